@@ -8,6 +8,7 @@ MAKEFLAGS += --no-print-directory
 # Any Python: scripts/bootstrap.py looks for a newer one when this is too old.
 PYTHON ?= $(or $(firstword $(foreach name,python3 python3.13 python3.12 python3.11,\
             $(shell command -v $(name) 2>/dev/null))),python3)
+SETUP = $(PYTHON) scripts/bootstrap.py
 BIN := .venv/bin
 # Arguments for the program behind a target: make run ARGS="--port 9000"
 ARGS ?=
@@ -17,21 +18,18 @@ help: ## list these targets
 		$(MAKEFILE_LIST)
 
 setup: ## make .venv with the packages to run the service, checked against their hashes
-	@$(PYTHON) scripts/bootstrap.py run
+	@$(SETUP) run
 
-setup-test:
-	@$(PYTHON) scripts/bootstrap.py test
-
-setup-load:
-	@$(PYTHON) scripts/bootstrap.py load
-
-run: setup ## serve on 127.0.0.1:8080 with embedded servers and a demo ledger (ARGS="--port 9000")
+run: ## serve on 127.0.0.1:8080 with embedded servers and a demo ledger (ARGS="--port 9000")
+	@$(SETUP) run
 	@exec $(BIN)/tallystick serve $(ARGS)
 
-test: setup-test ## the whole suite (ARGS="tests/unit -k name" for a part)
+test: ## the whole suite (ARGS="tests/unit -k name" for a part)
+	@$(SETUP) test
 	@$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
 
-lint: setup-test ## ruff, mypy, import-linter, SQL checks
+lint: ## ruff, mypy, import-linter, SQL checks
+	@$(SETUP) test
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
@@ -39,21 +37,24 @@ lint: setup-test ## ruff, mypy, import-linter, SQL checks
 	$(BIN)/python scripts/check_sql.py
 	$(BIN)/squawk sql/migrations/*.sql
 
-format: setup-test ## let ruff put the code in order
+format: ## let ruff put the code in order
+	@$(SETUP) test
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 
-replay: setup-load ## replay recorded traffic against a server (ARGS=...)
+replay: ## replay recorded traffic against a server (ARGS=...)
+	@$(SETUP) load
 	@exec $(BIN)/python -m loadtests.replay $(ARGS)
 
 lock: ## rewrite requirements/*.txt from pyproject.toml (ARGS=--upgrade for newer versions)
 	@scripts/lock.sh $(ARGS)
 
-wheel: setup ## build dist/tallystick-*.whl, offline
+wheel: ## build dist/tallystick-*.whl, offline
+	@$(SETUP) run
 	@$(BIN)/python -m hatchling build --target wheel
 
 clean: ## remove caches and builds; leaves .venv and data alone
 	rm -rf dist .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
 	find . -path ./.venv -prune -o -name __pycache__ -type d -exec rm -rf {} +
 
-.PHONY: help setup setup-test setup-load run test lint format replay lock wheel clean
+.PHONY: help setup run test lint format replay lock wheel clean

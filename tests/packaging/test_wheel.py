@@ -1,0 +1,86 @@
+"""
+A wheel built from this checkout works by itself, its SQL inside (docs/decisions/0001).
+"""
+
+import os
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+
+LOAD_ALL = """
+from pathlib import Path
+from server.store import sql
+root = sql.sql_root()
+assert root == Path(sql.__file__).resolve().parent.parent / "_sql", root
+print(*sorted(sql.queries()), sep="\\n")
+"""
+
+
+def run(*command: str, cwd: Path, python_path: Path | None = None) -> str:
+    """
+    Run *command* in *cwd* with no other import path than *python_path* and give what it printed.
+    """
+    environment = {name: text for name, text in os.environ.items() if name != "PYTHONPATH"}
+    if python_path:
+        environment["PYTHONPATH"] = str(python_path)
+    done = subprocess.run(
+        command, cwd=cwd, env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def sql_files() -> dict[str, bytes]:
+    files = (path for path in (ROOT / "sql").rglob("*") if path.is_file())
+    return {path.relative_to(ROOT / "sql").as_posix(): path.read_bytes() for path in files}
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """
+    A wheel of this checkout, built by the locked hatchling without the network.
+    """
+    dist = tmp_path_factory.mktemp("dist")
+    build = ("hatchling", "build", "--target", "wheel", "--directory", str(dist))
+    run(sys.executable, "-m", *build, cwd=ROOT)
+    (built,) = dist.glob("*.whl")
+    return built
+
+
+def test_wheel_carries_all_sql(wheel: Path) -> None:
+    """
+    Every file of sql/ is in the wheel as server/_sql, unchanged, and nowhere else.
+    """
+    with zipfile.ZipFile(wheel) as archive:
+        carried = {
+            name.removeprefix("server/_sql/"): archive.read(name)
+            for name in archive.namelist()
+            if name.startswith("server/_sql/")
+        }
+        tops = {name.split("/")[0] for name in archive.namelist()}
+    assert carried == sql_files()
+    assert {top for top in tops if not top.endswith(".dist-info")} == {"server"}
+
+
+def test_installed_wheel_loads_its_statements(wheel: Path, tmp_path: Path) -> None:
+    """
+    Installed elsewhere and run from elsewhere, the service finds all its statements.
+    """
+    target = tmp_path / "installed"
+    options = ("--no-deps", "--no-index", "--disable-pip-version-check", "--target", str(target))
+    run(sys.executable, "-m", "pip", "install", *options, str(wheel), cwd=tmp_path)
+
+    loaded = run(sys.executable, "-c", LOAD_ALL, cwd=tmp_path, python_path=target)
+
+    written = [
+        line.removeprefix("-- name: ").split("(")[0]
+        for path in (ROOT / "sql" / "queries").glob("*.sql")
+        for line in path.read_text().splitlines()
+        if line.startswith("-- name: ")
+    ]
+    assert loaded.split() == sorted(written)
