@@ -1,0 +1,1 @@
+"""Processes: the supervisor, its workers, the background leader and the embedded servers."""

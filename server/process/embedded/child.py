@@ -1,0 +1,106 @@
+"""Server processes as children that never outlive their parent."""
+
+import contextlib
+import ctypes
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+from .account import Account
+
+PR_SET_PDEATHSIG = 1
+
+# Enough for the cause of a failed start and its hint, little enough to read in a terminal.
+TAIL_LINES = 8
+TAIL_BYTES = 16_384
+
+# The only variables the servers get: no PG* variable may steer them, no secret may reach them.
+PASSED_ON = ("PATH", "TMPDIR", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH")
+
+
+def spawn(
+    argv: Sequence[str | Path],
+    *,
+    account: Account,
+    cwd: Path,
+    output: Path,
+    death_signal: signal.Signals,
+) -> subprocess.Popen[bytes]:
+    """
+    Start a program as `account`, its output in the file `output`, emptied first.
+
+    On Linux the kernel sends it `death_signal` when this process dies, however it dies.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        # The kernel counts the end of the starting thread as the death of the parent.
+        raise RuntimeError("embedded servers are started from the main thread only")
+    environment = {name: os.environ[name] for name in PASSED_ON if name in os.environ}
+    with _owned_file(output, account) as file:
+        return subprocess.Popen(
+            [os.fspath(part) for part in argv],
+            user=account.uid if account.foreign else None,
+            group=account.gid if account.foreign else None,
+            extra_groups=[] if account.foreign else None,
+            cwd=cwd,
+            env={**environment, "LC_ALL": "C", "TZ": "UTC"},
+            stdin=subprocess.DEVNULL,
+            stdout=file,
+            stderr=subprocess.STDOUT,
+            # Ctrl-C in the terminal reaches the parent only, which stops its children in order.
+            start_new_session=True,
+            preexec_fn=_die_with_parent(death_signal),  # noqa: PLW1509 (no threads run yet)
+        )
+
+
+def stop(process: subprocess.Popen[bytes], steps: Sequence[tuple[signal.Signals, float]]) -> None:
+    """Send each signal in turn, giving the process the seconds beside it to end."""
+    for number, seconds in steps:
+        process.send_signal(number)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(seconds)
+            return
+
+
+def tail(path: Path) -> str:
+    """The last lines of a log, or nothing when it cannot be read."""
+    try:
+        with path.open("rb") as file:
+            file.seek(max(0, path.stat().st_size - TAIL_BYTES))
+            text = file.read(TAIL_BYTES).decode("utf-8", "replace")
+    except OSError:
+        return ""
+    return "\n".join(text.strip().splitlines()[-TAIL_LINES:])
+
+
+@contextlib.contextmanager
+def _owned_file(path: Path, account: Account) -> Iterator[int]:
+    # O_NOFOLLOW: the directory belongs to the unprivileged user, and root writes here.
+    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND | os.O_NOFOLLOW
+    descriptor = os.open(path, flags, 0o600)
+    try:
+        if account.foreign:
+            os.fchown(descriptor, account.uid, account.gid)
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def _die_with_parent(number: signal.Signals) -> Callable[[], None] | None:
+    if sys.platform != "linux":
+        return None
+    # Looked up before the fork: the child between fork and exec should only call it.
+    prctl = ctypes.CDLL(None, use_errno=True).prctl
+    parent = os.getpid()
+
+    def ask_the_kernel() -> None:
+        # Popen calls this after the change of user, which would clear the request.
+        prctl(PR_SET_PDEATHSIG, int(number), 0, 0, 0)
+        if os.getppid() != parent:
+            # The parent died before the request stood; nobody would ever stop this child.
+            os._exit(1)
+
+    return ask_the_kernel

@@ -1,0 +1,186 @@
+"""The data directory: whose it is, who may work in it just now, and what is where inside."""
+
+import contextlib
+import json
+import os
+import re
+import stat
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from .account import Account, account_for, is_reachable, require_reachable
+from .errors import EmbeddedError
+
+if sys.platform != "win32":
+    import fcntl
+
+LAYOUT = 1
+MARKER = "tallystick.json"
+MARKER_DRAFT = "tallystick.json.new"
+LOCK = "tallystick.lock"
+
+# What may lie in a directory that is still free for us: our first files, and what mkfs leaves.
+HARMLESS = {MARKER, MARKER_DRAFT, LOCK, "lost+found"}
+
+# Longer than all that the holder may wait for: a server that stops, then initdb or a recovery.
+LOCK_SECONDS = 300.0
+LOCK_POLL_SECONDS = 0.02
+
+# A unix socket path has 108 bytes on Linux and 104 on macOS, the closing zero included.
+SOCKET_PATH_BYTES_MAX = 100
+LONGEST_SOCKET_NAME = ".s.PGSQL.5432"
+
+# Other characters would have to be quoted for libpq's host lists, Valkey's arguments and URLs.
+PLAIN_PATH = re.compile(r"[A-Za-z0-9/._@+-]+")
+
+# Where TMPDIR is long or only for root. Safe: a fresh directory with a random name and mode 0700.
+SHORT_PARENT = Path("/tmp")  # noqa: S108
+
+PRIVATE = 0o700
+
+
+@dataclass(frozen=True)
+class DataDirectory:
+    """One data directory, checked to be usable by `account`."""
+
+    path: Path
+    account: Account
+
+    @classmethod
+    def prepare(cls, path: Path) -> "DataDirectory":
+        """Check that `path` is ours or free, making it when it does not exist."""
+        path = path.resolve()
+        account = account_for(path)
+        path.mkdir(mode=PRIVATE, parents=True, exist_ok=True)
+        require_reachable(
+            path, account, "Name another directory with --data-dir, or run as an ordinary user."
+        )
+        directory = cls(path, account)
+        directory._refuse_foreign_files()
+        return directory
+
+    @property
+    def cluster(self) -> Path:
+        """PostgreSQL's own data directory."""
+        return self.path / "postgres"
+
+    @property
+    def logs(self) -> Path:
+        """What the servers write down."""
+        return self.path / "logs"
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the directory while servers are looked for, started or stopped."""
+        flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW
+        lock = os.open(self.path / LOCK, flags, 0o600)
+        try:
+            self._own(lock)
+            deadline = time.monotonic() + LOCK_SECONDS
+            while not _try_lock(lock):
+                if time.monotonic() > deadline:
+                    holder = os.pread(lock, 20, 0).decode("ascii", "replace").strip()
+                    raise EmbeddedError(
+                        f"Process {holder} has been starting or stopping the servers of "
+                        f"{self.path} for {LOCK_SECONDS:.0f} seconds. End it and try again."
+                    )
+                time.sleep(LOCK_POLL_SECONDS)
+            os.pwrite(lock, b"%-20d" % os.getpid(), 0)
+            yield
+        finally:
+            os.close(lock)
+
+    def adopt(self) -> None:
+        """Mark the directory as ours and make its parts; only while it is locked."""
+        self._refuse_foreign_files()
+        if not (self.path / MARKER).exists():
+            os.chmod(self.path, PRIVATE)
+            if self.account.foreign:
+                os.chown(self.path, self.account.uid, self.account.gid)
+            self._write_marker(None)
+        self._make_private(self.logs)
+
+    def sockets(self) -> Path:
+        """The directory of the sockets, in the system's temporary one when ours is too deep."""
+        inside = self.path / "run"
+        if _fits(inside):
+            self._make_private(inside)
+            return inside
+        remembered = self._remembered_sockets()
+        if remembered is not None:
+            return remembered
+        for parent in (Path(tempfile.gettempdir()).resolve(), SHORT_PARENT.resolve()):
+            if _fits(parent / "tallystick-12345678") and is_reachable(parent, self.account):
+                made = Path(tempfile.mkdtemp(prefix="tallystick-", dir=parent))
+                if self.account.foreign:
+                    os.chown(made, self.account.uid, self.account.gid)
+                self._write_marker(made)
+                return made
+        raise EmbeddedError(
+            f"The path {self.path} is too long for a unix socket, and so is the directory for "
+            "temporary files. Name a shorter one with --data-dir."
+        )
+
+    def _refuse_foreign_files(self) -> None:
+        # The marker is looked for last: whoever races us writes it before any other file.
+        names = set(os.listdir(self.path)) - HARMLESS
+        if names and not (self.path / MARKER).exists():
+            raise EmbeddedError(
+                f"{self.path} holds files that are not Tallystick's, such as {min(names)}. Name an "
+                "empty or a new directory with --data-dir."
+            )
+
+    def _remembered_sockets(self) -> Path | None:
+        try:
+            notes = json.loads((self.path / MARKER).read_bytes())
+            path = Path(notes["sockets"])
+            found = os.lstat(path)
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+        private = stat.S_ISDIR(found.st_mode) and stat.S_IMODE(found.st_mode) == PRIVATE
+        # A copied data directory brings the notes of the one it was copied from.
+        same = notes.get("path") == str(self.path)
+        return path if private and same and found.st_uid == self.account.uid else None
+
+    def _write_marker(self, sockets: Path | None) -> None:
+        notes = {
+            "about": "Data of Tallystick's embedded PostgreSQL and Valkey.",
+            "layout": LAYOUT,
+            "path": str(self.path),
+            "sockets": str(sockets) if sockets else None,
+        }
+        draft = self.path / MARKER_DRAFT
+        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW
+        with os.fdopen(os.open(draft, flags, 0o600), "w") as file:
+            json.dump(notes, file, indent=2)
+            file.flush()
+            os.fsync(file.fileno())
+            self._own(file.fileno())
+        draft.replace(self.path / MARKER)
+
+    def _make_private(self, path: Path) -> None:
+        with contextlib.suppress(FileExistsError):
+            path.mkdir(mode=PRIVATE)
+            if self.account.foreign:
+                os.chown(path, self.account.uid, self.account.gid, follow_symlinks=False)
+
+    def _own(self, descriptor: int) -> None:
+        if self.account.foreign:
+            os.fchown(descriptor, self.account.uid, self.account.gid)
+
+
+def _try_lock(descriptor: int) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _fits(directory: Path) -> bool:
+    longest = os.fsencode(directory / LONGEST_SOCKET_NAME)
+    return len(longest) <= SOCKET_PATH_BYTES_MAX and bool(PLAIN_PATH.fullmatch(str(directory)))

@@ -1,0 +1,50 @@
+"""The one error of this package, and how errors of the operating system become it."""
+
+import errno
+from pathlib import Path
+
+
+class EmbeddedError(Exception):
+    """An embedded server cannot be used; the message says what is wrong and what to do."""
+
+
+DISK_FULL_TEXT = "No space left on device"
+
+
+def disk_full(path: Path) -> EmbeddedError:
+    """The error for a disk, quota or file-size limit that is used up."""
+    return EmbeddedError(
+        f"The disk that holds {path} is full. Free some space, or name another directory with "
+        "--data-dir."
+    )
+
+
+def failure(what: str, said: str, path: Path) -> EmbeddedError:
+    """The error for a server that did not start, with what it said last."""
+    if DISK_FULL_TEXT in said:
+        return disk_full(path)
+    return EmbeddedError(f"{what}. Its last words were:\n{said or '(nothing)'}")
+
+
+def explain(error: OSError, path: Path) -> EmbeddedError:
+    """Say what an error of the operating system means for the data directory `path`."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        return disk_full(path)
+    if error.errno == errno.EROFS:
+        return EmbeddedError(
+            f"{path} is on a read-only file system. Name a writable directory with --data-dir."
+        )
+    if error.errno in (errno.ENOTDIR, errno.EEXIST):
+        return EmbeddedError(
+            f"{error.filename or path} is a file where a directory is needed. Name another "
+            "directory with --data-dir."
+        )
+    if error.errno in (errno.EACCES, errno.EPERM):
+        return EmbeddedError(
+            f"{error.filename or path} is not writable for this user. Name a directory of your "
+            "own with --data-dir."
+        )
+    return EmbeddedError(
+        f"The embedded servers cannot use {path}: {error}. Mend this, or name another directory "
+        "with --data-dir."
+    )

@@ -1,0 +1,279 @@
+"""The embedded PostgreSQL: made once, found when it runs, started when it does not."""
+
+import contextlib
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from . import child, wire
+from .account import require_reachable
+from .binaries import POSTGRES_MAJOR, postgres_bin
+from .directory import DataDirectory
+from .errors import EmbeddedError, failure
+from .postgres_settings import LOG_BYTES_MAX, as_arguments
+
+USER = "postgres"
+DATABASE = "tallystick"
+PORT = 5432
+SOCKET = f".s.PGSQL.{PORT}"
+
+# initdb takes 0.4 s on a laptop; a slow disk that syncs a thousand files takes a minute.
+INITDB_SECONDS = 120.0
+INITDB_STOP_STEPS = ((signal.SIGTERM, 5.0), (signal.SIGKILL, 5.0))
+
+# After a crash the server first reads back the log since the last checkpoint, at most
+# max_wal_size of it.
+START_SECONDS = 120.0
+POLL_SECONDS = 0.01
+
+# SIGINT ends all sessions and writes one checkpoint; SIGQUIT leaves that to the next start, and
+# the server itself needs 5 s of it for a stuck session; SIGKILL is for a frozen server.
+STOP_STEPS = ((signal.SIGINT, 30.0), (signal.SIGQUIT, 10.0), (signal.SIGKILL, 5.0))
+
+# `ps` reads one line about one process.
+PS_SECONDS = 5.0
+
+# Copying the template's 8 MB takes 20 ms, and a minute where the disk is busy with others.
+CREATE_SECONDS = 60.0
+
+# What the server says while sessions of a killed one still hold its shared memory.
+ORPHANS_TEXT = "pre-existing shared memory block"
+ORPHANS_PAUSE_SECONDS = 0.1
+
+# Sorted by bytes, on every machine alike: no system locale, whose updates break indexes.
+INITDB_OPTIONS = (
+    f"--username={USER}",
+    "--auth=trust",
+    "--encoding=UTF8",
+    "--locale=C",
+    "--locale-provider=builtin",
+    "--builtin-locale=C.UTF-8",
+    "--no-instructions",
+)
+
+WHO_ARE_YOU = """
+    SELECT current_setting('data_directory'),
+           EXISTS (SELECT FROM pg_database WHERE datname = 'tallystick')
+"""
+
+# Refusals that pass: starting or stopping, all connections taken, ended by an administrator.
+PASSING = {"57P03", "53300", "57P01", "57P02"}
+
+
+@dataclass(frozen=True)
+class Postgres:
+    """The PostgreSQL of one data directory."""
+
+    directory: DataDirectory
+    sockets: Path
+
+    @property
+    def socket(self) -> Path:
+        return self.sockets / SOCKET
+
+    def find(self) -> int | None:
+        """The pid of the server when it runs, once it has finished starting or stopping."""
+        deadline = time.monotonic() + START_SECONDS
+        while True:
+            trouble = self._probe()
+            if trouble is None:
+                return self._noted_pid()
+            if isinstance(trouble, (FileNotFoundError, ConnectionRefusedError)):
+                pid = self._noted_pid()
+                if pid is None or not self._is_ours(pid):
+                    return None
+            if time.monotonic() > deadline:
+                raise EmbeddedError(
+                    f"The PostgreSQL of {self.directory.path} (process {self._noted_pid()}) does "
+                    f"not take connections: {trouble}. End that process and try again."
+                )
+            time.sleep(POLL_SECONDS)
+
+    def start(self) -> "subprocess.Popen[bytes]":
+        """Start the server, making its files at the first time; it takes connections then."""
+        program = postgres_bin("postgres")
+        require_reachable(
+            program,
+            self.directory.account,
+            "Move the checkout to a place like /opt, run as an ordinary user, or set "
+            "TALLYSTICK_DATABASE_URL to a server of your own.",
+        )
+        self._check_version()
+        if not self.directory.cluster.exists():
+            self._initdb()
+        self._trim_logs()
+        deadline = time.monotonic() + START_SECONDS
+        while True:
+            process = self._spawn(program)
+            try:
+                if self._wait_until_ready(process, deadline):
+                    return process
+            except BaseException:
+                child.stop(process, STOP_STEPS)
+                raise
+            time.sleep(ORPHANS_PAUSE_SECONDS)
+
+    def _spawn(self, program: Path) -> "subprocess.Popen[bytes]":
+        self._forget_the_dead()
+        settings = as_arguments(self.directory.cluster, self.sockets, self.directory.logs, PORT)
+        return child.spawn(
+            [program, *settings],
+            account=self.directory.account,
+            cwd=self.directory.path,
+            output=self._output,
+            death_signal=signal.SIGINT,
+        )
+
+    @property
+    def _output(self) -> Path:
+        return self.directory.logs / "postgres-start.log"
+
+    def _probe(self) -> Exception | None:
+        """Nothing when our server answers, with its database in place; else what came instead."""
+        try:
+            [[place, has_database]] = wire.postgres_query(
+                self.socket, USER, "postgres", WHO_ARE_YOU
+            )
+            if place == str(self.directory.cluster) and has_database == "f":
+                self._create_database()
+        except PermissionError:
+            raise
+        except OSError as error:
+            return error
+        except wire.ServerRefused as error:
+            if error.code in PASSING:
+                return error
+            raise EmbeddedError(
+                f"The PostgreSQL of {self.directory.path} refuses this program: {error}. Undo the "
+                "change that was made to it, or name another directory with --data-dir."
+            ) from error
+        if place != str(self.directory.cluster):
+            raise EmbeddedError(
+                f"The PostgreSQL that answers at {self.socket} works on {place}: the directory was "
+                "moved while it ran. End that server and try again."
+            )
+        return None
+
+    def _create_database(self) -> None:
+        statement = f"CREATE DATABASE {DATABASE}"
+        wire.postgres_query(self.socket, USER, "postgres", statement, CREATE_SECONDS)
+
+    def _wait_until_ready(self, process: "subprocess.Popen[bytes]", deadline: float) -> bool:
+        """True when it answers, False when sessions of a killed server are in its way."""
+        since = time.time() - 1
+        while True:
+            trouble = self._probe()
+            if trouble is None:
+                return True
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(POLL_SECONDS)
+                said = self._said(since)
+                if ORPHANS_TEXT in said and time.monotonic() < deadline:
+                    return False
+                raise failure("PostgreSQL ended while it started", said, self.directory.path)
+            if time.monotonic() > deadline:
+                what = f"PostgreSQL does not answer after {START_SECONDS:.0f} seconds: {trouble}"
+                raise failure(what, self._said(since), self.directory.path)
+
+    def _initdb(self) -> None:
+        # Made aside and renamed when complete: a process killed half-way leaves no half cluster.
+        draft = self.directory.cluster.with_name("postgres.new")
+        with contextlib.suppress(FileNotFoundError):
+            shutil.rmtree(draft)
+        process = child.spawn(
+            [postgres_bin("initdb"), "-D", draft, *INITDB_OPTIONS],
+            account=self.directory.account,
+            cwd=self.directory.path,
+            output=self._output,
+            death_signal=signal.SIGTERM,
+        )
+        try:
+            code = process.wait(INITDB_SECONDS)
+        except subprocess.TimeoutExpired:
+            raise failure(
+                f"initdb did not finish in {INITDB_SECONDS:.0f} seconds",
+                child.tail(self._output),
+                self.directory.path,
+            ) from None
+        finally:
+            child.stop(process, INITDB_STOP_STEPS)
+        if code != 0:
+            raise failure("initdb failed", child.tail(self._output), self.directory.path)
+        draft.rename(self.directory.cluster)
+
+    def _check_version(self) -> None:
+        try:
+            found = (self.directory.cluster / "PG_VERSION").read_text().strip()
+        except FileNotFoundError:
+            return
+        if found != str(POSTGRES_MAJOR):
+            raise EmbeddedError(
+                f"The data in {self.directory.path} was made by PostgreSQL {found}, and this is "
+                f"PostgreSQL {POSTGRES_MAJOR}. Move it with pg_dump of version {found}, or name "
+                "another directory with --data-dir."
+            )
+
+    def _noted_pid(self) -> int | None:
+        try:
+            return int((self.directory.cluster / "postmaster.pid").read_text().split("\n")[0])
+        except (FileNotFoundError, ValueError):
+            return None
+
+    def _is_ours(self, pid: int) -> bool:
+        """Whether that process is a postgres that was given our directory."""
+        return f"postgres -D {self.directory.cluster} --" in _command_line(pid)
+
+    def _forget_the_dead(self) -> None:
+        """Clear what a crash left behind; only after `find` saw no server."""
+        for name in (SOCKET, f"{SOCKET}.lock"):
+            (self.sockets / name).unlink(missing_ok=True)
+        notes = self.directory.cluster / "postmaster.pid"
+        with contextlib.suppress(FileNotFoundError):
+            _, _, rest = notes.read_text().partition("\n")
+            if rest:
+                # The noted number may be another process by now, and postgres would not start. It
+                # takes the number of its own parent for dead, and still does the safer check:
+                # whether anything holds the old server's shared memory.
+                _overwrite(notes, f"{os.getpid()}\n{rest}")
+            else:
+                notes.unlink()
+
+    def _trim_logs(self) -> None:
+        for log in self.directory.logs.glob("postgres-*.log"):
+            if log.lstat().st_size > LOG_BYTES_MAX:
+                log.unlink(missing_ok=True)
+
+    def _said(self, since: float) -> str:
+        """The end of what the server said: first to its output, then to its own log."""
+        logs = [self._output, *self.directory.logs.glob("postgres-???.log")]
+        recent = [log for log in logs if log.exists() and log.stat().st_mtime >= since]
+        return "\n".join(filter(None, map(child.tail, recent)))
+
+
+def _command_line(pid: int) -> str:
+    """What that process was started with; nothing when there is none."""
+    try:
+        if sys.platform == "linux":
+            text = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ")
+        else:
+            command = ["ps", "-ww", "-o", "command=", "-p", str(pid)]
+            text = subprocess.run(
+                command, capture_output=True, timeout=PS_SECONDS, check=False
+            ).stdout
+    except (OSError, subprocess.SubprocessError):
+        return ""
+    return os.fsdecode(text)
+
+
+def _overwrite(path: Path, text: str) -> None:
+    """Replace a small file's text in one write, keeping its owner and mode."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_NOFOLLOW)
+    try:
+        os.ftruncate(descriptor, os.pwrite(descriptor, text.encode(), 0))
+    finally:
+        os.close(descriptor)

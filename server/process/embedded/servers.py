@@ -1,0 +1,113 @@
+"""Both servers of one data directory, as one context manager."""
+
+import contextlib
+import os
+import subprocess
+from pathlib import Path
+from types import TracebackType
+from urllib.parse import quote
+
+from . import child, postgres, valkey
+from .binaries import postgres_bin, valkey_bin
+from .directory import DataDirectory
+from .errors import EmbeddedError, explain
+
+
+class EmbeddedServers:
+    """
+    The PostgreSQL and the Valkey of one data directory.
+
+    Servers that were running already are used and left alone; those started here end with
+    `close`, and on Linux also with this process, however it ends.
+    """
+
+    def __init__(self) -> None:
+        self.database_url: str | None = None
+        self.redis_url: str | None = None
+        self.postgres_pid: int | None = None
+        self.redis_pid: int | None = None
+        self._directory: DataDirectory | None = None
+        self._postgres: subprocess.Popen[bytes] | None = None
+        self._valkey: subprocess.Popen[bytes] | None = None
+        self._opened_by = os.getpid()
+
+    @classmethod
+    def open(
+        cls, data_dir: Path, *, postgres: bool = True, redis: bool = True
+    ) -> "EmbeddedServers":
+        """Find or start the servers of `data_dir`; call it from the main thread."""
+        servers = cls()
+        try:
+            servers._open(data_dir, postgres, redis)
+        except OSError as error:
+            servers.close()
+            raise explain(error, data_dir) from error
+        except BaseException:
+            servers.close()
+            raise
+        return servers
+
+    @property
+    def started(self) -> bool:
+        """Whether at least one server is a child of this object."""
+        return self._postgres is not None or self._valkey is not None
+
+    def close(self) -> None:
+        """Stop what was started here; a second call does nothing."""
+        if os.getpid() != self._opened_by:
+            # A forked worker inherits this object, and its end must not stop its siblings' servers.
+            return
+        with contextlib.ExitStack() as stack:
+            if self.started and self._directory is not None:
+                # Whoever opens the directory now waits, instead of meeting servers that stop. A
+                # directory that is gone or stuck is no reason to leave them running.
+                with contextlib.suppress(EmbeddedError, OSError):
+                    stack.enter_context(self._directory.locked())
+            if self._valkey is not None:
+                child.stop(self._valkey, valkey.STOP_STEPS)
+            if self._postgres is not None:
+                child.stop(self._postgres, postgres.STOP_STEPS)
+        self._postgres = self._valkey = None
+
+    def __enter__(self) -> "EmbeddedServers":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _open(self, data_dir: Path, with_postgres: bool, with_redis: bool) -> None:
+        # Asked before anything is made: a missing package leaves no directory behind.
+        if with_postgres:
+            postgres_bin("postgres")
+        if with_redis:
+            valkey_bin()
+        directory = self._directory = DataDirectory.prepare(data_dir)
+        with directory.locked():
+            directory.adopt()
+            sockets = directory.sockets()
+            if with_postgres:
+                self._open_postgres(postgres.Postgres(directory, sockets))
+            if with_redis:
+                self._open_valkey(valkey.Valkey(directory, sockets))
+
+    def _open_postgres(self, server: postgres.Postgres) -> None:
+        self.postgres_pid = server.find()
+        if self.postgres_pid is None:
+            self._postgres = server.start()
+            self.postgres_pid = self._postgres.pid
+        self.database_url = (
+            f"postgresql://{postgres.USER}@/{postgres.DATABASE}"
+            f"?host={quote(str(server.sockets))}&port={postgres.PORT}"
+        )
+
+    def _open_valkey(self, server: valkey.Valkey) -> None:
+        self.redis_pid = server.find()
+        if self.redis_pid is None:
+            self._valkey = server.start()
+            self.redis_pid = self._valkey.pid
+        self.redis_url = f"unix://{quote(str(server.socket))}"
