@@ -14,6 +14,7 @@ Standard library only. Prints `path:line: what is wrong` and exits 1 when anythi
 import re
 import sys
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
@@ -130,7 +131,7 @@ def check_queries(path: Path, text: str) -> Iterator[tuple[str, Finding | None]]
     starts = [match.start() for match in HEADER.finditer(text)]
     if not starts or code_of(text[: starts[0]]).strip():
         yield "", Finding(path, 1, "a statement without `-- name: noun_verb(args)`")
-    for start, end in zip(starts, [*starts[1:], len(text)], strict=True):
+    for start, end in pairwise([*starts, len(text)]):
         statement = text[start:end]
         line = line_of(text, start)
         header = HEADER_FORM.fullmatch(statement.split("\n", 1)[0])
