@@ -1,0 +1,1 @@
+"""Tallystick: a payments ledger over HTTP."""

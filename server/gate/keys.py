@@ -1,0 +1,136 @@
+"""API keys: what they look like, how they are kept, and who they let in."""
+
+import asyncio
+import hashlib
+import hmac
+import re
+import secrets
+import time
+import zlib
+from enum import IntEnum
+from typing import NamedTuple, TypeVar
+
+from server.store.postgres import Database
+
+# Bytes of the secret: 256 bits, so that a plain SHA-256 of it is enough.
+SECRET_BYTES = 32
+# Bytes of the public id.
+ID_BYTES = 8
+# How long a worker trusts what it read of a key, and so how long a revoked key may still pass.
+CACHE_SECONDS = 5.0
+# Keys remembered at once, known and unknown apart, so that made-up keys never push out real ones.
+CACHE_KEYS_MAX = 10_000
+
+T = TypeVar("T")
+
+_TOKEN = re.compile(
+    r"tsk_(?P<ledger>[0-9a-f]{1,16})_(?P<id>[0-9a-f]{16})_(?P<secret>[0-9a-f]{64})(?P<check>[0-9a-f]{8})"
+)
+
+
+class Role(IntEnum):
+    """What a key may do; each role may do all that the ones before it may."""
+
+    READ = 1
+    WRITE = 2
+    ADMIN = 3
+
+
+class ApiKey(NamedTuple):
+    """A key that is known and not revoked."""
+
+    ledger_id: int
+    id: str
+    role: Role
+
+
+class NewKey(NamedTuple):
+    """A key just made: the token is shown once, the rest is kept."""
+
+    token: str
+    id: str
+    digest: bytes
+
+
+class _Parsed(NamedTuple):
+    ledger_id: int
+    id: str
+    digest: bytes
+
+
+def new_key(ledger_id: int) -> NewKey:
+    """Make a key of a ledger: `tsk_<ledger>_<id>_<secret><checksum>`, all in hexadecimal."""
+    key_id = secrets.token_hex(ID_BYTES)
+    secret = secrets.token_hex(SECRET_BYTES)
+    body = f"tsk_{ledger_id:x}_{key_id}_{secret}"
+    return NewKey(f"{body}{zlib.crc32(body.encode()):08x}", key_id, _digest(secret))
+
+
+def _digest(secret: str) -> bytes:
+    return hashlib.sha256(bytes.fromhex(secret)).digest()
+
+
+def _parse(token: str) -> _Parsed | None:
+    """Take a token apart; None when it cannot be one of ours, which the checksum tells without asking anybody."""
+    match = _TOKEN.fullmatch(token)
+    if match is None or int(match["check"], 16) != zlib.crc32(token[:-8].encode()):
+        return None
+    ledger_id = int(match["ledger"], 16)
+    return _Parsed(ledger_id, match["id"], _digest(match["secret"])) if ledger_id < 2**63 else None
+
+
+class Authenticator:
+    """Knows who a token belongs to, and asks Postgres at most once in *CACHE_SECONDS* a token."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        # By digest of the whole token: no secret outlives its request in memory.
+        self._known: dict[bytes, tuple[ApiKey, float]] = {}
+        self._unknown: dict[bytes, float] = {}
+        self._lookups: dict[bytes, asyncio.Task[ApiKey | None]] = {}
+
+    async def authenticate(self, token: str) -> ApiKey | None:
+        """
+        Return the key this token is, or None when it is unknown or revoked.
+
+        Raises:
+            QueueFullError, StoreUnavailableError: It could not be looked up.
+        """
+        name = hashlib.sha256(token.encode()).digest()
+        entry = self._known.get(name)
+        now = time.monotonic()
+        if entry is not None and entry[1] > now:
+            return entry[0]
+        if self._unknown.get(name, now) > now:
+            return None
+        lookup = self._lookups.get(name)
+        if lookup is None:
+            parsed = _parse(token)
+            if parsed is None:
+                return None
+            lookup = asyncio.get_running_loop().create_task(self._look_up(name, parsed))
+            self._lookups[name] = lookup
+            lookup.add_done_callback(lambda _: self._lookups.pop(name))
+        return await asyncio.shield(lookup)
+
+    async def _look_up(self, name: bytes, parsed: _Parsed) -> ApiKey | None:
+        # Counted from before the read, so that a revocation is never outlived by more than the bound.
+        expires = time.monotonic() + CACHE_SECONDS
+        rows = await self._database.read("api_key_by_id", parsed.ledger_id, parsed.id)
+        kept = rows[0]["digest"] if rows else bytes(32)
+        self._known.pop(name, None)
+        self._unknown.pop(name, None)
+        # Compared in constant time, against zeros where there is no such key.
+        if not hmac.compare_digest(kept, parsed.digest) or not rows:
+            _remember(self._unknown, name, expires)
+            return None
+        key = ApiKey(parsed.ledger_id, parsed.id, Role[rows[0]["role"].upper()])
+        _remember(self._known, name, (key, expires))
+        return key
+
+
+def _remember(cache: dict[bytes, T], name: bytes, value: T) -> None:
+    """Keep *value*, dropping the oldest entry when the cache is full."""
+    if len(cache) >= CACHE_KEYS_MAX:
+        del cache[next(iter(cache))]
+    cache[name] = value

@@ -1,0 +1,179 @@
+"""Accounts: opening, reading, listing and changing them."""
+
+from collections.abc import Sequence
+from datetime import datetime
+from functools import partial
+from typing import NamedTuple
+
+import asyncpg
+
+from server.ledger.limits import METADATA_KEYS_MAX
+from server.store.lanes import LedgerLanes
+from server.store.postgres import Database
+
+# Accounts a query. The query's cost grows with them; 200 take about a millisecond.
+READ_BATCH_MAX = 200
+# Read batches of one ledger away at once.
+READ_IN_FLIGHT_MAX = 2
+# Reads of one ledger that may wait: tens of milliseconds of work.
+READ_QUEUE_MAX = 4_000
+
+
+class Account(NamedTuple):
+    """An account as it was committed, its columns in the order of `account_read_many`."""
+
+    id: str
+    currency: str
+    balance: int
+    held_in: int
+    held_out: int
+    floor: int | None
+    ceiling: int | None
+    version: int
+    closed: bool
+    # JSON text: an object of strings.
+    metadata: str
+    created_at: datetime
+
+    @property
+    def available(self) -> int:
+        """What a transfer out may draw on, before the floor."""
+        return self.balance - self.held_out
+
+
+class AccountRequest(NamedTuple):
+    """An account to be opened, all its values checked for shape."""
+
+    id: str
+    currency: str
+    floor: int | None
+    ceiling: int | None
+    # Canonical JSON text: keys sorted, no spaces.
+    metadata: str
+
+
+class Opened(NamedTuple):
+    """The account of that id, and whether this call opened it."""
+
+    account: Account
+    created: bool
+
+
+class AccountChange(NamedTuple):
+    """What a change sets; the flags tell null from nothing."""
+
+    set_floor: bool = False
+    floor: int | None = None
+    set_ceiling: bool = False
+    ceiling: int | None = None
+    closed: bool | None = None
+    # JSON text of the entries to set (a null removes one), or None to leave the metadata alone.
+    metadata_merge: str | None = None
+    metadata_clear: bool = False
+
+
+class AccountNotFoundError(Exception):
+    """There is no account of that id in this ledger."""
+
+
+class VersionChangedError(Exception):
+    """The account has moved on from the version the caller saw."""
+
+
+class LimitsConflictError(Exception):
+    """The floor would lie above the ceiling."""
+
+
+class MetadataFullError(Exception):
+    """The account would hold more metadata than it may."""
+
+
+class Accounts:
+    """The accounts of all ledgers. Reads of one ledger that wait at the same time share one query."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._lanes: LedgerLanes[str, Account | None] = LedgerLanes(
+            lambda ledger_id: partial(self._read_batch, ledger_id),
+            batch_max=READ_BATCH_MAX,
+            in_flight_max=READ_IN_FLIGHT_MAX,
+            queue_max=READ_QUEUE_MAX,
+        )
+
+    async def read(self, ledger_id: int, account_id: str) -> Account:
+        """
+        Return the account as it is committed now.
+
+        Raises:
+            AccountNotFoundError: There is none.
+            QueueFullError, StoreUnavailableError: It could not be read.
+        """
+        account = await self._lanes.submit(ledger_id, account_id)
+        if account is None:
+            raise AccountNotFoundError
+        return account
+
+    async def open_many(self, ledger_id: int, requests: Sequence[AccountRequest]) -> list[Opened]:
+        """
+        Open those of the accounts that do not exist and return all of them, in order.
+
+        Raises:
+            QueueFullError, StoreUnavailableError: It could not be done; the same call again is safe.
+        """
+        rows = await self._database.write(
+            "account_create_many", ledger_id, *map(list, zip(*requests, strict=True))
+        )
+        accounts = {row["id"]: Account(*row.values()) for row in rows}
+        fresh = set(accounts)
+        others = [request.id for request in requests if request.id not in accounts]
+        if others:
+            for row in await self._database.read("account_read_many", ledger_id, others):
+                accounts[row["id"]] = Account(*row.values())
+        opened = []
+        for request in requests:
+            opened.append(Opened(accounts[request.id], request.id in fresh))
+            fresh.discard(request.id)
+        return opened
+
+    async def page(self, ledger_id: int, prefix: str, after: str, limit: int) -> list[Account]:
+        """Return up to *limit* accounts whose ids begin with *prefix*, those after the id *after*, by id."""
+        # Ids are ASCII: the character above all of theirs closes the range of the prefix.
+        rows = await self._database.read("account_page", ledger_id, prefix, prefix + "\x7f", after, limit)
+        return [Account(*row.values()) for row in rows]
+
+    async def change(
+        self, ledger_id: int, account_id: str, change: AccountChange, if_version: int | None
+    ) -> Account:
+        """
+        Change an account and return it.
+
+        Raises:
+            AccountNotFoundError: There is none.
+            VersionChangedError: Its version is not *if_version*.
+            LimitsConflictError, MetadataFullError: What it holds does not allow the change.
+            StoreUnavailableError: Nothing was done.
+            OutcomeUnknownError: It may have been done.
+        """
+        try:
+            rows = await self._database.write_once(
+                "account_patch", ledger_id, account_id, if_version, *change, METADATA_KEYS_MAX
+            )
+        except asyncpg.CheckViolationError as error:
+            if error.constraint_name == "accounts_limits_check":
+                raise LimitsConflictError from error
+            raise
+        if rows:
+            return Account(*rows[0].values())
+        account = await self.read(ledger_id, account_id)
+        if if_version is not None and account.version != if_version:
+            raise VersionChangedError
+        raise MetadataFullError
+
+    async def drain(self) -> None:
+        """Return when all reads have been answered."""
+        await self._lanes.drain()
+
+    async def _read_batch(self, ledger_id: int, ids: list[str]) -> list[Account | None]:
+        rows = await self._database.read("account_read_many", ledger_id, list(set(ids)))
+        accounts = {row["id"]: Account(*row.values()) for row in rows}
+        return [accounts.get(account_id) for account_id in ids]

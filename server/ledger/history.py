@@ -1,0 +1,131 @@
+"""What happened: transfers found again, statements, balances of the past."""
+
+from datetime import UTC, datetime
+from typing import NamedTuple
+from uuid import UUID
+
+from server.ledger.accounts import AccountNotFoundError, Accounts
+from server.ledger.limits import BALANCE_MAX
+from server.ledger.transfers import Attempt
+from server.store.postgres import Database
+
+# Edges of the ranges of cursors.
+TIME_MIN = datetime(1, 1, 1, tzinfo=UTC)
+TIME_MAX = datetime(9999, 12, 31, 23, 59, 59, 999999, tzinfo=UTC)
+ID_MAX = UUID(int=2**128 - 1)
+
+
+class Entry(NamedTuple):
+    """One line of a statement: what a transfer did to one account."""
+
+    transfer_id: UUID
+    kind: str
+    # Signed: negative on the source.
+    amount: int
+    counterparty: str
+    # After the transfer.
+    balance: int
+    version: int
+    reference: str | None
+    created_at: datetime
+
+
+class PastBalance(NamedTuple):
+    """The balance at an instant, and the version of the last entry before it (None: there was none)."""
+
+    currency: str
+    balance: int
+    version: int | None
+
+
+class FutureInstantError(Exception):
+    """The instant has not come yet: its balance could still change."""
+
+
+class History:
+    """Reads of committed transfers. Every method may raise QueueFullError or StoreUnavailableError."""
+
+    def __init__(self, database: Database, accounts: Accounts) -> None:
+        self._database = database
+        self._accounts = accounts
+
+    async def by_id(self, ledger_id: int, transfer_id: UUID) -> Attempt | None:
+        """Return the attempt of that id, or None."""
+        rows = await self._database.read("transfer_by_id", ledger_id, transfer_id)
+        return Attempt.from_row(rows[0]) if rows else None
+
+    async def by_key(self, ledger_id: int, key: str) -> Attempt | None:
+        """Return the attempt an idempotency key is bound to, or None."""
+        rows = await self._database.read("transfer_by_keys", ledger_id, [key])
+        return Attempt.from_row(rows[0]) if rows else None
+
+    async def page(
+        self,
+        ledger_id: int,
+        *,
+        reference: str | None,
+        account: str | None,
+        before: tuple[datetime, UUID] | None,
+        limit: int,
+    ) -> list[Attempt]:
+        """Return up to *limit* posted transfers, newest first, those before the instant and id *before*."""
+        before_at, before_id = before or (TIME_MAX, ID_MAX)
+        if reference is not None and account is not None:
+            rows = await self._database.read(
+                "transfer_page_by_reference_and_account", ledger_id, reference, account, before_id, limit
+            )
+        elif reference is not None:
+            rows = await self._database.read(
+                "transfer_page_by_reference", ledger_id, reference, before_id, limit
+            )
+        elif account is not None:
+            rows = await self._database.read(
+                "transfer_page_by_account", ledger_id, account, before_at, before_id, limit
+            )
+        else:
+            rows = await self._database.read("transfer_page", ledger_id, before_id, limit)
+        return [Attempt.from_row(row) for row in rows]
+
+    async def entries(
+        self,
+        ledger_id: int,
+        account: str,
+        *,
+        since: datetime,
+        until: datetime,
+        before: tuple[datetime, int] | None,
+        limit: int,
+    ) -> list[Entry]:
+        """
+        Return up to *limit* lines of the account's statement, newest first.
+
+        Args:
+            since, until: Instants; *since* is included, *until* is not.
+
+            before: Instant and version of the last line already seen.
+
+        Raises:
+            AccountNotFoundError: There is no such account.
+        """
+        rows = await self._database.read(
+            "entry_page", ledger_id, account, since, until, *(before or (TIME_MAX, BALANCE_MAX)), limit
+        )
+        if not rows:
+            await self._accounts.read(ledger_id, account)
+        return [Entry(*row.values()) for row in rows]
+
+    async def balance_at(self, ledger_id: int, account: str, at: datetime) -> PastBalance:
+        """
+        Return the account's balance as it was at the instant *at*: 0 before its first entry.
+
+        Raises:
+            AccountNotFoundError: There is no such account.
+            FutureInstantError: The instant is still to come, by the database's clock.
+        """
+        rows = await self._database.read("account_balance_at", ledger_id, account, at)
+        if not rows:
+            raise AccountNotFoundError
+        row = rows[0]
+        if row["is_future"]:
+            raise FutureInstantError
+        return PastBalance(row["currency"], row["balance"] or 0, row["version"])

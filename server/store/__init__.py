@@ -1,0 +1,1 @@
+"""What stands between the ledger and the network: pools, batches, statements, migrations."""

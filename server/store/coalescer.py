@@ -1,0 +1,126 @@
+"""One primitive carries the speed: whatever waits on the network is sent together."""
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Generic, TypeVar
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+class QueueFullError(Exception):
+    """The queue in front of the store is full: nothing was sent, nothing was done."""
+
+
+class Coalescer(Generic[Item, Result]):
+    """
+    Sends everything that waits as one batch.
+
+    The first caller of a loop tick opens a batch; all others of that tick, or of the time in which
+    as many batches as allowed are away, join the next one. Nobody waits on a timer.
+
+    Args:
+        run: Takes the items of a batch, answers one result an item, in order. A result that is an
+            exception fails only its own caller; an exception raised fails every caller of the batch.
+
+        batch_max: Weight at which a batch is closed. An item heavier than this travels alone.
+
+        in_flight_max: Batches that may be away at once.
+
+        queue_max: Weight that may wait. Past it `submit` refuses at once.
+    """
+
+    def __init__(
+        self,
+        run: Callable[[list[Item]], Awaitable[Sequence[Result | BaseException]]],
+        *,
+        batch_max: int,
+        in_flight_max: int,
+        queue_max: int,
+    ) -> None:
+        self._run = run
+        self._batch_max = batch_max
+        self._in_flight_max = in_flight_max
+        self._queue_max = queue_max
+        self._queue: deque[tuple[Item, int, asyncio.Future[Result]]] = deque()
+        self._queued = 0
+        self._opened = False
+        # Strong references: the loop itself keeps only weak ones to its tasks.
+        self._flights: set[asyncio.Task[None]] = set()
+
+    @property
+    def idle(self) -> bool:
+        """True when nothing waits and nothing is away."""
+        return not self._queue and not self._flights
+
+    def submit(self, item: Item, weight: int = 1) -> asyncio.Future[Result]:
+        """
+        Put *item* in the next batch and return the future of its result.
+
+        Cancelling the future abandons the answer only: the batch flies on.
+
+        Raises:
+            QueueFullError: *queue_max* is reached; nothing was queued.
+        """
+        if self._queued + weight > self._queue_max:
+            raise QueueFullError
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[Result] = loop.create_future()
+        self._queue.append((item, weight, future))
+        self._queued += weight
+        if not self._opened and len(self._flights) < self._in_flight_max:
+            self._opened = True
+            loop.call_soon(self._depart)
+        return future
+
+    async def drain(self) -> None:
+        """Return when all that was submitted has been answered."""
+        while not self.idle:
+            if self._flights:
+                await asyncio.wait(self._flights)
+            else:
+                await asyncio.sleep(0)
+
+    def _depart(self) -> None:
+        self._opened = False
+        while self._queue and len(self._flights) < self._in_flight_max:
+            batch: list[tuple[Item, int, asyncio.Future[Result]]] = []
+            load = 0
+            while self._queue and (not batch or load + self._queue[0][1] <= self._batch_max):
+                entry = self._queue.popleft()
+                load += entry[1]
+                batch.append(entry)
+            self._queued -= load
+            flight = asyncio.get_running_loop().create_task(self._fly(batch))
+            self._flights.add(flight)
+            flight.add_done_callback(self._landed)
+
+    def _landed(self, flight: asyncio.Task[None]) -> None:
+        self._flights.discard(flight)
+        if self._queue and not self._opened:
+            self._depart()
+
+    async def _fly(self, batch: list[tuple[Item, int, asyncio.Future[Result]]]) -> None:
+        try:
+            results = await self._run([entry[0] for entry in batch])
+        except BaseException as error:
+            # A cancelled flight must not look like a cancelled caller.
+            failure = (
+                ConnectionAbortedError("the batch was cancelled")
+                if isinstance(error, asyncio.CancelledError)
+                else error
+            )
+            for _, _, future in batch:
+                if not future.done():
+                    future.set_exception(failure)
+            if not isinstance(error, Exception):
+                raise
+            return
+        for (_, _, future), result in zip(batch, results, strict=True):
+            if future.done():
+                continue
+            if isinstance(result, BaseException):
+                future.set_exception(result)
+            else:
+                future.set_result(result)

@@ -1,0 +1,70 @@
+"""A lane for each ledger: what one tenant sends neither waits for nor fails with what another sends."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Generic, TypeVar
+
+from server.store.coalescer import Coalescer, QueueFullError
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+# Ledgers with a lane of their own at one time, in one process. An idle lane is a few hundred bytes and is dropped
+# when room is needed; more ledgers than this that are busy in the same instant are refused.
+LANES_MAX = 1_024
+
+
+class LedgerLanes(Generic[Item, Result]):
+    """
+    One coalescer a ledger, made at its first use.
+
+    Args:
+        make_run: Takes a ledger's id, returns the `run` of its coalescer.
+
+        batch_max, in_flight_max, queue_max: Of each coalescer.
+    """
+
+    def __init__(
+        self,
+        make_run: Callable[[int], Callable[[list[Item]], Awaitable[Sequence[Result | BaseException]]]],
+        *,
+        batch_max: int,
+        in_flight_max: int,
+        queue_max: int,
+    ) -> None:
+        self._make_run = make_run
+        self._batch_max = batch_max
+        self._in_flight_max = in_flight_max
+        self._queue_max = queue_max
+        self._lanes: dict[int, Coalescer[Item, Result]] = {}
+
+    def submit(self, ledger_id: int, item: Item, weight: int = 1) -> asyncio.Future[Result]:
+        """
+        Put *item* in the next batch of its ledger.
+
+        Raises:
+            QueueFullError: The ledger's queue, or the number of busy ledgers, is at its bound.
+        """
+        lane = self._lanes.get(ledger_id)
+        if lane is None:
+            lane = self._open(ledger_id)
+        return lane.submit(item, weight)
+
+    async def drain(self) -> None:
+        """Return when all that was submitted has been answered."""
+        for lane in list(self._lanes.values()):
+            await lane.drain()
+
+    def _open(self, ledger_id: int) -> Coalescer[Item, Result]:
+        if len(self._lanes) >= LANES_MAX:
+            self._lanes = {key: lane for key, lane in self._lanes.items() if not lane.idle}
+            if len(self._lanes) >= LANES_MAX:
+                raise QueueFullError
+        lane: Coalescer[Item, Result] = Coalescer(
+            self._make_run(ledger_id),
+            batch_max=self._batch_max,
+            in_flight_max=self._in_flight_max,
+            queue_max=self._queue_max,
+        )
+        self._lanes[ledger_id] = lane
+        return lane

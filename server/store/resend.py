@@ -1,0 +1,69 @@
+"""Sending a transaction again until its outcome is known, for transactions that idempotency keys make safe to repeat."""
+
+import time
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+import asyncpg
+from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_delay, wait_random_exponential
+
+from server.store.errors import OutcomeUnknownError, StoreUnavailableError
+from server.store.postgres import CONNECTION_LOST, REFUSED_FOR_NOW, Database
+
+T = TypeVar("T")
+
+# Seconds between sendings: full jitter, growing from the first to the last.
+WAIT_FIRST_SECONDS = 0.02
+WAIT_LAST_SECONDS = 0.5
+
+_RETRIED = (StoreUnavailableError, asyncpg.UniqueViolationError, *CONNECTION_LOST, *REFUSED_FOR_NOW)
+
+
+async def resend(send: Callable[[], Awaitable[T]], database: Database, deadline: float) -> T:
+    """
+    Return what *send* returns, calling it again after operational failures until *deadline*.
+
+    Args:
+        send: Runs one transaction that finds out for itself what an earlier sending did.
+
+        database: Is told of failures, so that it replaces its connections.
+
+        deadline: On the clock of `time.monotonic`; no sending starts after it.
+
+    Raises:
+        StoreUnavailableError: No sending took effect.
+        OutcomeUnknownError: A sending was lost on the way, and none after it found out.
+    """
+    lost = False
+
+    async def attempt() -> T:
+        nonlocal lost
+        try:
+            return await send()
+        except CONNECTION_LOST:
+            lost = True
+            raise
+
+    try:
+        try:
+            # The retrying machinery costs more than a whole posting, so it is entered only after a failure.
+            return await attempt()
+        except _RETRIED as error:
+            await database.after_failure(error)
+        async for trial in AsyncRetrying(
+            stop=stop_after_delay(max(0.0, deadline - time.monotonic())),
+            wait=wait_random_exponential(WAIT_FIRST_SECONDS, max=WAIT_LAST_SECONDS),
+            retry=retry_if_exception_type(_RETRIED),
+            reraise=True,
+        ):
+            with trial:
+                try:
+                    return await attempt()
+                except _RETRIED as error:
+                    await database.after_failure(error)
+                    raise
+    except _RETRIED as error:
+        if lost:
+            raise OutcomeUnknownError(type(error).__name__) from error
+        raise StoreUnavailableError(type(error).__name__) from error
+    raise AssertionError("unreachable: the last trial returns or raises")

@@ -1,0 +1,49 @@
+"""The SQL of the project, found by name: Python holds names, the folder `sql/` holds statements."""
+
+import re
+from functools import cache
+from pathlib import Path
+
+_HEADER = re.compile(r"^-- name: (?P<name>[a-z0-9_]+)\((?P<arguments>[a-z0-9_, ]*)\)$", re.MULTILINE)
+
+
+def sql_root() -> Path:
+    """Return the folder with migrations, functions and queries: inside the package, or beside it in a checkout."""
+    package = Path(__file__).resolve().parent.parent
+    packaged = package / "_sql"
+    return packaged if packaged.is_dir() else package.parent / "sql"
+
+
+@cache
+def queries() -> dict[str, str]:
+    """
+    Return all named statements of `sql/queries/`, by name.
+
+    A statement begins with `-- name: noun_verb(argument, ...)`, the arguments in the order of `$1`,
+    `$2`, ..., and carries its name into the database as a comment, where the server's log shows it.
+
+    Raises:
+        ValueError: Two statements have one name.
+    """
+    found: dict[str, str] = {}
+    for path in sorted((sql_root() / "queries").glob("*.sql")):
+        text = path.read_text(encoding="utf-8")
+        heads = list(_HEADER.finditer(text))
+        for head, following in zip(heads, [*heads[1:], None], strict=True):
+            name = head["name"]
+            if name in found:
+                raise ValueError(f"two statements are named {name}")
+            body = text[head.end() : following.start() if following else len(text)]
+            lines = [line for line in body.strip().splitlines() if not line.startswith("--")]
+            found[name] = f"/* {name} */ " + "\n".join(lines).strip().rstrip(";")
+    return found
+
+
+def query(name: str) -> str:
+    """
+    Return the statement called *name*.
+
+    Raises:
+        KeyError: There is none.
+    """
+    return queries()[name]

@@ -1,0 +1,1 @@
+"""What the service says of itself. Used by all, uses none of them."""

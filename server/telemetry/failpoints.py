@@ -1,0 +1,54 @@
+"""Named places where a test makes the rare thing happen. Armed by a setting; otherwise they cost one attribute look-up."""
+
+import asyncio
+import os
+import re
+import signal
+
+_POINT = re.compile(r"^(?P<name>[a-z_.]+)=(?P<action>kill|raise|stall)(?:@(?P<time>[1-9][0-9]*))?$")
+
+# A stall: longer than every deadline of the service.
+STALL_SECONDS = 60.0
+
+NAMES = ("posting.before_batch", "posting.sent", "posting.committed")
+
+
+class FailpointError(Exception):
+    """A failpoint was told to raise."""
+
+
+class Failpoints:
+    """
+    The failpoints of a process.
+
+    Args:
+        text: `name=action` or `name=action@n` (the n-th time it is reached), separated by commas. Actions: `kill`
+            ends this process at once, `raise` raises, `stall` waits for a minute.
+
+    Raises:
+        ValueError: *text* has another form or names a failpoint that does not exist.
+    """
+
+    def __init__(self, text: str = "") -> None:
+        self._points: dict[str, tuple[str, int]] = {}
+        for part in filter(None, (part.strip() for part in text.split(","))):
+            match = _POINT.match(part)
+            if match is None or match["name"] not in NAMES:
+                raise ValueError(f"not a failpoint: expected NAME=kill|raise|stall[@N] with NAME one of {', '.join(NAMES)}")
+            self._points[match["name"]] = (match["action"], int(match["time"] or 1))
+        self.armed = bool(self._points)
+
+    async def reach(self, name: str) -> None:
+        """Do what the failpoint *name* was told to do, if anything."""
+        action, countdown = self._points.get(name, ("", 0))
+        if not action:
+            return
+        if countdown > 1:
+            self._points[name] = (action, countdown - 1)
+            return
+        del self._points[name]
+        if action == "kill":
+            os.kill(os.getpid(), signal.SIGKILL)
+        if action == "stall":
+            await asyncio.sleep(STALL_SECONDS)
+        raise FailpointError(name)
