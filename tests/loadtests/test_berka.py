@@ -1,0 +1,218 @@
+"""
+Reading the bank's books and turning rows into transfers, on rows made by hand.
+"""
+
+import gzip
+from pathlib import Path
+
+import pytest
+
+from loadtests import berka
+
+HEADER = (
+    "seq,trans_id,account_id,date,sign,amount_cents,bank_balance_cents,bank_delta_cents,"
+    "rounding_cents,type,operation,k_symbol,partner_bank,partner_account"
+)
+
+
+def line(
+    *,
+    seq: int = 1,
+    account: int = 7,
+    sign: str = "+",
+    amount: str = "500",
+    rounding: int = 0,
+    operation: str = "VKLAD",
+    k_symbol: str = "",
+    partner_bank: str = "",
+) -> str:
+    """
+    One line of the file; what no test looks at is filled in.
+    """
+    kind = "PRIJEM" if sign == "+" else "VYDAJ"
+    return (
+        f"{seq},9{seq},{account},990101,{sign},{amount},1234,0,{rounding},{kind},"
+        f"{operation},{k_symbol},{partner_bank},"
+    )
+
+
+def rows_of(tmp_path: Path, *lines: str) -> list[berka.Row]:
+    path = tmp_path / "books.csv"
+    path.write_text("\n".join([HEADER, *lines, ""]))
+    return berka.read_rows(path)
+
+
+def moves(row: berka.Row) -> list[tuple[str, str, str, int]]:
+    return [(t.key, t.source, t.destination, t.amount) for t in berka.transfers(row)]
+
+
+@pytest.mark.parametrize(
+    ("operation", "k_symbol", "partner_bank", "counter_account"),
+    [
+        pytest.param("VKLAD", "", "", "cash", id="paid in at the counter"),
+        pytest.param("VYBER", "", "", "cash", id="taken out at the counter"),
+        pytest.param("VYBER KARTOU", "", "", "cash", id="taken out with a card"),
+        pytest.param("VYBER", "SIPO", "", "cash", id="bills paid in cash"),
+        pytest.param("VYBER", "SLUZBY", "", "fees", id="a fee is by purpose, not by operation"),
+        pytest.param("VYBER", "SANKC. UROK", "", "interest:penalty", id="penalty interest"),
+        pytest.param("", "UROK", "", "interest", id="interest has no operation"),
+        pytest.param("PREVOD Z UCTU", "", "QQ", "bank:QQ", id="from another bank"),
+        pytest.param("PREVOD Z UCTU", "DUCHOD", "QQ", "bank:QQ", id="pension"),
+        pytest.param("PREVOD NA UCET", "", "QQ", "bank:QQ", id="to another bank"),
+        pytest.param("PREVOD NA UCET", "SIPO", "QQ", "bank:QQ", id="bills paid by transfer"),
+        pytest.param("PREVOD NA UCET", "POJISTNE", "QQ", "bank:QQ", id="insurance"),
+        pytest.param("PREVOD NA UCET", "UVER", "QQ", "bank:QQ", id="loan instalment"),
+    ],
+)
+def test_counter_account(
+    tmp_path: Path, operation: str, k_symbol: str, partner_bank: str, counter_account: str
+) -> None:
+    """
+    Operation and purpose decide who stands on the other side.
+    """
+    text = line(operation=operation, k_symbol=k_symbol, partner_bank=partner_bank)
+    assert [row.counter_account for row in rows_of(tmp_path, text)] == [counter_account]
+
+
+def test_every_pair_of_the_table_is_tested() -> None:
+    """
+    The parameters above are the whole table.
+    """
+    cases = test_counter_account.pytestmark[0].args[1]  # type: ignore[attr-defined]
+    assert {case.values[:2] for case in cases} == set(berka.COUNTER_ACCOUNTS)
+
+
+@pytest.mark.parametrize(
+    ("sign", "rounding", "expected"),
+    [
+        pytest.param("+", 0, [("berka:91", "cash", "berka:7", 500)], id="in"),
+        pytest.param("-", 0, [("berka:91", "berka:7", "cash", 500)], id="out"),
+        pytest.param(
+            "+",
+            -10,
+            [
+                ("berka:91", "cash", "berka:7", 500),
+                ("berka:91:rounding", "berka:7", "rounding", 10),
+            ],
+            id="in, rounded down",
+        ),
+        pytest.param(
+            "-",
+            10,
+            [
+                ("berka:91", "berka:7", "cash", 500),
+                ("berka:91:rounding", "rounding", "berka:7", 10),
+            ],
+            id="out, rounded up",
+        ),
+    ],
+)
+def test_transfers(
+    tmp_path: Path, sign: str, rounding: int, expected: list[tuple[str, str, str, int]]
+) -> None:
+    """
+    The sign turns the transfer round; what was rounded away is a transfer of its own.
+    """
+    (row,) = rows_of(tmp_path, line(sign=sign, rounding=rounding))
+    assert moves(row) == expected
+
+
+def test_fields_are_those_of_the_contract(tmp_path: Path) -> None:
+    """
+    A transfer's body has the contract's names and says in its metadata what the row said.
+    """
+    (row,) = rows_of(tmp_path, line(operation="", k_symbol="UROK"))
+    (transfer,) = berka.transfers(row)
+    assert transfer.fields() == {
+        "source": "interest",
+        "destination": "berka:7",
+        "amount": 500,
+        "currency": "CZK",
+        "reference": "berka:91",
+        "metadata": {"date": "990101", "purpose": "UROK"},
+    }
+
+
+def test_books_are_in_order(tmp_path: Path) -> None:
+    """
+    Rows go to their account's book by seq, whatever their order in the file; long books lead.
+    """
+    rows = rows_of(
+        tmp_path,
+        line(seq=5, account=1),
+        line(seq=4, account=2),
+        line(seq=2, account=2),
+        line(seq=3, account=2),
+    )
+    found = [(book.account, [row.seq for row in book.rows]) for book in berka.books(rows)]
+    assert found == [("berka:2", [2, 3, 4]), ("berka:1", [5])]
+
+
+def test_accounts_are_all_that_appear(tmp_path: Path) -> None:
+    """
+    Customers, counter accounts and rounding are opened, each once.
+    """
+    rows = rows_of(
+        tmp_path,
+        line(seq=1),
+        line(seq=2, rounding=10),
+        line(seq=3, operation="PREVOD Z UCTU", partner_bank="QQ"),
+    )
+    assert berka.accounts(rows) == ["cash", "berka:7", "rounding", "bank:QQ"]
+
+
+def test_rows_max_and_gzip(tmp_path: Path) -> None:
+    """
+    A gzipped file reads the same, and only as far as asked.
+    """
+    path = tmp_path / "books.csv.gz"
+    text = "\n".join([HEADER, line(seq=1), line(seq=2), line(seq=3)])
+    path.write_bytes(gzip.compress(text.encode()))
+    assert [row.seq for row in berka.read_rows(path, 2)] == [1, 2]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        pytest.param(line(operation="PREVOD", k_symbol="UVER"), "no counter account", id="pair"),
+        pytest.param(line(operation="PREVOD NA UCET"), "no partner bank", id="partner bank"),
+        pytest.param(line(sign="*"), "sign is", id="sign"),
+        pytest.param(line(amount="0"), "not above zero", id="amount"),
+        pytest.param(line(amount="1.5"), "invalid literal", id="fraction"),
+        pytest.param("1,91,7", "cut short", id="columns"),
+    ],
+)
+def test_a_row_without_meaning_is_refused(tmp_path: Path, text: str, message: str) -> None:
+    """
+    The message names the row, counted from 1.
+    """
+    with pytest.raises(berka.DataError, match=f"row 2 of the data file.*{message}"):
+        rows_of(tmp_path, line(), text)
+
+
+def test_an_absent_file_is_named(tmp_path: Path) -> None:
+    """
+    The message has the path and the way out.
+    """
+    with pytest.raises(berka.DataError, match=r"there is no data file .*nowhere\.csv; --data"):
+        berka.read_rows(tmp_path / "nowhere.csv")
+
+
+def test_another_csv_is_refused(tmp_path: Path) -> None:
+    """
+    The columns that are missing are named.
+    """
+    path = tmp_path / "other.csv"
+    path.write_text(HEADER.replace("sign", "signum") + "\n")
+    with pytest.raises(berka.DataError, match="no column sign"):
+        berka.read_rows(path)
+
+
+def test_a_broken_gzip_is_refused(tmp_path: Path) -> None:
+    """
+    What is no gzip under that name is an error of the data, not a stack trace.
+    """
+    path = tmp_path / "books.csv.gz"
+    path.write_bytes(b"plain")
+    with pytest.raises(berka.DataError, match="cannot be read"):
+        berka.read_rows(path)
