@@ -1,249 +1,34 @@
 """
-Make `.venv` with the locked packages of one level, or do nothing when it is there already.
+Find a Python that is new enough, then let make_venv.py make `.venv` with it.
 
     python3 scripts/bootstrap.py [run|test|load]
 
-Standard library only, and readable by old Pythons: the first thing it does is to look at the
-version it runs on. Every package is checked against its hash in requirements/*.txt. A stamp is
-written when a level is complete, and only then, so an interrupted install is never believed.
+This file is kept so simple that every Python back to 2.7 can read it and say plainly what is due.
 """
 
-from __future__ import annotations
-
-import argparse
-import fcntl
-import hashlib
 import os
-import shutil
-import subprocess
+import runpy
 import sys
-import time
-from contextlib import contextmanager
-from pathlib import Path
-
-# Nothing on the way to require_python may need more than Python 3.7.
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-ROOT = Path(__file__).resolve().parent.parent
-VENV = ROOT / ".venv"
-PYTHON = VENV / "bin" / "python"
-STATE = VENV / ".tallystick"
-UNFINISHED = STATE / "unfinished"
-
-# The lock files of each level. `test` holds everything, so it stands for the two others.
-LEVELS = {
-    "run": ("embedded", "build"),
-    "load": ("load", "build"),
-    "test": ("dev",),
-}
-STANDS_FOR = {"run": ("run", "load", "test"), "load": ("load", "test"), "test": ("test",)}
 
 PYTHON_MIN = (3, 11)
 PYTHON_NAMES = ("python3.13", "python3.12", "python3.11")
-OUTPUT_LINES_MAX = 40  # of a failed command: enough for pip's reason, not its whole story
 
-NO_ENSUREPIP = """\
-This Python has no `ensurepip`, so it cannot make a virtual environment by itself.
-  Debian, Ubuntu:   apt install python3-venv
-  anywhere:         put `uv` or `virtualenv` on PATH
-Then run the same command again."""
-
-
-class SetupFailed(Exception):
-    """
-    Something that only a person can mend; the message says how.
-    """
-
-
-def say(text: str) -> None:
-    print(f"setup: {text}", flush=True)
-
-
-def require_python() -> None:
-    """
-    Go on with a Python that is new enough, or say plainly that there is none.
-    """
-    if sys.version_info >= PYTHON_MIN:
-        return
+if sys.version_info < PYTHON_MIN:
     for name in PYTHON_NAMES:
-        found = shutil.which(name)
-        if found:
-            os.execv(found, [found, *sys.argv])
-    have = ".".join(map(str, sys.version_info[:3]))
-    raise SetupFailed(
-        f"Tallystick needs Python 3.11 or newer; {sys.executable} is {have},\n"
-        f"and none of {', '.join(PYTHON_NAMES)} is on PATH."
+        for folder in os.environ.get("PATH", "").split(os.pathsep):
+            found = os.path.join(folder, name)
+            if os.access(found, os.X_OK):
+                os.execv(found, [found] + sys.argv)  # noqa: RUF005 -- unpacking is not in 2.7
+    sys.exit(
+        "setup: Tallystick needs Python 3.11 or newer; "
+        + sys.executable
+        + " is "
+        + sys.version.split()[0]
+        + ",\nand none of "
+        + ", ".join(PYTHON_NAMES)
+        + " is on PATH."
     )
 
-
-def stamp_of(level: str) -> str:
-    """
-    Sum up what a complete install of *level* depends on: place, Python, locks, metadata.
-    """
-    digest = hashlib.sha256(f"{ROOT} {PYTHON.resolve()}".encode())
-    for path in (*lock_files(level), ROOT / "pyproject.toml", Path(__file__)):
-        digest.update(path.read_bytes())
-    return digest.hexdigest()
-
-
-def lock_files(level: str) -> list[Path]:
-    return [ROOT / "requirements" / f"{name}.txt" for name in LEVELS[level]]
-
-
-def stamp_file(level: str) -> Path:
-    return STATE / f"{level}.sha256"
-
-
-def is_complete(level: str) -> bool:
-    """
-    Tell whether *level*, or one that holds all of it, is installed and nothing changed since.
-    """
-    if UNFINISHED.exists() or not PYTHON.exists():
-        return False
-    return any(
-        stamp_file(name).exists() and stamp_file(name).read_text() == stamp_of(name)
-        for name in STANDS_FOR[level]
-    )
-
-
-@contextmanager
-def only_one() -> Iterator[None]:
-    """
-    Let one set-up of this checkout run at a time; the others wait and then find it done.
-    """
-    with (ROOT / "pyproject.toml").open() as held:
-        try:
-            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            say("another set-up of this checkout is running; waiting for it")
-            fcntl.flock(held, fcntl.LOCK_EX)
-        yield
-
-
-def works(*command: str) -> bool:
-    return subprocess.run(command, capture_output=True, check=False).returncode == 0
-
-
-def venv_is_usable() -> bool:
-    """
-    Tell whether `.venv` has a working pip, a new enough Python and is still where it was made.
-    """
-    if (STATE / "making").exists():
-        return False
-    made_in = STATE / "made_in"
-    if made_in.exists() and made_in.read_text() != str(ROOT):
-        return False
-    return PYTHON.exists() and works(
-        str(PYTHON), "-c", f"import pip, sys; sys.exit(sys.version_info < {PYTHON_MIN})"
-    )
-
-
-def venv_command() -> list[str]:
-    """
-    Choose what makes the virtual environment: the standard library or what stands in for it.
-    """
-    if works(sys.executable, "-c", "import ensurepip, venv"):
-        return [sys.executable, "-m", "venv", str(VENV)]
-    if shutil.which("uv"):
-        same = ["--python", sys.executable]
-        return ["uv", "venv", "--quiet", "--seed", "--allow-existing", *same, str(VENV)]
-    if shutil.which("virtualenv"):
-        return ["virtualenv", "--quiet", "--python", sys.executable, str(VENV)]
-    raise SetupFailed(NO_ENSUREPIP)
-
-
-def make_venv() -> None:
-    """
-    Make an empty `.venv`; a mark stays inside until it is whole.
-    """
-    command = venv_command()
-    if VENV.exists():
-        say("the .venv here is unfinished, moved, or its Python is gone; making it anew")
-        shutil.rmtree(VENV)
-    say("making .venv with Python " + ".".join(map(str, sys.version_info[:3])))
-    STATE.mkdir(parents=True)
-    making = STATE / "making"
-    making.touch()
-    run(command, "making the virtual environment")
-    (STATE / "made_in").write_text(str(ROOT))
-    making.unlink()
-
-
-def run(command: list[str], what: str) -> None:
-    """
-    Run *command*, showing which package pip is at; on failure show the end of what it printed.
-    """
-    lines: list[str] = []
-    on_terminal = sys.stdout.isatty()
-    with subprocess.Popen(
-        command, cwd=str(ROOT), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    ) as process:
-        if process.stdout is None:
-            raise SetupFailed(f"{what} failed: no output pipe.")
-        for line in process.stdout:
-            lines.append(line.rstrip())
-            if on_terminal and line.startswith(("Collecting ", "Installing ", "Requirement ")):
-                print(f"\r\033[Ksetup: {line.rstrip()[:70]}", end="", flush=True)
-    if on_terminal:
-        print("\r\033[K", end="", flush=True)
-    if process.returncode != 0:
-        shown = "\n".join(lines[-OUTPUT_LINES_MAX:])
-        raise SetupFailed(f"{what} failed (exit {process.returncode}):\n{shown}")
-
-
-def install(level: str) -> None:
-    """
-    Install the locked packages of *level*, then the project itself, without asking the network.
-    """
-    cut_short = UNFINISHED.exists()
-    if cut_short:
-        say("the last install was cut short; installing everything anew")
-        for name in LEVELS:
-            stamp_file(name).unlink(missing_ok=True)
-    STATE.mkdir(exist_ok=True)
-    UNFINISHED.touch()
-    stamp_file(level).unlink(missing_ok=True)
-
-    locks = lock_files(level)
-    count = sum(line[:1].isalnum() for path in locks for line in path.read_text().splitlines())
-    say(f"installing about {count} packages, each checked against its hash")
-    pip = [str(PYTHON), "-m", "pip", "install", "--disable-pip-version-check", "--no-input"]
-    force = ["--force-reinstall"] if cut_short else []
-    chosen = [part for path in locks for part in ("--requirement", str(path))]
-    run([*pip, "--require-hashes", *force, *chosen], "installing the packages")
-    project = ["--no-deps", "--no-build-isolation", "--no-index", "--editable", str(ROOT)]
-    run([*pip, *project], "installing the project itself")
-
-    stamp_file(level).write_text(stamp_of(level))
-    UNFINISHED.unlink()
-
-
-def main() -> int:
-    try:
-        require_python()
-        parser = argparse.ArgumentParser(description="Make .venv with the locked packages.")
-        parser.add_argument("level", nargs="?", default="run", choices=sorted(LEVELS))
-        level = parser.parse_args().level
-        if is_complete(level):
-            return 0
-        with only_one():
-            if is_complete(level):
-                return 0
-            began = time.monotonic()
-            if not venv_is_usable():
-                make_venv()
-            install(level)
-            say(f"done in {time.monotonic() - began:.0f} s")
-    except SetupFailed as failure:
-        print(f"setup: {failure}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("\nsetup: stopped; run it again to finish", file=sys.stderr)
-        return 130
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+runpy.run_path(
+    os.path.join(os.path.dirname(os.path.abspath(__file__)), "make_venv.py"), run_name="__main__"
+)

@@ -30,7 +30,8 @@ def checkout(tmp_path: Path) -> Path:
     shutil.copytree(ROOT / "requirements", tmp_path / "requirements")
     shutil.copy(ROOT / "pyproject.toml", tmp_path)
     (tmp_path / "scripts").mkdir()
-    shutil.copy(ROOT / "scripts" / "bootstrap.py", tmp_path / "scripts")
+    for name in ("bootstrap.py", "make_venv.py"):
+        shutil.copy(ROOT / "scripts" / name, tmp_path / "scripts")
     venv = tmp_path / ".venv"
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(venv)], check=True)
     (packages,) = (venv / "lib").glob("*/site-packages")
