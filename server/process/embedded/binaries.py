@@ -55,16 +55,12 @@ def _package_home(package: str, variable: str) -> Path:
 
 def _program(path: Path, variable: str) -> Path:
     if not path.is_file():
-        raise EmbeddedError(
-            f"{path} is missing. Run `make setup` again, or set {variable} to a server of your own."
-        )
+        raise EmbeddedError(f"{path} is missing. Run `make setup` again, or set {variable} to a server of your own.")
     return path
 
 
 def _unsupported(system: str, variable: str) -> EmbeddedError:
-    return EmbeddedError(
-        f"There is no embedded server for {system}. Set {variable} to a server of your own."
-    )
+    return EmbeddedError(f"There is no embedded server for {system}. Set {variable} to a server of your own.")
 
 
 def _is_musl() -> bool:

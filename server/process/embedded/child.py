@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from .account import Account
+from .errors import EmbeddedError
 
 PR_SET_PDEATHSIG = 1
 
@@ -40,20 +41,27 @@ def spawn(
         raise RuntimeError("embedded servers are started from the main thread only")
     environment = {name: os.environ[name] for name in PASSED_ON if name in os.environ}
     with _owned_file(output, account) as file:
-        return subprocess.Popen(
-            [os.fspath(part) for part in argv],
-            user=account.uid if account.foreign else None,
-            group=account.gid if account.foreign else None,
-            extra_groups=[] if account.foreign else None,
-            cwd=cwd,
-            env={**environment, "LC_ALL": "C", "TZ": "UTC"},
-            stdin=subprocess.DEVNULL,
-            stdout=file,
-            stderr=subprocess.STDOUT,
-            # Ctrl-C in the terminal reaches the parent only, which stops its children in order.
-            start_new_session=True,
-            preexec_fn=_die_with_parent(death_signal),  # noqa: PLW1509 (no threads run yet)
-        )
+        try:
+            return subprocess.Popen(
+                [os.fspath(part) for part in argv],
+                user=account.uid if account.foreign else None,
+                group=account.gid if account.foreign else None,
+                extra_groups=[] if account.foreign else None,
+                cwd=cwd,
+                env={**environment, "LC_ALL": "C", "TZ": "UTC"},
+                stdin=subprocess.DEVNULL,
+                stdout=file,
+                stderr=subprocess.STDOUT,
+                # Ctrl-C in the terminal reaches the parent only, which stops its children in order.
+                start_new_session=True,
+                preexec_fn=_die_with_parent(death_signal),  # noqa: PLW1509 (one call, no threads)
+            )
+        except OSError as error:
+            raise EmbeddedError(
+                f"{argv[0]} cannot be run as the user {account.name}: {error.strerror}. Run "
+                "`make setup` again, or name a server of your own (TALLYSTICK_DATABASE_URL, "
+                "TALLYSTICK_REDIS_URL)."
+            ) from error
 
 
 def stop(process: subprocess.Popen[bytes], steps: Sequence[tuple[signal.Signals, float]]) -> None:

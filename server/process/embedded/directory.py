@@ -56,9 +56,7 @@ class DataDirectory:
         path = path.resolve()
         account = account_for(path)
         path.mkdir(mode=PRIVATE, parents=True, exist_ok=True)
-        require_reachable(
-            path, account, "Name another directory with --data-dir, or run as an ordinary user."
-        )
+        require_reachable(path, account, "Name another directory with --data-dir, or run as an ordinary user.")
         directory = cls(path, account)
         directory._refuse_foreign_files()
         return directory

@@ -14,7 +14,7 @@ from . import child, wire
 from .account import require_reachable
 from .binaries import POSTGRES_MAJOR, postgres_bin
 from .directory import DataDirectory
-from .errors import EmbeddedError, failure
+from .errors import EmbeddedError, disk_full, failure
 from .postgres_settings import LOG_BYTES_MAX, as_arguments
 
 USER = "postgres"
@@ -30,6 +30,9 @@ INITDB_STOP_STEPS = ((signal.SIGTERM, 5.0), (signal.SIGKILL, 5.0))
 # max_wal_size of it.
 START_SECONDS = 120.0
 POLL_SECONDS = 0.01
+
+# A server that reads back its log says so; one that says nothing for this long is frozen.
+SILENT_SECONDS = 10.0
 
 # SIGINT ends all sessions and writes one checkpoint; SIGQUIT leaves that to the next start, and
 # the server itself needs 5 s of it for a stuck session; SIGKILL is for a frozen server.
@@ -63,6 +66,7 @@ WHO_ARE_YOU = """
 
 # Refusals that pass: starting or stopping, all connections taken, ended by an administrator.
 PASSING = {"57P03", "53300", "57P01", "57P02"}
+DISK_FULL = "53100"
 
 
 @dataclass(frozen=True)
@@ -78,19 +82,21 @@ class Postgres:
 
     def find(self) -> int | None:
         """The pid of the server when it runs, once it has finished starting or stopping."""
-        deadline = time.monotonic() + START_SECONDS
+        began = time.monotonic()
         while True:
             trouble = self._probe()
-            if trouble is None:
-                return self._noted_pid()
-            if isinstance(trouble, (FileNotFoundError, ConnectionRefusedError)):
-                pid = self._noted_pid()
-                if pid is None or not self._is_ours(pid):
-                    return None
-            if time.monotonic() > deadline:
+            pid = self._noted_pid()
+            if trouble is None and pid is not None:
+                return pid
+            if isinstance(trouble, (FileNotFoundError, ConnectionRefusedError)) and (
+                pid is None or not self._is_ours(pid)
+            ):
+                return None
+            talks = isinstance(trouble, wire.ServerRefused)
+            if time.monotonic() - began > (START_SECONDS if talks else SILENT_SECONDS):
                 raise EmbeddedError(
-                    f"The PostgreSQL of {self.directory.path} (process {self._noted_pid()}) does "
-                    f"not take connections: {trouble}. End that process and try again."
+                    f"The PostgreSQL of {self.directory.path} (process {pid}) does not take "
+                    f"connections: {trouble}. End that process and try again."
                 )
             time.sleep(POLL_SECONDS)
 
@@ -136,9 +142,7 @@ class Postgres:
     def _probe(self) -> Exception | None:
         """Nothing when our server answers, with its database in place; else what came instead."""
         try:
-            [[place, has_database]] = wire.postgres_query(
-                self.socket, USER, "postgres", WHO_ARE_YOU
-            )
+            [[place, has_database]] = wire.postgres_query(self.socket, USER, "postgres", WHO_ARE_YOU)
             if place == str(self.directory.cluster) and has_database == "f":
                 self._create_database()
         except PermissionError:
@@ -148,6 +152,8 @@ class Postgres:
         except wire.ServerRefused as error:
             if error.code in PASSING:
                 return error
+            if error.code == DISK_FULL:
+                raise disk_full(self.directory.path) from error
             raise EmbeddedError(
                 f"The PostgreSQL of {self.directory.path} refuses this program: {error}. Undo the "
                 "change that was made to it, or name another directory with --data-dir."
@@ -262,9 +268,7 @@ def _command_line(pid: int) -> str:
             text = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ")
         else:
             command = ["ps", "-ww", "-o", "command=", "-p", str(pid)]
-            text = subprocess.run(
-                command, capture_output=True, timeout=PS_SECONDS, check=False
-            ).stdout
+            text = subprocess.run(command, capture_output=True, timeout=PS_SECONDS, check=False).stdout
     except (OSError, subprocess.SubprocessError):
         return ""
     return os.fsdecode(text)

@@ -32,9 +32,7 @@ class EmbeddedServers:
         self._opened_by = os.getpid()
 
     @classmethod
-    def open(
-        cls, data_dir: Path, *, postgres: bool = True, redis: bool = True
-    ) -> "EmbeddedServers":
+    def open(cls, data_dir: Path, *, postgres: bool = True, redis: bool = True) -> "EmbeddedServers":
         """Find or start the servers of `data_dir`; call it from the main thread."""
         servers = cls()
         try:
@@ -101,8 +99,7 @@ class EmbeddedServers:
             self._postgres = server.start()
             self.postgres_pid = self._postgres.pid
         self.database_url = (
-            f"postgresql://{postgres.USER}@/{postgres.DATABASE}"
-            f"?host={quote(str(server.sockets))}&port={postgres.PORT}"
+            f"postgresql://{postgres.USER}@/{postgres.DATABASE}?host={quote(str(server.sockets))}&port={postgres.PORT}"
         )
 
     def _open_valkey(self, server: valkey.Valkey) -> None:

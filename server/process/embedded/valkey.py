@@ -105,9 +105,7 @@ class Valkey:
                 return
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(POLL_SECONDS)
-                raise failure(
-                    "Valkey ended while it started", child.tail(output), self.directory.path
-                )
+                raise failure("Valkey ended while it started", child.tail(output), self.directory.path)
             if time.monotonic() > deadline:
                 what = f"Valkey does not answer after {START_SECONDS:.0f} seconds"
                 raise failure(what, child.tail(output), self.directory.path)

@@ -82,9 +82,7 @@ def _postgres_replies(connection: socket.socket) -> list[list[str | None]]:
         body = _receive(connection, size - 4)
         if kind == b"E":
             fields = {part[:1]: part[1:] for part in body.split(b"\0") if part}
-            raise ServerRefused(
-                fields.get(b"C", b"").decode(), fields.get(b"M", b"").decode("utf-8", "replace")
-            )
+            raise ServerRefused(fields.get(b"C", b"").decode(), fields.get(b"M", b"").decode("utf-8", "replace"))
         if kind == b"R" and struct.unpack("!I", body[:4])[0] != AUTHENTICATION_OK:
             raise ServerRefused("28000", "the server asks for a password")
         if kind == b"D":

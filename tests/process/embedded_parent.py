@@ -1,0 +1,97 @@
+"""
+A program that opens embedded servers, says so in one line of JSON, and waits for its input to end.
+
+The tests run it as a process they can kill; `Parent` is their handle on it. Only the standard
+library is used, so any Python of the machine can run it.
+"""
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import sysconfig
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[2]
+PACKAGES = sysconfig.get_path("purelib")
+
+# Another user may not be able to enter the home directory that the tests' own Python lies in.
+PYTHONS = (sys.executable, shutil.which("python3", path="/usr/local/bin:/usr/bin") or "")
+
+MODERN = "import sys; sys.exit(sys.version_info < (3, 11))"
+
+
+class Parent:
+    """That program as a child of the test."""
+
+    def __init__(self, data_dir: Path, *flags: str, uid: int | None = None, packages: str = PACKAGES) -> None:
+        """Start it, without waiting, as the user `uid` when one is given."""
+        python = sys.executable if uid is None else python_for(uid)
+        assert python is not None
+        self.process = subprocess.Popen(
+            [python, "-S", str(Path(__file__)), str(data_dir), *flags],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            cwd="/",
+            env={"PYTHONPATH": f"{ROOT}:{packages}"},
+            user=uid,
+            group=uid,
+            extra_groups=None if uid is None else [],
+        )
+
+    def answer(self) -> dict[str, Any]:
+        """What it says about its servers."""
+        assert self.process.stdout is not None
+        answer: dict[str, Any] = json.loads(self.process.stdout.readline())
+        return answer
+
+    def kill(self) -> None:
+        """End it the hardest way; it has no time to stop anything."""
+        self.process.send_signal(signal.SIGKILL)
+        self.process.communicate(timeout=10)
+
+    def finish(self) -> None:
+        """Let it close its servers and end."""
+        self.process.communicate(timeout=60)
+
+    def __enter__(self) -> "Parent":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.finish()
+
+
+def python_for(uid: int) -> str | None:
+    """A Python new enough that the user `uid` can run, if there is one."""
+    for python in filter(None, PYTHONS):
+        with contextlib.suppress(OSError):
+            ran = subprocess.run([python, "-S", "-c", MODERN], user=uid, group=uid, extra_groups=[], check=False)
+            if ran.returncode == 0:
+                return python
+    return None
+
+
+def main() -> None:
+    from server.process.embedded import EmbeddedError, EmbeddedServers
+
+    try:
+        servers = EmbeddedServers.open(Path(sys.argv[1]))
+    except EmbeddedError as error:
+        print(json.dumps({"error": str(error)}), flush=True)
+        return
+    with servers:
+        if "--fork" in sys.argv and os.fork() == 0:
+            # What a forked worker does at its end.
+            sys.exit()
+        names = ("database_url", "redis_url", "postgres_pid", "redis_pid", "started")
+        answer = {name: getattr(servers, name) for name in names}
+        print(json.dumps({**answer, "uid": os.getuid()}), flush=True)
+        sys.stdin.read()
+
+
+if __name__ == "__main__":
+    main()

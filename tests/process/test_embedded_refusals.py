@@ -1,0 +1,229 @@
+"""Every refusal of the embedded servers says what is wrong and what to do."""
+
+import contextlib
+import os
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from server.process.embedded import EmbeddedError, EmbeddedServers, postgres_bin, valkey_bin
+from tests.process.embedded_looks import open_place, psql, valkey
+from tests.process.embedded_parent import PACKAGES, Parent, python_for
+
+NOBODY = 65534
+needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
+
+
+@pytest.fixture
+def place() -> Iterator[Path]:
+    with open_place() as path:
+        yield path
+
+
+def refusal(data_dir: Path) -> str:
+    with pytest.raises(EmbeddedError) as caught, EmbeddedServers.open(data_dir):
+        pass
+    return str(caught.value)
+
+
+def put_programs(packages: Path, mode: int) -> None:
+    """Packages with the servers' programs in their places, which are empty files."""
+    home = Path(PACKAGES).resolve()
+    for program in (postgres_bin("initdb"), postgres_bin("postgres"), valkey_bin()):
+        name = program.relative_to(home)
+        (packages / name).parent.mkdir(parents=True, exist_ok=True)
+        (packages / name).touch(mode)
+        (packages / name).chmod(mode)
+
+
+def test_foreign_files(place: Path) -> None:
+    """
+    A directory with files of somebody else is refused, and nothing in it changes.
+    """
+    (place / "data").mkdir(mode=0o750)
+    (place / "data/thesis.txt").touch()
+    before = (place / "data").stat()
+    assert "not Tallystick's, such as thesis.txt. Name an empty" in refusal(place / "data")
+    after = (place / "data").stat()
+    assert os.listdir(place / "data") == ["thesis.txt"]
+    assert (after.st_mode, after.st_uid) == (before.st_mode, before.st_uid)
+
+
+def test_an_empty_directory_is_taken(place: Path) -> None:
+    """
+    An empty directory is used, a fresh file system's lost+found counting as nothing.
+    """
+    (place / "data/lost+found").mkdir(parents=True)
+    with EmbeddedServers.open(place / "data", postgres=False) as servers:
+        assert valkey(servers.redis_url, "PING") == "+PONG\r\n"
+    assert (place / "data").stat().st_mode & 0o777 == 0o700
+
+
+def test_other_version(place: Path) -> None:
+    """
+    Data of another PostgreSQL is named with its version and left alone.
+    """
+    EmbeddedServers.open(place / "data", redis=False).close()
+    (place / "data/postgres/PG_VERSION").write_text("16\n")
+    said = refusal(place / "data")
+    assert "was made by PostgreSQL 16, and this is PostgreSQL 18" in said
+    assert "pg_dump of version 16" in said
+
+
+def test_a_file_in_the_way(place: Path) -> None:
+    """
+    A file where the data directory should be is named.
+    """
+    (place / "data").touch()
+    assert "data is a file where a directory is needed" in refusal(place / "data")
+    assert "data is a file where a directory is needed" in refusal(place / "data/deeper")
+
+
+def test_a_start_that_fails_quotes_the_server(place: Path) -> None:
+    """
+    For a cause we do not know the message ends with the server's own last words.
+    """
+    EmbeddedServers.open(place / "data", redis=False).close()
+    (place / "data/postgres/postgresql.auto.conf").write_text("no_such_setting = 1\n")
+    said = refusal(place / "data")
+    assert "PostgreSQL ended while it started" in said
+    assert 'unrecognized configuration parameter "no_such_setting"' in said
+
+
+def test_missing_packages(place: Path) -> None:
+    """
+    Without the packages of the servers the two ways out are named, and nothing is made.
+    """
+    parent = Parent(place / "data", packages=str(place))
+    said = parent.answer()["error"]
+    parent.finish()
+    assert "`make setup`, or set TALLYSTICK_DATABASE_URL" in said
+    assert not (place / "data").exists()
+
+
+@needs_root
+def test_an_ordinary_user(place: Path) -> None:
+    """
+    An ordinary user's servers run as that user, with the same result as root's.
+    """
+    if python_for(NOBODY) is None:
+        pytest.skip("no Python 3.11 here that another user may run")
+    os.chown(place, NOBODY, NOBODY)
+    with Parent(place / "data", uid=NOBODY) as parent:
+        servers = parent.answer()
+        assert servers["uid"] == NOBODY
+        assert Path(f"/proc/{servers['postgres_pid']}").stat().st_uid == NOBODY
+        assert psql(servers["database_url"], "SELECT 1") == "1"
+        assert valkey(servers["redis_url"], "PING") == "+PONG\r\n"
+
+
+@needs_root
+@pytest.mark.parametrize(
+    ("mode", "name", "expected"),
+    [
+        pytest.param(0o755, "data", "belongs to the user root. Run as", id="of somebody else"),
+        pytest.param(0o755, "data/new", "is not writable for this user", id="not writable"),
+        pytest.param(0o700, "data/new", "is not writable for this user", id="not to be entered"),
+    ],
+)
+def test_a_directory_of_somebody_else(place: Path, mode: int, name: str, expected: str) -> None:
+    """
+    An ordinary user is told whose directory it is, or that it may not be written to.
+    """
+    if python_for(NOBODY) is None:
+        pytest.skip("no Python 3.11 here that another user may run")
+    (place / "data").mkdir(mode=mode)
+    parent = Parent(place / name, uid=NOBODY)
+    assert expected in parent.answer()["error"]
+    parent.finish()
+
+
+@needs_root
+def test_root_serves_the_owner(place: Path) -> None:
+    """
+    For root the servers run as the user the directory belongs to.
+    """
+    (place / "data").mkdir()
+    os.chown(place / "data", 1, 1)
+    with EmbeddedServers.open(place / "data") as servers:
+        assert Path(f"/proc/{servers.postgres_pid}").stat().st_uid == 1
+        assert Path(f"/proc/{servers.redis_pid}").stat().st_uid == 1
+
+
+@needs_root
+def test_a_closed_parent_is_named(place: Path) -> None:
+    """
+    A directory above that the servers' user may not enter is named, and stays as it is.
+    """
+    (place / "closed/inner").mkdir(parents=True)
+    (place / "closed").chmod(0o700)
+    said = refusal(place / "closed/inner/data")
+    assert f"may not enter {place}/closed. Name another directory" in said
+    assert (place / "closed").stat().st_mode & 0o777 == 0o700
+    assert (place / "closed/inner").stat().st_uid == 0
+
+
+@needs_root
+def test_closed_programs_are_named(place: Path) -> None:
+    """
+    The same is said of a directory above the servers' own programs.
+    """
+    put_programs(place / "closed", 0o755)
+    (place / "closed").chmod(0o700)
+    parent = Parent(place / "data", packages=str(place / "closed"))
+    said = parent.answer()["error"]
+    parent.finish()
+    assert f"may not enter {place}/closed. Move the checkout" in said
+
+
+def test_programs_that_do_not_run(place: Path) -> None:
+    """
+    A program that the system does not run is named, with the way out.
+    """
+    put_programs(place / "packages", 0o644)
+    parent = Parent(place / "data", packages=str(place / "packages"))
+    said = parent.answer()["error"]
+    parent.finish()
+    assert "bin/initdb cannot be run as the user" in said
+    assert "Permission denied. Run `make setup` again" in said
+
+
+def full_disk(place: Path, megabytes: int) -> contextlib.ExitStack:
+    """A very small file system at `place`/disk, gone again when the stack is closed."""
+    disk = place / "disk"
+    disk.mkdir()
+    stack = contextlib.ExitStack()
+    size = f"size={megabytes}m,mode=0755"
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", size, "tmpfs", disk], capture_output=True, check=False)
+    if mounted.returncode != 0:
+        pytest.skip(f"no small file system can be mounted here: {mounted.stderr.decode().strip()}")
+    stack.callback(lambda: subprocess.run(["umount", disk], check=True))
+    return stack
+
+
+@needs_root
+@pytest.mark.parametrize("megabytes", [1, 20, 34])
+def test_a_disk_too_small(place: Path, megabytes: int) -> None:
+    """
+    A disk that fills up while the database is made is named as the cause, however far it came.
+    """
+    with full_disk(place, megabytes):
+        assert f"The disk that holds {place}/disk/data is full." in refusal(place / "disk/data")
+
+
+@needs_root
+def test_a_disk_full_at_start(place: Path) -> None:
+    """
+    A disk that filled up since the last run is named as the cause, and freeing it is enough.
+    """
+    with full_disk(place, 120):
+        EmbeddedServers.open(place / "disk/data").close()
+        with contextlib.suppress(OSError), (place / "disk/filler").open("wb", 0) as filler:
+            while filler.write(b"\0" * 65_536):
+                pass
+        assert f"The disk that holds {place}/disk/data is full." in refusal(place / "disk/data")
+        (place / "disk/filler").unlink()
+        with EmbeddedServers.open(place / "disk/data") as servers:
+            assert psql(servers.database_url, "SELECT 1") == "1"
