@@ -141,10 +141,7 @@ def books(rows: Iterable[Row]) -> list[Book]:
     by_account: dict[str, list[Row]] = {}
     for row in rows:
         by_account.setdefault(row.account, []).append(row)
-    every = [
-        Book(account, tuple(sorted(lines, key=lambda row: row.seq)))
-        for account, lines in by_account.items()
-    ]
+    every = [Book(account, tuple(sorted(lines, key=lambda row: row.seq))) for account, lines in by_account.items()]
     # A book goes one row after the other: a long one that started last would run on alone.
     return sorted(every, key=lambda book: len(book.rows), reverse=True)
 

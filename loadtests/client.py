@@ -90,9 +90,7 @@ class LedgerClient:
 
     async def post_transfer(self, key: str, fields: dict[str, object]) -> Answer:
         """Post one transfer under its key."""
-        return await self._call(
-            Request("POST", "/v1/transfers", msgspec.json.encode(fields), key=key)
-        )
+        return await self._call(Request("POST", "/v1/transfers", msgspec.json.encode(fields), key=key))
 
     async def post_set(self, keyed: Sequence[tuple[str, dict[str, object]]]) -> list[Answer]:
         """Post transfers in order, all or none; one answer each."""
@@ -101,10 +99,7 @@ class LedgerClient:
         request = Request("POST", "/v1/transfers/bulk", body, items=True)
         answer = await self._call(request)
         results = self._results(request, answer, [f"{request} for key {key}" for key, _ in keyed])
-        return [
-            Answer(item.status, bytes(item.transfer), item.replayed, answer.repeated)
-            for item in results
-        ]
+        return [Answer(item.status, bytes(item.transfer), item.replayed, answer.repeated) for item in results]
 
     async def accounts(self) -> AsyncIterator[AccountState]:
         """Every account of the ledger, page by page."""

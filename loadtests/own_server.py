@@ -108,9 +108,7 @@ class OwnServer:
             os.killpg(self._process.pid, signal.SIGKILL)
             self._process.wait(KILLED_SECONDS_MAX)
 
-    def _run(
-        self, *arguments: str, seconds_max: float = COMMAND_SECONDS_MAX
-    ) -> "subprocess.CompletedProcess[str]":
+    def _run(self, *arguments: str, seconds_max: float = COMMAND_SECONDS_MAX) -> "subprocess.CompletedProcess[str]":
         command = [str(self._program), *arguments, "--data-dir", str(self._data)]
         return run_command(command, seconds_max, _environment())
 

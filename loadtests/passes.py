@@ -83,9 +83,7 @@ class _Posted(msgspec.Struct):
 class Passes:
     """Both passes over the same books through one client."""
 
-    def __init__(
-        self, client: LedgerClient, books: Sequence[Book], accounts_at_once: int, bulk: bool
-    ) -> None:
+    def __init__(self, client: LedgerClient, books: Sequence[Book], accounts_at_once: int, bulk: bool) -> None:
         self._client = client
         self._books = books
         self._accounts_at_once = accounts_at_once
@@ -101,9 +99,7 @@ class Passes:
         """Post every row under the same key; each must get its first answer, marked as replayed."""
         await self._run(tally, self._check_again)
 
-    async def _run(
-        self, tally: Tally, check: Callable[[Tally, Row, Transfer, Answer], None]
-    ) -> None:
+    async def _run(self, tally: Tally, check: Callable[[Tally, Row, Transfer, Answer], None]) -> None:
         waiting = iter(self._books)
 
         async def worker() -> None:
@@ -139,9 +135,7 @@ class Passes:
         tally.transfers += len(asked)
 
     async def _post_each(self, some: Sequence[Transfer]) -> list[Answer]:
-        return [
-            await self._client.post_transfer(transfer.key, transfer.fields()) for transfer in some
-        ]
+        return [await self._client.post_transfer(transfer.key, transfer.fields()) for transfer in some]
 
     async def _post_set(self, some: Sequence[Transfer]) -> list[Answer]:
         return await self._client.post_set([(item.key, item.fields()) for item in some])
@@ -162,9 +156,7 @@ class Passes:
         out = transfer.source == row.account
         balance = posted.source_balance if out else posted.destination_balance
         if balance != row.balance_after:
-            tally.mismatches.append(
-                Mismatch(f"{row}, balance", f"{row.balance_after}", f"{balance}")
-            )
+            tally.mismatches.append(Mismatch(f"{row}, balance", f"{row.balance_after}", f"{balance}"))
 
     def _remember(self, account: str, version: int, balance: int) -> None:
         known = self.memory.stands.get(account)
@@ -177,9 +169,7 @@ class Passes:
         if not answer.replayed:
             tally.mismatches.append(Mismatch(what, "a replayed answer", "one not marked as such"))
         elif _digest(answer) != self.memory.digests[transfer.key]:
-            tally.mismatches.append(
-                Mismatch(what, "the first answer's status and bytes", f"others ({answer.status})")
-            )
+            tally.mismatches.append(Mismatch(what, "the first answer's status and bytes", f"others ({answer.status})"))
 
 
 def _chunks(rows: Sequence[Row], size: int) -> Iterator[tuple[Row, ...]]:

@@ -17,9 +17,7 @@ BAR_COLUMNS = 12
 
 
 @asynccontextmanager
-async def shown(
-    console: Console, title: str, rows: int, tally: Tally, client: LedgerClient
-) -> AsyncIterator[None]:
+async def shown(console: Console, title: str, rows: int, tally: Tally, client: LedgerClient) -> AsyncIterator[None]:
     """Show the tally while the body runs, and a last time when it has ended."""
     if not console.is_terminal:
         watch = asyncio.create_task(_lines(console, title, rows, tally, client))
@@ -56,9 +54,7 @@ async def _bar(draw: Callable[[], None]) -> None:
         await asyncio.sleep(BAR_SECONDS)
 
 
-async def _lines(
-    console: Console, title: str, rows: int, tally: Tally, client: LedgerClient
-) -> None:
+async def _lines(console: Console, title: str, rows: int, tally: Tally, client: LedgerClient) -> None:
     while True:
         await asyncio.sleep(LINE_SECONDS)
         console.print(_line(title, rows, tally, client))
@@ -69,6 +65,4 @@ def _line(title: str, rows: int, tally: Tally, client: LedgerClient) -> str:
 
 
 def _note(tally: Tally, client: LedgerClient) -> str:
-    return (
-        f"{tally.rate():,.0f}/s, {client.in_flight} in flight, {len(tally.mismatches)} mismatches"
-    )
+    return f"{tally.rate():,.0f}/s, {client.in_flight} in flight, {len(tally.mismatches)} mismatches"

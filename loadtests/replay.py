@@ -157,9 +157,7 @@ def _audit(report: Report, command: str | None, own: OwnServer | None, out: Cons
     out.print(said(done))
 
 
-async def _replay(
-    url: str, key: str, rows: list[berka.Row], options: argparse.Namespace, out: Console
-) -> Report:
+async def _replay(url: str, key: str, rows: list[berka.Row], options: argparse.Namespace, out: Console) -> Report:
     books = berka.books(rows)
     names = berka.accounts(rows)
     first = Tally(mismatches=[])

@@ -29,6 +29,4 @@ if sys.version_info < PYTHON_MIN:
         + " is on PATH."
     )
 
-runpy.run_path(
-    os.path.join(os.path.dirname(os.path.abspath(__file__)), "make_venv.py"), run_name="__main__"
-)
+runpy.run_path(os.path.join(os.path.dirname(os.path.abspath(__file__)), "make_venv.py"), run_name="__main__")

@@ -62,17 +62,13 @@ BANNED = [
 ]
 BANNED_PATTERNS = [(re.compile(pattern, re.IGNORECASE), text) for pattern, text in BANNED]
 
-CONSTRAINT = re.compile(
-    r"\b(PRIMARY\s+KEY|UNIQUE|CHECK|FOREIGN\s+KEY|EXCLUDE|REFERENCES)\b", re.IGNORECASE
-)
+CONSTRAINT = re.compile(r"\b(PRIMARY\s+KEY|UNIQUE|CHECK|FOREIGN\s+KEY|EXCLUDE|REFERENCES)\b", re.IGNORECASE)
 NAMED = re.compile(r"\bCONSTRAINT\s+\w+\s*\Z", re.IGNORECASE)
 # What stands before these words when they are no constraint: an index, a view, a foreign key.
 NOT_A_CONSTRAINT = {
     "UNIQUE": re.compile(r"\bCREATE\s+\Z", re.IGNORECASE),
     "CHECK": re.compile(r"\bWITH\s+(?:LOCAL\s+|CASCADED\s+)?\Z", re.IGNORECASE),
-    "REFERENCES": re.compile(
-        r"\bCONSTRAINT\s+\w+\s+FOREIGN\s+KEY\s*\([^()]*\)\s*\Z|\bGRANT\b[^;]*\Z", re.IGNORECASE
-    ),
+    "REFERENCES": re.compile(r"\bCONSTRAINT\s+\w+\s+FOREIGN\s+KEY\s*\([^()]*\)\s*\Z|\bGRANT\b[^;]*\Z", re.IGNORECASE),
 }
 UNNAMED_INDEX = re.compile(r"\bINDEX\s+(?:CONCURRENTLY\s+)?ON\b", re.IGNORECASE)
 

@@ -76,8 +76,7 @@ def is_complete(level: str) -> bool:
     if UNFINISHED.exists() or not PYTHON.exists():
         return False
     return any(
-        stamp_file(name).exists() and stamp_file(name).read_text() == stamp_of(name)
-        for name in STANDS_FOR[level]
+        stamp_file(name).exists() and stamp_file(name).read_text() == stamp_of(name) for name in STANDS_FOR[level]
     )
 
 
@@ -108,9 +107,7 @@ def venv_is_usable() -> bool:
     made_in = STATE / "made_in"
     if made_in.exists() and made_in.read_text() != str(ROOT):
         return False
-    return PYTHON.exists() and works(
-        str(PYTHON), "-c", f"import pip, sys; sys.exit(sys.version_info < {PYTHON_MIN})"
-    )
+    return PYTHON.exists() and works(str(PYTHON), "-c", f"import pip, sys; sys.exit(sys.version_info < {PYTHON_MIN})")
 
 
 def venv_command() -> list[str]:

@@ -163,9 +163,7 @@ def test_locks_name_hashes_and_no_address() -> None:
         assert "://" not in text, shown(path)
         assert "--index-url" not in text, shown(path)
         entries = re.split(r"\n(?=\S)", text.strip())
-        unhashed = [
-            entry for entry in entries if "==" not in entry or "--hash=sha256:" not in entry
-        ]
+        unhashed = [entry for entry in entries if "==" not in entry or "--hash=sha256:" not in entry]
         assert unhashed == [], shown(path)
 
 

@@ -120,9 +120,7 @@ class Accounts:
         Raises:
             QueueFullError, StoreUnavailableError: It could not be done; the same call again is safe.
         """
-        rows = await self._database.write(
-            "account_create_many", ledger_id, *map(list, zip(*requests, strict=True))
-        )
+        rows = await self._database.write("account_create_many", ledger_id, *map(list, zip(*requests, strict=True)))
         accounts = {row["id"]: Account(*row.values()) for row in rows}
         fresh = set(accounts)
         others = [request.id for request in requests if request.id not in accounts]
@@ -141,9 +139,7 @@ class Accounts:
         rows = await self._database.read("account_page", ledger_id, prefix, prefix + "\x7f", after, limit)
         return [Account(*row.values()) for row in rows]
 
-    async def change(
-        self, ledger_id: int, account_id: str, change: AccountChange, if_version: int | None
-    ) -> Account:
+    async def change(self, ledger_id: int, account_id: str, change: AccountChange, if_version: int | None) -> Account:
         """
         Change an account and return it.
 

@@ -75,9 +75,7 @@ class History:
                 "transfer_page_by_reference_and_account", ledger_id, reference, account, before_id, limit
             )
         elif reference is not None:
-            rows = await self._database.read(
-                "transfer_page_by_reference", ledger_id, reference, before_id, limit
-            )
+            rows = await self._database.read("transfer_page_by_reference", ledger_id, reference, before_id, limit)
         elif account is not None:
             rows = await self._database.read(
                 "transfer_page_by_account", ledger_id, account, before_at, before_id, limit

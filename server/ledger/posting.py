@@ -104,9 +104,7 @@ class PostingLane:
         outcomes: list[Outcome] = []
         for start in range(0, len(requests), step):
             part = tuple(requests[start : start + step])
-            while first := next(
-                (p for r in part if (p := self._pending.get((ledger_id, r.key))) is not None), None
-            ):
+            while first := next((p for r in part if (p := self._pending.get((ledger_id, r.key))) is not None), None):
                 await self._join(first)
             outcomes += await self._submit(ledger_id, Unit(part, atomic, time.monotonic()))
         return outcomes

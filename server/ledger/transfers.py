@@ -1,6 +1,5 @@
 """Transfers: what is asked for, what is kept of it, and what may become of it."""
 
-
 from datetime import datetime
 from typing import NamedTuple
 from uuid import UUID
@@ -90,6 +89,4 @@ def resolve_known(request: TransferRequest, attempt: Attempt) -> Outcome:
     if attempt.fingerprint == request.fingerprint:
         # The identifier is made once a request: finding it means that an earlier sending of this very batch did commit.
         return Bound(attempt, replayed=attempt.id != request.id)
-    return Reused(
-        attempt, tuple(field for field in _COMPARED if getattr(attempt, field) != getattr(request, field))
-    )
+    return Reused(attempt, tuple(field for field in _COMPARED if getattr(attempt, field) != getattr(request, field)))

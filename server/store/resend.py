@@ -1,4 +1,4 @@
-"""Sending a transaction again until its outcome is known, for transactions that idempotency keys make safe to repeat."""
+"""Sending a transaction again until its outcome is known: idempotency keys make it safe."""
 
 import time
 from collections.abc import Awaitable, Callable

@@ -1,4 +1,4 @@
-"""Named places where a test makes the rare thing happen. Armed by a setting; otherwise they cost one attribute look-up."""
+"""Named places where a test makes the rare thing happen, armed by a setting."""
 
 import asyncio
 import os
@@ -34,7 +34,7 @@ class Failpoints:
         for part in filter(None, (part.strip() for part in text.split(","))):
             match = _POINT.match(part)
             if match is None or match["name"] not in NAMES:
-                raise ValueError(f"not a failpoint: expected NAME=kill|raise|stall[@N] with NAME one of {', '.join(NAMES)}")
+                raise ValueError(f"expected NAME=kill|raise|stall[@N] with NAME one of {', '.join(NAMES)}")
             self._points[match["name"]] = (match["action"], int(match["time"] or 1))
         self.armed = bool(self._points)
 

@@ -31,8 +31,7 @@ def line(
     """
     kind = "PRIJEM" if sign == "+" else "VYDAJ"
     return (
-        f"{seq},9{seq},{account},990101,{sign},{amount},1234,0,{rounding},{kind},"
-        f"{operation},{k_symbol},{partner_bank},"
+        f"{seq},9{seq},{account},990101,{sign},{amount},1234,0,{rounding},{kind},{operation},{k_symbol},{partner_bank},"
     )
 
 
@@ -107,9 +106,7 @@ def test_every_pair_of_the_table_is_tested() -> None:
         ),
     ],
 )
-def test_transfers(
-    tmp_path: Path, sign: str, rounding: int, expected: list[tuple[str, str, str, int]]
-) -> None:
+def test_transfers(tmp_path: Path, sign: str, rounding: int, expected: list[tuple[str, str, str, int]]) -> None:
     """
     The sign turns the transfer round; what was rounded away is a transfer of its own.
     """

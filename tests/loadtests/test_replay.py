@@ -20,8 +20,7 @@ SECONDS_MAX = 300
 pytestmark = pytest.mark.timeout(2 * SECONDS_MAX)
 
 HEADER = (
-    "seq,trans_id,account_id,date,sign,amount_cents,bank_balance_cents,rounding_cents,"
-    "operation,k_symbol,partner_bank"
+    "seq,trans_id,account_id,date,sign,amount_cents,bank_balance_cents,rounding_cents,operation,k_symbol,partner_bank"
 )
 # Two accounts whose figures were made up; the last column but two is the balance after the row.
 BOOKS = (
@@ -134,9 +133,7 @@ def test_too_many_wrong_balances_end_the_run(server: OwnServer, tmp_path: Path) 
 
 
 @pytest.mark.parametrize(("command", "code", "verdict"), [("true", 0, "clean"), ("false", 1, "fa")])
-def test_the_audit_counts(
-    server: OwnServer, books: Path, command: str, code: int, verdict: str
-) -> None:
+def test_the_audit_counts(server: OwnServer, books: Path, command: str, code: int, verdict: str) -> None:
     """
     Where every balance holds, the audit's exit code still decides.
     """

@@ -101,9 +101,7 @@ def test_failed_install_is_not_believed(checkout: Path) -> None:
     assert setup(checkout) == (0, "", [])
 
 
-def test_missing_ensurepip_is_said_plainly(
-    checkout: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_missing_ensurepip_is_said_plainly(checkout: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """
     Without ensurepip, uv and virtualenv, the message says what to install.
     """

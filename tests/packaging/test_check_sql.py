@@ -73,15 +73,9 @@ def test_an_empty_folder_is_a_finding(tmp_path: Path) -> None:
         pytest.param("SELECT 1;", "1: a statement without", id="a header is due"),
         pytest.param("SELECT 1;\n" + QUERY, "1: a statement without", id="before the first header"),
         pytest.param("-- name: read(id)\n", "1: the header is not", id="a name is noun and verb"),
-        pytest.param(
-            "-- name: a_read(id,x)\n-- A.\nSELECT $1, $2", "1: a_read: arguments are", id="spacing"
-        ),
-        pytest.param(
-            "-- name: a_read(id, id)\n-- A.\nSELECT $1, $2", "1: a_read: an argument", id="doubled"
-        ),
-        pytest.param(
-            "-- name: a_read()\nSELECT 1", "1: a_read: the second line", id="a sentence is due"
-        ),
+        pytest.param("-- name: a_read(id,x)\n-- A.\nSELECT $1, $2", "1: a_read: arguments are", id="spacing"),
+        pytest.param("-- name: a_read(id, id)\n-- A.\nSELECT $1, $2", "1: a_read: an argument", id="doubled"),
+        pytest.param("-- name: a_read()\nSELECT 1", "1: a_read: the second line", id="a sentence is due"),
         pytest.param(
             "-- name: a_read()\n-- no sentence\nSELECT 1",
             "1: a_read: the second",
@@ -93,12 +87,8 @@ def test_an_empty_folder_is_a_finding(tmp_path: Path) -> None:
             "1: a_read: more than one",
             id="only one",
         ),
-        pytest.param(
-            "-- name: a_read(id)\n-- A.\nSELECT '$1'", "names 1 arguments", id="argument unused"
-        ),
-        pytest.param(
-            "-- name: a_read(id)\n-- A.\nSELECT $1, $2", "uses $1, $2", id="parameter unnamed"
-        ),
+        pytest.param("-- name: a_read(id)\n-- A.\nSELECT '$1'", "names 1 arguments", id="argument unused"),
+        pytest.param("-- name: a_read(id)\n-- A.\nSELECT $1, $2", "uses $1, $2", id="parameter unnamed"),
         pytest.param("-- name: a_read(a, b)\n-- A.\nSELECT $2", "uses $2", id="a gap"),
         pytest.param(QUERY + "\n" + QUERY, "1: thing_read stands in", id="a name is given once"),
     ],

@@ -91,9 +91,7 @@ def test_every_copied_source_exists() -> None:
     Whatever is copied out of the checkout is there, and .dockerignore lets it through.
     """
     allowed = [
-        line[1:].rstrip("/")
-        for line in (ROOT / ".dockerignore").read_text().splitlines()
-        if line.startswith("!")
+        line[1:].rstrip("/") for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")
     ]
     copied = [source for stage in STAGES.values() for source in sources(stage)]
     assert copied

@@ -28,9 +28,7 @@ def run(*command: str, cwd: Path, python_path: Path | None = None) -> str:
     environment = {name: text for name, text in os.environ.items() if name != "PYTHONPATH"}
     if python_path:
         environment["PYTHONPATH"] = str(python_path)
-    done = subprocess.run(
-        command, cwd=cwd, env=environment, capture_output=True, text=True, check=False
-    )
+    done = subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 

@@ -1,0 +1,1 @@
+"""The surface callers see: routes, requests, answers, problems."""

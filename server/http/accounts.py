@@ -1,0 +1,235 @@
+"""Routes of accounts."""
+
+import re
+from datetime import datetime
+
+import msgspec
+from msgspec import UNSET
+
+from server.http import models, render
+from server.http.body import decode, read_body, shape_problem
+from server.http.call import Call, page_limit, whole_number
+from server.http.cursors import Instant, Version, read_cursor, write_cursor
+from server.http.limits import BODY_MAX_BYTES, BULK_BODY_MAX_BYTES
+from server.http.parts import Parts
+from server.http.problems import Problem, invalid
+from server.http.reply import Reply
+from server.ledger.accounts import (
+    Account,
+    AccountChange,
+    AccountNotFoundError,
+    AccountRequest,
+    LimitsConflictError,
+    MetadataFullError,
+    Opened,
+    VersionChangedError,
+)
+from server.ledger.history import TIME_MAX, TIME_MIN, FutureInstantError
+from server.ledger.limits import ACCOUNT_ID_PATTERN
+
+_REPLAYED = b"Idempotent-Replayed: true\r\n"
+_ACCOUNT_ID = re.compile(ACCOUNT_ID_PATTERN.replace("$", r"\Z"))
+_ETAG = re.compile(r'(?:W/)?"([^"]*)"')
+
+
+def _etag(account: Account) -> bytes:
+    # Callers may keep an answer, but have to ask whether it still holds.
+    return b'ETag: "%d"\r\nCache-Control: private, no-cache\r\n' % account.version
+
+
+def _requested(body: models.AccountCreate) -> AccountRequest:
+    if body.floor is not None and body.ceiling is not None and body.floor > body.ceiling:
+        raise invalid("/floor", "The floor lies above the ceiling.")
+    return AccountRequest(body.id, body.currency, body.floor, body.ceiling, models.canonical(body.metadata))
+
+
+def _difference(request: AccountRequest, account: Account) -> list[str]:
+    """Return the names of the fields in which an existing account differs from what was asked for."""
+    fields = [name for name in ("currency", "floor", "ceiling") if getattr(request, name) != getattr(account, name)]
+    if msgspec.json.decode(request.metadata) != msgspec.json.decode(account.metadata):
+        fields.append("metadata")
+    return fields
+
+
+def _exists(fields: list[str]) -> Problem:
+    return Problem(
+        "account_exists", f"The account exists and differs in: {', '.join(fields)}.", members={"fields": fields}
+    )
+
+
+async def create_account(call: Call, parts: Parts) -> Reply:
+    """Open an account, once."""
+    request = _requested(decode(models.account_create, await read_body(call.request, BODY_MAX_BYTES)))
+    opened = (await parts.accounts.open_many(call.ledger_id, [request]))[0]
+    if opened.created:
+        return Reply(201, render.account(opened.account), headers=_etag(opened.account))
+    if fields := _difference(request, opened.account):
+        raise _exists(fields)
+    return Reply(200, render.account(opened.account), headers=_REPLAYED + _etag(opened.account))
+
+
+async def create_accounts(call: Call, parts: Parts) -> Reply:
+    """Open up to 1,000 accounts, each for itself."""
+    body = decode(models.account_bulk, await read_body(call.request, BULK_BODY_MAX_BYTES))
+    asked: list[AccountRequest | Problem] = []
+    for number, raw in enumerate(body.accounts):
+        try:
+            asked.append(_requested(models.account_create.decode(raw)))
+        except msgspec.ValidationError as error:
+            asked.append(shape_problem(error, f"/accounts/{number}"))
+        except ValueError:
+            asked.append(invalid(f"/accounts/{number}", "The item is not JSON in UTF-8."))
+        except Problem as problem:
+            asked.append(problem)
+    requests = [item for item in asked if isinstance(item, AccountRequest)]
+    opened = iter(await parts.accounts.open_many(call.ledger_id, requests) if requests else [])
+    items = [_item(call, item if isinstance(item, Problem) else _judge(item, next(opened))) for item in asked]
+    return Reply(200, render.results(items))
+
+
+def _judge(request: AccountRequest, opened: Opened) -> Opened | Problem:
+    if not opened.created and (fields := _difference(request, opened.account)):
+        return _exists(fields)
+    return opened
+
+
+def _item(call: Call, result: Opened | Problem) -> bytes:
+    if isinstance(result, Problem):
+        return b'{"status":%d,"replayed":false,"problem":%b}' % (
+            result.kind.status,
+            result.body(call.request_id, write=True),
+        )
+    return b'{"status":%d,"replayed":%b,"account":%b}' % (
+        201 if result.created else 200,
+        b"false" if result.created else b"true",
+        render.account(result.account),
+    )
+
+
+async def get_account(call: Call, parts: Parts) -> Reply:
+    """Read an account as it is committed now."""
+    parameters = call.query("min_version")
+    account = await _read(call, parts)
+    if "min_version" in parameters and account.version < whole_number("min_version", parameters["min_version"]):
+        raise Problem("version_not_reached", f"The account is at version {account.version}.")
+    etag = _etag(account)
+    match = call.request.headers.get("If-None-Match")
+    if match is not None and (match.strip() == "*" or str(account.version) in _ETAG.findall(match)):
+        return Reply(304, b"", headers=etag)
+    return Reply(200, render.account(account), headers=etag)
+
+
+async def _read(call: Call, parts: Parts) -> Account:
+    account_id = call.ids[0]
+    if not _ACCOUNT_ID.match(account_id):
+        raise Problem("account_not_found")
+    try:
+        return await parts.accounts.read(call.ledger_id, account_id)
+    except AccountNotFoundError:
+        raise Problem("account_not_found") from None
+
+
+async def list_accounts(call: Call, parts: Parts) -> Reply:
+    """List the accounts of the ledger by id."""
+    parameters = call.query("prefix", "limit", "cursor")
+    limit = page_limit(parameters)
+    prefix = parameters.get("prefix", "")
+    if prefix and not _ACCOUNT_ID.match(prefix):
+        raise invalid("prefix", "No account id begins like this.")
+    after = read_cursor(parameters["cursor"], str) if "cursor" in parameters else ""
+    if not after.isascii() or "\x00" in after:
+        raise invalid("cursor", "This is not a cursor of this list.")
+    accounts = await parts.accounts.page(call.ledger_id, prefix, after, limit + 1)
+    more = write_cursor(accounts[limit - 1].id) if len(accounts) > limit else None
+    return Reply(200, render.page([render.account(account) for account in accounts[:limit]], more))
+
+
+async def patch_account(call: Call, parts: Parts) -> Reply:
+    """Change an account's limits, metadata, or whether it is closed."""
+    body = decode(models.account_patch, await read_body(call.request, BODY_MAX_BYTES))
+    if_version = _if_match(call)
+    if not _ACCOUNT_ID.match(call.ids[0]):
+        raise Problem("account_not_found")
+    change = AccountChange(
+        set_floor=body.floor is not UNSET,
+        floor=None if body.floor is UNSET else body.floor,
+        set_ceiling=body.ceiling is not UNSET,
+        ceiling=None if body.ceiling is UNSET else body.ceiling,
+        closed=None if body.closed is UNSET else body.closed,
+        metadata_merge=msgspec.json.encode(body.metadata).decode() if isinstance(body.metadata, dict) else None,
+        metadata_clear=body.metadata is None,
+    )
+    try:
+        account = await parts.accounts.change(call.ledger_id, call.ids[0], change, if_version)
+    except AccountNotFoundError:
+        raise Problem("account_not_found") from None
+    except VersionChangedError:
+        raise Problem("precondition_failed") from None
+    except LimitsConflictError:
+        raise Problem("limits_conflict") from None
+    except MetadataFullError:
+        raise Problem("metadata_full") from None
+    return Reply(200, render.account(account), headers=_etag(account))
+
+
+def _if_match(call: Call) -> int | None:
+    """Return the version that If-Match names; None when any will do."""
+    given = call.request.headers.get("If-Match")
+    if given is None or given.strip() == "*":
+        return None
+    match = _ETAG.fullmatch(given.strip())
+    if match is None:
+        raise invalid("If-Match", "One entity tag is expected, as ETag gave it.")
+    # A tag that was never given out matches nothing.
+    return int(match[1]) if match[1].isascii() and match[1].isdigit() and len(match[1]) < 19 else 0
+
+
+def _time(name: str, text: str) -> datetime:
+    """Return the instant that a parameter names in RFC 3339."""
+    try:
+        at = msgspec.convert(text, datetime)
+    except msgspec.ValidationError:
+        at = None
+    if at is None or at.tzinfo is None or not TIME_MIN.year < at.year < TIME_MAX.year:
+        raise invalid(name, "An instant with its offset is expected, as 2026-01-31T12:00:00Z.")
+    return at
+
+
+async def list_entries(call: Call, parts: Parts) -> Reply:
+    """List what transfers did to an account, newest first."""
+    parameters = call.query("limit", "cursor", "from", "to")
+    limit = page_limit(parameters)
+    if not _ACCOUNT_ID.match(call.ids[0]):
+        raise Problem("account_not_found")
+    before = read_cursor(parameters["cursor"], tuple[Instant, Version]) if "cursor" in parameters else None
+    try:
+        entries = await parts.history.entries(
+            call.ledger_id,
+            call.ids[0],
+            since=_time("from", parameters["from"]) if "from" in parameters else TIME_MIN,
+            until=_time("to", parameters["to"]) if "to" in parameters else TIME_MAX,
+            before=before,
+            limit=limit + 1,
+        )
+    except AccountNotFoundError:
+        raise Problem("account_not_found") from None
+    last = entries[limit - 1] if len(entries) > limit else None
+    more = write_cursor((last.created_at, last.version)) if last is not None else None
+    return Reply(200, render.page([render.entry(entry) for entry in entries[:limit]], more))
+
+
+async def get_balance(call: Call, parts: Parts) -> Reply:
+    """Read the balance of an account as it was at an instant."""
+    parameters = call.query("at")
+    if "at" not in parameters:
+        raise invalid("at", "The parameter is required.")
+    at = _time("at", parameters["at"])
+    if not _ACCOUNT_ID.match(call.ids[0]):
+        raise Problem("account_not_found")
+    try:
+        past = await parts.history.balance_at(call.ledger_id, call.ids[0], at)
+    except AccountNotFoundError:
+        raise Problem("account_not_found") from None
+    except FutureInstantError:
+        raise invalid("at", "The instant has not come yet.") from None
+    return Reply(200, render.past_balance(call.ids[0], at, past))

@@ -1,0 +1,149 @@
+"""Bodies: read within limits, decoded strictly, with a pointer to whatever is wrong."""
+
+import asyncio
+import json
+import re
+from typing import TypeVar
+
+import msgspec
+from aiohttp.http_exceptions import HttpProcessingError
+from aiohttp.web import BaseRequest
+
+from server.http.limits import BODY_DEADLINE_SECONDS
+from server.http.problems import Problem, invalid
+
+T = TypeVar("T")
+
+_AT = re.compile(r" - at `(?P<key>key` in `)?\$(?P<path>[^`]*)`$")
+_STEP = re.compile(r"\.([^.\[\]]+)|\[(\d+)\]|(\[\.\.\.\])")
+_FIELD = re.compile(r"^Object (?:missing required|contains unknown) field `(?P<name>.*)`", re.DOTALL)
+# Characters of a member's name that are repeated to its sender.
+_NAME_SHOWN_MAX = 64
+
+
+async def read_body(request: BaseRequest, limit: int) -> bytes:
+    """
+    Return the body of a JSON request.
+
+    Args:
+        limit: Bytes it may have.
+
+    Raises:
+        Problem: It is not JSON by its headers, is too large, or does not arrive in time.
+    """
+    headers = request.headers
+    content_type = headers.get("Content-Type", "")
+    if content_type != "application/json":
+        media, _, parameters = content_type.partition(";")
+        charset = parameters.strip().lower().replace('"', "")
+        if media.strip().lower() != "application/json" or charset not in ("", "charset=utf-8"):
+            raise Problem("unsupported_media_type")
+    if "Content-Encoding" in headers:
+        raise Problem("unsupported_media_type", "Compressed bodies are not taken.")
+    length = request.content_length
+    if length is not None and length > limit:
+        raise Problem("body_too_large", f"The body has more than {limit} bytes.")
+    content = request.content
+    if content.is_eof():
+        body = content.read_nowait()
+    else:
+        body = await _read_slowly(request, limit)
+    if len(body) > limit:
+        raise Problem("body_too_large", f"The body has more than {limit} bytes.")
+    return body
+
+
+async def _read_slowly(request: BaseRequest, limit: int) -> bytes:
+    """Read a body that has not arrived yet, one piece over the limit at most."""
+    if request.headers.get("Expect", "").lower() == "100-continue" and request.transport is not None:
+        request.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+    parts = bytearray()
+    try:
+        async with asyncio.timeout(BODY_DEADLINE_SECONDS):
+            while len(parts) <= limit:
+                part = await request.content.readany()
+                if not part:
+                    break
+                parts += part
+    except TimeoutError:
+        raise Problem("invalid_request", "The body did not arrive in time.") from None
+    except HttpProcessingError:
+        raise Problem("malformed_request", "The body is not framed as its headers say.") from None
+    return bytes(parts)
+
+
+def decode(decoder: "msgspec.json.Decoder[T]", body: bytes) -> T:
+    """
+    Return what *decoder* makes of *body*.
+
+    Raises:
+        Problem: The body is not JSON in UTF-8, repeats a member, holds a NUL, or is of another shape.
+    """
+    try:
+        value = decoder.decode(body)
+        _refuse_repeated_members(body)
+    except msgspec.ValidationError as error:
+        raise shape_problem(error) from None
+    except (ValueError, RecursionError):
+        raise invalid("", "The body is not JSON in UTF-8.") from None
+    if b"\\u0000" in body:
+        _refuse_nul(body)
+    return value
+
+
+def shape_problem(error: msgspec.ValidationError, prefix: str = "") -> Problem:
+    """Return the problem that a decoder's message describes, with a JSON pointer below *prefix*."""
+    message = str(error)
+    pointer = prefix
+    at = _AT.search(message)
+    if at is not None:
+        message = message[: at.start()]
+        for step in _STEP.finditer(at["path"]):
+            pointer += "/" + (step[1] or step[2] or "-")
+    named = _FIELD.match(message)
+    if named is not None:
+        name = named["name"][:_NAME_SHOWN_MAX]
+        pointer += "/" + name.replace("~", "~0").replace("/", "~1")
+        message = "The field is required." if "missing" in message[:16] else "The field is not known here."
+    elif at is not None and at["key"]:
+        message = "A key: " + message
+    return invalid(pointer, message.replace("`", ""))
+
+
+def _refuse_repeated_members(body: bytes) -> None:
+    # Python's own decoder is the one that shows repeated members; what it would accept too much of has been refused.
+    try:
+        json.loads(body, object_pairs_hook=_unique_members)
+    except _RepeatedMemberError as error:
+        raise invalid("/" + error.args[0], "The field is repeated.") from None
+
+
+class _RepeatedMemberError(Exception):
+    pass
+
+
+def _unique_members(pairs: list[tuple[str, object]]) -> None:
+    if len({pair[0] for pair in pairs}) < len(pairs):
+        seen = set()
+        for name, _ in pairs:
+            if name in seen:
+                raise _RepeatedMemberError(name[:_NAME_SHOWN_MAX])
+            seen.add(name)
+
+
+def _refuse_nul(body: bytes) -> None:
+    """Find the string that holds a NUL, which JSON can spell and Postgres cannot store."""
+
+    def search(value: object, pointer: str) -> None:
+        if isinstance(value, str):
+            if "\x00" in value:
+                raise invalid(pointer, "The text holds a NUL character.")
+        elif isinstance(value, dict):
+            for name, member in value.items():
+                search(name, pointer)
+                search(member, f"{pointer}/{name}")
+        elif isinstance(value, list):
+            for number, member in enumerate(value):
+                search(member, f"{pointer}/{number}")
+
+    search(json.loads(body), "")

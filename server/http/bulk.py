@@ -1,0 +1,120 @@
+"""The route that posts many transfers: each for itself, or all or none."""
+
+import hashlib
+
+import msgspec
+
+from server.http import models, render
+from server.http.body import decode, read_body, shape_problem
+from server.http.call import Call
+from server.http.limits import BULK_BODY_MAX_BYTES
+from server.http.parts import Parts
+from server.http.problems import Problem, invalid
+from server.http.reply import Reply
+from server.http.transfers import check_shape, fingerprint, in_use, not_bound, requested
+from server.ledger.posting import KeyInUseError
+from server.ledger.transfers import Bound, Outcome, TransferRequest, resolve_known
+
+_Asked = TransferRequest | Problem
+
+
+async def create_transfers(call: Call, parts: Parts) -> Reply:
+    """Post up to 1,000 transfers in order and say what became of each."""
+    body = await read_body(call.request, BULK_BODY_MAX_BYTES)
+    bulk = decode(models.transfer_bulk, body)
+    whole = fingerprint(call, body) if bulk.atomic else None
+    asked = [_read_item(call, number, raw, whole) for number, raw in enumerate(bulk.transfers)]
+    repeated = _find_repeated(asked)
+    if bulk.atomic:
+        for number in repeated:
+            pointer = f"/transfers/{number}/key"
+            asked[number] = invalid(pointer, "The key is used twice in one atomic set.")
+        if any(isinstance(item, Problem) for item in asked):
+            return _reply(call, [_unposted(item) for item in asked])
+    requests = [
+        item for number, item in enumerate(asked) if isinstance(item, TransferRequest) and number not in repeated
+    ]
+    try:
+        outcomes = await parts.posting.post_many(call.ledger_id, requests, atomic=bulk.atomic) if requests else []
+    except KeyInUseError:
+        raise in_use() from None
+    by_key = {r.key: outcome for r, outcome in zip(requests, outcomes, strict=True)}
+    return _reply(call, [_judge(item, number in repeated, by_key) for number, item in enumerate(asked)])
+
+
+def _read_item(call: Call, number: int, raw: msgspec.Raw, whole: bytes | None) -> _Asked:
+    """
+    Return the transfer an item asks for, or what is wrong with it.
+
+    The fingerprint of an item of an atomic set is that of the whole request: the same key in another
+    set is another request. Elsewhere it is that of the item's own bytes, so a caller may retry the
+    same item in other company.
+    """
+    prefix = f"/transfers/{number}"
+    try:
+        item = models.transfer_item.decode(raw)
+        check_shape(item, prefix)
+        digest = whole or hashlib.sha256(f"{call.request.method} {call.path}\n".encode() + bytes(raw)).digest()
+        return requested(call, item.key, digest, item)
+    except msgspec.ValidationError as error:
+        return shape_problem(error, prefix)
+    except ValueError:
+        return invalid(prefix, "The item is not JSON in UTF-8.")
+    except Problem as problem:
+        return problem
+
+
+def _find_repeated(asked: list[_Asked]) -> set[int]:
+    """Return the positions of items whose key an earlier item has."""
+    seen: set[str] = set()
+    repeated = set()
+    for number, item in enumerate(asked):
+        if isinstance(item, Problem):
+            continue
+        if item.key in seen:
+            repeated.add(number)
+        seen.add(item.key)
+    return repeated
+
+
+def _unposted(item: _Asked) -> Problem:
+    """Return what an item of a set is told that was never sent, because an item of it is wrong."""
+    if isinstance(item, Problem):
+        return item
+    return Problem("linked_failed", "Another transfer of the set is not valid; nothing was done.", retry="same_key")
+
+
+def _judge(item: _Asked, repeated: bool, by_key: dict[str, Outcome]) -> Bound | Problem:
+    if isinstance(item, Problem):
+        return item
+    outcome = by_key[item.key]
+    if isinstance(outcome, Bound):
+        if not repeated:
+            return outcome
+        # The second item of a key is a retry of the first, or another request under its key.
+        outcome = resolve_known(item, outcome.attempt)
+        if isinstance(outcome, Bound):
+            return outcome
+    return not_bound(outcome)
+
+
+def _reply(call: Call, results: list[Bound | Problem] | list[Problem]) -> Reply:
+    return Reply(200, render.results([_item(call, result) for result in results]))
+
+
+def _item(call: Call, result: Bound | Problem) -> bytes:
+    if isinstance(result, Problem):
+        return b'{"status":%d,"replayed":false,"problem":%b}' % (
+            result.kind.status,
+            result.body(call.request_id, write=True),
+        )
+    attempt = result.attempt
+    replayed = b"true" if result.replayed else b"false"
+    if attempt.refusal is None:
+        return b'{"status":201,"replayed":%b,"transfer":%b}' % (replayed, render.transfer(attempt))
+    problem = render.refusal(attempt)
+    return b'{"status":%d,"replayed":%b,"problem":%b}' % (
+        problem.kind.status,
+        replayed,
+        problem.body(attempt.refusal_request_id or "", write=True),
+    )

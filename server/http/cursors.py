@@ -1,0 +1,40 @@
+"""Cursors: the last row seen, opaque to callers, valid while rows are added."""
+
+import base64
+import binascii
+from datetime import datetime
+from typing import Annotated, TypeVar
+
+import msgspec
+
+from server.http.problems import invalid
+
+T = TypeVar("T")
+
+# What cursors hold, as strictly as the database takes it.
+Instant = Annotated[datetime, msgspec.Meta(tz=True)]
+Version = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
+
+# Characters of a cursor: the longest holds an account id.
+CURSOR_LENGTH_MAX = 256
+
+
+def write_cursor(position: object) -> str:
+    """Return *position*, which msgspec can encode, as a cursor."""
+    return base64.urlsafe_b64encode(msgspec.msgpack.encode(position)).decode().rstrip("=")
+
+
+def read_cursor(text: str, kind: type[T]) -> T:
+    """
+    Return the position a cursor stands for.
+
+    Raises:
+        Problem: It is no cursor of this list.
+    """
+    if len(text) > CURSOR_LENGTH_MAX:
+        raise invalid("cursor", "This is not a cursor of this list.")
+    try:
+        data = base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True)
+        return msgspec.msgpack.decode(data, type=kind)
+    except (binascii.Error, ValueError, msgspec.MsgspecError):
+        raise invalid("cursor", "This is not a cursor of this list.") from None

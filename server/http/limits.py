@@ -1,0 +1,22 @@
+"""Limits of HTTP requests, each with its unit."""
+
+# Bytes of a body; a bulk of 1,000 items needs more room than one transfer.
+BODY_MAX_BYTES = 64 * 1024
+BULK_BODY_MAX_BYTES = 1024 * 1024
+# Bytes of all header fields together, and of the request line.
+HEADERS_MAX_BYTES = 16 * 1024
+REQUEST_LINE_MAX_BYTES = 8 * 1024
+# Header fields.
+HEADERS_MAX = 64
+# Characters of an id in a path.
+PATH_ID_LENGTH_MAX = 64
+# Seconds in which a body must have arrived: 64 KiB over a poor mobile line take two.
+BODY_DEADLINE_SECONDS = 10.0
+# Seconds an idle or silent connection is kept: longer than balancers keep theirs (60), so that they close first.
+KEEPALIVE_SECONDS = 75.0
+# Seconds in which the unread rest of a refused body is swallowed before its connection is closed.
+LINGERING_SECONDS = 2.0
+# Connections waiting to be accepted.
+BACKLOG = 2_048
+# Characters of a caller's own request id.
+REQUEST_ID_LENGTH_MAX = 64

@@ -1,0 +1,143 @@
+"""Bodies of requests, as types that decode and check them."""
+
+from typing import Annotated
+
+import msgspec
+from msgspec import UNSET, Meta, UnsetType
+
+from server.ledger.limits import (
+    ACCOUNT_ID_PATTERN,
+    BALANCE_MAX,
+    BALANCE_MIN,
+    BULK_ITEMS_MAX,
+    CURRENCY_PATTERN,
+    DESCRIPTION_LENGTH_MAX,
+    IDEMPOTENCY_KEY_LENGTH_MAX,
+    METADATA_KEY_LENGTH_MAX,
+    METADATA_KEYS_MAX,
+    METADATA_VALUE_LENGTH_MAX,
+    REFERENCE_LENGTH_MAX,
+)
+
+# Seconds a hold may stay open: 30 days.
+HOLD_SECONDS_MAX = 2_592_000
+
+# `$` would match before a line feed at the end too; JSON strings without control characters end where they end,
+# but escapes can spell one, so the patterns are closed with \Z.
+AccountId = Annotated[
+    str,
+    Meta(
+        pattern=ACCOUNT_ID_PATTERN.replace("$", r"\Z"),
+        extra_json_schema={"pattern": ACCOUNT_ID_PATTERN},
+        description="Chosen by the caller.",
+        examples=["customer:42"],
+    ),
+]
+Currency = Annotated[
+    str,
+    Meta(
+        pattern=CURRENCY_PATTERN.replace("$", r"\Z"),
+        extra_json_schema={"pattern": CURRENCY_PATTERN},
+        description="ISO 4217 and beyond.",
+        examples=["EUR"],
+    ),
+]
+IdempotencyKey = Annotated[
+    str,
+    Meta(
+        pattern=rf"^[\x21-\x7e]{{1,{IDEMPOTENCY_KEY_LENGTH_MAX}}}\Z",
+        extra_json_schema={"pattern": r"^[\x21-\x7e]{1,255}$"},
+        description="1 to 255 visible ASCII characters.",
+    ),
+]
+Amount = Annotated[int, Meta(ge=1, le=BALANCE_MAX, description="Minor units of the currency.")]
+Balance = Annotated[int, Meta(ge=BALANCE_MIN, le=BALANCE_MAX, description="Minor units of the currency.")]
+Version = Annotated[int, Meta(ge=0, le=BALANCE_MAX)]
+Reference = Annotated[str, Meta(min_length=1, max_length=REFERENCE_LENGTH_MAX)]
+Description = Annotated[str, Meta(max_length=DESCRIPTION_LENGTH_MAX)]
+MetadataKey = Annotated[str, Meta(min_length=1, max_length=METADATA_KEY_LENGTH_MAX)]
+MetadataValue = Annotated[str, Meta(max_length=METADATA_VALUE_LENGTH_MAX)]
+Metadata = Annotated[dict[MetadataKey, MetadataValue], Meta(max_length=METADATA_KEYS_MAX)]
+
+
+class Strict(msgspec.Struct, forbid_unknown_fields=True, gc=False):
+    """A body in which every field is known."""
+
+
+class AccountCreate(Strict, kw_only=True):
+    """An account to open."""
+
+    id: AccountId
+    currency: Currency
+    floor: Balance | None = 0
+    ceiling: Balance | None = None
+    metadata: Metadata = msgspec.field(default_factory=dict)
+
+
+class AccountBulk(Strict, kw_only=True):
+    """Accounts to open, each for itself."""
+
+    accounts: Annotated[list[msgspec.Raw], Meta(min_length=1, max_length=BULK_ITEMS_MAX)]
+
+
+class AccountPatch(Strict, kw_only=True):
+    """What to change of an account; metadata is merged, a null removes an entry, and a null for all of it clears it."""
+
+    floor: Balance | UnsetType | None = UNSET
+    ceiling: Balance | UnsetType | None = UNSET
+    closed: bool | UnsetType = UNSET
+    metadata: (
+        Annotated[dict[MetadataKey, MetadataValue | None], Meta(max_length=METADATA_KEYS_MAX)] | UnsetType | None
+    ) = UNSET
+
+
+class Conditions(Strict, kw_only=True):
+    """What must hold at the moment of posting."""
+
+    source_version: Version | None = None
+    destination_version: Version | None = None
+    source_available_gte: Balance | None = None
+
+
+class TransferCreate(Strict, kw_only=True):
+    """A transfer to post."""
+
+    source: AccountId
+    destination: AccountId
+    amount: Amount
+    currency: Currency
+    hold: bool = False
+    expires_in: Annotated[int, Meta(ge=1, le=HOLD_SECONDS_MAX, description="Seconds.")] | None = None
+    reference: Reference | None = None
+    description: Description | None = None
+    conditions: Conditions | None = None
+    metadata: Metadata = msgspec.field(default_factory=dict)
+
+
+class TransferItem(TransferCreate, kw_only=True):
+    """A transfer to post, with the key that a single one has in its header."""
+
+    key: IdempotencyKey
+
+
+class TransferBulk(Strict, kw_only=True):
+    """Transfers to post: each for itself, or (atomic) all or none."""
+
+    transfers: Annotated[list[msgspec.Raw], Meta(min_length=1, max_length=BULK_ITEMS_MAX)]
+    atomic: bool = False
+
+
+account_create = msgspec.json.Decoder(AccountCreate)
+account_bulk = msgspec.json.Decoder(AccountBulk)
+account_patch = msgspec.json.Decoder(AccountPatch)
+transfer_create = msgspec.json.Decoder(TransferCreate)
+transfer_item = msgspec.json.Decoder(TransferItem)
+transfer_bulk = msgspec.json.Decoder(TransferBulk)
+
+# Keys sorted and no spaces: equal objects have equal texts.
+_canonical = msgspec.json.Encoder(order="deterministic")
+
+
+def canonical(value: object) -> str:
+    """Return *value* as canonical JSON text."""
+    return _canonical.encode(value).decode() if value else "{}"

@@ -1,0 +1,52 @@
+"""Pages for people: what each problem means."""
+
+from html import escape
+
+from server.http.call import Call
+from server.http.parts import Parts
+from server.http.problems import KINDS, Problem
+from server.http.reply import Reply
+
+_HTML = b"text/html; charset=utf-8"
+_HEADERS = (
+    b"Cache-Control: public, max-age=3600\r\nContent-Security-Policy: default-src 'none'; style-src 'unsafe-inline'\r\n"
+)
+_FRAME = """<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><title>{title}</title>
+<style>body{{font:16px/1.5 system-ui,sans-serif;max-width:44rem;margin:3rem auto;padding:0 1rem}}
+code{{background:#f2f2f2;padding:.1em .3em}}td{{padding:.2rem .8rem .2rem 0;vertical-align:top}}</style>
+</head><body><h1>{title}</h1>
+{body}
+</body></html>
+"""
+_RETRY = {
+    "same_key": "The same request with the same idempotency key may be sent again.",
+    "new_key": "This request stays refused under its key. Another attempt needs a new key.",
+    "never": "The same request can only fail again: change it first.",
+}
+
+
+def _page(title: str, body: str) -> Reply:
+    return Reply(200, _FRAME.format(title=escape(title), body=body).encode(), content_type=_HTML, headers=_HEADERS)
+
+
+async def problem_index(call: Call, parts: Parts) -> Reply:
+    """List all problems."""
+    rows = "\n".join(
+        f'<tr><td>{kind.status}</td><td><a href="/problems/{code}"><code>{code}</code></a></td>'
+        f"<td>{escape(kind.title)}</td></tr>"
+        for code, kind in sorted(KINDS.items(), key=lambda item: (item[1].status, item[0]))
+    )
+    return _page("Problems", f"<table>{rows}</table>")
+
+
+async def problem(call: Call, parts: Parts) -> Reply:
+    """Explain one problem."""
+    kind = KINDS.get(call.ids[0])
+    if kind is None:
+        raise Problem("not_found")
+    return _page(
+        kind.title,
+        f"<p><code>{kind.status} {escape(call.ids[0])}</code></p><p>{escape(kind.text)}</p>"
+        f"<p>On writes: {_RETRY[kind.retry]}</p><p><a href='/problems'>All problems</a></p>",
+    )

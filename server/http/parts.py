@@ -1,0 +1,19 @@
+"""What handlers work with, made once by `create_app`."""
+
+from typing import NamedTuple
+
+from server.gate.keys import Authenticator
+from server.ledger.accounts import Accounts
+from server.ledger.history import History
+from server.ledger.posting import PostingLane
+from server.store.readiness import Readiness
+
+
+class Parts(NamedTuple):
+    """The collaborators of the handlers."""
+
+    authenticator: Authenticator
+    accounts: Accounts
+    posting: PostingLane
+    history: History
+    readiness: Readiness

@@ -1,0 +1,129 @@
+"""Problem details (RFC 9457): every way to say no, what it means, and what the caller can do."""
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import orjson
+
+
+class Kind(NamedTuple):
+    """
+    What a code means.
+
+    `retry` tells a caller of a write which key to retry with: `same_key`, `new_key`, or `never` where
+    the same request can only fail again.
+    """
+
+    status: int
+    title: str
+    retry: str
+    text: str
+
+
+# fmt: off
+KINDS: dict[str, Kind] = {
+    # The request is wrong, whatever the ledger holds. No key is bound.
+    "malformed_request": Kind(400, "The request is not valid HTTP", "never", "The bytes received are not a request this server understands. The connection is closed."),
+    "invalid_request": Kind(400, "The request is not valid", "never", "A field, header or parameter is missing, unknown or has a value it cannot have; `errors` points to it. Nothing was done and no idempotency key was bound."),
+    "idempotency_key_missing": Kind(400, "An Idempotency-Key is required", "never", "Every transfer needs an Idempotency-Key header, made by the caller and kept until the answer is known. It is what makes a retry safe."),
+    "idempotency_key_invalid": Kind(400, "The Idempotency-Key is not valid", "never", "A key is 1 to 255 visible ASCII characters, sent once, raw or as a quoted string."),
+    "unauthorized": Kind(401, "The API key is missing or not valid", "same_key", "Send `Authorization: Bearer <api key>` with a key that exists and has not been revoked."),
+    "forbidden": Kind(403, "The API key's role does not allow this", "same_key", "Reading needs the role read, changing needs write, administration needs admin."),
+    "not_found": Kind(404, "There is nothing here", "never", "No such path, or nothing of that name in this ledger."),
+    "method_not_allowed": Kind(405, "The method is not allowed here", "never", "The Allow header lists the methods of this path."),
+    "body_too_large": Kind(413, "The body is too large", "never", "A body may have 64 KiB, a bulk 1 MiB."),
+    "unsupported_media_type": Kind(415, "The body must be JSON", "never", "Send `Content-Type: application/json`, not compressed."),
+    # Refused by the state of the ledger. On transfers the refusal is bound to the key, for ever.
+    "account_not_found": Kind(404, "The account does not exist", "new_key", "The ledger has no account of that id. A refused transfer stays refused: open the account, then use a new key."),
+    "transfer_not_found": Kind(404, "The transfer does not exist", "new_key", "The ledger has no transfer of that id."),
+    "idempotency_key_not_found": Kind(404, "The key is not bound", "same_key", "No transfer was made or refused under this key: a request with it has not been executed."),
+    "account_exists": Kind(409, "The account exists with other fields", "never", "An account of that id exists and differs in the fields named. The id is the key of this request."),
+    "currency_mismatch": Kind(409, "The account has another currency", "new_key", "Both accounts of a transfer have the currency of the transfer. Several currencies move as linked transfers of an atomic bulk."),
+    "account_closed": Kind(409, "The account is closed", "new_key", "A closed account takes part in no transfer."),
+    "condition_failed": Kind(409, "A condition does not hold", "new_key", "One of the transfer's conditions did not hold at the moment of posting."),
+    "insufficient_funds": Kind(409, "The source has too little available", "new_key", "The transfer would leave the source with less available than its floor."),
+    "ceiling_exceeded": Kind(409, "The destination would hold too much", "new_key", "The transfer would lift the destination above its ceiling."),
+    "balance_overflow": Kind(409, "The balance would leave the range of 64 bits", "new_key", "Balances are signed 64-bit integers of minor units."),
+    "linked_failed": Kind(409, "Another transfer of the set was refused", "new_key", "An atomic set is posted whole or not at all; the transfer that failed says why."),
+    "limits_conflict": Kind(409, "The floor would lie above the ceiling", "never", "The account holds a limit that the change contradicts."),
+    "metadata_full": Kind(409, "The account would hold too much metadata", "never", "An account holds up to 50 metadata keys."),
+    "version_not_reached": Kind(409, "The account has not reached that version", "never", "No acknowledged write has given the account the version asked for."),
+    "idempotency_key_in_use": Kind(409, "A request with this key is still running", "same_key", "The first request with this key has not been resolved in time. Ask again with the same key."),
+    "precondition_failed": Kind(412, "The account has moved on", "never", "If-Match names another version than the account's. Read it again and decide anew."),
+    "idempotency_key_reused": Kind(422, "The key is bound to another request", "new_key", "This idempotency key was used for a request that differs in the fields named. Nothing was done. If this is a new payment, give it a new key."),
+    # Not now.
+    "internal_error": Kind(500, "The server failed", "same_key", "An error of the server, logged under the request id. The same request with the same key finds out what happened."),
+    "overloaded": Kind(503, "The server is busy", "same_key", "More requests wait than can be answered in time. Nothing was done."),
+    "unavailable": Kind(503, "The store cannot be reached", "same_key", "The database could not be used in time. `outcome` says whether something may have been done; the same request with the same key finds out."),
+    "not_ready": Kind(503, "The server is not ready", "same_key", "The server is starting, stopping, or refuses to serve on an unsafe configuration; `failures` says why."),
+}
+# fmt: on
+
+
+class Problem(Exception):
+    """
+    An answer that says no.
+
+    Args:
+        code: One of KINDS.
+
+        detail: What is wrong with this request, in a sentence that repeats no secret.
+
+        outcome: On writes: `not_applied`, `refused` or `unknown`.
+
+        retry: On writes: `same_key`, `new_key` or `never`, where it is not what the code usually means.
+
+        errors: Pairs of JSON pointer and detail, on 400.
+
+        members: Extension members.
+
+        headers: Header fields to add, name and value.
+    """
+
+    def __init__(
+        self,
+        code: str,
+        detail: str | None = None,
+        *,
+        outcome: str = "not_applied",
+        retry: str | None = None,
+        errors: Sequence[tuple[str, str]] = (),
+        members: Mapping[str, object] | None = None,
+        headers: Sequence[tuple[str, str]] = (),
+    ) -> None:
+        super().__init__(code)
+        self.code = code
+        self.kind = KINDS[code]
+        self.detail = detail
+        self.outcome = outcome
+        self.retry = retry or self.kind.retry
+        self.errors = errors
+        self.members = members or {}
+        self.headers = headers
+
+    def document(self, request_id: str, *, write: bool) -> dict[str, object]:
+        """Return the problem as the members of its JSON object; writes learn outcome and retry too."""
+        document: dict[str, object] = {
+            "type": f"/problems/{self.code}",
+            "title": self.kind.title,
+            "status": self.kind.status,
+            "detail": self.detail or self.kind.text,
+            "code": self.code,
+            "request_id": request_id,
+        }
+        if write:
+            document["outcome"] = self.outcome
+            document["retry"] = self.retry
+        if self.errors:
+            document["errors"] = [{"pointer": p, "detail": d} for p, d in self.errors]
+        document.update(self.members)
+        return document
+
+    def body(self, request_id: str, *, write: bool) -> bytes:
+        """Return the problem as JSON."""
+        return orjson.dumps(self.document(request_id, write=write))
+
+
+def invalid(pointer: str, detail: str) -> Problem:
+    """Return the problem of one member of the request: a JSON pointer, or the name of a header or parameter."""
+    return Problem("invalid_request", detail, errors=[(pointer, detail)])

@@ -1,0 +1,199 @@
+"""What the ledger knows, as the JSON callers see. A first answer and its replay are made by the same lines."""
+
+from datetime import UTC, datetime
+from functools import lru_cache
+
+import msgspec
+
+from server.http.problems import Problem
+from server.ledger.accounts import Account
+from server.ledger.history import Entry, PastBalance
+from server.ledger.transfers import Attempt
+
+_encode = msgspec.json.Encoder().encode
+
+
+class AccountBody(msgspec.Struct, gc=False):
+    """An account."""
+
+    id: str
+    currency: str
+    balance: int
+    held_in: int
+    held_out: int
+    available: int
+    floor: int | None
+    ceiling: int | None
+    version: int
+    closed: bool
+    metadata: msgspec.Raw
+    created_at: str
+
+
+class TransferBody(msgspec.Struct, gc=False):
+    """A transfer as it was answered when it was posted; it never changes."""
+
+    id: str
+    kind: str
+    state: str
+    source: str
+    destination: str
+    amount: int
+    currency: str
+    parent: str | None
+    source_balance: int | None
+    destination_balance: int | None
+    source_version: int | None
+    destination_version: int | None
+    reference: str | None
+    description: str | None
+    metadata: msgspec.Raw
+    created_at: str
+
+
+class EntryBody(msgspec.Struct, gc=False):
+    """One line of a statement."""
+
+    transfer_id: str
+    kind: str
+    amount: int
+    counterparty: str
+    balance: int
+    version: int
+    reference: str | None
+    created_at: str
+
+
+class BalanceBody(msgspec.Struct, gc=False):
+    """A balance of the past."""
+
+    account: str
+    currency: str
+    at: str
+    balance: int
+    version: int | None
+
+
+class Page(msgspec.Struct, gc=False):
+    """A page of a list; the cursor is null on the last one."""
+
+    data: list[msgspec.Raw]
+    next_cursor: str | None
+
+
+# All transfers of a batch share their instant.
+@lru_cache(maxsize=256)
+def instant(at: datetime) -> str:
+    """Return an instant as RFC 3339 in UTC with microseconds."""
+    return at.astimezone(UTC).isoformat(timespec="microseconds")[:-6] + "Z"
+
+
+def account(value: Account) -> bytes:
+    """Return an account as JSON."""
+    return _encode(
+        AccountBody(
+            value.id,
+            value.currency,
+            value.balance,
+            value.held_in,
+            value.held_out,
+            value.available,
+            value.floor,
+            value.ceiling,
+            value.version,
+            value.closed,
+            msgspec.Raw(value.metadata.encode()),
+            instant(value.created_at),
+        )
+    )
+
+
+def transfer(attempt: Attempt) -> bytes:
+    """Return a transfer as JSON, byte for byte what its first answer was."""
+    return _encode(
+        TransferBody(
+            str(attempt.id),
+            attempt.kind,
+            "posted" if attempt.refusal is None else "refused",
+            attempt.source,
+            attempt.destination,
+            attempt.amount,
+            attempt.currency,
+            None if attempt.parent is None else str(attempt.parent),
+            attempt.source_balance,
+            attempt.destination_balance,
+            attempt.source_version,
+            attempt.destination_version,
+            attempt.reference,
+            attempt.description,
+            msgspec.Raw(attempt.metadata.encode()),
+            instant(attempt.created_at),
+        )
+    )
+
+
+def transfer_now(attempt: Attempt) -> bytes:
+    """Return a transfer with what has become of it since, or with its refusal, as JSON."""
+    since = b',"hold":null,"reversed":0'
+    if attempt.refusal is not None:
+        since += b',"problem":' + refusal(attempt).body(attempt.refusal_request_id or "", write=True)
+    return transfer(attempt)[:-1] + since + b"}"
+
+
+def entry(value: Entry) -> bytes:
+    """Return a line of a statement as JSON."""
+    return _encode(
+        EntryBody(
+            str(value.transfer_id),
+            value.kind,
+            value.amount,
+            value.counterparty,
+            value.balance,
+            value.version,
+            value.reference,
+            instant(value.created_at),
+        )
+    )
+
+
+def past_balance(account_id: str, at: datetime, value: PastBalance) -> bytes:
+    """Return a balance of the past as JSON."""
+    return _encode(BalanceBody(account_id, value.currency, instant(at), value.balance, value.version))
+
+
+def page(rows: list[bytes], next_cursor: str | None) -> bytes:
+    """Return a page of rows that are JSON already."""
+    return _encode(Page([msgspec.Raw(row) for row in rows], next_cursor))
+
+
+def results(items: list[bytes]) -> bytes:
+    """Return the results of a bulk, which are JSON already."""
+    return b'{"results":[' + b",".join(items) + b"]}"
+
+
+# The sentence of each refusal. A replay is made of these too: they are part of the answers already given.
+_REFUSALS = {
+    "account_not_found": "The {side} account does not exist.",
+    "currency_mismatch": "The {side} account has another currency than {currency}.",
+    "account_closed": "The {side} account is closed.",
+    "condition_failed": "The condition {member} does not hold.",
+    "insufficient_funds": "The source has too little available for {amount} {currency}.",
+    "ceiling_exceeded": "The destination's ceiling does not allow {amount} {currency} more.",
+    "balance_overflow": "The balance of the {side} account would leave the range of 64 bits.",
+    "linked_failed": "Another transfer of the atomic set was refused.",
+}
+
+
+def refusal(attempt: Attempt) -> Problem:
+    """Return the problem that a refused attempt was answered with, the same at every replay."""
+    code = attempt.refusal
+    assert code is not None, "only refused attempts have a refusal"
+    pointer = attempt.refusal_pointer
+    member = (pointer or "").rpartition("/")[2]
+    detail = _REFUSALS[code].format(side=member, member=member, amount=attempt.amount, currency=attempt.currency)
+    return Problem(
+        code,
+        detail,
+        outcome="refused",
+        members={"pointer": pointer} if pointer else None,
+    )

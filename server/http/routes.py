@@ -1,0 +1,79 @@
+"""All routes in one table: method, path, the role they need, and who answers."""
+
+from collections.abc import Awaitable, Callable
+from typing import NamedTuple
+
+from server.gate.keys import Role
+from server.http import accounts, bulk, health, pages, transfers
+from server.http.call import Call, path_text
+from server.http.parts import Parts
+from server.http.reply import Reply
+
+Handler = Callable[[Call, Parts], Awaitable[Reply]]
+
+
+class Route(NamedTuple):
+    """
+    A route; `*` in the path stands for one segment, `**` at its end for all the rest.
+
+    The role is what a key needs at least; None is open to all, without a key.
+    """
+
+    method: str
+    path: str
+    role: Role | None
+    handler: Handler
+
+
+ROUTES: tuple[Route, ...] = (
+    Route("POST", "/v1/accounts", Role.WRITE, accounts.create_account),
+    Route("GET", "/v1/accounts", Role.READ, accounts.list_accounts),
+    Route("POST", "/v1/accounts/bulk", Role.WRITE, accounts.create_accounts),
+    Route("GET", "/v1/accounts/*", Role.READ, accounts.get_account),
+    Route("PATCH", "/v1/accounts/*", Role.WRITE, accounts.patch_account),
+    Route("GET", "/v1/accounts/*/entries", Role.READ, accounts.list_entries),
+    Route("GET", "/v1/accounts/*/balance", Role.READ, accounts.get_balance),
+    Route("POST", "/v1/transfers", Role.WRITE, transfers.create_transfer),
+    Route("GET", "/v1/transfers", Role.READ, transfers.list_transfers),
+    Route("POST", "/v1/transfers/bulk", Role.WRITE, bulk.create_transfers),
+    Route("GET", "/v1/transfers/*", Role.READ, transfers.get_transfer),
+    Route("GET", "/v1/idempotency-keys/**", Role.READ, transfers.get_idempotency_key),
+    Route("GET", "/livez", None, health.livez),
+    Route("GET", "/readyz", None, health.readyz),
+    Route("GET", "/problems", None, pages.problem_index),
+    Route("GET", "/problems/*", None, pages.problem),
+)
+
+Methods = dict[str, Route]
+
+
+def _index(*, open_ended: bool) -> dict[str, Methods]:
+    paths: dict[str, Methods] = {}
+    for route in ROUTES:
+        if route.path.endswith("/**") == open_ended:
+            paths.setdefault(route.path.removesuffix("**"), {})[route.method] = route
+    return paths
+
+
+_PATHS = _index(open_ended=False)
+_PREFIXES = _index(open_ended=True)
+
+
+def find(path: str) -> tuple[Methods, tuple[str, ...]] | None:
+    """Return the routes of a path by method, and the texts its wildcards stand for; None when there is no such path."""
+    methods = _PATHS.get(path)
+    if methods is not None and "*" not in path:
+        return methods, ()
+    segments = path.split("/")
+    if 4 <= len(segments) <= 5 and segments[3]:
+        methods = _PATHS.get("/".join((*segments[:3], "*", *segments[4:])))
+        if methods is not None:
+            return methods, (path_text(segments[3]),)
+    if len(segments) == 3 and segments[2]:
+        methods = _PATHS.get(f"/{segments[1]}/*")
+        if methods is not None:
+            return methods, (path_text(segments[2]),)
+    for prefix, methods in _PREFIXES.items():
+        if path.startswith(prefix) and len(path) > len(prefix):
+            return methods, (path[len(prefix) :],)
+    return None

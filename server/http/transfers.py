@@ -1,0 +1,162 @@
+"""Routes of transfers: posting one, and finding it again."""
+
+import hashlib
+from uuid import UUID
+
+from server.http import models, render
+from server.http.body import decode, read_body
+from server.http.call import Call, page_limit, parse_key, path_text
+from server.http.cursors import Instant, read_cursor, write_cursor
+from server.http.limits import BODY_MAX_BYTES
+from server.http.parts import Parts
+from server.http.problems import Problem, invalid
+from server.http.reply import PROBLEM, Reply
+from server.ledger.ids import new_transfer_id
+from server.ledger.limits import REFERENCE_LENGTH_MAX
+from server.ledger.posting import KeyInUseError
+from server.ledger.transfers import Attempt, Bound, Outcome, Reused, TransferRequest
+
+_REPLAYED = b"Idempotent-Replayed: true\r\n"
+# Seconds after which a key that was still in use is worth asking for again.
+KEY_IN_USE_RETRY_SECONDS = 1
+
+
+def fingerprint(call: Call, body: bytes) -> bytes:
+    """Return what makes a request the same request: SHA-256 over method, path and body as received."""
+    digest = hashlib.sha256(f"{call.request.method} {call.path}\n".encode())
+    digest.update(body)
+    return digest.digest()
+
+
+def check_shape(body: models.TransferCreate, prefix: str = "") -> None:
+    """
+    Refuse a transfer that is wrong whatever the ledger holds.
+
+    Args:
+        prefix: JSON pointer of the body within the request.
+
+    Raises:
+        Problem: What is wrong, and where.
+    """
+    if body.source == body.destination:
+        raise invalid(prefix + "/destination", "Source and destination are the same account.")
+    if body.hold:
+        raise invalid(prefix + "/hold", "Holds are not offered yet.")
+    if body.expires_in is not None:
+        raise invalid(prefix + "/expires_in", "Only a hold expires.")
+
+
+def requested(call: Call, key: str, digest: bytes, body: models.TransferCreate) -> TransferRequest:
+    """Return the transfer that a well-formed body asks for under a key."""
+    conditions = body.conditions
+    return TransferRequest(
+        key,
+        digest,
+        new_transfer_id(),
+        body.source,
+        body.destination,
+        body.amount,
+        body.currency,
+        body.reference,
+        body.description,
+        models.canonical(body.metadata),
+        None if conditions is None else models.canonical(conditions),
+        call.request_id,
+        None if conditions is None else conditions.source_version,
+        None if conditions is None else conditions.destination_version,
+        None if conditions is None else conditions.source_available_gte,
+    )
+
+
+async def create_transfer(call: Call, parts: Parts) -> Reply:
+    """Post a transfer, exactly once however often it is sent."""
+    body = await read_body(call.request, BODY_MAX_BYTES)
+    transfer = decode(models.transfer_create, body)
+    check_shape(transfer)
+    request = requested(call, call.idempotency_key(), fingerprint(call, body), transfer)
+    try:
+        outcome = await parts.posting.post(call.ledger_id, request)
+    except KeyInUseError:
+        raise in_use() from None
+    if isinstance(outcome, Bound):
+        headers = _REPLAYED if outcome.replayed else b""
+        attempt = outcome.attempt
+        if attempt.refusal is None:
+            return Reply(201, render.transfer(attempt), headers=headers)
+        problem = render.refusal(attempt)
+        return Reply(
+            problem.kind.status,
+            problem.body(attempt.refusal_request_id or "", write=True),
+            content_type=PROBLEM,
+            headers=headers,
+        )
+    raise not_bound(outcome)
+
+
+def in_use() -> Problem:
+    """Return the problem of a key whose first request is unresolved past its deadline."""
+    return Problem(
+        "idempotency_key_in_use", outcome="unknown", headers=[("Retry-After", str(KEY_IN_USE_RETRY_SECONDS))]
+    )
+
+
+def not_bound(outcome: Outcome) -> Problem:
+    """Return the problem of a request that found its key bound to another, or its set in such company."""
+    if not isinstance(outcome, Reused):
+        detail = "Another transfer of the set reuses a key; nothing was done and this key was not bound."
+        return Problem("linked_failed", detail, retry="same_key")
+    attempt, fields = outcome
+    if fields:
+        detail = f"The key is bound to a transfer that differs in: {', '.join(fields)}."
+    else:
+        detail = "The key is bound to the same transfer, sent to another path or written in other bytes."
+    return Problem(
+        "idempotency_key_reused",
+        detail,
+        members={"fields": list(fields), "transfer_id": str(attempt.id)},
+    )
+
+
+async def get_transfer(call: Call, parts: Parts) -> Reply:
+    """Read a transfer and what has become of it since."""
+    call.query()
+    try:
+        transfer_id = UUID(call.ids[0])
+    except ValueError:
+        raise Problem("transfer_not_found") from None
+    attempt = await parts.history.by_id(call.ledger_id, transfer_id)
+    if attempt is None:
+        raise Problem("transfer_not_found")
+    return Reply(200, render.transfer_now(attempt))
+
+
+async def list_transfers(call: Call, parts: Parts) -> Reply:
+    """List posted transfers, newest first."""
+    parameters = call.query("reference", "account", "limit", "cursor")
+    limit = page_limit(parameters)
+    if len(parameters.get("reference", "")) > REFERENCE_LENGTH_MAX:
+        raise invalid("reference", f"A reference has up to {REFERENCE_LENGTH_MAX} characters.")
+    attempts: list[Attempt] = await parts.history.page(
+        call.ledger_id,
+        reference=parameters.get("reference"),
+        account=parameters.get("account"),
+        before=read_cursor(parameters["cursor"], tuple[Instant, UUID]) if "cursor" in parameters else None,
+        limit=limit + 1,
+    )
+    last = attempts[limit - 1] if len(attempts) > limit else None
+    more = write_cursor((last.created_at, UUID(int=last.id.int))) if last is not None else None
+    return Reply(200, render.page([render.transfer(attempt) for attempt in attempts[:limit]], more))
+
+
+async def get_idempotency_key(call: Call, parts: Parts) -> Reply:
+    """Read the transfer a key is bound to: for callers who lost their answer."""
+    call.query()
+    key = path_text(call.ids[0])
+    attempt = None
+    try:
+        attempt = await parts.history.by_key(call.ledger_id, parse_key(key))
+    except Problem:
+        raise Problem("idempotency_key_not_found") from None
+    if attempt is None:
+        raise Problem("idempotency_key_not_found")
+    return Reply(200, render.transfer_now(attempt))

@@ -1,0 +1,79 @@
+"""Checks what start-up asserts, and says what to do."""
+
+import os
+from typing import NamedTuple
+
+import asyncpg
+import redis.asyncio as redis_asyncio
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.exceptions import RedisError
+
+from server.http.runtime import runtime_failures
+from server.process.commands.target import Target
+from server.settings import Settings
+from server.store.coalescer import QueueFullError
+from server.store.errors import StoreError
+from server.store.postgres import Database
+from server.store.readiness import check_database
+
+# Seconds in which Redis must answer a PING.
+REDIS_TIMEOUT_SECONDS = 2.0
+# File descriptors below which a flood of connections is refused by the kernel before the service can.
+DESCRIPTORS_MIN = 4_096
+
+
+class Finding(NamedTuple):
+    """One thing looked at: what it is, and what is wrong with it (nothing: it is well)."""
+
+    subject: str
+    faults: tuple[str, ...]
+
+
+async def examine(settings: Settings, target: Target) -> list[Finding]:
+    """Look at the program, the machine, Postgres and Redis."""
+    return [
+        Finding("program", tuple(runtime_failures())),
+        Finding("machine", tuple(_machine_faults())),
+        Finding("Postgres", tuple(await _postgres_faults(settings, target))),
+        Finding("Redis", tuple(await _redis_faults(target))),
+    ]
+
+
+def _machine_faults() -> list[str]:
+    limit = os.sysconf("SC_OPEN_MAX")
+    if limit < DESCRIPTORS_MIN:
+        return [f"only {limit} file descriptors: raise the limit (ulimit -n) to {DESCRIPTORS_MIN} or more"]
+    return []
+
+
+async def _postgres_faults(settings: Settings, target: Target) -> list[str]:
+    try:
+        async with Database(
+            target.database_url,
+            posting_connections=settings.posting_connections,
+            reading_connections=settings.reading_connections,
+        ) as database:
+            return await check_database(database)
+    except (StoreError, QueueFullError, asyncpg.InvalidAuthorizationSpecificationError) as error:
+        return [f"cannot be reached ({error}): check TALLYSTICK_DATABASE_URL, and that the server runs"]
+    except asyncpg.PostgresError as error:
+        return [f"refuses the service ({type(error).__name__}): run `tallystick migrate`"]
+
+
+async def _redis_faults(target: Target) -> list[str]:
+    if target.redis_url is None:
+        return []
+    client = redis_asyncio.from_url(
+        target.redis_url,
+        socket_timeout=REDIS_TIMEOUT_SECONDS,
+        socket_connect_timeout=REDIS_TIMEOUT_SECONDS,
+        retry=Retry(NoBackoff(), 0),
+    )
+    try:
+        await client.ping()
+    except (RedisError, OSError) as error:
+        return [f"cannot be reached ({type(error).__name__}): check TALLYSTICK_REDIS_URL, and that the server runs"]
+    finally:
+        await client.aclose()
+    return []

@@ -1,0 +1,40 @@
+"""The database a command works on: the one that is named, or the embedded one, running already or started for it."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+from server.process.embedded import EmbeddedServers
+from server.settings import Settings
+
+
+class Target(NamedTuple):
+    """Addresses of the servers, and whether they are the embedded ones."""
+
+    database_url: str
+    redis_url: str | None
+    embedded: bool
+
+
+@contextmanager
+def open_target(settings: Settings, *, redis: bool = False) -> Iterator[Target]:
+    """
+    Lend the servers that the settings name; embedded ones started for this are stopped afterwards.
+
+    Args:
+        redis: Whether Redis is wanted too.
+
+    Raises:
+        EmbeddedError: An embedded server cannot be started.
+    """
+    start_postgres = settings.database_url is None
+    start_redis = redis and settings.redis_url is None
+    if not (start_postgres or start_redis):
+        assert settings.database_url is not None, "otherwise Postgres would be started"
+        yield Target(settings.database_url, settings.redis_url, embedded=False)
+        return
+    with EmbeddedServers.open(Path(settings.data_dir), postgres=start_postgres, redis=start_redis) as servers:
+        database_url = settings.database_url or servers.database_url
+        assert database_url is not None, "one of the two was started or given"
+        yield Target(database_url, settings.redis_url or servers.redis_url, embedded=start_postgres)

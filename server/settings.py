@@ -1,0 +1,124 @@
+"""Settings: what can be set, where each value came from, and which of them are secrets."""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Final, NamedTuple
+
+import msgspec
+from msgspec import Meta
+
+PREFIX: Final = "TALLYSTICK_"
+# `TALLYSTICK_X_FILE` names a file that holds the value of X: how orchestrators hand over secrets.
+FILE_SUFFIX: Final = "_FILE"
+# Bytes read of such a file.
+FILE_MAX_BYTES: Final = 64 * 1024
+
+Port = Annotated[int, Meta(ge=0, le=65_535)]
+Connections = Annotated[int, Meta(ge=1, le=100)]
+
+
+class SettingsError(Exception):
+    """A setting is unknown or has a value it cannot have."""
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True):
+    """Every setting of the service. Each is read from `TALLYSTICK_` and its name in capitals."""
+
+    host: str = "127.0.0.1"
+    port: Port = 8080
+    data_dir: str = "data"
+    database_url: str | None = None
+    redis_url: str | None = None
+    posting_connections: Connections = 4
+    reading_connections: Connections = 4
+    log_level: Annotated[str, Meta(pattern=r"^(debug|info|warning|error)\Z")] = "info"
+    failpoints: str = ""
+
+
+class Help(NamedTuple):
+    """What a setting is for."""
+
+    text: str
+    secret: bool = False
+
+
+HELP: Final[Mapping[str, Help]] = {
+    "host": Help("Address to listen on."),
+    "port": Help("TCP port to listen on; 0 takes a free one."),
+    "data_dir": Help("Folder of the embedded servers, used when an address below is not set."),
+    "database_url": Help(
+        "Address of PostgreSQL; several hosts and target_session_attrs=read-write for failover.", secret=True
+    ),
+    "redis_url": Help("Address of Redis or Valkey: redis://, rediss:// or unix://.", secret=True),
+    "posting_connections": Help("Connections to PostgreSQL that post transfers."),
+    "reading_connections": Help("Connections to PostgreSQL that read."),
+    "log_level": Help("Least level that is logged: debug, info, warning or error."),
+    "failpoints": Help("For tests only: where this process fails on purpose, as NAME=kill|raise|stall[@N],..."),
+}
+
+
+class Loaded(NamedTuple):
+    """The settings and where each value came from: `default`, an environment variable, a file, or the command line."""
+
+    settings: Settings
+    sources: Mapping[str, str]
+
+
+def load(environment: Mapping[str, str] | None = None, overrides: Mapping[str, object] | None = None) -> Loaded:
+    """
+    Read the settings.
+
+    Args:
+        environment: Instead of the process's own.
+
+        overrides: Values of the command line; None means not given.
+
+    Raises:
+        SettingsError: A variable with our prefix is unknown, is given twice, or has a value it cannot have.
+    """
+    variables = os.environ if environment is None else environment
+    values: dict[str, Any] = {}
+    sources = dict.fromkeys(Settings.__struct_fields__, "default")
+    for variable in sorted(variables):
+        if not variable.startswith(PREFIX):
+            continue
+        name, source, text = _read_variable(variable, variables[variable])
+        if name in values:
+            raise SettingsError(f"{name} is set twice: by {sources[name]} and by {source}")
+        values[name], sources[name] = text, source
+    for name, value in (overrides or {}).items():
+        if value is not None:
+            values[name], sources[name] = value, f"--{name.replace('_', '-')}"
+    try:
+        settings = msgspec.convert(values, Settings, strict=False)
+    except msgspec.ValidationError as error:
+        # The message names the field and what is expected, never the value, which may be a secret.
+        raise SettingsError(str(error).replace("`", "").replace(" - at $.", ": ")) from None
+    return Loaded(settings, sources)
+
+
+def _read_variable(variable: str, text: str) -> tuple[str, str, str]:
+    """Return name, source and text of the setting that an environment variable gives."""
+    name = variable.removeprefix(PREFIX).lower()
+    if name in Settings.__struct_fields__:
+        return name, variable, text
+    file_name = name.removesuffix(FILE_SUFFIX.lower())
+    if file_name != name and file_name in Settings.__struct_fields__:
+        try:
+            with Path(text).open(encoding="utf-8") as file:
+                return file_name, f"{variable}={text}", file.read(FILE_MAX_BYTES).strip()
+        except (OSError, UnicodeDecodeError) as error:
+            raise SettingsError(f"{variable}: the file cannot be read: {type(error).__name__}") from None
+    known = ", ".join(PREFIX + field.upper() for field in Settings.__struct_fields__)
+    raise SettingsError(f"unknown setting {variable}; known are {known}, each also with {FILE_SUFFIX}")
+
+
+def shown(loaded: Loaded) -> list[tuple[str, str, str]]:
+    """Return name, value and source of every setting, secrets masked."""
+    rows = []
+    for name in Settings.__struct_fields__:
+        value = getattr(loaded.settings, name)
+        text = "" if value is None else str(value)
+        rows.append((name, "********" if text and HELP[name].secret else text, loaded.sources[name]))
+    return rows

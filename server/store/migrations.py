@@ -1,0 +1,149 @@
+"""Migrations: numbered files applied once and in order, and functions kept as the files say."""
+
+import hashlib
+import re
+from pathlib import Path
+from typing import NamedTuple
+
+import asyncpg
+
+from server.store.errors import StoreError
+from server.store.postgres import CONNECT_TIMEOUT_SECONDS
+from server.store.sql import query, sql_root
+
+# Any number will do that no other program on the same database uses for its advisory locks.
+LOCK_KEY = 0x7A11_9571_C500
+# A migration may wait this long for the locks of running transactions, which are all short.
+LOCK_TIMEOUT_MS = 10_000
+# Filling a new column or index of a large table takes minutes; a migration that takes longer is done by hand.
+STATEMENT_TIMEOUT_MS = 30 * 60_000
+
+_FILE = re.compile(r"^(?P<number>[0-9]{4})_(?P<name>[a-z0-9_]+)\.sql$")
+_NAMED = re.compile(
+    r"\bCONSTRAINT\s+(?:IF\s+(?:NOT\s+)?EXISTS\s+)?([a-z0-9_]+)"
+    r"|\bINDEX\s+(?:CONCURRENTLY\s+)?([a-z0-9_]+)\s+ON\b"
+)
+_DROPPED = re.compile(r"\bDROP\s+(?:CONSTRAINT|INDEX)\s+(?:IF\s+EXISTS\s+)?([a-z0-9_]+)")
+
+
+class MigrationError(StoreError):
+    """The database cannot be brought to the state this program needs."""
+
+
+class Migration(NamedTuple):
+    """A file of `sql/migrations/`."""
+
+    number: int
+    name: str
+    checksum: str
+    text: str
+
+
+def _checksum(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def expected_migrations(root: Path | None = None) -> list[Migration]:
+    """
+    Return the migrations of this program, in order.
+
+    Raises:
+        MigrationError: A file's name is not `NNNN_words.sql`, or the numbers do not run 1, 2, 3, ...
+    """
+    migrations: list[Migration] = []
+    for path in sorted(((root or sql_root()) / "migrations").glob("*.sql")):
+        match = _FILE.match(path.name)
+        if match is None or int(match["number"]) != len(migrations) + 1:
+            raise MigrationError(f"{path.name}: migrations are named NNNN_words.sql and numbered without gaps")
+        text = path.read_text(encoding="utf-8")
+        migrations.append(Migration(int(match["number"]), match["name"], _checksum(text), text))
+    return migrations
+
+
+def expected_functions(root: Path | None = None) -> dict[str, tuple[str, str]]:
+    """Return the functions of this program by name: checksum and text."""
+    functions = {}
+    for path in sorted(((root or sql_root()) / "functions").glob("*.sql")):
+        text = path.read_text(encoding="utf-8")
+        functions[path.stem] = (_checksum(text), text)
+    return functions
+
+
+def expected_names(root: Path | None = None) -> set[str]:
+    """Return the names of the constraints and indexes that the migrations leave behind."""
+    names: set[str] = set()
+    for migration in expected_migrations(root):
+        text = re.sub(r"--.*", "", migration.text)
+        names |= {first or second for first, second in _NAMED.findall(text)}
+        names -= set(_DROPPED.findall(text))
+    return names
+
+
+async def migrate(dsn: str, root: Path | None = None) -> list[str]:
+    """
+    Bring the database to the state this program needs and return what was done, a line each.
+
+    Every step is a transaction under one advisory lock and looks again before it acts, so any number of
+    processes may do this at once, and one that dies is followed by the next.
+
+    Args:
+        dsn: Address of Postgres, with a user that may create the roles and the schema, or is a member of them.
+
+        root: Another `sql/` folder.
+
+    Raises:
+        MigrationError: A migration has been changed after it was applied, or fails.
+        OSError, asyncpg.PostgresError: Postgres cannot be reached or refuses.
+    """
+    folder = root or sql_root()
+    done: list[str] = []
+    connection = await asyncpg.connect(
+        dsn,
+        timeout=CONNECT_TIMEOUT_SECONDS,
+        server_settings={
+            "application_name": "tallystick-migrate",
+            "lock_timeout": str(LOCK_TIMEOUT_MS),
+            "statement_timeout": str(STATEMENT_TIMEOUT_MS),
+            "client_min_messages": "warning",
+        },
+    )
+    try:
+        for migration in expected_migrations(folder):
+            async with connection.transaction():
+                await _prepare(connection, folder)
+                await _apply(connection, migration, done)
+        async with connection.transaction():
+            await _prepare(connection, folder)
+            rows = await connection.fetch(query("function_list"))
+            present = {row["name"]: row["checksum"] for row in rows}
+            for name, (checksum, text) in expected_functions(folder).items():
+                if present.get(name) != checksum:
+                    await connection.execute(text)
+                    await connection.execute(query("function_record"), name, checksum)
+                    done.append(f"function {name}")
+    finally:
+        await connection.close()
+    return done
+
+
+async def _prepare(connection: "asyncpg.Connection[asyncpg.Record]", folder: Path) -> None:
+    """Take the lock, and make sure of the roles, the schema and the record; all else follows as the owner."""
+    await connection.execute(query("migration_lock"), LOCK_KEY)
+    await connection.execute((folder / "bootstrap.sql").read_text(encoding="utf-8"))
+
+
+async def _apply(connection: "asyncpg.Connection[asyncpg.Record]", migration: Migration, done: list[str]) -> None:
+    applied = {row["number"]: row["checksum"] for row in await connection.fetch(query("migration_list"))}
+    label = f"{migration.number:04d}_{migration.name}"
+    if migration.number in applied:
+        if applied[migration.number] != migration.checksum:
+            raise MigrationError(
+                f"{label} was applied with another text: migrations are never edited, add a new one instead"
+            )
+        return
+    try:
+        await connection.execute(migration.text)
+    except asyncpg.PostgresError as error:
+        raise MigrationError(f"{label} failed and was rolled back: {error}") from error
+    await connection.execute(query("migration_record"), migration.number, migration.name, migration.checksum)
+    done.append(f"migration {label}")

@@ -1,0 +1,118 @@
+"""Whether it is safe to serve from this database: what start-up asserts, asked again while the service runs."""
+
+import asyncio
+import time
+from collections.abc import Sequence
+from typing import Final
+
+import asyncpg
+
+from server.store.coalescer import QueueFullError
+from server.store.errors import StoreError
+from server.store.migrations import expected_functions, expected_migrations, expected_names
+from server.store.postgres import SERVICE_ROLE, Database
+
+# How long an answer stands, so that the probes of many balancers cost one look a second.
+ANSWER_SECONDS: Final = 1.0
+# The oldest server whose planner and SQL are tested.
+SERVER_VERSION_MIN: Final = 16_00_00
+
+# Settings without which an acknowledged transfer could be lost.
+_DURABLE: Final = {
+    "fsync": ("on",),
+    "full_page_writes": ("on",),
+    "synchronous_commit": ("on", "remote_apply"),
+}
+
+
+class Readiness:
+    """
+    Says why the service must not be used now, if there is a reason.
+
+    Args:
+        database: What is served from.
+
+        standing: Failures of the program itself, which no waiting mends.
+    """
+
+    def __init__(self, database: Database, standing: Sequence[str] = ()) -> None:
+        self._database = database
+        self._standing = tuple(standing)
+        self._answer: tuple[str, ...] = ("the first check has not been made",)
+        self._expires = 0.0
+        self._lock = asyncio.Lock()
+        # Set when the service stops: it answers what runs and wants no more.
+        self.draining = False
+
+    async def failures(self) -> tuple[str, ...]:
+        """Return the reasons not to be ready, none when ready; asked of the database at most once a second."""
+        if self.draining:
+            return ("the server is stopping",)
+        async with self._lock:
+            if time.monotonic() >= self._expires:
+                self._answer = (*self._standing, *await self._ask())
+                self._expires = time.monotonic() + ANSWER_SECONDS
+        return self._answer
+
+    async def _ask(self) -> tuple[str, ...]:
+        try:
+            return tuple(await check_database(self._database))
+        except (StoreError, QueueFullError):
+            return ("Postgres cannot be reached",)
+        except (asyncpg.UndefinedTableError, asyncpg.InvalidSchemaNameError, asyncpg.InsufficientPrivilegeError):
+            return ("the schema is missing: run `tallystick migrate`",)
+        except (
+            asyncpg.InvalidAuthorizationSpecificationError,
+            asyncpg.InvalidCatalogNameError,
+            asyncpg.InvalidParameterValueError,
+        ):
+            return (
+                "Postgres refuses this user, database or role: check TALLYSTICK_DATABASE_URL and run `tallystick migrate`",
+            )
+
+
+async def check_database(database: Database) -> list[str]:
+    """
+    Return what is wrong with the database, a sentence each; nothing when it is safe to serve from.
+
+    Raises:
+        StoreError, QueueFullError: It cannot be asked.
+        asyncpg.PostgresError: It refuses the question; no schema, for example.
+    """
+    failures = _judge_settings((await database.read("readiness_settings"))[0])
+    applied = {row["number"]: row["checksum"] for row in await database.read("migration_list")}
+    for migration in expected_migrations():
+        label = f"{migration.number:04d}_{migration.name}"
+        if migration.number not in applied:
+            failures.append(f"migration {label} has not been applied: run `tallystick migrate`")
+        elif applied[migration.number] != migration.checksum:
+            failures.append(f"migration {label} was applied with another text than this program's")
+    present = {row["name"]: row["checksum"] for row in await database.read("function_list")}
+    for name, (checksum, _) in expected_functions().items():
+        if present.get(name) != checksum:
+            failures.append(f"function {name} is missing or of another version: run `tallystick migrate`")
+    names = {row["name"] for row in await database.read("readiness_names")}
+    failures.extend(f"constraint or index {name} is missing or not valid" for name in sorted(expected_names() - names))
+    grants = (await database.read("readiness_grants"))[0]
+    if not grants["appends"]:
+        failures.append(f"the role {SERVICE_ROLE} cannot append to transfers")
+    if grants["updates"] or grants["deletes"]:
+        failures.append(f"the role {SERVICE_ROLE} can change or delete transfers: revoke it")
+    return failures
+
+
+def _judge_settings(row: "asyncpg.Record") -> list[str]:
+    failures = [
+        f"{name} is {row[name]}: an acknowledged transfer could be lost"
+        for name, safe in _DURABLE.items()
+        if row[name] not in safe
+    ]
+    if row["server_version"] < SERVER_VERSION_MIN:
+        failures.append(f"PostgreSQL {SERVER_VERSION_MIN // 10_000} or newer is needed")
+    if row["in_recovery"]:
+        failures.append("the server is a standby in recovery")
+    elif row["read_only"]:
+        failures.append("the server is read-only")
+    if row["service_role"] != SERVICE_ROLE:
+        failures.append(f"the service runs as {row['service_role']} instead of {SERVICE_ROLE}")
+    return failures

@@ -1,0 +1,47 @@
+-- name: migration_lock(key)
+-- Wait until no other process migrates this database; held until the end of the transaction.
+SELECT pg_advisory_xact_lock($1::bigint);
+
+-- name: migration_record(number, name, checksum)
+-- Note that a migration has been applied.
+INSERT INTO schema_migrations (number, name, checksum) VALUES ($1, $2, $3);
+
+-- name: migration_list()
+-- The migrations applied, in order.
+SELECT number, name, checksum FROM schema_migrations ORDER BY number;
+
+-- name: function_record(name, checksum)
+-- Note the text a function has.
+INSERT INTO schema_functions (name, checksum) VALUES ($1, $2)
+ON CONFLICT (name) DO UPDATE SET checksum = excluded.checksum, applied_at = now();
+
+-- name: function_list()
+-- The functions and the checksums of their texts.
+SELECT name, checksum FROM schema_functions;
+
+-- name: readiness_settings()
+-- What decides whether an acknowledged transfer can be lost, and whether this server takes writes at all.
+SELECT current_setting('fsync') AS fsync,
+       current_setting('full_page_writes') AS full_page_writes,
+       current_setting('synchronous_commit') AS synchronous_commit,
+       current_setting('server_version_num')::integer AS server_version,
+       current_user AS service_role,
+       pg_is_in_recovery() AS in_recovery,
+       current_setting('transaction_read_only') = 'on' AS read_only;
+
+-- name: readiness_names()
+-- The names of all valid constraints and indexes of the schema.
+SELECT c.conname AS name FROM pg_constraint AS c
+WHERE c.connamespace = current_schema()::regnamespace AND c.convalidated
+UNION ALL
+SELECT r.relname FROM pg_class AS r JOIN pg_index AS i ON i.indexrelid = r.oid
+WHERE r.relnamespace = current_schema()::regnamespace AND i.indisvalid
+UNION ALL
+SELECT c.conname FROM pg_constraint AS c JOIN pg_type AS t ON t.oid = c.contypid
+WHERE t.typnamespace = current_schema()::regnamespace;
+
+-- name: readiness_grants()
+-- What the service's role may do to transfers: the first two it must, the others it must not.
+SELECT has_table_privilege('transfers', 'SELECT') AND has_table_privilege('transfers', 'INSERT') AS appends,
+       has_any_column_privilege('transfers', 'UPDATE') AS updates,
+       has_table_privilege('transfers', 'DELETE') OR has_table_privilege('transfers', 'TRUNCATE') AS deletes;

@@ -1,0 +1,68 @@
+"""Fixtures of all tests: one embedded PostgreSQL a test process, one service, a ledger a test."""
+
+import itertools
+import tempfile
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import pytest
+
+from server.process.embedded import EmbeddedServers
+from tests.support.client import Client
+from tests.support.postgres import create_database, create_template, drop_database
+from tests.support.service import ServerProcess, Service, in_process
+
+_ledgers = itertools.count(1)
+
+
+@pytest.fixture(scope="session")
+def postgres_url() -> Iterator[str]:
+    """A PostgreSQL of this test process, as its superuser."""
+    with tempfile.TemporaryDirectory(prefix="tallystick-tests-") as folder:
+        # Root's embedded server runs as somebody else, who must get this far.
+        Path(folder).chmod(0o755)
+        with EmbeddedServers.open(Path(folder) / "data", redis=False) as servers:
+            assert servers.database_url is not None
+            yield servers.database_url
+
+
+@pytest.fixture(scope="session")
+async def template(postgres_url: str) -> str:
+    """The address of the server that holds the migrated template."""
+    await create_template(postgres_url)
+    return postgres_url
+
+
+@pytest.fixture
+async def database_url(template: str) -> AsyncIterator[str]:
+    """A migrated, empty database of this test alone."""
+    copy = await create_database(template)
+    yield copy
+    await drop_database(template, copy)
+
+
+@pytest.fixture(scope="session")
+async def service(template: str) -> AsyncIterator[Service]:
+    """A service shared by all tests that do not break it: a test works in a ledger of its own."""
+    async with in_process(await create_database(template)) as running:
+        yield running
+
+
+@pytest.fixture
+def ledger() -> str:
+    """The name of a ledger that no other test uses."""
+    return f"ledger-{next(_ledgers)}"
+
+
+@pytest.fixture
+async def client(service: Service, ledger: str) -> Client:
+    """A client with an admin key of this test's ledger."""
+    return await service.client(ledger)
+
+
+@pytest.fixture
+async def server_process(database_url: str, tmp_path: Path) -> AsyncIterator[ServerProcess]:
+    """`tallystick serve` as a child on a database of its own; not started yet."""
+    process = ServerProcess(database_url, tmp_path / "server.log")
+    yield process
+    await process.stop()

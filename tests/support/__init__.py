@@ -1,0 +1,1 @@
+"""What tests share: real servers, ledgers to work in, clients that show every byte."""

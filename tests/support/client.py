@@ -1,0 +1,112 @@
+"""A client for tests: sends what it is told, shows status, headers and bytes."""
+
+import itertools
+from collections.abc import Mapping
+from typing import Any, NamedTuple, cast
+
+import aiohttp
+import orjson
+
+_keys = itertools.count(1)
+
+
+class Answer(NamedTuple):
+    """A response as it was received."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+    @property
+    def json(self) -> Any:
+        """The body, decoded."""
+        return orjson.loads(self.body)
+
+    @property
+    def code(self) -> str:
+        """The code of a problem."""
+        return cast(str, self.json["code"])
+
+    @property
+    def replayed(self) -> bool:
+        """Whether the answer says that it is a replay."""
+        return self.headers.get("Idempotent-Replayed") == "true"
+
+
+class Client:
+    """
+    Requests with one API key.
+
+    Args:
+        session: Of aiohttp; shared.
+
+        url: Of the server, without a slash at its end.
+
+        token: The API key, or None to send none.
+    """
+
+    def __init__(self, session: aiohttp.ClientSession, url: str, token: str | None) -> None:
+        self.session = session
+        self.url = url
+        self.token = token
+
+    async def send(
+        self,
+        method: str,
+        path: str,
+        body: object = None,
+        *,
+        raw: bytes | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> Answer:
+        """Send a request: *body* as JSON, or *raw* as it is, with the content type of JSON unless *headers* name one."""
+        fields = dict(headers or {})
+        if self.token is not None:
+            fields.setdefault("Authorization", f"Bearer {self.token}")
+        data = raw if raw is not None else orjson.dumps(body) if body is not None else None
+        if data is not None:
+            fields.setdefault("Content-Type", "application/json")
+        async with self.session.request(method, self.url + path, data=data, headers=fields) as response:
+            return Answer(response.status, response.headers, await response.read())
+
+    async def get(self, path: str, **headers: str) -> Answer:
+        """GET; underscores in header names stand for hyphens."""
+        return await self.send("GET", path, headers={k.replace("_", "-"): v for k, v in headers.items()})
+
+    async def post(self, path: str, body: object) -> Answer:
+        """POST without an idempotency key."""
+        return await self.send("POST", path, body)
+
+    async def open(self, account: str, currency: str = "EUR", **fields: object) -> Answer:
+        """Open an account."""
+        return await self.post("/v1/accounts", {"id": account, "currency": currency, **fields})
+
+    async def transfer(
+        self, source: str, destination: str, amount: object, key: str | None = None, **fields: object
+    ) -> Answer:
+        """Post a transfer in EUR unless told otherwise; without *key* under a key of its own."""
+        body = {"source": source, "destination": destination, "amount": amount, "currency": "EUR", **fields}
+        return await self.send("POST", "/v1/transfers", body, headers={"Idempotency-Key": key or new_key()})
+
+    async def account(self, account: str) -> Any:
+        """Return an account, which must exist."""
+        answer = await self.get(f"/v1/accounts/{account}")
+        assert answer.status == 200, answer
+        return answer.json
+
+    async def balance(self, account: str) -> int:
+        """Return an account's balance."""
+        return cast(int, (await self.account(account))["balance"])
+
+    async def fund(self, account: str, amount: int, **fields: object) -> None:
+        """Open an account and give it money out of a funding account without a floor."""
+        assert (await self.open("world", floor=None)).status in (200, 201)
+        assert (await self.open(account, **fields)).status == 201
+        if amount:
+            answer = await self.transfer("world", account, amount)
+            assert answer.status == 201, answer
+
+
+def new_key() -> str:
+    """Return an idempotency key that no test has used."""
+    return f"test-{next(_keys)}"

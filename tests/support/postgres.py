@@ -1,0 +1,43 @@
+"""Databases for tests: one migrated template, copied for every test that needs a database of its own."""
+
+import itertools
+from urllib.parse import urlsplit, urlunsplit
+
+import asyncpg
+
+from server.store.migrations import migrate
+
+TEMPLATE = "tallystick_template"
+_numbers = itertools.count(1)
+
+
+def with_database(url: str, name: str) -> str:
+    """Return *url* with another database."""
+    return urlunsplit(urlsplit(url)._replace(path=f"/{name}"))
+
+
+async def administer(url: str, statement: str, *arguments: object) -> list[asyncpg.Record]:
+    """Run one statement as the superuser."""
+    connection = await asyncpg.connect(url)
+    try:
+        return await connection.fetch(statement, *arguments)
+    finally:
+        await connection.close()
+
+
+async def create_template(url: str) -> None:
+    """Make the template: a database with all migrations."""
+    await administer(url, f"CREATE DATABASE {TEMPLATE}")
+    await migrate(with_database(url, TEMPLATE))
+
+
+async def create_database(url: str) -> str:
+    """Copy the template and return the address of the copy."""
+    name = f"test_{next(_numbers)}"
+    await administer(url, f"CREATE DATABASE {name} TEMPLATE {TEMPLATE}")
+    return with_database(url, name)
+
+
+async def drop_database(url: str, copy: str) -> None:
+    """Remove a copy, whoever is still connected to it."""
+    await administer(url, f"DROP DATABASE IF EXISTS {urlsplit(copy).path[1:]} WITH (FORCE)")

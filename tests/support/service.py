@@ -1,0 +1,148 @@
+"""The service in the test's own process, on a real socket, and the service as a process of its own."""
+
+import asyncio
+import os
+import signal
+import socket
+import sys
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+import aiohttp
+from aiohttp import web
+
+from server.app import App, create_app
+from server.process.commands.keys import create_key
+from server.settings import Settings
+from server.store.postgres import Database
+from tests.support.client import Client
+
+# Seconds that a server process gets to become ready or to stop.
+START_SECONDS = 30.0
+STOP_SECONDS = 15.0
+
+
+class Service(NamedTuple):
+    """A running service and how to reach it."""
+
+    url: str
+    database_url: str
+    session: aiohttp.ClientSession
+    app: App | None = None
+
+    async def client(self, ledger: str, role: str = "admin") -> Client:
+        """Return a client with a new key of a ledger."""
+        return Client(self.session, self.url, await make_key(self.database_url, ledger, role))
+
+
+async def make_key(database_url: str, ledger: str, role: str = "admin") -> str:
+    """Make a key as `tallystick keys create` does."""
+    async with Database(database_url, posting_connections=1, reading_connections=1) as database:
+        return await create_key(database, ledger, role)
+
+
+@asynccontextmanager
+async def in_process(database_url: str, **settings: object) -> AsyncIterator[Service]:
+    """Serve from this process and loop, on a free port."""
+    async with (
+        create_app(Settings(database_url=database_url, **settings)) as app,  # type: ignore[arg-type]  # few, by name
+        aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session,
+    ):
+        runner = web.ServerRunner(app.server)
+        await runner.setup()
+        site = web.TCPSite(runner, "127.0.0.1", 0)
+        await site.start()
+        try:
+            yield Service(f"http://127.0.0.1:{runner.addresses[0][1]}", database_url, session, app)
+        finally:
+            await runner.cleanup()
+
+
+def free_port() -> int:
+    """Return a port that was free a moment ago."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+class ServerProcess:
+    """
+    `tallystick serve` as a child process.
+
+    Args:
+        database_url: Of Postgres.
+
+        log: File that takes its standard error.
+
+        environment: Further variables.
+    """
+
+    def __init__(self, database_url: str, log: Path, environment: Mapping[str, str] | None = None) -> None:
+        self.database_url = database_url
+        self.port = free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        self._log = log
+        self._environment = environment or {}
+        self._child: asyncio.subprocess.Process | None = None
+
+    @property
+    def pid(self) -> int:
+        """Of the child."""
+        assert self._child is not None
+        return self._child.pid
+
+    async def start(self, environment: Mapping[str, str] | None = None) -> None:
+        """Start it and return when it is ready."""
+        inherited = {k: v for k, v in os.environ.items() if not k.startswith("TALLYSTICK_")}
+        with self._log.open("ab") as log:
+            self._child = await asyncio.create_subprocess_exec(
+                sys.executable,
+                "-m",
+                "server.cli",
+                "serve",
+                "--port",
+                str(self.port),
+                env={
+                    **inherited,
+                    "TALLYSTICK_DATABASE_URL": self.database_url,
+                    # Nothing of this is reached yet; it keeps the embedded server from being started.
+                    "TALLYSTICK_REDIS_URL": "redis://127.0.0.1:1",
+                    **self._environment,
+                    **(environment or {}),
+                },
+                stdout=asyncio.subprocess.DEVNULL,
+                stderr=log,
+            )
+        async with asyncio.timeout(START_SECONDS), aiohttp.ClientSession() as session:
+            while True:
+                if self._child.returncode is not None:
+                    raise AssertionError(f"the server ended: {self._log.read_text()[-2000:]}")
+                try:
+                    async with session.get(f"{self.url}/readyz") as response:
+                        if response.status == 200:
+                            return
+                except aiohttp.ClientError:
+                    pass
+                await asyncio.sleep(0.02)
+
+    def kill(self, number: int = signal.SIGKILL) -> None:
+        """Send it a signal."""
+        os.kill(self.pid, number)
+
+    async def wait(self) -> int:
+        """Return its exit code when it has ended by itself or by a signal sent before."""
+        assert self._child is not None
+        return await asyncio.wait_for(self._child.wait(), STOP_SECONDS)
+
+    async def stop(self) -> None:
+        """End it, gracefully if it can, and wait until it is gone."""
+        if self._child is None or self._child.returncode is not None:
+            return
+        try:
+            self.kill(signal.SIGTERM)
+            await self.wait()
+        except TimeoutError:
+            self.kill()
+            await self.wait()
