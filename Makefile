@@ -42,7 +42,7 @@ format: ## let ruff put the code in order
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 
-replay: ## replay recorded traffic against a server (ARGS=...)
+replay: ## replay a real bank's books and check every balance (ARGS=--help)
 	@$(SETUP) load
 	@exec $(BIN)/python -m loadtests.replay $(ARGS)
 

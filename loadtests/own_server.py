@@ -29,8 +29,6 @@ KILLED_SECONDS_MAX = 10.0
 COMMAND_SECONDS_MAX = 60.0
 # An audit folds every entry of every account.
 AUDIT_SECONDS_MAX = 600.0
-# A replay asks how fast the ledger posts, not whether the limiter limits.
-KEY_RATE = 1_000_000
 LOG_LINES_SHOWN = 20
 LOG_BYTES_SHOWN_MAX = 16_384
 
@@ -46,13 +44,10 @@ class OwnServer:
         self._program = program
         self._data = data
         self._log = log
-        self._port, admin_port = _free_ports()
+        self._port = _free_port()
         self.url = f"http://{HOST}:{self._port}"
         self._process = subprocess.Popen(
-            [
-                *(program, "serve", "--host", HOST, "--port", str(self._port)),
-                *("--admin-port", str(admin_port), "--data-dir", data),
-            ],
+            [program, "serve", "--host", HOST, "--port", str(self._port), "--data-dir", data],
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,
@@ -74,11 +69,7 @@ class OwnServer:
 
     def create_key(self, ledger: str) -> str:
         """The secret of a new admin key for the ledger, which is made if it does not exist."""
-        rate = str(KEY_RATE)
-        done = self._run(
-            *("keys", "create", "--ledger", ledger, "--role", "admin"),
-            *("--rate", rate, "--burst", rate),
-        )
+        done = self._run("keys", "create", "--ledger", ledger, "--role", "admin")
         words = done.stdout.split()
         if done.returncode != 0 or len(words) != 1:
             raise ServerError(f"keys create made no key (exit {done.returncode}):\n{said(done)}")
@@ -167,12 +158,10 @@ def _environment() -> dict[str, str]:
     return {name: text for name, text in os.environ.items() if not name.startswith("TALLYSTICK_")}
 
 
-def _free_ports() -> tuple[int, int]:
-    # Both are held until both are known, so that they differ.
-    with socket.socket() as one, socket.socket() as other:
-        one.bind((HOST, 0))
-        other.bind((HOST, 0))
-        return one.getsockname()[1], other.getsockname()[1]
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind((HOST, 0))
+        return int(probe.getsockname()[1])
 
 
 def _is_ready(port: int) -> bool:

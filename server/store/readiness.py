@@ -67,7 +67,7 @@ class Readiness:
             asyncpg.InvalidParameterValueError,
         ):
             return (
-                "Postgres refuses this user, database or role: check TALLYSTICK_DATABASE_URL and run `tallystick migrate`",
+                "Postgres refuses the user, database or role: check the address, run `tallystick migrate`",
             )
 
 

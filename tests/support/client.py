@@ -59,7 +59,7 @@ class Client:
         raw: bytes | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> Answer:
-        """Send a request: *body* as JSON, or *raw* as it is, with the content type of JSON unless *headers* name one."""
+        """Send *body* as JSON, or *raw* as it is; the content type is JSON unless *headers* name one."""
         fields = dict(headers or {})
         if self.token is not None:
             fields.setdefault("Authorization", f"Bearer {self.token}")
@@ -98,10 +98,10 @@ class Client:
         """Return an account's balance."""
         return cast(int, (await self.account(account))["balance"])
 
-    async def fund(self, account: str, amount: int, **fields: object) -> None:
+    async def fund(self, account: str, amount: int, *, currency: str = "EUR", **fields: object) -> None:
         """Open an account and give it money out of a funding account without a floor."""
         assert (await self.open("world", floor=None)).status in (200, 201)
-        assert (await self.open(account, **fields)).status == 201
+        assert (await self.open(account, currency, **fields)).status == 201
         if amount:
             answer = await self.transfer("world", account, amount)
             assert answer.status == 201, answer
