@@ -1,6 +1,7 @@
 """Serving: one process, one loop, until it is told to stop."""
 
 import asyncio
+import gc
 import logging
 import signal
 import socket
@@ -65,6 +66,8 @@ async def serve(settings: Settings, listener: socket.socket, started: Callable[[
         await site.start()
         for failure in await app.readiness.failures():
             log.error("not ready: %s", failure)
+        # What start-up made lives as long as the process: the collector need not look at it again and again.
+        gc.freeze()
         started()
         await stop.wait()
         await _drain(app, runner, site)

@@ -190,13 +190,13 @@ def test_programs_that_do_not_run(place: Path) -> None:
     assert "Permission denied. Run `make setup` again" in said
 
 
-def full_disk(place: Path, megabytes: int) -> contextlib.ExitStack:
+def full_disk(place: Path, size: str) -> contextlib.ExitStack:
     """A very small file system at `place`/disk, gone again when the stack is closed."""
     disk = place / "disk"
     disk.mkdir()
     stack = contextlib.ExitStack()
-    size = f"size={megabytes}m,mode=0755"
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", size, "tmpfs", disk], capture_output=True, check=False)
+    options = f"size={size},mode=0755"
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", disk], capture_output=True, check=False)
     if mounted.returncode != 0:
         pytest.skip(f"no small file system can be mounted here: {mounted.stderr.decode().strip()}")
     stack.callback(lambda: subprocess.run(["umount", disk], check=True))
@@ -204,12 +204,12 @@ def full_disk(place: Path, megabytes: int) -> contextlib.ExitStack:
 
 
 @needs_root
-@pytest.mark.parametrize("megabytes", [1, 20, 34])
-def test_a_disk_too_small(place: Path, megabytes: int) -> None:
+@pytest.mark.parametrize("size", ["4k", "1m", "20m", "34m"])
+def test_a_disk_too_small(place: Path, size: str) -> None:
     """
     A disk that fills up while the database is made is named as the cause, however far it came.
     """
-    with full_disk(place, megabytes):
+    with full_disk(place, size):
         assert f"The disk that holds {place}/disk/data is full." in refusal(place / "disk/data")
 
 
@@ -218,7 +218,7 @@ def test_a_disk_full_at_start(place: Path) -> None:
     """
     A disk that filled up since the last run is named as the cause, and freeing it is enough.
     """
-    with full_disk(place, 120):
+    with full_disk(place, "120m"):
         EmbeddedServers.open(place / "disk/data").close()
         with contextlib.suppress(OSError), (place / "disk/filler").open("wb", 0) as filler:
             while filler.write(b"\0" * 65_536):
