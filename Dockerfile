@@ -15,7 +15,7 @@ ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1 PIP_ROOT_USER_ACTION=igno
 WORKDIR /src
 COPY requirements/build.txt requirements/
 RUN python -m pip install --require-hashes --requirement requirements/build.txt
-COPY pyproject.toml LICENSE NOTICE ./
+COPY pyproject.toml README.md LICENSE NOTICE ./
 COPY server/ server/
 COPY sql/ sql/
 RUN python -m hatchling build --target wheel --directory /dist
