@@ -104,6 +104,7 @@ class Coalescer(Generic[Item, Result]):
     async def _fly(self, batch: list[tuple[Item, int, asyncio.Future[Result]]]) -> None:
         try:
             results = await self._run([entry[0] for entry in batch])
+            answers = list(zip(batch, results, strict=True))
         except BaseException as error:
             # A cancelled flight must not look like a cancelled caller.
             failure = (
@@ -117,7 +118,7 @@ class Coalescer(Generic[Item, Result]):
             if not isinstance(error, Exception):
                 raise
             return
-        for (_, _, future), result in zip(batch, results, strict=True):
+        for (_, _, future), result in answers:
             if future.done():
                 continue
             if isinstance(result, BaseException):
