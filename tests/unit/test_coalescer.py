@@ -1,0 +1,253 @@
+"""The coalescer by itself: what travels together, what waits, what is refused, and whom a failure reaches."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+
+import pytest
+
+from server.store.coalescer import Coalescer, QueueFullError
+
+BATCH_MAX = 4
+QUEUE_MAX = 10
+
+
+def capitals(items: list[str]) -> Sequence[str]:
+    """Answer each item by its capital letters."""
+    return [item.upper() for item in items]
+
+
+class Store:
+    """A store that records its batches and answers when it is told to."""
+
+    def __init__(self) -> None:
+        self.batches: list[list[str]] = []
+        self.open = asyncio.Event()
+        self.away = 0
+        self.away_most = 0
+        self.answer: Callable[[list[str]], Sequence[str | BaseException]] = lambda items: [
+            item.upper() for item in items
+        ]
+
+    async def run(self, items: list[str]) -> Sequence[str | BaseException]:
+        """Answer a batch once the store is open."""
+        self.batches.append(items)
+        self.away += 1
+        self.away_most = max(self.away_most, self.away)
+        try:
+            await self.open.wait()
+            return self.answer(items)
+        finally:
+            self.away -= 1
+
+
+def coalescer(store: Store, in_flight_max: int = 1) -> Coalescer[str, str]:
+    """Return a coalescer in front of *store*."""
+    return Coalescer(store.run, batch_max=BATCH_MAX, in_flight_max=in_flight_max, queue_max=QUEUE_MAX)
+
+
+@asynccontextmanager
+async def bounded() -> AsyncIterator[None]:
+    """Fail instead of hanging."""
+    async with asyncio.timeout(5):
+        yield
+
+
+async def ticks(count: int = 3) -> None:
+    """Let the loop run what is ready."""
+    for _ in range(count):
+        await asyncio.sleep(0)
+
+
+async def test_one_batch_a_tick() -> None:
+    """All that is submitted within one tick of the loop travels together, answered in order."""
+    store = Store()
+    store.open.set()
+    lane = coalescer(store)
+    async with bounded():
+        assert await asyncio.gather(*(lane.submit(item) for item in "abc")) == ["A", "B", "C"]
+    assert store.batches == [["a", "b", "c"]]
+
+
+async def test_what_comes_while_a_batch_is_away_joins_the_next() -> None:
+    """Callers of several ticks leave together as soon as the batch before them has landed, without a timer."""
+    store = Store()
+    lane = coalescer(store)
+    futures = [lane.submit("a")]
+    await ticks()
+    for item in "bcd":
+        futures.append(lane.submit(item))
+        await ticks()
+    assert store.batches == [["a"]]
+    store.open.set()
+    async with bounded():
+        assert await asyncio.gather(*futures) == ["A", "B", "C", "D"]
+    assert store.batches == [["a"], ["b", "c", "d"]]
+
+
+async def test_a_batch_is_closed_by_weight() -> None:
+    """An item that would lift a batch above its weight opens the next one; order is kept."""
+    store = Store()
+    store.open.set()
+    lane = coalescer(store)
+    weights = {"a": 2, "b": 2, "c": 1, "d": 4, "e": 1}
+    async with bounded():
+        await asyncio.gather(*(lane.submit(item, weight) for item, weight in weights.items()))
+    assert store.batches == [["a", "b"], ["c"], ["d"], ["e"]]
+
+
+async def test_an_item_heavier_than_a_batch_travels_alone() -> None:
+    """Nothing is too heavy to be sent as long as it fits the queue."""
+    store = Store()
+    store.open.set()
+    lane = coalescer(store)
+    async with bounded():
+        await asyncio.gather(lane.submit("a"), lane.submit("heavy", BATCH_MAX + 3), lane.submit("b"))
+    assert store.batches == [["a"], ["heavy"], ["b"]]
+
+
+@pytest.mark.parametrize("in_flight_max", [1, 2, 3])
+async def test_batches_away_are_bounded(in_flight_max: int) -> None:
+    """As many batches as allowed are away at once, never more, and all of them are used."""
+    store = Store()
+    lane = coalescer(store, in_flight_max)
+    futures = []
+    for number in range(6):
+        # Two of this weight may wait.
+        if number < in_flight_max + 2:
+            futures.append(lane.submit(str(number), BATCH_MAX))
+        await ticks()
+    assert store.away == in_flight_max
+    store.open.set()
+    async with bounded():
+        await asyncio.gather(*futures)
+    assert store.away_most == in_flight_max
+    assert len(store.batches) == len(futures) == in_flight_max + 2
+
+
+async def test_a_full_queue_refuses_at_once() -> None:
+    """Past the queue's weight `submit` raises, the queue is as it was, and room made by a departure is usable."""
+    store = Store()
+    lane = coalescer(store)
+    futures = [lane.submit("away")]
+    await ticks()
+    futures += [lane.submit("a", QUEUE_MAX - 1), lane.submit("b", 1)]
+    with pytest.raises(QueueFullError):
+        lane.submit("c")
+    store.open.set()
+    async with bounded():
+        await asyncio.gather(*futures)
+        assert await lane.submit("d", QUEUE_MAX) == "D"
+    assert store.batches == [["away"], ["a"], ["b"], ["d"]]
+
+
+async def test_an_item_heavier_than_the_queue_is_refused() -> None:
+    """What can never fit is refused rather than kept for ever."""
+    with pytest.raises(QueueFullError):
+        coalescer(Store()).submit("whale", QUEUE_MAX + 1)
+
+
+async def test_an_exception_as_a_result_fails_its_own_caller() -> None:
+    """A bad item fails alone: its neighbours are answered."""
+    store = Store()
+    store.open.set()
+    store.answer = lambda items: [ValueError(item) if item == "b" else item.upper() for item in items]
+    lane = coalescer(store)
+    async with bounded():
+        answers = await asyncio.gather(*(lane.submit(item) for item in "abc"), return_exceptions=True)
+    assert answers[0] == "A"
+    assert isinstance(answers[1], ValueError)
+    assert answers[2] == "C"
+
+
+async def test_an_exception_raised_fails_the_batch_and_only_it() -> None:
+    """Every caller of the batch hears of it; the next batch is sent as if nothing had been."""
+    store = Store()
+
+    def fail(items: list[str]) -> Sequence[str]:
+        if "a" in items:
+            raise OSError("gone")
+        return items
+
+    store.answer = fail
+    lane = coalescer(store)
+    first = [lane.submit("a"), lane.submit("b")]
+    await ticks()
+    second = lane.submit("c")
+    store.open.set()
+    async with bounded():
+        answers = await asyncio.gather(*first, return_exceptions=True)
+        assert await second == "c"
+    assert [type(answer) for answer in answers] == [OSError, OSError]
+
+
+@pytest.mark.parametrize("count", [0, 1, 2, 4])
+async def test_a_wrong_number_of_results_fails_every_caller(count: int) -> None:
+    """No caller is left waiting, nor given a neighbour's answer, by a store that answers too little or too much."""
+    store = Store()
+    store.open.set()
+    store.answer = lambda items: ["?"] * count
+    lane = coalescer(store)
+    async with bounded():
+        answers = await asyncio.gather(*(lane.submit(item) for item in "abc"), return_exceptions=True)
+    assert all(isinstance(answer, Exception) for answer in answers), answers
+
+
+async def test_a_caller_who_leaves_takes_nobody_along() -> None:
+    """A cancelled caller's item travels all the same, whether it waited or was away; its neighbours are answered."""
+    store = Store()
+    lane = coalescer(store)
+    away = [lane.submit("a"), lane.submit("b")]
+    await ticks()
+    waiting = [lane.submit("c"), lane.submit("d")]
+    away[0].cancel()
+    waiting[0].cancel()
+    store.open.set()
+    async with bounded():
+        assert await away[1] == "B"
+        assert await waiting[1] == "D"
+    assert store.batches == [["a", "b"], ["c", "d"]]
+
+
+async def test_a_cancelled_flight_fails_its_callers_with_an_error() -> None:
+    """Whoever cancels the flight, its callers see a failed batch and not a cancellation of their own."""
+    store = Store()
+    lane = coalescer(store)
+    futures = [lane.submit("a"), lane.submit("b")]
+    await ticks()
+    (flight,) = lane._flights
+    flight.cancel()
+    async with bounded():
+        answers = await asyncio.gather(*futures, return_exceptions=True)
+        assert [type(answer) for answer in answers] == [ConnectionAbortedError, ConnectionAbortedError]
+        store.open.set()
+        assert await lane.submit("c") == "C"
+
+
+async def test_drain_returns_when_all_is_answered() -> None:
+    """Neither what is away nor what waits is left behind, and an idle coalescer drains at once."""
+    store = Store()
+    lane = coalescer(store)
+    async with bounded():
+        await lane.drain()
+        futures = [lane.submit("a")]
+        await ticks()
+        futures.append(lane.submit("b"))
+        drained = asyncio.create_task(lane.drain())
+        await ticks()
+        assert not drained.done()
+        store.open.set()
+        await drained
+    assert lane.idle
+    assert [future.result() for future in futures] == ["A", "B"]
+
+
+async def test_drain_sees_what_has_not_left_yet() -> None:
+    """A drain in the very tick of a submission waits for it."""
+    store = Store()
+    store.open.set()
+    lane = coalescer(store)
+    future = lane.submit("a")
+    async with bounded():
+        await lane.drain()
+    assert future.done()
