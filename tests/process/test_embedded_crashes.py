@@ -8,12 +8,14 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
-from server.process.embedded import EmbeddedServers, postgres_bin
+from server.process.embedded import EmbeddedError, EmbeddedServers, postgres_bin
 from server.process.embedded.child import stop
+from server.process.embedded.postgres_settings import LOG_BYTES_MAX
 from tests.process.embedded_looks import open_place, psql, valkey
 from tests.process.embedded_parent import Parent
 
@@ -151,6 +153,20 @@ def test_sockets_move_out_of_an_unfit_path(place: Path, name: str) -> None:
     shutil.rmtree(moved)
 
 
+def test_a_frozen_server_is_named(place: Path) -> None:
+    """
+    A server that holds its socket and does not answer is named, after a bounded wait.
+    """
+    with EmbeddedServers.open(place / "data", postgres=False) as servers:
+        assert servers.redis_pid is not None
+        os.kill(servers.redis_pid, signal.SIGSTOP)
+        try:
+            with pytest.raises(EmbeddedError, match=rf"\(process {servers.redis_pid}\) does not"):
+                EmbeddedServers.open(place / "data", postgres=False)
+        finally:
+            os.kill(servers.redis_pid, signal.SIGCONT)
+
+
 def test_a_copied_directory_has_its_own_servers(place: Path) -> None:
     """
     A copy of a directory with far-away sockets does not reach for the servers of the original.
@@ -169,6 +185,29 @@ def test_a_copied_directory_has_its_own_servers(place: Path) -> None:
         assert data == place / f"{long}2/postgres"
     for path in sockets:
         shutil.rmtree(path)
+
+
+def test_a_log_that_grew_is_dropped(place: Path) -> None:
+    """
+    A start removes a log that is past its limit, and keeps the others.
+    """
+    EmbeddedServers.open(place / "data", redis=False).close()
+    logs = [place / f"data/logs/postgres-{name}.log" for name in ("Old", "New")]
+    for log, size in zip(logs, (LOG_BYTES_MAX + 1, LOG_BYTES_MAX), strict=True):
+        log.touch()
+        os.truncate(log, size)
+    EmbeddedServers.open(place / "data", redis=False).close()
+    assert [log.exists() for log in logs] == [False, True]
+
+
+def test_only_the_main_thread_starts_servers(place: Path) -> None:
+    """
+    A start from another thread is refused: the servers would end with that thread.
+    """
+    with ThreadPoolExecutor(1) as threads:
+        start = threads.submit(EmbeddedServers.open, place / "data")
+        with pytest.raises(RuntimeError, match="from the main thread only"):
+            start.result()
 
 
 def test_a_server_that_does_not_stop_is_killed() -> None:

@@ -26,8 +26,8 @@ SOCKET = f".s.PGSQL.{PORT}"
 INITDB_SECONDS = 120.0
 INITDB_STOP_STEPS = ((signal.SIGTERM, 5.0), (signal.SIGKILL, 5.0))
 
-# After a crash the server first reads back the log since the last checkpoint, at most
-# max_wal_size of it.
+# After a crash the server first reads back the log since the last checkpoint: half a minute for
+# max_wal_size of it, more on a slow machine.
 START_SECONDS = 120.0
 POLL_SECONDS = 0.01
 

@@ -14,9 +14,10 @@ from .directory import DataDirectory
 from .errors import EmbeddedError, failure
 
 SOCKET = "valkey.sock"
+PID_FILE = "valkey.pid"
 
 # It has nothing to read at its start, and answers after some 10 ms.
-START_SECONDS = 10.0
+START_SECONDS = 5.0
 POLL_SECONDS = 0.005
 
 # SIGTERM is noticed at its next tick, within 100 ms.
@@ -61,8 +62,8 @@ class Valkey:
             except (OSError, wire.ServerRefused) as trouble:
                 if time.monotonic() > deadline:
                     raise EmbeddedError(
-                        f"The Valkey of {self.directory.path} holds {self.socket} and does not "
-                        f"answer: {trouble}. End that process and try again."
+                        f"The Valkey of {self.directory.path} (process {self._noted_pid()}) does "
+                        f"not answer: {trouble}. End that process and try again."
                     ) from trouble
             time.sleep(POLL_SECONDS)
 
@@ -76,7 +77,8 @@ class Valkey:
             "TALLYSTICK_REDIS_URL to a server of your own.",
         )
         self.socket.unlink(missing_ok=True)
-        settings = {**SETTINGS, "unixsocket": str(self.socket)}
+        places = {"unixsocket": str(self.socket), "pidfile": str(self.sockets / PID_FILE)}
+        settings = {**SETTINGS, **places}
         output = self.directory.logs / "valkey.log"
         process = child.spawn(
             [program, *(part for name, value in settings.items() for part in (f"--{name}", value))],
@@ -93,6 +95,11 @@ class Valkey:
             child.stop(process, STOP_STEPS)
             raise
         return process
+
+    def _noted_pid(self) -> str:
+        with contextlib.suppress(OSError):
+            return (self.sockets / PID_FILE).read_text().strip()
+        return "unknown"
 
     def _ask(self) -> int:
         return int(wire.valkey_info(self.socket)["process_id"])
