@@ -96,7 +96,7 @@ class Authenticator:
         Raises:
             QueueFullError, StoreUnavailableError: It could not be looked up.
         """
-        name = hashlib.sha256(token.encode()).digest()
+        name = hashlib.sha256(token.encode(errors="surrogateescape")).digest()
         entry = self._known.get(name)
         now = time.monotonic()
         if entry is not None and entry[1] > now:

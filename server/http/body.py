@@ -83,12 +83,12 @@ def decode(decoder: "msgspec.json.Decoder[T]", body: bytes) -> T:
     try:
         value = decoder.decode(body)
         _refuse_repeated_members(body)
+        if b"\\u0000" in body:
+            _refuse_nul(body)
     except msgspec.ValidationError as error:
         raise shape_problem(error) from None
     except (ValueError, RecursionError):
         raise invalid("", "The body is not JSON in UTF-8.") from None
-    if b"\\u0000" in body:
-        _refuse_nul(body)
     return value
 
 
@@ -103,12 +103,16 @@ def shape_problem(error: msgspec.ValidationError, prefix: str = "") -> Problem:
             pointer += "/" + (step[1] or step[2] or "-")
     named = _FIELD.match(message)
     if named is not None:
-        name = named["name"][:_NAME_SHOWN_MAX]
-        pointer += "/" + name.replace("~", "~0").replace("/", "~1")
+        pointer = _below(pointer, named["name"])
         message = "The field is required." if "missing" in message[:16] else "The field is not known here."
     elif at is not None and at["key"]:
         message = "A key: " + message
     return invalid(pointer, message.replace("`", ""))
+
+
+def _below(pointer: str, step: str | int) -> str:
+    """Return *pointer* with one more step, escaped (RFC 6901) and cut where a sender makes it long."""
+    return f"{pointer}/{str(step)[:_NAME_SHOWN_MAX].replace('~', '~0').replace('/', '~1')}"
 
 
 class _RepeatedMemberError(Exception):
@@ -117,11 +121,7 @@ class _RepeatedMemberError(Exception):
 
 def _unique_members(pairs: list[tuple[str, object]]) -> None:
     if len({pair[0] for pair in pairs}) < len(pairs):
-        seen = set()
-        for name, _ in pairs:
-            if name in seen:
-                raise _RepeatedMemberError(name[:_NAME_SHOWN_MAX])
-            seen.add(name)
+        raise _RepeatedMemberError
 
 
 # Python's own decoder is the one that shows repeated members. It takes more than JSON (NaN), so it comes after the
@@ -134,8 +134,26 @@ _scan = make_scanner(
 def _refuse_repeated_members(body: bytes) -> None:
     try:
         _scan(body.decode().lstrip(), 0)
-    except _RepeatedMemberError as error:
-        raise invalid("/" + error.args[0], "The field is repeated.") from None
+    except _RepeatedMemberError:
+        _find_repeated(json.loads(body, object_pairs_hook=_Members), "")
+
+
+class _Members(list[tuple[str, object]]):
+    """The members of an object, repeated ones too."""
+
+
+def _find_repeated(value: object, pointer: str) -> None:
+    if isinstance(value, _Members):
+        seen = set()
+        for name, member in value:
+            below = _below(pointer, name)
+            if name in seen:
+                raise invalid(below, "The field is repeated.")
+            seen.add(name)
+            _find_repeated(member, below)
+    elif isinstance(value, list):
+        for number, member in enumerate(value):
+            _find_repeated(member, _below(pointer, number))
 
 
 def _refuse_nul(body: bytes) -> None:
@@ -148,9 +166,9 @@ def _refuse_nul(body: bytes) -> None:
         elif isinstance(value, dict):
             for name, member in value.items():
                 search(name, pointer)
-                search(member, f"{pointer}/{name}")
+                search(member, _below(pointer, name))
         elif isinstance(value, list):
             for number, member in enumerate(value):
-                search(member, f"{pointer}/{number}")
+                search(member, _below(pointer, number))
 
     search(json.loads(body), "")

@@ -51,8 +51,10 @@ class Call:
         self.request_id = given if given and _REQUEST_ID.fullmatch(given) else f"{_process}-{next(_counter):x}"
 
     def check_headers(self) -> None:
-        """Refuse requests whose headers are too large or say one thing twice."""
+        """Refuse requests of an ancient version, and those whose headers are too large or say one thing twice."""
         request = self.request
+        if request.version < (1, 0):
+            raise Problem("malformed_request")
         size = 0
         for field, value in request.raw_headers:
             size += len(field) + len(value)

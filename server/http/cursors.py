@@ -2,7 +2,7 @@
 
 import base64
 import binascii
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Annotated, TypeVar
 
 import msgspec
@@ -35,6 +35,11 @@ def read_cursor(text: str, kind: type[T]) -> T:
         raise invalid("cursor", "This is not a cursor of this list.")
     try:
         data = base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True)
-        return msgspec.msgpack.decode(data, type=kind)
-    except (binascii.Error, ValueError, msgspec.MsgspecError):
+        position = msgspec.msgpack.decode(data, type=kind)
+        for part in position if isinstance(position, tuple) else ():
+            if isinstance(part, datetime):
+                # At the edges of the calendar an offset leads out of it.
+                part.astimezone(UTC)
+    except (binascii.Error, ValueError, OverflowError, msgspec.MsgspecError):
         raise invalid("cursor", "This is not a cursor of this list.") from None
+    return position

@@ -43,10 +43,12 @@ class Protocol(RequestHandler):
     ) -> web.StreamResponse:
         """Answer what is not HTTP; what was received is neither repeated nor logged."""
         problem = Problem("malformed_request" if status < 500 else "internal_error")
-        if status >= 500:
+        # A client that leaves while its body is read is no failure of ours.
+        if status >= 500 and not isinstance(exc, ConnectionError):
             log.error("request failed outside its handler", exc_info=exc)
         call = Call(request)
         reply = problem_reply(call, problem)
+        reply.headers += _request_id_field(call)
         reply.keep_alive = False
         return cast(web.StreamResponse, reply)
 
@@ -98,7 +100,7 @@ class HttpServer(web.Server):
         except Exception:
             log.exception("request %s failed", call.request_id)
             reply = problem_reply(call, Problem("internal_error", outcome="unknown"))
-        reply.headers += f"X-Request-Id: {call.request_id}\r\n".encode()
+        reply.headers += _request_id_field(call)
         if self.draining:
             reply.keep_alive = False
         return reply
@@ -116,6 +118,8 @@ class HttpServer(web.Server):
             raise Problem("method_not_allowed", headers=[("Allow", allowed)])
         if route.role is not None:
             await self._admit(call, route.role)
+        if call.write:
+            call.query()
         return await route.handler(call, self._parts)
 
     async def _admit(self, call: Call, role: Role) -> None:
@@ -140,6 +144,10 @@ def problem_reply(call: Call, problem: Problem) -> Reply:
         content_type=PROBLEM,
         headers=headers,
     )
+
+
+def _request_id_field(call: Call) -> bytes:
+    return b"X-Request-Id: %b\r\n" % call.request_id.encode()
 
 
 def _later(code: str, outcome: str = "not_applied") -> Problem:

@@ -124,6 +124,9 @@ async def get_transfer(call: Call, parts: Parts) -> Reply:
         transfer_id = UUID(call.ids[0])
     except ValueError:
         raise Problem("transfer_not_found") from None
+    # UUID() takes braces, prefixes and foreign digits too: names that no answer ever gave.
+    if str(transfer_id) != call.ids[0].lower():
+        raise Problem("transfer_not_found")
     attempt = await parts.history.by_id(call.ledger_id, transfer_id)
     if attempt is None:
         raise Problem("transfer_not_found")
