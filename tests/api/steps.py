@@ -1,0 +1,94 @@
+"""Steps that the contract tests share: orders, bulks, locks held by somebody else, answers without their request id."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
+from urllib.parse import quote
+
+import asyncpg
+import orjson
+
+from tests.support.client import Answer, Client
+from tests.support.service import Service
+
+# Seconds that something awaited may take before the test gives up.
+PATIENCE_SECONDS = 10.0
+
+
+def order(source: str = "alice", destination: str = "bob", amount: object = 10, **fields: object) -> dict[str, object]:
+    """Return the body of a transfer in EUR unless told otherwise."""
+    return {"source": source, "destination": destination, "amount": amount, "currency": "EUR", **fields}
+
+
+async def post(client: Client, body: object, key: str, path: str = "/v1/transfers") -> Answer:
+    """Post *body* (bytes as they are, anything else as JSON) under a key as it stands in the header."""
+    raw = body if isinstance(body, bytes) else orjson.dumps(body)
+    return await client.send("POST", path, raw=raw, headers={"Idempotency-Key": key})
+
+
+async def bulk(client: Client, items: Sequence[Mapping[str, object]], *, atomic: bool = False) -> list[Any]:
+    """Post a bulk and return its results."""
+    answer = await client.post("/v1/transfers/bulk", {"atomic": atomic, "transfers": items})
+    assert answer.status == 200, answer
+    results: list[Any] = answer.json["results"]
+    assert len(results) == len(items)
+    return results
+
+
+def codes(results: Sequence[Any]) -> list[str | int]:
+    """Return the code of each result's problem, or its status where it has none."""
+    return [result["problem"]["code"] if "problem" in result else result["status"] for result in results]
+
+
+async def bound(client: Client, key: str) -> Answer:
+    """Ask what a key is bound to."""
+    return await client.get("/v1/idempotency-keys/" + quote(key, safe=""))
+
+
+def without_request_id(answer: Answer) -> tuple[int, dict[str, object]]:
+    """Return status and members of a problem, but for the id of the request."""
+    document: dict[str, object] = answer.json
+    assert document.pop("request_id")
+    return answer.status, document
+
+
+async def pages(client: Client, path: str, limit: int) -> list[list[Any]]:
+    """Return all pages of a list, following its cursors."""
+    joint = "&" if "?" in path else "?"
+    found = []
+    cursor: str | None = ""
+    while cursor is not None:
+        answer = await client.get(f"{path}{joint}limit={limit}" + (f"&cursor={cursor}" if cursor else ""))
+        assert answer.status == 200, answer
+        found.append(answer.json["data"])
+        cursor = answer.json["next_cursor"]
+    return found
+
+
+async def until(condition: Callable[[], Awaitable[bool]]) -> None:
+    """Return when *condition* holds."""
+    async with asyncio.timeout(PATIENCE_SECONDS):
+        while True:
+            if await condition():
+                return
+            await asyncio.sleep(0.005)
+
+
+@asynccontextmanager
+async def lock_held(service: Service, account: str) -> AsyncIterator[asyncpg.Connection]:
+    """Hold the row of *account*, in every ledger that has one, so that postings to it wait; lend the connection."""
+    holder = await asyncpg.connect(service.database_url)
+    try:
+        async with holder.transaction():
+            await holder.execute("SELECT FROM tallystick.accounts WHERE id = $1 FOR UPDATE", account)
+            yield holder
+    finally:
+        await holder.close()
+
+
+async def blocked(connection: asyncpg.Connection) -> list[int]:
+    """Return the processes of Postgres that wait for a lock."""
+    # Not pg_stat_activity: a transaction that has looked at it once sees it the same until its end.
+    rows = await connection.fetch("SELECT DISTINCT pid FROM pg_locks WHERE NOT granted")
+    return [row["pid"] for row in rows]

@@ -1,0 +1,276 @@
+"""The idempotency table of the contract, row by row, for single transfers."""
+
+import pytest
+
+from tests.api.steps import bound, order, post, without_request_id
+from tests.support.client import Answer, Client
+from tests.support.service import Service, in_process
+
+
+@pytest.fixture
+async def funded(client: Client) -> Client:
+    """A client in whose ledger alice has 100 and bob nothing."""
+    await client.fund("alice", 100)
+    await client.open("bob")
+    return client
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        pytest.param("", id="empty"),
+        pytest.param("   ", id="blank"),
+        pytest.param("a b", id="a space inside"),
+        pytest.param("a\tb", id="a tab inside"),
+        pytest.param("käse", id="beyond ASCII"),
+        pytest.param("k" * 256, id="one character too long"),
+        pytest.param('"abc', id="a quote that is not closed"),
+        pytest.param('"', id="a lone quote"),
+        pytest.param('""', id="an empty string"),
+        pytest.param('"a"b"', id="a bare quote inside a string"),
+        pytest.param(r'"a\b"', id="an escape that structured fields do not have"),
+        pytest.param('"a b"', id="a space inside a string"),
+        pytest.param(f'"{"k" * 256}"', id="a string one character too long"),
+        pytest.param('"abc";a=1', id="a string with parameters"),
+    ],
+)
+async def test_a_malformed_key_is_refused(funded: Client, header: str) -> None:
+    """A header that names no key is a 400 of its own, and nothing moves."""
+    answer = await post(funded, order(), header)
+    assert (answer.status, answer.code) == (400, "idempotency_key_invalid")
+    assert (answer.json["outcome"], answer.json["retry"]) == ("not_applied", "never")
+    assert await funded.balance("bob") == 0
+
+
+async def test_a_missing_key_is_refused(funded: Client) -> None:
+    """A transfer without a key is a 400 of its own, and nothing moves."""
+    answer = await funded.post("/v1/transfers", order())
+    assert (answer.status, answer.code) == (400, "idempotency_key_missing")
+    assert await funded.balance("bob") == 0
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        pytest.param("pay-1", '"pay-1"', id="raw and quoted"),
+        pytest.param('a"b', r'"a\"b"', id="a quote is escaped"),
+        pytest.param(r"a\b", r'"a\\b"', id="a backslash is escaped"),
+        pytest.param("k" * 255, f'"{"k" * 255}"', id="the longest key"),
+        pytest.param("!", '"!"', id="the shortest key"),
+        pytest.param("!#$%&'()*+,-./:;<=>?@[]^_`{|}~", '"!#$%&\'()*+,-./:;<=>?@[]^_`{|}~"', id="all of ASCII's signs"),
+    ],
+)
+async def test_both_forms_name_one_key(funded: Client, one: str, other: str) -> None:
+    """The raw and the quoted form of a key are the same key, whichever came first."""
+    first, second = await post(funded, order(), one), await post(funded, order(), other)
+    assert (first.status, first.replayed, second.status, second.replayed) == (201, False, 201, True)
+    assert first.body == second.body
+    assert await funded.balance("bob") == 10
+
+
+async def test_keys_that_differ_in_case_differ(funded: Client) -> None:
+    """Keys are compared character by character."""
+    assert not (await post(funded, order(), "Key")).replayed
+    assert not (await post(funded, order(), "key")).replayed
+    assert await funded.balance("bob") == 20
+
+
+async def test_a_first_use_is_executed(funded: Client) -> None:
+    """A first use moves the money, says what was asked for, and does not call itself a replay."""
+    answer = await post(funded, order(reference="r", description="d", metadata={"b": "2", "a": "1"}), "first")
+    body = answer.json
+    assert answer.status == 201
+    assert "Idempotent-Replayed" not in answer.headers
+    expected = {
+        **order(reference="r", description="d", metadata={"a": "1", "b": "2"}),
+        "kind": "transfer",
+        "state": "posted",
+        "parent": None,
+        "source_balance": 90,
+        "destination_balance": 10,
+        "source_version": 3,
+        "destination_version": 2,
+        "id": body["id"],
+        "created_at": body["created_at"],
+    }
+    assert body == expected
+    assert (await funded.account("alice"))["balance"] == 90
+
+
+async def test_a_replay_is_the_first_answer_for_ever(funded: Client, service: Service) -> None:
+    """Whatever becomes of the ledger, and whichever worker is asked, a replay is the first answer byte for byte."""
+    first = await post(funded, order(metadata={"z": "ü", "a": ""}), "once")
+    await post(funded, order("alice", "bob", 30), "another")
+    for account in ("alice", "bob"):
+        closing = await funded.send("PATCH", f"/v1/accounts/{account}", {"closed": True, "metadata": {"n": "1"}})
+        assert closing.status == 200
+    again = [await post(funded, order(metadata={"z": "ü", "a": ""}), "once") for _ in range(2)]
+    async with in_process(service.database_url) as elsewhere:
+        there = Client(elsewhere.session, elsewhere.url, funded.token)
+        again.append(await post(there, order(metadata={"z": "ü", "a": ""}), "once"))
+    for answer in again:
+        assert (answer.status, answer.replayed, answer.body) == (201, True, first.body)
+        assert answer.headers["Content-Type"] == first.headers["Content-Type"] == "application/json"
+    assert await funded.balance("bob") == 40
+
+
+@pytest.mark.parametrize(
+    ("changed", "fields"),
+    [
+        pytest.param({"source": "world"}, ["source"], id="another source"),
+        pytest.param({"destination": "carol"}, ["destination"], id="another destination, which does not exist"),
+        pytest.param({"amount": 11}, ["amount"], id="another amount"),
+        pytest.param({"amount": 2**63 - 1}, ["amount"], id="an amount that the source does not have"),
+        pytest.param({"currency": "USD"}, ["currency"], id="another currency"),
+        pytest.param({"reference": "r2"}, ["reference"], id="another reference"),
+        pytest.param({"reference": None}, ["reference"], id="no reference"),
+        pytest.param({"description": ""}, ["description"], id="a description"),
+        pytest.param({"metadata": {"k": "w"}}, ["metadata"], id="other metadata"),
+        pytest.param({"conditions": {"source_version": 1}}, ["conditions"], id="a condition that does not hold"),
+        pytest.param({"amount": 1, "currency": "USD", "source": "x"}, ["source", "amount", "currency"], id="several"),
+        pytest.param({"metadata": {"k": "v"}, "hold": False}, [], id="a default spelled out"),
+    ],
+)
+async def test_a_key_answers_no_other_request(funded: Client, changed: dict[str, object], fields: list[str]) -> None:
+    """Another request under a bound key is told which fields differ, and from what; a known key answers first."""
+    original = order(reference="r", metadata={"k": "v"})
+    first = await post(funded, original, "taken")
+    answer = await post(funded, {**original, **changed}, "taken")
+    assert (answer.status, answer.code, answer.replayed) == (422, "idempotency_key_reused", False)
+    assert (answer.json["outcome"], answer.json["retry"]) == ("not_applied", "new_key")
+    assert (answer.json["fields"], answer.json["transfer_id"]) == (fields, first.json["id"])
+    assert (await post(funded, original, "taken")).body == first.body
+    assert await funded.balance("bob") == 10
+
+
+async def test_other_bytes_are_another_request(funded: Client) -> None:
+    """The same values written in other bytes are another request that differs in no field."""
+    raw = b'{"source":"alice","destination":"bob","amount":10,"currency":"EUR"}'
+    first = await post(funded, raw, "bytes")
+    for other in (raw + b"\n", raw.replace(b":10", b": 10"), b'{"amount":10,' + raw[1:].replace(b'"amount":10,', b"")):
+        answer = await post(funded, other, "bytes")
+        assert (answer.status, answer.json["fields"], answer.json["transfer_id"]) == (422, [], first.json["id"])
+    assert (await post(funded, raw, "bytes")).body == first.body
+
+
+async def test_a_wrong_request_is_wrong_under_any_key(funded: Client) -> None:
+    """The shape of a request is checked before its key: a 400 stays a 400 under a bound key."""
+    await post(funded, order(), "bound")
+    answer = await post(funded, order(amount=0), "bound")
+    assert (answer.status, answer.code) == (400, "invalid_request")
+
+
+async def test_a_key_bound_to_a_refusal_answers_no_other_request(client: Client) -> None:
+    """A refusal binds the key as firmly as a transfer does, and the one it is bound to can be read."""
+    refused = await post(client, order(), "refused")
+    assert refused.code == "account_not_found"
+    answer = await post(client, order(amount=11), "refused")
+    assert (answer.status, answer.code, answer.json["fields"]) == (422, "idempotency_key_reused", ["amount"])
+    kept = (await client.get(f"/v1/transfers/{answer.json['transfer_id']}")).json
+    assert (kept["state"], kept["amount"], kept["problem"]) == ("refused", 10, refused.json)
+
+
+async def _open_bob(client: Client) -> Answer:
+    return await client.open("bob")
+
+
+async def _fund_alice(client: Client) -> Answer:
+    return await client.transfer("world", "alice", 1)
+
+
+async def _patch_bob(client: Client) -> Answer:
+    return await client.send("PATCH", "/v1/accounts/bob", {"closed": False, "ceiling": None})
+
+
+@pytest.mark.parametrize(
+    ("bob", "body", "code", "remedy"),
+    [
+        pytest.param(None, order(), "account_not_found", _open_bob, id="the account is opened afterwards"),
+        pytest.param({}, order(amount=101), "insufficient_funds", _fund_alice, id="the funds arrive afterwards"),
+        pytest.param({"closed": True}, order(), "account_closed", _patch_bob, id="the account is opened again"),
+        pytest.param({"ceiling": 9}, order(), "ceiling_exceeded", _patch_bob, id="the ceiling is lifted"),
+        pytest.param(
+            {}, order(conditions={"source_version": 3}), "condition_failed", _fund_alice, id="the condition comes true"
+        ),
+    ],
+)
+async def test_a_refusal_is_for_ever(
+    client: Client, bob: dict[str, object] | None, body: dict[str, object], code: str, remedy: object
+) -> None:
+    """What the ledger refused stays refused under its key, byte for byte, though a new key would succeed now."""
+    await client.fund("alice", 100)
+    if bob is not None:
+        await client.open("bob", ceiling=bob.get("ceiling"))
+        if "closed" in bob:
+            await client.send("PATCH", "/v1/accounts/bob", bob)
+    first = await post(client, body, "late")
+    assert (first.code, first.json["outcome"], first.json["retry"]) == (code, "refused", "new_key")
+    assert not first.replayed
+    assert callable(remedy)
+    assert (await remedy(client)).status in (200, 201)
+    again = await post(client, body, "late")
+    assert (again.status, again.replayed, again.body) == (first.status, True, first.body)
+    assert again.headers["Content-Type"] == "application/problem+json"
+    assert await client.balance("bob") == 0
+    assert (await post(client, body, "in-time")).status == 201
+
+
+async def _unauthorized(client: Client, body: bytes, key: str, service: Service, ledger: str) -> Answer:
+    return await post(Client(client.session, client.url, None), body, key)
+
+
+async def _forbidden(client: Client, body: bytes, key: str, service: Service, ledger: str) -> Answer:
+    return await post(await service.client(ledger, "read"), body, key)
+
+
+async def _shapeless(client: Client, body: bytes, key: str, service: Service, ledger: str) -> Answer:
+    return await post(client, body[:-1], key)
+
+
+async def _too_large(client: Client, body: bytes, key: str, service: Service, ledger: str) -> Answer:
+    return await post(client, body + b" " * 65_536, key)
+
+
+async def _not_json(client: Client, body: bytes, key: str, service: Service, ledger: str) -> Answer:
+    headers = {"Idempotency-Key": key, "Content-Type": "text/plain"}
+    return await client.send("POST", "/v1/transfers", raw=body, headers=headers)
+
+
+@pytest.mark.parametrize(
+    ("status", "fail"),
+    [(400, _shapeless), (401, _unauthorized), (403, _forbidden), (413, _too_large), (415, _not_json)],
+)
+async def test_what_never_reached_the_ledger_binds_nothing(
+    funded: Client, service: Service, ledger: str, status: int, fail: object
+) -> None:
+    """After a 400, 401, 403, 413 or 415 the key is free, and the request can be sent under it."""
+    body = b'{"source":"alice","destination":"bob","amount":10,"currency":"EUR"}'
+    assert callable(fail)
+    failed: Answer = await fail(funded, body, "free", service, ledger)
+    assert (failed.status, failed.json["outcome"]) == (status, "not_applied")
+    assert (await bound(funded, "free")).status == 404
+    answer = await post(funded, body, "free")
+    assert (answer.status, answer.replayed) == (201, False)
+
+
+async def test_ledgers_do_not_share_keys(funded: Client, service: Service, ledger: str) -> None:
+    """The same key in another ledger is another key."""
+    other = await service.client(f"{ledger}-other")
+    await other.fund("alice", 100)
+    await other.open("bob")
+    first = await post(funded, order(), "shared")
+    assert (await bound(other, "shared")).status == 404
+    second = await post(other, order(amount=20), "shared")
+    assert (second.status, second.replayed) == (201, False)
+    assert (await bound(funded, "shared")).json["id"] == first.json["id"]
+    assert (await bound(other, "shared")).json["id"] == second.json["id"]
+
+
+async def test_replays_of_a_refusal_keep_the_id_of_the_request_that_met_it(client: Client) -> None:
+    """The body of a replayed refusal names the first request, the header the one it answers."""
+    headers = {"Idempotency-Key": "lost"}
+    first = await client.send("POST", "/v1/transfers", order(), headers={**headers, "X-Request-Id": "one"})
+    again = await client.send("POST", "/v1/transfers", order(), headers={**headers, "X-Request-Id": "two"})
+    assert first.json["request_id"] == again.json["request_id"] == "one"
+    assert (first.headers["X-Request-Id"], again.headers["X-Request-Id"]) == ("one", "two")
+    assert without_request_id(first) == without_request_id(again)

@@ -1,0 +1,132 @@
+"""The rows of the idempotency table about time: a first request that still runs, and one the store had no time for."""
+
+import asyncio
+
+import asyncpg
+import pytest
+
+from server.ledger import posting
+from tests.api.steps import blocked, bound, lock_held, order, post, until
+from tests.support.client import Client
+from tests.support.service import Service, in_process
+
+
+@pytest.fixture
+async def funded(client: Client) -> Client:
+    """A client in whose ledger alice has exactly what one order takes."""
+    await client.fund("alice", 10)
+    await client.open("bob")
+    return client
+
+
+async def _joined(service: Service, key: str, number: int) -> None:
+    """Return when *number* requests of this process wait for another one with the same key."""
+    assert service.app is not None
+    pending = service.app.server._parts.posting._pending
+
+    async def all_wait() -> bool:
+        return sum(len(first.waiters) for name, first in pending.items() if name[1] == key) == number
+
+    await until(all_wait)
+
+
+async def _blocked(holder: asyncpg.Connection, number: int) -> None:
+    """Return when *number* postings wait for a lock."""
+
+    async def all_wait() -> bool:
+        return len(await blocked(holder)) == number
+
+    await until(all_wait)
+
+
+async def test_a_duplicate_of_a_running_request_waits_for_its_answer(funded: Client, service: Service) -> None:
+    """Duplicates that meet a running first request are given its answer, as replays, when it has one."""
+    async with asyncio.TaskGroup() as group, lock_held(service, "alice") as holder:
+        first = group.create_task(post(funded, order(), "running"))
+        await _blocked(holder, 1)
+        others = [group.create_task(post(funded, order(), "running")) for _ in range(5)]
+        await _joined(service, "running", 5)
+        assert not any(task.done() for task in (first, *others))
+    answers = [task.result() for task in (first, *others)]
+    assert {(answer.status, answer.body) for answer in answers} == {(201, answers[0].body)}
+    assert [answer.replayed for answer in answers] == [False] + [True] * 5
+    assert await funded.balance("bob") == 10
+
+
+async def test_a_duplicate_at_another_worker_waits_for_its_answer(funded: Client, service: Service) -> None:
+    """Duplicates at two workers are one transfer on an exactly sufficient balance, and one of them is the replay."""
+    async with in_process(service.database_url) as elsewhere, asyncio.TaskGroup() as group:
+        there = Client(elsewhere.session, elsewhere.url, funded.token)
+        assert await there.balance("alice") == 10
+        async with lock_held(service, "alice") as holder:
+            tasks = [group.create_task(post(client, order(), "two-workers")) for client in (funded, there)]
+            await _blocked(holder, 2)
+            assert not any(task.done() for task in tasks)
+        answers = await asyncio.gather(*tasks)
+    assert {(answer.status, answer.body) for answer in answers} == {(201, answers[0].body)}
+    assert sorted(answer.replayed for answer in answers) == [False, True]
+    assert await funded.balance("bob") == 10
+
+
+async def test_another_request_waits_for_the_running_one_too(funded: Client, service: Service) -> None:
+    """Another request under the key of a running one learns what the key was bound to."""
+    async with asyncio.TaskGroup() as group, lock_held(service, "alice") as holder:
+        first = group.create_task(post(funded, order(), "contested"))
+        await _blocked(holder, 1)
+        other = group.create_task(post(funded, order(amount=9), "contested"))
+        await _joined(service, "contested", 1)
+    answer = other.result()
+    assert (first.result().status, answer.status, answer.json["fields"]) == (201, 422, ["amount"])
+    assert answer.json["transfer_id"] == first.result().json["id"]
+
+
+async def test_a_bulk_waits_for_a_running_request_too(funded: Client, service: Service) -> None:
+    """An item whose key is in use by a running single request is not executed beside it."""
+    async with asyncio.TaskGroup() as group, lock_held(service, "alice") as holder:
+        first = group.create_task(post(funded, order(), "single"))
+        await _blocked(holder, 1)
+        items = [{"key": "single", **order()}]
+        other = group.create_task(funded.post("/v1/transfers/bulk", {"transfers": items}))
+        await _joined(service, "single", 1)
+    result = other.result().json["results"][0]
+    assert (first.result().status, result["status"], result["problem"]["fields"]) == (201, 422, [])
+    assert await funded.balance("bob") == 10
+
+
+async def test_a_key_that_stays_unresolved_is_in_use(
+    funded: Client, service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Past the deadline of a lost first request its duplicate is told to come back, and then finds out."""
+    monkeypatch.setattr(posting, "DEADLINE_SECONDS", 0.0)
+    async with lock_held(service, "alice") as holder:
+        first = asyncio.create_task(post(funded, order(), "lost"))
+        await _blocked(holder, 1)
+        other = asyncio.create_task(post(funded, order(), "lost"))
+        await _joined(service, "lost", 1)
+        for process in await blocked(holder):
+            await holder.execute("SELECT pg_terminate_backend($1)", process)
+        answers = await asyncio.gather(first, other)
+    assert [(a.status, a.code) for a in answers] == [(503, "unavailable"), (409, "idempotency_key_in_use")]
+    for answer in answers:
+        assert (answer.json["outcome"], answer.json["retry"]) == ("unknown", "same_key")
+        assert int(answer.headers["Retry-After"]) > 0
+    monkeypatch.undo()
+    again = await post(funded, order(), "lost")
+    assert (again.status, again.replayed) == (201, False)
+    assert await funded.balance("bob") == 10
+
+
+async def test_what_the_store_had_no_time_for_binds_nothing(
+    funded: Client, service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After a 503 that says nothing was done, nothing was done, and the same key can be used again."""
+    monkeypatch.setattr(posting, "DEADLINE_SECONDS", 0.0)
+    async with lock_held(service, "alice"):
+        answer = await post(funded, order(), "later")
+    assert (answer.status, answer.code) == (503, "unavailable")
+    assert (answer.json["outcome"], answer.json["retry"]) == ("not_applied", "same_key")
+    assert int(answer.headers["Retry-After"]) > 0
+    assert (await bound(funded, "later")).status == 404
+    monkeypatch.undo()
+    again = await post(funded, order(), "later")
+    assert (again.status, again.replayed) == (201, False)
