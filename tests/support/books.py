@@ -1,0 +1,180 @@
+"""Checks the books of a database, and what clients were told against what the books say."""
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from typing import Any, Literal, NamedTuple
+from uuid import UUID
+
+import asyncpg
+import orjson
+
+from tests.support.client import Answer
+from tests.support.postgres import administer
+
+Verdict = Literal["posted", "refused", "reused", "not_applied", "unknown"]
+
+# Members of a 201 that the row holds too.
+_ROW_MEMBERS = (
+    "source",
+    "destination",
+    "amount",
+    "currency",
+    "source_balance",
+    "destination_balance",
+    "source_version",
+    "destination_version",
+    "reference",
+    "description",
+)
+
+# Each returns the rows that break what its name says.
+_LAWS: Mapping[str, str] = {
+    "per ledger and currency all balances sum to zero": """
+        SELECT ledger_id, currency, sum(balance) FROM tallystick.accounts
+        GROUP BY ledger_id, currency HAVING sum(balance) <> 0
+    """,
+    "a key is bound to one row": """
+        SELECT ledger_id, idempotency_key || '' AS key, count(*) FROM tallystick.transfers
+        GROUP BY ledger_id, idempotency_key || '' HAVING count(*) <> 1
+    """,
+    "every entry continues from the one before it, in version and in time": """
+        SELECT * FROM (
+            SELECT e.*, lag(balance, 1, 0::bigint) OVER w AS balance_before, lag(version) OVER w AS version_before,
+                   lag(created_at) OVER w AS created_before
+            FROM entries AS e WINDOW w AS (PARTITION BY ledger_id, account ORDER BY version)
+        ) AS e
+        WHERE balance <> balance_before + amount OR version <= version_before OR created_at < created_before
+    """,
+    "every balance is the fold of its entries": """
+        SELECT a.ledger_id, a.id, a.balance, a.version, e.balance, e.version
+        FROM tallystick.accounts AS a LEFT JOIN (
+            SELECT ledger_id, account, sum(amount) AS balance, max(version) AS version, count(*) AS entries
+            FROM entries GROUP BY ledger_id, account
+        ) AS e ON e.ledger_id = a.ledger_id AND e.account = a.id
+        WHERE a.balance <> coalesce(e.balance, 0) OR a.version < coalesce(e.version, 1)
+           OR a.version < 1 + coalesce(e.entries, 0)
+    """,
+    "every entry is of an account of its currency": """
+        SELECT e.* FROM entries AS e
+        LEFT JOIN tallystick.accounts AS a ON a.ledger_id = e.ledger_id AND a.id = e.account
+        WHERE a.currency IS DISTINCT FROM e.currency
+    """,
+    "no entry takes an account below its floor": """
+        SELECT e.*, a.floor FROM entries AS e
+        JOIN tallystick.accounts AS a ON a.ledger_id = e.ledger_id AND a.id = e.account
+        WHERE e.amount < 0 AND e.version > a.limits_version AND e.balance < a.floor
+    """,
+}
+
+_ENTRIES = """
+    WITH entries AS MATERIALIZED (
+        SELECT ledger_id, id, source AS account, -amount AS amount, currency, source_balance AS balance,
+               source_version AS version, created_at
+        FROM tallystick.transfers WHERE refusal IS NULL
+        UNION ALL
+        SELECT ledger_id, id, destination, amount, currency, destination_balance, destination_version, created_at
+        FROM tallystick.transfers WHERE refusal IS NULL
+    )
+"""
+
+
+class Operation(NamedTuple):
+    """One sending of a request by a client, and the answer it had; None where it had none."""
+
+    key: str
+    # What makes two sendings the same request: path and body.
+    request: bytes
+    fields: Mapping[str, Any]
+    answer: Answer | None
+
+
+def verdict(answer: Answer | None) -> Verdict:
+    """Return what an answer tells its caller about the request."""
+    if answer is None:
+        return "unknown"
+    if answer.status == 201:
+        return "posted"
+    if answer.status == 422:
+        return "reused"
+    outcome: Literal["refused", "not_applied", "unknown"] = answer.json["outcome"]
+    return outcome
+
+
+async def check_books(database_url: str) -> None:
+    """Assert that the books of every ledger balance and add up."""
+    for law, statement in _LAWS.items():
+        broken = await administer(database_url, _ENTRIES + statement)
+        assert not broken, f"broken: {law}: {broken[:5]}"
+
+
+async def check_history(database_url: str, ledger: str, operations: Iterable[Operation]) -> None:
+    """
+    Assert that the books hold what the clients of a ledger were told, and nothing that none of them asked for.
+
+    Args:
+        operations: All that was sent to the ledger, except under keys that begin with `test-`.
+    """
+    rows = {
+        row["idempotency_key"]: row
+        for row in await administer(
+            database_url,
+            """
+            SELECT t.* FROM tallystick.transfers AS t JOIN tallystick.ledgers AS l ON l.id = t.ledger_id
+            WHERE l.name = $1 AND t.idempotency_key NOT LIKE 'test-%'
+            """,
+            ledger,
+        )
+    }
+    by_key: dict[str, list[Operation]] = defaultdict(list)
+    for operation in operations:
+        by_key[operation.key].append(operation)
+    assert rows.keys() <= by_key.keys(), "the books hold transfers that nobody asked for"
+    for key, sendings in by_key.items():
+        _check_key(rows.get(key), sendings)
+
+
+def _check_key(row: "asyncpg.Record | None", sendings: list[Operation]) -> None:
+    """Assert what must hold between the row of a key and everything that was answered under it."""
+    verdicts = {verdict(sending.answer) for sending in sendings}
+    key = sendings[0].key
+    if row is None:
+        assert verdicts <= {"not_applied", "unknown"}, f"{key}: answered {verdicts} and is not in the books"
+        return
+    assert verdicts != {"not_applied"}, f"{key}: only ever answered not_applied, and is in the books"
+    asked = [s for s in sendings if all(row[name] == s.fields.get(name, row[name]) for name in _ROW_MEMBERS)]
+    assert asked, f"{key}: the books hold what nobody asked for: {row}"
+    first: dict[bytes, tuple[int, bytes]] = {}
+    for sending in sendings:
+        answer = sending.answer
+        said = verdict(answer)
+        if answer is None or said in ("not_applied", "unknown"):
+            continue
+        if said == "reused":
+            assert answer.json["transfer_id"] == str(row["id"]), f"{key}: names another transfer than the bound one"
+            continue
+        assert sending in asked, f"{key}: answered {said} to a request that the key is not bound to"
+        reply = first.setdefault(sending.request, (answer.status, answer.body))
+        assert reply == (answer.status, answer.body), f"{key}: answered {reply} and {answer}"
+        if said == "posted":
+            assert row["refusal"] is None, f"{key}: answered posted, recorded {row['refusal']}"
+            assert UUID(answer.json["id"]) == row["id"], f"{key}: another transfer than the recorded one"
+            told = {name: answer.json[name] for name in _ROW_MEMBERS}
+            assert told == {name: row[name] for name in _ROW_MEMBERS}, f"{key}: told {told}, recorded {row}"
+        else:
+            assert row["refusal"] == answer.code, f"{key}: answered {answer.code}, recorded {row['refusal']}"
+    assert len(first) <= 1, f"{key}: two different requests were answered as if each had bound it"
+
+
+def items(requests: list[dict[str, Any]], answer: Answer | None, *, atomic: bool) -> list[Operation]:
+    """Return the items of a bulk as operations of their own; an atomic set is one request, so each carries it all."""
+    whole = orjson.dumps(requests)
+    operations = []
+    for number, request in enumerate(requests):
+        single: Answer | None = answer
+        if answer is not None and answer.status == 200:
+            result = answer.json["results"][number]
+            body = result.get("transfer") or result["problem"]
+            single = Answer(result["status"], {}, orjson.dumps(body))
+        identity = b"bulk:" + (whole if atomic else orjson.dumps(request))
+        operations.append(Operation(request["key"], identity, request, single))
+    return operations
