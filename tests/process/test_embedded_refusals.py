@@ -10,7 +10,7 @@ import pytest
 
 from server.process.embedded import EmbeddedError, EmbeddedServers, postgres_bin, valkey_bin
 from tests.process.embedded_looks import open_place, psql, valkey
-from tests.process.embedded_parent import PACKAGES, Parent, python_for
+from tests.process.embedded_parent import Parent, installed_packages, python_for
 
 NOBODY = 65534
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
@@ -30,7 +30,7 @@ def refusal(data_dir: Path) -> str:
 
 def put_programs(packages: Path, mode: int) -> None:
     """Packages with the servers' programs in their places, which are empty files."""
-    home = Path(PACKAGES).resolve()
+    home = installed_packages()
     for program in (postgres_bin("initdb"), postgres_bin("postgres"), valkey_bin()):
         name = program.relative_to(home)
         (packages / name).parent.mkdir(parents=True, exist_ok=True)
@@ -96,7 +96,7 @@ def test_missing_packages(place: Path) -> None:
     """
     Without the packages of the servers the two ways out are named, and nothing is made.
     """
-    parent = Parent(place / "data", packages=str(place))
+    parent = Parent(place / "data", packages=place)
     said = parent.answer()["error"]
     parent.finish()
     assert "`make setup`, or set TALLYSTICK_DATABASE_URL" in said
@@ -172,7 +172,7 @@ def test_closed_programs_are_named(place: Path) -> None:
     """
     put_programs(place / "closed", 0o755)
     (place / "closed").chmod(0o700)
-    parent = Parent(place / "data", packages=str(place / "closed"))
+    parent = Parent(place / "data", packages=place / "closed")
     said = parent.answer()["error"]
     parent.finish()
     assert f"may not enter {place}/closed. Move the checkout" in said
@@ -183,7 +183,7 @@ def test_programs_that_do_not_run(place: Path) -> None:
     A program that the system does not run is named, with the way out.
     """
     put_programs(place / "packages", 0o644)
-    parent = Parent(place / "data", packages=str(place / "packages"))
+    parent = Parent(place / "data", packages=place / "packages")
     said = parent.answer()["error"]
     parent.finish()
     assert "bin/initdb cannot be run as the user" in said
