@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 import asyncpg
 import uvloop
 
+from server.process.commands.audit import report_audit
 from server.process.commands.demo import demo_key, welcome
 from server.process.commands.doctor import examine
 from server.process.commands.keys import create_key, list_keys, revoke_key
@@ -56,7 +57,10 @@ def parser() -> argparse.ArgumentParser:
     action.add_argument("--ledger", required=True)
     action.add_argument("id", help="public id, as `keys list` shows it")
 
-    commands.add_parser("audit", parents=[common], help="prove that the books add up")
+    command = commands.add_parser(
+        "audit", parents=[common], help="prove that the books add up (exit code 1: they do not)"
+    )
+    command.add_argument("--ledger", help="only this ledger")
     commands.add_parser("doctor", parents=[common], help="check what start-up asserts and say what to do")
     commands.add_parser("config", parents=[common], help="show every setting, its value and where it came from")
     return main_parser
@@ -147,6 +151,11 @@ def _keys(loaded: Loaded, options: argparse.Namespace) -> int:
             return _fail("the schema is missing: run `tallystick migrate` first")
 
 
+def _audit(loaded: Loaded, options: argparse.Namespace) -> int:
+    with open_target(loaded.settings) as target:
+        return 0 if _run(report_audit(target.database_url, options.ledger)) else EXIT_FAULTS
+
+
 def _doctor(loaded: Loaded, _: argparse.Namespace) -> int:
     with open_target(loaded.settings, redis=True) as target:
         findings = _run(examine(loaded.settings, target))
@@ -165,7 +174,7 @@ def _config(loaded: Loaded, _: argparse.Namespace) -> int:
     return 0
 
 
-COMMANDS = {"serve": _serve, "migrate": _migrate, "keys": _keys, "doctor": _doctor, "config": _config}
+COMMANDS = {"serve": _serve, "migrate": _migrate, "keys": _keys, "audit": _audit, "doctor": _doctor, "config": _config}
 
 
 if __name__ == "__main__":

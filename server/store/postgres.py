@@ -50,6 +50,23 @@ SESSION_SETTINGS = {
     "client_connection_check_interval": "1000",
 }
 
+# Settings of a connection that reads whole ledgers beside the traffic, for as long as it takes. It reads the rows
+# themselves, never answers out of an index, which could hide a row; a bitmap may find a small ledger's rows in a big
+# table. At most three processes work for it, two sorts or hashes each. It ends soon after its client does.
+SCAN_SETTINGS = {
+    **SESSION_SETTINGS,
+    "application_name": "tallystick-scan",
+    "enable_seqscan": "on",
+    "enable_indexscan": "off",
+    "enable_indexonlyscan": "off",
+    "plan_cache_mode": "force_custom_plan",
+    "max_parallel_workers_per_gather": "2",
+    "work_mem": "64MB",
+    "statement_timeout": "0",
+    "lock_timeout": "10s",
+    "idle_in_transaction_session_timeout": "60s",
+}
+
 # The connection, or the server behind it, is gone or is leaving; what was being done may or may not have been done.
 CONNECTION_LOST = (
     OSError,
@@ -224,6 +241,21 @@ class Database:
             | asyncpg.PostgresConnectionError,
         ):
             await self.expire()
+
+
+@asynccontextmanager
+async def scanning_session(dsn: str) -> "AsyncIterator[asyncpg.Connection[asyncpg.Record]]":
+    """
+    Lend a connection that may read for as long as it takes.
+
+    Raises:
+        OSError, asyncpg.PostgresError: Postgres cannot be reached or refuses.
+    """
+    connection = await asyncpg.connect(dsn, timeout=CONNECT_TIMEOUT_SECONDS, server_settings=SCAN_SETTINGS)
+    try:
+        yield connection
+    finally:
+        await connection.close(timeout=COMMAND_TIMEOUT_SECONDS)
 
 
 async def _fetch(

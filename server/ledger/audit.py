@@ -1,0 +1,97 @@
+"""The audit: proves from the rows alone that the books add up, one snapshot a ledger, beside running traffic."""
+
+from collections.abc import AsyncIterator, Callable
+from typing import NamedTuple
+
+import asyncpg
+
+from server.store.errors import StoreError
+from server.store.postgres import scanning_session
+from server.store.sql import query
+
+# Findings of one kind that are told one by one; the rest is counted.
+SAMPLES_MAX = 20
+
+# The passes over a ledger, each a statement, in order, and what a person is told meanwhile.
+PASSES = {
+    "audit_currencies": "sums of the balances",
+    "audit_rows": "transfers one by one",
+    "audit_keys": "idempotency keys",
+    "audit_entries": "entries along the accounts",
+}
+
+
+class AuditError(StoreError):
+    """The audit could not be made."""
+
+
+class Finding(NamedTuple):
+    """All errors of one kind: how many, and the first of them in words, with the ids concerned."""
+
+    kind: str
+    total: int
+    details: tuple[str, ...]
+
+
+class LedgerReport(NamedTuple):
+    """What was checked of a ledger, and what is wrong with it."""
+
+    ledger: str
+    accounts: int
+    transfers: int
+    # Two for each transfer that moved money.
+    entries: int
+    findings: tuple[Finding, ...]
+
+
+async def audit(
+    dsn: str, ledger: str | None, on_pass: Callable[[str, str], None]
+) -> AsyncIterator[LedgerReport | Finding]:
+    """
+    Check the ledger called *ledger*, or all one after the other; what is wrong with the schema comes first.
+
+    Args:
+        on_pass: Is told the ledger and what is looked at, whenever a new pass begins.
+
+    Raises:
+        AuditError: There is no such ledger, or no schema.
+        OSError, asyncpg.PostgresError: Postgres cannot be reached, or is lost.
+    """
+    try:
+        async with scanning_session(dsn) as connection:
+            ledgers = [
+                (row["id"], row["name"])
+                for row in await connection.fetch(query("ledger_list"))
+                if ledger in (None, row["name"])
+            ]
+            if ledger is not None and not ledgers:
+                raise AuditError(f"there is no ledger {ledger}")
+            if not await connection.fetchval(query("audit_key_constraint")):
+                text = "transfers_idempotency_key_unique is missing, not valid or on other columns"
+                yield Finding("key_constraint", 1, (text,))
+            for ledger_id, name in ledgers:
+                yield await _audit_ledger(connection, ledger_id, name, on_pass)
+    except (
+        asyncpg.UndefinedTableError,
+        asyncpg.InvalidSchemaNameError,
+        asyncpg.InvalidParameterValueError,
+        asyncpg.InsufficientPrivilegeError,
+    ) as error:
+        raise AuditError("the schema is missing: run `tallystick migrate` first") from error
+
+
+async def _audit_ledger(
+    connection: "asyncpg.Connection[asyncpg.Record]", ledger_id: int, name: str, on_pass: Callable[[str, str], None]
+) -> LedgerReport:
+    findings: dict[str, Finding] = {}
+    # All passes see the same instant, whatever is posted meanwhile.
+    async with connection.transaction(isolation="repeatable_read", readonly=True):
+        on_pass(name, "rows to check")
+        count = await connection.fetchrow(query("audit_count"), ledger_id)
+        assert count is not None, "an aggregate yields one row"
+        for statement, what in PASSES.items():
+            on_pass(name, what)
+            for row in await connection.fetch(query(statement), ledger_id, SAMPLES_MAX):
+                earlier = findings[row["kind"]].details if row["kind"] in findings else ()
+                findings[row["kind"]] = Finding(row["kind"], row["total"], (*earlier, row["detail"]))
+    return LedgerReport(name, count["accounts"], count["transfers"], count["entries"], tuple(findings.values()))

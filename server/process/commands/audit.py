@@ -1,0 +1,90 @@
+"""The audit, told to a person."""
+
+import asyncio
+import sys
+import time
+
+from server.ledger.audit import Finding, LedgerReport, audit
+
+# Seconds between two lines of progress; a small ledger is done before the first.
+PROGRESS_SECONDS = 5.0
+
+
+class _Progress:
+    """Says on standard error, now and then, what the audit is at."""
+
+    def __init__(self) -> None:
+        self._began = time.monotonic()
+        self._now = "connecting"
+
+    @property
+    def seconds(self) -> float:
+        return time.monotonic() - self._began
+
+    def on_pass(self, ledger: str, what: str) -> None:
+        self._now = f"ledger {ledger}: {what}"
+
+    async def run(self) -> None:
+        while True:
+            await asyncio.sleep(PROGRESS_SECONDS)
+            print(f"{self.seconds:5.0f} s  {self._now}", file=sys.stderr, flush=True)
+
+
+async def report_audit(dsn: str, ledger: str | None) -> bool:
+    """
+    Audit, print the report, and return whether the books are clean.
+
+    Raises:
+        AuditError, OSError, asyncpg.PostgresError: As `audit`.
+    """
+    progress = _Progress()
+    ticker = asyncio.get_running_loop().create_task(progress.run())
+    reports: list[LedgerReport] = []
+    findings = 0
+    try:
+        async for part in audit(dsn, ledger, progress.on_pass):
+            if isinstance(part, Finding):
+                print("schema:")
+                _print_finding(part)
+                findings += part.total
+            else:
+                reports.append(part)
+                findings += _print_report(part)
+    finally:
+        ticker.cancel()
+    _print_sum(reports, findings, progress.seconds)
+    return not findings
+
+
+def _print_report(report: LedgerReport) -> int:
+    """Print what was found in a ledger and return how much it is."""
+    found = sum(finding.total for finding in report.findings)
+    print(
+        f"ledger {report.ledger}: {report.accounts:,} accounts, {report.transfers:,} transfers, "
+        f"{report.entries:,} entries: {_findings(found)}",
+        flush=True,
+    )
+    for finding in report.findings:
+        _print_finding(finding)
+    return found
+
+
+def _print_finding(finding: Finding) -> None:
+    print(f"  {finding.kind}: {finding.total:,}")
+    for detail in finding.details:
+        print(f"    {detail}")
+    if finding.total > len(finding.details):
+        print(f"    and {finding.total - len(finding.details):,} more")
+
+
+def _print_sum(reports: list[LedgerReport], findings: int, seconds: float) -> None:
+    transfers = sum(report.transfers for report in reports)
+    entries = sum(report.entries for report in reports)
+    print(
+        f"{len(reports):,} ledgers, {transfers:,} transfers and {entries:,} entries in {seconds:.1f} s "
+        f"({transfers / seconds:,.0f} transfers/s): {_findings(findings)}"
+    )
+
+
+def _findings(number: int) -> str:
+    return "clean" if not number else "1 finding" if number == 1 else f"{number:,} findings"

@@ -1,0 +1,153 @@
+-- name: audit_key_constraint()
+-- Whether the constraint that binds a key to one row is there, on these columns, and its index is in use.
+SELECT EXISTS (
+    SELECT FROM pg_constraint AS c
+    JOIN pg_index AS i ON i.indexrelid = c.conindid
+    WHERE c.conrelid = to_regclass('transfers') AND c.conname = 'transfers_idempotency_key_unique'
+      AND c.convalidated AND pg_get_constraintdef(c.oid) = 'UNIQUE (ledger_id, idempotency_key)'
+      AND i.indisunique AND i.indisvalid AND i.indisready AND i.indislive
+) AS holds;
+
+-- name: audit_count(ledger_id)
+-- How much there is to check.
+SELECT (SELECT count(*) FROM accounts WHERE ledger_id = $1) AS accounts, count(*) AS transfers,
+       2 * count(*) FILTER (WHERE refusal IS NULL) AS entries
+FROM transfers
+WHERE ledger_id = $1;
+
+-- name: audit_currencies(ledger_id, samples)
+-- Currencies whose balances do not sum to zero.
+SELECT 'sum_not_zero' AS kind, count(*) OVER () AS total,
+       format('currency %s: the balances sum to %s', currency, sum(balance)) AS detail
+FROM accounts
+WHERE ledger_id = $1
+GROUP BY currency
+HAVING sum(balance) <> 0
+ORDER BY currency
+LIMIT $2;
+
+-- name: audit_rows(ledger_id, samples)
+-- Rows of transfers that are wrong in themselves.
+SELECT kind, total, detail
+FROM (
+    SELECT k.kind, count(*) OVER (PARTITION BY k.kind) AS total,
+           row_number() OVER (PARTITION BY k.kind ORDER BY t.id) AS place,
+           format('transfer %s: %s %s from %s to %s', t.id, t.amount, t.currency, t.source, t.destination) AS detail
+    FROM transfers AS t
+    JOIN (VALUES ('sides_equal'), ('amount_not_positive'), ('refused_with_balances'), ('posted_without_balances'))
+        AS k (kind) ON CASE k.kind
+            WHEN 'sides_equal' THEN t.source = t.destination
+            WHEN 'amount_not_positive' THEN t.amount <= 0
+            WHEN 'refused_with_balances' THEN t.refusal IS NOT NULL AND num_nonnulls(
+                t.source_balance, t.destination_balance, t.source_version, t.destination_version) > 0
+            ELSE t.refusal IS NULL AND num_nulls(
+                t.source_balance, t.destination_balance, t.source_version, t.destination_version) > 0
+        END
+    -- Said before the rows are told apart by kind: nearly all of them end here.
+    WHERE t.ledger_id = $1 AND (
+        t.source = t.destination OR t.amount <= 0 OR num_nulls(
+            t.source_balance, t.destination_balance, t.source_version, t.destination_version
+        ) <> CASE WHEN t.refusal IS NULL THEN 0 ELSE 4 END
+    )
+) AS w
+WHERE place <= $2
+ORDER BY kind, place;
+
+-- name: audit_keys(ledger_id, samples)
+-- Idempotency keys that more than one row is bound to, found in the rows themselves and not in the index over them.
+SELECT 'key_bound_twice' AS kind, count(*) OVER () AS total,
+       format('key %s: bound to transfers %s', t.idempotency_key,
+              array_to_string((array_agg(t.id ORDER BY t.id))[:5], ', ')) AS detail
+FROM transfers AS t
+JOIN (
+    -- Eight bytes a key instead of the key; what shares them by chance is told apart above.
+    SELECT hashtextextended(idempotency_key, 0) AS hash FROM transfers
+    WHERE ledger_id = $1
+    GROUP BY 1
+    HAVING count(*) > 1
+) AS h ON h.hash = hashtextextended(t.idempotency_key, 0)
+WHERE t.ledger_id = $1
+GROUP BY t.idempotency_key
+HAVING count(*) > 1
+ORDER BY t.idempotency_key
+LIMIT $2;
+
+-- name: audit_entries(ledger_id, samples)
+-- What is wrong along the entries of each account, in the order of their versions, and with what the account says now.
+WITH entries AS (
+    -- Where a row lies names its account for the time of a snapshot, and sorts faster than the account's id.
+    SELECT a.ctid AS account, t.source_version AS version, t.source_balance AS balance, -t.amount AS signed,
+           t.created_at, t.id, CASE WHEN a.id IS NULL THEN t.source END AS missing,
+           CASE WHEN a.id IS NULL THEN 1 ELSE 0 END
+               | CASE WHEN a.currency::text <> t.currency THEN 2 ELSE 0 END
+               | CASE WHEN t.source_version > a.limits_version AND t.source_balance < a.floor THEN 4 ELSE 0 END AS faults
+    FROM transfers AS t
+    LEFT JOIN accounts AS a ON a.ledger_id = $1 AND a.id = t.source
+    WHERE t.ledger_id = $1 AND t.refusal IS NULL
+    UNION ALL
+    SELECT a.ctid, t.destination_version, t.destination_balance, t.amount,
+           t.created_at, t.id, CASE WHEN a.id IS NULL THEN t.destination END,
+           CASE WHEN a.id IS NULL THEN 1 ELSE 0 END
+               | CASE WHEN a.currency::text <> t.currency THEN 2 ELSE 0 END
+               | CASE WHEN t.destination_version > a.limits_version AND t.destination_balance > a.ceiling
+                      THEN 8 ELSE 0 END
+    FROM transfers AS t
+    LEFT JOIN accounts AS a ON a.ledger_id = $1 AND a.id = t.destination
+    WHERE t.ledger_id = $1 AND t.refusal IS NULL
+), steps AS (
+    SELECT *, lag(balance, 1, 0::bigint) OVER w AS before, lag(version) OVER w AS version_before,
+           lag(created_at) OVER w AS created_before, lead(version) OVER w IS NULL AS is_last
+    FROM entries
+    WINDOW w AS (PARTITION BY account ORDER BY version)
+), judged AS (
+    -- Entries of missing accounts follow nothing. Numbers near the edge are added without an edge, all others fast.
+    SELECT *, faults | CASE WHEN account IS NULL THEN 0 ELSE
+        CASE WHEN CASE WHEN before BETWEEN -4e18::bigint AND 4e18::bigint AND signed BETWEEN -4e18::bigint AND 4e18::bigint
+                       THEN balance <> before + signed
+                       ELSE balance::numeric <> before::numeric + signed END THEN 16 ELSE 0 END
+            | CASE WHEN version = version_before OR version <= 1 THEN 32 ELSE 0 END
+            | CASE WHEN created_at < created_before THEN 64 ELSE 0 END
+        END AS found
+    FROM steps
+), met AS (
+    SELECT e.id AS transfer, coalesce(e.missing, a.id) AS account, e.version, e.balance, e.before, e.signed,
+           e.created_at, e.created_before, a.balance AS balance_now, a.version AS version_now, a.floor, a.ceiling,
+           a.currency, a.last_entry_at, coalesce(e.found, 0)
+               | CASE WHEN e.is_last AND a.balance <> e.balance THEN 128 ELSE 0 END
+               | CASE WHEN e.is_last AND a.version < e.version THEN 256 ELSE 0 END
+               | CASE WHEN e.is_last AND (a.last_entry_at >= e.created_at) IS NOT TRUE
+                           AND e.account IS NOT NULL THEN 512 ELSE 0 END
+               | CASE WHEN e.id IS NULL AND a.balance <> 0 THEN 1024 ELSE 0 END AS found
+    FROM (SELECT * FROM judged WHERE is_last OR found <> 0) AS e
+    FULL JOIN (SELECT ctid AS place, * FROM accounts WHERE ledger_id = $1) AS a ON a.place = e.account
+)
+SELECT kind, total, CASE bit
+    WHEN 1 THEN format('transfer %s: there is no account %s', transfer, account)
+    WHEN 2 THEN format('transfer %s: account %s is in %s', transfer, account, currency)
+    WHEN 4 THEN format('account %s, transfer %s: left %s, below the floor %s', account, transfer, balance, floor)
+    WHEN 8 THEN format('account %s, transfer %s: reached %s, above the ceiling %s', account, transfer, balance, ceiling)
+    WHEN 16 THEN format('account %s, transfer %s: balance %s after %s with %s moved',
+                        account, transfer, balance, before, signed)
+    WHEN 32 THEN format('account %s, transfer %s: version %s is taken', account, transfer, version)
+    WHEN 64 THEN format('account %s, transfer %s: at %s, the entry before it at %s',
+                        account, transfer, created_at, created_before)
+    WHEN 128 THEN format('account %s: balance %s, its last entry (transfer %s) left %s',
+                         account, balance_now, transfer, balance)
+    WHEN 256 THEN format('account %s: version %s, its last entry (transfer %s) has %s',
+                         account, version_now, transfer, version)
+    WHEN 512 THEN format('account %s: last entry at %s, but transfer %s is of %s',
+                         account, last_entry_at, transfer, created_at)
+    ELSE format('account %s: balance %s without any entry', account, balance_now)
+    END AS detail
+FROM (
+    SELECT *, count(*) OVER (PARTITION BY bit) AS total,
+           row_number() OVER (PARTITION BY bit ORDER BY account, version) AS place
+    FROM (SELECT * FROM met WHERE found <> 0) AS m
+    JOIN (VALUES
+        (1, 'account_missing'), (2, 'currency_differs'), (4, 'floor_broken'), (8, 'ceiling_broken'),
+        (16, 'balance_not_the_sum'), (32, 'version_repeated'), (64, 'time_steps_back'), (128, 'balance_differs'),
+        (256, 'version_behind'), (512, 'last_entry_behind'), (1024, 'balance_without_entry')
+    ) AS k (bit, kind) ON m.found & k.bit <> 0
+) AS w
+WHERE place <= $2
+ORDER BY bit, place;
