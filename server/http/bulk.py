@@ -3,13 +3,14 @@
 import hashlib
 
 import msgspec
+from msgspec import UNSET
 
 from server.http import models, render
 from server.http.body import decode, read_body, shape_problem
 from server.http.call import Call
 from server.http.limits import BULK_BODY_MAX_BYTES
 from server.http.parts import Parts
-from server.http.problems import Problem, invalid
+from server.http.problems import KINDS, Problem, invalid
 from server.http.reply import Reply
 from server.http.transfers import check_shape, fingerprint, in_use, not_bound, requested
 from server.ledger.posting import KeyInUseError
@@ -57,11 +58,25 @@ def _read_item(call: Call, number: int, raw: msgspec.Raw, whole: bytes | None) -
         digest = whole or hashlib.sha256(f"{call.request.method} {call.path}\n".encode() + bytes(raw)).digest()
         return requested(call, item.key, digest, item)
     except msgspec.ValidationError as error:
-        return shape_problem(error, prefix)
+        problem = shape_problem(error, prefix)
+        return _key_problem(raw, prefix) if problem.errors[0][0] == f"{prefix}/key" else problem
     except ValueError:
         return invalid(prefix, "The item is not JSON in UTF-8.")
     except Problem as problem:
         return problem
+
+
+def _key_problem(raw: msgspec.Raw, prefix: str) -> Problem:
+    """Return what is wrong with an item that has no good key: its shape, or else its key, as with a single transfer."""
+    try:
+        item = models.transfer_item_any_key.decode(raw)
+        check_shape(item, prefix)
+    except msgspec.ValidationError as error:
+        return shape_problem(error, prefix)
+    except Problem as problem:
+        return problem
+    code = "idempotency_key_missing" if item.key is UNSET else "idempotency_key_invalid"
+    return Problem(code, errors=[(f"{prefix}/key", KINDS[code].title + ".")])
 
 
 def _find_repeated(asked: list[_Asked]) -> set[int]:

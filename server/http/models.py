@@ -1,6 +1,6 @@
 """Bodies of requests, as types that decode and check them."""
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
@@ -120,6 +120,12 @@ class TransferItem(TransferCreate, kw_only=True):
     key: IdempotencyKey
 
 
+class TransferItemAnyKey(TransferCreate, kw_only=True):
+    """An item whose key is not looked at: it tells whether the key is all that is wrong."""
+
+    key: Any = UNSET
+
+
 class TransferBulk(Strict, kw_only=True):
     """Transfers to post: each for itself, or (atomic) all or none."""
 
@@ -132,6 +138,7 @@ account_bulk = msgspec.json.Decoder(AccountBulk)
 account_patch = msgspec.json.Decoder(AccountPatch)
 transfer_create = msgspec.json.Decoder(TransferCreate)
 transfer_item = msgspec.json.Decoder(TransferItem)
+transfer_item_any_key = msgspec.json.Decoder(TransferItemAnyKey)
 transfer_bulk = msgspec.json.Decoder(TransferBulk)
 
 # Keys sorted and no spaces: equal objects have equal texts.
