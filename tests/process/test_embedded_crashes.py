@@ -219,6 +219,6 @@ def test_a_server_that_does_not_stop_is_killed() -> None:
     process = subprocess.Popen([sys.executable, "-c", deaf], stdout=subprocess.PIPE)
     assert process.stdout is not None
     process.stdout.readline()
-    stop(process, ((signal.SIGTERM, 0.1), (signal.SIGKILL, 10)))
+    stop(process, (("SIGTERM", 0.1), ("SIGKILL", 10)))
     assert process.returncode == -signal.SIGKILL
     process.stdout.close()

@@ -3,6 +3,7 @@
 import contextlib
 import os
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import pytest
 
 from server.process.embedded import EmbeddedError, EmbeddedServers, postgres_bin, valkey_bin
 from tests.process.embedded_looks import open_place, psql, valkey
-from tests.process.embedded_parent import Parent, installed_packages, python_for
+from tests.process.embedded_parent import ROOT, Parent, installed_packages, python_for
 
 NOBODY = 65534
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
@@ -101,6 +102,36 @@ def test_missing_packages(place: Path) -> None:
     parent.finish()
     assert "`make setup`, or set TALLYSTICK_DATABASE_URL" in said
     assert not (place / "data").exists()
+
+
+@pytest.mark.parametrize(
+    ("pretence", "name"),
+    [
+        pytest.param(
+            "del signal.SIGKILL, signal.SIGQUIT; sys.modules.update(fcntl=None, pwd=None); sys.platform = 'win32'",
+            "Windows",
+            id="Windows",
+        ),
+        pytest.param("os.confstr = lambda name: None", "a Linux with musl (Alpine)", id="musl"),
+    ],
+)
+def test_other_systems(place: Path, pretence: str, name: str) -> None:
+    """
+    Where the packages bring no servers the way out is named, though modules of Unix are missing.
+    """
+    program = f"""
+import os, pathlib, signal, subprocess, sys, tempfile
+{pretence}
+from server.process.embedded import EmbeddedError, EmbeddedServers
+try:
+    EmbeddedServers.open(pathlib.Path(sys.argv[1]))
+except EmbeddedError as error:
+    print(error)
+"""
+    command = [sys.executable, "-c", program, str(place / "data")]
+    ran = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    expected = f"There is no embedded server for {name}. Set TALLYSTICK_DATABASE_URL to a server of your own.\n"
+    assert ran.stdout == expected
 
 
 @needs_root

@@ -64,7 +64,7 @@ def _unsupported(system: str, variable: str) -> EmbeddedError:
 
 
 def _is_musl() -> bool:
-    if sys.platform != "linux":
+    if platform.system() != "Linux":
         return False
     try:
         return not (os.confstr("CS_GNU_LIBC_VERSION") or "").startswith("glibc")

@@ -3,9 +3,9 @@
 import contextlib
 import ctypes
 import os
+import platform
 import signal
 import subprocess
-import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -64,10 +64,10 @@ def spawn(
             ) from error
 
 
-def stop(process: subprocess.Popen[bytes], steps: Sequence[tuple[signal.Signals, float]]) -> None:
-    """Send each signal in turn, giving the process the seconds beside it to end."""
-    for number, seconds in steps:
-        process.send_signal(number)
+def stop(process: subprocess.Popen[bytes], steps: Sequence[tuple[str, float]]) -> None:
+    """Send each signal, by its name, giving the process the seconds beside it to end."""
+    for name, seconds in steps:
+        process.send_signal(signal.Signals[name])
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(seconds)
             return
@@ -98,7 +98,7 @@ def _owned_file(path: Path, account: Account) -> Iterator[int]:
 
 
 def _die_with_parent(number: signal.Signals) -> Callable[[], None] | None:
-    if sys.platform != "linux":
+    if platform.system() != "Linux":
         return None
     # Looked up before the fork: the child between fork and exec should only call it.
     prctl = ctypes.CDLL(None, use_errno=True).prctl

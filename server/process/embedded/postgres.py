@@ -24,7 +24,7 @@ SOCKET = f".s.PGSQL.{PORT}"
 
 # initdb takes 0.4 s on a laptop; a slow disk that syncs a thousand files takes a minute.
 INITDB_SECONDS = 120.0
-INITDB_STOP_STEPS = ((signal.SIGTERM, 5.0), (signal.SIGKILL, 5.0))
+INITDB_STOP_STEPS = (("SIGTERM", 5.0), ("SIGKILL", 5.0))
 
 # After a crash the server first reads back the log since the last checkpoint: half a minute for
 # max_wal_size of it, more on a slow machine.
@@ -36,7 +36,7 @@ SILENT_SECONDS = 10.0
 
 # SIGINT ends all sessions and writes one checkpoint; SIGQUIT leaves that to the next start, and
 # the server itself needs 5 s of it for a stuck session; SIGKILL is for a frozen server.
-STOP_STEPS = ((signal.SIGINT, 30.0), (signal.SIGQUIT, 10.0), (signal.SIGKILL, 5.0))
+STOP_STEPS = (("SIGINT", 30.0), ("SIGQUIT", 10.0), ("SIGKILL", 5.0))
 
 # `ps` reads one line about one process.
 PS_SECONDS = 5.0

@@ -21,7 +21,7 @@ START_SECONDS = 5.0
 POLL_SECONDS = 0.005
 
 # SIGTERM is noticed at its next tick, within 100 ms.
-STOP_STEPS = ((signal.SIGTERM, 2.0), (signal.SIGKILL, 5.0))
+STOP_STEPS = (("SIGTERM", 2.0), ("SIGKILL", 5.0))
 
 SETTINGS = {
     "port": "0",
