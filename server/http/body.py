@@ -100,7 +100,8 @@ def shape_problem(error: msgspec.ValidationError, prefix: str = "") -> Problem:
     if at is not None:
         message = message[: at.start()]
         for step in _STEP.finditer(at["path"]):
-            pointer += "/" + (step[1] or step[2] or "-")
+            # The last form stands for a member of free name: the object it is in is pointed to.
+            pointer += "" if step[3] else "/" + (step[1] or step[2])
     named = _FIELD.match(message)
     if named is not None:
         pointer = _below(pointer, named["name"])

@@ -101,7 +101,8 @@ class HttpServer(web.Server):
             log.exception("request %s failed", call.request_id)
             reply = problem_reply(call, Problem("internal_error", outcome="unknown"))
         reply.headers += _request_id_field(call)
-        if self.draining:
+        # aiohttp drops what came in one packet behind an upgrade it does not know: the connection ends with the answer.
+        if self.draining or "Upgrade" in request.headers:
             reply.keep_alive = False
         return reply
 

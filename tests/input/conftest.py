@@ -1,0 +1,53 @@
+"""A ledger for each file of these tests, and a look at all that it holds."""
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+import asyncpg
+import pytest
+
+from tests.support.client import Client
+from tests.support.service import Service
+
+
+class Book:
+    """
+    A ledger with the accounts `world` (no floor), `alice` and `bob`, and all of its rows.
+
+    Args:
+        client: With an admin key of the ledger.
+
+        connection: To the database, past the service.
+    """
+
+    def __init__(self, client: Client, connection: "asyncpg.Connection[asyncpg.Record]", name: str) -> None:
+        self.client = client
+        self._connection = connection
+        self._name = name
+
+    async def rows(self) -> tuple[list[Any], list[Any]]:
+        """Return all rows of accounts and the keys of all transfers, refused ones too."""
+        accounts = await self._connection.fetch(
+            "SELECT a::text FROM tallystick.accounts AS a JOIN tallystick.ledgers AS l ON l.id = ledger_id"
+            " WHERE name = $1 ORDER BY a.id",
+            self._name,
+        )
+        transfers = await self._connection.fetch(
+            "SELECT idempotency_key FROM tallystick.transfers JOIN tallystick.ledgers AS l ON l.id = ledger_id"
+            " WHERE name = $1 ORDER BY 1",
+            self._name,
+        )
+        return [row[0] for row in accounts], [row[0] for row in transfers]
+
+
+@pytest.fixture(scope="module")
+async def book(service: Service, request: pytest.FixtureRequest) -> AsyncIterator[Book]:
+    """The ledger of one file of tests."""
+    name = f"input-{request.module.__name__.rpartition('.')[2]}"
+    client = await service.client(name)
+    assert (await client.open("world", floor=None)).status == 201
+    for account in ("alice", "bob"):
+        assert (await client.open(account)).status == 201
+    connection = await asyncpg.connect(service.database_url)
+    yield Book(client, connection, name)
+    await connection.close()

@@ -1,0 +1,128 @@
+"""Bytes on a socket: requests as broken as a test wants them, answers read by the letter of RFC 9112."""
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager, suppress
+from typing import Any, NamedTuple
+from urllib.parse import urlsplit
+
+import orjson
+
+# Seconds after which a connection that neither answers nor ends counts as hanging.
+HANG_SECONDS = 10.0
+
+
+class Response(NamedTuple):
+    """A response as it stood on the wire; header names in small letters."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+    raw: bytes
+
+    @property
+    def json(self) -> Any:
+        """The body, decoded."""
+        return orjson.loads(self.body)
+
+
+class Wire:
+    """
+    A connection that speaks bytes.
+
+    Args:
+        reader, writer: Of asyncio.
+    """
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.reader = reader
+        self.writer = writer
+
+    async def send(self, data: bytes) -> None:
+        """Send *data*; a server that has closed the connection already is no error here."""
+        with suppress(ConnectionError):
+            self.writer.write(data)
+            await self.writer.drain()
+
+    async def receive(self, *, head: bool = False) -> Response | None:
+        """
+        Return the next response, or None where the connection ends instead.
+
+        Args:
+            head: The response answers HEAD and so has no body.
+        """
+        async with asyncio.timeout(HANG_SECONDS):
+            try:
+                top = await self.reader.readuntil(b"\r\n\r\n")
+            except ConnectionError:
+                return None
+            except asyncio.IncompleteReadError as end:
+                if end.partial:
+                    raise
+                return None
+            status, headers = parse_head(top)
+            length = 0 if head or status in (100, 304) else int(headers["content-length"])
+            body = await self.reader.readexactly(length)
+        return Response(status, headers, body, top + body)
+
+    async def receive_all(self) -> list[Response]:
+        """Return all responses until the server closes the connection."""
+        responses = []
+        while (response := await self.receive()) is not None:
+            responses.append(response)
+        return responses
+
+    def finish(self) -> None:
+        """Tell the server that nothing more is sent."""
+        with suppress(OSError):
+            self.writer.write_eof()
+
+
+def parse_head(top: bytes) -> tuple[int, Mapping[str, str]]:
+    """Return status and headers; fails on anything that is not clean HTTP/1.1, repeated fields included."""
+    lines = top.removesuffix(b"\r\n\r\n").split(b"\r\n")
+    version, status, _ = lines[0].split(b" ", 2)
+    assert version == b"HTTP/1.1", lines[0]
+    headers: dict[str, str] = {}
+    for line in lines[1:]:
+        assert b"\r" not in line
+        assert b"\n" not in line
+        name, colon, value = line.partition(b": ")
+        assert colon, line
+        assert name.lower().decode() not in headers, line
+        headers[name.lower().decode()] = value.decode("ascii")
+    return int(status), headers
+
+
+@asynccontextmanager
+async def connect(url: str) -> AsyncIterator[Wire]:
+    """A connection to the server at *url*."""
+    parts = urlsplit(url)
+    reader, writer = await asyncio.open_connection(parts.hostname, parts.port)
+    try:
+        yield Wire(reader, writer)
+    finally:
+        writer.close()
+        with suppress(ConnectionError):
+            await writer.wait_closed()
+
+
+async def exchange(url: str, data: bytes) -> list[Response]:
+    """Send *data* on a connection of its own, end the sending side, and return all that comes back."""
+    async with connect(url) as wire:
+        await wire.send(data)
+        wire.finish()
+        return await wire.receive_all()
+
+
+def request(
+    method: str, target: str, *lines: str | bytes, body: bytes | None = None, token: str | None = None
+) -> bytes:
+    """Return the bytes of a request: Host, Authorization and Content-Length are added, all else is in *lines*."""
+    head = [f"{method} {target} HTTP/1.1".encode("latin-1"), b"Host: ledger"]
+    if token is not None:
+        head.append(f"Authorization: Bearer {token}".encode())
+    head += [line if isinstance(line, bytes) else line.encode("latin-1") for line in lines]
+    if body is not None:
+        head.append(b"Content-Length: %d" % len(body))
+    return b"\r\n".join(head) + b"\r\n\r\n" + (body or b"")
