@@ -18,6 +18,8 @@ _KEY = re.compile(rf"[\x21-\x7e]{{1,{IDEMPOTENCY_KEY_LENGTH_MAX}}}")
 # A string of structured fields (RFC 9651, section 3.3.3): only quotes and backslashes are escaped.
 _QUOTED_KEY = re.compile(r'"((?:[\x20-\x21\x23-\x5b\x5d-\x7e]|\\["\\])*)"')
 _WHOLE_NUMBER = re.compile(r"0|[1-9][0-9]{0,18}")
+# The standard library takes such an escape for plain text.
+_BROKEN_ESCAPE = re.compile(r"%(?![0-9A-Fa-f]{2})")
 
 # Fields that decide who is served what: two of them mean two readers could disagree.
 _SINGLE_FIELDS = ("Authorization", "Idempotency-Key", "Content-Type", "If-Match", "If-None-Match")
@@ -87,12 +89,14 @@ class Call:
         Return the query's parameters.
 
         Raises:
-            Problem: One is not among *names*, is repeated, or is not valid UTF-8 without NUL.
+            Problem: One is not among *names*, is repeated, or is not well-escaped UTF-8 without NUL.
         """
         if not self.query_string:
             return {}
         parameters: dict[str, str] = {}
         try:
+            if _BROKEN_ESCAPE.search(self.query_string):
+                raise ValueError
             pairs = parse_qsl(
                 self.query_string, keep_blank_values=True, strict_parsing=True, errors="strict", max_num_fields=32
             )
