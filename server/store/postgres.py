@@ -2,12 +2,13 @@
 
 import asyncio
 import logging
+import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
 import asyncpg
-from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_delay, wait_random_exponential
+from tenacity import AsyncRetrying, retry_if_exception_type, stop_before_delay, wait_random_exponential
 
 from server.store.coalescer import QueueFullError
 from server.store.errors import OutcomeUnknownError, StoreUnavailableError
@@ -25,6 +26,9 @@ COMMAND_TIMEOUT_SECONDS = 2.5
 # Time to open a connection, and time to wait for a free one.
 CONNECT_TIMEOUT_SECONDS = 2.0
 ACQUIRE_TIMEOUT_SECONDS = 1.0
+# How long handing a connection back may take: waiting for a cancelled statement's backend, or taking leave of a server.
+# What was done on it is decided by then, and its caller waits; past this the connection is cut.
+RELEASE_TIMEOUT_SECONDS = 0.5
 # How long one read may take in all, retries on lost connections included.
 READ_DEADLINE_SECONDS = 5.0
 # Readers beyond the pool that may wait for a connection: about 50 ms of work at 0.2 ms a query and 4 connections.
@@ -51,14 +55,14 @@ SESSION_SETTINGS = {
 }
 
 # Settings of a connection that reads whole ledgers beside the traffic, for as long as it takes. It reads the rows
-# themselves, never answers out of an index, which could hide a row; a bitmap may find a small ledger's rows in a big
-# table. At most three processes work for it, two sorts or hashes each. It ends soon after its client does.
+# themselves; an index may find a small ledger in a big table, and a query chooses which by its order, so bitmaps are
+# off. At most three processes work for it, with two sorts or hashes each. It ends soon after its client does.
 SCAN_SETTINGS = {
     **SESSION_SETTINGS,
     "application_name": "tallystick-scan",
     "enable_seqscan": "on",
-    "enable_indexscan": "off",
     "enable_indexonlyscan": "off",
+    "enable_bitmapscan": "off",
     "plan_cache_mode": "force_custom_plan",
     "max_parallel_workers_per_gather": "2",
     "work_mem": "64MB",
@@ -165,7 +169,7 @@ class Database:
         try:
             yield connection
         finally:
-            await self.posting_pool.release(connection, timeout=COMMAND_TIMEOUT_SECONDS)
+            await _release(self.posting_pool, connection)
 
     async def read(self, name: str, *arguments: object) -> "list[asyncpg.Record]":
         """
@@ -211,19 +215,20 @@ class Database:
         if self._reading_waiters >= self._waiters_max:
             raise QueueFullError
         self._reading_waiters += 1
+        deadline = time.monotonic() + READ_DEADLINE_SECONDS
         try:
             try:
-                return await _fetch(pool, statement, arguments)
+                return await _fetch(pool, statement, arguments, deadline)
             except (*CONNECTION_LOST, *REFUSED_FOR_NOW) as error:
                 await self.after_failure(error)
             async for attempt in AsyncRetrying(
-                stop=stop_after_delay(READ_DEADLINE_SECONDS),
+                stop=stop_before_delay(deadline - time.monotonic()),
                 wait=wait_random_exponential(0.05, max=0.5),
                 retry=retry_if_exception_type((*CONNECTION_LOST, *REFUSED_FOR_NOW)),
                 reraise=True,
             ):
                 with attempt:
-                    return await _fetch(pool, statement, arguments)
+                    return await _fetch(pool, statement, arguments, deadline)
         except (*CONNECTION_LOST, *REFUSED_FOR_NOW) as error:
             raise StoreUnavailableError(type(error).__name__) from error
         finally:
@@ -259,7 +264,23 @@ async def scanning_session(dsn: str) -> "AsyncIterator[asyncpg.Connection[asyncp
 
 
 async def _fetch(
-    pool: "asyncpg.Pool[asyncpg.Record]", statement: str, arguments: Sequence[Any]
+    pool: "asyncpg.Pool[asyncpg.Record]", statement: str, arguments: Sequence[Any], deadline: float
 ) -> "list[asyncpg.Record]":
-    async with pool.acquire(timeout=ACQUIRE_TIMEOUT_SECONDS) as connection:
-        return await connection.fetch(statement, *arguments)
+    connection = await pool.acquire(timeout=ACQUIRE_TIMEOUT_SECONDS)
+    try:
+        # A statement that begins after the deadline is refused by the driver unsent.
+        timeout = min(COMMAND_TIMEOUT_SECONDS, deadline - time.monotonic())
+        return await connection.fetch(statement, *arguments, timeout=timeout)
+    finally:
+        await _release(pool, connection)
+
+
+async def _release(
+    pool: "asyncpg.Pool[asyncpg.Record]", connection: "asyncpg.pool.PoolConnectionProxy[asyncpg.Record]"
+) -> None:
+    """Hand a connection back; a failure to do so is not one of what was done on it."""
+    try:
+        await pool.release(connection, timeout=RELEASE_TIMEOUT_SECONDS)
+    except Exception as error:
+        # asyncpg has cut the connection and made room for another.
+        log.warning("a connection was not handed back: %s", type(error).__name__)

@@ -31,10 +31,10 @@ async def create_template(url: str) -> None:
     await migrate(with_database(url, TEMPLATE))
 
 
-async def create_database(url: str) -> str:
-    """Copy the template and return the address of the copy."""
+async def create_database(url: str, template: str = TEMPLATE) -> str:
+    """Copy a database that nobody is connected to, and return the address of the copy."""
     name = f"test_{next(_numbers)}"
-    await administer(url, f"CREATE DATABASE {name} TEMPLATE {TEMPLATE}")
+    await administer(url, f"CREATE DATABASE {name} TEMPLATE {template}")
     return with_database(url, name)
 
 

@@ -81,7 +81,7 @@ def _print_sum(reports: list[LedgerReport], findings: int, seconds: float) -> No
     transfers = sum(report.transfers for report in reports)
     entries = sum(report.entries for report in reports)
     print(
-        f"{len(reports):,} ledgers, {transfers:,} transfers and {entries:,} entries in {seconds:.1f} s "
+        f"all: {transfers:,} transfers and {entries:,} entries in {seconds:.1f} s "
         f"({transfers / seconds:,.0f} transfers/s): {_findings(findings)}"
     )
 

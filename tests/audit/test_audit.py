@@ -1,0 +1,165 @@
+"""The audit: silent on real books, and never silent on wrong ones."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from urllib.parse import urlsplit
+
+import asyncpg
+import pytest
+
+from server.ledger.audit import SAMPLES_MAX, AuditError, Finding, LedgerReport, audit
+from server.process.commands import audit as command
+from tests.audit.planted import ALICE, KEY, PLANTED
+from tests.audit.traffic import LEDGER, NEIGHBOUR, play
+from tests.support.command import NO_REDIS, run
+from tests.support.postgres import administer, create_database, drop_database
+from tests.support.service import in_process
+
+
+@pytest.fixture(scope="module")
+async def played(template: str) -> AsyncIterator[str]:
+    """A database after real traffic, to be copied."""
+    url = await create_database(template)
+    await play(url)
+    yield url
+    await drop_database(template, url)
+
+
+@pytest.fixture
+async def books(played: str, template: str) -> AsyncIterator[str]:
+    """A copy of it."""
+    copy = await create_database(template, urlsplit(played).path[1:])
+    yield copy
+    await drop_database(template, copy)
+
+
+async def plant(url: str, *statements: str) -> None:
+    """Do as the superuser what nothing in the service can do."""
+    settings = {"search_path": "tallystick", "allow_system_table_mods": "on"}
+    connection = await asyncpg.connect(url, server_settings=settings)
+    for statement in statements:
+        await connection.execute(statement)
+    await connection.close()
+
+
+async def look(url: str, ledger: str | None = None) -> tuple[dict[str, Finding], list[LedgerReport]]:
+    """Audit, and return the findings by kind and the reports."""
+    findings, reports = {}, []
+    async for part in audit(url, ledger, lambda *_: None):
+        if isinstance(part, LedgerReport):
+            reports.append(part)
+        for finding in [part] if isinstance(part, Finding) else part.findings:
+            findings[finding.kind] = finding
+    return findings, reports
+
+
+async def test_real_traffic_is_clean(books: str) -> None:
+    """Refusals, replays, changed limits, linked sets and the widest numbers are no findings, and all is counted."""
+    findings, reports = await look(books)
+    assert findings == {}
+    rows = await administer(books, "SELECT count(*) FILTER (WHERE refusal IS NULL), count(*) FROM tallystick.transfers")
+    assert sum(report.transfers for report in reports) == rows[0][1] > rows[0][0]
+    assert sum(report.entries for report in reports) == 2 * rows[0][0]
+    assert {report.ledger: report.accounts for report in reports} == {LEDGER: 8, NEIGHBOUR: 2}
+
+
+@pytest.mark.parametrize(("statements", "kinds", "texts"), PLANTED)
+async def test_planted(books: str, statements: list[str], kinds: dict[str, int], texts: list[str]) -> None:
+    """What was planted is found, counted and named, and nothing else is."""
+    await plant(books, *statements)
+    findings, reports = await look(books)
+    assert {finding.kind: finding.total for finding in findings.values()} == kinds, findings
+    said = "\n".join(detail for finding in findings.values() for detail in finding.details)
+    assert [text for text in texts if text not in said] == [], said
+    assert not any(report.findings for report in reports if report.ledger == NEIGHBOUR)
+
+
+async def test_many_errors_are_counted_and_some_are_told(books: str) -> None:
+    """However much is wrong, a report stays readable, and its totals are right."""
+    await plant(books, f"""
+        INSERT INTO accounts (ledger_id, id, currency, balance, created_at)
+        SELECT {KEY}, 'ghost:' || n, 'EUR', CASE WHEN n % 2 = 0 THEN 1 ELSE -1 END, now()
+        FROM generate_series(1, 500) AS n""")  # fmt: skip
+    findings, _ = await look(books)
+    assert findings["balance_without_entry"].total == 500
+    assert len(findings["balance_without_entry"].details) == SAMPLES_MAX
+    ended = await run("audit", database_url=books)
+    assert ended.code == 1
+    assert "  balance_without_entry: 500\n" in ended.out
+    assert f"    and {500 - SAMPLES_MAX} more\n" in ended.out
+    assert ended.out.count("ghost:") == SAMPLES_MAX
+
+
+async def test_one_ledger_alone(books: str) -> None:
+    """An audit of one ledger says nothing of another."""
+    await plant(books, f"UPDATE accounts SET balance = balance + 5 WHERE {ALICE}")
+    findings, reports = await look(books, NEIGHBOUR)
+    assert findings == {}
+    assert [report.ledger for report in reports] == [NEIGHBOUR]
+    with pytest.raises(AuditError, match="no ledger elsewhere"):
+        await look(books, "elsewhere")
+
+
+async def test_exit_codes(books: str, postgres_url: str) -> None:
+    """0 when clean, 1 when something is found, 2 when it could not be looked at."""
+    clean = await run("audit", database_url=books)
+    assert (clean.code, clean.err) == (0, "")
+    assert clean.out.splitlines()[-1].endswith("transfers/s): clean")
+    await plant(books, f"UPDATE accounts SET balance = balance + 5 WHERE {ALICE}")
+    found = await run("audit", database_url=books)
+    assert (found.code, found.err) == (1, "")
+    assert "ledger books: 8 accounts" in found.out
+    assert "account alice: balance 387, its last entry" in found.out
+    assert found.out.splitlines()[-1].endswith(": 2 findings")
+    assert (await run("audit", "--ledger", NEIGHBOUR, database_url=books)).code == 0
+    for arguments, url, text in (
+        (["--ledger", "elsewhere"], books, "there is no ledger elsewhere"),
+        ([], postgres_url, "run `tallystick migrate` first"),
+        ([], "postgresql://postgres@127.0.0.1:1/tallystick", "Connect"),
+    ):
+        failed = await run("audit", *arguments, database_url=url, redis_url=NO_REDIS)
+        assert (failed.code, failed.out) == (2, ""), failed
+        assert text in failed.err
+        assert "Traceback" not in failed.err
+
+
+async def test_beside_running_traffic(books: str) -> None:
+    """Each audit sees one instant: postings beside it are no findings, and no posting waits for it."""
+    async with in_process(books) as service:
+        client = await service.client(LEDGER)
+        done = asyncio.Event()
+
+        async def pay() -> int:
+            answers = 0
+            while not done.is_set():
+                assert (await client.transfer("world", "alice", 2)).status == 201
+                assert (await client.transfer("alice", "spare", 1)).status == 201
+                answers += 2
+            return answers
+
+        payers = [asyncio.create_task(pay()) for _ in range(8)]
+        seen = []
+        for _ in range(5):
+            findings, reports = await look(books, LEDGER)
+            assert findings == {}
+            seen.append(reports[0].transfers)
+        done.set()
+        assert sum(await asyncio.gather(*payers)) > 0
+    assert seen == sorted(seen)
+    assert seen[0] < seen[-1]
+
+
+async def test_progress(books: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """An audit that takes long says on standard error what it is at."""
+    monkeypatch.setattr(command, "PROGRESS_SECONDS", 0.01)
+    holder = await asyncpg.connect(books)
+    async with holder.transaction():
+        await holder.execute("LOCK TABLE tallystick.transfers IN ACCESS EXCLUSIVE MODE")
+        running = asyncio.create_task(command.report_audit(books, None))
+        said = ""
+        while "ledger books: rows to check" not in said:
+            await asyncio.sleep(0)
+            said += capsys.readouterr().err
+    assert await running
+    await holder.close()
+    assert "ledger neighbour" in capsys.readouterr().out
