@@ -55,7 +55,16 @@ def _index(*, open_ended: bool) -> dict[str, Methods]:
     return paths
 
 
-_PATHS = _index(open_ended=False)
+def _let_ids_pass(paths: dict[str, Methods]) -> dict[str, Methods]:
+    """Give a path that is spelled like an id its other methods too: an account may be called `bulk`."""
+    for path, methods in paths.items():
+        parent, _, last = path.rpartition("/")
+        if last != "*":
+            paths[path] = {**paths.get(f"{parent}/*", {}), **methods}
+    return paths
+
+
+_PATHS = _let_ids_pass(_index(open_ended=False))
 _PREFIXES = _index(open_ended=True)
 
 
@@ -63,7 +72,7 @@ def find(path: str) -> tuple[Methods, tuple[str, ...]] | None:
     """Return the routes of a path by method, and the texts its wildcards stand for; None when there is no such path."""
     methods = _PATHS.get(path)
     if methods is not None and "*" not in path:
-        return methods, ()
+        return methods, (path[path.rfind("/") + 1 :],)
     segments = path.split("/")
     if 4 <= len(segments) <= 5 and segments[3]:
         methods = _PATHS.get("/".join((*segments[:3], "*", *segments[4:])))
