@@ -37,10 +37,15 @@ def _etag(account: Account) -> bytes:
     return b'ETag: "%d"\r\nCache-Control: private, no-cache\r\n' % account.version
 
 
-def _requested(body: models.AccountCreate) -> AccountRequest:
-    if body.floor is not None and body.ceiling is not None and body.floor > body.ceiling:
-        raise invalid("/floor", "The floor lies above the ceiling.")
+def _requested(body: models.AccountCreate, prefix: str = "") -> AccountRequest:
+    _check_limits(body, prefix)
     return AccountRequest(body.id, body.currency, body.floor, body.ceiling, models.canonical(body.metadata))
+
+
+def _check_limits(body: models.AccountCreate | models.AccountPatch, prefix: str = "") -> None:
+    """Refuse limits that contradict each other, whatever the ledger holds."""
+    if isinstance(body.floor, int) and isinstance(body.ceiling, int) and body.floor > body.ceiling:
+        raise invalid(f"{prefix}/floor", "The floor lies above the ceiling.")
 
 
 def _difference(request: AccountRequest, account: Account) -> list[str]:
@@ -74,7 +79,7 @@ async def create_accounts(call: Call, parts: Parts) -> Reply:
     asked: list[AccountRequest | Problem] = []
     for number, raw in enumerate(body.accounts):
         try:
-            asked.append(_requested(models.account_create.decode(raw)))
+            asked.append(_requested(models.account_create.decode(raw), f"/accounts/{number}"))
         except msgspec.ValidationError as error:
             asked.append(shape_problem(error, f"/accounts/{number}"))
         except ValueError:
@@ -147,9 +152,12 @@ async def list_accounts(call: Call, parts: Parts) -> Reply:
 async def patch_account(call: Call, parts: Parts) -> Reply:
     """Change an account's limits, metadata, or whether it is closed."""
     body = decode(models.account_patch, await read_body(call.request, BODY_MAX_BYTES))
+    _check_limits(body)
     if_version = _if_match(call)
+    # Elsewhere this refusal is bound to a key; a change has none, and can only fail again.
+    missing = Problem("account_not_found", retry="never")
     if not _ACCOUNT_ID.match(call.ids[0]):
-        raise Problem("account_not_found")
+        raise missing
     change = AccountChange(
         set_floor=body.floor is not UNSET,
         floor=None if body.floor is UNSET else body.floor,
@@ -162,7 +170,7 @@ async def patch_account(call: Call, parts: Parts) -> Reply:
     try:
         account = await parts.accounts.change(call.ledger_id, call.ids[0], change, if_version)
     except AccountNotFoundError:
-        raise Problem("account_not_found") from None
+        raise missing from None
     except VersionChangedError:
         raise Problem("precondition_failed") from None
     except LimitsConflictError:
