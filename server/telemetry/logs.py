@@ -2,6 +2,9 @@
 
 import logging
 import sys
+import traceback
+from collections.abc import Iterator
+from types import TracebackType
 from typing import Any
 
 import orjson
@@ -14,6 +17,49 @@ _QUIET = {"asyncio": logging.WARNING, "asyncpg": logging.ERROR, "aiohttp": loggi
 
 def _serialize(event: Any, **_: Any) -> str:
     return orjson.dumps(event, default=str).decode()
+
+
+_ExcInfo = tuple[type[BaseException], BaseException, TracebackType | None]
+
+# Exceptions shown of a chain of causes.
+CAUSES_MAX = 8
+
+
+def _first_line(_: Any, __: str, event: structlog.types.EventDict) -> structlog.types.EventDict:
+    """Keep the first line of what asyncio says: below it stand the objects it is about, and what they hold."""
+    if event.get("logger") == "asyncio":
+        event["event"] = str(event["event"]).partition("\n")[0]
+    return event
+
+
+def _named(error: BaseException) -> str:
+    """
+    Return what an exception is, without what it quotes.
+
+    The messages of Postgres, of its driver and of Python's own conversions repeat the values they were
+    given: rows, keys, whatever a caller sent. Only our own messages, and those of the operating system, do not.
+    """
+    kind = type(error)
+    name = f"{kind.__module__}.{kind.__qualname__}".removeprefix("builtins.")
+    if kind.__module__.startswith("server."):
+        return f"{name}: {error}"
+    if isinstance(error, OSError) and error.strerror:
+        return f"{name}: {error.strerror}"
+    known = [str(value) for field in ("sqlstate", "constraint_name") if (value := getattr(error, field, None))]
+    return f"{name} ({', '.join(known)})" if known else name
+
+
+def _traceback(error: BaseException, left: int = CAUSES_MAX) -> Iterator[str]:
+    cause = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+    if cause is not None and left > 0:
+        yield from _traceback(cause, left - 1)
+        yield "\n"
+    yield from traceback.format_tb(error.__traceback__)
+    yield _named(error) + "\n"
+
+
+def _format_exception(exc_info: _ExcInfo) -> str:
+    return "".join(_traceback(exc_info[1]))
 
 
 def configure_logs(level: str) -> None:
@@ -30,8 +76,9 @@ def configure_logs(level: str) -> None:
             foreign_pre_chain=shared,
             processors=[
                 structlog.stdlib.ProcessorFormatter.remove_processors_meta,
-                # Locals stay out of tracebacks: they hold what callers sent.
-                structlog.processors.format_exc_info,
+                _first_line,
+                # Locals and messages stay out of tracebacks: they hold what callers sent.
+                structlog.processors.ExceptionRenderer(_format_exception),
                 structlog.processors.JSONRenderer(serializer=_serialize),
             ],
         )
