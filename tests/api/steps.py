@@ -55,7 +55,7 @@ def without_request_id(answer: Answer) -> tuple[int, dict[str, object]]:
 
 async def pages(client: Client, path: str, limit: int) -> list[list[Any]]:
     """Return all pages of a list, following its cursors."""
-    joint = "&" if "?" in path else "?"
+    joint = "" if path.endswith("?") else "&" if "?" in path else "?"
     found = []
     cursor: str | None = ""
     while cursor is not None:

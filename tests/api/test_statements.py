@@ -1,0 +1,224 @@
+"""Statements and balances of the past: what happened to an account, line by line."""
+
+from datetime import UTC, datetime, timedelta, timezone
+from typing import Any
+from urllib.parse import quote
+
+import pytest
+
+from tests.api.steps import bulk, order, pages
+from tests.support.client import Answer, Client
+
+
+@pytest.fixture
+async def books(client: Client) -> Client:
+    """A client in whose ledger alice was given 100 and bob has nothing."""
+    await client.fund("alice", 100)
+    await client.open("bob")
+    return client
+
+
+async def entries(client: Client, account: str = "alice", query: str = "limit=100") -> list[Any]:
+    """Return one page of a statement."""
+    answer = await client.get(f"/v1/accounts/{account}/entries?{query}")
+    assert answer.status == 200, answer
+    rows: list[Any] = answer.json["data"]
+    return rows
+
+
+async def balance_at(client: Client, at: str, account: str = "alice") -> Answer:
+    """Ask for the balance at an instant."""
+    return await client.get(f"/v1/accounts/{account}/balance?at={quote(at)}")
+
+
+def shifted(instant: str, microseconds: int) -> str:
+    """Return an instant a little earlier or later."""
+    at = datetime.fromisoformat(instant) + timedelta(microseconds=microseconds)
+    return at.isoformat(timespec="microseconds").replace("+00:00", "Z")
+
+
+async def test_a_line_says_what_a_transfer_did(books: Client) -> None:
+    """Both sides of a transfer have a line of it: signed amount, counterparty, balance and version after it."""
+    transfer = (await books.transfer("alice", "bob", 30, reference="invoice 7")).json
+    common = {
+        "transfer_id": transfer["id"],
+        "kind": "transfer",
+        "reference": "invoice 7",
+        "created_at": transfer["created_at"],
+    }
+    assert (await entries(books, "alice"))[0] == {
+        **common,
+        "amount": -30,
+        "counterparty": "bob",
+        "balance": 70,
+        "version": 3,
+    }
+    assert await entries(books, "bob") == [
+        {**common, "amount": 30, "counterparty": "alice", "balance": 30, "version": 2}
+    ]
+
+
+async def test_only_money_that_moved_is_on_the_statement(books: Client) -> None:
+    """Refusals, replays and changes of the account leave no line."""
+    await books.transfer("alice", "bob", 1_000)
+    await books.transfer("alice", "bob", 5, "once")
+    await books.transfer("alice", "bob", 5, "once")
+    await books.send("PATCH", "/v1/accounts/alice", {"floor": -1})
+    assert [row["amount"] for row in await entries(books)] == [-5, 100]
+
+
+async def test_a_statement_adds_up(books: Client) -> None:
+    """Newest first; each balance is the sum of all amounts up to it; versions rise without a gap; nothing is lost."""
+    for number in range(1, 15):
+        await books.transfer("alice", "bob", number % 7 + 1)
+        await books.transfer("bob", "alice", 1)
+    found = await pages(books, "/v1/accounts/alice/entries", 7)
+    rows = [row for page in found for row in page][::-1]
+    assert [len(page) for page in found] == [7, 7, 7, 7, 1]
+    total = 0
+    for version, row in enumerate(rows, start=2):
+        total += row["amount"]
+        assert (row["balance"], row["version"]) == (total, version)
+    assert total == await books.balance("alice")
+    assert rows == sorted(rows, key=lambda row: row["created_at"])
+
+
+async def test_a_page_has_twenty_lines_unless_told_otherwise(books: Client) -> None:
+    """Of 21 lines the first page shows 20, and the cursor leads to the last."""
+    await bulk(books, [{"key": str(n), **order(amount=1)} for n in range(20)])
+    first = (await books.get("/v1/accounts/alice/entries")).json
+    assert [row["version"] for row in first["data"]] == list(range(22, 2, -1))
+    last = (await books.get(f"/v1/accounts/alice/entries?cursor={first['next_cursor']}")).json
+    assert ([row["version"] for row in last["data"]], last["next_cursor"]) == ([2], None)
+
+
+@pytest.mark.parametrize("atomic", [False, True])
+@pytest.mark.parametrize("limit", [1, 2, 3, 5])
+async def test_lines_of_one_instant_keep_their_order(books: Client, atomic: bool, limit: int) -> None:
+    """Rows of one bulk share their instant, and are told apart by version, across pages and from both sides."""
+    legs = [order(amount=10), order("bob", "alice", 3), order("bob", "alice", 4), order(amount=1)]
+    results = await bulk(books, [{"key": str(n), **leg} for n, leg in enumerate(legs)], atomic=atomic)
+    assert len({result["transfer"]["created_at"] for result in results}) == 1
+    for account, sign in (("alice", -1), ("bob", 1)):
+        found = await pages(books, f"/v1/accounts/{account}/entries", limit)
+        rows = [row for page in found for row in page][:4]
+        assert [row["amount"] * sign for row in rows] == [1, -4, -3, 10]
+        first = 6 if account == "alice" else 5
+        assert [row["version"] for row in rows] == list(range(first, first - 4, -1))
+
+
+async def test_a_cursor_stays_valid_while_lines_are_added(books: Client) -> None:
+    """Lines added between two pages move none of those still to be shown."""
+    for _ in range(4):
+        await books.transfer("alice", "bob", 1)
+    first = (await books.get("/v1/accounts/alice/entries?limit=2")).json
+    await bulk(books, [{"key": str(n), **order(amount=1)} for n in range(5)])
+    second = (await books.get(f"/v1/accounts/alice/entries?limit=100&cursor={first['next_cursor']}")).json
+    assert [row["version"] for row in first["data"] + second["data"]] == [6, 5, 4, 3, 2]
+
+
+async def test_a_statement_of_a_time(books: Client) -> None:
+    """`from` is included and `to` is not, to the microsecond, in any offset, with cursors."""
+    for _ in range(4):
+        await books.transfer("alice", "bob", 1)
+    rows = await entries(books)
+    second, fourth = rows[1]["created_at"], rows[3]["created_at"]
+
+    async def versions(query: str) -> list[int]:
+        return [r["version"] for page in await pages(books, f"/v1/accounts/alice/entries?{query}", 2) for r in page]
+
+    assert await versions(f"from={fourth}") == [6, 5, 4, 3]
+    assert await versions(f"from={shifted(fourth, 1)}") == [6, 5, 4]
+    assert await versions(f"to={second}") == [4, 3, 2]
+    assert await versions(f"to={shifted(second, 1)}") == [5, 4, 3, 2]
+    assert await versions(f"from={fourth}&to={second}") == [4, 3]
+    assert await versions(f"from={second}&to={second}") == []
+    east = datetime.fromisoformat(fourth).astimezone(timezone(timedelta(hours=5.5))).isoformat(timespec="microseconds")
+    assert await versions(f"from={quote(east)}") == [6, 5, 4, 3]
+    assert await versions("from=2999-01-01T00:00:00Z") == []
+
+
+async def test_an_account_without_lines_has_an_empty_statement(books: Client) -> None:
+    """Nothing has happened yet, which is not the same as no account."""
+    answer = await books.get("/v1/accounts/bob/entries")
+    assert (answer.status, answer.json) == (200, {"data": [], "next_cursor": None})
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        *("limit=0", "limit=101", "cursor=x", "account=alice", "from=yesterday", "from=2026-01-01", "to="),
+        *("from=2026-01-01T00:00:00", "to=2026-13-01T00:00:00Z", "from=0000-01-01T00:00:00Z"),
+    ],
+)
+async def test_a_wrong_statement_query_is_refused(books: Client, query: str) -> None:
+    """A parameter that is out of bounds, unknown, or no instant with its offset is a 400."""
+    answer = await books.get(f"/v1/accounts/alice/entries?{query}")
+    assert (answer.status, answer.code) == (400, "invalid_request")
+
+
+async def test_a_cursor_of_another_list_is_refused(books: Client) -> None:
+    """A cursor belongs to the kind of list that gave it."""
+    for _ in range(2):
+        await books.transfer("alice", "bob", 1)
+    lists = ("/v1/accounts", "/v1/accounts/alice/entries", "/v1/transfers")
+    cursors = {path: (await books.get(f"{path}?limit=1")).json["next_cursor"] for path in lists}
+    for path in lists:
+        for origin, cursor in cursors.items():
+            answer = await books.get(f"{path}?limit=1&cursor={cursor}")
+            assert answer.status == (200 if origin == path else 400), (path, origin)
+
+
+async def test_a_balance_at_every_instant(books: Client) -> None:
+    """The balance of the past is the last line's at or before the instant: before, at, between and after the lines."""
+    for number in (1, 2, 3):
+        await books.transfer("alice", "bob", number)
+    rows = (await entries(books))[::-1]
+    for row, before in zip(rows, [None, *rows], strict=False):
+        expected = (0, None) if before is None else (before["balance"], before["version"])
+        earlier = (await balance_at(books, shifted(row["created_at"], -1))).json
+        assert (earlier["balance"], earlier["version"]) == expected
+        exact = (await balance_at(books, row["created_at"])).json
+        assert exact == {
+            "account": "alice",
+            "currency": "EUR",
+            "at": row["created_at"],
+            "balance": row["balance"],
+            "version": row["version"],
+        }
+    now = (await balance_at(books, rows[-1]["created_at"])).json
+    assert now["balance"] == await books.balance("alice") == 94
+
+
+async def test_a_balance_within_one_instant_is_the_last(books: Client) -> None:
+    """Of several lines of one instant the last one is the balance at it."""
+    results = await bulk(books, [{"key": str(n), **order(amount=1)} for n in range(3)])
+    at = results[0]["transfer"]["created_at"]
+    assert ((await balance_at(books, at)).json["balance"], (await balance_at(books, at, "bob")).json["balance"]) == (
+        97,
+        3,
+    )
+
+
+async def test_a_balance_before_the_account_was_opened_is_zero(books: Client) -> None:
+    """Before its first line an account held nothing."""
+    answer = await balance_at(books, "1999-12-31T23:59:59+01:00")
+    assert (answer.json["balance"], answer.json["version"], answer.json["at"]) == (
+        0,
+        None,
+        "1999-12-31T22:59:59.000000Z",
+    )
+
+
+async def test_the_future_has_no_balance(books: Client) -> None:
+    """An instant still to come is a 400: its balance could still change."""
+    future = (datetime.now(UTC) + timedelta(hours=1)).isoformat()
+    answer = await balance_at(books, future)
+    assert (answer.status, answer.code, answer.json["errors"][0]["pointer"]) == (400, "invalid_request", "at")
+
+
+@pytest.mark.parametrize("query", ["", "at=", "at=now", "at=2026-01-01T00:00:00", "when=2026-01-01T00:00:00Z"])
+async def test_a_wrong_balance_query_is_refused(books: Client, query: str) -> None:
+    """An instant is required, with its offset."""
+    answer = await books.get(f"/v1/accounts/alice/balance?{query}")
+    assert (answer.status, answer.code) == (400, "invalid_request")
