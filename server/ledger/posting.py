@@ -3,16 +3,19 @@
 import asyncio
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+import asyncpg
 
 from server.ledger.batch import bound_outcomes, columns
 from server.ledger.transfers import Attempt, Bound, Outcome, TransferRequest, Unbound, resolve_known
-from server.store.errors import StoreError, StoreUnavailableError
+from server.store.coalescer import QueueFullError
+from server.store.errors import OutcomeUnknownError, StoreError, StoreUnavailableError
 from server.store.lanes import LedgerLanes
-from server.store.postgres import Database
-from server.store.resend import resend
+from server.store.postgres import REFUSED_FOR_NOW, Database
+from server.store.resend import resend, statement_seconds
 from server.store.sql import query
 from server.telemetry.failpoints import Failpoints
 
@@ -27,6 +30,9 @@ DEADLINE_SECONDS = 5.0
 # A request that has waited this long for its batch is refused unsent: what is left of its deadline belongs to
 # finding out, and its caller is better served by an early answer.
 WAIT_MAX_SECONDS = 1.0
+
+# By then an armed failpoint has seen the batch leave; nothing waits for it otherwise.
+_SENT_SECONDS = 0.001
 
 log = logging.getLogger(__name__)
 
@@ -51,7 +57,7 @@ class _Pending:
 
     def __init__(self, fingerprint: bytes) -> None:
         self.fingerprint = fingerprint
-        self.waiters: list[asyncio.Future[Outcome | None]] = []
+        self.waiters: list[asyncio.Future[Outcome]] = []
 
 
 class PostingLane:
@@ -86,8 +92,9 @@ class PostingLane:
         name = (ledger_id, request.key)
         while (first := self._pending.get(name)) is not None:
             outcome = await self._join(first)
-            if first.fingerprint == request.fingerprint and isinstance(outcome, Bound):
-                return Bound(outcome.attempt, replayed=True)
+            if not isinstance(outcome, Unbound):
+                # The key is bound for ever: what this request means beside it needs no batch of its own.
+                return resolve_known(request, outcome.attempt)
         unit = Unit((request,), False, time.monotonic())
         return (await self._submit(ledger_id, unit))[0]
 
@@ -104,18 +111,28 @@ class PostingLane:
         outcomes: list[Outcome] = []
         for start in range(0, len(requests), step):
             part = tuple(requests[start : start + step])
-            while first := next((p for r in part if (p := self._pending.get((ledger_id, r.key))) is not None), None):
-                await self._join(first)
-            outcomes += await self._submit(ledger_id, Unit(part, atomic, time.monotonic()))
+            try:
+                outcomes += await self._post_part(ledger_id, part, atomic=atomic)
+            except (QueueFullError, StoreUnavailableError) as error:
+                if start == 0:
+                    raise
+                # Nothing was done of this part, but the ones before it are posted.
+                raise OutcomeUnknownError("a part was posted") from error
         return outcomes
 
     async def drain(self) -> None:
         """Return when all that was submitted has been resolved."""
         await self._lanes.drain()
 
-    async def _join(self, first: _Pending) -> Outcome | None:
-        """Wait until another caller's request is resolved; None when it ended without an outcome."""
-        waiter: asyncio.Future[Outcome | None] = asyncio.get_running_loop().create_future()
+    async def _post_part(self, ledger_id: int, part: tuple[TransferRequest, ...], *, atomic: bool) -> list[Outcome]:
+        """Post one batch of a bulk once none of its keys is away for somebody else."""
+        while first := next((p for r in part if (p := self._pending.get((ledger_id, r.key))) is not None), None):
+            await self._join(first)
+        return await self._submit(ledger_id, Unit(part, atomic, time.monotonic()))
+
+    async def _join(self, first: _Pending) -> Outcome:
+        """Wait until another caller's request is resolved."""
+        waiter: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
         first.waiters.append(waiter)
         return await waiter
 
@@ -141,7 +158,7 @@ class PostingLane:
     async def _run(self, ledger_id: int, units: list[Unit]) -> list[list[Outcome] | BaseException]:
         results: list[list[Outcome] | BaseException] = [StoreUnavailableError("cancelled")] * len(units)
         try:
-            results = await self._post_units(ledger_id, units)
+            results = await self._post_timely(ledger_id, units)
         except BaseException as error:
             results = [error] * len(units)
             raise
@@ -150,14 +167,18 @@ class PostingLane:
                 self._settle(ledger_id, unit, result)
         return results
 
-    async def _post_units(self, ledger_id: int, units: list[Unit]) -> list[list[Outcome] | BaseException]:
-        """Post what has not waited too long; when the batch fails for itself, find out which unit is at fault."""
+    async def _post_timely(self, ledger_id: int, units: list[Unit]) -> list[list[Outcome] | BaseException]:
+        """Post what has not waited too long; asked once, before anything is sent, so that `late` means unsent."""
         oldest = time.monotonic() - WAIT_MAX_SECONDS
         timely = [unit for unit in units if unit.arrived >= oldest]
-        if len(timely) < len(units):
-            answers = iter(await self._post_units(ledger_id, timely) if timely else [])
-            late = StoreUnavailableError("waited too long for a batch")
-            return [next(answers) if unit.arrived >= oldest else late for unit in units]
+        if len(timely) == len(units):
+            return await self._post_units(ledger_id, units)
+        answers = iter(await self._post_units(ledger_id, timely) if timely else [])
+        late = StoreUnavailableError("waited too long for a batch")
+        return [next(answers) if unit.arrived >= oldest else late for unit in units]
+
+    async def _post_units(self, ledger_id: int, units: list[Unit]) -> list[list[Outcome] | BaseException]:
+        """Post the units; when the batch fails for itself, find out which of them is at fault."""
         try:
             return await self._post_batch(ledger_id, units)
         except StoreError as error:
@@ -176,26 +197,29 @@ class PostingLane:
         requests = [request for unit in units for request in unit.requests]
         sets = [number if unit.atomic else 0 for number, unit in enumerate(units, 1) for _ in unit.requests]
         deadline = min(unit.arrived for unit in units) + DEADLINE_SECONDS
-        outcomes = iter(await resend(partial(self._send, ledger_id, requests, sets), self._database, deadline))
+        send = partial(self._send, ledger_id, requests, sets, deadline)
+        outcomes = iter(await resend(send, self._database, deadline))
         return [[next(outcomes) for _ in unit.requests] for unit in units]
 
-    async def _send(self, ledger_id: int, requests: list[TransferRequest], sets: list[int]) -> list[Outcome]:
+    async def _send(
+        self, ledger_id: int, requests: list[TransferRequest], sets: list[int], deadline: float
+    ) -> list[Outcome]:
         """Send the batch as one transaction, then read what its known keys are bound to."""
         async with self._database.posting() as connection:
             await self._failpoints.reach("posting.before_batch")
-            posting = connection.fetchrow(query("transfer_post_many"), ledger_id, *columns(requests, sets))
-            if self._failpoints.armed:
-                sent = asyncio.ensure_future(posting)
-                await asyncio.sleep(0.001)
-                await self._failpoints.reach("posting.sent")
-                result = await sent
-            else:
-                result = await posting
+            timeout = statement_seconds(deadline)
+            statement = query("transfer_post_many")
+            posting = connection.fetchrow(statement, ledger_id, *columns(requests, sets), timeout=timeout)
+            result = await (self._watched(posting) if self._failpoints.armed else posting)
             await self._failpoints.reach("posting.committed")
             assert result is not None, "a function call yields one row"
             outcomes = bound_outcomes(requests, result)
             known = [r.key for r, outcome in zip(requests, outcomes, strict=True) if outcome == "known"]
-            rows = await connection.fetch(query("transfer_by_keys"), ledger_id, known) if known else []
+            try:
+                rows = await connection.fetch(query("transfer_by_keys"), ledger_id, known) if known else []
+            except REFUSED_FOR_NOW as error:
+                # The batch has committed: a refusal from here on is not one of the batch.
+                raise OutcomeUnknownError(type(error).__name__) from error
         attempts = {row["idempotency_key"]: Attempt.from_row(row) for row in rows}
         return [
             outcome
@@ -205,3 +229,15 @@ class PostingLane:
             else resolve_known(request, attempts[request.key])
             for request, outcome in zip(requests, outcomes, strict=True)
         ]
+
+    async def _watched(self, posting: "Coroutine[Any, Any, asyncpg.Record | None]") -> "asyncpg.Record | None":
+        """Send the batch and reach a failpoint while it is away."""
+        sent = asyncio.ensure_future(posting)
+        try:
+            await asyncio.sleep(_SENT_SECONDS)
+            await self._failpoints.reach("posting.sent")
+            return await sent
+        finally:
+            if not sent.done():
+                sent.cancel()
+                await asyncio.wait([sent])

@@ -5,10 +5,10 @@ from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
 import asyncpg
-from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_delay, wait_random_exponential
+from tenacity import AsyncRetrying, retry_if_exception_type, stop_before_delay, wait_random_exponential
 
 from server.store.errors import OutcomeUnknownError, StoreUnavailableError
-from server.store.postgres import CONNECTION_LOST, REFUSED_FOR_NOW, Database
+from server.store.postgres import COMMAND_TIMEOUT_SECONDS, CONNECTION_LOST, REFUSED_FOR_NOW, Database
 
 T = TypeVar("T")
 
@@ -16,7 +16,8 @@ T = TypeVar("T")
 WAIT_FIRST_SECONDS = 0.02
 WAIT_LAST_SECONDS = 0.5
 
-_RETRIED = (StoreUnavailableError, asyncpg.UniqueViolationError, *CONNECTION_LOST, *REFUSED_FOR_NOW)
+_UNKNOWN = (OutcomeUnknownError, *CONNECTION_LOST)
+_RETRIED = (StoreUnavailableError, asyncpg.UniqueViolationError, *_UNKNOWN, *REFUSED_FOR_NOW)
 
 
 async def resend(send: Callable[[], Awaitable[T]], database: Database, deadline: float) -> T:
@@ -24,7 +25,8 @@ async def resend(send: Callable[[], Awaitable[T]], database: Database, deadline:
     Return what *send* returns, calling it again after operational failures until *deadline*.
 
     Args:
-        send: Runs one transaction that finds out for itself what an earlier sending did.
+        send: Runs one transaction that finds out for itself what an earlier sending did. It raises
+            `OutcomeUnknownError` where the server answered and it still cannot say what was done.
 
         database: Is told of failures, so that it replaces its connections.
 
@@ -40,7 +42,7 @@ async def resend(send: Callable[[], Awaitable[T]], database: Database, deadline:
         nonlocal lost
         try:
             return await send()
-        except CONNECTION_LOST:
+        except _UNKNOWN:
             lost = True
             raise
 
@@ -51,7 +53,7 @@ async def resend(send: Callable[[], Awaitable[T]], database: Database, deadline:
         except _RETRIED as error:
             await database.after_failure(error)
         async for trial in AsyncRetrying(
-            stop=stop_after_delay(max(0.0, deadline - time.monotonic())),
+            stop=stop_before_delay(max(0.0, deadline - time.monotonic())),
             wait=wait_random_exponential(WAIT_FIRST_SECONDS, max=WAIT_LAST_SECONDS),
             retry=retry_if_exception_type(_RETRIED),
             reraise=True,
@@ -67,3 +69,16 @@ async def resend(send: Callable[[], Awaitable[T]], database: Database, deadline:
             raise OutcomeUnknownError(type(error).__name__) from error
         raise StoreUnavailableError(type(error).__name__) from error
     raise AssertionError("unreachable: the last trial returns or raises")
+
+
+def statement_seconds(deadline: float) -> float:
+    """
+    Return how long a statement may take that is sent now.
+
+    Raises:
+        StoreUnavailableError: No time is left; nothing was sent.
+    """
+    left = deadline - time.monotonic()
+    if left <= 0:
+        raise StoreUnavailableError("the deadline has passed")
+    return min(COMMAND_TIMEOUT_SECONDS, left)
