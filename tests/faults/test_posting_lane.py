@@ -1,0 +1,228 @@
+"""The posting lane when a batch fails half-way: who is told what, and whether it is true."""
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from typing import Any, NamedTuple
+
+import pytest
+
+from server.ledger import posting as module
+from server.ledger.batch import columns
+from server.ledger.ids import new_transfer_id
+from server.ledger.posting import PostingLane
+from server.ledger.transfers import Bound, Outcome, TransferRequest, Unbound
+from server.store.coalescer import QueueFullError
+from server.store.errors import OutcomeUnknownError, StoreUnavailableError
+from server.store.postgres import Database
+from server.store.sql import query
+from server.telemetry.failpoints import FailpointError, Failpoints
+from tests.support.books import check_books
+from tests.support.client import Client
+from tests.support.postgres import administer
+from tests.support.service import in_process
+
+LEDGER = "lane"
+
+
+class Ground(NamedTuple):
+    """A database with the accounts `world` (without a floor) and `alice`, and a lane on it."""
+
+    database: Database
+    database_url: str
+    ledger_id: int
+
+    async def rows(self) -> dict[str, str | None]:
+        """Return the refusal, or None, of every key that is bound."""
+        rows = await administer(self.database_url, "SELECT idempotency_key, refusal FROM tallystick.transfers")
+        return {row["idempotency_key"]: row["refusal"] for row in rows}
+
+
+def transfer(key: str, **fields: Any) -> TransferRequest:
+    """Return a transfer of 1 from `world` to `alice`, unless *fields* say otherwise."""
+    plain = TransferRequest(
+        key, key.encode().ljust(32), new_transfer_id(), "world", "alice", 1, "EUR",
+        None, None, "{}", None, "request", None, None, None,
+    )  # fmt: skip
+    return plain._replace(**fields)
+
+
+def posted(outcome: Outcome | BaseException) -> bool:
+    """Whether an outcome says that the money moved."""
+    return isinstance(outcome, Bound) and outcome.attempt.refusal is None
+
+
+@pytest.fixture
+async def ground(database_url: str) -> AsyncIterator[Ground]:
+    """A database with two accounts, and connections of a worker."""
+    async with in_process(database_url) as service:
+        client: Client = await service.client(LEDGER)
+        await client.fund("alice", 0)
+    [ledger] = await administer(database_url, "SELECT id FROM tallystick.ledgers WHERE name = $1", LEDGER)
+    async with Database(database_url, posting_connections=2, reading_connections=1) as database:
+        yield Ground(database, database_url, ledger["id"])
+
+
+class Fails(Failpoints):
+    """Raises once at a point, after some time."""
+
+    def __init__(self, name: str, seconds: float = 0.0) -> None:
+        super().__init__(f"{name}=raise")
+        self.seconds = seconds
+
+    async def reach(self, name: str) -> None:
+        """Wait, then raise, the first time *name* is the one."""
+        if name in self._points:
+            await asyncio.sleep(self.seconds)
+        await super().reach(name)
+
+
+async def post_all(lane: PostingLane, ground: Ground, requests: Sequence[TransferRequest]) -> list[Any]:
+    """Post all in the same instant, so that they travel in one batch."""
+    async with asyncio.timeout(20):
+        return await asyncio.gather(*(lane.post(ground.ledger_id, r) for r in requests), return_exceptions=True)
+
+
+@pytest.mark.parametrize(
+    "poison",
+    [
+        pytest.param({"metadata": "{"}, id="the server refuses the text"),
+        pytest.param({"reference": "a\x00b"}, id="the server refuses a character"),
+        pytest.param({"description": "\ud800"}, id="the driver refuses a character"),
+        pytest.param({"amount": 2**63}, id="the driver refuses a number"),
+        pytest.param({"amount": 0}, id="a constraint refuses the row"),
+    ],
+)
+async def test_a_bad_request_fails_alone(ground: Ground, poison: dict[str, Any]) -> None:
+    """Whatever slips through the checks and fails a whole batch is found, and its neighbours are posted."""
+    lane = PostingLane(ground.database, Failpoints())
+    requests = [transfer(f"key-{number}") for number in range(40)]
+    requests[17] = requests[17]._replace(**poison)
+    outcomes = await post_all(lane, ground, requests)
+    assert [number for number, outcome in enumerate(outcomes) if not posted(outcome)] == [17]
+    assert isinstance(outcomes[17], Exception)
+    assert not isinstance(outcomes[17], StoreUnavailableError)
+    assert len(await ground.rows()) == 39
+    assert lane._pending == {}
+    await check_books(ground.database_url)
+
+
+async def test_a_failure_after_the_commit_is_not_told_as_nothing_done(
+    ground: Ground, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A batch that committed and then failed, late, is not given up as one that has waited too long."""
+    monkeypatch.setattr(module, "WAIT_MAX_SECONDS", 0.2)
+    lane = PostingLane(ground.database, Fails("posting.committed", seconds=0.3))
+    outcomes = await post_all(lane, ground, [transfer("a"), transfer("b")])
+    assert [posted(outcome) for outcome in outcomes] == [True, True]
+    assert await ground.rows() == {"a": None, "b": None}
+
+
+async def test_a_request_that_waited_too_long_is_not_sent(ground: Ground, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What could not leave in time is refused unsent, and its key is free; what came later is served."""
+    monkeypatch.setattr(module, "WAIT_MAX_SECONDS", 0.2)
+    monkeypatch.setattr(module, "IN_FLIGHT_MAX", 1)
+    lane = PostingLane(ground.database, Fails("posting.before_batch", seconds=0.4))
+    first = asyncio.ensure_future(lane.post(ground.ledger_id, transfer("first")))
+    await asyncio.sleep(0)
+    second = asyncio.ensure_future(lane.post(ground.ledger_id, transfer("second")))
+    async with asyncio.timeout(20):
+        heard = await asyncio.gather(first, second, return_exceptions=True)
+        assert [type(outcome) for outcome in heard] == [FailpointError, StoreUnavailableError]
+        assert await ground.rows() == {}
+        assert posted(await lane.post(ground.ledger_id, transfer("second")))
+
+
+async def test_a_failure_between_commit_and_answer_is_unknown(ground: Ground, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the batch has committed but the server then refuses to read known keys, nobody hears `not applied`."""
+    lane = PostingLane(ground.database, Failpoints())
+    assert posted(await lane.post(ground.ledger_id, transfer("known")))
+    await administer(
+        ground.database_url,
+        "CREATE FUNCTION tallystick.refuse(bigint, text[]) RETURNS integer LANGUAGE plpgsql AS "
+        "$$ BEGIN RAISE lock_not_available; END $$",
+    )
+    refuse = "SELECT tallystick.refuse($1, $2)"
+    monkeypatch.setattr(module, "query", lambda name: refuse if name == "transfer_by_keys" else query(name))
+    monkeypatch.setattr(module, "DEADLINE_SECONDS", 1.0)
+    outcomes = await post_all(lane, ground, [transfer("known"), transfer("new")])
+    assert [type(outcome) for outcome in outcomes] == [OutcomeUnknownError, OutcomeUnknownError]
+    assert await ground.rows() == {"known": None, "new": None}
+    monkeypatch.undo()
+    again = await lane.post(ground.ledger_id, transfer("new"))
+    assert isinstance(again, Bound)
+    assert again.replayed
+
+
+async def test_a_bulk_of_which_a_part_was_posted_is_unknown(ground: Ground, monkeypatch: pytest.MonkeyPatch) -> None:
+    """When the queue fills up between two batches of a bulk, the whole is not told as not applied."""
+    monkeypatch.setattr(module, "BATCH_MAX", 2)
+    lane = PostingLane(ground.database, Failpoints())
+    submit, parts = lane._lanes.submit, 0
+
+    def full_at_the_second(*arguments: Any) -> Any:
+        nonlocal parts
+        parts += 1
+        if parts == 2:
+            raise QueueFullError
+        return submit(*arguments)
+
+    monkeypatch.setattr(lane._lanes, "submit", full_at_the_second)
+    requests = [transfer(f"bulk-{number}") for number in range(4)]
+    with pytest.raises(OutcomeUnknownError):
+        await lane.post_many(ground.ledger_id, requests, atomic=False)
+    assert len(await ground.rows()) == 2
+    outcomes = await lane.post_many(ground.ledger_id, requests, atomic=False)
+    assert all(posted(outcome) for outcome in outcomes)
+    assert len(await ground.rows()) == 4
+
+
+async def test_a_full_queue_binds_nothing(ground: Ground, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Past the queue's bound a posting is refused at once, leaves nothing behind, and its key works later."""
+    monkeypatch.setattr(module, "QUEUE_MAX", 3)
+    monkeypatch.setattr(module, "IN_FLIGHT_MAX", 1)
+    lane = PostingLane(ground.database, Failpoints())
+    outcomes = await post_all(lane, ground, [transfer(f"key-{number}") for number in range(6)])
+    refused = [number for number, outcome in enumerate(outcomes) if isinstance(outcome, QueueFullError)]
+    assert len(refused) == 3
+    assert all(posted(o) for number, o in enumerate(outcomes) if number not in refused)
+    assert lane._pending == {}
+    for number in refused:
+        assert posted(await lane.post(ground.ledger_id, transfer(f"key-{number}")))
+    assert len(await ground.rows()) == 6
+
+
+async def test_callers_who_leave_leave_nothing_behind(ground: Ground) -> None:
+    """Cancelled callers, those waiters for another included, neither undo a posting nor hold its key."""
+    lane = PostingLane(ground.database, Fails("posting.before_batch", seconds=0.05))
+    lane._failpoints._points["posting.before_batch"] = ("raise", 10**6)
+    callers = [asyncio.ensure_future(lane.post(ground.ledger_id, transfer("same"))) for _ in range(5)]
+    other = asyncio.ensure_future(lane.post(ground.ledger_id, transfer("other")))
+    await asyncio.sleep(0.01)
+    for caller in (*callers[:2], callers[4]):
+        caller.cancel()
+    async with asyncio.timeout(20):
+        assert posted(await other)
+        assert posted(await callers[3])
+        await lane.drain()
+    assert lane._pending == {}
+    assert await ground.rows() == {"same": None, "other": None}
+
+
+async def test_a_set_is_unbound_when_one_of_its_keys_is_taken(ground: Ground) -> None:
+    """An atomic set that meets a bound key does nothing, says so, and leaves its own keys free."""
+    lane = PostingLane(ground.database, Failpoints())
+    assert posted(await lane.post(ground.ledger_id, transfer("taken")))
+    outcomes = await lane.post_many(ground.ledger_id, [transfer("mine"), transfer("taken")], atomic=True)
+    assert isinstance(outcomes[0], Unbound)
+    assert await ground.rows() == {"taken": None}
+
+
+async def test_a_batch_is_decided_by_position(ground: Ground) -> None:
+    """The arrays of a batch keep the order of its requests: whoever came first gets the last money."""
+    lane = PostingLane(ground.database, Failpoints())
+    requests = [transfer(f"key-{n}", source="alice", destination="world") for n in range(3)]
+    assert len(columns(requests, [0] * 3)[1]) == 3
+    assert posted(await lane.post(ground.ledger_id, transfer("one")))
+    outcomes = await post_all(lane, ground, requests)
+    assert [posted(outcome) for outcome in outcomes] == [True, False, False]
+    await check_books(ground.database_url)
