@@ -66,9 +66,7 @@ class Readiness:
             asyncpg.InvalidCatalogNameError,
             asyncpg.InvalidParameterValueError,
         ):
-            return (
-                "Postgres refuses the user, database or role: check the address, run `tallystick migrate`",
-            )
+            return ("Postgres refuses the user, database or role: check the address, run `tallystick migrate`",)
 
 
 async def check_database(database: Database) -> list[str]:
