@@ -1,0 +1,75 @@
+"""One good request for every route, made from the table of routes: a new route without one fails the tests."""
+
+from typing import Any, NamedTuple
+
+from server.http.routes import ROUTES, Route
+from tests.api.steps import order
+from tests.support.client import Answer, Client, new_key
+
+
+class Names(NamedTuple):
+    """What requests name: an account, a transfer, the key and the reference of that transfer."""
+
+    account: str
+    transfer: str
+    key: str
+    reference: str
+
+
+def route_name(route: Route) -> str:
+    """Return how tests call a route."""
+    return f"{route.method} {route.path}"
+
+
+GUARDED = [route for route in ROUTES if route.role is not None]
+OPEN = [route for route in ROUTES if route.role is None]
+
+
+def path_of(route: Route, names: Names) -> str:
+    """Return the path and query of a request to *route* that names *names*."""
+    collection = route.path.partition("*")[0]
+    name = {
+        "/v1/accounts/": names.account,
+        "/v1/transfers/": names.transfer,
+        "/v1/idempotency-keys/": names.key,
+        "/problems/": "not_found",
+    }.get(collection, "")
+    query = {
+        "GET /v1/accounts": f"?prefix={names.account}",
+        "GET /v1/accounts/*/balance": "?at=2026-01-01T00:00:00Z",
+        "GET /v1/transfers": f"?account={names.account}&reference={names.reference}",
+    }.get(route_name(route), "")
+    return route.path.replace("**", "*").replace("*", name) + query
+
+
+def body_of(route: Route, names: Names, key: str) -> Any:
+    """Return the body of a request to *route* that names *names*; None where it has none."""
+    if route.method == "GET":
+        return None
+    account = {"id": names.account, "currency": "EUR", "floor": None}
+    transfer = order(names.account, "other", 1)
+    return {
+        "POST /v1/accounts": account,
+        "POST /v1/accounts/bulk": {"accounts": [account]},
+        "PATCH /v1/accounts/*": {"metadata": {"touched": "yes"}},
+        "POST /v1/transfers": transfer,
+        "POST /v1/transfers/bulk": {"transfers": [{"key": key, **transfer}]},
+    }[route_name(route)]
+
+
+async def probe(client: Client, route: Route, names: Names, *, key: str | None = None, request_id: str = "") -> Answer:
+    """Send the request of a route, a transfer under *key* or a new one."""
+    key = key or new_key()
+    headers = {"Idempotency-Key": key} if route_name(route) == "POST /v1/transfers" else {}
+    if request_id:
+        headers["X-Request-Id"] = request_id
+    return await client.send(route.method, path_of(route, names), body_of(route, names, key), headers=headers)
+
+
+async def furnish(client: Client, account: str = "vault-mine", key: str = "key-mine") -> Names:
+    """Put an account and a transfer into the client's ledger and return their names."""
+    assert (await client.open(account, floor=None)).status == 201
+    assert (await client.open("other")).status == 201
+    posted = await client.transfer(account, "other", 7, key, reference="ref-mine")
+    assert posted.status == 201
+    return Names(account, posted.json["id"], key, "ref-mine")

@@ -1,0 +1,216 @@
+"""Who may do what: a matrix of all routes and all kinds of key, and what a key is."""
+
+import re
+import time
+import zlib
+from collections.abc import Awaitable, Callable
+
+import asyncpg
+import pytest
+
+from server.gate.keys import CACHE_SECONDS, Role
+from server.http.routes import ROUTES, Route
+from server.process.commands.keys import revoke_key
+from server.store.postgres import Database
+from tests.api.probes import GUARDED, OPEN, furnish, probe, route_name
+from tests.api.steps import until, without_request_id
+from tests.support.client import Client
+from tests.support.service import Service, in_process
+
+Bearers = Callable[[str], Awaitable[Client]]
+
+
+def _checked(body: str) -> str:
+    """Return a token with its checksum."""
+    return f"{body}{zlib.crc32(body.encode()):08x}"
+
+
+def _other_secret(token: str) -> str:
+    """Return a well-formed token that differs in its secret."""
+    return _checked(token[:-9] + ("0" if token[-9] != "0" else "1"))
+
+
+def key_id(token: str) -> str:
+    """Return the public id of a key."""
+    return token.split("_")[2]
+
+
+async def revoke(service: Service, ledger: str, token: str) -> None:
+    """Revoke a key as `tallystick keys revoke` does."""
+    async with Database(service.database_url, posting_connections=1, reading_connections=1) as database:
+        assert await revoke_key(database, ledger, key_id(token))
+
+
+@pytest.fixture
+def bearer(service: Service, ledger: str) -> Bearers:
+    """Make a client with a key of some kind, of this test's ledger."""
+
+    async def make(kind: str) -> Client:
+        if kind == "none":
+            return Client(service.session, service.url, None)
+        client = await service.client(ledger, kind if kind in ("read", "write", "admin") else "admin")
+        assert client.token is not None
+        if kind == "unknown":
+            return Client(service.session, service.url, _other_secret(client.token))
+        if kind == "malformed":
+            return Client(service.session, service.url, "secret")
+        if kind == "revoked":
+            await revoke(service, ledger, client.token)
+        return client
+
+    return make
+
+
+@pytest.mark.parametrize("kind", ["none", "malformed", "unknown", "revoked", "read", "write", "admin"])
+@pytest.mark.parametrize("route", GUARDED, ids=route_name)
+async def test_a_key_may_do_what_its_role_allows(client: Client, bearer: Bearers, route: Route, kind: str) -> None:
+    """Without a good key every guarded route answers 401, below its role 403, and from its role on it serves."""
+    names = await furnish(client)
+    before = (await client.get("/v1/accounts")).body
+    answer = await probe(await bearer(kind), route, names)
+    assert route.role is not None
+    known = kind in ("read", "write", "admin")
+    if known and Role[kind.upper()] >= route.role:
+        assert answer.status in (200, 201), answer
+        return
+    assert (answer.status, answer.code) == ((403, "forbidden") if known else (401, "unauthorized"))
+    assert ("WWW-Authenticate" in answer.headers) == (not known)
+    assert (await client.get("/v1/accounts")).body == before
+
+
+@pytest.mark.parametrize("kind", ["none", "malformed", "unknown", "revoked", "read", "admin"])
+@pytest.mark.parametrize("route", OPEN, ids=route_name)
+async def test_open_routes_ask_for_no_key(client: Client, bearer: Bearers, route: Route, kind: str) -> None:
+    """Probes and pages answer everybody alike."""
+    names = await furnish(client)
+    assert (await probe(await bearer(kind), route, names)).status == 200
+
+
+def test_writing_takes_more_than_reading() -> None:
+    """No route that changes anything is open or content with the role read, and no route that reads asks for more."""
+    for route in ROUTES:
+        if route.method == "GET":
+            assert route.role in (None, Role.READ), route
+        else:
+            assert route.role is not None, route
+            assert route.role >= Role.WRITE, route
+
+
+async def test_a_refused_key_learns_nothing(client: Client, bearer: Bearers) -> None:
+    """Malformed, unknown and revoked keys get one and the same answer, whether what they name exists or not."""
+    await furnish(client)
+    answers = [
+        without_request_id(await (await bearer(kind)).get(f"/v1/accounts/{account}"))
+        for kind in ("none", "malformed", "unknown", "revoked")
+        for account in ("vault-mine", "nobody")
+    ]
+    assert all(answer == answers[0] for answer in answers)
+    reader = await bearer("read")
+    forbidden = [
+        without_request_id(await reader.send("PATCH", f"/v1/accounts/{account}", {"closed": True}))
+        for account in ("vault-mine", "nobody")
+    ]
+    assert forbidden[0] == forbidden[1]
+
+
+@pytest.fixture
+def looked_up(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The names of the statements that the service reads with, as it does."""
+    names: list[str] = []
+    original = Database.read
+
+    async def read(self: Database, name: str, *arguments: object) -> "list[asyncpg.Record]":
+        names.append(name)
+        return await original(self, name, *arguments)
+
+    monkeypatch.setattr(Database, "read", read)
+    return names
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        pytest.param(lambda t: t[:-1] + ("0" if t[-1] != "0" else "1"), id="another checksum"),
+        pytest.param(lambda t: _other_secret(t)[:-8] + t[-8:], id="another secret"),
+        pytest.param(lambda t: re.sub(r"tsk_(\w)", r"tsk_1\1", t, count=1), id="another ledger"),
+        pytest.param(lambda t: t.upper(), id="capitals"),
+        pytest.param(lambda t: t[:-1], id="one character less"),
+        pytest.param(lambda t: t + "0", id="one character more"),
+        pytest.param(lambda t: "sk" + t[2:], id="another prefix"),
+        pytest.param(lambda t: t.replace("_", "-"), id="other separators"),
+        pytest.param(lambda t: t.rpartition("_")[0], id="no secret"),
+        pytest.param(lambda t: "x" * 4_000, id="something long"),
+        pytest.param(lambda t: _checked("tsk_" + "f" * 16 + "_" + t[:-8].split("_", 2)[2]), id="a ledger too large"),
+    ],
+)
+async def test_what_cannot_be_a_key_is_not_looked_up(
+    client: Client, looked_up: list[str], spoil: Callable[[str], str]
+) -> None:
+    """The form and the checksum of a key tell most made-up ones without asking the database."""
+    assert client.token is not None
+    spoilt = Client(client.session, client.url, spoil(client.token))
+    assert (await spoilt.get("/v1/accounts")).status == 401
+    assert looked_up == []
+    assert (await client.get("/v1/accounts")).status == 200
+    assert looked_up == ["api_key_by_id", "account_page"]
+
+
+async def test_an_unknown_key_is_looked_up_once(client: Client, bearer: Bearers, looked_up: list[str]) -> None:
+    """What the database said of a key is remembered, no as well as yes."""
+    stranger = await bearer("unknown")
+    looked_up.clear()
+    for _ in range(3):
+        assert (await stranger.get("/v1/accounts")).status == 401
+    assert looked_up == ["api_key_by_id"]
+    looked_up.clear()
+    for _ in range(3):
+        assert (await client.get("/v1/accounts/nobody")).status == 404
+    assert looked_up.count("api_key_by_id") == 1
+
+
+async def test_a_key_opens_only_its_own_ledger(client: Client, service: Service, ledger: str) -> None:
+    """The ledger's number in a key is part of it: the same secret under another number is unknown."""
+    other = await service.client(f"{ledger}-other")
+    assert client.token is not None
+    assert other.token is not None
+    number = other.token.split("_")[1]
+    forged = _checked("_".join(["tsk", number, *client.token[:-8].split("_")[2:]]))
+    assert (await Client(client.session, client.url, forged).get("/v1/accounts")).status == 401
+
+
+@pytest.mark.parametrize(
+    ("form", "status"),
+    [
+        *(("Bearer {}", 200), ("bearer {}", 200), ("BEARER {}", 200)),
+        *(("Basic {}", 401), ("{}", 401), ("Bearer", 401), ("Bearer {} x", 401), ("Bearer, {}", 401), ("", 401)),
+    ],
+)
+async def test_a_key_is_sent_as_a_bearer_token(client: Client, form: str, status: int) -> None:
+    """Only the scheme Bearer, in any case, brings a key; a query does not."""
+    headers = {"Authorization": form.format(client.token)}
+    assert (await client.send("GET", "/v1/accounts", headers=headers)).status == status
+    bare = Client(client.session, client.url, None)
+    assert (await bare.get(f"/v1/accounts?access_token={client.token}")).status == 401
+
+
+async def test_a_revoked_key_is_refused_within_five_seconds(client: Client, service: Service, ledger: str) -> None:
+    """A worker that has just used a key serves it for five seconds at most, others not at all; other keys stay good."""
+    doomed = await service.client(ledger)
+    assert doomed.token is not None
+    assert (await doomed.get("/v1/accounts")).status == 200
+    await revoke(service, ledger, doomed.token)
+    revoked_at = time.monotonic()
+    async with in_process(service.database_url) as elsewhere:
+        there = Client(elsewhere.session, elsewhere.url, doomed.token)
+        assert (await there.get("/v1/accounts")).status == 401
+
+    async def refused() -> bool:
+        sent_at = time.monotonic()
+        answer = await doomed.get("/v1/accounts")
+        assert answer.status == 401 or sent_at - revoked_at < CACHE_SECONDS
+        return answer.status == 401
+
+    await until(refused)
+    assert CACHE_SECONDS <= 5
+    assert (await doomed.get("/v1/accounts")).status == 401
+    assert (await client.get("/v1/accounts")).status == 200

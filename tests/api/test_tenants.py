@@ -1,0 +1,90 @@
+"""Walls between ledgers: what belongs to another ledger is answered as what does not exist at all."""
+
+import re
+
+import pytest
+
+from server.http.routes import Route
+from tests.api.probes import GUARDED, Names, body_of, furnish, path_of, probe, route_name
+from tests.api.steps import pages
+from tests.support.client import Answer, Client
+from tests.support.service import Service
+
+# Of the same lengths as the names of what exists, so that answers can be compared to the byte.
+ABSENT = Names("vault-none", "01900000-0000-7000-8000-000000000000", "key-none", "ref-none")
+
+
+@pytest.fixture
+async def stranger(service: Service, ledger: str) -> Client:
+    """A client with an admin key of another ledger."""
+    return await service.client(f"{ledger}-stranger")
+
+
+def comparable(answer: Answer, names: Names) -> tuple[int, dict[str, str], str]:
+    """Return an answer without what differs between any two: the names asked for, instants, new ids."""
+    text = answer.body.decode()
+    for field in Names._fields:
+        text = text.replace(getattr(names, field), f"<{field}>")
+    text = re.sub(r'"(id|created_at)":"[^"<]*"', r'"\1":""', text)
+    headers = {name: value for name, value in answer.headers.items() if name not in ("Date", "Cache-Control")}
+    return answer.status, headers, text
+
+
+@pytest.mark.parametrize("route", GUARDED, ids=route_name)
+async def test_what_is_another_ledgers_does_not_exist(client: Client, stranger: Client, route: Route) -> None:
+    """With a key of another ledger every route answers, status, headers and body, as if nothing were there."""
+    names = await furnish(client)
+    before = [await client.get(path) for path in ("/v1/accounts", "/v1/transfers")]
+    theirs = await probe(stranger, route, names, key=names.key, request_id="same")
+    absent = await probe(stranger, route, ABSENT, key=ABSENT.key, request_id="same")
+    assert comparable(theirs, names) == comparable(absent, ABSENT)
+    after = [await client.get(path) for path in ("/v1/accounts", "/v1/transfers")]
+    assert [answer.body for answer in after] == [answer.body for answer in before]
+
+
+async def test_the_probes_do_meet_what_exists(client: Client) -> None:
+    """The comparison above can fail: in its own ledger each read of what exists differs from one of nothing."""
+    names = await furnish(client)
+    for route in GUARDED:
+        if route.method == "GET":
+            found = await probe(client, route, names)
+            nothing = await probe(client, route, ABSENT)
+            assert comparable(found, names) != comparable(nothing, ABSENT), route_name(route)
+
+
+def test_every_probe_names_what_it_is_about() -> None:
+    """No route's probe is so empty that it names nothing of the other ledger."""
+    for route in GUARDED:
+        said = path_of(route, ABSENT) + repr(body_of(route, ABSENT, ABSENT.key))
+        assert any(name in said for name in ABSENT), route_name(route)
+
+
+async def test_ledgers_hold_the_same_names_side_by_side(client: Client, stranger: Client) -> None:
+    """Two ledgers with equal accounts, keys and references do not know of one another."""
+    mine, other = await furnish(client), await furnish(stranger)
+    assert mine.account == other.account
+    assert mine.transfer != other.transfer
+    assert (await stranger.transfer("vault-mine", "other", 5)).status == 201
+    assert (await client.balance("other"), await stranger.balance("other")) == (7, 12)
+    assert [len(page) for page in await pages(client, "/v1/accounts/other/entries", 100)] == [1]
+    assert [row["id"] for row in (await client.get("/v1/transfers?reference=ref-mine")).json["data"]] == [mine.transfer]
+    assert (await stranger.get(f"/v1/transfers/{mine.transfer}")).status == 404
+
+
+async def test_a_cursor_of_another_ledger_shows_nothing_of_it(client: Client, stranger: Client) -> None:
+    """A cursor is a position, not a permission."""
+    await furnish(client)
+    await client.transfer("vault-mine", "other", 1)
+    for path in ("/v1/accounts", "/v1/transfers"):
+        cursor = (await client.get(f"{path}?limit=1")).json["next_cursor"]
+        answer = await stranger.get(f"{path}?cursor={cursor}")
+        assert (answer.status, answer.json) == (200, {"data": [], "next_cursor": None})
+
+
+async def test_a_transfer_cannot_reach_into_another_ledger(client: Client, stranger: Client) -> None:
+    """A transfer from one's own account to another ledger's account finds no such account."""
+    names = await furnish(client)
+    await stranger.open("own", floor=None)
+    for source, destination, side in (("own", names.account, "destination"), (names.account, "own", "source")):
+        answer = await stranger.transfer(source, destination, 1)
+        assert (answer.status, answer.code, answer.json["pointer"]) == (404, "account_not_found", f"/{side}")
