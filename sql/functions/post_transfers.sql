@@ -93,8 +93,9 @@ BEGIN
         ) AS f;
     END IF;
     before := versions;
-    -- Taken under the locks, and never before an entry that these accounts already have.
-    posted_at := greatest(clock_timestamp(), entry_at);
+    -- Taken under the locks, and later than any entry that these accounts already have: whatever a clock does, an
+    -- instant is of one batch, and a page of a statement never has more than that to tell apart by version.
+    posted_at := greatest(clock_timestamp(), entry_at + interval '1 microsecond');
 
     outcomes := array_fill('posted'::text, ARRAY[n]);
     pointers := array_fill(NULL::text, ARRAY[n]);

@@ -105,7 +105,14 @@ CREATE TABLE transfers (
 -- The statement of an account, newest first, from either side; its versions follow its times.
 CREATE INDEX transfers_source_index ON transfers (ledger_id, source, created_at) WHERE refusal IS NULL;
 CREATE INDEX transfers_destination_index ON transfers (ledger_id, destination, created_at) WHERE refusal IS NULL;
+-- The transfers of a ledger without the refusals, however many of these lie between two of them.
+CREATE INDEX transfers_posted_index ON transfers (ledger_id, id) WHERE refusal IS NULL;
+-- The transfers that carry a reference: all, and those of one account, where both may be common and rarely meet.
 CREATE INDEX transfers_reference_index ON transfers (ledger_id, reference, id) WHERE refusal IS NULL AND reference IS NOT NULL;
+CREATE INDEX transfers_source_reference_index ON transfers (ledger_id, source, reference, id)
+    WHERE refusal IS NULL AND reference IS NOT NULL;
+CREATE INDEX transfers_destination_reference_index ON transfers (ledger_id, destination, reference, id)
+    WHERE refusal IS NULL AND reference IS NOT NULL;
 
 -- The service reads, opens accounts and posts. It cannot change or remove a transfer, nor remove anything.
 GRANT SELECT, INSERT ON ledgers TO tallystick_service;

@@ -39,12 +39,21 @@ ORDER BY id DESC
 LIMIT $4;
 
 -- name: transfer_page_by_reference_and_account(ledger_id, reference, account, before_id, limit)
--- One page of the transfers of an account that carry a reference, newest first.
+-- One page of the transfers of an account that carry a reference, from both sides, newest first.
 SELECT id, idempotency_key, fingerprint, kind, parent, source, destination, amount, currency, source_balance,
        destination_balance, source_version, destination_version, reference, description, conditions, metadata,
        refusal, refusal_pointer, refusal_request_id, created_at
-FROM transfers
-WHERE ledger_id = $1 AND reference = $2 AND (source = $3 OR destination = $3) AND id < $4 AND refusal IS NULL
+FROM (
+    (SELECT * FROM transfers
+     WHERE ledger_id = $1 AND source = $3 AND reference = $2 AND id < $4 AND refusal IS NULL
+     ORDER BY id DESC
+     LIMIT $5)
+    UNION ALL
+    (SELECT * FROM transfers
+     WHERE ledger_id = $1 AND destination = $3 AND reference = $2 AND id < $4 AND refusal IS NULL
+     ORDER BY id DESC
+     LIMIT $5)
+) AS t
 ORDER BY id DESC
 LIMIT $5;
 

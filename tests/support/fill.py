@@ -49,7 +49,8 @@ _TRANSFERS = """
     )
     SELECT $1::bigint, m.amount, s.balance, d.balance, s.version, d.version, m.created_at,
            uuidv7(m.created_at - clock_timestamp()), 'key-' || md5(m.n::text), sha256(m.n::text::bytea), 'transfer',
-           m.source, m.destination, 'EUR', CASE WHEN m.n % 3 = 0 THEN 'order-' || m.n % 1000 END, '{}'::json, NULL
+           m.source, m.destination, 'EUR',
+           CASE m.n % 3 WHEN 0 THEN 'order-' || m.n % 1000 WHEN 1 THEN 'salary' END, '{}'::json, NULL
     FROM moves AS m
     JOIN sides AS s ON s.n = m.n AND s.is_source
     JOIN sides AS d ON d.n = m.n AND NOT d.is_source

@@ -1,0 +1,119 @@
+"""No statement of a request path reads a table from end to end, nor more rows than a page or a batch warrants."""
+
+import re
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from server.ledger.history import ID_MAX, TIME_MAX, TIME_MIN
+from server.ledger.limits import BALANCE_MAX, PAGE_MAX
+from server.store.sql import queries, query, sql_root
+from tests.plans.conftest import Large
+from tests.plans.plan import Plan, explain, session
+from tests.support.fill import BUSY, SINK, SPRING
+
+# Files whose statements serve requests.
+FILES = ("ledgers", "accounts", "transfers")
+# Statements in them that no request reaches, or whose plan says nothing.
+EXEMPT = {
+    "ledger_list": "all ledgers, for the command line",
+    "api_key_list": "all keys of a ledger, for the command line",
+    "ledger_create": "an insert, for the command line",
+    "api_key_create": "an insert",
+    "transfer_post_many": "a function call; its statements follow one by one",
+}
+PAGE = PAGE_MAX + 1
+# Rows read to give one: a page of each of two sides, one row behind each to know that there are more.
+TWO_SIDES = 2 * (PAGE + 1)
+
+ACCOUNT = "account:00004711"
+QUIET = "other"
+IDS = [f"account:{n:08d}" for n in range(0, 100_000, 200)]
+Arguments = Callable[[Large], tuple[object, ...]]
+
+
+def case(name: str, rows_max: int, arguments: Arguments, why: str = "") -> object:
+    return pytest.param(name, arguments, rows_max, id=f"{name} {why}".strip())
+
+
+def entries(account: str, **at: datetime) -> Arguments:
+    since, until = at.get("since", TIME_MIN), at.get("until", TIME_MAX)
+    return lambda large: (account, since, until, TIME_MAX, BALANCE_MAX, PAGE)
+
+
+CASES = [
+    case("ledger_by_name", 1, lambda _: ("large",)),
+    case("api_key_by_id", 1, lambda _: (f"{4711:016x}",)),
+    case("api_key_revoke", 2, lambda _: (f"{4711:016x}",)),
+    case("account_read_many", 1, lambda _: ([ACCOUNT],), "one"),
+    case("account_read_many", 500, lambda _: (IDS,), "a batch"),
+    case(
+        "account_create_many",
+        1000,
+        lambda _: ([*IDS, *(f"new:{n}" for n in range(500))], ["EUR"] * 1000, [0] * 1000, [None] * 1000, ["{}"] * 1000),
+    ),
+    case("account_patch", 2, lambda _: (ACCOUNT, None, True, 5, False, None, None, '{"a":"b"}', False, 50)),
+    case("account_page", PAGE, lambda _: ("", "\x7f", "", PAGE), "first"),
+    case("account_page", PAGE, lambda _: ("", "\x7f", "account:00090000", PAGE), "deep"),
+    case("account_page", PAGE, lambda _: ("account:0005", "account:0005\x7f", "account:00055000", PAGE), "of a prefix"),
+    case("account_page", 1, lambda _: ("zebra", "zebra\x7f", "", PAGE), "empty"),
+    case("entry_page", TWO_SIDES, entries(BUSY), "busy"),
+    case("entry_page", TWO_SIDES, entries(SINK), "one side only, in"),
+    case("entry_page", TWO_SIDES, entries(SPRING), "one side only, out"),
+    case("entry_page", TWO_SIDES, entries(QUIET), "quiet"),
+    case("entry_page", TWO_SIDES, lambda at: (BUSY, TIME_MIN, TIME_MAX, at.middle_at, at.middle_version, PAGE), "deep"),
+    case(
+        "entry_page",
+        TWO_SIDES,
+        lambda at: (BUSY, at.middle_at - timedelta(seconds=1), at.middle_at, TIME_MAX, BALANCE_MAX, PAGE),
+        "of a second long ago",
+    ),
+    case("account_balance_at", 5, lambda at: (BUSY, at.middle_at), "long ago"),
+    case("account_balance_at", 5, lambda _: (SINK, datetime.now(UTC)), "now"),
+    case("account_balance_at", 5, lambda _: (BUSY, datetime(2001, 1, 1, tzinfo=UTC)), "before all"),
+    case("transfer_by_keys", 1, lambda _: (["flood-7"],), "one"),
+    case("transfer_by_keys", 500, lambda _: ([f"flood-{n}" for n in range(1, 501)],), "a batch"),
+    case("transfer_by_id", 1, lambda at: (at.middle_id,)),
+    case("transfer_page", PAGE, lambda _: (ID_MAX, PAGE), "past a flood of refusals"),
+    case("transfer_page", PAGE, lambda at: (at.middle_id, PAGE), "deep"),
+    case("transfer_page_by_reference", PAGE, lambda _: ("order-3", ID_MAX, PAGE), "first"),
+    case("transfer_page_by_reference", PAGE, lambda at: ("order-3", at.middle_id, PAGE), "deep"),
+    case("transfer_page_by_reference", 0, lambda _: ("flood", ID_MAX, PAGE), "of refusals only"),
+    case("transfer_page_by_reference_and_account", TWO_SIDES, lambda _: ("order-3", BUSY, ID_MAX, PAGE), "both common"),
+    case(
+        "transfer_page_by_reference_and_account", TWO_SIDES, lambda _: ("salary", QUIET, ID_MAX, PAGE), "common, none"
+    ),
+    case("transfer_page_by_account", TWO_SIDES, lambda _: (BUSY, TIME_MAX, ID_MAX, PAGE), "busy"),
+    case("transfer_page_by_account", TWO_SIDES, lambda _: (SINK, TIME_MAX, ID_MAX, PAGE), "one side only, in"),
+    case("transfer_page_by_account", TWO_SIDES, lambda _: (SPRING, TIME_MAX, ID_MAX, PAGE), "one side only, out"),
+    case("transfer_page_by_account", TWO_SIDES, lambda at: (BUSY, at.middle_at, at.middle_id, PAGE), "deep"),
+]
+
+
+def check(plan: Plan, rows_max: int) -> None:
+    assert plan.scanned == set(), plan.text
+    assert plan.rows <= rows_max, f"{plan.rows} rows read, {rows_max} allowed\n{plan.text}"
+
+
+@pytest.mark.parametrize("seqscan", ["off", "on"])
+@pytest.mark.parametrize(("name", "arguments", "rows_max"), CASES)
+async def test_statement(large: Large, name: str, arguments: Arguments, rows_max: int, seqscan: str) -> None:
+    """It is answered by an index, whether or not scans are offered to the planner."""
+    connection = await session(large.url, seqscan=seqscan)
+    try:
+        ledger = () if name == "ledger_by_name" else (large.ledger_id,)
+        check(await explain(connection, query(name), (*ledger, *arguments(large))), rows_max)
+    finally:
+        await connection.close()
+
+
+def test_every_statement_is_looked_at() -> None:
+    """A statement of these files has a case here or a reason not to."""
+    heads = re.compile(r"^-- name: (\w+)\(", re.MULTILINE)
+    texts = [(sql_root() / "queries" / f"{name}.sql").read_text() for name in FILES]
+    named = {name for text in texts for name in heads.findall(text)}
+    assert named <= set(queries())
+    looked_at = {values.values[0] for values in CASES}  # type: ignore[attr-defined]  # a set of pytest's parameters
+    assert looked_at & set(EXEMPT) == set()
+    assert named == looked_at | set(EXEMPT)
