@@ -14,7 +14,7 @@ from server.http.problems import KINDS, Problem, invalid
 from server.http.reply import Reply
 from server.http.transfers import check_shape, fingerprint, in_use, not_bound, requested
 from server.ledger.posting import KeyInUseError
-from server.ledger.transfers import Bound, Outcome, TransferRequest, resolve_known
+from server.ledger.transfers import Bound, Outcome, TransferRequest, Unbound, resolve_known
 
 _Asked = TransferRequest | Problem
 
@@ -103,13 +103,11 @@ def _judge(item: _Asked, repeated: bool, by_key: dict[str, Outcome]) -> Bound | 
     if isinstance(item, Problem):
         return item
     outcome = by_key[item.key]
-    if isinstance(outcome, Bound):
-        if not repeated:
-            return outcome
-        # The second item of a key is a retry of the first, or another request under its key.
+    if repeated and not isinstance(outcome, Unbound):
+        # A later item of a key is a retry of what the key is bound to, or another request under it.
         outcome = resolve_known(item, outcome.attempt)
-        if isinstance(outcome, Bound):
-            return outcome
+    if isinstance(outcome, Bound):
+        return outcome
     return not_bound(outcome)
 
 
