@@ -1,7 +1,10 @@
 """The idempotency table of the contract, row by row, for single transfers."""
 
 import pytest
+from aiohttp.test_utils import make_mocked_request
 
+from server.http.call import Call
+from server.http.transfers import fingerprint
 from tests.api.steps import bound, order, post, without_request_id
 from tests.support.client import Answer, Client
 from tests.support.service import Service, in_process
@@ -151,6 +154,15 @@ async def test_other_bytes_are_another_request(funded: Client) -> None:
         answer = await post(funded, other, "bytes")
         assert (answer.status, answer.json["fields"], answer.json["transfer_id"]) == (422, [], first.json["id"])
     assert (await post(funded, raw, "bytes")).body == first.body
+
+
+def test_the_fingerprint_is_of_method_path_and_body() -> None:
+    """Each of the three makes another request, and nothing of the query or the headers does."""
+    asked = [("POST", "/a", b"{}"), ("PUT", "/a", b"{}"), ("POST", "/b", b"{}"), ("POST", "/a", b"{ }")]
+    prints = [fingerprint(Call(make_mocked_request(method, path)), body) for method, path, body in asked]
+    assert len(set(prints)) == 4
+    same = make_mocked_request("POST", "/a?x=1", headers={"X-Request-Id": "other", "Authorization": "Bearer other"})
+    assert fingerprint(Call(same), b"{}") == prints[0]
 
 
 async def test_a_wrong_request_is_wrong_under_any_key(funded: Client) -> None:

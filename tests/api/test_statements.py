@@ -124,14 +124,16 @@ async def test_a_statement_of_a_time(books: Client) -> None:
     rows = await entries(books)
     second, fourth = rows[1]["created_at"], rows[3]["created_at"]
 
-    async def versions(query: str) -> list[int]:
-        return [r["version"] for page in await pages(books, f"/v1/accounts/alice/entries?{query}", 2) for r in page]
+    async def versions(query: str, account: str = "alice") -> list[int]:
+        found = await pages(books, f"/v1/accounts/{account}/entries?{query}", 2)
+        return [row["version"] for page in found for row in page]
 
     assert await versions(f"from={fourth}") == [6, 5, 4, 3]
     assert await versions(f"from={shifted(fourth, 1)}") == [6, 5, 4]
     assert await versions(f"to={second}") == [4, 3, 2]
     assert await versions(f"to={shifted(second, 1)}") == [5, 4, 3, 2]
     assert await versions(f"from={fourth}&to={second}") == [4, 3]
+    assert await versions(f"from={fourth}&to={second}", "bob") == [3, 2]
     assert await versions(f"from={second}&to={second}") == []
     east = datetime.fromisoformat(fourth).astimezone(timezone(timedelta(hours=5.5))).isoformat(timespec="microseconds")
     assert await versions(f"from={quote(east)}") == [6, 5, 4, 3]
