@@ -1,0 +1,175 @@
+"""The way to Postgres fails: cut after the posting was sent, silent, slow, refused."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from server.ledger import posting
+from tests.support.client import Answer, Client
+from tests.support.history import History
+from tests.support.postgres import administer
+from tests.support.proxy import Proxy, proxied
+from tests.support.service import in_process, make_key
+
+LEDGER = "proxied"
+# Seconds in which every request must be answered, whatever happens: the deadline of the key's look-up and that of
+# the posting, each with the half second in which a connection is handed back.
+BOUND_SECONDS = 12.0
+
+
+class Line(NamedTuple):
+    """A service that reaches its database through a proxy only."""
+
+    proxy: Proxy
+    client: Client
+    history: History
+
+    async def send(self, name: str, count: int) -> list[Answer | None]:
+        """Send transfers from `alice` to `bob`, all at once, each of which must be answered within the bound."""
+        async with asyncio.timeout(BOUND_SECONDS):
+            return await asyncio.gather(
+                *(self.history.transfer(self.client, f"{name}-{n}", "alice", "bob", 1) for n in range(count))
+            )
+
+
+@pytest.fixture
+async def line(database_url: str, sockets: Path) -> AsyncIterator[Line]:
+    """A warm service behind a proxy: its connections are open and have prepared their statements."""
+    async with proxied(database_url, sockets) as (proxy, through), in_process(through) as service:
+        client = Client(service.session, service.url, await make_key(database_url, LEDGER))
+        await client.fund("alice", 100_000)
+        await client.open("bob")
+        yield Line(proxy, client, History(database_url, LEDGER))
+
+
+async def bound(database_url: str, name: str) -> int:
+    """Return how many keys that begin with *name* are in the books."""
+    [row] = await administer(
+        database_url,
+        "SELECT count(*) AS keys FROM tallystick.transfers WHERE starts_with(idempotency_key, $1)",
+        name,
+    )
+    return int(row["keys"])
+
+
+async def test_a_reply_lost_after_the_commit_is_found_again(line: Line) -> None:
+    """Cut after the posting was sent: sent again, the batch finds itself, and its callers notice nothing."""
+    for number in range(5):
+        line.proxy.cut_at, line.proxy.cuts_left = b"cut-%d-" % number, 1
+        answers = await line.send(f"cut-{number}", 40)
+        assert {answer.status for answer in answers if answer is not None} == {201}
+        assert not any(answer.replayed for answer in answers if answer is not None)
+    assert line.proxy.cut == 5
+    assert line.history.count("posted") == 200
+    line.proxy.heal()
+    assert await line.client.balance("bob") == 200
+    await line.history.settle(line.client)
+    await line.history.check()
+
+
+async def test_replies_lost_again_and_again_are_unknown(line: Line, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where no sending is heard of until the deadline, callers hear `unknown`, and a retry tells them the truth."""
+    monkeypatch.setattr(posting, "DEADLINE_SECONDS", 1.0)
+    line.proxy.cut_at, line.proxy.cuts_left = b"lost-", 1_000_000
+    answers = await line.send("lost", 30)
+    assert line.proxy.cut >= 2
+    assert line.history.count("unknown") == 30
+    for answer in answers:
+        assert answer is not None
+        assert (answer.status, answer.code, answer.json["retry"]) == (503, "unavailable", "same_key")
+        assert answer.headers["Retry-After"]
+    assert await bound(line.history.database_url, "lost-") == 30
+    line.proxy.heal()
+    await line.history.settle(line.client)
+    assert await line.client.balance("bob") == 30
+    await line.history.check()
+
+
+async def test_postgres_lost_for_good_after_the_posting_was_sent(line: Line, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Cut once, then no connection to be had: `unknown` to those whose posting was, and `not_applied` to the others."""
+    monkeypatch.setattr(posting, "DEADLINE_SECONDS", 1.0)
+    line.proxy.cut_at, line.proxy.cuts_left = b"gone-", 1
+    line.proxy.refuse = True
+    await line.send("gone", 10)
+    assert line.proxy.cut == 1
+    unknown = line.history.count("unknown")
+    assert unknown >= 1
+    assert unknown + line.history.count("not_applied") == 10
+    assert await bound(line.history.database_url, "gone-") == unknown
+    line.proxy.heal()
+    await line.history.settle(line.client)
+    await line.history.check()
+
+
+async def test_postgres_refused_before_anything_was_sent(line: Line, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No connection from the start: 503 `not_applied`, which is true, and the same key works afterwards."""
+    monkeypatch.setattr(posting, "DEADLINE_SECONDS", 1.0)
+    # The connections of the pool are found dead before anything is written to them.
+    line.proxy.refuse = True
+    line.proxy.cut_all()
+    await asyncio.sleep(0.05)
+    await line.send("never", 10)
+    assert line.history.count("not_applied") == 10
+    assert await bound(line.history.database_url, "never-") == 0
+    line.proxy.heal()
+    await line.history.settle(line.client)
+    assert line.history.count("posted") == 10
+    await line.history.check()
+
+
+async def test_a_silent_postgres_holds_nobody_for_ever(line: Line) -> None:
+    """All connections go silent with postings on them: everybody is answered in time, and all is well when it heals."""
+    line.proxy.hang()
+    # Twice as many rounds as there are connections: each round finds the next ones silent.
+    sendings = [asyncio.create_task(line.send(f"silent-{number}", 10)) for number in range(4)]
+    answers = [answer for sending in sendings for answer in await sending]
+    assert {answer.status for answer in answers if answer is not None} == {503}
+    assert line.history.count("unknown") >= 1
+    line.proxy.heal()
+    await line.history.settle(line.client)
+    assert await line.client.balance("bob") == 40
+    await line.history.check()
+
+
+async def test_connections_that_died_unseen_are_replaced(line: Line) -> None:
+    """Silence for a moment, shorter than any bound, delays answers and changes none."""
+    line.proxy.hang()
+    sending = asyncio.create_task(line.send("late", 20))
+    await asyncio.sleep(0.3)
+    line.proxy.heal()
+    assert {answer.status for answer in await sending if answer is not None} == {201}
+    await line.history.check()
+
+
+async def test_a_slow_line_delays_and_changes_nothing(line: Line) -> None:
+    """With 20 ms on every piece in both directions everybody is posted."""
+    line.proxy.delay(0.02)
+    answers = await line.send("slow", 200)
+    assert {answer.status for answer in answers if answer is not None} == {201}
+    await line.history.check()
+
+
+async def test_connections_cut_at_random_under_load(line: Line) -> None:
+    """Cut after cut, at any moment, while clients insist: each transfer is there once."""
+
+    async def cutter() -> None:
+        while True:
+            await asyncio.sleep(0.03)
+            line.proxy.cut_all()
+
+    cutting = asyncio.create_task(cutter())
+    try:
+        async with asyncio.timeout(30):
+            for start in range(0, 300, 50):
+                await asyncio.gather(
+                    *(line.history.insist(line.client, f"rain-{start + n}", "alice", "bob", 1) for n in range(50))
+                )
+    finally:
+        cutting.cancel()
+    assert line.proxy.accepted > 8
+    await line.history.settle(line.client)
+    assert await line.client.balance("bob") == 300
+    await line.history.check()

@@ -1,0 +1,125 @@
+"""The server killed with -9 at its failpoints, with requests in flight: started again, a retry tells the truth."""
+
+import asyncio
+import signal
+from functools import partial
+from pathlib import Path
+
+import aiohttp
+import pytest
+
+from server.telemetry.failpoints import NAMES
+from tests.support.client import Client
+from tests.support.history import History
+from tests.support.postgres import administer
+from tests.support.service import ServerProcess, make_key
+from tests.support.waiting import until
+
+LEDGER = "killed"
+CLIENTS = 20
+# Transfers each client makes, one after the other.
+TRANSFERS = 6
+
+
+async def work(history: History, client: Client, number: int) -> None:
+    """Post, each transfer once, until the server is gone."""
+    for count in range(TRANSFERS):
+        amount = 1 if (number + count) % 3 else 1_000_000
+        if await history.transfer(client, f"work-{number}-{count}", "alice", "bob", amount) is None:
+            return
+
+
+async def counted(database_url: str) -> int:
+    """Return how many keys of the workers are bound."""
+    [row] = await administer(
+        database_url, "SELECT count(*) AS keys FROM tallystick.transfers WHERE starts_with(idempotency_key, 'work-')"
+    )
+    return int(row["keys"])
+
+
+@pytest.mark.parametrize("time", [1, 3])
+@pytest.mark.parametrize("name", NAMES)
+async def test_killed_at_a_failpoint(database_url: str, tmp_path: Path, name: str, time: int) -> None:
+    """What was acknowledged is there once, what was refused is not, what was lost is told by a retry."""
+    server = ServerProcess(database_url, tmp_path / "server.log")
+    history = History(database_url, LEDGER)
+    token = await make_key(database_url, LEDGER)
+    try:
+        await server.start()
+        async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session:
+            client = Client(session, server.url, token)
+            await client.fund("alice", 1_000)
+            await client.open("bob")
+        await server.stop()
+        await server.start({"TALLYSTICK_FAILPOINTS": f"{name}=kill@{time}"})
+        async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session:
+            client = Client(session, server.url, token)
+            async with asyncio.timeout(30):
+                await asyncio.gather(*(work(history, client, number) for number in range(CLIENTS)))
+            assert await server.wait() == -signal.SIGKILL
+        lost = history.count("unknown")
+        assert lost >= 1
+        answered = history.count("posted", "refused")
+        written = await _at_rest(database_url)
+        assert answered <= written <= answered + lost
+        if name == "posting.committed":
+            assert written > answered, "no acknowledgement was lost after its commit"
+        await history.check()
+        await server.start()
+        async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session:
+            await history.settle(Client(session, server.url, token))
+        await history.check()
+        assert history.count("posted") > 0
+        assert history.count("refused") > 0
+    finally:
+        await server.stop()
+
+
+async def _at_rest(database_url: str) -> int:
+    """Return the bound keys once no session of the dead server works on any more."""
+
+    async def gone() -> bool:
+        [row] = await administer(
+            database_url,
+            "SELECT count(*) AS sessions FROM pg_stat_activity "
+            "WHERE application_name = 'tallystick' AND datname = current_database()",
+        )
+        return bool(row["sessions"] == 0)
+
+    await until(gone)
+    return await counted(database_url)
+
+
+def _has_posted(history: History, count: int) -> bool:
+    return history.count("posted") >= count
+
+
+async def test_killed_again_and_again(database_url: str, tmp_path: Path) -> None:
+    """Killed at a random moment, five times, under clients that insist: every transfer is there once."""
+    server = ServerProcess(database_url, tmp_path / "server.log")
+    history = History(database_url, LEDGER)
+    token = await make_key(database_url, LEDGER)
+    try:
+        await server.start()
+        async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session:
+            client = Client(session, server.url, token)
+            await client.fund("alice", 100_000)
+            await client.open("bob")
+
+            async def insist(number: int) -> None:
+                for count in range(60):
+                    await history.insist(client, f"work-{number}-{count}", "alice", "bob", 1)
+
+            workers = asyncio.gather(*(insist(number) for number in range(10)))
+            for kill in range(1, 6):
+                await until(partial(_has_posted, history, kill * 60))
+                server.kill()
+                await server.wait()
+                await server.start()
+            async with asyncio.timeout(30):
+                await workers
+            assert history.count("unknown") >= 5
+            assert await client.balance("bob") == 600
+        await history.check()
+    finally:
+        await server.stop()

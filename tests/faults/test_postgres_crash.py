@@ -1,0 +1,162 @@
+"""Postgres itself goes: crashed under load, or not there when the service starts."""
+
+import asyncio
+import os
+import subprocess
+import tempfile
+from collections.abc import AsyncIterator, Iterator
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+import aiohttp
+import pytest
+
+from server.process.embedded import EmbeddedServers, postgres_bin
+from server.store.migrations import migrate
+from tests.support.client import Client
+from tests.support.history import History
+from tests.support.postgres import administer
+from tests.support.service import ServerProcess, in_process, make_key
+from tests.support.waiting import until
+
+LEDGER = "crash"
+# Seconds that pg_ctl gets.
+CONTROL_SECONDS = 30.0
+
+
+class OwnPostgres:
+    """A server that a test may stop and start; its address stays."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._running = EmbeddedServers.open(folder / "data", redis=False)
+        assert self._running.database_url is not None
+        self.database_url = self._running.database_url
+        # PostgreSQL refuses root, and so does pg_ctl: it runs as whoever owns the data.
+        self._owner = (folder / "data").stat()
+
+    def start(self) -> None:
+        """Start it, after whatever end; return when it takes connections."""
+        self._running = EmbeddedServers.open(self._folder / "data", redis=False)
+
+    async def crash(self) -> None:
+        """Stop it as a crash would: no session ends in order, the log is read back at the next start."""
+        [row] = await administer(self.database_url, "SELECT current_setting('data_directory') AS place")
+        owner, other = self._owner, self._owner.st_uid != os.geteuid()
+        child = await asyncio.create_subprocess_exec(
+            postgres_bin("pg_ctl"),
+            *("stop", "-D", row["place"], "-m", "immediate"),
+            cwd="/",
+            user=owner.st_uid if other else None,
+            group=owner.st_gid if other else None,
+            extra_groups=[] if other else None,
+            stdout=subprocess.DEVNULL,
+        )
+        assert await asyncio.wait_for(child.wait(), CONTROL_SECONDS) == 0
+        self.close()
+
+    def close(self) -> None:
+        """Stop it for good, or take note that it has ended."""
+        self._running.close()
+
+
+@pytest.fixture
+def own_postgres() -> Iterator[OwnPostgres]:
+    """A Postgres of this test alone."""
+    with tempfile.TemporaryDirectory(prefix="ts-crash-") as folder:
+        Path(folder).chmod(0o755)
+        server = OwnPostgres(Path(folder))
+        try:
+            yield server
+        finally:
+            server.close()
+
+
+class Served(NamedTuple):
+    """A server process on a Postgres that may crash, a client of it, its history, and the server's log."""
+
+    client: Client
+    history: History
+    log: Path
+
+
+@pytest.fixture
+async def served(own_postgres: OwnPostgres, tmp_path: Path) -> AsyncIterator[Served]:
+    """A server process with `alice`, who has money, and `bob`."""
+    await migrate(own_postgres.database_url)
+    log = tmp_path / "server.log"
+    server = ServerProcess(own_postgres.database_url, log)
+    token = await make_key(own_postgres.database_url, LEDGER)
+    try:
+        await server.start()
+        async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session:
+            client = Client(session, server.url, token)
+            await client.fund("alice", 100_000)
+            await client.open("bob")
+            yield Served(client, History(own_postgres.database_url, LEDGER), log)
+    finally:
+        await server.stop()
+
+
+async def test_postgres_crashes_under_load(own_postgres: OwnPostgres, served: Served) -> None:
+    """Crashed and recovered while clients insist: what was acknowledged survives, nothing is there twice."""
+    client, history, log = served
+    stop = asyncio.Event()
+    acknowledged = 0
+
+    def reached(goal: int) -> bool:
+        return acknowledged >= goal
+
+    async def insist(number: int) -> None:
+        nonlocal acknowledged
+        count = 0
+        while not stop.is_set():
+            await history.insist(client, f"work-{number}-{count}", "alice", "bob", 1)
+            acknowledged += 1
+            count += 1
+
+    workers = asyncio.gather(*(insist(number) for number in range(16)))
+
+    def troubled() -> bool:
+        return history.count("unknown", "not_applied") > 0
+
+    # Away for a moment, which clients need not notice, and away for longer than the deadline.
+    await until(partial(reached, 100))
+    await own_postgres.crash()
+    own_postgres.start()
+    await until(partial(reached, 200))
+    await own_postgres.crash()
+    await until(troubled)
+    own_postgres.start()
+    await until(partial(reached, 300))
+    stop.set()
+    async with asyncio.timeout(30):
+        await workers
+    assert log.read_text().count("postgres failed") >= 2
+    assert await client.balance("bob") == acknowledged
+    await history.settle(client)
+    await history.check()
+
+
+async def test_postgres_is_not_there_at_the_start(own_postgres: OwnPostgres) -> None:
+    """The service starts all the same, says why it is not ready, refuses writes, and becomes ready by itself."""
+    await migrate(own_postgres.database_url)
+    token = await make_key(own_postgres.database_url, LEDGER)
+    await own_postgres.crash()
+    async with in_process(own_postgres.database_url) as service:
+        client = Client(service.session, service.url, token)
+        ready = await client.get("/readyz")
+        assert (ready.status, ready.code) == (503, "not_ready")
+        assert ready.json["failures"] == ["Postgres cannot be reached"]
+        assert (await client.get("/livez")).status == 200
+        refused = await client.transfer("world", "alice", 1, "early")
+        assert (refused.status, refused.json["outcome"], refused.json["retry"]) == (503, "not_applied", "same_key")
+        own_postgres.start()
+
+        async def is_ready() -> bool:
+            return (await client.get("/readyz")).status == 200
+
+        await until(is_ready)
+        await client.fund("alice", 5)
+        assert (await client.transfer("alice", "world", 5, "early")).status == 201
