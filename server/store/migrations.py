@@ -2,6 +2,7 @@
 
 import hashlib
 import re
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -69,6 +70,26 @@ def expected_functions(root: Path | None = None) -> dict[str, tuple[str, str]]:
     return functions
 
 
+def stale_functions(
+    recorded: Iterable[asyncpg.Record], found: Sequence[asyncpg.Record], root: Path | None = None
+) -> dict[str, tuple[str, str]]:
+    """
+    Return those of the expected functions that are missing, twice there, or have another text than this program's.
+
+    Args:
+        recorded: The rows of `function_list`.
+
+        found: The rows of `function_bodies`: what was changed by hand has its old record.
+    """
+    checksums = {row["name"]: row["checksum"] for row in recorded}
+    stale = {}
+    for name, (checksum, text) in expected_functions(root).items():
+        bodies = [row["body"] for row in found if row["name"] == name]
+        if checksums.get(name) != checksum or len(bodies) != 1 or f"$${bodies[0]}$$" not in text:
+            stale[name] = (checksum, text)
+    return stale
+
+
 def expected_names(root: Path | None = None) -> set[str]:
     """Return the names of the constraints and indexes that the migrations leave behind."""
     names: set[str] = set()
@@ -105,6 +126,8 @@ async def migrate(dsn: str, root: Path | None = None) -> list[str]:
             "lock_timeout": str(LOCK_TIMEOUT_MS),
             "statement_timeout": str(STATEMENT_TIMEOUT_MS),
             "client_min_messages": "warning",
+            # One that is killed gives its locks back, instead of keeping them until its statement is done.
+            "client_connection_check_interval": "1000",
         },
     )
     try:
@@ -114,13 +137,16 @@ async def migrate(dsn: str, root: Path | None = None) -> list[str]:
                 await _apply(connection, migration, done)
         async with connection.transaction():
             await _prepare(connection, folder)
-            rows = await connection.fetch(query("function_list"))
-            present = {row["name"]: row["checksum"] for row in rows}
-            for name, (checksum, text) in expected_functions(folder).items():
-                if present.get(name) != checksum:
-                    await connection.execute(text)
-                    await connection.execute(query("function_record"), name, checksum)
-                    done.append(f"function {name}")
+            found = await connection.fetch(query("function_bodies"))
+            recorded = await connection.fetch(query("function_list"))
+            for name, (checksum, text) in stale_functions(recorded, found, folder).items():
+                # Dropped first: with other arguments or results it would stand beside the new one, or forbid it.
+                for row in found:
+                    if row["name"] == name:
+                        await connection.execute(f"DROP FUNCTION {row['signature']}")
+                await connection.execute(text)
+                await connection.execute(query("function_record"), name, checksum)
+                done.append(f"function {name}")
     finally:
         await connection.close()
     return done
@@ -128,7 +154,12 @@ async def migrate(dsn: str, root: Path | None = None) -> list[str]:
 
 async def _prepare(connection: "asyncpg.Connection[asyncpg.Record]", folder: Path) -> None:
     """Take the lock, and make sure of the roles, the schema and the record; all else follows as the owner."""
-    await connection.execute(query("migration_lock"), LOCK_KEY)
+    try:
+        await connection.execute(query("migration_lock"), LOCK_KEY)
+    except asyncpg.LockNotAvailableError as error:
+        raise MigrationError(
+            f"another process has been migrating this database for {LOCK_TIMEOUT_MS // 1000} s: try again after it"
+        ) from error
     await connection.execute((folder / "bootstrap.sql").read_text(encoding="utf-8"))
 
 

@@ -9,11 +9,13 @@ import asyncpg
 
 from server.store.coalescer import QueueFullError
 from server.store.errors import StoreError
-from server.store.migrations import expected_functions, expected_migrations, expected_names
+from server.store.migrations import expected_migrations, expected_names, stale_functions
 from server.store.postgres import SERVICE_ROLE, Database
 
 # How long an answer stands, so that the probes of many balancers cost one look a second.
 ANSWER_SECONDS: Final = 1.0
+# How long the questions may take: a probe that hears nothing for seconds gives up before it has learnt the reason.
+ASK_SECONDS: Final = 2.0
 # The oldest server whose planner and SQL are tested.
 SERVER_VERSION_MIN: Final = 16_00_00
 
@@ -56,8 +58,9 @@ class Readiness:
 
     async def _ask(self) -> tuple[str, ...]:
         try:
-            return tuple(await check_database(self._database))
-        except (StoreError, QueueFullError):
+            async with asyncio.timeout(ASK_SECONDS):
+                return tuple(await check_database(self._database))
+        except (StoreError, QueueFullError, TimeoutError):
             return ("Postgres cannot be reached",)
         except (asyncpg.UndefinedTableError, asyncpg.InvalidSchemaNameError, asyncpg.InsufficientPrivilegeError):
             return ("the schema is missing: run `tallystick migrate`",)
@@ -85,10 +88,8 @@ async def check_database(database: Database) -> list[str]:
             failures.append(f"migration {label} has not been applied: run `tallystick migrate`")
         elif applied[migration.number] != migration.checksum:
             failures.append(f"migration {label} was applied with another text than this program's")
-    present = {row["name"]: row["checksum"] for row in await database.read("function_list")}
-    for name, (checksum, _) in expected_functions().items():
-        if present.get(name) != checksum:
-            failures.append(f"function {name} is missing or of another version: run `tallystick migrate`")
+    stale = stale_functions(await database.read("function_list"), await database.read("function_bodies"))
+    failures.extend(f"function {name} is missing or of another version: run `tallystick migrate`" for name in stale)
     names = {row["name"] for row in await database.read("readiness_names")}
     failures.extend(f"constraint or index {name} is missing or not valid" for name in sorted(expected_names() - names))
     grants = (await database.read("readiness_grants"))[0]

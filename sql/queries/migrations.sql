@@ -19,6 +19,12 @@ ON CONFLICT (name) DO UPDATE SET checksum = excluded.checksum, applied_at = now(
 -- The functions and the checksums of their texts.
 SELECT name, checksum FROM schema_functions;
 
+-- name: function_bodies()
+-- The functions there are, by their signatures, and their bodies as they would run.
+SELECT p.proname AS name, p.oid::regprocedure::text AS signature, p.prosrc AS body
+FROM pg_proc AS p
+WHERE p.pronamespace = current_schema()::regnamespace;
+
 -- name: readiness_settings()
 -- What decides whether an acknowledged transfer can be lost, and whether this server takes writes at all.
 SELECT current_setting('fsync') AS fsync,
@@ -30,12 +36,13 @@ SELECT current_setting('fsync') AS fsync,
        current_setting('transaction_read_only') = 'on' AS read_only;
 
 -- name: readiness_names()
--- The names of all valid constraints and indexes of the schema.
-SELECT c.conname AS name FROM pg_constraint AS c
+-- The names of the constraints and indexes of the schema that hold: checked, and with an index in use.
+SELECT c.conname AS name FROM pg_constraint AS c LEFT JOIN pg_index AS i ON i.indexrelid = c.conindid
 WHERE c.connamespace = current_schema()::regnamespace AND c.convalidated
+  AND (i.indexrelid IS NULL OR i.indisvalid AND i.indisready AND i.indislive)
 UNION ALL
 SELECT r.relname FROM pg_class AS r JOIN pg_index AS i ON i.indexrelid = r.oid
-WHERE r.relnamespace = current_schema()::regnamespace AND i.indisvalid
+WHERE r.relnamespace = current_schema()::regnamespace AND i.indisvalid AND i.indisready AND i.indislive
 UNION ALL
 SELECT c.conname FROM pg_constraint AS c JOIN pg_type AS t ON t.oid = c.contypid
 WHERE t.typnamespace = current_schema()::regnamespace;

@@ -38,6 +38,13 @@ async def create_database(url: str, template: str = TEMPLATE) -> str:
     return with_database(url, name)
 
 
+async def create_empty_database(url: str) -> str:
+    """Make a database without a schema and return its address."""
+    name = f"test_{next(_numbers)}"
+    await administer(url, f"CREATE DATABASE {name}")
+    return with_database(url, name)
+
+
 async def drop_database(url: str, copy: str) -> None:
     """Remove a copy, whoever is still connected to it."""
     await administer(url, f"DROP DATABASE IF EXISTS {urlsplit(copy).path[1:]} WITH (FORCE)")
