@@ -98,17 +98,17 @@ def test_writing_takes_more_than_reading() -> None:
 
 async def test_a_refused_key_learns_nothing(client: Client, bearer: Bearers) -> None:
     """Malformed, unknown and revoked keys get one and the same answer, whether what they name exists or not."""
-    await furnish(client)
+    names = await furnish(client)
     answers = [
         without_request_id(await (await bearer(kind)).get(f"/v1/accounts/{account}"))
         for kind in ("none", "malformed", "unknown", "revoked")
-        for account in ("vault-mine", "nobody")
+        for account in (names.account, "nobody")
     ]
     assert all(answer == answers[0] for answer in answers)
     reader = await bearer("read")
     forbidden = [
         without_request_id(await reader.send("PATCH", f"/v1/accounts/{account}", {"closed": True}))
-        for account in ("vault-mine", "nobody")
+        for account in (names.account, "nobody")
     ]
     assert forbidden[0] == forbidden[1]
 

@@ -5,13 +5,10 @@ import re
 import pytest
 
 from server.http.routes import Route
-from tests.api.probes import GUARDED, Names, body_of, furnish, path_of, probe, route_name
+from tests.api.probes import GUARDED, Names, body_of, furnish, new_names, path_of, probe, route_name
 from tests.api.steps import pages
 from tests.support.client import Answer, Client
 from tests.support.service import Service
-
-# Of the same lengths as the names of what exists, so that answers can be compared to the byte.
-ABSENT = Names("vault-none", "01900000-0000-7000-8000-000000000000", "key-none", "ref-none")
 
 
 @pytest.fixture
@@ -33,48 +30,50 @@ def comparable(answer: Answer, names: Names) -> tuple[int, dict[str, str], str]:
 @pytest.mark.parametrize("route", GUARDED, ids=route_name)
 async def test_what_is_another_ledgers_does_not_exist(client: Client, stranger: Client, route: Route) -> None:
     """With a key of another ledger every route answers, status, headers and body, as if nothing were there."""
-    names = await furnish(client)
+    names, nothing = await furnish(client), new_names()
     before = [await client.get(path) for path in ("/v1/accounts", "/v1/transfers")]
     theirs = await probe(stranger, route, names, key=names.key, request_id="same")
-    absent = await probe(stranger, route, ABSENT, key=ABSENT.key, request_id="same")
-    assert comparable(theirs, names) == comparable(absent, ABSENT)
+    absent = await probe(stranger, route, nothing, key=nothing.key, request_id="same")
+    assert comparable(theirs, names) == comparable(absent, nothing)
     after = [await client.get(path) for path in ("/v1/accounts", "/v1/transfers")]
     assert [answer.body for answer in after] == [answer.body for answer in before]
 
 
 async def test_the_probes_do_meet_what_exists(client: Client) -> None:
     """The comparison above can fail: in its own ledger each read of what exists differs from one of nothing."""
-    names = await furnish(client)
+    names, nothing = await furnish(client), new_names()
     for route in GUARDED:
         if route.method == "GET":
-            found = await probe(client, route, names)
-            nothing = await probe(client, route, ABSENT)
-            assert comparable(found, names) != comparable(nothing, ABSENT), route_name(route)
+            found, absent = await probe(client, route, names), await probe(client, route, nothing)
+            assert comparable(found, names) != comparable(absent, nothing), route_name(route)
 
 
 def test_every_probe_names_what_it_is_about() -> None:
     """No route's probe is so empty that it names nothing of the other ledger."""
+    names = new_names()
     for route in GUARDED:
-        said = path_of(route, ABSENT) + repr(body_of(route, ABSENT, ABSENT.key))
-        assert any(name in said for name in ABSENT), route_name(route)
+        said = path_of(route, names) + repr(body_of(route, names, names.key))
+        assert any(name in said for name in names), route_name(route)
 
 
 async def test_ledgers_hold_the_same_names_side_by_side(client: Client, stranger: Client) -> None:
     """Two ledgers with equal accounts, keys and references do not know of one another."""
-    mine, other = await furnish(client), await furnish(stranger)
-    assert mine.account == other.account
+    mine = await furnish(client)
+    other = await furnish(stranger, mine)
     assert mine.transfer != other.transfer
-    assert (await stranger.transfer("vault-mine", "other", 5)).status == 201
+    assert (await stranger.transfer(mine.account, "other", 5)).status == 201
     assert (await client.balance("other"), await stranger.balance("other")) == (7, 12)
     assert [len(page) for page in await pages(client, "/v1/accounts/other/entries", 100)] == [1]
-    assert [row["id"] for row in (await client.get("/v1/transfers?reference=ref-mine")).json["data"]] == [mine.transfer]
+    assert [row["id"] for row in (await client.get(f"/v1/transfers?reference={mine.reference}")).json["data"]] == [
+        mine.transfer
+    ]
     assert (await stranger.get(f"/v1/transfers/{mine.transfer}")).status == 404
 
 
 async def test_a_cursor_of_another_ledger_shows_nothing_of_it(client: Client, stranger: Client) -> None:
     """A cursor is a position, not a permission."""
-    await furnish(client)
-    await client.transfer("vault-mine", "other", 1)
+    names = await furnish(client)
+    await client.transfer(names.account, "other", 1)
     for path in ("/v1/accounts", "/v1/transfers"):
         cursor = (await client.get(f"{path}?limit=1")).json["next_cursor"]
         answer = await stranger.get(f"{path}?cursor={cursor}")
