@@ -6,7 +6,6 @@ import pytest
 
 from server.http.routes import Route
 from tests.api.probes import GUARDED, Names, body_of, furnish, new_names, path_of, probe, route_name
-from tests.api.steps import pages
 from tests.support.client import Answer, Client
 from tests.support.service import Service
 
@@ -56,18 +55,37 @@ def test_every_probe_names_what_it_is_about() -> None:
         assert any(name in said for name in names), route_name(route)
 
 
-async def test_ledgers_hold_the_same_names_side_by_side(client: Client, stranger: Client) -> None:
-    """Two ledgers with equal accounts, keys and references do not know of one another."""
-    mine = await furnish(client)
-    other = await furnish(stranger, mine)
-    assert mine.transfer != other.transfer
-    assert (await stranger.transfer(mine.account, "other", 5)).status == 201
-    assert (await client.balance("other"), await stranger.balance("other")) == (7, 12)
-    assert [len(page) for page in await pages(client, "/v1/accounts/other/entries", 100)] == [1]
-    assert [row["id"] for row in (await client.get(f"/v1/transfers?reference={mine.reference}")).json["data"]] == [
-        mine.transfer
+async def _reads(client: Client, names: Names, at: str) -> dict[str, bytes]:
+    """Return every read of the two accounts of a furnished ledger and of its transfers."""
+    paths = [
+        *("/v1/accounts", "/v1/transfers", f"/v1/transfers/{names.transfer}", f"/v1/idempotency-keys/{names.key}"),
+        f"/v1/transfers?reference={names.reference}",
+        *[
+            path.format(account, names.reference, at)
+            for account in (names.account, "other")
+            for path in (
+                *("/v1/accounts/{0}", "/v1/accounts/{0}/entries", "/v1/accounts/{0}/balance?at={2}"),
+                *("/v1/transfers?account={0}", "/v1/transfers?account={0}&reference={1}"),
+            )
+        ],
     ]
+    return {path: (await client.get(path)).body for path in paths}
+
+
+async def test_ledgers_hold_the_same_names_side_by_side(client: Client, stranger: Client) -> None:
+    """What happens in one ledger changes no answer of another with equal accounts, keys and references."""
+    mine = await furnish(client)
+    at = (await client.transfer("other", mine.account, 1, reference=mine.reference)).json["created_at"]
+    before = await _reads(client, mine, at)
+    other = await furnish(stranger, mine)
+    for sides in (("other", mine.account), (mine.account, "other")):
+        at = (await stranger.transfer(*sides, 5, reference=mine.reference)).json["created_at"]
+    after = await _reads(client, mine, at)
+    for path, again in zip(before, after, strict=True):
+        # The instants asked for differ; the balances at them do not.
+        assert re.sub(rb'"at":"[^"]*"', b"", before[path]) == re.sub(rb'"at":"[^"]*"', b"", after[again]), path
     assert (await stranger.get(f"/v1/transfers/{mine.transfer}")).status == 404
+    assert (await client.get(f"/v1/transfers/{other.transfer}")).status == 404
 
 
 async def test_a_cursor_of_another_ledger_shows_nothing_of_it(client: Client, stranger: Client) -> None:
