@@ -62,14 +62,23 @@ class Readiness:
                 return tuple(await check_database(self._database))
         except (StoreError, QueueFullError, TimeoutError):
             return ("Postgres cannot be reached",)
-        except (asyncpg.UndefinedTableError, asyncpg.InvalidSchemaNameError, asyncpg.InsufficientPrivilegeError):
-            return ("the schema is missing: run `tallystick migrate`",)
-        except (
-            asyncpg.InvalidAuthorizationSpecificationError,
-            asyncpg.InvalidCatalogNameError,
-            asyncpg.InvalidParameterValueError,
+        except asyncpg.PostgresError as error:
+            return (explain_refusal(error),)
+
+
+def explain_refusal(error: asyncpg.PostgresError) -> str:
+    """Say in a sentence what it means that Postgres refused to be looked at."""
+    match error:
+        case asyncpg.UndefinedTableError() | asyncpg.InvalidSchemaNameError() | asyncpg.InsufficientPrivilegeError():
+            return "the schema is missing: run `tallystick migrate`"
+        case (
+            asyncpg.InvalidAuthorizationSpecificationError()
+            | asyncpg.InvalidCatalogNameError()
+            | asyncpg.InvalidParameterValueError()
         ):
-            return ("Postgres refuses the user, database or role: check the address, run `tallystick migrate`",)
+            return "Postgres refuses the user, database or role: check the address, run `tallystick migrate`"
+        case _:
+            return f"Postgres refuses ({type(error).__name__})"
 
 
 async def check_database(database: Database) -> list[str]:

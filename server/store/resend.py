@@ -8,13 +8,22 @@ import asyncpg
 from tenacity import AsyncRetrying, retry_if_exception_type, stop_before_delay, wait_random_exponential
 
 from server.store.errors import OutcomeUnknownError, StoreUnavailableError
-from server.store.postgres import COMMAND_TIMEOUT_SECONDS, CONNECTION_LOST, REFUSED_FOR_NOW, Database
+from server.store.postgres import (
+    COMMAND_TIMEOUT_SECONDS,
+    CONNECTION_LOST,
+    LOCK_TIMEOUT_MS,
+    REFUSED_FOR_NOW,
+    Database,
+)
 
 T = TypeVar("T")
 
 # Seconds between sendings: full jitter, growing from the first to the last.
 WAIT_FIRST_SECONDS = 0.02
 WAIT_LAST_SECONDS = 0.5
+# Least time left in which a statement is still sent. The server gives up on a locked row after twice its lock timeout
+# (a turn in the queue for the row, then the row), and its definite answer must come before we stop waiting for it.
+SENDING_MIN_SECONDS = 2 * LOCK_TIMEOUT_MS / 1000 + 0.25
 
 _UNKNOWN = (OutcomeUnknownError, *CONNECTION_LOST)
 _RETRIED = (StoreUnavailableError, asyncpg.UniqueViolationError, *_UNKNOWN, *REFUSED_FOR_NOW)
@@ -76,9 +85,9 @@ def statement_seconds(deadline: float) -> float:
     Return how long a statement may take that is sent now.
 
     Raises:
-        StoreUnavailableError: No time is left; nothing was sent.
+        StoreUnavailableError: Too little time is left; nothing was sent.
     """
     left = deadline - time.monotonic()
-    if left <= 0:
-        raise StoreUnavailableError("the deadline has passed")
+    if left < SENDING_MIN_SECONDS:
+        raise StoreUnavailableError("too little time is left")
     return min(COMMAND_TIMEOUT_SECONDS, left)
