@@ -143,7 +143,7 @@ async def test_a_failure_between_commit_and_answer_is_unknown(ground: Ground, mo
     )
     refuse = "SELECT tallystick.refuse($1, $2)"
     monkeypatch.setattr(module, "query", lambda name: refuse if name == "transfer_by_keys" else query(name))
-    monkeypatch.setattr(module, "DEADLINE_SECONDS", 1.0)
+    monkeypatch.setattr(module, "DEADLINE_SECONDS", 2.0)
     outcomes = await post_all(lane, ground, [transfer("known"), transfer("new")])
     assert [type(outcome) for outcome in outcomes] == [OutcomeUnknownError, OutcomeUnknownError]
     assert await ground.rows() == {"known": None, "new": None}

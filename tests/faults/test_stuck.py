@@ -1,0 +1,144 @@
+"""Postgres is there and does not get on: a stopped backend, a lock that is not given back."""
+
+import asyncio
+import os
+import signal
+from collections.abc import AsyncIterator, Iterator
+from contextlib import ExitStack, asynccontextmanager, contextmanager
+from typing import NamedTuple
+
+import asyncpg
+import pytest
+
+from tests.support.client import Answer, Client
+from tests.support.history import History
+from tests.support.postgres import administer
+from tests.support.service import in_process
+
+LEDGER = "stuck"
+# Seconds in which a request must be answered: the deadline of a posting, the half second in which its connection is
+# handed back, and as much again for the look-up of the key.
+BOUND_SECONDS = 12.0
+
+
+class Scene(NamedTuple):
+    """A service with `alice`, `carol` and `bob`, and what its clients heard."""
+
+    client: Client
+    history: History
+
+    async def send(self, name: str, source: str, count: int) -> list[Answer | None]:
+        """Send transfers to `bob` at once; each must be answered within the bound."""
+        async with asyncio.timeout(BOUND_SECONDS):
+            return await asyncio.gather(
+                *(self.history.transfer(self.client, f"{name}-{n}", source, "bob", 1) for n in range(count))
+            )
+
+
+@pytest.fixture
+async def scene(database_url: str) -> AsyncIterator[Scene]:
+    """A warm service."""
+    async with in_process(database_url) as service:
+        client = await service.client(LEDGER)
+        await client.fund("alice", 1_000)
+        await client.fund("carol", 1_000)
+        await client.open("bob")
+        yield Scene(client, History(database_url, LEDGER))
+
+
+@contextmanager
+def stopped(*pids: int) -> Iterator[None]:
+    """Stop processes, and let them go on whatever happens."""
+    try:
+        for pid in pids:
+            os.kill(pid, signal.SIGSTOP)
+        yield
+    finally:
+        for pid in pids:
+            os.kill(pid, signal.SIGCONT)
+
+
+async def backends(database_url: str, condition: str = "true") -> list[int]:
+    """Return the processes of the service's sessions."""
+    rows = await administer(
+        database_url,
+        "SELECT pid FROM pg_stat_activity WHERE application_name = 'tallystick' AND datname = current_database() "
+        f"AND {condition}",
+    )
+    return [row["pid"] for row in rows]
+
+
+@asynccontextmanager
+async def held(database_url: str, account: str) -> AsyncIterator[None]:
+    """Hold the row lock of an account in a foreign session."""
+    connection = await asyncpg.connect(database_url)
+    try:
+        transaction = connection.transaction()
+        await transaction.start()
+        await connection.execute("SELECT FROM tallystick.accounts WHERE id = $1 FOR UPDATE", account)
+        yield
+        await transaction.rollback()
+    finally:
+        await connection.close()
+
+
+async def test_a_stopped_backend(scene: Scene) -> None:
+    """The backend that would post is stopped: its callers are answered in time, and the service goes on around it."""
+    pids = await backends(scene.history.database_url)
+    assert pids
+    with stopped(*pids):
+        answers = await scene.send("stop", "alice", 20)
+        heard = {answer.status for answer in answers if answer is not None}
+        assert heard <= {201, 503}
+        # A new connection has a new backend, which works.
+        assert not set(await backends(scene.history.database_url)) <= set(pids)
+        await scene.history.insist(scene.client, "beside", "carol", "bob", 1)
+    await scene.history.settle(scene.client)
+    assert await scene.client.balance("bob") == 21
+    await scene.history.check()
+
+
+async def test_a_backend_stopped_while_it_holds_its_locks(scene: Scene) -> None:
+    """
+    A backend that is stopped inside its transaction keeps its accounts locked: nobody hangs, and whatever it does when
+    it goes on, each transfer is there once.
+    """
+    url = scene.history.database_url
+    with ExitStack() as stack:
+        async with held(url, "bob"):
+            sending = asyncio.create_task(scene.send("inside", "alice", 20))
+            pids: list[int] = []
+            async with asyncio.timeout(5):
+                while not pids:
+                    pids = await backends(url, "wait_event_type = 'Lock'")
+            stack.enter_context(stopped(*pids))
+        answers = await sending
+        assert {answer.status for answer in answers if answer is not None} == {503}
+        assert scene.history.count("unknown") >= 1
+    await scene.history.settle(scene.client)
+    assert await scene.client.balance("bob") == 20
+    await scene.history.check()
+
+
+async def test_a_row_lock_held_for_longer_than_the_deadline(scene: Scene) -> None:
+    """Callers of a locked account hear `not_applied`, which is true; their keys work when it is given back."""
+    url = scene.history.database_url
+    async with held(url, "alice"):
+        answers = await scene.send("locked", "alice", 20)
+        assert {answer.status for answer in answers if answer is not None} == {503}
+        assert scene.history.count("not_applied") == 20
+        rows = await administer(url, "SELECT FROM tallystick.transfers WHERE source = 'alice'")
+        assert rows == []
+    await scene.history.settle(scene.client)
+    assert scene.history.count("posted") == 20
+    await scene.history.check()
+
+
+async def test_a_row_lock_held_for_less_than_the_deadline(scene: Scene) -> None:
+    """A lock given back in time, though after the lock timeout, costs its callers only the wait."""
+    async with held(scene.history.database_url, "alice"):
+        sending = asyncio.create_task(scene.send("late", "alice", 20))
+        await asyncio.sleep(1.0)
+        assert not sending.done()
+    assert {answer.status for answer in await sending if answer is not None} == {201}
+    await scene.history.check()
