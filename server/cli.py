@@ -17,7 +17,7 @@ from server.process.commands.target import Target, open_target
 from server.process.embedded import EmbeddedError
 from server.process.serve import listen, serve
 from server.settings import Loaded, Settings, SettingsError, load, shown
-from server.store.errors import StoreError
+from server.store.errors import StoreError, StoreUnavailableError
 from server.store.migrations import migrate
 from server.store.postgres import Database
 from server.telemetry.logs import configure_logs
@@ -27,6 +27,8 @@ T = TypeVar("T")
 # Exit codes: something was looked at and is not well; the command could not be carried out.
 EXIT_FAULTS = 1
 EXIT_ERROR = 2
+
+UNREACHABLE = "Postgres cannot be reached ({}): check TALLYSTICK_DATABASE_URL, and that the server runs"
 
 
 def parser() -> argparse.ArgumentParser:
@@ -40,29 +42,31 @@ def parser() -> argparse.ArgumentParser:
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument("--data-dir", help="folder of the embedded servers (default: data)")
 
-    command = commands.add_parser("serve", parents=[common], help="serve until SIGTERM or Ctrl-C")
+    def add(to: "argparse._SubParsersAction[argparse.ArgumentParser]", name: str, text: str) -> argparse.ArgumentParser:
+        return to.add_parser(name, parents=[common], help=text, description=text[0].upper() + text[1:] + ".")
+
+    command = add(commands, "serve", "serve until SIGTERM or Ctrl-C")
     command.add_argument("--host", help="address to listen on (default: 127.0.0.1)")
     command.add_argument("--port", help="TCP port to listen on, 0 for a free one (default: 8080)")
 
-    commands.add_parser("migrate", parents=[common], help="bring the database to the state this program needs")
+    add(commands, "migrate", "bring the database to the state this program needs")
 
-    keys = commands.add_parser("keys", help="make, list and revoke API keys")
+    keys = commands.add_parser("keys", help="make, list and revoke API keys", description="Make, list and revoke keys.")
     actions = keys.add_subparsers(dest="action", required=True, metavar="ACTION")
-    action = actions.add_parser("create", parents=[common], help="print a new key, and nothing else")
+    action = add(actions, "create", "print a new key, and nothing else")
     action.add_argument("--ledger", required=True, help="name of the ledger; made when it does not exist")
-    action.add_argument("--role", required=True, choices=["read", "write", "admin"])
-    action = actions.add_parser("list", parents=[common], help="list keys by their public ids")
+    roles = "what the key may do; each role may do all that the ones before it may"
+    action.add_argument("--role", required=True, choices=["read", "write", "admin"], help=roles)
+    action = add(actions, "list", "list keys by their public ids")
     action.add_argument("--ledger", help="only of this ledger")
-    action = actions.add_parser("revoke", parents=[common], help="revoke a key within five seconds, for ever")
-    action.add_argument("--ledger", required=True)
+    action = add(actions, "revoke", "revoke a key within five seconds, for ever")
+    action.add_argument("--ledger", required=True, help="name of the key's ledger")
     action.add_argument("id", help="public id, as `keys list` shows it")
 
-    command = commands.add_parser(
-        "audit", parents=[common], help="prove that the books add up (exit code 1: they do not)"
-    )
+    command = add(commands, "audit", "prove that the books add up; exit code 1 when they do not")
     command.add_argument("--ledger", help="only this ledger")
-    commands.add_parser("doctor", parents=[common], help="check what start-up asserts and say what to do")
-    commands.add_parser("config", parents=[common], help="show every setting, its value and where it came from")
+    add(commands, "doctor", "check what start-up asserts and say what to do; exit code 1 when there is a fault")
+    add(commands, "config", "show every setting, its value and where it came from")
     return main_parser
 
 
@@ -74,10 +78,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         loaded = load(overrides=overrides)
         configure_logs(loaded.settings.log_level)
         return COMMANDS[options.command](loaded, options)
+    except StoreUnavailableError as error:
+        return _fail(UNREACHABLE.format(error))
     except (SettingsError, EmbeddedError, StoreError) as error:
         return _fail(str(error))
     except OSError as error:
-        return _fail(f"{error.strerror or error}" + (f": {error.filename}" if error.filename else ""))
+        if error.filename:
+            return _fail(f"{error.strerror}: {error.filename}")
+        # No file is concerned: a connection is.
+        return _fail(UNREACHABLE.format(error))
+    except asyncpg.InterfaceError as error:
+        return _fail(f"the address of Postgres is refused: {error}")
     except asyncpg.PostgresError as error:
         return _fail(f"Postgres refuses: {error}")
     except KeyboardInterrupt:
@@ -135,7 +146,10 @@ def _keys(loaded: Loaded, options: argparse.Namespace) -> int:
             if options.action == "create":
                 print(await create_key(database, options.ledger, options.role))
             elif options.action == "list":
-                for key in await list_keys(database, options.ledger):
+                listed = await list_keys(database, options.ledger)
+                if listed is None:
+                    return _fail(f"there is no ledger {options.ledger}")
+                for key in listed:
                     state = f"revoked {key.revoked_at:%Y-%m-%dT%H:%M:%SZ}" if key.revoked_at else "active"
                     print(f"{key.ledger}\t{key.id}\t{key.role}\t{key.created_at:%Y-%m-%dT%H:%M:%SZ}\t{state}")
             elif not await revoke_key(database, options.ledger, options.id):

@@ -14,6 +14,11 @@ FILE_SUFFIX: Final = "_FILE"
 # Bytes read of such a file.
 FILE_MAX_BYTES: Final = 64 * 1024
 
+# Told apart here, because what a driver says of a malformed address can hold a piece of the password.
+_HOST = r"(?:[^/?#@:,\[\]]*|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?"
+POSTGRES_URL: Final = rf"^postgres(?:ql)?://(?:[^/?#@]*@)?{_HOST}(?:,{_HOST})*(?:/[^/?#]*)?(?:\?[^#]*)?\Z"
+REDIS_URL: Final = rf"^(?:rediss?://(?:[^/?#@]*@)?{_HOST}(?:/[0-9]*)?|unix://(?:[^/?#@]*@)?/[^?#]+)(?:\?[^#]*)?\Z"
+
 Port = Annotated[int, Meta(ge=0, le=65_535)]
 Connections = Annotated[int, Meta(ge=1, le=100)]
 
@@ -28,8 +33,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     host: str = "127.0.0.1"
     port: Port = 8080
     data_dir: str = "data"
-    database_url: str | None = None
-    redis_url: str | None = None
+    database_url: Annotated[str, Meta(pattern=POSTGRES_URL)] | None = None
+    redis_url: Annotated[str, Meta(pattern=REDIS_URL)] | None = None
     posting_connections: Connections = 4
     reading_connections: Connections = 4
     log_level: Annotated[str, Meta(pattern=r"^(debug|info|warning|error)\Z")] = "info"
@@ -48,7 +53,9 @@ HELP: Final[Mapping[str, Help]] = {
     "port": Help("TCP port to listen on; 0 takes a free one."),
     "data_dir": Help("Folder of the embedded servers, used when an address below is not set."),
     "database_url": Help(
-        "Address of PostgreSQL; several hosts and target_session_attrs=read-write for failover.", secret=True
+        "Address of PostgreSQL, postgresql://user:password@host:port/database, special characters in it as %XX; "
+        "several hosts and target_session_attrs=read-write for failover.",
+        secret=True,
     ),
     "redis_url": Help("Address of Redis or Valkey: redis://, rediss:// or unix://.", secret=True),
     "posting_connections": Help("Connections to PostgreSQL that post transfers."),
@@ -93,9 +100,16 @@ def load(environment: Mapping[str, str] | None = None, overrides: Mapping[str, o
     try:
         settings = msgspec.convert(values, Settings, strict=False)
     except msgspec.ValidationError as error:
-        # The message names the field and what is expected, never the value, which may be a secret.
-        raise SettingsError(str(error).replace("`", "").replace(" - at $.", ": ")) from None
+        raise SettingsError(_refusal(str(error), sources)) from None
     return Loaded(settings, sources)
+
+
+def _refusal(text: str, sources: Mapping[str, str]) -> str:
+    """Say which setting cannot have its value and what it is for, never the value, which may be a secret."""
+    expected, _, name = text.replace("`", "").partition(" - at $.")
+    # A pattern says less to a person than what the setting is for.
+    expected = "" if "matching regex" in expected else f" {expected}."
+    return f"{name} cannot have the value given by {sources[name]}.{expected} {HELP[name].text}"
 
 
 def _read_variable(variable: str, text: str) -> tuple[str, str, str]:

@@ -115,7 +115,7 @@ async def test_exit_codes(books: str, postgres_url: str) -> None:
     for arguments, url, text in (
         (["--ledger", "elsewhere"], books, "there is no ledger elsewhere"),
         ([], postgres_url, "run `tallystick migrate` first"),
-        ([], "postgresql://postgres@127.0.0.1:1/tallystick", "Connect"),
+        ([], "postgresql://postgres@127.0.0.1:1/tallystick", "Postgres cannot be reached"),
     ):
         failed = await run("audit", *arguments, database_url=url, redis_url=NO_REDIS)
         assert (failed.code, failed.out) == (2, ""), failed

@@ -15,7 +15,7 @@ from server.settings import Settings
 from server.store.coalescer import QueueFullError
 from server.store.errors import StoreError
 from server.store.postgres import Database
-from server.store.readiness import check_database
+from server.store.readiness import check_database, explain_refusal
 
 # Seconds in which Redis must answer a PING.
 REDIS_TIMEOUT_SECONDS = 2.0
@@ -55,21 +55,24 @@ async def _postgres_faults(settings: Settings, target: Target) -> list[str]:
             reading_connections=settings.reading_connections,
         ) as database:
             return await check_database(database)
-    except (StoreError, QueueFullError, asyncpg.InvalidAuthorizationSpecificationError) as error:
+    except (StoreError, QueueFullError) as error:
         return [f"cannot be reached ({error}): check TALLYSTICK_DATABASE_URL, and that the server runs"]
     except asyncpg.PostgresError as error:
-        return [f"refuses the service ({type(error).__name__}): run `tallystick migrate`"]
+        return [explain_refusal(error)]
 
 
 async def _redis_faults(target: Target) -> list[str]:
     if target.redis_url is None:
         return []
-    client = redis_asyncio.from_url(
-        target.redis_url,
-        socket_timeout=REDIS_TIMEOUT_SECONDS,
-        socket_connect_timeout=REDIS_TIMEOUT_SECONDS,
-        retry=Retry(NoBackoff(), 0),
-    )
+    try:
+        client = redis_asyncio.from_url(
+            target.redis_url,
+            socket_timeout=REDIS_TIMEOUT_SECONDS,
+            socket_connect_timeout=REDIS_TIMEOUT_SECONDS,
+            retry=Retry(NoBackoff(), 0),
+        )
+    except ValueError:
+        return ["has an address that means nothing: check TALLYSTICK_REDIS_URL"]
     try:
         await client.ping()
     except (RedisError, OSError) as error:

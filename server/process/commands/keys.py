@@ -38,16 +38,16 @@ async def create_key(database: Database, ledger: str, role: str) -> str:
     return key.token
 
 
-async def list_keys(database: Database, ledger: str | None) -> list[ListedKey]:
-    """Return the keys of one ledger or of all."""
-    keys = []
-    for row in await database.read("ledger_list"):
-        if ledger in (None, row["name"]):
-            keys += [
-                ListedKey(row["name"], key["id"], key["role"], key["created_at"], key["revoked_at"])
-                for key in await database.read("api_key_list", row["id"])
-            ]
-    return keys
+async def list_keys(database: Database, ledger: str | None) -> list[ListedKey] | None:
+    """Return the keys of one ledger or of all; None when there is no such ledger."""
+    ledgers = [row for row in await database.read("ledger_list") if ledger in (None, row["name"])]
+    if ledger is not None and not ledgers:
+        return None
+    return [
+        ListedKey(row["name"], key["id"], key["role"], key["created_at"], key["revoked_at"])
+        for row in ledgers
+        for key in await database.read("api_key_list", row["id"])
+    ]
 
 
 async def revoke_key(database: Database, ledger: str, key_id: str) -> bool:

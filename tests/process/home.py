@@ -1,0 +1,64 @@
+"""Places for embedded servers, and `tallystick serve` in one of them."""
+
+import asyncio
+import os
+import signal
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from tests.support.command import Ended, ended, start
+
+START_SECONDS = 60.0
+
+
+@contextmanager
+def place() -> Iterator[Path]:
+    """Lend a short path that does not exist, where the account of root's embedded servers can get."""
+    with tempfile.TemporaryDirectory(prefix="tallystick-test-") as folder:
+        Path(folder).chmod(0o755)
+        yield Path(folder) / "data"
+
+
+class Home:
+    """
+    `tallystick serve` with embedded servers.
+
+    Args:
+        data_dir: Folder of their data.
+    """
+
+    def __init__(self, data_dir: Path) -> None:
+        self.data_dir = data_dir
+        self.welcome: list[str] = []
+        self._child: asyncio.subprocess.Process | None = None
+
+    @property
+    def url(self) -> str:
+        """Of the server, as it printed it."""
+        line = next(line for line in self.welcome if line.startswith("Tallystick serves at "))
+        return line.split()[3]
+
+    @property
+    def key(self) -> str:
+        """Of the demo ledger, as it printed it."""
+        return next(line for line in self.welcome if line.startswith("  KEY=")).removeprefix("  KEY=")
+
+    async def start(self) -> None:
+        """Start it and read its welcome to the end."""
+        self._child = await start("serve", "--port", "0", "--data-dir", str(self.data_dir))
+        assert self._child.stdout is not None
+        async with asyncio.timeout(START_SECONDS):
+            while not self.welcome or not self.welcome[-1].startswith("Send the second line again"):
+                line = await self._child.stdout.readline()
+                if not line:
+                    raise AssertionError(f"it ended: {await ended(self._child)}")
+                self.welcome.append(line.decode().rstrip("\n"))
+
+    async def stop(self, number: int = signal.SIGTERM) -> Ended:
+        """Send it a signal and wait for its end."""
+        assert self._child is not None
+        if self._child.returncode is None:
+            os.kill(self._child.pid, number)
+        return await ended(self._child)

@@ -1,0 +1,128 @@
+"""The command line with embedded servers: what a newcomer types."""
+
+import asyncio
+import re
+import shutil
+import signal
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import orjson
+import pytest
+
+from tests.process.home import Home, place
+from tests.support.command import Ended, run, start
+from tests.support.service import free_port
+
+CURL_SECONDS = 20.0
+
+
+@pytest.fixture(scope="module")
+async def home() -> AsyncIterator[Home]:
+    """A server in a place of its own, for all tests here that leave it running."""
+    with place() as data_dir:
+        serving = Home(data_dir)
+        await serving.start()
+        yield serving
+        await serving.stop()
+
+
+async def shell(*lines: str) -> list[str]:
+    """Run lines in a shell, as pasted, and return what each printed."""
+    end = "; echo; ".join(lines) + "; echo"
+    child = await asyncio.create_subprocess_exec("sh", "-c", end, stdout=asyncio.subprocess.PIPE)
+    out, _ = await asyncio.wait_for(child.communicate(), CURL_SECONDS)
+    assert child.returncode == 0
+    return out.decode().splitlines()
+
+
+def commanded(ended: Ended) -> list[str]:
+    assert ended.code == 0, ended
+    return ended.out.splitlines()
+
+
+@pytest.mark.skipif(shutil.which("curl") is None, reason="needs curl")
+async def test_the_three_lines_work(home: Home) -> None:
+    """What `serve` prints can be pasted: accounts are opened, money moves, once, and the balance says so."""
+    lines = [line.strip() for line in home.welcome if line.startswith("  ")]
+    assert [line.split("=")[0].split(" ")[0] for line in lines] == ["KEY", "curl", "curl", "curl"]
+    key, accounts, transfer, balance = lines
+    said = await shell(key, accounts, transfer, balance, transfer, balance)
+    _, opened, moved, read, again, read_again = said
+    assert [result["status"] for result in orjson.loads(opened)["results"]] == [201, 201]
+    assert orjson.loads(moved)["state"] == "posted"
+    assert again == moved
+    assert orjson.loads(read)["balance"] == 1250
+    assert read_again == read
+
+
+async def test_commands_find_the_running_server(home: Home) -> None:
+    """With its data directory, keys are made, listed and looked after in the database that is being served from."""
+    data_dir = ["--data-dir", str(home.data_dir)]
+    [token] = commanded(await run("keys", "create", "--ledger", "shop", "--role", "read", *data_dir))
+    listed = commanded(await run("keys", "list", "--ledger", "shop", *data_dir))
+    assert [line.split("\t")[1] for line in listed] == [token.split("_")[2]]
+    assert commanded(await run("migrate", *data_dir)) == ["nothing to do"]
+    assert {line[:5] for line in commanded(await run("doctor", *data_dir))} == {"ok   "}
+    assert commanded(await run("audit", *data_dir))[-1].endswith(": clean")
+
+
+async def test_a_second_server_beside_it(home: Home) -> None:
+    """Another data directory is another server with books of its own, and ends alone."""
+    with place() as data_dir:
+        second = Home(data_dir)
+        await second.start()
+        assert second.url != home.url
+        assert second.key != home.key
+        assert re.search(r"\t[0-9a-f]{16}\tadmin\t", (await run("keys", "list", "--data-dir", str(data_dir))).out)
+        end = await second.stop(signal.SIGINT)
+        assert end.code == 0, end
+        assert "Traceback" not in end.err
+        # Started again, it has the same key: the books outlive the server.
+        third = Home(data_dir)
+        await third.start()
+        assert third.key == second.key
+        end = await third.stop(signal.SIGTERM)
+        assert end.code == 0, end
+    assert (await run("keys", "list", "--data-dir", str(home.data_dir))).code == 0
+
+
+async def test_commands_start_servers_for_themselves() -> None:
+    """Where none runs, a command starts what it needs, and leaves nothing running."""
+    with place() as data_dir:
+        arguments = ["--data-dir", str(data_dir)]
+        assert commanded(await run("migrate", *arguments))[0].startswith("applied migration 0001_")
+        assert commanded(await run("migrate", *arguments)) == ["nothing to do"]
+        assert len(commanded(await run("keys", "create", "--ledger", "books", "--role", "admin", *arguments))) == 1
+        assert {line[:5] for line in commanded(await run("doctor", *arguments))} == {"ok   "}
+        assert not (data_dir / "postgres" / "postmaster.pid").exists()
+
+
+async def test_bad_data_directories(tmp_path: Path) -> None:
+    """A file, and a folder with something else in it, are refused by every command that would use them."""
+    file = tmp_path / "file"
+    file.write_text("mine")
+    with place() as foreign:
+        foreign.mkdir()
+        (foreign / "mine.txt").write_text("mine")
+        for path, text in ((file, "is a file where a directory is needed"), (foreign, "holds files that are not")):
+            for arguments in (["serve", "--port", str(free_port())], ["migrate"], ["audit"]):
+                end = await run(*arguments, "--data-dir", str(path))
+                assert (end.code, end.out) == (2, "")
+                assert text in end.err
+                assert "Traceback" not in end.err
+        assert [entry.name for entry in foreign.iterdir()] == ["mine.txt"]
+
+
+async def test_ctrl_c_while_starting() -> None:
+    """Ctrl-C before the server serves ends it too, with its children."""
+    with place() as data_dir:
+        child = await start("serve", "--port", "0", "--data-dir", str(data_dir))
+        while not (data_dir / "logs").exists():
+            await asyncio.sleep(0)
+            assert child.returncode is None
+        child.send_signal(signal.SIGINT)
+        out, err = await asyncio.wait_for(child.communicate(), CURL_SECONDS)
+        assert child.returncode in (0, 130), (out, err)
+        assert b"Traceback" not in err
+        assert not (data_dir / "postgres" / "postmaster.pid").exists()
