@@ -76,7 +76,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     overrides = {name: getattr(options, name, None) for name in ("data_dir", "host", "port")}
     try:
         loaded = load(overrides=overrides)
-        configure_logs(loaded.settings.log_level)
+        # A command that ends says itself what went wrong; whoever sets a level wants to see the way there too.
+        is_quiet = options.command != "serve" and loaded.sources["log_level"] == "default"
+        configure_logs("error" if is_quiet else loaded.settings.log_level)
         return COMMANDS[options.command](loaded, options)
     except StoreUnavailableError as error:
         return _fail(UNREACHABLE.format(error))
