@@ -3,6 +3,7 @@
 import asyncio
 import gc
 import logging
+import os
 import signal
 import socket
 from collections.abc import Callable
@@ -53,8 +54,10 @@ async def serve(settings: Settings, listener: socket.socket, started: Callable[[
 
     def on_signal() -> None:
         if stop.is_set():
+            # Neither an exception nor a cancellation ends what waits for Postgres; the keys make leaving it safe.
             log.warning("stopping at once")
-            raise SystemExit(1)
+            logging.shutdown()
+            os._exit(1)
         stop.set()
 
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -70,14 +73,33 @@ async def serve(settings: Settings, listener: socket.socket, started: Callable[[
         gc.freeze()
         started()
         await stop.wait()
-        await _drain(app, runner, site)
+        await _drain(app, runner, site, listener)
 
 
-async def _drain(app: App, runner: web.ServerRunner, site: web.SockSite) -> None:
+async def _drain(app: App, runner: web.ServerRunner, site: web.SockSite, listener: socket.socket) -> None:
     """Stop in the order that loses no request: readiness off, listener closed, `Connection: close`, then the rest."""
     log.info("stopping")
     app.readiness.draining = True
     app.server.draining = True
+    await _accept_the_rest(app, listener)
     await site.stop()
     await asyncio.sleep(STOP_LISTENING_SECONDS)
     await runner.cleanup()
+
+
+async def _accept_the_rest(app: App, listener: socket.socket) -> None:
+    """
+    Take the connections that the kernel has made and nobody has accepted: closing the listener resets them, and a
+    caller who has sent a request by then cannot know what became of it.
+
+    Returns without giving up control after it has seen the queue empty.
+    """
+    # From here on a new connection finds the queue full and, when it tries again, nobody who listens.
+    listener.listen(0)
+    while True:
+        try:
+            connection, _ = listener.accept()
+        except OSError:
+            return
+        connection.setblocking(False)
+        await asyncio.get_running_loop().connect_accepted_socket(app.server, connection)
