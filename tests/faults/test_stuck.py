@@ -4,14 +4,14 @@ import asyncio
 import os
 import signal
 from collections.abc import AsyncIterator, Iterator
-from contextlib import ExitStack, asynccontextmanager, contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import NamedTuple
 
-import asyncpg
 import pytest
 
 from tests.support.client import Answer, Client
 from tests.support.history import History
+from tests.support.locks import held
 from tests.support.postgres import administer
 from tests.support.service import in_process
 
@@ -66,20 +66,6 @@ async def backends(database_url: str, condition: str = "true") -> list[int]:
         f"AND {condition}",
     )
     return [row["pid"] for row in rows]
-
-
-@asynccontextmanager
-async def held(database_url: str, account: str) -> AsyncIterator[None]:
-    """Hold the row lock of an account in a foreign session."""
-    connection = await asyncpg.connect(database_url)
-    try:
-        transaction = connection.transaction()
-        await transaction.start()
-        await connection.execute("SELECT FROM tallystick.accounts WHERE id = $1 FOR UPDATE", account)
-        yield
-        await transaction.rollback()
-    finally:
-        await connection.close()
 
 
 async def test_a_stopped_backend(scene: Scene) -> None:

@@ -30,6 +30,8 @@ class History:
         self.database_url = database_url
         self.ledger = ledger
         self.operations: list[Operation] = []
+        # Why answers did not come.
+        self.errors: list[Exception] = []
 
     async def transfer(self, client: Client, key: str, source: str, destination: str, amount: int) -> Answer | None:
         """Send a transfer and note what came of it; None where no answer came."""
@@ -82,5 +84,6 @@ class History:
                 return await client.send("POST", path, raw=body, headers=headers)
         except TimeoutError:
             raise AssertionError(f"no answer within {ANSWER_SECONDS} s") from None
-        except (aiohttp.ClientError, OSError):
+        except (aiohttp.ClientError, OSError) as error:
+            self.errors.append(error)
             return None

@@ -1,0 +1,109 @@
+"""Told to stop under load: nobody is left without a definite answer; told twice, it stops at once."""
+
+import asyncio
+import random
+import signal
+from collections.abc import AsyncIterator
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+import aiohttp
+import pytest
+
+from tests.support.client import Client
+from tests.support.history import History
+from tests.support.locks import held, somebody_waits
+from tests.support.service import ServerProcess, make_key
+from tests.support.waiting import until
+
+LEDGER = "shutdown"
+# Seconds in which a server that is told twice must be gone: far less than it would take to finish what runs.
+AT_ONCE_SECONDS = 3.0
+
+
+class Running(NamedTuple):
+    """A server process with `alice`, who has money, and `bob`."""
+
+    server: ServerProcess
+    client: Client
+    history: History
+
+
+@pytest.fixture
+async def running(database_url: str, tmp_path: Path) -> AsyncIterator[Running]:
+    """Start it; stop it if the test has not."""
+    server = ServerProcess(database_url, tmp_path / "server.log")
+    token = await make_key(database_url, LEDGER)
+    try:
+        await server.start()
+        async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session:
+            client = Client(session, server.url, token)
+            await client.fund("alice", 1_000_000)
+            await client.open("bob")
+            yield Running(server, client, History(database_url, LEDGER))
+    finally:
+        await server.stop()
+
+
+@pytest.mark.parametrize("kept_alive", [True, False], ids=["connections kept", "a connection each"])
+async def test_told_to_stop_under_load(running: Running, kept_alive: bool) -> None:
+    """Every request that reached the server is answered for good; afterwards connections are refused."""
+    server, client, history = running
+    chance = random.Random(7)
+
+    async def work(session: aiohttp.ClientSession, number: int) -> None:
+        own = Client(session, client.url, client.token)
+        for count in range(100_000):
+            if await history.transfer(own, f"work-{number}-{count}", "alice", "bob", 1) is None:
+                return
+            if number % 2:
+                await asyncio.sleep(chance.uniform(0, 0.02))
+
+    connector = aiohttp.TCPConnector(limit=0, force_close=not kept_alive)
+    async with aiohttp.ClientSession(connector=connector) as session:
+        workers = asyncio.gather(*(work(session, number) for number in range(40)))
+        await until(lambda: history.count("posted") >= 200)
+        server.kill(signal.SIGTERM)
+        async with asyncio.timeout(20):
+            await workers
+    assert await server.wait() == 0
+    assert len(history.errors) == 40
+    assert {type(error) for error in history.errors} == {aiohttp.ClientConnectorError}, history.errors
+    # Refused connections apart, each of which ended a worker, everything was answered for good.
+    assert history.count("unknown") == 40
+    assert history.count("posted") == len(history.operations) - 40
+    await history.check()
+
+
+async def test_told_to_stop_while_postings_run(running: Running, database_url: str) -> None:
+    """What is away when the signal comes is resolved and answered before the server ends."""
+    server, client, history = running
+    async with held(database_url, "alice"):
+        sending = [asyncio.create_task(history.transfer(client, f"running-{n}", "alice", "bob", 1)) for n in range(20)]
+        await until(partial(somebody_waits, database_url))
+        server.kill(signal.SIGTERM)
+        await asyncio.sleep(0.5)
+    async with asyncio.timeout(20):
+        answers = await asyncio.gather(*sending)
+    assert {answer.status for answer in answers if answer is not None} == {201}
+    assert history.count("posted") == 20
+    assert await server.wait() == 0
+    await history.check()
+
+
+async def test_told_twice_it_stops_at_once(running: Running, database_url: str) -> None:
+    """The second signal waits for nothing; what ran is found out with the same key."""
+    server, client, history = running
+    async with held(database_url, "alice"):
+        sending = [asyncio.create_task(history.transfer(client, f"twice-{n}", "alice", "bob", 1)) for n in range(5)]
+        await until(partial(somebody_waits, database_url))
+        server.kill(signal.SIGTERM)
+        await asyncio.sleep(0.1)
+        server.kill(signal.SIGTERM)
+        async with asyncio.timeout(AT_ONCE_SECONDS):
+            assert await server.wait() != 0
+        await asyncio.gather(*sending)
+    await server.start()
+    await history.settle(client)
+    await history.check()
