@@ -1,13 +1,12 @@
 """Identifiers of transfers: UUID version 7 (RFC 9562, section 5.7), ordered by the time they were made."""
 
-import os
+import random
 import time
 
 from asyncpg.pgproto.pgproto import UUID
 
 # Bits of the fraction of a millisecond that follow the timestamp (RFC 9562, section 6.2, method 3).
 _FRACTION_BITS = 12
-_RANDOM_MASK = (1 << 62) - 1
 _VERSION = 0x7 << 76
 _VARIANT = 0b10 << 62
 
@@ -16,7 +15,8 @@ def new_transfer_id() -> UUID:
     """Return a new identifier: 48 bits of Unix milliseconds, 12 of their fraction, 62 of randomness."""
     milliseconds, nanoseconds = divmod(time.time_ns(), 1_000_000)
     fraction = (nanoseconds << _FRACTION_BITS) // 1_000_000
-    random = int.from_bytes(os.urandom(8), "big") & _RANDOM_MASK
-    number = (milliseconds << 80) | _VERSION | (fraction << 64) | _VARIANT | random
+    # An identifier is no secret: it has to be unlike all others, also in a forked process, which reseeds by itself.
+    tail = random.getrandbits(62)  # noqa: S311
+    number = (milliseconds << 80) | _VERSION | (fraction << 64) | _VARIANT | tail
     # The driver's own subclass of uuid.UUID: made and written several times faster.
     return UUID(number.to_bytes(16, "big"))
