@@ -16,7 +16,7 @@ def new_transfer_id() -> UUID:
     milliseconds, nanoseconds = divmod(time.time_ns(), 1_000_000)
     fraction = (nanoseconds << _FRACTION_BITS) // 1_000_000
     # An identifier is no secret: it has to be unlike all others, also in a forked process, which reseeds by itself.
-    tail = random.getrandbits(62)  # noqa: S311
+    tail = random.getrandbits(62)
     number = (milliseconds << 80) | _VERSION | (fraction << 64) | _VARIANT | tail
     # The driver's own subclass of uuid.UUID: made and written several times faster.
     return UUID(number.to_bytes(16, "big"))

@@ -2,21 +2,20 @@
 
 import asyncio
 import logging
+import random
 import time
-from collections.abc import Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple, TypeVar
 
-import asyncpg
-
-from server.ledger.batch import bound_outcomes, columns
-from server.ledger.transfers import Attempt, Bound, Outcome, TransferRequest, Unbound, resolve_known
+from server.ledger.locked import LockedAccounts
+from server.ledger.sender import BatchSender
+from server.ledger.transfers import Outcome, TransferRequest, Unbound, resolve_known
 from server.store.coalescer import QueueFullError
-from server.store.errors import OutcomeUnknownError, StoreError, StoreUnavailableError
+from server.store.errors import OutcomeUnknownError, RowLockedError, StoreError, StoreUnavailableError
 from server.store.lanes import LedgerLanes
-from server.store.postgres import REFUSED_FOR_NOW, Database
-from server.store.resend import resend, statement_seconds
-from server.store.sql import query
+from server.store.postgres import Database
+from server.store.resend import SENDING_MIN_SECONDS
 from server.telemetry.failpoints import Failpoints
 
 # Requests a batch. At 500 the commit costs each of them a few microseconds; larger batches only hold locks longer.
@@ -31,8 +30,10 @@ DEADLINE_SECONDS = 5.0
 # finding out, and its caller is better served by an early answer.
 WAIT_MAX_SECONDS = 1.0
 
-# By then an armed failpoint has seen the batch leave; nothing waits for it otherwise.
-_SENT_SECONDS = 0.001
+# Seconds between attempts to post to a locked account.
+LOCKED_RETRY_SECONDS = 0.25
+
+T = TypeVar("T")
 
 log = logging.getLogger(__name__)
 
@@ -42,8 +43,14 @@ class Unit(NamedTuple):
 
     requests: tuple[TransferRequest, ...]
     atomic: bool
-    # Instant of arrival, on the clock of `time.monotonic`, in seconds.
+    # Instants on the clock of `time.monotonic`, in seconds: when it joined the queue, and when its callers give up.
     arrived: float
+    deadline: float
+
+    @property
+    def accounts(self) -> set[str]:
+        """All accounts it names."""
+        return {side for request in self.requests for side in (request.source, request.destination)}
 
 
 class KeyInUseError(Exception):
@@ -69,14 +76,14 @@ class PostingLane:
     """
 
     def __init__(self, database: Database, failpoints: Failpoints) -> None:
-        self._database = database
-        self._failpoints = failpoints
+        self._sender = BatchSender(database, failpoints)
         self._lanes: LedgerLanes[Unit, list[Outcome]] = LedgerLanes(
             lambda ledger_id: partial(self._run, ledger_id),
             batch_max=BATCH_MAX,
             in_flight_max=IN_FLIGHT_MAX,
             queue_max=QUEUE_MAX,
         )
+        self._locked = LockedAccounts(database)
         self._pending: dict[tuple[int, str], _Pending] = {}
 
     async def post(self, ledger_id: int, request: TransferRequest) -> Outcome:
@@ -89,13 +96,17 @@ class PostingLane:
             OutcomeUnknownError: Postgres was lost meanwhile; the same request tells, later.
             KeyInUseError: A request with this key is still unresolved past its deadline.
         """
+        deadline = time.monotonic() + DEADLINE_SECONDS
+        return await self._patiently(partial(self._post, ledger_id, request, deadline), deadline)
+
+    async def _post(self, ledger_id: int, request: TransferRequest, deadline: float) -> Outcome:
         name = (ledger_id, request.key)
         while (first := self._pending.get(name)) is not None:
             outcome = await self._join(first)
             if not isinstance(outcome, Unbound):
                 # The key is bound for ever: what this request means beside it needs no batch of its own.
                 return resolve_known(request, outcome.attempt)
-        unit = Unit((request,), False, time.monotonic())
+        unit = Unit((request,), False, time.monotonic(), deadline)
         return (await self._submit(ledger_id, unit))[0]
 
     async def post_many(self, ledger_id: int, requests: Sequence[TransferRequest], *, atomic: bool) -> list[Outcome]:
@@ -112,7 +123,9 @@ class PostingLane:
         for start in range(0, len(requests), step):
             part = tuple(requests[start : start + step])
             try:
-                outcomes += await self._post_part(ledger_id, part, atomic=atomic)
+                deadline = time.monotonic() + DEADLINE_SECONDS
+                attempt = partial(self._post_part, ledger_id, part, atomic, deadline)
+                outcomes += await self._patiently(attempt, deadline)
             except (QueueFullError, StoreUnavailableError) as error:
                 if start == 0:
                     raise
@@ -124,11 +137,13 @@ class PostingLane:
         """Return when all that was submitted has been resolved."""
         await self._lanes.drain()
 
-    async def _post_part(self, ledger_id: int, part: tuple[TransferRequest, ...], *, atomic: bool) -> list[Outcome]:
+    async def _post_part(
+        self, ledger_id: int, part: tuple[TransferRequest, ...], atomic: bool, deadline: float
+    ) -> list[Outcome]:
         """Post one batch of a bulk once none of its keys is away for somebody else."""
         while first := next((p for r in part if (p := self._pending.get((ledger_id, r.key))) is not None), None):
             await self._join(first)
-        return await self._submit(ledger_id, Unit(part, atomic, time.monotonic()))
+        return await self._submit(ledger_id, Unit(part, atomic, time.monotonic(), deadline))
 
     async def _join(self, first: _Pending) -> Outcome:
         """Wait until another caller's request is resolved."""
@@ -167,13 +182,38 @@ class PostingLane:
                 self._settle(ledger_id, unit, result)
         return results
 
+    async def _patiently(self, attempt: Callable[[], Awaitable[T]], deadline: float) -> T:
+        """Make an attempt again, outside the lane, while a locked row is in its way and there is time."""
+        while True:
+            try:
+                return await attempt()
+            except RowLockedError:
+                if time.monotonic() + LOCKED_RETRY_SECONDS + SENDING_MIN_SECONDS > deadline:
+                    raise
+            await asyncio.sleep(LOCKED_RETRY_SECONDS * random.uniform(0.5, 1.0))  # noqa: S311 -- jitter, not a secret
+
+    async def _post_free(self, ledger_id: int, units: list[Unit]) -> list[list[Outcome] | BaseException]:
+        """Post the units whose accounts nobody keeps locked; the others are told so, unsent."""
+        suspects = self._locked.suspected(ledger_id, (account for unit in units for account in unit.accounts))
+        if suspects:
+            try:
+                suspects = await self._locked.look(ledger_id, suspects)
+            except (StoreError, QueueFullError):
+                # Whatever keeps Postgres from saying so keeps it from posting too.
+                suspects = set()
+        if not suspects:
+            return await self._post_units(ledger_id, units)
+        free = [unit for unit in units if not unit.accounts & suspects]
+        answers = iter(await self._post_units(ledger_id, free) if free else [])
+        return [RowLockedError() if unit.accounts & suspects else next(answers) for unit in units]
+
     async def _post_timely(self, ledger_id: int, units: list[Unit]) -> list[list[Outcome] | BaseException]:
         """Post what has not waited too long; asked once, before anything is sent, so that `late` means unsent."""
         oldest = time.monotonic() - WAIT_MAX_SECONDS
         timely = [unit for unit in units if unit.arrived >= oldest]
         if len(timely) == len(units):
-            return await self._post_units(ledger_id, units)
-        answers = iter(await self._post_units(ledger_id, timely) if timely else [])
+            return await self._post_free(ledger_id, units)
+        answers = iter(await self._post_free(ledger_id, timely) if timely else [])
         late = StoreUnavailableError("waited too long for a batch")
         return [next(answers) if unit.arrived >= oldest else late for unit in units]
 
@@ -181,6 +221,8 @@ class PostingLane:
         """Post the units; when the batch fails for itself, find out which of them is at fault."""
         try:
             return await self._post_batch(ledger_id, units)
+        except RowLockedError as error:
+            return await self._post_around(ledger_id, units, error)
         except StoreError as error:
             return [error] * len(units)
         except Exception as error:
@@ -193,51 +235,24 @@ class PostingLane:
                 *await self._post_units(ledger_id, units[half:]),
             ]
 
+    async def _post_around(
+        self, ledger_id: int, units: list[Unit], error: RowLockedError
+    ) -> list[list[Outcome] | BaseException]:
+        """Post those units of a batch that do not need the row it could not lock."""
+        try:
+            locked = await self._locked.look(ledger_id, {account for unit in units for account in unit.accounts})
+        except (StoreError, QueueFullError):
+            return [error] * len(units)
+        free = [unit for unit in units if not unit.accounts & locked]
+        if not free or len(free) == len(units):
+            # Nobody is left, or the row is free again: all of them come back.
+            return [error] * len(units)
+        answers = iter(await self._post_units(ledger_id, free))
+        return [error if unit.accounts & locked else next(answers) for unit in units]
+
     async def _post_batch(self, ledger_id: int, units: list[Unit]) -> list[list[Outcome] | BaseException]:
         requests = [request for unit in units for request in unit.requests]
         sets = [number if unit.atomic else 0 for number, unit in enumerate(units, 1) for _ in unit.requests]
-        deadline = min(unit.arrived for unit in units) + DEADLINE_SECONDS
-        send = partial(self._send, ledger_id, requests, sets, deadline)
-        outcomes = iter(await resend(send, self._database, deadline))
+        deadline = min(unit.deadline for unit in units)
+        outcomes = iter(await self._sender.send(ledger_id, requests, sets, deadline))
         return [[next(outcomes) for _ in unit.requests] for unit in units]
-
-    async def _send(
-        self, ledger_id: int, requests: list[TransferRequest], sets: list[int], deadline: float
-    ) -> list[Outcome]:
-        """Send the batch as one transaction, then read what its known keys are bound to."""
-        async with self._database.posting() as connection:
-            await self._failpoints.reach("posting.before_batch")
-            timeout = statement_seconds(deadline)
-            statement = query("transfer_post_many")
-            posting = connection.fetchrow(statement, ledger_id, *columns(requests, sets), timeout=timeout)
-            result = await (self._watched(posting) if self._failpoints.armed else posting)
-            await self._failpoints.reach("posting.committed")
-            assert result is not None, "a function call yields one row"
-            outcomes = bound_outcomes(requests, result)
-            known = [r.key for r, outcome in zip(requests, outcomes, strict=True) if outcome == "known"]
-            try:
-                rows = await connection.fetch(query("transfer_by_keys"), ledger_id, known) if known else []
-            except REFUSED_FOR_NOW as error:
-                # The batch has committed: a refusal from here on is not one of the batch.
-                raise OutcomeUnknownError(type(error).__name__) from error
-        attempts = {row["idempotency_key"]: Attempt.from_row(row) for row in rows}
-        return [
-            outcome
-            if isinstance(outcome, Bound)
-            else Unbound()
-            if outcome == "unbound"
-            else resolve_known(request, attempts[request.key])
-            for request, outcome in zip(requests, outcomes, strict=True)
-        ]
-
-    async def _watched(self, posting: "Coroutine[Any, Any, asyncpg.Record | None]") -> "asyncpg.Record | None":
-        """Send the batch and reach a failpoint while it is away."""
-        sent = asyncio.ensure_future(posting)
-        try:
-            await asyncio.sleep(_SENT_SECONDS)
-            await self._failpoints.reach("posting.sent")
-            return await sent
-        finally:
-            if not sent.done():
-                sent.cancel()
-                await asyncio.wait([sent])

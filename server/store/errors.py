@@ -9,5 +9,9 @@ class StoreUnavailableError(StoreError):
     """The store could not be used in time. Nothing was done."""
 
 
+class RowLockedError(StoreUnavailableError):
+    """A row stayed locked by somebody else for longer than a batch holds one. Nothing was done."""
+
+
 class OutcomeUnknownError(StoreError):
     """The store was lost while it worked, and did not come back in time to say whether it was done."""

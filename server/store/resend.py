@@ -5,9 +5,9 @@ from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
 import asyncpg
-from tenacity import AsyncRetrying, retry_if_exception_type, stop_before_delay, wait_random_exponential
+from tenacity import AsyncRetrying, retry_if_exception, stop_before_delay, wait_random_exponential
 
-from server.store.errors import OutcomeUnknownError, StoreUnavailableError
+from server.store.errors import OutcomeUnknownError, RowLockedError, StoreUnavailableError
 from server.store.postgres import (
     COMMAND_TIMEOUT_SECONDS,
     CONNECTION_LOST,
@@ -42,10 +42,15 @@ async def resend(send: Callable[[], Awaitable[T]], database: Database, deadline:
         deadline: On the clock of `time.monotonic`; no sending starts after it.
 
     Raises:
+        RowLockedError: A row is locked; nothing was done, and nothing is retried here.
         StoreUnavailableError: No sending took effect.
         OutcomeUnknownError: A sending was lost on the way, and none after it found out.
     """
     lost = False
+
+    def again(error: BaseException) -> bool:
+        # Whoever sent nothing yet knows better what to do about a locked row than to wait for it here.
+        return isinstance(error, _RETRIED) and (lost or not isinstance(error, RowLockedError))
 
     async def attempt() -> T:
         nonlocal lost
@@ -60,11 +65,13 @@ async def resend(send: Callable[[], Awaitable[T]], database: Database, deadline:
             # The retrying machinery costs more than a whole posting, so it is entered only after a failure.
             return await attempt()
         except _RETRIED as error:
+            if not again(error):
+                raise
             await database.after_failure(error)
         async for trial in AsyncRetrying(
             stop=stop_before_delay(max(0.0, deadline - time.monotonic())),
             wait=wait_random_exponential(WAIT_FIRST_SECONDS, max=WAIT_LAST_SECONDS),
-            retry=retry_if_exception_type(_RETRIED),
+            retry=retry_if_exception(again),
             reraise=True,
         ):
             with trial:
@@ -73,6 +80,10 @@ async def resend(send: Callable[[], Awaitable[T]], database: Database, deadline:
                 except _RETRIED as error:
                     await database.after_failure(error)
                     raise
+    except RowLockedError as error:
+        if lost:
+            raise OutcomeUnknownError(type(error).__name__) from error
+        raise
     except _RETRIED as error:
         if lost:
             raise OutcomeUnknownError(type(error).__name__) from error

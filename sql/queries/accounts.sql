@@ -13,6 +13,17 @@ SELECT id, currency, balance, held_in, held_out, floor, ceiling, version, closed
 FROM accounts
 WHERE ledger_id = $1 AND id = ANY ($2::text[]);
 
+-- name: account_locked_many(ledger_id, ids)
+-- Those of the accounts whose rows somebody else has locked; waits for none of them.
+WITH free AS (
+    SELECT id FROM accounts
+    WHERE ledger_id = $1 AND id = ANY ($2::text[])
+    ORDER BY id
+    FOR NO KEY UPDATE SKIP LOCKED
+)
+SELECT id FROM accounts
+WHERE ledger_id = $1 AND id = ANY ($2::text[]) AND id NOT IN (SELECT id FROM free);
+
 -- name: account_page(ledger_id, prefix, prefix_end, after, limit)
 -- One page of the accounts whose ids begin with a prefix, by id.
 SELECT id, currency, balance, held_in, held_out, floor, ceiling, version, closed, metadata, created_at

@@ -6,7 +6,7 @@ from collections import Counter
 
 import pytest
 
-from server.ledger.posting import PostingLane
+from server.ledger.sender import BatchSender
 from tests.concurrency.crowd import Crowd, definite
 from tests.support.client import Answer, Client
 
@@ -62,13 +62,13 @@ async def test_a_crowd_under_one_key_costs_a_handful_of_batches(crowd: Crowd, mo
     await crowd.first.fund("alice", 100_000)
     await crowd.first.open("bob")
     sendings = itertools.count()
-    send = PostingLane._send
+    send = BatchSender.send
 
     async def counted(*arguments: object) -> object:
         next(sendings)
         return await send(*arguments)  # type: ignore[arg-type]  # handed on as they came
 
-    monkeypatch.setattr(PostingLane, "_send", counted)
+    monkeypatch.setattr(BatchSender, "send", counted)
     answers = await crowd.all_at_once([("shared", "alice", "bob", 1 + number) for number in range(100)])
     assert Counter(answer.status for answer in answers) == {201: 1, 422: 99}
     assert next(sendings) <= 10 * len(crowd.clients)

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import pytest
 
 from server.ledger import posting as module
+from server.ledger import sender
 from server.ledger.batch import columns
 from server.ledger.ids import new_transfer_id
 from server.ledger.posting import PostingLane
@@ -142,7 +143,7 @@ async def test_a_failure_between_commit_and_answer_is_unknown(ground: Ground, mo
         "$$ BEGIN RAISE lock_not_available; END $$",
     )
     refuse = "SELECT tallystick.refuse($1, $2)"
-    monkeypatch.setattr(module, "query", lambda name: refuse if name == "transfer_by_keys" else query(name))
+    monkeypatch.setattr(sender, "query", lambda name: refuse if name == "transfer_by_keys" else query(name))
     monkeypatch.setattr(module, "DEADLINE_SECONDS", 2.0)
     outcomes = await post_all(lane, ground, [transfer("known"), transfer("new")])
     assert [type(outcome) for outcome in outcomes] == [OutcomeUnknownError, OutcomeUnknownError]
@@ -194,7 +195,7 @@ async def test_a_full_queue_binds_nothing(ground: Ground, monkeypatch: pytest.Mo
 async def test_callers_who_leave_leave_nothing_behind(ground: Ground) -> None:
     """Cancelled callers, those waiters for another included, neither undo a posting nor hold its key."""
     lane = PostingLane(ground.database, Fails("posting.before_batch", seconds=0.05))
-    lane._failpoints._points["posting.before_batch"] = ("raise", 10**6)
+    lane._sender._failpoints._points["posting.before_batch"] = ("raise", 10**6)
     callers = [asyncio.ensure_future(lane.post(ground.ledger_id, transfer("same"))) for _ in range(5)]
     other = asyncio.ensure_future(lane.post(ground.ledger_id, transfer("other")))
     await asyncio.sleep(0.01)

@@ -41,7 +41,7 @@ async def scene(database_url: str) -> AsyncIterator[Scene]:
     async with in_process(database_url) as service:
         client = await service.client(LEDGER)
         await client.fund("alice", 1_000)
-        await client.fund("carol", 1_000)
+        await client.fund("carol", 1_000_000)
         await client.open("bob")
         yield Scene(client, History(database_url, LEDGER))
 
@@ -127,4 +127,21 @@ async def test_a_row_lock_held_for_less_than_the_deadline(scene: Scene) -> None:
         await asyncio.sleep(1.0)
         assert not sending.done()
     assert {answer.status for answer in await sending if answer is not None} == {201}
+    await scene.history.check()
+
+
+async def test_a_locked_account_stalls_nobody_else(scene: Scene) -> None:
+    """While somebody keeps one account locked, transfers that share its batches but not the account are all posted."""
+    others = 0
+    async with held(scene.history.database_url, "alice"):
+        stuck = asyncio.create_task(scene.send("stuck", "alice", 20))
+        while not stuck.done():
+            answers = await scene.send(f"beside-{others}", "carol", 10)
+            assert {answer.status for answer in answers if answer is not None} == {201}
+            others += 1
+        assert {answer.status for answer in await stuck if answer is not None} == {503}
+    # One batch waited out the lock timeout together with the locked account; none did after it was known.
+    assert others >= 10
+    await scene.history.settle(scene.client)
+    assert await scene.client.balance("bob") == 20 + 10 * others
     await scene.history.check()

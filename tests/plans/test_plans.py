@@ -48,6 +48,7 @@ CASES = [
     case("api_key_revoke", 2, lambda _: (f"{4711:016x}",)),
     case("account_read_many", 1, lambda _: ([ACCOUNT],), "one"),
     case("account_read_many", 500, lambda _: (IDS,), "a batch"),
+    case("account_locked_many", 1001, lambda _: (IDS,)),
     case(
         "account_create_many",
         1000,

@@ -1,0 +1,96 @@
+"""One batch on its way to Postgres and back, sent again until it is known what became of it."""
+
+import asyncio
+from collections.abc import Coroutine
+from functools import partial
+from typing import Any
+
+import asyncpg
+
+from server.ledger.batch import bound_outcomes, columns
+from server.ledger.transfers import Attempt, Bound, Outcome, TransferRequest, Unbound, resolve_known
+from server.store.errors import OutcomeUnknownError, RowLockedError
+from server.store.postgres import REFUSED_FOR_NOW, Database
+from server.store.resend import resend, statement_seconds
+from server.store.sql import query
+from server.telemetry.failpoints import Failpoints
+
+# By then an armed failpoint has seen the batch leave; nothing waits for it otherwise.
+_SENT_SECONDS = 0.001
+
+
+class BatchSender:
+    """
+    Sends batches.
+
+    Args:
+        database: Where they go.
+
+        failpoints: Where tests make it fail.
+    """
+
+    def __init__(self, database: Database, failpoints: Failpoints) -> None:
+        self._database = database
+        self._failpoints = failpoints
+
+    async def send(
+        self, ledger_id: int, requests: list[TransferRequest], sets: list[int], deadline: float
+    ) -> list[Outcome]:
+        """
+        Post a batch in one transaction and say what each request became.
+
+        Args:
+            sets: The number of the linked set of each request, 0 for one that stands alone.
+
+            deadline: On the clock of `time.monotonic`, in seconds.
+
+        Raises:
+            RowLockedError: One of its accounts stays locked by somebody else; nothing was done.
+            StoreUnavailableError: Nothing was done.
+            OutcomeUnknownError: It was lost on the way, and nothing after it found out.
+        """
+        return await resend(partial(self._once, ledger_id, requests, sets, deadline), self._database, deadline)
+
+    async def _once(
+        self, ledger_id: int, requests: list[TransferRequest], sets: list[int], deadline: float
+    ) -> list[Outcome]:
+        """Send the batch, then read what its known keys are bound to."""
+        async with self._database.posting() as connection:
+            await self._failpoints.reach("posting.before_batch")
+            timeout = statement_seconds(deadline)
+            statement = query("transfer_post_many")
+            posting = connection.fetchrow(statement, ledger_id, *columns(requests, sets), timeout=timeout)
+            try:
+                result = await (self._watched(posting) if self._failpoints.armed else posting)
+            except asyncpg.LockNotAvailableError as error:
+                raise RowLockedError from error
+            await self._failpoints.reach("posting.committed")
+            assert result is not None, "a function call yields one row"
+            outcomes = bound_outcomes(requests, result)
+            known = [r.key for r, outcome in zip(requests, outcomes, strict=True) if outcome == "known"]
+            try:
+                rows = await connection.fetch(query("transfer_by_keys"), ledger_id, known) if known else []
+            except REFUSED_FOR_NOW as error:
+                # The batch has committed: a refusal from here on is not one of the batch.
+                raise OutcomeUnknownError(type(error).__name__) from error
+        attempts = {row["idempotency_key"]: Attempt.from_row(row) for row in rows}
+        return [
+            outcome
+            if isinstance(outcome, Bound)
+            else Unbound()
+            if outcome == "unbound"
+            else resolve_known(request, attempts[request.key])
+            for request, outcome in zip(requests, outcomes, strict=True)
+        ]
+
+    async def _watched(self, posting: "Coroutine[Any, Any, asyncpg.Record | None]") -> "asyncpg.Record | None":
+        """Send the batch and reach a failpoint while it is away."""
+        sent = asyncio.ensure_future(posting)
+        try:
+            await asyncio.sleep(_SENT_SECONDS)
+            await self._failpoints.reach("posting.sent")
+            return await sent
+        finally:
+            if not sent.done():
+                sent.cancel()
+                await asyncio.wait([sent])
