@@ -6,22 +6,57 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import NamedTuple
 
-from server.gate.keys import Authenticator
+from server.gate.failures import Failures
+from server.gate.gate import Gate
+from server.gate.keys import Authenticator, Defaults
+from server.gate.limits import Limit, read_rate
+from server.gate.running import Running
+from server.http import render
 from server.http.parts import Parts
 from server.http.runtime import runtime_failures
 from server.http.server import HttpServer
 from server.ledger.accounts import Accounts
 from server.ledger.history import History
 from server.ledger.posting import PostingLane
-from server.settings import Settings
+from server.settings import Settings, SettingsError
+from server.store.cache import Cache
+from server.store.keyspace import Keyspace
 from server.store.postgres import Database
 from server.store.readiness import Readiness
+from server.store.redis_cluster import connect
 from server.telemetry.failpoints import Failpoints
 
 # Seconds that running postings get to be resolved when the service stops: a little more than their own deadline.
 DRAIN_SECONDS = 6.0
 
+# Processes that share the limits while Redis is away.
+WORKERS = 1
+
 log = logging.getLogger(__name__)
+
+
+def default_limits(settings: Settings) -> Defaults:
+    """
+    Return the limits of keys that have none of their own.
+
+    Raises:
+        SettingsError: A rate is not one, or cannot be counted exactly together with its burst.
+    """
+    key = _limit("", settings.rate, settings.burst)
+    ledger = None if settings.ledger_rate is None else _limit("ledger_", settings.ledger_rate, settings.ledger_burst)
+    failures = _limit("auth_failure_", settings.auth_failure_rate, settings.auth_failure_burst)
+    return Defaults(key, ledger, failures, settings.concurrency)
+
+
+def _limit(prefix: str, rate: str, burst: int) -> Limit:
+    """Return the limit that the settings `<prefix>rate` and `<prefix>burst` give."""
+    try:
+        limit = Limit(*read_rate(rate), burst)
+    except ValueError as error:
+        raise SettingsError(f"{prefix}rate: {error}") from None
+    if not limit.exact:
+        raise SettingsError(f"{prefix}burst: too large for so slow a rate")
+    return limit
 
 
 class App(NamedTuple):
@@ -39,16 +74,27 @@ async def create_app(settings: Settings) -> AsyncIterator[App]:
     Args:
         settings: With a `database_url`; the schema need not be there, and Postgres need not run.
     """
+    assert settings.redis_url is not None, "as below"
     assert settings.database_url is not None, "the caller decides between an address and the embedded servers"
+    defaults = default_limits(settings)
     async with Database(
         settings.database_url,
         posting_connections=settings.posting_connections,
         reading_connections=settings.reading_connections,
     ) as database:
-        accounts = Accounts(database)
-        posting = PostingLane(database, Failpoints(settings.failpoints))
+        redis = connect(settings.redis_url, settings.redis_timeout_ms / 1000)
+        keyspace = Keyspace()
+        await keyspace.learn(database)
+        following = asyncio.create_task(keyspace.follow(database))
+        cache = Cache(redis, keyspace)
+        gate = Gate(redis, keyspace, WORKERS)
+        accounts = Accounts(database, cache, render.account)
+        posting = PostingLane(database, cache, render.answer, Failpoints(settings.failpoints))
+        history = History(database, cache, accounts)
         readiness = Readiness(database, runtime_failures())
-        parts = Parts(Authenticator(database), accounts, posting, History(database, accounts), readiness)
+        authenticator = Authenticator(database, defaults)
+        failures = Failures(redis, keyspace, defaults.failures, WORKERS)
+        parts = Parts(authenticator, accounts, posting, history, gate, Running(), failures, cache, readiness)
         try:
             yield App(HttpServer(parts), readiness)
         finally:
@@ -56,5 +102,10 @@ async def create_app(settings: Settings) -> AsyncIterator[App]:
                 async with asyncio.timeout(DRAIN_SECONDS):
                     await posting.drain()
                     await accounts.drain()
+                    await gate.drain()
             except TimeoutError:
                 log.warning("stopping with unresolved postings: their callers retry with the same key")
+            following.cancel()
+            await asyncio.gather(following, return_exceptions=True)
+            await cache.close()
+            await redis.close()

@@ -9,10 +9,11 @@ from typing import Any, TypeVar
 import asyncpg
 import uvloop
 
+from server.gate.limits import BURST_MAX, CONCURRENCY_MAX, Limit, read_rate
 from server.process.commands.audit import report_audit
 from server.process.commands.demo import demo_key, welcome
 from server.process.commands.doctor import examine
-from server.process.commands.keys import create_key, list_keys, revoke_key
+from server.process.commands.keys import KeyLimit, create_key, limit_key, list_keys, revoke_key, shown_limit
 from server.process.commands.target import Target, open_target
 from server.process.embedded import EmbeddedError
 from server.process.serve import listen, serve
@@ -51,13 +52,19 @@ def parser() -> argparse.ArgumentParser:
 
     add(commands, "migrate", "bring the database to the state this program needs")
 
-    keys = commands.add_parser("keys", help="make, list and revoke API keys", description="Make, list and revoke keys.")
+    text = "make, limit, list and revoke API keys"
+    keys = commands.add_parser("keys", help=text, description=f"{text[0].upper()}{text[1:]}.")
     actions = keys.add_subparsers(dest="action", required=True, metavar="ACTION")
     action = add(actions, "create", "print a new key, and nothing else")
     action.add_argument("--ledger", required=True, help="name of the ledger; made when it does not exist")
     roles = "what the key may do; each role may do all that the ones before it may"
     action.add_argument("--role", required=True, choices=["read", "write", "admin"], help=roles)
-    action = add(actions, "list", "list keys by their public ids")
+    _add_limits(action)
+    action = add(actions, "limit", "change a key's limits within five seconds")
+    action.add_argument("--ledger", required=True, help="name of the key's ledger")
+    action.add_argument("id", help="public id, as `keys list` shows it")
+    _add_limits(action)
+    action = add(actions, "list", "list keys by their public ids, with rate, burst and concurrency where they have any")
     action.add_argument("--ledger", help="only of this ledger")
     action = add(actions, "revoke", "revoke a key within five seconds, for ever")
     action.add_argument("--ledger", required=True, help="name of the key's ledger")
@@ -68,6 +75,29 @@ def parser() -> argparse.ArgumentParser:
     add(commands, "doctor", "check what start-up asserts and say what to do; exit code 1 when there is a fault")
     add(commands, "config", "show every setting, its value and where it came from")
     return main_parser
+
+
+def _add_limits(action: argparse.ArgumentParser) -> None:
+    action.add_argument("--rate", help="requests the key may make: N/s, N/min, N/h or N/day (default: the service's)")
+    action.add_argument("--burst", type=int, help="requests it may make at once (default: as many as the rate's N)")
+    action.add_argument("--concurrency", type=int, help="requests it may have running at once in one worker")
+
+
+def _limit(settings: Settings, options: argparse.Namespace) -> KeyLimit:
+    """Return the limits that the command line gives."""
+    quota, window = read_rate(options.rate) if options.rate is not None else (None, None)
+    for name, value, most in (
+        ("burst", options.burst, BURST_MAX),
+        ("concurrency", options.concurrency, CONCURRENCY_MAX),
+    ):
+        if value is not None and not 1 <= value <= most:
+            raise ValueError(f"the {name} is 1 to {most}")
+    used = Limit(quota, window, options.burst or quota) if quota and window else None
+    if used is None and options.burst:
+        used = Limit(*read_rate(settings.rate), options.burst)
+    if used is not None and not used.exact:
+        raise ValueError("the burst is too large for so slow a rate")
+    return KeyLimit(quota, window, options.burst, options.concurrency)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -141,19 +171,28 @@ def _migrate(loaded: Loaded, _: argparse.Namespace) -> int:
 
 
 def _keys(loaded: Loaded, options: argparse.Namespace) -> int:
+    try:
+        limit = _limit(loaded.settings, options) if options.action in ("create", "limit") else KeyLimit()
+    except ValueError as error:
+        return _fail(str(error))
+
     async def act(target: Target) -> int:
         if target.embedded:
             await migrate(target.database_url)
         async with Database(target.database_url, posting_connections=1, reading_connections=1) as database:
             if options.action == "create":
-                print(await create_key(database, options.ledger, options.role))
+                print(await create_key(database, options.ledger, options.role, limit))
+            elif options.action == "limit":
+                if not await limit_key(database, options.ledger, options.id, limit):
+                    return _fail(f"the ledger {options.ledger} has no key {options.id}")
             elif options.action == "list":
                 listed = await list_keys(database, options.ledger)
                 if listed is None:
                     return _fail(f"there is no ledger {options.ledger}")
                 for key in listed:
                     state = f"revoked {key.revoked_at:%Y-%m-%dT%H:%M:%SZ}" if key.revoked_at else "active"
-                    print(f"{key.ledger}\t{key.id}\t{key.role}\t{key.created_at:%Y-%m-%dT%H:%M:%SZ}\t{state}")
+                    made = f"{key.created_at:%Y-%m-%dT%H:%M:%SZ}"
+                    print(key.ledger, key.id, key.role, made, *shown_limit(key.limit), state, sep="\t")
             elif not await revoke_key(database, options.ledger, options.id):
                 return _fail(f"the ledger {options.ledger} has no key {options.id}")
         return 0

@@ -35,8 +35,16 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     data_dir: str = "data"
     database_url: Annotated[str, Meta(pattern=POSTGRES_URL)] | None = None
     redis_url: Annotated[str, Meta(pattern=REDIS_URL)] | None = None
+    redis_timeout_ms: Annotated[int, Meta(ge=5, le=10_000)] = 50
     posting_connections: Connections = 4
     reading_connections: Connections = 4
+    rate: str = "1000/s"
+    burst: Annotated[int, Meta(ge=1, le=1_000_000)] = 2_000
+    ledger_rate: str | None = None
+    ledger_burst: Annotated[int, Meta(ge=1, le=1_000_000)] = 10_000
+    concurrency: Annotated[int, Meta(ge=1, le=100_000)] = 1_000
+    auth_failure_rate: str = "10/s"
+    auth_failure_burst: Annotated[int, Meta(ge=1, le=1_000_000)] = 50
     log_level: Annotated[str, Meta(pattern=r"^(debug|info|warning|error)\Z")] = "info"
     failpoints: str = ""
 
@@ -57,9 +65,19 @@ HELP: Final[Mapping[str, Help]] = {
         "several hosts and target_session_attrs=read-write for failover.",
         secret=True,
     ),
-    "redis_url": Help("Address of Redis or Valkey: redis://, rediss:// or unix://.", secret=True),
+    "redis_url": Help(
+        "Address of Redis or Valkey: redis://, rediss:// or unix://; with ?cluster=true a cluster's.", secret=True
+    ),
+    "redis_timeout_ms": Help("Milliseconds in which Redis must answer; past them a request goes on without it."),
     "posting_connections": Help("Connections to PostgreSQL that post transfers."),
     "reading_connections": Help("Connections to PostgreSQL that read."),
+    "rate": Help("Requests that a key without a limit of its own may make: N/s, N/min, N/h or N/day."),
+    "burst": Help("Requests that such a key may make at once."),
+    "ledger_rate": Help("Requests that all keys of a ledger may make together; not limited when not set."),
+    "ledger_burst": Help("Requests that they may make at once."),
+    "concurrency": Help("Requests that one key may have running at once in one worker."),
+    "auth_failure_rate": Help("Failed authentications that one network address may have: N/s, N/min, N/h or N/day."),
+    "auth_failure_burst": Help("Failed authentications that it may have at once."),
     "log_level": Help("Least level that is logged: debug, info, warning or error."),
     "failpoints": Help("For tests only: where this process fails on purpose, as NAME=kill|raise|stall[@N],..."),
 }

@@ -16,14 +16,27 @@ _ledgers = itertools.count(1)
 
 
 @pytest.fixture(scope="session")
-def postgres_url() -> Iterator[str]:
-    """A PostgreSQL of this test process, as its superuser."""
+def embedded() -> Iterator[EmbeddedServers]:
+    """PostgreSQL and Valkey of this test process."""
     with tempfile.TemporaryDirectory(prefix="tallystick-tests-") as folder:
         # Root's embedded server runs as somebody else, who must get this far.
         Path(folder).chmod(0o755)
-        with EmbeddedServers.open(Path(folder) / "data", redis=False) as servers:
-            assert servers.database_url is not None
-            yield servers.database_url
+        with EmbeddedServers.open(Path(folder) / "data") as servers:
+            yield servers
+
+
+@pytest.fixture(scope="session")
+def postgres_url(embedded: EmbeddedServers) -> str:
+    """The PostgreSQL of this test process, as its superuser."""
+    assert embedded.database_url is not None
+    return embedded.database_url
+
+
+@pytest.fixture(scope="session")
+def redis_url(embedded: EmbeddedServers) -> str:
+    """The Valkey of this test process; tests that break one start their own."""
+    assert embedded.redis_url is not None
+    return embedded.redis_url
 
 
 @pytest.fixture(scope="session")
@@ -42,9 +55,9 @@ async def database_url(template: str) -> AsyncIterator[str]:
 
 
 @pytest.fixture(scope="session")
-async def service(template: str) -> AsyncIterator[Service]:
+async def service(template: str, redis_url: str) -> AsyncIterator[Service]:
     """A service shared by all tests that do not break it: a test works in a ledger of its own."""
-    async with in_process(await create_database(template)) as running:
+    async with in_process(await create_database(template), redis_url) as running:
         yield running
 
 
@@ -61,8 +74,8 @@ async def client(service: Service, ledger: str) -> Client:
 
 
 @pytest.fixture
-async def server_process(database_url: str, tmp_path: Path) -> AsyncIterator[ServerProcess]:
+async def server_process(database_url: str, redis_url: str, tmp_path: Path) -> AsyncIterator[ServerProcess]:
     """`tallystick serve` as a child on a database of its own; not started yet."""
-    process = ServerProcess(database_url, tmp_path / "server.log")
+    process = ServerProcess(database_url, tmp_path / "server.log", redis_url=redis_url)
     yield process
     await process.stop()

@@ -10,6 +10,7 @@ import zlib
 from enum import IntEnum
 from typing import NamedTuple, TypeVar
 
+from server.gate.limits import Limit
 from server.store.postgres import Database
 
 # Bytes of the secret: 256 bits, so that a plain SHA-256 of it is enough.
@@ -18,6 +19,9 @@ SECRET_BYTES = 32
 ID_BYTES = 8
 # How long a worker trusts what it read of a key, and so how long a revoked key may still pass.
 CACHE_SECONDS = 5.0
+# The same while Postgres is known to be away: its last snapshots live for ten seconds more, and can be read only by
+# keys that are known. Nothing is written meanwhile.
+CACHE_AWAY_SECONDS = 15.0
 # Keys remembered at once, known and unknown apart, so that made-up keys never push out real ones.
 CACHE_KEYS_MAX = 10_000
 
@@ -36,12 +40,49 @@ class Role(IntEnum):
     ADMIN = 3
 
 
-class ApiKey(NamedTuple):
-    """A key that is known and not revoked."""
+class Defaults(NamedTuple):
+    """Limits of keys that have none of their own, of the ledger as a whole (None: unlimited), and of failures."""
 
-    ledger_id: int
-    id: str
-    role: Role
+    key: Limit = Limit(1_000, 1, 2_000)
+    ledger: Limit | None = None
+    # Failed authentications from one network address: a deployment that starts with a wrong key on fifty machines
+    # behind one address still learns that it is wrong, and guessing 256 bits at ten a second is hopeless.
+    failures: Limit = Limit(10, 1, 50)
+    # Requests that one key may have running at once in one worker.
+    concurrency: int = 1_000
+
+
+class ApiKey:
+    """
+    A key that is known and not revoked, with its limits ready to be counted.
+
+    Args:
+        limit: Of the key itself.
+
+        concurrency: Requests of the key that may be running at once in one worker.
+
+        ledger_limit: Of all keys of the ledger together.
+    """
+
+    __slots__ = ("buckets", "concurrency", "id", "ledger_id", "limit", "limits", "policies", "policy", "role")
+
+    def __init__(
+        self, ledger_id: int, key_id: str, role: Role, *, limit: Limit, concurrency: int, ledger_limit: Limit | None
+    ) -> None:
+        self.ledger_id = ledger_id
+        self.id = key_id
+        self.role = role
+        self.limit = limit
+        self.concurrency = concurrency
+        # Their names within the ledger, what they are, and what they hold.
+        self.limits = [(f"k:{key_id}", limit)]
+        if ledger_limit is not None:
+            self.limits.append(("l", ledger_limit))
+        self.buckets = [(name, of.bucket()) for name, of in self.limits]
+        # Their names as callers read them.
+        self.policies = ("default", "ledger")[: len(self.limits)]
+        shown = (of.policy(name) for name, (_, of) in zip(self.policies, self.limits, strict=True))
+        self.policy = ", ".join(shown).encode()
 
 
 class NewKey(NamedTuple):
@@ -82,8 +123,9 @@ def _parse(token: str) -> _Parsed | None:
 class Authenticator:
     """Knows who a token belongs to, and asks Postgres at most once in *CACHE_SECONDS* a token."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, defaults: Defaults | None = None) -> None:
         self._database = database
+        self._defaults = defaults or Defaults()
         # By digest of the whole token: no secret outlives its request in memory.
         self._known: dict[bytes, tuple[ApiKey, float]] = {}
         self._unknown: dict[bytes, float] = {}
@@ -99,7 +141,9 @@ class Authenticator:
         name = hashlib.sha256(token.encode(errors="surrogateescape")).digest()
         entry = self._known.get(name)
         now = time.monotonic()
-        if entry is not None and entry[1] > now:
+        if entry is not None and (
+            entry[1] > now or (self._database.away and entry[1] + CACHE_AWAY_SECONDS - CACHE_SECONDS > now)
+        ):
             return entry[0]
         if self._unknown.get(name, now) > now:
             return None
@@ -124,7 +168,20 @@ class Authenticator:
         if not hmac.compare_digest(kept, parsed.digest) or not rows:
             _remember(self._unknown, name, expires)
             return None
-        key = ApiKey(parsed.ledger_id, parsed.id, Role[rows[0]["role"].upper()])
+        row, defaults = rows[0], self._defaults
+        limit = Limit(
+            row["rate_quota"] or defaults.key.quota,
+            row["rate_window"] or defaults.key.window,
+            row["burst"] or (defaults.key.burst if row["rate_quota"] is None else row["rate_quota"]),
+        )
+        key = ApiKey(
+            parsed.ledger_id,
+            parsed.id,
+            Role[row["role"].upper()],
+            limit=limit.counted,
+            concurrency=row["concurrency"] or defaults.concurrency,
+            ledger_limit=defaults.ledger,
+        )
         _remember(self._known, name, (key, expires))
         return key
 

@@ -6,11 +6,13 @@ from datetime import datetime
 import msgspec
 from msgspec import UNSET
 
+from server.gate.gate import LookUp
 from server.http import models, render
+from server.http.admit import admit, read_bulk
 from server.http.body import decode, read_body, shape_problem
 from server.http.call import Call, page_limit, whole_number
 from server.http.cursors import Instant, Version, read_cursor, write_cursor
-from server.http.limits import BODY_MAX_BYTES, BULK_BODY_MAX_BYTES
+from server.http.limits import BODY_MAX_BYTES
 from server.http.parts import Parts
 from server.http.problems import Problem, invalid
 from server.http.reply import Reply
@@ -26,15 +28,16 @@ from server.ledger.accounts import (
 )
 from server.ledger.history import TIME_MAX, TIME_MIN, FutureInstantError
 from server.ledger.limits import ACCOUNT_ID_PATTERN
+from server.store.cache import Snapshot
 
 _REPLAYED = b"Idempotent-Replayed: true\r\n"
 _ACCOUNT_ID = re.compile(ACCOUNT_ID_PATTERN.replace("$", r"\Z"))
 _ETAG = re.compile(r'(?:W/)?"([^"]*)"')
 
 
-def _etag(account: Account) -> bytes:
+def _etag(version: int) -> bytes:
     # Callers may keep an answer, but have to ask whether it still holds.
-    return b'ETag: "%d"\r\nCache-Control: private, no-cache\r\n' % account.version
+    return b'ETag: "%d"\r\nCache-Control: private, no-cache\r\n' % version
 
 
 def _requested(body: models.AccountCreate, prefix: str = "") -> AccountRequest:
@@ -67,15 +70,15 @@ async def create_account(call: Call, parts: Parts) -> Reply:
     request = _requested(decode(models.account_create, await read_body(call.request, BODY_MAX_BYTES)))
     opened = (await parts.accounts.open_many(call.ledger_id, [request]))[0]
     if opened.created:
-        return Reply(201, render.account(opened.account), headers=_etag(opened.account))
+        return Reply(201, render.account(opened.account), headers=_etag(opened.account.version))
     if fields := _difference(request, opened.account):
         raise _exists(fields)
-    return Reply(200, render.account(opened.account), headers=_REPLAYED + _etag(opened.account))
+    return Reply(200, render.account(opened.account), headers=_REPLAYED + _etag(opened.account.version))
 
 
 async def create_accounts(call: Call, parts: Parts) -> Reply:
     """Open up to 1,000 accounts, each for itself."""
-    body = decode(models.account_bulk, await read_body(call.request, BULK_BODY_MAX_BYTES))
+    _, body = await read_bulk(call, parts, models.account_bulk, lambda bulk: len(bulk.accounts))
     asked: list[AccountRequest | Problem] = []
     for number, raw in enumerate(body.accounts):
         try:
@@ -113,23 +116,51 @@ def _item(call: Call, result: Opened | Problem) -> bytes:
 
 async def get_account(call: Call, parts: Parts) -> Reply:
     """Read an account as it is committed now."""
-    parameters = call.query("min_version")
-    account = await _read(call, parts)
-    if "min_version" in parameters and account.version < whole_number("min_version", parameters["min_version"]):
-        raise Problem("version_not_reached", f"The account is at version {account.version}.")
-    etag = _etag(account)
-    match = call.request.headers.get("If-None-Match")
-    if match is not None and (match.strip() == "*" or str(account.version) in _ETAG.findall(match)):
-        return Reply(304, b"", headers=etag)
-    return Reply(200, render.account(account), headers=etag)
-
-
-async def _read(call: Call, parts: Parts) -> Account:
     account_id = call.ids[0]
-    if not _ACCOUNT_ID.match(account_id):
+    if call.query_string or not _ACCOUNT_ID.match(account_id):
+        await admit(call, parts)
+        return await _get_at_version(call, parts)
+    if "no-cache" in call.request.headers.get("Cache-Control", "") or parts.cache.owes(call.ledger_id, account_id):
+        await admit(call, parts)
+        account = await _read(call, parts)
+    else:
+        name = parts.gate.keyspace.snapshot(call.ledger_id, account_id)
+        entry = await admit(call, parts, 1, LookUp.SNAPSHOT, name)
+        if entry.snapshot is not None:
+            return _from_snapshot(call, entry.snapshot)
+        account = await _read(call, parts, entry.lease)
+    return _shown(call, account.version, render.account(account))
+
+
+async def _get_at_version(call: Call, parts: Parts) -> Reply:
+    """Read an account past the cache, when it has reached the version that the query asks for."""
+    parameters = call.query("min_version")
+    least = whole_number("min_version", parameters["min_version"]) if "min_version" in parameters else 0
+    if not _ACCOUNT_ID.match(call.ids[0]):
         raise Problem("account_not_found")
+    account = await _read(call, parts)
+    if account.version < least:
+        raise Problem("version_not_reached", f"The account is at version {account.version}.")
+    return _shown(call, account.version, render.account(account))
+
+
+def _shown(call: Call, version: int, body: bytes) -> Reply:
+    etag = _etag(version)
+    match = call.request.headers.get("If-None-Match")
+    if match is not None and (match.strip() == "*" or str(version) in _ETAG.findall(match)):
+        return Reply(304, b"", headers=etag)
+    return Reply(200, body, headers=etag)
+
+
+def _from_snapshot(call: Call, snapshot: Snapshot) -> Reply:
+    if snapshot.version == 0:
+        raise Problem("account_not_found")
+    return _shown(call, snapshot.version, snapshot.body)
+
+
+async def _read(call: Call, parts: Parts, lease: bytes | None = None) -> Account:
     try:
-        return await parts.accounts.read(call.ledger_id, account_id)
+        return await parts.accounts.read_leased(call.ledger_id, call.ids[0], lease)
     except AccountNotFoundError:
         raise Problem("account_not_found") from None
 
@@ -177,7 +208,7 @@ async def patch_account(call: Call, parts: Parts) -> Reply:
         raise Problem("limits_conflict") from None
     except MetadataFullError:
         raise Problem("metadata_full") from None
-    return Reply(200, render.account(account), headers=_etag(account))
+    return Reply(200, render.account(account), headers=_etag(account.version))
 
 
 def _if_match(call: Call) -> int | None:

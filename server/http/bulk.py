@@ -6,9 +6,9 @@ import msgspec
 from msgspec import UNSET
 
 from server.http import models, render
-from server.http.body import decode, read_body, shape_problem
+from server.http.admit import read_bulk
+from server.http.body import shape_problem
 from server.http.call import Call
-from server.http.limits import BULK_BODY_MAX_BYTES
 from server.http.parts import Parts
 from server.http.problems import KINDS, Problem, invalid
 from server.http.reply import Reply
@@ -21,8 +21,7 @@ _Asked = TransferRequest | Problem
 
 async def create_transfers(call: Call, parts: Parts) -> Reply:
     """Post up to 1,000 transfers in order and say what became of each."""
-    body = await read_body(call.request, BULK_BODY_MAX_BYTES)
-    bulk = decode(models.transfer_bulk, body)
+    body, bulk = await read_bulk(call, parts, models.transfer_bulk, lambda bulk: len(bulk.transfers))
     whole = fingerprint(call, body) if bulk.atomic else None
     asked = [_read_item(call, number, raw, whole) for number, raw in enumerate(bulk.transfers)]
     repeated = _find_repeated(asked)

@@ -37,7 +37,7 @@ class Call:
         Problem: A header that must be single is repeated, or the headers are too large.
     """
 
-    __slots__ = ("ids", "key", "path", "query_string", "request", "request_id", "write")
+    __slots__ = ("ids", "key", "limit_fields", "path", "query_string", "request", "request_id", "write")
 
     key: ApiKey
     ids: tuple[str, ...]
@@ -48,6 +48,8 @@ class Call:
         self.path = path
         self.query_string = query
         self.ids = ()
+        # RateLimit and RateLimit-Policy, once the limit has been asked.
+        self.limit_fields = b""
         self.write = request.method not in ("GET", "HEAD", "OPTIONS")
         given = request.headers.get("X-Request-Id", "")
         self.request_id = given if given and _REQUEST_ID.fullmatch(given) else f"{_process}-{next(_counter):x}"
@@ -83,6 +85,16 @@ class Call:
         if given is None:
             raise Problem("idempotency_key_missing")
         return parse_key(given)
+
+    def peek_idempotency_key(self) -> str | None:
+        """Return the idempotency key if there is a good one: its faults are for later, in the order of checks."""
+        given = self.request.headers.get("Idempotency-Key")
+        if given is None:
+            return None
+        try:
+            return parse_key(given)
+        except Problem:
+            return None
 
     def query(self, *names: str) -> Mapping[str, str]:
         """

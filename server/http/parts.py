@@ -2,10 +2,14 @@
 
 from typing import NamedTuple
 
+from server.gate.failures import Failures
+from server.gate.gate import Gate
 from server.gate.keys import Authenticator
+from server.gate.running import Running
 from server.ledger.accounts import Accounts
 from server.ledger.history import History
 from server.ledger.posting import PostingLane
+from server.store.cache import Cache
 from server.store.readiness import Readiness
 
 
@@ -16,4 +20,8 @@ class Parts(NamedTuple):
     accounts: Accounts
     posting: PostingLane
     history: History
+    gate: Gate
+    running: Running
+    failures: Failures
+    cache: Cache
     readiness: Readiness

@@ -27,6 +27,7 @@ KINDS: dict[str, Kind] = {
     "invalid_request": Kind(400, "The request is not valid", "never", "A field, header or parameter is missing, unknown or has a value it cannot have; `errors` points to it. Nothing was done and no idempotency key was bound."),
     "idempotency_key_missing": Kind(400, "An Idempotency-Key is required", "never", "Every transfer needs an Idempotency-Key header, made by the caller and kept until the answer is known. It is what makes a retry safe."),
     "idempotency_key_invalid": Kind(400, "The Idempotency-Key is not valid", "never", "A key is 1 to 255 visible ASCII characters, sent once, raw or as a quoted string."),
+    "cost_exceeds_capacity": Kind(400, "The request can never fit the limit", "never", "A bulk costs as many tokens as it has items, and this one has more than the limit holds. Send it in parts."),
     "unauthorized": Kind(401, "The API key is missing or not valid", "same_key", "Send `Authorization: Bearer <api key>` with a key that exists and has not been revoked."),
     "forbidden": Kind(403, "The API key's role does not allow this", "same_key", "Reading needs the role read, changing needs write, administration needs admin."),
     "not_found": Kind(404, "There is nothing here", "never", "No such path, or nothing of that name in this ledger."),
@@ -52,12 +53,21 @@ KINDS: dict[str, Kind] = {
     "precondition_failed": Kind(412, "The account has moved on", "never", "If-Match names another version than the account's. Read it again and decide anew."),
     "idempotency_key_reused": Kind(422, "The key is bound to another request", "new_key", "This idempotency key was used for a request that differs in the fields named. Nothing was done. If this is a new payment, give it a new key."),
     # Not now.
+    "quota_exceeded": Kind(429, "A limit is used up", "same_key", "More requests came than a rate allows; `violated-policies` says whose: `default` is the key's, `ledger` that of all keys of its ledger, `authentication` that of failed authentications from one network address. Wait as Retry-After says: then there is room. Nothing was done and no idempotency key was bound."),
+    "too_many_running": Kind(429, "Too many requests of this key are running", "same_key", "The key has as many requests running as it may. Nothing was done and no idempotency key was bound."),
     "internal_error": Kind(500, "The server failed", "same_key", "An error of the server, logged under the request id. The same request with the same key finds out what happened."),
     "overloaded": Kind(503, "The server is busy", "same_key", "More requests wait than can be answered in time. Nothing was done."),
     "unavailable": Kind(503, "The store cannot be reached", "same_key", "The database could not be used in time. `outcome` says whether something may have been done; the same request with the same key finds out."),
     "not_ready": Kind(503, "The server is not ready", "same_key", "The server is starting, stopping, or refuses to serve on an unsafe configuration; `failures` says why."),
 }
 # fmt: on
+
+
+# Problems that have a registered type (draft-ietf-httpapi-ratelimit-headers-10).
+TYPES = {
+    "quota_exceeded": "https://iana.org/assignments/http-problem-types#quota-exceeded",
+    "too_many_running": "https://iana.org/assignments/http-problem-types#quota-exceeded",
+}
 
 
 class Problem(Exception):
@@ -104,7 +114,7 @@ class Problem(Exception):
     def document(self, request_id: str, *, write: bool) -> dict[str, object]:
         """Return the problem as the members of its JSON object; writes learn outcome and retry too."""
         document: dict[str, object] = {
-            "type": f"/problems/{self.code}",
+            "type": TYPES.get(self.code, f"/problems/{self.code}"),
             "title": self.kind.title,
             "status": self.kind.status,
             "detail": self.detail or self.kind.text,

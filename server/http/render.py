@@ -132,6 +132,14 @@ def transfer(attempt: Attempt) -> bytes:
     )
 
 
+def answer(attempt: Attempt) -> tuple[int, bytes]:
+    """Return status and body of what the request of an attempt is answered, now and for ever."""
+    if attempt.refusal is None:
+        return 201, transfer(attempt)
+    problem = refusal(attempt)
+    return problem.kind.status, problem.body(attempt.refusal_request_id or "", write=True)
+
+
 def transfer_now(attempt: Attempt) -> bytes:
     """Return a transfer with what has become of it since, or with its refusal, as JSON."""
     since = b',"hold":null,"reversed":0'

@@ -16,26 +16,28 @@ class Route(NamedTuple):
     """
     A route; `*` in the path stands for one segment, `**` at its end for all the rest.
 
-    The role is what a key needs at least; None is open to all, without a key.
+    The role is what a key needs at least; None is open to all, without a key. A request takes one token of its key's
+    limit before it reaches the handler, unless the handler takes them itself, together with what it looks up.
     """
 
     method: str
     path: str
     role: Role | None
     handler: Handler
+    takes_tokens: bool = False
 
 
 ROUTES: tuple[Route, ...] = (
     Route("POST", "/v1/accounts", Role.WRITE, accounts.create_account),
     Route("GET", "/v1/accounts", Role.READ, accounts.list_accounts),
-    Route("POST", "/v1/accounts/bulk", Role.WRITE, accounts.create_accounts),
-    Route("GET", "/v1/accounts/*", Role.READ, accounts.get_account),
+    Route("POST", "/v1/accounts/bulk", Role.WRITE, accounts.create_accounts, takes_tokens=True),
+    Route("GET", "/v1/accounts/*", Role.READ, accounts.get_account, takes_tokens=True),
     Route("PATCH", "/v1/accounts/*", Role.WRITE, accounts.patch_account),
     Route("GET", "/v1/accounts/*/entries", Role.READ, accounts.list_entries),
     Route("GET", "/v1/accounts/*/balance", Role.READ, accounts.get_balance),
-    Route("POST", "/v1/transfers", Role.WRITE, transfers.create_transfer),
+    Route("POST", "/v1/transfers", Role.WRITE, transfers.create_transfer, takes_tokens=True),
     Route("GET", "/v1/transfers", Role.READ, transfers.list_transfers),
-    Route("POST", "/v1/transfers/bulk", Role.WRITE, bulk.create_transfers),
+    Route("POST", "/v1/transfers/bulk", Role.WRITE, bulk.create_transfers, takes_tokens=True),
     Route("GET", "/v1/transfers/*", Role.READ, transfers.get_transfer),
     Route("GET", "/v1/idempotency-keys/**", Role.READ, transfers.get_idempotency_key),
     Route("GET", "/livez", None, health.livez),

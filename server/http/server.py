@@ -1,6 +1,7 @@
 """The server: aiohttp's protocol, our one function from request to reply, and no stack in between."""
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Awaitable, Callable
 from typing import cast
@@ -8,7 +9,8 @@ from typing import cast
 from aiohttp import web
 from aiohttp.web_protocol import RequestHandler
 
-from server.gate.keys import Role
+from server.gate.keys import ApiKey
+from server.http.admit import admit, refuse_running, used_up
 from server.http.call import Call
 from server.http.limits import (
     HEADERS_MAX,
@@ -19,7 +21,7 @@ from server.http.limits import (
 from server.http.parts import Parts
 from server.http.problems import Problem
 from server.http.reply import PROBLEM, Reply
-from server.http.routes import find
+from server.http.routes import Route, find
 from server.store.coalescer import QueueFullError
 from server.store.errors import OutcomeUnknownError, StoreError
 
@@ -100,7 +102,7 @@ class HttpServer(web.Server):
         except Exception:
             log.exception("request %s failed", call.request_id)
             reply = problem_reply(call, Problem("internal_error", outcome="unknown"))
-        reply.headers += _request_id_field(call)
+        reply.headers += call.limit_fields + _request_id_field(call)
         # aiohttp drops what came in one packet behind an upgrade it does not know: the connection ends with the answer.
         if self.draining or "Upgrade" in request.headers:
             reply.keep_alive = False
@@ -117,23 +119,42 @@ class HttpServer(web.Server):
         if route is None:
             allowed = ", ".join([*methods, *(["HEAD"] if "GET" in methods else [])])
             raise Problem("method_not_allowed", headers=[("Allow", allowed)])
-        if route.role is not None:
-            await self._admit(call, route.role)
+        if route.role is None:
+            return await route.handler(call, self._parts)
+        key = call.key = await self._authenticate(call)
+        if key.role < route.role:
+            # Counted as any other request, and whatever the limit says of it: what a key may do comes first.
+            with contextlib.suppress(Problem):
+                await admit(call, self._parts)
+            raise Problem("forbidden", f"This needs a key with the role {route.role.name.lower()}.")
+        running = self._parts.running
+        if not running.enter(key):
+            await refuse_running(call, self._parts)
+        try:
+            return await self._run(call, route)
+        finally:
+            running.leave(key)
+
+    async def _run(self, call: Call, route: Route) -> Reply:
+        # No write has a query: one that does is refused before its handler could take its tokens.
+        if not route.takes_tokens or (call.write and call.query_string):
+            await admit(call, self._parts)
         if call.write:
             call.query()
         return await route.handler(call, self._parts)
 
-    async def _admit(self, call: Call, role: Role) -> None:
-        """Find out whose request this is and whether its key may make it."""
+    async def _authenticate(self, call: Call) -> ApiKey:
+        """Find out whose request this is; who fails too often from one address is told to wait."""
         scheme, _, token = call.request.headers.get("Authorization", "").partition(" ")
         key = None
         if token and scheme.lower() == "bearer":
             key = await self._parts.authenticator.authenticate(token.strip())
-        if key is None:
-            raise Problem("unauthorized", headers=[("WWW-Authenticate", "Bearer")])
-        if key.role < role:
-            raise Problem("forbidden", f"This needs a key with the role {role.name.lower()}.")
-        call.key = key
+        if key is not None:
+            return key
+        wait = await self._parts.failures.count(call.request.remote or "")
+        if wait:
+            raise used_up("authentication", wait)
+        raise Problem("unauthorized", headers=[("WWW-Authenticate", "Bearer")])
 
 
 def problem_reply(call: Call, problem: Problem) -> Reply:

@@ -1,20 +1,24 @@
 """Routes of transfers: posting one, and finding it again."""
 
 import hashlib
+from http import HTTPStatus
 from uuid import UUID
 
+from server.gate.gate import LookUp
 from server.http import models, render
+from server.http.admit import admit
 from server.http.body import decode, read_body
 from server.http.call import Call, page_limit, parse_key, path_text
 from server.http.cursors import Instant, read_cursor, write_cursor
 from server.http.limits import BODY_MAX_BYTES
 from server.http.parts import Parts
 from server.http.problems import Problem, invalid
-from server.http.reply import PROBLEM, Reply
+from server.http.reply import JSON, PROBLEM, Reply
 from server.ledger.ids import new_transfer_id
 from server.ledger.limits import REFERENCE_LENGTH_MAX
 from server.ledger.posting import KeyInUseError
 from server.ledger.transfers import Attempt, Bound, Outcome, Reused, TransferRequest
+from server.store.cache import Replay
 
 _REPLAYED = b"Idempotent-Replayed: true\r\n"
 # Seconds after which a key that was still in use is worth asking for again.
@@ -70,7 +74,17 @@ def requested(call: Call, key: str, digest: bytes, body: models.TransferCreate) 
 
 async def create_transfer(call: Call, parts: Parts) -> Reply:
     """Post a transfer, exactly once however often it is sent."""
-    body = await read_body(call.request, BODY_MAX_BYTES)
+    key = call.peek_idempotency_key()
+    if key is None:
+        await admit(call, parts)
+        body = await read_body(call.request, BODY_MAX_BYTES)
+    else:
+        entry = await admit(call, parts, 1, LookUp.REPLAY, parts.gate.keyspace.replay(call.ledger_id, key))
+        body = await read_body(call.request, BODY_MAX_BYTES)
+        replay = entry.replay
+        # Anything but the very same request is left to Postgres, which can say what differs.
+        if replay is not None and replay.fingerprint == fingerprint(call, body):
+            return _answer(replay, _REPLAYED)
     transfer = decode(models.transfer_create, body)
     check_shape(transfer)
     request = requested(call, call.idempotency_key(), fingerprint(call, body), transfer)
@@ -79,18 +93,14 @@ async def create_transfer(call: Call, parts: Parts) -> Reply:
     except KeyInUseError:
         raise in_use() from None
     if isinstance(outcome, Bound):
-        headers = _REPLAYED if outcome.replayed else b""
-        attempt = outcome.attempt
-        if attempt.refusal is None:
-            return Reply(201, render.transfer(attempt), headers=headers)
-        problem = render.refusal(attempt)
-        return Reply(
-            problem.kind.status,
-            problem.body(attempt.refusal_request_id or "", write=True),
-            content_type=PROBLEM,
-            headers=headers,
-        )
+        assert outcome.answer is not None, "the lane renders the answers of single requests"
+        return _answer(outcome.answer, _REPLAYED if outcome.replayed else b"")
     raise not_bound(outcome)
+
+
+def _answer(replay: Replay, headers: bytes) -> Reply:
+    content_type = JSON if replay.status == HTTPStatus.CREATED else PROBLEM
+    return Reply(replay.status, replay.body, content_type=content_type, headers=headers)
 
 
 def in_use() -> Problem:

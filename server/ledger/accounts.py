@@ -1,6 +1,6 @@
 """Accounts: opening, reading, listing and changing them."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from functools import partial
 from typing import NamedTuple
@@ -8,6 +8,8 @@ from typing import NamedTuple
 import asyncpg
 
 from server.ledger.limits import METADATA_KEYS_MAX
+from server.store.cache import Cache, Snapshot, highest
+from server.store.keyspace import ABSENCE_MS, SNAPSHOT_MS
 from server.store.lanes import LedgerLanes
 from server.store.postgres import Database
 
@@ -89,10 +91,19 @@ class MetadataFullError(Exception):
 
 
 class Accounts:
-    """The accounts of all ledgers. Reads of one ledger that wait at the same time share one query."""
+    """
+    The accounts of all ledgers. Reads of one ledger that wait at the same time share one query.
 
-    def __init__(self, database: Database) -> None:
+    Args:
+        cache: Is told every version before it is shown to anybody.
+
+        body: Renders an account, for the snapshots that the cache keeps.
+    """
+
+    def __init__(self, database: Database, cache: Cache, body: Callable[[Account], bytes]) -> None:
         self._database = database
+        self._cache = cache
+        self._body = body
         self._lanes: LedgerLanes[str, Account | None] = LedgerLanes(
             lambda ledger_id: partial(self._read_batch, ledger_id),
             batch_max=READ_BATCH_MAX,
@@ -108,7 +119,23 @@ class Accounts:
             AccountNotFoundError: There is none.
             QueueFullError, StoreUnavailableError: It could not be read.
         """
+        return await self.read_leased(ledger_id, account_id, None)
+
+    async def read_leased(self, ledger_id: int, account_id: str, lease: bytes | None) -> Account:
+        """
+        Do what `read` does, and store what was read when the caller holds the *lease* on the account's snapshot.
+
+        Raises:
+            As `read`.
+        """
+        self._database.check()
         account = await self._lanes.submit(ledger_id, account_id)
+        if lease is not None:
+            snapshot = Snapshot(0, b"") if account is None else Snapshot(account.version, self._body(account))
+            life = ABSENCE_MS if account is None else SNAPSHOT_MS
+            await self._cache.fill(ledger_id, account_id, lease, snapshot, life)
+        elif account is not None:
+            await self._cache.seen(ledger_id, {account_id: account.version})
         if account is None:
             raise AccountNotFoundError
         return account
@@ -127,6 +154,7 @@ class Accounts:
         if others:
             for row in await self._database.read("account_read_many", ledger_id, others):
                 accounts[row["id"]] = Account(*row.values())
+        await self._cache.seen(ledger_id, highest((a.id, a.version) for a in accounts.values()))
         opened = []
         for request in requests:
             opened.append(Opened(accounts[request.id], request.id in fresh))
@@ -137,7 +165,9 @@ class Accounts:
         """Return up to *limit* accounts whose ids begin with *prefix*, those after the id *after*, by id."""
         # Ids are ASCII: the character above all of theirs closes the range of the prefix.
         rows = await self._database.read("account_page", ledger_id, prefix, prefix + "\x7f", after, limit)
-        return [Account(*row.values()) for row in rows]
+        accounts = [Account(*row.values()) for row in rows]
+        await self._cache.seen(ledger_id, highest((a.id, a.version) for a in accounts))
+        return accounts
 
     async def change(self, ledger_id: int, account_id: str, change: AccountChange, if_version: int | None) -> Account:
         """
@@ -159,7 +189,9 @@ class Accounts:
                 raise LimitsConflictError from error
             raise
         if rows:
-            return Account(*rows[0].values())
+            changed = Account(*rows[0].values())
+            await self._cache.seen(ledger_id, {account_id: changed.version})
+            return changed
         account = await self.read(ledger_id, account_id)
         if if_version is not None and account.version != if_version:
             raise VersionChangedError

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import asyncpg
 
 from server.store.errors import StoreError
-from server.store.postgres import scanning_session
+from server.store.sessions import scanning_session
 from server.store.sql import query
 
 # Findings of one kind that are told one by one; the rest is counted.

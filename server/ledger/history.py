@@ -4,9 +4,12 @@ from datetime import UTC, datetime
 from typing import NamedTuple
 from uuid import UUID
 
+import asyncpg
+
 from server.ledger.accounts import AccountNotFoundError, Accounts
 from server.ledger.limits import BALANCE_MAX
 from server.ledger.transfers import Attempt
+from server.store.cache import Cache, highest
 from server.store.postgres import Database
 
 # Edges of the ranges of cursors.
@@ -45,19 +48,20 @@ class FutureInstantError(Exception):
 class History:
     """Reads of committed transfers. Every method may raise QueueFullError or StoreUnavailableError."""
 
-    def __init__(self, database: Database, accounts: Accounts) -> None:
+    def __init__(self, database: Database, cache: Cache, accounts: Accounts) -> None:
         self._database = database
+        self._cache = cache
         self._accounts = accounts
 
     async def by_id(self, ledger_id: int, transfer_id: UUID) -> Attempt | None:
         """Return the attempt of that id, or None."""
         rows = await self._database.read("transfer_by_id", ledger_id, transfer_id)
-        return Attempt.from_row(rows[0]) if rows else None
+        return next(iter(await self._shown(ledger_id, rows)), None)
 
     async def by_key(self, ledger_id: int, key: str) -> Attempt | None:
         """Return the attempt an idempotency key is bound to, or None."""
         rows = await self._database.read("transfer_by_keys", ledger_id, [key])
-        return Attempt.from_row(rows[0]) if rows else None
+        return next(iter(await self._shown(ledger_id, rows)), None)
 
     async def page(
         self,
@@ -82,7 +86,15 @@ class History:
             )
         else:
             rows = await self._database.read("transfer_page", ledger_id, before_id, limit)
-        return [Attempt.from_row(row) for row in rows]
+        return await self._shown(ledger_id, rows)
+
+    async def _shown(self, ledger_id: int, rows: list[asyncpg.Record]) -> list[Attempt]:
+        """Return the attempts of *rows*, once no snapshot can be served that is older than what they show."""
+        attempts = [Attempt.from_row(row) for row in rows]
+        sides = [(a.source, a.source_version) for a in attempts]
+        sides += [(a.destination, a.destination_version) for a in attempts]
+        await self._cache.seen(ledger_id, highest(sides))
+        return attempts
 
     async def entries(
         self,
@@ -110,7 +122,9 @@ class History:
         )
         if not rows:
             await self._accounts.read(ledger_id, account)
-        return [Entry(*row.values()) for row in rows]
+        entries = [Entry(*row.values()) for row in rows]
+        await self._cache.seen(ledger_id, highest((account, entry.version) for entry in entries))
+        return entries
 
     async def balance_at(self, ledger_id: int, account: str, at: datetime) -> PastBalance:
         """
@@ -126,4 +140,5 @@ class History:
         row = rows[0]
         if row["is_future"]:
             raise FutureInstantError
+        await self._cache.seen(ledger_id, highest([(account, row["version"])]))
         return PastBalance(row["currency"], row["balance"] or 0, row["version"])

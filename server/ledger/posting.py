@@ -10,7 +10,9 @@ from typing import NamedTuple, TypeVar
 
 from server.ledger.locked import LockedAccounts
 from server.ledger.sender import BatchSender
-from server.ledger.transfers import Outcome, TransferRequest, Unbound, resolve_known
+from server.ledger.settler import Settler
+from server.ledger.transfers import Attempt, Outcome, TransferRequest, Unbound, resolve_known
+from server.store.cache import Cache
 from server.store.coalescer import QueueFullError
 from server.store.errors import OutcomeUnknownError, RowLockedError, StoreError, StoreUnavailableError
 from server.store.lanes import LedgerLanes
@@ -73,10 +75,21 @@ class PostingLane:
 
     Duplicates within this process meet in memory: one travels, the others wait for its outcome. Duplicates elsewhere
     meet in the database, on the locks of `post_transfers` and on the unique key.
+
+    Args:
+        cache: Is told what was committed before anybody else is.
+
+        answer: Renders status and body of what a single request is answered.
+
+        failpoints: Where tests make it fail.
     """
 
-    def __init__(self, database: Database, failpoints: Failpoints) -> None:
+    def __init__(
+        self, database: Database, cache: Cache, answer: Callable[[Attempt], tuple[int, bytes]], failpoints: Failpoints
+    ) -> None:
+        self._database = database
         self._sender = BatchSender(database, failpoints)
+        self._settler = Settler(cache, answer)
         self._lanes: LedgerLanes[Unit, list[Outcome]] = LedgerLanes(
             lambda ledger_id: partial(self._run, ledger_id),
             batch_max=BATCH_MAX,
@@ -105,7 +118,7 @@ class PostingLane:
             outcome = await self._join(first)
             if not isinstance(outcome, Unbound):
                 # The key is bound for ever: what this request means beside it needs no batch of its own.
-                return resolve_known(request, outcome.attempt)
+                return self._settler.answered(resolve_known(request, outcome.attempt))
         unit = Unit((request,), False, time.monotonic(), deadline)
         return (await self._submit(ledger_id, unit))[0]
 
@@ -152,12 +165,14 @@ class PostingLane:
         return await waiter
 
     def _submit(self, ledger_id: int, unit: Unit) -> "asyncio.Future[list[Outcome]]":
+        # Batches that were lost on the way may hold the lane until their deadline: nobody queues behind them.
+        self._database.check()
         future = self._lanes.submit(ledger_id, unit, len(unit.requests))
         for request in unit.requests:
             self._pending[ledger_id, request.key] = _Pending(request.fingerprint)
         return future
 
-    def _settle(self, ledger_id: int, unit: Unit, result: list[Outcome] | BaseException) -> None:
+    def _tell(self, ledger_id: int, unit: Unit, result: list[Outcome] | BaseException) -> None:
         """Tell all who waited for keys of this unit, and let the keys travel again."""
         for position, request in enumerate(unit.requests):
             for waiter in self._pending.pop((ledger_id, request.key)).waiters:
@@ -179,7 +194,7 @@ class PostingLane:
             raise
         finally:
             for unit, result in zip(units, results, strict=True):
-                self._settle(ledger_id, unit, result)
+                self._tell(ledger_id, unit, result)
         return results
 
     async def _patiently(self, attempt: Callable[[], Awaitable[T]], deadline: float) -> T:
@@ -254,5 +269,10 @@ class PostingLane:
         requests = [request for unit in units for request in unit.requests]
         sets = [number if unit.atomic else 0 for number, unit in enumerate(units, 1) for _ in unit.requests]
         deadline = min(unit.deadline for unit in units)
-        outcomes = iter(await self._sender.send(ledger_id, requests, sets, deadline))
-        return [[next(outcomes) for _ in unit.requests] for unit in units]
+        remaining = iter(await self._sender.send(ledger_id, requests, sets, deadline))
+        results = [[next(remaining) for _ in unit.requests] for unit in units]
+        for unit, outcomes in zip(units, results, strict=True):
+            if len(outcomes) == 1 and not unit.atomic:
+                outcomes[0] = self._settler.answered(outcomes[0])
+        await self._settler.settle(ledger_id, (outcome for outcomes in results for outcome in outcomes))
+        return [*results]

@@ -10,8 +10,9 @@ import asyncpg
 from server.ledger.batch import bound_outcomes, columns
 from server.ledger.transfers import Attempt, Bound, Outcome, TransferRequest, Unbound, resolve_known
 from server.store.errors import OutcomeUnknownError, RowLockedError
-from server.store.postgres import REFUSED_FOR_NOW, Database
+from server.store.postgres import Database
 from server.store.resend import resend, statement_seconds
+from server.store.sessions import REFUSED_FOR_NOW
 from server.store.sql import query
 from server.telemetry.failpoints import Failpoints
 

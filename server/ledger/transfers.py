@@ -6,6 +6,8 @@ from uuid import UUID
 
 import asyncpg
 
+from server.store.cache import Replay
+
 
 class TransferRequest(NamedTuple):
     """One transfer asked for under one idempotency key, all its values checked for shape."""
@@ -66,6 +68,8 @@ class Bound(NamedTuple):
 
     attempt: Attempt
     replayed: bool
+    # What a single request is answered, when the lane has rendered it.
+    answer: Replay | None = None
 
 
 class Reused(NamedTuple):

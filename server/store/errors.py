@@ -13,5 +13,9 @@ class RowLockedError(StoreUnavailableError):
     """A row stayed locked by somebody else for longer than a batch holds one. Nothing was done."""
 
 
+class StoreAwayError(StoreUnavailableError):
+    """The store is known not to answer, and was not asked. Nothing was done."""
+
+
 class OutcomeUnknownError(StoreError):
     """The store was lost while it worked, and did not come back in time to say whether it was done."""

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import asyncpg
 
 from server.store.errors import StoreError
-from server.store.postgres import CONNECT_TIMEOUT_SECONDS
+from server.store.sessions import CONNECT_TIMEOUT_SECONDS
 from server.store.sql import query, sql_root
 
 # Any number will do that no other program on the same database uses for its advisory locks.

@@ -5,26 +5,24 @@ import logging
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from typing import Any
 
 import asyncpg
 from tenacity import AsyncRetrying, retry_if_exception_type, stop_before_delay, wait_random_exponential
 
+from server.store.breaker import Breaker
 from server.store.coalescer import QueueFullError
-from server.store.errors import OutcomeUnknownError, StoreUnavailableError
+from server.store.errors import OutcomeUnknownError, StoreAwayError, StoreUnavailableError
+from server.store.sessions import (
+    COMMAND_TIMEOUT_SECONDS,
+    CONNECT_TIMEOUT_SECONDS,
+    CONNECTION_LOST,
+    REFUSED_FOR_NOW,
+    SESSION_SETTINGS,
+    ServiceConnection,
+)
 from server.store.sql import query
 
-# One batch of 500 takes about 15 ms; a statement that runs a hundred times longer is stuck, and its row locks with it.
-STATEMENT_TIMEOUT_MS = 2_000
-# Batches of several workers queue on a hot row for tens of milliseconds each; past this the holder is not working.
-LOCK_TIMEOUT_MS = 500
-# Nothing in the service leaves a transaction idle: whatever does has lost its client.
-IDLE_IN_TRANSACTION_TIMEOUT_MS = 5_000
-# The client's own bound on a statement. Longer than the server's, so that the server's definite answer comes first;
-# it decides only when the backend itself does not answer any more.
-COMMAND_TIMEOUT_SECONDS = 2.5
-# Time to open a connection, and time to wait for a free one.
-CONNECT_TIMEOUT_SECONDS = 2.0
+# Time to wait for a free connection.
 ACQUIRE_TIMEOUT_SECONDS = 1.0
 # How long handing a connection back may take: waiting for a cancelled statement's backend, or taking leave of a server.
 # What was done on it is decided by then, and its caller waits; past this the connection is cut.
@@ -33,80 +31,23 @@ RELEASE_TIMEOUT_SECONDS = 0.5
 READ_DEADLINE_SECONDS = 5.0
 # Readers beyond the pool that may wait for a connection: about 50 ms of work at 0.2 ms a query and 4 connections.
 READ_WAITERS_MAX = 1_000
-
-SERVICE_ROLE = "tallystick_service"
-SCHEMA = "tallystick"
-
-# Settings of every connection, given at connect: they are the session's defaults, so no later statement sets any.
-# Row counts of a young table mislead the planner for as long as a cached plan lives; every statement of the
-# service is made to be answered by an index, so it is never offered a scan.
-SESSION_SETTINGS = {
-    "application_name": "tallystick",
-    "role": SERVICE_ROLE,
-    "search_path": SCHEMA,
-    "timezone": "UTC",
-    "jit": "off",
-    "enable_seqscan": "off",
-    "plan_cache_mode": "force_generic_plan",
-    "statement_timeout": str(STATEMENT_TIMEOUT_MS),
-    "lock_timeout": str(LOCK_TIMEOUT_MS),
-    "idle_in_transaction_session_timeout": str(IDLE_IN_TRANSACTION_TIMEOUT_MS),
-    "client_connection_check_interval": "1000",
-}
-
-# Settings of a connection that reads whole ledgers beside the traffic, for as long as it takes. It reads the rows
-# themselves; an index may find a small ledger in a big table, and a query chooses which by its order, so bitmaps are
-# off. At most three processes work for it, with two sorts or hashes each. It ends soon after its client does.
-SCAN_SETTINGS = {
-    **SESSION_SETTINGS,
-    "application_name": "tallystick-scan",
-    "enable_seqscan": "on",
-    "enable_indexonlyscan": "off",
-    "enable_bitmapscan": "off",
-    "plan_cache_mode": "force_custom_plan",
-    "max_parallel_workers_per_gather": "2",
-    "work_mem": "64MB",
-    "statement_timeout": "0",
-    "lock_timeout": "10s",
-    "idle_in_transaction_session_timeout": "60s",
-}
-
-# The connection, or the server behind it, is gone or is leaving; what was being done may or may not have been done.
-CONNECTION_LOST = (
-    OSError,
-    TimeoutError,
-    asyncpg.InterfaceError,
-    asyncpg.PostgresConnectionError,
-    asyncpg.AdminShutdownError,
-    asyncpg.CrashShutdownError,
-    asyncpg.CannotConnectNowError,
-    asyncpg.IdleInTransactionSessionTimeoutError,
-    asyncpg.InternalClientError,
-)
-# The server says that it will not do it now; the transaction is rolled back.
-REFUSED_FOR_NOW = (
-    asyncpg.SerializationError,
-    asyncpg.DeadlockDetectedError,
-    asyncpg.LockNotAvailableError,
-    asyncpg.QueryCanceledError,
-    asyncpg.ReadOnlySQLTransactionError,
-    asyncpg.InsufficientResourcesError,
-    asyncpg.InvalidCachedStatementError,
-)
+# A statement that was given less time than this and ran out of it says nothing of Postgres.
+TELLING_SECONDS = 0.5
 
 log = logging.getLogger(__name__)
 
 
-class _Connection(asyncpg.Connection):
-    """A connection that is handed back as it is: the service sets no session state (a check over `sql/` proves it)."""
-
-    def get_reset_query(self) -> str:
-        return ""
+class _NoneFreeError(TimeoutError):
+    """All connections of the pool are at work: it is busy, and Postgres is there."""
 
 
 class Database:
     """
-    The two pools of a worker.
+    The two pools of a worker, and a breaker: once Postgres cannot be connected to, or lets statements run out of
+    their time, a few times in a row, nobody waits for it any more until it answers a probe.
+
+    A connection that is lost under a statement does not count: what was lost is sent again, and whether another
+    connection can be had is what tells.
 
     Args:
         dsn: Address of Postgres; may name several hosts with `target_session_attrs=read-write`.
@@ -121,6 +62,7 @@ class Database:
         self._sizes = (posting_connections, reading_connections)
         self._reading_waiters = 0
         self._waiters_max = reading_connections + READ_WAITERS_MAX
+        self._breaker = Breaker("Postgres", self._probe)
 
     async def __aenter__(self) -> "Database":
         posting, reading = self._sizes
@@ -129,6 +71,7 @@ class Database:
         return self
 
     async def __aexit__(self, *_: object) -> None:
+        await self._breaker.close()
         for pool in (self.posting_pool, self.reading_pool):
             try:
                 await asyncio.wait_for(pool.close(), COMMAND_TIMEOUT_SECONDS)
@@ -139,7 +82,7 @@ class Database:
         # No connection is opened here: the service starts, and says that it is not ready, while Postgres is away.
         return await asyncpg.create_pool(
             self._dsn,
-            connection_class=_Connection,
+            connection_class=ServiceConnection,
             min_size=0,
             max_size=size,
             max_inactive_connection_lifetime=0,
@@ -147,6 +90,21 @@ class Database:
             command_timeout=COMMAND_TIMEOUT_SECONDS,
             server_settings=SESSION_SETTINGS,
         )
+
+    @property
+    def away(self) -> bool:
+        """Whether it is known not to answer."""
+        return self._breaker.open
+
+    def check(self) -> None:
+        """
+        Return unless it is known not to answer.
+
+        Raises:
+            StoreAwayError: It is; nothing was sent.
+        """
+        if self._breaker.open:
+            raise StoreAwayError("Postgres does not answer")
 
     async def expire(self) -> None:
         """Have every connection replaced before its next use: the server behind it is leaving or turned read-only."""
@@ -159,15 +117,20 @@ class Database:
         Lend a connection of the posting pool.
 
         Raises:
+            StoreAwayError: Postgres is known not to answer.
             StoreUnavailableError: None could be had in time; nothing was sent.
         """
         try:
-            connection = await self.posting_pool.acquire(timeout=ACQUIRE_TIMEOUT_SECONDS)
+            connection = await self._acquire(self.posting_pool)
         except (*CONNECTION_LOST, *REFUSED_FOR_NOW, asyncpg.InvalidAuthorizationSpecificationError) as error:
             await self.after_failure(error)
             raise StoreUnavailableError(type(error).__name__) from error
         try:
             yield connection
+            self._breaker.succeeded()
+        except TimeoutError as error:
+            self._breaker.failed(error)
+            raise
         finally:
             await _release(self.posting_pool, connection)
 
@@ -180,6 +143,19 @@ class Database:
             StoreUnavailableError: Postgres did not answer in time.
         """
         return await self._read(self.reading_pool, query(name), arguments)
+
+    async def read_once(self, name: str, *arguments: object) -> "list[asyncpg.Record]":
+        """
+        Run the named statement on the reading pool, without asking again when it fails.
+
+        Raises:
+            StoreUnavailableError: Postgres did not answer in time.
+        """
+        try:
+            deadline = time.monotonic() + ACQUIRE_TIMEOUT_SECONDS
+            return await self._fetch(self.reading_pool, query(name), arguments, deadline)
+        except (*CONNECTION_LOST, *REFUSED_FOR_NOW) as error:
+            raise StoreUnavailableError(type(error).__name__) from error
 
     async def write(self, name: str, *arguments: object) -> "list[asyncpg.Record]":
         """
@@ -218,7 +194,7 @@ class Database:
         deadline = time.monotonic() + READ_DEADLINE_SECONDS
         try:
             try:
-                return await _fetch(pool, statement, arguments, deadline)
+                return await self._fetch(pool, statement, arguments, deadline)
             except (*CONNECTION_LOST, *REFUSED_FOR_NOW) as error:
                 await self.after_failure(error)
             async for attempt in AsyncRetrying(
@@ -228,12 +204,61 @@ class Database:
                 reraise=True,
             ):
                 with attempt:
-                    return await _fetch(pool, statement, arguments, deadline)
+                    return await self._fetch(pool, statement, arguments, deadline)
         except (*CONNECTION_LOST, *REFUSED_FOR_NOW) as error:
             raise StoreUnavailableError(type(error).__name__) from error
         finally:
             self._reading_waiters -= 1
         raise AssertionError("unreachable: the last attempt returns or raises")
+
+    async def _fetch(
+        self, pool: "asyncpg.Pool[asyncpg.Record]", statement: str, arguments: Sequence[object], deadline: float
+    ) -> "list[asyncpg.Record]":
+        connection = await self._acquire(pool)
+        # A statement that begins after the deadline is refused by the driver unsent.
+        timeout = min(COMMAND_TIMEOUT_SECONDS, deadline - time.monotonic())
+        try:
+            rows = await connection.fetch(statement, *arguments, timeout=timeout)
+        except TimeoutError as error:
+            if timeout >= TELLING_SECONDS:
+                self._breaker.failed(error)
+            raise
+        finally:
+            await _release(pool, connection)
+        self._breaker.succeeded()
+        return rows
+
+    async def _acquire(
+        self, pool: "asyncpg.Pool[asyncpg.Record]"
+    ) -> "asyncpg.pool.PoolConnectionProxy[asyncpg.Record]":
+        self.check()
+        try:
+            return await pool.acquire(timeout=ACQUIRE_TIMEOUT_SECONDS)
+        except CONNECTION_LOST as error:
+            if isinstance(error, TimeoutError) and pool.get_size() == pool.get_max_size():
+                raise _NoneFreeError from error
+            self._breaker.failed(error)
+            raise
+
+    async def _probe(self) -> None:
+        """Return when Postgres answers on a new connection, after which none of the old ones is used again."""
+        try:
+            connection = await asyncpg.connect(
+                self._dsn,
+                timeout=CONNECT_TIMEOUT_SECONDS,
+                command_timeout=CONNECT_TIMEOUT_SECONDS,
+                server_settings=SESSION_SETTINGS,
+            )
+            try:
+                await connection.fetch(query("readiness_settings"))
+            finally:
+                await connection.close(timeout=RELEASE_TIMEOUT_SECONDS)
+        except CONNECTION_LOST:
+            raise
+        except asyncpg.PostgresError as error:
+            # It is there, and has a reason that each caller must hear.
+            log.warning("postgres refuses: %s", type(error).__name__)
+        await self.expire()
 
     async def after_failure(self, error: BaseException) -> None:
         """Note a failure, and replace all connections when it says that the server is leaving or is a replica now."""
@@ -246,33 +271,6 @@ class Database:
             | asyncpg.PostgresConnectionError,
         ):
             await self.expire()
-
-
-@asynccontextmanager
-async def scanning_session(dsn: str) -> "AsyncIterator[asyncpg.Connection[asyncpg.Record]]":
-    """
-    Lend a connection that may read for as long as it takes.
-
-    Raises:
-        OSError, asyncpg.PostgresError: Postgres cannot be reached or refuses.
-    """
-    connection = await asyncpg.connect(dsn, timeout=CONNECT_TIMEOUT_SECONDS, server_settings=SCAN_SETTINGS)
-    try:
-        yield connection
-    finally:
-        await connection.close(timeout=COMMAND_TIMEOUT_SECONDS)
-
-
-async def _fetch(
-    pool: "asyncpg.Pool[asyncpg.Record]", statement: str, arguments: Sequence[Any], deadline: float
-) -> "list[asyncpg.Record]":
-    connection = await pool.acquire(timeout=ACQUIRE_TIMEOUT_SECONDS)
-    try:
-        # A statement that begins after the deadline is refused by the driver unsent.
-        timeout = min(COMMAND_TIMEOUT_SECONDS, deadline - time.monotonic())
-        return await connection.fetch(statement, *arguments, timeout=timeout)
-    finally:
-        await _release(pool, connection)
 
 
 async def _release(

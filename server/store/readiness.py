@@ -10,7 +10,8 @@ import asyncpg
 from server.store.coalescer import QueueFullError
 from server.store.errors import StoreError
 from server.store.migrations import expected_migrations, expected_names, stale_functions
-from server.store.postgres import SERVICE_ROLE, Database
+from server.store.postgres import Database
+from server.store.sessions import SERVICE_ROLE
 
 # How long an answer stands, so that the probes of many balancers cost one look a second.
 ANSWER_SECONDS: Final = 1.0

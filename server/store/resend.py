@@ -7,14 +7,9 @@ from typing import TypeVar
 import asyncpg
 from tenacity import AsyncRetrying, retry_if_exception, stop_before_delay, wait_random_exponential
 
-from server.store.errors import OutcomeUnknownError, RowLockedError, StoreUnavailableError
-from server.store.postgres import (
-    COMMAND_TIMEOUT_SECONDS,
-    CONNECTION_LOST,
-    LOCK_TIMEOUT_MS,
-    REFUSED_FOR_NOW,
-    Database,
-)
+from server.store.errors import OutcomeUnknownError, RowLockedError, StoreAwayError, StoreUnavailableError
+from server.store.postgres import Database
+from server.store.sessions import COMMAND_TIMEOUT_SECONDS, CONNECTION_LOST, LOCK_TIMEOUT_MS, REFUSED_FOR_NOW
 
 T = TypeVar("T")
 
@@ -33,6 +28,9 @@ async def resend(send: Callable[[], Awaitable[T]], database: Database, deadline:
     """
     Return what *send* returns, calling it again after operational failures until *deadline*.
 
+    While the store is known to be away this waits for it only when a sending was lost on the way: what nobody has
+    sent is refused at once.
+
     Args:
         send: Runs one transaction that finds out for itself what an earlier sending did. It raises
             `OutcomeUnknownError` where the server answered and it still cannot say what was done.
@@ -48,10 +46,6 @@ async def resend(send: Callable[[], Awaitable[T]], database: Database, deadline:
     """
     lost = False
 
-    def again(error: BaseException) -> bool:
-        # Whoever sent nothing yet knows better what to do about a locked row than to wait for it here.
-        return isinstance(error, _RETRIED) and (lost or not isinstance(error, RowLockedError))
-
     async def attempt() -> T:
         nonlocal lost
         try:
@@ -60,35 +54,43 @@ async def resend(send: Callable[[], Awaitable[T]], database: Database, deadline:
             lost = True
             raise
 
+    def worth_another(error: BaseException) -> bool:
+        # Whoever has sent nothing yet knows better than to wait here for a locked row, or a store that is away.
+        return isinstance(error, _RETRIED) and (lost or not isinstance(error, StoreAwayError | RowLockedError))
+
     try:
         try:
             # The retrying machinery costs more than a whole posting, so it is entered only after a failure.
             return await attempt()
         except _RETRIED as error:
-            if not again(error):
+            if not worth_another(error):
                 raise
-            await database.after_failure(error)
+            await _note(database, error)
         async for trial in AsyncRetrying(
             stop=stop_before_delay(max(0.0, deadline - time.monotonic())),
             wait=wait_random_exponential(WAIT_FIRST_SECONDS, max=WAIT_LAST_SECONDS),
-            retry=retry_if_exception(again),
+            retry=retry_if_exception(worth_another),
             reraise=True,
         ):
             with trial:
                 try:
                     return await attempt()
                 except _RETRIED as error:
-                    await database.after_failure(error)
+                    await _note(database, error)
                     raise
-    except RowLockedError as error:
-        if lost:
-            raise OutcomeUnknownError(type(error).__name__) from error
-        raise
     except _RETRIED as error:
+        if isinstance(error, RowLockedError) and not lost:
+            raise
         if lost:
             raise OutcomeUnknownError(type(error).__name__) from error
         raise StoreUnavailableError(type(error).__name__) from error
     raise AssertionError("unreachable: the last trial returns or raises")
+
+
+async def _note(database: Database, error: BaseException) -> None:
+    # That none could be sent has been noted where it was found out.
+    if not isinstance(error, StoreUnavailableError):
+        await database.after_failure(error)
 
 
 def statement_seconds(deadline: float) -> float:

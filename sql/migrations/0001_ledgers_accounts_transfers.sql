@@ -25,10 +25,22 @@ CREATE TABLE api_keys (
     role        text NOT NULL,
     created_at  timestamptz NOT NULL DEFAULT now(),
     revoked_at  timestamptz,
+    -- What the key may ask for; null takes the service's defaults. Requests that come in every window, and the window
+    -- in seconds; requests that may come at once; requests that may run at once in one worker.
+    rate_quota  integer,
+    rate_window integer,
+    burst       integer,
+    concurrency integer,
     CONSTRAINT api_keys_pkey PRIMARY KEY (ledger_id, id),
     CONSTRAINT api_keys_ledger_fkey FOREIGN KEY (ledger_id) REFERENCES ledgers (id),
     CONSTRAINT api_keys_role_check CHECK (role IN ('read', 'write', 'admin')),
-    CONSTRAINT api_keys_digest_check CHECK (octet_length(digest) = 32)
+    CONSTRAINT api_keys_digest_check CHECK (octet_length(digest) = 32),
+    CONSTRAINT api_keys_rate_check CHECK (
+        (rate_quota IS NULL) = (rate_window IS NULL)
+        AND rate_quota BETWEEN 1 AND 1000000 AND rate_window BETWEEN 1 AND 86400
+    ),
+    CONSTRAINT api_keys_burst_check CHECK (burst BETWEEN 1 AND 1000000),
+    CONSTRAINT api_keys_concurrency_check CHECK (concurrency BETWEEN 1 AND 100000)
 );
 
 CREATE TABLE accounts (
@@ -117,7 +129,7 @@ CREATE INDEX transfers_destination_reference_index ON transfers (ledger_id, dest
 -- The service reads, opens accounts and posts. It cannot change or remove a transfer, nor remove anything.
 GRANT SELECT, INSERT ON ledgers TO tallystick_service;
 GRANT SELECT, INSERT ON api_keys TO tallystick_service;
-GRANT UPDATE (revoked_at) ON api_keys TO tallystick_service;
+GRANT UPDATE (revoked_at, rate_quota, rate_window, burst, concurrency) ON api_keys TO tallystick_service;
 GRANT SELECT, INSERT ON accounts TO tallystick_service;
 GRANT UPDATE (balance, held_in, held_out, floor, ceiling, version, limits_version, last_entry_at, closed, metadata)
     ON accounts TO tallystick_service;

@@ -10,17 +10,24 @@ SELECT id FROM ledgers WHERE name = $1;
 -- All ledgers, oldest first.
 SELECT id, name, created_at FROM ledgers ORDER BY id;
 
--- name: api_key_create(ledger_id, id, digest, role)
--- Keep the digest of a new key's secret.
-INSERT INTO api_keys (ledger_id, id, digest, role) VALUES ($1, $2, $3, $4);
+-- name: api_key_create(ledger_id, id, digest, role, rate_quota, rate_window, burst, concurrency)
+-- Keep the digest of a new key's secret, and its limits.
+INSERT INTO api_keys (ledger_id, id, digest, role, rate_quota, rate_window, burst, concurrency)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8);
+
+-- name: api_key_limit(ledger_id, id, rate_quota, rate_window, burst, concurrency)
+-- Change a key's limits; null takes the service's defaults.
+UPDATE api_keys SET rate_quota = $3, rate_window = $4, burst = $5, concurrency = $6
+WHERE ledger_id = $1 AND id = $2
+RETURNING id;
 
 -- name: api_key_by_id(ledger_id, id)
 -- What is known of a key that has not been revoked.
-SELECT digest, role FROM api_keys WHERE ledger_id = $1 AND id = $2 AND revoked_at IS NULL;
+SELECT digest, role, rate_quota, rate_window, burst, concurrency FROM api_keys WHERE ledger_id = $1 AND id = $2 AND revoked_at IS NULL;
 
 -- name: api_key_list(ledger_id)
 -- All keys of a ledger, revoked ones too.
-SELECT id, role, created_at, revoked_at FROM api_keys WHERE ledger_id = $1 ORDER BY created_at, id;
+SELECT id, role, created_at, revoked_at, rate_quota, rate_window, burst, concurrency FROM api_keys WHERE ledger_id = $1 ORDER BY created_at, id;
 
 -- name: api_key_revoke(ledger_id, id)
 -- Revoke a key for ever; revoking it again changes nothing.

@@ -52,3 +52,10 @@ WHERE t.typnamespace = current_schema()::regnamespace;
 SELECT has_table_privilege('transfers', 'SELECT') AND has_table_privilege('transfers', 'INSERT') AS appends,
        has_any_column_privilege('transfers', 'UPDATE') AS updates,
        has_table_privilege('transfers', 'DELETE') OR has_table_privilege('transfers', 'TRUNCATE') AS deletes;
+
+-- name: identity_read()
+-- Which database this is, and on which timeline: a restored or promoted copy goes on under another one.
+SELECT to_hex(s.system_identifier) || '.' || to_hex(d.oid::bigint) AS database,
+       left(pg_walfile_name(pg_current_wal_lsn()), 8) AS timeline
+FROM pg_control_system() AS s, pg_database AS d
+WHERE d.datname = current_database();

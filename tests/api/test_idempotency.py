@@ -108,7 +108,7 @@ async def test_a_replay_is_the_first_answer_for_ever(funded: Client, service: Se
         closing = await funded.send("PATCH", f"/v1/accounts/{account}", {"closed": True, "metadata": {"n": "1"}})
         assert closing.status == 200
     again = [await post(funded, order(metadata={"z": "ü", "a": ""}), "once") for _ in range(2)]
-    async with in_process(service.database_url) as elsewhere:
+    async with in_process(service.database_url, service.redis_url) as elsewhere:
         there = Client(elsewhere.session, elsewhere.url, funded.token)
         again.append(await post(there, order(metadata={"z": "ü", "a": ""}), "once"))
     for answer in again:

@@ -55,7 +55,7 @@ async def test_a_duplicate_of_a_running_request_waits_for_its_answer(funded: Cli
 
 async def test_a_duplicate_at_another_worker_waits_for_its_answer(funded: Client, service: Service) -> None:
     """Duplicates at two workers are one transfer on an exactly sufficient balance, and one of them is the replay."""
-    async with in_process(service.database_url) as elsewhere, asyncio.TaskGroup() as group:
+    async with in_process(service.database_url, service.redis_url) as elsewhere, asyncio.TaskGroup() as group:
         there = Client(elsewhere.session, elsewhere.url, funded.token)
         assert await there.balance("alice") == 10
         async with lock_held(service, "alice") as holder:

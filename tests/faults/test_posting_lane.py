@@ -6,21 +6,25 @@ from typing import Any, NamedTuple
 
 import pytest
 
+from server.http import render
 from server.ledger import posting as module
 from server.ledger import sender
 from server.ledger.batch import columns
 from server.ledger.ids import new_transfer_id
 from server.ledger.posting import PostingLane
 from server.ledger.transfers import Bound, Outcome, TransferRequest, Unbound
+from server.store.cache import Cache
 from server.store.coalescer import QueueFullError
 from server.store.errors import OutcomeUnknownError, StoreUnavailableError
+from server.store.keyspace import Keyspace
 from server.store.postgres import Database
+from server.store.redis_cluster import connect
 from server.store.sql import query
 from server.telemetry.failpoints import FailpointError, Failpoints
 from tests.support.books import check_books
 from tests.support.client import Client
 from tests.support.postgres import administer
-from tests.support.service import in_process
+from tests.support.service import NO_REDIS, in_process
 
 LEDGER = "lane"
 
@@ -77,6 +81,11 @@ class Fails(Failpoints):
         await super().reach(name)
 
 
+def offline_lane(database: Database, failpoints: Failpoints) -> PostingLane:
+    """A lane whose cache is away."""
+    return PostingLane(database, Cache(connect(NO_REDIS), Keyspace()), render.answer, failpoints)
+
+
 async def post_all(lane: PostingLane, ground: Ground, requests: Sequence[TransferRequest]) -> list[Any]:
     """Post all in the same instant, so that they travel in one batch."""
     async with asyncio.timeout(20):
@@ -95,7 +104,7 @@ async def post_all(lane: PostingLane, ground: Ground, requests: Sequence[Transfe
 )
 async def test_a_bad_request_fails_alone(ground: Ground, poison: dict[str, Any]) -> None:
     """Whatever slips through the checks and fails a whole batch is found, and its neighbours are posted."""
-    lane = PostingLane(ground.database, Failpoints())
+    lane = offline_lane(ground.database, Failpoints())
     requests = [transfer(f"key-{number}") for number in range(40)]
     requests[17] = requests[17]._replace(**poison)
     outcomes = await post_all(lane, ground, requests)
@@ -112,7 +121,7 @@ async def test_a_failure_after_the_commit_is_not_told_as_nothing_done(
 ) -> None:
     """A batch that committed and then failed, late, is not given up as one that has waited too long."""
     monkeypatch.setattr(module, "WAIT_MAX_SECONDS", 0.2)
-    lane = PostingLane(ground.database, Fails("posting.committed", seconds=0.3))
+    lane = offline_lane(ground.database, Fails("posting.committed", seconds=0.3))
     outcomes = await post_all(lane, ground, [transfer("a"), transfer("b")])
     assert [posted(outcome) for outcome in outcomes] == [True, True]
     assert await ground.rows() == {"a": None, "b": None}
@@ -122,7 +131,7 @@ async def test_a_request_that_waited_too_long_is_not_sent(ground: Ground, monkey
     """What could not leave in time is refused unsent, and its key is free; what came later is served."""
     monkeypatch.setattr(module, "WAIT_MAX_SECONDS", 0.2)
     monkeypatch.setattr(module, "IN_FLIGHT_MAX", 1)
-    lane = PostingLane(ground.database, Fails("posting.before_batch", seconds=0.4))
+    lane = offline_lane(ground.database, Fails("posting.before_batch", seconds=0.4))
     first = asyncio.ensure_future(lane.post(ground.ledger_id, transfer("first")))
     await asyncio.sleep(0)
     second = asyncio.ensure_future(lane.post(ground.ledger_id, transfer("second")))
@@ -135,7 +144,7 @@ async def test_a_request_that_waited_too_long_is_not_sent(ground: Ground, monkey
 
 async def test_a_failure_between_commit_and_answer_is_unknown(ground: Ground, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where the batch has committed but the server then refuses to read known keys, nobody hears `not applied`."""
-    lane = PostingLane(ground.database, Failpoints())
+    lane = offline_lane(ground.database, Failpoints())
     assert posted(await lane.post(ground.ledger_id, transfer("known")))
     await administer(
         ground.database_url,
@@ -157,7 +166,7 @@ async def test_a_failure_between_commit_and_answer_is_unknown(ground: Ground, mo
 async def test_a_bulk_of_which_a_part_was_posted_is_unknown(ground: Ground, monkeypatch: pytest.MonkeyPatch) -> None:
     """When the queue fills up between two batches of a bulk, the whole is not told as not applied."""
     monkeypatch.setattr(module, "BATCH_MAX", 2)
-    lane = PostingLane(ground.database, Failpoints())
+    lane = offline_lane(ground.database, Failpoints())
     submit, parts = lane._lanes.submit, 0
 
     def full_at_the_second(*arguments: Any) -> Any:
@@ -181,7 +190,7 @@ async def test_a_full_queue_binds_nothing(ground: Ground, monkeypatch: pytest.Mo
     """Past the queue's bound a posting is refused at once, leaves nothing behind, and its key works later."""
     monkeypatch.setattr(module, "QUEUE_MAX", 3)
     monkeypatch.setattr(module, "IN_FLIGHT_MAX", 1)
-    lane = PostingLane(ground.database, Failpoints())
+    lane = offline_lane(ground.database, Failpoints())
     outcomes = await post_all(lane, ground, [transfer(f"key-{number}") for number in range(6)])
     refused = [number for number, outcome in enumerate(outcomes) if isinstance(outcome, QueueFullError)]
     assert len(refused) == 3
@@ -194,7 +203,7 @@ async def test_a_full_queue_binds_nothing(ground: Ground, monkeypatch: pytest.Mo
 
 async def test_callers_who_leave_leave_nothing_behind(ground: Ground) -> None:
     """Cancelled callers, those waiters for another included, neither undo a posting nor hold its key."""
-    lane = PostingLane(ground.database, Fails("posting.before_batch", seconds=0.05))
+    lane = offline_lane(ground.database, Fails("posting.before_batch", seconds=0.05))
     lane._sender._failpoints._points["posting.before_batch"] = ("raise", 10**6)
     callers = [asyncio.ensure_future(lane.post(ground.ledger_id, transfer("same"))) for _ in range(5)]
     other = asyncio.ensure_future(lane.post(ground.ledger_id, transfer("other")))
@@ -211,7 +220,7 @@ async def test_callers_who_leave_leave_nothing_behind(ground: Ground) -> None:
 
 async def test_a_set_is_unbound_when_one_of_its_keys_is_taken(ground: Ground) -> None:
     """An atomic set that meets a bound key does nothing, says so, and leaves its own keys free."""
-    lane = PostingLane(ground.database, Failpoints())
+    lane = offline_lane(ground.database, Failpoints())
     assert posted(await lane.post(ground.ledger_id, transfer("taken")))
     outcomes = await lane.post_many(ground.ledger_id, [transfer("mine"), transfer("taken")], atomic=True)
     assert isinstance(outcomes[0], Unbound)
@@ -220,7 +229,7 @@ async def test_a_set_is_unbound_when_one_of_its_keys_is_taken(ground: Ground) ->
 
 async def test_a_batch_is_decided_by_position(ground: Ground) -> None:
     """The arrays of a batch keep the order of its requests: whoever came first gets the last money."""
-    lane = PostingLane(ground.database, Failpoints())
+    lane = offline_lane(ground.database, Failpoints())
     requests = [transfer(f"key-{n}", source="alice", destination="world") for n in range(3)]
     assert len(columns(requests, [0] * 3)[1]) == 3
     assert posted(await lane.post(ground.ledger_id, transfer("one")))

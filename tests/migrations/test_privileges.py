@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator
 import asyncpg
 import pytest
 
-from server.store.postgres import SESSION_SETTINGS
+from server.store.sessions import SESSION_SETTINGS
 from tests.support.postgres import administer
 from tests.support.service import make_key
 
@@ -86,7 +86,7 @@ async def test_privileges(database_url: str) -> None:
         ("schema_migrations", "SELECT"): None,
         ("schema_functions", "SELECT"): None,
         ("accounts", "UPDATE"): BALANCES,
-        ("api_keys", "UPDATE"): "revoked_at",
+        ("api_keys", "UPDATE"): "burst concurrency rate_quota rate_window revoked_at",
     }
 
 

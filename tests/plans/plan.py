@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import asyncpg
 
-from server.store.postgres import SESSION_SETTINGS
+from server.store.sessions import SESSION_SETTINGS
 
 
 class Plan(NamedTuple):

@@ -45,6 +45,7 @@ def entries(account: str, **at: datetime) -> Arguments:
 CASES = [
     case("ledger_by_name", 1, lambda _: ("large",)),
     case("api_key_by_id", 1, lambda _: (f"{4711:016x}",)),
+    case("api_key_limit", 2, lambda _: (f"{4711:016x}", 5, 1, 5, 5)),
     case("api_key_revoke", 2, lambda _: (f"{4711:016x}",)),
     case("account_read_many", 1, lambda _: ([ACCOUNT],), "one"),
     case("account_read_many", 500, lambda _: (IDS,), "a batch"),

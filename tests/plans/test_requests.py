@@ -8,7 +8,7 @@ import asyncpg
 import pytest
 
 from server.http.routes import ROUTES, find
-from server.store.postgres import SESSION_SETTINGS
+from server.store.sessions import SESSION_SETTINGS
 from server.store.sql import sql_root
 from tests.plans.conftest import LEDGER, Large
 from tests.plans.plan import explain, session

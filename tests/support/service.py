@@ -14,7 +14,7 @@ import aiohttp
 from aiohttp import web
 
 from server.app import App, create_app
-from server.process.commands.keys import create_key
+from server.process.commands.keys import KeyLimit, create_key
 from server.settings import Settings
 from server.store.postgres import Database
 from tests.support.client import Client
@@ -24,11 +24,20 @@ START_SECONDS = 30.0
 STOP_SECONDS = 15.0
 
 
+# Seconds within which whatever must not hang has happened, on a machine busy with other tests too.
+BOUND_SECONDS = 5.0
+# A machine busy with tests is not a Redis that is away.
+REDIS_PATIENCE_MS = 2_000
+# Nobody listens there: the service does without Redis.
+NO_REDIS = "redis://127.0.0.1:1"
+
+
 class Service(NamedTuple):
     """A running service and how to reach it."""
 
     url: str
     database_url: str
+    redis_url: str
     session: aiohttp.ClientSession
     app: App | None = None
 
@@ -37,17 +46,27 @@ class Service(NamedTuple):
         return Client(self.session, self.url, await make_key(self.database_url, ledger, role))
 
 
-async def make_key(database_url: str, ledger: str, role: str = "admin") -> str:
+# A limit that tests of other things do not meet.
+PLENTY = KeyLimit(1_000_000, 1, 1_000_000, 100_000)
+
+
+async def make_key(database_url: str, ledger: str, role: str = "admin", limit: KeyLimit = PLENTY) -> str:
     """Make a key as `tallystick keys create` does."""
     async with Database(database_url, posting_connections=1, reading_connections=1) as database:
-        return await create_key(database, ledger, role)
+        return await create_key(database, ledger, role, limit)
 
 
 @asynccontextmanager
-async def in_process(database_url: str, **settings: object) -> AsyncIterator[Service]:
-    """Serve from this process and loop, on a free port."""
+async def in_process(database_url: str, redis_url: str = NO_REDIS, **settings: object) -> AsyncIterator[Service]:
+    """Serve from this process and loop, on a free port; all of a test's failures come from one address."""
+    patience = {
+        "auth_failure_rate": "1000000/s",
+        "auth_failure_burst": 1_000_000,
+        "redis_timeout_ms": REDIS_PATIENCE_MS,
+    }
+    settings = {**patience, **settings}
     async with (
-        create_app(Settings(database_url=database_url, **settings)) as app,  # type: ignore[arg-type]  # few, by name
+        create_app(Settings(database_url=database_url, redis_url=redis_url, **settings)) as app,  # type: ignore[arg-type]  # few, by name
         aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session,
     ):
         runner = web.ServerRunner(app.server)
@@ -55,7 +74,7 @@ async def in_process(database_url: str, **settings: object) -> AsyncIterator[Ser
         site = web.TCPSite(runner, "127.0.0.1", 0)
         await site.start()
         try:
-            yield Service(f"http://127.0.0.1:{runner.addresses[0][1]}", database_url, session, app)
+            yield Service(f"http://127.0.0.1:{runner.addresses[0][1]}", database_url, redis_url, session, app)
         finally:
             await runner.cleanup()
 
@@ -77,10 +96,15 @@ class ServerProcess:
         log: File that takes its standard error.
 
         environment: Further variables.
+
+        redis_url: Of Redis; without one it is away.
     """
 
-    def __init__(self, database_url: str, log: Path, environment: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self, database_url: str, log: Path, environment: Mapping[str, str] | None = None, redis_url: str = NO_REDIS
+    ) -> None:
         self.database_url = database_url
+        self.redis_url = redis_url
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self._log = log
@@ -107,8 +131,8 @@ class ServerProcess:
                 env={
                     **inherited,
                     "TALLYSTICK_DATABASE_URL": self.database_url,
-                    # Nothing of this is reached yet; it keeps the embedded server from being started.
-                    "TALLYSTICK_REDIS_URL": "redis://127.0.0.1:1",
+                    "TALLYSTICK_REDIS_URL": self.redis_url,
+                    "TALLYSTICK_REDIS_TIMEOUT_MS": str(REDIS_PATIENCE_MS),
                     **self._environment,
                     **(environment or {}),
                 },

@@ -1,0 +1,82 @@
+"""Failed authentications, limited by the network address they come from."""
+
+import time
+from ipaddress import IPv4Address, IPv6Address, ip_address
+from typing import Final
+
+from server.gate.limits import LOCAL_BUCKETS_MAX, Limit, LocalBuckets
+from server.store.keyspace import LEASE_MS, Keyspace
+from server.store.redis import Redis, RedisAwayError, script
+
+# Leading bits of an IPv6 address that tell one customer of a provider from another: whoever has one address of such
+# a network has all of them.
+IPV6_NETWORK_BITS: Final = 64
+# Microseconds for which a worker remembers that an address has used up its limit, without asking again.
+REMEMBERED_MAX: Final = 1_000_000
+
+
+def network(address: str) -> str:
+    """Return the network that the peer at *address* stands for: an IPv4 address, or the /64 of an IPv6 address."""
+    try:
+        peer: IPv4Address | IPv6Address = ip_address(address.partition("%")[0])
+    except ValueError:
+        # A Unix socket has no address: all who come through it are one.
+        return "local"
+    if isinstance(peer, IPv6Address):
+        if peer.ipv4_mapped is None:
+            return f"{IPv6Address(int(peer) >> (128 - IPV6_NETWORK_BITS) << (128 - IPV6_NETWORK_BITS))}/64"
+        peer = peer.ipv4_mapped
+    return str(peer)
+
+
+class Failures:
+    """
+    Counts failed authentications, exactly and across workers while Redis is there.
+
+    Args:
+        limit: Of each network address.
+
+        workers: Processes that share it; each takes its part alone when Redis is away.
+    """
+
+    def __init__(self, redis: Redis, keyspace: Keyspace, limit: Limit, workers: int) -> None:
+        self._redis = redis
+        self._keyspace = keyspace
+        self._limit = limit
+        self._workers = workers
+        self._local = LocalBuckets()
+        # By network that has nothing left, in microseconds of the monotonic clock: until when that is remembered, and
+        # until when it was said to last.
+        self._used_up: dict[str, tuple[int, int]] = {}
+
+    async def count(self, address: str) -> int:
+        """
+        Count a failure.
+
+        Returns:
+            0, or microseconds until another one is within the limit when this one is not.
+        """
+        peer = network(address)
+        now = time.monotonic_ns() // 1_000
+        remembered, until = self._used_up.get(peer, (0, 0))
+        if remembered > now:
+            return until - now
+        wait = await self._take(peer)
+        self._used_up.pop(peer, None)
+        if wait:
+            if len(self._used_up) >= LOCAL_BUCKETS_MAX:
+                del self._used_up[next(iter(self._used_up))]
+            # Counted from before the question, so that it never outlasts the wait.
+            self._used_up[peer] = (now + min(wait, REMEMBERED_MAX), now + wait)
+        return wait
+
+    async def _take(self, peer: str) -> int:
+        if not self._redis.away and self._keyspace.known:
+            name = self._keyspace.failures(peer)
+            command = script("gate").call([name], 1, *self._limit.bucket(), "", LEASE_MS, 1, 0)
+            try:
+                reply = await self._redis.submit(name, command)
+                return int(reply[0])
+            except RedisAwayError:
+                pass
+        return self._local.take(0, [(peer, self._limit)], self._workers, 1).wait

@@ -1,0 +1,171 @@
+"""The gate: tokens, replays and snapshots for all requests that wait, in one round trip."""
+
+import asyncio
+import itertools
+import secrets
+from collections.abc import Sequence
+from enum import IntEnum
+from typing import Any, NamedTuple
+
+from server.gate.keys import ApiKey
+from server.gate.limits import LocalBuckets
+from server.store.cache import Replay, Snapshot
+from server.store.coalescer import Coalescer
+from server.store.keyspace import LEASE_MS, Keyspace
+from server.store.redis import Command, Redis, RedisAwayError, script
+
+# Requests a batch: a script that runs longer than a few milliseconds holds up everybody else's.
+BATCH_MAX = 500
+# Batches away at once.
+IN_FLIGHT_MAX = 2
+# Requests that may wait.
+QUEUE_MAX = 5_000
+
+
+class LookUp(IntEnum):
+    """What a request wants to know besides its tokens."""
+
+    NOTHING = 0
+    SNAPSHOT = 1
+    REPLAY = 2
+
+
+class Entry(NamedTuple):
+    """What the gate says to a request."""
+
+    # Microseconds until the tokens would be there; 0: admitted; -1: more than the bucket can ever hold.
+    wait: int
+    # Whole tokens left in the narrowest bucket.
+    left: int
+    snapshot: Snapshot | None = None
+    replay: Replay | None = None
+    # Token of the lease that this request holds now, on the snapshot it asked for.
+    lease: bytes | None = None
+    # Position, among the key's limits, of the one that is waited for longest.
+    waits_for: int = 0
+
+
+class _Item(NamedTuple):
+    key: ApiKey
+    cost: int
+    look_up: LookUp
+    name: bytes
+
+
+class Gate:
+    """
+    Admits requests.
+
+    Args:
+        redis: Where buckets, replays and snapshots are.
+
+        keyspace: Names in it.
+
+        workers: Processes that share the limits; each takes its part alone when Redis is away.
+    """
+
+    def __init__(self, redis: Redis, keyspace: Keyspace, workers: int) -> None:
+        self._redis = redis
+        self.keyspace = keyspace
+        self._workers = workers
+        self._local = LocalBuckets()
+        # Lease tokens are never given twice: a random part of this process, a count, a position.
+        self._process = secrets.token_hex(4)
+        self._batches = itertools.count(1)
+        self._coalescer: Coalescer[_Item, Entry] = Coalescer(
+            self._run, batch_max=BATCH_MAX, in_flight_max=IN_FLIGHT_MAX, queue_max=QUEUE_MAX
+        )
+
+    def enter(
+        self, key: ApiKey, cost: int, look_up: LookUp = LookUp.NOTHING, name: bytes = b""
+    ) -> "asyncio.Future[Entry]":
+        """
+        Take *cost* tokens of a key and look something up.
+
+        Args:
+            name: The key in Redis of what is looked up.
+
+        Raises:
+            QueueFullError: Too much waits already.
+        """
+        return self._coalescer.submit(_Item(key, cost, look_up, name))
+
+    async def drain(self) -> None:
+        """Return when all who wait have been answered."""
+        await self._coalescer.drain()
+
+    async def _run(self, items: list[_Item]) -> list[Entry]:
+        groups: dict[tuple[int, str], list[int]] = {}
+        for number, item in enumerate(items):
+            groups.setdefault((item.key.ledger_id, item.key.id), []).append(number)
+        entries: list[Entry | None] = [None] * len(items)
+        if len(groups) == 1:
+            return await self._run_group(items)
+        answers = await asyncio.gather(*(self._run_group([items[n] for n in group]) for group in groups.values()))
+        for group, answer in zip(groups.values(), answers, strict=True):
+            for number, entry in zip(group, answer, strict=True):
+                entries[number] = entry
+        return [entry for entry in entries if entry is not None]
+
+    async def _run_group(self, items: Sequence[_Item]) -> list[Entry]:
+        """Serve requests of one key: in Redis, or alone while it is away."""
+        if self._redis.away or not self.keyspace.known:
+            return [self._alone(item) for item in items]
+        try:
+            if self._redis.colocated:
+                return await self._together(items, look_up=True)
+            entries = await self._together(items, look_up=False)
+            return list(await asyncio.gather(*map(self._apart, items, entries)))
+        except RedisAwayError:
+            return [self._alone(item) for item in items]
+
+    async def _together(self, items: Sequence[_Item], *, look_up: bool) -> list[Entry]:
+        key = items[0].key
+        token = f"{self._process}.{next(self._batches):x}."
+        arguments: list[bytes | str | int] = [len(key.buckets)]
+        keys = []
+        for name, bucket in key.buckets:
+            keys.append(self.keyspace.bucket(key.ledger_id, name))
+            arguments += bucket
+        arguments += (token, LEASE_MS)
+        for item in items:
+            kind = item.look_up if look_up else LookUp.NOTHING
+            arguments += (item.cost, int(kind))
+            if kind:
+                keys.append(item.name)
+        reply = await self._redis.submit(keys[0], script("gate").call(keys, *arguments))
+        return [
+            _entry(item.look_up, wait, left, found)
+            for item, wait, left, found in zip(items, reply[::3], reply[1::3], reply[2::3], strict=True)
+        ]
+
+    async def _apart(self, item: _Item, entry: Entry) -> Entry:
+        """Look up for a request that has its tokens, on the server that holds what it asks for."""
+        if entry.wait or not item.look_up:
+            return entry
+        command: Command = ("GET", item.name)
+        if item.look_up is LookUp.SNAPSHOT:
+            token = f"{self._process}.{next(self._batches):x}.0"
+            command = script("read").call([item.name], token, LEASE_MS)
+        try:
+            found = await self._redis.submit(item.name, command)
+        except RedisAwayError:
+            return entry
+        return _entry(item.look_up, 0, entry.left, found)
+
+    def _alone(self, item: _Item) -> Entry:
+        taken = self._local.take(item.key.ledger_id, item.key.limits, self._workers, item.cost)
+        return Entry(taken.wait, taken.left, waits_for=taken.waits_for)
+
+
+def _entry(look_up: LookUp, wait: int, left: int, found: Any) -> Entry:
+    if wait:
+        return Entry(wait, left, waits_for=found - 1)
+    if found is None:
+        return Entry(wait, left)
+    if look_up is LookUp.REPLAY:
+        return Entry(wait, left, replay=Replay.unpacked(found))
+    mark = found[:1]
+    if mark == b"S":
+        return Entry(wait, left, snapshot=Snapshot.unpacked(found))
+    return Entry(wait, left, lease=found[1:] if mark == b"G" else None)

@@ -1,0 +1,91 @@
+"""Limits, as callers see them."""
+
+from collections.abc import Callable
+from typing import NoReturn, TypeVar
+
+import msgspec
+
+from server.gate.gate import Entry, LookUp
+from server.http.body import decode, read_body
+from server.http.call import Call
+from server.http.limits import BULK_BODY_MAX_BYTES
+from server.http.parts import Parts
+from server.http.problems import Problem
+
+B = TypeVar("B")
+
+_MICROSECONDS = 1_000_000
+# Seconds after which a key that has too many requests running may try again: when they end, nobody knows.
+RUNNING_RETRY_SECONDS = 1
+
+
+async def admit(call: Call, parts: Parts, cost: int = 1, look_up: LookUp = LookUp.NOTHING, name: bytes = b"") -> Entry:
+    """
+    Take *cost* tokens for a request and look up what it needs, in one round trip.
+
+    Raises:
+        Problem: The tokens are not there (429), or can never be (400). No idempotency key is bound.
+        QueueFullError: Too much waits already.
+    """
+    key = call.key
+    entry = await parts.gate.enter(key, cost, look_up, name)
+    limit = key.limit
+    # Whole seconds until the bucket is full again.
+    full = -(-(limit.burst - entry.left) * limit.window // limit.quota)
+    call.limit_fields = b'RateLimit-Policy: %b\r\nRateLimit: "default";r=%d;t=%d\r\n' % (key.policy, entry.left, full)
+    if entry.wait == 0:
+        return entry
+    if entry.wait < 0:
+        burst = key.limits[entry.waits_for][1].burst
+        raise Problem("cost_exceeds_capacity", f"The request costs {cost} tokens; the limit holds {burst} of them.")
+    raise used_up(key.policies[entry.waits_for], entry.wait)
+
+
+def used_up(policy: str, wait: int) -> Problem:
+    """Return the problem of a limit that has room again in *wait* microseconds."""
+    seconds = -(-wait // _MICROSECONDS)
+    return Problem(
+        "quota_exceeded",
+        f"The limit {policy} is used up; there is room again in {seconds} s.",
+        members={"violated-policies": [policy]},
+        headers=[("Retry-After", str(seconds))],
+    )
+
+
+async def refuse_running(call: Call, parts: Parts) -> NoReturn:
+    """
+    Refuse a request whose key has as many running as it may; it costs no tokens.
+
+    Raises:
+        Problem: Always.
+        QueueFullError: Too much waits already.
+    """
+    await admit(call, parts, 0)
+    raise Problem(
+        "too_many_running",
+        f"The key may have {call.key.concurrency} requests running at once.",
+        members={"violated-policies": ["concurrency"]},
+        headers=[("Retry-After", str(RUNNING_RETRY_SECONDS))],
+    )
+
+
+async def read_bulk(
+    call: Call, parts: Parts, decoder: "msgspec.json.Decoder[B]", items: Callable[[B], int]
+) -> tuple[bytes, B]:
+    """
+    Read and decode the body of a bulk, and take a token for each of its items, or one when it is malformed.
+
+    Returns:
+        The body as received, and what it holds.
+
+    Raises:
+        Problem: As `admit`, `read_body` and `decode`.
+    """
+    try:
+        body = await read_body(call.request, BULK_BODY_MAX_BYTES)
+        bulk = decode(decoder, body)
+    except Problem:
+        await admit(call, parts)
+        raise
+    await admit(call, parts, items(bulk))
+    return body, bulk

@@ -1,0 +1,63 @@
+"""A circuit breaker: after some failures in a row nobody asks any more, until a probe of ours gets an answer."""
+
+import asyncio
+import logging
+import random
+from collections.abc import Awaitable, Callable
+
+# Failures in a row that open it. One is an accident; at three, every caller has waited for nothing long enough.
+FAILURES_MAX = 3
+# Seconds between probes while it is open, with jitter so that workers do not probe together.
+PROBE_SECONDS = 0.25
+
+log = logging.getLogger(__name__)
+
+
+class Breaker:
+    """
+    The state of a dependency, as this process sees it.
+
+    Args:
+        name: Of the dependency, for the log.
+
+        probe: Asks it something harmless; raises while it does not answer. Must be bounded in time.
+    """
+
+    def __init__(self, name: str, probe: Callable[[], Awaitable[object]]) -> None:
+        self._name = name
+        self._probe = probe
+        self._failures = 0
+        self._prober: asyncio.Task[None] | None = None
+        # True while nobody should ask.
+        self.open = False
+
+    def succeeded(self) -> None:
+        """Note an answer."""
+        self._failures = 0
+
+    def failed(self, error: BaseException) -> None:
+        """Note a failure; the last of a few in a row opens the breaker."""
+        self._failures += 1
+        if self._failures >= FAILURES_MAX and not self.open:
+            self.open = True
+            log.warning("%s is away (%s): not asked until it answers a probe", self._name, type(error).__name__)
+            self._prober = asyncio.get_running_loop().create_task(self._watch())
+
+    async def close(self) -> None:
+        """End the probing."""
+        if self._prober is not None:
+            self._prober.cancel()
+            await asyncio.gather(self._prober, return_exceptions=True)
+
+    async def _watch(self) -> None:
+        while True:
+            await asyncio.sleep(PROBE_SECONDS * random.uniform(0.5, 1.5))  # noqa: S311 -- jitter, not a secret
+            try:
+                await self._probe()
+            except Exception as error:
+                log.debug("%s does not answer: %s", self._name, type(error).__name__)
+                continue
+            self._failures = 0
+            self.open = False
+            log.warning("%s is back", self._name)
+            return

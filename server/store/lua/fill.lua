@@ -1,0 +1,22 @@
+-- Store the snapshot that a lease's holder read, unless something newer has been seen meanwhile.
+--
+-- KEYS[1]: the snapshot. ARGV: token of the lease, version read, snapshot, life in milliseconds.
+-- Replies 1 when stored. Otherwise the reader's version is noted as seen, as any other reader's would be.
+local value = redis.call('GET', KEYS[1])
+if not value then return 0 end
+local seen = tonumber(ARGV[2])
+local token, least = string.match(value, '^L(.*):(%d+)$')
+local version = string.match(value, '^S(%d+) ')
+if token then
+  if token == ARGV[1] and tonumber(least) <= seen then
+    redis.call('SET', KEYS[1], ARGV[3], 'PX', ARGV[4])
+    return 1
+  end
+  if tonumber(least) < seen then
+    redis.call('SET', KEYS[1], 'L' .. token .. ':' .. ARGV[2], 'KEEPTTL')
+  end
+elseif not version or tonumber(version) < seen then
+  -- Older, or nothing of ours.
+  redis.call('DEL', KEYS[1])
+end
+return 0

@@ -1,0 +1,27 @@
+-- What a batch of postings leaves behind, before any of its answers is given: no snapshot older than what it
+-- committed, and the answers themselves, for retries that need not reach the database.
+--
+-- KEYS: account snapshots, then replays. ARGV: number of snapshots; the version of each; life of a replay in seconds;
+-- the replays.
+local count = tonumber(ARGV[1])
+for i = 1, count do
+  local value = redis.call('GET', KEYS[i])
+  if value then
+    local seen = tonumber(ARGV[i + 1])
+    local token, least = string.match(value, '^L(.*):(%d+)$')
+    local version = string.match(value, '^S(%d+) ')
+    if token then
+      if tonumber(least) < seen then
+        redis.call('SET', KEYS[i], 'L' .. token .. ':' .. ARGV[i + 1], 'KEEPTTL')
+      end
+    elseif not version or tonumber(version) < seen then
+      -- Older, or nothing of ours.
+      redis.call('DEL', KEYS[i])
+    end
+  end
+end
+local life = ARGV[count + 2]
+for i = count + 1, #KEYS do
+  redis.call('SET', KEYS[i], ARGV[i + 2], 'EX', life)
+end
+return #KEYS

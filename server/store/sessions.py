@@ -1,0 +1,99 @@
+"""Sessions of Postgres: their settings, their limits, and what the errors of a connection mean."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import asyncpg
+
+# One batch of 500 takes about 15 ms; a statement that runs a hundred times longer is stuck, and its row locks with it.
+STATEMENT_TIMEOUT_MS = 2_000
+# Batches of several workers queue on a hot row for tens of milliseconds each; past this the holder is not working.
+LOCK_TIMEOUT_MS = 500
+# Nothing in the service leaves a transaction idle: whatever does has lost its client.
+IDLE_IN_TRANSACTION_TIMEOUT_MS = 5_000
+# The client's own bound on a statement. Longer than the server's, so that the server's definite answer comes first;
+# it decides only when the backend itself does not answer any more.
+COMMAND_TIMEOUT_SECONDS = 2.5
+# Time to open a connection.
+CONNECT_TIMEOUT_SECONDS = 2.0
+SERVICE_ROLE = "tallystick_service"
+SCHEMA = "tallystick"
+
+# Settings of every connection, given at connect: they are the session's defaults, so no later statement sets any.
+# Row counts of a young table mislead the planner for as long as a cached plan lives; every statement of the
+# service is made to be answered by an index, so it is never offered a scan.
+SESSION_SETTINGS = {
+    "application_name": "tallystick",
+    "role": SERVICE_ROLE,
+    "search_path": SCHEMA,
+    "timezone": "UTC",
+    "jit": "off",
+    "enable_seqscan": "off",
+    "plan_cache_mode": "force_generic_plan",
+    "statement_timeout": str(STATEMENT_TIMEOUT_MS),
+    "lock_timeout": str(LOCK_TIMEOUT_MS),
+    "idle_in_transaction_session_timeout": str(IDLE_IN_TRANSACTION_TIMEOUT_MS),
+    "client_connection_check_interval": "1000",
+}
+
+# Settings of a connection that reads whole ledgers beside the traffic, for as long as it takes. It reads the rows
+# themselves; an index may find a small ledger in a big table, and a query chooses which by its order, so bitmaps are
+# off. At most three processes work for it, with two sorts or hashes each. It ends soon after its client does.
+SCAN_SETTINGS = {
+    **SESSION_SETTINGS,
+    "application_name": "tallystick-scan",
+    "enable_seqscan": "on",
+    "enable_indexonlyscan": "off",
+    "enable_bitmapscan": "off",
+    "plan_cache_mode": "force_custom_plan",
+    "max_parallel_workers_per_gather": "2",
+    "work_mem": "64MB",
+    "statement_timeout": "0",
+    "lock_timeout": "10s",
+    "idle_in_transaction_session_timeout": "60s",
+}
+
+# The connection, or the server behind it, is gone or is leaving; what was being done may or may not have been done.
+CONNECTION_LOST = (
+    OSError,
+    TimeoutError,
+    asyncpg.InterfaceError,
+    asyncpg.PostgresConnectionError,
+    asyncpg.AdminShutdownError,
+    asyncpg.CrashShutdownError,
+    asyncpg.CannotConnectNowError,
+    asyncpg.IdleInTransactionSessionTimeoutError,
+    asyncpg.InternalClientError,
+)
+# The server says that it will not do it now; the transaction is rolled back.
+REFUSED_FOR_NOW = (
+    asyncpg.SerializationError,
+    asyncpg.DeadlockDetectedError,
+    asyncpg.LockNotAvailableError,
+    asyncpg.QueryCanceledError,
+    asyncpg.ReadOnlySQLTransactionError,
+    asyncpg.InsufficientResourcesError,
+    asyncpg.InvalidCachedStatementError,
+)
+
+
+class ServiceConnection(asyncpg.Connection):
+    """A connection that is handed back as it is: the service sets no session state (a check over `sql/` proves it)."""
+
+    def get_reset_query(self) -> str:
+        return ""
+
+
+@asynccontextmanager
+async def scanning_session(dsn: str) -> "AsyncIterator[asyncpg.Connection[asyncpg.Record]]":
+    """
+    Lend a connection that may read for as long as it takes.
+
+    Raises:
+        OSError, asyncpg.PostgresError: Postgres cannot be reached or refuses.
+    """
+    connection = await asyncpg.connect(dsn, timeout=CONNECT_TIMEOUT_SECONDS, server_settings=SCAN_SETTINGS)
+    try:
+        yield connection
+    finally:
+        await connection.close(timeout=COMMAND_TIMEOUT_SECONDS)

@@ -1,0 +1,87 @@
+"""The model of the protocol does what the real scripts do, over all small states."""
+
+import itertools
+from collections.abc import AsyncIterator
+
+import pytest
+
+from server.store.keyspace import LEASE_MS, SNAPSHOT_MS
+from server.store.redis import RedisServer, script, settle_command
+from tests.cache.protocol import Value, fill, look_up, seen
+
+VERSIONS = (1, 2, 3)
+VALUES: list[Value] = [
+    None,
+    *(("S", version, 0) for version in VERSIONS),
+    *(("L", token, least) for token in (1, 2) for least in (0, *VERSIONS)),
+]
+
+
+@pytest.fixture
+async def redis(redis_url: str) -> AsyncIterator[RedisServer]:
+    """A client that waits patiently."""
+    client = RedisServer(redis_url, None, 5.0)
+    yield client
+    await client.close()
+
+
+async def put(redis: RedisServer, key: bytes, value: Value) -> None:
+    """Make the key hold *value*."""
+    if value is None:
+        await redis.submit(key, ("DEL", key))
+    else:
+        text = f"S{value[1]} body" if value[0] == "S" else f"L{value[1]}:{value[2]}"
+        await redis.submit(key, ("SET", key, text, "PX", SNAPSHOT_MS))
+
+
+async def held(redis: RedisServer, key: bytes) -> Value:
+    """Return what the key holds; whatever it is has an end."""
+    text = await redis.submit(key, ("GET", key))
+    if text is None:
+        return None
+    assert await redis.submit(key, ("PTTL", key)) > 0
+    if text.startswith(b"S"):
+        return ("S", int(text[1:].split(b" ")[0]), 0)
+    token, _, least = text[1:].decode().rpartition(":")
+    return ("L", int(token), int(least))
+
+
+@pytest.mark.parametrize("value", VALUES, ids=str)
+async def test_every_script_does_what_its_model_does(redis: RedisServer, value: Value) -> None:
+    """From each state, `settle`, `fill`, `read` and `gate` lead where the model says."""
+    key = f"model:{value}".encode()
+    for version in VERSIONS:
+        await put(redis, key, value)
+        await redis.settle({key: version}, {})
+        assert await held(redis, key) == seen(value, version)
+    for token, version in itertools.product((1, 2, 3), VERSIONS):
+        await put(redis, key, value)
+        command = script("fill").call([key], str(token), version, f"S{version} body", SNAPSHOT_MS)
+        stored = await redis.submit(key, command)
+        after = fill(value, token, version)
+        assert await held(redis, key) == after
+        assert stored == (after == ("S", version, 0) and value is not None and value[0] == "L")
+    for name in ("read", "gate"):
+        await put(redis, key, value)
+        if name == "read":
+            found = await redis.submit(key, script(name).call([key], "7", LEASE_MS))
+            token = 7
+        else:
+            # No bucket, a token prefix of 7, one request that costs nothing and asks for a snapshot.
+            found = (await redis.submit(key, script(name).call([key], 0, "7", LEASE_MS, 0, 1)))[2]
+            token = 71
+        after, how = look_up(value, token)
+        assert await held(redis, key) == after
+        assert found[:1] == {"hit": b"S", "lease": b"G", "busy": b"L"}[how]
+
+
+@pytest.mark.parametrize("garbage", [b"", b"S", b"Sx body", b"Lease", b"L:", b"\x00\xff", b"S1"], ids=repr)
+async def test_foreign_values_are_removed(redis: RedisServer, garbage: bytes) -> None:
+    """What no script of ours wrote stops neither a batch nor a fill: it goes."""
+    key = b"foreign"
+    await redis.submit(key, ("SET", key, garbage))
+    await redis.submit(key, settle_command({key: 1}, {b"replay": b"value"}))
+    assert await redis.submit(key, ("EXISTS", key)) == 0
+    await redis.submit(key, ("SET", key, garbage))
+    assert await redis.submit(key, script("fill").call([key], "1", 1, "S1 body", SNAPSHOT_MS)) == 0
+    assert await redis.submit(key, ("EXISTS", key)) == 0

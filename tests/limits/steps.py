@@ -1,0 +1,45 @@
+"""Keys with limits, what answers say of them, and what stands in Redis about them."""
+
+from typing import Any
+
+from server.process.commands.keys import KeyLimit
+from tests.support.client import Answer, Client
+from tests.support.service import Service, make_key
+
+DAY = 86_400
+
+
+def once(burst: int) -> KeyLimit:
+    """Return a limit that admits so many requests, and in a test's time no more."""
+    return KeyLimit(1, DAY, burst)
+
+
+async def limited(service: Service, ledger: str, limit: KeyLimit, role: str = "admin") -> Client:
+    """Return a client whose key has a limit of its own."""
+    return Client(service.session, service.url, await make_key(service.database_url, ledger, role, limit))
+
+
+def key_id(client: Client) -> str:
+    """Return the public id of a client's key."""
+    assert client.token is not None
+    return client.token.split("_")[2]
+
+
+def left(answer: Answer) -> int:
+    """Return how many requests the answer says are left."""
+    name, rest, _ = answer.headers["RateLimit"].split(";")
+    assert name == '"default"'
+    return int(rest.removeprefix("r="))
+
+
+async def bucket(redis: Any, client: Client) -> bytes:
+    """Return the name in Redis of a key's bucket."""
+    (name,) = [name async for name in redis.scan_iter(f"*:b:*:k:{key_id(client)}")]
+    assert isinstance(name, bytes)
+    return name
+
+
+async def state(redis: Any, client: Client) -> tuple[int, int, int]:
+    """Return the units in a key's bucket, when they were counted, and the price of a token."""
+    units, since, price = (await redis.get(await bucket(redis, client))).split(b":")
+    return int(units), int(since), int(price)

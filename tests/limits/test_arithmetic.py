@@ -1,0 +1,216 @@
+"""The arithmetic of limits, in Lua and in Python, against a model in exact fractions."""
+
+from collections.abc import Iterator
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from redis import Redis
+
+from server.gate.limits import BURST_MAX, LOCAL_BUCKETS_MAX, QUOTA_MAX, Limit, LocalBuckets, read_rate, shown_rate
+from server.store.redis import script
+from tests.limits.model import CLOCK, END, EPOCH, INJECTED, MICROSECONDS, Model, Reply, Script, limits, steps
+
+HOUR = 3_600 * MICROSECONDS
+NAMES = ("limits-test:{1}:a", "limits-test:{1}:b")
+
+
+@pytest.fixture(scope="module")
+def redis(redis_url: str) -> Iterator[Any]:
+    """The Valkey of this test process."""
+    with Redis(unix_socket_path=unquote(urlsplit(redis_url).path)) as connection:
+        yield connection
+
+
+def test_only_the_clock_is_replaced() -> None:
+    """The script that is tested with a clock of the test differs from the script that runs in that one line."""
+    text = script("gate").text
+    ours = text.replace(CLOCK, INJECTED).splitlines()
+    differing = [(a, b) for a, b in zip(text.splitlines(), ours, strict=True) if a != b]
+    assert differing == [(CLOCK.rstrip(), INJECTED.rstrip())]
+
+
+@settings(max_examples=200, deadline=None)
+@given(data=st.data())
+def test_the_script_is_exact(redis: Any, data: st.DataObject) -> None:
+    """Whatever the rate, the burst, the gaps and the costs: every wait and every rest is that of the model."""
+    limit = data.draw(limits())
+    model, asked = Model([limit]), Script(redis, NAMES)
+    now = EPOCH
+    for gap, cost in data.draw(steps(limit)):
+        now += gap
+        assert asked.ask(now, [limit.bucket()], cost) == [model.ask(now, cost)]
+
+
+@settings(max_examples=100, deadline=None)
+@given(data=st.data())
+def test_the_script_takes_all_or_nothing(redis: Any, data: st.DataObject) -> None:
+    """With two limits a request that either of them refuses is charged to neither, alone or in a batch."""
+    both = [data.draw(limits()), data.draw(limits())]
+    model, asked = Model(both), Script(redis, NAMES)
+    now = EPOCH
+    for gap, cost in data.draw(steps(data.draw(st.sampled_from(both)))):
+        now += gap
+        expected = [model.ask(now, cost), model.ask(now, 1), model.ask(now, cost)]
+        assert asked.ask(now, [limit.bucket() for limit in both], cost, 1, cost) == expected
+
+
+@settings(max_examples=200, deadline=None)
+@given(data=st.data())
+def test_a_worker_alone_counts_as_the_script_does(data: st.DataObject) -> None:
+    """The buckets of a worker that has its limits to itself say what the model says, for two limits at once."""
+    both = [data.draw(limits()), data.draw(limits())]
+    now = EPOCH
+    model, local = Model(both), LocalBuckets(lambda: now)
+    for gap, cost in data.draw(steps(data.draw(st.sampled_from(both)))):
+        now += gap
+        assert tuple(local.take(1, [("a", both[0]), ("b", both[1])], 1, cost)) == model.ask(now, cost)
+
+
+@settings(max_examples=200, deadline=None)
+@given(data=st.data(), share=st.integers(1, 16))
+def test_a_share_is_never_more_than_it_may_be(data: st.DataObject, share: int) -> None:
+    """
+    Of a share no more is admitted than its part of the rate and one burst of the whole, whatever is asked.
+
+    What the whole can hold is admitted once a share of it has waited as long as it was told.
+    """
+    limit = data.draw(limits())
+    now = EPOCH
+    local, admitted = LocalBuckets(lambda: now), 0
+    for gap, cost in data.draw(steps(limit)):
+        now += gap
+        taken = local.take(1, [("a", limit)], share, cost)
+        assert (taken.wait == -1) == (cost > limit.burst)
+        if taken.wait > 0:
+            now += taken.wait
+            taken = local.take(1, [("a", limit)], share, cost)
+        admitted += cost if taken.wait == 0 else 0
+        assert taken.wait <= 0
+        elapsed = now - EPOCH
+        gained = elapsed * limit.quota // (limit.window * MICROSECONDS * share)
+        assert admitted <= max(1, limit.burst // share) + gained + limit.burst
+
+
+@settings(max_examples=200, deadline=None)
+@given(data=st.data())
+def test_waiting_as_told_is_enough_and_no_longer_than_needed(redis: Any, data: st.DataObject) -> None:
+    """After the wait it was told a request is admitted; a microsecond earlier it is not."""
+    limit = data.draw(limits())
+    asked, now, bucket = Script(redis, NAMES), EPOCH, [limit.bucket()]
+    for gap, cost in data.draw(steps(limit)):
+        now += gap
+        (reply,) = asked.ask(now, bucket, cost)
+        if reply.wait > 0 and now + reply.wait < END:
+            (early,) = asked.ask(now + reply.wait - 1, bucket, cost)
+            assert early.wait == 1
+            now += reply.wait
+            assert asked.ask(now, bucket, cost)[0].wait == 0
+
+
+@pytest.mark.parametrize("limit", [Limit(1, 86_400, 3), Limit(7, 60, 5), Limit(999, 1, 1_500), Limit(QUOTA_MAX, 1, 10)])
+def test_a_long_run_admits_rate_times_time(redis: Any, limit: Limit) -> None:
+    """Asked all the time, in odd steps, a bucket admits its burst and its rate times the time, within a token."""
+    asked, now, admitted = Script(redis, NAMES), EPOCH, 0
+    step = max(1, limit.window * MICROSECONDS // limit.quota // 3) + 1
+    for _ in range(3_000):
+        admitted += sum(reply.wait == 0 for reply in asked.ask(now, [limit.bucket()], *[1] * (limit.burst + 1)))
+        now += step
+    ideal = limit.burst + (now - step - EPOCH) * limit.quota / (limit.window * MICROSECONDS)
+    assert ideal - 1 < admitted <= ideal
+    assert admitted > limit.burst + 500
+
+
+@settings(max_examples=100, deadline=None)
+@given(data=st.data())
+def test_buckets_go_when_they_are_full(redis: Any, data: st.DataObject) -> None:
+    """Every bucket that was charged expires when it would be full, within some milliseconds, and not before."""
+    both = [data.draw(limits()), data.draw(limits())]
+    model, asked = Model(both), Script(redis, NAMES)
+    now = EPOCH
+    for gap, cost in data.draw(steps(both[0])):
+        now += gap
+        reply = model.ask(now, cost)
+        assert asked.ask(now, [limit.bucket() for limit in both], cost) == [reply]
+        if reply.wait == 0 and cost:
+            for number, life in enumerate(asked.lives):
+                full = model.seconds_to_full(number) * 1_000
+                assert 0 < full <= life <= full + 2
+
+
+def test_a_clock_that_steps_back_is_believed(redis: Any) -> None:
+    """A step back of an hour refills nothing and costs nobody more than the wait there was before it."""
+    limit = Limit(1, 1, 5)
+    asked, bucket = Script(redis, NAMES), [limit.bucket()]
+    assert [reply.wait == 0 for reply in asked.ask(EPOCH, bucket, *[1] * 6)] == [True] * 5 + [False]
+    back = EPOCH - HOUR
+    # Nobody is admitted at the first look, and still the new time counts from it.
+    assert asked.ask(back, bucket, 1) == [Reply(MICROSECONDS, 0)]
+    assert asked.lives == [5_001]
+    assert asked.ask(back + MICROSECONDS - 1, bucket, 1) == [Reply(1, 0)]
+    assert asked.ask(back + MICROSECONDS, bucket, 1) == [Reply(0, 0)]
+
+
+def test_a_clock_that_steps_forward_fills_and_no_more(redis: Any) -> None:
+    """A step forward fills the bucket, once."""
+    limit = Limit(1, 1, 5)
+    asked, bucket = Script(redis, NAMES), [limit.bucket()]
+    asked.ask(EPOCH, bucket, 5)
+    assert [reply.wait == 0 for reply in asked.ask(EPOCH + HOUR, bucket, *[1] * 7)] == [True] * 5 + [False] * 2
+
+
+def test_a_changed_limit_keeps_whole_tokens(redis: Any) -> None:
+    """What was left under the old limit is left under the new one, up to what it holds, and no more."""
+    slow, fast = Limit(1, 86_400, 10), Limit(1_000, 1, 2_000)
+    now = EPOCH
+    asked, local = Script(redis, NAMES), LocalBuckets(lambda: now)
+    for limit, cost, left in ((slow, 7, 3), (fast, 1, 2), (slow, 1, 1), (fast, 0, 1), (Limit(1, 1, 1), 0, 1)):
+        assert asked.ask(now, [limit.bucket()], cost) == [Reply(0, left)]
+        assert local.take(1, [("a", limit)], 1, cost) == (0, left, 0)
+
+
+def test_what_no_limit_of_ours_wrote_counts_as_full(redis: Any) -> None:
+    """A value of another form in a bucket's place fails nobody."""
+    asked = Script(redis, NAMES)
+    redis.set(NAMES[0], "5:6")
+    assert asked.ask(EPOCH, [Limit(1, 1, 5).bucket()], 1) == [Reply(0, 4)]
+
+
+def test_a_worker_remembers_so_many_buckets() -> None:
+    """The bucket used longest ago goes first; it is full again then."""
+    local, limit = LocalBuckets(lambda: EPOCH), Limit(1, 86_400, 5)
+    for number in range(LOCAL_BUCKETS_MAX):
+        local.take(number, [("a", limit)], 1, 5)
+    assert local.take(0, [("a", limit)], 1, 0).left == 0
+    local.take(LOCAL_BUCKETS_MAX, [("a", limit)], 1, 5)
+    assert local.take(0, [("a", limit)], 1, 0).left == 0
+    assert local.take(1, [("a", limit)], 1, 0).left == 5
+
+
+@pytest.mark.parametrize(
+    ("text", "rate"), [("5", (5, 1)), ("6/min", (6, 60)), ("1/h", (1, 3_600)), ("1/day", (1, 86_400))]
+)
+def test_rates_are_read_and_shown(text: str, rate: tuple[int, int]) -> None:
+    """A rate means what it says, and is shown so that it can be read again."""
+    assert read_rate(text) == rate
+    assert read_rate(shown_rate(*rate)) == rate
+
+
+@pytest.mark.parametrize(
+    "text", ["", "0", "0/s", "-1/s", "1.5/s", "01/s", "1/", "1/m", "1 /s", "1000001/s", "x", "1/s\n", "\u0661/s"]
+)
+def test_rates_that_cannot_be(text: str) -> None:
+    """Anything else is refused."""
+    with pytest.raises(ValueError, match="a rate is 1 to 1000000"):
+        read_rate(text)
+
+
+def test_what_cannot_be_counted_is_cut() -> None:
+    """A burst whose units would pass 2^53 is known as such, and cut to what can be counted."""
+    slow = Limit(1, 86_400, BURST_MAX)
+    assert not slow.exact
+    assert slow.counted.exact
+    assert not slow.counted._replace(burst=slow.counted.burst + 1).exact
+    assert Limit(1_000, 1, BURST_MAX).counted.burst == BURST_MAX

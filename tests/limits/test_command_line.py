@@ -1,0 +1,130 @@
+"""Limits from the command line and from the settings: given, changed while the service runs, shown, and refused."""
+
+import re
+import time
+
+import pytest
+
+from server.app import create_app, default_limits
+from server.gate.limits import Limit
+from server.process.commands.keys import KeyLimit, limit_key
+from server.settings import Settings, SettingsError
+from server.store.postgres import Database
+from tests.limits.steps import key_id, left, limited, once
+from tests.support.client import Client
+from tests.support.command import run
+from tests.support.postgres import administer
+from tests.support.service import in_process
+
+# Seconds in which a change of limits is in force, as is promised.
+CHANGED_SECONDS = 5.0
+CREATE = ("keys", "create", "--ledger", "books", "--role", "read")
+
+
+async def test_a_key_with_limits(database_url: str, redis_url: str) -> None:
+    """What `keys create` is given is what the key may do, and what `keys list` shows."""
+    for limits, policy, burst, shown in (
+        ((), "q=1000;w=1", 2_000, ("-", "-", "-")),
+        (("--rate", "5/min"), "q=5;w=60", 5, ("5/min", "-", "-")),
+        (("--rate", "5/h", "--burst", "9"), "q=5;w=3600", 9, ("5/h", "9", "-")),
+        (("--burst", "7", "--concurrency", "3"), "q=1000;w=1", 7, ("-", "7", "3")),
+        (("--rate", "1/day", "--concurrency", "100000"), "q=1;w=86400", 1, ("1/day", "-", "100000")),
+    ):
+        made = await run(*CREATE, *limits, database_url=database_url)
+        assert (made.code, made.err) == (0, "")
+        async with in_process(database_url, redis_url) as service:
+            client = Client(service.session, service.url, made.out.strip())
+            answer = await client.get("/v1/accounts")
+        assert (answer.status, answer.headers["RateLimit-Policy"]) == (200, f'"default";{policy}')
+        assert left(answer) == burst - 1
+        listed = await run("keys", "list", database_url=database_url)
+        (line,) = [line for line in listed.out.splitlines() if key_id(client) in line]
+        assert re.fullmatch(rf"books\t\w+\tread\t[0-9TZ:-]+\t{shown[0]}\t{shown[1]}\t{shown[2]}\tactive", line)
+
+
+async def test_limits_change_while_the_service_runs(database_url: str, redis_url: str) -> None:
+    """A change of `keys limit` is in force within five seconds; without limits the key has the service's again."""
+    async with in_process(database_url, redis_url) as service:
+        client = await limited(service, "books", once(1))
+        assert [(await client.get("/v1/accounts")).status for _ in range(2)] == [200, 429]
+        change = ("keys", "limit", "--ledger", "books", key_id(client))
+        changed = await run(*change, "--rate", "10/s", "--burst", "50", database_url=database_url)
+        began = time.monotonic()
+        assert (changed.code, changed.out, changed.err) == (0, "", "")
+        while (answer := await client.get("/v1/accounts")).status == 429:
+            assert time.monotonic() - began <= CHANGED_SECONDS + 3
+        assert answer.headers["RateLimit-Policy"] == '"default";q=10;w=1'
+        assert left(answer) <= 49
+    assert (await run(*change, database_url=database_url)).code == 0
+    async with in_process(database_url, redis_url) as service:
+        client = Client(service.session, service.url, client.token)
+        assert (await client.get("/v1/accounts")).headers["RateLimit-Policy"] == '"default";q=1000;w=1'
+
+
+@pytest.mark.parametrize(
+    ("limits", "text"),
+    [
+        (("--rate", ""), "a rate is 1 to 1000000 and /s, /min, /h or /day"),
+        (("--rate", "0"), "a rate is 1 to 1000000"),
+        (("--rate", "1000001/s"), "a rate is 1 to 1000000"),
+        (("--rate", "1/week"), "a rate is 1 to 1000000"),
+        (("--burst", "0"), "the burst is 1 to 1000000"),
+        (("--burst", "-5"), "the burst is 1 to 1000000"),
+        (("--burst", "1000001"), "the burst is 1 to 1000000"),
+        (("--concurrency", "0"), "the concurrency is 1 to 100000"),
+        (("--concurrency", "100001"), "the concurrency is 1 to 100000"),
+        (("--rate", "1/day", "--burst", "1000000"), "the burst is too large for so slow a rate"),
+    ],
+)
+async def test_limits_that_cannot_be(database_url: str, limits: tuple[str, ...], text: str) -> None:
+    """A limit that cannot be is refused in one line; no key is made and none is changed."""
+    for action in (CREATE, ("keys", "limit", "--ledger", "books", "0" * 16)):
+        end = await run(*action, *limits, database_url=database_url)
+        assert (end.code, end.out) == (2, "")
+        assert end.err.startswith(f"tallystick: {text}")
+        assert len(end.err.splitlines()) == 1
+    assert await administer(database_url, "SELECT FROM tallystick.api_keys") == []
+
+
+async def test_a_burst_too_large_for_the_service_s_rate(database_url: str) -> None:
+    """A burst that cannot be counted at the service's own rate is refused too."""
+    end = await run(*CREATE, "--burst", "1000000", database_url=database_url, rate="1/day")
+    assert (end.code, end.err) == (2, "tallystick: the burst is too large for so slow a rate\n")
+
+
+async def test_a_key_that_is_not_there(database_url: str) -> None:
+    """The limits of no key cannot be changed."""
+    end = await run("keys", "limit", "--ledger", "books", "0" * 16, database_url=database_url)
+    assert (end.code, end.err) == (2, f"tallystick: the ledger books has no key {'0' * 16}\n")
+
+
+async def test_a_default_rate_that_became_slow(database_url: str, redis_url: str) -> None:
+    """A key's burst that cannot be counted at a new default rate is cut to what can be, and the key goes on."""
+    async with in_process(database_url, redis_url, rate="1/day", burst=5) as service:
+        client = await limited(service, "books", KeyLimit(burst=1_000_000))
+        answer = await client.get("/v1/accounts")
+        assert (answer.status, left(answer)) == (200, Limit(1, 86_400, 1_000_000).counted.burst - 1)
+        async with Database(database_url, posting_connections=1, reading_connections=1) as database:
+            assert await limit_key(database, "books", key_id(client), KeyLimit())
+
+
+@pytest.mark.parametrize(
+    ("settings", "text"),
+    [
+        ({"rate": "fast"}, "rate: a rate is"),
+        ({"ledger_rate": "0/s"}, "ledger_rate: a rate is"),
+        ({"ledger_rate": ""}, "ledger_rate: a rate is"),
+        ({"auth_failure_rate": "1/y"}, "auth_failure_rate: a rate is"),
+        ({"rate": "1/day", "burst": 1_000_000}, "burst: too large for so slow a rate"),
+        ({"ledger_rate": "1/day", "ledger_burst": 1_000_000}, "ledger_burst: too large"),
+        ({"auth_failure_rate": "1/day", "auth_failure_burst": 1_000_000}, "auth_failure_burst: too large"),
+    ],
+)
+async def test_settings_that_cannot_be(settings: dict[str, object], text: str) -> None:
+    """A default limit that cannot be keeps the service from starting, and is named."""
+    given = Settings(database_url="postgresql://x@127.0.0.1:1/x", redis_url="redis://127.0.0.1:1", **settings)  # type: ignore[arg-type]  # few, by name
+    with pytest.raises(SettingsError, match=f"^{text}"):
+        default_limits(given)
+    with pytest.raises(SettingsError, match=f"^{text}"):
+        async with create_app(given):
+            pass

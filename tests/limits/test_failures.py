@@ -1,0 +1,131 @@
+"""The limit on failed authentications from one network address."""
+
+import asyncio
+from collections import Counter
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import aiohttp
+import pytest
+
+import server.app
+from server.gate import failures
+from server.gate.keys import new_key
+from tests.support.client import Client
+from tests.support.service import NO_REDIS, Service, in_process
+
+SLOW: dict[str, object] = {"auth_failure_rate": "1/day", "auth_failure_burst": 5}
+
+
+def stranger(service: Service, token: str | None = None) -> Client:
+    """Return a client whose key is none."""
+    return Client(service.session, service.url, token)
+
+
+@asynccontextmanager
+async def elsewhere(service: Service) -> AsyncIterator[Client]:
+    """Give a client of another address, without a key."""
+    connector = aiohttp.TCPConnector(local_addr=("127.0.0.2", 0))
+    async with aiohttp.ClientSession(connector=connector) as session:
+        yield Client(session, service.url, None)
+
+
+async def test_failures_are_limited_by_address(database_url: str, redis_url: str) -> None:
+    """After so many failures an address is told to wait; its good keys and other addresses are not concerned."""
+    async with in_process(database_url, redis_url, **SLOW) as service:
+        good = await service.client("books")
+        tokens = [None, "", "wrong", new_key(1).token, new_key(2**62).token]
+        answers = [await stranger(service, token).get("/v1/accounts") for token in tokens]
+        assert [(answer.status, answer.code) for answer in answers] == [(401, "unauthorized")] * 5
+        assert answers[0].headers["WWW-Authenticate"] == "Bearer"
+        for _ in range(3):
+            refused = await stranger(service).post("/v1/transfers", {})
+            assert (refused.status, refused.code) == (429, "quota_exceeded")
+            assert refused.json["violated-policies"] == ["authentication"]
+            assert (refused.json["outcome"], refused.json["retry"]) == ("not_applied", "same_key")
+            assert 86_000 < int(refused.headers["Retry-After"]) <= 86_400
+            assert "RateLimit" not in refused.headers
+            assert (await good.get("/v1/accounts")).status == 200
+        async with elsewhere(service) as other:
+            assert (await other.get("/v1/accounts")).status == 401
+
+
+async def test_only_failures_count(database_url: str, redis_url: str, redis: Any) -> None:
+    """Good keys, roles that are too low and paths without a key leave no trace of an address."""
+    async with in_process(database_url, redis_url, **SLOW) as service:
+        good, reader = await service.client("books"), await service.client("books", "read")
+        for _ in range(8):
+            assert (await good.get("/v1/accounts")).status == 200
+            assert (await reader.open("a")).status == 403
+            assert (await stranger(service).get("/livez")).status == 200
+            assert (await stranger(service).get("/nothing")).status == 404
+        assert (await stranger(service).get("/v1/accounts")).status == 401
+        assert service.app is not None
+        name = service.app.server._parts.gate.keyspace.failures("127.0.0.1")
+        assert (await redis.get(name)).split(b":")[0] == b"%d" % (4 * 86_400 * 10**6)
+        assert 0 < await redis.pttl(name) <= 86_401_000
+
+
+async def test_failures_are_exact_across_workers(database_url: str, redis_url: str) -> None:
+    """Of 60 failures at once, through two services, exactly as many as the limit holds are told 401."""
+    async with in_process(database_url, redis_url, **SLOW) as one, in_process(database_url, redis_url, **SLOW) as two:
+        assert (await stranger(two).get("/v1/accounts")).status == 401
+        sent = [stranger((one, two)[n % 2]).get("/v1/accounts") for n in range(60)]
+        answers = await asyncio.gather(*sent)
+        assert Counter(answer.status for answer in answers) == {401: 4, 429: 56}
+
+
+@pytest.mark.parametrize(("workers", "admitted"), [(1, 5), (2, 2)])
+async def test_a_worker_counts_alone_without_redis(
+    database_url: str, monkeypatch: pytest.MonkeyPatch, workers: int, admitted: int
+) -> None:
+    """While Redis is away each worker admits its share of the failures."""
+    monkeypatch.setattr(server.app, "WORKERS", workers)
+    async with in_process(database_url, NO_REDIS, **SLOW) as service:
+        good = await service.client("books")
+        answers = [await stranger(service).get("/v1/accounts") for _ in range(12)]
+        assert [answer.status for answer in answers] == [401] * admitted + [429] * (12 - admitted)
+        assert (await good.get("/v1/accounts")).status == 200
+
+
+async def test_waiting_as_told_is_enough(database_url: str, redis_url: str) -> None:
+    """An address that waited as it was told may fail again."""
+    settings = {"auth_failure_rate": "1/s", "auth_failure_burst": 2}
+    async with in_process(database_url, redis_url, **settings) as service:
+        answers = [await stranger(service).get("/v1/accounts") for _ in range(4)]
+        assert [answer.status for answer in answers] == [401, 401, 429, 429]
+        await asyncio.sleep(int(answers[-1].headers["Retry-After"]))
+        assert (await stranger(service).get("/v1/accounts")).status == 401
+
+
+async def test_a_flood_of_failures_does_not_reach_redis(database_url: str, redis_url: str, redis: Any) -> None:
+    """A worker knows for a while that nothing is left, and asks nobody meanwhile."""
+    async with in_process(database_url, redis_url, **SLOW) as service:
+        for _ in range(6):
+            await stranger(service).get("/v1/accounts")
+        assert service.app is not None
+        # Would admit the next one, if it were asked.
+        await redis.delete(service.app.server._parts.gate.keyspace.failures("127.0.0.1"))
+        assert (await stranger(service).get("/v1/accounts")).status == 429
+        await asyncio.sleep(failures.REMEMBERED_MAX / 1_000_000)
+        assert (await stranger(service).get("/v1/accounts")).status == 401
+
+
+@pytest.mark.parametrize(
+    ("address", "network"),
+    [
+        ("192.0.2.7", "192.0.2.7"),
+        ("::ffff:192.0.2.7", "192.0.2.7"),
+        ("2001:db8:1:2:3:4:5:6", "2001:db8:1:2::/64"),
+        ("2001:db8:1:2::9", "2001:db8:1:2::/64"),
+        ("2001:db8:1:3::9", "2001:db8:1:3::/64"),
+        ("fe80::1%eth0", "fe80::/64"),
+        ("::1", "::/64"),
+        ("", "local"),
+        ("/run/x.sock", "local"),
+    ],
+)
+def test_networks(address: str, network: str) -> None:
+    """IPv4 peers stand for themselves, IPv6 peers for their /64, and those without an address for one."""
+    assert failures.network(address) == network

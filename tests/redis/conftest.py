@@ -1,0 +1,54 @@
+"""A Valkey of each test's own, and clients of it that are closed."""
+
+import tempfile
+from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from server.store.redis import RedisServer
+from tests.support.redis_proxy import RedisProxy, redis_proxied
+from tests.support.valkey import OwnValkey
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    """A folder whose path leaves room for the name of a socket."""
+    with tempfile.TemporaryDirectory(prefix="ts-") as path:
+        yield Path(path)
+
+
+@pytest.fixture
+def valkey(folder: Path) -> Iterator[OwnValkey]:
+    """A server that this test may break."""
+    server = OwnValkey(folder)
+    server.start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+async def connect() -> AsyncIterator[Callable[[str], RedisServer]]:
+    """Makes clients, which are closed in the end."""
+    made: list[RedisServer] = []
+
+    def make(url: str) -> RedisServer:
+        made.append(RedisServer(url))
+        return made[-1]
+
+    yield make
+    for client in made:
+        await client.close()
+
+
+@pytest.fixture
+def client(valkey: OwnValkey, connect: Callable[[str], RedisServer]) -> RedisServer:
+    """A client of the server, by its socket."""
+    return connect(valkey.url)
+
+
+@pytest.fixture
+async def proxy(valkey: OwnValkey) -> AsyncIterator[tuple[RedisProxy, str]]:
+    """A proxy before the server, and the address through it."""
+    async with redis_proxied(valkey.socket) as (between, port):
+        yield between, f"redis://127.0.0.1:{port}"

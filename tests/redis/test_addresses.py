@@ -1,0 +1,110 @@
+"""Unix sockets, TCP, TLS, passwords; and that a password is never said."""
+
+import asyncio
+import logging
+import ssl
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from server.store.redis import RedisAwayError, RedisServer
+from server.store.redis_cluster import RedisCluster
+from server.store.redis_cluster import connect as connect_any
+from tests.support.redis_proxy import redis_proxied
+from tests.support.valkey import OwnValkey
+from tests.support.waiting import until
+
+Connect = Callable[[str], RedisServer]
+
+PASSWORD = "s3cret-in-the-address"
+
+
+@pytest.fixture
+def certificate(folder: Path) -> tuple[Path, Path]:
+    """A certificate for 127.0.0.1, signed by itself, and its key."""
+    paths = folder / "server.crt", folder / "server.key"
+    subject = ["-subj", "/CN=localhost", "-addext", "subjectAltName=IP:127.0.0.1", "-days", "2"]
+    made = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes"]
+    subprocess.run(
+        ["openssl", "req", "-x509", *made, *subject, "-out", paths[0], "-keyout", paths[1]],
+        check=True,
+        capture_output=True,
+    )
+    return paths
+
+
+async def test_socket_and_tcp(valkey: OwnValkey, connect: Connect) -> None:
+    """Both ways lead to the same server."""
+    assert await connect(valkey.url).submit(b"", ("SET", "key", "by socket")) == b"OK"
+    assert await connect(valkey.tcp_url).submit(b"", ("GET", "key")) == b"by socket"
+    assert await connect(f"{valkey.tcp_url}/3").submit(b"", ("GET", "key")) is None
+
+
+async def test_tls(valkey: OwnValkey, connect: Connect, certificate: tuple[Path, Path]) -> None:
+    """With TLS it works through a certificate that is trusted, and through no other."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(*certificate)
+    async with redis_proxied(valkey.socket, secure=context) as (proxy, port):
+        trusting = connect(f"rediss://127.0.0.1:{port}?ssl_ca_certs={certificate[0]}")
+        replies = await asyncio.gather(*(trusting.submit(b"", ("ECHO", b"%d" % n)) for n in range(500)))
+        assert replies == [b"%d" % n for n in range(500)]
+        carried = len(proxy.pieces)
+        distrusting = connect(f"rediss://127.0.0.1:{port}")
+        with pytest.raises(RedisAwayError):
+            await distrusting.submit(b"", ("PING",))
+        assert len(proxy.pieces) == carried
+        await trusting.close()
+        await distrusting.close()
+
+
+async def test_passwords(folder: Path, connect: Connect, caplog: pytest.LogCaptureFixture) -> None:
+    """With the right one it works, with a wrong one it is away; neither is in any error or log."""
+    caplog.set_level(logging.DEBUG)
+    valkey = OwnValkey(folder, requirepass=PASSWORD)
+    valkey.start()
+    said = []
+    try:
+        right = connect(f"redis://:{PASSWORD}@127.0.0.1:{valkey.port}/0")
+        assert await right.submit(b"", ("PING",)) == b"PONG"
+        by_socket = connect(f"unix://:{PASSWORD}@{valkey.socket}")
+        assert await by_socket.submit(b"", ("PING",)) == b"PONG"
+        wrong = connect(f"redis://:{PASSWORD}-not@127.0.0.1:{valkey.port}/0")
+        without = connect(valkey.url)
+        while not (wrong.away and without.away):
+            for client in (wrong, without):
+                with pytest.raises(RedisAwayError) as error:
+                    await client.submit(b"", ("PING",))
+                said.append(f"{error.value!r} {error.value.__cause__!r}")
+    finally:
+        valkey.stop()
+    while not right.away:
+        with pytest.raises(RedisAwayError) as error:
+            await right.submit(b"", ("PING",))
+        said.append(f"{error.value!r} {error.value.__cause__!r}")
+    await until(lambda: caplog.text.count("does not answer") >= 2)
+    assert len(said) >= 9
+    assert PASSWORD not in " ".join([*said, caplog.text, repr(right), repr(right._idle), repr(wrong._idle)])
+
+
+@pytest.mark.parametrize(
+    "option",
+    [
+        pytest.param("colour=blue", id="unknown"),
+        pytest.param("socket_keepalive_options=1&health_check_interval=often", id="not a number"),
+    ],
+)
+def test_options_that_there_are_not(option: str) -> None:
+    """An option that no connection has is refused when the client is made, and the password is not said."""
+    with pytest.raises((TypeError, ValueError)) as error:
+        RedisServer(f"redis://:{PASSWORD}@127.0.0.1:6379?{option}")
+    assert PASSWORD not in str(error.value)
+
+
+async def test_the_address_says_whether_it_is_a_cluster() -> None:
+    """`cluster=true` makes the client of a cluster and is no option of a connection."""
+    single, cluster = connect_any("redis://127.0.0.1:1"), connect_any("redis://127.0.0.1:1?cluster=true")
+    assert (type(single), type(cluster)) == (RedisServer, RedisCluster)
+    await single.close()
+    await cluster.close()

@@ -1,0 +1,179 @@
+"""Redis that is of no use is not asked, and is asked again by itself once it is."""
+
+import asyncio
+import contextlib
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from redis import RedisError
+
+from server.store.breaker import FAILURES_MAX
+from server.store.redis import RedisAwayError, RedisServer, script
+from tests.support.redis_proxy import RedisProxy
+from tests.support.service import BOUND_SECONDS
+from tests.support.valkey import OwnValkey
+from tests.support.waiting import until
+
+Connect = Callable[[str], RedisServer]
+
+
+async def refused(client: RedisServer, *commands: tuple[bytes | str | int, ...]) -> None:
+    """Send the commands one after the other; each must find Redis away, and in the end the breaker is open."""
+    for command in commands * FAILURES_MAX:
+        with pytest.raises(RedisAwayError):
+            await client.submit(b"", command)
+    assert client.away
+
+
+async def back(client: RedisServer) -> None:
+    """Return when it takes writes again, without anybody's help."""
+    await until(lambda: not client.away)
+    assert await client.submit(b"", ("SET", "back", "1")) == b"OK"
+
+
+async def test_refused(valkey: OwnValkey, client: RedisServer) -> None:
+    """Gone and back."""
+    assert await client.submit(b"", ("PING",)) == b"PONG"
+    valkey.stop()
+    await refused(client, ("PING",))
+    valkey.start()
+    await back(client)
+
+
+async def test_silent(valkey: OwnValkey, client: RedisServer) -> None:
+    """Frozen, it costs a few deadlines in all; then nobody waits for it."""
+    await client.submit(b"", ("PING",))
+    with valkey.frozen():
+        began = time.monotonic()
+        await refused(client, ("PING",))
+        assert time.monotonic() - began < BOUND_SECONDS
+        began = time.monotonic()
+        for _ in range(1_000):
+            with pytest.raises(RedisAwayError):
+                client.submit(b"", ("PING",))
+        assert time.monotonic() - began < BOUND_SECONDS
+    await back(client)
+
+
+async def test_slow(proxy: tuple[RedisProxy, str], connect: Connect) -> None:
+    """With 200 ms on every reply it is away, and stays so: probes are held to the same deadline."""
+    between, url = proxy
+    client = connect(url)
+    await client.submit(b"", ("PING",))
+    between.delay_seconds = 0.2
+    await refused(client, ("PING",))
+    probed = between.accepted
+    await until(lambda: between.accepted >= probed + 2)
+    assert client.away
+    between.delay_seconds = 0.0
+    await back(client)
+
+
+async def test_one_probe_at_a_time(proxy: tuple[RedisProxy, str], connect: Connect) -> None:
+    """While it is open, nothing but probes arrives, a few a second."""
+    between, url = proxy
+    client = connect(url)
+    between.refuse = True
+    await refused(client, ("PING",))
+    arrived, began = between.accepted, time.monotonic()
+    while time.monotonic() - began < 1.0:
+        with contextlib.suppress(RedisAwayError):
+            await client.submit(b"", ("PING",))
+        await asyncio.sleep(0.001)
+    assert 2 <= between.accepted - arrived <= 9
+    between.refuse = False
+    await back(client)
+
+
+async def test_one_success_starts_the_count_anew(proxy: tuple[RedisProxy, str], connect: Connect) -> None:
+    """Failures with answers between them never open it."""
+    between, url = proxy
+    client = connect(url)
+    for _ in range(FAILURES_MAX * 2):
+        between.spoil = lambda _: [None]
+        for _ in range(FAILURES_MAX - 1):
+            with pytest.raises(RedisAwayError):
+                await client.submit(b"", ("PING",))
+        between.spoil = None
+        assert await client.submit(b"", ("PING",)) == b"PONG"
+    assert not client.away
+
+
+async def test_out_of_memory(valkey: OwnValkey, client: RedisServer) -> None:
+    """A full server that evicts nothing counts as away, in scripts too, for as long as it takes no writes."""
+    valkey.ask("CONFIG", "SET", "maxmemory-policy", "noeviction")
+    valkey.ask("CONFIG", "SET", "maxmemory", "1")
+    settle = script("settle").call([b"replay"], 0, 60, b"answer")
+    await refused(client, settle)
+    await asyncio.sleep(1.0)
+    # It answers PING, and is still of no use.
+    assert client.away
+    valkey.ask("CONFIG", "SET", "maxmemory", "0")
+    await back(client)
+    assert await client.submit(b"", settle) == 1
+
+
+async def test_read_only(valkey: OwnValkey, client: RedisServer, folder: Path) -> None:
+    """A replica counts as away until it is promoted."""
+    primary = OwnValkey(folder)
+    primary.start()
+    try:
+        valkey.ask("REPLICAOF", "127.0.0.1", primary.port)
+        await until(lambda: b"link_status:up" in _replication(valkey))
+        await refused(client, script("settle").call([b"replay"], 0, 60, b"answer"))
+        await asyncio.sleep(0.6)
+        assert client.away
+        valkey.ask("REPLICAOF", "NO", "ONE")
+        await back(client)
+    finally:
+        primary.stop()
+
+
+def _replication(valkey: OwnValkey) -> bytes:
+    return b"link_status:" + str(valkey.ask("INFO", "replication").get("master_link_status")).encode()
+
+
+async def test_loading(proxy: tuple[RedisProxy, str], connect: Connect) -> None:
+    """A server that still reads its data counts as away."""
+    between, url = proxy
+    client = connect(url)
+    between.spoil = lambda _: [b"-LOADING Redis is loading the dataset in memory\r\n"] * 4
+    await refused(client, ("PING",))
+    between.spoil = None
+    await back(client)
+
+
+async def test_busy_with_a_script(valkey: OwnValkey, client: RedisServer) -> None:
+    """A server that runs somebody's endless script counts as away."""
+    valkey.ask("CONFIG", "SET", "busy-reply-threshold", "10")
+
+    def spin() -> None:
+        with contextlib.suppress(RedisError):
+            valkey.ask("EVAL", "while true do end", 0)
+
+    spinning = threading.Thread(target=spin)
+    spinning.start()
+    try:
+        await asyncio.sleep(0.2)
+        await refused(client, ("GET", "x"))
+    finally:
+        valkey.ask("SCRIPT", "KILL")
+        spinning.join()
+    await back(client)
+
+
+async def test_a_broken_key_is_no_broken_server(valkey: OwnValkey, client: RedisServer) -> None:
+    """A key of another type, or with a foreign value, fails those who ask for it and nobody else."""
+    valkey.ask("RPUSH", "list", "1")
+    valkey.ask("SET", "foreign", "neither snapshot nor lease")
+    broken = [script("read").call([b"list"], b"t", 9), script("fill").call([b"foreign"], b"t", 1, b"S1 x", 9)]
+    for _ in range(FAILURES_MAX + 1):
+        *lost, found = await asyncio.gather(
+            *(client.submit(b"", command) for command in [*broken, ("ECHO", b"mine")]), return_exceptions=True
+        )
+        assert [type(answer) for answer in lost] == [RedisAwayError] * 2
+        assert found == b"mine"
+    assert not client.away

@@ -1,0 +1,210 @@
+"""Nobody ever gets the reply to what somebody else asked, whatever happens on the line."""
+
+import asyncio
+import contextlib
+import random
+from collections.abc import Callable
+
+import pytest
+
+from server.store import redis
+from server.store.redis import RedisAwayError, RedisServer
+from tests.support.redis_proxy import RedisProxy
+from tests.support.valkey import OwnValkey
+from tests.support.waiting import until
+
+Connect = Callable[[str], RedisServer]
+
+EXTRA = b"$5\r\nother\r\n"
+
+
+@pytest.fixture
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A breaker that does not open, so that every flush meets the line."""
+    monkeypatch.setattr("server.store.breaker.FAILURES_MAX", 1_000_000)
+
+
+async def test_an_extra_reply_in_front(proxy: tuple[RedisProxy, str], connect: Connect, patient: None) -> None:
+    """A reply too many before those of a flush fails the flush; the next one has another connection."""
+    between, url = proxy
+    client = connect(url)
+    await client.submit(b"", ("PING",))
+    between.spoil = lambda piece: [EXTRA + piece]
+    answers = await asyncio.gather(*(client.submit(b"", ("ECHO", b"%d" % n)) for n in range(5)), return_exceptions=True)
+    assert {type(answer) for answer in answers} == {RedisAwayError}
+    between.spoil = None
+    assert await client.submit(b"", ("ECHO", b"mine")) == b"mine"
+    assert between.accepted == 2
+
+
+async def test_an_extra_reply_behind(proxy: tuple[RedisProxy, str], connect: Connect) -> None:
+    """A reply too many behind those of a flush is nobody's; the connection is not used again."""
+    between, url = proxy
+    client = connect(url)
+    await client.submit(b"", ("PING",))
+    between.spoil = lambda piece: [piece + EXTRA]
+    assert await client.submit(b"", ("ECHO", b"first")) == b"first"
+    between.spoil = None
+    assert await client.submit(b"", ("ECHO", b"second")) == b"second"
+    assert between.accepted == 2
+
+
+async def test_an_extra_reply_while_nothing_is_asked(proxy: tuple[RedisProxy, str], connect: Connect) -> None:
+    """What arrives on an idle connection ends it, unnoticed by callers."""
+    between, url = proxy
+    client = connect(url)
+    await client.submit(b"", ("PING",))
+    between.say(EXTRA)
+    await asyncio.sleep(0.05)
+    assert await client.submit(b"", ("ECHO", b"mine")) == b"mine"
+    assert between.accepted == 2
+
+
+async def test_a_missing_reply(proxy: tuple[RedisProxy, str], connect: Connect, patient: None) -> None:
+    """Where one reply of a flush is left out, all its callers hear that Redis is away."""
+    between, url = proxy
+    client = connect(url)
+    await client.submit(b"", ("PING",))
+    between.spoil = lambda piece: [piece.replace(b"$1\r\n1\r\n", b"")]
+    answers = await asyncio.gather(*(client.submit(b"", ("ECHO", b"%d" % n)) for n in range(3)), return_exceptions=True)
+    assert {type(answer) for answer in answers} == {RedisAwayError}
+
+
+async def test_as_many_replies_and_not_the_right_ones(
+    proxy: tuple[RedisProxy, str], connect: Connect, patient: None
+) -> None:
+    """One reply left out and a foreign one behind: the count is right, the flush fails, its connection ends."""
+    between, url = proxy
+    client = connect(url)
+    await client.submit(b"", ("PING",))
+    between.spoil = lambda piece: [piece.replace(b"$1\r\n0\r\n", b"") + EXTRA]
+    answers = await asyncio.gather(*(client.submit(b"", ("ECHO", b"%d" % n)) for n in range(3)), return_exceptions=True)
+    assert {type(answer) for answer in answers} == {RedisAwayError}
+    between.spoil = None
+    assert await client.submit(b"", ("ECHO", b"mine")) == b"mine"
+    assert between.accepted == 2
+
+
+async def test_replies_that_come_too_late(proxy: tuple[RedisProxy, str], connect: Connect, patient: None) -> None:
+    """Replies behind the deadline are read by nobody."""
+    between, url = proxy
+    client = connect(url)
+    await client.submit(b"", ("PING",))
+    between.delay_seconds = redis.FLUSH_SECONDS * 1.2
+    with pytest.raises(RedisAwayError):
+        await client.submit(b"", ("ECHO", b"late"))
+    between.delay_seconds = 0.0
+    for turn in range(50):
+        assert await client.submit(b"", ("ECHO", b"%d" % turn)) == b"%d" % turn
+        await asyncio.sleep(0.002)
+
+
+async def test_callers_that_leave(client: RedisServer) -> None:
+    """Callers cancelled at any moment take nothing away from the others."""
+
+    async def caller(number: int) -> None:
+        value = b"%d" % number
+        assert await client.submit(b"", ("ECHO", value)) == value
+
+    chance = random.Random(2)
+    for turn in range(100):
+        tasks = [asyncio.create_task(caller(turn * 100 + n)) for n in range(40)]
+        for _ in range(chance.randrange(4)):
+            await asyncio.sleep(0)
+        leaving = chance.sample(tasks, 20)
+        for task in leaving:
+            task.cancel()
+        stayed = [task for task in tasks if task not in leaving]
+        assert await asyncio.gather(*stayed) == [None] * 20
+        await asyncio.gather(*leaving, return_exceptions=True)
+    assert not client.away
+
+
+async def test_flushes_that_are_cancelled(
+    proxy: tuple[RedisProxy, str], connect: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A flush that is cancelled in the middle leaves no connection behind on which its replies could come."""
+    between, url = proxy
+    client = connect(url)
+    between.delay_seconds = 0.005
+    for turn in range(40):
+        opened = between.accepted
+        flight = asyncio.create_task(client._flush([("ECHO", b"abandoned")] * 3))
+        await asyncio.sleep(0.004)
+        flight.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await flight
+        assert await client.submit(b"", ("ECHO", b"%d" % turn)) == b"%d" % turn
+        assert between.accepted > opened
+
+
+async def test_a_line_that_breaks_everything(
+    proxy: tuple[RedisProxy, str], connect: Connect, patient: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """
+    Hundreds of interleaved flushes over a line that adds, repeats, cuts, holds back: each caller gets its own reply
+    or none.
+    """
+    between, url = proxy
+    monkeypatch.setattr(redis, "FLUSH_SECONDS", 0.02)
+    client = connect(url)
+    chance = random.Random(3)
+    spoilt: dict[str, int] = {}
+
+    def spoil(piece: bytes) -> list[bytes | None]:
+        middle = chance.randrange(1, len(piece) + 1)
+        ways: dict[str, list[bytes | None]] = {
+            "added in front": [EXTRA, piece],
+            "added behind": [piece, EXTRA],
+            "repeated": [piece, piece],
+            "cut in the middle": [piece[:middle], None],
+            "cut before": [None],
+            "swallowed": [],
+            "torn": [piece[:middle], piece[middle:]],
+        }
+        name = chance.choice([*ways, *["whole"] * 5])
+        spoilt[name] = spoilt.get(name, 0) + 1
+        return ways.get(name, [piece])
+
+    between.spoil = spoil
+    heard = lost = 0
+
+    async def caller(number: int) -> None:
+        nonlocal heard, lost
+        for turn in range(30):
+            value = b"%d.%d" % (number, turn)
+            try:
+                assert await client.submit(b"", ("ECHO", value)) == value
+                heard += 1
+            except RedisAwayError:
+                lost += 1
+            await asyncio.sleep(chance.uniform(0, 0.004))
+
+    await asyncio.gather(*(caller(number) for number in range(20)))
+    assert sum(spoilt.values()) > 100
+    assert len(spoilt) == 8
+    assert min(heard, lost) > 50
+    between.spoil = None
+
+    async def well() -> bool:
+        with contextlib.suppress(RedisAwayError):
+            return bool(await client.submit(b"", ("ECHO", b"well")) == b"well")
+        return False
+
+    await until(well)
+
+
+async def test_idle_connections_that_died(valkey: OwnValkey, client: RedisServer) -> None:
+    """Connections the server has closed, one by one or by restarting, are replaced without a failure."""
+    for _ in range(5):
+        assert await client.submit(b"", ("PING",)) == b"PONG"
+        valkey.ask("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
+        await asyncio.sleep(0.02)
+    valkey.stop()
+    valkey.start()
+    await asyncio.sleep(0.02)
+    assert await client.submit(b"", ("PING",)) == b"PONG"
+    valkey.ask("CONFIG", "SET", "timeout", "1")
+    await until(lambda: valkey.ask("CLIENT", "LIST").count(b"\n") == 1)
+    assert await client.submit(b"", ("PING",)) == b"PONG"
+    assert client.breaker._failures == 0

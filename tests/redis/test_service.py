@@ -1,0 +1,236 @@
+"""The whole service while its Redis fails: every answer stays right, and it recovers by itself."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from server.process.commands.keys import KeyLimit
+from tests.support.books import check_books
+from tests.support.client import Client
+from tests.support.redis_proxy import RedisProxy, redis_proxied
+from tests.support.service import Service, in_process, make_key
+from tests.support.valkey import OwnValkey
+from tests.support.valkey_cluster import OwnCluster
+from tests.support.waiting import until
+
+LEDGER = "faults"
+ACCOUNTS = 6
+# A bucket that is all but not refilled while a test runs.
+SMALL = KeyLimit(1, 86_400, 20, 1_000)
+
+
+class Broken(NamedTuple):
+    """A server that may be broken, and the proxy through which the service reaches it."""
+
+    valkey: OwnValkey
+    proxy: RedisProxy
+
+
+Fault = Callable[[Broken], AbstractAsyncContextManager[None]]
+
+
+@asynccontextmanager
+async def _refused(redis: Broken) -> AsyncIterator[None]:
+    redis.valkey.stop()
+    yield
+    redis.valkey.start()
+
+
+@asynccontextmanager
+async def _hung(redis: Broken) -> AsyncIterator[None]:
+    with redis.valkey.frozen():
+        yield
+
+
+@asynccontextmanager
+async def _slow(redis: Broken) -> AsyncIterator[None]:
+    redis.proxy.delay_seconds = 0.2
+    yield
+    redis.proxy.delay_seconds = 0.0
+
+
+@asynccontextmanager
+async def _flushed(redis: Broken) -> AsyncIterator[None]:
+    redis.valkey.ask("FLUSHALL")
+    redis.valkey.ask("SCRIPT", "FLUSH")
+    yield
+
+
+@asynccontextmanager
+async def _restarted(redis: Broken) -> AsyncIterator[None]:
+    redis.valkey.stop()
+    redis.valkey.start()
+    yield
+
+
+@asynccontextmanager
+async def _full(redis: Broken) -> AsyncIterator[None]:
+    redis.valkey.ask("CONFIG", "SET", "maxmemory-policy", "noeviction")
+    redis.valkey.ask("CONFIG", "SET", "maxmemory", "1")
+    yield
+    redis.valkey.ask("CONFIG", "SET", "maxmemory", "0")
+
+
+@asynccontextmanager
+async def _read_only(redis: Broken) -> AsyncIterator[None]:
+    redis.valkey.ask("REPLICAOF", "127.0.0.1", "1")
+    yield
+    redis.valkey.ask("REPLICAOF", "NO", "ONE")
+
+
+class Customer:
+    """
+    One who moves money, sends everything twice, and looks after every step.
+
+    Args:
+        clients: Of all the services there are; each step goes to the next one.
+    """
+
+    def __init__(self, *clients: Client) -> None:
+        self._clients = clients
+        self._turn = 0
+        self._balances = dict.fromkeys((f"account-{n}" for n in range(ACCOUNTS)), 1_000)
+
+    def _next(self) -> Client:
+        self._turn += 1
+        return self._clients[self._turn % len(self._clients)]
+
+    async def begin(self) -> None:
+        """Open the accounts."""
+        for account, balance in self._balances.items():
+            await self._clients[0].fund(account, balance)
+
+    async def go(self, name: str, rounds: int) -> float:
+        """Take a number of rounds and return the longest time that one took, in seconds."""
+        longest = 0.0
+        for turn in range(rounds):
+            began = time.monotonic()
+            source, destination = (f"account-{(turn + step) % ACCOUNTS}" for step in (0, 1))
+            first = await self._next().transfer(source, destination, 7, f"{name}-{turn}")
+            assert (first.status, first.replayed) == (201, False), first
+            self._balances[source] -= 7
+            self._balances[destination] += 7
+            again = await self._next().transfer(source, destination, 7, f"{name}-{turn}")
+            assert (again.status, again.body, again.replayed) == (201, first.body, True)
+            other = await self._next().transfer(source, destination, 8, f"{name}-{turn}")
+            assert (other.status, other.code) == (422, "idempotency_key_reused")
+            for account in (source, destination):
+                for client in self._clients:
+                    assert await client.balance(account) == self._balances[account]
+            assert (await self._next().get("/v1/accounts/nobody")).status == 404
+            longest = max(longest, time.monotonic() - began)
+        return longest
+
+
+async def admitted(service: Service, ledger: str) -> int:
+    """Send three times what a small key may, all at once; return how many were admitted. Refusals must be true."""
+    client = Client(service.session, service.url, await make_key(service.database_url, ledger, "read", SMALL))
+    # An unknown key costs a look-up, which is no part of this.
+    assert (await client.get("/v1/accounts/nobody")).status == 404
+    answers = await asyncio.gather(*(client.get("/v1/accounts/nobody") for _ in range(SMALL.burst * 3)))  # type: ignore[operator]  # it is given
+    assert {answer.status for answer in answers} <= {404, 429}
+    for answer in answers:
+        if answer.status == 429:
+            assert answer.code == "quota_exceeded"
+            assert 0 < int(answer.headers["Retry-After"]) <= 86_400
+    return sum(answer.status == 404 for answer in answers) + 1
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        pytest.param(_refused, id="refused"),
+        pytest.param(_hung, id="hung"),
+        pytest.param(_slow, id="slow"),
+        pytest.param(_flushed, id="flushed"),
+        pytest.param(_restarted, id="restarted"),
+        pytest.param(_full, id="out of memory"),
+        pytest.param(_read_only, id="read-only"),
+    ],
+)
+async def test_every_answer_stays_right(fault: Fault, database_url: str, valkey: OwnValkey) -> None:
+    """
+    Before, while and after Redis fails: transfers, replays, reads after writes and refusals through two services are
+    what they must be, and the services use Redis again by themselves.
+    """
+    async with redis_proxied(valkey.socket) as (proxy, port):
+        url = f"redis://127.0.0.1:{port}"
+        async with (
+            in_process(database_url, url, redis_timeout_ms=50) as one,
+            in_process(database_url, url, redis_timeout_ms=50) as two,
+        ):
+            token = await make_key(database_url, LEDGER)
+            customer = Customer(*(Client(service.session, service.url, token) for service in (one, two)))
+            await customer.begin()
+            await customer.go("before", 10)
+            assert await admitted(one, LEDGER) == SMALL.burst
+            async with fault(Broken(valkey, proxy)):
+                await customer.go("at-first", 5)
+                longest = await customer.go("during", 10)
+                # The breaker is open, or all is well: nobody waits for Redis any more.
+                assert longest < 0.5
+                assert 1 <= await admitted(two, LEDGER) <= SMALL.burst * 2
+            await customer.go("afterwards", 5)
+            for service in (one, two):
+                await until(partial(_uses_redis, service, token, valkey))
+            await customer.go("well-again", 10)
+            assert await admitted(two, LEDGER) == SMALL.burst
+    await check_books(database_url)
+
+
+async def _uses_redis(service: Service, token: str, valkey: OwnValkey) -> bool:
+    asked = valkey.calls("evalsha")
+    await Client(service.session, service.url, token).get("/v1/accounts/nobody")
+    return valkey.calls("evalsha") > asked
+
+
+async def test_on_a_cluster(database_url: str, folder: Path) -> None:
+    """On a cluster of three: limits are exact, reads and replays come from it, one server's death changes no answer."""
+    cluster = OwnCluster(folder)
+    try:
+        await cluster.start()
+        async with in_process(database_url, cluster.url) as one, in_process(database_url, cluster.url) as two:
+            token = await make_key(database_url, LEDGER)
+            customer = Customer(*(Client(service.session, service.url, token) for service in (one, two)))
+            await customer.begin()
+            await customer.go("before", 15)
+            assert await admitted(one, LEDGER) == SMALL.burst
+            assert min(node.calls("evalsha") + node.calls("eval") for node in cluster.nodes) > 10
+            await _out_of_the_cache(one, token, cluster)
+            cluster.nodes[1].stop()
+            await customer.go("at-first", 5)
+            assert await customer.go("during", 15) < 0.5
+            cluster.nodes[1].start()
+            await customer.go("afterwards", 15)
+            for node in cluster.nodes:
+                await until(partial(_all_work, one, token, cluster, node), 30)
+            await customer.go("well-again", 15)
+            assert await admitted(two, LEDGER) == SMALL.burst
+    finally:
+        cluster.stop()
+    await check_books(database_url)
+
+
+async def _out_of_the_cache(service: Service, token: str, cluster: OwnCluster) -> None:
+    """Read every account twice; the snapshots of all are there then, on whatever server."""
+    client = Client(service.session, service.url, token)
+    for number in range(ACCOUNTS):
+        assert await client.balance(f"account-{number}") == await client.balance(f"account-{number}")
+    stored = [key for node in cluster.nodes for key in node.ask("KEYS", "*:s:*account-*")]
+    assert len(stored) == ACCOUNTS
+    replays = [key for node in cluster.nodes for key in node.ask("KEYS", "*:r:*before-*")]
+    assert len(replays) == 15
+
+
+async def _all_work(service: Service, token: str, cluster: OwnCluster, node: OwnValkey) -> bool:
+    """Whether a read of some account reaches this server."""
+    asked = node.calls("evalsha") + node.calls("eval")
+    client = Client(service.session, service.url, token)
+    await asyncio.gather(*(client.get(f"/v1/accounts/nobody-{n}-{time.monotonic_ns()}") for n in range(20)))
+    return node.calls("evalsha") + node.calls("eval") > asked
