@@ -1,6 +1,7 @@
 """The one error of this package, and how errors of the operating system become it."""
 
 import errno
+import shutil
 from pathlib import Path
 
 
@@ -17,6 +18,9 @@ DISK_FULL_TEXTS = (
     "Check free disk space",
 )
 
+# Free bytes below which a server that did not start had too few: one segment of PostgreSQL's log of changes.
+START_BYTES_MIN = 16 * 1024 * 1024
+
 
 def disk_full(path: Path) -> EmbeddedError:
     """The error for a disk, quota or file-size limit that is used up."""
@@ -27,7 +31,8 @@ def disk_full(path: Path) -> EmbeddedError:
 
 def failure(what: str, said: str, path: Path) -> EmbeddedError:
     """The error for a server that did not start, with what it said last."""
-    if any(text in said for text in DISK_FULL_TEXTS):
+    # A full disk has no room for the line that says so either.
+    if any(text in said for text in DISK_FULL_TEXTS) or shutil.disk_usage(path).free < START_BYTES_MIN:
         return disk_full(path)
     return EmbeddedError(f"{what}. Its last words were:\n{said or '(nothing)'}")
 
