@@ -208,6 +208,8 @@ def _keys(loaded: Loaded, options: argparse.Namespace) -> int:
 
 def _audit(loaded: Loaded, options: argparse.Namespace) -> int:
     with open_target(loaded.settings) as target:
+        if target.embedded:
+            _run(migrate(target.database_url))
         return 0 if _run(report_audit(target.database_url, options.ledger)) else EXIT_FAULTS
 
 

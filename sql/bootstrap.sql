@@ -21,7 +21,7 @@ DECLARE
     role text;
 BEGIN
     FOREACH role IN ARRAY ARRAY['tallystick_owner', 'tallystick_service'] LOOP
-        IF NOT pg_has_role(current_user, role, 'MEMBER') THEN
+        IF NOT pg_has_role(current_user, role, 'SET') THEN
             EXECUTE format('GRANT %I TO CURRENT_USER', role);
         END IF;
     END LOOP;

@@ -8,7 +8,7 @@ from msgspec import UNSET
 from server.http import models, render
 from server.http.admit import read_bulk
 from server.http.body import shape_problem
-from server.http.call import Call
+from server.http.call import Call, parse_key
 from server.http.parts import Parts
 from server.http.problems import KINDS, Problem, invalid
 from server.http.reply import Reply
@@ -55,7 +55,8 @@ def _read_item(call: Call, number: int, raw: msgspec.Raw, whole: bytes | None) -
         item = models.transfer_item.decode(raw)
         check_shape(item, prefix)
         digest = whole or hashlib.sha256(f"{call.request.method} {call.path}\n".encode() + bytes(raw)).digest()
-        return requested(call, item.key, digest, item)
+        key = _item_key(item.key, prefix)
+        return requested(call, key, digest, item)
     except msgspec.ValidationError as error:
         problem = shape_problem(error, prefix)
         return _key_problem(raw, prefix) if problem.errors[0][0] == f"{prefix}/key" else problem
@@ -63,6 +64,14 @@ def _read_item(call: Call, number: int, raw: msgspec.Raw, whole: bytes | None) -
         return invalid(prefix, "The item is not JSON in UTF-8.")
     except Problem as problem:
         return problem
+
+
+def _item_key(text: str, prefix: str) -> str:
+    """Return the key that an item's text names, raw or quoted, as a header's would."""
+    try:
+        return parse_key(text)
+    except Problem as error:
+        raise Problem(error.code, errors=[(f"{prefix}/key", error.kind.title + ".")]) from None
 
 
 def _key_problem(raw: msgspec.Raw, prefix: str) -> Problem:

@@ -12,6 +12,8 @@ HEADERS_MAX = 64
 PATH_ID_LENGTH_MAX = 64
 # Seconds in which a body must have arrived: 64 KiB over a poor mobile line take two.
 BODY_DEADLINE_SECONDS = 10.0
+# Seconds in which a client must have taken its answer: until then the worker holds it in memory.
+SEND_DEADLINE_SECONDS = 30.0
 # Seconds an idle or silent connection is kept: longer than balancers keep theirs (60), so that they close first.
 KEEPALIVE_SECONDS = 75.0
 # Seconds in which the unread rest of a refused body is swallowed before its connection is closed.

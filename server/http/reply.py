@@ -1,11 +1,14 @@
 """The response of all routes: head and body joined once and written to the transport as one piece."""
 
+import asyncio
 import time
 from email.utils import formatdate
 from http import HTTPStatus
 from typing import Final
 
 from aiohttp.web import BaseRequest
+
+from server.http.limits import SEND_DEADLINE_SECONDS
 
 JSON: Final = b"application/json"
 PROBLEM: Final = b"application/problem+json"
@@ -76,7 +79,13 @@ class Reply:
         if request.method != "HEAD" and self.status != HTTPStatus.NOT_MODIFIED:
             parts.append(body)
         transport.write(b"".join(parts))
-        await protocol._drain_helper()
+        if transport.get_write_buffer_size():
+            try:
+                async with asyncio.timeout(SEND_DEADLINE_SECONDS):
+                    await protocol._drain_helper()
+            except TimeoutError:
+                self.keep_alive = False
+                transport.abort()
 
     async def write_eof(self, data: bytes = b"") -> None:
         """Nothing is left to write."""

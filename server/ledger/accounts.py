@@ -9,6 +9,8 @@ import asyncpg
 
 from server.ledger.limits import METADATA_KEYS_MAX
 from server.store.cache import Cache, Snapshot, highest
+from server.store.coalescer import QueueFullError
+from server.store.errors import OutcomeUnknownError, StoreUnavailableError
 from server.store.keyspace import ABSENCE_MS, SNAPSHOT_MS
 from server.store.lanes import LedgerLanes
 from server.store.postgres import Database
@@ -152,8 +154,13 @@ class Accounts:
         fresh = set(accounts)
         others = [request.id for request in requests if request.id not in accounts]
         if others:
-            for row in await self._database.read("account_read_many", ledger_id, others):
-                accounts[row["id"]] = Account(*row.values())
+            try:
+                known = await self._database.read("account_read_many", ledger_id, others)
+            except (QueueFullError, StoreUnavailableError) as error:
+                if not rows:
+                    raise
+                raise OutcomeUnknownError("accounts have been opened") from error
+            accounts.update((row["id"], Account(*row.values())) for row in known)
         await self._cache.seen(ledger_id, highest((a.id, a.version) for a in accounts.values()))
         opened = []
         for request in requests:

@@ -163,9 +163,15 @@ class Database:
 
         Raises:
             QueueFullError: Too many callers wait already.
-            StoreUnavailableError: Postgres did not answer in time; the statement may have taken effect.
+            StoreAwayError: Postgres is known not to answer; nothing was sent.
+            OutcomeUnknownError: Postgres did not answer in time; the statement may have taken effect.
         """
-        return await self._read(self.posting_pool, query(name), arguments)
+        try:
+            return await self._read(self.posting_pool, query(name), arguments)
+        except StoreAwayError:
+            raise
+        except StoreUnavailableError as error:
+            raise OutcomeUnknownError(str(error)) from error
 
     async def write_once(self, name: str, *arguments: object) -> "list[asyncpg.Record]":
         """

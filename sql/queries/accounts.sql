@@ -1,9 +1,10 @@
 -- name: account_create_many(ledger_id, ids, currencies, floors, ceilings, metadata)
--- Open those of the accounts that do not exist yet, in id order, so that two such calls cannot deadlock.
+-- Open those that do not exist yet, in id order so that two such calls cannot deadlock; of equal ids the first counts.
 INSERT INTO accounts (ledger_id, id, currency, floor, ceiling, metadata, created_at)
 SELECT $1, r.id, r.currency, r.floor, r.ceiling, r.metadata, clock_timestamp()
-FROM unnest($2::text[], $3::text[], $4::bigint[], $5::bigint[], $6::json[]) AS r (id, currency, floor, ceiling, metadata)
-ORDER BY r.id COLLATE "C"
+FROM unnest($2::text[], $3::text[], $4::bigint[], $5::bigint[], $6::json[])
+    WITH ORDINALITY AS r (id, currency, floor, ceiling, metadata, place)
+ORDER BY r.id COLLATE "C", r.place
 ON CONFLICT DO NOTHING
 RETURNING id, currency, balance, held_in, held_out, floor, ceiling, version, closed, metadata, created_at;
 

@@ -231,3 +231,11 @@ async def test_what_is_no_account_is_not_found(client: Client, path: str) -> Non
         answer = await client.send("PATCH", f"/v1/accounts/{path}", {"closed": True}, headers=headers)
         assert (answer.status, answer.code) == (404, "account_not_found")
         assert (answer.json["outcome"], answer.json["retry"]) == ("not_applied", "never")
+
+
+async def test_of_equal_ids_in_a_bulk_the_first_counts(client: Client) -> None:
+    """The item that is told 201 is the one whose fields the account has, however large the bulk."""
+    items = [{"id": f"twin-{n % 200}", "currency": "EUR", "floor": -(n // 200)} for n in range(800)]
+    results = (await client.post("/v1/accounts/bulk", {"accounts": items})).json["results"]
+    assert [result["status"] for result in results] == [201] * 200 + [409] * 600
+    assert {result["account"]["floor"] for result in results[:200]} == {0}

@@ -199,3 +199,18 @@ async def test_ledgers_do_not_share_the_keys_of_bulks(
     for client in (funded, other):
         results = await bulk(client, [item("a"), item("b")], atomic=atomic)
         assert [result["replayed"] for result in results] == [False, False]
+
+
+async def test_a_quoted_key_is_the_same_key_in_a_bulk(client: Client) -> None:
+    """Raw or quoted, in a header or in an item: one key, which moves money once."""
+    await client.fund("alice", 100)
+    await client.open("bob")
+    single = await client.transfer("alice", "bob", 10, '"quoted"')
+    assert single.status == 201
+    item = {"key": '"quoted"', "source": "alice", "destination": "bob", "amount": 10, "currency": "EUR"}
+    answer = await client.post("/v1/transfers/bulk", {"transfers": [item, {**item, "key": '"unclosed'}]})
+    reused, unclosed = (result["problem"] for result in answer.json["results"])
+    # The same transfer, sent to another path: nothing differs.
+    assert (reused["status"], reused["fields"]) == (422, [])
+    assert (unclosed["code"], unclosed["errors"][0]["pointer"]) == ("idempotency_key_invalid", "/transfers/1/key")
+    assert await client.balance("bob") == 10
