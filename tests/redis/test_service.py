@@ -14,7 +14,7 @@ from server.process.commands.keys import KeyLimit
 from tests.support.books import check_books
 from tests.support.client import Client
 from tests.support.redis_proxy import RedisProxy, redis_proxied
-from tests.support.service import Service, in_process, make_key
+from tests.support.service import BOUND_SECONDS, Service, in_process, make_key
 from tests.support.valkey import OwnValkey
 from tests.support.valkey_cluster import OwnCluster
 from tests.support.waiting import until
@@ -174,7 +174,7 @@ async def test_every_answer_stays_right(fault: Fault, database_url: str, valkey:
                 await customer.go("at-first", 5)
                 longest = await customer.go("during", 10)
                 # The breaker is open, or all is well: nobody waits for Redis any more.
-                assert longest < 0.5
+                assert longest < BOUND_SECONDS
                 assert 1 <= await admitted(two, LEDGER) <= SMALL.burst * 2
             await customer.go("afterwards", 5)
             for service in (one, two):
@@ -205,13 +205,15 @@ async def test_on_a_cluster(database_url: str, folder: Path) -> None:
             await _out_of_the_cache(one, token, cluster)
             cluster.nodes[1].stop()
             await customer.go("at-first", 5)
-            assert await customer.go("during", 15) < 0.5
+            assert await customer.go("during", 15) < BOUND_SECONDS
             cluster.nodes[1].start()
             await customer.go("afterwards", 15)
-            for node in cluster.nodes:
-                await until(partial(_all_work, one, token, cluster, node), 30)
+            for service in (one, two):
+                for node in cluster.nodes:
+                    await until(partial(_all_work, service, token, cluster, node), 30)
             await customer.go("well-again", 15)
-            assert await admitted(two, LEDGER) == SMALL.burst
+            # A worker that misses a reply of the server just started takes from its own share for once.
+            assert SMALL.burst <= await admitted(two, LEDGER) <= 2 * SMALL.burst
     finally:
         cluster.stop()
     await check_books(database_url)
