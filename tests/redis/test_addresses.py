@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from server.store import redis
 from server.store.redis import RedisAwayError, RedisServer
 from server.store.redis_cluster import RedisCluster
 from server.store.redis_cluster import connect as connect_any
@@ -40,6 +41,13 @@ async def test_socket_and_tcp(valkey: OwnValkey, connect: Connect) -> None:
     assert await connect(valkey.url).submit(b"", ("SET", "key", "by socket")) == b"OK"
     assert await connect(valkey.tcp_url).submit(b"", ("GET", "key")) == b"by socket"
     assert await connect(f"{valkey.tcp_url}/3").submit(b"", ("GET", "key")) is None
+
+
+@pytest.fixture(autouse=True)
+def patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine busy with tests takes its time over handshakes: what is tested here is what addresses mean."""
+    monkeypatch.setattr(redis, "FLUSH_SECONDS", 5.0)
+    monkeypatch.setattr(redis, "CONNECT_SECONDS", 5.0)
 
 
 async def test_tls(valkey: OwnValkey, connect: Connect, certificate: tuple[Path, Path]) -> None:
