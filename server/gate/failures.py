@@ -58,10 +58,9 @@ class Failures:
         """
         peer = network(address)
         now = time.monotonic_ns() // 1_000
-        remembered, until = self._used_up.get(peer, (0, 0))
-        if remembered > now:
-            return until - now
-        wait = await self._take(peer)
+        if waiting := self._remembered(peer, now):
+            return waiting
+        wait = (await self._take(peer, 1))[0]
         self._used_up.pop(peer, None)
         if wait:
             if len(self._used_up) >= LOCAL_BUCKETS_MAX:
@@ -70,13 +69,33 @@ class Failures:
             self._used_up[peer] = (now + min(wait, REMEMBERED_MAX), now + wait)
         return wait
 
-    async def _take(self, peer: str) -> int:
+    async def used_up(self, address: str) -> int:
+        """
+        Ask whether a failure would be within the limit, without counting one while it would.
+
+        Returns:
+            0, or microseconds until one is.
+        """
+        peer = network(address)
+        if waiting := self._remembered(peer, time.monotonic_ns() // 1_000):
+            return waiting
+        _, left = await self._take(peer, 0)
+        # How long to wait is known to whoever counts, and with nothing left counts nothing.
+        return 0 if left else await self.count(address)
+
+    def _remembered(self, peer: str, now: int) -> int:
+        remembered, until = self._used_up.get(peer, (0, 0))
+        return until - now if remembered > now else 0
+
+    async def _take(self, peer: str, cost: int) -> tuple[int, int]:
+        """Take *cost* tokens; return the wait for them, 0 when they were there, and how many whole ones are left."""
         if not self._redis.away and self._keyspace.known:
             name = self._keyspace.failures(peer)
-            command = script("gate").call([name], 1, *self._limit.bucket(), "", LEASE_MS, 1, 0)
+            command = script("gate").call([name], 1, *self._limit.bucket(), "", LEASE_MS, cost, 0)
             try:
                 reply = await self._redis.submit(name, command)
-                return int(reply[0])
+                return int(reply[0]), int(reply[1])
             except RedisAwayError:
                 pass
-        return self._local.take(0, [(peer, self._limit)], self._workers, 1).wait
+        taken = self._local.take(0, [(peer, self._limit)], self._workers, cost)
+        return taken.wait, taken.left

@@ -7,10 +7,14 @@ import re
 import secrets
 import time
 import zlib
+from collections.abc import Awaitable, Callable
 from enum import IntEnum
 from typing import NamedTuple, TypeVar
 
+import asyncpg
+
 from server.gate.limits import Limit
+from server.store.coalescer import Coalescer, QueueFullError
 from server.store.postgres import Database
 
 # Bytes of the secret: 256 bits, so that a plain SHA-256 of it is enough.
@@ -24,6 +28,12 @@ CACHE_SECONDS = 5.0
 CACHE_AWAY_SECONDS = 15.0
 # Keys remembered at once, known and unknown apart, so that made-up keys never push out real ones.
 CACHE_KEYS_MAX = 10_000
+# Tokens never found good before that are looked up with one query. One such query is away at a time: made-up tokens,
+# however many, take one place of the readers' queue and one of their connections.
+STRANGERS_BATCH_MAX = 100
+# Such tokens that may wait: a few milliseconds of queries. It refuses none of the clients that a restart meets at
+# once, who share their keys.
+STRANGERS_QUEUE_MAX = 400
 
 T = TypeVar("T")
 
@@ -93,6 +103,10 @@ class NewKey(NamedTuple):
     digest: bytes
 
 
+class StrangersFullError(QueueFullError):
+    """Too many tokens never found good before wait to be looked up; those that were are not concerned."""
+
+
 class _Parsed(NamedTuple):
     ledger_id: int
     id: str
@@ -121,21 +135,37 @@ def _parse(token: str) -> _Parsed | None:
 
 
 class Authenticator:
-    """Knows who a token belongs to, and asks Postgres at most once in *CACHE_SECONDS* a token."""
+    """
+    Knows who a token belongs to, and asks Postgres at most once in *CACHE_SECONDS* a token.
+
+    A token that was found good is asked about again as any reader asks; the others go together, through a lane of
+    their own, so that made-up ones cost those who have a key nothing.
+    """
 
     def __init__(self, database: Database, defaults: Defaults | None = None) -> None:
         self._database = database
         self._defaults = defaults or Defaults()
-        # By digest of the whole token: no secret outlives its request in memory.
+        # By digest of the whole token: no secret outlives its request in memory. What has expired stays until it is
+        # read again or pushed out: it tells who is no stranger.
         self._known: dict[bytes, tuple[ApiKey, float]] = {}
         self._unknown: dict[bytes, float] = {}
         self._lookups: dict[bytes, asyncio.Task[ApiKey | None]] = {}
+        self._strangers: Coalescer[_Parsed, asyncpg.Record | None] = Coalescer(
+            self._read, batch_max=STRANGERS_BATCH_MAX, in_flight_max=1, queue_max=STRANGERS_QUEUE_MAX
+        )
 
-    async def authenticate(self, token: str) -> ApiKey | None:
+    async def authenticate(
+        self, token: str, before_strangers: Callable[[], Awaitable[None]] | None = None
+    ) -> ApiKey | None:
         """
         Return the key this token is, or None when it is unknown or revoked.
 
+        Args:
+            before_strangers: Called before a token is looked up that was never found good; raises to keep it from
+                being looked up.
+
         Raises:
+            StrangersFullError: It is one of too many such tokens.
             QueueFullError, StoreUnavailableError: It could not be looked up.
         """
         name = hashlib.sha256(token.encode(errors="surrogateescape")).digest()
@@ -147,28 +177,38 @@ class Authenticator:
             return entry[0]
         if self._unknown.get(name, now) > now:
             return None
-        lookup = self._lookups.get(name)
-        if lookup is None:
+        if name not in self._lookups:
             parsed = _parse(token)
             if parsed is None:
                 return None
-            lookup = asyncio.get_running_loop().create_task(self._look_up(name, parsed))
-            self._lookups[name] = lookup
-            lookup.add_done_callback(lambda _: self._lookups.pop(name))
-        return await asyncio.shield(lookup)
+            if entry is None and before_strangers is not None:
+                await before_strangers()
+            # Another request with this token may have been faster.
+            if name not in self._lookups:
+                lookup = asyncio.get_running_loop().create_task(self._look_up(name, parsed, stranger=entry is None))
+                self._lookups[name] = lookup
+                lookup.add_done_callback(lambda _: self._lookups.pop(name))
+        return await asyncio.shield(self._lookups[name])
 
-    async def _look_up(self, name: bytes, parsed: _Parsed) -> ApiKey | None:
+    async def _look_up(self, name: bytes, parsed: _Parsed, *, stranger: bool) -> ApiKey | None:
         # Counted from before the read, so that a revocation is never outlived by more than the bound.
         expires = time.monotonic() + CACHE_SECONDS
-        rows = await self._database.read("api_key_by_id", parsed.ledger_id, parsed.id)
-        kept = rows[0]["digest"] if rows else bytes(32)
+        if stranger:
+            try:
+                future = self._strangers.submit(parsed)
+            except QueueFullError:
+                raise StrangersFullError from None
+            row = await future
+        else:
+            row = (await self._read([parsed]))[0]
+        kept = row["digest"] if row is not None else bytes(32)
         self._known.pop(name, None)
         self._unknown.pop(name, None)
         # Compared in constant time, against zeros where there is no such key.
-        if not hmac.compare_digest(kept, parsed.digest) or not rows:
+        if not hmac.compare_digest(kept, parsed.digest) or row is None:
             _remember(self._unknown, name, expires)
             return None
-        row, defaults = rows[0], self._defaults
+        defaults = self._defaults
         limit = Limit(
             row["rate_quota"] or defaults.key.quota,
             row["rate_window"] or defaults.key.window,
@@ -184,6 +224,13 @@ class Authenticator:
         )
         _remember(self._known, name, (key, expires))
         return key
+
+    async def _read(self, keys: list[_Parsed]) -> list[asyncpg.Record | None]:
+        """Read what is kept of the keys of these tokens: None of one that does not exist or is revoked."""
+        names = list({(key.ledger_id, key.id) for key in keys})
+        rows = await self._database.read("api_key_read_many", *map(list, zip(*names, strict=True)))
+        found = {(row["ledger_id"], row["id"]): row for row in rows}
+        return [found.get((key.ledger_id, key.id)) for key in keys]
 
 
 def _remember(cache: dict[bytes, T], name: bytes, value: T) -> None:

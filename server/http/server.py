@@ -9,7 +9,7 @@ from typing import cast
 from aiohttp import web
 from aiohttp.web_protocol import RequestHandler
 
-from server.gate.keys import ApiKey
+from server.gate.keys import ApiKey, StrangersFullError
 from server.http.admit import admit, refuse_running, used_up
 from server.http.call import Call
 from server.http.limits import (
@@ -146,12 +146,22 @@ class HttpServer(web.Server):
     async def _authenticate(self, call: Call) -> ApiKey:
         """Find out whose request this is; who fails too often from one address is told to wait."""
         scheme, _, token = call.request.headers.get("Authorization", "").partition(" ")
+        failures, address = self._parts.failures, call.request.remote or ""
+
+        async def refuse_used_up() -> None:
+            if wait := await failures.used_up(address):
+                raise used_up("authentication", wait)
+
         key = None
         if token and scheme.lower() == "bearer":
-            key = await self._parts.authenticator.authenticate(token.strip())
+            try:
+                key = await self._parts.authenticator.authenticate(token.strip(), refuse_used_up)
+            except StrangersFullError:
+                await failures.count(address)
+                raise
         if key is not None:
             return key
-        wait = await self._parts.failures.count(call.request.remote or "")
+        wait = await failures.count(address)
         if wait:
             raise used_up("authentication", wait)
         raise Problem("unauthorized", headers=[("WWW-Authenticate", "Bearer")])

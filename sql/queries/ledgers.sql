@@ -21,9 +21,12 @@ UPDATE api_keys SET rate_quota = $3, rate_window = $4, burst = $5, concurrency =
 WHERE ledger_id = $1 AND id = $2
 RETURNING id;
 
--- name: api_key_by_id(ledger_id, id)
--- What is known of a key that has not been revoked.
-SELECT digest, role, rate_quota, rate_window, burst, concurrency FROM api_keys WHERE ledger_id = $1 AND id = $2 AND revoked_at IS NULL;
+-- name: api_key_read_many(ledger_ids, ids)
+-- What is known of those keys that have not been revoked; whose they are is what is asked, so it spans ledgers.
+SELECT k.ledger_id, k.id, k.digest, k.role, k.rate_quota, k.rate_window, k.burst, k.concurrency
+FROM unnest($1::bigint[], $2::text[]) AS w (ledger_id, id)
+JOIN api_keys AS k ON k.ledger_id = w.ledger_id AND k.id = w.id
+WHERE k.revoked_at IS NULL;
 
 -- name: api_key_list(ledger_id)
 -- All keys of a ledger, revoked ones too.

@@ -152,7 +152,7 @@ async def test_what_cannot_be_a_key_is_not_looked_up(
     assert (await spoilt.get("/v1/accounts")).status == 401
     assert looked_up == []
     assert (await client.get("/v1/accounts")).status == 200
-    assert looked_up == ["api_key_by_id", "account_page"]
+    assert looked_up == ["api_key_read_many", "account_page"]
 
 
 async def test_an_unknown_key_is_looked_up_once(client: Client, bearer: Bearers, looked_up: list[str]) -> None:
@@ -161,11 +161,11 @@ async def test_an_unknown_key_is_looked_up_once(client: Client, bearer: Bearers,
     looked_up.clear()
     for _ in range(3):
         assert (await stranger.get("/v1/accounts")).status == 401
-    assert looked_up == ["api_key_by_id"]
+    assert looked_up == ["api_key_read_many"]
     looked_up.clear()
     for _ in range(3):
         assert (await client.get("/v1/accounts/nobody")).status == 404
-    assert looked_up.count("api_key_by_id") == 1
+    assert looked_up.count("api_key_read_many") == 1
 
 
 async def test_a_key_opens_only_its_own_ledger(client: Client, service: Service, ledger: str) -> None:

@@ -32,9 +32,10 @@ async def elsewhere(service: Service) -> AsyncIterator[Client]:
 
 
 async def test_failures_are_limited_by_address(database_url: str, redis_url: str) -> None:
-    """After so many failures an address is told to wait; its good keys and other addresses are not concerned."""
+    """After so many failures an address is told to wait; keys of it that are known, and other addresses, are not."""
     async with in_process(database_url, redis_url, **SLOW) as service:
         good = await service.client("books")
+        assert (await good.get("/v1/accounts")).status == 200
         tokens = [None, "", "wrong", new_key(1).token, new_key(2**62).token]
         answers = [await stranger(service, token).get("/v1/accounts") for token in tokens]
         assert [(answer.status, answer.code) for answer in answers] == [(401, "unauthorized")] * 5
@@ -84,6 +85,7 @@ async def test_a_worker_counts_alone_without_redis(
     monkeypatch.setattr(server.app, "WORKERS", workers)
     async with in_process(database_url, NO_REDIS, **SLOW) as service:
         good = await service.client("books")
+        assert (await good.get("/v1/accounts")).status == 200
         answers = [await stranger(service).get("/v1/accounts") for _ in range(12)]
         assert [answer.status for answer in answers] == [401] * admitted + [429] * (12 - admitted)
         assert (await good.get("/v1/accounts")).status == 200

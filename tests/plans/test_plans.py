@@ -23,6 +23,8 @@ EXEMPT = {
     "api_key_create": "an insert",
     "transfer_post_many": "a function call; its statements follow one by one",
 }
+# Statements in them that find out whose a request is, and so are not asked of one ledger.
+WITHOUT_LEDGER = {"ledger_by_name", "api_key_read_many"}
 PAGE = PAGE_MAX + 1
 # Rows read to give one: a page of each of two sides, one row behind each to know that there are more.
 TWO_SIDES = 2 * (PAGE + 1)
@@ -44,7 +46,9 @@ def entries(account: str, **at: datetime) -> Arguments:
 
 CASES = [
     case("ledger_by_name", 1, lambda _: ("large",)),
-    case("api_key_by_id", 1, lambda _: (f"{4711:016x}",)),
+    case("api_key_read_many", 1, lambda at: ([at.ledger_id], [f"{4711:016x}"]), "one"),
+    case("api_key_read_many", 100, lambda at: ([at.ledger_id] * 100, [f"{n:016x}" for n in range(1, 101)]), "a batch"),
+    case("api_key_read_many", 0, lambda _: (list(range(1_000, 1_100)), [f"{4711:016x}"] * 100), "of no ledger"),
     case("api_key_limit", 2, lambda _: (f"{4711:016x}", 5, 1, 5, 5)),
     case("api_key_revoke", 2, lambda _: (f"{4711:016x}",)),
     case("account_read_many", 1, lambda _: ([ACCOUNT],), "one"),
@@ -104,7 +108,7 @@ async def test_statement(large: Large, name: str, arguments: Arguments, rows_max
     """It is answered by an index, whether or not scans are offered to the planner."""
     connection = await session(large.url, seqscan=seqscan)
     try:
-        ledger = () if name == "ledger_by_name" else (large.ledger_id,)
+        ledger = () if name in WITHOUT_LEDGER else (large.ledger_id,)
         check(await explain(connection, query(name), (*ledger, *arguments(large))), rows_max)
     finally:
         await connection.close()

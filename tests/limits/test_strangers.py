@@ -1,0 +1,110 @@
+"""Made-up tokens with a good checksum: what they may cost, and that those who have a key do not pay it."""
+
+import asyncio
+from collections import Counter
+
+import asyncpg
+import pytest
+
+from server.gate.keys import new_key
+from server.store.postgres import READ_WAITERS_MAX, Database
+from tests.support.client import Client
+from tests.support.service import Service, in_process
+
+# More than may wait for a connection to read with.
+FLOOD = READ_WAITERS_MAX + 100
+
+
+def stranger(service: Service) -> Client:
+    """Return a client with a token that could be a key, and is none."""
+    return Client(service.session, service.url, new_key(1).token)
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many keys each look-up of this test asks for."""
+    numbers: list[int] = []
+    read = Database.read
+
+    async def counted(database: Database, name: str, *arguments: object) -> list[asyncpg.Record]:
+        if name == "api_key_read_many":
+            assert isinstance(arguments[0], list)
+            numbers.append(len(arguments[0]))
+        return await read(database, name, *arguments)
+
+    monkeypatch.setattr(Database, "read", counted)
+    return numbers
+
+
+async def test_a_flood_of_strangers_takes_no_room_of_readers(database_url: str, redis_url: str) -> None:
+    """While more strangers wait than readers may, a key that is known reads; strangers past their bound hear 503."""
+    async with in_process(database_url, redis_url) as service:
+        good = await service.client("books")
+        assert (await good.get("/v1/transfers")).status == 200
+        holder = await asyncpg.connect(database_url)
+        try:
+            async with holder.transaction():
+                await holder.execute("LOCK TABLE tallystick.api_keys IN ACCESS EXCLUSIVE MODE")
+                flood = [asyncio.create_task(stranger(service).get("/v1/transfers")) for _ in range(FLOOD)]
+                done, _ = await asyncio.wait(flood, return_when=asyncio.FIRST_COMPLETED)
+                refused = done.pop().result()
+                assert (refused.status, refused.code) == (503, "overloaded")
+                assert refused.headers["Retry-After"] == "1"
+                assert (await good.get("/v1/transfers")).status == 200
+        finally:
+            await holder.close()
+        answers = Counter(answer.status for answer in await asyncio.gather(*flood))
+        assert set(answers) == {401, 503}
+        assert (await stranger(service).get("/v1/transfers")).status == 401
+
+
+async def test_strangers_share_queries(database_url: str, redis_url: str, asked: list[int]) -> None:
+    """A hundred strangers at once are looked up with fewer queries, a good key among them."""
+    async with in_process(database_url, redis_url) as service:
+        good = await service.client("books")
+        answers = await asyncio.gather(
+            *(client.get("/v1/accounts") for client in [*map(stranger, [service] * 99), good])
+        )
+        assert [answer.status for answer in answers] == [401] * 99 + [200]
+        assert sum(asked) == 100
+        assert len(asked) < 100, asked
+
+
+async def test_a_key_that_was_known_is_no_stranger(
+    database_url: str, redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of an address that has used up its failures a key known before is read anew, and one never seen is not."""
+    monkeypatch.setattr("server.gate.keys.CACHE_SECONDS", 0.0)
+    async with in_process(database_url, redis_url, auth_failure_rate="1/day", auth_failure_burst=3) as service:
+        known, late = await service.client("books"), await service.client("books")
+        assert (await known.get("/v1/accounts")).status == 200
+        for _ in range(3):
+            assert (await stranger(service).get("/v1/accounts")).status == 401
+        assert (await known.get("/v1/accounts")).status == 200
+        refused = await late.get("/v1/accounts")
+        assert (refused.status, refused.code) == (429, "quota_exceeded")
+        assert refused.json["violated-policies"] == ["authentication"]
+
+
+async def test_an_address_without_failures_left_is_not_looked_up(
+    database_url: str, redis_url: str, asked: list[int]
+) -> None:
+    """Strangers of an address that has used up its failures cost no query, through any worker."""
+    settings: dict[str, object] = {"auth_failure_rate": "1/day", "auth_failure_burst": 3}
+    async with (
+        in_process(database_url, redis_url, **settings) as one,
+        in_process(database_url, redis_url, **settings) as two,
+    ):
+        statuses = [(await stranger(one).get("/v1/accounts")).status for _ in range(3)]
+        assert (statuses, len(asked)) == ([401] * 3, 3)
+        for service in (one, two, one, two):
+            assert (await stranger(service).get("/v1/accounts")).status == 429
+        assert len(asked) == 3
+
+
+async def test_strangers_past_their_bound_count_as_failures(database_url: str, redis_url: str) -> None:
+    """Whoever sends more strangers than are looked up has used up the failures of the address."""
+    async with in_process(database_url, redis_url, auth_failure_rate="1/day", auth_failure_burst=500) as service:
+        answers = await asyncio.gather(*(stranger(service).get("/v1/accounts") for _ in range(FLOOD)))
+        assert {answer.status for answer in answers} <= {401, 429, 503}
+        assert (await stranger(service).get("/v1/accounts")).status == 429
