@@ -8,6 +8,7 @@ import asyncpg
 
 from server.ledger.accounts import AccountNotFoundError, Accounts
 from server.ledger.limits import BALANCE_MAX
+from server.ledger.recent import RecentInstants
 from server.ledger.transfers import Attempt
 from server.store.cache import Cache, highest
 from server.store.postgres import Database
@@ -52,6 +53,7 @@ class History:
         self._database = database
         self._cache = cache
         self._accounts = accounts
+        self._recent = RecentInstants(database)
 
     async def by_id(self, ledger_id: int, transfer_id: UUID) -> Attempt | None:
         """Return the attempt of that id, or None."""
@@ -107,7 +109,8 @@ class History:
         limit: int,
     ) -> list[Entry]:
         """
-        Return up to *limit* lines of the account's statement, newest first.
+        Return up to *limit* lines of the account's statement, newest first. Up to an instant that has come they are
+        the same for ever, however recent it is.
 
         Args:
             since, until: Instants; *since* is included, *until* is not.
@@ -117,6 +120,7 @@ class History:
         Raises:
             AccountNotFoundError: There is no such account.
         """
+        await self._recent.wait(ledger_id, account, until)
         rows = await self._database.read(
             "entry_page", ledger_id, account, since, until, *(before or (TIME_MAX, BALANCE_MAX)), limit
         )
@@ -128,17 +132,18 @@ class History:
 
     async def balance_at(self, ledger_id: int, account: str, at: datetime) -> PastBalance:
         """
-        Return the account's balance as it was at the instant *at*: 0 before its first entry.
+        Return the account's balance as it was at the instant *at*: 0 before its first entry. It is the same for ever.
 
         Raises:
             AccountNotFoundError: There is no such account.
             FutureInstantError: The instant is still to come, by the database's clock.
         """
+        has_come = await self._recent.wait(ledger_id, account, at)
         rows = await self._database.read("account_balance_at", ledger_id, account, at)
         if not rows:
             raise AccountNotFoundError
         row = rows[0]
-        if row["is_future"]:
+        if row["is_future"] or not has_come:
             raise FutureInstantError
         await self._cache.seen(ledger_id, highest([(account, row["version"])]))
         return PastBalance(row["currency"], row["balance"] or 0, row["version"])

@@ -25,6 +25,14 @@ WITH free AS (
 SELECT id FROM accounts
 WHERE ledger_id = $1 AND id = ANY ($2::text[]) AND id NOT IN (SELECT id FROM free);
 
+-- name: account_wait_many(ledger_id, ids)
+-- Wait until no posting holds these accounts, and say when it was: entries that are not committed by then are later.
+SELECT id, clock_timestamp() AS clock
+FROM accounts
+WHERE ledger_id = $1 AND id = ANY ($2::text[])
+ORDER BY id
+FOR SHARE;
+
 -- name: account_page(ledger_id, prefix, prefix_end, after, limit)
 -- One page of the accounts whose ids begin with a prefix, by id.
 SELECT id, currency, balance, held_in, held_out, floor, ceiling, version, closed, metadata, created_at

@@ -54,6 +54,8 @@ CASES = [
     case("account_read_many", 1, lambda _: ([ACCOUNT],), "one"),
     case("account_read_many", 500, lambda _: (IDS,), "a batch"),
     case("account_locked_many", 1001, lambda _: (IDS,)),
+    case("account_wait_many", 2, lambda _: ([ACCOUNT],), "one"),
+    case("account_wait_many", 2 * len(IDS), lambda _: (IDS,), "a batch"),
     case(
         "account_create_many",
         1000,
