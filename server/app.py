@@ -23,6 +23,7 @@ from server.store.cache import Cache
 from server.store.keyspace import Keyspace
 from server.store.postgres import Database
 from server.store.readiness import Readiness
+from server.store.redis import Redis
 from server.store.redis_cluster import connect
 from server.telemetry.failpoints import Failpoints
 
@@ -64,6 +65,7 @@ class App(NamedTuple):
 
     server: HttpServer
     readiness: Readiness
+    redis: Redis
 
 
 @asynccontextmanager
@@ -96,7 +98,7 @@ async def create_app(settings: Settings) -> AsyncIterator[App]:
         failures = Failures(redis, keyspace, defaults.failures, WORKERS)
         parts = Parts(authenticator, accounts, posting, history, gate, Running(), failures, cache, readiness)
         try:
-            yield App(HttpServer(parts), readiness)
+            yield App(HttpServer(parts), readiness, redis)
         finally:
             try:
                 async with asyncio.timeout(DRAIN_SECONDS):

@@ -109,7 +109,7 @@ class Cache:
         key = self._keyspace.snapshot(ledger_id, account_id)
         command = script("fill").call([key], token, snapshot.version, snapshot.packed(), life_ms)
         try:
-            stored = await self._redis.submit(key, command)
+            stored = await self._redis.submit(key, command, trusting=True)
         except RedisAwayError:
             self._owe(ledger_id, {account_id: snapshot.version})
             return

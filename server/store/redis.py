@@ -1,24 +1,25 @@
-"""Redis or Valkey: whatever waits leaves as one pipeline, answers within a deadline, and is never sent twice."""
+"""
+Redis or Valkey: whatever waits leaves as one pipeline and answers within a deadline.
+
+Nothing is sent twice, but for what settles: that may be, so it is.
+"""
 
 import asyncio
-import itertools
 import logging
-from collections.abc import Awaitable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import cache
 from hashlib import sha1
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
-import hiredis
-from redis.asyncio.connection import AbstractConnection, Connection, parse_url
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
+from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import AskError, MovedError, NoScriptError, RedisError, ResponseError, TryAgainError
-from redis.maint_notifications import MaintNotificationsConfig
 
 from server.store.breaker import Breaker
 from server.store.coalescer import Coalescer, QueueFullError
+from server.store.deadline import Deadline
 from server.store.keyspace import PROBE, PROBE_MS, REPLAY_SECONDS
+from server.store.redis_connections import Command, Connections, Link, roundtrip
 
 # Seconds in which a whole flush must be answered, connecting included. A healthy one takes a millisecond; a caller
 # that waits longer is better served without Redis.
@@ -32,14 +33,12 @@ CONNECTIONS_MAX = 2
 FLUSH_COMMANDS_MAX = 1_000
 # Commands that may wait: 50 ms of work.
 QUEUE_MAX = 5_000
-
-Command = tuple[bytes | str | int, ...]
+# Times a settle is sent. A lost look-up costs a read of Postgres, a lost settle lets others read what is outdated: so
+# it outlasts a connection that has died, the discovery of a new server behind it, and one more accident.
+SETTLE_ATTEMPTS_MAX = 4
 
 # What a server says of one command or of its key; every other error is one of the server.
 _OF_ONE_COMMAND = ("WRONGTYPE", "user_script")
-
-# Told apart by these, the replies of one flush are never taken for those of another.
-_marks = itertools.count(1)
 
 log = logging.getLogger(__name__)
 
@@ -48,8 +47,8 @@ class RedisAwayError(Exception):
     """Redis did not answer, or is known not to answer: nothing is known of the command."""
 
 
-class _ConfusedError(RedisError):
-    """The replies are not the ones of these commands."""
+class RedisRefusedError(RedisAwayError):
+    """Redis answered that it does not take the command now: the same one again would be refused again."""
 
 
 class Script(NamedTuple):
@@ -85,8 +84,17 @@ class Redis(Protocol):
     def away(self) -> bool:
         """Whether it is known not to answer."""
 
-    def submit(self, key: bytes, command: Command) -> Awaitable[Any]:
-        """Send a command about *key*; the reply comes from what is returned, or RedisAwayError does."""
+    @property
+    def trusted(self) -> bool:
+        """Whether snapshots may be read from all of it and stored there."""
+
+    def submit(self, key: bytes, command: Command, *, trusting: bool = False) -> Awaitable[Any]:
+        """
+        Send a command about *key*; the reply comes from what is returned, or RedisAwayError does.
+
+        Args:
+            trusting: The command reads or stores a snapshot: it goes only to a server that is trusted with them.
+        """
 
     async def settle(self, versions: Mapping[bytes, int], replays: Mapping[bytes, bytes]) -> None:
         """Remove snapshots older than *versions*, then store *replays*, both by their keys."""
@@ -110,6 +118,8 @@ class RedisServer:
 
         place: Host and port, instead of those of the address.
 
+        newcomer: It has taken the place of another one.
+
     Attributes:
         probe_key: Is written by probes, since a server may answer and take no writes.
 
@@ -117,31 +127,26 @@ class RedisServer:
         ValueError, TypeError: The address has an option that there is not.
     """
 
-    def __init__(self, url: str, place: tuple[str, int] | None = None, flush_seconds: float | None = None) -> None:
+    def __init__(
+        self,
+        url: str,
+        place: tuple[str, int] | None = None,
+        flush_seconds: float | None = None,
+        *,
+        newcomer: bool = False,
+    ) -> None:
+        name = "Redis" if place is None else f"Redis at {place[0]}:{place[1]}"
         self._flush_seconds = flush_seconds
-        options: dict[str, Any] = dict(parse_url(url))
-        if place is not None:
-            options["host"], options["port"] = place
-        self.host = str(options.get("host", "localhost"))
+        self._connections = Connections(name, url, place, CONNECT_SECONDS, newcomer=newcomer)
+        self.host = self._connections.host
         self.probe_key = PROBE
         self._closed = False
-        self._connection_class: type[AbstractConnection] = options.pop("connection_class", Connection)
-        self._options = {
-            **options,
-            "protocol": 2,
-            "retry": Retry(NoBackoff(), 0),
-            # One deadline a flush is ours; a time-out a reply would cost as much as the rest of the path.
-            "socket_timeout": None,
-            "socket_connect_timeout": CONNECT_SECONDS,
-            "maint_notifications_config": MaintNotificationsConfig(enabled=False),
-        }
-        # Made at once, though not connected: an option that there is not is found before anybody waits.
-        self._idle: list[AbstractConnection] = [self._connection_class(**self._options)]
-        self._coalescer: Coalescer[Command, Any] = Coalescer(
+        # Each command with the life of the server in which it was submitted.
+        self._coalescer: Coalescer[tuple[int, Command], Any] = Coalescer(
             self._flush, batch_max=FLUSH_COMMANDS_MAX, in_flight_max=CONNECTIONS_MAX, queue_max=QUEUE_MAX
         )
-        name = "Redis" if place is None else f"Redis at {place[0]}:{place[1]}"
         self.breaker = Breaker(name, self._ask)
+        self._loop: asyncio.AbstractEventLoop | None = None
 
     colocated = True
 
@@ -150,22 +155,27 @@ class RedisServer:
         """Whether it is known not to answer."""
         return self.breaker.open
 
+    @property
+    def trusted(self) -> bool:
+        """Whether snapshots may be read from it and stored there."""
+        return self._connections.trusted
+
     async def settle(self, versions: Mapping[bytes, int], replays: Mapping[bytes, bytes]) -> None:
         """Remove snapshots older than *versions*, then store *replays*: one command."""
-        await self.submit(b"", settle_command(versions, replays))
+        await insist(lambda: self.submit(b"", settle_command(versions, replays)), lambda: self.away)
 
-    def submit(self, _key: bytes, command: Command) -> "asyncio.Future[Any]":
+    def submit(self, _key: bytes, command: Command, *, trusting: bool = False) -> "asyncio.Future[Any]":
         """
         Put *command* in the next flush. The future gives its reply.
 
         Raises:
-            RedisAwayError: Here, or from the future: it is away or refuses.
+            RedisAwayError: Here, or from the future: it is away, refuses, or is not to be trusted where it must be.
             MovedError, AskError: From the future: another server of the cluster has the key.
         """
-        if self.breaker.open or self._closed:
+        if self.breaker.open or self._closed or (trusting and not self.trusted):
             raise RedisAwayError
         try:
-            return self._coalescer.submit(command)
+            return self._coalescer.submit((self._connections.life, command))
         except QueueFullError:
             raise RedisAwayError from None
 
@@ -174,29 +184,29 @@ class RedisServer:
         self._closed = True
         await self._coalescer.drain()
         await self.breaker.close()
-        for connection in self._idle:
-            await connection.disconnect(nowait=True)
-        self._idle.clear()
+        await self._connections.close()
 
     async def _ask(self) -> None:
         """Return when it can be connected to and takes a write, both in time."""
-        connection = await self._take()
+        link = await self._connections.take()
         try:
             async with asyncio.timeout(CONNECT_SECONDS):
-                await connection.connect()  # type: ignore[no-untyped-call]  # of redis-py
+                await self._connections.open(link)
         except BaseException:
-            await connection.disconnect(nowait=True)
+            await self._connections.drop(link)
             raise
-        reply = (await self._exchange([("SET", self.probe_key, b"", "PX", PROBE_MS)], connection))[0]
+        reply = (await self._exchange([("SET", self.probe_key, b"", "PX", PROBE_MS)], link, None))[0]
         # In a cluster the key may be elsewhere by now; that is an answer.
         if _is_of_server(reply):
             raise reply
 
-    async def _flush(self, commands: list[Command]) -> list[Any]:
+    async def _flush(self, asked: list[tuple[int, Command]]) -> list[Any]:
         if self.breaker.open:
             raise RedisAwayError
+        # In one flush lives only grow: the first and the last tell of all.
+        lives = {asked[0][0], asked[-1][0]}
         try:
-            replies = await self._exchange(commands, await self._take())
+            replies = await self._exchange([command for _, command in asked], await self._connections.take(), lives)
         except (RedisError, OSError, TimeoutError, ValueError) as error:
             # A ValueError: what came is no text where there must be one.
             self.breaker.failed(error)
@@ -211,36 +221,64 @@ class RedisServer:
             self.breaker.failed(refused)
         else:
             log.warning("Redis refuses a command: %s", refusals[0])
-        return [RedisAwayError() if _is_refusal(reply) else reply for reply in replies]
+        return [RedisRefusedError() if _is_refusal(reply) else reply for reply in replies]
 
-    async def _exchange(self, commands: list[Command], connection: AbstractConnection) -> list[Any]:
-        """Send the commands and return their replies, errors of single commands among them."""
+    async def _exchange(self, commands: list[Command], link: Link, lives: set[int] | None) -> list[Any]:
+        """
+        Send the commands and return their replies, errors of single commands among them.
+
+        Args:
+            lives: Of the server, in which the commands were submitted; None where any will do.
+
+        Raises:
+            RedisAwayError: The server has another life: what was asked for may not hold there. Nothing was sent.
+        """
+        if self._loop is None:
+            self._loop = asyncio.get_running_loop()
         try:
-            async with asyncio.timeout(self._flush_seconds or FLUSH_SECONDS):
-                replies = await _roundtrip(connection, commands)
-                unknown = [n for n, reply in enumerate(replies) if isinstance(reply, NoScriptError)]
-                if unknown:
-                    # Its script cache was flushed. These were not run, so they may be sent again, with their texts.
-                    again = await _roundtrip(connection, [with_text(commands[n]) for n in unknown])
-                    for n, reply in zip(unknown, again, strict=True):
-                        replies[n] = reply
+            async with Deadline(self._loop, self._flush_seconds or FLUSH_SECONDS):
+                await self._connections.open(link)
+                replies = None
+                if lives is None or lives == {link.life}:
+                    replies = await _run(link.connection, commands)
         except BaseException:
             # Replies may still be on their way: nobody must ever read them as the replies of something else.
-            await connection.disconnect(nowait=True)
+            await self._connections.drop(link)
             raise
-        self._idle.append(connection)
+        await self._connections.give_back(link)
+        if replies is None:
+            raise RedisAwayError
         return replies
 
-    async def _take(self) -> AbstractConnection:
-        """Return a connection on which nothing is under way; it may have to be connected first."""
-        while self._idle:
-            connection = self._idle.pop()
-            # The server closes what was idle for long, and says things that nobody asked for: nothing has been sent
-            # on this one yet, so another one does.
-            if not connection.is_connected or not await connection.can_read():
-                return connection
-            await connection.disconnect(nowait=True)
-        return self._connection_class(**self._options)
+
+async def _run(connection: AbstractConnection, commands: list[Command]) -> list[Any]:
+    """Send the commands, those whose scripts the server has forgotten once more with their texts."""
+    replies = await roundtrip(connection, commands)
+    unknown = [n for n, reply in enumerate(replies) if isinstance(reply, NoScriptError)]
+    if unknown:
+        # Its script cache was flushed. These were not run, so they may be sent again.
+        again = await roundtrip(connection, [with_text(commands[n]) for n in unknown])
+        for n, reply in zip(unknown, again, strict=True):
+            replies[n] = reply
+    return replies
+
+
+async def insist(send: Callable[[], Awaitable[Any]], away: Callable[[], bool]) -> None:
+    """
+    Send what may be sent twice, and once more when no answer came, until Redis is known to be away.
+
+    Raises:
+        RedisAwayError: It is, or refuses, or has not answered often enough.
+    """
+    for attempt in range(1, SETTLE_ATTEMPTS_MAX + 1):
+        try:
+            await send()
+            return
+        except RedisRefusedError:
+            raise
+        except RedisAwayError:
+            if attempt == SETTLE_ATTEMPTS_MAX or away():
+                raise
 
 
 def with_text(command: Command) -> Command:
@@ -255,25 +293,3 @@ def _is_refusal(reply: object) -> bool:
 
 def _is_of_server(reply: object) -> bool:
     return _is_refusal(reply) and not isinstance(reply, TryAgainError) and not str(reply).startswith(_OF_ONE_COMMAND)
-
-
-async def _roundtrip(connection: AbstractConnection, commands: list[Command]) -> list[Any]:
-    """
-    Send the commands and a mark behind them, and return their replies.
-
-    Raises:
-        _ConfusedError: The reply in the place of the mark's is another: there were more or fewer than commands.
-    """
-    mark = b"%x" % next(_marks)
-    packed = [hiredis.pack_command(command) for command in commands]  # type: ignore[arg-type]  # of any length
-    packed.append(hiredis.pack_command(("PING", mark)))  # type: ignore[arg-type]  # as above
-    await connection.send_packed_command([b"".join(packed)], check_health=False)
-    replies: list[Any] = []
-    for _ in commands:
-        try:
-            replies.append(await connection.read_response(disable_decoding=True))
-        except ResponseError as error:
-            replies.append(error)
-    if await connection.read_response(disable_decoding=True) != mark:
-        raise _ConfusedError
-    return replies

@@ -12,7 +12,8 @@ from redis.crc import REDIS_CLUSTER_HASH_SLOTS, key_slot
 from redis.exceptions import AskError, MovedError, ResponseError
 
 from server.store.keyspace import PROBE
-from server.store.redis import FLUSH_SECONDS, Command, Redis, RedisAwayError, RedisServer, settle_command, with_text
+from server.store.redis import FLUSH_SECONDS, Redis, RedisAwayError, RedisServer, insist, settle_command, with_text
+from server.store.redis_connections import Command
 
 # Seconds between looks at the topology while commands meet moved slots or servers that are away.
 LOOK_SECONDS = 0.5
@@ -44,6 +45,7 @@ class RedisCluster:
         self._slots: list[RedisServer | None] = [None] * REDIS_CLUSTER_HASH_SLOTS
         self._look: asyncio.Task[None] | None = None
         self._look_due = 0.0
+        self._believed = False
         self._closing: set[asyncio.Task[None]] = set()
         self._closed = False
 
@@ -52,12 +54,18 @@ class RedisCluster:
         """Whether no server is known to answer."""
         return self._seed.away and all(server.away for server in self._servers.values())
 
-    async def submit(self, key: bytes, command: Command) -> Any:
+    @property
+    def trusted(self) -> bool:
+        """Whether snapshots may be read from every server that is known, and stored there."""
+        return bool(self._servers) and all(server.trusted for server in self._servers.values())
+
+    async def submit(self, key: bytes, command: Command, *, trusting: bool = False) -> Any:
         """
         Send a command to the server of *key*, and to others as long as the answer is that they have it.
 
         Raises:
-            RedisAwayError: The server that has the key does not answer, or none is known to have it.
+            RedisAwayError: The server that has the key does not answer, or is not to be trusted where it must be, or
+                none is known to have it.
         """
         slot = key_slot(key)
         server = self._slots[slot] or await self._find(slot)
@@ -65,8 +73,8 @@ class RedisCluster:
         for _ in range(HOPS_MAX):
             try:
                 if not asking:
-                    return await server.submit(key, command)
-                return await _ask_and_send(server, key, command)
+                    return await server.submit(key, command, trusting=trusting)
+                return await _ask_and_send(server, key, command, trusting=trusting)
             except MovedError as error:
                 asking = False
                 server = self._slots[slot] = self._known(error.host or server.host, error.port)
@@ -82,8 +90,8 @@ class RedisCluster:
 
     async def settle(self, versions: Mapping[bytes, int], replays: Mapping[bytes, bytes]) -> None:
         """Remove snapshots older than *versions*; only when all are gone, store *replays*."""
-        await asyncio.gather(*(self.submit(key, settle_command({key: v}, {})) for key, v in versions.items()))
-        await asyncio.gather(*(self.submit(key, settle_command({}, {key: v})) for key, v in replays.items()))
+        await asyncio.gather(*(self._settle(key, settle_command({key: v}, {})) for key, v in versions.items()))
+        await asyncio.gather(*(self._settle(key, settle_command({}, {key: v})) for key, v in replays.items()))
 
     async def close(self) -> None:
         """Answer what waits, then close the connections."""
@@ -94,6 +102,13 @@ class RedisCluster:
         for server in (self._seed, *self._servers.values()):
             await server.close()
         await asyncio.gather(*self._closing)
+
+    async def _settle(self, key: bytes, command: Command) -> None:
+        def away() -> bool:
+            server = self._slots[key_slot(key)]
+            return server is None or server.away
+
+        await insist(lambda: self.submit(key, command), away)
 
     async def _find(self, slot: int) -> RedisServer:
         """Return the server of a slot that none is known for, if the topology tells in time."""
@@ -147,6 +162,7 @@ class RedisCluster:
         for first, last, place in read:
             server = self._known(*place)
             self._slots[first : last + 1] = [server] * (last + 1 - first)
+        self._believed = True
         for number in range(PROBE_KEYS):
             key = b"%b:{%x}" % (PROBE, number)
             holder = self._slots[key_slot(key)]
@@ -162,15 +178,21 @@ class RedisCluster:
             raise RedisAwayError
         server = self._servers.get((host, port))
         if server is None:
-            server = self._servers[host, port] = RedisServer(self._url, (host, port), self._flush_seconds)
+            # One that was not there at first may have been promoted, and know less than the one it follows.
+            server = self._servers[host, port] = RedisServer(
+                self._url, (host, port), self._flush_seconds, newcomer=self._believed
+            )
         return server
 
 
-async def _ask_and_send(server: RedisServer, key: bytes, command: Command) -> Any:
+async def _ask_and_send(server: RedisServer, key: bytes, command: Command, *, trusting: bool) -> Any:
     """Send a command about a key of a slot that the server is only about to get."""
     # Both in one tick, so in one flush, the one behind the other. With the script's text: a server that does not know
     # the script would have to be asked again.
-    replies = (server.submit(key, ("ASKING",)), server.submit(key, with_text(command)))
+    replies = (
+        server.submit(key, ("ASKING",), trusting=trusting),
+        server.submit(key, with_text(command), trusting=trusting),
+    )
     return (await asyncio.gather(*replies))[1]
 
 

@@ -1,55 +1,15 @@
 """
-The cache's protocol as a model small enough to search: one account, one key in Redis, writers, readers, accidents.
+The cache's protocol as a model small enough to search: one account, one key in Redis, workers, writers, readers.
 
-Every step below is one atomic step of the real thing: a commit in Postgres, a read of Postgres, or one Lua script. What
-the scripts do is written again here, in Python; `test_scripts.py` holds each of them against the real one.
+Every step below is one atomic step of the real thing: a commit in Postgres, a read of Postgres, one Lua script, or an
+accident. What the scripts do is written again here, in Python; `test_scripts.py` holds each of them against the real
+one. Time is modelled by one assumption: a quarantine ends when every worker has noticed the restart before it.
 """
 
 from collections.abc import Iterator
 from typing import NamedTuple
 
-# What the key holds: nothing, ("S", version, 0), or ("L", token, least version that may be stored under it).
-Value = tuple[str, int, int] | None
-
-
-class Rules(NamedTuple):
-    """The parts of the protocol; leaving any of them out must be found."""
-
-    settle_after_commit: bool = True
-    settle_on_replay: bool = True
-    compare_token: bool = True
-    remember_least: bool = True
-    say_seen_when_busy: bool = True
-
-
-ALL = Rules()
-
-
-def seen(value: Value, version: int, rules: Rules = ALL) -> Value:
-    """Do what `settle.lua` does to one snapshot."""
-    if value is None:
-        return None
-    if value[0] == "L":
-        if rules.remember_least and value[2] < version:
-            return ("L", value[1], version)
-        return value
-    return None if value[1] < version else value
-
-
-def look_up(value: Value, token: int) -> tuple[Value, str]:
-    """Do what `gate.lua` and `read.lua` do for a snapshot: the value left behind, and `hit`, `lease` or `busy`."""
-    if value is None:
-        return ("L", token, 0), "lease"
-    return value, "hit" if value[0] == "S" else "busy"
-
-
-def fill(value: Value, token: int, version: int, rules: Rules = ALL) -> Value:
-    """Do what `fill.lua` does."""
-    if value is not None and value[0] == "L":
-        mine = value[1] == token or not rules.compare_token
-        if mine and value[2] <= version:
-            return ("S", version, 0)
-    return seen(value, version, rules)
+from tests.cache.scripts import ALL, Rules, Value, fill, look_up, seen
 
 
 class Writer(NamedTuple):
@@ -68,17 +28,44 @@ class Reader(NamedTuple):
     version: int = 0
     shown: int = 0
     token: int = 0
+    # Life of Redis in which the lease was taken.
+    life: int = 0
+
+
+class Worker(NamedTuple):
+    """A process of the service: whether it reaches Redis, which life of it it has met, and the version it owes."""
+
+    reaches: bool = True
+    life: int = 0
+    owed: int = 0
+
+
+class Redis(NamedTuple):
+    """
+    The server. `value` is what the key holds; `fresh` tells that it was written in this life, `saved` is what an old
+    backup brings back.
+    """
+
+    value: Value
+    saved: Value
+    up: bool = True
+    life: int = 0
+    young: bool = False
+    fresh: bool = False
 
 
 class State(NamedTuple):
-    """Everything there is."""
+    """Everything there is. Writers and readers are dealt to the workers in turn, writers from the first one on."""
 
-    value: Value
+    redis: Redis
     committed: int
     acknowledged: int
+    workers: tuple[Worker, ...]
     writers: tuple[Writer, ...]
     readers: tuple[Reader, ...]
-    accidents_left: int
+    losses_left: int
+    restarts_left: int
+    cuts_left: int
     tokens: int
 
 
@@ -86,9 +73,20 @@ class Violation(Exception):
     """A client was shown something older than it may be."""
 
 
-def start(writers: int, readers: int, reads: int, accidents: int) -> State:
-    """Return the beginning: a snapshot of version 1, and everything still to come."""
-    return State(("S", 1, 0), 1, 1, (Writer(),) * writers, (Reader(reads),) * readers, accidents, 0)
+def start(
+    writers: int, readers: int, reads: int, *, losses: int = 0, restarts: int = 0, workers: int = 1, cuts: int = 0
+) -> State:
+    """
+    Return the beginning: a snapshot of version 1, and everything still to come.
+
+    Args:
+        losses: Of the key alone.
+
+        cuts: Of a worker from a Redis that goes on; others may then be shown what it could not remove.
+    """
+    redis = Redis(("S", 1, 0), ("S", 1, 0))
+    callers = (Writer(),) * writers, (Reader(reads),) * readers
+    return State(redis, 1, 1, (Worker(),) * workers, *callers, losses, restarts, cuts, 0)
 
 
 def steps(state: State, rules: Rules) -> Iterator[State]:
@@ -98,63 +96,120 @@ def steps(state: State, rules: Rules) -> Iterator[State]:
     Raises:
         Violation: A step shows a client something too old.
     """
-    if state.accidents_left and state.value is not None:
-        # Eviction, FLUSHALL, a restart, a snapshot or lease that expires: to the protocol they are the same.
-        yield state._replace(value=None, accidents_left=state.accidents_left - 1)
+    yield from _accidents(state, rules)
+    count = len(state.workers)
+    for number in range(count):
+        yield from _worker(state, number)
     for number, writer in enumerate(state.writers):
-        for change, after in _write(state, writer, rules):
-            yield change._replace(writers=(*state.writers[:number], after, *state.writers[number + 1 :]))
+        for change, written in _write(state, writer, number % count, rules):
+            yield change._replace(writers=(*state.writers[:number], written, *state.writers[number + 1 :]))
     for number, reader in enumerate(state.readers):
-        for change, reading in _read(state, reader, rules):
+        for change, reading in _read(state, reader, (number + 1) % count, rules):
             yield change._replace(readers=(*state.readers[:number], reading, *state.readers[number + 1 :]))
 
 
-def _write(state: State, writer: Writer, rules: Rules) -> Iterator[tuple[State, Writer]]:
+def _accidents(state: State, rules: Rules) -> Iterator[State]:
+    redis = state.redis
+    if not redis.up:
+        for value in {None, redis.value, redis.saved}:
+            # Empty, with what it held when it died, or with an older backup.
+            back = Redis(value, redis.saved, life=redis.life + 1, young=rules.quarantine)
+            yield state._replace(redis=back)
+        return
+    if state.losses_left and redis.value is not None:
+        # Eviction, FLUSHALL, a snapshot or lease that expires: to the protocol they are the same.
+        yield state._replace(redis=redis._replace(value=None), losses_left=state.losses_left - 1)
+    if state.restarts_left:
+        cut = tuple(worker._replace(reaches=False) for worker in state.workers)
+        yield state._replace(redis=redis._replace(up=False), workers=cut, restarts_left=state.restarts_left - 1)
+    if redis.young and all(worker.reaches and worker.life == redis.life for worker in state.workers):
+        # Snapshots live no longer than a quarantine lasts.
+        value = redis.value if redis.fresh else None
+        yield state._replace(redis=redis._replace(young=False, value=value))
+
+
+def _worker(state: State, number: int) -> Iterator[State]:
+    worker = state.workers[number]
+    if not worker.reaches:
+        if state.redis.up:
+            yield _with_worker(state, number, Worker(True, state.redis.life, worker.owed))
+    elif worker.owed:
+        redis = state.redis._replace(value=seen(state.redis.value, worker.owed))
+        yield _with_worker(state._replace(redis=redis), number, worker._replace(owed=0))
+    elif state.cuts_left:
+        cut = worker._replace(reaches=False)
+        yield _with_worker(state._replace(cuts_left=state.cuts_left - 1), number, cut)
+
+
+def _with_worker(state: State, number: int, worker: Worker) -> State:
+    return state._replace(workers=(*state.workers[:number], worker, *state.workers[number + 1 :]))
+
+
+def _write(state: State, writer: Writer, number: int, rules: Rules) -> Iterator[tuple[State, Writer]]:
     if writer.step == "new":
         version = state.committed + 1
         yield state._replace(committed=version), Writer("committed", version)
     elif writer.step == "committed":
-        yield (
-            state._replace(value=_settled(state, writer, rules.settle_after_commit, rules)),
-            writer._replace(step="settled"),
-        )
+        settled = _told(state, number, writer.version, rules) if rules.settle_after_commit else state
+        yield settled, writer._replace(step="settled")
         # The worker dies with its answer; the caller sends the same key again.
         yield state, writer._replace(step="retries")
     elif writer.step == "retries":
         # The key is found bound: what it is answered is settled like a first answer.
-        yield (
-            state._replace(value=_settled(state, writer, rules.settle_on_replay, rules)),
-            writer._replace(step="settled"),
-        )
+        settled = _told(state, number, writer.version, rules) if rules.settle_on_replay else state
+        yield settled, writer._replace(step="settled")
     elif writer.step == "settled":
         acknowledged = max(state.acknowledged, writer.version)
         yield state._replace(acknowledged=acknowledged), writer._replace(step="done")
 
 
-def _settled(state: State, writer: Writer, is_done: bool, rules: Rules) -> Value:
-    return seen(state.value, writer.version, rules) if is_done else state.value
+def _told(state: State, number: int, version: int, rules: Rules) -> State:
+    """Tell the cache that a version is about to be shown, or owe it."""
+    worker = state.workers[number]
+    if worker.reaches:
+        return state._replace(redis=state.redis._replace(value=seen(state.redis.value, version, rules)))
+    return _with_worker(state, number, worker._replace(owed=max(worker.owed, version)))
 
 
-def _read(state: State, reader: Reader, rules: Rules) -> Iterator[tuple[State, Reader]]:
+def _read(state: State, reader: Reader, number: int, rules: Rules) -> Iterator[tuple[State, Reader]]:
     if reader.step == "idle" and reader.reads_left:
         yield state, reader._replace(step="asks", floor=max(state.acknowledged, reader.shown))
     elif reader.step == "asks":
-        token = state.tokens + 1
-        value, found = look_up(state.value, token)
-        if found == "hit":
-            assert value is not None
-            yield state, _show(reader, value[1])
-        else:
-            changed = state._replace(value=value, tokens=token if found == "lease" else state.tokens)
-            yield changed, reader._replace(step=found, token=token if found == "lease" else 0)
+        yield _look_up(state, reader, number, rules)
     elif reader.step in ("lease", "busy"):
         yield state, reader._replace(step=f"{reader.step} read", version=state.committed)
     elif reader.step == "lease read":
-        value = fill(state.value, reader.token, reader.version, rules)
-        yield state._replace(value=value), _show(reader, reader.version)
+        yield _fill(state, reader, number, rules), _show(reader, reader.version)
     elif reader.step == "busy read":
-        value = seen(state.value, reader.version, rules) if rules.say_seen_when_busy else state.value
-        yield state._replace(value=value), _show(reader, reader.version)
+        told = _told(state, number, reader.version, rules) if rules.say_seen_when_busy else state
+        yield told, _show(reader, reader.version)
+
+
+def _look_up(state: State, reader: Reader, number: int, rules: Rules) -> tuple[State, Reader]:
+    worker, redis = state.workers[number], state.redis
+    # Until it has met a server that was started, a worker that asks who answers does not use it.
+    asks = worker.reaches if rules.ask_who_answers else redis.up
+    if not asks or (rules.ask_who_answers and redis.young) or (rules.read_nothing_owed and worker.owed):
+        return state, reader._replace(step="busy")
+    token = state.tokens + 1
+    value, found = look_up(redis.value, token)
+    if found == "hit":
+        assert value is not None
+        return state, _show(reader, value[1])
+    if found == "busy":
+        return state, reader._replace(step="busy")
+    leased = state._replace(redis=redis._replace(value=value, fresh=True), tokens=token)
+    return leased, reader._replace(step="lease", token=token, life=redis.life)
+
+
+def _fill(state: State, reader: Reader, number: int, rules: Rules) -> State:
+    redis = state.redis
+    here = state.workers[number].reaches if rules.ask_who_answers else redis.up
+    if not here or (rules.fill_in_the_same_life and (reader.life != redis.life)):
+        return _told(state, number, reader.version, rules)
+    value = fill(redis.value, reader.token, reader.version, rules)
+    stored = value != redis.value and value is not None and value[0] == "S"
+    return state._replace(redis=redis._replace(value=value, fresh=redis.fresh or stored))
 
 
 def _show(reader: Reader, version: int) -> Reader:
@@ -163,7 +218,7 @@ def _show(reader: Reader, version: int) -> Reader:
     return Reader(reader.reads_left - 1, shown=version)
 
 
-def search(beginning: State, rules: Rules) -> int:
+def search(beginning: State, rules: Rules = ALL) -> int:
     """
     Visit every state that can be reached and return how many there are.
 

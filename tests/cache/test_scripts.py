@@ -7,7 +7,7 @@ import pytest
 
 from server.store.keyspace import LEASE_MS, SNAPSHOT_MS
 from server.store.redis import RedisServer, script, settle_command
-from tests.cache.protocol import Value, fill, look_up, seen
+from tests.cache.scripts import Value, fill, look_up, seen
 
 VERSIONS = (1, 2, 3)
 VALUES: list[Value] = [

@@ -28,6 +28,7 @@ async def client(one: Service) -> Client:
     client = await one.client(LEDGER)
     await client.fund("alice", 100)
     await client.open("bob")
+    await one.reads_snapshots()
     return client
 
 

@@ -93,7 +93,8 @@ async def test_passwords(folder: Path, connect: Connect, caplog: pytest.LogCaptu
         said.append(f"{error.value!r} {error.value.__cause__!r}")
     await until(lambda: caplog.text.count("does not answer") >= 2)
     assert len(said) >= 9
-    assert PASSWORD not in " ".join([*said, caplog.text, repr(right), repr(right._idle), repr(wrong._idle)])
+    idle = [repr(link.connection) for client in (right, wrong) for link in client._connections._idle]
+    assert PASSWORD not in " ".join([*said, caplog.text, repr(right), *idle])
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ import pytest
 from redis import RedisError
 
 from server.store.breaker import FAILURES_MAX
-from server.store.redis import RedisAwayError, RedisServer, script
+from server.store.redis import RedisAwayError, RedisRefusedError, RedisServer, script
 from tests.support.redis_proxy import RedisProxy
 from tests.support.service import BOUND_SECONDS
 from tests.support.valkey import OwnValkey
@@ -173,6 +173,6 @@ async def test_a_broken_key_is_no_broken_server(valkey: OwnValkey, client: Redis
         *lost, found = await asyncio.gather(
             *(client.submit(b"", command) for command in [*broken, ("ECHO", b"mine")]), return_exceptions=True
         )
-        assert [type(answer) for answer in lost] == [RedisAwayError] * 2
+        assert [type(answer) for answer in lost] == [RedisRefusedError] * 2
         assert found == b"mine"
     assert not client.away

@@ -8,6 +8,7 @@ from collections.abc import Callable
 import pytest
 
 from server.store import redis
+from server.store.deadline import ARRIVED_SECONDS
 from server.store.redis import RedisAwayError, RedisServer
 from tests.support.redis_proxy import RedisProxy
 from tests.support.valkey import OwnValkey
@@ -90,7 +91,7 @@ async def test_replies_that_come_too_late(proxy: tuple[RedisProxy, str], connect
     between, url = proxy
     client = connect(url)
     await client.submit(b"", ("PING",))
-    between.delay_seconds = redis.FLUSH_SECONDS * 1.2
+    between.delay_seconds = (redis.FLUSH_SECONDS + ARRIVED_SECONDS) * 1.2
     with pytest.raises(RedisAwayError):
         await client.submit(b"", ("ECHO", b"late"))
     between.delay_seconds = 0.0
@@ -129,7 +130,7 @@ async def test_flushes_that_are_cancelled(
     between.delay_seconds = 0.005
     for turn in range(40):
         opened = between.accepted
-        flight = asyncio.create_task(client._flush([("ECHO", b"abandoned")] * 3))
+        flight = asyncio.create_task(client._flush([(0, ("ECHO", b"abandoned"))] * 3))
         await asyncio.sleep(0.004)
         flight.cancel()
         with contextlib.suppress(asyncio.CancelledError):
@@ -195,7 +196,7 @@ async def test_a_line_that_breaks_everything(
 
 
 async def test_idle_connections_that_died(valkey: OwnValkey, client: RedisServer) -> None:
-    """Connections the server has closed, one by one or by restarting, are replaced without a failure."""
+    """Connections the server has closed, one by one or by ending, are replaced without a failure."""
     for _ in range(5):
         assert await client.submit(b"", ("PING",)) == b"PONG"
         valkey.ask("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
@@ -203,6 +204,9 @@ async def test_idle_connections_that_died(valkey: OwnValkey, client: RedisServer
     valkey.stop()
     valkey.start()
     await asyncio.sleep(0.02)
+    with pytest.raises(RedisAwayError):
+        # It was meant for the server that is gone.
+        await client.submit(b"", ("PING",))
     assert await client.submit(b"", ("PING",)) == b"PONG"
     valkey.ask("CONFIG", "SET", "timeout", "1")
     await until(lambda: valkey.ask("CLIENT", "LIST").count(b"\n") == 1)

@@ -222,6 +222,7 @@ async def test_on_a_cluster(database_url: str, folder: Path) -> None:
 async def _out_of_the_cache(service: Service, token: str, cluster: OwnCluster) -> None:
     """Read every account twice; the snapshots of all are there then, on whatever server."""
     client = Client(service.session, service.url, token)
+    await service.reads_snapshots()
     for number in range(ACCOUNTS):
         assert await client.balance(f"account-{number}") == await client.balance(f"account-{number}")
     stored = [key for node in cluster.nodes for key in node.ask("KEYS", "*:s:*account-*")]

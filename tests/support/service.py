@@ -17,7 +17,9 @@ from server.app import App, create_app
 from server.process.commands.keys import KeyLimit, create_key
 from server.settings import Settings
 from server.store.postgres import Database
+from server.store.redis_connections import QUARANTINE_SECONDS
 from tests.support.client import Client
+from tests.support.waiting import until
 
 # Seconds that a server process gets to become ready or to stop.
 START_SECONDS = 30.0
@@ -44,6 +46,12 @@ class Service(NamedTuple):
     async def client(self, ledger: str, role: str = "admin") -> Client:
         """Return a client with a new key of a ledger."""
         return Client(self.session, self.url, await make_key(self.database_url, ledger, role))
+
+    async def reads_snapshots(self) -> None:
+        """Return when accounts are read out of its Redis, which must have been up for a while; it has been asked."""
+        assert self.app is not None
+        redis = self.app.redis
+        await until(lambda: redis.trusted, 2 * QUARANTINE_SECONDS)
 
 
 # A limit that tests of other things do not meet.

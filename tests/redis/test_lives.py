@@ -1,0 +1,130 @@
+"""A server that was started a moment ago, or has taken another's place, is used for all but snapshots."""
+
+import asyncio
+import time
+from collections.abc import Callable
+
+import pytest
+
+from server.store import redis
+from server.store.redis import RedisAwayError, RedisServer, script
+from server.store.redis_cluster import RedisCluster
+from server.store.redis_connections import QUARANTINE_SECONDS
+from tests.support.redis_proxy import RedisProxy
+from tests.support.valkey import OwnValkey
+from tests.support.waiting import until
+
+Connect = Callable[[str], RedisServer]
+SET = ("SET", "used", "1")
+
+
+@pytest.fixture
+async def grown(valkey: OwnValkey) -> OwnValkey:
+    """A server that has been up for as long as it takes."""
+    await until(lambda: int(valkey.ask("INFO", "server")["uptime_in_seconds"]) > QUARANTINE_SECONDS, 30)
+    return valkey
+
+
+async def _trusted(client: RedisServer) -> None:
+    await until(lambda: client.trusted, 2 * QUARANTINE_SECONDS)
+
+
+async def test_a_young_server_grows_up(client: RedisServer) -> None:
+    """What reads or stores no snapshot works at once, what does works once the server is old enough."""
+    assert not client.trusted
+    assert await client.submit(b"", SET) == b"OK"
+    with pytest.raises(RedisAwayError):
+        client.submit(b"", ("GET", "used"), trusting=True)
+    await _trusted(client)
+    assert await client.submit(b"", ("GET", "used"), trusting=True) == b"1"
+
+
+async def test_a_restart(grown: OwnValkey, client: RedisServer) -> None:
+    """
+    A server that has long been up is trusted from the first answer on; started anew it runs nothing that was meant for
+    it before, of whatever waited, is not trusted, and takes what settles at the first call.
+    """
+    assert await client.submit(b"", SET) == b"OK"
+    trusted = client.trusted
+    assert trusted
+    grown.stop()
+    grown.start()
+    waiting = [client.submit(b"", ("INCR", "n")) for _ in range(3 * redis.FLUSH_COMMANDS_MAX)]
+    answers = await asyncio.gather(*waiting, return_exceptions=True)
+    assert {type(answer) for answer in answers} == {RedisAwayError}
+    assert grown.calls("incr") == 0
+    assert not client.trusted
+    assert not client.away
+    grown.stop()
+    grown.start()
+    await client.settle({b"snapshot": 1}, {b"replay": b"answer"})
+    assert grown.ask("GET", "replay") == b"answer"
+    assert not client.away
+
+
+async def test_one_that_takes_anothers_place(grown: OwnValkey) -> None:
+    """Where a server is new to a cluster, how long it has been up counts for nothing."""
+    client = RedisServer(grown.url, newcomer=True)
+    assert await client.submit(b"", SET) == b"OK"
+    assert not client.trusted
+    await client.close()
+    cluster = RedisCluster(grown.tcp_url)
+    for place, newcomer in ((grown.port, False), (grown.port + 1, True)):
+        cluster._believe([[0, 16_383, [b"127.0.0.1", place]]], cluster._seed)
+        assert cluster._servers["127.0.0.1", place]._connections._newcomer is newcomer
+    await cluster.close()
+
+
+async def test_one_that_does_not_say_who_it_is(grown: OwnValkey, connect: Connect) -> None:
+    """Where INFO is forbidden, everything else works and snapshots are left alone."""
+    grown.ask("ACL", "SETUSER", "quiet", "on", "nopass", "~*", "+@all", "-info")
+    client = connect(grown.tcp_url.replace("redis://", "redis://quiet:any@"))
+    for _ in range(3):
+        assert await client.submit(b"", SET) == b"OK"
+        grown.ask("CLIENT", "KILL", "USER", "quiet")
+        await asyncio.sleep(0.02)
+    assert not client.trusted
+    assert not client.away
+
+
+async def test_what_settles_outlasts_accidents(
+    valkey: OwnValkey, proxy: tuple[RedisProxy, str], connect: Connect
+) -> None:
+    """A settle whose replies are lost is sent again, until it is answered or the server counts as away."""
+    between, url = proxy
+    client = connect(url)
+    lost = iter((None, None))
+    await client.submit(b"", SET)
+    between.spoil = lambda piece: [next(lost, piece)]
+    await client.settle({}, {b"replay": b"answer"})
+    assert valkey.ask("GET", "replay") == b"answer"
+    between.spoil = lambda _: [None]
+    with pytest.raises(RedisAwayError):
+        await client.settle({}, {b"replay": b"other"})
+    assert client.away
+
+
+async def test_a_refusal_is_final(valkey: OwnValkey, client: RedisServer) -> None:
+    """What a server refuses it would refuse again: it is asked once."""
+    valkey.ask("RPUSH", "list", "1")
+    await client.submit(b"", SET)
+    with pytest.raises(RedisAwayError):
+        await client.settle({b"list": 1}, {})
+    # The script is not known at first, and comes along the second time.
+    assert valkey.calls("eval") == 1
+    with pytest.raises(RedisAwayError):
+        await client.submit(b"", script("settle").call([b"list"], 1, 1, 60))
+
+
+async def test_a_loop_that_was_held_up(valkey: OwnValkey, client: RedisServer) -> None:
+    """An answer that came in time and lies unread counts, however late the loop comes to read it."""
+    await client.submit(b"", SET)
+    for _ in range(10):
+        with valkey.frozen():
+            asked = client.submit(b"", ("GET", "used"))
+            # It departs, takes a connection, and is sent.
+            for _ in range(10):
+                await asyncio.sleep(0)
+        time.sleep(redis.FLUSH_SECONDS * 2)  # noqa: ASYNC251 -- the very thing that must do no harm
+        assert await asked == b"1"
+    assert client.breaker._failures == 0
