@@ -2,9 +2,11 @@
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
+from typing import Any
 
 import pytest
+import uvloop
 
 from server.store import redis
 from server.store.redis import RedisAwayError, RedisServer, script
@@ -116,8 +118,14 @@ async def test_a_refusal_is_final(valkey: OwnValkey, client: RedisServer) -> Non
         await client.submit(b"", script("settle").call([b"list"], 1, 1, 60))
 
 
-async def test_a_loop_that_was_held_up(valkey: OwnValkey, client: RedisServer) -> None:
+@pytest.mark.parametrize("run", [asyncio.run, uvloop.run], ids=["asyncio", "uvloop"])
+def test_a_loop_that_was_held_up(valkey: OwnValkey, run: Callable[[Coroutine[Any, Any, None]], None]) -> None:
     """An answer that came in time and lies unread counts, however late the loop comes to read it."""
+    run(_held_up(valkey))
+
+
+async def _held_up(valkey: OwnValkey) -> None:
+    client = RedisServer(valkey.url)
     await client.submit(b"", SET)
     for _ in range(10):
         with valkey.frozen():
@@ -128,3 +136,4 @@ async def test_a_loop_that_was_held_up(valkey: OwnValkey, client: RedisServer) -
         time.sleep(redis.FLUSH_SECONDS * 2)  # noqa: ASYNC251 -- the very thing that must do no harm
         assert await asked == b"1"
     assert client.breaker._failures == 0
+    await client.close()
