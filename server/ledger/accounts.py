@@ -184,7 +184,7 @@ class Accounts:
             AccountNotFoundError: There is none.
             VersionChangedError: Its version is not *if_version*.
             LimitsConflictError, MetadataFullError: What it holds does not allow the change.
-            StoreUnavailableError: Nothing was done.
+            QueueFullError, StoreUnavailableError: Nothing was done.
             OutcomeUnknownError: It may have been done.
         """
         try:

@@ -36,10 +36,10 @@ class LockedAccounts:
         A row that a working batch of another process holds for a moment is among them: its callers come back.
 
         Raises:
-            StoreUnavailableError, QueueFullError: Postgres cannot be asked.
+            StoreUnavailableError: Postgres cannot be asked.
         """
         asked = sorted(accounts)
-        locked = {row["id"] for row in await self._database.write("account_locked_many", ledger_id, asked)}
+        locked = {row["id"] for row in await self._database.look("account_locked_many", ledger_id, asked)}
         now = time.monotonic()
         for account in asked:
             self._seen.pop((ledger_id, account), None)

@@ -213,7 +213,7 @@ class PostingLane:
         if suspects:
             try:
                 suspects = await self._locked.look(ledger_id, suspects)
-            except (StoreError, QueueFullError):
+            except StoreError:
                 # Whatever keeps Postgres from saying so keeps it from posting too.
                 suspects = set()
         if not suspects:
@@ -256,7 +256,7 @@ class PostingLane:
         """Post those units of a batch that do not need the row it could not lock."""
         try:
             locked = await self._locked.look(ledger_id, {account for unit in units for account in unit.accounts})
-        except (StoreError, QueueFullError):
+        except StoreError:
             return [error] * len(units)
         free = [unit for unit in units if not unit.accounts & locked]
         if not free or len(free) == len(units):

@@ -12,25 +12,27 @@ from tenacity import AsyncRetrying, retry_if_exception_type, stop_before_delay, 
 from server.store.breaker import Breaker
 from server.store.coalescer import QueueFullError
 from server.store.errors import OutcomeUnknownError, StoreAwayError, StoreUnavailableError
+from server.store.pools import RELEASE_TIMEOUT_SECONDS, create_pool, release
 from server.store.sessions import (
     COMMAND_TIMEOUT_SECONDS,
     CONNECT_TIMEOUT_SECONDS,
     CONNECTION_LOST,
     REFUSED_FOR_NOW,
     SESSION_SETTINGS,
-    ServiceConnection,
 )
 from server.store.sql import query
+from server.store.turns import Turns
 
 # Time to wait for a free connection.
 ACQUIRE_TIMEOUT_SECONDS = 1.0
-# How long handing a connection back may take: waiting for a cancelled statement's backend, or taking leave of a server.
-# What was done on it is decided by then, and its caller waits; past this the connection is cut.
-RELEASE_TIMEOUT_SECONDS = 0.5
 # How long one read may take in all, retries on lost connections included.
 READ_DEADLINE_SECONDS = 5.0
 # Readers beyond the pool that may wait for a connection: about 50 ms of work at 0.2 ms a query and 4 connections.
 READ_WAITERS_MAX = 1_000
+# Connections of the posting pool that changes of accounts leave to transfers: one batch decides while another commits.
+POSTING_CONNECTIONS_MIN = 2
+# Changes of accounts beyond those at work that may wait: about 100 ms of work at a commit each.
+WRITE_WAITERS_MAX = 200
 # A statement that was given less time than this and ran out of it says nothing of Postgres.
 TELLING_SECONDS = 0.5
 
@@ -62,12 +64,17 @@ class Database:
         self._sizes = (posting_connections, reading_connections)
         self._reading_waiters = 0
         self._waiters_max = reading_connections + READ_WAITERS_MAX
+        self._writers = Turns(
+            max(1, posting_connections - POSTING_CONNECTIONS_MIN),
+            waiters_max=WRITE_WAITERS_MAX,
+            wait_seconds=ACQUIRE_TIMEOUT_SECONDS,
+        )
         self._breaker = Breaker("Postgres", self._probe)
 
     async def __aenter__(self) -> "Database":
         posting, reading = self._sizes
-        self.posting_pool = await self._create_pool(posting)
-        self.reading_pool = await self._create_pool(reading)
+        self.posting_pool = await create_pool(self._dsn, posting)
+        self.reading_pool = await create_pool(self._dsn, reading)
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -77,19 +84,6 @@ class Database:
                 await asyncio.wait_for(pool.close(), COMMAND_TIMEOUT_SECONDS)
             except (TimeoutError, *CONNECTION_LOST):
                 pool.terminate()
-
-    async def _create_pool(self, size: int) -> "asyncpg.Pool[asyncpg.Record]":
-        # No connection is opened here: the service starts, and says that it is not ready, while Postgres is away.
-        return await asyncpg.create_pool(
-            self._dsn,
-            connection_class=ServiceConnection,
-            min_size=0,
-            max_size=size,
-            max_inactive_connection_lifetime=0,
-            timeout=CONNECT_TIMEOUT_SECONDS,
-            command_timeout=COMMAND_TIMEOUT_SECONDS,
-            server_settings=SESSION_SETTINGS,
-        )
 
     @property
     def away(self) -> bool:
@@ -132,7 +126,7 @@ class Database:
             self._breaker.failed(error)
             raise
         finally:
-            await _release(self.posting_pool, connection)
+            await release(self.posting_pool, connection)
 
     async def read(self, name: str, *arguments: object) -> "list[asyncpg.Record]":
         """
@@ -142,7 +136,13 @@ class Database:
             QueueFullError: Too many readers wait already.
             StoreUnavailableError: Postgres did not answer in time.
         """
-        return await self._read(self.reading_pool, query(name), arguments)
+        if self._reading_waiters >= self._waiters_max:
+            raise QueueFullError
+        self._reading_waiters += 1
+        try:
+            return await self._ask(self.reading_pool, query(name), arguments)
+        finally:
+            self._reading_waiters -= 1
 
     async def read_once(self, name: str, *arguments: object) -> "list[asyncpg.Record]":
         """
@@ -157,31 +157,43 @@ class Database:
         except (*CONNECTION_LOST, *REFUSED_FOR_NOW) as error:
             raise StoreUnavailableError(type(error).__name__) from error
 
+    async def look(self, name: str, *arguments: object) -> "list[asyncpg.Record]":
+        """
+        Run the named statement, which takes locks and changes nothing, on the posting pool and for those who post.
+
+        Raises:
+            StoreUnavailableError: Postgres did not answer in time.
+        """
+        return await self._ask(self.posting_pool, query(name), arguments)
+
     async def write(self, name: str, *arguments: object) -> "list[asyncpg.Record]":
         """
         Run the named statement, whose effect is the same when it is run again, on the posting pool.
 
         Raises:
             QueueFullError: Too many callers wait already.
+            StoreUnavailableError: Its turn did not come; nothing was sent.
             StoreAwayError: Postgres is known not to answer; nothing was sent.
             OutcomeUnknownError: Postgres did not answer in time; the statement may have taken effect.
         """
-        try:
-            return await self._read(self.posting_pool, query(name), arguments)
-        except StoreAwayError:
-            raise
-        except StoreUnavailableError as error:
-            raise OutcomeUnknownError(str(error)) from error
+        async with self._writers.take():
+            try:
+                return await self._ask(self.posting_pool, query(name), arguments)
+            except StoreAwayError:
+                raise
+            except StoreUnavailableError as error:
+                raise OutcomeUnknownError(str(error)) from error
 
     async def write_once(self, name: str, *arguments: object) -> "list[asyncpg.Record]":
         """
         Run the named statement, which must not be repeated, on the posting pool.
 
         Raises:
+            QueueFullError: Too many callers wait already.
             StoreUnavailableError: Nothing was done.
             OutcomeUnknownError: Postgres was lost while it worked.
         """
-        async with self.posting() as connection:
+        async with self._writers.take(), self.posting() as connection:
             try:
                 return await connection.fetch(query(name), *arguments)
             except REFUSED_FOR_NOW as error:
@@ -191,12 +203,9 @@ class Database:
                 await self.after_failure(error)
                 raise OutcomeUnknownError(type(error).__name__) from error
 
-    async def _read(
+    async def _ask(
         self, pool: "asyncpg.Pool[asyncpg.Record]", statement: str, arguments: Sequence[object]
     ) -> "list[asyncpg.Record]":
-        if self._reading_waiters >= self._waiters_max:
-            raise QueueFullError
-        self._reading_waiters += 1
         deadline = time.monotonic() + READ_DEADLINE_SECONDS
         try:
             try:
@@ -213,8 +222,6 @@ class Database:
                     return await self._fetch(pool, statement, arguments, deadline)
         except (*CONNECTION_LOST, *REFUSED_FOR_NOW) as error:
             raise StoreUnavailableError(type(error).__name__) from error
-        finally:
-            self._reading_waiters -= 1
         raise AssertionError("unreachable: the last attempt returns or raises")
 
     async def _fetch(
@@ -230,7 +237,7 @@ class Database:
                 self._breaker.failed(error)
             raise
         finally:
-            await _release(pool, connection)
+            await release(pool, connection)
         self._breaker.succeeded()
         return rows
 
@@ -277,14 +284,3 @@ class Database:
             | asyncpg.PostgresConnectionError,
         ):
             await self.expire()
-
-
-async def _release(
-    pool: "asyncpg.Pool[asyncpg.Record]", connection: "asyncpg.pool.PoolConnectionProxy[asyncpg.Record]"
-) -> None:
-    """Hand a connection back; a failure to do so is not one of what was done on it."""
-    try:
-        await pool.release(connection, timeout=RELEASE_TIMEOUT_SECONDS)
-    except Exception as error:
-        # asyncpg has cut the connection and made room for another.
-        log.warning("a connection was not handed back: %s", type(error).__name__)
