@@ -51,7 +51,7 @@ KINDS: dict[str, Kind] = {
     "version_not_reached": Kind(409, "The account has not reached that version", "never", "No acknowledged write has given the account the version asked for."),
     "idempotency_key_in_use": Kind(409, "A request with this key is still running", "same_key", "The first request with this key has not been resolved in time. Ask again with the same key."),
     "precondition_failed": Kind(412, "The account has moved on", "never", "If-Match names another version than the account's. Read it again and decide anew."),
-    "idempotency_key_reused": Kind(422, "The key is bound to another request", "new_key", "This idempotency key was used for a request that differs in the fields named. Nothing was done. If this is a new payment, give it a new key."),
+    "idempotency_key_reused": Kind(422, "The key is bound to another request", "new_key", "This idempotency key was used for a request that differs in the fields named. Nothing was done. If this is a new payment, give it a new key. Where no field is named it is the same transfer in other bytes: once posted, a new key would post it twice, and `retry` says `never`."),
     # Not now.
     "quota_exceeded": Kind(429, "A limit is used up", "same_key", "More requests came than a rate allows; `violated-policies` says whose: `default` is the key's, `ledger` that of all keys of its ledger, `authentication` that of failed authentications from one network address. Wait as Retry-After says: then there is room. Nothing was done and no idempotency key was bound."),
     "too_many_running": Kind(429, "Too many requests of this key are running", "same_key", "The key has as many requests running as it may. Nothing was done and no idempotency key was bound."),

@@ -116,13 +116,17 @@ def not_bound(outcome: Outcome) -> Problem:
         detail = "Another transfer of the set reuses a key; nothing was done and this key was not bound."
         return Problem("linked_failed", detail, retry="same_key")
     attempt, fields = outcome
+    retry = None
     if fields:
         detail = f"The key is bound to a transfer that differs in: {', '.join(fields)}."
     else:
         detail = "The key is bound to the same transfer, sent to another path or written in other bytes."
+        # Under a new key what has been posted would move money twice; what was refused may be tried anew.
+        retry = "never" if attempt.refusal is None else None
     return Problem(
         "idempotency_key_reused",
         detail,
+        retry=retry,
         members={"fields": list(fields), "transfer_id": str(attempt.id)},
     )
 

@@ -140,7 +140,9 @@ async def test_a_key_answers_no_other_request(funded: Client, changed: dict[str,
     first = await post(funded, original, "taken")
     answer = await post(funded, {**original, **changed}, "taken")
     assert (answer.status, answer.code, answer.replayed) == (422, "idempotency_key_reused", False)
-    assert (answer.json["outcome"], answer.json["retry"]) == ("not_applied", "new_key")
+    # The very transfer that is posted: under a new key it would be posted twice.
+    retry = "new_key" if fields else "never"
+    assert (answer.json["outcome"], answer.json["retry"]) == ("not_applied", retry)
     assert (answer.json["fields"], answer.json["transfer_id"]) == (fields, first.json["id"])
     assert (await post(funded, original, "taken")).body == first.body
     assert await funded.balance("bob") == 10
@@ -153,7 +155,17 @@ async def test_other_bytes_are_another_request(funded: Client) -> None:
     for other in (raw + b"\n", raw.replace(b":10", b": 10"), b'{"amount":10,' + raw[1:].replace(b'"amount":10,', b"")):
         answer = await post(funded, other, "bytes")
         assert (answer.status, answer.json["fields"], answer.json["transfer_id"]) == (422, [], first.json["id"])
+        assert answer.json["retry"] == "never"
     assert (await post(funded, raw, "bytes")).body == first.body
+
+
+async def test_other_bytes_of_a_refused_transfer_may_have_a_new_key(funded: Client) -> None:
+    """What was refused has moved nothing: its problem in other bytes says what the refusal itself says."""
+    raw = b'{"source":"alice","destination":"nobody","amount":10,"currency":"EUR"}'
+    first = await post(funded, raw, "refused-bytes")
+    assert (first.status, first.json["retry"]) == (404, "new_key")
+    answer = await post(funded, raw + b"\n", "refused-bytes")
+    assert (answer.status, answer.json["fields"], answer.json["retry"]) == (422, [], "new_key")
 
 
 def test_the_fingerprint_is_of_method_path_and_body() -> None:
