@@ -142,7 +142,7 @@ def _serve(loaded: Loaded, _: argparse.Namespace) -> int:
         listener = listen(settings.host, settings.port)
     except OSError as error:
         return _fail(f"cannot listen on {settings.host}:{settings.port}: {error.strerror}")
-    with listener, open_target(settings, redis=True) as target:
+    with listener, open_target(settings, redis=True, serving=True) as target:
         host, port = listener.getsockname()[:2]
         url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
         text = f"Tallystick serves at {url}"

@@ -45,6 +45,11 @@ class Home:
         """Of the demo ledger, as it printed it."""
         return next(line for line in self.welcome if line.startswith("  KEY=")).removeprefix("  KEY=")
 
+    @property
+    def pid(self) -> int:
+        """Of the process; 0 before it is started."""
+        return 0 if self._child is None else self._child.pid
+
     async def start(self) -> None:
         """Start it and read its welcome to the end."""
         self._child = await start("serve", "--port", "0", "--data-dir", str(self.data_dir))

@@ -4,13 +4,17 @@ import asyncio
 import re
 import shutil
 import signal
+import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import aiohttp
 import orjson
 import pytest
 
+from tests.api.steps import until
 from tests.process.home import Home, place
+from tests.support.client import Client
 from tests.support.command import Ended, run, start
 from tests.support.service import free_port
 
@@ -85,6 +89,46 @@ async def test_a_second_server_beside_it(home: Home) -> None:
         end = await third.stop(signal.SIGTERM)
         assert end.code == 0, end
     assert (await run("keys", "list", "--data-dir", str(home.data_dir))).code == 0
+
+
+async def test_two_servers_on_one_data_directory(home: Home) -> None:
+    """A second `serve` on the same data directory says who serves from it, and leaves it alone."""
+    end = await run("serve", "--port", "0", "--data-dir", str(home.data_dir))
+    assert (end.code, end.out) == (2, "")
+    assert re.search(r"Process \d+ serves from .* already\. End it first, or name another directory", end.err)
+    assert commanded(await run("migrate", "--data-dir", str(home.data_dir))) == ["nothing to do"]
+
+
+async def test_a_server_outlives_the_command_that_was_there_first() -> None:
+    """`serve` waits for a command that started servers for itself, and does not end with it."""
+    with place() as data_dir:
+        child = await start_holder(data_dir)
+        serving = Home(data_dir)
+        starting = asyncio.create_task(serving.start())
+
+        async def has_looked() -> bool:
+            return (data_dir / "tallystick.lock").read_text().split() == [str(serving.pid)]
+
+        await until(has_looked)
+        assert child.stdin is not None
+        child.stdin.close()
+        await starting
+        assert await asyncio.wait_for(child.wait(), CURL_SECONDS) == 0
+        async with aiohttp.ClientSession() as session:
+            client = Client(session, serving.url, serving.key)
+            assert (await client.open("alice")).status == 201
+        assert (await serving.stop()).code == 0
+
+
+async def start_holder(data_dir: Path) -> asyncio.subprocess.Process:
+    """Start servers as a command does, which keeps them until its standard input ends."""
+    program = "import pathlib, sys; from server.process.embedded import EmbeddedServers\n"
+    program += "with EmbeddedServers.open(pathlib.Path(sys.argv[1])): print('open', flush=True); sys.stdin.read()"
+    pipe = asyncio.subprocess.PIPE
+    child = await asyncio.create_subprocess_exec(sys.executable, "-c", program, str(data_dir), stdin=pipe, stdout=pipe)
+    assert child.stdout is not None
+    assert await asyncio.wait_for(child.stdout.readline(), CURL_SECONDS) == b"open\n"
+    return child
 
 
 async def test_commands_start_servers_for_themselves() -> None:

@@ -18,15 +18,17 @@ class Target(NamedTuple):
 
 
 @contextmanager
-def open_target(settings: Settings, *, redis: bool = False) -> Iterator[Target]:
+def open_target(settings: Settings, *, redis: bool = False, serving: bool = False) -> Iterator[Target]:
     """
     Lend the servers that the settings name; embedded ones started for this are stopped afterwards.
 
     Args:
         redis: Whether Redis is wanted too.
 
+        serving: Whether the embedded servers must not end before this process does.
+
     Raises:
-        EmbeddedError: An embedded server cannot be started.
+        EmbeddedError: An embedded server cannot be started, or another process serves with it.
     """
     start_postgres = settings.database_url is None
     start_redis = redis and settings.redis_url is None
@@ -34,7 +36,9 @@ def open_target(settings: Settings, *, redis: bool = False) -> Iterator[Target]:
         assert settings.database_url is not None, "otherwise Postgres would be started"
         yield Target(settings.database_url, settings.redis_url, embedded=False)
         return
-    with EmbeddedServers.open(Path(settings.data_dir), postgres=start_postgres, redis=start_redis) as servers:
+    with EmbeddedServers.open(
+        Path(settings.data_dir), postgres=start_postgres, redis=start_redis, serving=serving
+    ) as servers:
         database_url = settings.database_url or servers.database_url
         assert database_url is not None, "one of the two was started or given"
         yield Target(database_url, settings.redis_url or servers.redis_url, embedded=start_postgres)

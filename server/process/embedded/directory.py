@@ -22,6 +22,7 @@ LAYOUT = 1
 MARKER = "tallystick.json"
 MARKER_DRAFT = "tallystick.json.new"
 LOCK = "tallystick.lock"
+OWNER = "tallystick.owner"
 
 # What may lie in a directory that is still free for us: our first files, and what mkfs leaves.
 HARMLESS = {MARKER, MARKER_DRAFT, LOCK, "lost+found"}
@@ -74,12 +75,10 @@ class DataDirectory:
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
         """Hold the directory while servers are looked for, started or stopped."""
-        flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW
-        lock = os.open(self.path / LOCK, flags, 0o600)
+        lock = self.open_lock(LOCK)
         try:
-            self._own(lock)
             deadline = time.monotonic() + LOCK_SECONDS
-            while not _try_lock(lock):
+            while not try_lock(lock):
                 if time.monotonic() > deadline:
                     holder = os.pread(lock, 20, 0).decode("ascii", "replace").strip()
                     raise EmbeddedError(
@@ -91,6 +90,16 @@ class DataDirectory:
             yield
         finally:
             os.close(lock)
+
+    def open_lock(self, name: str) -> int:
+        """Open a file that is there to be locked."""
+        descriptor = os.open(self.path / name, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
+        try:
+            self._own(descriptor)
+        except BaseException:
+            os.close(descriptor)
+            raise
+        return descriptor
 
     def adopt(self) -> None:
         """Mark the directory as ours and make its parts; only while it is locked."""
@@ -171,12 +180,18 @@ class DataDirectory:
             os.fchown(descriptor, self.account.uid, self.account.gid)
 
 
-def _try_lock(descriptor: int) -> bool:
+def try_lock(descriptor: int) -> bool:
+    """Lock an open file unless somebody else has."""
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
     return True
+
+
+def unlock(descriptor: int) -> None:
+    """Give a lock back, also for processes that inherited it."""
+    fcntl.flock(descriptor, fcntl.LOCK_UN)
 
 
 def _fits(directory: Path) -> bool:

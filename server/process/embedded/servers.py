@@ -3,6 +3,7 @@
 import contextlib
 import os
 import subprocess
+import time
 from pathlib import Path
 from types import TracebackType
 from urllib.parse import quote
@@ -11,6 +12,7 @@ from . import child, postgres, valkey
 from .binaries import postgres_bin, valkey_bin
 from .directory import DataDirectory
 from .errors import EmbeddedError, explain
+from .ownership import COMMAND_SECONDS, Ownership, own, wait_for_owner
 
 
 class EmbeddedServers:
@@ -29,14 +31,22 @@ class EmbeddedServers:
         self._directory: DataDirectory | None = None
         self._postgres: subprocess.Popen[bytes] | None = None
         self._valkey: subprocess.Popen[bytes] | None = None
+        self._ownership: Ownership | None = None
         self._opened_by = os.getpid()
 
     @classmethod
-    def open(cls, data_dir: Path, *, postgres: bool = True, redis: bool = True) -> "EmbeddedServers":
-        """Find or start the servers of `data_dir`; call it from the main thread."""
+    def open(
+        cls, data_dir: Path, *, postgres: bool = True, redis: bool = True, serving: bool = False
+    ) -> "EmbeddedServers":
+        """
+        Find or start the servers of `data_dir`; call it from the main thread.
+
+        A process that is `serving` never uses servers that end with another process: it waits for a command to end,
+        and refuses to serve beside another that serves.
+        """
         servers = cls()
         try:
-            servers._open(data_dir, postgres, redis)
+            servers._open(data_dir, postgres, redis, serving)
         except OSError as error:
             servers.close()
             raise explain(error, data_dir) from error
@@ -65,7 +75,9 @@ class EmbeddedServers:
                 child.stop(self._valkey, valkey.STOP_STEPS)
             if self._postgres is not None:
                 child.stop(self._postgres, postgres.STOP_STEPS)
-        self._postgres = self._valkey = None
+            if self._ownership is not None:
+                self._ownership.give_back()
+        self._postgres = self._valkey = self._ownership = None
 
     def __enter__(self) -> "EmbeddedServers":
         return self
@@ -78,20 +90,33 @@ class EmbeddedServers:
     ) -> None:
         self.close()
 
-    def _open(self, data_dir: Path, with_postgres: bool, with_redis: bool) -> None:
+    def _open(self, data_dir: Path, with_postgres: bool, with_redis: bool, serving: bool) -> None:
         # Asked before anything is made: a missing package leaves no directory behind.
         if with_postgres:
             postgres_bin("postgres")
         if with_redis:
             valkey_bin()
         directory = self._directory = DataDirectory.prepare(data_dir)
-        with directory.locked():
-            directory.adopt()
-            sockets = directory.sockets()
-            if with_postgres:
-                self._open_postgres(postgres.Postgres(directory, sockets))
-            if with_redis:
-                self._open_valkey(valkey.Valkey(directory, sockets))
+        deadline = time.monotonic() + COMMAND_SECONDS
+        while True:
+            with directory.locked():
+                directory.adopt()
+                self._ownership = own(directory, serving=serving)
+                if self._ownership is not None or not serving:
+                    self._find_or_start(directory, with_postgres, with_redis)
+                    if not (self.started or serving) and self._ownership is not None:
+                        self._ownership.give_back()
+                        self._ownership = None
+                    return
+            # Not while the directory is locked: the owner locks it to end.
+            wait_for_owner(directory, deadline)
+
+    def _find_or_start(self, directory: DataDirectory, with_postgres: bool, with_redis: bool) -> None:
+        sockets = directory.sockets()
+        if with_postgres:
+            self._open_postgres(postgres.Postgres(directory, sockets))
+        if with_redis:
+            self._open_valkey(valkey.Valkey(directory, sockets))
 
     def _open_postgres(self, server: postgres.Postgres) -> None:
         self.postgres_pid = server.find()

@@ -1,0 +1,67 @@
+"""Whose the servers of a data directory are: they end with the process that started them."""
+
+import os
+import time
+from dataclasses import dataclass
+
+from .directory import OWNER, DataDirectory, try_lock, unlock
+from .errors import EmbeddedError
+
+# How long a command may keep servers that a `serve` waits for; most take a second, an audit takes longer.
+COMMAND_SECONDS = 60.0
+POLL_SECONDS = 0.02
+
+SERVES, COMMAND = b"serve", b"command"
+
+
+@dataclass(frozen=True)
+class Ownership:
+    """A lock that is held as long as this process lives, or until it is given back."""
+
+    descriptor: int
+
+    def give_back(self) -> None:
+        """Give it back, for forked workers that inherited it too."""
+        unlock(self.descriptor)
+        os.close(self.descriptor)
+
+
+def own(directory: DataDirectory, *, serving: bool) -> Ownership | None:
+    """Own the servers, unless another process does; only while the directory is locked."""
+    descriptor = directory.open_lock(OWNER)
+    if not try_lock(descriptor):
+        os.close(descriptor)
+        return None
+    os.pwrite(descriptor, b"%-20d%-10b" % (os.getpid(), SERVES if serving else COMMAND), 0)
+    return Ownership(descriptor)
+
+
+def wait_for_owner(directory: DataDirectory, deadline: float) -> None:
+    """Give a command a moment to end, and refuse to serve beside a process that serves."""
+    descriptor = directory.open_lock(OWNER)
+    try:
+        noted = os.pread(descriptor, 30, 0).decode("ascii", "replace").split()
+    finally:
+        os.close(descriptor)
+    pid = int(noted[0]) if noted and noted[0].isdigit() else 0
+    # What a killed process leaves behind may hold its lock for a moment.
+    if noted[1:] == [SERVES.decode()] and _is_alive(pid):
+        raise EmbeddedError(
+            f"Process {pid} serves from {directory.path} already. End it first, or name another directory with "
+            "--data-dir."
+        )
+    if time.monotonic() > deadline:
+        raise EmbeddedError(
+            f"Process {pid} works on {directory.path} with servers that end when it does. Try again when it is done."
+        )
+    time.sleep(POLL_SECONDS)
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return pid > 0
