@@ -1,6 +1,7 @@
 """Settings: what can be set, where each value came from, and which of them are secrets."""
 
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Final, NamedTuple
@@ -18,6 +19,11 @@ FILE_MAX_BYTES: Final = 64 * 1024
 _HOST = r"(?:[^/?#@:,\[\]]*|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?"
 POSTGRES_URL: Final = rf"^postgres(?:ql)?://(?:[^/?#@]*@)?{_HOST}(?:,{_HOST})*(?:/[^/?#]*)?(?:\?[^#]*)?\Z"
 REDIS_URL: Final = rf"^(?:rediss?://(?:[^/?#@]*@)?{_HOST}(?:/[0-9]*)?|unix://(?:[^/?#@]*@)?/[^?#]+)(?:\?[^#]*)?\Z"
+
+# Where a process can be told to fail on purpose, and how it is said.
+FAILPOINT_NAMES: Final = ("posting.before_batch", "posting.sent", "posting.committed")
+_POINT = rf"\s*(?:{'|'.join(map(re.escape, FAILPOINT_NAMES))})=(?:kill|raise|stall)(?:@[1-9][0-9]*)?\s*"
+FAILPOINTS: Final = rf"^(?:{_POINT}(?:,{_POINT})*)?\Z"
 
 Port = Annotated[int, Meta(ge=0, le=65_535)]
 Connections = Annotated[int, Meta(ge=1, le=100)]
@@ -46,7 +52,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     auth_failure_rate: str = "10/s"
     auth_failure_burst: Annotated[int, Meta(ge=1, le=1_000_000)] = 50
     log_level: Annotated[str, Meta(pattern=r"^(debug|info|warning|error)\Z")] = "info"
-    failpoints: str = ""
+    failpoints: Annotated[str, Meta(pattern=FAILPOINTS)] = ""
 
 
 class Help(NamedTuple):
@@ -79,7 +85,10 @@ HELP: Final[Mapping[str, Help]] = {
     "auth_failure_rate": Help("Failed authentications that one network address may have: N/s, N/min, N/h or N/day."),
     "auth_failure_burst": Help("Failed authentications that it may have at once."),
     "log_level": Help("Least level that is logged: debug, info, warning or error."),
-    "failpoints": Help("For tests only: where this process fails on purpose, as NAME=kill|raise|stall[@N],..."),
+    "failpoints": Help(
+        "For tests only: where this process fails on purpose, as NAME=kill|raise|stall[@N],...; "
+        f"names are {', '.join(FAILPOINT_NAMES)}."
+    ),
 }
 
 

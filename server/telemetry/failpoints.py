@@ -5,12 +5,12 @@ import os
 import re
 import signal
 
+from server.settings import FAILPOINT_NAMES
+
 _POINT = re.compile(r"^(?P<name>[a-z_.]+)=(?P<action>kill|raise|stall)(?:@(?P<time>[1-9][0-9]*))?$")
 
 # A stall: longer than every deadline of the service.
 STALL_SECONDS = 60.0
-
-NAMES = ("posting.before_batch", "posting.sent", "posting.committed")
 
 
 class FailpointError(Exception):
@@ -33,8 +33,8 @@ class Failpoints:
         self._points: dict[str, tuple[str, int]] = {}
         for part in filter(None, (part.strip() for part in text.split(","))):
             match = _POINT.match(part)
-            if match is None or match["name"] not in NAMES:
-                raise ValueError(f"expected NAME=kill|raise|stall[@N] with NAME one of {', '.join(NAMES)}")
+            if match is None or match["name"] not in FAILPOINT_NAMES:
+                raise ValueError(f"expected NAME=kill|raise|stall[@N] with NAME one of {', '.join(FAILPOINT_NAMES)}")
             self._points[match["name"]] = (match["action"], int(match["time"] or 1))
         self.armed = bool(self._points)
 

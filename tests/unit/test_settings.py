@@ -99,6 +99,12 @@ def test_unreadable_file(tmp_path: Path) -> None:
         pytest.param("log_level", "loud", "debug, info, warning or error", id="a level there is not"),
         pytest.param("log_level", "info\n", "debug, info, warning or error", id="a level with a line feed"),
         *[
+            pytest.param("failpoints", value, "NAME=kill|raise|stall[@N]", id=f"failpoint {number}")
+            for number, value in enumerate(
+                ["posting", "posting.sent=sleep", "posting.nowhere=kill", "posting.sent=kill@0", "posting.sent=kill,x"]
+            )
+        ],
+        *[
             pytest.param("database_url", value, "postgresql://user:password@host:port/database", id=f"address {number}")
             for number, value in enumerate(
                 [
@@ -141,14 +147,16 @@ def test_bad_values(name: str, value: str, text: str) -> None:
         ("database_url", "postgres://u:p%2Fq@db:5432/books?sslmode=require"),
         ("database_url", "postgresql://u@a:5432,b:5433,[::1]:5434/books?target_session_attrs=read-write"),
         ("database_url", "postgresql://postgres@/tallystick?host=/tmp/x/run&port=5432"),
+        ("failpoints", ""),
+        ("failpoints", "posting.before_batch=stall, posting.committed=kill@3"),
         ("redis_url", "redis://cache"),
         ("redis_url", "rediss://u:p@cache:6380/1?health_check_interval=5"),
         ("redis_url", "redis://[::1]:6379"),
         ("redis_url", "unix:///tmp/x%20y/valkey.sock"),
     ],
 )
-def test_good_addresses(name: str, value: str) -> None:
-    """Addresses that the drivers take are taken."""
+def test_good_values(name: str, value: str) -> None:
+    """Addresses that the drivers take are taken, and so are failpoints that there are."""
     assert getattr(load({f"TALLYSTICK_{name.upper()}": value}).settings, name) == value
 
 
