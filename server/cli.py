@@ -14,12 +14,11 @@ from server.process.commands.audit import report_audit
 from server.process.commands.demo import demo_key, welcome
 from server.process.commands.doctor import examine
 from server.process.commands.keys import KeyLimit, create_key, limit_key, list_keys, revoke_key, shown_limit
-from server.process.commands.target import Target, open_target
+from server.process.commands.target import Target, migrate_target, open_target
 from server.process.embedded import EmbeddedError
 from server.process.serve import listen, serve
 from server.settings import Loaded, Settings, SettingsError, load, shown
 from server.store.errors import StoreError, StoreUnavailableError
-from server.store.migrations import migrate
 from server.store.postgres import Database
 from server.telemetry.logs import configure_logs
 
@@ -147,7 +146,7 @@ def _serve(loaded: Loaded, _: argparse.Namespace) -> int:
         url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
         text = f"Tallystick serves at {url}"
         if target.embedded:
-            _run(migrate(target.database_url))
+            _run(migrate_target(target, settings))
             text = welcome(url, _run(demo_key(target.database_url, Path(settings.data_dir))))
 
         def started() -> None:
@@ -165,7 +164,7 @@ def _addressed(settings: Settings, target: Target) -> Settings:
 
 def _migrate(loaded: Loaded, _: argparse.Namespace) -> int:
     with open_target(loaded.settings) as target:
-        done = _run(migrate(target.database_url))
+        done = _run(migrate_target(target, loaded.settings))
     print("\n".join(f"applied {line}" for line in done) or "nothing to do")
     return 0
 
@@ -178,7 +177,7 @@ def _keys(loaded: Loaded, options: argparse.Namespace) -> int:
 
     async def act(target: Target) -> int:
         if target.embedded:
-            await migrate(target.database_url)
+            await migrate_target(target, loaded.settings)
         async with Database(target.database_url, posting_connections=1, reading_connections=1) as database:
             if options.action == "create":
                 print(await create_key(database, options.ledger, options.role, limit))
@@ -209,7 +208,7 @@ def _keys(loaded: Loaded, options: argparse.Namespace) -> int:
 def _audit(loaded: Loaded, options: argparse.Namespace) -> int:
     with open_target(loaded.settings) as target:
         if target.embedded:
-            _run(migrate(target.database_url))
+            _run(migrate_target(target, loaded.settings))
         return 0 if _run(report_audit(target.database_url, options.ledger)) else EXIT_FAULTS
 
 

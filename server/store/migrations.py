@@ -31,6 +31,10 @@ class MigrationError(StoreError):
     """The database cannot be brought to the state this program needs."""
 
 
+class MigrationChangedError(MigrationError):
+    """A migration was applied with another text than this program's."""
+
+
 class Migration(NamedTuple):
     """A file of `sql/migrations/`."""
 
@@ -113,7 +117,8 @@ async def migrate(dsn: str, root: Path | None = None) -> list[str]:
         root: Another `sql/` folder.
 
     Raises:
-        MigrationError: A migration has been changed after it was applied, or fails.
+        MigrationChangedError: A migration has been changed after it was applied.
+        MigrationError: One fails.
         OSError, asyncpg.PostgresError: Postgres cannot be reached or refuses.
     """
     folder = root or sql_root()
@@ -168,7 +173,7 @@ async def _apply(connection: "asyncpg.Connection[asyncpg.Record]", migration: Mi
     label = f"{migration.number:04d}_{migration.name}"
     if migration.number in applied:
         if applied[migration.number] != migration.checksum:
-            raise MigrationError(
+            raise MigrationChangedError(
                 f"{label} was applied with another text: migrations are never edited, add a new one instead"
             )
         return

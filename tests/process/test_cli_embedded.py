@@ -12,10 +12,13 @@ import aiohttp
 import orjson
 import pytest
 
+from server.process.embedded import EmbeddedServers
+from server.store.migrations import migrate
 from tests.api.steps import until
 from tests.process.home import Home, place
 from tests.support.client import Client
 from tests.support.command import Ended, run, start
+from tests.support.postgres import administer
 from tests.support.service import free_port
 
 CURL_SECONDS = 20.0
@@ -140,6 +143,26 @@ async def test_commands_start_servers_for_themselves() -> None:
         assert len(commanded(await run("keys", "create", "--ledger", "books", "--role", "admin", *arguments))) == 1
         assert {line[:5] for line in commanded(await run("doctor", *arguments))} == {"ok   "}
         assert not (data_dir / "postgres" / "postmaster.pid").exists()
+
+
+async def test_data_of_an_unreleased_version() -> None:
+    """Data whose migrations had another text are refused by every command, which says what to do with them."""
+    with place() as data_dir:
+        arguments = ["--data-dir", str(data_dir)]
+        with EmbeddedServers.open(data_dir, redis=False) as servers:
+            assert servers.database_url is not None
+            await migrate(servers.database_url)
+            await administer(servers.database_url, "UPDATE tallystick.schema_migrations SET checksum = 'old'")
+            for command in (["migrate"], ["keys", "list"], ["audit"]):
+                check_refused(await run(*command, *arguments), data_dir)
+        check_refused(await run("serve", "--port", "0", *arguments), data_dir)
+
+
+def check_refused(end: Ended, data_dir: Path) -> None:
+    assert (end.code, end.out) == (2, "")
+    assert f"{data_dir} holds data of an unreleased version" in end.err
+    assert "Name another directory with --data-dir, or remove this one" in end.err
+    assert "Traceback" not in end.err
 
 
 async def test_bad_data_directories(tmp_path: Path) -> None:

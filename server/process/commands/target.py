@@ -5,8 +5,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
-from server.process.embedded import EmbeddedServers
+from server.process.embedded import EmbeddedError, EmbeddedServers
 from server.settings import Settings
+from server.store.migrations import MigrationChangedError, migrate
 
 
 class Target(NamedTuple):
@@ -42,3 +43,22 @@ def open_target(settings: Settings, *, redis: bool = False, serving: bool = Fals
         database_url = settings.database_url or servers.database_url
         assert database_url is not None, "one of the two was started or given"
         yield Target(database_url, settings.redis_url or servers.redis_url, embedded=start_postgres)
+
+
+async def migrate_target(target: Target, settings: Settings) -> list[str]:
+    """
+    Bring the target's database to the state this program needs and return what was done, a line each.
+
+    Raises:
+        EmbeddedError: The embedded data were made by another program than a released one.
+        MigrationError, OSError, asyncpg.PostgresError: As `migrate`.
+    """
+    try:
+        return await migrate(target.database_url)
+    except MigrationChangedError as error:
+        if not target.embedded:
+            raise
+        raise EmbeddedError(
+            f"{settings.data_dir} holds data of an unreleased version of this program, which no other version can "
+            f"read ({error}). Name another directory with --data-dir, or remove this one with all that is in it."
+        ) from error
