@@ -18,12 +18,14 @@ from server.http.server import HttpServer
 from server.ledger.accounts import Accounts
 from server.ledger.history import History
 from server.ledger.posting import PostingLane
+from server.ledger.self_check import SelfCheck
 from server.settings import Settings, SettingsError
 from server.store.cache import Cache
+from server.store.cache_counters import CacheCounters
 from server.store.keyspace import Keyspace
 from server.store.postgres import Database
 from server.store.readiness import Readiness
-from server.store.redis import Redis
+from server.store.redis import SETTLE_ATTEMPTS_MAX, Redis
 from server.store.redis_cluster import connect
 from server.telemetry.failpoints import Failpoints
 
@@ -32,6 +34,8 @@ DRAIN_SECONDS = 6.0
 
 # Processes that share the limits while Redis is away.
 WORKERS = 1
+# Seconds that a settle may wait in another process, between its commit and its first attempt and among its attempts.
+SETTLE_MARGIN_SECONDS = 1.0
 
 log = logging.getLogger(__name__)
 
@@ -66,6 +70,7 @@ class App(NamedTuple):
     server: HttpServer
     readiness: Readiness
     redis: Redis
+    counters: CacheCounters
 
 
 @asynccontextmanager
@@ -88,17 +93,22 @@ async def create_app(settings: Settings) -> AsyncIterator[App]:
         keyspace = Keyspace()
         await keyspace.learn(database)
         following = asyncio.create_task(keyspace.follow(database))
-        cache = Cache(redis, keyspace)
-        gate = Gate(redis, keyspace, WORKERS)
+        counters = CacheCounters()
+        cache = Cache(redis, keyspace, counters)
+        gate = Gate(redis, keyspace, WORKERS, counters)
         accounts = Accounts(database, cache, render.account)
+        patience = SETTLE_ATTEMPTS_MAX * settings.redis_timeout_ms / 1000
+        self_check = SelfCheck(database, cache, render.account, patience + SETTLE_MARGIN_SECONDS)
         posting = PostingLane(database, cache, render.answer, Failpoints(settings.failpoints))
         history = History(database, cache, accounts)
         readiness = Readiness(database, runtime_failures())
         authenticator = Authenticator(database, defaults)
         failures = Failures(redis, keyspace, defaults.failures, WORKERS)
-        parts = Parts(authenticator, accounts, posting, history, gate, Running(), failures, cache, readiness)
+        parts = Parts(
+            authenticator, accounts, posting, history, gate, Running(), failures, cache, self_check, readiness
+        )
         try:
-            yield App(HttpServer(parts), readiness, redis)
+            yield App(HttpServer(parts), readiness, redis, counters)
         finally:
             try:
                 async with asyncio.timeout(DRAIN_SECONDS):
@@ -109,5 +119,6 @@ async def create_app(settings: Settings) -> AsyncIterator[App]:
                 log.warning("stopping with unresolved postings: their callers retry with the same key")
             following.cancel()
             await asyncio.gather(following, return_exceptions=True)
+            await self_check.close()
             await cache.close()
             await redis.close()

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from server.gate.keys import ApiKey
 from server.gate.limits import LocalBuckets
 from server.store.cache import Replay, Snapshot
+from server.store.cache_counters import CacheCounters
 from server.store.coalescer import Coalescer
 from server.store.keyspace import LEASE_MS, Keyspace
 from server.store.redis import Redis, RedisAwayError, script
@@ -63,12 +64,15 @@ class Gate:
         keyspace: Names in it.
 
         workers: Processes that share the limits; each takes its part alone when Redis is away.
+
+        counters: Of snapshots found and not found.
     """
 
-    def __init__(self, redis: Redis, keyspace: Keyspace, workers: int) -> None:
+    def __init__(self, redis: Redis, keyspace: Keyspace, workers: int, counters: CacheCounters) -> None:
         self._redis = redis
         self.keyspace = keyspace
         self._workers = workers
+        self._counters = counters
         self._local = LocalBuckets()
         # Lease tokens are never given twice: a random part of this process, a count, a position.
         self._process = secrets.token_hex(4)
@@ -138,7 +142,7 @@ class Gate:
                 keys.append(item.name)
         reply = await self._redis.submit(keys[0], script("gate").call(keys, *arguments))
         return [
-            _entry(item.look_up, wait, left, found)
+            self._entry(item.look_up, wait, left, found)
             for item, wait, left, found in zip(items, reply[::3], reply[1::3], reply[2::3], strict=True)
         ]
 
@@ -154,21 +158,25 @@ class Gate:
             found = await self._redis.submit(item.name, command, trusting=item.look_up is LookUp.SNAPSHOT)
         except RedisAwayError:
             return entry
-        return _entry(item.look_up, 0, entry.left, found)
+        return self._entry(item.look_up, 0, entry.left, found)
 
     def _alone(self, item: _Item) -> Entry:
         taken = self._local.take(item.key.ledger_id, item.key.limits, self._workers, item.cost)
         return Entry(taken.wait, taken.left, waits_for=taken.waits_for)
 
-
-def _entry(look_up: LookUp, wait: int, left: int, found: Any) -> Entry:
-    if wait:
-        return Entry(wait, left, waits_for=found - 1)
-    if found is None:
+    def _entry(self, look_up: LookUp, wait: int, left: int, found: Any) -> Entry:
+        if wait:
+            return Entry(wait, left, waits_for=found - 1)
+        if found is None:
+            return Entry(wait, left)
+        if look_up is LookUp.REPLAY:
+            return Entry(wait, left, replay=Replay.unpacked(found))
+        mark = found[:1]
+        if mark == b"S":
+            self._counters.hits += 1
+            return Entry(wait, left, snapshot=Snapshot.unpacked(found))
+        if mark == b"G":
+            self._counters.misses += 1
+            return Entry(wait, left, lease=found[1:])
+        self._counters.busy += 1
         return Entry(wait, left)
-    if look_up is LookUp.REPLAY:
-        return Entry(wait, left, replay=Replay.unpacked(found))
-    mark = found[:1]
-    if mark == b"S":
-        return Entry(wait, left, snapshot=Snapshot.unpacked(found))
-    return Entry(wait, left, lease=found[1:] if mark == b"G" else None)

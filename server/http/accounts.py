@@ -127,6 +127,7 @@ async def get_account(call: Call, parts: Parts) -> Reply:
         name = parts.gate.keyspace.snapshot(call.ledger_id, account_id)
         entry = await admit(call, parts, 1, LookUp.SNAPSHOT, name)
         if entry.snapshot is not None:
+            parts.self_check.sample(call.ledger_id, account_id, entry.snapshot)
             return _from_snapshot(call, entry.snapshot)
         account = await _read(call, parts, entry.lease)
     return _shown(call, account.version, render.account(account))

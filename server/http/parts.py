@@ -9,6 +9,7 @@ from server.gate.running import Running
 from server.ledger.accounts import Accounts
 from server.ledger.history import History
 from server.ledger.posting import PostingLane
+from server.ledger.self_check import SelfCheck
 from server.store.cache import Cache
 from server.store.readiness import Readiness
 
@@ -24,4 +25,5 @@ class Parts(NamedTuple):
     running: Running
     failures: Failures
     cache: Cache
+    self_check: SelfCheck
     readiness: Readiness

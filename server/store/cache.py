@@ -13,6 +13,7 @@ import time
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
+from server.store.cache_counters import CacheCounters
 from server.store.keyspace import SNAPSHOT_MS, Keyspace
 from server.store.redis import Redis, RedisAwayError, script
 
@@ -71,16 +72,17 @@ class Cache:
         redis: Where it is.
 
         keyspace: Names in it.
+
+        counters: Are kept up to date.
     """
 
-    def __init__(self, redis: Redis, keyspace: Keyspace) -> None:
+    def __init__(self, redis: Redis, keyspace: Keyspace, counters: CacheCounters) -> None:
         self._redis = redis
         self._keyspace = keyspace
         # Snapshots older than these versions may still be there: (version, expiry of any such snapshot).
         self._owed: dict[tuple[int, str], tuple[int, float]] = {}
         self._payer: asyncio.Task[None] | None = None
-        self.filled = 0
-        self.fills_lost = 0
+        self.counters = counters
 
     def owes(self, ledger_id: int, account_id: str) -> bool:
         """Whether a snapshot of the account may be older than what this process has shown."""
@@ -113,11 +115,33 @@ class Cache:
         except RedisAwayError:
             self._owe(ledger_id, {account_id: snapshot.version})
             return
-        self.filled += stored
-        self.fills_lost += 1 - stored
+        self.counters.fills += stored
+        self.counters.fills_lost += 1 - stored
+
+    async def stored(self, ledger_id: int, account_id: str) -> Snapshot | None:
+        """
+        Return the snapshot of an account that may be served now, if there is one.
+
+        Raises:
+            RedisAwayError: Nobody knows.
+        """
+        key = self._keyspace.snapshot(ledger_id, account_id)
+        found = await self._redis.submit(key, ("GET", key), trusting=True)
+        return Snapshot.unpacked(found) if found is not None and found.startswith(b"S") else None
+
+    async def remove(self, ledger_id: int, account_id: str) -> None:
+        """
+        Remove whatever is stored about an account.
+
+        Raises:
+            RedisAwayError: It may still be there.
+        """
+        key = self._keyspace.snapshot(ledger_id, account_id)
+        await self._redis.submit(key, ("DEL", key))
 
     async def close(self) -> None:
         """Stop paying."""
+        log.info("cache: %s", self.counters)
         if self._payer is not None:
             self._payer.cancel()
             await asyncio.gather(self._payer, return_exceptions=True)
@@ -133,6 +157,7 @@ class Cache:
 
     def _owe(self, ledger_id: int, versions: Mapping[str, int]) -> None:
         expiry = time.monotonic() + SNAPSHOT_MS / 1000
+        self.counters.owed += len(versions)
         for account_id, version in versions.items():
             name = (ledger_id, account_id)
             owed = self._owed.pop(name, (0, 0.0))

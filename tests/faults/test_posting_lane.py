@@ -14,6 +14,7 @@ from server.ledger.ids import new_transfer_id
 from server.ledger.posting import PostingLane
 from server.ledger.transfers import Bound, Outcome, TransferRequest, Unbound
 from server.store.cache import Cache
+from server.store.cache_counters import CacheCounters
 from server.store.coalescer import QueueFullError
 from server.store.errors import OutcomeUnknownError, StoreUnavailableError
 from server.store.keyspace import Keyspace
@@ -83,7 +84,7 @@ class Fails(Failpoints):
 
 def offline_lane(database: Database, failpoints: Failpoints) -> PostingLane:
     """A lane whose cache is away."""
-    return PostingLane(database, Cache(connect(NO_REDIS), Keyspace()), render.answer, failpoints)
+    return PostingLane(database, Cache(connect(NO_REDIS), Keyspace(), CacheCounters()), render.answer, failpoints)
 
 
 async def post_all(lane: PostingLane, ground: Ground, requests: Sequence[TransferRequest]) -> list[Any]:

@@ -1,0 +1,81 @@
+"""A sample of the snapshots that are served is compared with Postgres: the promise of the cache, watched."""
+
+import asyncio
+import logging
+from collections.abc import Callable
+
+from server.ledger.accounts import Account
+from server.store.cache import Cache, Snapshot
+from server.store.coalescer import QueueFullError
+from server.store.errors import StoreError
+from server.store.postgres import Database
+from server.store.redis import RedisAwayError
+
+# Hits for each one that is compared, of which one runs at a time: a read of Postgres in a thousand is not felt.
+SAMPLE_EVERY = 1_000
+
+log = logging.getLogger(__name__)
+
+
+class SelfCheck:
+    """
+    Compares snapshots with what is committed, counts and removes those that are wrong.
+
+    A difference alone is no proof: a write may have come between, and its settle may be under way. A snapshot is wrong
+    when it is still there after every settle of that write has been answered or given up, when its version has
+    never been committed, or when it says something else at the same version.
+
+    Args:
+        body: Renders an account, as for the snapshots.
+
+        settle_seconds: Longer than any settle goes on.
+    """
+
+    def __init__(
+        self, database: Database, cache: Cache, body: Callable[[Account], bytes], settle_seconds: float
+    ) -> None:
+        self._database = database
+        self._cache = cache
+        self._body = body
+        self._settle_seconds = settle_seconds
+        self._left = SAMPLE_EVERY
+        self._task: asyncio.Task[None] | None = None
+
+    def sample(self, ledger_id: int, account_id: str, snapshot: Snapshot) -> None:
+        """Take note of a snapshot that is about to be served; once in a while, compare it in the background."""
+        self._left -= 1
+        if self._left <= 0 and (self._task is None or self._task.done()):
+            self._left = SAMPLE_EVERY
+            self._task = asyncio.get_running_loop().create_task(self._check(ledger_id, account_id, snapshot))
+
+    async def close(self) -> None:
+        """Stop comparing."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+
+    async def _check(self, ledger_id: int, account_id: str, snapshot: Snapshot) -> None:
+        counters = self._cache.counters
+        try:
+            committed = await self._committed(ledger_id, account_id)
+            counters.checked += 1
+            if committed == snapshot:
+                return
+            if committed.version > snapshot.version:
+                await asyncio.sleep(self._settle_seconds)
+                stored = await self._cache.stored(ledger_id, account_id)
+                if stored is None or stored.version >= committed.version:
+                    return
+            counters.stale += 1
+            log.error(
+                "a wrong snapshot was served and is removed: ledger %d, account %s, version %d where %d is committed",
+                *(ledger_id, account_id, snapshot.version, committed.version),
+            )
+            await self._cache.remove(ledger_id, account_id)
+        except (RedisAwayError, StoreError, QueueFullError) as error:
+            log.debug("a snapshot was not compared: %s", type(error).__name__)
+
+    async def _committed(self, ledger_id: int, account_id: str) -> Snapshot:
+        rows = await self._database.read("account_read_many", ledger_id, [account_id])
+        account = Account(*rows[0].values()) if rows else None
+        return Snapshot(0, b"") if account is None else Snapshot(account.version, self._body(account))
