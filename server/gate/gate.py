@@ -93,7 +93,12 @@ class Gate:
         Raises:
             QueueFullError: Too much waits already.
         """
-        return self._coalescer.submit(_Item(key, cost, look_up, name))
+        item = _Item(key, cost, look_up, name)
+        entry = self._coalescer.submit(item)
+        if self._redis.colocated or not look_up:
+            return entry
+        # Outside the batch: one server of a cluster that is slow must not hold up the requests that ask others.
+        return asyncio.get_running_loop().create_task(self._apart(item, entry))
 
     async def drain(self) -> None:
         """Return when all who wait have been answered."""
@@ -117,10 +122,7 @@ class Gate:
         if self._redis.away or not self.keyspace.known:
             return [self._alone(item) for item in items]
         try:
-            if self._redis.colocated:
-                return await self._together(items, look_up=True)
-            entries = await self._together(items, look_up=False)
-            return list(await asyncio.gather(*map(self._apart, items, entries)))
+            return await self._together(items, look_up=self._redis.colocated)
         except RedisAwayError:
             return [self._alone(item) for item in items]
 
@@ -146,9 +148,10 @@ class Gate:
             for item, wait, left, found in zip(items, reply[::3], reply[1::3], reply[2::3], strict=True)
         ]
 
-    async def _apart(self, item: _Item, entry: Entry) -> Entry:
-        """Look up for a request that has its tokens, on the server that holds what it asks for."""
-        if entry.wait or not item.look_up:
+    async def _apart(self, item: _Item, admitted: "asyncio.Future[Entry]") -> Entry:
+        """Look up for a request once it has its tokens, on the server that holds what it asks for."""
+        entry = await admitted
+        if entry.wait or not self.keyspace.known:
             return entry
         command: Command = ("GET", item.name)
         if item.look_up is LookUp.SNAPSHOT:
