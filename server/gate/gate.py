@@ -98,7 +98,7 @@ class Gate:
         if self._redis.colocated or not look_up:
             return entry
         # Outside the batch: one server of a cluster that is slow must not hold up the requests that ask others.
-        return asyncio.get_running_loop().create_task(self._apart(item, entry))
+        return entry.get_loop().create_task(self._apart(item, entry))
 
     async def drain(self) -> None:
         """Return when all who wait have been answered."""

@@ -4,7 +4,8 @@ Account snapshots with leases, after Nishtala et al., "Scaling Memcache at Faceb
 One key an account holds a snapshot (`S<version> <body>`), a lease (`L<token>:<least version>`), or nothing. A read
 that finds nothing takes the lease, reads Postgres and may store what it read by presenting the token. Whoever is
 about to show an account at a version that did not come from here says so first (`seen`): an older snapshot goes, and
-a lease takes no older fill. That is the whole protocol; `tests/cache/` searches every interleaving of it.
+a lease takes no older fill. A Redis just started is given no lease and read by nobody (`redis_connections.py`). That
+is the whole protocol; `tests/cache/` searches every interleaving of it.
 """
 
 import asyncio
@@ -97,7 +98,7 @@ class Cache:
         Do what `seen` does, and store the answers of finished writes by idempotency key.
 
         When Redis is away this returns all the same: what could not be removed is owed, and this process does not
-        read it. Other processes may, for as long as a snapshot lives.
+        read it. Other processes may, for as long as a snapshot lives, if they reach the Redis that holds it.
         """
         if not versions and not replays:
             return

@@ -11,7 +11,7 @@ from server.store.errors import StoreError
 from server.store.postgres import Database
 
 # Milliseconds a snapshot may be served: the bound on how stale a read can be when a worker that posts cannot reach
-# a Redis that others still can.
+# a Redis that others still can, and the time for which nothing is read from a Redis just started.
 SNAPSHOT_MS: Final = 10_000
 # Milliseconds that "there is no such account" is remembered.
 ABSENCE_MS: Final = 2_000
