@@ -5,7 +5,9 @@ import itertools
 import secrets
 from collections.abc import Sequence
 from enum import IntEnum
-from typing import Any, NamedTuple
+from typing import Any
+
+import msgspec
 
 from server.gate.keys import ApiKey
 from server.gate.limits import LocalBuckets
@@ -32,7 +34,7 @@ class LookUp(IntEnum):
     REPLAY = 2
 
 
-class Entry(NamedTuple):
+class Entry(msgspec.Struct, gc=False):
     """What the gate says to a request."""
 
     # Microseconds until the tokens would be there; 0: admitted; -1: more than the bucket can ever hold.
@@ -47,7 +49,7 @@ class Entry(NamedTuple):
     waits_for: int = 0
 
 
-class _Item(NamedTuple):
+class _Item(msgspec.Struct, gc=False):
     key: ApiKey
     cost: int
     look_up: LookUp

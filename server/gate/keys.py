@@ -134,6 +134,11 @@ def _parse(token: str) -> _Parsed | None:
     return _Parsed(ledger_id, match["id"], _digest(match["secret"])) if ledger_id < 2**63 else None
 
 
+def token_name(token: str) -> bytes:
+    """Return what a token is remembered by: no secret outlives its connection in memory."""
+    return hashlib.sha256(token.encode(errors="surrogateescape")).digest()
+
+
 class Authenticator:
     """
     Knows who a token belongs to, and asks Postgres at most once in *CACHE_SECONDS* a token.
@@ -145,14 +150,23 @@ class Authenticator:
     def __init__(self, database: Database, defaults: Defaults | None = None) -> None:
         self._database = database
         self._defaults = defaults or Defaults()
-        # By digest of the whole token: no secret outlives its request in memory. What has expired stays until it is
-        # read again or pushed out: it tells who is no stranger.
+        # By `token_name`. What has expired stays until it is read again or pushed out: it tells who is no stranger.
         self._known: dict[bytes, tuple[ApiKey, float]] = {}
         self._unknown: dict[bytes, float] = {}
         self._lookups: dict[bytes, asyncio.Task[ApiKey | None]] = {}
         self._strangers: Coalescer[_Parsed, asyncpg.Record | None] = Coalescer(
             self._read, batch_max=STRANGERS_BATCH_MAX, in_flight_max=1, queue_max=STRANGERS_QUEUE_MAX
         )
+
+    def remembered(self, name: bytes) -> ApiKey | None:
+        """Return the key of the token of that *name* if it was looked up lately."""
+        entry = self._known.get(name)
+        if entry is None:
+            return None
+        over = time.monotonic() - entry[1]
+        if over < 0 or (self._database.away and over < CACHE_AWAY_SECONDS - CACHE_SECONDS):
+            return entry[0]
+        return None
 
     async def authenticate(
         self, token: str, before_strangers: Callable[[], Awaitable[None]] | None = None
@@ -168,13 +182,11 @@ class Authenticator:
             StrangersFullError: It is one of too many such tokens.
             QueueFullError, StoreUnavailableError: It could not be looked up.
         """
-        name = hashlib.sha256(token.encode(errors="surrogateescape")).digest()
-        entry = self._known.get(name)
+        name = token_name(token)
+        key = self.remembered(name)
+        if key is not None:
+            return key
         now = time.monotonic()
-        if entry is not None and (
-            entry[1] > now or (self._database.away and entry[1] + CACHE_AWAY_SECONDS - CACHE_SECONDS > now)
-        ):
-            return entry[0]
         if self._unknown.get(name, now) > now:
             return None
         if name not in self._lookups:

@@ -8,7 +8,7 @@ from msgspec import UNSET
 
 from server.gate.gate import LookUp
 from server.http import models, render
-from server.http.admit import admit, read_bulk
+from server.http.admit import admit, judge, read_bulk
 from server.http.body import decode, read_body, shape_problem
 from server.http.call import Call, page_limit, whole_number
 from server.http.cursors import Instant, Version, read_cursor, write_cursor
@@ -67,7 +67,7 @@ def _exists(fields: list[str]) -> Problem:
 
 async def create_account(call: Call, parts: Parts) -> Reply:
     """Open an account, once."""
-    request = _requested(decode(models.account_create, await read_body(call.request, BODY_MAX_BYTES)))
+    request = _requested(decode(models.account_create, await read_body(call, BODY_MAX_BYTES)))
     opened = (await parts.accounts.open_many(call.ledger_id, [request]))[0]
     if opened.created:
         return Reply(201, render.account(opened.account), headers=_etag(opened.account.version))
@@ -120,12 +120,12 @@ async def get_account(call: Call, parts: Parts) -> Reply:
     if call.query_string or not _ACCOUNT_ID.match(account_id):
         await admit(call, parts)
         return await _get_at_version(call, parts)
-    if "no-cache" in call.request.headers.get("Cache-Control", "") or parts.cache.owes(call.ledger_id, account_id):
+    if call.head.no_cache or parts.cache.owes(call.ledger_id, account_id):
         await admit(call, parts)
         account = await _read(call, parts)
     else:
         name = parts.gate.keyspace.snapshot(call.ledger_id, account_id)
-        entry = await admit(call, parts, 1, LookUp.SNAPSHOT, name)
+        entry = judge(call, 1, await parts.gate.enter(call.key, 1, LookUp.SNAPSHOT, name))
         if entry.snapshot is not None:
             parts.self_check.sample(call.ledger_id, account_id, entry.snapshot)
             return _from_snapshot(call, entry.snapshot)
@@ -147,7 +147,7 @@ async def _get_at_version(call: Call, parts: Parts) -> Reply:
 
 def _shown(call: Call, version: int, body: bytes) -> Reply:
     etag = _etag(version)
-    match = call.request.headers.get("If-None-Match")
+    match = call.head.if_none_match
     if match is not None and (match.strip() == "*" or str(version) in _ETAG.findall(match)):
         return Reply(304, b"", headers=etag)
     return Reply(200, body, headers=etag)
@@ -183,7 +183,7 @@ async def list_accounts(call: Call, parts: Parts) -> Reply:
 
 async def patch_account(call: Call, parts: Parts) -> Reply:
     """Change an account's limits, metadata, or whether it is closed."""
-    body = decode(models.account_patch, await read_body(call.request, BODY_MAX_BYTES))
+    body = decode(models.account_patch, await read_body(call, BODY_MAX_BYTES))
     _check_limits(body)
     if_version = _if_match(call)
     # Elsewhere this refusal is bound to a key; a change has none, and can only fail again.
@@ -214,7 +214,7 @@ async def patch_account(call: Call, parts: Parts) -> Reply:
 
 def _if_match(call: Call) -> int | None:
     """Return the version that If-Match names; None when any will do."""
-    given = call.request.headers.get("If-Match")
+    given = call.headers.get("If-Match")
     if given is None or given.strip() == "*":
         return None
     match = _ETAG.fullmatch(given.strip())

@@ -27,8 +27,17 @@ async def admit(call: Call, parts: Parts, cost: int = 1, look_up: LookUp = LookU
         Problem: The tokens are not there (429), or can never be (400). No idempotency key is bound.
         QueueFullError: Too much waits already.
     """
+    return judge(call, cost, await parts.gate.enter(call.key, cost, look_up, name))
+
+
+def judge(call: Call, cost: int, entry: Entry) -> Entry:
+    """
+    Return what the gate said to a request that may go on, and note what its caller is told of the limit.
+
+    Raises:
+        Problem: As `admit`.
+    """
     key = call.key
-    entry = await parts.gate.enter(key, cost, look_up, name)
     limit = key.limit
     # Whole seconds until the bucket is full again.
     full = -(-(limit.burst - entry.left) * limit.window // limit.quota)
@@ -82,7 +91,7 @@ async def read_bulk(
         Problem: As `admit`, `read_body` and `decode`.
     """
     try:
-        body = await read_body(call.request, BULK_BODY_MAX_BYTES)
+        body = await read_body(call, BULK_BODY_MAX_BYTES)
         bulk = decode(decoder, body)
     except Problem:
         await admit(call, parts)

@@ -8,8 +8,8 @@ from typing import TypeVar
 
 import msgspec
 from aiohttp.http_exceptions import HttpProcessingError
-from aiohttp.web import BaseRequest
 
+from server.http.call import Call
 from server.http.limits import BODY_DEADLINE_SECONDS
 from server.http.problems import Problem, invalid
 
@@ -22,7 +22,7 @@ _FIELD = re.compile(r"^Object (?:missing required|contains unknown) field `(?P<n
 _NAME_SHOWN_MAX = 64
 
 
-async def read_body(request: BaseRequest, limit: int) -> bytes:
+async def read_body(call: Call, limit: int) -> bytes:
     """
     Return the body of a JSON request.
 
@@ -32,7 +32,7 @@ async def read_body(request: BaseRequest, limit: int) -> bytes:
     Raises:
         Problem: It is not JSON by its headers, is too large, or does not arrive in time.
     """
-    headers = request.headers
+    headers = call.headers
     content_type = headers.get("Content-Type", "")
     if content_type != "application/json":
         media, _, parameters = content_type.partition(";")
@@ -41,28 +41,30 @@ async def read_body(request: BaseRequest, limit: int) -> bytes:
             raise Problem("unsupported_media_type")
     if "Content-Encoding" in headers:
         raise Problem("unsupported_media_type", "Compressed bodies are not taken.")
-    length = request.content_length
+    length = call.content_length
     if length is not None and length > limit:
         raise Problem("body_too_large", f"The body has more than {limit} bytes.")
-    content = request.content
+    content = call.content
     if content.is_eof():
         body = content.read_nowait()
     else:
-        body = await _read_slowly(request, limit)
+        async with call.admission.arriving(limit if length is None else length, write=call.write):
+            body = await _read_slowly(call, limit)
     if len(body) > limit:
         raise Problem("body_too_large", f"The body has more than {limit} bytes.")
     return body
 
 
-async def _read_slowly(request: BaseRequest, limit: int) -> bytes:
+async def _read_slowly(call: Call, limit: int) -> bytes:
     """Read a body that has not arrived yet, one piece over the limit at most."""
-    if request.headers.get("Expect", "").lower() == "100-continue" and request.transport is not None:
-        request.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+    transport = call.protocol.transport
+    if call.headers.get("Expect", "").lower() == "100-continue" and transport is not None:
+        transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
     parts = bytearray()
     try:
         async with asyncio.timeout(BODY_DEADLINE_SECONDS):
             while len(parts) <= limit:
-                part = await request.content.readany()
+                part = await call.content.readany()
                 if not part:
                     break
                 parts += part

@@ -22,7 +22,7 @@ _Asked = TransferRequest | Problem
 async def create_transfers(call: Call, parts: Parts) -> Reply:
     """Post up to 1,000 transfers in order and say what became of each."""
     body, bulk = await read_bulk(call, parts, models.transfer_bulk, lambda bulk: len(bulk.transfers))
-    whole = fingerprint(call, body) if bulk.atomic else None
+    whole = fingerprint(call.method, call.path, body) if bulk.atomic else None
     asked = [_read_item(call, number, raw, whole) for number, raw in enumerate(bulk.transfers)]
     repeated = _find_repeated(asked)
     if bulk.atomic:
@@ -54,7 +54,7 @@ def _read_item(call: Call, number: int, raw: msgspec.Raw, whole: bytes | None) -
     try:
         item = models.transfer_item.decode(raw)
         check_shape(item, prefix)
-        digest = whole or hashlib.sha256(f"{call.request.method} {call.path}\n".encode() + bytes(raw)).digest()
+        digest = whole or hashlib.sha256(f"{call.method} {call.path}\n".encode() + bytes(raw)).digest()
         key = _item_key(item.key, prefix)
         return requested(call, key, digest, item)
     except msgspec.ValidationError as error:

@@ -6,14 +6,16 @@ import secrets
 from collections.abc import Mapping
 from urllib.parse import parse_qsl, unquote
 
-from aiohttp.web import BaseRequest
+from aiohttp import StreamReader
+from aiohttp.web_protocol import RequestHandler
+from multidict import CIMultiDictProxy
 
 from server.gate.keys import ApiKey
-from server.http.limits import HEADERS_MAX_BYTES, REQUEST_ID_LENGTH_MAX
+from server.http.admission import Admission
+from server.http.head import Head
 from server.http.problems import Problem, invalid
 from server.ledger.limits import IDEMPOTENCY_KEY_LENGTH_MAX, PAGE_DEFAULT, PAGE_MAX
 
-_REQUEST_ID = re.compile(rf"[A-Za-z0-9._:-]{{1,{REQUEST_ID_LENGTH_MAX}}}")
 _KEY = re.compile(rf"[\x21-\x7e]{{1,{IDEMPOTENCY_KEY_LENGTH_MAX}}}")
 # A string of structured fields (RFC 9651, section 3.3.3): only quotes and backslashes are escaped.
 _QUOTED_KEY = re.compile(r'"((?:[\x20-\x21\x23-\x5b\x5d-\x7e]|\\["\\])*)"')
@@ -21,53 +23,83 @@ _WHOLE_NUMBER = re.compile(r"0|[1-9][0-9]{0,18}")
 # The standard library takes such an escape for plain text.
 _BROKEN_ESCAPE = re.compile(r"%(?![0-9A-Fa-f]{2})")
 
-# Fields that decide who is served what: two of them mean two readers could disagree.
-_SINGLE_FIELDS = ("Authorization", "Idempotency-Key", "Content-Type", "If-Match", "If-None-Match")
-
 # Request ids of this process: a random part, then a count.
 _process = secrets.token_hex(6)
 _counter = itertools.count(1)
+
+
+def new_request_id() -> str:
+    """Return the id of a request whose caller gave it none."""
+    return f"{_process}-{next(_counter):x}"
 
 
 class Call:
     """
     A request, its id, and once they are known the key it came with and the ids in its path.
 
-    Raises:
-        Problem: A header that must be single is repeated, or the headers are too large.
+    Args:
+        start: Method and target, which is path and query as received.
+
+        content: The body, which may still be arriving.
+
+        protocol: The connection.
+
+        admission: Where its place is.
     """
 
-    __slots__ = ("ids", "key", "limit_fields", "path", "query_string", "request", "request_id", "write")
+    __slots__ = (
+        "admission",
+        "content",
+        "head",
+        "ids",
+        "key",
+        "limit_fields",
+        "method",
+        "path",
+        "protocol",
+        "query_string",
+        "request_id",
+        "write",
+    )
 
     key: ApiKey
     ids: tuple[str, ...]
 
-    def __init__(self, request: BaseRequest) -> None:
-        self.request = request
-        path, _, query = request.raw_path.partition("?")
-        self.path = path
-        self.query_string = query
+    def __init__(
+        self, start: tuple[str, str], head: Head, content: StreamReader, protocol: RequestHandler, admission: Admission
+    ) -> None:
+        self.method, target = start
+        self.path, _, self.query_string = target.partition("?")
+        self.head = head
+        self.content = content
+        self.protocol = protocol
+        self.admission = admission
         self.ids = ()
         # RateLimit and RateLimit-Policy, once the limit has been asked.
         self.limit_fields = b""
-        self.write = request.method not in ("GET", "HEAD", "OPTIONS")
-        given = request.headers.get("X-Request-Id", "")
-        self.request_id = given if given and _REQUEST_ID.fullmatch(given) else f"{_process}-{next(_counter):x}"
+        self.write = self.method not in ("GET", "HEAD", "OPTIONS")
+        self.request_id = head.request_id or new_request_id()
 
-    def check_headers(self) -> None:
-        """Refuse requests of an ancient version, and those whose headers are too large or say one thing twice."""
-        request = self.request
-        if request.version < (1, 0):
-            raise Problem("malformed_request")
-        size = 0
-        for field, value in request.raw_headers:
-            size += len(field) + len(value)
-        if size > HEADERS_MAX_BYTES:
-            raise invalid("headers", f"The header fields exceed {HEADERS_MAX_BYTES} bytes.")
-        headers = request.headers
-        for name in _SINGLE_FIELDS:
-            if name in headers and len(headers.getall(name)) > 1:
-                raise invalid(name, f"The header field {name} is sent more than once.")
+    @property
+    def headers(self) -> CIMultiDictProxy[str]:
+        """The header fields."""
+        return self.head.headers
+
+    def own_fields(self) -> bytes:
+        """Return the header lines that every answer to this request has."""
+        return b"%bX-Request-Id: %b\r\n" % (self.limit_fields, self.request_id.encode())
+
+    @property
+    def remote(self) -> str:
+        """The network address that the request came from; empty where there is none."""
+        peer = self.protocol.peername
+        return str(peer[0]) if isinstance(peer, tuple) else ""
+
+    @property
+    def content_length(self) -> int | None:
+        """Bytes of the body as announced; None where its end is told otherwise."""
+        length = self.headers.get("Content-Length")
+        return None if length is None else int(length)
 
     @property
     def ledger_id(self) -> int:
@@ -81,14 +113,14 @@ class Call:
         Raises:
             Problem: It is missing or malformed.
         """
-        given = self.request.headers.get("Idempotency-Key")
+        given = self.headers.get("Idempotency-Key")
         if given is None:
             raise Problem("idempotency_key_missing")
         return parse_key(given)
 
     def peek_idempotency_key(self) -> str | None:
         """Return the idempotency key if there is a good one: its faults are for later, in the order of checks."""
-        given = self.request.headers.get("Idempotency-Key")
+        given = self.headers.get("Idempotency-Key")
         if given is None:
             return None
         try:

@@ -57,6 +57,28 @@ class Reply:
         self.headers = headers
         self.keep_alive = True
 
+    def encoded(self, fields: bytes = b"", *, head: bool = False) -> bytes:
+        """
+        Return all that is sent.
+
+        Args:
+            fields: Header lines besides those of the reply.
+
+            head: Leave the body out, as HEAD asks for; its length is told all the same.
+        """
+        start = b"%b%b%b%b" % (_STATUS_LINES[self.status], _clock.field(), self.headers, fields)
+        close = b"" if self.keep_alive else b"Connection: close\r\n"
+        if self.status == HTTPStatus.NOT_MODIFIED:
+            return b"%b%b\r\n" % (start, close)
+        body = self.body
+        return b"%b%bContent-Type: %b\r\nContent-Length: %d\r\n\r\n%b" % (
+            start,
+            close,
+            self.content_type,
+            len(body),
+            b"" if head else body,
+        )
+
     async def prepare(self, request: BaseRequest) -> None:
         """Write the answer; wait while the client is slow to take it. Called once by aiohttp's protocol."""
         # HTTP/1.0 connections are closed after one answer: its keep-alive is ambiguous through proxies.
@@ -66,19 +88,7 @@ class Reply:
         transport = protocol.transport
         if transport is None:
             return
-        body = self.body
-        parts = [
-            _STATUS_LINES[self.status],
-            _clock.field(),
-            self.headers,
-            b"" if self.keep_alive else b"Connection: close\r\n",
-        ]
-        if self.status != HTTPStatus.NOT_MODIFIED:
-            parts.append(b"Content-Type: %b\r\nContent-Length: %d\r\n" % (self.content_type, len(body)))
-        parts.append(b"\r\n")
-        if request.method != "HEAD" and self.status != HTTPStatus.NOT_MODIFIED:
-            parts.append(body)
-        transport.write(b"".join(parts))
+        transport.write(self.encoded(head=request.method == "HEAD"))
         if transport.get_write_buffer_size():
             try:
                 async with asyncio.timeout(SEND_DEADLINE_SECONDS):

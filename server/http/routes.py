@@ -18,6 +18,8 @@ class Route(NamedTuple):
 
     The role is what a key needs at least; None is open to all, without a key. A request takes one token of its key's
     limit before it reaches the handler, unless the handler takes them itself, together with what it looks up.
+
+    The handler of a hot route waits for nothing but futures, the gate first, until it waits for Postgres.
     """
 
     method: str
@@ -25,17 +27,18 @@ class Route(NamedTuple):
     role: Role | None
     handler: Handler
     takes_tokens: bool = False
+    hot: bool = False
 
 
 ROUTES: tuple[Route, ...] = (
     Route("POST", "/v1/accounts", Role.WRITE, accounts.create_account),
     Route("GET", "/v1/accounts", Role.READ, accounts.list_accounts),
     Route("POST", "/v1/accounts/bulk", Role.WRITE, accounts.create_accounts, takes_tokens=True),
-    Route("GET", "/v1/accounts/*", Role.READ, accounts.get_account, takes_tokens=True),
+    Route("GET", "/v1/accounts/*", Role.READ, accounts.get_account, takes_tokens=True, hot=True),
     Route("PATCH", "/v1/accounts/*", Role.WRITE, accounts.patch_account),
     Route("GET", "/v1/accounts/*/entries", Role.READ, accounts.list_entries),
     Route("GET", "/v1/accounts/*/balance", Role.READ, accounts.get_balance),
-    Route("POST", "/v1/transfers", Role.WRITE, transfers.create_transfer, takes_tokens=True),
+    Route("POST", "/v1/transfers", Role.WRITE, transfers.create_transfer, takes_tokens=True, hot=True),
     Route("GET", "/v1/transfers", Role.READ, transfers.list_transfers),
     Route("POST", "/v1/transfers/bulk", Role.WRITE, bulk.create_transfers, takes_tokens=True),
     Route("GET", "/v1/transfers/*", Role.READ, transfers.get_transfer),
@@ -67,23 +70,28 @@ def _let_ids_pass(paths: dict[str, Methods]) -> dict[str, Methods]:
 
 
 _PATHS = _let_ids_pass(_index(open_ended=False))
+# By what stands before the last segment, where that is the wildcard.
+_ITEMS = {path[:-2]: methods for path, methods in _PATHS.items() if path.endswith("/*")}
 _PREFIXES = _index(open_ended=True)
 
+# The methods of a path, and the texts its wildcards stand for.
+Found = tuple[Methods, tuple[str, ...]]
 
-def find(path: str) -> tuple[Methods, tuple[str, ...]] | None:
+
+def find(path: str) -> Found | None:
     """Return the routes of a path by method, and the texts its wildcards stand for; None when there is no such path."""
     methods = _PATHS.get(path)
     if methods is not None and "*" not in path:
         return methods, (path[path.rfind("/") + 1 :],)
+    parent, _, last = path.rpartition("/")
+    methods = _ITEMS.get(parent)
+    if methods is not None and last:
+        return methods, (path_text(last),)
     segments = path.split("/")
-    if 4 <= len(segments) <= 5 and segments[3]:
+    if len(segments) == 5 and segments[3]:
         methods = _PATHS.get("/".join((*segments[:3], "*", *segments[4:])))
         if methods is not None:
             return methods, (path_text(segments[3]),)
-    if len(segments) == 3 and segments[2]:
-        methods = _PATHS.get(f"/{segments[1]}/*")
-        if methods is not None:
-            return methods, (path_text(segments[2]),)
     for prefix, methods in _PREFIXES.items():
         if path.startswith(prefix) and len(path) > len(prefix):
             return methods, (path[len(prefix) :],)

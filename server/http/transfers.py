@@ -25,9 +25,9 @@ _REPLAYED = b"Idempotent-Replayed: true\r\n"
 KEY_IN_USE_RETRY_SECONDS = 1
 
 
-def fingerprint(call: Call, body: bytes) -> bytes:
+def fingerprint(method: str, path: str, body: bytes) -> bytes:
     """Return what makes a request the same request: SHA-256 over method, path and body as received."""
-    digest = hashlib.sha256(f"{call.request.method} {call.path}\n".encode())
+    digest = hashlib.sha256(f"{method} {path}\n".encode())
     digest.update(body)
     return digest.digest()
 
@@ -77,17 +77,17 @@ async def create_transfer(call: Call, parts: Parts) -> Reply:
     key = call.peek_idempotency_key()
     if key is None:
         await admit(call, parts)
-        body = await read_body(call.request, BODY_MAX_BYTES)
+        body = await read_body(call, BODY_MAX_BYTES)
     else:
         entry = await admit(call, parts, 1, LookUp.REPLAY, parts.gate.keyspace.replay(call.ledger_id, key))
-        body = await read_body(call.request, BODY_MAX_BYTES)
+        body = await read_body(call, BODY_MAX_BYTES)
         replay = entry.replay
         # Anything but the very same request is left to Postgres, which can say what differs.
-        if replay is not None and replay.fingerprint == fingerprint(call, body):
+        if replay is not None and replay.fingerprint == fingerprint(call.method, call.path, body):
             return _answer(replay, _REPLAYED)
     transfer = decode(models.transfer_create, body)
     check_shape(transfer)
-    request = requested(call, call.idempotency_key(), fingerprint(call, body), transfer)
+    request = requested(call, call.idempotency_key(), fingerprint(call.method, call.path, body), transfer)
     try:
         outcome = await parts.posting.post(call.ledger_id, request)
     except KeyInUseError:

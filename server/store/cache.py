@@ -14,6 +14,8 @@ import time
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
+import msgspec
+
 from server.store.cache_counters import CacheCounters
 from server.store.keyspace import SNAPSHOT_MS, Keyspace
 from server.store.redis import Redis, RedisAwayError, script
@@ -46,7 +48,7 @@ class Replay(NamedTuple):
         return cls(value[:32], int(value[32:35]), value[35:])
 
 
-class Snapshot(NamedTuple):
+class Snapshot(msgspec.Struct, gc=False, frozen=True):
     """A stored answer: the account's version (0: there is no such account) and its body as it is sent."""
 
     version: int

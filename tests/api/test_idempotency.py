@@ -1,9 +1,7 @@
 """The idempotency table of the contract, row by row, for single transfers."""
 
 import pytest
-from aiohttp.test_utils import make_mocked_request
 
-from server.http.call import Call
 from server.http.transfers import fingerprint
 from tests.api.steps import bound, order, post, without_request_id
 from tests.support.client import Answer, Client
@@ -169,12 +167,9 @@ async def test_other_bytes_of_a_refused_transfer_may_have_a_new_key(funded: Clie
 
 
 def test_the_fingerprint_is_of_method_path_and_body() -> None:
-    """Each of the three makes another request, and nothing of the query or the headers does."""
+    """Each of the three makes another request."""
     asked = [("POST", "/a", b"{}"), ("PUT", "/a", b"{}"), ("POST", "/b", b"{}"), ("POST", "/a", b"{ }")]
-    prints = [fingerprint(Call(make_mocked_request(method, path)), body) for method, path, body in asked]
-    assert len(set(prints)) == 4
-    same = make_mocked_request("POST", "/a?x=1", headers={"X-Request-Id": "other", "Authorization": "Bearer other"})
-    assert fingerprint(Call(same), b"{}") == prints[0]
+    assert len({fingerprint(*request) for request in asked}) == 4
 
 
 async def test_a_wrong_request_is_wrong_under_any_key(funded: Client) -> None:

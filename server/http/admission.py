@@ -1,0 +1,166 @@
+"""How much a worker has under way at once: what comes on top waits shortly, newest first, and is then refused."""
+
+import asyncio
+import random
+from collections import deque
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import NamedTuple
+
+from server.http.limits import ARRIVING_MAX_BYTES
+from server.store.coalescer import QueueFullError
+
+# Requests a worker has under way at once, reads and writes together: tens of milliseconds of work. A posting batch
+# takes 500 and two are on their way; past that, more only wait longer.
+RUNNING_MAX = 1_000
+# Reads among them: what they cannot take is kept for writes.
+RUNNING_READS_MAX = 700
+# Seconds a request waits for a place before it is refused: long enough for a burst to pass, short enough that a caller
+# still has time to try elsewhere. It also bounds what a flood costs: a connection cannot be refused more often.
+WAIT_SECONDS = 0.1
+# Seconds between looks at what has waited too long.
+LOOK_SECONDS = 0.01
+# Refusals a look, so that saying no takes a tenth of a worker's time at most, at 20 microseconds each. Who waits longer
+# for that may still be admitted.
+REFUSALS_MAX = 50
+# Seconds after which a refused request is worth another try, at least and at most: spread, so that they do not all
+# come back at once.
+RETRY_AFTER_SECONDS = (1, 3)
+
+
+class _Waiting(NamedTuple):
+    arrived: float
+    admitted: Callable[[], None]
+    refused: Callable[[], None]
+
+
+class Admission:
+    """
+    The requests under way in this worker, and those that wait for one of them to end.
+
+    As many wait at most as there are connections, one each. The newest of them is admitted first: in a flood the ones
+    served are then served fast, while the oldest are about to be refused anyway (adaptive LIFO:
+    Maurer, "Fail at Scale", 2015).
+    """
+
+    def __init__(self) -> None:
+        self.reads = 0
+        self.writes = 0
+        self.refused = 0
+        self.arriving_bytes = 0
+        self._waiting: tuple[deque[_Waiting], deque[_Waiting]] = (deque(), deque())
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._admitting = False
+        self._looking = False
+
+    def enter(self, *, write: bool) -> bool:
+        """Count one more request, or return False when there is no place."""
+        if self.reads + self.writes >= RUNNING_MAX:
+            return False
+        if not write and self.reads >= RUNNING_READS_MAX:
+            return False
+        self._count(1, write=write)
+        return True
+
+    def leave(self, *, write: bool) -> None:
+        """Count one request less; its place goes to one that waits."""
+        self._count(-1, write=write)
+        if (self._waiting[0] or self._waiting[1]) and not self._admitting:
+            # Not at once: what is admitted may end at once too, and so on.
+            self._admitting = True
+            self._running_loop().call_soon(self._admit)
+
+    @asynccontextmanager
+    async def arriving(self, size: int, *, write: bool) -> AsyncIterator[None]:
+        """
+        Give a request's place away while its body of up to *size* bytes arrives, and take one again for the rest.
+
+        Raises:
+            QueueFullError: Too many bytes are arriving already, or there was no place in time.
+        """
+        if self.arriving_bytes + size > ARRIVING_MAX_BYTES:
+            raise QueueFullError
+        self.arriving_bytes += size
+        self.leave(write=write)
+        try:
+            yield
+        finally:
+            self.arriving_bytes -= size
+            admitted = await self.entered(write=write)
+            if not admitted:
+                # It ends at once, and gives back then what it has not taken.
+                self._count(1, write=write)
+        if not admitted:
+            raise QueueFullError
+
+    def wait(self, admitted: Callable[[], None], refused: Callable[[], None], *, write: bool) -> None:
+        """
+        Wait for a place.
+
+        Args:
+            admitted: Called when there is one; the request has entered.
+
+            refused: Called instead when there was none for too long.
+        """
+        loop = self._running_loop()
+        self._waiting[write].append(_Waiting(loop.time(), admitted, refused))
+        if not self._looking:
+            self._looking = True
+            loop.call_later(LOOK_SECONDS, self._look)
+
+    async def entered(self, *, write: bool) -> bool:
+        """Enter, waiting for a place if need be, and return whether there was one in time."""
+        if self.enter(write=write):
+            return True
+        waiter: asyncio.Future[bool] = self._running_loop().create_future()
+
+        def admitted() -> None:
+            if waiter.cancelled():
+                self.leave(write=write)
+            else:
+                waiter.set_result(True)
+
+        def refused() -> None:
+            if not waiter.cancelled():
+                waiter.set_result(False)
+
+        self.wait(admitted, refused, write=write)
+        return await waiter
+
+    def _count(self, number: int, *, write: bool) -> None:
+        if write:
+            self.writes += number
+        else:
+            self.reads += number
+
+    def _running_loop(self) -> asyncio.AbstractEventLoop:
+        if self._loop is None:
+            self._loop = asyncio.get_running_loop()
+        return self._loop
+
+    def _admit(self) -> None:
+        self._admitting = False
+        # Writes first: a payment that fails is worse than a balance that does.
+        for write in (True, False):
+            waiting = self._waiting[write]
+            while waiting and self.enter(write=write):
+                waiting.pop().admitted()
+
+    def _look(self) -> None:
+        """Refuse those that have waited too long, the oldest first."""
+        loop = self._running_loop()
+        now = loop.time()
+        room = REFUSALS_MAX
+        for waiting in self._waiting:
+            while room and waiting and waiting[0].arrived + WAIT_SECONDS <= now:
+                room -= 1
+                self.refused += 1
+                waiting.popleft().refused()
+        self._looking = bool(self._waiting[0] or self._waiting[1])
+        if self._looking:
+            loop.call_later(LOOK_SECONDS, self._look)
+
+
+def retry_after() -> int:
+    """Return seconds after which a refused request is worth another try."""
+    return random.randint(*RETRY_AFTER_SECONDS)  # noqa: S311 -- jitter, not a secret

@@ -1,0 +1,80 @@
+"""The header fields of a request, checked once for all requests of a connection that repeat them."""
+
+import re
+
+from aiohttp.http_parser import RawRequestMessage
+
+from server.gate.keys import token_name
+from server.http.limits import HEADERS_MAX_BYTES, REQUEST_ID_LENGTH_MAX
+from server.http.problems import Problem, invalid
+
+_REQUEST_ID = re.compile(rf"[A-Za-z0-9._:-]{{1,{REQUEST_ID_LENGTH_MAX}}}")
+
+# Fields that decide who is served what: two of them mean two readers could disagree.
+_SINGLE_FIELDS = ("Authorization", "Idempotency-Key", "Content-Type", "If-Match", "If-None-Match")
+
+
+class Head:
+    """
+    What the header fields of a request say.
+
+    Args:
+        message: Its head.
+
+    Attributes:
+        request_id: The caller's, if it gave a sane one.
+
+        token: Of the Bearer scheme; empty where there is none.
+
+        token_name: Its hash, by which it is known.
+    """
+
+    __slots__ = (
+        "_checked",
+        "headers",
+        "if_none_match",
+        "no_cache",
+        "raw_headers",
+        "request_id",
+        "token",
+        "token_name",
+        "version",
+    )
+
+    def __init__(self, message: RawRequestMessage) -> None:
+        headers = message.headers
+        self._checked = False
+        self.headers = headers
+        self.raw_headers = message.raw_headers
+        self.version = message.version
+        given = headers.get("X-Request-Id")
+        self.request_id = given if given and _REQUEST_ID.fullmatch(given) else None
+        scheme, _, token = headers.get("Authorization", "").partition(" ")
+        self.token = token.strip() if scheme.lower() == "bearer" else ""
+        self.token_name = token_name(self.token) if self.token else b""
+        self.no_cache = "no-cache" in headers.get("Cache-Control", "")
+        self.if_none_match = headers.get("If-None-Match")
+
+    def check(self) -> None:
+        """
+        Refuse requests of an ancient version, and those whose headers are too large or say one thing twice.
+
+        Raises:
+            Problem: Why.
+        """
+        if self._checked:
+            return
+        if self.version < (1, 0):
+            raise Problem("malformed_request")
+        size = 0
+        for field, value in self.raw_headers:
+            size += len(field) + len(value)
+        if size > HEADERS_MAX_BYTES:
+            raise invalid("headers", f"The header fields exceed {HEADERS_MAX_BYTES} bytes.")
+        headers = self.headers
+        # Where nothing is repeated, none of them is.
+        if len(headers) > len(set(map(str.lower, headers))):
+            for name in _SINGLE_FIELDS:
+                if name in headers and len(headers.getall(name)) > 1:
+                    raise invalid(name, f"The header field {name} is sent more than once.")
+        self._checked = True

@@ -1,0 +1,291 @@
+"""The connection: aiohttp's, with a shorter way for the hot routes."""
+
+import asyncio
+import logging
+from collections.abc import Coroutine
+from functools import partial
+from typing import TYPE_CHECKING, Any, cast
+
+from aiohttp import StreamReader, web
+from aiohttp.http import HttpVersion11
+from aiohttp.http_parser import RawRequestMessage
+from aiohttp.web_protocol import RequestHandler, _ErrInfo
+
+from server.http.call import Call, new_request_id
+from server.http.head import Head
+from server.http.limits import (
+    CONNECTIONS_MAX,
+    HEAD_DEADLINE_SECONDS,
+    KEEPALIVE_SECONDS,
+    SEND_DEADLINE_SECONDS,
+)
+from server.http.problems import Problem
+from server.http.refusal import overloaded
+from server.http.reply import Reply
+from server.http.routes import Found, find
+
+if TYPE_CHECKING:
+    from server.http.server import HttpServer
+
+log = logging.getLogger(__name__)
+
+
+class Protocol(RequestHandler):
+    """
+    A connection.
+
+    aiohttp's parser reads all requests, and its `start()` serves those that are not hot, have not arrived whole, or end
+    their connection. A hot request that is there whole is served from here, without a task of its own: its coroutine is
+    run at once up to where it waits for the gate, and from there when the gate has answered. Only what has to wait for
+    more, which is Postgres, gets a task. Order holds: while one side is at work, the other takes nothing.
+
+    Args:
+        server: What answers.
+    """
+
+    __slots__ = ("_coroutine", "_head", "_serving", "_task", "answering", "server")
+
+    def __init__(self, server: "HttpServer", loop: asyncio.AbstractEventLoop, **options: Any) -> None:
+        super().__init__(server, loop=loop, **options)
+        self.server = server
+        # The hot request under way; its answer is the next thing written here.
+        self.answering: Call | None = None
+        self._head: Head | None = None
+        self._coroutine: Coroutine[Any, Any, Reply] | None = None
+        self._task: asyncio.Task[Reply] | None = None
+        self._serving = False
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Take a connection, or refuse it when there are as many as there may be."""
+        super().connection_made(transport)
+        if self.server.connections_open > CONNECTIONS_MAX:
+            refusal = overloaded(new_request_id(), write=False)
+            refusal.keep_alive = False
+            self._write(refusal.encoded())
+            self.force_close()
+        else:
+            # Who says nothing at all gets less time than who has been served.
+            self._expect_by(self._loop.time() + HEAD_DEADLINE_SECONDS)
+
+    def data_received(self, data: bytes) -> None:
+        """Parse what came, and serve it if nothing is under way."""
+        waiter = self._waiter
+        if waiter is None or waiter.done():
+            # aiohttp is at work, and takes what comes in its turn.
+            super().data_received(data)
+            return
+        # Hidden, so that aiohttp is not woken before it is known that it has to be.
+        self._waiter = None
+        super().data_received(data)
+        self._waiter = waiter
+        if self.answering is not None or self._serving:
+            return
+        if self._messages:
+            self._serve()
+        elif data:
+            # A part of a head: the rest has to come in time.
+            self._expect_by(self._loop.time() + HEAD_DEADLINE_SECONDS, sooner=True)
+
+    def close(self) -> None:
+        """End the connection when what is under way has been answered."""
+        if self.answering is None:
+            super().close()
+        else:
+            self._close = True
+
+    def force_close(self) -> None:
+        """End the connection now, but for what has been written and is still being taken."""
+        transport = self.transport
+        super().force_close()
+        if transport is not None and transport.get_write_buffer_size():
+            # Who never takes it would keep the connection for ever.
+            self._loop.call_later(SEND_DEADLINE_SECONDS, transport.abort)
+
+    def handle_error(
+        self,
+        request: web.BaseRequest,
+        status: int = 500,
+        exc: BaseException | None = None,
+        message: str | None = None,
+    ) -> web.StreamResponse:
+        """Answer what is not HTTP; what was received is neither repeated nor logged: aiohttp's own pages do both."""
+        problem = Problem("malformed_request" if status < 500 else "internal_error")
+        # A client that leaves while its body is read is no failure of ours.
+        if status >= 500 and not isinstance(exc, ConnectionError):
+            log.error("request failed outside its handler", exc_info=exc)
+        call = self.server.call(request)
+        reply = self.server.problem_reply(call, problem)
+        reply.headers += call.own_fields()
+        reply.keep_alive = False
+        return cast(web.StreamResponse, reply)
+
+    def _serve(self) -> None:
+        """Serve what waits until something is under way, or aiohttp has to take over."""
+        self._serving = True
+        try:
+            while self._messages and self._free:
+                message, payload = self._messages[0]
+                found = self._hot(message, payload)
+                if found is None or not isinstance(message, RawRequestMessage):
+                    if self._waiter is not None and not self._waiter.done():
+                        self._waiter.set_result(None)
+                    return
+                self._messages.popleft()
+                assert self._parser is not None, "the connection is open"
+                self._parser.message_consumed()
+                if self._buffer_paused and len(self._messages) <= self._msg_queue_resume_size:
+                    self._resume_reading_if_drained()
+                self._begin(message, payload, found)
+        finally:
+            self._serving = False
+
+    @property
+    def _free(self) -> bool:
+        """Whether the next request may be taken: the answers before it have been written, and are being read."""
+        return self.answering is None and not (self._paused or self._close or self._force_close)
+
+    def _hot(self, message: "RawRequestMessage | _ErrInfo", payload: StreamReader) -> Found | None:
+        """Return the hot route of a request that can be served from here."""
+        if (
+            not isinstance(message, RawRequestMessage)
+            or message.version != HttpVersion11
+            or message.should_close
+            or message.upgrade
+            or not payload.is_eof()
+            or "Upgrade" in message.headers
+            or self.server.draining
+        ):
+            return None
+        found = find(message.path.partition("?")[0])
+        if found is not None:
+            route = found[0].get(message.method)
+            if route is not None and route.hot:
+                return found
+        return None
+
+    def _begin(self, message: RawRequestMessage, payload: StreamReader, found: Found) -> None:
+        head = self._head
+        # What says the same need not be read again; what was refused will be refused again.
+        if head is None or head.raw_headers != message.raw_headers:
+            head = self._head = Head(message)
+        self.answering = call = Call((message.method, message.path), head, payload, self, self.server.admission)
+        self._request_in_progress = True
+        # aiohttp's timer of idle connections looks at this.
+        self._next_keepalive_close_time = self._loop.time() + KEEPALIVE_SECONDS
+        admission = self.server.admission
+        if admission.enter(write=call.write):
+            self._coroutine = self.server.serve(call, found)
+            self._step()
+        else:
+            admission.wait(partial(self._admitted, found), self._refused, write=call.write)
+
+    def _admitted(self, found: Found) -> None:
+        assert self.answering is not None, "the request waits"
+        if self.transport is None:
+            # The caller has gone, and nothing has been done yet.
+            self.server.admission.leave(write=self.answering.write)
+            self._end()
+        else:
+            self._coroutine = self.server.serve(self.answering, found)
+            self._step()
+
+    def _refused(self) -> None:
+        call = self.answering
+        assert call is not None, "the request waits"
+        self._end()
+        self._write(overloaded(call.request_id, write=call.write).encoded())
+        self._go_on(keep_alive=True)
+
+    def _step(self, waited_for: "asyncio.Future[Any] | None" = None) -> None:
+        """Run the request to where it waits next, or to its end."""
+        assert self._coroutine is not None
+        try:
+            future = self._coroutine.send(None)
+        except StopIteration as stop:
+            self._finish(stop.value)
+        except Exception as error:
+            self._finish(self._failure(error))
+        except BaseException:
+            self._fail()
+            raise
+        else:
+            # As a task does with what its coroutine waits for.
+            future._asyncio_future_blocking = False
+            future.add_done_callback(self._step if waited_for is None else self._run_on)
+
+    def _run_on(self, _waited_for: "asyncio.Future[Any]") -> None:
+        """Run the rest of the request in a task: it has waited for more than the gate."""
+        assert self._coroutine is not None
+        self._task = self._loop.create_task(self._coroutine)
+        self._task.add_done_callback(self._ended)
+
+    def _ended(self, task: "asyncio.Task[Reply]") -> None:
+        self._task = None
+        if task.cancelled():
+            self._fail()
+            return
+        error = task.exception()
+        self._finish(task.result() if error is None else self._failure(error))
+
+    def _failure(self, error: BaseException) -> Reply:
+        assert self.answering is not None, "a request is under way"
+        return self.server.failure(self.answering, error)
+
+    def _finish(self, reply: Reply) -> None:
+        call = self.answering
+        assert call is not None, "a request is under way"
+        self.server.admission.leave(write=call.write)
+        self._end()
+        self._write(reply.encoded(call.own_fields()))
+        self._go_on(keep_alive=reply.keep_alive)
+
+    def _fail(self) -> None:
+        """End a request whose answer is lost, and its connection with it: nothing else may take the answer's place."""
+        assert self.answering is not None
+        self.server.admission.leave(write=self.answering.write)
+        self._end()
+        self.force_close()
+
+    def _end(self) -> None:
+        self.answering = None
+        self._coroutine = None
+        self._request_in_progress = False
+        if self._handler_waiter is not None:
+            self._handler_waiter.set_result(None)
+            self._handler_waiter = None
+
+    def _write(self, data: bytes) -> None:
+        if self.transport is not None:
+            self.transport.write(data)
+
+    def _go_on(self, *, keep_alive: bool) -> None:
+        """Serve what came meanwhile."""
+        if self.transport is None:
+            return
+        if self._close or not keep_alive:
+            self.force_close()
+        elif self._paused:
+            self._loop.create_task(self._wait_for_reader()).add_done_callback(lambda _: self._go_on(keep_alive=True))
+        elif self._messages and not self._serving:
+            self._serve()
+
+    async def _wait_for_reader(self) -> None:
+        """Return when the client has taken what it was sent; end the connection when it does not."""
+        transport = self.transport
+        try:
+            async with asyncio.timeout(SEND_DEADLINE_SECONDS):
+                await self._drain_helper()
+        except TimeoutError:
+            if transport is not None:
+                transport.abort()
+        except ConnectionError:
+            pass
+
+    def _expect_by(self, instant: float, *, sooner: bool = False) -> None:
+        """Close the connection at *instant*, on the loop's clock, if no request has come by then."""
+        if sooner and self._next_keepalive_close_time <= instant:
+            return
+        self._next_keepalive_close_time = instant
+        if self._keepalive_handle is not None:
+            self._keepalive_handle.cancel()
+        self._keepalive_handle = self._loop.call_at(instant, self._process_keepalive)
