@@ -193,11 +193,12 @@ class Authenticator:
             parsed = _parse(token)
             if parsed is None:
                 return None
-            if entry is None and before_strangers is not None:
+            stranger = name not in self._known
+            if stranger and before_strangers is not None:
                 await before_strangers()
             # Another request with this token may have been faster.
             if name not in self._lookups:
-                lookup = asyncio.get_running_loop().create_task(self._look_up(name, parsed, stranger=entry is None))
+                lookup = asyncio.get_running_loop().create_task(self._look_up(name, parsed, stranger=stranger))
                 self._lookups[name] = lookup
                 lookup.add_done_callback(lambda _: self._lookups.pop(name))
         return await asyncio.shield(self._lookups[name])
