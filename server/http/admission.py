@@ -71,27 +71,40 @@ class Admission:
             self._running_loop().call_soon(self._admit)
 
     @asynccontextmanager
-    async def arriving(self, size: int, *, write: bool) -> AsyncIterator[None]:
+    async def outside(self, *, write: bool) -> AsyncIterator[None]:
         """
-        Give a request's place away while its body of up to *size* bytes arrives, and take one again for the rest.
+        Give a request's place away while it waits for what is none of the worker's work, and take one again then.
 
         Raises:
-            QueueFullError: Too many bytes are arriving already, or there was no place in time.
+            QueueFullError: There was no place again in time.
         """
-        if self.arriving_bytes + size > ARRIVING_MAX_BYTES:
-            raise QueueFullError
-        self.arriving_bytes += size
         self.leave(write=write)
         try:
             yield
         finally:
-            self.arriving_bytes -= size
             admitted = await self.entered(write=write)
             if not admitted:
                 # It ends at once, and gives back then what it has not taken.
                 self._count(1, write=write)
         if not admitted:
             raise QueueFullError
+
+    @asynccontextmanager
+    async def arriving(self, size: int, *, write: bool) -> AsyncIterator[None]:
+        """
+        Be outside while the request's body, of up to *size* bytes, arrives.
+
+        Raises:
+            QueueFullError: Too many bytes are arriving already, or as `outside`.
+        """
+        if self.arriving_bytes + size > ARRIVING_MAX_BYTES:
+            raise QueueFullError
+        self.arriving_bytes += size
+        try:
+            async with self.outside(write=write):
+                yield
+        finally:
+            self.arriving_bytes -= size
 
     def wait(self, admitted: Callable[[], None], refused: Callable[[], None], *, write: bool) -> None:
         """

@@ -177,7 +177,9 @@ class HttpServer(web.Server):
         key = None
         if call.head.token:
             try:
-                key = await self._parts.authenticator.authenticate(call.head.token, refuse_used_up)
+                # Not in a place of those who are known: strangers may wait long to be looked up.
+                async with self.admission.outside(write=call.write):
+                    key = await self._parts.authenticator.authenticate(call.head.token, refuse_used_up)
             except StrangersFullError:
                 await failures.count(address)
                 raise

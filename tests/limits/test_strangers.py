@@ -49,7 +49,7 @@ async def test_a_flood_of_strangers_takes_no_room_of_readers(database_url: str, 
                 done, _ = await asyncio.wait(flood, return_when=asyncio.FIRST_COMPLETED)
                 refused = done.pop().result()
                 assert (refused.status, refused.code) == (503, "overloaded")
-                assert refused.headers["Retry-After"] == "1"
+                assert 1 <= int(refused.headers["Retry-After"]) <= 3
                 assert (await good.get("/v1/transfers")).status == 200
         finally:
             await holder.close()
