@@ -14,6 +14,7 @@ from server.http.call import Call, page_limit, whole_number
 from server.http.cursors import Instant, Version, read_cursor, write_cursor
 from server.http.limits import BODY_MAX_BYTES
 from server.http.parts import Parts
+from server.http.preconditions import read_if_match
 from server.http.problems import Problem, invalid
 from server.http.reply import Reply
 from server.ledger.accounts import (
@@ -185,7 +186,7 @@ async def patch_account(call: Call, parts: Parts) -> Reply:
     """Change an account's limits, metadata, or whether it is closed."""
     body = decode(models.account_patch, await read_body(call, BODY_MAX_BYTES))
     _check_limits(body)
-    if_version = _if_match(call)
+    if_versions = read_if_match(call)
     # Elsewhere this refusal is bound to a key; a change has none, and can only fail again.
     missing = Problem("account_not_found", retry="never")
     if not _ACCOUNT_ID.match(call.ids[0]):
@@ -200,7 +201,7 @@ async def patch_account(call: Call, parts: Parts) -> Reply:
         metadata_clear=body.metadata is None,
     )
     try:
-        account = await parts.accounts.change(call.ledger_id, call.ids[0], change, if_version)
+        account = await parts.accounts.change(call.ledger_id, call.ids[0], change, if_versions)
     except AccountNotFoundError:
         raise missing from None
     except VersionChangedError:
@@ -210,18 +211,6 @@ async def patch_account(call: Call, parts: Parts) -> Reply:
     except MetadataFullError:
         raise Problem("metadata_full") from None
     return Reply(200, render.account(account), headers=_etag(account.version))
-
-
-def _if_match(call: Call) -> int | None:
-    """Return the version that If-Match names; None when any will do."""
-    given = call.headers.get("If-Match")
-    if given is None or given.strip() == "*":
-        return None
-    match = _ETAG.fullmatch(given.strip())
-    if match is None:
-        raise invalid("If-Match", "One entity tag is expected, as ETag gave it.")
-    # A tag that was never given out matches nothing.
-    return int(match[1]) if match[1].isascii() and match[1].isdigit() and len(match[1]) < 19 else 0
 
 
 def _time(name: str, text: str) -> datetime:
@@ -239,15 +228,17 @@ async def list_entries(call: Call, parts: Parts) -> Reply:
     """List what transfers did to an account, newest first."""
     parameters = call.query("limit", "cursor", "from", "to")
     limit = page_limit(parameters)
+    before = read_cursor(parameters["cursor"], tuple[Instant, Version]) if "cursor" in parameters else None
+    since = _time("from", parameters["from"]) if "from" in parameters else TIME_MIN
+    until = _time("to", parameters["to"]) if "to" in parameters else TIME_MAX
     if not _ACCOUNT_ID.match(call.ids[0]):
         raise Problem("account_not_found")
-    before = read_cursor(parameters["cursor"], tuple[Instant, Version]) if "cursor" in parameters else None
     try:
         entries = await parts.history.entries(
             call.ledger_id,
             call.ids[0],
-            since=_time("from", parameters["from"]) if "from" in parameters else TIME_MIN,
-            until=_time("to", parameters["to"]) if "to" in parameters else TIME_MAX,
+            since=since,
+            until=until,
             before=before,
             limit=limit + 1,
         )

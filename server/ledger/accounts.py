@@ -176,20 +176,22 @@ class Accounts:
         await self._cache.seen(ledger_id, highest((a.id, a.version) for a in accounts))
         return accounts
 
-    async def change(self, ledger_id: int, account_id: str, change: AccountChange, if_version: int | None) -> Account:
+    async def change(
+        self, ledger_id: int, account_id: str, change: AccountChange, if_versions: Sequence[int] | None
+    ) -> Account:
         """
         Change an account and return it.
 
         Raises:
             AccountNotFoundError: There is none.
-            VersionChangedError: Its version is not *if_version*.
+            VersionChangedError: Its version is none of *if_versions*.
             LimitsConflictError, MetadataFullError: What it holds does not allow the change.
             QueueFullError, StoreUnavailableError: Nothing was done.
             OutcomeUnknownError: It may have been done.
         """
         try:
             rows = await self._database.write_once(
-                "account_patch", ledger_id, account_id, if_version, *change, METADATA_KEYS_MAX
+                "account_patch", ledger_id, account_id, if_versions, *change, METADATA_KEYS_MAX
             )
         except asyncpg.CheckViolationError as error:
             if error.constraint_name == "accounts_limits_check":
@@ -200,7 +202,7 @@ class Accounts:
             await self._cache.seen(ledger_id, {account_id: changed.version})
             return changed
         account = await self.read(ledger_id, account_id)
-        if if_version is not None and account.version != if_version:
+        if if_versions is not None and account.version not in if_versions:
             raise VersionChangedError
         raise MetadataFullError
 

@@ -41,8 +41,8 @@ WHERE ledger_id = $1 AND id >= $2 AND id < $3 AND id > $4
 ORDER BY id
 LIMIT $5;
 
--- name: account_patch(ledger_id, id, if_version, set_floor, floor, set_ceiling, ceiling, closed, merge, clear, keys_max)
--- Change an account, unless it moved on from the version the caller saw or its metadata would hold too many keys.
+-- name: account_patch(ledger_id, id, if_versions, set_floor, floor, set_ceiling, ceiling, closed, merge, clear, keys_max)
+-- Change an account, unless it moved on from the versions the caller saw or its metadata would hold too many keys.
 UPDATE accounts
 SET version = version + 1,
     limits_version = CASE WHEN $4::boolean OR $6::boolean THEN version + 1 ELSE limits_version END,
@@ -54,7 +54,7 @@ SET version = version + 1,
         WHEN $9::jsonb IS NULL THEN metadata
         ELSE jsonb_strip_nulls(metadata::jsonb || $9::jsonb)::json
     END
-WHERE ledger_id = $1 AND id = $2 AND ($3::bigint IS NULL OR version = $3)
+WHERE ledger_id = $1 AND id = $2 AND ($3::bigint[] IS NULL OR version = ANY ($3))
   AND ($9::jsonb IS NULL
        OR (SELECT count(*) FROM jsonb_object_keys(jsonb_strip_nulls(metadata::jsonb || $9::jsonb))) <= $11::integer)
 RETURNING id, currency, balance, held_in, held_out, floor, ceiling, version, closed, metadata, created_at;

@@ -214,6 +214,15 @@ async def test_if_match_lets_only_one_version_pass(client: Client) -> None:
     assert ((await client.account("alice"))["floor"], (await client.account("alice"))["version"]) == (-3, 3)
 
 
+async def test_if_match_takes_a_list(client: Client) -> None:
+    """One of several strong tags has to be the account's; a weak one never is, as RFC 9110 has it."""
+    await client.open("alice")
+    assert (await patch(client, {"floor": -1}, '"7", W/"3" , "1"')).json["version"] == 2
+    for stale in ('W/"2"', '"1", W/"2"', '"1","3"'):
+        assert (await patch(client, {"floor": -2}, stale)).status == 412
+    assert (await patch(client, {"floor": -2}, '"2",')).json["version"] == 3
+
+
 async def test_a_transfer_moves_an_account_on(client: Client) -> None:
     """If-Match guards against transfers too."""
     await client.fund("alice", 5)
@@ -231,6 +240,16 @@ async def test_what_is_no_account_is_not_found(client: Client, path: str) -> Non
         answer = await client.send("PATCH", f"/v1/accounts/{path}", {"closed": True}, headers=headers)
         assert (answer.status, answer.code) == (404, "account_not_found")
         assert (answer.json["outcome"], answer.json["retry"]) == ("not_applied", "never")
+
+
+@pytest.mark.parametrize("path", ["nobody", "-", "%ff"])
+async def test_shape_comes_before_existence(client: Client, path: str) -> None:
+    """A parameter or header that is wrong whatever the ledger holds is a 400, whether or not there is an account."""
+    wrong = ("?min_version=abc", "?x=1", "/entries?from=x", "/entries?to=x", "/entries?cursor=x", "/entries?limit=0")
+    for suffix in (*wrong, "/balance?at=x", "/balance"):
+        assert (await client.get(f"/v1/accounts/{path}{suffix}")).status == 400, suffix
+    answer = await client.send("PATCH", f"/v1/accounts/{path}", {"closed": True}, headers={"If-Match": "1"})
+    assert answer.status == 400
 
 
 async def test_of_equal_ids_in_a_bulk_the_first_counts(client: Client) -> None:

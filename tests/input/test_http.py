@@ -157,8 +157,9 @@ async def test_a_request_id_that_is_not_sane_is_replaced(book: Book, given: byte
 @pytest.mark.parametrize(
     ("field", "status"),
     [
-        *[(f'If-Match: "{tag}"', 412) for tag in ("", "0", "-1", "x", "9" * 30, "1.0", "\u00b2")],
-        *[(f"If-Match: {text}", 400) for text in ("", "1", "abc", '"1', '"1", "2"', '"1" x', "W/1")],
+        *[(f'If-Match: "{tag}"', 412) for tag in ("", "0", "-1", "x", "9" * 30, "1.0", "01", "\u00b2")],
+        *[(f"If-Match: {text}", 412) for text in ('W/"1"', '"2", W/"1"', '"8","9"', ',, "7" ,', '"2,1"')],
+        *[(f"If-Match: {text}", 400) for text in ("", "1", "abc", '"1', '"1" x', "W/1", ",", '"1" "2"', '*, "1"')],
         *[(f"If-None-Match: {text}", 200) for text in ("", "1", '"x"', '"', "W/", "," * 99, '"' * 99)],
         *[(f"If-None-Match: {text}", 304) for text in ("*", '"1"', 'W/"1"', '"x", "1"')],
     ],
