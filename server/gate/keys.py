@@ -3,6 +3,7 @@
 import asyncio
 import hashlib
 import hmac
+import logging
 import re
 import secrets
 import time
@@ -15,7 +16,9 @@ import asyncpg
 
 from server.gate.limits import Limit
 from server.store.coalescer import Coalescer, QueueFullError
+from server.store.errors import StoreUnavailableError
 from server.store.postgres import Database
+from server.store.sessions import UNPREPARED
 
 # Bytes of the secret: 256 bits, so that a plain SHA-256 of it is enough.
 SECRET_BYTES = 32
@@ -36,6 +39,8 @@ STRANGERS_BATCH_MAX = 100
 STRANGERS_QUEUE_MAX = 400
 
 T = TypeVar("T")
+
+log = logging.getLogger(__name__)
 
 _TOKEN = re.compile(
     r"tsk_(?P<ledger>[0-9a-f]{1,16})_(?P<id>[0-9a-f]{16})_(?P<secret>[0-9a-f]{64})(?P<check>[0-9a-f]{8})"
@@ -241,7 +246,12 @@ class Authenticator:
     async def _read(self, keys: list[_Parsed]) -> list[asyncpg.Record | None]:
         """Read what is kept of the keys of these tokens: None of one that does not exist or is revoked."""
         names = list({(key.ledger_id, key.id) for key in keys})
-        rows = await self._database.read("api_key_read_many", *map(list, zip(*names, strict=True)))
+        try:
+            rows = await self._database.read("api_key_read_many", *map(list, zip(*names, strict=True)))
+        except UNPREPARED as error:
+            # Readiness says what is missing. Nothing is served to anybody until a key could be looked up.
+            log.warning("keys cannot be looked up: %s", type(error).__name__)
+            raise StoreUnavailableError(type(error).__name__) from error
         found = {(row["ledger_id"], row["id"]): row for row in rows}
         return [found.get((key.ledger_id, key.id)) for key in keys]
 

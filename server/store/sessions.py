@@ -75,6 +75,16 @@ REFUSED_FOR_NOW = (
     asyncpg.InsufficientResourcesError,
     asyncpg.InvalidCachedStatementError,
 )
+# There is no database, role or schema of ours yet, or one of another version: it has to be migrated first.
+UNPREPARED = (
+    asyncpg.InvalidAuthorizationSpecificationError,
+    asyncpg.InvalidCatalogNameError,
+    asyncpg.InvalidParameterValueError,
+    asyncpg.InvalidSchemaNameError,
+    asyncpg.InsufficientPrivilegeError,
+    asyncpg.UndefinedColumnError,
+    asyncpg.UndefinedTableError,
+)
 
 
 class ServiceConnection(asyncpg.Connection):

@@ -3,7 +3,10 @@
 import asyncpg
 import pytest
 
+from server.gate.keys import new_key
+from server.store.migrations import migrate
 from server.store.readiness import SERVER_VERSION_MIN, _judge_settings
+from tests.support.client import Client
 from tests.support.postgres import create_empty_database, drop_database
 from tests.support.service import Service, in_process
 
@@ -184,3 +187,20 @@ WELL = {
 def test_settings(changed: dict[str, object], sentences: list[str]) -> None:
     """What only a restart of the server could bring about is judged from its settings."""
     assert _judge_settings({**WELL, **changed}) == sentences  # type: ignore[arg-type]  # a mapping like a record
+
+
+async def test_requests_before_the_migration(postgres_url: str) -> None:
+    """Without a schema requests are answered 503 as if Postgres were away, until it is."""
+    empty = await create_empty_database(postgres_url)
+    try:
+        async with in_process(empty) as service:
+            stranger = Client(service.session, service.url, new_key(1).token)
+            read, write = await stranger.get("/v1/accounts"), await stranger.transfer("a", "b", 1)
+            assert (read.status, read.code) == (503, "unavailable")
+            assert (write.status, write.json["outcome"], write.json["retry"]) == (503, "not_applied", "same_key")
+            await migrate(empty)
+            client = await service.client("books")
+            assert (await client.get("/v1/accounts")).status == 200
+            assert (await stranger.get("/v1/accounts")).status == 401
+    finally:
+        await drop_database(postgres_url, empty)
