@@ -30,6 +30,10 @@ from server.ledger.accounts import (
 from server.ledger.history import TIME_MAX, TIME_MIN, FutureInstantError
 from server.ledger.limits import ACCOUNT_ID_PATTERN
 from server.store.cache import Snapshot
+from server.store.errors import OutcomeUnknownError
+
+# Seconds after which an account whose change was lost is worth reading.
+LOST_RETRY_SECONDS = 1
 
 _REPLAYED = b"Idempotent-Replayed: true\r\n"
 _ACCOUNT_ID = re.compile(ACCOUNT_ID_PATTERN.replace("$", r"\Z"))
@@ -210,7 +214,20 @@ async def patch_account(call: Call, parts: Parts) -> Reply:
         raise Problem("limits_conflict") from None
     except MetadataFullError:
         raise Problem("metadata_full") from None
+    except OutcomeUnknownError:
+        if if_versions is not None:
+            # Sent again, it is made once: a 412 then says that it was.
+            raise
+        raise _lost_change() from None
     return Reply(200, render.account(account), headers=_etag(account.version))
+
+
+def _lost_change() -> Problem:
+    """Return the problem of a change that has no key to find out by, and could overwrite another if sent again."""
+    detail = "It is not known whether the account was changed: read it, and decide anew."
+    return Problem(
+        "unavailable", detail, outcome="unknown", retry="never", headers=[("Retry-After", str(LOST_RETRY_SECONDS))]
+    )
 
 
 def _time(name: str, text: str) -> datetime:

@@ -105,6 +105,26 @@ async def test_postgres_lost_for_good_after_the_posting_was_sent(line: Line, mon
     await line.history.check()
 
 
+async def test_a_change_whose_reply_is_lost_is_not_sent_again(line: Line) -> None:
+    """A change has no key to find out by: its caller is told to read; with If-Match the same change tells by itself."""
+    assert (await line.client.send("PATCH", "/v1/accounts/bob", {"metadata": {"warm": "up"}})).status == 200
+    for version, headers, retry in ((3, {}, "never"), (4, {"If-Match": '"3"'}, "same_key")):
+        line.proxy.cut_at, line.proxy.cuts_left = b"change-lost", 1
+        answer = await change_bob(line, headers)
+        told = (answer.status, answer.code, answer.json["outcome"], answer.json["retry"])
+        assert told == (503, "unavailable", "unknown", retry)
+        assert answer.headers["Retry-After"] == "1"
+        line.proxy.heal()
+        assert (await line.client.account("bob"))["version"] == version
+    again = await change_bob(line, {"If-Match": '"3"'})
+    assert (again.status, again.json["retry"]) == (412, "never")
+
+
+async def change_bob(line: Line, headers: dict[str, str]) -> Answer:
+    """Change bob's metadata."""
+    return await line.client.send("PATCH", "/v1/accounts/bob", {"metadata": {"a": "change-lost"}}, headers=headers)
+
+
 async def test_postgres_refused_before_anything_was_sent(line: Line, monkeypatch: pytest.MonkeyPatch) -> None:
     """No connection from the start: 503 `not_applied`, which is true, and the same key works afterwards."""
     monkeypatch.setattr(posting, "DEADLINE_SECONDS", 2.0)
