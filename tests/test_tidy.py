@@ -136,6 +136,16 @@ def test_make_targets_have_help() -> None:
     assert targets == helped == set(" ".join(phony).split())
 
 
+def test_the_map_shows_what_is_there() -> None:
+    """
+    Every folder that CONTRIBUTING.md names holds files, and every part of the service is named.
+    """
+    named = set(re.findall(r"^\| `([a-z/]+)/` \|", (ROOT / "CONTRIBUTING.md").read_text(), re.MULTILINE))
+    folders = {path.relative_to(ROOT).parents[-3].as_posix() for path in tracked("server/*/*")}
+    assert {name for name in named if name.startswith("server/")} == folders
+    assert [name for name in named if not tracked(f"{name}/*")] == []
+
+
 def test_decisions_follow_the_template() -> None:
     """
     Decision records are numbered without gaps and have the template's headings, in its order.

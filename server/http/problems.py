@@ -57,7 +57,7 @@ KINDS: dict[str, Kind] = {
     "too_many_running": Kind(429, "Too many requests of this key are running", "same_key", "The key has as many requests running as it may. Nothing was done and no idempotency key was bound."),
     "internal_error": Kind(500, "The server failed", "same_key", "An error of the server, logged under the request id. The same request with the same key finds out what happened."),
     "overloaded": Kind(503, "The server is busy", "same_key", "More requests wait than can be answered in time. Nothing was done."),
-    "unavailable": Kind(503, "The store cannot be reached", "same_key", "The database could not be used in time. `outcome` says whether something may have been done; the same request with the same key finds out."),
+    "unavailable": Kind(503, "The store cannot be reached", "same_key", "The database could not be used in time. `outcome` says whether something may have been done: where it is `unknown`, of a bulk a part may have been posted. The same request with the same keys finds out; a change of an account without If-Match has none, so read the account first."),
     "not_ready": Kind(503, "The server is not ready", "same_key", "The server is starting, stopping, or refuses to serve on an unsafe configuration; `failures` says why."),
 }
 # fmt: on

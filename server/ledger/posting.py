@@ -241,9 +241,10 @@ class PostingLane:
         except StoreError as error:
             return [error] * len(units)
         except Exception as error:
-            log.exception("a batch of %d units failed", len(units))
             if len(units) == 1:
+                # Logged under the id of the request that it is.
                 return [error]
+            log.warning("a batch of %d units failed (%s): sent again in halves", len(units), type(error).__name__)
             half = len(units) // 2
             return [
                 *await self._post_units(ledger_id, units[:half]),

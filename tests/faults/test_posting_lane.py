@@ -237,3 +237,13 @@ async def test_a_batch_is_decided_by_position(ground: Ground) -> None:
     outcomes = await post_all(lane, ground, requests)
     assert [posted(outcome) for outcome in outcomes] == [True, False, False]
     await check_books(ground.database_url)
+
+
+async def test_a_failed_posting_is_logged_once(database_url: str, caplog: pytest.LogCaptureFixture) -> None:
+    """An error of the program is logged under the id of the request that met it, and nowhere else."""
+    async with in_process(database_url, failpoints="posting.before_batch=raise") as service:
+        client = await service.client(LEDGER)
+        answer = await client.transfer("world", "alice", 1)
+        assert (answer.status, answer.json["outcome"], answer.json["retry"]) == (500, "unknown", "same_key")
+        errors = [record.getMessage() for record in caplog.records if record.levelname == "ERROR"]
+        assert errors == [f"request {answer.json['request_id']} failed"]
