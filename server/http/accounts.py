@@ -11,8 +11,9 @@ from server.http import models, render
 from server.http.admit import admit, judge, read_bulk
 from server.http.body import decode, read_body, shape_problem
 from server.http.call import Call, page_limit, whole_number
-from server.http.cursors import Instant, Version, read_cursor, write_cursor
+from server.http.cursors import Instant, Version, read_cursor
 from server.http.limits import BODY_MAX_BYTES
+from server.http.listing import page
 from server.http.parts import Parts
 from server.http.preconditions import read_if_match
 from server.http.problems import Problem, invalid
@@ -182,8 +183,7 @@ async def list_accounts(call: Call, parts: Parts) -> Reply:
     if not after.isascii() or "\x00" in after:
         raise invalid("cursor", "This is not a cursor of this list.")
     accounts = await parts.accounts.page(call.ledger_id, prefix, after, limit + 1)
-    more = write_cursor(accounts[limit - 1].id) if len(accounts) > limit else None
-    return Reply(200, render.page([render.account(account) for account in accounts[:limit]], more))
+    return page(accounts, limit, render.account, lambda account: account.id)
 
 
 async def patch_account(call: Call, parts: Parts) -> Reply:
@@ -261,9 +261,7 @@ async def list_entries(call: Call, parts: Parts) -> Reply:
         )
     except AccountNotFoundError:
         raise Problem("account_not_found") from None
-    last = entries[limit - 1] if len(entries) > limit else None
-    more = write_cursor((last.created_at, last.version)) if last is not None else None
-    return Reply(200, render.page([render.entry(entry) for entry in entries[:limit]], more))
+    return page(entries, limit, render.entry, lambda entry: (entry.created_at, entry.version))
 
 
 async def get_balance(call: Call, parts: Parts) -> Reply:

@@ -28,3 +28,7 @@ ARRIVING_MAX_BYTES = 64 * 1024 * 1024
 BACKLOG = 2_048
 # Characters of a caller's own request id.
 REQUEST_ID_LENGTH_MAX = 64
+
+# Bytes of the rows of a page: a hundred plain ones take a fifth of it, a hundred with all the metadata that fits into a
+# body would take six megabytes.
+PAGE_BYTES_MAX = 256 * 1024

@@ -9,8 +9,9 @@ from server.http import models, render
 from server.http.admit import admit
 from server.http.body import decode, read_body
 from server.http.call import Call, page_limit, parse_key, path_text
-from server.http.cursors import Instant, read_cursor, write_cursor
+from server.http.cursors import Instant, read_cursor
 from server.http.limits import BODY_MAX_BYTES
+from server.http.listing import page
 from server.http.parts import Parts
 from server.http.problems import Problem, invalid
 from server.http.reply import JSON, PROBLEM, Reply
@@ -160,9 +161,7 @@ async def list_transfers(call: Call, parts: Parts) -> Reply:
         before=read_cursor(parameters["cursor"], tuple[Instant, UUID]) if "cursor" in parameters else None,
         limit=limit + 1,
     )
-    last = attempts[limit - 1] if len(attempts) > limit else None
-    more = write_cursor((last.created_at, UUID(int=last.id.int))) if last is not None else None
-    return Reply(200, render.page([render.transfer(attempt) for attempt in attempts[:limit]], more))
+    return page(attempts, limit, render.transfer, lambda attempt: (attempt.created_at, UUID(int=attempt.id.int)))
 
 
 async def get_idempotency_key(call: Call, parts: Parts) -> Reply:

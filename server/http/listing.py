@@ -1,0 +1,34 @@
+"""Pages of lists, bounded by rows and by bytes."""
+
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+from server.http import render
+from server.http.cursors import write_cursor
+from server.http.limits import PAGE_BYTES_MAX
+from server.http.reply import Reply
+
+T = TypeVar("T")
+
+
+def page(items: Sequence[T], limit: int, show: Callable[[T], bytes], position: Callable[[T], object]) -> Reply:
+    """
+    Return a page of *items*: as many as were asked for, or fewer where they are large, but at least one.
+
+    Args:
+        items: Up to one more than the page may have, which tells that there are more.
+
+        show: Renders an item as JSON.
+
+        position: What a cursor says of the last item of a page.
+    """
+    rows: list[bytes] = []
+    size = 0
+    for item in items[:limit]:
+        row = show(item)
+        size += len(row)
+        if rows and size > PAGE_BYTES_MAX:
+            break
+        rows.append(row)
+    more = write_cursor(position(items[len(rows) - 1])) if len(rows) < len(items) else None
+    return Reply(200, render.page(rows, more))
