@@ -6,7 +6,7 @@ from datetime import datetime
 import msgspec
 from msgspec import UNSET
 
-from server.gate.gate import LookUp
+from server.gate.gate import Entry, LookUp
 from server.http import models, render
 from server.http.admit import admit, judge, read_bulk
 from server.http.body import decode, read_body, shape_problem
@@ -37,7 +37,7 @@ from server.store.errors import OutcomeUnknownError
 LOST_RETRY_SECONDS = 1
 
 _REPLAYED = b"Idempotent-Replayed: true\r\n"
-_ACCOUNT_ID = re.compile(ACCOUNT_ID_PATTERN.replace("$", r"\Z"))
+is_account_id = re.compile(ACCOUNT_ID_PATTERN.replace("$", r"\Z")).match
 _ETAG = re.compile(r'(?:W/)?"([^"]*)"')
 
 
@@ -123,7 +123,7 @@ def _item(call: Call, result: Opened | Problem) -> bytes:
 async def get_account(call: Call, parts: Parts) -> Reply:
     """Read an account as it is committed now."""
     account_id = call.ids[0]
-    if call.query_string or not _ACCOUNT_ID.match(account_id):
+    if call.query_string or not is_account_id(account_id):
         await admit(call, parts)
         return await _get_at_version(call, parts)
     if call.head.no_cache or parts.cache.owes(call.ledger_id, account_id):
@@ -131,11 +131,17 @@ async def get_account(call: Call, parts: Parts) -> Reply:
         account = await _read(call, parts)
     else:
         name = parts.gate.keyspace.snapshot(call.ledger_id, account_id)
-        entry = judge(call, 1, await parts.gate.enter(call.key, 1, LookUp.SNAPSHOT, name))
-        if entry.snapshot is not None:
-            parts.self_check.sample(call.ledger_id, account_id, entry.snapshot)
-            return _from_snapshot(call, entry.snapshot)
-        account = await _read(call, parts, entry.lease)
+        return await get_admitted(call, parts, await parts.gate.enter(call.key, 1, LookUp.SNAPSHOT, name))
+    return _shown(call, account.version, render.account(account))
+
+
+async def get_admitted(call: Call, parts: Parts, entry: Entry) -> Reply:
+    """Read an account when the gate has spoken."""
+    judge(call, 1, entry)
+    if entry.snapshot is not None:
+        parts.self_check.sample(call.ledger_id, call.ids[0], entry.snapshot)
+        return _from_snapshot(call, entry.snapshot)
+    account = await _read(call, parts, entry.lease)
     return _shown(call, account.version, render.account(account))
 
 
@@ -143,7 +149,7 @@ async def _get_at_version(call: Call, parts: Parts) -> Reply:
     """Read an account past the cache, when it has reached the version that the query asks for."""
     parameters = call.query("min_version")
     least = whole_number("min_version", parameters["min_version"]) if "min_version" in parameters else 0
-    if not _ACCOUNT_ID.match(call.ids[0]):
+    if not is_account_id(call.ids[0]):
         raise Problem("account_not_found")
     account = await _read(call, parts)
     if account.version < least:
@@ -177,7 +183,7 @@ async def list_accounts(call: Call, parts: Parts) -> Reply:
     parameters = call.query("prefix", "limit", "cursor")
     limit = page_limit(parameters)
     prefix = parameters.get("prefix", "")
-    if prefix and not _ACCOUNT_ID.match(prefix):
+    if prefix and not is_account_id(prefix):
         raise invalid("prefix", "No account id begins like this.")
     after = read_cursor(parameters["cursor"], str) if "cursor" in parameters else ""
     if not after.isascii() or "\x00" in after:
@@ -193,7 +199,7 @@ async def patch_account(call: Call, parts: Parts) -> Reply:
     if_versions = read_if_match(call)
     # Elsewhere this refusal is bound to a key; a change has none, and can only fail again.
     missing = Problem("account_not_found", retry="never")
-    if not _ACCOUNT_ID.match(call.ids[0]):
+    if not is_account_id(call.ids[0]):
         raise missing
     change = AccountChange(
         set_floor=body.floor is not UNSET,
@@ -248,7 +254,7 @@ async def list_entries(call: Call, parts: Parts) -> Reply:
     before = read_cursor(parameters["cursor"], tuple[Instant, Version]) if "cursor" in parameters else None
     since = _time("from", parameters["from"]) if "from" in parameters else TIME_MIN
     until = _time("to", parameters["to"]) if "to" in parameters else TIME_MAX
-    if not _ACCOUNT_ID.match(call.ids[0]):
+    if not is_account_id(call.ids[0]):
         raise Problem("account_not_found")
     try:
         entries = await parts.history.entries(
@@ -270,7 +276,7 @@ async def get_balance(call: Call, parts: Parts) -> Reply:
     if "at" not in parameters:
         raise invalid("at", "The parameter is required.")
     at = _time("at", parameters["at"])
-    if not _ACCOUNT_ID.match(call.ids[0]):
+    if not is_account_id(call.ids[0]):
         raise Problem("account_not_found")
     try:
         past = await parts.history.balance_at(call.ledger_id, call.ids[0], at)

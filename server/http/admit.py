@@ -6,6 +6,7 @@ from typing import NoReturn, TypeVar
 import msgspec
 
 from server.gate.gate import Entry, LookUp
+from server.gate.keys import ApiKey
 from server.http.body import decode, read_body
 from server.http.call import Call
 from server.http.limits import BULK_BODY_MAX_BYTES
@@ -38,9 +39,7 @@ def judge(call: Call, cost: int, entry: Entry) -> Entry:
         Problem: As `admit`.
     """
     key = call.key
-    limit = key.limit
-    # Whole seconds until the bucket is full again.
-    full = -(-(limit.burst - entry.left) * limit.window // limit.quota)
+    full = full_in(key, entry.left)
     call.limit_fields = b'RateLimit-Policy: %b\r\nRateLimit: "default";r=%d;t=%d\r\n' % (key.policy, entry.left, full)
     if entry.wait == 0:
         return entry
@@ -48,6 +47,12 @@ def judge(call: Call, cost: int, entry: Entry) -> Entry:
         burst = key.limits[entry.waits_for][1].burst
         raise Problem("cost_exceeds_capacity", f"The request costs {cost} tokens; the limit holds {burst} of them.")
     raise used_up(key.policies[entry.waits_for], entry.wait)
+
+
+def full_in(key: ApiKey, left: int) -> int:
+    """Return whole seconds until a key that has *left* tokens has all of them again."""
+    limit = key.limit
+    return -(-(limit.burst - left) * limit.window // limit.quota)
 
 
 def used_up(policy: str, wait: int) -> Problem:

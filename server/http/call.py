@@ -38,7 +38,7 @@ class Call:
     A request, its id, and once they are known the key it came with and the ids in its path.
 
     Args:
-        start: Method and target, which is path and query as received.
+        start: Method, path and query as received.
 
         content: The body, which may still be arriving.
 
@@ -66,10 +66,14 @@ class Call:
     ids: tuple[str, ...]
 
     def __init__(
-        self, start: tuple[str, str], head: Head, content: StreamReader, protocol: RequestHandler, admission: Admission
+        self,
+        start: tuple[str, str, str],
+        head: Head,
+        content: StreamReader,
+        protocol: RequestHandler,
+        admission: Admission,
     ) -> None:
-        self.method, target = start
-        self.path, _, self.query_string = target.partition("?")
+        self.method, self.path, self.query_string = start
         self.head = head
         self.content = content
         self.protocol = protocol

@@ -2,6 +2,7 @@
 
 import re
 
+from aiohttp.http import HttpVersion11
 from aiohttp.http_parser import RawRequestMessage
 
 from server.gate.keys import token_name
@@ -27,12 +28,17 @@ class Head:
         token: Of the Bearer scheme; empty where there is none.
 
         token_name: Its hash, by which it is known.
+
+        checked: Whether `check` has found nothing wrong.
+
+        lasting: The connection goes on behind the request as HTTP/1.1.
     """
 
     __slots__ = (
-        "_checked",
+        "checked",
         "headers",
         "if_none_match",
+        "lasting",
         "no_cache",
         "raw_headers",
         "request_id",
@@ -43,10 +49,16 @@ class Head:
 
     def __init__(self, message: RawRequestMessage) -> None:
         headers = message.headers
-        self._checked = False
+        self.checked = False
         self.headers = headers
         self.raw_headers = message.raw_headers
         self.version = message.version
+        self.lasting = (
+            message.version == HttpVersion11
+            and not message.should_close
+            and not message.upgrade
+            and "Upgrade" not in headers
+        )
         given = headers.get("X-Request-Id")
         self.request_id = given if given and _REQUEST_ID.fullmatch(given) else None
         scheme, _, token = headers.get("Authorization", "").partition(" ")
@@ -62,7 +74,7 @@ class Head:
         Raises:
             Problem: Why.
         """
-        if self._checked:
+        if self.checked:
             return
         if self.version < (1, 0):
             raise Problem("malformed_request")
@@ -77,4 +89,4 @@ class Head:
             for name in _SINGLE_FIELDS:
                 if name in headers and len(headers.getall(name)) > 1:
                     raise invalid(name, f"The header field {name} is sent more than once.")
-        self._checked = True
+        self.checked = True

@@ -3,14 +3,13 @@
 import asyncio
 import logging
 from collections.abc import Coroutine
-from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
 from aiohttp import StreamReader, web
-from aiohttp.http import HttpVersion11
 from aiohttp.http_parser import RawRequestMessage
 from aiohttp.web_protocol import RequestHandler, _ErrInfo
 
+from server.gate.gate import Entry
 from server.http.call import Call, new_request_id
 from server.http.head import Head
 from server.http.limits import (
@@ -22,7 +21,7 @@ from server.http.limits import (
 from server.http.problems import Problem
 from server.http.refusal import overloaded
 from server.http.reply import Reply
-from server.http.routes import Found, find
+from server.http.routes import find
 
 if TYPE_CHECKING:
     from server.http.server import HttpServer
@@ -125,8 +124,8 @@ class Protocol(RequestHandler):
         try:
             while self._messages and self._free:
                 message, payload = self._messages[0]
-                found = self._hot(message, payload)
-                if found is None or not isinstance(message, RawRequestMessage):
+                call = self._hot(message, payload)
+                if call is None:
                     if self._waiter is not None and not self._waiter.done():
                         self._waiter.set_result(None)
                     return
@@ -135,7 +134,7 @@ class Protocol(RequestHandler):
                 self._parser.message_consumed()
                 if self._buffer_paused and len(self._messages) <= self._msg_queue_resume_size:
                     self._resume_reading_if_drained()
-                self._begin(message, payload, found)
+                self._begin(call)
         finally:
             self._serving = False
 
@@ -144,50 +143,75 @@ class Protocol(RequestHandler):
         """Whether the next request may be taken: the answers before it have been written, and are being read."""
         return self.answering is None and not (self._paused or self._close or self._force_close)
 
-    def _hot(self, message: "RawRequestMessage | _ErrInfo", payload: StreamReader) -> Found | None:
-        """Return the hot route of a request that can be served from here."""
-        if (
-            not isinstance(message, RawRequestMessage)
-            or message.version != HttpVersion11
-            or message.should_close
-            or message.upgrade
-            or not payload.is_eof()
-            or "Upgrade" in message.headers
-            or self.server.draining
-        ):
+    def _hot(self, message: "RawRequestMessage | _ErrInfo", payload: StreamReader) -> Call | None:
+        """Return a request that can be served from here."""
+        if self.server.draining or not payload.is_eof() or not isinstance(message, RawRequestMessage):
             return None
-        found = find(message.path.partition("?")[0])
-        if found is not None:
-            route = found[0].get(message.method)
-            if route is not None and route.hot:
-                return found
-        return None
-
-    def _begin(self, message: RawRequestMessage, payload: StreamReader, found: Found) -> None:
+        path, _, query = message.path.partition("?")
+        found = find(path)
+        if found is None:
+            return None
+        route = found[0].get(message.method)
+        if route is None or not route.hot:
+            return None
         head = self._head
         # What says the same need not be read again; what was refused will be refused again.
-        if head is None or head.raw_headers != message.raw_headers:
+        if head is None or head.raw_headers != message.raw_headers or head.version != message.version:
             head = self._head = Head(message)
-        self.answering = call = Call((message.method, message.path), head, payload, self, self.server.admission)
+        if not head.lasting:
+            return None
+        call = Call((message.method, path, query), head, payload, self, self.server.admission)
+        call.ids = found[1]
+        return call
+
+    def _begin(self, call: Call) -> None:
+        self.answering = call
         self._request_in_progress = True
         # aiohttp's timer of idle connections looks at this.
         self._next_keepalive_close_time = self._loop.time() + KEEPALIVE_SECONDS
         admission = self.server.admission
         if admission.enter(write=call.write):
-            self._coroutine = self.server.serve(call, found)
-            self._step()
+            self._start(call)
         else:
-            admission.wait(partial(self._admitted, found), self._refused, write=call.write)
+            admission.wait(self._admitted, self._refused, write=call.write)
 
-    def _admitted(self, found: Found) -> None:
-        assert self.answering is not None, "the request waits"
+    def _admitted(self) -> None:
+        call = self.answering
+        assert call is not None, "the request waits"
         if self.transport is None:
             # The caller has gone, and nothing has been done yet.
-            self.server.admission.leave(write=self.answering.write)
+            self.server.admission.leave(write=call.write)
             self._end()
         else:
-            self._coroutine = self.server.serve(self.answering, found)
-            self._step()
+            self._start(call)
+
+    def _start(self, call: Call) -> None:
+        """Run a request that has a place."""
+        if not call.write:
+            try:
+                reading = self.server.begin_read(call)
+            except Exception as error:
+                self._finish(self.server.failure(call, error))
+                return
+            if reading is not None:
+                reading.add_done_callback(self._read)
+                return
+        self._coroutine = self.server.serve(call, find(call.path))
+        self._step()
+
+    def _read(self, reading: "asyncio.Future[Entry]") -> None:
+        """End a hot read, or go on with it where its snapshot does not answer it."""
+        call = self.answering
+        assert call is not None, "the request is under way"
+        answer = None if reading.exception() else self.server.answer_read(call, reading.result())
+        if answer is None:
+            self._coroutine = self.server.go_on_reading(call, reading)
+            self._step(reading)
+            return
+        self.server.admission.leave(write=False)
+        self._end()
+        self._write(answer)
+        self._go_on(keep_alive=True)
 
     def _refused(self) -> None:
         call = self.answering

@@ -16,7 +16,7 @@ PROBLEM: Final = b"application/problem+json"
 _STATUS_LINES: Final = {status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode() for status in HTTPStatus}
 
 
-class _Clock:
+class Clock:
     """The Date header, made once a second."""
 
     def __init__(self) -> None:
@@ -24,6 +24,7 @@ class _Clock:
         self._field = b""
 
     def field(self) -> bytes:
+        """Return the header line of this second."""
         second = int(time.time())
         if second != self._second:
             self._second = second
@@ -31,7 +32,7 @@ class _Clock:
         return self._field
 
 
-_clock: Final = _Clock()
+clock: Final = Clock()
 
 
 class Reply:
@@ -66,7 +67,7 @@ class Reply:
 
             head: Leave the body out, as HEAD asks for; its length is told all the same.
         """
-        start = b"%b%b%b%b" % (_STATUS_LINES[self.status], _clock.field(), self.headers, fields)
+        start = b"%b%b%b%b" % (_STATUS_LINES[self.status], clock.field(), self.headers, fields)
         close = b"" if self.keep_alive else b"Connection: close\r\n"
         if self.status == HTTPStatus.NOT_MODIFIED:
             return b"%b%b\r\n" % (start, close)

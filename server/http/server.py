@@ -9,7 +9,10 @@ from typing import cast
 from aiohttp import web
 from aiohttp.web_protocol import RequestHandler
 
+from server.gate.gate import Entry
 from server.gate.keys import ApiKey, StrangersFullError
+from server.http import hot_read
+from server.http.accounts import get_admitted
 from server.http.admission import Admission, retry_after
 from server.http.admit import admit, refuse_running, used_up
 from server.http.call import Call
@@ -75,7 +78,8 @@ class HttpServer(web.Server):
     def call(self, request: web.BaseRequest) -> Call:
         """Return the call that aiohttp's request is."""
         head = Head(request._message)
-        return Call((request.method, request.raw_path), head, request.content, request.protocol, self.admission)
+        path, _, query = request.raw_path.partition("?")
+        return Call((request.method, path, query), head, request.content, request.protocol, self.admission)
 
     async def answer(self, request: web.BaseRequest) -> Reply:
         """Return the reply to a request that aiohttp serves; nothing that a caller sends makes this raise."""
@@ -165,6 +169,21 @@ class HttpServer(web.Server):
             return await route.handler(call, self._parts)
         finally:
             running.leave(key)
+
+    def begin_read(self, call: Call) -> "asyncio.Future[Entry] | None":
+        """Begin to serve a hot read; as `hot_read.begin`."""
+        return hot_read.begin(call, self._parts)
+
+    def answer_read(self, call: Call, entry: Entry) -> bytes | None:
+        """End it; as `hot_read.answer`."""
+        return hot_read.answer(call, self._parts, entry)
+
+    async def go_on_reading(self, call: Call, said: "asyncio.Future[Entry]") -> Reply:
+        """Return the reply to a hot read that its snapshot does not answer; the gate has spoken."""
+        try:
+            return await get_admitted(call, self._parts, said.result())
+        finally:
+            self._parts.running.leave(call.key)
 
     async def _authenticate(self, call: Call) -> ApiKey:
         """Find out whose request this is; who fails too often from one address is told to wait."""
