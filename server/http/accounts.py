@@ -8,6 +8,7 @@ from msgspec import UNSET
 
 from server.gate.gate import Entry, LookUp
 from server.http import models, render
+from server.http.admission import retry_after
 from server.http.admit import admit, judge, read_bulk
 from server.http.body import decode, read_body, shape_problem
 from server.http.call import Call, page_limit, whole_number
@@ -32,9 +33,6 @@ from server.ledger.history import TIME_MAX, TIME_MIN, FutureInstantError
 from server.ledger.limits import ACCOUNT_ID_PATTERN
 from server.store.cache import Snapshot
 from server.store.errors import OutcomeUnknownError
-
-# Seconds after which an account whose change was lost is worth reading.
-LOST_RETRY_SECONDS = 1
 
 _REPLAYED = b"Idempotent-Replayed: true\r\n"
 is_account_id = re.compile(ACCOUNT_ID_PATTERN.replace("$", r"\Z")).match
@@ -231,9 +229,8 @@ async def patch_account(call: Call, parts: Parts) -> Reply:
 def _lost_change() -> Problem:
     """Return the problem of a change that has no key to find out by, and could overwrite another if sent again."""
     detail = "It is not known whether the account was changed: read it, and decide anew."
-    return Problem(
-        "unavailable", detail, outcome="unknown", retry="never", headers=[("Retry-After", str(LOST_RETRY_SECONDS))]
-    )
+    headers = [("Retry-After", str(retry_after()))]
+    return Problem("unavailable", detail, outcome="unknown", retry="never", headers=headers)
 
 
 def _time(name: str, text: str) -> datetime:

@@ -113,7 +113,7 @@ async def test_a_change_whose_reply_is_lost_is_not_sent_again(line: Line) -> Non
         answer = await change_bob(line, headers)
         told = (answer.status, answer.code, answer.json["outcome"], answer.json["retry"])
         assert told == (503, "unavailable", "unknown", retry)
-        assert answer.headers["Retry-After"] == "1"
+        assert int(answer.headers["Retry-After"]) >= 1
         line.proxy.heal()
         assert (await line.client.account("bob"))["version"] == version
     again = await change_bob(line, {"If-Match": '"3"'})

@@ -77,6 +77,7 @@ async def test_away_and_back(own_postgres: OwnPostgres, redis_url: str) -> None:
         await client.fund("alice", 100)
         await client.open("bob")
         first = await client.transfer("alice", "bob", 1, "before")
+        await service.reads_snapshots()
         for _ in range(2):
             assert await client.balance("alice") == 99
         await own_postgres.crash()
