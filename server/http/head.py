@@ -22,6 +22,8 @@ class Head:
     Args:
         message: Its head.
 
+        before: That of the request before it on the connection, whose token is mostly the same.
+
     Attributes:
         request_id: The caller's, if it gave a sane one.
 
@@ -35,6 +37,7 @@ class Head:
     """
 
     __slots__ = (
+        "authorization",
         "checked",
         "headers",
         "if_none_match",
@@ -47,7 +50,10 @@ class Head:
         "version",
     )
 
-    def __init__(self, message: RawRequestMessage) -> None:
+    token: str
+    token_name: bytes
+
+    def __init__(self, message: RawRequestMessage, before: "Head | None" = None) -> None:
         headers = message.headers
         self.checked = False
         self.headers = headers
@@ -61,9 +67,13 @@ class Head:
         )
         given = headers.get("X-Request-Id")
         self.request_id = given if given and _REQUEST_ID.fullmatch(given) else None
-        scheme, _, token = headers.get("Authorization", "").partition(" ")
-        self.token = token.strip() if scheme.lower() == "bearer" else ""
-        self.token_name = token_name(self.token) if self.token else b""
+        self.authorization = headers.get("Authorization", "")
+        if before is not None and before.authorization == self.authorization:
+            self.token, self.token_name = before.token, before.token_name
+        else:
+            scheme, _, token = self.authorization.partition(" ")
+            self.token = token.strip() if scheme.lower() == "bearer" else ""
+            self.token_name = token_name(self.token) if self.token else b""
         self.no_cache = "no-cache" in headers.get("Cache-Control", "")
         self.if_none_match = headers.get("If-None-Match")
 

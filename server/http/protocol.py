@@ -157,7 +157,7 @@ class Protocol(RequestHandler):
         head = self._head
         # What says the same need not be read again; what was refused will be refused again.
         if head is None or head.raw_headers != message.raw_headers or head.version != message.version:
-            head = self._head = Head(message)
+            head = self._head = Head(message, head)
         if not head.lasting:
             return None
         call = Call((message.method, path, query), head, payload, self, self.server.admission)
