@@ -20,8 +20,10 @@ KEEPALIVE_SECONDS = 75.0
 LINGERING_SECONDS = 2.0
 # Seconds in which a new connection, or the rest of a head of which a part has come, must have become a request.
 HEAD_DEADLINE_SECONDS = 10.0
-# Connections a worker has open: about 20 KiB each. The one on top is answered 503 and closed.
+# Connections a worker has open, if it may have as many files. The one on top is answered 503 and closed.
 CONNECTIONS_MAX = 20_000
+# Files that are left for the rest of the process: its pools, its log, its libraries.
+FILES_RESERVED = 256
 # Bytes of all bodies that are still arriving at a worker. Those that come whole with their head are not counted.
 ARRIVING_MAX_BYTES = 64 * 1024 * 1024
 # Connections waiting to be accepted.

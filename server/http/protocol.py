@@ -13,7 +13,6 @@ from server.gate.gate import Entry
 from server.http.call import Call, new_request_id
 from server.http.head import Head
 from server.http.limits import (
-    CONNECTIONS_MAX,
     HEAD_DEADLINE_SECONDS,
     KEEPALIVE_SECONDS,
     SEND_DEADLINE_SECONDS,
@@ -57,7 +56,7 @@ class Protocol(RequestHandler):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Take a connection, or refuse it when there are as many as there may be."""
         super().connection_made(transport)
-        if self.server.connections_open > CONNECTIONS_MAX:
+        if self.server.connections_open > self.server.connections_max:
             refusal = overloaded(new_request_id(), write=False)
             refusal.keep_alive = False
             self._write(refusal.encoded())

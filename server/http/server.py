@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import logging
+import resource
 from collections.abc import Awaitable, Callable
 from typing import cast
 
@@ -18,6 +19,8 @@ from server.http.admit import admit, refuse_running, used_up
 from server.http.call import Call
 from server.http.head import Head
 from server.http.limits import (
+    CONNECTIONS_MAX,
+    FILES_RESERVED,
     HEADERS_MAX,
     KEEPALIVE_SECONDS,
     LINGERING_SECONDS,
@@ -48,6 +51,7 @@ class HttpServer(web.Server):
         # Set when no new work is wanted: every reply then closes its connection.
         self.draining = False
         self.connections_open = 0
+        self.connections_max = _connections_max()
         handler = cast(Callable[[web.BaseRequest], Awaitable[web.StreamResponse]], self.answer)
         super().__init__(
             handler,
@@ -208,6 +212,17 @@ class HttpServer(web.Server):
         if wait:
             raise used_up("authentication", wait)
         raise Problem("unauthorized", headers=[("WWW-Authenticate", "Bearer")])
+
+
+def _connections_max() -> int:
+    """Return how many connections there may be, having asked for as many files as this process may have."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = CONNECTIONS_MAX + FILES_RESERVED
+    if hard != resource.RLIM_INFINITY:
+        wanted = min(wanted, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+    return min(CONNECTIONS_MAX, wanted - FILES_RESERVED)
 
 
 def _route(found: Found, method: str) -> Route | None:
