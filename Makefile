@@ -14,7 +14,7 @@ BIN := .venv/bin
 ARGS ?=
 
 help: ## list these targets
-	@awk 'BEGIN { FS = ":.*## " } /^[a-z-]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' \
+	@awk 'BEGIN { FS = ":.*## " } /^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' \
 		$(MAKEFILE_LIST)
 
 setup: ## make .venv with the packages to run the service, checked against their hashes
@@ -46,6 +46,18 @@ replay: ## replay a real bank's books and check every balance (ARGS=--help)
 	@$(SETUP) load
 	@exec $(BIN)/python -m loadtests.replay $(ARGS)
 
+overload: ## what a server does at 1 to 10 times its peak, and afterwards (ARGS=--help)
+	@$(SETUP) load
+	@exec $(BIN)/python -m loadtests.overload $(ARGS)
+
+connections: ## ten thousand callers that ask now and then (ARGS=--help)
+	@$(SETUP) load
+	@exec $(BIN)/python -m loadtests.connections $(ARGS)
+
+neighbour: ## what a caller notices of one that floods (ARGS=--help)
+	@$(SETUP) load
+	@exec $(BIN)/python -m loadtests.neighbour $(ARGS)
+
 lock: ## rewrite requirements/*.txt from pyproject.toml (ARGS=--upgrade for newer versions)
 	@scripts/lock.sh $(ARGS)
 
@@ -57,4 +69,4 @@ clean: ## remove caches and builds; leaves .venv and data alone
 	rm -rf dist .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
 	find . -path ./.venv -prune -o -name __pycache__ -type d -exec rm -rf {} +
 
-.PHONY: help setup run test lint format replay lock wheel clean
+.PHONY: help setup run test lint format replay overload connections neighbour lock wheel clean

@@ -58,6 +58,26 @@ class OwnServer:
             start_new_session=True,
         )
 
+    @property
+    def pid(self) -> int:
+        """Of the server's process."""
+        return self._process.pid
+
+    def family(self) -> list[int]:
+        """The processes of the server and of all it has started, on Linux."""
+        children: dict[int, list[int]] = {}
+        for status in Path("/proc").glob("[0-9]*/stat"):
+            try:
+                # The name in parentheses may hold anything; the parent comes second behind it.
+                parent = int(status.read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()[1])
+            except OSError:
+                continue
+            children.setdefault(parent, []).append(int(status.parent.name))
+        family = [self.pid]
+        for member in family:
+            family += children.get(member, [])
+        return family
+
     def wait_until_ready(self) -> None:
         """Return when `GET /readyz` answers 200."""
         deadline = time.monotonic() + READY_SECONDS_MAX
@@ -69,9 +89,9 @@ class OwnServer:
             time.sleep(READY_POLL_SECONDS)
         raise ServerError(f"not ready in {READY_SECONDS_MAX:.0f} s:\n{self.log_tail()}")
 
-    def create_key(self, ledger: str) -> str:
+    def create_key(self, ledger: str, limits: Sequence[str] = PLENTY) -> str:
         """The secret of a new admin key for the ledger, which is made if it does not exist."""
-        done = self._run("keys", "create", "--ledger", ledger, "--role", "admin", *PLENTY)
+        done = self._run("keys", "create", "--ledger", ledger, "--role", "admin", *limits)
         words = done.stdout.split()
         if done.returncode != 0 or len(words) != 1:
             raise ServerError(f"keys create made no key (exit {done.returncode}):\n{said(done)}")
@@ -121,6 +141,17 @@ def own_server() -> Iterator[OwnServer]:
                 server.stop()
     finally:
         shutil.rmtree(data, ignore_errors=True)
+
+
+def resident_bytes(pid: int) -> int:
+    """Memory of a process that is in use, where the system tells (Linux); 0 elsewhere."""
+    try:
+        for line in Path(f"/proc/{pid}/status").read_text(encoding="ascii").splitlines():
+            if line.startswith("VmRSS:"):
+                return int(line.split()[1]) * 1024
+    except OSError:
+        pass
+    return 0
 
 
 def run_command(

@@ -10,8 +10,8 @@ from typing import NamedTuple
 from server.http.limits import ARRIVING_MAX_BYTES
 from server.store.coalescer import QueueFullError
 
-# Requests a worker has under way at once, reads and writes together: tens of milliseconds of work. A posting batch
-# takes 500 and two are on their way; past that, more only wait longer.
+# Requests a worker has under way at once, reads and writes together: two full batches of postings. More would only
+# wait longer.
 RUNNING_MAX = 1_000
 # Reads among them: what they cannot take is kept for writes.
 RUNNING_READS_MAX = 700
@@ -20,9 +20,9 @@ RUNNING_READS_MAX = 700
 WAIT_SECONDS = 0.1
 # Seconds between looks at what has waited too long.
 LOOK_SECONDS = 0.01
-# Refusals a look, so that saying no takes a tenth of a worker's time at most, at 20 microseconds each. Who waits longer
-# for that may still be admitted.
-REFUSALS_MAX = 50
+# Refusals a second, so that saying no takes less than a tenth of a worker's time, at 20 to 30 microseconds each. Who
+# waits longer for that may still be admitted.
+REFUSALS_PER_SECOND = 3_000
 # Seconds after which a refused request is worth another try, at least and at most: spread, so that they do not all
 # come back at once.
 RETRY_AFTER_SECONDS = (1, 3)
@@ -52,6 +52,7 @@ class Admission:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._admitting = False
         self._looking = False
+        self._looked = 0.0
 
     def enter(self, *, write: bool) -> bool:
         """Count one more request, or return False when there is no place."""
@@ -119,6 +120,7 @@ class Admission:
         self._waiting[write].append(_Waiting(loop.time(), admitted, refused))
         if not self._looking:
             self._looking = True
+            self._looked = loop.time()
             loop.call_later(LOOK_SECONDS, self._look)
 
     async def entered(self, *, write: bool) -> bool:
@@ -163,7 +165,9 @@ class Admission:
         """Refuse those that have waited too long, the oldest first."""
         loop = self._running_loop()
         now = loop.time()
-        room = REFUSALS_MAX
+        # A look may come late; what was not used is not kept.
+        room = max(1, int((now - self._looked) * REFUSALS_PER_SECOND))
+        self._looked = now
         for waiting in self._waiting:
             while room and waiting and waiting[0].arrived + WAIT_SECONDS <= now:
                 room -= 1

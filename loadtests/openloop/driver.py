@@ -1,0 +1,202 @@
+"""Sends what is due on connections that are free, and waits for none of the answers."""
+
+import asyncio
+import random
+import time
+from collections import deque
+from collections.abc import Callable
+
+from loadtests.openloop.connection import BROKEN, Connection
+from loadtests.openloop.results import ANSWERED, REFUSED, UNKNOWN, Results
+from loadtests.openloop.workloads import Target, Workload
+
+# Seconds after which an answer comes too late to be good.
+PATIENCE_SECONDS = 1.0
+# Seconds that a request waits for a free connection before it is given up: its caller is busy with another one. A
+# longer queue in here would send only what is old already, and measure itself.
+WAIT_SECONDS = 0.01
+# Connections made at once: as many as a listener's queue surely holds.
+CONNECTING_MAX = 64
+# Seconds between looks at what is due; how late a request can be sent for that.
+TICK_SECONDS = 0.001
+# Seconds that requests under way get to be answered when a run is over.
+DRAIN_SECONDS = 5.0
+# Seconds before a connection that has ended is made again: a server that refuses is not asked all the time.
+RECONNECT_SECONDS = 0.1
+# Lags kept: enough for a quantile.
+LAGS_MAX = 1_000_000
+
+REFUSALS = (429, 503)
+
+
+class Driver:
+    """
+    A generator in this process.
+
+    Args:
+        target: Where requests go.
+
+        workload: Makes them.
+
+        connections: How many there are, and so how many requests can be under way.
+
+        results: Takes what becomes of them.
+    """
+
+    def __init__(self, target: Target, workload: Workload, connections: int, results: Results) -> None:
+        self._target = target
+        self._workload = workload
+        self._connections = connections
+        self._results = results
+        self._idle: deque[Connection] = deque()
+        self._open: set[Connection] = set()
+        # Numbers and instants of requests that are due and found no free connection.
+        self._waiting: deque[tuple[int, float]] = deque()
+        self._under_way = 0
+        self._began = 0.0
+        self._closed_loop = False
+        self._closed = False
+        self._number = 0
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def connect(self) -> None:
+        """Make the connections, so many at once as a listener's queue holds."""
+        for start in range(0, self._connections, CONNECTING_MAX):
+            number = min(CONNECTING_MAX, self._connections - start)
+            await asyncio.gather(*(self._connect() for _ in range(number)))
+
+    async def run(self, rate: float | None, seconds: float, seed: int, tick: Callable[[], None] | None = None) -> float:
+        """
+        Send requests whose instants are those of a Poisson process.
+
+        Args:
+            rate: Requests a second; None sends on each connection as soon as it is free.
+
+            tick: Called about once a second.
+
+        Returns:
+            Seconds it took, without those in which the last answers were waited for.
+        """
+        clock = time.perf_counter
+        arrivals = random.Random(seed)
+        self._closed_loop = rate is None
+        self._began = began = clock()
+        end = began + seconds
+        due = end if rate is None else began + arrivals.expovariate(rate)
+        if rate is None:
+            while self._idle:
+                self._send_next(clock())
+        next_tick = began + 1
+        now = began
+        while now < end:
+            while due <= now and due < end:
+                self._results.due += 1
+                self._waiting.append((self._number, due))
+                self._number += 1
+                due += arrivals.expovariate(rate or 1)
+            self._serve(now)
+            if now >= next_tick:
+                next_tick += 1
+                if tick is not None:
+                    tick()
+            await asyncio.sleep(TICK_SECONDS if due > now else 0)
+            now = clock()
+        self._closed_loop = False
+        taken = clock() - began
+        self._results.gave_up += len(self._waiting)
+        self._waiting.clear()
+        deadline = clock() + DRAIN_SECONDS
+        while self._under_way and clock() < deadline:  # noqa: ASYNC110 -- bounded, and nothing is measured any more
+            await asyncio.sleep(TICK_SECONDS)
+        return taken
+
+    async def close(self) -> None:
+        """End the connections; what is under way still has no answer that anybody waits for."""
+        self._closed = True
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        for connection in list(self._open):
+            connection.close()
+        await asyncio.sleep(0)
+
+    def _serve(self, now: float) -> None:
+        waiting, idle = self._waiting, self._idle
+        while waiting and waiting[0][1] + WAIT_SECONDS < now:
+            waiting.popleft()
+            self._results.gave_up += 1
+        lags = self._results.lags
+        while waiting and idle:
+            number, due = waiting.popleft()
+            connection = idle.popleft()
+            if connection.transport is None:
+                waiting.appendleft((number, due))
+                continue
+            if len(lags) < LAGS_MAX and idle:
+                lags.append(now - due)
+            self._under_way += 1
+            connection.send(self._workload(number), number, due)
+
+    def _send_next(self, now: float) -> None:
+        self._results.due += 1
+        self._waiting.append((self._number, now))
+        self._number += 1
+        self._serve(now)
+
+    def _answered(self, connection: Connection, status: int, _body: bytes, retry_after: int) -> None:
+        results = self._results
+        now = time.perf_counter()
+        taken = now - connection.due
+        number = connection.tag
+        self._under_way -= 1
+        results.statuses[status] += 1
+        if 200 <= status < 300:
+            results.note(number, ANSWERED)
+            if taken <= PATIENCE_SECONDS:
+                results.good += 1
+                results.good_by_second[int(now - self._began)] += 1
+                results.latencies.append(taken)
+            else:
+                results.late += 1
+        elif status in REFUSALS:
+            results.note(number, REFUSED)
+            results.refused += 1
+            results.retry_after[retry_after] += 1
+            results.refusal_latencies.append(taken)
+        else:
+            results.note(number, UNKNOWN)
+            if status == BROKEN:
+                results.broken += 1
+            else:
+                results.failed += 1
+        if connection.transport is not None:
+            self._idle.append(connection)
+            if self._closed_loop:
+                self._send_next(now)
+            elif self._waiting:
+                self._serve(now)
+
+    def _ended(self, connection: Connection) -> None:
+        self._open.discard(connection)
+        if self._closed:
+            return
+        task = asyncio.get_running_loop().create_task(self._connect_again())
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _connect_again(self) -> None:
+        while True:
+            await asyncio.sleep(RECONNECT_SECONDS)
+            try:
+                await self._connect()
+            except OSError:
+                continue
+            return
+
+    async def _connect(self) -> None:
+        loop = asyncio.get_running_loop()
+        _, connection = await loop.create_connection(
+            lambda: Connection(self._answered, self._ended), self._target.host, self._target.port
+        )
+        self._open.add(connection)
+        self._idle.append(connection)
