@@ -83,8 +83,8 @@ class Curve:
         self._arguments = arguments
         self._server = server
         self._console = console
-        self._steps: list[Step] = []
-        self._lies: list[str] = []
+        self.steps: list[Step] = []
+        self.lies: list[str] = []
         self._peak = 0.0
 
     async def measure(self) -> int:
@@ -94,11 +94,11 @@ class Curve:
         console, arguments = self._console, self._arguments
         console.print("warming up", style="dim")
         await self._run(target, "warm-up", 50.0, WARM_UP_SECONDS, CALM_CONNECTIONS)
-        self._steps.clear()
+        self.steps.clear()
         for connections in PEAK_CONNECTIONS:
             best = await self._run(target, f"{connections} callers", None, arguments.seconds, connections)
             self._peak = max(self._peak, best.goodput)
-        self._steps = [step._replace(share=step.summary.goodput / self._peak) for step in self._steps]
+        self.steps = [step._replace(share=step.summary.goodput / self._peak) for step in self.steps]
         unloaded = await self._run(target, "unloaded", UNLOADED * self._peak, arguments.seconds, CALM_CONNECTIONS)
         missed = []
         for factor in arguments.factors:
@@ -113,10 +113,10 @@ class Curve:
         console.print(f"audit: {said(audit).splitlines()[-1]}")
         for line in missed:
             console.print(f"missed: {line}", style="yellow")
-        for lie in self._lies:
+        for lie in self.lies:
             console.print(lie, style="red")
         self._write(missed)
-        return 1 if missed or self._lies or audit.returncode else 0
+        return 1 if missed or self.lies or audit.returncode else 0
 
     async def _run(self, target: Target, name: str, rate: float | None, seconds: float, connections: int) -> Summary:
         run = uuid.uuid4().hex[:12]
@@ -130,7 +130,7 @@ class Curve:
         await driver.close()
         summary = results.summary(taken)
         share = summary.goodput / self._peak if self._peak else 0.0
-        self._steps.append(Step(name, summary, share, memory))
+        self.steps.append(Step(name, summary, share, memory))
         self._console.print(
             f"{name}: offered {summary.offered_rate:,.0f}/s, good {summary.goodput:,.0f}/s ({share:.0%}), p99"
             f" {summary.p99} ms, refused {summary.refused / taken:,.0f}/s"
@@ -156,7 +156,7 @@ class Curve:
             async for number, found in _found(target, run, chosen):
                 if found != there:
                     told = "answered" if there else "refused"
-                    self._lies.append(f"{key_of(run, number)} was {told} and is {'' if found else 'not '}there")
+                    self.lies.append(f"{key_of(run, number)} was {told} and is {'' if found else 'not '}there")
 
     def _show(self, unloaded: Summary) -> None:
         table = Table(
@@ -166,7 +166,7 @@ class Curve:
             table.add_column(column, justify="right")
         table.add_column("lag p99", justify="right")
         table.add_column("MiB", justify="right")
-        for name, s, share, memory in self._steps:
+        for name, s, share, memory in self.steps:
             ratio = s.p99 / unloaded.p99 if unloaded.p99 else 0.0
             table.add_row(
                 name,
@@ -187,8 +187,8 @@ class Curve:
     def _write(self, missed: list[str]) -> None:
         path = self._arguments.json
         if path is not None:
-            steps = [{**step._asdict(), "summary": step.summary._asdict()} for step in self._steps]
-            path.write_text(json.dumps({"steps": steps, "missed": missed, "lies": self._lies}, indent=2) + "\n")
+            steps = [{**step._asdict(), "summary": step.summary._asdict()} for step in self.steps]
+            path.write_text(json.dumps({"steps": steps, "missed": missed, "lies": self.lies}, indent=2) + "\n")
 
 
 async def _found(target: Target, run: str, numbers: Iterable[int]) -> AsyncIterator[tuple[int, bool]]:

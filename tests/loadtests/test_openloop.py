@@ -1,0 +1,183 @@
+"""The open-loop generator: what it takes for an answer, what it counts, and that it catches a server that lies."""
+
+import argparse
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from itertools import pairwise
+
+import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestServer
+from hypothesis import given
+from hypothesis import strategies as st
+from rich.console import Console
+
+from loadtests import overload
+from loadtests.openloop.connection import BROKEN, Connection
+from loadtests.openloop.driver import Driver
+from loadtests.openloop.results import ANSWERED, REFUSED, Results, quantile
+from loadtests.openloop.workloads import Target, make
+from loadtests.own_server import OwnServer
+from tests.support.service import Service, in_process, make_key
+from tests.support.waiting import until
+
+ANSWER = b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 2\r\nContent-Length: 5\r\n\r\nhello"
+
+
+class _Transport(asyncio.Transport):
+    def __init__(self) -> None:
+        super().__init__()
+        self.aborted = False
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        pass
+
+    def abort(self) -> None:
+        self.aborted = True
+
+
+def busy() -> tuple[Connection, _Transport, list[tuple[int, bytes, int]]]:
+    """Return a connection with a request under way, its transport, and what it will tell."""
+    answers: list[tuple[int, bytes, int]] = []
+    connection = Connection(lambda _, *answer: answers.append(answer), lambda _: None)
+    transport = _Transport()
+    connection.connection_made(transport)
+    connection.send(b"GET / HTTP/1.1\r\n\r\n", 1, 0.0)
+    return connection, transport, answers
+
+
+@given(st.lists(st.integers(0, len(ANSWER)), max_size=6))
+def test_an_answer_may_come_in_pieces(cuts: list[int]) -> None:
+    """However an answer is cut, it is told once, when it is whole."""
+    connection, transport, answers = busy()
+    places = sorted({0, *cuts, len(ANSWER)})
+    for start, end in pairwise(places):
+        assert answers == []
+        connection.data_received(ANSWER[start:end])
+    assert answers == [(503, b"hello", 2)]
+    assert not transport.aborted
+
+
+@pytest.mark.parametrize("data", [b"HTTP/1.0 200 OK\r\n\r\n", b"nonsense\r\n\r\n", ANSWER + b"HTTP/1.1 200 OK\r\n\r\n"])
+def test_what_is_no_answer_ends_the_connection(data: bytes) -> None:
+    connection, transport, answers = busy()
+    connection.data_received(data)
+    connection.connection_lost(None)
+    assert transport.aborted
+    assert answers == [(BROKEN, b"", 0)]
+
+
+@asynccontextmanager
+async def stub(statuses: list[int], held: asyncio.Event | None = None) -> AsyncIterator[Target]:
+    """A server that answers with these statuses in turn, once *held* is set."""
+    turn = iter(range(10**9))
+
+    async def answer(_: web.Request) -> web.Response:
+        if held is not None:
+            await held.wait()
+        return web.Response(status=statuses[next(turn) % len(statuses)], headers={"Retry-After": "1"})
+
+    app = web.Application()
+    app.router.add_route("*", "/{path:.*}", answer)
+    async with TestServer(app) as server:
+        assert server.port is not None
+        yield Target("127.0.0.1", server.port, "made-up", ["a", "b"])
+
+
+async def test_every_request_that_is_due_is_counted_once() -> None:
+    async with stub([201, 201, 503, 429, 404]) as target:
+        results = Results(10_000)
+        driver = Driver(target, make("post", target, "run", 1), 8, results)
+        await driver.connect()
+        seconds = await driver.run(200.0, 1.0, 1)
+        await driver.close()
+    summary = results.summary(seconds)
+    told = (summary.good, summary.late, summary.refused, summary.failed, summary.broken, summary.gave_up)
+    assert sum(told) == summary.due
+    assert summary.good > 0
+    assert summary.refused > 0
+    assert summary.failed > 0
+    assert results.fates.count(ANSWERED) == summary.good + summary.late
+    assert results.fates.count(REFUSED) == summary.refused
+
+
+async def test_a_server_that_holds_its_answers_is_not_waited_for() -> None:
+    """Requests go on being due while none is answered; those without a free connection are never sent."""
+    held = asyncio.Event()
+    async with stub([200], held) as target:
+        results = Results(0)
+        driver = Driver(target, make("read", target, "run", 1), 4, results)
+        await driver.connect()
+        running = asyncio.create_task(driver.run(200.0, 1.0, 1))
+        await until(lambda: results.gave_up > 0)
+        held.set()
+        await running
+        await driver.close()
+    assert results.due > 4
+    assert results.gave_up > 0
+
+
+@given(st.lists(st.floats(0, 1e6), min_size=1), st.floats(0, 0.999))
+def test_a_quantile_is_one_of_the_values(values: list[float], share: float) -> None:
+    ordered = sorted(values)
+    value = quantile(ordered, share)
+    assert value in ordered
+    assert sum(other <= value for other in ordered) >= share * len(ordered)
+
+
+def arguments(**changes: object) -> argparse.Namespace:
+    """Return the arguments of a short curve."""
+    settings = {"workload": "mixed", "seconds": 0.5, "connections": 64, "factors": [2], "seed": 1, "json": None}
+    return argparse.Namespace(**{**settings, **changes})
+
+
+class _Here:
+    """A server of one's own that runs in the test's process, as far as a curve looks at it."""
+
+    pid = 1
+
+    def __init__(self, service: Service, key: str) -> None:
+        self.url = service.url
+        self._key = key
+
+    def create_key(self, _ledger: str) -> str:
+        return self._key
+
+    def audit(self) -> argparse.Namespace:
+        return argparse.Namespace(returncode=0, stdout="clean\n", stderr="")
+
+
+@asynccontextmanager
+async def curve(database_url: str, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[overload.Curve]:
+    """A curve of short runs against a real server."""
+    monkeypatch.setattr(overload, "WARM_UP_SECONDS", 0.2)
+    monkeypatch.setattr(overload, "PEAK_CONNECTIONS", (8,))
+    monkeypatch.setattr(overload, "BARS", {})
+    async with in_process(database_url) as service:
+        server = _Here(service, await make_key(database_url, "overload"))
+        yield overload.Curve(arguments(), server, Console(quiet=True))  # type: ignore[arg-type]  # as far as it looks
+
+
+async def test_a_curve_of_a_real_server(database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All runs are made, nothing that was refused is there, and all that was answered is."""
+    async with curve(database_url, monkeypatch) as measured:
+        assert await measured.measure() == 0
+        assert [step.name for step in measured.steps] == ["8 callers", "unloaded", "2x", "after"]
+        assert measured.lies == []
+        assert all(step.summary.good > 0 for step in measured.steps)
+
+
+async def test_a_curve_catches_lies(database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Told that refusals were answers, it misses them in the ledger."""
+    note = Results.note
+    monkeypatch.setattr(Results, "note", lambda self, number, fate: note(self, number, REFUSED))
+    async with curve(database_url, monkeypatch) as measured:
+        assert await measured.measure() == 1
+        assert measured.lies
+
+
+def test_the_family_of_a_server_has_its_process() -> None:
+    server = OwnServer.__new__(OwnServer)
+    server._process = argparse.Namespace(pid=1)  # type: ignore[assignment]  # any process will do
+    assert server.family()[0] == 1
