@@ -19,7 +19,7 @@ from server.http.limits import (
 )
 from server.http.problems import Problem
 from server.http.refusal import overloaded
-from server.http.reply import Reply
+from server.http.reply import Reply, taken
 from server.http.routes import find
 
 if TYPE_CHECKING:
@@ -111,11 +111,7 @@ class Protocol(RequestHandler):
         # A client that leaves while its body is read is no failure of ours.
         if status >= 500 and not isinstance(exc, ConnectionError):
             log.error("request failed outside its handler", exc_info=exc)
-        call = self.server.call(request)
-        reply = self.server.problem_reply(call, problem)
-        reply.headers += call.own_fields()
-        reply.keep_alive = False
-        return cast(web.StreamResponse, reply)
+        return cast(web.StreamResponse, self.server.last_reply(request, problem))
 
     def _serve(self) -> None:
         """Serve what waits until something is under way, or aiohttp has to take over."""
@@ -288,21 +284,10 @@ class Protocol(RequestHandler):
         if self._close or not keep_alive:
             self.force_close()
         elif self._paused:
-            self._loop.create_task(self._wait_for_reader()).add_done_callback(lambda _: self._go_on(keep_alive=True))
+            reader = self._loop.create_task(taken(self))
+            reader.add_done_callback(lambda done: None if done.exception() else self._go_on(keep_alive=True))
         elif self._messages and not self._serving:
             self._serve()
-
-    async def _wait_for_reader(self) -> None:
-        """Return when the client has taken what it was sent; end the connection when it does not."""
-        transport = self.transport
-        try:
-            async with asyncio.timeout(SEND_DEADLINE_SECONDS):
-                await self._drain_helper()
-        except TimeoutError:
-            if transport is not None:
-                transport.abort()
-        except ConnectionError:
-            pass
 
     def _expect_by(self, instant: float, *, sooner: bool = False) -> None:
         """Close the connection at *instant*, on the loop's clock, if no request has come by then."""

@@ -137,6 +137,14 @@ class HttpServer(web.Server):
             headers=headers,
         )
 
+    def last_reply(self, request: web.BaseRequest, problem: Problem) -> Reply:
+        """Return the reply to what is not HTTP: the last one on its connection."""
+        call = self.call(request)
+        reply = self.problem_reply(call, problem)
+        reply.headers += call.own_fields()
+        reply.keep_alive = False
+        return reply
+
     async def serve(self, call: Call, found: Found | None) -> Reply:
         """
         Return the reply to a request that has a place, or needs none.
