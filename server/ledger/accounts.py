@@ -21,6 +21,8 @@ READ_BATCH_MAX = 200
 READ_IN_FLIGHT_MAX = 2
 # Reads of one ledger that may wait: tens of milliseconds of work.
 READ_QUEUE_MAX = 4_000
+# Seconds a read may wait for a batch: whoever asked has given up by then.
+READ_WAIT_MAX_SECONDS = 1.0
 
 
 class Account(NamedTuple):
@@ -111,6 +113,7 @@ class Accounts:
             batch_max=READ_BATCH_MAX,
             in_flight_max=READ_IN_FLIGHT_MAX,
             queue_max=READ_QUEUE_MAX,
+            wait_max_seconds=READ_WAIT_MAX_SECONDS,
         )
 
     async def read(self, ledger_id: int, account_id: str) -> Account:

@@ -1,6 +1,7 @@
 """A lane for each ledger: what one tenant sends neither waits for nor fails with what another sends."""
 
 import asyncio
+import math
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Generic, TypeVar
 
@@ -21,7 +22,7 @@ class LedgerLanes(Generic[Item, Result]):
     Args:
         make_run: Takes a ledger's id, returns the `run` of its coalescer.
 
-        batch_max, in_flight_max, queue_max: Of each coalescer.
+        batch_max, in_flight_max, queue_max, wait_max_seconds: Of each coalescer.
     """
 
     def __init__(
@@ -31,11 +32,13 @@ class LedgerLanes(Generic[Item, Result]):
         batch_max: int,
         in_flight_max: int,
         queue_max: int,
+        wait_max_seconds: float = math.inf,
     ) -> None:
         self._make_run = make_run
         self._batch_max = batch_max
         self._in_flight_max = in_flight_max
         self._queue_max = queue_max
+        self._wait_max = wait_max_seconds
         self._lanes: dict[int, Coalescer[Item, Result]] = {}
 
     def submit(self, ledger_id: int, item: Item, weight: int = 1) -> asyncio.Future[Result]:
@@ -65,6 +68,7 @@ class LedgerLanes(Generic[Item, Result]):
             batch_max=self._batch_max,
             in_flight_max=self._in_flight_max,
             queue_max=self._queue_max,
+            wait_max_seconds=self._wait_max,
         )
         self._lanes[ledger_id] = lane
         return lane

@@ -10,6 +10,7 @@ from server.store.coalescer import Coalescer, QueueFullError
 
 BATCH_MAX = 4
 QUEUE_MAX = 10
+WAIT_SECONDS = 0.05
 
 
 def capitals(items: list[str]) -> Sequence[str]:
@@ -139,6 +140,27 @@ async def test_a_full_queue_refuses_at_once() -> None:
         await asyncio.gather(*futures)
         assert await lane.submit("d", QUEUE_MAX) == "D"
     assert store.batches == [["away"], ["a"], ["b"], ["d"]]
+
+
+async def test_what_has_waited_too_long_is_not_sent() -> None:
+    """It is refused when its batch would leave, takes no room any more, and what came later goes."""
+    store = Store()
+    lane: Coalescer[str, str] = Coalescer(
+        store.run, batch_max=BATCH_MAX, in_flight_max=1, queue_max=QUEUE_MAX, wait_max_seconds=WAIT_SECONDS
+    )
+    first = lane.submit("a")
+    await ticks()
+    old = lane.submit("b", QUEUE_MAX)
+    await asyncio.sleep(2 * WAIT_SECONDS)
+    with pytest.raises(QueueFullError):
+        lane.submit("c")
+    store.open.set()
+    async with bounded():
+        assert await first == "A"
+        with pytest.raises(QueueFullError):
+            await old
+        assert await lane.submit("c") == "C"
+    assert store.batches == [["a"], ["c"]]
 
 
 async def test_an_item_heavier_than_the_queue_is_refused() -> None:
