@@ -1,6 +1,7 @@
 """How much a worker has under way at once: what comes on top waits shortly, newest first, and is then refused."""
 
 import asyncio
+import math
 import random
 from collections import deque
 from collections.abc import AsyncIterator, Callable
@@ -80,13 +81,16 @@ class Admission:
             QueueFullError: There was no place again in time.
         """
         self.leave(write=write)
+        admitted = False
         try:
             yield
         finally:
-            admitted = await self.entered(write=write)
-            if not admitted:
-                # It ends at once, and gives back then what it has not taken.
-                self._count(1, write=write)
+            try:
+                admitted = await self.entered(write=write)
+            finally:
+                if not admitted:
+                    # It ends at once, and gives back then what it has not taken.
+                    self._count(1, write=write)
         if not admitted:
             raise QueueFullError
 
@@ -140,7 +144,13 @@ class Admission:
                 waiter.set_result(False)
 
         self.wait(admitted, refused, write=write)
-        return await waiter
+        try:
+            return await waiter
+        except asyncio.CancelledError:
+            if not waiter.cancelled() and waiter.result():
+                # It had a place already.
+                self.leave(write=write)
+            raise
 
     def _count(self, number: int, *, write: bool) -> None:
         if write:
@@ -168,11 +178,13 @@ class Admission:
         # A look may come late; what was not used is not kept.
         room = max(1, int((now - self._looked) * REFUSALS_PER_SECOND))
         self._looked = now
-        for waiting in self._waiting:
-            while room and waiting and waiting[0].arrived + WAIT_SECONDS <= now:
-                room -= 1
-                self.refused += 1
-                waiting.popleft().refused()
+        for _ in range(room):
+            # A flood of the ones must not keep the others waiting.
+            waiting = min(self._waiting, key=lambda some: some[0].arrived if some else math.inf)
+            if not waiting or waiting[0].arrived + WAIT_SECONDS > now:
+                break
+            self.refused += 1
+            waiting.popleft().refused()
         self._looking = bool(self._waiting[0] or self._waiting[1])
         if self._looking:
             loop.call_later(LOOK_SECONDS, self._look)

@@ -20,6 +20,12 @@ KEEPALIVE_SECONDS = 75.0
 LINGERING_SECONDS = 2.0
 # Seconds in which a new connection, or the rest of a head of which a part has come, must have become a request.
 HEAD_DEADLINE_SECONDS = 10.0
+# Bytes of a head that is still arriving. One of them may be a little over the limits above to hear why it is refused.
+HEAD_PART_MAX_BYTES = 2 * (HEADERS_MAX_BYTES + REQUEST_LINE_MAX_BYTES)
+# Bytes of the bodies of pipelined requests that wait for their turn on a connection; past it, it is not read.
+READ_AHEAD_MAX_BYTES = 64 * 1024
+# Bytes of a body that wait to be read; past twice as many, and one read of the socket, its connection is not read.
+READ_BUFFER_BYTES = 64 * 1024
 # Connections a worker has open, if it may have as many files. The one on top is answered 503 and closed.
 CONNECTIONS_MAX = 20_000
 # Files that are left for the rest of the process: its pools, its log, its libraries.

@@ -1,4 +1,4 @@
-"""The connection: aiohttp's, with a shorter way for the hot routes."""
+"""The protocol of a connection: aiohttp's, with a shorter way for the hot routes."""
 
 import asyncio
 import logging
@@ -7,19 +7,16 @@ from typing import TYPE_CHECKING, Any, cast
 
 from aiohttp import StreamReader, web
 from aiohttp.http_parser import RawRequestMessage
-from aiohttp.web_protocol import RequestHandler, _ErrInfo
+from aiohttp.web_protocol import _ErrInfo
 
 from server.gate.gate import Entry
 from server.http.call import Call, new_request_id
+from server.http.connection import Connection
 from server.http.head import Head
-from server.http.limits import (
-    HEAD_DEADLINE_SECONDS,
-    KEEPALIVE_SECONDS,
-    SEND_DEADLINE_SECONDS,
-)
+from server.http.limits import KEEPALIVE_SECONDS
 from server.http.problems import Problem
 from server.http.refusal import overloaded
-from server.http.reply import Reply, taken
+from server.http.reply import Reply
 from server.http.routes import find
 
 if TYPE_CHECKING:
@@ -28,9 +25,9 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
-class Protocol(RequestHandler):
+class Protocol(Connection):
     """
-    A connection.
+    Serves the requests of a connection.
 
     aiohttp's parser reads all requests, and its `start()` serves those that are not hot, have not arrived whole, or end
     their connection. A hot request that is there whole is served from here, without a task of its own: its coroutine is
@@ -62,8 +59,7 @@ class Protocol(RequestHandler):
             self._write(refusal.encoded())
             self.force_close()
         else:
-            # Who says nothing at all gets less time than who has been served.
-            self._expect_by(self._loop.time() + HEAD_DEADLINE_SECONDS)
+            self._expect_first_head()
 
     def data_received(self, data: bytes) -> None:
         """Parse what came, and serve it if nothing is under way."""
@@ -71,18 +67,25 @@ class Protocol(RequestHandler):
         if waiter is None or waiter.done():
             # aiohttp is at work, and takes what comes in its turn.
             super().data_received(data)
+            self._bound_what_waits()
             return
         # Hidden, so that aiohttp is not woken before it is known that it has to be.
         self._waiter = None
-        super().data_received(data)
-        self._waiter = waiter
-        if self.answering is not None or self._serving:
-            return
+        try:
+            super().data_received(data)
+        finally:
+            self._waiter = waiter
         if self._messages:
+            self._head_part_bytes = 0
             self._serve()
-        elif data:
-            # A part of a head: the rest has to come in time.
-            self._expect_by(self._loop.time() + HEAD_DEADLINE_SECONDS, sooner=True)
+            self._bound_what_waits()
+        elif data and self.answering is None and not self._serving:
+            self._expect_rest_of_head(len(data))
+
+    def resume_writing(self) -> None:
+        """Serve what came meanwhile."""
+        super().resume_writing()
+        self._serve()
 
     def close(self) -> None:
         """End the connection when what is under way has been answered."""
@@ -90,14 +93,6 @@ class Protocol(RequestHandler):
             super().close()
         else:
             self._close = True
-
-    def force_close(self) -> None:
-        """End the connection now, but for what has been written and is still being taken."""
-        transport = self.transport
-        super().force_close()
-        if transport is not None and transport.get_write_buffer_size():
-            # Who never takes it would keep the connection for ever.
-            self._loop.call_later(SEND_DEADLINE_SECONDS, transport.abort)
 
     def handle_error(
         self,
@@ -115,14 +110,16 @@ class Protocol(RequestHandler):
 
     def _serve(self) -> None:
         """Serve what waits until something is under way, or aiohttp has to take over."""
+        if self._serving:
+            return
         self._serving = True
         try:
             while self._messages and self._free:
                 message, payload = self._messages[0]
                 call = self._hot(message, payload)
                 if call is None:
-                    if self._waiter is not None and not self._waiter.done():
-                        self._waiter.set_result(None)
+                    assert self._waiter is not None, "aiohttp waits"
+                    self._waiter.set_result(None)
                     return
                 self._messages.popleft()
                 assert self._parser is not None, "the connection is open"
@@ -135,12 +132,18 @@ class Protocol(RequestHandler):
 
     @property
     def _free(self) -> bool:
-        """Whether the next request may be taken: the answers before it have been written, and are being read."""
-        return self.answering is None and not (self._paused or self._close or self._force_close)
+        """Whether the next request may be taken: those before it have been answered, and their answers are taken."""
+        waiter = self._waiter
+        if waiter is None or waiter.done() or self.answering is not None:
+            return False
+        return not (self._paused or self._close or self._force_close)
 
     def _hot(self, message: "RawRequestMessage | _ErrInfo", payload: StreamReader) -> Call | None:
         """Return a request that can be served from here."""
         if self.server.draining or not payload.is_eof() or not isinstance(message, RawRequestMessage):
+            return None
+        if self._reading_paused:
+            # Its body is in so many pieces that somebody has to read it, or nothing is read behind it.
             return None
         path, _, query = message.path.partition("?")
         found = find(path)
@@ -152,7 +155,7 @@ class Protocol(RequestHandler):
         head = self._head
         # What says the same need not be read again; what was refused will be refused again.
         if head is None or head.raw_headers != message.raw_headers or head.version != message.version:
-            head = self._head = Head(message, head)
+            head = Head(message, head)
         if not head.lasting:
             return None
         call = Call((message.method, path, query), head, payload, self, self.server.admission)
@@ -198,7 +201,11 @@ class Protocol(RequestHandler):
         """End a hot read, or go on with it where its snapshot does not answer it."""
         call = self.answering
         assert call is not None, "the request is under way"
-        answer = None if reading.exception() else self.server.answer_read(call, reading.result())
+        try:
+            answer = None if reading.exception() else self.server.answer_read(call, reading.result())
+        except Exception as error:
+            self._finish(self._failure(error))
+            return
         if answer is None:
             self._coroutine = self.server.go_on_reading(call, reading)
             self._step(reading)
@@ -228,11 +235,15 @@ class Protocol(RequestHandler):
             self._fail()
             raise
         else:
+            if future is None:
+                # It only lets others go first.
+                self._run_on()
+                return
             # As a task does with what its coroutine waits for.
             future._asyncio_future_blocking = False
             future.add_done_callback(self._step if waited_for is None else self._run_on)
 
-    def _run_on(self, _waited_for: "asyncio.Future[Any]") -> None:
+    def _run_on(self, _waited_for: "asyncio.Future[Any] | None" = None) -> None:
         """Run the rest of the request in a task: it has waited for more than the gate."""
         assert self._coroutine is not None
         self._task = self._loop.create_task(self._coroutine)
@@ -266,12 +277,16 @@ class Protocol(RequestHandler):
         self.force_close()
 
     def _end(self) -> None:
+        call = self.answering
+        assert call is not None, "a request is under way"
+        # What was found wrong may be large, and is read anew each time.
+        self._head = call.head if call.head.checked else None
         self.answering = None
         self._coroutine = None
         self._request_in_progress = False
-        if self._handler_waiter is not None:
-            self._handler_waiter.set_result(None)
-            self._handler_waiter = None
+        waiter, self._handler_waiter = self._handler_waiter, None
+        if waiter is not None and not waiter.done():
+            waiter.set_result(None)
 
     def _write(self, data: bytes) -> None:
         if self.transport is not None:
@@ -279,21 +294,14 @@ class Protocol(RequestHandler):
 
     def _go_on(self, *, keep_alive: bool) -> None:
         """Serve what came meanwhile."""
-        if self.transport is None:
-            return
         if self._close or not keep_alive:
             self.force_close()
-        elif self._paused:
-            reader = self._loop.create_task(taken(self))
-            reader.add_done_callback(lambda done: None if done.exception() else self._go_on(keep_alive=True))
-        elif self._messages and not self._serving:
+        else:
             self._serve()
 
-    def _expect_by(self, instant: float, *, sooner: bool = False) -> None:
-        """Close the connection at *instant*, on the loop's clock, if no request has come by then."""
-        if sooner and self._next_keepalive_close_time <= instant:
-            return
-        self._next_keepalive_close_time = instant
-        if self._keepalive_handle is not None:
-            self._keepalive_handle.cancel()
-        self._keepalive_handle = self._loop.call_at(instant, self._process_keepalive)
+    def _process_keepalive(self) -> None:
+        """Close the connection if it is idle."""
+        if self.answering is None:
+            super()._process_keepalive()
+        else:
+            self._expect_by(self._loop.time() + KEEPALIVE_SECONDS)

@@ -1,15 +1,11 @@
 """The response of all routes: head and body joined once and written to the transport as one piece."""
 
-import asyncio
 import time
 from email.utils import formatdate
 from http import HTTPStatus
 from typing import Final
 
-from aiohttp.base_protocol import BaseProtocol
 from aiohttp.web import BaseRequest
-
-from server.http.limits import SEND_DEADLINE_SECONDS
 
 JSON: Final = b"application/json"
 PROBLEM: Final = b"application/problem+json"
@@ -91,21 +87,8 @@ class Reply:
         if transport is None:
             return
         transport.write(self.encoded(head=request.method == "HEAD"))
-        if transport.get_write_buffer_size() and not await taken(protocol):
-            self.keep_alive = False
+        # Whoever takes too long is cut off by the protocol.
+        await protocol._drain_helper()
 
     async def write_eof(self, data: bytes = b"") -> None:
         """Nothing is left to write."""
-
-
-async def taken(protocol: BaseProtocol) -> bool:
-    """Return when the client has taken what it was sent, or does not: its connection has been ended then."""
-    transport = protocol.transport
-    try:
-        async with asyncio.timeout(SEND_DEADLINE_SECONDS):
-            await protocol._drain_helper()
-    except TimeoutError:
-        if transport is not None:
-            transport.abort()
-        return False
-    return True

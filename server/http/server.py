@@ -24,6 +24,7 @@ from server.http.limits import (
     HEADERS_MAX,
     KEEPALIVE_SECONDS,
     LINGERING_SECONDS,
+    READ_BUFFER_BYTES,
     REQUEST_LINE_MAX_BYTES,
 )
 from server.http.parts import Parts
@@ -62,6 +63,7 @@ class HttpServer(web.Server):
             max_line_size=REQUEST_LINE_MAX_BYTES,
             max_field_size=REQUEST_LINE_MAX_BYTES,
             max_headers=HEADERS_MAX,
+            read_bufsize=READ_BUFFER_BYTES,
             tcp_keepalive=True,
         )
 
@@ -95,8 +97,10 @@ class HttpServer(web.Server):
         except Exception as error:
             reply = self.failure(call, error)
         reply.headers += call.own_fields()
-        # aiohttp drops what came in one packet behind an upgrade it does not know: the connection ends with the answer.
-        if self.draining or "Upgrade" in request.headers:
+        # aiohttp drops what came in one packet behind an upgrade it does not know, and reads nothing behind a body in
+        # very many pieces that nobody has read: the connection ends with the answer.
+        stuck = request.content.is_eof() and cast(Protocol, request.protocol).stuck
+        if self.draining or stuck or "Upgrade" in request.headers:
             reply.keep_alive = False
         return reply
 
