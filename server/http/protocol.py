@@ -1,7 +1,6 @@
 """The protocol of a connection: aiohttp's, with a shorter way for the hot routes."""
 
 import asyncio
-import logging
 from collections.abc import Coroutine
 from typing import TYPE_CHECKING, Any, cast
 
@@ -14,15 +13,12 @@ from server.http.call import Call, new_request_id
 from server.http.connection import Connection
 from server.http.head import Head
 from server.http.limits import KEEPALIVE_SECONDS
-from server.http.problems import Problem
 from server.http.refusal import overloaded
 from server.http.reply import Reply
 from server.http.routes import find
 
 if TYPE_CHECKING:
     from server.http.server import HttpServer
-
-log = logging.getLogger(__name__)
 
 
 class Protocol(Connection):
@@ -102,11 +98,7 @@ class Protocol(Connection):
         message: str | None = None,
     ) -> web.StreamResponse:
         """Answer what is not HTTP; what was received is neither repeated nor logged: aiohttp's own pages do both."""
-        problem = Problem("malformed_request" if status < 500 else "internal_error")
-        # A client that leaves while its body is read is no failure of ours.
-        if status >= 500 and not isinstance(exc, ConnectionError):
-            log.error("request failed outside its handler", exc_info=exc)
-        return cast(web.StreamResponse, self.server.last_reply(request, problem))
+        return cast(web.StreamResponse, self.server.malformed(request, status, exc))
 
     def _serve(self) -> None:
         """Serve what waits until something is under way, or aiohttp has to take over."""

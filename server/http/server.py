@@ -116,6 +116,17 @@ class HttpServer(web.Server):
         finally:
             self.admission.leave(write=call.write)
 
+    def malformed(self, request: web.BaseRequest, status: int, error: BaseException | None) -> Reply:
+        """Return the answer to what is not HTTP, or failed outside its handler."""
+        # A client that leaves while its body is read is no failure of ours.
+        if status >= 500 and not isinstance(error, ConnectionError):
+            log.error("request failed outside its handler", exc_info=error)
+        call = self.call(request)
+        reply = self.problem_reply(call, Problem("malformed_request" if status < 500 else "internal_error"))
+        reply.headers += call.own_fields()
+        reply.keep_alive = False
+        return reply
+
     def failure(self, call: Call, error: BaseException) -> Reply:
         """Return the reply to a request that ended with *error*."""
         if isinstance(error, Problem):

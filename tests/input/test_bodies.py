@@ -124,7 +124,7 @@ async def test_a_body_that_does_not_come_is_given_up(
 @pytest.mark.parametrize("start", [b"", b"\r\n", b"GET /liv", b"GET /livez HTTP/1.1\r\nHost: led"])
 async def test_a_silent_connection_is_closed(service: Service, monkeypatch: pytest.MonkeyPatch, start: bytes) -> None:
     """A connection that never completes a head does not stay for ever."""
-    monkeypatch.setattr("server.http.protocol.HEAD_DEADLINE_SECONDS", 0.2)
+    monkeypatch.setattr("server.http.connection.HEAD_DEADLINE_SECONDS", 0.2)
     async with in_process(service.database_url) as impatient, connect(impatient.url) as wire:
         await wire.send(start)
         assert await wire.receive() is None
