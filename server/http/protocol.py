@@ -177,30 +177,29 @@ class Protocol(Connection):
 
     def _start(self, call: Call) -> None:
         """Run a request that has a place."""
-        if not call.write:
-            try:
-                reading = self.server.begin_read(call)
-            except Exception as error:
-                self._finish(self.server.failure(call, error))
-                return
-            if reading is not None:
-                reading.add_done_callback(self._read)
-                return
+        try:
+            said = self.server.begin(call)
+        except Exception as error:
+            self._finish(self.server.failure(call, error))
+            return
+        if said is not None:
+            said.add_done_callback(self._go_through)
+            return
         self._coroutine = self.server.serve(call, find(call.path))
         self._step()
 
-    def _read(self, reading: "asyncio.Future[Entry]") -> None:
-        """End a hot read, or go on with it where its snapshot does not answer it."""
+    def _go_through(self, said: "asyncio.Future[Entry]") -> None:
+        """End a hot read, or go on with what a snapshot does not answer."""
         call = self.answering
         assert call is not None, "the request is under way"
         try:
-            answer = None if reading.exception() else self.server.answer_read(call, reading.result())
+            answer = None if call.write or said.exception() else self.server.answer_read(call, said.result())
         except Exception as error:
             self._finish(self._failure(error))
             return
         if answer is None:
-            self._coroutine = self.server.go_on_reading(call, reading)
-            self._step(reading)
+            self._coroutine = self.server.go_on(call, said)
+            self._step()
             return
         self.server.admission.leave(write=False)
         self._end()

@@ -12,10 +12,10 @@ from aiohttp.web_protocol import RequestHandler
 
 from server.gate.gate import Entry
 from server.gate.keys import ApiKey, StrangersFullError
-from server.http import hot_read
+from server.http import hot_read, hot_write
 from server.http.accounts import get_admitted
 from server.http.admission import Admission, retry_after
-from server.http.admit import admit, refuse_running, used_up
+from server.http.admit import admit, judge, refuse_running, used_up
 from server.http.call import Call
 from server.http.head import Head
 from server.http.limits import (
@@ -32,6 +32,7 @@ from server.http.problems import Problem
 from server.http.protocol import Protocol
 from server.http.reply import PROBLEM, Reply
 from server.http.routes import Found, Route, find
+from server.http.transfers import create_admitted
 from server.store.coalescer import QueueFullError
 from server.store.errors import OutcomeUnknownError, StoreError
 
@@ -152,14 +153,6 @@ class HttpServer(web.Server):
             headers=headers,
         )
 
-    def last_reply(self, request: web.BaseRequest, problem: Problem) -> Reply:
-        """Return the reply to what is not HTTP: the last one on its connection."""
-        call = self.call(request)
-        reply = self.problem_reply(call, problem)
-        reply.headers += call.own_fields()
-        reply.keep_alive = False
-        return reply
-
     async def serve(self, call: Call, found: Found | None) -> Reply:
         """
         Return the reply to a request that has a place, or needs none.
@@ -197,20 +190,36 @@ class HttpServer(web.Server):
         finally:
             running.leave(key)
 
-    def begin_read(self, call: Call) -> "asyncio.Future[Entry] | None":
-        """Begin to serve a hot read; as `hot_read.begin`."""
-        return hot_read.begin(call, self._parts)
+    def begin(self, call: Call) -> "asyncio.Future[Entry] | None":
+        """
+        Begin to serve a plain hot request with a key that is known, and count it as running.
+
+        Returns:
+            What the gate will say; None where there is more to the request, and nothing was done.
+
+        Raises:
+            Exception: Why it is refused; it is not running.
+        """
+        return hot_write.begin(call, self._parts) if call.write else hot_read.begin(call, self._parts)
 
     def answer_read(self, call: Call, entry: Entry) -> bytes | None:
-        """End it; as `hot_read.answer`."""
+        """End a hot read; as `hot_read.answer`."""
         return hot_read.answer(call, self._parts, entry)
 
-    async def go_on_reading(self, call: Call, said: "asyncio.Future[Entry]") -> Reply:
-        """Return the reply to a hot read that its snapshot does not answer; the gate has spoken."""
+    async def go_on(self, call: Call, said: "asyncio.Future[Entry]") -> Reply:
+        """
+        Return the reply to a hot request that was begun, once the gate has spoken.
+
+        Raises:
+            Exception: As `serve`.
+        """
+        parts = self._parts
         try:
-            return await get_admitted(call, self._parts, said.result())
+            if call.write:
+                return await create_admitted(call, parts, judge(call, 1, said.result()))
+            return await get_admitted(call, parts, said.result())
         finally:
-            self._parts.running.leave(call.key)
+            parts.running.leave(call.key)
 
     async def _authenticate(self, call: Call) -> ApiKey:
         """Find out whose request this is; who fails too often from one address is told to wait."""

@@ -4,7 +4,7 @@ import hashlib
 from http import HTTPStatus
 from uuid import UUID
 
-from server.gate.gate import LookUp
+from server.gate.gate import Entry, LookUp
 from server.http import models, render
 from server.http.admit import admit
 from server.http.body import decode, read_body
@@ -77,18 +77,22 @@ async def create_transfer(call: Call, parts: Parts) -> Reply:
     """Post a transfer, exactly once however often it is sent."""
     key = call.peek_idempotency_key()
     if key is None:
-        await admit(call, parts)
-        body = await read_body(call, BODY_MAX_BYTES)
+        entry = await admit(call, parts)
     else:
         entry = await admit(call, parts, 1, LookUp.REPLAY, parts.gate.keyspace.replay(call.ledger_id, key))
-        body = await read_body(call, BODY_MAX_BYTES)
-        replay = entry.replay
-        # Anything but the very same request is left to Postgres, which can say what differs.
-        if replay is not None and replay.fingerprint == fingerprint(call.method, call.path, body):
-            return _answer(replay, _REPLAYED)
+    return await create_admitted(call, parts, entry)
+
+
+async def create_admitted(call: Call, parts: Parts, entry: Entry) -> Reply:
+    """Post a transfer that the gate has let in; *entry* may hold the answer to it."""
+    body = await read_body(call, BODY_MAX_BYTES)
+    digest = fingerprint(call.method, call.path, body)
+    # Anything but the very same request is left to Postgres, which can say what differs.
+    if entry.replay is not None and entry.replay.fingerprint == digest:
+        return _answer(entry.replay, _REPLAYED)
     transfer = decode(models.transfer_create, body)
     check_shape(transfer)
-    request = requested(call, call.idempotency_key(), fingerprint(call.method, call.path, body), transfer)
+    request = requested(call, call.idempotency_key(), digest, transfer)
     try:
         outcome = await parts.posting.post(call.ledger_id, request)
     except KeyInUseError:

@@ -40,7 +40,13 @@ CREATE OR REPLACE FUNCTION post_transfers(
     OUT destination_balances bigint[],
     OUT source_versions      bigint[],
     OUT destination_versions bigint[]
-) LANGUAGE plpgsql VOLATILE AS $$
+) LANGUAGE plpgsql VOLATILE
+-- A plan may have been made before the tables were filled and analyzed, and is kept. Whatever was believed of them then,
+-- rows are found by index: keys one by one, which a sub-select cannot do otherwise, and accounts by the list of their
+-- ids, which no join may take the place of.
+SET enable_seqscan = off
+SET enable_nestloop = off
+AS $$
 DECLARE
     balance_min CONSTANT bigint := -9223372036854775808;
     balance_max CONSTANT bigint := 9223372036854775807;
@@ -107,7 +113,7 @@ BEGIN
     -- (2) Look the keys up, under the locks: whoever held them before us has committed what it did.
     SELECT array_agg(w.position) INTO known
     FROM unnest(p_keys) WITH ORDINALITY AS w (key, position)
-    JOIN transfers AS t ON t.ledger_id = p_ledger_id AND t.idempotency_key = w.key;
+    WHERE (SELECT true FROM transfers AS t WHERE t.ledger_id = p_ledger_id AND t.idempotency_key = w.key);
     IF known IS NOT NULL THEN
         FOREACH s IN ARRAY known LOOP
             outcomes[s] := 'known';
@@ -232,6 +238,6 @@ BEGIN
     UPDATE accounts AS a
     SET balance = u.balance, version = u.version, last_entry_at = posted_at
     FROM unnest(p_accounts, balances, versions, before) AS u (id, balance, version, before)
-    WHERE a.ledger_id = p_ledger_id AND a.id = u.id AND u.version <> u.before;
+    WHERE a.ledger_id = p_ledger_id AND a.id = u.id AND a.id = ANY (p_accounts) AND u.version <> u.before;
 END
 $$;
