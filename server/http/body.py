@@ -12,6 +12,7 @@ from aiohttp.http_exceptions import HttpProcessingError
 from server.http.call import Call
 from server.http.limits import BODY_DEADLINE_SECONDS
 from server.http.problems import Problem, invalid
+from server.http.reply import PLAIN_JSON
 
 T = TypeVar("T")
 
@@ -34,7 +35,7 @@ async def read_body(call: Call, limit: int) -> bytes:
     """
     headers = call.headers
     content_type = headers.get("Content-Type", "")
-    if content_type != "application/json":
+    if content_type != PLAIN_JSON:
         media, _, parameters = content_type.partition(";")
         charset = parameters.strip().lower().replace('"', "")
         if media.strip().lower() != "application/json" or charset not in ("", "charset=utf-8"):
@@ -45,7 +46,9 @@ async def read_body(call: Call, limit: int) -> bytes:
     if length is not None and length > limit:
         raise Problem("body_too_large", f"The body has more than {limit} bytes.")
     content = call.content
-    if content.is_eof():
+    if call.body is not None:
+        body = call.body
+    elif content.is_eof():
         body = content.read_nowait()
     else:
         async with call.admission.arriving(limit if length is None else length, write=call.write):

@@ -49,6 +49,7 @@ class Call:
 
     __slots__ = (
         "admission",
+        "body",
         "content",
         "head",
         "ids",
@@ -79,6 +80,8 @@ class Call:
         self.protocol = protocol
         self.admission = admission
         self.ids = ()
+        # All of the content, once it has been taken from there.
+        self.body: bytes | None = None
         # RateLimit and RateLimit-Policy, once the limit has been asked.
         self.limit_fields = b""
         self.write = self.method not in ("GET", "HEAD", "OPTIONS")

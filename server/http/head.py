@@ -22,7 +22,7 @@ class Head:
     Args:
         message: Its head.
 
-        before: That of the request before it on the connection, whose token is mostly the same.
+        before: That of the request before it on the connection, checked; token and names are mostly the same.
 
     Attributes:
         request_id: The caller's, if it gave a sane one.
@@ -39,9 +39,11 @@ class Head:
     __slots__ = (
         "authorization",
         "checked",
+        "good_names",
         "headers",
         "if_none_match",
         "lasting",
+        "names",
         "no_cache",
         "raw_headers",
         "request_id",
@@ -52,6 +54,8 @@ class Head:
 
     token: str
     token_name: bytes
+    # Of the fields, once they have been checked.
+    names: list[bytes]
 
     def __init__(self, message: RawRequestMessage, before: "Head | None" = None) -> None:
         headers = message.headers
@@ -70,7 +74,9 @@ class Head:
         self.authorization = headers.get("Authorization", "")
         if before is not None and before.authorization == self.authorization:
             self.token, self.token_name = before.token, before.token_name
+            self.good_names = before.names
         else:
+            self.good_names = []
             scheme, _, token = self.authorization.partition(" ")
             self.token = token.strip() if scheme.lower() == "bearer" else ""
             self.token_name = token_name(self.token) if self.token else b""
@@ -88,15 +94,18 @@ class Head:
             return
         if self.version < (1, 0):
             raise Problem("malformed_request")
+        names: list[bytes] = []
         size = 0
         for field, value in self.raw_headers:
+            names.append(field)
             size += len(field) + len(value)
         if size > HEADERS_MAX_BYTES:
             raise invalid("headers", f"The header fields exceed {HEADERS_MAX_BYTES} bytes.")
         headers = self.headers
-        # Where nothing is repeated, none of them is.
-        if len(headers) > len(set(map(str.lower, headers))):
+        # Where nothing is repeated, none of them is; mostly the fields are those of the request before.
+        if names != self.good_names and len(headers) > len(set(map(str.lower, headers))):
             for name in _SINGLE_FIELDS:
                 if name in headers and len(headers.getall(name)) > 1:
                     raise invalid(name, f"The header field {name} is sent more than once.")
+        self.names = names
         self.checked = True

@@ -1,11 +1,20 @@
-"""The write that is asked for most: a transfer, in one function up to the gate."""
+"""The write that is asked for most: a transfer, in one function up to the gate, and a replay in one from there."""
 
 import asyncio
 
 from server.gate.gate import Entry, LookUp
 from server.gate.keys import Role
+from server.http.admit import full_in
 from server.http.call import Call
 from server.http.parts import Parts
+from server.http.reply import PLAIN_JSON, clock, status_line
+from server.http.transfers import REPLAYED, content_type, fingerprint
+
+_ANSWER = (
+    b"%b%b%b"
+    b'RateLimit-Policy: %b\r\nRateLimit: "default";r=%d;t=%d\r\n'
+    b"X-Request-Id: %b\r\nContent-Type: %b\r\nContent-Length: %d\r\n\r\n%b"
+)
 
 
 def begin(call: Call, parts: Parts) -> "asyncio.Future[Entry] | None":
@@ -33,3 +42,28 @@ def begin(call: Call, parts: Parts) -> "asyncio.Future[Entry] | None":
     except BaseException:
         parts.running.leave(key)
         raise
+
+
+def answer(call: Call, parts: Parts, entry: Entry) -> bytes | None:
+    """Return all that is sent, and the request is over; None where it is no plain replay, and still runs."""
+    replay = entry.replay
+    headers = call.headers
+    if replay is None or headers.get("Content-Type") != PLAIN_JSON or "Content-Encoding" in headers:
+        return None
+    body = call.body = call.content.read_nowait()
+    if replay.fingerprint != fingerprint(call.method, call.path, body):
+        return None
+    key = call.key
+    parts.running.leave(key)
+    return _ANSWER % (
+        status_line(replay.status),
+        clock.field(),
+        REPLAYED,
+        key.policy,
+        entry.left,
+        full_in(key, entry.left),
+        call.request_id.encode(),
+        content_type(replay),
+        len(replay.body),
+        replay.body,
+    )

@@ -189,11 +189,11 @@ class Protocol(Connection):
         self._step()
 
     def _go_through(self, said: "asyncio.Future[Entry]") -> None:
-        """End a hot read, or go on with what a snapshot does not answer."""
+        """End a hot request that the cache answers, or go on with it."""
         call = self.answering
         assert call is not None, "the request is under way"
         try:
-            answer = None if call.write or said.exception() else self.server.answer_read(call, said.result())
+            answer = None if said.exception() else self.server.end(call, said.result())
         except Exception as error:
             self._finish(self._failure(error))
             return
@@ -201,7 +201,7 @@ class Protocol(Connection):
             self._coroutine = self.server.go_on(call, said)
             self._step()
             return
-        self.server.admission.leave(write=False)
+        self.server.admission.leave(write=call.write)
         self._end()
         self._write(answer)
         self._go_on(keep_alive=True)

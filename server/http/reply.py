@@ -9,8 +9,15 @@ from aiohttp.web import BaseRequest
 
 JSON: Final = b"application/json"
 PROBLEM: Final = b"application/problem+json"
+# As most clients announce it.
+PLAIN_JSON: Final = JSON.decode()
 
 _STATUS_LINES: Final = {status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode() for status in HTTPStatus}
+
+
+def status_line(status: int) -> bytes:
+    """Return the first line of an answer."""
+    return _STATUS_LINES[status]
 
 
 class Clock:

@@ -202,9 +202,9 @@ class HttpServer(web.Server):
         """
         return hot_write.begin(call, self._parts) if call.write else hot_read.begin(call, self._parts)
 
-    def answer_read(self, call: Call, entry: Entry) -> bytes | None:
-        """End a hot read; as `hot_read.answer`."""
-        return hot_read.answer(call, self._parts, entry)
+    def end(self, call: Call, entry: Entry) -> bytes | None:
+        """Return all that is sent to a request that was begun; None where it goes on: the cache does not answer it."""
+        return hot_write.answer(call, self._parts, entry) if call.write else hot_read.answer(call, self._parts, entry)
 
     async def go_on(self, call: Call, said: "asyncio.Future[Entry]") -> Reply:
         """

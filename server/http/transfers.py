@@ -21,7 +21,7 @@ from server.ledger.posting import KeyInUseError
 from server.ledger.transfers import Attempt, Bound, Outcome, Reused, TransferRequest
 from server.store.cache import Replay
 
-_REPLAYED = b"Idempotent-Replayed: true\r\n"
+REPLAYED = b"Idempotent-Replayed: true\r\n"
 # Seconds after which a key that was still in use is worth asking for again.
 KEY_IN_USE_RETRY_SECONDS = 1
 
@@ -89,7 +89,7 @@ async def create_admitted(call: Call, parts: Parts, entry: Entry) -> Reply:
     digest = fingerprint(call.method, call.path, body)
     # Anything but the very same request is left to Postgres, which can say what differs.
     if entry.replay is not None and entry.replay.fingerprint == digest:
-        return _answer(entry.replay, _REPLAYED)
+        return _answer(entry.replay, REPLAYED)
     transfer = decode(models.transfer_create, body)
     check_shape(transfer)
     request = requested(call, call.idempotency_key(), digest, transfer)
@@ -99,13 +99,17 @@ async def create_admitted(call: Call, parts: Parts, entry: Entry) -> Reply:
         raise in_use() from None
     if isinstance(outcome, Bound):
         assert outcome.answer is not None, "the lane renders the answers of single requests"
-        return _answer(outcome.answer, _REPLAYED if outcome.replayed else b"")
+        return _answer(outcome.answer, REPLAYED if outcome.replayed else b"")
     raise not_bound(outcome)
 
 
+def content_type(replay: Replay) -> bytes:
+    """Return the media type of a stored answer."""
+    return JSON if replay.status == HTTPStatus.CREATED else PROBLEM
+
+
 def _answer(replay: Replay, headers: bytes) -> Reply:
-    content_type = JSON if replay.status == HTTPStatus.CREATED else PROBLEM
-    return Reply(replay.status, replay.body, content_type=content_type, headers=headers)
+    return Reply(replay.status, replay.body, content_type=content_type(replay), headers=headers)
 
 
 def in_use() -> Problem:
