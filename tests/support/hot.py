@@ -1,6 +1,8 @@
 """A service of a few tests alone, whose Redis they may hold, and the requests that it serves from the connection."""
 
 import asyncio
+import os
+import signal
 import tempfile
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
@@ -83,9 +85,13 @@ class Hot(NamedTuple):
 
     @contextmanager
     def redis_held(self) -> Iterator[None]:
-        """Keep every request at the gate."""
+        """Keep every request at the gate until the block ends or `resume` is called."""
         with self.valkey.frozen():
             yield
+
+    def resume(self) -> None:
+        """Let Redis answer."""
+        os.kill(self.valkey.pid, signal.SIGCONT)
 
 
 @asynccontextmanager
