@@ -36,7 +36,7 @@ async def sent(hot: Hot, *requests: bytes) -> AsyncIterator[list[Wire]]:
             there = sum(hot.counts()[:4])
             wires.append(await stack.enter_async_context(connect(hot.url)))
             await wires[-1].send(data)
-            await until(lambda there=there: sum(hot.counts()[:4]) > there)  # type: ignore[misc]  # of the default
+            await until(lambda there=there: sum(hot.counts()[:4]) > there)
         yield wires
 
 
