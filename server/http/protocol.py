@@ -194,7 +194,8 @@ class Protocol(Connection):
         call = self.answering
         assert call is not None, "the request is under way"
         try:
-            answer = None if reading.exception() else self.server.answer_read(call, reading.result())
+            said = None if reading.cancelled() or reading.exception() else reading.result()
+            answer = None if said is None else self.server.answer_read(call, said)
         except Exception as error:
             self._finish(self._failure(error))
             return
