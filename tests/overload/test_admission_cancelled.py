@@ -22,7 +22,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("when", ["it waits", "it has a place", "it is refused"])
 async def test_who_is_cancelled_gives_its_place_back(monkeypatch: pytest.MonkeyPatch, when: str) -> None:
     """A request that is cancelled while it waits, or at the moment it is answered, holds nothing afterwards."""
-    monkeypatch.setattr(admission, "WAIT_SECONDS", 0.0 if when == "it is refused" else 60.0)
+    monkeypatch.setattr(admission, "WAIT_SECONDS", 60.0)
     some = Admission()
     while some.enter(write=True):
         pass
@@ -33,7 +33,9 @@ async def test_who_is_cancelled_gives_its_place_back(monkeypatch: pytest.MonkeyP
         some._admit()
         assert some.writes == READS_MAX
     elif when == "it is refused":
+        monkeypatch.setattr(admission, "WAIT_SECONDS", 0.0)
         some._look()
+        assert some.refused == 1
     entering.cancel()
     with pytest.raises(asyncio.CancelledError):
         await entering
