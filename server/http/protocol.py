@@ -193,7 +193,8 @@ class Protocol(Connection):
         call = self.answering
         assert call is not None, "the request is under way"
         try:
-            answer = None if said.exception() else self.server.end(call, said.result())
+            spoken = not said.cancelled() and said.exception() is None
+            answer = self.server.end(call, said.result()) if spoken else None
         except Exception as error:
             self._finish(self._failure(error))
             return

@@ -1,0 +1,169 @@
+"""Requests sent ahead on one connection: answered in order, one by one, each as it would be alone."""
+
+import asyncio
+import logging
+from typing import Any
+
+import pytest
+
+from server.http.limits import HEAD_PART_MAX_BYTES
+from tests.input.wire import connect, request
+from tests.support.client import new_key
+from tests.support.hot import OTHER_BODY, Hot, answered, plain, send_in_pieces
+
+BROKEN = b"no HTTP at all\r\n\r\n"
+
+
+def cuttings(size: int) -> list[list[int]]:
+    """Return ways to cut so many bytes into packets: not at all, everywhere, and once at every few bytes."""
+    return [[], *(list(range(step, size, step)) for step in (1, 7, 100)), *([cut] for cut in range(5, size, 23))]
+
+
+async def test_however_they_are_cut_the_answers_are_those_of_requests_alone(hot: Hot) -> None:
+    """Hot, hot, cold and hot requests are answered in order as each would be alone, in whatever packets they come."""
+    parts = [hot.get("bob"), hot.post("cut", body=OTHER_BODY), request("GET", "/problems"), hot.get("nobody")]
+    expected = []
+    async with connect(hot.url) as wire:
+        # The second time each says what it will go on to say.
+        for part in (*parts, *parts):
+            await wire.send(part)
+            expected.append(plain(await answered(wire)))
+    expected = expected[4:]
+    data = b"".join(parts)
+    async with connect(hot.url) as wire:
+        for cuts in cuttings(len(data)):
+            await send_in_pieces(wire, data, cuts)
+            assert [plain(await answered(wire)) for _ in parts] == expected, cuts
+
+
+async def test_what_is_broken_ends_the_connection_in_its_turn(hot: Hot) -> None:
+    """
+    Behind good requests what is no HTTP is answered last, and what was not answered before it was not done.
+
+    aiohttp's parser forgets the requests it has read in the packet in which it finds something broken.
+    """
+    tail = b"".join([BROKEN, hot.post("behind broken")])
+    for count, cut_by in enumerate((0, 1, 5, 40)):
+        keys = [f"before-broken-{count}-{number}" for number in range(4)]
+        parts = [hot.post(key, body=OTHER_BODY) for key in keys]
+        good = b"".join(parts)
+        # Nothing is sent behind the packet that ends the connection: a reset would take the answers with it.
+        cuts = list(range(cut_by, len(good) + 1, cut_by)) if cut_by else []
+        async with connect(hot.url) as wire:
+            await send_in_pieces(wire, good + tail, cuts)
+            answers = await wire.receive_all()
+        statuses = [answer.status for answer in answers]
+        assert statuses == [201] * (len(answers) - 1) + [400]
+        assert answers[-1].json["code"] == "malformed_request"
+        done = [await hot.bound(key) for key in keys]
+        assert done == [True] * (len(answers) - 1) + [False] * (5 - len(answers))
+        # One at a time, each is read before the broken one is.
+        assert cut_by != 1 or len(answers) == 5
+    assert not await hot.bound("behind broken")
+
+
+async def test_what_is_broken_waits_for_the_answers_before_it(hot: Hot) -> None:
+    """A posting that is under way is answered before the refusal of what came behind it."""
+    async with connect(hot.url) as wire:
+        with hot.redis_held():
+            await wire.send(hot.post(key := new_key(), body=OTHER_BODY))
+            await hot.counted(0, 1)
+            await send_in_pieces(wire, BROKEN + hot.get(), [])
+        assert [answer.status for answer in await wire.receive_all()] == [201, 400]
+    assert await hot.bound(key)
+
+
+async def test_each_sees_what_those_before_it_did(hot: Hot) -> None:
+    """A read behind a posting shows it: no request begins before the one ahead of it has been answered."""
+    start = await hot.client.balance("bob")
+    count = 20
+    data = b"".join(hot.post(new_key(), body=OTHER_BODY) + hot.get("bob") for _ in range(count))
+    async with connect(hot.url) as wire:
+        await wire.send(data)
+        balances = []
+        for _ in range(count):
+            assert (await answered(wire)).status == 201
+            balances.append((await answered(wire)).json["balance"])
+    assert balances == [start + number + 1 for number in range(count)]
+
+
+async def test_a_failure_is_answered_in_its_turn(
+    hot: Hot, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Where the server itself fails, the request hears 500, its log says so, and those behind it are served."""
+    parts = hot.server._parts
+
+    def fail(*_: object) -> None:
+        raise ZeroDivisionError
+
+    places: list[tuple[Any, str]] = [
+        (parts.self_check, "sample"),
+        (parts.gate, "_entry"),
+        (parts.gate, "enter"),
+        (parts.gate.keyspace, "snapshot"),
+        (parts.running, "enter"),
+    ]
+    for place, name in places:
+        async with connect(hot.url) as wire:
+            with monkeypatch.context() as broken, caplog.at_level(logging.ERROR):
+                broken.setattr(place, name, fail)
+                await wire.send(hot.get("alice", "X-Request-Id: failing") * 3 + request("GET", "/livez"))
+                answers = [await answered(wire) for _ in range(4)]
+            assert [answer.status for answer in answers] == [500, 500, 500, 200], name
+            assert answers[0].json["code"] == "internal_error"
+            assert "request failing failed" in caplog.text
+            assert str(hot.client.token) not in caplog.text
+            caplog.clear()
+            await wire.send(hot.get())
+            assert (await answered(wire)).status == 200
+        await hot.quiet()
+
+
+async def test_a_posting_that_fails_is_answered_in_its_turn(hot: Hot, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where a posting fails for a reason nobody foresaw, its caller is told that the outcome is unknown."""
+
+    async def fail(*_: object) -> None:
+        await asyncio.sleep(0)
+        raise ZeroDivisionError
+
+    async with connect(hot.url) as wire:
+        with monkeypatch.context() as broken:
+            broken.setattr(hot.server._parts.posting, "post", fail)
+            await wire.send(hot.post("failing") * 2 + hot.get())
+            answers = [await answered(wire) for _ in range(3)]
+        assert [answer.status for answer in answers] == [500, 500, 200]
+        assert (answers[0].json["outcome"], answers[0].json["retry"]) == ("unknown", "same_key")
+        await wire.send(hot.post("failing", body=OTHER_BODY))
+        assert (await answered(wire)).status == 201
+
+
+async def test_a_gate_that_is_cancelled_ends_the_connection(hot: Hot, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where nothing will be said any more to a request, nothing else is said in its place, and nothing is kept."""
+    asked: asyncio.Queue[asyncio.Future[object]] = asyncio.Queue()
+
+    def enter(*_: object) -> "asyncio.Future[object]":
+        said: asyncio.Future[object] = asyncio.get_running_loop().create_future()
+        asked.put_nowait(said)
+        return said
+
+    # The shortest way is that of a read behind one with the same head.
+    for before, data in ((0, hot.get()), (1, hot.get()), (0, hot.post(new_key()))):
+        async with connect(hot.url) as wire:
+            await wire.send(hot.get() * before)
+            for _ in range(before):
+                assert (await answered(wire)).status == 200
+            with monkeypatch.context() as broken:
+                broken.setattr(hot.server._parts.gate, "enter", enter)
+                await wire.send(data + hot.get())
+                (await asked.get()).cancel()
+                assert await wire.receive() is None
+        await hot.quiet()
+
+
+async def test_heads_in_pieces_do_not_add_up(hot: Hot) -> None:
+    """A connection may bring any number of heads in pieces: each is bounded by itself."""
+    data = hot.get("alice", "X: " + "x" * 1_000)
+    async with connect(hot.url) as wire:
+        for _ in range(HEAD_PART_MAX_BYTES // 1_000 + 10):
+            await send_in_pieces(wire, data, [len(data) - 2])
+            assert (await answered(wire)).status == 200

@@ -1,0 +1,195 @@
+"""Connections that flood: too many of them, silent ones, heads that dribble, bodies that do not come."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+
+import pytest
+
+from server.http import admission
+from tests.input.wire import Wire, connect, request
+from tests.support.client import new_key
+from tests.support.hot import BODY, CHUNKED, OTHER_BODY, Hot, answered
+from tests.support.waiting import until
+
+LENGTH = f"Content-Length: {len(BODY)}"
+FLOOD = 150
+# Shorter than the other deadlines by far, and long beside what a good client needs.
+HEAD_SECONDS = 0.5
+
+
+@asynccontextmanager
+async def many(hot: Hot, count: int) -> AsyncIterator[list[Wire]]:
+    """So many connections, which the server knows of."""
+    before = hot.server.connections_open
+    async with AsyncExitStack() as stack:
+        yield [await stack.enter_async_context(connect(hot.url)) for _ in range(count)]
+    await until(lambda: hot.server.connections_open <= before)
+
+
+async def closed(wires: list[Wire]) -> None:
+    """Return when the server has ended all of them without a word."""
+    assert [await wire.receive() for wire in wires] == [None] * len(wires)
+
+
+async def test_one_connection_too_many(hot: Hot, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The connection on top hears 503 and its end; the others live, and one that goes makes room for one."""
+    async with many(hot, 3) as wires:
+        for wire in wires:
+            await wire.send(hot.get())
+            assert (await answered(wire)).status == 200
+        monkeypatch.setattr(hot.server, "connections_max", hot.server.connections_open)
+        for data in (b"", hot.get(), hot.post(key := new_key())):
+            async with connect(hot.url) as wire:
+                await wire.send(data)
+                (response,) = await wire.receive_all()
+                assert (response.status, response.json["code"]) == (503, "overloaded")
+                assert response.headers["connection"] == "close"
+                assert 1 <= int(response.headers["retry-after"]) <= 3
+        for wire in wires:
+            await wire.send(hot.get())
+            assert (await answered(wire)).status == 200
+        there = hot.server.connections_open
+        wires[0].writer.close()
+        await until(lambda: hot.server.connections_open < there)
+        async with connect(hot.url) as wire:
+            await wire.send(hot.get())
+            assert (await answered(wire)).status == 200
+    assert not await hot.bound(key)
+
+
+@pytest.mark.parametrize("start", [b"", b"\r\n", b"GET /v1/accounts/al", b"GET / HTTP/1.1\r\nX: "])
+async def test_heads_that_never_end(hot: Hot, monkeypatch: pytest.MonkeyPatch, start: bytes) -> None:
+    """Silent connections and those within a head are closed in time; good clients are served meanwhile."""
+    monkeypatch.setattr("server.http.connection.HEAD_DEADLINE_SECONDS", HEAD_SECONDS)
+    async with many(hot, FLOOD) as wires, connect(hot.url) as good:
+        for wire in wires:
+            await wire.send(start)
+        ending = asyncio.create_task(closed(wires))
+        served = 0
+        while not ending.done():
+            await good.send(hot.get() + hot.post(new_key(), body=OTHER_BODY))
+            assert [(await answered(good)).status for _ in range(2)] == [200, 201]
+            served += 1
+            await asyncio.sleep(0.01)
+        await ending
+        assert served > 5
+        # The others had less time than a connection that has been served.
+        await asyncio.sleep(HEAD_SECONDS)
+        await good.send(hot.get())
+        assert (await answered(good)).status == 200
+
+
+@pytest.mark.parametrize("served", [0, 1], ids=["new", "served"])
+async def test_heads_that_dribble(hot: Hot, monkeypatch: pytest.MonkeyPatch, served: int) -> None:
+    """A head has to come to its end in time, however busily its bytes come; what has come before changes nothing."""
+    monkeypatch.setattr("server.http.connection.HEAD_DEADLINE_SECONDS", HEAD_SECONDS)
+    async with connect(hot.url) as wire:
+        for _ in range(served):
+            await wire.send(hot.get())
+            assert (await answered(wire)).status == 200
+        ended = asyncio.create_task(wire.receive())
+        await wire.send(b"GET /v1/accounts/alice HTTP/1.1\r\nX: ")
+        started = time.monotonic()
+        while not ended.done():
+            await wire.send(b"x")
+            await asyncio.sleep(0.02)
+            assert time.monotonic() - started < 10
+        assert await ended is None
+
+
+@pytest.mark.parametrize(
+    ("start", "line"),
+    [
+        pytest.param(b"", b"\r\n", id="empty lines"),
+        pytest.param(b"GET /v1/accounts/alice HTTP/1.1\r\n", b"X: " + b"x" * 1_000 + b"\r\n", id="fields"),
+    ],
+)
+async def test_a_head_without_an_end_is_not_kept(hot: Hot, start: bytes, line: bytes) -> None:
+    """What grows past all limits ends its connection, answered or not, before its deadline."""
+    async with connect(hot.url) as wire:
+        await wire.send(start)
+        ended = asyncio.create_task(wire.receive())
+        sent = 0
+        while not ended.done():
+            await wire.send(line * (1 + 500 // len(line)))
+            await asyncio.sleep(0)
+            sent += 500
+            assert sent < 2_000_000
+        response = await ended
+        assert response is None or response.status == 400
+
+
+async def test_idle_connections_are_closed(hot: Hot, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Connections that were served and are silent since are closed; one that is waiting for its answer is not."""
+    monkeypatch.setattr("server.http.protocol.KEEPALIVE_SECONDS", HEAD_SECONDS)
+    monkeypatch.setattr("server.http.connection.HEAD_DEADLINE_SECONDS", HEAD_SECONDS)
+    async with many(hot, 20) as wires, connect(hot.url) as waiting:
+        for wire in wires:
+            await wire.send(hot.get() * 2)
+            assert [(await answered(wire)).status for _ in range(2)] == [200, 200]
+        with hot.redis_held():
+            await waiting.send(hot.post(new_key(), body=OTHER_BODY))
+            await hot.counted(0, 1)
+            await closed(wires)
+            await asyncio.sleep(2 * HEAD_SECONDS)
+        assert (await answered(waiting)).status == 201
+
+
+async def test_slow_bodies_hold_no_place(hot: Hot, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Any number of postings whose bodies are still to come leaves all places to others, and is served when they do."""
+    monkeypatch.setattr(admission, "RUNNING_MAX", 1)
+    monkeypatch.setattr(admission, "WAIT_SECONDS", 10.0)
+    keys = [new_key() for _ in range(20)]
+    async with many(hot, len(keys)) as wires:
+        for wire, key in zip(wires, keys, strict=True):
+            await wire.send(hot.post(key, LENGTH, body=None) + BODY[:5])
+        await hot.counted(0, 0, 0, 0, len(keys) * len(BODY))
+        async with connect(hot.url) as good:
+            await good.send(hot.post(new_key(), body=OTHER_BODY))
+            assert (await answered(good)).status == 201
+        for wire in wires:
+            await wire.send(BODY[5:])
+        assert [(await answered(wire)).status for wire in wires] == [201] * len(keys)
+
+
+async def test_bodies_that_arrive_are_bounded(hot: Hot, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Past the bytes that may be arriving a body is refused at once and its key stays free; whole ones are taken."""
+    monkeypatch.setattr(admission, "ARRIVING_MAX_BYTES", 2 * len(BODY) + 10)
+    keys = [new_key() for _ in range(4)]
+    async with many(hot, 4) as wires:
+        for wire, key in zip(wires[:2], keys, strict=False):
+            await wire.send(hot.post(key, LENGTH, body=None))
+        await hot.counted(0, 0, 0, 0, 2 * len(BODY))
+        for wire, key, framing in zip(wires[2:], keys[2:], (LENGTH, CHUNKED), strict=True):
+            await wire.send(hot.post(key, framing, body=None))
+            response = await answered(wire)
+            assert (response.status, response.json["code"]) == (503, "overloaded")
+            assert (response.json["outcome"], response.json["retry"]) == ("not_applied", "same_key")
+            assert "retry-after" in response.headers
+        async with connect(hot.url) as good:
+            await good.send(hot.post(keys[2], body=OTHER_BODY))
+            assert (await answered(good)).status == 201
+        for wire in wires[:2]:
+            await wire.send(BODY)
+            assert (await answered(wire)).status == 201
+        assert not await hot.bound(keys[3])
+
+
+async def test_a_body_comes_into_a_worker_without_a_place(hot: Hot, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the place that a body gave away is not there again in time, its posting is refused undone."""
+    key = new_key()
+    async with connect(hot.url) as wire:
+        await wire.send(hot.post(key, LENGTH, body=None))
+        await hot.counted(0, 0, 0, 0, len(BODY))
+        monkeypatch.setattr(admission, "RUNNING_MAX", 0)
+        monkeypatch.setattr(admission, "WAIT_SECONDS", 0.01)
+        await wire.send(BODY + request("GET", "/livez"))
+        response = await answered(wire)
+        assert (response.status, response.json["code"]) == (503, "overloaded")
+        assert (response.json["outcome"], response.json["retry"]) == ("not_applied", "same_key")
+        assert (await answered(wire)).status == 200
+    monkeypatch.undo()
+    await hot.quiet()
+    assert not await hot.bound(key)

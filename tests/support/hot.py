@@ -1,0 +1,144 @@
+"""A service of a few tests alone, whose Redis they may hold, and the requests that it serves from the connection."""
+
+import asyncio
+import os
+import signal
+import tempfile
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from server.http.admission import Admission
+from server.http.server import HttpServer
+from tests.input.wire import Response, Wire, request
+from tests.support.client import Client
+from tests.support.postgres import create_database, drop_database
+from tests.support.service import Service, in_process
+from tests.support.valkey import OwnValkey
+from tests.support.waiting import until
+
+JSON = "Content-Type: application/json"
+BODY = b'{"source":"world","destination":"alice","amount":1,"currency":"EUR"}'
+# Of another account, whose row is not held.
+OTHER_BODY = BODY.replace(b"alice", b"bob").replace(b"world", b"other-world")
+CHUNKED = "Transfer-Encoding: chunked"
+# Longer than a test holds Redis: nobody gives it up meanwhile.
+REDIS_PATIENCE_MS = 10_000
+
+
+class Hot(NamedTuple):
+    """A service with the accounts `world` and `other-world` (no floor), `alice` and `bob` in the ledger of a client."""
+
+    service: Service
+    client: Client
+    valkey: OwnValkey
+
+    @property
+    def url(self) -> str:
+        """Its address."""
+        return self.service.url
+
+    @property
+    def server(self) -> HttpServer:
+        """What serves."""
+        assert self.service.app is not None
+        return self.service.app.server
+
+    @property
+    def admission(self) -> Admission:
+        """Who is under way in it."""
+        return self.server.admission
+
+    def get(self, account: str = "alice", *lines: str, token: str | None = None) -> bytes:
+        """Return a read of an account, with the client's token unless another is given."""
+        return request("GET", f"/v1/accounts/{account}", *lines, token=token or self.client.token)
+
+    def post(self, key: str, *lines: str, body: bytes | None = BODY, token: str | None = None) -> bytes:
+        """Return a transfer; without *body* only its head, and no length."""
+        fields = (JSON, f"Idempotency-Key: {key}", *lines)
+        return request("POST", "/v1/transfers", *fields, body=body, token=token or self.client.token)
+
+    async def bound(self, key: str) -> bool:
+        """Tell whether a transfer was made under a key."""
+        return (await self.client.get(f"/v1/idempotency-keys/{key}")).status == 200
+
+    def counts(self) -> tuple[int, int, int, int, int]:
+        """Return reads and writes under way, reads and writes that wait for a place, and bytes that are arriving."""
+        reads, writes = self.admission._waiting
+        return self.admission.reads, self.admission.writes, len(reads), len(writes), self.admission.arriving_bytes
+
+    async def counted(self, *counts: int) -> None:
+        """Return when the first of the counts are these; all others are zero by then."""
+        wanted = (*counts, *[0] * (5 - len(counts)))
+        try:
+            await until(lambda: self.counts() == wanted)
+        except TimeoutError:
+            raise AssertionError(f"{self.counts()} is not {wanted}") from None
+
+    async def quiet(self) -> None:
+        """Return when nothing is under way, of no key either."""
+        await self.counted()
+        await until(lambda: len(self.server._parts.running) == 0)
+
+    @contextmanager
+    def redis_held(self) -> Iterator[None]:
+        """Keep every request at the gate until the block ends or `resume` is called."""
+        with self.valkey.frozen():
+            yield
+
+    def resume(self) -> None:
+        """Let Redis answer."""
+        os.kill(self.valkey.pid, signal.SIGCONT)
+
+
+@asynccontextmanager
+async def hot_service(template: str) -> AsyncIterator[Hot]:
+    """Start one whose Redis is trusted at once, so that snapshots are read."""
+    database_url = await create_database(template)
+    with tempfile.TemporaryDirectory(prefix="ts-") as folder, pytest.MonkeyPatch.context() as patch:
+        patch.setattr("server.store.redis_connections.QUARANTINE_SECONDS", 0.0)
+        valkey = OwnValkey(Path(folder))
+        valkey.start()
+        try:
+            async with in_process(database_url, valkey.url, redis_timeout_ms=REDIS_PATIENCE_MS) as service:
+                client = await service.client("hot")
+                for name in ("world", "other-world"):
+                    assert (await client.open(name, floor=None)).status == 201
+                for name in ("alice", "bob"):
+                    assert (await client.open(name)).status == 201
+                await service.reads_snapshots()
+                yield Hot(service, client, valkey)
+        finally:
+            valkey.stop()
+    await drop_database(template, database_url)
+
+
+async def answered(wire: Wire) -> Response:
+    """Return the next answer, which must come."""
+    response = await wire.receive()
+    assert response is not None, "the connection ended instead"
+    return response
+
+
+async def send_in_pieces(wire: Wire, data: bytes, cuts: list[int]) -> None:
+    """Send *data* in packets that end at *cuts*, and let the server read each by itself."""
+    for start, end in zip([0, *cuts], [*cuts, len(data)], strict=True):
+        await wire.send(data[start:end])
+        for _ in range(3):
+            await asyncio.sleep(0)
+
+
+def chunks(body: bytes, size: int) -> bytes:
+    """Return *body* in chunks of *size* bytes."""
+    pieces = [body[start : start + size] for start in range(0, len(body), size)]
+    return b"".join(b"%x\r\n%b\r\n" % (len(piece), piece) for piece in pieces) + b"0\r\n\r\n"
+
+
+def plain(response: Response) -> tuple[int, dict[str, str], bytes]:
+    """Return an answer without what differs each time: its date, its request's id, what is left of a limit."""
+    own = ("date", "x-request-id", "ratelimit", "connection", "retry-after", "content-length")
+    headers = {name: value for name, value in response.headers.items() if name not in own}
+    return response.status, headers, response.body.replace(response.headers["x-request-id"].encode(), b"<id>")
