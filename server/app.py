@@ -12,6 +12,7 @@ from server.gate.keys import Authenticator, Defaults
 from server.gate.limits import Limit, read_rate
 from server.gate.running import Running
 from server.http import render
+from server.http.observer import Observer
 from server.http.parts import Parts
 from server.http.runtime import runtime_failures
 from server.http.server import HttpServer
@@ -28,6 +29,7 @@ from server.store.readiness import Readiness
 from server.store.redis import SETTLE_ATTEMPTS_MAX, Redis
 from server.store.redis_cluster import connect
 from server.telemetry.failpoints import Failpoints
+from server.telemetry.tallies import Tallies
 
 # Seconds that running postings get to be resolved when the service stops: a little more than their own deadline.
 DRAIN_SECONDS = 6.0
@@ -69,8 +71,10 @@ class App(NamedTuple):
 
     server: HttpServer
     readiness: Readiness
+    database: Database
     redis: Redis
     counters: CacheCounters
+    tallies: Tallies
 
 
 @asynccontextmanager
@@ -89,26 +93,28 @@ async def create_app(settings: Settings) -> AsyncIterator[App]:
         posting_connections=settings.posting_connections,
         reading_connections=settings.reading_connections,
     ) as database:
-        redis = connect(settings.redis_url, settings.redis_timeout_ms / 1000)
+        tallies = Tallies()
+        redis = connect(settings.redis_url, settings.redis_timeout_ms / 1000, tallies.batches["redis"])
         keyspace = Keyspace()
         await keyspace.learn(database)
         following = asyncio.create_task(keyspace.follow(database))
         counters = CacheCounters()
         cache = Cache(redis, keyspace, counters)
-        gate = Gate(redis, keyspace, WORKERS, counters)
-        accounts = Accounts(database, cache, render.account)
+        gate = Gate(redis, keyspace, WORKERS, counters, tallies)
+        accounts = Accounts(database, cache, render.account, tallies.batches["read"])
         patience = SETTLE_ATTEMPTS_MAX * settings.redis_timeout_ms / 1000
         self_check = SelfCheck(database, cache, render.account, patience + SETTLE_MARGIN_SECONDS)
-        posting = PostingLane(database, cache, render.answer, Failpoints(settings.failpoints))
+        posting = PostingLane(database, cache, render.answer, Failpoints(settings.failpoints), tallies)
         history = History(database, cache, accounts)
         readiness = Readiness(database, runtime_failures())
         authenticator = Authenticator(database, defaults)
         failures = Failures(redis, keyspace, defaults.failures, WORKERS)
         parts = Parts(
-            authenticator, accounts, posting, history, gate, Running(), failures, cache, self_check, readiness
+            authenticator, accounts, posting, history, gate, Running(), failures, cache, self_check, readiness, tallies
         )
+        observer = Observer(tallies, settings.slow_ms / 1000, settings.log_sample)
         try:
-            yield App(HttpServer(parts), readiness, redis, counters)
+            yield App(HttpServer(parts, observer), readiness, database, redis, counters, tallies)
         finally:
             try:
                 async with asyncio.timeout(DRAIN_SECONDS):

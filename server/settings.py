@@ -52,6 +52,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     auth_failure_rate: str = "10/s"
     auth_failure_burst: Annotated[int, Meta(ge=1, le=1_000_000)] = 50
     log_level: Annotated[str, Meta(pattern=r"^(debug|info|warning|error)\Z")] = "info"
+    slow_ms: Annotated[int, Meta(ge=1, le=60_000)] = 1_000
+    log_sample: Annotated[int, Meta(ge=0, le=1_000_000_000)] = 0
     failpoints: Annotated[str, Meta(pattern=FAILPOINTS)] = ""
 
 
@@ -85,6 +87,8 @@ HELP: Final[Mapping[str, Help]] = {
     "auth_failure_rate": Help("Failed authentications that one network address may have: N/s, N/min, N/h or N/day."),
     "auth_failure_burst": Help("Failed authentications that it may have at once."),
     "log_level": Help("Least level that is logged: debug, info, warning or error."),
+    "slow_ms": Help("Milliseconds past which a request is logged."),
+    "log_sample": Help("One in so many of the other requests is logged too; 0 for none."),
     "failpoints": Help(
         "For tests only: where this process fails on purpose, as NAME=kill|raise|stall[@N],...; "
         f"names are {', '.join(FAILPOINT_NAMES)}."

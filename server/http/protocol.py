@@ -9,11 +9,11 @@ from aiohttp.http_parser import RawRequestMessage
 from aiohttp.web_protocol import _ErrInfo
 
 from server.gate.gate import Entry
-from server.http.call import Call, new_request_id
+from server.http.call import Call
 from server.http.connection import Connection
 from server.http.head import Head
 from server.http.limits import KEEPALIVE_SECONDS
-from server.http.refusal import overloaded
+from server.http.refusal import full
 from server.http.reply import Reply
 from server.http.routes import find
 
@@ -50,9 +50,7 @@ class Protocol(Connection):
         """Take a connection, or refuse it when there are as many as there may be."""
         super().connection_made(transport)
         if self.server.connections_open > self.server.connections_max:
-            refusal = overloaded(new_request_id(), write=False)
-            refusal.keep_alive = False
-            self._write(refusal.encoded())
+            self._write(full())
             self.force_close()
         else:
             self._expect_first_head()
@@ -152,13 +150,15 @@ class Protocol(Connection):
             return None
         call = Call((message.method, path, query), head, payload, self, self.server.admission)
         call.ids = found[1]
+        call.route = route.path
         return call
 
     def _begin(self, call: Call) -> None:
         self.answering = call
         self._request_in_progress = True
         # aiohttp's timer of idle connections looks at this.
-        self._next_keepalive_close_time = self._loop.time() + KEEPALIVE_SECONDS
+        call.arrived = self._loop.time()
+        self._next_keepalive_close_time = call.arrived + KEEPALIVE_SECONDS
         admission = self.server.admission
         if admission.enter(write=call.write):
             self._start(call)
@@ -199,6 +199,7 @@ class Protocol(Connection):
             self._finish(self._failure(error))
             return
         if answer is None:
+            call.gated = self._loop.time()
             self._coroutine = self.server.go_on(call, said)
             self._step()
             return
@@ -211,7 +212,7 @@ class Protocol(Connection):
         call = self.answering
         assert call is not None, "the request waits"
         self._end()
-        self._write(overloaded(call.request_id, write=call.write).encoded())
+        self._write(self.server.refusal(call))
         self._go_on(keep_alive=True)
 
     def _step(self, waited_for: "asyncio.Future[Any] | None" = None) -> None:
@@ -227,8 +228,7 @@ class Protocol(Connection):
             self._fail()
             raise
         else:
-            if future is None:
-                # It only lets others go first.
+            if future is None:  # It only lets others go first.
                 self._run_on()
                 return
             # As a task does with what its coroutine waits for.
@@ -259,6 +259,7 @@ class Protocol(Connection):
         self.server.admission.leave(write=call.write)
         self._end()
         self._write(reply.encoded(call.own_fields()))
+        self.server.observer.ended(call, reply.status)
         self._go_on(keep_alive=reply.keep_alive)
 
     def _fail(self) -> None:

@@ -6,6 +6,8 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Generic, TypeVar
 
+from server.telemetry.tallies import BatchTally
+
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
@@ -33,6 +35,8 @@ class Coalescer(Generic[Item, Result]):
 
         wait_max_seconds: How long an item may wait. What has waited longer is refused when its batch leaves, and not
             sent: whoever asked has most likely given up.
+
+        tally: Counts the batches.
     """
 
     def __init__(
@@ -43,7 +47,9 @@ class Coalescer(Generic[Item, Result]):
         in_flight_max: int,
         queue_max: int,
         wait_max_seconds: float = math.inf,
+        tally: BatchTally | None = None,
     ) -> None:
+        self._tally = tally
         self._wait_max = wait_max_seconds
         self._run = run
         self._batch_max = batch_max
@@ -106,6 +112,8 @@ class Coalescer(Generic[Item, Result]):
             if not batch:
                 return
             self._queued -= load
+            if self._tally is not None:
+                self._tally.left(load, self._loop.time() - batch[0][3])
             flight = self._loop.create_task(self._fly(batch))
             self._flights.add(flight)
             flight.add_done_callback(self._landed)
