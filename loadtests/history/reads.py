@@ -58,7 +58,7 @@ def check_acknowledged(history: History, verdict: Verdict) -> None:
         if shown.version < acknowledged:
             verdict.flag(
                 "C5",
-                f"{operation.process} read {shown.account} at version {shown.version} after {acknowledged} was acknowledged",
+                f"{operation.process} read {shown.account} at version {shown.version}, after {acknowledged} was told",
             )
         booked = balances.get((operation.ledger, shown.account, shown.version))
         if booked is not None and booked != shown.balance:
