@@ -31,9 +31,9 @@ def accuracy(limit: Limit, sent: list[Operation]) -> dict[str, float]:
     """
     Return how a limit was kept by what was sent to use it up; nothing of nothing.
 
-    Tokens are taken at some instant between sending and answer. So the time from the first sending to the last answer is
-    the longest in which they can have come, and the time between first and last sending is one in which they were asked
-    for.
+    Tokens are taken at some instant between sending and answer. So the time from the first sending to the last answer
+    is the longest in which they can have come, and the time between first and last sending is one in which they were
+    asked for.
     """
     answered = [operation for operation in sent if operation.status]
     if not answered:

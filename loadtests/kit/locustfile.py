@@ -16,19 +16,16 @@ from locust import events
 from locust.runners import WorkerRunner
 
 from loadtests.kit import load_shapes
+from loadtests.kit.process import PROGRESS
 from loadtests.kit.stats import figures, merged, percentile
 from loadtests.kit.users import PLAN, Notes
 
 # Seconds between two lines of progress.
 PROGRESS_SECONDS = 1.0
-# What a line of progress begins with, so that whoever starts locust finds it among its other words.
-PROGRESS = "progress: "
 
 ScenarioUser = importlib.import_module(f"loadtests.kit.scenarios.{PLAN.scenario}").User
-if PLAN.shape == "knee":
-    LoadShape = load_shapes.Knee
-elif PLAN.shape != "steady":
-    LoadShape = load_shapes.Curve
+if PLAN.shape != "steady":
+    LoadShape = load_shapes.Knee if PLAN.shape == "knee" else load_shapes.Curve
 
 atexit.register(Notes.close)
 

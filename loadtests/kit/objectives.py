@@ -47,7 +47,9 @@ _MEANINGS = {
     "p95_ms": "95 of 100 answers came within so many milliseconds",
     "p99_ms": "99 of 100 answers came within so many milliseconds",
 }
-_REPLAYS = Objective("replays_equal", 1, at_most=False, meaning="share of repeated requests with one and the same answer")
+_REPLAYS = Objective(
+    "replays_equal", 1, at_most=False, meaning="share of repeated requests with one and the same answer"
+)
 _OF_SCENARIO = {
     "payments": (_REPLAYS,),
     "mixed": (_REPLAYS,),

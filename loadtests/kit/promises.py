@@ -63,9 +63,7 @@ def look_up(api: Api, seed: int, by_key: dict[str, list[Operation]], verdict: Ve
         verdict.judged["C2"] += 1
 
 
-def _figures(
-    plan: Plan, history: History, by_key: dict[str, list[Operation]], verdict: Verdict
-) -> dict[str, float]:
+def _figures(plan: Plan, history: History, by_key: dict[str, list[Operation]], verdict: Verdict) -> dict[str, float]:
     different = len({violation.what for violation in verdict.violations if violation.check == "C4"})
     figures = {
         "lies": float(len(verdict.violations)),

@@ -10,6 +10,7 @@ from urllib.parse import quote
 import gevent
 from locust import FastHttpUser, constant, constant_throughput
 from locust.exception import StopUser
+from locust.user.task import LOCUST_STATE_STOPPING, LOCUST_STATE_WAITING
 
 from loadtests.history.api import connect
 from loadtests.history.recorder import FAIL, OK, HistoryFullError, Recorder, problem_of
@@ -70,6 +71,7 @@ class LedgerUser(FastHttpUser):
     network_timeout = ANSWER_SECONDS_MAX
     connection_timeout = ANSWER_SECONDS_MAX
     host = PLAN.url
+    _state: str | None
     wait_time = constant_throughput(PLAN.pace) if PLAN.pace else constant(0)
 
     def on_start(self) -> None:
@@ -85,6 +87,14 @@ class LedgerUser(FastHttpUser):
             # What is not compressed is compared byte for byte.
             "Accept-Encoding": "identity",
         }
+
+    def stop(self, force: bool = False) -> bool:
+        """Go home after what is under way; locust would kill a user that is just about to send, and lose its answer."""
+        if not force and self._state == LOCUST_STATE_WAITING:
+            self._state = LOCUST_STATE_STOPPING
+            return False
+        stopped: bool = super().stop(force)
+        return stopped
 
     def new_key(self) -> str:
         """Return an idempotency key that nobody has used."""
@@ -103,6 +113,8 @@ class LedgerUser(FastHttpUser):
         body = body_of(transfer(*pair, amount, key))
         if lose:
             self.send_deaf(key, body)
+            # Once to find out, and once more below: both must hear the same.
+            self.insist(key, body, refused=refused)
         return self.insist(key, body, refused=refused)
 
     def insist(self, key: str, body: str, *, refused: bool = False) -> Answer:
@@ -172,9 +184,7 @@ class LedgerUser(FastHttpUser):
         for _ in range(SENDINGS_MAX):
             # An atomic set is one request, which its first key names.
             where = f"{path} atomic {items[0][0]} {len(items)}" if atomic else path
-            numbers = [
-                self._invoke("transfer", where, key, body) for (key, _), body in zip(items, bodies, strict=True)
-            ]
+            numbers = [self._invoke("transfer", where, key, body) for (key, _), body in zip(items, bodies, strict=True)]
             with self.client.post(path, data=sent, headers=self._headers, name=path, catch_response=True) as response:
                 status = response.status_code or 0
                 if status == 200:
