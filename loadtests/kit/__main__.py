@@ -82,10 +82,11 @@ def main(words: list[str] | None = None) -> int:
         parser.error(f"--host needs an API key of the role write in the environment: {KEY_VARIABLE}")
     if asked.ui is not None and len(names) > 1:
         parser.error("--ui shows one scenario; name it with --scenario")
+    wishes = _wishes(parser, asked)
     screen = Screen()
     try:
         with _place(asked, screen) as place:
-            return _run(names, place, _wishes(parser, asked), screen)
+            return _run(names, place, wishes, screen)
     except (ApiError, HistoryError, LocustError, ServerError) as error:
         screen.say(f"load: {error}")
         return NOT_RUN

@@ -72,7 +72,7 @@ SCENARIOS = {
         must_judge=("C1", "C2", "C3", "C4", "C5", "C6", "C7"),
     ),
     "bulk": Scenario(
-        "twenty transfers a request, each for itself or all or none; one in ten is sent again",
+        "twenty transfers a request, each for itself or all or none; one in four is sent again",
         users=10,
         accounts=200,
         bars=CALM,

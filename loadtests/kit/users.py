@@ -100,12 +100,16 @@ class LedgerUser(FastHttpUser):
         """Return an idempotency key that nobody has used."""
         return f"{PLAN.run}-{self.name}-{next(self._keys)}"
 
-    def pay(self, pair: tuple[str, str], amount: int, *, lose: bool = False, refused: bool = False) -> Answer:
+    def pay(
+        self, pair: tuple[str, str], amount: int, *, lose: bool = False, again: bool = False, refused: bool = False
+    ) -> Answer:
         """
         Send a payment until its outcome is known.
 
         Args:
             lose: Whether to close the connection on the first answer.
+
+            again: Whether to ask once more when it is known: the answer must be the same.
 
             refused: Whether a refusal is what is expected.
         """
@@ -113,7 +117,7 @@ class LedgerUser(FastHttpUser):
         body = body_of(transfer(*pair, amount, key))
         if lose:
             self.send_deaf(key, body)
-            # Once to find out, and once more below: both must hear the same.
+        if again:
             self.insist(key, body, refused=refused)
         return self.insist(key, body, refused=refused)
 

@@ -9,7 +9,7 @@ ITEMS = 20
 
 
 class User(LedgerUser):
-    """Sends bulks, each item for itself or all or none; one in ten is sent a second time."""
+    """Sends bulks, each item for itself or all or none; one in four is sent a second time."""
 
     @task
     def send_each_for_itself(self) -> None:
@@ -27,5 +27,5 @@ class User(LedgerUser):
             key = self.new_key()
             items.append((key, transfer(*self.traffic.pair(), self.traffic.amount(), key)))
         self.send_bulk(items, atomic=atomic)
-        if self.traffic.one_in(10):
+        if self.traffic.one_in(4):
             self.send_bulk(items, atomic=atomic)

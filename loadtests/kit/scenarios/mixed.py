@@ -10,10 +10,11 @@ from loadtests.kit.users import LedgerUser
 class User(LedgerUser):
     """Pays and reads, a tenth of it on one account; loses answers, pays too much, uses a key twice by mistake."""
 
-    @task(66)
+    @task(63)
     def pay_somebody(self) -> None:
         """Pay."""
-        self.pay(self.traffic.pair(), self.traffic.amount(), lose=self.traffic.one_in(20))
+        lose, again = self.traffic.one_in(20), self.traffic.one_in(10)
+        self.pay(self.traffic.pair(), self.traffic.amount(), lose=lose, again=again)
 
     @task(8)
     def pay_hot(self) -> None:
@@ -38,7 +39,7 @@ class User(LedgerUser):
         """Pay more than there is."""
         self.pay(self.traffic.pair(), TOO_MUCH, refused=True)
 
-    @task(2)
+    @task(5)
     def use_a_key_twice(self) -> None:
         """Send another payment under a key that has been used: it is refused and the first one stays."""
         key = self.new_key()
