@@ -8,6 +8,7 @@ Exit codes: 0 every objective was met, 1 one was missed or a promise was broken,
 
 import argparse
 import os
+import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -183,4 +184,6 @@ def _positive(text: str) -> int:
 
 
 if __name__ == "__main__":
+    # Whoever ends us by a signal does not want to look for a server and users that go on.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     sys.exit(main())

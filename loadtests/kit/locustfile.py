@@ -7,6 +7,7 @@ Started by `make load`, which prepares the ledger and judges the run.
 import atexit
 import importlib
 import json
+import signal
 import time
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,8 @@ if PLAN.shape != "steady":
     LoadShape = load_shapes.Knee if PLAN.shape == "knee" else load_shapes.Curve
 
 atexit.register(Notes.close)
+# Started from a shell's background, it would ignore what asks it to end and report.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @events.init.add_listener
@@ -59,6 +62,9 @@ def _progress(environment: Any) -> None:
 @events.quitting.add_listener
 def write_figures(environment: Any, **_: Any) -> None:
     """Close the history; where the figures are known, write them for whoever judges the run."""
+    # When it is interrupted, users are still at work here.
+    if environment.runner.user_count:
+        environment.runner.stop()
     Notes.close()
     if isinstance(environment.runner, WorkerRunner):
         return

@@ -117,10 +117,12 @@ def _listen(process: "subprocess.Popen[str]", said: TextIO, screen: Screen) -> N
                 said.flush()
     except KeyboardInterrupt:
         screen.say("stopping; what has been promised so far is checked")
-        process.send_signal(signal.SIGTERM)
+        # Not SIGTERM: locust writes no report then.
+        process.send_signal(signal.SIGINT)
         # The rest of its words, so that it is not held up by a full pipe.
-        rest, _ = process.communicate(timeout=END_SECONDS_MAX)
-        said.write(rest or "")
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            rest, _ = process.communicate(timeout=END_SECONDS_MAX)
+            said.write(rest or "")
 
 
 def _kill(process: "subprocess.Popen[str]") -> None:
