@@ -91,6 +91,8 @@ def run_locust(plan: Plan, key: str, processes: int, ui_port: int | None, screen
             start_new_session=True,
         ) as process,
     ):
+        if ui_port is not None:
+            screen.say(f"web UI: http://{WEB_HOST}:{ui_port}/   Ctrl-C ends the run and checks it")
         seconds = plan.seconds + MARGIN_SECONDS
         overdue = threading.Timer(seconds, _kill, (process,))
         overdue.daemon = True
