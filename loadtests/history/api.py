@@ -64,6 +64,11 @@ def connect(url: str, seconds_max: float = REQUEST_SECONDS_MAX) -> http.client.H
     return kind(host, port, timeout=seconds_max)
 
 
+def wait_of(retry_after: str | None) -> float:
+    """Return the seconds that a `Retry-After` asks for; 0 where it names none, or a date, as some balancers do."""
+    return float(retry_after) if retry_after is not None and retry_after.isdigit() else 0.0
+
+
 class Api:
     """Calls one ledger through one connection, one request at a time."""
 
@@ -117,7 +122,7 @@ class Api:
                 reply = self.once(method, path, body, key)
                 if reply.status not in _NOT_NOW:
                     return reply
-                pause = max(pause, float(reply.headers.get("retry-after", "0")))
+                pause = max(pause, wait_of(reply.headers.get("retry-after")))
                 why = ApiError(f"{method} {path}: {reply.status}")
             except ApiError as error:
                 why = error

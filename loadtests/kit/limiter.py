@@ -3,7 +3,7 @@
 import re
 import time
 
-from loadtests.history.api import Api, Reply
+from loadtests.history.api import Api, Reply, wait_of
 from loadtests.history.model import Operation
 from loadtests.kit.plan import Limit
 
@@ -14,6 +14,8 @@ PROBES = 3
 PROBE_REQUESTS_MAX = 20_000
 # Seconds of those: one connection must use up the tokens faster than they come.
 PROBE_SECONDS_MAX = 10.0
+# Seconds of a Retry-After that are waited for: longer ones are not judged.
+WAIT_SECONDS_MAX = 120.0
 _PATH = "/v1/accounts?limit=1"
 
 
@@ -54,7 +56,7 @@ def probe(api: Api) -> dict[str, float]:
     """
     Use up the tokens, wait as told, and return the share of the waits that were long enough; nobody else may send.
 
-    Nothing where one connection cannot use them up.
+    Nothing where one connection cannot use them up, or the wait is too long.
 
     Raises:
         ApiError: There was no answer.
@@ -65,7 +67,10 @@ def probe(api: Api) -> dict[str, float]:
         if refusal is None:
             return {}
         # Without the header this is 0 s, which is not long enough.
-        time.sleep(int(refusal.headers.get("retry-after", "0")))
+        wait = wait_of(refusal.headers.get("retry-after"))
+        if wait > WAIT_SECONDS_MAX:
+            return {}
+        time.sleep(wait)
         true += api.once("GET", _PATH).status == 200
     return {"retry_after_true": true / PROBES}
 

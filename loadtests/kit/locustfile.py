@@ -7,6 +7,7 @@ Started by `make load`, which prepares the ledger and judges the run.
 import atexit
 import importlib
 import json
+import random
 import signal
 import time
 from pathlib import Path
@@ -24,6 +25,8 @@ from loadtests.kit.users import PLAN, Notes
 # Seconds between two lines of progress.
 PROGRESS_SECONDS = 1.0
 
+# Locust chooses the tasks of all users with it.
+random.seed(PLAN.seed)
 ScenarioUser = importlib.import_module(f"loadtests.kit.scenarios.{PLAN.scenario}").User
 if PLAN.shape != "steady":
     LoadShape = load_shapes.Knee if PLAN.shape == "knee" else load_shapes.Curve

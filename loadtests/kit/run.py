@@ -83,23 +83,29 @@ def run_scenario(name: str, place: Place, wishes: Wishes, screen: Screen) -> Out
         HistoryError: What it wrote down is damaged.
     """
     keys = place.keys(name)
-    with Api(place.url, keys.users) as theirs, Api(place.url, keys.own) as ours:
-        limit = keys.limit or ask_limit(theirs)
-        if name == "flood" and limit is None:
-            raise ApiError("a flood needs a key with a limit, and this server tells none")
-        if limit is not None and wishes.burst is not None:
-            limit = limit._replace(burst=wishes.burst)
-        plan = _plan(name, place.url, wishes, limit)
-        _note_low_limit(plan, screen)
-        _fresh(Path(plan.folder))
-        plan.write(Path(plan.folder) / "plan.json")
-        prepare(ours, plan, None if keys.limit else limit)
-        run_locust(plan, keys.users, wishes.processes, wishes.ui_port, screen)
-        screen.progress("checking what every user was promised")
-        figures: dict[str, float] = json.loads((Path(plan.folder) / "figures.json").read_text(encoding="utf-8"))
-        if name == "flood":
-            figures.update(probe(theirs))
-        verdict, found = verify(plan, ours)
+    limit = keys.limit
+    if limit is None:
+        with Api(place.url, keys.users) as api:
+            limit = ask_limit(api)
+    if name == "flood" and limit is None:
+        raise ApiError("a flood needs a key with a limit, and this server tells none")
+    if limit is not None and wishes.burst is not None:
+        limit = limit._replace(burst=wishes.burst)
+    plan = _plan(name, place.url, wishes, limit)
+    _note_low_limit(plan, screen)
+    _fresh(Path(plan.folder))
+    plan.write(Path(plan.folder) / "plan.json")
+    with Api(place.url, keys.own) as api:
+        prepare(api, plan, None if keys.limit else limit)
+    run_locust(plan, keys.users, wishes.processes, wishes.ui_port, screen)
+    screen.progress("checking what every user was promised")
+    figures: dict[str, float] = json.loads((Path(plan.folder) / "figures.json").read_text(encoding="utf-8"))
+    # New connections: no server keeps an idle one for as long as a run may take.
+    if name == "flood":
+        with Api(place.url, keys.users) as api:
+            figures.update(probe(api))
+    with Api(place.url, keys.own) as api:
+        verdict, found = verify(plan, api)
         figures.update(found)
     audit = place.audit()
     findings = judge(objectives(name, plan.shape, wishes.bars), figures)

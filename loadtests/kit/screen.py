@@ -1,5 +1,6 @@
 """What a person sees while it runs."""
 
+import shutil
 import sys
 import time
 
@@ -17,7 +18,9 @@ class Screen:
     def progress(self, text: str) -> None:
         """Show how far it is; the next one takes its place."""
         if self._terminal:
-            print(f"\r\033[K{text}", end="", flush=True)
+            # A line that wraps cannot be taken back.
+            columns = shutil.get_terminal_size().columns - 1
+            print(f"\r\033[K{text[:columns]}", end="", flush=True)
         elif time.monotonic() >= self._next:
             print(text, flush=True)
             self._next = time.monotonic() + LINE_SECONDS

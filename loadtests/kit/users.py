@@ -12,7 +12,7 @@ from locust import FastHttpUser, constant, constant_throughput
 from locust.exception import StopUser
 from locust.user.task import LOCUST_STATE_STOPPING, LOCUST_STATE_WAITING
 
-from loadtests.history.api import connect
+from loadtests.history.api import connect, wait_of
 from loadtests.history.recorder import FAIL, OK, HistoryFullError, Recorder, problem_of
 from loadtests.kit.plan import KEY_VARIABLE, from_environment
 from loadtests.kit.traffic import Traffic, body_of, transfer
@@ -21,9 +21,10 @@ PLAN = from_environment()
 TRANSFERS = "/v1/transfers"
 # Seconds for one answer: above the server's own deadlines, so that it and not our impatience decides.
 ANSWER_SECONDS_MAX = 30.0
-# Sendings of one request until its outcome must be known, and seconds between them where the answer names none.
+# Sendings of one request until its outcome must be known, and seconds between them: what the answer says, within these.
+# A user that is going home waits no longer for an hour's `Retry-After` than for a busy server.
 SENDINGS_MAX = 20
-PAUSE_SECONDS = 0.1
+PAUSE_SECONDS, PAUSE_SECONDS_MAX = 0.1, 3.0
 # Seconds after sending within which a lost answer's connection is closed: before, while and after it is executed.
 LISTENED_SECONDS_MAX = 0.02
 # Bytes of the history of one process; a request and its answer take about 1,200. The check holds it in memory.
@@ -128,7 +129,7 @@ class LedgerUser(FastHttpUser):
             answer = self.send_transfer(key, body, expected=(409,) if refused else ())
             if answer.settled:
                 break
-            gevent.sleep(max(PAUSE_SECONDS, float(answer.retry_after or 0)))
+            gevent.sleep(min(PAUSE_SECONDS_MAX, max(PAUSE_SECONDS, wait_of(answer.retry_after))))
         return answer
 
     def send_transfer(

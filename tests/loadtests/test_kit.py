@@ -51,7 +51,7 @@ async def run(*words: str, key: str | None = None, seconds_max: float = SECONDS_
         async with asyncio.timeout(seconds_max):
             output, _ = await process.communicate()
     except TimeoutError:
-        # It passes this on to what it has started.
+        # It ends what it has started.
         process.terminate()
         await process.wait()
         raise
