@@ -75,7 +75,9 @@ def main(words: list[str] | None = None) -> int:
     """Run the scenarios and say what was missed."""
     parser = _parser()
     asked = parser.parse_args(words)
-    names = [name for listed in asked.scenario for name in listed.split(",")] or list(SCENARIOS)
+    # A key that the other scenarios do well with has a limit that no flood here would reach.
+    usual = [name for name in SCENARIOS if name != "flood" or not asked.host]
+    names = [name for listed in asked.scenario for name in listed.split(",")] or usual
     unknown = [name for name in names if name not in SCENARIOS]
     if unknown:
         parser.error(f"no scenario is called {', '.join(unknown)}; there are {', '.join(SCENARIOS)}")
@@ -160,7 +162,13 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
-    add("--scenario", action="append", default=[], metavar="NAME", help="one or more, by commas; without it, all")
+    add(
+        "--scenario",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="one or more, by commas; without it, all, but no flood with --host",
+    )
     add("--host", metavar="URL", help=f"your server; its key comes in {KEY_VARIABLE}")
     add("--users", type=_positive, help="at once, at most")
     add("--pace", type=float, help="requests of one user a second; 0 is as fast as answers come")

@@ -61,7 +61,12 @@ _OF_SCENARIO = {
     "flood": (
         Objective("above_limit", 1, at_most=True, meaning="requests admitted above burst + rate x time"),
         Objective("admitted_share", ADMITTED_SHARE_MIN, at_most=False, meaning="admitted, of what the rate allows"),
-        Objective("offered_times", OFFERED_TIMES_MIN, at_most=False, meaning="requests sent, of what the rate allows"),
+        Objective(
+            "offered_times",
+            OFFERED_TIMES_MIN,
+            at_most=False,
+            meaning="sent, of what the rate allows; a key with a lower limit, or more users, lift it",
+        ),
         Objective("retry_after_true", 1, at_most=False, meaning="share of waits for Retry-After that were long enough"),
     ),
 }
