@@ -25,8 +25,6 @@ FORMAT = 1
 OK, FAIL, UNKNOWN = "ok", "fail", "unknown"
 # The marks that the liveness check looks for.
 FAULTS_STARTED, FAULTS_STOPPED = "faults_started", "faults_stopped"
-# Bytes that wait to be written: a killed client loses no more than the last of its requests.
-BUFFER_BYTES = 64 * 1024
 # Of a gauge, where nothing else is said: by how much it may exceed what it was before the faults.
 GROWTH_MAX = 1.5
 
@@ -82,7 +80,7 @@ class Recorder:
         clock_name: str = "",
         bytes_max: int | None = None,
     ) -> None:
-        self._file = path.open("x", encoding="utf-8", buffering=BUFFER_BYTES)
+        self._file = path.open("x", encoding="utf-8")
         self._clock = clock
         self._bytes_max = bytes_max
         self._bytes = 0
@@ -102,6 +100,9 @@ class Recorder:
     ) -> int:
         """
         Note that a request is about to be sent; return its number, which its outcome is noted under.
+
+        It is in the file when this returns: a client that is killed has sent nothing that nobody knows of. Answers that
+        it had heard last may be missing, which makes them unknown and not wrong.
 
         Args:
             operation: `transfer` (also one item of a bulk), `read` (one account), or anything else.
@@ -132,6 +133,7 @@ class Recorder:
                 "request": request,
             }
         )
+        self._file.flush()
         return self._operations
 
     def answered(self, operation: int, status: int, response: str, *, replayed: bool = False) -> str:

@@ -7,6 +7,7 @@ Exit codes: 0 every objective was met, 1 one was missed or a promise was broken,
 """
 
 import argparse
+import math
 import os
 import signal
 import sys
@@ -171,15 +172,15 @@ def _parser() -> argparse.ArgumentParser:
     )
     add("--host", metavar="URL", help=f"your server; its key comes in {KEY_VARIABLE}")
     add("--users", type=_positive, help="at once, at most")
-    add("--pace", type=float, help="requests of one user a second; 0 is as fast as answers come")
-    add("--seconds", type=float, help="of each scenario")
+    add("--pace", type=_not_negative, help="requests of one user a second; 0 is as fast as answers come")
+    add("--seconds", type=_not_negative, help="of each scenario")
     add("--shape", choices=SHAPES, default="steady")
     add("--processes", type=_positive, default=1, help="that the users are spread over; one uses one core")
     add("--ui", type=int, nargs="?", const=UI_PORT, metavar="PORT", help=f"locust's web UI on this machine ({UI_PORT})")
     add("--bar", action="append", default=[], metavar="NAME=NUMBER", help="another bar: p99_ms=200")
     add("--burst", type=_positive, help="of the key, for a flood with --host, where the key has not been idle")
     add("--seed", type=int, default=1, help="of what the users choose")
-    add("--warm-up", type=float, default=WARM_UP_SECONDS, help="seconds, of a server of its own")
+    add("--warm-up", type=_not_negative, default=WARM_UP_SECONDS, help="seconds, of a server of its own")
     add("--reports", type=Path, default=PROJECT / "reports", help="folder, one in it for each scenario")
     return parser
 
@@ -188,6 +189,13 @@ def _positive(text: str) -> int:
     number = int(text)
     if number < 1:
         raise argparse.ArgumentTypeError("at least 1")
+    return number
+
+
+def _not_negative(text: str) -> float:
+    number = float(text)
+    if not 0 <= number < math.inf:
+        raise argparse.ArgumentTypeError("not negative")
     return number
 
 

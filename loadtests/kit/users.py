@@ -27,7 +27,7 @@ SENDINGS_MAX = 20
 PAUSE_SECONDS, PAUSE_SECONDS_MAX = 0.1, 3.0
 # Seconds after sending within which a lost answer's connection is closed: before, while and after it is executed.
 LISTENED_SECONDS_MAX = 0.02
-# Bytes of the history of one process; a request and its answer take about 1,200. The check holds it in memory.
+# Bytes of the history of one process; a payment and its answer take about 900. The check holds it in memory.
 HISTORY_BYTES_MAX = 1024**3
 _NOT_NOW = (429, 503)
 _numbers = itertools.count(1)
@@ -206,7 +206,8 @@ class LedgerUser(FastHttpUser):
                 response.failure(f"{status} {problem_of(response.text or '').get('code', '')}")
                 if status not in _NOT_NOW and 0 < status < 500:
                     return
-            gevent.sleep(PAUSE_SECONDS)
+                wait = wait_of((response.headers or {}).get("Retry-After"))
+            gevent.sleep(min(PAUSE_SECONDS_MAX, max(PAUSE_SECONDS, wait)))
 
     def _invoke(self, operation: str, path: str, key: str = "", body: str = "", process: str = "") -> int:
         try:

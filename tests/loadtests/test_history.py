@@ -241,13 +241,12 @@ def test_outcomes() -> None:
 
 
 def test_a_file_cut_short_is_read_to_its_last_whole_line(tmp_path: Path) -> None:
-    """What a killed client was writing is left out; what it had sent is unknown."""
-    path = tmp_path / "history.jsonl"
+    """What a killed client was writing is left out; what it was about to send is there, and unknown."""
+    path, left = tmp_path / "history.jsonl", tmp_path / "left.jsonl"
     with Recorder(path) as recorder:
         recorder.invoke("transfer", process="u1", path="/v1/transfers", key="k1", request="{}")
-    with path.open("a", encoding="utf-8") as file:
-        file.write('{"event":"ok","op":1,"a')
-    (operation,) = load([path]).operations
+        left.write_text(path.read_text(encoding="utf-8") + '{"event":"ok","op":1,"a', encoding="utf-8")
+    (operation,) = load([left]).operations
     assert operation.outcome == "unknown"
 
 
