@@ -1,7 +1,7 @@
 """
 `make load`: virtual users against a server of its own, one scenario after the other, each judged when it is over.
 
-With --host it is your own server, with an API key of the role write in TALLYSTICK_LOAD_KEY.
+With --host it is your own server, with an API key of the role write in LEDGER_LOAD_KEY.
 
 Exit codes: 0 every objective was met, 1 one was missed or a promise was broken, 2 it could not be run, 130 interrupted.
 """

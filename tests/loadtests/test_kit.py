@@ -17,7 +17,7 @@ from tests.support.service import ServerProcess, make_key
 
 ROOT = Path(__file__).resolve().parents[2]
 PYTHON = ROOT / ".venv-load" / "bin" / "python"
-KEY_VARIABLE = "TALLYSTICK_LOAD_KEY"
+KEY_VARIABLE = "LEDGER_LOAD_KEY"
 # The first time, its packages are fetched.
 SETUP_SECONDS_MAX = 600
 SECONDS_MAX = 200
