@@ -26,6 +26,7 @@ run: ## serve on 127.0.0.1:8080 with embedded servers and a demo ledger (ARGS="-
 
 test: ## the whole suite (ARGS="tests/unit -k name" for a part)
 	@$(SETUP) test
+	@$(SETUP) locust
 	@$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
 
 lint: ## ruff, mypy, import-linter, SQL checks
@@ -41,6 +42,11 @@ format: ## let ruff put the code in order
 	@$(SETUP) test
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
+
+load: ## virtual users, then a check of all they were promised (ARGS="--scenario payments --ui")
+	@$(SETUP) run
+	@$(SETUP) locust
+	@exec .venv-load/bin/python -m loadtests.kit $(ARGS)
 
 replay: ## replay a real bank's books and check every balance (ARGS=--help)
 	@$(SETUP) load
@@ -65,8 +71,8 @@ wheel: ## build dist/tallystick-*.whl, offline
 	@$(SETUP) run
 	@$(BIN)/python -m hatchling build --target wheel
 
-clean: ## remove caches and builds; leaves .venv and data alone
-	rm -rf dist .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
-	find . -path ./.venv -prune -o -name __pycache__ -type d -exec rm -rf {} +
+clean: ## remove caches, builds and reports; leaves .venv, .venv-load and data alone
+	rm -rf dist reports .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
+	find . -path "./.venv*" -prune -o -name __pycache__ -type d -exec rm -rf {} +
 
-.PHONY: help setup run test lint format replay overload connections neighbour lock wheel clean
+.PHONY: help setup run test lint format load replay overload connections neighbour lock wheel clean

@@ -1,7 +1,7 @@
 """
-Find a Python that is new enough, then let make_venv.py make `.venv` with it.
+Find a Python that is new enough, then let make_venv.py make `.venv` with it, or `.venv-load` for `locust`.
 
-    python3 scripts/bootstrap.py [run|test|load]
+    python3 scripts/bootstrap.py [run|test|load|locust]
 
 This file is kept so simple that every Python back to 2.7 can read it and say plainly what is due.
 """

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Rewrite requirements/*.txt from pyproject.toml. Versions stay unless asked: scripts/lock.sh --upgrade
 #
-# dev.txt holds everything; the others are parts of it and are constrained by it, so that one
-# virtual environment can take them in any order. --universal: one file for Linux and macOS, every
+# dev.txt holds everything but locust.txt; the others are parts of it and are constrained by it, so that
+# one virtual environment can take them in any order. --universal: one file for Linux and macOS, every
 # Python from 3.11 on. No address is written: the files work against any index.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -28,6 +28,8 @@ compile run pyproject.toml "${within[@]}"
 compile embedded pyproject.toml --extra embedded "${within[@]}"
 compile load pyproject.toml --extra embedded --extra load "${within[@]}"
 compile build --group build "${within[@]}"
+# Of a virtual environment of its own, so nothing else constrains it.
+compile locust --group locust "$@"
 
 if grep -n '://' requirements/*.txt; then
   echo "lock: an address came into a lock file" >&2

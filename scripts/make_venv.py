@@ -1,5 +1,7 @@
 """
-Make `.venv` with the locked packages of one level, or do nothing when it is there already.
+Make the virtual environment of one level with its locked packages, or do nothing when it is there already.
+
+All levels are in `.venv` but `locust`, which has `.venv-load` for itself: gevent must never meet the service.
 
 Started by bootstrap.py. Standard library only. Every package is checked against its hash in
 requirements/*.txt. A stamp is written when a level is complete, and only then, so an interrupted
@@ -16,20 +18,18 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parent.parent
-VENV = ROOT / ".venv"
-PYTHON = VENV / "bin" / "python"
-STATE = VENV / ".tallystick"
-UNFINISHED = STATE / "unfinished"
 
-# The lock files of each level. `test` holds everything, so it stands for the two others.
+# The lock files of each level. `test` holds everything of `.venv`, so it stands for the two others there.
 LEVELS = {
     "run": ("embedded", "build"),
     "load": ("load", "build"),
     "test": ("dev",),
+    "locust": ("locust",),
 }
-STANDS_FOR = {"run": ("run", "load", "test"), "load": ("load", "test"), "test": ("test",)}
+STANDS_FOR = {"run": ("run", "load", "test"), "load": ("load", "test"), "test": ("test",), "locust": ("locust",)}
 
 PYTHON_MIN = (3, 11)  # for a .venv that is here already; see bootstrap.py for our own
 OUTPUT_LINES_MAX = 40  # of a failed command: enough for pip's reason, not its whole story
@@ -47,6 +47,36 @@ class SetupFailed(Exception):
     """
 
 
+class Venv(NamedTuple):
+    """
+    A virtual environment of this checkout; *with_project* tells whether the project itself is installed in it.
+    """
+
+    folder: Path
+    with_project: bool
+
+    @property
+    def python(self) -> Path:
+        return self.folder / "bin" / "python"
+
+    @property
+    def state(self) -> Path:
+        return self.folder / ".tallystick"
+
+    @property
+    def unfinished(self) -> Path:
+        return self.state / "unfinished"
+
+    def stamp_file(self, level: str) -> Path:
+        return self.state / f"{level}.sha256"
+
+
+def venv_of(level: str) -> Venv:
+    if level == "locust":
+        return Venv(ROOT / ".venv-load", with_project=False)
+    return Venv(ROOT / ".venv", with_project=True)
+
+
 def say(text: str) -> None:
     print(f"setup: {text}", flush=True)
 
@@ -55,8 +85,10 @@ def stamp_of(level: str) -> str:
     """
     Sum up what a complete install of *level* depends on: place, Python, locks, metadata.
     """
-    digest = hashlib.sha256(f"{ROOT} {PYTHON.resolve()}".encode())
-    for path in (*lock_files(level), ROOT / "pyproject.toml", Path(__file__)):
+    venv = venv_of(level)
+    digest = hashlib.sha256(f"{ROOT} {venv.python.resolve()}".encode())
+    project = (ROOT / "pyproject.toml",) if venv.with_project else ()
+    for path in (*lock_files(level), *project, Path(__file__)):
         digest.update(path.read_bytes())
     return digest.hexdigest()
 
@@ -65,19 +97,15 @@ def lock_files(level: str) -> list[Path]:
     return [ROOT / "requirements" / f"{name}.txt" for name in LEVELS[level]]
 
 
-def stamp_file(level: str) -> Path:
-    return STATE / f"{level}.sha256"
-
-
 def is_complete(level: str) -> bool:
     """
     Tell whether *level*, or one that holds all of it, is installed and nothing changed since.
     """
-    if UNFINISHED.exists() or not PYTHON.exists():
+    venv = venv_of(level)
+    if venv.unfinished.exists() or not venv.python.exists():
         return False
-    return any(
-        stamp_file(name).exists() and stamp_file(name).read_text() == stamp_of(name) for name in STANDS_FOR[level]
-    )
+    stamps = {name: venv.stamp_file(name) for name in STANDS_FOR[level]}
+    return any(file.exists() and file.read_text() == stamp_of(name) for name, file in stamps.items())
 
 
 @contextmanager
@@ -98,46 +126,48 @@ def works(*command: str) -> bool:
     return subprocess.run(command, capture_output=True, check=False).returncode == 0
 
 
-def venv_is_usable() -> bool:
+def is_usable(venv: Venv) -> bool:
     """
-    Tell whether `.venv` has a working pip, a new enough Python and is still where it was made.
+    Tell whether a virtual environment has a working pip, a new enough Python and is still where it was made.
     """
-    if (STATE / "making").exists():
+    if (venv.state / "making").exists():
         return False
-    made_in = STATE / "made_in"
+    made_in = venv.state / "made_in"
     if made_in.exists() and made_in.read_text() != str(ROOT):
         return False
-    return PYTHON.exists() and works(str(PYTHON), "-c", f"import pip, sys; sys.exit(sys.version_info < {PYTHON_MIN})")
+    check = f"import pip, sys; sys.exit(sys.version_info < {PYTHON_MIN})"
+    return venv.python.exists() and works(str(venv.python), "-c", check)
 
 
-def venv_command() -> list[str]:
+def venv_command(folder: Path) -> list[str]:
     """
     Choose what makes the virtual environment: the standard library or what stands in for it.
     """
     if works(sys.executable, "-c", "import ensurepip, venv"):
-        return [sys.executable, "-m", "venv", str(VENV)]
+        return [sys.executable, "-m", "venv", str(folder)]
     if shutil.which("uv"):
         same = ["--python", sys.executable]
-        return ["uv", "venv", "--quiet", "--seed", "--allow-existing", *same, str(VENV)]
+        return ["uv", "venv", "--quiet", "--seed", "--allow-existing", *same, str(folder)]
     if shutil.which("virtualenv"):
-        return ["virtualenv", "--quiet", "--python", sys.executable, str(VENV)]
+        return ["virtualenv", "--quiet", "--python", sys.executable, str(folder)]
     raise SetupFailed(NO_ENSUREPIP)
 
 
-def make_venv() -> None:
+def make(venv: Venv) -> None:
     """
-    Make an empty `.venv`; a mark stays inside until it is whole.
+    Make an empty virtual environment; a mark stays inside until it is whole.
     """
-    command = venv_command()
-    if VENV.exists():
-        say("the .venv here is unfinished, moved, or its Python is gone; making it anew")
-        shutil.rmtree(VENV)
-    say("making .venv with Python " + ".".join(map(str, sys.version_info[:3])))
-    STATE.mkdir(parents=True)
-    making = STATE / "making"
+    name = venv.folder.name
+    command = venv_command(venv.folder)
+    if venv.folder.exists():
+        say(f"the {name} here is unfinished, moved, or its Python is gone; making it anew")
+        shutil.rmtree(venv.folder)
+    say(f"making {name} with Python " + ".".join(map(str, sys.version_info[:3])))
+    venv.state.mkdir(parents=True)
+    making = venv.state / "making"
     making.touch()
     run(command, "making the virtual environment")
-    (STATE / "made_in").write_text(str(ROOT))
+    (venv.state / "made_in").write_text(str(ROOT))
     making.unlink()
 
 
@@ -163,36 +193,39 @@ def run(command: list[str], what: str) -> None:
         raise SetupFailed(f"{what} failed (exit {process.returncode}):\n{shown}")
 
 
-def install(level: str) -> None:
+def install(level: str, venv: Venv) -> None:
     """
     Install the locked packages of *level*, then the project itself, without asking the network.
     """
-    cut_short = UNFINISHED.exists()
+    cut_short = venv.unfinished.exists()
     if cut_short:
         say("the last install was cut short; installing everything anew")
         for name in LEVELS:
-            stamp_file(name).unlink(missing_ok=True)
-    STATE.mkdir(exist_ok=True)
-    UNFINISHED.touch()
-    stamp_file(level).unlink(missing_ok=True)
+            venv.stamp_file(name).unlink(missing_ok=True)
+    venv.state.mkdir(exist_ok=True)
+    venv.unfinished.touch()
+    venv.stamp_file(level).unlink(missing_ok=True)
 
     locks = lock_files(level)
     count = sum(line[:1].isalnum() for path in locks for line in path.read_text().splitlines())
     say(f"installing about {count} packages, each checked against its hash")
-    pip = [str(PYTHON), "-m", "pip", "install", "--disable-pip-version-check", "--no-input"]
+    pip = [str(venv.python), "-m", "pip", "install", "--disable-pip-version-check", "--no-input"]
     force = ["--force-reinstall"] if cut_short else []
     chosen = [part for path in locks for part in ("--requirement", str(path))]
     run([*pip, "--require-hashes", *force, *chosen], "installing the packages")
-    project = ["--no-deps", "--no-build-isolation", "--no-index", "--editable", str(ROOT)]
-    run([*pip, *project], "installing the project itself")
+    if venv.with_project:
+        project = ["--no-deps", "--no-build-isolation", "--no-index", "--editable", str(ROOT)]
+        run([*pip, *project], "installing the project itself")
 
-    stamp_file(level).write_text(stamp_of(level))
-    UNFINISHED.unlink()
+    venv.stamp_file(level).write_text(stamp_of(level))
+    venv.unfinished.unlink()
 
 
 def main() -> int:
     try:
-        parser = argparse.ArgumentParser(description="Make .venv with the locked packages.")
+        parser = argparse.ArgumentParser(
+            description="Make the virtual environment of a level with its locked packages."
+        )
         parser.add_argument("level", nargs="?", default="run", choices=sorted(LEVELS))
         level = parser.parse_args().level
         if is_complete(level):
@@ -201,9 +234,10 @@ def main() -> int:
             if is_complete(level):
                 return 0
             began = time.monotonic()
-            if not venv_is_usable():
-                make_venv()
-            install(level)
+            venv = venv_of(level)
+            if not is_usable(venv):
+                make(venv)
+            install(level, venv)
             say(f"done in {time.monotonic() - began:.0f} s")
     except SetupFailed as failure:
         print(f"setup: {failure}", file=sys.stderr)

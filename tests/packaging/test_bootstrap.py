@@ -25,17 +25,18 @@ if __name__ == "__main__":
 @pytest.fixture
 def checkout(tmp_path: Path) -> Path:
     """
-    A checkout whose virtual environment has a pip that only notes how it was called.
+    A checkout whose virtual environments have a pip that only notes how it was called.
     """
     shutil.copytree(ROOT / "requirements", tmp_path / "requirements")
     shutil.copy(ROOT / "pyproject.toml", tmp_path)
     (tmp_path / "scripts").mkdir()
     for name in ("bootstrap.py", "make_venv.py"):
         shutil.copy(ROOT / "scripts" / name, tmp_path / "scripts")
-    venv = tmp_path / ".venv"
-    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(venv)], check=True)
-    (packages,) = (venv / "lib").glob("*/site-packages")
-    (packages / "pip.py").write_text(FAKE_PIP)
+    for name in (".venv", ".venv-load"):
+        venv = tmp_path / name
+        subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(venv)], check=True)
+        (packages,) = (venv / "lib").glob("*/site-packages")
+        (packages / "pip.py").write_text(FAKE_PIP)
     return tmp_path
 
 
@@ -43,7 +44,7 @@ def setup(checkout: Path, level: str = "run") -> tuple[int, str, list[str]]:
     """
     Run the set-up; give its exit code, what it said, and how it called pip.
     """
-    calls = checkout / ".venv" / "calls"
+    calls = checkout / (".venv-load" if level == "locust" else ".venv") / "calls"
     calls.unlink(missing_ok=True)
     command = [sys.executable, str(checkout / "scripts" / "bootstrap.py"), level]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -70,6 +71,22 @@ def test_larger_level_is_installed(checkout: Path) -> None:
     setup(checkout, "run")
     _, _, calls = setup(checkout, "test")
     assert len(calls) == 2
+
+
+def test_locust_is_apart(checkout: Path) -> None:
+    """
+    Locust and its gevent go into a virtual environment of their own, without the project; neither stands for the other.
+    """
+    setup(checkout, "test")
+    code, _, calls = setup(checkout, "locust")
+    assert code == 0
+    (call,) = calls
+    assert "--require-hashes" in call
+    assert "locust.txt" in call
+    assert setup(checkout, "locust") == (0, "", [])
+    assert setup(checkout, "test") == (0, "", [])
+    everything = (checkout / "requirements" / "dev.txt").read_text()
+    assert "gevent==" not in everything
 
 
 def test_changed_lock_is_installed(checkout: Path) -> None:

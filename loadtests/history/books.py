@@ -1,0 +1,40 @@
+"""What the ledger says in the end, asked over HTTP and written into a history."""
+
+from urllib.parse import quote
+
+from loadtests.history.api import Api, ApiError
+from loadtests.history.recorder import Recorder
+
+# Times the books are read until nothing has moved meanwhile. Requests that nobody waits for any more may still run.
+READINGS_MAX = 5
+
+
+def record_books(api: Api, recorder: Recorder, prefix: str, ledger: str = "") -> int:
+    """
+    Write down all accounts whose ids begin with the prefix, and their statements; return the number of accounts.
+
+    The key of a transfer is what its `reference` says: clients that record a history put it there.
+
+    Raises:
+        ApiError: The books could not be read, or moved on during READINGS_MAX readings.
+    """
+    for _ in range(READINGS_MAX):
+        accounts = list(api.pages("/v1/accounts", prefix=prefix))
+        entries = [
+            (account["id"], entry)
+            for account in accounts
+            for entry in api.pages(f"/v1/accounts/{quote(account['id'], safe='')}/entries")
+        ]
+        again = api.pages("/v1/accounts", prefix=prefix)
+        if [(a["id"], a["version"]) for a in accounts] == [(a["id"], a["version"]) for a in again]:
+            break
+    else:
+        raise ApiError(f"the accounts {prefix}* moved on during {READINGS_MAX} readings of the books")
+    for account in accounts:
+        fields = {name: account[name] for name in ("id", "currency", "balance", "version", "floor")}
+        recorder.write({"event": "account", "ledger": ledger, **fields})
+    for account_id, entry in entries:
+        fields = {name: entry[name] for name in ("transfer_id", "amount", "counterparty", "balance", "version")}
+        key = entry["reference"] or ""
+        recorder.write({"event": "entry", "ledger": ledger, "account": account_id, "key": key, **fields})
+    return len(accounts)

@@ -1,0 +1,174 @@
+"""
+Writes a history: JSON lines, one when a request is sent and one when its outcome is known.
+
+    {"event":"begin","format":1,"clock":"host-a"}
+    {"event":"invoke","op":1,"at":12.5,"process":"u1","operation":"transfer","ledger":"main","key":"k1",
+     "path":"/v1/transfers","request":"{...}"}
+    {"event":"ok","op":1,"at":12.6,"status":201,"replayed":false,"response":"{...}"}     or "fail", or "unknown"
+    {"event":"mark","at":30.0,"name":"faults_stopped"}
+    {"event":"gauge","at":30.1,"name":"rss_bytes","value":81000000,"growth_max":1.5}
+
+The long lines above are one line each in a file. Every file of a run has a recorder of its own; times are of the
+clock that the first line names and are compared only with times of the same clock. books.py writes what the ledger
+says in the end.
+"""
+
+import json
+import platform
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+FORMAT = 1
+OK, FAIL, UNKNOWN = "ok", "fail", "unknown"
+# The marks that the liveness check looks for.
+FAULTS_STARTED, FAULTS_STOPPED = "faults_started", "faults_stopped"
+# Of a gauge, where nothing else is said: by how much it may exceed what it was before the faults.
+GROWTH_MAX = 1.5
+
+
+class HistoryFullError(Exception):
+    """The file has the size it may have; nothing more can be recorded."""
+
+
+def outcome_of(status: int, response: str) -> str:
+    """
+    Return what an answer says of its request: `ok`, `fail` (certainly without effect) or `unknown`.
+
+    A problem of the ledger says so itself; of anything else only the status is believed, and 5xx says nothing.
+    """
+    if 200 <= status < 300 or status == 304:
+        return OK
+    said = problem_of(response).get("outcome")
+    if said in ("not_applied", "refused"):
+        return FAIL
+    if said is None and 400 <= status < 500:
+        return FAIL
+    return UNKNOWN
+
+
+def problem_of(response: str) -> dict[str, object]:
+    """Return the members of a problem document; none of what is no JSON object."""
+    try:
+        document = json.loads(response)
+    except ValueError:
+        return {}
+    return document if isinstance(document, dict) else {}
+
+
+class Recorder:
+    """
+    Appends to one history file. Needs no lock where one thread uses it, under asyncio and gevent alike.
+
+    Args:
+        path: Of the file; it must not exist.
+
+        clock: Gives seconds; by default one that all processes of a machine share.
+
+        clock_name: Tells which clock that is; by default the name of the machine.
+
+        bytes_max: Size at which it refuses to go on; None for no limit.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        clock_name: str = "",
+        bytes_max: int | None = None,
+    ) -> None:
+        self._file = path.open("x", encoding="utf-8")
+        self._clock = clock
+        self._bytes_max = bytes_max
+        self._bytes = 0
+        self._operations = 0
+        self.write({"event": "begin", "format": FORMAT, "clock": clock_name or platform.node()})
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def invoke(
+        self, operation: str, *, process: str, path: str, ledger: str = "", key: str = "", request: str = ""
+    ) -> int:
+        """
+        Note that a request is about to be sent; return its number, which its outcome is noted under.
+
+        It is in the file when this returns: a client that is killed has sent nothing that nobody knows of. Answers that
+        it had heard last may be missing, which makes them unknown and not wrong.
+
+        Args:
+            operation: `transfer` (also one item of a bulk), `read` (one account), or anything else.
+
+            process: Name of the logical client; what it sends next is what it sends after this.
+
+            path: Of the request. For an item of an atomic set with something added that tells the sets apart: path and
+                request together are what a key is bound to.
+
+            request: The body, or of a bulk the item without its key.
+
+        Raises:
+            HistoryFullError: The file is full.
+        """
+        if self._bytes_max is not None and self._bytes > self._bytes_max:
+            raise HistoryFullError(f"{self._file.name} has {self._bytes:,} bytes")
+        self._operations += 1
+        self.write(
+            {
+                "event": "invoke",
+                "op": self._operations,
+                "at": self._clock(),
+                "process": process,
+                "operation": operation,
+                "ledger": ledger,
+                "key": key,
+                "path": path,
+                "request": request,
+            }
+        )
+        self._file.flush()
+        return self._operations
+
+    def answered(self, operation: int, status: int, response: str, *, replayed: bool = False) -> str:
+        """Note the answer to a request, byte for byte; return its outcome."""
+        outcome = outcome_of(status, response)
+        self.write(
+            {
+                "event": outcome,
+                "op": operation,
+                "at": self._clock(),
+                "status": status,
+                "replayed": replayed,
+                "response": response,
+            }
+        )
+        return outcome
+
+    def lost(self, operation: int, reason: str) -> None:
+        """Note that no answer came, so that the outcome is unknown for ever."""
+        self.write({"event": UNKNOWN, "op": operation, "at": self._clock(), "status": 0, "reason": reason})
+
+    def mark(self, name: str) -> None:
+        """Note that something begins or ends now: FAULTS_STARTED, FAULTS_STOPPED."""
+        self.write({"event": "mark", "at": self._clock(), "name": name})
+
+    def gauge(self, name: str, value: float, growth_max: float = GROWTH_MAX) -> None:
+        """Note a size that must be back, after all faults, to *growth_max* times what it was before the first."""
+        self.write({"event": "gauge", "at": self._clock(), "name": name, "value": value, "growth_max": growth_max})
+
+    def write(self, event: dict[str, object]) -> None:
+        """Append one event."""
+        line = json.dumps(event, separators=(",", ":"), ensure_ascii=False)
+        self._bytes += len(line) + 1
+        self._file.write(line + "\n")
+
+    def close(self) -> None:
+        """Write what waits; nothing can be noted any more."""
+        self._file.close()

@@ -1,0 +1,40 @@
+"""What the checks of a history found."""
+
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+# What each check asserts, in the order in which they are made.
+CHECKS = {
+    "C1": "balances sum to zero, every account is known, none is below its floor",
+    "C2": "an acknowledged transfer is there once, a refused one is not, an unknown one at most once",
+    "C3": "every balance is the fold of its entries, and every transfer's entries net to zero",
+    "C4": "all answers to one request are the same, byte for byte, and one at most is the first",
+    "C5": "a read shows every transfer that was acknowledged before it was sent",
+    "C6": "to one client no account's version goes back",
+    "C7": "a key is bound to one request, in one ledger; another under it changes nothing",
+    "C8": "after the faults nearly everything succeeds again, and sizes are back",
+}
+
+
+class Violation(NamedTuple):
+    """One thing that must not be, and the check that found it."""
+
+    check: str
+    what: str
+
+
+@dataclass(slots=True)
+class Verdict:
+    """The violations, and how much each check had to judge: one that judged nothing proves nothing."""
+
+    violations: list[Violation] = field(default_factory=list)
+    judged: Counter[str] = field(default_factory=Counter)
+
+    def flag(self, check: str, what: str) -> None:
+        """Note a violation."""
+        self.violations.append(Violation(check, what))
+
+    def flagged(self) -> set[str]:
+        """The checks that found something."""
+        return {violation.check for violation in self.violations}

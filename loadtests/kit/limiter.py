@@ -1,0 +1,86 @@
+"""Whether a limit was kept: what was admitted against what it allows, and whether `Retry-After` is true."""
+
+import re
+import time
+
+from loadtests.history.api import Api, Reply, wait_of
+from loadtests.history.model import Operation
+from loadtests.kit.plan import Limit
+
+_POLICY = re.compile(r'"default";q=(\d+);w=(\d+)')
+_LEFT = re.compile(r'"default";r=(\d+)')
+# Times that Retry-After is waited for, and requests that are sent each time to be told to wait.
+PROBES = 3
+PROBE_REQUESTS_MAX = 20_000
+# Seconds of those: one connection must use up the tokens faster than they come.
+PROBE_SECONDS_MAX = 10.0
+# Seconds of a Retry-After that are waited for: longer ones are not judged.
+WAIT_SECONDS_MAX = 120.0
+_PATH = "/v1/accounts?limit=1"
+
+
+def limit_of(reply: Reply) -> Limit | None:
+    """Return the limit of a key as an answer tells it to a caller that has asked for nothing lately."""
+    policy = _POLICY.search(reply.headers.get("ratelimit-policy", ""))
+    left = _LEFT.search(reply.headers.get("ratelimit", ""))
+    if policy is None or left is None or int(policy[2]) == 0:
+        return None
+    # This answer has taken a token.
+    return Limit(int(policy[1]), int(policy[2]), int(left[1]) + 1)
+
+
+def accuracy(limit: Limit, sent: list[Operation]) -> dict[str, float]:
+    """
+    Return how a limit was kept by what was sent to use it up; nothing of nothing.
+
+    Tokens are taken at some instant between sending and answer. So the time from the first sending to the last answer
+    is the longest in which they can have come, and the time between first and last sending is one in which they were
+    asked for.
+    """
+    answered = [operation for operation in sent if operation.status]
+    if not answered:
+        return {}
+    admitted = sum(operation.status != 429 for operation in answered)
+    first = min(operation.invoked for operation in answered)
+    longest = max(operation.ended for operation in answered) - first
+    asking = max(operation.invoked for operation in answered) - first
+    allowed = max(1.0, limit.rate * asking)
+    return {
+        "above_limit": admitted - limit.burst - limit.rate * longest,
+        "admitted_share": admitted / allowed,
+        "offered_times": len(answered) / allowed,
+    }
+
+
+def probe(api: Api) -> dict[str, float]:
+    """
+    Use up the tokens, wait as told, and return the share of the waits that were long enough; nobody else may send.
+
+    Nothing where one connection cannot use them up, or the wait is too long.
+
+    Raises:
+        ApiError: There was no answer.
+    """
+    true = 0
+    for _ in range(PROBES):
+        refusal = _refused(api)
+        if refusal is None:
+            return {}
+        # Without the header this is 0 s, which is not long enough.
+        wait = wait_of(refusal.headers.get("retry-after"))
+        if wait > WAIT_SECONDS_MAX:
+            return {}
+        time.sleep(wait)
+        true += api.once("GET", _PATH).status == 200
+    return {"retry_after_true": true / PROBES}
+
+
+def _refused(api: Api) -> Reply | None:
+    deadline = time.monotonic() + PROBE_SECONDS_MAX
+    for _ in range(PROBE_REQUESTS_MAX):
+        reply = api.once("GET", _PATH)
+        if reply.status == 429:
+            return reply
+        if time.monotonic() > deadline:
+            break
+    return None

@@ -1,0 +1,113 @@
+"""What every virtual user was promised, held against the books of the ledger after the run."""
+
+import math
+import random
+from collections import defaultdict
+from pathlib import Path
+from urllib.parse import quote
+
+from loadtests.history.api import Api
+from loadtests.history.books import record_books
+from loadtests.history.checks import check
+from loadtests.history.model import History, Operation, load
+from loadtests.history.recorder import OK, Recorder
+from loadtests.history.verdict import CHECKS, Verdict
+from loadtests.kit.catalogue import SCENARIOS
+from loadtests.kit.limiter import accuracy
+from loadtests.kit.plan import Plan
+from loadtests.kit.stats import percentile
+
+# Keys that are looked up one by one, beside the statements, which hold them all.
+LOOK_UPS_MAX = 200
+# The checks that make sense without faults.
+_CHECKS = [name for name in CHECKS if name != "C8"]
+
+
+def verify(plan: Plan, api: Api) -> tuple[Verdict, dict[str, float]]:
+    """
+    Read the books, check the history of all users against them, and return what was found and the figures of it.
+
+    Raises:
+        ApiError: The books could not be read.
+        HistoryError: A history file is damaged.
+    """
+    folder = Path(plan.folder)
+    with Recorder(folder / "books.jsonl") as recorder:
+        record_books(api, recorder, plan.prefix)
+    history = load([*sorted(folder.glob("history-*.jsonl")), folder / "books.jsonl"])
+    verdict = check(history, _CHECKS)
+    by_key: dict[str, list[Operation]] = defaultdict(list)
+    for operation in history.transfers():
+        by_key[operation.key].append(operation)
+    look_up(api, plan.seed, by_key, verdict)
+    figures = _figures(plan, history, by_key, verdict)
+    figures["cut_short"] = float((folder / "full").exists())
+    return verdict, figures
+
+
+def look_up(api: Api, seed: int, by_key: dict[str, list[Operation]], verdict: Verdict) -> None:
+    """
+    Ask for some keys what became of them, as a caller does who has lost an answer; note lies under C2.
+
+    Raises:
+        ApiError: There was no answer.
+    """
+    for key in random.Random(seed).sample(sorted(by_key), min(LOOK_UPS_MAX, len(by_key))):
+        told = {operation.transfer_id for operation in by_key[key] if operation.outcome == OK}
+        reply = api.call("GET", f"/v1/idempotency-keys/{quote(key, safe='')}")
+        found = reply.json if reply.status == 200 else {}
+        if told and (found.get("id") not in told or found.get("state") != "posted"):
+            verdict.flag("C2", f"{key} was acknowledged as {sorted(told)}; asked for, it is {reply.body!r}")
+        elif not told and any(operation.bound for operation in by_key[key]) and found.get("state") == "posted":
+            verdict.flag("C2", f"{key} was refused; asked for, it is posted as {found.get('id')}")
+        verdict.judged["C2"] += 1
+
+
+def _figures(plan: Plan, history: History, by_key: dict[str, list[Operation]], verdict: Verdict) -> dict[str, float]:
+    different = len({violation.what for violation in verdict.violations if violation.check == "C4"})
+    figures = {
+        "lies": float(len(verdict.violations)),
+        "unknown": float(sum(not _is_known(operations) for operations in by_key.values())),
+        "unjudged": float(sum(not verdict.judged[name] for name in SCENARIOS[plan.scenario].must_judge)),
+    }
+    if verdict.judged["C4"]:
+        figures["replays_equal"] = 1 - different / verdict.judged["C4"]
+    if plan.scenario == "retry_storm":
+        figures.update(_storms(by_key))
+    if plan.scenario == "flood" and plan.limit is not None:
+        figures.update(accuracy(plan.limit, [o for o in history.transfers() if o.process != "prepare"]))
+    if plan.shape == "soak":
+        figures.update(_drift(history))
+    return figures
+
+
+def _is_known(operations: list[Operation]) -> bool:
+    """Tell whether the caller knows in the end: answered for ever, or told every time that nothing was done."""
+    return any(operation.bound for operation in operations) or all(o.outcome == "fail" for o in operations)
+
+
+def _storms(by_key: dict[str, list[Operation]]) -> dict[str, float]:
+    """Of the requests that were sent several times at once and answered every time."""
+    storms = [operations for operations in by_key.values() if len(operations) > 1 and all(o.bound for o in operations)]
+    once = sum(sum(not operation.replayed for operation in operations) == 1 for operations in storms)
+    return {"one_first": once / len(storms)} if storms else {}
+
+
+def _drift(history: History) -> dict[str, float]:
+    """Compare the latencies of the last third with those of the first."""
+    timed = [o for o in history.operations if o.process != "prepare" and o.outcome == OK and not math.isinf(o.ended)]
+    if not timed:
+        return {}
+    first, last = min(o.invoked for o in timed), max(o.invoked for o in timed)
+    third = (last - first) / 3
+    early = percentile_ms([o for o in timed if o.invoked < first + third])
+    late = percentile_ms([o for o in timed if o.invoked >= last - third])
+    return {"drift": late / early} if early else {}
+
+
+def percentile_ms(operations: list[Operation]) -> float:
+    """Return the 95th percentile of the latencies, in milliseconds."""
+    times: defaultdict[float, int] = defaultdict(int)
+    for operation in operations:
+        times[1e3 * (operation.ended - operation.invoked)] += 1
+    return percentile(times, 0.95)

@@ -1,0 +1,30 @@
+"""What a person sees while it runs."""
+
+import shutil
+import sys
+import time
+
+# Seconds between lines of progress where they cannot take each other's place.
+LINE_SECONDS = 5.0
+
+
+class Screen:
+    """Shows progress as one line that changes in a terminal, and as a line now and then elsewhere."""
+
+    def __init__(self) -> None:
+        self._terminal = sys.stdout.isatty()
+        self._next = 0.0
+
+    def progress(self, text: str) -> None:
+        """Show how far it is; the next one takes its place."""
+        if self._terminal:
+            # A line that wraps cannot be taken back.
+            columns = shutil.get_terminal_size().columns - 1
+            print(f"\r\033[K{text[:columns]}", end="", flush=True)
+        elif time.monotonic() >= self._next:
+            print(text, flush=True)
+            self._next = time.monotonic() + LINE_SECONDS
+
+    def say(self, text: str) -> None:
+        """Show something that stays."""
+        print(f"\r\033[K{text}" if self._terminal else text, flush=True)

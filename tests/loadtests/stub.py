@@ -1,0 +1,123 @@
+"""A ledger in memory behind HTTP, honest or lying in one way: what load tests must tell apart."""
+
+import itertools
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+from aiohttp import web
+
+from loadtests.history.recorder import OK, outcome_of
+from tests.loadtests.stories import Ledger
+
+# Every so-manieth payment is lied about.
+EVERY = 10
+
+
+class Stub:
+    """
+    Answers what load tests ask for.
+
+    Args:
+        lie: `""` for none; `forgets` acknowledges a transfer that it does not keep; `duplicates` moves its money twice;
+            `stale` shows accounts as they were; `rewrites` answers a replay otherwise.
+    """
+
+    def __init__(self, lie: str = "") -> None:
+        self._lie = lie
+        self._ledger = Ledger()
+        self._count = itertools.count(1)
+        self._asked: dict[str, str] = {}
+        self._old: dict[str, str] = {}
+
+    def app(self) -> web.Application:
+        """Return the routes."""
+        app = web.Application()
+        app.add_routes(
+            [
+                web.get("/v1/accounts", self._list),
+                web.post("/v1/accounts/bulk", self._open),
+                web.get("/v1/accounts/{id}", self._read),
+                web.get("/v1/accounts/{id}/entries", self._entries),
+                web.post("/v1/transfers", self._pay),
+                web.post("/v1/transfers/bulk", self._pay_bulk),
+                web.get("/v1/idempotency-keys/{key}", self._look_up),
+            ]
+        )
+        return app
+
+    async def _list(self, request: web.Request) -> web.Response:
+        prefix = request.query.get("prefix", "")
+        rows = [account for name, account in self._ledger.accounts.items() if name.startswith(prefix)]
+        return web.json_response({"data": rows, "next_cursor": None})
+
+    async def _open(self, request: web.Request) -> web.Response:
+        asked = (await request.json())["accounts"]
+        for account in asked:
+            self._ledger.open(account["id"], account["floor"])
+        return web.json_response({"results": [{"status": 201} for _ in asked]})
+
+    async def _read(self, request: web.Request) -> web.Response:
+        name = request.match_info["id"]
+        now = json.dumps(self._ledger.accounts[name])
+        shown = self._old.setdefault(name, now) if self._lie == "stale" else now
+        return web.Response(text=shown, content_type="application/json")
+
+    async def _entries(self, request: web.Request) -> web.Response:
+        mine = [entry for entry in self._ledger.entries if entry["account"] == request.match_info["id"]]
+        rows = [{**entry, "reference": entry["key"].removesuffix(" again")} for entry in mine]
+        return web.json_response({"data": rows, "next_cursor": None})
+
+    async def _pay(self, request: web.Request) -> web.Response:
+        status, body, replayed = self._post(request.headers["Idempotency-Key"], await request.text())
+        headers = {"Idempotent-Replayed": "true"} if replayed else {}
+        kind = "application/json" if status == 201 else "application/problem+json"
+        return web.Response(status=status, text=body, headers=headers, content_type=kind)
+
+    async def _pay_bulk(self, request: web.Request) -> web.Response:
+        results: list[dict[str, Any]] = []
+        for item in (await request.json())["transfers"]:
+            status, body, replayed = self._post(item["key"], json.dumps(item))
+            results.append({"status": status, "replayed": replayed, "transfer": json.loads(body)})
+        return web.json_response({"results": results})
+
+    async def _look_up(self, request: web.Request) -> web.Response:
+        key = request.match_info["key"]
+        found = {entry["transfer_id"] for entry in self._ledger.entries if entry["key"] == key}
+        if not found:
+            return web.json_response({"code": "idempotency_key_not_found"}, status=404)
+        return web.json_response({"id": min(found), "state": "posted"})
+
+    def _post(self, key: str, body: str) -> tuple[int, str, bool]:
+        lies = next(self._count) % EVERY == 0
+        before = len(self._ledger.entries)
+        status, answer, replayed = self._ledger.post(key, body)
+        posted = outcome_of(status, answer) == OK and not replayed
+        if self._lie == "forgets" and posted and lies:
+            self._forget(before)
+        elif self._lie == "duplicates" and posted and lies:
+            self._ledger.post(f"{key} again", body)
+        elif self._lie == "rewrites" and replayed and status == 201:
+            answer = json.dumps({**json.loads(answer), "created_at": "later"})
+        return status, answer, replayed
+
+    def _forget(self, before: int) -> None:
+        """Take back the last transfer so that the books add up."""
+        for entry in self._ledger.entries[before:]:
+            account = self._ledger.accounts[entry["account"]]
+            account["balance"] -= entry["amount"]
+            account["version"] -= 1
+        del self._ledger.entries[before:]
+
+
+@asynccontextmanager
+async def stub_server(lie: str = "") -> AsyncIterator[str]:
+    """Serve a stub on a free port; gives its address."""
+    runner = web.AppRunner(Stub(lie).app(), access_log=None)
+    await runner.setup()
+    try:
+        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        yield f"http://127.0.0.1:{runner.addresses[0][1]}"
+    finally:
+        await runner.cleanup()

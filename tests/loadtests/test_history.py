@@ -1,0 +1,294 @@
+"""The checks of a history: a true one passes each, and every falsified one is caught by the check that should."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from loadtests.history.__main__ import main
+from loadtests.history.checks import check
+from loadtests.history.model import HistoryError, load, parse
+from loadtests.history.recorder import HistoryFullError, Recorder, outcome_of
+from loadtests.history.verdict import CHECKS
+from tests.loadtests.stories import Event, Ledger, Story, eventful, history
+
+Falsify = Callable[[list[Event]], object]
+
+
+def only(events: list[Event], **fields: object) -> list[Event]:
+    """Return the events with these fields."""
+    return [event for event in events if fields.items() <= event.items()]
+
+
+def outcomes(events: list[Event], **fields: object) -> list[Event]:
+    """Return the outcomes of the operations that were invoked with these fields."""
+    numbers = {event["op"] for event in only(events, event="invoke", **fields)}
+    return [event for event in events if event["event"] != "invoke" and event.get("op") in numbers]
+
+
+def edit(event: Event, **fields: object) -> None:
+    """Change fields of the JSON that an answer holds."""
+    event["response"] = json.dumps({**json.loads(event["response"]), **fields})
+
+
+def drop(events: list[Event], **fields: object) -> None:
+    """Remove the events with these fields."""
+    for event in only(events, **fields):
+        events.remove(event)
+
+
+def copy_transfer(events: list[Event]) -> None:
+    """Post k1 a second time in the books, which then add up again."""
+    for entry in only(events, event="entry", ledger="main", key="k1"):
+        account = only(events, event="account", ledger="main", id=entry["account"])[0]
+        account["balance"] += entry["amount"]
+        account["version"] += 1
+        again = {"transfer_id": "main-again", "balance": account["balance"], "version": account["version"]}
+        events.append({**entry, **again})
+
+
+def lose_transfer(events: list[Event]) -> None:
+    """Take the last transfer, k5, out of the books, which then add up again."""
+    for entry in only(events, event="entry", ledger="main", key="k5"):
+        account = only(events, event="account", ledger="main", id=entry["account"])[0]
+        account["balance"] -= entry["amount"]
+        account["version"] -= 1
+        events.remove(entry)
+
+
+def post_refused(events: list[Event]) -> None:
+    """Have the refused k2 moved money after all."""
+    for entry in only(events, event="entry", ledger="main", key="k5"):
+        entry["key"] = "k2"
+    for outcome in outcomes(events, key="k5"):
+        events.remove(only(events, event="invoke", op=outcome["op"])[0])
+        events.remove(outcome)
+
+
+def ask_for_less(events: list[Event]) -> None:
+    """Have clients asked for another amount than was moved."""
+    for event in only(events, event="invoke", key="k1"):
+        event["request"] = event["request"].replace("30", "3")
+
+
+def unname(events: list[Event]) -> None:
+    """Have a transfer in the books whose key nobody has sent."""
+    for entry in only(events, event="entry", key="k3"):
+        entry["key"] = "k9"
+
+
+def succeed_later(events: list[Event]) -> None:
+    """Let the second attempt at the refused k2 succeed."""
+    response = outcomes(events, key="k1")[0]["response"]
+    outcomes(events, key="k2")[1].update(event="ok", status=201, response=response)
+
+
+def accept_another(events: list[Event]) -> None:
+    """Answer another request under k1 as if it were the first."""
+    first, _, reused = outcomes(events, key="k1")
+    reused.update(first, op=reused["op"])
+
+
+def without_faults(events: list[Event]) -> None:
+    """Leave out all that tells of faults."""
+    drop(events, event="mark")
+    drop(events, event="gauge")
+
+
+def fail(status: int, key: str, number: int = 0) -> Falsify:
+    """Return what gives one sending of a key a status that says that nothing was done."""
+    return lambda events: outcomes(events, key=key)[number].update(event="fail", status=status, response="{}")
+
+
+def book(name: str, **fields: object) -> Falsify:
+    """Return what changes an account in the books."""
+    return lambda events: only(events, event="account", ledger="main", id=name)[0].update(fields)
+
+
+def entry(account: str, key: str, **fields: object) -> Falsify:
+    """Return what changes an entry in the books."""
+    return lambda events: only(events, event="entry", ledger="main", account=account, key=key)[0].update(fields)
+
+
+def read(account: str, number: int = 0, process: str = "u1", **fields: object) -> Falsify:
+    """Return what changes what a read showed."""
+    path = f"/v1/accounts/{account}"
+    return lambda events: edit(outcomes(events, path=path, process=process)[number], **fields)
+
+
+def answer(key: str, number: int = 0, ledger: str = "main", **fields: object) -> Falsify:
+    """Return what changes an answer to a payment."""
+    return lambda events: edit(outcomes(events, key=key, ledger=ledger)[number], **fields)
+
+
+FALSIFIED: list[tuple[str, str, Falsify]] = [
+    ("C1", "money made", book("a", balance=999)),
+    ("C1", "an account below its floor", book("a", floor=10_000)),
+    ("C1", "an account nobody knows", lambda events: drop(events, event="account", ledger="main", id="b")),
+    ("C1", "shown below its floor", read("a", balance=-1)),
+    ("C1", "overdrawn for a moment", entry("a", "k1", balance=-5)),
+    ("C2", "executed twice", copy_transfer),
+    ("C2", "acknowledged and lost", lose_transfer),
+    ("C2", "refused and posted", post_refused),
+    ("C2", "never applied, as was said, and posted", fail(400, "k3")),
+    ("C2", "another amount", ask_for_less),
+    ("C2", "another transfer answered", answer("k5", id="main-nowhere")),
+    ("C2", "another balance answered", answer("k5", source_balance=1)),
+    ("C2", "asked for by nobody", unname),
+    ("C3", "a balance that drifted", book("b", balance=1)),
+    ("C3", "an entry that is gone", lambda events: drop(events, event="entry", ledger="main", key="k1", account="b")),
+    ("C3", "a transfer out of balance", entry("b", "k1", amount=31)),
+    ("C3", "a version used twice", entry("a", "k5", version=2)),
+    ("C4", "a replay that differs", answer("k1", 1, created_at="later")),
+    ("C4", "a refusal that succeeds later", succeed_later),
+    ("C4", "two firsts", lambda events: outcomes(events, key="k1")[1].update(replayed=False)),
+    ("C5", "a read behind an acknowledged write", read("a", version=2)),
+    ("C5", "a balance of another version", read("a", balance=71)),
+    ("C6", "a version that goes back", read("a", 1, "u2", version=4)),
+    ("C7", "two requests under one key", accept_another),
+    ("C7", "reused without another", fail(422, "k5")),
+    ("C7", "reused by itself", fail(422, "k1", 1)),
+    ("C7", "one transfer in two ledgers", answer("fill", ledger="other", id="main-1")),
+    ("C8", "not back in time", lambda events: outcomes(events, key="k5")[0].update(event="unknown", status=503)),
+    ("C8", "nothing sent afterwards", lambda events: only(events, name="faults_stopped")[0].update(at=1e6)),
+    ("C8", "memory that is not given back", lambda events: only(events, name="rss_bytes")[1].update(value=9000.0)),
+    ("C8", "a size not measured before", lambda events: drop(events, name="rss_bytes", value=1000.0)),
+]
+
+
+def test_a_true_history_passes() -> None:
+    """Nothing is found, and every check had something to judge."""
+    verdict = check(history(eventful()))
+    assert verdict.violations == []
+    assert all(verdict.judged[name] for name in CHECKS)
+
+
+@pytest.mark.parametrize(("name", "falsify"), [pytest.param(c, f, id=f"{c} {what}") for c, what, f in FALSIFIED])
+def test_a_falsified_history_is_caught(name: str, falsify: Falsify) -> None:
+    """The check named is among those that find something."""
+    events = eventful()
+    falsify(events)
+    assert name in check(history(events)).flagged()
+
+
+def test_every_check_is_tried() -> None:
+    assert {name for name, _, _ in FALSIFIED} == set(CHECKS)
+
+
+Step = tuple[str, int, int, int, bool]
+# What, from and to which account, how much, and whether the answer is lost.
+step = st.tuples(
+    st.sampled_from(["pay", "again", "read"]), st.integers(0, 2), st.integers(1, 2), st.integers(1, 90), st.booleans()
+)
+steps = st.lists(step, min_size=1, max_size=25)
+
+
+def told(script: list[Step]) -> list[Event]:
+    """Return the true history of some payments, repeated and lost ones among them, and reads."""
+    ledger = Ledger()
+    story = Story(ledger)
+    ledger.open("world", floor=None)
+    names = ["a", "b", "c"]
+    sent: list[tuple[str, str, str, int]] = []
+    for name in names:
+        ledger.open(name)
+        story.pay(ledger, f"fill-{name}", "world", name, 100)
+    for number, (kind, first, distance, amount, flag) in enumerate(script):
+        source, destination = names[first], names[(first + distance) % 3]
+        if kind == "read":
+            story.read(ledger, source, by=f"u{number % 2}")
+        elif kind == "again" and sent:
+            story.pay(ledger, *sent[amount % len(sent)], lost=flag)
+        else:
+            sent.append((f"k{number}", source, destination, amount))
+            story.pay(ledger, *sent[-1], lost=flag)
+    return story.end()
+
+
+# Each example writes a file, and a busy disk is no failure.
+@settings(deadline=None)
+@given(steps)
+def test_true_histories_pass(script: list[Step]) -> None:
+    """Whatever is lost and repeated, a ledger that keeps its promises is not accused."""
+    assert check(history(told(script)), [name for name in CHECKS if name != "C8"]).violations == []
+
+
+@settings(deadline=None)
+@given(steps, st.data())
+def test_a_forgotten_transfer_is_always_caught(script: list[Step], data: st.DataObject) -> None:
+    """Any acknowledged transfer that is not in the books is missed, even where the books add up."""
+    events = told(script)
+    booked = sorted({entry["key"] for entry in only(events, event="entry")})
+    acknowledged = [key for key in booked if any(o["event"] == "ok" for o in outcomes(events, key=key))]
+    drop(events, event="entry", key=data.draw(st.sampled_from(acknowledged)))
+    assert "C2" in check(history(events)).flagged()
+
+
+def test_outcomes() -> None:
+    """A problem says itself what became of its request; elsewhere the status is believed, and 5xx says nothing."""
+    assert [
+        outcome_of(201, "{}"),
+        outcome_of(409, '{"outcome":"refused"}'),
+        outcome_of(503, '{"outcome":"not_applied"}'),
+        outcome_of(429, "slow down"),
+        outcome_of(409, '{"outcome":"unknown"}'),
+        outcome_of(503, '{"outcome":"unknown"}'),
+        outcome_of(502, "<html>"),
+    ] == ["ok", "fail", "fail", "fail", "unknown", "unknown", "unknown"]
+
+
+def test_a_file_cut_short_is_read_to_its_last_whole_line(tmp_path: Path) -> None:
+    """What a killed client was writing is left out; what it was about to send is there, and unknown."""
+    path, left = tmp_path / "history.jsonl", tmp_path / "left.jsonl"
+    with Recorder(path) as recorder:
+        recorder.invoke("transfer", process="u1", path="/v1/transfers", key="k1", request="{}")
+        left.write_text(path.read_text(encoding="utf-8") + '{"event":"ok","op":1,"a', encoding="utf-8")
+    (operation,) = load([left]).operations
+    assert operation.outcome == "unknown"
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        ['{"event":"begin","format":2,"clock":"one"}\n'],
+        ['{"event":"begin","format":1,"clock":"one"}\n', '{"event":"ok","op":7,"at":1.0,"status":200}\n'],
+        ['{"event":"begin","format":1,"clock":"one"}\n', '{"event":"sneeze"}\n'],
+        ["not json\n"],
+    ],
+)
+def test_what_is_no_history_is_named(lines: list[str]) -> None:
+    with pytest.raises(HistoryError, match=f"history, line {len(lines)}"):
+        parse(lines)
+
+
+def test_a_full_file_takes_no_more(tmp_path: Path) -> None:
+    """Nothing is sent that could not be noted."""
+    with Recorder(tmp_path / "h.jsonl", bytes_max=10) as recorder, pytest.raises(HistoryFullError):
+        recorder.invoke("read", process="u1", path="/v1/accounts/a")
+
+
+@pytest.mark.parametrize(
+    ("falsify", "words", "code"),
+    [
+        (lambda _: None, [], 0),
+        (copy_transfer, [], 1),
+        (copy_transfer, ["--only", "C5"], 0),
+        (lambda e: drop(e, name="faults_stopped"), ["--must-judge", "C8"], 0),
+        (without_faults, ["--must-judge", "C8"], 1),
+        (lambda e: e.clear(), [], 2),
+    ],
+)
+def test_the_program(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], falsify: Falsify, words: list[str], code: int
+) -> None:
+    """Its exit code says whether the history holds."""
+    events = eventful()
+    falsify(events)
+    path = tmp_path / "history.jsonl"
+    path.write_text("".join(json.dumps(event) + "\n" for event in events) or "nothing\n", encoding="utf-8")
+    assert main([str(path), *words]) == code
+    if code == 1 and not words:
+        assert "k1 was executed 2 times" in capsys.readouterr().out

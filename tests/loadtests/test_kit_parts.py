@@ -1,0 +1,174 @@
+"""The parts of the load tests that need no users: shapes, figures, objectives, limits."""
+
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from loadtests.history.api import Reply
+from loadtests.history.model import Operation
+from loadtests.kit import objectives, plan
+from loadtests.kit.catalogue import SCENARIOS, SHAPES
+from loadtests.kit.limiter import accuracy, limit_of
+from loadtests.kit.plan import Limit, Plan
+from loadtests.kit.shapes import KneeSearch, Step, users_at
+from loadtests.kit.stats import percentile
+from loadtests.kit.traffic import Traffic
+
+LIMIT = Limit(quota=10, window=1, burst=20)
+USUAL = {"lies": 0.0, "unknown": 0.0, "unjudged": 0.0, "cut_short": 0.0, "exceptions": 0.0, "error_rate": 0.0}
+FAST = {"p50_ms": 1.0, "p95_ms": 2.0, "p99_ms": 3.0}
+
+
+def made(**changes: object) -> Plan:
+    """Return a plan."""
+    fields: dict[str, object] = {
+        "scenario": "reads",
+        "url": "http://127.0.0.1:1",
+        "run": "r",
+        "users": 2,
+        "pace": 1.0,
+        "seconds": 1.0,
+        "shape": "steady",
+        "seed": 1,
+        "accounts": 50,
+        "folder": "reports/reads",
+    }
+    return Plan(**{**fields, **changes})  # type: ignore[arg-type]  # few, by name
+
+
+@pytest.mark.parametrize("limit", [None, LIMIT])
+def test_a_plan_is_read_as_it_was_written(tmp_path: Path, limit: Limit | None) -> None:
+    made(limit=limit).write(tmp_path / "plan.json")
+    assert plan.read(tmp_path / "plan.json") == made(limit=limit)
+
+
+@given(st.sampled_from(["ramp", "spike", "soak"]), st.integers(1, 500), st.floats(1, 1e5), st.floats(0, 0.999))
+def test_a_shape_has_some_users_and_never_too_many(shape: str, users: int, seconds: float, share: float) -> None:
+    """From the first instant to the last there is somebody, and nobody after it."""
+    now = users_at(shape, users, seconds, share * seconds)
+    assert now is not None
+    assert 1 <= now <= users
+    assert users_at(shape, users, seconds, seconds) is None
+
+
+def test_a_spike_has_all_users_in_its_middle() -> None:
+    assert [users_at("spike", 50, 10, at) for at in (0, 3.9, 4, 5.9, 6, 9)] == [10, 10, 50, 50, 10, 10]
+
+
+def test_the_knee_is_where_more_users_bring_no_more() -> None:
+    """The search ends there and does not go on to all users."""
+    search = KneeSearch(users_max=1_000, seconds=80)
+    rates = {1: 100.0, 2: 200.0, 4: 390.0, 8: 410.0}
+    while not search.step_is_over(rates[search.users], 1.0):
+        pass
+    assert search.users == 8
+    assert search.knee == Step(4, 390.0, 1.0)
+
+
+def test_a_search_ends_with_the_users_there_are() -> None:
+    search = KneeSearch(users_max=3, seconds=80)
+    while not search.step_is_over(100.0 * search.users, 1.0):
+        pass
+    assert [step.users for step in search.steps] == [1, 2, 3]
+    assert search.knee == Step(3, 300.0, 1.0)
+
+
+@given(st.lists(st.integers(0, 500), min_size=1), st.floats(0.01, 1))
+def test_a_percentile_is_one_of_the_values(values: list[int], share: float) -> None:
+    """At least that share of the values do not exceed it, and it is the smallest of which that is so."""
+    value = percentile(Counter(values), share)
+    assert value in values
+    assert sum(other <= value for other in values) >= share * len(values) - 1e-9
+    assert sum(other < value for other in values) < share * len(values) + 1e-9
+
+
+def test_no_scenario_wants_what_is_not_measured() -> None:
+    """With good figures for all its objectives a scenario is good, whatever its shape; without one it is not."""
+    good = {"replays_equal": 1.0, "one_first": 1.0, "above_limit": 0.0, "admitted_share": 1.0, "offered_times": 9.0}
+    good |= {**USUAL, **FAST, "retry_after_true": 1.0, "drift": 1.0}
+    for scenario in SCENARIOS:
+        for shape in SHAPES:
+            wanted = objectives.objectives(scenario, shape, {})
+            assert {objective.name for objective in wanted} <= set(objectives.names())
+            assert all(finding.met for finding in objectives.judge(wanted, good)), scenario
+            for objective in wanted:
+                figures = {name: figure for name, figure in good.items() if name != objective.name}
+                assert not all(finding.met for finding in objectives.judge(wanted, figures))
+
+
+def test_a_bar_can_be_moved() -> None:
+    """A missed one is named with figure and bar."""
+    wanted = objectives.objectives("reads", "steady", {"p99_ms": 2.5, "error_rate": 0.5})
+    missed = [
+        str(finding) for finding in objectives.judge(wanted, {**USUAL, **FAST, "error_rate": 0.4}) if not finding.met
+    ]
+    assert missed == ["p99_ms is 3, bar <= 2.5: 99 of 100 answers came within so many milliseconds"]
+
+
+def sent(times: list[tuple[float, int]]) -> list[Operation]:
+    """Return requests that took 10 ms, with their statuses."""
+    fields = ("one", "u1", "transfer", "", "k", "/v1/transfers", "{}")
+    return [Operation(*fields, at, at + 0.01, status=status) for at, status in times]
+
+
+def test_a_limit_that_is_kept() -> None:
+    """The burst at once, then the rate; three times as much was asked for."""
+    times = [(0.0, 201)] * 20 + [(n / 30, 201 if n % 3 == 0 else 429) for n in range(1, 301)]
+    figures = accuracy(LIMIT, sent(times))
+    assert figures["above_limit"] == pytest.approx(-0.1)
+    assert figures["admitted_share"] == pytest.approx(1.2)
+    assert figures["offered_times"] == pytest.approx(3.2)
+
+
+def test_a_limit_that_is_not_kept() -> None:
+    """Two requests too many are seen, and so is a limiter that admits too few."""
+    assert accuracy(LIMIT, sent([(0.0, 201)] * 22))["above_limit"] > 1
+    assert accuracy(LIMIT, sent([(n / 30, 201 if n % 6 == 0 else 429) for n in range(300)]))["admitted_share"] < 0.9
+    assert accuracy(LIMIT, []) == {}
+
+
+@pytest.mark.parametrize(
+    ("headers", "limit"),
+    [
+        ({"ratelimit-policy": '"default";q=100;w=60', "ratelimit": '"default";r=99;t=1'}, Limit(100, 60, 100)),
+        (
+            {"ratelimit-policy": '"default";q=5;w=1, "ledger";q=9;w=1', "ratelimit": '"default";r=19;t=1'},
+            Limit(5, 1, 20),
+        ),
+        ({"ratelimit-policy": '"default";q=100;w=60'}, None),
+        ({}, None),
+    ],
+)
+def test_a_key_tells_its_limit(headers: dict[str, str], limit: Limit | None) -> None:
+    assert limit_of(Reply(200, headers, b"")) == limit
+
+
+def test_the_same_seed_makes_the_same_traffic() -> None:
+    """And another user or seed makes another."""
+
+    def choices(user: str, seed: int) -> list[tuple[str, str]]:
+        traffic = Traffic(made(seed=seed), user)
+        return [traffic.pair() for _ in range(20)]
+
+    assert choices("0-1", 1) == choices("0-1", 1)
+    assert choices("0-1", 1) != choices("0-2", 1)
+    assert choices("0-1", 1) != choices("0-1", 2)
+
+
+def test_few_accounts_get_most_of_the_reads() -> None:
+    traffic = Traffic(made(), "0-1")
+    counts = Counter(traffic.busy_account() for _ in range(2_000))
+    assert counts.most_common(1)[0][0] == made().account(0)
+    assert sum(count for _, count in counts.most_common(5)) > 1_000
+
+
+def test_hot_and_cold_pairs() -> None:
+    """The first account is in every hot pair and in no cold one."""
+    traffic = Traffic(made(), "0-1")
+    hot = made().account(0)
+    for _ in range(200):
+        assert hot in traffic.hot_pair()
+        assert hot not in traffic.cold_pair()
