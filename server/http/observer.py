@@ -95,11 +95,8 @@ class Observer:
             "unsaid": self._unsaid or None,
         }
         self._unsaid = 0
-        log.log(
-            logging.ERROR if status >= 500 and status != HTTPStatus.SERVICE_UNAVAILABLE else logging.INFO,
-            "request",
-            extra={"fields": {name: value for name, value in fields.items() if value is not None}},
-        )
+        # A failure has been logged where it happened.
+        log.info("request", extra={"fields": {name: value for name, value in fields.items() if value is not None}})
 
 
 def _milliseconds(seconds: float) -> float:

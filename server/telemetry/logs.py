@@ -32,6 +32,14 @@ def _first_line(_: Any, __: str, event: structlog.types.EventDict) -> structlog.
     return event
 
 
+def _with_fields(_: Any, __: str, event: structlog.types.EventDict) -> structlog.types.EventDict:
+    """Put the fields of a record beside its text."""
+    record = event.get("_record")
+    if record is not None:
+        event.update(getattr(record, "fields", {}))
+    return event
+
+
 def _named(error: BaseException) -> str:
     """
     Return what an exception is, without what it quotes.
@@ -75,6 +83,7 @@ def configure_logs(level: str) -> None:
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=shared,
             processors=[
+                _with_fields,
                 structlog.stdlib.ProcessorFormatter.remove_processors_meta,
                 _first_line,
                 # Locals and messages stay out of tracebacks: they hold what callers sent.
