@@ -49,7 +49,7 @@ class OwnServer:
         self._port = _free_port()
         self.url = f"http://{HOST}:{self._port}"
         self._process = subprocess.Popen(
-            [program, "serve", "--host", HOST, "--port", str(self._port), "--data-dir", data],
+            [program, "serve", "--host", HOST, "--port", str(self._port), "--admin-port", "0", "--data-dir", data],
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,

@@ -66,7 +66,13 @@ async def make_key(database_url: str, ledger: str, role: str = "admin", limit: K
 
 @asynccontextmanager
 async def in_process(database_url: str, redis_url: str = NO_REDIS, **settings: object) -> AsyncIterator[Service]:
-    """Serve from this process and loop, on a free port; all of a test's failures come from one address."""
+    """
+    Serve from this process and loop, on a free port; all of a test's failures come from one address.
+
+    Args:
+        settings: By name; `workers` is how many the service takes itself to be one of.
+    """
+    workers = int(str(settings.pop("workers", 1)))
     patience = {
         "auth_failure_rate": "1000000/s",
         "auth_failure_burst": 1_000_000,
@@ -74,7 +80,7 @@ async def in_process(database_url: str, redis_url: str = NO_REDIS, **settings: o
     }
     settings = {**patience, **settings}
     async with (
-        create_app(Settings(database_url=database_url, redis_url=redis_url, **settings)) as app,  # type: ignore[arg-type]  # few, by name
+        create_app(Settings(database_url=database_url, redis_url=redis_url, **settings), workers) as app,  # type: ignore[arg-type]  # few, by name
         aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session,
     ):
         runner = web.ServerRunner(app.server)
@@ -114,7 +120,9 @@ class ServerProcess:
         self.database_url = database_url
         self.redis_url = redis_url
         self.port = free_port()
+        self.admin_port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
+        self.admin_url = f"http://127.0.0.1:{self.admin_port}"
         self._log = log
         self._environment = environment or {}
         self._child: asyncio.subprocess.Process | None = None
@@ -138,6 +146,8 @@ class ServerProcess:
                 str(self.port),
                 env={
                     **inherited,
+                    "TALLYSTICK_ADMIN_PORT": str(self.admin_port),
+                    "TALLYSTICK_WORKERS": "1",
                     "TALLYSTICK_DATABASE_URL": self.database_url,
                     "TALLYSTICK_REDIS_URL": self.redis_url,
                     "TALLYSTICK_REDIS_TIMEOUT_MS": str(REDIS_PATIENCE_MS),
