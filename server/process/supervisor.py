@@ -8,11 +8,12 @@ import socket
 import subprocess
 from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
-from typing import Final, NamedTuple
+from typing import Final
 
 from server.process.channel import Orders, Retire, Stop
 from server.process.children import Child, Report
 from server.process.orphans import collect_orphans
+from server.process.slots import PATIENCE, Patience, Slot
 from server.settings import SettingsError
 
 Values = Mapping[str, str | int]
@@ -27,37 +28,6 @@ WATCH_SECONDS: Final = 1.0
 HELD_UP_SECONDS: Final = 2.0
 
 log = logging.getLogger(__name__)
-
-
-class Patience(NamedTuple):
-    """How long the supervisor waits for what, in seconds."""
-
-    # Until a worker serves. It takes half a second, and much longer on a machine that starts everything at once.
-    start: float = 30.0
-    # Without a sign of life, of which a worker gives one a second: its loop is stuck, or the process is stopped.
-    silence: float = 10.0
-    # Until a worker told to end has ended: the idle connections' time, the running requests', the postings' and the
-    # pools', each of which is bounded by itself.
-    end: float = 30.0
-    # Before a worker that died is started again: hardly noticed the first time, and no load when it dies at each start.
-    restart_first: float = 0.1
-    restart_max: float = 10.0
-    # A worker that served this long died of something new.
-    stable: float = 30.0
-
-
-PATIENCE: Final = Patience()
-
-
-class Slot:
-    """A place for a worker: its number, its socket, and who serves from it."""
-
-    def __init__(self, number: int, listener: socket.socket) -> None:
-        self.number = number
-        self.listener = listener
-        self.current: Child | None = None
-        # Ends in a row without having served for long.
-        self.failures = 0
 
 
 class Supervisor:

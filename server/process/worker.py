@@ -45,7 +45,8 @@ COLLECT_AFTER: Final = (50_000, 20, 100)
 EXIT_FAULT: Final = 1
 EXIT_REFUSED: Final = 2
 
-log = logging.getLogger(__name__)
+# By name: this module is run as a program.
+log = logging.getLogger("server.process.worker")
 
 
 def main() -> int:

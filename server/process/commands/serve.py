@@ -7,7 +7,8 @@ import socket
 from collections.abc import Callable
 
 from server.process.listeners import open_listener, open_listeners
-from server.process.supervisor import PATIENCE, Patience, Supervisor
+from server.process.slots import PATIENCE, Patience
+from server.process.supervisor import Supervisor
 from server.settings import WORKERS_MAX, Loaded
 
 # Exit code of a program that a signal has ended, less the signal's number.

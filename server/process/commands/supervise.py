@@ -54,16 +54,16 @@ def supervise(
 
 
 def worker_values(loaded: Loaded, target: Target, workers: int) -> Values:
-    """Return the settings that differ from the defaults, with the addresses that are really used."""
+    """Return the settings that differ from the defaults, with the embedded servers' addresses where none are set."""
     settings = loaded.settings
     values: dict[str, str | int] = {}
     for name, source in loaded.sources.items():
         value = getattr(settings, name)
         if source != "default" and value is not None:
             values[name] = value
-    values["database_url"] = target.database_url
+    values.setdefault("database_url", target.database_url)
     if target.redis_url is not None:
-        values["redis_url"] = target.redis_url
+        values.setdefault("redis_url", target.redis_url)
     if target.embedded:
         posting, reading = settings.posting_connections, settings.reading_connections
         values["posting_connections"], values["reading_connections"] = share_connections(posting, reading, workers)
