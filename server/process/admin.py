@@ -1,6 +1,5 @@
 """What operators ask the whole server, on a port of its own."""
 
-import asyncio
 import socket
 from collections.abc import Awaitable, Callable
 from typing import Final
@@ -8,6 +7,7 @@ from typing import Final
 import orjson
 from aiohttp import web
 
+from server.http.limits import KEEPALIVE_SECONDS
 from server.process.children import Report
 from server.process.supervisor import Supervisor
 
@@ -38,7 +38,9 @@ class Admin:
         """Serve on *listener* until the runner returned is cleaned up."""
         app = web.Application()
         app.add_routes([web.get(path, handler) for path, handler in self.routes().items()])
-        runner = web.AppRunner(app, access_log=None, shutdown_timeout=SHUTDOWN_SECONDS)
+        runner = web.AppRunner(
+            app, access_log=None, keepalive_timeout=KEEPALIVE_SECONDS, shutdown_timeout=SHUTDOWN_SECONDS
+        )
         await runner.setup()
         await web.SockSite(runner, listener).start()
         return runner
@@ -62,8 +64,3 @@ def _shown(report: Report) -> dict[str, object]:
 
 def _json(status: int, document: dict[str, object]) -> web.Response:
     return web.Response(status=status, body=orjson.dumps(document), content_type="application/json", headers=_NO_STORE)
-
-
-async def ended(runner: web.AppRunner) -> None:
-    """Stop serving."""
-    await asyncio.wait_for(runner.cleanup(), 2 * SHUTDOWN_SECONDS)

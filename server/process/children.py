@@ -13,7 +13,19 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 import server
-from server.process.channel import Ask, Beat, Channel, Orders, Ready, Refused, Retire, Serving, Stop, ToSupervisor
+from server.process.channel import (
+    MESSAGE_MAX_BYTES,
+    Ask,
+    Beat,
+    Channel,
+    Orders,
+    Ready,
+    Refused,
+    Retire,
+    Serving,
+    Stop,
+    ToSupervisor,
+)
 from server.settings import PREFIX
 
 # Seconds in which a worker must have said whether it is ready: a little more than its own look at Postgres may take.
@@ -44,6 +56,8 @@ class Child:
     def __init__(self, slot: int, listener: socket.socket) -> None:
         self.slot = slot
         ours, theirs = socket.socketpair()
+        # Settings go as a whole; the buffers of some systems are smaller.
+        ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, MESSAGE_MAX_BYTES)
         with theirs:
             inherited = (listener.fileno(), theirs.fileno())
             self.process = subprocess.Popen(
@@ -82,7 +96,8 @@ class Child:
         self._serves = serves
         self.began = self.heard = asyncio.get_running_loop().time()
         self._channel.listen(self._hear, _unheard)
-        self._channel.send(orders)
+        if not self._channel.send(orders):
+            self.kill("it could not be told what to serve with")
 
     def drain(self, message: Retire | Stop, seconds: float) -> None:
         """Tell it to end within *seconds*."""

@@ -33,5 +33,5 @@ class Slot:
         self.number = number
         self.listener = listener
         self.current: Child | None = None
-        # Ends in a row without having served for long.
+        # Ends in a row, or attempts at a start, without having served for long.
         self.failures = 0

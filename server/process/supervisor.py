@@ -107,7 +107,7 @@ class Supervisor:
             loop.add_signal_handler(number, self._told_to_stop)
         loop.add_signal_handler(signal.SIGCHLD, self._look)
         for child in self._children:
-            child.begin(self._orders(values), self._serves)
+            child.begin(Orders(dict(values), self.size), self._serves)
         tasks = [asyncio.create_task(work) for work in (self._watch(), self._swap_when_told())]
         try:
             self._look()
@@ -132,10 +132,10 @@ class Supervisor:
         self._children.append(child)
         return child
 
-    def _start(self, slot: Slot, *, must_be_ready: bool = False) -> Child:
+    def _start(self, slot: Slot, values: Values, *, must_be_ready: bool = False) -> Child:
         child = self._spawn(slot)
         log.info("worker %d (process %d) starts", slot.number, child.pid)
-        child.begin(self._orders(self._values, must_be_ready=must_be_ready), self._serves)
+        child.begin(Orders(dict(values), self.size, must_be_ready), self._serves)
         return child
 
     def _serves(self) -> None:
@@ -143,9 +143,6 @@ class Supervisor:
             self._served = True
             assert self._started is not None, "a worker serves because it was told to"
             self._started()
-
-    def _orders(self, values: Values, *, must_be_ready: bool = False) -> Orders:
-        return Orders(dict(values), self.size, must_be_ready)
 
     def _look(self) -> None:
         """Note which workers have ended."""
@@ -167,18 +164,31 @@ class Supervisor:
             return
         slot.current = None
         lived = asyncio.get_running_loop().time() - child.served if child.served else 0.0
-        slot.failures = 1 if lived >= self._patience.stable else slot.failures + 1
-        if not self._served and (child.refusal or slot.failures >= FIRST_ATTEMPTS_MAX):
-            self._end(child.refusal or f"no worker could be started ({reason}): its log says why")
+        if lived >= self._patience.stable:
+            slot.failures = 0
+        log.error("worker %d (process %d) died: %s", child.slot, child.pid, reason)
+        self._failed(slot, reason, is_final=child.refusal is not None)
+
+    def _failed(self, slot: Slot, reason: str, *, is_final: bool) -> None:
+        """Start a worker in a while, or give up where none has ever served."""
+        slot.failures += 1
+        if not self._served and (is_final or slot.failures >= FIRST_ATTEMPTS_MAX):
+            self._end(reason if is_final else f"no worker could be started ({reason}): its log says why")
             return
         delay = self._patience.restart_first * BACK_OFF_FACTOR ** min(slot.failures - 1, BACK_OFF_EXPONENT_MAX)
         delay = min(delay, self._patience.restart_max)
-        log.error("worker %d (process %d) died: %s; the next in %.1f s", child.slot, child.pid, reason, delay)
         asyncio.get_running_loop().call_later(delay, self._restart, slot)
 
     def _restart(self, slot: Slot) -> None:
-        if slot.current is None and not self.stopping:
-            slot.current = self._start(slot)
+        if slot.current is not None or self.stopping:
+            return
+        try:
+            slot.current = self._start(slot, self._values)
+        except OSError as error:
+            # No memory, no process, or the program is being replaced at this moment.
+            reason = error.strerror or type(error).__name__
+            log.error("worker %d cannot be started: %s", slot.number, reason)
+            self._failed(slot, reason, is_final=False)
 
     async def _watch(self) -> None:
         """Replace workers that do not give a sign of life, do not come to serve or do not come to an end."""
@@ -221,29 +231,31 @@ class Supervisor:
             except SettingsError as error:
                 log.error("workers are not swapped: %s", error)
                 continue
-            before, self._values = self._values, values
             swapped = 0
             for slot in self._slots:
-                if self.stopping or not await self._swap(slot):
+                if self.stopping or not await self._swap(slot, values):
                     break
                 swapped += 1
-            if swapped == 0:
-                # Whoever is restarted later serves as the others do.
-                self._values = before
             if swapped == self.size:
                 log.info("all %d workers were swapped", swapped)
 
-    async def _swap(self, slot: Slot) -> bool:
+    async def _swap(self, slot: Slot, values: Values) -> bool:
         """Have a new worker follow the one that serves; False when it cannot, and the old one stays."""
         is_ready = slot.current is not None and not (await slot.current.report()).failures
         if self.stopping:
             return False
-        successor = self._start(slot, must_be_ready=is_ready)
+        try:
+            successor = self._start(slot, values, must_be_ready=is_ready)
+        except OSError as error:
+            log.error("swapping stops at worker %d, which stays: %s", slot.number, error.strerror)
+            return False
         await successor.settled.wait()
         if not successor.served:
             reason = successor.refusal or successor.killed_for or f"code {successor.process.returncode}"
             log.error("swapping stops at worker %d, which stays: its successor ended: %s", slot.number, reason)
             return False
+        # Proven good: whoever is restarted from now on serves with them too.
+        self._values = values
         # Another one than before, if that one has died meanwhile.
         predecessor, slot.current = slot.current, successor
         slot.failures = 0

@@ -36,9 +36,10 @@ def serve(loaded: Loaded, reload: Callable[[], Loaded], patience: Patience = PAT
     with contextlib.ExitStack() as stack:
         try:
             listeners = open_listeners(settings.host, settings.port, worker_count(settings.workers))
+            for listener in listeners:
+                stack.enter_context(listener)
         except OSError as error:
             return f"cannot listen on {settings.host}:{settings.port}: {error.strerror}"
-        supervisor = stack.enter_context(Supervisor(listeners, patience))
         try:
             admin = stack.enter_context(open_listener(settings.admin_host, settings.admin_port))
         except OSError as error:
@@ -46,6 +47,7 @@ def serve(loaded: Loaded, reload: Callable[[], Loaded], patience: Patience = PAT
                 f"cannot listen on {settings.admin_host}:{settings.admin_port}: {error.strerror}; name another port "
                 "for operators with --admin-port, 0 for any"
             )
+        supervisor = stack.enter_context(Supervisor(listeners, patience))
         # Loading this takes as long as loading a worker, and both go on at the same time.
         from server.process.commands.supervise import supervise  # noqa: PLC0415
 
