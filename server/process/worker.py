@@ -167,7 +167,7 @@ class Worker:
         else:
             log.info("stopping")
             app.readiness.draining = True
-            await self._accept_the_rest(app)
+            await accept_the_rest(app, self._listener)
             await site.stop()
         if self._stop.is_set():
             app.readiness.draining = True
@@ -181,22 +181,23 @@ class Worker:
                 return
             await asyncio.sleep(RETIRE_POLL_SECONDS)
 
-    async def _accept_the_rest(self, app: App) -> None:
-        """
-        Take the connections that the kernel has made and nobody has accepted: closing the listener resets them, and a
-        caller who has sent a request by then cannot know what became of it.
 
-        Returns without giving up control after it has seen the queue empty.
-        """
-        # From here on a new connection finds the queue full and, when it tries again, nobody who listens.
-        self._listener.listen(0)
-        while True:
-            try:
-                connection, _ = self._listener.accept()
-            except OSError:
-                return
-            connection.setblocking(False)
-            await asyncio.get_running_loop().connect_accepted_socket(app.server, connection)
+async def accept_the_rest(app: App, listener: socket.socket) -> None:
+    """
+    Take the connections that the kernel has made and nobody has accepted: closing the listener resets them, and a
+    caller who has sent a request by then cannot know what became of it.
+
+    Returns without giving up control after it has seen the queue empty.
+    """
+    # From here on a new connection finds the queue full and, when it tries again, nobody who listens.
+    listener.listen(0)
+    while True:
+        try:
+            connection, _ = listener.accept()
+        except OSError:
+            return
+        connection.setblocking(False)
+        await asyncio.get_running_loop().connect_accepted_socket(app.server, connection)
 
 
 def _end_with(supervisor: int) -> None:

@@ -11,11 +11,16 @@ from typing import NamedTuple
 
 import aiohttp
 import pytest
+from aiohttp import web
 
+from server.app import create_app
+from server.process.listeners import open_listeners
+from server.process.worker import accept_the_rest
+from server.settings import Settings
 from tests.process.outside import is_alive, peers_of
 from tests.support.client import Client
 from tests.support.history import History
-from tests.support.service import ServerProcess, make_key
+from tests.support.service import NO_REDIS, ServerProcess, make_key
 from tests.support.waiting import until
 
 LEDGER = "workers"
@@ -87,6 +92,26 @@ async def crew(database_url: str, redis_url: str, tmp_path: Path) -> AsyncIterat
         yield Crew(server, token, History(database_url, LEDGER))
     finally:
         await server.stop()
+
+
+async def test_what_waits_at_a_socket_is_taken_at_the_end(database_url: str) -> None:
+    """Connections that nobody has accepted yet are answered, though the listener is closed at once."""
+    [listener] = open_listeners("127.0.0.1", 0, 1)
+    address = listener.getsockname()
+    async with create_app(Settings(database_url=database_url, redis_url=NO_REDIS)) as app:
+        runner = web.ServerRunner(app.server)
+        await runner.setup()
+        opened = [await asyncio.open_connection(*address) for _ in range(5)]
+        for _, writer in opened:
+            writer.write(b"GET /livez HTTP/1.1\r\nHost: here\r\n\r\n")
+        await accept_the_rest(app, listener)
+        listener.close()
+        for reader, writer in opened:
+            assert (await reader.readline()).startswith(b"HTTP/1.1 200 ")
+            writer.close()
+        with pytest.raises(ConnectionRefusedError):
+            await asyncio.open_connection(*address)
+        await runner.cleanup()
 
 
 @on_linux
