@@ -1,6 +1,7 @@
 """Worker processes as their supervisor sees them."""
 
 import asyncio
+import contextlib
 import logging
 import os
 import signal
@@ -58,7 +59,8 @@ class Child:
         ours, theirs = socket.socketpair()
         # Settings go as a whole; the buffers of some systems are smaller.
         ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, MESSAGE_MAX_BYTES)
-        with theirs:
+        with theirs, contextlib.ExitStack() as stack:
+            stack.enter_context(ours)
             inherited = (listener.fileno(), theirs.fileno())
             self.process = subprocess.Popen(
                 # -P: no folder that the program happens to be started in is looked for modules.
@@ -69,6 +71,8 @@ class Child:
                 # Ctrl-C in the terminal reaches the supervisor only.
                 start_new_session=True,
             )
+            # It is kept where there is somebody to talk to.
+            stack.pop_all()
         self._channel: Channel[ToSupervisor] = Channel(ours, ToSupervisor)
         # starting, serving, draining
         self.state = "starting"

@@ -193,7 +193,7 @@ async def test_process_1(database_url: str, redis_url: str, tmp_path: Path) -> N
     try:
         assert (await asyncio.wait_for(child.stdout.readline(), END_SECONDS)).startswith(b"Tallystick serves at ")
         [first] = children_of(child.pid)
-        orphan = ["nsenter", "--target", str(first), "--pid", "--mount", "sh", "-c", "(sleep 0.2; true) & exit 0"]
+        orphan = ["nsenter", "--target", str(first), "--pid", "--mount", "sh", "-c", "(sleep 2; true) & exit 0"]
         assert await (await asyncio.create_subprocess_exec(*orphan)).wait() == 0
         await until(lambda: len(children_of(first)) == 2)
         [worker] = [pid for pid in children_of(first) if b"server.process.worker" in said_of(pid, "cmdline")]

@@ -27,9 +27,11 @@ def test_connections_are_divided_among_workers() -> None:
     assert int(SETTINGS["max_connections"]) - EMBEDDED_CONNECTIONS_MAX == 20
     assert share_connections(4, 4, 2) == (4, 4)
     for workers in range(1, WORKERS_MAX + 1):
-        posting, reading = share_connections(4, 4, workers)
-        assert min(posting, reading) >= 1
-        assert (workers + 1) * (posting + reading) <= EMBEDDED_CONNECTIONS_MAX
+        for wanted in ((4, 4), (1, 100), (100, 1), (100, 100)):
+            posting, reading = share_connections(*wanted, workers)
+            assert 1 <= posting <= wanted[0]
+            assert 1 <= reading <= wanted[1]
+            assert (workers + 1) * (posting + reading) <= EMBEDDED_CONNECTIONS_MAX
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the kernel divides only there")

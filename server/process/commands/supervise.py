@@ -73,7 +73,8 @@ def worker_values(loaded: Loaded, target: Target, workers: int) -> Values:
 def share_connections(posting: int, reading: int, workers: int) -> tuple[int, int]:
     """Return the pools of one worker, made smaller where all of them would be more than the embedded server takes."""
     # A worker that is followed by another has its connections until it ends.
-    wanted = (workers + 1) * (posting + reading)
-    if wanted <= EMBEDDED_CONNECTIONS_MAX:
+    each = EMBEDDED_CONNECTIONS_MAX // (workers + 1)
+    if posting + reading <= each:
         return posting, reading
-    return tuple(max(1, size * EMBEDDED_CONNECTIONS_MAX // wanted) for size in (posting, reading))  # type: ignore[return-value]  # two in, two out
+    share = min(max(1, each * posting // (posting + reading)), each - 1)
+    return share, each - share
