@@ -34,8 +34,6 @@ from server.telemetry.tallies import Tallies
 # Seconds that running postings get to be resolved when the service stops: a little more than their own deadline.
 DRAIN_SECONDS = 6.0
 
-# Processes that share the limits while Redis is away.
-WORKERS = 1
 # Seconds that a settle may wait in another process, between its commit and its first attempt and among its attempts.
 SETTLE_MARGIN_SECONDS = 1.0
 
@@ -78,12 +76,14 @@ class App(NamedTuple):
 
 
 @asynccontextmanager
-async def create_app(settings: Settings) -> AsyncIterator[App]:
+async def create_app(settings: Settings, workers: int = 1) -> AsyncIterator[App]:
     """
     Make the service and close it in reverse: what was posted is resolved before the pools go.
 
     Args:
         settings: With a `database_url`; the schema need not be there, and Postgres need not run.
+
+        workers: Processes that serve with them, this one included; each admits its part while Redis is away.
     """
     assert settings.redis_url is not None, "as below"
     assert settings.database_url is not None, "the caller decides between an address and the embedded servers"
@@ -100,7 +100,7 @@ async def create_app(settings: Settings) -> AsyncIterator[App]:
         following = asyncio.create_task(keyspace.follow(database))
         counters = CacheCounters()
         cache = Cache(redis, keyspace, counters)
-        gate = Gate(redis, keyspace, WORKERS, counters, tallies)
+        gate = Gate(redis, keyspace, workers, counters, tallies)
         accounts = Accounts(database, cache, render.account, tallies.batches["read"])
         patience = SETTLE_ATTEMPTS_MAX * settings.redis_timeout_ms / 1000
         self_check = SelfCheck(database, cache, render.account, patience + SETTLE_MARGIN_SECONDS)
@@ -108,7 +108,7 @@ async def create_app(settings: Settings) -> AsyncIterator[App]:
         history = History(database, cache, accounts)
         readiness = Readiness(database, runtime_failures())
         authenticator = Authenticator(database, defaults)
-        failures = Failures(redis, keyspace, defaults.failures, WORKERS)
+        failures = Failures(redis, keyspace, defaults.failures, workers)
         parts = Parts(
             authenticator, accounts, posting, history, gate, Running(), failures, cache, self_check, readiness, tallies
         )

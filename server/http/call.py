@@ -87,7 +87,7 @@ class Call:
         self.ids = ()
         # The path of its route, with wildcards.
         self.route = "other"
-        # Instants on the loop's clock, in seconds: when it had been read, and when the gate had let it in.
+        # Instants on the clock of `time.monotonic`, in seconds: when it had been read, and when the gate had let it in.
         self.arrived = 0.0
         self.gated = 0.0
         self.timing: Timing | None = None

@@ -1,9 +1,8 @@
 """What is noted of a request when it ends: its duration, and a log line for errors, slow ones and a sample."""
 
-import asyncio
 import logging
 import re
-from collections.abc import Callable
+import time
 from http import HTTPStatus
 from typing import Final
 
@@ -42,15 +41,10 @@ class Observer:
         self._second = 0
         self._lines = 0
         self._unsaid = 0
-        self._time: Callable[[], float] = self._first_time
-
-    def now(self) -> float:
-        """Return the instant on the loop's clock, in seconds."""
-        return self._time()
 
     def ended(self, call: Call, status: int) -> None:
         """Note a request that is answered with *status*; its `arrived` has been stamped."""
-        now = self._time()
+        now = time.monotonic()
         seconds = now - call.arrived
         spread = self._requests.get((call.method, call.route, status)) or self._open(call, status)
         spread.add(seconds)
@@ -61,11 +55,6 @@ class Observer:
             if self._until_sample <= 0:
                 self._until_sample = self._sample
                 self._say(call, status, now)
-
-    def _first_time(self) -> float:
-        # The loop is asked for once: CPython 3.11 makes a system call each time.
-        self._time = asyncio.get_running_loop().time
-        return self._time()
 
     def _open(self, call: Call, status: int) -> Spread:
         method = call.method if call.method in _METHODS else "other"

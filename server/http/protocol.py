@@ -1,6 +1,7 @@
 """The protocol of a connection: aiohttp's, with a shorter way for the hot routes."""
 
 import asyncio
+import time
 from collections.abc import Coroutine
 from typing import TYPE_CHECKING, Any, cast
 
@@ -157,8 +158,8 @@ class Protocol(Connection):
         self.answering = call
         self._request_in_progress = True
         # aiohttp's timer of idle connections looks at this.
-        call.arrived = self._loop.time()
-        self._next_keepalive_close_time = call.arrived + KEEPALIVE_SECONDS
+        call.arrived = time.monotonic()
+        self._next_keepalive_close_time = self._loop.time() + KEEPALIVE_SECONDS
         admission = self.server.admission
         if admission.enter(write=call.write):
             self._start(call)
@@ -196,13 +197,12 @@ class Protocol(Connection):
             spoken = not said.cancelled() and said.exception() is None
             answer = self.server.end(call, said.result()) if spoken else None
         except Exception as error:
-            self._finish(self._failure(error))
-            return
+            return self._finish(self._failure(error))
         if answer is None:
-            call.gated = self._loop.time()
+            call.gated = time.monotonic()
             self._coroutine = self.server.go_on(call, said)
             self._step()
-            return
+            return None
         self.server.admission.leave(write=call.write)
         self._end()
         self._write(answer)

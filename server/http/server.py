@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import logging
 import resource
+import time
 from collections.abc import Awaitable, Callable
 from typing import cast
 
@@ -95,7 +96,7 @@ class HttpServer(web.Server):
         head = Head(request._message)
         path, _, query = request.raw_path.partition("?")
         call = Call((request.method, path, query), head, request.content, request.protocol, self.admission)
-        call.arrived = self.observer.now()
+        call.arrived = time.monotonic()
         return call
 
     async def answer(self, request: web.BaseRequest) -> Reply:

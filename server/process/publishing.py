@@ -9,6 +9,7 @@ from typing import Final
 import orjson
 
 from server.app import App
+from server.process.metrics_folder import HOT_ACCOUNTS_SHOWN, HOT_FILE, HOT_SECONDS
 from server.telemetry.metrics import Publisher, Sample
 from server.telemetry.tallies import Spread
 
@@ -16,11 +17,6 @@ from server.telemetry.tallies import Spread
 PUBLISH_SECONDS: Final = 1.0
 # Seconds between two looks at how late the loop is.
 LAG_SECONDS: Final = 0.1
-# Seconds over which busy accounts are counted, and how many of them are shown.
-HOT_SECONDS: Final = 10.0
-HOT_ACCOUNTS_SHOWN: Final = 10
-# Name of the file that says which accounts these are.
-HOT_FILE: Final = "hot-{identity}.json"
 
 
 def samples(app: App) -> Iterator[Sample]:
@@ -72,14 +68,8 @@ def _now(app: App) -> Iterator[Sample]:
         yield Sample("tallystick_pool_connections", (name, "used"), pool.get_size() - idle)
 
 
-async def publish(app: App, folder: Path, identity: str) -> None:
-    """
-    Publish for as long as the worker runs.
-
-    Args:
-        folder, identity: As `Publisher` takes them.
-    """
-    publisher = Publisher(folder, identity)
+async def publish(app: App, publisher: Publisher) -> None:
+    """Publish for as long as the worker runs."""
     lagging = asyncio.create_task(_watch_lag(app.tallies.loop_lag))
     hot_due = time.monotonic() + HOT_SECONDS
     try:
@@ -87,7 +77,7 @@ async def publish(app: App, folder: Path, identity: str) -> None:
             publisher.publish(samples(app))
             if time.monotonic() >= hot_due:
                 hot_due = time.monotonic() + HOT_SECONDS
-                publisher.publish(_hot(app, folder, identity))
+                publisher.publish(_hot(app, publisher.folder, publisher.identity))
             await asyncio.sleep(PUBLISH_SECONDS)
     finally:
         lagging.cancel()
@@ -111,8 +101,7 @@ def _hot(app: App, folder: Path, identity: str) -> Iterator[Sample]:
 
 
 async def _watch_lag(spread: Spread) -> None:
-    loop = asyncio.get_running_loop()
     while True:
-        due = loop.time() + LAG_SECONDS
+        due = time.monotonic() + LAG_SECONDS
         await asyncio.sleep(LAG_SECONDS)
-        spread.add(max(0.0, loop.time() - due))
+        spread.add(max(0.0, time.monotonic() - due))

@@ -70,13 +70,24 @@ def _format_exception(exc_info: _ExcInfo) -> str:
     return "".join(_traceback(exc_info[1]))
 
 
-def configure_logs(level: str) -> None:
-    """Send all log records of the process, ours and the libraries', through one formatter."""
+def configure_logs(level: str, **fields: object) -> None:
+    """
+    Send all log records of the process, ours and the libraries', through one formatter.
+
+    Args:
+        fields: What every line says besides.
+    """
+
+    def add_fields(_: Any, __: str, event: structlog.types.EventDict) -> structlog.types.EventDict:
+        event.update(fields)
+        return event
+
     shared: list[structlog.types.Processor] = [
         structlog.stdlib.add_log_level,
         structlog.stdlib.add_logger_name,
         structlog.processors.TimeStamper(fmt="iso", utc=True, key="at"),
         structlog.stdlib.PositionalArgumentsFormatter(),
+        add_fields,
     ]
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(

@@ -74,6 +74,17 @@ METRICS: Final[Mapping[str, Metric]] = {
 }
 
 
+# What the supervisor adds of its own.
+WORKERS: Final = (
+    "tallystick_workers",
+    Metric("gauge", "Workers by state: starting, serving, draining or restarting.", ("state",)),
+)
+RESTARTS: Final = (
+    "tallystick_worker_restarts_total",
+    Metric("counter", "Workers that died or hung and had to be started again."),
+)
+
+
 class Sample(NamedTuple):
     """A metric's value now: a histogram's is a spread, and a counter's the total since the worker started."""
 
@@ -94,6 +105,8 @@ class Publisher:
     """
 
     def __init__(self, folder: Path, identity: str) -> None:
+        self.folder = folder
+        self.identity = identity
         os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(folder)
         # Not before: the library decides at its import how values are kept.
         import prometheus_client as prometheus  # noqa: PLC0415
