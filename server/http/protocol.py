@@ -27,9 +27,8 @@ class Protocol(Connection):
     Serves the requests of a connection.
 
     aiohttp's parser reads all requests, and its `start()` serves those that are not hot, have not arrived whole, or end
-    their connection. A hot request that is there whole is served from here, without a task of its own: its coroutine is
-    run at once up to where it waits for the gate, and from there when the gate has answered. Only what has to wait for
-    more, which is Postgres, gets a task. Order holds: while one side is at work, the other takes nothing.
+    their connection. A hot request that is there whole is served from here, without a task unless it waits more than
+    once behind the gate: its coroutine is run by hand. Order holds: while one side is at work, the other takes nothing.
 
     Args:
         server: What answers.
@@ -197,7 +196,8 @@ class Protocol(Connection):
             spoken = not said.cancelled() and said.exception() is None
             answer = self.server.end(call, said.result()) if spoken else None
         except Exception as error:
-            return self._finish(self._failure(error))
+            self._finish(self._failure(error))
+            return
         if answer is None:
             call.gated = time.monotonic()
             self._coroutine = self.server.go_on(call, said)
