@@ -202,7 +202,7 @@ class Protocol(Connection):
             call.gated = time.monotonic()
             self._coroutine = self.server.go_on(call, said)
             self._step()
-            return None
+            return
         self.server.admission.leave(write=call.write)
         self._end()
         self._write(answer)
