@@ -128,7 +128,7 @@ class Call:
 
     @property
     def remote(self) -> str:
-        """The network address that the request came from; empty where there is none."""
+        """The network address at the other end of the connection; empty where there is none."""
         peer = self.protocol.peername
         return str(peer[0]) if isinstance(peer, tuple) else ""
 

@@ -254,7 +254,8 @@ class HttpServer(web.Server):
 
     async def _authenticate(self, call: Call) -> ApiKey:
         """Find out whose request this is; who fails too often from one address is told to wait."""
-        failures, address = self._parts.failures, call.remote
+        failures = self._parts.failures
+        address = self._parts.proxies.caller(call.remote, call.headers)
 
         async def refuse_used_up() -> None:
             if wait := await failures.used_up(address):
