@@ -1,0 +1,120 @@
+"""Two servers behind HAProxy and behind nginx: they are killed, drained and replaced while callers pay and read."""
+
+import asyncio
+import signal
+from collections import Counter
+from functools import partial
+
+import aiohttp
+
+from server.process.commands.keys import KeyLimit
+from tests.deploy.hosts import LEDGER, Callers, Hosts
+from tests.support.books import verdict
+from tests.support.client import Client
+from tests.support.service import make_key
+from tests.support.waiting import until
+
+# Requests that the limited key may make at once, and how many ask.
+BURST = 40
+ASKERS = 120
+# A window so long that nothing comes back during the test.
+DAY_SECONDS = 86_400
+# Failed authentications that the servers allow an address at once (the default of `auth_failure_burst`).
+FAILURES_BURST = 50
+# Times that a write through one server is read through the other.
+CROSSINGS = 60
+
+
+async def test_a_server_is_killed(hosts: Hosts) -> None:
+    """A caller whose answer was lost learns by its key what became of the transfer; nobody else notices."""
+    callers = Callers(hosts)
+
+    async def kill() -> None:
+        hosts.servers[0].kill()
+        await hosts.servers[0].wait()
+
+    await callers.steady(kill)
+    # A read that was under way is sent to the other server by the balancer.
+    assert set(callers.reads) == {200}, Counter(callers.reads)
+    await hosts.audited()
+
+
+async def test_a_server_is_told_to_stop(hosts: Hosts) -> None:
+    """Every request has a definite answer the first time: what was not yet sent goes to the other server."""
+    callers = Callers(hosts)
+
+    async def drain() -> None:
+        hosts.servers[0].kill(signal.SIGTERM)
+        assert await hosts.servers[0].wait() == 0
+
+    await callers.steady(drain)
+    definite(hosts, callers)
+    await hosts.audited()
+
+
+async def test_both_are_replaced(hosts: Hosts) -> None:
+    """One after the other is stopped and started anew, as with a new release: every request has a definite answer."""
+    callers = Callers(hosts)
+
+    async def roll() -> None:
+        for number, server in enumerate(hosts.servers):
+            server.kill(signal.SIGTERM)
+            assert await server.wait() == 0
+            await server.start()
+            await until(partial(hosts.balancer.uses, number))
+
+    await callers.steady(roll)
+    definite(hosts, callers)
+    await hosts.audited()
+
+
+async def test_limits_hold_over_both(hosts: Hosts) -> None:
+    """Of many requests at once, spread over both servers, exactly as many are admitted as the key may make."""
+    limit = KeyLimit(1, DAY_SECONDS, BURST, ASKERS)
+    limited = Client(
+        hosts.client.session, hosts.client.url, await make_key(hosts.history.database_url, LEDGER, limit=limit)
+    )
+    answers = await asyncio.gather(*(limited.get("/v1/accounts/payer") for _ in range(ASKERS)))
+    assert Counter(answer.status for answer in answers) == {200: BURST, 429: ASKERS - BURST}
+
+
+async def test_failures_count_for_the_caller(hosts: Hosts) -> None:
+    """Who fails too often to authenticate is told to wait, and no other caller of the same balancer."""
+    stranger = Client(hosts.client.session, hosts.client.url, "wrong")
+    answers = await asyncio.gather(*(stranger.get("/v1/accounts") for _ in range(2 * FAILURES_BURST)))
+    counts = Counter(answer.status for answer in answers)
+    # Ten a second come back meanwhile.
+    assert set(counts) == {401, 429}
+    assert counts[401] >= FAILURES_BURST
+    connector = aiohttp.TCPConnector(local_addr=("127.0.0.2", 0))
+    async with aiohttp.ClientSession(connector=connector) as session:
+        other = Client(session, hosts.client.url, "wrong")
+        # What a caller claims of itself is not believed.
+        claimed = await other.get("/v1/accounts", X_Forwarded_For="127.0.0.3")
+    assert claimed.status == 401
+
+
+async def test_what_one_acknowledged_the_other_knows(hosts: Hosts) -> None:
+    """A read through one server, at once after a write through the other was answered, shows that write."""
+    for number in range(CROSSINGS):
+        writer, reader = hosts.direct(number % 2), hosts.direct((number + 1) % 2)
+        posted = await writer.transfer("payer", "payee-0", 1)
+        assert (await reader.account("payee-0"))["version"] == posted.json["destination_version"]
+
+
+async def test_ids_pass(hosts: Hosts) -> None:
+    """A caller's request id comes back as it was, and one is made where there is none or no sane one."""
+    assert (await hosts.client.get("/readyz", X_Request_Id="order-17")).headers["X-Request-Id"] == "order-17"
+    made = [
+        (await hosts.client.get("/readyz", **headers)).headers["X-Request-Id"]
+        for headers in ({}, {"X_Request_Id": "a b"})
+    ]
+    assert len(set(made)) == 2
+    assert not {"", "a b"} & set(made)
+
+
+def definite(hosts: Hosts, callers: Callers) -> None:
+    """Assert that every write and every read was served at the first attempt."""
+    assert hosts.history.errors == []
+    assert [o.answer for o in hosts.history.operations if verdict(o.answer) != "posted"] == []
+    assert set(callers.reads) == {200}, Counter(callers.reads)
