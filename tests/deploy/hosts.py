@@ -1,6 +1,7 @@
 """Servers behind a balancer, and callers that post, read and remember."""
 
 import asyncio
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
@@ -87,27 +88,29 @@ class Callers:
     def __init__(self, hosts: Hosts) -> None:
         self._hosts = hosts
         self._stop = asyncio.Event()
+        self._tasks: list[asyncio.Task[None]] = []
         self.acknowledged = 0
         self.reads: list[int | None] = []
 
     async def steady(self, happens: Callable[[], Awaitable[None]]) -> None:
         """Run them before, while and after something happens; return when all have their answers."""
-        tasks = [asyncio.create_task(self._call(number)) for number in range(CALLERS)]
+        self._tasks = [asyncio.create_task(self._call(number)) for number in range(CALLERS)]
         try:
-            await self._more(tasks)
+            await self.more()
             await happens()
-            await self._more(tasks)
+            await self.more()
         finally:
             self._stop.set()
             async with asyncio.timeout(END_SECONDS):
-                await asyncio.gather(*tasks)
+                await asyncio.gather(*self._tasks)
 
-    async def _more(self, tasks: "list[asyncio.Task[None]]") -> None:
+    async def more(self) -> None:
+        """Return when some more transfers have been acknowledged."""
         goal = self.acknowledged + STEADY
         async with asyncio.timeout(END_SECONDS):
             while self.acknowledged < goal:
                 await asyncio.sleep(RETRY_SECONDS)
-                if failed := [task for task in tasks if task.done()]:
+                if failed := [task for task in self._tasks if task.done()]:
                     await failed[0]
 
     async def _call(self, number: int) -> None:
@@ -134,3 +137,11 @@ class Callers:
                 if answer is not None and answer.status == 200:
                     return answer
                 await asyncio.sleep(RETRY_SECONDS)
+
+
+def definite(hosts: Hosts, callers: Callers) -> None:
+    """Assert that every write and every read was served at the first attempt."""
+    assert not hosts.history.errors, (hosts.history.errors, hosts.balancer.log.read_text())
+    others = [o.answer for o in hosts.history.operations if verdict(o.answer) != "posted"]
+    assert not others, (others, hosts.balancer.log.read_text())
+    assert set(callers.reads) == {200}, Counter(callers.reads)

@@ -8,8 +8,7 @@ from functools import partial
 import aiohttp
 
 from server.process.commands.keys import KeyLimit
-from tests.deploy.hosts import LEDGER, Callers, Hosts
-from tests.support.books import verdict
+from tests.deploy.hosts import LEDGER, Callers, Hosts, definite
 from tests.support.client import Client
 from tests.support.service import make_key
 from tests.support.waiting import until
@@ -111,10 +110,3 @@ async def test_ids_pass(hosts: Hosts) -> None:
     ]
     assert len(set(made)) == 2
     assert not {"", "a b"} & set(made)
-
-
-def definite(hosts: Hosts, callers: Callers) -> None:
-    """Assert that every write and every read was served at the first attempt."""
-    assert hosts.history.errors == []
-    assert [o.answer for o in hosts.history.operations if verdict(o.answer) != "posted"] == []
-    assert set(callers.reads) == {200}, Counter(callers.reads)

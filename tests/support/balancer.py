@@ -162,9 +162,9 @@ class Nginx(Balancer):
         return [path, "-e", "stderr", "-p", str(self.folder), "-c", "nginx.conf", "-g", "daemon off;"]
 
     async def uses(self, number: int) -> bool:
-        """Return whether it is connected to a server: it asks none for its health, so requests must be coming."""
+        """Return whether it sends a server more than the one request by which it finds out whether it is back."""
         port = self.variables[f"BALANCER_SERVER_{number + 1}"].rpartition(":")[2]
-        return any(row[2].endswith(f":{int(port):04X}") and row[3] == ESTABLISHED for row in _connections())
+        return sum(row[2].endswith(f":{int(port):04X}") and row[3] == ESTABLISHED for row in _connections()) > 1
 
 
 BALANCERS = {"haproxy": Haproxy, "nginx": Nginx}
