@@ -1,6 +1,7 @@
 """Two servers behind HAProxy and behind nginx: they are killed, drained and replaced while callers pay and read."""
 
 import asyncio
+import os
 import signal
 from collections import Counter
 from functools import partial
@@ -20,6 +21,8 @@ ASKERS = 120
 DAY_SECONDS = 86_400
 # Failed authentications that the servers allow an address at once (the default of `auth_failure_burst`).
 FAILURES_BURST = 50
+# Seconds in which both servers have swapped their workers: 5 s for connections that stay silent, and starts.
+SWAP_SECONDS = 40.0
 # Times that a write through one server is read through the other.
 CROSSINGS = 60
 
@@ -67,6 +70,26 @@ async def test_both_are_replaced(hosts: Hosts) -> None:
     await hosts.audited()
 
 
+async def test_workers_of_both_are_swapped(hosts: Hosts) -> None:
+    """SIGHUP on both servers at once, as after a new release was installed: every request has a definite answer."""
+    callers = Callers(hosts)
+
+    async def swap() -> None:
+        before = {pid for server in hosts.servers for pid in await server.workers()}
+        for server in hosts.servers:
+            server.kill(signal.SIGHUP)
+
+        async def swapped() -> bool:
+            now = {report["pid"] for server in hosts.servers for report in await server.reports()}
+            return not before & now and not any(map(_runs, before))
+
+        await until(swapped, SWAP_SECONDS)
+
+    await callers.steady(swap)
+    definite(hosts, callers)
+    await hosts.audited()
+
+
 async def test_limits_hold_over_both(hosts: Hosts) -> None:
     """Of many requests at once, spread over both servers, exactly as many are admitted as the key may make."""
     limit = KeyLimit(1, DAY_SECONDS, BURST, ASKERS)
@@ -110,3 +133,12 @@ async def test_ids_pass(hosts: Hosts) -> None:
     ]
     assert len(set(made)) == 2
     assert not {"", "a b"} & set(made)
+
+
+def _runs(pid: int) -> bool:
+    """Return whether there is such a process."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
