@@ -20,6 +20,9 @@ from tests.support.waiting import until
 
 LEDGER = "failover"
 CALLERS = 8
+# Transfers that wait for the standby, and how often each is sent.
+ASKERS = 3
+ATTEMPTS = 2
 # Transfers acknowledged before the primary is lost, and after writes have come back.
 STEADY = 100
 # Seconds in which writes must be back after the promotion. The promise is 10; the machine may be busy with other tests.
@@ -146,3 +149,17 @@ async def test_the_primary_answers_no_more(served: Served) -> None:
         served.both.primary.freeze()
         await until(lambda: served.history.count("unknown", "not_applied") > 0)
         await fail_over(served, load)
+
+
+async def test_the_standby_is_away(served: Served) -> None:
+    """While the standby does not confirm, nothing is acknowledged, also not to who asks again; afterwards all is."""
+    client, history = served.client, served.history
+    served.both.standby.freeze()
+    keys = [f"waits-{number}" for number in range(ASKERS)]
+    for _ in range(ATTEMPTS):
+        answers = await asyncio.gather(*(history.transfer(client, key, "alice", "bob", 1) for key in keys))
+        assert {verdict(answer) for answer in answers} <= {"unknown", "not_applied"}, answers
+    served.both.standby.thaw()
+    for key in keys:
+        assert (await history.insist(client, key, "alice", "bob", 1)).status == 201
+    await history.check()
