@@ -23,6 +23,8 @@ CALLERS = 12
 PAYEES = 4
 # Transfers that must have been acknowledged before something happens, and after it.
 STEADY = 60
+# Failed authentications that the servers allow an address; none comes back during a test.
+FAILURES_BURST = 20
 # Seconds that callers get to finish what they are at.
 END_SECONDS = 40.0
 
@@ -52,10 +54,14 @@ async def hosts_behind(
     kind: type[Balancer], database_url: str, redis_url: str, folder: Path, **variables: str
 ) -> AsyncIterator[Hosts]:
     """Start two servers and the balancer, and open the accounts."""
-    trust = {"TALLYSTICK_TRUSTED_PROXIES": "127.0.0.1"}
+    settings = {
+        "TALLYSTICK_TRUSTED_PROXIES": "127.0.0.1",
+        "TALLYSTICK_AUTH_FAILURE_RATE": "1/day",
+        "TALLYSTICK_AUTH_FAILURE_BURST": str(FAILURES_BURST),
+    }
     servers = (
-        ServerProcess(database_url, folder / "one.log", trust, redis_url),
-        ServerProcess(database_url, folder / "two.log", trust, redis_url),
+        ServerProcess(database_url, folder / "one.log", settings, redis_url),
+        ServerProcess(database_url, folder / "two.log", settings, redis_url),
     )
     balancer = kind(folder, (servers[0].port, servers[1].port), **variables)
     # Before anything is started: the test is left out where there is no such balancer.

@@ -6,17 +6,20 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import aiohttp
 import pytest
 
 from tests.deploy.hosts import Callers, Hosts, definite
 from tests.deploy.sinks import Sinks, sinks
-from tests.support.balancer import BALANCERS, Balancer, Haproxy
+from tests.support.balancer import ALL_TESTS, BALANCERS, Balancer, Haproxy, program
 from tests.support.client import Answer, Client
 from tests.support.service import free_port
 from tests.support.waiting import until
 
+# What pytest raises for a test that fails on purpose, and for one that is left out.
+Failed, Skipped = pytest.fail.Exception, pytest.skip.Exception
 # Requests that are divided between two servers, three to one.
 DIVIDED = 40
 
@@ -54,6 +57,14 @@ def problem(answer: Answer) -> tuple[int, str, str, str]:
     return answer.status, answer.code, answer.json["outcome"], answer.json["retry"]
 
 
+@pytest.mark.parametrize(("everything", "ending"), [("1", Failed), ("", Skipped)])
+def test_a_balancer_that_is_missing_is_named(monkeypatch: pytest.MonkeyPatch, everything: str, ending: Any) -> None:
+    """Where nothing may be left out its tests fail, elsewhere they are skipped; both say what to install."""
+    monkeypatch.setenv(ALL_TESTS, everything)
+    with pytest.raises(ending, match="no-such-balancer is not installed"):
+        program("no-such-balancer")
+
+
 async def test_a_write_that_was_sent_is_never_sent_again(lost: tuple[Client, Sinks]) -> None:
     """The caller hears that the outcome is unknown, and one server heard of the request, once."""
     client, both = lost
@@ -88,6 +99,8 @@ async def test_nobody_is_there(kind: type[Balancer], folder: Path) -> None:
     async with asked(kind(folder, (free_port(), free_port()))) as client:
         answer = await client.send("POST", "/v1/transfers", {}, headers={"X-Request-Id": "order-17"})
         assert problem(answer) == said[kind.name]
+        nameless = await client.send("POST", "/v1/transfers", {})
+        assert nameless.json["request_id"] == nameless.headers["X-Request-Id"] != ""
 
 
 async def test_what_is_on_top_hears_not_now(folder: Path) -> None:

@@ -4,12 +4,14 @@ import asyncio
 import os
 import signal
 from collections import Counter
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from functools import partial
 
 import aiohttp
 
 from server.process.commands.keys import KeyLimit
-from tests.deploy.hosts import LEDGER, Callers, Hosts, definite
+from tests.deploy.hosts import FAILURES_BURST, LEDGER, Callers, Hosts, definite
 from tests.support.client import Client
 from tests.support.service import make_key
 from tests.support.waiting import until
@@ -19,8 +21,6 @@ BURST = 40
 ASKERS = 120
 # A window so long that nothing comes back during the test.
 DAY_SECONDS = 86_400
-# Failed authentications that the servers allow an address at once (the default of `auth_failure_burst`).
-FAILURES_BURST = 50
 # Seconds in which both servers have swapped their workers: 5 s for connections that stay silent, and starts.
 SWAP_SECONDS = 40.0
 # Times that a write through one server is read through the other.
@@ -101,19 +101,12 @@ async def test_limits_hold_over_both(hosts: Hosts) -> None:
 
 
 async def test_failures_count_for_the_caller(hosts: Hosts) -> None:
-    """Who fails too often to authenticate is told to wait, and no other caller of the same balancer."""
-    stranger = Client(hosts.client.session, hosts.client.url, "wrong")
-    answers = await asyncio.gather(*(stranger.get("/v1/accounts") for _ in range(2 * FAILURES_BURST)))
-    counts = Counter(answer.status for answer in answers)
-    # Ten a second come back meanwhile.
-    assert set(counts) == {401, 429}
-    assert counts[401] >= FAILURES_BURST
-    connector = aiohttp.TCPConnector(local_addr=("127.0.0.2", 0))
-    async with aiohttp.ClientSession(connector=connector) as session:
-        other = Client(session, hosts.client.url, "wrong")
-        # What a caller claims of itself is not believed.
-        claimed = await other.get("/v1/accounts", X_Forwarded_For="127.0.0.3")
-    assert claimed.status == 401
+    """Who fails too often to authenticate is told to wait whatever it claims, and no other caller of the balancer."""
+    async with called_from(hosts, "127.0.0.2") as stranger, called_from(hosts, "127.0.0.3") as other:
+        answers = await asyncio.gather(*(stranger.get("/v1/accounts") for _ in range(2 * FAILURES_BURST)))
+        assert Counter(answer.status for answer in answers) == {401: FAILURES_BURST, 429: FAILURES_BURST}
+        assert (await stranger.get("/v1/accounts", X_Forwarded_For="127.0.0.4")).status == 429
+        assert (await other.get("/v1/accounts", X_Forwarded_For="127.0.0.2")).status == 401
 
 
 async def test_what_one_acknowledged_the_other_knows(hosts: Hosts) -> None:
@@ -133,6 +126,13 @@ async def test_ids_pass(hosts: Hosts) -> None:
     ]
     assert len(set(made)) == 2
     assert not {"", "a b"} & set(made)
+
+
+@asynccontextmanager
+async def called_from(hosts: Hosts, address: str) -> AsyncIterator[Client]:
+    """Give a client of the balancer with another address and a wrong key."""
+    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(local_addr=(address, 0))) as session:
+        yield Client(session, hosts.client.url, "wrong")
 
 
 def _runs(pid: int) -> bool:
