@@ -90,8 +90,9 @@ async def test_workers_of_both_are_swapped(hosts: Hosts) -> None:
     await hosts.audited()
 
 
-async def test_limits_hold_over_both(hosts: Hosts) -> None:
+async def test_limits_hold_over_both(lasting_hosts: Hosts) -> None:
     """Of many requests at once, spread over both servers, exactly as many are admitted as the key may make."""
+    hosts = lasting_hosts
     limit = KeyLimit(1, DAY_SECONDS, BURST, ASKERS)
     limited = Client(
         hosts.client.session, hosts.client.url, await make_key(hosts.history.database_url, LEDGER, limit=limit)
@@ -100,8 +101,9 @@ async def test_limits_hold_over_both(hosts: Hosts) -> None:
     assert Counter(answer.status for answer in answers) == {200: BURST, 429: ASKERS - BURST}
 
 
-async def test_failures_count_for_the_caller(hosts: Hosts) -> None:
+async def test_failures_count_for_the_caller(lasting_hosts: Hosts) -> None:
     """Who fails too often to authenticate is told to wait whatever it claims, and no other caller of the balancer."""
+    hosts = lasting_hosts
     async with called_from(hosts, "127.0.0.2") as stranger, called_from(hosts, "127.0.0.3") as other:
         answers = await asyncio.gather(*(stranger.get("/v1/accounts") for _ in range(2 * FAILURES_BURST)))
         assert Counter(answer.status for answer in answers) == {401: FAILURES_BURST, 429: FAILURES_BURST}
@@ -109,16 +111,18 @@ async def test_failures_count_for_the_caller(hosts: Hosts) -> None:
         assert (await other.get("/v1/accounts", X_Forwarded_For="127.0.0.2")).status == 401
 
 
-async def test_what_one_acknowledged_the_other_knows(hosts: Hosts) -> None:
+async def test_what_one_acknowledged_the_other_knows(lasting_hosts: Hosts) -> None:
     """A read through one server, at once after a write through the other was answered, shows that write."""
+    hosts = lasting_hosts
     for number in range(CROSSINGS):
         writer, reader = hosts.direct(number % 2), hosts.direct((number + 1) % 2)
         posted = await writer.transfer("payer", "payee-0", 1)
         assert (await reader.account("payee-0"))["version"] == posted.json["destination_version"]
 
 
-async def test_ids_pass(hosts: Hosts) -> None:
+async def test_ids_pass(lasting_hosts: Hosts) -> None:
     """A caller's request id comes back as it was, and one is made where there is none or no sane one."""
+    hosts = lasting_hosts
     assert (await hosts.client.get("/readyz", X_Request_Id="order-17")).headers["X-Request-Id"] == "order-17"
     made = [
         (await hosts.client.get("/readyz", **headers)).headers["X-Request-Id"]
