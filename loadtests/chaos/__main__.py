@@ -14,7 +14,7 @@ from pathlib import Path
 import uvloop
 
 from loadtests.chaos.plan import SECONDS_MIN, plan
-from loadtests.chaos.run import Options, run
+from loadtests.chaos.run import Front, Options, run
 from loadtests.history.api import ApiError
 from loadtests.history.model import HistoryError
 from loadtests.own_server import PROJECT, ServerError
@@ -25,8 +25,8 @@ SECONDS, SEED = 120.0, 1
 SECONDS_MAX = 3600.0
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Run as the command line says."""
+def main(arguments: list[str] | None = None, front: Front | None = None) -> int:
+    """Run as the command line says, with something between clients and servers where it is given."""
     parser = argparse.ArgumentParser(prog="make chaos", description="Break everything under the clients and check.")
     parser.add_argument("--seconds", type=float, default=SECONDS, help=f"{SECONDS_MIN:.0f} to {SECONDS_MAX:.0f}")
     parser.add_argument("--seed", type=int, default=SEED, help="chooses faults; requests are not timed by it")
@@ -41,7 +41,7 @@ def main(arguments: list[str] | None = None) -> int:
         return GOOD
     folder = asked.reports / "chaos" / f"{time.strftime('%Y%m%d-%H%M%S')}-seed-{asked.seed}"
     try:
-        return uvloop.run(_run(Options(asked.seed, asked.seconds, folder)))
+        return uvloop.run(_run(Options(asked.seed, asked.seconds, folder), front))
     except (ServerError, ApiError, HistoryError) as error:
         print(f"chaos: {error}; logs: {folder}", file=sys.stderr)
         return NOT_RUN
@@ -50,13 +50,13 @@ def main(arguments: list[str] | None = None) -> int:
         return INTERRUPTED
 
 
-async def _run(options: Options) -> int:
+async def _run(options: Options, front: Front | None) -> int:
     task = asyncio.current_task()
     assert task is not None
     for number in (signal.SIGTERM, signal.SIGINT):
         # All that was started ends on the way out, once.
         asyncio.get_running_loop().add_signal_handler(number, task.cancel)
-    return GOOD if await run(options, say=lambda line: print(line, flush=True)) else BROKEN
+    return GOOD if await run(options, lambda line: print(line, flush=True), front) else BROKEN
 
 
 if __name__ == "__main__":

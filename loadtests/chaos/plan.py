@@ -10,8 +10,8 @@ WARM_UP_SECONDS = 3.0
 QUIET_SECONDS = 14.0
 # Seconds between the heal of a fault, after which every client must have been answered, and the next one.
 GAP_SECONDS = 0.5
-# What healing takes beside: databases and servers start.
-HEAL_SECONDS = 0.8
+# What healing takes beside: databases and servers start. One that needs a server ready before it begins takes more.
+HEAL_SECONDS, ALONE_SECONDS = 1.2, 2.5
 # One step in so many has a second fault on top of the first.
 OVERLAP_ONE_IN = 4
 # Seconds between the parts that are clogged, or healed, one by one.
@@ -64,7 +64,8 @@ KINDS = {
     "postgres read-only": Kind(POSTGRES, (0.5, 2.0)),
     "postgres cut off": Kind(POSTGRES, (0.5, 2.0), needed=True, each=True),
     "postgres replies lost": Kind(POSTGRES, (0.5, 3.0), needed=True, each=True),
-    "postgres silent": Kind(POSTGRES, (0.5, 3.5), each=True),
+    # Longer than a posting is tried: the service has to say that it does not know.
+    "postgres silent": Kind(POSTGRES, (6.0, 7.5), needed=True, each=True),
     "postgres slow": Kind(POSTGRES, (1.0, 2.0), each=True),
     "redis killed": Kind(REDIS, (0.3, 1.5), needed=True),
     "redis flushed": Kind(REDIS, (0.5, 1.0)),
@@ -117,7 +118,8 @@ class Step:
     @property
     def lasts(self) -> float:
         """Seconds that it takes."""
-        return self.hold + STAGGER_SECONDS * 2 * (len(self.faults) - 1) + HEAL_SECONDS + GAP_SECONDS
+        heals = ALONE_SECONDS if any(KINDS[fault.kind].alone for fault in self.faults) else HEAL_SECONDS
+        return self.hold + STAGGER_SECONDS * 2 * (len(self.faults) - 1) + heals + GAP_SECONDS
 
     def __str__(self) -> str:
         swizzled = "swizzled: " if len(self.faults) > 2 else ""
@@ -162,7 +164,7 @@ def _phase(dice: random.Random, begin: float, seconds: float, bounded: tuple[boo
     dice.shuffle(needed)
     dice.shuffle(others)
     steps: list[Step] = []
-    at = begin
+    at = begin = round(begin, 1)
     # Links are swizzled where reads may be too old: those to Redis are among them.
     swizzle = [""] if True in bounded else []
     for name in [*needed, *swizzle, *others]:
@@ -170,7 +172,7 @@ def _phase(dice: random.Random, begin: float, seconds: float, bounded: tuple[boo
         if at + step.lasts > begin + seconds:
             continue
         steps.append(step)
-        at += step.lasts
+        at = round(at + step.lasts, 1)
     return Phase(begin + seconds, tuple(steps))
 
 
@@ -188,7 +190,7 @@ def _step(dice: random.Random, at: float, name: str, kinds: list[str]) -> Step:
         faults.append(_fault(dice, second))
     hold = dice.uniform(*KINDS[name].hold)
     heals = dice.sample(range(len(faults)), len(faults))
-    return Step(round(at, 1), tuple(faults), tuple(heals), round(hold, 1))
+    return Step(at, tuple(faults), tuple(heals), round(hold, 1))
 
 
 def _swizzle(dice: random.Random, at: float) -> Step:
@@ -201,4 +203,4 @@ def _swizzle(dice: random.Random, at: float) -> Step:
     count = min(dice.randint(*SWIZZLED), len(chosen))
     faults = tuple(Fault(name, target, dice.random()) for (_, target), name in list(chosen.items())[:count])
     heals = tuple(dice.sample(range(count), count))
-    return Step(round(at, 1), faults, heals, round(dice.uniform(*SWIZZLE_HOLD), 1))
+    return Step(at, faults, heals, round(dice.uniform(*SWIZZLE_HOLD), 1))

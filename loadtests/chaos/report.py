@@ -27,11 +27,7 @@ SOMETIMES = (
     "atomic set refused",
 )
 # Seen in most runs; whether they are is a matter of milliseconds.
-AT_TIMES = (
-    "batch sent again by the service",
-    "lost answer: had been refused",
-    "server killed while a batch was on its way",
-)
+AT_TIMES = ("lost answer: had been refused", "server killed while a batch was on its way")
 # Violations of a kind that are printed; the count says how many there are.
 SHOWN_MAX = 10
 OUTCOMES = ("ok", "replayed", "refused", "not now", "unknown", "no answer")

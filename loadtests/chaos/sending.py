@@ -175,9 +175,6 @@ class Sender:
             counts["lost answer: had been applied" if answer.replayed else "lost answer: had not been applied"] += 1
         elif lost and answer.outcome == FAIL and answer.replayed:
             counts["lost answer: had been refused"] += 1
-        if not lost and not again and answer.replayed and answer.status == 201:
-            # Nobody but the service itself can have sent it before.
-            counts["batch sent again by the service"] += 1
         if answer.replayed:
             counts["replayed while Redis was away" if redis_away else "replayed"] += 1
 
