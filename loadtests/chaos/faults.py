@@ -83,43 +83,27 @@ def _armed(point: str, count: str) -> Injector:
         server = rig.servers[fault.target]
         await _stop_server(rig, fault)
         server.start(failpoints=f"{point}=kill@{1 + int(fault.detail * BATCHES_MAX)}")
-        await server.ready(armed=True)
-        before = [] if server.ended else server.workers()
+        await server.ready()
+        before = set(server.workers())
         try:
             yield
         finally:
-            if server.ended or not set(before) <= set(server.workers()):
-                rig.counts[count] += 1
-            if not server.ended:
-                await server.stop()
+            # One that was killed has been followed by another.
+            rig.counts[count] += not before <= set(server.workers())
+            await _stop_server(rig, fault)
             server.start()
 
     return injector
 
 
 async def _kill_worker(rig: Rig, fault: Fault) -> None:
-    server = rig.servers[fault.target]
-    workers = server.workers()
+    workers = rig.servers[fault.target].workers()
     if workers:
         send(workers[int(fault.detail * len(workers))], signal.SIGKILL)
-        rig.counts["worker killed"] += 1
-    else:
-        await server.kill()
 
 
 async def _swap_workers(rig: Rig, fault: Fault) -> None:
-    server = rig.servers[fault.target]
-    if server.workers():
-        server.send(signal.SIGHUP)
-        rig.counts["workers swapped"] += 1
-    else:
-        await _stop_server(rig, fault)
-
-
-async def _start_server_if_ended(rig: Rig, fault: Fault) -> None:
-    server = rig.servers[fault.target]
-    if server.ended:
-        server.start()
+    rig.servers[fault.target].send(signal.SIGHUP)
 
 
 def _server_signal(number: signal.Signals) -> Act:
@@ -243,8 +227,8 @@ _INJECTORS: dict[str, Injector] = {
     "server killed after a commit": _armed("posting.committed", "server killed between commit and answer"),
     "server killed while it commits": _armed("posting.sent", "server killed while a batch was on its way"),
     "server frozen": _between(_server_signal(signal.SIGSTOP), _server_signal(signal.SIGCONT)),
-    "worker killed": _between(_kill_worker, _start_server_if_ended),
-    "workers swapped": _between(_swap_workers, _start_server_if_ended),
+    "worker killed": _between(_kill_worker, _nothing),
+    "workers swapped": _between(_swap_workers, _nothing),
     "postgres crashed": _between(_postgres_end(signal.SIGQUIT), _postgres_start),
     "postgres killed": _between(_postgres_end(signal.SIGKILL), _postgres_start),
     "postgres backend killed": _between(_postgres_kill_backend, _postgres_start),

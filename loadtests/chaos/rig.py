@@ -13,7 +13,7 @@ from loadtests.chaos.databases import PORT, Postgres, Valkey
 from loadtests.chaos.plan import BOTH, POSTGRES, REDIS
 from loadtests.chaos.processes import database_owner
 from loadtests.chaos.proxy import Proxy, proxied
-from loadtests.chaos.servers import WORKERS, Server, has_workers, run_command
+from loadtests.chaos.servers import Server, run_command
 from loadtests.own_server import AUDIT_SECONDS_MAX, COMMAND_SECONDS_MAX, PLENTY, ServerError
 
 SERVERS = 2
@@ -115,14 +115,12 @@ async def running(logs: Path) -> AsyncIterator[Rig]:
     """Start everything with new data, the logs in a folder; end and remove it afterwards, whatever happens."""
     owner = database_owner()
     home, sockets = _make_home()
-    settings = {"workers": str(WORKERS), "admin_port": "0"} if await has_workers() else {}
     postgres = Postgres(home / "p", logs / "postgres.log", owner)
     valkey = Valkey(sockets, logs / "valkey.log")
     servers = [
         Server(
             number + 1,
             {
-                **settings,
                 "database_url": postgres.url(sockets / str(number)),
                 "redis_url": f"unix://{sockets / str(number) / 'redis.sock'}",
             },

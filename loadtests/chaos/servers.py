@@ -23,13 +23,22 @@ READY_POLL_SECONDS = 0.05
 AGAIN_SECONDS = 0.3
 # For the answer of a probe.
 PROBE_SECONDS = 2.0
-# Above the server's own drain, with its deadlines for PostgreSQL.
-STOP_SECONDS_MAX = 30.0
+# Above the supervisor's own patience with its workers.
+STOP_SECONDS_MAX = 40.0
 KILLED_SECONDS_MAX = 10.0
 # A machine that is busy is not a Redis that is away: the usual 50 ms would tell of the machine only.
 REDIS_TIMEOUT_MS = 1_000
-# Of each server that has workers: enough to kill one and be served by the other.
+# Of each server: enough to kill one and be served by the other.
 WORKERS = 2
+# Connections to PostgreSQL of each of the two pools of a worker.
+POOL = 4
+SETTINGS = {
+    "redis_timeout_ms": str(REDIS_TIMEOUT_MS),
+    "workers": str(WORKERS),
+    "admin_port": "0",
+    "posting_connections": str(POOL),
+    "reading_connections": str(POOL),
+}
 # What a server says at its end of what it has read out of Redis.
 _HITS = re.compile(r"cache: hits=(\d+)")
 
@@ -69,12 +78,6 @@ async def run_command(database_url: str, *arguments: str, seconds_max: float) ->
     return process.returncode or 0, said.decode(errors="replace").strip()
 
 
-async def has_workers() -> bool:
-    """Tell whether `tallystick serve` keeps worker processes of its own."""
-    _, said = await run_command("", "serve", "--help", seconds_max=READY_SECONDS_MAX)
-    return "--workers" in said
-
-
 class Server:
     """
     One server; its address stays when it is started again.
@@ -94,12 +97,12 @@ class Server:
         self.log = log
         self._settings = settings
         self._process: subprocess.Popen[bytes] | None = None
-        # Whether it may end by itself: it is armed with a failpoint, or was not ready yet.
+        # Whether it may end by itself: it was not ready yet, as while PostgreSQL is away, or was told to end.
         self._may_end = True
 
     @property
     def pid(self) -> int:
-        """Of its first process."""
+        """Of its first process, the supervisor."""
         assert self._process is not None
         return self._process.pid
 
@@ -115,18 +118,15 @@ class Server:
 
     def start(self, failpoints: str = "") -> None:
         """Start it; whoever needs it waits until it is ready."""
-        settings = {"port": str(self.port), "host": HOST, "redis_timeout_ms": str(REDIS_TIMEOUT_MS), **self._settings}
+        settings = {"port": str(self.port), "host": HOST, **SETTINGS, **self._settings}
         if failpoints:
             settings["failpoints"] = failpoints
         self._may_end = True
         self._process = spawn([*PROGRAM, "serve"], self.log, folder=PROJECT, environment=environment(**settings))
 
-    async def ready(self, *, armed: bool = False) -> None:
+    async def ready(self) -> None:
         """
         Return when it is ready, started again where it has ended before it was.
-
-        Args:
-            armed: It has a failpoint: it may end at any time and is not started again.
 
         Raises:
             ServerError: It is not, in time.
@@ -136,20 +136,18 @@ class Server:
         async with aiohttp.ClientSession(timeout=timeout) as session:
             while asyncio.get_running_loop().time() < deadline:
                 if self.ended:
-                    if armed:
-                        return
                     await asyncio.sleep(AGAIN_SECONDS)
                     self.start()
                 with contextlib.suppress(aiohttp.ClientError, TimeoutError, OSError):
                     async with session.get(f"{self.url}/readyz") as response:
                         if response.status == 200:
-                            self._may_end = armed
+                            self._may_end = False
                             return
                 await asyncio.sleep(READY_POLL_SECONDS)
         raise ServerError(f"server {self.number} is not ready; {self.log} says why")
 
     def send(self, number: signal.Signals) -> None:
-        """Send a signal to its first process."""
+        """Send a signal to its supervisor."""
         send(self.pid, number)
 
     def send_all(self, number: signal.Signals) -> None:
@@ -158,7 +156,7 @@ class Server:
             send(pid, number)
 
     def workers(self) -> list[int]:
-        """Return its worker processes; none where it serves by itself."""
+        """Return its worker processes."""
         return children(self.pid)
 
     async def kill(self) -> None:
