@@ -125,6 +125,7 @@ async def running(logs: Path) -> AsyncIterator[Rig]:
                 "redis_url": f"unix://{sockets / str(number) / 'redis.sock'}",
             },
             logs / f"server-{number + 1}.log",
+            home,
         )
         for number in range(SERVERS)
     ]

@@ -88,14 +88,17 @@ class Server:
         settings: By name, without the prefix.
 
         log: Takes what it says.
+
+        temporary: For what it leaves behind when it is killed.
     """
 
-    def __init__(self, number: int, settings: Mapping[str, str], log: Path) -> None:
+    def __init__(self, number: int, settings: Mapping[str, str], log: Path, temporary: Path) -> None:
         self.number = number
         self.port = free_port()
         self.url = f"http://{HOST}:{self.port}"
         self.log = log
         self._settings = settings
+        self._temporary = str(temporary)
         self._process: subprocess.Popen[bytes] | None = None
         # Whether it may end by itself: it was not ready yet, as while PostgreSQL is away, or was told to end.
         self._may_end = True
@@ -122,7 +125,8 @@ class Server:
         if failpoints:
             settings["failpoints"] = failpoints
         self._may_end = True
-        self._process = spawn([*PROGRAM, "serve"], self.log, folder=PROJECT, environment=environment(**settings))
+        variables = environment(**settings) | {"TMPDIR": self._temporary}
+        self._process = spawn([*PROGRAM, "serve"], self.log, folder=PROJECT, environment=variables)
 
     async def ready(self) -> None:
         """

@@ -38,7 +38,7 @@ class Liar:
         if pays and lie == 0:
             return web.Response(status=201, text=_invented(json.loads(body)), content_type="application/json")
         status, said, replayed = await self._pass_on(request, headers, body)
-        if pays and lie <= EVERY // 4 and status == 201:
+        if pays and lie == 2 and status == 201:
             await self._pass_on(request, {**headers, "Idempotency-Key": f"again-{uuid.uuid4()}"}, body)
         if request.method == "GET" and request.path.startswith("/v1/accounts/") and status == 200 and lie == 1:
             status, said = self._old.setdefault(request.path_qs, (status, said))

@@ -31,6 +31,8 @@ from tests.loadtests.stories import Ledger, Story
 ROOT = Path(__file__).resolve().parents[2]
 # Half of them without faults.
 SECONDS = 30
+# Of the short runs: servers, PostgreSQL and Redis are killed, and no read may be too old.
+SEED = "4"
 # With all that is started and read before and after, on a machine busy with other tests.
 RUN_SECONDS_MAX = 170
 SEEDS = range(200)
@@ -179,7 +181,7 @@ async def start(module: str, temporary: Path, reports: Path) -> Started:
     """Start a short run."""
     environment = {name: text for name, text in os.environ.items() if not name.startswith("TALLYSTICK_")}
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", module, "--seconds", str(SECONDS), "--seed", "1", "--reports", reports),
+        *(sys.executable, "-m", module, "--seconds", str(SECONDS), "--seed", SEED, "--reports", reports),
         cwd=ROOT,
         env={**environment, "TMPDIR": str(temporary)},
         stdin=asyncio.subprocess.DEVNULL,
@@ -219,7 +221,7 @@ async def test_lies_are_found(temporary: Path, tmp_path: Path) -> None:
     run = await start("tests.loadtests.lying", temporary, tmp_path)
     said = await run.output()
     assert run.process.returncode == 1, said
-    for lie in ("which is not in the books", "was executed 2 times", r"was told$", "again: make chaos SEED=1 "):
+    for lie in ("which is not in the books", "was executed 2 times", r"was told$", f"again: make chaos SEED={SEED} "):
         assert re.search(lie, said, re.MULTILINE), said
     assert left_behind(temporary) == []
     [kept] = (tmp_path / "chaos").iterdir()
