@@ -9,6 +9,7 @@ import asyncio
 import signal
 import sys
 import time
+import traceback
 from pathlib import Path
 
 import uvloop
@@ -44,6 +45,11 @@ def main(arguments: list[str] | None = None, front: Front | None = None) -> int:
         return uvloop.run(_run(Options(asked.seed, asked.seconds, folder), front))
     except (ServerError, ApiError, HistoryError) as error:
         print(f"chaos: {error}; logs: {folder}", file=sys.stderr)
+        return NOT_RUN
+    except ExceptionGroup:
+        # Out of the midst of it: where it happened says more than what.
+        traceback.print_exc()
+        print(f"chaos: it could not go on; logs: {folder}", file=sys.stderr)
         return NOT_RUN
     except (KeyboardInterrupt, asyncio.CancelledError):
         print(f"chaos: interrupted; what there is: {folder}", file=sys.stderr)
