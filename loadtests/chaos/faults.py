@@ -11,8 +11,8 @@ from loadtests.chaos.rig import Rig
 
 # What a slow link adds to each piece, in each direction.
 SLOW_SECONDS = 0.2
-# Of the batches that a worker posts after its start, the one at which a failpoint acts, at most: it posts some fifteen a
-# second, and the fault holds for one.
+# Of the batches that a worker posts after its start, the one at which a failpoint acts, at most: it posts some fifteen
+# a second, and the fault holds for one.
 BATCHES_MAX = 10
 # So little that a store of these sizes has to throw away accounts and answers all the time.
 EVICTING_BYTES = "1600kb"
