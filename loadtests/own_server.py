@@ -65,18 +65,7 @@ class OwnServer:
 
     def family(self) -> list[int]:
         """The processes of the server and of all it has started, on Linux."""
-        children: dict[int, list[int]] = {}
-        for status in Path("/proc").glob("[0-9]*/stat"):
-            try:
-                # The name in parentheses may hold anything; the parent comes second behind it.
-                parent = int(status.read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()[1])
-            except OSError:
-                continue
-            children.setdefault(parent, []).append(int(status.parent.name))
-        family = [self.pid]
-        for member in family:
-            family += children.get(member, [])
-        return family
+        return family(self.pid)
 
     def wait_until_ready(self) -> None:
         """Return when `GET /readyz` answers 200."""
@@ -141,6 +130,22 @@ def own_server() -> Iterator[OwnServer]:
                 server.stop()
     finally:
         shutil.rmtree(data, ignore_errors=True)
+
+
+def family(root: int) -> list[int]:
+    """A process and all that it and those have started, on Linux."""
+    children: dict[int, list[int]] = {}
+    for status in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            # The name in parentheses may hold anything; the parent comes second behind it.
+            parent = int(status.read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()[1])
+        except OSError:
+            continue
+        children.setdefault(parent, []).append(int(status.parent.name))
+    found = [root]
+    for member in found:
+        found += children.get(member, [])
+    return found
 
 
 def resident_bytes(pid: int) -> int:
