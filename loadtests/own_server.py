@@ -118,7 +118,7 @@ class OwnServer:
 @contextmanager
 def own_server() -> Iterator[OwnServer]:
     """A server on a free port with new data, ready; both are gone afterwards."""
-    program = _program()
+    program = find_program()
     data = Path(tempfile.mkdtemp(prefix="tallystick-own-"))
     try:
         with tempfile.TemporaryFile() as log:
@@ -184,7 +184,8 @@ def said(done: "subprocess.CompletedProcess[str]") -> str:
     return "\n".join(lines[-LOG_LINES_SHOWN:])
 
 
-def _program() -> Path:
+def find_program() -> Path:
+    """Return the `tallystick` command of this checkout."""
     for folder in (Path(sys.executable).parent, PROJECT / ".venv" / "bin"):
         if (folder / "tallystick").exists():
             return folder / "tallystick"

@@ -17,8 +17,8 @@ KEY_SECONDS = 10.0
 KEYS_MAX = 10_000
 
 
-def resources(request: Request) -> Resources:
-    """Return the parts of the running peer."""
+async def resources(request: Request) -> Resources:
+    """Return the parts of the running peer; `async`, or FastAPI would ask a thread for it at every request."""
     found: Resources = request.app.state.resources
     return found
 

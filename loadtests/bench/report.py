@@ -1,0 +1,3 @@
+from pathlib import Path
+def write_document(found, document, plots):
+    pass
