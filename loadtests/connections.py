@@ -39,15 +39,15 @@ async def _measure(server: OwnServer, arguments: argparse.Namespace) -> int:
     results = Results(0)
     workload = make("mixed", target, uuid.uuid4().hex[:12], arguments.seed)
     driver = Driver(target, workload, arguments.connections, results)
-    before = resident_bytes(server.pid)
+    before = resident_bytes(server.worker)
     await driver.connect()
-    connected = resident_bytes(server.pid)
+    connected = resident_bytes(server.worker)
     console.print(f"{arguments.connections:,} connections are open")
     rate = arguments.connections / PAUSE_SECONDS
     seconds = await driver.run(
         rate, arguments.seconds, arguments.seed, lambda: console.print(f"{results.good:,} of {results.due:,} answered")
     )
-    used = resident_bytes(server.pid)
+    used = resident_bytes(server.worker)
     await driver.close()
     summary = results.summary(seconds)
     audit = server.audit()

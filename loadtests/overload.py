@@ -127,7 +127,7 @@ class Curve:
         driver = Driver(target, make(workload, target, run, self._arguments.seed), connections, results)
         await driver.connect()
         taken = await driver.run(rate, seconds, self._arguments.seed)
-        memory = resident_bytes(self._server.pid) / MIB
+        memory = resident_bytes(self._server.worker) / MIB
         await driver.close()
         summary = results.summary(taken)
         share = summary.goodput / self._peak if self._peak else 0.0

@@ -32,6 +32,8 @@ AUDIT_SECONDS_MAX = 600.0
 # A replay asks how fast the ledger posts, not whether the limiter limits.
 PLENTY = ("--rate", "1000000/s", "--burst", "1000000", "--concurrency", "100000")
 LOG_LINES_SHOWN = 20
+# In the command line of the process that serves.
+WORKER = b"server.process.worker"
 LOG_BYTES_SHOWN_MAX = 16_384
 
 
@@ -49,7 +51,13 @@ class OwnServer:
         self._port = _free_port()
         self.url = f"http://{HOST}:{self._port}"
         self._process = subprocess.Popen(
-            [program, "serve", "--host", HOST, "--port", str(self._port), "--data-dir", data],
+            [
+                program,
+                "serve",
+                *("--host", HOST, "--port", str(self._port), "--admin-port", "0"),
+                # What is measured is one worker: beside it, a small machine has room for the generator.
+                *("--workers", "1", "--data-dir", data),
+            ],
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,
@@ -60,12 +68,23 @@ class OwnServer:
 
     @property
     def pid(self) -> int:
-        """Of the server's process."""
+        """Of the server's process, the supervisor of its worker."""
         return self._process.pid
 
     def family(self) -> list[int]:
         """The processes of the server and of all it has started, on Linux."""
         return family(self.pid)
+
+    @property
+    def worker(self) -> int:
+        """The process that serves, on Linux; 0 elsewhere."""
+        for member in self.family():
+            try:
+                if WORKER in Path(f"/proc/{member}/cmdline").read_bytes():
+                    return member
+            except OSError:
+                continue
+        return 0
 
     def wait_until_ready(self) -> None:
         """Return when `GET /readyz` answers 200."""
@@ -149,7 +168,7 @@ def family(root: int) -> list[int]:
 
 
 def resident_bytes(pid: int) -> int:
-    """Memory of a process that is in use, where the system tells (Linux); 0 elsewhere."""
+    """Memory of a process that is in use, where the system tells (Linux); 0 elsewhere, and for no process."""
     try:
         for line in Path(f"/proc/{pid}/status").read_text(encoding="ascii").splitlines():
             if line.startswith("VmRSS:"):

@@ -12,6 +12,7 @@ from server.gate.keys import Authenticator, Defaults
 from server.gate.limits import Limit, read_rate
 from server.gate.running import Running
 from server.http import render
+from server.http.observer import Observer
 from server.http.parts import Parts
 from server.http.runtime import runtime_failures
 from server.http.server import HttpServer
@@ -28,12 +29,11 @@ from server.store.readiness import Readiness
 from server.store.redis import SETTLE_ATTEMPTS_MAX, Redis
 from server.store.redis_cluster import connect
 from server.telemetry.failpoints import Failpoints
+from server.telemetry.tallies import Tallies
 
 # Seconds that running postings get to be resolved when the service stops: a little more than their own deadline.
 DRAIN_SECONDS = 6.0
 
-# Processes that share the limits while Redis is away.
-WORKERS = 1
 # Seconds that a settle may wait in another process, between its commit and its first attempt and among its attempts.
 SETTLE_MARGIN_SECONDS = 1.0
 
@@ -69,17 +69,21 @@ class App(NamedTuple):
 
     server: HttpServer
     readiness: Readiness
+    database: Database
     redis: Redis
     counters: CacheCounters
+    tallies: Tallies
 
 
 @asynccontextmanager
-async def create_app(settings: Settings) -> AsyncIterator[App]:
+async def create_app(settings: Settings, workers: int = 1) -> AsyncIterator[App]:
     """
     Make the service and close it in reverse: what was posted is resolved before the pools go.
 
     Args:
         settings: With a `database_url`; the schema need not be there, and Postgres need not run.
+
+        workers: Processes that serve with them, this one included; each admits its part while Redis is away.
     """
     assert settings.redis_url is not None, "as below"
     assert settings.database_url is not None, "the caller decides between an address and the embedded servers"
@@ -89,26 +93,28 @@ async def create_app(settings: Settings) -> AsyncIterator[App]:
         posting_connections=settings.posting_connections,
         reading_connections=settings.reading_connections,
     ) as database:
-        redis = connect(settings.redis_url, settings.redis_timeout_ms / 1000)
+        tallies = Tallies()
+        redis = connect(settings.redis_url, settings.redis_timeout_ms / 1000, tallies.batches["redis"])
         keyspace = Keyspace()
         await keyspace.learn(database)
         following = asyncio.create_task(keyspace.follow(database))
         counters = CacheCounters()
         cache = Cache(redis, keyspace, counters)
-        gate = Gate(redis, keyspace, WORKERS, counters)
-        accounts = Accounts(database, cache, render.account)
+        gate = Gate(redis, keyspace, workers, counters, tallies)
+        accounts = Accounts(database, cache, render.account, tallies.batches["read"])
         patience = SETTLE_ATTEMPTS_MAX * settings.redis_timeout_ms / 1000
         self_check = SelfCheck(database, cache, render.account, patience + SETTLE_MARGIN_SECONDS)
-        posting = PostingLane(database, cache, render.answer, Failpoints(settings.failpoints))
+        posting = PostingLane(database, cache, render.answer, Failpoints(settings.failpoints), tallies)
         history = History(database, cache, accounts)
         readiness = Readiness(database, runtime_failures())
         authenticator = Authenticator(database, defaults)
-        failures = Failures(redis, keyspace, defaults.failures, WORKERS)
+        failures = Failures(redis, keyspace, defaults.failures, workers)
         parts = Parts(
-            authenticator, accounts, posting, history, gate, Running(), failures, cache, self_check, readiness
+            authenticator, accounts, posting, history, gate, Running(), failures, cache, self_check, readiness, tallies
         )
+        observer = Observer(tallies, settings.slow_ms / 1000, settings.log_sample)
         try:
-            yield App(HttpServer(parts), readiness, redis, counters)
+            yield App(HttpServer(parts, observer), readiness, database, redis, counters, tallies)
         finally:
             try:
                 async with asyncio.timeout(DRAIN_SECONDS):

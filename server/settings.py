@@ -25,6 +25,10 @@ FAILPOINT_NAMES: Final = ("posting.before_batch", "posting.sent", "posting.commi
 _POINT = rf"\s*(?:{'|'.join(map(re.escape, FAILPOINT_NAMES))})=(?:kill|raise|stall)(?:@[1-9][0-9]*)?\s*"
 FAILPOINTS: Final = rf"^(?:{_POINT}(?:,{_POINT})*)?\Z"
 
+# Each worker wants a part of a processor and of Postgres's connections; past this, use more machines.
+WORKERS_MAX: Final = 64
+WORKERS: Final = r"^(?:auto|[1-9]|[1-5][0-9]|6[0-4])\Z"
+
 Port = Annotated[int, Meta(ge=0, le=65_535)]
 Connections = Annotated[int, Meta(ge=1, le=100)]
 
@@ -38,6 +42,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
     host: str = "127.0.0.1"
     port: Port = 8080
+    admin_host: str = "127.0.0.1"
+    admin_port: Port = 8081
+    workers: Annotated[str, Meta(pattern=WORKERS)] = "auto"
     data_dir: str = "data"
     database_url: Annotated[str, Meta(pattern=POSTGRES_URL)] | None = None
     redis_url: Annotated[str, Meta(pattern=REDIS_URL)] | None = None
@@ -52,6 +59,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     auth_failure_rate: str = "10/s"
     auth_failure_burst: Annotated[int, Meta(ge=1, le=1_000_000)] = 50
     log_level: Annotated[str, Meta(pattern=r"^(debug|info|warning|error)\Z")] = "info"
+    slow_ms: Annotated[int, Meta(ge=1, le=60_000)] = 1_000
+    log_sample: Annotated[int, Meta(ge=0, le=1_000_000_000)] = 0
     failpoints: Annotated[str, Meta(pattern=FAILPOINTS)] = ""
 
 
@@ -65,6 +74,9 @@ class Help(NamedTuple):
 HELP: Final[Mapping[str, Help]] = {
     "host": Help("Address to listen on."),
     "port": Help("TCP port to listen on; 0 takes a free one."),
+    "admin_host": Help("Address to listen on for operators; it asks for no key, so keep it private."),
+    "admin_port": Help("TCP port of /livez and /readyz of the whole server, for operators; 0 takes a free one."),
+    "workers": Help(f"Worker processes: 1 to {WORKERS_MAX}, or auto for one a usable processor."),
     "data_dir": Help("Folder of the embedded servers, used when an address below is not set."),
     "database_url": Help(
         "Address of PostgreSQL, postgresql://user:password@host:port/database, special characters in it as %XX; "
@@ -75,8 +87,8 @@ HELP: Final[Mapping[str, Help]] = {
         "Address of Redis or Valkey: redis://, rediss:// or unix://; with ?cluster=true a cluster's.", secret=True
     ),
     "redis_timeout_ms": Help("Milliseconds in which Redis must answer; past them a request goes on without it."),
-    "posting_connections": Help("Connections to PostgreSQL that post transfers."),
-    "reading_connections": Help("Connections to PostgreSQL that read."),
+    "posting_connections": Help("Connections to PostgreSQL that post transfers, for each worker."),
+    "reading_connections": Help("Connections to PostgreSQL that read, for each worker."),
     "rate": Help("Requests that a key without a limit of its own may make: N/s, N/min, N/h or N/day."),
     "burst": Help("Requests that such a key may make at once."),
     "ledger_rate": Help("Requests that all keys of a ledger may make together; not limited when not set."),
@@ -85,6 +97,8 @@ HELP: Final[Mapping[str, Help]] = {
     "auth_failure_rate": Help("Failed authentications that one network address may have: N/s, N/min, N/h or N/day."),
     "auth_failure_burst": Help("Failed authentications that it may have at once."),
     "log_level": Help("Least level that is logged: debug, info, warning or error."),
+    "slow_ms": Help("Milliseconds past which a request is logged."),
+    "log_sample": Help("One in so many of the other requests is logged too; 0 for none."),
     "failpoints": Help(
         "For tests only: where this process fails on purpose, as NAME=kill|raise|stall[@N],...; "
         f"names are {', '.join(FAILPOINT_NAMES)}."

@@ -6,7 +6,8 @@ from typing import Final
 
 from server.gate.limits import LOCAL_BUCKETS_MAX, Limit, LocalBuckets
 from server.store.keyspace import LEASE_MS, Keyspace
-from server.store.redis import Redis, RedisAwayError, script
+from server.store.redis import Redis, RedisAwayError
+from server.store.scripts import script
 
 # Leading bits of an IPv6 address that tell one customer of a provider from another: whoever has one address of such
 # a network has all of them.

@@ -15,8 +15,10 @@ from server.store.cache import Replay, Snapshot
 from server.store.cache_counters import CacheCounters
 from server.store.coalescer import Coalescer
 from server.store.keyspace import LEASE_MS, Keyspace
-from server.store.redis import Redis, RedisAwayError, script
+from server.store.redis import Redis, RedisAwayError
 from server.store.redis_connections import Command
+from server.store.scripts import script
+from server.telemetry.tallies import Tallies
 
 # Requests a batch: a script that runs longer than a few milliseconds holds up everybody else's.
 BATCH_MAX = 500
@@ -68,19 +70,28 @@ class Gate:
         workers: Processes that share the limits; each takes its part alone when Redis is away.
 
         counters: Of snapshots found and not found.
+
+        tallies: Of batches and of what was decided.
     """
 
-    def __init__(self, redis: Redis, keyspace: Keyspace, workers: int, counters: CacheCounters) -> None:
+    def __init__(
+        self, redis: Redis, keyspace: Keyspace, workers: int, counters: CacheCounters, tallies: Tallies
+    ) -> None:
         self._redis = redis
         self.keyspace = keyspace
         self._workers = workers
         self._counters = counters
+        self._decisions = tallies.decisions
         self._local = LocalBuckets()
         # Lease tokens are never given twice: a random part of this process, a count, a position.
         self._process = secrets.token_hex(4)
         self._batches = itertools.count(1)
         self._coalescer: Coalescer[_Item, Entry] = Coalescer(
-            self._run, batch_max=BATCH_MAX, in_flight_max=IN_FLIGHT_MAX, queue_max=QUEUE_MAX
+            self._run,
+            batch_max=BATCH_MAX,
+            in_flight_max=IN_FLIGHT_MAX,
+            queue_max=QUEUE_MAX,
+            tally=tallies.batches["gate"],
         )
 
     def enter(
@@ -145,10 +156,16 @@ class Gate:
             if kind:
                 keys.append(item.name)
         reply = await self._redis.submit(keys[0], script("gate").call(keys, *arguments))
+        waits = reply[::3]
+        self._count("redis", len(waits), waits.count(0))
         return [
             self._entry(item.look_up, wait, left, found)
-            for item, wait, left, found in zip(items, reply[::3], reply[1::3], reply[2::3], strict=True)
+            for item, wait, left, found in zip(items, waits, reply[1::3], reply[2::3], strict=True)
         ]
+
+    def _count(self, by: str, number: int, admitted: int) -> None:
+        self._decisions[by, True] += admitted
+        self._decisions[by, False] += number - admitted
 
     async def _apart(self, item: _Item, admitted: "asyncio.Future[Entry]") -> Entry:
         """Look up for a request once it has its tokens, on the server that holds what it asks for."""
@@ -167,6 +184,7 @@ class Gate:
 
     def _alone(self, item: _Item) -> Entry:
         taken = self._local.take(item.key.ledger_id, item.key.limits, self._workers, item.cost)
+        self._count("worker", 1, int(taken.wait == 0))
         return Entry(taken.wait, taken.left, waits_for=taken.waits_for)
 
     def _entry(self, look_up: LookUp, wait: int, left: int, found: Any) -> Entry:

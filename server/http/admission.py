@@ -55,6 +55,11 @@ class Admission:
         self._looking = False
         self._looked = 0.0
 
+    @property
+    def waiting(self) -> tuple[int, int]:
+        """How many reads and how many writes wait for a place."""
+        return len(self._waiting[0]), len(self._waiting[1])
+
     def enter(self, *, write: bool) -> bool:
         """Count one more request, or return False when there is no place."""
         if self.reads + self.writes >= RUNNING_MAX:

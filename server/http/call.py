@@ -15,6 +15,7 @@ from server.http.admission import Admission
 from server.http.head import Head
 from server.http.problems import Problem, invalid
 from server.ledger.limits import IDEMPOTENCY_KEY_LENGTH_MAX, PAGE_DEFAULT, PAGE_MAX
+from server.telemetry.tallies import Timing
 
 _KEY = re.compile(rf"[\x21-\x7e]{{1,{IDEMPOTENCY_KEY_LENGTH_MAX}}}")
 # A string of structured fields (RFC 9651, section 3.3.3): only quotes and backslashes are escaped.
@@ -49,8 +50,10 @@ class Call:
 
     __slots__ = (
         "admission",
+        "arrived",
         "body",
         "content",
+        "gated",
         "head",
         "ids",
         "key",
@@ -60,6 +63,8 @@ class Call:
         "protocol",
         "query_string",
         "request_id",
+        "route",
+        "timing",
         "write",
     )
 
@@ -80,12 +85,23 @@ class Call:
         self.protocol = protocol
         self.admission = admission
         self.ids = ()
+        # The path of its route, with wildcards.
+        self.route = "other"
+        # Instants on the clock of `time.monotonic`, in seconds: when it had been read, and when the gate had let it in.
+        self.arrived = 0.0
+        self.gated = 0.0
+        self.timing: Timing | None = None
         # All of the content, once it has been taken from there.
         self.body: bytes | None = None
         # RateLimit and RateLimit-Policy, once the limit has been asked.
         self.limit_fields = b""
         self.write = self.method not in ("GET", "HEAD", "OPTIONS")
         self.request_id = head.request_id or new_request_id()
+
+    @property
+    def authenticated(self) -> bool:
+        """Whether it is known whose request it is."""
+        return hasattr(self, "key")
 
     @property
     def headers(self) -> CIMultiDictProxy[str]:

@@ -55,6 +55,7 @@ def answer(call: Call, parts: Parts, entry: Entry) -> bytes | None:
         return None
     key = call.key
     parts.running.leave(key)
+    parts.tallies.replays["redis"] += 1
     return _ANSWER % (
         status_line(replay.status),
         clock.field(),

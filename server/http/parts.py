@@ -12,6 +12,7 @@ from server.ledger.posting import PostingLane
 from server.ledger.self_check import SelfCheck
 from server.store.cache import Cache
 from server.store.readiness import Readiness
+from server.telemetry.tallies import Tallies
 
 
 class Parts(NamedTuple):
@@ -27,3 +28,4 @@ class Parts(NamedTuple):
     cache: Cache
     self_check: SelfCheck
     readiness: Readiness
+    tallies: Tallies

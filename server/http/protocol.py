@@ -1,6 +1,7 @@
 """The protocol of a connection: aiohttp's, with a shorter way for the hot routes."""
 
 import asyncio
+import time
 from collections.abc import Coroutine
 from typing import TYPE_CHECKING, Any, cast
 
@@ -9,11 +10,11 @@ from aiohttp.http_parser import RawRequestMessage
 from aiohttp.web_protocol import _ErrInfo
 
 from server.gate.gate import Entry
-from server.http.call import Call, new_request_id
+from server.http.call import Call
 from server.http.connection import Connection
 from server.http.head import Head
 from server.http.limits import KEEPALIVE_SECONDS
-from server.http.refusal import overloaded
+from server.http.refusal import full
 from server.http.reply import Reply
 from server.http.routes import find
 
@@ -26,9 +27,8 @@ class Protocol(Connection):
     Serves the requests of a connection.
 
     aiohttp's parser reads all requests, and its `start()` serves those that are not hot, have not arrived whole, or end
-    their connection. A hot request that is there whole is served from here, without a task of its own: its coroutine is
-    run at once up to where it waits for the gate, and from there when the gate has answered. Only what has to wait for
-    more, which is Postgres, gets a task. Order holds: while one side is at work, the other takes nothing.
+    their connection. A hot request that is there whole is served from here, without a task unless it waits more than
+    once behind the gate: its coroutine is run by hand. Order holds: while one side is at work, the other takes nothing.
 
     Args:
         server: What answers.
@@ -50,9 +50,7 @@ class Protocol(Connection):
         """Take a connection, or refuse it when there are as many as there may be."""
         super().connection_made(transport)
         if self.server.connections_open > self.server.connections_max:
-            refusal = overloaded(new_request_id(), write=False)
-            refusal.keep_alive = False
-            self._write(refusal.encoded())
+            self._write(full())
             self.force_close()
         else:
             self._expect_first_head()
@@ -152,12 +150,14 @@ class Protocol(Connection):
             return None
         call = Call((message.method, path, query), head, payload, self, self.server.admission)
         call.ids = found[1]
+        call.route = route.path
         return call
 
     def _begin(self, call: Call) -> None:
         self.answering = call
         self._request_in_progress = True
         # aiohttp's timer of idle connections looks at this.
+        call.arrived = time.monotonic()
         self._next_keepalive_close_time = self._loop.time() + KEEPALIVE_SECONDS
         admission = self.server.admission
         if admission.enter(write=call.write):
@@ -199,6 +199,7 @@ class Protocol(Connection):
             self._finish(self._failure(error))
             return
         if answer is None:
+            call.gated = time.monotonic()
             self._coroutine = self.server.go_on(call, said)
             self._step()
             return
@@ -211,7 +212,7 @@ class Protocol(Connection):
         call = self.answering
         assert call is not None, "the request waits"
         self._end()
-        self._write(overloaded(call.request_id, write=call.write).encoded())
+        self._write(self.server.refusal(call))
         self._go_on(keep_alive=True)
 
     def _step(self, waited_for: "asyncio.Future[Any] | None" = None) -> None:
@@ -227,8 +228,7 @@ class Protocol(Connection):
             self._fail()
             raise
         else:
-            if future is None:
-                # It only lets others go first.
+            if future is None:  # It only lets others go first.
                 self._run_on()
                 return
             # As a task does with what its coroutine waits for.
@@ -259,6 +259,7 @@ class Protocol(Connection):
         self.server.admission.leave(write=call.write)
         self._end()
         self._write(reply.encoded(call.own_fields()))
+        self.server.observer.ended(call, reply.status)
         self._go_on(keep_alive=reply.keep_alive)
 
     def _fail(self) -> None:

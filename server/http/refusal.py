@@ -3,6 +3,7 @@
 from typing import Final
 
 from server.http.admission import retry_after
+from server.http.call import new_request_id
 from server.http.problems import Problem
 from server.http.reply import PROBLEM, Reply
 
@@ -24,3 +25,10 @@ def overloaded(request_id: str, *, write: bool) -> Reply:
     name = request_id.encode()
     headers = b"Retry-After: %d\r\nX-Request-Id: %b\r\n" % (retry_after(), name)
     return Reply(503, b"%b%b%b" % (before, name, after), content_type=PROBLEM, headers=headers)
+
+
+def full() -> bytes:
+    """Return all that is sent on a connection for which there is no room."""
+    reply = overloaded(new_request_id(), write=False)
+    reply.keep_alive = False
+    return reply.encoded()

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import logging
 import resource
+import time
 from collections.abc import Awaitable, Callable
 from typing import cast
 
@@ -27,14 +28,19 @@ from server.http.limits import (
     READ_BUFFER_BYTES,
     REQUEST_LINE_MAX_BYTES,
 )
+from server.http.observer import Observer
 from server.http.parts import Parts
 from server.http.problems import Problem
 from server.http.protocol import Protocol
+from server.http.refusal import overloaded
 from server.http.reply import PROBLEM, Reply
 from server.http.routes import Found, Route, find
 from server.http.transfers import create_admitted
 from server.store.coalescer import QueueFullError
 from server.store.errors import OutcomeUnknownError, StoreError
+
+# Where an answer has its status.
+_STATUS = slice(9, 12)
 
 log = logging.getLogger(__name__)
 
@@ -45,10 +51,13 @@ class HttpServer(web.Server):
 
     Args:
         parts: What the handlers work with.
+
+        observer: Is told of every request that ends.
     """
 
-    def __init__(self, parts: Parts) -> None:
+    def __init__(self, parts: Parts, observer: Observer) -> None:
         self._parts = parts
+        self.observer = observer
         self.admission = Admission()
         # Set when no new work is wanted: every reply then closes its connection.
         self.draining = False
@@ -86,13 +95,16 @@ class HttpServer(web.Server):
         """Return the call that aiohttp's request is."""
         head = Head(request._message)
         path, _, query = request.raw_path.partition("?")
-        return Call((request.method, path, query), head, request.content, request.protocol, self.admission)
+        call = Call((request.method, path, query), head, request.content, request.protocol, self.admission)
+        call.arrived = time.monotonic()
+        return call
 
     async def answer(self, request: web.BaseRequest) -> Reply:
         """Return the reply to a request that aiohttp serves; nothing that a caller sends makes this raise."""
         call = self.call(request)
+        found = find(call.path)
         try:
-            reply = await self._admit(call, find(call.path))
+            reply = await self._admit(call, found)
         except (ConnectionError, asyncio.CancelledError):
             raise
         except Exception as error:
@@ -103,11 +115,14 @@ class HttpServer(web.Server):
         stuck = request.content.is_eof() and cast(Protocol, request.protocol).stuck
         if self.draining or stuck or "Upgrade" in request.headers:
             reply.keep_alive = False
+        self.observer.ended(call, reply.status)
         return reply
 
     async def _admit(self, call: Call, found: Found | None) -> Reply:
         """Serve a request once it has a place; health needs none, and is answered however busy the worker is."""
         route = None if found is None else _route(found, call.method)
+        if route is not None:
+            call.route = route.path
         if route is None or route.role is None:
             return await self.serve(call, found)
         if not await self.admission.entered(write=call.write):
@@ -123,10 +138,17 @@ class HttpServer(web.Server):
         if status >= 500 and not isinstance(error, ConnectionError):
             log.error("request failed outside its handler", exc_info=error)
         call = self.call(request)
+        self.observer.ended(call, status)
         reply = self.problem_reply(call, Problem("malformed_request" if status < 500 else "internal_error"))
         reply.headers += call.own_fields()
         reply.keep_alive = False
         return reply
+
+    def refusal(self, call: Call) -> bytes:
+        """Return all that is sent to a request for which there was no place."""
+        self.observer.tallies.problems["overloaded"] += 1
+        self.observer.ended(call, 503)
+        return overloaded(call.request_id, write=call.write).encoded()
 
     def failure(self, call: Call, error: BaseException) -> Reply:
         """Return the reply to a request that ended with *error*."""
@@ -145,6 +167,7 @@ class HttpServer(web.Server):
 
     def problem_reply(self, call: Call, problem: Problem) -> Reply:
         """Return the reply that a problem is sent as."""
+        self.observer.tallies.problems[problem.code] += 1
         headers = b"".join(b"%b: %b\r\n" % (name.encode(), value.encode()) for name, value in problem.headers)
         return Reply(
             problem.kind.status,
@@ -204,7 +227,15 @@ class HttpServer(web.Server):
 
     def end(self, call: Call, entry: Entry) -> bytes | None:
         """Return all that is sent to a request that was begun; None where it goes on: the cache does not answer it."""
-        return hot_write.answer(call, self._parts, entry) if call.write else hot_read.answer(call, self._parts, entry)
+        if not call.write:
+            answer = hot_read.answer(call, self._parts, entry)
+            if answer is not None:
+                self.observer.ended(call, 200)
+            return answer
+        answer = hot_write.answer(call, self._parts, entry)
+        if answer is not None:
+            self.observer.ended(call, int(answer[_STATUS]))
+        return answer
 
     async def go_on(self, call: Call, said: "asyncio.Future[Entry]") -> Reply:
         """

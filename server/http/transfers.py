@@ -20,6 +20,7 @@ from server.ledger.limits import REFERENCE_LENGTH_MAX
 from server.ledger.posting import KeyInUseError
 from server.ledger.transfers import Attempt, Bound, Outcome, Reused, TransferRequest
 from server.store.cache import Replay
+from server.telemetry.tallies import Timing
 
 REPLAYED = b"Idempotent-Replayed: true\r\n"
 # Seconds after which a key that was still in use is worth asking for again.
@@ -89,16 +90,20 @@ async def create_admitted(call: Call, parts: Parts, entry: Entry) -> Reply:
     digest = fingerprint(call.method, call.path, body)
     # Anything but the very same request is left to Postgres, which can say what differs.
     if entry.replay is not None and entry.replay.fingerprint == digest:
+        parts.tallies.replays["redis"] += 1
         return _answer(entry.replay, REPLAYED)
     transfer = decode(models.transfer_create, body)
     check_shape(transfer)
     request = requested(call, call.idempotency_key(), digest, transfer)
     try:
-        outcome = await parts.posting.post(call.ledger_id, request)
+        call.timing = Timing()
+        outcome = await parts.posting.post(call.ledger_id, request, call.timing)
     except KeyInUseError:
         raise in_use() from None
     if isinstance(outcome, Bound):
         assert outcome.answer is not None, "the lane renders the answers of single requests"
+        if outcome.replayed:
+            parts.tallies.replays["postgres"] += 1
         return _answer(outcome.answer, REPLAYED if outcome.replayed else b"")
     raise not_bound(outcome)
 

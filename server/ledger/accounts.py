@@ -14,6 +14,7 @@ from server.store.errors import OutcomeUnknownError, StoreUnavailableError
 from server.store.keyspace import ABSENCE_MS, SNAPSHOT_MS
 from server.store.lanes import LedgerLanes
 from server.store.postgres import Database
+from server.telemetry.tallies import BatchTally
 
 # Accounts a query. The query's cost grows with them; 200 take about a millisecond.
 READ_BATCH_MAX = 200
@@ -102,9 +103,13 @@ class Accounts:
         cache: Is told every version before it is shown to anybody.
 
         body: Renders an account, for the snapshots that the cache keeps.
+
+        tally: Counts the batches.
     """
 
-    def __init__(self, database: Database, cache: Cache, body: Callable[[Account], bytes]) -> None:
+    def __init__(
+        self, database: Database, cache: Cache, body: Callable[[Account], bytes], tally: BatchTally | None = None
+    ) -> None:
         self._database = database
         self._cache = cache
         self._body = body
@@ -114,6 +119,7 @@ class Accounts:
             in_flight_max=READ_IN_FLIGHT_MAX,
             queue_max=READ_QUEUE_MAX,
             wait_max_seconds=READ_WAIT_MAX_SECONDS,
+            tally=tally,
         )
 
     async def read(self, ledger_id: int, account_id: str) -> Account:

@@ -6,12 +6,13 @@ import random
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
-from typing import NamedTuple, TypeVar
+from typing import TypeVar
 
 from server.ledger.locked import LockedAccounts
 from server.ledger.sender import BatchSender
 from server.ledger.settler import Settler
 from server.ledger.transfers import Attempt, Outcome, TransferRequest, Unbound, resolve_known
+from server.ledger.unit import Unit
 from server.store.cache import Cache
 from server.store.coalescer import QueueFullError
 from server.store.errors import OutcomeUnknownError, RowLockedError, StoreError, StoreUnavailableError
@@ -19,6 +20,7 @@ from server.store.lanes import LedgerLanes
 from server.store.postgres import Database
 from server.store.resend import SENDING_MIN_SECONDS
 from server.telemetry.failpoints import Failpoints
+from server.telemetry.tallies import Tallies, Timing
 
 # Requests a batch. At 500 the commit costs each of them a few microseconds; larger batches only hold locks longer.
 BATCH_MAX = 500
@@ -38,21 +40,6 @@ LOCKED_RETRY_SECONDS = 0.25
 T = TypeVar("T")
 
 log = logging.getLogger(__name__)
-
-
-class Unit(NamedTuple):
-    """Requests that travel in one batch: a single one, a part of a bulk, or (*atomic*) a linked set."""
-
-    requests: tuple[TransferRequest, ...]
-    atomic: bool
-    # Instants on the clock of `time.monotonic`, in seconds: when it joined the queue, and when its callers give up.
-    arrived: float
-    deadline: float
-
-    @property
-    def accounts(self) -> set[str]:
-        """All accounts it names."""
-        return {side for request in self.requests for side in (request.source, request.destination)}
 
 
 class KeyInUseError(Exception):
@@ -82,11 +69,19 @@ class PostingLane:
         answer: Renders status and body of what a single request is answered.
 
         failpoints: Where tests make it fail.
+
+        tallies: Of batches and of busy accounts.
     """
 
     def __init__(
-        self, database: Database, cache: Cache, answer: Callable[[Attempt], tuple[int, bytes]], failpoints: Failpoints
+        self,
+        database: Database,
+        cache: Cache,
+        answer: Callable[[Attempt], tuple[int, bytes]],
+        failpoints: Failpoints,
+        tallies: Tallies,
     ) -> None:
+        self._hot_accounts = tallies.hot_accounts
         self._database = database
         self._sender = BatchSender(database, failpoints)
         self._settler = Settler(cache, answer)
@@ -95,13 +90,17 @@ class PostingLane:
             batch_max=BATCH_MAX,
             in_flight_max=IN_FLIGHT_MAX,
             queue_max=QUEUE_MAX,
+            tally=tallies.batches["post"],
         )
         self._locked = LockedAccounts(database)
         self._pending: dict[tuple[int, str], _Pending] = {}
 
-    async def post(self, ledger_id: int, request: TransferRequest) -> Outcome:
+    async def post(self, ledger_id: int, request: TransferRequest, timing: Timing | None = None) -> Outcome:
         """
         Post one transfer, or learn what its key is bound to.
+
+        Args:
+            timing: Is told how long it waited for its batch, and how long Postgres took.
 
         Raises:
             QueueFullError: Too much waits already; nothing was done.
@@ -110,16 +109,16 @@ class PostingLane:
             KeyInUseError: A request with this key is still unresolved past its deadline.
         """
         deadline = time.monotonic() + DEADLINE_SECONDS
-        return await self._patiently(partial(self._post, ledger_id, request, deadline), deadline)
+        return await self._patiently(partial(self._post, ledger_id, request, deadline, timing), deadline)
 
-    async def _post(self, ledger_id: int, request: TransferRequest, deadline: float) -> Outcome:
+    async def _post(self, ledger_id: int, request: TransferRequest, deadline: float, timing: Timing | None) -> Outcome:
         name = (ledger_id, request.key)
         while (first := self._pending.get(name)) is not None:
             outcome = await self._join(first)
             if not isinstance(outcome, Unbound):
                 # The key is bound for ever: what this request means beside it needs no batch of its own.
                 return self._settler.answered(resolve_known(request, outcome.attempt))
-        unit = Unit((request,), False, time.monotonic(), deadline)
+        unit = Unit((request,), False, time.monotonic(), deadline, timing)
         return (await self._submit(ledger_id, unit))[0]
 
     async def post_many(self, ledger_id: int, requests: Sequence[TransferRequest], *, atomic: bool) -> list[Outcome]:
@@ -270,7 +269,10 @@ class PostingLane:
         requests = [request for unit in units for request in unit.requests]
         sets = [number if unit.atomic else 0 for number, unit in enumerate(units, 1) for _ in unit.requests]
         deadline = min(unit.deadline for unit in units)
+        left = time.monotonic()
         remaining = iter(await self._sender.send(ledger_id, requests, sets, deadline))
+        for unit in units:
+            unit.note(ledger_id, self._hot_accounts, left, time.monotonic() - left)
         results = [[next(remaining) for _ in unit.requests] for unit in units]
         for unit, outcomes in zip(units, results, strict=True):
             if len(outcomes) == 1 and not unit.atomic:

@@ -18,7 +18,8 @@ import msgspec
 
 from server.store.cache_counters import CacheCounters
 from server.store.keyspace import SNAPSHOT_MS, Keyspace
-from server.store.redis import Redis, RedisAwayError, script
+from server.store.redis import Redis, RedisAwayError
+from server.store.scripts import script
 
 # Accounts whose outdated snapshots could not be removed, remembered until they can or until they have expired.
 OWED_MAX = 100_000

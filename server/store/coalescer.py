@@ -2,9 +2,12 @@
 
 import asyncio
 import math
+import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Generic, TypeVar
+
+from server.telemetry.tallies import BatchTally
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -33,6 +36,8 @@ class Coalescer(Generic[Item, Result]):
 
         wait_max_seconds: How long an item may wait. What has waited longer is refused when its batch leaves, and not
             sent: whoever asked has most likely given up.
+
+        tally: Counts the batches.
     """
 
     def __init__(
@@ -43,7 +48,9 @@ class Coalescer(Generic[Item, Result]):
         in_flight_max: int,
         queue_max: int,
         wait_max_seconds: float = math.inf,
+        tally: BatchTally | None = None,
     ) -> None:
+        self._tally = tally
         self._wait_max = wait_max_seconds
         self._run = run
         self._batch_max = batch_max
@@ -77,7 +84,7 @@ class Coalescer(Generic[Item, Result]):
             # Asked once: CPython 3.11 makes a system call each time, a sixth of the path of a cached read.
             loop = self._loop = asyncio.get_running_loop()
         future: asyncio.Future[Result] = loop.create_future()
-        self._queue.append((item, weight, future, loop.time()))
+        self._queue.append((item, weight, future, time.monotonic()))
         self._queued += weight
         if not self._opened and len(self._flights) < self._in_flight_max:
             self._opened = True
@@ -96,7 +103,8 @@ class Coalescer(Generic[Item, Result]):
         self._opened = False
         while self._queue and len(self._flights) < self._in_flight_max:
             assert self._loop is not None, "something was submitted"
-            self._refuse_old(self._loop.time() - self._wait_max)
+            now = time.monotonic()
+            self._refuse_old(now - self._wait_max)
             batch: list[tuple[Item, int, asyncio.Future[Result], float]] = []
             load = 0
             while self._queue and (not batch or load + self._queue[0][1] <= self._batch_max):
@@ -106,6 +114,8 @@ class Coalescer(Generic[Item, Result]):
             if not batch:
                 return
             self._queued -= load
+            if self._tally is not None:
+                self._tally.left(load, now - batch[0][3])
             flight = self._loop.create_task(self._fly(batch))
             self._flights.add(flight)
             flight.add_done_callback(self._landed)

@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Generic, TypeVar
 
 from server.store.coalescer import Coalescer, QueueFullError
+from server.telemetry.tallies import BatchTally
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -22,7 +23,7 @@ class LedgerLanes(Generic[Item, Result]):
     Args:
         make_run: Takes a ledger's id, returns the `run` of its coalescer.
 
-        batch_max, in_flight_max, queue_max, wait_max_seconds: Of each coalescer.
+        batch_max, in_flight_max, queue_max, wait_max_seconds, tally: Of each coalescer.
     """
 
     def __init__(
@@ -33,12 +34,14 @@ class LedgerLanes(Generic[Item, Result]):
         in_flight_max: int,
         queue_max: int,
         wait_max_seconds: float = math.inf,
+        tally: BatchTally | None = None,
     ) -> None:
         self._make_run = make_run
         self._batch_max = batch_max
         self._in_flight_max = in_flight_max
         self._queue_max = queue_max
         self._wait_max = wait_max_seconds
+        self._tally = tally
         self._lanes: dict[int, Coalescer[Item, Result]] = {}
 
     def submit(self, ledger_id: int, item: Item, weight: int = 1) -> asyncio.Future[Result]:
@@ -69,6 +72,7 @@ class LedgerLanes(Generic[Item, Result]):
             in_flight_max=self._in_flight_max,
             queue_max=self._queue_max,
             wait_max_seconds=self._wait_max,
+            tally=self._tally,
         )
         self._lanes[ledger_id] = lane
         return lane

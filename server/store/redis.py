@@ -6,11 +6,8 @@ Nothing is sent twice, but for what settles: that may be, so it is.
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from functools import cache
-from hashlib import sha1
-from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, Protocol
 
 from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import AskError, MovedError, NoScriptError, RedisError, ResponseError, TryAgainError
@@ -20,6 +17,8 @@ from server.store.coalescer import Coalescer, QueueFullError
 from server.store.deadline import Deadline
 from server.store.keyspace import PROBE, PROBE_MS, REPLAY_SECONDS
 from server.store.redis_connections import Command, Connections, Link, roundtrip
+from server.store.scripts import script, with_text
+from server.telemetry.tallies import BatchTally
 
 # Seconds in which a whole flush must be answered, connecting included. A healthy one takes a millisecond; a caller
 # that waits longer is better served without Redis.
@@ -49,29 +48,6 @@ class RedisAwayError(Exception):
 
 class RedisRefusedError(RedisAwayError):
     """Redis answered that it does not take the command now: the same one again would be refused again."""
-
-
-class Script(NamedTuple):
-    """A Lua script: its text and the name Redis knows it by."""
-
-    text: str
-    sha: str
-
-    def call(self, keys: Sequence[bytes], *arguments: bytes | str | int) -> Command:
-        """Return the command that runs it."""
-        return ("EVALSHA", self.sha, len(keys), *keys, *arguments)
-
-
-@cache
-def script(name: str) -> Script:
-    """Return the script `lua/<name>.lua`."""
-    text = (Path(__file__).parent / "lua" / f"{name}.lua").read_text(encoding="utf-8")
-    return Script(text, sha1(text.encode()).hexdigest())  # noqa: S324 -- the name Redis gives it, no secret
-
-
-@cache
-def _texts() -> dict[str, str]:
-    return {found.sha: found.text for found in map(script, ("gate", "settle", "fill", "read"))}
 
 
 class Redis(Protocol):
@@ -120,6 +96,8 @@ class RedisServer:
 
         newcomer: It has taken the place of another one.
 
+        tally: Counts the flushes.
+
     Attributes:
         probe_key: Is written by probes, since a server may answer and take no writes.
 
@@ -134,6 +112,7 @@ class RedisServer:
         flush_seconds: float | None = None,
         *,
         newcomer: bool = False,
+        tally: BatchTally | None = None,
     ) -> None:
         name = "Redis" if place is None else f"Redis at {place[0]}:{place[1]}"
         self._flush_seconds = flush_seconds
@@ -143,7 +122,11 @@ class RedisServer:
         self._closed = False
         # Each command with the life of the server in which it was submitted.
         self._coalescer: Coalescer[tuple[int, Command], Any] = Coalescer(
-            self._flush, batch_max=FLUSH_COMMANDS_MAX, in_flight_max=CONNECTIONS_MAX, queue_max=QUEUE_MAX
+            self._flush,
+            batch_max=FLUSH_COMMANDS_MAX,
+            in_flight_max=CONNECTIONS_MAX,
+            queue_max=QUEUE_MAX,
+            tally=tally,
         )
         self.breaker = Breaker(name, self._ask)
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -279,11 +262,6 @@ async def insist(send: Callable[[], Awaitable[Any]], away: Callable[[], bool]) -
         except RedisAwayError:
             if attempt == SETTLE_ATTEMPTS_MAX or away():
                 raise
-
-
-def with_text(command: Command) -> Command:
-    """Return a command that runs a script as one that brings the script along."""
-    return ("EVAL", _texts()[str(command[1])], *command[2:]) if command[0] == "EVALSHA" else command
 
 
 def _is_refusal(reply: object) -> bool:

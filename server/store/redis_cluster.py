@@ -12,8 +12,10 @@ from redis.crc import REDIS_CLUSTER_HASH_SLOTS, key_slot
 from redis.exceptions import AskError, MovedError, ResponseError
 
 from server.store.keyspace import PROBE
-from server.store.redis import FLUSH_SECONDS, Redis, RedisAwayError, RedisServer, insist, settle_command, with_text
+from server.store.redis import FLUSH_SECONDS, Redis, RedisAwayError, RedisServer, insist, settle_command
 from server.store.redis_connections import Command
+from server.store.scripts import with_text
+from server.telemetry.tallies import BatchTally
 
 # Seconds between looks at the topology while commands meet moved slots or servers that are away.
 LOOK_SECONDS = 0.5
@@ -36,11 +38,12 @@ class RedisCluster:
 
     colocated = False
 
-    def __init__(self, url: str, flush_seconds: float | None = None) -> None:
+    def __init__(self, url: str, flush_seconds: float | None = None, tally: BatchTally | None = None) -> None:
         self._url = url
+        self._tally = tally
         self._flush_seconds = flush_seconds or FLUSH_SECONDS
         # Kept apart from the servers it tells of: where all of them have moved, its name may still lead to one.
-        self._seed = RedisServer(url, None, flush_seconds)
+        self._seed = RedisServer(url, None, flush_seconds, tally=tally)
         self._servers: dict[tuple[str, int], RedisServer] = {}
         self._slots: list[RedisServer | None] = [None] * REDIS_CLUSTER_HASH_SLOTS
         self._look: asyncio.Task[None] | None = None
@@ -180,7 +183,7 @@ class RedisCluster:
         if server is None:
             # One that was not there at first may have been promoted, and know less than the one it follows.
             server = self._servers[host, port] = RedisServer(
-                self._url, (host, port), self._flush_seconds, newcomer=self._believed
+                self._url, (host, port), self._flush_seconds, newcomer=self._believed, tally=self._tally
             )
         return server
 
@@ -196,16 +199,18 @@ async def _ask_and_send(server: RedisServer, key: bytes, command: Command, *, tr
     return (await asyncio.gather(*replies))[1]
 
 
-def connect(url: str, flush_seconds: float | None = None) -> Redis:
+def connect(url: str, flush_seconds: float | None = None, tally: BatchTally | None = None) -> Redis:
     """
     Return the client of an address; one that ends in `?cluster=true` is that of a cluster.
 
     Args:
         flush_seconds: In which a whole flush must be answered.
+
+        tally: Counts the flushes.
     """
     parts = urlsplit(url)
     options = [option for option in parts.query.split("&") if option]
     if "cluster=true" not in options:
-        return RedisServer(url, None, flush_seconds)
+        return RedisServer(url, None, flush_seconds, tally=tally)
     options.remove("cluster=true")
-    return RedisCluster(urlunsplit(parts._replace(query="&".join(options))), flush_seconds)
+    return RedisCluster(urlunsplit(parts._replace(query="&".join(options))), flush_seconds, tally)

@@ -32,6 +32,14 @@ def _first_line(_: Any, __: str, event: structlog.types.EventDict) -> structlog.
     return event
 
 
+def _with_fields(_: Any, __: str, event: structlog.types.EventDict) -> structlog.types.EventDict:
+    """Put the fields of a record beside its text."""
+    record = event.get("_record")
+    if record is not None:
+        event.update(getattr(record, "fields", {}))
+    return event
+
+
 def _named(error: BaseException) -> str:
     """
     Return what an exception is, without what it quotes.
@@ -62,19 +70,31 @@ def _format_exception(exc_info: _ExcInfo) -> str:
     return "".join(_traceback(exc_info[1]))
 
 
-def configure_logs(level: str) -> None:
-    """Send all log records of the process, ours and the libraries', through one formatter."""
+def configure_logs(level: str, **fields: object) -> None:
+    """
+    Send all log records of the process, ours and the libraries', through one formatter.
+
+    Args:
+        fields: What every line says besides.
+    """
+
+    def add_fields(_: Any, __: str, event: structlog.types.EventDict) -> structlog.types.EventDict:
+        event.update(fields)
+        return event
+
     shared: list[structlog.types.Processor] = [
         structlog.stdlib.add_log_level,
         structlog.stdlib.add_logger_name,
         structlog.processors.TimeStamper(fmt="iso", utc=True, key="at"),
         structlog.stdlib.PositionalArgumentsFormatter(),
+        add_fields,
     ]
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=shared,
             processors=[
+                _with_fields,
                 structlog.stdlib.ProcessorFormatter.remove_processors_meta,
                 _first_line,
                 # Locals and messages stay out of tracebacks: they hold what callers sent.

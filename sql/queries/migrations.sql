@@ -25,6 +25,10 @@ SELECT p.proname AS name, p.oid::regprocedure::text AS signature, p.prosrc AS bo
 FROM pg_proc AS p
 WHERE p.pronamespace = current_schema()::regnamespace;
 
+-- name: connection_room()
+-- Say how many connections the server takes from others than superusers.
+SELECT current_setting('max_connections')::integer - current_setting('superuser_reserved_connections')::integer AS room;
+
 -- name: readiness_settings()
 -- What decides whether an acknowledged transfer can be lost, and whether this server takes writes at all.
 SELECT current_setting('fsync') AS fsync,

@@ -6,7 +6,8 @@ from collections.abc import AsyncIterator
 import pytest
 
 from server.store.keyspace import LEASE_MS, SNAPSHOT_MS
-from server.store.redis import RedisServer, script, settle_command
+from server.store.redis import RedisServer, settle_command
+from server.store.scripts import script
 from tests.cache.scripts import Value, fill, look_up, seen
 
 VERSIONS = (1, 2, 3)

@@ -56,6 +56,9 @@ async def test_killed_at_a_failpoint(database_url: str, tmp_path: Path, name: st
             client = Client(session, server.url, token)
             async with asyncio.timeout(30):
                 await asyncio.gather(*(work(history, client, number) for number in range(CLIENTS)))
+            # The supervisor starts the worker again; this test does so with the whole server.
+            await until(lambda: "died: signal 9" in server.log_text())
+            server.kill()
             assert await server.wait() == -signal.SIGKILL
         lost = history.count("unknown")
         assert lost >= 1

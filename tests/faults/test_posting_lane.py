@@ -22,6 +22,7 @@ from server.store.postgres import Database
 from server.store.redis_cluster import connect
 from server.store.sql import query
 from server.telemetry.failpoints import FailpointError, Failpoints
+from server.telemetry.tallies import Tallies
 from tests.support.books import check_books
 from tests.support.client import Client
 from tests.support.postgres import administer
@@ -84,7 +85,9 @@ class Fails(Failpoints):
 
 def offline_lane(database: Database, failpoints: Failpoints) -> PostingLane:
     """A lane whose cache is away."""
-    return PostingLane(database, Cache(connect(NO_REDIS), Keyspace(), CacheCounters()), render.answer, failpoints)
+    return PostingLane(
+        database, Cache(connect(NO_REDIS), Keyspace(), CacheCounters()), render.answer, failpoints, Tallies()
+    )
 
 
 async def post_all(lane: PostingLane, ground: Ground, requests: Sequence[TransferRequest]) -> list[Any]:

@@ -32,11 +32,12 @@ class Running(NamedTuple):
 
 @pytest.fixture
 async def running(database_url: str, tmp_path: Path) -> AsyncIterator[Running]:
-    """Start it; stop it if the test has not."""
-    server = ServerProcess(database_url, tmp_path / "server.log")
+    """Start it, with two workers; stop it if the test has not."""
+    server = ServerProcess(database_url, tmp_path / "server.log", {"TALLYSTICK_WORKERS": "2"})
     token = await make_key(database_url, LEDGER)
     try:
         await server.start()
+        await server.workers()
         async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session:
             client = Client(session, server.url, token)
             await client.fund("alice", 1_000_000)

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 from hypothesis import strategies as st
 
 from server.gate.limits import BURST_MAX, QUOTA_MAX, Bucket, Limit
-from server.store.redis import script
+from server.store.scripts import script
 
 # The one line of the script that tells the time, and what stands for it here: the last two arguments.
 CLOCK = "local clock = redis.call('TIME')\n"

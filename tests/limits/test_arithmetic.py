@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from redis import Redis
 
 from server.gate.limits import BURST_MAX, LOCAL_BUCKETS_MAX, QUOTA_MAX, Limit, LocalBuckets, read_rate, shown_rate
-from server.store.redis import script
+from server.store.scripts import script
 from tests.limits.model import CLOCK, END, EPOCH, INJECTED, MICROSECONDS, Model, Reply, Script, limits, steps
 
 HOUR = 3_600 * MICROSECONDS

@@ -9,7 +9,6 @@ from typing import Any
 import aiohttp
 import pytest
 
-import server.app
 from server.gate import failures
 from server.gate.keys import new_key
 from tests.support.client import Client
@@ -78,12 +77,9 @@ async def test_failures_are_exact_across_workers(database_url: str, redis_url: s
 
 
 @pytest.mark.parametrize(("workers", "admitted"), [(1, 5), (2, 2)])
-async def test_a_worker_counts_alone_without_redis(
-    database_url: str, monkeypatch: pytest.MonkeyPatch, workers: int, admitted: int
-) -> None:
+async def test_a_worker_counts_alone_without_redis(database_url: str, workers: int, admitted: int) -> None:
     """While Redis is away each worker admits its share of the failures."""
-    monkeypatch.setattr(server.app, "WORKERS", workers)
-    async with in_process(database_url, NO_REDIS, **SLOW) as service:
+    async with in_process(database_url, NO_REDIS, workers=workers, **SLOW) as service:
         good = await service.client("books")
         assert (await good.get("/v1/accounts")).status == 200
         answers = [await stranger(service).get("/v1/accounts") for _ in range(12)]

@@ -5,19 +5,15 @@ from collections import Counter
 
 import pytest
 
-import server.app
 from server.process.commands.keys import KeyLimit
 from tests.limits.steps import left, limited, once
 from tests.support.service import NO_REDIS, Service, in_process
 
 
 @pytest.mark.parametrize(("workers", "admitted"), [(1, 100), (4, 25)])
-async def test_a_worker_admits_its_share(
-    database_url: str, monkeypatch: pytest.MonkeyPatch, workers: int, admitted: int
-) -> None:
+async def test_a_worker_admits_its_share(database_url: str, workers: int, admitted: int) -> None:
     """Of 400 requests at once a worker admits its share of the burst, exactly; nobody gets an error."""
-    monkeypatch.setattr(server.app, "WORKERS", workers)
-    async with in_process(database_url, NO_REDIS) as service:
+    async with in_process(database_url, NO_REDIS, workers=workers) as service:
         client = await limited(service, "books", once(100))
         answers = await asyncio.gather(*(client.get("/v1/accounts/nobody") for _ in range(400)))
         assert Counter(answer.status for answer in answers) == {404: admitted, 429: 400 - admitted}
@@ -36,10 +32,9 @@ async def test_both_limits_hold(database_url: str) -> None:
         assert sorted(units // price for units, _, price in states.values()) == [0, 8, 9]
 
 
-async def test_a_share_admits_what_the_whole_can_hold(database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_share_admits_what_the_whole_can_hold(database_url: str) -> None:
     """A bulk larger than a worker's share is admitted, and paid for afterwards; one larger than the limit never is."""
-    monkeypatch.setattr(server.app, "WORKERS", 4)
-    async with in_process(database_url, NO_REDIS) as service:
+    async with in_process(database_url, NO_REDIS, workers=4) as service:
         client = await limited(service, "books", KeyLimit(4, 1, 8))
 
         async def bulk(count: int) -> tuple[int, str | None]:

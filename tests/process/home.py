@@ -27,10 +27,13 @@ class Home:
 
     Args:
         data_dir: Folder of their data.
+
+        settings: Further ones, by name, without the prefix.
     """
 
-    def __init__(self, data_dir: Path) -> None:
+    def __init__(self, data_dir: Path, **settings: str) -> None:
         self.data_dir = data_dir
+        self._settings = settings
         self.welcome: list[str] = []
         self._child: asyncio.subprocess.Process | None = None
 
@@ -52,7 +55,7 @@ class Home:
 
     async def start(self) -> None:
         """Start it and read its welcome to the end."""
-        self._child = await start("serve", "--port", "0", "--data-dir", str(self.data_dir))
+        self._child = await start("serve", "--port", "0", "--data-dir", str(self.data_dir), **self._settings)
         assert self._child.stdout is not None
         async with asyncio.timeout(START_SECONDS):
             while not self.welcome or not self.welcome[-1].startswith("Send the second line again"):

@@ -173,6 +173,11 @@ async def test_doctor(database_url: str, postgres_url: str) -> None:
     assert end.code == 1
     assert "check TALLYSTICK_DATABASE_URL, and that the server runs" in end.out
     assert SECRET not in end.out + end.err
+    end = await run("doctor", database_url=database_url, redis_url=NO_REDIS, workers="64")
+    assert (
+        "      - it takes 197 connections, and workers may want 520: raise max_connections, or lower workers, "
+        in end.out
+    )
     await administer(database_url, "DROP INDEX tallystick.transfers_source_index")
     end = await run("doctor", database_url=database_url, redis_url=NO_REDIS)
     assert "      - constraint or index transfers_source_index is missing or not valid\n" in end.out

@@ -11,7 +11,8 @@ import pytest
 from redis import RedisError
 
 from server.store.breaker import FAILURES_MAX
-from server.store.redis import RedisAwayError, RedisRefusedError, RedisServer, script
+from server.store.redis import RedisAwayError, RedisRefusedError, RedisServer
+from server.store.scripts import script
 from tests.support.redis_proxy import RedisProxy
 from tests.support.service import BOUND_SECONDS
 from tests.support.valkey import OwnValkey

@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 from redis.crc import key_slot
 
-from server.store.redis import RedisAwayError, script
+from server.store.redis import RedisAwayError
 from server.store.redis_cluster import RedisCluster, connect
+from server.store.scripts import script
 from tests.support.service import BOUND_SECONDS
 from tests.support.valkey_cluster import OwnCluster
 from tests.support.waiting import until

@@ -9,8 +9,9 @@ import pytest
 import uvloop
 
 from server.store import redis
-from server.store.redis import RedisAwayError, RedisServer, script
+from server.store.redis import RedisAwayError, RedisServer
 from server.store.redis_cluster import RedisCluster
+from server.store.scripts import script
 from tests.support.redis_proxy import RedisProxy
 from tests.support.valkey import OwnValkey
 from tests.support.waiting import until

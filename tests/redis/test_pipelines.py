@@ -7,7 +7,8 @@ from collections.abc import Callable
 import pytest
 
 from server.store import redis
-from server.store.redis import FLUSH_SECONDS, RedisAwayError, RedisServer, script
+from server.store.redis import FLUSH_SECONDS, RedisAwayError, RedisServer
+from server.store.scripts import script
 from tests.support.redis_proxy import RedisProxy
 from tests.support.service import BOUND_SECONDS
 from tests.support.valkey import OwnValkey

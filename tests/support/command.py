@@ -20,8 +20,9 @@ class Ended(NamedTuple):
 
 
 def environment(variables: Mapping[str, str]) -> dict[str, str]:
-    """Return this process's environment with no settings of ours but *variables*."""
-    return {**{k: v for k, v in os.environ.items() if not k.startswith("TALLYSTICK_")}, **variables}
+    """Return this process's environment with no settings of ours but *variables*, and servers that share a machine."""
+    inherited = {k: v for k, v in os.environ.items() if not k.startswith("TALLYSTICK_")}
+    return {**inherited, "TALLYSTICK_ADMIN_PORT": "0", "TALLYSTICK_WORKERS": "1", **variables}
 
 
 async def start(*arguments: str, **variables: str) -> asyncio.subprocess.Process:

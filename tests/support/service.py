@@ -8,7 +8,7 @@ import sys
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple, cast
 
 import aiohttp
 from aiohttp import web
@@ -66,7 +66,13 @@ async def make_key(database_url: str, ledger: str, role: str = "admin", limit: K
 
 @asynccontextmanager
 async def in_process(database_url: str, redis_url: str = NO_REDIS, **settings: object) -> AsyncIterator[Service]:
-    """Serve from this process and loop, on a free port; all of a test's failures come from one address."""
+    """
+    Serve from this process and loop, on a free port; all of a test's failures come from one address.
+
+    Args:
+        settings: By name; `workers` is how many the service takes itself to be one of.
+    """
+    workers = int(str(settings.pop("workers", 1)))
     patience = {
         "auth_failure_rate": "1000000/s",
         "auth_failure_burst": 1_000_000,
@@ -74,7 +80,7 @@ async def in_process(database_url: str, redis_url: str = NO_REDIS, **settings: o
     }
     settings = {**patience, **settings}
     async with (
-        create_app(Settings(database_url=database_url, redis_url=redis_url, **settings)) as app,  # type: ignore[arg-type]  # few, by name
+        create_app(Settings(database_url=database_url, redis_url=redis_url, **settings), workers) as app,  # type: ignore[arg-type]  # few, by name
         aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session,
     ):
         runner = web.ServerRunner(app.server)
@@ -106,22 +112,39 @@ class ServerProcess:
         environment: Further variables.
 
         redis_url: Of Redis; without one it is away.
+
+        module: The program, run with the arguments of `tallystick serve`.
     """
 
     def __init__(
-        self, database_url: str, log: Path, environment: Mapping[str, str] | None = None, redis_url: str = NO_REDIS
+        self,
+        database_url: str,
+        log: Path,
+        environment: Mapping[str, str] | None = None,
+        redis_url: str = NO_REDIS,
+        module: str = "server.cli",
     ) -> None:
         self.database_url = database_url
         self.redis_url = redis_url
         self.port = free_port()
+        self.admin_port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
+        self.admin_url = f"http://127.0.0.1:{self.admin_port}"
         self._log = log
-        self._environment = environment or {}
+        self._module = module
+        self.environment = {
+            "TALLYSTICK_ADMIN_PORT": str(self.admin_port),
+            "TALLYSTICK_WORKERS": "1",
+            "TALLYSTICK_DATABASE_URL": self.database_url,
+            "TALLYSTICK_REDIS_URL": self.redis_url,
+            "TALLYSTICK_REDIS_TIMEOUT_MS": str(REDIS_PATIENCE_MS),
+            **(environment or {}),
+        }
         self._child: asyncio.subprocess.Process | None = None
 
     @property
     def pid(self) -> int:
-        """Of the child."""
+        """Of the child, which is the supervisor."""
         assert self._child is not None
         return self._child.pid
 
@@ -131,19 +154,8 @@ class ServerProcess:
         with self._log.open("ab") as log:
             self._child = await asyncio.create_subprocess_exec(
                 sys.executable,
-                "-m",
-                "server.cli",
-                "serve",
-                "--port",
-                str(self.port),
-                env={
-                    **inherited,
-                    "TALLYSTICK_DATABASE_URL": self.database_url,
-                    "TALLYSTICK_REDIS_URL": self.redis_url,
-                    "TALLYSTICK_REDIS_TIMEOUT_MS": str(REDIS_PATIENCE_MS),
-                    **self._environment,
-                    **(environment or {}),
-                },
+                *("-m", self._module, "serve", "--port", str(self.port)),
+                env={**inherited, **self.environment, **(environment or {})},
                 stdout=asyncio.subprocess.DEVNULL,
                 stderr=log,
             )
@@ -159,8 +171,28 @@ class ServerProcess:
                     pass
                 await asyncio.sleep(0.02)
 
+    async def reports(self) -> list[dict[str, Any]]:
+        """Return what its admin port says of its workers, each serving or not."""
+        async with aiohttp.ClientSession() as session, session.get(f"{self.admin_url}/readyz") as response:
+            return cast(list[dict[str, Any]], (await response.json())["workers"])
+
+    async def workers(self) -> list[int]:
+        """Return the processes of its workers once all of them serve and are ready."""
+        found: list[dict[str, Any]] = []
+
+        async def all_serve() -> bool:
+            found[:] = await self.reports()
+            return all(report["state"] == "serving" and not report["failures"] for report in found)
+
+        await until(all_serve, START_SECONDS)
+        return [report["pid"] for report in found]
+
+    def log_text(self) -> str:
+        """Return what it has logged, as have servers before it with the same log."""
+        return self._log.read_text()
+
     def kill(self, number: int = signal.SIGKILL) -> None:
-        """Send it a signal."""
+        """Send a signal to it, which is the supervisor; the workers of one that is killed end as well."""
         os.kill(self.pid, number)
 
     async def wait(self) -> int:

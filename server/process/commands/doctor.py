@@ -10,6 +10,7 @@ from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
 from server.http.runtime import runtime_failures
+from server.process.commands.serve import worker_count
 from server.process.commands.target import Target
 from server.settings import Settings
 from server.store.coalescer import QueueFullError
@@ -54,11 +55,24 @@ async def _postgres_faults(settings: Settings, target: Target) -> list[str]:
             posting_connections=settings.posting_connections,
             reading_connections=settings.reading_connections,
         ) as database:
-            return await check_database(database)
+            return await check_database(database) + await _connection_faults(settings, database)
     except (StoreError, QueueFullError) as error:
         return [f"cannot be reached ({error}): check TALLYSTICK_DATABASE_URL, and that the server runs"]
     except asyncpg.PostgresError as error:
         return [explain_refusal(error)]
+
+
+async def _connection_faults(settings: Settings, database: Database) -> list[str]:
+    """Say so when the workers could want more connections than there are."""
+    each = settings.posting_connections + settings.reading_connections
+    # During a swap there is one worker more.
+    wanted = (worker_count(settings.workers) + 1) * each
+    room = (await database.read("connection_room"))[0]["room"]
+    # The embedded server's part of them is divided among the workers.
+    if settings.database_url is None or wanted <= room:
+        return []
+    what_to_do = "raise max_connections, or lower workers, posting_connections or reading_connections"
+    return [f"it takes {room} connections, and workers may want {wanted}: {what_to_do}"]
 
 
 async def _redis_faults(target: Target) -> list[str]:

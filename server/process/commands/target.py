@@ -1,5 +1,6 @@
 """The database a command works on: the one that is named, or the embedded one, running already or started for it."""
 
+import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,11 +12,12 @@ from server.store.migrations import MigrationChangedError, migrate
 
 
 class Target(NamedTuple):
-    """Addresses of the servers, and whether they are the embedded ones."""
+    """Addresses of the servers, whether they are the embedded ones, and the processes that were started for this."""
 
     database_url: str
     redis_url: str | None
     embedded: bool
+    processes: "tuple[subprocess.Popen[bytes], ...]" = ()
 
 
 @contextmanager
@@ -42,7 +44,8 @@ def open_target(settings: Settings, *, redis: bool = False, serving: bool = Fals
     ) as servers:
         database_url = settings.database_url or servers.database_url
         assert database_url is not None, "one of the two was started or given"
-        yield Target(database_url, settings.redis_url or servers.redis_url, embedded=start_postgres)
+        redis_url = settings.redis_url or servers.redis_url
+        yield Target(database_url, redis_url, embedded=start_postgres, processes=servers.processes)
 
 
 async def migrate_target(target: Target, settings: Settings) -> list[str]:

@@ -60,6 +60,11 @@ class EmbeddedServers:
         """Whether at least one server is a child of this object."""
         return self._postgres is not None or self._valkey is not None
 
+    @property
+    def processes(self) -> "tuple[subprocess.Popen[bytes], ...]":
+        """The servers that are children of this object."""
+        return tuple(process for process in (self._postgres, self._valkey) if process is not None)
+
     def close(self) -> None:
         """Stop what was started here; a second call does nothing."""
         if os.getpid() != self._opened_by:

@@ -1,0 +1,84 @@
+"""What operators ask the whole server, on a port of its own."""
+
+import socket
+from collections.abc import Awaitable, Callable
+from typing import Final
+
+import orjson
+from aiohttp import web
+
+from server.http.limits import KEEPALIVE_SECONDS
+from server.process.children import Report
+from server.process.supervisor import Supervisor
+
+# Seconds that an answer under way gets when the server ends.
+SHUTDOWN_SECONDS: Final = 1.0
+
+# The text format of Prometheus.
+METRICS_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
+_NO_STORE: Final = {"Cache-Control": "no-store"}
+
+Handler = Callable[[web.Request], Awaitable[web.Response]]
+
+
+class Admin:
+    """
+    The admin server.
+
+    Args:
+        supervisor: What it speaks for.
+    """
+
+    def __init__(self, supervisor: Supervisor) -> None:
+        self._supervisor = supervisor
+
+    def routes(self) -> dict[str, Handler]:
+        """Return what can be asked; every further page of operators is one more line here."""
+        return {
+            "/livez": self._livez,
+            "/readyz": self._readyz,
+            "/metrics": self._metrics,
+            "/hot-accounts": self._hot_accounts,
+        }
+
+    async def start(self, listener: socket.socket) -> web.AppRunner:
+        """Serve on *listener* until the runner returned is cleaned up."""
+        app = web.Application()
+        app.add_routes([web.get(path, handler) for path, handler in self.routes().items()])
+        runner = web.AppRunner(
+            app, access_log=None, keepalive_timeout=KEEPALIVE_SECONDS, shutdown_timeout=SHUTDOWN_SECONDS
+        )
+        await runner.setup()
+        await web.SockSite(runner, listener).start()
+        return runner
+
+    async def _livez(self, _: web.Request) -> web.Response:
+        return _json(200, {"status": "ok"})
+
+    async def _readyz(self, _: web.Request) -> web.Response:
+        """Answer 200 when requests can be served, by at least one worker, and else why not."""
+        reports = await self._supervisor.reports()
+        workers = [_shown(report) for report in reports]
+        if self._supervisor.stopping:
+            return _json(503, {"status": "stopping", "workers": workers})
+        is_ready = any(report.state == "serving" and not report.failures for report in reports)
+        return _json(200 if is_ready else 503, {"status": "ready" if is_ready else "not_ready", "workers": workers})
+
+    async def _metrics(self, _: web.Request) -> web.Response:
+        """Answer with the numbers of all workers, for Prometheus."""
+        supervisor = self._supervisor
+        text = supervisor.metrics.text(supervisor.states(), supervisor.restarts)
+        return web.Response(body=text, headers={**_NO_STORE, "Content-Type": METRICS_TYPE})
+
+    async def _hot_accounts(self, _: web.Request) -> web.Response:
+        """Answer with the accounts that had most transfers in the last few seconds."""
+        body = self._supervisor.metrics.hot_accounts()
+        return web.Response(body=body, content_type="application/json", headers=_NO_STORE)
+
+
+def _shown(report: Report) -> dict[str, object]:
+    return {"worker": report.slot, "pid": report.pid, "state": report.state, "failures": report.failures}
+
+
+def _json(status: int, document: dict[str, object]) -> web.Response:
+    return web.Response(status=status, body=orjson.dumps(document), content_type="application/json", headers=_NO_STORE)

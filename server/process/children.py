@@ -1,0 +1,192 @@
+"""Worker processes as their supervisor sees them."""
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import site
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Final, NamedTuple
+
+import server
+from server.process.channel import (
+    MESSAGE_MAX_BYTES,
+    Ask,
+    Beat,
+    Channel,
+    Orders,
+    Ready,
+    Refused,
+    Retire,
+    Serving,
+    Stop,
+    ToSupervisor,
+)
+from server.process.patience import Patience
+from server.settings import PREFIX
+
+# Seconds in which a worker must have said whether it is ready: a little more than its own look at Postgres may take.
+ASK_SECONDS: Final = 2.5
+
+log = logging.getLogger(__name__)
+
+
+class Report(NamedTuple):
+    """What is known of a worker; no failures and the state `serving`: it is ready."""
+
+    slot: int
+    pid: int
+    state: str
+    failures: tuple[str, ...]
+
+
+class Child:
+    """
+    A worker process.
+
+    Args:
+        slot: Its number, from 1, which its successor will have too.
+
+        listener: Its socket; this process keeps it.
+
+        name: Among the workers that run.
+    """
+
+    def __init__(self, slot: int, listener: socket.socket, name: str) -> None:
+        self.slot = slot
+        self.name = name
+        ours, theirs = socket.socketpair()
+        # Settings go as a whole; the buffers of some systems are smaller.
+        ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, MESSAGE_MAX_BYTES)
+        with theirs, contextlib.ExitStack() as stack:
+            stack.enter_context(ours)
+            inherited = (listener.fileno(), theirs.fileno())
+            self.process = subprocess.Popen(
+                # -P: no folder that the program happens to be started in is looked for modules.
+                [sys.executable, "-P", "-m", "server.process.worker", *map(str, (slot, *inherited, os.getpid()))],
+                env=_environment(),
+                stdin=subprocess.DEVNULL,
+                pass_fds=inherited,
+                # Ctrl-C in the terminal reaches the supervisor only.
+                start_new_session=True,
+            )
+            # It is kept where there is somebody to talk to.
+            stack.pop_all()
+        self._channel: Channel[ToSupervisor] = Channel(ours, ToSupervisor)
+        # starting, serving, draining
+        self.state = "starting"
+        # Why it cannot serve, if it says so.
+        self.refusal: str | None = None
+        # On the loop's clock: when it was told to start, when it began to serve, when it was last heard of, and by when
+        # it must have ended.
+        self.began = self.served = self.heard = 0.0
+        self.must_end = float("inf")
+        # Why it was killed, if it was.
+        self.killed_for = ""
+        # Set when it serves or has ended; when it has ended.
+        self.settled, self.ended = asyncio.Event(), asyncio.Event()
+        self._failures: tuple[str, ...] = ()
+        self._asking: asyncio.Future[None] | None = None
+        self._serves: Callable[[], None] = _unheard
+
+    @property
+    def pid(self) -> int:
+        """Of the process."""
+        return self.process.pid
+
+    def begin(self, orders: Orders, serves: Callable[[], None]) -> None:
+        """Tell it what to serve with, and listen to it from now on; *serves* is called when it takes requests."""
+        self._serves = serves
+        self.began = self.heard = asyncio.get_running_loop().time()
+        self._channel.listen(self._hear, _unheard)
+        if not self._channel.send(orders):
+            self.kill("it could not be told what to serve with")
+
+    def drain(self, message: Retire | Stop, seconds: float) -> None:
+        """Tell it to end within *seconds*."""
+        self.state = "draining"
+        self.must_end = asyncio.get_running_loop().time() + seconds
+        self._channel.send(message)
+
+    def overdue(self, now: float, patience: Patience) -> str | None:
+        """Return why it has to be killed by now, if it has to."""
+        if now > self.must_end:
+            return "it did not end in time"
+        if self.state == "starting":
+            return "it did not start in time" if now - self.began > patience.start else None
+        return f"it gave no sign of life for {patience.silence:.0f} s" if now - self.heard > patience.silence else None
+
+    def kill(self, reason: str) -> None:
+        """End it at once."""
+        if not self.killed_for:
+            self.killed_for = reason
+            self.process.send_signal(signal.SIGKILL)
+
+    def close(self) -> None:
+        """Note its end, after hearing its last words."""
+        self._channel.catch_up()
+        self._channel.close()
+        self.settled.set()
+        self.ended.set()
+
+    def abandon(self) -> None:
+        """End it, and wait until it has ended; without a loop."""
+        self._channel.close()
+        self.process.kill()
+        self.process.wait()
+
+    async def report(self) -> Report:
+        """Return whether it is ready, as it says itself."""
+        failures: tuple[str, ...] = ()
+        if self.state == "serving":
+            if self._asking is None:
+                self._asking = asyncio.get_running_loop().create_future()
+                self._channel.send(Ask())
+            try:
+                # Shared by all who ask meanwhile.
+                await asyncio.wait_for(asyncio.shield(self._asking), ASK_SECONDS)
+                failures = self._failures
+            except TimeoutError:
+                self._asking = None
+                failures = ("the worker does not answer",)
+        return Report(self.slot, self.pid, self.state, failures)
+
+    def _hear(self, message: ToSupervisor) -> None:
+        loop = asyncio.get_running_loop()
+        self.heard = loop.time()
+        match message:
+            case Beat():
+                pass
+            case Serving(failures):
+                self._failures = failures
+                self.served = self.heard
+                if self.state == "starting":
+                    self.state = "serving"
+                log.info("worker %d (process %d) serves after %.2f s", self.slot, self.pid, self.served - self.began)
+                self.settled.set()
+                self._serves()
+            case Ready(failures):
+                self._failures = failures
+                if self._asking is not None and not self._asking.done():
+                    self._asking.set_result(None)
+                self._asking = None
+            case Refused(text):
+                self.refusal = text
+
+
+def _unheard() -> None:
+    """Stand in for who listens: the end of the channel is noticed as the end of the process."""
+
+
+def _environment() -> Mapping[str, str]:
+    """Return this process's environment without settings of ours, and with the folder that this program lies in."""
+    variables = {name: text for name, text in os.environ.items() if not name.startswith(PREFIX)}
+    root = str(Path(server.__file__).parents[1])
+    if root not in site.getsitepackages():
+        variables["PYTHONPATH"] = os.pathsep.join(filter(None, (root, variables.get("PYTHONPATH"))))
+    return variables

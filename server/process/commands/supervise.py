@@ -1,0 +1,80 @@
+"""The rest of `serve`: databases, migrations, what a newcomer reads, and then the supervisor until the end."""
+
+import asyncio
+import logging
+import os
+import socket
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+from server.process.admin import Admin
+from server.process.commands.demo import demo_key, welcome
+from server.process.commands.target import Target, migrate_target, open_target
+from server.process.supervisor import Supervisor, Values
+from server.settings import Loaded
+from server.telemetry.logs import configure_logs
+
+# Connections that the embedded PostgreSQL leaves to workers: its `max_connections` less those of commands that run
+# beside the server, and those kept for a superuser.
+EMBEDDED_CONNECTIONS_MAX: Final = 180
+
+log = logging.getLogger(__name__)
+
+
+def supervise(
+    loaded: Loaded, reload: Callable[[], Loaded], supervisor: Supervisor, url: str, admin: socket.socket
+) -> str | None:
+    """Prepare what the workers serve from, and serve; as `serve.serve`."""
+    settings = loaded.settings
+    configure_logs(settings.log_level, pid=os.getpid())
+    with open_target(settings, redis=True, serving=True) as target:
+        text = f"Tallystick serves at {url}"
+        if target.embedded:
+            asyncio.run(migrate_target(target, settings))
+            text = welcome(url, asyncio.run(demo_key(target.database_url, Path(settings.data_dir))))
+
+        def started() -> None:
+            print(text, flush=True)
+
+        async def run() -> str | None:
+            runner = await Admin(supervisor).start(admin)
+            log.info("operators are answered at %s:%d", *admin.getsockname()[:2])
+            try:
+                return await supervisor.run(
+                    worker_values(loaded, target, supervisor.size),
+                    lambda: worker_values(reload(), target, supervisor.size),
+                    started,
+                    target.processes,
+                )
+            finally:
+                await runner.cleanup()
+
+        return asyncio.run(run())
+
+
+def worker_values(loaded: Loaded, target: Target, workers: int) -> Values:
+    """Return the settings that differ from the defaults, with the embedded servers' addresses where none are set."""
+    settings = loaded.settings
+    values: dict[str, str | int] = {}
+    for name, source in loaded.sources.items():
+        value = getattr(settings, name)
+        if source != "default" and value is not None:
+            values[name] = value
+    values.setdefault("database_url", target.database_url)
+    if target.redis_url is not None:
+        values.setdefault("redis_url", target.redis_url)
+    if target.embedded:
+        posting, reading = settings.posting_connections, settings.reading_connections
+        values["posting_connections"], values["reading_connections"] = share_connections(posting, reading, workers)
+    return values
+
+
+def share_connections(posting: int, reading: int, workers: int) -> tuple[int, int]:
+    """Return the pools of one worker, made smaller where all of them would be more than the embedded server takes."""
+    # A worker that is followed by another has its connections until it ends.
+    each = EMBEDDED_CONNECTIONS_MAX // (workers + 1)
+    if posting + reading <= each:
+        return posting, reading
+    share = min(max(1, each * posting // (posting + reading)), each - 1)
+    return share, each - share

@@ -1,0 +1,33 @@
+"""Process 1 of a container is given every process whose parent has ended, and has to take note of its end."""
+
+import os
+import subprocess
+from collections.abc import Iterable
+from typing import Final
+
+# Ended processes collected in one go; the next look collects the rest.
+COLLECTED_MAX: Final = 1_000
+
+
+def collect_orphans(own: "Iterable[subprocess.Popen[bytes]]") -> None:
+    """
+    Take note of the end of processes that this one did not start, if it is process 1.
+
+    Args:
+        own: What it started; their ends are kept for those who wait for them.
+    """
+    if os.getpid() != 1:
+        return
+    children = {process.pid: process for process in own}
+    for _ in range(COLLECTED_MAX):
+        try:
+            ended = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+        except ChildProcessError:
+            return
+        if ended is None:
+            return
+        child = children.get(ended.si_pid)
+        if child is None:
+            os.waitpid(ended.si_pid, os.WNOHANG)
+        else:
+            child.poll()

@@ -1,0 +1,299 @@
+"""The supervisor: keeps the sockets, starts workers, replaces them, and tells them when to end."""
+
+import asyncio
+import logging
+import os
+import signal
+import socket
+import subprocess
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from types import TracebackType
+from typing import Final
+
+from server.process.channel import Orders, Retire, Stop
+from server.process.children import Child, Report
+from server.process.metrics_folder import MetricsFolder
+from server.process.orphans import collect_orphans
+from server.process.patience import PATIENCE, Patience
+from server.process.slots import Slot
+from server.settings import SettingsError
+
+Values = Mapping[str, str | int]
+
+# Ends of a worker, one after the other, after which a server that has never served gives up.
+FIRST_ATTEMPTS_MAX: Final = 3
+# Seconds between two looks at the workers, and how late a look must be for this process to have been held up itself.
+WATCH_SECONDS: Final = 1.0
+HELD_UP_SECONDS: Final = 2.0
+
+log = logging.getLogger(__name__)
+
+
+class Supervisor:
+    """
+    Keeps one worker on each of its sockets.
+
+    Args:
+        listeners: One for each worker; closed with the supervisor.
+
+        metrics: Where the workers write their numbers.
+
+        patience: How long it waits for what.
+
+    Attributes:
+        restarts: Workers that died and were, or are to be, started again.
+    """
+
+    def __init__(self, listeners: Sequence[socket.socket], metrics: MetricsFolder, patience: Patience = PATIENCE):
+        self.metrics = metrics
+        self.restarts = 0
+        self._slots = [Slot(number, listener) for number, listener in enumerate(listeners, start=1)]
+        self._patience = patience
+        self._children: list[Child] = []
+        self._others: Sequence[subprocess.Popen[bytes]] = ()
+        self._values: Values = {}
+        self._reload: Callable[[], Values] | None = None
+        self._started: Callable[[], None] | None = None
+        # Whether requests have been served at all.
+        self._served = False
+        # Why nothing can be served, or None when it ends as it was told to.
+        self._outcome: asyncio.Future[str | None] | None = None
+        self._swap_wanted = asyncio.Event()
+        self._all_ended = asyncio.Event()
+        self.stopping = False
+        # Workers are loaded while the rest of the server starts; they wait to hear what to serve with.
+        for slot in self._slots:
+            slot.current = self._spawn(slot)
+
+    def __enter__(self) -> "Supervisor":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        for slot in self._slots:
+            slot.listener.close()
+        for child in self._children:
+            child.abandon()
+
+    @property
+    def size(self) -> int:
+        """How many workers it keeps."""
+        return len(self._slots)
+
+    async def run(
+        self,
+        values: Values,
+        reload: Callable[[], Values],
+        started: Callable[[], None],
+        others: "Sequence[subprocess.Popen[bytes]]" = (),
+    ) -> str | None:
+        """
+        Serve until told to stop; a second signal stops at once.
+
+        Args:
+            values: Settings for the workers, those that differ from the defaults.
+
+            reload: Gives the settings as they are now; called on SIGHUP.
+
+            started: Called when the first worker serves.
+
+            others: Further children of this process.
+
+        Returns:
+            Why nothing can be served, if that is so from the start.
+        """
+        loop = asyncio.get_running_loop()
+        self._values, self._reload, self._started, self._others = values, reload, started, others
+        self._outcome = loop.create_future()
+        # A terminal that is closed sends SIGHUP too.
+        loop.add_signal_handler(signal.SIGHUP, self._hung_up, os.isatty(0))
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._told_to_stop)
+        loop.add_signal_handler(signal.SIGCHLD, self._look)
+        for child in self._children:
+            child.begin(self._orders(child, values), self._serves)
+        tasks = [asyncio.create_task(work) for work in (self._watch(), self._swap_when_told())]
+        try:
+            self._look()
+            return await self._outcome
+        finally:
+            await self._stop()
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def reports(self) -> list[Report]:
+        """Return what each slot's worker says of itself; an empty slot waits for its worker to be started again."""
+        return await asyncio.gather(*(slot.report() for slot in self._slots))
+
+    def states(self) -> Mapping[str, int]:
+        """Return how many workers are in which state."""
+        missing = sum(slot.current is None for slot in self._slots)
+        return {**Counter(child.state for child in self._children), "restarting": missing}
+
+    def _spawn(self, slot: Slot) -> Child:
+        child = Child(slot.number, slot.listener, self.metrics.name(slot.number))
+        self._children.append(child)
+        return child
+
+    def _start(self, slot: Slot, values: Values, *, must_be_ready: bool = False) -> Child:
+        child = self._spawn(slot)
+        log.info("worker %d (process %d) starts", slot.number, child.pid)
+        child.begin(self._orders(child, values, must_be_ready=must_be_ready), self._serves)
+        return child
+
+    def _orders(self, child: Child, values: Values, *, must_be_ready: bool = False) -> Orders:
+        return Orders(dict(values), self.size, str(self.metrics.path), child.name, must_be_ready)
+
+    def _serves(self) -> None:
+        if not self._served:
+            self._served = True
+            assert self._started is not None, "a worker serves because it was told to"
+            self._started()
+
+    def _look(self) -> None:
+        """Note which workers have ended."""
+        for child in [child for child in self._children if child.process.poll() is not None]:
+            self._children.remove(child)
+            child.close()
+            self.metrics.ended(child.name)
+            self._ended(child)
+        if not self._children:
+            self._all_ended.set()
+        collect_orphans([*(child.process for child in self._children), *self._others])
+
+    def _ended(self, child: Child) -> None:
+        code = child.process.returncode
+        ending = f"signal {-code}" if code < 0 else f"code {code}"
+        reason = child.refusal or child.killed_for or ending
+        slot = self._slots[child.slot - 1]
+        if self.stopping or slot.current is not child:
+            log.info("worker %d (process %d) ended: %s", child.slot, child.pid, reason)
+            return
+        slot.current = None
+        lived = asyncio.get_running_loop().time() - child.served if child.served else 0.0
+        if lived >= self._patience.stable:
+            slot.failures = 0
+        log.error("worker %d (process %d) died: %s", child.slot, child.pid, reason)
+        self.restarts += 1
+        self._failed(slot, reason, is_final=child.refusal is not None)
+
+    def _failed(self, slot: Slot, reason: str, *, is_final: bool) -> None:
+        """Start a worker in a while, or give up where none has ever served."""
+        slot.failures += 1
+        if not self._served and (is_final or slot.failures >= FIRST_ATTEMPTS_MAX):
+            self._end(reason if is_final else f"no worker could be started ({reason}): its log says why")
+            return
+        asyncio.get_running_loop().call_later(self._patience.restart(slot.failures), self._restart, slot)
+
+    def _restart(self, slot: Slot) -> None:
+        if slot.current is not None or self.stopping:
+            return
+        try:
+            slot.current = self._start(slot, self._values)
+        except OSError as error:
+            # No memory, no process, or the program is being replaced at this moment.
+            reason = error.strerror or type(error).__name__
+            log.error("worker %d cannot be started: %s", slot.number, reason)
+            self._failed(slot, reason, is_final=False)
+
+    async def _watch(self) -> None:
+        """Replace workers that do not give a sign of life, do not come to serve or do not come to an end."""
+        loop = asyncio.get_running_loop()
+        planned = loop.time() + WATCH_SECONDS
+        while True:
+            await asyncio.sleep(planned - loop.time())
+            now = loop.time()
+            if now - planned > HELD_UP_SECONDS:
+                # This process was stopped or starved: what was said meanwhile is heard late, and perhaps the workers
+                # were stopped too. All get their time anew.
+                for child in self._children:
+                    child.heard = max(child.heard, now)
+                    child.began = max(child.began, now)
+            planned = now + WATCH_SECONDS
+            self._look()
+            for child in self._children:
+                if reason := child.overdue(now, self._patience):
+                    child.kill(reason)
+
+    def _hung_up(self, has_terminal: bool) -> None:
+        if has_terminal and not os.isatty(0):
+            log.info("the terminal was closed")
+            self._end(None)
+        elif not self.stopping:
+            self._swap_wanted.set()
+
+    async def _swap_when_told(self) -> None:
+        while True:
+            await self._swap_wanted.wait()
+            # Told again meanwhile, it is done once more: the code may have changed since.
+            self._swap_wanted.clear()
+            try:
+                assert self._reload is not None, "it runs"
+                values = self._reload()
+            except SettingsError as error:
+                log.error("workers are not swapped: %s", error)
+                continue
+            swapped = 0
+            for slot in self._slots:
+                if self.stopping or not await self._swap(slot, values):
+                    break
+                swapped += 1
+            if swapped == self.size:
+                log.info("all %d workers were swapped", swapped)
+
+    async def _swap(self, slot: Slot, values: Values) -> bool:
+        """Have a new worker follow the one that serves; False when it cannot, and the old one stays."""
+        is_ready = slot.current is not None and not (await slot.current.report()).failures
+        if self.stopping:
+            return False
+        try:
+            successor = self._start(slot, values, must_be_ready=is_ready)
+        except OSError as error:
+            log.error("swapping stops at worker %d, which stays: %s", slot.number, error.strerror)
+            return False
+        await successor.settled.wait()
+        if not successor.served:
+            reason = successor.refusal or successor.killed_for or f"code {successor.process.returncode}"
+            log.error("swapping stops at worker %d, which stays: its successor ended: %s", slot.number, reason)
+            return False
+        # Proven good: whoever is restarted from now on serves with them too.
+        self._values = values
+        # Another one than before, if that one has died meanwhile.
+        predecessor, slot.current = slot.current, successor
+        slot.failures = 0
+        if predecessor is not None:
+            predecessor.drain(Retire(), self._patience.end)
+            await predecessor.ended.wait()
+        return True
+
+    def _told_to_stop(self) -> None:
+        if self.stopping:
+            # Nothing is waited for; the keys make leaving a posting safe.
+            log.warning("stopping at once")
+            for child in self._children:
+                child.kill("the server was told twice to stop")
+            self.metrics.remove()
+            logging.shutdown()
+            os._exit(1)
+        self._end(None)
+
+    def _end(self, outcome: str | None) -> None:
+        if self._outcome is not None and not self._outcome.done():
+            self.stopping = True
+            self._outcome.set_result(outcome)
+
+    async def _stop(self) -> None:
+        """Have all workers answer what runs, and end."""
+        self.stopping = True
+        log.info("stopping")
+        # First here, so that each worker closes its socket for good, after it has taken what is queued there.
+        for slot in self._slots:
+            slot.listener.close()
+        for child in self._children:
+            child.drain(Stop(), self._patience.end)
+        self._all_ended.clear()
+        self._look()
+        await self._all_ended.wait()

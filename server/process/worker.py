@@ -1,0 +1,226 @@
+"""
+A worker: one process, one loop, serving from the socket it was started with until its supervisor tells it to end.
+
+Run as `python -m server.process.worker SLOT LISTENER CHANNEL SUPERVISOR`: its number, two inherited descriptors, and
+the process that started it.
+"""
+
+import asyncio
+import ctypes
+import gc
+import logging
+import os
+import platform
+import signal
+import socket
+import sys
+from pathlib import Path
+from typing import Final
+
+import uvloop
+from aiohttp import web
+
+from server.app import App, create_app
+from server.http.limits import BACKLOG
+from server.process.channel import Ask, Beat, Channel, Orders, Ready, Refused, Retire, Serving, Stop, ToWorker
+from server.process.embedded.child import PR_SET_PDEATHSIG
+from server.process.publishing import publish
+from server.process.refusals import NotReadyError, explain
+from server.settings import Settings, load
+from server.telemetry.logs import configure_logs
+from server.telemetry.metrics import Publisher
+
+# Seconds between the end of listening and the closing of idle connections: what the kernel had accepted is served.
+STOP_LISTENING_SECONDS: Final = 0.25
+# The same for a worker that another one has followed: a client that sends something now and then hears
+# `Connection: close`, and only who is silent for longer has its connection closed under it.
+RETIRE_SECONDS: Final = 5.0
+RETIRE_POLL_SECONDS: Final = 0.05
+# Seconds that running requests get to finish: a little more than the deadline of a posting.
+SHUTDOWN_SECONDS: Final = 6.0
+# Seconds between two signs of life.
+BEAT_SECONDS: Final = 1.0
+
+# Objects made before the collector looks at the young ones, and how often it looks at the older ones. Requests die by
+# reference count, so it finds little; with Python's default of 700 it took a fifth of a busy worker's time.
+COLLECT_AFTER: Final = (50_000, 20, 100)
+
+EXIT_FAULT: Final = 1
+EXIT_REFUSED: Final = 2
+
+# By name: this module is run as a program.
+log = logging.getLogger("server.process.worker")
+
+
+def main() -> int:
+    """Serve as told, and return the exit code."""
+    slot, listener, channel, supervisor = map(int, sys.argv[1:])
+    _end_with(supervisor)
+    # Signals for the whole group are the supervisor's to hear: it tells its workers what to do, in order.
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
+    told: Channel[ToWorker] = Channel(socket.socket(fileno=channel), ToWorker)
+    orders = told.wait()
+    if not isinstance(orders, Orders):
+        # The supervisor has ended, or ends before there was anything to serve with.
+        return 0
+    try:
+        settings = load({}, orders.values).settings
+        configure_logs(settings.log_level, worker=slot, pid=os.getpid())
+        uvloop.run(Worker(orders, settings, socket.socket(fileno=listener), told).serve())
+    except Exception as error:
+        text = explain(error)
+        if text is None:
+            log.exception("the worker failed")
+            return EXIT_FAULT
+        told.send(Refused(text))
+        return EXIT_REFUSED
+    return 0
+
+
+class Worker:
+    """
+    Serves on a socket that its supervisor keeps.
+
+    Args:
+        orders: What the supervisor said first.
+
+        settings: Made of them.
+
+        listener: Bound and listening.
+
+        channel: To the supervisor.
+    """
+
+    def __init__(self, orders: Orders, settings: Settings, listener: socket.socket, channel: Channel[ToWorker]) -> None:
+        self._orders = orders
+        self._settings = settings
+        self._listener = listener
+        self._channel = channel
+        self._app: App | None = None
+        self._told = asyncio.Event()
+        # Whether nobody serves from the socket any more.
+        self._stop = asyncio.Event()
+        self._answers: set[asyncio.Task[None]] = set()
+
+    async def serve(self) -> None:
+        """
+        Serve until told to end, then answer what runs and stop.
+
+        Raises:
+            NotReadyError: There is a reason not to be ready, and this worker had to be.
+            SettingsError: As `create_app`.
+        """
+        self._channel.listen(self._hear, _leave)
+        tasks = [asyncio.create_task(self._beat())]
+        publisher = Publisher(Path(self._orders.metrics), self._orders.name)
+        try:
+            async with create_app(self._settings, self._orders.workers) as app:
+                self._app = app
+                runner = web.ServerRunner(app.server, shutdown_timeout=SHUTDOWN_SECONDS)
+                await runner.setup()
+                if self._orders.must_be_ready and (failures := await app.readiness.failures()):
+                    raise NotReadyError("; ".join(failures))
+                site = web.SockSite(runner, self._listener, backlog=BACKLOG)
+                await site.start()
+                failures = await app.readiness.failures()
+                for failure in failures:
+                    log.error("not ready: %s", failure)
+                # What start-up made lives as long as the process: the collector need not look at it again and again.
+                gc.collect()
+                gc.freeze()
+                gc.set_threshold(*COLLECT_AFTER)
+                self._channel.send(Serving(tuple(failures)))
+                tasks.append(asyncio.create_task(publish(app, publisher)))
+                await self._told.wait()
+                await self._drain(app, runner, site)
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    def _hear(self, message: ToWorker) -> None:
+        match message:
+            case Ask():
+                task = asyncio.create_task(self._answer())
+                self._answers.add(task)
+                task.add_done_callback(self._answers.discard)
+            case Stop():
+                self._stop.set()
+                self._told.set()
+            case Retire():
+                self._told.set()
+            case Orders():
+                log.error("told twice what to serve with")
+
+    async def _answer(self) -> None:
+        failures = ("the worker starts",) if self._app is None else await self._app.readiness.failures()
+        self._channel.send(Ready(tuple(failures)))
+
+    async def _beat(self) -> None:
+        while True:
+            self._channel.send(Beat())
+            await asyncio.sleep(BEAT_SECONDS)
+
+    async def _drain(self, app: App, runner: web.ServerRunner, site: web.SockSite) -> None:
+        """Stop in the order that loses no request: not ready, listener closed, `Connection: close`, then the rest."""
+        app.server.draining = True
+        if not self._stop.is_set():
+            # What the kernel has accepted and will accept is the successor's: the supervisor keeps the socket.
+            log.info("retiring")
+            await site.stop()
+            await self._let_clients_go(app)
+        else:
+            log.info("stopping")
+            app.readiness.draining = True
+            await accept_the_rest(app, self._listener)
+            await site.stop()
+        if self._stop.is_set():
+            app.readiness.draining = True
+            await asyncio.sleep(STOP_LISTENING_SECONDS)
+        await runner.cleanup()
+
+    async def _let_clients_go(self, app: App) -> None:
+        """Return when nobody is connected, after a while, or when everything stops."""
+        # A connection that the loop has just accepted is not counted yet.
+        await asyncio.sleep(STOP_LISTENING_SECONDS)
+        for _ in range(round(RETIRE_SECONDS / RETIRE_POLL_SECONDS)):
+            if self._stop.is_set() or not app.server.connections_open:
+                return
+            await asyncio.sleep(RETIRE_POLL_SECONDS)
+
+
+async def accept_the_rest(app: App, listener: socket.socket) -> None:
+    """
+    Take the connections that the kernel has made and nobody has accepted: closing the listener resets them, and a
+    caller who has sent a request by then cannot know what became of it.
+
+    Returns without giving up control after it has seen the queue empty.
+    """
+    # From here on a new connection finds the queue full and, when it tries again, nobody who listens.
+    listener.listen(0)
+    while True:
+        try:
+            connection, _ = listener.accept()
+        except OSError:
+            return
+        connection.setblocking(False)
+        await asyncio.get_running_loop().connect_accepted_socket(app.server, connection)
+
+
+def _end_with(supervisor: int) -> None:
+    """Have the kernel end this process with its supervisor, however that ends, where it can (Linux)."""
+    if platform.system() == "Linux":
+        ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0)
+    if os.getppid() != supervisor:
+        # It ended before the request stood.
+        os._exit(EXIT_FAULT)
+
+
+def _leave() -> None:
+    """End at once: the supervisor has ended, and another one may want the address."""
+    os._exit(EXIT_FAULT)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,37 @@
+"""The scripts that Redis runs for us."""
+
+from collections.abc import Sequence
+from functools import cache
+from hashlib import sha1
+from pathlib import Path
+from typing import NamedTuple
+
+from server.store.redis_connections import Command
+
+
+class Script(NamedTuple):
+    """A Lua script: its text and the name Redis knows it by."""
+
+    text: str
+    sha: str
+
+    def call(self, keys: Sequence[bytes], *arguments: bytes | str | int) -> Command:
+        """Return the command that runs it."""
+        return ("EVALSHA", self.sha, len(keys), *keys, *arguments)
+
+
+@cache
+def script(name: str) -> Script:
+    """Return the script `lua/<name>.lua`."""
+    text = (Path(__file__).parent / "lua" / f"{name}.lua").read_text(encoding="utf-8")
+    return Script(text, sha1(text.encode()).hexdigest())  # noqa: S324 -- the name Redis gives it, no secret
+
+
+@cache
+def _texts() -> dict[str, str]:
+    return {found.sha: found.text for found in map(script, ("gate", "settle", "fill", "read"))}
+
+
+def with_text(command: Command) -> Command:
+    """Return a command that runs a script as one that brings the script along."""
+    return ("EVAL", _texts()[str(command[1])], *command[2:]) if command[0] == "EVALSHA" else command

@@ -1,0 +1,152 @@
+"""Metrics: what there is, and how a worker's numbers come to where its supervisor reads them."""
+
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Final, NamedTuple
+
+from server.telemetry.tallies import SECONDS, SIZES, Spread
+
+
+class Metric(NamedTuple):
+    """One metric: `counter`, `gauge` or `histogram`; all values of its labels come from our own tables."""
+
+    kind: str
+    help: str
+    labels: tuple[str, ...] = ()
+    # Of a histogram.
+    bounds: tuple[float, ...] = ()
+
+
+METRICS: Final[Mapping[str, Metric]] = {
+    "tallystick_request_duration_seconds": Metric(
+        "histogram",
+        "Requests, by how long their answer took from when they had been read.",
+        ("method", "route", "status"),
+        SECONDS,
+    ),
+    "tallystick_problems_total": Metric("counter", "Answers that were problems, by their code.", ("code",)),
+    "tallystick_replays_total": Metric(
+        "counter", "Answers that were given again, by where they came from: redis or postgres.", ("source",)
+    ),
+    "tallystick_limiter_decisions_total": Metric(
+        "counter",
+        "Requests that asked for tokens; by is redis, or worker while Redis is away; decision is admitted or limited.",
+        ("by", "decision"),
+    ),
+    "tallystick_batch_size": Metric(
+        "histogram", "Requests that left as one batch; lane is gate, redis, read or post.", ("lane",), SIZES
+    ),
+    "tallystick_batch_wait_seconds": Metric(
+        "histogram", "For how long the first request of a batch had waited.", ("lane",), SECONDS
+    ),
+    "tallystick_snapshots_total": Metric(
+        "counter",
+        "Look-ups of account snapshots: hit, miss (the lease was taken) or busy (somebody else has it).",
+        ("result",),
+    ),
+    "tallystick_snapshot_fills_total": Metric(
+        "counter", "Snapshots stored, or lost because something newer had been seen.", ("result",)
+    ),
+    "tallystick_snapshots_owed_total": Metric(
+        "counter", "Accounts whose outdated snapshots could not be removed at once; this worker does not read them."
+    ),
+    "tallystick_self_checks_total": Metric(
+        "counter", "Snapshots that were served and then compared with Postgres: right or wrong.", ("result",)
+    ),
+    "tallystick_breaker_open": Metric(
+        "gauge", "Workers that do not ask a store because it does not answer: redis or postgres.", ("store",)
+    ),
+    "tallystick_connections": Metric("gauge", "Connections of clients that are open."),
+    "tallystick_requests_running": Metric("gauge", "Requests that hold a place: reads or writes.", ("kind",)),
+    "tallystick_requests_waiting": Metric("gauge", "Requests that wait for a place: reads or writes.", ("kind",)),
+    "tallystick_overload_refusals_total": Metric("counter", "Requests that waited for a place and got none."),
+    "tallystick_pool_connections": Metric(
+        "gauge", "Connections to Postgres; pool is posting or reading, state is used or idle.", ("pool", "state")
+    ),
+    "tallystick_hot_account_transfers": Metric(
+        "gauge",
+        "Transfers of the busiest accounts in the last 10 s, by rank from 1 to 10; which accounts they are is said only"
+        " at /hot-accounts.",
+        ("rank",),
+    ),
+    "tallystick_loop_lag_seconds": Metric("histogram", "By how much a timer of the event loop was late.", (), SECONDS),
+}
+
+
+# What the supervisor adds of its own.
+WORKERS: Final = (
+    "tallystick_workers",
+    Metric("gauge", "Workers by state: starting, serving, draining or restarting.", ("state",)),
+)
+RESTARTS: Final = (
+    "tallystick_worker_restarts_total",
+    Metric("counter", "Workers that died or hung and had to be started again."),
+)
+
+
+class Sample(NamedTuple):
+    """A metric's value now: a histogram's is a spread, and a counter's the total since the worker started."""
+
+    name: str
+    labels: tuple[str, ...]
+    value: float | Spread
+
+
+class Publisher:
+    """
+    Writes samples to files that the supervisor reads, as prometheus-client's multi-process mode has them.
+
+    Args:
+        folder: Where the files are.
+
+        identity: Of this worker among those that run: part of the files' names. A successor that takes the identity of
+            a worker that has ended goes on counting where that one stopped.
+    """
+
+    def __init__(self, folder: Path, identity: str) -> None:
+        self.folder = folder
+        self.identity = identity
+        os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(folder)
+        # Not before: the library decides at its import how values are kept.
+        import prometheus_client as prometheus  # noqa: PLC0415
+        from prometheus_client import values  # noqa: PLC0415
+
+        values.ValueClass = values.MultiProcessValue(lambda: identity)  # type: ignore[no-untyped-call]
+        registry = prometheus.CollectorRegistry()
+        self._metrics: dict[str, prometheus.Counter | prometheus.Gauge | prometheus.Histogram] = {}
+        for name, metric in METRICS.items():
+            if metric.kind == "counter":
+                self._metrics[name] = prometheus.Counter(name, metric.help, metric.labels, registry=registry)
+            elif metric.kind == "gauge":
+                self._metrics[name] = prometheus.Gauge(
+                    name, metric.help, metric.labels, registry=registry, multiprocess_mode="livesum"
+                )
+            else:
+                self._metrics[name] = prometheus.Histogram(
+                    name, metric.help, metric.labels, buckets=metric.bounds, registry=registry
+                )
+        # What has been written of each sample.
+        self._written: dict[tuple[str, tuple[str, ...]], tuple[float, ...]] = {}
+
+    def publish(self, samples: Iterable[Sample]) -> None:
+        """Write what has changed."""
+        for name, labels, value in samples:
+            metric = self._metrics[name]
+            child = metric.labels(*labels) if labels else metric
+            numbers = (*value.counts, value.total) if isinstance(value, Spread) else (value,)
+            before = self._written.get((name, labels)) or (0,) * len(numbers)
+            if numbers == before:
+                continue
+            self._written[name, labels] = numbers
+            kind = METRICS[name].kind
+            if kind == "gauge":
+                child.set(numbers[0])  # type: ignore[union-attr]
+            elif kind == "counter":
+                child.inc(numbers[0] - before[0])  # type: ignore[union-attr]
+            else:
+                # The library takes values one by one; these are counted already.
+                cells = [*child._buckets, child._sum]  # type: ignore[union-attr]
+                for cell, number, old in zip(cells, numbers, before, strict=True):
+                    if number != old:
+                        cell.inc(number - old)

@@ -1,0 +1,78 @@
+"""How many workers there are, their sockets and their connections."""
+
+import os
+import socket
+import sys
+
+import pytest
+
+from server.process.channel import Ask, Beat, Channel, Ready, Stop, ToSupervisor, ToWorker
+from server.process.commands.serve import worker_count
+from server.process.commands.supervise import EMBEDDED_CONNECTIONS_MAX, share_connections
+from server.process.embedded.postgres_settings import SETTINGS
+from server.process.listeners import open_listener, open_listeners
+from server.settings import WORKERS_MAX
+
+
+def test_auto_is_one_worker_a_usable_processor() -> None:
+    """A process that is bound to some processors makes no more workers than these."""
+    assert worker_count("3") == 3
+    if sys.platform == "linux":
+        assert worker_count("auto") == min(len(os.sched_getaffinity(0)), WORKERS_MAX)
+    assert 1 <= worker_count("auto") <= WORKERS_MAX
+
+
+def test_connections_are_divided_among_workers() -> None:
+    """All pools together, with those of one worker more during a swap, fit into the embedded PostgreSQL."""
+    assert int(SETTINGS["max_connections"]) - EMBEDDED_CONNECTIONS_MAX == 20
+    assert share_connections(4, 4, 2) == (4, 4)
+    for workers in range(1, WORKERS_MAX + 1):
+        for wanted in ((4, 4), (1, 100), (100, 1), (100, 100)):
+            posting, reading = share_connections(*wanted, workers)
+            assert 1 <= posting <= wanted[0]
+            assert 1 <= reading <= wanted[1]
+            assert (workers + 1) * (posting + reading) <= EMBEDDED_CONNECTIONS_MAX
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the kernel divides only there")
+def test_the_kernel_divides_connections_among_sockets() -> None:
+    """Each of the sockets of a port is given some of many connections, and nobody else can have the port."""
+    listeners = open_listeners("127.0.0.1", 0, 3)
+    port = listeners[0].getsockname()[1]
+    with pytest.raises(OSError, match="in use"):
+        open_listener("127.0.0.1", port)
+    with socket.socket() as other:
+        other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 0)
+        with pytest.raises(OSError, match="in use"):
+            other.bind(("127.0.0.1", port))
+    clients = [socket.create_connection(("127.0.0.1", port)) for _ in range(120)]
+    counts = []
+    for listener in listeners:
+        counts.append(0)
+        try:
+            while True:
+                listener.accept()[0].close()
+                counts[-1] += 1
+        except BlockingIOError:
+            listener.close()
+    assert sum(counts) == 120
+    assert min(counts) > 0
+    for client in clients:
+        client.close()
+
+
+def test_messages() -> None:
+    """What is sent in pieces or at once is heard one by one, and the end of the other side ends the channel."""
+    left, right = socket.socketpair()
+    worker: Channel[ToWorker] = Channel(left, ToWorker)
+    supervisor: Channel[ToSupervisor] = Channel(right, ToSupervisor)
+    assert supervisor.send(Ask())
+    assert supervisor.send(Stop())
+    assert worker.send(Beat())
+    assert worker.send(Ready(("no",)))
+    assert [worker.wait(), worker.wait()] == [Ask(), Stop()]
+    assert [supervisor.wait(), supervisor.wait()] == [Beat(), Ready(("no",))]
+    supervisor.close()
+    assert worker.wait() is None
+    assert not worker.send(Beat())
+    worker.close()
