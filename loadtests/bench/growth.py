@@ -58,9 +58,9 @@ def crowds(work: Work) -> None:
             for size in work.scale.crowds:
                 with contextlib.suppress(TooManyFilesError):
                     allow_files(size)
-                    before = resident_bytes(running.server.pid)
+                    before = resident_bytes(running.server.worker)
                     run = run_open(running, "mixed", CROWD_RATE, work.scale.crowd_seconds, size)
-                    memory = (resident_bytes(running.server.pid) - before) / MIB
+                    memory = (resident_bytes(running.server.worker) - before) / MIB
                     work.keep(side="tallystick", round=number, memory_mib=memory, **run)
 
 
