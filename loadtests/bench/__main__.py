@@ -18,12 +18,12 @@ from pathlib import Path
 
 from loadtests.bench import growth, machine, parts
 from loadtests.bench.places import PEER_PYTHON, has_peer
-from loadtests.bench.record import Part, read, write
+from loadtests.bench.record import BenchError, Part, read, write
 from loadtests.bench.report import write_document
 from loadtests.bench.scale import FULL, QUICK
 from loadtests.bench.work import Screen, Shared, Work
 from loadtests.openloop.files import TooManyFilesError, allow_files
-from loadtests.own_server import PROJECT
+from loadtests.own_server import PROJECT, ServerError
 
 REPORTS = PROJECT / "reports" / "bench"
 DOCUMENT = PROJECT / "benchmarks.md"
@@ -86,7 +86,13 @@ def _measure(arguments: argparse.Namespace, chosen: list[str], screen: Screen) -
             if kept is not None and same and kept.complete and kept.counts and not arguments.again:
                 screen.say(f"{name}: measured {kept.began}, kept")
                 continue
-            part, interrupted = _measure_part(name, Work(name, scale, screen, shared), command, commit, facts)
+            work = Work(name, scale, screen, shared)
+            try:
+                part, interrupted = _measure_part(name, work, command, commit, facts)
+            except (BenchError, ServerError) as error:
+                good = False
+                screen.say(f"{name}: not measured: {error}")
+                continue
             if part.counts or not interrupted:
                 write(arguments.reports, part)
             good = good and part.clean
@@ -98,9 +104,7 @@ def _measure(arguments: argparse.Namespace, chosen: list[str], screen: Screen) -
     return good
 
 
-def _measure_part(
-    name: str, work: Work, command: str, commit: str, facts: dict[str, str]
-) -> tuple[Part, bool]:
+def _measure_part(name: str, work: Work, command: str, commit: str, facts: dict[str, str]) -> tuple[Part, bool]:
     began = datetime.datetime.now(datetime.UTC)
     started = time.monotonic()
     interrupted = False
@@ -121,6 +125,7 @@ def _measure_part(
         audit="; ".join(work.audits.words) or "no audit",
         complete=not interrupted,
         machine=facts,
+        settings=work.settings,
         runs=work.runs,
     )
     return part, interrupted

@@ -22,11 +22,12 @@ from typing import Any, NamedTuple
 import asyncpg
 from redis import Redis
 
+from loadtests.bench.record import BenchError
 from loadtests.own_server import OwnServer, run_command, said
 
 INITDB = ("--username=postgres", "--auth=trust", "--encoding=UTF8", "--locale=C", "--locale-provider=builtin")
 INITDB_LOCALE = "--builtin-locale=C.UTF-8"
-# Settings that name a place, and one that would write a log nobody reads.
+# Settings that name a place, and one that would write a log that nobody reads.
 PLACES = ("-D", "--unix_socket_directories", "--log_directory", "--logging_collector")
 VALKEY_SETTINGS = ("save", "appendonly", "maxmemory", "maxmemory-policy", "maxclients")
 START_SECONDS_MAX = 60.0
@@ -34,12 +35,11 @@ STOP_SECONDS_MAX = 30.0
 POLL_SECONDS = 0.05
 # pgbench fills two million rows in its largest table; a vacuum is part of it.
 PGBENCH_SECONDS_MAX = 300.0
-CLIENTS = 16
 # What root's PostgreSQL runs as: every Linux has this user, and it owns nothing.
 UNPRIVILEGED = "nobody"
 
 
-class BesideError(Exception):
+class BesideError(BenchError):
     """What Tallystick is compared with could not be started, or one of its programs failed."""
 
 
@@ -69,7 +69,7 @@ class Beside(NamedTuple):
             raise BesideError(f"pgbench failed:\n{said(done)}")
         return done.stdout
 
-    def pgbench_rate(self, database: str, seconds: float, *arguments: str, clients: int = CLIENTS) -> tuple[float, float]:
+    def pgbench_rate(self, database: str, seconds: float, *arguments: str, clients: int) -> tuple[float, float]:
         """Return transactions a second and milliseconds of one, of prepared statements."""
         words = ("-n", "-M", "prepared", "-c", str(clients), "-j", "1", "-T", str(max(1, round(seconds))))
         text = self.pgbench(database, *words, *arguments)
@@ -107,6 +107,13 @@ def postmaster(server: OwnServer) -> tuple[Path, list[str]]:
         if words and Path(words[0]).name == "postgres" and "-D" in words:
             return Path(words[0]), words[1:]
     raise BesideError("the server has started no PostgreSQL")
+
+
+def settings_of(server: OwnServer) -> str:
+    """Return what the PostgreSQL of a server of one's own is told, but for places and logs."""
+    _, arguments = postmaster(server)
+    told = [word.removeprefix("--") for word in arguments if word.startswith("--") and word.split("=")[0] not in PLACES]
+    return ", ".join(word for word in told if not word.startswith(("log_", "port", "unix_socket", "listen")))
 
 
 def own_database_url(server: OwnServer) -> str:

@@ -25,7 +25,12 @@ def times(roots: Iterable[int]) -> Times:
         name, _, rest = text.partition("(")[2].rpartition(")")
         fields = rest.split()
         user, system = found.get(KINDS.get(name, "server"), (0.0, 0.0))
-        found[KINDS.get(name, "server")] = (user + int(fields[11]) / _TICKS, system + int(fields[12]) / _TICKS)
+        # With what children have used that have ended since: a PostgreSQL has one a connection.
+        ticks = [int(field) for field in fields[11:15]]
+        found[KINDS.get(name, "server")] = (
+            user + (ticks[0] + ticks[2]) / _TICKS,
+            system + (ticks[1] + ticks[3]) / _TICKS,
+        )
     return found
 
 

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import asyncpg
 
@@ -61,12 +61,14 @@ LEDGER = "SELECT max(ledger_id) FROM tallystick.accounts WHERE id = $1"
 COUNT = "SELECT count(*) FROM tallystick.transfers"
 
 
-def fill(url: str, account: str, accounts: int, size: int, until: float, tell: Callable[[int], None]) -> int:
+def fill(url: str, accounts: Sequence[str], size: int, until: float, tell: Callable[[int], None]) -> int:
     """
-    Fill the newest ledger that has *account* until the database holds *size* transfers or time is up.
+    Fill the newest ledger that has these accounts until the database holds *size* transfers or time is up.
 
     Args:
         url: Of the database, as its superuser; nobody posts to the ledger meanwhile.
+
+        accounts: All of the ledger, named `load:0` and so on.
 
         until: Instant of the monotonic clock after which no further chunk is begun.
 
@@ -75,14 +77,14 @@ def fill(url: str, account: str, accounts: int, size: int, until: float, tell: C
     Returns:
         The transfers that the database holds.
     """
-    return asyncio.run(_fill(url, account, accounts, size, until, tell))
+    return asyncio.run(_fill(url, accounts, size, until, tell))
 
 
-async def _fill(url: str, account: str, accounts: int, size: int, until: float, tell: Callable[[int], None]) -> int:
+async def _fill(url: str, accounts: Sequence[str], size: int, until: float, tell: Callable[[int], None]) -> int:
     connection = await asyncpg.connect(url, command_timeout=STATEMENT_SECONDS_MAX)
     try:
         await connection.execute("SET work_mem = '256MB'")
-        ledger = await connection.fetchval(LEDGER, account)
+        ledger = await connection.fetchval(LEDGER, accounts[0])
         held: int = await connection.fetchval(COUNT)
         began_with = held
         while held < size and time.monotonic() < until:
@@ -90,7 +92,7 @@ async def _fill(url: str, account: str, accounts: int, size: int, until: float, 
             async with connection.transaction():
                 start = await connection.fetchval(START, ledger)
                 await connection.execute("DROP TABLE IF EXISTS moves, sides")
-                await connection.execute(MOVES, chunk, start, accounts)
+                await connection.execute(MOVES, chunk, start, len(accounts))
                 await connection.execute(SIDES, ledger)
                 await connection.execute(TRANSFERS, ledger)
                 await connection.execute(ACCOUNTS, ledger)

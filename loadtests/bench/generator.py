@@ -14,9 +14,9 @@ from collections.abc import Iterable
 from typing import Any
 
 from loadtests.bench import cpu
-from loadtests.bench.record import Run
+from loadtests.bench.record import BenchError, Run
 from loadtests.bench.requests import Place
-from loadtests.own_server import PROJECT
+from loadtests.own_server import PROJECT, family
 
 # Cores from which on generators get some for themselves. On fewer everything shares what there is, as the kernel likes.
 PINNING_CORES = 4
@@ -29,7 +29,7 @@ STOP_SECONDS_MAX = 5.0
 BUSY = 0.9
 
 
-class GeneratorError(Exception):
+class GeneratorError(BenchError):
     """A generator failed; the message says what it said."""
 
 
@@ -48,7 +48,7 @@ def leave_cores(roots: Iterable[int]) -> None:
         return
     rest = os.sched_getaffinity(0) - taken
     for root in roots:
-        for pid in cpu.family(root):
+        for pid in family(root):
             for thread in cpu.threads(pid):
                 os.sched_setaffinity(thread, rest)
 
@@ -178,10 +178,10 @@ def _quantile(latencies: "Counter[float]", share: float) -> float:
     return 0.0
 
 
-def run_wrk(program: str, url: str, key: str, connections: int, seconds: float, roots: Iterable[int]) -> Run:
+def run_wrk(program: str, url: str, connections: int, seconds: float, roots: Iterable[int]) -> Run:
     """Ask for one address with `wrk`, one thread."""
     roots = list(roots)
-    command = [program, "-t1", f"-c{connections}", f"-d{max(1, round(seconds))}s", "-H", f"Authorization: Bearer {key}"]
+    command = [program, "-t1", f"-c{connections}", f"-d{max(1, round(seconds))}s"]
     before = cpu.times(roots)
     began = os.times()
     started = time.perf_counter()

@@ -37,7 +37,7 @@ def transfers(work: Work) -> None:
             def tell(held: int, size: int = size) -> None:
                 work.screen.progress(f"transfers: {held:,} of {size:,}")
 
-            held = fill(url, place.accounts[0], len(place.accounts), size, began + left, tell)
+            held = fill(url, place.accounts, size, began + left, tell)
             left -= time.monotonic() - began
             if held < size:
                 work.screen.say(f"transfers: {size:,} were not reached in {work.scale.fill_seconds:.0f} s")

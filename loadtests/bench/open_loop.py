@@ -9,7 +9,7 @@ from pathlib import Path
 
 from loadtests.bench import cpu
 from loadtests.bench.places import Tallystick
-from loadtests.bench.record import Run
+from loadtests.bench.record import BenchError, Run
 from loadtests.own_server import run_command, said
 
 # Seconds beside those of a run: connections are made, the last answers are waited for.
@@ -17,7 +17,7 @@ MARGIN_SECONDS = 90.0
 FIGURES = ("good", "late", "refused", "failed", "broken", "gave_up", "p50", "p99", "p999", "lag_p99")
 
 
-class OpenLoopError(Exception):
+class OpenLoopError(BenchError):
     """The generator failed."""
 
 

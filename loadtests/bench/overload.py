@@ -7,7 +7,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from loadtests.bench.record import Run
+from loadtests.bench.record import BenchError, Run
 from loadtests.bench.scale import Scale
 from loadtests.bench.work import Audits
 from loadtests.own_server import run_command, said
@@ -19,7 +19,7 @@ OTHER_RUNS = 5
 FIGURES = ("p50", "p99", "refused_p99", "lag_p99")
 
 
-class OverloadError(Exception):
+class OverloadError(BenchError):
     """The curve could not be measured."""
 
 

@@ -13,7 +13,7 @@ from loadtests.bench.generator import leave_cores, run_closed, run_wrk
 from loadtests.bench.open_loop import run_open
 from loadtests.bench.overload import run_overload
 from loadtests.bench.places import PEER_AUDIT, PEER_DATABASE, Tallystick, ask, bare, peer
-from loadtests.bench.record import Run
+from loadtests.bench.record import BenchError, Run
 from loadtests.bench.requests import Place
 from loadtests.bench.scale import BULK_TRANSFERS, SHARES, USUAL
 from loadtests.bench.work import Work
@@ -21,20 +21,21 @@ from loadtests.own_server import find_program, run_command, said
 
 # What is compared with the peer; it has no bulk.
 COMPARED = ("read", "replay", "post", "hot")
-# Rows of a plain INSERT, as many as a bulk of ours, and the clients that send them.
+# Rows of the plain INSERT below, as many as a bulk of ours, and the clients that send them.
 INSERT_ROWS = 500
 INSERT_CLIENTS = 4
 INSERT_DATABASE = "plain"
 PGBENCH_SCALES = (20, 1)
+PGBENCH_CLIENTS = 16
 # In these all rows of a plain INSERT are different, with keys that grow as those of a busy caller do.
-INSERT = f"""
+INSERT = """
     INSERT INTO tallystick.transfers (
         ledger_id, amount, source_balance, destination_balance, source_version, destination_version, created_at, id,
         idempotency_key, fingerprint, kind, source, destination, currency, metadata
     )
     SELECT 1, 1, 1, 1, 1, 1, clock_timestamp(), uuidv7(), uuidv7()::text, sha256(r.a::text::bytea), 'transfer',
-           'load:' || r.a, 'load:' || r.a + 1, 'EUR', '{{}}'::json
-    FROM (SELECT (random() * 998)::int AS a FROM generate_series(1, {INSERT_ROWS})) AS r;
+           'load:' || r.a, 'load:' || r.a + 1, 'EUR', '{}'::json
+    FROM (SELECT (random() * 998)::int AS a FROM generate_series(1, 500)) AS r;
 """
 PGBENCH_AUDIT = """
     SELECT (SELECT sum(abalance) FROM pgbench_accounts) = (SELECT sum(bbalance) FROM pgbench_branches)
@@ -124,8 +125,8 @@ def _pgbench_sides(work: Work, servers: Beside, script: Path) -> list[_Side]:
 
     wide, narrow = (f"pgbench{size}" for size in PGBENCH_SCALES)
     return [
-        _Side("pgbench", "spread", lambda: measure(wide, 1, clients=16)),
-        _Side("pgbench", "hot", lambda: measure(narrow, 1, clients=16)),
+        _Side("pgbench", "spread", lambda: measure(wide, 1, clients=PGBENCH_CLIENTS)),
+        _Side("pgbench", "hot", lambda: measure(narrow, 1, clients=PGBENCH_CLIENTS)),
         _Side(
             "insert",
             "rows",
@@ -141,7 +142,7 @@ def _make_plain(servers: Beside) -> None:
     own["TALLYSTICK_DATABASE_URL"] = servers.database_url(INSERT_DATABASE)
     done = run_command([str(find_program()), "migrate"], MIGRATE_SECONDS_MAX, own)
     if done.returncode != 0:
-        raise RuntimeError(f"migrate failed:\n{said(done)}")
+        raise BenchError(f"migrate failed:\n{said(done)}")
 
 
 def _audit_others(work: Work, servers: Beside) -> None:
@@ -183,5 +184,5 @@ def generators(work: Work) -> None:
                 work.keep(side="ours", round=number, **run)
                 if program is not None:
                     url = f"http://{place.host}:{place.port}/"
-                    run = run_wrk(program, url, "none", connections, work.scale.seconds, [pid])
+                    run = run_wrk(program, url, connections, work.scale.seconds, [pid])
                     work.keep(side="wrk", round=number, workload="bare", **run)

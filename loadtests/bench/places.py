@@ -14,6 +14,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from loadtests.bench.beside import Beside
+from loadtests.bench.record import BenchError
 from loadtests.bench.requests import Place
 from loadtests.bench.scale import ACCOUNTS
 from loadtests.own_server import HOST, PROJECT, OwnServer, run_command, said
@@ -44,7 +45,7 @@ PEER_AUDIT = """
 """
 
 
-class PlaceError(Exception):
+class PlaceError(BenchError):
     """A server could not be started or asked."""
 
 
@@ -151,7 +152,12 @@ def _peer_environment(database_url: str, redis_url: str) -> dict[str, str]:
 @contextmanager
 def _running(command: list[str], place: Place, path: str, environment: Mapping[str, str]) -> Iterator[int]:
     process = subprocess.Popen(
-        command, cwd=PROJECT, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, start_new_session=True
+        command,
+        cwd=PROJECT,
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        start_new_session=True,
     )
     try:
         deadline = time.monotonic() + START_SECONDS_MAX

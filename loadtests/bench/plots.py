@@ -6,12 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
+from matplotlib import pyplot as plt
 
-mpl.use("svg")
-from matplotlib import pyplot as plt  # noqa: E402 -- after the choice of what draws
-
-from loadtests.bench.record import Part, Run, group, middle, read, spread  # noqa: E402
-from loadtests.bench.tables import FIGURES, KINDS, microseconds, name_of  # noqa: E402
+from loadtests.bench.record import Part, Run, group, middle, read, spread
+from loadtests.bench.tables import FIGURES, KINDS, microseconds, name_of
 
 WIDE = (10.0, 3.8)
 COLOURS = ("#2b6cb0", "#c05621", "#2f855a", "#805ad5", "#718096")
@@ -21,7 +19,8 @@ MARKERS = "osD^v"
 def main() -> int:
     """Draw what there are figures for; remove what is out of date."""
     reports, folder = (Path(word) for word in sys.argv[1:3])
-    # Without this every run draws other names into the file.
+    mpl.use("svg")
+    # Without a salt every run draws other names into the file.
     mpl.rcParams.update({"svg.hashsalt": "tallystick", "svg.fonttype": "none", "font.size": 9, "axes.grid": True})
     mpl.rcParams.update({"grid.alpha": 0.3, "axes.spines.top": False, "axes.spines.right": False})
     folder.mkdir(parents=True, exist_ok=True)
@@ -38,7 +37,7 @@ def main() -> int:
     return 0
 
 
-def _lines(axes: Any, part: Part, column: str, figure: str, label: str, skip: Iterable[str] = ()) -> None:
+def _lines(axes: Any, part: Part, column: str, figure: str, label: str, *, skip: Iterable[str] = ()) -> None:
     """Draw a line for each workload, with bars from the lowest to the highest run."""
     for index, (workload,) in enumerate(key for key in group(part.runs, "workload") if key[0] not in skip):
         runs = [run for run in part.runs if run["workload"] == workload]
@@ -63,8 +62,8 @@ def _lines(axes: Any, part: Part, column: str, figure: str, label: str, skip: It
 
 def _two(part: Part, column: str, skip: Iterable[str] = ()) -> Any:
     figure, (left, right) = plt.subplots(1, 2, figsize=WIDE)
-    _lines(left, part, column, "per_second", "a second", skip)
-    _lines(right, part, column, "p99", "p99, ms", skip)
+    _lines(left, part, column, "per_second", "a second", skip=skip)
+    _lines(right, part, column, "p99", "p99, ms", skip=skip)
     left.set_ylim(bottom=0)
     right.set_yscale("log")
     left.legend(frameon=False)

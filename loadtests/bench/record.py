@@ -6,6 +6,11 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+
+class BenchError(Exception):
+    """Something could not be measured; the message says why."""
+
+
 # A run: what was measured and its figures, by name.
 Run = dict[str, Any]
 
@@ -15,7 +20,8 @@ class Part(NamedTuple):
     A part as it was measured.
 
     `audit` is what was said of the books afterwards, and `clean` whether they were right: otherwise none of the runs
-    counts. A part that was interrupted is not `complete`, and is measured again the next time.
+    counts. `settings` are those of the PostgreSQL that was measured. A part that was interrupted is not `complete`, and
+    is measured again the next time.
     """
 
     name: str
@@ -28,6 +34,7 @@ class Part(NamedTuple):
     audit: str
     complete: bool
     machine: dict[str, str]
+    settings: str
     runs: list[Run]
 
     @property

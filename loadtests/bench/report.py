@@ -1,4 +1,4 @@
-"""Writes benchmarks.md: the words of template.md, which hold no figures, and between them the figures of measured runs."""
+"""Writes benchmarks.md: the words of template.md, which hold no figures, and between them those of measured runs."""
 
 import os
 import re
@@ -69,6 +69,8 @@ def _notes(part: Part) -> list[str]:
 def _how(parts: Sequence[Part]) -> str:
     """Say of everything how, where and when it was measured."""
     facts = {name: text for part in parts for name, text in part.machine.items()}
+    if told := next((part.settings for part in parts if part.settings), ""):
+        facts["PostgreSQL is told"] = told
     machine = table(("what", "which"), [[name, text] for name, text in facts.items()]).replace("---:", "---")
     rows = []
     for part in parts:

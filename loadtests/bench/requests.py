@@ -24,8 +24,8 @@ class Requests(NamedTuple):
     """
     What a run sends.
 
-    `first` is sent before the run, so that there is something to ask for again. `of` makes the requests of one
-    connection, by the number of its key.
+    `first` is sent before the run, so that there is something to ask for again, and caches are as full as they get.
+    `of` makes the requests of one connection, by the number of its key.
     """
 
     first: list[bytes]
@@ -65,14 +65,14 @@ def _bare(source: _Source) -> Requests:
 
 
 def _gets(source: _Source, path: str) -> Requests:
-    count, choice = len(source.place.accounts), source.random
-
-    def of(key: int) -> Callable[[], bytes]:
-        names = source.place.accounts
-        ready = [(source.head(f"GET {path.format(name)}", key) + "\r\n").encode() for name in names]
-        return lambda: ready[int(choice.random() * count)]
-
-    return Requests([], of)
+    choice, names = source.random, source.place.accounts
+    ready = [
+        [(source.head(f"GET {path.format(name)}", key) + "\r\n").encode() for name in names]
+        for key in range(len(source.place.keys))
+    ]
+    # Each once beforehand: what is measured finds in a cache what can be there.
+    first = [request for some in ready for request in some]
+    return Requests(first, lambda key: lambda: ready[key][int(choice.random() * len(names))])
 
 
 def _read(source: _Source) -> Requests:

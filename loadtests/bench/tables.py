@@ -13,6 +13,8 @@ NAMES = {
     "hot": "first post, one hot account",
     "bulk": "bulk, transfers",
     "statement": "statement, newest 20",
+    "spread": "TPC-B, scale 20",
+    "rows": "a row",
 }
 # Behind a figure of which the generator was late itself.
 LATE = " †"
@@ -52,11 +54,18 @@ def api(part: Part) -> str:
     """Rates and latencies of each kind of request."""
     rows = []
     for (workload, connections), runs in sorted(
-        group(part.runs, "workload", "connections").items(), key=lambda item: (list(NAMES).index(item[0][0]), item[0][1])
+        group(part.runs, "workload", "connections").items(),
+        key=lambda item: (list(NAMES).index(item[0][0]), item[0][1]),
     ):
         other = sum(sum(run["other"].values()) for run in runs)
         rows.append(
-            [name_of(workload), f"{connections:,}", spread_of(runs), *_middles(runs, "p50", "p99", "p999"), f"{other:,}"]
+            [
+                name_of(workload),
+                f"{connections:,}",
+                spread_of(runs),
+                *_middles(runs, "p50", "p99", "p999"),
+                f"{other:,}",
+            ]
         )
     head = ("what", "connections", "a second", "p50 ms", "p99 ms", "p99.9 ms", "not answered 2xx")
     return table(head, rows)
@@ -98,7 +107,8 @@ def cpu(part: Part) -> str:
             ]
             cells.append(" + ".join(number(part) for part in parts) if any(parts) else "-")
         whole = middle(runs, lambda run: sum(sum(microseconds(run, kind)) for kind in KINDS[:3]))
-        rows.append([f"{side}: {name_of(workload)}", *cells, number(whole)])
+        what = "TPC-B, scale 1" if (side, workload) == ("pgbench", "hot") else name_of(workload)
+        rows.append([f"{side}: {what}", *cells, number(whole)])
     head = ("µs of CPU, user + system", "server", "PostgreSQL", "Valkey", "generator", "without the generator")
     return table(head, rows)
 
@@ -117,7 +127,16 @@ def open_loop(part: Part) -> str:
         late = LATE if any(run["late_generator"] for run in runs) else ""
         what = f"{name_of(workload)}, {share:.0%} of peak{late}"
         rows.append([what, *_middles(runs, "offered", "per_second", "p50", "p99", "p999", "gave_up", "lag_p99")])
-    head = ("what", "due a second", "good a second", "p50 ms", "p99 ms", "p99.9 ms", "never sent", "generator's lag, p99 ms")
+    head = (
+        "what",
+        "due a second",
+        "good a second",
+        "p50 ms",
+        "p99 ms",
+        "p99.9 ms",
+        "never sent",
+        "generator's lag, p99 ms",
+    )
     return table(head, rows) + _late_note(part)
 
 
@@ -132,7 +151,16 @@ def overload(part: Part) -> str:
     rows = []
     for (step,), runs in group(part.runs, "step").items():
         share = middle(runs, lambda run: float(run["of_peak"]))
-        names = ("offered", "per_second", "p50", "p99", "refused_per_second", "refused_p99", "unsent_per_second", "lag_p99")
+        names = (
+            "offered",
+            "per_second",
+            "p50",
+            "p99",
+            "refused_per_second",
+            "refused_p99",
+            "unsent_per_second",
+            "lag_p99",
+        )
         cells = _middles(runs, *names)
         rows.append([step, *cells[:2], f"{share:.0%}", *cells[2:]])
     head = ("run", "due a second", "good a second", "of peak", "p50 ms", "p99 ms", "refused a second", "refusal p99 ms")

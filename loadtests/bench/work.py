@@ -5,6 +5,7 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
+from loadtests.bench.beside import settings_of
 from loadtests.bench.places import Tallystick
 from loadtests.bench.record import Run
 from loadtests.bench.scale import Scale
@@ -49,6 +50,7 @@ class Work:
         self.scale = scale
         self.audits = Audits()
         self.runs: list[Run] = []
+        self.settings = ""
         self.screen = screen
         self._name = name
         self._shared = shared
@@ -75,6 +77,7 @@ class Work:
                 running = Tallystick(stack.enter_context(own_server()))
             else:
                 running = self._shared.tallystick()
+            self.settings = settings_of(running.server)
             running.warm()
             try:
                 yield running

@@ -12,9 +12,7 @@ from loadtests.peer.schemas import TransferIn
 from loadtests.peer.tables import Account, Transfer
 
 
-async def post(
-    parts: Resources, ledger: str, key: str, fingerprint: bytes, asked: TransferIn
-) -> tuple[Transfer, bool]:
+async def post(parts: Resources, ledger: str, key: str, fingerprint: bytes, asked: TransferIn) -> tuple[Transfer, bool]:
     """
     Make a transfer, or find the one that was made under its key.
 
