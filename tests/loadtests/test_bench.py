@@ -110,7 +110,7 @@ def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bench:
     monkeypatch.setattr(program, "PARTS", {"stub": part})
     monkeypatch.setattr(program, "has_peer", lambda: True)
     monkeypatch.setattr(program, "_write", lambda *_: None)
-    monkeypatch.setattr(program.signal, "signal", lambda *_: None)
+    monkeypatch.setattr("signal.signal", lambda *_: None)
     monkeypatch.setattr(sys, "argv", sys.argv)
     return Bench(tmp_path, calls)
 

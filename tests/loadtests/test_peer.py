@@ -6,7 +6,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -50,13 +50,13 @@ class Api(NamedTuple):
 
     async def ask(
         self, method: str, path: str, body: object = None, *, key: str | None = None, idempotency: str | None = None
-    ) -> tuple[int, bytes, dict[str, str]]:
+    ) -> tuple[int, bytes, Mapping[str, str]]:
         """One request."""
         headers = {"Authorization": f"Bearer {key or self.key}"}
         if idempotency is not None:
             headers["Idempotency-Key"] = idempotency
         async with self.session.request(method, self.url + path, json=body, headers=headers) as answer:
-            return answer.status, await answer.read(), dict(answer.headers)
+            return answer.status, await answer.read(), answer.headers
 
 
 @contextlib.contextmanager
