@@ -1,5 +1,6 @@
 """Runs closed-loop generators and puts together what they found; or `wrk`, to see how they compare."""
 
+import contextlib
 import json
 import os
 import queue
@@ -24,6 +25,8 @@ PINNING_CORES = 4
 GENERATORS = 2
 # Seconds beside those of a run: the interpreter starts, connections are made, what is under way is answered.
 MARGIN_SECONDS = 90.0
+# Seconds between a generator's last word and its end, and until one that was killed is gone.
+EXIT_SECONDS_MAX = 2.0
 STOP_SECONDS_MAX = 5.0
 # Share of a core from which on the generator may be what limits a run.
 BUSY = 0.9
@@ -112,7 +115,9 @@ class _Child:
             start_new_session=True,
         )
         self._lines: queue.Queue[str] = queue.Queue()
-        threading.Thread(target=self._read, daemon=True).start()
+        self._errors = ""
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
         self.tell(json.dumps(task) + "\n")
 
     def _read(self) -> None:
@@ -134,16 +139,26 @@ class _Child:
 
     def said(self) -> str:
         self.stop()
-        assert self._process.stderr is not None
-        lines = self._process.stderr.read().splitlines()
+        lines = self._errors.splitlines()
         return "a generator failed: " + (lines[-1] if lines else f"exit {self._process.returncode}")
 
     def stop(self) -> None:
+        process = self._process
+        if process.stdin is None or process.stdin.closed:
+            return
         try:
-            self._process.wait(0.5)
+            process.wait(EXIT_SECONDS_MAX)
         except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait(STOP_SECONDS_MAX)
+            process.kill()
+            process.wait(STOP_SECONDS_MAX)
+        self._reader.join(STOP_SECONDS_MAX)
+        with contextlib.suppress(BrokenPipeError):
+            process.stdin.close()
+        assert process.stdout is not None
+        assert process.stderr is not None
+        self._errors = process.stderr.read()
+        process.stdout.close()
+        process.stderr.close()
 
 
 def _together(found: list[dict[str, Any]], seconds: float) -> Run:

@@ -8,8 +8,8 @@ from typing import Any
 import matplotlib as mpl
 from matplotlib import pyplot as plt
 
-from loadtests.bench.record import Part, Run, group, middle, read, spread
-from loadtests.bench.tables import FIGURES, KINDS, microseconds, name_of
+from loadtests.bench.record import Part, group, middle, read, spread
+from loadtests.bench.tables import FIGURES, KINDS, label_of, microseconds, name_of
 
 WIDE = (10.0, 3.8)
 COLOURS = ("#2b6cb0", "#c05621", "#2f855a", "#805ad5", "#718096")
@@ -58,6 +58,9 @@ def _lines(axes: Any, part: Part, column: str, figure: str, label: str, *, skip:
     axes.set_xlabel(column)
     axes.set_ylabel(label)
     axes.set_xscale("log")
+    sizes = sorted(key[0] for key in group(part.runs, column))
+    axes.set_xticks(sizes, labels=[f"{size:,}" for size in sizes])
+    axes.minorticks_off()
 
 
 def _two(part: Part, column: str, skip: Iterable[str] = ()) -> Any:
@@ -82,20 +85,26 @@ def _ledgers(part: Part) -> Any:
     return _two(part, "ledgers")
 
 
-def _bars(axes: Any, rows: list[tuple[str, list[Run]]], colour: Callable[[str], str]) -> None:
-    names = [name for name, _ in rows][::-1]
-    values = [middle(runs, lambda run: float(run["per_second"])) for _, runs in rows][::-1]
-    drawn = axes.barh(names, values, color=[colour(name) for name in names])
-    axes.bar_label(drawn, labels=[f"{value:,.0f}" for value in values], padding=3)
-    axes.set_xlabel("a second")
-    axes.margins(x=0.15)
-
-
 def _sides(part: Part) -> Any:
-    rows = [(f"{side}: {name_of(what)}", runs) for (side, what), runs in group(part.runs, "side", "workload").items()]
-    figure, axes = plt.subplots(figsize=(10.0, 4.6))
-    _bars(axes, rows, lambda name: COLOURS[0 if name.startswith("tallystick") else 4])
+    """Draw points, not bars: on a scale without a zero the length of a bar says nothing."""
+    figure, axes = plt.subplots(figsize=(10.0, 4.2))
+    rows = list(group(part.runs, "side", "workload").items())[::-1]
+    for height, ((side, _), runs) in enumerate(rows):
+        found = spread([run["per_second"] for run in runs])
+        colour = COLOURS[0 if side == "tallystick" else 1 if side == "peer" else 4]
+        axes.errorbar(
+            found.middle,
+            height,
+            xerr=[[found.middle - found.low], [found.high - found.middle]],
+            color=colour,
+            marker="o",
+            capsize=2,
+        )
+        axes.annotate(f"{found.middle:,.0f}", (found.middle, height), xytext=(8, -3), textcoords="offset points")
+    axes.set_yticks(range(len(rows)), labels=[label_of(*key) for key, _ in rows])
     axes.set_xscale("log")
+    axes.set_xlabel("a second")
+    axes.margins(x=0.12)
     return figure
 
 
@@ -122,6 +131,8 @@ def _open(part: Part) -> Any:
     figure, axes = plt.subplots(figsize=(6.0, 3.8))
     _lines(axes, part, "share", "p99", "p99, ms, from when a request was due")
     axes.set_xscale("linear")
+    shares = sorted(key[0] for key in group(part.runs, "share"))
+    axes.set_xticks(shares, labels=[f"{share:.0%}" for share in shares])
     axes.set_xlabel("share of the peak")
     axes.set_yscale("log")
     axes.legend(frameon=False)

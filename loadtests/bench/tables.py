@@ -50,6 +50,11 @@ def name_of(workload: str) -> str:
     return NAMES.get(workload, workload)
 
 
+def label_of(side: str, workload: str) -> str:
+    """Return what a reader calls a workload of one side."""
+    return "pgbench: TPC-B, scale 1" if (side, workload) == ("pgbench", "hot") else f"{side}: {name_of(workload)}"
+
+
 def api(part: Part) -> str:
     """Rates and latencies of each kind of request."""
     rows = []
@@ -107,8 +112,7 @@ def cpu(part: Part) -> str:
             ]
             cells.append(" + ".join(number(part) for part in parts) if any(parts) else "-")
         whole = middle(runs, lambda run: sum(sum(microseconds(run, kind)) for kind in KINDS[:3]))
-        what = "TPC-B, scale 1" if (side, workload) == ("pgbench", "hot") else name_of(workload)
-        rows.append([f"{side}: {what}", *cells, number(whole)])
+        rows.append([label_of(side, workload), *cells, number(whole)])
     head = ("µs of CPU, user + system", "server", "PostgreSQL", "Valkey", "generator", "without the generator")
     return table(head, rows)
 
