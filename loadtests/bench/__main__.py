@@ -43,7 +43,7 @@ PARTS: dict[str, Callable[[Work], None]] = {
 
 
 def main() -> int:
-    """Measure what is asked for, write the document; 1 when some books were not right."""
+    """Measure what is asked for, write the document; 1 when some books were not right, or not all of it was measured."""
     parser = argparse.ArgumentParser(prog="make bench", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="a little of everything, in a few minutes")
     parser.add_argument("--part", help=f"only these, separated by commas: {', '.join(PARTS)}")
@@ -63,8 +63,9 @@ def main() -> int:
     screen = Screen()
     good = True
     if not arguments.write:
-        # Told to end, it ends what it has started.
-        signal.signal(signal.SIGTERM, signal.default_int_handler)
+        # Told to end, it ends what it has started; also where a script has started it, which ignores SIGINT for it.
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.default_int_handler)
         good = _measure(arguments, chosen, screen)
     _write(arguments, screen)
     return 0 if good else 1
@@ -99,6 +100,7 @@ def _measure(arguments: argparse.Namespace, chosen: list[str], screen: Screen) -
             verdict = part.audit if part.clean else f"DOES NOT COUNT: {part.audit}"
             screen.say(f"{name}: {len(part.runs)} runs in {part.took_seconds:.0f} s; {verdict}")
             if interrupted:
+                good = False
                 screen.say("stopped; the same command goes on where it was")
                 break
     return good
@@ -127,6 +129,7 @@ def _measure_part(name: str, work: Work, command: str, commit: str, facts: dict[
         machine=facts,
         settings=work.settings,
         runs=work.runs,
+        notes=work.notes,
     )
     return part, interrupted
 

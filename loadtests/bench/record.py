@@ -36,6 +36,7 @@ class Part(NamedTuple):
     machine: dict[str, str]
     settings: str
     runs: list[Run]
+    notes: Sequence[str] = ()
 
     @property
     def counts(self) -> bool:

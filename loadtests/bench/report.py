@@ -57,7 +57,7 @@ def _figures(name: str, found: Mapping[str, Part], document: Path, plots: Path) 
 
 
 def _notes(part: Part) -> list[str]:
-    notes = []
+    notes = list(part.notes)
     if not part.complete:
         notes.append("This part was interrupted; these are the runs that were made until then.")
     busy = [run for run in part.runs if run.get("generator_share", 0.0) > BUSY]

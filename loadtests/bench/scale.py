@@ -42,17 +42,17 @@ class Scale(NamedTuple):
 FULL = Scale(
     name="full",
     rounds=3,
-    seconds=3.0,
+    seconds=2.5,
     connections=CONNECTIONS,
     bulk_connections=BULK_CONNECTIONS,
     open_workloads=("read", "post", "hot"),
     factors=(1, 2, 5, 10),
-    overload_seconds=5.0,
-    sizes=(1_000, 10_000, 100_000, 1_000_000, 10_000_000),
-    fill_seconds=420.0,
+    overload_seconds=4.0,
+    sizes=(1_000, 100_000, 1_000_000, 10_000_000),
+    fill_seconds=360.0,
     crowds=(100, 1_000, 10_000),
-    crowd_seconds=5.0,
-    ledgers=(1, 4, 16, 64),
+    crowd_seconds=4.0,
+    ledgers=(1, 8, 32),
     fresh=True,
 )
 QUICK = Scale(

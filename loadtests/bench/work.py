@@ -51,6 +51,8 @@ class Work:
         self.audits = Audits()
         self.runs: list[Run] = []
         self.settings = ""
+        # What a reader has to know of the figures, in sentences.
+        self.notes: list[str] = []
         self.screen = screen
         self._name = name
         self._shared = shared
