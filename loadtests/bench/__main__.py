@@ -43,7 +43,7 @@ PARTS: dict[str, Callable[[Work], None]] = {
 
 
 def main() -> int:
-    """Measure what is asked for, write the document; 1 when some books were not right, or not all of it was measured."""
+    """Measure what is asked for, write the document; 1 when books were not right or not all was measured."""
     parser = argparse.ArgumentParser(prog="make bench", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="a little of everything, in a few minutes")
     parser.add_argument("--part", help=f"only these, separated by commas: {', '.join(PARTS)}")
