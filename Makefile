@@ -30,6 +30,7 @@ run: ## serve on 127.0.0.1:8080 with embedded servers and a demo ledger (ARGS="-
 test: ## the whole suite (ARGS="tests/unit -k name" for a part)
 	@$(SETUP) test
 	@$(SETUP) locust
+	@$(SETUP) peer
 	@$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
 
 lint: ## ruff, mypy, import-linter, SQL checks
@@ -71,6 +72,11 @@ chaos: ## kill, freeze, cut off and flush every part under load, and check (DURA
 	@$(SETUP) run
 	@exec $(BIN)/python -m loadtests.chaos --seconds $(DURATION) --seed $(SEED) $(ARGS)
 
+bench: ## measure it beside others, write benchmarks.md and its plots (ARGS="--quick", ARGS=--help)
+	@$(SETUP) load
+	@$(SETUP) bench
+	@exec $(BIN)/python -m loadtests.bench $(ARGS)
+
 lock: ## rewrite requirements/*.txt from pyproject.toml (ARGS=--upgrade for newer versions)
 	@scripts/lock.sh $(ARGS)
 
@@ -78,8 +84,8 @@ wheel: ## build dist/tallystick-*.whl, offline
 	@$(SETUP) run
 	@$(BIN)/python -m hatchling build --target wheel
 
-clean: ## remove caches, builds and reports; leaves .venv, .venv-load and data alone
+clean: ## remove caches, builds and reports; leaves .venv* and data alone
 	rm -rf dist reports .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
 	find . -path "./.venv*" -prune -o -name __pycache__ -type d -exec rm -rf {} +
 
-.PHONY: help setup run test lint format load replay overload connections neighbour chaos lock wheel clean
+.PHONY: help setup run test lint format load replay overload connections neighbour chaos bench lock wheel clean

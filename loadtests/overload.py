@@ -10,6 +10,7 @@ import argparse
 import json
 import os
 import random
+import subprocess
 import sys
 import uuid
 from collections.abc import AsyncIterator, Iterable
@@ -115,7 +116,7 @@ class Curve:
             console.print(f"missed: {line}", style="yellow")
         for lie in self.lies:
             console.print(lie, style="red")
-        self._write(missed)
+        self._write(missed, audit)
         return 1 if missed or self.lies or audit.returncode else 0
 
     async def _run(self, target: Target, name: str, rate: float | None, seconds: float, connections: int) -> Summary:
@@ -184,11 +185,12 @@ class Curve:
             )
         self._console.print(table)
 
-    def _write(self, missed: list[str]) -> None:
+    def _write(self, missed: list[str], audit: "subprocess.CompletedProcess[str]") -> None:
         path = self._arguments.json
         if path is not None:
             steps = [{**step._asdict(), "summary": step.summary._asdict()} for step in self.steps]
-            path.write_text(json.dumps({"steps": steps, "missed": missed, "lies": self.lies}, indent=2) + "\n")
+            found = {"missed": missed, "lies": self.lies, "clean": audit.returncode == 0, "audit": said(audit)}
+            path.write_text(json.dumps({"steps": steps, **found}, indent=2) + "\n")
 
 
 async def _found(target: Target, run: str, numbers: Iterable[int]) -> AsyncIterator[tuple[int, bool]]:

@@ -73,18 +73,7 @@ class OwnServer:
 
     def family(self) -> list[int]:
         """The processes of the server and of all it has started, on Linux."""
-        children: dict[int, list[int]] = {}
-        for status in Path("/proc").glob("[0-9]*/stat"):
-            try:
-                # The name in parentheses may hold anything; the parent comes second behind it.
-                parent = int(status.read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()[1])
-            except OSError:
-                continue
-            children.setdefault(parent, []).append(int(status.parent.name))
-        family = [self.pid]
-        for member in family:
-            family += children.get(member, [])
-        return family
+        return family(self.pid)
 
     @property
     def worker(self) -> int:
@@ -148,7 +137,7 @@ class OwnServer:
 @contextmanager
 def own_server() -> Iterator[OwnServer]:
     """A server on a free port with new data, ready; both are gone afterwards."""
-    program = _program()
+    program = find_program()
     data = Path(tempfile.mkdtemp(prefix="tallystick-own-"))
     try:
         with tempfile.TemporaryFile() as log:
@@ -160,6 +149,22 @@ def own_server() -> Iterator[OwnServer]:
                 server.stop()
     finally:
         shutil.rmtree(data, ignore_errors=True)
+
+
+def family(root: int) -> list[int]:
+    """A process and all that it and those have started, on Linux."""
+    children: dict[int, list[int]] = {}
+    for status in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            # The name in parentheses may hold anything; the parent comes second behind it.
+            parent = int(status.read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()[1])
+        except OSError:
+            continue
+        children.setdefault(parent, []).append(int(status.parent.name))
+    found = [root]
+    for member in found:
+        found += children.get(member, [])
+    return found
 
 
 def resident_bytes(pid: int) -> int:
@@ -198,7 +203,8 @@ def said(done: "subprocess.CompletedProcess[str]") -> str:
     return "\n".join(lines[-LOG_LINES_SHOWN:])
 
 
-def _program() -> Path:
+def find_program() -> Path:
+    """Return the `tallystick` command of this checkout."""
     for folder in (Path(sys.executable).parent, PROJECT / ".venv" / "bin"):
         if (folder / "tallystick").exists():
             return folder / "tallystick"

@@ -1,7 +1,8 @@
 """
-Find a Python that is new enough, then let make_venv.py make `.venv` with it, or `.venv-load` for `locust`.
+Find a Python that is new enough, then let make_venv.py make `.venv` with it, `.venv-load` for `locust`, or `.venv-peer`
+for `peer` and `bench`.
 
-    python3 scripts/bootstrap.py [run|test|load|locust]
+    python3 scripts/bootstrap.py [run|test|load|locust|peer|bench]
 
 This file is kept so simple that every Python back to 2.7 can read it and say plainly what is due.
 """

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Rewrite requirements/*.txt from pyproject.toml. Versions stay unless asked: scripts/lock.sh --upgrade
 #
-# dev.txt holds everything but locust.txt; the others are parts of it and are constrained by it, so that
+# dev.txt holds everything but locust.txt, peer.txt and plots.txt; the others are parts of it and are constrained by it, so that
 # one virtual environment can take them in any order. --universal: one file for Linux and macOS, every
 # Python from 3.11 on. No address is written: the files work against any index.
 set -euo pipefail
@@ -28,8 +28,10 @@ compile run pyproject.toml "${within[@]}"
 compile embedded pyproject.toml --extra embedded "${within[@]}"
 compile load pyproject.toml --extra embedded --extra load "${within[@]}"
 compile build --group build "${within[@]}"
-# Of a virtual environment of its own, so nothing else constrains it.
+# Of virtual environments of their own, so nothing else constrains them.
 compile locust --group locust "$@"
+compile peer --group peer "$@"
+compile plots --group plots --constraint requirements/peer.txt "$@"
 
 if grep -n '://' requirements/*.txt; then
   echo "lock: an address came into a lock file" >&2

@@ -1,7 +1,8 @@
 """
 Make the virtual environment of one level with its locked packages, or do nothing when it is there already.
 
-All levels are in `.venv` but `locust`, which has `.venv-load` for itself: gevent must never meet the service.
+All levels are in `.venv` but `locust`, which has `.venv-load` for itself, because gevent must never meet the service,
+and `peer` and `bench`, which share `.venv-peer`: what the benchmark compares with, and what draws its plots.
 
 Started by bootstrap.py. Standard library only. Every package is checked against its hash in
 requirements/*.txt. A stamp is written when a level is complete, and only then, so an interrupted
@@ -28,8 +29,19 @@ LEVELS = {
     "load": ("load", "build"),
     "test": ("dev",),
     "locust": ("locust",),
+    "peer": ("peer",),
+    "bench": ("peer", "plots"),
 }
-STANDS_FOR = {"run": ("run", "load", "test"), "load": ("load", "test"), "test": ("test",), "locust": ("locust",)}
+STANDS_FOR = {
+    "run": ("run", "load", "test"),
+    "load": ("load", "test"),
+    "test": ("test",),
+    "locust": ("locust",),
+    "peer": ("peer", "bench"),
+    "bench": ("bench",),
+}
+# The levels that are not in `.venv`, and where they are.
+APART = {"locust": ".venv-load", "peer": ".venv-peer", "bench": ".venv-peer"}
 
 PYTHON_MIN = (3, 11)  # for a .venv that is here already; see bootstrap.py for our own
 OUTPUT_LINES_MAX = 40  # of a failed command: enough for pip's reason, not its whole story
@@ -72,8 +84,8 @@ class Venv(NamedTuple):
 
 
 def venv_of(level: str) -> Venv:
-    if level == "locust":
-        return Venv(ROOT / ".venv-load", with_project=False)
+    if level in APART:
+        return Venv(ROOT / APART[level], with_project=False)
     return Venv(ROOT / ".venv", with_project=True)
 
 

@@ -32,7 +32,7 @@ def checkout(tmp_path: Path) -> Path:
     (tmp_path / "scripts").mkdir()
     for name in ("bootstrap.py", "make_venv.py"):
         shutil.copy(ROOT / "scripts" / name, tmp_path / "scripts")
-    for name in (".venv", ".venv-load"):
+    for name in (".venv", ".venv-load", ".venv-peer"):
         venv = tmp_path / name
         subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(venv)], check=True)
         (packages,) = (venv / "lib").glob("*/site-packages")
@@ -44,7 +44,8 @@ def setup(checkout: Path, level: str = "run") -> tuple[int, str, list[str]]:
     """
     Run the set-up; give its exit code, what it said, and how it called pip.
     """
-    calls = checkout / (".venv-load" if level == "locust" else ".venv") / "calls"
+    apart = {"locust": ".venv-load", "peer": ".venv-peer", "bench": ".venv-peer"}
+    calls = checkout / apart.get(level, ".venv") / "calls"
     calls.unlink(missing_ok=True)
     command = [sys.executable, str(checkout / "scripts" / "bootstrap.py"), level]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -87,6 +88,23 @@ def test_locust_is_apart(checkout: Path) -> None:
     assert setup(checkout, "test") == (0, "", [])
     everything = (checkout / "requirements" / "dev.txt").read_text()
     assert "gevent==" not in everything
+
+
+def test_the_peer_is_apart(checkout: Path) -> None:
+    """
+    What the benchmark compares with has an environment of its own; what draws comes into it when it is asked for.
+    """
+    setup(checkout, "test")
+    _, _, (call,) = setup(checkout, "peer")
+    assert "peer.txt" in call
+    assert "plots.txt" not in call
+    _, _, (call,) = setup(checkout, "bench")
+    assert "peer.txt" in call
+    assert "plots.txt" in call
+    assert setup(checkout, "peer") == (0, "", [])
+    everything = (checkout / "requirements" / "dev.txt").read_text()
+    assert "fastapi==" not in everything
+    assert "matplotlib==" not in everything
 
 
 def test_changed_lock_is_installed(checkout: Path) -> None:

@@ -1,0 +1,106 @@
+"""Transfers by SQL: what thousands of requests would have left behind, so that a ledger is large within minutes."""
+
+import asyncio
+import time
+from collections.abc import Callable, Sequence
+
+import asyncpg
+
+# Transfers of one transaction: so few that the time left is looked at often, and that sorting them stays in memory.
+CHUNK = 250_000
+# One chunk, on a slow disk.
+STATEMENT_SECONDS_MAX = 300.0
+# A tenth of the transfers come from the first account, as from one that everybody uses.
+MOVES = """
+    CREATE TEMPORARY TABLE moves AS
+    SELECT n, 1 + n % 500 AS amount, $2::timestamptz + n * interval '1 microsecond' AS created_at,
+           'load:' || source AS source, 'load:' || (source + 1 + step) % $3::bigint AS destination
+    FROM (
+        SELECT n, CASE WHEN n % 10 = 0 THEN 0 ELSE floor(random() * $3::bigint)::bigint END AS source,
+               floor(random() * ($3::bigint - 1))::bigint AS step
+        FROM generate_series(1, $1::bigint) AS n
+    ) AS m
+"""
+SIDES = """
+    CREATE TEMPORARY TABLE sides AS
+    SELECT s.n, s.account, s.signed < 0 AS is_source, s.created_at,
+           a.balance + sum(s.signed) OVER w AS balance, a.version + row_number() OVER w AS version
+    FROM (
+        SELECT n, source AS account, -amount AS signed, created_at FROM moves
+        UNION ALL
+        SELECT n, destination, amount, created_at FROM moves
+    ) AS s
+    JOIN tallystick.accounts AS a ON a.ledger_id = $1 AND a.id = s.account
+    WINDOW w AS (PARTITION BY s.account ORDER BY s.n)
+"""
+TRANSFERS = """
+    INSERT INTO tallystick.transfers (
+        ledger_id, amount, source_balance, destination_balance, source_version, destination_version, created_at, id,
+        idempotency_key, fingerprint, kind, source, destination, currency, metadata
+    )
+    SELECT $1, m.amount, s.balance, d.balance, s.version, d.version, m.created_at, uuidv7(),
+           uuidv7()::text, sha256(m.n::text::bytea), 'transfer', m.source, m.destination, 'EUR', '{}'::json
+    FROM moves AS m
+    JOIN sides AS s ON s.n = m.n AND s.is_source
+    JOIN sides AS d ON d.n = m.n AND NOT d.is_source
+    ORDER BY m.n
+"""
+ACCOUNTS = """
+    UPDATE tallystick.accounts AS a
+    SET balance = s.balance, version = s.version, last_entry_at = s.created_at
+    FROM (
+        SELECT DISTINCT ON (account) account, balance, version, created_at FROM sides ORDER BY account, version DESC
+    ) AS s
+    WHERE a.ledger_id = $1 AND a.id = s.account
+"""
+# Later than any entry there is.
+START = """
+    SELECT greatest(clock_timestamp(), max(last_entry_at)) FROM tallystick.accounts WHERE ledger_id = $1
+"""
+LEDGER = "SELECT max(ledger_id) FROM tallystick.accounts WHERE id = $1"
+COUNT = "SELECT count(*) FROM tallystick.transfers"
+
+
+def fill(url: str, accounts: Sequence[str], size: int, until: float, tell: Callable[[int], None]) -> int:
+    """
+    Fill the newest ledger that has these accounts until the database holds *size* transfers or time is up.
+
+    Args:
+        url: Of the database, as its superuser; nobody posts to the ledger meanwhile.
+
+        accounts: All of the ledger, named `load:0` and so on.
+
+        until: Instant of the monotonic clock after which no further chunk is begun.
+
+        tell: Called with the number of transfers now and then.
+
+    Returns:
+        The transfers that the database holds.
+    """
+    return asyncio.run(_fill(url, accounts, size, until, tell))
+
+
+async def _fill(url: str, accounts: Sequence[str], size: int, until: float, tell: Callable[[int], None]) -> int:
+    connection = await asyncpg.connect(url, command_timeout=STATEMENT_SECONDS_MAX)
+    try:
+        await connection.execute("SET work_mem = '256MB'")
+        ledger = await connection.fetchval(LEDGER, accounts[0])
+        held: int = await connection.fetchval(COUNT)
+        began_with = held
+        while held < size and time.monotonic() < until:
+            chunk = min(CHUNK, size - held)
+            async with connection.transaction():
+                start = await connection.fetchval(START, ledger)
+                await connection.execute("DROP TABLE IF EXISTS moves, sides")
+                await connection.execute(MOVES, chunk, start, len(accounts))
+                await connection.execute(SIDES, ledger)
+                await connection.execute(TRANSFERS, ledger)
+                await connection.execute(ACCOUNTS, ledger)
+                await connection.execute("DROP TABLE moves, sides")
+            held += chunk
+            tell(held)
+        if held > began_with:
+            await connection.execute("VACUUM (ANALYZE) tallystick.accounts, tallystick.transfers")
+        return held
+    finally:
+        await connection.close()

@@ -1,0 +1,171 @@
+"""The benchmark: what it writes, what it does not count, and what its generator counts."""
+
+import asyncio
+import os
+import re
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from loadtests.bench import __main__ as program
+from loadtests.bench.fill import fill
+from loadtests.bench.generator import run_closed
+from loadtests.bench.places import open_accounts
+from loadtests.bench.record import Part, read
+from loadtests.bench.report import TEMPLATE, render
+from loadtests.bench.work import Work
+from tests.support.books import check_books
+from tests.support.postgres import administer
+from tests.support.service import in_process, make_key
+
+ROOT = Path(__file__).resolve().parents[2]
+FIGURES = Path(__file__).with_name("figures")
+
+
+def stored() -> list[Part]:
+    """All parts of a short run that was kept."""
+    parts = [read(FIGURES, name) for name in program.PARTS]
+    found = [part for part in parts if part is not None]
+    assert len(found) == len(parts)
+    return found
+
+
+def written(parts: list[Part], plots: Path = Path("none")) -> str:
+    """The document from some parts."""
+    return render(parts, TEMPLATE.read_text(encoding="utf-8"), ROOT / "benchmarks.md", plots)
+
+
+def test_the_document_says_how_it_was_measured() -> None:
+    """Command, commit, machine and versions of every part are there, and no place of the template is left."""
+    parts = stored()
+    text = written(parts)
+    for part in parts:
+        assert f"| {part.name} | {part.command} | {part.commit} | {part.began} |" in text
+        assert f"- {part.name}: {part.audit}" in text
+    for name, fact in parts[0].machine.items():
+        assert f"| {name} | {fact} |" in text
+    assert "{{" not in text
+    assert "Not measured" not in text
+
+
+def test_the_document_has_the_figures() -> None:
+    """Every rate that was measured once is in a table."""
+    for part in stored():
+        if part.name in ("api", "sides", "overload"):
+            text = written([part])
+            assert [run for run in part.runs if f" {run['per_second']:,.0f} " not in text] == []
+
+
+def test_words_hold_no_figures() -> None:
+    """What was written by hand has no digit that somebody could take for a measurement."""
+    assert re.search(r"\d", TEMPLATE.read_text(encoding="utf-8")) is None
+
+
+def test_wrong_books_do_not_count() -> None:
+    """Of a part with wrong books nothing is shown but that."""
+    [part] = [part for part in stored() if part.name == "api"]
+    text = written([part._replace(clean=False, audit="one account differs")])
+    assert "does not count: one account differs" in text
+    assert [run for run in part.runs if f" {run['per_second']:,.0f} " in text] == []
+
+
+class Bench(NamedTuple):
+    """The program with a part of its own, and where its figures go."""
+
+    reports: Path
+    calls: list[int]
+
+    def __call__(self, *words: str) -> int:
+        places = (
+            "--reports",
+            str(self.reports),
+            "--document",
+            str(self.reports / "b.md"),
+            "--plots",
+            str(self.reports),
+        )
+        return run_program([*words, "--quick", "--part", "stub", *places])
+
+
+def run_program(words: list[str]) -> int:
+    """Run the program in this process."""
+    sys.argv = ["bench", *words]
+    return program.main()
+
+
+@pytest.fixture
+def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bench:
+    """A part whose books are right unless its folder says otherwise; nothing is drawn."""
+    calls: list[int] = []
+
+    def part(work: Work) -> None:
+        calls.append(1)
+        work.keep(side="tallystick", workload="read", per_second=4321.0, seconds=1.0)
+        work.audits.note("stub", not (tmp_path / "wrong").exists(), "said the auditor")
+        if (tmp_path / "interrupt").exists():
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(program, "PARTS", {"stub": part})
+    monkeypatch.setattr(program, "has_peer", lambda: True)
+    monkeypatch.setattr(program, "_write", lambda *_: None)
+    monkeypatch.setattr("signal.signal", lambda *_: None)
+    monkeypatch.setattr(sys, "argv", sys.argv)
+    return Bench(tmp_path, calls)
+
+
+def test_a_part_is_measured_once(bench: Bench) -> None:
+    """What was measured at this commit and scale is kept, unless it is asked for again."""
+    assert bench() == 0
+    assert bench() == 0
+    assert len(bench.calls) == 1
+    assert bench("--again") == 0
+    assert len(bench.calls) == 2
+
+
+def test_a_part_with_wrong_books_fails(bench: Bench, capsys: pytest.CaptureFixture[str]) -> None:
+    """The program says so, ends with 1, and measures it the next time."""
+    (bench.reports / "wrong").touch()
+    assert bench() == 1
+    assert "DOES NOT COUNT" in capsys.readouterr().out
+    part = read(bench.reports, "stub")
+    assert part is not None
+    assert not part.counts
+    (bench.reports / "wrong").unlink()
+    assert bench() == 0
+    assert len(bench.calls) == 2
+
+
+def test_an_interrupted_part_is_kept_and_measured_again(bench: Bench) -> None:
+    """Runs whose books were audited are kept, marked as not all of them."""
+    (bench.reports / "interrupt").touch()
+    assert bench() == 1
+    part = read(bench.reports, "stub")
+    assert part is not None
+    assert (part.counts, part.complete, len(part.runs)) == (True, False, 1)
+    (bench.reports / "interrupt").unlink()
+    assert bench() == 0
+    assert len(bench.calls) == 2
+
+
+async def test_the_generator_counts_what_happened(database_url: str, redis_url: str) -> None:
+    """It says as many answers as the ledger has transfers; what SQL fills in has right books, and they go on."""
+    async with in_process(database_url, redis_url) as service:
+        key = await make_key(database_url, "bench")
+        port = int(service.url.rpartition(":")[2])
+        place = await asyncio.to_thread(open_accounts, "127.0.0.1", port, [key])
+        run = await asyncio.to_thread(run_closed, "post", place, 8, 0.5, [os.getpid()])
+        [[count]] = await administer(database_url, "SELECT count(*) FROM tallystick.transfers")
+        assert run["answered"] == count > 0
+        assert run["other"] == {}
+        assert 0 < run["p50"] <= run["p99"] <= run["p999"]
+        assert sum(run["cpu"]["server"]) >= 0
+        held = await asyncio.to_thread(
+            fill, database_url, place.accounts, count + 2_000, float("inf"), lambda _held: None
+        )
+        assert held == count + 2_000
+        more = await asyncio.to_thread(run_closed, "hot", place, 8, 0.3, [os.getpid()])
+        assert more["other"] == {}
+        assert more["good"] > 0
+    await check_books(database_url)

@@ -1,0 +1,140 @@
+"""The API written the usual way: it does what Tallystick does, for all that the benchmark compares."""
+
+import asyncio
+import contextlib
+import json
+import os
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Iterator, Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+import aiohttp
+import pytest
+
+from loadtests.bench.places import PEER_AUDIT, PEER_PYTHON, peer_key, run_peer
+from loadtests.bench.requests import Place
+from server.process.commands.keys import KeyLimit
+from tests.support.postgres import administer, create_empty_database, drop_database
+from tests.support.service import Service, make_key
+
+ROOT = Path(__file__).resolve().parents[2]
+FIGURES = Path(__file__).with_name("figures")
+# The first time, the peer's packages are fetched.
+SETUP_SECONDS_MAX = 600
+SECONDS_MAX = 100
+
+pytestmark = pytest.mark.timeout(SETUP_SECONDS_MAX + SECONDS_MAX)
+# A limit of three requests in a time in which all requests of a test are made.
+LOW_LIMIT = KeyLimit(3, 3_600, 3, 100)
+
+
+@pytest.fixture(scope="module")
+async def peer_packages() -> None:
+    """The peer's virtual environment; made when it is not there, so that nothing is skipped."""
+    command = [sys.executable, "scripts/bootstrap.py", "peer"]
+    done = await asyncio.to_thread(
+        subprocess.run, command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=SETUP_SECONDS_MAX
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+class Api(NamedTuple):
+    """One of the two sides: its address, a key with plenty and one with `LOW_LIMIT`."""
+
+    session: aiohttp.ClientSession
+    url: str
+    key: str
+    low_key: str
+
+    async def ask(
+        self, method: str, path: str, body: object = None, *, key: str | None = None, idempotency: str | None = None
+    ) -> tuple[int, bytes, Mapping[str, str]]:
+        """One request."""
+        headers = {"Authorization": f"Bearer {key or self.key}"}
+        if idempotency is not None:
+            headers["Idempotency-Key"] = idempotency
+        async with self.session.request(method, self.url + path, json=body, headers=headers) as answer:
+            return answer.status, await answer.read(), answer.headers
+
+
+@contextlib.contextmanager
+def running_peer(database_url: str, redis_url: str) -> Iterator[tuple[Place, str, str]]:
+    """The peer on a database of its own, and its two keys."""
+    url = database_url.replace("postgresql://", "postgresql+asyncpg://", 1)
+    with run_peer(url, redis_url) as (place, _):
+        keys = [peer_key(url, redis_url, name, limit) for name, limit in (("a", "1000000/second"), ("b", "3/hour"))]
+        yield place, keys[0], keys[1]
+
+
+@pytest.fixture(params=["tallystick", "peer"])
+async def side(
+    request: pytest.FixtureRequest, postgres_url: str, redis_url: str, service: Service, peer_packages: None
+) -> AsyncIterator[Api]:
+    """Either side, running, with nothing in it."""
+    async with aiohttp.ClientSession() as session:
+        if request.param == "tallystick":
+            name = f"bench-{os.urandom(4).hex()}"
+            key = await make_key(service.database_url, name)
+            low = await make_key(service.database_url, f"{name}-low", "admin", LOW_LIMIT)
+            yield Api(session, service.url, key, low)
+            return
+        database = await create_empty_database(postgres_url)
+        context = running_peer(database, redis_url)
+        place, key, low = await asyncio.to_thread(context.__enter__)
+        try:
+            yield Api(session, f"http://{place.host}:{place.port}", key, low)
+            assert [list(row) for row in await administer(database, PEER_AUDIT)] == [[True]]
+        finally:
+            await asyncio.to_thread(context.__exit__, None, None, None)
+            await drop_database(postgres_url, database)
+
+
+async def test_both_sides_do_the_same(side: Api) -> None:
+    """Of the calls that are compared: accounts, transfers, replays, reads, and limits, with what goes wrong."""
+    for name in ("a", "b"):
+        account = {"id": name, "currency": "EUR", "floor": None if name == "a" else 0}
+        assert (await side.ask("POST", "/v1/accounts", account))[0] == 201
+        status, _, headers = await side.ask("POST", "/v1/accounts", account)
+        assert (status, headers["Idempotent-Replayed"]) == (200, "true")
+    assert json.loads((await side.ask("GET", "/v1/accounts/b"))[1])["balance"] == 0
+
+    transfer = {"source": "a", "destination": "b", "amount": 7, "currency": "EUR"}
+    answers = await asyncio.gather(*(side.ask("POST", "/v1/transfers", transfer, idempotency="one") for _ in range(5)))
+    assert {(status, body) for status, body, _ in answers} == {(201, answers[0][1])}
+    assert sum("Idempotent-Replayed" not in headers for _, _, headers in answers) == 1
+    posted = json.loads(answers[0][1])
+    names = ("source_balance", "destination_balance", "source_version", "destination_version", "amount", "currency")
+    assert [posted[name] for name in names] == [-7, 7, 2, 2, 7, "EUR"]
+    for _ in range(2):
+        read_now = json.loads((await side.ask("GET", "/v1/accounts/b"))[1])
+        assert (read_now["balance"], read_now["version"], read_now["floor"]) == (7, 2, 0)
+
+    other = {**transfer, "amount": 8}
+    assert (await side.ask("POST", "/v1/transfers", other, idempotency="one"))[0] == 422
+    back = {"source": "b", "destination": "a", "amount": 8, "currency": "EUR"}
+    assert (await side.ask("POST", "/v1/transfers", back, idempotency="two"))[0] == 409
+    assert (await side.ask("POST", "/v1/transfers", {**transfer, "source": "none"}, idempotency="three"))[0] == 404
+    assert (await side.ask("GET", "/v1/accounts/a", key="made-up"))[0] == 401
+
+    statuses = [(await side.ask("GET", "/v1/accounts/none", key=side.low_key))[0] for _ in range(3)]
+    assert statuses == [404] * 3
+    status, _, headers = await side.ask("GET", "/v1/accounts/none", key=side.low_key)
+    assert status == 429
+    assert int(headers["Retry-After"]) > 0
+
+
+def test_plots_are_the_same_of_the_same_figures(tmp_path: Path, peer_packages: None) -> None:
+    """Nothing of a plot depends on when it was drawn."""
+    look = subprocess.run([str(PEER_PYTHON), "-c", "import matplotlib"], capture_output=True, check=False)
+    if look.returncode != 0:
+        pytest.skip("only `make bench` fetches what draws")
+    drawn = []
+    for name in ("first", "second"):
+        folder = tmp_path / name
+        command = [str(PEER_PYTHON), "-m", "loadtests.bench.plots", str(FIGURES), str(folder)]
+        subprocess.run(command, cwd=ROOT, check=True, timeout=SECONDS_MAX)
+        drawn.append({path.name: path.read_bytes() for path in folder.iterdir()})
+    assert drawn[0] == drawn[1]
+    assert len(drawn[0]) == 8
