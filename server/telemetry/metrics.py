@@ -70,6 +70,9 @@ METRICS: Final[Mapping[str, Metric]] = {
         " at /hot-accounts.",
         ("rank",),
     ),
+    "tallystick_spans_total": Metric(
+        "counter", "Spans of traces: sent, or dropped because the collector did not take them in time.", ("result",)
+    ),
     "tallystick_loop_lag_seconds": Metric("histogram", "By how much a timer of the event loop was late.", (), SECONDS),
 }
 
