@@ -3,6 +3,7 @@
 import asyncio
 import logging
 from collections.abc import Callable
+from hashlib import sha256
 
 from server.ledger.accounts import Account
 from server.store.cache import Cache, Snapshot
