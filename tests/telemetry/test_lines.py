@@ -57,9 +57,8 @@ async def test_a_slow_posting(database_url: str, caplog: pytest.LogCaptureFixtur
         with caplog.at_level(logging.INFO):
             caplog.clear()
             async with held(database_url, MARK):
-                posting = asyncio.create_task(
-                    client.post("/v1/transfers", _transfer(), headers={"X-Request-Id": "the-slow-one"})
-                )
+                headers = {"X-Request-Id": "the-slow-one", "Idempotency-Key": MARK}
+                posting = asyncio.create_task(client.send("POST", "/v1/transfers", _transfer(), headers=headers))
                 await until(lambda: somebody_waits(database_url))
                 await asyncio.sleep(3 * SLOW_MS / 1000)
             assert (await posting).status == 201

@@ -150,7 +150,7 @@ async def test_what_is_too_much(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_off_it_is_not_loaded() -> None:
-    """Without a collector nothing that makes or sends spans is imported; redis-py looks for a part of the rest itself."""
+    """Without a collector nothing that sends spans is imported; redis-py looks for a part of the rest by itself."""
     assert open_traces(None, 1) is None
     heavy = ("server.telemetry.otel", "opentelemetry.exporter", "opentelemetry.proto")
     program = (
