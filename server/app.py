@@ -12,6 +12,7 @@ from server.gate.keys import Authenticator, Defaults
 from server.gate.limits import Limit, read_rate
 from server.gate.running import Running
 from server.http import render
+from server.http.forwarded import TrustedProxies
 from server.http.observer import Observer
 from server.http.parts import Parts
 from server.http.runtime import runtime_failures
@@ -68,6 +69,19 @@ def _limit(prefix: str, rate: str, burst: int) -> Limit:
     return limit
 
 
+def trusted_proxies(settings: Settings) -> TrustedProxies:
+    """
+    Return the proxies that are believed.
+
+    Raises:
+        SettingsError: One is neither an address nor a network.
+    """
+    try:
+        return TrustedProxies(settings.trusted_proxies)
+    except ValueError as error:
+        raise SettingsError(f"trusted_proxies: {error}") from None
+
+
 class App(NamedTuple):
     """A service that can be given connections."""
 
@@ -94,6 +108,7 @@ async def create_app(settings: Settings, workers: int = 1) -> AsyncIterator[App]
     assert settings.redis_url is not None, "as below"
     assert settings.database_url is not None, "the caller decides between an address and the embedded servers"
     defaults = default_limits(settings)
+    proxies = trusted_proxies(settings)
     traces = open_traces(settings.otel_endpoint, settings.otel_sample)
     async with Database(
         settings.database_url,
@@ -118,7 +133,18 @@ async def create_app(settings: Settings, workers: int = 1) -> AsyncIterator[App]
         authenticator = Authenticator(database, defaults)
         failures = Failures(redis, keyspace, defaults.failures, workers)
         parts = Parts(
-            authenticator, accounts, posting, history, gate, Running(), failures, cache, self_check, readiness, tallies
+            authenticator,
+            accounts,
+            posting,
+            history,
+            gate,
+            Running(),
+            failures,
+            proxies,
+            cache,
+            self_check,
+            readiness,
+            tallies,
         )
         observer = Observer(tallies, settings.slow_ms / 1000, settings.log_sample, traces)
         try:

@@ -24,6 +24,9 @@ _WHOLE_NUMBER = re.compile(r"0|[1-9][0-9]{0,18}")
 # The standard library takes such an escape for plain text.
 _BROKEN_ESCAPE = re.compile(r"%(?![0-9A-Fa-f]{2})")
 
+# A target that names the server too: RFC 9112, section 3.2.2.
+_ABSOLUTE = re.compile(r"https?://[^/?]*", re.IGNORECASE)
+
 # Request ids of this process: a random part, then a count.
 _process = secrets.token_hex(6)
 _counter = itertools.count(1)
@@ -32,6 +35,17 @@ _counter = itertools.count(1)
 def new_request_id() -> str:
     """Return the id of a request whose caller gave it none."""
     return f"{_process}-{next(_counter):x}"
+
+
+def origin_form(target: str) -> str:
+    """Return a request's target without scheme and authority."""
+    if target[:1] == "/":
+        return target
+    found = _ABSOLUTE.match(target)
+    if found is None:
+        return target
+    rest = target[found.end() :]
+    return rest if rest[:1] == "/" else "/" + rest
 
 
 class Call:
@@ -114,7 +128,7 @@ class Call:
 
     @property
     def remote(self) -> str:
-        """The network address that the request came from; empty where there is none."""
+        """The network address at the other end of the connection; empty where there is none."""
         peer = self.protocol.peername
         return str(peer[0]) if isinstance(peer, tuple) else ""
 

@@ -6,6 +6,7 @@ from server.gate.failures import Failures
 from server.gate.gate import Gate
 from server.gate.keys import Authenticator
 from server.gate.running import Running
+from server.http.forwarded import TrustedProxies
 from server.ledger.accounts import Accounts
 from server.ledger.history import History
 from server.ledger.posting import PostingLane
@@ -25,6 +26,7 @@ class Parts(NamedTuple):
     gate: Gate
     running: Running
     failures: Failures
+    proxies: TrustedProxies
     cache: Cache
     self_check: SelfCheck
     readiness: Readiness

@@ -17,7 +17,7 @@ from server.http import hot_read, hot_write
 from server.http.accounts import get_admitted
 from server.http.admission import Admission, retry_after
 from server.http.admit import admit, judge, refuse_running, used_up
-from server.http.call import Call
+from server.http.call import Call, origin_form
 from server.http.head import Head
 from server.http.limits import (
     CONNECTIONS_MAX,
@@ -94,7 +94,7 @@ class HttpServer(web.Server):
     def call(self, request: web.BaseRequest) -> Call:
         """Return the call that aiohttp's request is."""
         head = Head(request._message)
-        path, _, query = request.raw_path.partition("?")
+        path, _, query = origin_form(request.raw_path).partition("?")
         call = Call((request.method, path, query), head, request.content, request.protocol, self.admission)
         call.arrived = time.monotonic()
         return call
@@ -254,7 +254,8 @@ class HttpServer(web.Server):
 
     async def _authenticate(self, call: Call) -> ApiKey:
         """Find out whose request this is; who fails too often from one address is told to wait."""
-        failures, address = self._parts.failures, call.remote
+        failures = self._parts.failures
+        address = self._parts.proxies.caller(call.remote, call.headers)
 
         async def refuse_used_up() -> None:
             if wait := await failures.used_up(address):

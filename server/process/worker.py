@@ -182,6 +182,8 @@ class Worker:
 
     async def _let_clients_go(self, app: App) -> None:
         """Return when nobody is connected, after a while, or when everything stops."""
+        # A connection that the loop has just accepted is not counted yet.
+        await asyncio.sleep(STOP_LISTENING_SECONDS)
         for _ in range(round(RETIRE_SECONDS / RETIRE_POLL_SECONDS)):
             if self._stop.is_set() or not app.server.connections_open:
                 return

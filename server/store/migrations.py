@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import asyncpg
 
+from server.store import hosts
 from server.store.errors import StoreError
 from server.store.sessions import CONNECT_TIMEOUT_SECONDS
 from server.store.sql import query, sql_root
@@ -123,7 +124,7 @@ async def migrate(dsn: str, root: Path | None = None) -> list[str]:
     """
     folder = root or sql_root()
     done: list[str] = []
-    connection = await asyncpg.connect(
+    connection = await hosts.connect(
         dsn,
         timeout=CONNECT_TIMEOUT_SECONDS,
         server_settings={

@@ -1,9 +1,11 @@
 """Pools of connections: how they are made, and how a connection is handed back."""
 
 import logging
+from typing import Any, cast
 
 import asyncpg
 
+from server.store import hosts
 from server.store.sessions import (
     COMMAND_TIMEOUT_SECONDS,
     CONNECT_TIMEOUT_SECONDS,
@@ -22,6 +24,8 @@ async def create_pool(dsn: str, size: int) -> "asyncpg.Pool[asyncpg.Record]":
     """Return a pool of up to *size* connections; none is opened here, so Postgres may be away."""
     return await asyncpg.create_pool(
         dsn,
+        # The stub of asyncpg spells out every argument that is handed through.
+        connect=cast(Any, hosts.connect),
         connection_class=ServiceConnection,
         min_size=0,
         max_size=size,

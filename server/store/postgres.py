@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager
 import asyncpg
 from tenacity import AsyncRetrying, retry_if_exception_type, stop_before_delay, wait_random_exponential
 
+from server.store import hosts
 from server.store.breaker import Breaker
 from server.store.coalescer import QueueFullError
 from server.store.errors import OutcomeUnknownError, StoreAwayError, StoreUnavailableError
@@ -263,7 +264,7 @@ class Database:
     async def _probe(self) -> None:
         """Return when Postgres answers on a new connection, after which none of the old ones is used again."""
         try:
-            connection = await asyncpg.connect(
+            connection = await hosts.connect(
                 self._dsn,
                 timeout=CONNECT_TIMEOUT_SECONDS,
                 command_timeout=CONNECT_TIMEOUT_SECONDS,

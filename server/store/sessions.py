@@ -5,6 +5,8 @@ from contextlib import asynccontextmanager
 
 import asyncpg
 
+from server.store import hosts
+
 # One batch of 500 takes about 15 ms; a statement that runs a hundred times longer is stuck, and its row locks with it.
 STATEMENT_TIMEOUT_MS = 2_000
 # Batches of several workers queue on a hot row for tens of milliseconds each; past this the holder is not working.
@@ -102,7 +104,7 @@ async def scanning_session(dsn: str) -> "AsyncIterator[asyncpg.Connection[asyncp
     Raises:
         OSError, asyncpg.PostgresError: Postgres cannot be reached or refuses.
     """
-    connection = await asyncpg.connect(dsn, timeout=CONNECT_TIMEOUT_SECONDS, server_settings=SCAN_SETTINGS)
+    connection = await hosts.connect(dsn, timeout=CONNECT_TIMEOUT_SECONDS, server_settings=SCAN_SETTINGS)
     try:
         yield connection
     finally:

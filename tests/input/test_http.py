@@ -83,6 +83,18 @@ async def test_pipelined_requests_are_answered_in_order(book: Book) -> None:
     assert [response.status for response in responses if response] == [200, 200, 404] * 10
 
 
+@pytest.mark.parametrize("prefix", ["http://ledger", "HTTPS://somebody:9/", "http://[::1]:8080"])
+async def test_a_target_that_names_the_server_means_its_path(book: Book, prefix: str) -> None:
+    """The absolute form, as proxies send it, is answered as the path in it is."""
+    prefix = prefix.removesuffix("/")
+    async with connect(book.client.url) as wire:
+        for target, status in (("/livez", 200), ("/v1/accounts/alice", 200), ("/v1/accounts?limit=x", 400), ("", 404)):
+            await wire.send(request("GET", prefix + target, token=book.client.token))
+            response = await wire.receive()
+            assert response is not None
+            assert response.status == status, target
+
+
 @pytest.mark.parametrize("protocol", ["h2c", "websocket", "tcp", "TLS/1.0"])
 async def test_an_upgrade_ends_the_connection(book: Book, protocol: str) -> None:
     """No protocol is switched; the answer is followed by the end, so nothing behind it waits for ever."""

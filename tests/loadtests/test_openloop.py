@@ -135,7 +135,7 @@ def arguments(**changes: object) -> argparse.Namespace:
 class _Here:
     """A server of one's own that runs in the test's process, as far as a curve looks at it."""
 
-    pid = 1
+    worker = 1
 
     def __init__(self, service: Service, key: str) -> None:
         self.url = service.url

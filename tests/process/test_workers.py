@@ -53,7 +53,8 @@ class Crew(NamedTuple):
             async with aiohttp.ClientSession(connector=connector) as session:
                 # A read that was lost counts, though it could be sent again.
                 session._retry_connection = False
-                client = Client(session, self.server.url, self.token)
+                # Every balancer that asks goes on hearing that the server is ready, on either port.
+                client = Client(session, self.server.url if number else self.server.admin_url, self.token)
                 count = 0
                 while not stop.is_set():
                     count += 1
@@ -61,7 +62,8 @@ class Crew(NamedTuple):
                         await self.history.transfer(client, f"work-{number}-{count}", "alice", "bob", 1)
                     else:
                         try:
-                            answer = await client.get("/v1/accounts/bob")
+                            path = "/v1/accounts/bob" if number and count % 3 else "/readyz"
+                            answer = await client.get(path)
                             if answer.status != 200:
                                 wrong.append(f"{answer.status} {answer.body!r}")
                         except aiohttp.ClientError as error:

@@ -121,9 +121,7 @@ async def test_callers_that_leave(client: RedisServer) -> None:
     assert not client.away
 
 
-async def test_flushes_that_are_cancelled(
-    proxy: tuple[RedisProxy, str], connect: Connect, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_flushes_that_are_cancelled(proxy: tuple[RedisProxy, str], connect: Connect, patient: None) -> None:
     """A flush that is cancelled in the middle leaves no connection behind on which its replies could come."""
     between, url = proxy
     client = connect(url)

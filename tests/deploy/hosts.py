@@ -1,0 +1,153 @@
+"""Servers behind a balancer, and callers that post, read and remember."""
+
+import asyncio
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+from typing import NamedTuple
+
+import aiohttp
+
+from tests.support.balancer import Balancer
+from tests.support.books import verdict
+from tests.support.client import Answer, Client
+from tests.support.command import run
+from tests.support.history import BACK_SECONDS, RETRY_SECONDS, History
+from tests.support.service import ServerProcess, make_key
+
+LEDGER = "hosts"
+# Callers at once, each on connections of its own: enough to have requests under way on both servers at any moment.
+CALLERS = 12
+# Accounts they pay into; each is written by several of them and read by all.
+PAYEES = 4
+# Transfers that must have been acknowledged before something happens, and after it.
+STEADY = 60
+# Failed authentications that the servers allow an address; none comes back during a test.
+FAILURES_BURST = 20
+# Seconds that callers get to finish what they are at.
+END_SECONDS = 40.0
+
+
+class Hosts(NamedTuple):
+    """Two servers, the balancer before them, a client of it, and what its callers sent and heard."""
+
+    servers: tuple[ServerProcess, ServerProcess]
+    balancer: Balancer
+    client: Client
+    history: History
+
+    def direct(self, number: int) -> Client:
+        """Return a client of one server."""
+        return Client(self.client.session, self.servers[number].url, self.client.token)
+
+    async def audited(self) -> None:
+        """Assert that every caller was told the truth, and that the books add up by the command of operators too."""
+        await self.history.settle(self.client)
+        await self.history.check()
+        ended = await run("audit", database_url=self.history.database_url)
+        assert ended.code == 0, (ended.out, ended.err)
+
+
+@asynccontextmanager
+async def hosts_behind(
+    kind: type[Balancer], database_url: str, redis_url: str, folder: Path, **variables: str
+) -> AsyncIterator[Hosts]:
+    """Start two servers and the balancer, and open the accounts."""
+    settings = {
+        "TALLYSTICK_TRUSTED_PROXIES": "127.0.0.1",
+        "TALLYSTICK_AUTH_FAILURE_RATE": "1/day",
+        "TALLYSTICK_AUTH_FAILURE_BURST": str(FAILURES_BURST),
+    }
+    servers = (
+        ServerProcess(database_url, folder / "one.log", settings, redis_url),
+        ServerProcess(database_url, folder / "two.log", settings, redis_url),
+    )
+    balancer = kind(folder, (servers[0].port, servers[1].port), **variables)
+    # Before anything is started: the test is left out where there is no such balancer.
+    balancer.command()
+    token = await make_key(database_url, LEDGER)
+    try:
+        await asyncio.gather(*(server.start() for server in servers))
+        await balancer.start()
+        async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session:
+            client = Client(session, balancer.url, token)
+            await client.fund("payer", 1_000_000)
+            for number in range(PAYEES):
+                assert (await client.open(f"payee-{number}")).status == 201
+            yield Hosts(servers, balancer, client, History(database_url, LEDGER))
+    finally:
+        await balancer.stop()
+        await asyncio.gather(*(server.stop() for server in servers))
+
+
+class Callers:
+    """
+    A steady load: each caller posts a transfer, insists with the same key until it has its answer, and reads.
+
+    Attributes:
+        acknowledged: Transfers that were answered 201.
+
+        reads: Statuses of all reads, None where no answer came.
+    """
+
+    def __init__(self, hosts: Hosts) -> None:
+        self._hosts = hosts
+        self._stop = asyncio.Event()
+        self._tasks: list[asyncio.Task[None]] = []
+        self.acknowledged = 0
+        self.reads: list[int | None] = []
+
+    async def steady(self, happens: Callable[[], Awaitable[None]]) -> None:
+        """Run them before, while and after something happens; return when all have their answers."""
+        self._tasks = [asyncio.create_task(self._call(number)) for number in range(CALLERS)]
+        try:
+            await self.more()
+            await happens()
+            await self.more()
+        finally:
+            self._stop.set()
+            async with asyncio.timeout(END_SECONDS):
+                await asyncio.gather(*self._tasks)
+
+    async def more(self) -> None:
+        """Return when some more transfers have been acknowledged."""
+        goal = self.acknowledged + STEADY
+        async with asyncio.timeout(END_SECONDS):
+            while self.acknowledged < goal:
+                await asyncio.sleep(RETRY_SECONDS)
+                if failed := [task for task in self._tasks if task.done()]:
+                    await failed[0]
+
+    async def _call(self, number: int) -> None:
+        hosts, count = self._hosts, 0
+        payee = f"payee-{number % PAYEES}"
+        async with aiohttp.ClientSession() as session:
+            client = Client(session, hosts.client.url, hosts.client.token)
+            while not self._stop.is_set():
+                answer = await hosts.history.insist(client, f"call-{number}-{count}", "payer", payee, 1)
+                assert verdict(answer) == "posted", answer
+                self.acknowledged += 1
+                count += 1
+                # Whichever server answers, it knows of what was acknowledged through the other.
+                read = await self._read(client, payee)
+                assert read.json["version"] >= answer.json["destination_version"], (read, answer)
+
+    async def _read(self, client: Client, account: str) -> Answer:
+        async with asyncio.timeout(BACK_SECONDS):
+            while True:
+                answer = None
+                with suppress(aiohttp.ClientError, OSError):
+                    answer = await client.get(f"/v1/accounts/{account}")
+                self.reads.append(answer.status if answer else None)
+                if answer is not None and answer.status == 200:
+                    return answer
+                await asyncio.sleep(RETRY_SECONDS)
+
+
+def definite(hosts: Hosts, callers: Callers) -> None:
+    """Assert that every write and every read was served at the first attempt."""
+    assert not hosts.history.errors, (hosts.history.errors, hosts.balancer.log.read_text())
+    others = [o.answer for o in hosts.history.operations if verdict(o.answer) != "posted"]
+    assert not others, (others, hosts.balancer.log.read_text())
+    assert set(callers.reads) == {200}, Counter(callers.reads)

@@ -1,0 +1,190 @@
+"""The shipped configurations: what is sent again and what never, what callers hear, and how operators steer HAProxy."""
+
+import asyncio
+from collections import Counter
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+
+from tests.deploy.hosts import Callers, Hosts, definite
+from tests.deploy.sinks import Sinks, sinks
+from tests.support.balancer import ALL_TESTS, BALANCERS, Balancer, Haproxy, program
+from tests.support.client import Answer, Client
+from tests.support.service import free_port
+from tests.support.waiting import until
+
+# What pytest raises for a test that fails on purpose, and for one that is left out.
+Failed, Skipped = pytest.fail.Exception, pytest.skip.Exception
+# Requests that are divided between two servers, three to one.
+DIVIDED = 40
+
+
+@pytest.fixture(params=sorted(BALANCERS))
+def kind(request: pytest.FixtureRequest) -> type[Balancer]:
+    """HAProxy, and nginx."""
+    return BALANCERS[request.param]
+
+
+@asynccontextmanager
+async def asked(balancer: Balancer) -> AsyncIterator[Client]:
+    """Start a balancer and give a client of it."""
+    try:
+        await balancer.start()
+        async with aiohttp.ClientSession() as session:
+            yield Client(session, balancer.url, "key")
+    finally:
+        await balancer.stop()
+
+
+@pytest.fixture
+async def lost(kind: type[Balancer], folder: Path) -> AsyncIterator[tuple[Client, Sinks]]:
+    """A client of a balancer whose servers are lost with every request."""
+    async with sinks() as both, asked(kind(folder, (both.ports[0], both.ports[1]))) as client:
+        yield client, both
+
+
+def problem(answer: Answer) -> tuple[int, str, str, str]:
+    """Return status, code, outcome and retry of an answer, which is a problem with the id of its request."""
+    assert answer.headers["Content-Type"] == "application/problem+json", answer
+    assert answer.json["request_id"] == answer.headers["X-Request-Id"] == "order-17"
+    assert answer.json["status"] == answer.status
+    assert answer.headers["Retry-After"] == "1"
+    return answer.status, answer.code, answer.json["outcome"], answer.json["retry"]
+
+
+@pytest.mark.parametrize(("everything", "ending"), [("1", Failed), ("", Skipped)])
+def test_a_balancer_that_is_missing_is_named(monkeypatch: pytest.MonkeyPatch, everything: str, ending: Any) -> None:
+    """Where nothing may be left out its tests fail, elsewhere they are skipped; both say what to install."""
+    monkeypatch.setenv(ALL_TESTS, everything)
+    with pytest.raises(ending, match="no-such-balancer is not installed"):
+        program("no-such-balancer")
+
+
+async def test_a_write_that_was_sent_is_never_sent_again(lost: tuple[Client, Sinks]) -> None:
+    """The caller hears that the outcome is unknown, and one server heard of the request, once."""
+    client, both = lost
+    answer = await client.send("POST", "/v1/transfers", {}, headers={"X-Request-Id": "order-17"})
+    assert problem(answer) == (502, "unavailable", "unknown", "same_key")
+    assert both.heard == {"POST /v1/transfers": 1}
+    for number in range(2, 6):
+        # On a connection that has been used before, HAProxy says nothing and ends it.
+        with suppress(aiohttp.ServerDisconnectedError):
+            answer = await client.send("POST", "/v1/transfers", {}, headers={"X-Request-Id": "order-17"})
+            assert problem(answer) == (502, "unavailable", "unknown", "same_key")
+        assert both.heard == {"POST /v1/transfers": number}
+    with suppress(aiohttp.ServerDisconnectedError):
+        await client.send("PATCH", "/v1/accounts/a", {})
+    assert both.heard["PATCH /v1/accounts/a"] == 1
+
+
+async def test_a_read_that_was_lost_is_sent_again(lost: tuple[Client, Sinks]) -> None:
+    """A read is tried at more than one server before the caller hears that there is no answer."""
+    client, both = lost
+    answer = await client.get("/v1/accounts/a", X_Request_Id="order-17")
+    assert problem(answer)[:2] in ((502, "unavailable"), (503, "overloaded"))
+    assert 2 <= both.heard["GET /v1/accounts/a"] <= 3
+
+
+async def test_nobody_is_there(kind: type[Balancer], folder: Path) -> None:
+    """Without any server callers hear so at once; HAProxy knows that nothing was done, nginx does not."""
+    said = {
+        "haproxy": (503, "overloaded", "not_applied", "same_key"),
+        "nginx": (502, "unavailable", "unknown", "same_key"),
+    }
+    async with asked(kind(folder, (free_port(), free_port()))) as client:
+        answer = await client.send("POST", "/v1/transfers", {}, headers={"X-Request-Id": "order-17"})
+        assert problem(answer) == said[kind.name]
+        nameless = await client.send("POST", "/v1/transfers", {})
+        assert nameless.json["request_id"] == nameless.headers["X-Request-Id"] != ""
+
+
+async def test_what_is_on_top_hears_not_now(folder: Path) -> None:
+    """With its servers full, HAProxy keeps a request for a moment and then says that nothing was done."""
+    release = asyncio.Event()
+
+    async def hold(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        head = await reader.readuntil(b"\r\n\r\n")
+        if not head.startswith(b"GET /readyz"):
+            await release.wait()
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
+        writer.close()
+
+    server = await asyncio.start_server(hold, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    balancer = Haproxy(folder, (port, port))
+    async with asked(balancer) as client:
+        for name in ("one", "two"):
+            assert "error" not in await balancer.ask(f"set maxconn server tallystick/{name} 1")
+        running = [asyncio.create_task(client.get("/v1/accounts/a")) for _ in range(2)]
+
+        async def full() -> bool:
+            return [(await balancer.state(name))["scur"] for name in ("one", "two")] == ["1", "1"]
+
+        await until(full)
+        answer = await client.send("POST", "/v1/transfers", {}, headers={"X-Request-Id": "order-17"})
+        assert problem(answer) == (503, "overloaded", "not_applied", "same_key")
+        release.set()
+        assert {(await task).status for task in running} == {200}
+    server.close()
+
+
+async def test_weights_divide(haproxy_hosts: Hosts) -> None:
+    """By turns, a server with three times the weight gets three times the requests; with none it gets none."""
+    balancer = haproxy_hosts.balancer
+    assert isinstance(balancer, Haproxy)
+
+    async def divided(weight: int) -> dict[str, int]:
+        await balancer.ask(f"set weight tallystick/two {weight}")
+        before = {name: int((await balancer.state(name))["stot"]) for name in ("one", "two")}
+        for _ in range(DIVIDED):
+            await haproxy_hosts.client.account("payer")
+        return {name: int((await balancer.state(name))["stot"]) - count for name, count in before.items()}
+
+    await balancer.ask("set weight tallystick/one 90")
+    counts = await divided(30)
+    assert abs(counts["one"] - 3 * counts["two"]) <= 4, counts
+    assert await divided(0) == {"one": DIVIDED, "two": 0}
+
+
+@pytest.mark.parametrize("way", ["set server tallystick/one state drain", "set weight tallystick/one 0"])
+async def test_drained_by_hand(haproxy_hosts: Hosts, way: str) -> None:
+    """An operator takes a server out and stops it when nothing runs there: no caller notices anything."""
+    hosts = haproxy_hosts
+    balancer, callers = hosts.balancer, Callers(haproxy_hosts)
+    assert isinstance(balancer, Haproxy)
+
+    async def idle() -> bool:
+        return (await balancer.state("one"))["scur"] == "0"
+
+    async def drain() -> None:
+        await balancer.ask(way)
+        await until(idle)
+        served = (await balancer.state("one"))["stot"]
+        await callers.more()
+        assert (await balancer.state("one"))["stot"] == served
+        # Nothing runs there: not even this hurts.
+        hosts.servers[0].kill()
+        await hosts.servers[0].wait()
+        await hosts.servers[0].start()
+        await balancer.ask("set server tallystick/one state ready")
+        await balancer.ask("set weight tallystick/one 100")
+        await until(partial(balancer.uses, 0))
+
+    await callers.steady(drain)
+    definite(hosts, callers)
+    await hosts.audited()
+
+
+async def test_haproxy_counts(haproxy_hosts: Hosts) -> None:
+    """Prometheus can ask HAProxy what it does; nothing else is answered there."""
+    balancer = haproxy_hosts.balancer
+    assert isinstance(balancer, Haproxy)
+    own = Client(haproxy_hosts.client.session, f"http://127.0.0.1:{balancer.metrics_port}", None)
+    text = (await own.get("/metrics")).body.decode()
+    assert 'haproxy_server_status{proxy="tallystick",server="one",state="UP"} 1' in text
+    assert Counter(answer.status for answer in [await own.get("/"), await own.get("/stats")]) == {404: 2}

@@ -1,0 +1,165 @@
+"""The primary is lost and its synchronous standby promoted: the service goes on, nothing acknowledged is missing."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import NamedTuple
+
+import aiohttp
+import pytest
+
+from server.store.migrations import migrate
+from tests.support.books import verdict
+from tests.support.client import Client
+from tests.support.command import run
+from tests.support.history import RETRY_SECONDS, History
+from tests.support.replication import Replicated, replicated
+from tests.support.service import ServerProcess, make_key
+from tests.support.waiting import until
+
+LEDGER = "failover"
+CALLERS = 8
+# Transfers that wait for the standby, and how often each is sent.
+ASKERS = 3
+ATTEMPTS = 2
+# Transfers acknowledged before the primary is lost, and after writes have come back.
+STEADY = 100
+# Seconds in which writes must be back after the promotion. The promise is 10; the machine may be busy with other tests.
+BACK_SECONDS = 30.0
+# Seconds in which each single answer must come, whatever is lost: the deadline of a posting, and some.
+ANSWER_SECONDS = 15.0
+
+
+class Served(NamedTuple):
+    """A service with both servers in its address, a client of it, and its history."""
+
+    both: Replicated
+    server: ServerProcess
+    client: Client
+    history: History
+
+
+@pytest.fixture
+async def served(folder: Path, redis_url: str) -> AsyncIterator[Served]:
+    """Start all, with `alice`, who has money, and `bob`."""
+    with replicated(folder) as both:
+        await both.start()
+        await migrate(both.database_url)
+        token = await make_key(both.database_url, LEDGER)
+        server = ServerProcess(both.database_url, folder / "server.log", redis_url=redis_url)
+        try:
+            await server.start()
+            async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session:
+                client = Client(session, server.url, token)
+                await client.fund("alice", 1_000_000)
+                assert (await client.open("bob")).status == 201
+                yield Served(both, server, client, History(both.standby.url(), LEDGER))
+        finally:
+            await server.stop()
+
+
+class Load:
+    """Callers that insist, each with the same key until a transfer has a definite answer."""
+
+    def __init__(self, served: Served) -> None:
+        self._served = served
+        self._stop = asyncio.Event()
+        self.acknowledged = 0
+        # Monotonic seconds of the last acknowledgement.
+        self.last = 0.0
+        self._tasks: list[asyncio.Task[None]] = []
+
+    async def __aenter__(self) -> "Load":
+        self._tasks = [asyncio.create_task(self._call(number)) for number in range(CALLERS)]
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def more(self, count: int) -> None:
+        """Return when *count* more transfers have been acknowledged."""
+        goal = self.acknowledged + count
+        await until(lambda: self.acknowledged >= goal, BACK_SECONDS)
+
+    async def end(self) -> None:
+        """Return when every caller has its answer."""
+        self._stop.set()
+        await asyncio.wait_for(asyncio.gather(*self._tasks), BACK_SECONDS)
+
+    async def _call(self, number: int) -> None:
+        client, history = self._served.client, self._served.history
+        for count in range(1_000_000):
+            while True:
+                async with asyncio.timeout(ANSWER_SECONDS):
+                    answer = await history.transfer(client, f"call-{number}-{count}", "alice", "bob", 1)
+                assert answer is not None, history.errors
+                if verdict(answer) == "posted":
+                    break
+                # What api.md promises of a refusal: whether it was applied, and that the same key may be used again.
+                assert answer.status == 503, answer
+                assert answer.json["outcome"] in ("not_applied", "unknown"), answer
+                assert answer.json["retry"] == "same_key", answer
+                assert int(answer.headers["Retry-After"]) > 0, answer
+                await asyncio.sleep(RETRY_SECONDS)
+            self.acknowledged += 1
+            self.last = time.monotonic()
+            if self._stop.is_set():
+                return
+
+
+async def fail_over(served: Served, load: Load) -> None:
+    """Promote the standby, wait until writes are back, and check everything."""
+    both, history = served.both, served.history
+    lost = time.monotonic()
+    await both.promote()
+    promoted = time.monotonic()
+    await load.more(1)
+    back = load.last - promoted
+    await load.more(STEADY)
+    await load.end()
+    unknown, refused = history.count("unknown"), history.count("not_applied")
+    print(
+        f"promotion took {promoted - lost:.2f} s; writes were back {back:.2f} s later; "
+        f"{unknown} unknown, {refused} not applied, {load.acknowledged} acknowledged"
+    )
+    await history.settle(served.client)
+    await history.check()
+    assert await served.client.balance("bob") == load.acknowledged
+    ended = await run("audit", database_url=both.database_url)
+    assert ended.code == 0, (ended.out, ended.err)
+    assert (await served.client.get("/readyz")).status == 200
+
+
+async def test_the_primary_is_lost(served: Served) -> None:
+    """Crashed under load: what was acknowledged is in the standby, once, and writes come back without a restart."""
+    async with Load(served) as load:
+        await load.more(STEADY)
+        served.both.primary.crash()
+        await until(lambda: served.history.count("unknown", "not_applied") > 0)
+        await fail_over(served, load)
+
+
+async def test_the_primary_answers_no_more(served: Served) -> None:
+    """Frozen, as a host that is cut off: connections to it are not refused, and the standby is found all the same."""
+    async with Load(served) as load:
+        await load.more(STEADY)
+        served.both.primary.freeze()
+        await until(lambda: served.history.count("unknown", "not_applied") > 0)
+        await fail_over(served, load)
+
+
+async def test_the_standby_is_away(served: Served) -> None:
+    """While the standby does not confirm, nothing is acknowledged, also not to who asks again; afterwards all is."""
+    client, history = served.client, served.history
+    served.both.standby.freeze()
+    keys = [f"waits-{number}" for number in range(ASKERS)]
+    for _ in range(ATTEMPTS):
+        answers = await asyncio.gather(*(history.transfer(client, key, "alice", "bob", 1) for key in keys))
+        assert {verdict(answer) for answer in answers} <= {"unknown", "not_applied"}, answers
+    served.both.standby.thaw()
+    for key in keys:
+        assert (await history.insist(client, key, "alice", "bob", 1)).status == 201
+    await history.check()

@@ -1,0 +1,148 @@
+"""Two servers behind HAProxy and behind nginx: they are killed, drained and replaced while callers pay and read."""
+
+import asyncio
+import os
+import signal
+from collections import Counter
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from functools import partial
+
+import aiohttp
+
+from server.process.commands.keys import KeyLimit
+from tests.deploy.hosts import FAILURES_BURST, LEDGER, Callers, Hosts, definite
+from tests.support.client import Client
+from tests.support.service import make_key
+from tests.support.waiting import until
+
+# Requests that the limited key may make at once, and how many ask.
+BURST = 40
+ASKERS = 120
+# A window so long that nothing comes back during the test.
+DAY_SECONDS = 86_400
+# Seconds in which both servers have swapped their workers: 5 s for connections that stay silent, and starts.
+SWAP_SECONDS = 40.0
+# Times that a write through one server is read through the other.
+CROSSINGS = 60
+
+
+async def test_a_server_is_killed(hosts: Hosts) -> None:
+    """A caller whose answer was lost learns by its key what became of the transfer; nobody else notices."""
+    callers = Callers(hosts)
+
+    async def kill() -> None:
+        hosts.servers[0].kill()
+        await hosts.servers[0].wait()
+
+    await callers.steady(kill)
+    # A read that was under way is sent to the other server by the balancer.
+    assert set(callers.reads) == {200}, Counter(callers.reads)
+    await hosts.audited()
+
+
+async def test_a_server_is_told_to_stop(hosts: Hosts) -> None:
+    """Every request has a definite answer the first time: what was not yet sent goes to the other server."""
+    callers = Callers(hosts)
+
+    async def drain() -> None:
+        hosts.servers[0].kill(signal.SIGTERM)
+        assert await hosts.servers[0].wait() == 0
+
+    await callers.steady(drain)
+    definite(hosts, callers)
+    await hosts.audited()
+
+
+async def test_both_are_replaced(hosts: Hosts) -> None:
+    """One after the other is stopped and started anew, as with a new release: every request has a definite answer."""
+    callers = Callers(hosts)
+
+    async def roll() -> None:
+        for number, server in enumerate(hosts.servers):
+            server.kill(signal.SIGTERM)
+            assert await server.wait() == 0
+            await server.start()
+            await until(partial(hosts.balancer.uses, number))
+
+    await callers.steady(roll)
+    definite(hosts, callers)
+    await hosts.audited()
+
+
+async def test_workers_of_both_are_swapped(hosts: Hosts) -> None:
+    """SIGHUP on both servers at once, as after a new release was installed: every request has a definite answer."""
+    callers = Callers(hosts)
+
+    async def swap() -> None:
+        before = {pid for server in hosts.servers for pid in await server.workers()}
+        for server in hosts.servers:
+            server.kill(signal.SIGHUP)
+
+        async def swapped() -> bool:
+            now = {report["pid"] for server in hosts.servers for report in await server.reports()}
+            return not before & now and not any(map(_runs, before))
+
+        await until(swapped, SWAP_SECONDS)
+
+    await callers.steady(swap)
+    definite(hosts, callers)
+    await hosts.audited()
+
+
+async def test_limits_hold_over_both(lasting_hosts: Hosts) -> None:
+    """Of many requests at once, spread over both servers, exactly as many are admitted as the key may make."""
+    hosts = lasting_hosts
+    limit = KeyLimit(1, DAY_SECONDS, BURST, ASKERS)
+    limited = Client(
+        hosts.client.session, hosts.client.url, await make_key(hosts.history.database_url, LEDGER, limit=limit)
+    )
+    answers = await asyncio.gather(*(limited.get("/v1/accounts/payer") for _ in range(ASKERS)))
+    assert Counter(answer.status for answer in answers) == {200: BURST, 429: ASKERS - BURST}
+
+
+async def test_failures_count_for_the_caller(lasting_hosts: Hosts) -> None:
+    """Who fails too often to authenticate is told to wait whatever it claims, and no other caller of the balancer."""
+    hosts = lasting_hosts
+    async with called_from(hosts, "127.0.0.2") as stranger, called_from(hosts, "127.0.0.3") as other:
+        answers = await asyncio.gather(*(stranger.get("/v1/accounts") for _ in range(2 * FAILURES_BURST)))
+        assert Counter(answer.status for answer in answers) == {401: FAILURES_BURST, 429: FAILURES_BURST}
+        assert (await stranger.get("/v1/accounts", X_Forwarded_For="127.0.0.4")).status == 429
+        assert (await other.get("/v1/accounts", X_Forwarded_For="127.0.0.2")).status == 401
+
+
+async def test_what_one_acknowledged_the_other_knows(lasting_hosts: Hosts) -> None:
+    """A read through one server, at once after a write through the other was answered, shows that write."""
+    hosts = lasting_hosts
+    for number in range(CROSSINGS):
+        writer, reader = hosts.direct(number % 2), hosts.direct((number + 1) % 2)
+        posted = await writer.transfer("payer", "payee-0", 1)
+        assert (await reader.account("payee-0"))["version"] == posted.json["destination_version"]
+
+
+async def test_ids_pass(lasting_hosts: Hosts) -> None:
+    """A caller's request id comes back as it was, and one is made where there is none or no sane one."""
+    hosts = lasting_hosts
+    assert (await hosts.client.get("/readyz", X_Request_Id="order-17")).headers["X-Request-Id"] == "order-17"
+    made = [
+        (await hosts.client.get("/readyz", **headers)).headers["X-Request-Id"]
+        for headers in ({}, {"X_Request_Id": "a b"})
+    ]
+    assert len(set(made)) == 2
+    assert not {"", "a b"} & set(made)
+
+
+@asynccontextmanager
+async def called_from(hosts: Hosts, address: str) -> AsyncIterator[Client]:
+    """Give a client of the balancer with another address and a wrong key."""
+    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(local_addr=(address, 0))) as session:
+        yield Client(session, hosts.client.url, "wrong")
+
+
+def _runs(pid: int) -> bool:
+    """Return whether there is such a process."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True

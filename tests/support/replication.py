@@ -1,0 +1,183 @@
+"""A PostgreSQL with a synchronous standby, on two ports of this machine, to be killed, frozen and promoted."""
+
+import contextlib
+import os
+import signal
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+from server.process.embedded import postgres_bin
+from server.process.embedded.account import Account, account_for
+from tests.support.postgres import administer
+from tests.support.service import free_port
+from tests.support.waiting import until
+
+# Seconds that initdb, pg_basebackup, a start and a stop each get.
+STEP_SECONDS = 60.0
+DATABASE = "tallystick"
+STANDBY = "standby"
+SETTINGS = {
+    "listen_addresses": "127.0.0.1",
+    "unix_socket_directories": "",
+    "shared_buffers": "32MB",
+    "max_connections": "100",
+    # Says soon that the other side is gone.
+    "wal_receiver_timeout": "5s",
+    "wal_sender_timeout": "5s",
+    "wal_retrieve_retry_interval": "200ms",
+}
+
+
+class Node:
+    """
+    One of the two servers.
+
+    Args:
+        folder: Of its data; it and all above can be entered by the account.
+
+        account: That it runs as: never root.
+    """
+
+    def __init__(self, folder: Path, account: Account) -> None:
+        self.folder = folder
+        self.port = free_port()
+        self._account = account
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def url(self, database: str = DATABASE) -> str:
+        """Return the address of a database, for this server alone."""
+        return f"postgresql://postgres@127.0.0.1:{self.port}/{database}"
+
+    async def run(self, program: str, *arguments: str) -> None:
+        """Run one of PostgreSQL's programs to its end."""
+        child = self._popen(program, *arguments)
+        try:
+            await until(lambda: child.poll() is not None, STEP_SECONDS)
+        finally:
+            child.kill()
+            child.wait()
+        assert child.returncode == 0, self._log.read_text()
+
+    async def start(self) -> None:
+        """Start it and return when it takes connections."""
+        arguments = [f"--{name}={value}" for name, value in {**SETTINGS, "port": self.port}.items()]
+        self._process = self._popen("postgres", "-D", str(self.folder), *arguments)
+        await until(self._answers, STEP_SECONDS)
+
+    def crash(self) -> None:
+        """End it as a crash would: no session ends in order, nothing more is sent to the standby."""
+        if self._process is not None:
+            self.thaw()
+            self._process.send_signal(signal.SIGQUIT)
+            self._process.wait(STEP_SECONDS)
+            self._process = None
+
+    def freeze(self) -> None:
+        """Hold all its processes: connections are taken by the kernel, and nobody answers."""
+        self._signal(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        """Let them go on."""
+        self._signal(signal.SIGCONT)
+
+    def _signal(self, number: signal.Signals) -> None:
+        assert self._process is not None
+        # Its sessions are children of its own, in its own group.
+        children = Path(f"/proc/{self._process.pid}/task/{self._process.pid}/children").read_text().split()
+        for pid in (self._process.pid, *map(int, children)):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, number)
+
+    async def _answers(self) -> bool:
+        assert self._process is not None
+        assert self._process.poll() is None, self._log.read_text()
+        try:
+            await administer(self.url("postgres"), "SELECT 1")
+        except Exception as error:
+            print(type(error).__name__)
+            return False
+        return True
+
+    @property
+    def _log(self) -> Path:
+        return self.folder.with_suffix(".log")
+
+    def _popen(self, program: str, *arguments: str) -> "subprocess.Popen[bytes]":
+        foreign = self._account.foreign
+        with self._log.open("ab") as log:
+            return subprocess.Popen(
+                [postgres_bin(program), *arguments],
+                user=self._account.uid if foreign else None,
+                group=self._account.gid if foreign else None,
+                extra_groups=[] if foreign else None,
+                cwd="/",
+                env={"PATH": os.environ.get("PATH", ""), "LC_ALL": "C", "TZ": "UTC"},
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+
+
+class Replicated:
+    """
+    A primary and a standby without which it acknowledges nothing.
+
+    Args:
+        folder: For both; can be entered by everybody.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        account = account_for(folder)
+        self.primary, self.standby = (Node(folder / name, account) for name in ("primary", STANDBY))
+        if account.foreign:
+            os.chown(folder, account.uid, account.gid)
+
+    @property
+    def database_url(self) -> str:
+        """Its address: both hosts, of which the one that takes writes is used."""
+        hosts = f"127.0.0.1:{self.primary.port},127.0.0.1:{self.standby.port}"
+        return f"postgresql://postgres@{hosts}/{DATABASE}?target_session_attrs=read-write"
+
+    async def start(self) -> None:
+        """Make both, and have the primary wait for the standby with each commit."""
+        primary, standby = self.primary, self.standby
+        await primary.run(
+            "initdb", "-D", str(primary.folder), "-U", "postgres", "-A", "trust", "-E", "UTF8", "--no-sync"
+        )
+        await primary.start()
+        await administer(primary.url("postgres"), f"CREATE DATABASE {DATABASE}")
+        # Copied before the primary is told to wait, so the standby waits for nobody once it is promoted.
+        source = f"host=127.0.0.1 port={primary.port} user=postgres application_name={STANDBY}"
+        await standby.run(
+            "pg_basebackup", "-D", str(standby.folder), "-d", source, "-R", "-X", "stream", "-c", "fast", "-N"
+        )
+        await standby.start()
+        await administer(primary.url("postgres"), f"ALTER SYSTEM SET synchronous_standby_names = '{STANDBY}'")
+        await administer(primary.url("postgres"), "SELECT pg_reload_conf()")
+        await until(self._in_sync, STEP_SECONDS)
+
+    async def promote(self) -> None:
+        """Have the standby take writes from now on."""
+        [row] = await administer(self.standby.url("postgres"), "SELECT pg_promote() AS done")
+        assert row["done"]
+
+    def close(self) -> None:
+        """End both."""
+        self.standby.crash()
+        self.primary.crash()
+
+    async def _in_sync(self) -> bool:
+        rows = await administer(self.primary.url("postgres"), "SELECT sync_state FROM pg_stat_replication")
+        return [row["sync_state"] for row in rows] == ["sync"]
+
+
+@contextlib.contextmanager
+def replicated(folder: Path) -> Iterator[Replicated]:
+    """Give two servers that have not been started; end them."""
+    both = Replicated(folder)
+    try:
+        yield both
+    finally:
+        both.close()
