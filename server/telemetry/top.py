@@ -7,7 +7,7 @@ from typing import Final, Generic, TypeVar
 
 T = TypeVar("T", bound=Hashable)
 
-# Counters for each that is kept when there is no room left: to choose costs about 100 us, once for so many new things.
+# Counters for each that is kept when there is no room left: to choose costs some 130 us, once for so many new things.
 ROOM_FACTOR: Final = 10
 
 

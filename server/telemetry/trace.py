@@ -50,7 +50,7 @@ def open_traces(endpoint: str | None, every: int) -> "Traces | None":
     if endpoint is None:
         return None
     try:
-        # Not before: it takes a third of a second, and the packages are there only where somebody wants them.
+        # Not before: the packages are there only where somebody wants them.
         from server.telemetry.otel import Traces  # noqa: PLC0415
     except ModuleNotFoundError as error:
         raise SettingsError("otel_endpoint needs further packages: pip install 'tallystick[otel]'") from error
