@@ -12,6 +12,9 @@ SETUP = $(PYTHON) scripts/bootstrap.py
 BIN := .venv/bin
 # Arguments for the program behind a target: make run ARGS="--port 9000"
 ARGS ?=
+# Of make chaos: seconds, and what chooses the faults.
+DURATION ?= 120
+SEED ?= 1
 
 help: ## list these targets
 	@awk 'BEGIN { FS = ":.*## " } /^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' \
@@ -64,6 +67,10 @@ neighbour: ## what a caller notices of one that floods (ARGS=--help)
 	@$(SETUP) load
 	@exec $(BIN)/python -m loadtests.neighbour $(ARGS)
 
+chaos: ## kill, freeze, cut off and flush every part under load, and check (DURATION=600 SEED=1)
+	@$(SETUP) run
+	@exec $(BIN)/python -m loadtests.chaos --seconds $(DURATION) --seed $(SEED) $(ARGS)
+
 lock: ## rewrite requirements/*.txt from pyproject.toml (ARGS=--upgrade for newer versions)
 	@scripts/lock.sh $(ARGS)
 
@@ -75,4 +82,4 @@ clean: ## remove caches, builds and reports; leaves .venv, .venv-load and data a
 	rm -rf dist reports .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
 	find . -path "./.venv*" -prune -o -name __pycache__ -type d -exec rm -rf {} +
 
-.PHONY: help setup run test lint format load replay overload connections neighbour lock wheel clean
+.PHONY: help setup run test lint format load replay overload connections neighbour chaos lock wheel clean

@@ -48,7 +48,7 @@ class OwnServer:
         self._program = program
         self._data = data
         self._log = log
-        self._port = _free_port()
+        self._port = free_port()
         self.url = f"http://{HOST}:{self._port}"
         self._process = subprocess.Popen(
             [
@@ -210,7 +210,7 @@ def _environment() -> dict[str, str]:
     return {name: text for name, text in os.environ.items() if not name.startswith("TALLYSTICK_")}
 
 
-def _free_port() -> int:
+def free_port() -> int:
     with socket.socket() as probe:
         probe.bind((HOST, 0))
         return int(probe.getsockname()[1])

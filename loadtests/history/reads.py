@@ -9,7 +9,7 @@ from loadtests.history.recorder import OK
 from loadtests.history.verdict import Verdict
 
 
-class _Newest:
+class Newest:
     """The newest version of one account that answers had shown by an instant."""
 
     def __init__(self) -> None:
@@ -45,7 +45,7 @@ def _shown(history: History) -> Iterator[tuple[Operation, Shown]]:
 
 def check_acknowledged(history: History, verdict: Verdict) -> None:
     """C5. Judged of reads, within one clock; where the history has books, also what they show at their version."""
-    newest: dict[tuple[str, str, str], _Newest] = defaultdict(_Newest)
+    newest: dict[tuple[str, str, str], Newest] = defaultdict(Newest)
     for operation, shown in _shown(history):
         if operation.operation == "transfer":
             newest[operation.clock, operation.ledger, shown.account].add(operation.ended, shown.version)
@@ -67,7 +67,7 @@ def check_acknowledged(history: History, verdict: Verdict) -> None:
 
 def check_versions(history: History, verdict: Verdict) -> None:
     """C6. Judged of reads by a client that had been shown the account before."""
-    newest: dict[tuple[str, str, str, str], _Newest] = defaultdict(_Newest)
+    newest: dict[tuple[str, str, str, str], Newest] = defaultdict(Newest)
     for operation, shown in _shown(history):
         newest[operation.clock, operation.process, operation.ledger, shown.account].add(operation.ended, shown.version)
     for operation, shown in _shown(history):

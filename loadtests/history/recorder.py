@@ -84,7 +84,7 @@ class Recorder:
         self._clock = clock
         self._bytes_max = bytes_max
         self._bytes = 0
-        self._operations = 0
+        self.operations = 0
         self.write({"event": "begin", "format": FORMAT, "clock": clock_name or platform.node()})
 
     def __enter__(self) -> Self:
@@ -119,11 +119,11 @@ class Recorder:
         """
         if self._bytes_max is not None and self._bytes > self._bytes_max:
             raise HistoryFullError(f"{self._file.name} has {self._bytes:,} bytes")
-        self._operations += 1
+        self.operations += 1
         self.write(
             {
                 "event": "invoke",
-                "op": self._operations,
+                "op": self.operations,
                 "at": self._clock(),
                 "process": process,
                 "operation": operation,
@@ -134,7 +134,7 @@ class Recorder:
             }
         )
         self._file.flush()
-        return self._operations
+        return self.operations
 
     def answered(self, operation: int, status: int, response: str, *, replayed: bool = False) -> str:
         """Note the answer to a request, byte for byte; return its outcome."""

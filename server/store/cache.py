@@ -17,7 +17,7 @@ from typing import NamedTuple
 import msgspec
 
 from server.store.cache_counters import CacheCounters
-from server.store.keyspace import SNAPSHOT_MS, Keyspace
+from server.store.keyspace import LEASE_MS, SNAPSHOT_MS, Keyspace
 from server.store.redis import Redis, RedisAwayError
 from server.store.scripts import script
 
@@ -111,9 +111,14 @@ class Cache:
             self._owe(ledger_id, versions)
 
     async def fill(self, ledger_id: int, account_id: str, token: bytes, snapshot: Snapshot, life_ms: int) -> None:
-        """Store a snapshot under a lease, unless something newer has been seen; returns when that is decided."""
+        """
+        Store a snapshot under a lease, unless something newer has been seen; returns when that is decided.
+
+        Args:
+            life_ms: Milliseconds that it lives, from when the lease was taken.
+        """
         key = self._keyspace.snapshot(ledger_id, account_id)
-        command = script("fill").call([key], token, snapshot.version, snapshot.packed(), life_ms)
+        command = script("fill").call([key], token, snapshot.version, snapshot.packed(), life_ms, LEASE_MS)
         try:
             stored = await self._redis.submit(key, command, trusting=True)
         except RedisAwayError:

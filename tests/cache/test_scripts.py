@@ -57,7 +57,7 @@ async def test_every_script_does_what_its_model_does(redis: RedisServer, value: 
         assert await held(redis, key) == seen(value, version)
     for token, version in itertools.product((1, 2, 3), VERSIONS):
         await put(redis, key, value)
-        command = script("fill").call([key], str(token), version, f"S{version} body", SNAPSHOT_MS)
+        command = script("fill").call([key], str(token), version, f"S{version} body", SNAPSHOT_MS, LEASE_MS)
         stored = await redis.submit(key, command)
         after = fill(value, token, version)
         assert await held(redis, key) == after
@@ -84,5 +84,14 @@ async def test_foreign_values_are_removed(redis: RedisServer, garbage: bytes) ->
     await redis.submit(key, settle_command({key: 1}, {b"replay": b"value"}))
     assert await redis.submit(key, ("EXISTS", key)) == 0
     await redis.submit(key, ("SET", key, garbage))
-    assert await redis.submit(key, script("fill").call([key], "1", 1, "S1 body", SNAPSHOT_MS)) == 0
+    assert await redis.submit(key, script("fill").call([key], "1", 1, "S1 body", SNAPSHOT_MS, LEASE_MS)) == 0
     assert await redis.submit(key, ("EXISTS", key)) == 0
+
+
+async def test_a_snapshot_is_as_old_as_its_lease(redis: RedisServer) -> None:
+    """What was read may be as old as the lease: so much less does it live."""
+    key = b"aged"
+    for left in (LEASE_MS, LEASE_MS // 4):
+        await redis.submit(key, ("SET", key, "L1:0", "PX", left))
+        assert await redis.submit(key, script("fill").call([key], "1", 1, "S1 body", SNAPSHOT_MS, LEASE_MS)) == 1
+        assert 0 < await redis.submit(key, ("PTTL", key)) <= SNAPSHOT_MS - (LEASE_MS - left)

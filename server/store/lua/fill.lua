@@ -1,6 +1,7 @@
 -- Store the snapshot that a lease's holder read, unless something newer has been seen meanwhile.
 --
--- KEYS[1]: the snapshot. ARGV: token of the lease, version read, snapshot, life in milliseconds.
+-- KEYS[1]: the snapshot. ARGV: token of the lease, version read, snapshot, its life and that of a lease in milliseconds.
+-- The life counts from when the lease was taken, since what was read may be that old.
 -- Replies 1 when stored. Otherwise the reader's version is noted as seen, as any other reader's would be.
 local value = redis.call('GET', KEYS[1])
 if not value then return 0 end
@@ -9,7 +10,8 @@ local token, least = string.match(value, '^L(.*):(%d+)$')
 local version = string.match(value, '^S(%d+) ')
 if token then
   if token == ARGV[1] and tonumber(least) <= seen then
-    redis.call('SET', KEYS[1], ARGV[3], 'PX', ARGV[4])
+    local age = math.max(ARGV[5] - redis.call('PTTL', KEYS[1]), 0)
+    redis.call('SET', KEYS[1], ARGV[3], 'PX', math.max(ARGV[4] - age, 1))
     return 1
   end
   if tonumber(least) < seen then

@@ -1,0 +1,206 @@
+"""Which faults there are, and which of them a seed chooses, in which order and for how long."""
+
+import random
+from dataclasses import dataclass
+from typing import NamedTuple
+
+# Seconds before the first fault: caches fill, and sizes are measured that must be back in the end.
+WARM_UP_SECONDS = 3.0
+# Seconds without faults after each phase: ten in which the service must be back, the others are judged (check C8).
+QUIET_SECONDS = 14.0
+# Seconds between the heal of a fault, after which every client must have been answered, and the next one.
+GAP_SECONDS = 0.5
+# What healing takes beside: databases and servers start. One that needs a server ready before it begins takes more.
+HEAL_SECONDS, ALONE_SECONDS = 1.2, 2.5
+# One step in so many has a second fault on top of the first.
+OVERLAP_ONE_IN = 4
+# Seconds between the parts that are clogged, or healed, one by one.
+STAGGER_SECONDS = 0.4
+SECONDS_MIN = 30.0
+BOTH = 2
+# Parts.
+SERVER, POSTGRES, REDIS, CLIENTS = "server", "postgres", "redis", "clients"
+
+
+class Kind(NamedTuple):
+    """
+    What a kind of fault is.
+
+    Attributes:
+        part: What it happens to.
+
+        hold: Least and most seconds that it lasts.
+
+        bounded: A Redis or a server goes on that has missed something, so that reads may be too old for as long as a
+            snapshot lives (docs/decisions/0009); after all others, none may.
+
+        needed: Without it a run cannot have seen all that it must.
+
+        alone: Nothing else may be wrong meanwhile: it needs a server that becomes ready.
+
+        each: It happens to one server, or between one server and a part; otherwise to all.
+    """
+
+    part: str
+    hold: tuple[float, float]
+    bounded: bool = False
+    needed: bool = False
+    each: bool = False
+    alone: bool = False
+
+
+KINDS = {
+    "server killed": Kind(SERVER, (0.1, 1.0), needed=True, each=True),
+    "server stopped in order": Kind(SERVER, (0.1, 0.6), each=True),
+    "server killed after a commit": Kind(SERVER, (1.0, 2.0), needed=True, each=True, alone=True),
+    "server killed while it commits": Kind(SERVER, (1.0, 2.0), each=True, alone=True),
+    "worker killed": Kind(SERVER, (0.2, 1.0), each=True),
+    "workers swapped": Kind(SERVER, (1.0, 2.0), each=True),
+    "postgres crashed": Kind(POSTGRES, (0.3, 1.5), needed=True),
+    "postgres killed": Kind(POSTGRES, (0.2, 1.0)),
+    "postgres backend killed": Kind(POSTGRES, (0.5, 1.0)),
+    "postgres frozen": Kind(POSTGRES, (0.5, 3.5)),
+    "postgres sessions ended": Kind(POSTGRES, (0.3, 1.5)),
+    "postgres read-only": Kind(POSTGRES, (0.5, 2.0)),
+    "postgres cut off": Kind(POSTGRES, (0.5, 2.0), needed=True, each=True),
+    "postgres replies lost": Kind(POSTGRES, (0.5, 3.0), needed=True, each=True),
+    # Longer than a posting is tried: the service has to say that it does not know.
+    "postgres silent": Kind(POSTGRES, (6.0, 7.5), needed=True, each=True),
+    "postgres slow": Kind(POSTGRES, (1.0, 2.0), each=True),
+    "redis killed": Kind(REDIS, (0.3, 1.5), needed=True),
+    "redis flushed": Kind(REDIS, (0.5, 1.0)),
+    "redis scripts flushed": Kind(REDIS, (0.3, 0.6)),
+    "redis evicts": Kind(REDIS, (0.8, 2.0)),
+    "clients hang up": Kind(CLIENTS, (1.0, 2.0), needed=True),
+    "server frozen": Kind(SERVER, (0.2, 7.0), bounded=True, each=True),
+    "redis frozen": Kind(REDIS, (0.5, 3.0), bounded=True, needed=True),
+    "redis cut off": Kind(REDIS, (0.5, 2.0), bounded=True, each=True),
+    "redis replies lost": Kind(REDIS, (0.5, 2.5), bounded=True, each=True),
+    "redis slow": Kind(REDIS, (1.0, 2.0), bounded=True, each=True),
+    "redis refuses writes": Kind(REDIS, (0.8, 2.0), bounded=True),
+    "redis out of memory": Kind(REDIS, (0.8, 2.0), bounded=True),
+}
+# What can be clogged one by one, in any order.
+CLOGS = ("postgres silent", "postgres slow", "postgres cut off", "redis replies lost", "redis cut off", "redis slow")
+# Of the four links between two servers and two databases.
+SWIZZLED = (3, 4)
+SWIZZLE_HOLD = (0.5, 2.0)
+
+
+class Fault(NamedTuple):
+    """One fault: its kind, the server that it concerns (BOTH for all), and a number from 0 to 1 for its details."""
+
+    kind: str
+    target: int
+    detail: float
+
+    @property
+    def label(self) -> str:
+        """How it is shown."""
+        where = "" if not KINDS[self.kind].each else " (all)" if self.target == BOTH else f" ({self.target + 1})"
+        return f"{self.kind}{where}"
+
+
+@dataclass(frozen=True)
+class Step:
+    """Faults that begin one after the other, hold together, and are healed in the order of `heals`."""
+
+    at: float
+    faults: tuple[Fault, ...]
+    heals: tuple[int, ...]
+    hold: float
+
+    @property
+    def bounded(self) -> bool:
+        """Whether reads may be too old for a while, through it and after it."""
+        return any(KINDS[fault.kind].bounded for fault in self.faults)
+
+    @property
+    def lasts(self) -> float:
+        """Seconds that it takes."""
+        heals = ALONE_SECONDS if any(KINDS[fault.kind].alone for fault in self.faults) else HEAL_SECONDS
+        return self.hold + STAGGER_SECONDS * 2 * (len(self.faults) - 1) + heals + GAP_SECONDS
+
+    def __str__(self) -> str:
+        swizzled = "swizzled: " if len(self.faults) > 2 else ""
+        names = ", ".join(fault.label for fault in self.faults)
+        order = "" if len(self.faults) == 1 else f", healed in the order {' '.join(str(n + 1) for n in self.heals)}"
+        return f"{self.at:6.1f} s  {swizzled}{names}, {self.hold:.1f} s{order}"
+
+
+@dataclass(frozen=True)
+class Phase:
+    """Steps, and then nothing for QUIET_SECONDS. Nothing new begins after `until`."""
+
+    until: float
+    steps: tuple[Step, ...]
+
+
+def plan(seed: int, seconds: float) -> list[Phase]:
+    """
+    Return the faults of a run: the same for the same arguments.
+
+    Phases in which no read may be too old alternate with those in which some may; a short run has one of everything.
+    """
+    dice = random.Random(seed)
+    phases: list[Phase] = []
+    at = WARM_UP_SECONDS
+    # Two phases a round; a minute of each, unless there is less.
+    rounds = max(1, round((seconds - WARM_UP_SECONDS) / 120))
+    if seconds < 2 * SECONDS_MIN:
+        return [_phase(dice, at, seconds - at - QUIET_SECONDS, (False, True))]
+    each = (seconds - WARM_UP_SECONDS) / rounds - 2 * QUIET_SECONDS
+    for _ in range(rounds):
+        for bounded, share in ((False, 0.68), (True, 0.32)):
+            phases.append(_phase(dice, at, each * share, (bounded,)))
+            at = phases[-1].until + QUIET_SECONDS
+    return phases
+
+
+def _phase(dice: random.Random, begin: float, seconds: float, bounded: tuple[bool, ...]) -> Phase:
+    kinds = [name for name, kind in KINDS.items() if kind.bounded in bounded]
+    needed = [name for name in kinds if KINDS[name].needed]
+    others = [name for name in kinds if name not in needed]
+    dice.shuffle(needed)
+    dice.shuffle(others)
+    steps: list[Step] = []
+    at = begin = round(begin, 1)
+    # Links are swizzled where reads may be too old: those to Redis are among them.
+    swizzle = [""] if True in bounded else []
+    for name in [*needed, *swizzle, *others]:
+        step = _step(dice, at, name, kinds) if name else _swizzle(dice, at)
+        if at + step.lasts > begin + seconds:
+            continue
+        steps.append(step)
+        at = round(at + step.lasts, 1)
+    return Phase(begin + seconds, tuple(steps))
+
+
+def _fault(dice: random.Random, name: str) -> Fault:
+    target = dice.choice((0, 1, BOTH) if KINDS[name].part != SERVER else (0, 1)) if KINDS[name].each else BOTH
+    return Fault(name, target, dice.random())
+
+
+def _step(dice: random.Random, at: float, name: str, kinds: list[str]) -> Step:
+    faults = [_fault(dice, name)]
+    overlaps = dice.randrange(OVERLAP_ONE_IN) == 0
+    # Another part: one that is dead cannot be frozen as well.
+    second = dice.choice([k for k in kinds if KINDS[k].part != KINDS[name].part and not KINDS[k].alone])
+    if overlaps and not KINDS[name].needed and not KINDS[name].alone:
+        faults.append(_fault(dice, second))
+    hold = dice.uniform(*KINDS[name].hold)
+    heals = dice.sample(range(len(faults)), len(faults))
+    return Step(at, tuple(faults), tuple(heals), round(hold, 1))
+
+
+def _swizzle(dice: random.Random, at: float) -> Step:
+    """Clog several links one by one, and heal them in another order."""
+    links = [(name, target) for name in CLOGS for target in (0, 1)]
+    # One fault a link: what is silent is not slow as well.
+    chosen: dict[tuple[str, int], str] = {}
+    for name, target in dice.sample(links, len(links)):
+        chosen.setdefault((KINDS[name].part, target), name)
+    count = min(dice.randint(*SWIZZLED), len(chosen))
+    faults = tuple(Fault(name, target, dice.random()) for (_, target), name in list(chosen.items())[:count])
+    heals = tuple(dice.sample(range(count), count))
+    return Step(at, faults, heals, round(dice.uniform(*SWIZZLE_HOLD), 1))

@@ -1,0 +1,109 @@
+"""A proxy between a server and one of its databases that loses, holds back and delays what passes through it."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+# Bytes passed on at once, and held back at most for a direction of a connection.
+CHUNK_BYTES = 65_536
+# Seconds for the connection to the database.
+CONNECT_SECONDS = 2.0
+
+
+class Proxy:
+    """
+    Forwards one unix socket to another.
+
+    Args:
+        target: The database's socket.
+
+    Attributes:
+        refuse: New connections are cut at once.
+
+        delay_seconds: For which every piece is held back, in either direction.
+    """
+
+    def __init__(self, target: Path) -> None:
+        self._target = target
+        self.refuse = False
+        self.delay_seconds = 0.0
+        self._requests_flow = asyncio.Event()
+        self._replies_flow = asyncio.Event()
+        self._connections: set[asyncio.Task[None]] = set()
+        self.heal()
+
+    def silence(self, *, requests: bool = False, replies: bool = False) -> None:
+        """Hold back what passes in a direction, or in both, without a word."""
+        if requests:
+            self._requests_flow.clear()
+        if replies:
+            self._replies_flow.clear()
+
+    def cut(self) -> None:
+        """Cut all connections; what was held back is lost."""
+        for task in self._connections:
+            task.cancel()
+
+    def heal(self) -> None:
+        """Let everything through again, what was held back first."""
+        self.refuse = False
+        self.delay_seconds = 0.0
+        self._requests_flow.set()
+        self._replies_flow.set()
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Forward one connection until either side ends it, or it is cut."""
+        task = asyncio.current_task()
+        assert task is not None
+        self._connections.add(task)
+        ends = [writer]
+        flows: list[asyncio.Task[None]] = []
+        try:
+            if self.refuse:
+                return
+            async with asyncio.timeout(CONNECT_SECONDS):
+                up_reader, up_writer = await asyncio.open_unix_connection(self._target, limit=CHUNK_BYTES)
+            ends.append(up_writer)
+            flows.append(asyncio.create_task(self._flow(reader, up_writer, self._requests_flow)))
+            flows.append(asyncio.create_task(self._flow(up_reader, writer, self._replies_flow)))
+            await asyncio.wait(flows, return_when=asyncio.FIRST_COMPLETED)
+        except (OSError, asyncio.CancelledError):
+            # A cut is not an end of this program: nobody waits for this task.
+            pass
+        finally:
+            self._connections.discard(task)
+            for flow in flows:
+                flow.cancel()
+            for end in ends:
+                end.transport.abort()
+            await asyncio.gather(*flows, return_exceptions=True)
+
+    async def close(self) -> None:
+        """End all connections."""
+        tasks = list(self._connections)
+        self.cut()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _flow(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, flows: asyncio.Event) -> None:
+        with contextlib.suppress(OSError):
+            while data := await reader.read(CHUNK_BYTES):
+                if self.delay_seconds:
+                    await asyncio.sleep(self.delay_seconds)
+                await flows.wait()
+                writer.write(data)
+                await writer.drain()
+
+
+@asynccontextmanager
+async def proxied(target: Path, place: Path) -> AsyncIterator[Proxy]:
+    """Put a proxy, with its socket at *place*, before the socket of a database."""
+    proxy = Proxy(target)
+    server = await asyncio.start_unix_server(proxy.serve, place, limit=CHUNK_BYTES)
+    try:
+        yield proxy
+    finally:
+        proxy.refuse = True
+        server.close()
+        await proxy.close()

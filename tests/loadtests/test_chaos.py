@@ -1,0 +1,243 @@
+"""Chaos: the seed decides what happens, a correct service passes, lies are found, and nothing is left behind."""
+
+import asyncio
+import json
+import os
+import re
+import sys
+import tempfile
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from loadtests.chaos import report
+from loadtests.chaos.judge import (
+    BOUNDED_READ,
+    Judged,
+    all_checks,
+    check_bounded,
+    check_errors,
+    check_look_ups,
+    set_apart,
+)
+from loadtests.chaos.plan import KINDS, Phase, plan
+from loadtests.history.model import History, parse
+from loadtests.history.verdict import Verdict
+from tests.loadtests.stories import Ledger, Story
+
+ROOT = Path(__file__).resolve().parents[2]
+# Half of them without faults.
+SECONDS = 30
+# Of the short runs: servers, PostgreSQL and Redis are killed, and no read may be too old.
+SEED = "4"
+# With all that is started and read before and after, on a machine busy with other tests.
+RUN_SECONDS_MAX = 170
+SEEDS = range(200)
+
+
+def steps(phases: list[Phase]) -> list[str]:
+    """Return a plan as it is shown."""
+    return [str(step) for phase in phases for step in phase.steps]
+
+
+def test_the_seed_decides() -> None:
+    """The same seed and time give the same faults, in order, with their times; another seed gives others."""
+    assert steps(plan(7, 120)) == steps(plan(7, 120))
+    assert len({tuple(steps(plan(seed, 120))) for seed in SEEDS}) == len(SEEDS)
+
+
+@pytest.mark.parametrize("seconds", [120.0, 600.0])
+def test_a_run_has_what_it_needs(seconds: float) -> None:
+    """Whatever the seed: all that the counters need is planned, swizzled too; nothing begins past its phase."""
+    for seed in SEEDS:
+        phases = plan(seed, seconds)
+        kinds = {fault.kind for phase in phases for step in phase.steps for fault in step.faults}
+        assert {name for name, kind in KINDS.items() if kind.needed} <= kinds
+        assert any(len(step.faults) > 2 for phase in phases for step in phase.steps)
+        assert all(step.at + step.lasts <= phase.until for phase in phases for step in phase.steps)
+        assert phases[-1].until < seconds
+
+
+def test_every_kind_happens() -> None:
+    """No kind of fault is left out by all seeds, and each part is hit in ten minutes of one."""
+    assert {f.kind for seed in SEEDS for p in plan(seed, 120) for s in p.steps for f in s.faults} == set(KINDS)
+    ten_minutes = {fault.kind for phase in plan(1, 600) for step in phase.steps for fault in step.faults}
+    assert ten_minutes == set(KINDS)
+
+
+def too_old(seconds_before: int, marks: tuple[str, str] | None) -> History:
+    """Return a history with a read of an old version, some seconds after the newer one was told."""
+    ledger = Ledger()
+    ledger.open("world", floor=None)
+    ledger.open("a")
+    story = Story(ledger)
+    story.pay(ledger, "k1", "world", "a", 10)
+    if marks:
+        story.recorder.mark(marks[0])
+    old = json.dumps(ledger.accounts["a"])
+    story.pay(ledger, "k2", "world", "a", 10)
+    story.wait(seconds_before)
+    number = story.recorder.invoke("read", process="r", path="/v1/accounts/a", ledger=ledger.name)
+    story.recorder.answered(number, 200, old)
+    if marks:
+        story.recorder.mark(marks[1])
+    return parse(json.dumps(event) + "\n" for event in story.end())
+
+
+MARKS = ("bounded_started", "bounded_stopped")
+
+
+@pytest.mark.parametrize(
+    ("seconds", "marks", "is_apart", "found"),
+    [
+        pytest.param(2, None, False, 0, id="no part went on that had missed something: left to the strict check"),
+        pytest.param(2, MARKS, True, 0, id="within the bound"),
+        pytest.param(20, MARKS, True, 1, id="past it"),
+    ],
+)
+def test_reads_that_may_be_too_old_are_bounded(
+    seconds: int, marks: tuple[str, str] | None, is_apart: bool, found: int
+) -> None:
+    """A read is set apart only around such a fault, and even then it may be behind only so much."""
+    history = too_old(seconds, marks)
+    set_apart(history)
+    assert [o.operation == BOUNDED_READ for o in history.operations if o.process == "r"] == [is_apart]
+    verdict = Verdict()
+    check_bounded(history, verdict)
+    assert len(verdict.violations) == found
+
+
+@pytest.mark.parametrize(
+    ("operation", "status", "response", "found"),
+    [
+        ("look-up", 200, {"id": "main-1", "state": "posted"}, set()),
+        ("look-up", 200, {"id": "main-2", "state": "posted"}, {"K"}),
+        ("look-up", 200, {"id": "main-1", "state": "refused"}, {"K"}),
+        ("look-up", 404, {"code": "idempotency_key_not_found"}, {"K"}),
+        ("list", 500, {"code": "internal_error"}, {"E"}),
+        ("list", 503, {"code": "unavailable"}, set()),
+    ],
+)
+def test_look_ups_and_errors(operation: str, status: int, response: dict[str, str], found: set[str]) -> None:
+    """A look-up that contradicts what was told or what is booked is found, and so is a 500."""
+    ledger = Ledger()
+    ledger.open("world", floor=None)
+    ledger.open("a")
+    story = Story(ledger)
+    story.pay(ledger, "k1", "world", "a", 10)
+    number = story.recorder.invoke(operation, process="u2", path="/", ledger=ledger.name, key="k1")
+    story.recorder.answered(number, status, json.dumps(response))
+    verdict = Verdict()
+    history = parse(json.dumps(event) + "\n" for event in story.end())
+    check_look_ups(history, verdict)
+    check_errors(history, verdict)
+    assert verdict.flagged() == found
+
+
+def test_what_was_never_seen_fails_a_long_run() -> None:
+    """Each of the rare cases has to have happened, and each check has to have judged something."""
+    verdict = Verdict()
+    verdict.judged.update(dict.fromkeys(all_checks(), 1))
+    counts = Counter(dict.fromkeys(report.SOMETIMES, 1))
+    judged = Judged(verdict, {}, 1)
+    assert report.missing(judged, counts, 120) == []
+    counts["replayed while Redis was away"] = 0
+    assert report.missing(judged, counts, 120) == ["never: replayed while Redis was away"]
+    assert report.missing(judged, counts, SECONDS) == []
+    verdict.judged["C2"] = 0
+    assert report.missing(judged, counts, SECONDS) == ["nothing for check C2 to judge"]
+
+
+@pytest.fixture
+def temporary() -> Iterator[Path]:
+    """A place for temporary files that databases of another user may enter, with a short path."""
+    with tempfile.TemporaryDirectory(prefix="ts-") as path:
+        Path(path).chmod(0o711)
+        yield Path(path)
+
+
+class Started(NamedTuple):
+    """A run as a process."""
+
+    process: asyncio.subprocess.Process
+    temporary: Path
+
+    async def output(self) -> str:
+        """Return all that it says when it has ended by itself."""
+        try:
+            async with asyncio.timeout(RUN_SECONDS_MAX):
+                said, _ = await self.process.communicate()
+        except BaseException:
+            self.process.terminate()
+            await self.process.wait()
+            raise
+        return said.decode()
+
+
+async def start(module: str, temporary: Path, reports: Path) -> Started:
+    """Start a short run."""
+    environment = {name: text for name, text in os.environ.items() if not name.startswith("TALLYSTICK_")}
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", module, "--seconds", str(SECONDS), "--seed", SEED, "--reports", reports),
+        cwd=ROOT,
+        env={**environment, "TMPDIR": str(temporary)},
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+    )
+    return Started(process, temporary)
+
+
+def left_behind(temporary: Path) -> list[str]:
+    """Return the files that are still there, and the processes that were started with one of them."""
+    found = [str(path) for path in temporary.iterdir()]
+    for line in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            text = line.read_bytes()
+        except OSError:
+            continue
+        if str(temporary).encode() in text:
+            found.append(text.decode(errors="replace"))
+    return found
+
+
+@pytest.mark.timeout(RUN_SECONDS_MAX + 30)
+async def test_a_correct_service_passes(temporary: Path, tmp_path: Path) -> None:
+    """A short run is clean, has done what its seed says, and leaves nothing behind."""
+    run = await start("loadtests.chaos", temporary, tmp_path)
+    said = await run.output()
+    assert run.process.returncode == 0, said
+    assert re.search(r": 0 violations$", said, re.MULTILINE), said
+    assert left_behind(temporary) == []
+    assert list((tmp_path / "chaos").iterdir()) == []
+
+
+@pytest.mark.timeout(RUN_SECONDS_MAX + 30)
+async def test_lies_are_found(temporary: Path, tmp_path: Path) -> None:
+    """Between clients and servers, transfers are forgotten and doubled and accounts shown as they were: all is said."""
+    run = await start("tests.loadtests.lying", temporary, tmp_path)
+    said = await run.output()
+    assert run.process.returncode == 1, said
+    for lie in ("which is not in the books", "was executed 2 times", r"was told$", f"again: make chaos SEED={SEED} "):
+        assert re.search(lie, said, re.MULTILINE), said
+    assert left_behind(temporary) == []
+    [kept] = (tmp_path / "chaos").iterdir()
+    assert {"history.jsonl", "server-1.log", "server-2.log", "postgres.log"} <= {path.name for path in kept.iterdir()}
+
+
+@pytest.mark.timeout(RUN_SECONDS_MAX + 30)
+async def test_it_ends_what_it_started(temporary: Path, tmp_path: Path) -> None:
+    """Told to end while something is broken, it heals and ends everything."""
+    run = await start("loadtests.chaos", temporary, tmp_path)
+    assert run.process.stdout is not None
+    async with asyncio.timeout(RUN_SECONDS_MAX):
+        await run.process.stdout.readline()
+        # The first fault.
+        await run.process.stdout.readline()
+        run.process.terminate()
+        said = (await run.process.stdout.read()).decode()
+        assert await run.process.wait() == 130, said
+    assert left_behind(temporary) == []
