@@ -136,6 +136,8 @@ class Traces:
         closing = threading.Thread(target=self._processor.shutdown, daemon=True)
         closing.start()
         await asyncio.to_thread(closing.join, FLUSH_SECONDS)
+        # What is not sent by now is dropped, and nobody goes on trying.
+        self._delivery.shutdown()
 
     def _room(self, now: float) -> bool:
         if int(now) != self._second:
@@ -160,13 +162,15 @@ class _Delivery:
     def __init__(self, exporter: SpanExporter) -> None:
         self._exporter = exporter
         self._well = True
+        self._ended = False
         self.sent = 0
         self.lost = 0
 
     def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
         result = SpanExportResult.FAILURE
         try:
-            result = self._exporter.export(spans)
+            if not self._ended:
+                result = self._exporter.export(spans)
         finally:
             well = result is SpanExportResult.SUCCESS
             if well:
@@ -180,7 +184,10 @@ class _Delivery:
         return result
 
     def shutdown(self) -> None:
-        self._exporter.shutdown()
+        """End what is under way; called again it does nothing."""
+        if not self._ended:
+            self._ended = True
+            self._exporter.shutdown()
 
 
 def _context(parent: Parent | None) -> "Context":

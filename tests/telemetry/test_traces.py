@@ -25,6 +25,12 @@ NOT_SAMPLED = f"00-{TRACE}-{SPAN}-00"
 NOWHERE = "http://127.0.0.1:1"
 
 
+@pytest.fixture(autouse=True)
+def quiet() -> None:
+    """As `configure_logs` has it; the thread that sends may outlive its test for a moment."""
+    logging.getLogger("opentelemetry").setLevel(logging.CRITICAL)
+
+
 @pytest.fixture
 async def collector() -> AsyncIterator[Collector]:
     """One that takes all it is sent."""
