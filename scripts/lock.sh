@@ -27,6 +27,7 @@ compile dev pyproject.toml --all-extras "$@"
 compile run pyproject.toml "${within[@]}"
 compile embedded pyproject.toml --extra embedded "${within[@]}"
 compile load pyproject.toml --extra embedded --extra load "${within[@]}"
+compile otel pyproject.toml --extra otel "${within[@]}"
 compile build --group build "${within[@]}"
 # Of virtual environments of their own, so nothing else constrains them.
 compile locust --group locust "$@"

@@ -4,7 +4,7 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from server.gate.failures import Failures
 from server.gate.gate import Gate
@@ -31,6 +31,10 @@ from server.store.redis import SETTLE_ATTEMPTS_MAX, Redis
 from server.store.redis_cluster import connect
 from server.telemetry.failpoints import Failpoints
 from server.telemetry.tallies import Tallies
+from server.telemetry.trace import open_traces
+
+if TYPE_CHECKING:
+    from server.telemetry.otel import Traces
 
 # Seconds that running postings get to be resolved when the service stops: a little more than their own deadline.
 DRAIN_SECONDS = 6.0
@@ -87,6 +91,8 @@ class App(NamedTuple):
     redis: Redis
     counters: CacheCounters
     tallies: Tallies
+    # None where nobody wants any.
+    traces: "Traces | None" = None
 
 
 @asynccontextmanager
@@ -103,10 +109,12 @@ async def create_app(settings: Settings, workers: int = 1) -> AsyncIterator[App]
     assert settings.database_url is not None, "the caller decides between an address and the embedded servers"
     defaults = default_limits(settings)
     proxies = trusted_proxies(settings)
+    traces = open_traces(settings.otel_endpoint, settings.otel_sample)
     async with Database(
         settings.database_url,
         posting_connections=settings.posting_connections,
         reading_connections=settings.reading_connections,
+        slow_seconds=settings.slow_ms / 1000,
     ) as database:
         tallies = Tallies()
         redis = connect(settings.redis_url, settings.redis_timeout_ms / 1000, tallies.batches["redis"])
@@ -138,9 +146,9 @@ async def create_app(settings: Settings, workers: int = 1) -> AsyncIterator[App]
             readiness,
             tallies,
         )
-        observer = Observer(tallies, settings.slow_ms / 1000, settings.log_sample)
+        observer = Observer(tallies, settings.slow_ms / 1000, settings.log_sample, traces)
         try:
-            yield App(HttpServer(parts, observer), readiness, database, redis, counters, tallies)
+            yield App(HttpServer(parts, observer), readiness, database, redis, counters, tallies, traces)
         finally:
             try:
                 async with asyncio.timeout(DRAIN_SECONDS):
@@ -154,3 +162,5 @@ async def create_app(settings: Settings, workers: int = 1) -> AsyncIterator[App]
             await self_check.close()
             await cache.close()
             await redis.close()
+            if traces is not None:
+                await traces.close()

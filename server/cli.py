@@ -53,6 +53,9 @@ def parser() -> argparse.ArgumentParser:
 
     command = add(commands, "audit", "prove that the books add up; exit code 1 when they do not")
     command.add_argument("--ledger", help="only this ledger")
+    command.add_argument(
+        "--metrics", metavar="FILE", help="write the outcome for a Prometheus node exporter, NAME.prom"
+    )
     add(commands, "doctor", "check what start-up asserts and say what to do; exit code 1 when there is a fault")
     add(commands, "config", "show every setting, its value and where it came from")
     return main_parser

@@ -20,6 +20,9 @@ _HOST = r"(?:[^/?#@:,\[\]]*|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?"
 POSTGRES_URL: Final = rf"^postgres(?:ql)?://(?:[^/?#@]*@)?{_HOST}(?:,{_HOST})*(?:/[^/?#]*)?(?:\?[^#]*)?\Z"
 REDIS_URL: Final = rf"^(?:rediss?://(?:[^/?#@]*@)?{_HOST}(?:/[0-9]*)?|unix://(?:[^/?#@]*@)?/[^?#]+)(?:\?[^#]*)?\Z"
 
+# No user and password: what is no secret is shown.
+COLLECTOR_URL: Final = rf"^https?://{_HOST}(?:/[^?#@]*)?\Z"
+
 # Where a process can be told to fail on purpose, and how it is said.
 FAILPOINT_NAMES: Final = ("posting.before_batch", "posting.sent", "posting.committed")
 _POINT = rf"\s*(?:{'|'.join(map(re.escape, FAILPOINT_NAMES))})=(?:kill|raise|stall)(?:@[1-9][0-9]*)?\s*"
@@ -62,6 +65,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     log_level: Annotated[str, Meta(pattern=r"^(debug|info|warning|error)\Z")] = "info"
     slow_ms: Annotated[int, Meta(ge=1, le=60_000)] = 1_000
     log_sample: Annotated[int, Meta(ge=0, le=1_000_000_000)] = 0
+    otel_endpoint: Annotated[str, Meta(pattern=COLLECTOR_URL)] | None = None
+    otel_sample: Annotated[int, Meta(ge=0, le=1_000_000_000)] = 100
     failpoints: Annotated[str, Meta(pattern=FAILPOINTS)] = ""
 
 
@@ -101,8 +106,13 @@ HELP: Final[Mapping[str, Help]] = {
         "Proxies whose X-Forwarded-For is believed: addresses and networks as 10.0.0.0/8, separated by commas."
     ),
     "log_level": Help("Least level that is logged: debug, info, warning or error."),
-    "slow_ms": Help("Milliseconds past which a request is logged."),
+    "slow_ms": Help("Milliseconds past which a request, or a statement in PostgreSQL, is logged."),
     "log_sample": Help("One in so many of the other requests is logged too; 0 for none."),
+    "otel_endpoint": Help(
+        "Address of a collector that takes traces by OTLP over HTTP, such as http://localhost:4318; none when not set. "
+        "Needs the packages of tallystick[otel]."
+    ),
+    "otel_sample": Help("One in so many requests whose callers do not say by traceparent is traced; 0 for none."),
     "failpoints": Help(
         "For tests only: where this process fails on purpose, as NAME=kill|raise|stall[@N],...; "
         f"names are {', '.join(FAILPOINT_NAMES)}."

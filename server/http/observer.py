@@ -1,18 +1,20 @@
-"""What is noted of a request when it ends: its duration, and a log line for errors, slow ones and a sample."""
+"""What is noted of a request when it ends: its duration, a log line for errors, slow ones and a sample, and spans."""
 
 import logging
-import re
 import time
+from bisect import bisect_left
+from collections.abc import Iterator
 from http import HTTPStatus
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from server.http.call import Call
+from server.http.routes import template
+from server.telemetry.lines import Lines, milliseconds
 from server.telemetry.tallies import SECONDS, Spread, Tallies
+from server.telemetry.trace import Part, read_traceparent
 
-# Log lines a second at most: when everything is slow, the first of them say it.
-LINES_PER_SECOND_MAX: Final = 50
-# W3C Trace Context: version, trace id, parent id, flags.
-_TRACEPARENT: Final = re.compile(r"(?!ff)[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}(?:-.*)?")
+if TYPE_CHECKING:
+    from server.telemetry.otel import Traces
 
 # The methods that are told apart; whatever else a caller makes up is one.
 _METHODS: Final = frozenset(("GET", "HEAD", "POST", "PATCH", "PUT", "DELETE", "OPTIONS"))
@@ -30,24 +32,27 @@ class Observer:
         slow_seconds: Requests that take longer are logged.
 
         sample: One in so many others is logged too; 0 for none.
+
+        traces: Takes their spans; None where nobody wants any.
     """
 
-    def __init__(self, tallies: Tallies, slow_seconds: float, sample: int) -> None:
+    def __init__(self, tallies: Tallies, slow_seconds: float, sample: int, traces: "Traces | None" = None) -> None:
         self.tallies = tallies
         self._requests = tallies.requests
         self._slow_seconds = slow_seconds
         self._sample = sample
         self._until_sample = sample
-        self._second = 0
-        self._lines = 0
-        self._unsaid = 0
+        self._traces = traces
+        self._lines = Lines(log, "request")
 
     def ended(self, call: Call, status: int) -> None:
         """Note a request that is answered with *status*; its `arrived` has been stamped."""
         now = time.monotonic()
         seconds = now - call.arrived
         spread = self._requests.get((call.method, call.route, status)) or self._open(call, status)
-        spread.add(seconds)
+        # As `Spread.add` does, without a call on the path of every request.
+        spread.counts[bisect_left(SECONDS, seconds)] += 1
+        spread.total += seconds
         if seconds > self._slow_seconds or (status >= 500 and status != HTTPStatus.SERVICE_UNAVAILABLE):
             self._say(call, status, now)
         elif self._sample:
@@ -55,38 +60,61 @@ class Observer:
             if self._until_sample <= 0:
                 self._until_sample = self._sample
                 self._say(call, status, now)
+        if self._traces is not None:
+            self._trace(self._traces, call, status, now)
 
     def _open(self, call: Call, status: int) -> Spread:
-        method = call.method if call.method in _METHODS else "other"
-        return self._requests.setdefault((method, call.route, status), Spread(SECONDS))
+        return self._requests.setdefault((_method(call), call.route, status), Spread(SECONDS))
 
     def _say(self, call: Call, status: int, now: float) -> None:
         """Log one line, unless there have been many this second; nothing in it is of the caller's making but ids."""
-        if int(now) != self._second:
-            self._second = int(now)
-            self._lines = 0
-        if self._lines >= LINES_PER_SECOND_MAX:
-            self._unsaid += 1
+        if not self._lines.may(now):
             return
-        self._lines += 1
-        traced = _TRACEPARENT.fullmatch(call.headers.get("traceparent", ""))
-        fields: dict[str, object] = {
-            "request_id": call.request_id,
-            "trace_id": traced[1] if traced else None,
-            "key_id": call.key.id if call.authenticated else None,
-            "method": call.method if call.method in _METHODS else "other",
-            "route": call.route,
-            "status": status,
-            "total_ms": _milliseconds(now - call.arrived),
-            "gate_ms": _milliseconds(call.gated - call.arrived) if call.gated else None,
-            "lane_ms": _milliseconds(call.timing.lane) if call.timing else None,
-            "database_ms": _milliseconds(call.timing.database) if call.timing else None,
-            "unsaid": self._unsaid or None,
-        }
-        self._unsaid = 0
+        parent = read_traceparent(call.headers.get("traceparent", ""))
         # A failure has been logged where it happened.
-        log.info("request", extra={"fields": {name: value for name, value in fields.items() if value is not None}})
+        self._lines.say(
+            {
+                "request_id": call.request_id,
+                "trace_id": parent.trace_id if parent else None,
+                "key_id": call.key.id if call.authenticated else None,
+                "method": _method(call),
+                "route": call.route,
+                "status": status,
+                "total_ms": milliseconds(now - call.arrived),
+                "gate_ms": milliseconds(call.gated - call.arrived) if call.gated else None,
+                "lane_ms": milliseconds(call.timing.lane) if call.timing else None,
+                "database_ms": milliseconds(call.timing.database) if call.timing else None,
+            }
+        )
+
+    def _trace(self, traces: "Traces", call: Call, status: int, now: float) -> None:
+        """Make the spans of a request, if it is one of those that are traced."""
+        wanted, parent = traces.wanted(call.headers.get("traceparent", ""), now)
+        if not wanted:
+            return
+        method, route = _method(call), template(call.route)
+        attributes: dict[str, str | int] = {
+            "http.request.method": method,
+            "http.route": route,
+            "http.response.status_code": status,
+            "tallystick.request_id": call.request_id,
+        }
+        if call.authenticated:
+            attributes["tallystick.key_id"] = call.key.id
+        whole = Part(f"{method} {route}", call.arrived, now)
+        traces.add(whole, parent, attributes, _parts(call), failed=status >= 500)
 
 
-def _milliseconds(seconds: float) -> float:
-    return round(seconds * 1000, 2)
+def _method(call: Call) -> str:
+    return call.method if call.method in _METHODS else "other"
+
+
+def _parts(call: Call) -> Iterator[Part]:
+    """Return where a request spent its time, as far as that is known."""
+    if call.gated:
+        yield Part("gate", call.arrived, call.gated)
+    timing = call.timing
+    if timing is not None and timing.database:
+        began = (call.gated or call.arrived) + timing.lane
+        yield Part("lane", began - timing.lane, began)
+        yield Part("database", began, began + timing.database)

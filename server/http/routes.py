@@ -74,6 +74,12 @@ _PATHS = _let_ids_pass(_index(open_ended=False))
 _ITEMS = {path[:-2]: methods for path, methods in _PATHS.items() if path.endswith("/*")}
 _PREFIXES = _index(open_ended=True)
 
+
+def template(path: str) -> str:
+    """Return the path of a route as people write it."""
+    return path.replace("**", "{id}").replace("*", "{id}")
+
+
 # The methods of a path, and the texts its wildcards stand for.
 Found = tuple[Methods, tuple[str, ...]]
 

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 from collections.abc import Callable
+from hashlib import sha256
 
 from server.ledger.accounts import Account
 from server.store.cache import Cache, Snapshot
@@ -68,8 +69,10 @@ class SelfCheck:
                     return
             counters.stale += 1
             log.error(
-                "a wrong snapshot was served and is removed: ledger %d, account %s, version %d where %d is committed",
-                *(ledger_id, account_id, snapshot.version, committed.version),
+                "a wrong snapshot was served and is removed: ledger %d, account with the SHA-256 %s, version %d where "
+                "%d is committed",
+                # What callers name is not logged; docs/operations.md says how to find the account by this.
+                *(ledger_id, sha256(account_id.encode()).hexdigest(), snapshot.version, committed.version),
             )
             await self._cache.remove(ledger_id, account_id)
         except (RedisAwayError, StoreError, QueueFullError) as error:

@@ -1,6 +1,7 @@
 """One batch on its way to Postgres and back, sent again until it is known what became of it."""
 
 import asyncio
+import time
 from collections.abc import Coroutine
 from functools import partial
 from typing import Any
@@ -61,16 +62,23 @@ class BatchSender:
             timeout = statement_seconds(deadline)
             statement = query("transfer_post_many")
             posting = connection.fetchrow(statement, ledger_id, *columns(requests, sets), timeout=timeout)
+            began = time.monotonic()
             try:
                 result = await (self._watched(posting) if self._failpoints.armed else posting)
             except asyncpg.LockNotAvailableError as error:
                 raise RowLockedError from error
+            finally:
+                self._database.statements.ended("transfer_post_many", began, items=len(requests))
             await self._failpoints.reach("posting.committed")
             assert result is not None, "a function call yields one row"
             outcomes = bound_outcomes(requests, result)
             known = [r.key for r, outcome in zip(requests, outcomes, strict=True) if outcome == "known"]
             try:
-                rows = await connection.fetch(query("transfer_by_keys"), ledger_id, known) if known else []
+                rows = (
+                    await self._database.statements.run(connection, "transfer_by_keys", ledger_id, known)
+                    if known
+                    else []
+                )
             except REFUSED_FOR_NOW as error:
                 # The batch has committed: a refusal from here on is not one of the batch.
                 raise OutcomeUnknownError(type(error).__name__) from error

@@ -67,7 +67,7 @@ class Admin:
     async def _metrics(self, _: web.Request) -> web.Response:
         """Answer with the numbers of all workers, for Prometheus."""
         supervisor = self._supervisor
-        text = supervisor.metrics.text(supervisor.states(), supervisor.restarts)
+        text = supervisor.metrics.text(supervisor.states(), supervisor.restarts, supervisor.pids())
         return web.Response(body=text, headers={**_NO_STORE, "Content-Type": METRICS_TYPE})
 
     async def _hot_accounts(self, _: web.Request) -> web.Response:

@@ -33,6 +33,9 @@ from server.settings import PREFIX
 # Seconds in which a worker must have said whether it is ready: a little more than its own look at Postgres may take.
 ASK_SECONDS: Final = 2.5
 
+# Of a worker.
+STATES: Final = ("starting", "serving", "draining")
+
 log = logging.getLogger(__name__)
 
 
@@ -78,7 +81,7 @@ class Child:
             # It is kept where there is somebody to talk to.
             stack.pop_all()
         self._channel: Channel[ToSupervisor] = Channel(ours, ToSupervisor)
-        # starting, serving, draining
+        # One of STATES.
         self.state = "starting"
         # Why it cannot serve, if it says so.
         self.refusal: str | None = None

@@ -3,14 +3,19 @@
 import collections
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import orjson
 
-from server.telemetry.metrics import RESTARTS, WORKERS
+from server.process.usage import usage
+from server.telemetry.metrics import SUPERVISED
+from server.telemetry.version import VERSION
+
+if TYPE_CHECKING:
+    from prometheus_client import Metric
 
 # Seconds over which busy accounts are counted, and how many of them are shown.
 HOT_SECONDS: Final = 10.0
@@ -51,7 +56,7 @@ class MetricsFolder:
         for file in (*self.path.glob(f"gauge_live*_{name}.db"), self.path / HOT_FILE.format(identity=name)):
             file.unlink(missing_ok=True)
 
-    def text(self, states: Mapping[str, int], restarts: int) -> bytes:
+    def text(self, states: Mapping[str, int], restarts: int, pids: Mapping[int, int]) -> bytes:
         """
         Return all numbers of all workers together, in Prometheus's text format.
 
@@ -59,19 +64,16 @@ class MetricsFolder:
             states: How many workers are in which state.
 
             restarts: Workers that died and had to be started again.
+
+            pids: The process in each slot that has one.
         """
         # Loaded by whom it concerns: it takes a tenth of a second.
-        from prometheus_client import CollectorRegistry, Counter, Gauge, generate_latest  # noqa: PLC0415
+        from prometheus_client import CollectorRegistry, generate_latest  # noqa: PLC0415
         from prometheus_client.multiprocess import MultiProcessCollector  # noqa: PLC0415
 
         registry = CollectorRegistry()
         MultiProcessCollector(registry, path=str(self.path))  # type: ignore[no-untyped-call]
-        name, metric = WORKERS
-        gauge = Gauge(name, metric.help, metric.labels, registry=registry)
-        for state, number in states.items():
-            gauge.labels(state).set(number)
-        name, metric = RESTARTS
-        Counter(name, metric.help, registry=registry).inc(restarts)
+        registry.register(_Supervised(states, restarts, pids))
         return generate_latest(registry)
 
     def hot_accounts(self) -> bytes:
@@ -93,3 +95,28 @@ class MetricsFolder:
                 ]
             }
         )
+
+
+class _Supervised:
+    """What the supervisor itself says, as prometheus-client collects it; the same arguments as `MetricsFolder.text`."""
+
+    def __init__(self, states: Mapping[str, int], restarts: int, pids: Mapping[int, int]) -> None:
+        found = {str(slot): used for slot, pid in sorted(pids.items()) if (used := usage(pid)) is not None}
+        self._values: dict[str, dict[tuple[str, ...], float]] = {
+            "tallystick_build_info": {(VERSION,): 1},
+            "tallystick_workers": {(state,): number for state, number in states.items()},
+            "tallystick_worker_restarts_total": {(): restarts},
+            "tallystick_worker_cpu_seconds_total": {(slot,): used.cpu_seconds for slot, used in found.items()},
+            "tallystick_worker_resident_bytes": {(slot,): used.resident_bytes for slot, used in found.items()},
+        }
+
+    def collect(self) -> "Iterator[Metric]":
+        """Return the metrics."""
+        from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily  # noqa: PLC0415
+
+        for name, metric in SUPERVISED.items():
+            kind = CounterMetricFamily if metric.kind == "counter" else GaugeMetricFamily
+            family = kind(name, metric.help, labels=metric.labels)
+            for labels, value in self._values[name].items():
+                family.add_metric(labels, value)
+            yield family

@@ -9,6 +9,7 @@ from typing import Final
 import orjson
 
 from server.app import App
+from server.http.routes import template
 from server.process.metrics_folder import HOT_ACCOUNTS_SHOWN, HOT_FILE, HOT_SECONDS
 from server.telemetry.metrics import Publisher, Sample
 from server.telemetry.tallies import Spread
@@ -23,8 +24,7 @@ def samples(app: App) -> Iterator[Sample]:
     """Return all that a worker says of itself, but for its busy accounts."""
     tallies = app.tallies
     for (method, path, status), spread in list(tallies.requests.items()):
-        route = path.replace("**", "{id}").replace("*", "{id}")
-        yield Sample("tallystick_request_duration_seconds", (method, route, str(status)), spread)
+        yield Sample("tallystick_request_duration_seconds", (method, template(path), str(status)), spread)
     for code, number in tallies.problems.items():
         yield Sample("tallystick_problems_total", (code,), number)
     for source, number in tallies.replays.items():
@@ -35,6 +35,9 @@ def samples(app: App) -> Iterator[Sample]:
         yield Sample("tallystick_batch_size", (lane,), batches.sizes)
         yield Sample("tallystick_batch_wait_seconds", (lane,), batches.waits)
     yield Sample("tallystick_loop_lag_seconds", (), tallies.loop_lag)
+    if app.traces is not None:
+        yield Sample("tallystick_spans_total", ("sent",), app.traces.sent)
+        yield Sample("tallystick_spans_total", ("dropped",), app.traces.dropped)
     yield from _cache(app)
     yield from _now(app)
 

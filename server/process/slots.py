@@ -1,8 +1,10 @@
 """The places of workers."""
 
 import socket
+from collections import Counter
+from collections.abc import Iterable, Mapping
 
-from server.process.children import Child, Report
+from server.process.children import STATES, Child, Report
 
 
 class Slot:
@@ -20,3 +22,10 @@ class Slot:
         if self.current is None:
             return Report(self.number, 0, "restarting", ())
         return await self.current.report()
+
+
+def count_states(slots: Iterable[Slot], children: Iterable[Child]) -> Mapping[str, int]:
+    """Return how many workers are in which state; one of which there are none is told too."""
+    counts = Counter(child.state for child in children)
+    missing = sum(slot.current is None for slot in slots)
+    return {**{state: counts[state] for state in STATES}, "restarting": missing}

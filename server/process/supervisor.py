@@ -6,7 +6,6 @@ import os
 import signal
 import socket
 import subprocess
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 from typing import Final
@@ -16,7 +15,7 @@ from server.process.children import Child, Report
 from server.process.metrics_folder import MetricsFolder
 from server.process.orphans import collect_orphans
 from server.process.patience import PATIENCE, Patience
-from server.process.slots import Slot
+from server.process.slots import Slot, count_states
 from server.settings import SettingsError
 
 Values = Mapping[str, str | int]
@@ -59,8 +58,7 @@ class Supervisor:
         self._served = False
         # Why nothing can be served, or None when it ends as it was told to.
         self._outcome: asyncio.Future[str | None] | None = None
-        self._swap_wanted = asyncio.Event()
-        self._all_ended = asyncio.Event()
+        self._swap_wanted, self._all_ended = asyncio.Event(), asyncio.Event()
         self.stopping = False
         # Workers are loaded while the rest of the server starts; they wait to hear what to serve with.
         for slot in self._slots:
@@ -130,8 +128,11 @@ class Supervisor:
 
     def states(self) -> Mapping[str, int]:
         """Return how many workers are in which state."""
-        missing = sum(slot.current is None for slot in self._slots)
-        return {**Counter(child.state for child in self._children), "restarting": missing}
+        return count_states(self._slots, self._children)
+
+    def pids(self) -> Mapping[int, int]:
+        """Return the process of each slot that has one."""
+        return {slot.number: slot.current.pid for slot in self._slots if slot.current}
 
     def _spawn(self, slot: Slot) -> Child:
         child = Child(slot.number, slot.listener, self.metrics.name(slot.number))

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import math
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -22,6 +23,7 @@ from server.store.sessions import (
     SESSION_SETTINGS,
 )
 from server.store.sql import query
+from server.store.statements import Statements
 from server.store.turns import Turns
 
 # Time to wait for a free connection.
@@ -58,10 +60,15 @@ class Database:
         posting_connections: Size of the pool that posts.
 
         reading_connections: Size of the pool that reads.
+
+        slow_seconds: Statements that take longer are logged.
     """
 
-    def __init__(self, dsn: str, *, posting_connections: int, reading_connections: int) -> None:
+    def __init__(
+        self, dsn: str, *, posting_connections: int, reading_connections: int, slow_seconds: float = math.inf
+    ) -> None:
         self._dsn = dsn
+        self.statements = Statements(slow_seconds)
         self._sizes = (posting_connections, reading_connections)
         self._reading_waiters = 0
         self._waiters_max = reading_connections + READ_WAITERS_MAX
@@ -141,7 +148,7 @@ class Database:
             raise QueueFullError
         self._reading_waiters += 1
         try:
-            return await self._ask(self.reading_pool, query(name), arguments)
+            return await self._ask(self.reading_pool, name, arguments)
         finally:
             self._reading_waiters -= 1
 
@@ -154,7 +161,7 @@ class Database:
         """
         try:
             deadline = time.monotonic() + ACQUIRE_TIMEOUT_SECONDS
-            return await self._fetch(self.reading_pool, query(name), arguments, deadline)
+            return await self._fetch(self.reading_pool, name, arguments, deadline)
         except (*CONNECTION_LOST, *REFUSED_FOR_NOW) as error:
             raise StoreUnavailableError(type(error).__name__) from error
 
@@ -165,7 +172,7 @@ class Database:
         Raises:
             StoreUnavailableError: Postgres did not answer in time.
         """
-        return await self._ask(self.posting_pool, query(name), arguments)
+        return await self._ask(self.posting_pool, name, arguments)
 
     async def write(self, name: str, *arguments: object) -> "list[asyncpg.Record]":
         """
@@ -179,7 +186,7 @@ class Database:
         """
         async with self._writers.take():
             try:
-                return await self._ask(self.posting_pool, query(name), arguments)
+                return await self._ask(self.posting_pool, name, arguments)
             except StoreAwayError:
                 raise
             except StoreUnavailableError as error:
@@ -196,7 +203,7 @@ class Database:
         """
         async with self._writers.take(), self.posting() as connection:
             try:
-                return await connection.fetch(query(name), *arguments)
+                return await self.statements.run(connection, name, *arguments)
             except REFUSED_FOR_NOW as error:
                 await self.after_failure(error)
                 raise StoreUnavailableError(type(error).__name__) from error
@@ -205,12 +212,12 @@ class Database:
                 raise OutcomeUnknownError(type(error).__name__) from error
 
     async def _ask(
-        self, pool: "asyncpg.Pool[asyncpg.Record]", statement: str, arguments: Sequence[object]
+        self, pool: "asyncpg.Pool[asyncpg.Record]", name: str, arguments: Sequence[object]
     ) -> "list[asyncpg.Record]":
         deadline = time.monotonic() + READ_DEADLINE_SECONDS
         try:
             try:
-                return await self._fetch(pool, statement, arguments, deadline)
+                return await self._fetch(pool, name, arguments, deadline)
             except (*CONNECTION_LOST, *REFUSED_FOR_NOW) as error:
                 await self.after_failure(error)
             async for attempt in AsyncRetrying(
@@ -220,19 +227,19 @@ class Database:
                 reraise=True,
             ):
                 with attempt:
-                    return await self._fetch(pool, statement, arguments, deadline)
+                    return await self._fetch(pool, name, arguments, deadline)
         except (*CONNECTION_LOST, *REFUSED_FOR_NOW) as error:
             raise StoreUnavailableError(type(error).__name__) from error
         raise AssertionError("unreachable: the last attempt returns or raises")
 
     async def _fetch(
-        self, pool: "asyncpg.Pool[asyncpg.Record]", statement: str, arguments: Sequence[object], deadline: float
+        self, pool: "asyncpg.Pool[asyncpg.Record]", name: str, arguments: Sequence[object], deadline: float
     ) -> "list[asyncpg.Record]":
         connection = await self._acquire(pool)
         # A statement that begins after the deadline is refused by the driver unsent.
         timeout = min(COMMAND_TIMEOUT_SECONDS, deadline - time.monotonic())
         try:
-            rows = await connection.fetch(statement, *arguments, timeout=timeout)
+            rows = await self.statements.run(connection, name, *arguments, timeout=timeout)
         except TimeoutError as error:
             if timeout >= TELLING_SECONDS:
                 self._breaker.failed(error)

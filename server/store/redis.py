@@ -203,7 +203,8 @@ class RedisServer:
         if refused is not None:
             self.breaker.failed(refused)
         else:
-            log.warning("Redis refuses a command: %s", refusals[0])
+            # What is quoted behind it may be a caller's.
+            log.warning("Redis refuses a command: %s", str(refusals[0]).partition("'")[0])
         return [RedisRefusedError() if _is_refusal(reply) else reply for reply in replies]
 
     async def _exchange(self, commands: list[Command], link: Link, lives: set[int] | None) -> list[Any]:

@@ -12,7 +12,14 @@ import structlog
 
 # Loggers of libraries that say at warning or above what a running service wants to hear. asyncpg's pool logs a
 # traceback for every connection it cannot open, and aiohttp's server one for every malformed request.
-_QUIET = {"asyncio": logging.WARNING, "asyncpg": logging.ERROR, "aiohttp": logging.CRITICAL}
+# What becomes of spans, ours say, once; OpenTelemetry's say it for every batch.
+_QUIET = {
+    "asyncio": logging.WARNING,
+    "asyncpg": logging.ERROR,
+    "aiohttp": logging.CRITICAL,
+    "opentelemetry": logging.CRITICAL,
+    "urllib3": logging.CRITICAL,
+}
 
 
 def _serialize(event: Any, **_: Any) -> str:

@@ -70,19 +70,33 @@ METRICS: Final[Mapping[str, Metric]] = {
         " at /hot-accounts.",
         ("rank",),
     ),
+    "tallystick_spans_total": Metric(
+        "counter", "Spans of traces: sent, or dropped because the collector did not take them in time.", ("result",)
+    ),
     "tallystick_loop_lag_seconds": Metric("histogram", "By how much a timer of the event loop was late.", (), SECONDS),
 }
 
 
 # What the supervisor adds of its own.
-WORKERS: Final = (
-    "tallystick_workers",
-    Metric("gauge", "Workers by state: starting, serving, draining or restarting.", ("state",)),
-)
-RESTARTS: Final = (
-    "tallystick_worker_restarts_total",
-    Metric("counter", "Workers that died or hung and had to be started again."),
-)
+SUPERVISED: Final[Mapping[str, Metric]] = {
+    "tallystick_build_info": Metric("gauge", "Always 1; the version of the supervisor.", ("version",)),
+    "tallystick_workers": Metric("gauge", "Workers by state: starting, serving, draining or restarting.", ("state",)),
+    "tallystick_worker_restarts_total": Metric("counter", "Workers that died or hung and had to be started again."),
+    "tallystick_worker_cpu_seconds_total": Metric(
+        "counter", "Processor time of the worker in a slot since it started; Linux only.", ("slot",)
+    ),
+    "tallystick_worker_resident_bytes": Metric(
+        "gauge", "Memory that the worker in a slot holds; Linux only.", ("slot",)
+    ),
+}
+
+# What `tallystick audit --metrics FILE` writes.
+AUDITED: Final[Mapping[str, Metric]] = {
+    "tallystick_audit_findings": Metric("gauge", "Errors that the last audit found in the books."),
+    "tallystick_audit_transfers": Metric("gauge", "Transfers that it checked."),
+    "tallystick_audit_duration_seconds": Metric("gauge", "How long it took."),
+    "tallystick_audit_time_seconds": Metric("gauge", "When it ended, in seconds since 1970."),
+}
 
 
 class Sample(NamedTuple):

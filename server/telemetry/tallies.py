@@ -10,7 +10,7 @@ from server.telemetry.top import Top
 SECONDS: Final = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 # Upper bounds of the number of items in a batch, up to the largest there is.
 SIZES: Final = (1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0)
-# Accounts whose transfers are counted at once: ten times as many as are shown, so that those are the right ones.
+# Busy accounts that are kept apart: ten times as many as are shown, so that those are the right ones.
 HOT_ACCOUNTS_COUNTED: Final = 100
 
 

@@ -1,7 +1,10 @@
 """The audit: silent on real books, and never silent on wrong ones."""
 
 import asyncio
+import os
+import time
 from collections.abc import AsyncIterator
+from pathlib import Path
 from urllib.parse import urlsplit
 
 import asyncpg
@@ -9,11 +12,13 @@ import pytest
 
 from server.ledger.audit import SAMPLES_MAX, AuditError, Finding, LedgerReport, audit
 from server.process.commands import audit as command
+from server.telemetry.metrics import AUDITED
 from tests.audit.planted import ALICE, KEY, PLANTED
 from tests.audit.traffic import LEDGER, NEIGHBOUR, play
 from tests.support.command import NO_REDIS, run
 from tests.support.postgres import administer, create_database, drop_database
 from tests.support.service import in_process
+from tests.telemetry.documented import Series, series
 
 
 @pytest.fixture(scope="module")
@@ -121,6 +126,29 @@ async def test_exit_codes(books: str, postgres_url: str) -> None:
         assert (failed.code, failed.out) == (2, ""), failed
         assert text in failed.err
         assert "Traceback" not in failed.err
+
+
+async def test_outcome_for_prometheus(books: str, tmp_path: Path) -> None:
+    """A complete audit replaces the file, whatever it found; one that cannot be made leaves it as it was."""
+    file = tmp_path / "tallystick.prom"
+    before = time.time()
+    assert (await run("audit", "--metrics", str(file), database_url=books)).code == 0
+    clean = series(file.read_text())
+    assert {name for name, _ in clean} == AUDITED.keys()
+    rows = await administer(books, "SELECT count(*) FROM tallystick.transfers")
+    assert clean[Series("tallystick_audit_transfers", ())] == rows[0][0]
+    assert clean[Series("tallystick_audit_findings", ())] == 0
+    assert before <= clean[Series("tallystick_audit_time_seconds", ())] <= time.time()
+    await plant(books, f"UPDATE accounts SET balance = balance + 5 WHERE {ALICE}")
+    assert (await run("audit", "--metrics", str(file), database_url=books)).code == 1
+    wrong = file.read_text()
+    assert series(wrong)[Series("tallystick_audit_findings", ())] == 2
+    failed = await run("audit", "--metrics", str(file), "--ledger", "elsewhere", database_url=books)
+    assert (failed.code, file.read_text()) == (2, wrong)
+    assert os.listdir(tmp_path) == [file.name]
+    nowhere = await run("audit", "--metrics", str(tmp_path / "none" / "x.prom"), database_url=books)
+    assert nowhere.code == 2
+    assert "No such file or directory" in nowhere.err
 
 
 async def test_beside_running_traffic(books: str) -> None:

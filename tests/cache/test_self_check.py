@@ -3,6 +3,7 @@
 import asyncio
 import logging
 from collections.abc import AsyncIterator
+from hashlib import sha256
 
 import pytest
 
@@ -17,6 +18,7 @@ from tests.support.service import Service, in_process
 from tests.support.waiting import until
 
 LEDGER = "watched"
+ALICE = sha256(b"alice").hexdigest()
 # Concurrent reads.
 READERS = 20
 
@@ -93,4 +95,4 @@ async def test_a_wrong_snapshot_is_found_and_removed(
 
         await until(right_again)
     (told,) = caplog.messages
-    assert f"ledger {ledger['id']}, account alice, version {version} where 2 is" in told
+    assert f"ledger {ledger['id']}, account with the SHA-256 {ALICE}, version {version} where 2 is" in told

@@ -177,3 +177,28 @@ async def test_closing_while_commands_are_away(cluster: OwnCluster) -> None:
 
 def _clients(listed: bytes) -> int:
     return listed.count(b"\n")
+
+
+async def test_a_cluster_that_is_away(cluster: OwnCluster, client: RedisCluster) -> None:
+    """It is away when none of its servers answers, not when one does not, and it comes back by itself."""
+    names = keys(60)
+
+    async def ask() -> None:
+        await asyncio.gather(*(client.submit(key, ("GET", key)) for key in names), return_exceptions=True)
+
+    async def away() -> bool:
+        await ask()
+        return client.away
+
+    await ask()
+    assert not client.away
+    cluster.nodes[1].stop()
+    for _ in range(10):
+        await ask()
+    assert not client.away
+    for node in cluster.nodes:
+        node.stop()
+    await until(away, 30)
+    for node in cluster.nodes:
+        node.start()
+    await until(lambda: not client.away, 30)

@@ -3,8 +3,10 @@
 import asyncio
 import sys
 import time
+from pathlib import Path
 
 from server.ledger.audit import Finding, LedgerReport, audit
+from server.telemetry.metrics import AUDITED
 
 # Seconds between two lines of progress; a small ledger is done before the first.
 PROGRESS_SECONDS = 5.0
@@ -30,9 +32,12 @@ class _Progress:
             print(f"{self.seconds:5.0f} s  {self._now}", file=sys.stderr, flush=True)
 
 
-async def report_audit(dsn: str, ledger: str | None) -> bool:
+async def report_audit(dsn: str, ledger: str | None, metrics: Path | None = None) -> bool:
     """
     Audit, print the report, and return whether the books are clean.
+
+    Args:
+        metrics: File for Prometheus's node exporter; written when the audit is complete.
 
     Raises:
         AuditError, OSError, asyncpg.PostgresError: As `audit`.
@@ -52,7 +57,10 @@ async def report_audit(dsn: str, ledger: str | None) -> bool:
                 findings += _print_report(part)
     finally:
         ticker.cancel()
-    _print_sum(reports, findings, progress.seconds)
+    seconds = progress.seconds
+    _print_sum(reports, findings, seconds)
+    if metrics is not None:
+        _write_metrics(metrics, findings, sum(report.transfers for report in reports), seconds)
     return not findings
 
 
@@ -84,6 +92,22 @@ def _print_sum(reports: list[LedgerReport], findings: int, seconds: float) -> No
         f"all: {transfers:,} transfers and {entries:,} entries in {seconds:.1f} s "
         f"({transfers / seconds:,.0f} transfers/s): {_findings(findings)}"
     )
+
+
+def _write_metrics(file: Path, findings: int, transfers: int, seconds: float) -> None:
+    """Write the outcome as a whole: who reads the file meanwhile sees the one before."""
+    from prometheus_client import CollectorRegistry, Gauge, write_to_textfile  # noqa: PLC0415
+
+    values = {
+        "tallystick_audit_findings": findings,
+        "tallystick_audit_transfers": transfers,
+        "tallystick_audit_duration_seconds": seconds,
+        "tallystick_audit_time_seconds": time.time(),
+    }
+    registry = CollectorRegistry()
+    for name, metric in AUDITED.items():
+        Gauge(name, metric.help, registry=registry).set(values[name])
+    write_to_textfile(str(file), registry)
 
 
 def _findings(number: int) -> str:

@@ -2,6 +2,7 @@
 
 import argparse
 from collections.abc import Coroutine
+from pathlib import Path
 from typing import Any, TypeVar
 
 import asyncpg
@@ -92,10 +93,11 @@ def _keys(loaded: Loaded, options: argparse.Namespace) -> int:
 
 
 def _audit(loaded: Loaded, options: argparse.Namespace) -> int:
+    metrics = None if options.metrics is None else Path(options.metrics)
     with open_target(loaded.settings) as target:
         if target.embedded:
             _run(migrate_target(target, loaded.settings))
-        return 0 if _run(report_audit(target.database_url, options.ledger)) else EXIT_FAULTS
+        return 0 if _run(report_audit(target.database_url, options.ledger, metrics)) else EXIT_FAULTS
 
 
 def _doctor(loaded: Loaded, _: argparse.Namespace) -> int:

@@ -1,0 +1,29 @@
+"""What a process uses, as Linux tells it."""
+
+import os
+from pathlib import Path
+from typing import Final, NamedTuple
+
+# Fields of /proc/PID/stat behind the name of the program, which may hold anything: processor time in user and in
+# kernel mode, in ticks, and resident pages.
+_USER: Final = 11
+_KERNEL: Final = 12
+_PAGES: Final = 21
+
+
+class Usage(NamedTuple):
+    """Processor time since it started, and memory that it holds."""
+
+    cpu_seconds: float
+    resident_bytes: int
+
+
+def usage(pid: int) -> Usage | None:
+    """Return what a process uses; None where that is not told, or the process has ended."""
+    try:
+        text = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return None
+    fields = text.rpartition(")")[2].split()
+    ticks = int(fields[_USER]) + int(fields[_KERNEL])
+    return Usage(ticks / os.sysconf("SC_CLK_TCK"), int(fields[_PAGES]) * os.sysconf("SC_PAGE_SIZE"))

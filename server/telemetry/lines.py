@@ -1,0 +1,51 @@
+"""Log lines that requests cause, a bounded number of them."""
+
+import logging
+from collections.abc import Mapping
+from typing import Final
+
+# Lines of one kind a second at most: when everything is slow, the first of them say it.
+LINES_PER_SECOND_MAX: Final = 50
+
+
+class Lines:
+    """
+    Lines of one kind.
+
+    Args:
+        log: Where they go.
+
+        text: What all of them say.
+    """
+
+    def __init__(self, log: logging.Logger, text: str) -> None:
+        self._log = log
+        self._text = text
+        self._second = 0
+        self._count = 0
+        self._unsaid = 0
+
+    def may(self, now: float) -> bool:
+        """Return whether there may be another line at *now*, on the clock of `time.monotonic`; note it if not."""
+        second = int(now)
+        if second != self._second:
+            self._second = second
+            self._count = 0
+        if self._count >= LINES_PER_SECOND_MAX:
+            self._unsaid += 1
+            return False
+        self._count += 1
+        return True
+
+    def say(self, fields: Mapping[str, object]) -> None:
+        """Log a line, which `may` has allowed, with those fields that have a value; it tells of those left out."""
+        shown = {name: value for name, value in fields.items() if value is not None}
+        if self._unsaid:
+            shown["unsaid"] = self._unsaid
+            self._unsaid = 0
+        self._log.info(self._text, extra={"fields": shown})
+
+
+def milliseconds(seconds: float) -> float:
+    """Return a duration as lines show it."""
+    return round(seconds * 1000, 2)

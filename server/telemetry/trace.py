@@ -1,0 +1,57 @@
+"""Traces: what a caller says of its own (W3C Trace Context), and who takes ours, if anybody does."""
+
+import re
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from server.settings import SettingsError
+
+if TYPE_CHECKING:
+    from server.telemetry.otel import Traces
+
+# Version, trace id, parent id, flags; a later version may say more behind them.
+_FORM: Final = re.compile(
+    r"(?!ff)(?P<version>[0-9a-f]{2})-(?!0{32})(?P<trace>[0-9a-f]{32})-(?!0{16})(?P<span>[0-9a-f]{16})-"
+    r"(?P<flags>[0-9a-f]{2})(?P<more>-.*)?"
+)
+_SAMPLED: Final = 0x01
+
+
+class Parent(NamedTuple):
+    """A caller's span: its ids in hexadecimal, and whether the trace is recorded."""
+
+    trace_id: str
+    span_id: str
+    sampled: bool
+
+
+def read_traceparent(text: str) -> Parent | None:
+    """Return what a `traceparent` field says; None where there is none or it is malformed."""
+    match = _FORM.fullmatch(text)
+    if match is None or (match["version"] == "00" and match["more"]):
+        return None
+    return Parent(match["trace"], match["span"], bool(int(match["flags"], 16) & _SAMPLED))
+
+
+class Part(NamedTuple):
+    """A part of a request: its name, and when it began and ended, on the clock of `time.monotonic`, in seconds."""
+
+    name: str
+    began: float
+    ended: float
+
+
+def open_traces(endpoint: str | None, every: int) -> "Traces | None":
+    """
+    Return what sends traces, as `Traces`; None where no collector is named.
+
+    Raises:
+        SettingsError: One is, and the packages are missing.
+    """
+    if endpoint is None:
+        return None
+    try:
+        # Not before: the packages are there only where somebody wants them.
+        from server.telemetry.otel import Traces  # noqa: PLC0415
+    except ModuleNotFoundError as error:
+        raise SettingsError("otel_endpoint needs further packages: pip install 'tallystick[otel]'") from error
+    return Traces(endpoint, every)

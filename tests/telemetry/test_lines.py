@@ -1,0 +1,86 @@
+"""Lines that requests cause: one a request at most, statements by their names, and a bounded number of both."""
+
+import asyncio
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+
+from server.store.statements import Statements
+from server.telemetry.lines import LINES_PER_SECOND_MAX, Lines
+from tests.input.broken_http import MARK
+from tests.support.locks import held, somebody_waits
+from tests.support.service import in_process
+from tests.support.waiting import until
+
+REQUESTS = "server.http.observer"
+STATEMENTS = "server.store.statements"
+SLOW_MS = 50
+
+
+def fields(caplog: pytest.LogCaptureFixture, name: str) -> list[Mapping[str, Any]]:
+    """Return what the lines of a logger say besides their text."""
+    return [record.fields for record in caplog.records if record.name == name]  # type: ignore[attr-defined]
+
+
+def test_lines_are_bounded(caplog: pytest.LogCaptureFixture) -> None:
+    """A second has so many lines; the first of a later one says how many were left out."""
+    lines = Lines(logging.getLogger("lines"), "line")
+    with caplog.at_level(logging.INFO):
+        for now in (1.0,) * (LINES_PER_SECOND_MAX + 7) + (2.0, 2.5):
+            if lines.may(now):
+                lines.say({"now": now, "nothing": None})
+    assert fields(caplog, "lines")[LINES_PER_SECOND_MAX - 1 :] == [
+        {"now": 1.0},
+        {"now": 2.0, "unsaid": 7},
+        {"now": 2.5},
+    ]
+
+
+def test_quick_statements_are_not_told(caplog: pytest.LogCaptureFixture) -> None:
+    """Only what took longer than the bound is, with what is known of it."""
+    with caplog.at_level(logging.INFO):
+        Statements(1e6).ended("quick", 0.0)
+        Statements(0.0).ended("slow", 0.0, items=3)
+        Statements(0.0).ended("slower", 0.0, rows=[1, 2])
+    said = [{k: v for k, v in line.items() if k != "total_ms"} for line in fields(caplog, STATEMENTS)]
+    assert said == [{"statement": "slow", "items": 3}, {"statement": "slower", "rows": 2}]
+
+
+async def test_a_slow_posting(database_url: str, caplog: pytest.LogCaptureFixture) -> None:
+    """A batch that waits for a lock is one line by the name of its statement, and its request another."""
+    async with in_process(database_url, slow_ms=SLOW_MS) as service:
+        client = await service.client("slow")
+        await client.open("world", floor=None)
+        await client.open(MARK)
+        with caplog.at_level(logging.INFO):
+            caplog.clear()
+            async with held(database_url, MARK):
+                headers = {"X-Request-Id": "the-slow-one", "Idempotency-Key": MARK}
+                posting = asyncio.create_task(client.send("POST", "/v1/transfers", _transfer(), headers=headers))
+                await until(lambda: somebody_waits(database_url))
+                await asyncio.sleep(3 * SLOW_MS / 1000)
+            assert (await posting).status == 201
+    [request] = [line for line in fields(caplog, REQUESTS) if line["request_id"] == "the-slow-one"]
+    assert request["route"] == "/v1/transfers"
+    assert request["total_ms"] >= request["database_ms"] >= SLOW_MS
+    told = [line for line in fields(caplog, STATEMENTS) if line["statement"] == "transfer_post_many"]
+    assert told[0]["items"] == 1
+    assert told[0]["total_ms"] > SLOW_MS
+    assert MARK not in caplog.text
+
+
+def _transfer() -> dict[str, object]:
+    return {"source": "world", "destination": MARK, "amount": 1, "currency": "EUR"}
+
+
+async def test_a_sample(database_url: str, caplog: pytest.LogCaptureFixture) -> None:
+    """Every third request is a line, whatever became of it, and none is two."""
+    async with in_process(database_url, log_sample=3) as service:
+        client = await service.client("sampled")
+        with caplog.at_level(logging.INFO):
+            for number in range(9):
+                status = (await client.send("GET", f"/v1/{number}", headers={"X-Request-Id": f"r{number}"})).status
+                assert status == 404
+    assert [line["request_id"] for line in fields(caplog, REQUESTS)] == ["r2", "r5", "r8"]

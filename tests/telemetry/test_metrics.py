@@ -1,0 +1,172 @@
+"""Metrics: all of them are documented, and there are no more series than the program has routes and codes."""
+
+import os
+import re
+import signal
+from collections import Counter
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import aiohttp
+import pytest
+
+from server.http.problems import KINDS
+from server.http.routes import ROUTES, template
+from server.telemetry.metrics import METRICS, SUPERVISED
+from tests.input.wire import connect, request
+from tests.support.client import Client
+from tests.support.service import ServerProcess, make_key
+from tests.support.waiting import until
+from tests.telemetry.documented import ALL, Series, rows, series
+
+# Requests of each kind whose callers make everything up.
+MADE_UP = 300
+
+
+@pytest.fixture
+async def server(database_url: str, redis_url: str, tmp_path: Path) -> AsyncIterator[ServerProcess]:
+    """A server with one worker."""
+    process = ServerProcess(database_url, tmp_path / "log", redis_url=redis_url)
+    await process.start()
+    yield process
+    await process.stop()
+
+
+async def scraped(server: ServerProcess) -> dict[Series, float]:
+    """Return what the admin port says."""
+    async with aiohttp.ClientSession() as session, session.get(f"{server.admin_url}/metrics") as response:
+        assert response.status == 200
+        return series(await response.text())
+
+
+async def until_counted(server: ServerProcess, number: int) -> dict[Series, float]:
+    """Return all series once as many requests have been counted, but for those that ask for health."""
+    found: dict[Series, float] = {}
+
+    async def all_there() -> bool:
+        found.clear()
+        found.update(await scraped(server))
+        return _requests(found) >= number
+
+    await until(all_there)
+    assert _requests(found) == number
+    return found
+
+
+def _requests(found: dict[Series, float]) -> int:
+    return sum(
+        int(value)
+        for (name, labels), value in found.items()
+        if name == "tallystick_request_duration_seconds" and dict(labels)["route"] not in ("/livez", "/readyz")
+    )
+
+
+def test_all_metrics_are_documented() -> None:
+    """The table has exactly the metrics that there are, with their types and labels."""
+    assert {name: (row.kind, tuple(row.labels)) for name, row in rows().items()} == {
+        name: (metric.kind, metric.labels) for name, metric in ALL.items()
+    }
+
+
+def assert_documented(found: dict[Series, float]) -> None:
+    """Fail on a series whose name or labels are not in the table."""
+    table = rows()
+    routes = {template(route.path) for route in ROUTES} | {"other"}
+    for name, labels in found:
+        assert name in table, name
+        documented = table[name].labels
+        assert dict(labels).keys() == documented.keys(), name
+        for label, value in labels:
+            if label == "route":
+                assert value in routes
+            elif label == "code":
+                assert value in KINDS
+            elif label in ("status", "slot", "rank"):
+                assert re.fullmatch(r"[1-9][0-9]{0,2}", value)
+            elif label != "version":
+                assert value in re.split(r"[,;] ", documented[label]), (name, label, value)
+
+
+async def made_up(client: Client, start: int) -> int:
+    """Send requests whose method, path, header fields, ids and bodies occur only once; return how many."""
+    assert client.token is not None
+    sent = 0
+    for number in range(start, start + MADE_UP):
+        name = f"made-up-{number}"
+        statuses = [
+            (await client.get(f"/v1/accounts/{name}")).status,
+            (await client.send("GET", f"/{name}/{name}", headers={f"X-{name}": name, "X-Request-Id": name})).status,
+            (await client.transfer("world", name, 1, description=name)).status,
+        ]
+        assert statuses == [404, 404, 404]
+        async with connect(client.url) as wire:
+            await wire.send(request(f"MADEUP{number}", f"/v1/accounts/{name}", token=client.token))
+            response = await wire.receive()
+        assert response is not None
+        assert response.status in (400, 405)
+        sent += len(statuses) + 1
+    return sent
+
+
+async def test_callers_add_no_series(server: ServerProcess) -> None:
+    """However many methods, paths, header fields and accounts callers make up, the series stay the same."""
+    token = await make_key(server.database_url, "metrics")
+    async with aiohttp.ClientSession() as session:
+        client = Client(session, server.url, token)
+        await client.open("world", floor=None)
+        sent = 1 + await made_up(client, 0)
+        before = await until_counted(server, sent)
+        sent += await made_up(client, MADE_UP)
+        after = await until_counted(server, sent)
+    assert_documented(after)
+    hot = "tallystick_hot_account_transfers"
+    # They are told once in ten seconds, and always of as many ranks.
+    kept = [{found for found in told if found.metric != hot} for told in (before, after)]
+    assert kept[0] == kept[1]
+    assert {found.metric for found in after} >= (METRICS.keys() | SUPERVISED.keys()) - {
+        *(hot, "tallystick_spans_total", "tallystick_replays_total")
+    }
+    page = "\n".join(f"{found}" for found in after)
+    assert "made-up" not in page
+    assert token not in page
+
+
+async def test_numbers_outlive_workers(server: ServerProcess) -> None:
+    """What a worker counted stays when it dies or is swapped; what it said of the moment goes."""
+    token = await make_key(server.database_url, "metrics")
+    async with aiohttp.ClientSession() as session:
+        client = Client(session, server.url, token)
+        await client.open("world", floor=None)
+        await until_counted(server, 1)
+        [killed] = await server.workers()
+        os.kill(killed, signal.SIGKILL)
+        await until(lambda: "died: signal 9" in server.log_text())
+        await server.workers()
+        await client.open("alice")
+        found = await until_counted(server, 2)
+        assert found[Series("tallystick_worker_restarts_total", ())] == 1
+        assert found[Series("tallystick_workers", (("state", "serving"),))] == 1
+        assert found[Series("tallystick_workers", (("state", "draining"),))] == 0
+        server.kill(signal.SIGHUP)
+        await until(lambda: "workers were swapped" in server.log_text())
+        await client.open("bob")
+        found = await until_counted(server, 3)
+    assert sum(value for name, value in _flat(found).items() if name == "tallystick_pool_connections") <= 8
+    build = [value for name, value in _flat(found).items() if name == "tallystick_build_info"]
+    assert build == [1]
+
+
+def _flat(found: dict[Series, float]) -> Counter[str]:
+    sums: Counter[str] = Counter()
+    for (name, _), value in found.items():
+        sums[name] += int(value)
+    return sums
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="only Linux tells what a process uses")
+async def test_what_a_worker_uses(server: ServerProcess) -> None:
+    """Processor time and memory of each worker are told, by its slot."""
+    found = await scraped(server)
+    slot = (("slot", "1"),)
+    assert found[Series("tallystick_worker_cpu_seconds_total", slot)] > 0
+    assert found[Series("tallystick_worker_resident_bytes", slot)] > 10_000_000
