@@ -21,9 +21,9 @@ RUNNING_READS_MAX = 700
 WAIT_SECONDS = 0.1
 # Seconds between looks at what has waited too long.
 LOOK_SECONDS = 0.01
-# Refusals a second, so that saying no takes less than a tenth of a worker's time, at 20 to 30 microseconds each. Who
-# waits longer for that may still be admitted.
-REFUSALS_PER_SECOND = 3_000
+# Refusals a second, so that saying no takes about a twentieth of a worker's time, at some 45 microseconds each, most of
+# it the kernel's. Who waits longer for that may still be admitted.
+REFUSALS_PER_SECOND = 1_000
 # Seconds after which a refused request is worth another try, at least and at most: spread, so that they do not all
 # come back at once.
 RETRY_AFTER_SECONDS = (1, 3)
