@@ -70,11 +70,28 @@ def worker_count(setting: str) -> int:
 
 def end_by_signal() -> None:
     """Have SIGTERM and SIGHUP end this process in order, as Ctrl-C does, while no loop hears them."""
-    for number in (signal.SIGTERM, signal.SIGHUP):
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _end)
 
 
+def end_if_told() -> None:
+    """
+    End this process if it was told to and nothing came of it: what a handler raises is lost where Python calls back
+    out of its own depths, as it does while it imports.
+
+    Raises:
+        SystemExit: It was.
+    """
+    if _told:
+        raise SystemExit(EXIT_SIGNAL + _told[0])
+
+
+# Signals that were heard.
+_told: list[int] = []
+
+
 def _end(number: int, _: object) -> None:
+    _told.append(number)
     raise SystemExit(EXIT_SIGNAL + number)
 
 
