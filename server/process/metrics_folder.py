@@ -1,8 +1,10 @@
 """Where the workers write their numbers, and the supervisor reads them for whoever scrapes."""
 
 import collections
+import fcntl
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
@@ -27,11 +29,22 @@ HOT_FILE: Final = "hot-{identity}.json"
 NAMES_MAX: Final = 16
 
 
+_PREFIX: Final = "tallystick-metrics-"
+# Locked for as long as its owner lives.
+_LOCK: Final = "owner"
+# Seconds after which a folder that nobody has locked is one that somebody has left behind, and not one just made.
+_YOUNG_SECONDS: Final = 60.0
+
+
 class MetricsFolder:
-    """A folder of this process's own, gone with it."""
+    """A folder of this process's own, gone with it; one that was killed leaves its own to the next."""
 
     def __init__(self) -> None:
-        self.path = Path(tempfile.mkdtemp(prefix="tallystick-metrics-"))
+        _remove_left_behind(Path(tempfile.gettempdir()))
+        self.path = Path(tempfile.mkdtemp(prefix=_PREFIX))
+        # Not inherited by other programs, so that it is this process's life that counts.
+        self._lock = (self.path / _LOCK).open("wb")
+        fcntl.flock(self._lock, fcntl.LOCK_EX)
         self._starts: collections.Counter[int] = collections.Counter()
 
     def __enter__(self) -> "MetricsFolder":
@@ -45,6 +58,7 @@ class MetricsFolder:
     def remove(self) -> None:
         """Remove it with all that is in it."""
         shutil.rmtree(self.path, ignore_errors=True)
+        self._lock.close()
 
     def name(self, slot: int) -> str:
         """Return the name that the next worker of a slot writes under."""
@@ -120,3 +134,16 @@ class _Supervised:
             for labels, value in self._values[name].items():
                 family.add_metric(labels, value)
             yield family
+
+
+def _remove_left_behind(parent: Path) -> None:
+    """Remove the folders of processes that have been killed."""
+    for folder in parent.glob(f"{_PREFIX}*"):
+        try:
+            with (folder / _LOCK).open("rb") as lock:
+                if time.time() - (folder / _LOCK).stat().st_mtime > _YOUNG_SECONDS:
+                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    shutil.rmtree(folder, ignore_errors=True)
+        except OSError:
+            # It is somebody's, or of another user.
+            continue
