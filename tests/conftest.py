@@ -9,6 +9,8 @@ import pytest
 
 from server.process.embedded import EmbeddedServers
 from tests.support.client import Client
+from tests.support.hot import Hot, hot_service
+from tests.support.own_postgres import OwnPostgres
 from tests.support.postgres import create_database, create_template, drop_database
 from tests.support.service import ServerProcess, Service, in_process
 
@@ -79,3 +81,30 @@ async def server_process(database_url: str, redis_url: str, tmp_path: Path) -> A
     process = ServerProcess(database_url, tmp_path / "server.log", redis_url=redis_url)
     yield process
     await process.stop()
+
+
+@pytest.fixture
+def own_postgres() -> Iterator[OwnPostgres]:
+    """A Postgres of this test alone, to be crashed, or without the roles that other tests have made."""
+    with tempfile.TemporaryDirectory(prefix="ts-own-") as folder:
+        Path(folder).chmod(0o755)
+        server = OwnPostgres(Path(folder))
+        try:
+            yield server
+        finally:
+            server.close()
+
+
+@pytest.fixture(scope="module")
+async def hot_service_of_file(template: str) -> AsyncIterator[Hot]:
+    """The service of one file of tests of the hot routes."""
+    async with hot_service(template) as running:
+        yield running
+
+
+@pytest.fixture
+async def hot(hot_service_of_file: Hot) -> AsyncIterator[Hot]:
+    """The same, with a key that is known and a snapshot that is there; nothing is under way when the test ends."""
+    await hot_service_of_file.client.account("alice")
+    yield hot_service_of_file
+    await hot_service_of_file.quiet()

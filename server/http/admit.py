@@ -1,5 +1,6 @@
 """Limits, as callers see them."""
 
+import asyncio
 from collections.abc import Callable
 from typing import NoReturn, TypeVar
 
@@ -29,6 +30,26 @@ async def admit(call: Call, parts: Parts, cost: int = 1, look_up: LookUp = LookU
         QueueFullError: Too much waits already.
     """
     return judge(call, cost, await parts.gate.enter(call.key, cost, look_up, name))
+
+
+def run(call: Call, parts: Parts, key: ApiKey, look_up: LookUp, name: bytes) -> "asyncio.Future[Entry] | None":
+    """
+    Count a request of a known key as running, and ask the gate for it as `admit` does.
+
+    Returns:
+        What the gate will say; None where the key has as many running as it may, and nothing was done.
+
+    Raises:
+        QueueFullError: Too much waits already; it is not running.
+    """
+    if not parts.running.enter(key):
+        return None
+    call.key = key
+    try:
+        return parts.gate.enter(key, 1, look_up, name)
+    except BaseException:
+        parts.running.leave(key)
+        raise
 
 
 def judge(call: Call, cost: int, entry: Entry) -> Entry:

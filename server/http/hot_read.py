@@ -4,7 +4,7 @@ import asyncio
 
 from server.gate.gate import Entry, LookUp
 from server.http.accounts import is_account_id
-from server.http.admit import full_in
+from server.http.admit import full_in, run
 from server.http.call import Call
 from server.http.parts import Parts
 from server.http.reply import clock
@@ -38,16 +38,9 @@ def begin(call: Call, parts: Parts) -> "asyncio.Future[Entry] | None":
         or head.if_none_match is not None
         or not is_account_id(account_id)
         or parts.cache.owes(key.ledger_id, account_id)
-        or not parts.running.enter(key)
     ):
         return None
-    call.key = key
-    gate = parts.gate
-    try:
-        return gate.enter(key, 1, LookUp.SNAPSHOT, gate.keyspace.snapshot(key.ledger_id, account_id))
-    except BaseException:
-        parts.running.leave(key)
-        raise
+    return run(call, parts, key, LookUp.SNAPSHOT, parts.gate.keyspace.snapshot(key.ledger_id, account_id))
 
 
 def answer(call: Call, parts: Parts, entry: Entry) -> bytes | None:

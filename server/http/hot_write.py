@@ -4,7 +4,7 @@ import asyncio
 
 from server.gate.gate import Entry, LookUp
 from server.gate.keys import Role
-from server.http.admit import full_in
+from server.http.admit import full_in, run
 from server.http.call import Call
 from server.http.parts import Parts
 from server.http.reply import PLAIN_JSON, clock, status_line
@@ -33,15 +33,9 @@ def begin(call: Call, parts: Parts) -> "asyncio.Future[Entry] | None":
     if key is None or key.role < Role.WRITE or call.query_string:
         return None
     idempotency_key = call.peek_idempotency_key()
-    if idempotency_key is None or not parts.running.enter(key):
+    if idempotency_key is None:
         return None
-    call.key = key
-    gate = parts.gate
-    try:
-        return gate.enter(key, 1, LookUp.REPLAY, gate.keyspace.replay(key.ledger_id, idempotency_key))
-    except BaseException:
-        parts.running.leave(key)
-        raise
+    return run(call, parts, key, LookUp.REPLAY, parts.gate.keyspace.replay(key.ledger_id, idempotency_key))
 
 
 def answer(call: Call, parts: Parts, entry: Entry) -> bytes | None:

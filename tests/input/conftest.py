@@ -7,7 +7,6 @@ import asyncpg
 import pytest
 
 from tests.support.client import Client
-from tests.support.hot import Hot, hot_service
 from tests.support.service import Service
 
 
@@ -52,18 +51,3 @@ async def book(service: Service, request: pytest.FixtureRequest) -> AsyncIterato
     connection = await asyncpg.connect(service.database_url)
     yield Book(client, connection, name)
     await connection.close()
-
-
-@pytest.fixture(scope="module")
-async def hot_service_of_file(template: str) -> AsyncIterator[Hot]:
-    """The service of one file of tests of the hot routes."""
-    async with hot_service(template) as running:
-        yield running
-
-
-@pytest.fixture
-async def hot(hot_service_of_file: Hot) -> AsyncIterator[Hot]:
-    """The same, with a key that is known and a snapshot that is there; nothing is under way when the test ends."""
-    await hot_service_of_file.client.account("alice")
-    yield hot_service_of_file
-    await hot_service_of_file.quiet()

@@ -1,8 +1,5 @@
 """Migrations by a user who is no superuser, as managed databases give out."""
 
-import tempfile
-from collections.abc import Iterator
-from pathlib import Path
 from urllib.parse import urlsplit, urlunsplit
 
 import asyncpg
@@ -23,18 +20,6 @@ WAS_GIVEN_ROLES = [
 ]
 # A role may be granted without the right to become it, and a user without admin rights on it cannot take that right.
 MAY_NOT_BECOME_THEM = [*WAS_GIVEN_ROLES[:3], "GRANT tallystick_owner, tallystick_service TO books WITH SET FALSE"]
-
-
-@pytest.fixture
-def own_postgres() -> Iterator[OwnPostgres]:
-    """A Postgres of this test alone, whose roles no other test has made."""
-    with tempfile.TemporaryDirectory(prefix="ts-owner-") as folder:
-        Path(folder).chmod(0o755)
-        server = OwnPostgres(Path(folder))
-        try:
-            yield server
-        finally:
-            server.close()
 
 
 async def prepared(server: OwnPostgres, statements: list[str]) -> str:
