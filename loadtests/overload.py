@@ -1,9 +1,10 @@
 """
 `make overload`: what a server of one's own does at 1, 2, 5 and 10 times the load it can take, and afterwards.
 
-The peak is measured first, as fast as answers come. All later runs are open-loop: arrivals are fixed beforehand and
-latency counts from when a request was due. What was refused must not have been executed, what was answered must be
-there, and the books must be right.
+The peak is the highest rate at which all but one in a thousand are answered and p99 stays within a quarter of a second,
+looked for downwards from what callers that wait for their answers come to. All runs but those callers' are open-loop:
+arrivals are fixed beforehand and latency counts from when a request was due. What was refused must not have been
+executed, what was answered must be there, and the books must be right.
 """
 
 import argparse
@@ -35,8 +36,13 @@ FACTORS = (1, 2, 5, 10)
 BARS = {2: 0.95, 5: 0.90, 10: 0.80}
 # Seconds until a cache that was just started is read from, and a little more.
 WARM_UP_SECONDS = 12.0
-# Connections with which the peak is measured; the best of them is the peak.
-PEAK_CONNECTIONS = (256, 512, 1_024)
+# Callers that wait for their answers: the search for the peak begins at the best of these.
+CALLERS = (256, 512, 1_024)
+# Rates at which the peak is looked for, of what the callers came to: from the first on downwards.
+PEAK_TRIED = (1.0, 0.95, 0.9, 0.85, 0.8, 0.75, 0.7, 0.65, 0.6, 0.55, 0.5)
+# What a rate must keep to be the peak: share of requests without a good answer, milliseconds of the answers' p99.
+PEAK_FAILED = 0.001
+PEAK_P99_MS = 250.0
 # Connections of the runs that are no flood.
 CALM_CONNECTIONS = 256
 # Of the peak: a load at which nothing waits.
@@ -96,9 +102,11 @@ class Curve:
         console.print("warming up", style="dim")
         await self._run(target, "warm-up", 50.0, WARM_UP_SECONDS, CALM_CONNECTIONS)
         self.steps.clear()
-        for connections in PEAK_CONNECTIONS:
-            best = await self._run(target, f"{connections} callers", None, arguments.seconds, connections)
-            self._peak = max(self._peak, best.goodput)
+        most = 0.0
+        for connections in CALLERS:
+            summary = await self._run(target, f"{connections} callers", None, arguments.seconds, connections)
+            most = max(most, summary.goodput)
+        await self._find_peak(target, most)
         self.steps = [step._replace(share=step.summary.goodput / self._peak) for step in self.steps]
         unloaded = await self._run(target, "unloaded", UNLOADED * self._peak, arguments.seconds, CALM_CONNECTIONS)
         missed = []
@@ -118,6 +126,19 @@ class Curve:
             console.print(lie, style="red")
         self._write(missed, audit)
         return 1 if missed or self.lies or audit.returncode else 0
+
+    async def _find_peak(self, target: Target, most: float) -> None:
+        """Look for the highest rate that is served, from *most* downwards; of the tries, that one stays as a step."""
+        for share in PEAK_TRIED:
+            summary = await self._run(
+                target, "peak", share * most, self._arguments.seconds, self._arguments.connections
+            )
+            self._peak = summary.goodput
+            if summary.failing <= PEAK_FAILED and summary.p99 <= PEAK_P99_MS:
+                return
+            if share != PEAK_TRIED[-1]:
+                self.steps.pop()
+        self._console.print("no rate was served without failures: the last one tried is taken", style="yellow")
 
     async def _run(self, target: Target, name: str, rate: float | None, seconds: float, connections: int) -> Summary:
         run = uuid.uuid4().hex[:12]

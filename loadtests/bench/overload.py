@@ -14,8 +14,9 @@ from loadtests.own_server import run_command, said
 
 # Seconds of a curve beside its runs: a server starts and warms up, a thousand fates are looked up a run, an audit.
 MARGIN_SECONDS = 400.0
-# Runs of a curve beside those of its factors: three peaks, the unloaded one, the one afterwards.
-OTHER_RUNS = 5
+# Runs of a curve beside those of its factors, at most: three of callers, the tries of the peak, the unloaded one, the
+# one afterwards.
+OTHER_RUNS = 16
 FIGURES = ("p50", "p99", "refused_p99", "lag_p99")
 
 
@@ -52,7 +53,7 @@ def run_overload(scale: Scale, audits: Audits) -> Iterator[Run]:
             "step": step["name"],
             "seconds": seconds,
             "offered": summary["due"] / seconds,
-            "per_second": summary["good"] / seconds,
+            "per_second": (summary["good"] - summary["drained"]) / seconds,
             "refused_per_second": summary["refused"] / seconds,
             "unsent_per_second": summary["gave_up"] / seconds,
             "of_peak": step["share"],

@@ -55,6 +55,8 @@ class Driver:
         self._under_way = 0
         self._began = 0.0
         self._closed_loop = False
+        # Whether nothing is sent any more.
+        self._over = False
         self._closed = False
         self._number = 0
         self._tasks: set[asyncio.Task[None]] = set()
@@ -102,6 +104,7 @@ class Driver:
             await asyncio.sleep(TICK_SECONDS if due > now else 0)
             now = clock()
         self._closed_loop = False
+        self._over = True
         taken = clock() - began
         self._results.gave_up += len(self._waiting)
         self._waiting.clear()
@@ -122,9 +125,6 @@ class Driver:
 
     def _serve(self, now: float) -> None:
         waiting, idle = self._waiting, self._idle
-        while waiting and waiting[0][1] + WAIT_SECONDS < now:
-            waiting.popleft()
-            self._results.gave_up += 1
         lags = self._results.lags
         while waiting and idle:
             number, due = waiting.popleft()
@@ -136,6 +136,9 @@ class Driver:
                 lags.append(now - due)
             self._under_way += 1
             connection.send(self._workload(number), number, due)
+        while waiting and waiting[0][1] + WAIT_SECONDS < now:
+            waiting.popleft()
+            self._results.gave_up += 1
 
     def _send_next(self, now: float) -> None:
         self._results.due += 1
@@ -154,8 +157,11 @@ class Driver:
             results.note(number, ANSWERED)
             if taken <= PATIENCE_SECONDS:
                 results.good += 1
-                results.good_by_second[int(now - self._began)] += 1
-                results.latencies.append(taken)
+                if self._over:
+                    results.drained += 1
+                else:
+                    results.good_by_second[int(now - self._began)] += 1
+                    results.latencies.append(taken)
             else:
                 results.late += 1
         elif status in REFUSALS:

@@ -12,7 +12,8 @@ class Summary(NamedTuple):
     """
     The figures of a run. Latencies are in milliseconds, from the instant a request was due.
 
-    `good` counts what was answered 2xx in time, `late` what was so afterwards, `refused` 429 and 503 that say that
+    `good` counts what was answered 2xx in time, `drained` those among them that were answered when nothing was sent
+    any more, `late` what was answered 2xx when its caller had lost patience, `refused` 429 and 503 that say that
     nothing was done, `failed` all other answers, `broken` connections that ended instead, `gave_up` what found no
     free connection in time and was never sent. `lag_p99` is by how much the generator itself sent late when a
     connection was free: a run with much of it says more about the generator than about the server.
@@ -21,6 +22,7 @@ class Summary(NamedTuple):
     seconds: float
     due: int
     good: int
+    drained: int
     late: int
     refused: int
     failed: int
@@ -39,9 +41,14 @@ class Summary(NamedTuple):
         return self.due / self.seconds
 
     @property
+    def failing(self) -> float:
+        """Share of requests that had no good answer."""
+        return (self.late + self.refused + self.failed + self.broken + self.gave_up) / max(self.due, 1)
+
+    @property
     def goodput(self) -> float:
-        """Good answers a second."""
-        return self.good / self.seconds
+        """Good answers a second while requests were sent: what is answered in peace afterwards says nothing."""
+        return (self.good - self.drained) / self.seconds
 
 
 class Results:
@@ -56,6 +63,7 @@ class Results:
         self.fates = bytearray(count)
         self.due = 0
         self.good = 0
+        self.drained = 0
         self.late = 0
         self.refused = 0
         self.failed = 0
@@ -81,6 +89,7 @@ class Results:
             seconds,
             self.due,
             self.good,
+            self.drained,
             self.late,
             self.refused,
             self.failed,

@@ -11,11 +11,11 @@ from typing import NamedTuple
 from server.http.limits import ARRIVING_MAX_BYTES
 from server.store.coalescer import QueueFullError
 
-# Requests a worker has under way at once, reads and writes together: two full batches of postings. More would only
-# wait longer.
-RUNNING_MAX = 1_000
+# Requests a worker has under way at once, reads and writes together: less than a tenth of a second of work. More would
+# only wait longer.
+RUNNING_MAX = 800
 # Reads among them: what they cannot take is kept for writes.
-RUNNING_READS_MAX = 700
+RUNNING_READS_MAX = 560
 # Seconds a request waits for a place before it is refused: long enough for a burst to pass, short enough that a caller
 # still has time to try elsewhere. It also bounds what a flood costs: a connection cannot be refused more often.
 WAIT_SECONDS = 0.1

@@ -34,6 +34,9 @@ class Coalescer(Generic[Item, Result]):
 
         queue_max: Weight that may wait. Past it `submit` refuses at once.
 
+        split_from: Weight from which a batch leaves with half of what waits only. If it took all, everybody would be
+            away, then everybody be answered, and each side idle while the other works.
+
         wait_max_seconds: How long an item may wait. What has waited longer is refused when its batch leaves, and not
             sent: whoever asked has most likely given up.
 
@@ -47,6 +50,7 @@ class Coalescer(Generic[Item, Result]):
         batch_max: int,
         in_flight_max: int,
         queue_max: int,
+        split_from: int | None = None,
         wait_max_seconds: float = math.inf,
         tally: BatchTally | None = None,
     ) -> None:
@@ -54,6 +58,7 @@ class Coalescer(Generic[Item, Result]):
         self._wait_max = wait_max_seconds
         self._run = run
         self._batch_max = batch_max
+        self._split_from = batch_max if split_from is None else split_from
         self._in_flight_max = in_flight_max
         self._queue_max = queue_max
         self._queue: deque[tuple[Item, int, asyncio.Future[Result], float]] = deque()
@@ -107,7 +112,8 @@ class Coalescer(Generic[Item, Result]):
             self._refuse_old(now - self._wait_max)
             batch: list[tuple[Item, int, asyncio.Future[Result], float]] = []
             load = 0
-            while self._queue and (not batch or load + self._queue[0][1] <= self._batch_max):
+            most = min(self._batch_max, max(self._split_from, self._queued // 2))
+            while self._queue and (not batch or load + self._queue[0][1] <= most):
                 entry = self._queue.popleft()
                 load += entry[1]
                 batch.append(entry)

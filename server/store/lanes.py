@@ -23,7 +23,7 @@ class LedgerLanes(Generic[Item, Result]):
     Args:
         make_run: Takes a ledger's id, returns the `run` of its coalescer.
 
-        batch_max, in_flight_max, queue_max, wait_max_seconds, tally: Of each coalescer.
+        batch_max, in_flight_max, queue_max, split_from, wait_max_seconds, tally: Of each coalescer.
     """
 
     def __init__(
@@ -33,6 +33,7 @@ class LedgerLanes(Generic[Item, Result]):
         batch_max: int,
         in_flight_max: int,
         queue_max: int,
+        split_from: int | None = None,
         wait_max_seconds: float = math.inf,
         tally: BatchTally | None = None,
     ) -> None:
@@ -40,6 +41,7 @@ class LedgerLanes(Generic[Item, Result]):
         self._batch_max = batch_max
         self._in_flight_max = in_flight_max
         self._queue_max = queue_max
+        self._split_from = split_from
         self._wait_max = wait_max_seconds
         self._tally = tally
         self._lanes: dict[int, Coalescer[Item, Result]] = {}
@@ -71,6 +73,7 @@ class LedgerLanes(Generic[Item, Result]):
             batch_max=self._batch_max,
             in_flight_max=self._in_flight_max,
             queue_max=self._queue_max,
+            split_from=self._split_from,
             wait_max_seconds=self._wait_max,
             tally=self._tally,
         )

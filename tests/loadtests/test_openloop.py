@@ -16,7 +16,7 @@ from rich.console import Console
 from loadtests import overload
 from loadtests.openloop.connection import BROKEN, Connection
 from loadtests.openloop.driver import Driver
-from loadtests.openloop.results import ANSWERED, REFUSED, Results, quantile
+from loadtests.openloop.results import ANSWERED, REFUSED, Results, Summary, quantile
 from loadtests.openloop.workloads import Target, make
 from loadtests.own_server import OwnServer
 from tests.support.service import Service, in_process, make_key
@@ -118,6 +118,54 @@ async def test_a_server_that_holds_its_answers_is_not_waited_for() -> None:
     assert results.gave_up > 0
 
 
+async def test_what_is_answered_when_nothing_is_sent_any_more_is_no_goodput() -> None:
+    """It was answered, and in time, but not while the server was under load."""
+    held = asyncio.Event()
+    async with stub([200], held) as target:
+        results = Results(0)
+        driver = Driver(target, make("read", target, "run", 1), 4, results)
+        await driver.connect()
+        running = asyncio.create_task(driver.run(200.0, 0.3, 1))
+        await until(lambda: results.gave_up > 0)
+        asyncio.get_running_loop().call_later(0.4, held.set)
+        seconds = await running
+        await driver.close()
+    summary = results.summary(seconds)
+    assert summary.good == summary.drained == 4
+    assert (summary.goodput, summary.p99) == (0.0, 0.0)
+
+
+class _Curve(overload.Curve):
+    """A curve whose runs are made up: one that fails above a rate."""
+
+    def __init__(self, served: float) -> None:
+        super().__init__(arguments(), argparse.Namespace(), Console(quiet=True))  # type: ignore[arg-type]  # never used
+        self.served = served
+        self.rates: list[float] = []
+
+    async def _run(self, target: Target, name: str, rate: float | None, seconds: float, connections: int) -> Summary:
+        assert rate is not None
+        self.rates.append(rate)
+        results = Results(0)
+        results.due = 1_000
+        results.good = results.due if rate <= self.served else results.due - 2
+        results.refused = results.due - results.good
+        summary = results.summary(results.due / rate)
+        self.steps.append(overload.Step(name, summary, 0.0, 0.0))
+        return summary
+
+
+@pytest.mark.parametrize(("served", "tries", "peak"), [(9e9, 1, 1_000.0), (921.0, 3, 900.0), (0.0, 11, 499.0)])
+async def test_the_peak_is_the_highest_rate_that_is_served(served: float, tries: int, peak: float) -> None:
+    """Rates are tried downwards, and one run stays as a step: that of the first which is served, or the last."""
+    curve = _Curve(served)
+    await curve._find_peak(Target("127.0.0.1", 1, "made-up", ["a"]), 1_000.0)
+    assert len(curve.rates) == tries
+    assert curve.rates == sorted(curve.rates, reverse=True)
+    assert [step.name for step in curve.steps] == ["peak"]
+    assert curve.steps[0].summary.goodput == pytest.approx(peak)
+
+
 @given(st.lists(st.floats(0, 1e6), min_size=1), st.floats(0, 0.999))
 def test_a_quantile_is_one_of_the_values(values: list[float], share: float) -> None:
     ordered = sorted(values)
@@ -152,7 +200,8 @@ class _Here:
 async def curve(database_url: str, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[overload.Curve]:
     """A curve of short runs against a real server."""
     monkeypatch.setattr(overload, "WARM_UP_SECONDS", 0.2)
-    monkeypatch.setattr(overload, "PEAK_CONNECTIONS", (8,))
+    monkeypatch.setattr(overload, "CALLERS", (8,))
+    monkeypatch.setattr(overload, "PEAK_TRIED", (0.4,))
     monkeypatch.setattr(overload, "BARS", {})
     async with in_process(database_url) as service:
         server = _Here(service, await make_key(database_url, "overload"))
@@ -163,7 +212,7 @@ async def test_a_curve_of_a_real_server(database_url: str, monkeypatch: pytest.M
     """All runs are made, nothing that was refused is there, and all that was answered is."""
     async with curve(database_url, monkeypatch) as measured:
         assert await measured.measure() == 0
-        assert [step.name for step in measured.steps] == ["8 callers", "unloaded", "2x", "after"]
+        assert [step.name for step in measured.steps] == ["8 callers", "peak", "unloaded", "2x", "after"]
         assert measured.lies == []
         assert all(step.summary.good > 0 for step in measured.steps)
 

@@ -97,6 +97,21 @@ async def test_a_batch_is_closed_by_weight() -> None:
     assert store.batches == [["a", "b"], ["c"], ["d"], ["e"]]
 
 
+@pytest.mark.parametrize(
+    ("waiting", "sizes"),
+    [(1, [1]), (2, [2]), (3, [2, 1]), (5, [2, 2, 1]), (6, [3, 2, 1]), (9, [4, 2, 2, 1])],
+)
+async def test_a_batch_leaves_half_to_the_next(waiting: int, sizes: list[int]) -> None:
+    """From `split_from` on a batch takes half of what waits, within its bound; nothing is left behind."""
+    store = Store()
+    store.open.set()
+    lane = Coalescer(store.run, batch_max=BATCH_MAX, in_flight_max=2, queue_max=QUEUE_MAX, split_from=2)
+    async with bounded():
+        await asyncio.gather(*(lane.submit(f"a{number}") for number in range(waiting)))
+    assert list(map(len, store.batches)) == sizes
+    assert [item for batch in store.batches for item in batch] == [f"a{number}" for number in range(waiting)]
+
+
 async def test_an_item_heavier_than_a_batch_travels_alone() -> None:
     """Nothing is too heavy to be sent as long as it fits the queue."""
     store = Store()
