@@ -209,7 +209,10 @@ class Curve:
     def _write(self, missed: list[str], audit: "subprocess.CompletedProcess[str]") -> None:
         path = self._arguments.json
         if path is not None:
-            steps = [{**step._asdict(), "summary": step.summary._asdict()} for step in self.steps]
+            steps = [
+                {**step._asdict(), "summary": step.summary._asdict(), "goodput": step.summary.goodput}
+                for step in self.steps
+            ]
             found = {"missed": missed, "lies": self.lies, "clean": audit.returncode == 0, "audit": said(audit)}
             path.write_text(json.dumps({"steps": steps, **found}, indent=2) + "\n")
 

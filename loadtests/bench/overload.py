@@ -53,7 +53,7 @@ def run_overload(scale: Scale, audits: Audits) -> Iterator[Run]:
             "step": step["name"],
             "seconds": seconds,
             "offered": summary["due"] / seconds,
-            "per_second": (summary["good"] - summary["drained"]) / seconds,
+            "per_second": step["goodput"],
             "refused_per_second": summary["refused"] / seconds,
             "unsent_per_second": summary["gave_up"] / seconds,
             "of_peak": step["share"],

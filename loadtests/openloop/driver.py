@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Callable
 
 from loadtests.openloop.connection import BROKEN, Connection
-from loadtests.openloop.results import ANSWERED, REFUSED, UNKNOWN, Results
+from loadtests.openloop.results import ANSWERED, REFUSED, SETTLING_SECONDS, UNKNOWN, Results
 from loadtests.openloop.workloads import Target, Workload
 
 # Seconds after which an answer comes too late to be good.
@@ -160,6 +160,7 @@ class Driver:
                 if self._over:
                     results.drained += 1
                 else:
+                    results.early += now < self._began + SETTLING_SECONDS
                     results.good_by_second[int(now - self._began)] += 1
                     results.latencies.append(taken)
             else:

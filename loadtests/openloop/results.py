@@ -4,6 +4,9 @@ from array import array
 from collections import Counter
 from typing import NamedTuple
 
+# Seconds at the start of a run in which its queues fill: what is answered then says little about what comes after.
+SETTLING_SECONDS = 1.0
+
 # What became of a request, as noted by its number.
 UNSENT, ANSWERED, REFUSED, UNKNOWN = range(4)
 
@@ -12,16 +15,18 @@ class Summary(NamedTuple):
     """
     The figures of a run. Latencies are in milliseconds, from the instant a request was due.
 
-    `good` counts what was answered 2xx in time, `drained` those among them that were answered when nothing was sent
-    any more, `late` what was answered 2xx when its caller had lost patience, `refused` 429 and 503 that say that
-    nothing was done, `failed` all other answers, `broken` connections that ended instead, `gave_up` what found no
-    free connection in time and was never sent. `lag_p99` is by how much the generator itself sent late when a
-    connection was free: a run with much of it says more about the generator than about the server.
+    `good` counts what was answered 2xx in time, `early` those among them that were answered while the run had not
+    settled, `drained` those that were answered when nothing was sent any more, `late` what was answered 2xx when
+    its caller had lost patience, `refused` 429 and 503 that say that nothing was done, `failed` all other answers,
+    `broken` connections that ended instead, `gave_up` what found no free connection in time and was never sent.
+    `lag_p99` is by how much the generator itself sent late when a connection was free: a run with much of it says
+    more about the generator than about the server.
     """
 
     seconds: float
     due: int
     good: int
+    early: int
     drained: int
     late: int
     refused: int
@@ -47,8 +52,11 @@ class Summary(NamedTuple):
 
     @property
     def goodput(self) -> float:
-        """Good answers a second while requests were sent: what is answered in peace afterwards says nothing."""
-        return (self.good - self.drained) / self.seconds
+        """Good answers a second while requests were sent and, in a run that is long enough, since it had settled."""
+        during = self.good - self.drained
+        if self.seconds <= 2 * SETTLING_SECONDS:
+            return during / self.seconds
+        return (during - self.early) / (self.seconds - SETTLING_SECONDS)
 
 
 class Results:
@@ -63,6 +71,7 @@ class Results:
         self.fates = bytearray(count)
         self.due = 0
         self.good = 0
+        self.early = 0
         self.drained = 0
         self.late = 0
         self.refused = 0
@@ -89,6 +98,7 @@ class Results:
             seconds,
             self.due,
             self.good,
+            self.early,
             self.drained,
             self.late,
             self.refused,

@@ -135,6 +135,14 @@ async def test_what_is_answered_when_nothing_is_sent_any_more_is_no_goodput() ->
     assert (summary.goodput, summary.p99) == (0.0, 0.0)
 
 
+@pytest.mark.parametrize(("seconds", "goodput"), [(2.0, 45.0), (4.0, 20.0)])
+def test_goodput_is_that_of_a_run_that_has_settled(seconds: float, goodput: float) -> None:
+    """Neither what came while the queues filled counts, where the run is long enough, nor what came afterwards."""
+    results = Results(0)
+    results.good, results.early, results.drained = 100, 30, 10
+    assert results.summary(seconds).goodput == goodput
+
+
 class _Curve(overload.Curve):
     """A curve whose runs are made up: one that fails above a rate."""
 
