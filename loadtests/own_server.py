@@ -199,7 +199,8 @@ def run_command(
 
 
 def said(done: "subprocess.CompletedProcess[str]") -> str:
-    lines = (done.stdout + done.stderr).splitlines()
+    # Last what it came to: on stderr are its errors, or how far it was.
+    lines = (done.stderr + done.stdout).splitlines()
     return "\n".join(lines[-LOG_LINES_SHOWN:])
 
 
