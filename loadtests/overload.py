@@ -133,12 +133,13 @@ class Curve:
             summary = await self._run(
                 target, "peak", share * most, self._arguments.seconds, self._arguments.connections
             )
-            self._peak = summary.goodput
             if summary.failing <= PEAK_FAILED and summary.p99 <= PEAK_P99_MS:
-                return
-            if share != PEAK_TRIED[-1]:
+                break
+            if share == PEAK_TRIED[-1]:
+                self._console.print("no rate was served without failures: the last one tried is taken", style="yellow")
+            else:
                 self.steps.pop()
-        self._console.print("no rate was served without failures: the last one tried is taken", style="yellow")
+        self._peak = self.steps[-1].summary.goodput
 
     async def _run(self, target: Target, name: str, rate: float | None, seconds: float, connections: int) -> Summary:
         run = uuid.uuid4().hex[:12]
@@ -209,10 +210,7 @@ class Curve:
     def _write(self, missed: list[str], audit: "subprocess.CompletedProcess[str]") -> None:
         path = self._arguments.json
         if path is not None:
-            steps = [
-                {**step._asdict(), "summary": step.summary._asdict(), "goodput": step.summary.goodput}
-                for step in self.steps
-            ]
+            steps = [{**step._asdict(), "summary": step.summary.figures()} for step in self.steps]
             found = {"missed": missed, "lies": self.lies, "clean": audit.returncode == 0, "audit": said(audit)}
             path.write_text(json.dumps({"steps": steps, **found}, indent=2) + "\n")
 

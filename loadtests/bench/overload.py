@@ -10,13 +10,13 @@ from pathlib import Path
 from loadtests.bench.record import BenchError, Run
 from loadtests.bench.scale import Scale
 from loadtests.bench.work import Audits
+from loadtests.overload import CALLERS, PEAK_TRIED
 from loadtests.own_server import run_command, said
 
 # Seconds of a curve beside its runs: a server starts and warms up, a thousand fates are looked up a run, an audit.
 MARGIN_SECONDS = 400.0
-# Runs of a curve beside those of its factors, at most: three of callers, the tries of the peak, the unloaded one, the
-# one afterwards.
-OTHER_RUNS = 16
+# Runs of a curve beside those of its factors, at most: the unloaded one and the one afterwards too.
+OTHER_RUNS = len(CALLERS) + len(PEAK_TRIED) + 2
 FIGURES = ("p50", "p99", "refused_p99", "lag_p99")
 
 
@@ -52,8 +52,8 @@ def run_overload(scale: Scale, audits: Audits) -> Iterator[Run]:
             "workload": "post",
             "step": step["name"],
             "seconds": seconds,
-            "offered": summary["due"] / seconds,
-            "per_second": step["goodput"],
+            "offered": summary["offered_rate"],
+            "per_second": summary["goodput"],
             "refused_per_second": summary["refused"] / seconds,
             "unsent_per_second": summary["gave_up"] / seconds,
             "of_peak": step["share"],

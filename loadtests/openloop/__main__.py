@@ -51,7 +51,7 @@ async def _run(arguments: argparse.Namespace) -> int:
     )
     await driver.close()
     summary = results.summary(seconds)
-    figures = {**summary._asdict(), "offered_rate": summary.offered_rate, "goodput": summary.goodput}
+    figures = summary.figures()
     figures["statuses"] = dict(results.statuses)
     figures["retry_after"] = dict(results.retry_after)
     text = json.dumps(figures, indent=2)

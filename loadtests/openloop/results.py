@@ -2,7 +2,7 @@
 
 from array import array
 from collections import Counter
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 # Seconds at the start of a run in which its queues fill: what is answered then says little about what comes after.
 SETTLING_SECONDS = 1.0
@@ -57,6 +57,10 @@ class Summary(NamedTuple):
         if self.seconds <= 2 * SETTLING_SECONDS:
             return during / self.seconds
         return (during - self.early) / (self.seconds - SETTLING_SECONDS)
+
+    def figures(self) -> dict[str, Any]:
+        """Return all of them by name, as reports keep them."""
+        return {**self._asdict(), "offered_rate": self.offered_rate, "goodput": self.goodput}
 
 
 class Results:

@@ -2,7 +2,7 @@
 
 import argparse
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from itertools import pairwise
 
@@ -102,34 +102,31 @@ async def test_every_request_that_is_due_is_counted_once() -> None:
     assert results.fates.count(REFUSED) == summary.refused
 
 
-async def test_a_server_that_holds_its_answers_is_not_waited_for() -> None:
-    """Requests go on being due while none is answered; those without a free connection are never sent."""
+async def run_held(seconds: float, released: Callable[[Driver, Results], bool]) -> tuple[Results, float]:
+    """Run against a server that answers once *released* says so; return the results and the seconds it took."""
     held = asyncio.Event()
     async with stub([200], held) as target:
         results = Results(0)
         driver = Driver(target, make("read", target, "run", 1), 4, results)
         await driver.connect()
-        running = asyncio.create_task(driver.run(200.0, 1.0, 1))
-        await until(lambda: results.gave_up > 0)
+        running = asyncio.create_task(driver.run(200.0, seconds, 1))
+        await until(lambda: released(driver, results))
         held.set()
-        await running
+        taken = await running
         await driver.close()
+    return results, taken
+
+
+async def test_a_server_that_holds_its_answers_is_not_waited_for() -> None:
+    """Requests go on being due while none is answered; those without a free connection are never sent."""
+    results, _ = await run_held(1.0, lambda _, results: results.gave_up > 0)
     assert results.due > 4
     assert results.gave_up > 0
 
 
 async def test_what_is_answered_when_nothing_is_sent_any_more_is_no_goodput() -> None:
     """It was answered, and in time, but not while the server was under load."""
-    held = asyncio.Event()
-    async with stub([200], held) as target:
-        results = Results(0)
-        driver = Driver(target, make("read", target, "run", 1), 4, results)
-        await driver.connect()
-        running = asyncio.create_task(driver.run(200.0, 0.3, 1))
-        await until(lambda: results.gave_up > 0)
-        asyncio.get_running_loop().call_later(0.4, held.set)
-        seconds = await running
-        await driver.close()
+    results, seconds = await run_held(0.3, lambda driver, _: driver._over)
     summary = results.summary(seconds)
     assert summary.good == summary.drained == 4
     assert (summary.goodput, summary.p99) == (0.0, 0.0)
