@@ -1,4 +1,4 @@
-"""How much a worker has under way at once: what comes on top waits shortly, newest first, and is then refused."""
+"""How much a worker has under way at once: what comes on top waits shortly for its turn, and is then refused."""
 
 import asyncio
 import math
@@ -11,14 +11,17 @@ from typing import NamedTuple
 from server.http.limits import ARRIVING_MAX_BYTES
 from server.store.coalescer import QueueFullError
 
-# Requests a worker has under way at once, reads and writes together: less than a tenth of a second of work. More would
-# only wait longer.
-RUNNING_MAX = 800
-# Reads among them: what they cannot take is kept for writes.
-RUNNING_READS_MAX = 560
+# Requests a worker has under way at once, reads and writes together: some tens of milliseconds of work, and two full
+# batches of postings. More would not be done sooner, but hold more memory, and a processor's caches do not hold that.
+RUNNING_MAX = 256
+# Of these, reads or writes alone: an eighth is left to the others, whatever the one kind waits for.
+RUNNING_KIND_MAX = 224
+# Requests of a kind that may wait and are still served in the order in which they came: those of a burst, or of as many
+# callers as a worker answers in good time. When more wait than that, the last that came is served first.
+IN_ORDER_MAX = 1_024
 # Seconds a request waits for a place before it is refused: long enough for a burst to pass, short enough that a caller
 # still has time to try elsewhere. It also bounds what a flood costs: a connection cannot be refused more often.
-WAIT_SECONDS = 0.1
+WAIT_SECONDS = 0.25
 # Seconds between looks at what has waited too long.
 LOOK_SECONDS = 0.01
 # Refusals a second, so that saying no takes about a twentieth of a worker's time, at some 45 microseconds each, most of
@@ -39,9 +42,9 @@ class Admission:
     """
     The requests under way in this worker, and those that wait for one of them to end.
 
-    As many wait at most as there are connections, one each. The newest of them is admitted first: in a flood the ones
-    served are then served fast, while the oldest are about to be refused anyway (adaptive LIFO:
-    Maurer, "Fail at Scale", 2015).
+    As many wait at most as there are connections, one each. Few are admitted in the order in which they came, and none
+    that comes later gets in before them. Of many the newest is admitted first: in a flood the ones served are then
+    served fast, while the oldest are about to be refused anyway (adaptive LIFO: Maurer, "Fail at Scale", 2015).
     """
 
     def __init__(self) -> None:
@@ -61,13 +64,10 @@ class Admission:
         return len(self._waiting[0]), len(self._waiting[1])
 
     def enter(self, *, write: bool) -> bool:
-        """Count one more request, or return False when there is no place."""
-        if self.reads + self.writes >= RUNNING_MAX:
+        """Count one more request, or return False when there is no place, or others have waited for it."""
+        if 0 < len(self._waiting[write]) <= IN_ORDER_MAX:
             return False
-        if not write and self.reads >= RUNNING_READS_MAX:
-            return False
-        self._count(1, write=write)
-        return True
+        return self._take(write=write)
 
     def leave(self, *, write: bool) -> None:
         """Count one request less; its place goes to one that waits."""
@@ -157,6 +157,12 @@ class Admission:
                 self.leave(write=write)
             raise
 
+    def _take(self, *, write: bool) -> bool:
+        if self.reads + self.writes >= RUNNING_MAX or (self.writes if write else self.reads) >= RUNNING_KIND_MAX:
+            return False
+        self._count(1, write=write)
+        return True
+
     def _count(self, number: int, *, write: bool) -> None:
         if write:
             self.writes += number
@@ -173,8 +179,9 @@ class Admission:
         # Writes first: a payment that fails is worse than a balance that does.
         for write in (True, False):
             waiting = self._waiting[write]
-            while waiting and self.enter(write=write):
-                waiting.pop().admitted()
+            while waiting and self._take(write=write):
+                chosen = waiting.popleft() if len(waiting) <= IN_ORDER_MAX else waiting.pop()
+                chosen.admitted()
 
     def _look(self) -> None:
         """Refuse those that have waited too long, the oldest first."""

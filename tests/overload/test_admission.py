@@ -14,8 +14,8 @@ from tests.support.hot import JSON, OTHER_BODY, Hot, answered
 from tests.support.locks import held, somebody_waits
 from tests.support.waiting import until
 
-RUNNING_MAX = 3
-RUNNING_READS_MAX = 2
+RUNNING_MAX = 4
+RUNNING_KIND_MAX = 3
 FOR_EVER = 60.0
 
 
@@ -23,7 +23,7 @@ FOR_EVER = 60.0
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     """Few places, and time enough to look at who waits for one."""
     monkeypatch.setattr(admission, "RUNNING_MAX", RUNNING_MAX)
-    monkeypatch.setattr(admission, "RUNNING_READS_MAX", RUNNING_READS_MAX)
+    monkeypatch.setattr(admission, "RUNNING_KIND_MAX", RUNNING_KIND_MAX)
     monkeypatch.setattr(admission, "WAIT_SECONDS", FOR_EVER)
 
 
@@ -99,20 +99,26 @@ async def test_reads_do_not_take_the_places_of_writes(hot: Hot, monkeypatch: pyt
     """Reads over their part wait and are refused while writes are still admitted."""
     read = request("GET", target, token=hot.client.token)
     with hot.redis_held():
-        async with sent(hot, *[read] * 4, post(hot, key := new_key()), post(hot, new_key())) as wires:
-            assert hot.counts() == (2, 1, 2, 1, 0)
+        async with sent(hot, *[read] * 5, post(hot, key := new_key()), post(hot, new_key())) as wires:
+            assert hot.counts() == (3, 1, 2, 1, 0)
             monkeypatch.setattr(admission, "WAIT_SECONDS", 0.01)
-            for wire, write in ((wires[2], False), (wires[3], False), (wires[5], True)):
+            for wire, write in ((wires[3], False), (wires[4], False), (wires[6], True)):
                 refused(await answered(wire), write=write)
             hot.resume()
-            assert [(await answered(wires[place])).status for place in (0, 1, 4)] == [200, 200, 201]
+            assert [(await answered(wires[place])).status for place in (0, 1, 2, 5)] == [200] * 3 + [201]
     assert await hot.bound(key)
 
 
-async def test_a_place_that_is_free_admits_the_newest(hot: Hot, monkeypatch: pytest.MonkeyPatch) -> None:
-    """When a place is free, the newest of those that wait gets it, writes before reads."""
+@pytest.mark.parametrize(
+    ("in_order", "expected"), [(2, [0, 2, 4, 1, 3]), (0, [0, 4, 2, 3, 1])], ids=["few wait", "many wait"]
+)
+async def test_a_place_that_is_free_is_given_on(
+    hot: Hot, monkeypatch: pytest.MonkeyPatch, in_order: int, expected: list[int]
+) -> None:
+    """When a place is free, the first of those that wait gets it, or of many the last; writes before reads."""
+    monkeypatch.setattr(admission, "IN_ORDER_MAX", in_order)
     monkeypatch.setattr(admission, "RUNNING_MAX", 1)
-    monkeypatch.setattr(admission, "RUNNING_READS_MAX", 1)
+    monkeypatch.setattr(admission, "RUNNING_KIND_MAX", 1)
     order: list[int] = []
     database_url = hot.service.database_url
 
@@ -130,7 +136,7 @@ async def test_a_place_that_is_free_admits_the_newest(hot: Hot, monkeypatch: pyt
             await until(partial(somebody_waits, database_url))
             await lock.aclose()
             assert await answers == [201, 200, 201, 200, 201]
-    assert order == [0, 4, 2, 3, 1]
+    assert order == expected
 
 
 async def test_health_is_answered_however_busy(hot: Hot, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -163,7 +169,7 @@ async def test_requests_sent_ahead_are_refused_one_by_one(hot: Hot, monkeypatch:
 async def test_every_end_gives_its_place_back(hot: Hot, monkeypatch: pytest.MonkeyPatch) -> None:
     """With a single place, whatever ends a request leaves it to the next."""
     monkeypatch.setattr(admission, "RUNNING_MAX", 1)
-    monkeypatch.setattr(admission, "RUNNING_READS_MAX", 1)
+    monkeypatch.setattr(admission, "RUNNING_KIND_MAX", 1)
     monkeypatch.setattr(admission, "WAIT_SECONDS", 5.0)
     monkeypatch.setattr("server.http.body.BODY_DEADLINE_SECONDS", 0.05)
     huge = b" " * 65_537

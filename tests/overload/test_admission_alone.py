@@ -15,7 +15,9 @@ from server.http import admission
 from server.http.admission import Admission
 
 RUNNING_MAX = 4
-RUNNING_READS_MAX = 2
+RUNNING_KIND_MAX = 3
+# Of five that wait, say, the first is then admitted first or the last.
+IN_ORDER_MAX = 2
 # So few that a flood waits for its refusals, and so many that one look gives more than one.
 REFUSALS_PER_SECOND = 200
 PER_LOOK = int(REFUSALS_PER_SECOND * admission.LOOK_SECONDS)
@@ -108,16 +110,24 @@ class AdmissionMachine(RuleBasedStateMachine):
         """Return the requests in a state, in the order in which they came."""
         return [request for request in self.requests if request.state == state]
 
+    def line(self, *, write: bool) -> list[Asking]:
+        """Return those of a kind that wait, in the order in which they came."""
+        return [request for request in self.of("waiting") if request.write == write]
+
     @rule(write=st.booleans(), ends_at_once=st.booleans())
     def come(self, write: bool, ends_at_once: bool) -> None:
         """One more comes; some end as soon as they are admitted."""
         request = Asking(write=write, since=self.clock.now)
+        before = self.line(write=write)
         self.requests.append(request)
         if self.admission.enter(write=write):
+            assert not 0 < len(before) <= IN_ORDER_MAX
             request.admitted()
             return
 
         def admitted() -> None:
+            line = self.line(write=write)
+            assert request is line[0 if len(line) <= IN_ORDER_MAX else -1]
             request.admitted()
             if ends_at_once:
                 self.leave(request)
@@ -150,7 +160,7 @@ class AdmissionMachine(RuleBasedStateMachine):
         """What is counted is what runs, within the caps."""
         running = [request.write for request in self.of("running")]
         assert (self.admission.reads, self.admission.writes) == (running.count(False), running.count(True))
-        assert self.admission.reads <= RUNNING_READS_MAX
+        assert max(self.admission.reads, self.admission.writes) <= RUNNING_KIND_MAX
         assert len(running) <= RUNNING_MAX
         assert self.admission.refused == len(self.of("refused"))
 
@@ -172,11 +182,9 @@ class AdmissionMachine(RuleBasedStateMachine):
     @invariant()
     def no_place_is_left_empty(self) -> None:
         """When the loop is at rest, nobody waits while there is a place for it."""
-        waiting = {request.write for request in self.of("waiting")}
-        assert True not in waiting or self.admission.reads + self.admission.writes == RUNNING_MAX
-        assert False not in waiting or (
-            self.admission.reads == RUNNING_READS_MAX or self.admission.reads + self.admission.writes == RUNNING_MAX
-        )
+        reads, writes = self.admission.reads, self.admission.writes
+        for write, running in ((False, reads), (True, writes)):
+            assert not self.line(write=write) or running == RUNNING_KIND_MAX or reads + writes == RUNNING_MAX
 
     def teardown(self) -> None:
         """In the end everyone has been admitted or refused, and nothing is counted."""
@@ -193,7 +201,8 @@ class AdmissionMachine(RuleBasedStateMachine):
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     """Caps that few requests reach."""
     monkeypatch.setattr(admission, "RUNNING_MAX", RUNNING_MAX)
-    monkeypatch.setattr(admission, "RUNNING_READS_MAX", RUNNING_READS_MAX)
+    monkeypatch.setattr(admission, "RUNNING_KIND_MAX", RUNNING_KIND_MAX)
+    monkeypatch.setattr(admission, "IN_ORDER_MAX", IN_ORDER_MAX)
 
 
 @pytest.mark.parametrize("refusals", [REFUSALS_PER_SECOND, 1_000_000], ids=["slow refusals", "fast refusals"])
@@ -204,46 +213,54 @@ def test_everyone_is_admitted_or_refused_in_time(monkeypatch: pytest.MonkeyPatch
     run_state_machine_as_test(AdmissionMachine, settings=SETTINGS)
 
 
-def full(*, write: bool = True) -> tuple[Admission, Clock]:
+def full() -> tuple[Admission, Clock]:
     """Return an admission without a place, and its clock."""
     clock, some = Clock(), Admission()
     cast(Any, some)._loop = clock
-    while some.enter(write=write):
-        pass
+    for write in (True, False):
+        while some.enter(write=write):
+            pass
     return some, clock
 
 
-def test_the_newest_is_admitted_first() -> None:
-    """Of those that wait the last one that came gets the place, writes before reads; the oldest are refused first."""
+def test_many_are_admitted_from_the_last() -> None:
+    """Of many that wait the last one that came gets the place, of few the first, writes before reads."""
     some, clock = full()
     heard: list[str] = []
-    for number, kind in enumerate("rwrwr"):
+    for number, kind in enumerate("rwrwrw"):
         name = f"{kind}{number}"
         some.wait(partial(heard.append, name), partial(heard.append, f"-{name}"), write=kind == "w")
         clock.pass_by(0.02)
     for _ in range(3):
         some.leave(write=True)
     clock.settle()
-    assert heard == ["w3", "w1", "r4"]
-    clock.pass_by(0.06)
-    assert heard[3:] == ["-r0", "-r2"]
-
-
-def test_reads_leave_places_to_writes() -> None:
-    """Reads that wait do not get the places that are kept for writes."""
-    some, clock = full(write=False)
-    assert (some.reads, some.writes) == (RUNNING_READS_MAX, 0)
-    admitted: list[bool] = []
-    some.wait(lambda: admitted.append(False), lambda: None, write=False)
-    for _ in range(RUNNING_MAX - RUNNING_READS_MAX):
-        assert some.enter(write=True)
-    assert not some.enter(write=True)
-    some.leave(write=True)
-    clock.settle()
-    assert admitted == []
+    assert heard == ["w5", "w1", "w3"]
     some.leave(write=False)
     clock.settle()
-    assert admitted == [False]
+    assert heard[3:] == ["r4"]
+    clock.pass_by(admission.WAIT_SECONDS)
+    assert heard[4:] == ["-r0", "-r2"]
+
+
+@pytest.mark.parametrize("write", [False, True], ids=["reads", "writes"])
+def test_a_kind_leaves_places_to_the_other(write: bool) -> None:
+    """Those of a kind that wait do not get the places that are kept for the other."""
+    clock, some = Clock(), Admission()
+    cast(Any, some)._loop = clock
+    for _ in range(RUNNING_KIND_MAX):
+        assert some.enter(write=write)
+    assert not some.enter(write=write)
+    admitted: list[bool] = []
+    some.wait(lambda: admitted.append(True), lambda: None, write=write)
+    for _ in range(RUNNING_MAX - RUNNING_KIND_MAX):
+        assert some.enter(write=not write)
+    assert not some.enter(write=not write)
+    some.leave(write=not write)
+    clock.settle()
+    assert admitted == []
+    some.leave(write=write)
+    clock.settle()
+    assert admitted == [True]
 
 
 def test_refusals_are_slowed_down(monkeypatch: pytest.MonkeyPatch) -> None:

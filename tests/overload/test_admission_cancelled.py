@@ -9,14 +9,14 @@ from server.http.admission import Admission
 from server.store.coalescer import QueueFullError
 from tests.support.waiting import until
 
-READS_MAX = 2
+PLACES = 2
 
 
 @pytest.fixture(autouse=True)
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Few places, none of them kept for writes."""
-    monkeypatch.setattr(admission, "RUNNING_MAX", READS_MAX)
-    monkeypatch.setattr(admission, "RUNNING_READS_MAX", READS_MAX)
+    """Few places, none of them kept for one kind."""
+    monkeypatch.setattr(admission, "RUNNING_MAX", PLACES)
+    monkeypatch.setattr(admission, "RUNNING_KIND_MAX", PLACES)
 
 
 @pytest.mark.parametrize("when", ["it waits", "it has a place", "it is refused"])
@@ -31,7 +31,7 @@ async def test_who_is_cancelled_gives_its_place_back(monkeypatch: pytest.MonkeyP
     if when == "it has a place":
         some.leave(write=True)
         some._admit()
-        assert some.writes == READS_MAX
+        assert some.writes == PLACES
     elif when == "it is refused":
         monkeypatch.setattr(admission, "WAIT_SECONDS", 0.0)
         some._look()
@@ -43,7 +43,7 @@ async def test_who_is_cancelled_gives_its_place_back(monkeypatch: pytest.MonkeyP
         # Its turn comes, and passes on.
         some.leave(write=True)
         some._admit()
-    assert (some.reads, some.writes) == (0, READS_MAX if when == "it is refused" else READS_MAX - 1)
+    assert (some.reads, some.writes) == (0, PLACES if when == "it is refused" else PLACES - 1)
 
 
 @pytest.mark.parametrize("ended", ["well", "by a failure", "cancelled"])
@@ -72,6 +72,6 @@ async def test_outside_the_count_is_right(monkeypatch: pytest.MonkeyPatch, ended
     if ended == "cancelled":
         going.cancel()
     await asyncio.wait([going])
-    assert (some.reads, some.arriving_bytes) == (1 if place else READS_MAX + 1, 0)
+    assert (some.reads, some.arriving_bytes) == (1 if place else PLACES + 1, 0)
     if not place and ended == "well":
         assert isinstance(going.exception(), QueueFullError)
