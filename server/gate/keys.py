@@ -29,6 +29,9 @@ CACHE_SECONDS = 5.0
 # The same while Postgres is known to be away: its last snapshots live for ten seconds more, and can be read only by
 # keys that are known. Nothing is written meanwhile.
 CACHE_AWAY_SECONDS = 15.0
+# Before that time is over the key of a request is read anew while it is still trusted: the requests of a busy key never
+# wait for it, thousands at once. Also the time between two such readings when one fails.
+REFRESH_SECONDS = 1.0
 # Keys remembered at once, known and unknown apart, so that made-up keys never push out real ones.
 CACHE_KEYS_MAX = 10_000
 # Tokens never found good before that are looked up with one query. One such query is away at a time: made-up tokens,
@@ -118,6 +121,18 @@ class _Parsed(NamedTuple):
     digest: bytes
 
 
+class _Known:
+    """A key that was found good, until when that is trusted, and when it is read anew."""
+
+    __slots__ = ("expires", "key", "parsed", "refresh_at")
+
+    def __init__(self, key: ApiKey, parsed: _Parsed, expires: float) -> None:
+        self.key = key
+        self.parsed = parsed
+        self.expires = expires
+        self.refresh_at = expires - REFRESH_SECONDS
+
+
 def new_key(ledger_id: int) -> NewKey:
     """Make a key of a ledger: `tsk_<ledger>_<id>_<secret><checksum>`, all in hexadecimal."""
     key_id = secrets.token_hex(ID_BYTES)
@@ -146,7 +161,7 @@ def token_name(token: str) -> bytes:
 
 class Authenticator:
     """
-    Knows who a token belongs to, and asks Postgres at most once in *CACHE_SECONDS* a token.
+    Knows who a token belongs to, and asks Postgres once in *CACHE_SECONDS* a token, or a little sooner.
 
     A token that was found good is asked about again as any reader asks; the others go together, through a lane of
     their own, so that made-up ones cost those who have a key nothing.
@@ -156,7 +171,7 @@ class Authenticator:
         self._database = database
         self._defaults = defaults or Defaults()
         # By `token_name`. What has expired stays until it is read again or pushed out: it tells who is no stranger.
-        self._known: dict[bytes, tuple[ApiKey, float]] = {}
+        self._known: dict[bytes, _Known] = {}
         self._unknown: dict[bytes, float] = {}
         self._lookups: dict[bytes, asyncio.Task[ApiKey | None]] = {}
         self._strangers: Coalescer[_Parsed, asyncpg.Record | None] = Coalescer(
@@ -168,9 +183,13 @@ class Authenticator:
         entry = self._known.get(name)
         if entry is None:
             return None
-        over = time.monotonic() - entry[1]
+        now = time.monotonic()
+        if now >= entry.refresh_at:
+            entry.refresh_at = now + REFRESH_SECONDS
+            self._ask(name, entry.parsed, stranger=False)
+        over = now - entry.expires
         if over < 0 or (self._database.away and over < CACHE_AWAY_SECONDS - CACHE_SECONDS):
-            return entry[0]
+            return entry.key
         return None
 
     async def authenticate(
@@ -201,12 +220,23 @@ class Authenticator:
             stranger = name not in self._known
             if stranger and before_strangers is not None:
                 await before_strangers()
-            # Another request with this token may have been faster.
-            if name not in self._lookups:
-                lookup = asyncio.get_running_loop().create_task(self._look_up(name, parsed, stranger=stranger))
-                self._lookups[name] = lookup
-                lookup.add_done_callback(lambda _: self._lookups.pop(name))
+            self._ask(name, parsed, stranger=stranger)
         return await asyncio.shield(self._lookups[name])
+
+    def _ask(self, name: bytes, parsed: _Parsed, *, stranger: bool) -> None:
+        """Look a token up, unless that is being done already."""
+        if name in self._lookups:
+            return
+
+        def done(lookup: "asyncio.Task[ApiKey | None]") -> None:
+            del self._lookups[name]
+            if not lookup.cancelled():
+                # Nobody may be waiting for it: then the next request finds out.
+                lookup.exception()
+
+        lookup = asyncio.get_running_loop().create_task(self._look_up(name, parsed, stranger=stranger))
+        self._lookups[name] = lookup
+        lookup.add_done_callback(done)
 
     async def _look_up(self, name: bytes, parsed: _Parsed, *, stranger: bool) -> ApiKey | None:
         # Counted from before the read, so that a revocation is never outlived by more than the bound.
@@ -240,7 +270,7 @@ class Authenticator:
             concurrency=row["concurrency"] or defaults.concurrency,
             ledger_limit=defaults.ledger,
         )
-        _remember(self._known, name, (key, expires))
+        _remember(self._known, name, _Known(key, parsed, expires))
         return key
 
     async def _read(self, keys: list[_Parsed]) -> list[asyncpg.Record | None]:

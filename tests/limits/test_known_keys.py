@@ -1,0 +1,89 @@
+"""Keys that are in use: they are read anew while they are still trusted, and nobody waits for it."""
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import asyncpg
+import pytest
+
+from server.gate import keys
+from server.store.errors import StoreUnavailableError
+from server.store.postgres import Database
+from tests.support.client import Client
+from tests.support.service import Service, in_process
+from tests.support.waiting import until
+
+FOR_EVER = 60.0
+LOCK = "LOCK TABLE tallystick.api_keys IN ACCESS EXCLUSIVE MODE"
+REVOKE = "UPDATE tallystick.api_keys SET revoked_at = now() WHERE id = $1"
+
+
+@pytest.fixture
+async def service(database_url: str, redis_url: str, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Service]:
+    """A service that reads a key anew at its second request, and trusts it for longer than a test takes."""
+    monkeypatch.setattr(keys, "CACHE_SECONDS", FOR_EVER)
+    monkeypatch.setattr(keys, "REFRESH_SECONDS", FOR_EVER)
+    async with in_process(database_url, redis_url) as running:
+        yield running
+
+
+@pytest.fixture
+async def client(service: Service) -> Client:
+    """A client whose key is known."""
+    known = await service.client("books")
+    assert (await known.get("/v1/accounts")).status == 200
+    return known
+
+
+async def ask(client: Client, times: int) -> None:
+    """Send requests that need the key and nothing that the tests lock, and see them served."""
+    answers = await asyncio.gather(*(client.get("/v1/accounts/nobody") for _ in range(times)))
+    assert {answer.status for answer in answers} == {404}
+
+
+async def test_nobody_waits_while_a_key_is_read_anew(
+    service: Service, client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However long the reading takes, all requests are served, there is one reading, and what it finds counts."""
+    asked = 0
+    read = Database.read
+
+    async def counted(database: Database, name: str, *arguments: object) -> list[asyncpg.Record]:
+        nonlocal asked
+        asked += name == "api_key_read_many"
+        return await read(database, name, *arguments)
+
+    monkeypatch.setattr(Database, "read", counted)
+    holder = await asyncpg.connect(service.database_url)
+    try:
+        async with holder.transaction():
+            await holder.execute(LOCK)
+            await ask(client, 50)
+            await ask(client, 50)
+            assert asked == 1
+            await holder.execute(REVOKE, client.token.split("_")[2])
+    finally:
+        await holder.close()
+
+    async def revoked() -> bool:
+        return (await client.get("/v1/accounts/nobody")).status == 401
+
+    await until(revoked)
+
+
+async def test_a_key_that_cannot_be_read_anew_is_trusted_on(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A reading that fails takes nothing from what is known, and is not begun again with each request."""
+    asked = 0
+    read = Database.read
+
+    async def fail(database: Database, name: str, *arguments: object) -> list[asyncpg.Record]:
+        nonlocal asked
+        if name != "api_key_read_many":
+            return await read(database, name, *arguments)
+        asked += 1
+        raise StoreUnavailableError("away")
+
+    monkeypatch.setattr(Database, "read", fail)
+    for _ in range(3):
+        await ask(client, 10)
+    assert asked == 1
