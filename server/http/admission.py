@@ -13,9 +13,9 @@ from server.store.coalescer import QueueFullError
 
 # Requests a worker has under way at once, reads and writes together: some tens of milliseconds of work, and two full
 # batches of postings. More would not be done sooner, but hold more memory, and a processor's caches do not hold that.
-RUNNING_MAX = 256
+RUNNING_MAX = 192
 # Of these, reads or writes alone: an eighth is left to the others, whatever the one kind waits for.
-RUNNING_KIND_MAX = 224
+RUNNING_KIND_MAX = 168
 # Requests of a kind that may wait and are still served in the order in which they came: those of a burst, or of as many
 # callers as a worker answers in good time. When more wait than that, the last that came is served first.
 IN_ORDER_MAX = 1_024

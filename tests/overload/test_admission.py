@@ -109,6 +109,20 @@ async def test_reads_do_not_take_the_places_of_writes(hot: Hot, monkeypatch: pyt
     assert await hot.bound(key)
 
 
+async def test_writes_that_are_stuck_leave_places_to_reads(hot: Hot) -> None:
+    """While more writes than may run wait for PostgreSQL, what is cached is read."""
+    async with connect(hot.url) as reader, AsyncExitStack() as lock:
+        await lock.enter_async_context(held(hot.service.database_url, "alice"))
+        async with sent(hot, *(hot.post(new_key()) for _ in range(5))) as wires:
+            assert hot.counts() == (0, 3, 0, 2, 0)
+            for _ in range(3):
+                await reader.send(hot.get("bob"))
+                assert (await answered(reader)).status == 200
+            assert hot.counts() == (0, 3, 0, 2, 0)
+            await lock.aclose()
+            assert [(await answered(wire)).status for wire in wires] == [201] * 5
+
+
 @pytest.mark.parametrize(
     ("in_order", "expected"), [(2, [0, 2, 4, 1, 3]), (0, [0, 4, 2, 3, 1])], ids=["few wait", "many wait"]
 )
