@@ -223,9 +223,8 @@ async def revoke(hot: Hot, client: Client) -> None:
     assert client.token is not None
     async with Database(hot.service.database_url, posting_connections=1, reading_connections=1) as database:
         assert await revoke_key(database, "hot", client.token.split("_")[2])
-    known = hot.server._parts.authenticator._known
-    for name, (key, _) in known.items():
-        known[name] = (key, 0.0)
+    for known in hot.server._parts.authenticator._known.values():
+        known.expires = 0.0
 
 
 async def test_a_key_that_is_revoked_opens_nothing(hot: Hot) -> None:

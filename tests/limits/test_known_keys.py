@@ -61,6 +61,7 @@ async def test_nobody_waits_while_a_key_is_read_anew(
             await ask(client, 50)
             await ask(client, 50)
             assert asked == 1
+            assert client.token is not None
             await holder.execute(REVOKE, client.token.split("_")[2])
     finally:
         await holder.close()
