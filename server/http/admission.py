@@ -11,8 +11,8 @@ from typing import NamedTuple
 from server.http.limits import ARRIVING_MAX_BYTES
 from server.store.coalescer import QueueFullError
 
-# Requests a worker has under way at once, reads and writes together: some tens of milliseconds of work, and two full
-# batches of postings. More would not be done sooner, but hold more memory, and a processor's caches do not hold that.
+# Requests a worker has under way at once, reads and writes together: some tens of milliseconds of work, and two
+# batches of postings. More would not be done sooner, but hold more memory than the caches of a processor do.
 RUNNING_MAX = 192
 # Of these, reads or writes alone: an eighth is left to the others, whatever the one kind waits for.
 RUNNING_KIND_MAX = 168
