@@ -11,14 +11,16 @@ from typing import NamedTuple
 from server.http.limits import ARRIVING_MAX_BYTES
 from server.store.coalescer import QueueFullError
 
-# Requests a worker has under way at once, reads and writes together: some tens of milliseconds of work, and two
-# batches of postings. More would not be done sooner, but hold more memory than the caches of a processor do.
-RUNNING_MAX = 192
-# Of these, reads or writes alone: an eighth is left to the others, whatever the one kind waits for.
-RUNNING_KIND_MAX = 168
-# Requests of a kind that may wait and are still served in the order in which they came: those of a burst, or of as many
+# Requests a worker has under way at once, reads and writes together: some tens of milliseconds of work.
+RUNNING_MAX = 512
+# Writes among them: two batches of postings. More would not be done sooner, but hold more memory than the caches of a
+# processor do.
+RUNNING_WRITES_MAX = 168
+# Reads among them: what they cannot take is kept for writes, and what writes cannot take for them.
+RUNNING_READS_MAX = 448
+# Reads, and writes, that may wait and are still served in the order in which they came: those of a burst, or of as many
 # callers as a worker answers in good time. When more wait than that, the last that came is served first.
-IN_ORDER_MAX = 1_024
+IN_ORDER_MAX = (4_096, 1_024)
 # Seconds a request waits for a place before it is refused: long enough for a burst to pass, short enough that a caller
 # still has time to try elsewhere. It also bounds what a flood costs: a connection cannot be refused more often.
 WAIT_SECONDS = 0.25
@@ -65,7 +67,7 @@ class Admission:
 
     def enter(self, *, write: bool) -> bool:
         """Count one more request, or return False when there is no place, or others have waited for it."""
-        if 0 < len(self._waiting[write]) <= IN_ORDER_MAX:
+        if 0 < len(self._waiting[write]) <= IN_ORDER_MAX[write]:
             return False
         return self._take(write=write)
 
@@ -158,7 +160,9 @@ class Admission:
             raise
 
     def _take(self, *, write: bool) -> bool:
-        if self.reads + self.writes >= RUNNING_MAX or (self.writes if write else self.reads) >= RUNNING_KIND_MAX:
+        if self.reads + self.writes >= RUNNING_MAX:
+            return False
+        if self.writes >= RUNNING_WRITES_MAX if write else self.reads >= RUNNING_READS_MAX:
             return False
         self._count(1, write=write)
         return True
@@ -180,7 +184,7 @@ class Admission:
         for write in (True, False):
             waiting = self._waiting[write]
             while waiting and self._take(write=write):
-                chosen = waiting.popleft() if len(waiting) <= IN_ORDER_MAX else waiting.pop()
+                chosen = waiting.popleft() if len(waiting) <= IN_ORDER_MAX[write] else waiting.pop()
                 chosen.admitted()
 
     def _look(self) -> None:

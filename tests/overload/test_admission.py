@@ -15,6 +15,7 @@ from tests.support.locks import held, somebody_waits
 from tests.support.waiting import until
 
 RUNNING_MAX = 4
+# Of these writes, and likewise reads.
 RUNNING_KIND_MAX = 3
 FOR_EVER = 60.0
 
@@ -23,7 +24,8 @@ FOR_EVER = 60.0
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     """Few places, and time enough to look at who waits for one."""
     monkeypatch.setattr(admission, "RUNNING_MAX", RUNNING_MAX)
-    monkeypatch.setattr(admission, "RUNNING_KIND_MAX", RUNNING_KIND_MAX)
+    monkeypatch.setattr(admission, "RUNNING_WRITES_MAX", RUNNING_KIND_MAX)
+    monkeypatch.setattr(admission, "RUNNING_READS_MAX", RUNNING_KIND_MAX)
     monkeypatch.setattr(admission, "WAIT_SECONDS", FOR_EVER)
 
 
@@ -130,9 +132,10 @@ async def test_a_place_that_is_free_is_given_on(
     hot: Hot, monkeypatch: pytest.MonkeyPatch, in_order: int, expected: list[int]
 ) -> None:
     """When a place is free, the first of those that wait gets it, or of many the last; writes before reads."""
-    monkeypatch.setattr(admission, "IN_ORDER_MAX", in_order)
+    monkeypatch.setattr(admission, "IN_ORDER_MAX", (in_order, in_order))
     monkeypatch.setattr(admission, "RUNNING_MAX", 1)
-    monkeypatch.setattr(admission, "RUNNING_KIND_MAX", 1)
+    monkeypatch.setattr(admission, "RUNNING_WRITES_MAX", 1)
+    monkeypatch.setattr(admission, "RUNNING_READS_MAX", 1)
     order: list[int] = []
     database_url = hot.service.database_url
 
@@ -183,7 +186,8 @@ async def test_requests_sent_ahead_are_refused_one_by_one(hot: Hot, monkeypatch:
 async def test_every_end_gives_its_place_back(hot: Hot, monkeypatch: pytest.MonkeyPatch) -> None:
     """With a single place, whatever ends a request leaves it to the next."""
     monkeypatch.setattr(admission, "RUNNING_MAX", 1)
-    monkeypatch.setattr(admission, "RUNNING_KIND_MAX", 1)
+    monkeypatch.setattr(admission, "RUNNING_WRITES_MAX", 1)
+    monkeypatch.setattr(admission, "RUNNING_READS_MAX", 1)
     monkeypatch.setattr(admission, "WAIT_SECONDS", 5.0)
     monkeypatch.setattr("server.http.body.BODY_DEADLINE_SECONDS", 0.05)
     huge = b" " * 65_537

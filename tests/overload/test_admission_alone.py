@@ -15,6 +15,7 @@ from server.http import admission
 from server.http.admission import Admission
 
 RUNNING_MAX = 4
+# Of these writes, and likewise reads.
 RUNNING_KIND_MAX = 3
 # Of five that wait, say, the first is then admitted first or the last.
 IN_ORDER_MAX = 2
@@ -201,8 +202,9 @@ class AdmissionMachine(RuleBasedStateMachine):
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     """Caps that few requests reach."""
     monkeypatch.setattr(admission, "RUNNING_MAX", RUNNING_MAX)
-    monkeypatch.setattr(admission, "RUNNING_KIND_MAX", RUNNING_KIND_MAX)
-    monkeypatch.setattr(admission, "IN_ORDER_MAX", IN_ORDER_MAX)
+    monkeypatch.setattr(admission, "RUNNING_WRITES_MAX", RUNNING_KIND_MAX)
+    monkeypatch.setattr(admission, "RUNNING_READS_MAX", RUNNING_KIND_MAX)
+    monkeypatch.setattr(admission, "IN_ORDER_MAX", (IN_ORDER_MAX, IN_ORDER_MAX))
 
 
 @pytest.mark.parametrize("refusals", [REFUSALS_PER_SECOND, 1_000_000], ids=["slow refusals", "fast refusals"])

@@ -16,7 +16,8 @@ PLACES = 2
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     """Few places, none of them kept for one kind."""
     monkeypatch.setattr(admission, "RUNNING_MAX", PLACES)
-    monkeypatch.setattr(admission, "RUNNING_KIND_MAX", PLACES)
+    monkeypatch.setattr(admission, "RUNNING_WRITES_MAX", PLACES)
+    monkeypatch.setattr(admission, "RUNNING_READS_MAX", PLACES)
 
 
 @pytest.mark.parametrize("when", ["it waits", "it has a place", "it is refused"])
