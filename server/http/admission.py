@@ -21,9 +21,10 @@ RUNNING_READS_MAX = 448
 # Reads, and writes, that may wait and are still served in the order in which they came: those of a burst, or of as many
 # callers as a worker answers in good time. When more wait than that, the last that came is served first.
 IN_ORDER_MAX = (4_096, 1_024)
-# Seconds a request waits for a place before it is refused: long enough for a burst to pass, short enough that a caller
-# still has time to try elsewhere. It also bounds what a flood costs: a connection cannot be refused more often.
-WAIT_SECONDS = 0.25
+# Seconds a request waits for a place before it is refused: long enough for a burst to pass on a slow machine too, short
+# enough that who is admitted is answered within a second, and who is not has time to try elsewhere. It also bounds what
+# a flood costs: a connection cannot be refused more often.
+WAIT_SECONDS = 0.5
 # Seconds between looks at what has waited too long.
 LOOK_SECONDS = 0.01
 # Refusals a second, so that saying no takes about a twentieth of a worker's time, at some 45 microseconds each, most of
