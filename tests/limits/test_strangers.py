@@ -7,7 +7,7 @@ import asyncpg
 import pytest
 
 from server.gate.keys import new_key
-from server.store.postgres import READ_WAITERS_MAX, Database
+from server.store.postgres import READ_WAITERS_MAX
 from tests.support.client import Client
 from tests.support.service import Service, in_process
 
@@ -18,22 +18,6 @@ FLOOD = READ_WAITERS_MAX + 100
 def stranger(service: Service) -> Client:
     """Return a client with a token that could be a key, and is none."""
     return Client(service.session, service.url, new_key(1).token)
-
-
-@pytest.fixture
-def asked(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """How many keys each look-up of this test asks for."""
-    numbers: list[int] = []
-    read = Database.read
-
-    async def counted(database: Database, name: str, *arguments: object) -> list[asyncpg.Record]:
-        if name == "api_key_read_many":
-            assert isinstance(arguments[0], list)
-            numbers.append(len(arguments[0]))
-        return await read(database, name, *arguments)
-
-    monkeypatch.setattr(Database, "read", counted)
-    return numbers
 
 
 async def test_a_flood_of_strangers_takes_no_room_of_readers(database_url: str, redis_url: str) -> None:
