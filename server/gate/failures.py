@@ -1,10 +1,10 @@
 """Failed authentications, limited by the network address they come from."""
 
-import time
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import Final
 
-from server.gate.limits import LOCAL_BUCKETS_MAX, Limit, LocalBuckets
+from server.gate.limits import Limit, LocalBuckets
+from server.gate.used_up import UsedUp, now
 from server.store.keyspace import LEASE_MS, Keyspace
 from server.store.redis import Redis, RedisAwayError
 from server.store.scripts import script
@@ -12,8 +12,6 @@ from server.store.scripts import script
 # Leading bits of an IPv6 address that tell one customer of a provider from another: whoever has one address of such
 # a network has all of them.
 IPV6_NETWORK_BITS: Final = 64
-# Microseconds for which a worker remembers that an address has used up its limit, without asking again.
-REMEMBERED_MAX: Final = 1_000_000
 
 
 def network(address: str) -> str:
@@ -46,9 +44,8 @@ class Failures:
         self._limit = limit
         self._workers = workers
         self._local = LocalBuckets()
-        # By network that has nothing left, in microseconds of the monotonic clock: until when that is remembered, and
-        # until when it was said to last.
-        self._used_up: dict[str, tuple[int, int]] = {}
+        # By network.
+        self._used_up: UsedUp[str] = UsedUp()
 
     async def count(self, address: str) -> int:
         """
@@ -58,16 +55,12 @@ class Failures:
             0, or microseconds until another one is within the limit when this one is not.
         """
         peer = network(address)
-        now = time.monotonic_ns() // 1_000
-        if waiting := self._remembered(peer, now):
-            return waiting
+        if taken := self._used_up.taken(peer):
+            return taken.wait
+        asked = now()
         wait = (await self._take(peer, 1))[0]
-        self._used_up.pop(peer, None)
         if wait:
-            if len(self._used_up) >= LOCAL_BUCKETS_MAX:
-                del self._used_up[next(iter(self._used_up))]
-            # Counted from before the question, so that it never outlasts the wait.
-            self._used_up[peer] = (now + min(wait, REMEMBERED_MAX), now + wait)
+            self._used_up.remember(peer, asked, wait)
         return wait
 
     async def used_up(self, address: str) -> int:
@@ -78,15 +71,11 @@ class Failures:
             0, or microseconds until one is.
         """
         peer = network(address)
-        if waiting := self._remembered(peer, time.monotonic_ns() // 1_000):
-            return waiting
+        if taken := self._used_up.taken(peer):
+            return taken.wait
         _, left = await self._take(peer, 0)
         # How long to wait is known to whoever counts, and with nothing left counts nothing.
         return 0 if left else await self.count(address)
-
-    def _remembered(self, peer: str, now: int) -> int:
-        remembered, until = self._used_up.get(peer, (0, 0))
-        return until - now if remembered > now else 0
 
     async def _take(self, peer: str, cost: int) -> tuple[int, int]:
         """Take *cost* tokens; return the wait for them, 0 when they were there, and how many whole ones are left."""

@@ -11,6 +11,7 @@ import msgspec
 
 from server.gate.keys import ApiKey
 from server.gate.limits import LocalBuckets
+from server.gate.used_up import UsedUp, now
 from server.store.cache import Replay, Snapshot
 from server.store.cache_counters import CacheCounters
 from server.store.coalescer import Coalescer
@@ -83,6 +84,8 @@ class Gate:
         self._counters = counters
         self._decisions = tallies.decisions
         self._local = LocalBuckets()
+        # By the key as it was read last: one whose limits have changed is another one.
+        self._used_up: UsedUp[ApiKey] = UsedUp()
         # Lease tokens are never given twice: a random part of this process, a count, a position.
         self._process = secrets.token_hex(4)
         self._batches = itertools.count(1)
@@ -93,6 +96,14 @@ class Gate:
             queue_max=QUEUE_MAX,
             tally=tallies.batches["gate"],
         )
+
+    def used_up(self, key: ApiKey) -> Entry | None:
+        """Return what a request for one token of a key would be told, where that is known: there is none yet."""
+        taken = self._used_up.taken(key)
+        if taken is None:
+            return None
+        self._count("memory", 1, 0)
+        return Entry(taken.wait, taken.left, waits_for=taken.waits_for)
 
     def enter(
         self, key: ApiKey, cost: int, look_up: LookUp = LookUp.NOTHING, name: bytes = b""
@@ -150,6 +161,7 @@ class Gate:
         arguments += (token, LEASE_MS)
         # Snapshots in a server just started are neither read nor leased.
         trusted = look_up and self._redis.trusted
+        asked = now()
         for item in items:
             kind = item.look_up if look_up and (trusted or item.look_up is LookUp.REPLAY) else LookUp.NOTHING
             arguments += (item.cost, int(kind))
@@ -157,11 +169,18 @@ class Gate:
                 keys.append(item.name)
         reply = await self._redis.submit(keys[0], script("gate").call(keys, *arguments))
         waits = reply[::3]
-        self._count("redis", len(waits), waits.count(0))
-        return [
+        admitted = waits.count(0)
+        self._count("redis", len(waits), admitted)
+        entries = [
             self._entry(item.look_up, wait, left, found)
             for item, wait, left, found in zip(items, waits, reply[1::3], reply[2::3], strict=True)
         ]
+        if admitted < len(waits):
+            for item, entry in zip(items, entries, strict=True):
+                if entry.wait and item.cost == 1:
+                    self._used_up.remember(key, asked, entry.wait, entry.waits_for)
+                    break
+        return entries
 
     def _count(self, by: str, number: int, admitted: int) -> None:
         self._decisions[by, True] += admitted

@@ -9,7 +9,7 @@ from msgspec import UNSET
 from server.gate.gate import Entry, LookUp
 from server.http import models, render
 from server.http.admission import retry_after
-from server.http.admit import admit, judge, read_bulk
+from server.http.admit import admit, read_bulk
 from server.http.body import decode, read_body, shape_problem
 from server.http.call import Call, page_limit, whole_number
 from server.http.cursors import Instant, Version, read_cursor
@@ -129,13 +129,12 @@ async def get_account(call: Call, parts: Parts) -> Reply:
         account = await _read(call, parts)
     else:
         name = parts.gate.keyspace.snapshot(call.ledger_id, account_id)
-        return await get_admitted(call, parts, await parts.gate.enter(call.key, 1, LookUp.SNAPSHOT, name))
+        return await get_admitted(call, parts, await admit(call, parts, 1, LookUp.SNAPSHOT, name))
     return _shown(call, account.version, render.account(account))
 
 
 async def get_admitted(call: Call, parts: Parts, entry: Entry) -> Reply:
-    """Read an account when the gate has spoken."""
-    judge(call, 1, entry)
+    """Read an account when the gate has let the request in."""
     if entry.snapshot is not None:
         parts.self_check.sample(call.ledger_id, call.ids[0], entry.snapshot)
         return _from_snapshot(call, entry.snapshot)

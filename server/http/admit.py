@@ -29,10 +29,24 @@ async def admit(call: Call, parts: Parts, cost: int = 1, look_up: LookUp = LookU
         Problem: The tokens are not there (429), or can never be (400). No idempotency key is bound.
         QueueFullError: Too much waits already.
     """
+    if cost == 1:
+        refuse_used_up(call, parts)
     return judge(call, cost, await parts.gate.enter(call.key, cost, look_up, name))
 
 
-def run(call: Call, parts: Parts, key: ApiKey, look_up: LookUp, name: bytes) -> "asyncio.Future[Entry] | None":
+def refuse_used_up(call: Call, parts: Parts) -> None:
+    """
+    Refuse a request that costs one token where it is known that its key has none, without asking for it.
+
+    Raises:
+        Problem: There is none (429). No idempotency key is bound.
+    """
+    entry = parts.gate.used_up(call.key)
+    if entry is not None:
+        judge(call, 1, entry)
+
+
+def run(call: Call, parts: Parts, look_up: LookUp, name: bytes) -> "asyncio.Future[Entry] | None":
     """
     Count a request of a known key as running, and ask the gate for it as `admit` does.
 
@@ -42,9 +56,9 @@ def run(call: Call, parts: Parts, key: ApiKey, look_up: LookUp, name: bytes) -> 
     Raises:
         QueueFullError: Too much waits already; it is not running.
     """
+    key = call.key
     if not parts.running.enter(key):
         return None
-    call.key = key
     try:
         return parts.gate.enter(key, 1, look_up, name)
     except BaseException:

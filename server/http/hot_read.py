@@ -4,7 +4,7 @@ import asyncio
 
 from server.gate.gate import Entry, LookUp
 from server.http.accounts import is_account_id
-from server.http.admit import full_in, run
+from server.http.admit import full_in, refuse_used_up, run
 from server.http.call import Call
 from server.http.parts import Parts
 from server.http.reply import clock
@@ -25,22 +25,26 @@ def begin(call: Call, parts: Parts) -> "asyncio.Future[Entry] | None":
         What the gate will say; None where there is more to the request, and nothing was done.
 
     Raises:
+        Problem: Its headers say one thing twice, or too much, or its key is known to have no token; it is not running.
         QueueFullError: Too much waits already; it is not running.
     """
     head = call.head
+    head.check()
     key = parts.authenticator.remembered(head.token_name)
+    if key is None:
+        return None
+    call.key = key
+    refuse_used_up(call, parts)
     account_id = call.ids[0]
     if (
-        key is None
-        or call.query_string
-        or not head.checked
+        call.query_string
         or head.no_cache
         or head.if_none_match is not None
         or not is_account_id(account_id)
         or parts.cache.owes(key.ledger_id, account_id)
     ):
         return None
-    return run(call, parts, key, LookUp.SNAPSHOT, parts.gate.keyspace.snapshot(key.ledger_id, account_id))
+    return run(call, parts, LookUp.SNAPSHOT, parts.gate.keyspace.snapshot(key.ledger_id, account_id))
 
 
 def answer(call: Call, parts: Parts, entry: Entry) -> bytes | None:

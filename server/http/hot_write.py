@@ -4,7 +4,7 @@ import asyncio
 
 from server.gate.gate import Entry, LookUp
 from server.gate.keys import Role
-from server.http.admit import full_in, run
+from server.http.admit import full_in, refuse_used_up, run
 from server.http.call import Call
 from server.http.parts import Parts
 from server.http.reply import PLAIN_JSON, clock, status_line
@@ -25,17 +25,19 @@ def begin(call: Call, parts: Parts) -> "asyncio.Future[Entry] | None":
         What the gate will say; None where there is more to the request, and nothing was done.
 
     Raises:
-        Problem: Its headers say one thing twice, or too much; it is not running.
+        Problem: Its headers say one thing twice, or too much, or its key is known to have no token; it is not running.
         QueueFullError: Too much waits already; it is not running.
     """
     call.head.check()
     key = parts.authenticator.remembered(call.head.token_name)
     if key is None or key.role < Role.WRITE or call.query_string:
         return None
+    call.key = key
+    refuse_used_up(call, parts)
     idempotency_key = call.peek_idempotency_key()
     if idempotency_key is None:
         return None
-    return run(call, parts, key, LookUp.REPLAY, parts.gate.keyspace.replay(key.ledger_id, idempotency_key))
+    return run(call, parts, LookUp.REPLAY, parts.gate.keyspace.replay(key.ledger_id, idempotency_key))
 
 
 def answer(call: Call, parts: Parts, entry: Entry) -> bytes | None:

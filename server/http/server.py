@@ -246,9 +246,8 @@ class HttpServer(web.Server):
         """
         parts = self._parts
         try:
-            if call.write:
-                return await create_admitted(call, parts, judge(call, 1, said.result()))
-            return await get_admitted(call, parts, said.result())
+            entry = judge(call, 1, said.result())
+            return await (create_admitted if call.write else get_admitted)(call, parts, entry)
         finally:
             parts.running.leave(call.key)
 

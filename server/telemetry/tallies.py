@@ -71,7 +71,7 @@ class Tallies:
         self.problems: Counter[str] = Counter()
         # Gate, read, post and Redis.
         self.batches: dict[str, BatchTally] = {lane: BatchTally() for lane in ("gate", "read", "post", "redis")}
-        # Requests that asked for tokens, by who decided ("redis" or "worker") and whether they got them.
+        # Requests that asked for tokens, by who decided ("redis", "worker" or "memory") and whether they got them.
         self.decisions: Counter[tuple[str, bool]] = Counter()
         # Answers given again, by where they came from: "redis" or "postgres".
         self.replays: Counter[str] = Counter()

@@ -9,11 +9,13 @@ from typing import Any
 import aiohttp
 import pytest
 
-from server.gate import failures
+from server.gate import used_up
+from server.gate.failures import network as network_of
 from server.gate.keys import new_key
 from tests.support.client import Client
 from tests.support.service import NO_REDIS, Service, in_process
 
+FOR_EVER = 3_600_000_000
 SLOW: dict[str, object] = {"auth_failure_rate": "1/day", "auth_failure_burst": 5}
 
 
@@ -97,16 +99,29 @@ async def test_waiting_as_told_is_enough(database_url: str, redis_url: str) -> N
         assert (await stranger(service).get("/v1/accounts")).status == 401
 
 
-async def test_a_flood_of_failures_does_not_reach_redis(database_url: str, redis_url: str, redis: Any) -> None:
+async def used_up_and_emptied(service: Service, redis: Any) -> None:
+    """Use up what an address may fail, and then have Redis forget it: asked, it would admit the next one."""
+    answers = [await stranger(service).get("/v1/accounts") for _ in range(6)]
+    assert [answer.status for answer in answers] == [401] * 5 + [429]
+    assert service.app is not None
+    assert await redis.delete(service.app.server._parts.gate.keyspace.failures("127.0.0.1")) == 1
+
+
+async def test_a_flood_of_failures_does_not_reach_redis(
+    database_url: str, redis_url: str, redis: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A worker knows for a while that nothing is left, and asks nobody meanwhile."""
+    monkeypatch.setattr(used_up, "REMEMBERED_MAX", FOR_EVER)
     async with in_process(database_url, redis_url, **SLOW) as service:
-        for _ in range(6):
-            await stranger(service).get("/v1/accounts")
-        assert service.app is not None
-        # Would admit the next one, if it were asked.
-        await redis.delete(service.app.server._parts.gate.keyspace.failures("127.0.0.1"))
+        await used_up_and_emptied(service, redis)
         assert (await stranger(service).get("/v1/accounts")).status == 429
-        await asyncio.sleep(failures.REMEMBERED_MAX / 1_000_000)
+
+
+async def test_what_is_known_of_an_address_is_forgotten(database_url: str, redis_url: str, redis: Any) -> None:
+    """Soon Redis is asked again."""
+    async with in_process(database_url, redis_url, **SLOW) as service:
+        await used_up_and_emptied(service, redis)
+        await asyncio.sleep(used_up.REMEMBERED_MAX / 1_000_000)
         assert (await stranger(service).get("/v1/accounts")).status == 401
 
 
@@ -126,4 +141,4 @@ async def test_a_flood_of_failures_does_not_reach_redis(database_url: str, redis
 )
 def test_networks(address: str, network: str) -> None:
     """IPv4 peers stand for themselves, IPv6 peers for their /64, and those without an address for one."""
-    assert failures.network(address) == network
+    assert network_of(address) == network

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from server.gate.used_up import REMEMBERED_MAX
 from server.process.commands.keys import KeyLimit
 from tests.limits.steps import bucket, left, limited, once, state
 from tests.support.client import Client
@@ -254,6 +255,7 @@ async def test_the_clock_of_redis_may_step(service: Service, ledger: str, redis:
     name = await bucket(redis, client)
     units, since, price = await state(redis, client)
     await redis.set(name, f"{units}:{since - hours * 3_600 * 10**6}:{price}", px=3_600_000)
+    await asyncio.sleep(REMEMBERED_MAX / 1_000_000)
     answer = await client.get("/v1/accounts")
     if hours > 0:
         assert (answer.status, left(answer)) == (200, 2)
