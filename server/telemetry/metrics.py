@@ -31,8 +31,8 @@ METRICS: Final[Mapping[str, Metric]] = {
     ),
     "tallystick_limiter_decisions_total": Metric(
         "counter",
-        "Requests that asked for tokens; by is redis, memory (Redis had just said that there are none) or worker (Redis is"
-        " away); decision is admitted or limited.",
+        "Requests that asked for tokens; by is redis, memory (Redis had just said that there are none) or worker (Redis"
+        " is away); decision is admitted or limited.",
         ("by", "decision"),
     ),
     "tallystick_batch_size": Metric(
