@@ -81,7 +81,7 @@ def judge(call: Call, cost: int, entry: Entry) -> Entry:
     if entry.wait < 0:
         burst = key.limits[entry.waits_for][1].burst
         raise Problem("cost_exceeds_capacity", f"The request costs {cost} tokens; the limit holds {burst} of them.")
-    raise used_up(key.policies[entry.waits_for], entry.wait)
+    raise used_up(key.policies[entry.waits_for], seconds_of(entry.wait))
 
 
 def full_in(key: ApiKey, left: int) -> int:
@@ -90,9 +90,13 @@ def full_in(key: ApiKey, left: int) -> int:
     return -(-(limit.burst - left) * limit.window // limit.quota)
 
 
-def used_up(policy: str, wait: int) -> Problem:
-    """Return the problem of a limit that has room again in *wait* microseconds."""
-    seconds = -(-wait // _MICROSECONDS)
+def seconds_of(wait: int) -> int:
+    """Return whole seconds that are no shorter than *wait* microseconds."""
+    return -(-wait // _MICROSECONDS)
+
+
+def used_up(policy: str, seconds: int) -> Problem:
+    """Return the problem of a limit that has room again in so many seconds."""
     return Problem(
         "quota_exceeded",
         f"The limit {policy} is used up; there is room again in {seconds} s.",

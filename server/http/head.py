@@ -83,6 +83,13 @@ class Head:
         self.no_cache = "no-cache" in headers.get("Cache-Control", "")
         self.if_none_match = headers.get("If-None-Match")
 
+    @classmethod
+    def of(cls, message: RawRequestMessage, before: "Head | None") -> "Head":
+        """Return the head of a message: the one *before* where it says the same, which need not be read again."""
+        if before is None or before.raw_headers != message.raw_headers or before.version != message.version:
+            return cls(message, before)
+        return before
+
     def check(self) -> None:
         """
         Refuse requests of an ancient version, and those whose headers are too large or say one thing twice.

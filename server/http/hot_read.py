@@ -4,7 +4,7 @@ import asyncio
 
 from server.gate.gate import Entry, LookUp
 from server.http.accounts import is_account_id
-from server.http.admit import full_in, refuse_used_up, run
+from server.http.admit import full_in, run
 from server.http.call import Call
 from server.http.parts import Parts
 from server.http.reply import clock
@@ -17,15 +17,16 @@ _ANSWER = (
 )
 
 
-def begin(call: Call, parts: Parts) -> "asyncio.Future[Entry] | None":
+def begin(call: Call, parts: Parts) -> "asyncio.Future[Entry] | Entry | None":
     """
     Ask the gate for a plain read with a key that is known, and count it as running.
 
     Returns:
-        What the gate will say; None where there is more to the request, and nothing was done.
+        What the gate will say; what it would say where that is known to be a refusal, and the request is not running;
+        None where there is more to the request, and nothing was done.
 
     Raises:
-        Problem: Its headers say one thing twice, or too much, or its key is known to have no token; it is not running.
+        Problem: Its headers say one thing twice, or too much; it is not running.
         QueueFullError: Too much waits already; it is not running.
     """
     head = call.head
@@ -34,7 +35,8 @@ def begin(call: Call, parts: Parts) -> "asyncio.Future[Entry] | None":
     if key is None:
         return None
     call.key = key
-    refuse_used_up(call, parts)
+    if refused := parts.gate.used_up(key):
+        return refused
     account_id = call.ids[0]
     if (
         call.query_string

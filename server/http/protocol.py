@@ -89,11 +89,7 @@ class Protocol(Connection):
             self._close = True
 
     def handle_error(
-        self,
-        request: web.BaseRequest,
-        status: int = 500,
-        exc: BaseException | None = None,
-        message: str | None = None,
+        self, request: web.BaseRequest, status: int = 500, exc: BaseException | None = None, message: str | None = None
     ) -> web.StreamResponse:
         """Answer what is not HTTP; what was received is neither repeated nor logged: aiohttp's own pages do both."""
         return cast(web.StreamResponse, self.server.malformed(request, status, exc))
@@ -142,10 +138,7 @@ class Protocol(Connection):
         route = found[0].get(message.method)
         if route is None or not route.hot:
             return None
-        head = self._head
-        # What says the same need not be read again; what was refused will be refused again.
-        if head is None or head.raw_headers != message.raw_headers or head.version != message.version:
-            head = Head(message, head)
+        head = Head.of(message, self._head)
         if not head.lasting:
             return None
         call = Call((message.method, path, query), head, payload, self, self.server.admission)
@@ -166,14 +159,12 @@ class Protocol(Connection):
             admission.wait(self._admitted, self._refused, write=call.write)
 
     def _admitted(self) -> None:
-        call = self.answering
-        assert call is not None, "the request waits"
+        assert self.answering is not None, "the request waits"
         if self.transport is None:
             # The caller has gone, and nothing has been done yet.
-            self.server.admission.leave(write=call.write)
-            self._end()
+            self._leave()
         else:
-            self._start(call)
+            self._start(self.answering)
 
     def _start(self, call: Call) -> None:
         """Run a request that has a place."""
@@ -182,11 +173,13 @@ class Protocol(Connection):
         except Exception as error:
             self._finish(self.server.failure(call, error))
             return
-        if said is not None:
+        if isinstance(said, bytes):
+            self._answer(said)
+        elif said is not None:
             said.add_done_callback(self._go_through)
-            return
-        self._coroutine = self.server.serve(call, find(call.path))
-        self._step()
+        else:
+            self._coroutine = self.server.serve(call, find(call.path))
+            self._step()
 
     def _go_through(self, said: "asyncio.Future[Entry]") -> None:
         """End a hot request that the cache answers, or go on with it."""
@@ -202,9 +195,12 @@ class Protocol(Connection):
             call.gated = time.monotonic()
             self._coroutine = self.server.go_on(call, said)
             self._step()
-            return
-        self.server.admission.leave(write=call.write)
-        self._end()
+        else:
+            self._answer(answer)
+
+    def _answer(self, answer: bytes) -> None:
+        """Send all that is sent to a request that has a place."""
+        self._leave()
         self._write(answer)
         self._go_on(keep_alive=True)
 
@@ -256,18 +252,21 @@ class Protocol(Connection):
     def _finish(self, reply: Reply) -> None:
         call = self.answering
         assert call is not None, "a request is under way"
-        self.server.admission.leave(write=call.write)
-        self._end()
+        self._leave()
         self._write(reply.encoded(call.own_fields()))
         self.server.observer.ended(call, reply.status)
         self._go_on(keep_alive=reply.keep_alive)
 
     def _fail(self) -> None:
         """End a request whose answer is lost, and its connection with it: nothing else may take the answer's place."""
-        assert self.answering is not None
+        self._leave()
+        self.force_close()
+
+    def _leave(self) -> None:
+        """End the request under way, and give its place away."""
+        assert self.answering is not None, "a request is under way"
         self.server.admission.leave(write=self.answering.write)
         self._end()
-        self.force_close()
 
     def _end(self) -> None:
         call = self.answering

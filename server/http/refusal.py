@@ -1,22 +1,61 @@
-"""The refusal of a flood: made beforehand but for the request's id, since every request of the flood needs one."""
+"""The refusals of floods: made beforehand but for the request's id, since every request of a flood needs one."""
 
+from functools import lru_cache
 from typing import Final
 
+from server.gate.gate import Entry
 from server.http.admission import retry_after
-from server.http.call import new_request_id
+from server.http.admit import full_in, seconds_of, used_up
+from server.http.call import Call, new_request_id
 from server.http.problems import Problem
-from server.http.reply import PROBLEM, Reply
+from server.http.reply import PROBLEM, Reply, clock, status_line
 
 # Stands in the prepared text for the id, and is found in no id.
 _PLACE: Final = "\x7f"
 
 
-def _prepared(*, write: bool) -> tuple[bytes, bytes]:
-    before, after = Problem("overloaded").body(_PLACE, write=write).split(_PLACE.encode())
+# Bodies of 429 that are kept: most floods are told one number of seconds for long.
+_LIMITED_KEPT: Final = 1_000
+_LIMITED: Final = (
+    b"%b%bRetry-After: %d\r\n"
+    b'RateLimit-Policy: %b\r\nRateLimit: "default";r=%d;t=%d\r\n'
+    b"X-Request-Id: %b\r\nContent-Type: %b\r\nContent-Length: %d\r\n\r\n%b%b%b"
+)
+
+
+def _prepared(problem: Problem, *, write: bool) -> tuple[bytes, bytes]:
+    before, after = problem.body(_PLACE, write=write).split(_PLACE.encode())
     return before, after
 
 
-_BODIES: Final = {write: _prepared(write=write) for write in (False, True)}
+_BODIES: Final = {write: _prepared(Problem("overloaded"), write=write) for write in (False, True)}
+
+
+@lru_cache(_LIMITED_KEPT)
+def _limited(policy: str, seconds: int, *, write: bool) -> tuple[bytes, bytes]:
+    return _prepared(used_up(policy, seconds), write=write)
+
+
+def limited(call: Call, entry: Entry) -> bytes:
+    """Return all that is sent to a request whose key has no token; nothing of it has been done."""
+    key = call.key
+    seconds = seconds_of(entry.wait)
+    before, after = _limited(key.policies[entry.waits_for], seconds, write=call.write)
+    name = call.request_id.encode()
+    return _LIMITED % (
+        status_line(429),
+        clock.field(),
+        seconds,
+        key.policy,
+        entry.left,
+        full_in(key, entry.left),
+        name,
+        PROBLEM,
+        len(before) + len(name) + len(after),
+        before,
+        name,
+        after,
+    )
 
 
 def overloaded(request_id: str, *, write: bool) -> Reply:

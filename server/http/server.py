@@ -16,7 +16,7 @@ from server.gate.keys import ApiKey, StrangersFullError
 from server.http import hot_read, hot_write
 from server.http.accounts import get_admitted
 from server.http.admission import Admission, retry_after
-from server.http.admit import admit, judge, refuse_running, used_up
+from server.http.admit import admit, judge, refuse_running, seconds_of, used_up
 from server.http.call import Call, origin_form
 from server.http.head import Head
 from server.http.limits import (
@@ -32,7 +32,7 @@ from server.http.observer import Observer
 from server.http.parts import Parts
 from server.http.problems import Problem
 from server.http.protocol import Protocol
-from server.http.refusal import overloaded
+from server.http.refusal import limited, overloaded
 from server.http.reply import PROBLEM, Reply
 from server.http.routes import Found, Route, find
 from server.http.transfers import create_admitted
@@ -213,29 +213,33 @@ class HttpServer(web.Server):
         finally:
             running.leave(key)
 
-    def begin(self, call: Call) -> "asyncio.Future[Entry] | None":
+    def begin(self, call: Call) -> "asyncio.Future[Entry] | bytes | None":
         """
         Begin to serve a plain hot request with a key that is known, and count it as running.
 
         Returns:
-            What the gate will say; None where there is more to the request, and nothing was done.
+            What the gate will say; all that is sent where it is refused, and not running; None: there is more to it.
 
         Raises:
             Exception: Why it is refused; it is not running.
         """
-        return hot_write.begin(call, self._parts) if call.write else hot_read.begin(call, self._parts)
+        said = (hot_write if call.write else hot_read).begin(call, self._parts)
+        return self._limited(call, said) if isinstance(said, Entry) else said
 
     def end(self, call: Call, entry: Entry) -> bytes | None:
         """Return all that is sent to a request that was begun; None where it goes on: the cache does not answer it."""
-        if not call.write:
-            answer = hot_read.answer(call, self._parts, entry)
-            if answer is not None:
-                self.observer.ended(call, 200)
-            return answer
-        answer = hot_write.answer(call, self._parts, entry)
+        if entry.wait > 0:
+            self._parts.running.leave(call.key)
+            return self._limited(call, entry)
+        answer: bytes | None = (hot_write if call.write else hot_read).answer(call, self._parts, entry)
         if answer is not None:
-            self.observer.ended(call, int(answer[_STATUS]))
+            self.observer.ended(call, int(answer[_STATUS]) if call.write else 200)
         return answer
+
+    def _limited(self, call: Call, entry: Entry) -> bytes:
+        self.observer.tallies.problems["quota_exceeded"] += 1
+        self.observer.ended(call, 429)
+        return limited(call, entry)
 
     async def go_on(self, call: Call, said: "asyncio.Future[Entry]") -> Reply:
         """
@@ -258,7 +262,7 @@ class HttpServer(web.Server):
 
         async def refuse_used_up() -> None:
             if wait := await failures.used_up(address):
-                raise used_up("authentication", wait)
+                raise used_up("authentication", seconds_of(wait))
 
         key = None
         if call.head.token:
@@ -273,7 +277,7 @@ class HttpServer(web.Server):
             return key
         wait = await failures.count(address)
         if wait:
-            raise used_up("authentication", wait)
+            raise used_up("authentication", seconds_of(wait))
         raise Problem("unauthorized", headers=[("WWW-Authenticate", "Bearer")])
 
 

@@ -67,6 +67,30 @@ async def test_a_flood_does_not_reach_redis(remembering: Service, redis: Any) ->
     assert decisions(remembering) - before == {("memory", False): len(answers)}
 
 
+async def test_all_refusals_are_alike(remembering: Service) -> None:
+    """What is made beforehand, asked for or remembered, says what any other refusal says, and counts as one."""
+    client = await limited(remembering, "books", once(1))
+    ids = {"X-Request-Id": "mine-1"}
+    # The first of a hot route comes from Redis.
+    first, second = await asyncio.gather(*(client.send("GET", READ, headers=ids) for _ in range(2)))
+    order = {"source": "world", "destination": "alice", "amount": 1, "currency": "EUR"}
+    reads = [max(first, second, key=lambda answer: answer.status)]
+    reads += [await client.send("GET", path, headers=ids) for path in (READ, "/v1/accounts")]
+    writes = [await client.send("POST", "/v1/transfers", order, headers={**ids, "Idempotency-Key": "k1"})]
+    writes += [await client.send("POST", "/v1/transfers", order, headers=ids)]
+    writes += [await client.send("POST", "/v1/transfers/bulk", [], headers=ids)]
+    for answers in (reads, writes):
+        for answer in answers:
+            assert answer.status == 429
+            assert answer.headers.keys() == answers[0].headers.keys()
+            assert answer.headers["X-Request-Id"] == answer.json["request_id"] == "mine-1"
+            assert answer.json.keys() == answers[0].json.keys()
+            assert answer.json["detail"].endswith(f"in {answer.headers['Retry-After']} s.")
+    assert {"outcome", "retry"} == writes[0].json.keys() - reads[0].json.keys()
+    assert remembering.app is not None
+    assert remembering.app.server._parts.tallies.problems["quota_exceeded"] == len(reads) + len(writes)
+
+
 async def test_more_than_one_token_is_asked_for(remembering: Service, redis: Any) -> None:
     """How long a bulk has to wait only Redis knows, and that it can never fit is said as ever."""
     client = await limited(remembering, "books", KeyLimit(1, 3_600, 4))
