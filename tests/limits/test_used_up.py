@@ -180,4 +180,4 @@ def test_only_so_many_are_remembered() -> None:
     for name in range(LOCAL_BUCKETS_MAX + 1):
         memory.remember(name, used_up.now(), FOR_EVER)
     assert memory.taken(0) is None
-    assert len(memory._until) == LOCAL_BUCKETS_MAX
+    assert len(memory.until) == LOCAL_BUCKETS_MAX
