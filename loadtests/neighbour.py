@@ -37,7 +37,7 @@ def main() -> int:
     """Measure, alternating, and print the ratio; 1 when it is above the bar."""
     parser = argparse.ArgumentParser(prog="make neighbour", description=__doc__)
     parser.add_argument("--rounds", type=int, default=9)
-    parser.add_argument("--seconds", type=float, default=6.0, help="of each half of a round")
+    parser.add_argument("--seconds", type=float, default=6.0, help="of each of the three parts of a round")
     arguments = parser.parse_args()
     with own_server() as server:
         return uvloop.run(_measure(server, arguments))

@@ -99,8 +99,8 @@ class Gate:
 
     def used_up(self, key: ApiKey) -> Entry | None:
         """Return what a request for one token of a key would be told, where that is known: there is none yet."""
-        # Looked at here first, without a call: this is on the path of every request.
-        if key not in self._used_up.until or (taken := self._used_up.taken(key)) is None:
+        taken = self._used_up.taken(key)
+        if taken is None:
             return None
         self._count("memory", 1, 0)
         return Entry(taken.wait, taken.left, waits_for=taken.waits_for)

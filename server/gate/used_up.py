@@ -28,16 +28,16 @@ class UsedUp(Generic[Name]):
     def __init__(self) -> None:
         # Until when it is remembered, until when it was said to last (both in microseconds of the monotonic clock), and
         # the position of the bucket that is waited for.
-        self.until: dict[Name, tuple[int, int, int]] = {}
+        self._until: dict[Name, tuple[int, int, int]] = {}
 
     def taken(self, name: Name) -> Taken | None:
         """Return what an attempt to take one token would come to; None where that is not known."""
-        if name not in self.until:
+        if name not in self._until:
             return None
-        remembered, until, waits_for = self.until[name]
+        remembered, until, waits_for = self._until[name]
         moment = now()
         if moment >= remembered:
-            del self.until[name]
+            del self._until[name]
             return None
         return Taken(until - moment, 0, waits_for)
 
@@ -52,9 +52,9 @@ class UsedUp(Generic[Name]):
 
             waits_for: Position of the bucket that is waited for longest.
         """
-        self.until.pop(name, None)
-        if len(self.until) >= LOCAL_BUCKETS_MAX:
-            del self.until[next(iter(self.until))]
+        self._until.pop(name, None)
+        if len(self._until) >= LOCAL_BUCKETS_MAX:
+            del self._until[next(iter(self._until))]
         # Remembered from before the question, so that it never outlasts the wait; told from after the answer, so that
         # whoever waits as told never comes too early.
-        self.until[name] = (asked + min(wait, REMEMBERED_MAX), now() + wait, waits_for)
+        self._until[name] = (asked + min(wait, REMEMBERED_MAX), now() + wait, waits_for)

@@ -29,21 +29,8 @@ async def admit(call: Call, parts: Parts, cost: int = 1, look_up: LookUp = LookU
         Problem: The tokens are not there (429), or can never be (400). No idempotency key is bound.
         QueueFullError: Too much waits already.
     """
-    if cost == 1:
-        refuse_used_up(call, parts)
-    return judge(call, cost, await parts.gate.enter(call.key, cost, look_up, name))
-
-
-def refuse_used_up(call: Call, parts: Parts) -> None:
-    """
-    Refuse a request that costs one token where it is known that its key has none, without asking for it.
-
-    Raises:
-        Problem: There is none (429). No idempotency key is bound.
-    """
-    entry = parts.gate.used_up(call.key)
-    if entry is not None:
-        judge(call, 1, entry)
+    refused = parts.gate.used_up(call.key) if cost == 1 else None
+    return judge(call, cost, refused or await parts.gate.enter(call.key, cost, look_up, name))
 
 
 def run(call: Call, parts: Parts, look_up: LookUp, name: bytes) -> "asyncio.Future[Entry] | None":
@@ -73,15 +60,21 @@ def judge(call: Call, cost: int, entry: Entry) -> Entry:
     Raises:
         Problem: As `admit`.
     """
-    key = call.key
-    full = full_in(key, entry.left)
-    call.limit_fields = b'RateLimit-Policy: %b\r\nRateLimit: "default";r=%d;t=%d\r\n' % (key.policy, entry.left, full)
+    note_limit(call, entry)
     if entry.wait == 0:
         return entry
+    key = call.key
     if entry.wait < 0:
         burst = key.limits[entry.waits_for][1].burst
         raise Problem("cost_exceeds_capacity", f"The request costs {cost} tokens; the limit holds {burst} of them.")
     raise used_up(key.policies[entry.waits_for], seconds_of(entry.wait))
+
+
+def note_limit(call: Call, entry: Entry) -> None:
+    """Note what the caller is told of its limit, whatever the answer is."""
+    key = call.key
+    full = full_in(key, entry.left)
+    call.limit_fields = b'RateLimit-Policy: %b\r\nRateLimit: "default";r=%d;t=%d\r\n' % (key.policy, entry.left, full)
 
 
 def full_in(key: ApiKey, left: int) -> int:

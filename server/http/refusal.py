@@ -5,22 +5,15 @@ from typing import Final
 
 from server.gate.gate import Entry
 from server.http.admission import retry_after
-from server.http.admit import full_in, seconds_of, used_up
+from server.http.admit import note_limit, seconds_of, used_up
 from server.http.call import Call, new_request_id
 from server.http.problems import Problem
-from server.http.reply import PROBLEM, Reply, clock, status_line
+from server.http.reply import PROBLEM, Reply
 
 # Stands in the prepared text for the id, and is found in no id.
 _PLACE: Final = "\x7f"
-
-
 # Bodies of 429 that are kept: most floods are told one number of seconds for long.
 _LIMITED_KEPT: Final = 1_000
-_LIMITED: Final = (
-    b"%b%bRetry-After: %d\r\n"
-    b'RateLimit-Policy: %b\r\nRateLimit: "default";r=%d;t=%d\r\n'
-    b"X-Request-Id: %b\r\nContent-Type: %b\r\nContent-Length: %d\r\n\r\n%b%b%b"
-)
 
 
 def _prepared(problem: Problem, *, write: bool) -> tuple[bytes, bytes]:
@@ -28,7 +21,7 @@ def _prepared(problem: Problem, *, write: bool) -> tuple[bytes, bytes]:
     return before, after
 
 
-_BODIES: Final = {write: _prepared(Problem("overloaded"), write=write) for write in (False, True)}
+_OVERLOADED: Final = {write: _prepared(Problem("overloaded"), write=write) for write in (False, True)}
 
 
 @lru_cache(_LIMITED_KEPT)
@@ -38,32 +31,18 @@ def _limited(policy: str, seconds: int, *, write: bool) -> tuple[bytes, bytes]:
 
 def limited(call: Call, entry: Entry) -> bytes:
     """Return all that is sent to a request whose key has no token; nothing of it has been done."""
-    key = call.key
+    note_limit(call, entry)
     seconds = seconds_of(entry.wait)
-    before, after = _limited(key.policies[entry.waits_for], seconds, write=call.write)
-    name = call.request_id.encode()
-    return _LIMITED % (
-        status_line(429),
-        clock.field(),
-        seconds,
-        key.policy,
-        entry.left,
-        full_in(key, entry.left),
-        name,
-        PROBLEM,
-        len(before) + len(name) + len(after),
-        before,
-        name,
-        after,
-    )
+    body = call.request_id.encode().join(_limited(call.key.policies[entry.waits_for], seconds, write=call.write))
+    reply = Reply(429, body, content_type=PROBLEM, headers=b"Retry-After: %d\r\n" % seconds)
+    return reply.encoded(call.own_fields())
 
 
 def overloaded(request_id: str, *, write: bool) -> Reply:
     """Return the answer to a request for which there is no room; nothing of it has been done."""
-    before, after = _BODIES[write]
     name = request_id.encode()
     headers = b"Retry-After: %d\r\nX-Request-Id: %b\r\n" % (retry_after(), name)
-    return Reply(503, b"%b%b%b" % (before, name, after), content_type=PROBLEM, headers=headers)
+    return Reply(503, name.join(_OVERLOADED[write]), content_type=PROBLEM, headers=headers)
 
 
 def full() -> bytes:
