@@ -127,10 +127,11 @@ class HttpServer(web.Server):
             return await self.serve(call, found)
         if not await self.admission.entered(write=call.write):
             raise _later("overloaded")
+        call.placed = True
         try:
             return await self.serve(call, found)
         finally:
-            self.admission.leave(write=call.write)
+            call.give_place_away()
 
     def malformed(self, request: web.BaseRequest, status: int, error: BaseException | None) -> Reply:
         """Return the answer to what is not HTTP, or failed outside its handler."""
