@@ -14,6 +14,7 @@ import pytest
 from tests.support.client import Client
 from tests.support.history import History
 from tests.support.locks import held, somebody_waits
+from tests.support.postgres import administer
 from tests.support.service import ServerProcess, make_key
 from tests.support.waiting import until
 
@@ -91,6 +92,36 @@ async def test_told_to_stop_while_postings_run(running: Running, database_url: s
     assert history.count("posted") == 20
     assert await server.wait() == 0
     await history.check()
+
+
+async def test_told_to_stop_while_a_bulk_runs(running: Running, database_url: str) -> None:
+    """Both batches of a bulk share one deadline, so its caller is answered before the server ends."""
+    server, client, history = running
+    await client.fund("carol", 1_000)
+    # A batch has 500 of them: the first waits for alice, the second for carol.
+    names = ["alice"] * 500 + ["carol"] * 500
+    asked = [{"key": f"item-{n}", "source": name, "destination": "bob", "amount": 1} for n, name in enumerate(names)]
+    async with held(database_url, "carol"):
+        async with held(database_url, "alice"):
+            sending = asyncio.create_task(history.bulk(client, asked, atomic=False))
+            await until(partial(somebody_waits, database_url))
+            server.kill(signal.SIGTERM)
+            # Most of the deadline goes by in the first batch.
+            await asyncio.sleep(3.0)
+        async with asyncio.timeout(20):
+            answer = await sending
+            assert await server.wait() == 0
+    assert answer is not None
+    assert (answer.status, answer.json["outcome"], answer.json["retry"]) == (503, "unknown", "same_key")
+    assert await posted(database_url) == 500
+
+
+async def posted(database_url: str) -> int:
+    """Return how many items of bulks are posted."""
+    rows = await administer(
+        database_url, "SELECT count(*) AS n FROM tallystick.transfers WHERE idempotency_key LIKE 'item-%'"
+    )
+    return int(rows[0]["n"])
 
 
 async def test_told_twice_it_stops_at_once(running: Running, database_url: str) -> None:

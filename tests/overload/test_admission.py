@@ -3,7 +3,6 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
-from functools import partial
 
 import pytest
 
@@ -11,7 +10,6 @@ from server.http import admission
 from tests.input.wire import Response, Wire, connect, request
 from tests.support.client import new_key
 from tests.support.hot import JSON, OTHER_BODY, Hot, answered
-from tests.support.locks import held, somebody_waits
 from tests.support.waiting import until
 
 RUNNING_MAX = 4
@@ -113,15 +111,15 @@ async def test_reads_do_not_take_the_places_of_writes(hot: Hot, monkeypatch: pyt
 
 async def test_writes_that_are_stuck_leave_places_to_reads(hot: Hot) -> None:
     """While more writes than may run wait for PostgreSQL, what is cached is read."""
-    async with connect(hot.url) as reader, AsyncExitStack() as lock:
-        await lock.enter_async_context(held(hot.service.database_url, "alice"))
+    async with connect(hot.url) as reader, AsyncExitStack() as stack:
+        await stack.enter_async_context(hot.postings_held())
         async with sent(hot, *(hot.post(new_key()) for _ in range(5))) as wires:
             assert hot.counts() == (0, 3, 0, 2, 0)
             for _ in range(3):
                 await reader.send(hot.get("bob"))
                 assert (await answered(reader)).status == 200
             assert hot.counts() == (0, 3, 0, 2, 0)
-            await lock.aclose()
+            await stack.aclose()
             assert [(await answered(wire)).status for wire in wires] == [201] * 5
 
 
@@ -137,7 +135,6 @@ async def test_a_place_that_is_free_is_given_on(
     monkeypatch.setattr(admission, "RUNNING_WRITES_MAX", 1)
     monkeypatch.setattr(admission, "RUNNING_READS_MAX", 1)
     order: list[int] = []
-    database_url = hot.service.database_url
 
     async def note(wire: Wire, number: int) -> int:
         status = (await answered(wire)).status
@@ -145,13 +142,11 @@ async def test_a_place_that_is_free_is_given_on(
         return status
 
     requests = [hot.post(new_key()), hot.get(), post(hot, new_key()), hot.get("bob"), post(hot, new_key())]
-    async with AsyncExitStack() as lock:
-        await lock.enter_async_context(held(database_url, "alice"))
+    with hot.redis_held():
         async with sent(hot, *requests) as wires:
             assert hot.counts() == (0, 1, 2, 2, 0)
             answers = asyncio.gather(*(note(wire, number) for number, wire in enumerate(wires)))
-            await until(partial(somebody_waits, database_url))
-            await lock.aclose()
+            hot.resume()
             assert await answers == [201, 200, 201, 200, 201]
     assert order == expected
 

@@ -89,6 +89,18 @@ class Hot(NamedTuple):
         with self.valkey.frozen():
             yield
 
+    @asynccontextmanager
+    async def postings_held(self) -> AsyncIterator[None]:
+        """Keep every posting without a connection until the block ends: shorter than it waits for one."""
+        assert self.service.app is not None
+        pool = self.service.app.database.posting_pool
+        connections = [await pool.acquire() for _ in range(pool.get_max_size())]
+        try:
+            yield
+        finally:
+            for connection in connections:
+                await pool.release(connection)
+
     def resume(self) -> None:
         """Let Redis answer."""
         os.kill(self.valkey.pid, signal.SIGCONT)
