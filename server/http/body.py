@@ -72,7 +72,7 @@ async def _read_slowly(call: Call, limit: int) -> bytes:
                     break
                 parts += part
     except TimeoutError:
-        raise Problem("invalid_request", "The body did not arrive in time.") from None
+        raise Problem("request_timeout", "The body did not arrive whole in time.") from None
     except HttpProcessingError:
         raise Problem("malformed_request", "The body is not framed as its headers say.") from None
     return bytes(parts)

@@ -32,6 +32,7 @@ KINDS: dict[str, Kind] = {
     "forbidden": Kind(403, "The API key's role does not allow this", "same_key", "Reading needs the role read, changing needs write, administration needs admin."),
     "not_found": Kind(404, "There is nothing here", "never", "No such path, or nothing of that name in this ledger."),
     "method_not_allowed": Kind(405, "The method is not allowed here", "never", "The Allow header lists the methods of this path."),
+    "request_timeout": Kind(408, "The request did not arrive whole", "same_key", "A part of the request came, and the rest did not follow within 10 s; the connection is closed. Nothing was done and no idempotency key was bound: send the request again."),
     "body_too_large": Kind(413, "The body is too large", "never", "A body may have 64 KiB, a bulk 1 MiB."),
     "unsupported_media_type": Kind(415, "The body must be JSON", "never", "Send `Content-Type: application/json`, not compressed."),
     # Refused by the state of the ledger. On transfers the refusal is bound to the key, for ever.
