@@ -109,6 +109,7 @@ async def _answers(client: Client, service: Service, ledger: str) -> dict[str, A
         await client.post("/v1/transfers", order(amount=0)),
         await client.post("/v1/transfers", order()),
         await post(client, order(), "a b"),
+        await post(client, {}, "a-key", "/v1/accounts"),
         await post(nobody, order(), "k1"),
         await post(reader, order(), "k2"),
         await client.post("/v1/nothing", {}),

@@ -31,8 +31,9 @@ def chunks(body: bytes, size: int = 16_000) -> bytes:
 
 
 def post(client: Client, *lines: str, key: str, target: str = "/v1/transfers") -> bytes:
-    """Return the head of a POST of JSON."""
-    return request("POST", target, JSON, f"Idempotency-Key: {key}", *lines, token=client.token)
+    """Return the head of a POST of JSON, with a key where one is taken."""
+    keyed = (f"Idempotency-Key: {key}",) if target == "/v1/transfers" else ()
+    return request("POST", target, JSON, *keyed, *lines, token=client.token)
 
 
 async def unbound(client: Client, key: str) -> bool:
