@@ -1,6 +1,7 @@
 """Statements and balances of the past: what happened to an account, line by line."""
 
 from datetime import UTC, datetime, timedelta, timezone
+from itertools import combinations, pairwise
 from typing import Any
 from urllib.parse import quote
 
@@ -138,6 +139,30 @@ async def test_a_statement_of_a_time(books: Client) -> None:
     east = datetime.fromisoformat(fourth).astimezone(timezone(timedelta(hours=5.5))).isoformat(timespec="microseconds")
     assert await versions(f"from={quote(east)}") == [6, 5, 4, 3]
     assert await versions("from=2999-01-01T00:00:00Z") == []
+
+
+async def test_periods_add_up_on_their_borders(books: Client) -> None:
+    """
+    Opening, entries and closing add up as docs/requests.md says, whichever transfers lie exactly on the borders.
+
+    Every instant at which something happened, and the microseconds beside it, is a border of some period here.
+    """
+    for number in range(1, 4):
+        await books.transfer("alice", "bob", number)
+        await bulk(books, [{"key": f"{number}-{n}", **order("bob", "alice", 1)} for n in range(2)])
+    happened = [row["created_at"] for row in await entries(books)]
+    borders = sorted({shifted(instant, step) for instant in happened for step in (-1, 0, 1)})
+
+    async def before(border: str) -> int:
+        balance: int = (await balance_at(books, shifted(border, -1))).json["balance"]
+        return balance
+
+    for start, end in combinations(borders, 2):
+        rows = await entries(books, query=f"from={start}&to={end}&limit=100")
+        assert await before(start) + sum(row["amount"] for row in rows) == await before(end)
+        assert all(start <= row["created_at"] < end for row in rows)
+    periods = [await entries(books, query=f"from={start}&to={end}&limit=100") for start, end in pairwise(borders)]
+    assert [row for rows in periods[::-1] for row in rows] == await entries(books)
 
 
 async def test_an_account_without_lines_has_an_empty_statement(books: Client) -> None:
