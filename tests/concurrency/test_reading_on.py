@@ -85,7 +85,7 @@ def test_the_page_reads_back_far_enough() -> None:
 
 @asynccontextmanager
 async def posting(service: Service, ledger: str, transfer: UUID) -> AsyncIterator[None]:
-    """Post from alice to bob as the service does, under an id: it has its instant in the block, and is seen after it."""
+    """Post from alice to bob as the service does, under an id: it has its instant in the block and is seen after it."""
     request = TransferRequest(
         *(f"key-{transfer}", b"f" * 32, transfer, "alice", "bob", 1, "EUR", "r", None, "{}", None, "request"),
         *(None, None, None),
