@@ -4,7 +4,7 @@ What the ledger answers, as far as a client looks at it: success, not now, or so
 
 import msgspec
 
-STATUSES_REPEATED = frozenset({429, 503})
+STATUSES_REPEATED = frozenset({408, 429, 503})
 # 409, but about another request that still runs: the contract has the caller ask again.
 CODES_REPEATED = frozenset({"idempotency_key_in_use"})
 

@@ -59,7 +59,7 @@ def _came_of(operation: Operation) -> str:
     if operation.outcome == OK:
         return "replayed" if operation.replayed else "ok"
     if operation.outcome == FAIL:
-        return "not now" if operation.status in (429, 503) else "refused"
+        return "not now" if operation.status in (408, 429, 503) else "refused"
     return "unknown" if operation.status else "no answer"
 
 

@@ -51,7 +51,7 @@ class Answer(NamedTuple):
     @property
     def known(self) -> bool:
         """Whether the same request will never be answered otherwise."""
-        return self.outcome == OK or (self.outcome == FAIL and self.status not in (429, 503))
+        return self.outcome == OK or (self.outcome == FAIL and self.status not in (408, 429, 503))
 
     @property
     def good(self) -> bool:

@@ -18,7 +18,7 @@ PAUSE_SECONDS = 0.2
 PAGE_MAX = 100
 # A cursor that never ends is a fault of the server; this many pages are ten million rows.
 PAGES_MAX = 100_000
-_NOT_NOW = (429, 503)
+_NOT_NOW = (408, 429, 503)
 
 
 class ApiError(Exception):

@@ -64,7 +64,7 @@ def _check_legs(key: str, operation: Operation, legs: list[Entry], verdict: Verd
 
 def check_answers(history: History, verdict: Verdict) -> None:
     """C4. Judged of requests that were answered for ever more than once."""
-    answers: dict[tuple[str, str, tuple[str, str]], list[Operation]] = defaultdict(list)
+    answers: dict[tuple[str, str, str], list[Operation]] = defaultdict(list)
     for operation in history.transfers():
         if operation.bound:
             answers[operation.ledger, operation.key, operation.fingerprint].append(operation)

@@ -9,6 +9,9 @@ from typing import Any, NamedTuple
 
 from loadtests.history.recorder import FORMAT, OK, UNKNOWN, problem_of
 
+# A member with such a value says what its absence says.
+_DEFAULTS: tuple[object, ...] = (None, False, {})
+
 
 class HistoryError(Exception):
     """A file is no history; the message names the line."""
@@ -56,9 +59,11 @@ class Operation:
         )
 
     @property
-    def fingerprint(self) -> tuple[str, str]:
-        """What makes a request the same request."""
-        return self.path, self.request
+    def fingerprint(self) -> str:
+        """What makes a transfer the same request: what it asks for, in whatever bytes, alone or in a bulk."""
+        members = json.loads(self.request).items()
+        asked = {name: value for name, value in members if name != "key" and value not in _DEFAULTS}
+        return json.dumps(asked, sort_keys=True)
 
 
 class Account(NamedTuple):

@@ -29,7 +29,7 @@ PAUSE_SECONDS, PAUSE_SECONDS_MAX = 0.1, 3.0
 LISTENED_SECONDS_MAX = 0.02
 # Bytes of the history of one process; a payment and its answer take about 900. The check holds it in memory.
 HISTORY_BYTES_MAX = 1024**3
-_NOT_NOW = (429, 503)
+_NOT_NOW = (408, 429, 503)
 _numbers = itertools.count(1)
 
 

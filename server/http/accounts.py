@@ -37,6 +37,10 @@ from server.store.errors import OutcomeUnknownError
 _REPLAYED = b"Idempotent-Replayed: true\r\n"
 is_account_id = re.compile(ACCOUNT_ID_PATTERN.replace("$", r"\Z")).match
 _ETAG = re.compile(r'(?:W/)?"([^"]*)"')
+# The fraction of a second, and its digits past the microsecond.
+_FINE_FRACTION = re.compile(r"(\.[0-9]{6})[0-9]+")
+# An offset whose plus sign was not escaped: in a query it stands for a space.
+_PLUS_LOST = re.compile(r" [0-9]{2}:?[0-9]{2}\Z")
 
 
 def _etag(version: int) -> bytes:
@@ -233,13 +237,15 @@ def _lost_change() -> Problem:
 
 
 def _time(name: str, text: str) -> datetime:
-    """Return the instant that a parameter names in RFC 3339."""
+    """Return the instant that a parameter names in RFC 3339; what is finer than microseconds is cut off."""
     try:
-        at = msgspec.convert(text, datetime)
+        at = msgspec.convert(_FINE_FRACTION.sub(r"\1", text, count=1), datetime)
     except msgspec.ValidationError:
         at = None
     if at is None or at.tzinfo is None or not TIME_MIN.year < at.year < TIME_MAX.year:
-        raise invalid(name, "An instant with its offset is expected, as 2026-01-31T12:00:00Z.")
+        expected = "An instant with its offset is expected, as 2026-01-31T12:00:00Z."
+        hint = " In a query a plus sign is a space: write it as %2B." if _PLUS_LOST.search(text) else ""
+        raise invalid(name, expected + hint)
     return at
 
 

@@ -19,6 +19,13 @@ T = TypeVar("T")
 _AT = re.compile(r" - at `(?P<key>key` in `)?\$(?P<path>[^`]*)`$")
 _STEP = re.compile(r"\.([^.\[\]]+)|\[(\d+)\]|(\[\.\.\.\])")
 _FIELD = re.compile(r"^Object (?:missing required|contains unknown) field `(?P<name>.*)`", re.DOTALL)
+# Writes that take no Idempotency-Key, by the path of their route, and what makes a retry of them safe.
+KEYLESS = {
+    "/v1/accounts": "An account's id is its key: the same request again opens nothing and is answered 200.",
+    "/v1/accounts/bulk": "An account's id is its key: the same request again opens nothing and is answered 200.",
+    "/v1/accounts/*": "A change is made once with If-Match: sent again, it is answered 412.",
+    "/v1/transfers/bulk": "In a bulk each transfer has a key of its own, in its member key.",
+}
 # Characters of a member's name that are repeated to its sender.
 _NAME_SHOWN_MAX = 64
 
@@ -31,7 +38,8 @@ async def read_body(call: Call, limit: int) -> bytes:
         limit: Bytes it may have.
 
     Raises:
-        Problem: It is not JSON by its headers, is too large, or does not arrive in time.
+        Problem: It is not JSON by its headers, is too large, has an idempotency key where none is taken, or does not
+            arrive in time.
     """
     headers = call.headers
     content_type = headers.get("Content-Type", "")
@@ -45,6 +53,8 @@ async def read_body(call: Call, limit: int) -> bytes:
     length = call.content_length
     if length is not None and length > limit:
         raise Problem("body_too_large", f"The body has more than {limit} bytes.")
+    if "Idempotency-Key" in headers and (instead := KEYLESS.get(call.route)):
+        raise Problem("idempotency_key_not_taken", instead, errors=[("Idempotency-Key", instead)])
     content = call.content
     if call.body is not None:
         body = call.body
@@ -72,7 +82,7 @@ async def _read_slowly(call: Call, limit: int) -> bytes:
                     break
                 parts += part
     except TimeoutError:
-        raise Problem("invalid_request", "The body did not arrive in time.") from None
+        raise Problem("request_timeout", "The body did not arrive whole in time.") from None
     except HttpProcessingError:
         raise Problem("malformed_request", "The body is not framed as its headers say.") from None
     return bytes(parts)

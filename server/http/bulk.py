@@ -50,9 +50,9 @@ def _read_item(call: Call, number: int, raw: msgspec.Raw, whole: bytes | None) -
     """
     Return the transfer an item asks for, or what is wrong with it.
 
-    The fingerprint of an item of an atomic set is that of the whole request: the same key in another
-    set is another request. Elsewhere it is that of the item's own bytes, so a caller may retry the
-    same item in other company.
+    The fingerprint of an item of an atomic set is that of the whole request, elsewhere that of the item's own bytes.
+    An item is told from another by what it means; fingerprints are for workers of the version before, which tell
+    by them and run beside these during a deploy.
     """
     prefix = f"/transfers/{number}"
     try:

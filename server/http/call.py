@@ -179,7 +179,7 @@ class Call:
         Return the query's parameters.
 
         Raises:
-            Problem: One is not among *names*, is repeated, or is not well-escaped UTF-8 without NUL.
+            Problem: One is not among *names*, is repeated, is empty, or is not well-escaped UTF-8 without NUL.
         """
         if not self.query_string:
             return {}
@@ -191,12 +191,16 @@ class Call:
                 self.query_string, keep_blank_values=True, strict_parsing=True, errors="strict", max_num_fields=32
             )
         except ValueError:
-            raise Problem("invalid_request", "The query is not well formed.") from None
+            raise Problem("invalid_request", _malformed(self.query_string)) from None
         for name, value in pairs:
             if name not in names:
-                raise Problem("invalid_request", f"Parameters of this path: {', '.join(names) or 'none'}.")
+                hint = " A client that adds _ against caches need not: nothing here is cached by its URL."
+                known = f"Parameters of this path: {', '.join(names) or 'none'}."
+                raise Problem("invalid_request", known + (hint if name == "_" else ""))
             if name in parameters:
                 raise invalid(name, "The parameter is sent more than once.")
+            if not value:
+                raise invalid(name, "The parameter is empty: give it a value, or leave it out.")
             if "\x00" in value:
                 raise invalid(name, "The parameter holds a NUL character.")
             parameters[name] = value
@@ -219,6 +223,20 @@ def parse_key(text: str) -> str:
     if not _KEY.fullmatch(key):
         raise Problem("idempotency_key_invalid")
     return key
+
+
+def _malformed(query: str) -> str:
+    """Return what is wrong with a query that is not well formed."""
+    if _BROKEN_ESCAPE.search(query):
+        return (
+            "The query is not well formed: a percent sign stands before two hexadecimal digits, or is written as %25."
+        )
+    pairs = query.split("&")
+    if "" in pairs:
+        return "The query is not well formed: it has an ampersand with no parameter behind or before it."
+    if not all("=" in pair for pair in pairs):
+        return "The query is not well formed: a parameter is a name, an equals sign and a value."
+    return "The query is not well formed: it is not UTF-8, or has too many parameters."
 
 
 def whole_number(name: str, text: str) -> int:

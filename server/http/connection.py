@@ -11,6 +11,10 @@ from server.http.limits import (
     READ_AHEAD_MAX_BYTES,
     SEND_DEADLINE_SECONDS,
 )
+from server.http.refusal import late
+
+# Bytes of an empty line: some clients send one behind a body, and it begins no request.
+_EMPTY_LINE_BYTES = 2
 
 
 class Connection(RequestHandler):
@@ -73,6 +77,15 @@ class Connection(RequestHandler):
         if self._keepalive_handle is not None:
             self._keepalive_handle.cancel()
         self._keepalive_handle = self._loop.call_at(instant, self._process_keepalive)
+
+    def _process_keepalive(self) -> None:
+        """Close the connection if it is idle when it may be no longer; what has begun to come is answered."""
+        transport, waiter = self.transport, self._waiter
+        idle = waiter is not None and not waiter.done()
+        due = self._keepalive and self._loop.time() >= self._next_keepalive_close_time
+        if idle and due and transport is not None and self._head_part_bytes > _EMPTY_LINE_BYTES:
+            transport.write(late())
+        super()._process_keepalive()
 
     def _bound_what_waits(self) -> None:
         """Stop reading when the requests that wait for their turn hold too much memory with their bodies."""

@@ -50,3 +50,13 @@ def full() -> bytes:
     reply = overloaded(new_request_id(), write=False)
     reply.keep_alive = False
     return reply.encoded()
+
+
+def late() -> bytes:
+    """Return all that is sent on a connection where the head of a request has not come to its end in time."""
+    request_id = new_request_id()
+    # Its method may be among what is missing: what a write is told holds for a read too.
+    body = Problem("request_timeout", "The head did not arrive whole in time.").body(request_id, write=True)
+    reply = Reply(408, body, content_type=PROBLEM, headers=b"X-Request-Id: %b\r\n" % request_id.encode())
+    reply.keep_alive = False
+    return reply.encoded()

@@ -170,12 +170,15 @@ class HttpServer(web.Server):
         """Return the reply that a problem is sent as."""
         self.observer.tallies.problems[problem.code] += 1
         headers = b"".join(b"%b: %b\r\n" % (name.encode(), value.encode()) for name, value in problem.headers)
-        return Reply(
+        reply = Reply(
             problem.kind.status,
             problem.body(call.request_id, write=call.write),
             content_type=PROBLEM,
             headers=headers,
         )
+        # The rest of a request that comes late after all is no request.
+        reply.keep_alive = problem.code != "request_timeout"
+        return reply
 
     async def serve(self, call: Call, found: Found | None) -> Reply:
         """

@@ -18,7 +18,7 @@ from server.http.reply import JSON, PROBLEM, Reply
 from server.ledger.ids import new_transfer_id
 from server.ledger.limits import REFERENCE_LENGTH_MAX
 from server.ledger.posting import KeyInUseError
-from server.ledger.transfers import Attempt, Bound, Outcome, Reused, TransferRequest
+from server.ledger.transfers import Attempt, Bound, Outcome, Reused, TransferRequest, meaning
 from server.store.cache import Replay
 from server.telemetry.tallies import Timing
 
@@ -28,7 +28,7 @@ KEY_IN_USE_RETRY_SECONDS = 1
 
 
 def fingerprint(method: str, path: str, body: bytes) -> bytes:
-    """Return what makes a request the same request: SHA-256 over method, path and body as received."""
+    """Return SHA-256 over method, path and body as received: what has the same need not be read to be the same."""
     digest = hashlib.sha256(f"{method} {path}\n".encode())
     digest.update(body)
     return digest.digest()
@@ -88,13 +88,17 @@ async def create_admitted(call: Call, parts: Parts, entry: Entry) -> Reply:
     """Post a transfer that the gate has let in; *entry* may hold the answer to it."""
     body = await read_body(call, BODY_MAX_BYTES)
     digest = fingerprint(call.method, call.path, body)
-    # Anything but the very same request is left to Postgres, which can say what differs.
-    if entry.replay is not None and entry.replay.fingerprint == digest:
+    replay = entry.replay
+    if replay is not None and replay.fingerprint == digest:
         parts.tallies.replays["redis"] += 1
-        return _answer(entry.replay, REPLAYED)
+        return _answer(replay, REPLAYED)
     transfer = decode(models.transfer_create, body)
     check_shape(transfer)
     request = requested(call, call.idempotency_key(), digest, transfer)
+    # Another request is left to Postgres, which can say what differs.
+    if replay is not None and replay.meaning == meaning(request):
+        parts.tallies.replays["redis"] += 1
+        return _answer(replay, REPLAYED)
     try:
         call.timing = Timing()
         outcome = await parts.posting.post(call.ledger_id, request, call.timing, call.give_place_away)
@@ -127,20 +131,12 @@ def in_use() -> Problem:
 def not_bound(outcome: Outcome) -> Problem:
     """Return the problem of a request that found its key bound to another, or its set in such company."""
     if not isinstance(outcome, Reused):
-        detail = "Another transfer of the set reuses a key; nothing was done and this key was not bound."
+        detail = "Another transfer of the set has a key that is bound; nothing was done and this key was not bound."
         return Problem("linked_failed", detail, retry="same_key")
     attempt, fields = outcome
-    retry = None
-    if fields:
-        detail = f"The key is bound to a transfer that differs in: {', '.join(fields)}."
-    else:
-        detail = "The key is bound to the same transfer, sent to another path or written in other bytes."
-        # Under a new key what has been posted would move money twice; what was refused may be tried anew.
-        retry = "never" if attempt.refusal is None else None
     return Problem(
         "idempotency_key_reused",
-        detail,
-        retry=retry,
+        f"The key is bound to a transfer that differs in: {', '.join(fields)}.",
         members={"fields": list(fields), "transfer_id": str(attempt.id)},
     )
 

@@ -76,20 +76,25 @@ class History:
         before: tuple[datetime, UUID] | None,
         limit: int,
     ) -> list[Attempt]:
-        """Return up to *limit* posted transfers, newest first, those before the instant and id *before*."""
-        before_at, before_id = before or (TIME_MAX, ID_MAX)
+        """
+        Return up to *limit* posted transfers in the order of their instants and ids, newest first.
+
+        Rows of postings under way may still appear before others: docs/requests.md has how to read on without loss.
+
+        Args:
+            before: Instant and id of the last one already seen.
+        """
+        at = before or (TIME_MAX, ID_MAX)
         if reference is not None and account is not None:
             rows = await self._database.read(
-                "transfer_page_by_reference_and_account", ledger_id, reference, account, before_id, limit
+                "transfer_page_by_reference_and_account", ledger_id, reference, account, *at, limit
             )
         elif reference is not None:
-            rows = await self._database.read("transfer_page_by_reference", ledger_id, reference, before_id, limit)
+            rows = await self._database.read("transfer_page_by_reference", ledger_id, reference, *at, limit)
         elif account is not None:
-            rows = await self._database.read(
-                "transfer_page_by_account", ledger_id, account, before_at, before_id, limit
-            )
+            rows = await self._database.read("transfer_page_by_account", ledger_id, account, *at, limit)
         else:
-            rows = await self._database.read("transfer_page", ledger_id, before_id, limit)
+            rows = await self._database.read("transfer_page", ledger_id, *at, limit)
         return await self._shown(ledger_id, rows)
 
     async def _shown(self, ledger_id: int, rows: list[asyncpg.Record]) -> list[Attempt]:

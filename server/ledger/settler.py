@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable
 
-from server.ledger.transfers import Attempt, Bound, Outcome, Unbound
+from server.ledger.transfers import Attempt, Bound, Outcome, Unbound, meaning
 from server.store.cache import Cache, Replay, highest
 
 
@@ -25,7 +25,7 @@ class Settler:
         if not isinstance(outcome, Bound):
             return outcome
         attempt = outcome.attempt
-        return outcome._replace(answer=Replay(attempt.fingerprint, *self._render(attempt)))
+        return outcome._replace(answer=Replay(attempt.fingerprint, meaning(attempt), *self._render(attempt)))
 
     async def settle(self, ledger_id: int, outcomes: Iterable[Outcome]) -> None:
         """Return when no snapshot older than *outcomes* can be served, and their answers are kept for retries."""

@@ -1,10 +1,12 @@
 """Transfers: what is asked for, what is kept of it, and what may become of it."""
 
+import hashlib
 from datetime import datetime
 from typing import NamedTuple
 from uuid import UUID
 
 import asyncpg
+import msgspec
 
 from server.store.cache import Replay
 
@@ -13,7 +15,7 @@ class TransferRequest(NamedTuple):
     """One transfer asked for under one idempotency key, all its values checked for shape."""
 
     key: str
-    # SHA-256 over method, path and body as received: 32 bytes.
+    # SHA-256 over method, path and body as received: 32 bytes. Equal ones mean the same; different ones may too.
     fingerprint: bytes
     id: UUID
     source: str
@@ -64,7 +66,7 @@ class Attempt(NamedTuple):
 
 
 class Bound(NamedTuple):
-    """The key is bound to this attempt, by this request or (*replayed*) by an earlier one with the same fingerprint."""
+    """The key is bound to this attempt, by this request or (*replayed*) by an earlier one that meant the same."""
 
     attempt: Attempt
     replayed: bool
@@ -91,12 +93,38 @@ class Locked(NamedTuple):
 
 Outcome = Bound | Reused | Unbound
 
-_COMPARED = ("source", "destination", "amount", "currency", "reference", "description", "conditions", "metadata")
+# What is asked for; the rest of a request is about its sending.
+_ASKED = ("source", "destination", "amount", "currency", "reference", "description", "conditions", "metadata")
+# Members sorted: equal objects have equal texts.
+_encode = msgspec.json.Encoder(order="deterministic").encode
+
+
+def _asked(of: TransferRequest | Attempt) -> tuple[object, ...]:
+    """Return the values of `_ASKED`, each in a form in which equal ones compare equal."""
+    conditions: dict[str, int | None] = {} if of.conditions is None else msgspec.json.decode(of.conditions)
+    metadata: dict[str, str] = {} if of.metadata == "{}" else msgspec.json.decode(of.metadata)
+    return (
+        of.source,
+        of.destination,
+        of.amount,
+        of.currency,
+        of.reference,
+        of.description,
+        # A condition that is null is none, and so are conditions that are all null.
+        {name: value for name, value in conditions.items() if value is not None},
+        metadata,
+    )
+
+
+def meaning(of: TransferRequest | Attempt) -> bytes:
+    """Return what makes a request the same request, however it was written: SHA-256 over all that is asked for."""
+    return hashlib.sha256(_encode(_asked(of))).digest()
 
 
 def resolve_known(request: TransferRequest, attempt: Attempt) -> Outcome:
     """Say what a request means whose key was found bound to *attempt*."""
-    if attempt.fingerprint == request.fingerprint:
+    asked, bound = _asked(request), _asked(attempt)
+    if asked == bound:
         # The identifier is made once a request: finding it means that an earlier sending of this very batch did commit.
         return Bound(attempt, replayed=attempt.id != request.id)
-    return Reused(attempt, tuple(field for field in _COMPARED if getattr(attempt, field) != getattr(request, field)))
+    return Reused(attempt, tuple(name for name, a, b in zip(_ASKED, asked, bound, strict=True) if a != b))

@@ -26,27 +26,31 @@ OWED_MAX = 100_000
 # Seconds between attempts to pay them.
 OWED_RETRY_SECONDS = 0.1
 
+# Stands before a replay. What an earlier version stored began with its digest.
+_REPLAY_FORMAT = b"R2"
+
 log = logging.getLogger(__name__)
 
 
 class Replay(NamedTuple):
     """The answer of a finished write: what it was bound to, and what was said."""
 
-    # SHA-256 of the request: 32 bytes.
+    # SHA-256 of the first request as it was received, and of what it means: 32 bytes each.
     fingerprint: bytes
+    meaning: bytes
     status: int
     body: bytes
 
     def packed(self) -> bytes:
         """Return it as the bytes that are stored."""
-        return b"%b%03d%b" % (self.fingerprint, self.status, self.body)
+        return b"%b%b%b%03d%b" % (_REPLAY_FORMAT, self.fingerprint, self.meaning, self.status, self.body)
 
     @classmethod
     def unpacked(cls, value: bytes) -> "Replay | None":
-        """Return what `packed` made; None for anything else."""
-        if len(value) < 35 or not value[32:35].isdigit():
+        """Return what `packed` made; None for anything else, such as what an earlier version stored."""
+        if not value[66:69].isdigit() or not value.startswith(_REPLAY_FORMAT):
             return None
-        return cls(value[:32], int(value[32:35]), value[35:])
+        return cls(value[2:34], value[34:66], int(value[66:69]), value[69:])
 
 
 class Snapshot(msgspec.Struct, gc=False, frozen=True):

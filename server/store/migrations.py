@@ -21,11 +21,13 @@ LOCK_TIMEOUT_MS = 10_000
 STATEMENT_TIMEOUT_MS = 30 * 60_000
 
 _FILE = re.compile(r"^(?P<number>[0-9]{4})_(?P<name>[a-z0-9_]+)\.sql$")
-_NAMED = re.compile(
-    r"\bCONSTRAINT\s+(?:IF\s+(?:NOT\s+)?EXISTS\s+)?([a-z0-9_]+)"
-    r"|\bINDEX\s+(?:CONCURRENTLY\s+)?([a-z0-9_]+)\s+ON\b"
+# What becomes of the names of constraints and indexes, in the order in which it stands there.
+_NAMES = re.compile(
+    r"\bALTER\s+INDEX\s+(?P<renamed>[a-z0-9_]+)\s+RENAME\s+TO\s+(?P<new>[a-z0-9_]+)"
+    r"|\bDROP\s+(?:CONSTRAINT|INDEX)\s+(?:IF\s+EXISTS\s+)?(?P<dropped>[a-z0-9_]+)"
+    r"|\bCONSTRAINT\s+(?:IF\s+(?:NOT\s+)?EXISTS\s+)?(?P<constraint>[a-z0-9_]+)"
+    r"|\bINDEX\s+(?:CONCURRENTLY\s+)?(?:IF\s+NOT\s+EXISTS\s+)?(?P<index>[a-z0-9_]+)\s+ON\b"
 )
-_DROPPED = re.compile(r"\bDROP\s+(?:CONSTRAINT|INDEX)\s+(?:IF\s+EXISTS\s+)?([a-z0-9_]+)")
 
 
 class MigrationError(StoreError):
@@ -99,9 +101,9 @@ def expected_names(root: Path | None = None) -> set[str]:
     """Return the names of the constraints and indexes that the migrations leave behind."""
     names: set[str] = set()
     for migration in expected_migrations(root):
-        text = re.sub(r"--.*", "", migration.text)
-        names |= {first or second for first, second in _NAMED.findall(text)}
-        names -= set(_DROPPED.findall(text))
+        for found in _NAMES.finditer(re.sub(r"--.*", "", migration.text)):
+            names -= {found["renamed"], found["dropped"]}
+            names |= {found[group] for group in ("new", "constraint", "index") if found[group]}
     return names
 
 

@@ -18,44 +18,46 @@ SELECT id, idempotency_key, fingerprint, kind, parent, source, destination, amou
 FROM transfers
 WHERE ledger_id = $1 AND id = $2;
 
--- name: transfer_page(ledger_id, before_id, limit)
+-- name: transfer_page(ledger_id, before_at, before_id, limit)
 -- One page of all transfers of a ledger, newest first.
 SELECT id, idempotency_key, fingerprint, kind, parent, source, destination, amount, currency, source_balance,
        destination_balance, source_version, destination_version, reference, description, conditions, metadata,
        refusal, refusal_pointer, refusal_request_id, created_at
 FROM transfers
-WHERE ledger_id = $1 AND id < $2 AND refusal IS NULL
-ORDER BY id DESC
-LIMIT $3;
+WHERE ledger_id = $1 AND (created_at, id) < ($2::timestamptz, $3::uuid) AND refusal IS NULL
+ORDER BY created_at DESC, id DESC
+LIMIT $4;
 
--- name: transfer_page_by_reference(ledger_id, reference, before_id, limit)
+-- name: transfer_page_by_reference(ledger_id, reference, before_at, before_id, limit)
 -- One page of the transfers that carry a reference, newest first.
 SELECT id, idempotency_key, fingerprint, kind, parent, source, destination, amount, currency, source_balance,
        destination_balance, source_version, destination_version, reference, description, conditions, metadata,
        refusal, refusal_pointer, refusal_request_id, created_at
 FROM transfers
-WHERE ledger_id = $1 AND reference = $2 AND id < $3 AND refusal IS NULL
-ORDER BY id DESC
-LIMIT $4;
+WHERE ledger_id = $1 AND reference = $2 AND (created_at, id) < ($3::timestamptz, $4::uuid) AND refusal IS NULL
+ORDER BY created_at DESC, id DESC
+LIMIT $5;
 
--- name: transfer_page_by_reference_and_account(ledger_id, reference, account, before_id, limit)
+-- name: transfer_page_by_reference_and_account(ledger_id, reference, account, before_at, before_id, limit)
 -- One page of the transfers of an account that carry a reference, from both sides, newest first.
 SELECT id, idempotency_key, fingerprint, kind, parent, source, destination, amount, currency, source_balance,
        destination_balance, source_version, destination_version, reference, description, conditions, metadata,
        refusal, refusal_pointer, refusal_request_id, created_at
 FROM (
     (SELECT * FROM transfers
-     WHERE ledger_id = $1 AND source = $3 AND reference = $2 AND id < $4 AND refusal IS NULL
-     ORDER BY id DESC
-     LIMIT $5)
+     WHERE ledger_id = $1 AND source = $3 AND reference = $2 AND refusal IS NULL
+       AND (created_at, id) < ($4::timestamptz, $5::uuid)
+     ORDER BY created_at DESC, id DESC
+     LIMIT $6)
     UNION ALL
     (SELECT * FROM transfers
-     WHERE ledger_id = $1 AND destination = $3 AND reference = $2 AND id < $4 AND refusal IS NULL
-     ORDER BY id DESC
-     LIMIT $5)
+     WHERE ledger_id = $1 AND destination = $3 AND reference = $2 AND refusal IS NULL
+       AND (created_at, id) < ($4::timestamptz, $5::uuid)
+     ORDER BY created_at DESC, id DESC
+     LIMIT $6)
 ) AS t
-ORDER BY id DESC
-LIMIT $5;
+ORDER BY created_at DESC, id DESC
+LIMIT $6;
 
 -- name: transfer_page_by_account(ledger_id, account, before_at, before_id, limit)
 -- One page of the transfers of an account, from both sides, newest first.

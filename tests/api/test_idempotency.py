@@ -1,10 +1,13 @@
 """The idempotency table of the contract, row by row, for single transfers."""
 
+from collections.abc import AsyncIterator
+
 import pytest
 
 from server.http.transfers import fingerprint
 from tests.api.steps import bound, order, post, without_request_id
 from tests.support.client import Answer, Client
+from tests.support.postgres import administer
 from tests.support.service import Service, in_process
 
 
@@ -129,7 +132,6 @@ async def test_a_replay_is_the_first_answer_for_ever(funded: Client, service: Se
         pytest.param({"metadata": {"k": "w"}}, ["metadata"], id="other metadata"),
         pytest.param({"conditions": {"source_version": 1}}, ["conditions"], id="a condition that does not hold"),
         pytest.param({"amount": 1, "currency": "USD", "source": "x"}, ["source", "amount", "currency"], id="several"),
-        pytest.param({"metadata": {"k": "v"}, "hold": False}, [], id="a default spelled out"),
     ],
 )
 async def test_a_key_answers_no_other_request(funded: Client, changed: dict[str, object], fields: list[str]) -> None:
@@ -138,36 +140,159 @@ async def test_a_key_answers_no_other_request(funded: Client, changed: dict[str,
     first = await post(funded, original, "taken")
     answer = await post(funded, {**original, **changed}, "taken")
     assert (answer.status, answer.code, answer.replayed) == (422, "idempotency_key_reused", False)
-    # The very transfer that is posted: under a new key it would be posted twice.
-    retry = "new_key" if fields else "never"
-    assert (answer.json["outcome"], answer.json["retry"]) == ("not_applied", retry)
+    assert (answer.json["outcome"], answer.json["retry"]) == ("not_applied", "new_key")
     assert (answer.json["fields"], answer.json["transfer_id"]) == (fields, first.json["id"])
     assert (await post(funded, original, "taken")).body == first.body
     assert await funded.balance("bob") == 10
 
 
-async def test_other_bytes_are_another_request(funded: Client) -> None:
-    """The same values written in other bytes are another request that differs in no field."""
-    raw = b'{"source":"alice","destination":"bob","amount":10,"currency":"EUR"}'
-    first = await post(funded, raw, "bytes")
-    for other in (raw + b"\n", raw.replace(b":10", b": 10"), b'{"amount":10,' + raw[1:].replace(b'"amount":10,', b"")):
-        answer = await post(funded, other, "bytes")
-        assert (answer.status, answer.json["fields"], answer.json["transfer_id"]) == (422, [], first.json["id"])
-        assert answer.json["retry"] == "never"
-    assert (await post(funded, raw, "bytes")).body == first.body
+PLAIN = b'{"source":"alice","destination":"bob","amount":10,"currency":"EUR"}'
+FULL = (
+    b'{"source":"alice","destination":"bob","amount":10,"currency":"EUR","reference":"\xc3\xbc/1",'
+    b'"conditions":{"source_version":2,"source_available_gte":-5},"metadata":{"a":"1","b":"\xc3\xbc"}}'
+)
+OTHER_BYTES = [
+    pytest.param(PLAIN, PLAIN + b"\n", id="a line end behind it"),
+    pytest.param(PLAIN, PLAIN.replace(b":", b" : ").replace(b",", b",\n  "), id="other spaces"),
+    pytest.param(
+        PLAIN, b'{"currency":"EUR","amount":10,"destination":"bob","source":"alice"}', id="another order of members"
+    ),
+    pytest.param(PLAIN, PLAIN.replace(b"alice", b"\\u0061lice"), id="an escape"),
+    *(
+        pytest.param(PLAIN, PLAIN[:-1] + b"," + default + b"}", id=f"a default spelled out: {default.decode()}")
+        for default in (
+            *(b'"metadata":{}', b'"hold":false', b'"expires_in":null', b'"reference":null', b'"description":null'),
+            *(b'"conditions":null', b'"conditions":{}', b'"conditions":{"source_version":null}'),
+        )
+    ),
+    pytest.param(FULL, FULL.replace(b'"a":"1","b":"\xc3\xbc"', b'"b":"\\u00fc","a":"1"'), id="metadata otherwise"),
+    pytest.param(
+        FULL,
+        FULL.replace(b'"source_version":2,', b'"destination_version":null,').replace(b"-5", b'-5,"source_version":2'),
+        id="conditions otherwise",
+    ),
+]
 
 
-async def test_other_bytes_of_a_refused_transfer_may_have_a_new_key(funded: Client) -> None:
-    """What was refused has moved nothing: its problem in other bytes says what the refusal itself says."""
+@pytest.fixture(params=["out of Redis", "out of PostgreSQL"])
+async def remembering(request: pytest.FixtureRequest, service: Service, ledger: str) -> AsyncIterator[Client]:
+    """A client whose retries are answered out of the one or the other; alice has 100 and bob nothing."""
+    if request.param == "out of Redis":
+        sender = await service.client(ledger)
+        await sender.fund("alice", 100)
+        await sender.open("bob")
+        yield sender
+        return
+    async with in_process(service.database_url) as without_redis:
+        sender = await without_redis.client(ledger)
+        await sender.fund("alice", 100)
+        await sender.open("bob")
+        yield sender
+
+
+@pytest.mark.parametrize(("one", "other"), OTHER_BYTES)
+async def test_other_bytes_of_one_meaning_are_the_same_request(remembering: Client, one: bytes, other: bytes) -> None:
+    """Spaces, the order of members, escapes and defaults make no other request, alone or in a bulk, in either order."""
+    for number, bodies in enumerate(((one, other), (other, one))):
+        versions = {"source_version": 2 + number}
+        written = [body.replace(b'version":2', b'version":%d' % versions["source_version"]) for body in bodies]
+        first = await post(remembering, written[0], f"bytes-{number}")
+        assert (first.status, first.replayed) == (201, False), first
+        again = await post(remembering, written[1], f"bytes-{number}")
+        assert (again.status, again.replayed, again.body) == (201, True, first.body)
+        key = b'{"key":"bytes-%d",' % number
+        for atomic in (b"false", b"true"):
+            raw = b'{"atomic":%b,"transfers":[%b]}' % (atomic, written[1].replace(b"{", key, 1))
+            answer = await remembering.send("POST", "/v1/transfers/bulk", raw=raw)
+            assert answer.json["results"] == [{"status": 201, "replayed": True, "transfer": first.json}]
+    assert await remembering.balance("bob") == 20
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        pytest.param((b'"description":"d"', b'"description":""'), id="an empty description is one"),
+        pytest.param((b"{}", b'{"k":""}'), id="an empty value is one"),
+        pytest.param((b'"r"', b'"R"'), id="capitals"),
+        pytest.param((b'"r"', b'"r "'), id="a space within"),
+        pytest.param((b'"d"', b'"\xc3\xbc"'), id="an umlaut"),
+        pytest.param((b'"conditions":null', b'"conditions":{"source_available_gte":0}'), id="a condition of zero"),
+    ],
+)
+async def test_what_is_nearly_the_same_is_another_request(remembering: Client, change: tuple[bytes, bytes]) -> None:
+    """What differs in meaning is refused by both memories, and the field is named."""
+    raw = PLAIN[:-1] + b',"reference":"r","description":"d","conditions":null,"metadata":{}}'
+    assert (await post(remembering, raw, "near")).status == 201
+    answer = await post(remembering, raw.replace(*change), "near")
+    assert (answer.status, answer.code, len(answer.json["fields"])) == (422, "idempotency_key_reused", 1)
+    assert await remembering.balance("bob") == 10
+
+
+async def test_other_bytes_of_a_refused_transfer_are_refused_alike(remembering: Client) -> None:
+    """A refusal is replayed byte for byte to the same request in other bytes."""
     raw = b'{"source":"alice","destination":"nobody","amount":10,"currency":"EUR"}'
-    first = await post(funded, raw, "refused-bytes")
+    first = await post(remembering, raw, "refused-bytes")
     assert (first.status, first.json["retry"]) == (404, "new_key")
-    answer = await post(funded, raw + b"\n", "refused-bytes")
-    assert (answer.status, answer.json["fields"], answer.json["retry"]) == (422, [], "new_key")
+    again = await post(remembering, raw + b"\n", "refused-bytes")
+    assert (again.status, again.replayed, again.body) == (404, True, first.body)
+
+
+@pytest.mark.parametrize(
+    ("body", "pointer"),
+    [
+        pytest.param(PLAIN[:-1] + b',"amount":10}', "/amount", id="a member repeated"),
+        pytest.param(PLAIN[:-1] + b',"description":"\\u0000"}', "/description", id="a NUL"),
+        pytest.param(PLAIN[:-1] + b',"fee":0}', "/fee", id="an unknown member"),
+    ],
+)
+async def test_the_shape_comes_before_a_known_key(remembering: Client, body: bytes, pointer: str) -> None:
+    """What is malformed is a 400, however close it comes to what the key is bound to."""
+    assert (await post(remembering, PLAIN, "shape")).status == 201
+    answer = await post(remembering, body, "shape")
+    assert (answer.status, answer.json["errors"][0]["pointer"]) == (400, pointer)
+
+
+async def test_other_bytes_are_answered_without_postgres(database_url: str, redis_url: str) -> None:
+    """A replay that Redis remembers needs no PostgreSQL, in whatever bytes it is asked for."""
+    async with in_process(database_url, redis_url) as running:
+        client = await running.client("replays")
+        await client.fund("alice", 100)
+        await client.open("bob")
+        first = await post(client, PLAIN, "kept")
+        assert running.app is not None
+        before = running.app.tallies.replays["redis"]
+        again = await post(client, b" " + PLAIN.replace(b":", b": "), "kept")
+        assert (again.status, again.replayed, again.body) == (201, True, first.body)
+        assert running.app.tallies.replays["redis"] == before + 1
+
+
+async def test_what_an_earlier_version_stored_is_replayed(database_url: str, redis_url: str) -> None:
+    """Rows and replays that were written under fingerprints of bytes are found again in any bytes."""
+    async with in_process(database_url, redis_url) as running:
+        client = await running.client("earlier")
+        await client.fund("alice", 100)
+        await client.open("bob")
+        with_conditions = PLAIN[:-1] + b',"conditions":{}}'
+        first = await post(client, with_conditions, "old")
+        await administer(
+            database_url,
+            "UPDATE tallystick.transfers SET fingerprint = sha256('as it was'), conditions = $1::json"
+            " WHERE idempotency_key = 'old'",
+            '{"source_version":null,"destination_version":null,"source_available_gte":null}',
+        )
+        assert running.app is not None
+        redis, names = running.app.redis, running.app.server._parts.gate.keyspace
+        (row,) = await administer(database_url, "SELECT id FROM tallystick.ledgers WHERE name = 'earlier'")
+        name = names.replay(row["id"], "old")
+        earlier = fingerprint("POST", "/v1/transfers", with_conditions) + b"201" + b'{"never":"shown"}'
+        for body in (with_conditions, PLAIN):
+            await redis.submit(name, ("SET", name, earlier))
+            again = await post(client, body, "old")
+            assert (again.status, again.replayed, again.body) == (201, True, first.body)
 
 
 def test_the_fingerprint_is_of_method_path_and_body() -> None:
-    """Each of the three makes another request."""
+    """Each of the three makes another fingerprint."""
     asked = [("POST", "/a", b"{}"), ("PUT", "/a", b"{}"), ("POST", "/b", b"{}"), ("POST", "/a", b"{ }")]
     assert len({fingerprint(*request) for request in asked}) == 4
 

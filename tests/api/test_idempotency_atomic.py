@@ -49,14 +49,15 @@ async def test_the_keys_of_a_failed_set_stay_bound(funded: Client) -> None:
     assert await funded.balance("bob") == 0
 
 
-async def test_a_set_is_one_request(funded: Client) -> None:
-    """A set with one item changed is another request for all its keys; only the changed item differs in fields."""
+async def test_a_changed_item_is_told_so_and_the_others_are_replayed(funded: Client) -> None:
+    """Each item of a set that is known is judged for itself; nothing is posted again."""
     first = await bulk(funded, SET, atomic=True)
     results = await bulk(funded, changed(1, amount=21), atomic=True)
-    assert codes(results) == ["idempotency_key_reused"] * 3
-    assert [result["problem"]["fields"] for result in results] == [[], ["amount"], []]
-    ids = [result["transfer"]["id"] for result in first]
-    assert [result["problem"]["transfer_id"] for result in results] == ids
+    assert codes(results) == [201, "idempotency_key_reused", 201]
+    assert (results[0], results[2]) == tuple({**first[number], "replayed": True} for number in (0, 2))
+    problem = results[1]["problem"]
+    assert (problem["fields"], problem["transfer_id"]) == (["amount"], first[1]["transfer"]["id"])
+    assert (problem["outcome"], problem["retry"]) == ("not_applied", "new_key")
     assert await funded.balance("bob") == 60
 
 
@@ -72,15 +73,16 @@ async def test_a_set_is_one_request(funded: Client) -> None:
 async def test_another_set_under_bound_keys_is_not_posted(
     funded: Client, items: list[dict[str, Any]], bound_ones: list[int]
 ) -> None:
-    """Known keys answer 422 and are posted, and the rest of the set is neither posted nor bound: it keeps its keys."""
-    await bulk(funded, SET, atomic=True)
+    """Known items are replayed, and the rest of the set is neither posted nor bound: it keeps its keys."""
+    first = {result["transfer"]["id"] for result in await bulk(funded, SET, atomic=True)}
     results = await bulk(funded, items, atomic=True)
     for number, result in enumerate(results):
-        problem = result["problem"]
-        told = (problem["code"], problem["outcome"], problem["retry"])
         if number in bound_ones:
-            assert told == ("idempotency_key_reused", "not_applied", "never")
+            assert (result["status"], result["replayed"]) == (201, True)
+            assert result["transfer"]["id"] in first
         else:
+            problem = result["problem"]
+            told = (problem["code"], problem["outcome"], problem["retry"])
             assert told == ("linked_failed", "not_applied", "same_key")
             assert (await bound(funded, items[number]["key"])).status == 404
     assert await funded.balance("bob") == 60
@@ -88,23 +90,37 @@ async def test_another_set_under_bound_keys_is_not_posted(
 
 async def test_a_set_that_meets_a_foreign_key_can_be_sent_again_with_that_key_changed(funded: Client) -> None:
     """Keys that a set did not bind are free: `same_key` is true."""
-    await post(funded, order(), "b")
+    await post(funded, order(amount=19), "b")
     results = await bulk(funded, SET, atomic=True)
     assert codes(results) == ["linked_failed", "idempotency_key_reused", "linked_failed"]
     assert {r["problem"]["retry"] for r in (results[0], results[2])} == {"same_key"}
     assert await states(funded) == [404, 200, 404]
     assert codes(await bulk(funded, changed(1, key="b2"), atomic=True)) == [201, 201, 201]
-    assert await funded.balance("bob") == 70
+    assert await funded.balance("bob") == 79
 
 
-async def test_the_same_items_one_by_one_are_another_request(funded: Client) -> None:
-    """A set and the same items each for itself are two requests, in either order."""
-    await bulk(funded, SET, atomic=True)
-    assert codes(await bulk(funded, SET)) == ["idempotency_key_reused"] * 3
-    others = [{**item, "key": f"{item['key']}2", "amount": 10} for item in SET]
-    assert codes(await bulk(funded, others)) == [201] * 3
-    assert codes(await bulk(funded, others, atomic=True)) == ["idempotency_key_reused"] * 3
-    assert await funded.balance("bob") == 90
+@pytest.mark.parametrize("atomic", [False, True])
+async def test_the_same_items_one_by_one_are_the_same_requests(funded: Client, atomic: bool) -> None:
+    """Items mean the same in a set, each for itself, and alone: what was posted is replayed in every way."""
+    first = await bulk(funded, SET, atomic=atomic)
+    for again in (await bulk(funded, SET, atomic=not atomic), await bulk(funded, SET, atomic=atomic)):
+        assert again == [{**result, "replayed": True} for result in first]
+    for item, result in zip(SET, first, strict=True):
+        answer = await post(funded, {name: value for name, value in item.items() if name != "key"}, str(item["key"]))
+        assert (answer.status, answer.replayed, answer.json) == (201, True, result["transfer"])
+    assert await funded.balance("bob") == 60
+
+
+async def test_a_set_of_which_one_is_posted_already_is_not_posted(funded: Client) -> None:
+    """The item that was posted before is replayed; the others are not posted, and may be sent without it."""
+    alone = await post(funded, order(amount=20), "b")
+    results = await bulk(funded, SET, atomic=True)
+    assert codes(results) == ["linked_failed", 201, "linked_failed"]
+    assert (results[1]["replayed"], results[1]["transfer"]) == (True, alone.json)
+    assert {results[number]["problem"]["retry"] for number in (0, 2)} == {"same_key"}
+    assert await funded.balance("bob") == 20
+    assert codes(await bulk(funded, [SET[0], SET[2]], atomic=True)) == [201, 201]
+    assert await funded.balance("bob") == 60
 
 
 async def test_a_wrong_item_binds_nothing_of_its_set(funded: Client) -> None:
@@ -126,10 +142,11 @@ async def test_a_key_used_twice_in_a_set_is_wrong(funded: Client) -> None:
     assert await states(funded) == [404, 404, 404]
 
 
-async def test_other_bytes_of_a_set_are_another_set(funded: Client) -> None:
-    """The fingerprint of a set is that of the whole body: one space more, and it is another request."""
-    body = orjson.dumps({"atomic": True, "transfers": SET})
-    await funded.send("POST", "/v1/transfers/bulk", raw=body)
-    answer = await funded.send("POST", "/v1/transfers/bulk", raw=body + b" ")
-    assert codes(answer.json["results"]) == ["idempotency_key_reused"] * 3
-    assert [result["problem"]["fields"] for result in answer.json["results"]] == [[], [], []]
+async def test_other_bytes_of_a_set_are_the_same_set(funded: Client) -> None:
+    """Spaces, the order of members and defaults make no other set."""
+    first = await bulk(funded, SET, atomic=True)
+    full = [{"metadata": {}, "conditions": {}, **dict(reversed(list(item.items())))} for item in SET]
+    body = orjson.dumps({"transfers": full, "atomic": True}, option=orjson.OPT_INDENT_2)
+    answer = await funded.send("POST", "/v1/transfers/bulk", raw=body)
+    assert answer.json["results"] == [{**result, "replayed": True} for result in first]
+    assert await funded.balance("bob") == 60

@@ -19,7 +19,7 @@ from tests.support.service import Service, make_key
 
 MEMBERS = {"type", "title", "status", "detail", "code", "request_id"}
 # What each status may mean, as the contract lists it; 500 is for what nobody meant.
-STATUSES = {400, 401, 403, 404, 405, 409, 412, 413, 415, 422, 429, 500, 503}
+STATUSES = {400, 401, 403, 404, 405, 408, 409, 412, 413, 415, 422, 429, 500, 503}
 
 
 @pytest.mark.parametrize("code", KINDS)
@@ -109,6 +109,7 @@ async def _answers(client: Client, service: Service, ledger: str) -> dict[str, A
         await client.post("/v1/transfers", order(amount=0)),
         await client.post("/v1/transfers", order()),
         await post(client, order(), "a b"),
+        await post(client, {}, "a-key", "/v1/accounts"),
         await post(nobody, order(), "k1"),
         await post(reader, order(), "k2"),
         await client.post("/v1/nothing", {}),
@@ -147,7 +148,7 @@ async def test_every_problem_has_its_members(client: Client, service: Service, l
     # These take a server that is stopping, lost, broken or busy, or bytes that are not HTTP: tests of faults, limits
     # and input.
     others = {"idempotency_key_in_use", "internal_error", "malformed_request", "not_ready", "overloaded", "unavailable"}
-    others.add("too_many_running")
+    others |= {"request_timeout", "too_many_running"}
     assert brought_about == set(KINDS) - others
 
 

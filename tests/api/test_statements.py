@@ -1,6 +1,7 @@
 """Statements and balances of the past: what happened to an account, line by line."""
 
 from datetime import UTC, datetime, timedelta, timezone
+from itertools import combinations, pairwise
 from typing import Any
 from urllib.parse import quote
 
@@ -140,6 +141,30 @@ async def test_a_statement_of_a_time(books: Client) -> None:
     assert await versions("from=2999-01-01T00:00:00Z") == []
 
 
+async def test_periods_add_up_on_their_borders(books: Client) -> None:
+    """
+    Opening, entries and closing add up as docs/requests.md says, whichever transfers lie exactly on the borders.
+
+    Every instant at which something happened, and the microseconds beside it, is a border of some period here.
+    """
+    for number in range(1, 4):
+        await books.transfer("alice", "bob", number)
+        await bulk(books, [{"key": f"{number}-{n}", **order("bob", "alice", 1)} for n in range(2)])
+    happened = [row["created_at"] for row in await entries(books)]
+    borders = sorted({shifted(instant, step) for instant in happened for step in (-1, 0, 1)})
+
+    async def before(border: str) -> int:
+        balance: int = (await balance_at(books, shifted(border, -1))).json["balance"]
+        return balance
+
+    for start, end in combinations(borders, 2):
+        rows = await entries(books, query=f"from={start}&to={end}&limit=100")
+        assert await before(start) + sum(row["amount"] for row in rows) == await before(end)
+        assert all(start <= row["created_at"] < end for row in rows)
+    periods = [await entries(books, query=f"from={start}&to={end}&limit=100") for start, end in pairwise(borders)]
+    assert [row for rows in periods[::-1] for row in rows] == await entries(books)
+
+
 async def test_an_account_without_lines_has_an_empty_statement(books: Client) -> None:
     """Nothing has happened yet, which is not the same as no account."""
     answer = await books.get("/v1/accounts/bob/entries")
@@ -217,6 +242,66 @@ async def test_the_future_has_no_balance(books: Client) -> None:
     future = (datetime.now(UTC) + timedelta(hours=1)).isoformat()
     answer = await balance_at(books, future)
     assert (answer.status, answer.code, answer.json["errors"][0]["pointer"]) == (400, "invalid_request", "at")
+
+
+@pytest.mark.parametrize("digits", ["5", "50", "9", "999", "999999999", "0" * 20 + "9", "9" * 100])
+async def test_digits_past_the_microsecond_are_cut(books: Client, digits: str) -> None:
+    """An instant is never rounded into the microsecond, the second or the month that follows it."""
+    posted = (await books.transfer("alice", "bob", 30)).json["created_at"]
+    before = shifted(posted, -1).removesuffix("Z") + digits + "Z"
+    exact = posted.removesuffix("Z") + digits + "Z"
+    assert (await balance_at(books, before)).json["balance"] == 100
+    assert (await balance_at(books, exact)).json["balance"] == 70
+    assert [row["amount"] for row in await entries(books, query=f"from={exact}")] == [-30]
+    assert [row["amount"] for row in await entries(books, query=f"to={exact}")] == [100]
+    assert [row["amount"] for row in await entries(books, query=f"from={before}&to={exact}")] == []
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("2026-01-31T23:59:59.999999999Z", "2026-01-31T23:59:59.999999Z"),
+        ("2026-01-31T23:59:59.9999999Z", "2026-01-31T23:59:59.999999Z"),
+        ("2025-12-31T23:59:59.9999995+00:00", "2025-12-31T23:59:59.999999Z"),
+        ("2024-02-29t23:59:59.9999999z", "2024-02-29T23:59:59.999999Z"),
+        ("2026-02-01T01:29:59.9999999+01:30", "2026-01-31T23:59:59.999999Z"),
+        ("2026-01-31T22:59:59.9999999-01:00", "2026-01-31T23:59:59.999999Z"),
+        ("2026-01-31T23:59:59.1Z", "2026-01-31T23:59:59.100000Z"),
+        ("2026-01-31T23:59:59.1234567Z", "2026-01-31T23:59:59.123456Z"),
+        ("2026-01-31T23:59:59.0000009Z", "2026-01-31T23:59:59.000000Z"),
+        ("0002-01-01T00:00:00.9999999Z", "0002-01-01T00:00:00.999999Z"),
+    ],
+)
+async def test_an_instant_is_read_to_the_microsecond(books: Client, text: str, shown: str) -> None:
+    """The instant that an answer names is the one asked for, less what is finer than microseconds."""
+    assert (await balance_at(books, text)).json["at"] == shown
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("2026-01-31T23:59:60.0000001Z", "2026-01-31T24:00:00.0000001Z", "2025-02-29T00:00:00.1234567Z"),
+        *("9999-12-31T23:59:59.9999999Z", "2026-01-31T23:59:59.Z", "2026-01-31T23:59:59.1234567", "9" * 5_000),
+        *("2026-01-31T23:59:59.1234567+24:00", "2026-01-31T23:59:59,1234567Z", "2026-01-31T23:59.1234567Z"),
+    ],
+)
+@pytest.mark.parametrize("name", ["at", "from", "to"])
+async def test_what_is_no_instant_is_refused(books: Client, name: str, text: str) -> None:
+    """Cutting digits off makes no instant of what is none."""
+    path = "balance" if name == "at" else "entries"
+    answer = await books.get(f"/v1/accounts/alice/{path}?{name}={quote(text)}")
+    assert (answer.status, answer.json["errors"][0]["pointer"]) == (400, name)
+
+
+@pytest.mark.parametrize(("path", "name"), [("balance", "at"), ("entries", "from"), ("entries", "to")])
+async def test_a_plus_sign_that_is_not_escaped_is_explained(books: Client, path: str, name: str) -> None:
+    """An offset whose plus sign became a space is a 400 that says how to write it; written so, it is taken."""
+    query = f"/v1/accounts/alice/{path}?{name}=2026-01-31T12:00:00"
+    answer = await books.get(f"{query}+02:00")
+    assert (answer.status, answer.json["errors"][0]["pointer"]) == (400, name)
+    assert "write it as %2B" in answer.json["detail"]
+    assert (await books.get(f"{query}%2B02:00")).status == 200
+    assert "%2B" not in (await books.get(query)).json["detail"]
 
 
 @pytest.mark.parametrize("query", ["", "at=", "at=now", "at=2026-01-01T00:00:00", "when=2026-01-01T00:00:00Z"])

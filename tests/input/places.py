@@ -29,8 +29,9 @@ class Place(NamedTuple):
         return self.wrap.replace(HOLE, "{" + ",".join([*members, *([extra] if extra else [])]) + "}")
 
     async def send(self, client: Client, body: bytes, key: str) -> Answer:
-        """Send *body* to this place under an idempotency key."""
-        return await client.send(self.method, self.path, raw=body, headers={"Idempotency-Key": key})
+        """Send *body* to this place, under an idempotency key where one is taken."""
+        headers = {"Idempotency-Key": key} if self.path == "/v1/transfers" else {}
+        return await client.send(self.method, self.path, raw=body, headers=headers)
 
 
 class Spot(NamedTuple):

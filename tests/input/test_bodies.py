@@ -11,7 +11,7 @@ from tests.input import places
 from tests.input.broken_http import JSON, TRANSFER
 from tests.input.wire import Wire, connect, request
 from tests.support.client import Client, new_key
-from tests.support.service import Service, in_process
+from tests.support.service import Service, in_process, make_key
 
 CHUNKED = "Transfer-Encoding: chunked"
 
@@ -31,8 +31,9 @@ def chunks(body: bytes, size: int = 16_000) -> bytes:
 
 
 def post(client: Client, *lines: str, key: str, target: str = "/v1/transfers") -> bytes:
-    """Return the head of a POST of JSON."""
-    return request("POST", target, JSON, f"Idempotency-Key: {key}", *lines, token=client.token)
+    """Return the head of a POST of JSON, with a key where one is taken."""
+    keyed = (f"Idempotency-Key: {key}",) if target == "/v1/transfers" else ()
+    return request("POST", target, JSON, *keyed, *lines, token=client.token)
 
 
 async def unbound(client: Client, key: str) -> bool:
@@ -103,31 +104,68 @@ async def test_a_body_may_come_slowly_in_pieces(funded: Client) -> None:
     assert response.status == 201
 
 
-@pytest.mark.parametrize("framing", [f"Content-Length: {len(TRANSFER)}", CHUNKED])
+@pytest.mark.parametrize("framing", ["announced", "in chunks", "with not a byte of it", "expecting to be asked"])
+@pytest.mark.parametrize(
+    "place", [*places.BODIES, places.TRANSFER_ITEM, places.ATOMIC_ITEM], ids=lambda place: place.name
+)
 async def test_a_body_that_does_not_come_is_given_up(
-    funded: Client, monkeypatch: pytest.MonkeyPatch, framing: str
+    funded: Client, monkeypatch: pytest.MonkeyPatch, framing: str, place: places.Place
 ) -> None:
-    """A body that stalls past its deadline is refused, its connection ends, and its key stays free."""
+    """A body that stalls past its deadline is no fault of its meaning: 408, to be sent again under the same key."""
     monkeypatch.setattr("server.http.body.BODY_DEADLINE_SECONDS", 0.1)
     key = new_key()
+    body = place.body().encode().ljust(40)
+    lines = [CHUNKED if framing == "in chunks" else f"Content-Length: {len(body)}"]
+    if framing == "expecting to be asked":
+        lines.append("Expect: 100-continue")
+    if place is places.TRANSFER:
+        lines.append(f"Idempotency-Key: {key}")
+    part = {"in chunks": b"9\r\n" + body[:9], "with not a byte of it": b""}.get(framing, body[:9])
     async with connect(funded.url) as wire:
-        await wire.send(
-            post(funded, framing, key=key) + (TRANSFER[:9] if framing != CHUNKED else b"9\r\n" + TRANSFER[:9])
-        )
+        await wire.send(request(place.method, place.path, JSON, *lines, token=funded.token) + part)
         response = await wire.receive()
+        if framing == "expecting to be asked":
+            assert response is not None
+            assert response.status == 100
+            response = await wire.receive()
         assert response is not None
-        assert (response.status, response.json["code"]) == (400, "invalid_request")
-        assert await wire.receive() is None
+        assert (response.status, response.json["code"]) == (408, "request_timeout")
+        assert (response.json["outcome"], response.json["retry"]) == ("not_applied", "same_key")
+        assert response.headers["connection"] == "close"
+        # Closing takes two seconds each time.
+        assert place is not places.TRANSFER or await wire.receive() is None
     assert await unbound(funded, key)
+    again = await place.send(funded, body, key)
+    assert again.status in (200, 201), again
 
 
-@pytest.mark.parametrize("start", [b"", b"\r\n", b"GET /liv", b"GET /livez HTTP/1.1\r\nHost: led"])
-async def test_a_silent_connection_is_closed(service: Service, monkeypatch: pytest.MonkeyPatch, start: bytes) -> None:
-    """A connection that never completes a head does not stay for ever."""
+@pytest.mark.parametrize("start", [b"", b"\r\n", b"GET /liv", b"GET /livez HTTP/1.1\r\nHost: led", b"POST /v1/t"])
+@pytest.mark.parametrize("before", [False, True], ids=["at first", "behind another"])
+async def test_a_head_that_does_not_come_is_given_up(
+    service: Service, monkeypatch: pytest.MonkeyPatch, start: bytes, before: bool
+) -> None:
+    """A connection that never completes a head ends: with a 408 where a request had begun, else without a word."""
     monkeypatch.setattr("server.http.connection.HEAD_DEADLINE_SECONDS", 0.2)
+    monkeypatch.setattr("server.http.protocol.KEEPALIVE_SECONDS", 0.2)
     async with in_process(service.database_url) as impatient, connect(impatient.url) as wire:
+        if before:
+            token = await make_key(service.database_url, "heads")
+            await wire.send(request("GET", "/v1/accounts/alice", token=token))
+            first = await wire.receive()
+            assert first is not None
+            assert first.status == 404
         await wire.send(start)
-        assert await wire.receive() is None
+        response = await wire.receive()
+        if len(start) > 2:
+            assert response is not None
+            assert (response.status, response.json["code"], response.json["retry"]) == (
+                *(408, "request_timeout"),
+                "same_key",
+            )
+            assert response.headers["connection"] == "close"
+            assert response.headers["x-request-id"] == response.json["request_id"]
+            response = await wire.receive()
+        assert response is None
 
 
 async def expect(wire: Wire, head: bytes) -> int:

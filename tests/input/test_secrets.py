@@ -49,9 +49,12 @@ def planted(token: str) -> Iterator[bytes]:
     bodies += [place.body(extra=f'"x":"{MARK}"').encode() for place in (*OBJECTS, *BODIES)]
     bodies += [MARK.encode(), text, b"[" + text, b'{"x":' + text + b"}", TRANSFER + MARK.encode()]
     for number, body in enumerate(bodies):
-        for path in ("/v1/transfers", "/v1/transfers/bulk", "/v1/accounts", "/v1/accounts/bulk"):
-            yield request("POST", path, JSON, f"Idempotency-Key: k-{number}-{MARK}", body=body, token=token)
+        key = f"Idempotency-Key: k-{number}-{MARK}"
+        yield request("POST", "/v1/transfers", JSON, key, body=body, token=token)
+        for path in ("/v1/transfers/bulk", "/v1/accounts", "/v1/accounts/bulk"):
+            yield request("POST", path, JSON, body=body, token=token)
         yield request("PATCH", "/v1/accounts/alice", JSON, body=body, token=token)
+    yield request("POST", "/v1/accounts", JSON, f"Idempotency-Key: {MARK}", body=b"{}", token=token)
     for field in FIELDS:
         for target in ("/livez", f"/v1/accounts/{MARK}", f"/v1/transfers/{MARK}", f"/v1/idempotency-keys/{MARK}"):
             yield request("GET", target, f"{field}: {MARK}", token=token)

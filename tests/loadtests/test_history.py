@@ -166,6 +166,15 @@ def test_a_true_history_passes() -> None:
     assert all(verdict.judged[name] for name in CHECKS)
 
 
+def test_other_bytes_of_one_meaning_are_one_request() -> None:
+    """A retry that is spelled otherwise, and is answered as the first was, is no other request."""
+    events = eventful()
+    again = only(events, event="invoke", key="k1")[1]
+    asked = json.loads(again["request"])
+    again["request"] = json.dumps({"metadata": {}, "hold": False, **dict(reversed(asked.items()))}, indent=1)
+    assert check(history(events)).violations == []
+
+
 @pytest.mark.parametrize(("name", "falsify"), [pytest.param(c, f, id=f"{c} {what}") for c, what, f in FALSIFIED])
 def test_a_falsified_history_is_caught(name: str, falsify: Falsify) -> None:
     """The check named is among those that find something."""

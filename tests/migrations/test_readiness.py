@@ -15,12 +15,12 @@ CANNOT = "the role tallystick_service can change or delete transfers: revoke it"
 
 FAULTS = [
     pytest.param(
-        "DELETE FROM schema_migrations",
+        "DELETE FROM schema_migrations WHERE number = 1",
         f"migration {LABEL} has not been applied: run `tallystick migrate`",
         id="a missing migration",
     ),
     pytest.param(
-        "UPDATE schema_migrations SET checksum = 'other'",
+        "UPDATE schema_migrations SET checksum = 'other' WHERE number = 1",
         f"migration {LABEL} was applied with another text than this program's",
         id="an edited migration",
     ),
@@ -65,6 +65,11 @@ FAULTS = [
         "DROP INDEX transfers_source_index",
         "constraint or index transfers_source_index is missing or not valid",
         id="a dropped index",
+    ),
+    pytest.param(
+        "DROP INDEX transfers_posted_index",
+        "constraint or index transfers_posted_index is missing or not valid",
+        id="a dropped index that was renamed",
     ),
     pytest.param(
         "UPDATE pg_index SET indisvalid = false WHERE indexrelid = 'transfers_destination_index'::regclass",

@@ -44,8 +44,6 @@ class Attempt(NamedTuple):
     """What a key is bound to."""
 
     order: Order
-    # What makes a request the same request: method, path and bytes.
-    fingerprint: bytes
     result: Posted | Refusal
 
 
@@ -85,7 +83,6 @@ class Item(NamedTuple):
     """One transfer of a bulk."""
 
     key: str
-    fingerprint: bytes
     order: Order
 
 
@@ -167,14 +164,14 @@ class Ledger:
 
     def _known(self, item: Item) -> Outcome:
         attempt = self.keys[item.key]
-        if attempt.fingerprint == item.fingerprint:
+        if attempt.order == item.order:
             return outcome(attempt, replayed=True)
         pairs = zip(Order._fields, item.order, attempt.order, strict=True)
         differs = tuple(member for member, asked, bound in pairs if asked != bound)
         return Outcome(422, "idempotency_key_reused", attempt=attempt, differs=differs)
 
     def _bind(self, item: Item, result: Posted | Refusal) -> Outcome:
-        self.keys[item.key] = Attempt(item.order, item.fingerprint, result)
+        self.keys[item.key] = Attempt(item.order, result)
         return outcome(self.keys[item.key], replayed=False)
 
     def _move(self, order: Order) -> Posted | Refusal:

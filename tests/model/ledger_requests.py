@@ -1,6 +1,5 @@
 """From what the state machine draws to bytes, and from bytes to what it compares."""
 
-import hashlib
 import http.client
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -37,26 +36,25 @@ def body_of(document: object) -> bytes:
     return orjson.dumps(document)
 
 
-def item_body(key: str | None, order: Order) -> bytes:
-    """Return the JSON of a transfer, with its key where it stands in a bulk."""
-    members = {name: value for name, value in order._asdict().items() if value is not None}
+def item_body(key: str | None, order: Order, *, spelled_out: bool = False) -> bytes:
+    """Return the JSON of a transfer, with its key where it stands in a bulk; *spelled_out* with defaults and spaces."""
+    members = {name: value for name, value in order._asdict().items() if spelled_out or value is not None}
     # orjson stops at 64 bits: larger integers are sent to be refused.
-    amount = members.pop("amount")
+    amount: int = members.pop("amount")
+    if spelled_out:
+        members = {"metadata": {}, "hold": False, **dict(reversed(list(members.items())))}
     text = body_of({**({} if key is None else {"key": key}), **members})
-    return text[:-1] + b',"amount":%d}' % amount
+    last = b' , "amount" : %d }' if spelled_out else b',"amount":%d}'
+    return text[:-1] + last % amount
 
 
-def single_fingerprint(body: bytes) -> bytes:
-    """Return what makes a single transfer the same request."""
-    return hashlib.sha256(b"single" + body).digest()
-
-
-def bulk_body(pairs: Sequence[tuple[str, Order]], *, atomic: bool) -> tuple[list[Item], bytes]:
-    """Return the items of a bulk and its body; in an atomic set each item's fingerprint is that of the whole."""
-    texts = [item_body(key, order) for key, order in pairs]
+def bulk_body(
+    pairs: Sequence[tuple[str, Order]], *, atomic: bool, spelled_out: bool = False
+) -> tuple[list[Item], bytes]:
+    """Return the items of a bulk and its body."""
+    texts = [item_body(key, order, spelled_out=spelled_out) for key, order in pairs]
     body = b'{"transfers":[%b],"atomic":%b}' % (b",".join(texts), b"true" if atomic else b"false")
-    prints = [hashlib.sha256(b"bulk" + (body if atomic else text)).digest() for text in texts]
-    return [Item(key, mark, order) for (key, order), mark in zip(pairs, prints, strict=True)], body
+    return [Item(key, order) for key, order in pairs], body
 
 
 class Link:

@@ -20,7 +20,7 @@ from hypothesis.stateful import (
 
 from tests.model import strategies as draw
 from tests.model.ledger_model import Attempt, Item, Ledger, Order, Outcome, Posted
-from tests.model.ledger_requests import Link, Sent, body_of, bulk_body, item_body, single_fingerprint
+from tests.model.ledger_requests import Link, Sent, body_of, bulk_body, item_body
 from tests.support.service import ServerProcess, Service, make_key
 
 # The seed is fixed; what failed is found again by running again, so nothing is kept between runs.
@@ -86,8 +86,15 @@ class LedgerMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.sent)
     @rule(data=st.data())
     def retry(self, data: st.DataObject) -> None:
-        """Send any earlier request again: the same key, the same bytes."""
+        """Send any earlier request again."""
         self.post(data.draw(st.sampled_from(self.sent)))
+
+    @precondition(lambda self: self.sent)
+    @rule(data=st.data(), atomic=st.sampled_from([None, False, True]))
+    def retry_otherwise(self, data: st.DataObject, atomic: bool | None) -> None:
+        """Send what was sent before alone, in a bulk, or in a set, and in other bytes."""
+        pairs = data.draw(st.sampled_from(self.sent)).pairs
+        self.post(Sent(pairs if atomic is not None else pairs[:1], atomic), spelled_out=True)
 
     @precondition(lambda self: self.model.keys)
     @rule(data=st.data(), order=draw.orders)
@@ -175,17 +182,17 @@ class LedgerMachine(RuleBasedStateMachine):
             self.read_account(name)
         self.link.close()
 
-    def post(self, sent: Sent) -> None:
+    def post(self, sent: Sent, *, spelled_out: bool = False) -> None:
         """Send a request and hold its answer against the model's, and against the first answers of its keys."""
         self.sent.append(sent)
         if sent.atomic is None:
             (pair,) = sent.pairs
-            body = item_body(None, pair[1])
-            expected = [self.model.post(Item(*pair[:1], single_fingerprint(body), pair[1]))]
+            body = item_body(None, pair[1], spelled_out=spelled_out)
+            expected = [self.model.post(Item(*pair))]
             answer = self.link.send("POST", "/v1/transfers", body, {"Idempotency-Key": pair[0]})
             self.check(pair[0], expected[0], answer.status, answer.replayed, body=answer.body)
             return
-        items, body = bulk_body(sent.pairs, atomic=sent.atomic)
+        items, body = bulk_body(sent.pairs, atomic=sent.atomic, spelled_out=spelled_out)
         expected = self.model.post_bulk(items, atomic=sent.atomic)
         answer = self.link.send("POST", "/v1/transfers/bulk", body)
         assert answer.status == 200

@@ -92,14 +92,28 @@ CASES = [
     case("transfer_by_keys", 1, lambda _: (["flood-7"],), "one"),
     case("transfer_by_keys", 500, lambda _: ([f"flood-{n}" for n in range(1, 501)],), "a batch"),
     case("transfer_by_id", 1, lambda at: (at.middle_id,)),
-    case("transfer_page", PAGE, lambda _: (ID_MAX, PAGE), "past a flood of refusals"),
-    case("transfer_page", PAGE, lambda at: (at.middle_id, PAGE), "deep"),
-    case("transfer_page_by_reference", PAGE, lambda _: ("order-3", ID_MAX, PAGE), "first"),
-    case("transfer_page_by_reference", PAGE, lambda at: ("order-3", at.middle_id, PAGE), "deep"),
-    case("transfer_page_by_reference", 0, lambda _: ("flood", ID_MAX, PAGE), "of refusals only"),
-    case("transfer_page_by_reference_and_account", TWO_SIDES, lambda _: ("order-3", BUSY, ID_MAX, PAGE), "both common"),
+    case("transfer_page", PAGE, lambda _: (TIME_MAX, ID_MAX, PAGE), "past a flood of refusals"),
+    case("transfer_page", PAGE, lambda at: (at.middle_at, at.middle_id, PAGE), "deep"),
+    case("transfer_page_by_reference", PAGE, lambda _: ("order-3", TIME_MAX, ID_MAX, PAGE), "first"),
+    case("transfer_page_by_reference", PAGE, lambda at: ("salary", at.middle_at, at.middle_id, PAGE), "deep"),
+    case("transfer_page_by_reference", 0, lambda _: ("flood", TIME_MAX, ID_MAX, PAGE), "of refusals only"),
     case(
-        "transfer_page_by_reference_and_account", TWO_SIDES, lambda _: ("salary", QUIET, ID_MAX, PAGE), "common, none"
+        "transfer_page_by_reference_and_account",
+        TWO_SIDES,
+        lambda _: ("order-3", BUSY, TIME_MAX, ID_MAX, PAGE),
+        "both common",
+    ),
+    case(
+        "transfer_page_by_reference_and_account",
+        TWO_SIDES,
+        lambda at: ("salary", BUSY, at.middle_at, at.middle_id, PAGE),
+        "deep",
+    ),
+    case(
+        "transfer_page_by_reference_and_account",
+        TWO_SIDES,
+        lambda _: ("salary", QUIET, TIME_MAX, ID_MAX, PAGE),
+        "common, none",
     ),
     case("transfer_page_by_account", TWO_SIDES, lambda _: (BUSY, TIME_MAX, ID_MAX, PAGE), "busy"),
     case("transfer_page_by_account", TWO_SIDES, lambda _: (SINK, TIME_MAX, ID_MAX, PAGE), "one side only, in"),
@@ -121,6 +135,21 @@ async def test_statement(large: Large, name: str, arguments: Arguments, rows_max
     try:
         ledger = () if name in WITHOUT_LEDGER else (large.ledger_id,)
         check(await explain(connection, query(name), (*ledger, *arguments(large))), rows_max)
+    finally:
+        await connection.close()
+
+
+ORDERED = ["transfer_page", "transfer_page_by_reference"]
+
+
+@pytest.mark.parametrize("name", ORDERED)
+async def test_a_page_is_read_in_its_order(large: Large, name: str) -> None:
+    """A page of a list comes out of the index as it is: nothing is sorted, whatever stands behind it."""
+    arguments = ("salary",) if name == "transfer_page_by_reference" else ()
+    connection = await session(large.url, seqscan="off")
+    try:
+        plan = await explain(connection, query(name), (large.ledger_id, *arguments, TIME_MAX, ID_MAX, PAGE))
+        assert not [node for node in plan.nodes if "Sort" in node["Node Type"]], plan.text
     finally:
         await connection.close()
 

@@ -82,7 +82,7 @@ class Operation(NamedTuple):
     """One sending of a request by a client, and the answer it had; None where it had none."""
 
     key: str
-    # What makes two sendings the same request: path and body.
+    # What makes two sendings the same request: all that is asked for, alone or in a bulk.
     request: bytes
     fields: Mapping[str, Any]
     answer: Answer | None
@@ -151,6 +151,7 @@ def _check_key(row: "asyncpg.Record | None", sendings: list[Operation]) -> None:
             continue
         if said == "reused":
             assert answer.json["transfer_id"] == str(row["id"]), f"{key}: names another transfer than the bound one"
+            assert sending not in asked, f"{key}: refused as reused for the very transfer that it is bound to"
             continue
         assert sending in asked, f"{key}: answered {said} to a request that the key is not bound to"
         reply = first.setdefault(sending.request, (answer.status, answer.body))
@@ -165,9 +166,13 @@ def _check_key(row: "asyncpg.Record | None", sendings: list[Operation]) -> None:
     assert len(first) <= 1, f"{key}: two different requests were answered as if each had bound it"
 
 
-def items(requests: list[dict[str, Any]], answer: Answer | None, *, atomic: bool) -> list[Operation]:
-    """Return the items of a bulk as operations of their own; an atomic set is one request, so each carries it all."""
-    whole = orjson.dumps(requests)
+def meaning(fields: Mapping[str, Any]) -> bytes:
+    """Return what makes sendings under one key the same request."""
+    return orjson.dumps({name: fields[name] for name in fields if name != "key"}, option=orjson.OPT_SORT_KEYS)
+
+
+def items(requests: list[dict[str, Any]], answer: Answer | None) -> list[Operation]:
+    """Return the items of a bulk as operations of their own."""
     operations = []
     for number, request in enumerate(requests):
         single: Answer | None = answer
@@ -175,6 +180,5 @@ def items(requests: list[dict[str, Any]], answer: Answer | None, *, atomic: bool
             result = answer.json["results"][number]
             body = result.get("transfer") or result["problem"]
             single = Answer(result["status"], {}, orjson.dumps(body))
-        identity = b"bulk:" + (whole if atomic else orjson.dumps(request))
-        operations.append(Operation(request["key"], identity, request, single))
+        operations.append(Operation(request["key"], meaning(request), request, single))
     return operations

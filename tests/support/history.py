@@ -6,7 +6,7 @@ from typing import Any
 import aiohttp
 import orjson
 
-from tests.support.books import Operation, check_books, check_history, items, verdict
+from tests.support.books import Operation, check_books, check_history, items, meaning, verdict
 from tests.support.client import Answer, Client
 
 # Seconds after which an answer counts as lost: nothing in the service may take this long.
@@ -30,6 +30,8 @@ class History:
         self.database_url = database_url
         self.ledger = ledger
         self.operations: list[Operation] = []
+        # Those of them that were sent alone.
+        self._singles: list[Operation] = []
         # Why answers did not come.
         self.errors: list[Exception] = []
 
@@ -38,7 +40,8 @@ class History:
         fields = {"source": source, "destination": destination, "amount": amount, "currency": "EUR"}
         body = orjson.dumps(fields)
         answer = await self._hear(client, "/v1/transfers", body, {"Idempotency-Key": key})
-        self.operations.append(Operation(key, b"single:" + body, fields, answer))
+        self.operations.append(Operation(key, meaning(fields), fields, answer))
+        self._singles.append(self.operations[-1])
         return answer
 
     async def bulk(self, client: Client, requests: list[dict[str, Any]], *, atomic: bool = False) -> Answer | None:
@@ -46,7 +49,7 @@ class History:
         filled = [{"currency": "EUR", **request} for request in requests]
         body = orjson.dumps({"atomic": atomic, "transfers": filled})
         answer = await self._hear(client, "/v1/transfers/bulk", body, {})
-        self.operations += items(filled, answer, atomic=atomic)
+        self.operations += items(filled, answer)
         return answer
 
     async def insist(self, client: Client, key: str, source: str, destination: str, amount: int) -> Answer:
@@ -60,7 +63,7 @@ class History:
 
     async def settle(self, client: Client) -> None:
         """Ask again for every single transfer, whatever was heard of it, until each has a definite answer."""
-        singles = {o.request + o.key.encode(): o for o in self.operations if o.request.startswith(b"single:")}
+        singles = {o.request + o.key.encode(): o for o in self._singles}
         for start in range(0, len(singles), 100):
             await asyncio.gather(
                 *(

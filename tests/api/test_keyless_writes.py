@@ -1,0 +1,66 @@
+"""Writes that take no Idempotency-Key: it is refused there, and what makes a retry of them safe is true."""
+
+import pytest
+
+from server.http.body import KEYLESS
+from server.http.routes import Route
+from tests.api.probes import GUARDED, Names, body_of, furnish, new_names, path_of, route_name
+from tests.api.steps import order
+from tests.support.client import Client
+from tests.support.service import Service
+
+WRITES = [route for route in GUARDED if route.method != "GET"]
+REFUSING = [route for route in WRITES if route.path in KEYLESS]
+
+
+def test_every_write_takes_a_key_or_refuses_it() -> None:
+    """The header is never ignored: one route takes it, and all others that change something refuse it."""
+    assert [route_name(route) for route in WRITES if route not in REFUSING] == ["POST /v1/transfers"]
+
+
+@pytest.mark.parametrize("key", ["a-key", '"quoted"', "", "not good", "k" * 256])
+@pytest.mark.parametrize("route", REFUSING, ids=route_name)
+async def test_a_key_is_refused(client: Client, route: Route, key: str) -> None:
+    """A good key or none at all: a 400 that says what is safe here, and nothing is done."""
+    names = await furnish(client)
+    before = (await client.get(f"/v1/accounts/{names.account}")).body
+    body = body_of(route, Names(f"{names.account}-new", *names[1:]) if route.path != "/v1/accounts/*" else names, "i")
+    answer = await client.send(route.method, path_of(route, names), body, headers={"Idempotency-Key": key})
+    assert (answer.status, answer.code) == (400, "idempotency_key_not_taken")
+    assert (answer.json["outcome"], answer.json["retry"]) == ("not_applied", "never")
+    assert answer.json["detail"] == KEYLESS[route.path]
+    assert answer.json["errors"] == [{"pointer": "Idempotency-Key", "detail": KEYLESS[route.path]}]
+    assert (await client.get(f"/v1/accounts/{names.account}")).body == before
+    assert (await client.get(f"/v1/accounts/{names.account}-new")).status == 404
+    assert (await client.get("/v1/idempotency-keys/i")).status == 404
+
+
+@pytest.mark.parametrize("route", REFUSING, ids=route_name)
+async def test_who_may_not_write_hears_that_first(client: Client, service: Service, ledger: str, route: Route) -> None:
+    """The order of checks: who it is, what they may do, the type of the body, then its headers."""
+    names = new_names()
+    headers = {"Idempotency-Key": "a-key", "Content-Type": "text/plain"}
+    stranger, reader = Client(client.session, client.url, None), await service.client(ledger, "read")
+    for sender, code in ((stranger, "unauthorized"), (reader, "forbidden"), (client, "unsupported_media_type")):
+        answer = await sender.send(route.method, path_of(route, names), {}, headers=headers)
+        assert answer.code == code
+
+
+async def test_a_key_on_a_read_is_no_harm(client: Client) -> None:
+    """A client that sends the header with everything may read: there is nothing to make safe."""
+    await client.open("alice")
+    answer = await client.get("/v1/accounts/alice", Idempotency_Key="a-key")
+    assert answer.status == 200
+
+
+async def test_what_is_said_to_be_safe_is_safe(client: Client) -> None:
+    """An opening and a bulk sent again do nothing anew; a change with If-Match is made once."""
+    opened = [await client.open("alice", floor=-5) for _ in range(2)]
+    assert [(answer.status, answer.replayed) for answer in opened] == [(201, False), (200, True)]
+    await client.open("bob")
+    body = {"transfers": [{"key": "item", **order(amount=5)}]}
+    sent = [await client.post("/v1/transfers/bulk", body) for _ in range(2)]
+    assert [answer.json["results"][0]["replayed"] for answer in sent] == [False, True]
+    match = {"If-Match": (await client.get("/v1/accounts/alice")).headers["ETag"]}
+    changes = [await client.send("PATCH", "/v1/accounts/alice", {"floor": -9}, headers=match) for _ in range(2)]
+    assert [answer.status for answer in changes] == [200, 412]

@@ -1,0 +1,102 @@
+"""Queries: what is answered to parameters that are empty, unknown, repeated or badly written, on every path."""
+
+import pytest
+
+from server.http.routes import ROUTES, Route
+from tests.api.probes import GUARDED, furnish, path_of, route_name
+from tests.input.wire import connect, request
+from tests.support.client import Client
+
+# All parameters there are, by path. What the service itself says of a path is compared with this.
+PARAMETERS = {
+    "/v1/accounts": ["prefix", "limit", "cursor"],
+    "/v1/accounts/*": ["min_version"],
+    "/v1/accounts/*/entries": ["limit", "cursor", "from", "to"],
+    "/v1/accounts/*/balance": ["at"],
+    "/v1/transfers": ["reference", "account", "limit", "cursor"],
+    "/v1/transfers/*": [],
+    "/v1/idempotency-keys/**": [],
+}
+READS = [route for route in GUARDED if route.method == "GET"]
+EACH = [pytest.param(path, name, id=f"{path} {name}") for path, names in PARAMETERS.items() for name in names]
+
+
+def at(path: str, query: str) -> str:
+    """Return a target below *path*."""
+    return path.replace("**", "k").replace("*", "alice") + "?" + query
+
+
+def test_every_read_is_in_the_table() -> None:
+    """A route that reads has its parameters listed above."""
+    assert {route.path for route in READS} == set(PARAMETERS)
+    assert {route.method for route in ROUTES if route not in READS and route.role is not None} == {"POST", "PATCH"}
+
+
+@pytest.mark.parametrize(("path", "names"), PARAMETERS.items(), ids=list(PARAMETERS))
+async def test_an_unknown_parameter_is_refused(client: Client, path: str, names: list[str]) -> None:
+    """A 400 lists the parameters of the path; one that clients add against caches is recognised."""
+    answer = await client.get(at(path, "unheard=1"))
+    assert (answer.status, answer.code) == (400, "invalid_request")
+    assert answer.json["detail"] == f"Parameters of this path: {', '.join(names) or 'none'}."
+    against_caches = await client.get(at(path, "_=1"))
+    assert (against_caches.status, against_caches.code) == (400, "invalid_request")
+    assert against_caches.json["detail"].startswith(answer.json["detail"] + " A client that adds _ against caches")
+
+
+@pytest.mark.parametrize(("path", "name"), EACH)
+@pytest.mark.parametrize("value", ["", "&limit=1"])
+async def test_an_empty_parameter_is_refused(client: Client, path: str, name: str, value: str) -> None:
+    """A parameter without a value is a 400, whichever it is: a variable that was not set must not widen a query."""
+    if value and ("limit" not in PARAMETERS[path] or name == "limit"):
+        value = ""
+    await client.open("alice")
+    answer = await client.get(at(path, f"{name}={value}"))
+    assert (answer.status, answer.code) == (400, "invalid_request")
+    assert answer.json["errors"] == [
+        {"pointer": name, "detail": "The parameter is empty: give it a value, or leave it out."}
+    ]
+
+
+@pytest.mark.parametrize(
+    ("query", "hint"),
+    [
+        pytest.param("{}&", "ampersand", id="an ampersand at the end"),
+        pytest.param("&{}", "ampersand", id="an ampersand at the beginning"),
+        pytest.param("{}&&limit=1", "ampersand", id="two ampersands"),
+        pytest.param("&", "ampersand", id="nothing but an ampersand"),
+        pytest.param("limit", "equals sign", id="no equals sign"),
+        pytest.param("{}%", "%25", id="a percent sign"),
+        pytest.param("{}%zz", "%25", id="no hexadecimal digits"),
+        pytest.param("limit=%ff", "UTF-8", id="no UTF-8"),
+        pytest.param("&".join(["limit=1"] * 33), "too many", id="very many"),
+    ],
+)
+@pytest.mark.parametrize("path", ["/v1/accounts", "/v1/accounts/*/entries", "/v1/transfers"])
+async def test_a_query_that_is_not_well_formed_is_explained(client: Client, path: str, query: str, hint: str) -> None:
+    """A 400 says which sign is at fault."""
+    # Byte by byte: other clients put a lone percent sign right.
+    async with connect(client.url) as wire:
+        await wire.send(request("GET", at(path, query.format("limit=1")), token=client.token))
+        answer = await wire.receive()
+    assert answer is not None
+    assert (answer.status, answer.json["code"]) == (400, "invalid_request")
+    assert answer.json["detail"].startswith("The query is not well formed: ")
+    assert hint in answer.json["detail"]
+
+
+@pytest.mark.parametrize("route", READS, ids=route_name)
+async def test_a_question_mark_alone_is_no_query(client: Client, route: Route) -> None:
+    """A path that ends in a question mark is that path."""
+    plain = path_of(route, await furnish(client)).partition("?")[0]
+    expected = await client.get(plain)
+    answer = await client.get(plain + "?")
+    assert answer.status == expected.status
+    assert route.path.endswith("/balance") or answer.body == expected.body
+
+
+@pytest.mark.parametrize("route", [route for route in GUARDED if route.method != "GET"], ids=route_name)
+async def test_a_write_takes_no_query(client: Client, route: Route) -> None:
+    """A parameter of a write is a 400: nothing that asks for money is written there."""
+    answer = await client.send(route.method, path_of(route, await furnish(client)) + "?_=1", {})
+    assert (answer.status, answer.code, answer.json["retry"]) == (400, "invalid_request", "never")
+    assert answer.json["detail"].startswith("Parameters of this path: none. A client that adds _")
