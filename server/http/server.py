@@ -16,7 +16,7 @@ from server.gate.keys import ApiKey, StrangersFullError
 from server.http import hot_read, hot_write
 from server.http.accounts import get_admitted
 from server.http.admission import Admission, retry_after
-from server.http.admit import admit, judge, refuse_running, seconds_of, used_up
+from server.http.admit import admit, judge, refuse_running, used_up
 from server.http.call import Call, origin_form
 from server.http.head import Head
 from server.http.limits import (
@@ -262,7 +262,7 @@ class HttpServer(web.Server):
 
         async def refuse_used_up() -> None:
             if wait := await failures.used_up(address):
-                raise used_up("authentication", seconds_of(wait))
+                raise used_up("authentication", wait)
 
         key = None
         if call.head.token:
@@ -277,7 +277,7 @@ class HttpServer(web.Server):
             return key
         wait = await failures.count(address)
         if wait:
-            raise used_up("authentication", seconds_of(wait))
+            raise used_up("authentication", wait)
         raise Problem("unauthorized", headers=[("WWW-Authenticate", "Bearer")])
 
 
