@@ -43,8 +43,13 @@ def limited_body(policy: str, wait: int, request_id: str, *, write: bool) -> byt
 def limited(call: Call, entry: Entry) -> bytes:
     """Return all that is sent to a request whose key has no token; nothing of it has been done."""
     note_limit(call, entry)
-    body = limited_body(call.key.policies[entry.waits_for], entry.wait, call.request_id, write=call.write)
-    reply = Reply(429, body, content_type=PROBLEM, headers=b"Retry-After: %d\r\n" % seconds_of(entry.wait))
+    return limited_by(call, call.key.policies[entry.waits_for], entry.wait)
+
+
+def limited_by(call: Call, policy: str, wait: int) -> bytes:
+    """Return all that is sent to a request when a limit has room again in *wait* microseconds."""
+    body = limited_body(policy, wait, call.request_id, write=call.write)
+    reply = Reply(429, body, content_type=PROBLEM, headers=b"Retry-After: %d\r\n" % seconds_of(wait))
     return reply.encoded(call.own_fields())
 
 
