@@ -20,7 +20,9 @@ from server.http.server import HttpServer
 from server.ledger.accounts import Accounts
 from server.ledger.history import History
 from server.ledger.posting import PostingLane
+from server.ledger.row_locks import RowLocks
 from server.ledger.self_check import SelfCheck
+from server.ledger.settler import Settler
 from server.settings import Settings, SettingsError
 from server.store.cache import Cache
 from server.store.cache_counters import CacheCounters
@@ -125,11 +127,12 @@ async def create_app(settings: Settings, workers: int = 1) -> AsyncIterator[App]
         counters = CacheCounters()
         cache = Cache(redis, keyspace, counters)
         gate = Gate(redis, keyspace, workers, counters, tallies)
-        accounts = Accounts(database, cache, render.account, tallies.batches["read"])
+        rows = RowLocks(database)
+        accounts = Accounts(database, cache, rows, render.account, tallies.batches["read"])
         patience = SETTLE_ATTEMPTS_MAX * settings.redis_timeout_ms / 1000
         self_check = SelfCheck(database, cache, render.account, patience + SETTLE_MARGIN_SECONDS)
-        posting = PostingLane(database, cache, render.answer, Failpoints(settings.failpoints), tallies)
-        history = History(database, cache, accounts)
+        posting = PostingLane(database, Settler(cache, render.answer), rows, Failpoints(settings.failpoints), tallies)
+        history = History(database, cache, accounts, rows)
         readiness = Readiness(database, runtime_failures())
         authenticator = Authenticator(database, defaults)
         failures = AddressLimit(redis, keyspace, defaults.failures, workers)
@@ -163,6 +166,7 @@ async def create_app(settings: Settings, workers: int = 1) -> AsyncIterator[App]
             following.cancel()
             await asyncio.gather(following, return_exceptions=True)
             await self_check.close()
+            await rows.close()
             await cache.close()
             await redis.close()
             if traces is not None:

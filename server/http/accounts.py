@@ -72,7 +72,7 @@ def _exists(fields: list[str]) -> Problem:
 async def create_account(call: Call, parts: Parts) -> Reply:
     """Open an account, once."""
     request = _requested(decode(models.account_create, await read_body(call, BODY_MAX_BYTES)))
-    opened = (await parts.accounts.open_many(call.ledger_id, [request]))[0]
+    opened = (await parts.accounts.open_many(call.ledger_id, [request], call.give_place_away))[0]
     if opened.created:
         return Reply(201, render.account(opened.account), headers=_etag(opened.account.version))
     if fields := _difference(request, opened.account):
@@ -94,7 +94,7 @@ async def create_accounts(call: Call, parts: Parts) -> Reply:
         except Problem as problem:
             asked.append(problem)
     requests = [item for item in asked if isinstance(item, AccountRequest)]
-    opened = iter(await parts.accounts.open_many(call.ledger_id, requests) if requests else [])
+    opened = iter(await parts.accounts.open_many(call.ledger_id, requests, call.give_place_away) if requests else [])
     items = [_item(call, item if isinstance(item, Problem) else _judge(item, next(opened))) for item in asked]
     return Reply(200, render.results(items))
 
@@ -208,7 +208,7 @@ async def patch_account(call: Call, parts: Parts) -> Reply:
         metadata_clear=body.metadata is None,
     )
     try:
-        account = await parts.accounts.change(call.ledger_id, call.ids[0], change, if_versions)
+        account = await parts.accounts.change(call.ledger_id, call.ids[0], change, if_versions, call.give_place_away)
     except AccountNotFoundError:
         raise missing from None
     except VersionChangedError:
@@ -260,6 +260,7 @@ async def list_entries(call: Call, parts: Parts) -> Reply:
             until=until,
             before=before,
             limit=limit + 1,
+            on_wait=call.give_place_away,
         )
     except AccountNotFoundError:
         raise Problem("account_not_found") from None
@@ -275,7 +276,7 @@ async def get_balance(call: Call, parts: Parts) -> Reply:
     if not is_account_id(call.ids[0]):
         raise Problem("account_not_found")
     try:
-        past = await parts.history.balance_at(call.ledger_id, call.ids[0], at)
+        past = await parts.history.balance_at(call.ledger_id, call.ids[0], at, call.give_place_away)
     except AccountNotFoundError:
         raise Problem("account_not_found") from None
     except FutureInstantError:

@@ -35,7 +35,11 @@ async def create_transfers(call: Call, parts: Parts) -> Reply:
         item for number, item in enumerate(asked) if isinstance(item, TransferRequest) and number not in repeated
     ]
     try:
-        outcomes = await parts.posting.post_many(call.ledger_id, requests, atomic=bulk.atomic) if requests else []
+        outcomes = (
+            await parts.posting.post_many(call.ledger_id, requests, atomic=bulk.atomic, on_wait=call.give_place_away)
+            if requests
+            else []
+        )
     except KeyInUseError:
         raise in_use() from None
     by_key = {r.key: outcome for r, outcome in zip(requests, outcomes, strict=True)}

@@ -74,6 +74,7 @@ class Call:
         "limit_fields",
         "method",
         "path",
+        "placed",
         "protocol",
         "query_string",
         "request_id",
@@ -99,6 +100,8 @@ class Call:
         self.protocol = protocol
         self.admission = admission
         self.ids = ()
+        # Whether it holds a place of the admission.
+        self.placed = False
         # The path of its route, with wildcards.
         self.route = "other"
         # Instants on the clock of `time.monotonic`, in seconds: when it had been read, and when the gate had let it in.
@@ -121,6 +124,12 @@ class Call:
     def headers(self) -> CIMultiDictProxy[str]:
         """The header fields."""
         return self.head.headers
+
+    def give_place_away(self) -> None:
+        """Give its place to another request: from now on it waits for what no place is needed for."""
+        if self.placed:
+            self.placed = False
+            self.admission.leave(write=self.write)
 
     def own_fields(self) -> bytes:
         """Return the header lines that every answer to this request has."""

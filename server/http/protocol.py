@@ -183,12 +183,14 @@ class Protocol(Connection):
         assert self.answering is not None, "the request waits"
         if self.transport is None:
             # The caller has gone, and nothing has been done yet.
+            self.answering.placed = True
             self._leave()
         else:
             self._start(self.answering)
 
     def _start(self, call: Call) -> None:
         """Run a request that has a place."""
+        call.placed = True
         try:
             said = self.server.begin(call)
         except Exception as error:
@@ -286,7 +288,7 @@ class Protocol(Connection):
     def _leave(self) -> None:
         """End the request under way, and give its place away."""
         assert self.answering is not None, "a request is under way"
-        self.server.admission.leave(write=self.answering.write)
+        self.answering.give_place_away()
         self._end()
 
     def _end(self) -> None:

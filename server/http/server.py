@@ -145,10 +145,11 @@ class HttpServer(web.Server):
         call.key = key
         if not await self.admission.entered(write=call.write):
             raise _later("overloaded")
+        call.placed = True
         try:
             return await self.serve(call, found)
         finally:
-            self.admission.leave(write=call.write)
+            call.give_place_away()
 
     async def malformed(self, request: web.BaseRequest) -> Reply:
         """Return the answer to what is not HTTP."""

@@ -97,7 +97,7 @@ async def create_admitted(call: Call, parts: Parts, entry: Entry) -> Reply:
     request = requested(call, call.idempotency_key(), digest, transfer)
     try:
         call.timing = Timing()
-        outcome = await parts.posting.post(call.ledger_id, request, call.timing)
+        outcome = await parts.posting.post(call.ledger_id, request, call.timing, call.give_place_away)
     except KeyInUseError:
         raise in_use() from None
     if isinstance(outcome, Bound):

@@ -1,6 +1,7 @@
 """Accounts: opening, reading, listing and changing them."""
 
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import datetime
 from functools import partial
 from typing import NamedTuple
@@ -8,12 +9,14 @@ from typing import NamedTuple
 import asyncpg
 
 from server.ledger.limits import METADATA_KEYS_MAX
+from server.ledger.row_locks import RowLocks
 from server.store.cache import Cache, Snapshot, highest
 from server.store.coalescer import QueueFullError
-from server.store.errors import OutcomeUnknownError, StoreUnavailableError
+from server.store.errors import OutcomeUnknownError, RowLockedError, StoreUnavailableError
 from server.store.keyspace import ABSENCE_MS, SNAPSHOT_MS
 from server.store.lanes import LedgerLanes
 from server.store.postgres import Database
+from server.store.sessions import LOCK_TIMEOUT_MS
 from server.telemetry.tallies import BatchTally
 
 # Accounts a query. The query's cost grows with them; 200 take about a millisecond.
@@ -24,6 +27,11 @@ READ_IN_FLIGHT_MAX = 2
 READ_QUEUE_MAX = 4_000
 # Seconds a read may wait for a batch: whoever asked has given up by then.
 READ_WAIT_MAX_SECONDS = 1.0
+# How long an opening or a change may take in all while rows are locked.
+WRITE_DEADLINE_SECONDS = 5.0
+# Milliseconds that a statement waits for a locked row, as lock_timeout takes them: at first next to nothing, and then,
+# on one of few connections, as long as a posting waits.
+WAIT_MS = {False: "1", True: str(LOCK_TIMEOUT_MS)}
 
 
 class Account(NamedTuple):
@@ -102,16 +110,24 @@ class Accounts:
     Args:
         cache: Is told every version before it is shown to anybody.
 
+        rows: What is known of locked accounts, and who waits for them.
+
         body: Renders an account, for the snapshots that the cache keeps.
 
         tally: Counts the batches.
     """
 
     def __init__(
-        self, database: Database, cache: Cache, body: Callable[[Account], bytes], tally: BatchTally | None = None
+        self,
+        database: Database,
+        cache: Cache,
+        rows: RowLocks,
+        body: Callable[[Account], bytes],
+        tally: BatchTally | None = None,
     ) -> None:
         self._database = database
         self._cache = cache
+        self._rows = rows
         self._body = body
         self._lanes: LedgerLanes[str, Account | None] = LedgerLanes(
             lambda ledger_id: partial(self._read_batch, ledger_id),
@@ -151,14 +167,22 @@ class Accounts:
             raise AccountNotFoundError
         return account
 
-    async def open_many(self, ledger_id: int, requests: Sequence[AccountRequest]) -> list[Opened]:
+    async def open_many(
+        self, ledger_id: int, requests: Sequence[AccountRequest], on_wait: Callable[[], None] | None = None
+    ) -> list[Opened]:
         """
         Open those of the accounts that do not exist and return all of them, in order.
+
+        Args:
+            on_wait: Called once if it has to wait for another transaction that opens one of them.
 
         Raises:
             QueueFullError, StoreUnavailableError: It could not be done; the same call again is safe.
         """
-        rows = await self._database.write("account_create_many", ledger_id, *map(list, zip(*requests, strict=True)))
+        columns = [list(column) for column in zip(*requests, strict=True)]
+
+        statement = partial(self._database.write, "account_create_many", ledger_id, *columns)
+        rows = await self._outlast(ledger_id, [request.id for request in requests], statement, on_wait)
         accounts = {row["id"]: Account(*row.values()) for row in rows}
         fresh = set(accounts)
         others = [request.id for request in requests if request.id not in accounts]
@@ -177,6 +201,27 @@ class Accounts:
             fresh.discard(request.id)
         return opened
 
+    async def _outlast(
+        self,
+        ledger_id: int,
+        ids: Sequence[str],
+        statement: Callable[[str], Awaitable[list[asyncpg.Record]]],
+        on_wait: Callable[[], None] | None,
+    ) -> list[asyncpg.Record]:
+        """Return the rows of a statement that locks accounts and takes for how long, in milliseconds, it may wait."""
+
+        async def attempt(waits: bool) -> list[asyncpg.Record]:
+            run = partial(statement, WAIT_MS[waits])
+            if waits:
+                return await self._rows.run_waiting(self._database.posting_row_waiters, ledger_id, ids, run)
+            try:
+                return await run()
+            except RowLockedError as error:
+                raise RowLockedError(ids) from error
+
+        deadline = time.monotonic() + WRITE_DEADLINE_SECONDS
+        return await self._rows.outlast(ledger_id, attempt, deadline, on_wait, needed=ids)
+
     async def page(self, ledger_id: int, prefix: str, after: str, limit: int) -> list[Account]:
         """Return up to *limit* accounts whose ids begin with *prefix*, those after the id *after*, by id."""
         # Ids are ASCII: the character above all of theirs closes the range of the prefix.
@@ -186,10 +231,18 @@ class Accounts:
         return accounts
 
     async def change(
-        self, ledger_id: int, account_id: str, change: AccountChange, if_versions: Sequence[int] | None
+        self,
+        ledger_id: int,
+        account_id: str,
+        change: AccountChange,
+        if_versions: Sequence[int] | None,
+        on_wait: Callable[[], None] | None = None,
     ) -> Account:
         """
         Change an account and return it.
+
+        Args:
+            on_wait: Called once if it has to wait for a locked account.
 
         Raises:
             AccountNotFoundError: There is none.
@@ -198,10 +251,11 @@ class Accounts:
             QueueFullError, StoreUnavailableError: Nothing was done.
             OutcomeUnknownError: It may have been done.
         """
+        statement = partial(
+            self._database.write_once, "account_patch", ledger_id, account_id, if_versions, *change, METADATA_KEYS_MAX
+        )
         try:
-            rows = await self._database.write_once(
-                "account_patch", ledger_id, account_id, if_versions, *change, METADATA_KEYS_MAX
-            )
+            rows = await self._outlast(ledger_id, [account_id], statement, on_wait)
         except asyncpg.CheckViolationError as error:
             if error.constraint_name == "accounts_limits_check":
                 raise LimitsConflictError from error

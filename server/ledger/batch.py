@@ -9,12 +9,12 @@ from server.ledger.transfers import Attempt, Bound, TransferRequest
 
 def columns(requests: Sequence[TransferRequest], sets: Sequence[int]) -> tuple[Sequence[object], ...]:
     """
-    Return the arguments of `transfer_post_many` after the ledger.
+    Return the arguments of `transfer_post_many` after the ledger, but for the last.
 
     Args:
         requests: The batch, in the order in which it is to be decided.
 
-        sets: The number of the linked set of each request, 0 for one that stands alone.
+        sets: The number of the linked set of each request, below 0 of its bulk, 0 for one that stands alone.
     """
     (
         keys,
@@ -58,7 +58,7 @@ def columns(requests: Sequence[TransferRequest], sets: Sequence[int]) -> tuple[S
 
 def bound_outcomes(requests: Sequence[TransferRequest], result: "asyncpg.Record") -> list[Bound | str]:
     """
-    Return for each request the attempt it became, or `known` or `unbound` where the function left it to the caller.
+    Return for each request the attempt it became, or `known`, `unbound` or `locked` where there is none.
 
     Args:
         requests: The batch that was posted.
@@ -77,7 +77,7 @@ def bound_outcomes(requests: Sequence[TransferRequest], result: "asyncpg.Record"
         result["destination_versions"],
         strict=True,
     ):
-        if outcome in ("known", "unbound"):
+        if outcome in ("known", "unbound", "locked"):
             outcomes.append(outcome)
             continue
         refused = outcome != "posted"

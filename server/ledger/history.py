@@ -1,5 +1,6 @@
 """What happened: transfers found again, statements, balances of the past."""
 
+from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import NamedTuple
 from uuid import UUID
@@ -9,6 +10,7 @@ import asyncpg
 from server.ledger.accounts import AccountNotFoundError, Accounts
 from server.ledger.limits import BALANCE_MAX
 from server.ledger.recent import RecentInstants
+from server.ledger.row_locks import RowLocks
 from server.ledger.transfers import Attempt
 from server.store.cache import Cache, highest
 from server.store.postgres import Database
@@ -49,11 +51,11 @@ class FutureInstantError(Exception):
 class History:
     """Reads of committed transfers. Every method may raise QueueFullError or StoreUnavailableError."""
 
-    def __init__(self, database: Database, cache: Cache, accounts: Accounts) -> None:
+    def __init__(self, database: Database, cache: Cache, accounts: Accounts, rows: RowLocks) -> None:
         self._database = database
         self._cache = cache
         self._accounts = accounts
-        self._recent = RecentInstants(database)
+        self._recent = RecentInstants(database, rows)
 
     async def by_id(self, ledger_id: int, transfer_id: UUID) -> Attempt | None:
         """Return the attempt of that id, or None."""
@@ -107,6 +109,7 @@ class History:
         until: datetime,
         before: tuple[datetime, int] | None,
         limit: int,
+        on_wait: Callable[[], None] | None = None,
     ) -> list[Entry]:
         """
         Return up to *limit* lines of the account's statement, newest first. Up to an instant that has come they are
@@ -117,10 +120,12 @@ class History:
 
             before: Instant and version of the last line already seen.
 
+            on_wait: Called once if it has to wait for a locked account.
+
         Raises:
             AccountNotFoundError: There is no such account.
         """
-        await self._recent.wait(ledger_id, account, until)
+        await self._recent.wait(ledger_id, account, until, on_wait)
         rows = await self._database.read(
             "entry_page", ledger_id, account, since, until, *(before or (TIME_MAX, BALANCE_MAX)), limit
         )
@@ -130,15 +135,20 @@ class History:
         await self._cache.seen(ledger_id, highest((account, entry.version) for entry in entries))
         return entries
 
-    async def balance_at(self, ledger_id: int, account: str, at: datetime) -> PastBalance:
+    async def balance_at(
+        self, ledger_id: int, account: str, at: datetime, on_wait: Callable[[], None] | None = None
+    ) -> PastBalance:
         """
         Return the account's balance as it was at the instant *at*: 0 before its first entry. It is the same for ever.
+
+        Args:
+            on_wait: Called once if it has to wait for a locked account.
 
         Raises:
             AccountNotFoundError: There is no such account.
             FutureInstantError: The instant is still to come, by the database's clock.
         """
-        has_come = await self._recent.wait(ledger_id, account, at)
+        has_come = await self._recent.wait(ledger_id, account, at, on_wait)
         rows = await self._database.read("account_balance_at", ledger_id, account, at)
         if not rows:
             raise AccountNotFoundError

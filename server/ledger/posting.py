@@ -2,18 +2,15 @@
 
 import asyncio
 import logging
-import random
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
-from typing import TypeVar
 
-from server.ledger.locked import LockedAccounts
+from server.ledger.row_locks import RowLocks
 from server.ledger.sender import BatchSender
 from server.ledger.settler import Settler
-from server.ledger.transfers import Attempt, Outcome, TransferRequest, Unbound, resolve_known
+from server.ledger.transfers import Locked, Outcome, TransferRequest, Unbound, resolve_known
 from server.ledger.unit import Unit
-from server.store.cache import Cache
 from server.store.coalescer import QueueFullError
 from server.store.errors import OutcomeUnknownError, RowLockedError, StoreError, StoreUnavailableError
 from server.store.lanes import LedgerLanes
@@ -36,11 +33,6 @@ DEADLINE_SECONDS = 5.0
 # A request that has waited this long for its batch is refused unsent: what is left of its deadline belongs to
 # finding out, and its caller is better served by an early answer.
 WAIT_MAX_SECONDS = 1.0
-
-# Seconds between attempts to post to a locked account.
-LOCKED_RETRY_SECONDS = 0.25
-
-T = TypeVar("T")
 
 log = logging.getLogger(__name__)
 
@@ -67,9 +59,9 @@ class PostingLane:
     meet in the database, on the locks of `post_transfers` and on the unique key.
 
     Args:
-        cache: Is told what was committed before anybody else is.
+        settler: Is told what was committed before anybody else is, and renders what single requests are answered.
 
-        answer: Renders status and body of what a single request is answered.
+        rows: What is known of locked accounts, and who waits for them.
 
         failpoints: Where tests make it fail.
 
@@ -79,15 +71,15 @@ class PostingLane:
     def __init__(
         self,
         database: Database,
-        cache: Cache,
-        answer: Callable[[Attempt], tuple[int, bytes]],
+        settler: Settler,
+        rows: RowLocks,
         failpoints: Failpoints,
         tallies: Tallies,
     ) -> None:
         self._hot_accounts = tallies.hot_accounts
         self._database = database
         self._sender = BatchSender(database, failpoints)
-        self._settler = Settler(cache, answer)
+        self._settler = settler
         self._lanes: LedgerLanes[Unit, list[Outcome]] = LedgerLanes(
             lambda ledger_id: partial(self._run, ledger_id),
             batch_max=BATCH_MAX,
@@ -96,15 +88,23 @@ class PostingLane:
             split_from=SPLIT_FROM,
             tally=tallies.batches["post"],
         )
-        self._locked = LockedAccounts(database)
+        self._rows = rows
         self._pending: dict[tuple[int, str], _Pending] = {}
 
-    async def post(self, ledger_id: int, request: TransferRequest, timing: Timing | None = None) -> Outcome:
+    async def post(
+        self,
+        ledger_id: int,
+        request: TransferRequest,
+        timing: Timing | None = None,
+        on_wait: Callable[[], None] | None = None,
+    ) -> Outcome:
         """
         Post one transfer, or learn what its key is bound to.
 
         Args:
             timing: Is told how long it waited for its batch, and how long Postgres took.
+
+            on_wait: Called once if it has to wait for a locked account.
 
         Raises:
             QueueFullError: Too much waits already; nothing was done.
@@ -113,9 +113,13 @@ class PostingLane:
             KeyInUseError: A request with this key is still unresolved past its deadline.
         """
         deadline = time.monotonic() + DEADLINE_SECONDS
-        return await self._patiently(partial(self._post, ledger_id, request, deadline, timing), deadline)
 
-    async def _post(self, ledger_id: int, request: TransferRequest, deadline: float, timing: Timing | None) -> Outcome:
+        attempt = partial(self._post, ledger_id, request, deadline, timing)
+        return await self._rows.outlast(ledger_id, attempt, deadline, on_wait)
+
+    async def _post(
+        self, ledger_id: int, request: TransferRequest, deadline: float, timing: Timing | None, _waits: bool
+    ) -> Outcome:
         name = (ledger_id, request.key)
         while (first := self._pending.get(name)) is not None:
             outcome = await self._join(first)
@@ -125,9 +129,19 @@ class PostingLane:
         unit = Unit((request,), False, time.monotonic(), deadline, timing)
         return (await self._submit(ledger_id, unit))[0]
 
-    async def post_many(self, ledger_id: int, requests: Sequence[TransferRequest], *, atomic: bool) -> list[Outcome]:
+    async def post_many(
+        self,
+        ledger_id: int,
+        requests: Sequence[TransferRequest],
+        *,
+        atomic: bool,
+        on_wait: Callable[[], None] | None = None,
+    ) -> list[Outcome]:
         """
         Post the requests in order; the keys must be distinct. An atomic set is posted whole or not at all.
+
+        Args:
+            on_wait: Called once if they have to wait for a locked account.
 
         Raises:
             QueueFullError, StoreUnavailableError, OutcomeUnknownError: As `post`. Without *atomic* a part of the
@@ -136,12 +150,13 @@ class PostingLane:
         """
         step = len(requests) if atomic else BATCH_MAX
         outcomes: list[Outcome] = []
+        # One for all parts: a service that stops waits no longer than this for any request.
+        deadline = time.monotonic() + DEADLINE_SECONDS
         for start in range(0, len(requests), step):
             part = tuple(requests[start : start + step])
             try:
-                deadline = time.monotonic() + DEADLINE_SECONDS
                 attempt = partial(self._post_part, ledger_id, part, atomic, deadline)
-                outcomes += await self._patiently(attempt, deadline)
+                outcomes += await self._rows.outlast(ledger_id, attempt, deadline, on_wait)
             except (QueueFullError, StoreUnavailableError) as error:
                 if start == 0:
                     raise
@@ -154,7 +169,7 @@ class PostingLane:
         await self._lanes.drain()
 
     async def _post_part(
-        self, ledger_id: int, part: tuple[TransferRequest, ...], atomic: bool, deadline: float
+        self, ledger_id: int, part: tuple[TransferRequest, ...], atomic: bool, deadline: float, _waits: bool
     ) -> list[Outcome]:
         """Post one batch of a bulk once none of its keys is away for somebody else."""
         while first := next((p for r in part if (p := self._pending.get((ledger_id, r.key))) is not None), None):
@@ -200,47 +215,55 @@ class PostingLane:
                 self._tell(ledger_id, unit, result)
         return results
 
-    async def _patiently(self, attempt: Callable[[], Awaitable[T]], deadline: float) -> T:
-        """Make an attempt again, outside the lane, while a locked row is in its way and there is time."""
-        while True:
-            try:
-                return await attempt()
-            except RowLockedError:
-                if time.monotonic() + LOCKED_RETRY_SECONDS + SENDING_MIN_SECONDS > deadline:
-                    raise
-            await asyncio.sleep(LOCKED_RETRY_SECONDS * random.uniform(0.5, 1.0))  # noqa: S311 -- jitter, not a secret
-
-    async def _post_free(self, ledger_id: int, units: list[Unit]) -> list[list[Outcome] | BaseException]:
-        """Post the units whose accounts nobody keeps locked; the others are told so, unsent."""
-        suspects = self._locked.suspected(ledger_id, (account for unit in units for account in unit.accounts))
-        if suspects:
-            try:
-                suspects = await self._locked.look(ledger_id, suspects)
-            except StoreError:
-                # Whatever keeps Postgres from saying so keeps it from posting too.
-                suspects = set()
-        if not suspects:
-            return await self._post_units(ledger_id, units)
-        free = [unit for unit in units if not unit.accounts & suspects]
-        answers = iter(await self._post_units(ledger_id, free) if free else [])
-        return [RowLockedError() if unit.accounts & suspects else next(answers) for unit in units]
-
     async def _post_timely(self, ledger_id: int, units: list[Unit]) -> list[list[Outcome] | BaseException]:
         """Post what has not waited too long; asked once, before anything is sent, so that `late` means unsent."""
-        oldest = time.monotonic() - WAIT_MAX_SECONDS
-        timely = [unit for unit in units if unit.arrived >= oldest]
-        if len(timely) == len(units):
-            return await self._post_free(ledger_id, units)
-        answers = iter(await self._post_free(ledger_id, timely) if timely else [])
-        late = StoreUnavailableError("waited too long for a batch")
-        return [next(answers) if unit.arrived >= oldest else late for unit in units]
+        now = time.monotonic()
+        late = [unit.arrived < now - WAIT_MAX_SECONDS or unit.deadline < now + SENDING_MIN_SECONDS for unit in units]
+        if not any(late):
+            return await self._post_parted(ledger_id, units)
+        timely = [unit for unit, is_late in zip(units, late, strict=True) if not is_late]
+        answers = iter(await self._post_parted(ledger_id, timely) if timely else [])
+        error = StoreUnavailableError("waited too long for a batch")
+        return [error if is_late else next(answers) for is_late in late]
 
-    async def _post_units(self, ledger_id: int, units: list[Unit]) -> list[list[Outcome] | BaseException]:
-        """Post the units; when the batch fails for itself, find out which of them is at fault."""
+    async def _post_parted(self, ledger_id: int, units: list[Unit]) -> list[list[Outcome] | BaseException]:
+        """Post the units; those whose accounts are known to stay locked keep the others from waiting for nothing."""
+        waits = self._rows.contended(ledger_id)
+        stuck = [waits and self._rows.stuck(ledger_id, unit.accounts) for unit in units]
+        if not any(stuck):
+            return await self._post_units(ledger_id, units, waits=waits)
+        apart = [unit for unit, is_stuck in zip(units, stuck, strict=True) if is_stuck]
+        others = [unit for unit, is_stuck in zip(units, stuck, strict=True) if not is_stuck]
+        answers = {
+            True: iter(await self._post_units(ledger_id, apart, waits=False)),
+            False: iter(await self._post_units(ledger_id, others, waits=waits) if others else []),
+        }
+        return [next(answers[is_stuck]) for is_stuck in stuck]
+
+    async def _post_units(
+        self, ledger_id: int, units: list[Unit], *, waits: bool
+    ) -> list[list[Outcome] | BaseException]:
+        """
+        Post the units; when the batch fails for itself, find out which of them is at fault.
+
+        Args:
+            waits: Whether to wait for locked accounts, if not too many statements do so already.
+        """
         try:
-            return await self._post_batch(ledger_id, units)
-        except RowLockedError as error:
-            return await self._post_around(ledger_id, units, error)
+            waiters = self._database.posting_row_waiters
+            if not waits or waiters.locked():
+                return await self._post_batch(ledger_id, units, waits=False)
+            async with waiters:
+                try:
+                    return await self._post_batch(ledger_id, units, waits=True)
+                except RowLockedError:
+                    # A wait ran out. The next batch tells for which accounts, and posts what does not need them.
+                    pass
+            results = await self._post_batch(ledger_id, units, waits=False)
+            for result in results:
+                if isinstance(result, RowLockedError):
+                    self._rows.waited_in_vain(ledger_id, result.accounts)
+            return results
         except StoreError as error:
             return [error] * len(units)
         except Exception as error:
@@ -250,36 +273,36 @@ class PostingLane:
             log.warning("a batch of %d units failed (%s): sent again in halves", len(units), type(error).__name__)
             half = len(units) // 2
             return [
-                *await self._post_units(ledger_id, units[:half]),
-                *await self._post_units(ledger_id, units[half:]),
+                *await self._post_units(ledger_id, units[:half], waits=waits),
+                *await self._post_units(ledger_id, units[half:], waits=waits),
             ]
 
-    async def _post_around(
-        self, ledger_id: int, units: list[Unit], error: RowLockedError
+    async def _post_batch(
+        self, ledger_id: int, units: list[Unit], *, waits: bool
     ) -> list[list[Outcome] | BaseException]:
-        """Post those units of a batch that do not need the row it could not lock."""
-        try:
-            locked = await self._locked.look(ledger_id, {account for unit in units for account in unit.accounts})
-        except StoreError:
-            return [error] * len(units)
-        free = [unit for unit in units if not unit.accounts & locked]
-        if not free or len(free) == len(units):
-            # Nobody is left, or the row is free again: all of them come back.
-            return [error] * len(units)
-        answers = iter(await self._post_units(ledger_id, free))
-        return [error if unit.accounts & locked else next(answers) for unit in units]
-
-    async def _post_batch(self, ledger_id: int, units: list[Unit]) -> list[list[Outcome] | BaseException]:
         requests = [request for unit in units for request in unit.requests]
-        sets = [number if unit.atomic else 0 for number, unit in enumerate(units, 1) for _ in unit.requests]
+        sets = [unit.set_number(number) for number, unit in enumerate(units, 1) for _ in unit.requests]
         deadline = min(unit.deadline for unit in units)
         left = time.monotonic()
-        remaining = iter(await self._sender.send(ledger_id, requests, sets, deadline))
+        remaining = iter(await self._sender.send(ledger_id, requests, sets, deadline, waits=waits))
         for unit in units:
             unit.note(ledger_id, self._hot_accounts, left, time.monotonic() - left)
-        results = [[next(remaining) for _ in unit.requests] for unit in units]
-        for unit, outcomes in zip(units, results, strict=True):
+        results: list[list[Outcome] | BaseException] = []
+        for unit in units:
+            outcomes: list[Outcome] = []
+            locked: tuple[str, ...] = ()
+            for _ in unit.requests:
+                outcome = next(remaining)
+                if isinstance(outcome, Locked):
+                    locked = outcome.accounts
+                else:
+                    outcomes.append(outcome)
+            if locked:
+                results.append(RowLockedError(unit.accounts.intersection(locked)))
+                continue
             if len(outcomes) == 1 and not unit.atomic:
                 outcomes[0] = self._settler.answered(outcomes[0])
-        await self._settler.settle(ledger_id, (outcome for outcomes in results for outcome in outcomes))
-        return [*results]
+            results.append(outcomes)
+        done = (outcome for result in results if isinstance(result, list) for outcome in result)
+        await self._settler.settle(ledger_id, done)
+        return results

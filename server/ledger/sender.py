@@ -3,13 +3,12 @@
 import asyncio
 import time
 from collections.abc import Coroutine
-from functools import partial
 from typing import Any
 
 import asyncpg
 
 from server.ledger.batch import bound_outcomes, columns
-from server.ledger.transfers import Attempt, Bound, Outcome, TransferRequest, Unbound, resolve_known
+from server.ledger.transfers import Attempt, Bound, Locked, Outcome, TransferRequest, Unbound, resolve_known
 from server.store.errors import OutcomeUnknownError, RowLockedError
 from server.store.postgres import Database
 from server.store.resend import resend, statement_seconds
@@ -36,37 +35,42 @@ class BatchSender:
         self._failpoints = failpoints
 
     async def send(
-        self, ledger_id: int, requests: list[TransferRequest], sets: list[int], deadline: float
-    ) -> list[Outcome]:
+        self, ledger_id: int, requests: list[TransferRequest], sets: list[int], deadline: float, *, waits: bool
+    ) -> list[Outcome | Locked]:
         """
         Post a batch in one transaction and say what each request became.
 
         Args:
-            sets: The number of the linked set of each request, 0 for one that stands alone.
+            sets: The number of the linked set of each request, below 0 of its bulk, 0 for one that stands alone.
 
             deadline: On the clock of `time.monotonic`, in seconds.
 
+            waits: Whether to wait for locked accounts. Without it their requests become `Locked`, unless a sending
+                was lost on the way: then it may be the one that holds them.
+
         Raises:
-            RowLockedError: One of its accounts stays locked by somebody else; nothing was done.
+            RowLockedError: The wait for a locked row ran out; nothing was done.
             StoreUnavailableError: Nothing was done.
             OutcomeUnknownError: It was lost on the way, and nothing after it found out.
         """
-        return await resend(partial(self._once, ledger_id, requests, sets, deadline), self._database, deadline)
+        return await resend(
+            lambda lost: self._once(ledger_id, requests, sets, deadline, waits=waits or lost), self._database, deadline
+        )
 
     async def _once(
-        self, ledger_id: int, requests: list[TransferRequest], sets: list[int], deadline: float
-    ) -> list[Outcome]:
+        self, ledger_id: int, requests: list[TransferRequest], sets: list[int], deadline: float, *, waits: bool
+    ) -> list[Outcome | Locked]:
         """Send the batch, then read what its known keys are bound to."""
         async with self._database.posting() as connection:
             await self._failpoints.reach("posting.before_batch")
             timeout = statement_seconds(deadline)
             statement = query("transfer_post_many")
-            posting = connection.fetchrow(statement, ledger_id, *columns(requests, sets), timeout=timeout)
+            posting = connection.fetchrow(statement, ledger_id, *columns(requests, sets), waits, timeout=timeout)
             began = time.monotonic()
             try:
                 result = await (self._watched(posting) if self._failpoints.armed else posting)
             except asyncpg.LockNotAvailableError as error:
-                raise RowLockedError from error
+                raise RowLockedError({side for r in requests for side in (r.source, r.destination)}) from error
             finally:
                 self._database.statements.ended("transfer_post_many", began, items=len(requests))
             await self._failpoints.reach("posting.committed")
@@ -83,11 +87,14 @@ class BatchSender:
                 # The batch has committed: a refusal from here on is not one of the batch.
                 raise OutcomeUnknownError(type(error).__name__) from error
         attempts = {row["idempotency_key"]: Attempt.from_row(row) for row in rows}
+        unbound, locked = Unbound(), Locked(tuple(result["locked"] or ()))
         return [
             outcome
             if isinstance(outcome, Bound)
-            else Unbound()
+            else unbound
             if outcome == "unbound"
+            else locked
+            if outcome == "locked"
             else resolve_known(request, attempts[request.key])
             for request, outcome in zip(requests, outcomes, strict=True)
         ]

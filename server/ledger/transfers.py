@@ -83,6 +83,12 @@ class Unbound(NamedTuple):
     """Nothing was done and no key was bound: the linked set meets keys that other requests have bound."""
 
 
+class Locked(NamedTuple):
+    """Nothing was done and no key was bound: another transaction has locked these accounts."""
+
+    accounts: tuple[str, ...]
+
+
 Outcome = Bound | Reused | Unbound
 
 _COMPARED = ("source", "destination", "amount", "currency", "reference", "description", "conditions", "metadata")

@@ -18,6 +18,12 @@ class Unit(NamedTuple):
     # Where a single one notes how long it took.
     timing: Timing | None = None
 
+    def set_number(self, number: int) -> int:
+        """Return what tells the database that its requests belong together, given its *number* in the batch, from 1."""
+        if self.atomic:
+            return number
+        return -number if len(self.requests) > 1 else 0
+
     @property
     def accounts(self) -> set[str]:
         """All accounts it names."""

@@ -1,5 +1,7 @@
 """Operational failures of the store: nobody's request is wrong, the store could not do it now."""
 
+from collections.abc import Iterable
+
 
 class StoreError(Exception):
     """The store failed."""
@@ -10,7 +12,16 @@ class StoreUnavailableError(StoreError):
 
 
 class RowLockedError(StoreUnavailableError):
-    """A row stayed locked by somebody else for longer than a batch holds one. Nothing was done."""
+    """
+    Another transaction has locked rows that are needed. Nothing was done.
+
+    Args:
+        accounts: The accounts whose rows may be meant.
+    """
+
+    def __init__(self, accounts: Iterable[str]) -> None:
+        super().__init__("a row is locked by another transaction")
+        self.accounts = tuple(accounts)
 
 
 class StoreAwayError(StoreUnavailableError):

@@ -13,7 +13,7 @@ from tenacity import AsyncRetrying, retry_if_exception_type, stop_before_delay, 
 from server.store import hosts
 from server.store.breaker import Breaker
 from server.store.coalescer import QueueFullError
-from server.store.errors import OutcomeUnknownError, StoreAwayError, StoreUnavailableError
+from server.store.errors import OutcomeUnknownError, RowLockedError, StoreAwayError, StoreUnavailableError
 from server.store.pools import RELEASE_TIMEOUT_SECONDS, create_pool, release
 from server.store.sessions import (
     COMMAND_TIMEOUT_SECONDS,
@@ -36,6 +36,8 @@ READ_WAITERS_MAX = 1_000
 POSTING_CONNECTIONS_MIN = 2
 # Changes of accounts beyond those at work that may wait: about 100 ms of work at a commit each.
 WRITE_WAITERS_MAX = 200
+# One connection of so many may be waiting for a locked row; the others serve those who need none of it.
+CONNECTIONS_A_ROW_WAITER = 2
 # A statement that was given less time than this and ran out of it says nothing of Postgres.
 TELLING_SECONDS = 0.5
 
@@ -62,6 +64,9 @@ class Database:
         reading_connections: Size of the pool that reads.
 
         slow_seconds: Statements that take longer are logged.
+
+    Attributes:
+        posting_row_waiters, reading_row_waiters: Held by statements of the two pools that wait for locked rows.
     """
 
     def __init__(
@@ -77,6 +82,8 @@ class Database:
             waiters_max=WRITE_WAITERS_MAX,
             wait_seconds=ACQUIRE_TIMEOUT_SECONDS,
         )
+        self.posting_row_waiters = asyncio.Semaphore(max(1, posting_connections // CONNECTIONS_A_ROW_WAITER))
+        self.reading_row_waiters = asyncio.Semaphore(max(1, reading_connections // CONNECTIONS_A_ROW_WAITER))
         self._breaker = Breaker("Postgres", self._probe)
 
     async def __aenter__(self) -> "Database":
@@ -157,6 +164,7 @@ class Database:
         Run the named statement on the reading pool, without asking again when it fails.
 
         Raises:
+            RowLockedError: A row stayed locked.
             StoreUnavailableError: Postgres did not answer in time.
         """
         try:
@@ -180,6 +188,7 @@ class Database:
 
         Raises:
             QueueFullError: Too many callers wait already.
+            RowLockedError: A row stayed locked; nothing was done.
             StoreUnavailableError: Its turn did not come; nothing was sent.
             StoreAwayError: Postgres is known not to answer; nothing was sent.
             OutcomeUnknownError: Postgres did not answer in time; the statement may have taken effect.
@@ -187,7 +196,7 @@ class Database:
         async with self._writers.take():
             try:
                 return await self._ask(self.posting_pool, name, arguments)
-            except StoreAwayError:
+            except (StoreAwayError, RowLockedError):
                 raise
             except StoreUnavailableError as error:
                 raise OutcomeUnknownError(str(error)) from error
@@ -198,12 +207,15 @@ class Database:
 
         Raises:
             QueueFullError: Too many callers wait already.
+            RowLockedError: A row stayed locked; nothing was done.
             StoreUnavailableError: Nothing was done.
             OutcomeUnknownError: Postgres was lost while it worked.
         """
         async with self._writers.take(), self.posting() as connection:
             try:
                 return await self.statements.run(connection, name, *arguments)
+            except asyncpg.LockNotAvailableError as error:
+                raise RowLockedError(()) from error
             except REFUSED_FOR_NOW as error:
                 await self.after_failure(error)
                 raise StoreUnavailableError(type(error).__name__) from error
@@ -227,7 +239,11 @@ class Database:
                 reraise=True,
             ):
                 with attempt:
-                    return await self._fetch(pool, name, arguments, deadline)
+                    try:
+                        return await self._fetch(pool, name, arguments, deadline)
+                    except RowLockedError as error:
+                        # The statement that was lost may have taken effect.
+                        raise StoreUnavailableError(str(error)) from error
         except (*CONNECTION_LOST, *REFUSED_FOR_NOW) as error:
             raise StoreUnavailableError(type(error).__name__) from error
         raise AssertionError("unreachable: the last attempt returns or raises")
@@ -244,6 +260,8 @@ class Database:
             if timeout >= TELLING_SECONDS:
                 self._breaker.failed(error)
             raise
+        except asyncpg.LockNotAvailableError as error:
+            raise RowLockedError(()) from error
         finally:
             await release(pool, connection)
         self._breaker.succeeded()

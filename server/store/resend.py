@@ -24,7 +24,7 @@ _UNKNOWN = (OutcomeUnknownError, *CONNECTION_LOST)
 _RETRIED = (StoreUnavailableError, asyncpg.UniqueViolationError, *_UNKNOWN, *REFUSED_FOR_NOW)
 
 
-async def resend(send: Callable[[], Awaitable[T]], database: Database, deadline: float) -> T:
+async def resend(send: Callable[[bool], Awaitable[T]], database: Database, deadline: float) -> T:
     """
     Return what *send* returns, calling it again after operational failures until *deadline*.
 
@@ -32,8 +32,9 @@ async def resend(send: Callable[[], Awaitable[T]], database: Database, deadline:
     sent is refused at once.
 
     Args:
-        send: Runs one transaction that finds out for itself what an earlier sending did. It raises
-            `OutcomeUnknownError` where the server answered and it still cannot say what was done.
+        send: Runs one transaction that finds out for itself what an earlier sending did. Takes whether one was lost
+            on the way, which may be at work still. It raises `OutcomeUnknownError` where the server answered and it
+            still cannot say what was done.
 
         database: Is told of failures, so that it replaces its connections.
 
@@ -49,7 +50,7 @@ async def resend(send: Callable[[], Awaitable[T]], database: Database, deadline:
     async def attempt() -> T:
         nonlocal lost
         try:
-            return await send()
+            return await send(lost)
         except _UNKNOWN:
             lost = True
             raise

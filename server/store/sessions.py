@@ -10,7 +10,8 @@ from server.store import hosts
 # One batch of 500 takes about 15 ms; a statement that runs a hundred times longer is stuck, and its row locks with it.
 STATEMENT_TIMEOUT_MS = 2_000
 # Batches of several workers queue on a hot row for tens of milliseconds each; past this the holder is not working.
-LOCK_TIMEOUT_MS = 500
+# Requests of other ledgers may wait for the places that a waiting batch holds, so it stays below what they wait.
+LOCK_TIMEOUT_MS = 250
 # Nothing in the service leaves a transaction idle: whatever does has lost its client.
 IDLE_IN_TRANSACTION_TIMEOUT_MS = 5_000
 # The client's own bound on a statement. Longer than the server's, so that the server's definite answer comes first;

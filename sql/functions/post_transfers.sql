@@ -3,13 +3,18 @@
 -- Arguments: p_accounts holds the ids of all accounts named by the batch, distinct and ascending; the
 -- other arrays hold one element a request, in the order in which the requests are to be decided.
 -- p_sources and p_destinations are positions in p_accounts. Keys are distinct within a batch.
--- p_sets numbers the linked sets (atomic bulk), 0 is a request that stands alone; the requests of a
--- set stand side by side. The last three arrays are the conditions, null where none is asked.
+-- p_sets numbers the linked sets (atomic bulk) from 1, and other bulks from -1 downwards; 0 is a request that stands
+-- alone. The requests of a set or bulk stand side by side. The last three arrays are the conditions, null where none is
+-- asked.
+-- p_waits tells whether to wait, up to lock_timeout, for accounts that another transaction has locked. Without it they
+-- are left alone, and so are the requests that name them.
 --
 -- Result: outcomes[i] is
 --   'posted'    the money moved; balances and versions after it are in the other arrays
 --   'known'     the key was bound before: whoever called reads the row and compares fingerprints
 --   'unbound'   nothing was done and no key was bound, because the linked set meets keys bound before
+--   'locked'    nothing was done and no key was bound, because another transaction has locked an account of the
+--               request, or of its set or bulk, whose order would be lost; `locked` names these accounts
 --   otherwise   the code of the refusal, bound to the key, with the member it is about in pointers[i]
 --
 -- Locks are taken in one order: accounts by id, then idempotency keys by key. Every batch takes them
@@ -33,13 +38,15 @@ CREATE OR REPLACE FUNCTION post_transfers(
     p_source_versions      bigint[],
     p_destination_versions bigint[],
     p_source_availables    bigint[],
+    p_waits                boolean,
     OUT posted_at            timestamptz,
     OUT outcomes             text[],
     OUT pointers             text[],
     OUT source_balances      bigint[],
     OUT destination_balances bigint[],
     OUT source_versions      bigint[],
-    OUT destination_versions bigint[]
+    OUT destination_versions bigint[],
+    OUT locked               text[]
 ) LANGUAGE plpgsql VOLATILE
 -- A plan may have been made before the tables were filled and analyzed, and is kept. Whatever was believed of them then,
 -- rows are found by index: keys one by one, which a sub-select cannot do otherwise, and accounts by the list of their
@@ -69,25 +76,38 @@ DECLARE
     amount      bigint;
     refusal     text;
     pointer     text;
-    -- The linked set being decided: its number, first position and last position.
+    -- The set or bulk being decided: its first and last position, whether one of its keys is known, and whether it names
+    -- a locked account.
     set_first   integer;
     set_last    integer;
+    set_known   boolean;
+    set_locked  boolean;
     known       integer[];
-    bound       integer;
-    inserted    integer;
+    -- Positions of the locked accounts in p_accounts.
+    skipped     integer[];
 BEGIN
-    -- (1) Lock every account of the batch, by id. A version that a concurrent batch commits while we wait is the one read.
+    -- (1) Lock every account of the batch, by id. A version that a concurrent batch commits while we wait is the one
+    -- read. Only one of the two parts runs.
     SELECT array_agg(a.id), array_agg(a.currency), array_agg(a.balance), array_agg(a.held_in), array_agg(a.held_out),
            array_agg(a.floor), array_agg(a.ceiling), array_agg(a.version), array_agg(a.closed), max(a.last_entry_at)
     INTO found, currencies, balances, held_ins, held_outs, floors, ceilings, versions, closeds, entry_at
     FROM (
-        SELECT accounts.* FROM accounts
-        WHERE ledger_id = p_ledger_id AND id = ANY (p_accounts)
-        ORDER BY id
-        FOR NO KEY UPDATE
+        SELECT w.* FROM (
+            SELECT accounts.* FROM accounts
+            WHERE p_waits AND ledger_id = p_ledger_id AND id = ANY (p_accounts)
+            ORDER BY id
+            FOR NO KEY UPDATE
+        ) AS w
+        UNION ALL
+        SELECT w.* FROM (
+            SELECT accounts.* FROM accounts
+            WHERE NOT p_waits AND ledger_id = p_ledger_id AND id = ANY (p_accounts)
+            ORDER BY id
+            FOR NO KEY UPDATE SKIP LOCKED
+        ) AS w
     ) AS a;
     IF cardinality(found) IS DISTINCT FROM cardinality(p_accounts) THEN
-        -- Some do not exist: put the others in their places.
+        -- Some do not exist or are locked: put the others in their places.
         SELECT array_agg(f.currency), array_agg(f.balance), array_agg(f.held_in), array_agg(f.held_out),
                array_agg(f.floor), array_agg(f.ceiling), array_agg(f.version), array_agg(f.closed)
         INTO currencies, balances, held_ins, held_outs, floors, ceilings, versions, closeds
@@ -97,6 +117,12 @@ BEGIN
                 AS f (id, currency, balance, held_in, held_out, floor, ceiling, version, closed) USING (id)
             ORDER BY w.position
         ) AS f;
+        IF NOT p_waits THEN
+            SELECT array_agg(w.id), array_agg(w.position) INTO locked, skipped
+            FROM unnest(p_accounts, currencies) WITH ORDINALITY AS w (id, currency, position)
+            WHERE w.currency IS NULL
+              AND (SELECT true FROM accounts AS a WHERE a.ledger_id = p_ledger_id AND a.id = w.id);
+        END IF;
     END IF;
     before := versions;
     -- Taken under the locks, and later than any entry that these accounts already have: whatever a clock does, an
@@ -114,32 +140,35 @@ BEGIN
     SELECT array_agg(w.position) INTO known
     FROM unnest(p_keys) WITH ORDINALITY AS w (key, position)
     WHERE (SELECT true FROM transfers AS t WHERE t.ledger_id = p_ledger_id AND t.idempotency_key = w.key);
-    IF known IS NOT NULL THEN
-        FOREACH s IN ARRAY known LOOP
-            outcomes[s] := 'known';
-        END LOOP;
-        -- A linked set that meets a bound key is not the set that bound it, unless all its keys are bound.
-        FOREACH s IN ARRAY known LOOP
-            IF p_sets[s] > 0 THEN
-                FOR d IN 1 .. n LOOP
-                    IF p_sets[d] = p_sets[s] AND outcomes[d] <> 'known' THEN
-                        outcomes[d] := 'unbound';
-                    END IF;
-                END LOOP;
-            END IF;
-        END LOOP;
-    END IF;
+    FOREACH s IN ARRAY coalesce(known, '{}') LOOP
+        outcomes[s] := 'known';
+    END LOOP;
 
     -- (3) Decide, in order, against balances held in memory. The order of the checks is the contract's.
     set_last := 0;
     FOR i IN 1 .. n LOOP
-        CONTINUE WHEN outcomes[i] <> 'posted';
-        IF p_sets[i] > 0 AND i > set_last THEN
+        IF p_sets[i] <> 0 AND i > set_last THEN
             set_first := i;
             set_last := i;
             WHILE set_last < n AND p_sets[set_last + 1] = p_sets[i] LOOP
                 set_last := set_last + 1;
             END LOOP;
+            set_known := 'known' = ANY (outcomes[set_first:set_last]);
+            set_locked := skipped && (p_sources[set_first:set_last] || p_destinations[set_first:set_last]);
+        END IF;
+        CONTINUE WHEN outcomes[i] <> 'posted';
+        IF p_sets[i] = 0 THEN
+            IF p_sources[i] = ANY (skipped) OR p_destinations[i] = ANY (skipped) THEN
+                outcomes[i] := 'locked';
+                CONTINUE;
+            END IF;
+        ELSIF p_sets[i] > 0 AND set_known THEN
+            -- A set that meets a bound key is not the set that bound it, unless all its keys are bound.
+            outcomes[i] := 'unbound';
+            CONTINUE;
+        ELSIF set_locked THEN
+            outcomes[i] := 'locked';
+            CONTINUE;
         END IF;
         s := p_sources[i];
         d := p_destinations[i];
@@ -185,7 +214,7 @@ BEGIN
             destination_balances[i] := balances[d];
             source_versions[i] := versions[s];
             destination_versions[i] := versions[d];
-        ELSIF p_sets[i] = 0 THEN
+        ELSIF p_sets[i] <= 0 THEN
             outcomes[i] := refusal;
             pointers[i] := pointer;
         ELSE
@@ -231,7 +260,7 @@ BEGIN
         fingerprint, source, destination, currency, reference, description, conditions, metadata,
         outcome, pointer, request_id
     )
-    WHERE r.outcome NOT IN ('known', 'unbound')
+    WHERE r.outcome NOT IN ('known', 'unbound', 'locked')
     ORDER BY r.key COLLATE "C";
 
     -- (5) Each account once, whatever the number of its transfers in this batch.

@@ -1,8 +1,9 @@
--- name: account_create_many(ledger_id, ids, currencies, floors, ceilings, metadata)
+-- name: account_create_many(ledger_id, ids, currencies, floors, ceilings, metadata, wait_ms)
 -- Open those that do not exist yet, in id order so that two such calls cannot deadlock; of equal ids the first counts.
 INSERT INTO accounts (ledger_id, id, currency, floor, ceiling, metadata, created_at)
 SELECT $1, r.id, r.currency, r.floor, r.ceiling, r.metadata, clock_timestamp()
-FROM unnest($2::text[], $3::text[], $4::bigint[], $5::bigint[], $6::json[])
+FROM set_config('lock_timeout', $7, true),
+    unnest($2::text[], $3::text[], $4::bigint[], $5::bigint[], $6::json[])
     WITH ORDINALITY AS r (id, currency, floor, ceiling, metadata, place)
 ORDER BY r.id COLLATE "C", r.place
 ON CONFLICT DO NOTHING
@@ -15,18 +16,31 @@ FROM accounts
 WHERE ledger_id = $1 AND id = ANY ($2::text[]);
 
 -- name: account_locked_many(ledger_id, ids)
--- Those of the accounts whose rows somebody else has locked; waits for none of them.
+-- Those of the accounts whose rows another transaction has locked; waits for none of them.
 WITH free AS (
     SELECT id FROM accounts
     WHERE ledger_id = $1 AND id = ANY ($2::text[])
     ORDER BY id
     FOR NO KEY UPDATE SKIP LOCKED
 )
-SELECT id FROM accounts
+SELECT id, version FROM accounts
 WHERE ledger_id = $1 AND id = ANY ($2::text[]) AND id NOT IN (SELECT id FROM free);
 
--- name: account_wait_many(ledger_id, ids)
--- Wait until no posting holds these accounts, and say when it was: entries that are not committed by then are later.
+-- name: account_clock_many(ledger_id, ids)
+-- An instant for each account that no other transaction has locked: its entries not committed by then are later.
+WITH free AS (
+    SELECT id, clock_timestamp() AS clock
+    FROM accounts
+    WHERE ledger_id = $1 AND id = ANY ($2::text[])
+    ORDER BY id
+    FOR SHARE SKIP LOCKED
+)
+SELECT a.id, free.clock
+FROM accounts AS a LEFT JOIN free ON free.id = a.id
+WHERE a.ledger_id = $1 AND a.id = ANY ($2::text[]);
+
+-- name: account_clock_many_waiting(ledger_id, ids)
+-- The same for all of the accounts, waiting up to lock_timeout for those that another transaction has locked.
 SELECT id, clock_timestamp() AS clock
 FROM accounts
 WHERE ledger_id = $1 AND id = ANY ($2::text[])
@@ -41,7 +55,7 @@ WHERE ledger_id = $1 AND id >= $2 AND id < $3 AND id > $4
 ORDER BY id
 LIMIT $5;
 
--- name: account_patch(ledger_id, id, if_versions, set_floor, floor, set_ceiling, ceiling, closed, merge, clear, keys_max)
+-- name: account_patch(ledger_id, id, if_versions, set_floor, floor, set_ceiling, ceiling, closed, merge, clear, keys_max, wait_ms)
 -- Change an account, unless it moved on from the versions the caller saw or its metadata would hold too many keys.
 UPDATE accounts
 SET version = version + 1,
@@ -54,6 +68,7 @@ SET version = version + 1,
         WHEN $9::jsonb IS NULL THEN metadata
         ELSE jsonb_strip_nulls(metadata::jsonb || $9::jsonb)::json
     END
+FROM set_config('lock_timeout', $12, true)
 WHERE ledger_id = $1 AND id = $2 AND ($3::bigint[] IS NULL OR version = ANY ($3))
   AND ($9::jsonb IS NULL
        OR (SELECT count(*) FROM jsonb_object_keys(jsonb_strip_nulls(metadata::jsonb || $9::jsonb))) <= $11::integer)

@@ -1,6 +1,6 @@
--- name: transfer_post_many(ledger_id, accounts, keys, fingerprints, ids, sources, destinations, amounts, currencies, references, descriptions, metadata, conditions, request_ids, sets, source_versions, destination_versions, source_availables)
+-- name: transfer_post_many(ledger_id, accounts, keys, fingerprints, ids, sources, destinations, amounts, currencies, references, descriptions, metadata, conditions, request_ids, sets, source_versions, destination_versions, source_availables, waits)
 -- Post a batch in one transaction: the function says what became of each.
-SELECT * FROM post_transfers($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18);
+SELECT * FROM post_transfers($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19);
 
 -- name: transfer_by_keys(ledger_id, keys)
 -- The attempts bound to these idempotency keys.

@@ -64,9 +64,9 @@ async def test_a_crowd_under_one_key_costs_a_handful_of_batches(crowd: Crowd, mo
     sendings = itertools.count()
     send = BatchSender.send
 
-    async def counted(*arguments: object) -> object:
+    async def counted(*arguments: object, **options: object) -> object:
         next(sendings)
-        return await send(*arguments)  # type: ignore[arg-type]  # handed on as they came
+        return await send(*arguments, **options)  # type: ignore[arg-type]  # handed on as they came
 
     monkeypatch.setattr(BatchSender, "send", counted)
     answers = await crowd.all_at_once([("shared", "alice", "bob", 1 + number) for number in range(100)])

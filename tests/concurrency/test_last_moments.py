@@ -39,7 +39,7 @@ async def under_way(url: str, client: Client) -> AsyncIterator[asyncpg.Connectio
     try:
         transaction = connection.transaction()
         await transaction.start()
-        row = await connection.fetchrow(query("transfer_post_many"), ledger_id, *columns([request], [0]))
+        row = await connection.fetchrow(query("transfer_post_many"), ledger_id, *columns([request], [0]), True)
         assert row is not None
         assert row["outcomes"] == ["posted"]
         yield connection

@@ -11,6 +11,8 @@ from server.ledger import posting as module
 from server.ledger.batch import columns
 from server.ledger.ids import new_transfer_id
 from server.ledger.posting import PostingLane
+from server.ledger.row_locks import RowLocks
+from server.ledger.settler import Settler
 from server.ledger.transfers import Bound, Outcome, TransferRequest, Unbound
 from server.store import statements
 from server.store.cache import Cache
@@ -85,9 +87,8 @@ class Fails(Failpoints):
 
 def offline_lane(database: Database, failpoints: Failpoints) -> PostingLane:
     """A lane whose cache is away."""
-    return PostingLane(
-        database, Cache(connect(NO_REDIS), Keyspace(), CacheCounters()), render.answer, failpoints, Tallies()
-    )
+    cache = Cache(connect(NO_REDIS), Keyspace(), CacheCounters())
+    return PostingLane(database, Settler(cache, render.answer), RowLocks(database), failpoints, Tallies())
 
 
 async def post_all(lane: PostingLane, ground: Ground, requests: Sequence[TransferRequest]) -> list[Any]:

@@ -23,8 +23,12 @@ TOUCHES = re.compile(r"\b(?:FROM|JOIN|INTO|UPDATE) (?:accounts|transfers)\b")
 # The function's statements over tables, each from where it is to be cut out; variables become parameters, in order.
 POSTING = {
     "lock": (
-        r"(SELECT accounts\.\* FROM accounts.*?FOR NO KEY UPDATE)",
-        {"p_ledger_id": "bigint", "p_accounts": "text[]"},
+        r"(SELECT w\.\* FROM \(.*?SKIP LOCKED\s+\) AS w)",
+        {"p_ledger_id": "bigint", "p_accounts": "text[]", "p_waits": "boolean"},
+    ),
+    "locked": (
+        r"(SELECT array_agg\(w\.id\), array_agg\(w\.position\)) INTO locked, skipped(.*?);",
+        {"p_ledger_id": "bigint", "p_accounts, currencies": "text[]"},
     ),
     "keys": (r"(SELECT array_agg\(w\.position\)) INTO known(.*?);", {"p_keys": "text[]", "p_ledger_id": "bigint"}),
     "update": (
@@ -36,7 +40,10 @@ POSTING = {
         },
     ),
 }
-UNNESTED = "$2::text[], $4::bigint[], $5::bigint[], $6::bigint[]"
+UNNESTED = {
+    "p_accounts, currencies": "$2::text[], $3::text[]",
+    "p_accounts, balances, versions, before": "$2::text[], $4::bigint[], $5::bigint[], $6::bigint[]",
+}
 ROWS = len(IDS)
 
 
@@ -53,7 +60,7 @@ def statement(name: str) -> str:
     assert found is not None, name
     text = "".join(found.groups())
     for number, (variable, kind) in enumerate(variables.items(), 1):
-        text = text.replace(variable, UNNESTED if "," in variable else f"${number}::{kind}")
+        text = text.replace(variable, UNNESTED.get(variable, f"${number}::{kind}"))
     # It is the second of each statement that has it, and may stand there twice.
     return text.replace("p_accounts", "$2::text[]")
 
@@ -67,7 +74,9 @@ async def test_posting_statements(large: Large, seqscan: str) -> None:
     connection = await session(large.url, seqscan=seqscan)
     try:
         # The planner's row locks add a node that repeats the rows below it.
-        check(await explain(connection, statement("lock"), (large.ledger_id, IDS)), ROWS)
+        for waits in (True, False):
+            check(await explain(connection, statement("lock"), (large.ledger_id, IDS, waits)), ROWS)
+        check(await explain(connection, statement("locked"), (large.ledger_id, IDS, [None] * ROWS)), ROWS)
         check(await explain(connection, statement("keys"), (keys, large.ledger_id)), ROWS)
         arguments = (large.ledger_id, IDS, now, numbers, numbers, [6] * ROWS)
         check(await explain(connection, statement("update"), arguments), ROWS)
@@ -76,8 +85,8 @@ async def test_posting_statements(large: Large, seqscan: str) -> None:
 
 
 def test_no_posting_statement_is_left_out() -> None:
-    """The function touches tables in the three statements looked at, and in one insert."""
-    assert len(TOUCHES.findall(body())) == len(POSTING) + 1
+    """The function touches tables in the statements looked at, of which the first has two parts, and in one insert."""
+    assert len(TOUCHES.findall(body())) == len(POSTING) + 2
 
 
 async def sessions_ended(connection: asyncpg.Connection) -> None:

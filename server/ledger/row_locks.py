@@ -1,0 +1,254 @@
+"""Rows that other transactions keep locked: requests wait for them without a place, a turn or a connection."""
+
+import asyncio
+import time
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Final, TypeVar
+
+from server.store.coalescer import QueueFullError
+from server.store.errors import RowLockedError, StoreError
+from server.store.postgres import Database
+from server.store.resend import SENDING_MIN_SECONDS
+
+# Seconds for which statements of a ledger may wait for rows after one of them met a row that was locked for a moment.
+# Batches of several workers that post to the same accounts wait for one another this way, in the order of the database.
+CONTENDED_SECONDS: Final = 10.0
+# Seconds for which no statement waits for a row after a wait for it ran out.
+STUCK_SECONDS: Final = 10.0
+# Seconds that a statement which would wait for rows waits for one of the few connections for it: as many turns as there
+# are in a deadline are no use to anybody.
+TURN_SECONDS: Final = 0.5
+# Seconds between two looks at the rows that requests wait for.
+LOOK_SECONDS: Final = 0.25
+# Requests that may wait for rows, of one ledger and in all. Each holds its body in memory, and comes back when the row
+# is free: this many are posted in a tenth of a second.
+LEDGER_WAITERS_MAX: Final = 500
+WAITERS_MAX: Final = 2_000
+
+T = TypeVar("T")
+Row = tuple[int, str]
+
+
+class _Watched:
+    """A row that requests wait for: the version it had when it was first seen locked, and the futures to wake."""
+
+    __slots__ = ("version", "waiters")
+
+    def __init__(self) -> None:
+        self.version: int | None = None
+        self.waiters: set[asyncio.Future[None]] = set()
+
+
+class RowLocks:
+    """
+    What this process knows of locked accounts, and the requests that wait for them.
+
+    A statement first takes only rows that are free. Two cases follow when a row is locked. Another posting holds it for
+    some milliseconds: the ledger counts as contended for a while, and its statements wait for rows in the database, on
+    a bounded share of the connections. Or somebody keeps it: the wait runs out, the row counts as stuck, and requests
+    wait here until a look finds it free or changed.
+
+    Args:
+        database: Where the accounts are.
+    """
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        # Until when, on the clock of `time.monotonic`.
+        self._contended: dict[int, float] = {}
+        self._stuck: dict[Row, float] = {}
+        self._watched: dict[Row, _Watched] = {}
+        self._waiting: Counter[int] = Counter()
+        self._looking: asyncio.Task[None] | None = None
+
+    def contended(self, ledger_id: int) -> bool:
+        """Whether statements of the ledger may wait for rows."""
+        until = self._contended.get(ledger_id)
+        if until is None:
+            return False
+        if time.monotonic() < until:
+            return True
+        del self._contended[ledger_id]
+        return False
+
+    def stuck(self, ledger_id: int, accounts: Iterable[str]) -> bool:
+        """Whether one of the accounts is known to stay locked; costs nothing while none is."""
+        if not self._stuck and not self._watched:
+            return False
+        now = time.monotonic()
+        return any(
+            (ledger_id, account) in self._watched or self._stuck.get((ledger_id, account), 0.0) > now
+            for account in accounts
+        )
+
+    def waited_in_vain(self, ledger_id: int, accounts: Iterable[str]) -> None:
+        """Note accounts that were still locked when a statement had waited for them as long as it may."""
+        now = time.monotonic()
+        self._stuck = {row: until for row, until in self._stuck.items() if until > now}
+        self._stuck.update(((ledger_id, account), now + STUCK_SECONDS) for account in accounts)
+
+    async def outlast(
+        self,
+        ledger_id: int,
+        attempt: Callable[[bool], Awaitable[T]],
+        deadline: float,
+        on_wait: Callable[[], None] | None = None,
+        needed: Sequence[str] = (),
+    ) -> T:
+        """
+        Return what *attempt* returns, made again while locked rows are in its way and there is time.
+
+        Args:
+            attempt: Takes whether it may wait for rows. Raises RowLockedError with the accounts that are locked.
+
+            deadline: On the clock of `time.monotonic`, in seconds.
+
+            on_wait: Called once before the first wait: the request gives up what others could use.
+
+            needed: Accounts without which every attempt fails.
+
+        Raises:
+            RowLockedError: A row stayed locked; nothing was done.
+            QueueFullError: Too many requests wait for rows already; nothing was done.
+        """
+        accounts = tuple(needed)
+        if not self.stuck(ledger_id, accounts):
+            try:
+                return await attempt(False)
+            except RowLockedError as error:
+                accounts = error.accounts
+        if on_wait is not None:
+            on_wait()
+        with self._waiter(ledger_id):
+            if not self.stuck(ledger_id, accounts):
+                self._contend(ledger_id)
+            while True:
+                if self.stuck(ledger_id, accounts):
+                    await self._changed(ledger_id, accounts, deadline)
+                try:
+                    return await attempt(True)
+                except RowLockedError as error:
+                    accounts = error.accounts
+                    if time.monotonic() + SENDING_MIN_SECONDS + LOOK_SECONDS > deadline:
+                        raise
+                    await self._changed(ledger_id, accounts, deadline)
+
+    async def run_waiting(
+        self,
+        turns: asyncio.Semaphore,
+        ledger_id: int,
+        accounts: Sequence[str],
+        statement: Callable[[], Awaitable[T]],
+    ) -> T:
+        """
+        Run a statement that waits for the rows of *accounts*, when one of the few connections for it is free.
+
+        Args:
+            turns: One for each of these connections.
+
+        Raises:
+            RowLockedError: A row stayed locked, or there was no turn in time; nothing was done.
+        """
+        try:
+            async with asyncio.timeout(TURN_SECONDS):
+                await turns.acquire()
+        except TimeoutError:
+            raise RowLockedError(accounts) from None
+        try:
+            if self.stuck(ledger_id, accounts):
+                # Found out while this one waited for its turn.
+                raise RowLockedError(accounts)
+            return await statement()
+        except RowLockedError as error:
+            self.waited_in_vain(ledger_id, accounts)
+            raise RowLockedError(accounts) from error
+        finally:
+            turns.release()
+
+    async def close(self) -> None:
+        """Stop looking."""
+        if self._looking is not None:
+            self._looking.cancel()
+            await asyncio.gather(self._looking, return_exceptions=True)
+
+    def _contend(self, ledger_id: int) -> None:
+        now = time.monotonic()
+        self._contended = {ledger: until for ledger, until in self._contended.items() if until > now}
+        self._contended[ledger_id] = now + CONTENDED_SECONDS
+
+    @contextmanager
+    def _waiter(self, ledger_id: int) -> Iterator[None]:
+        if self._waiting[ledger_id] >= LEDGER_WAITERS_MAX or self._waiting.total() >= WAITERS_MAX:
+            raise QueueFullError
+        self._waiting[ledger_id] += 1
+        try:
+            yield
+        finally:
+            self._waiting[ledger_id] -= 1
+            if not self._waiting[ledger_id]:
+                del self._waiting[ledger_id]
+
+    async def _changed(self, ledger_id: int, accounts: Iterable[str], deadline: float) -> None:
+        """
+        Wait for a look that finds one of the accounts free or changed, or finds none of them locked.
+
+        Raises:
+            RowLockedError: There was none in time.
+        """
+        loop = asyncio.get_running_loop()
+        rows = [(ledger_id, account) for account in accounts]
+        waiter: asyncio.Future[None] = loop.create_future()
+
+        def give_up() -> None:
+            if not waiter.done():
+                waiter.set_exception(RowLockedError(account for _, account in rows))
+
+        for row in rows:
+            self._watched.setdefault(row, _Watched()).waiters.add(waiter)
+        if self._looking is None or self._looking.done():
+            self._looking = loop.create_task(self._look())
+        # A timer of the loop, since a hot request may run outside a task.
+        timer = loop.call_later(max(0.0, deadline - SENDING_MIN_SECONDS - time.monotonic()), give_up)
+        try:
+            await waiter
+        finally:
+            timer.cancel()
+            for row in rows:
+                watched = self._watched.get(row)
+                if watched is not None:
+                    watched.waiters.discard(waiter)
+                    if not watched.waiters:
+                        del self._watched[row]
+
+    async def _look(self) -> None:
+        """Look at the rows that are waited for, now and then, as long as there are any."""
+        while self._watched:
+            await asyncio.sleep(LOOK_SECONDS)
+            by_ledger: dict[int, list[str]] = {}
+            for ledger_id, account in self._watched:
+                by_ledger.setdefault(ledger_id, []).append(account)
+            for ledger_id, accounts in by_ledger.items():
+                try:
+                    rows = await self._database.look("account_locked_many", ledger_id, sorted(accounts))
+                except StoreError:
+                    # What keeps Postgres from answering keeps it from posting too: the deadlines end the waits.
+                    continue
+                versions = {row["id"]: row["version"] for row in rows}
+                for account in accounts:
+                    self._seen((ledger_id, account), versions.get(account))
+
+    def _seen(self, row: Row, version: int | None) -> None:
+        """Wake the requests that wait for a row, unless it is locked at the *version* it had before (None: free)."""
+        watched = self._watched.get(row)
+        if watched is None:
+            return
+        if version is not None and watched.version in (None, version):
+            watched.version = version
+            return
+        self._stuck.pop(row, None)
+        del self._watched[row]
+        for waiter in watched.waiters:
+            if not waiter.done():
+                waiter.set_result(None)

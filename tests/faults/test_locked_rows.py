@@ -1,0 +1,154 @@
+"""Rows that somebody keeps locked: their own callers wait, and nobody else notices."""
+
+import asyncio
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+from urllib.parse import quote
+
+import asyncpg
+import pytest
+
+from tests.support.books import check_books
+from tests.support.client import Answer, Client
+from tests.support.service import Service, in_process
+
+# Ledgers that have locked accounts; with 50 accounts each has ten.
+LEDGERS = 5
+# Requests of each kind about locked accounts: more than a worker has places for writes.
+CROWD = 240
+# What the owners of locked accounts hear: at their deadline, or at once when too many wait already.
+IN_VAIN = {("unavailable", "not_applied"), ("overloaded", "not_applied")}
+
+
+@asynccontextmanager
+async def locked(database_url: str, accounts: list[str]) -> AsyncIterator[None]:
+    """Keep accounts of all ledgers locked in one foreign transaction."""
+    connection = await asyncpg.connect(database_url)
+    try:
+        async with connection.transaction():
+            await connection.execute("SELECT FROM tallystick.accounts WHERE id = ANY ($1) FOR UPDATE", accounts)
+            yield
+    finally:
+        await connection.close()
+
+
+def now() -> str:
+    """Return this instant as a query takes it."""
+    return quote(datetime.now(UTC).isoformat())
+
+
+async def crowd(clients: list[Client], accounts: list[str]) -> list[Answer]:
+    """Ask for everything that needs the row of a locked account."""
+
+    def about(number: int) -> tuple[Client, str]:
+        return clients[number % len(clients)], accounts[number % len(accounts)]
+
+    requests: list[Awaitable[Answer]] = []
+    for number in range(CROWD):
+        client, account = about(number)
+        item = {"source": account, "destination": "free", "amount": 1, "currency": "EUR"}
+        bulk = {"transfers": [{"key": f"bulk-{number}-{n}", **item} for n in range(2)], "atomic": number % 2 == 0}
+        requests += [
+            client.transfer(account, "free", 1),
+            client.post("/v1/transfers/bulk", bulk),
+            client.send("PATCH", f"/v1/accounts/{account}", {"metadata": {"a": "b"}}),
+            client.get(f"/v1/accounts/{account}/balance?at={now()}"),
+            client.get(f"/v1/accounts/{account}/entries?to={now()}"),
+        ]
+    return await asyncio.gather(*requests)
+
+
+async def neighbour(client: Client, number: int) -> list[int]:
+    """Do what a neighbour does, and return the statuses."""
+    account = f"new-{number}"
+    answers = [
+        await client.open(account),
+        await client.transfer("free", account, 1),
+        await client.send("PATCH", f"/v1/accounts/{account}", {"metadata": {"a": "b"}}),
+        await client.get(f"/v1/accounts/{account}"),
+        await client.get(f"/v1/accounts/{account}/balance?at={now()}"),
+    ]
+    return [answer.status for answer in answers]
+
+
+@pytest.mark.parametrize("count", [1, 10, 50])
+async def test_locked_accounts_cost_their_neighbours_nothing(database_url: str, redis_url: str, count: int) -> None:
+    """
+    While many requests wait for 1, 10 or 50 locked accounts, every request about other accounts is served, in the same
+    ledgers and in others; those that wait hear that nothing was applied, and work when the lock is given back.
+    """
+    accounts = [f"stuck-{number}" for number in range(count)]
+    async with in_process(database_url, redis_url) as service:
+        clients = [await service.client(f"ledger-{number}") for number in range(min(count, LEDGERS))]
+        for client in clients:
+            await client.fund("free", 1_000_000)
+            for account in accounts:
+                await client.fund(account, 10_000)
+        beside = await service.client("neighbour")
+        await beside.fund("free", 1_000_000)
+        heard: list[int] = []
+        async with locked(database_url, accounts):
+            waiting = asyncio.create_task(crowd(clients, accounts))
+            number = 0
+            while not waiting.done():
+                both = await asyncio.gather(neighbour(beside, number), neighbour(clients[0], number))
+                heard += [status for statuses in both for status in statuses]
+                number += 1
+            answers = await waiting
+        assert Counter(heard) == {201: 4 * number, 200: 6 * number}
+        assert number >= 5
+        assert {answer.status for answer in answers} == {503}
+        writes = [answer.json for answer in answers if "outcome" in answer.json]
+        assert {(problem["code"], problem["outcome"]) for problem in writes} <= IN_VAIN
+        assert (await clients[0].transfer(accounts[0], "free", 1)).status == 201
+        assert (await clients[0].send("PATCH", f"/v1/accounts/{accounts[0]}", {"floor": -1})).status == 200
+        assert (await clients[0].get(f"/v1/accounts/{accounts[0]}/balance?at={now()}")).status == 200
+    await check_books(database_url)
+
+
+async def test_a_known_key_of_a_locked_account_is_answered(service: Service, client: Client) -> None:
+    """A retry needs no lock: what its key is bound to will never change."""
+    await client.fund("alice", 100)
+    await client.open("bob")
+    first = await client.transfer("alice", "bob", 1, key="known")
+    bulk = {
+        "atomic": True,
+        "transfers": [
+            {"key": f"set-{n}", "source": "alice", "destination": "bob", "amount": 1, "currency": "EUR"} for n in (1, 2)
+        ],
+    }
+    assert (await client.post("/v1/transfers/bulk", bulk)).status == 200
+    async with locked(service.database_url, ["alice"]):
+        # Not a replay out of Redis: a look-up by the posting itself, as the set's is.
+        again = await client.post("/v1/transfers/bulk", bulk)
+        assert [(r["status"], r["replayed"]) for r in again.json["results"]] == [(201, True)] * 2
+        assert (await client.transfer("alice", "bob", 1, key="known")).body == first.body
+        other = await client.transfer("alice", "bob", 2, key="known")
+        assert other.status == 422
+
+
+async def test_an_opening_waits_for_another_transaction_apart(database_url: str, redis_url: str) -> None:
+    """While a foreign transaction opens accounts and does not end, their openings hear 503, and others are served."""
+    ids = [f"opening-{number}" for number in range(20)]
+    async with in_process(database_url, redis_url) as service:
+        client = await service.client("books")
+        await client.open("free")
+        connection = await asyncpg.connect(database_url)
+        try:
+            async with connection.transaction():
+                await connection.execute(
+                    "INSERT INTO tallystick.accounts (ledger_id, id, currency, created_at) "
+                    "SELECT ledger_id, i, 'EUR', now() FROM unnest($1::text[]) AS i, tallystick.accounts",
+                    ids,
+                )
+                waiting = asyncio.gather(*(client.open(account) for account in ids))
+                number = 0
+                while not waiting.done():
+                    assert (await client.open(f"other-{number}")).status == 201
+                    number += 1
+                assert {answer.status for answer in await waiting} == {503}
+        finally:
+            await connection.close()
+        assert {(await client.open(account)).status for account in ids} == {200}
