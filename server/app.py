@@ -136,7 +136,7 @@ async def create_app(settings: Settings, workers: int = 1) -> AsyncIterator[App]
         readiness = Readiness(database, runtime_failures())
         authenticator = Authenticator(database, defaults)
         failures = AddressLimit(redis, keyspace, defaults.failures, workers)
-        anonymous = AddressLimit(redis, keyspace, defaults.anonymous, workers, "anonymous:")
+        anonymous = AddressLimit(redis, keyspace, defaults.anonymous, workers, "anonymous")
         parts = Parts(
             authenticator,
             accounts,

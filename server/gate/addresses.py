@@ -37,15 +37,17 @@ class AddressLimit:
 
         workers: Processes that share it; each takes its part alone when Redis is away.
 
-        prefix: Of its names in Redis: two limits of one address are two buckets.
+        family: Whose buckets these are in Redis; what else is counted by address has a family of its own.
     """
 
-    def __init__(self, redis: Redis, keyspace: Keyspace, limit: Limit, workers: int, prefix: str = "") -> None:
+    def __init__(
+        self, redis: Redis, keyspace: Keyspace, limit: Limit, workers: int, family: str = "authentication"
+    ) -> None:
         self._redis = redis
         self._keyspace = keyspace
-        self._prefix = prefix
         self._limit = limit
         self._workers = workers
+        self._family = family
         self._local = LocalBuckets()
         # By network.
         self._used_up: UsedUp[str] = UsedUp()
@@ -93,7 +95,7 @@ class AddressLimit:
     async def _take(self, peer: str, cost: int) -> tuple[int, int]:
         """Take *cost* tokens; return the wait for them, 0 when they were there, and how many whole ones are left."""
         if not self._redis.away and self._keyspace.known:
-            name = self._keyspace.failures(self._prefix + peer)
+            name = self._keyspace.failures(peer if self._family == "authentication" else f"{self._family}:{peer}")
             command = script("gate").call([name], 1, *self._limit.bucket(), "", LEASE_MS, cost, 0)
             try:
                 reply = await self._redis.submit(name, command)

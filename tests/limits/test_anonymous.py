@@ -170,10 +170,9 @@ async def test_a_flood_does_not_reach_redis(
         answers = [await nobody(service).get("/nothing") for _ in range(BURST + 1)]
         refused(answers[-1])
         assert service.app is not None
-        name = service.app.server._parts.gate.keyspace.failures("anonymous:127.0.0.1")
-        assert 0 < await redis.pttl(name) <= 86_401_000 * BURST
+        database = service.app.server._parts.gate.keyspace._database.decode()
         # Would admit the next one, if it were asked.
-        assert await redis.delete(name) == 1
+        assert await redis.delete(*[name async for name in redis.scan_iter(f"{database}:a:*")])
         for method, path, _ in ANONYMOUS.values():
             assert (await nobody(service).send(method, path)).status == 429
 
