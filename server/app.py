@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, NamedTuple
 
-from server.gate.failures import Failures
+from server.gate.addresses import AddressLimit
 from server.gate.gate import Gate
 from server.gate.keys import Authenticator, Defaults
 from server.gate.limits import Limit, read_rate
@@ -57,7 +57,8 @@ def default_limits(settings: Settings) -> Defaults:
     key = _limit("", settings.rate, settings.burst)
     ledger = None if settings.ledger_rate is None else _limit("ledger_", settings.ledger_rate, settings.ledger_burst)
     failures = _limit("auth_failure_", settings.auth_failure_rate, settings.auth_failure_burst)
-    return Defaults(key, ledger, failures, settings.concurrency)
+    anonymous = _limit("anonymous_", settings.anonymous_rate, settings.anonymous_burst)
+    return Defaults(key, ledger, failures, anonymous, settings.concurrency)
 
 
 def _limit(prefix: str, rate: str, burst: int) -> Limit:
@@ -134,7 +135,8 @@ async def create_app(settings: Settings, workers: int = 1) -> AsyncIterator[App]
         history = History(database, cache, accounts, rows)
         readiness = Readiness(database, runtime_failures())
         authenticator = Authenticator(database, defaults)
-        failures = Failures(redis, keyspace, defaults.failures, workers)
+        failures = AddressLimit(redis, keyspace, defaults.failures, workers)
+        anonymous = AddressLimit(redis, keyspace, defaults.anonymous, workers, "anonymous")
         parts = Parts(
             authenticator,
             accounts,
@@ -143,6 +145,7 @@ async def create_app(settings: Settings, workers: int = 1) -> AsyncIterator[App]
             gate,
             Running(),
             failures,
+            anonymous,
             proxies,
             cache,
             self_check,

@@ -61,6 +61,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     concurrency: Annotated[int, Meta(ge=1, le=100_000)] = 1_000
     auth_failure_rate: str = "10/s"
     auth_failure_burst: Annotated[int, Meta(ge=1, le=1_000_000)] = 50
+    anonymous_rate: str = "50/s"
+    anonymous_burst: Annotated[int, Meta(ge=1, le=1_000_000)] = 200
     trusted_proxies: str = ""
     log_level: Annotated[str, Meta(pattern=r"^(debug|info|warning|error)\Z")] = "info"
     slow_ms: Annotated[int, Meta(ge=1, le=60_000)] = 1_000
@@ -102,6 +104,10 @@ HELP: Final[Mapping[str, Help]] = {
     "concurrency": Help("Requests that one key may have running at once in one worker."),
     "auth_failure_rate": Help("Failed authentications that one network address may have: N/s, N/min, N/h or N/day."),
     "auth_failure_burst": Help("Failed authentications that it may have at once."),
+    "anonymous_rate": Help(
+        "Other requests without a key that one network address may make, health excepted: N/s, N/min, N/h or N/day."
+    ),
+    "anonymous_burst": Help("Requests without a key that it may make at once."),
     "trusted_proxies": Help(
         "Proxies whose X-Forwarded-For is believed: addresses and networks as 10.0.0.0/8, separated by commas."
     ),

@@ -59,13 +59,16 @@ class Role(IntEnum):
 
 
 class Defaults(NamedTuple):
-    """Limits of keys that have none of their own, of the ledger as a whole (None: unlimited), and of failures."""
+    """Limits of keys that have none of their own, of the ledger as a whole (None: unlimited), and of addresses."""
 
     key: Limit = Limit(1_000, 1, 2_000)
     ledger: Limit | None = None
     # Failed authentications from one network address: a deployment that starts with a wrong key on fifty machines
     # behind one address still learns that it is wrong, and guessing 256 bits at ten a second is hopeless.
     failures: Limit = Limit(10, 1, 50)
+    # Other requests without a key from one network address: an office that reads the pages of problems, and a scanner
+    # that looks for what is not there.
+    anonymous: Limit = Limit(50, 1, 200)
     # Requests that one key may have running at once in one worker.
     concurrency: int = 1_000
 
@@ -178,6 +181,10 @@ class Authenticator:
             self._read, batch_max=STRANGERS_BATCH_MAX, in_flight_max=1, queue_max=STRANGERS_QUEUE_MAX
         )
 
+    def knew(self, name: bytes) -> bool:
+        """Return whether the token of that *name* was found good before, however long ago."""
+        return name in self._known
+
     def remembered(self, name: bytes) -> ApiKey | None:
         """Return the key of the token of that *name* if it was looked up lately."""
         entry = self._known.get(name)
@@ -217,7 +224,7 @@ class Authenticator:
             parsed = _parse(token)
             if parsed is None:
                 return None
-            stranger = name not in self._known
+            stranger = not self.knew(name)
             if stranger and before_strangers is not None:
                 await before_strangers()
             self._ask(name, parsed, stranger=stranger)

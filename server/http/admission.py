@@ -18,6 +18,9 @@ RUNNING_MAX = 512
 RUNNING_WRITES_MAX = 168
 # Reads among them: what they cannot take is kept for writes, and what writes cannot take for them.
 RUNNING_READS_MAX = 448
+# Requests without a good key that a worker has under way at once, on top: a sixteenth of the others, so that is about
+# what a flood from any number of addresses takes of the worker's time.
+RUNNING_ANONYMOUS_MAX = 32
 # Reads, and writes, that may wait and are still served in the order in which they came: those of a burst, or of as many
 # callers as a worker answers in good time. When more wait than that, the last that came is served first.
 IN_ORDER_MAX = (4_096, 1_024)
@@ -205,6 +208,16 @@ class Admission:
         self._looking = bool(self._waiting[0] or self._waiting[1])
         if self._looking:
             loop.call_later(LOOK_SECONDS, self._look)
+
+
+class AnonymousAdmission(Admission):
+    """The requests without a good key under way in this worker: their places are few, and their own."""
+
+    def _take(self, *, write: bool) -> bool:
+        if self.reads + self.writes >= RUNNING_ANONYMOUS_MAX:
+            return False
+        self._count(1, write=write)
+        return True
 
 
 def retry_after() -> int:

@@ -16,7 +16,7 @@ from server.http.problems import Problem
 
 B = TypeVar("B")
 
-_MICROSECONDS = 1_000_000
+MICROSECONDS = 1_000_000
 # Seconds after which a key that has too many requests running may try again: when they end, nobody knows.
 RUNNING_RETRY_SECONDS = 1
 
@@ -67,7 +67,7 @@ def judge(call: Call, cost: int, entry: Entry) -> Entry:
     if entry.wait < 0:
         burst = key.limits[entry.waits_for][1].burst
         raise Problem("cost_exceeds_capacity", f"The request costs {cost} tokens; the limit holds {burst} of them.")
-    raise used_up(key.policies[entry.waits_for], seconds_of(entry.wait))
+    raise used_up(key.policies[entry.waits_for], entry.wait)
 
 
 def note_limit(call: Call, entry: Entry) -> None:
@@ -85,15 +85,21 @@ def full_in(key: ApiKey, left: int) -> int:
 
 def seconds_of(wait: int) -> int:
     """Return whole seconds that are no shorter than *wait* microseconds."""
-    return -(-wait // _MICROSECONDS)
+    return -(-wait // MICROSECONDS)
 
 
-def used_up(policy: str, seconds: int) -> Problem:
-    """Return the problem of a limit that has room again in so many seconds."""
+def milliseconds_of(wait: int) -> int:
+    """Return whole milliseconds that are no shorter than *wait* microseconds."""
+    return -(-wait // 1_000)
+
+
+def used_up(policy: str, wait: int) -> Problem:
+    """Return the problem of a limit that has room again in *wait* microseconds."""
+    seconds = seconds_of(wait)
     return Problem(
         "quota_exceeded",
         f"The limit {policy} is used up; there is room again in {seconds} s.",
-        members={"violated-policies": [policy]},
+        members={"violated-policies": [policy], "retry_after_ms": milliseconds_of(wait)},
         headers=[("Retry-After", str(seconds))],
     )
 
@@ -110,7 +116,7 @@ async def refuse_running(call: Call, parts: Parts) -> NoReturn:
     raise Problem(
         "too_many_running",
         f"The key may have {call.key.concurrency} requests running at once.",
-        members={"violated-policies": ["concurrency"]},
+        members={"violated-policies": ["concurrency"], "retry_after_ms": RUNNING_RETRY_SECONDS * 1_000},
         headers=[("Retry-After", str(RUNNING_RETRY_SECONDS))],
     )
 

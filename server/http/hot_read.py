@@ -26,15 +26,10 @@ def begin(call: Call, parts: Parts) -> "asyncio.Future[Entry] | Entry | None":
         None where there is more to the request, and nothing was done.
 
     Raises:
-        Problem: Its headers say one thing twice, or too much; it is not running.
         QueueFullError: Too much waits already; it is not running.
     """
     head = call.head
-    head.check()
-    key = parts.authenticator.remembered(head.token_name)
-    if key is None:
-        return None
-    call.key = key
+    key = call.key
     if refused := parts.gate.used_up(key):
         return refused
     account_id = call.ids[0]

@@ -26,14 +26,11 @@ def begin(call: Call, parts: Parts) -> "asyncio.Future[Entry] | Entry | None":
         None where there is more to the request, and nothing was done.
 
     Raises:
-        Problem: Its headers say one thing twice, or too much; it is not running.
         QueueFullError: Too much waits already; it is not running.
     """
-    call.head.check()
-    key = parts.authenticator.remembered(call.head.token_name)
-    if key is None or key.role < Role.WRITE or call.query_string:
+    key = call.key
+    if key.role < Role.WRITE or call.query_string:
         return None
-    call.key = key
     if refused := parts.gate.used_up(key):
         return refused
     idempotency_key = call.peek_idempotency_key()

@@ -2,7 +2,7 @@
 
 from typing import NamedTuple
 
-from server.gate.failures import Failures
+from server.gate.addresses import AddressLimit
 from server.gate.gate import Gate
 from server.gate.keys import Authenticator
 from server.gate.running import Running
@@ -25,7 +25,9 @@ class Parts(NamedTuple):
     history: History
     gate: Gate
     running: Running
-    failures: Failures
+    # Of failed authentications, and of other requests without a key.
+    failures: AddressLimit
+    anonymous: AddressLimit
     proxies: TrustedProxies
     cache: Cache
     self_check: SelfCheck

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import TYPE_CHECKING, Any, cast
 
 from aiohttp import StreamReader, web
@@ -14,6 +14,7 @@ from server.http.call import Call
 from server.http.connection import Connection
 from server.http.head import Head
 from server.http.limits import KEEPALIVE_SECONDS
+from server.http.problems import Problem
 from server.http.refusal import full
 from server.http.reply import Reply
 from server.http.routes import find
@@ -34,14 +35,15 @@ class Protocol(Connection):
         server: What answers.
     """
 
-    __slots__ = ("_coroutine", "_head", "_serving", "_task", "answering", "server")
+    __slots__ = ("_coroutine", "_serving", "_task", "answering", "head", "server")
 
     def __init__(self, server: "HttpServer", loop: asyncio.AbstractEventLoop, **options: Any) -> None:
         super().__init__(server, loop=loop, **options)
         self.server = server
         # The hot request under way; its answer is the next thing written here.
         self.answering: Call | None = None
-        self._head: Head | None = None
+        # Of the request before, or of this one, with nothing wrong in it.
+        self.head: Head | None = None
         self._coroutine: Coroutine[Any, Any, Reply] | None = None
         self._task: asyncio.Task[Reply] | None = None
         self._serving = False
@@ -91,8 +93,12 @@ class Protocol(Connection):
     def handle_error(
         self, request: web.BaseRequest, status: int = 500, exc: BaseException | None = None, message: str | None = None
     ) -> web.StreamResponse:
-        """Answer what is not HTTP; what was received is neither repeated nor logged: aiohttp's own pages do both."""
-        return cast(web.StreamResponse, self.server.malformed(request, status, exc))
+        """Answer a request that failed; what was received is neither repeated nor logged: aiohttp's pages do both."""
+        return cast(web.StreamResponse, self.server.failed(request, exc))
+
+    def _make_error_handler(self, err_info: _ErrInfo) -> Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]:
+        """Return what answers bytes that are not HTTP."""
+        return cast(Callable[[web.BaseRequest], Awaitable[web.StreamResponse]], self.server.malformed)
 
     def _serve(self) -> None:
         """Serve what waits until something is under way, or aiohttp has to take over."""
@@ -102,8 +108,8 @@ class Protocol(Connection):
         try:
             while self._messages and self._free:
                 message, payload = self._messages[0]
-                call = self._hot(message, payload)
-                if call is None:
+                taken = self._take(message, payload)
+                if taken is None:
                     assert self._waiter is not None, "aiohttp waits"
                     self._waiter.set_result(None)
                     return
@@ -112,7 +118,12 @@ class Protocol(Connection):
                 self._parser.message_consumed()
                 if self._buffer_paused and len(self._messages) <= self._msg_queue_resume_size:
                     self._resume_reading_if_drained()
-                self._begin(call)
+                # aiohttp's timer of idle connections looks at this.
+                self._next_keepalive_close_time = self._loop.time() + KEEPALIVE_SECONDS
+                if isinstance(taken, bytes):
+                    self._write(taken)
+                else:
+                    self._begin(taken)
         finally:
             self._serving = False
 
@@ -124,34 +135,44 @@ class Protocol(Connection):
             return False
         return not (self._paused or self._close or self._force_close)
 
-    def _hot(self, message: "RawRequestMessage | _ErrInfo", payload: StreamReader) -> Call | None:
-        """Return a request that can be served from here."""
+    def _take(self, message: "RawRequestMessage | _ErrInfo", payload: StreamReader) -> "Call | bytes | None":
+        """Return a request that can be served from here, or all that is sent to one that is refused at once."""
         if self.server.draining or not payload.is_eof() or not isinstance(message, RawRequestMessage):
             return None
         if self._reading_paused:
             # Its body is in so many pieces that somebody has to read it, or nothing is read behind it.
             return None
+        if message.method == "HEAD" or message.path[:1] != "/":
+            return None
         path, _, query = message.path.partition("?")
         found = find(path)
-        if found is None:
+        route = None if found is None else found[0].get(message.method)
+        if route is not None and route.free:
             return None
-        route = found[0].get(message.method)
-        if route is None or not route.hot:
-            return None
-        head = Head.of(message, self._head)
+        head = Head.of(message, self.head)
         if not head.lasting:
             return None
+        try:
+            head.check()
+        except Problem:
+            return None
+        self.head = head
+        key = self.server.known(head)
+        if key is not None and (route is None or not route.hot):
+            return None
         call = Call((message.method, path, query), head, payload, self, self.server.admission)
-        call.ids = found[1]
-        call.route = route.path
+        call.arrived = time.monotonic()
+        if found is not None and route is not None:
+            call.ids = found[1]
+            call.route = route.path
+        if key is None:
+            return self.server.refused(call, route)
+        call.key = key
         return call
 
     def _begin(self, call: Call) -> None:
         self.answering = call
         self._request_in_progress = True
-        # aiohttp's timer of idle connections looks at this.
-        call.arrived = time.monotonic()
-        self._next_keepalive_close_time = self._loop.time() + KEEPALIVE_SECONDS
         admission = self.server.admission
         if admission.enter(write=call.write):
             self._start(call)
@@ -273,8 +294,6 @@ class Protocol(Connection):
     def _end(self) -> None:
         call = self.answering
         assert call is not None, "a request is under way"
-        # What was found wrong may be large, and is read anew each time.
-        self._head = call.head if call.head.checked else None
         self.answering = None
         self._coroutine = None
         self._request_in_progress = False

@@ -5,7 +5,7 @@ from typing import Final
 
 from server.gate.gate import Entry
 from server.http.admission import retry_after
-from server.http.admit import note_limit, seconds_of, used_up
+from server.http.admit import MICROSECONDS, milliseconds_of, note_limit, seconds_of, used_up
 from server.http.call import Call, new_request_id
 from server.http.problems import Problem
 from server.http.reply import PROBLEM, Reply
@@ -26,15 +26,30 @@ _OVERLOADED: Final = {write: _prepared(Problem("overloaded"), write=write) for w
 
 @lru_cache(_LIMITED_KEPT)
 def _limited(policy: str, seconds: int, *, write: bool) -> tuple[bytes, bytes]:
-    return _prepared(used_up(policy, seconds), write=write)
+    """Return the body before the request's id, and from there to the milliseconds, which end it."""
+    before, after = _prepared(used_up(policy, seconds * MICROSECONDS), write=write)
+    rest, ending = after.rsplit(b"%d" % (seconds * 1_000), 1)
+    assert rest.endswith(b'"retry_after_ms":'), "the milliseconds are its last member"
+    assert ending == b"}", "as above"
+    return before, rest
+
+
+def limited_body(policy: str, wait: int, request_id: str, *, write: bool) -> bytes:
+    """Return the problem of a limit that has room again in *wait* microseconds."""
+    before, rest = _limited(policy, seconds_of(wait), write=write)
+    return b"%b%b%b%d}" % (before, request_id.encode(), rest, milliseconds_of(wait))
 
 
 def limited(call: Call, entry: Entry) -> bytes:
     """Return all that is sent to a request whose key has no token; nothing of it has been done."""
     note_limit(call, entry)
-    seconds = seconds_of(entry.wait)
-    body = call.request_id.encode().join(_limited(call.key.policies[entry.waits_for], seconds, write=call.write))
-    reply = Reply(429, body, content_type=PROBLEM, headers=b"Retry-After: %d\r\n" % seconds)
+    return limited_by(call, call.key.policies[entry.waits_for], entry.wait)
+
+
+def limited_by(call: Call, policy: str, wait: int) -> bytes:
+    """Return all that is sent to a request when a limit has room again in *wait* microseconds."""
+    body = limited_body(policy, wait, call.request_id, write=call.write)
+    reply = Reply(429, body, content_type=PROBLEM, headers=b"Retry-After: %d\r\n" % seconds_of(wait))
     return reply.encoded(call.own_fields())
 
 

@@ -17,7 +17,8 @@ class Route(NamedTuple):
     A route; `*` in the path stands for one segment, `**` at its end for all the rest.
 
     The role is what a key needs at least; None is open to all, without a key. A request takes one token of its key's
-    limit before it reaches the handler, unless the handler takes them itself, together with what it looks up.
+    limit before it reaches the handler, unless the handler takes them itself, together with what it looks up; without a
+    key it takes one of its network address. A free route takes neither token nor place: it is for health alone.
 
     The handler of a hot route waits for nothing but futures, the gate first, until it waits for Postgres.
     """
@@ -28,6 +29,7 @@ class Route(NamedTuple):
     handler: Handler
     takes_tokens: bool = False
     hot: bool = False
+    free: bool = False
 
 
 ROUTES: tuple[Route, ...] = (
@@ -43,8 +45,8 @@ ROUTES: tuple[Route, ...] = (
     Route("POST", "/v1/transfers/bulk", Role.WRITE, bulk.create_transfers, takes_tokens=True),
     Route("GET", "/v1/transfers/*", Role.READ, transfers.get_transfer),
     Route("GET", "/v1/idempotency-keys/**", Role.READ, transfers.get_idempotency_key),
-    Route("GET", "/livez", None, health.livez),
-    Route("GET", "/readyz", None, health.readyz),
+    Route("GET", "/livez", None, health.livez, free=True),
+    Route("GET", "/readyz", None, health.readyz, free=True),
     Route("GET", "/problems", None, pages.problem_index),
     Route("GET", "/problems/*", None, pages.problem),
 )

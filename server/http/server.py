@@ -12,12 +12,13 @@ from aiohttp import web
 from aiohttp.web_protocol import RequestHandler
 
 from server.gate.gate import Entry
-from server.gate.keys import ApiKey, StrangersFullError
+from server.gate.keys import ApiKey
 from server.http import hot_read, hot_write
 from server.http.accounts import get_admitted
 from server.http.admission import Admission, retry_after
-from server.http.admit import admit, judge, refuse_running, seconds_of, used_up
+from server.http.admit import admit, judge, refuse_running
 from server.http.call import Call, origin_form
+from server.http.callers import Callers, fails
 from server.http.head import Head
 from server.http.limits import (
     CONNECTIONS_MAX,
@@ -32,7 +33,7 @@ from server.http.observer import Observer
 from server.http.parts import Parts
 from server.http.problems import Problem
 from server.http.protocol import Protocol
-from server.http.refusal import limited, overloaded
+from server.http.refusal import limited, limited_by, overloaded
 from server.http.reply import PROBLEM, Reply
 from server.http.routes import Found, Route, find
 from server.http.transfers import create_admitted
@@ -59,6 +60,7 @@ class HttpServer(web.Server):
         self._parts = parts
         self.observer = observer
         self.admission = Admission()
+        self.callers = Callers(parts)
         # Set when no new work is wanted: every reply then closes its connection.
         self.draining = False
         self.connections_open = 0
@@ -93,7 +95,7 @@ class HttpServer(web.Server):
 
     def call(self, request: web.BaseRequest) -> Call:
         """Return the call that aiohttp's request is."""
-        head = Head(request._message)
+        head = Head.of(request._message, cast(Protocol, request.protocol).head)
         path, _, query = origin_form(request.raw_path).partition("?")
         call = Call((request.method, path, query), head, request.content, request.protocol, self.admission)
         call.arrived = time.monotonic()
@@ -123,8 +125,24 @@ class HttpServer(web.Server):
         route = None if found is None else _route(found, call.method)
         if route is not None:
             call.route = route.path
-        if route is None or route.role is None:
-            return await self.serve(call, found)
+        if found is not None:
+            call.ids = found[1]
+        if route is not None and route.free:
+            call.head.check()
+            return await route.handler(call, self._parts)
+        try:
+            call.head.check()
+        except Problem:
+            # Whose request it is cannot be told from it.
+            async with self.callers.anonymous(call):
+                raise
+        key = await self.callers.key_of(call, route)
+        if key is None and fails(call, route):
+            await self.callers.refuse(call)
+        if key is None:
+            async with self.callers.anonymous(call):
+                return await self._handle(call, found)
+        call.key = key
         if not await self.admission.entered(write=call.write):
             raise _later("overloaded")
         call.placed = True
@@ -133,14 +151,26 @@ class HttpServer(web.Server):
         finally:
             call.give_place_away()
 
-    def malformed(self, request: web.BaseRequest, status: int, error: BaseException | None) -> Reply:
-        """Return the answer to what is not HTTP, or failed outside its handler."""
+    async def malformed(self, request: web.BaseRequest) -> Reply:
+        """Return the answer to what is not HTTP."""
+        call = self.call(request)
+        try:
+            async with self.callers.anonymous(call):
+                raise Problem("malformed_request")
+        except (Problem, QueueFullError) as error:
+            return self._last(call, self.failure(call, error))
+
+    def failed(self, request: web.BaseRequest, error: BaseException | None) -> Reply:
+        """Return the answer to a request that failed outside its handler."""
         # A client that leaves while its body is read is no failure of ours.
-        if status >= 500 and not isinstance(error, ConnectionError):
+        if not isinstance(error, ConnectionError):
             log.error("request failed outside its handler", exc_info=error)
         call = self.call(request)
-        self.observer.ended(call, status)
-        reply = self.problem_reply(call, Problem("malformed_request" if status < 500 else "internal_error"))
+        return self._last(call, self.problem_reply(call, Problem("internal_error")))
+
+    def _last(self, call: Call, reply: Reply) -> Reply:
+        """Return a reply as the last one of its connection, and note it."""
+        self.observer.ended(call, reply.status)
         reply.headers += call.own_fields()
         reply.keep_alive = False
         return reply
@@ -182,24 +212,14 @@ class HttpServer(web.Server):
 
     async def serve(self, call: Call, found: Found | None) -> Reply:
         """
-        Return the reply to a request that has a place, or needs none.
+        Return the reply to a request that has a key and a place.
 
         Raises:
             Exception: Why there is none; `failure` says what is answered then.
         """
-        call.head.check()
-        if found is None:
-            raise Problem("not_found")
-        methods, call.ids = found
-        route = _route(found, call.method)
-        if route is None:
-            allowed = ", ".join([*methods, *(["HEAD"] if "GET" in methods else [])])
-            raise Problem("method_not_allowed", headers=[("Allow", allowed)])
-        if route.role is None:
-            return await route.handler(call, self._parts)
-        key = self._parts.authenticator.remembered(call.head.token_name) or await self._authenticate(call)
-        call.key = key
-        if key.role < route.role:
+        route = None if found is None else _route(found, call.method)
+        key = call.key
+        if route is not None and route.role is not None and key.role < route.role:
             # Counted as any other request, and whatever the limit says of it: what a key may do comes first.
             with contextlib.suppress(Problem):
                 await admit(call, self._parts)
@@ -209,13 +229,33 @@ class HttpServer(web.Server):
             await refuse_running(call, self._parts)
         try:
             # No write has a query: one that does is refused before its handler could take its tokens.
-            if not route.takes_tokens or (call.write and call.query_string):
+            if route is None or not route.takes_tokens or (call.write and call.query_string):
                 await admit(call, self._parts)
-            if call.write:
+            if call.write and route is not None:
                 call.query()
-            return await route.handler(call, self._parts)
+            return await self._handle(call, found)
         finally:
             running.leave(key)
+
+    async def _handle(self, call: Call, found: Found | None) -> Reply:
+        """
+        Return what answers a request that has taken its tokens.
+
+        Raises:
+            Problem: There is no such path, or it has no such method; or as the handler says.
+        """
+        if found is None:
+            raise Problem("not_found")
+        route = _route(found, call.method)
+        if route is None:
+            methods = found[0]
+            allowed = ", ".join([*methods, *(["HEAD"] if "GET" in methods else [])])
+            raise Problem("method_not_allowed", headers=[("Allow", allowed)])
+        return await route.handler(call, self._parts)
+
+    def known(self, head: Head) -> ApiKey | None:
+        """Return the key that a request came with where it need not be looked up."""
+        return self._parts.authenticator.remembered(head.token_name) if head.token else None
 
     def begin(self, call: Call) -> "asyncio.Future[Entry] | bytes | None":
         """
@@ -240,6 +280,15 @@ class HttpServer(web.Server):
             self.observer.ended(call, int(answer[_STATUS]) if call.write else 200)
         return answer
 
+    def refused(self, call: Call, route: Route | None) -> bytes | None:
+        """Return all that is sent to a request without a good key whose address is known to have nothing left."""
+        refused = self.callers.refused(call, route)
+        if refused is None:
+            return None
+        self.observer.tallies.problems["quota_exceeded"] += 1
+        self.observer.ended(call, 429)
+        return limited_by(call, *refused)
+
     def _limited(self, call: Call, entry: Entry) -> bytes:
         self.observer.tallies.problems["quota_exceeded"] += 1
         self.observer.ended(call, 429)
@@ -258,31 +307,6 @@ class HttpServer(web.Server):
             return await (create_admitted if call.write else get_admitted)(call, parts, entry)
         finally:
             parts.running.leave(call.key)
-
-    async def _authenticate(self, call: Call) -> ApiKey:
-        """Find out whose request this is; who fails too often from one address is told to wait."""
-        failures = self._parts.failures
-        address = self._parts.proxies.caller(call.remote, call.headers)
-
-        async def refuse_used_up() -> None:
-            if wait := await failures.used_up(address):
-                raise used_up("authentication", seconds_of(wait))
-
-        key = None
-        if call.head.token:
-            try:
-                # Not in a place of those who are known: strangers may wait long to be looked up.
-                async with self.admission.outside(write=call.write):
-                    key = await self._parts.authenticator.authenticate(call.head.token, refuse_used_up)
-            except StrangersFullError:
-                await failures.count(address)
-                raise
-        if key is not None:
-            return key
-        wait = await failures.count(address)
-        if wait:
-            raise used_up("authentication", seconds_of(wait))
-        raise Problem("unauthorized", headers=[("WWW-Authenticate", "Bearer")])
 
 
 def _connections_max() -> int:

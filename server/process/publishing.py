@@ -62,6 +62,9 @@ def _now(app: App) -> Iterator[Sample]:
     yield Sample("tallystick_connections", (), app.server.connections_open)
     yield Sample("tallystick_requests_running", ("reads",), admission.reads)
     yield Sample("tallystick_requests_running", ("writes",), admission.writes)
+    anonymous = app.server.callers.admission
+    yield Sample("tallystick_requests_running", ("anonymous",), anonymous.reads)
+    yield Sample("tallystick_requests_waiting", ("anonymous",), sum(anonymous.waiting))
     yield Sample("tallystick_requests_waiting", ("reads",), waiting_reads)
     yield Sample("tallystick_requests_waiting", ("writes",), waiting_writes)
     yield Sample("tallystick_overload_refusals_total", (), admission.refused)

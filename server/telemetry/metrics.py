@@ -59,8 +59,12 @@ METRICS: Final[Mapping[str, Metric]] = {
         "gauge", "Workers that do not ask a store because it does not answer: redis or postgres.", ("store",)
     ),
     "tallystick_connections": Metric("gauge", "Connections of clients that are open."),
-    "tallystick_requests_running": Metric("gauge", "Requests that hold a place: reads or writes.", ("kind",)),
-    "tallystick_requests_waiting": Metric("gauge", "Requests that wait for a place: reads or writes.", ("kind",)),
+    "tallystick_requests_running": Metric(
+        "gauge", "Requests that hold a place: reads or writes with a key, or anonymous.", ("kind",)
+    ),
+    "tallystick_requests_waiting": Metric(
+        "gauge", "Requests that wait for a place: reads or writes with a key, or anonymous.", ("kind",)
+    ),
     "tallystick_overload_refusals_total": Metric("counter", "Requests that waited for a place and got none."),
     "tallystick_pool_connections": Metric(
         "gauge", "Connections to Postgres; pool is posting or reading, state is used or idle.", ("pool", "state")

@@ -10,7 +10,7 @@ import aiohttp
 import pytest
 
 from server.gate import used_up
-from server.gate.failures import network as network_of
+from server.gate.addresses import network as network_of
 from server.gate.keys import new_key
 from tests.support.client import Client
 from tests.support.service import NO_REDIS, Service, in_process

@@ -86,7 +86,7 @@ async def test_so_many_and_no_more(alone: Service, monkeypatch: pytest.MonkeyPat
         for _ in range(2):
             refused = await client.open("b")
             assert (refused.status, refused.code, left(refused)) == (429, "too_many_running", 18)
-            assert refused.headers["Retry-After"] == "1"
+            assert (refused.headers["Retry-After"], refused.json["retry_after_ms"]) == ("1", 1_000)
             assert refused.json["violated-policies"] == ["concurrency"]
             assert (refused.json["outcome"], refused.json["retry"]) == ("not_applied", "same_key")
         assert (await other.get("/v1/accounts")).status == 200

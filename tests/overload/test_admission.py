@@ -152,14 +152,46 @@ async def test_a_place_that_is_free_is_given_on(
 
 
 async def test_health_is_answered_however_busy(hot: Hot, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Probes need no place, on connections of their own and behind a request that was refused."""
+    """Probes alone need no place, on connections of their own and behind a request that was refused."""
     monkeypatch.setattr(admission, "RUNNING_MAX", 0)
+    monkeypatch.setattr(admission, "RUNNING_ANONYMOUS_MAX", 0)
     monkeypatch.setattr(admission, "WAIT_SECONDS", 0.01)
     probes = [request("GET", path) for path in ("/livez", "/readyz", "/problems", "/nowhere")]
     async with connect(hot.url) as wire:
         await wire.send(b"".join([*probes, hot.get(), *probes]))
         statuses = [(await answered(wire)).status for _ in range(9)]
-    assert statuses == [200, 200, 200, 404, 503, 200, 200, 200, 404]
+    assert statuses == [200, 200, 503, 503, 503, 200, 200, 503, 503]
+
+
+async def test_who_has_no_key_takes_no_place_of_those_who_have(hot: Hot, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While more than may run come without a key and wait for Redis, those with a key are admitted as ever."""
+    monkeypatch.setattr(admission, "RUNNING_ANONYMOUS_MAX", 2)
+    anonymous = hot.server.callers.admission
+    requests = [request("GET", path) for path in ("/nothing", "/problems", "/v1/accounts/alice", "/v1/transfers")] * 2
+    with hot.redis_held():
+        async with AsyncExitStack() as stack:
+            wires = [await stack.enter_async_context(connect(hot.url)) for _ in requests]
+            for wire, data in zip(wires, requests, strict=True):
+                await wire.send(data)
+            await until(lambda: (anonymous.reads, anonymous.waiting) == (2, (6, 0)))
+            assert hot.counts() == (0, 0, 0, 0, 0)
+            async with sent(hot, *[hot.get()] * 3, post(hot, new_key())) as served:
+                assert hot.counts() == (3, 1, 0, 0, 0)
+                hot.resume()
+                assert [(await answered(wire)).status for wire in served] == [200] * 3 + [201]
+            assert [(await answered(wire)).status for wire in wires] == [404, 200, 401, 401] * 2
+    assert (anonymous.reads, anonymous.waiting) == (0, (0, 0))
+
+
+async def test_who_has_no_key_and_no_place_is_refused(hot: Hot, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Past their places requests without a key wait shortly and hear 503, and those with a key do not notice."""
+    monkeypatch.setattr(admission, "RUNNING_ANONYMOUS_MAX", 0)
+    monkeypatch.setattr(admission, "WAIT_SECONDS", 0.01)
+    async with connect(hot.url) as wire:
+        for method, path in (("GET", "/nothing"), ("POST", "/v1/transfers"), ("GET", "/problems")):
+            await wire.send(request(method, path) + hot.get())
+            refused(await answered(wire), write=method == "POST")
+            assert (await answered(wire)).status == 200
 
 
 async def test_requests_sent_ahead_are_refused_one_by_one(hot: Hot, monkeypatch: pytest.MonkeyPatch) -> None:

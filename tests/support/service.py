@@ -67,7 +67,7 @@ async def make_key(database_url: str, ledger: str, role: str = "admin", limit: K
 @asynccontextmanager
 async def in_process(database_url: str, redis_url: str = NO_REDIS, **settings: object) -> AsyncIterator[Service]:
     """
-    Serve from this process and loop, on a free port; all of a test's failures come from one address.
+    Serve from this process and loop, on a free port; all of a test's requests come from one address.
 
     Args:
         settings: By name; `workers` is how many the service takes itself to be one of.
@@ -76,6 +76,8 @@ async def in_process(database_url: str, redis_url: str = NO_REDIS, **settings: o
     patience = {
         "auth_failure_rate": "1000000/s",
         "auth_failure_burst": 1_000_000,
+        "anonymous_rate": "1000000/s",
+        "anonymous_burst": 1_000_000,
         "redis_timeout_ms": REDIS_PATIENCE_MS,
     }
     settings = {**patience, **settings}

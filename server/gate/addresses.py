@@ -1,4 +1,4 @@
-"""Failed authentications, limited by the network address they come from."""
+"""Requests that nobody answers for, limited by the network address they come from."""
 
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import Final
@@ -28,28 +28,33 @@ def network(address: str) -> str:
     return str(peer)
 
 
-class Failures:
+class AddressLimit:
     """
-    Counts failed authentications, exactly and across workers while Redis is there.
+    Counts requests of one kind by network address, exactly and across workers while Redis is there.
 
     Args:
         limit: Of each network address.
 
         workers: Processes that share it; each takes its part alone when Redis is away.
+
+        family: Whose buckets these are in Redis; what else is counted by address has a family of its own.
     """
 
-    def __init__(self, redis: Redis, keyspace: Keyspace, limit: Limit, workers: int) -> None:
+    def __init__(
+        self, redis: Redis, keyspace: Keyspace, limit: Limit, workers: int, family: str = "authentication"
+    ) -> None:
         self._redis = redis
         self._keyspace = keyspace
         self._limit = limit
         self._workers = workers
+        self._family = family
         self._local = LocalBuckets()
         # By network.
         self._used_up: UsedUp[str] = UsedUp()
 
     async def count(self, address: str) -> int:
         """
-        Count a failure.
+        Count a request.
 
         Returns:
             0, or microseconds until another one is within the limit when this one is not.
@@ -63,9 +68,19 @@ class Failures:
             self._used_up.remember(peer, asked, wait)
         return wait
 
+    def remembered(self, address: str) -> int:
+        """
+        Return what is known, without asking, of the next request.
+
+        Returns:
+            Microseconds until one is within the limit; 0 where that is not known.
+        """
+        taken = self._used_up.taken(network(address))
+        return 0 if taken is None else taken.wait
+
     async def used_up(self, address: str) -> int:
         """
-        Ask whether a failure would be within the limit, without counting one while it would.
+        Ask whether a request would be within the limit, without counting one while it would.
 
         Returns:
             0, or microseconds until one is.
@@ -80,7 +95,7 @@ class Failures:
     async def _take(self, peer: str, cost: int) -> tuple[int, int]:
         """Take *cost* tokens; return the wait for them, 0 when they were there, and how many whole ones are left."""
         if not self._redis.away and self._keyspace.known:
-            name = self._keyspace.failures(peer)
+            name = self._keyspace.failures(peer if self._family == "authentication" else f"{self._family}:{peer}")
             command = script("gate").call([name], 1, *self._limit.bucket(), "", LEASE_MS, cost, 0)
             try:
                 reply = await self._redis.submit(name, command)
