@@ -194,7 +194,7 @@ class Call:
             raise Problem("invalid_request", _malformed(self.query_string)) from None
         for name, value in pairs:
             if name not in names:
-                hint = " A client that adds _ against caches need not: nothing here is cached by its URL."
+                hint = " Leave out the _ that some clients add against caches."
                 known = f"Parameters of this path: {', '.join(names) or 'none'}."
                 raise Problem("invalid_request", known + (hint if name == "_" else ""))
             if name in parameters:
@@ -228,9 +228,7 @@ def parse_key(text: str) -> str:
 def _malformed(query: str) -> str:
     """Return what is wrong with a query that is not well formed."""
     if _BROKEN_ESCAPE.search(query):
-        return (
-            "The query is not well formed: a percent sign stands before two hexadecimal digits, or is written as %25."
-        )
+        return "The query is not well formed: write %25 for a percent sign that begins no escape."
     pairs = query.split("&")
     if "" in pairs:
         return "The query is not well formed: it has an ampersand with no parameter behind or before it."

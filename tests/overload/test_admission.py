@@ -239,7 +239,7 @@ async def test_every_end_gives_its_place_back(hot: Hot, monkeypatch: pytest.Monk
         (hot.post(new_key(), body=huge), 413),
         (hot.post(new_key(), "Content-Length: 65537", body=None), 413),
         (hot.post(new_key(), "Transfer-Encoding: chunked", body=None) + b"10001\r\n" + huge + b"\r\n0\r\n\r\n", 413),
-        (hot.post(new_key(), "Content-Length: 70", body=None) + b"{", 400),
+        (hot.post(new_key(), "Content-Length: 70", body=None) + b"{", 408),
         (hot.post(new_key(), "Transfer-Encoding: chunked", body=None) + b"x\r\n", 400),
     ]
     for data, status in ends:
