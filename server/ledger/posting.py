@@ -44,10 +44,9 @@ class KeyInUseError(Exception):
 class _Pending:
     """A key that waits or is away in this process, and those who wait to hear of it."""
 
-    __slots__ = ("fingerprint", "waiters")
+    __slots__ = ("waiters",)
 
-    def __init__(self, fingerprint: bytes) -> None:
-        self.fingerprint = fingerprint
+    def __init__(self) -> None:
         self.waiters: list[asyncio.Future[Outcome]] = []
 
 
@@ -187,7 +186,7 @@ class PostingLane:
         self._database.check()
         future = self._lanes.submit(ledger_id, unit, len(unit.requests))
         for request in unit.requests:
-            self._pending[ledger_id, request.key] = _Pending(request.fingerprint)
+            self._pending[ledger_id, request.key] = _Pending()
         return future
 
     def _tell(self, ledger_id: int, unit: Unit, result: list[Outcome] | BaseException) -> None:

@@ -11,7 +11,7 @@
 --
 -- Result: outcomes[i] is
 --   'posted'    the money moved; balances and versions after it are in the other arrays
---   'known'     the key was bound before: whoever called reads the row and compares fingerprints
+--   'known'     the key was bound before: the caller reads the row and compares what was asked for
 --   'unbound'   nothing was done and no key was bound, because the linked set meets keys bound before
 --   'locked'    nothing was done and no key was bound, because another transaction has locked an account of the
 --               request, or of its set or bulk, whose order would be lost; `locked` names these accounts
