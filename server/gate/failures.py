@@ -5,7 +5,7 @@ from typing import Final
 
 from server.gate.limits import Limit, LocalBuckets
 from server.gate.used_up import UsedUp, now
-from server.store.keyspace import LEASE_MS, Keyspace
+from server.store.keyspace import Keyspace
 from server.store.redis import Redis, RedisAwayError
 from server.store.scripts import script
 
@@ -36,13 +36,18 @@ class Failures:
         limit: Of each network address.
 
         workers: Processes that share it; each takes its part alone when Redis is away.
+
+        family: Whose buckets these are in Redis; what else is counted by address has a family of its own.
     """
 
-    def __init__(self, redis: Redis, keyspace: Keyspace, limit: Limit, workers: int) -> None:
+    def __init__(
+        self, redis: Redis, keyspace: Keyspace, limit: Limit, workers: int, family: str = "authentication"
+    ) -> None:
         self._redis = redis
         self._keyspace = keyspace
         self._limit = limit
         self._workers = workers
+        self._family = family
         self._local = LocalBuckets()
         # By network.
         self._used_up: UsedUp[str] = UsedUp()
@@ -80,10 +85,10 @@ class Failures:
     async def _take(self, peer: str, cost: int) -> tuple[int, int]:
         """Take *cost* tokens; return the wait for them, 0 when they were there, and how many whole ones are left."""
         if not self._redis.away and self._keyspace.known:
-            name = self._keyspace.failures(peer)
-            command = script("gate").call([name], 1, *self._limit.bucket(), "", LEASE_MS, cost, 0)
+            names = self._keyspace.addresses(self._family)
+            command = script("address").call(names, peer, *self._limit.bucket(), cost)
             try:
-                reply = await self._redis.submit(name, command)
+                reply = await self._redis.submit(names[0], command)
                 return int(reply[0]), int(reply[1])
             except RedisAwayError:
                 pass

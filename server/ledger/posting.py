@@ -274,6 +274,7 @@ class PostingLane:
         sets = [number if unit.atomic else 0 for number, unit in enumerate(units, 1) for _ in unit.requests]
         deadline = min(unit.deadline for unit in units)
         left = time.monotonic()
+        confirmation = self._settler.confirmation
         remaining = iter(await self._sender.send(ledger_id, requests, sets, deadline))
         for unit in units:
             unit.note(ledger_id, self._hot_accounts, left, time.monotonic() - left)
@@ -281,5 +282,5 @@ class PostingLane:
         for unit, outcomes in zip(units, results, strict=True):
             if len(outcomes) == 1 and not unit.atomic:
                 outcomes[0] = self._settler.answered(outcomes[0])
-        await self._settler.settle(ledger_id, (outcome for outcomes in results for outcome in outcomes))
+        await self._settler.settle(ledger_id, (outcome for outcomes in results for outcome in outcomes), confirmation)
         return [*results]

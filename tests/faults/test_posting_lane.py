@@ -86,7 +86,7 @@ class Fails(Failpoints):
 def offline_lane(database: Database, failpoints: Failpoints) -> PostingLane:
     """A lane whose cache is away."""
     return PostingLane(
-        database, Cache(connect(NO_REDIS), Keyspace(), CacheCounters()), render.answer, failpoints, Tallies()
+        database, Cache(connect(NO_REDIS), Keyspace(), CacheCounters(), 300), render.answer, failpoints, Tallies()
     )
 
 

@@ -18,6 +18,7 @@ from tests.support.waiting import until
 
 Connect = Callable[[str], RedisServer]
 SET = ("SET", "used", "1")
+RUN = b"ab12"
 # Long enough for what a test does with a server that is too young.
 SHORT_SECONDS = 4
 
@@ -67,7 +68,7 @@ async def test_a_restart(grown: OwnValkey, client: RedisServer) -> None:
     assert not client.away
     grown.stop()
     grown.start()
-    await client.settle({b"snapshot": 1}, {b"replay": b"answer"})
+    await client.settle({b"snapshot": 1}, {b"replay": b"answer"}, run=RUN, replay_seconds=60)
     assert grown.ask("GET", "replay") == b"answer"
     assert not client.away
 
@@ -106,11 +107,11 @@ async def test_what_settles_outlasts_accidents(
     lost = iter((None, None))
     await client.submit(b"", SET)
     between.spoil = lambda piece: [next(lost, piece)]
-    await client.settle({}, {b"replay": b"answer"})
+    await client.settle({}, {b"replay": b"answer"}, run=RUN, replay_seconds=60)
     assert valkey.ask("GET", "replay") == b"answer"
     between.spoil = lambda _: [None]
     with pytest.raises(RedisAwayError):
-        await client.settle({}, {b"replay": b"other"})
+        await client.settle({}, {b"replay": b"other"}, run=RUN, replay_seconds=60)
     assert client.away
 
 
@@ -119,7 +120,7 @@ async def test_a_refusal_is_final(valkey: OwnValkey, client: RedisServer) -> Non
     valkey.ask("RPUSH", "list", "1")
     await client.submit(b"", SET)
     with pytest.raises(RedisAwayError):
-        await client.settle({b"list": 1}, {})
+        await client.settle({b"list": 1}, {}, run=RUN, replay_seconds=60)
     # The script is not known at first, and comes along the second time.
     assert valkey.calls("eval") == 1
     with pytest.raises(RedisAwayError):
