@@ -12,10 +12,12 @@ from server.store.scripts import script
 from tests.cache.scripts import Value, fill, look_up, seen
 
 VERSIONS = (1, 2, 3)
-RUN = b"ab12"
+# The run of all calls, and another one, by their numbers in the model.
+RUNS = (b"ab12", b"ab13")
+RUN = RUNS[0]
 VALUES: list[Value] = [
     None,
-    *(("S", version, 0) for version in VERSIONS),
+    *(("S", version, run) for version in VERSIONS for run in (0, 1)),
     *(("L", token, least) for token in (1, 2) for least in (0, *VERSIONS)),
 ]
 
@@ -38,7 +40,7 @@ async def put(redis: RedisServer, key: bytes, value: Value) -> None:
     if value is None:
         await redis.submit(key, ("DEL", key))
     else:
-        text = f"S{value[1]}.{RUN.decode()} body" if value[0] == "S" else f"L{value[1]}:{value[2]}"
+        text = f"S{value[1]}.{RUNS[value[2]].decode()} body" if value[0] == "S" else f"L{value[1]}:{value[2]}"
         await redis.submit(key, ("SET", key, text, "PX", SNAPSHOT_MS))
 
 
@@ -49,7 +51,8 @@ async def held(redis: RedisServer, key: bytes) -> Value:
         return None
     assert await redis.submit(key, ("PTTL", key)) > 0
     if text.startswith(b"S"):
-        return ("S", int(text[1:].split(b".")[0]), 0)
+        version, _, run = text[1:].split(b" ")[0].partition(b".")
+        return ("S", int(version), RUNS.index(run))
     token, _, least = text[1:].decode().rpartition(":")
     return ("L", int(token), int(least))
 
