@@ -29,7 +29,7 @@ from server.store.cache_counters import CacheCounters
 from server.store.keyspace import Keyspace
 from server.store.postgres import Database
 from server.store.readiness import Readiness
-from server.store.redis import SETTLE_ATTEMPTS_MAX, Redis
+from server.store.redis import SETTLE_ATTEMPTS_MAX, SETTLE_PAUSE_SECONDS, Redis
 from server.store.redis_cluster import connect
 from server.telemetry.failpoints import Failpoints
 from server.telemetry.tallies import Tallies
@@ -122,14 +122,15 @@ async def create_app(settings: Settings, workers: int = 1) -> AsyncIterator[App]
         tallies = Tallies()
         redis = connect(settings.redis_url, settings.redis_timeout_ms / 1000, tallies.batches["redis"])
         keyspace = Keyspace()
+        database.watcher = keyspace
         await keyspace.learn(database)
         following = asyncio.create_task(keyspace.follow(database))
         counters = CacheCounters()
-        cache = Cache(redis, keyspace, counters)
+        cache = Cache(redis, keyspace, counters, settings.replay_seconds)
         gate = Gate(redis, keyspace, workers, counters, tallies)
         rows = RowLocks(database)
         accounts = Accounts(database, cache, rows, render.account, tallies.batches["read"])
-        patience = SETTLE_ATTEMPTS_MAX * settings.redis_timeout_ms / 1000
+        patience = SETTLE_ATTEMPTS_MAX * (settings.redis_timeout_ms / 1000 + SETTLE_PAUSE_SECONDS)
         self_check = SelfCheck(database, cache, render.account, patience + SETTLE_MARGIN_SECONDS)
         posting = PostingLane(database, Settler(cache, render.answer), rows, Failpoints(settings.failpoints), tallies)
         history = History(database, cache, accounts, rows)

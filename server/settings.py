@@ -52,6 +52,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     database_url: Annotated[str, Meta(pattern=POSTGRES_URL)] | None = None
     redis_url: Annotated[str, Meta(pattern=REDIS_URL)] | None = None
     redis_timeout_ms: Annotated[int, Meta(ge=5, le=10_000)] = 50
+    replay_seconds: Annotated[int, Meta(ge=1, le=86_400)] = 300
     posting_connections: Connections = 4
     reading_connections: Connections = 4
     rate: str = "1000/s"
@@ -95,6 +96,9 @@ HELP: Final[Mapping[str, Help]] = {
         "Address of Redis or Valkey: redis://, rediss:// or unix://; with ?cluster=true a cluster's.", secret=True
     ),
     "redis_timeout_ms": Help("Milliseconds in which Redis must answer; past them a request goes on without it."),
+    "replay_seconds": Help(
+        "Seconds for which Redis keeps the answers of finished transfers for retries; PostgreSQL keeps them for ever."
+    ),
     "posting_connections": Help("Connections to PostgreSQL that post transfers, for each worker."),
     "reading_connections": Help("Connections to PostgreSQL that read, for each worker."),
     "rate": Help("Requests that a key without a limit of its own may make: N/s, N/min, N/h or N/day."),

@@ -41,7 +41,7 @@ VALKEY_SETTINGS = {
     "save": "",
     "appendonly": "no",
     "maxmemory": "256mb",
-    "maxmemory-policy": "allkeys-lru",
+    "maxmemory-policy": "volatile-lru",
     "loglevel": "notice",
 }
 

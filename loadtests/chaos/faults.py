@@ -251,7 +251,7 @@ _INJECTORS: dict[str, Injector] = {
     "redis refuses writes": _between(_redis_set(min_replicas_to_write="1"), _redis_set(min_replicas_to_write="0")),
     "redis out of memory": _between(
         _redis_set(maxmemory_policy="noeviction", maxmemory="1"),
-        _redis_set(maxmemory=USUAL_BYTES, maxmemory_policy="allkeys-lru"),
+        _redis_set(maxmemory=USUAL_BYTES, maxmemory_policy="volatile-lru"),
     ),
     "clients hang up": _between(_hang_up(True), _hang_up(False)),
 }

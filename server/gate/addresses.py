@@ -5,7 +5,7 @@ from typing import Final
 
 from server.gate.limits import Limit, LocalBuckets
 from server.gate.used_up import UsedUp, now
-from server.store.keyspace import LEASE_MS, Keyspace
+from server.store.keyspace import Keyspace
 from server.store.redis import Redis, RedisAwayError
 from server.store.scripts import script
 
@@ -95,10 +95,10 @@ class AddressLimit:
     async def _take(self, peer: str, cost: int) -> tuple[int, int]:
         """Take *cost* tokens; return the wait for them, 0 when they were there, and how many whole ones are left."""
         if not self._redis.away and self._keyspace.known:
-            name = self._keyspace.failures(peer if self._family == "authentication" else f"{self._family}:{peer}")
-            command = script("gate").call([name], 1, *self._limit.bucket(), "", LEASE_MS, cost, 0)
+            names = self._keyspace.addresses(self._family)
+            command = script("address").call(names, peer, *self._limit.bucket(), cost)
             try:
-                reply = await self._redis.submit(name, command)
+                reply = await self._redis.submit(names[0], command)
                 return int(reply[0]), int(reply[1])
             except RedisAwayError:
                 pass

@@ -159,11 +159,15 @@ class Gate:
             keys.append(self.keyspace.bucket(key.ledger_id, name))
             arguments += bucket
         arguments += (token, LEASE_MS)
-        # Snapshots in a server just started are neither read nor leased.
+        # Snapshots in a server just started are neither read nor leased; replays are not read while the run of the
+        # database that they were given in is in doubt.
         trusted = look_up and self._redis.trusted
+        confirmed = look_up and self.keyspace.confirmation is not None
         asked = now()
         for item in items:
-            kind = item.look_up if look_up and (trusted or item.look_up is LookUp.REPLAY) else LookUp.NOTHING
+            kind = item.look_up
+            if not (confirmed if kind is LookUp.REPLAY else trusted):
+                kind = LookUp.NOTHING
             arguments += (item.cost, int(kind))
             if kind:
                 keys.append(item.name)
@@ -191,6 +195,8 @@ class Gate:
         entry = await admitted
         if entry.wait or not self.keyspace.known:
             return entry
+        if item.look_up is LookUp.REPLAY and self.keyspace.confirmation is None:
+            return entry
         command: Command = ("GET", item.name)
         if item.look_up is LookUp.SNAPSHOT:
             token = f"{self._process}.{next(self._batches):x}.0"
@@ -214,9 +220,9 @@ class Gate:
         if look_up is LookUp.REPLAY:
             return Entry(wait, left, replay=Replay.unpacked(found))
         mark = found[:1]
-        if mark == b"S":
+        if mark == b"S" and (snapshot := Snapshot.unpacked(found, self.keyspace.run)) is not None:
             self._counters.hits += 1
-            return Entry(wait, left, snapshot=Snapshot.unpacked(found))
+            return Entry(wait, left, snapshot=snapshot)
         if mark == b"G":
             self._counters.misses += 1
             return Entry(wait, left, lease=found[1:])

@@ -13,7 +13,6 @@ from server.ledger.row_locks import RowLocks
 from server.store.cache import Cache, Snapshot, highest
 from server.store.coalescer import QueueFullError
 from server.store.errors import OutcomeUnknownError, RowLockedError, StoreUnavailableError
-from server.store.keyspace import ABSENCE_MS, SNAPSHOT_MS
 from server.store.lanes import LedgerLanes
 from server.store.postgres import Database
 from server.store.sessions import LOCK_TIMEOUT_MS
@@ -156,11 +155,11 @@ class Accounts:
             As `read`.
         """
         self._database.check()
+        confirmation = self._cache.confirmation
         account = await self._lanes.submit(ledger_id, account_id)
         if lease is not None:
             snapshot = Snapshot(0, b"") if account is None else Snapshot(account.version, self._body(account))
-            life = ABSENCE_MS if account is None else SNAPSHOT_MS
-            await self._cache.fill(ledger_id, account_id, lease, snapshot, life)
+            await self._cache.fill(ledger_id, account_id, lease, snapshot, confirmation)
         elif account is not None:
             await self._cache.seen(ledger_id, {account_id: account.version})
         if account is None:

@@ -283,6 +283,7 @@ class PostingLane:
         sets = [unit.set_number(number) for number, unit in enumerate(units, 1) for _ in unit.requests]
         deadline = min(unit.deadline for unit in units)
         left = time.monotonic()
+        confirmation = self._settler.confirmation
         remaining = iter(await self._sender.send(ledger_id, requests, sets, deadline, waits=waits))
         for unit in units:
             unit.note(ledger_id, self._hot_accounts, left, time.monotonic() - left)
@@ -303,5 +304,5 @@ class PostingLane:
                 outcomes[0] = self._settler.answered(outcomes[0])
             results.append(outcomes)
         done = (outcome for result in results if isinstance(result, list) for outcome in result)
-        await self._settler.settle(ledger_id, done)
+        await self._settler.settle(ledger_id, done, confirmation)
         return results

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable
 
 from server.ledger.transfers import Attempt, Bound, Outcome, Unbound, meaning
 from server.store.cache import Cache, Replay, highest
+from server.store.keyspace import Confirmation
 
 
 class Settler:
@@ -27,8 +28,18 @@ class Settler:
         attempt = outcome.attempt
         return outcome._replace(answer=Replay(attempt.fingerprint, meaning(attempt), *self._render(attempt)))
 
-    async def settle(self, ledger_id: int, outcomes: Iterable[Outcome]) -> None:
-        """Return when no snapshot older than *outcomes* can be served, and their answers are kept for retries."""
+    @property
+    def confirmation(self) -> Confirmation | None:
+        """Of the database's present run: to be looked at before a batch is sent."""
+        return self._cache.confirmation
+
+    async def settle(self, ledger_id: int, outcomes: Iterable[Outcome], confirmation: Confirmation | None) -> None:
+        """
+        Return when no snapshot older than *outcomes* can be served, and their answers are kept for retries.
+
+        Args:
+            confirmation: As it was before the batch was sent; where it is another one now, no answer is kept.
+        """
         sides: list[tuple[str, int | None]] = []
         replays: dict[str, Replay] = {}
         for outcome in outcomes:
@@ -39,4 +50,4 @@ class Settler:
             sides.append((attempt.destination, attempt.destination_version))
             if isinstance(outcome, Bound) and outcome.answer is not None:
                 replays[attempt.idempotency_key] = outcome.answer
-        await self._cache.settle(ledger_id, highest(sides), replays)
+        await self._cache.settle(ledger_id, highest(sides), replays, confirmation)

@@ -1,6 +1,7 @@
 """Pools of connections: how they are made, and how a connection is handed back."""
 
 import logging
+from collections.abc import Awaitable, Callable
 from typing import Any, cast
 
 import asyncpg
@@ -20,13 +21,21 @@ RELEASE_TIMEOUT_SECONDS = 0.5
 log = logging.getLogger(__name__)
 
 
-async def create_pool(dsn: str, size: int) -> "asyncpg.Pool[asyncpg.Record]":
-    """Return a pool of up to *size* connections; none is opened here, so Postgres may be away."""
+async def create_pool(
+    dsn: str, size: int, meet: "Callable[[asyncpg.Connection[asyncpg.Record]], Awaitable[None]]"
+) -> "asyncpg.Pool[asyncpg.Record]":
+    """
+    Return a pool of up to *size* connections; none is opened here, so Postgres may be away.
+
+    Args:
+        meet: Is shown each connection before it is used.
+    """
     return await asyncpg.create_pool(
         dsn,
         # The stub of asyncpg spells out every argument that is handed through.
         connect=cast(Any, hosts.connect),
         connection_class=ServiceConnection,
+        init=cast(Any, meet),
         min_size=0,
         max_size=size,
         max_inactive_connection_lifetime=0,

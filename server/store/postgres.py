@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from typing import Protocol
 
 import asyncpg
 from tenacity import AsyncRetrying, retry_if_exception_type, stop_before_delay, wait_random_exponential
@@ -44,8 +45,15 @@ TELLING_SECONDS = 0.5
 log = logging.getLogger(__name__)
 
 
-class _NoneFreeError(TimeoutError):
+class NoneFreeError(TimeoutError):
     """All connections of the pool are at work: it is busy, and Postgres is there."""
+
+
+class Watcher(Protocol):
+    """Who wants to know where connections lead to."""
+
+    async def meet(self, connection: "asyncpg.Connection[asyncpg.Record]") -> bool:
+        """Look at a new connection before it is used; True when those made before it are to be replaced."""
 
 
 class Database:
@@ -85,11 +93,13 @@ class Database:
         self.posting_row_waiters = asyncio.Semaphore(max(1, posting_connections // CONNECTIONS_A_ROW_WAITER))
         self.reading_row_waiters = asyncio.Semaphore(max(1, reading_connections // CONNECTIONS_A_ROW_WAITER))
         self._breaker = Breaker("Postgres", self._probe)
+        # Is shown every connection before it is used.
+        self.watcher: Watcher | None = None
 
     async def __aenter__(self) -> "Database":
         posting, reading = self._sizes
-        self.posting_pool = await create_pool(self._dsn, posting)
-        self.reading_pool = await create_pool(self._dsn, reading)
+        self.posting_pool = await create_pool(self._dsn, posting, self._meet)
+        self.reading_pool = await create_pool(self._dsn, reading, self._meet)
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -275,8 +285,19 @@ class Database:
             return await pool.acquire(timeout=ACQUIRE_TIMEOUT_SECONDS)
         except CONNECTION_LOST as error:
             if isinstance(error, TimeoutError) and pool.get_size() == pool.get_max_size():
-                raise _NoneFreeError from error
+                raise NoneFreeError from error
             self._breaker.failed(error)
+            raise
+
+    async def _meet(self, connection: "asyncpg.Connection[asyncpg.Record]") -> None:
+        if self.watcher is None:
+            return
+        try:
+            if await self.watcher.meet(connection):
+                await self.expire()
+        except BaseException:
+            # The pool would take leave of the server, and wait for one that hangs.
+            connection.terminate()
             raise
 
     async def _probe(self) -> None:
@@ -290,6 +311,7 @@ class Database:
             )
             try:
                 await connection.fetch(query("readiness_settings"))
+                await self._meet(connection)
             finally:
                 await connection.close(timeout=RELEASE_TIMEOUT_SECONDS)
         except CONNECTION_LOST:

@@ -1,11 +1,12 @@
 """
 Redis or Valkey: whatever waits leaves as one pipeline and answers within a deadline.
 
-Nothing is sent twice, but for what settles: that may be, so it is.
+Nothing is sent twice, but for invalidations: they may be, so they are.
 """
 
 import asyncio
 import logging
+import random
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Protocol
 
@@ -15,7 +16,7 @@ from redis.exceptions import AskError, MovedError, NoScriptError, RedisError, Re
 from server.store.breaker import Breaker
 from server.store.coalescer import Coalescer, QueueFullError
 from server.store.deadline import Deadline
-from server.store.keyspace import PROBE, PROBE_MS, REPLAY_SECONDS
+from server.store.keyspace import PROBE, PROBE_MS
 from server.store.redis_connections import Command, Connections, Link, roundtrip
 from server.store.scripts import script, with_text
 from server.telemetry.tallies import BatchTally
@@ -35,6 +36,9 @@ QUEUE_MAX = 5_000
 # Times a settle is sent. A lost look-up costs a read of Postgres, a lost settle lets others read what is outdated: so
 # it outlasts a connection that has died, the discovery of a new server behind it, and one more accident.
 SETTLE_ATTEMPTS_MAX = 4
+# Seconds between them, with jitter: the server that has just dropped a connection is given a moment to be reached
+# again, and workers that lost it together do not come back together.
+SETTLE_PAUSE_SECONDS = 0.02
 
 # What a server says of one command or of its key; every other error is one of the server.
 _OF_ONE_COMMAND = ("WRONGTYPE", "user_script")
@@ -72,17 +76,23 @@ class Redis(Protocol):
             trusting: The command reads or stores a snapshot: it goes only to a server that is trusted with them.
         """
 
-    async def settle(self, versions: Mapping[bytes, int], replays: Mapping[bytes, bytes]) -> None:
-        """Remove snapshots older than *versions*, then store *replays*, both by their keys."""
+    async def settle(
+        self, versions: Mapping[bytes, int], replays: Mapping[bytes, bytes], *, run: bytes, replay_seconds: int
+    ) -> None:
+        """
+        Remove snapshots older than *versions* or of another run than *run*, then store *replays*, both by their keys.
+        """
 
     async def close(self) -> None:
         """Answer what waits, then close the connections."""
 
 
-def settle_command(versions: Mapping[bytes, int], replays: Mapping[bytes, bytes]) -> Command:
-    """Return the command that settles all of this on one server."""
-    values = replays.values()
-    return script("settle").call([*versions, *replays], len(versions), *versions.values(), REPLAY_SECONDS, *values)
+def settle_command(
+    versions: Mapping[bytes, int], replays: Mapping[bytes, bytes], run: bytes, replay_seconds: int
+) -> Command:
+    """Return the command that does on one server what `Redis.settle` does."""
+    keys, values = [*versions, *replays], replays.values()
+    return script("settle").call(keys, len(versions), run, *versions.values(), replay_seconds, *values)
 
 
 class RedisServer:
@@ -143,9 +153,12 @@ class RedisServer:
         """Whether snapshots may be read from it and stored there."""
         return self._connections.trusted
 
-    async def settle(self, versions: Mapping[bytes, int], replays: Mapping[bytes, bytes]) -> None:
-        """Remove snapshots older than *versions*, then store *replays*: one command."""
-        await insist(lambda: self.submit(b"", settle_command(versions, replays)), lambda: self.away)
+    async def settle(
+        self, versions: Mapping[bytes, int], replays: Mapping[bytes, bytes], *, run: bytes, replay_seconds: int
+    ) -> None:
+        """Do all of it with one command."""
+        command = settle_command(versions, replays, run, replay_seconds)
+        await insist(lambda: self.submit(b"", command), lambda: self.away)
 
     def submit(self, _key: bytes, command: Command, *, trusting: bool = False) -> "asyncio.Future[Any]":
         """
@@ -263,6 +276,7 @@ async def insist(send: Callable[[], Awaitable[Any]], away: Callable[[], bool]) -
         except RedisAwayError:
             if attempt == SETTLE_ATTEMPTS_MAX or away():
                 raise
+        await asyncio.sleep(SETTLE_PAUSE_SECONDS * random.uniform(0.5, 1.0))  # noqa: S311 -- jitter, not a secret
 
 
 def _is_refusal(reply: object) -> bool:

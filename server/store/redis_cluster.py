@@ -91,10 +91,14 @@ class RedisCluster:
                 raise
         raise RedisAwayError
 
-    async def settle(self, versions: Mapping[bytes, int], replays: Mapping[bytes, bytes]) -> None:
-        """Remove snapshots older than *versions*; only when all are gone, store *replays*."""
-        await asyncio.gather(*(self._settle(key, settle_command({key: v}, {})) for key, v in versions.items()))
-        await asyncio.gather(*(self._settle(key, settle_command({}, {key: v})) for key, v in replays.items()))
+    async def settle(
+        self, versions: Mapping[bytes, int], replays: Mapping[bytes, bytes], *, run: bytes, replay_seconds: int
+    ) -> None:
+        """Do it with a command a key; only when all snapshots are gone, store *replays*."""
+        removals = {key: settle_command({key: version}, {}, run, replay_seconds) for key, version in versions.items()}
+        await asyncio.gather(*(self._settle(key, command) for key, command in removals.items()))
+        answers = {key: settle_command({}, {key: replay}, run, replay_seconds) for key, replay in replays.items()}
+        await asyncio.gather(*(self._settle(key, command) for key, command in answers.items()))
 
     async def close(self) -> None:
         """Answer what waits, then close the connections."""

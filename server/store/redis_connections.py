@@ -39,13 +39,16 @@ class Link:
 
     Attributes:
         life: None until it is connected.
+
+        transport: Of the connection made last, which redis-py lets go of by itself when it fails.
     """
 
-    __slots__ = ("connection", "life")
+    __slots__ = ("connection", "life", "transport")
 
     def __init__(self, connection: AbstractConnection) -> None:
         self.connection = connection
         self.life: int | None = None
+        self.transport: asyncio.WriteTransport | None = None
 
 
 class Connections:
@@ -128,6 +131,8 @@ class Connections:
         if link.connection.is_connected and link.life is not None:
             return
         await link.connection.connect()  # type: ignore[no-untyped-call]  # of redis-py
+        writer = link.connection._writer
+        link.transport = None if writer is None else writer.transport
         (reply,) = await roundtrip(link.connection, [("INFO", "server")])
         await self._meet(*_identity(reply))
         link.life = self.life
@@ -141,6 +146,9 @@ class Connections:
 
     async def drop(self, link: Link) -> None:
         """Close one that has failed, and all that are idle: what ended this one has most likely ended them."""
+        if link.transport is not None:
+            # Closed in order, it would stay for as long as a server that hangs does not take what was sent.
+            link.transport.abort()
         await link.connection.disconnect(nowait=True)
         await self.close()
 

@@ -52,6 +52,10 @@ METRICS: Final[Mapping[str, Metric]] = {
     "tallystick_snapshots_owed_total": Metric(
         "counter", "Accounts whose outdated snapshots could not be removed at once; this worker does not read them."
     ),
+    "tallystick_invalidations_dropped_total": Metric(
+        "counter",
+        "Of those, accounts that were too many to remember; this worker reads no account from Redis for 10 s then.",
+    ),
     "tallystick_self_checks_total": Metric(
         "counter", "Snapshots that were served and then compared with Postgres: right or wrong.", ("result",)
     ),

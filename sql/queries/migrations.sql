@@ -58,8 +58,13 @@ SELECT has_table_privilege('transfers', 'SELECT') AND has_table_privilege('trans
        has_table_privilege('transfers', 'DELETE') OR has_table_privilege('transfers', 'TRUNCATE') AS deletes;
 
 -- name: identity_read()
--- Which database this is, and on which timeline: a restored or promoted copy goes on under another one.
+-- Which database this is, and which run of it.
+-- Within a run nothing can have been put in its place: a copy of the files is put back between two starts of the server,
+-- a promotion begins a timeline, and a dump that is read back into the same database makes new files for its tables.
 SELECT to_hex(s.system_identifier) || '.' || to_hex(d.oid::bigint) AS database,
-       left(pg_walfile_name(pg_current_wal_lsn()), 8) AS timeline
+       concat_ws(
+           '.', left(pg_walfile_name(pg_current_wal_lsn()), 8), extract(epoch FROM pg_postmaster_start_time()),
+           pg_relation_filenode(to_regclass('accounts')), pg_relation_filenode(to_regclass('transfers'))
+       ) AS run
 FROM pg_control_system() AS s, pg_database AS d
 WHERE d.datname = current_database();

@@ -3,7 +3,11 @@ The cache's protocol as a model small enough to search: one account, one key in 
 
 Every step below is one atomic step of the real thing: a commit in Postgres, a read of Postgres, one Lua script, or an
 accident. What the scripts do is written again here, in Python; `test_scripts.py` holds each of them against the real
-one. Time is modelled by one assumption: a quarantine ends when every worker has noticed the restart before it.
+one. Time is modelled by two assumptions: a quarantine ends when every worker has noticed the restart before it, and a
+worker has noticed that its connections to Postgres were lost, though not what came after, before the next run begins.
+
+What somebody is shown is an `Instant`: a run of Postgres and a version. After a run comes the next one, whether the
+same history goes on in it or an older copy was put back, so a later instant is what a client may be shown.
 """
 
 from collections.abc import Iterator
@@ -11,12 +15,14 @@ from typing import NamedTuple
 
 from tests.cache.scripts import ALL, Rules, Value, fill, look_up, seen
 
+Instant = tuple[int, int]
+
 
 class Writer(NamedTuple):
     """A caller that posts once, and again after a crash. Steps: commit, settle, acknowledged."""
 
     step: str = "new"
-    version: int = 0
+    instant: Instant = (0, 0)
 
 
 class Reader(NamedTuple):
@@ -24,20 +30,24 @@ class Reader(NamedTuple):
 
     reads_left: int
     step: str = "idle"
-    floor: int = 0
-    version: int = 0
-    shown: int = 0
+    floor: Instant = (0, 0)
+    instant: Instant = (0, 0)
+    shown: Instant = (0, 0)
     token: int = 0
     # Life of Redis in which the lease was taken.
     life: int = 0
 
 
 class Worker(NamedTuple):
-    """A process of the service: whether it reaches Redis, which life of it it has met, and the version it owes."""
+    """
+    A process of the service: whether it reaches Redis, which life of it it has met, the version it owes, and which run
+    of Postgres it has met.
+    """
 
     reaches: bool = True
     life: int = 0
     owed: int = 0
+    run: int = 0
 
 
 class Redis(NamedTuple):
@@ -59,7 +69,7 @@ class State(NamedTuple):
 
     redis: Redis
     committed: int
-    acknowledged: int
+    acknowledged: Instant
     workers: tuple[Worker, ...]
     writers: tuple[Writer, ...]
     readers: tuple[Reader, ...]
@@ -67,14 +77,25 @@ class State(NamedTuple):
     restarts_left: int
     cuts_left: int
     tokens: int
+    # Of Postgres.
+    run: int
+    ends_left: int
 
 
 class Violation(Exception):
-    """A client was shown something older than it may be."""
+    """A client was shown something older than it may be, or that is of no history that goes on."""
 
 
 def start(
-    writers: int, readers: int, reads: int, *, losses: int = 0, restarts: int = 0, workers: int = 1, cuts: int = 0
+    writers: int,
+    readers: int,
+    reads: int,
+    *,
+    losses: int = 0,
+    restarts: int = 0,
+    workers: int = 1,
+    cuts: int = 0,
+    ends: int = 0,
 ) -> State:
     """
     Return the beginning: a snapshot of version 1, and everything still to come.
@@ -83,10 +104,12 @@ def start(
         losses: Of the key alone.
 
         cuts: Of a worker from a Redis that goes on; others may then be shown what it could not remove.
+
+        ends: Of a run of Postgres, which is started again, or a copy of it from the beginning.
     """
     redis = Redis(("S", 1, 0), ("S", 1, 0))
     callers = (Writer(),) * writers, (Reader(reads),) * readers
-    return State(redis, 1, 1, (Worker(),) * workers, *callers, losses, restarts, cuts, 0)
+    return State(redis, 1, (0, 1), (Worker(),) * workers, *callers, losses, restarts, cuts, 0, 0, ends)
 
 
 def steps(state: State, rules: Rules) -> Iterator[State]:
@@ -110,6 +133,9 @@ def steps(state: State, rules: Rules) -> Iterator[State]:
 
 def _accidents(state: State, rules: Rules) -> Iterator[State]:
     redis = state.redis
+    if state.ends_left:
+        for committed in {1, state.committed}:
+            yield state._replace(run=state.run + 1, ends_left=state.ends_left - 1, committed=committed)
     if not redis.up:
         for value in {None, redis.value, redis.saved}:
             # Empty, with what it held when it died, or with an older backup.
@@ -132,9 +158,9 @@ def _worker(state: State, number: int) -> Iterator[State]:
     worker = state.workers[number]
     if not worker.reaches:
         if state.redis.up:
-            yield _with_worker(state, number, Worker(True, state.redis.life, worker.owed))
+            yield _with_worker(state, number, worker._replace(reaches=True, life=state.redis.life))
     elif worker.owed:
-        redis = state.redis._replace(value=seen(state.redis.value, worker.owed))
+        redis = state.redis._replace(value=seen(state.redis.value, worker.owed, worker.run))
         yield _with_worker(state._replace(redis=redis), number, worker._replace(owed=0))
     elif state.cuts_left:
         cut = worker._replace(reaches=False)
@@ -145,21 +171,32 @@ def _with_worker(state: State, number: int, worker: Worker) -> State:
     return state._replace(workers=(*state.workers[:number], worker, *state.workers[number + 1 :]))
 
 
+def _met(state: State, number: int) -> State:
+    """Use Postgres through a worker: connections of an ended run are lost, and a new one tells of the present run."""
+    return _with_worker(state, number, state.workers[number]._replace(run=state.run))
+
+
 def _write(state: State, writer: Writer, number: int, rules: Rules) -> Iterator[tuple[State, Writer]]:
+    run, version = writer.instant
     if writer.step == "new":
         version = state.committed + 1
-        yield state._replace(committed=version), Writer("committed", version)
+        yield _met(state._replace(committed=version), number), Writer("committed", (state.run, version))
     elif writer.step == "committed":
-        settled = _told(state, number, writer.version, rules) if rules.settle_after_commit else state
+        settled = _told(state, number, version, rules) if rules.settle_after_commit else state
         yield settled, writer._replace(step="settled")
         # The worker dies with its answer; the caller sends the same key again.
         yield state, writer._replace(step="retries")
     elif writer.step == "retries":
+        if state.run != run and state.committed < version:
+            # The copy that was put back does not have it.
+            yield state, Writer()
+            return
         # The key is found bound: what it is answered is settled like a first answer.
-        settled = _told(state, number, writer.version, rules) if rules.settle_on_replay else state
-        yield settled, writer._replace(step="settled")
+        met = _met(state, number)
+        settled = _told(met, number, version, rules) if rules.settle_on_replay else met
+        yield settled, Writer("settled", (state.run, version))
     elif writer.step == "settled":
-        acknowledged = max(state.acknowledged, writer.version)
+        acknowledged = max(state.acknowledged, writer.instant)
         yield state._replace(acknowledged=acknowledged), writer._replace(step="done")
 
 
@@ -167,7 +204,8 @@ def _told(state: State, number: int, version: int, rules: Rules) -> State:
     """Tell the cache that a version is about to be shown, or owe it."""
     worker = state.workers[number]
     if worker.reaches:
-        return state._replace(redis=state.redis._replace(value=seen(state.redis.value, version, rules)))
+        value = seen(state.redis.value, version, worker.run, rules)
+        return state._replace(redis=state.redis._replace(value=value))
     return _with_worker(state, number, worker._replace(owed=max(worker.owed, version)))
 
 
@@ -177,12 +215,12 @@ def _read(state: State, reader: Reader, number: int, rules: Rules) -> Iterator[t
     elif reader.step == "asks":
         yield _look_up(state, reader, number, rules)
     elif reader.step in ("lease", "busy"):
-        yield state, reader._replace(step=f"{reader.step} read", version=state.committed)
+        yield _met(state, number), reader._replace(step=f"{reader.step} read", instant=(state.run, state.committed))
     elif reader.step == "lease read":
-        yield _fill(state, reader, number, rules), _show(reader, reader.version)
+        yield _fill(state, reader, number, rules), _show(reader, reader.instant)
     elif reader.step == "busy read":
-        told = _told(state, number, reader.version, rules) if rules.say_seen_when_busy else state
-        yield told, _show(reader, reader.version)
+        told = _told(state, number, reader.instant[1], rules) if rules.say_seen_when_busy else state
+        yield told, _show(reader, reader.instant)
 
 
 def _look_up(state: State, reader: Reader, number: int, rules: Rules) -> tuple[State, Reader]:
@@ -195,7 +233,14 @@ def _look_up(state: State, reader: Reader, number: int, rules: Rules) -> tuple[S
     value, found = look_up(redis.value, token)
     if found == "hit":
         assert value is not None
-        return state, _show(reader, value[1])
+        _, version, run = value
+        if rules.serve_only_this_run and run != worker.run:
+            return state, reader._replace(step="busy")
+        if run < worker.run:
+            raise Violation("what an ended run has left is shown by a worker that knows the next one")
+        if run == state.run and version > state.committed:
+            raise Violation(f"version {version} shown where {state.committed} is committed")
+        return state, _show(reader, (run, version))
     if found == "busy":
         return state, reader._replace(step="busy")
     leased = state._replace(redis=redis._replace(value=value, fresh=True), tokens=token)
@@ -203,19 +248,21 @@ def _look_up(state: State, reader: Reader, number: int, rules: Rules) -> tuple[S
 
 
 def _fill(state: State, reader: Reader, number: int, rules: Rules) -> State:
-    redis = state.redis
-    here = state.workers[number].reaches if rules.ask_who_answers else redis.up
-    if not here or (rules.fill_in_the_same_life and (reader.life != redis.life)):
-        return _told(state, number, reader.version, rules)
-    value = fill(redis.value, reader.token, reader.version, rules)
+    redis, worker = state.redis, state.workers[number]
+    run, version = reader.instant
+    here = worker.reaches if rules.ask_who_answers else redis.up
+    ended = rules.fill_in_the_same_run and run != state.run
+    if not here or ended or (rules.fill_in_the_same_life and (reader.life != redis.life)):
+        return _told(state, number, version, rules)
+    value = fill(redis.value, reader.token, version, worker.run, rules)
     stored = value != redis.value and value is not None and value[0] == "S"
     return state._replace(redis=redis._replace(value=value, fresh=redis.fresh or stored))
 
 
-def _show(reader: Reader, version: int) -> Reader:
-    if version < reader.floor:
-        raise Violation(f"version {version} shown where {reader.floor} is due")
-    return Reader(reader.reads_left - 1, shown=version)
+def _show(reader: Reader, instant: Instant) -> Reader:
+    if instant < reader.floor:
+        raise Violation(f"run and version {instant} shown where {reader.floor} is due")
+    return Reader(reader.reads_left - 1, shown=instant)
 
 
 def search(beginning: State, rules: Rules = ALL) -> int:

@@ -2,7 +2,7 @@
 
 from typing import NamedTuple
 
-# What the key holds: nothing, ("S", version, 0), or ("L", token, least version that may be stored under it).
+# What the key holds: nothing, ("S", version, run), or ("L", token, least version that may be stored under it).
 Value = tuple[str, int, int] | None
 
 
@@ -22,12 +22,18 @@ class Rules(NamedTuple):
     ask_who_answers: bool = True
     # A lease is worth nothing in a server that was started after it was given.
     fill_in_the_same_life: bool = True
+    # A snapshot of another run of Postgres is not served.
+    serve_only_this_run: bool = True
+    # Invalidating removes a snapshot of another run, whatever its version.
+    remove_other_runs: bool = True
+    # What was read in a run that has ended since is not stored.
+    fill_in_the_same_run: bool = True
 
 
 ALL = Rules()
 
 
-def seen(value: Value, version: int, rules: Rules = ALL) -> Value:
+def seen(value: Value, version: int, run: int = 0, rules: Rules = ALL) -> Value:
     """Do what `settle.lua` does to one snapshot."""
     if value is None:
         return None
@@ -35,7 +41,8 @@ def seen(value: Value, version: int, rules: Rules = ALL) -> Value:
         if rules.remember_least and value[2] < version:
             return ("L", value[1], version)
         return value
-    return None if value[1] < version else value
+    other = rules.remove_other_runs and value[2] != run
+    return None if other or value[1] < version else value
 
 
 def look_up(value: Value, token: int) -> tuple[Value, str]:
@@ -45,10 +52,10 @@ def look_up(value: Value, token: int) -> tuple[Value, str]:
     return value, "hit" if value[0] == "S" else "busy"
 
 
-def fill(value: Value, token: int, version: int, rules: Rules = ALL) -> Value:
+def fill(value: Value, token: int, version: int, run: int = 0, rules: Rules = ALL) -> Value:
     """Do what `fill.lua` does."""
     if value is not None and value[0] == "L":
         mine = value[1] == token or not rules.compare_token
         if mine and value[2] <= version:
-            return ("S", version, 0)
-    return seen(value, version, rules)
+            return ("S", version, run)
+    return seen(value, version, run, rules)

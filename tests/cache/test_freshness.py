@@ -149,7 +149,7 @@ async def test_no_read_is_too_old(database_url: str, tmp_path: Path, folder: Pat
     goes back, and what any process has acknowledged is in the next read through any other.
     """
     chance = random.Random(11)
-    valkey = OwnValkey(folder, maxmemory="1600kb", maxmemory_policy="allkeys-lru")
+    valkey = OwnValkey(folder, maxmemory="1600kb", maxmemory_policy="volatile-lru")
     valkey.start()
     logs = [tmp_path / f"{n}.log" for n in range(2)]
     processes = [ServerProcess(database_url, log, redis_url=valkey.url) for log in logs]

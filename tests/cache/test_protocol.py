@@ -21,13 +21,16 @@ CUT = start(2, 2, 1, losses=1, cuts=1)
         pytest.param(start(1, 2, 2, losses=1, restarts=1, workers=2), id="a restart after a loss, readers come again"),
         pytest.param(start(2, 1, 2, restarts=1, workers=3), id="a restart under three workers"),
         pytest.param(start(1, 2, 1, restarts=2, workers=2), id="two restarts"),
+        pytest.param(start(1, 2, 2, losses=1, ends=1, workers=2), id="a run of Postgres ends under two workers"),
+        pytest.param(start(1, 2, 1, losses=1, ends=2, workers=2), id="two runs end"),
     ],
 )
 def test_nobody_is_shown_the_past(beginning: State) -> None:
     """
     Over every interleaving of commits, crashes, retries, reads, fills and losses, of restarts that empty Redis or
-    bring back old data, and of workers that notice them one after the other: a read that begins after an
-    acknowledgement shows it, and no client's version goes back.
+    bring back old data, and of workers that notice them one after the other, of runs of Postgres that end and are
+    followed by the same history or an older copy: a read that begins after an acknowledgement shows it, and no client's
+    version goes back within a run, nor to an earlier one.
     """
     assert search(beginning) > 1_000
 
@@ -35,7 +38,8 @@ def test_nobody_is_shown_the_past(beginning: State) -> None:
 @pytest.mark.parametrize("part", Rules._fields)
 def test_each_part_is_needed(part: str) -> None:
     """As soon as one part of the protocol is left out, some interleaving shows the past."""
-    beginnings = (start(2, 2, 2, losses=1), start(1, 1, 2, losses=1, restarts=1, workers=2), CUT)
+    ended = start(1, 2, 2, losses=1, ends=1, workers=2)
+    beginnings = (ended, start(2, 2, 2, losses=1), start(1, 1, 2, losses=1, restarts=1, workers=2), CUT)
     rules = Rules(**{part: False})
     assert any(finds_violation(beginning, rules) for beginning in beginnings)
 

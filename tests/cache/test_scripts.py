@@ -5,15 +5,19 @@ from collections.abc import AsyncIterator
 
 import pytest
 
+from server.store.cache import Snapshot
 from server.store.keyspace import LEASE_MS, SNAPSHOT_MS
 from server.store.redis import RedisServer, settle_command
 from server.store.scripts import script
 from tests.cache.scripts import Value, fill, look_up, seen
 
 VERSIONS = (1, 2, 3)
+# The run of all calls, and another one, by their numbers in the model.
+RUNS = (b"ab12", b"ab13")
+RUN = RUNS[0]
 VALUES: list[Value] = [
     None,
-    *(("S", version, 0) for version in VERSIONS),
+    *(("S", version, run) for version in VERSIONS for run in (0, 1)),
     *(("L", token, least) for token in (1, 2) for least in (0, *VERSIONS)),
 ]
 
@@ -26,12 +30,17 @@ async def redis(redis_url: str) -> AsyncIterator[RedisServer]:
     await client.close()
 
 
+def filled(version: int) -> bytes:
+    """Return what a reader stores."""
+    return Snapshot(version, b"body").packed(RUN)
+
+
 async def put(redis: RedisServer, key: bytes, value: Value) -> None:
     """Make the key hold *value*."""
     if value is None:
         await redis.submit(key, ("DEL", key))
     else:
-        text = f"S{value[1]} body" if value[0] == "S" else f"L{value[1]}:{value[2]}"
+        text = f"S{value[1]}.{RUNS[value[2]].decode()} body" if value[0] == "S" else f"L{value[1]}:{value[2]}"
         await redis.submit(key, ("SET", key, text, "PX", SNAPSHOT_MS))
 
 
@@ -42,7 +51,8 @@ async def held(redis: RedisServer, key: bytes) -> Value:
         return None
     assert await redis.submit(key, ("PTTL", key)) > 0
     if text.startswith(b"S"):
-        return ("S", int(text[1:].split(b" ")[0]), 0)
+        version, _, run = text[1:].split(b" ")[0].partition(b".")
+        return ("S", int(version), RUNS.index(run))
     token, _, least = text[1:].decode().rpartition(":")
     return ("L", int(token), int(least))
 
@@ -53,11 +63,11 @@ async def test_every_script_does_what_its_model_does(redis: RedisServer, value: 
     key = f"model:{value}".encode()
     for version in VERSIONS:
         await put(redis, key, value)
-        await redis.settle({key: version}, {})
+        await redis.settle({key: version}, {}, run=RUN, replay_seconds=60)
         assert await held(redis, key) == seen(value, version)
     for token, version in itertools.product((1, 2, 3), VERSIONS):
         await put(redis, key, value)
-        command = script("fill").call([key], str(token), version, f"S{version} body", SNAPSHOT_MS, LEASE_MS)
+        command = script("fill").call([key], str(token), version, filled(version), SNAPSHOT_MS, LEASE_MS, RUN)
         stored = await redis.submit(key, command)
         after = fill(value, token, version)
         assert await held(redis, key) == after
@@ -76,15 +86,19 @@ async def test_every_script_does_what_its_model_does(redis: RedisServer, value: 
         assert found[:1] == {"hit": b"S", "lease": b"G", "busy": b"L"}[how]
 
 
-@pytest.mark.parametrize("garbage", [b"", b"S", b"Sx body", b"Lease", b"L:", b"\x00\xff", b"S1"], ids=repr)
+@pytest.mark.parametrize(
+    "garbage",
+    [b"", b"S", b"Sx body", b"Lease", b"L:", b"\x00\xff", b"S1", b"S9 body", b"S9. body", b"S9.ab13 body"],
+    ids=repr,
+)
 async def test_foreign_values_are_removed(redis: RedisServer, garbage: bytes) -> None:
     """What no script of ours wrote stops neither a batch nor a fill: it goes."""
     key = b"foreign"
     await redis.submit(key, ("SET", key, garbage))
-    await redis.submit(key, settle_command({key: 1}, {b"replay": b"value"}))
+    await redis.submit(key, settle_command({key: 1}, {b"replay": b"value"}, RUN, 60))
     assert await redis.submit(key, ("EXISTS", key)) == 0
     await redis.submit(key, ("SET", key, garbage))
-    assert await redis.submit(key, script("fill").call([key], "1", 1, "S1 body", SNAPSHOT_MS, LEASE_MS)) == 0
+    assert await redis.submit(key, script("fill").call([key], "1", 1, filled(1), SNAPSHOT_MS, LEASE_MS, RUN)) == 0
     assert await redis.submit(key, ("EXISTS", key)) == 0
 
 
@@ -93,5 +107,5 @@ async def test_a_snapshot_is_as_old_as_its_lease(redis: RedisServer) -> None:
     key = b"aged"
     for left in (LEASE_MS, LEASE_MS // 4):
         await redis.submit(key, ("SET", key, "L1:0", "PX", left))
-        assert await redis.submit(key, script("fill").call([key], "1", 1, "S1 body", SNAPSHOT_MS, LEASE_MS)) == 1
+        assert await redis.submit(key, script("fill").call([key], "1", 1, filled(1), SNAPSHOT_MS, LEASE_MS, RUN)) == 1
         assert 0 < await redis.submit(key, ("PTTL", key)) <= SNAPSHOT_MS - (LEASE_MS - left)

@@ -5,6 +5,8 @@ from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
+from tests.support.listening import stop_accepting
+
 READY = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"
 
 
@@ -43,5 +45,6 @@ async def sinks() -> AsyncIterator[Sinks]:
     try:
         yield both
     finally:
+        await stop_accepting(servers)
         for server in servers:
             server.close()

@@ -15,6 +15,7 @@ from tests.deploy.hosts import Callers, Hosts, definite
 from tests.deploy.sinks import Sinks, sinks
 from tests.support.balancer import ALL_TESTS, BALANCERS, Balancer, Haproxy, program
 from tests.support.client import Answer, Client
+from tests.support.listening import stop_accepting
 from tests.support.service import free_port
 from tests.support.waiting import until
 
@@ -130,6 +131,7 @@ async def test_what_is_on_top_hears_not_now(folder: Path) -> None:
         assert problem(answer) == (503, "overloaded", "not_applied", "same_key")
         release.set()
         assert {(await task).status for task in running} == {200}
+    await stop_accepting([server])
     server.close()
 
 

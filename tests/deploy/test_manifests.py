@@ -9,6 +9,7 @@ import yaml
 
 from server.cli import parser
 from server.http.routes import find
+from server.process.embedded.valkey import SETTINGS
 from server.process.patience import PATIENCE
 from server.settings import PREFIX, Settings, load
 from tests.support.balancer import DEPLOY
@@ -97,6 +98,12 @@ def test_compose_connects_the_parts() -> None:
         for volume in service.get("volumes", []):
             source = volume.partition(":")[0]
             assert source in COMPOSE["volumes"] or (ROOT / source).is_file(), volume
+
+
+def test_compose_evicts_no_limits() -> None:
+    """Its Valkey, as the embedded one, evicts only what has a lifetime when it is full."""
+    command = SERVICES["valkey"]["command"]
+    assert command[command.index("--maxmemory-policy") + 1] == SETTINGS["maxmemory-policy"] == "volatile-lru"
 
 
 def test_kubernetes_configures_the_service() -> None:

@@ -87,7 +87,7 @@ class Fails(Failpoints):
 
 def offline_lane(database: Database, failpoints: Failpoints) -> PostingLane:
     """A lane whose cache is away."""
-    cache = Cache(connect(NO_REDIS), Keyspace(), CacheCounters())
+    cache = Cache(connect(NO_REDIS), Keyspace(), CacheCounters(), 300)
     return PostingLane(database, Settler(cache, render.answer), RowLocks(database), failpoints, Tallies())
 
 

@@ -87,29 +87,51 @@ class Script:
         self._redis = redis
         self._sha = redis.script_load(text.replace(CLOCK, INJECTED))
         self.names = names
-        # Milliseconds that each bucket was given to live; below zero where there is none.
-        self.lives: list[int] = []
         redis.delete(*names)
 
     def ask(self, now: int, buckets: Sequence[Bucket], *costs: int) -> list[Reply]:
-        """
-        Send requests of these costs, in one call, at an instant of the server's clock.
-
-        The buckets are kept for ever afterwards: their lives are counted by the real clock, which is another.
-        """
+        """Send requests of these costs, in one call, at an instant of the server's clock."""
         names = list(self.names[: len(buckets)])
         flat = [number for bucket in buckets for number in bucket]
         requests = [number for cost in costs for number in (cost, 0)]
         arguments = [len(buckets), *flat, "t", 1_000, *requests, now // MICROSECONDS, now % MICROSECONDS]
-        with self._redis.pipeline(transaction=True) as pipeline:
-            pipeline.evalsha(self._sha, len(names), *names, *arguments)
-            for name in names:
-                pipeline.pttl(name)
-                pipeline.persist(name)
-            reply, *rest = pipeline.execute()
-        self.lives = rest[::2]
+        reply = self._redis.evalsha(self._sha, len(names), *names, *arguments)
         thirds = zip(reply[::3], reply[1::3], reply[2::3], strict=True)
         return [Reply(wait, left, found - 1 if wait else 0) for wait, left, found in thirds]
+
+
+class AddressScript:
+    """
+    The script of buckets by address on a real server, told what time it is.
+
+    Args:
+        redis: The server.
+
+        names: Of the buckets and of their index; they are removed first.
+    """
+
+    def __init__(self, redis: Any, names: Sequence[str]) -> None:
+        text = script("address").text
+        assert text.count(CLOCK) == 1
+        assert text.count("TIME") == 1
+        self._redis = redis
+        self._sha = redis.script_load(text.replace(CLOCK, INJECTED))
+        self._names = names
+        redis.delete(*names)
+
+    def ask(self, now: int, address: str, bucket: Bucket, cost: int) -> tuple[int, int]:
+        """Ask for tokens at an instant of the server's clock; return the wait and how many are left."""
+        arguments = (address, *bucket, cost, now // MICROSECONDS, now % MICROSECONDS)
+        wait, left = self._redis.evalsha(self._sha, 2, *self._names, *arguments)
+        return wait, left
+
+    @property
+    def kept(self) -> set[str]:
+        """The addresses whose buckets are kept; the index names the same ones."""
+        buckets, index = self._names
+        kept = {address.decode() for address in self._redis.hkeys(buckets)}
+        assert {address.decode() for address in self._redis.zrange(index, 0, -1)} == kept
+        return kept
 
 
 _RATES = st.one_of(

@@ -11,10 +11,23 @@ from redis import Redis
 
 from server.gate.limits import BURST_MAX, LOCAL_BUCKETS_MAX, QUOTA_MAX, Limit, LocalBuckets, read_rate, shown_rate
 from server.store.scripts import script
-from tests.limits.model import CLOCK, END, EPOCH, INJECTED, MICROSECONDS, Model, Reply, Script, limits, steps
+from tests.limits.model import (
+    CLOCK,
+    END,
+    EPOCH,
+    INJECTED,
+    MICROSECONDS,
+    AddressScript,
+    Model,
+    Reply,
+    Script,
+    limits,
+    steps,
+)
 
 HOUR = 3_600 * MICROSECONDS
 NAMES = ("limits-test:{1}:a", "limits-test:{1}:b")
+ADDRESSES = ("limits-test:{2}", "limits-test:{2}:full")
 
 
 @pytest.fixture(scope="module")
@@ -24,9 +37,10 @@ def redis(redis_url: str) -> Iterator[Any]:
         yield connection
 
 
-def test_only_the_clock_is_replaced() -> None:
+@pytest.mark.parametrize("name", ["gate", "address"])
+def test_only_the_clock_is_replaced(name: str) -> None:
     """The script that is tested with a clock of the test differs from the script that runs in that one line."""
-    text = script("gate").text
+    text = script(name).text
     ours = text.replace(CLOCK, INJECTED).splitlines()
     differing = [(a, b) for a, b in zip(text.splitlines(), ours, strict=True) if a != b]
     assert differing == [(CLOCK.rstrip(), INJECTED.rstrip())]
@@ -125,19 +139,57 @@ def test_a_long_run_admits_rate_times_time(redis: Any, limit: Limit) -> None:
 
 @settings(max_examples=100, deadline=None)
 @given(data=st.data())
-def test_buckets_go_when_they_are_full(redis: Any, data: st.DataObject) -> None:
-    """Every bucket that was charged expires when it would be full, within some milliseconds, and not before."""
-    both = [data.draw(limits()), data.draw(limits())]
-    model, asked = Model(both), Script(redis, NAMES)
-    now = EPOCH
-    for gap, cost in data.draw(steps(both[0])):
+def test_buckets_of_addresses_are_exact(redis: Any, data: st.DataObject) -> None:
+    """Every wait and every rest of some addresses is that of the model, whatever was cleaned up in between."""
+    limit = data.draw(limits())
+    models = {address: Model([limit]) for address in ("a", "b", "c", "d")}
+    asked, now = AddressScript(redis, ADDRESSES), EPOCH
+    for gap, cost in data.draw(steps(limit)):
         now += gap
-        reply = model.ask(now, cost)
-        assert asked.ask(now, [limit.bucket() for limit in both], cost) == [reply]
-        if reply.wait == 0 and cost:
-            for number, life in enumerate(asked.lives):
-                full = model.seconds_to_full(number) * 1_000
-                assert 0 < full <= life <= full + 2
+        for address in data.draw(st.lists(st.sampled_from(sorted(models)), max_size=4, unique=True)):
+            reply = models[address].ask(now, cost)
+            assert asked.ask(now, address, limit.bucket(), cost) == (reply.wait, reply.left)
+
+
+def test_buckets_of_addresses_go_when_they_are_full(redis: Any) -> None:
+    """Each call removes up to two buckets that are full again, and none that is not; none has a lifetime."""
+    limit, asked = Limit(1, 1, 5).bucket(), AddressScript(redis, ADDRESSES)
+    for number in range(100):
+        assert asked.ask(EPOCH, f"address-{number}", limit, 1 + number % 2) == (0, 4 - number % 2)
+    assert len(asked.kept) == 100
+    assert [redis.ttl(name) for name in ADDRESSES] == [-1, -1]
+    assert asked.ask(EPOCH + MICROSECONDS - 1, "other", limit, 0) == (0, 5)
+    assert len(asked.kept) == 100
+    for _ in range(25):
+        asked.ask(EPOCH + MICROSECONDS, "other", limit, 0)
+    # Those that took two tokens are not full yet.
+    assert asked.kept == {f"address-{number}" for number in range(1, 100, 2)}
+    asked.ask(EPOCH + MICROSECONDS, "other", limit, 0)
+    assert len(asked.kept) == 50
+    for number in range(25):
+        asked.ask(EPOCH + 2 * MICROSECONDS, f"new-{number}", limit, 1)
+    assert asked.kept == {f"new-{number}" for number in range(25)}
+
+
+def test_a_clock_that_steps_back_loses_no_limit_of_an_address(redis: Any) -> None:
+    """A step back of an hour refills nothing, removes nothing, and costs nobody more than the wait before it."""
+    limit, asked = Limit(1, 1, 5).bucket(), AddressScript(redis, ADDRESSES)
+    assert asked.ask(EPOCH, "a", limit, 5) == (0, 0)
+    assert asked.ask(EPOCH, "b", limit, 5) == (0, 0)
+    back = EPOCH - HOUR
+    assert asked.ask(back, "a", limit, 1) == (MICROSECONDS, 0)
+    assert asked.ask(back + MICROSECONDS, "a", limit, 1) == (0, 0)
+    assert asked.ask(back + HOUR // 2, "b", limit, 1) == (MICROSECONDS, 0)
+    assert asked.ask(back + HOUR, "c", limit, 1) == (0, 4)
+    assert asked.kept == {"c"}
+
+
+def test_a_changed_limit_keeps_whole_tokens_of_an_address(redis: Any) -> None:
+    """What was left under the old limit is left under the new one, up to what it holds, and no more."""
+    slow, fast = Limit(1, 86_400, 10), Limit(1_000, 1, 2_000)
+    asked = AddressScript(redis, ADDRESSES)
+    for limit, cost, left in ((slow, 7, 3), (fast, 1, 2), (slow, 1, 1), (fast, 0, 1)):
+        assert asked.ask(EPOCH, "a", limit.bucket(), cost) == (0, left)
 
 
 def test_a_clock_that_steps_back_is_believed(redis: Any) -> None:
@@ -148,7 +200,6 @@ def test_a_clock_that_steps_back_is_believed(redis: Any) -> None:
     back = EPOCH - HOUR
     # Nobody is admitted at the first look, and still the new time counts from it.
     assert asked.ask(back, bucket, 1) == [Reply(MICROSECONDS, 0)]
-    assert asked.lives == [5_001]
     assert asked.ask(back + MICROSECONDS - 1, bucket, 1) == [Reply(1, 0)]
     assert asked.ask(back + MICROSECONDS, bucket, 1) == [Reply(0, 0)]
 

@@ -64,9 +64,10 @@ async def test_only_failures_count(database_url: str, redis_url: str, redis: Any
             assert (await stranger(service).get("/nothing")).status == 404
         assert (await stranger(service).get("/v1/accounts")).status == 401
         assert service.app is not None
-        name = service.app.server._parts.gate.keyspace.failures("127.0.0.1")
-        assert (await redis.get(name)).split(b":")[0] == b"%d" % (4 * 86_400 * 10**6)
-        assert 0 < await redis.pttl(name) <= 86_401_000
+        buckets, index = service.app.server._parts.gate.keyspace.addresses("authentication")
+        assert await redis.hkeys(buckets) == await redis.zrange(index, 0, -1) == [b"127.0.0.1"]
+        assert (await redis.hget(buckets, "127.0.0.1")).split(b":")[0] == b"%d" % (4 * 86_400 * 10**6)
+        assert await redis.pttl(buckets) == await redis.pttl(index) == -1
 
 
 async def test_failures_are_exact_across_workers(database_url: str, redis_url: str) -> None:
@@ -104,7 +105,8 @@ async def used_up_and_emptied(service: Service, redis: Any) -> None:
     answers = [await stranger(service).get("/v1/accounts") for _ in range(6)]
     assert [answer.status for answer in answers] == [401] * 5 + [429]
     assert service.app is not None
-    assert await redis.delete(service.app.server._parts.gate.keyspace.failures("127.0.0.1")) == 1
+    names = service.app.server._parts.gate.keyspace.addresses("authentication")
+    assert await redis.delete(*names) == 2
 
 
 async def test_a_flood_of_failures_does_not_reach_redis(

@@ -11,6 +11,7 @@ import aiohttp
 from aiohttp import web
 
 from loadtests.chaos.__main__ import main
+from tests.support.listening import end
 
 # One in so many transfers, and one in so many reads, is lied about.
 EVERY = 40
@@ -71,7 +72,7 @@ async def lying(url: str) -> AsyncIterator[str]:
             await web.TCPSite(runner, "127.0.0.1", 0).start()
             yield f"http://127.0.0.1:{runner.addresses[0][1]}"
         finally:
-            await runner.cleanup()
+            await end(runner)
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ from aiohttp import web
 
 from loadtests.history.recorder import OK, outcome_of
 from tests.loadtests.stories import Ledger
+from tests.support.listening import end
 
 # Every so-manieth payment is lied about.
 EVERY = 10
@@ -120,4 +121,4 @@ async def stub_server(lie: str = "") -> AsyncIterator[str]:
         await web.TCPSite(runner, "127.0.0.1", 0).start()
         yield f"http://127.0.0.1:{runner.addresses[0][1]}"
     finally:
-        await runner.cleanup()
+        await end(runner)

@@ -65,7 +65,7 @@ def test_valkey_is_bounded_and_writes_nothing(running: EmbeddedServers) -> None:
     """
     expected = {
         "maxmemory": "268435456",
-        "maxmemory-policy": "allkeys-lru",
+        "maxmemory-policy": "volatile-lru",
         "save": "",
         "appendonly": "no",
     }

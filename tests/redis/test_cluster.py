@@ -18,6 +18,7 @@ from tests.support.waiting import until
 
 # A machine busy with tests is not a server that is away.
 PATIENCE_SECONDS = 0.5
+RUN = b"ab12"
 
 
 @pytest.fixture
@@ -60,7 +61,8 @@ async def test_settling_reaches_all_servers(cluster: OwnCluster, client: RedisCl
     """Snapshots go and replays come, wherever they are."""
     names = keys(60)
     await asyncio.gather(*(client.submit(key, ("SET", key, b"S1 old")) for key in names))
-    await client.settle(dict.fromkeys(names[:40], 2), {b"replay:" + key: b"answer" for key in names})
+    replays = {b"replay:" + key: b"answer" for key in names}
+    await client.settle(dict.fromkeys(names[:40], 2), replays, run=RUN, replay_seconds=60)
     left = await asyncio.gather(*(client.submit(key, ("GET", key)) for key in names))
     assert left == [None] * 40 + [b"S1 old"] * 20
     stored = await asyncio.gather(*(client.submit(b"replay:" + key, ("GET", b"replay:" + key)) for key in names))

@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import Callable, Coroutine
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -13,13 +14,17 @@ from server.store.redis import RedisAwayError, RedisServer
 from server.store.redis_cluster import RedisCluster
 from server.store.scripts import script
 from tests.support.redis_proxy import RedisProxy
+from tests.support.service import BOUND_SECONDS
 from tests.support.valkey import OwnValkey
 from tests.support.waiting import until
 
 Connect = Callable[[str], RedisServer]
 SET = ("SET", "used", "1")
+RUN = b"ab12"
 # Long enough for what a test does with a server that is too young.
 SHORT_SECONDS = 4
+# By which a timer of the loop may be early.
+CLOCK_SECONDS = 0.002
 
 
 @pytest.fixture(autouse=True)
@@ -67,7 +72,7 @@ async def test_a_restart(grown: OwnValkey, client: RedisServer) -> None:
     assert not client.away
     grown.stop()
     grown.start()
-    await client.settle({b"snapshot": 1}, {b"replay": b"answer"})
+    await client.settle({b"snapshot": 1}, {b"replay": b"answer"}, run=RUN, replay_seconds=60)
     assert grown.ask("GET", "replay") == b"answer"
     assert not client.away
 
@@ -106,12 +111,30 @@ async def test_what_settles_outlasts_accidents(
     lost = iter((None, None))
     await client.submit(b"", SET)
     between.spoil = lambda piece: [next(lost, piece)]
-    await client.settle({}, {b"replay": b"answer"})
+    await client.settle({}, {b"replay": b"answer"}, run=RUN, replay_seconds=60)
     assert valkey.ask("GET", "replay") == b"answer"
     between.spoil = lambda _: [None]
     with pytest.raises(RedisAwayError):
-        await client.settle({}, {b"replay": b"other"})
+        await client.settle({}, {b"replay": b"other"}, run=RUN, replay_seconds=60)
     assert client.away
+
+
+async def test_between_two_attempts_is_a_pause() -> None:
+    """What got no answer is sent again after a moment, and after the last attempt nobody waits."""
+    sent: list[float] = []
+
+    async def send() -> None:
+        sent.append(time.monotonic())
+        raise RedisAwayError
+
+    with pytest.raises(RedisAwayError):
+        await redis.insist(send, lambda: False)
+    ended = time.monotonic()
+    assert len(sent) == redis.SETTLE_ATTEMPTS_MAX
+    pauses = [later - earlier for earlier, later in pairwise(sent)]
+    assert all(pause >= redis.SETTLE_PAUSE_SECONDS / 2 - CLOCK_SECONDS for pause in pauses), pauses
+    assert sum(pauses) < len(pauses) * redis.SETTLE_PAUSE_SECONDS + BOUND_SECONDS
+    assert ended - sent[-1] < min(pauses)
 
 
 async def test_a_refusal_is_final(valkey: OwnValkey, client: RedisServer) -> None:
@@ -119,11 +142,11 @@ async def test_a_refusal_is_final(valkey: OwnValkey, client: RedisServer) -> Non
     valkey.ask("RPUSH", "list", "1")
     await client.submit(b"", SET)
     with pytest.raises(RedisAwayError):
-        await client.settle({b"list": 1}, {})
+        await client.settle({b"list": 1}, {}, run=RUN, replay_seconds=60)
     # The script is not known at first, and comes along the second time.
     assert valkey.calls("eval") == 1
     with pytest.raises(RedisAwayError):
-        await client.submit(b"", script("settle").call([b"list"], 1, 1, 60))
+        await client.submit(b"", script("settle").call([b"list"], 1, RUN, 1, 60))
 
 
 @pytest.mark.parametrize("run", [asyncio.run, uvloop.run], ids=["asyncio", "uvloop"])

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -42,6 +43,15 @@ class OwnPostgres:
         )
         assert await asyncio.wait_for(child.wait(), CONTROL_SECONDS) == 0
         self.close()
+
+    def copy(self) -> None:
+        """Keep a copy of its files, which must be at rest."""
+        subprocess.run(["/bin/cp", "-a", self._folder / "data", self._folder / "copy"], check=True)
+
+    def put_back(self) -> None:
+        """Replace its files, which must be at rest, by the copy."""
+        shutil.rmtree(self._folder / "data")
+        subprocess.run(["/bin/cp", "-a", self._folder / "copy", self._folder / "data"], check=True)
 
     def close(self) -> None:
         """Stop it for good, or take note that it has ended."""

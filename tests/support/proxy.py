@@ -7,6 +7,8 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from urllib.parse import parse_qs, urlencode, urlsplit, urlunsplit
 
+from tests.support.listening import stop_accepting
+
 # Bytes passed on at once.
 CHUNK_BYTES = 65_536
 
@@ -140,6 +142,7 @@ async def proxied(database_url: str, folder: Path) -> AsyncIterator[tuple[Proxy,
         yield proxy, through
     finally:
         proxy.heal()
+        await stop_accepting([server])
         server.close()
         await proxy.close()
         with contextlib.suppress(FileNotFoundError):

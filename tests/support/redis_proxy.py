@@ -6,6 +6,8 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+from tests.support.listening import stop_accepting
+
 CHUNK_BYTES = 1_048_576
 
 
@@ -106,5 +108,6 @@ async def redis_proxied(
     try:
         yield proxy, server.sockets[0].getsockname()[1]
     finally:
+        await stop_accepting([server])
         server.close()
         await proxy.close()

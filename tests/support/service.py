@@ -19,6 +19,7 @@ from server.settings import Settings
 from server.store.postgres import Database
 from server.store.redis_connections import QUARANTINE_SECONDS
 from tests.support.client import Client
+from tests.support.listening import end
 from tests.support.waiting import until
 
 # Seconds that a server process gets to become ready or to stop.
@@ -92,7 +93,7 @@ async def in_process(database_url: str, redis_url: str = NO_REDIS, **settings: o
         try:
             yield Service(f"http://127.0.0.1:{runner.addresses[0][1]}", database_url, redis_url, session, app)
         finally:
-            await runner.cleanup()
+            await end(runner)
 
 
 def free_port() -> int:

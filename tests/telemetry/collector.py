@@ -8,6 +8,8 @@ from aiohttp import web
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
+from tests.support.listening import end
+
 
 class Collector:
     """
@@ -72,7 +74,7 @@ async def collecting() -> AsyncIterator[Collector]:
         yield collector
     finally:
         collector.open.set()
-        await runner.cleanup()
+        await end(runner)
 
 
 def said(span: Span) -> dict[str, str | int]:

@@ -1,13 +1,14 @@
 """Checks what start-up asserts, and says what to do."""
 
 import os
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import asyncpg
 import redis.asyncio as redis_asyncio
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
-from redis.exceptions import RedisError
+from redis.exceptions import NoPermissionError, RedisError
 
 from server.http.runtime import runtime_failures
 from server.process.commands.serve import worker_count
@@ -17,6 +18,7 @@ from server.store.coalescer import QueueFullError
 from server.store.errors import StoreError
 from server.store.postgres import Database
 from server.store.readiness import check_database, explain_refusal
+from server.store.sessions import SERVICE_ROLE
 
 # Seconds in which Redis must answer a PING.
 REDIS_TIMEOUT_SECONDS = 2.0
@@ -55,7 +57,11 @@ async def _postgres_faults(settings: Settings, target: Target) -> list[str]:
             posting_connections=settings.posting_connections,
             reading_connections=settings.reading_connections,
         ) as database:
-            return await check_database(database) + await _connection_faults(settings, database)
+            return [
+                *await check_database(database),
+                *await _connection_faults(settings, database),
+                *await _run_faults(database),
+            ]
     except (StoreError, QueueFullError) as error:
         return [f"cannot be reached ({error}): check TALLYSTICK_DATABASE_URL, and that the server runs"]
     except asyncpg.PostgresError as error:
@@ -75,6 +81,36 @@ async def _connection_faults(settings: Settings, database: Database) -> list[str
     return [f"it takes {room} connections, and workers may want {wanted}: {what_to_do}"]
 
 
+async def _run_faults(database: Database) -> list[str]:
+    """Say so when a backup that is put back could not be noticed."""
+    try:
+        await database.read("identity_read")
+    except asyncpg.InsufficientPrivilegeError as error:
+        what = "so a backup that is put back could not be noticed, and nothing is kept in Redis"
+        what_to_do = f"grant {SERVICE_ROLE} EXECUTE on that function"
+        return [f"does not tell one run of the server from the next ({error}), {what}: {what_to_do}"]
+    return []
+
+
+def memory_faults(facts: Mapping[str, object]) -> list[str]:
+    """
+    Say so when a Redis that is short of memory forgets limits, or refuses writes.
+
+    Args:
+        facts: What `INFO memory` tells; `CONFIG` is often forbidden.
+    """
+    policy = str(facts.get("maxmemory_policy", ""))
+    if not facts.get("maxmemory"):
+        return []
+    if policy.startswith("allkeys-"):
+        what = "evicts limits too when it is full, and a key whose limit is gone has its whole burst again"
+    elif policy == "noeviction":
+        what = "takes no writes when it is full: each worker then limits alone, and nothing more is cached"
+    else:
+        return []
+    return [f"{what} (maxmemory-policy {policy}): set maxmemory-policy volatile-lru"]
+
+
 async def _redis_faults(target: Target) -> list[str]:
     if target.redis_url is None:
         return []
@@ -89,8 +125,12 @@ async def _redis_faults(target: Target) -> list[str]:
         return ["has an address that means nothing: check TALLYSTICK_REDIS_URL"]
     try:
         await client.ping()
+        try:
+            facts = await client.info("memory")
+        except NoPermissionError:
+            facts = {}
     except (RedisError, OSError) as error:
         return [f"cannot be reached ({type(error).__name__}): check TALLYSTICK_REDIS_URL, and that the server runs"]
     finally:
         await client.aclose()
-    return []
+    return memory_faults(facts)

@@ -29,11 +29,11 @@ SETTINGS = {
     # PostgreSQL alone is the truth: nothing here is worth a write to the disk.
     "save": "",
     "appendonly": "no",
-    # Room for the buckets, snapshots and a day of replay answers of some 100,000 transfers.
+    # Room for the buckets, the snapshots, and some minutes of answers: docs/deployment.md counts them.
     "maxmemory": "256mb",
-    # Every key may go, because every key can be made again: so the coldest one goes, whether it
-    # has a lifetime or not, and a write is never refused for want of memory.
-    "maxmemory-policy": "allkeys-lru",
+    # What has a lifetime can be made again, so the coldest of it goes. Buckets have none: a limit is
+    # never forgotten for want of memory.
+    "maxmemory-policy": "volatile-lru",
     "maxclients": "1000",
     "daemonize": "no",
     "loglevel": "notice",

@@ -96,10 +96,8 @@ end
 
 if changed then
   for b = 1, bucket_count do
-    -- A full bucket and no bucket are the same: the key goes when it would be full.
-    local life = math.ceil((capacity[b] - units[b]) / refill[b] / 1000) + 1
-    local state = string.format('%.0f:%.0f:%.0f', units[b], now, price[b])
-    redis.call('SET', KEYS[b], state, 'PX', string.format('%.0f', life))
+    -- Without a lifetime: a server that is short of memory may evict what has one, and no bucket is a full one.
+    redis.call('SET', KEYS[b], string.format('%.0f:%.0f:%.0f', units[b], now, price[b]))
   end
 end
 return reply

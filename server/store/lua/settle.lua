@@ -1,27 +1,29 @@
 -- What a batch of postings leaves behind, before any of its answers is given: no snapshot older than what it
 -- committed, and the answers themselves, for retries that need not reach the database.
 --
--- KEYS: account snapshots, then replays. ARGV: number of snapshots; the version of each; life of a replay in seconds;
--- the replays.
+-- A snapshot of another run of the database than this one goes too: its version counts in another history.
+--
+-- KEYS: account snapshots, then replays. ARGV: number of snapshots; the run; the version of each; life of a replay in
+-- seconds; the replays.
 local count = tonumber(ARGV[1])
 for i = 1, count do
   local value = redis.call('GET', KEYS[i])
   if value then
-    local seen = tonumber(ARGV[i + 1])
+    local seen = tonumber(ARGV[i + 2])
     local token, least = string.match(value, '^L(.*):(%d+)$')
-    local version = string.match(value, '^S(%d+) ')
+    local version, run = string.match(value, '^S(%d+)%.(%x+) ')
     if token then
       if tonumber(least) < seen then
-        redis.call('SET', KEYS[i], 'L' .. token .. ':' .. ARGV[i + 1], 'KEEPTTL')
+        redis.call('SET', KEYS[i], 'L' .. token .. ':' .. ARGV[i + 2], 'KEEPTTL')
       end
-    elseif not version or tonumber(version) < seen then
-      -- Older, or nothing of ours.
+    elseif run ~= ARGV[2] or tonumber(version) < seen then
+      -- Older, of another run, or nothing of ours.
       redis.call('DEL', KEYS[i])
     end
   end
 end
-local life = ARGV[count + 2]
+local life = ARGV[count + 3]
 for i = count + 1, #KEYS do
-  redis.call('SET', KEYS[i], ARGV[i + 2], 'EX', life)
+  redis.call('SET', KEYS[i], ARGV[i + 3], 'EX', life)
 end
 return #KEYS

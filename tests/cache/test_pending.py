@@ -1,0 +1,135 @@
+"""Invalidations that cannot be sent: bounded work, and no snapshot is trusted once one of them was dropped."""
+
+import asyncio
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from server.store import cache as cache_module
+from server.store.cache import PENDING_MAX, Cache
+from server.store.cache_counters import CacheCounters
+from server.store.keyspace import Keyspace
+from server.store.redis_cluster import connect
+from tests.support.client import Client
+from tests.support.redis_proxy import RedisProxy, redis_proxied
+from tests.support.service import NO_REDIS, Service, in_process
+from tests.support.valkey import OwnValkey
+from tests.support.waiting import until
+
+LEDGER = "pending"
+# Remembered at most, in tests that go past it.
+FEW = 3
+ACCOUNTS = [f"account-{n}" for n in range(FEW + 2)]
+# Milliseconds that a snapshot lives, where the test waits for the end of one, and where it does not.
+SHORT_MS = 1_500
+ENDLESS_MS = 3_600_000
+
+
+@pytest.fixture
+def valkey(folder: Path) -> Iterator[OwnValkey]:
+    """A server that this test may break."""
+    server = OwnValkey(folder)
+    server.start()
+    yield server
+    server.stop()
+
+
+async def served(service: Service, client: Client, account: str) -> bool:
+    """Read an account and tell whether it came out of Redis."""
+    assert service.app is not None
+    hits = service.app.counters.hits
+    await client.account(account)
+    return service.app.counters.hits > hits
+
+
+async def write_while_cut_off(service: Service, client: Client, proxy: RedisProxy) -> None:
+    """Post to more accounts than may be pending while the service is cut off from a Redis that goes on."""
+    assert service.app is not None
+    redis = service.app.redis
+    proxy.refuse = True
+    proxy.spoil = lambda _: [None]
+    for account in ACCOUNTS:
+        assert (await client.transfer("world", account, 1)).status == 201
+    assert redis.away
+    proxy.refuse = False
+    proxy.spoil = None
+    await until(lambda: not redis.away)
+
+
+@pytest.mark.parametrize("life_ms", [ENDLESS_MS, SHORT_MS])
+async def test_a_dropped_invalidation_ends_the_trust(
+    database_url: str, valkey: OwnValkey, monkeypatch: pytest.MonkeyPatch, life_ms: int
+) -> None:
+    """
+    A process that had to drop what it could not remove counts that, and then reads no snapshot, whatever account's, and
+    stores none, until the last one that may be outdated has expired. Then all is as before.
+    """
+    monkeypatch.setattr("server.store.redis_connections.QUARANTINE_SECONDS", 0.0)
+    monkeypatch.setattr(cache_module, "PENDING_MAX", FEW)
+    monkeypatch.setattr(cache_module, "SNAPSHOT_MS", life_ms)
+    async with (
+        redis_proxied(valkey.socket) as (proxy, port),
+        in_process(database_url, f"redis://127.0.0.1:{port}", redis_timeout_ms=200) as service,
+    ):
+        client = await service.client(LEDGER)
+        for account in (*ACCOUNTS, "quiet"):
+            await client.fund(account, 100)
+        assert service.app is not None
+        counters = service.app.counters
+        await until(lambda: served(service, client, "quiet"))
+        assert counters.dropped == 0
+        await write_while_cut_off(service, client, proxy)
+        # "world" and the accounts, each once.
+        assert counters.dropped >= len(ACCOUNTS) + 1 - FEW
+        if life_ms == SHORT_MS:
+            await until(lambda: served(service, client, "quiet"))
+            return
+        fills = counters.fills
+        for account in ("quiet", *ACCOUNTS) * 3:
+            assert not await served(service, client, account)
+        assert counters.fills == fills
+
+
+async def test_what_is_pending_costs_little(monkeypatch: pytest.MonkeyPatch) -> None:
+    """
+    While Redis is away, as many invalidations as may be pending hold the loop up for no longer than a few of them: each
+    step looks at a bounded number, whether they wait or have expired.
+    """
+    monkeypatch.setattr(cache_module, "SNAPSHOT_MS", 2 * SHORT_MS)
+    cache = Cache(connect(NO_REDIS), Keyspace(), CacheCounters(), 60)
+    longest: dict[str, float] = {}
+
+    async def watch(name: str) -> None:
+        longest[name] = 0.0
+        while True:
+            before = time.thread_time()
+            await asyncio.sleep(0.01)
+            longest[name] = max(longest[name], time.thread_time() - before)
+
+    async def remember(count: int) -> None:
+        for start in range(0, count, 100):
+            await cache.seen(1, {f"account-{count}-{start + n}": 1 for n in range(100)})
+
+    try:
+        await remember(100)
+        watching = asyncio.create_task(watch("few"))
+        await asyncio.sleep(0.5)
+        watching.cancel()
+        await remember(PENDING_MAX - 100)
+        assert cache.owes(1, "account-100-0")
+        assert not cache.owes(1, "never seen")
+        assert cache.counters.dropped == 0
+        await cache.seen(1, {"one-more": 1})
+        assert cache.counters.dropped == 1
+        assert cache.owes(1, "never seen")
+        # Until all of them have expired, at nearly the same time.
+        watching = asyncio.create_task(watch("many"))
+        await until(lambda: not cache._pending)
+        watching.cancel()
+        await until(lambda: not cache.owes(1, "never seen"))
+    finally:
+        await cache.close()
+    # A step over all of them takes tens of milliseconds of the processor; a bounded one is not told from none.
+    assert longest["many"] < longest["few"] + 0.02, longest

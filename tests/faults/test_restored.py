@@ -1,0 +1,187 @@
+"""A copy of PostgreSQL's files is put back while Redis goes on: nothing is answered out of what the copy never saw."""
+
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+import aiohttp
+import asyncpg
+import pytest
+
+from server.store.migrations import migrate
+from tests.support.books import check_books
+from tests.support.client import Answer, Client
+from tests.support.own_postgres import OwnPostgres
+from tests.support.postgres import administer
+from tests.support.service import ServerProcess, make_key
+from tests.support.valkey import OwnValkey
+from tests.support.waiting import until
+
+LEDGER = "restored"
+# Seconds in which a server process has found its database again.
+BACK_SECONDS = 20.0
+
+
+class Scene(NamedTuple):
+    """Two server processes on one PostgreSQL and one Redis, and a client of each."""
+
+    servers: list[ServerProcess]
+    clients: list[Client]
+    valkey: OwnValkey
+
+
+@asynccontextmanager
+async def serving(database_url: str, valkey: OwnValkey, tmp_path: Path) -> AsyncIterator[Scene]:
+    """Serve; `alice` has 100 and `bob` nothing."""
+    token = await make_key(database_url, LEDGER)
+    servers = [ServerProcess(database_url, tmp_path / f"{n}.log", redis_url=valkey.url) for n in range(2)]
+    try:
+        for server in servers:
+            await server.start()
+        async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(force_close=True)) as session:
+            yield Scene(servers, [Client(session, server.url, token) for server in servers], valkey)
+    finally:
+        for server in servers:
+            await server.stop()
+
+
+@pytest.fixture
+def valkey(sockets: Path) -> Iterator[OwnValkey]:
+    """A Redis that goes on whatever happens to PostgreSQL."""
+    server = OwnValkey(sockets)
+    server.start()
+    yield server
+    server.stop()
+
+
+async def insist(client: Client, amount: int, key: str) -> Answer:
+    """Send a transfer from alice to bob until it is answered for good."""
+    answers: list[Answer] = []
+
+    async def answered() -> bool:
+        answers.append(await client.transfer("alice", "bob", amount, key))
+        assert answers[-1].status in (201, 503), answers[-1]
+        return answers[-1].status == 201
+
+    await until(answered, BACK_SECONDS)
+    return answers[-1]
+
+
+async def cached(scene: Scene, account: str) -> None:
+    """Return when Redis holds the account's snapshot, which every process has served."""
+
+    async def stored() -> bool:
+        for client in scene.clients:
+            await client.account(account)
+        names = scene.valkey.ask("KEYS", f"*:s:*:{account}}}")
+        return bool(names) and (scene.valkey.ask("GET", names[0]) or b"").startswith(b"S")
+
+    await until(stored, BACK_SECONDS)
+
+
+@pytest.mark.parametrize("goes_on", [True, False], ids=["the servers go on", "the servers are restarted"])
+async def test_a_copy_is_put_back(
+    own_postgres: OwnPostgres, valkey: OwnValkey, tmp_path: Path, *, goes_on: bool
+) -> None:
+    """
+    What was posted after the copy is posted again under the same key, once, and every balance is that of the copy and
+    of what came after it, through each process.
+    """
+    await migrate(own_postgres.database_url)
+    async with serving(own_postgres.database_url, valkey, tmp_path) as scene:
+        one, two = scene.clients
+        await one.fund("alice", 100)
+        await one.open("bob")
+        kept = await one.transfer("alice", "bob", 1, "before-the-copy")
+        await own_postgres.crash()
+        own_postgres.copy()
+        own_postgres.start()
+        first = await insist(one, 10, "k")
+        assert not first.replayed
+        again = await insist(two, 10, "k")
+        assert (again.body, again.replayed) == (first.body, True)
+        await cached(scene, "alice")
+        await cached(scene, "bob")
+        assert [(await client.balance("bob")) for client in scene.clients] == [11, 11]
+        await own_postgres.crash()
+        own_postgres.put_back()
+        if not goes_on:
+            for server in scene.servers:
+                await server.stop()
+        own_postgres.start()
+        # What the copy has written by itself meanwhile says nothing about what it has seen.
+        await administer(own_postgres.database_url, "SELECT pg_switch_wal()")
+        if not goes_on:
+            for server in scene.servers:
+                await server.start()
+        # To another amount than before the copy was put back: the key is free.
+        posted = await insist(two, 20, "k")
+        assert not posted.replayed
+        for client in scene.clients:
+            assert (await client.balance("alice"), await client.balance("bob")) == (79, 21)
+            again = await insist(client, 20, "k")
+            assert (again.body, again.replayed) == (posted.body, True)
+            again = await insist(client, 1, "before-the-copy")
+            assert (again.body, again.replayed) == (kept.body, True)
+    await check_books(own_postgres.database_url)
+
+
+async def test_a_dump_is_read_back(own_postgres: OwnPostgres, valkey: OwnValkey, tmp_path: Path) -> None:
+    """A table that was emptied and filled from a dump, in the same database and server, is noticed within a moment."""
+    await migrate(own_postgres.database_url)
+    async with serving(own_postgres.database_url, valkey, tmp_path) as scene:
+        one, two = scene.clients
+        await one.fund("alice", 100)
+        await one.open("bob")
+        connection = await asyncpg.connect(own_postgres.database_url)
+        try:
+            await connection.execute("CREATE TABLE dump AS SELECT * FROM tallystick.transfers")
+            await connection.execute("CREATE TABLE dumped AS SELECT * FROM tallystick.accounts")
+            first = await insist(one, 10, "k")
+            assert (await insist(two, 10, "k")).body == first.body
+            async with connection.transaction():
+                await connection.execute("TRUNCATE tallystick.transfers, tallystick.accounts CASCADE")
+                await connection.execute("INSERT INTO tallystick.accounts SELECT * FROM dumped")
+                await connection.execute("INSERT INTO tallystick.transfers SELECT * FROM dump")
+        finally:
+            await connection.close()
+
+        async def noticed() -> bool:
+            logs = [server.log_text() for server in scene.servers]
+            return all("restarted, restored or replaced" in log for log in logs)
+
+        await until(noticed)
+        posted = await insist(two, 10, "k")
+        assert not posted.replayed
+        for client in scene.clients:
+            assert (await client.balance("alice"), await client.balance("bob")) == (90, 10)
+    await check_books(own_postgres.database_url)
+
+
+async def test_no_replay_while_postgres_is_away(own_postgres: OwnPostgres, valkey: OwnValkey, tmp_path: Path) -> None:
+    """
+    While PostgreSQL is down it may be being replaced: a replay has to wait for it, and an account is read out of Redis
+    for as long as a snapshot lives. Started again, the same server answers everything as before.
+    """
+    await migrate(own_postgres.database_url)
+    async with serving(own_postgres.database_url, valkey, tmp_path) as scene:
+        one, two = scene.clients
+        await one.fund("alice", 100)
+        await one.open("bob")
+        first = await one.transfer("alice", "bob", 10, "k")
+        assert (await two.transfer("alice", "bob", 10, "k")).replayed
+        await cached(scene, "bob")
+        await own_postgres.crash()
+
+        async def refused() -> bool:
+            return (await two.transfer("alice", "bob", 10, "k")).status == 503
+
+        await until(refused, 1)
+        assert await two.balance("bob") == 10
+        assert (await two.transfer("alice", "bob", 10, "k")).status == 503
+        own_postgres.start()
+        for client in scene.clients:
+            again = await insist(client, 10, "k")
+            assert (again.body, again.replayed) == (first.body, True)
+            assert await client.balance("bob") == 10
