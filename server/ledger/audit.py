@@ -6,6 +6,7 @@ from typing import NamedTuple
 import asyncpg
 
 from server.store.errors import StoreError
+from server.store.readiness import UNMIGRATED, explain_refusal
 from server.store.sessions import scanning_session
 from server.store.sql import query
 
@@ -71,13 +72,8 @@ async def audit(
                 yield Finding("key_constraint", 1, (text,))
             for ledger_id, name in ledgers:
                 yield await _audit_ledger(connection, ledger_id, name, on_pass)
-    except (
-        asyncpg.UndefinedTableError,
-        asyncpg.InvalidSchemaNameError,
-        asyncpg.InvalidParameterValueError,
-        asyncpg.InsufficientPrivilegeError,
-    ) as error:
-        raise AuditError("the schema is missing: run `tallystick migrate` first") from error
+    except UNMIGRATED as error:
+        raise AuditError(explain_refusal(error)) from error
 
 
 async def _audit_ledger(

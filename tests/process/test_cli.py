@@ -139,8 +139,16 @@ async def test_keys_that_cannot_be(database_url: str, postgres_url: str) -> None
         (["keys", "list", "--ledger", "books"], database_url, "there is no ledger books"),
         ([*create, "no name"], database_url, "a ledger's name has 1 to 64 letters"),
         ([*create, ""], database_url, "a ledger's name has 1 to 64 letters"),
-        ([*create, "books"], postgres_url, "the schema is missing: run `tallystick migrate` first"),
-        (["keys", "list"], postgres_url, "the schema is missing: run `tallystick migrate` first"),
+        (
+            [*create, "books"],
+            postgres_url,
+            "the schema or the service's privileges on it are missing: run `tallystick migrate`",
+        ),
+        (
+            ["keys", "list"],
+            postgres_url,
+            "the schema or the service's privileges on it are missing: run `tallystick migrate`",
+        ),
     ):
         end = await run(*arguments, database_url=url)
         assert (end.code, end.out) == (2, ""), end
@@ -168,7 +176,10 @@ async def test_doctor(database_url: str, postgres_url: str) -> None:
     assert "check TALLYSTICK_REDIS_URL, and that the server runs" in end.out
     end = await run("doctor", database_url=postgres_url, redis_url=NO_REDIS)
     assert end.code == 1
-    assert "FAULT Postgres\n      - the schema is missing: run `tallystick migrate`\n" in end.out
+    assert (
+        "FAULT Postgres\n      - the schema or the service's privileges on it are missing: run `tallystick migrate`\n"
+        in end.out
+    )
     end = await run("doctor", database_url=AWAY, redis_url=NO_REDIS)
     assert end.code == 1
     assert "check TALLYSTICK_DATABASE_URL, and that the server runs" in end.out

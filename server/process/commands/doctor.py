@@ -15,6 +15,7 @@ from server.process.commands.target import Target
 from server.settings import Settings
 from server.store.coalescer import QueueFullError
 from server.store.errors import StoreError
+from server.store.migrations import expected_schema
 from server.store.postgres import Database
 from server.store.readiness import check_database, explain_refusal
 
@@ -55,7 +56,7 @@ async def _postgres_faults(settings: Settings, target: Target) -> list[str]:
             posting_connections=settings.posting_connections,
             reading_connections=settings.reading_connections,
         ) as database:
-            return await check_database(database) + await _connection_faults(settings, database)
+            return await check_database(database, expected_schema()) + await _connection_faults(settings, database)
     except (StoreError, QueueFullError) as error:
         return [f"cannot be reached ({error}): check TALLYSTICK_DATABASE_URL, and that the server runs"]
     except asyncpg.PostgresError as error:

@@ -16,6 +16,7 @@ from server.process.commands.keys import KeyLimit, create_key, limit_key, list_k
 from server.process.commands.target import Target, migrate_target, open_target
 from server.settings import Loaded, Settings
 from server.store.postgres import Database
+from server.store.readiness import UNMIGRATED, explain_refusal
 from server.telemetry.logs import configure_logs
 
 T = TypeVar("T")
@@ -88,8 +89,8 @@ def _keys(loaded: Loaded, options: argparse.Namespace) -> int:
             return _run(act(target))
         except asyncpg.CheckViolationError:
             return fail("a ledger's name has 1 to 64 letters, digits, and . : _ - after the first")
-        except (asyncpg.UndefinedTableError, asyncpg.InvalidParameterValueError):
-            return fail("the schema is missing: run `tallystick migrate` first")
+        except UNMIGRATED as error:
+            return fail(explain_refusal(error))
 
 
 def _audit(loaded: Loaded, options: argparse.Namespace) -> int:
