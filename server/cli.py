@@ -13,7 +13,8 @@ def parser() -> argparse.ArgumentParser:
     main_parser = argparse.ArgumentParser(
         prog="tallystick",
         description="A payments ledger over HTTP.",
-        epilog="Every setting can also be given as TALLYSTICK_<NAME>; `tallystick config` shows them all.",
+        epilog="Every setting can also be given as TALLYSTICK_<NAME>, or TALLYSTICK_<NAME>_FILE with the name of a file "
+        "that holds it; an empty variable counts as not set. `tallystick config` shows them all.",
     )
     commands = main_parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     common = argparse.ArgumentParser(add_help=False)

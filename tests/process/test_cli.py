@@ -85,6 +85,16 @@ async def test_wrong_settings() -> None:
     assert SECRET not in end.err
 
 
+async def test_empty_settings() -> None:
+    """What is empty in the environment is not set, so nothing listens everywhere; as an argument it is refused."""
+    end = await run("config", host="", admin_host="", data_dir="", database_url="")
+    lines = {line.split()[0]: line.split()[1:] for line in end.out.splitlines()}
+    assert (lines["host"], lines["admin_host"]) == (["127.0.0.1", "default"], ["127.0.0.1", "default"])
+    for option in ("--host", "--admin-host", "--port", "--admin-port", "--workers", "--data-dir"):
+        end = await run("serve", option, "")
+        assert (end.code, end.out, end.err) == (2, "", f"tallystick: {option} is empty: leave it out for the default\n")
+
+
 async def test_config(tmp_path: Path) -> None:
     """Every setting stands on a line with its value and where it came from; secrets are masked."""
     file = tmp_path / "url"
