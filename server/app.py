@@ -6,6 +6,8 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, NamedTuple
 
+from redis.exceptions import RedisError
+
 from server.gate.failures import Failures
 from server.gate.gate import Gate
 from server.gate.keys import Authenticator, Defaults
@@ -31,7 +33,7 @@ from server.store.redis import SETTLE_ATTEMPTS_MAX, Redis
 from server.store.redis_cluster import connect
 from server.telemetry.failpoints import Failpoints
 from server.telemetry.tallies import Tallies
-from server.telemetry.trace import open_traces
+from server.telemetry.trace import check_collector, open_traces
 
 if TYPE_CHECKING:
     from server.telemetry.otel import Traces
@@ -82,6 +84,36 @@ def trusted_proxies(settings: Settings) -> TrustedProxies:
         raise SettingsError(f"trusted_proxies: {error}") from None
 
 
+def connect_redis(settings: Settings, tallies: Tallies) -> Redis:
+    """
+    Return the client of Redis; nothing is connected to yet.
+
+    Raises:
+        SettingsError: The address has an option that there is not, or one with a wrong value.
+    """
+    assert settings.redis_url is not None, "the caller decides between an address and the embedded server"
+    try:
+        return connect(settings.redis_url, settings.redis_timeout_ms / 1000, tallies.batches["redis"])
+    except (ValueError, TypeError, RedisError):
+        # What the driver says may hold a piece of the password.
+        text = "behind its ? is an option that there is not, or one that cannot have that value"
+        raise SettingsError(f"redis_url: {text}") from None
+
+
+def check_settings(settings: Settings) -> None:
+    """
+    Return if a service could be made with the settings: what each of them may be alone was checked when it was read.
+
+    Raises:
+        SettingsError: As `create_app`, in the same words.
+    """
+    default_limits(settings)
+    trusted_proxies(settings)
+    check_collector(settings.otel_endpoint)
+    if settings.redis_url is not None:
+        connect_redis(settings, Tallies())
+
+
 class App(NamedTuple):
     """A service that can be given connections."""
 
@@ -104,8 +136,10 @@ async def create_app(settings: Settings, workers: int = 1) -> AsyncIterator[App]
         settings: With a `database_url`; the schema need not be there, and Postgres need not run.
 
         workers: Processes that serve with them, this one included; each admits its part while Redis is away.
+
+    Raises:
+        SettingsError: A setting fits its kind and cannot be used.
     """
-    assert settings.redis_url is not None, "as below"
     assert settings.database_url is not None, "the caller decides between an address and the embedded servers"
     defaults = default_limits(settings)
     proxies = trusted_proxies(settings)
@@ -117,7 +151,7 @@ async def create_app(settings: Settings, workers: int = 1) -> AsyncIterator[App]
         slow_seconds=settings.slow_ms / 1000,
     ) as database:
         tallies = Tallies()
-        redis = connect(settings.redis_url, settings.redis_timeout_ms / 1000, tallies.batches["redis"])
+        redis = connect_redis(settings, tallies)
         keyspace = Keyspace()
         await keyspace.learn(database)
         following = asyncio.create_task(keyspace.follow(database))

@@ -56,7 +56,8 @@ async def audit(
 
     Raises:
         AuditError: There is no such ledger, or no schema.
-        OSError, asyncpg.PostgresError: Postgres cannot be reached, or is lost.
+        StoreUnavailableError: Postgres cannot be reached, or is lost.
+        asyncpg.PostgresError: It refuses.
     """
     try:
         async with scanning_session(dsn) as connection:

@@ -8,9 +8,8 @@ from typing import NamedTuple
 
 import asyncpg
 
-from server.store import hosts
 from server.store.errors import StoreError
-from server.store.sessions import CONNECT_TIMEOUT_SECONDS
+from server.store.sessions import session
 from server.store.sql import query, sql_root
 
 # Any number will do that no other program on the same database uses for its advisory locks.
@@ -144,23 +143,20 @@ async def migrate(dsn: str, root: Path | None = None) -> list[str]:
     Raises:
         MigrationChangedError: A migration has been changed after it was applied.
         MigrationError: One fails.
-        OSError, asyncpg.PostgresError: Postgres cannot be reached or refuses.
+        StoreUnavailableError: Postgres cannot be reached, or is lost.
+        asyncpg.PostgresError: It refuses.
     """
     folder = root or sql_root()
     done: list[str] = []
-    connection = await hosts.connect(
-        dsn,
-        timeout=CONNECT_TIMEOUT_SECONDS,
-        server_settings={
-            "application_name": "tallystick-migrate",
-            "lock_timeout": str(LOCK_TIMEOUT_MS),
-            "statement_timeout": str(STATEMENT_TIMEOUT_MS),
-            "client_min_messages": "warning",
-            # One that is killed gives its locks back, instead of keeping them until its statement is done.
-            "client_connection_check_interval": "1000",
-        },
-    )
-    try:
+    settings = {
+        "application_name": "tallystick-migrate",
+        "lock_timeout": str(LOCK_TIMEOUT_MS),
+        "statement_timeout": str(STATEMENT_TIMEOUT_MS),
+        "client_min_messages": "warning",
+        # One that is killed gives its locks back, instead of keeping them until its statement is done.
+        "client_connection_check_interval": "1000",
+    }
+    async with session(dsn, settings) as connection:
         for migration in expected_migrations(folder):
             async with connection.transaction():
                 await _prepare(connection, folder, done)
@@ -174,8 +170,6 @@ async def migrate(dsn: str, root: Path | None = None) -> list[str]:
                 await connection.execute(row["statement"])
             if lacking:
                 done.append("grants")
-    finally:
-        await connection.close()
     return done
 
 

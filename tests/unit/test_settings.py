@@ -138,7 +138,7 @@ def test_not_utf_8(name: str) -> None:
     for given in (variable, f"{variable}_FILE"):
         with pytest.raises(SettingsError, match=f"^{given} is not UTF-8$"):
             load({given: "gr\udcf6\udcdfe"})
-    with pytest.raises(SettingsError, match="is not UTF-8$"):
+    with pytest.raises(SettingsError, match=r"is not UTF-8$"):
         load({}, {name: "gr\udcf6\udcdfe"})
 
 
@@ -160,7 +160,9 @@ def test_not_utf_8(name: str) -> None:
 )
 def test_kubernetes_service_links(variable: str, value: str) -> None:
     """What Kubernetes sets for a Service of our name is told apart from a slip, with what to do."""
-    with pytest.raises(SettingsError, match=rf"^{variable} is one of .*Kubernetes.*`enableServiceLinks: false`"):
+    with pytest.raises(
+        SettingsError, match=rf"^{variable} is one of the variables that Kubernetes sets .*`enableServiceLinks: false`"
+    ):
         load({variable: value})
 
 

@@ -1,13 +1,14 @@
 """Checks what start-up asserts, and says what to do."""
 
+import asyncio
 import os
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import asyncpg
-import redis.asyncio as redis_asyncio
+from redis.asyncio import Redis, RedisCluster
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
-from redis.exceptions import RedisError
+from redis.exceptions import RedisClusterException, RedisError
 
 from server.http.runtime import runtime_failures
 from server.process.commands.serve import worker_count
@@ -18,9 +19,11 @@ from server.store.errors import StoreError
 from server.store.migrations import expected_schema
 from server.store.postgres import Database
 from server.store.readiness import check_database, explain_refusal
+from server.store.redis_cluster import split_address
 
-# Seconds in which Redis must answer a PING.
+# Seconds in which one server of Redis must answer, and all servers of a cluster together.
 REDIS_TIMEOUT_SECONDS = 2.0
+REDIS_DEADLINE_SECONDS = 10.0
 # File descriptors below which a flood of connections is refused by the kernel before the service can.
 DESCRIPTORS_MIN = 4_096
 
@@ -79,19 +82,29 @@ async def _connection_faults(settings: Settings, database: Database) -> list[str
 async def _redis_faults(target: Target) -> list[str]:
     if target.redis_url is None:
         return []
+    client = _redis_client(target.redis_url)
     try:
-        client = redis_asyncio.from_url(
-            target.redis_url,
-            socket_timeout=REDIS_TIMEOUT_SECONDS,
-            socket_connect_timeout=REDIS_TIMEOUT_SECONDS,
-            retry=Retry(NoBackoff(), 0),
-        )
-    except ValueError:
-        return ["has an address that means nothing: check TALLYSTICK_REDIS_URL"]
-    try:
-        await client.ping()
+        async with asyncio.timeout(REDIS_DEADLINE_SECONDS):
+            if isinstance(client, RedisCluster):
+                # Each server of it, as the first one knows them.
+                await client.ping(target_nodes=RedisCluster.ALL_NODES)
+            else:
+                await client.ping()
+    except RedisClusterException:
+        return ["cannot be reached as a cluster: check TALLYSTICK_REDIS_URL, and that a server of the cluster runs"]
     except (RedisError, OSError) as error:
         return [f"cannot be reached ({type(error).__name__}): check TALLYSTICK_REDIS_URL, and that the server runs"]
     finally:
         await client.aclose()
     return []
+
+
+def _redis_client(url: str) -> "RedisCluster | Redis":
+    """Return a client of an address whose options have been checked."""
+    plain, of_cluster = split_address(url)
+    options: dict[str, Any] = {
+        "socket_timeout": REDIS_TIMEOUT_SECONDS,
+        "socket_connect_timeout": REDIS_TIMEOUT_SECONDS,
+        "retry": Retry(NoBackoff(), 0),
+    }
+    return RedisCluster.from_url(plain, **options) if of_cluster else Redis.from_url(plain, **options)
