@@ -26,6 +26,7 @@ from server.ledger.self_check import SelfCheck
 from server.settings import Settings, SettingsError
 from server.store.cache import Cache
 from server.store.cache_counters import CacheCounters
+from server.store.hosts import check_address
 from server.store.keyspace import Keyspace
 from server.store.postgres import Database
 from server.store.readiness import Readiness
@@ -100,6 +101,20 @@ def connect_redis(settings: Settings, tallies: Tallies) -> Redis:
         raise SettingsError(f"redis_url: {text}") from None
 
 
+def check_postgres(settings: Settings) -> None:
+    """
+    Return if the address of Postgres means something, or none is set.
+
+    Raises:
+        SettingsError: It means nothing.
+    """
+    if settings.database_url is not None:
+        try:
+            check_address(settings.database_url)
+        except ValueError as error:
+            raise SettingsError(f"database_url: {error}") from None
+
+
 def check_settings(settings: Settings) -> None:
     """
     Return if a service could be made with the settings: what each of them may be alone was checked when it was read.
@@ -110,6 +125,7 @@ def check_settings(settings: Settings) -> None:
     default_limits(settings)
     trusted_proxies(settings)
     check_collector(settings.otel_endpoint)
+    check_postgres(settings)
     if settings.redis_url is not None:
         connect_redis(settings, Tallies())
 
@@ -143,6 +159,7 @@ async def create_app(settings: Settings, workers: int = 1) -> AsyncIterator[App]
     assert settings.database_url is not None, "the caller decides between an address and the embedded servers"
     defaults = default_limits(settings)
     proxies = trusted_proxies(settings)
+    check_postgres(settings)
     traces = open_traces(settings.otel_endpoint, settings.otel_sample)
     async with Database(
         settings.database_url,

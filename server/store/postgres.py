@@ -215,12 +215,12 @@ class Database:
         self, pool: "asyncpg.Pool[asyncpg.Record]", name: str, arguments: Sequence[object]
     ) -> "list[asyncpg.Record]":
         deadline = time.monotonic() + READ_DEADLINE_SECONDS
-        failed = False
+        failed: BaseException | None = None
         try:
             try:
                 return await self._fetch(pool, name, arguments, deadline)
             except (*CONNECTION_LOST, *REFUSED_FOR_NOW) as error:
-                failed = True
+                failed = error
                 await self.after_failure(error)
             async for attempt in AsyncRetrying(
                 stop=stop_before_delay(deadline - time.monotonic()),
@@ -231,10 +231,10 @@ class Database:
                 with attempt:
                     return await self._fetch(pool, name, arguments, deadline)
         except StoreAwayError as error:
-            if not failed:
+            if failed is None:
                 raise
             # It is known by now that it does not answer; what was sent before may have been done.
-            raise StoreUnavailableError(str(error)) from error
+            raise StoreUnavailableError(type(failed).__name__) from error
         except (*CONNECTION_LOST, *REFUSED_FOR_NOW) as error:
             raise StoreUnavailableError(type(error).__name__) from error
         raise AssertionError("unreachable: the last attempt returns or raises")
