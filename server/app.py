@@ -101,18 +101,19 @@ def connect_redis(settings: Settings, tallies: Tallies) -> Redis:
         raise SettingsError(f"redis_url: {text}") from None
 
 
-def check_postgres(settings: Settings) -> None:
+def postgres_address(settings: Settings) -> str:
     """
-    Return if the address of Postgres means something, or none is set.
+    Return the address of Postgres.
 
     Raises:
         SettingsError: It means nothing.
     """
-    if settings.database_url is not None:
-        try:
-            check_address(settings.database_url)
-        except ValueError as error:
-            raise SettingsError(f"database_url: {error}") from None
+    assert settings.database_url is not None, "the caller decides between an address and the embedded servers"
+    try:
+        check_address(settings.database_url)
+    except ValueError as error:
+        raise SettingsError(f"database_url: {error}") from None
+    return settings.database_url
 
 
 def check_settings(settings: Settings) -> None:
@@ -125,7 +126,8 @@ def check_settings(settings: Settings) -> None:
     default_limits(settings)
     trusted_proxies(settings)
     check_collector(settings.otel_endpoint)
-    check_postgres(settings)
+    if settings.database_url is not None:
+        postgres_address(settings)
     if settings.redis_url is not None:
         connect_redis(settings, Tallies())
 
@@ -156,13 +158,12 @@ async def create_app(settings: Settings, workers: int = 1) -> AsyncIterator[App]
     Raises:
         SettingsError: A setting fits its kind and cannot be used.
     """
-    assert settings.database_url is not None, "the caller decides between an address and the embedded servers"
     defaults = default_limits(settings)
     proxies = trusted_proxies(settings)
-    check_postgres(settings)
+    address = postgres_address(settings)
     traces = open_traces(settings.otel_endpoint, settings.otel_sample)
     async with Database(
-        settings.database_url,
+        address,
         posting_connections=settings.posting_connections,
         reading_connections=settings.reading_connections,
         slow_seconds=settings.slow_ms / 1000,
