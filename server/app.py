@@ -6,6 +6,8 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, NamedTuple
 
+from redis.exceptions import RedisError
+
 from server.gate.addresses import AddressLimit
 from server.gate.gate import Gate
 from server.gate.keys import Authenticator, Defaults
@@ -26,6 +28,7 @@ from server.ledger.settler import Settler
 from server.settings import Settings, SettingsError
 from server.store.cache import Cache
 from server.store.cache_counters import CacheCounters
+from server.store.hosts import check_address
 from server.store.keyspace import Keyspace
 from server.store.postgres import Database
 from server.store.readiness import Readiness
@@ -33,7 +36,7 @@ from server.store.redis import SETTLE_ATTEMPTS_MAX, SETTLE_PAUSE_SECONDS, Redis
 from server.store.redis_cluster import connect
 from server.telemetry.failpoints import Failpoints
 from server.telemetry.tallies import Tallies
-from server.telemetry.trace import open_traces
+from server.telemetry.trace import check_collector, open_traces
 
 if TYPE_CHECKING:
     from server.telemetry.otel import Traces
@@ -85,6 +88,53 @@ def trusted_proxies(settings: Settings) -> TrustedProxies:
         raise SettingsError(f"trusted_proxies: {error}") from None
 
 
+def connect_redis(settings: Settings, tallies: Tallies) -> Redis:
+    """
+    Return the client of Redis; nothing is connected to yet.
+
+    Raises:
+        SettingsError: The address has an option that there is not, or one with a wrong value.
+    """
+    assert settings.redis_url is not None, "the caller decides between an address and the embedded server"
+    try:
+        return connect(settings.redis_url, settings.redis_timeout_ms / 1000, tallies.batches["redis"])
+    except (ValueError, TypeError, RedisError):
+        # What the driver says may hold a piece of the password.
+        text = "behind its ? is an option that there is not, or one that cannot have that value"
+        raise SettingsError(f"redis_url: {text}") from None
+
+
+def postgres_address(settings: Settings) -> str:
+    """
+    Return the address of Postgres.
+
+    Raises:
+        SettingsError: It means nothing.
+    """
+    assert settings.database_url is not None, "the caller decides between an address and the embedded servers"
+    try:
+        check_address(settings.database_url)
+    except ValueError as error:
+        raise SettingsError(f"database_url: {error}") from None
+    return settings.database_url
+
+
+def check_settings(settings: Settings) -> None:
+    """
+    Return if a service could be made with the settings: what each of them may be alone was checked when it was read.
+
+    Raises:
+        SettingsError: As `create_app`, in the same words.
+    """
+    default_limits(settings)
+    trusted_proxies(settings)
+    check_collector(settings.otel_endpoint)
+    if settings.database_url is not None:
+        postgres_address(settings)
+    if settings.redis_url is not None:
+        connect_redis(settings, Tallies())
+
+
 class App(NamedTuple):
     """A service that can be given connections."""
 
@@ -107,20 +157,22 @@ async def create_app(settings: Settings, workers: int = 1) -> AsyncIterator[App]
         settings: With a `database_url`; the schema need not be there, and Postgres need not run.
 
         workers: Processes that serve with them, this one included; each admits its part while Redis is away.
+
+    Raises:
+        SettingsError: A setting fits its kind and cannot be used.
     """
-    assert settings.redis_url is not None, "as below"
-    assert settings.database_url is not None, "the caller decides between an address and the embedded servers"
     defaults = default_limits(settings)
     proxies = trusted_proxies(settings)
+    address = postgres_address(settings)
     traces = open_traces(settings.otel_endpoint, settings.otel_sample)
     async with Database(
-        settings.database_url,
+        address,
         posting_connections=settings.posting_connections,
         reading_connections=settings.reading_connections,
         slow_seconds=settings.slow_ms / 1000,
     ) as database:
         tallies = Tallies()
-        redis = connect(settings.redis_url, settings.redis_timeout_ms / 1000, tallies.batches["redis"])
+        redis = connect_redis(settings, tallies)
         keyspace = Keyspace()
         database.watcher = keyspace
         await keyspace.learn(database)

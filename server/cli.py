@@ -1,25 +1,64 @@
 """The command line: `tallystick`."""
 
 import argparse
+import logging
 import sys
 from collections.abc import Callable, Sequence
+from typing import Any, NoReturn
 
-from server.process.commands.exits import fail
+from server.process.commands.exits import (
+    EXIT_ERROR,
+    EXIT_NO_READER,
+    NoReaderError,
+    OutputError,
+    complain,
+    fail,
+    open_descriptors,
+    say,
+)
 from server.settings import Loaded, SettingsError, load, shown
+
+log = logging.getLogger(__name__)
+
+
+class _Parser(argparse.ArgumentParser):
+    """A parser whose messages repeat no secret, and that says so when its help cannot be written."""
+
+    def error(self, message: str) -> NoReturn:
+        complain(f"{self.format_usage()}{self.prog}: error: {message}")
+        raise SystemExit(EXIT_ERROR)
+
+    def _print_message(self, message: str, file: Any = None) -> None:
+        if file is None or file is sys.stderr:
+            complain(message, end="")
+        else:
+            say(message, end="")
+
+
+class _Version(argparse.Action):
+    """Prints the version, which is looked up only then."""
+
+    def __call__(self, *_: Any, **__: Any) -> NoReturn:
+        from server.telemetry.version import VERSION
+
+        say(f"tallystick {VERSION}")
+        raise SystemExit(0)
 
 
 def parser() -> argparse.ArgumentParser:
     """Return the parser of the command line."""
-    main_parser = argparse.ArgumentParser(
+    main_parser = _Parser(
         prog="tallystick",
         description="A payments ledger over HTTP.",
-        epilog="Every setting can also be given as TALLYSTICK_<NAME>; `tallystick config` shows them all.",
+        epilog="Every setting can also be given as TALLYSTICK_<NAME>, or as TALLYSTICK_<NAME>_FILE with the name of a "
+        "file that holds it; an empty variable counts as not set. `tallystick config` shows them all.",
     )
+    main_parser.add_argument("--version", action=_Version, nargs=0, help="print the version and exit")
     commands = main_parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    common = argparse.ArgumentParser(add_help=False)
+    common = _Parser(add_help=False)
     common.add_argument("--data-dir", help="folder of the embedded servers (default: data)")
 
-    def add(to: "argparse._SubParsersAction[argparse.ArgumentParser]", name: str, text: str) -> argparse.ArgumentParser:
+    def add(to: "argparse._SubParsersAction[_Parser]", name: str, text: str) -> argparse.ArgumentParser:
         return to.add_parser(name, parents=[common], help=text, description=text[0].upper() + text[1:] + ".")
 
     command = add(commands, "serve", "serve until SIGTERM or Ctrl-C; SIGHUP swaps the workers one by one")
@@ -41,15 +80,13 @@ def parser() -> argparse.ArgumentParser:
     roles = "what the key may do; each role may do all that the ones before it may"
     action.add_argument("--role", required=True, choices=["read", "write", "admin"], help=roles)
     _add_limits(action)
-    action = add(actions, "limit", "change a key's limits within five seconds")
-    action.add_argument("--ledger", required=True, help="name of the key's ledger")
-    action.add_argument("id", help="public id, as `keys list` shows it")
+    action = add(actions, "limit", "change those limits of a key that are named, within five seconds, and print it")
+    _add_key(action)
     _add_limits(action)
     action = add(actions, "list", "list keys by their public ids, with rate, burst and concurrency where they have any")
     action.add_argument("--ledger", help="only of this ledger")
     action = add(actions, "revoke", "revoke a key within five seconds, for ever")
-    action.add_argument("--ledger", required=True, help="name of the key's ledger")
-    action.add_argument("id", help="public id, as `keys list` shows it")
+    _add_key(action)
 
     command = add(commands, "audit", "prove that the books add up; exit code 1 when they do not")
     command.add_argument("--ledger", help="only this ledger")
@@ -61,34 +98,45 @@ def parser() -> argparse.ArgumentParser:
     return main_parser
 
 
+def _add_key(action: argparse.ArgumentParser) -> None:
+    action.add_argument("--ledger", help="name of the key's ledger; needed with a public id")
+    action.add_argument("id", metavar="KEY", help="public id, as `keys list` shows it, or the whole key")
+
+
 def _add_limits(action: argparse.ArgumentParser) -> None:
-    action.add_argument("--rate", help="requests the key may make: N/s, N/min, N/h or N/day (default: the service's)")
-    action.add_argument("--burst", type=int, help="requests it may make at once (default: as many as the rate's N)")
-    action.add_argument("--concurrency", type=int, help="requests it may have running at once in one worker")
+    action.add_argument("--rate", help="requests the key may make: N/s, N/min, N/h or N/day, or default: the service's")
+    action.add_argument("--burst", help="requests it may make at once, or default: as many as the rate's N")
+    action.add_argument("--concurrency", help="requests it may have running at once in one worker, or default")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command and return its exit code."""
-    options = parser().parse_args(arguments)
+    open_descriptors()
+    try:
+        return _run(parser().parse_args(arguments))
+    except SettingsError as error:
+        return fail(str(error))
+    except KeyboardInterrupt:
+        return 130
+    except NoReaderError:
+        return EXIT_NO_READER
+    except OutputError as error:
+        return fail(f"standard output cannot be written: {error}")
+    except Exception as error:
+        from server.process.refusals import explain, explain_fault
+
+        log.debug("the command failed", exc_info=error)
+        return fail(explain(error) or explain_fault(error))
+
+
+def _run(options: argparse.Namespace) -> int:
     names = ("data_dir", "host", "port", "admin_host", "admin_port", "workers")
     overrides = {name: getattr(options, name, None) for name in names}
 
     def read() -> Loaded:
         return load(overrides=overrides)
 
-    try:
-        return COMMANDS[options.command](read(), options, read)
-    except SettingsError as error:
-        return fail(str(error))
-    except KeyboardInterrupt:
-        return 130
-    except Exception as error:
-        from server.process.refusals import explain
-
-        text = explain(error)
-        if text is None:
-            raise
-        return fail(text)
+    return COMMANDS[options.command](read(), options, read)
 
 
 def _serve(loaded: Loaded, _: argparse.Namespace, read: Callable[[], Loaded]) -> int:
@@ -99,16 +147,21 @@ def _serve(loaded: Loaded, _: argparse.Namespace, read: Callable[[], Loaded]) ->
 
 
 def _operate(loaded: Loaded, options: argparse.Namespace, _: Callable[[], Loaded]) -> int:
+    from server.app import check_settings
     from server.process.commands.operate import operate
 
+    check_settings(loaded.settings)
     return operate(loaded, options)
 
 
 def _config(loaded: Loaded, _: argparse.Namespace, __: Callable[[], Loaded]) -> int:
+    from server.app import check_settings
+
+    check_settings(loaded.settings)
     rows = shown(loaded)
     widths = [max(len(row[column]) for row in rows) for column in range(2)]
     for name, value, source in rows:
-        print(f"{name:{widths[0]}}  {value:{widths[1]}}  {source}")
+        say(f"{name:{widths[0]}}  {value:{widths[1]}}  {source}")
     return 0
 
 

@@ -28,6 +28,10 @@ FAILPOINT_NAMES: Final = ("posting.before_batch", "posting.sent", "posting.commi
 _POINT = rf"\s*(?:{'|'.join(map(re.escape, FAILPOINT_NAMES))})=(?:kill|raise|stall)(?:@[1-9][0-9]*)?\s*"
 FAILPOINTS: Final = rf"^(?:{_POINT}(?:,{_POINT})*)?\Z"
 
+# Kubernetes gives each pod such variables for every Service of its namespace; those of `tallystick` have our prefix.
+_SERVICE_LINK: Final = re.compile(r"(?:.*_)?(?:SERVICE_HOST|SERVICE_PORT(?:_.*)?|PORT_[0-9]+_(?:TCP|UDP|SCTP)(?:_.*)?)")
+_SERVICE_ADDRESS: Final = re.compile(r"(?:tcp|udp|sctp)://.*")
+
 # Each worker wants a part of a processor and of Postgres's connections; past this, use more machines.
 WORKERS_MAX: Final = 64
 WORKERS: Final = r"^(?:auto|[1-9]|[1-5][0-9]|6[0-4])\Z"
@@ -141,6 +145,9 @@ def load(environment: Mapping[str, str] | None = None, overrides: Mapping[str, o
     """
     Read the settings.
 
+    An empty variable counts as not set, as `${X:-}` in a compose file gives it. A file or an argument that is empty is
+    a slip, and refused.
+
     Args:
         environment: Instead of the process's own.
 
@@ -156,12 +163,17 @@ def load(environment: Mapping[str, str] | None = None, overrides: Mapping[str, o
         if not variable.startswith(PREFIX):
             continue
         name, source, text = _read_variable(variable, variables[variable])
+        if text is None:
+            continue
         if name in values:
             raise SettingsError(f"{name} is set twice: by {sources[name]} and by {source}")
         values[name], sources[name] = text, source
     for name, value in (overrides or {}).items():
         if value is not None:
-            values[name], sources[name] = value, f"--{name.replace('_', '-')}"
+            source = f"--{name.replace('_', '-')}"
+            if isinstance(value, str) and _text(value, source) is None:
+                raise SettingsError(f"{source} is empty: leave it out for the default")
+            values[name], sources[name] = value, source
     try:
         settings = msgspec.convert(values, Settings, strict=False)
     except msgspec.ValidationError as error:
@@ -177,20 +189,45 @@ def _refusal(text: str, sources: Mapping[str, str]) -> str:
     return f"{name} cannot have the value given by {sources[name]}.{expected} {HELP[name].text}"
 
 
-def _read_variable(variable: str, text: str) -> tuple[str, str, str]:
-    """Return name, source and text of the setting that an environment variable gives."""
-    name = variable.removeprefix(PREFIX).lower()
+def _read_variable(variable: str, text: str) -> tuple[str, str, str | None]:
+    """Return name, source and text of the setting that an environment variable gives; an empty one gives no text."""
+    word = variable.removeprefix(PREFIX)
+    if _SERVICE_LINK.fullmatch(word) or _SERVICE_ADDRESS.fullmatch(text):
+        raise SettingsError(
+            f"{variable} is one of the variables that Kubernetes sets for a Service whose name begins with tallystick: "
+            "put `enableServiceLinks: false` into the pod's spec"
+        )
+    name = word.lower()
     if name in Settings.__struct_fields__:
-        return name, variable, text
+        return name, variable, _text(text, variable)
     file_name = name.removesuffix(FILE_SUFFIX.lower())
     if file_name != name and file_name in Settings.__struct_fields__:
+        if (path := _text(text, variable)) is None:
+            return file_name, variable, None
         try:
-            with Path(text).open(encoding="utf-8") as file:
-                return file_name, f"{variable}={text}", file.read(FILE_MAX_BYTES).strip()
-        except (OSError, UnicodeDecodeError) as error:
+            with Path(path).open(encoding="utf-8") as file:
+                found = file.read(FILE_MAX_BYTES).strip()
+        except (OSError, ValueError) as error:
             raise SettingsError(f"{variable}: the file cannot be read: {type(error).__name__}") from None
+        if not found:
+            raise SettingsError(f"{variable}: the file is empty")
+        return file_name, f"{variable}={path}", found
     known = ", ".join(PREFIX + field.upper() for field in Settings.__struct_fields__)
     raise SettingsError(f"unknown setting {variable}; known are {known}, each also with {FILE_SUFFIX}")
+
+
+def _text(text: str, source: str) -> str | None:
+    """
+    Return a value, or None where it is empty.
+
+    Raises:
+        SettingsError: It is not UTF-8: no other process can be given it as text.
+    """
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise SettingsError(f"{source} is not UTF-8") from None
+    return text if text.strip() else None
 
 
 def shown(loaded: Loaded) -> list[tuple[str, str, str]]:

@@ -1,4 +1,4 @@
--- What migrations stand on: two roles, the schema, and the record of what has been applied. Safe to run again.
+-- What migrations stand on: two roles and the schema. Safe to run again.
 --
 -- tallystick_owner owns everything and serves nobody; tallystick_service serves and owns nothing. Whoever connects
 -- needs to be a member of both. Where that user may not create roles, an administrator creates them beforehand.
@@ -29,21 +29,3 @@ END
 $$;
 
 CREATE SCHEMA IF NOT EXISTS tallystick AUTHORIZATION tallystick_owner;
-SET LOCAL ROLE tallystick_owner;
-SET LOCAL search_path = tallystick;
-
-CREATE TABLE IF NOT EXISTS schema_migrations (
-    number      integer NOT NULL,
-    name        text NOT NULL,
-    checksum    text NOT NULL,
-    applied_at  timestamptz NOT NULL DEFAULT now(),
-    CONSTRAINT schema_migrations_pkey PRIMARY KEY (number)
-);
-CREATE TABLE IF NOT EXISTS schema_functions (
-    name        text NOT NULL,
-    checksum    text NOT NULL,
-    applied_at  timestamptz NOT NULL DEFAULT now(),
-    CONSTRAINT schema_functions_pkey PRIMARY KEY (name)
-);
-GRANT USAGE ON SCHEMA tallystick TO tallystick_service;
-GRANT SELECT ON schema_migrations, schema_functions TO tallystick_service;

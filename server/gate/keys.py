@@ -49,6 +49,8 @@ _TOKEN = re.compile(
     r"tsk_(?P<ledger>[0-9a-f]{1,16})_(?P<id>[0-9a-f]{16})_(?P<secret>[0-9a-f]{64})(?P<check>[0-9a-f]{8})"
 )
 
+_ID = re.compile(r"[0-9a-f]{16}")
+
 
 class Role(IntEnum):
     """What a key may do; each role may do all that the ones before it may."""
@@ -155,6 +157,22 @@ def _parse(token: str) -> _Parsed | None:
         return None
     ledger_id = int(match["ledger"], 16)
     return _Parsed(ledger_id, match["id"], _digest(match["secret"])) if ledger_id < 2**63 else None
+
+
+def read_key_name(text: str) -> tuple[int | None, str]:
+    """
+    Return which key is meant by a public id, or by a whole key: its ledger, if that is told, and its public id.
+
+    Raises:
+        ValueError: It is neither; the message does not repeat it.
+    """
+    text = text.strip()
+    if _ID.fullmatch(text):
+        return None, text
+    parsed = _parse(text)
+    if parsed is None:
+        raise ValueError("that is neither the public id of a key (16 digits, see `keys list`) nor a whole key")
+    return parsed.ledger_id, parsed.id
 
 
 def token_name(token: str) -> bytes:

@@ -6,6 +6,7 @@ from typing import NamedTuple
 import asyncpg
 
 from server.store.errors import StoreError
+from server.store.readiness import UNMIGRATED, explain_refusal
 from server.store.sessions import scanning_session
 from server.store.sql import query
 
@@ -55,7 +56,8 @@ async def audit(
 
     Raises:
         AuditError: There is no such ledger, or no schema.
-        OSError, asyncpg.PostgresError: Postgres cannot be reached, or is lost.
+        StoreUnavailableError: Postgres cannot be reached, or is lost.
+        asyncpg.PostgresError: It refuses.
     """
     try:
         async with scanning_session(dsn) as connection:
@@ -71,13 +73,8 @@ async def audit(
                 yield Finding("key_constraint", 1, (text,))
             for ledger_id, name in ledgers:
                 yield await _audit_ledger(connection, ledger_id, name, on_pass)
-    except (
-        asyncpg.UndefinedTableError,
-        asyncpg.InvalidSchemaNameError,
-        asyncpg.InvalidParameterValueError,
-        asyncpg.InsufficientPrivilegeError,
-    ) as error:
-        raise AuditError("the schema is missing: run `tallystick migrate` first") from error
+    except UNMIGRATED as error:
+        raise AuditError(explain_refusal(error)) from error
 
 
 async def _audit_ledger(

@@ -1,5 +1,8 @@
 """What a person is told when something cannot be done."""
 
+import traceback
+from pathlib import Path
+
 import asyncpg
 
 from server.process.embedded import EmbeddedError
@@ -23,11 +26,18 @@ def explain(error: BaseException) -> str | None:
         case OSError() if error.filename:
             return f"{error.strerror}: {error.filename}"
         case OSError():
-            # No file is concerned: a connection is.
-            return UNREACHABLE.format(error)
+            return f"the system refuses: {error.strerror or str(error) or type(error).__name__}"
         case asyncpg.InterfaceError():
             return f"the address of Postgres is refused: {error}"
         case asyncpg.PostgresError():
             return f"Postgres refuses: {error}"
         case _:
             return None
+
+
+def explain_fault(error: BaseException) -> str:
+    """Return what to report of a fault of the program: what and where, never what it was about."""
+    frames = traceback.extract_tb(error.__traceback__)
+    place = f" at {Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else ""
+    fault = f"{type(error).__name__}{place}"
+    return f"a fault of this program ({fault}): report it with what is logged with TALLYSTICK_LOG_LEVEL=debug"

@@ -1,6 +1,7 @@
 """One connection to whichever of several hosts takes writes, though others of them do not answer."""
 
 import asyncio
+import re
 from typing import Any, Final
 from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
@@ -10,6 +11,39 @@ import asyncpg
 SINGLE_ATTRIBUTES: Final = ("read-write", "primary")
 # What a host says, or does not say, that is away, a standby, or on its way up or down: another may be the one.
 _NOT_THIS_ONE: Final = (OSError, asyncpg.InternalClientError, asyncpg.CannotConnectNowError)
+
+
+# What the driver takes for these options; it says so only when somebody connects.
+_CHOICES: Final = {
+    "sslmode": ("disable", "allow", "prefer", "require", "verify-ca", "verify-full"),
+    "target_session_attrs": ("any", "primary", "standby", "read-write", "read-only", "prefer-standby"),
+}
+_PORT_MAX: Final = 65_535
+
+
+def check_address(dsn: str) -> None:
+    """
+    Return if an address of the right form also means something.
+
+    Raises:
+        ValueError: It does not; the message names the part and not what it holds.
+    """
+    parts = urlsplit(dsn)
+    query = dict(parse_qsl(parts.query, keep_blank_values=True))
+    for name, choices in _CHOICES.items():
+        if query.get(name, choices[0]) not in choices:
+            raise ValueError(f"{name} is one of {', '.join(choices)}")
+    netloc = parts.netloc.rpartition("@")[2]
+    hosts = netloc.split(",") if netloc else []
+    if any(host.startswith(":") or not host for host in hosts):
+        raise ValueError("a host has no name")
+    ports = [port for host in hosts if (port := host.rpartition("]")[2].partition(":")[2])]
+    ports += query["port"].split(",") if "port" in query else []
+    if not all(re.fullmatch(r"[0-9]{1,5}", port, re.ASCII) and 0 < int(port) <= _PORT_MAX for port in ports):
+        raise ValueError(f"a port is 1 to {_PORT_MAX}")
+    named = len(hosts) or len(query.get("host", "").split(","))
+    if "port" in query and len(query["port"].split(",")) not in (1, named):
+        raise ValueError("there are not as many ports as hosts")
 
 
 async def connect(dsn: str, **options: Any) -> "asyncpg.Connection[asyncpg.Record]":

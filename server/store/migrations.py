@@ -1,16 +1,15 @@
-"""Migrations: numbered files applied once and in order, and functions kept as the files say."""
+"""Migrations: numbered files applied once and in order; functions, owners and grants are kept as the files say."""
 
 import hashlib
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import asyncpg
 
-from server.store import hosts
 from server.store.errors import StoreError
-from server.store.sessions import CONNECT_TIMEOUT_SECONDS
+from server.store.sessions import session
 from server.store.sql import query, sql_root
 
 # Any number will do that no other program on the same database uses for its advisory locks.
@@ -28,6 +27,7 @@ _NAMES = re.compile(
     r"|\bCONSTRAINT\s+(?:IF\s+(?:NOT\s+)?EXISTS\s+)?(?P<constraint>[a-z0-9_]+)"
     r"|\bINDEX\s+(?:CONCURRENTLY\s+)?(?:IF\s+NOT\s+EXISTS\s+)?(?P<index>[a-z0-9_]+)\s+ON\b"
 )
+_TABLE = re.compile(r"\bCREATE\s+TABLE\s+(?:IF\s+NOT\s+EXISTS\s+)?([a-z0-9_]+)")
 
 
 class MigrationError(StoreError):
@@ -78,33 +78,56 @@ def expected_functions(root: Path | None = None) -> dict[str, tuple[str, str]]:
 
 
 def stale_functions(
-    recorded: Iterable[asyncpg.Record], found: Sequence[asyncpg.Record], root: Path | None = None
+    expected: Mapping[str, tuple[str, str]], recorded: Iterable[asyncpg.Record], found: Sequence[asyncpg.Record]
 ) -> dict[str, tuple[str, str]]:
     """
     Return those of the expected functions that are missing, twice there, or have another text than this program's.
 
     Args:
+        expected: As `expected_functions` returns them.
+
         recorded: The rows of `function_list`.
 
         found: The rows of `function_bodies`: what was changed by hand has its old record.
     """
     checksums = {row["name"]: row["checksum"] for row in recorded}
     stale = {}
-    for name, (checksum, text) in expected_functions(root).items():
+    for name, (checksum, text) in expected.items():
         bodies = [row["body"] for row in found if row["name"] == name]
         if checksums.get(name) != checksum or len(bodies) != 1 or f"$${bodies[0]}$$" not in text:
             stale[name] = (checksum, text)
     return stale
 
 
-def expected_names(root: Path | None = None) -> set[str]:
+def expected_names(migrations: Iterable[Migration]) -> set[str]:
     """Return the names of the constraints and indexes that the migrations leave behind."""
     names: set[str] = set()
-    for migration in expected_migrations(root):
+    for migration in migrations:
         for found in _NAMES.finditer(re.sub(r"--.*", "", migration.text)):
             names -= {found["renamed"], found["dropped"]}
             names |= {found[group] for group in ("new", "constraint", "index") if found[group]}
     return names
+
+
+class Expected(NamedTuple):
+    """What this program needs of a database, read from `sql/` once."""
+
+    migrations: Sequence[Migration]
+    # By name: checksum and text.
+    functions: Mapping[str, tuple[str, str]]
+    # Of constraints and indexes.
+    names: frozenset[str]
+
+
+def expected_schema() -> Expected:
+    """
+    Return what this program needs of a database.
+
+    Raises:
+        MigrationError: As `expected_migrations`.
+    """
+    migrations = expected_migrations()
+    return Expected(migrations, expected_functions(), frozenset(expected_names(migrations)))
 
 
 async def migrate(dsn: str, root: Path | None = None) -> list[str]:
@@ -122,46 +145,38 @@ async def migrate(dsn: str, root: Path | None = None) -> list[str]:
     Raises:
         MigrationChangedError: A migration has been changed after it was applied.
         MigrationError: One fails.
-        OSError, asyncpg.PostgresError: Postgres cannot be reached or refuses.
+        StoreUnavailableError: Postgres cannot be reached, or is lost.
+        asyncpg.PostgresError: It refuses.
     """
     folder = root or sql_root()
     done: list[str] = []
-    connection = await hosts.connect(
-        dsn,
-        timeout=CONNECT_TIMEOUT_SECONDS,
-        server_settings={
-            "application_name": "tallystick-migrate",
-            "lock_timeout": str(LOCK_TIMEOUT_MS),
-            "statement_timeout": str(STATEMENT_TIMEOUT_MS),
-            "client_min_messages": "warning",
-            # One that is killed gives its locks back, instead of keeping them until its statement is done.
-            "client_connection_check_interval": "1000",
-        },
-    )
-    try:
+    settings = {
+        "application_name": "tallystick-migrate",
+        "lock_timeout": str(LOCK_TIMEOUT_MS),
+        "statement_timeout": str(STATEMENT_TIMEOUT_MS),
+        "client_min_messages": "warning",
+        # One that is killed gives its locks back, instead of keeping them until its statement is done.
+        "client_connection_check_interval": "1000",
+    }
+    async with session(dsn, settings) as connection:
         for migration in expected_migrations(folder):
             async with connection.transaction():
-                await _prepare(connection, folder)
+                await _prepare(connection, folder, done)
                 await _apply(connection, migration, done)
         async with connection.transaction():
-            await _prepare(connection, folder)
-            found = await connection.fetch(query("function_bodies"))
-            recorded = await connection.fetch(query("function_list"))
-            for name, (checksum, text) in stale_functions(recorded, found, folder).items():
-                # Dropped first: with other arguments or results it would stand beside the new one, or forbid it.
-                for row in found:
-                    if row["name"] == name:
-                        await connection.execute(f"DROP FUNCTION {row['signature']}")
-                await connection.execute(text)
-                await connection.execute(query("function_record"), name, checksum)
-                done.append(f"function {name}")
-    finally:
-        await connection.close()
+            await _prepare(connection, folder, done)
+            functions = expected_functions(folder)
+            await _renew_functions(connection, functions, done)
+            lacking = await connection.fetch(query("grant_list"), list(functions))
+            for row in lacking:
+                await connection.execute(row["statement"])
+            if lacking:
+                done.append("grants")
     return done
 
 
-async def _prepare(connection: "asyncpg.Connection[asyncpg.Record]", folder: Path) -> None:
-    """Take the lock, and make sure of the roles, the schema and the record; all else follows as the owner."""
+async def _prepare(connection: "asyncpg.Connection[asyncpg.Record]", folder: Path, done: list[str]) -> None:
+    """Take the lock, make sure of roles, schema, owners and record; all else follows as the owner."""
     try:
         await connection.execute(query("migration_lock"), LOCK_KEY)
     except asyncpg.LockNotAvailableError as error:
@@ -169,6 +184,37 @@ async def _prepare(connection: "asyncpg.Connection[asyncpg.Record]", folder: Pat
             f"another process has been migrating this database for {LOCK_TIMEOUT_MS // 1000} s: try again after it"
         ) from error
     await connection.execute((folder / "bootstrap.sql").read_text(encoding="utf-8"))
+    record = (folder / "record.sql").read_text(encoding="utf-8")
+    tables = _TABLE.findall("\n".join([record, *(migration.text for migration in expected_migrations(folder))]))
+    # What was restored without owners belongs to the user that restored it.
+    foreign = await connection.fetch(query("owner_list"), tables, list(expected_functions(folder)))
+    for row in foreign:
+        try:
+            await connection.execute(row["statement"])
+        except asyncpg.InsufficientPrivilegeError as error:
+            what, owner = row["what"], row["owner"]
+            raise MigrationError(
+                f"the {what} belongs to {owner}: run `tallystick migrate` as {owner} or as a superuser"
+            ) from error
+    if foreign:
+        done.append("ownership")
+    await connection.execute(record)
+
+
+async def _renew_functions(
+    connection: "asyncpg.Connection[asyncpg.Record]", functions: Mapping[str, tuple[str, str]], done: list[str]
+) -> None:
+    """Make those functions anew that are not as the files say."""
+    found = await connection.fetch(query("function_bodies"))
+    recorded = await connection.fetch(query("function_list"))
+    for name, (checksum, text) in stale_functions(functions, recorded, found).items():
+        # Dropped first: with other arguments or results it would stand beside the new one, or forbid it.
+        for row in found:
+            if row["name"] == name:
+                await connection.execute(f"DROP FUNCTION {row['signature']}")
+        await connection.execute(text)
+        await connection.execute(query("function_record"), name, checksum)
+        done.append(f"function {name}")
 
 
 async def _apply(connection: "asyncpg.Connection[asyncpg.Record]", migration: Migration, done: list[str]) -> None:

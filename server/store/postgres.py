@@ -237,10 +237,12 @@ class Database:
         self, pool: "asyncpg.Pool[asyncpg.Record]", name: str, arguments: Sequence[object]
     ) -> "list[asyncpg.Record]":
         deadline = time.monotonic() + READ_DEADLINE_SECONDS
+        failed: BaseException | None = None
         try:
             try:
                 return await self._fetch(pool, name, arguments, deadline)
             except (*CONNECTION_LOST, *REFUSED_FOR_NOW) as error:
+                failed = error
                 await self.after_failure(error)
             async for attempt in AsyncRetrying(
                 stop=stop_before_delay(deadline - time.monotonic()),
@@ -249,11 +251,12 @@ class Database:
                 reraise=True,
             ):
                 with attempt:
-                    try:
-                        return await self._fetch(pool, name, arguments, deadline)
-                    except RowLockedError as error:
-                        # The statement that was lost may have taken effect.
-                        raise StoreUnavailableError(str(error)) from error
+                    return await self._fetch(pool, name, arguments, deadline)
+        except (StoreAwayError, RowLockedError) as error:
+            if failed is None:
+                raise
+            # What was sent before may have been done.
+            raise StoreUnavailableError(type(failed).__name__) from error
         except (*CONNECTION_LOST, *REFUSED_FOR_NOW) as error:
             raise StoreUnavailableError(type(error).__name__) from error
         raise AssertionError("unreachable: the last attempt returns or raises")

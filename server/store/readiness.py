@@ -9,7 +9,7 @@ import asyncpg
 
 from server.store.coalescer import QueueFullError
 from server.store.errors import StoreError
-from server.store.migrations import expected_migrations, expected_names, stale_functions
+from server.store.migrations import Expected, expected_schema, stale_functions
 from server.store.postgres import Database
 from server.store.sessions import SERVICE_ROLE
 
@@ -19,6 +19,14 @@ ANSWER_SECONDS: Final = 1.0
 ASK_SECONDS: Final = 2.0
 # The oldest server whose planner and SQL are tested.
 SERVER_VERSION_MIN: Final = 16_00_00
+
+# What Postgres says where `tallystick migrate` has to run first: there is no schema, no role, or no privilege.
+UNMIGRATED: Final = (
+    asyncpg.InsufficientPrivilegeError,
+    asyncpg.InvalidParameterValueError,
+    asyncpg.InvalidSchemaNameError,
+    asyncpg.UndefinedTableError,
+)
 
 # Settings without which an acknowledged transfer could be lost.
 _DURABLE: Final = {
@@ -40,6 +48,9 @@ class Readiness:
 
     def __init__(self, database: Database, standing: Sequence[str] = ()) -> None:
         self._database = database
+        # Read here and not at each look: requests do not wait for files, and a new version that is being installed
+        # beside this one does not change what this one needs.
+        self._expected = expected_schema()
         self._standing = tuple(standing)
         self._answer: tuple[str, ...] = ("the first check has not been made",)
         self._expires = 0.0
@@ -60,7 +71,7 @@ class Readiness:
     async def _ask(self) -> tuple[str, ...]:
         try:
             async with asyncio.timeout(ASK_SECONDS):
-                return tuple(await check_database(self._database))
+                return tuple(await check_database(self._database, self._expected))
         except (StoreError, QueueFullError, TimeoutError):
             return ("Postgres cannot be reached",)
         except asyncpg.PostgresError as error:
@@ -71,7 +82,7 @@ def explain_refusal(error: asyncpg.PostgresError) -> str:
     """Say in a sentence what it means that Postgres refused to be looked at."""
     match error:
         case asyncpg.UndefinedTableError() | asyncpg.InvalidSchemaNameError() | asyncpg.InsufficientPrivilegeError():
-            return "the schema is missing: run `tallystick migrate`"
+            return "the schema or the service's privileges on it are missing: run `tallystick migrate`"
         case (
             asyncpg.InvalidAuthorizationSpecificationError()
             | asyncpg.InvalidCatalogNameError()
@@ -82,29 +93,35 @@ def explain_refusal(error: asyncpg.PostgresError) -> str:
             return f"Postgres refuses ({type(error).__name__})"
 
 
-async def check_database(database: Database) -> list[str]:
+async def check_database(database: Database, expected: Expected) -> list[str]:
     """
     Return what is wrong with the database, a sentence each; nothing when it is safe to serve from.
+
+    Without a privilege nothing further is looked at: most of it could not be read.
 
     Raises:
         StoreError, QueueFullError: It cannot be asked.
         asyncpg.PostgresError: It refuses the question; no schema, for example.
     """
     failures = _judge_settings((await database.read("readiness_settings"))[0])
+    lacking = await database.read("grant_list", list(expected.functions))
+    if lacking:
+        more = f" and {len(lacking) - 1} more" if len(lacking) > 1 else ""
+        failures.append(f"the role {SERVICE_ROLE} lacks {lacking[0]['what']}{more}: run `tallystick migrate`")
+        return failures
     applied = {row["number"]: row["checksum"] for row in await database.read("migration_list")}
-    for migration in expected_migrations():
+    for migration in expected.migrations:
         label = f"{migration.number:04d}_{migration.name}"
         if migration.number not in applied:
             failures.append(f"migration {label} has not been applied: run `tallystick migrate`")
         elif applied[migration.number] != migration.checksum:
             failures.append(f"migration {label} was applied with another text than this program's")
-    stale = stale_functions(await database.read("function_list"), await database.read("function_bodies"))
+    recorded, found = await database.read("function_list"), await database.read("function_bodies")
+    stale = stale_functions(expected.functions, recorded, found)
     failures.extend(f"function {name} is missing or of another version: run `tallystick migrate`" for name in stale)
     names = {row["name"] for row in await database.read("readiness_names")}
-    failures.extend(f"constraint or index {name} is missing or not valid" for name in sorted(expected_names() - names))
+    failures.extend(f"constraint or index {name} is missing or not valid" for name in sorted(expected.names - names))
     grants = (await database.read("readiness_grants"))[0]
-    if not grants["appends"]:
-        failures.append(f"the role {SERVICE_ROLE} cannot append to transfers")
     if grants["updates"] or grants["deletes"]:
         failures.append(f"the role {SERVICE_ROLE} can change or delete transfers: revoke it")
     return failures

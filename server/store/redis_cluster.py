@@ -211,10 +211,21 @@ def connect(url: str, flush_seconds: float | None = None, tally: BatchTally | No
         flush_seconds: In which a whole flush must be answered.
 
         tally: Counts the flushes.
+
+    Raises:
+        ValueError, TypeError, RedisError: The address has an option that there is not, or one with a wrong value.
     """
+    plain, of_cluster = split_address(url)
+    if of_cluster:
+        return RedisCluster(plain, flush_seconds, tally)
+    return RedisServer(plain, None, flush_seconds, tally=tally)
+
+
+def split_address(url: str) -> tuple[str, bool]:
+    """Return an address without our own option `cluster=true`, and whether it has it."""
     parts = urlsplit(url)
     options = [option for option in parts.query.split("&") if option]
     if "cluster=true" not in options:
-        return RedisServer(url, None, flush_seconds, tally=tally)
+        return url, False
     options.remove("cluster=true")
-    return RedisCluster(urlunsplit(parts._replace(query="&".join(options))), flush_seconds, tally)
+    return urlunsplit(parts._replace(query="&".join(options))), True

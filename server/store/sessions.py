@@ -1,11 +1,12 @@
 """Sessions of Postgres: their settings, their limits, and what the errors of a connection mean."""
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
 import asyncpg
 
 from server.store import hosts
+from server.store.errors import StoreUnavailableError
 
 # One batch of 500 takes about 15 ms; a statement that runs a hundred times longer is stuck, and its row locks with it.
 STATEMENT_TIMEOUT_MS = 2_000
@@ -68,6 +69,15 @@ CONNECTION_LOST = (
     asyncpg.IdleInTransactionSessionTimeoutError,
     asyncpg.InternalClientError,
 )
+# Those of them in which nobody said no.
+_LOST = (
+    OSError,
+    asyncpg.PostgresConnectionError,
+    asyncpg.AdminShutdownError,
+    asyncpg.CrashShutdownError,
+    asyncpg.CannotConnectNowError,
+    asyncpg.InternalClientError,
+)
 # The server says that it will not do it now; the transaction is rolled back.
 REFUSED_FOR_NOW = (
     asyncpg.SerializationError,
@@ -98,15 +108,34 @@ class ServiceConnection(asyncpg.Connection):
 
 
 @asynccontextmanager
-async def scanning_session(dsn: str) -> "AsyncIterator[asyncpg.Connection[asyncpg.Record]]":
+async def session(
+    dsn: str, settings: Mapping[str, str], close_seconds: float | None = None
+) -> "AsyncIterator[asyncpg.Connection[asyncpg.Record]]":
     """
-    Lend a connection that may read for as long as it takes.
+    Lend a connection of its own.
+
+    Args:
+        settings: Of the session.
+
+        close_seconds: That closing it may take.
 
     Raises:
-        OSError, asyncpg.PostgresError: Postgres cannot be reached or refuses.
+        StoreUnavailableError: Postgres cannot be reached, or is lost.
+        asyncpg.PostgresError: It refuses.
     """
-    connection = await hosts.connect(dsn, timeout=CONNECT_TIMEOUT_SECONDS, server_settings=SCAN_SETTINGS)
     try:
-        yield connection
-    finally:
-        await connection.close(timeout=COMMAND_TIMEOUT_SECONDS)
+        connection = await hosts.connect(dsn, timeout=CONNECT_TIMEOUT_SECONDS, server_settings=dict(settings))
+        try:
+            yield connection
+        finally:
+            await connection.close(timeout=close_seconds)
+    except _LOST as error:
+        if isinstance(error, OSError) and error.filename:
+            # Of a file, not of the connection.
+            raise
+        raise StoreUnavailableError(str(error) or type(error).__name__) from error
+
+
+def scanning_session(dsn: str) -> "AbstractAsyncContextManager[asyncpg.Connection[asyncpg.Record]]":
+    """Lend a connection that may read for as long as it takes, as `session`."""
+    return session(dsn, SCAN_SETTINGS, COMMAND_TIMEOUT_SECONDS)

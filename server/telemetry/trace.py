@@ -1,6 +1,7 @@
 """Traces: what a caller says of its own (W3C Trace Context), and who takes ours, if anybody does."""
 
 import re
+from importlib import import_module
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from server.settings import SettingsError
@@ -47,11 +48,25 @@ def open_traces(endpoint: str | None, every: int) -> "Traces | None":
     Raises:
         SettingsError: One is, and the packages are missing.
     """
+    check_collector(endpoint)
     if endpoint is None:
         return None
+    from server.telemetry.otel import Traces  # noqa: PLC0415
+
+    return Traces(endpoint, every)
+
+
+def check_collector(endpoint: str | None) -> None:
+    """
+    Return unless a collector is named and the packages are missing.
+
+    Raises:
+        SettingsError: So it is.
+    """
+    if endpoint is None:
+        return
     try:
         # Not before: the packages are there only where somebody wants them.
-        from server.telemetry.otel import Traces  # noqa: PLC0415
+        import_module("server.telemetry.otel")
     except ModuleNotFoundError as error:
         raise SettingsError("otel_endpoint needs further packages: pip install 'tallystick[otel]'") from error
-    return Traces(endpoint, every)

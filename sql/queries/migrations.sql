@@ -52,9 +52,8 @@ SELECT c.conname FROM pg_constraint AS c JOIN pg_type AS t ON t.oid = c.contypid
 WHERE t.typnamespace = current_schema()::regnamespace;
 
 -- name: readiness_grants()
--- What the service's role may do to transfers: the first two it must, the others it must not.
-SELECT has_table_privilege('transfers', 'SELECT') AND has_table_privilege('transfers', 'INSERT') AS appends,
-       has_any_column_privilege('transfers', 'UPDATE') AS updates,
+-- What the service's role may do to transfers and must not.
+SELECT has_any_column_privilege('transfers', 'UPDATE') AS updates,
        has_table_privilege('transfers', 'DELETE') OR has_table_privilege('transfers', 'TRUNCATE') AS deletes;
 
 -- name: identity_read()

@@ -1,6 +1,7 @@
 """compose.yaml and kubernetes.yaml say of the service what is true of it."""
 
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -175,6 +176,26 @@ def test_kubernetes_selects_the_pods() -> None:
     assert scaler["scaleTargetRef"] == {"apiVersion": "apps/v1", "kind": "Deployment", "name": "tallystick"}
     assert 3 <= scaler["minReplicas"] < scaler["maxReplicas"]
     assert scaler["metrics"][0]["resource"]["name"] in SERVER["resources"]["requests"]
+
+
+def pod_specs(found: Any) -> Iterator[dict[str, Any]]:
+    """Give every pod's spec in a part of a manifest."""
+    if isinstance(found, dict):
+        if "containers" in found:
+            yield found
+        for part in found.values():
+            yield from pod_specs(part)
+    elif isinstance(found, list):
+        for part in found:
+            yield from pod_specs(part)
+
+
+def test_no_pod_takes_the_variables_of_services() -> None:
+    """Every pod of every manifest says so: `TALLYSTICK_PORT=tcp://...` of our own Service would be a setting."""
+    manifests = [path for pattern in ("*.yaml", "*.yml") for path in DEPLOY.glob(pattern)]
+    specs = [spec for path in manifests for document in documents(path) for spec in pod_specs(document)]
+    assert len(specs) == 2
+    assert [spec.get("enableServiceLinks") for spec in specs] == [False, False]
 
 
 @pytest.mark.parametrize("pod", [POD, JOB], ids=["server", "migrate"])

@@ -1,5 +1,6 @@
 """Limits from the command line and from the settings: given, changed while the service runs, shown, and refused."""
 
+import asyncio
 import re
 import time
 
@@ -7,14 +8,13 @@ import pytest
 
 from server.app import create_app, default_limits
 from server.gate.limits import Limit
-from server.process.commands.keys import KeyLimit, limit_key
+from server.process.commands.keys import KeyLimit, limit_key, list_keys
 from server.settings import Settings, SettingsError
 from server.store.postgres import Database
 from tests.limits.steps import key_id, left, limited, once
 from tests.support.client import Client
 from tests.support.command import run
-from tests.support.postgres import administer
-from tests.support.service import in_process
+from tests.support.service import in_process, make_key
 
 # Seconds in which a change of limits is in force, as is promised.
 CHANGED_SECONDS = 5.0
@@ -43,19 +43,21 @@ async def test_a_key_with_limits(database_url: str, redis_url: str) -> None:
 
 
 async def test_limits_change_while_the_service_runs(database_url: str, redis_url: str) -> None:
-    """A change of `keys limit` is in force within five seconds; without limits the key has the service's again."""
+    """A change of `keys limit` is in force within five seconds; by the word default the key has the service's again."""
     async with in_process(database_url, redis_url) as service:
         client = await limited(service, "books", once(1))
         assert [(await client.get("/v1/accounts")).status for _ in range(2)] == [200, 429]
         change = ("keys", "limit", "--ledger", "books", key_id(client))
         changed = await run(*change, "--rate", "10/s", "--burst", "50", database_url=database_url)
         began = time.monotonic()
-        assert (changed.code, changed.out, changed.err) == (0, "", "")
+        assert (changed.code, changed.err) == (0, "")
+        assert changed.out.endswith("\t10/s\t50\t-\tactive\n")
         while (answer := await client.get("/v1/accounts")).status == 429:
             assert time.monotonic() - began <= CHANGED_SECONDS + 3
         assert answer.headers["RateLimit-Policy"] == '"default";q=10;w=1'
         assert left(answer) <= 49
-    assert (await run(*change, database_url=database_url)).code == 0
+    back = ("--rate", "default", "--burst", "default")
+    assert (await run(*change, *back, database_url=database_url)).out.endswith("\t-\t-\t-\tactive\n")
     async with in_process(database_url, redis_url) as service:
         client = Client(service.session, service.url, client.token)
         assert (await client.get("/v1/accounts")).headers["RateLimit-Policy"] == '"default";q=1000;w=1'
@@ -69,6 +71,9 @@ async def test_limits_change_while_the_service_runs(database_url: str, redis_url
         (("--rate", "1000001/s"), "a rate is 1 to 1000000"),
         (("--rate", "1/week"), "a rate is 1 to 1000000"),
         (("--burst", "0"), "the burst is 1 to 1000000"),
+        (("--burst", "many"), "the burst is 1 to 1000000"),
+        (("--burst", "\N{SUPERSCRIPT TWO}"), "the burst is 1 to 1000000"),
+        (("--concurrency", ""), "the concurrency is 1 to 100000"),
         (("--burst", "-5"), "the burst is 1 to 1000000"),
         (("--burst", "1000001"), "the burst is 1 to 1000000"),
         (("--concurrency", "0"), "the concurrency is 1 to 100000"),
@@ -78,12 +83,73 @@ async def test_limits_change_while_the_service_runs(database_url: str, redis_url
 )
 async def test_limits_that_cannot_be(database_url: str, limits: tuple[str, ...], text: str) -> None:
     """A limit that cannot be is refused in one line; no key is made and none is changed."""
-    for action in (CREATE, ("keys", "limit", "--ledger", "books", "0" * 16)):
+    made = await run(*CREATE, database_url=database_url)
+    listed = await run("keys", "list", database_url=database_url)
+    for action in (CREATE, ("keys", "limit", "--ledger", "books", made.out.split("_")[2])):
         end = await run(*action, *limits, database_url=database_url)
         assert (end.code, end.out) == (2, "")
         assert end.err.startswith(f"tallystick: {text}")
         assert len(end.err.splitlines()) == 1
-    assert await administer(database_url, "SELECT FROM tallystick.api_keys") == []
+    assert await run("keys", "list", database_url=database_url) == listed
+
+
+STEPS = [
+    (("--concurrency", "50"), ("10/s", "20", "50")),
+    (("--rate", "5/min"), ("5/min", "20", "50")),
+    (("--burst", "9"), ("5/min", "9", "50")),
+    (("--rate", "default", "--burst", "8"), ("-", "8", "50")),
+    (("--concurrency", "default"), ("-", "8", "-")),
+    (("--burst", "default", "--rate", "7/h"), ("7/h", "-", "-")),
+    (("--concurrency", "2", "--rate", "default", "--burst", "1000000"), ("-", "1000000", "2")),
+]
+
+
+async def test_what_is_not_named_stays(database_url: str) -> None:
+    """`keys limit` changes what it names, takes back what is called default, and prints the key as it is then."""
+    made = await run(*CREATE, "--rate", "10/s", "--burst", "20", database_url=database_url)
+    public_id = made.out.split("_")[2]
+    for limits, shown in STEPS:
+        end = await run("keys", "limit", "--ledger", "books", public_id, *limits, database_url=database_url)
+        assert (end.code, end.err) == (0, "")
+        line = r"books\t" + public_id + r"\tread\t[0-9TZ:-]+\t" + r"\t".join(shown) + r"\tactive\n"
+        assert re.fullmatch(line, end.out), (limits, end.out)
+        assert (await run("keys", "list", database_url=database_url)).out == end.out
+
+
+async def test_nothing_named(database_url: str) -> None:
+    """A change that names nothing is a slip."""
+    end = await run("keys", "limit", "--ledger", "books", "0" * 16, database_url=database_url)
+    assert (end.code, end.out) == (2, "")
+    assert end.err.startswith("tallystick: name what to change: --rate, --burst or --concurrency")
+
+
+async def test_a_burst_beside_the_rate_that_stays(database_url: str) -> None:
+    """A burst is counted at the rate that the key has, a rate with its burst; what does not fit is refused."""
+    made = await run(*CREATE, "--rate", "1/day", database_url=database_url)
+    limit = ("keys", "limit", "--ledger", "books", made.out.split("_")[2])
+    refused = (2, "", "tallystick: the burst is too large for so slow a rate\n")
+    assert await run(*limit, "--burst", "1000000", database_url=database_url) == refused
+    assert (await run(*limit, "--burst", "1000000", "--rate", "1/s", database_url=database_url)).code == 0
+    assert await run(*limit, "--rate", "1/day", database_url=database_url) == refused
+    default = ("--rate", "default")
+    assert await run(*limit, *default, database_url=database_url, rate="1/day", burst="1") == refused
+    end = await run(*limit, "--concurrency", "7", database_url=database_url)
+    assert end.out.endswith("\t1/s\t1000000\t7\tactive\n")
+
+
+async def test_changes_at_once(database_url: str) -> None:
+    """Changes of different limits of one key at the same moment are all there afterwards."""
+    token = await make_key(database_url, "books", "read", KeyLimit(10, 1, 20, 30))
+    public_id = token.split("_")[2]
+    async with Database(database_url, posting_connections=8, reading_connections=4) as database:
+        for n in range(1, 21):
+            await asyncio.gather(
+                limit_key(database, "books", public_id, KeyLimit(100 + n, 60), named={"rate"}),
+                limit_key(database, "books", public_id, KeyLimit(burst=200 + n), named={"burst"}),
+                limit_key(database, "books", public_id, KeyLimit(concurrency=300 + n), named={"concurrency"}),
+            )
+            [key] = await list_keys(database, "books") or []
+            assert key.limit == KeyLimit(100 + n, 60, 200 + n, 300 + n)
 
 
 async def test_a_burst_too_large_for_the_service_s_rate(database_url: str) -> None:
@@ -94,7 +160,7 @@ async def test_a_burst_too_large_for_the_service_s_rate(database_url: str) -> No
 
 async def test_a_key_that_is_not_there(database_url: str) -> None:
     """The limits of no key cannot be changed."""
-    end = await run("keys", "limit", "--ledger", "books", "0" * 16, database_url=database_url)
+    end = await run("keys", "limit", "--ledger", "books", "0" * 16, "--rate", "1/s", database_url=database_url)
     assert (end.code, end.err) == (2, f"tallystick: the ledger books has no key {'0' * 16}\n")
 
 

@@ -1,5 +1,8 @@
 """Readiness: each reason not to serve, in the words of GET /readyz."""
 
+import os
+import sys
+
 import asyncpg
 import pytest
 
@@ -87,7 +90,7 @@ FAULTS = [
     pytest.param("GRANT TRUNCATE ON transfers TO tallystick_service", CANNOT, id="TRUNCATE granted"),
     pytest.param(
         "REVOKE INSERT ON transfers FROM tallystick_service",
-        "the role tallystick_service cannot append to transfers",
+        "the role tallystick_service lacks INSERT on transfers: run `tallystick migrate`",
         id="INSERT revoked",
     ),
     pytest.param(
@@ -106,10 +109,14 @@ FAULTS = [
         "the server is read-only",
         id="a read-only server",
     ),
-    pytest.param("DROP SCHEMA tallystick CASCADE", "the schema is missing: run `tallystick migrate`", id="no schema"),
+    pytest.param(
+        "DROP SCHEMA tallystick CASCADE",
+        "the schema or the service's privileges on it are missing: run `tallystick migrate`",
+        id="no schema",
+    ),
     pytest.param(
         "REVOKE USAGE ON SCHEMA tallystick FROM tallystick_service",
-        "the schema is missing: run `tallystick migrate`",
+        "the role tallystick_service lacks USAGE on the schema tallystick: run `tallystick migrate`",
         id="a schema that cannot be entered",
     ),
 ]
@@ -144,11 +151,32 @@ async def test_not_ready(database_url: str, statement: str, sentence: str) -> No
         assert await failures(service) == [sentence]
 
 
+async def test_no_file_is_read_on_the_way(database_url: str) -> None:
+    """What the program needs is read at start: a look at the database opens no file and does not hold up requests."""
+    opened: list[str] = []
+    async with in_process(database_url) as service:
+        looking = True
+
+        def note(event: str, arguments: tuple[object, ...]) -> None:
+            if looking and event == "open":
+                opened.append(os.fsdecode(str(arguments[0])))
+
+        sys.addaudithook(note)
+        try:
+            assert await failures(service) == []
+        finally:
+            # A hook stays for as long as the process.
+            looking = False
+    assert [path for path in opened if path.endswith(".sql")] == []
+
+
 async def test_an_empty_database(template: str) -> None:
     """A database that was never migrated is named as such."""
     url = await create_empty_database(template)
     async with in_process(url) as service:
-        assert await failures(service) == ["the schema is missing: run `tallystick migrate`"]
+        assert await failures(service) == [
+            "the schema or the service's privileges on it are missing: run `tallystick migrate`"
+        ]
     await drop_database(template, url)
 
 

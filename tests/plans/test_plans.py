@@ -21,6 +21,7 @@ EXEMPT = {
     "api_key_list": "all keys of a ledger, for the command line",
     "ledger_create": "an insert, for the command line",
     "api_key_create": "an insert",
+    "api_key_withdraw": "an insert",
     "transfer_post_many": "a function call; its statements follow one by one",
 }
 # Statements in them that find out whose a request is, and so are not asked of one ledger.
@@ -49,7 +50,8 @@ CASES = [
     case("api_key_read_many", 1, lambda at: ([at.ledger_id], [f"{4711:016x}"]), "one"),
     case("api_key_read_many", 100, lambda at: ([at.ledger_id] * 100, [f"{n:016x}" for n in range(1, 101)]), "a batch"),
     case("api_key_read_many", 0, lambda _: (list(range(1_000, 1_100)), [f"{4711:016x}"] * 100), "of no ledger"),
-    case("api_key_limit", 2, lambda _: (f"{4711:016x}", 5, 1, 5, 5)),
+    case("api_key_read", 2, lambda _: (f"{4711:016x}",)),
+    case("api_key_limit", 2, lambda _: (f"{4711:016x}", ["rate", "burst"], 5, 1, 5, 5, None, None, None)),
     case("api_key_revoke", 2, lambda _: (f"{4711:016x}",)),
     case("account_read_many", 1, lambda _: ([ACCOUNT],), "one"),
     case("account_read_many", 500, lambda _: (IDS,), "a batch"),

@@ -85,6 +85,16 @@ async def test_wrong_settings() -> None:
     assert SECRET not in end.err
 
 
+async def test_empty_settings() -> None:
+    """What is empty in the environment is not set, so nothing listens everywhere; as an argument it is refused."""
+    end = await run("config", host="", admin_host="", data_dir="", database_url="")
+    lines = {line.split()[0]: line.split()[1:] for line in end.out.splitlines()}
+    assert (lines["host"], lines["admin_host"]) == (["127.0.0.1", "default"], ["127.0.0.1", "default"])
+    for option in ("--host", "--admin-host", "--port", "--admin-port", "--workers", "--data-dir"):
+        end = await run("serve", option, "")
+        assert (end.code, end.out, end.err) == (2, "", f"tallystick: {option} is empty: leave it out for the default\n")
+
+
 async def test_config(tmp_path: Path) -> None:
     """Every setting stands on a line with its value and where it came from; secrets are masked."""
     file = tmp_path / "url"
@@ -139,8 +149,16 @@ async def test_keys_that_cannot_be(database_url: str, postgres_url: str) -> None
         (["keys", "list", "--ledger", "books"], database_url, "there is no ledger books"),
         ([*create, "no name"], database_url, "a ledger's name has 1 to 64 letters"),
         ([*create, ""], database_url, "a ledger's name has 1 to 64 letters"),
-        ([*create, "books"], postgres_url, "the schema is missing: run `tallystick migrate` first"),
-        (["keys", "list"], postgres_url, "the schema is missing: run `tallystick migrate` first"),
+        (
+            [*create, "books"],
+            postgres_url,
+            "the schema or the service's privileges on it are missing: run `tallystick migrate`",
+        ),
+        (
+            ["keys", "list"],
+            postgres_url,
+            "the schema or the service's privileges on it are missing: run `tallystick migrate`",
+        ),
     ):
         end = await run(*arguments, database_url=url)
         assert (end.code, end.out) == (2, ""), end
@@ -168,7 +186,10 @@ async def test_doctor(database_url: str, postgres_url: str) -> None:
     assert "check TALLYSTICK_REDIS_URL, and that the server runs" in end.out
     end = await run("doctor", database_url=postgres_url, redis_url=NO_REDIS)
     assert end.code == 1
-    assert "FAULT Postgres\n      - the schema is missing: run `tallystick migrate`\n" in end.out
+    assert (
+        "FAULT Postgres\n      - the schema or the service's privileges on it are missing: run `tallystick migrate`\n"
+        in end.out
+    )
     end = await run("doctor", database_url=AWAY, redis_url=NO_REDIS)
     assert end.code == 1
     assert "check TALLYSTICK_DATABASE_URL, and that the server runs" in end.out

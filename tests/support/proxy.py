@@ -27,6 +27,8 @@ class Proxy:
         cuts_left: Connections that may still be cut this way.
 
         refuse: New connections are closed at once.
+
+        refuse_after_cut: So are those after a connection was cut.
     """
 
     def __init__(self, target: Path) -> None:
@@ -34,6 +36,7 @@ class Proxy:
         self.cut_at: bytes | None = None
         self.cuts_left = 0
         self.refuse = False
+        self.refuse_after_cut = False
         self.cut = 0
         self.accepted = 0
         self._flows = asyncio.Event()
@@ -48,7 +51,7 @@ class Proxy:
 
     def heal(self) -> None:
         """Let everything through again, what was held back first."""
-        self.refuse = False
+        self.refuse = self.refuse_after_cut = False
         self.cut_at = None
         self._delay_seconds = 0.0
         self._flows.set()
@@ -114,6 +117,7 @@ class Proxy:
             await self._pass()
             if doomed.is_set():
                 self.cut += 1
+                self.refuse = self.refuse or self.refuse_after_cut
                 raise _Ended
             writer.write(data)
             await writer.drain()

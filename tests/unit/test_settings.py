@@ -87,13 +87,91 @@ def test_unreadable_file(tmp_path: Path) -> None:
             load({"TALLYSTICK_HOST_FILE": str(path)})
 
 
+EMPTY = pytest.mark.parametrize("empty", ["", "  ", "\n"], ids=["nothing", "blanks", "a line feed"])
+EACH = pytest.mark.parametrize("name", Settings.__struct_fields__)
+
+
+@EMPTY
+@EACH
+def test_an_empty_variable(name: str, empty: str) -> None:
+    """It counts as not set, for every setting, and does not stand in the way of the file or the command line."""
+    for variable in (f"TALLYSTICK_{name.upper()}", f"TALLYSTICK_{name.upper()}_FILE"):
+        loaded = load({variable: empty})
+        assert loaded.settings == Settings()
+        assert loaded.sources[name] == "default"
+
+
+@EMPTY
+@EACH
+def test_an_empty_file(tmp_path: Path, name: str, empty: str) -> None:
+    """A file in which there is nothing is a slip: it is refused, for every setting."""
+    path = tmp_path / "value"
+    path.write_text(empty)
+    variable = f"TALLYSTICK_{name.upper()}_FILE"
+    with pytest.raises(SettingsError, match=f"^{variable}: the file is empty$"):
+        load({variable: str(path)})
+
+
+@EMPTY
+@EACH
+def test_an_empty_argument(name: str, empty: str) -> None:
+    """So is an argument of the command line."""
+    with pytest.raises(SettingsError, match=f"^--{name.replace('_', '-')} is empty: leave it out for the default$"):
+        load({}, {name: empty})
+
+
+def test_empty_beside_a_value(tmp_path: Path) -> None:
+    """What is empty is not a second value."""
+    path = tmp_path / "host"
+    path.write_text("::1")
+    loaded = load({"TALLYSTICK_HOST": "", "TALLYSTICK_HOST_FILE": str(path)})
+    assert loaded.settings.host == "::1"
+    assert load({"TALLYSTICK_HOST": "::1", "TALLYSTICK_HOST_FILE": ""}).settings.host == "::1"
+    with pytest.raises(SettingsError, match="unknown setting TALLYSTICK_PROT;"):
+        load({"TALLYSTICK_PROT": ""})
+
+
+@EACH
+def test_not_utf_8(name: str) -> None:
+    """A value that is no text is refused by its name."""
+    variable = f"TALLYSTICK_{name.upper()}"
+    for given in (variable, f"{variable}_FILE"):
+        with pytest.raises(SettingsError, match=f"^{given} is not UTF-8$"):
+            load({given: "gr\udcf6\udcdfe"})
+    with pytest.raises(SettingsError, match=r"is not UTF-8$"):
+        load({}, {name: "gr\udcf6\udcdfe"})
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [
+        ("TALLYSTICK_PORT", "tcp://10.0.0.1:80"),
+        ("TALLYSTICK_ADMIN_PORT", "tcp://10.0.0.1:8081"),
+        ("TALLYSTICK_SERVICE_HOST", "10.0.0.1"),
+        ("TALLYSTICK_SERVICE_PORT", "80"),
+        ("TALLYSTICK_SERVICE_PORT_HTTP", "80"),
+        ("TALLYSTICK_PORT_80_TCP", "tcp://10.0.0.1:80"),
+        ("TALLYSTICK_PORT_80_TCP_PROTO", "tcp"),
+        ("TALLYSTICK_PORT_80_TCP_PORT", "80"),
+        ("TALLYSTICK_PORT_80_TCP_ADDR", "10.0.0.1"),
+        ("TALLYSTICK_EU_SERVICE_HOST", "10.0.0.1"),
+        ("TALLYSTICK_EU_PORT", "udp://10.0.0.1:53"),
+    ],
+)
+def test_kubernetes_service_links(variable: str, value: str) -> None:
+    """What Kubernetes sets for a Service of our name is told apart from a slip, with what to do."""
+    with pytest.raises(
+        SettingsError, match=rf"^{variable} is one of the variables that Kubernetes sets .*`enableServiceLinks: false`"
+    ):
+        load({variable: value})
+
+
 @pytest.mark.parametrize(
     ("name", "value", "text"),
     [
         pytest.param("port", "65536", "Expected int <= 65535", id="a port above all"),
         pytest.param("port", "-1", "Expected int >= 0", id="a port below zero"),
         pytest.param("port", "http", "Expected int", id="a port by name"),
-        pytest.param("port", "", "Expected int", id="an empty port"),
         pytest.param("posting_connections", "0", "Expected int >= 1", id="no connections"),
         pytest.param("reading_connections", "101", "Expected int <= 100", id="too many connections"),
         pytest.param("log_level", "loud", "debug, info, warning or error", id="a level there is not"),
@@ -108,7 +186,6 @@ def test_unreadable_file(tmp_path: Path) -> None:
             pytest.param("database_url", value, "postgresql://user:password@host:port/database", id=f"address {number}")
             for number, value in enumerate(
                 [
-                    "",
                     "host=db password=hunter2",
                     "mysql://u:hunter2@db/books",
                     "postgresql://u:hunter2@db:port/books",

@@ -1,11 +1,11 @@
 """The audit, told to a person."""
 
 import asyncio
-import sys
 import time
 from pathlib import Path
 
 from server.ledger.audit import Finding, LedgerReport, audit
+from server.process.commands.exits import complain, say
 from server.telemetry.metrics import AUDITED
 
 # Seconds between two lines of progress; a small ledger is done before the first.
@@ -29,7 +29,7 @@ class _Progress:
     async def run(self) -> None:
         while True:
             await asyncio.sleep(PROGRESS_SECONDS)
-            print(f"{self.seconds:5.0f} s  {self._now}", file=sys.stderr, flush=True)
+            complain(f"{self.seconds:5.0f} s  {self._now}")
 
 
 async def report_audit(dsn: str, ledger: str | None, metrics: Path | None = None) -> bool:
@@ -40,7 +40,9 @@ async def report_audit(dsn: str, ledger: str | None, metrics: Path | None = None
         metrics: File for Prometheus's node exporter; written when the audit is complete.
 
     Raises:
-        AuditError, OSError, asyncpg.PostgresError: As `audit`.
+        AuditError, StoreUnavailableError, asyncpg.PostgresError: As `audit`.
+        OutputError: The report cannot be written.
+        OSError: The file of *metrics* cannot be.
     """
     progress = _Progress()
     ticker = asyncio.get_running_loop().create_task(progress.run())
@@ -49,7 +51,7 @@ async def report_audit(dsn: str, ledger: str | None, metrics: Path | None = None
     try:
         async for part in audit(dsn, ledger, progress.on_pass):
             if isinstance(part, Finding):
-                print("schema:")
+                say("schema:")
                 _print_finding(part)
                 findings += part.total
             else:
@@ -67,10 +69,9 @@ async def report_audit(dsn: str, ledger: str | None, metrics: Path | None = None
 def _print_report(report: LedgerReport) -> int:
     """Print what was found in a ledger and return how much it is."""
     found = sum(finding.total for finding in report.findings)
-    print(
+    say(
         f"ledger {report.ledger}: {report.accounts:,} accounts, {report.transfers:,} transfers, "
-        f"{report.entries:,} entries: {_findings(found)}",
-        flush=True,
+        f"{report.entries:,} entries: {_findings(found)}"
     )
     for finding in report.findings:
         _print_finding(finding)
@@ -78,17 +79,17 @@ def _print_report(report: LedgerReport) -> int:
 
 
 def _print_finding(finding: Finding) -> None:
-    print(f"  {finding.kind}: {finding.total:,}")
+    say(f"  {finding.kind}: {finding.total:,}")
     for detail in finding.details:
-        print(f"    {detail}")
+        say(f"    {detail}")
     if finding.total > len(finding.details):
-        print(f"    and {finding.total - len(finding.details):,} more")
+        say(f"    and {finding.total - len(finding.details):,} more")
 
 
 def _print_sum(reports: list[LedgerReport], findings: int, seconds: float) -> None:
     transfers = sum(report.transfers for report in reports)
     entries = sum(report.entries for report in reports)
-    print(
+    say(
         f"all: {transfers:,} transfers and {entries:,} entries in {seconds:.1f} s "
         f"({transfers / seconds:,.0f} transfers/s): {_findings(findings)}"
     )

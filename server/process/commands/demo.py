@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 
 from server.gate.keys import Authenticator
-from server.process.commands.keys import create_key
+from server.process.commands.keys import create_key, revoke_whole_key
 from server.store.postgres import Database
 
 LEDGER = "demo"
@@ -20,8 +20,13 @@ async def demo_key(database_url: str, data_dir: Path) -> str:
         if kept and await Authenticator(database).authenticate(kept) is not None:
             return kept
         key = await create_key(database, LEDGER, "admin")
-        with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
-            file.write(key + "\n")
+        try:
+            with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
+                file.write(key + "\n")
+        except OSError as error:
+            await revoke_whole_key(database, key)
+            # A file that is full has no name of its own.
+            raise OSError(error.errno, error.strerror, str(path)) from error
         return key
 
 

@@ -1,14 +1,15 @@
 """Checks what start-up asserts, and says what to do."""
 
+import asyncio
 import os
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import asyncpg
-import redis.asyncio as redis_asyncio
+from redis.asyncio import Redis, RedisCluster
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
-from redis.exceptions import NoPermissionError, RedisError
+from redis.exceptions import NoPermissionError, RedisClusterException, RedisError
 
 from server.http.runtime import runtime_failures
 from server.process.commands.serve import worker_count
@@ -16,12 +17,15 @@ from server.process.commands.target import Target
 from server.settings import Settings
 from server.store.coalescer import QueueFullError
 from server.store.errors import StoreError
+from server.store.migrations import expected_schema
 from server.store.postgres import Database
 from server.store.readiness import check_database, explain_refusal
+from server.store.redis_cluster import split_address
 from server.store.sessions import SERVICE_ROLE
 
-# Seconds in which Redis must answer a PING.
+# Seconds in which one server of Redis must answer, and all servers of a cluster together.
 REDIS_TIMEOUT_SECONDS = 2.0
+REDIS_DEADLINE_SECONDS = 10.0
 # File descriptors below which a flood of connections is refused by the kernel before the service can.
 DESCRIPTORS_MIN = 4_096
 
@@ -58,7 +62,7 @@ async def _postgres_faults(settings: Settings, target: Target) -> list[str]:
             reading_connections=settings.reading_connections,
         ) as database:
             return [
-                *await check_database(database),
+                *await check_database(database, expected_schema()),
                 *await _connection_faults(settings, database),
                 *await _run_faults(database),
             ]
@@ -114,23 +118,42 @@ def memory_faults(facts: Mapping[str, object]) -> list[str]:
 async def _redis_faults(target: Target) -> list[str]:
     if target.redis_url is None:
         return []
+    client = _redis_client(target.redis_url)
     try:
-        client = redis_asyncio.from_url(
-            target.redis_url,
-            socket_timeout=REDIS_TIMEOUT_SECONDS,
-            socket_connect_timeout=REDIS_TIMEOUT_SECONDS,
-            retry=Retry(NoBackoff(), 0),
-        )
-    except ValueError:
-        return ["has an address that means nothing: check TALLYSTICK_REDIS_URL"]
-    try:
-        await client.ping()
-        try:
-            facts = await client.info("memory")
-        except NoPermissionError:
-            facts = {}
+        async with asyncio.timeout(REDIS_DEADLINE_SECONDS):
+            memories = await _memories(client)
+    except RedisClusterException:
+        return ["cannot be reached as a cluster: check TALLYSTICK_REDIS_URL, and that a server of the cluster runs"]
     except (RedisError, OSError) as error:
         return [f"cannot be reached ({type(error).__name__}): check TALLYSTICK_REDIS_URL, and that the server runs"]
     finally:
         await client.aclose()
-    return memory_faults(facts)
+    return list(dict.fromkeys(fault for facts in memories for fault in memory_faults(facts)))
+
+
+async def _memories(client: "RedisCluster | Redis") -> list[Mapping[str, object]]:
+    """
+    Return what each server tells of its memory, once all of them have answered.
+
+    Raises:
+        RedisError, OSError, TimeoutError: One does not answer.
+    """
+    # Each server of a cluster, as the first one knows them.
+    everywhere = {"target_nodes": RedisCluster.ALL_NODES} if isinstance(client, RedisCluster) else {}
+    await client.ping(**everywhere)
+    try:
+        facts = await client.info("memory", **everywhere)
+    except NoPermissionError:
+        return []
+    return list(facts.values()) if everywhere else [facts]
+
+
+def _redis_client(url: str) -> "RedisCluster | Redis":
+    """Return a client of an address whose options have been checked."""
+    plain, of_cluster = split_address(url)
+    options: dict[str, Any] = {
+        "socket_timeout": REDIS_TIMEOUT_SECONDS,
+        "socket_connect_timeout": REDIS_TIMEOUT_SECONDS,
+        "retry": Retry(NoBackoff(), 0),
+    }
+    return RedisCluster.from_url(plain, **options) if of_cluster else Redis.from_url(plain, **options)

@@ -1,22 +1,42 @@
 """The commands that look at the books or change who may, and end."""
 
 import argparse
-from collections.abc import Coroutine
+import re
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
-import asyncpg
 import uvloop
 
-from server.gate.limits import BURST_MAX, CONCURRENCY_MAX, Limit, read_rate
+from server.app import default_limits
+from server.gate.keys import read_key_name
+from server.gate.limits import BURST_MAX, CONCURRENCY_MAX, read_rate
 from server.process.commands.audit import report_audit
 from server.process.commands.doctor import examine
-from server.process.commands.exits import EXIT_FAULTS, fail
-from server.process.commands.keys import KeyLimit, create_key, limit_key, list_keys, revoke_key, shown_limit
+from server.process.commands.exits import EXIT_FAULTS, OutputError, check_output, fail, masked, say
+from server.process.commands.keys import (
+    LEDGER_NAME,
+    LIMITS,
+    KeyLimit,
+    create_key,
+    key_ledger,
+    limit_key,
+    list_keys,
+    revoke_key,
+    revoke_whole_key,
+    shown_key,
+)
 from server.process.commands.target import Target, migrate_target, open_target
 from server.settings import Loaded, Settings
 from server.store.postgres import Database
+from server.store.readiness import UNMIGRATED, explain_refusal
 from server.telemetry.logs import configure_logs
+
+# What takes a limit of a key back to the service's.
+DEFAULT: Final = "default"
+
+# What is done of `keys`, once its words have been understood; it returns the exit code.
+Action = Callable[[Database], Awaitable[int]]
 
 T = TypeVar("T")
 
@@ -32,67 +52,164 @@ def _run(work: Coroutine[Any, Any, T]) -> T:
     return uvloop.run(work)
 
 
-def _key_limit(settings: Settings, options: argparse.Namespace) -> KeyLimit:
-    """Return the limits that the command line gives."""
-    quota, window = read_rate(options.rate) if options.rate is not None else (None, None)
-    for name, value, most in (
-        ("burst", options.burst, BURST_MAX),
-        ("concurrency", options.concurrency, CONCURRENCY_MAX),
-    ):
-        if value is not None and not 1 <= value <= most:
-            raise ValueError(f"the {name} is 1 to {most}")
-    used = Limit(quota, window, options.burst or quota) if quota and window else None
-    if used is None and options.burst:
-        used = Limit(*read_rate(settings.rate), options.burst)
-    if used is not None and not used.exact:
-        raise ValueError("the burst is too large for so slow a rate")
-    return KeyLimit(quota, window, options.burst, options.concurrency)
+def _key_limit(options: argparse.Namespace) -> tuple[KeyLimit, set[str]]:
+    """
+    Return the limits that the command line gives, and which it names.
+
+    Raises:
+        ValueError: One is none.
+    """
+    given = {name: getattr(options, name) for name in sorted(LIMITS)}
+    named = {name for name, text in given.items() if text is not None}
+    quota, window = (None, None) if given["rate"] in (None, DEFAULT) else read_rate(given["rate"])
+    burst = _number("burst", given["burst"], BURST_MAX)
+    return KeyLimit(quota, window, burst, _number("concurrency", given["concurrency"], CONCURRENCY_MAX)), named
+
+
+def _number(name: str, text: str | None, most: int) -> int | None:
+    if text is None or text == DEFAULT:
+        return None
+    if not re.fullmatch(r"[0-9]{1,9}", text, re.ASCII) or not 1 <= int(text) <= most:
+        raise ValueError(f"the {name} is 1 to {most}")
+    return int(text)
 
 
 def _migrate(loaded: Loaded, _: argparse.Namespace) -> int:
     with open_target(loaded.settings) as target:
         done = _run(migrate_target(target, loaded.settings))
-    print("\n".join(f"applied {line}" for line in done) or "nothing to do")
+    say("\n".join(f"applied {line}" for line in done) or "nothing to do")
     return 0
 
 
 def _keys(loaded: Loaded, options: argparse.Namespace) -> int:
     try:
-        limit = _key_limit(loaded.settings, options) if options.action in ("create", "limit") else KeyLimit()
+        _check_ledger(options.ledger)
+        act = KEY_ACTIONS[options.action](loaded.settings, options)
     except ValueError as error:
         return fail(str(error))
 
-    async def act(target: Target) -> int:
+    async def run(target: Target) -> int:
         if target.embedded:
             await migrate_target(target, loaded.settings)
         async with Database(target.database_url, posting_connections=1, reading_connections=1) as database:
-            if options.action == "create":
-                print(await create_key(database, options.ledger, options.role, limit))
-            elif options.action == "limit":
-                if not await limit_key(database, options.ledger, options.id, limit):
-                    return fail(f"the ledger {options.ledger} has no key {options.id}")
-            elif options.action == "list":
-                listed = await list_keys(database, options.ledger)
-                if listed is None:
-                    return fail(f"there is no ledger {options.ledger}")
-                for key in listed:
-                    state = f"revoked {key.revoked_at:%Y-%m-%dT%H:%M:%SZ}" if key.revoked_at else "active"
-                    made = f"{key.created_at:%Y-%m-%dT%H:%M:%SZ}"
-                    print(key.ledger, key.id, key.role, made, *shown_limit(key.limit), state, sep="\t")
-            elif not await revoke_key(database, options.ledger, options.id):
-                return fail(f"the ledger {options.ledger} has no key {options.id}")
-        return 0
+            return await act(database)
 
     with open_target(loaded.settings) as target:
         try:
-            return _run(act(target))
-        except asyncpg.CheckViolationError:
-            return fail("a ledger's name has 1 to 64 letters, digits, and . : _ - after the first")
-        except (asyncpg.UndefinedTableError, asyncpg.InvalidParameterValueError):
-            return fail("the schema is missing: run `tallystick migrate` first")
+            return _run(run(target))
+        except UNMIGRATED as error:
+            return fail(explain_refusal(error))
+
+
+def _create(settings: Settings, options: argparse.Namespace) -> Action:
+    limit, _ = _key_limit(options)
+    limit.check(default_limits(settings).key)
+    # What cannot be shown is not made.
+    check_output()
+
+    async def act(database: Database) -> int:
+        key = await create_key(database, options.ledger, options.role, limit)
+        try:
+            say(key)
+        except OutputError as error:
+            await revoke_whole_key(database, key)
+            raise OutputError(f"{error}; the key that was made is revoked") from error
+        return 0
+
+    return act
+
+
+def _limit(settings: Settings, options: argparse.Namespace) -> Action:
+    of_ledger, key_id = _named_key(options)
+    limit, named = _key_limit(options)
+    if not named:
+        raise ValueError("name what to change: --rate, --burst or --concurrency; the word default takes the service's")
+    default = default_limits(settings).key
+
+    async def act(database: Database) -> int:
+        ledger = await key_ledger(database, options.ledger, of_ledger)
+        try:
+            key = (
+                None
+                if ledger is None
+                else await limit_key(database, ledger, key_id, limit, named=named, default=default)
+            )
+        except ValueError as error:
+            return fail(str(error))
+        if key is None:
+            return _no_key(options, key_id)
+        say(shown_key(key))
+        return 0
+
+    return act
+
+
+def _list(_: Settings, options: argparse.Namespace) -> Action:
+    async def act(database: Database) -> int:
+        listed = await list_keys(database, options.ledger)
+        if listed is None:
+            return fail(f"there is no ledger {options.ledger}")
+        for key in listed:
+            say(shown_key(key))
+        return 0
+
+    return act
+
+
+def _revoke(_: Settings, options: argparse.Namespace) -> Action:
+    of_ledger, key_id = _named_key(options)
+
+    async def act(database: Database) -> int:
+        ledger = await key_ledger(database, options.ledger, of_ledger)
+        if ledger is None or not await revoke_key(database, ledger, key_id):
+            return _no_key(options, key_id)
+        return 0
+
+    return act
+
+
+KEY_ACTIONS: Final[Mapping[str, Callable[[Settings, argparse.Namespace], Action]]] = {
+    "create": _create,
+    "limit": _limit,
+    "list": _list,
+    "revoke": _revoke,
+}
+
+
+def _named_key(options: argparse.Namespace) -> tuple[int | None, str]:
+    """
+    Return the key that is meant: its ledger's number, if it is told, and its public id.
+
+    Raises:
+        ValueError: It is not told well enough.
+    """
+    of_ledger, key_id = read_key_name(options.id)
+    if of_ledger is None and options.ledger is None:
+        raise ValueError("a public id needs --ledger beside it")
+    return of_ledger, key_id
+
+
+def _no_key(options: argparse.Namespace, key_id: str) -> int:
+    place = "the database" if options.ledger is None else f"the ledger {options.ledger}"
+    return fail(f"{place} has no key {key_id}")
+
+
+def _check_ledger(name: str | None) -> None:
+    """
+    Return if a ledger may be called so.
+
+    Raises:
+        ValueError: No ledger may; the message does not repeat the name, which may be anything.
+    """
+    if name is not None and not LEDGER_NAME.fullmatch(name):
+        raise ValueError("a ledger's name has 1 to 64 letters (A to Z, a to z), digits, and . : _ - after the first")
 
 
 def _audit(loaded: Loaded, options: argparse.Namespace) -> int:
+    try:
+        _check_ledger(options.ledger)
+    except ValueError as error:
+        return fail(str(error))
     metrics = None if options.metrics is None else Path(options.metrics)
     with open_target(loaded.settings) as target:
         if target.embedded:
@@ -104,9 +221,9 @@ def _doctor(loaded: Loaded, _: argparse.Namespace) -> int:
     with open_target(loaded.settings, redis=True) as target:
         findings = _run(examine(loaded.settings, target))
     for finding in findings:
-        print(f"{'FAULT' if finding.faults else 'ok':6}{finding.subject}")
+        say(f"{'FAULT' if finding.faults else 'ok':6}{finding.subject}")
         for fault in finding.faults:
-            print(f"      - {fault}")
+            say(f"      - {masked(fault)}")
     return EXIT_FAULTS if any(finding.faults for finding in findings) else 0
 
 

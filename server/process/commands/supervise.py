@@ -10,6 +10,7 @@ from typing import Final
 
 from server.process.admin import Admin
 from server.process.commands.demo import demo_key, welcome
+from server.process.commands.exits import OutputError, say
 from server.process.commands.serve import end_if_told
 from server.process.commands.target import Target, migrate_target, open_target
 from server.process.supervisor import Supervisor, Values
@@ -36,7 +37,11 @@ def supervise(
             text = welcome(url, asyncio.run(demo_key(target.database_url, Path(settings.data_dir))))
 
         def started() -> None:
-            print(text, flush=True)
+            try:
+                say(text)
+            except OutputError as error:
+                # It serves all the same.
+                log.warning("standard output cannot be written: %s", error)
 
         async def run() -> str | None:
             runner = await Admin(supervisor).start(admin)

@@ -1,0 +1,78 @@
+-- name: grant_list(functions)
+-- What the service's role needs and does not have, each with the statement that grants it.
+WITH needed (relation, privilege, columns) AS (
+    -- The service reads, opens accounts and posts. It cannot change or remove a transfer, nor remove anything.
+    VALUES
+        ('schema_migrations', 'SELECT', NULL),
+        ('schema_functions', 'SELECT', NULL),
+        ('ledgers', 'SELECT', NULL),
+        ('ledgers', 'INSERT', NULL),
+        ('api_keys', 'SELECT', NULL),
+        ('api_keys', 'INSERT', NULL),
+        ('api_keys', 'UPDATE', 'revoked_at rate_quota rate_window burst concurrency'),
+        ('accounts', 'SELECT', NULL),
+        ('accounts', 'INSERT', NULL),
+        ('accounts', 'UPDATE', 'balance held_in held_out floor ceiling version limits_version last_entry_at closed metadata'),
+        ('transfers', 'SELECT', NULL),
+        ('transfers', 'INSERT', NULL)
+), place AS (
+    SELECT oid, nspname FROM pg_namespace WHERE nspname = 'tallystick'
+), lacking (what, granted) AS (
+    SELECT 'USAGE on the schema ' || nspname, format('USAGE ON SCHEMA %I', nspname)
+    FROM place
+    WHERE NOT has_schema_privilege('tallystick_service', oid, 'USAGE')
+    UNION ALL
+    SELECT format('%s on %s', n.privilege, n.relation), format('%s ON %I.%I', n.privilege, p.nspname, n.relation)
+    FROM needed AS n
+    CROSS JOIN place AS p
+    JOIN pg_class AS c ON c.relnamespace = p.oid AND c.relname = n.relation
+    WHERE n.columns IS NULL AND NOT has_table_privilege('tallystick_service', c.oid, n.privilege)
+    UNION ALL
+    SELECT format('%s (%s) on %s', n.privilege, m.columns, n.relation),
+           format('%s (%s) ON %I.%I', n.privilege, m.columns, p.nspname, n.relation)
+    FROM needed AS n
+    CROSS JOIN place AS p
+    JOIN pg_class AS c ON c.relnamespace = p.oid AND c.relname = n.relation
+    CROSS JOIN LATERAL (
+        SELECT string_agg(quote_ident(a.attname), ', ' ORDER BY a.attnum)
+        FROM pg_attribute AS a
+        WHERE a.attrelid = c.oid AND NOT a.attisdropped AND a.attname = ANY (string_to_array(n.columns, ' '))
+          AND NOT has_column_privilege('tallystick_service', c.oid, a.attnum, n.privilege)
+    ) AS m (columns)
+    WHERE m.columns IS NOT NULL
+    UNION ALL
+    SELECT 'EXECUTE on ' || f.proname, format('EXECUTE ON FUNCTION %s', f.oid::regprocedure)
+    FROM place AS p
+    JOIN pg_proc AS f ON f.pronamespace = p.oid AND f.proname = ANY ($1::text[])
+    WHERE NOT has_function_privilege('tallystick_service', f.oid, 'EXECUTE')
+)
+SELECT what, format('GRANT %s TO tallystick_service', granted) AS statement FROM lacking ORDER BY what;
+
+-- name: owner_list(tables, functions)
+-- What of the schema belongs to another role than its owner's, each with the statement that changes that.
+WITH place AS (
+    SELECT oid, nspname, nspowner FROM pg_namespace WHERE nspname = 'tallystick'
+), ours AS (
+    SELECT c.oid, c.relname, c.relowner FROM place AS p JOIN pg_class AS c ON c.relnamespace = p.oid
+    WHERE c.relkind IN ('r', 'p') AND c.relname = ANY ($1::text[])
+), owned (rank, what, owner, altered) AS (
+    -- The schema first: who owns it may have things in it.
+    SELECT 1, 'schema ' || nspname, nspowner, format('SCHEMA %I', nspname) FROM place
+    UNION ALL
+    SELECT 2, 'table ' || relname, relowner, format('TABLE tallystick.%I', relname) FROM ours
+    UNION ALL
+    -- The domains of their columns.
+    SELECT DISTINCT 3, 'domain ' || t.typname, t.typowner, format('DOMAIN tallystick.%I', t.typname)
+    FROM ours AS o
+    JOIN pg_attribute AS a ON a.attrelid = o.oid
+    JOIN pg_type AS t ON t.oid = a.atttypid AND t.typtype = 'd'
+    JOIN place AS p ON p.oid = t.typnamespace
+    UNION ALL
+    SELECT 4, 'function ' || f.proname, f.proowner, format('FUNCTION %s', f.oid::regprocedure)
+    FROM place AS p
+    JOIN pg_proc AS f ON f.pronamespace = p.oid AND f.proname = ANY ($2::text[])
+)
+SELECT what, pg_get_userbyid(owner) AS owner, format('ALTER %s OWNER TO tallystick_owner', altered) AS statement
+FROM owned
+WHERE pg_get_userbyid(owner) <> 'tallystick_owner'
+ORDER BY rank, what;
