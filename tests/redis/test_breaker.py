@@ -19,6 +19,7 @@ from tests.support.valkey import OwnValkey
 from tests.support.waiting import until
 
 Connect = Callable[[str], RedisServer]
+RUN = b"ab12"
 
 
 async def refused(client: RedisServer, *commands: tuple[bytes | str | int, ...]) -> None:
@@ -107,7 +108,7 @@ async def test_out_of_memory(valkey: OwnValkey, client: RedisServer) -> None:
     """A full server that evicts nothing counts as away, in scripts too, for as long as it takes no writes."""
     valkey.ask("CONFIG", "SET", "maxmemory-policy", "noeviction")
     valkey.ask("CONFIG", "SET", "maxmemory", "1")
-    settle = script("settle").call([b"replay"], 0, 60, b"answer")
+    settle = script("settle").call([b"replay"], 0, RUN, 60, b"answer")
     await refused(client, settle)
     await asyncio.sleep(1.0)
     # It answers PING, and is still of no use.
@@ -124,7 +125,7 @@ async def test_read_only(valkey: OwnValkey, client: RedisServer, folder: Path) -
     try:
         valkey.ask("REPLICAOF", "127.0.0.1", primary.port)
         await until(lambda: b"link_status:up" in _replication(valkey))
-        await refused(client, script("settle").call([b"replay"], 0, 60, b"answer"))
+        await refused(client, script("settle").call([b"replay"], 0, RUN, 60, b"answer"))
         await asyncio.sleep(0.6)
         assert client.away
         valkey.ask("REPLICAOF", "NO", "ONE")

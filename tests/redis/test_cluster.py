@@ -83,7 +83,7 @@ async def test_a_slot_that_moves(cluster: OwnCluster, client: RedisCluster) -> N
         assert await client.submit(key, ("GET", key)) == b"S1 " + key
     for key in names[10:]:
         # By script, which the server it goes to has never seen.
-        assert await client.submit(key, settle.call([key], 0, 60, b"replay")) == 1
+        assert await client.submit(key, settle.call([key], 0, RUN, 60, b"replay")) == 1
         assert await client.submit(key, ("GET", key)) == b"replay"
     await cluster.end_move(slot, source, target)
     assert await asyncio.gather(*(client.submit(key, ("GET", key)) for key in names)) == [
