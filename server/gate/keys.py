@@ -161,7 +161,7 @@ def _parse(token: str) -> _Parsed | None:
 
 def read_key_name(text: str) -> tuple[int | None, str]:
     """
-    Return which key is meant by a public id, or by a whole key: its ledger, if that is told, and its public id.
+    Return the ledger and the public id of a key that is given by its public id, which has no ledger in it, or whole.
 
     Raises:
         ValueError: It is neither; the message does not repeat it.

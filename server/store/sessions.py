@@ -69,7 +69,7 @@ CONNECTION_LOST = (
     asyncpg.IdleInTransactionSessionTimeoutError,
     asyncpg.InternalClientError,
 )
-# Those of them in which nobody said no.
+# Those of them in which the server has not refused the address.
 _LOST = (
     OSError,
     asyncpg.PostgresConnectionError,

@@ -119,7 +119,7 @@ async def test_exit_codes(books: str, postgres_url: str) -> None:
     assert (await run("audit", "--ledger", NEIGHBOUR, database_url=books)).code == 0
     for arguments, url, text in (
         (["--ledger", "elsewhere"], books, "there is no ledger elsewhere"),
-        ([], postgres_url, "run `tallystick migrate` first"),
+        ([], postgres_url, "are missing: run `tallystick migrate`"),
         ([], "postgresql://postgres@127.0.0.1:1/tallystick", "Postgres cannot be reached"),
     ):
         failed = await run("audit", *arguments, database_url=url, redis_url=NO_REDIS)

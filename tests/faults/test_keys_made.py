@@ -9,9 +9,9 @@ from tests.support.postgres import administer
 from tests.support.proxy import proxied
 
 CREATE = ("keys", "create", "--ledger", "books", "--role", "write", "--rate", "7/min", "--burst", "424242")
-# Binary, as it is sent: by this the making of the key is told from everything else.
+# Binary, as it is sent: only the statement that makes the key contains it.
 BURST = (424_242).to_bytes(4, "big")
-# Beside it, what takes a key back has this.
+# The statement that withdraws a key contains this too.
 ROLE = b"write"
 ALWAYS = 1_000_000
 
@@ -23,7 +23,7 @@ async def keys(url: str) -> dict[str, bool]:
 
 
 async def test_a_reply_that_is_lost(database_url: str, sockets: Path) -> None:
-    """Made, but nobody heard so: the same key is made again, which changes nothing, and is printed."""
+    """The key was made and the reply lost: the same key is sent again, changes nothing, and is printed."""
     async with proxied(database_url, sockets) as (proxy, through):
         proxy.cut_at, proxy.cuts_left = BURST, 1
         end = await run(*CREATE, database_url=through)
@@ -33,7 +33,7 @@ async def test_a_reply_that_is_lost(database_url: str, sockets: Path) -> None:
 
 
 async def test_every_reply_is_lost(database_url: str, sockets: Path) -> None:
-    """When it is never heard whether it was made, it is revoked, and that is what is printed."""
+    """When no reply ever comes, the key is revoked, and the command says that."""
     async with proxied(database_url, sockets) as (proxy, through):
         proxy.cut_at, proxy.cuts_left = BURST, ALWAYS
         end = await run(*CREATE, database_url=through)
@@ -44,19 +44,19 @@ async def test_every_reply_is_lost(database_url: str, sockets: Path) -> None:
 
 
 async def test_nothing_is_heard_any_more(database_url: str, sockets: Path) -> None:
-    """When it cannot be revoked either, it is said which key that is and how to revoke it."""
+    """When it cannot be revoked either, the message names the key and how to revoke it."""
     async with proxied(database_url, sockets) as (proxy, through):
         proxy.cut_at, proxy.cuts_left = ROLE, ALWAYS
         end = await run(*CREATE, database_url=through)
     assert (end.code, end.out) == (2, "")
-    told = re.search(r"nobody knows whether it did: when it is back, run `tallystick (.*)`\n", end.err)
-    assert told is not None, end
-    assert (await run(*told[1].split(), database_url=database_url)).code == 0
+    hint = re.search(r"nobody knows whether it did: when it is back, run `tallystick (.*)`\n", end.err)
+    assert hint is not None, end
+    assert (await run(*hint[1].split(), database_url=database_url)).code == 0
     assert list((await keys(database_url)).values()) == [False]
 
 
 async def test_postgres_goes_away_for_good(database_url: str, sockets: Path) -> None:
-    """Lost under the making of the key and not reachable since: it may have been made, and that is said."""
+    """Lost under the making of the key and not reachable since: it may have been made, and the message says so."""
     async with proxied(database_url, sockets) as (proxy, through):
         proxy.cut_at, proxy.cuts_left, proxy.refuse_after_cut = BURST, 1, True
         end = await run(*CREATE, database_url=through)

@@ -107,8 +107,10 @@ async def test_restored_on_another_server(database_url: str, own_postgres: OwnPo
     assert await access(copy) == await access(database_url)
 
 
-async def test_whoever_restored_must_migrate(database_url: str, own_postgres: OwnPostgres, tmp_path: Path) -> None:
-    """A user that may not take over what another one restored is told whose it is; nothing is done."""
+async def test_the_user_that_restored_must_migrate(
+    database_url: str, own_postgres: OwnPostgres, tmp_path: Path
+) -> None:
+    """A user that may not take over what another one restored learns whose it is; nothing is done."""
     file = await dump(database_url, tmp_path)
     await administer(own_postgres.database_url, "CREATE ROLE books LOGIN CREATEROLE")
     await administer(own_postgres.database_url, "CREATE DATABASE books OWNER books")

@@ -112,7 +112,7 @@ async def test_a_key_that_cannot_be_shown(database_url: str) -> None:
 @FULL
 @pytest.mark.parametrize("redirections", ["<&- >&- 2>&-", ">/dev/full 2>/dev/full"], ids=["closed", "full"])
 async def test_a_server_without_outputs_serves(database_url: str, redirections: str) -> None:
-    """Nobody has to listen to a server for it to serve, and to end when it is told to."""
+    """A server without outputs serves, and ends on SIGTERM."""
     port = free_port()
     child = await begin(
         f"exec tallystick serve --port {port} {redirections}", database_url=database_url, redis_url=NO_REDIS
@@ -162,7 +162,7 @@ async def token(database_url: str) -> str:
 
 
 async def test_a_whole_key_is_revoked(database_url: str, token: str) -> None:
-    """What is pasted may be the key itself; its ledger need not be named, and another one's is no mistake to make."""
+    """What is pasted may be the key itself; its ledger need not be named, and naming another one is refused."""
     await make_key(database_url, "others")
     end = await run("keys", "revoke", "--ledger", "others", token, database_url=database_url)
     assert (end.code, end.out) == (2, "")
@@ -217,7 +217,7 @@ async def test_a_secret_is_never_repeated(database_url: str, words: tuple[str, .
 
 
 async def test_a_public_id_needs_its_ledger(database_url: str) -> None:
-    """A public id tells no ledger."""
+    """A public id contains no ledger."""
     for action in ("revoke", "limit"):
         end = await run("keys", action, "0" * 16, database_url=database_url)
         assert (end.code, end.out, end.err) == (2, "", "tallystick: a public id needs --ledger beside it\n")

@@ -44,7 +44,7 @@ REFUSED = [
 async def test_refused_by_every_command(
     settings: dict[str, str], sentence: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The sentence is the same, the exit code is 2, and nothing else is said."""
+    """The sentence is the same, the exit code is 2, and nothing else is printed."""
     given = {"database_url": POSTGRES, "redis_url": NO_REDIS, **settings}
     for name, value in given.items():
         monkeypatch.setenv(f"TALLYSTICK_{name.upper()}", value)

@@ -159,7 +159,7 @@ def test_not_utf_8(name: str) -> None:
     ],
 )
 def test_kubernetes_service_links(variable: str, value: str) -> None:
-    """What Kubernetes sets for a Service of our name is told apart from a slip, with what to do."""
+    """What Kubernetes sets for a Service of our name is recognised, and the message says what to do."""
     with pytest.raises(
         SettingsError, match=rf"^{variable} is one of the variables that Kubernetes sets .*`enableServiceLinks: false`"
     ):

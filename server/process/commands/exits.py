@@ -26,7 +26,7 @@ class OutputError(Exception):
 
 
 class NoReaderError(OutputError):
-    """Whoever read standard output has gone."""
+    """The reader of standard output has gone."""
 
 
 def masked(text: str) -> str:

@@ -67,7 +67,7 @@ async def ledger_id(database: Database, name: str) -> int | None:
 
 
 async def key_ledger(database: Database, name: str | None, number: int | None) -> int | None:
-    """Return the number of a key's ledger, of which its name, its number or both are told; None where they differ."""
+    """Return the number of a ledger given by name, by number or by both; None where there is none or they differ."""
     found = number if name is None else await ledger_id(database, name)
     return found if number in (None, found) else None
 
@@ -101,7 +101,7 @@ async def create_key(database: Database, ledger: str, role: str, limit: KeyLimit
 async def revoke_whole_key(database: Database, token: str) -> None:
     """Revoke a key that was just made and that nobody will see."""
     of_ledger, key_id = read_key_name(token)
-    assert of_ledger is not None, "a whole key tells its ledger"
+    assert of_ledger is not None, "a whole key contains its ledger"
     await revoke_key(database, of_ledger, key_id)
 
 

@@ -178,10 +178,10 @@ KEY_ACTIONS: Final[Mapping[str, Callable[[Settings, argparse.Namespace], Action]
 
 def _named_key(options: argparse.Namespace) -> tuple[int | None, str]:
     """
-    Return the key that is meant: its ledger's number, if it is told, and its public id.
+    Return the key that is named: its ledger's number, if it was given whole, and its public id.
 
     Raises:
-        ValueError: It is not told well enough.
+        ValueError: It is no key, or its ledger is missing.
     """
     of_ledger, key_id = read_key_name(options.id)
     if of_ledger is None and options.ledger is None:
