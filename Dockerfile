@@ -42,10 +42,11 @@ ENV PATH=/opt/tallystick/bin:$PATH \
     PYTHONUNBUFFERED=1 \
     TALLYSTICK_HOST=0.0.0.0 \
     TALLYSTICK_PORT=8080
-# A number, so that an orchestrator can see that it is not root; a name, because initdb wants one.
+# A number, so that an orchestrator can see that it is not root. Where it gives every container a number of its own, in
+# group 0 (OpenShift), /data can be written to as well: set TALLYSTICK_DATA_DIR to a folder that does not exist there.
 RUN groupadd --gid 10001 tallystick \
  && useradd --uid 10001 --gid 10001 --no-create-home --home-dir /nonexistent tallystick \
- && install -d -o 10001 -g 10001 /data
+ && install -d -o 10001 -g 0 -m 0775 /data
 WORKDIR /data
 EXPOSE 8080
 # SIGTERM drains: stop accepting, finish what runs, close.

@@ -20,11 +20,11 @@ _ledgers = itertools.count(1)
 @pytest.fixture(scope="session")
 def embedded() -> Iterator[EmbeddedServers]:
     """PostgreSQL and Valkey of this test process."""
-    with tempfile.TemporaryDirectory(prefix="tallystick-tests-") as folder:
-        # Root's embedded server runs as somebody else, who must get this far.
-        Path(folder).chmod(0o755)
-        with EmbeddedServers.open(Path(folder) / "data") as servers:
-            yield servers
+    with (
+        tempfile.TemporaryDirectory(prefix="tallystick-tests-") as folder,
+        EmbeddedServers.open(Path(folder) / "data") as servers,
+    ):
+        yield servers
 
 
 @pytest.fixture(scope="session")
@@ -87,7 +87,6 @@ async def server_process(database_url: str, redis_url: str, tmp_path: Path) -> A
 def own_postgres() -> Iterator[OwnPostgres]:
     """A Postgres of this test alone, to be crashed, or without the roles that other tests have made."""
     with tempfile.TemporaryDirectory(prefix="ts-own-") as folder:
-        Path(folder).chmod(0o755)
         server = OwnPostgres(Path(folder))
         try:
             yield server

@@ -7,7 +7,6 @@ data of their own.
 
 import asyncio
 import os
-import pwd
 import re
 import shutil
 import signal
@@ -24,6 +23,9 @@ from redis import Redis
 
 from loadtests.bench.record import BenchError
 from loadtests.own_server import OwnServer, run_command, said
+from server.process.embedded.account import Account, account_for, reaching
+from server.process.embedded.child import prepared
+from server.process.embedded.nameless import initdb_for
 
 INITDB = ("--username=postgres", "--auth=trust", "--encoding=UTF8", "--locale=C", "--locale-provider=builtin")
 INITDB_LOCALE = "--builtin-locale=C.UTF-8"
@@ -35,8 +37,6 @@ STOP_SECONDS_MAX = 30.0
 POLL_SECONDS = 0.05
 # pgbench fills two million rows in its largest table; a vacuum is part of it.
 PGBENCH_SECONDS_MAX = 300.0
-# What root's PostgreSQL runs as: every Linux has this user, and it owns nothing.
-UNPRIVILEGED = "nobody"
 
 
 class BesideError(BenchError):
@@ -113,14 +113,17 @@ def settings_of(server: OwnServer) -> str:
     """Return what the PostgreSQL of a server of one's own is told, but for places and logs."""
     _, arguments = postmaster(server)
     told = [word.removeprefix("--") for word in arguments if word.startswith("--") and word.split("=")[0] not in PLACES]
-    return ", ".join(word for word in told if not word.startswith(("log_", "port", "unix_socket", "listen")))
+    return ", ".join(
+        word for word in told if not word.startswith(("log_", "port", "unix_socket", "listen", "password"))
+    )
 
 
 def own_database_url(server: OwnServer) -> str:
     """Return the address of the database of a server of one's own."""
     _, arguments = postmaster(server)
     [sockets] = [word.partition("=")[2] for word in arguments if word.startswith("--unix_socket_directories=")]
-    return f"postgresql://postgres@/tallystick?host={sockets}"
+    passfile = Path(arguments[arguments.index("-D") + 1]).with_name("postgres.pgpass")
+    return f"postgresql://postgres@/tallystick?host={sockets}&passfile={passfile}"
 
 
 def own_valkey(server: OwnServer) -> tuple[Path, str]:
@@ -148,13 +151,14 @@ def beside(server: OwnServer) -> Iterator[Beside]:
     folder = Path(tempfile.mkdtemp(prefix="tallystick-beside-"))
     try:
         with ExitStack() as stack:
-            owner = _owner(folder)
-            initdb = [str(postgres.with_name("initdb")), "-D", str(folder / "data"), *INITDB, INITDB_LOCALE]
-            _wait(_spawn(initdb, folder, owner), "initdb")
-            database = _spawn([str(postgres), *_moved(arguments, folder)], folder, owner)
+            account = _account(folder, postgres)
+            with initdb_for(account, folder) as initdb:
+                command = [str(initdb), "-D", str(folder / "data"), *INITDB, INITDB_LOCALE]
+                _wait(_spawn(command, folder, account), "initdb")
+            database = _spawn([str(postgres), *_moved(arguments, folder)], folder, account)
             stack.callback(_stop, database, signal.SIGINT)
             settings = _valkey_settings(valkey_socket, folder)
-            cache = _spawn([str(valkey), *settings], folder, owner)
+            cache = _spawn([str(valkey), *settings], folder, account)
             stack.callback(_stop, cache, signal.SIGTERM)
             url = f"unix://{folder / 'valkey.sock'}"
             running = Beside(database.pid, cache.pid, folder, postgres.parent, url)
@@ -165,13 +169,12 @@ def beside(server: OwnServer) -> Iterator[Beside]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _owner(folder: Path) -> "pwd.struct_passwd | None":
-    """Return whom the servers run as when this user is root, which PostgreSQL refuses."""
-    if os.geteuid() != 0:
-        return None
-    owner = pwd.getpwnam(UNPRIVILEGED)
-    os.chown(folder, owner.pw_uid, owner.pw_gid)
-    return owner
+def _account(folder: Path, program: Path) -> Account:
+    """Return whom the servers run as: another user when this one is root, which PostgreSQL refuses."""
+    account = reaching(account_for(folder), folder, program)
+    if account.foreign:
+        os.chown(folder, account.uid, account.gid)
+    return account
 
 
 def _moved(arguments: Sequence[str], folder: Path) -> list[str]:
@@ -192,7 +195,7 @@ def _valkey_settings(socket: str, folder: Path) -> list[str]:
     return [part for name, value in {**found, **places}.items() for part in (f"--{name}", str(value))]
 
 
-def _spawn(command: list[str], folder: Path, owner: "pwd.struct_passwd | None") -> "subprocess.Popen[bytes]":
+def _spawn(command: list[str], folder: Path, account: Account) -> "subprocess.Popen[bytes]":
     with (folder / "log").open("ab") as log:
         return subprocess.Popen(
             command,
@@ -200,9 +203,7 @@ def _spawn(command: list[str], folder: Path, owner: "pwd.struct_passwd | None") 
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
-            user=owner.pw_uid if owner else None,
-            group=owner.pw_gid if owner else None,
-            extra_groups=[] if owner else None,
+            preexec_fn=prepared(account, signal.SIGKILL),  # noqa: PLW1509 (one call, no threads)
             start_new_session=True,
         )
 

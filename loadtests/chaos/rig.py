@@ -11,7 +11,6 @@ from pathlib import Path
 
 from loadtests.chaos.databases import PORT, Postgres, Valkey
 from loadtests.chaos.plan import BOTH, POSTGRES, REDIS
-from loadtests.chaos.processes import database_owner
 from loadtests.chaos.proxy import Proxy, proxied
 from loadtests.chaos.servers import Server, run_command
 from loadtests.own_server import AUDIT_SECONDS_MAX, COMMAND_SECONDS_MAX, PLENTY, ServerError
@@ -113,9 +112,8 @@ class Rig:
 @asynccontextmanager
 async def running(logs: Path) -> AsyncIterator[Rig]:
     """Start everything with new data, the logs in a folder; end and remove it afterwards, whatever happens."""
-    owner = database_owner()
     home, sockets = _make_home()
-    postgres = Postgres(home / "p", logs / "postgres.log", owner)
+    postgres = Postgres(home / "p", logs / "postgres.log")
     valkey = Valkey(sockets, logs / "valkey.log")
     servers = [
         Server(
@@ -148,8 +146,6 @@ async def running(logs: Path) -> AsyncIterator[Rig]:
 def _make_home() -> tuple[Path, Path]:
     """Make a folder for all data, and one inside for sockets, whose paths must be short."""
     home = Path(tempfile.mkdtemp(prefix="ts-chaos-"))
-    # The owner of the databases has to enter; all inside is closed to others.
-    home.chmod(0o711)
     sockets = home / "s"
     sockets.mkdir(mode=0o700)
     return home, sockets

@@ -47,9 +47,8 @@ class Watched(NamedTuple):
 
 @pytest.fixture
 def folder() -> Iterator[Path]:
-    """A short path, where the account of root's PostgreSQL can get."""
+    """A short path."""
     with tempfile.TemporaryDirectory(prefix="ts-") as path:
-        Path(path).chmod(0o755)
         yield Path(path)
 
 
@@ -60,7 +59,8 @@ async def watched(folder: Path, tmp_path: Path) -> AsyncIterator[Watched]:
     redis = OwnValkey(folder, requirepass=PASSWORDS[1])
     redis.start()
     await migrate(postgres.database_url)
-    url = postgres.database_url.replace("postgres@", f"postgres:{PASSWORDS[0]}@", 1)
+    await administer(postgres.database_url, f"CREATE ROLE watched SUPERUSER LOGIN PASSWORD '{PASSWORDS[0]}'")
+    url = postgres.database_url.replace("postgres@", f"watched:{PASSWORDS[0]}@", 1)
     assert urlsplit(url).password == PASSWORDS[0]
     async with collecting() as collector:
         settings = {

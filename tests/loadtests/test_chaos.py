@@ -153,9 +153,8 @@ def test_what_was_never_seen_fails_a_long_run() -> None:
 
 @pytest.fixture
 def temporary() -> Iterator[Path]:
-    """A place for temporary files that databases of another user may enter, with a short path."""
+    """A place for temporary files, with a short path."""
     with tempfile.TemporaryDirectory(prefix="ts-") as path:
-        Path(path).chmod(0o711)
         yield Path(path)
 
 

@@ -13,7 +13,7 @@ import pytest
 
 from server.http.cursors import write_cursor
 from server.store import migrations
-from server.store.migrations import MigrationError, expected_names, migrate
+from server.store.migrations import MigrationError, expected_migrations, expected_names, migrate
 from server.store.sql import sql_root
 from tests.api.steps import pages
 from tests.support.command import NO_REDIS, run

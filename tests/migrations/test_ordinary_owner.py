@@ -11,11 +11,11 @@ from tests.support.postgres import administer, with_database
 from tests.support.service import in_process
 
 # How the user comes to its two roles, by what an administrator does beforehand.
-CREATES_ROLES = ["CREATE ROLE books LOGIN CREATEROLE"]
+CREATES_ROLES = ["CREATE ROLE books LOGIN CREATEROLE PASSWORD 'books'"]
 WAS_GIVEN_ROLES = [
     "CREATE ROLE tallystick_owner NOLOGIN",
     "CREATE ROLE tallystick_service NOLOGIN",
-    "CREATE ROLE books LOGIN",
+    "CREATE ROLE books LOGIN PASSWORD 'books'",
     "GRANT tallystick_owner, tallystick_service TO books",
 ]
 # A role may be granted without the right to become it, and a user without admin rights on it cannot take that right.
@@ -27,7 +27,7 @@ async def prepared(server: OwnPostgres, statements: list[str]) -> str:
     for statement in [*statements, "CREATE DATABASE books OWNER books"]:
         await administer(server.database_url, statement)
     address = urlsplit(with_database(server.database_url, "books"))
-    return urlunsplit(address._replace(netloc="books@"))
+    return urlunsplit(address._replace(netloc="books:books@"))
 
 
 @pytest.mark.parametrize("statements", [CREATES_ROLES, WAS_GIVEN_ROLES], ids=["creates roles", "was given roles"])

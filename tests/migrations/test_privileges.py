@@ -69,9 +69,9 @@ async def serving(database_url: str) -> AsyncIterator["asyncpg.Connection[asyncp
     await administer(
         database_url,
         f"DO $$ BEGIN IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = '{user}') THEN"
-        f" CREATE ROLE {user} LOGIN IN ROLE tallystick_service; END IF; END $$",
+        f" CREATE ROLE {user} LOGIN PASSWORD '{user}' IN ROLE tallystick_service; END IF; END $$",
     )
-    connection = await asyncpg.connect(database_url, user=user, server_settings=SESSION_SETTINGS)
+    connection = await asyncpg.connect(database_url, user=user, password=user, server_settings=SESSION_SETTINGS)
     yield connection
     await connection.close()
 

@@ -14,9 +14,8 @@ from server.process.embedded import postgres_bin
 
 @contextlib.contextmanager
 def open_place() -> Iterator[Path]:
-    """A directory every user may enter: pytest's own is closed to the user of the servers."""
+    """A directory with a short path, private as every temporary one."""
     path = Path(tempfile.mkdtemp(prefix="tallystick-test-"))
-    path.chmod(0o755)
     try:
         yield path
     finally:

@@ -1,45 +1,42 @@
 """
 A program that opens embedded servers, says so in one line of JSON, and waits for its input to end.
 
-The tests run it as a process they can kill; `Parent` is their handle on it. Only the standard
-library is used, so any Python of the machine can run it.
+The tests run it as a process they can kill; `Parent` is their handle on it.
 """
 
-import contextlib
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
 
-# Another user may not be able to enter the home directory that the tests' own Python lies in.
-PYTHONS = (sys.executable, shutil.which("python3", path="/usr/local/bin:/usr/bin") or "")
-
-MODERN = "import sys; sys.exit(sys.version_info < (3, 11))"
-
 
 class Parent:
     """That program as a child of the test."""
 
-    def __init__(self, data_dir: Path, *flags: str, uid: int | None = None, packages: Path | None = None) -> None:
-        """Start it, without waiting, as the user `uid` when one is given."""
-        python = sys.executable if uid is None else python_for(uid)
-        assert python is not None
+    def __init__(
+        self,
+        data_dir: Path,
+        *flags: str,
+        packages: Path | None = None,
+        change_user: Callable[[], None] | None = None,
+    ) -> None:
+        """Start it, without waiting; `packages` are those of the servers, others than ours."""
+        if packages is not None:
+            (packages / "asyncpg").symlink_to(installed_packages() / "asyncpg")
         self.process = subprocess.Popen(
-            [python, "-S", str(Path(__file__)), str(data_dir), *flags],
+            [sys.executable, "-S", str(Path(__file__)), str(data_dir), *flags],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             cwd="/",
             env={"PYTHONPATH": f"{ROOT}:{packages or installed_packages()}"},
-            user=uid,
-            group=uid,
-            extra_groups=None if uid is None else [],
+            preexec_fn=change_user,  # noqa: PLW1509 (one call, no threads)
         )
 
     def answer(self) -> dict[str, Any]:
@@ -70,16 +67,6 @@ def installed_packages() -> Path:
     assert spec is not None
     assert spec.submodule_search_locations is not None
     return Path(spec.submodule_search_locations[0]).resolve().parent
-
-
-def python_for(uid: int) -> str | None:
-    """A Python new enough that the user `uid` can run, if there is one."""
-    for python in filter(None, PYTHONS):
-        with contextlib.suppress(OSError):
-            ran = subprocess.run([python, "-S", "-c", MODERN], user=uid, group=uid, extra_groups=[], check=False)
-            if ran.returncode == 0:
-                return python
-    return None
 
 
 def main() -> None:

@@ -15,9 +15,8 @@ START_SECONDS = 60.0
 
 @contextmanager
 def place() -> Iterator[Path]:
-    """Lend a short path that does not exist, where the account of root's embedded servers can get."""
+    """Lend a short path that does not exist."""
     with tempfile.TemporaryDirectory(prefix="tallystick-test-") as folder:
-        Path(folder).chmod(0o755)
         yield Path(folder) / "data"
 
 

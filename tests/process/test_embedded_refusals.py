@@ -10,11 +10,10 @@ from pathlib import Path
 import pytest
 
 from server.process.embedded import EmbeddedError, EmbeddedServers, postgres_bin, valkey_bin
+from server.process.embedded.account import CAP_DAC_OVERRIDE
 from tests.process.embedded_looks import open_place, psql, valkey
-from tests.process.embedded_parent import ROOT, Parent, installed_packages, python_for
-
-NOBODY = 65534
-needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
+from tests.process.embedded_parent import ROOT, Parent, installed_packages
+from tests.process.users import DEFAULT_CONTAINER, NOBODY, needs_root, root_with, user
 
 
 @pytest.fixture
@@ -120,7 +119,7 @@ def test_other_systems(place: Path, pretence: str, name: str) -> None:
     Where the packages bring no servers the way out is named, though modules of Unix are missing.
     """
     program = f"""
-import os, pathlib, signal, subprocess, sys, tempfile
+import asyncpg, os, pathlib, signal, subprocess, sys, tempfile
 {pretence}
 from server.process.embedded import EmbeddedError, EmbeddedServers
 try:
@@ -132,22 +131,6 @@ except EmbeddedError as error:
     ran = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
     expected = f"There is no embedded server for {name}. Set TALLYSTICK_DATABASE_URL to a server of your own.\n"
     assert ran.stdout == expected
-
-
-@needs_root
-def test_an_ordinary_user(place: Path) -> None:
-    """
-    An ordinary user's servers run as that user, with the same result as root's.
-    """
-    if python_for(NOBODY) is None:
-        pytest.skip("no Python 3.11 here that another user may run")
-    os.chown(place, NOBODY, NOBODY)
-    with Parent(place / "data", uid=NOBODY) as parent:
-        servers = parent.answer()
-        assert servers["uid"] == NOBODY
-        assert Path(f"/proc/{servers['postgres_pid']}").stat().st_uid == NOBODY
-        assert psql(servers["database_url"], "SELECT 1") == "1"
-        assert valkey(servers["redis_url"], "PING") == "+PONG\r\n"
 
 
 @needs_root
@@ -163,50 +146,27 @@ def test_a_directory_of_somebody_else(place: Path, mode: int, name: str, expecte
     """
     An ordinary user is told whose directory it is, or that it may not be written to.
     """
-    if python_for(NOBODY) is None:
-        pytest.skip("no Python 3.11 here that another user may run")
+    place.chmod(0o755)
     (place / "data").mkdir(mode=mode)
-    parent = Parent(place / name, uid=NOBODY)
+    parent = Parent(place / name, change_user=user(NOBODY, NOBODY, writes_everywhere=False))
     assert expected in parent.answer()["error"]
     parent.finish()
 
 
 @needs_root
-def test_root_serves_the_owner(place: Path) -> None:
+def test_root_without_the_right_to_let_it_in(place: Path) -> None:
     """
-    For root the servers run as the user the directory belongs to.
-    """
-    (place / "data").mkdir()
-    os.chown(place / "data", 1, 1)
-    with EmbeddedServers.open(place / "data") as servers:
-        assert Path(f"/proc/{servers.postgres_pid}").stat().st_uid == 1
-        assert Path(f"/proc/{servers.redis_pid}").stat().st_uid == 1
-
-
-@needs_root
-def test_a_closed_parent_is_named(place: Path) -> None:
-    """
-    A directory above that the servers' user may not enter is named, and stays as it is.
+    Where root has no capability that leads through a closed directory, it is named, and stays as it is.
     """
     (place / "closed/inner").mkdir(parents=True)
     (place / "closed").chmod(0o700)
-    said = refusal(place / "closed/inner/data")
-    assert f"may not enter {place}/closed. Name another directory" in said
-    assert (place / "closed").stat().st_mode & 0o777 == 0o700
-    assert (place / "closed/inner").stat().st_uid == 0
-
-
-@needs_root
-def test_closed_programs_are_named(place: Path) -> None:
-    """
-    The same is said of a directory above the servers' own programs.
-    """
-    put_programs(place / "closed", 0o755)
-    (place / "closed").chmod(0o700)
-    parent = Parent(place / "data", packages=place / "closed")
+    place.chmod(0o755)
+    parent = Parent(place / "closed/inner/data", change_user=root_with(DEFAULT_CONTAINER - {CAP_DAC_OVERRIDE}))
     said = parent.answer()["error"]
     parent.finish()
-    assert f"may not enter {place}/closed. Move the checkout" in said
+    assert f"may not enter {place}/closed, and root cannot let it in here. Use a place like /opt" in said
+    assert (place / "closed").stat().st_mode & 0o777 == 0o700
+    assert (place / "closed/inner").stat().st_uid == 0
 
 
 def test_programs_that_do_not_run(place: Path) -> None:

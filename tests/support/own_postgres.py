@@ -1,16 +1,15 @@
 """A PostgreSQL that a test may crash and start again."""
 
-import asyncio
-import os
 import shutil
+import signal
 import subprocess
 from pathlib import Path
 
-from server.process.embedded import EmbeddedServers, postgres_bin
-from tests.support.postgres import administer
+from server.process.embedded import EmbeddedServers
+from tests.support.waiting import until
 
-# Seconds that pg_ctl gets.
-CONTROL_SECONDS = 30.0
+# Seconds that a server gets to end at once.
+CRASH_SECONDS = 30.0
 
 
 class OwnPostgres:
@@ -21,8 +20,6 @@ class OwnPostgres:
         self._running = EmbeddedServers.open(folder / "data", redis=False)
         assert self._running.database_url is not None
         self.database_url = self._running.database_url
-        # PostgreSQL refuses root, and so does pg_ctl: it runs as whoever owns the data.
-        self._owner = (folder / "data").stat()
 
     def start(self) -> None:
         """Start it, after whatever end; return when it takes connections."""
@@ -30,18 +27,9 @@ class OwnPostgres:
 
     async def crash(self) -> None:
         """Stop it as a crash would: no session ends in order, the log is read back at the next start."""
-        [row] = await administer(self.database_url, "SELECT current_setting('data_directory') AS place")
-        owner, other = self._owner, self._owner.st_uid != os.geteuid()
-        child = await asyncio.create_subprocess_exec(
-            postgres_bin("pg_ctl"),
-            *("stop", "-D", row["place"], "-m", "immediate"),
-            cwd="/",
-            user=owner.st_uid if other else None,
-            group=owner.st_gid if other else None,
-            extra_groups=[] if other else None,
-            stdout=subprocess.DEVNULL,
-        )
-        assert await asyncio.wait_for(child.wait(), CONTROL_SECONDS) == 0
+        [server] = self._running.processes
+        server.send_signal(signal.SIGQUIT)
+        await until(lambda: server.poll() is not None, CRASH_SECONDS)
         self.close()
 
     def copy(self) -> None:

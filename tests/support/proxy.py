@@ -141,7 +141,7 @@ async def proxied(database_url: str, folder: Path) -> AsyncIterator[tuple[Proxy,
     name = f".s.PGSQL.{query['port'][0]}"
     proxy = Proxy(Path(query["host"][0]) / name)
     server = await asyncio.start_unix_server(proxy.serve, folder / name)
-    through = urlunsplit(address._replace(query=urlencode({"host": folder, "port": query["port"][0]})))
+    through = urlunsplit(address._replace(query=urlencode({**query, "host": folder}, doseq=True)))
     try:
         yield proxy, through
     finally:

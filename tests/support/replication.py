@@ -8,7 +8,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from server.process.embedded import postgres_bin
-from server.process.embedded.account import Account, account_for
+from server.process.embedded.account import Account, account_for, reaching
+from server.process.embedded.child import prepared
+from server.process.embedded.nameless import initdb_for
 from tests.support.postgres import administer
 from tests.support.service import free_port
 from tests.support.waiting import until
@@ -34,7 +36,7 @@ class Node:
     One of the two servers.
 
     Args:
-        folder: Of its data; it and all above can be entered by the account.
+        folder: Of its data, in one that belongs to the account.
 
         account: That it runs as: never root.
     """
@@ -49,7 +51,7 @@ class Node:
         """Return the address of a database, for this server alone."""
         return f"postgresql://postgres@127.0.0.1:{self.port}/{database}"
 
-    async def run(self, program: str, *arguments: str) -> None:
+    async def run(self, program: Path, *arguments: str) -> None:
         """Run one of PostgreSQL's programs to its end."""
         child = self._popen(program, *arguments)
         try:
@@ -62,7 +64,7 @@ class Node:
     async def start(self) -> None:
         """Start it and return when it takes connections."""
         arguments = [f"--{name}={value}" for name, value in {**SETTINGS, "port": self.port}.items()]
-        self._process = self._popen("postgres", "-D", str(self.folder), *arguments)
+        self._process = self._popen(postgres_bin("postgres"), "-D", str(self.folder), *arguments)
         await until(self._answers, STEP_SECONDS)
 
     def crash(self) -> None:
@@ -103,14 +105,11 @@ class Node:
     def _log(self) -> Path:
         return self.folder.with_suffix(".log")
 
-    def _popen(self, program: str, *arguments: str) -> "subprocess.Popen[bytes]":
-        foreign = self._account.foreign
+    def _popen(self, program: Path, *arguments: str) -> "subprocess.Popen[bytes]":
         with self._log.open("ab") as log:
             return subprocess.Popen(
-                [postgres_bin(program), *arguments],
-                user=self._account.uid if foreign else None,
-                group=self._account.gid if foreign else None,
-                extra_groups=[] if foreign else None,
+                [program, *arguments],
+                preexec_fn=prepared(self._account, signal.SIGQUIT),  # noqa: PLW1509 (one call)
                 cwd="/",
                 env={"PATH": os.environ.get("PATH", ""), "LC_ALL": "C", "TZ": "UTC"},
                 stdin=subprocess.DEVNULL,
@@ -125,11 +124,12 @@ class Replicated:
     A primary and a standby without which it acknowledges nothing.
 
     Args:
-        folder: For both; can be entered by everybody.
+        folder: For both.
     """
 
     def __init__(self, folder: Path) -> None:
-        account = account_for(folder)
+        account = reaching(account_for(folder), folder, postgres_bin("postgres"))
+        self._account, self._folder = account, folder
         self.primary, self.standby = (Node(folder / name, account) for name in ("primary", STANDBY))
         if account.foreign:
             os.chown(folder, account.uid, account.gid)
@@ -143,16 +143,16 @@ class Replicated:
     async def start(self) -> None:
         """Make both, and have the primary wait for the standby with each commit."""
         primary, standby = self.primary, self.standby
-        await primary.run(
-            "initdb", "-D", str(primary.folder), "-U", "postgres", "-A", "trust", "-E", "UTF8", "--no-sync"
-        )
+        with initdb_for(self._account, self._folder) as initdb:
+            await primary.run(
+                initdb, "-D", str(primary.folder), "-U", "postgres", "-A", "trust", "-E", "UTF8", "--no-sync"
+            )
         await primary.start()
         await administer(primary.url("postgres"), f"CREATE DATABASE {DATABASE}")
         # Copied before the primary is told to wait, so the standby waits for nobody once it is promoted.
         source = f"host=127.0.0.1 port={primary.port} user=postgres application_name={STANDBY}"
-        await standby.run(
-            "pg_basebackup", "-D", str(standby.folder), "-d", source, "-R", "-X", "stream", "-c", "fast", "-N"
-        )
+        copy = postgres_bin("pg_basebackup")
+        await standby.run(copy, "-D", str(standby.folder), "-d", source, "-R", "-X", "stream", "-c", "fast", "-N")
         await standby.start()
         await administer(primary.url("postgres"), f"ALTER SYSTEM SET synchronous_standby_names = '{STANDBY}'")
         await administer(primary.url("postgres"), "SELECT pg_reload_conf()")

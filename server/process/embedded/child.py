@@ -10,7 +10,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from .account import Account
+from .account import Account, become
 from .errors import EmbeddedError
 
 PR_SET_PDEATHSIG = 1
@@ -44,9 +44,6 @@ def spawn(
         try:
             return subprocess.Popen(
                 [os.fspath(part) for part in argv],
-                user=account.uid if account.foreign else None,
-                group=account.gid if account.foreign else None,
-                extra_groups=[] if account.foreign else None,
                 cwd=cwd,
                 env={**environment, "LC_ALL": "C", "TZ": "UTC"},
                 stdin=subprocess.DEVNULL,
@@ -54,14 +51,39 @@ def spawn(
                 stderr=subprocess.STDOUT,
                 # Ctrl-C in the terminal reaches the parent only, which stops its children in order.
                 start_new_session=True,
-                preexec_fn=_die_with_parent(death_signal),  # noqa: PLW1509 (one call, no threads)
+                preexec_fn=prepared(account, death_signal),  # noqa: PLW1509 (one call, no threads)
             )
-        except OSError as error:
+        except (OSError, subprocess.SubprocessError) as error:
+            reason = error.strerror if isinstance(error, OSError) else error
             raise EmbeddedError(
-                f"{argv[0]} cannot be run as the user {account.name}: {error.strerror}. Run "
+                f"{argv[0]} cannot be run as the user {account.name}: {reason}. Run "
                 "`make setup` again, or name a server of your own (TALLYSTICK_DATABASE_URL, "
                 "TALLYSTICK_REDIS_URL)."
             ) from error
+
+
+def prepared(account: Account, number: signal.Signals) -> Callable[[], None]:
+    """
+    What a child does before it becomes the program, as `preexec_fn`: become the account, if that is another.
+
+    On Linux the kernel sends it the signal `number` when this process dies, however it dies.
+    """
+    change_user = become(account) if account.foreign else None
+    # Looked up before the fork: the child between fork and exec should only call it.
+    prctl = ctypes.CDLL(None, use_errno=True).prctl if platform.system() == "Linux" else None
+    parent = os.getpid()
+
+    def prepare() -> None:
+        if change_user is not None:
+            change_user()
+        if prctl is not None:
+            # After the change of user, which would clear the request.
+            prctl(PR_SET_PDEATHSIG, int(number), 0, 0, 0)
+            if os.getppid() != parent:
+                # The parent died before the request stood; nobody would ever stop this child.
+                os._exit(1)
+
+    return prepare
 
 
 def stop(process: subprocess.Popen[bytes], steps: Sequence[tuple[str, float]]) -> None:
@@ -95,20 +117,3 @@ def _owned_file(path: Path, account: Account) -> Iterator[int]:
         yield descriptor
     finally:
         os.close(descriptor)
-
-
-def _die_with_parent(number: signal.Signals) -> Callable[[], None] | None:
-    if platform.system() != "Linux":
-        return None
-    # Looked up before the fork: the child between fork and exec should only call it.
-    prctl = ctypes.CDLL(None, use_errno=True).prctl
-    parent = os.getpid()
-
-    def ask_the_kernel() -> None:
-        # Popen calls this after the change of user, which would clear the request.
-        prctl(PR_SET_PDEATHSIG, int(number), 0, 0, 0)
-        if os.getppid() != parent:
-            # The parent died before the request stood; nobody would ever stop this child.
-            os._exit(1)
-
-    return ask_the_kernel

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from .account import Account, account_for, is_reachable, require_reachable
+from .account import Account, account_for, is_reachable, reaching
 from .errors import EmbeddedError
 
 if sys.platform != "win32":
@@ -20,12 +20,12 @@ if sys.platform != "win32":
 
 LAYOUT = 1
 MARKER = "tallystick.json"
-MARKER_DRAFT = "tallystick.json.new"
+DRAFT = ".new"
 LOCK = "tallystick.lock"
 OWNER = "tallystick.owner"
 
 # What may lie in a directory that is still free for us: our first files, and what mkfs leaves.
-HARMLESS = {MARKER, MARKER_DRAFT, LOCK, "lost+found"}
+HARMLESS = {MARKER, MARKER + DRAFT, LOCK, "lost+found"}
 
 # Longer than all that the holder may wait for: a server that stops, then initdb or a recovery.
 LOCK_SECONDS = 300.0
@@ -52,13 +52,12 @@ class DataDirectory:
     account: Account
 
     @classmethod
-    def prepare(cls, path: Path) -> "DataDirectory":
-        """Check that `path` is ours or free, making it when it does not exist."""
+    def prepare(cls, path: Path, *programs: Path) -> "DataDirectory":
+        """Check that `path` is ours or free, making it when it does not exist; `programs` are to work in it."""
         path = path.resolve()
         account = account_for(path)
         path.mkdir(mode=PRIVATE, parents=True, exist_ok=True)
-        require_reachable(path, account, "Name another directory with --data-dir, or run as an ordinary user.")
-        directory = cls(path, account)
+        directory = cls(path, reaching(account, path, *programs))
         directory._refuse_foreign_files()
         return directory
 
@@ -100,6 +99,17 @@ class DataDirectory:
             os.close(descriptor)
             raise
         return descriptor
+
+    def write_private(self, path: Path, text: str) -> None:
+        """Make or replace a file that only the account may read, as a whole."""
+        draft = path.with_name(path.name + DRAFT)
+        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW
+        with os.fdopen(os.open(draft, flags, 0o600), "w") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+            self._own(file.fileno())
+        draft.replace(path)
 
     def adopt(self) -> None:
         """Mark the directory as ours and make its parts; only while it is locked."""
@@ -160,14 +170,7 @@ class DataDirectory:
             "path": str(self.path),
             "sockets": str(sockets) if sockets else None,
         }
-        draft = self.path / MARKER_DRAFT
-        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW
-        with os.fdopen(os.open(draft, flags, 0o600), "w") as file:
-            json.dump(notes, file, indent=2)
-            file.flush()
-            os.fsync(file.fileno())
-            self._own(file.fileno())
-        draft.replace(self.path / MARKER)
+        self.write_private(self.path / MARKER, json.dumps(notes, indent=2))
 
     def _make_private(self, path: Path) -> None:
         with contextlib.suppress(FileExistsError):

@@ -1,26 +1,49 @@
 """The embedded PostgreSQL: made once, found when it runs, started when it does not."""
 
+import asyncio
 import contextlib
 import os
+import secrets
 import shutil
 import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import quote
 
-from . import child, wire
-from .account import require_reachable
+import asyncpg
+
+from . import child
 from .binaries import POSTGRES_MAJOR, postgres_bin
 from .directory import DataDirectory
 from .errors import EmbeddedError, disk_full, failure
+from .nameless import initdb_for
 from .postgres_settings import LOG_BYTES_MAX, as_arguments
 
 USER = "postgres"
 DATABASE = "tallystick"
 PORT = 5432
 SOCKET = f".s.PGSQL.{PORT}"
+
+# The password, in the form that clients of PostgreSQL read (`passfile`), so that no address has to hold it.
+PASSFILE = "postgres.pgpass"
+PASSWORD_BYTES = 32
+# What initdb reads it from; gone afterwards.
+INITDB_PASSWORD = "postgres.password.new"  # noqa: S105 (the name of a file)
+
+# pg_hba.conf: who is let in, and how they prove who they are.
+RULES = """\
+# Written at every start.
+local all all {method}
+local replication all {method}
+"""
+WITH_PASSWORD, WITHOUT_PASSWORD = "scram-sha-256", "trust"
+
+# A healthy local server answers in a few milliseconds, a starting one refuses as fast.
+ANSWER_SECONDS = 2.0
 
 # initdb takes 0.4 s on a laptop; a slow disk that syncs a thousand files takes a minute.
 INITDB_SECONDS = 120.0
@@ -51,7 +74,7 @@ ORPHANS_PAUSE_SECONDS = 0.1
 # Sorted by bytes, on every machine alike: no system locale, whose updates break indexes.
 INITDB_OPTIONS = (
     f"--username={USER}",
-    "--auth=trust",
+    f"--auth={WITH_PASSWORD}",
     "--encoding=UTF8",
     "--locale=C",
     "--locale-provider=builtin",
@@ -77,8 +100,18 @@ class Postgres:
     sockets: Path
 
     @property
-    def socket(self) -> Path:
-        return self.sockets / SOCKET
+    def url(self) -> str:
+        """The address of the database; it names the file with the password."""
+        return self._address(DATABASE)
+
+    @property
+    def passfile(self) -> Path:
+        """The file with the password: for its owner only, and missing where an earlier release made the cluster."""
+        return self.directory.path / PASSFILE
+
+    def _address(self, database: str) -> str:
+        passfile = f"&passfile={quote(str(self.passfile))}" if self.passfile.exists() else ""
+        return f"postgresql://{USER}@/{database}?host={quote(str(self.sockets))}&port={PORT}{passfile}"
 
     def find(self) -> int | None:
         """The pid of the server when it runs, once it has finished starting or stopping."""
@@ -92,7 +125,7 @@ class Postgres:
                 pid is None or not self._is_ours(pid)
             ):
                 return None
-            talks = isinstance(trouble, wire.ServerRefused)
+            talks = isinstance(trouble, asyncpg.PostgresError)
             if time.monotonic() - began > (START_SECONDS if talks else SILENT_SECONDS):
                 raise EmbeddedError(
                     f"The PostgreSQL of {self.directory.path} (process {pid}) does not take "
@@ -102,33 +135,30 @@ class Postgres:
 
     def start(self) -> "subprocess.Popen[bytes]":
         """Start the server, making its files at the first time; it takes connections then."""
-        program = postgres_bin("postgres")
-        require_reachable(
-            program,
-            self.directory.account,
-            "Move the checkout to a place like /opt, run as an ordinary user, or set "
-            "TALLYSTICK_DATABASE_URL to a server of your own.",
-        )
         self._check_version()
         if not self.directory.cluster.exists():
             self._initdb()
         self._trim_logs()
         deadline = time.monotonic() + START_SECONDS
         while True:
-            process = self._spawn(program)
+            process = self._spawn()
             try:
                 if self._wait_until_ready(process, deadline):
-                    return process
+                    if self.passfile.exists():
+                        return process
+                    self._set_password()
+                    child.stop(process, STOP_STEPS)
             except BaseException:
                 child.stop(process, STOP_STEPS)
                 raise
             time.sleep(ORPHANS_PAUSE_SECONDS)
 
-    def _spawn(self, program: Path) -> "subprocess.Popen[bytes]":
+    def _spawn(self) -> "subprocess.Popen[bytes]":
         self._forget_the_dead()
+        self._write_rules()
         settings = as_arguments(self.directory.cluster, self.sockets, self.directory.logs, PORT)
         return child.spawn(
-            [program, *settings],
+            [postgres_bin("postgres"), *settings],
             account=self.directory.account,
             cwd=self.directory.path,
             output=self._output,
@@ -142,17 +172,19 @@ class Postgres:
     def _probe(self) -> Exception | None:
         """Nothing when our server answers, with its database in place; else what came instead."""
         try:
-            [[place, has_database]] = wire.postgres_query(self.socket, USER, "postgres", WHO_ARE_YOU)
-            if place == str(self.directory.cluster) and has_database == "f":
-                self._create_database()
+            [(place, has_database)] = self._ask(WHO_ARE_YOU)
+            if place == str(self.directory.cluster) and not has_database:
+                self._ask(f"CREATE DATABASE {DATABASE}", CREATE_SECONDS)
         except PermissionError:
             raise
         except OSError as error:
             return error
-        except wire.ServerRefused as error:
-            if error.code in PASSING:
+        except asyncpg.PostgresConnectionError as error:
+            return ConnectionResetError(str(error))
+        except asyncpg.PostgresError as error:
+            if error.sqlstate in PASSING:
                 return error
-            if error.code == DISK_FULL:
+            if error.sqlstate == DISK_FULL:
                 raise disk_full(self.directory.path) from error
             raise EmbeddedError(
                 f"The PostgreSQL of {self.directory.path} refuses this program: {error}. Undo the "
@@ -160,14 +192,29 @@ class Postgres:
             ) from error
         if place != str(self.directory.cluster):
             raise EmbeddedError(
-                f"The PostgreSQL that answers at {self.socket} works on {place}: the directory was "
+                f"The PostgreSQL that answers at {self.sockets / SOCKET} works on {place}: the directory was "
                 "moved while it ran. End that server and try again."
             )
         return None
 
-    def _create_database(self) -> None:
-        statement = f"CREATE DATABASE {DATABASE}"
-        wire.postgres_query(self.socket, USER, "postgres", statement, CREATE_SECONDS)
+    def _ask(self, sql: str, seconds: float = ANSWER_SECONDS) -> "list[asyncpg.Record]":
+        """Run one statement on a connection of its own."""
+        # On a thread of its own: the caller's may have a running loop.
+        with ThreadPoolExecutor(1) as threads:
+            return threads.submit(asyncio.run, _ask(self._address("postgres"), sql, seconds)).result()
+
+    def _set_password(self) -> None:
+        """Give the superuser a password, and keep it; the next start asks for it."""
+        password = secrets.token_urlsafe(PASSWORD_BYTES)
+        self._ask(f"ALTER ROLE {USER} PASSWORD '{password}'")
+        self._keep_password(password)
+
+    def _keep_password(self, password: str) -> None:
+        self.directory.write_private(self.passfile, f"*:*:*:{USER}:{password}\n")
+
+    def _write_rules(self) -> None:
+        rules = RULES.format(method=WITH_PASSWORD if self.passfile.exists() else WITHOUT_PASSWORD)
+        self.directory.write_private(self.directory.cluster / "pg_hba.conf", rules)
 
     def _wait_until_ready(self, process: "subprocess.Popen[bytes]", deadline: float) -> bool:
         """True when it answers, False when sessions of a killed server are in its way."""
@@ -191,25 +238,31 @@ class Postgres:
         draft = self.directory.cluster.with_name("postgres.new")
         with contextlib.suppress(FileNotFoundError):
             shutil.rmtree(draft)
-        process = child.spawn(
-            [postgres_bin("initdb"), "-D", draft, *INITDB_OPTIONS],
-            account=self.directory.account,
-            cwd=self.directory.path,
-            output=self._output,
-            death_signal=signal.SIGTERM,
-        )
-        try:
-            code = process.wait(INITDB_SECONDS)
-        except subprocess.TimeoutExpired:
-            raise failure(
-                f"initdb did not finish in {INITDB_SECONDS:.0f} seconds",
-                child.tail(self._output),
-                self.directory.path,
-            ) from None
-        finally:
-            child.stop(process, INITDB_STOP_STEPS)
+        password = secrets.token_urlsafe(PASSWORD_BYTES)
+        password_file = self.directory.path / INITDB_PASSWORD
+        self.directory.write_private(password_file, password)
+        with initdb_for(self.directory.account, self.directory.path) as program:
+            process = child.spawn(
+                [program, "-D", draft, f"--pwfile={password_file}", *INITDB_OPTIONS],
+                account=self.directory.account,
+                cwd=self.directory.path,
+                output=self._output,
+                death_signal=signal.SIGTERM,
+            )
+            try:
+                code = process.wait(INITDB_SECONDS)
+            except subprocess.TimeoutExpired:
+                raise failure(
+                    f"initdb did not finish in {INITDB_SECONDS:.0f} seconds",
+                    child.tail(self._output),
+                    self.directory.path,
+                ) from None
+            finally:
+                child.stop(process, INITDB_STOP_STEPS)
         if code != 0:
             raise failure("initdb failed", child.tail(self._output), self.directory.path)
+        self._keep_password(password)
+        password_file.unlink()
         draft.rename(self.directory.cluster)
 
     def _check_version(self) -> None:
@@ -259,6 +312,17 @@ class Postgres:
         logs = [self._output, *self.directory.logs.glob("postgres-???.log")]
         recent = [log for log in logs if log.exists() and log.stat().st_mtime >= since]
         return "\n".join(filter(None, map(child.tail, recent)))
+
+
+async def _ask(address: str, sql: str, seconds: float) -> "list[asyncpg.Record]":
+    try:
+        connection = await asyncpg.connect(address, timeout=seconds)
+        try:
+            return await connection.fetch(sql, timeout=seconds)
+        finally:
+            await connection.close(timeout=seconds)
+    except TimeoutError:
+        raise TimeoutError(f"it does not answer in {seconds:.0f} seconds") from None
 
 
 def _command_line(pid: int) -> str:

@@ -14,6 +14,8 @@ SETTINGS = {
     # Only processes of this machine that may enter the private socket directory can connect.
     "listen_addresses": "",
     "unix_socket_permissions": "0700",
+    # The one way in, whatever a file of the cluster says: pg_hba.conf asks for it.
+    "password_encryption": "scram-sha-256",
     # 20 workers with a posting and a read pool of a few connections each; 5 MB apiece at work.
     "max_connections": "200",
     # Holds the hot accounts, keys and index tips of a large ledger, and fits a small machine.

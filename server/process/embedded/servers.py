@@ -97,11 +97,9 @@ class EmbeddedServers:
 
     def _open(self, data_dir: Path, with_postgres: bool, with_redis: bool, serving: bool) -> None:
         # Asked before anything is made: a missing package leaves no directory behind.
-        if with_postgres:
-            postgres_bin("postgres")
-        if with_redis:
-            valkey_bin()
-        directory = self._directory = DataDirectory.prepare(data_dir)
+        programs = [postgres_bin("postgres")] if with_postgres else []
+        programs += [valkey_bin()] if with_redis else []
+        directory = self._directory = DataDirectory.prepare(data_dir, *programs)
         deadline = time.monotonic() + COMMAND_SECONDS
         while True:
             with directory.locked():
@@ -128,9 +126,7 @@ class EmbeddedServers:
         if self.postgres_pid is None:
             self._postgres = server.start()
             self.postgres_pid = self._postgres.pid
-        self.database_url = (
-            f"postgresql://{postgres.USER}@/{postgres.DATABASE}?host={quote(str(server.sockets))}&port={postgres.PORT}"
-        )
+        self.database_url = server.url
 
     def _open_valkey(self, server: valkey.Valkey) -> None:
         self.redis_pid = server.find()
