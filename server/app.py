@@ -209,13 +209,7 @@ async def create_app(settings: Settings, workers: int = 1) -> AsyncIterator[App]
         try:
             yield App(HttpServer(parts, observer), readiness, database, redis, counters, tallies, traces)
         finally:
-            try:
-                async with asyncio.timeout(DRAIN_SECONDS):
-                    await posting.drain()
-                    await accounts.drain()
-                    await gate.drain()
-            except TimeoutError:
-                log.warning("stopping with unresolved postings: their callers retry with the same key")
+            await _drain(posting, accounts, gate)
             following.cancel()
             await asyncio.gather(following, return_exceptions=True)
             await self_check.close()
@@ -224,3 +218,14 @@ async def create_app(settings: Settings, workers: int = 1) -> AsyncIterator[App]
             await redis.close()
             if traces is not None:
                 await traces.close()
+
+
+async def _drain(posting: PostingLane, accounts: Accounts, gate: Gate) -> None:
+    """Return when all that was submitted has been resolved, or when that takes too long."""
+    try:
+        async with asyncio.timeout(DRAIN_SECONDS):
+            await posting.drain()
+            await accounts.drain()
+            await gate.drain()
+    except TimeoutError:
+        log.warning("stopping with unresolved postings: their callers retry with the same key")
