@@ -3,6 +3,7 @@
 import asyncio
 import math
 import random
+import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -25,17 +26,28 @@ RUNNING_ANONYMOUS_MAX = 32
 # callers as a worker answers in good time. When more wait than that, the last that came is served first.
 IN_ORDER_MAX = (4_096, 1_024)
 # Seconds a request waits for a place before it is refused: long enough for a burst to pass on a slow machine too, short
-# enough that who is admitted is answered within a second, and who is not has time to try elsewhere. It also bounds what
-# a flood costs: a connection cannot be refused more often.
+# enough that who is admitted is answered within a second, and who is not has time to try elsewhere.
 WAIT_SECONDS = 0.5
 # Seconds between looks at what has waited too long.
 LOOK_SECONDS = 0.01
-# Refusals a second, so that saying no takes about a twentieth of a worker's time, at some 45 microseconds each, most of
-# it the kernel's. Who waits longer for that may still be admitted.
-REFUSALS_PER_SECOND = 1_000
+# Share of a worker's time that refusing takes while a flood lasts; taking in what is refused needs half as much again.
+# It bounds what connections that send again at once, whatever Retry-After says, cost those who are served. Who waits
+# longer for that may still be admitted.
+REFUSING_SHARE = 0.05
+# Seconds of that time that are saved up before a flood, and spent when it begins: those of ten thousand refusals, at 25
+# microseconds each, most of it the kernel's. So all callers of such a flood hear within a second.
+REFUSING_SAVED_SECONDS = 0.25
+# Share of a worker's time that refusing takes at most, so that others are served meanwhile.
+REFUSING_SHARE_MAX = 0.4
+# Seconds that aiohttp takes to send a refusal once it has been told: it does so later, where that cannot be measured.
+TOLD_SECONDS = 0.0001
 # Seconds after which a refused request is worth another try, at least and at most: spread, so that they do not all
 # come back at once.
 RETRY_AFTER_SECONDS = (1, 3)
+
+
+# Tells how long refusing takes.
+clock = time.perf_counter
 
 
 class _Waiting(NamedTuple):
@@ -61,8 +73,13 @@ class Admission:
         self._waiting: tuple[deque[_Waiting], deque[_Waiting]] = (deque(), deque())
         self._loop: asyncio.AbstractEventLoop | None = None
         self._admitting = False
-        self._looking = False
+        # Whether somebody waits, or has waited at the last look.
+        self.crowded = False
         self._looked = 0.0
+        # Seconds of refusing that are saved up, and of the present look, those that it leaves to aiohttp.
+        self._saved = REFUSING_SAVED_SECONDS
+        self._saved_at = 0.0
+        self._left_to_do = 0.0
 
     @property
     def waiting(self) -> tuple[int, int]:
@@ -71,9 +88,14 @@ class Admission:
 
     def enter(self, *, write: bool) -> bool:
         """Count one more request, or return False when there is no place, or others have waited for it."""
-        if 0 < len(self._waiting[write]) <= IN_ORDER_MAX[write]:
+        if self.full(write=write):
             return False
-        return self._take(write=write)
+        self._count(1, write=write)
+        return True
+
+    def full(self, *, write: bool) -> bool:
+        """Return whether one more would have to wait."""
+        return 0 < len(self._waiting[write]) <= IN_ORDER_MAX[write] or not self._has_room(write=write)
 
     def leave(self, *, write: bool) -> None:
         """Count one request less; its place goes to one that waits."""
@@ -133,8 +155,8 @@ class Admission:
         """
         loop = self._running_loop()
         self._waiting[write].append(_Waiting(loop.time(), admitted, refused))
-        if not self._looking:
-            self._looking = True
+        if not self.crowded:
+            self.crowded = True
             self._looked = loop.time()
             loop.call_later(LOOK_SECONDS, self._look)
 
@@ -153,6 +175,7 @@ class Admission:
         def refused() -> None:
             if not waiter.cancelled():
                 waiter.set_result(False)
+                self._left_to_do += TOLD_SECONDS
 
         self.wait(admitted, refused, write=write)
         try:
@@ -163,13 +186,10 @@ class Admission:
                 self.leave(write=write)
             raise
 
-    def _take(self, *, write: bool) -> bool:
+    def _has_room(self, *, write: bool) -> bool:
         if self.reads + self.writes >= RUNNING_MAX:
             return False
-        if self.writes >= RUNNING_WRITES_MAX if write else self.reads >= RUNNING_READS_MAX:
-            return False
-        self._count(1, write=write)
-        return True
+        return self.writes < RUNNING_WRITES_MAX if write else self.reads < RUNNING_READS_MAX
 
     def _count(self, number: int, *, write: bool) -> None:
         if write:
@@ -187,7 +207,8 @@ class Admission:
         # Writes first: a payment that fails is worse than a balance that does.
         for write in (True, False):
             waiting = self._waiting[write]
-            while waiting and self._take(write=write):
+            while waiting and self._has_room(write=write):
+                self._count(1, write=write)
                 chosen = waiting.popleft() if len(waiting) <= IN_ORDER_MAX[write] else waiting.pop()
                 chosen.admitted()
 
@@ -195,31 +216,39 @@ class Admission:
         """Refuse those that have waited too long, the oldest first."""
         loop = self._running_loop()
         now = loop.time()
-        # A look may come late; what was not used is not kept.
-        room = max(1, int((now - self._looked) * REFUSALS_PER_SECOND))
+        allowed = min(self._save(now), (now - self._looked) * REFUSING_SHARE_MAX)
         self._looked = now
-        for _ in range(room):
+        began, self._left_to_do, taken = clock(), 0.0, 0.0
+        while True:
             # A flood of the ones must not keep the others waiting.
             waiting = min(self._waiting, key=lambda some: some[0].arrived if some else math.inf)
             if not waiting or waiting[0].arrived + WAIT_SECONDS > now:
                 break
             self.refused += 1
             waiting.popleft().refused()
-        self._looking = bool(self._waiting[0] or self._waiting[1])
-        if self._looking:
+            taken = clock() - began + self._left_to_do
+            if taken >= allowed:
+                break
+        self._saved -= taken
+        self.crowded = bool(self._waiting[0] or self._waiting[1])
+        if self.crowded:
             loop.call_later(LOOK_SECONDS, self._look)
+
+    def _save(self, now: float) -> float:
+        """Add what has come since the last look to the time for refusing, and return how much there is."""
+        self._saved = min(REFUSING_SAVED_SECONDS, self._saved + (now - self._saved_at) * REFUSING_SHARE)
+        self._saved_at = now
+        return self._saved
 
 
 class AnonymousAdmission(Admission):
     """The requests without a good key under way in this worker: their places are few, and their own."""
 
-    def _take(self, *, write: bool) -> bool:
-        if self.reads + self.writes >= RUNNING_ANONYMOUS_MAX:
-            return False
-        self._count(1, write=write)
-        return True
+    def _has_room(self, *, write: bool) -> bool:  # noqa: ARG002 -- reads and writes are alike here
+        return self.reads + self.writes < RUNNING_ANONYMOUS_MAX
 
 
 def retry_after() -> int:
     """Return seconds after which a refused request is worth another try."""
-    return random.randint(*RETRY_AFTER_SECONDS)  # noqa: S311 -- jitter, not a secret
+    first, last = RETRY_AFTER_SECONDS
+    return first + int(random.random() * (last + 1 - first))  # noqa: S311 -- jitter, not a secret

@@ -15,6 +15,11 @@ _REQUEST_ID = re.compile(rf"[A-Za-z0-9._:-]{{1,{REQUEST_ID_LENGTH_MAX}}}")
 _SINGLE_FIELDS = ("Authorization", "Idempotency-Key", "Content-Type", "If-Match", "If-None-Match")
 
 
+def sane_request_id(given: str | None) -> str | None:
+    """Return the id that a caller gave its request, if it can be repeated everywhere."""
+    return given if given and _REQUEST_ID.fullmatch(given) else None
+
+
 class Head:
     """
     What the header fields of a request say.
@@ -69,8 +74,7 @@ class Head:
             and not message.upgrade
             and "Upgrade" not in headers
         )
-        given = headers.get("X-Request-Id")
-        self.request_id = given if given and _REQUEST_ID.fullmatch(given) else None
+        self.request_id = sane_request_id(headers.get("X-Request-Id"))
         self.authorization = headers.get("Authorization", "")
         if before is not None and before.authorization == self.authorization:
             self.token, self.token_name = before.token, before.token_name

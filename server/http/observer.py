@@ -63,6 +63,13 @@ class Observer:
         if self._traces is not None:
             self._trace(self._traces, call, status, now)
 
+    def refused(self, method: str, route: str, status: int, arrived: float) -> None:
+        """Note a request that was refused unread: it is counted, and nothing else is known of it."""
+        spread = self._requests.get((method, route, status)) or self._requests.setdefault(
+            (method, route, status), Spread(SECONDS)
+        )
+        spread.add(time.monotonic() - arrived)
+
     def _open(self, call: Call, status: int) -> Spread:
         return self._requests.setdefault((_method(call), call.route, status), Spread(SECONDS))
 

@@ -13,11 +13,12 @@ from server.gate.gate import Entry
 from server.http.call import Call
 from server.http.connection import Connection
 from server.http.head import Head
-from server.http.limits import KEEPALIVE_SECONDS
+from server.http.limits import KEEPALIVE_SECONDS, READ_AHEAD_MAX_BYTES
 from server.http.problems import Problem
 from server.http.refusal import full
 from server.http.reply import Reply
 from server.http.routes import find
+from server.http.unread import Unread, unread
 
 if TYPE_CHECKING:
     from server.http.server import HttpServer
@@ -35,13 +36,17 @@ class Protocol(Connection):
         server: What answers.
     """
 
-    __slots__ = ("_coroutine", "_serving", "_task", "answering", "head", "server")
+    __slots__ = ("_at_start", "_coroutine", "_serving", "_task", "_unread", "answering", "head", "server")
 
     def __init__(self, server: "HttpServer", loop: asyncio.AbstractEventLoop, **options: Any) -> None:
         super().__init__(server, loop=loop, **options)
         self.server = server
         # The hot request under way; its answer is the next thing written here.
         self.answering: Call | None = None
+        # The same, of one that waits for a place unread.
+        self._unread: Unread | None = None
+        # Whether what comes next is known to begin a request: the parser does not tell that it holds a part of one.
+        self._at_start = True
         # Of the request before, or of this one, with nothing wrong in it.
         self.head: Head | None = None
         self._coroutine: Coroutine[Any, Any, Reply] | None = None
@@ -62,21 +67,40 @@ class Protocol(Connection):
         waiter = self._waiter
         if waiter is None or waiter.done():
             # aiohttp is at work, and takes what comes in its turn.
+            self._at_start = False
             super().data_received(data)
             self._bound_what_waits()
             return
+        if self._unread is not None:
+            self._unread.rest += data
+            if len(self._unread.rest) > READ_AHEAD_MAX_BYTES and not self._buffer_paused:
+                self._pause_reading_for_buffer()
+        elif not (self.server.admission.crowded and self._waits_unread(data)):
+            self._read(data)
+
+    def _read(self, data: bytes) -> None:
+        """Parse what came while aiohttp waits, and serve it if nothing is under way."""
+        waiter = self._waiter
         # Hidden, so that aiohttp is not woken before it is known that it has to be.
         self._waiter = None
         try:
             super().data_received(data)
         finally:
             self._waiter = waiter
+        self._at_start = self._at_start and self._is_one_request(data)
         if self._messages:
             self._head_part_bytes = 0
             self._serve()
             self._bound_what_waits()
-        elif data and self.answering is None and not self._serving:
+        elif data and not self._busy and not self._serving:
             self._expect_rest_of_head(len(data))
+
+    def _is_one_request(self, data: bytes) -> bool:
+        """Return whether *data*, just parsed from a start, was one request and nothing else."""
+        if len(self._messages) != 1:
+            return False
+        payload = self._messages[0][1]
+        return payload.is_eof() and data.find(b"\r\n\r\n") + 4 + payload.total_bytes == len(data)
 
     def resume_writing(self) -> None:
         """Serve what came meanwhile."""
@@ -85,7 +109,7 @@ class Protocol(Connection):
 
     def close(self) -> None:
         """End the connection when what is under way has been answered."""
-        if self.answering is None:
+        if not self._busy:
             super().close()
         else:
             self._close = True
@@ -113,11 +137,7 @@ class Protocol(Connection):
                     assert self._waiter is not None, "aiohttp waits"
                     self._waiter.set_result(None)
                     return
-                self._messages.popleft()
-                assert self._parser is not None, "the connection is open"
-                self._parser.message_consumed()
-                if self._buffer_paused and len(self._messages) <= self._msg_queue_resume_size:
-                    self._resume_reading_if_drained()
+                self._pop()
                 # aiohttp's timer of idle connections looks at this.
                 self._next_keepalive_close_time = self._loop.time() + KEEPALIVE_SECONDS
                 if isinstance(taken, bytes):
@@ -127,11 +147,24 @@ class Protocol(Connection):
         finally:
             self._serving = False
 
+    def _pop(self) -> None:
+        """Take the next request away from aiohttp."""
+        self._messages.popleft()
+        assert self._parser is not None, "the connection is open"
+        self._parser.message_consumed()
+        if self._buffer_paused and len(self._messages) <= self._msg_queue_resume_size:
+            self._resume_reading_if_drained()
+
+    @property
+    def _busy(self) -> bool:
+        """Whether a request is under way here, or waits for a place unread."""
+        return self.answering is not None or self._unread is not None
+
     @property
     def _free(self) -> bool:
         """Whether the next request may be taken: those before it have been answered, and their answers are taken."""
         waiter = self._waiter
-        if waiter is None or waiter.done() or self.answering is not None:
+        if waiter is None or waiter.done() or self._busy:
             return False
         return not (self._paused or self._close or self._force_close)
 
@@ -169,6 +202,79 @@ class Protocol(Connection):
             return self.server.refused(call, route)
         call.key = key
         return call
+
+    def _waits_unread(self, data: bytes) -> bool:
+        """Have a hot request of a known key wait for a place as it is, if that can be done and there is none."""
+        head = self.head
+        # Where anything else is under way or has begun to arrive, what comes is behind it or a part of it.
+        if head is None or not self._at_start or self._messages or not self._free or self.server.draining:
+            return False
+        admission = self.server.admission
+        if not admission.full(write=data[:1] == b"P") or self.server.known(head) is None:
+            return False
+        request = unread(data, head, time.monotonic())
+        if request is None:
+            return False
+        self._unread = request
+        self._request_in_progress = True
+        self._next_keepalive_close_time = self._loop.time() + KEEPALIVE_SECONDS
+        admission.wait(self._read_admitted, self._refused_unread, write=request.write)
+        return True
+
+    def _read_admitted(self) -> None:
+        """Read a request that has a place now."""
+        request = self._unread
+        assert request is not None, "it waits"
+        admission = self.server.admission
+        self._end()
+        if self.transport is None:
+            # The caller has gone, and nothing has been done yet.
+            admission.leave(write=request.write)
+            return
+        if self._close:
+            # Nothing is read any more.
+            admission.leave(write=request.write)
+            self._refuse(request)
+            return
+        # It has its place: it is not served as one that comes now.
+        self._serving = True
+        try:
+            self._read(request.data)
+            taken = self._take(*self._messages[0]) if self._messages else None
+            if isinstance(taken, Call):
+                self._pop()
+                taken.arrived = request.arrived
+                self.answering = taken
+                self._request_in_progress = True
+                self._start(taken)
+            else:
+                admission.leave(write=request.write)
+        finally:
+            self._serving = False
+        self._go_on_behind(request)
+
+    def _refused_unread(self) -> None:
+        request = self._unread
+        assert request is not None, "it waits"
+        self._end()
+        if self.transport is not None:
+            self._refuse(request)
+
+    def _refuse(self, request: Unread) -> None:
+        self._write(self.server.refusal_unread(request))
+        if self._close:
+            self.force_close()
+        else:
+            self._go_on_behind(request)
+
+    def _go_on_behind(self, request: Unread) -> None:
+        """Read what has come behind a request that waited unread, and serve it in its turn."""
+        if self._buffer_paused:
+            self._resume_reading_for_buffer()
+        if request.rest:
+            self.data_received(request.rest)
+        else:
+            self._serve()
 
     def _begin(self, call: Call) -> None:
         self.answering = call
@@ -292,9 +398,8 @@ class Protocol(Connection):
         self._end()
 
     def _end(self) -> None:
-        call = self.answering
-        assert call is not None, "a request is under way"
         self.answering = None
+        self._unread = None
         self._coroutine = None
         self._request_in_progress = False
         waiter, self._handler_waiter = self._handler_waiter, None
@@ -314,7 +419,7 @@ class Protocol(Connection):
 
     def _process_keepalive(self) -> None:
         """Close the connection if it is idle."""
-        if self.answering is None:
+        if not self._busy:
             super()._process_keepalive()
         else:
             self._expect_by(self._loop.time() + KEEPALIVE_SECONDS)

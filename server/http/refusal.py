@@ -8,7 +8,7 @@ from server.http.admission import retry_after
 from server.http.admit import MICROSECONDS, milliseconds_of, note_limit, seconds_of, used_up
 from server.http.call import Call, new_request_id
 from server.http.problems import Problem
-from server.http.reply import PROBLEM, Reply
+from server.http.reply import PROBLEM, Reply, clock, status_line
 
 # Stands in the prepared text for the id, and is found in no id.
 _PLACE: Final = "\x7f"
@@ -21,6 +21,12 @@ def _prepared(problem: Problem, *, write: bool) -> tuple[bytes, bytes]:
     return before, after
 
 
+_AT_ONCE: Final = (
+    status_line(503)
+    + b"%bRetry-After: %d\r\nX-Request-Id: %b\r\nContent-Type: "
+    + PROBLEM
+    + b"\r\nContent-Length: %d\r\n\r\n%b%b%b"
+)
 _OVERLOADED: Final = {write: _prepared(Problem("overloaded"), write=write) for write in (False, True)}
 
 
@@ -58,6 +64,21 @@ def overloaded(request_id: str, *, write: bool) -> Reply:
     name = request_id.encode()
     headers = b"Retry-After: %d\r\nX-Request-Id: %b\r\n" % (retry_after(), name)
     return Reply(503, name.join(_OVERLOADED[write]), content_type=PROBLEM, headers=headers)
+
+
+def overloaded_at_once(request_id: str, *, write: bool) -> bytes:
+    """Return all that is sent as `overloaded`, without making the reply first: a flood is refused by the thousand."""
+    name = request_id.encode()
+    before, after = _OVERLOADED[write]
+    return _AT_ONCE % (
+        clock.field(),
+        retry_after(),
+        name,
+        len(before) + len(name) + len(after),
+        before,
+        name,
+        after,
+    )
 
 
 def full() -> bytes:

@@ -33,10 +33,11 @@ from server.http.observer import Observer
 from server.http.parts import Parts
 from server.http.problems import Problem
 from server.http.protocol import Protocol
-from server.http.refusal import limited, limited_by, overloaded
+from server.http.refusal import limited, limited_by, overloaded, overloaded_at_once
 from server.http.reply import PROBLEM, Reply
 from server.http.routes import Found, Route, find
 from server.http.transfers import create_admitted
+from server.http.unread import Unread
 from server.store.coalescer import QueueFullError
 from server.store.errors import OutcomeUnknownError, StoreError
 
@@ -180,6 +181,12 @@ class HttpServer(web.Server):
         self.observer.tallies.problems["overloaded"] += 1
         self.observer.ended(call, 503)
         return overloaded(call.request_id, write=call.write).encoded()
+
+    def refusal_unread(self, request: Unread) -> bytes:
+        """Return the same for a request that was not even read."""
+        self.observer.tallies.problems["overloaded"] += 1
+        self.observer.refused(*request.route, 503, request.arrived)
+        return overloaded_at_once(request.request_id, write=request.write)
 
     def failure(self, call: Call, error: BaseException) -> Reply:
         """Return the reply to a request that ended with *error*."""

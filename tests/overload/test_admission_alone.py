@@ -1,5 +1,6 @@
 """Admission by itself, with a clock of its own: everyone is admitted or refused, once, in time, and within the caps."""
 
+import asyncio
 import heapq
 import itertools
 from collections.abc import Callable
@@ -19,9 +20,9 @@ RUNNING_MAX = 4
 RUNNING_KIND_MAX = 3
 # Of five that wait, say, the first is then admitted first or the last.
 IN_ORDER_MAX = 2
-# So few that a flood waits for its refusals, and so many that one look gives more than one.
-REFUSALS_PER_SECOND = 200
-PER_LOOK = int(REFUSALS_PER_SECOND * admission.LOOK_SECONDS)
+# Seconds that a refusal takes: a flood waits for its refusals, and one look gives more than one of them.
+REFUSAL_SECONDS = admission.LOOK_SECONDS * admission.REFUSING_SHARE / 2.1
+PER_LOOK = 2
 
 SETTINGS = settings(
     max_examples=120,
@@ -76,10 +77,27 @@ class Clock:
         self.now = end
 
 
+class Work:
+    """What tells how long refusing takes."""
+
+    def __init__(self, seconds: float) -> None:
+        self.now = 0.0
+        self.seconds = seconds
+
+    def __call__(self) -> float:
+        """Return the time."""
+        return self.now
+
+    def refuse(self) -> None:
+        """Take the time of a refusal."""
+        self.now += self.seconds
+
+
 class Asking:
     """A request: where it is, and since when."""
 
-    def __init__(self, *, write: bool, since: float) -> None:
+    def __init__(self, work: Work, *, write: bool, since: float) -> None:
+        self.work = work
         self.write = write
         self.since = since
         self.state = "waiting"
@@ -93,12 +111,13 @@ class Asking:
         """Note that it has none."""
         assert self.state == "waiting"
         self.state = "refused"
+        self.work.refuse()
 
 
 class AdmissionMachine(RuleBasedStateMachine):
     """Requests that come, end, and wait, in every order."""
 
-    refuse_fast: ClassVar[bool] = False
+    work: ClassVar[Work] = Work(0.0)
 
     def __init__(self) -> None:
         super().__init__()
@@ -118,7 +137,7 @@ class AdmissionMachine(RuleBasedStateMachine):
     @rule(write=st.booleans(), ends_at_once=st.booleans())
     def come(self, write: bool, ends_at_once: bool) -> None:
         """One more comes; some end as soon as they are admitted."""
-        request = Asking(write=write, since=self.clock.now)
+        request = Asking(self.work, write=write, since=self.clock.now)
         before = self.line(write=write)
         self.requests.append(request)
         if self.admission.enter(write=write):
@@ -176,7 +195,7 @@ class AdmissionMachine(RuleBasedStateMachine):
         assert len(waiting) == sum(map(len, self.admission._waiting))
         latest = admission.WAIT_SECONDS + 2 * admission.LOOK_SECONDS
         for ahead, request in enumerate(waiting):
-            slowed = 0 if self.refuse_fast else (ahead // PER_LOOK + 1) * admission.LOOK_SECONDS
+            slowed = (ahead // PER_LOOK + 1) * admission.LOOK_SECONDS if self.work.seconds else 0
             assert self.clock.now - request.since <= latest + slowed + 1e-9
 
     @precondition(lambda self: not self.clock._soon)
@@ -207,11 +226,12 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(admission, "IN_ORDER_MAX", (IN_ORDER_MAX, IN_ORDER_MAX))
 
 
-@pytest.mark.parametrize("refusals", [REFUSALS_PER_SECOND, 1_000_000], ids=["slow refusals", "fast refusals"])
-def test_everyone_is_admitted_or_refused_in_time(monkeypatch: pytest.MonkeyPatch, refusals: int) -> None:
+@pytest.mark.parametrize("seconds", [REFUSAL_SECONDS, 0.0], ids=["slow refusals", "fast refusals"])
+def test_everyone_is_admitted_or_refused_in_time(monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
     """Whatever comes and ends in whatever order, the caps hold and nobody is forgotten."""
-    monkeypatch.setattr(admission, "REFUSALS_PER_SECOND", refusals)
-    monkeypatch.setattr(AdmissionMachine, "refuse_fast", refusals != REFUSALS_PER_SECOND)
+    monkeypatch.setattr(AdmissionMachine, "work", Work(seconds))
+    monkeypatch.setattr(admission, "clock", AdmissionMachine.work)
+    monkeypatch.setattr(admission, "REFUSING_SAVED_SECONDS", admission.LOOK_SECONDS * admission.REFUSING_SHARE)
     run_state_machine_as_test(AdmissionMachine, settings=SETTINGS)
 
 
@@ -265,18 +285,67 @@ def test_a_kind_leaves_places_to_the_other(write: bool) -> None:
     assert admitted == [True]
 
 
-def test_refusals_are_slowed_down(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A flood is refused at a bounded rate, the oldest of reads and writes together first, and none of it is kept."""
-    monkeypatch.setattr(admission, "REFUSALS_PER_SECOND", REFUSALS_PER_SECOND)
-    some, clock = full()
+def flood(monkeypatch: pytest.MonkeyPatch, some: Admission, clock: Clock, count: int) -> list[int]:
+    """Have so many wait, reads and writes by turns, each refusal of whom takes some time; return who is refused."""
+    work = Work(REFUSAL_SECONDS)
+    monkeypatch.setattr(admission, "clock", work)
     refused: list[int] = []
-    for number in range(100):
-        some.wait(lambda: None, partial(refused.append, number), write=number % 2 == 0)
+
+    def refuse(number: int) -> None:
+        work.refuse()
+        refused.append(number)
+
+    for number in range(count):
+        some.wait(lambda: None, partial(refuse, number), write=number % 2 == 0)
         clock.pass_by(1e-6)
+    return refused
+
+
+def test_refusals_are_slowed_down(monkeypatch: pytest.MonkeyPatch) -> None:
+    """When nothing is saved up, refusing takes its share of the time, the oldest of reads and writes together first."""
+    monkeypatch.setattr(admission, "REFUSING_SAVED_SECONDS", admission.LOOK_SECONDS * admission.REFUSING_SHARE)
+    some, clock = full()
+    refused = flood(monkeypatch, some, clock, 100)
     clock.pass_by(admission.WAIT_SECONDS)
     before = len(refused)
     clock.pass_by(10 * admission.LOOK_SECONDS)
-    assert before <= PER_LOOK
-    assert len(refused) - before <= 10 * PER_LOOK
+    assert before <= PER_LOOK + 1
+    assert 10 * PER_LOOK <= len(refused) - before <= 10 * PER_LOOK + 2
     clock.pass_by(1.0)
     assert refused == list(range(100))
+
+
+def test_the_first_of_a_flood_are_refused_soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was saved up before a flood is spent on its refusals, and is there again after a quiet time."""
+    some, clock = full()
+    saved = int(admission.REFUSING_SAVED_SECONDS / REFUSAL_SECONDS)
+    for _ in range(2):
+        refused = flood(monkeypatch, some, clock, saved)
+        clock.pass_by(admission.WAIT_SECONDS - saved * 1e-6)
+        assert len(refused) < saved / 10
+        soon = admission.REFUSING_SAVED_SECONDS / admission.REFUSING_SHARE_MAX
+        clock.pass_by(soon / 2)
+        assert len(refused) < saved
+        clock.pass_by(soon / 2 + 2 * admission.LOOK_SECONDS)
+        assert refused == list(range(saved))
+        clock.pass_by(admission.REFUSING_SAVED_SECONDS / admission.REFUSING_SHARE)
+
+
+def test_those_who_are_told_later_count_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Refusals that aiohttp sends take the time that it needs, although that is not there to be measured."""
+    monkeypatch.setattr(admission, "clock", Work(0.0))
+    monkeypatch.setattr(admission, "REFUSING_SAVED_SECONDS", admission.LOOK_SECONDS * admission.REFUSING_SHARE)
+
+    async def ask() -> int:
+        some, clock = full()
+        cast(Any, clock).create_future = asyncio.get_running_loop().create_future
+        asked = [asyncio.ensure_future(some.entered(write=False)) for _ in range(100)]
+        await asyncio.sleep(0)
+        clock.pass_by(admission.WAIT_SECONDS + 2 * admission.LOOK_SECONDS)
+        refused = some.refused
+        clock.pass_by(5.0)
+        assert await asyncio.gather(*asked) == [False] * 100
+        return refused
+
+    per_look = admission.LOOK_SECONDS * admission.REFUSING_SHARE / admission.TOLD_SECONDS
+    assert 0 < asyncio.run(ask()) <= 4 * (per_look + 1)

@@ -1,0 +1,85 @@
+"""Requests of a flood: they wait for a place as the bytes they came in, since most of them are refused."""
+
+import re
+from typing import Final
+
+from server.http.call import new_request_id
+from server.http.head import Head, sane_request_id
+
+# Bytes of a request that waits unread: a head as most are, and a transfer.
+UNREAD_MAX_BYTES: Final = 8 * 1024
+
+_HOT: Final = re.compile(rb"(?:GET /v1/accounts/[^/?% \r\n]+|POST /v1/transfers) HTTP/1\.1\r\n")
+# The fields that decide where a request ends, who is asking, and what its connection is for.
+_FIELD: Final = re.compile(
+    rb"\r\n(authorization|connection|content-length|expect|transfer-encoding|upgrade|x-request-id)"
+    rb"[ \t]*:[ \t]*([^\r\n]*)",
+    re.IGNORECASE,
+)
+
+
+class Unread:
+    """
+    A request that waits unread, and what has come behind it.
+
+    Args:
+        data: All of it, and nothing else.
+
+        request_id: The caller's, if it gave a sane one.
+    """
+
+    __slots__ = ("_request_id", "arrived", "data", "rest", "write")
+
+    def __init__(self, data: bytes, request_id: str | None, arrived: float) -> None:
+        self.data = data
+        self.rest = b""
+        self.write = data[:1] == b"P"
+        self.arrived = arrived
+        self._request_id = request_id
+
+    @property
+    def request_id(self) -> str:
+        """The caller's id, or one of ours."""
+        return self._request_id or new_request_id()
+
+    @property
+    def route(self) -> tuple[str, str]:
+        """Its method, and the path of its route."""
+        return ("POST", "/v1/transfers") if self.write else ("GET", "/v1/accounts/*")
+
+
+def unread(data: bytes, before: Head, arrived: float) -> Unread | None:
+    """
+    Return the one whole request that *data* is, of the caller of the request before, if that can be told at a glance.
+
+    It is either read after all, by the parser, or all of *data* is thrown away; so whatever another reader of the same
+    bytes could take for two requests, or for a part of one, is none here.
+
+    Args:
+        before: The head of the request before on the connection, with nothing wrong in it.
+
+        arrived: When it came, on the clock of `time.monotonic`.
+    """
+    if len(data) > UNREAD_MAX_BYTES or _HOT.match(data) is None:
+        return None
+    end = data.find(b"\r\n\r\n")
+    if end < 0 or data.count(b"\n", 0, end) != data.count(b"\r\n", 0, end):
+        return None
+    size, request_id, seen = 0, None, set()
+    for name, value in _FIELD.findall(data, 0, end):
+        field = name.lower()
+        if field in seen:
+            return None
+        seen.add(field)
+        if field == b"authorization":
+            if value != before.authorization.encode(errors="surrogateescape"):
+                return None
+        elif field == b"content-length" and data[:1] == b"P" and value.isdigit():
+            size = int(value)
+        elif field == b"x-request-id":
+            request_id = sane_request_id(value.decode("latin-1"))
+        elif field != b"connection" or value.lower() != b"keep-alive":
+            return None
+    if b"authorization" not in seen or len(data) != end + 4 + size:
+        return None
+    return Unread(data, request_id, arrived)
