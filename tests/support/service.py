@@ -141,6 +141,9 @@ class ServerProcess:
             "TALLYSTICK_DATABASE_URL": self.database_url,
             "TALLYSTICK_REDIS_URL": self.redis_url,
             "TALLYSTICK_REDIS_TIMEOUT_MS": str(REDIS_PATIENCE_MS),
+            # All of a test's requests come from one address.
+            "TALLYSTICK_ANONYMOUS_RATE": "1000000/s",
+            "TALLYSTICK_ANONYMOUS_BURST": "1000000",
             **(environment or {}),
         }
         self._child: asyncio.subprocess.Process | None = None
