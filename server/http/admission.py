@@ -37,7 +37,7 @@ LOOK_SECONDS = 0.01
 # longer for that may still be admitted.
 REFUSING_SHARE = 0.05
 # Seconds of that time that are saved up before a flood, and spent when it begins: those of ten thousand refusals, at 25
-# microseconds each, most of it the kernel's. So all callers of such a flood hear within a second.
+# microseconds each, most of it the kernel's. Callers who then heed Retry-After come back one by one.
 REFUSING_SAVED_SECONDS = 0.25
 # Share of a worker's time that refusing takes at most, so that others are served meanwhile.
 REFUSING_SHARE_MAX = 0.4
