@@ -1,6 +1,7 @@
 """How much a worker has under way at once: what comes on top waits shortly for its turn, and is then refused."""
 
 import asyncio
+import math
 import random
 import time
 from collections import deque
@@ -24,9 +25,6 @@ RUNNING_ANONYMOUS_MAX = 32
 # Reads, and writes, that may wait and are still served in the order in which they came: those of a burst, or of as many
 # callers as a worker answers in good time. When more wait than that, the last that came is served first.
 IN_ORDER_MAX = (4_096, 1_024)
-# Reads, and writes, that may wait before the oldest is refused at once: more are not served within the next second,
-# and its caller had better hear that soon.
-WAITING_MAX = (16_384, 4_096)
 # Seconds a request waits for a place before it is refused: long enough for a burst to pass on a slow machine too, short
 # enough that who is admitted is answered within a second, and who is not has time to try elsewhere.
 WAIT_SECONDS = 0.5
@@ -222,12 +220,12 @@ class Admission:
         self._looked = now
         began, self._left_to_do, taken = clock(), 0.0, 0.0
         while True:
-            over = [waiting for waiting in self._waiting if waiting and self._is_over(waiting, now)]
-            if not over:
+            # A flood of the ones must not keep the others waiting.
+            waiting = min(self._waiting, key=lambda some: some[0].arrived if some else math.inf)
+            if not waiting or waiting[0].arrived + WAIT_SECONDS > now:
                 break
             self.refused += 1
-            # A flood of the ones must not keep the others waiting.
-            min(over, key=lambda waiting: waiting[0].arrived).popleft().refused()
+            waiting.popleft().refused()
             taken = clock() - began + self._left_to_do
             if taken >= allowed:
                 break
@@ -235,11 +233,6 @@ class Admission:
         self.crowded = bool(self._waiting[0] or self._waiting[1])
         if self.crowded:
             loop.call_later(LOOK_SECONDS, self._look)
-
-    def _is_over(self, waiting: "deque[_Waiting]", now: float) -> bool:
-        """Return whether the oldest of a kind has waited long enough, or for nothing."""
-        most = WAITING_MAX[waiting is self._waiting[True]]
-        return waiting[0].arrived + WAIT_SECONDS <= now or len(waiting) > most
 
     def _save(self, now: float) -> float:
         """Add what has come since the last look to the time for refusing, and return how much there is."""

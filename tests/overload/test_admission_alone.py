@@ -331,18 +331,6 @@ def test_the_first_of_a_flood_are_refused_soon(monkeypatch: pytest.MonkeyPatch) 
         clock.pass_by(admission.REFUSING_SAVED_SECONDS / admission.REFUSING_SHARE)
 
 
-def test_more_than_can_be_served_are_refused_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of more than may wait the oldest are refused before their time is up, as many as are too many."""
-    monkeypatch.setattr(admission, "WAITING_MAX", (50, 30))
-    some, clock = full()
-    refused = flood(monkeypatch, some, clock, 200)
-    clock.pass_by(admission.WAIT_SECONDS / 2)
-    assert some.waiting == (50, 30)
-    assert sorted(refused) == sorted([*range(0, 140, 2), *range(1, 100, 2)])
-    clock.pass_by(admission.WAIT_SECONDS)
-    assert some.waiting == (0, 0)
-
-
 def test_those_who_are_told_later_count_too(monkeypatch: pytest.MonkeyPatch) -> None:
     """Refusals that aiohttp sends take the time that it needs, although that is not there to be measured."""
     monkeypatch.setattr(admission, "clock", Work(0.0))
