@@ -94,7 +94,7 @@ async def posting(service: Service, ledger: str, transfer: UUID) -> AsyncIterato
     try:
         ledger_id = await connection.fetchval("SELECT id FROM ledgers WHERE name = $1", ledger)
         async with connection.transaction():
-            await connection.fetchrow(query("transfer_post_many"), ledger_id, *columns([request], [0]))
+            await connection.fetchrow(query("transfer_post_many"), ledger_id, *columns([request], [0]), True)
             yield
     finally:
         await connection.close()
