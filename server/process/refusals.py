@@ -7,7 +7,7 @@ import asyncpg
 
 from server.process.embedded import EmbeddedError
 from server.settings import SettingsError
-from server.store.errors import StoreError, StoreUnavailableError
+from server.store.errors import RowLockedError, StoreError, StoreUnavailableError
 
 UNREACHABLE = "Postgres cannot be reached ({}): check TALLYSTICK_DATABASE_URL, and that the server runs"
 
@@ -19,6 +19,8 @@ class NotReadyError(Exception):
 def explain(error: BaseException) -> str | None:
     """Return what an error means for whoever runs the program, or None when it is a fault of the program."""
     match error:
+        case RowLockedError():
+            return f"{error}: try again when that has ended"
         case StoreUnavailableError():
             return UNREACHABLE.format(error)
         case SettingsError() | EmbeddedError() | StoreError() | NotReadyError():

@@ -4,6 +4,7 @@ import asyncio
 import re
 import time
 
+import asyncpg
 import pytest
 
 from server.app import create_app, default_limits
@@ -194,3 +195,17 @@ async def test_settings_that_cannot_be(settings: dict[str, object], text: str) -
     with pytest.raises(SettingsError, match=f"^{text}"):
         async with create_app(given):
             pass
+
+
+async def test_a_key_whose_row_is_locked(database_url: str) -> None:
+    """A command that meets a row which another transaction keeps locked says so, and nothing of Postgres."""
+    key = await make_key(database_url, "books", "read")
+    connection = await asyncpg.connect(database_url)
+    try:
+        async with connection.transaction():
+            await connection.execute("SELECT FROM tallystick.api_keys FOR UPDATE")
+            ended = await run("keys", "revoke", "--ledger", "books", key.split("_")[2], database_url=database_url)
+    finally:
+        await connection.close()
+    assert (ended.code, ended.out) == (2, "")
+    assert ended.err == "tallystick: a row is locked by another transaction: try again when that has ended\n"
