@@ -2,9 +2,7 @@
 
 import asyncio
 import time
-from collections import Counter
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Final, TypeVar
 
 from server.store.coalescer import QueueFullError
@@ -22,10 +20,10 @@ STUCK_SECONDS: Final = 10.0
 TURN_SECONDS: Final = 0.5
 # Seconds between two looks at the rows that requests wait for.
 LOOK_SECONDS: Final = 0.25
-# Requests that may wait for rows, of one ledger and in all. Each holds its body in memory, and comes back when the row
-# is free: this many are posted in a tenth of a second.
-LEDGER_WAITERS_MAX: Final = 500
-WAITERS_MAX: Final = 2_000
+# Requests that may wait for one row, and for rows in all. Each holds its body in memory, and comes back when the row is
+# free: those of one row are a batch then.
+ROW_WAITERS_MAX: Final = 500
+WAITERS_MAX: Final = 4_000
 
 T = TypeVar("T")
 Row = tuple[int, str]
@@ -60,7 +58,7 @@ class RowLocks:
         self._contended: dict[int, float] = {}
         self._stuck: dict[Row, float] = {}
         self._watched: dict[Row, _Watched] = {}
-        self._waiting: Counter[int] = Counter()
+        self._waiting = 0
         self._looking: asyncio.Task[None] | None = None
 
     def contended(self, ledger_id: int) -> bool:
@@ -121,19 +119,18 @@ class RowLocks:
                 accounts = error.accounts
         if on_wait is not None:
             on_wait()
-        with self._waiter(ledger_id):
-            if not self.stuck(ledger_id, accounts):
-                self._contend(ledger_id)
-            while True:
-                if self.stuck(ledger_id, accounts):
-                    await self._changed(ledger_id, accounts, deadline)
-                try:
-                    return await attempt(True)
-                except RowLockedError as error:
-                    accounts = error.accounts
-                    if time.monotonic() + SENDING_MIN_SECONDS + LOOK_SECONDS > deadline:
-                        raise
-                    await self._changed(ledger_id, accounts, deadline)
+        if self.stuck(ledger_id, accounts):
+            await self._changed(ledger_id, accounts, deadline)
+        else:
+            self._contend(ledger_id)
+        while True:
+            try:
+                return await attempt(True)
+            except RowLockedError as error:
+                accounts = error.accounts
+                if time.monotonic() + SENDING_MIN_SECONDS + LOOK_SECONDS > deadline:
+                    raise
+            await self._changed(ledger_id, accounts, deadline)
 
     async def run_waiting(
         self,
@@ -178,27 +175,19 @@ class RowLocks:
         self._contended = {ledger: until for ledger, until in self._contended.items() if until > now}
         self._contended[ledger_id] = now + CONTENDED_SECONDS
 
-    @contextmanager
-    def _waiter(self, ledger_id: int) -> Iterator[None]:
-        if self._waiting[ledger_id] >= LEDGER_WAITERS_MAX or self._waiting.total() >= WAITERS_MAX:
-            raise QueueFullError
-        self._waiting[ledger_id] += 1
-        try:
-            yield
-        finally:
-            self._waiting[ledger_id] -= 1
-            if not self._waiting[ledger_id]:
-                del self._waiting[ledger_id]
-
     async def _changed(self, ledger_id: int, accounts: Iterable[str], deadline: float) -> None:
         """
         Wait for a look that finds one of the accounts free or changed, or finds none of them locked.
 
         Raises:
             RowLockedError: There was none in time.
+            QueueFullError: Too many requests wait for one of the rows, or for rows at all.
         """
         loop = asyncio.get_running_loop()
         rows = [(ledger_id, account) for account in accounts]
+        crowded = any(len(self._watched[row].waiters) >= ROW_WAITERS_MAX for row in rows if row in self._watched)
+        if crowded or self._waiting >= WAITERS_MAX:
+            raise QueueFullError
         waiter: asyncio.Future[None] = loop.create_future()
 
         def give_up() -> None:
@@ -211,9 +200,11 @@ class RowLocks:
             self._looking = loop.create_task(self._look())
         # A timer of the loop, since a hot request may run outside a task.
         timer = loop.call_later(max(0.0, deadline - SENDING_MIN_SECONDS - time.monotonic()), give_up)
+        self._waiting += 1
         try:
             await waiter
         finally:
+            self._waiting -= 1
             timer.cancel()
             for row in rows:
                 watched = self._watched.get(row)
