@@ -3,6 +3,7 @@
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -31,6 +32,11 @@ class Scene(NamedTuple):
     servers: list[ServerProcess]
     clients: list[Client]
     valkey: OwnValkey
+
+
+async def reads(client: Client) -> bool:
+    """Whether an account can be read."""
+    return (await client.get("/v1/accounts/alice")).status == 200
 
 
 @asynccontextmanager
@@ -121,6 +127,8 @@ async def test_a_copy_is_put_back(
         posted = await insist(two, 20, "k")
         assert not posted.replayed
         for client in scene.clients:
+            # The other process finds the database again when its next probe is answered.
+            await until(partial(reads, client), BACK_SECONDS)
             assert (await client.balance("alice"), await client.balance("bob")) == (79, 21)
             again = await insist(client, 20, "k")
             assert (again.body, again.replayed) == (posted.body, True)
