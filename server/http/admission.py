@@ -30,10 +30,13 @@ IN_ORDER_MAX = (4_096, 1_024)
 WAIT_SECONDS = 0.5
 # Seconds between looks at what has waited too long.
 LOOK_SECONDS = 0.01
-# Share of a worker's time that refusing takes while a flood lasts; taking in what is refused needs half as much again.
-# It bounds what connections that send again at once, whatever Retry-After says, cost those who are served. Who waits
-# longer for that may still be admitted.
+# Share of a worker's time that refusing takes while a flood lasts. It bounds what connections that send again at once,
+# whatever Retry-After says, cost those who are served. Those who wait longer for that may still be admitted.
 REFUSING_SHARE = 0.05
+# Requests that wait for each such share, and shares at most. The more wait, the faster they are refused: otherwise the
+# last of ten thousand would wait for many seconds. It costs those who are served up to a fifth.
+REFUSING_CROWD = 1_000
+REFUSING_SHARES_MAX = 4
 # Seconds of that time that are saved up before a flood, and spent when it begins: those of ten thousand refusals, at 25
 # microseconds each, most of it the kernel's. Callers who then heed Retry-After come back one by one.
 REFUSING_SAVED_SECONDS = 0.25
@@ -236,7 +239,8 @@ class Admission:
 
     def _save(self, now: float) -> float:
         """Add what has come since the last look to the time for refusing, and return how much there is."""
-        self._saved = min(REFUSING_SAVED_SECONDS, self._saved + (now - self._saved_at) * REFUSING_SHARE)
+        shares = min(REFUSING_SHARES_MAX, max(1.0, sum(self.waiting) / REFUSING_CROWD))
+        self._saved = min(REFUSING_SAVED_SECONDS, self._saved + (now - self._saved_at) * REFUSING_SHARE * shares)
         self._saved_at = now
         return self._saved
 
