@@ -2,8 +2,7 @@
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable
 from datetime import UTC, datetime
 from urllib.parse import quote
 
@@ -12,6 +11,7 @@ import pytest
 
 from tests.support.books import check_books
 from tests.support.client import Answer, Client
+from tests.support.locks import held
 from tests.support.service import Service, in_process
 
 # Ledgers that have locked accounts; with 50 accounts each has ten.
@@ -20,18 +20,6 @@ LEDGERS = 5
 CROWD = 240
 # What the owners of locked accounts hear: at their deadline, or at once when too many wait already.
 IN_VAIN = {("unavailable", "not_applied"), ("overloaded", "not_applied")}
-
-
-@asynccontextmanager
-async def locked(database_url: str, accounts: list[str]) -> AsyncIterator[None]:
-    """Keep accounts of all ledgers locked in one foreign transaction."""
-    connection = await asyncpg.connect(database_url)
-    try:
-        async with connection.transaction():
-            await connection.execute("SELECT FROM tallystick.accounts WHERE id = ANY ($1) FOR UPDATE", accounts)
-            yield
-    finally:
-        await connection.close()
 
 
 def now() -> str:
@@ -89,7 +77,7 @@ async def test_locked_accounts_cost_their_neighbours_nothing(database_url: str, 
         beside = await service.client("neighbour")
         await beside.fund("free", 1_000_000)
         heard: list[int] = []
-        async with locked(database_url, accounts):
+        async with held(database_url, *accounts):
             waiting = asyncio.create_task(crowd(clients, accounts))
             number = 0
             while not waiting.done():
@@ -120,7 +108,7 @@ async def test_a_known_key_of_a_locked_account_is_answered(service: Service, cli
         ],
     }
     assert (await client.post("/v1/transfers/bulk", bulk)).status == 200
-    async with locked(service.database_url, ["alice"]):
+    async with held(service.database_url, "alice"):
         # Not a replay out of Redis: a look-up by the posting itself, as the set's is.
         again = await client.post("/v1/transfers/bulk", bulk)
         assert [(r["status"], r["replayed"]) for r in again.json["results"]] == [(201, True)] * 2

@@ -3,13 +3,13 @@
 import asyncio
 import subprocess
 from pathlib import Path
-from urllib.parse import urlsplit, urlunsplit
 
 import asyncpg
 import pytest
 
 from server.process.embedded import postgres_bin
 from server.store.migrations import MigrationError, migrate
+from tests.migrations.test_ordinary_owner import CREATES_ROLES, prepared
 from tests.migrations.test_privileges import PRIVILEGES
 from tests.support.client import Client
 from tests.support.command import NO_REDIS, run
@@ -112,12 +112,10 @@ async def test_the_user_that_restored_must_migrate(
 ) -> None:
     """A user that may not take over what another one restored learns whose it is; nothing is done."""
     file = await dump(database_url, tmp_path)
-    await administer(own_postgres.database_url, "CREATE ROLE books LOGIN CREATEROLE PASSWORD 'books'")
-    await administer(own_postgres.database_url, "CREATE DATABASE books OWNER books")
+    books = await prepared(own_postgres, CREATES_ROLES)
     restored = with_database(own_postgres.database_url, "books")
     await tool("pg_restore", "--no-owner", "--no-privileges", f"--dbname={restored}", file)
     before = await administer(restored, OWNERS)
-    books = urlunsplit(urlsplit(restored)._replace(netloc="books:books@"))
     with pytest.raises(MigrationError, match="belongs to postgres: run `tallystick migrate` as postgres"):
         await migrate(books)
     assert await administer(restored, OWNERS) == before
@@ -169,10 +167,8 @@ async def test_as_the_ordinary_owner_that_restored(
 ) -> None:
     """A user that is no superuser restores and migrates by itself."""
     file = await dump(database_url, tmp_path)
-    await administer(own_postgres.database_url, "CREATE ROLE books LOGIN CREATEROLE PASSWORD 'books'")
-    await administer(own_postgres.database_url, "CREATE DATABASE books OWNER books")
+    books = await prepared(own_postgres, CREATES_ROLES)
     restored = with_database(own_postgres.database_url, "books")
-    books = urlunsplit(urlsplit(restored)._replace(netloc="books:books@"))
     await tool("pg_restore", "--no-owner", "--no-privileges", f"--dbname={books}", file)
     assert await migrate(books) == ["ownership", "grants"]
     assert await access(restored) == await access(database_url)

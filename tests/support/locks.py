@@ -9,12 +9,12 @@ from tests.support.postgres import administer
 
 
 @asynccontextmanager
-async def held(database_url: str, account: str) -> AsyncIterator[None]:
-    """Hold the row lock of an account in a foreign session."""
+async def held(database_url: str, *accounts: str) -> AsyncIterator[None]:
+    """Hold the row locks of accounts, in all ledgers, in one foreign transaction."""
     connection = await asyncpg.connect(database_url)
     try:
         async with connection.transaction():
-            await connection.execute("SELECT FROM tallystick.accounts WHERE id = $1 FOR UPDATE", account)
+            await connection.execute("SELECT FROM tallystick.accounts WHERE id = ANY ($1) FOR UPDATE", accounts)
             yield
     finally:
         await connection.close()
