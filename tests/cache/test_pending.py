@@ -15,7 +15,7 @@ from server.store.redis_cluster import connect
 from tests.support.client import Client
 from tests.support.redis_proxy import RedisProxy, redis_proxied
 from tests.support.service import NO_REDIS, Service, in_process
-from tests.support.valkey import OwnValkey
+from tests.support.valkey import OwnValkey, running_valkey
 from tests.support.waiting import until
 
 LEDGER = "pending"
@@ -30,10 +30,8 @@ ENDLESS_MS = 3_600_000
 @pytest.fixture
 def valkey(folder: Path) -> Iterator[OwnValkey]:
     """A server that this test may break."""
-    server = OwnValkey(folder)
-    server.start()
-    yield server
-    server.stop()
+    with running_valkey(folder) as server:
+        yield server
 
 
 async def served(service: Service, client: Client, account: str) -> bool:

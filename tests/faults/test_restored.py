@@ -18,7 +18,7 @@ from tests.support.client import Answer, Client
 from tests.support.own_postgres import OwnPostgres
 from tests.support.postgres import administer
 from tests.support.service import ServerProcess, make_key
-from tests.support.valkey import OwnValkey
+from tests.support.valkey import OwnValkey, running_valkey
 from tests.support.waiting import until
 
 LEDGER = "restored"
@@ -57,10 +57,8 @@ async def serving(database_url: str, valkey: OwnValkey, tmp_path: Path) -> Async
 @pytest.fixture
 def valkey(sockets: Path) -> Iterator[OwnValkey]:
     """A Redis that goes on whatever happens to PostgreSQL."""
-    server = OwnValkey(sockets)
-    server.start()
-    yield server
-    server.stop()
+    with running_valkey(sockets) as server:
+        yield server
 
 
 async def insist(client: Client, amount: int, key: str) -> Answer:

@@ -16,7 +16,7 @@ from server.store.scripts import script
 from tests.limits.steps import limited, once
 from tests.support.client import Client
 from tests.support.service import Service, in_process
-from tests.support.valkey import OwnValkey
+from tests.support.valkey import OwnValkey, running_valkey
 
 # Bytes that it may use beyond what it uses when it starts.
 ROOM_BYTES = 2_000_000
@@ -28,13 +28,14 @@ SLOW: dict[str, object] = {"auth_failure_rate": "1/day", "auth_failure_burst": 5
 @pytest.fixture
 def valkey() -> Iterator[OwnValkey]:
     """A server with the memory policy of the embedded one, and little memory."""
-    with tempfile.TemporaryDirectory(prefix="ts-") as folder:
-        server = OwnValkey(Path(folder), maxmemory_policy=SETTINGS["maxmemory-policy"])
-        server.start()
+    policy = SETTINGS["maxmemory-policy"]
+    with (
+        tempfile.TemporaryDirectory(prefix="ts-") as folder,
+        running_valkey(Path(folder), maxmemory_policy=policy) as server,
+    ):
         used = server.ask("INFO", "memory")["used_memory"]
         server.ask("CONFIG", "SET", "maxmemory", used + ROOM_BYTES)
         yield server
-        server.stop()
 
 
 def press(valkey: OwnValkey) -> None:
@@ -85,7 +86,7 @@ async def test_memory_pressure_changes_no_limit(database_url: str, valkey: OwnVa
         assert await statuses(used, 10) == {429: 10}
         assert await statuses(half, 20) == {404: 15, 429: 5}
         assert await statuses(whole, 10) == {429: 10}
-        assert b"evicted_keys:0\r" not in valkey.ask("INFO", "stats")
+        assert valkey.ask("INFO", "stats")["evicted_keys"] > 0
         again = await posting.transfer("alice", "world", 1, "k")
         assert (again.body, again.replayed) == (first.body, True)
         assert await posting.balance("alice") == 99

@@ -8,17 +8,14 @@ import pytest
 
 from tests.support.command import NO_REDIS, run
 from tests.support.postgres import administer
-from tests.support.valkey import OwnValkey
+from tests.support.valkey import OwnValkey, running_valkey
 
 
 @pytest.fixture(scope="module")
 def valkey() -> Iterator[OwnValkey]:
     """A server whose memory these tests bound."""
-    with tempfile.TemporaryDirectory(prefix="ts-") as folder:
-        server = OwnValkey(Path(folder))
-        server.start()
+    with tempfile.TemporaryDirectory(prefix="ts-") as folder, running_valkey(Path(folder)) as server:
         yield server
-        server.stop()
 
 
 @pytest.mark.parametrize(

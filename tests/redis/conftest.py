@@ -8,7 +8,7 @@ import pytest
 
 from server.store.redis import RedisServer
 from tests.support.redis_proxy import RedisProxy, redis_proxied
-from tests.support.valkey import OwnValkey
+from tests.support.valkey import OwnValkey, running_valkey
 
 
 @pytest.fixture
@@ -21,10 +21,8 @@ def folder() -> Iterator[Path]:
 @pytest.fixture
 def valkey(folder: Path) -> Iterator[OwnValkey]:
     """A server that this test may break."""
-    server = OwnValkey(folder)
-    server.start()
-    yield server
-    server.stop()
+    with running_valkey(folder) as server:
+        yield server
 
 
 @pytest.fixture

@@ -96,3 +96,14 @@ class OwnValkey:
     def calls(self, command: str) -> int:
         """Return how often a command has been run, by any client."""
         return int(self.ask("INFO", "commandstats").get(f"cmdstat_{command}", {"calls": 0})["calls"])
+
+
+@contextlib.contextmanager
+def running_valkey(folder: Path, **settings: str) -> Iterator[OwnValkey]:
+    """Start a server, and stop it whatever the test has done to it."""
+    server = OwnValkey(folder, **settings)
+    server.start()
+    try:
+        yield server
+    finally:
+        server.stop()
