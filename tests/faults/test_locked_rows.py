@@ -9,6 +9,7 @@ from urllib.parse import quote
 import asyncpg
 import pytest
 
+from server.http.admission import RUNNING_WRITES_MAX
 from tests.support.books import check_books
 from tests.support.client import Answer, Client
 from tests.support.locks import held
@@ -16,8 +17,8 @@ from tests.support.service import Service, in_process
 
 # Ledgers that have locked accounts; with 50 accounts each has ten.
 LEDGERS = 5
-# Requests of each kind about locked accounts: more than a worker has places for writes.
-CROWD = 240
+# Requests of each kind about locked accounts. Three kinds write: together more than a worker has places for.
+CROWD = RUNNING_WRITES_MAX // 3 + 4
 # What the owners of locked accounts hear: at their deadline, or at once when too many wait already.
 IN_VAIN = {("unavailable", "not_applied"), ("overloaded", "not_applied")}
 
@@ -72,8 +73,7 @@ async def test_locked_accounts_cost_their_neighbours_nothing(database_url: str, 
         clients = [await service.client(f"ledger-{number}") for number in range(min(count, LEDGERS))]
         for client in clients:
             await client.fund("free", 1_000_000)
-            for account in accounts:
-                await client.fund(account, 10_000)
+            await asyncio.gather(*(client.fund(account, 10_000) for account in accounts))
         beside = await service.client("neighbour")
         await beside.fund("free", 1_000_000)
         heard: list[int] = []
