@@ -12,13 +12,19 @@ from server.gate.addresses import AddressLimit
 from server.gate.gate import Gate
 from server.gate.keys import Authenticator, Defaults
 from server.gate.limits import Limit, read_rate
-from server.gate.running import Running
 from server.http import render
+from server.http.accounts import AccountHandlers
+from server.http.bulk import BulkHandlers
+from server.http.callers import Callers
 from server.http.forwarded import TrustedProxies
+from server.http.health import HealthHandlers
 from server.http.observer import Observer
-from server.http.parts import Parts
+from server.http.pages import PageHandlers
+from server.http.pipeline import Pipeline
+from server.http.routes import Router, bind
 from server.http.runtime import runtime_failures
 from server.http.server import HttpServer
+from server.http.transfers import TransferHandlers
 from server.ledger.accounts import Accounts
 from server.ledger.history import History
 from server.ledger.posting import PostingLane
@@ -144,6 +150,9 @@ class App(NamedTuple):
     redis: Redis
     counters: CacheCounters
     tallies: Tallies
+    authenticator: Authenticator
+    gate: Gate
+    posting: PostingLane
     # None where nobody wants any.
     traces: "Traces | None" = None
 
@@ -188,26 +197,34 @@ async def create_app(settings: Settings, workers: int = 1) -> AsyncIterator[App]
         history = History(database, cache, accounts, rows)
         readiness = Readiness(database, runtime_failures())
         authenticator = Authenticator(database, defaults)
-        failures = AddressLimit(redis, keyspace, defaults.failures, workers)
-        anonymous = AddressLimit(redis, keyspace, defaults.anonymous, workers, "anonymous")
-        parts = Parts(
+        callers = Callers(
             authenticator,
-            accounts,
-            posting,
-            history,
-            gate,
-            Running(),
-            failures,
-            anonymous,
+            AddressLimit(redis, keyspace, defaults.failures, workers),
+            AddressLimit(redis, keyspace, defaults.anonymous, workers, "anonymous"),
             proxies,
-            cache,
-            self_check,
-            readiness,
-            tallies,
+        )
+        handlers = (
+            AccountHandlers(accounts, history, cache, keyspace, self_check),
+            TransferHandlers(posting, history, keyspace, tallies),
+            BulkHandlers(posting),
+            HealthHandlers(readiness),
+            PageHandlers(),
         )
         observer = Observer(tallies, settings.slow_ms / 1000, settings.log_sample, traces)
+        pipeline = Pipeline(Router(bind(handlers)), callers, gate, observer)
         try:
-            yield App(HttpServer(parts, observer), readiness, database, redis, counters, tallies, traces)
+            yield App(
+                HttpServer(pipeline),
+                readiness,
+                database,
+                redis,
+                counters,
+                tallies,
+                authenticator,
+                gate,
+                posting,
+                traces,
+            )
         finally:
             await _drain(posting, accounts, gate)
             following.cancel()

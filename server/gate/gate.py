@@ -37,7 +37,7 @@ class LookUp(IntEnum):
     REPLAY = 2
 
 
-class Entry(msgspec.Struct, gc=False):
+class Decision(msgspec.Struct, gc=False):
     """What the gate says to a request."""
 
     # Microseconds until the tokens would be there; 0: admitted; -1: more than the bucket can ever hold.
@@ -89,7 +89,7 @@ class Gate:
         # Lease tokens are never given twice: a random part of this process, a count, a position.
         self._process = secrets.token_hex(4)
         self._batches = itertools.count(1)
-        self._coalescer: Coalescer[_Item, Entry] = Coalescer(
+        self._coalescer: Coalescer[_Item, Decision] = Coalescer(
             self._run,
             batch_max=BATCH_MAX,
             in_flight_max=IN_FLIGHT_MAX,
@@ -97,17 +97,17 @@ class Gate:
             tally=tallies.batches["gate"],
         )
 
-    def used_up(self, key: ApiKey) -> Entry | None:
+    def used_up(self, key: ApiKey) -> Decision | None:
         """Return what a request for one token of a key would be told, where that is known: there is none yet."""
         taken = self._used_up.taken(key)
         if taken is None:
             return None
         self._count("memory", 1, 0)
-        return Entry(taken.wait, taken.left, waits_for=taken.waits_for)
+        return Decision(taken.wait, taken.left, waits_for=taken.waits_for)
 
     def enter(
         self, key: ApiKey, cost: int, look_up: LookUp = LookUp.NOTHING, name: bytes = b""
-    ) -> "asyncio.Future[Entry]":
+    ) -> "asyncio.Future[Decision]":
         """
         Take *cost* tokens of a key and look something up.
 
@@ -128,11 +128,11 @@ class Gate:
         """Return when all who wait have been answered."""
         await self._coalescer.drain()
 
-    async def _run(self, items: list[_Item]) -> list[Entry]:
+    async def _run(self, items: list[_Item]) -> list[Decision]:
         groups: dict[tuple[int, str], list[int]] = {}
         for number, item in enumerate(items):
             groups.setdefault((item.key.ledger_id, item.key.id), []).append(number)
-        entries: list[Entry | None] = [None] * len(items)
+        entries: list[Decision | None] = [None] * len(items)
         if len(groups) == 1:
             return await self._run_group(items)
         answers = await asyncio.gather(*(self._run_group([items[n] for n in group]) for group in groups.values()))
@@ -141,7 +141,7 @@ class Gate:
                 entries[number] = entry
         return [entry for entry in entries if entry is not None]
 
-    async def _run_group(self, items: Sequence[_Item]) -> list[Entry]:
+    async def _run_group(self, items: Sequence[_Item]) -> list[Decision]:
         """Serve requests of one key: in Redis, or alone while it is away."""
         if self._redis.away or not self.keyspace.known:
             return [self._alone(item) for item in items]
@@ -150,7 +150,7 @@ class Gate:
         except RedisAwayError:
             return [self._alone(item) for item in items]
 
-    async def _together(self, items: Sequence[_Item], *, look_up: bool) -> list[Entry]:
+    async def _together(self, items: Sequence[_Item], *, look_up: bool) -> list[Decision]:
         key = items[0].key
         token = f"{self._process}.{next(self._batches):x}."
         arguments: list[bytes | str | int] = [len(key.buckets)]
@@ -176,7 +176,7 @@ class Gate:
         admitted = waits.count(0)
         self._count("redis", len(waits), admitted)
         entries = [
-            self._entry(item.look_up, wait, left, found)
+            self._decision(item.look_up, wait, left, found)
             for item, wait, left, found in zip(items, waits, reply[1::3], reply[2::3], strict=True)
         ]
         if admitted < len(waits):
@@ -190,7 +190,7 @@ class Gate:
         self._decisions[by, True] += admitted
         self._decisions[by, False] += number - admitted
 
-    async def _apart(self, item: _Item, admitted: "asyncio.Future[Entry]") -> Entry:
+    async def _apart(self, item: _Item, admitted: "asyncio.Future[Decision]") -> Decision:
         """Look up for a request once it has its tokens, on the server that holds what it asks for."""
         entry = await admitted
         if entry.wait or not self.keyspace.known:
@@ -205,26 +205,26 @@ class Gate:
             found = await self._redis.submit(item.name, command, trusting=item.look_up is LookUp.SNAPSHOT)
         except RedisAwayError:
             return entry
-        return self._entry(item.look_up, 0, entry.left, found)
+        return self._decision(item.look_up, 0, entry.left, found)
 
-    def _alone(self, item: _Item) -> Entry:
+    def _alone(self, item: _Item) -> Decision:
         taken = self._local.take(item.key.ledger_id, item.key.limits, self._workers, item.cost)
         self._count("worker", 1, int(taken.wait == 0))
-        return Entry(taken.wait, taken.left, waits_for=taken.waits_for)
+        return Decision(taken.wait, taken.left, waits_for=taken.waits_for)
 
-    def _entry(self, look_up: LookUp, wait: int, left: int, found: Any) -> Entry:
+    def _decision(self, look_up: LookUp, wait: int, left: int, found: Any) -> Decision:
         if wait:
-            return Entry(wait, left, waits_for=found - 1)
+            return Decision(wait, left, waits_for=found - 1)
         if found is None:
-            return Entry(wait, left)
+            return Decision(wait, left)
         if look_up is LookUp.REPLAY:
-            return Entry(wait, left, replay=Replay.unpacked(found))
+            return Decision(wait, left, replay=Replay.unpacked(found))
         mark = found[:1]
         if mark == b"S" and (snapshot := Snapshot.unpacked(found, self.keyspace.run)) is not None:
             self._counters.hits += 1
-            return Entry(wait, left, snapshot=snapshot)
+            return Decision(wait, left, snapshot=snapshot)
         if mark == b"G":
             self._counters.misses += 1
-            return Entry(wait, left, lease=found[1:])
+            return Decision(wait, left, lease=found[1:])
         self._counters.busy += 1
-        return Entry(wait, left)
+        return Decision(wait, left)

@@ -2,7 +2,6 @@
 
 import asyncio
 import math
-import random
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable
@@ -44,9 +43,6 @@ REFUSING_SAVED_SECONDS = 0.25
 REFUSING_SHARE_MAX = 0.4
 # Seconds that aiohttp takes to send a refusal once it has been told: it does so later, where that cannot be measured.
 TOLD_SECONDS = 0.0001
-# Seconds after which a refused request is worth another try, at least and at most: spread, so that they do not all
-# come back at once.
-RETRY_AFTER_SECONDS = (1, 3)
 
 
 # Tells how long refusing takes.
@@ -250,9 +246,3 @@ class AnonymousAdmission(Admission):
 
     def _has_room(self, *, write: bool) -> bool:  # noqa: ARG002 -- reads and writes are alike here
         return self.reads + self.writes < RUNNING_ANONYMOUS_MAX
-
-
-def retry_after() -> int:
-    """Return seconds after which a refused request is worth another try."""
-    first, last = RETRY_AFTER_SECONDS
-    return first + int(random.random() * (last + 1 - first))  # noqa: S311 -- jitter, not a secret

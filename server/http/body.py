@@ -12,20 +12,14 @@ from aiohttp.http_exceptions import HttpProcessingError
 from server.http.call import Call
 from server.http.limits import BODY_DEADLINE_SECONDS
 from server.http.problems import Problem, invalid
-from server.http.reply import PLAIN_JSON
 
 T = TypeVar("T")
 
+# As most clients announce JSON.
+PLAIN_JSON = "application/json"
 _AT = re.compile(r" - at `(?P<key>key` in `)?\$(?P<path>[^`]*)`$")
 _STEP = re.compile(r"\.([^.\[\]]+)|\[(\d+)\]|(\[\.\.\.\])")
 _FIELD = re.compile(r"^Object (?:missing required|contains unknown) field `(?P<name>.*)`", re.DOTALL)
-# Writes that take no Idempotency-Key, by the path of their route, and what makes a retry of them safe.
-KEYLESS = {
-    "/v1/accounts": "An account's id is its key: the same request again opens nothing and is answered 200.",
-    "/v1/accounts/bulk": "An account's id is its key: the same request again opens nothing and is answered 200.",
-    "/v1/accounts/*": "A change is made once with If-Match: sent again, it is answered 412.",
-    "/v1/transfers/bulk": "In a bulk each transfer has a key of its own, in its member key.",
-}
 # Characters of a member's name that are repeated to its sender.
 _NAME_SHOWN_MAX = 64
 
@@ -40,6 +34,7 @@ async def read_body(call: Call, limit: int) -> bytes:
     Raises:
         Problem: It is not JSON by its headers, is too large, has an idempotency key where none is taken, or does not
             arrive in time.
+        QueueFullError: Too many bytes of bodies are arriving already.
     """
     headers = call.headers
     content_type = headers.get("Content-Type", "")
@@ -50,16 +45,15 @@ async def read_body(call: Call, limit: int) -> bytes:
             raise Problem("unsupported_media_type")
     if "Content-Encoding" in headers:
         raise Problem("unsupported_media_type", "Compressed bodies are not taken.")
-    length = call.content_length
+    announced = headers.get("Content-Length")
+    length = None if announced is None else int(announced)
     if length is not None and length > limit:
         raise Problem("body_too_large", f"The body has more than {limit} bytes.")
-    if "Idempotency-Key" in headers and (instead := KEYLESS.get(call.route)):
-        raise Problem("idempotency_key_not_taken", instead, errors=[("Idempotency-Key", instead)])
-    content = call.content
-    if call.body is not None:
-        body = call.body
-    elif content.is_eof():
-        body = content.read_nowait()
+    keyless = None if call.route is None else call.route.keyless
+    if keyless is not None and "Idempotency-Key" in headers:
+        raise Problem("idempotency_key_not_taken", keyless, errors=[("Idempotency-Key", keyless)])
+    if call.content.is_eof():
+        body = call.content.read_nowait()
     else:
         async with call.admission.arriving(limit if length is None else length, write=call.write):
             body = await _read_slowly(call, limit)
@@ -70,7 +64,7 @@ async def read_body(call: Call, limit: int) -> bytes:
 
 async def _read_slowly(call: Call, limit: int) -> bytes:
     """Read a body that has not arrived yet, one piece over the limit at most."""
-    transport = call.protocol.transport
+    transport = call.connection.transport
     if call.headers.get("Expect", "").lower() == "100-continue" and transport is not None:
         transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
     parts = bytearray()

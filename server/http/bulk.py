@@ -1,4 +1,4 @@
-"""The route that posts many transfers: each for itself, or all or none."""
+"""The handler that posts many transfers: each for itself, or all or none."""
 
 import hashlib
 
@@ -6,44 +6,53 @@ import msgspec
 from msgspec import UNSET
 
 from server.http import models, render
-from server.http.admit import read_bulk
 from server.http.body import shape_problem
-from server.http.call import Call, parse_key
-from server.http.parts import Parts
+from server.http.call import Call
+from server.http.idempotency import parse_key
 from server.http.problems import KINDS, Problem, invalid
 from server.http.reply import Reply
 from server.http.transfers import check_shape, fingerprint, in_use, not_bound, requested
-from server.ledger.posting import KeyInUseError
+from server.ledger.posting import KeyInUseError, PostingLane
 from server.ledger.transfers import Bound, Outcome, TransferRequest, Unbound, resolve_known
 
 _Asked = TransferRequest | Problem
 
 
-async def create_transfers(call: Call, parts: Parts) -> Reply:
-    """Post up to 1,000 transfers in order and say what became of each."""
-    body, bulk = await read_bulk(call, parts, models.transfer_bulk, lambda bulk: len(bulk.transfers))
-    whole = fingerprint(call.method, call.path, body) if bulk.atomic else None
-    asked = [_read_item(call, number, raw, whole) for number, raw in enumerate(bulk.transfers)]
-    repeated = _find_repeated(asked)
-    if bulk.atomic:
-        for number in repeated:
-            pointer = f"/transfers/{number}/key"
-            asked[number] = invalid(pointer, "The key is used twice in one atomic set.")
-        if any(isinstance(item, Problem) for item in asked):
-            return _reply(call, [_unposted(item) for item in asked])
-    requests = [
-        item for number, item in enumerate(asked) if isinstance(item, TransferRequest) and number not in repeated
-    ]
-    try:
-        outcomes = (
-            await parts.posting.post_many(call.ledger_id, requests, atomic=bulk.atomic, on_wait=call.give_place_away)
-            if requests
-            else []
-        )
-    except KeyInUseError:
-        raise in_use() from None
-    by_key = {r.key: outcome for r, outcome in zip(requests, outcomes, strict=True)}
-    return _reply(call, [_judge(item, number in repeated, by_key) for number, item in enumerate(asked)])
+class BulkHandlers:
+    """
+    Handlers of bulks of transfers.
+
+    Args:
+        posting: Posts them.
+    """
+
+    def __init__(self, posting: PostingLane) -> None:
+        self._posting = posting
+
+    async def create_transfers(self, call: Call, body: models.TransferBulk) -> Reply:
+        """Post up to 1,000 transfers in order and say what became of each."""
+        whole = fingerprint(call.method, call.path, call.body) if body.atomic else None
+        asked = [_read_item(call, number, raw, whole) for number, raw in enumerate(body.transfers)]
+        repeated = _find_repeated(asked)
+        if body.atomic:
+            for number in repeated:
+                pointer = f"/transfers/{number}/key"
+                asked[number] = invalid(pointer, "The key is used twice in one atomic set.")
+            if any(isinstance(item, Problem) for item in asked):
+                return _reply(call, [_unposted(item) for item in asked])
+        requests = [
+            item for number, item in enumerate(asked) if isinstance(item, TransferRequest) and number not in repeated
+        ]
+        outcomes: list[Outcome] = []
+        if requests:
+            try:
+                outcomes = await self._posting.post_many(
+                    call.ledger_id, requests, atomic=body.atomic, on_wait=call.release_place
+                )
+            except KeyInUseError:
+                raise in_use() from None
+        by_key = {r.key: outcome for r, outcome in zip(requests, outcomes, strict=True)}
+        return _reply(call, [_judge(item, number in repeated, by_key) for number, item in enumerate(asked)])
 
 
 def _read_item(call: Call, number: int, raw: msgspec.Raw, whole: bytes | None) -> _Asked:

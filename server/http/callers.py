@@ -1,26 +1,26 @@
-"""Whose request it is, and what a request that is nobody's may cost."""
+"""Whose request it is, and what a request without a good key may cost."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import NoReturn
+from typing import Final, NoReturn
 
-from server.gate.keys import ApiKey, StrangersFullError
+from server.gate.addresses import AddressLimit
+from server.gate.keys import ApiKey, Authenticator, StrangersFullError
 from server.http.admission import AnonymousAdmission
-from server.http.admit import used_up
 from server.http.call import Call
-from server.http.parts import Parts
+from server.http.forwarded import TrustedProxies
 from server.http.problems import Problem
-from server.http.routes import Route
+from server.http.rate_limits import UsedUpProblem
 from server.store.coalescer import QueueFullError
 
 # The limits of a network address, as callers read them.
-AUTHENTICATION = "authentication"
-ANONYMOUS = "anonymous"
+AUTHENTICATION: Final = "authentication"
+ANONYMOUS: Final = "anonymous"
 
 
-def fails(call: Call, route: Route | None) -> bool:
+def needs_key(call: Call) -> bool:
     """Return whether a request without a good key has failed to authenticate: a page asks for none."""
-    return bool(call.head.token) if route is None else route.role is not None
+    return bool(call.head.token) if call.route is None else call.route.role is not None
 
 
 class Callers:
@@ -31,44 +31,66 @@ class Callers:
     office that reads the pages of problems does not wait for a broken client behind the same address.
 
     Args:
-        parts: Keys, limits and trusted proxies.
+        authenticator: Knows the keys.
+
+        failures: The limit of failed authentications.
+
+        anonymous: The limit of other requests without a good key.
+
+        proxies: Whose word on the address of a caller is taken.
 
     Attributes:
         admission: The places of requests without a good key.
     """
 
-    def __init__(self, parts: Parts) -> None:
-        self._parts = parts
+    def __init__(
+        self,
+        authenticator: Authenticator,
+        failures: AddressLimit,
+        anonymous: AddressLimit,
+        proxies: TrustedProxies,
+    ) -> None:
+        self._authenticator = authenticator
+        self._limits = {AUTHENTICATION: failures, ANONYMOUS: anonymous}
+        self._proxies = proxies
         self.admission = AnonymousAdmission()
-        self._limits = {AUTHENTICATION: parts.failures, ANONYMOUS: parts.anonymous}
 
-    async def key_of(self, call: Call, route: Route | None) -> ApiKey | None:
+    def remembered(self, token_name: bytes) -> ApiKey | None:
+        """Return the key of a token if it was looked up lately, by the hash of the token."""
+        return self._authenticator.remembered(token_name)
+
+    def refuse_flood(self, call: Call) -> None:
         """
-        Return the key that a request came with, None where that is none; it needs no place meanwhile.
+        Refuse a request without a key that is known, if its address is known to have nothing left of its limit.
 
-        For a page a key is not looked up: whether it is good makes no difference there.
+        Raises:
+            Problem: It has not; nothing was asked and nothing looked up.
+        """
+        if not self._authenticator.knew(call.head.token_name):
+            policy = AUTHENTICATION if needs_key(call) else ANONYMOUS
+            _refuse(policy, self._limits[policy].remembered(self._address(call)))
+
+    async def authenticate(self, call: Call) -> ApiKey | None:
+        """
+        Look up the key that a request came with. It needs no place meanwhile.
+
+        Returns:
+            None where the request has no good key. The key of a request for an open page is not looked up.
 
         Raises:
             Problem: The key is not known, and its address has failed too often for it to be looked up.
             StrangersFullError: It is one of too many keys that are not known.
             QueueFullError, StoreUnavailableError: It could not be looked up.
         """
-        token = call.head.token
-        if not token:
+        if not call.head.token or (call.route is not None and call.route.role is None):
             return None
-        authenticator = self._parts.authenticator
-        key = authenticator.remembered(call.head.token_name)
-        if key is not None or (route is not None and route.role is None):
-            return key
-        failures = self._parts.failures
-        address = self._address(call)
+        failures, address = self._limits[AUTHENTICATION], self._address(call)
 
         async def refuse_used_up() -> None:
-            if wait := await failures.used_up(address):
-                raise used_up(AUTHENTICATION, wait)
+            _refuse(AUTHENTICATION, await failures.used_up(address))
 
         try:
-            return await authenticator.authenticate(token, refuse_used_up)
+            return await self._authenticator.authenticate(call.head.token, refuse_used_up)
         except StrangersFullError:
             async with self._place():
                 await failures.count(address)
@@ -77,7 +99,7 @@ class Callers:
     @asynccontextmanager
     async def anonymous(self, call: Call) -> AsyncIterator[None]:
         """
-        Give a request that shows no key a place, once it is within the limit of its address.
+        Give a request without a good key a place, once it is within the limit of its address.
 
         Raises:
             Problem: The limit is used up.
@@ -97,32 +119,17 @@ class Callers:
         async with self._counted(call, AUTHENTICATION):
             raise Problem("unauthorized", headers=[("WWW-Authenticate", "Bearer")])
 
-    def refused(self, call: Call, route: Route | None) -> tuple[str, int] | None:
-        """
-        Return what refuses a request without a key that is known, as far as that is known without asking.
-
-        Returns:
-            The limit of its address that is used up, and microseconds until it has room; None: nothing is known.
-        """
-        if self._parts.authenticator.knew(call.head.token_name):
-            return None
-        policy = AUTHENTICATION if fails(call, route) else ANONYMOUS
-        wait = self._limits[policy].remembered(self._address(call))
-        return (policy, wait) if wait else None
-
     @asynccontextmanager
     async def _counted(self, call: Call, policy: str) -> AsyncIterator[None]:
         limit, address = self._limits[policy], self._address(call)
         # A flood from one address does not even wait for a place.
-        if wait := limit.remembered(address):
-            raise used_up(policy, wait)
+        _refuse(policy, limit.remembered(address))
         async with self._place():
-            if wait := await limit.count(address):
-                raise used_up(policy, wait)
+            _refuse(policy, await limit.count(address))
             yield
 
     def _address(self, call: Call) -> str:
-        return self._parts.proxies.caller(call.remote, call.headers)
+        return self._proxies.caller(call.remote, call.headers)
 
     @asynccontextmanager
     async def _place(self) -> AsyncIterator[None]:
@@ -132,3 +139,17 @@ class Callers:
             yield
         finally:
             self.admission.leave(write=False)
+
+
+def _refuse(policy: str, wait: int) -> None:
+    """
+    Refuse a request whose address has to wait.
+
+    Args:
+        wait: Microseconds; 0 where there is room.
+
+    Raises:
+        Problem: There is none.
+    """
+    if wait:
+        raise UsedUpProblem(policy, wait)

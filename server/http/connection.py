@@ -1,106 +1,364 @@
-"""A connection: aiohttp's, with bounds on what a client can make it hold, and for how long."""
+"""A connection: bytes become calls, each runs through the pipeline, and its reply is written."""
 
 import asyncio
-from typing import Any
+import time
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any, cast
 
-from aiohttp.web_protocol import RequestHandler
+from aiohttp import StreamReader, web
+from aiohttp.http_parser import RawRequestMessage
+from aiohttp.web_protocol import _ErrInfo
 
-from server.http.limits import (
-    HEAD_DEADLINE_SECONDS,
-    HEAD_PART_MAX_BYTES,
-    READ_AHEAD_MAX_BYTES,
-    SEND_DEADLINE_SECONDS,
-)
-from server.http.refusal import late
+from server.http.call import Call, new_request_id
+from server.http.head import Head
+from server.http.limits import KEEPALIVE_SECONDS
+from server.http.overload import overloaded
+from server.http.path import origin_form
+from server.http.pipeline import Pipeline
+from server.http.protocol import Protocol
+from server.http.reply import AiohttpReply, Reply
+from server.http.unread import Unread, unread
 
-# Bytes of an empty line: some clients send one behind a body, and it begins no request.
-_EMPTY_LINE_BYTES = 2
+
+class Connections:
+    """
+    What all connections of a server share.
+
+    Args:
+        count_max: How many there may be; the one on top is refused.
+
+    Attributes:
+        count: How many there are.
+
+        draining: Set when no new work is wanted: every reply then closes its connection.
+    """
+
+    def __init__(self, count_max: int) -> None:
+        self.count_max = count_max
+        self.count = 0
+        self.draining = False
 
 
-class Connection(RequestHandler):
-    """A connection whose client has to send heads in time, take its answers in time, and not send far ahead."""
+class Connection(Protocol):
+    """
+    Serves the requests of a connection, one after the other.
 
-    __slots__ = ("_head_part_bytes", "_reader_deadline")
+    A request that is there whole, and whose connection goes on behind it, is served from here: its coroutine is run at
+    once, by hand, and gets a task only when it says that it needs one. The others are served by aiohttp's task of the
+    connection, through the same pipeline: it knows how to wait for bodies and how to end a connection.
 
-    def __init__(self, *arguments: Any, **options: Any) -> None:
-        super().__init__(*arguments, **options)
-        # Of a head that has not come to its end yet.
-        self._head_part_bytes = 0
-        self._reader_deadline: asyncio.TimerHandle | None = None
+    Args:
+        pipeline: Answers the requests.
 
-    def connection_lost(self, exc: BaseException | None) -> None:
-        """Forget the connection; a request under way ends by itself."""
-        super().connection_lost(exc)
-        self._end_reader_deadline()
+        connections: All of the server.
+    """
 
-    def force_close(self) -> None:
-        """End the connection now, but for what has been written and is still being taken."""
-        transport = self.transport
-        super().force_close()
-        if transport is not None and transport.get_write_buffer_size():
-            # Who never takes it would keep the connection for ever.
-            self._loop.call_later(SEND_DEADLINE_SECONDS, transport.abort)
+    __slots__ = ("_at_start", "_connections", "_coroutine", "_pipeline", "_serving", "_task", "_unread", "call", "head")
 
-    def pause_writing(self) -> None:
-        """Give the client some time to take its answers; until then nothing more is written."""
-        super().pause_writing()
-        if self.transport is not None:
-            self._reader_deadline = self._loop.call_later(SEND_DEADLINE_SECONDS, self.transport.abort)
+    def __init__(
+        self,
+        manager: web.Server,
+        loop: asyncio.AbstractEventLoop,
+        pipeline: Pipeline,
+        connections: Connections,
+        **options: Any,
+    ) -> None:
+        super().__init__(manager, loop=loop, **options)
+        self._pipeline = pipeline
+        self._connections = connections
+        # The request under way here; its answer is the next thing written.
+        self.call: Call | None = None
+        # The same, of one that waits for a place unread.
+        self._unread: Unread | None = None
+        # Whether what comes next is known to begin a request: the parser does not tell that it holds a part of one.
+        self._at_start = True
+        # Of the request before, or of this one, with nothing wrong in it.
+        self.head: Head | None = None
+        self._coroutine: Coroutine[Any, Any, Reply] | None = None
+        self._task: asyncio.Task[Reply] | None = None
+        self._serving = False
+
+    # --- Bytes that come.
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Take a connection, or refuse it when there are as many as there may be."""
+        super().connection_made(transport)
+        if self._connections.count <= self._connections.count_max:
+            self.expect_first_head()
+            return
+        request_id = new_request_id()
+        reply = overloaded(request_id, write=False)
+        reply.keep_alive = False
+        self._write(reply.encoded(request_id))
+        self.force_close()
+
+    def data_received(self, data: bytes) -> None:
+        """Parse what came, and serve it if nothing is under way."""
+        if not self.aiohttp_waits:
+            # aiohttp is at work, and takes what comes in its turn.
+            self._at_start = False
+            super().data_received(data)
+            self.bound_waiting_bytes()
+        elif self._unread is not None:
+            self._unread.rest += data
+            self.bound_waiting_bytes(len(self._unread.rest))
+        elif not (self._pipeline.admission.crowded and self._waits_unread(data)):
+            self._parse(data)
 
     def resume_writing(self) -> None:
-        """Note that the client has taken its answers."""
+        """Serve what came meanwhile."""
         super().resume_writing()
-        self._end_reader_deadline()
+        self._serve()
+
+    def close(self) -> None:
+        """End the connection when what is under way has been answered."""
+        if not self._busy:
+            super().close()
+        else:
+            self._close = True
+
+    def _parse(self, data: bytes) -> None:
+        self.parse(data)
+        self._at_start = self._at_start and self._is_one_request(data)
+        if self._messages:
+            self._serve()
+            self.bound_waiting_bytes()
+        elif data and not self._busy and not self._serving:
+            self.expect_rest_of_head(len(data))
+
+    def _is_one_request(self, data: bytes) -> bool:
+        """Return whether *data*, just parsed from a start, was one request and nothing else."""
+        if len(self._messages) != 1:
+            return False
+        payload = self._messages[0][1]
+        return payload.is_eof() and data.find(b"\r\n\r\n") + 4 + payload.total_bytes == len(data)
+
+    # --- Requests served from here.
 
     @property
-    def stuck(self) -> bool:
-        """Whether nothing is read any more because of a body in very many pieces, and nothing else waits behind it."""
-        return self._reading_paused and not self._messages
+    def _busy(self) -> bool:
+        """Whether a request is under way here, or waits for a place unread."""
+        return self.call is not None or self._unread is not None
 
-    def _expect_first_head(self) -> None:
-        """Give a new connection less time than one that has been served."""
-        self._expect_by(self._loop.time() + HEAD_DEADLINE_SECONDS)
+    @property
+    def _free(self) -> bool:
+        """Whether the next request may be taken."""
+        return not self._busy and self.aiohttp_waits and self.may_answer
 
-    def _expect_rest_of_head(self, size: int) -> None:
-        """Note *size* bytes of a head: the rest has to come in time, and what is too long is not waited for."""
-        self._head_part_bytes += size
-        if self._head_part_bytes > HEAD_PART_MAX_BYTES:
+    def _serve(self) -> None:
+        """Serve what waits until something is under way, or aiohttp has to take over."""
+        if self._serving:
+            return
+        self._serving = True
+        try:
+            while self._free and (message := self.first_message()) is not None:
+                call = self._read(*message)
+                if call is None:
+                    self.wake_aiohttp()
+                    return
+                self.take_message()
+                self._start(call)
+        finally:
+            self._serving = False
+
+    def _read(self, message: RawRequestMessage | _ErrInfo, payload: StreamReader) -> Call | None:
+        """Return the call that a message is; None where aiohttp has to serve it."""
+        if self._connections.draining or not payload.is_eof() or not isinstance(message, RawRequestMessage):
+            return None
+        if self._reading_paused:
+            # Its body is in so many pieces that somebody has to read it, or nothing is read behind it.
+            return None
+        head = Head.of(message, self.head)
+        if not head.keeps_alive:
+            return None
+        return self._new_call(message.method, message.path, head, payload)
+
+    def _new_call(self, method: str, target: str, head: Head, content: StreamReader) -> Call:
+        path, _, query = origin_form(target).partition("?")
+        return Call(
+            (method, path, query),
+            head,
+            content,
+            self,
+            admission=self._pipeline.admission,
+            arrived=time.monotonic(),
+        )
+
+    def _start(self, call: Call) -> None:
+        """Run a request as far as it gets now."""
+        self.call = call
+        self.begin_request()
+        self._coroutine = self._pipeline.respond(call)
+        self._step()
+
+    def _step(self, _waited_for: "asyncio.Future[Any] | None" = None) -> None:
+        """Run the request to where it waits next, or to its end: what a task does, without its cost."""
+        assert self._coroutine is not None
+        try:
+            future = self._coroutine.send(None)
+        except StopIteration as stop:
+            self._finish(stop.value)
+        except Exception:
+            self._fail()
+        except BaseException:
+            self._fail()
+            raise
+        else:
+            if future is None:
+                # It needs a task from here on.
+                self._task = self._loop.create_task(self._coroutine)
+                self._task.add_done_callback(self._ended)
+                return
+            # As a task does with what its coroutine waits for.
+            future._asyncio_future_blocking = False
+            future.add_done_callback(self._step)
+
+    def _ended(self, task: "asyncio.Task[Reply]") -> None:
+        self._task = None
+        if task.cancelled() or task.exception() is not None:
+            self._fail()
+        else:
+            self._finish(task.result())
+
+    def _finish(self, reply: Reply) -> None:
+        call = self.call
+        assert call is not None, "a request is under way"
+        self._end()
+        head = call.head
+        if head.checked:
+            self.head = head
+        self._write(reply.encoded(call.request_id, call.limit_fields, head=call.method == "HEAD"))
+        if self._close or not reply.keep_alive:
             self.force_close()
         else:
-            self._expect_by(self._loop.time() + HEAD_DEADLINE_SECONDS, sooner=True)
+            self._serve()
 
-    def _expect_by(self, instant: float, *, sooner: bool = False) -> None:
-        """Close the connection at *instant*, on the loop's clock, if no request has come by then."""
-        if sooner and self._next_keepalive_close_time <= instant:
+    def _fail(self) -> None:
+        """End a request whose answer is lost, and its connection with it: nothing else may take the answer's place."""
+        self._end()
+        self.force_close()
+
+    def _end(self) -> None:
+        self.call = None
+        self._unread = None
+        self._coroutine = None
+        self.end_request()
+
+    def _write(self, data: bytes) -> None:
+        if self.transport is not None:
+            self.transport.write(data)
+
+    # --- Requests that wait for a place unread, in a flood.
+
+    def _waits_unread(self, data: bytes) -> bool:
+        """Have a hot request of a known key wait for a place as it is, if that can be done and there is none."""
+        head = self.head
+        # Where anything else is under way or has begun to arrive, what comes is behind it or a part of it.
+        if head is None or not self._at_start or self._messages or not self._free or self._connections.draining:
+            return False
+        admission = self._pipeline.admission
+        if not admission.full(write=data[:1] == b"P") or self._pipeline.remembered(head.token_name) is None:
+            return False
+        request = unread(data, head, time.monotonic())
+        if request is None:
+            return False
+        self._unread = request
+        self.begin_request()
+        self._next_keepalive_close_time = self._loop.time() + KEEPALIVE_SECONDS
+        admission.wait(self._read_admitted, self._refused_unread, write=request.write)
+        return True
+
+    def _read_admitted(self) -> None:
+        """Read a request that has a place now."""
+        request = self._unread
+        assert request is not None, "it waits"
+        self._end()
+        if self.transport is None or self._close:
+            # The caller has gone, or nothing is read any more; nothing has been done yet.
+            self._pipeline.admission.leave(write=request.write)
+            if self.transport is not None:
+                self._refuse_unread(request)
             return
-        self._next_keepalive_close_time = instant
-        if self._keepalive_handle is not None:
-            self._keepalive_handle.cancel()
-        self._keepalive_handle = self._loop.call_at(instant, self._process_keepalive)
+        # It has its place: it is not served as one that comes now.
+        self._serving = True
+        try:
+            self._parse(request.data)
+            message = self.first_message()
+            call = None if message is None else self._read(*message)
+            if call is None:
+                self._pipeline.admission.leave(write=request.write)
+            else:
+                self.take_message()
+                call.arrived = request.arrived
+                call.placed = True
+                self._start(call)
+        finally:
+            self._serving = False
+        self._go_on_behind(request)
+
+    def _refused_unread(self) -> None:
+        request = self._unread
+        assert request is not None, "it waits"
+        self._end()
+        if self.transport is not None:
+            self._refuse_unread(request)
+
+    def _refuse_unread(self, request: Unread) -> None:
+        request_id = request.request_id or new_request_id()
+        self._write(self._pipeline.refuse_unread(request, request_id).encoded(request_id))
+        if self._close:
+            self.force_close()
+        else:
+            self._go_on_behind(request)
+
+    def _go_on_behind(self, request: Unread) -> None:
+        """Read what has come behind a request that waited unread, and serve it in its turn."""
+        self.read_on()
+        if request.rest:
+            self.data_received(request.rest)
+        else:
+            self._serve()
+
+    # --- Requests served by aiohttp's task.
+
+    def call_of(self, request: web.BaseRequest) -> Call:
+        """Return the call that aiohttp's request is."""
+        return self._new_call(request.method, request.raw_path, Head.of(request._message, self.head), request.content)
+
+    async def answer(self, request: web.BaseRequest) -> AiohttpReply:
+        """Return the reply to a request that aiohttp serves."""
+        call = self.call_of(request)
+        reply = await self._pipeline.respond(call)
+        # aiohttp drops what came in one packet behind an upgrade it does not know, and reads nothing behind a body in
+        # very many pieces that nobody has read: the connection ends with the answer.
+        stuck = request.content.is_eof() and self.stuck
+        if self._connections.draining or stuck or "Upgrade" in request.headers:
+            reply.keep_alive = False
+        return AiohttpReply(reply, call.request_id, call.limit_fields)
+
+    def handle_error(
+        self, request: web.BaseRequest, status: int = 500, exc: BaseException | None = None, message: str | None = None
+    ) -> web.StreamResponse:
+        """Answer a request that failed; what was received is neither repeated nor logged: aiohttp's pages do both."""
+        del status, message
+        call = self.call_of(request)
+        reply = self._pipeline.crashed(call, exc)
+        return cast(web.StreamResponse, AiohttpReply(reply, call.request_id, call.limit_fields))
+
+    def _make_error_handler(self, err_info: _ErrInfo) -> Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]:
+        """Return what answers bytes that are not HTTP."""
+        del err_info
+
+        async def answer(request: web.BaseRequest) -> web.StreamResponse:
+            call = self.call_of(request)
+            reply = await self._pipeline.malformed(call)
+            return cast(web.StreamResponse, AiohttpReply(reply, call.request_id, call.limit_fields))
+
+        return answer
 
     def _process_keepalive(self) -> None:
-        """Close the connection if it is idle when it may be no longer; what has begun to come is answered."""
-        transport, waiter = self.transport, self._waiter
-        idle = waiter is not None and not waiter.done()
-        due = self._keepalive and self._loop.time() >= self._next_keepalive_close_time
-        if idle and due and transport is not None and self._head_part_bytes > _EMPTY_LINE_BYTES:
-            transport.write(late())
-        super()._process_keepalive()
-
-    def _bound_what_waits(self) -> None:
-        """Stop reading when the requests that wait for their turn hold too much memory with their bodies."""
-        if self._messages and not self._buffer_paused and self._waiting_bytes() > READ_AHEAD_MAX_BYTES:
-            self._pause_reading_for_buffer()
-
-    def _resume_reading_if_drained(self) -> None:
-        """Read again, unless what waits still holds too much; called whenever one of few is taken."""
-        if self._waiting_bytes() <= READ_AHEAD_MAX_BYTES:
-            super()._resume_reading_if_drained()
-
-    def _waiting_bytes(self) -> int:
-        return sum(payload.total_bytes for _, payload in self._messages)
-
-    def _end_reader_deadline(self) -> None:
-        if self._reader_deadline is not None:
-            self._reader_deadline.cancel()
-            self._reader_deadline = None
+        """Close the connection if it is idle."""
+        if not self._busy:
+            super()._process_keepalive()
+        else:
+            self.expect_by(self._loop.time() + KEEPALIVE_SECONDS)

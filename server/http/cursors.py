@@ -12,7 +12,7 @@ from server.http.problems import invalid
 T = TypeVar("T")
 
 # What cursors hold, as strictly as the database takes it.
-Instant = Annotated[datetime, msgspec.Meta(tz=True)]
+Position = Annotated[datetime, msgspec.Meta(tz=True)]
 Version = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
 
 # Characters of a cursor: the longest holds an account id.

@@ -38,7 +38,7 @@ class Head:
 
         checked: Whether `check` has found nothing wrong.
 
-        lasting: The connection goes on behind the request as HTTP/1.1.
+        keeps_alive: The connection goes on behind the request as HTTP/1.1.
     """
 
     __slots__ = (
@@ -47,7 +47,7 @@ class Head:
         "good_names",
         "headers",
         "if_none_match",
-        "lasting",
+        "keeps_alive",
         "names",
         "no_cache",
         "raw_headers",
@@ -68,7 +68,7 @@ class Head:
         self.headers = headers
         self.raw_headers = message.raw_headers
         self.version = message.version
-        self.lasting = (
+        self.keeps_alive = (
             message.version == HttpVersion11
             and not message.should_close
             and not message.upgrade

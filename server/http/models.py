@@ -1,5 +1,6 @@
 """Bodies of requests, as types that decode and check them."""
 
+import re
 from typing import Annotated, Any
 
 import msgspec
@@ -58,6 +59,9 @@ Description = Annotated[str, Meta(max_length=DESCRIPTION_LENGTH_MAX)]
 MetadataKey = Annotated[str, Meta(min_length=1, max_length=METADATA_KEY_LENGTH_MAX)]
 MetadataValue = Annotated[str, Meta(max_length=METADATA_VALUE_LENGTH_MAX)]
 Metadata = Annotated[dict[MetadataKey, MetadataValue], Meta(max_length=METADATA_KEYS_MAX)]
+
+
+is_account_id = re.compile(ACCOUNT_ID_PATTERN.replace("$", r"\Z")).match
 
 
 class Strict(msgspec.Struct, forbid_unknown_fields=True, gc=False):

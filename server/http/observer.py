@@ -8,7 +8,6 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING, Final
 
 from server.http.call import Call
-from server.http.routes import template
 from server.telemetry.lines import Lines, milliseconds
 from server.telemetry.tallies import SECONDS, Spread, Tallies
 from server.telemetry.trace import Part, read_traceparent
@@ -49,7 +48,7 @@ class Observer:
         """Note a request that is answered with *status*; its `arrived` has been stamped."""
         now = time.monotonic()
         seconds = now - call.arrived
-        spread = self._requests.get((call.method, call.route, status)) or self._open(call, status)
+        spread = self._requests.get((call.method, call.route_path, status)) or self._open(call, status)
         # As `Spread.add` does, without a call on the path of every request.
         spread.counts[bisect_left(SECONDS, seconds)] += 1
         spread.total += seconds
@@ -71,7 +70,7 @@ class Observer:
         spread.add(time.monotonic() - arrived)
 
     def _open(self, call: Call, status: int) -> Spread:
-        return self._requests.setdefault((_method(call), call.route, status), Spread(SECONDS))
+        return self._requests.setdefault((_method(call), call.route_path, status), Spread(SECONDS))
 
     def _say(self, call: Call, status: int, now: float) -> None:
         """Log one line, unless there have been many this second; nothing in it is of the caller's making but ids."""
@@ -85,7 +84,7 @@ class Observer:
                 "trace_id": parent.trace_id if parent else None,
                 "key_id": call.key.id if call.authenticated else None,
                 "method": _method(call),
-                "route": call.route,
+                "route": call.route_path,
                 "status": status,
                 "total_ms": milliseconds(now - call.arrived),
                 "gate_ms": milliseconds(call.gated - call.arrived) if call.gated else None,
@@ -99,7 +98,7 @@ class Observer:
         wanted, parent = traces.wanted(call.headers.get("traceparent", ""), now)
         if not wanted:
             return
-        method, route = _method(call), template(call.route)
+        method, route = _method(call), call.route_path
         attributes: dict[str, str | int] = {
             "http.request.method": method,
             "http.route": route,

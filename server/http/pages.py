@@ -3,8 +3,8 @@
 from html import escape
 
 from server.http.call import Call
-from server.http.parts import Parts
 from server.http.problems import KINDS, Problem
+from server.http.query import Query
 from server.http.reply import Reply
 
 _HTML = b"text/html; charset=utf-8"
@@ -30,23 +30,26 @@ def _page(title: str, body: str) -> Reply:
     return Reply(200, _FRAME.format(title=escape(title), body=body).encode(), content_type=_HTML, headers=_HEADERS)
 
 
-async def problem_index(call: Call, parts: Parts) -> Reply:
-    """List all problems."""
-    rows = "\n".join(
-        f'<tr><td>{kind.status}</td><td><a href="/problems/{code}"><code>{code}</code></a></td>'
-        f"<td>{escape(kind.title)}</td></tr>"
-        for code, kind in sorted(KINDS.items(), key=lambda item: (item[1].status, item[0]))
-    )
-    return _page("Problems", f"<table>{rows}</table>")
+class PageHandlers:
+    """Handlers of pages."""
 
+    async def problem_index(self, _call: Call, _query: Query) -> Reply:
+        """List all problems."""
+        rows = "\n".join(
+            f'<tr><td>{kind.status}</td><td><a href="/problems/{code}"><code>{code}</code></a></td>'
+            f"<td>{escape(kind.title)}</td></tr>"
+            for code, kind in sorted(KINDS.items(), key=lambda item: (item[1].status, item[0]))
+        )
+        return _page("Problems", f"<table>{rows}</table>")
 
-async def problem(call: Call, parts: Parts) -> Reply:
-    """Explain one problem."""
-    kind = KINDS.get(call.ids[0])
-    if kind is None:
-        raise Problem("not_found")
-    return _page(
-        kind.title,
-        f"<p><code>{kind.status} {escape(call.ids[0])}</code></p><p>{escape(kind.text)}</p>"
-        f"<p>On writes: {_RETRY[kind.retry]}</p><p><a href='/problems'>All problems</a></p>",
-    )
+    async def problem(self, call: Call, _query: Query) -> Reply:
+        """Explain one problem."""
+        code = call.names[0]
+        kind = KINDS.get(code)
+        if kind is None:
+            raise Problem("not_found")
+        return _page(
+            kind.title,
+            f"<p><code>{kind.status} {escape(code)}</code></p><p>{escape(kind.text)}</p>"
+            f"<p>On writes: {_RETRY[kind.retry]}</p><p><a href='/problems'>All problems</a></p>",
+        )

@@ -10,14 +10,19 @@ class Kind(NamedTuple):
     """
     What a code means.
 
-    `retry` tells a caller of a write which key to retry with: `same_key`, `new_key`, or `never` where
-    the same request can only fail again.
+    Attributes:
+        retry: Which key a write is to be retried with: `same_key`, `new_key`, or `never` where the same request can
+            only fail again.
+
+        sentence: Of a refusal that is bound to a key: what the caller of such a transfer is told. It is part of
+            answers already given, which are repeated for ever.
     """
 
     status: int
     title: str
     retry: str
     text: str
+    sentence: str | None = None
 
 
 # fmt: off
@@ -37,17 +42,17 @@ KINDS: dict[str, Kind] = {
     "body_too_large": Kind(413, "The body is too large", "never", "A body may have 64 KiB, a bulk 1 MiB."),
     "unsupported_media_type": Kind(415, "The body must be JSON", "never", "Send `Content-Type: application/json`, not compressed."),
     # Refused by the state of the ledger. On transfers the refusal is bound to the key, for ever.
-    "account_not_found": Kind(404, "The account does not exist", "new_key", "The ledger has no account of that id. A refused transfer stays refused: open the account, then use a new key."),
+    "account_not_found": Kind(404, "The account does not exist", "new_key", "The ledger has no account of that id. A refused transfer stays refused: open the account, then use a new key.", "The {side} account does not exist."),
     "transfer_not_found": Kind(404, "The transfer does not exist", "new_key", "The ledger has no transfer of that id."),
     "idempotency_key_not_found": Kind(404, "The key is not bound", "same_key", "No transfer was made or refused under this key: a request with it has not been executed."),
     "account_exists": Kind(409, "The account exists with other fields", "never", "An account of that id exists and differs in the fields named. The id is the key of this request."),
-    "currency_mismatch": Kind(409, "The account has another currency", "new_key", "Both accounts of a transfer have the currency of the transfer. Several currencies move as linked transfers of an atomic bulk."),
-    "account_closed": Kind(409, "The account is closed", "new_key", "A closed account takes part in no transfer."),
-    "condition_failed": Kind(409, "A condition does not hold", "new_key", "One of the transfer's conditions did not hold at the moment of posting."),
-    "insufficient_funds": Kind(409, "The source has too little available", "new_key", "The transfer would leave the source with less available than its floor."),
-    "ceiling_exceeded": Kind(409, "The destination would hold too much", "new_key", "The transfer would lift the destination above its ceiling."),
-    "balance_overflow": Kind(409, "The balance would leave the range of 64 bits", "new_key", "Balances are signed 64-bit integers of minor units."),
-    "linked_failed": Kind(409, "Another transfer of the set was refused", "new_key", "An atomic set is posted whole or not at all; the transfer that failed says why. Where `retry` says `same_key`, nothing was tried: an item is wrong, or its key was bound before, and without that item the others may be sent again."),
+    "currency_mismatch": Kind(409, "The account has another currency", "new_key", "Both accounts of a transfer have the currency of the transfer. Several currencies move as linked transfers of an atomic bulk.", "The {side} account has another currency than {currency}."),
+    "account_closed": Kind(409, "The account is closed", "new_key", "A closed account takes part in no transfer.", "The {side} account is closed."),
+    "condition_failed": Kind(409, "A condition does not hold", "new_key", "One of the transfer's conditions did not hold at the moment of posting.", "The condition {side} does not hold."),
+    "insufficient_funds": Kind(409, "The source has too little available", "new_key", "The transfer would leave the source with less available than its floor.", "The source has too little available for {amount} {currency}."),
+    "ceiling_exceeded": Kind(409, "The destination would hold too much", "new_key", "The transfer would lift the destination above its ceiling.", "The destination's ceiling does not allow {amount} {currency} more."),
+    "balance_overflow": Kind(409, "The balance would leave the range of 64 bits", "new_key", "Balances are signed 64-bit integers of minor units.", "The balance of the {side} account would leave the range of 64 bits."),
+    "linked_failed": Kind(409, "Another transfer of the set was refused", "new_key", "An atomic set is posted whole or not at all; the transfer that failed says why. Where `retry` says `same_key`, nothing was tried: an item is wrong, or its key was bound before, and without that item the others may be sent again.", "Another transfer of the atomic set was refused."),
     "limits_conflict": Kind(409, "The floor would lie above the ceiling", "never", "The account holds a limit that the change contradicts."),
     "metadata_full": Kind(409, "The account would hold too much metadata", "never", "An account holds up to 50 metadata keys."),
     "version_not_reached": Kind(409, "The account has not reached that version", "never", "No acknowledged write has given the account the version asked for."),
@@ -89,6 +94,8 @@ class Problem(Exception):
 
         members: Extension members.
 
+        retry_after: Seconds after which another try is worth it.
+
         headers: Header fields to add, name and value.
     """
 
@@ -101,6 +108,7 @@ class Problem(Exception):
         retry: str | None = None,
         errors: Sequence[tuple[str, str]] = (),
         members: Mapping[str, object] | None = None,
+        retry_after: int | None = None,
         headers: Sequence[tuple[str, str]] = (),
     ) -> None:
         super().__init__(code)
@@ -111,6 +119,7 @@ class Problem(Exception):
         self.retry = retry or self.kind.retry
         self.errors = errors
         self.members = members or {}
+        self.retry_after = retry_after
         self.headers = headers
 
     def document(self, request_id: str, *, write: bool) -> dict[str, object]:

@@ -2,13 +2,20 @@
 
 from datetime import UTC, datetime
 from functools import lru_cache
+from typing import Any, Generic, TypeVar
 
 import msgspec
+from msgspec import UNSET, UnsetType
 
-from server.http.problems import Problem
+from server.http.problems import KINDS, Problem
 from server.ledger.accounts import Account
 from server.ledger.history import Entry, PastBalance
 from server.ledger.transfers import Attempt
+
+T = TypeVar("T")
+
+# The codes that a transfer is refused with, for ever: those whose sentence is part of the answer.
+REFUSALS = tuple(code for code, kind in KINDS.items() if kind.sentence is not None)
 
 _encode = msgspec.json.Encoder().encode
 
@@ -74,10 +81,42 @@ class BalanceBody(msgspec.Struct, gc=False):
     version: int | None
 
 
-class Page(msgspec.Struct, gc=False):
+class TransferNow(TransferBody, gc=False):
+    """A transfer with what has become of it since, or with its refusal."""
+
+    hold: None = None
+    reversed: int = 0
+    problem: dict[str, Any] | UnsetType = UNSET
+
+
+class AccountResult(msgspec.Struct, gc=False):
+    """What became of an item of a bulk of accounts."""
+
+    status: int
+    replayed: bool
+    account: AccountBody | UnsetType = UNSET
+    problem: dict[str, Any] | UnsetType = UNSET
+
+
+class TransferResult(msgspec.Struct, gc=False):
+    """What became of an item of a bulk of transfers."""
+
+    status: int
+    replayed: bool
+    transfer: TransferBody | UnsetType = UNSET
+    problem: dict[str, Any] | UnsetType = UNSET
+
+
+class Results(msgspec.Struct, Generic[T], gc=False):
+    """What became of the items of a bulk, in their order."""
+
+    results: list[T]
+
+
+class Page(msgspec.Struct, Generic[T], gc=False):
     """A page of a list; the cursor is null on the last one."""
 
-    data: list[msgspec.Raw]
+    data: list[T]
     next_cursor: str | None
 
 
@@ -179,26 +218,15 @@ def results(items: list[bytes]) -> bytes:
     return b'{"results":[' + b",".join(items) + b"]}"
 
 
-# The sentence of each refusal. A replay is made of these too: they are part of the answers already given.
-_REFUSALS = {
-    "account_not_found": "The {side} account does not exist.",
-    "currency_mismatch": "The {side} account has another currency than {currency}.",
-    "account_closed": "The {side} account is closed.",
-    "condition_failed": "The condition {member} does not hold.",
-    "insufficient_funds": "The source has too little available for {amount} {currency}.",
-    "ceiling_exceeded": "The destination's ceiling does not allow {amount} {currency} more.",
-    "balance_overflow": "The balance of the {side} account would leave the range of 64 bits.",
-    "linked_failed": "Another transfer of the atomic set was refused.",
-}
-
-
 def refusal(attempt: Attempt) -> Problem:
     """Return the problem that a refused attempt was answered with, the same at every replay."""
     code = attempt.refusal
     assert code is not None, "only refused attempts have a refusal"
     pointer = attempt.refusal_pointer
-    member = (pointer or "").rpartition("/")[2]
-    detail = _REFUSALS[code].format(side=member, member=member, amount=attempt.amount, currency=attempt.currency)
+    side = (pointer or "").rpartition("/")[2]
+    sentence = KINDS[code].sentence
+    assert sentence is not None, "transfers are refused with these codes only"
+    detail = sentence.format(side=side, amount=attempt.amount, currency=attempt.currency)
     return Problem(
         code,
         detail,

@@ -1,4 +1,4 @@
-"""The response of all routes: head and body joined once and written to the transport as one piece."""
+"""Answers: every header line of every answer is written here, and an answer leaves as one piece."""
 
 import time
 from email.utils import formatdate
@@ -9,15 +9,41 @@ from aiohttp.web import BaseRequest
 
 JSON: Final = b"application/json"
 PROBLEM: Final = b"application/problem+json"
-# As most clients announce it.
-PLAIN_JSON: Final = JSON.decode()
+
+# Header lines that some answers have.
+REPLAYED: Final = b"Idempotent-Replayed: true\r\n"
+NO_STORE: Final = b"Cache-Control: no-store\r\n"
 
 _STATUS_LINES: Final = {status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode() for status in HTTPStatus}
 
 
-def status_line(status: int) -> bytes:
-    """Return the first line of an answer."""
-    return _STATUS_LINES[status]
+def etag(version: int) -> bytes:
+    """Return the header lines of an account at *version*: callers may keep it, and have to ask if it still holds."""
+    return b'ETag: "%d"\r\nCache-Control: private, no-cache\r\n' % version
+
+
+def retry_after(seconds: int) -> bytes:
+    """Return the header line of an answer to a request that is worth another try in *seconds*."""
+    return b"Retry-After: %d\r\n" % seconds
+
+
+def rate_limit(policy: bytes, left: int, full_in: int) -> bytes:
+    """
+    Return the header lines about the limit of a key.
+
+    Args:
+        policy: Its limits, as items of RateLimit-Policy.
+
+        left: Whole tokens.
+
+        full_in: Seconds until it has all of them again.
+    """
+    return b'RateLimit-Policy: %b\r\nRateLimit: "default";r=%d;t=%d\r\n' % (policy, left, full_in)
+
+
+def header(name: str, value: str) -> bytes:
+    """Return any other header line."""
+    return b"%b: %b\r\n" % (name.encode(), value.encode())
 
 
 class Clock:
@@ -51,6 +77,9 @@ class Reply:
         content_type: Its media type.
 
         headers: Further header lines, each ended by CRLF. Values must be free of control characters.
+
+    Attributes:
+        keep_alive: Whether the connection goes on.
     """
 
     __slots__ = ("body", "content_type", "headers", "keep_alive", "status")
@@ -62,38 +91,74 @@ class Reply:
         self.headers = headers
         self.keep_alive = True
 
-    def encoded(self, fields: bytes = b"", *, head: bool = False) -> bytes:
+    def encoded(self, request_id: str, fields: bytes = b"", *, head: bool = False) -> bytes:
         """
         Return all that is sent.
 
         Args:
-            fields: Header lines besides those of the reply.
+            request_id: Of the request.
+
+            fields: Header lines that the request has got on its way, besides those of the reply.
 
             head: Leave the body out, as HEAD asks for; its length is told all the same.
         """
-        start = b"%b%b%b%b" % (_STATUS_LINES[self.status], clock.field(), self.headers, fields)
+        start = _STATUS_LINES[self.status]
         close = b"" if self.keep_alive else b"Connection: close\r\n"
         if self.status == HTTPStatus.NOT_MODIFIED:
-            return b"%b%b\r\n" % (start, close)
+            return b"%b%b%b%b%bX-Request-Id: %b\r\n\r\n" % (
+                start,
+                clock.field(),
+                self.headers,
+                fields,
+                close,
+                request_id.encode(),
+            )
         body = self.body
-        return b"%b%bContent-Type: %b\r\nContent-Length: %d\r\n\r\n%b" % (
+        return b"%b%b%b%b%bX-Request-Id: %b\r\nContent-Type: %b\r\nContent-Length: %d\r\n\r\n%b" % (
             start,
+            clock.field(),
+            self.headers,
+            fields,
             close,
+            request_id.encode(),
             self.content_type,
             len(body),
             b"" if head else body,
         )
 
+
+class AiohttpReply:
+    """
+    A reply as aiohttp takes it from the handler of a `web.Server`.
+
+    Args:
+        reply: What is answered.
+
+        request_id: Of the request.
+
+        fields: As `Reply.encoded` takes them.
+    """
+
+    def __init__(self, reply: Reply, request_id: str, fields: bytes) -> None:
+        self._reply = reply
+        self._request_id = request_id
+        self._fields = fields
+
+    @property
+    def keep_alive(self) -> bool:
+        """Whether the connection goes on; aiohttp asks once the reply is written."""
+        return self._reply.keep_alive
+
     async def prepare(self, request: BaseRequest) -> None:
         """Write the answer; wait while the client is slow to take it. Called once by aiohttp's protocol."""
         # HTTP/1.0 connections are closed after one answer: its keep-alive is ambiguous through proxies.
         if not request.keep_alive or request.version < (1, 1):
-            self.keep_alive = False
+            self._reply.keep_alive = False
         protocol = request.protocol
         transport = protocol.transport
         if transport is None:
             return
-        transport.write(self.encoded(head=request.method == "HEAD"))
+        transport.write(self._reply.encoded(self._request_id, self._fields, head=request.method == "HEAD"))
         # Whoever takes too long is cut off by the protocol.
         await protocol._drain_helper()
 

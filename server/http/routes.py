@@ -1,106 +1,218 @@
-"""All routes in one table: method, path, the role they need, and who answers."""
+"""All routes in one table, and the way from a path to its routes."""
 
-from collections.abc import Awaitable, Callable
-from typing import NamedTuple
+from collections.abc import Iterable
+from typing import Any, Final
 
 from server.gate.keys import Role
-from server.http import accounts, bulk, health, pages, transfers
-from server.http.call import Call, path_text
-from server.http.parts import Parts
-from server.http.reply import Reply
+from server.http import models, render
+from server.http.accounts import AccountHandlers
+from server.http.bulk import BulkHandlers
+from server.http.health import HealthHandlers
+from server.http.pages import PageHandlers
+from server.http.path import path_text
+from server.http.query import AccountQuery, AccountsQuery, BalanceQuery, EntriesQuery, TransfersQuery
+from server.http.route import Route
+from server.http.transfers import TransferHandlers
 
-Handler = Callable[[Call, Parts], Awaitable[Reply]]
-
-
-class Route(NamedTuple):
-    """
-    A route; `*` in the path stands for one segment, `**` at its end for all the rest.
-
-    The role is what a key needs at least; None is open to all, without a key. A request takes one token of its key's
-    limit before it reaches the handler, unless the handler takes them itself, together with what it looks up; without a
-    key it takes one of its network address. A free route takes neither token nor place: it is for health alone.
-
-    The handler of a hot route waits for nothing but futures, the gate first, until it waits for Postgres.
-    """
-
-    method: str
-    path: str
-    role: Role | None
-    handler: Handler
-    takes_tokens: bool = False
-    hot: bool = False
-    free: bool = False
-
+_OPENED_ONCE: Final = "An account's id is its key: the same request again opens nothing and is answered 200."
+_CHANGED_ONCE: Final = "A change is made once with If-Match: sent again, it is answered 412."
+_KEY_IN_ITEM: Final = "In a bulk each transfer has a key of its own, in its member key."
 
 ROUTES: tuple[Route, ...] = (
-    Route("POST", "/v1/accounts", Role.WRITE, accounts.create_account),
-    Route("GET", "/v1/accounts", Role.READ, accounts.list_accounts),
-    Route("POST", "/v1/accounts/bulk", Role.WRITE, accounts.create_accounts, takes_tokens=True),
-    Route("GET", "/v1/accounts/*", Role.READ, accounts.get_account, takes_tokens=True, hot=True),
-    Route("PATCH", "/v1/accounts/*", Role.WRITE, accounts.patch_account),
-    Route("GET", "/v1/accounts/*/entries", Role.READ, accounts.list_entries),
-    Route("GET", "/v1/accounts/*/balance", Role.READ, accounts.get_balance),
-    Route("POST", "/v1/transfers", Role.WRITE, transfers.create_transfer, takes_tokens=True, hot=True),
-    Route("GET", "/v1/transfers", Role.READ, transfers.list_transfers),
-    Route("POST", "/v1/transfers/bulk", Role.WRITE, bulk.create_transfers, takes_tokens=True),
-    Route("GET", "/v1/transfers/*", Role.READ, transfers.get_transfer),
-    Route("GET", "/v1/idempotency-keys/**", Role.READ, transfers.get_idempotency_key),
-    Route("GET", "/livez", None, health.livez, free=True),
-    Route("GET", "/readyz", None, health.readyz, free=True),
-    Route("GET", "/problems", None, pages.problem_index),
-    Route("GET", "/problems/*", None, pages.problem),
+    Route(
+        "POST",
+        "/v1/accounts",
+        Role.WRITE,
+        AccountHandlers.create_account,
+        body=models.AccountCreate,
+        answers={200: render.AccountBody, 201: render.AccountBody},
+        problems=("account_exists",),
+        keyless=_OPENED_ONCE,
+    ),
+    Route(
+        "GET",
+        "/v1/accounts",
+        Role.READ,
+        AccountHandlers.list_accounts,
+        query=AccountsQuery,
+        answers={200: render.Page[render.AccountBody]},
+    ),
+    Route(
+        "POST",
+        "/v1/accounts/bulk",
+        Role.WRITE,
+        AccountHandlers.create_accounts,
+        body=models.AccountBulk,
+        answers={200: render.Results[render.AccountResult]},
+        keyless=_OPENED_ONCE,
+        items="accounts",
+    ),
+    Route(
+        "GET",
+        "/v1/accounts/{id}",
+        Role.READ,
+        AccountHandlers.get_account,
+        query=AccountQuery,
+        answers={200: render.AccountBody, 304: None},
+        problems=("account_not_found", "version_not_reached"),
+        look_up=AccountHandlers.snapshot,
+        hot=True,
+    ),
+    Route(
+        "PATCH",
+        "/v1/accounts/{id}",
+        Role.WRITE,
+        AccountHandlers.patch_account,
+        body=models.AccountPatch,
+        answers={200: render.AccountBody},
+        problems=("account_not_found", "limits_conflict", "metadata_full", "precondition_failed"),
+        keyless=_CHANGED_ONCE,
+    ),
+    Route(
+        "GET",
+        "/v1/accounts/{id}/entries",
+        Role.READ,
+        AccountHandlers.list_entries,
+        query=EntriesQuery,
+        answers={200: render.Page[render.EntryBody]},
+        problems=("account_not_found",),
+    ),
+    Route(
+        "GET",
+        "/v1/accounts/{id}/balance",
+        Role.READ,
+        AccountHandlers.get_balance,
+        query=BalanceQuery,
+        answers={200: render.BalanceBody},
+        problems=("account_not_found",),
+    ),
+    Route(
+        "POST",
+        "/v1/transfers",
+        Role.WRITE,
+        TransferHandlers.create_transfer,
+        body=models.TransferCreate,
+        answers={201: render.TransferBody},
+        problems=(
+            "idempotency_key_missing",
+            "idempotency_key_invalid",
+            "idempotency_key_in_use",
+            "idempotency_key_reused",
+            "linked_failed",
+            *render.REFUSALS,
+        ),
+        look_up=TransferHandlers.stored,
+        replay=TransferHandlers.replay,
+        hot=True,
+    ),
+    Route(
+        "GET",
+        "/v1/transfers",
+        Role.READ,
+        TransferHandlers.list_transfers,
+        query=TransfersQuery,
+        answers={200: render.Page[render.TransferBody]},
+    ),
+    Route(
+        "POST",
+        "/v1/transfers/bulk",
+        Role.WRITE,
+        BulkHandlers.create_transfers,
+        body=models.TransferBulk,
+        answers={200: render.Results[render.TransferResult]},
+        problems=("idempotency_key_in_use",),
+        keyless=_KEY_IN_ITEM,
+        items="transfers",
+    ),
+    Route(
+        "GET",
+        "/v1/transfers/{id}",
+        Role.READ,
+        TransferHandlers.get_transfer,
+        answers={200: render.TransferNow},
+        problems=("transfer_not_found",),
+    ),
+    Route(
+        "GET",
+        "/v1/idempotency-keys/{id}",
+        Role.READ,
+        TransferHandlers.get_idempotency_key,
+        answers={200: render.TransferNow},
+        problems=("idempotency_key_not_found",),
+        rest=True,
+    ),
+    Route("GET", "/livez", None, HealthHandlers.livez, answers={200: None}, free=True),
+    Route("GET", "/readyz", None, HealthHandlers.readyz, answers={200: None}, problems=("not_ready",), free=True),
+    Route("GET", "/problems", None, PageHandlers.problem_index, answers={200: None}),
+    Route("GET", "/problems/{id}", None, PageHandlers.problem, answers={200: None}),
 )
 
+# The routes of a path, by method.
 Methods = dict[str, Route]
+# These, and the texts that the names in the path stand for.
+Match = tuple[Methods, tuple[str, ...]]
+
+_NAME: Final = "{id}"
 
 
-def _index(*, open_ended: bool) -> dict[str, Methods]:
-    paths: dict[str, Methods] = {}
-    for route in ROUTES:
-        if route.path.endswith("/**") == open_ended:
-            paths.setdefault(route.path.removesuffix("**"), {})[route.method] = route
-    return paths
+class Router:
+    """
+    Finds routes by path.
 
+    Args:
+        routes: All of them.
 
-def _let_ids_pass(paths: dict[str, Methods]) -> dict[str, Methods]:
-    """Give a path that is spelled like an id its other methods too: an account may be called `bulk`."""
-    for path, methods in paths.items():
+    Attributes:
+        routes: The same.
+    """
+
+    def __init__(self, routes: Iterable[Route]) -> None:
+        self.routes = tuple(routes)
+        paths: dict[str, Methods] = {}
+        self._prefixes: dict[str, Methods] = {}
+        for route in self.routes:
+            index = self._prefixes if route.rest else paths
+            index.setdefault(route.path.removesuffix(_NAME) if route.rest else route.path, {})[route.method] = route
+        for path, methods in paths.items():
+            # An account may be called `bulk`: such a path has the other methods of an account too.
+            parent, _, last = path.rpartition("/")
+            if last != _NAME:
+                paths[path] = {**paths.get(f"{parent}/{_NAME}", {}), **methods}
+        self._paths = paths
+        # By what stands before the last segment, where that is a name.
+        self._items = {path[: -len(_NAME) - 1]: methods for path, methods in paths.items() if path.endswith(_NAME)}
+
+    def find(self, path: str) -> Match | None:
+        """Return the routes of a path, and the texts its names stand for; None when there is no such path."""
         parent, _, last = path.rpartition("/")
-        if last != "*":
-            paths[path] = {**paths.get(f"{parent}/*", {}), **methods}
-    return paths
+        methods = self._paths.get(path)
+        if methods is not None and _NAME not in path:
+            return methods, (last,)
+        methods = self._items.get(parent)
+        if methods is not None and last:
+            return methods, (path_text(last),)
+        segments = path.split("/")
+        if len(segments) == 5 and segments[3]:
+            methods = self._paths.get("/".join((*segments[:3], _NAME, *segments[4:])))
+            if methods is not None:
+                return methods, (path_text(segments[3]),)
+        for prefix, prefixed in self._prefixes.items():
+            if path.startswith(prefix) and len(path) > len(prefix):
+                return prefixed, (path[len(prefix) :],)
+        return None
 
 
-_PATHS = _let_ids_pass(_index(open_ended=False))
-# By what stands before the last segment, where that is the wildcard.
-_ITEMS = {path[:-2]: methods for path, methods in _PATHS.items() if path.endswith("/*")}
-_PREFIXES = _index(open_ended=True)
+def bind(handlers: Iterable[object]) -> list[Route]:
+    """Return the routes with the methods of these objects as their handlers."""
+    by_type = {type(handler): handler for handler in handlers}
 
+    def bound(method: Any) -> Any:
+        if method is None:
+            return None
+        owner = next(owner for kind, owner in by_type.items() if vars(kind).get(method.__name__) is method)
+        return getattr(owner, method.__name__)
 
-def template(path: str) -> str:
-    """Return the path of a route as people write it."""
-    return path.replace("**", "{id}").replace("*", "{id}")
-
-
-# The methods of a path, and the texts its wildcards stand for.
-Found = tuple[Methods, tuple[str, ...]]
-
-
-def find(path: str) -> Found | None:
-    """Return the routes of a path by method, and the texts its wildcards stand for; None when there is no such path."""
-    methods = _PATHS.get(path)
-    if methods is not None and "*" not in path:
-        return methods, (path[path.rfind("/") + 1 :],)
-    parent, _, last = path.rpartition("/")
-    methods = _ITEMS.get(parent)
-    if methods is not None and last:
-        return methods, (path_text(last),)
-    segments = path.split("/")
-    if len(segments) == 5 and segments[3]:
-        methods = _PATHS.get("/".join((*segments[:3], "*", *segments[4:])))
-        if methods is not None:
-            return methods, (path_text(segments[3]),)
-    for prefix, methods in _PREFIXES.items():
-        if path.startswith(prefix) and len(path) > len(prefix):
-            return methods, (path[len(prefix) :],)
-    return None
+    return [
+        route._replace(handler=bound(route.handler), look_up=bound(route.look_up), replay=bound(route.replay))
+        for route in ROUTES
+    ]

@@ -1,30 +1,128 @@
-"""Routes of transfers: posting one, and finding it again."""
+"""Handlers of transfers: posting one, and finding it again."""
 
 import hashlib
 from http import HTTPStatus
 from uuid import UUID
 
-from server.gate.gate import Entry, LookUp
+from server.gate.gate import LookUp
 from server.http import models, render
-from server.http.admit import admit
-from server.http.body import decode, read_body
-from server.http.call import Call, page_limit, parse_key, path_text
-from server.http.cursors import Instant, read_cursor
-from server.http.limits import BODY_MAX_BYTES
+from server.http.call import Call
+from server.http.cursors import Position, read_cursor
+from server.http.idempotency import parse_key
 from server.http.listing import page
-from server.http.parts import Parts
+from server.http.path import path_text
 from server.http.problems import Problem, invalid
-from server.http.reply import JSON, PROBLEM, Reply
+from server.http.query import Query, TransfersQuery
+from server.http.reply import JSON, PROBLEM, REPLAYED, Reply
+from server.ledger.history import History
 from server.ledger.ids import new_transfer_id
-from server.ledger.limits import REFERENCE_LENGTH_MAX
-from server.ledger.posting import KeyInUseError
+from server.ledger.posting import KeyInUseError, PostingLane
 from server.ledger.transfers import Attempt, Bound, Outcome, Reused, TransferRequest, meaning
 from server.store.cache import Replay
-from server.telemetry.tallies import Timing
+from server.store.keyspace import Keyspace
+from server.telemetry.tallies import Tallies, Timing
 
-REPLAYED = b"Idempotent-Replayed: true\r\n"
 # Seconds after which a key that was still in use is worth asking for again.
 KEY_IN_USE_RETRY_SECONDS = 1
+
+
+class TransferHandlers:
+    """
+    Handlers of transfers.
+
+    Args:
+        posting: Posts them.
+
+        history: Finds them again.
+
+        keyspace: Names of replays.
+
+        tallies: Of replays.
+    """
+
+    def __init__(self, posting: PostingLane, history: History, keyspace: Keyspace, tallies: Tallies) -> None:
+        self._posting = posting
+        self._history = history
+        self._keyspace = keyspace
+        self._replays = tallies.replays
+
+    def stored(self, call: Call) -> tuple[LookUp, bytes]:
+        """Return what the gate looks up for a transfer: the answer that its key has been given before."""
+        try:
+            key = parse_key(call.headers.get("Idempotency-Key"))
+        except Problem:
+            # What is wrong with it is said later, in the order of checks.
+            return LookUp.NOTHING, b""
+        return LookUp.REPLAY, self._keyspace.replay(call.ledger_id, key)
+
+    def replay(self, call: Call) -> Reply | None:
+        """Return the stored answer if the request is the first one byte for byte; nothing else of it need be read."""
+        call.fingerprint = fingerprint(call.method, call.path, call.body)
+        stored = call.decision.replay
+        if stored is None or stored.fingerprint != call.fingerprint:
+            return None
+        self._replays["redis"] += 1
+        return _answer(stored, REPLAYED)
+
+    async def create_transfer(self, call: Call, body: models.TransferCreate) -> Reply:
+        """Post a transfer, exactly once however often it is sent."""
+        check_shape(body)
+        request = requested(call, parse_key(call.headers.get("Idempotency-Key")), call.fingerprint, body)
+        stored = call.decision.replay
+        # Another request is left to Postgres, which can say what differs.
+        if stored is not None and stored.meaning == meaning(request):
+            self._replays["redis"] += 1
+            return _answer(stored, REPLAYED)
+        try:
+            call.timing = Timing()
+            outcome = await self._posting.post(call.ledger_id, request, call.timing, call.release_place)
+        except KeyInUseError:
+            raise in_use() from None
+        if not isinstance(outcome, Bound):
+            raise not_bound(outcome)
+        assert outcome.answer is not None, "the lane renders the answers of single requests"
+        if outcome.replayed:
+            self._replays["postgres"] += 1
+        return _answer(outcome.answer, REPLAYED if outcome.replayed else b"")
+
+    async def get_transfer(self, call: Call, _query: Query) -> Reply:
+        """Read a transfer and what has become of it since."""
+        name = call.names[0]
+        try:
+            transfer_id = UUID(name)
+        except ValueError:
+            raise Problem("transfer_not_found") from None
+        # UUID() takes braces, prefixes and foreign digits too: names that no answer ever gave.
+        if str(transfer_id) != name.lower():
+            raise Problem("transfer_not_found")
+        attempt = await self._history.by_id(call.ledger_id, transfer_id)
+        if attempt is None:
+            raise Problem("transfer_not_found")
+        return Reply(200, render.transfer_now(attempt))
+
+    async def list_transfers(self, call: Call, query: TransfersQuery) -> Reply:
+        """List posted transfers, newest first."""
+        attempts: list[Attempt] = await self._history.page(
+            call.ledger_id,
+            reference=query.reference,
+            account=query.account,
+            before=None if query.cursor is None else read_cursor(query.cursor, tuple[Position, UUID]),
+            limit=query.limit + 1,
+        )
+        return page(
+            attempts, query.limit, render.transfer, lambda attempt: (attempt.created_at, UUID(int=attempt.id.int))
+        )
+
+    async def get_idempotency_key(self, call: Call, _query: Query) -> Reply:
+        """Read the transfer a key is bound to: for callers who lost their answer."""
+        try:
+            key = parse_key(path_text(call.names[0]))
+        except Problem:
+            raise Problem("idempotency_key_not_found") from None
+        attempt = await self._history.by_key(call.ledger_id, key)
+        if attempt is None:
+            raise Problem("idempotency_key_not_found")
+        return Reply(200, render.transfer_now(attempt))
 
 
 def fingerprint(method: str, path: str, body: bytes) -> bytes:
@@ -74,58 +172,9 @@ def requested(call: Call, key: str, digest: bytes, body: models.TransferCreate) 
     )
 
 
-async def create_transfer(call: Call, parts: Parts) -> Reply:
-    """Post a transfer, exactly once however often it is sent."""
-    key = call.peek_idempotency_key()
-    if key is None:
-        entry = await admit(call, parts)
-    else:
-        entry = await admit(call, parts, 1, LookUp.REPLAY, parts.gate.keyspace.replay(call.ledger_id, key))
-    return await create_admitted(call, parts, entry)
-
-
-async def create_admitted(call: Call, parts: Parts, entry: Entry) -> Reply:
-    """Post a transfer that the gate has let in; *entry* may hold the answer to it."""
-    body = await read_body(call, BODY_MAX_BYTES)
-    digest = fingerprint(call.method, call.path, body)
-    replay = entry.replay
-    if replay is not None and replay.fingerprint == digest:
-        parts.tallies.replays["redis"] += 1
-        return _answer(replay, REPLAYED)
-    transfer = decode(models.transfer_create, body)
-    check_shape(transfer)
-    request = requested(call, call.idempotency_key(), digest, transfer)
-    # Another request is left to Postgres, which can say what differs.
-    if replay is not None and replay.meaning == meaning(request):
-        parts.tallies.replays["redis"] += 1
-        return _answer(replay, REPLAYED)
-    try:
-        call.timing = Timing()
-        outcome = await parts.posting.post(call.ledger_id, request, call.timing, call.give_place_away)
-    except KeyInUseError:
-        raise in_use() from None
-    if isinstance(outcome, Bound):
-        assert outcome.answer is not None, "the lane renders the answers of single requests"
-        if outcome.replayed:
-            parts.tallies.replays["postgres"] += 1
-        return _answer(outcome.answer, REPLAYED if outcome.replayed else b"")
-    raise not_bound(outcome)
-
-
-def content_type(replay: Replay) -> bytes:
-    """Return the media type of a stored answer."""
-    return JSON if replay.status == HTTPStatus.CREATED else PROBLEM
-
-
-def _answer(replay: Replay, headers: bytes) -> Reply:
-    return Reply(replay.status, replay.body, content_type=content_type(replay), headers=headers)
-
-
 def in_use() -> Problem:
     """Return the problem of a key whose first request is unresolved past its deadline."""
-    return Problem(
-        "idempotency_key_in_use", outcome="unknown", headers=[("Retry-After", str(KEY_IN_USE_RETRY_SECONDS))]
-    )
+    return Problem("idempotency_key_in_use", outcome="unknown", retry_after=KEY_IN_USE_RETRY_SECONDS)
 
 
 def not_bound(outcome: Outcome) -> Problem:
@@ -141,47 +190,6 @@ def not_bound(outcome: Outcome) -> Problem:
     )
 
 
-async def get_transfer(call: Call, parts: Parts) -> Reply:
-    """Read a transfer and what has become of it since."""
-    call.query()
-    try:
-        transfer_id = UUID(call.ids[0])
-    except ValueError:
-        raise Problem("transfer_not_found") from None
-    # UUID() takes braces, prefixes and foreign digits too: names that no answer ever gave.
-    if str(transfer_id) != call.ids[0].lower():
-        raise Problem("transfer_not_found")
-    attempt = await parts.history.by_id(call.ledger_id, transfer_id)
-    if attempt is None:
-        raise Problem("transfer_not_found")
-    return Reply(200, render.transfer_now(attempt))
-
-
-async def list_transfers(call: Call, parts: Parts) -> Reply:
-    """List posted transfers, newest first."""
-    parameters = call.query("reference", "account", "limit", "cursor")
-    limit = page_limit(parameters)
-    if len(parameters.get("reference", "")) > REFERENCE_LENGTH_MAX:
-        raise invalid("reference", f"A reference has up to {REFERENCE_LENGTH_MAX} characters.")
-    attempts: list[Attempt] = await parts.history.page(
-        call.ledger_id,
-        reference=parameters.get("reference"),
-        account=parameters.get("account"),
-        before=read_cursor(parameters["cursor"], tuple[Instant, UUID]) if "cursor" in parameters else None,
-        limit=limit + 1,
-    )
-    return page(attempts, limit, render.transfer, lambda attempt: (attempt.created_at, UUID(int=attempt.id.int)))
-
-
-async def get_idempotency_key(call: Call, parts: Parts) -> Reply:
-    """Read the transfer a key is bound to: for callers who lost their answer."""
-    call.query()
-    key = path_text(call.ids[0])
-    attempt = None
-    try:
-        attempt = await parts.history.by_key(call.ledger_id, parse_key(key))
-    except Problem:
-        raise Problem("idempotency_key_not_found") from None
-    if attempt is None:
-        raise Problem("idempotency_key_not_found")
-    return Reply(200, render.transfer_now(attempt))
+def _answer(stored: Replay, headers: bytes) -> Reply:
+    content_type = JSON if stored.status == HTTPStatus.CREATED else PROBLEM
+    return Reply(stored.status, stored.body, content_type=content_type, headers=headers)

@@ -3,7 +3,6 @@
 import re
 from typing import Final
 
-from server.http.call import new_request_id
 from server.http.head import Head, sane_request_id
 
 # Bytes of a request that waits unread: a head as most are, and a transfer.
@@ -28,24 +27,19 @@ class Unread:
         request_id: The caller's, if it gave a sane one.
     """
 
-    __slots__ = ("_request_id", "arrived", "data", "rest", "write")
+    __slots__ = ("arrived", "data", "request_id", "rest", "write")
 
     def __init__(self, data: bytes, request_id: str | None, arrived: float) -> None:
         self.data = data
         self.rest = b""
         self.write = data[:1] == b"P"
         self.arrived = arrived
-        self._request_id = request_id
-
-    @property
-    def request_id(self) -> str:
-        """The caller's id, or one of ours."""
-        return self._request_id or new_request_id()
+        self.request_id = request_id
 
     @property
     def route(self) -> tuple[str, str]:
         """Its method, and the path of its route."""
-        return ("POST", "/v1/transfers") if self.write else ("GET", "/v1/accounts/*")
+        return ("POST", "/v1/transfers") if self.write else ("GET", "/v1/accounts/{id}")
 
 
 def unread(data: bytes, before: Head, arrived: float) -> Unread | None:

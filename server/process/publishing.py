@@ -9,7 +9,6 @@ from typing import Final
 import orjson
 
 from server.app import App
-from server.http.routes import template
 from server.process.metrics_folder import HOT_ACCOUNTS_SHOWN, HOT_FILE, HOT_SECONDS
 from server.telemetry.metrics import Publisher, Sample
 from server.telemetry.tallies import Spread
@@ -24,7 +23,7 @@ def samples(app: App) -> Iterator[Sample]:
     """Return all that a worker says of itself, but for its busy accounts."""
     tallies = app.tallies
     for (method, path, status), spread in list(tallies.requests.items()):
-        yield Sample("tallystick_request_duration_seconds", (method, template(path), str(status)), spread)
+        yield Sample("tallystick_request_duration_seconds", (method, path, str(status)), spread)
     for code, number in tallies.problems.items():
         yield Sample("tallystick_problems_total", (code,), number)
     for source, number in tallies.replays.items():
@@ -56,14 +55,14 @@ def _cache(app: App) -> Iterator[Sample]:
 
 
 def _now(app: App) -> Iterator[Sample]:
-    admission = app.server.admission
+    admission = app.server.pipeline.admission
     waiting_reads, waiting_writes = admission.waiting
     yield Sample("tallystick_breaker_open", ("redis",), int(app.redis.away))
     yield Sample("tallystick_breaker_open", ("postgres",), int(app.database.away))
-    yield Sample("tallystick_connections", (), app.server.connections_open)
+    yield Sample("tallystick_connections", (), app.server.open_connections.count)
     yield Sample("tallystick_requests_running", ("reads",), admission.reads)
     yield Sample("tallystick_requests_running", ("writes",), admission.writes)
-    anonymous = app.server.callers.admission
+    anonymous = app.server.pipeline.callers.admission
     yield Sample("tallystick_requests_running", ("anonymous",), anonymous.reads)
     yield Sample("tallystick_requests_waiting", ("anonymous",), sum(anonymous.waiting))
     yield Sample("tallystick_requests_waiting", ("reads",), waiting_reads)

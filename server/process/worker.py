@@ -164,7 +164,7 @@ class Worker:
 
     async def _drain(self, app: App, runner: web.ServerRunner, site: web.SockSite) -> None:
         """Stop in the order that loses no request: not ready, listener closed, `Connection: close`, then the rest."""
-        app.server.draining = True
+        app.server.open_connections.draining = True
         if not self._stop.is_set():
             # What the kernel has accepted and will accept is the successor's: the supervisor keeps the socket.
             log.info("retiring")
@@ -185,7 +185,7 @@ class Worker:
         # A connection that the loop has just accepted is not counted yet.
         await asyncio.sleep(STOP_LISTENING_SECONDS)
         for _ in range(round(RETIRE_SECONDS / RETIRE_POLL_SECONDS)):
-            if self._stop.is_set() or not app.server.connections_open:
+            if self._stop.is_set() or not app.server.open_connections.count:
                 return
             await asyncio.sleep(RETIRE_POLL_SECONDS)
 

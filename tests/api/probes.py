@@ -4,7 +4,8 @@ import secrets
 from typing import Any, NamedTuple
 from uuid import uuid4
 
-from server.http.routes import ROUTES, Route
+from server.http.route import Route
+from server.http.routes import ROUTES
 from tests.api.steps import order
 from tests.support.client import Answer, Client, new_key
 
@@ -29,7 +30,7 @@ OPEN = [route for route in ROUTES if route.role is None]
 
 def path_of(route: Route, names: Names) -> str:
     """Return the path and query of a request to *route* that names *names*."""
-    collection = route.path.partition("*")[0]
+    collection = route.path.partition("{id}")[0]
     name = {
         "/v1/accounts/": names.account,
         "/v1/transfers/": names.transfer,
@@ -38,10 +39,10 @@ def path_of(route: Route, names: Names) -> str:
     }.get(collection, "")
     query = {
         "GET /v1/accounts": f"?prefix={names.account}",
-        "GET /v1/accounts/*/balance": "?at=2026-01-01T00:00:00Z",
+        "GET /v1/accounts/{id}/balance": "?at=2026-01-01T00:00:00Z",
         "GET /v1/transfers": f"?account={names.account}&reference={names.reference}",
     }.get(route_name(route), "")
-    return route.path.replace("**", "*").replace("*", name) + query
+    return route.path.replace("{id}", name) + query
 
 
 def body_of(route: Route, names: Names, key: str) -> Any:
@@ -53,7 +54,7 @@ def body_of(route: Route, names: Names, key: str) -> Any:
     return {
         "POST /v1/accounts": account,
         "POST /v1/accounts/bulk": {"accounts": [account]},
-        "PATCH /v1/accounts/*": {"metadata": {"touched": "yes"}},
+        "PATCH /v1/accounts/{id}": {"metadata": {"touched": "yes"}},
         "POST /v1/transfers": transfer,
         "POST /v1/transfers/bulk": {"transfers": [{"key": key, **transfer}]},
     }[route_name(route)]

@@ -281,7 +281,7 @@ async def test_what_an_earlier_version_stored_is_replayed(database_url: str, red
             '{"source_version":null,"destination_version":null,"source_available_gte":null}',
         )
         assert running.app is not None
-        redis, names = running.app.redis, running.app.server._parts.gate.keyspace
+        redis, names = running.app.redis, running.app.gate.keyspace
         (row,) = await administer(database_url, "SELECT id FROM tallystick.ledgers WHERE name = 'earlier'")
         name = names.replay(row["id"], "old")
         earlier = fingerprint("POST", "/v1/transfers", with_conditions) + b"201" + b'{"never":"shown"}'

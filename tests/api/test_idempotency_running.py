@@ -22,7 +22,7 @@ async def funded(client: Client) -> Client:
 async def _joined(service: Service, key: str, number: int) -> None:
     """Return when *number* requests of this process wait for another one with the same key."""
     assert service.app is not None
-    pending = service.app.server._parts.posting._pending
+    pending = service.app.posting._pending
 
     async def all_wait() -> bool:
         return sum(len(first.waiters) for name, first in pending.items() if name[1] == key) == number

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import orjson
 import pytest
 
-from server.http.render import _REFUSALS
+from server.http.render import REFUSALS
 from tests.api.steps import bulk, order, post
 from tests.support.client import Answer, Client
 from tests.support.service import Service
@@ -173,7 +173,7 @@ async def test_the_first_broken_rule_decides_in_bulk(
 
 async def test_every_refusal_of_the_ledger_is_in_the_table() -> None:
     """The table above knows every code a transfer can be refused with, but for the two it cannot reach alone."""
-    assert set(_REFUSALS) - {row.code for row in ROWS.values()} == {"balance_overflow", "linked_failed"}
+    assert set(REFUSALS) - {row.code for row in ROWS.values()} == {"balance_overflow", "linked_failed"}
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,8 @@ import asyncpg
 import pytest
 
 from server.gate.keys import CACHE_SECONDS, Role
-from server.http.routes import ROUTES, Route
+from server.http.route import Route
+from server.http.routes import ROUTES
 from server.process.commands.keys import revoke_key
 from server.store.postgres import Database
 from tests.api.probes import GUARDED, OPEN, furnish, probe, route_name

@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from server.http.routes import Route
+from server.http.route import Route
 from tests.api.probes import GUARDED, Names, body_of, furnish, new_names, path_of, probe, route_name
 from tests.support.client import Answer, Client
 from tests.support.service import Service

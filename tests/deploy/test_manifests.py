@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from server.cli import parser
-from server.http.routes import find
+from server.http.routes import ROUTES, Router
 from server.process.embedded.valkey import SETTINGS
 from server.process.patience import PATIENCE
 from server.settings import PREFIX, Settings, load
@@ -138,7 +138,7 @@ def test_kubernetes_asks_what_is_answered() -> None:
     for name, path in expected.items():
         probe = SERVER[name]["httpGet"]
         assert (probe["path"], probe["port"]) == (path, "admin")
-        assert find(path) is not None
+        assert Router(ROUTES).find(path) is not None
     annotations = KUBERNETES["Deployment", "tallystick"]["spec"]["template"]["metadata"]["annotations"]
     assert annotations["prometheus.io/port"] == str(DEFAULTS.admin_port)
     [port] = KUBERNETES["Service", "tallystick"]["spec"]["ports"]

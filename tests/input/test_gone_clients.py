@@ -19,12 +19,12 @@ WAYS = pytest.mark.parametrize("reset", [False, True], ids=["closed", "reset"])
 
 async def leave(wire: Wire, hot: Hot, *, reset: bool) -> None:
     """Go away, and return when the server knows."""
-    before = hot.server.connections_open
+    before = hot.server.open_connections.count
     if reset:
         wire.writer.transport.abort()
     else:
         wire.writer.close()
-    await until(lambda: hot.server.connections_open < before)
+    await until(lambda: hot.server.open_connections.count < before)
 
 
 @WAYS
@@ -66,7 +66,7 @@ async def test_gone_while_the_posting_runs(hot: Hot, reset: bool) -> None:
         await leave(wire, hot, reset=reset)
         # It waits for the locked account, without a place.
         await hot.counted()
-        assert len(hot.server._parts.running) == 1
+        assert len(hot.server.pipeline.running) == 1
     await hot.quiet()
     assert await hot.bound(key)
     assert not await hot.bound(behind)

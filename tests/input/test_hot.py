@@ -2,8 +2,8 @@
 
 import pytest
 
-from server.http import protocol
 from server.http.call import Call
+from server.http.connection import Connection
 from server.process.commands.keys import revoke_key
 from server.store.postgres import Database
 from tests.input.wire import Response, connect, request
@@ -16,13 +16,13 @@ from tests.support.service import make_key
 def served(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The methods and paths that were served from the connection."""
     paths: list[str] = []
-    begin = protocol.Protocol._begin
+    start = Connection._start
 
-    def noted(self: protocol.Protocol, call: Call) -> None:
+    def noted(self: Connection, call: Call) -> None:
         paths.append(f"{call.method} {call.path}")
-        begin(self, call)
+        start(self, call)
 
-    monkeypatch.setattr(protocol.Protocol, "_begin", noted)
+    monkeypatch.setattr(Connection, "_start", noted)
     return paths
 
 
@@ -113,7 +113,7 @@ async def test_connections_are_kept_as_asked(
         "/v1/accounts/%ff",
         "/v1/accounts/Alice",
         "/v1/accounts/alice;x",
-        "/v1/accounts/*",
+        "/v1/accounts/{id}",
         "/v1/accounts/bulk",
         "/v1/accounts/",
         "/V1/accounts/alice",
@@ -223,7 +223,7 @@ async def revoke(hot: Hot, client: Client) -> None:
     assert client.token is not None
     async with Database(hot.service.database_url, posting_connections=1, reading_connections=1) as database:
         assert await revoke_key(database, "hot", client.token.split("_")[2])
-    for known in hot.server._parts.authenticator._known.values():
+    for known in hot.app.authenticator._known.values():
         known.expires = 0.0
 
 

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from server.http.limits import HEAD_PART_MAX_BYTES
+from server.ledger.self_check import SelfCheck
 from tests.input.wire import connect, request
 from tests.support.client import new_key
 from tests.support.hot import OTHER_BODY, Hot, answered, plain, send_in_pieces
@@ -91,17 +92,17 @@ async def test_a_failure_is_answered_in_its_turn(
     hot: Hot, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Where the server itself fails, the request hears 500, its log says so, and those behind it are served."""
-    parts = hot.server._parts
+    parts = hot.app
 
     def fail(*_: object) -> None:
         raise ZeroDivisionError
 
     places: list[tuple[Any, str]] = [
-        (parts.self_check, "sample"),
-        (parts.gate, "_entry"),
+        (SelfCheck, "sample"),
+        (parts.gate, "_decision"),
         (parts.gate, "enter"),
         (parts.gate.keyspace, "snapshot"),
-        (parts.running, "enter"),
+        (hot.server.pipeline.running, "enter"),
     ]
     for place, name in places:
         async with connect(hot.url) as wire:
@@ -128,7 +129,7 @@ async def test_a_posting_that_fails_is_answered_in_its_turn(hot: Hot, monkeypatc
 
     async with connect(hot.url) as wire:
         with monkeypatch.context() as broken:
-            broken.setattr(hot.server._parts.posting, "post", fail)
+            broken.setattr(hot.app.posting, "post", fail)
             await wire.send(hot.post("failing") * 2 + hot.get())
             answers = [await answered(wire) for _ in range(3)]
         assert [answer.status for answer in answers] == [500, 500, 200]
@@ -153,7 +154,7 @@ async def test_a_gate_that_is_cancelled_ends_the_connection(hot: Hot, monkeypatc
             for _ in range(before):
                 assert (await answered(wire)).status == 200
             with monkeypatch.context() as broken:
-                broken.setattr(hot.server._parts.gate, "enter", enter)
+                broken.setattr(hot.app.gate, "enter", enter)
                 await wire.send(data + hot.get())
                 (await asked.get()).cancel()
                 assert await wire.receive() is None

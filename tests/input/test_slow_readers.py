@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 import pytest
 
 from server.http import protocol
+from server.http.connection import Connection
 from server.http.limits import READ_AHEAD_MAX_BYTES
 from tests.input.wire import Response, Wire, connect, request
 from tests.support.hot import OTHER_BODY, Hot, answered, plain
@@ -79,9 +80,7 @@ async def test_bodies_sent_ahead_are_not_read_far(hot: Hot) -> None:
         with hot.redis_held():
             await wire.send(hot.get())
             await hot.counted(1)
-            (stopped,) = [
-                some for some in hot.server.connections if isinstance(some, protocol.Protocol) and some.answering
-            ]
+            (stopped,) = [some for some in hot.server.connections if isinstance(some, Connection) and some.call]
             sending = asyncio.create_task(wire.send(b"".join(posts)))
             await until(lambda: stopped._buffer_paused)
             held = sum(payload.total_bytes for _, payload in stopped._messages)
@@ -95,11 +94,11 @@ async def test_bodies_sent_ahead_are_not_read_far(hot: Hot) -> None:
 async def test_who_never_reads_is_cut_off(hot: Hot, monkeypatch: pytest.MonkeyPatch) -> None:
     """A client that does not take its answers in time loses its connection, and what it held is free."""
     read = await large(hot)
-    before = hot.server.connections_open
+    before = hot.server.open_connections.count
     async with narrow(hot.url) as wire:
-        monkeypatch.setattr("server.http.connection.SEND_DEADLINE_SECONDS", 0.2)
+        monkeypatch.setattr("server.http.protocol.SEND_DEADLINE_SECONDS", 0.2)
         sending = await stuck(hot, wire, read * 400)
-        await until(lambda: hot.server.connections_open == before)
+        await until(lambda: hot.server.open_connections.count == before)
         sending.cancel()
         await asyncio.wait([sending])
 
@@ -108,7 +107,7 @@ async def test_who_reads_in_time_is_not_cut_off(hot: Hot, monkeypatch: pytest.Mo
     """A client that was slow for a while starts with a new deadline when it has taken its answers."""
     read = await large(hot)
     async with narrow(hot.url) as wire:
-        monkeypatch.setattr("server.http.connection.SEND_DEADLINE_SECONDS", 1.0)
+        monkeypatch.setattr("server.http.protocol.SEND_DEADLINE_SECONDS", 1.0)
         sending = await stuck(hot, wire, read * 400)
         responses: list[Response] = [await answered(wire) for _ in range(400)]
         await sending
@@ -120,12 +119,12 @@ async def test_who_reads_in_time_is_not_cut_off(hot: Hot, monkeypatch: pytest.Mo
 async def test_who_never_reads_does_not_keep_what_is_closed(hot: Hot, monkeypatch: pytest.MonkeyPatch) -> None:
     """A connection that the server ends lives on for its last answers, and not longer than they may take."""
     monkeypatch.setattr("server.http.protocol.KEEPALIVE_SECONDS", 0.3)
-    monkeypatch.setattr("server.http.connection.HEAD_DEADLINE_SECONDS", 0.3)
+    monkeypatch.setattr("server.http.protocol.HEAD_DEADLINE_SECONDS", 0.3)
     read = await large(hot)
     async with narrow(hot.url) as wire:
         sending = await stuck(hot, wire, read * 400)
         stopped = connection(hot)
-        monkeypatch.setattr("server.http.connection.SEND_DEADLINE_SECONDS", 0.2)
+        monkeypatch.setattr("server.http.protocol.SEND_DEADLINE_SECONDS", 0.2)
         # It counts as idle.
         await until(lambda: stopped.transport is None)
         await until(lambda: stopped not in hot.server.connections)

@@ -170,7 +170,7 @@ async def test_a_flood_does_not_reach_redis(
         answers = [await nobody(service).get("/nothing") for _ in range(BURST + 1)]
         refused(answers[-1])
         assert service.app is not None
-        database = service.app.server._parts.gate.keyspace._database.decode()
+        database = service.app.gate.keyspace._database.decode()
         # Would admit the next one, if it were asked.
         assert await redis.delete(*[name async for name in redis.scan_iter(f"{database}:a:*")])
         for method, path, _ in ANONYMOUS.values():
@@ -201,7 +201,7 @@ async def test_refusals_are_alike(database_url: str, redis_url: str) -> None:
             assert answer.headers["x-request-id"] == answer.json["request_id"] == "mine-1"
             assert answer.json.keys() - {"outcome", "retry"} == answers[0].json.keys()
         assert service.app is not None
-        assert service.app.server._parts.tallies.problems["quota_exceeded"] == 6
+        assert service.app.tallies.problems["quota_exceeded"] == 6
 
 
 @pytest.mark.parametrize("name", ANONYMOUS)

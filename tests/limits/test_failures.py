@@ -64,7 +64,7 @@ async def test_only_failures_count(database_url: str, redis_url: str, redis: Any
             assert (await stranger(service).get("/nothing")).status == 404
         assert (await stranger(service).get("/v1/accounts")).status == 401
         assert service.app is not None
-        buckets, index = service.app.server._parts.gate.keyspace.addresses("authentication")
+        buckets, index = service.app.gate.keyspace.addresses("authentication")
         assert await redis.hkeys(buckets) == await redis.zrange(index, 0, -1) == [b"127.0.0.1"]
         assert (await redis.hget(buckets, "127.0.0.1")).split(b":")[0] == b"%d" % (4 * 86_400 * 10**6)
         assert await redis.pttl(buckets) == await redis.pttl(index) == -1
@@ -105,7 +105,7 @@ async def used_up_and_emptied(service: Service, redis: Any) -> None:
     answers = [await stranger(service).get("/v1/accounts") for _ in range(6)]
     assert [answer.status for answer in answers] == [401] * 5 + [429]
     assert service.app is not None
-    names = service.app.server._parts.gate.keyspace.addresses("authentication")
+    names = service.app.gate.keyspace.addresses("authentication")
     assert await redis.delete(*names) == 2
 
 

@@ -28,7 +28,7 @@ async def test_both_limits_hold(database_url: str) -> None:
         assert [answer.status for answer in answers] == [200, 200, 200, 429, 429]
         assert answers[-1].json["violated-policies"] == ["ledger"]
         assert service.app is not None
-        states = service.app.server._parts.gate._local._states
+        states = service.app.gate._local._states
         assert sorted(units // price for units, _, price in states.values()) == [0, 8, 9]
 
 

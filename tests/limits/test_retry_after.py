@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from server.gate import used_up
-from server.http import refusal
-from server.http.admit import milliseconds_of, seconds_of
+from server.http import rate_limits
+from server.http.rate_limits import UsedUpProblem, milliseconds_of, seconds_of
 from server.process.commands.keys import KeyLimit
 from tests.limits.steps import limited
 from tests.support.client import Answer, Client
@@ -93,7 +93,7 @@ async def test_what_is_remembered_is_exact_too(
     async with in_process(database_url, redis_url) as service:
         client = await limited(service, "books", KeyLimit(2, 1, 1))
         assert service.app is not None
-        decisions = service.app.server._parts.tallies.decisions
+        decisions = service.app.tallies.decisions
         for way in WAYS:
             before = Counter(decisions)
             answers = [await ask(client, way) for _ in range(4)]
@@ -150,9 +150,9 @@ def test_rounding(wait: int) -> None:
 
 def test_bodies_made_beforehand_are_few() -> None:
     """What is prepared differs by seconds, not by milliseconds: a flood finds its body there."""
-    refusal._limited.cache_clear()
+    rate_limits._prepared.cache_clear()
     made: set[Any] = set()
     for wait in range(1, 1_000_000, 997):
-        made.add(refusal.limited_body("default", wait, "id-1", write=False))
+        made.add(UsedUpProblem("default", wait).body("id-1", write=False))
     assert len(made) == 1_000
-    assert refusal._limited.cache_info().misses == 1
+    assert rate_limits._prepared.cache_info().misses == 1

@@ -57,7 +57,7 @@ async def slow(client: Client, count: int) -> AsyncIterator[list[Slow]]:
 def running(service: Service) -> Running:
     """Return what the service counts."""
     assert service.app is not None
-    return service.app.server._parts.running
+    return service.app.server.pipeline.running
 
 
 async def counted(service: Service, count: int) -> None:

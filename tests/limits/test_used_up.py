@@ -34,7 +34,7 @@ async def remembering(database_url: str, redis_url: str, monkeypatch: pytest.Mon
 def decisions(service: Service) -> Counter[tuple[str, bool]]:
     """Return who decided on requests, and how often they were admitted."""
     assert service.app is not None
-    return Counter(service.app.server._parts.tallies.decisions)
+    return Counter(service.app.tallies.decisions)
 
 
 async def until_refused(client: Client) -> None:
@@ -88,7 +88,7 @@ async def test_all_refusals_are_alike(remembering: Service) -> None:
             assert answer.json["detail"].endswith(f"in {answer.headers['Retry-After']} s.")
     assert {"outcome", "retry"} == writes[0].json.keys() - reads[0].json.keys()
     assert remembering.app is not None
-    assert remembering.app.server._parts.tallies.problems["quota_exceeded"] == len(reads) + len(writes)
+    assert remembering.app.tallies.problems["quota_exceeded"] == len(reads) + len(writes)
 
 
 async def test_more_than_one_token_is_asked_for(remembering: Service) -> None:

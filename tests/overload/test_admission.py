@@ -166,7 +166,7 @@ async def test_health_is_answered_however_busy(hot: Hot, monkeypatch: pytest.Mon
 async def test_who_has_no_key_takes_no_place_of_those_who_have(hot: Hot, monkeypatch: pytest.MonkeyPatch) -> None:
     """While more than may run come without a key and wait for Redis, those with a key are admitted as ever."""
     monkeypatch.setattr(admission, "RUNNING_ANONYMOUS_MAX", 2)
-    anonymous = hot.server.callers.admission
+    anonymous = hot.server.pipeline.callers.admission
     requests = [request("GET", path) for path in ("/nothing", "/problems", "/v1/accounts/alice", "/v1/transfers")] * 2
     with hot.redis_held():
         async with AsyncExitStack() as stack:
@@ -260,7 +260,7 @@ async def test_who_is_looked_up_holds_no_place(hot: Hot, monkeypatch: pytest.Mon
         await told.wait()
 
     fresh = await hot.service.client("hot")
-    monkeypatch.setattr(hot.server._parts.authenticator, "authenticate", authenticate)
+    monkeypatch.setattr(hot.app.authenticator, "authenticate", authenticate)
     async with connect(hot.url) as wire:
         await wire.send(hot.get(token=fresh.token))
         await asked.wait()

@@ -22,10 +22,10 @@ HEAD_SECONDS = 0.5
 @asynccontextmanager
 async def many(hot: Hot, count: int) -> AsyncIterator[list[Wire]]:
     """So many connections, which the server knows of."""
-    before = hot.server.connections_open
+    before = hot.server.open_connections.count
     async with AsyncExitStack() as stack:
         yield [await stack.enter_async_context(connect(hot.url)) for _ in range(count)]
-    await until(lambda: hot.server.connections_open <= before)
+    await until(lambda: hot.server.open_connections.count <= before)
 
 
 async def closed(wires: list[Wire], *statuses: int) -> None:
@@ -40,7 +40,7 @@ async def test_one_connection_too_many(hot: Hot, monkeypatch: pytest.MonkeyPatch
         for wire in wires:
             await wire.send(hot.get())
             assert (await answered(wire)).status == 200
-        monkeypatch.setattr(hot.server, "connections_max", hot.server.connections_open)
+        monkeypatch.setattr(hot.server.open_connections, "count_max", hot.server.open_connections.count)
         for data in (b"", hot.get(), hot.post(key := new_key())):
             async with connect(hot.url) as wire:
                 await wire.send(data)
@@ -51,9 +51,9 @@ async def test_one_connection_too_many(hot: Hot, monkeypatch: pytest.MonkeyPatch
         for wire in wires:
             await wire.send(hot.get())
             assert (await answered(wire)).status == 200
-        there = hot.server.connections_open
+        there = hot.server.open_connections.count
         wires[0].writer.close()
-        await until(lambda: hot.server.connections_open < there)
+        await until(lambda: hot.server.open_connections.count < there)
         async with connect(hot.url) as wire:
             await wire.send(hot.get())
             assert (await answered(wire)).status == 200
@@ -63,7 +63,7 @@ async def test_one_connection_too_many(hot: Hot, monkeypatch: pytest.MonkeyPatch
 @pytest.mark.parametrize("start", [b"", b"\r\n", b"GET /v1/accounts/al", b"GET / HTTP/1.1\r\nX: "])
 async def test_heads_that_never_end(hot: Hot, monkeypatch: pytest.MonkeyPatch, start: bytes) -> None:
     """Silent connections are closed in time, those within a head with a 408; good clients are served meanwhile."""
-    monkeypatch.setattr("server.http.connection.HEAD_DEADLINE_SECONDS", HEAD_SECONDS)
+    monkeypatch.setattr("server.http.protocol.HEAD_DEADLINE_SECONDS", HEAD_SECONDS)
     async with many(hot, FLOOD) as wires, connect(hot.url) as good:
         for wire in wires:
             await wire.send(start)
@@ -85,7 +85,7 @@ async def test_heads_that_never_end(hot: Hot, monkeypatch: pytest.MonkeyPatch, s
 @pytest.mark.parametrize("served", [0, 1], ids=["new", "served"])
 async def test_heads_that_dribble(hot: Hot, monkeypatch: pytest.MonkeyPatch, served: int) -> None:
     """A head has to come to its end in time, however busily its bytes come; what has come before changes nothing."""
-    monkeypatch.setattr("server.http.connection.HEAD_DEADLINE_SECONDS", HEAD_SECONDS)
+    monkeypatch.setattr("server.http.protocol.HEAD_DEADLINE_SECONDS", HEAD_SECONDS)
     async with connect(hot.url) as wire:
         for _ in range(served):
             await wire.send(hot.get())
@@ -127,7 +127,7 @@ async def test_a_head_without_an_end_is_not_kept(hot: Hot, start: bytes, line: b
 async def test_idle_connections_are_closed(hot: Hot, monkeypatch: pytest.MonkeyPatch) -> None:
     """Connections that were served and are silent since are closed; one that is waiting for its answer is not."""
     monkeypatch.setattr("server.http.protocol.KEEPALIVE_SECONDS", HEAD_SECONDS)
-    monkeypatch.setattr("server.http.connection.HEAD_DEADLINE_SECONDS", HEAD_SECONDS)
+    monkeypatch.setattr("server.http.protocol.HEAD_DEADLINE_SECONDS", HEAD_SECONDS)
     async with many(hot, 20) as wires, connect(hot.url) as waiting:
         for wire in wires:
             await wire.send(hot.get() * 2)

@@ -13,8 +13,8 @@ from multidict import CIMultiDict, CIMultiDictProxy
 from yarl import URL
 
 from server.http import admission
+from server.http.connection import Connection
 from server.http.head import Head
-from server.http.protocol import Protocol
 from server.http.unread import UNREAD_MAX_BYTES, unread
 from tests.input.wire import Wire, connect, request
 from tests.support.client import new_key
@@ -41,7 +41,7 @@ def post(hot: Hot, key: str, *lines: str) -> bytes:
 
 def waiting_unread(hot: Hot) -> int:
     """Return how many connections have a request that waits unread."""
-    return sum(cast(Protocol, protocol)._unread is not None for protocol in hot.server.connections)
+    return sum(cast(Connection, protocol)._unread is not None for protocol in hot.server.connections)
 
 
 @asynccontextmanager
@@ -87,7 +87,7 @@ async def test_they_are_served_in_their_turn(hot: Hot) -> None:
 
 async def test_refusals_are_alike(hot: Hot, monkeypatch: pytest.MonkeyPatch) -> None:
     """What is refused unread hears what any other hears, binds nothing, counts, and its connection goes on."""
-    tallies = hot.server._parts.tallies
+    tallies = hot.app.tallies
     before = tallies.problems["overloaded"]
     line = "X-Request-Id: mine-1"
     key = new_key()
@@ -179,7 +179,7 @@ async def test_a_part_of_a_request_is_never_taken_for_one(hot: Hot) -> None:
         await until(lambda: hot.counts()[3] == 2)
         await wires[1].send(inner)
         # The first line of a request is no field of another.
-        await until(lambda: hot.server.callers.admission.reads == 1)
+        await until(lambda: hot.server.pipeline.callers.admission.reads == 1)
         assert waiting_unread(hot) == 0
         hot.resume()
         assert [(await answered(wire)).status for wire in wires] == [400, 400]

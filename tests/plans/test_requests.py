@@ -7,7 +7,7 @@ from urllib.parse import quote
 import asyncpg
 import pytest
 
-from server.http.routes import ROUTES, find
+from server.http.routes import ROUTES, Router
 from server.store.sessions import SESSION_SETTINGS
 from server.store.sql import sql_root
 from tests.plans.conftest import LEDGER, Large
@@ -115,7 +115,7 @@ async def call_all(client: Client, large: Large) -> None:
     called = set()
 
     async def call(method: str, path: str, value: object = None, **headers: str) -> None:
-        route = find(path.partition("?")[0])
+        route = Router(ROUTES).find(path.partition("?")[0])
         assert route is not None
         called.add(route[0][method].path)
         fields = {name.replace("_", "-"): text for name, text in headers.items()}

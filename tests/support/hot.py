@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import pytest
 
+from server.app import App
 from server.http.admission import Admission
 from server.http.server import HttpServer
 from tests.input.wire import Response, Wire, request
@@ -44,13 +45,18 @@ class Hot(NamedTuple):
     @property
     def server(self) -> HttpServer:
         """What serves."""
+        return self.app.server
+
+    @property
+    def app(self) -> App:
+        """Its parts."""
         assert self.service.app is not None
-        return self.service.app.server
+        return self.service.app
 
     @property
     def admission(self) -> Admission:
         """Who is under way in it."""
-        return self.server.admission
+        return self.server.pipeline.admission
 
     def get(self, account: str = "alice", *lines: str, token: str | None = None) -> bytes:
         """Return a read of an account, with the client's token unless another is given."""
@@ -81,7 +87,7 @@ class Hot(NamedTuple):
     async def quiet(self) -> None:
         """Return when nothing is under way, of no key either."""
         await self.counted()
-        await until(lambda: len(self.server._parts.running) == 0)
+        await until(lambda: len(self.server.pipeline.running) == 0)
 
     @contextmanager
     def redis_held(self) -> Iterator[None]:

@@ -1,0 +1,31 @@
+"""Idempotency keys, as headers and items of bulks name them."""
+
+import re
+from typing import Final
+
+from server.http.problems import Problem
+from server.ledger.limits import IDEMPOTENCY_KEY_LENGTH_MAX
+
+_KEY: Final = re.compile(rf"[\x21-\x7e]{{1,{IDEMPOTENCY_KEY_LENGTH_MAX}}}")
+# A string of structured fields (RFC 9651, section 3.3.3): only quotes and backslashes are escaped.
+_QUOTED_KEY: Final = re.compile(r'"((?:[\x20-\x21\x23-\x5b\x5d-\x7e]|\\["\\])*)"')
+
+
+def parse_key(text: str | None) -> str:
+    """
+    Return the idempotency key that *text* names: raw, or quoted as a string of structured fields.
+
+    Raises:
+        Problem: It is missing or malformed.
+    """
+    if text is None:
+        raise Problem("idempotency_key_missing")
+    key = text
+    if text.startswith('"'):
+        match = _QUOTED_KEY.fullmatch(text)
+        if match is None:
+            raise Problem("idempotency_key_invalid")
+        key = re.sub(r"\\(.)", r"\1", match[1])
+    if not _KEY.fullmatch(key):
+        raise Problem("idempotency_key_invalid")
+    return key

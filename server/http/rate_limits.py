@@ -1,0 +1,86 @@
+"""Limits as callers hear of them: the RateLimit fields of an answer, and the problem of a limit that is used up."""
+
+from functools import lru_cache
+from typing import Final
+
+from server.gate.keys import ApiKey
+from server.http.problems import Problem
+from server.http.reply import rate_limit
+
+MICROSECONDS: Final = 1_000_000
+# Seconds after which a key that has too many requests running may try again: when they end, nobody knows.
+RUNNING_RETRY_SECONDS: Final = 1
+# Bodies of 429 that are kept: most floods hear one number of seconds for long.
+PREPARED_MAX: Final = 1_000
+# Stands in a prepared body for the id of the request, and is found in no id.
+_PLACE: Final = "\x7f"
+
+
+def seconds_of(wait: int) -> int:
+    """Return whole seconds that are no shorter than *wait* microseconds."""
+    return -(-wait // MICROSECONDS)
+
+
+def milliseconds_of(wait: int) -> int:
+    """Return whole milliseconds that are no shorter than *wait* microseconds."""
+    return -(-wait // 1_000)
+
+
+def limit_fields(key: ApiKey, left: int) -> bytes:
+    """Return the header lines that tell the caller of its limit, of which *left* whole tokens are left."""
+    limit = key.limit
+    return rate_limit(key.policy, left, -(-(limit.burst - left) * limit.window // limit.quota))
+
+
+class UsedUpProblem(Problem):
+    """
+    The problem of a limit that has no token left. A flood is answered with it, so its body is prepared.
+
+    Args:
+        policy: Name of the limit.
+
+        wait: Microseconds until there is room again.
+    """
+
+    def __init__(self, policy: str, wait: int) -> None:
+        seconds = seconds_of(wait)
+        super().__init__(
+            "quota_exceeded",
+            f"The limit {policy} is used up; there is room again in {seconds} s.",
+            members={"violated-policies": [policy], "retry_after_ms": milliseconds_of(wait)},
+            retry_after=seconds,
+        )
+        self._policy = policy
+        self._wait = wait
+
+    def body(self, request_id: str, *, write: bool) -> bytes:
+        """Return the problem as JSON."""
+        before, rest = _prepared(self._policy, seconds_of(self._wait), write=write)
+        return b"%b%b%b%d}" % (before, request_id.encode(), rest, milliseconds_of(self._wait))
+
+
+@lru_cache(PREPARED_MAX)
+def _prepared(policy: str, seconds: int, *, write: bool) -> tuple[bytes, bytes]:
+    """Return the body before the id of the request, and from there to the milliseconds, which end it."""
+    problem = UsedUpProblem(policy, seconds * MICROSECONDS)
+    before, after = Problem.body(problem, _PLACE, write=write).split(_PLACE.encode())
+    rest, ending = after.rsplit(b"%d" % (seconds * 1_000), 1)
+    assert rest.endswith(b'"retry_after_ms":'), "the milliseconds are its last member"
+    assert ending == b"}", "as above"
+    return before, rest
+
+
+def too_many_running(key: ApiKey) -> Problem:
+    """Return the problem of a key that has as many requests running as it may."""
+    return Problem(
+        "too_many_running",
+        f"The key may have {key.concurrency} requests running at once.",
+        members={"violated-policies": ["concurrency"], "retry_after_ms": RUNNING_RETRY_SECONDS * 1_000},
+        retry_after=RUNNING_RETRY_SECONDS,
+    )
+
+
+def too_costly(key: ApiKey, cost: int, position: int) -> Problem:
+    """Return the problem of a request that costs more tokens than the limit at *position* can ever hold."""
+    burst = key.limits[position][1].burst
+    return Problem("cost_exceeds_capacity", f"The request costs {cost} tokens; the limit holds {burst} of them.")

@@ -1,0 +1,67 @@
+"""What a route declares."""
+
+from collections.abc import Awaitable, Callable, Mapping
+from types import MappingProxyType
+from typing import Any, NamedTuple
+
+from server.gate.gate import LookUp
+from server.gate.keys import Role
+from server.http.models import Strict
+from server.http.query import Query
+from server.http.reply import Reply
+
+# Takes the family of handlers until it is bound to one, the call, and its body or query as decoded.
+Handler = Callable[..., Awaitable[Reply]]
+
+
+class Route(NamedTuple):
+    """
+    A route.
+
+    Attributes:
+        method: Of HTTP; a GET answers HEAD too.
+
+        path: With names in braces, each of which stands for one segment.
+
+        role: What a key needs at least; None is open to all, without a key.
+
+        handler: A method of one of the handler classes.
+
+        query: What a read takes: the parameters of its query.
+
+        body: What a write takes.
+
+        answers: Status and type of what is answered when it goes well. None is a page or a probe.
+
+        problems: Codes that this route can answer, besides those of every route.
+
+        keyless: Why a write needs no Idempotency-Key, as told to a caller who sends one.
+
+        items: Of a bulk: the member of the body that costs a token an item. Others cost one token.
+
+        look_up: What the gate looks up together with the tokens.
+
+        replay: Returns the stored answer the gate has found, where the request is the same byte for byte.
+
+        hot: Its handler waits for nothing but futures, so it needs no task.
+
+        free: Takes neither token nor place: for health alone.
+
+        rest: The last name takes the rest of the path, slashes too.
+    """
+
+    method: str
+    path: str
+    role: Role | None
+    handler: Handler
+    query: type[Query] = Query
+    body: type[Strict] | None = None
+    answers: Mapping[int, Any] = MappingProxyType({})
+    problems: tuple[str, ...] = ()
+    keyless: str | None = None
+    items: str | None = None
+    look_up: Callable[..., tuple[LookUp, bytes]] | None = None
+    replay: Callable[..., Reply | None] | None = None
+    hot: bool = False
+    free: bool = False
+    rest: bool = False
