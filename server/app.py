@@ -213,18 +213,8 @@ async def create_app(settings: Settings, workers: int = 1) -> AsyncIterator[App]
         observer = Observer(tallies, settings.slow_ms / 1000, settings.log_sample, traces)
         pipeline = Pipeline(Router(bind(handlers)), callers, gate, observer)
         try:
-            yield App(
-                HttpServer(pipeline),
-                readiness,
-                database,
-                redis,
-                counters,
-                tallies,
-                authenticator,
-                gate,
-                posting,
-                traces,
-            )
+            server = HttpServer(pipeline)
+            yield App(server, readiness, database, redis, counters, tallies, authenticator, gate, posting, traces)
         finally:
             await _drain(posting, accounts, gate)
             following.cancel()

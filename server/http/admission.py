@@ -87,9 +87,12 @@ class Admission:
 
     def enter(self, *, write: bool) -> bool:
         """Count one more request, or return False when there is no place, or others have waited for it."""
-        if self.full(write=write):
+        if (self._waiting[write] or not self._has_room(write=write)) and self.full(write=write):
             return False
-        self._count(1, write=write)
+        if write:
+            self.writes += 1
+        else:
+            self.reads += 1
         return True
 
     def full(self, *, write: bool) -> bool:

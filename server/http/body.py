@@ -24,17 +24,15 @@ _FIELD = re.compile(r"^Object (?:missing required|contains unknown) field `(?P<n
 _NAME_SHOWN_MAX = 64
 
 
-async def read_body(call: Call, limit: int) -> bytes:
+def read_whole_body(call: Call, limit: int) -> bytes | None:
     """
-    Return the body of a JSON request.
+    Return the body of a JSON request if all of it is there.
 
     Args:
         limit: Bytes it may have.
 
     Raises:
-        Problem: It is not JSON by its headers, is too large, has an idempotency key where none is taken, or does not
-            arrive in time.
-        QueueFullError: Too many bytes of bodies are arriving already.
+        Problem: It is not JSON by its headers, is too large, or has an idempotency key where none is taken.
     """
     headers = call.headers
     content_type = headers.get("Content-Type", "")
@@ -45,21 +43,42 @@ async def read_body(call: Call, limit: int) -> bytes:
             raise Problem("unsupported_media_type")
     if "Content-Encoding" in headers:
         raise Problem("unsupported_media_type", "Compressed bodies are not taken.")
-    announced = headers.get("Content-Length")
-    length = None if announced is None else int(announced)
+    length = _announced(call)
     if length is not None and length > limit:
         raise Problem("body_too_large", f"The body has more than {limit} bytes.")
     keyless = None if call.route is None else call.route.keyless
     if keyless is not None and "Idempotency-Key" in headers:
         raise Problem("idempotency_key_not_taken", keyless, errors=[("Idempotency-Key", keyless)])
-    if call.content.is_eof():
-        body = call.content.read_nowait()
-    else:
-        async with call.admission.arriving(limit if length is None else length, write=call.write):
-            body = await _read_slowly(call, limit)
+    if not call.content.is_eof():
+        return None
+    body = call.content.read_nowait()
     if len(body) > limit:
         raise Problem("body_too_large", f"The body has more than {limit} bytes.")
     return body
+
+
+async def read_body(call: Call, limit: int) -> bytes:
+    """
+    Return the body of a JSON request, waiting for it if need be.
+
+    Raises:
+        Problem: As `read_whole_body`, or it does not arrive in time.
+        QueueFullError: Too many bytes of bodies are arriving already.
+    """
+    body = read_whole_body(call, limit)
+    if body is None:
+        length = _announced(call)
+        async with call.admission.arriving(limit if length is None else length, write=call.write):
+            body = await _read_slowly(call, limit)
+        if len(body) > limit:
+            raise Problem("body_too_large", f"The body has more than {limit} bytes.")
+    return body
+
+
+def _announced(call: Call) -> int | None:
+    """Return the bytes of the body as announced; None where its end is told otherwise."""
+    length = call.headers.get("Content-Length")
+    return None if length is None else int(length)
 
 
 async def _read_slowly(call: Call, limit: int) -> bytes:

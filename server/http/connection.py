@@ -151,8 +151,8 @@ class Connection(Protocol):
             return
         self._serving = True
         try:
-            while self._free and (message := self.first_message()) is not None:
-                call = self._read(*message)
+            while self._messages and self._free:
+                call = self._read(*self._messages[0])
                 if call is None:
                     self.wake_aiohttp()
                     return
@@ -174,7 +174,9 @@ class Connection(Protocol):
         return self._new_call(message.method, message.path, head, payload)
 
     def _new_call(self, method: str, target: str, head: Head, content: StreamReader) -> Call:
-        path, _, query = origin_form(target).partition("?")
+        if target[:1] != "/":
+            target = origin_form(target)
+        path, _, query = target.partition("?")
         return Call(
             (method, path, query),
             head,
@@ -283,8 +285,7 @@ class Connection(Protocol):
         self._serving = True
         try:
             self._parse(request.data)
-            message = self.first_message()
-            call = None if message is None else self._read(*message)
+            call = self._read(*self._messages[0]) if self._messages else None
             if call is None:
                 self._pipeline.admission.leave(write=request.write)
             else:

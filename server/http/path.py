@@ -10,8 +10,6 @@ _ABSOLUTE: Final = re.compile(r"https?://[^/?]*", re.IGNORECASE)
 
 def origin_form(target: str) -> str:
     """Return a request's target without scheme and authority."""
-    if target[:1] == "/":
-        return target
     found = _ABSOLUTE.match(target)
     if found is None:
         return target

@@ -5,31 +5,34 @@ import logging
 import time
 import types
 from collections.abc import Generator
-from typing import Any, NoReturn
+from typing import Any, Final, NoReturn
 
 import msgspec
 
-from server.gate.gate import Gate, LookUp
+from server.gate.gate import Decision, Gate, LookUp
 from server.gate.keys import ApiKey
 from server.gate.running import Running
 from server.http.admission import Admission
-from server.http.body import decode, read_body
+from server.http.body import decode, read_body, read_whole_body
 from server.http.call import Call
 from server.http.callers import Callers, needs_key
 from server.http.limits import BODY_MAX_BYTES, BULK_BODY_MAX_BYTES
 from server.http.observer import Observer
 from server.http.overload import overloaded, retry_after_seconds
 from server.http.problems import Problem
-from server.http.query import decode_query
+from server.http.query import Query, decode_query
 from server.http.rate_limits import UsedUpProblem, limit_fields, too_costly, too_many_running
 from server.http.reply import PROBLEM, Reply, header, retry_after
 from server.http.route import Route
-from server.http.routes import Methods, Router
+from server.http.routes import Match, Router
 from server.http.unread import Unread
 from server.store.coalescer import QueueFullError
 from server.store.errors import OutcomeUnknownError, StoreError
 
 log = logging.getLogger(__name__)
+
+# What the gate looks up for most routes.
+NOTHING: Final = (LookUp.NOTHING, b"")
 
 
 @types.coroutine
@@ -81,7 +84,21 @@ class Pipeline:
             ConnectionError: The caller is gone.
         """
         try:
-            reply = await self._respond(call)
+            match = self._router.find(call.path)
+            if match is not None:
+                methods, call.names = match
+                call.route = methods.get("GET" if call.method == "HEAD" else call.method)
+            if call.route is not None and call.route.free:
+                reply = await self._probe(call, call.route)
+            else:
+                key = self._known_key(call) or await self._find_key(call)
+                if key is None:
+                    reply = await self._serve_anyone(call, match)
+                else:
+                    call.key = key
+                    if not call.placed:
+                        call.placed = self.admission.enter(write=call.write) or await self._wait_for_place(call)
+                    reply = await self._serve(call, match)
         except ConnectionError:
             raise
         except Exception as error:
@@ -145,161 +162,152 @@ class Pipeline:
         self.observer.tallies.problems["overloaded"] += 1
         return overloaded(request_id, write=write)
 
-    async def _respond(self, call: Call) -> Reply:
-        match = self._router.find(call.path)
-        methods = None
-        if match is not None:
-            methods, call.names = match
-            call.route = methods.get("GET" if call.method == "HEAD" else call.method)
+    async def _probe(self, call: Call, route: Route) -> Reply:
+        call.head.check()
+        await needs_task()
+        return await route.handler(call, None)
+
+    def _known_key(self, call: Call) -> ApiKey | None:
+        """Return the key of a request with nothing wrong in its head, if it need not be looked up."""
         head = call.head
-        if call.route is not None and call.route.free:
-            head.check()
-            await needs_task()
-            return await call.route.handler(call, None)
+        return self.callers.remembered(head.token_name) if head.checked and head.token else None
+
+    async def _find_key(self, call: Call) -> ApiKey | None:
+        """
+        Return the key of a request; None where it has no good one.
+
+        Raises:
+            Problem: The head is wrong, or too much has come from the address without a good key.
+            QueueFullError, StoreUnavailableError: The key could not be looked up.
+        """
         try:
-            head.check()
+            call.head.check()
         except Problem:
             # Whose request it is cannot be told from it.
             await needs_task()
             async with self.callers.anonymous(call):
                 raise
-        key = self.callers.remembered(head.token_name) if head.token else None
-        if key is None:
-            self.callers.refuse_flood(call)
-            call.release_place()
-            await needs_task()
-            key = await self.callers.authenticate(call)
-        if key is None:
-            return await self._without_key(call, methods)
-        call.key = key
-        await self._take_place(call)
-        return await self._with_key(call, methods)
+        if key := self._known_key(call):
+            return key
+        self.callers.refuse_flood(call)
+        call.release_place()
+        await needs_task()
+        return await self.callers.authenticate(call)
 
-    async def _without_key(self, call: Call, methods: Methods | None) -> Reply:
-        """Answer a request without a good key: pages are open to all."""
-        route = call.route
+    async def _serve_anyone(self, call: Call, match: Match | None) -> Reply:
+        """Serve a request without a good key: pages are open to all."""
         if needs_key(call):
             await self.callers.refuse(call)
         async with self.callers.anonymous(call):
-            if route is None:
-                _refuse_target(methods)
-            return await route.handler(call, None)
+            if call.route is None:
+                _refuse_target(match)
+            return await call.route.handler(call, None)
 
-    async def _take_place(self, call: Call) -> None:
+    async def _wait_for_place(self, call: Call) -> bool:
         """
-        Wait for a place, unless the request has one.
+        Wait for a place, and return True.
 
         Raises:
             QueueFullError: There was none in time.
             ConnectionError: The caller has gone, and nothing has been done yet.
         """
-        if call.placed:
-            return
-        if not self.admission.enter(write=call.write):
-            if not await self.admission.entered(write=call.write):
-                raise QueueFullError
-            call.placed = True
-            if call.gone:
-                raise ConnectionResetError
-        call.placed = True
+        if not await self.admission.entered(write=call.write):
+            raise QueueFullError
+        if call.gone:
+            self.admission.leave(write=call.write)
+            raise ConnectionResetError
+        return True
 
-    async def _with_key(self, call: Call, methods: Methods | None) -> Reply:
+    async def _serve(self, call: Call, match: Match | None) -> Reply:
+        """Serve a request that has a key and a place: gate, then handler."""
         key, route = call.key, call.route
         if route is not None and route.role is not None and key.role < route.role:
             # Counted as any other request, and whatever the limit says of it: what a key may do comes first.
             with contextlib.suppress(Problem):
-                await self._ask_gate(call)
+                await self._take_tokens(call, 1)
             raise Problem("forbidden", f"This needs a key with the role {route.role.name.lower()}.")
         if not self.running.enter(key):
-            await self._ask_gate(call, 0)
+            await self._take_tokens(call, 0)
             raise too_many_running(key)
         try:
-            if route is None:
-                await self._ask_gate(call)
-                _refuse_target(methods)
-            return await self._run(call, route)
+            if route is None or (route.body is not None and call.query_string):
+                await self._take_tokens(call, 1)
+                _refuse_target(match, call)
+            if route.items is not None:
+                asked = await self._read_items(call, route, route.items)
+            else:
+                look_up, name = NOTHING if route.look_up is None else route.look_up(call)
+                decision = self._gate.used_up(key) or await self._gate.enter(key, 1, look_up, name)
+                self._judge(call, 1, decision)
+                if route.body is None:
+                    asked = decode_query(call.query_string, route.query)
+                else:
+                    call.body = read_whole_body(call, BODY_MAX_BYTES) or await read_body(call, BODY_MAX_BYTES)
+                    if route.replay is not None and (reply := route.replay(call)) is not None:
+                        return reply
+                    asked = self._decode(call, route)
+            if not route.hot:
+                await needs_task()
+            return await route.handler(call, asked)
         finally:
             self.running.leave(key)
 
-    async def _run(self, call: Call, route: Route) -> Reply:
-        if route.body is None:
-            return await self._read(call, route)
-        if call.query_string:
-            await self._ask_gate(call)
-            # No write has one.
-            decode_query(call.query_string, route.query)
-        if route.items is None:
-            return await self._write(call, route)
-        return await self._write_many(call, route, route.items)
-
-    async def _read(self, call: Call, route: Route) -> Reply:
-        if route.look_up is None:
-            await self._ask_gate(call)
-        else:
-            await self._ask_gate(call, 1, *route.look_up(call))
-        query = decode_query(call.query_string, route.query)
-        if not route.hot:
-            await needs_task()
-        return await route.handler(call, query)
-
-    async def _write(self, call: Call, route: Route) -> Reply:
-        if route.look_up is None:
-            await self._ask_gate(call)
-        else:
-            await self._ask_gate(call, 1, *route.look_up(call))
-        call.body = await read_body(call, BODY_MAX_BYTES)
-        if route.replay is not None and (reply := route.replay(call)) is not None:
-            return reply
-        body = self._decode(call, route)
-        if not route.hot:
-            await needs_task()
-        return await route.handler(call, body)
-
-    async def _write_many(self, call: Call, route: Route, items: str) -> Reply:
-        """Serve a bulk, which costs a token an item; one that is malformed costs one."""
+    async def _read_items(self, call: Call, route: Route, items: str) -> Any:
+        """Return the body of a bulk, which costs a token an item; one that is malformed costs one."""
         try:
             call.body = await read_body(call, BULK_BODY_MAX_BYTES)
             body = self._decode(call, route)
         except Problem:
-            await self._ask_gate(call)
+            await self._take_tokens(call, 1)
             raise
-        await self._ask_gate(call, len(getattr(body, items)))
-        await needs_task()
-        return await route.handler(call, body)
+        await self._take_tokens(call, len(getattr(body, items)))
+        return body
 
     def _decode(self, call: Call, route: Route) -> Any:
         assert route.body is not None, "it is a write"
         return decode(self._decoders[route.body], call.body)
 
-    async def _ask_gate(self, call: Call, cost: int = 1, look_up: LookUp = LookUp.NOTHING, name: bytes = b"") -> None:
+    async def _take_tokens(self, call: Call, cost: int) -> None:
         """
-        Take *cost* tokens for a request and look up what it needs, in one round trip.
+        Take tokens for a request that needs nothing looked up.
+
+        Raises:
+            Problem, QueueFullError: As `_judge` and the gate.
+        """
+        decision = self._gate.used_up(call.key) if cost == 1 else None
+        self._judge(call, cost, decision or await self._gate.enter(call.key, cost))
+
+    def _judge(self, call: Call, cost: int, decision: Decision) -> None:
+        """
+        Note what the gate has decided, and what the caller is told of its limit.
 
         Raises:
             Problem: The tokens are not there (429), or can never be (400). No idempotency key is bound.
-            QueueFullError: Too much waits already.
         """
         key = call.key
-        decision = self._gate.used_up(key) if cost == 1 else None
-        if decision is None:
-            decision = await self._gate.enter(key, cost, look_up, name)
         call.limit_fields = limit_fields(key, decision.left)
-        if decision.wait < 0:
-            raise too_costly(key, cost, decision.waits_for)
         if decision.wait:
+            if decision.wait < 0:
+                raise too_costly(key, cost, decision.waits_for)
             raise UsedUpProblem(key.policies[decision.waits_for], decision.wait)
         call.decision = decision
         call.gated = time.monotonic()
 
 
-def _refuse_target(methods: Methods | None) -> NoReturn:
+def _refuse_target(match: Match | None, call: Call | None = None) -> NoReturn:
     """
     Refuse a request for what there is not.
 
+    Args:
+        call: A write that has a query, where it is not the target that is wrong.
+
     Raises:
-        Problem: There is no such path, or it has no such method.
+        Problem: There is no such path, it has no such method, or it takes no query.
     """
-    if methods is None:
+    if match is None:
         raise Problem("not_found")
+    if call is not None and call.route is not None:
+        decode_query(call.query_string, Query)
+    methods = match[0]
     allowed = ", ".join([*methods, *(["HEAD"] if "GET" in methods else [])])
     raise Problem("method_not_allowed", headers=[("Allow", allowed)])

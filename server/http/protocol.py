@@ -3,9 +3,7 @@
 import asyncio
 from typing import Any
 
-from aiohttp import StreamReader
-from aiohttp.http_parser import RawRequestMessage
-from aiohttp.web_protocol import RequestHandler, _ErrInfo
+from aiohttp.web_protocol import RequestHandler
 
 from server.http.call import new_request_id
 from server.http.limits import (
@@ -20,8 +18,6 @@ from server.http.reply import PROBLEM, Reply
 
 # Bytes of an empty line: some clients send one behind a body, and it begins no request.
 _EMPTY_LINE_BYTES = 2
-
-Message = tuple[RawRequestMessage | _ErrInfo, StreamReader]
 
 
 class Protocol(RequestHandler):
@@ -88,10 +84,6 @@ class Protocol(RequestHandler):
             self._waiter = waiter
         if self._messages:
             self._head_part_bytes = 0
-
-    def first_message(self) -> Message | None:
-        """Return the first request of the queue, and leave it there."""
-        return self._messages[0] if self._messages else None
 
     def take_message(self) -> None:
         """Take the first request out of the queue: aiohttp is not to see it."""

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Callable
 from datetime import datetime
+from functools import cache
 from typing import Any, Final, TypeVar
 from urllib.parse import parse_qsl
 
@@ -54,17 +55,17 @@ class Instant(datetime):
     """An instant with its offset; what is finer than microseconds is cut off."""
 
 
-class Query(msgspec.Struct, kw_only=True):
+class Query(msgspec.Struct, kw_only=True, frozen=True):
     """A query without parameters."""
 
 
-class AccountQuery(Query, kw_only=True):
+class AccountQuery(Query, kw_only=True, frozen=True):
     """Parameters of the read of an account."""
 
     min_version: WholeNumber = WholeNumber(0)
 
 
-class AccountsQuery(Query, kw_only=True):
+class AccountsQuery(Query, kw_only=True, frozen=True):
     """Parameters of the list of accounts."""
 
     prefix: Prefix = Prefix("")
@@ -72,7 +73,7 @@ class AccountsQuery(Query, kw_only=True):
     cursor: str | None = None
 
 
-class EntriesQuery(Query, kw_only=True):
+class EntriesQuery(Query, kw_only=True, frozen=True):
     """Parameters of the list of an account's entries: from an instant on, and until before another."""
 
     limit: PageSize = PageSize(PAGE_DEFAULT)
@@ -81,13 +82,13 @@ class EntriesQuery(Query, kw_only=True):
     until: Instant = field(name="to", default=Instant.combine(TIME_MAX.date(), TIME_MAX.timetz()))
 
 
-class BalanceQuery(Query, kw_only=True):
+class BalanceQuery(Query, kw_only=True, frozen=True):
     """Parameters of the read of a balance of the past."""
 
     at: Instant
 
 
-class TransfersQuery(Query, kw_only=True):
+class TransfersQuery(Query, kw_only=True, frozen=True):
     """Parameters of the list of transfers."""
 
     reference: Reference | None = None
@@ -104,7 +105,18 @@ def decode_query(text: str, kind: type[Q]) -> Q:
         Problem: One is not known here, is missing, repeated, empty or wrong, or the query is not well-escaped UTF-8
             without NUL.
     """
-    parameters = _split(text, kind.__struct_encode_fields__) if text else {}
+    if not text:
+        defaults: Q = _defaults(kind)
+        return defaults
+    return _convert(_split(text, kind.__struct_encode_fields__), kind)
+
+
+@cache
+def _defaults(kind: type[Q]) -> Q:
+    return _convert({}, kind)
+
+
+def _convert(parameters: dict[str, str], kind: type[Q]) -> Q:
     try:
         return msgspec.convert(parameters, kind, dec_hook=_read)
     except msgspec.ValidationError as error:

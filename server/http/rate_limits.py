@@ -28,8 +28,8 @@ def milliseconds_of(wait: int) -> int:
 
 def limit_fields(key: ApiKey, left: int) -> bytes:
     """Return the header lines that tell the caller of its limit, of which *left* whole tokens are left."""
-    limit = key.limit
-    return rate_limit(key.policy, left, -(-(limit.burst - left) * limit.window // limit.quota))
+    quota, window, burst = key.limit
+    return rate_limit(key.policy, left, -((left - burst) * window // quota))
 
 
 class UsedUpProblem(Problem):

@@ -2,13 +2,18 @@
 
 from collections.abc import Awaitable, Callable, Mapping
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from server.gate.gate import LookUp
 from server.gate.keys import Role
 from server.http.models import Strict
 from server.http.query import Query
 from server.http.reply import Reply
+
+# Codes of problems that every route can answer, that those have which need a key, and those that take a body.
+_ANY: Final = ("malformed_request", "invalid_request", "quota_exceeded", "overloaded", "unavailable", "internal_error")
+_WITH_KEY: Final = ("unauthorized", "forbidden", "too_many_running", "cost_exceeds_capacity")
+_WITH_BODY: Final = ("body_too_large", "unsupported_media_type", "request_timeout")
 
 # Takes the family of handlers until it is bound to one, the call, and its body or query as decoded.
 Handler = Callable[..., Awaitable[Reply]]
@@ -65,3 +70,15 @@ class Route(NamedTuple):
     hot: bool = False
     free: bool = False
     rest: bool = False
+
+    @property
+    def codes(self) -> frozenset[str]:
+        """Every code that a request for this route can be answered with."""
+        codes = {*_ANY, *self.problems}
+        if self.role is not None:
+            codes.update(_WITH_KEY)
+        if self.body is not None:
+            codes.update(_WITH_BODY)
+        if self.keyless is not None:
+            codes.add("idempotency_key_not_taken")
+        return frozenset(codes)

@@ -7,6 +7,9 @@ from typing import Any, NamedTuple, cast
 import aiohttp
 import orjson
 
+from server.http.routes import ROUTES, Router
+
+ROUTES_BY_PATH = Router(ROUTES)
 _keys = itertools.count(1)
 
 
@@ -67,7 +70,9 @@ class Client:
         if data is not None:
             fields.setdefault("Content-Type", "application/json")
         async with self.session.request(method, self.url + path, data=data, headers=fields) as response:
-            return Answer(response.status, response.headers, await response.read())
+            answer = Answer(response.status, response.headers, await response.read())
+        _check_declared(method, path, answer)
+        return answer
 
     async def get(self, path: str, **headers: str) -> Answer:
         """GET; underscores in header names stand for hyphens."""
@@ -105,6 +110,14 @@ class Client:
         if amount:
             answer = await self.transfer("world", account, amount)
             assert answer.status == 201, answer
+
+
+def _check_declared(method: str, path: str, answer: Answer) -> None:
+    """Check that a problem is one of those that the table of routes declares."""
+    match = ROUTES_BY_PATH.find(path.partition("?")[0])
+    route = None if match is None else match[0].get(method)
+    if route is not None and answer.status >= 400 and answer.headers.get("Content-Type") == "application/problem+json":
+        assert answer.code in route.codes, f"{method} {route.path} declares no {answer.code}"
 
 
 def new_key() -> str:
