@@ -13,15 +13,16 @@ import asyncio
 import logging
 import time
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping
+from collections.abc import Awaitable, Iterable, Mapping
 from itertools import islice
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import msgspec
 
 from server.store.cache_counters import CacheCounters
 from server.store.keyspace import ABSENCE_MS, LEASE_MS, SNAPSHOT_MS, Confirmation, Keyspace
 from server.store.redis import Redis, RedisAwayError
+from server.store.redis_connections import Command
 from server.store.scripts import script
 
 # Accounts whose outdated snapshots could not be removed, remembered until they can or until they have expired.
@@ -167,7 +168,7 @@ class Cache:
         life_ms = SNAPSHOT_MS if snapshot.version else ABSENCE_MS
         command = script("fill").call([key], token, snapshot.version, snapshot.packed(run), life_ms, LEASE_MS, run)
         try:
-            stored = await self._redis.submit(key, command, trusting=True)
+            stored = await self._submit(key, command)
         except RedisAwayError:
             self._remember(ledger_id, {account_id: snapshot.version})
             return
@@ -182,7 +183,7 @@ class Cache:
             RedisAwayError: Nobody knows.
         """
         key = self._keyspace.snapshot(ledger_id, account_id)
-        found = await self._redis.submit(key, ("GET", key), trusting=True)
+        found = await self._submit(key, ("GET", key))
         if found is None or not found.startswith(b"S"):
             return None
         return Snapshot.unpacked(found, self._keyspace.run)
@@ -203,6 +204,17 @@ class Cache:
         if self._remover is not None:
             self._remover.cancel()
             await asyncio.gather(self._remover, return_exceptions=True)
+
+    def _submit(self, key: bytes, command: Command) -> Awaitable[Any]:
+        """
+        Send a command that reads or stores a snapshot.
+
+        Raises:
+            RedisAwayError: Here, or from what is returned: no snapshots are used on that server now, or it is away.
+        """
+        if not self._redis.serves_snapshots(key):
+            raise RedisAwayError
+        return self._redis.submit(key, command)
 
     async def _send(self, ledger_id: int, versions: Mapping[str, int], replays: Mapping[str, Replay]) -> None:
         names = self._keyspace

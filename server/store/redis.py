@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Protocol
 
 from redis.asyncio.connection import AbstractConnection
-from redis.exceptions import AskError, MovedError, NoScriptError, RedisError, ResponseError, TryAgainError
+from redis.exceptions import AskError, NoScriptError, RedisError, ResponseError, TryAgainError
 
 from server.store.breaker import Breaker
 from server.store.coalescer import Coalescer, QueueFullError
@@ -42,6 +42,8 @@ SETTLE_PAUSE_SECONDS = 0.02
 
 # What a server says of one command or of its key; every other error is one of the server.
 _OF_ONE_COMMAND = ("WRONGTYPE", "user_script")
+# What a server of a cluster says of a key that it does not have; MovedError is an AskError to redis-py.
+_ELSEWHERE = (AskError, TryAgainError)
 
 log = logging.getLogger(__name__)
 
@@ -51,36 +53,33 @@ class RedisAwayError(Exception):
 
 
 class RedisRefusedError(RedisAwayError):
-    """Redis answered that it does not take the command now: the same one again would be refused again."""
+    """Redis refuses the command, or is known not to answer: the same one again, a moment later, would fail again."""
+
+
+class RedisElsewhereError(RedisRefusedError):
+    """The server is one of a cluster and does not have the keys, or not all of them: nothing was done."""
 
 
 class Redis(Protocol):
-    """One server or a cluster of them."""
-
-    # Whether one command may name keys of any kind together.
-    colocated: bool
+    """One server or a cluster of them. The keys of one ledger are on one server (`keyspace.py`)."""
 
     @property
     def away(self) -> bool:
         """Whether it is known not to answer."""
 
-    @property
-    def trusted(self) -> bool:
-        """Whether snapshots may be read from all of it and stored there."""
+    def serves_snapshots(self, key: bytes) -> bool:
+        """Whether snapshots may be read from the server of *key*, and stored there."""
 
-    def submit(self, key: bytes, command: Command, *, trusting: bool = False) -> Awaitable[Any]:
-        """
-        Send a command about *key*; the reply comes from what is returned, or RedisAwayError does.
-
-        Args:
-            trusting: The command reads or stores a snapshot: it goes only to a server that is trusted with them.
-        """
+    def submit(self, key: bytes, command: Command) -> Awaitable[Any]:
+        """Send a command whose keys share the slot of *key*; what is returned gives the reply or RedisAwayError."""
 
     async def settle(
         self, versions: Mapping[bytes, int], replays: Mapping[bytes, bytes], *, run: bytes, replay_seconds: int
     ) -> None:
         """
         Remove snapshots older than *versions* or of another run than *run*, then store *replays*, both by their keys.
+
+        All keys are of one ledger.
         """
 
     async def close(self) -> None:
@@ -108,9 +107,6 @@ class RedisServer:
 
         tally: Counts the flushes.
 
-    Attributes:
-        probe_key: Is written by probes, since a server may answer and take no writes.
-
     Raises:
         ValueError, TypeError: The address has an option that there is not.
     """
@@ -127,8 +123,6 @@ class RedisServer:
         name = "Redis" if place is None else f"Redis at {place[0]}:{place[1]}"
         self._flush_seconds = flush_seconds
         self._connections = Connections(name, url, place, CONNECT_SECONDS, newcomer=newcomer)
-        self.host = self._connections.host
-        self.probe_key = PROBE
         self._closed = False
         # Each command with the life of the server in which it was submitted.
         self._coalescer: Coalescer[tuple[int, Command], Any] = Coalescer(
@@ -141,15 +135,12 @@ class RedisServer:
         self.breaker = Breaker(name, self._ask)
         self._loop: asyncio.AbstractEventLoop | None = None
 
-    colocated = True
-
     @property
     def away(self) -> bool:
         """Whether it is known not to answer."""
         return self.breaker.open
 
-    @property
-    def trusted(self) -> bool:
+    def serves_snapshots(self, _key: bytes) -> bool:
         """Whether snapshots may be read from it and stored there."""
         return self._connections.trusted
 
@@ -158,18 +149,18 @@ class RedisServer:
     ) -> None:
         """Do all of it with one command."""
         command = settle_command(versions, replays, run, replay_seconds)
-        await insist(lambda: self.submit(b"", command), lambda: self.away)
+        await insist(lambda: self.submit(b"", command))
 
-    def submit(self, _key: bytes, command: Command, *, trusting: bool = False) -> "asyncio.Future[Any]":
+    def submit(self, _key: bytes, command: Command) -> "asyncio.Future[Any]":
         """
         Put *command* in the next flush. The future gives its reply.
 
         Raises:
-            RedisAwayError: Here, or from the future: it is away, refuses, or is not to be trusted where it must be.
-            MovedError, AskError: From the future: another server of the cluster has the key.
+            RedisAwayError: Here, or from the future: it is away, or refuses.
+            RedisElsewhereError: From the future: another server of the cluster has the keys.
         """
-        if self.breaker.open or self._closed or (trusting and not self.trusted):
-            raise RedisAwayError
+        if self.breaker.open or self._closed:
+            raise RedisRefusedError
         try:
             return self._coalescer.submit((self._connections.life, command))
         except QueueFullError:
@@ -183,7 +174,7 @@ class RedisServer:
         await self._connections.close()
 
     async def _ask(self) -> None:
-        """Return when it can be connected to and takes a write, both in time."""
+        """Return when it can be connected to and takes a write, both in time; it may answer and take none."""
         link = await self._connections.take()
         try:
             async with asyncio.timeout(CONNECT_SECONDS):
@@ -191,9 +182,9 @@ class RedisServer:
         except BaseException:
             await self._connections.drop(link)
             raise
-        reply = (await self._exchange([("SET", self.probe_key, b"", "PX", PROBE_MS)], link, None))[0]
+        reply = (await self._exchange([("SET", PROBE, b"", "PX", PROBE_MS)], link, None))[0]
         # In a cluster the key may be elsewhere by now; that is an answer.
-        if _is_of_server(reply):
+        if isinstance(reply, ResponseError) and _is_of_server(reply):
             raise reply
 
     async def _flush(self, asked: list[tuple[int, Command]]) -> list[Any]:
@@ -207,18 +198,19 @@ class RedisServer:
             # A ValueError: what came is no text where there must be one.
             self.breaker.failed(error)
             raise RedisAwayError from error
-        refusals = [reply for reply in replies if _is_refusal(reply)]
-        if not refusals:
+        errors = [reply for reply in replies if isinstance(reply, ResponseError)]
+        if not errors:
             self.breaker.succeeded()
             return replies
+        refusals = [error for error in errors if not isinstance(error, _ELSEWHERE)]
         # Out of memory, read-only, busy with a script: it is there, and of no use.
         refused = next(filter(_is_of_server, refusals), None)
         if refused is not None:
             self.breaker.failed(refused)
-        else:
+        elif refusals:
             # What is quoted behind it may be a caller's.
             log.warning("Redis refuses a command: %s", str(refusals[0]).partition("'")[0])
-        return [RedisRefusedError() if _is_refusal(reply) else reply for reply in replies]
+        return [_failure(reply) if isinstance(reply, ResponseError) else reply for reply in replies]
 
     async def _exchange(self, commands: list[Command], link: Link, lives: set[int] | None) -> list[Any]:
         """
@@ -260,12 +252,12 @@ async def _run(connection: AbstractConnection, commands: list[Command]) -> list[
     return replies
 
 
-async def insist(send: Callable[[], Awaitable[Any]], away: Callable[[], bool]) -> None:
+async def insist(send: Callable[[], Awaitable[Any]]) -> None:
     """
-    Send what may be sent twice, and once more when no answer came, until Redis is known to be away.
+    Send what may be sent twice, and once more when no answer came.
 
     Raises:
-        RedisAwayError: It is, or refuses, or has not answered often enough.
+        RedisAwayError: Redis is known to be away, or refuses, or has not answered often enough.
     """
     for attempt in range(1, SETTLE_ATTEMPTS_MAX + 1):
         try:
@@ -274,15 +266,14 @@ async def insist(send: Callable[[], Awaitable[Any]], away: Callable[[], bool]) -
         except RedisRefusedError:
             raise
         except RedisAwayError:
-            if attempt == SETTLE_ATTEMPTS_MAX or away():
+            if attempt == SETTLE_ATTEMPTS_MAX:
                 raise
         await asyncio.sleep(SETTLE_PAUSE_SECONDS * random.uniform(0.5, 1.0))  # noqa: S311 -- jitter, not a secret
 
 
-def _is_refusal(reply: object) -> bool:
-    # That a slot has moved is an answer, for the cluster's client to follow.
-    return isinstance(reply, ResponseError) and not isinstance(reply, MovedError | AskError)
+def _failure(error: ResponseError) -> RedisAwayError:
+    return RedisElsewhereError() if isinstance(error, _ELSEWHERE) else RedisRefusedError()
 
 
-def _is_of_server(reply: object) -> bool:
-    return _is_refusal(reply) and not isinstance(reply, TryAgainError) and not str(reply).startswith(_OF_ONE_COMMAND)
+def _is_of_server(error: ResponseError) -> bool:
+    return not isinstance(error, _ELSEWHERE) and not str(error).startswith(_OF_ONE_COMMAND)

@@ -82,7 +82,6 @@ class Connections:
         options: dict[str, Any] = dict(parse_url(url))
         if place is not None:
             options["host"], options["port"] = place
-        self.host = str(options.get("host", "localhost"))
         self.life = 0
         self._name = name
         self._newcomer = newcomer

@@ -46,7 +46,7 @@ def seen(value: Value, version: int, run: int = 0, rules: Rules = ALL) -> Value:
 
 
 def look_up(value: Value, token: int) -> tuple[Value, str]:
-    """Do what `gate.lua` and `read.lua` do for a snapshot: the value left behind, and `hit`, `lease` or `busy`."""
+    """Do what `gate.lua` does for a snapshot: the value left behind, and `hit`, `lease` or `busy`."""
     if value is None:
         return ("L", token, 0), "lease"
     return value, "hit" if value[0] == "S" else "busy"

@@ -45,7 +45,7 @@ async def test_a_write_that_could_not_be_told(
                 valkey.ask("SAVE")
             valkey.stop()
             valkey.start()
-            assert bool(valkey.ask("KEYS", "*:s:*alice}")) is restored
+            assert bool(valkey.ask("KEYS", "*:s:*:alice")) is restored
             for _ in range(3):
                 assert await reader.account("alice") == before
             posted = await writer.transfer("world", "alice", 1)

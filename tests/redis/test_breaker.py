@@ -11,7 +11,7 @@ import pytest
 from redis import RedisError
 
 from server.store.breaker import FAILURES_MAX
-from server.store.redis import RedisAwayError, RedisRefusedError, RedisServer
+from server.store.redis import RedisAwayError, RedisRefusedError, RedisServer, settle_command
 from server.store.scripts import script
 from tests.support.redis_proxy import RedisProxy
 from tests.support.service import BOUND_SECONDS
@@ -170,7 +170,7 @@ async def test_busy_with_a_script(valkey: OwnValkey, client: RedisServer) -> Non
 async def test_a_broken_key_is_no_broken_server(valkey: OwnValkey, client: RedisServer) -> None:
     """A key of another type fails those who ask for it and nobody else."""
     valkey.ask("RPUSH", "list", "1")
-    broken = [script("read").call([b"list"], b"t", 9), script("fill").call([b"list"], b"t", 1, b"S1 x", 9)]
+    broken = [settle_command({b"list": 1}, {}, RUN, 60), script("fill").call([b"list"], b"t", 1, b"S1 x", 9)]
     for _ in range(FAILURES_MAX + 1):
         *lost, found = await asyncio.gather(
             *(client.submit(b"", command) for command in [*broken, ("ECHO", b"mine")]), return_exceptions=True

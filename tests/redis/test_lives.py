@@ -11,7 +11,6 @@ import uvloop
 
 from server.store import redis
 from server.store.redis import RedisAwayError, RedisServer
-from server.store.redis_cluster import RedisCluster
 from server.store.scripts import script
 from tests.support.redis_proxy import RedisProxy
 from tests.support.service import BOUND_SECONDS
@@ -40,18 +39,12 @@ async def grown(valkey: OwnValkey) -> OwnValkey:
     return valkey
 
 
-async def _trusted(client: RedisServer) -> None:
-    await until(lambda: client.trusted)
-
-
 async def test_a_young_server_grows_up(client: RedisServer) -> None:
     """What reads or stores no snapshot works at once, what does works once the server is old enough."""
-    assert not client.trusted
+    assert not client.serves_snapshots(b"")
     assert await client.submit(b"", SET) == b"OK"
-    with pytest.raises(RedisAwayError):
-        client.submit(b"", ("GET", "used"), trusting=True)
-    await _trusted(client)
-    assert await client.submit(b"", ("GET", "used"), trusting=True) == b"1"
+    assert not client.serves_snapshots(b"")
+    await until(lambda: client.serves_snapshots(b""))
 
 
 async def test_a_restart(grown: OwnValkey, client: RedisServer) -> None:
@@ -60,7 +53,7 @@ async def test_a_restart(grown: OwnValkey, client: RedisServer) -> None:
     it before, of whatever waited, is not trusted, and takes what settles at the first call.
     """
     assert await client.submit(b"", SET) == b"OK"
-    trusted = client.trusted
+    trusted = client.serves_snapshots(b"")
     assert trusted
     grown.stop()
     grown.start()
@@ -68,7 +61,7 @@ async def test_a_restart(grown: OwnValkey, client: RedisServer) -> None:
     answers = await asyncio.gather(*waiting, return_exceptions=True)
     assert {type(answer) for answer in answers} == {RedisAwayError}
     assert grown.calls("incr") == 0
-    assert not client.trusted
+    assert not client.serves_snapshots(b"")
     assert not client.away
     grown.stop()
     grown.start()
@@ -81,13 +74,8 @@ async def test_one_that_takes_anothers_place(grown: OwnValkey) -> None:
     """Where a server is new to a cluster, how long it has been up counts for nothing."""
     client = RedisServer(grown.url, newcomer=True)
     assert await client.submit(b"", SET) == b"OK"
-    assert not client.trusted
+    assert not client.serves_snapshots(b"")
     await client.close()
-    cluster = RedisCluster(grown.tcp_url)
-    for place, newcomer in ((grown.port, False), (grown.port + 1, True)):
-        cluster._believe([[0, 16_383, [b"127.0.0.1", place]]], cluster._seed)
-        assert cluster._servers["127.0.0.1", place]._connections._newcomer is newcomer
-    await cluster.close()
 
 
 async def test_one_that_does_not_say_who_it_is(grown: OwnValkey, connect: Connect) -> None:
@@ -98,7 +86,7 @@ async def test_one_that_does_not_say_who_it_is(grown: OwnValkey, connect: Connec
         assert await client.submit(b"", SET) == b"OK"
         grown.ask("CLIENT", "KILL", "USER", "quiet")
         await asyncio.sleep(0.02)
-    assert not client.trusted
+    assert not client.serves_snapshots(b"")
     assert not client.away
 
 
@@ -128,7 +116,7 @@ async def test_between_two_attempts_is_a_pause() -> None:
         raise RedisAwayError
 
     with pytest.raises(RedisAwayError):
-        await redis.insist(send, lambda: False)
+        await redis.insist(send)
     ended = time.monotonic()
     assert len(sent) == redis.SETTLE_ATTEMPTS_MAX
     pauses = [later - earlier for earlier, later in pairwise(sent)]
