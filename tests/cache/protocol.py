@@ -19,14 +19,22 @@ Instant = tuple[int, int]
 
 
 class Writer(NamedTuple):
-    """A caller that posts once, and again after a crash. Steps: commit, settle, acknowledged."""
+    """
+    A caller that posts once, and again after a crash. Steps: commit, then settle and acknowledge.
+
+    Had it been acknowledged later, less would be due meanwhile: so that is no step of its own.
+    """
 
     step: str = "new"
     instant: Instant = (0, 0)
 
 
 class Reader(NamedTuple):
-    """A client that reads some times. `floor` is the least version its present read may show."""
+    """
+    A client that reads some times. `floor` is the least version its present read may show.
+
+    A read begins when it looks up: had it begun before, less would be due.
+    """
 
     reads_left: int
     step: str = "idle"
@@ -36,6 +44,10 @@ class Reader(NamedTuple):
     token: int = 0
     # Life of Redis in which the lease was taken.
     life: int = 0
+
+
+# A writer that has been answered.
+DONE = Writer("done")
 
 
 class Worker(NamedTuple):
@@ -119,6 +131,9 @@ def steps(state: State, rules: Rules) -> Iterator[State]:
     Raises:
         Violation: A step shows a client something too old.
     """
+    if not any(reader.reads_left for reader in state.readers):
+        # Nobody is shown anything any more.
+        return
     yield from _accidents(state, rules)
     count = len(state.workers)
     for number in range(count):
@@ -182,8 +197,7 @@ def _write(state: State, writer: Writer, number: int, rules: Rules) -> Iterator[
         version = state.committed + 1
         yield _met(state._replace(committed=version), number), Writer("committed", (state.run, version))
     elif writer.step == "committed":
-        settled = _told(state, number, version, rules) if rules.settle_after_commit else state
-        yield settled, writer._replace(step="settled")
+        yield _acknowledged(state, number, writer.instant, settles=rules.settle_after_commit, rules=rules), DONE
         # The worker dies with its answer; the caller sends the same key again.
         yield state, writer._replace(step="retries")
     elif writer.step == "retries":
@@ -192,12 +206,14 @@ def _write(state: State, writer: Writer, number: int, rules: Rules) -> Iterator[
             yield state, Writer()
             return
         # The key is found bound: what it is answered is settled like a first answer.
-        met = _met(state, number)
-        settled = _told(met, number, version, rules) if rules.settle_on_replay else met
-        yield settled, Writer("settled", (state.run, version))
-    elif writer.step == "settled":
-        acknowledged = max(state.acknowledged, writer.instant)
-        yield state._replace(acknowledged=acknowledged), writer._replace(step="done")
+        met, instant = _met(state, number), (state.run, version)
+        yield _acknowledged(met, number, instant, settles=rules.settle_on_replay, rules=rules), DONE
+
+
+def _acknowledged(state: State, number: int, instant: Instant, *, settles: bool, rules: Rules) -> State:
+    """Answer a writer, once the cache has been told."""
+    settled = _told(state, number, instant[1], rules) if settles else state
+    return settled._replace(acknowledged=max(state.acknowledged, instant))
 
 
 def _told(state: State, number: int, version: int, rules: Rules) -> State:
@@ -211,9 +227,7 @@ def _told(state: State, number: int, version: int, rules: Rules) -> State:
 
 def _read(state: State, reader: Reader, number: int, rules: Rules) -> Iterator[tuple[State, Reader]]:
     if reader.step == "idle" and reader.reads_left:
-        yield state, reader._replace(step="asks", floor=max(state.acknowledged, reader.shown))
-    elif reader.step == "asks":
-        yield _look_up(state, reader, number, rules)
+        yield _look_up(state, reader._replace(floor=max(state.acknowledged, reader.shown)), number, rules)
     elif reader.step in ("lease", "busy"):
         yield _met(state, number), reader._replace(step=f"{reader.step} read", instant=(state.run, state.committed))
     elif reader.step == "lease read":
@@ -262,12 +276,12 @@ def _fill(state: State, reader: Reader, number: int, rules: Rules) -> State:
 def _show(reader: Reader, instant: Instant) -> Reader:
     if instant < reader.floor:
         raise Violation(f"run and version {instant} shown where {reader.floor} is due")
-    return Reader(reader.reads_left - 1, shown=instant)
+    return Reader(reader.reads_left - 1, shown=instant if reader.reads_left > 1 else (0, 0))
 
 
 def search(beginning: State, rules: Rules = ALL) -> int:
     """
-    Visit every state that can be reached and return how many there are.
+    Visit every state that can be reached and return how many there are, callers of a worker not told apart.
 
     Raises:
         Violation: One of them shows a client something too old.
@@ -275,8 +289,25 @@ def search(beginning: State, rules: Rules = ALL) -> int:
     visited = {beginning}
     open_states = [beginning]
     while open_states:
-        for state in steps(open_states.pop(), rules):
+        for step in steps(open_states.pop(), rules):
+            state = _in_order(step)
             if state not in visited:
                 visited.add(state)
                 open_states.append(state)
     return len(visited)
+
+
+def _in_order(state: State) -> State:
+    """
+    Return a state with the callers of each worker in order.
+
+    Which of them is which changes nothing, so of all states that differ only in that one is visited.
+    """
+    count = len(state.workers)
+    if len(state.writers) <= count and len(state.readers) <= count:
+        return state
+    writers, readers = list(state.writers), list(state.readers)
+    for number in range(count):
+        writers[number::count] = sorted(writers[number::count])
+        readers[number::count] = sorted(readers[number::count])
+    return state._replace(writers=tuple(writers), readers=tuple(readers))
