@@ -12,6 +12,7 @@ from urllib.parse import urlsplit, urlunsplit
 
 from redis.asyncio import RedisCluster
 from redis.asyncio.cluster import ClusterNode
+from redis.cluster import PRIMARY
 from redis.crc import key_slot
 from redis.exceptions import RedisClusterException
 
@@ -186,15 +187,17 @@ class ClusterClient:
             await topology.initialize()
         finally:
             await topology.aclose("startup_nodes")
-        slots = {slot: (nodes[0].host, int(nodes[0].port)) for slot, nodes in topology.slots_cache.items()}
+        places = {node.name: (node.host, int(node.port)) for node in topology.get_nodes_by_server_type(PRIMARY)}
+        gone = self._servers.keys() - set(places.values())
         # One that was not there at first may have been promoted, and know less than the one it follows.
         newcomer = bool(self._servers)
-        for place in set(slots.values()) - self._servers.keys():
+        for place in set(places.values()) - self._servers.keys():
             self._servers[place] = RedisServer(
                 self._url, place, self._flush_seconds, newcomer=newcomer, tally=self._tally
             )
-        self._slots = {slot: self._servers[place] for slot, place in slots.items()}
-        for place in self._servers.keys() - set(slots.values()):
+        owners = {name: self._servers[place] for name, place in places.items()}
+        self._slots = {slot: owners[nodes[0].name] for slot, nodes in topology.slots_cache.items()}
+        for place in gone:
             await self._servers.pop(place).close()
 
 
