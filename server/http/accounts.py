@@ -128,7 +128,7 @@ async def get_account(call: Call, parts: Parts) -> Reply:
     if call.query_string or not is_account_id(account_id):
         await admit(call, parts)
         return await _get_at_version(call, parts)
-    if call.head.no_cache or parts.cache.owes(call.ledger_id, account_id):
+    if call.head.no_cache or parts.cache.invalidation_pending(call.ledger_id, account_id):
         await admit(call, parts)
         account = await _read(call, parts)
     else:

@@ -38,7 +38,7 @@ def begin(call: Call, parts: Parts) -> "asyncio.Future[Entry] | Entry | None":
         or head.no_cache
         or head.if_none_match is not None
         or not is_account_id(account_id)
-        or parts.cache.owes(key.ledger_id, account_id)
+        or parts.cache.invalidation_pending(key.ledger_id, account_id)
     ):
         return None
     return run(call, parts, LookUp.SNAPSHOT, parts.gate.keyspace.snapshot(key.ledger_id, account_id))

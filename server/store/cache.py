@@ -109,34 +109,35 @@ class Cache:
         """Of the present run of the database: to be looked at before what is stored here is read or written there."""
         return self._keyspace.confirmation
 
-    def owes(self, ledger_id: int, account_id: str) -> bool:
+    def invalidation_pending(self, ledger_id: int, account_id: str) -> bool:
         """Whether a snapshot of the account may be older than what this process has shown."""
         if self._distrusts_until and self._distrusts():
             return True
         return bool(self._pending) and (ledger_id, account_id) in self._pending
 
-    async def seen(self, ledger_id: int, versions: Mapping[str, int]) -> None:
-        """Make sure that no snapshot of these accounts older than these versions is served after this returns."""
-        await self.settle(ledger_id, versions, {}, None)
-
-    async def settle(
+    async def invalidate(
         self,
         ledger_id: int,
         versions: Mapping[str, int],
-        replays: Mapping[str, Replay],
-        confirmation: Confirmation | None,
+        replays: Mapping[str, Replay] | None = None,
+        confirmation: Confirmation | None = None,
     ) -> None:
         """
-        Do what `seen` does, and store the answers of finished writes by idempotency key.
+        Remove the snapshots of accounts that are older than *versions*; call it before anybody is shown these versions.
 
-        When Redis is away this returns all the same: what could not be removed is pending, and this process does not
-        read it. Other processes may, for as long as a snapshot lives, if they reach the Redis that holds it.
+        When Redis is away this returns all the same. The invalidations are pending then: this process does not read
+        those accounts from Redis and goes on trying to remove them. Other processes that reach Redis may read them
+        until they expire.
 
         Args:
-            confirmation: As it was before the writes were sent. Where it is another one now, they may have been made in
-                a run that has ended, and their answers are not stored.
+            versions: By account.
+
+            replays: Answers of finished writes to store, by idempotency key.
+
+            confirmation: As it was before the writes were sent. Where it is another one now, the writes may have been
+                made in a run that has ended, and *replays* are not stored.
         """
-        if confirmation is None or confirmation is not self._keyspace.confirmation:
+        if replays is None or confirmation is None or confirmation is not self._keyspace.confirmation:
             replays = {}
         if not versions and not replays:
             return
@@ -162,7 +163,7 @@ class Cache:
         unconfirmed = confirmation is None or confirmation is not self._keyspace.confirmation
         if unconfirmed or (self._distrusts_until and self._distrusts()):
             self.counters.fills_lost += 1
-            await self.seen(ledger_id, {account_id: snapshot.version})
+            await self.invalidate(ledger_id, {account_id: snapshot.version})
             return
         key, run = self._keyspace.snapshot(ledger_id, account_id), self._keyspace.run
         life_ms = SNAPSHOT_MS if snapshot.version else ABSENCE_MS
@@ -220,7 +221,7 @@ class Cache:
         names = self._keyspace
         if not names.known:
             raise RedisAwayError
-        await self._redis.settle(
+        await self._redis.invalidate(
             {names.snapshot(ledger_id, account_id): version for account_id, version in versions.items()},
             {names.replay(ledger_id, key): replay.packed() for key, replay in replays.items()},
             run=names.run,
@@ -230,7 +231,7 @@ class Cache:
     def _remember(self, ledger_id: int, versions: Mapping[str, int]) -> None:
         """Note invalidations that are pending; when there are too many, drop the oldest and trust no snapshot."""
         expiry = time.monotonic() + SNAPSHOT_MS / 1000
-        self.counters.owed += len(versions)
+        self.counters.pending += len(versions)
         for account_id, version in versions.items():
             name = (ledger_id, account_id)
             pending = self._pending.pop(name, (0, 0.0))

@@ -15,7 +15,7 @@ class CacheCounters:
     fills: int = 0
     fills_lost: int = 0
     # Accounts whose outdated snapshots could not be removed at once.
-    owed: int = 0
+    pending: int = 0
     # Of them, those that were too many to remember.
     dropped: int = 0
     # Snapshots that were served and compared with Postgres, and those that were found to be wrong.

@@ -35,10 +35,10 @@ FLUSH_COMMANDS_MAX = 1_000
 QUEUE_MAX = 5_000
 # Times a settle is sent. A lost look-up costs a read of Postgres, a lost settle lets others read what is outdated: so
 # it outlasts a connection that has died, the discovery of a new server behind it, and one more accident.
-SETTLE_ATTEMPTS_MAX = 4
+INVALIDATION_ATTEMPTS_MAX = 4
 # Seconds between them, with jitter: the server that has just dropped a connection is given a moment to be reached
 # again, and workers that lost it together do not come back together.
-SETTLE_PAUSE_SECONDS = 0.02
+INVALIDATION_PAUSE_SECONDS = 0.02
 
 # What a server says of one command or of its key; every other error is one of the server.
 _OF_ONE_COMMAND = ("WRONGTYPE", "user_script")
@@ -73,7 +73,7 @@ class Redis(Protocol):
     def submit(self, key: bytes, command: Command) -> Awaitable[Any]:
         """Send a command whose keys share the slot of *key*; what is returned gives the reply or RedisAwayError."""
 
-    async def settle(
+    async def invalidate(
         self, versions: Mapping[bytes, int], replays: Mapping[bytes, bytes], *, run: bytes, replay_seconds: int
     ) -> None:
         """
@@ -86,12 +86,12 @@ class Redis(Protocol):
         """Answer what waits, then close the connections."""
 
 
-def settle_command(
+def invalidate_command(
     versions: Mapping[bytes, int], replays: Mapping[bytes, bytes], run: bytes, replay_seconds: int
 ) -> Command:
-    """Return the command that does on one server what `Redis.settle` does."""
+    """Return the command that does on one server what `Redis.invalidate` does."""
     keys, values = [*versions, *replays], replays.values()
-    return script("settle").call(keys, len(versions), run, *versions.values(), replay_seconds, *values)
+    return script("invalidate").call(keys, len(versions), run, *versions.values(), replay_seconds, *values)
 
 
 class RedisServer:
@@ -144,12 +144,12 @@ class RedisServer:
         """Whether snapshots may be read from it and stored there."""
         return self._connections.trusted
 
-    async def settle(
+    async def invalidate(
         self, versions: Mapping[bytes, int], replays: Mapping[bytes, bytes], *, run: bytes, replay_seconds: int
     ) -> None:
         """Do all of it with one command."""
-        command = settle_command(versions, replays, run, replay_seconds)
-        await insist(lambda: self.submit(b"", command))
+        command = invalidate_command(versions, replays, run, replay_seconds)
+        await send_until_answered(lambda: self.submit(b"", command))
 
     def submit(self, _key: bytes, command: Command) -> "asyncio.Future[Any]":
         """
@@ -252,23 +252,23 @@ async def _run(connection: AbstractConnection, commands: list[Command]) -> list[
     return replies
 
 
-async def insist(send: Callable[[], Awaitable[Any]]) -> None:
+async def send_until_answered(send: Callable[[], Awaitable[Any]]) -> None:
     """
     Send what may be sent twice, and once more when no answer came.
 
     Raises:
         RedisAwayError: Redis is known to be away, or refuses, or has not answered often enough.
     """
-    for attempt in range(1, SETTLE_ATTEMPTS_MAX + 1):
+    for attempt in range(1, INVALIDATION_ATTEMPTS_MAX + 1):
         try:
             await send()
             return
         except RedisRefusedError:
             raise
         except RedisAwayError:
-            if attempt == SETTLE_ATTEMPTS_MAX:
+            if attempt == INVALIDATION_ATTEMPTS_MAX:
                 raise
-        await asyncio.sleep(SETTLE_PAUSE_SECONDS * random.uniform(0.5, 1.0))  # noqa: S311 -- jitter, not a secret
+        await asyncio.sleep(INVALIDATION_PAUSE_SECONDS * random.uniform(0.5, 1.0))  # noqa: S311 -- jitter, not a secret
 
 
 def _failure(error: ResponseError) -> RedisAwayError:

@@ -23,8 +23,8 @@ from server.store.redis import (
     RedisElsewhereError,
     RedisRefusedError,
     RedisServer,
-    insist,
-    settle_command,
+    invalidate_command,
+    send_until_answered,
 )
 from server.store.redis_connections import Command
 from server.store.scripts import with_text
@@ -105,18 +105,20 @@ class ClusterClient:
             self._outdated.set()
             raise
 
-    async def settle(
+    async def invalidate(
         self, versions: Mapping[bytes, int], replays: Mapping[bytes, bytes], *, run: bytes, replay_seconds: int
     ) -> None:
         """Do it with one command or, where the slot has moved or is being moved, with a command a key."""
-        command = settle_command(versions, replays, run, replay_seconds)
+        command = invalidate_command(versions, replays, run, replay_seconds)
         try:
-            await insist(lambda: self.submit(next(iter((*versions, *replays))), command))
+            await send_until_answered(lambda: self.submit(next(iter((*versions, *replays))), command))
         except RedisElsewhereError:
             # Replays come last: what they answer must not be ahead of the snapshots.
-            commands = [settle_command({key: version}, {}, run, replay_seconds) for key, version in versions.items()]
-            commands += [settle_command({}, {key: replay}, run, replay_seconds) for key, replay in replays.items()]
-            await insist(lambda: self._find_and_send(commands))
+            commands = [
+                invalidate_command({key: version}, {}, run, replay_seconds) for key, version in versions.items()
+            ]
+            commands += [invalidate_command({}, {key: replay}, run, replay_seconds) for key, replay in replays.items()]
+            await send_until_answered(lambda: self._find_and_send(commands))
 
     async def close(self) -> None:
         """Answer what waits, then close the connections."""

@@ -29,7 +29,7 @@ def script(name: str) -> Script:
 
 @cache
 def _texts() -> dict[str, str]:
-    return {found.sha: found.text for found in map(script, ("gate", "address", "settle", "fill"))}
+    return {found.sha: found.text for found in map(script, ("gate", "address", "invalidate", "fill"))}
 
 
 def with_text(command: Command) -> Command:

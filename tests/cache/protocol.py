@@ -13,14 +13,14 @@ same history goes on in it or an older copy was put back, so a later instant is 
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from tests.cache.scripts import ALL, Rules, Value, fill, look_up, seen
+from tests.cache.scripts import ALL, Rules, Value, fill, invalidate, look_up
 
 Instant = tuple[int, int]
 
 
 class Writer(NamedTuple):
     """
-    A caller that posts once, and again after a crash. Steps: commit, then settle and acknowledge.
+    A caller that posts once, and again after a crash. Steps: commit, then invalidate and acknowledge.
 
     Had it been acknowledged later, less would be due meanwhile: so that is no step of its own.
     """
@@ -52,13 +52,13 @@ DONE = Writer("done")
 
 class Worker(NamedTuple):
     """
-    A process of the service: whether it reaches Redis, which life of it it has met, the version it owes, and which run
-    of Postgres it has met.
+    A process of the service: whether it reaches Redis, which life of it it has met, the version whose invalidation is
+    pending, and which run of Postgres it has met.
     """
 
     reaches: bool = True
     life: int = 0
-    owed: int = 0
+    pending: int = 0
     run: int = 0
 
 
@@ -174,9 +174,9 @@ def _worker(state: State, number: int) -> Iterator[State]:
     if not worker.reaches:
         if state.redis.up:
             yield _with_worker(state, number, worker._replace(reaches=True, life=state.redis.life))
-    elif worker.owed:
-        redis = state.redis._replace(value=seen(state.redis.value, worker.owed, worker.run))
-        yield _with_worker(state._replace(redis=redis), number, worker._replace(owed=0))
+    elif worker.pending:
+        redis = state.redis._replace(value=invalidate(state.redis.value, worker.pending, worker.run))
+        yield _with_worker(state._replace(redis=redis), number, worker._replace(pending=0))
     elif state.cuts_left:
         cut = worker._replace(reaches=False)
         yield _with_worker(state._replace(cuts_left=state.cuts_left - 1), number, cut)
@@ -197,7 +197,7 @@ def _write(state: State, writer: Writer, number: int, rules: Rules) -> Iterator[
         version = state.committed + 1
         yield _met(state._replace(committed=version), number), Writer("committed", (state.run, version))
     elif writer.step == "committed":
-        yield _acknowledged(state, number, writer.instant, settles=rules.settle_after_commit, rules=rules), DONE
+        yield _acknowledged(state, number, writer.instant, invalidates=rules.invalidate_after_commit, rules=rules), DONE
         # The worker dies with its answer; the caller sends the same key again.
         yield state, writer._replace(step="retries")
     elif writer.step == "retries":
@@ -205,24 +205,24 @@ def _write(state: State, writer: Writer, number: int, rules: Rules) -> Iterator[
             # The copy that was put back does not have it.
             yield state, Writer()
             return
-        # The key is found bound: what it is answered is settled like a first answer.
+        # The key is found bound: its answer invalidates like a first one.
         met, instant = _met(state, number), (state.run, version)
-        yield _acknowledged(met, number, instant, settles=rules.settle_on_replay, rules=rules), DONE
+        yield _acknowledged(met, number, instant, invalidates=rules.invalidate_on_replay, rules=rules), DONE
 
 
-def _acknowledged(state: State, number: int, instant: Instant, *, settles: bool, rules: Rules) -> State:
-    """Answer a writer, once the cache has been told."""
-    settled = _told(state, number, instant[1], rules) if settles else state
-    return settled._replace(acknowledged=max(state.acknowledged, instant))
+def _acknowledged(state: State, number: int, instant: Instant, *, invalidates: bool, rules: Rules) -> State:
+    """Answer a writer, once older snapshots are removed."""
+    told = _invalidated(state, number, instant[1], rules) if invalidates else state
+    return told._replace(acknowledged=max(state.acknowledged, instant))
 
 
-def _told(state: State, number: int, version: int, rules: Rules) -> State:
-    """Tell the cache that a version is about to be shown, or owe it."""
+def _invalidated(state: State, number: int, version: int, rules: Rules) -> State:
+    """Remove what is older than a version about to be shown; where Redis is not reached, that is pending."""
     worker = state.workers[number]
     if worker.reaches:
-        value = seen(state.redis.value, version, worker.run, rules)
+        value = invalidate(state.redis.value, version, worker.run, rules)
         return state._replace(redis=state.redis._replace(value=value))
-    return _with_worker(state, number, worker._replace(owed=max(worker.owed, version)))
+    return _with_worker(state, number, worker._replace(pending=max(worker.pending, version)))
 
 
 def _read(state: State, reader: Reader, number: int, rules: Rules) -> Iterator[tuple[State, Reader]]:
@@ -233,7 +233,7 @@ def _read(state: State, reader: Reader, number: int, rules: Rules) -> Iterator[t
     elif reader.step == "lease read":
         yield _fill(state, reader, number, rules), _show(reader, reader.instant)
     elif reader.step == "busy read":
-        told = _told(state, number, reader.instant[1], rules) if rules.say_seen_when_busy else state
+        told = _invalidated(state, number, reader.instant[1], rules) if rules.invalidate_when_busy else state
         yield told, _show(reader, reader.instant)
 
 
@@ -241,7 +241,7 @@ def _look_up(state: State, reader: Reader, number: int, rules: Rules) -> tuple[S
     worker, redis = state.workers[number], state.redis
     # Until it has met a server that was started, a worker that asks who answers does not use it.
     asks = worker.reaches if rules.ask_who_answers else redis.up
-    if not asks or (rules.ask_who_answers and redis.young) or (rules.read_nothing_owed and worker.owed):
+    if not asks or (rules.ask_who_answers and redis.young) or (rules.read_nothing_pending and worker.pending):
         return state, reader._replace(step="busy")
     token = state.tokens + 1
     value, found = look_up(redis.value, token)
@@ -267,7 +267,7 @@ def _fill(state: State, reader: Reader, number: int, rules: Rules) -> State:
     here = worker.reaches if rules.ask_who_answers else redis.up
     ended = rules.fill_in_the_same_run and run != state.run
     if not here or ended or (rules.fill_in_the_same_life and (reader.life != redis.life)):
-        return _told(state, number, version, rules)
+        return _invalidated(state, number, version, rules)
     value = fill(redis.value, reader.token, version, worker.run, rules)
     stored = value != redis.value and value is not None and value[0] == "S"
     return state._replace(redis=redis._replace(value=value, fresh=redis.fresh or stored))

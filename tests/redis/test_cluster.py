@@ -53,7 +53,7 @@ def keys(count: int) -> list[bytes]:
 
 
 async def test_commands_find_their_servers(cluster: OwnCluster, client: Redis) -> None:
-    """Of thousands at once every server gets its part, and the topology is read once; what settles finds them too."""
+    """Of thousands at once every server gets its part, and the topology is read once; invalidations find them too."""
     names = keys(1_500)
     assert await asyncio.gather(*(client.submit(key, ("SET", key, b"S1 old")) for key in names)) == [b"OK"] * 1_500
     assert await asyncio.gather(*(client.submit(key, ("GET", key)) for key in names)) == [b"S1 old"] * 1_500
@@ -61,7 +61,7 @@ async def test_commands_find_their_servers(cluster: OwnCluster, client: Redis) -
     assert min(sizes) > 300
     assert sum(node.calls("cluster|slots") for node in cluster.nodes) == 1
     for key in names[:40]:
-        await client.settle({key: 2}, {b"replay:" + key: b"answer"}, run=RUN, replay_seconds=60)
+        await client.invalidate({key: 2}, {b"replay:" + key: b"answer"}, run=RUN, replay_seconds=60)
     left = await asyncio.gather(*(client.submit(key, ("GET", key)) for key in names[:60]))
     assert left == [None] * 40 + [b"S1 old"] * 20
     stored = await asyncio.gather(*(client.submit(key, ("GET", b"replay:" + key)) for key in names[:40]))
@@ -85,7 +85,7 @@ async def test_closing_while_commands_are_away(cluster: OwnCluster) -> None:
 
 async def test_a_slot_that_moves(cluster: OwnCluster, client: Redis) -> None:
     """
-    Before, while and after a slot moves, what settles removes the snapshots on either server. Meanwhile other commands
+    Before, while and after a slot moves, invalidations remove snapshots on either server. Meanwhile other commands
     are run right or not at all; afterwards they reach the new server.
     """
     names = [b"{moving}:%d" % n for n in range(20)]
@@ -101,10 +101,10 @@ async def test_a_slot_that_moves(cluster: OwnCluster, client: Redis) -> None:
         await client.submit(names[0], ("GET", names[0]))
     # Of each server one that goes and one that stays, and a replay that has not been anywhere.
     versions = dict.fromkeys((names[0], names[10], b"{moving}:nowhere"), 2)
-    await client.settle(versions, {b"{moving}:replay": b"answer"}, run=RUN, replay_seconds=60)
+    await client.invalidate(versions, {b"{moving}:replay": b"answer"}, run=RUN, replay_seconds=60)
     await cluster.end_move(slot, source, target)
-    # Known to nobody yet: what settles finds the new server all the same.
-    await client.settle({names[11]: 2}, {}, run=RUN, replay_seconds=60)
+    # Known to nobody yet: an invalidation finds the new server all the same.
+    await client.invalidate({names[11]: 2}, {}, run=RUN, replay_seconds=60)
     assert target.ask("MGET", *names) == [
         *(None, *[b"S1 old"] * 9),
         *(None, None, *[b"S1 old"] * 8),
@@ -184,7 +184,7 @@ async def test_nobody_is_there() -> None:
         with pytest.raises(RedisAwayError):
             await client.submit(b"key", ("PING",))
     with pytest.raises(RedisAwayError):
-        await client.settle({b"key": 1}, {}, run=RUN, replay_seconds=60)
+        await client.invalidate({b"key": 1}, {}, run=RUN, replay_seconds=60)
     assert time.monotonic() - began < BOUND_SECONDS
     await until(lambda: client.away)
     await client.close()

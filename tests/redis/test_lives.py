@@ -50,7 +50,7 @@ async def test_a_young_server_grows_up(client: RedisServer) -> None:
 async def test_a_restart(grown: OwnValkey, client: RedisServer) -> None:
     """
     A server that has long been up is trusted from the first answer on; started anew it runs nothing that was meant for
-    it before, of whatever waited, is not trusted, and takes what settles at the first call.
+    it before, of whatever waited, is not trusted, and takes an invalidation at the first call.
     """
     assert await client.submit(b"", SET) == b"OK"
     trusted = client.serves_snapshots(b"")
@@ -65,7 +65,7 @@ async def test_a_restart(grown: OwnValkey, client: RedisServer) -> None:
     assert not client.away
     grown.stop()
     grown.start()
-    await client.settle({b"snapshot": 1}, {b"replay": b"answer"}, run=RUN, replay_seconds=60)
+    await client.invalidate({b"snapshot": 1}, {b"replay": b"answer"}, run=RUN, replay_seconds=60)
     assert grown.ask("GET", "replay") == b"answer"
     assert not client.away
 
@@ -90,20 +90,20 @@ async def test_one_that_does_not_say_who_it_is(grown: OwnValkey, connect: Connec
     assert not client.away
 
 
-async def test_what_settles_outlasts_accidents(
+async def test_invalidations_outlast_accidents(
     valkey: OwnValkey, proxy: tuple[RedisProxy, str], connect: Connect
 ) -> None:
-    """A settle whose replies are lost is sent again, until it is answered or the server counts as away."""
+    """An invalidation whose replies are lost is sent again, until it is answered or the server counts as away."""
     between, url = proxy
     client = connect(url)
     lost = iter((None, None))
     await client.submit(b"", SET)
     between.spoil = lambda piece: [next(lost, piece)]
-    await client.settle({}, {b"replay": b"answer"}, run=RUN, replay_seconds=60)
+    await client.invalidate({}, {b"replay": b"answer"}, run=RUN, replay_seconds=60)
     assert valkey.ask("GET", "replay") == b"answer"
     between.spoil = lambda _: [None]
     with pytest.raises(RedisAwayError):
-        await client.settle({}, {b"replay": b"other"}, run=RUN, replay_seconds=60)
+        await client.invalidate({}, {b"replay": b"other"}, run=RUN, replay_seconds=60)
     assert client.away
 
 
@@ -116,12 +116,12 @@ async def test_between_two_attempts_is_a_pause() -> None:
         raise RedisAwayError
 
     with pytest.raises(RedisAwayError):
-        await redis.insist(send)
+        await redis.send_until_answered(send)
     ended = time.monotonic()
-    assert len(sent) == redis.SETTLE_ATTEMPTS_MAX
+    assert len(sent) == redis.INVALIDATION_ATTEMPTS_MAX
     pauses = [later - earlier for earlier, later in pairwise(sent)]
-    assert all(pause >= redis.SETTLE_PAUSE_SECONDS / 2 - CLOCK_SECONDS for pause in pauses), pauses
-    assert sum(pauses) < len(pauses) * redis.SETTLE_PAUSE_SECONDS + BOUND_SECONDS
+    assert all(pause >= redis.INVALIDATION_PAUSE_SECONDS / 2 - CLOCK_SECONDS for pause in pauses), pauses
+    assert sum(pauses) < len(pauses) * redis.INVALIDATION_PAUSE_SECONDS + BOUND_SECONDS
     assert ended - sent[-1] < min(pauses)
 
 
@@ -130,11 +130,11 @@ async def test_a_refusal_is_final(valkey: OwnValkey, client: RedisServer) -> Non
     valkey.ask("RPUSH", "list", "1")
     await client.submit(b"", SET)
     with pytest.raises(RedisAwayError):
-        await client.settle({b"list": 1}, {}, run=RUN, replay_seconds=60)
+        await client.invalidate({b"list": 1}, {}, run=RUN, replay_seconds=60)
     # The script is not known at first, and comes along the second time.
     assert valkey.calls("eval") == 1
     with pytest.raises(RedisAwayError):
-        await client.submit(b"", script("settle").call([b"list"], 1, RUN, 1, 60))
+        await client.submit(b"", script("invalidate").call([b"list"], 1, RUN, 1, 60))
 
 
 @pytest.mark.parametrize("run", [asyncio.run, uvloop.run], ids=["asyncio", "uvloop"])
