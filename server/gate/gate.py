@@ -153,14 +153,14 @@ class Gate:
             keys.append(self.keyspace.bucket(key.ledger_id, name))
             arguments += bucket
         arguments += (token, LEASE_MS)
-        # Snapshots in a server just started are neither read nor leased; replays are not read while the run of the
-        # database that they were given in is in doubt.
-        trusted = self._redis.serves_snapshots(keys[0])
+        # No snapshots are read and no leases taken while the server is in quarantine. No replays are read while the run
+        # of the database is in doubt.
+        serves_snapshots = self._redis.serves_snapshots(keys[0])
         confirmed = self.keyspace.confirmation is not None
         asked = now()
         for item in items:
             kind = item.look_up
-            if not (confirmed if kind is LookUp.REPLAY else trusted):
+            if not (confirmed if kind is LookUp.REPLAY else serves_snapshots):
                 kind = LookUp.NOTHING
             arguments += (item.cost, int(kind))
             if kind:

@@ -1,7 +1,7 @@
 """
-Redis Cluster: redis-py tells which server has which slot; each server is then used as a single one is.
+Redis Cluster: redis-py tells which server has which slot, and a `RedisServer` talks to each of them.
 
-All keys of a ledger share a slot (`keyspace.py`), so a command goes to one server.
+All keys of a ledger share a slot (`keyspace.py`), so each command goes to one server.
 """
 
 import asyncio
@@ -34,8 +34,8 @@ from server.telemetry.tallies import BatchTally
 TOPOLOGY_SECONDS = 0.5
 # Seconds that one reading may take: the servers are asked in turn until one answers. No request waits for that.
 TOPOLOGY_DEADLINE_SECONDS = 2.0
-# Seconds for the invalidations of one batch of postings to find keys of a slot that is being moved: some connections
-# are made, and hundreds of keys are looked for one after the other.
+# Seconds that the invalidations of one batch of postings may take while their slot is being moved: connections are
+# made, and hundreds of keys are sent one after the other.
 MOVING_SECONDS = 0.5
 
 log = logging.getLogger(__name__)
@@ -64,15 +64,15 @@ class ClusterClient:
             self._redis_py()
         except RedisClusterException as error:
             raise ValueError(str(error)) from None
-        # redis-py looks at some options only when it connects; this looks at them now.
+        # redis-py checks some options only when it connects; this checks them now.
         RedisServer(url)
         # The primaries, by host and port and by slot.
         self._servers: dict[tuple[str, int], RedisServer] = {}
         self._slots: dict[int, RedisServer] = {}
         self._reader: asyncio.Task[None] | None = None
-        # Set when there is reason to read the topology again.
+        # Set when the topology has to be read again.
         self._outdated = asyncio.Event()
-        # Whether nobody told the topology when it was asked for last.
+        # Whether the last reading of the topology failed.
         self._lost = False
         self._moving = asyncio.Lock()
 
@@ -108,12 +108,12 @@ class ClusterClient:
     async def invalidate(
         self, versions: Mapping[bytes, int], replays: Mapping[bytes, bytes], *, run: bytes, replay_seconds: int
     ) -> None:
-        """Do it with one command or, where the slot has moved or is being moved, with a command a key."""
+        """Do what `Redis.invalidate` says with one command, or with one for each key when the slot moves."""
         command = invalidate_command(versions, replays, run, replay_seconds)
         try:
             await send_until_answered(lambda: self.submit(next(iter((*versions, *replays))), command))
         except RedisElsewhereError:
-            # Replays come last: what they answer must not be ahead of the snapshots.
+            # Replays come last: what they tell callers must not be newer than a snapshot.
             commands = [
                 invalidate_command({key: version}, {}, run, replay_seconds) for key, version in versions.items()
             ]
@@ -130,34 +130,35 @@ class ClusterClient:
 
     async def _find_and_send(self, commands: list[Command]) -> None:
         """
-        Send commands about one key each to wherever the keys are, one after the other.
+        Let redis-py send commands with one key each, one after the other, and follow keys that move.
 
         Raises:
             RedisAwayError: Not all of them were answered.
         """
         try:
-            # One at a time: redis-py follows ASK with one connection only where nobody else uses it.
+            # redis-py sends ASKING and the command over the same connection only while nobody else uses the client
+            # and it has no other connection.
             async with asyncio.timeout(MOVING_SECONDS), self._moving, self._redis_py(*self._servers) as cluster:
                 for command in commands:
                     await cluster.execute_command(*with_text(command))
         except Exception as error:
-            # Among them AttributeError, where a server gets its first slot and redis-py does not know it.
-            log.debug("keys of a slot that moves were not found: %s", type(error).__name__)
+            # Also AttributeError: redis-py does not know a server that is getting its first slot.
+            log.debug("keys of a moving slot could not be invalidated: %s", type(error).__name__)
             raise RedisAwayError from error
 
     def _redis_py(self, *places: tuple[str, int]) -> RedisCluster:
         """
-        Return redis-py's client, to which the servers at *places* and the one in the address tell the topology.
+        Return a client of redis-py, not connected yet, that asks the servers at *places* for the topology.
 
         Raises:
             RedisClusterException, ValueError, TypeError: The address has an option that a cluster does not have.
         """
         return RedisCluster.from_url(
             self._url,
-            # The name in the address comes with them: where all servers have moved, it may lead to one all the same.
+            # The host in the address is asked as well: its name may lead to a server after all of these are gone.
             startup_nodes=[ClusterNode(*place) for place in places],
             dynamic_startup_nodes=False,
-            # Slots that nobody has now are no reason to do without the others.
+            # The other slots can be used when nobody has one.
             require_full_coverage=False,
             max_connections=1,
             protocol=2,
@@ -166,7 +167,7 @@ class ClusterClient:
         )
 
     async def _keep_reading(self) -> None:
-        """Read the topology, and again whenever something tells that it has changed."""
+        """Read the topology, and again whenever a command meets a server that is away or no longer has the slot."""
         while True:
             self._outdated.clear()
             try:
@@ -174,9 +175,9 @@ class ClusterClient:
                     await self._read()
                 self._lost = False
             except Exception as error:
-                # Also whatever comes of an answer that redis-py does not understand.
+                # Any error: redis-py does not check what the server answers.
                 if not self._lost:
-                    log.warning("no server of the Redis cluster tells which slots it has: %s", type(error).__name__)
+                    log.warning("the topology of the Redis cluster could not be read: %s", type(error).__name__)
                 self._lost = True
                 self._outdated.set()
             await asyncio.sleep(TOPOLOGY_SECONDS)
@@ -185,17 +186,17 @@ class ClusterClient:
     async def _read(self) -> None:
         topology = self._redis_py(*self._servers).nodes_manager
         try:
-            # Not the client's `initialize`, which also reads the list of all commands.
+            # The client's own `initialize` would also read the list of all commands.
             await topology.initialize()
         finally:
             await topology.aclose("startup_nodes")
         places = {node.name: (node.host, int(node.port)) for node in topology.get_nodes_by_server_type(PRIMARY)}
         gone = self._servers.keys() - set(places.values())
-        # One that was not there at first may have been promoted, and know less than the one it follows.
-        newcomer = bool(self._servers)
+        # A primary that was not there at first may be a promoted replica that has missed invalidations.
+        took_over = bool(self._servers)
         for place in set(places.values()) - self._servers.keys():
             self._servers[place] = RedisServer(
-                self._url, place, self._flush_seconds, newcomer=newcomer, tally=self._tally
+                self._url, place, self._flush_seconds, took_over=took_over, tally=self._tally
             )
         owners = {name: self._servers[place] for name, place in places.items()}
         self._slots = {slot: owners[nodes[0].name] for slot, nodes in topology.slots_cache.items()}

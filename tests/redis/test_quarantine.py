@@ -1,4 +1,4 @@
-"""A server that was started a moment ago, or has taken another's place, is used for all but snapshots."""
+"""A server that was restarted, or took over from another one, is used for everything but snapshots for a while."""
 
 import asyncio
 import time
@@ -20,71 +20,73 @@ from tests.support.waiting import until
 Connect = Callable[[str], RedisServer]
 SET = ("SET", "used", "1")
 RUN = b"ab12"
-# Long enough for what a test does with a server that is too young.
-SHORT_SECONDS = 4
+# A quarantine to wait for, and one that lasts longer than any test.
+SHORT_SECONDS = 2
+ENDLESS_SECONDS = 3_600.0
 # By which a timer of the loop may be early.
 CLOCK_SECONDS = 0.002
 
 
 @pytest.fixture(autouse=True)
-def short(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A quarantine that tests can wait for."""
-    monkeypatch.setattr("server.store.redis_connections.QUARANTINE_SECONDS", SHORT_SECONDS)
+def quarantine(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
+    """Sets how long a quarantine lasts, in seconds; at first there is none."""
+
+    def lasts(seconds: float) -> None:
+        monkeypatch.setattr("server.store.redis_connections.QUARANTINE_SECONDS", seconds)
+
+    lasts(0.0)
+    return lasts
 
 
-@pytest.fixture
-async def grown(valkey: OwnValkey) -> OwnValkey:
-    """A server that has been up for as long as it takes."""
-    await until(lambda: int(valkey.ask("INFO", "server")["uptime_in_seconds"]) > SHORT_SECONDS, 30)
-    return valkey
-
-
-async def test_a_young_server_grows_up(client: RedisServer) -> None:
-    """What reads or stores no snapshot works at once, what does works once the server is old enough."""
-    assert not client.serves_snapshots(b"")
-    assert await client.submit(b"", SET) == b"OK"
-    assert not client.serves_snapshots(b"")
-    await until(lambda: client.serves_snapshots(b""))
-
-
-async def test_a_restart(grown: OwnValkey, client: RedisServer) -> None:
+async def test_the_uptime_counts(valkey: OwnValkey, connect: Connect, quarantine: Callable[[float], None]) -> None:
     """
-    A server that has long been up is trusted from the first answer on; started anew it runs nothing that was meant for
-    it before, of whatever waited, is not trusted, and takes an invalidation at the first call.
+    While a server is in quarantine, commands work and snapshots are not served; then they are. A client that comes
+    later serves them from the first answer on, unless the server took over from another one of a cluster.
+    """
+    quarantine(SHORT_SECONDS)
+    first = connect(valkey.url)
+    assert await first.submit(b"", SET) == b"OK"
+    assert not first.serves_snapshots(b"")
+    await until(lambda: first.serves_snapshots(b""))
+    await until(lambda: int(valkey.ask("INFO", "server")["uptime_in_seconds"]) > SHORT_SECONDS)
+    later, took_over = connect(valkey.url), RedisServer(valkey.url, took_over=True)
+    for client in (later, took_over):
+        assert not client.serves_snapshots(b"")
+        assert await client.submit(b"", SET) == b"OK"
+    assert (later.serves_snapshots(b""), took_over.serves_snapshots(b"")) == (True, False)
+    await took_over.close()
+
+
+async def test_a_restart(valkey: OwnValkey, client: RedisServer, quarantine: Callable[[float], None]) -> None:
+    """
+    A restarted server runs nothing that was submitted before, serves no snapshots, and takes an invalidation at the
+    first call.
     """
     assert await client.submit(b"", SET) == b"OK"
-    trusted = client.serves_snapshots(b"")
-    assert trusted
-    grown.stop()
-    grown.start()
+    assert client.serves_snapshots(b"")
+    quarantine(ENDLESS_SECONDS)
+    valkey.stop()
+    valkey.start()
     waiting = [client.submit(b"", ("INCR", "n")) for _ in range(3 * redis.FLUSH_COMMANDS_MAX)]
     answers = await asyncio.gather(*waiting, return_exceptions=True)
     assert {type(answer) for answer in answers} == {RedisAwayError}
-    assert grown.calls("incr") == 0
+    assert valkey.calls("incr") == 0
     assert not client.serves_snapshots(b"")
     assert not client.away
-    grown.stop()
-    grown.start()
+    valkey.stop()
+    valkey.start()
     await client.invalidate({b"snapshot": 1}, {b"replay": b"answer"}, run=RUN, replay_seconds=60)
-    assert grown.ask("GET", "replay") == b"answer"
+    assert valkey.ask("GET", "replay") == b"answer"
     assert not client.away
 
 
-async def test_one_that_takes_anothers_place(grown: OwnValkey) -> None:
-    """Where a server is new to a cluster, how long it has been up counts for nothing."""
-    client = RedisServer(grown.url, newcomer=True)
-    assert await client.submit(b"", SET) == b"OK"
-    assert not client.serves_snapshots(b"")
-    await client.close()
-
-
-async def test_one_that_does_not_say_who_it_is(grown: OwnValkey, connect: Connect) -> None:
+async def test_a_server_that_does_not_tell_its_run_id(valkey: OwnValkey, connect: Connect) -> None:
     """Where INFO is forbidden, everything else works and snapshots are left alone."""
-    grown.ask("ACL", "SETUSER", "quiet", "on", "nopass", "~*", "+@all", "-info")
-    client = connect(grown.tcp_url.replace("redis://", "redis://quiet:any@"))
+    valkey.ask("ACL", "SETUSER", "quiet", "on", "nopass", "~*", "+@all", "-info")
+    client = connect(valkey.tcp_url.replace("redis://", "redis://quiet:any@"))
     for _ in range(3):
         assert await client.submit(b"", SET) == b"OK"
-        grown.ask("CLIENT", "KILL", "USER", "quiet")
+        valkey.ask("CLIENT", "KILL", "USER", "quiet")
         await asyncio.sleep(0.02)
     assert not client.serves_snapshots(b"")
     assert not client.away
