@@ -11,7 +11,6 @@ from pathlib import Path
 import aiohttp
 import pytest
 
-from tests.cache import short_lives
 from tests.support.books import check_books
 from tests.support.client import Answer, Client
 from tests.support.service import ServerProcess, make_key
@@ -24,8 +23,12 @@ READERS = 8
 WRITERS = 4
 # Times that Redis is used until it is warm, and then everything happens to it: each process is killed once.
 ROUNDS = 2
-# Seconds in which the quarantine of Redis ends and an account is stored, on a busy machine.
-WARM_SECONDS = 3 * short_lives.LIFE_MS / 1_000
+# Milliseconds that a snapshot lives in these processes, and a quarantine lasts. Each of them must notice within that
+# that Redis was restarted, on a busy machine too.
+LIFE_MS = 4_000
+SHORT_LIVES = {"PYTHONPATH": str(Path(__file__).parent / "short_lives"), "SNAPSHOT_MS": str(LIFE_MS)}
+# Seconds in which the quarantine of Redis ends and an account is stored.
+WARM_SECONDS = 3 * LIFE_MS / 1_000
 # Restarts of Redis in a row: workers notice each of them at another moment.
 RESTARTS = 5
 # Seconds that a writer thinks; without a pause no snapshot would live long enough to be read.
@@ -154,8 +157,7 @@ async def test_no_read_is_too_old(database_url: str, tmp_path: Path, folder: Pat
     valkey = OwnValkey(folder, maxmemory="1600kb", maxmemory_policy="volatile-lru")
     valkey.start()
     logs = [tmp_path / f"{n}.log" for n in range(2)]
-    program = short_lives.__name__
-    processes = [ServerProcess(database_url, log, redis_url=valkey.url, module=program) for log in logs]
+    processes = [ServerProcess(database_url, log, SHORT_LIVES, valkey.url) for log in logs]
     try:
         token = await make_key(database_url, LEDGER)
         for process in processes:
