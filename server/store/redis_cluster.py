@@ -113,12 +113,13 @@ class ClusterClient:
         try:
             await send_until_answered(lambda: self.submit(next(iter((*versions, *replays))), command))
         except RedisElsewhereError:
-            # Replays come last: what they tell callers must not be newer than a snapshot.
-            commands = [
+            removals = [
                 invalidate_command({key: version}, {}, run, replay_seconds) for key, version in versions.items()
             ]
-            commands += [invalidate_command({}, {key: replay}, run, replay_seconds) for key, replay in replays.items()]
-            await send_until_answered(lambda: self._find_and_send(commands))
+            await self._find_and_send(removals)
+            # Only now: what replays tell callers must not be newer than a snapshot.
+            stored = [invalidate_command({}, {key: replay}, run, replay_seconds) for key, replay in replays.items()]
+            await self._find_and_send(stored)
 
     async def close(self) -> None:
         """Answer what waits, then close the connections."""
@@ -135,16 +136,25 @@ class ClusterClient:
         Raises:
             RedisAwayError: Not all of them were answered.
         """
+        if not commands:
+            return
+        failed: Exception | None = None
         try:
             # redis-py sends ASKING and the command over the same connection only while nobody else uses the client
             # and it has no other connection.
             async with asyncio.timeout(MOVING_SECONDS), self._moving, self._redis_py(*self._servers) as cluster:
                 for command in commands:
-                    await cluster.execute_command(*with_text(command))
+                    try:
+                        await cluster.execute_command(*with_text(command))
+                    except Exception as error:
+                        # Also AttributeError: redis-py does not know a server that is getting its first slot. The
+                        # other keys may be where they are read.
+                        failed = error
         except Exception as error:
-            # Also AttributeError: redis-py does not know a server that is getting its first slot.
-            log.debug("keys of a moving slot could not be invalidated: %s", type(error).__name__)
-            raise RedisAwayError from error
+            failed = error
+        if failed is not None:
+            log.debug("keys of a moving slot could not be invalidated: %s", type(failed).__name__)
+            raise RedisAwayError from failed
 
     def _redis_py(self, *places: tuple[str, int]) -> RedisCluster:
         """

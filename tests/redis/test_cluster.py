@@ -115,6 +115,42 @@ async def test_a_slot_that_moves(cluster: OwnCluster, client: Redis) -> None:
     assert not client.away
 
 
+async def test_a_slot_that_moves_to_an_empty_server(folder: Path) -> None:
+    """
+    While a server gets its first slot, invalidations remove the snapshots that are not there yet, and are not done.
+    Snapshots are not read from that server for a while.
+    """
+    cluster = OwnCluster(folder, replica=True)
+    try:
+        await cluster.start()
+        empty = cluster.nodes[3]
+        empty.ask("CLUSTER", "RESET", "SOFT")
+        empty.ask("CLUSTER", "MEET", "127.0.0.1", cluster.nodes[0].port, cluster.nodes[0].cluster_port)
+        names = [b"{moving}:%d" % n for n in range(4)]
+        source, slot = cluster.node_of(names[0]), key_slot(names[0])
+        await until(lambda: b"cluster_state:ok" in empty.ask("CLUSTER", "INFO"))
+        first = cluster.id_of(cluster.nodes[0])
+        await until(lambda: not any(node.ask("CLUSTER", "REPLICAS", first) for node in cluster.nodes[:3]))
+        client = connect(cluster.url, PATIENCE_SECONDS)
+        await until(lambda: works(client, b"moving"))
+        for key in names:
+            assert await client.submit(key, ("SET", key, b"S1 old")) == b"OK"
+        cluster.begin_move(slot, source, empty)
+        source.ask("MIGRATE", "127.0.0.1", empty.port, "", 0, 5_000, "KEYS", *names[:2])
+        with pytest.raises(RedisAwayError):
+            await client.invalidate(
+                dict.fromkeys(names, 2), {b"{moving}:replay": b"answer"}, run=RUN, replay_seconds=60
+            )
+        assert source.ask("CLUSTER", "GETKEYSINSLOT", slot, 10) == [b"works:{moving}"]
+        await cluster.end_move(slot, source, empty)
+        await until(lambda: works(client, b"moving"))
+        assert not client.serves_snapshots(names[0])
+        assert empty.ask("EXISTS", "{moving}:replay") == 0
+        await client.close()
+    finally:
+        cluster.stop()
+
+
 async def test_servers_die(cluster: OwnCluster, client: Redis) -> None:
     """
     The keys of a dead server fail fast, those of the others work. Only when no server answers the cluster is away. It
