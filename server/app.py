@@ -38,7 +38,7 @@ from server.store.hosts import check_address
 from server.store.keyspace import Keyspace
 from server.store.postgres import Database
 from server.store.readiness import Readiness
-from server.store.redis import SETTLE_ATTEMPTS_MAX, SETTLE_PAUSE_SECONDS, Redis
+from server.store.redis import INVALIDATION_ATTEMPTS_MAX, INVALIDATION_PAUSE_SECONDS, Redis
 from server.store.redis_cluster import connect
 from server.telemetry.failpoints import Failpoints
 from server.telemetry.tallies import Tallies
@@ -50,8 +50,8 @@ if TYPE_CHECKING:
 # Seconds that running postings get to be resolved when the service stops: a little more than their own deadline.
 DRAIN_SECONDS = 6.0
 
-# Seconds that a settle may wait in another process, between its commit and its first attempt and among its attempts.
-SETTLE_MARGIN_SECONDS = 1.0
+# Seconds that an invalidation may wait in another process, between the commit and its first attempt and among attempts.
+INVALIDATION_MARGIN_SECONDS = 1.0
 
 log = logging.getLogger(__name__)
 
@@ -191,8 +191,8 @@ async def create_app(settings: Settings, workers: int = 1) -> AsyncIterator[App]
         gate = Gate(redis, keyspace, workers, counters, tallies)
         rows = RowLocks(database)
         accounts = Accounts(database, cache, rows, render.account, tallies.batches["read"])
-        patience = SETTLE_ATTEMPTS_MAX * (settings.redis_timeout_ms / 1000 + SETTLE_PAUSE_SECONDS)
-        self_check = SelfCheck(database, cache, render.account, patience + SETTLE_MARGIN_SECONDS)
+        patience = INVALIDATION_ATTEMPTS_MAX * (settings.redis_timeout_ms / 1000 + INVALIDATION_PAUSE_SECONDS)
+        self_check = SelfCheck(database, cache, render.account, patience + INVALIDATION_MARGIN_SECONDS)
         posting = PostingLane(database, Settler(cache, render.answer), rows, Failpoints(settings.failpoints), tallies)
         history = History(database, cache, accounts, rows)
         readiness = Readiness(database, runtime_failures())

@@ -17,7 +17,6 @@ from server.store.cache_counters import CacheCounters
 from server.store.coalescer import Coalescer
 from server.store.keyspace import LEASE_MS, Keyspace
 from server.store.redis import Redis, RedisAwayError
-from server.store.redis_connections import Command
 from server.store.scripts import script
 from server.telemetry.tallies import Tallies
 
@@ -117,12 +116,7 @@ class Gate:
         Raises:
             QueueFullError: Too much waits already.
         """
-        item = _Item(key, cost, look_up, name)
-        entry = self._coalescer.submit(item)
-        if self._redis.colocated or not look_up:
-            return entry
-        # Outside the batch: one server of a cluster that is slow must not hold up the requests that ask others.
-        return entry.get_loop().create_task(self._apart(item, entry))
+        return self._coalescer.submit(_Item(key, cost, look_up, name))
 
     async def drain(self) -> None:
         """Return when all who wait have been answered."""
@@ -146,11 +140,11 @@ class Gate:
         if self._redis.away or not self.keyspace.known:
             return [self._alone(item) for item in items]
         try:
-            return await self._together(items, look_up=self._redis.colocated)
+            return await self._together(items)
         except RedisAwayError:
             return [self._alone(item) for item in items]
 
-    async def _together(self, items: Sequence[_Item], *, look_up: bool) -> list[Decision]:
+    async def _together(self, items: Sequence[_Item]) -> list[Decision]:
         key = items[0].key
         token = f"{self._process}.{next(self._batches):x}."
         arguments: list[bytes | str | int] = [len(key.buckets)]
@@ -159,14 +153,14 @@ class Gate:
             keys.append(self.keyspace.bucket(key.ledger_id, name))
             arguments += bucket
         arguments += (token, LEASE_MS)
-        # Snapshots in a server just started are neither read nor leased; replays are not read while the run of the
-        # database that they were given in is in doubt.
-        trusted = look_up and self._redis.trusted
-        confirmed = look_up and self.keyspace.confirmation is not None
+        # No snapshots are read and no leases taken while the server is in quarantine. No replays are read while the run
+        # of the database is in doubt.
+        serves_snapshots = self._redis.serves_snapshots(keys[0])
+        confirmed = self.keyspace.confirmation is not None
         asked = now()
         for item in items:
             kind = item.look_up
-            if not (confirmed if kind is LookUp.REPLAY else trusted):
+            if not (confirmed if kind is LookUp.REPLAY else serves_snapshots):
                 kind = LookUp.NOTHING
             arguments += (item.cost, int(kind))
             if kind:
@@ -189,23 +183,6 @@ class Gate:
     def _count(self, by: str, number: int, admitted: int) -> None:
         self._decisions[by, True] += admitted
         self._decisions[by, False] += number - admitted
-
-    async def _apart(self, item: _Item, admitted: "asyncio.Future[Decision]") -> Decision:
-        """Look up for a request once it has its tokens, on the server that holds what it asks for."""
-        entry = await admitted
-        if entry.wait or not self.keyspace.known:
-            return entry
-        if item.look_up is LookUp.REPLAY and self.keyspace.confirmation is None:
-            return entry
-        command: Command = ("GET", item.name)
-        if item.look_up is LookUp.SNAPSHOT:
-            token = f"{self._process}.{next(self._batches):x}.0"
-            command = script("read").call([item.name], token, LEASE_MS)
-        try:
-            found = await self._redis.submit(item.name, command, trusting=item.look_up is LookUp.SNAPSHOT)
-        except RedisAwayError:
-            return entry
-        return self._decision(item.look_up, 0, entry.left, found)
 
     def _alone(self, item: _Item) -> Decision:
         taken = self._local.take(item.key.ledger_id, item.key.limits, self._workers, item.cost)

@@ -87,7 +87,7 @@ class AccountHandlers:
             call.query_string
             or call.head.no_cache
             or not models.is_account_id(account_id)
-            or self._cache.owes(call.ledger_id, account_id)
+            or self._cache.invalidation_pending(call.ledger_id, account_id)
         ):
             return LookUp.NOTHING, b""
         return LookUp.SNAPSHOT, self._keyspace.snapshot(call.ledger_id, account_id)

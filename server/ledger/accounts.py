@@ -161,7 +161,7 @@ class Accounts:
             snapshot = Snapshot(0, b"") if account is None else Snapshot(account.version, self._body(account))
             await self._cache.fill(ledger_id, account_id, lease, snapshot, confirmation)
         elif account is not None:
-            await self._cache.seen(ledger_id, {account_id: account.version})
+            await self._cache.invalidate(ledger_id, {account_id: account.version})
         if account is None:
             raise AccountNotFoundError
         return account
@@ -193,7 +193,7 @@ class Accounts:
                     raise
                 raise OutcomeUnknownError("accounts have been opened") from error
             accounts.update((row["id"], Account(*row.values())) for row in known)
-        await self._cache.seen(ledger_id, highest((a.id, a.version) for a in accounts.values()))
+        await self._cache.invalidate(ledger_id, highest((a.id, a.version) for a in accounts.values()))
         opened = []
         for request in requests:
             opened.append(Opened(accounts[request.id], request.id in fresh))
@@ -226,7 +226,7 @@ class Accounts:
         # Ids are ASCII: the character above all of theirs closes the range of the prefix.
         rows = await self._database.read("account_page", ledger_id, prefix, prefix + "\x7f", after, limit)
         accounts = [Account(*row.values()) for row in rows]
-        await self._cache.seen(ledger_id, highest((a.id, a.version) for a in accounts))
+        await self._cache.invalidate(ledger_id, highest((a.id, a.version) for a in accounts))
         return accounts
 
     async def change(
@@ -261,7 +261,7 @@ class Accounts:
             raise
         if rows:
             changed = Account(*rows[0].values())
-            await self._cache.seen(ledger_id, {account_id: changed.version})
+            await self._cache.invalidate(ledger_id, {account_id: changed.version})
             return changed
         account = await self.read(ledger_id, account_id)
         if if_versions is not None and account.version not in if_versions:

@@ -102,7 +102,7 @@ class History:
         attempts = [Attempt.from_row(row) for row in rows]
         sides = [(a.source, a.source_version) for a in attempts]
         sides += [(a.destination, a.destination_version) for a in attempts]
-        await self._cache.seen(ledger_id, highest(sides))
+        await self._cache.invalidate(ledger_id, highest(sides))
         return attempts
 
     async def entries(
@@ -137,7 +137,7 @@ class History:
         if not rows:
             await self._accounts.read(ledger_id, account)
         entries = [Entry(*row.values()) for row in rows]
-        await self._cache.seen(ledger_id, highest((account, entry.version) for entry in entries))
+        await self._cache.invalidate(ledger_id, highest((account, entry.version) for entry in entries))
         return entries
 
     async def balance_at(
@@ -160,5 +160,5 @@ class History:
         row = rows[0]
         if row["is_future"] or not has_come:
             raise FutureInstantError
-        await self._cache.seen(ledger_id, highest([(account, row["version"])]))
+        await self._cache.invalidate(ledger_id, highest([(account, row["version"])]))
         return PastBalance(row["currency"], row["balance"] or 0, row["version"])

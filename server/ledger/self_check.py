@@ -22,23 +22,23 @@ class SelfCheck:
     """
     Compares snapshots with what is committed, counts and removes those that are wrong.
 
-    A difference alone is no proof: a write may have come between, and its settle may be under way. A snapshot is wrong
-    when it is still there after every settle of that write has been answered or given up, when its version has
-    never been committed, or when it says something else at the same version.
+    A difference alone is no proof: a write may have come between, and its invalidation may be under way. A snapshot is
+    wrong when it is still there after every invalidation of that write has been answered or given up, when its version
+    has never been committed, or when it says something else at the same version.
 
     Args:
         body: Renders an account, as for the snapshots.
 
-        settle_seconds: Longer than any settle goes on.
+        invalidation_seconds: Seconds: longer than any invalidation goes on.
     """
 
     def __init__(
-        self, database: Database, cache: Cache, body: Callable[[Account], bytes], settle_seconds: float
+        self, database: Database, cache: Cache, body: Callable[[Account], bytes], invalidation_seconds: float
     ) -> None:
         self._database = database
         self._cache = cache
         self._body = body
-        self._settle_seconds = settle_seconds
+        self._invalidation_seconds = invalidation_seconds
         self._left = SAMPLE_EVERY
         self._task: asyncio.Task[None] | None = None
 
@@ -63,7 +63,7 @@ class SelfCheck:
             if committed == snapshot:
                 return
             if committed.version > snapshot.version:
-                await asyncio.sleep(self._settle_seconds)
+                await asyncio.sleep(self._invalidation_seconds)
                 stored = await self._cache.stored(ledger_id, account_id)
                 if stored is None or stored.version >= committed.version:
                     return

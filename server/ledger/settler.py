@@ -50,4 +50,4 @@ class Settler:
             sides.append((attempt.destination, attempt.destination_version))
             if isinstance(outcome, Bound) and outcome.answer is not None:
                 replays[attempt.idempotency_key] = outcome.answer
-        await self._cache.settle(ledger_id, highest(sides), replays, confirmation)
+        await self._cache.invalidate(ledger_id, highest(sides), replays, confirmation)

@@ -1,76 +1,77 @@
 """
 Account snapshots with leases, after Nishtala et al., "Scaling Memcache at Facebook" (2013), with versions.
 
-One key an account holds a snapshot (`S<version>.<run> <body>`), a lease (`L<token>:<least version>`), or nothing. A
-read that finds nothing takes the lease, reads Postgres and may store what it read by presenting the token. Whoever is
-about to show an account at a version that did not come from here says so first (`seen`): an older snapshot goes, and
-a lease takes no older fill. A Redis just started is given no lease and read by nobody (`redis_connections.py`). A
-snapshot is served only in the run of the database that it was read in (`keyspace.py`). That is the whole protocol;
-`tests/cache/` searches every interleaving of it.
+The key of an account holds a snapshot (`S<version>.<run> <body>`), a lease (`L<token>:<least version>`), or nothing.
+A read that finds nothing takes the lease, reads Postgres, and may store what it read by presenting the lease's token.
+Before anybody is shown a version that was not read from here, `invalidate` removes an older snapshot, and raises the
+least version that may be stored under a lease. While a Redis is in quarantine after its start, no snapshot is read
+from it and no lease is taken (`redis_connections.py`). A snapshot is served only in the run of the database in which
+it was read (`keyspace.py`). That is the whole protocol; `tests/cache/` searches every interleaving of it.
 """
 
 import asyncio
 import logging
 import time
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping
+from collections.abc import Awaitable, Iterable, Mapping
 from itertools import islice
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import msgspec
 
 from server.store.cache_counters import CacheCounters
 from server.store.keyspace import ABSENCE_MS, LEASE_MS, SNAPSHOT_MS, Confirmation, Keyspace
 from server.store.redis import Redis, RedisAwayError
+from server.store.redis_connections import Command
 from server.store.scripts import script
 
-# Accounts whose outdated snapshots could not be removed, remembered until they can or until they have expired.
+# Invalidations that may be pending: they are kept until the snapshot is removed or has expired.
 PENDING_MAX = 100_000
-# Seconds between attempts to remove them.
+# Seconds between attempts to send them.
 PENDING_RETRY_SECONDS = 0.1
-# Of them, those that one attempt looks at: about a millisecond of this process and of Redis.
+# Pending invalidations that one attempt sends: about a millisecond of this process and of Redis.
 PENDING_STEP_MAX = 1_000
 
-# Stands before a replay. What an earlier version stored began with its digest.
+# The first bytes of a stored replay. Those of an earlier version began with a digest.
 _REPLAY_FORMAT = b"R2"
 
 log = logging.getLogger(__name__)
 
 
 class Replay(NamedTuple):
-    """The answer of a finished write: what it was bound to, and what was said."""
+    """The answer of a finished write, and the request that it answers."""
 
-    # SHA-256 of the first request as it was received, and of what it means: 32 bytes each.
+    # SHA-256 of the first request as it was received, and of its meaning: 32 bytes each.
     fingerprint: bytes
     meaning: bytes
     status: int
     body: bytes
 
     def packed(self) -> bytes:
-        """Return it as the bytes that are stored."""
+        """Return the bytes to store."""
         return b"%b%b%b%03d%b" % (_REPLAY_FORMAT, self.fingerprint, self.meaning, self.status, self.body)
 
     @classmethod
     def unpacked(cls, value: bytes) -> "Replay | None":
-        """Return what `packed` made; None for anything else, such as what an earlier version stored."""
+        """Read what `packed` returned; None for anything else, such as what an earlier version stored."""
         if not value[66:69].isdigit() or not value.startswith(_REPLAY_FORMAT):
             return None
         return cls(value[2:34], value[34:66], int(value[66:69]), value[69:])
 
 
 class Snapshot(msgspec.Struct, gc=False, frozen=True):
-    """A stored answer: the account's version (0: there is no such account) and its body as it is sent."""
+    """An account as it is stored: its version (0: there is no such account) and the body of the answer."""
 
     version: int
     body: bytes
 
     def packed(self, run: bytes) -> bytes:
-        """Return it as the bytes that are stored, read in this run of the database."""
+        """Return the bytes to store, for a snapshot read in *run* of the database."""
         return b"S%d.%b %b" % (self.version, run, self.body)
 
     @classmethod
     def unpacked(cls, value: bytes, run: bytes) -> "Snapshot | None":
-        """Return what `packed` made in the same run; None for anything else."""
+        """Read what `packed` returned for the same run; None for anything else."""
         head, space, body = value.partition(b" ")
         version, _, found = head.partition(b".")
         if not space or found != run or not version[1:].isdigit():
@@ -80,62 +81,64 @@ class Snapshot(msgspec.Struct, gc=False, frozen=True):
 
 class Cache:
     """
-    What this process says to the cache, and what it could not say yet.
+    Stores and invalidates snapshots and replays, and keeps the invalidations that are pending.
 
     Args:
-        redis: Where it is.
+        redis: Where they are stored.
 
-        keyspace: Names in it.
+        keyspace: Names the keys.
 
-        counters: Are kept up to date.
+        counters: Counts of this process; this class adds to them.
 
-        replay_seconds: For which the answers of finished writes are kept.
+        replay_seconds: Seconds for which the answers of finished writes are kept.
     """
 
     def __init__(self, redis: Redis, keyspace: Keyspace, counters: CacheCounters, replay_seconds: int) -> None:
         self._redis = redis
         self._keyspace = keyspace
         self._replay_seconds = replay_seconds
-        # Snapshots older than these versions may still be there: (version, expiry of any such snapshot), by expiry.
+        # Pending invalidations by ledger and account, in the order of their expiry: the version to be shown, and when
+        # any older snapshot has expired (monotonic clock).
         self._pending: OrderedDict[tuple[int, str], tuple[int, float]] = OrderedDict()
-        # Until when any snapshot may be older than what this process has shown; 0 while none but the pending ones are.
-        self._distrusts_until = 0.0
-        self._remover: asyncio.Task[None] | None = None
+        # Until then (monotonic clock) no snapshot is read, since a pending invalidation was dropped; 0: none was.
+        self._no_reads_until = 0.0
+        self._sender: asyncio.Task[None] | None = None
         self.counters = counters
 
     @property
     def confirmation(self) -> Confirmation | None:
-        """Of the present run of the database: to be looked at before what is stored here is read or written there."""
+        """Of the database's present run. Take it before reading or writing what is then stored here."""
         return self._keyspace.confirmation
 
-    def owes(self, ledger_id: int, account_id: str) -> bool:
+    def invalidation_pending(self, ledger_id: int, account_id: str) -> bool:
         """Whether a snapshot of the account may be older than what this process has shown."""
-        if self._distrusts_until and self._distrusts():
+        if self._no_reads_until and self._reads_nothing():
             return True
         return bool(self._pending) and (ledger_id, account_id) in self._pending
 
-    async def seen(self, ledger_id: int, versions: Mapping[str, int]) -> None:
-        """Make sure that no snapshot of these accounts older than these versions is served after this returns."""
-        await self.settle(ledger_id, versions, {}, None)
-
-    async def settle(
+    async def invalidate(
         self,
         ledger_id: int,
         versions: Mapping[str, int],
-        replays: Mapping[str, Replay],
-        confirmation: Confirmation | None,
+        replays: Mapping[str, Replay] | None = None,
+        confirmation: Confirmation | None = None,
     ) -> None:
         """
-        Do what `seen` does, and store the answers of finished writes by idempotency key.
+        Remove the snapshots of accounts that are older than *versions*; call it before anybody is shown these versions.
 
-        When Redis is away this returns all the same: what could not be removed is pending, and this process does not
-        read it. Other processes may, for as long as a snapshot lives, if they reach the Redis that holds it.
+        When Redis is away this returns all the same. The invalidations are pending then: this process does not read
+        those accounts from Redis and goes on trying to remove them. Other processes that reach Redis may read them
+        until they expire.
 
         Args:
-            confirmation: As it was before the writes were sent. Where it is another one now, they may have been made in
-                a run that has ended, and their answers are not stored.
+            versions: By account.
+
+            replays: Answers of finished writes to store, by idempotency key.
+
+            confirmation: As it was before the writes were sent. Where it is another one now, the writes may have been
+                made in a run that has ended, and *replays* are not stored.
         """
-        if confirmation is None or confirmation is not self._keyspace.confirmation:
+        if replays is None or confirmation is None or confirmation is not self._keyspace.confirmation:
             replays = {}
         if not versions and not replays:
             return
@@ -153,21 +156,25 @@ class Cache:
         confirmation: Confirmation | None,
     ) -> None:
         """
-        Store a snapshot under a lease, unless something newer has been seen; returns when that is decided.
+        Store a snapshot under a lease, unless the lease was invalidated by a newer version.
 
         Args:
-            confirmation: As it was before it was read. Where it is another one now, nothing is stored.
+            token: Of the lease.
+
+            snapshot: As it was read from Postgres.
+
+            confirmation: As it was before the snapshot was read. If it is another one now, nothing is stored.
         """
         unconfirmed = confirmation is None or confirmation is not self._keyspace.confirmation
-        if unconfirmed or (self._distrusts_until and self._distrusts()):
+        if unconfirmed or (self._no_reads_until and self._reads_nothing()):
             self.counters.fills_lost += 1
-            await self.seen(ledger_id, {account_id: snapshot.version})
+            await self.invalidate(ledger_id, {account_id: snapshot.version})
             return
         key, run = self._keyspace.snapshot(ledger_id, account_id), self._keyspace.run
         life_ms = SNAPSHOT_MS if snapshot.version else ABSENCE_MS
         command = script("fill").call([key], token, snapshot.version, snapshot.packed(run), life_ms, LEASE_MS, run)
         try:
-            stored = await self._redis.submit(key, command, trusting=True)
+            stored = await self._submit(key, command)
         except RedisAwayError:
             self._remember(ledger_id, {account_id: snapshot.version})
             return
@@ -176,39 +183,50 @@ class Cache:
 
     async def stored(self, ledger_id: int, account_id: str) -> Snapshot | None:
         """
-        Return the snapshot of an account that may be served now, if there is one.
+        Return the snapshot of an account that would be served now, or None.
 
         Raises:
-            RedisAwayError: Nobody knows.
+            RedisAwayError: Redis does not answer, or serves no snapshots now.
         """
         key = self._keyspace.snapshot(ledger_id, account_id)
-        found = await self._redis.submit(key, ("GET", key), trusting=True)
+        found = await self._submit(key, ("GET", key))
         if found is None or not found.startswith(b"S"):
             return None
         return Snapshot.unpacked(found, self._keyspace.run)
 
     async def remove(self, ledger_id: int, account_id: str) -> None:
         """
-        Remove whatever is stored about an account.
+        Remove the snapshot or lease of an account.
 
         Raises:
-            RedisAwayError: It may still be there.
+            RedisAwayError: Redis does not answer: it may still be there.
         """
         key = self._keyspace.snapshot(ledger_id, account_id)
         await self._redis.submit(key, ("DEL", key))
 
     async def close(self) -> None:
-        """Stop removing what is pending."""
+        """Stop sending pending invalidations."""
         log.info("cache: %s", self.counters)
-        if self._remover is not None:
-            self._remover.cancel()
-            await asyncio.gather(self._remover, return_exceptions=True)
+        if self._sender is not None:
+            self._sender.cancel()
+            await asyncio.gather(self._sender, return_exceptions=True)
+
+    def _submit(self, key: bytes, command: Command) -> Awaitable[Any]:
+        """
+        Send a command that reads or stores a snapshot.
+
+        Raises:
+            RedisAwayError: Here, or when the reply is awaited: Redis does not answer, or serves no snapshots now.
+        """
+        if not self._redis.serves_snapshots(key):
+            raise RedisAwayError
+        return self._redis.submit(key, command)
 
     async def _send(self, ledger_id: int, versions: Mapping[str, int], replays: Mapping[str, Replay]) -> None:
         names = self._keyspace
         if not names.known:
             raise RedisAwayError
-        await self._redis.settle(
+        await self._redis.invalidate(
             {names.snapshot(ledger_id, account_id): version for account_id, version in versions.items()},
             {names.replay(ledger_id, key): replay.packed() for key, replay in replays.items()},
             run=names.run,
@@ -216,28 +234,28 @@ class Cache:
         )
 
     def _remember(self, ledger_id: int, versions: Mapping[str, int]) -> None:
-        """Note invalidations that are pending; when there are too many, drop the oldest and trust no snapshot."""
+        """Add pending invalidations. When there are too many, drop the oldest and read no snapshots for a while."""
         expiry = time.monotonic() + SNAPSHOT_MS / 1000
-        self.counters.owed += len(versions)
+        self.counters.pending += len(versions)
         for account_id, version in versions.items():
             name = (ledger_id, account_id)
             pending = self._pending.pop(name, (0, 0.0))
             if len(self._pending) >= PENDING_MAX:
                 self._pending.popitem(last=False)
                 self.counters.dropped += 1
-                # By then whatever the dropped one was to remove has expired.
-                self._distrusts_until = expiry
+                # By then the snapshot that the dropped one was to remove has expired.
+                self._no_reads_until = expiry
             self._pending[name] = (max(version, pending[0]), expiry)
-        if self._remover is None or self._remover.done():
-            self._remover = asyncio.get_running_loop().create_task(self._remove_pending())
+        if self._sender is None or self._sender.done():
+            self._sender = asyncio.get_running_loop().create_task(self._send_pending())
 
-    def _distrusts(self) -> bool:
-        if time.monotonic() >= self._distrusts_until:
-            self._distrusts_until = 0.0
-        return bool(self._distrusts_until)
+    def _reads_nothing(self) -> bool:
+        if time.monotonic() >= self._no_reads_until:
+            self._no_reads_until = 0.0
+        return bool(self._no_reads_until)
 
-    async def _remove_pending(self) -> None:
-        """Remove snapshots that are pending as soon as Redis is back, until all are removed or have expired."""
+    async def _send_pending(self) -> None:
+        """Send pending invalidations as soon as Redis is back, until all are sent or have expired."""
         while self._pending:
             expired = self._forget_expired()
             by_ledger: dict[int, dict[str, int]] = {}
@@ -247,14 +265,14 @@ class Cache:
                 try:
                     await self._send(ledger_id, versions, {})
                 except RedisAwayError:
-                    # Of those that have expired there may be more than one step forgets: they wait for nobody.
+                    # More may have expired than one step forgets: go on at once.
                     await asyncio.sleep(0 if expired == PENDING_STEP_MAX else PENDING_RETRY_SECONDS)
                     break
                 for account_id, version in versions.items():
                     self._forget((ledger_id, account_id), version)
 
     def _forget_expired(self) -> int:
-        """Forget the first ones as far as they have expired, a bounded number; return how many."""
+        """Forget pending invalidations that have expired, at most PENDING_STEP_MAX, and return how many."""
         now = time.monotonic()
         names = [name for name, (_, expiry) in islice(self._pending.items(), PENDING_STEP_MAX) if expiry <= now]
         for name in names:
@@ -267,7 +285,7 @@ class Cache:
 
 
 def highest(pairs: Iterable[tuple[str, int | None]]) -> dict[str, int]:
-    """Return the highest version of each account in *pairs*; None counts as nothing."""
+    """Return the highest version of each account in *pairs* of account and version; None is no version."""
     versions: dict[str, int] = {}
     for account_id, version in pairs:
         if version is not None and version > versions.get(account_id, 0):

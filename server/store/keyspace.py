@@ -57,6 +57,8 @@ class Keyspace:
     timeline, with the tables it has. Nothing can be put in a database's place within a run, so what was stored in the
     present run holds. Whenever a connection is lost the run is in doubt, until a connection tells that it still lasts.
 
+    All names of a ledger share a slot of a cluster (the tag in braces), so one script may use them together.
+
     Attributes:
         run: The name of the run that was met last; empty before the first.
 
@@ -78,7 +80,7 @@ class Keyspace:
         return bool(self._database)
 
     def bucket(self, ledger_id: int, name: str) -> bytes:
-        """Return the key of a token bucket; all buckets of a ledger share a slot of a cluster."""
+        """Return the key of a token bucket."""
         return b"%b:b:{%x}:%b" % (self._database, ledger_id, name.encode())
 
     def addresses(self, family: str) -> tuple[bytes, bytes]:
@@ -88,11 +90,11 @@ class Keyspace:
 
     def snapshot(self, ledger_id: int, account_id: str) -> bytes:
         """Return the key of an account's snapshot; its value names the run it was read in."""
-        return b"%b:s:{%x:%b}" % (self._database, ledger_id, account_id.encode())
+        return b"%b:s:{%x}:%b" % (self._database, ledger_id, account_id.encode())
 
     def replay(self, ledger_id: int, key: str) -> bytes:
         """Return the key of a finished write's answer; it holds in the run it was given in."""
-        return b"%b:r:{%x:%b}:%b" % (self._database, ledger_id, key.encode(), self.run)
+        return b"%b:r:{%x}:%b:%b" % (self._database, ledger_id, key.encode(), self.run)
 
     def doubt(self, *_: object) -> None:
         """Take note that the database may have been replaced: a connection was lost, or it does not answer."""

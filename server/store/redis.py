@@ -1,7 +1,7 @@
 """
-Redis or Valkey: whatever waits leaves as one pipeline and answers within a deadline.
+One Redis or Valkey server: commands that wait are sent as one pipeline, which must be answered within a deadline.
 
-Nothing is sent twice, but for invalidations: they may be, so they are.
+A command without an answer is not sent again. Only an invalidation is: running it twice does no harm.
 """
 
 import asyncio
@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Protocol
 
 from redis.asyncio.connection import AbstractConnection
-from redis.exceptions import AskError, MovedError, NoScriptError, RedisError, ResponseError, TryAgainError
+from redis.exceptions import AskError, NoScriptError, RedisError, ResponseError, TryAgainError
 
 from server.store.breaker import Breaker
 from server.store.coalescer import Coalescer, QueueFullError
@@ -24,75 +24,89 @@ from server.telemetry.tallies import BatchTally
 # Seconds in which a whole flush must be answered, connecting included. A healthy one takes a millisecond; a caller
 # that waits longer is better served without Redis.
 FLUSH_SECONDS = 0.05
-# Seconds in which a probe may connect, name resolution and TLS included. A flush that has to connect gets no more than
-# its own deadline; where that is too short, the probe leaves its connection to the flushes.
+# Seconds in which a probe may connect, name resolution and TLS included. A flush that connects has only its own
+# deadline. Where that is too short, flushes use the connection that a probe has made.
 CONNECT_SECONDS = 0.25
-# Connections of a worker to one server: one flushes while the other's replies are read.
+# Connections of a worker to one server: one sends while replies are read from the other.
 CONNECTIONS_MAX = 2
 # Commands a flush: about 10 ms of Redis's time.
 FLUSH_COMMANDS_MAX = 1_000
 # Commands that may wait: 50 ms of work.
 QUEUE_MAX = 5_000
-# Times a settle is sent. A lost look-up costs a read of Postgres, a lost settle lets others read what is outdated: so
-# it outlasts a connection that has died, the discovery of a new server behind it, and one more accident.
-SETTLE_ATTEMPTS_MAX = 4
-# Seconds between them, with jitter: the server that has just dropped a connection is given a moment to be reached
-# again, and workers that lost it together do not come back together.
-SETTLE_PAUSE_SECONDS = 0.02
+# Times that an invalidation is sent. A lost look-up costs a read of Postgres; after a lost invalidation other workers
+# may read outdated snapshots. Four attempts outlast a dead connection, the discovery of a restart and one more loss.
+INVALIDATION_ATTEMPTS_MAX = 4
+# Seconds between attempts, with jitter: the server gets a moment to be reachable again, and workers that lost it at the
+# same time do not come back at the same time.
+INVALIDATION_PAUSE_SECONDS = 0.02
 
-# What a server says of one command or of its key; every other error is one of the server.
+# Beginnings of the errors that concern one command or its key. All other errors concern the server.
 _OF_ONE_COMMAND = ("WRONGTYPE", "user_script")
+# Answers of a cluster's server that does not have the key. redis-py's MovedError is an AskError.
+_ELSEWHERE = (AskError, TryAgainError)
 
 log = logging.getLogger(__name__)
 
 
 class RedisAwayError(Exception):
-    """Redis did not answer, or is known not to answer: nothing is known of the command."""
+    """Redis did not answer, or is known not to answer. The command may have been run."""
 
 
 class RedisRefusedError(RedisAwayError):
-    """Redis answered that it does not take the command now: the same one again would be refused again."""
+    """Redis refused the command, or is known not to answer. The same command would fail again a moment later."""
+
+
+class RedisElsewhereError(RedisRefusedError):
+    """The server belongs to a cluster and does not have all keys of the command. The command was not run."""
 
 
 class Redis(Protocol):
-    """One server or a cluster of them."""
-
-    # Whether one command may name keys of any kind together.
-    colocated: bool
+    """One server or a cluster. All keys of a ledger are on the same server (`keyspace.py`)."""
 
     @property
     def away(self) -> bool:
         """Whether it is known not to answer."""
 
-    @property
-    def trusted(self) -> bool:
-        """Whether snapshots may be read from all of it and stored there."""
+    def serves_snapshots(self, key: bytes) -> bool:
+        """Whether snapshots may be read from the server of *key*, and stored there."""
 
-    def submit(self, key: bytes, command: Command, *, trusting: bool = False) -> Awaitable[Any]:
+    def submit(self, key: bytes, command: Command) -> Awaitable[Any]:
         """
-        Send a command about *key*; the reply comes from what is returned, or RedisAwayError does.
+        Send a command whose keys share the slot of *key*, and return what gives the reply.
 
-        Args:
-            trusting: The command reads or stores a snapshot: it goes only to a server that is trusted with them.
+        Raises:
+            RedisAwayError: Here, or when the reply is awaited: there is no reply.
         """
 
-    async def settle(
+    async def invalidate(
         self, versions: Mapping[bytes, int], replays: Mapping[bytes, bytes], *, run: bytes, replay_seconds: int
     ) -> None:
         """
-        Remove snapshots older than *versions* or of another run than *run*, then store *replays*, both by their keys.
+        Remove snapshots that are older than *versions* or not of *run*, then store *replays*. All are of one ledger.
+
+        Args:
+            versions: By the key of the snapshot.
+
+            replays: By the key of the replay.
+
+            run: Of the database.
+
+            replay_seconds: Seconds for which the replays are kept.
+
+        Raises:
+            RedisAwayError: It was not done, or that is not known.
         """
 
     async def close(self) -> None:
         """Answer what waits, then close the connections."""
 
 
-def settle_command(
+def invalidate_command(
     versions: Mapping[bytes, int], replays: Mapping[bytes, bytes], run: bytes, replay_seconds: int
 ) -> Command:
-    """Return the command that does on one server what `Redis.settle` does."""
+    """Return the command that does what `Redis.invalidate` says, where one server has all the keys."""
     keys, values = [*versions, *replays], replays.values()
-    return script("settle").call(keys, len(versions), run, *versions.values(), replay_seconds, *values)
+    return script("invalidate").call(keys, len(versions), run, *versions.values(), replay_seconds, *values)
 
 
 class RedisServer:
@@ -102,14 +116,13 @@ class RedisServer:
     Args:
         url: redis://, rediss:// or unix://.
 
-        place: Host and port, instead of those of the address.
+        place: Host and port to use instead of those in the address.
 
-        newcomer: It has taken the place of another one.
+        flush_seconds: Seconds in which a flush must be answered.
+
+        took_over: The server has taken the slots of another one, and so counts as just started.
 
         tally: Counts the flushes.
-
-    Attributes:
-        probe_key: Is written by probes, since a server may answer and take no writes.
 
     Raises:
         ValueError, TypeError: The address has an option that there is not.
@@ -121,16 +134,14 @@ class RedisServer:
         place: tuple[str, int] | None = None,
         flush_seconds: float | None = None,
         *,
-        newcomer: bool = False,
+        took_over: bool = False,
         tally: BatchTally | None = None,
     ) -> None:
         name = "Redis" if place is None else f"Redis at {place[0]}:{place[1]}"
         self._flush_seconds = flush_seconds
-        self._connections = Connections(name, url, place, CONNECT_SECONDS, newcomer=newcomer)
-        self.host = self._connections.host
-        self.probe_key = PROBE
+        self._connections = Connections(name, url, place, CONNECT_SECONDS, took_over=took_over)
         self._closed = False
-        # Each command with the life of the server in which it was submitted.
+        # Each command with the epoch of the server in which it was submitted.
         self._coalescer: Coalescer[tuple[int, Command], Any] = Coalescer(
             self._flush,
             batch_max=FLUSH_COMMANDS_MAX,
@@ -141,37 +152,34 @@ class RedisServer:
         self.breaker = Breaker(name, self._ask)
         self._loop: asyncio.AbstractEventLoop | None = None
 
-    colocated = True
-
     @property
     def away(self) -> bool:
         """Whether it is known not to answer."""
         return self.breaker.open
 
-    @property
-    def trusted(self) -> bool:
+    def serves_snapshots(self, _key: bytes) -> bool:
         """Whether snapshots may be read from it and stored there."""
-        return self._connections.trusted
+        return self._connections.serves_snapshots
 
-    async def settle(
+    async def invalidate(
         self, versions: Mapping[bytes, int], replays: Mapping[bytes, bytes], *, run: bytes, replay_seconds: int
     ) -> None:
-        """Do all of it with one command."""
-        command = settle_command(versions, replays, run, replay_seconds)
-        await insist(lambda: self.submit(b"", command), lambda: self.away)
+        """Do what `Redis.invalidate` says with one command."""
+        command = invalidate_command(versions, replays, run, replay_seconds)
+        await send_until_answered(lambda: self.submit(b"", command))
 
-    def submit(self, _key: bytes, command: Command, *, trusting: bool = False) -> "asyncio.Future[Any]":
+    def submit(self, _key: bytes, command: Command) -> "asyncio.Future[Any]":
         """
         Put *command* in the next flush. The future gives its reply.
 
         Raises:
-            RedisAwayError: Here, or from the future: it is away, refuses, or is not to be trusted where it must be.
-            MovedError, AskError: From the future: another server of the cluster has the key.
+            RedisAwayError: Here, or from the future: it is away, or refuses.
+            RedisElsewhereError: From the future: another server of the cluster has the keys.
         """
-        if self.breaker.open or self._closed or (trusting and not self.trusted):
-            raise RedisAwayError
+        if self.breaker.open or self._closed:
+            raise RedisRefusedError
         try:
-            return self._coalescer.submit((self._connections.life, command))
+            return self._coalescer.submit((self._connections.epoch, command))
         except QueueFullError:
             raise RedisAwayError from None
 
@@ -183,7 +191,7 @@ class RedisServer:
         await self._connections.close()
 
     async def _ask(self) -> None:
-        """Return when it can be connected to and takes a write, both in time."""
+        """Connect and write a key: a server may answer and take no writes."""
         link = await self._connections.take()
         try:
             async with asyncio.timeout(CONNECT_SECONDS):
@@ -191,44 +199,47 @@ class RedisServer:
         except BaseException:
             await self._connections.drop(link)
             raise
-        reply = (await self._exchange([("SET", self.probe_key, b"", "PX", PROBE_MS)], link, None))[0]
-        # In a cluster the key may be elsewhere by now; that is an answer.
-        if _is_of_server(reply):
+        reply = (await self._exchange([("SET", PROBE, b"", "PX", PROBE_MS)], link, None))[0]
+        # A cluster's server that does not have the key has answered.
+        if isinstance(reply, ResponseError) and _is_of_server(reply):
             raise reply
 
     async def _flush(self, asked: list[tuple[int, Command]]) -> list[Any]:
         if self.breaker.open:
             raise RedisAwayError
-        # In one flush lives only grow: the first and the last tell of all.
-        lives = {asked[0][0], asked[-1][0]}
+        # Epochs only grow, so the first and the last command tell whether all have the same one.
+        epochs = {asked[0][0], asked[-1][0]}
         try:
-            replies = await self._exchange([command for _, command in asked], await self._connections.take(), lives)
+            replies = await self._exchange([command for _, command in asked], await self._connections.take(), epochs)
         except (RedisError, OSError, TimeoutError, ValueError) as error:
-            # A ValueError: what came is no text where there must be one.
+            # ValueError: a reply is not text where it must be.
             self.breaker.failed(error)
             raise RedisAwayError from error
-        refusals = [reply for reply in replies if _is_refusal(reply)]
-        if not refusals:
+        errors = [reply for reply in replies if isinstance(reply, ResponseError)]
+        if not errors:
             self.breaker.succeeded()
             return replies
-        # Out of memory, read-only, busy with a script: it is there, and of no use.
+        refusals = [error for error in errors if not isinstance(error, _ELSEWHERE)]
+        # Out of memory, read-only, or busy with a script: the server answers and is of no use.
         refused = next(filter(_is_of_server, refusals), None)
         if refused is not None:
             self.breaker.failed(refused)
-        else:
-            # What is quoted behind it may be a caller's.
+        elif refusals:
+            # What the server quotes may come from a caller.
             log.warning("Redis refuses a command: %s", str(refusals[0]).partition("'")[0])
-        return [RedisRefusedError() if _is_refusal(reply) else reply for reply in replies]
+        return [_failure(reply) if isinstance(reply, ResponseError) else reply for reply in replies]
 
-    async def _exchange(self, commands: list[Command], link: Link, lives: set[int] | None) -> list[Any]:
+    async def _exchange(self, commands: list[Command], link: Link, epochs: set[int] | None) -> list[Any]:
         """
         Send the commands and return their replies, errors of single commands among them.
 
         Args:
-            lives: Of the server, in which the commands were submitted; None where any will do.
+            epochs: In which the commands were submitted; None if they may be sent in any epoch.
 
         Raises:
-            RedisAwayError: The server has another life: what was asked for may not hold there. Nothing was sent.
+            RedisAwayError: The server was restarted since the commands were submitted. Nothing was sent.
+
+            RedisError, OSError, TimeoutError, ValueError: The server did not answer, or not as it must.
         """
         if self._loop is None:
             self._loop = asyncio.get_running_loop()
@@ -236,10 +247,10 @@ class RedisServer:
             async with Deadline(self._loop, self._flush_seconds or FLUSH_SECONDS):
                 await self._connections.open(link)
                 replies = None
-                if lives is None or lives == {link.life}:
+                if epochs is None or epochs == {link.epoch}:
                     replies = await _run(link.connection, commands)
         except BaseException:
-            # Replies may still be on their way: nobody must ever read them as the replies of something else.
+            # Replies may still arrive on this connection: nobody may read them as replies to other commands.
             await self._connections.drop(link)
             raise
         await self._connections.give_back(link)
@@ -249,40 +260,39 @@ class RedisServer:
 
 
 async def _run(connection: AbstractConnection, commands: list[Command]) -> list[Any]:
-    """Send the commands, those whose scripts the server has forgotten once more with their texts."""
+    """Send the commands. Those whose scripts the server does not know are sent again with the text of the script."""
     replies = await roundtrip(connection, commands)
     unknown = [n for n, reply in enumerate(replies) if isinstance(reply, NoScriptError)]
     if unknown:
-        # Its script cache was flushed. These were not run, so they may be sent again.
+        # They were not run, so they may be sent again.
         again = await roundtrip(connection, [with_text(commands[n]) for n in unknown])
         for n, reply in zip(unknown, again, strict=True):
             replies[n] = reply
     return replies
 
 
-async def insist(send: Callable[[], Awaitable[Any]], away: Callable[[], bool]) -> None:
+async def send_until_answered(send: Callable[[], Awaitable[Any]]) -> None:
     """
-    Send what may be sent twice, and once more when no answer came, until Redis is known to be away.
+    Call *send* until it gets an answer, a bounded number of times. What it sends may be run more than once.
 
     Raises:
-        RedisAwayError: It is, or refuses, or has not answered often enough.
+        RedisAwayError: Redis refuses, is known not to answer, or has not answered any attempt.
     """
-    for attempt in range(1, SETTLE_ATTEMPTS_MAX + 1):
+    for attempt in range(1, INVALIDATION_ATTEMPTS_MAX + 1):
         try:
             await send()
             return
         except RedisRefusedError:
             raise
         except RedisAwayError:
-            if attempt == SETTLE_ATTEMPTS_MAX or away():
+            if attempt == INVALIDATION_ATTEMPTS_MAX:
                 raise
-        await asyncio.sleep(SETTLE_PAUSE_SECONDS * random.uniform(0.5, 1.0))  # noqa: S311 -- jitter, not a secret
+        await asyncio.sleep(INVALIDATION_PAUSE_SECONDS * random.uniform(0.5, 1.0))  # noqa: S311 -- jitter, not a secret
 
 
-def _is_refusal(reply: object) -> bool:
-    # That a slot has moved is an answer, for the cluster's client to follow.
-    return isinstance(reply, ResponseError) and not isinstance(reply, MovedError | AskError)
+def _failure(error: ResponseError) -> RedisAwayError:
+    return RedisElsewhereError() if isinstance(error, _ELSEWHERE) else RedisRefusedError()
 
 
-def _is_of_server(reply: object) -> bool:
-    return _is_refusal(reply) and not isinstance(reply, TryAgainError) and not str(reply).startswith(_OF_ONE_COMMAND)
+def _is_of_server(error: ResponseError) -> bool:
+    return not isinstance(error, _ELSEWHERE) and not str(error).startswith(_OF_ONE_COMMAND)

@@ -1,206 +1,217 @@
-"""Redis Cluster: each command goes to the server that holds its key's slot, and follows when the slot has moved."""
+"""
+Redis Cluster: redis-py tells which server has which slot, and a `RedisServer` talks to each of them.
+
+All keys of a ledger share a slot (`keyspace.py`), so each command goes to one server.
+"""
 
 import asyncio
 import logging
-import random
-import time
 from collections.abc import Mapping
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
-from redis.crc import REDIS_CLUSTER_HASH_SLOTS, key_slot
-from redis.exceptions import AskError, MovedError, ResponseError
+from redis.asyncio import RedisCluster
+from redis.asyncio.cluster import ClusterNode
+from redis.cluster import PRIMARY
+from redis.crc import key_slot
+from redis.exceptions import RedisClusterException
 
-from server.store.keyspace import PROBE
-from server.store.redis import FLUSH_SECONDS, Redis, RedisAwayError, RedisServer, insist, settle_command
+from server.store.redis import (
+    CONNECT_SECONDS,
+    Redis,
+    RedisAwayError,
+    RedisElsewhereError,
+    RedisRefusedError,
+    RedisServer,
+    invalidate_command,
+    send_until_answered,
+)
 from server.store.redis_connections import Command
 from server.store.scripts import with_text
 from server.telemetry.tallies import BatchTally
 
-# Seconds between looks at the topology while commands meet moved slots or servers that are away.
-LOOK_SECONDS = 0.5
-# Servers that one command may be sent to: the one that is known, the one that has the slot, the one that gets it.
-HOPS_MAX = 4
-# Keys among which each server's probe finds one of its own. A server with so few slots that none is there is asked for
-# a key of another, whose answer tells that it is there, though not that it takes writes.
-PROBE_KEYS = 128
+# Seconds from one reading of the topology to the next, while commands meet moved slots or servers that are away.
+TOPOLOGY_SECONDS = 0.5
+# Seconds that one reading may take: the servers are asked in turn until one answers. No request waits for that.
+TOPOLOGY_DEADLINE_SECONDS = 2.0
+# Seconds that the invalidations of one batch of postings may take while their slot is being moved: connections are
+# made, and hundreds of keys are sent one after the other.
+MOVING_SECONDS = 0.5
 
 log = logging.getLogger(__name__)
 
 
-class RedisCluster:
+class ClusterClient:
     """
     A cluster, known by one of its addresses.
 
     Args:
         url: redis:// or rediss://, with the address of any server of it.
-    """
 
-    colocated = False
+        flush_seconds: Seconds in which one server must answer a flush.
+
+        tally: Counts the flushes of all servers.
+
+    Raises:
+        ValueError, TypeError: The address has an option that a cluster does not have.
+    """
 
     def __init__(self, url: str, flush_seconds: float | None = None, tally: BatchTally | None = None) -> None:
         self._url = url
+        self._flush_seconds = flush_seconds
         self._tally = tally
-        self._flush_seconds = flush_seconds or FLUSH_SECONDS
-        # Kept apart from the servers it tells of: where all of them have moved, its name may still lead to one.
-        self._seed = RedisServer(url, None, flush_seconds, tally=tally)
+        try:
+            self._redis_py()
+        except RedisClusterException as error:
+            raise ValueError(str(error)) from None
+        # redis-py checks some options only when it connects; this checks them now.
+        RedisServer(url)
+        # The primaries, by host and port and by slot.
         self._servers: dict[tuple[str, int], RedisServer] = {}
-        self._slots: list[RedisServer | None] = [None] * REDIS_CLUSTER_HASH_SLOTS
-        self._look: asyncio.Task[None] | None = None
-        self._look_due = 0.0
-        self._believed = False
-        self._closing: set[asyncio.Task[None]] = set()
-        self._closed = False
+        self._slots: dict[int, RedisServer] = {}
+        self._reader: asyncio.Task[None] | None = None
+        # Set when the topology has to be read again.
+        self._outdated = asyncio.Event()
+        # Whether the last reading of the topology failed.
+        self._lost = False
+        self._moving = asyncio.Lock()
 
     @property
     def away(self) -> bool:
         """Whether no server is known to answer."""
-        return self._seed.away and all(server.away for server in self._servers.values())
+        return all(server.away for server in self._servers.values()) if self._servers else self._lost
 
-    @property
-    def trusted(self) -> bool:
-        """Whether snapshots may be read from every server that is known, and stored there."""
-        return bool(self._servers) and all(server.trusted for server in self._servers.values())
+    def serves_snapshots(self, key: bytes) -> bool:
+        """Whether snapshots may be read from the server of *key*, and stored there."""
+        server = self._slots.get(key_slot(key))
+        return server is not None and server.serves_snapshots(key)
 
-    async def submit(self, key: bytes, command: Command, *, trusting: bool = False) -> Any:
+    async def submit(self, key: bytes, command: Command) -> Any:
         """
-        Send a command to the server of *key*, and to others as long as the answer is that they have it.
+        Send a command to the server that is known to have the slot of *key*, and to no other.
 
         Raises:
-            RedisAwayError: The server that has the key does not answer, or is not to be trusted where it must be, or
-                none is known to have it.
+            RedisAwayError: That server does not answer or refuses, or none is known yet.
+            RedisElsewhereError: The slot has moved or is being moved.
         """
-        slot = key_slot(key)
-        server = self._slots[slot] or await self._find(slot)
-        asking = False
-        for _ in range(HOPS_MAX):
-            try:
-                if not asking:
-                    return await server.submit(key, command, trusting=trusting)
-                return await _ask_and_send(server, key, command, trusting=trusting)
-            except MovedError as error:
-                asking = False
-                server = self._slots[slot] = self._known(error.host or server.host, error.port)
-                self._look_again()
-            except AskError as error:
-                # The slot is being moved, and this key has been or does not exist yet.
-                asking = True
-                server = self._known(error.host or server.host, error.port)
-            except RedisAwayError:
-                self._look_again()
-                raise
-        raise RedisAwayError
+        if self._reader is None:
+            self._reader = asyncio.get_running_loop().create_task(self._keep_reading())
+        try:
+            server = self._slots.get(key_slot(key))
+            if server is None:
+                raise RedisRefusedError
+            return await server.submit(key, command)
+        except RedisAwayError:
+            self._outdated.set()
+            raise
 
-    async def settle(
+    async def invalidate(
         self, versions: Mapping[bytes, int], replays: Mapping[bytes, bytes], *, run: bytes, replay_seconds: int
     ) -> None:
-        """Do it with a command a key; only when all snapshots are gone, store *replays*."""
-        removals = {key: settle_command({key: version}, {}, run, replay_seconds) for key, version in versions.items()}
-        await asyncio.gather(*(self._settle(key, command) for key, command in removals.items()))
-        answers = {key: settle_command({}, {key: replay}, run, replay_seconds) for key, replay in replays.items()}
-        await asyncio.gather(*(self._settle(key, command) for key, command in answers.items()))
+        """Do what `Redis.invalidate` says with one command, or with one for each key when the slot moves."""
+        command = invalidate_command(versions, replays, run, replay_seconds)
+        try:
+            await send_until_answered(lambda: self.submit(next(iter((*versions, *replays))), command))
+        except RedisElsewhereError:
+            removals = [
+                invalidate_command({key: version}, {}, run, replay_seconds) for key, version in versions.items()
+            ]
+            await self._find_and_send(removals)
+            # Only now: what replays tell callers must not be newer than a snapshot.
+            stored = [invalidate_command({}, {key: replay}, run, replay_seconds) for key, replay in replays.items()]
+            await self._find_and_send(stored)
 
     async def close(self) -> None:
         """Answer what waits, then close the connections."""
-        self._closed = True
-        if self._look is not None:
-            self._look.cancel()
-            await asyncio.gather(self._look, return_exceptions=True)
-        for server in (self._seed, *self._servers.values()):
+        if self._reader is not None:
+            self._reader.cancel()
+            await asyncio.gather(self._reader, return_exceptions=True)
+        for server in self._servers.values():
             await server.close()
-        await asyncio.gather(*self._closing)
 
-    async def _settle(self, key: bytes, command: Command) -> None:
-        def away() -> bool:
-            server = self._slots[key_slot(key)]
-            return server is None or server.away
-
-        await insist(lambda: self.submit(key, command), away)
-
-    async def _find(self, slot: int) -> RedisServer:
-        """Return the server of a slot that none is known for, if the topology tells in time."""
-        look = self._look_again()
-        if look is not None:
-            await asyncio.wait([look], timeout=self._flush_seconds)
-        server = self._slots[slot]
-        if server is None:
-            raise RedisAwayError
-        return server
-
-    def _look_again(self) -> "asyncio.Task[None] | None":
-        """Look at the topology, unless that was done a moment ago; return the look that is under way."""
-        now = time.monotonic()
-        if self._look is not None and not self._look.done():
-            return self._look
-        if now < self._look_due or self._closed:
-            return None
-        self._look_due = now + LOOK_SECONDS
-        self._look = asyncio.get_running_loop().create_task(self._learn())
-        return self._look
-
-    async def _learn(self) -> None:
-        """Ask the servers, one after the other, which slots are where, and believe the first that answers."""
-        # In any order: one that has fallen behind the others must not be believed every time.
-        servers = random.sample([*self._servers.values()], len(self._servers))
-        for server in (*servers, self._seed):
-            try:
-                self._believe(await server.submit(b"", ("CLUSTER", "SLOTS")), server)
-            except (RedisAwayError, ResponseError):
-                continue
-            except (ValueError, TypeError, AttributeError, IndexError):
-                log.warning("a server of the cluster tells its topology in a way that is not understood")
-                continue
-            return
-
-    def _believe(self, ranges: list[Any], teller: RedisServer) -> None:
+    async def _find_and_send(self, commands: list[Command]) -> None:
         """
-        Replace what is known by the reply to CLUSTER SLOTS.
+        Let redis-py send commands with one key each, one after the other, and follow keys that move.
 
         Raises:
-            ValueError, TypeError, AttributeError, IndexError: It is none, or tells nothing; nothing is replaced.
+            RedisAwayError: Not all of them were answered.
         """
-        if not ranges:
-            raise ValueError
-        read = []
-        for first, last, (host, port, *_), *_ in ranges:
-            # A server that does not know its own name leaves it out.
-            read.append((int(first), int(last), (host.decode() if host else teller.host, int(port))))
-        self._slots = [None] * REDIS_CLUSTER_HASH_SLOTS
-        for first, last, place in read:
-            server = self._known(*place)
-            self._slots[first : last + 1] = [server] * (last + 1 - first)
-        self._believed = True
-        for number in range(PROBE_KEYS):
-            key = b"%b:{%x}" % (PROBE, number)
-            holder = self._slots[key_slot(key)]
-            if holder is not None:
-                holder.probe_key = key
-        for place in self._servers.keys() - {place for _, _, place in read}:
-            closing = asyncio.get_running_loop().create_task(self._servers.pop(place).close())
-            self._closing.add(closing)
-            closing.add_done_callback(self._closing.discard)
+        if not commands:
+            return
+        failed: Exception | None = None
+        try:
+            # redis-py sends ASKING and the command over the same connection only while nobody else uses the client
+            # and it has no other connection.
+            async with asyncio.timeout(MOVING_SECONDS), self._moving, self._redis_py(*self._servers) as cluster:
+                for command in commands:
+                    try:
+                        await cluster.execute_command(*with_text(command))
+                    except Exception as error:
+                        # Also AttributeError: redis-py does not know a server that is getting its first slot. The
+                        # other keys may be where they are read.
+                        failed = error
+        except Exception as error:
+            failed = error
+        if failed is not None:
+            log.debug("keys of a moving slot could not be invalidated: %s", type(failed).__name__)
+            raise RedisAwayError from failed
 
-    def _known(self, host: str, port: int) -> RedisServer:
-        if self._closed:
-            raise RedisAwayError
-        server = self._servers.get((host, port))
-        if server is None:
-            # One that was not there at first may have been promoted, and know less than the one it follows.
-            server = self._servers[host, port] = RedisServer(
-                self._url, (host, port), self._flush_seconds, newcomer=self._believed, tally=self._tally
+    def _redis_py(self, *places: tuple[str, int]) -> RedisCluster:
+        """
+        Return a client of redis-py, not connected yet, that asks the servers at *places* for the topology.
+
+        Raises:
+            RedisClusterException, ValueError, TypeError: The address has an option that a cluster does not have.
+        """
+        return RedisCluster.from_url(
+            self._url,
+            # The host in the address is asked as well: its name may lead to a server after all of these are gone.
+            startup_nodes=[ClusterNode(*place) for place in places],
+            dynamic_startup_nodes=False,
+            # The other slots can be used when nobody has one.
+            require_full_coverage=False,
+            max_connections=1,
+            protocol=2,
+            socket_timeout=CONNECT_SECONDS,
+            socket_connect_timeout=CONNECT_SECONDS,
+        )
+
+    async def _keep_reading(self) -> None:
+        """Read the topology, and again whenever a command meets a server that is away or no longer has the slot."""
+        while True:
+            self._outdated.clear()
+            try:
+                async with asyncio.timeout(TOPOLOGY_DEADLINE_SECONDS):
+                    await self._read()
+                self._lost = False
+            except Exception as error:
+                # Any error: redis-py does not check what the server answers.
+                if not self._lost:
+                    log.warning("the topology of the Redis cluster could not be read: %s", type(error).__name__)
+                self._lost = True
+                self._outdated.set()
+            await asyncio.sleep(TOPOLOGY_SECONDS)
+            await self._outdated.wait()
+
+    async def _read(self) -> None:
+        topology = self._redis_py(*self._servers).nodes_manager
+        try:
+            # The client's own `initialize` would also read the list of all commands.
+            await topology.initialize()
+        finally:
+            await topology.aclose("startup_nodes")
+        places = {node.name: (node.host, int(node.port)) for node in topology.get_nodes_by_server_type(PRIMARY)}
+        gone = self._servers.keys() - set(places.values())
+        # A primary that was not there at first may be a promoted replica that has missed invalidations.
+        took_over = bool(self._servers)
+        for place in set(places.values()) - self._servers.keys():
+            self._servers[place] = RedisServer(
+                self._url, place, self._flush_seconds, took_over=took_over, tally=self._tally
             )
-        return server
-
-
-async def _ask_and_send(server: RedisServer, key: bytes, command: Command, *, trusting: bool) -> Any:
-    """Send a command about a key of a slot that the server is only about to get."""
-    # Both in one tick, so in one flush, the one behind the other. With the script's text: a server that does not know
-    # the script would have to be asked again.
-    replies = (
-        server.submit(key, ("ASKING",), trusting=trusting),
-        server.submit(key, with_text(command), trusting=trusting),
-    )
-    return (await asyncio.gather(*replies))[1]
+        owners = {name: self._servers[place] for name, place in places.items()}
+        self._slots = {slot: owners[nodes[0].name] for slot, nodes in topology.slots_cache.items()}
+        for place in gone:
+            await self._servers.pop(place).close()
 
 
 def connect(url: str, flush_seconds: float | None = None, tally: BatchTally | None = None) -> Redis:
@@ -208,7 +219,7 @@ def connect(url: str, flush_seconds: float | None = None, tally: BatchTally | No
     Return the client of an address; one that ends in `?cluster=true` is that of a cluster.
 
     Args:
-        flush_seconds: In which a whole flush must be answered.
+        flush_seconds: Seconds in which a whole flush must be answered.
 
         tally: Counts the flushes.
 
@@ -217,7 +228,7 @@ def connect(url: str, flush_seconds: float | None = None, tally: BatchTally | No
     """
     plain, of_cluster = split_address(url)
     if of_cluster:
-        return RedisCluster(plain, flush_seconds, tally)
+        return ClusterClient(plain, flush_seconds, tally)
     return RedisServer(plain, None, flush_seconds, tally=tally)
 
 

@@ -1,4 +1,9 @@
-"""The connections of a worker to one Redis or Valkey, and what they tell of the server behind them."""
+"""
+The connections of a worker to one Redis or Valkey server, and its restarts.
+
+The time between two restarts of the server is an epoch. A server that was just started is in quarantine: no snapshots
+are read from it or stored there (docs/decisions/0011).
+"""
 
 import asyncio
 import itertools
@@ -17,37 +22,37 @@ from server.store.keyspace import SNAPSHOT_MS
 
 Command = tuple[bytes | str | int, ...]
 
-# Seconds that a server must have been up before snapshots are read from it: as long as one lives. By then every worker
-# has noticed that it was away, and what it brought back from a disk or from another server has expired.
+# Seconds that a server must have been up before snapshots are read from it: the lifetime of a snapshot. By then every
+# worker has noticed the restart, and snapshots that the server loaded from a disk or another server have expired.
 QUARANTINE_SECONDS = SNAPSHOT_MS / 1_000
-# Seconds by which a server may seem older than it is: it counts whole seconds of a clock, at both ends.
+# Seconds by which the uptime may be too long: it is the difference of two instants in whole seconds.
 UPTIME_ERROR_SECONDS = 1
 
-# Told apart by these, the replies of one pipeline are never taken for those of another.
+# One for each pipeline: its replies are never taken for those of another one.
 _marks = itertools.count(1)
 
 log = logging.getLogger(__name__)
 
 
 class ConfusedError(RedisError):
-    """The replies are not the ones of these commands."""
+    """The replies do not belong to these commands."""
 
 
 class Link:
     """
-    A connection, and in which life of the server it was made.
+    A connection to the server.
 
     Attributes:
-        life: None until it is connected.
+        epoch: Of the server when the connection was made; None until then.
 
-        transport: Of the connection made last, which redis-py lets go of by itself when it fails.
+        transport: Of the last connection made; redis-py forgets it when the connection fails.
     """
 
-    __slots__ = ("connection", "life", "transport")
+    __slots__ = ("connection", "epoch", "transport")
 
     def __init__(self, connection: AbstractConnection) -> None:
         self.connection = connection
-        self.life: int | None = None
+        self.epoch: int | None = None
         self.transport: asyncio.WriteTransport | None = None
 
 
@@ -55,67 +60,65 @@ class Connections:
     """
     The connections to one server.
 
-    Whether its snapshots may be read is a matter of its *lives*: a server that was started, or another one at the same
-    address, is met by the first connection made to it, which asks for its name before anything else.
+    Each new connection first asks for the server's run id. Another run id than before tells that the server was
+    restarted, or that another one answers at its address.
 
     Args:
         name: Of the server, for the log.
 
         url: redis://, rediss:// or unix://.
 
-        place: Host and port, instead of those of the address.
+        place: Host and port to use instead of those in the address.
 
-        connect_seconds: In which a connection must be made.
+        connect_seconds: Seconds in which a connection must be made.
 
-        newcomer: The server has taken the place of another one, so it counts as just started.
+        took_over: The server has taken the slots of another one, and so counts as just started.
 
     Attributes:
-        life: Counts the servers met, less one. What was decided in one life must not be done in another.
+        epoch: Number of restarts that were noticed. A command that was submitted in one epoch is not sent in another.
 
     Raises:
         ValueError, TypeError: The address has an option that there is not.
     """
 
     def __init__(
-        self, name: str, url: str, place: tuple[str, int] | None, connect_seconds: float, *, newcomer: bool
+        self, name: str, url: str, place: tuple[str, int] | None, connect_seconds: float, *, took_over: bool
     ) -> None:
         options: dict[str, Any] = dict(parse_url(url))
         if place is not None:
             options["host"], options["port"] = place
-        self.host = str(options.get("host", "localhost"))
-        self.life = 0
+        self.epoch = 0
         self._name = name
-        self._newcomer = newcomer
+        self._took_over = took_over
         self._connection_class: type[AbstractConnection] = options.pop("connection_class", Connection)
         self._options = {
             **options,
             "protocol": 2,
             "retry": Retry(NoBackoff(), 0),
-            # One deadline a pipeline is ours; a time-out a reply would cost as much as the rest of the path.
+            # A pipeline has one deadline of ours. A timeout for each reply would cost as much as all the rest.
             "socket_timeout": None,
             "socket_connect_timeout": connect_seconds,
             "maint_notifications_config": MaintNotificationsConfig(enabled=False),
         }
-        # Made at once, though not connected: an option that there is not is found before anybody waits.
+        # Made now, though not connected, so that a wrong option is found now.
         self._idle = [Link(self._connection_class(**self._options))]
         self._run_id = b""
-        self._grown_up = False
-        # When it will have been up for long enough, in the loop's time; None until it was met.
-        self._young_until: float | None = None
+        self._quarantine_is_over = False
+        # In the loop's time; None until the first connection was made.
+        self._quarantine_until: float | None = None
 
     @property
-    def trusted(self) -> bool:
+    def serves_snapshots(self) -> bool:
         """Whether snapshots may be read from the server and stored there."""
-        if not self._grown_up and self._young_until is not None:
-            self._grown_up = asyncio.get_running_loop().time() >= self._young_until
-        return self._grown_up
+        if not self._quarantine_is_over and self._quarantine_until is not None:
+            self._quarantine_is_over = asyncio.get_running_loop().time() >= self._quarantine_until
+        return self._quarantine_is_over
 
     async def take(self) -> Link:
-        """Return one on which nothing is under way; it may have to be opened first."""
+        """Return a connection that nobody uses; the caller has to `open` it."""
         while self._idle:
             link = self._idle.pop()
-            # The server closes what was idle for long, and says things that nobody asked for: nothing has been sent
-            # on this one yet, so another one does.
+            # The server has closed it, or has sent something that nobody asked for. Another connection will do.
             if not link.connection.is_connected or not await link.connection.can_read():
                 return link
             await link.connection.disconnect(nowait=True)
@@ -123,70 +126,72 @@ class Connections:
 
     async def open(self, link: Link) -> None:
         """
-        Connect, unless it is connected, and find out who answers.
+        Connect, unless it is connected, and find out whether the server was restarted.
 
         Raises:
-            RedisError, OSError, ValueError: It cannot be connected, or is of no use.
+            RedisError, OSError, ValueError: It cannot be connected, or the server is of no use now.
         """
-        if link.connection.is_connected and link.life is not None:
+        if link.connection.is_connected and link.epoch is not None:
             return
         await link.connection.connect()  # type: ignore[no-untyped-call]  # of redis-py
         writer = link.connection._writer
         link.transport = None if writer is None else writer.transport
         (reply,) = await roundtrip(link.connection, [("INFO", "server")])
-        await self._meet(*_identity(reply))
-        link.life = self.life
+        await self._note_run(*_identity(reply))
+        link.epoch = self.epoch
 
     async def give_back(self, link: Link) -> None:
-        """Keep one on which nothing is under way for the next who takes one."""
-        if link.life == self.life:
+        """Keep a connection for the next use; all its replies have been read."""
+        if link.epoch == self.epoch:
             self._idle.append(link)
         else:
             await link.connection.disconnect(nowait=True)
 
     async def drop(self, link: Link) -> None:
-        """Close one that has failed, and all that are idle: what ended this one has most likely ended them."""
+        """Close a connection that has failed, and the idle ones: most likely they have failed too."""
         if link.transport is not None:
-            # Closed in order, it would stay for as long as a server that hangs does not take what was sent.
+            # An orderly close would wait for a server that hangs to read what was sent.
             link.transport.abort()
         await link.connection.disconnect(nowait=True)
         await self.close()
 
     async def close(self) -> None:
-        """Close all that are idle."""
+        """Close the idle connections."""
         idle, self._idle = self._idle, []
         for link in idle:
             await link.connection.disconnect(nowait=True)
 
-    async def _meet(self, run_id: bytes, uptime: int) -> None:
-        """Note who answers a new connection."""
-        first = self._young_until is None
+    async def _note_run(self, run_id: bytes, uptime: int) -> None:
+        """Take note of the server's run id, and of its uptime in seconds; another run id begins an epoch."""
+        first = self._quarantine_until is None
         if not first and run_id == self._run_id:
             return
-        # The uptime of one that has taken another's place says nothing: a replica has long been up.
-        age = max(uptime - UPTIME_ERROR_SECONDS, 0) if first and not self._newcomer else 0
+        # The uptime of a server that took over says nothing: as a replica it has long been up.
+        age = max(uptime - UPTIME_ERROR_SECONDS, 0) if first and not self._took_over else 0
         self._run_id = run_id
-        self._grown_up = False
-        self._young_until = asyncio.get_running_loop().time() + QUARANTINE_SECONDS - age
+        self._quarantine_is_over = False
+        self._quarantine_until = asyncio.get_running_loop().time() + QUARANTINE_SECONDS - age
         if not run_id:
-            # A restart of it could not be noticed.
-            self._young_until = math.inf
-            log.warning("%s does not say who it is (INFO server): no accounts are read from it", self._name)
+            # A restart would not be noticed.
+            self._quarantine_until = math.inf
+            log.warning("%s does not tell its run id (INFO server): no accounts are read from it", self._name)
         if not first:
-            self.life += 1
-            log.warning("%s was started anew: no accounts are read from it for a while", self._name)
+            self.epoch += 1
+            log.warning("%s was restarted: no accounts are read from it for a while", self._name)
             await self.close()
 
 
 def _identity(reply: object) -> tuple[bytes, int]:
     """
-    Return the name of a server's run, empty where it is not told, and the seconds since its start.
+    Return the run id of a server, empty if it does not tell it, and the seconds since its start.
 
     Raises:
-        ResponseError: It is of no use now.
+        ResponseError: The server is of no use now.
+
+        ConfusedError: The reply belongs to another command.
     """
     if isinstance(reply, ResponseError):
-        # By its rules or by its name the command is not there. Whatever else it may say is about the server.
+        # The user may not run INFO, or it was renamed. Every other error is one of the server.
         if isinstance(reply, NoPermissionError) or "unknown command" in str(reply).lower():
             return b"", 0
         raise reply
@@ -199,10 +204,10 @@ def _identity(reply: object) -> tuple[bytes, int]:
 
 async def roundtrip(connection: AbstractConnection, commands: list[Command]) -> list[Any]:
     """
-    Send the commands and a mark behind them, and return their replies, errors of single commands among them.
+    Send the commands and a last one with a mark, and return the replies, errors of single commands among them.
 
     Raises:
-        ConfusedError: The reply in the place of the mark's is another: there were more or fewer than commands.
+        ConfusedError: The last reply is not the mark: there were more or fewer replies than commands.
     """
     mark = b"%x" % next(_marks)
     packed = [hiredis.pack_command(command) for command in commands]  # type: ignore[arg-type]  # of any length

@@ -10,7 +10,7 @@ from server.store.redis_connections import Command
 
 
 class Script(NamedTuple):
-    """A Lua script: its text and the name Redis knows it by."""
+    """A Lua script: its text, and its SHA-1 by which EVALSHA calls it."""
 
     text: str
     sha: str
@@ -24,14 +24,14 @@ class Script(NamedTuple):
 def script(name: str) -> Script:
     """Return the script `lua/<name>.lua`."""
     text = (Path(__file__).parent / "lua" / f"{name}.lua").read_text(encoding="utf-8")
-    return Script(text, sha1(text.encode()).hexdigest())  # noqa: S324 -- the name Redis gives it, no secret
+    return Script(text, sha1(text.encode()).hexdigest())  # noqa: S324 -- its name in Redis, no secret
 
 
 @cache
 def _texts() -> dict[str, str]:
-    return {found.sha: found.text for found in map(script, ("gate", "address", "settle", "fill", "read"))}
+    return {found.sha: found.text for found in map(script, ("gate", "address", "invalidate", "fill"))}
 
 
 def with_text(command: Command) -> Command:
-    """Return a command that runs a script as one that brings the script along."""
+    """Return EVAL with the script's text in place of EVALSHA; any other command as it is."""
     return ("EVAL", _texts()[str(command[1])], *command[2:]) if command[0] == "EVALSHA" else command

@@ -13,20 +13,28 @@ same history goes on in it or an older copy was put back, so a later instant is 
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from tests.cache.scripts import ALL, Rules, Value, fill, look_up, seen
+from tests.cache.scripts import ALL, Rules, Value, fill, invalidate, look_up
 
 Instant = tuple[int, int]
 
 
 class Writer(NamedTuple):
-    """A caller that posts once, and again after a crash. Steps: commit, settle, acknowledged."""
+    """
+    A caller that posts once, and again after a crash. Steps: commit, then invalidate and acknowledge.
+
+    Had it been acknowledged later, less would be due meanwhile: so that is no step of its own.
+    """
 
     step: str = "new"
     instant: Instant = (0, 0)
 
 
 class Reader(NamedTuple):
-    """A client that reads some times. `floor` is the least version its present read may show."""
+    """
+    A client that reads some times. `floor` is the least version its present read may show.
+
+    A read begins when it looks up: had it begun before, less would be due.
+    """
 
     reads_left: int
     step: str = "idle"
@@ -38,15 +46,19 @@ class Reader(NamedTuple):
     life: int = 0
 
 
+# A writer that has been answered.
+DONE = Writer("done")
+
+
 class Worker(NamedTuple):
     """
-    A process of the service: whether it reaches Redis, which life of it it has met, the version it owes, and which run
-    of Postgres it has met.
+    A process of the service: whether it reaches Redis, which life of it it has met, the version whose invalidation is
+    pending, and which run of Postgres it has met.
     """
 
     reaches: bool = True
     life: int = 0
-    owed: int = 0
+    pending: int = 0
     run: int = 0
 
 
@@ -119,6 +131,9 @@ def steps(state: State, rules: Rules) -> Iterator[State]:
     Raises:
         Violation: A step shows a client something too old.
     """
+    if not any(reader.reads_left for reader in state.readers):
+        # Nobody is shown anything any more.
+        return
     yield from _accidents(state, rules)
     count = len(state.workers)
     for number in range(count):
@@ -159,9 +174,9 @@ def _worker(state: State, number: int) -> Iterator[State]:
     if not worker.reaches:
         if state.redis.up:
             yield _with_worker(state, number, worker._replace(reaches=True, life=state.redis.life))
-    elif worker.owed:
-        redis = state.redis._replace(value=seen(state.redis.value, worker.owed, worker.run))
-        yield _with_worker(state._replace(redis=redis), number, worker._replace(owed=0))
+    elif worker.pending:
+        redis = state.redis._replace(value=invalidate(state.redis.value, worker.pending, worker.run))
+        yield _with_worker(state._replace(redis=redis), number, worker._replace(pending=0))
     elif state.cuts_left:
         cut = worker._replace(reaches=False)
         yield _with_worker(state._replace(cuts_left=state.cuts_left - 1), number, cut)
@@ -182,8 +197,7 @@ def _write(state: State, writer: Writer, number: int, rules: Rules) -> Iterator[
         version = state.committed + 1
         yield _met(state._replace(committed=version), number), Writer("committed", (state.run, version))
     elif writer.step == "committed":
-        settled = _told(state, number, version, rules) if rules.settle_after_commit else state
-        yield settled, writer._replace(step="settled")
+        yield _acknowledged(state, number, writer.instant, invalidates=rules.invalidate_after_commit, rules=rules), DONE
         # The worker dies with its answer; the caller sends the same key again.
         yield state, writer._replace(step="retries")
     elif writer.step == "retries":
@@ -191,35 +205,35 @@ def _write(state: State, writer: Writer, number: int, rules: Rules) -> Iterator[
             # The copy that was put back does not have it.
             yield state, Writer()
             return
-        # The key is found bound: what it is answered is settled like a first answer.
-        met = _met(state, number)
-        settled = _told(met, number, version, rules) if rules.settle_on_replay else met
-        yield settled, Writer("settled", (state.run, version))
-    elif writer.step == "settled":
-        acknowledged = max(state.acknowledged, writer.instant)
-        yield state._replace(acknowledged=acknowledged), writer._replace(step="done")
+        # The key is found bound: its answer invalidates like a first one.
+        met, instant = _met(state, number), (state.run, version)
+        yield _acknowledged(met, number, instant, invalidates=rules.invalidate_on_replay, rules=rules), DONE
 
 
-def _told(state: State, number: int, version: int, rules: Rules) -> State:
-    """Tell the cache that a version is about to be shown, or owe it."""
+def _acknowledged(state: State, number: int, instant: Instant, *, invalidates: bool, rules: Rules) -> State:
+    """Answer a writer, once older snapshots are removed."""
+    told = _invalidated(state, number, instant[1], rules) if invalidates else state
+    return told._replace(acknowledged=max(state.acknowledged, instant))
+
+
+def _invalidated(state: State, number: int, version: int, rules: Rules) -> State:
+    """Remove what is older than a version about to be shown; where Redis is not reached, that is pending."""
     worker = state.workers[number]
     if worker.reaches:
-        value = seen(state.redis.value, version, worker.run, rules)
+        value = invalidate(state.redis.value, version, worker.run, rules)
         return state._replace(redis=state.redis._replace(value=value))
-    return _with_worker(state, number, worker._replace(owed=max(worker.owed, version)))
+    return _with_worker(state, number, worker._replace(pending=max(worker.pending, version)))
 
 
 def _read(state: State, reader: Reader, number: int, rules: Rules) -> Iterator[tuple[State, Reader]]:
     if reader.step == "idle" and reader.reads_left:
-        yield state, reader._replace(step="asks", floor=max(state.acknowledged, reader.shown))
-    elif reader.step == "asks":
-        yield _look_up(state, reader, number, rules)
+        yield _look_up(state, reader._replace(floor=max(state.acknowledged, reader.shown)), number, rules)
     elif reader.step in ("lease", "busy"):
         yield _met(state, number), reader._replace(step=f"{reader.step} read", instant=(state.run, state.committed))
     elif reader.step == "lease read":
         yield _fill(state, reader, number, rules), _show(reader, reader.instant)
     elif reader.step == "busy read":
-        told = _told(state, number, reader.instant[1], rules) if rules.say_seen_when_busy else state
+        told = _invalidated(state, number, reader.instant[1], rules) if rules.invalidate_when_busy else state
         yield told, _show(reader, reader.instant)
 
 
@@ -227,7 +241,7 @@ def _look_up(state: State, reader: Reader, number: int, rules: Rules) -> tuple[S
     worker, redis = state.workers[number], state.redis
     # Until it has met a server that was started, a worker that asks who answers does not use it.
     asks = worker.reaches if rules.ask_who_answers else redis.up
-    if not asks or (rules.ask_who_answers and redis.young) or (rules.read_nothing_owed and worker.owed):
+    if not asks or (rules.ask_who_answers and redis.young) or (rules.read_nothing_pending and worker.pending):
         return state, reader._replace(step="busy")
     token = state.tokens + 1
     value, found = look_up(redis.value, token)
@@ -253,7 +267,7 @@ def _fill(state: State, reader: Reader, number: int, rules: Rules) -> State:
     here = worker.reaches if rules.ask_who_answers else redis.up
     ended = rules.fill_in_the_same_run and run != state.run
     if not here or ended or (rules.fill_in_the_same_life and (reader.life != redis.life)):
-        return _told(state, number, version, rules)
+        return _invalidated(state, number, version, rules)
     value = fill(redis.value, reader.token, version, worker.run, rules)
     stored = value != redis.value and value is not None and value[0] == "S"
     return state._replace(redis=redis._replace(value=value, fresh=redis.fresh or stored))
@@ -262,12 +276,12 @@ def _fill(state: State, reader: Reader, number: int, rules: Rules) -> State:
 def _show(reader: Reader, instant: Instant) -> Reader:
     if instant < reader.floor:
         raise Violation(f"run and version {instant} shown where {reader.floor} is due")
-    return Reader(reader.reads_left - 1, shown=instant)
+    return Reader(reader.reads_left - 1, shown=instant if reader.reads_left > 1 else (0, 0))
 
 
 def search(beginning: State, rules: Rules = ALL) -> int:
     """
-    Visit every state that can be reached and return how many there are.
+    Visit every state that can be reached and return how many there are, callers of a worker not told apart.
 
     Raises:
         Violation: One of them shows a client something too old.
@@ -275,8 +289,25 @@ def search(beginning: State, rules: Rules = ALL) -> int:
     visited = {beginning}
     open_states = [beginning]
     while open_states:
-        for state in steps(open_states.pop(), rules):
+        for step in steps(open_states.pop(), rules):
+            state = _in_order(step)
             if state not in visited:
                 visited.add(state)
                 open_states.append(state)
     return len(visited)
+
+
+def _in_order(state: State) -> State:
+    """
+    Return a state with the callers of each worker in order.
+
+    Which of them is which changes nothing, so of all states that differ only in that one is visited.
+    """
+    count = len(state.workers)
+    if len(state.writers) <= count and len(state.readers) <= count:
+        return state
+    writers, readers = list(state.writers), list(state.readers)
+    for number in range(count):
+        writers[number::count] = sorted(writers[number::count])
+        readers[number::count] = sorted(readers[number::count])
+    return state._replace(writers=tuple(writers), readers=tuple(readers))

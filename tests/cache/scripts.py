@@ -9,13 +9,13 @@ Value = tuple[str, int, int] | None
 class Rules(NamedTuple):
     """The parts of the protocol; leaving any of them out must be found."""
 
-    settle_after_commit: bool = True
-    settle_on_replay: bool = True
+    invalidate_after_commit: bool = True
+    invalidate_on_replay: bool = True
     compare_token: bool = True
     remember_least: bool = True
-    say_seen_when_busy: bool = True
+    invalidate_when_busy: bool = True
     # What a worker has not been able to remove it does not read.
-    read_nothing_owed: bool = True
+    read_nothing_pending: bool = True
     # Nothing is read from a server that was started less than a snapshot's life ago, nor stored there.
     quarantine: bool = True
     # Every worker asks a server who it is before it uses it.
@@ -33,8 +33,8 @@ class Rules(NamedTuple):
 ALL = Rules()
 
 
-def seen(value: Value, version: int, run: int = 0, rules: Rules = ALL) -> Value:
-    """Do what `settle.lua` does to one snapshot."""
+def invalidate(value: Value, version: int, run: int = 0, rules: Rules = ALL) -> Value:
+    """Do what `invalidate.lua` does to one snapshot."""
     if value is None:
         return None
     if value[0] == "L":
@@ -46,7 +46,7 @@ def seen(value: Value, version: int, run: int = 0, rules: Rules = ALL) -> Value:
 
 
 def look_up(value: Value, token: int) -> tuple[Value, str]:
-    """Do what `gate.lua` and `read.lua` do for a snapshot: the value left behind, and `hit`, `lease` or `busy`."""
+    """Do what `gate.lua` does for a snapshot: the value left behind, and `hit`, `lease` or `busy`."""
     if value is None:
         return ("L", token, 0), "lease"
     return value, "hit" if value[0] == "S" else "busy"
@@ -58,4 +58,4 @@ def fill(value: Value, token: int, version: int, run: int = 0, rules: Rules = AL
         mine = value[1] == token or not rules.compare_token
         if mine and value[2] <= version:
             return ("S", version, run)
-    return seen(value, version, run, rules)
+    return invalidate(value, version, run, rules)

@@ -108,7 +108,7 @@ async def test_what_is_pending_costs_little(monkeypatch: pytest.MonkeyPatch) -> 
 
     async def remember(count: int) -> None:
         for start in range(0, count, 100):
-            await cache.seen(1, {f"account-{count}-{start + n}": 1 for n in range(100)})
+            await cache.invalidate(1, {f"account-{count}-{start + n}": 1 for n in range(100)})
 
     try:
         await remember(100)
@@ -116,17 +116,17 @@ async def test_what_is_pending_costs_little(monkeypatch: pytest.MonkeyPatch) -> 
         await asyncio.sleep(0.5)
         watching.cancel()
         await remember(PENDING_MAX - 100)
-        assert cache.owes(1, "account-100-0")
-        assert not cache.owes(1, "never seen")
+        assert cache.invalidation_pending(1, "account-100-0")
+        assert not cache.invalidation_pending(1, "never seen")
         assert cache.counters.dropped == 0
-        await cache.seen(1, {"one-more": 1})
+        await cache.invalidate(1, {"one-more": 1})
         assert cache.counters.dropped == 1
-        assert cache.owes(1, "never seen")
+        assert cache.invalidation_pending(1, "never seen")
         # Until all of them have expired, at nearly the same time.
         watching = asyncio.create_task(watch("many"))
         await until(lambda: not cache._pending)
         watching.cancel()
-        await until(lambda: not cache.owes(1, "never seen"))
+        await until(lambda: not cache.invalidation_pending(1, "never seen"))
     finally:
         await cache.close()
     # A step over all of them takes tens of milliseconds of the processor; a bounded one is not told from none.

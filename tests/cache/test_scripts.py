@@ -7,9 +7,9 @@ import pytest
 
 from server.store.cache import Snapshot
 from server.store.keyspace import LEASE_MS, SNAPSHOT_MS
-from server.store.redis import RedisServer, settle_command
+from server.store.redis import RedisServer, invalidate_command
 from server.store.scripts import script
-from tests.cache.scripts import Value, fill, look_up, seen
+from tests.cache.scripts import Value, fill, invalidate, look_up
 
 VERSIONS = (1, 2, 3)
 # The run of all calls, and another one, by their numbers in the model.
@@ -59,12 +59,12 @@ async def held(redis: RedisServer, key: bytes) -> Value:
 
 @pytest.mark.parametrize("value", VALUES, ids=str)
 async def test_every_script_does_what_its_model_does(redis: RedisServer, value: Value) -> None:
-    """From each state, `settle`, `fill`, `read` and `gate` lead where the model says."""
+    """From each state, `invalidate`, `fill` and `gate` lead where the model says."""
     key = f"model:{value}".encode()
     for version in VERSIONS:
         await put(redis, key, value)
-        await redis.settle({key: version}, {}, run=RUN, replay_seconds=60)
-        assert await held(redis, key) == seen(value, version)
+        await redis.invalidate({key: version}, {}, run=RUN, replay_seconds=60)
+        assert await held(redis, key) == invalidate(value, version)
     for token, version in itertools.product((1, 2, 3), VERSIONS):
         await put(redis, key, value)
         command = script("fill").call([key], str(token), version, filled(version), SNAPSHOT_MS, LEASE_MS, RUN)
@@ -72,18 +72,12 @@ async def test_every_script_does_what_its_model_does(redis: RedisServer, value: 
         after = fill(value, token, version)
         assert await held(redis, key) == after
         assert stored == (after == ("S", version, 0) and value is not None and value[0] == "L")
-    for name in ("read", "gate"):
-        await put(redis, key, value)
-        if name == "read":
-            found = await redis.submit(key, script(name).call([key], "7", LEASE_MS))
-            token = 7
-        else:
-            # No bucket, a token prefix of 7, one request that costs nothing and asks for a snapshot.
-            found = (await redis.submit(key, script(name).call([key], 0, "7", LEASE_MS, 0, 1)))[2]
-            token = 71
-        after, how = look_up(value, token)
-        assert await held(redis, key) == after
-        assert found[:1] == {"hit": b"S", "lease": b"G", "busy": b"L"}[how]
+    await put(redis, key, value)
+    # No bucket, a token prefix of 7, one request that costs nothing and asks for a snapshot.
+    found = (await redis.submit(key, script("gate").call([key], 0, "7", LEASE_MS, 0, 1)))[2]
+    after, how = look_up(value, 71)
+    assert await held(redis, key) == after
+    assert found[:1] == {"hit": b"S", "lease": b"G", "busy": b"L"}[how]
 
 
 @pytest.mark.parametrize(
@@ -95,7 +89,7 @@ async def test_foreign_values_are_removed(redis: RedisServer, garbage: bytes) ->
     """What no script of ours wrote stops neither a batch nor a fill: it goes."""
     key = b"foreign"
     await redis.submit(key, ("SET", key, garbage))
-    await redis.submit(key, settle_command({key: 1}, {b"replay": b"value"}, RUN, 60))
+    await redis.submit(key, invalidate_command({key: 1}, {b"replay": b"value"}, RUN, 60))
     assert await redis.submit(key, ("EXISTS", key)) == 0
     await redis.submit(key, ("SET", key, garbage))
     assert await redis.submit(key, script("fill").call([key], "1", 1, filled(1), SNAPSHOT_MS, LEASE_MS, RUN)) == 0

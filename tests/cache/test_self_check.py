@@ -61,7 +61,7 @@ async def test_what_is_counted(client: Client, counters: CacheCounters) -> None:
     assert counters.hits == before + 1
     await client.transfer("world", "alice", 1)
     await client.account("alice")
-    assert (counters.misses, counters.fills, counters.owed) == (2, 2, 0)
+    assert (counters.misses, counters.fills, counters.pending) == (2, 2, 0)
     while counters.checked < 2:
         await read(client, SAMPLE_EVERY // 10)
     assert counters.hits >= SAMPLE_EVERY * 2

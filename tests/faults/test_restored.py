@@ -80,7 +80,7 @@ async def cached(scene: Scene, account: str) -> None:
     async def stored() -> bool:
         for client in scene.clients:
             await client.account(account)
-        names = scene.valkey.ask("KEYS", f"*:s:*:{account}}}")
+        names = scene.valkey.ask("KEYS", f"*:s:*:{account}")
         return bool(names) and (scene.valkey.ask("GET", names[0]) or b"").startswith(b"S")
 
     await until(stored, BACK_SECONDS)

@@ -11,7 +11,7 @@ import pytest
 
 from server.store import redis
 from server.store.redis import RedisAwayError, RedisServer
-from server.store.redis_cluster import RedisCluster
+from server.store.redis_cluster import ClusterClient
 from server.store.redis_cluster import connect as connect_any
 from tests.support.redis_proxy import redis_proxied
 from tests.support.valkey import OwnValkey
@@ -98,22 +98,25 @@ async def test_passwords(folder: Path, connect: Connect, caplog: pytest.LogCaptu
 
 
 @pytest.mark.parametrize(
-    "option",
+    "options",
     [
-        pytest.param("colour=blue", id="unknown"),
-        pytest.param("socket_keepalive_options=1&health_check_interval=often", id="not a number"),
+        pytest.param("?colour=blue", id="unknown"),
+        pytest.param("?socket_keepalive_options=1&health_check_interval=often", id="not a number"),
+        pytest.param("?cluster=true&colour=blue", id="of a cluster: unknown"),
+        pytest.param("?cluster=true&health_check_interval=often", id="of a cluster: not a number"),
+        pytest.param("/3?cluster=true", id="of a cluster: a database with a number"),
     ],
 )
-def test_options_that_there_are_not(option: str) -> None:
+def test_options_that_there_are_not(options: str) -> None:
     """An option that no connection has is refused when the client is made, and the password is not said."""
     with pytest.raises((TypeError, ValueError)) as error:
-        RedisServer(f"redis://:{PASSWORD}@127.0.0.1:6379?{option}")
+        connect_any(f"redis://:{PASSWORD}@127.0.0.1:6379{options}")
     assert PASSWORD not in str(error.value)
 
 
 async def test_the_address_says_whether_it_is_a_cluster() -> None:
     """`cluster=true` makes the client of a cluster and is no option of a connection."""
     single, cluster = connect_any("redis://127.0.0.1:1"), connect_any("redis://127.0.0.1:1?cluster=true")
-    assert (type(single), type(cluster)) == (RedisServer, RedisCluster)
+    assert (type(single), type(cluster)) == (RedisServer, ClusterClient)
     await single.close()
     await cluster.close()

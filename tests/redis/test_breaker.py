@@ -11,7 +11,7 @@ import pytest
 from redis import RedisError
 
 from server.store.breaker import FAILURES_MAX
-from server.store.redis import RedisAwayError, RedisRefusedError, RedisServer
+from server.store.redis import RedisAwayError, RedisRefusedError, RedisServer, invalidate_command
 from server.store.scripts import script
 from tests.support.redis_proxy import RedisProxy
 from tests.support.service import BOUND_SECONDS
@@ -108,14 +108,14 @@ async def test_out_of_memory(valkey: OwnValkey, client: RedisServer) -> None:
     """A full server that evicts nothing counts as away, in scripts too, for as long as it takes no writes."""
     valkey.ask("CONFIG", "SET", "maxmemory-policy", "noeviction")
     valkey.ask("CONFIG", "SET", "maxmemory", "1")
-    settle = script("settle").call([b"replay"], 0, RUN, 60, b"answer")
-    await refused(client, settle)
+    store = script("invalidate").call([b"replay"], 0, RUN, 60, b"answer")
+    await refused(client, store)
     await asyncio.sleep(1.0)
     # It answers PING, and is still of no use.
     assert client.away
     valkey.ask("CONFIG", "SET", "maxmemory", "0")
     await back(client)
-    assert await client.submit(b"", settle) == 1
+    assert await client.submit(b"", store) == 1
 
 
 async def test_read_only(valkey: OwnValkey, client: RedisServer, folder: Path) -> None:
@@ -125,7 +125,7 @@ async def test_read_only(valkey: OwnValkey, client: RedisServer, folder: Path) -
     try:
         valkey.ask("REPLICAOF", "127.0.0.1", primary.port)
         await until(lambda: b"link_status:up" in _replication(valkey))
-        await refused(client, script("settle").call([b"replay"], 0, RUN, 60, b"answer"))
+        await refused(client, script("invalidate").call([b"replay"], 0, RUN, 60, b"answer"))
         await asyncio.sleep(0.6)
         assert client.away
         valkey.ask("REPLICAOF", "NO", "ONE")
@@ -170,7 +170,7 @@ async def test_busy_with_a_script(valkey: OwnValkey, client: RedisServer) -> Non
 async def test_a_broken_key_is_no_broken_server(valkey: OwnValkey, client: RedisServer) -> None:
     """A key of another type fails those who ask for it and nobody else."""
     valkey.ask("RPUSH", "list", "1")
-    broken = [script("read").call([b"list"], b"t", 9), script("fill").call([b"list"], b"t", 1, b"S1 x", 9)]
+    broken = [invalidate_command({b"list": 1}, {}, RUN, 60), script("fill").call([b"list"], b"t", 1, b"S1 x", 9)]
     for _ in range(FAILURES_MAX + 1):
         *lost, found = await asyncio.gather(
             *(client.submit(b"", command) for command in [*broken, ("ECHO", b"mine")]), return_exceptions=True

@@ -52,7 +52,7 @@ class Service(NamedTuple):
         """Return when accounts are read out of its Redis, which must have been up for a while; it has been asked."""
         assert self.app is not None
         redis = self.app.redis
-        await until(lambda: redis.trusted, 2 * QUARANTINE_SECONDS)
+        await until(lambda: redis.serves_snapshots(b""), 2 * QUARANTINE_SECONDS)
 
 
 # A limit that tests of other things do not meet.

@@ -1,9 +1,9 @@
--- Store the snapshot that a lease's holder read, unless something newer has been seen meanwhile.
+-- Store the snapshot that the holder of a lease has read, unless the lease was invalidated by a newer version.
 --
 -- KEYS[1]: the snapshot. ARGV: token of the lease, version read, snapshot, its life and that of a lease in
 -- milliseconds, the run of the database it was read in.
--- The life counts from when the lease was taken, since what was read may be that old.
--- Replies 1 when stored. Otherwise the reader's version is noted as seen, as any other reader's would be.
+-- The lifetime begins when the lease was taken, since what was read may be that old.
+-- Replies 1 when it was stored. Otherwise it does what invalidate.lua does with the reader's version, and replies 0.
 local value = redis.call('GET', KEYS[1])
 if not value then return 0 end
 local seen = tonumber(ARGV[2])

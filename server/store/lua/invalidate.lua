@@ -1,7 +1,8 @@
--- What a batch of postings leaves behind, before any of its answers is given: no snapshot older than what it
--- committed, and the answers themselves, for retries that need not reach the database.
+-- Before a batch of postings is answered: remove snapshots older than what it committed, and store its answers, so that
+-- retries need not reach the database.
 --
--- A snapshot of another run of the database than this one goes too: its version counts in another history.
+-- A snapshot of another run of the database is removed too: its version belongs to another history. A lease stays, and
+-- from then on takes no older snapshot.
 --
 -- KEYS: account snapshots, then replays. ARGV: number of snapshots; the run; the version of each; life of a replay in
 -- seconds; the replays.
