@@ -134,14 +134,17 @@ class Postgres:
             time.sleep(POLL_SECONDS)
 
     def start(self) -> "subprocess.Popen[bytes]":
-        """Start the server, making its files at the first time; it takes connections then."""
+        """Start the server, making its files at the first time; it takes connections a moment later: see `wait`."""
         self._check_version()
         if not self.directory.cluster.exists():
             self._initdb()
         self._trim_logs()
+        return self._spawn()
+
+    def wait(self, process: "subprocess.Popen[bytes]") -> "subprocess.Popen[bytes]":
+        """Return the server that takes connections: *process*, or one that had to be started in its place."""
         deadline = time.monotonic() + START_SECONDS
         while True:
-            process = self._spawn()
             try:
                 if self._wait_until_ready(process, deadline):
                     if self.passfile.exists():
@@ -152,6 +155,7 @@ class Postgres:
                 child.stop(process, STOP_STEPS)
                 raise
             time.sleep(ORPHANS_PAUSE_SECONDS)
+            process = self._spawn()
 
     def _spawn(self) -> "subprocess.Popen[bytes]":
         self._forget_the_dead()
@@ -298,7 +302,7 @@ class Postgres:
                 # The noted number may be another process by now, and postgres would not start. It
                 # takes the number of its own parent for dead, and still does the safer check:
                 # whether anything holds the old server's shared memory.
-                _overwrite(notes, f"{os.getpid()}\n{rest}")
+                self.directory.write_private(notes, f"{os.getpid()}\n{rest}")
             else:
                 notes.unlink()
 
@@ -336,12 +340,3 @@ def _command_line(pid: int) -> str:
     except (OSError, subprocess.SubprocessError):
         return ""
     return os.fsdecode(text)
-
-
-def _overwrite(path: Path, text: str) -> None:
-    """Replace a small file's text in one write, keeping its owner and mode."""
-    descriptor = os.open(path, os.O_WRONLY | os.O_NOFOLLOW)
-    try:
-        os.ftruncate(descriptor, os.pwrite(descriptor, text.encode(), 0))
-    finally:
-        os.close(descriptor)

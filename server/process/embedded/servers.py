@@ -31,6 +31,7 @@ class EmbeddedServers:
         self._directory: DataDirectory | None = None
         self._postgres: subprocess.Popen[bytes] | None = None
         self._valkey: subprocess.Popen[bytes] | None = None
+        self._cache: valkey.Valkey | None = None
         self._ownership: Ownership | None = None
         self._opened_by = os.getpid()
 
@@ -76,8 +77,8 @@ class EmbeddedServers:
                 # directory that is gone or stuck is no reason to leave them running.
                 with contextlib.suppress(EmbeddedError, OSError):
                     stack.enter_context(self._directory.locked())
-            if self._valkey is not None:
-                child.stop(self._valkey, valkey.STOP_STEPS)
+            if self._valkey is not None and self._cache is not None:
+                self._cache.stop(self._valkey)
             if self._postgres is not None:
                 child.stop(self._postgres, postgres.STOP_STEPS)
             if self._ownership is not None:
@@ -116,21 +117,22 @@ class EmbeddedServers:
 
     def _find_or_start(self, directory: DataDirectory, with_postgres: bool, with_redis: bool) -> None:
         sockets = directory.sockets()
+        database = postgres.Postgres(directory, sockets)
+        cache = self._cache = valkey.Valkey(directory, sockets)
         if with_postgres:
-            self._open_postgres(postgres.Postgres(directory, sockets))
+            self.postgres_pid = database.find()
+            if self.postgres_pid is None:
+                self._postgres = database.start()
         if with_redis:
-            self._open_valkey(valkey.Valkey(directory, sockets))
-
-    def _open_postgres(self, server: postgres.Postgres) -> None:
-        self.postgres_pid = server.find()
-        if self.postgres_pid is None:
-            self._postgres = server.start()
-            self.postgres_pid = self._postgres.pid
-        self.database_url = server.url
-
-    def _open_valkey(self, server: valkey.Valkey) -> None:
-        self.redis_pid = server.find()
-        if self.redis_pid is None:
-            self._valkey = server.start()
+            self.redis_pid = cache.find()
+            if self.redis_pid is None:
+                self._valkey = cache.start()
+        # Both start at the same time, and PostgreSQL takes longer.
+        if self._valkey is not None:
+            cache.wait(self._valkey)
             self.redis_pid = self._valkey.pid
-        self.redis_url = f"unix://{quote(str(server.socket))}"
+        if self._postgres is not None:
+            self._postgres = database.wait(self._postgres)
+            self.postgres_pid = self._postgres.pid
+        self.database_url = database.url if with_postgres else None
+        self.redis_url = f"unix://{quote(str(cache.socket))}" if with_redis else None
