@@ -66,13 +66,17 @@ class Admin:
 
     async def _metrics(self, _: web.Request) -> web.Response:
         """Answer with the numbers of all workers, for Prometheus."""
-        supervisor = self._supervisor
-        text = supervisor.metrics.text(supervisor.states(), supervisor.restarts, supervisor.pids())
-        return web.Response(body=text, headers={**_NO_STORE, "Content-Type": METRICS_TYPE})
+        # Loaded when it is asked for: see there.
+        from server.process import scrape  # noqa: PLC0415
+
+        body = scrape.metrics(self._supervisor)
+        return web.Response(body=body, headers={**_NO_STORE, "Content-Type": METRICS_TYPE})
 
     async def _hot_accounts(self, _: web.Request) -> web.Response:
         """Answer with the accounts that had most transfers in the last few seconds."""
-        body = self._supervisor.metrics.hot_accounts()
+        from server.process import scrape  # noqa: PLC0415
+
+        body = scrape.hot_accounts(self._supervisor)
         return web.Response(body=body, content_type="application/json", headers=_NO_STORE)
 
 

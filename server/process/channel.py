@@ -4,9 +4,11 @@ import asyncio
 import contextlib
 import socket
 from collections.abc import Callable
-from typing import Any, Final, Generic, TypeVar, cast
+from typing import Any, Final, Generic, NamedTuple, TypeVar, cast
 
 import msgspec
+
+from server.telemetry.metrics import Metric
 
 # Bytes of a message: settings are far shorter, and what never ends is not collected.
 MESSAGE_MAX_BYTES: Final = 256 * 1024
@@ -23,17 +25,11 @@ class Orders(msgspec.Struct, tag="orders", frozen=True):
 
         workers: Workers that serve, this one included.
 
-        metrics: Folder for its numbers.
-
-        name: Of the worker among those that run, for the files there.
-
         must_be_ready: Whether to refuse instead of serving when there is a reason not to be ready.
     """
 
     values: dict[str, str | int]
     workers: int
-    metrics: str
-    name: str
     must_be_ready: bool = False
 
 
@@ -51,6 +47,47 @@ class Ask(msgspec.Struct, tag="ask", frozen=True):
 
 class Beat(msgspec.Struct, tag="beat", frozen=True):
     """To the supervisor, once a second: the loop runs."""
+
+
+class Value(NamedTuple):
+    """
+    A metric's value for some values of its labels.
+
+    Args:
+        numbers: One, or the counts of a histogram's buckets and then the sum of what was counted.
+    """
+
+    name: str
+    labels: tuple[str, ...]
+    numbers: tuple[float, ...]
+
+
+class Counted(msgspec.Struct, tag="counted", frozen=True):
+    """
+    To the supervisor, once a second: what the worker has counted since it started, as far as that has changed.
+
+    Args:
+        values: Totals, not what has come to them, so that a message that is lost is made good by a later one.
+
+        metrics: What they are values of, by name, when it is named for the first time.
+    """
+
+    values: tuple[Value, ...] = ()
+    metrics: dict[str, Metric] = msgspec.field(default_factory=dict)
+
+
+class HotAccount(NamedTuple):
+    """An account, and in how many transfers of the last few seconds it took part."""
+
+    ledger_id: int
+    account: str
+    transfers: int
+
+
+class Hot(msgspec.Struct, tag="hot", frozen=True):
+    """To the supervisor, every ten seconds: the accounts that took part in most transfers since the last time."""
+
+    accounts: tuple[HotAccount, ...]
 
 
 class Serving(msgspec.Struct, tag="serving", frozen=True):
@@ -72,7 +109,7 @@ class Refused(msgspec.Struct, tag="refused", frozen=True):
 
 
 ToWorker = Orders | Retire | Stop | Ask
-ToSupervisor = Beat | Serving | Ready | Refused
+ToSupervisor = Beat | Counted | Hot | Serving | Ready | Refused
 
 M = TypeVar("M")
 
@@ -95,6 +132,8 @@ class Channel(Generic[M]):
         self._end = end
         self._decoder = msgspec.json.Decoder(kind)
         self._buffer = bytearray()
+        # The end of a message of which the socket took only the beginning.
+        self._unsent = b""
         self._loop: asyncio.AbstractEventLoop | None = None
         self._heard: Callable[[M], None] = _ignore
         self._ended: Callable[[], None] = _ignore
@@ -102,9 +141,14 @@ class Channel(Generic[M]):
     def send(self, message: "ToWorker | ToSupervisor") -> bool:
         """Say something without waiting; False when the other end is gone or has not listened for very long."""
         try:
+            if self._unsent:
+                self._unsent = self._unsent[self._end.send(self._unsent, socket.MSG_DONTWAIT) :]
+            if self._unsent:
+                return False
             line = msgspec.json.encode(message) + b"\n"
-            # Far below what a socket holds: it goes as a whole or not at all.
-            return self._end.send(line, socket.MSG_DONTWAIT) == len(line)
+            # Far below what a socket holds, so it goes as a whole unless many others wait there.
+            self._unsent = line[self._end.send(line, socket.MSG_DONTWAIT) :]
+            return not self._unsent
         except OSError:
             return False
 

@@ -19,6 +19,8 @@ from server.process.channel import (
     Ask,
     Beat,
     Channel,
+    Counted,
+    Hot,
     Orders,
     Ready,
     Refused,
@@ -28,6 +30,7 @@ from server.process.channel import (
     ToSupervisor,
 )
 from server.process.patience import Patience
+from server.process.totals import Counts
 from server.settings import PREFIX
 
 # Seconds in which a worker must have said whether it is ready: a little more than its own look at Postgres may take.
@@ -56,13 +59,11 @@ class Child:
         slot: Its number, from 1, which its successor will have too.
 
         listener: Its socket; this process keeps it.
-
-        name: Among the workers that run.
     """
 
-    def __init__(self, slot: int, listener: socket.socket, name: str) -> None:
+    def __init__(self, slot: int, listener: socket.socket) -> None:
         self.slot = slot
-        self.name = name
+        self.counts = Counts()
         ours, theirs = socket.socketpair()
         # Settings go as a whole; the buffers of some systems are smaller.
         ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, MESSAGE_MAX_BYTES)
@@ -165,6 +166,10 @@ class Child:
         match message:
             case Beat():
                 pass
+            case Counted():
+                self.counts.update(message)
+            case Hot(accounts):
+                self.counts.hot_accounts = accounts
             case Serving(failures):
                 self._failures = failures
                 self.served = self.heard

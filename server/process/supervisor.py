@@ -7,15 +7,16 @@ import signal
 import socket
 import subprocess
 from collections.abc import Callable, Mapping, Sequence
+from copy import deepcopy
 from types import TracebackType
 from typing import Final
 
 from server.process.channel import Orders, Retire, Stop
 from server.process.children import Child, Report
-from server.process.metrics_folder import MetricsFolder
 from server.process.orphans import collect_orphans
 from server.process.patience import PATIENCE, Patience
 from server.process.slots import Slot, count_states
+from server.process.totals import Counts, Totals
 from server.settings import SettingsError
 
 Values = Mapping[str, str | int]
@@ -36,17 +37,16 @@ class Supervisor:
     Args:
         listeners: One for each worker; closed with the supervisor.
 
-        metrics: Where the workers write their numbers.
-
         patience: How long it waits for what.
 
     Attributes:
         restarts: Workers that died and were, or are to be, started again.
     """
 
-    def __init__(self, listeners: Sequence[socket.socket], metrics: MetricsFolder, patience: Patience = PATIENCE):
-        self.metrics = metrics
+    def __init__(self, listeners: Sequence[socket.socket], patience: Patience = PATIENCE):
         self.restarts = 0
+        # What workers counted that have ended.
+        self._ended_counts = Totals()
         self._slots = [Slot(number, listener) for number, listener in enumerate(listeners, start=1)]
         self._patience = patience
         self._children: list[Child] = []
@@ -111,7 +111,7 @@ class Supervisor:
             loop.add_signal_handler(number, self._told_to_stop)
         loop.add_signal_handler(signal.SIGCHLD, self._look)
         for child in self._children:
-            child.begin(self._orders(child, values), self._serves)
+            child.begin(self._orders(values), self._serves)
         tasks = [asyncio.create_task(work) for work in (self._watch(), self._swap_when_told())]
         try:
             self._look()
@@ -134,19 +134,35 @@ class Supervisor:
         """Return the process of each slot that has one."""
         return {slot.number: slot.current.pid for slot in self._slots if slot.current}
 
+    def silent_seconds(self) -> Mapping[int, float]:
+        """Return for how long the worker in each slot has given no sign of life, as it does once a second."""
+        now = asyncio.get_running_loop().time()
+        return {slot.number: now - slot.current.heard for slot in self._slots if slot.current}
+
+    def counts(self) -> list[Counts]:
+        """Return what each worker that runs last reported."""
+        return [child.counts for child in self._children]
+
+    def totals(self) -> Totals:
+        """Return what all workers have counted, those that have ended among them, up to their last reports."""
+        totals = deepcopy(self._ended_counts)
+        for counts in self.counts():
+            totals.add(counts)
+        return totals
+
     def _spawn(self, slot: Slot) -> Child:
-        child = Child(slot.number, slot.listener, self.metrics.name(slot.number))
+        child = Child(slot.number, slot.listener)
         self._children.append(child)
         return child
 
     def _start(self, slot: Slot, values: Values, *, must_be_ready: bool = False) -> Child:
         child = self._spawn(slot)
         log.info("worker %d (process %d) starts", slot.number, child.pid)
-        child.begin(self._orders(child, values, must_be_ready=must_be_ready), self._serves)
+        child.begin(self._orders(values, must_be_ready=must_be_ready), self._serves)
         return child
 
-    def _orders(self, child: Child, values: Values, *, must_be_ready: bool = False) -> Orders:
-        return Orders(dict(values), self.size, str(self.metrics.path), child.name, must_be_ready)
+    def _orders(self, values: Values, *, must_be_ready: bool = False) -> Orders:
+        return Orders(dict(values), self.size, must_be_ready)
 
     def _serves(self) -> None:
         if not self._served:
@@ -159,7 +175,7 @@ class Supervisor:
         for child in [child for child in self._children if child.process.poll() is not None]:
             self._children.remove(child)
             child.close()
-            self.metrics.ended(child.name)
+            self._ended_counts.add(child.counts, has_ended=True)
             self._ended(child)
         if not self._children:
             self._all_ended.set()
@@ -276,7 +292,6 @@ class Supervisor:
             log.warning("stopping at once")
             for child in self._children:
                 child.kill("the server was told twice to stop")
-            self.metrics.remove()
             logging.shutdown()
             os._exit(1)
         self._end(None)

@@ -14,7 +14,6 @@ import platform
 import signal
 import socket
 import sys
-from pathlib import Path
 from typing import Final
 
 import uvloop
@@ -24,11 +23,10 @@ from server.app import App, create_app
 from server.http.limits import BACKLOG
 from server.process.channel import Ask, Beat, Channel, Orders, Ready, Refused, Retire, Serving, Stop, ToWorker
 from server.process.embedded.child import PR_SET_PDEATHSIG
-from server.process.publishing import publish
 from server.process.refusals import NotReadyError, explain
+from server.process.reporting import report
 from server.settings import Settings, load
 from server.telemetry.logs import configure_logs
-from server.telemetry.metrics import Publisher
 
 # Seconds between the end of listening and the closing of idle connections: what the kernel had accepted is served.
 STOP_LISTENING_SECONDS: Final = 0.25
@@ -113,7 +111,6 @@ class Worker:
         """
         self._channel.listen(self._hear, _leave)
         tasks = [asyncio.create_task(self._beat())]
-        publisher = Publisher(Path(self._orders.metrics), self._orders.name)
         try:
             async with create_app(self._settings, self._orders.workers) as app:
                 self._app = app
@@ -131,7 +128,7 @@ class Worker:
                 gc.freeze()
                 gc.set_threshold(*COLLECT_AFTER)
                 self._channel.send(Serving(tuple(failures)))
-                tasks.append(asyncio.create_task(publish(app, publisher)))
+                tasks.append(asyncio.create_task(report(app, self._channel)))
                 await self._told.wait()
                 await self._drain(app, runner, site)
         finally:

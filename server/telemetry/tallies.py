@@ -35,6 +35,10 @@ class Spread:
         self.counts[bisect_left(self.bounds, value)] += 1
         self.total += value
 
+    def numbers(self) -> tuple[float, ...]:
+        """Return the counts and then the sum of the values."""
+        return (*self.counts, self.total)
+
 
 class BatchTally:
     """The batches of a lane: how many items they had, and for how long the first of them had waited."""

@@ -1,10 +1,12 @@
 """Metrics: all of them are documented, and there are no more series than the program has routes and codes."""
 
+import contextlib
 import os
 import re
 import signal
 from collections import Counter
 from collections.abc import AsyncIterator
+from functools import partial
 from pathlib import Path
 
 import aiohttp
@@ -154,6 +156,30 @@ async def test_numbers_outlive_workers(server: ServerProcess) -> None:
     assert sum(value for name, value in _flat(found).items() if name == "tallystick_pool_connections") <= 8
     build = [value for name, value in _flat(found).items() if name == "tallystick_build_info"]
     assert build == [1]
+
+
+async def test_a_worker_that_hangs(server: ServerProcess) -> None:
+    """A scrape does not wait for it: what it last reported stays, and for how long it has been silent is said."""
+    token = await make_key(server.database_url, "metrics")
+    async with aiohttp.ClientSession() as session:
+        await Client(session, server.url, token).open("world", floor=None)
+    await until_counted(server, 1)
+    [hanging] = await server.workers()
+    silence = Series("tallystick_worker_silent_seconds", (("slot", "1"),))
+
+    async def silent(least: float, most: float) -> bool:
+        found = await scraped(server)
+        assert _requests(found) == 1
+        return least <= found[silence] < most
+
+    os.kill(hanging, signal.SIGSTOP)
+    try:
+        await until(partial(silent, 2.5, 60.0))
+    finally:
+        # It may have been killed for it.
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(hanging, signal.SIGCONT)
+    await until(partial(silent, 0.0, 1.5))
 
 
 def _flat(found: dict[Series, float]) -> Counter[str]:

@@ -7,7 +7,6 @@ import socket
 from collections.abc import Callable
 
 from server.process.listeners import open_listener, open_listeners
-from server.process.metrics_folder import MetricsFolder
 from server.process.patience import PATIENCE, Patience
 from server.process.supervisor import Supervisor
 from server.settings import WORKERS_MAX, Loaded
@@ -48,8 +47,7 @@ def serve(loaded: Loaded, reload: Callable[[], Loaded], patience: Patience = PAT
                 f"cannot listen on {settings.admin_host}:{settings.admin_port}: {error.strerror}; name another port "
                 "for operators with --admin-port, 0 for any"
             )
-        metrics = stack.enter_context(MetricsFolder())
-        supervisor = stack.enter_context(Supervisor(listeners, metrics, patience))
+        supervisor = stack.enter_context(Supervisor(listeners, patience))
         # Loading this takes as long as loading a worker, and both go on at the same time.
         from server.process.commands.supervise import supervise  # noqa: PLC0415
 

@@ -1,21 +1,23 @@
-"""A worker's numbers, written now and then to where its supervisor reads them."""
+"""A worker's numbers, told to its supervisor once a second, off the way of requests."""
 
 import asyncio
 import time
-from collections.abc import Iterator
-from pathlib import Path
-from typing import Final
-
-import orjson
+from collections.abc import Iterable, Iterator
+from typing import Any, Final
 
 from server.app import App
 from server.http.routes import template
-from server.process.metrics_folder import HOT_ACCOUNTS_SHOWN, HOT_FILE, HOT_SECONDS
-from server.telemetry.metrics import Publisher, Sample
+from server.process.channel import Channel, Counted, Hot, HotAccount, Value
+from server.telemetry.metrics import METRICS, Sample
 from server.telemetry.tallies import Spread
 
-# Seconds between two writes: a fraction of the shortest interval at which anybody scrapes.
-PUBLISH_SECONDS: Final = 1.0
+# Seconds between two reports: what a worker that crashes has counted since its last one is lost.
+REPORT_SECONDS: Final = 1.0
+# Values in one message, each of at most some 300 bytes: small enough for any socket to take it as a whole.
+VALUES_MAX: Final = 100
+# Seconds over which busy accounts are counted, and how many of them are reported.
+HOT_SECONDS: Final = 10.0
+HOT_ACCOUNTS_REPORTED: Final = 10
 # Seconds between two looks at how late the loop is.
 LAG_SECONDS: Final = 0.1
 
@@ -75,36 +77,67 @@ def _now(app: App) -> Iterator[Sample]:
         yield Sample("tallystick_pool_connections", (name, "used"), pool.get_size() - idle)
 
 
-async def publish(app: App, publisher: Publisher) -> None:
-    """Publish for as long as the worker runs."""
+class Reporter:
+    """
+    Tells the supervisor what has changed since it was last told.
+
+    Args:
+        channel: To the supervisor.
+    """
+
+    def __init__(self, channel: Channel[Any]) -> None:
+        self._channel = channel
+        self._described: set[str] = set()
+        # Numbers that have been told, by name and labels.
+        self._told: dict[tuple[str, tuple[str, ...]], tuple[float, ...]] = {}
+
+    def report(self, samples: Iterable[Sample]) -> None:
+        """Send the samples that have changed; what the channel does not take now is sent the next time."""
+        values = [
+            Value(name, labels, value.numbers() if isinstance(value, Spread) else (value,))
+            for name, labels, value in samples
+        ]
+        changed = [value for value in values if self._told.get(value[:2]) != value.numbers]
+        for start in range(0, len(changed), VALUES_MAX):
+            part = tuple(changed[start : start + VALUES_MAX])
+            new = {value.name for value in part} - self._described
+            if not self._channel.send(Counted(part, {name: METRICS[name] for name in new})):
+                return
+            self._described |= new
+            self._told.update({value[:2]: value.numbers for value in part})
+
+
+async def report(app: App, channel: Channel[Any]) -> None:
+    """Report for as long as the worker runs."""
+    reporter = Reporter(channel)
     lagging = asyncio.create_task(_watch_lag(app.tallies.loop_lag))
     hot_due = time.monotonic() + HOT_SECONDS
     try:
         while True:
-            publisher.publish(samples(app))
+            reporter.report(samples(app))
             if time.monotonic() >= hot_due:
                 hot_due = time.monotonic() + HOT_SECONDS
-                publisher.publish(_hot(app, publisher.folder, publisher.identity))
-            await asyncio.sleep(PUBLISH_SECONDS)
+                hot_accounts = _hot_accounts(app)
+                channel.send(Hot(hot_accounts))
+                reporter.report(_ranks(hot_accounts))
+            await asyncio.sleep(REPORT_SECONDS)
     finally:
         lagging.cancel()
         # What came since the last time.
-        publisher.publish(samples(app))
+        reporter.report(samples(app))
 
 
-def _hot(app: App, folder: Path, identity: str) -> Iterator[Sample]:
-    """Say how busy the busiest accounts have been, and in a file which they are."""
-    busiest = app.tallies.hot_accounts.take(HOT_ACCOUNTS_SHOWN)
-    listed = [
-        {"ledger_id": ledger_id, "account": account, "transfers": number} for (ledger_id, account), number in busiest
-    ]
-    file = folder / HOT_FILE.format(identity=identity)
-    new = file.with_suffix(".new")
-    new.write_bytes(orjson.dumps(listed))
-    new.replace(file)
-    numbers = [number for _, number in busiest] + [0] * (HOT_ACCOUNTS_SHOWN - len(busiest))
-    for rank, number in enumerate(numbers, 1):
-        yield Sample("tallystick_hot_account_transfers", (str(rank),), number)
+def _hot_accounts(app: App) -> tuple[HotAccount, ...]:
+    """Return the busiest accounts since this was last asked."""
+    busiest = app.tallies.hot_accounts.take(HOT_ACCOUNTS_REPORTED)
+    return tuple(HotAccount(ledger_id, account, number) for (ledger_id, account), number in busiest)
+
+
+def _ranks(hot_accounts: tuple[HotAccount, ...]) -> Iterator[Sample]:
+    """Say how busy the busiest accounts have been; of ranks that nobody has, 0."""
+    for rank in range(HOT_ACCOUNTS_REPORTED):
+        number = hot_accounts[rank].transfers if rank < len(hot_accounts) else 0
+        yield Sample("tallystick_hot_account_transfers", (str(rank + 1),), number)
 
 
 async def _watch_lag(spread: Spread) -> None:
