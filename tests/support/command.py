@@ -1,10 +1,16 @@
-"""The command `tallystick`, run as a child process to its end."""
+"""The command `tallystick`, run to its end: as a child process, or quicker in this one."""
 
 import asyncio
+import contextlib
+import io
+import logging
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import NamedTuple
+from unittest.mock import patch
+
+from server.cli import main
 
 # Nothing listens there: it keeps an embedded Redis from being started where none is needed.
 NO_REDIS = "redis://127.0.0.1:1"
@@ -25,6 +31,11 @@ def environment(variables: Mapping[str, str]) -> dict[str, str]:
     return {**inherited, "TALLYSTICK_ADMIN_PORT": "0", "TALLYSTICK_WORKERS": "1", **variables}
 
 
+def named(variables: Mapping[str, str]) -> dict[str, str]:
+    """Return settings as variables of the environment."""
+    return {f"TALLYSTICK_{name.upper()}": value for name, value in variables.items()}
+
+
 async def start(*arguments: str, **variables: str) -> asyncio.subprocess.Process:
     """Start the command; *variables* are settings, by name, without the prefix."""
     return await asyncio.create_subprocess_exec(
@@ -32,7 +43,7 @@ async def start(*arguments: str, **variables: str) -> asyncio.subprocess.Process
         "-m",
         "server.cli",
         *arguments,
-        env=environment({f"TALLYSTICK_{name.upper()}": value for name, value in variables.items()}),
+        env=environment(named(variables)),
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
     )
@@ -55,3 +66,38 @@ async def ended(child: asyncio.subprocess.Process) -> Ended:
         raise
     assert child.returncode is not None
     return Ended(child.returncode, out.decode(), err.decode())
+
+
+async def call(*arguments: str, **variables: str) -> Ended:
+    """Run the command in a thread of this process; not one that starts servers, which only the main thread may."""
+    out, err = io.StringIO(), io.StringIO()
+    with (
+        patch.dict(os.environ, environment(named(variables)), clear=True),
+        contextlib.redirect_stdout(out),
+        contextlib.redirect_stderr(err),
+        logs_kept(),
+    ):
+        code = await asyncio.to_thread(_main, arguments)
+    return Ended(code, out.getvalue(), err.getvalue())
+
+
+def _main(arguments: tuple[str, ...]) -> int:
+    try:
+        return main(arguments)
+    except SystemExit as end:
+        return int(str(end.code))
+
+
+@contextlib.contextmanager
+def logs_kept() -> Iterator[None]:
+    """Take back what a command changes of this process's logs."""
+    root = logging.getLogger()
+    handlers = root.handlers[:]
+    loggers = [root, *(logger for logger in root.manager.loggerDict.values() if isinstance(logger, logging.Logger))]
+    levels = [(logger, logger.level) for logger in loggers]
+    try:
+        yield
+    finally:
+        root.handlers[:] = handlers
+        for logger, level in levels:
+            logger.setLevel(level)
