@@ -6,20 +6,21 @@ from pathlib import Path
 import pytest
 
 from server.process.embedded import EmbeddedServers
-from tests.process.embedded_looks import copied, open_place
+from tests.process.embedded_looks import copied
+from tests.support.folders import server_folder
 
 
 @pytest.fixture
 def place() -> Iterator[Path]:
     """A private directory with a short path."""
-    with open_place() as path:
+    with server_folder("tallystick-test-") as path:
         yield path
 
 
 @pytest.fixture(scope="session")
 def made() -> Iterator[Path]:
     """The data of servers that ran once and ended in order: to make them takes longer than to copy them."""
-    with open_place() as path:
+    with server_folder("tallystick-test-") as path:
         EmbeddedServers.open(path / "data").close()
         yield path / "data"
 

@@ -4,7 +4,7 @@ import pytest
 
 from server.app import create_app
 from server.settings import SettingsError, load
-from tests.support.command import NO_REDIS, call, named, run
+from tests.support.command import NO_REDIS, call, run
 
 SECRET = "hunter2"
 POSTGRES = f"postgresql://u:{SECRET}@127.0.0.1:1/books"
@@ -53,7 +53,7 @@ async def test_refused_by_every_command(settings: dict[str, str], sentence: str)
 async def test_refused_by_a_worker(settings: dict[str, str], sentence: str) -> None:
     """What a worker is made of refuses them in the same words."""
     given = {"database_url": POSTGRES, "redis_url": NO_REDIS, **settings}
-    loaded = load(named(given))
+    loaded = load({f"TALLYSTICK_{name.upper()}": value for name, value in given.items()})
     with pytest.raises(SettingsError) as caught:
         async with create_app(loaded.settings):
             pass

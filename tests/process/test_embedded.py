@@ -10,15 +10,16 @@ from pathlib import Path
 import pytest
 
 from server.process.embedded import EmbeddedServers
-from tests.process.embedded_looks import ended, is_alive, open_place, psql, valkey
+from tests.process.embedded_looks import ended, is_alive, psql, valkey
 from tests.process.embedded_parent import Parent
+from tests.support.folders import server_folder
 
 SECRET = "4111-1111-1111-1111"
 
 
 @pytest.fixture(scope="module")
 def running() -> Iterator[EmbeddedServers]:
-    with open_place() as path, EmbeddedServers.open(path / "data") as servers:
+    with server_folder("tallystick-test-") as path, EmbeddedServers.open(path / "data") as servers:
         yield servers
 
 

@@ -1,4 +1,4 @@
-"""The command `tallystick`, run to its end: as a child process, or quicker in this one."""
+"""The command `tallystick`, run to its end: as a child process, or in this one."""
 
 import asyncio
 import contextlib
@@ -8,7 +8,7 @@ import os
 import sys
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple
-from unittest.mock import patch
+from unittest import mock
 
 from server.cli import main
 
@@ -31,11 +31,6 @@ def environment(variables: Mapping[str, str]) -> dict[str, str]:
     return {**inherited, "TALLYSTICK_ADMIN_PORT": "0", "TALLYSTICK_WORKERS": "1", **variables}
 
 
-def named(variables: Mapping[str, str]) -> dict[str, str]:
-    """Return settings as variables of the environment."""
-    return {f"TALLYSTICK_{name.upper()}": value for name, value in variables.items()}
-
-
 async def start(*arguments: str, **variables: str) -> asyncio.subprocess.Process:
     """Start the command; *variables* are settings, by name, without the prefix."""
     return await asyncio.create_subprocess_exec(
@@ -43,7 +38,7 @@ async def start(*arguments: str, **variables: str) -> asyncio.subprocess.Process
         "-m",
         "server.cli",
         *arguments,
-        env=environment(named(variables)),
+        env=environment(_settings(variables)),
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
     )
@@ -53,6 +48,43 @@ async def run(*arguments: str, **variables: str) -> Ended:
     """Run the command to its end."""
     child = await start(*arguments, **variables)
     return await ended(child)
+
+
+async def call(*arguments: str, **variables: str) -> Ended:
+    """Run the command on a thread of this process: faster than `run`, for tests of what a command does and says."""
+    return await asyncio.to_thread(_call, arguments, _settings(variables))
+
+
+def _call(arguments: tuple[str, ...], settings: Mapping[str, str]) -> Ended:
+    out, err = io.StringIO(), io.StringIO()
+    with (
+        mock.patch.dict(os.environ, environment(settings), clear=True),
+        contextlib.redirect_stdout(out),
+        contextlib.redirect_stderr(err),
+        _own_logs(),
+    ):
+        try:
+            code = main(arguments)
+        except SystemExit as end:
+            # The parser of arguments ends the program by itself.
+            code = int(end.code or 0)
+    return Ended(code, out.getvalue(), err.getvalue())
+
+
+@contextlib.contextmanager
+def _own_logs() -> Iterator[None]:
+    """Give the root logger back as it was: a command configures it for its process."""
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    try:
+        yield
+    finally:
+        root.handlers[:] = handlers
+        root.setLevel(level)
+
+
+def _settings(variables: Mapping[str, str]) -> dict[str, str]:
+    return {f"TALLYSTICK_{name.upper()}": value for name, value in variables.items()}
 
 
 async def ended(child: asyncio.subprocess.Process) -> Ended:
@@ -66,38 +98,3 @@ async def ended(child: asyncio.subprocess.Process) -> Ended:
         raise
     assert child.returncode is not None
     return Ended(child.returncode, out.decode(), err.decode())
-
-
-async def call(*arguments: str, **variables: str) -> Ended:
-    """Run the command in a thread of this process; not one that starts servers, which only the main thread may."""
-    out, err = io.StringIO(), io.StringIO()
-    with (
-        patch.dict(os.environ, environment(named(variables)), clear=True),
-        contextlib.redirect_stdout(out),
-        contextlib.redirect_stderr(err),
-        logs_kept(),
-    ):
-        code = await asyncio.to_thread(_main, arguments)
-    return Ended(code, out.getvalue(), err.getvalue())
-
-
-def _main(arguments: tuple[str, ...]) -> int:
-    try:
-        return main(arguments)
-    except SystemExit as end:
-        return int(str(end.code))
-
-
-@contextlib.contextmanager
-def logs_kept() -> Iterator[None]:
-    """Take back what a command changes of this process's logs."""
-    root = logging.getLogger()
-    handlers = root.handlers[:]
-    loggers = [root, *(logger for logger in root.manager.loggerDict.values() if isinstance(logger, logging.Logger))]
-    levels = [(logger, logger.level) for logger in loggers]
-    try:
-        yield
-    finally:
-        root.handlers[:] = handlers
-        for logger, level in levels:
-            logger.setLevel(level)
