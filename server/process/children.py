@@ -33,7 +33,7 @@ from server.process.patience import Patience
 from server.process.totals import Counts
 from server.settings import PREFIX
 
-# Seconds in which a worker must have said whether it is ready: a little more than its own look at Postgres may take.
+# Seconds in which a worker must answer whether it is ready: a little more than its own check of Postgres may take.
 ASK_SECONDS: Final = 2.5
 
 # Of a worker.
@@ -43,7 +43,7 @@ log = logging.getLogger(__name__)
 
 
 class Report(NamedTuple):
-    """What is known of a worker; no failures and the state `serving`: it is ready."""
+    """The state of a worker; it is ready when the state is `serving` and there are no failures."""
 
     slot: int
     pid: int
@@ -56,7 +56,7 @@ class Child:
     A worker process.
 
     Args:
-        slot: Its number, from 1, which its successor will have too.
+        slot: Its number, from 1; its successor has the same.
 
         listener: Its socket; this process keeps it.
     """
@@ -79,20 +79,20 @@ class Child:
                 # Ctrl-C in the terminal reaches the supervisor only.
                 start_new_session=True,
             )
-            # It is kept where there is somebody to talk to.
+            # Our end stays open once the process exists.
             stack.pop_all()
         self._channel: Channel[ToSupervisor] = Channel(ours, ToSupervisor)
         # One of STATES.
         self.state = "starting"
-        # Why it cannot serve, if it says so.
+        # Why it cannot serve, if it has sent `Refused`.
         self.refusal: str | None = None
-        # On the loop's clock: when it was told to start, when it began to serve, when it was last heard of, and by when
-        # it must have ended.
+        # On the loop's clock: when it was given its settings, when it began to serve, when its last message came, and
+        # by when it must have ended.
         self.began = self.served = self.heard = 0.0
         self.must_end = float("inf")
         # Why it was killed, if it was.
         self.killed_for = ""
-        # Set when it serves or has ended; when it has ended.
+        # The first is set when it serves or has ended, the second when it has ended.
         self.settled, self.ended = asyncio.Event(), asyncio.Event()
         self._failures: tuple[str, ...] = ()
         self._asking: asyncio.Future[None] | None = None
@@ -104,7 +104,7 @@ class Child:
         return self.process.pid
 
     def begin(self, orders: Orders, serves: Callable[[], None]) -> None:
-        """Tell it what to serve with, and listen to it from now on; *serves* is called when it takes requests."""
+        """Send its settings and handle its messages from now on; *serves* is called when it accepts requests."""
         self._serves = serves
         self.began = self.heard = asyncio.get_running_loop().time()
         self._channel.listen(self._hear, _unheard)
@@ -118,7 +118,7 @@ class Child:
         self._channel.send(message)
 
     def overdue(self, now: float, patience: Patience) -> str | None:
-        """Return why it has to be killed by now, if it has to."""
+        """Return the reason to kill it now, or None."""
         if now > self.must_end:
             return "it did not end in time"
         if self.state == "starting":
@@ -132,27 +132,27 @@ class Child:
             self.process.send_signal(signal.SIGKILL)
 
     def close(self) -> None:
-        """Note its end, after hearing its last words."""
+        """Handle its last messages and note that it has ended."""
         self._channel.catch_up()
         self._channel.close()
         self.settled.set()
         self.ended.set()
 
     def abandon(self) -> None:
-        """End it, and wait until it has ended; without a loop."""
+        """Kill it and wait until it has ended; blocks."""
         self._channel.close()
         self.process.kill()
         self.process.wait()
 
     async def report(self) -> Report:
-        """Return whether it is ready, as it says itself."""
+        """Ask it whether it is ready, and return its state."""
         failures: tuple[str, ...] = ()
         if self.state == "serving":
             if self._asking is None:
                 self._asking = asyncio.get_running_loop().create_future()
                 self._channel.send(Ask())
             try:
-                # Shared by all who ask meanwhile.
+                # One answer serves all callers that wait for it.
                 await asyncio.wait_for(asyncio.shield(self._asking), ASK_SECONDS)
                 failures = self._failures
             except TimeoutError:
@@ -188,11 +188,11 @@ class Child:
 
 
 def _unheard() -> None:
-    """Stand in for who listens: the end of the channel is noticed as the end of the process."""
+    """Do nothing: the end of the channel is noticed as the end of the process."""
 
 
 def _environment() -> Mapping[str, str]:
-    """Return this process's environment without settings of ours, and with the folder that this program lies in."""
+    """Return this process's environment without TALLYSTICK_ variables, and with this program on Python's path."""
     variables = {name: text for name, text in os.environ.items() if not name.startswith(PREFIX)}
     root = str(Path(server.__file__).parents[1])
     if root not in site.getsitepackages():

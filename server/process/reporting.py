@@ -1,4 +1,4 @@
-"""A worker's numbers, told to its supervisor once a second, off the way of requests."""
+"""A worker reports its numbers to the supervisor once a second, outside the request path."""
 
 import asyncio
 import time
@@ -11,19 +11,19 @@ from server.process.channel import Channel, Counted, Hot, HotAccount, Value
 from server.telemetry.metrics import METRICS, Sample
 from server.telemetry.tallies import Spread
 
-# Seconds between two reports: what a worker that crashes has counted since its last one is lost.
+# Seconds between two reports. A worker that crashes loses what it has counted since the last one.
 REPORT_SECONDS: Final = 1.0
 # Values in one message, each of at most some 300 bytes: small enough for any socket to take it as a whole.
 VALUES_MAX: Final = 100
 # Seconds over which busy accounts are counted, and how many of them are reported.
 HOT_SECONDS: Final = 10.0
 HOT_ACCOUNTS_REPORTED: Final = 10
-# Seconds between two looks at how late the loop is.
+# Seconds between two measurements of how late the loop is.
 LAG_SECONDS: Final = 0.1
 
 
 def samples(app: App) -> Iterator[Sample]:
-    """Return all that a worker says of itself, but for its busy accounts."""
+    """Return all values of a worker, except those of its busy accounts."""
     tallies = app.tallies
     for (method, path, status), spread in list(tallies.requests.items()):
         yield Sample("tallystick_request_duration_seconds", (method, template(path), str(status)), spread)
@@ -79,7 +79,7 @@ def _now(app: App) -> Iterator[Sample]:
 
 class Reporter:
     """
-    Tells the supervisor what has changed since it was last told.
+    Sends the supervisor what has changed since the last report.
 
     Args:
         channel: To the supervisor.
@@ -88,11 +88,11 @@ class Reporter:
     def __init__(self, channel: Channel[Any]) -> None:
         self._channel = channel
         self._described: set[str] = set()
-        # Numbers that have been told, by name and labels.
+        # Numbers that have been sent, by name and labels.
         self._told: dict[tuple[str, tuple[str, ...]], tuple[float, ...]] = {}
 
     def report(self, samples: Iterable[Sample]) -> None:
-        """Send the samples that have changed; what the channel does not take now is sent the next time."""
+        """Send the samples that have changed; what the channel does not take now is sent with the next report."""
         values = [
             Value(name, labels, value.numbers() if isinstance(value, Spread) else (value,))
             for name, labels, value in samples
@@ -123,18 +123,18 @@ async def report(app: App, channel: Channel[Any]) -> None:
             await asyncio.sleep(REPORT_SECONDS)
     finally:
         lagging.cancel()
-        # What came since the last time.
+        # What was counted since the last report.
         reporter.report(samples(app))
 
 
 def _hot_accounts(app: App) -> tuple[HotAccount, ...]:
-    """Return the busiest accounts since this was last asked."""
+    """Return the busiest accounts since the last call."""
     busiest = app.tallies.hot_accounts.take(HOT_ACCOUNTS_REPORTED)
     return tuple(HotAccount(ledger_id, account, number) for (ledger_id, account), number in busiest)
 
 
 def _ranks(hot_accounts: tuple[HotAccount, ...]) -> Iterator[Sample]:
-    """Say how busy the busiest accounts have been; of ranks that nobody has, 0."""
+    """Return the transfers of the busiest accounts by rank; 0 where there are fewer accounts."""
     for rank in range(HOT_ACCOUNTS_REPORTED):
         number = hot_accounts[rank].transfers if rank < len(hot_accounts) else 0
         yield Sample("tallystick_hot_account_transfers", (str(rank + 1),), number)

@@ -1,4 +1,4 @@
-"""What `/metrics` and `/hot-accounts` of the admin port answer. Loading this takes a tenth of a second."""
+"""The bodies of `/metrics` and `/hot-accounts` on the admin port. Importing this takes a tenth of a second."""
 
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -17,7 +17,7 @@ from server.process.usage import usage
 from server.telemetry.metrics import SUPERVISED, Metric
 from server.telemetry.version import VERSION
 
-# How many of the busiest accounts are shown.
+# Accounts shown.
 HOT_ACCOUNTS_SHOWN: Final = 10
 
 
@@ -37,7 +37,7 @@ def hot_accounts(supervisor: Supervisor) -> bytes:
 
 
 def text(totals: Totals, supervised: Mapping[str, Mapping[Labels, float]]) -> bytes:
-    """Return numbers of workers, and such as SUPERVISED describes, in Prometheus's text format."""
+    """Return the sums of workers and values of the metrics of SUPERVISED, in Prometheus's text format."""
     registry = CollectorRegistry()
     registry.register(_Collector(totals, supervised))
     return generate_latest(registry)

@@ -1,4 +1,4 @@
-"""The supervisor: keeps the sockets, starts workers, replaces them, and tells them when to end."""
+"""The supervisor: keeps the sockets, starts workers, replaces them and ends them."""
 
 import asyncio
 import logging
@@ -21,9 +21,10 @@ from server.settings import SettingsError
 
 Values = Mapping[str, str | int]
 
-# Ends of a worker, one after the other, after which a server that has never served gives up.
+# Failed starts of a worker in a row after which a server that has never served gives up.
 FIRST_ATTEMPTS_MAX: Final = 3
-# Seconds between two looks at the workers, and how late a look must be for this process to have been held up itself.
+# Seconds between two checks of the workers. A check that is late by the second number of seconds shows that this
+# process itself was stopped or starved.
 WATCH_SECONDS: Final = 1.0
 HELD_UP_SECONDS: Final = 2.0
 
@@ -45,7 +46,7 @@ class Supervisor:
 
     def __init__(self, listeners: Sequence[socket.socket], patience: Patience = PATIENCE):
         self.restarts = 0
-        # What workers counted that have ended.
+        # Sums of what ended workers had counted.
         self._ended_counts = Totals()
         self._slots = [Slot(number, listener) for number, listener in enumerate(listeners, start=1)]
         self._patience = patience
@@ -56,11 +57,11 @@ class Supervisor:
         self._started: Callable[[], None] | None = None
         # Whether requests have been served at all.
         self._served = False
-        # Why nothing can be served, or None when it ends as it was told to.
+        # Set when it ends: the reason why nothing can be served, or None after a signal.
         self._outcome: asyncio.Future[str | None] | None = None
         self._swap_wanted, self._all_ended = asyncio.Event(), asyncio.Event()
         self.stopping = False
-        # Workers are loaded while the rest of the server starts; they wait to hear what to serve with.
+        # Workers load their code while the rest of the server starts; then they wait for their settings.
         for slot in self._slots:
             slot.current = self._spawn(slot)
 
@@ -88,7 +89,7 @@ class Supervisor:
         others: "Sequence[subprocess.Popen[bytes]]" = (),
     ) -> str | None:
         """
-        Serve until told to stop; a second signal stops at once.
+        Serve until a signal to stop; a second signal ends everything at once.
 
         Args:
             values: Settings for the workers, those that differ from the defaults.
@@ -100,7 +101,7 @@ class Supervisor:
             others: Further children of this process.
 
         Returns:
-            Why nothing can be served, if that is so from the start.
+            The reason if no worker could be started, otherwise None.
         """
         loop = asyncio.get_running_loop()
         self._values, self._reload, self._started, self._others = values, reload, started, others
@@ -123,7 +124,7 @@ class Supervisor:
             await asyncio.gather(*tasks, return_exceptions=True)
 
     async def reports(self) -> list[Report]:
-        """Return what each slot's worker says of itself; an empty slot waits for its worker to be started again."""
+        """Return the state of the worker in each slot; an empty slot waits for its worker to be restarted."""
         return await asyncio.gather(*(slot.report() for slot in self._slots))
 
     def states(self) -> Mapping[str, int]:
@@ -135,16 +136,16 @@ class Supervisor:
         return {slot.number: slot.current.pid for slot in self._slots if slot.current}
 
     def silent_seconds(self) -> Mapping[int, float]:
-        """Return for how long the worker in each slot has given no sign of life, as it does once a second."""
+        """Return the time since the last message of the worker in each slot; workers send one a second."""
         now = asyncio.get_running_loop().time()
         return {slot.number: now - slot.current.heard for slot in self._slots if slot.current}
 
     def counts(self) -> list[Counts]:
-        """Return what each worker that runs last reported."""
+        """Return the last report of each worker that runs."""
         return [child.counts for child in self._children]
 
     def totals(self) -> Totals:
-        """Return what all workers have counted, those that have ended among them, up to their last reports."""
+        """Return the sums over all workers, including those that have ended, up to their last reports."""
         totals = deepcopy(self._ended_counts)
         for counts in self.counts():
             totals.add(counts)
@@ -167,11 +168,11 @@ class Supervisor:
     def _serves(self) -> None:
         if not self._served:
             self._served = True
-            assert self._started is not None, "a worker serves because it was told to"
+            assert self._started is not None, "workers get their settings in run()"
             self._started()
 
     def _look(self) -> None:
-        """Note which workers have ended."""
+        """Collect workers that have ended."""
         for child in [child for child in self._children if child.process.poll() is not None]:
             self._children.remove(child)
             child.close()
@@ -198,7 +199,7 @@ class Supervisor:
         self._failed(slot, reason, is_final=child.refusal is not None)
 
     def _failed(self, slot: Slot, reason: str, *, is_final: bool) -> None:
-        """Start a worker in a while, or give up where none has ever served."""
+        """Start a worker after a delay, or give up if none has ever served."""
         slot.failures += 1
         if not self._served and (is_final or slot.failures >= FIRST_ATTEMPTS_MAX):
             self._end(reason if is_final else f"no worker could be started ({reason}): its log says why")
@@ -211,21 +212,21 @@ class Supervisor:
         try:
             slot.current = self._start(slot, self._values)
         except OSError as error:
-            # No memory, no process, or the program is being replaced at this moment.
+            # No memory, too many processes, or the program is just being replaced.
             reason = error.strerror or type(error).__name__
             log.error("worker %d cannot be started: %s", slot.number, reason)
             self._failed(slot, reason, is_final=False)
 
     async def _watch(self) -> None:
-        """Replace workers that do not give a sign of life, do not come to serve or do not come to an end."""
+        """Kill workers that send nothing, do not begin to serve, or do not end in time."""
         loop = asyncio.get_running_loop()
         planned = loop.time() + WATCH_SECONDS
         while True:
             await asyncio.sleep(planned - loop.time())
             now = loop.time()
             if now - planned > HELD_UP_SECONDS:
-                # This process was stopped or starved: what was said meanwhile is heard late, and perhaps the workers
-                # were stopped too. All get their time anew.
+                # This process was stopped or starved: messages are handled late, and perhaps the workers were
+                # stopped too. Every time-out begins anew.
                 for child in self._children:
                     child.heard = max(child.heard, now)
                     child.began = max(child.began, now)
@@ -245,7 +246,7 @@ class Supervisor:
     async def _swap_when_told(self) -> None:
         while True:
             await self._swap_wanted.wait()
-            # Told again meanwhile, it is done once more: the code may have changed since.
+            # A SIGHUP during a swap starts another one: the code may have changed since.
             self._swap_wanted.clear()
             try:
                 assert self._reload is not None, "it runs"
@@ -262,7 +263,7 @@ class Supervisor:
                 log.info("all %d workers were swapped", swapped)
 
     async def _swap(self, slot: Slot, values: Values) -> bool:
-        """Have a new worker follow the one that serves; False when it cannot, and the old one stays."""
+        """Replace the worker of a slot by a new one; return False when that fails and the old one stays."""
         is_ready = slot.current is not None and not (await slot.current.report()).failures
         if self.stopping:
             return False
@@ -276,9 +277,9 @@ class Supervisor:
             reason = successor.refusal or successor.killed_for or f"code {successor.process.returncode}"
             log.error("swapping stops at worker %d, which stays: its successor ended: %s", slot.number, reason)
             return False
-        # Proven good: whoever is restarted from now on serves with them too.
+        # A worker serves with these settings, so restarted workers get them too.
         self._values = values
-        # Another one than before, if that one has died meanwhile.
+        # Not the worker from the beginning of the swap, if that one has died meanwhile.
         predecessor, slot.current = slot.current, successor
         slot.failures = 0
         if predecessor is not None:
@@ -288,7 +289,7 @@ class Supervisor:
 
     def _told_to_stop(self) -> None:
         if self.stopping:
-            # Nothing is waited for; the keys make leaving a posting safe.
+            # Postings under way are safe to abandon: callers retry with the same key.
             log.warning("stopping at once")
             for child in self._children:
                 child.kill("the server was told twice to stop")
@@ -302,10 +303,10 @@ class Supervisor:
             self._outcome.set_result(outcome)
 
     async def _stop(self) -> None:
-        """Have all workers answer what runs, and end."""
+        """Let all workers finish their requests and end."""
         self.stopping = True
         log.info("stopping")
-        # First here, so that each worker closes its socket for good, after it has taken what is queued there.
+        # Closed here first: then each socket is closed for good when its worker has accepted what is queued.
         for slot in self._slots:
             slot.listener.close()
         for child in self._children:

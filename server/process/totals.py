@@ -1,4 +1,4 @@
-"""What workers have counted: each as it reported, and all of them added up."""
+"""The numbers of workers: the last report of each, and the sums of all."""
 
 import math
 from collections import defaultdict
@@ -16,7 +16,7 @@ class Counts:
     The numbers of one worker, as it last reported them.
 
     Attributes:
-        metrics: What there is, by name, as the worker describes it: its release may be newer than that of this process.
+        metrics: Descriptions by name. They come from the worker, whose release may be newer than this process.
 
         hot_accounts: The accounts with most transfers in the last few seconds.
     """
@@ -27,7 +27,7 @@ class Counts:
         self.hot_accounts: tuple[HotAccount, ...] = ()
 
     def update(self, report: Counted) -> None:
-        """Take note of what has changed."""
+        """Apply a report."""
         self.metrics.update(report.metrics)
         self.values.update({(name, labels): numbers for name, labels, numbers in report.values})
 
@@ -37,8 +37,7 @@ class Totals:
     The numbers of several workers, added up.
 
     Attributes:
-        series: By name and labels: of a histogram what fell under which bound, and its sum under None; of the others
-            the number under None.
+        series: By name and labels, then by cell: the upper bound of a bucket, or None for a sum or a single number.
     """
 
     def __init__(self) -> None:
@@ -46,13 +45,13 @@ class Totals:
         self.series: dict[str, dict[Labels, dict[float | None, float]]] = {}
 
     def add(self, counts: Counts, *, has_ended: bool = False) -> None:
-        """Add the numbers of a worker; of one that has ended, what it said of the moment is left out."""
+        """Add the numbers of a worker; the gauges of one that has ended are left out."""
         for (name, labels), numbers in counts.values.items():
             metric = counts.metrics[name]
             if has_ended and metric.kind == "gauge":
                 continue
             self.metrics.setdefault(name, metric)
             cells = self.series.setdefault(name, {}).setdefault(labels, defaultdict(float))
-            # By bound, not by place: workers of two releases may have different ones.
+            # By bound, not by position: workers of two releases may have different bounds.
             for bound, number in zip((*metric.bounds, math.inf, None)[-len(numbers) :], numbers, strict=True):
                 cells[bound] += number

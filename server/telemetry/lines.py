@@ -1,21 +1,21 @@
-"""Log lines that requests cause, a bounded number of them."""
+"""A bound on the log lines that requests cause."""
 
 import logging
 from collections.abc import Mapping
 from typing import Final
 
-# Lines of one kind a second at most: when everything is slow, the first of them say it.
+# Lines of one kind a second: when everything is slow, the first of them show it.
 LINES_PER_SECOND_MAX: Final = 50
 
 
 class Lines:
     """
-    Lines of one kind.
+    A limited number of log lines of one kind.
 
     Args:
         log: Where they go.
 
-        text: What all of them say.
+        text: Of each line.
     """
 
     def __init__(self, log: logging.Logger, text: str) -> None:
@@ -26,7 +26,7 @@ class Lines:
         self._unsaid = 0
 
     def may(self, now: float) -> bool:
-        """Return whether there may be another line at *now*, on the clock of `time.monotonic`; note it if not."""
+        """Return whether another line may be logged at *now* (of `time.monotonic`); count it as left out if not."""
         second = int(now)
         if second != self._second:
             self._second = second
@@ -38,7 +38,7 @@ class Lines:
         return True
 
     def say(self, fields: Mapping[str, object]) -> None:
-        """Log a line, which `may` has allowed, with those fields that have a value; it tells of those left out."""
+        """Log a line that `may` has allowed, with the fields that have a value and the number of lines left out."""
         shown = {name: value for name, value in fields.items() if value is not None}
         if self._unsaid:
             shown["unsaid"] = self._unsaid

@@ -1,4 +1,4 @@
-"""Metrics: what there is."""
+"""All metrics: name, type, help, labels and bounds."""
 
 from collections.abc import Mapping
 from typing import Final, NamedTuple
@@ -84,7 +84,7 @@ METRICS: Final[Mapping[str, Metric]] = {
 }
 
 
-# What the supervisor adds of its own.
+# Metrics of the supervisor itself.
 SUPERVISED: Final[Mapping[str, Metric]] = {
     "tallystick_build_info": Metric("gauge", "Always 1; the version of the supervisor.", ("version",)),
     "tallystick_workers": Metric("gauge", "Workers by state: starting, serving, draining or restarting.", ("state",)),
@@ -100,7 +100,7 @@ SUPERVISED: Final[Mapping[str, Metric]] = {
     ),
 }
 
-# What `tallystick audit --metrics FILE` writes.
+# Metrics that `tallystick audit --metrics FILE` writes.
 AUDITED: Final[Mapping[str, Metric]] = {
     "tallystick_audit_findings": Metric("gauge", "Errors that the last audit found in the books."),
     "tallystick_audit_transfers": Metric("gauge", "Transfers that it checked."),

@@ -1,4 +1,4 @@
-"""The command `serve`: sockets first, then workers, and while these are loaded, what they serve from."""
+"""The command `serve`: it opens the sockets, starts the workers, and prepares the rest while these load."""
 
 import contextlib
 import os
@@ -11,7 +11,7 @@ from server.process.patience import PATIENCE, Patience
 from server.process.supervisor import Supervisor
 from server.settings import WORKERS_MAX, Loaded
 
-# Exit code of a program that a signal has ended, less the signal's number.
+# The exit code of a program that a signal has ended is this plus the number of the signal.
 EXIT_SIGNAL = 128
 
 
@@ -22,10 +22,10 @@ def serve(loaded: Loaded, reload: Callable[[], Loaded], patience: Patience = PAT
     Args:
         reload: Gives the settings as they are now; called on SIGHUP.
 
-        patience: How long workers are waited for.
+        patience: Time-outs for workers.
 
     Returns:
-        Why nothing can be served, if that is so.
+        The reason why nothing can be served, or None.
 
     Raises:
         EmbeddedError, StoreError, OSError, asyncpg.PostgresError: The embedded servers cannot be started or migrated.
@@ -67,24 +67,24 @@ def worker_count(setting: str) -> int:
 
 
 def end_by_signal() -> None:
-    """Have SIGTERM and SIGHUP end this process in order, as Ctrl-C does, while no loop hears them."""
+    """Let SIGTERM and SIGHUP end this process in order, as Ctrl-C does, while no loop handles them."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _end)
 
 
 def end_if_told() -> None:
     """
-    End this process if it was told to and nothing came of it: what a handler raises is lost where Python calls back
-    out of its own depths, as it does while it imports.
+    End this process if a signal has come and had no effect: an exception raised by a signal handler is lost where
+    Python calls back from C code, for example during an import.
 
     Raises:
-        SystemExit: It was.
+        SystemExit: A signal has come.
     """
     if _told:
         raise SystemExit(EXIT_SIGNAL + _told[0])
 
 
-# Signals that were heard.
+# Signals that have come.
 _told: list[int] = []
 
 

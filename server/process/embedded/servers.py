@@ -40,10 +40,10 @@ class EmbeddedServers:
         cls, data_dir: Path, *, postgres: bool = True, redis: bool = True, serving: bool = False
     ) -> "EmbeddedServers":
         """
-        Find or start the servers of `data_dir`; call it from the main thread.
+        Find or start the servers of `data_dir`; to be called from the main thread.
 
         A process that is `serving` never uses servers that end with another process: it waits for a command to end,
-        and refuses to serve beside another that serves.
+        and raises an error when another process serves.
         """
         servers = cls()
         try:
@@ -73,8 +73,8 @@ class EmbeddedServers:
             return
         with contextlib.ExitStack() as stack:
             if self.started and self._directory is not None:
-                # Whoever opens the directory now waits, instead of meeting servers that stop. A
-                # directory that is gone or stuck is no reason to leave them running.
+                # A process that opens the directory now waits, instead of finding servers that stop. If the
+                # directory is gone or stuck, they are stopped all the same.
                 with contextlib.suppress(EmbeddedError, OSError):
                     stack.enter_context(self._directory.locked())
             if self._valkey is not None and self._cache is not None:
@@ -97,7 +97,7 @@ class EmbeddedServers:
         self.close()
 
     def _open(self, data_dir: Path, with_postgres: bool, with_redis: bool, serving: bool) -> None:
-        # Asked before anything is made: a missing package leaves no directory behind.
+        # Checked before anything is made: a missing package leaves no directory behind.
         programs = [postgres_bin("postgres")] if with_postgres else []
         programs += [valkey_bin()] if with_redis else []
         directory = self._directory = DataDirectory.prepare(data_dir, *programs)
@@ -112,7 +112,7 @@ class EmbeddedServers:
                         self._ownership.give_back()
                         self._ownership = None
                     return
-            # Not while the directory is locked: the owner locks it to end.
+            # Not while the directory is locked: the owner locks it before it ends.
             wait_for_owner(directory, deadline)
 
     def _find_or_start(self, directory: DataDirectory, with_postgres: bool, with_redis: bool) -> None:

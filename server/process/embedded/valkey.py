@@ -44,7 +44,7 @@ SETTINGS = {
 
 
 class NotAnsweringError(Exception):
-    """The server does not say who it is; the message says why."""
+    """The server does not answer, or with an error; the message says why."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ class Valkey:
         return self.sockets / SOCKET
 
     def find(self) -> int | None:
-        """The pid of the server when it runs."""
+        """Return the pid of the server if it runs."""
         deadline = time.monotonic() + START_SECONDS
         while self.socket.exists():
             try:
@@ -119,11 +119,11 @@ class Valkey:
 
     def _ask(self) -> int:
         """
-        Return the pid that the server tells.
+        Return the pid of the server, by `INFO`.
 
         Raises:
             ConnectionRefusedError: Nobody listens at the socket.
-            NotAnsweringError: Somebody does, and does not tell it.
+            NotAnsweringError: The server there does not answer, or with an error.
         """
         # Loading the driver takes a tenth of a second, in which PostgreSQL starts.
         from redis import Redis, RedisError  # noqa: PLC0415
@@ -140,7 +140,7 @@ class Valkey:
             with client:
                 return int(client.info("server")["process_id"])
         except RedisError as error:
-            # The driver says the same of whatever keeps it from connecting.
+            # The driver raises the same error for every failure to connect.
             if isinstance(error.__context__, (FileNotFoundError, ConnectionRefusedError)):
                 raise ConnectionRefusedError(str(error)) from error
             raise NotAnsweringError(str(error)) from error
