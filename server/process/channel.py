@@ -135,8 +135,8 @@ class Channel(Generic[M]):
         # The end of a message of which the socket took only the beginning.
         self._unsent = b""
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._heard: Callable[[M], None] = _ignore
-        self._ended: Callable[[], None] = _ignore
+        self._handle: Callable[[M], None] = _ignore
+        self._at_end: Callable[[], None] = _ignore
 
     def send(self, message: "ToWorker | ToSupervisor") -> bool:
         """Send a message without waiting; return False when the other end is gone or its buffer is full."""
@@ -159,14 +159,14 @@ class Channel(Generic[M]):
                 return None
         return self._next()
 
-    def listen(self, heard: Callable[[M], None], ended: Callable[[], None]) -> None:
-        """Call *heard* with each message from now on, and *ended* once when the other end is gone."""
+    def listen(self, handle: Callable[[M], None], at_end: Callable[[], None]) -> None:
+        """Call *handle* with each message from now on, and *at_end* once when the other end is gone."""
         self._loop = asyncio.get_running_loop()
         self._end.setblocking(False)
-        self._heard, self._ended = heard, ended
-        self._loop.add_reader(self._end.fileno(), self.catch_up)
+        self._handle, self._at_end = handle, at_end
+        self._loop.add_reader(self._end.fileno(), self.read_all)
 
-    def catch_up(self) -> None:
+    def read_all(self) -> None:
         """Handle all messages that have arrived; only after `listen`."""
         while self._end.fileno() >= 0:
             try:
@@ -176,10 +176,10 @@ class Channel(Generic[M]):
             while b"\n" in self._buffer:
                 # During a deploy the other end may be of a newer release, with messages that this one does not know.
                 with contextlib.suppress(msgspec.ValidationError):
-                    self._heard(self._next())
+                    self._handle(self._next())
             if not is_open:
                 self.close()
-                self._ended()
+                self._at_end()
 
     def close(self) -> None:
         """End the connection; a second call does nothing."""

@@ -29,7 +29,7 @@ from server.process.channel import (
     Stop,
     ToSupervisor,
 )
-from server.process.patience import Patience
+from server.process.timeouts import Timeouts
 from server.process.totals import Counts
 from server.settings import PREFIX
 
@@ -88,15 +88,15 @@ class Child:
         self.refusal: str | None = None
         # On the loop's clock: when it was given its settings, when it began to serve, when its last message came, and
         # by when it must have ended.
-        self.began = self.served = self.heard = 0.0
+        self.began = self.served = self.last_message_at = 0.0
         self.must_end = float("inf")
         # Why it was killed, if it was.
         self.killed_for = ""
         # The first is set when it serves or has ended, the second when it has ended.
-        self.settled, self.ended = asyncio.Event(), asyncio.Event()
+        self.served_or_ended, self.ended = asyncio.Event(), asyncio.Event()
         self._failures: tuple[str, ...] = ()
         self._asking: asyncio.Future[None] | None = None
-        self._serves: Callable[[], None] = _unheard
+        self._serves: Callable[[], None] = _do_nothing
 
     @property
     def pid(self) -> int:
@@ -106,8 +106,8 @@ class Child:
     def begin(self, orders: Orders, serves: Callable[[], None]) -> None:
         """Send its settings and handle its messages from now on; *serves* is called when it accepts requests."""
         self._serves = serves
-        self.began = self.heard = asyncio.get_running_loop().time()
-        self._channel.listen(self._hear, _unheard)
+        self.began = self.last_message_at = asyncio.get_running_loop().time()
+        self._channel.listen(self._handle, _do_nothing)
         if not self._channel.send(orders):
             self.kill("it could not be told what to serve with")
 
@@ -117,13 +117,15 @@ class Child:
         self.must_end = asyncio.get_running_loop().time() + seconds
         self._channel.send(message)
 
-    def overdue(self, now: float, patience: Patience) -> str | None:
+    def overdue(self, now: float, timeouts: Timeouts) -> str | None:
         """Return the reason to kill it now, or None."""
         if now > self.must_end:
             return "it did not end in time"
         if self.state == "starting":
-            return "it did not start in time" if now - self.began > patience.start else None
-        return f"it gave no sign of life for {patience.silence:.0f} s" if now - self.heard > patience.silence else None
+            return "it did not start in time" if now - self.began > timeouts.start else None
+        if now - self.last_message_at > timeouts.silence:
+            return f"it gave no sign of life for {timeouts.silence:.0f} s"
+        return None
 
     def kill(self, reason: str) -> None:
         """End it at once."""
@@ -133,9 +135,9 @@ class Child:
 
     def close(self) -> None:
         """Handle its last messages and note that it has ended."""
-        self._channel.catch_up()
+        self._channel.read_all()
         self._channel.close()
-        self.settled.set()
+        self.served_or_ended.set()
         self.ended.set()
 
     def abandon(self) -> None:
@@ -160,9 +162,9 @@ class Child:
                 failures = ("the worker does not answer",)
         return Report(self.slot, self.pid, self.state, failures)
 
-    def _hear(self, message: ToSupervisor) -> None:
+    def _handle(self, message: ToSupervisor) -> None:
         loop = asyncio.get_running_loop()
-        self.heard = loop.time()
+        self.last_message_at = loop.time()
         match message:
             case Beat():
                 pass
@@ -172,11 +174,11 @@ class Child:
                 self.counts.hot_accounts = accounts
             case Serving(failures):
                 self._failures = failures
-                self.served = self.heard
+                self.served = self.last_message_at
                 if self.state == "starting":
                     self.state = "serving"
                 log.info("worker %d (process %d) serves after %.2f s", self.slot, self.pid, self.served - self.began)
-                self.settled.set()
+                self.served_or_ended.set()
                 self._serves()
             case Ready(failures):
                 self._failures = failures
@@ -187,7 +189,7 @@ class Child:
                 self.refusal = text
 
 
-def _unheard() -> None:
+def _do_nothing() -> None:
     """Do nothing: the end of the channel is noticed as the end of the process."""
 
 

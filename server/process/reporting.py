@@ -9,7 +9,7 @@ from server.app import App
 from server.http.routes import template
 from server.process.channel import Channel, Counted, Hot, HotAccount, Value
 from server.telemetry.metrics import METRICS, Sample
-from server.telemetry.tallies import Spread
+from server.telemetry.tallies import Histogram
 
 # Seconds between two reports. A worker that crashes loses what it has counted since the last one.
 REPORT_SECONDS: Final = 1.0
@@ -25,8 +25,8 @@ LAG_SECONDS: Final = 0.1
 def samples(app: App) -> Iterator[Sample]:
     """Return all values of a worker, except those of its busy accounts."""
     tallies = app.tallies
-    for (method, path, status), spread in list(tallies.requests.items()):
-        yield Sample("tallystick_request_duration_seconds", (method, template(path), str(status)), spread)
+    for (method, path, status), histogram in list(tallies.requests.items()):
+        yield Sample("tallystick_request_duration_seconds", (method, template(path), str(status)), histogram)
     for code, number in tallies.problems.items():
         yield Sample("tallystick_problems_total", (code,), number)
     for source, number in tallies.replays.items():
@@ -89,22 +89,22 @@ class Reporter:
         self._channel = channel
         self._described: set[str] = set()
         # Numbers that have been sent, by name and labels.
-        self._told: dict[tuple[str, tuple[str, ...]], tuple[float, ...]] = {}
+        self._sent: dict[tuple[str, tuple[str, ...]], tuple[float, ...]] = {}
 
     def report(self, samples: Iterable[Sample]) -> None:
         """Send the samples that have changed; what the channel does not take now is sent with the next report."""
         values = [
-            Value(name, labels, value.numbers() if isinstance(value, Spread) else (value,))
+            Value(name, labels, value.numbers() if isinstance(value, Histogram) else (value,))
             for name, labels, value in samples
         ]
-        changed = [value for value in values if self._told.get(value[:2]) != value.numbers]
+        changed = [value for value in values if self._sent.get(value[:2]) != value.numbers]
         for start in range(0, len(changed), VALUES_MAX):
             part = tuple(changed[start : start + VALUES_MAX])
             new = {value.name for value in part} - self._described
             if not self._channel.send(Counted(part, {name: METRICS[name] for name in new})):
                 return
             self._described |= new
-            self._told.update({value[:2]: value.numbers for value in part})
+            self._sent.update({value[:2]: value.numbers for value in part})
 
 
 async def report(app: App, channel: Channel[Any]) -> None:
@@ -140,8 +140,8 @@ def _ranks(hot_accounts: tuple[HotAccount, ...]) -> Iterator[Sample]:
         yield Sample("tallystick_hot_account_transfers", (str(rank + 1),), number)
 
 
-async def _watch_lag(spread: Spread) -> None:
+async def _watch_lag(histogram: Histogram) -> None:
     while True:
         due = time.monotonic() + LAG_SECONDS
         await asyncio.sleep(LAG_SECONDS)
-        spread.add(max(0.0, time.monotonic() - due))
+        histogram.add(max(0.0, time.monotonic() - due))

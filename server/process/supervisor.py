@@ -14,8 +14,8 @@ from typing import Final
 from server.process.channel import Orders, Retire, Stop
 from server.process.children import Child, Report
 from server.process.orphans import collect_orphans
-from server.process.patience import PATIENCE, Patience
 from server.process.slots import Slot, count_states
+from server.process.timeouts import TIMEOUTS, Timeouts
 from server.process.totals import Counts, Totals
 from server.settings import SettingsError
 
@@ -38,18 +38,18 @@ class Supervisor:
     Args:
         listeners: One for each worker; closed with the supervisor.
 
-        patience: How long it waits for what.
+        timeouts: Time-outs for workers.
 
     Attributes:
         restarts: Workers that died and were, or are to be, started again.
     """
 
-    def __init__(self, listeners: Sequence[socket.socket], patience: Patience = PATIENCE):
+    def __init__(self, listeners: Sequence[socket.socket], timeouts: Timeouts = TIMEOUTS):
         self.restarts = 0
         # Sums of what ended workers had counted.
         self._ended_counts = Totals()
         self._slots = [Slot(number, listener) for number, listener in enumerate(listeners, start=1)]
-        self._patience = patience
+        self._timeouts = timeouts
         self._children: list[Child] = []
         self._others: Sequence[subprocess.Popen[bytes]] = ()
         self._values: Values = {}
@@ -107,15 +107,15 @@ class Supervisor:
         self._values, self._reload, self._started, self._others = values, reload, started, others
         self._outcome = loop.create_future()
         # A terminal that is closed sends SIGHUP too.
-        loop.add_signal_handler(signal.SIGHUP, self._hung_up, os.isatty(0))
+        loop.add_signal_handler(signal.SIGHUP, self._on_hangup, os.isatty(0))
         for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self._told_to_stop)
-        loop.add_signal_handler(signal.SIGCHLD, self._look)
+            loop.add_signal_handler(number, self._on_stop_signal)
+        loop.add_signal_handler(signal.SIGCHLD, self._collect_ended)
         for child in self._children:
             child.begin(self._orders(values), self._serves)
-        tasks = [asyncio.create_task(work) for work in (self._watch(), self._swap_when_told())]
+        tasks = [asyncio.create_task(work) for work in (self._watch(), self._swap_on_request())]
         try:
-            self._look()
+            self._collect_ended()
             return await self._outcome
         finally:
             await self._stop()
@@ -138,7 +138,7 @@ class Supervisor:
     def silent_seconds(self) -> Mapping[int, float]:
         """Return the time since the last message of the worker in each slot; workers send one a second."""
         now = asyncio.get_running_loop().time()
-        return {slot.number: now - slot.current.heard for slot in self._slots if slot.current}
+        return {slot.number: now - slot.current.last_message_at for slot in self._slots if slot.current}
 
     def counts(self) -> list[Counts]:
         """Return the last report of each worker that runs."""
@@ -171,7 +171,7 @@ class Supervisor:
             assert self._started is not None, "workers get their settings in run()"
             self._started()
 
-    def _look(self) -> None:
+    def _collect_ended(self) -> None:
         """Collect workers that have ended."""
         for child in [child for child in self._children if child.process.poll() is not None]:
             self._children.remove(child)
@@ -192,7 +192,7 @@ class Supervisor:
             return
         slot.current = None
         lived = asyncio.get_running_loop().time() - child.served if child.served else 0.0
-        if lived >= self._patience.stable:
+        if lived >= self._timeouts.stable:
             slot.failures = 0
         log.error("worker %d (process %d) died: %s", child.slot, child.pid, reason)
         self.restarts += 1
@@ -204,7 +204,7 @@ class Supervisor:
         if not self._served and (is_final or slot.failures >= FIRST_ATTEMPTS_MAX):
             self._end(reason if is_final else f"no worker could be started ({reason}): its log says why")
             return
-        asyncio.get_running_loop().call_later(self._patience.restart(slot.failures), self._restart, slot)
+        asyncio.get_running_loop().call_later(self._timeouts.restart(slot.failures), self._restart, slot)
 
     def _restart(self, slot: Slot) -> None:
         if slot.current is not None or self.stopping:
@@ -228,22 +228,22 @@ class Supervisor:
                 # This process was stopped or starved: messages are handled late, and perhaps the workers were
                 # stopped too. Every time-out begins anew.
                 for child in self._children:
-                    child.heard = max(child.heard, now)
+                    child.last_message_at = max(child.last_message_at, now)
                     child.began = max(child.began, now)
             planned = now + WATCH_SECONDS
-            self._look()
+            self._collect_ended()
             for child in self._children:
-                if reason := child.overdue(now, self._patience):
+                if reason := child.overdue(now, self._timeouts):
                     child.kill(reason)
 
-    def _hung_up(self, has_terminal: bool) -> None:
+    def _on_hangup(self, has_terminal: bool) -> None:
         if has_terminal and not os.isatty(0):
             log.info("the terminal was closed")
             self._end(None)
         elif not self.stopping:
             self._swap_wanted.set()
 
-    async def _swap_when_told(self) -> None:
+    async def _swap_on_request(self) -> None:
         while True:
             await self._swap_wanted.wait()
             # A SIGHUP during a swap starts another one: the code may have changed since.
@@ -272,7 +272,7 @@ class Supervisor:
         except OSError as error:
             log.error("swapping stops at worker %d, which stays: %s", slot.number, error.strerror)
             return False
-        await successor.settled.wait()
+        await successor.served_or_ended.wait()
         if not successor.served:
             reason = successor.refusal or successor.killed_for or f"code {successor.process.returncode}"
             log.error("swapping stops at worker %d, which stays: its successor ended: %s", slot.number, reason)
@@ -283,11 +283,11 @@ class Supervisor:
         predecessor, slot.current = slot.current, successor
         slot.failures = 0
         if predecessor is not None:
-            predecessor.drain(Retire(), self._patience.end)
+            predecessor.drain(Retire(), self._timeouts.end)
             await predecessor.ended.wait()
         return True
 
-    def _told_to_stop(self) -> None:
+    def _on_stop_signal(self) -> None:
         if self.stopping:
             # Postings under way are safe to abandon: callers retry with the same key.
             log.warning("stopping at once")
@@ -310,7 +310,7 @@ class Supervisor:
         for slot in self._slots:
             slot.listener.close()
         for child in self._children:
-            child.drain(Stop(), self._patience.end)
+            child.drain(Stop(), self._timeouts.end)
         self._all_ended.clear()
-        self._look()
+        self._collect_ended()
         await self._all_ended.wait()

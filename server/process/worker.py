@@ -57,21 +57,21 @@ def main() -> int:
     # Signals for the whole group are handled by the supervisor, which ends its workers in order.
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
-    told: Channel[ToWorker] = Channel(socket.socket(fileno=channel), ToWorker)
-    orders = told.wait()
+    channel_to_supervisor: Channel[ToWorker] = Channel(socket.socket(fileno=channel), ToWorker)
+    orders = channel_to_supervisor.wait()
     if not isinstance(orders, Orders):
         # The supervisor has ended, or ends before there was anything to serve with.
         return 0
     try:
         settings = load({}, orders.values).settings
         configure_logs(settings.log_level, worker=slot, pid=os.getpid())
-        uvloop.run(Worker(orders, settings, socket.socket(fileno=listener), told).serve())
+        uvloop.run(Worker(orders, settings, socket.socket(fileno=listener), channel_to_supervisor).serve())
     except Exception as error:
         text = explain(error)
         if text is None:
             log.exception("the worker failed")
             return EXIT_FAULT
-        told.send(Refused(text))
+        channel_to_supervisor.send(Refused(text))
         return EXIT_REFUSED
     return 0
 
@@ -96,7 +96,7 @@ class Worker:
         self._listener = listener
         self._channel = channel
         self._app: App | None = None
-        self._told = asyncio.Event()
+        self._ending = asyncio.Event()
         # Set when no other worker will accept from the socket.
         self._stop = asyncio.Event()
         self._answers: set[asyncio.Task[None]] = set()
@@ -109,7 +109,7 @@ class Worker:
             NotReadyError: There is a reason not to be ready, and this worker had to be.
             SettingsError: As `create_app`.
         """
-        self._channel.listen(self._hear, _leave)
+        self._channel.listen(self._handle, _leave)
         tasks = [asyncio.create_task(self._beat())]
         try:
             async with create_app(self._settings, self._orders.workers) as app:
@@ -129,14 +129,14 @@ class Worker:
                 gc.set_threshold(*COLLECT_AFTER)
                 self._channel.send(Serving(tuple(failures)))
                 tasks.append(asyncio.create_task(report(app, self._channel)))
-                await self._told.wait()
+                await self._ending.wait()
                 await self._drain(app, runner, site)
         finally:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
 
-    def _hear(self, message: ToWorker) -> None:
+    def _handle(self, message: ToWorker) -> None:
         match message:
             case Ask():
                 task = asyncio.create_task(self._answer())
@@ -144,11 +144,11 @@ class Worker:
                 task.add_done_callback(self._answers.discard)
             case Stop():
                 self._stop.set()
-                self._told.set()
+                self._ending.set()
             case Retire():
-                self._told.set()
+                self._ending.set()
             case Orders():
-                log.error("told twice what to serve with")
+                log.error("orders came twice")
 
     async def _answer(self) -> None:
         failures = ("the worker starts",) if self._app is None else await self._app.readiness.failures()

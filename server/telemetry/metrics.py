@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Final, NamedTuple
 
-from server.telemetry.tallies import SECONDS, SIZES, Spread
+from server.telemetry.tallies import SECONDS, SIZES, Histogram
 
 
 class Metric(NamedTuple):
@@ -110,8 +110,8 @@ AUDITED: Final[Mapping[str, Metric]] = {
 
 
 class Sample(NamedTuple):
-    """A metric's value now: a histogram's is a spread, and a counter's the total since the worker started."""
+    """A metric's value now: a counter's is the total since the worker started."""
 
     name: str
     labels: tuple[str, ...]
-    value: float | Spread
+    value: float | Histogram

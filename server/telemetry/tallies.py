@@ -14,7 +14,7 @@ SIZES: Final = (1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0)
 HOT_ACCOUNTS_COUNTED: Final = 100
 
 
-class Spread:
+class Histogram:
     """
     A histogram: how many values lie between which bounds.
 
@@ -46,8 +46,8 @@ class BatchTally:
     __slots__ = ("sizes", "waits")
 
     def __init__(self) -> None:
-        self.sizes = Spread(SIZES)
-        self.waits = Spread(SECONDS)
+        self.sizes = Histogram(SIZES)
+        self.waits = Histogram(SECONDS)
 
     def left(self, size: int, waited: float) -> None:
         """Count a batch of *size* items that is sent *waited* seconds after its first item came."""
@@ -70,7 +70,7 @@ class Tallies:
 
     def __init__(self) -> None:
         # By method, path with its wildcards, and status.
-        self.requests: dict[tuple[str, str, int], Spread] = {}
+        self.requests: dict[tuple[str, str, int], Histogram] = {}
         # Answers that are problems, by code.
         self.problems: Counter[str] = Counter()
         # Gate, read, post and Redis.
@@ -80,5 +80,5 @@ class Tallies:
         # Replays by the source of the answer: "redis" or "postgres".
         self.replays: Counter[str] = Counter()
         # Delays of timers of the event loop, in seconds.
-        self.loop_lag = Spread(SECONDS)
+        self.loop_lag = Histogram(SECONDS)
         self.hot_accounts: Top[tuple[int, str]] = Top(HOT_ACCOUNTS_COUNTED)

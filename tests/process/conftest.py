@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from server.process.embedded import EmbeddedServers
-from tests.process.embedded_looks import copied
+from tests.process.embedded_helpers import copied
 from tests.support.folders import server_folder
 
 

@@ -15,7 +15,7 @@ import pytest
 from server.process.embedded import EmbeddedError, EmbeddedServers, postgres_bin
 from server.process.embedded.child import stop
 from server.process.embedded.postgres_settings import LOG_BYTES_MAX
-from tests.process.embedded_looks import copied, psql, valkey
+from tests.process.embedded_helpers import copied, psql, valkey
 from tests.process.embedded_parent import Parent
 
 BUSY_SECONDS = 1.5

@@ -10,7 +10,7 @@ import pytest
 
 from server.process.embedded import EmbeddedError, EmbeddedServers, postgres_bin, valkey_bin
 from server.process.embedded.account import CAP_DAC_OVERRIDE
-from tests.process.embedded_looks import psql, valkey
+from tests.process.embedded_helpers import psql, valkey
 from tests.process.embedded_parent import ROOT, Parent, installed_packages
 from tests.process.users import DEFAULT_CONTAINER, NOBODY, needs_root, root_with, user
 

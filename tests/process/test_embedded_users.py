@@ -16,7 +16,7 @@ import pytest
 
 from server.process.embedded import EmbeddedServers, postgres_bin
 from server.process.embedded.account import OWN_UIDS
-from tests.process.embedded_looks import open_place, psql, valkey
+from tests.process.embedded_helpers import open_place, psql, valkey
 from tests.process.embedded_parent import ROOT, installed_packages
 from tests.process.users import DEFAULT_CONTAINER, NAMELESS, NOBODY, needs_root, root_with, user
 

@@ -16,7 +16,7 @@ import aiohttp
 import pytest
 
 from tests.process.home import Home, place
-from tests.process.outside import children_of, is_alive, zombies_of
+from tests.process.process_table import children_of, is_alive, zombies_of
 from tests.support.command import NO_REDIS, call, environment, run
 from tests.support.postgres import create_database, drop_database
 from tests.support.service import ServerProcess, free_port

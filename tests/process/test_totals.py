@@ -86,24 +86,24 @@ async def test_a_supervisor_that_does_not_listen() -> None:
     worker: Channel[ToWorker] = Channel(left, ToWorker)
     supervisor: Channel[ToSupervisor] = Channel(right, ToSupervisor)
     counts = Counts()
-    heard = 0
+    handled = 0
 
-    def hear(message: ToSupervisor) -> None:
-        nonlocal heard
+    def handle(message: ToSupervisor) -> None:
+        nonlocal handled
         assert isinstance(message, Counted)
         assert all(counts.values.get((name, labels), (-1,)) < numbers for name, labels, numbers in message.values)
         counts.update(message)
-        heard += 1
+        handled += 1
 
-    supervisor.listen(hear, lambda: None)
+    supervisor.listen(handle, lambda: None)
     reporter = Reporter(worker)
     for number in range(REPORTS):
         reporter.report(samples(number))
-    supervisor.catch_up()
-    assert 0 < heard < REPORTS
+    supervisor.read_all()
+    assert 0 < handled < REPORTS
     for _ in range(REPORTS):
         reporter.report(samples(REPORTS))
-        supervisor.catch_up()
+        supervisor.read_all()
     assert counts.values == {(name, labels): (REPORTS,) for name, labels, _ in samples(0)}
     worker.close()
     supervisor.close()

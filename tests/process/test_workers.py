@@ -17,8 +17,8 @@ from server.app import create_app
 from server.process.listeners import open_listeners
 from server.process.worker import accept_the_rest
 from server.settings import Settings
-from tests.process.impatient import SILENCE_SECONDS
-from tests.process.outside import is_alive, peers_of
+from tests.process.process_table import is_alive, peers_of
+from tests.process.short_timeouts import SILENCE_SECONDS
 from tests.support.client import Client
 from tests.support.history import History
 from tests.support.postgres import create_database, drop_database
@@ -193,7 +193,7 @@ async def impatient(
     """A server with two workers that it waits three seconds for."""
     database_url = await create_database(template)
     log = tmp_path_factory.mktemp("impatient") / "log"
-    server = ServerProcess(database_url, log, {"TALLYSTICK_WORKERS": "2"}, redis_url, "tests.process.impatient")
+    server = ServerProcess(database_url, log, {"TALLYSTICK_WORKERS": "2"}, redis_url, "tests.process.short_timeouts")
     try:
         await server.start()
         yield server

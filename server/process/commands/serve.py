@@ -7,22 +7,22 @@ import socket
 from collections.abc import Callable
 
 from server.process.listeners import open_listener, open_listeners
-from server.process.patience import PATIENCE, Patience
 from server.process.supervisor import Supervisor
+from server.process.timeouts import TIMEOUTS, Timeouts
 from server.settings import WORKERS_MAX, Loaded
 
 # The exit code of a program that a signal has ended is this plus the number of the signal.
 EXIT_SIGNAL = 128
 
 
-def serve(loaded: Loaded, reload: Callable[[], Loaded], patience: Patience = PATIENCE) -> str | None:
+def serve(loaded: Loaded, reload: Callable[[], Loaded], timeouts: Timeouts = TIMEOUTS) -> str | None:
     """
     Serve until SIGTERM or Ctrl-C.
 
     Args:
         reload: Gives the settings as they are now; called on SIGHUP.
 
-        patience: Time-outs for workers.
+        timeouts: Time-outs for workers.
 
     Returns:
         The reason why nothing can be served, or None.
@@ -47,7 +47,7 @@ def serve(loaded: Loaded, reload: Callable[[], Loaded], patience: Patience = PAT
                 f"cannot listen on {settings.admin_host}:{settings.admin_port}: {error.strerror}; name another port "
                 "for operators with --admin-port, 0 for any"
             )
-        supervisor = stack.enter_context(Supervisor(listeners, patience))
+        supervisor = stack.enter_context(Supervisor(listeners, timeouts))
         # Loading this takes as long as loading a worker, and both go on at the same time.
         from server.process.commands.supervise import supervise  # noqa: PLC0415
 
@@ -72,7 +72,7 @@ def end_by_signal() -> None:
         signal.signal(number, _end)
 
 
-def end_if_told() -> None:
+def end_if_signalled() -> None:
     """
     End this process if a signal has come and had no effect: an exception raised by a signal handler is lost where
     Python calls back from C code, for example during an import.
@@ -80,16 +80,16 @@ def end_if_told() -> None:
     Raises:
         SystemExit: A signal has come.
     """
-    if _told:
-        raise SystemExit(EXIT_SIGNAL + _told[0])
+    if _signals:
+        raise SystemExit(EXIT_SIGNAL + _signals[0])
 
 
 # Signals that have come.
-_told: list[int] = []
+_signals: list[int] = []
 
 
 def _end(number: int, _: object) -> None:
-    _told.append(number)
+    _signals.append(number)
     raise SystemExit(EXIT_SIGNAL + number)
 
 

@@ -11,7 +11,7 @@ from typing import Final
 from server.process.admin import Admin
 from server.process.commands.demo import demo_key, welcome
 from server.process.commands.exits import OutputError, say
-from server.process.commands.serve import end_if_told
+from server.process.commands.serve import end_if_signalled
 from server.process.commands.target import Target, migrate_target, open_target
 from server.process.supervisor import Supervisor, Values
 from server.settings import Loaded
@@ -47,7 +47,7 @@ def supervise(
             runner = await Admin(supervisor).start(admin)
             log.info("operators are answered at %s:%d", *admin.getsockname()[:2])
             try:
-                end_if_told()
+                end_if_signalled()
                 return await supervisor.run(
                     worker_values(loaded, target, supervisor.size),
                     lambda: worker_values(reload(), target, supervisor.size),

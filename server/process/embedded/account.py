@@ -138,20 +138,20 @@ def become(account: Account) -> Callable[[], None]:
         if libc is not None:
             # Otherwise the change of user drops all capabilities, and access(2), with which PostgreSQL looks for its
             # own programs, ignores them.
-            _must(libc.prctl(PR_SET_SECUREBITS, *map(ctypes.c_ulong, (SECBIT_NO_SETUID_FIXUP, 0, 0, 0))))
+            _check(libc.prctl(PR_SET_SECUREBITS, *map(ctypes.c_ulong, (SECBIT_NO_SETUID_FIXUP, 0, 0, 0))))
         os.setgroups([])
         os.setgid(account.gid)
         os.setuid(account.uid)
         if libc is not None and capability is not None:
             # Effective, permitted and inheritable: this one, and none of the upper 32.
             header = struct.pack("=Ii", CAPABILITY_VERSION_3, 0)
-            _must(libc.capset(header, struct.pack("=6I", *(1 << capability,) * 3, 0, 0, 0)))
-            _must(libc.prctl(PR_CAP_AMBIENT, *map(ctypes.c_ulong, (PR_CAP_AMBIENT_RAISE, capability, 0, 0))))
+            _check(libc.capset(header, struct.pack("=6I", *(1 << capability,) * 3, 0, 0, 0)))
+            _check(libc.prctl(PR_CAP_AMBIENT, *map(ctypes.c_ulong, (PR_CAP_AMBIENT_RAISE, capability, 0, 0))))
 
     return change
 
 
-def _must(result: int) -> None:
+def _check(result: int) -> None:
     if result != 0:
         number = ctypes.get_errno()
         raise OSError(number, os.strerror(number))

@@ -127,9 +127,9 @@ class DataDirectory:
         if _fits(inside):
             self._make_private(inside)
             return inside
-        remembered = self._remembered_sockets()
-        if remembered is not None:
-            return remembered
+        noted = self._noted_sockets()
+        if noted is not None:
+            return noted
         for parent in (Path(tempfile.gettempdir()).resolve(), SHORT_PARENT.resolve()):
             if _fits(parent / "tallystick-12345678") and is_reachable(parent, self.account):
                 made = Path(tempfile.mkdtemp(prefix="tallystick-", dir=parent))
@@ -151,7 +151,7 @@ class DataDirectory:
                 "empty or a new directory with --data-dir."
             )
 
-    def _remembered_sockets(self) -> Path | None:
+    def _noted_sockets(self) -> Path | None:
         try:
             notes = json.loads((self.path / MARKER).read_bytes())
             path = Path(notes["sockets"])

@@ -29,12 +29,12 @@ def disk_full(path: Path) -> EmbeddedError:
     )
 
 
-def failure(what: str, said: str, path: Path) -> EmbeddedError:
+def failure(what: str, output: str, path: Path) -> EmbeddedError:
     """The error for a server that did not start, with its last lines of output."""
     # A full disk may have no room for the message about it.
-    if any(text in said for text in DISK_FULL_TEXTS) or shutil.disk_usage(path).free < START_BYTES_MIN:
+    if any(text in output for text in DISK_FULL_TEXTS) or shutil.disk_usage(path).free < START_BYTES_MIN:
         return disk_full(path)
-    return EmbeddedError(f"{what}. Its last words were:\n{said or '(nothing)'}")
+    return EmbeddedError(f"{what}. Its last words were:\n{output or '(nothing)'}")
 
 
 def explain(error: OSError, path: Path) -> EmbeddedError:

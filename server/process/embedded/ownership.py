@@ -20,7 +20,7 @@ class Ownership:
 
     descriptor: int
 
-    def give_back(self) -> None:
+    def release(self) -> None:
         """Release it, also for forked workers that inherited it."""
         unlock(self.descriptor)
         os.close(self.descriptor)

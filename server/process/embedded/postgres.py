@@ -82,7 +82,7 @@ INITDB_OPTIONS = (
     "--no-instructions",
 )
 
-WHO_ARE_YOU = """
+IDENTIFY = """
     SELECT current_setting('data_directory'),
            EXISTS (SELECT FROM pg_database WHERE datname = 'tallystick')
 """
@@ -158,7 +158,7 @@ class Postgres:
             process = self._spawn()
 
     def _spawn(self) -> "subprocess.Popen[bytes]":
-        self._forget_the_dead()
+        self._remove_leftovers()
         self._write_rules()
         settings = as_arguments(self.directory.cluster, self.sockets, self.directory.logs, PORT)
         return child.spawn(
@@ -176,7 +176,7 @@ class Postgres:
     def _probe(self) -> Exception | None:
         """Return None when our server answers and its database exists, otherwise the error."""
         try:
-            [(place, has_database)] = self._ask(WHO_ARE_YOU)
+            [(place, has_database)] = self._ask(IDENTIFY)
             if place == str(self.directory.cluster) and not has_database:
                 self._ask(f"CREATE DATABASE {DATABASE}", CREATE_SECONDS)
         except PermissionError:
@@ -229,13 +229,13 @@ class Postgres:
                 return True
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(POLL_SECONDS)
-                said = self._said(since)
-                if ORPHANS_TEXT in said and time.monotonic() < deadline:
+                output = self._last_output(since)
+                if ORPHANS_TEXT in output and time.monotonic() < deadline:
                     return False
-                raise failure("PostgreSQL ended while it started", said, self.directory.path)
+                raise failure("PostgreSQL ended while it started", output, self.directory.path)
             if time.monotonic() > deadline:
                 what = f"PostgreSQL does not answer after {START_SECONDS:.0f} seconds: {trouble}"
-                raise failure(what, self._said(since), self.directory.path)
+                raise failure(what, self._last_output(since), self.directory.path)
 
     def _initdb(self) -> None:
         # Made under another name and renamed when complete: a process killed half-way leaves no incomplete cluster.
@@ -291,7 +291,7 @@ class Postgres:
         """Whether that process is a postgres that was given our directory."""
         return f"postgres -D {self.directory.cluster} --" in _command_line(pid)
 
-    def _forget_the_dead(self) -> None:
+    def _remove_leftovers(self) -> None:
         """Remove what a crash left behind; only after `find` found no server."""
         for name in (SOCKET, f"{SOCKET}.lock"):
             (self.sockets / name).unlink(missing_ok=True)
@@ -311,7 +311,7 @@ class Postgres:
             if log.lstat().st_size > LOG_BYTES_MAX:
                 log.unlink(missing_ok=True)
 
-    def _said(self, since: float) -> str:
+    def _last_output(self, since: float) -> str:
         """Return the last lines of the server: of its output, then of its own log."""
         logs = [self._output, *self.directory.logs.glob("postgres-???.log")]
         recent = [log for log in logs if log.exists() and log.stat().st_mtime >= since]

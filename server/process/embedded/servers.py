@@ -82,7 +82,7 @@ class EmbeddedServers:
             if self._postgres is not None:
                 child.stop(self._postgres, postgres.STOP_STEPS)
             if self._ownership is not None:
-                self._ownership.give_back()
+                self._ownership.release()
         self._postgres = self._valkey = self._ownership = None
 
     def __enter__(self) -> "EmbeddedServers":
@@ -109,7 +109,7 @@ class EmbeddedServers:
                 if self._ownership is not None or not serving:
                     self._find_or_start(directory, with_postgres, with_redis)
                     if not (self.started or serving) and self._ownership is not None:
-                        self._ownership.give_back()
+                        self._ownership.release()
                         self._ownership = None
                     return
             # Not while the directory is locked: the owner locks it before it ends.

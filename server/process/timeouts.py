@@ -7,7 +7,7 @@ BACK_OFF_FACTOR: Final = 2.0
 BACK_OFF_EXPONENT_MAX: Final = 10
 
 
-class Patience(NamedTuple):
+class Timeouts(NamedTuple):
     """Time-outs and delays of the supervisor, in seconds."""
 
     # Until a worker serves: half a second, and much longer on a machine that starts everything at once.
@@ -29,4 +29,4 @@ class Patience(NamedTuple):
         return min(delay, self.restart_max)
 
 
-PATIENCE: Final = Patience()
+TIMEOUTS: Final = Timeouts()

@@ -8,7 +8,7 @@ from typing import Final
 LINES_PER_SECOND_MAX: Final = 50
 
 
-class Lines:
+class LogThrottle:
     """
     A limited number of log lines of one kind.
 
@@ -23,26 +23,26 @@ class Lines:
         self._text = text
         self._second = 0
         self._count = 0
-        self._unsaid = 0
+        self._left_out = 0
 
-    def may(self, now: float) -> bool:
+    def allows(self, now: float) -> bool:
         """Return whether another line may be logged at *now* (of `time.monotonic`); count it as left out if not."""
         second = int(now)
         if second != self._second:
             self._second = second
             self._count = 0
         if self._count >= LINES_PER_SECOND_MAX:
-            self._unsaid += 1
+            self._left_out += 1
             return False
         self._count += 1
         return True
 
-    def say(self, fields: Mapping[str, object]) -> None:
-        """Log a line that `may` has allowed, with the fields that have a value and the number of lines left out."""
+    def write(self, fields: Mapping[str, object]) -> None:
+        """Log a line that `allows` has allowed, with the fields that have a value and the number of lines left out."""
         shown = {name: value for name, value in fields.items() if value is not None}
-        if self._unsaid:
-            shown["unsaid"] = self._unsaid
-            self._unsaid = 0
+        if self._left_out:
+            shown["unsaid"] = self._left_out
+            self._left_out = 0
         self._log.info(self._text, extra={"fields": shown})
 
 
