@@ -8,8 +8,8 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING, Final
 
 from server.http.call import Call
-from server.telemetry.lines import Lines, milliseconds
-from server.telemetry.tallies import SECONDS, Spread, Tallies
+from server.telemetry.log_throttle import LogThrottle, milliseconds
+from server.telemetry.tallies import SECONDS, Histogram, Tallies
 from server.telemetry.trace import Part, read_traceparent
 
 if TYPE_CHECKING:
@@ -42,14 +42,14 @@ class Observer:
         self._sample = sample
         self._until_sample = sample
         self._traces = traces
-        self._lines = Lines(log, "request")
+        self._lines = LogThrottle(log, "request")
 
     def ended(self, call: Call, status: int) -> None:
         """Note a request that is answered with *status*; its `arrived` has been stamped."""
         now = time.monotonic()
         seconds = now - call.arrived
         spread = self._requests.get((call.method, call.route_path, status)) or self._open(call, status)
-        # As `Spread.add` does, without a call on the path of every request.
+        # As `Histogram.add` does, without a call on the path of every request.
         spread.counts[bisect_left(SECONDS, seconds)] += 1
         spread.total += seconds
         if seconds > self._slow_seconds or (status >= 500 and status != HTTPStatus.SERVICE_UNAVAILABLE):
@@ -65,20 +65,20 @@ class Observer:
     def refused(self, method: str, route: str, status: int, arrived: float) -> None:
         """Note a request that was refused unread: it is counted, and nothing else is known of it."""
         spread = self._requests.get((method, route, status)) or self._requests.setdefault(
-            (method, route, status), Spread(SECONDS)
+            (method, route, status), Histogram(SECONDS)
         )
         spread.add(time.monotonic() - arrived)
 
-    def _open(self, call: Call, status: int) -> Spread:
-        return self._requests.setdefault((_method(call), call.route_path, status), Spread(SECONDS))
+    def _open(self, call: Call, status: int) -> Histogram:
+        return self._requests.setdefault((_method(call), call.route_path, status), Histogram(SECONDS))
 
     def _say(self, call: Call, status: int, now: float) -> None:
         """Log one line, unless there have been many this second; nothing in it is of the caller's making but ids."""
-        if not self._lines.may(now):
+        if not self._lines.allows(now):
             return
         parent = read_traceparent(call.headers.get("traceparent", ""))
         # A failure has been logged where it happened.
-        self._lines.say(
+        self._lines.write(
             {
                 "request_id": call.request_id,
                 "trace_id": parent.trace_id if parent else None,

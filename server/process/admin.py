@@ -1,4 +1,4 @@
-"""What operators ask the whole server, on a port of its own."""
+"""The admin port: health and metrics of the whole server, for operators."""
 
 import socket
 from collections.abc import Awaitable, Callable
@@ -26,14 +26,14 @@ class Admin:
     The admin server.
 
     Args:
-        supervisor: What it speaks for.
+        supervisor: Of the server.
     """
 
     def __init__(self, supervisor: Supervisor) -> None:
         self._supervisor = supervisor
 
     def routes(self) -> dict[str, Handler]:
-        """Return what can be asked; every further page of operators is one more line here."""
+        """Return the handler of each path."""
         return {
             "/livez": self._livez,
             "/readyz": self._readyz,
@@ -66,13 +66,17 @@ class Admin:
 
     async def _metrics(self, _: web.Request) -> web.Response:
         """Answer with the numbers of all workers, for Prometheus."""
-        supervisor = self._supervisor
-        text = supervisor.metrics.text(supervisor.states(), supervisor.restarts, supervisor.pids())
-        return web.Response(body=text, headers={**_NO_STORE, "Content-Type": METRICS_TYPE})
+        # Loaded when it is asked for: see there.
+        from server.process import scrape  # noqa: PLC0415
+
+        body = scrape.metrics(self._supervisor)
+        return web.Response(body=body, headers={**_NO_STORE, "Content-Type": METRICS_TYPE})
 
     async def _hot_accounts(self, _: web.Request) -> web.Response:
-        """Answer with the accounts that had most transfers in the last few seconds."""
-        body = self._supervisor.metrics.hot_accounts()
+        """Answer with the accounts with most transfers in the last few seconds."""
+        from server.process import scrape  # noqa: PLC0415
+
+        body = scrape.hot_accounts(self._supervisor)
         return web.Response(body=body, content_type="application/json", headers=_NO_STORE)
 
 

@@ -1,14 +1,16 @@
-"""What supervisor and worker say to each other: one JSON object a line, over a pair of sockets."""
+"""The messages between supervisor and worker: one JSON object a line, over a pair of sockets."""
 
 import asyncio
 import contextlib
 import socket
 from collections.abc import Callable
-from typing import Any, Final, Generic, TypeVar, cast
+from typing import Any, Final, Generic, NamedTuple, TypeVar, cast
 
 import msgspec
 
-# Bytes of a message: settings are far shorter, and what never ends is not collected.
+from server.telemetry.metrics import Metric
+
+# Longest message, in bytes: settings are far shorter. A line that never ends must not fill the memory.
 MESSAGE_MAX_BYTES: Final = 256 * 1024
 # Bytes read at once.
 READ_BYTES: Final = 64 * 1024
@@ -16,69 +18,104 @@ READ_BYTES: Final = 64 * 1024
 
 class Orders(msgspec.Struct, tag="orders", frozen=True):
     """
-    To a worker, first of all: what to serve with.
+    To a worker, as the first message: the settings to serve with.
 
     Args:
-        values: Settings that differ from the defaults, secrets among them.
+        values: Settings that differ from the defaults, including secrets.
 
-        workers: Workers that serve, this one included.
+        workers: The number of workers that serve, including this one.
 
-        metrics: Folder for its numbers.
-
-        name: Of the worker among those that run, for the files there.
-
-        must_be_ready: Whether to refuse instead of serving when there is a reason not to be ready.
+        must_be_ready: Whether to send `Refused` instead of serving when it is not ready.
     """
 
     values: dict[str, str | int]
     workers: int
-    metrics: str
-    name: str
     must_be_ready: bool = False
 
 
 class Retire(msgspec.Struct, tag="retire", frozen=True):
-    """To a worker: another one serves from its socket, so answer what is connected and end."""
+    """To a worker: another worker accepts from its socket now. Answer the open connections and end."""
 
 
 class Stop(msgspec.Struct, tag="stop", frozen=True):
-    """To a worker: nobody serves from its socket any more, so take what is queued there, answer and end."""
+    """To a worker: no other worker will accept from its socket. Accept what is queued there, answer and end."""
 
 
 class Ask(msgspec.Struct, tag="ask", frozen=True):
-    """To a worker: say whether you are ready."""
+    """To a worker: answer with `Ready`."""
 
 
 class Beat(msgspec.Struct, tag="beat", frozen=True):
-    """To the supervisor, once a second: the loop runs."""
+    """To the supervisor, once a second: the event loop runs."""
+
+
+class Value(NamedTuple):
+    """
+    A metric's value for some values of its labels.
+
+    Args:
+        numbers: One, or the counts of a histogram's buckets and then the sum of what was counted.
+    """
+
+    name: str
+    labels: tuple[str, ...]
+    numbers: tuple[float, ...]
+
+
+class Counted(msgspec.Struct, tag="counted", frozen=True):
+    """
+    To the supervisor, once a second: the values that have changed since the last report.
+
+    Args:
+        values: Totals since the worker started, not increments: a lost message is made good by a later one.
+
+        metrics: Descriptions of the metrics that are named for the first time, by name.
+    """
+
+    values: tuple[Value, ...] = ()
+    metrics: dict[str, Metric] = msgspec.field(default_factory=dict)
+
+
+class HotAccount(NamedTuple):
+    """An account, and in how many transfers of the last few seconds it took part."""
+
+    ledger_id: int
+    account: str
+    transfers: int
+
+
+class Hot(msgspec.Struct, tag="hot", frozen=True):
+    """To the supervisor, every ten seconds: the accounts that took part in most transfers since the last time."""
+
+    accounts: tuple[HotAccount, ...]
 
 
 class Serving(msgspec.Struct, tag="serving", frozen=True):
-    """To the supervisor: requests are taken; the reasons not to be ready, if there are any."""
+    """To the supervisor: the worker accepts requests; the reasons why it is not ready, if there are any."""
 
     failures: tuple[str, ...] = ()
 
 
 class Ready(msgspec.Struct, tag="ready", frozen=True):
-    """To the supervisor, as it asked: the reasons not to be ready, none when ready."""
+    """To the supervisor, in answer to `Ask`: the reasons why the worker is not ready; none when it is."""
 
     failures: tuple[str, ...] = ()
 
 
 class Refused(msgspec.Struct, tag="refused", frozen=True):
-    """To the supervisor: it cannot be served this way, and why, for a person."""
+    """To the supervisor: the worker cannot serve with these settings; the reason is a sentence for a person."""
 
     text: str
 
 
 ToWorker = Orders | Retire | Stop | Ask
-ToSupervisor = Beat | Serving | Ready | Refused
+ToSupervisor = Beat | Counted | Hot | Serving | Ready | Refused
 
 M = TypeVar("M")
 
 
 def _ignore(*_: object) -> None:
-    """Stand in for who listens."""
+    """Ignore a message, or the end, until `listen` is called."""
 
 
 class Channel(Generic[M]):
@@ -88,54 +125,61 @@ class Channel(Generic[M]):
     Args:
         end: The socket; closed with the channel.
 
-        kind: What the other end says: the structs of M, as a union.
+        kind: The messages of the other end: the structs of M, as a union.
     """
 
     def __init__(self, end: socket.socket, kind: Any) -> None:
         self._end = end
         self._decoder = msgspec.json.Decoder(kind)
         self._buffer = bytearray()
+        # The end of a message of which the socket took only the beginning.
+        self._unsent = b""
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._heard: Callable[[M], None] = _ignore
-        self._ended: Callable[[], None] = _ignore
+        self._handle: Callable[[M], None] = _ignore
+        self._at_end: Callable[[], None] = _ignore
 
     def send(self, message: "ToWorker | ToSupervisor") -> bool:
-        """Say something without waiting; False when the other end is gone or has not listened for very long."""
+        """Send a message without waiting; return False when the other end is gone or its buffer is full."""
         try:
+            if self._unsent:
+                self._unsent = self._unsent[self._end.send(self._unsent, socket.MSG_DONTWAIT) :]
+            if self._unsent:
+                return False
             line = msgspec.json.encode(message) + b"\n"
-            # Far below what a socket holds: it goes as a whole or not at all.
-            return self._end.send(line, socket.MSG_DONTWAIT) == len(line)
+            # A message is far smaller than the buffer of the socket: it is cut only when the buffer is nearly full.
+            self._unsent = line[self._end.send(line, socket.MSG_DONTWAIT) :]
+            return not self._unsent
         except OSError:
             return False
 
     def wait(self) -> M | None:
-        """Return the next message, or None when the other end is gone; for a process without a loop yet."""
+        """Wait for the next message and return it, or None when the other end is gone; only before a loop runs."""
         while b"\n" not in self._buffer:
             if not self._read():
                 return None
         return self._next()
 
-    def listen(self, heard: Callable[[M], None], ended: Callable[[], None]) -> None:
-        """Call *heard* with each message from now on, and *ended* once when the other end is gone."""
+    def listen(self, handle: Callable[[M], None], at_end: Callable[[], None]) -> None:
+        """Call *handle* with each message from now on, and *at_end* once when the other end is gone."""
         self._loop = asyncio.get_running_loop()
         self._end.setblocking(False)
-        self._heard, self._ended = heard, ended
-        self._loop.add_reader(self._end.fileno(), self.catch_up)
+        self._handle, self._at_end = handle, at_end
+        self._loop.add_reader(self._end.fileno(), self.read_all)
 
-    def catch_up(self) -> None:
-        """Hear what has come by now, after `listen`."""
+    def read_all(self) -> None:
+        """Handle all messages that have arrived; only after `listen`."""
         while self._end.fileno() >= 0:
             try:
                 is_open = self._read()
             except BlockingIOError:
                 return
             while b"\n" in self._buffer:
-                # During a deploy the other end may be of a release that says more than this one understands.
+                # During a deploy the other end may be of a newer release, with messages that this one does not know.
                 with contextlib.suppress(msgspec.ValidationError):
-                    self._heard(self._next())
+                    self._handle(self._next())
             if not is_open:
                 self.close()
-                self._ended()
+                self._at_end()
 
     def close(self) -> None:
         """End the connection; a second call does nothing."""
@@ -144,7 +188,7 @@ class Channel(Generic[M]):
         self._end.close()
 
     def _read(self) -> bool:
-        """Collect what has come; False at the end."""
+        """Read what has arrived; return False at the end."""
         try:
             data = self._end.recv(READ_BYTES)
         except BlockingIOError:

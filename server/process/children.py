@@ -19,6 +19,8 @@ from server.process.channel import (
     Ask,
     Beat,
     Channel,
+    Counted,
+    Hot,
     Orders,
     Ready,
     Refused,
@@ -27,10 +29,11 @@ from server.process.channel import (
     Stop,
     ToSupervisor,
 )
-from server.process.patience import Patience
+from server.process.timeouts import Timeouts
+from server.process.totals import Counts
 from server.settings import PREFIX
 
-# Seconds in which a worker must have said whether it is ready: a little more than its own look at Postgres may take.
+# Seconds in which a worker must answer whether it is ready: a little more than its own check of Postgres may take.
 ASK_SECONDS: Final = 2.5
 
 # Of a worker.
@@ -40,7 +43,7 @@ log = logging.getLogger(__name__)
 
 
 class Report(NamedTuple):
-    """What is known of a worker; no failures and the state `serving`: it is ready."""
+    """The state of a worker; it is ready when the state is `serving` and there are no failures."""
 
     slot: int
     pid: int
@@ -53,16 +56,14 @@ class Child:
     A worker process.
 
     Args:
-        slot: Its number, from 1, which its successor will have too.
+        slot: Its number, from 1; its successor has the same.
 
         listener: Its socket; this process keeps it.
-
-        name: Among the workers that run.
     """
 
-    def __init__(self, slot: int, listener: socket.socket, name: str) -> None:
+    def __init__(self, slot: int, listener: socket.socket) -> None:
         self.slot = slot
-        self.name = name
+        self.counts = Counts()
         ours, theirs = socket.socketpair()
         # Settings go as a whole; the buffers of some systems are smaller.
         ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, MESSAGE_MAX_BYTES)
@@ -78,24 +79,24 @@ class Child:
                 # Ctrl-C in the terminal reaches the supervisor only.
                 start_new_session=True,
             )
-            # It is kept where there is somebody to talk to.
+            # Our end stays open once the process exists.
             stack.pop_all()
         self._channel: Channel[ToSupervisor] = Channel(ours, ToSupervisor)
         # One of STATES.
         self.state = "starting"
-        # Why it cannot serve, if it says so.
+        # Why it cannot serve, if it has sent `Refused`.
         self.refusal: str | None = None
-        # On the loop's clock: when it was told to start, when it began to serve, when it was last heard of, and by when
-        # it must have ended.
-        self.began = self.served = self.heard = 0.0
+        # On the loop's clock: when it was given its settings, when it began to serve, when its last message came, and
+        # by when it must have ended.
+        self.began = self.served = self.last_message_at = 0.0
         self.must_end = float("inf")
         # Why it was killed, if it was.
         self.killed_for = ""
-        # Set when it serves or has ended; when it has ended.
-        self.settled, self.ended = asyncio.Event(), asyncio.Event()
+        # The first is set when it serves or has ended, the second when it has ended.
+        self.served_or_ended, self.ended = asyncio.Event(), asyncio.Event()
         self._failures: tuple[str, ...] = ()
         self._asking: asyncio.Future[None] | None = None
-        self._serves: Callable[[], None] = _unheard
+        self._serves: Callable[[], None] = _do_nothing
 
     @property
     def pid(self) -> int:
@@ -103,10 +104,10 @@ class Child:
         return self.process.pid
 
     def begin(self, orders: Orders, serves: Callable[[], None]) -> None:
-        """Tell it what to serve with, and listen to it from now on; *serves* is called when it takes requests."""
+        """Send its settings and handle its messages from now on; *serves* is called when it accepts requests."""
         self._serves = serves
-        self.began = self.heard = asyncio.get_running_loop().time()
-        self._channel.listen(self._hear, _unheard)
+        self.began = self.last_message_at = asyncio.get_running_loop().time()
+        self._channel.listen(self._handle, _do_nothing)
         if not self._channel.send(orders):
             self.kill("it could not be told what to serve with")
 
@@ -116,13 +117,15 @@ class Child:
         self.must_end = asyncio.get_running_loop().time() + seconds
         self._channel.send(message)
 
-    def overdue(self, now: float, patience: Patience) -> str | None:
-        """Return why it has to be killed by now, if it has to."""
+    def overdue(self, now: float, timeouts: Timeouts) -> str | None:
+        """Return the reason to kill it now, or None."""
         if now > self.must_end:
             return "it did not end in time"
         if self.state == "starting":
-            return "it did not start in time" if now - self.began > patience.start else None
-        return f"it gave no sign of life for {patience.silence:.0f} s" if now - self.heard > patience.silence else None
+            return "it did not start in time" if now - self.began > timeouts.start else None
+        if now - self.last_message_at > timeouts.silence:
+            return f"it gave no sign of life for {timeouts.silence:.0f} s"
+        return None
 
     def kill(self, reason: str) -> None:
         """End it at once."""
@@ -131,27 +134,27 @@ class Child:
             self.process.send_signal(signal.SIGKILL)
 
     def close(self) -> None:
-        """Note its end, after hearing its last words."""
-        self._channel.catch_up()
+        """Handle its last messages and note that it has ended."""
+        self._channel.read_all()
         self._channel.close()
-        self.settled.set()
+        self.served_or_ended.set()
         self.ended.set()
 
     def abandon(self) -> None:
-        """End it, and wait until it has ended; without a loop."""
+        """Kill it and wait until it has ended; blocks."""
         self._channel.close()
         self.process.kill()
         self.process.wait()
 
     async def report(self) -> Report:
-        """Return whether it is ready, as it says itself."""
+        """Ask it whether it is ready, and return its state."""
         failures: tuple[str, ...] = ()
         if self.state == "serving":
             if self._asking is None:
                 self._asking = asyncio.get_running_loop().create_future()
                 self._channel.send(Ask())
             try:
-                # Shared by all who ask meanwhile.
+                # One answer serves all callers that wait for it.
                 await asyncio.wait_for(asyncio.shield(self._asking), ASK_SECONDS)
                 failures = self._failures
             except TimeoutError:
@@ -159,19 +162,23 @@ class Child:
                 failures = ("the worker does not answer",)
         return Report(self.slot, self.pid, self.state, failures)
 
-    def _hear(self, message: ToSupervisor) -> None:
+    def _handle(self, message: ToSupervisor) -> None:
         loop = asyncio.get_running_loop()
-        self.heard = loop.time()
+        self.last_message_at = loop.time()
         match message:
             case Beat():
                 pass
+            case Counted():
+                self.counts.update(message)
+            case Hot(accounts):
+                self.counts.hot_accounts = accounts
             case Serving(failures):
                 self._failures = failures
-                self.served = self.heard
+                self.served = self.last_message_at
                 if self.state == "starting":
                     self.state = "serving"
                 log.info("worker %d (process %d) serves after %.2f s", self.slot, self.pid, self.served - self.began)
-                self.settled.set()
+                self.served_or_ended.set()
                 self._serves()
             case Ready(failures):
                 self._failures = failures
@@ -182,12 +189,12 @@ class Child:
                 self.refusal = text
 
 
-def _unheard() -> None:
-    """Stand in for who listens: the end of the channel is noticed as the end of the process."""
+def _do_nothing() -> None:
+    """Do nothing: the end of the channel is noticed as the end of the process."""
 
 
 def _environment() -> Mapping[str, str]:
-    """Return this process's environment without settings of ours, and with the folder that this program lies in."""
+    """Return this process's environment without TALLYSTICK_ variables, and with this program on Python's path."""
     variables = {name: text for name, text in os.environ.items() if not name.startswith(PREFIX)}
     root = str(Path(server.__file__).parents[1])
     if root not in site.getsitepackages():

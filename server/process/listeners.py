@@ -8,7 +8,7 @@ from typing import Final
 
 from server.http.limits import BACKLOG
 
-# Seconds in which the processes of a server that was killed a moment ago have given the port back.
+# Seconds in which the processes of a server that was just killed have released the port.
 TAKEN_SECONDS: Final = 0.5
 TAKEN_POLL_SECONDS: Final = 0.02
 

@@ -1,20 +1,20 @@
-"""Process 1 of a container is given every process whose parent has ended, and has to take note of its end."""
+"""Process 1 of a container becomes the parent of every orphan and must collect its exit status."""
 
 import os
 import subprocess
 from collections.abc import Iterable
 from typing import Final
 
-# Ended processes collected in one go; the next look collects the rest.
+# Ended processes collected in one call; the next call collects the rest.
 COLLECTED_MAX: Final = 1_000
 
 
 def collect_orphans(own: "Iterable[subprocess.Popen[bytes]]") -> None:
     """
-    Take note of the end of processes that this one did not start, if it is process 1.
+    Collect ended processes that this one did not start, if it is process 1.
 
     Args:
-        own: What it started; their ends are kept for those who wait for them.
+        own: Its own children; their exit statuses are left for those who wait for them.
     """
     if os.getpid() != 1:
         return

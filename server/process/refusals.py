@@ -1,4 +1,4 @@
-"""What a person is told when something cannot be done."""
+"""Errors as sentences for a person."""
 
 import traceback
 from pathlib import Path
@@ -17,7 +17,7 @@ class NotReadyError(Exception):
 
 
 def explain(error: BaseException) -> str | None:
-    """Return what an error means for whoever runs the program, or None when it is a fault of the program."""
+    """Return what an error means to an operator, or None when it is a fault of the program."""
     match error:
         case RowLockedError():
             return f"{error}: try again when that has ended"
@@ -38,7 +38,7 @@ def explain(error: BaseException) -> str | None:
 
 
 def explain_fault(error: BaseException) -> str:
-    """Return what to report of a fault of the program: what and where, never what it was about."""
+    """Return the type and place of a fault of the program, without the values that it quotes."""
     frames = traceback.extract_tb(error.__traceback__)
     place = f" at {Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else ""
     fault = f"{type(error).__name__}{place}"

@@ -1,4 +1,4 @@
-"""The supervisor: keeps the sockets, starts workers, replaces them, and tells them when to end."""
+"""The supervisor: keeps the sockets, starts workers, replaces them and ends them."""
 
 import asyncio
 import logging
@@ -7,22 +7,24 @@ import signal
 import socket
 import subprocess
 from collections.abc import Callable, Mapping, Sequence
+from copy import deepcopy
 from types import TracebackType
 from typing import Final
 
 from server.process.channel import Orders, Retire, Stop
 from server.process.children import Child, Report
-from server.process.metrics_folder import MetricsFolder
 from server.process.orphans import collect_orphans
-from server.process.patience import PATIENCE, Patience
 from server.process.slots import Slot, count_states
+from server.process.timeouts import TIMEOUTS, Timeouts
+from server.process.totals import Counts, Totals
 from server.settings import SettingsError
 
 Values = Mapping[str, str | int]
 
-# Ends of a worker, one after the other, after which a server that has never served gives up.
+# Failed starts of a worker in a row after which a server that has never served gives up.
 FIRST_ATTEMPTS_MAX: Final = 3
-# Seconds between two looks at the workers, and how late a look must be for this process to have been held up itself.
+# Seconds between two checks of the workers. A check that is late by the second number of seconds shows that this
+# process itself was stopped or starved.
 WATCH_SECONDS: Final = 1.0
 HELD_UP_SECONDS: Final = 2.0
 
@@ -36,19 +38,18 @@ class Supervisor:
     Args:
         listeners: One for each worker; closed with the supervisor.
 
-        metrics: Where the workers write their numbers.
-
-        patience: How long it waits for what.
+        timeouts: Time-outs for workers.
 
     Attributes:
         restarts: Workers that died and were, or are to be, started again.
     """
 
-    def __init__(self, listeners: Sequence[socket.socket], metrics: MetricsFolder, patience: Patience = PATIENCE):
-        self.metrics = metrics
+    def __init__(self, listeners: Sequence[socket.socket], timeouts: Timeouts = TIMEOUTS):
         self.restarts = 0
+        # Sums of what ended workers had counted.
+        self._ended_counts = Totals()
         self._slots = [Slot(number, listener) for number, listener in enumerate(listeners, start=1)]
-        self._patience = patience
+        self._timeouts = timeouts
         self._children: list[Child] = []
         self._others: Sequence[subprocess.Popen[bytes]] = ()
         self._values: Values = {}
@@ -56,11 +57,11 @@ class Supervisor:
         self._started: Callable[[], None] | None = None
         # Whether requests have been served at all.
         self._served = False
-        # Why nothing can be served, or None when it ends as it was told to.
+        # Set when it ends: the reason why nothing can be served, or None after a signal.
         self._outcome: asyncio.Future[str | None] | None = None
         self._swap_wanted, self._all_ended = asyncio.Event(), asyncio.Event()
         self.stopping = False
-        # Workers are loaded while the rest of the server starts; they wait to hear what to serve with.
+        # Workers load their code while the rest of the server starts; then they wait for their settings.
         for slot in self._slots:
             slot.current = self._spawn(slot)
 
@@ -88,7 +89,7 @@ class Supervisor:
         others: "Sequence[subprocess.Popen[bytes]]" = (),
     ) -> str | None:
         """
-        Serve until told to stop; a second signal stops at once.
+        Serve until a signal to stop; a second signal ends everything at once.
 
         Args:
             values: Settings for the workers, those that differ from the defaults.
@@ -100,21 +101,21 @@ class Supervisor:
             others: Further children of this process.
 
         Returns:
-            Why nothing can be served, if that is so from the start.
+            The reason if no worker could be started, otherwise None.
         """
         loop = asyncio.get_running_loop()
         self._values, self._reload, self._started, self._others = values, reload, started, others
         self._outcome = loop.create_future()
         # A terminal that is closed sends SIGHUP too.
-        loop.add_signal_handler(signal.SIGHUP, self._hung_up, os.isatty(0))
+        loop.add_signal_handler(signal.SIGHUP, self._on_hangup, os.isatty(0))
         for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self._told_to_stop)
-        loop.add_signal_handler(signal.SIGCHLD, self._look)
+            loop.add_signal_handler(number, self._on_stop_signal)
+        loop.add_signal_handler(signal.SIGCHLD, self._collect_ended)
         for child in self._children:
-            child.begin(self._orders(child, values), self._serves)
-        tasks = [asyncio.create_task(work) for work in (self._watch(), self._swap_when_told())]
+            child.begin(self._orders(values), self._serves)
+        tasks = [asyncio.create_task(work) for work in (self._watch(), self._swap_on_request())]
         try:
-            self._look()
+            self._collect_ended()
             return await self._outcome
         finally:
             await self._stop()
@@ -123,7 +124,7 @@ class Supervisor:
             await asyncio.gather(*tasks, return_exceptions=True)
 
     async def reports(self) -> list[Report]:
-        """Return what each slot's worker says of itself; an empty slot waits for its worker to be started again."""
+        """Return the state of the worker in each slot; an empty slot waits for its worker to be restarted."""
         return await asyncio.gather(*(slot.report() for slot in self._slots))
 
     def states(self) -> Mapping[str, int]:
@@ -134,32 +135,48 @@ class Supervisor:
         """Return the process of each slot that has one."""
         return {slot.number: slot.current.pid for slot in self._slots if slot.current}
 
+    def silent_seconds(self) -> Mapping[int, float]:
+        """Return the time since the last message of the worker in each slot; workers send one a second."""
+        now = asyncio.get_running_loop().time()
+        return {slot.number: now - slot.current.last_message_at for slot in self._slots if slot.current}
+
+    def counts(self) -> list[Counts]:
+        """Return the last report of each worker that runs."""
+        return [child.counts for child in self._children]
+
+    def totals(self) -> Totals:
+        """Return the sums over all workers, including those that have ended, up to their last reports."""
+        totals = deepcopy(self._ended_counts)
+        for counts in self.counts():
+            totals.add(counts)
+        return totals
+
     def _spawn(self, slot: Slot) -> Child:
-        child = Child(slot.number, slot.listener, self.metrics.name(slot.number))
+        child = Child(slot.number, slot.listener)
         self._children.append(child)
         return child
 
     def _start(self, slot: Slot, values: Values, *, must_be_ready: bool = False) -> Child:
         child = self._spawn(slot)
         log.info("worker %d (process %d) starts", slot.number, child.pid)
-        child.begin(self._orders(child, values, must_be_ready=must_be_ready), self._serves)
+        child.begin(self._orders(values, must_be_ready=must_be_ready), self._serves)
         return child
 
-    def _orders(self, child: Child, values: Values, *, must_be_ready: bool = False) -> Orders:
-        return Orders(dict(values), self.size, str(self.metrics.path), child.name, must_be_ready)
+    def _orders(self, values: Values, *, must_be_ready: bool = False) -> Orders:
+        return Orders(dict(values), self.size, must_be_ready)
 
     def _serves(self) -> None:
         if not self._served:
             self._served = True
-            assert self._started is not None, "a worker serves because it was told to"
+            assert self._started is not None, "workers get their settings in run()"
             self._started()
 
-    def _look(self) -> None:
-        """Note which workers have ended."""
+    def _collect_ended(self) -> None:
+        """Collect workers that have ended."""
         for child in [child for child in self._children if child.process.poll() is not None]:
             self._children.remove(child)
             child.close()
-            self.metrics.ended(child.name)
+            self._ended_counts.add(child.counts, has_ended=True)
             self._ended(child)
         if not self._children:
             self._all_ended.set()
@@ -175,19 +192,19 @@ class Supervisor:
             return
         slot.current = None
         lived = asyncio.get_running_loop().time() - child.served if child.served else 0.0
-        if lived >= self._patience.stable:
+        if lived >= self._timeouts.stable:
             slot.failures = 0
         log.error("worker %d (process %d) died: %s", child.slot, child.pid, reason)
         self.restarts += 1
         self._failed(slot, reason, is_final=child.refusal is not None)
 
     def _failed(self, slot: Slot, reason: str, *, is_final: bool) -> None:
-        """Start a worker in a while, or give up where none has ever served."""
+        """Start a worker after a delay, or give up if none has ever served."""
         slot.failures += 1
         if not self._served and (is_final or slot.failures >= FIRST_ATTEMPTS_MAX):
             self._end(reason if is_final else f"no worker could be started ({reason}): its log says why")
             return
-        asyncio.get_running_loop().call_later(self._patience.restart(slot.failures), self._restart, slot)
+        asyncio.get_running_loop().call_later(self._timeouts.restart(slot.failures), self._restart, slot)
 
     def _restart(self, slot: Slot) -> None:
         if slot.current is not None or self.stopping:
@@ -195,41 +212,41 @@ class Supervisor:
         try:
             slot.current = self._start(slot, self._values)
         except OSError as error:
-            # No memory, no process, or the program is being replaced at this moment.
+            # No memory, too many processes, or the program is just being replaced.
             reason = error.strerror or type(error).__name__
             log.error("worker %d cannot be started: %s", slot.number, reason)
             self._failed(slot, reason, is_final=False)
 
     async def _watch(self) -> None:
-        """Replace workers that do not give a sign of life, do not come to serve or do not come to an end."""
+        """Kill workers that send nothing, do not begin to serve, or do not end in time."""
         loop = asyncio.get_running_loop()
         planned = loop.time() + WATCH_SECONDS
         while True:
             await asyncio.sleep(planned - loop.time())
             now = loop.time()
             if now - planned > HELD_UP_SECONDS:
-                # This process was stopped or starved: what was said meanwhile is heard late, and perhaps the workers
-                # were stopped too. All get their time anew.
+                # This process was stopped or starved: messages are handled late, and perhaps the workers were
+                # stopped too. Every time-out begins anew.
                 for child in self._children:
-                    child.heard = max(child.heard, now)
+                    child.last_message_at = max(child.last_message_at, now)
                     child.began = max(child.began, now)
             planned = now + WATCH_SECONDS
-            self._look()
+            self._collect_ended()
             for child in self._children:
-                if reason := child.overdue(now, self._patience):
+                if reason := child.overdue(now, self._timeouts):
                     child.kill(reason)
 
-    def _hung_up(self, has_terminal: bool) -> None:
+    def _on_hangup(self, has_terminal: bool) -> None:
         if has_terminal and not os.isatty(0):
             log.info("the terminal was closed")
             self._end(None)
         elif not self.stopping:
             self._swap_wanted.set()
 
-    async def _swap_when_told(self) -> None:
+    async def _swap_on_request(self) -> None:
         while True:
             await self._swap_wanted.wait()
-            # Told again meanwhile, it is done once more: the code may have changed since.
+            # A SIGHUP during a swap starts another one: the code may have changed since.
             self._swap_wanted.clear()
             try:
                 assert self._reload is not None, "it runs"
@@ -246,7 +263,7 @@ class Supervisor:
                 log.info("all %d workers were swapped", swapped)
 
     async def _swap(self, slot: Slot, values: Values) -> bool:
-        """Have a new worker follow the one that serves; False when it cannot, and the old one stays."""
+        """Replace the worker of a slot by a new one; return False when that fails and the old one stays."""
         is_ready = slot.current is not None and not (await slot.current.report()).failures
         if self.stopping:
             return False
@@ -255,28 +272,27 @@ class Supervisor:
         except OSError as error:
             log.error("swapping stops at worker %d, which stays: %s", slot.number, error.strerror)
             return False
-        await successor.settled.wait()
+        await successor.served_or_ended.wait()
         if not successor.served:
             reason = successor.refusal or successor.killed_for or f"code {successor.process.returncode}"
             log.error("swapping stops at worker %d, which stays: its successor ended: %s", slot.number, reason)
             return False
-        # Proven good: whoever is restarted from now on serves with them too.
+        # A worker serves with these settings, so restarted workers get them too.
         self._values = values
-        # Another one than before, if that one has died meanwhile.
+        # Not the worker from the beginning of the swap, if that one has died meanwhile.
         predecessor, slot.current = slot.current, successor
         slot.failures = 0
         if predecessor is not None:
-            predecessor.drain(Retire(), self._patience.end)
+            predecessor.drain(Retire(), self._timeouts.end)
             await predecessor.ended.wait()
         return True
 
-    def _told_to_stop(self) -> None:
+    def _on_stop_signal(self) -> None:
         if self.stopping:
-            # Nothing is waited for; the keys make leaving a posting safe.
+            # Postings under way are safe to abandon: callers retry with the same key.
             log.warning("stopping at once")
             for child in self._children:
                 child.kill("the server was told twice to stop")
-            self.metrics.remove()
             logging.shutdown()
             os._exit(1)
         self._end(None)
@@ -287,14 +303,14 @@ class Supervisor:
             self._outcome.set_result(outcome)
 
     async def _stop(self) -> None:
-        """Have all workers answer what runs, and end."""
+        """Let all workers finish their requests and end."""
         self.stopping = True
         log.info("stopping")
-        # First here, so that each worker closes its socket for good, after it has taken what is queued there.
+        # Closed here first: then each socket is closed for good when its worker has accepted what is queued.
         for slot in self._slots:
             slot.listener.close()
         for child in self._children:
-            child.drain(Stop(), self._patience.end)
+            child.drain(Stop(), self._timeouts.end)
         self._all_ended.clear()
-        self._look()
+        self._collect_ended()
         await self._all_ended.wait()

@@ -1,4 +1,4 @@
-"""What a process uses, as Linux tells it."""
+"""Processor time and memory of a process, on Linux."""
 
 import os
 from pathlib import Path
@@ -19,7 +19,7 @@ class Usage(NamedTuple):
 
 
 def usage(pid: int) -> Usage | None:
-    """Return what a process uses; None where that is not told, or the process has ended."""
+    """Return what a process uses; None on other systems, or when the process has ended."""
     try:
         text = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
     except OSError:

@@ -1,5 +1,5 @@
 """
-A worker: one process, one loop, serving from the socket it was started with until its supervisor tells it to end.
+A worker: one process and one loop that serves from an inherited socket until the supervisor ends it.
 
 Run as `python -m server.process.worker SLOT LISTENER CHANNEL SUPERVISOR`: its number, two inherited descriptors, and
 the process that started it.
@@ -14,7 +14,6 @@ import platform
 import signal
 import socket
 import sys
-from pathlib import Path
 from typing import Final
 
 import uvloop
@@ -24,21 +23,20 @@ from server.app import App, create_app
 from server.http.limits import BACKLOG
 from server.process.channel import Ask, Beat, Channel, Orders, Ready, Refused, Retire, Serving, Stop, ToWorker
 from server.process.embedded.child import PR_SET_PDEATHSIG
-from server.process.publishing import publish
 from server.process.refusals import NotReadyError, explain
+from server.process.reporting import report
 from server.settings import Settings, load
 from server.telemetry.logs import configure_logs
-from server.telemetry.metrics import Publisher
 
-# Seconds between the end of listening and the closing of idle connections: what the kernel had accepted is served.
+# Seconds between the end of listening and the closing of idle connections, for what the kernel had accepted.
 STOP_LISTENING_SECONDS: Final = 0.25
-# The same for a worker that another one has followed: a client that sends something now and then hears
-# `Connection: close`, and only who is silent for longer has its connection closed under it.
+# The same for a worker that has a successor: a client that sends within this time gets `Connection: close`; the
+# connections of the others are closed.
 RETIRE_SECONDS: Final = 5.0
 RETIRE_POLL_SECONDS: Final = 0.05
 # Seconds that running requests get to finish: a little more than the deadline of a posting.
 SHUTDOWN_SECONDS: Final = 6.0
-# Seconds between two signs of life.
+# Seconds between two beats.
 BEAT_SECONDS: Final = 1.0
 
 # Objects made before the collector looks at the young ones, and how often it looks at the older ones. Requests die by
@@ -53,27 +51,27 @@ log = logging.getLogger("server.process.worker")
 
 
 def main() -> int:
-    """Serve as told, and return the exit code."""
+    """Serve with the settings of the supervisor, and return the exit code."""
     slot, listener, channel, supervisor = map(int, sys.argv[1:])
     _end_with(supervisor)
-    # Signals for the whole group are the supervisor's to hear: it tells its workers what to do, in order.
+    # Signals for the whole group are handled by the supervisor, which ends its workers in order.
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
-    told: Channel[ToWorker] = Channel(socket.socket(fileno=channel), ToWorker)
-    orders = told.wait()
+    channel_to_supervisor: Channel[ToWorker] = Channel(socket.socket(fileno=channel), ToWorker)
+    orders = channel_to_supervisor.wait()
     if not isinstance(orders, Orders):
         # The supervisor has ended, or ends before there was anything to serve with.
         return 0
     try:
         settings = load({}, orders.values).settings
         configure_logs(settings.log_level, worker=slot, pid=os.getpid())
-        uvloop.run(Worker(orders, settings, socket.socket(fileno=listener), told).serve())
+        uvloop.run(Worker(orders, settings, socket.socket(fileno=listener), channel_to_supervisor).serve())
     except Exception as error:
         text = explain(error)
         if text is None:
             log.exception("the worker failed")
             return EXIT_FAULT
-        told.send(Refused(text))
+        channel_to_supervisor.send(Refused(text))
         return EXIT_REFUSED
     return 0
 
@@ -83,9 +81,9 @@ class Worker:
     Serves on a socket that its supervisor keeps.
 
     Args:
-        orders: What the supervisor said first.
+        orders: The supervisor's first message.
 
-        settings: Made of them.
+        settings: Made of the orders.
 
         listener: Bound and listening.
 
@@ -98,22 +96,21 @@ class Worker:
         self._listener = listener
         self._channel = channel
         self._app: App | None = None
-        self._told = asyncio.Event()
-        # Whether nobody serves from the socket any more.
+        self._ending = asyncio.Event()
+        # Set when no other worker will accept from the socket.
         self._stop = asyncio.Event()
         self._answers: set[asyncio.Task[None]] = set()
 
     async def serve(self) -> None:
         """
-        Serve until told to end, then answer what runs and stop.
+        Serve until the supervisor ends it, then finish the running requests.
 
         Raises:
             NotReadyError: There is a reason not to be ready, and this worker had to be.
             SettingsError: As `create_app`.
         """
-        self._channel.listen(self._hear, _leave)
+        self._channel.listen(self._handle, _leave)
         tasks = [asyncio.create_task(self._beat())]
-        publisher = Publisher(Path(self._orders.metrics), self._orders.name)
         try:
             async with create_app(self._settings, self._orders.workers) as app:
                 self._app = app
@@ -126,20 +123,20 @@ class Worker:
                 failures = await app.readiness.failures()
                 for failure in failures:
                     log.error("not ready: %s", failure)
-                # What start-up made lives as long as the process: the collector need not look at it again and again.
+                # What start-up made stays until the end: the garbage collector need not visit it again and again.
                 gc.collect()
                 gc.freeze()
                 gc.set_threshold(*COLLECT_AFTER)
                 self._channel.send(Serving(tuple(failures)))
-                tasks.append(asyncio.create_task(publish(app, publisher)))
-                await self._told.wait()
+                tasks.append(asyncio.create_task(report(app, self._channel)))
+                await self._ending.wait()
                 await self._drain(app, runner, site)
         finally:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
 
-    def _hear(self, message: ToWorker) -> None:
+    def _handle(self, message: ToWorker) -> None:
         match message:
             case Ask():
                 task = asyncio.create_task(self._answer())
@@ -147,11 +144,11 @@ class Worker:
                 task.add_done_callback(self._answers.discard)
             case Stop():
                 self._stop.set()
-                self._told.set()
+                self._ending.set()
             case Retire():
-                self._told.set()
+                self._ending.set()
             case Orders():
-                log.error("told twice what to serve with")
+                log.error("orders came twice")
 
     async def _answer(self) -> None:
         failures = ("the worker starts",) if self._app is None else await self._app.readiness.failures()
@@ -163,7 +160,7 @@ class Worker:
             await asyncio.sleep(BEAT_SECONDS)
 
     async def _drain(self, app: App, runner: web.ServerRunner, site: web.SockSite) -> None:
-        """Stop in the order that loses no request: not ready, listener closed, `Connection: close`, then the rest."""
+        """Stop without losing a request: not ready, close the listener, `Connection: close`, then the rest."""
         app.server.open_connections.draining = True
         if not self._stop.is_set():
             # What the kernel has accepted and will accept is the successor's: the supervisor keeps the socket.
@@ -181,7 +178,7 @@ class Worker:
         await runner.cleanup()
 
     async def _let_clients_go(self, app: App) -> None:
-        """Return when nobody is connected, after a while, or when everything stops."""
+        """Return when no client is connected, after RETIRE_SECONDS, or when the whole server stops."""
         # A connection that the loop has just accepted is not counted yet.
         await asyncio.sleep(STOP_LISTENING_SECONDS)
         for _ in range(round(RETIRE_SECONDS / RETIRE_POLL_SECONDS)):
@@ -192,12 +189,12 @@ class Worker:
 
 async def accept_the_rest(app: App, listener: socket.socket) -> None:
     """
-    Take the connections that the kernel has made and nobody has accepted: closing the listener resets them, and a
-    caller who has sent a request by then cannot know what became of it.
+    Accept the connections that wait in the kernel's queue: closing the listener would reset them, and a caller who
+    has sent a request already could not know whether it was executed.
 
     Returns without giving up control after it has seen the queue empty.
     """
-    # From here on a new connection finds the queue full and, when it tries again, nobody who listens.
+    # From here on a new connection finds the queue full and, when it tries again, no listener.
     listener.listen(0)
     while True:
         try:
@@ -209,16 +206,16 @@ async def accept_the_rest(app: App, listener: socket.socket) -> None:
 
 
 def _end_with(supervisor: int) -> None:
-    """Have the kernel end this process with its supervisor, however that ends, where it can (Linux)."""
+    """Ask the kernel to kill this process when the supervisor ends, however it ends (Linux only)."""
     if platform.system() == "Linux":
         ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0)
     if os.getppid() != supervisor:
-        # It ended before the request stood.
+        # It ended before the request took effect.
         os._exit(EXIT_FAULT)
 
 
 def _leave() -> None:
-    """End at once: the supervisor has ended, and another one may want the address."""
+    """End at once: the supervisor has ended, and its successor may want the address."""
     os._exit(EXIT_FAULT)
 
 

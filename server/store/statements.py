@@ -8,7 +8,7 @@ from collections.abc import Sized
 import asyncpg
 
 from server.store.sql import query
-from server.telemetry.lines import Lines, milliseconds
+from server.telemetry.log_throttle import LogThrottle, milliseconds
 
 log = logging.getLogger(__name__)
 
@@ -23,7 +23,7 @@ class Statements:
 
     def __init__(self, slow_seconds: float = math.inf) -> None:
         self._slow_seconds = slow_seconds
-        self._lines = Lines(log, "slow statement")
+        self._lines = LogThrottle(log, "slow statement")
 
     async def run(
         self,
@@ -53,7 +53,7 @@ class Statements:
         """
         now = time.monotonic()
         seconds = now - began
-        if seconds <= self._slow_seconds or not self._lines.may(now):
+        if seconds <= self._slow_seconds or not self._lines.allows(now):
             return
         count = None if rows is None else len(rows)
-        self._lines.say({"statement": name, "total_ms": milliseconds(seconds), "items": items, "rows": count})
+        self._lines.write({"statement": name, "total_ms": milliseconds(seconds), "items": items, "rows": count})

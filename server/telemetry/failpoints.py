@@ -1,4 +1,4 @@
-"""Named places where a test makes the rare thing happen, armed by a setting."""
+"""Named places where a test can inject a failure, armed by a setting."""
 
 import asyncio
 import os
@@ -14,7 +14,7 @@ STALL_SECONDS = 60.0
 
 
 class FailpointError(Exception):
-    """A failpoint was told to raise."""
+    """A failpoint with the action `raise` was reached."""
 
 
 class Failpoints:
@@ -39,7 +39,7 @@ class Failpoints:
         self.armed = bool(self._points)
 
     async def reach(self, name: str) -> None:
-        """Do what the failpoint *name* was told to do, if anything."""
+        """Carry out the action of the failpoint *name*, if it is armed."""
         action, countdown = self._points.get(name, ("", 0))
         if not action:
             return

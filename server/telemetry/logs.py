@@ -10,9 +10,8 @@ from typing import Any
 import orjson
 import structlog
 
-# Loggers of libraries that say at warning or above what a running service wants to hear. asyncpg's pool logs a
-# traceback for every connection it cannot open, and aiohttp's server one for every malformed request.
-# What becomes of spans, ours say, once; OpenTelemetry's say it for every batch.
+# The least level of loggers of libraries. asyncpg's pool logs a traceback for every connection that it cannot open,
+# aiohttp's server one for every malformed request, and OpenTelemetry one for every batch; our own lines say it once.
 _QUIET = {
     "asyncio": logging.WARNING,
     "asyncpg": logging.ERROR,
@@ -33,7 +32,7 @@ CAUSES_MAX = 8
 
 
 def _first_line(_: Any, __: str, event: structlog.types.EventDict) -> structlog.types.EventDict:
-    """Keep the first line of what asyncio says: below it stand the objects it is about, and what they hold."""
+    """Keep the first line of asyncio's messages: the lines below it show objects and their contents."""
     if event.get("logger") == "asyncio":
         event["event"] = str(event["event"]).partition("\n")[0]
     return event
@@ -49,7 +48,7 @@ def _with_fields(_: Any, __: str, event: structlog.types.EventDict) -> structlog
 
 def _named(error: BaseException) -> str:
     """
-    Return what an exception is, without what it quotes.
+    Return the name of an exception and what may be shown of its message.
 
     The messages of Postgres, of its driver and of Python's own conversions repeat the values they were
     given: rows, keys, whatever a caller sent. Only our own messages, and those of the operating system, do not.
@@ -82,7 +81,7 @@ def configure_logs(level: str, **fields: object) -> None:
     Send all log records of the process, ours and the libraries', through one formatter.
 
     Args:
-        fields: What every line says besides.
+        fields: Further fields of every line.
     """
 
     def add_fields(_: Any, __: str, event: structlog.types.EventDict) -> structlog.types.EventDict:

@@ -1,11 +1,9 @@
-"""Metrics: what there is, and how a worker's numbers come to where its supervisor reads them."""
+"""All metrics: name, type, help, labels and bounds."""
 
-import os
-from collections.abc import Iterable, Mapping
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Final, NamedTuple
 
-from server.telemetry.tallies import SECONDS, SIZES, Spread
+from server.telemetry.tallies import SECONDS, SIZES, Histogram
 
 
 class Metric(NamedTuple):
@@ -86,7 +84,7 @@ METRICS: Final[Mapping[str, Metric]] = {
 }
 
 
-# What the supervisor adds of its own.
+# Metrics of the supervisor itself.
 SUPERVISED: Final[Mapping[str, Metric]] = {
     "tallystick_build_info": Metric("gauge", "Always 1; the version of the supervisor.", ("version",)),
     "tallystick_workers": Metric("gauge", "Workers by state: starting, serving, draining or restarting.", ("state",)),
@@ -97,9 +95,12 @@ SUPERVISED: Final[Mapping[str, Metric]] = {
     "tallystick_worker_resident_bytes": Metric(
         "gauge", "Memory that the worker in a slot holds; Linux only.", ("slot",)
     ),
+    "tallystick_worker_silent_seconds": Metric(
+        "gauge", "Time since the worker in a slot gave a sign of life and reported its numbers.", ("slot",)
+    ),
 }
 
-# What `tallystick audit --metrics FILE` writes.
+# Metrics that `tallystick audit --metrics FILE` writes.
 AUDITED: Final[Mapping[str, Metric]] = {
     "tallystick_audit_findings": Metric("gauge", "Errors that the last audit found in the books."),
     "tallystick_audit_transfers": Metric("gauge", "Transfers that it checked."),
@@ -109,67 +110,8 @@ AUDITED: Final[Mapping[str, Metric]] = {
 
 
 class Sample(NamedTuple):
-    """A metric's value now: a histogram's is a spread, and a counter's the total since the worker started."""
+    """A metric's value now: a counter's is the total since the worker started."""
 
     name: str
     labels: tuple[str, ...]
-    value: float | Spread
-
-
-class Publisher:
-    """
-    Writes samples to files that the supervisor reads, as prometheus-client's multi-process mode has them.
-
-    Args:
-        folder: Where the files are.
-
-        identity: Of this worker among those that run: part of the files' names. A successor that takes the identity of
-            a worker that has ended goes on counting where that one stopped.
-    """
-
-    def __init__(self, folder: Path, identity: str) -> None:
-        self.folder = folder
-        self.identity = identity
-        os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(folder)
-        # Not before: the library decides at its import how values are kept.
-        import prometheus_client as prometheus  # noqa: PLC0415
-        from prometheus_client import values  # noqa: PLC0415
-
-        values.ValueClass = values.MultiProcessValue(lambda: identity)  # type: ignore[no-untyped-call]
-        registry = prometheus.CollectorRegistry()
-        self._metrics: dict[str, prometheus.Counter | prometheus.Gauge | prometheus.Histogram] = {}
-        for name, metric in METRICS.items():
-            if metric.kind == "counter":
-                self._metrics[name] = prometheus.Counter(name, metric.help, metric.labels, registry=registry)
-            elif metric.kind == "gauge":
-                self._metrics[name] = prometheus.Gauge(
-                    name, metric.help, metric.labels, registry=registry, multiprocess_mode="livesum"
-                )
-            else:
-                self._metrics[name] = prometheus.Histogram(
-                    name, metric.help, metric.labels, buckets=metric.bounds, registry=registry
-                )
-        # What has been written of each sample.
-        self._written: dict[tuple[str, tuple[str, ...]], tuple[float, ...]] = {}
-
-    def publish(self, samples: Iterable[Sample]) -> None:
-        """Write what has changed."""
-        for name, labels, value in samples:
-            metric = self._metrics[name]
-            child = metric.labels(*labels) if labels else metric
-            numbers = (*value.counts, value.total) if isinstance(value, Spread) else (value,)
-            before = self._written.get((name, labels)) or (0,) * len(numbers)
-            if numbers == before:
-                continue
-            self._written[name, labels] = numbers
-            kind = METRICS[name].kind
-            if kind == "gauge":
-                child.set(numbers[0])  # type: ignore[union-attr]
-            elif kind == "counter":
-                child.inc(numbers[0] - before[0])  # type: ignore[union-attr]
-            else:
-                # The library takes values one by one; these are counted already.
-                cells = [*child._buckets, child._sum]  # type: ignore[union-attr]
-                for cell, number, old in zip(cells, numbers, before, strict=True):
-                    if number != old:
-                        cell.inc(number - old)
+    value: float | Histogram

@@ -1,5 +1,5 @@
 """
-Spans of sampled requests, made with OpenTelemetry when these have ended and sent to a collector in the background.
+Spans of sampled requests. They are made with OpenTelemetry when the request has ended, and sent in the background.
 
 Imported only where a collector is named.
 """
@@ -30,15 +30,15 @@ from opentelemetry.trace import (
 from server.telemetry.trace import Parent, Part, read_traceparent
 from server.telemetry.version import VERSION
 
-# Requests a second of which spans are made at most, whatever callers ask for: at 150 us each, sending included,
-# 1.5 % of a worker.
+# Requests a second that are traced at most, whatever callers ask for: at 150 us each, sending included, that is 1.5 %
+# of a worker.
 TRACED_PER_SECOND_MAX: Final = 100
-# Spans that wait for the collector: some 10 s of the above; those on top are dropped and counted.
+# Spans that may wait for the collector: some 10 s of the above. Further spans are dropped and counted.
 QUEUE_MAX: Final = 4_096
 # Spans sent at once, and seconds between two sendings.
 BATCH_MAX: Final = 512
 SEND_SECONDS: Final = 2.0
-# Seconds in which the collector must have taken a batch, repetitions included; then it is dropped.
+# Seconds in which the collector must take a batch, retries included; after that the batch is dropped.
 TIMEOUT_SECONDS: Final = 5.0
 # Seconds that the last spans get when the worker ends.
 FLUSH_SECONDS: Final = 2.0
@@ -57,7 +57,7 @@ class Traces:
     Args:
         endpoint: Of the collector, for OTLP over HTTP, without `/v1/traces`.
 
-        every: One in so many requests whose callers do not say is traced; 0 for none.
+        every: One in this many requests without a `traceparent` is traced; 0 for none.
     """
 
     def __init__(self, endpoint: str, every: int) -> None:
@@ -132,11 +132,11 @@ class Traces:
         span.end(instant(whole.ended))
 
     async def close(self) -> None:
-        """Send what is left, if that can be done in time."""
+        """Send the rest, if the collector takes it in time."""
         closing = threading.Thread(target=self._processor.shutdown, daemon=True)
         closing.start()
         await asyncio.to_thread(closing.join, FLUSH_SECONDS)
-        # What is not sent by now is dropped, and nobody goes on trying.
+        # What is not sent by now is dropped and not tried again.
         self._delivery.shutdown()
 
     def _room(self, now: float) -> bool:
@@ -153,7 +153,7 @@ class Traces:
 
 class _Delivery:
     """
-    An exporter that counts what the collector takes, and says when it stops and begins again.
+    An exporter that counts what the collector takes, and logs when it stops taking and when it begins again.
 
     Args:
         exporter: Sends.
@@ -191,7 +191,7 @@ class _Delivery:
 
 
 def _context(parent: Parent | None) -> "Context":
-    """Return the context of a caller's span; an empty one where there is none, which begins a trace."""
+    """Return the context of the caller's span; without one an empty context, which begins a trace."""
     if parent is None:
         return Context()
     flags = TraceFlags(TraceFlags.SAMPLED if parent.sampled else TraceFlags.DEFAULT)

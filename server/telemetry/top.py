@@ -1,4 +1,4 @@
-"""The most frequent of very many things, counted in little room."""
+"""The most frequent of very many things, counted in bounded memory."""
 
 from collections.abc import Hashable
 from heapq import nlargest
@@ -7,7 +7,7 @@ from typing import Final, Generic, TypeVar
 
 T = TypeVar("T", bound=Hashable)
 
-# Counters for each that is kept when there is no room left: to choose costs some 130 us, once for so many new things.
+# Counters for each one that is kept when there is no room left. Choosing costs 130 us, once for so many new things.
 ROOM_FACTOR: Final = 10
 
 
@@ -16,13 +16,13 @@ class Top(Generic[T]):
     Counts with a bounded number of counters, after Space-Saving: Metwally, Agrawal, El Abbadi, "Efficient computation
     of frequent and top-k elements in data streams" (2005).
 
-    When there is no room left, the *size* largest counts are kept, and whatever comes anew begins with the largest
-    count that was given up: so much it may have had before. That count rises only as fast as *size* + 1 others do, so
-    what makes up more than 1/*size* of all is among the things counted, and a count may be too high by that much, never
-    too low. To replace one at a time, as the paper does, means to look for the smallest each time: 4 us a thing.
+    When there is no room left, the *size* largest counts are kept, and a new thing begins with the largest count that
+    was dropped, because it may have had as much before. That count rises only as fast as *size* + 1 others do. So
+    everything that makes up more than 1/*size* of all is among the things counted, and a count may be too high by that
+    much, never too low. The paper replaces one thing at a time, which means finding the smallest each time: 4 us.
 
     Args:
-        size: Things that are kept.
+        size: How many things are kept.
     """
 
     def __init__(self, size: int) -> None:
@@ -42,7 +42,7 @@ class Top(Generic[T]):
         counts[thing] = count + number
 
     def take(self, number: int) -> list[tuple[T, int]]:
-        """Return the most frequent ones with their counts, and begin anew."""
+        """Return the most frequent things with their counts, and start again from zero."""
         counts, self._counts, self._floor = self._counts, {}, 0
         return nlargest(number, counts.items(), key=itemgetter(1))
 

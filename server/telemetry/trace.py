@@ -1,4 +1,4 @@
-"""Traces: what a caller says of its own (W3C Trace Context), and who takes ours, if anybody does."""
+"""Traces: the caller's `traceparent` (W3C Trace Context), and the spans of ours that a collector gets."""
 
 import re
 from importlib import import_module
@@ -9,7 +9,7 @@ from server.settings import SettingsError
 if TYPE_CHECKING:
     from server.telemetry.otel import Traces
 
-# Version, trace id, parent id, flags; a later version may say more behind them.
+# Version, trace id, parent id, flags; a later version may have more fields after them.
 _FORM: Final = re.compile(
     r"(?!ff)(?P<version>[0-9a-f]{2})-(?!0{32})(?P<trace>[0-9a-f]{32})-(?!0{16})(?P<span>[0-9a-f]{16})-"
     r"(?P<flags>[0-9a-f]{2})(?P<more>-.*)?"
@@ -43,10 +43,10 @@ class Part(NamedTuple):
 
 def open_traces(endpoint: str | None, every: int) -> "Traces | None":
     """
-    Return what sends traces, as `Traces`; None where no collector is named.
+    Return the sender of spans; None when no collector is named.
 
     Raises:
-        SettingsError: One is, and the packages are missing.
+        SettingsError: A collector is named and the packages are missing.
     """
     check_collector(endpoint)
     if endpoint is None:
@@ -58,15 +58,15 @@ def open_traces(endpoint: str | None, every: int) -> "Traces | None":
 
 def check_collector(endpoint: str | None) -> None:
     """
-    Return unless a collector is named and the packages are missing.
+    Check that the packages are there if a collector is named.
 
     Raises:
-        SettingsError: So it is.
+        SettingsError: They are missing.
     """
     if endpoint is None:
         return
     try:
-        # Not before: the packages are there only where somebody wants them.
+        # Imported only here: the packages are an extra.
         import_module("server.telemetry.otel")
     except ModuleNotFoundError as error:
         raise SettingsError("otel_endpoint needs further packages: pip install 'tallystick[otel]'") from error

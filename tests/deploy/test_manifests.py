@@ -11,7 +11,7 @@ import yaml
 from server.cli import parser
 from server.http.routes import ROUTES, Router
 from server.process.embedded.valkey import SETTINGS
-from server.process.patience import PATIENCE
+from server.process.timeouts import TIMEOUTS
 from server.settings import PREFIX, Settings, load
 from tests.support.balancer import DEPLOY
 
@@ -70,7 +70,7 @@ def test_compose_gives_time_to_drain() -> None:
     """Nobody is killed before its own bound, and nothing begins before what it needs is there."""
     for name in ("server-1", "server-2"):
         service = SERVICES[name]
-        assert seconds(service["stop_grace_period"]) >= PATIENCE.end + MARGIN_SECONDS
+        assert seconds(service["stop_grace_period"]) >= TIMEOUTS.end + MARGIN_SECONDS
         assert service["depends_on"]["migrate"]["condition"] == "service_completed_successfully"
         assert service["read_only"] is True
         assert service["cap_drop"] == ["ALL"]
@@ -155,7 +155,7 @@ def test_kubernetes_lets_pods_go_in_order() -> None:
     program, pause = SERVER["lifecycle"]["preStop"]["exec"]["command"]
     assert program == "sleep"
     grace = POD["terminationGracePeriodSeconds"]
-    assert grace >= int(pause) + PATIENCE.end + MARGIN_SECONDS
+    assert grace >= int(pause) + TIMEOUTS.end + MARGIN_SECONDS
     # The pod is known to be going before it stops listening.
     probe = SERVER["readinessProbe"]
     assert int(pause) > probe["periodSeconds"] * probe["failureThreshold"]

@@ -29,7 +29,8 @@ class Parent:
     ) -> None:
         """Start it, without waiting; `packages` are those of the servers, others than ours."""
         if packages is not None:
-            (packages / "asyncpg").symlink_to(installed_packages() / "asyncpg")
+            for driver in ("asyncpg", "redis"):
+                (packages / driver).symlink_to(installed_packages() / driver)
         self.process = subprocess.Popen(
             [sys.executable, "-S", str(Path(__file__)), str(data_dir), *flags],
             stdin=subprocess.PIPE,

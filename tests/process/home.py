@@ -3,12 +3,12 @@
 import asyncio
 import os
 import signal
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from tests.support.command import Ended, ended, start
+from tests.support.folders import server_folder
 
 START_SECONDS = 60.0
 
@@ -16,8 +16,8 @@ START_SECONDS = 60.0
 @contextmanager
 def place() -> Iterator[Path]:
     """Lend a short path that does not exist."""
-    with tempfile.TemporaryDirectory(prefix="tallystick-test-") as folder:
-        yield Path(folder) / "data"
+    with server_folder("tallystick-test-") as folder:
+        yield folder / "data"
 
 
 class Home:

@@ -11,7 +11,7 @@ import pytest
 
 from server.cli import COMMANDS, main, parser
 from server.settings import Settings
-from tests.support.command import NO_REDIS, run
+from tests.support.command import NO_REDIS, call, run
 from tests.support.postgres import administer
 from tests.support.service import ServerProcess, Service, in_process
 
@@ -67,7 +67,7 @@ def test_help(path: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None
 )
 async def test_wrong_words(arguments: list[str], text: str) -> None:
     """What cannot be understood is named, with exit code 2."""
-    end = await run(*arguments)
+    end = await call(*arguments)
     assert (end.code, end.out) == (2, "")
     assert text in end.err
 
@@ -75,11 +75,11 @@ async def test_wrong_words(arguments: list[str], text: str) -> None:
 async def test_wrong_settings() -> None:
     """Every command refuses unknown settings and addresses that mean nothing, without showing what was given."""
     for path in (["migrate"], ["keys", "list"], ["audit"], ["doctor"], ["config"], ["serve"]):
-        end = await run(*path, database_ulr=SECRET)
+        end = await call(*path, database_ulr=SECRET)
         assert (end.code, end.out) == (2, "")
         assert end.err.startswith("tallystick: unknown setting TALLYSTICK_DATABASE_ULR; known are TALLYSTICK_HOST")
         assert SECRET not in end.err
-    end = await run("migrate", database_url=f"postgresql://u:x/{SECRET}@db/books")
+    end = await call("migrate", database_url=f"postgresql://u:x/{SECRET}@db/books")
     assert (end.code, end.out) == (2, "")
     assert end.err.startswith("tallystick: database_url cannot have the value given by TALLYSTICK_DATABASE_URL.")
     assert SECRET not in end.err
@@ -87,11 +87,11 @@ async def test_wrong_settings() -> None:
 
 async def test_empty_settings() -> None:
     """What is empty in the environment is not set, so nothing listens everywhere; as an argument it is refused."""
-    end = await run("config", host="", admin_host="", data_dir="", database_url="")
+    end = await call("config", host="", admin_host="", data_dir="", database_url="")
     lines = {line.split()[0]: line.split()[1:] for line in end.out.splitlines()}
     assert (lines["host"], lines["admin_host"]) == (["127.0.0.1", "default"], ["127.0.0.1", "default"])
     for option in ("--host", "--admin-host", "--port", "--admin-port", "--workers", "--data-dir"):
-        end = await run("serve", option, "")
+        end = await call("serve", option, "")
         assert (end.code, end.out, end.err) == (2, "", f"tallystick: {option} is empty: leave it out for the default\n")
 
 
@@ -99,7 +99,7 @@ async def test_config(tmp_path: Path) -> None:
     """Every setting stands on a line with its value and where it came from; secrets are masked."""
     file = tmp_path / "url"
     file.write_text(AWAY)
-    end = await run("config", "--data-dir", "there", database_url_file=str(file), port="9000")
+    end = await call("config", "--data-dir", "there", database_url_file=str(file), port="9000")
     assert (end.code, end.err) == (0, "")
     lines = {line.split()[0]: line.split()[1:] for line in end.out.splitlines()}
     assert list(lines) == list(Settings.__struct_fields__)
@@ -117,18 +117,18 @@ async def test_keys(database_url: str) -> None:
     assert (end.code, end.err) == (0, "")
     assert match is not None
     token, key_id = match[0].strip(), match[1]
-    other = await run("keys", "create", "--ledger", "others", "--role", "read", database_url=database_url)
+    other = await call("keys", "create", "--ledger", "others", "--role", "read", database_url=database_url)
     async with in_process(database_url) as service:
         assert await status(service, token) == 200
-    listed = await run("keys", "list", database_url=database_url)
+    listed = await call("keys", "list", database_url=database_url)
     assert len(listed.out.splitlines()) == 2
-    listed = await run("keys", "list", "--ledger", "books", database_url=database_url)
+    listed = await call("keys", "list", "--ledger", "books", database_url=database_url)
     assert re.fullmatch(rf"books\t{key_id}\twrite\t[0-9TZ:-]{{20}}\t-\t-\t-\tactive\n", listed.out)
     assert token[-72:] not in listed.out
     for _ in range(2):
-        end = await run("keys", "revoke", "--ledger", "books", key_id, database_url=database_url)
+        end = await call("keys", "revoke", "--ledger", "books", key_id, database_url=database_url)
         assert (end.code, end.out, end.err) == (0, "", "")
-    listed = await run("keys", "list", "--ledger", "books", database_url=database_url)
+    listed = await call("keys", "list", "--ledger", "books", database_url=database_url)
     assert re.search(r"\trevoked [0-9TZ:-]{20}\n$", listed.out)
     async with in_process(database_url) as service:
         assert await status(service, token) == 401
@@ -160,7 +160,7 @@ async def test_keys_that_cannot_be(database_url: str, postgres_url: str) -> None
             "the schema or the service's privileges on it are missing: run `tallystick migrate`",
         ),
     ):
-        end = await run(*arguments, database_url=url)
+        end = await call(*arguments, database_url=url)
         assert (end.code, end.out) == (2, ""), end
         assert end.err.startswith(f"tallystick: {text}"), end
     assert await administer(database_url, "SELECT FROM tallystick.ledgers") == []
@@ -169,7 +169,7 @@ async def test_keys_that_cannot_be(database_url: str, postgres_url: str) -> None
 async def test_no_postgres() -> None:
     """Where no Postgres answers, each command says so in one line, without the password."""
     for path in (["migrate"], ["audit"], ["keys", "list"]):
-        end = await run(*path, database_url=AWAY)
+        end = await call(*path, database_url=AWAY)
         assert (end.code, end.out) == (2, "")
         assert re.fullmatch(
             r"tallystick: Postgres cannot be reached \(.*\): check TALLYSTICK_DATABASE_URL, .*\n", end.err
@@ -179,28 +179,28 @@ async def test_no_postgres() -> None:
 
 async def test_doctor(database_url: str, postgres_url: str) -> None:
     """What is away or missing is a fault with what to do about it, and the rest is looked at all the same."""
-    end = await run("doctor", database_url=database_url, redis_url=NO_REDIS)
+    end = await call("doctor", database_url=database_url, redis_url=NO_REDIS)
     lines = end.out.splitlines()
     assert end.code == 1
     assert {"ok    program", "ok    Postgres", "FAULT Redis"} <= set(lines), end
     assert "check TALLYSTICK_REDIS_URL, and that the server runs" in end.out
-    end = await run("doctor", database_url=postgres_url, redis_url=NO_REDIS)
+    end = await call("doctor", database_url=postgres_url, redis_url=NO_REDIS)
     assert end.code == 1
     assert (
         "FAULT Postgres\n      - the schema or the service's privileges on it are missing: run `tallystick migrate`\n"
         in end.out
     )
-    end = await run("doctor", database_url=AWAY, redis_url=NO_REDIS)
+    end = await call("doctor", database_url=AWAY, redis_url=NO_REDIS)
     assert end.code == 1
     assert "check TALLYSTICK_DATABASE_URL, and that the server runs" in end.out
     assert SECRET not in end.out + end.err
-    end = await run("doctor", database_url=database_url, redis_url=NO_REDIS, workers="64")
+    end = await call("doctor", database_url=database_url, redis_url=NO_REDIS, workers="64")
     assert (
         "      - it takes 197 connections, and workers may want 520: raise max_connections, or lower workers, "
         in end.out
     )
     await administer(database_url, "DROP INDEX tallystick.transfers_source_index")
-    end = await run("doctor", database_url=database_url, redis_url=NO_REDIS)
+    end = await call("doctor", database_url=database_url, redis_url=NO_REDIS)
     assert "      - constraint or index transfers_source_index is missing or not valid\n" in end.out
 
 

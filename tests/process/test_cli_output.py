@@ -13,7 +13,7 @@ import pytest
 
 from server.cli import main
 from server.process.commands.exits import masked
-from tests.support.command import NO_REDIS, Ended, ended, environment, run
+from tests.support.command import NO_REDIS, Ended, call, ended, environment, run
 from tests.support.postgres import administer
 from tests.support.service import free_port, make_key
 from tests.support.waiting import until
@@ -58,10 +58,16 @@ async def test_a_full_output(database_url: str, words: str) -> None:
 
 @pytest.mark.parametrize("words", ["config", "keys list", "doctor", "audit", "migrate", "--version"])
 async def test_a_closed_output(database_url: str, words: str) -> None:
-    """So is one that is closed; with all three closed the exit code says it alone."""
+    """So is one that is closed."""
     await make_key(database_url, "books")
     end = await shell(f"tallystick {words} >&-", database_url=database_url, redis_url=NO_REDIS)
     assert (end.code, end.err) == (2, CLOSED)
+
+
+@pytest.mark.parametrize("words", ["keys list", "doctor", "--version"])
+async def test_no_output_at_all(database_url: str, words: str) -> None:
+    """With all three closed the exit code says it alone, and no connection takes their place."""
+    await make_key(database_url, "books")
     end = await shell(f"tallystick {words} <&- >&- 2>&-", database_url=database_url, redis_url=NO_REDIS)
     assert (end.code, end.out, end.err) == (2, "", "")
 
@@ -138,21 +144,31 @@ async def test_a_server_without_outputs_serves(database_url: str, redirections: 
 ASCII = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
 
 
+NO_NAME = "tallystick: a ledger's name has 1 to 64 letters"
+
+
 @pytest.mark.parametrize("locale", [{"LC_ALL": "C"}, ASCII, {"LC_ALL": "C.UTF-8"}], ids=["C", "ASCII", "UTF-8"])
 async def test_names_that_are_no_ascii(database_url: str, locale: dict[str, str]) -> None:
     """A ledger's name with an umlaut is refused as what it is, in any locale; what is printed may have any letters."""
-    for words in ("keys create --role read", "keys list", "keys revoke 0123456789abcdef", "audit"):
-        for name in ("Größe", "$(printf 'Gr\\366\\337e')"):
-            line = f"tallystick {words} --ledger {name}"
-            end = await shell(line, database_url=database_url, redis_url=NO_REDIS, **locale)
-            assert (end.code, end.out) == (2, "")
-            assert end.err.startswith("tallystick: a ledger's name has 1 to 64 letters"), end
+    for name in ("Größe", "$(printf 'Gr\\366\\337e')"):
+        end = await shell(f"tallystick keys list --ledger {name}", database_url=database_url, **locale)
+        assert (end.code, end.out) == (2, "")
+        assert end.err.startswith(NO_NAME), end
     end = await shell("tallystick config --data-dir Größe", **locale)
     if locale is ASCII:
         assert (end.code, end.err) == (2, "tallystick: --data-dir is not UTF-8\n")
     else:
         assert (end.code, end.err) == (0, "")
         assert "data_dir" in end.out
+
+
+@pytest.mark.parametrize("words", ["keys create --role read", "keys list", "keys revoke 0123456789abcdef", "audit"])
+@pytest.mark.parametrize("name", ["Größe", "Gr\udcf6\udcdfe"], ids=["UTF-8", "Latin-1"])
+async def test_every_command_refuses_such_names(database_url: str, words: str, name: str) -> None:
+    """Whichever command is given the name."""
+    end = await call(*words.split(), "--ledger", name, database_url=database_url, redis_url=NO_REDIS)
+    assert (end.code, end.out) == (2, "")
+    assert end.err.startswith(NO_NAME), end
 
 
 @pytest.fixture
@@ -164,19 +180,19 @@ async def token(database_url: str) -> str:
 async def test_a_whole_key_is_revoked(database_url: str, token: str) -> None:
     """What is pasted may be the key itself; its ledger need not be named, and naming another one is refused."""
     await make_key(database_url, "others")
-    end = await run("keys", "revoke", "--ledger", "others", token, database_url=database_url)
+    end = await call("keys", "revoke", "--ledger", "others", token, database_url=database_url)
     assert (end.code, end.out) == (2, "")
     assert end.err == f"tallystick: the ledger others has no key {token.split('_')[2]}\n"
     assert await live_keys(database_url) == 2
     for words in (("--ledger", "books", token), (f" {token}\n",)):
-        end = await run("keys", "revoke", *words, database_url=database_url)
+        end = await call("keys", "revoke", *words, database_url=database_url)
         assert (end.code, end.out, end.err) == (0, "", "")
         assert await live_keys(database_url) == 1
 
 
 async def test_a_whole_key_is_limited(database_url: str, token: str) -> None:
     """Its limits are changed, and it is shown by its public id."""
-    end = await run("keys", "limit", token, "--rate", "5/s", database_url=database_url)
+    end = await call("keys", "limit", token, "--rate", "5/s", database_url=database_url)
     assert (end.code, end.err) == (0, "")
     assert end.out.startswith(f"books\t{token.split('_')[2]}\tread\t")
     assert token[-72:] not in end.out
@@ -210,7 +226,8 @@ async def test_a_whole_key_is_limited(database_url: str, token: str) -> None:
 )
 async def test_a_secret_is_never_repeated(database_url: str, words: tuple[str, ...]) -> None:
     """A key pasted where it does not belong is refused, and not shown again."""
-    end = await run(*words, database_url=database_url, redis_url=NO_REDIS)
+    command = run if words[0] == "serve" else call
+    end = await command(*words, database_url=database_url, redis_url=NO_REDIS)
     assert end.code == 2
     assert "ababababab" not in end.out + end.err
     assert re.search(r"^tallystick.*: ", end.err, re.MULTILINE)
@@ -219,7 +236,7 @@ async def test_a_secret_is_never_repeated(database_url: str, words: tuple[str, .
 async def test_a_public_id_needs_its_ledger(database_url: str) -> None:
     """A public id contains no ledger."""
     for action in ("revoke", "limit"):
-        end = await run("keys", action, "0" * 16, database_url=database_url)
+        end = await call("keys", action, "0" * 16, database_url=database_url)
         assert (end.code, end.out, end.err) == (2, "", "tallystick: a public id needs --ledger beside it\n")
 
 

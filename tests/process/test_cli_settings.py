@@ -2,8 +2,9 @@
 
 import pytest
 
-from server.cli import main
-from tests.support.command import NO_REDIS, run
+from server.app import create_app
+from server.settings import SettingsError, load
+from tests.support.command import NO_REDIS, call, run
 
 SECRET = "hunter2"
 POSTGRES = f"postgresql://u:{SECRET}@127.0.0.1:1/books"
@@ -41,16 +42,28 @@ REFUSED = [
 
 
 @pytest.mark.parametrize(("settings", "sentence"), REFUSED)
-async def test_refused_by_every_command(
-    settings: dict[str, str], sentence: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+async def test_refused_by_every_command(settings: dict[str, str], sentence: str) -> None:
     """The sentence is the same, the exit code is 2, and nothing else is printed."""
     given = {"database_url": POSTGRES, "redis_url": NO_REDIS, **settings}
-    for name, value in given.items():
-        monkeypatch.setenv(f"TALLYSTICK_{name.upper()}", value)
     for words in COMMANDS:
-        code, (out, err) = main(words), capsys.readouterr()
-        assert (code, out, err) == (2, "", f"tallystick: {sentence}\n"), words
+        assert await call(*words, **given) == (2, "", f"tallystick: {sentence}\n"), words
+
+
+@pytest.mark.parametrize(("settings", "sentence"), REFUSED)
+async def test_refused_by_a_worker(settings: dict[str, str], sentence: str) -> None:
+    """What a worker is made of refuses them in the same words."""
+    given = {"database_url": POSTGRES, "redis_url": NO_REDIS, **settings}
+    loaded = load({f"TALLYSTICK_{name.upper()}": value for name, value in given.items()})
+    with pytest.raises(SettingsError) as caught:
+        async with create_app(loaded.settings):
+            pass
+    assert str(caught.value) == sentence
+
+
+@pytest.mark.parametrize(("settings", "sentence"), [REFUSED[0], REFUSED[-1]])
+async def test_refused_by_serve(settings: dict[str, str], sentence: str) -> None:
+    """`serve` ends with the sentence of the worker, and without the value."""
+    given = {"database_url": POSTGRES, "redis_url": NO_REDIS, **settings}
     end = await run("serve", "--port", "0", **given)
     assert (end.code, end.out) == (2, "")
     # Before it are lines of the log.

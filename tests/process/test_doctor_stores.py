@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.command import NO_REDIS, run
+from tests.support.command import NO_REDIS, call
 from tests.support.postgres import administer
 from tests.support.valkey import OwnValkey, running_valkey
 
@@ -34,7 +34,7 @@ async def test_memory_of_redis(database_url: str, valkey: OwnValkey, maxmemory: 
     """A Redis that may evict limits, or refuse writes, is a fault that names the policy and the one to set."""
     valkey.ask("CONFIG", "SET", "maxmemory", maxmemory)
     valkey.ask("CONFIG", "SET", "maxmemory-policy", policy)
-    end = await run("doctor", database_url=database_url, redis_url=valkey.url)
+    end = await call("doctor", database_url=database_url, redis_url=valkey.url)
     if not said:
         assert (end.code, "ok    Redis" in end.out) == (0, True), end
         return
@@ -48,14 +48,14 @@ async def test_memory_that_is_not_told(database_url: str, valkey: OwnValkey) -> 
     """Where `INFO` is forbidden nothing is said of memory."""
     valkey.ask("ACL", "SETUSER", "short", "on", ">pw", "~*", "+@all", "-info")
     url = f"redis://short:pw@127.0.0.1:{valkey.port}"
-    end = await run("doctor", database_url=database_url, redis_url=url)
+    end = await call("doctor", database_url=database_url, redis_url=url)
     assert (end.code, "ok    Redis" in end.out) == (0, True), end
 
 
 async def test_runs_that_are_not_told(database_url: str) -> None:
     """Where the service may not ask for what tells a restored copy apart, doctor says what is missing."""
     await administer(database_url, "REVOKE EXECUTE ON FUNCTION pg_control_system() FROM PUBLIC")
-    end = await run("doctor", database_url=database_url, redis_url=NO_REDIS)
+    end = await call("doctor", database_url=database_url, redis_url=NO_REDIS)
     assert "FAULT Postgres" in end.out
     assert "permission denied for function pg_control_system" in end.out
     assert "grant tallystick_service EXECUTE on that function" in end.out

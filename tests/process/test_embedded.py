@@ -10,21 +10,16 @@ from pathlib import Path
 import pytest
 
 from server.process.embedded import EmbeddedServers
-from tests.process.embedded_looks import ended, is_alive, open_place, psql, valkey
+from tests.process.embedded_helpers import ended, is_alive, psql, valkey
 from tests.process.embedded_parent import Parent
+from tests.support.folders import server_folder
 
 SECRET = "4111-1111-1111-1111"
 
 
-@pytest.fixture
-def place() -> Iterator[Path]:
-    with open_place() as path:
-        yield path
-
-
 @pytest.fixture(scope="module")
 def running() -> Iterator[EmbeddedServers]:
-    with open_place() as path, EmbeddedServers.open(path / "data") as servers:
+    with server_folder("tallystick-test-") as path, EmbeddedServers.open(path / "data") as servers:
         yield servers
 
 
@@ -115,40 +110,40 @@ def test_the_log_keeps_no_row(running: EmbeddedServers) -> None:
     assert not any(SECRET in text for text in texts)
 
 
-def test_data_outlives_a_restart(place: Path) -> None:
+def test_data_outlives_a_restart(data: Path) -> None:
     """
     Closing ends both servers, closing twice is harmless, and the next start has the same data.
     """
-    with EmbeddedServers.open(place / "data") as first:
+    with EmbeddedServers.open(data) as first:
         psql(first.database_url, "CREATE TABLE kept AS SELECT 42 AS answer")
     assert not is_alive(first.postgres_pid)
     assert not is_alive(first.redis_pid)
     first.close()
-    with EmbeddedServers.open(place / "data") as second:
+    with EmbeddedServers.open(data) as second:
         assert psql(second.database_url, "SELECT answer FROM kept") == "42"
 
 
-def test_one_server_alone(place: Path) -> None:
+def test_one_server_alone(data: Path) -> None:
     """
     Only what is asked for is started, and the other can join it later.
     """
-    with EmbeddedServers.open(place / "data", redis=False) as database:
+    with EmbeddedServers.open(data, redis=False) as database:
         assert database.redis_url is None
         assert database.redis_pid is None
-        with EmbeddedServers.open(place / "data") as both:
+        with EmbeddedServers.open(data) as both:
             assert both.started
             assert both.postgres_pid == database.postgres_pid
         assert is_alive(database.postgres_pid)
         assert not is_alive(both.redis_pid)
 
 
-def test_a_second_process_uses_the_same_servers(place: Path) -> None:
+def test_a_second_process_uses_the_same_servers(data: Path) -> None:
     """
     Whoever opens a directory whose servers run gets these, and leaves them running.
     """
-    with Parent(place / "data") as owner:
+    with Parent(data) as owner:
         first = owner.answer()
-        with EmbeddedServers.open(place / "data") as guest:
+        with EmbeddedServers.open(data) as guest:
             assert not guest.started
             assert guest.database_url == first["database_url"]
             assert guest.redis_url == first["redis_url"]
@@ -159,11 +154,11 @@ def test_a_second_process_uses_the_same_servers(place: Path) -> None:
     assert ended(first["postgres_pid"], 0)
 
 
-def test_a_forked_worker_stops_nothing(place: Path) -> None:
+def test_a_forked_worker_stops_nothing(data: Path) -> None:
     """
     The servers go on when a process that was forked off after their start ends in order.
     """
-    with Parent(place / "data", "--fork") as parent:
+    with Parent(data, "--fork") as parent:
         servers = parent.answer()
         time.sleep(0.2)
         assert psql(servers["database_url"], "SELECT 1") == "1"
@@ -171,15 +166,15 @@ def test_a_forked_worker_stops_nothing(place: Path) -> None:
 
 
 @pytest.mark.skipif(not Path("/proc/self").exists(), reason="only Linux tells of a parent's death")
-def test_no_server_outlives_a_killed_parent(place: Path) -> None:
+def test_no_server_outlives_a_killed_parent(data: Path) -> None:
     """
     After kill -9 of the parent both servers end, and the next start has what was committed.
     """
-    parent = Parent(place / "data")
+    parent = Parent(data)
     first = parent.answer()
     psql(first["database_url"], "CREATE TABLE kept AS SELECT 42 AS answer")
     parent.kill()
-    with EmbeddedServers.open(place / "data") as second:
+    with EmbeddedServers.open(data) as second:
         assert second.postgres_pid != first["postgres_pid"]
         assert second.redis_pid != first["redis_pid"]
         assert ended(first["postgres_pid"], 0)

@@ -7,7 +7,6 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -16,36 +15,30 @@ import pytest
 from server.process.embedded import EmbeddedError, EmbeddedServers, postgres_bin
 from server.process.embedded.child import stop
 from server.process.embedded.postgres_settings import LOG_BYTES_MAX
-from tests.process.embedded_looks import open_place, psql, valkey
+from tests.process.embedded_helpers import copied, psql, valkey
 from tests.process.embedded_parent import Parent
 
 BUSY_SECONDS = 1.5
 
 
-@pytest.fixture
-def place() -> Iterator[Path]:
-    with open_place() as path:
-        yield path
-
-
-def test_a_number_of_a_dead_server_may_be_taken(place: Path) -> None:
+def test_a_number_of_a_dead_server_may_be_taken(data: Path) -> None:
     """
     After a crash of the machine the noted process is another one: it is left alone, we start.
     """
-    with EmbeddedServers.open(place / "data"):
-        notes = (place / "data/postgres/postmaster.pid").read_text()
-    owner = (place / "data").stat()
+    with EmbeddedServers.open(data):
+        notes = (data / "postgres/postmaster.pid").read_text()
+    owner = data.stat()
     same_user = owner.st_uid if os.geteuid() == 0 else None
     stranger = subprocess.Popen(["sleep", "60"], user=same_user)
     try:
         _, rest = notes.split("\n", 1)
         for name in ("postgres/postmaster.pid", "run/.s.PGSQL.5432.lock"):
-            (place / "data" / name).write_text(f"{stranger.pid}\n{rest}")
-            os.chown(place / "data" / name, owner.st_uid, owner.st_gid)
+            (data / name).write_text(f"{stranger.pid}\n{rest}")
+            os.chown(data / name, owner.st_uid, owner.st_gid)
         for name in (".s.PGSQL.5432", "valkey.sock"):
             with socket.socket(socket.AF_UNIX) as dead:
-                dead.bind(str(place / "data/run" / name))
-        with EmbeddedServers.open(place / "data") as servers:
+                dead.bind(str(data / "run" / name))
+        with EmbeddedServers.open(data) as servers:
             assert servers.started
             assert psql(servers.database_url, "SELECT 1") == "1"
             assert valkey(servers.redis_url, "PING") == "+PONG\r\n"
@@ -55,21 +48,20 @@ def test_a_number_of_a_dead_server_may_be_taken(place: Path) -> None:
         stranger.wait()
 
 
-def test_an_empty_note_is_no_server(place: Path) -> None:
+def test_an_empty_note_is_no_server(data: Path) -> None:
     """
     A machine that crashed while postgres noted its number leaves an empty file.
     """
-    EmbeddedServers.open(place / "data", redis=False).close()
-    (place / "data/postgres/postmaster.pid").touch()
-    with EmbeddedServers.open(place / "data", redis=False) as servers:
+    (data / "postgres/postmaster.pid").touch()
+    with EmbeddedServers.open(data, redis=False) as servers:
         assert servers.started
 
 
-def test_a_start_waits_for_sessions_of_a_killed_server(place: Path) -> None:
+def test_a_start_waits_for_sessions_of_a_killed_server(data: Path) -> None:
     """
     A session that outlives its killed server still has the data open: the next start waits.
     """
-    parent = Parent(place / "data")
+    parent = Parent(data)
     first = parent.answer()
     busy = f"""
         DO $$ BEGIN
@@ -84,20 +76,19 @@ def test_a_start_waits_for_sessions_of_a_killed_server(place: Path) -> None:
         time.sleep(0.02)
     os.kill(first["postgres_pid"], signal.SIGKILL)
     parent.kill()
-    with EmbeddedServers.open(place / "data") as second:
+    with EmbeddedServers.open(data) as second:
         assert time.monotonic() - began > BUSY_SECONDS
         assert psql(second.database_url, "SELECT 1") == "1"
     worker.wait(10)
 
 
-def test_half_an_initdb_is_made_again(place: Path) -> None:
+def test_half_an_initdb_is_made_again(data: Path) -> None:
     """
     Only a complete database gets its name, so a process killed while making it does no harm.
     """
-    EmbeddedServers.open(place / "data", redis=False).close()
-    (place / "data/postgres").rename(place / "data/postgres.new")
-    (place / "data/postgres.new/PG_VERSION").unlink()
-    with EmbeddedServers.open(place / "data", redis=False) as servers:
+    (data / "postgres").rename(data / "postgres.new")
+    (data / "postgres.new/PG_VERSION").unlink()
+    with EmbeddedServers.open(data, redis=False) as servers:
         assert psql(servers.database_url, "SELECT 1") == "1"
 
 
@@ -112,10 +103,12 @@ def test_two_opens_at_once_share_one_start(place: Path) -> None:
             assert answers[0][name] == answers[1][name]
 
 
-def test_two_directories_side_by_side(place: Path) -> None:
+def test_two_directories_side_by_side(place: Path, made: Path) -> None:
     """
     Servers of two data directories know nothing of each other.
     """
+    for name in ("a", "b"):
+        copied(made, place / name)
     with EmbeddedServers.open(place / "a") as a, EmbeddedServers.open(place / "b") as b:
         psql(a.database_url, "CREATE TABLE only_here ()")
         assert psql(b.database_url, "SELECT to_regclass('only_here')") == ""
@@ -132,10 +125,11 @@ def test_two_directories_side_by_side(place: Path) -> None:
         pytest.param("my data, näh", id="characters that addresses and lists give a meaning"),
     ],
 )
-def test_sockets_move_out_of_an_unfit_path(place: Path, name: str) -> None:
+def test_sockets_move_out_of_an_unfit_path(place: Path, made: Path, name: str) -> None:
     """
     The sockets lie in a private temporary directory that every later start finds again.
     """
+    copied(made, place / name)
     with Parent(place / name) as owner:
         first = owner.answer()
         sockets = Path(first["redis_url"].removeprefix("unix://")).parent
@@ -167,13 +161,13 @@ def test_a_frozen_server_is_named(place: Path) -> None:
             os.kill(servers.redis_pid, signal.SIGCONT)
 
 
-def test_a_copied_directory_has_its_own_servers(place: Path) -> None:
+def test_a_copied_directory_has_its_own_servers(place: Path, made: Path) -> None:
     """
     A copy of a directory with far-away sockets does not reach for the servers of the original.
     """
     long = "long-" * 20
-    EmbeddedServers.open(place / long, redis=False).close()
-    subprocess.run(["cp", "-a", place / long, place / f"{long}2"], check=True)
+    EmbeddedServers.open(copied(made, place / long), redis=False).close()
+    copied(place / long, place / f"{long}2")
     with (
         EmbeddedServers.open(place / long, redis=False) as original,
         EmbeddedServers.open(place / f"{long}2", redis=False) as copy,
@@ -187,16 +181,15 @@ def test_a_copied_directory_has_its_own_servers(place: Path) -> None:
         shutil.rmtree(path)
 
 
-def test_a_log_that_grew_is_dropped(place: Path) -> None:
+def test_a_log_that_grew_is_dropped(data: Path) -> None:
     """
     A start removes a log that is past its limit, and keeps the others.
     """
-    EmbeddedServers.open(place / "data", redis=False).close()
-    logs = [place / f"data/logs/postgres-{name}.log" for name in ("Old", "New")]
+    logs = [data / f"logs/postgres-{name}.log" for name in ("Old", "New")]
     for log, size in zip(logs, (LOG_BYTES_MAX + 1, LOG_BYTES_MAX), strict=True):
         log.touch()
         os.truncate(log, size)
-    EmbeddedServers.open(place / "data", redis=False).close()
+    EmbeddedServers.open(data, redis=False).close()
     assert [log.exists() for log in logs] == [False, True]
 
 

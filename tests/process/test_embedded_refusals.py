@@ -4,22 +4,15 @@ import contextlib
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from server.process.embedded import EmbeddedError, EmbeddedServers, postgres_bin, valkey_bin
 from server.process.embedded.account import CAP_DAC_OVERRIDE
-from tests.process.embedded_looks import open_place, psql, valkey
+from tests.process.embedded_helpers import psql, valkey
 from tests.process.embedded_parent import ROOT, Parent, installed_packages
 from tests.process.users import DEFAULT_CONTAINER, NOBODY, needs_root, root_with, user
-
-
-@pytest.fixture
-def place() -> Iterator[Path]:
-    with open_place() as path:
-        yield path
 
 
 def refusal(data_dir: Path) -> str:
@@ -61,13 +54,12 @@ def test_an_empty_directory_is_taken(place: Path) -> None:
     assert (place / "data").stat().st_mode & 0o777 == 0o700
 
 
-def test_other_version(place: Path) -> None:
+def test_other_version(data: Path) -> None:
     """
     Data of another PostgreSQL is named with its version and left alone.
     """
-    EmbeddedServers.open(place / "data", redis=False).close()
-    (place / "data/postgres/PG_VERSION").write_text("16\n")
-    said = refusal(place / "data")
+    (data / "postgres/PG_VERSION").write_text("16\n")
+    said = refusal(data)
     assert "was made by PostgreSQL 16, and this is PostgreSQL 18" in said
     assert "pg_dump of version 16" in said
 
@@ -81,13 +73,12 @@ def test_a_file_in_the_way(place: Path) -> None:
     assert "data is a file where a directory is needed" in refusal(place / "data/deeper")
 
 
-def test_a_start_that_fails_quotes_the_server(place: Path) -> None:
+def test_a_start_that_fails_quotes_the_server(data: Path) -> None:
     """
     For a cause we do not know the message ends with the server's own last words.
     """
-    EmbeddedServers.open(place / "data", redis=False).close()
-    (place / "data/postgres/postgresql.auto.conf").write_text("no_such_setting = 1\n")
-    said = refusal(place / "data")
+    (data / "postgres/postgresql.auto.conf").write_text("no_such_setting = 1\n")
+    said = refusal(data)
     assert "PostgreSQL ended while it started" in said
     assert 'unrecognized configuration parameter "no_such_setting"' in said
 

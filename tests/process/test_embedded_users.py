@@ -16,7 +16,7 @@ import pytest
 
 from server.process.embedded import EmbeddedServers, postgres_bin
 from server.process.embedded.account import OWN_UIDS
-from tests.process.embedded_looks import open_place, psql, valkey
+from tests.process.embedded_helpers import open_place, psql, valkey
 from tests.process.embedded_parent import ROOT, installed_packages
 from tests.process.users import DEFAULT_CONTAINER, NAMELESS, NOBODY, needs_root, root_with, user
 
@@ -81,12 +81,6 @@ class Person(NamedTuple):
             child.communicate()
 
 
-@pytest.fixture
-def place() -> Iterator[Path]:
-    with open_place() as path:
-        yield path
-
-
 @pytest.fixture(scope="module")
 def checkout() -> Iterator[Path]:
     """A checkout with programs of its own, in a folder that only its owner may enter."""
@@ -134,9 +128,10 @@ def give(folder: Path, uid: int, gid: int) -> None:
 def test_a_new_user_gets_a_ledger(person: Person) -> None:
     """In a folder that is closed to others, the schema is made, a key is made, and the service is ready."""
     assert person.run("migrate").startswith("applied migration 0001_")
-    assert person.run("keys", "create", "--ledger", "books", "--role", "admin").startswith("tsk_")
     with person.serving() as url:
         assert status(url, "/readyz") == 200
+        assert person.run("keys", "create", "--ledger", "books", "--role", "admin").startswith("tsk_")
+        assert person.run("audit").splitlines()[-1].endswith(": clean")
         data = person.checkout / "data"
         pid = int((data / "postgres/postmaster.pid").read_text().split()[0])
         server = Path(f"/proc/{pid}")
@@ -145,7 +140,6 @@ def test_a_new_user_gets_a_ledger(person: Person) -> None:
         assert person.checkout.stat().st_mode & 0o777 == 0o755
         assert sorted(path.name for path in person.checkout.iterdir()) == ["data", "packages", "server", "sql"]
         assert "programs.new" not in os.listdir(data)
-    assert person.run("audit").splitlines()[-1].endswith(": clean")
 
 
 def status(url: str, path: str) -> int:
@@ -167,12 +161,12 @@ def refused(url: str) -> str:
     return ended.stderr
 
 
-def test_nobody_gets_in_without_the_password(place: Path) -> None:
+def test_nobody_gets_in_without_the_password(data: Path) -> None:
     """Not even a process of the servers' own user; the address shows where the password is, and not what it is."""
-    with EmbeddedServers.open(place / "data", redis=False) as servers:
+    with EmbeddedServers.open(data, redis=False) as servers:
         assert psql(servers.database_url, "SELECT 1") == "1"
         assert "no password supplied" in refused(without_password(servers))
-        passfile = place / "data/postgres.pgpass"
+        passfile = data / "postgres.pgpass"
         assert passfile.stat().st_mode & 0o777 == 0o600
         password = passfile.read_text().strip().rpartition(":")[2]
         assert len(password) >= 43
@@ -197,15 +191,14 @@ def test_root_shares_no_user_with_other_programs(place: Path) -> None:
 
 
 @needs_root
-def test_root_serves_the_owner(place: Path) -> None:
+def test_root_serves_the_owner(data: Path) -> None:
     """For root the servers run as the user the directory belongs to, also where an earlier release chose `nobody`."""
-    EmbeddedServers.open(place / "data").close()
     for owner in (1, NOBODY):
-        give(place / "data", owner, owner)
-        with EmbeddedServers.open(place / "data") as servers:
+        give(data, owner, owner)
+        with EmbeddedServers.open(data) as servers:
             assert Path(f"/proc/{servers.postgres_pid}").stat().st_uid == owner
             assert Path(f"/proc/{servers.redis_pid}").stat().st_uid == owner
-            assert (place / "data/postgres.pgpass").stat().st_uid == owner
+            assert (data / "postgres.pgpass").stat().st_uid == owner
             assert psql(servers.database_url, "SELECT 1") == "1"
 
 
@@ -227,15 +220,15 @@ def without_password_after_reload(servers: EmbeddedServers) -> str:
     return url
 
 
-def test_data_of_an_earlier_release_get_a_password(place: Path) -> None:
+def test_data_of_an_earlier_release_get_a_password(data: Path) -> None:
     """A running server of an earlier release is used as it is; the next start closes it, and keeps what is in it."""
-    with EmbeddedServers.open(place / "data") as servers:
+    with EmbeddedServers.open(data) as servers:
         psql(servers.database_url, "CREATE TABLE kept AS SELECT 42 AS answer")
-        make_old(servers, place / "data")
-        with EmbeddedServers.open(place / "data") as guest:
+        make_old(servers, data)
+        with EmbeddedServers.open(data) as guest:
             assert guest.postgres_pid == servers.postgres_pid
             assert psql(guest.database_url, "SELECT answer FROM kept") == "42"
-    with EmbeddedServers.open(place / "data") as servers:
+    with EmbeddedServers.open(data) as servers:
         assert "passfile" in str(servers.database_url)
         assert psql(servers.database_url, "SELECT answer FROM kept") == "42"
         assert valkey(servers.redis_url, "PING") == "+PONG\r\n"

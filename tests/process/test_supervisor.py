@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+from collections.abc import AsyncIterator
 from functools import partial
 from pathlib import Path
 
@@ -15,8 +16,9 @@ import aiohttp
 import pytest
 
 from tests.process.home import Home, place
-from tests.process.outside import children_of, is_alive, zombies_of
-from tests.support.command import NO_REDIS, environment, run
+from tests.process.process_table import children_of, is_alive, zombies_of
+from tests.support.command import NO_REDIS, call, environment, run
+from tests.support.postgres import create_database, drop_database
 from tests.support.service import ServerProcess, free_port
 from tests.support.waiting import until
 
@@ -39,21 +41,30 @@ async def ask(url: str) -> tuple[int, dict[str, object]]:
         return response.status, await response.json()
 
 
-async def test_the_admin_port(database_url: str, tmp_path: Path) -> None:
-    """It says of each worker whether it serves, and is ready when one of them is."""
-    server = ServerProcess(database_url, tmp_path / "log", {"TALLYSTICK_WORKERS": "3"})
+@pytest.fixture(scope="module")
+async def serving(template: str, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[ServerProcess]:
+    """A server for all tests here that only look at it."""
+    database_url = await create_database(template)
+    server = ServerProcess(database_url, tmp_path_factory.mktemp("serving") / "log", {"TALLYSTICK_WORKERS": "2"})
     try:
         await server.start()
-        workers = await server.workers()
-        assert await ask(f"{server.admin_url}/livez") == (200, {"status": "ok"})
-        shown = [
-            {"worker": number, "pid": pid, "state": "serving", "failures": []} for number, pid in enumerate(workers, 1)
-        ]
-        assert await ask(f"{server.admin_url}/readyz") == (200, {"status": "ready", "workers": shown})
-        if sys.platform == "linux":
-            assert set(children_of(server.pid)) == set(workers)
+        await server.workers()
+        yield server
     finally:
         await server.stop()
+        await drop_database(template, database_url)
+
+
+async def test_the_admin_port(serving: ServerProcess) -> None:
+    """It says of each worker whether it serves, and is ready when one of them is."""
+    workers = await serving.workers()
+    assert await ask(f"{serving.admin_url}/livez") == (200, {"status": "ok"})
+    shown = [
+        {"worker": number, "pid": pid, "state": "serving", "failures": []} for number, pid in enumerate(workers, 1)
+    ]
+    assert await ask(f"{serving.admin_url}/readyz") == (200, {"status": "ready", "workers": shown})
+    if sys.platform == "linux":
+        assert set(children_of(serving.pid)) == set(workers)
 
 
 async def test_not_ready(tmp_path: Path) -> None:
@@ -83,18 +94,14 @@ async def test_not_ready(tmp_path: Path) -> None:
 
 
 @on_linux
-async def test_workers_are_told_no_secret_in_the_open(database_url: str, tmp_path: Path) -> None:
+async def test_workers_are_told_no_secret_in_the_open(serving: ServerProcess) -> None:
     """Neither the command line nor the environment of a worker holds an address."""
-    server = ServerProcess(database_url, tmp_path / "log")
-    try:
-        await server.start()
-        [worker] = await server.workers()
+    for worker in await serving.workers():
         for name in ("cmdline", "environ"):
             text = said_of(worker, name).decode()
+            assert "server.process.worker" in text or name == "environ"
             assert "postgresql://" not in text
             assert "TALLYSTICK_" not in text
-    finally:
-        await server.stop()
 
 
 @on_linux
@@ -128,21 +135,18 @@ async def test_told_twice(database_url: str, tmp_path: Path) -> None:
     server.kill(signal.SIGTERM)
     assert await server.wait() == 1
     await until(lambda: not any(map(is_alive, workers)), GONE_SECONDS)
+    # Nobody keeps the port.
+    await until(partial(_refuses, server.port), GONE_SECONDS)
 
 
 @on_linux
-async def test_signals_for_the_whole_group(database_url: str, tmp_path: Path) -> None:
-    """Workers leave SIGINT and SIGTERM to the supervisor, which tells them what to do."""
-    server = ServerProcess(database_url, tmp_path / "log")
-    try:
-        await server.start()
-        [worker] = await server.workers()
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            os.kill(worker, number)
-        assert await server.workers() == [worker]
-        assert is_alive(worker)
-    finally:
-        await server.stop()
+async def test_signals_for_the_whole_group(serving: ServerProcess) -> None:
+    """Workers leave SIGINT, SIGTERM and SIGHUP to the supervisor, which tells them what to do."""
+    workers = await serving.workers()
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        os.kill(workers[0], number)
+    assert await serving.workers() == workers
+    assert is_alive(workers[0])
 
 
 @on_linux
@@ -247,7 +251,7 @@ async def test_process_1_while_starting() -> None:
 @pytest.mark.parametrize("workers", ["0", "x", "65", "-1", "1.5"])
 async def test_numbers_of_workers_that_cannot_be(workers: str) -> None:
     """A number of workers that cannot be is refused with what it may be."""
-    end = await run("serve", f"--workers={workers}")
+    end = await call("serve", f"--workers={workers}")
     assert (end.code, end.out) == (2, "")
     assert end.err.startswith("tallystick: workers cannot have the value given by --workers. Worker processes: 1 to 64")
 
@@ -286,17 +290,11 @@ async def test_the_admin_port_is_taken(database_url: str) -> None:
     assert end.err.endswith("name another port for operators with --admin-port, 0 for any\n")
 
 
-async def test_two_servers_do_not_share_a_port(database_url: str, tmp_path: Path) -> None:
+async def test_two_servers_do_not_share_a_port(serving: ServerProcess) -> None:
     """Though its workers share a port among them, another server of the same user is refused it."""
-    server = ServerProcess(database_url, tmp_path / "log", {"TALLYSTICK_WORKERS": "2"})
-    try:
-        await server.start()
-        end = await run("serve", "--port", str(server.port), database_url=database_url, redis_url=NO_REDIS)
-        assert (end.code, end.out) == (2, "")
-        assert end.err.startswith(f"tallystick: cannot listen on 127.0.0.1:{server.port}: ")
-    finally:
-        await server.stop()
-    await until(partial(_refuses, server.port), GONE_SECONDS)
+    end = await run("serve", "--port", str(serving.port), database_url=serving.database_url, redis_url=NO_REDIS)
+    assert (end.code, end.out) == (2, "")
+    assert end.err.startswith(f"tallystick: cannot listen on 127.0.0.1:{serving.port}: ")
 
 
 def _refuses(port: int) -> bool:

@@ -17,16 +17,18 @@ from server.app import create_app
 from server.process.listeners import open_listeners
 from server.process.worker import accept_the_rest
 from server.settings import Settings
-from tests.process.outside import is_alive, peers_of
+from tests.process.process_table import is_alive, peers_of
+from tests.process.short_timeouts import SILENCE_SECONDS
 from tests.support.client import Client
 from tests.support.history import History
+from tests.support.postgres import create_database, drop_database
 from tests.support.service import NO_REDIS, ServerProcess, make_key
 from tests.support.waiting import until
 
 LEDGER = "workers"
 WORKERS = 2
-# Swaps of all workers under load. Twenty were survived by hand; three keep the test short.
-SWAPS = 3
+# Swaps of all workers under load: the second swaps workers that have themselves followed others.
+SWAPS = 2
 CLIENTS = 24
 # Seconds a client lets pass between two requests, at most.
 PAUSE_SECONDS = 0.05
@@ -184,45 +186,52 @@ async def test_workers_are_swapped_under_load(crew: Crew, kept_alive: bool) -> N
     await history.check()
 
 
-async def test_a_stopped_worker_is_replaced(database_url: str, redis_url: str, tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+async def impatient(
+    template: str, redis_url: str, tmp_path_factory: pytest.TempPathFactory
+) -> AsyncIterator[ServerProcess]:
+    """A server with two workers that it waits three seconds for."""
+    database_url = await create_database(template)
+    log = tmp_path_factory.mktemp("impatient") / "log"
+    server = ServerProcess(database_url, log, {"TALLYSTICK_WORKERS": "2"}, redis_url, "tests.process.short_timeouts")
+    try:
+        await server.start()
+        yield server
+    finally:
+        await server.stop()
+        await drop_database(template, database_url)
+
+
+def silences(server: ServerProcess) -> int:
+    """Return how many workers have been killed because they gave no sign of life."""
+    return server.log_text().count("gave no sign of life")
+
+
+async def test_a_stopped_worker_is_replaced(impatient: ServerProcess) -> None:
     """A process that gives no sign of life is killed, and another one serves what waited at its socket."""
-    server = ServerProcess(
-        database_url, tmp_path / "log", {"TALLYSTICK_WORKERS": "2"}, redis_url, "tests.process.impatient"
-    )
-    try:
-        await server.start()
-        stopped, other = await server.workers()
-        os.kill(stopped, signal.SIGSTOP)
-        await until(lambda: "gave no sign of life" in server.log_text(), REPLACED_SECONDS)
-        again = await server.workers()
-        assert again[1] == other
-        assert again[0] != stopped
-        assert not is_alive(stopped) or sys.platform != "linux"
-    finally:
-        await server.stop()
+    stopped, other = await impatient.workers()
+    before = silences(impatient)
+    os.kill(stopped, signal.SIGSTOP)
+    await until(lambda: silences(impatient) > before, REPLACED_SECONDS)
+    again = await impatient.workers()
+    assert again[1] == other
+    assert again[0] != stopped
+    assert not is_alive(stopped) or sys.platform != "linux"
 
 
-async def test_a_server_that_was_stopped_itself_blames_nobody(
-    database_url: str, redis_url: str, tmp_path: Path
-) -> None:
+async def test_a_server_that_was_stopped_itself_blames_nobody(impatient: ServerProcess) -> None:
     """Stopped together with its workers for longer than a worker may be silent, it goes on with the same ones."""
-    server = ServerProcess(
-        database_url, tmp_path / "log", {"TALLYSTICK_WORKERS": "2"}, redis_url, "tests.process.impatient"
-    )
-    try:
-        await server.start()
-        workers = await server.workers()
-        for pid in (server.pid, *workers):
-            os.kill(pid, signal.SIGSTOP)
-        await asyncio.sleep(5)
-        for pid in (server.pid, *workers):
-            os.kill(pid, signal.SIGCONT)
-        # Longer than it takes to note a silence.
-        await asyncio.sleep(2)
-        assert await server.workers() == workers
-        assert "gave no sign of life" not in server.log_text()
-    finally:
-        await server.stop()
+    workers = await impatient.workers()
+    before = silences(impatient)
+    for pid in (impatient.pid, *workers):
+        os.kill(pid, signal.SIGSTOP)
+    await asyncio.sleep(SILENCE_SECONDS + 1)
+    for pid in (impatient.pid, *workers):
+        os.kill(pid, signal.SIGCONT)
+    # Longer than it takes to note a silence.
+    await asyncio.sleep(2)
+    assert await impatient.workers() == workers
+    assert silences(impatient) == before
 
 
 async def test_a_swap_that_cannot_be_stops(database_url: str, redis_url: str, tmp_path: Path) -> None:

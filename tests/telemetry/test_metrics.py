@@ -1,10 +1,12 @@
 """Metrics: all of them are documented, and there are no more series than the program has routes and codes."""
 
+import contextlib
 import os
 import re
 import signal
 from collections import Counter
 from collections.abc import AsyncIterator
+from functools import partial
 from pathlib import Path
 
 import aiohttp
@@ -15,21 +17,28 @@ from server.http.routes import ROUTES
 from server.telemetry.metrics import METRICS, SUPERVISED
 from tests.input.wire import connect, request
 from tests.support.client import Client
+from tests.support.postgres import create_database, drop_database
 from tests.support.service import ServerProcess, make_key
 from tests.support.waiting import until
 from tests.telemetry.documented import ALL, Series, rows, series
 
 # Requests of each kind whose callers make everything up.
-MADE_UP = 300
+MADE_UP = 100
 
 
-@pytest.fixture
-async def server(database_url: str, redis_url: str, tmp_path: Path) -> AsyncIterator[ServerProcess]:
-    """A server with one worker."""
-    process = ServerProcess(database_url, tmp_path / "log", redis_url=redis_url)
-    await process.start()
-    yield process
-    await process.stop()
+@pytest.fixture(scope="module")
+async def server(
+    template: str, redis_url: str, tmp_path_factory: pytest.TempPathFactory
+) -> AsyncIterator[ServerProcess]:
+    """A server with one worker. A test leaves it with nothing that is still to be counted."""
+    database_url = await create_database(template)
+    process = ServerProcess(database_url, tmp_path_factory.mktemp("metrics") / "log", redis_url=redis_url)
+    try:
+        await process.start()
+        yield process
+    finally:
+        await process.stop()
+        await drop_database(template, database_url)
 
 
 async def scraped(server: ServerProcess) -> dict[Series, float]:
@@ -110,11 +119,12 @@ async def made_up(client: Client, start: int) -> int:
 
 async def test_callers_add_no_series(server: ServerProcess) -> None:
     """However many methods, paths, header fields and accounts callers make up, the series stay the same."""
-    token = await make_key(server.database_url, "metrics")
+    token = await make_key(server.database_url, "callers")
+    counted = _requests(await scraped(server))
     async with aiohttp.ClientSession() as session:
         client = Client(session, server.url, token)
         await client.open("world", floor=None)
-        sent = 1 + await made_up(client, 0)
+        sent = counted + 1 + await made_up(client, 0)
         before = await until_counted(server, sent)
         sent += await made_up(client, MADE_UP)
         after = await until_counted(server, sent)
@@ -131,29 +141,59 @@ async def test_callers_add_no_series(server: ServerProcess) -> None:
     assert token not in page
 
 
+async def opened(server: ServerProcess, token: str, account: str) -> None:
+    """Open an account by the one request of a connection: no worker waits for its client to go."""
+    async with aiohttp.ClientSession() as session:
+        assert (await Client(session, server.url, token).open(account)).status == 201
+
+
 async def test_numbers_outlive_workers(server: ServerProcess) -> None:
     """What a worker counted stays when it dies or is swapped; what it said of the moment goes."""
-    token = await make_key(server.database_url, "metrics")
-    async with aiohttp.ClientSession() as session:
-        client = Client(session, server.url, token)
-        await client.open("world", floor=None)
-        await until_counted(server, 1)
-        [killed] = await server.workers()
-        os.kill(killed, signal.SIGKILL)
-        await until(lambda: "died: signal 9" in server.log_text())
-        await server.workers()
-        await client.open("alice")
-        found = await until_counted(server, 2)
-        assert found[Series("tallystick_worker_restarts_total", ())] == 1
-        assert found[Series("tallystick_workers", (("state", "serving"),))] == 1
-        assert found[Series("tallystick_workers", (("state", "draining"),))] == 0
-        server.kill(signal.SIGHUP)
-        await until(lambda: "workers were swapped" in server.log_text())
-        await client.open("bob")
-        found = await until_counted(server, 3)
+    token = await make_key(server.database_url, "outlived")
+    restarts = Series("tallystick_worker_restarts_total", ())
+    first = await scraped(server)
+    counted = _requests(first)
+    await opened(server, token, "alice")
+    await until_counted(server, counted + 1)
+    [killed] = await server.workers()
+    os.kill(killed, signal.SIGKILL)
+    await until(lambda: "died: signal 9" in server.log_text())
+    await server.workers()
+    await opened(server, token, "bob")
+    found = await until_counted(server, counted + 2)
+    assert found[restarts] == first[restarts] + 1
+    assert found[Series("tallystick_workers", (("state", "serving"),))] == 1
+    assert found[Series("tallystick_workers", (("state", "draining"),))] == 0
+    server.kill(signal.SIGHUP)
+    await until(lambda: "workers were swapped" in server.log_text())
+    await opened(server, token, "carol")
+    found = await until_counted(server, counted + 3)
     assert sum(value for name, value in _flat(found).items() if name == "tallystick_pool_connections") <= 8
     build = [value for name, value in _flat(found).items() if name == "tallystick_build_info"]
     assert build == [1]
+
+
+async def test_a_worker_that_hangs(server: ServerProcess) -> None:
+    """A scrape does not wait for it: what it last reported stays, and for how long it has been silent is said."""
+    counted = _requests(await scraped(server))
+    await opened(server, await make_key(server.database_url, "hanging"), "alice")
+    await until_counted(server, counted + 1)
+    [hanging] = await server.workers()
+    silence = Series("tallystick_worker_silent_seconds", (("slot", "1"),))
+
+    async def silent(least: float, most: float) -> bool:
+        found = await scraped(server)
+        assert _requests(found) == counted + 1
+        return least <= found[silence] < most
+
+    os.kill(hanging, signal.SIGSTOP)
+    try:
+        await until(partial(silent, 2.5, 60.0))
+    finally:
+        # It may have been killed for it.
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(hanging, signal.SIGCONT)
+    await until(partial(silent, 0.0, 1.5))
 
 
 def _flat(found: dict[Series, float]) -> Counter[str]:

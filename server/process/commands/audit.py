@@ -1,4 +1,4 @@
-"""The audit, told to a person."""
+"""The report of `tallystick audit`."""
 
 import asyncio
 import time
@@ -13,7 +13,7 @@ PROGRESS_SECONDS = 5.0
 
 
 class _Progress:
-    """Says on standard error, now and then, what the audit is at."""
+    """Prints the current step of the audit on standard error every few seconds."""
 
     def __init__(self) -> None:
         self._began = time.monotonic()
@@ -67,7 +67,7 @@ async def report_audit(dsn: str, ledger: str | None, metrics: Path | None = None
 
 
 def _print_report(report: LedgerReport) -> int:
-    """Print what was found in a ledger and return how much it is."""
+    """Print the findings of a ledger and return their number."""
     found = sum(finding.total for finding in report.findings)
     say(
         f"ledger {report.ledger}: {report.accounts:,} accounts, {report.transfers:,} transfers, "
@@ -96,7 +96,7 @@ def _print_sum(reports: list[LedgerReport], findings: int, seconds: float) -> No
 
 
 def _write_metrics(file: Path, findings: int, transfers: int, seconds: float) -> None:
-    """Write the outcome as a whole: who reads the file meanwhile sees the one before."""
+    """Replace the file as a whole: a reader sees the old outcome or the new one."""
     from prometheus_client import CollectorRegistry, Gauge, write_to_textfile  # noqa: PLC0415
 
     values = {

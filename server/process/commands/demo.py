@@ -1,4 +1,4 @@
-"""What a newcomer sees first: a ledger to try, a key for it, and three lines to paste."""
+"""The welcome of `serve` with embedded servers: a demo ledger, its key, and three lines to paste."""
 
 import os
 from pathlib import Path
@@ -8,7 +8,7 @@ from server.process.commands.keys import create_key, revoke_whole_key
 from server.store.postgres import Database
 
 LEDGER = "demo"
-# Beside the data of the embedded servers, readable by its owner only: the key outlives a restart of the demo.
+# In the data directory of the embedded servers, readable by its owner only: the key stays the same after a restart.
 KEY_FILE = "demo.key"
 
 

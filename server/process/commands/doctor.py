@@ -1,4 +1,4 @@
-"""Checks what start-up asserts, and says what to do."""
+"""The checks of `tallystick doctor`; every fault says what to do."""
 
 import asyncio
 import os
@@ -31,7 +31,7 @@ DESCRIPTORS_MIN = 4_096
 
 
 class Finding(NamedTuple):
-    """One thing looked at: what it is, and what is wrong with it (nothing: it is well)."""
+    """One subject and its faults; none when it is well."""
 
     subject: str
     faults: tuple[str, ...]
@@ -73,7 +73,7 @@ async def _postgres_faults(settings: Settings, target: Target) -> list[str]:
 
 
 async def _connection_faults(settings: Settings, database: Database) -> list[str]:
-    """Say so when the workers could want more connections than there are."""
+    """Return a fault when the workers may need more connections than the server has."""
     each = settings.posting_connections + settings.reading_connections
     # During a swap there is one worker more.
     wanted = (worker_count(settings.workers) + 1) * each
@@ -86,7 +86,7 @@ async def _connection_faults(settings: Settings, database: Database) -> list[str
 
 
 async def _run_faults(database: Database) -> list[str]:
-    """Say so when a backup that is put back could not be noticed."""
+    """Return a fault when a restored backup could not be noticed."""
     try:
         await database.read("identity_read")
     except asyncpg.InsufficientPrivilegeError as error:
@@ -98,10 +98,10 @@ async def _run_faults(database: Database) -> list[str]:
 
 def memory_faults(facts: Mapping[str, object]) -> list[str]:
     """
-    Say so when a Redis that is short of memory forgets limits, or refuses writes.
+    Return a fault when a Redis without free memory would forget limits or refuse writes.
 
     Args:
-        facts: What `INFO memory` tells; `CONFIG` is often forbidden.
+        facts: The answer to `INFO memory`; `CONFIG` is often forbidden.
     """
     policy = str(facts.get("maxmemory_policy", ""))
     if not facts.get("maxmemory"):
@@ -133,10 +133,10 @@ async def _redis_faults(target: Target) -> list[str]:
 
 async def _memories(client: "RedisCluster | Redis") -> list[Mapping[str, object]]:
     """
-    Return what each server tells of its memory, once all of them have answered.
+    Return `INFO memory` of each server, once all of them have answered.
 
     Raises:
-        RedisError, OSError, TimeoutError: One does not answer.
+        RedisError, OSError, TimeoutError: A server does not answer.
     """
     # Each server of a cluster, as the first one knows them.
     everywhere = {"target_nodes": RedisCluster.ALL_NODES} if isinstance(client, RedisCluster) else {}

@@ -1,4 +1,4 @@
-"""How commands speak, and how they end."""
+"""Output and exit codes of commands."""
 
 import os
 import re
@@ -6,13 +6,13 @@ import signal
 import sys
 from typing import Final, TextIO
 
-# Something was looked at and is not well; the command could not be carried out.
+# `audit` or `doctor` found a fault; the command could not be carried out.
 EXIT_FAULTS: Final = 1
 EXIT_ERROR: Final = 2
-# Nobody reads standard output any more: what a shell shows of a program that SIGPIPE has ended.
+# The reader of standard output is gone: the code that a shell shows for a program ended by SIGPIPE.
 EXIT_NO_READER: Final = 128 + signal.SIGPIPE
 
-# What may be a secret, pasted where it does not belong: a key or a piece of one, and a password in an address.
+# Secrets that may be pasted in the wrong place: a key or a part of one, and a password in an address.
 _SECRETS: Final = (
     (re.compile(r"tsk_\w+"), "tsk_..."),
     (re.compile(r"[0-9A-Fa-f]{32,}"), "..."),
@@ -37,22 +37,22 @@ def masked(text: str) -> str:
 
 
 def open_descriptors() -> None:
-    """Have standard input, output and error open, so that no file or connection takes their numbers."""
+    """Open standard input, output and error where they are closed, so that no connection gets their numbers."""
     for number in range(3):
         try:
             os.fstat(number)
         except OSError:
-            # The lowest number that is free is the one that is given.
+            # The system assigns the lowest free number.
             os.open(os.devnull, os.O_RDWR)
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
-            # A locale that has no letter for what is named does not keep it from being named.
+            # Characters that the locale cannot show are escaped.
             stream.reconfigure(errors="backslashreplace")
 
 
 def check_output() -> None:
     """
-    Return if there is a standard output.
+    Check that standard output is open.
 
     Raises:
         OutputError: It was closed when this program was started.
@@ -80,7 +80,7 @@ def say(text: str, *, end: str = "\n") -> None:
 
 
 def complain(text: str, *, end: str = "\n") -> None:
-    """Print on standard error without what may be a secret; where that cannot be, the exit code says it alone."""
+    """Print on standard error, with secrets masked; if that fails, only the exit code tells the error."""
     if sys.stderr is None:
         return
     try:
@@ -90,13 +90,13 @@ def complain(text: str, *, end: str = "\n") -> None:
 
 
 def fail(text: str) -> int:
-    """Say why a command cannot be carried out, and return its exit code."""
+    """Print why a command cannot be carried out, and return its exit code."""
     complain(f"tallystick: {text}")
     return EXIT_ERROR
 
 
 def _abandon(stream: TextIO) -> None:
-    """Have what is left in the stream go nowhere: Python would try to write it once more at the end."""
+    """Discard what is left in the stream's buffer: Python would try to write it again at exit."""
     null = os.open(os.devnull, os.O_WRONLY)
     os.dup2(null, stream.fileno())
     os.close(null)

@@ -1,4 +1,4 @@
-"""Keys and ledgers, from the command line."""
+"""API keys and ledgers for the command line."""
 
 import re
 from collections.abc import Collection
@@ -14,11 +14,11 @@ from server.store.postgres import Database
 
 # As the database has it.
 LEDGER_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9:._-]{0,63}")
-# What of a key's limits can be named.
+# Limits of a key.
 LIMITS: Final = frozenset({"rate", "burst", "concurrency"})
 # Of keys without one, unless the settings say otherwise.
 SERVICE_LIMIT: Final = Defaults().key
-# Times that a change is tried beside other changes of the same key; more than two people are hardly at it at once.
+# Attempts at a change while others change the same key; more than two operators at once are unlikely.
 LIMIT_ATTEMPTS_MAX: Final = 5
 
 
@@ -50,7 +50,7 @@ class KeyLimit(NamedTuple):
 
 
 class ListedKey(NamedTuple):
-    """A key, as far as anybody may know it."""
+    """A key without its secret."""
 
     ledger: str
     id: str
@@ -76,7 +76,7 @@ async def create_key(database: Database, ledger: str, role: str, limit: KeyLimit
     """
     Make a key of a ledger, and the ledger when it does not exist; return the key, which is kept nowhere.
 
-    What is sent again after a lost connection is the same key, so the one that is returned is the one that lives.
+    After a lost connection the same key is sent again, so the key that is returned is the one that exists.
 
     Args:
         limit: Of the key; without one it has the service's defaults.
@@ -99,7 +99,7 @@ async def create_key(database: Database, ledger: str, role: str, limit: KeyLimit
 
 
 async def revoke_whole_key(database: Database, token: str) -> None:
-    """Revoke a key that was just made and that nobody will see."""
+    """Revoke a key that was just made and could not be shown."""
     of_ledger, key_id = read_key_name(token)
     assert of_ledger is not None, "a whole key contains its ledger"
     await revoke_key(database, of_ledger, key_id)
@@ -107,7 +107,7 @@ async def revoke_whole_key(database: Database, token: str) -> None:
 
 async def _withdraw(database: Database, ledger: str, of_ledger: int, key: NewKey, role: str) -> None:
     """
-    See to it that a key never lives, whether it was made or not.
+    Revoke a key that may or may not have been made, so that it never opens anything.
 
     Raises:
         OutcomeUnknownError: That could not be done.

@@ -1,4 +1,4 @@
-"""The commands that look at the books or change who may, and end."""
+"""The commands migrate, keys, audit and doctor."""
 
 import argparse
 import re
@@ -32,7 +32,7 @@ from server.store.postgres import Database
 from server.store.readiness import UNMIGRATED, explain_refusal
 from server.telemetry.logs import configure_logs
 
-# What takes a limit of a key back to the service's.
+# The word that resets a limit of a key to the service's default.
 DEFAULT: Final = "default"
 
 # What is done of `keys`, once its words have been understood; it returns the exit code.
@@ -43,7 +43,7 @@ T = TypeVar("T")
 
 def operate(loaded: Loaded, options: argparse.Namespace) -> int:
     """Run one of COMMANDS and return its exit code."""
-    # A command that ends says itself what went wrong; whoever sets a level wants to see the way there too.
+    # A command reports its own errors; logs are shown only to operators who set a level.
     configure_logs("error" if loaded.sources["log_level"] == "default" else loaded.settings.log_level)
     return COMMANDS[options.command](loaded, options)
 
@@ -178,10 +178,10 @@ KEY_ACTIONS: Final[Mapping[str, Callable[[Settings, argparse.Namespace], Action]
 
 def _named_key(options: argparse.Namespace) -> tuple[int | None, str]:
     """
-    Return the key that is named: its ledger's number, if it was given whole, and its public id.
+    Return the number of the key's ledger, if the whole key was given, and its public id.
 
     Raises:
-        ValueError: It is no key, or its ledger is missing.
+        ValueError: The text is not a key, or its ledger is missing.
     """
     of_ledger, key_id = read_key_name(options.id)
     if of_ledger is None and options.ledger is None:
@@ -196,10 +196,10 @@ def _no_key(options: argparse.Namespace, key_id: str) -> int:
 
 def _check_ledger(name: str | None) -> None:
     """
-    Return if a ledger may be called so.
+    Check the name of a ledger.
 
     Raises:
-        ValueError: No ledger may; the message does not repeat the name, which may be anything.
+        ValueError: The name is not valid; the message does not repeat it, because it may be a secret.
     """
     if name is not None and not LEDGER_NAME.fullmatch(name):
         raise ValueError("a ledger's name has 1 to 64 letters (A to Z, a to z), digits, and . : _ - after the first")

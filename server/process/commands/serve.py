@@ -1,4 +1,4 @@
-"""The command `serve`: sockets first, then workers, and while these are loaded, what they serve from."""
+"""The command `serve`: it opens the sockets, starts the workers, and prepares the rest while these load."""
 
 import contextlib
 import os
@@ -7,26 +7,25 @@ import socket
 from collections.abc import Callable
 
 from server.process.listeners import open_listener, open_listeners
-from server.process.metrics_folder import MetricsFolder
-from server.process.patience import PATIENCE, Patience
 from server.process.supervisor import Supervisor
+from server.process.timeouts import TIMEOUTS, Timeouts
 from server.settings import WORKERS_MAX, Loaded
 
-# Exit code of a program that a signal has ended, less the signal's number.
+# The exit code of a program that a signal has ended is this plus the number of the signal.
 EXIT_SIGNAL = 128
 
 
-def serve(loaded: Loaded, reload: Callable[[], Loaded], patience: Patience = PATIENCE) -> str | None:
+def serve(loaded: Loaded, reload: Callable[[], Loaded], timeouts: Timeouts = TIMEOUTS) -> str | None:
     """
     Serve until SIGTERM or Ctrl-C.
 
     Args:
         reload: Gives the settings as they are now; called on SIGHUP.
 
-        patience: How long workers are waited for.
+        timeouts: Time-outs for workers.
 
     Returns:
-        Why nothing can be served, if that is so.
+        The reason why nothing can be served, or None.
 
     Raises:
         EmbeddedError, StoreError, OSError, asyncpg.PostgresError: The embedded servers cannot be started or migrated.
@@ -48,8 +47,7 @@ def serve(loaded: Loaded, reload: Callable[[], Loaded], patience: Patience = PAT
                 f"cannot listen on {settings.admin_host}:{settings.admin_port}: {error.strerror}; name another port "
                 "for operators with --admin-port, 0 for any"
             )
-        metrics = stack.enter_context(MetricsFolder())
-        supervisor = stack.enter_context(Supervisor(listeners, metrics, patience))
+        supervisor = stack.enter_context(Supervisor(listeners, timeouts))
         # Loading this takes as long as loading a worker, and both go on at the same time.
         from server.process.commands.supervise import supervise  # noqa: PLC0415
 
@@ -69,29 +67,29 @@ def worker_count(setting: str) -> int:
 
 
 def end_by_signal() -> None:
-    """Have SIGTERM and SIGHUP end this process in order, as Ctrl-C does, while no loop hears them."""
+    """Let SIGTERM and SIGHUP end this process in order, as Ctrl-C does, while no loop handles them."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _end)
 
 
-def end_if_told() -> None:
+def end_if_signalled() -> None:
     """
-    End this process if it was told to and nothing came of it: what a handler raises is lost where Python calls back
-    out of its own depths, as it does while it imports.
+    End this process if a signal has come and had no effect: an exception raised by a signal handler is lost where
+    Python calls back from C code, for example during an import.
 
     Raises:
-        SystemExit: It was.
+        SystemExit: A signal has come.
     """
-    if _told:
-        raise SystemExit(EXIT_SIGNAL + _told[0])
+    if _signals:
+        raise SystemExit(EXIT_SIGNAL + _signals[0])
 
 
-# Signals that were heard.
-_told: list[int] = []
+# Signals that have come.
+_signals: list[int] = []
 
 
 def _end(number: int, _: object) -> None:
-    _told.append(number)
+    _signals.append(number)
     raise SystemExit(EXIT_SIGNAL + number)
 
 

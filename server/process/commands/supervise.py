@@ -1,4 +1,4 @@
-"""The rest of `serve`: databases, migrations, what a newcomer reads, and then the supervisor until the end."""
+"""The second half of `serve`: databases, migrations, the welcome text, and the supervisor until the end."""
 
 import asyncio
 import logging
@@ -11,14 +11,14 @@ from typing import Final
 from server.process.admin import Admin
 from server.process.commands.demo import demo_key, welcome
 from server.process.commands.exits import OutputError, say
-from server.process.commands.serve import end_if_told
+from server.process.commands.serve import end_if_signalled
 from server.process.commands.target import Target, migrate_target, open_target
 from server.process.supervisor import Supervisor, Values
 from server.settings import Loaded
 from server.telemetry.logs import configure_logs
 
-# Connections that the embedded PostgreSQL leaves to workers: its `max_connections` less those of commands that run
-# beside the server, and those kept for a superuser.
+# Connections of the embedded PostgreSQL for workers: `max_connections` without those of commands that run beside the
+# server and those reserved for the superuser.
 EMBEDDED_CONNECTIONS_MAX: Final = 180
 
 log = logging.getLogger(__name__)
@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 def supervise(
     loaded: Loaded, reload: Callable[[], Loaded], supervisor: Supervisor, url: str, admin: socket.socket
 ) -> str | None:
-    """Prepare what the workers serve from, and serve; as `serve.serve`."""
+    """Prepare databases and settings, and serve; arguments and result as for `serve.serve`."""
     settings = loaded.settings
     configure_logs(settings.log_level, pid=os.getpid())
     with open_target(settings, redis=True, serving=True) as target:
@@ -40,14 +40,14 @@ def supervise(
             try:
                 say(text)
             except OutputError as error:
-                # It serves all the same.
+                # The server runs all the same.
                 log.warning("standard output cannot be written: %s", error)
 
         async def run() -> str | None:
             runner = await Admin(supervisor).start(admin)
             log.info("operators are answered at %s:%d", *admin.getsockname()[:2])
             try:
-                end_if_told()
+                end_if_signalled()
                 return await supervisor.run(
                     worker_values(loaded, target, supervisor.size),
                     lambda: worker_values(reload(), target, supervisor.size),
@@ -78,8 +78,8 @@ def worker_values(loaded: Loaded, target: Target, workers: int) -> Values:
 
 
 def share_connections(posting: int, reading: int, workers: int) -> tuple[int, int]:
-    """Return the pools of one worker, made smaller where all of them would be more than the embedded server takes."""
-    # A worker that is followed by another has its connections until it ends.
+    """Return the pool sizes of one worker, made smaller where the embedded server could not take all of them."""
+    # During a swap a worker keeps its connections beside its successor.
     each = EMBEDDED_CONNECTIONS_MAX // (workers + 1)
     if posting + reading <= each:
         return posting, reading

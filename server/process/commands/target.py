@@ -23,10 +23,10 @@ class Target(NamedTuple):
 @contextmanager
 def open_target(settings: Settings, *, redis: bool = False, serving: bool = False) -> Iterator[Target]:
     """
-    Lend the servers that the settings name; embedded ones started for this are stopped afterwards.
+    Give the servers that the settings name; embedded servers that are started here are stopped afterwards.
 
     Args:
-        redis: Whether Redis is wanted too.
+        redis: Whether Redis is needed too.
 
         serving: Whether the embedded servers must not end before this process does.
 

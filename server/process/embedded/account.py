@@ -21,8 +21,8 @@ OWN_UIDS = range(60_800, 60_816)
 # Root's servers elsewhere: macOS has this user, and runs no changed copy of a program (see nameless.py).
 UNPRIVILEGED_USER = "nobody"
 
-# What lets a process into directories that are closed to it, the smaller one first: the second, which writes as well,
-# is there in a container with default rights, and the first is not.
+# Capabilities that let a process into directories that are closed to it, the smaller one first. The second one also
+# allows writing; a container with default rights has it and does not have the first.
 CAP_DAC_READ_SEARCH, CAP_DAC_OVERRIDE = 2, 1
 PASSING = (CAP_DAC_READ_SEARCH, CAP_DAC_OVERRIDE) if sys.platform == "linux" else ()
 
@@ -42,9 +42,9 @@ REACH_SCRIPT = 'for path do [ -x "$path" ] || { printf %s "$path"; exit 1; }; do
 @dataclass(frozen=True)
 class Account:
     """
-    A user; `foreign` when a process of root has to become it.
+    A user; `foreign` when this process is root and its children have to change to that user.
 
-    `capability` is what it keeps of root's rights to reach its files and programs: nothing where it needs nothing.
+    `capability` is the right of root that it keeps to reach its files and programs, or None.
     """
 
     uid: int
@@ -59,7 +59,7 @@ class Account:
 
     @property
     def nameless(self) -> bool:
-        """Whether this system knows no name for it."""
+        """Whether this system has no name for it."""
         return _name_of(self.uid) is None
 
 
@@ -94,7 +94,7 @@ def account_for(data_dir: Path) -> Account:
 
 def reaching(account: Account, *paths: Path) -> Account:
     """
-    The account with the capability it needs to enter all directories above `paths`, if it needs one.
+    Return the account with the capability that it needs to enter all directories above `paths`, if it needs one.
 
     Raises:
         EmbeddedError: Root cannot become this user here, or cannot let it in.
@@ -126,9 +126,9 @@ def is_reachable(path: Path, account: Account) -> bool:
 
 def become(account: Account) -> Callable[[], None]:
     """
-    What turns a child of root into `account` for good; called in the child, before it becomes a program.
+    Return a function that changes the user of a child of root to `account` for good, for `preexec_fn`.
 
-    It raises an OSError where this is not allowed.
+    The function raises an OSError where this is not allowed.
     """
     capability = account.capability
     # Looked up before the fork: the child between fork and exec should only call it.
@@ -136,29 +136,29 @@ def become(account: Account) -> Callable[[], None]:
 
     def change() -> None:
         if libc is not None:
-            # Otherwise the change of user takes all capabilities, and access(2), by which PostgreSQL looks for its own
-            # programs, does not count any.
-            _must(libc.prctl(PR_SET_SECUREBITS, *map(ctypes.c_ulong, (SECBIT_NO_SETUID_FIXUP, 0, 0, 0))))
+            # Otherwise the change of user drops all capabilities, and access(2), with which PostgreSQL looks for its
+            # own programs, ignores them.
+            _check(libc.prctl(PR_SET_SECUREBITS, *map(ctypes.c_ulong, (SECBIT_NO_SETUID_FIXUP, 0, 0, 0))))
         os.setgroups([])
         os.setgid(account.gid)
         os.setuid(account.uid)
         if libc is not None and capability is not None:
             # Effective, permitted and inheritable: this one, and none of the upper 32.
             header = struct.pack("=Ii", CAPABILITY_VERSION_3, 0)
-            _must(libc.capset(header, struct.pack("=6I", *(1 << capability,) * 3, 0, 0, 0)))
-            _must(libc.prctl(PR_CAP_AMBIENT, *map(ctypes.c_ulong, (PR_CAP_AMBIENT_RAISE, capability, 0, 0))))
+            _check(libc.capset(header, struct.pack("=6I", *(1 << capability,) * 3, 0, 0, 0)))
+            _check(libc.prctl(PR_CAP_AMBIENT, *map(ctypes.c_ulong, (PR_CAP_AMBIENT_RAISE, capability, 0, 0))))
 
     return change
 
 
-def _must(result: int) -> None:
+def _check(result: int) -> None:
     if result != 0:
         number = ctypes.get_errno()
         raise OSError(number, os.strerror(number))
 
 
 def _first_closed(paths: Sequence[str], account: Account) -> str:
-    # Asked of the system as that user: mode bits alone do not know access lists.
+    # Tried as that user: mode bits do not show access lists.
     try:
         result = subprocess.run(
             ["/bin/sh", "-c", REACH_SCRIPT, "sh", *paths],

@@ -1,4 +1,4 @@
-"""Server processes as children that never outlive their parent."""
+"""Server processes as children that end with their parent."""
 
 import contextlib
 import ctypes
@@ -64,7 +64,7 @@ def spawn(
 
 def prepared(account: Account, number: signal.Signals) -> Callable[[], None]:
     """
-    What a child does before it becomes the program, as `preexec_fn`: become the account, if that is another.
+    Return a `preexec_fn`: it changes to the account, if that is another user.
 
     On Linux the kernel sends it the signal `number` when this process dies, however it dies.
     """
@@ -80,7 +80,7 @@ def prepared(account: Account, number: signal.Signals) -> Callable[[], None]:
             # After the change of user, which would clear the request.
             prctl(PR_SET_PDEATHSIG, int(number), 0, 0, 0)
             if os.getppid() != parent:
-                # The parent died before the request stood; nobody would ever stop this child.
+                # The parent died before the request took effect: no signal would ever stop this child.
                 os._exit(1)
 
     return prepare

@@ -1,4 +1,4 @@
-"""The data directory: whose it is, who may work in it just now, and what is where inside."""
+"""The data directory: its owner, its lock and its layout."""
 
 import contextlib
 import json
@@ -24,7 +24,7 @@ DRAFT = ".new"
 LOCK = "tallystick.lock"
 OWNER = "tallystick.owner"
 
-# What may lie in a directory that is still free for us: our first files, and what mkfs leaves.
+# Files that a directory may contain before it is ours: our first files, and what mkfs makes.
 HARMLESS = {MARKER, MARKER + DRAFT, LOCK, "lost+found"}
 
 # Longer than all that the holder may wait for: a server that stops, then initdb or a recovery.
@@ -53,7 +53,7 @@ class DataDirectory:
 
     @classmethod
     def prepare(cls, path: Path, *programs: Path) -> "DataDirectory":
-        """Check that `path` is ours or free, making it when it does not exist; `programs` are to work in it."""
+        """Check that `path` is ours or free, and make it if it does not exist; `programs` will run on it."""
         path = path.resolve()
         account = account_for(path)
         path.mkdir(mode=PRIVATE, parents=True, exist_ok=True)
@@ -91,7 +91,7 @@ class DataDirectory:
             os.close(lock)
 
     def open_lock(self, name: str) -> int:
-        """Open a file that is there to be locked."""
+        """Open a lock file, made if it does not exist."""
         descriptor = os.open(self.path / name, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
         try:
             self._own(descriptor)
@@ -127,9 +127,9 @@ class DataDirectory:
         if _fits(inside):
             self._make_private(inside)
             return inside
-        remembered = self._remembered_sockets()
-        if remembered is not None:
-            return remembered
+        noted = self._noted_sockets()
+        if noted is not None:
+            return noted
         for parent in (Path(tempfile.gettempdir()).resolve(), SHORT_PARENT.resolve()):
             if _fits(parent / "tallystick-12345678") and is_reachable(parent, self.account):
                 made = Path(tempfile.mkdtemp(prefix="tallystick-", dir=parent))
@@ -143,7 +143,7 @@ class DataDirectory:
         )
 
     def _refuse_foreign_files(self) -> None:
-        # The marker is looked for last: whoever races us writes it before any other file.
+        # The marker is checked last: a process that races us writes it before any other file.
         names = set(os.listdir(self.path)) - HARMLESS
         if names and not (self.path / MARKER).exists():
             raise EmbeddedError(
@@ -151,7 +151,7 @@ class DataDirectory:
                 "empty or a new directory with --data-dir."
             )
 
-    def _remembered_sockets(self) -> Path | None:
+    def _noted_sockets(self) -> Path | None:
         try:
             notes = json.loads((self.path / MARKER).read_bytes())
             path = Path(notes["sockets"])
@@ -184,7 +184,7 @@ class DataDirectory:
 
 
 def try_lock(descriptor: int) -> bool:
-    """Lock an open file unless somebody else has."""
+    """Lock an open file; return False when another process holds the lock."""
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -193,7 +193,7 @@ def try_lock(descriptor: int) -> bool:
 
 
 def unlock(descriptor: int) -> None:
-    """Give a lock back, also for processes that inherited it."""
+    """Release a lock, also for processes that inherited it."""
     fcntl.flock(descriptor, fcntl.LOCK_UN)
 
 

@@ -1,4 +1,4 @@
-"""The one error of this package, and how errors of the operating system become it."""
+"""The error of this package, and its texts for errors of the operating system."""
 
 import errno
 import shutil
@@ -18,7 +18,7 @@ DISK_FULL_TEXTS = (
     "Check free disk space",
 )
 
-# Free bytes below which a server that did not start had too few: one segment of PostgreSQL's log of changes.
+# With fewer free bytes than this the disk counts as full: one segment of PostgreSQL's write-ahead log.
 START_BYTES_MIN = 16 * 1024 * 1024
 
 
@@ -29,16 +29,16 @@ def disk_full(path: Path) -> EmbeddedError:
     )
 
 
-def failure(what: str, said: str, path: Path) -> EmbeddedError:
-    """The error for a server that did not start, with what it said last."""
-    # A full disk has no room for the line that says so either.
-    if any(text in said for text in DISK_FULL_TEXTS) or shutil.disk_usage(path).free < START_BYTES_MIN:
+def failure(what: str, output: str, path: Path) -> EmbeddedError:
+    """The error for a server that did not start, with its last lines of output."""
+    # A full disk may have no room for the message about it.
+    if any(text in output for text in DISK_FULL_TEXTS) or shutil.disk_usage(path).free < START_BYTES_MIN:
         return disk_full(path)
-    return EmbeddedError(f"{what}. Its last words were:\n{said or '(nothing)'}")
+    return EmbeddedError(f"{what}. Its last words were:\n{output or '(nothing)'}")
 
 
 def explain(error: OSError, path: Path) -> EmbeddedError:
-    """Say what an error of the operating system means for the data directory `path`."""
+    """Return the error for an error of the operating system about the data directory `path`."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         return disk_full(path)
     if error.errno == errno.EROFS:

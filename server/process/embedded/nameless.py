@@ -1,9 +1,9 @@
 """
 `initdb` for a user without a name, such as the one that OpenShift gives to a container.
 
-`initdb` asks for the name of its user, prints it, and refuses to go on without one; so does `postgres --single`, which
-it runs. Neither uses it otherwise, and the server itself never asks. So a copy of both calls another function of the C
-library instead, which gives the first user there is.
+`initdb` looks up the name of its user, prints it, and stops without one; so does `postgres --single`, which it runs.
+Neither uses the name otherwise, and the server never looks it up. So copies of both programs call another function of
+the C library, which returns the first user of the system.
 """
 
 import contextlib
@@ -15,7 +15,7 @@ from pathlib import Path
 from .account import Account
 from .binaries import postgres_bin
 
-# Names in the programs' table of functions to be linked: of equal length and version, and with the same result.
+# Names in the programs' tables of imported functions: of equal length and version, and with the same type of result.
 ASKED, ANSWERED = b"\0getpwuid\0", b"\0getpwent\0"
 PROGRAMS = ("initdb", "postgres")
 FOLDER = "programs.new"
@@ -40,7 +40,7 @@ def initdb_for(account: Account, folder: Path) -> Iterator[Path]:
 
 
 def _copy(place: Path) -> Path:
-    """Make the folder `place` look to the copies as their own does to the originals."""
+    """Copy the programs into a folder `place` that has the layout of their package, and return the path of `initdb`."""
     home = postgres_bin("initdb").parents[1]
     packages = home.parents[1]
     copy = place / home.relative_to(packages)

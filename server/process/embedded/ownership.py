@@ -1,4 +1,4 @@
-"""Whose the servers of a data directory are: they end with the process that started them."""
+"""The owner of the servers of a data directory: the process that started them, with which they end."""
 
 import os
 import time
@@ -16,18 +16,18 @@ SERVES, COMMAND = b"serve", b"command"
 
 @dataclass(frozen=True)
 class Ownership:
-    """A lock that is held as long as this process lives, or until it is given back."""
+    """A lock that is held until it is released or this process ends."""
 
     descriptor: int
 
-    def give_back(self) -> None:
-        """Give it back, for forked workers that inherited it too."""
+    def release(self) -> None:
+        """Release it, also for forked workers that inherited it."""
         unlock(self.descriptor)
         os.close(self.descriptor)
 
 
 def own(directory: DataDirectory, *, serving: bool) -> Ownership | None:
-    """Own the servers, unless another process does; only while the directory is locked."""
+    """Become the owner, or return None if another process is; only while the directory is locked."""
     descriptor = directory.open_lock(OWNER)
     if not try_lock(descriptor):
         os.close(descriptor)
@@ -37,14 +37,19 @@ def own(directory: DataDirectory, *, serving: bool) -> Ownership | None:
 
 
 def wait_for_owner(directory: DataDirectory, deadline: float) -> None:
-    """Give a command a moment to end, and refuse to serve beside a process that serves."""
+    """
+    Wait a moment for a command that owns the servers.
+
+    Raises:
+        EmbeddedError: The owner serves, or the command has not ended by *deadline*.
+    """
     descriptor = directory.open_lock(OWNER)
     try:
         noted = os.pread(descriptor, 30, 0).decode("ascii", "replace").split()
     finally:
         os.close(descriptor)
     pid = int(noted[0]) if noted and noted[0].isdigit() else 0
-    # What a killed process leaves behind may hold its lock for a moment.
+    # Children of a killed process may hold its lock for a moment.
     if noted[1:] == [SERVES.decode()] and _is_alive(pid):
         raise EmbeddedError(
             f"Process {pid} serves from {directory.path} already. End it first, or name another directory with "

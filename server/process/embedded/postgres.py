@@ -1,4 +1,4 @@
-"""The embedded PostgreSQL: made once, found when it runs, started when it does not."""
+"""The embedded PostgreSQL: finds the server, or makes its files and starts it."""
 
 import asyncio
 import contextlib
@@ -28,13 +28,13 @@ DATABASE = "tallystick"
 PORT = 5432
 SOCKET = f".s.PGSQL.{PORT}"
 
-# The password, in the form that clients of PostgreSQL read (`passfile`), so that no address has to hold it.
+# The file with the password, in the format of PostgreSQL's `passfile`: addresses need not contain it.
 PASSFILE = "postgres.pgpass"
 PASSWORD_BYTES = 32
-# What initdb reads it from; gone afterwards.
+# The file from which initdb reads it; removed afterwards.
 INITDB_PASSWORD = "postgres.password.new"  # noqa: S105 (the name of a file)
 
-# pg_hba.conf: who is let in, and how they prove who they are.
+# pg_hba.conf: which clients are admitted, and by which method.
 RULES = """\
 # Written at every start.
 local all all {method}
@@ -67,7 +67,7 @@ PS_SECONDS = 5.0
 # Copying the template's 8 MB takes 20 ms, and a minute where the disk is busy with others.
 CREATE_SECONDS = 60.0
 
-# What the server says while sessions of a killed one still hold its shared memory.
+# Message of the server while sessions of a killed server still hold its shared memory.
 ORPHANS_TEXT = "pre-existing shared memory block"
 ORPHANS_PAUSE_SECONDS = 0.1
 
@@ -82,12 +82,12 @@ INITDB_OPTIONS = (
     "--no-instructions",
 )
 
-WHO_ARE_YOU = """
+IDENTIFY = """
     SELECT current_setting('data_directory'),
            EXISTS (SELECT FROM pg_database WHERE datname = 'tallystick')
 """
 
-# Refusals that pass: starting or stopping, all connections taken, ended by an administrator.
+# Refusals that are temporary: starting or stopping, all connections taken, ended by an administrator.
 PASSING = {"57P03", "53300", "57P01", "57P02"}
 DISK_FULL = "53100"
 
@@ -114,7 +114,7 @@ class Postgres:
         return f"postgresql://{USER}@/{database}?host={quote(str(self.sockets))}&port={PORT}{passfile}"
 
     def find(self) -> int | None:
-        """The pid of the server when it runs, once it has finished starting or stopping."""
+        """Return the pid of the server if it runs; wait until it has finished starting or stopping."""
         began = time.monotonic()
         while True:
             trouble = self._probe()
@@ -134,14 +134,17 @@ class Postgres:
             time.sleep(POLL_SECONDS)
 
     def start(self) -> "subprocess.Popen[bytes]":
-        """Start the server, making its files at the first time; it takes connections then."""
+        """Start the server, making its files at the first time; it takes connections a moment later: see `wait`."""
         self._check_version()
         if not self.directory.cluster.exists():
             self._initdb()
         self._trim_logs()
+        return self._spawn()
+
+    def wait(self, process: "subprocess.Popen[bytes]") -> "subprocess.Popen[bytes]":
+        """Return the server that takes connections: *process*, or one that had to be started in its place."""
         deadline = time.monotonic() + START_SECONDS
         while True:
-            process = self._spawn()
             try:
                 if self._wait_until_ready(process, deadline):
                     if self.passfile.exists():
@@ -152,9 +155,10 @@ class Postgres:
                 child.stop(process, STOP_STEPS)
                 raise
             time.sleep(ORPHANS_PAUSE_SECONDS)
+            process = self._spawn()
 
     def _spawn(self) -> "subprocess.Popen[bytes]":
-        self._forget_the_dead()
+        self._remove_leftovers()
         self._write_rules()
         settings = as_arguments(self.directory.cluster, self.sockets, self.directory.logs, PORT)
         return child.spawn(
@@ -170,9 +174,9 @@ class Postgres:
         return self.directory.logs / "postgres-start.log"
 
     def _probe(self) -> Exception | None:
-        """Nothing when our server answers, with its database in place; else what came instead."""
+        """Return None when our server answers and its database exists, otherwise the error."""
         try:
-            [(place, has_database)] = self._ask(WHO_ARE_YOU)
+            [(place, has_database)] = self._ask(IDENTIFY)
             if place == str(self.directory.cluster) and not has_database:
                 self._ask(f"CREATE DATABASE {DATABASE}", CREATE_SECONDS)
         except PermissionError:
@@ -199,12 +203,12 @@ class Postgres:
 
     def _ask(self, sql: str, seconds: float = ANSWER_SECONDS) -> "list[asyncpg.Record]":
         """Run one statement on a connection of its own."""
-        # On a thread of its own: the caller's may have a running loop.
+        # On a thread of its own: the thread of the caller may have a running loop.
         with ThreadPoolExecutor(1) as threads:
             return threads.submit(asyncio.run, _ask(self._address("postgres"), sql, seconds)).result()
 
     def _set_password(self) -> None:
-        """Give the superuser a password, and keep it; the next start asks for it."""
+        """Set a password of the superuser and keep it; the next start requires it."""
         password = secrets.token_urlsafe(PASSWORD_BYTES)
         self._ask(f"ALTER ROLE {USER} PASSWORD '{password}'")
         self._keep_password(password)
@@ -225,16 +229,16 @@ class Postgres:
                 return True
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(POLL_SECONDS)
-                said = self._said(since)
-                if ORPHANS_TEXT in said and time.monotonic() < deadline:
+                output = self._last_output(since)
+                if ORPHANS_TEXT in output and time.monotonic() < deadline:
                     return False
-                raise failure("PostgreSQL ended while it started", said, self.directory.path)
+                raise failure("PostgreSQL ended while it started", output, self.directory.path)
             if time.monotonic() > deadline:
                 what = f"PostgreSQL does not answer after {START_SECONDS:.0f} seconds: {trouble}"
-                raise failure(what, self._said(since), self.directory.path)
+                raise failure(what, self._last_output(since), self.directory.path)
 
     def _initdb(self) -> None:
-        # Made aside and renamed when complete: a process killed half-way leaves no half cluster.
+        # Made under another name and renamed when complete: a process killed half-way leaves no incomplete cluster.
         draft = self.directory.cluster.with_name("postgres.new")
         with contextlib.suppress(FileNotFoundError):
             shutil.rmtree(draft)
@@ -287,18 +291,18 @@ class Postgres:
         """Whether that process is a postgres that was given our directory."""
         return f"postgres -D {self.directory.cluster} --" in _command_line(pid)
 
-    def _forget_the_dead(self) -> None:
-        """Clear what a crash left behind; only after `find` saw no server."""
+    def _remove_leftovers(self) -> None:
+        """Remove what a crash left behind; only after `find` found no server."""
         for name in (SOCKET, f"{SOCKET}.lock"):
             (self.sockets / name).unlink(missing_ok=True)
         notes = self.directory.cluster / "postmaster.pid"
         with contextlib.suppress(FileNotFoundError):
             _, _, rest = notes.read_text().partition("\n")
             if rest:
-                # The noted number may be another process by now, and postgres would not start. It
-                # takes the number of its own parent for dead, and still does the safer check:
-                # whether anything holds the old server's shared memory.
-                _overwrite(notes, f"{os.getpid()}\n{rest}")
+                # The pid in the file may belong to another process by now, and postgres would not start. A pid
+                # equal to its own parent's counts as dead for it; it still does the safer check, whether
+                # anything holds the shared memory of the old server.
+                self.directory.write_private(notes, f"{os.getpid()}\n{rest}")
             else:
                 notes.unlink()
 
@@ -307,8 +311,8 @@ class Postgres:
             if log.lstat().st_size > LOG_BYTES_MAX:
                 log.unlink(missing_ok=True)
 
-    def _said(self, since: float) -> str:
-        """The end of what the server said: first to its output, then to its own log."""
+    def _last_output(self, since: float) -> str:
+        """Return the last lines of the server: of its output, then of its own log."""
         logs = [self._output, *self.directory.logs.glob("postgres-???.log")]
         recent = [log for log in logs if log.exists() and log.stat().st_mtime >= since]
         return "\n".join(filter(None, map(child.tail, recent)))
@@ -326,7 +330,7 @@ async def _ask(address: str, sql: str, seconds: float) -> "list[asyncpg.Record]"
 
 
 def _command_line(pid: int) -> str:
-    """What that process was started with; nothing when there is none."""
+    """Return the command line of a process; empty when there is none."""
     try:
         if sys.platform == "linux":
             text = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ")
@@ -336,12 +340,3 @@ def _command_line(pid: int) -> str:
     except (OSError, subprocess.SubprocessError):
         return ""
     return os.fsdecode(text)
-
-
-def _overwrite(path: Path, text: str) -> None:
-    """Replace a small file's text in one write, keeping its owner and mode."""
-    descriptor = os.open(path, os.O_WRONLY | os.O_NOFOLLOW)
-    try:
-        os.ftruncate(descriptor, os.pwrite(descriptor, text.encode(), 0))
-    finally:
-        os.close(descriptor)

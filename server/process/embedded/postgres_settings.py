@@ -5,7 +5,7 @@ from pathlib import Path
 # A log above this is removed at the next start; the days of the week below bound their number.
 LOG_BYTES_MAX = 16_777_216
 
-# Given on the command line, where no file and no ALTER SYSTEM can change them.
+# Given on the command line: no file and no ALTER SYSTEM can change them.
 SETTINGS = {
     # A commit that was answered survives a power cut: nothing here may ever be off.
     "fsync": "on",

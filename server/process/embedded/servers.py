@@ -31,6 +31,7 @@ class EmbeddedServers:
         self._directory: DataDirectory | None = None
         self._postgres: subprocess.Popen[bytes] | None = None
         self._valkey: subprocess.Popen[bytes] | None = None
+        self._cache: valkey.Valkey | None = None
         self._ownership: Ownership | None = None
         self._opened_by = os.getpid()
 
@@ -39,10 +40,10 @@ class EmbeddedServers:
         cls, data_dir: Path, *, postgres: bool = True, redis: bool = True, serving: bool = False
     ) -> "EmbeddedServers":
         """
-        Find or start the servers of `data_dir`; call it from the main thread.
+        Find or start the servers of `data_dir`; to be called from the main thread.
 
         A process that is `serving` never uses servers that end with another process: it waits for a command to end,
-        and refuses to serve beside another that serves.
+        and raises an error when another process serves.
         """
         servers = cls()
         try:
@@ -72,16 +73,16 @@ class EmbeddedServers:
             return
         with contextlib.ExitStack() as stack:
             if self.started and self._directory is not None:
-                # Whoever opens the directory now waits, instead of meeting servers that stop. A
-                # directory that is gone or stuck is no reason to leave them running.
+                # A process that opens the directory now waits, instead of finding servers that stop. If the
+                # directory is gone or stuck, they are stopped all the same.
                 with contextlib.suppress(EmbeddedError, OSError):
                     stack.enter_context(self._directory.locked())
-            if self._valkey is not None:
-                child.stop(self._valkey, valkey.STOP_STEPS)
+            if self._valkey is not None and self._cache is not None:
+                self._cache.stop(self._valkey)
             if self._postgres is not None:
                 child.stop(self._postgres, postgres.STOP_STEPS)
             if self._ownership is not None:
-                self._ownership.give_back()
+                self._ownership.release()
         self._postgres = self._valkey = self._ownership = None
 
     def __enter__(self) -> "EmbeddedServers":
@@ -96,7 +97,7 @@ class EmbeddedServers:
         self.close()
 
     def _open(self, data_dir: Path, with_postgres: bool, with_redis: bool, serving: bool) -> None:
-        # Asked before anything is made: a missing package leaves no directory behind.
+        # Checked before anything is made: a missing package leaves no directory behind.
         programs = [postgres_bin("postgres")] if with_postgres else []
         programs += [valkey_bin()] if with_redis else []
         directory = self._directory = DataDirectory.prepare(data_dir, *programs)
@@ -108,29 +109,30 @@ class EmbeddedServers:
                 if self._ownership is not None or not serving:
                     self._find_or_start(directory, with_postgres, with_redis)
                     if not (self.started or serving) and self._ownership is not None:
-                        self._ownership.give_back()
+                        self._ownership.release()
                         self._ownership = None
                     return
-            # Not while the directory is locked: the owner locks it to end.
+            # Not while the directory is locked: the owner locks it before it ends.
             wait_for_owner(directory, deadline)
 
     def _find_or_start(self, directory: DataDirectory, with_postgres: bool, with_redis: bool) -> None:
         sockets = directory.sockets()
+        database = postgres.Postgres(directory, sockets)
+        cache = self._cache = valkey.Valkey(directory, sockets)
         if with_postgres:
-            self._open_postgres(postgres.Postgres(directory, sockets))
+            self.postgres_pid = database.find()
+            if self.postgres_pid is None:
+                self._postgres = database.start()
         if with_redis:
-            self._open_valkey(valkey.Valkey(directory, sockets))
-
-    def _open_postgres(self, server: postgres.Postgres) -> None:
-        self.postgres_pid = server.find()
-        if self.postgres_pid is None:
-            self._postgres = server.start()
-            self.postgres_pid = self._postgres.pid
-        self.database_url = server.url
-
-    def _open_valkey(self, server: valkey.Valkey) -> None:
-        self.redis_pid = server.find()
-        if self.redis_pid is None:
-            self._valkey = server.start()
+            self.redis_pid = cache.find()
+            if self.redis_pid is None:
+                self._valkey = cache.start()
+        # Both start at the same time, and PostgreSQL takes longer.
+        if self._valkey is not None:
+            cache.wait(self._valkey)
             self.redis_pid = self._valkey.pid
-        self.redis_url = f"unix://{quote(str(server.socket))}"
+        if self._postgres is not None:
+            self._postgres = database.wait(self._postgres)
+            self.postgres_pid = self._postgres.pid
+        self.database_url = database.url if with_postgres else None
+        self.redis_url = f"unix://{quote(str(cache.socket))}" if with_redis else None

@@ -7,7 +7,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from . import child, wire
+from . import child
 from .binaries import valkey_bin
 from .directory import DataDirectory
 from .errors import EmbeddedError, failure
@@ -15,12 +15,16 @@ from .errors import EmbeddedError, failure
 SOCKET = "valkey.sock"
 PID_FILE = "valkey.pid"
 
+# A healthy local server answers in a few milliseconds.
+ANSWER_SECONDS = 2.0
+
 # It has nothing to read at its start, and answers after some 10 ms.
 START_SECONDS = 5.0
 POLL_SECONDS = 0.005
 
-# SIGTERM is noticed at its next tick, within 100 ms.
-STOP_STEPS = (("SIGTERM", 2.0), ("SIGKILL", 5.0))
+# It has nothing to save, so it is killed: asked to end, it would go on answering for up to 100 ms, and a start in that
+# time would take it for a server that stays.
+STOP_STEPS = (("SIGKILL", 5.0),)
 
 SETTINGS = {
     "port": "0",
@@ -39,6 +43,10 @@ SETTINGS = {
 }
 
 
+class NotAnsweringError(Exception):
+    """The server does not answer, or with an error; the message says why."""
+
+
 @dataclass(frozen=True)
 class Valkey:
     """The Valkey of one data directory."""
@@ -51,42 +59,58 @@ class Valkey:
         return self.sockets / SOCKET
 
     def find(self) -> int | None:
-        """The pid of the server when it runs."""
+        """Return the pid of the server if it runs."""
         deadline = time.monotonic() + START_SECONDS
-        while True:
+        while self.socket.exists():
             try:
                 return self._ask()
-            except (FileNotFoundError, ConnectionRefusedError):
+            except ConnectionRefusedError:
                 return None
-            except (OSError, wire.ServerRefused) as trouble:
+            except NotAnsweringError as trouble:
                 if time.monotonic() > deadline:
                     raise EmbeddedError(
                         f"The Valkey of {self.directory.path} (process {self._noted_pid()}) does "
                         f"not answer: {trouble}. End that process and try again."
                     ) from trouble
             time.sleep(POLL_SECONDS)
+        return None
 
     def start(self) -> "subprocess.Popen[bytes]":
-        """Start the server; it takes connections then."""
+        """Start the server, which takes connections a moment later: see `wait`."""
         self.socket.unlink(missing_ok=True)
         places = {"unixsocket": str(self.socket), "pidfile": str(self.sockets / PID_FILE)}
         settings = {**SETTINGS, **places}
-        output = self.directory.logs / "valkey.log"
-        process = child.spawn(
+        return child.spawn(
             [valkey_bin(), *(part for name, value in settings.items() for part in (f"--{name}", value))],
             account=self.directory.account,
             cwd=self.sockets,
-            output=output,
-            # Killed at once, since it has nothing to save: asked to end, it would go on answering
-            # for a tick, and the next start would take it for a server that stays.
+            output=self._output,
             death_signal=signal.SIGKILL,
         )
-        try:
-            self._wait_until_ready(process, output)
-        except BaseException:
-            child.stop(process, STOP_STEPS)
-            raise
-        return process
+
+    def wait(self, process: "subprocess.Popen[bytes]") -> None:
+        """Return when a server just started takes connections."""
+        deadline = time.monotonic() + START_SECONDS
+        while True:
+            with contextlib.suppress(ConnectionRefusedError, NotAnsweringError):
+                self._ask()
+                return
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(POLL_SECONDS)
+                raise failure("Valkey ended while it started", child.tail(self._output), self.directory.path)
+            if time.monotonic() > deadline:
+                what = f"Valkey does not answer after {START_SECONDS:.0f} seconds"
+                raise failure(what, child.tail(self._output), self.directory.path)
+
+    def stop(self, process: "subprocess.Popen[bytes]") -> None:
+        """Stop a server that was started here, and remove its socket, where the next start looks first."""
+        child.stop(process, STOP_STEPS)
+        with contextlib.suppress(OSError):
+            self.socket.unlink()
+
+    @property
+    def _output(self) -> Path:
+        return self.directory.logs / "valkey.log"
 
     def _noted_pid(self) -> str:
         with contextlib.suppress(OSError):
@@ -94,17 +118,29 @@ class Valkey:
         return "unknown"
 
     def _ask(self) -> int:
-        return int(wire.valkey_info(self.socket)["process_id"])
+        """
+        Return the pid of the server, by `INFO`.
 
-    def _wait_until_ready(self, process: "subprocess.Popen[bytes]", output: Path) -> None:
-        deadline = time.monotonic() + START_SECONDS
-        while True:
-            with contextlib.suppress(OSError, wire.ServerRefused):
-                self._ask()
-                return
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(POLL_SECONDS)
-                raise failure("Valkey ended while it started", child.tail(output), self.directory.path)
-            if time.monotonic() > deadline:
-                what = f"Valkey does not answer after {START_SECONDS:.0f} seconds"
-                raise failure(what, child.tail(output), self.directory.path)
+        Raises:
+            ConnectionRefusedError: Nobody listens at the socket.
+            NotAnsweringError: The server there does not answer, or with an error.
+        """
+        # Loading the driver takes a tenth of a second, in which PostgreSQL starts.
+        from redis import Redis, RedisError  # noqa: PLC0415
+        from redis.backoff import NoBackoff  # noqa: PLC0415
+        from redis.retry import Retry  # noqa: PLC0415
+
+        client = Redis(
+            unix_socket_path=str(self.socket),
+            socket_connect_timeout=ANSWER_SECONDS,
+            socket_timeout=ANSWER_SECONDS,
+            retry=Retry(NoBackoff(), 0),
+        )
+        try:
+            with client:
+                return int(client.info("server")["process_id"])
+        except RedisError as error:
+            # The driver raises the same error for every failure to connect.
+            if isinstance(error.__context__, (FileNotFoundError, ConnectionRefusedError)):
+                raise ConnectionRefusedError(str(error)) from error
+            raise NotAnsweringError(str(error)) from error

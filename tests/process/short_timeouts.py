@@ -3,7 +3,7 @@
 import sys
 
 from server.process.commands.serve import serve
-from server.process.patience import PATIENCE
+from server.process.timeouts import TIMEOUTS
 from server.settings import load
 
 SILENCE_SECONDS = 3.0
@@ -11,7 +11,7 @@ SILENCE_SECONDS = 3.0
 
 def main() -> None:
     overrides = dict(zip(("port",), sys.argv[3:], strict=True))
-    sys.exit(serve(load(overrides=overrides), load, PATIENCE._replace(silence=SILENCE_SECONDS)))
+    sys.exit(serve(load(overrides=overrides), load, TIMEOUTS._replace(silence=SILENCE_SECONDS)))
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from server.store.statements import Statements
-from server.telemetry.lines import LINES_PER_SECOND_MAX, Lines
+from server.telemetry.log_throttle import LINES_PER_SECOND_MAX, LogThrottle
 from tests.input.broken_http import MARK
 from tests.support.locks import held, somebody_waits
 from tests.support.service import in_process
@@ -26,11 +26,11 @@ def fields(caplog: pytest.LogCaptureFixture, name: str) -> list[Mapping[str, Any
 
 def test_lines_are_bounded(caplog: pytest.LogCaptureFixture) -> None:
     """A second has so many lines; the first of a later one says how many were left out."""
-    lines = Lines(logging.getLogger("lines"), "line")
+    throttle = LogThrottle(logging.getLogger("lines"), "line")
     with caplog.at_level(logging.INFO):
         for now in (1.0,) * (LINES_PER_SECOND_MAX + 7) + (2.0, 2.5):
-            if lines.may(now):
-                lines.say({"now": now, "nothing": None})
+            if throttle.allows(now):
+                throttle.write({"now": now, "nothing": None})
     assert fields(caplog, "lines")[LINES_PER_SECOND_MAX - 1 :] == [
         {"now": 1.0},
         {"now": 2.0, "unsaid": 7},

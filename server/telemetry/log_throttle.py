@@ -1,21 +1,21 @@
-"""Log lines that requests cause, a bounded number of them."""
+"""A bound on the log lines that requests cause."""
 
 import logging
 from collections.abc import Mapping
 from typing import Final
 
-# Lines of one kind a second at most: when everything is slow, the first of them say it.
+# Lines of one kind a second: when everything is slow, the first of them show it.
 LINES_PER_SECOND_MAX: Final = 50
 
 
-class Lines:
+class LogThrottle:
     """
-    Lines of one kind.
+    A limited number of log lines of one kind.
 
     Args:
         log: Where they go.
 
-        text: What all of them say.
+        text: Of each line.
     """
 
     def __init__(self, log: logging.Logger, text: str) -> None:
@@ -23,26 +23,26 @@ class Lines:
         self._text = text
         self._second = 0
         self._count = 0
-        self._unsaid = 0
+        self._left_out = 0
 
-    def may(self, now: float) -> bool:
-        """Return whether there may be another line at *now*, on the clock of `time.monotonic`; note it if not."""
+    def allows(self, now: float) -> bool:
+        """Return whether another line may be logged at *now* (of `time.monotonic`); count it as left out if not."""
         second = int(now)
         if second != self._second:
             self._second = second
             self._count = 0
         if self._count >= LINES_PER_SECOND_MAX:
-            self._unsaid += 1
+            self._left_out += 1
             return False
         self._count += 1
         return True
 
-    def say(self, fields: Mapping[str, object]) -> None:
-        """Log a line, which `may` has allowed, with those fields that have a value; it tells of those left out."""
+    def write(self, fields: Mapping[str, object]) -> None:
+        """Log a line that `allows` has allowed, with the fields that have a value and the number of lines left out."""
         shown = {name: value for name, value in fields.items() if value is not None}
-        if self._unsaid:
-            shown["unsaid"] = self._unsaid
-            self._unsaid = 0
+        if self._left_out:
+            shown["unsaid"] = self._left_out
+            self._left_out = 0
         self._log.info(self._text, extra={"fields": shown})
 
 

@@ -1,0 +1,146 @@
+"""A worker reports its numbers to the supervisor once a second, outside the request path."""
+
+import asyncio
+import time
+from collections.abc import Iterable, Iterator
+from typing import Any, Final
+
+from server.app import App
+from server.process.channel import Channel, Counted, Hot, HotAccount, Value
+from server.telemetry.metrics import METRICS, Sample
+from server.telemetry.tallies import Histogram
+
+# Seconds between two reports. A worker that crashes loses what it has counted since the last one.
+REPORT_SECONDS: Final = 1.0
+# Values in one message, each of at most some 300 bytes: small enough for any socket to take it as a whole.
+VALUES_MAX: Final = 100
+# Seconds over which busy accounts are counted, and how many of them are reported.
+HOT_SECONDS: Final = 10.0
+HOT_ACCOUNTS_REPORTED: Final = 10
+# Seconds between two measurements of how late the loop is.
+LAG_SECONDS: Final = 0.1
+
+
+def samples(app: App) -> Iterator[Sample]:
+    """Return all values of a worker, except those of its busy accounts."""
+    tallies = app.tallies
+    for (method, path, status), histogram in list(tallies.requests.items()):
+        yield Sample("tallystick_request_duration_seconds", (method, path, str(status)), histogram)
+    for code, number in tallies.problems.items():
+        yield Sample("tallystick_problems_total", (code,), number)
+    for source, number in tallies.replays.items():
+        yield Sample("tallystick_replays_total", (source,), number)
+    for (by, admitted), number in tallies.decisions.items():
+        yield Sample("tallystick_limiter_decisions_total", (by, "admitted" if admitted else "limited"), number)
+    for lane, batches in tallies.batches.items():
+        yield Sample("tallystick_batch_size", (lane,), batches.sizes)
+        yield Sample("tallystick_batch_wait_seconds", (lane,), batches.waits)
+    yield Sample("tallystick_loop_lag_seconds", (), tallies.loop_lag)
+    if app.traces is not None:
+        yield Sample("tallystick_spans_total", ("sent",), app.traces.sent)
+        yield Sample("tallystick_spans_total", ("dropped",), app.traces.dropped)
+    yield from _cache(app)
+    yield from _now(app)
+
+
+def _cache(app: App) -> Iterator[Sample]:
+    counters = app.counters
+    for result in ("hit", "miss", "busy"):
+        number = {"hit": counters.hits, "miss": counters.misses, "busy": counters.busy}[result]
+        yield Sample("tallystick_snapshots_total", (result,), number)
+    yield Sample("tallystick_snapshot_fills_total", ("stored",), counters.fills)
+    yield Sample("tallystick_snapshot_fills_total", ("lost",), counters.fills_lost)
+    yield Sample("tallystick_snapshots_owed_total", (), counters.pending)
+    yield Sample("tallystick_invalidations_dropped_total", (), counters.dropped)
+    yield Sample("tallystick_self_checks_total", ("right",), counters.checked - counters.stale)
+    yield Sample("tallystick_self_checks_total", ("wrong",), counters.stale)
+
+
+def _now(app: App) -> Iterator[Sample]:
+    admission = app.server.pipeline.admission
+    waiting_reads, waiting_writes = admission.waiting
+    yield Sample("tallystick_breaker_open", ("redis",), int(app.redis.away))
+    yield Sample("tallystick_breaker_open", ("postgres",), int(app.database.away))
+    yield Sample("tallystick_connections", (), app.server.open_connections.count)
+    yield Sample("tallystick_requests_running", ("reads",), admission.reads)
+    yield Sample("tallystick_requests_running", ("writes",), admission.writes)
+    anonymous = app.server.pipeline.callers.admission
+    yield Sample("tallystick_requests_running", ("anonymous",), anonymous.reads)
+    yield Sample("tallystick_requests_waiting", ("anonymous",), sum(anonymous.waiting))
+    yield Sample("tallystick_requests_waiting", ("reads",), waiting_reads)
+    yield Sample("tallystick_requests_waiting", ("writes",), waiting_writes)
+    yield Sample("tallystick_overload_refusals_total", (), admission.refused)
+    for name, pool in (("posting", app.database.posting_pool), ("reading", app.database.reading_pool)):
+        idle = pool.get_idle_size()
+        yield Sample("tallystick_pool_connections", (name, "idle"), idle)
+        yield Sample("tallystick_pool_connections", (name, "used"), pool.get_size() - idle)
+
+
+class Reporter:
+    """
+    Sends the supervisor what has changed since the last report.
+
+    Args:
+        channel: To the supervisor.
+    """
+
+    def __init__(self, channel: Channel[Any]) -> None:
+        self._channel = channel
+        self._described: set[str] = set()
+        # Numbers that have been sent, by name and labels.
+        self._sent: dict[tuple[str, tuple[str, ...]], tuple[float, ...]] = {}
+
+    def report(self, samples: Iterable[Sample]) -> None:
+        """Send the samples that have changed; what the channel does not take now is sent with the next report."""
+        values = [
+            Value(name, labels, value.numbers() if isinstance(value, Histogram) else (value,))
+            for name, labels, value in samples
+        ]
+        changed = [value for value in values if self._sent.get(value[:2]) != value.numbers]
+        for start in range(0, len(changed), VALUES_MAX):
+            part = tuple(changed[start : start + VALUES_MAX])
+            new = {value.name for value in part} - self._described
+            if not self._channel.send(Counted(part, {name: METRICS[name] for name in new})):
+                return
+            self._described |= new
+            self._sent.update({value[:2]: value.numbers for value in part})
+
+
+async def report(app: App, channel: Channel[Any]) -> None:
+    """Report for as long as the worker runs."""
+    reporter = Reporter(channel)
+    lagging = asyncio.create_task(_watch_lag(app.tallies.loop_lag))
+    hot_due = time.monotonic() + HOT_SECONDS
+    try:
+        while True:
+            reporter.report(samples(app))
+            if time.monotonic() >= hot_due:
+                hot_due = time.monotonic() + HOT_SECONDS
+                hot_accounts = _hot_accounts(app)
+                channel.send(Hot(hot_accounts))
+                reporter.report(_ranks(hot_accounts))
+            await asyncio.sleep(REPORT_SECONDS)
+    finally:
+        lagging.cancel()
+        # What was counted since the last report.
+        reporter.report(samples(app))
+
+
+def _hot_accounts(app: App) -> tuple[HotAccount, ...]:
+    """Return the busiest accounts since the last call."""
+    busiest = app.tallies.hot_accounts.take(HOT_ACCOUNTS_REPORTED)
+    return tuple(HotAccount(ledger_id, account, number) for (ledger_id, account), number in busiest)
+
+
+def _ranks(hot_accounts: tuple[HotAccount, ...]) -> Iterator[Sample]:
+    """Return the transfers of the busiest accounts by rank; 0 where there are fewer accounts."""
+    for rank in range(HOT_ACCOUNTS_REPORTED):
+        number = hot_accounts[rank].transfers if rank < len(hot_accounts) else 0
+        yield Sample("tallystick_hot_account_transfers", (str(rank + 1),), number)
+
+
+async def _watch_lag(histogram: Histogram) -> None:
+    while True:
+        due = time.monotonic() + LAG_SECONDS
+        await asyncio.sleep(LAG_SECONDS)
+        histogram.add(max(0.0, time.monotonic() - due))

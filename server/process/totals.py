@@ -1,0 +1,57 @@
+"""The numbers of workers: the last report of each, and the sums of all."""
+
+import math
+from collections import defaultdict
+
+from server.process.channel import Counted, HotAccount
+from server.telemetry.metrics import Metric
+
+Labels = tuple[str, ...]
+# By name and labels of a metric: one number, or the counts of a histogram's buckets and then the sum.
+Values = dict[tuple[str, Labels], tuple[float, ...]]
+
+
+class Counts:
+    """
+    The numbers of one worker, as it last reported them.
+
+    Attributes:
+        metrics: Descriptions by name. They come from the worker, whose release may be newer than this process.
+
+        hot_accounts: The accounts with most transfers in the last few seconds.
+    """
+
+    def __init__(self) -> None:
+        self.metrics: dict[str, Metric] = {}
+        self.values: Values = {}
+        self.hot_accounts: tuple[HotAccount, ...] = ()
+
+    def update(self, report: Counted) -> None:
+        """Apply a report."""
+        self.metrics.update(report.metrics)
+        self.values.update({(name, labels): numbers for name, labels, numbers in report.values})
+
+
+class Totals:
+    """
+    The numbers of several workers, added up.
+
+    Attributes:
+        series: By name and labels, then by cell: the upper bound of a bucket, or None for a sum or a single number.
+    """
+
+    def __init__(self) -> None:
+        self.metrics: dict[str, Metric] = {}
+        self.series: dict[str, dict[Labels, dict[float | None, float]]] = {}
+
+    def add(self, counts: Counts, *, has_ended: bool = False) -> None:
+        """Add the numbers of a worker; the gauges of one that has ended are left out."""
+        for (name, labels), numbers in counts.values.items():
+            metric = counts.metrics[name]
+            if has_ended and metric.kind == "gauge":
+                continue
+            self.metrics.setdefault(name, metric)
+            cells = self.series.setdefault(name, {}).setdefault(labels, defaultdict(float))
+            # By bound, not by position: workers of two releases may have different bounds.
+            for bound, number in zip((*metric.bounds, math.inf, None)[-len(numbers) :], numbers, strict=True):
+                cells[bound] += number

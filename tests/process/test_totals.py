@@ -1,0 +1,109 @@
+"""What workers report arrives whole, and adds up whoever ends meanwhile."""
+
+import socket
+from collections.abc import Iterator
+
+from prometheus_client.parser import text_string_to_metric_families
+
+from server.process.channel import Channel, Counted, ToSupervisor, ToWorker, Value
+from server.process.reporting import VALUES_MAX, Reporter
+from server.process.scrape import text
+from server.process.totals import Counts, Totals
+from server.telemetry.metrics import Metric, Sample
+
+METRICS = {
+    "tests_made_total": Metric("counter", "Made.", ("by",)),
+    "tests_open": Metric("gauge", "Open."),
+    "tests_seconds": Metric("histogram", "Took.", (), (1.0, 2.0)),
+}
+OTHER_BOUNDS = {"tests_seconds": Metric("histogram", "Took.", (), (1.0, 5.0))}
+# More than a socket holds.
+REPORTS = 200
+
+
+def worker(made: int, *, open_now: int, took: tuple[float, ...], metrics: dict[str, Metric]) -> Counts:
+    """What a worker has reported."""
+    counts = Counts()
+    values = (
+        Value("tests_made_total", ("hand",), (made,)),
+        Value("tests_open", (), (open_now,)),
+        Value("tests_seconds", (), took),
+    )
+    counts.update(Counted(values, {**METRICS, **metrics}))
+    return counts
+
+
+def shown(totals: Totals) -> dict[tuple[str, str], float]:
+    """What is scraped of them, by the name of the series and the value of its label."""
+    return {
+        (sample.name, "".join(sample.labels.values())): sample.value
+        for family in text_string_to_metric_families(text(totals, {}).decode())
+        for sample in family.samples
+    }
+
+
+def test_workers_add_up() -> None:
+    """Counters and histograms of all workers are added, by their bounds; one that has ended has no gauges."""
+    first = worker(3, open_now=1, took=(1, 2, 0, 4.5), metrics={})
+    second = worker(4, open_now=2, took=(1, 1, 1, 14.0), metrics=OTHER_BOUNDS)
+    running, one_left = Totals(), Totals()
+    running.add(first)
+    running.add(second)
+    counted = {
+        ("tests_made_total", "hand"): 7,
+        ("tests_seconds_bucket", "1.0"): 2,
+        ("tests_seconds_bucket", "2.0"): 4,
+        ("tests_seconds_bucket", "5.0"): 5,
+        ("tests_seconds_bucket", "+Inf"): 6,
+        ("tests_seconds_count", ""): 6,
+        ("tests_seconds_sum", ""): 18.5,
+    }
+    assert shown(running) == {**counted, ("tests_open", ""): 3}
+    one_left.add(first, has_ended=True)
+    assert shown(one_left) == {
+        ("tests_made_total", "hand"): 3,
+        ("tests_seconds_bucket", "1.0"): 1,
+        ("tests_seconds_bucket", "2.0"): 3,
+        ("tests_seconds_bucket", "+Inf"): 3,
+        ("tests_seconds_count", ""): 3,
+        ("tests_seconds_sum", ""): 4.5,
+    }
+    one_left.add(second)
+    assert shown(one_left) == {**counted, ("tests_open", ""): 2}
+
+
+def samples(number: int) -> Iterator[Sample]:
+    """More of them than one message holds."""
+    for code in range(2 * VALUES_MAX):
+        yield Sample("tallystick_problems_total", (f"code_{code}",), number)
+
+
+async def test_a_supervisor_that_does_not_listen() -> None:
+    """What the channel does not take is made good by the next report that it takes, and no message is broken."""
+    left, right = socket.socketpair()
+    # A message has to wait for its last part.
+    left.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4_096)
+    worker: Channel[ToWorker] = Channel(left, ToWorker)
+    supervisor: Channel[ToSupervisor] = Channel(right, ToSupervisor)
+    counts = Counts()
+    handled = 0
+
+    def handle(message: ToSupervisor) -> None:
+        nonlocal handled
+        assert isinstance(message, Counted)
+        assert all(counts.values.get((name, labels), (-1,)) < numbers for name, labels, numbers in message.values)
+        counts.update(message)
+        handled += 1
+
+    supervisor.listen(handle, lambda: None)
+    reporter = Reporter(worker)
+    for number in range(REPORTS):
+        reporter.report(samples(number))
+    supervisor.read_all()
+    assert 0 < handled < REPORTS
+    for _ in range(REPORTS):
+        reporter.report(samples(REPORTS))
+        supervisor.read_all()
+    assert counts.values == {(name, labels): (REPORTS,) for name, labels, _ in samples(0)}
+    worker.close()
+    supervisor.close()
