@@ -1,7 +1,7 @@
 """Accounts: opening, reading, listing and changing them."""
 
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import datetime
 from functools import partial
 from typing import NamedTuple
@@ -12,7 +12,7 @@ from server.ledger.limits import METADATA_KEYS_MAX
 from server.ledger.row_locks import RowLocks
 from server.store.cache import Cache, Snapshot, highest
 from server.store.coalescer import QueueFullError
-from server.store.errors import OutcomeUnknownError, RowLockedError, StoreUnavailableError
+from server.store.errors import ConstraintError, OutcomeUnknownError, RowLockedError, StoreUnavailableError
 from server.store.lanes import LedgerLanes
 from server.store.postgres import Database
 from server.store.sessions import LOCK_TIMEOUT_MS
@@ -100,6 +100,10 @@ class LimitsConflictError(Exception):
 
 class MetadataFullError(Exception):
     """The account would hold more metadata than it may."""
+
+
+# What a constraint means that refuses a statement, by its name; all others are faults of ours.
+CONSTRAINTS: Mapping[str | None, type[Exception]] = {"accounts_limits_check": LimitsConflictError}
 
 
 class Accounts:
@@ -255,10 +259,11 @@ class Accounts:
         )
         try:
             rows = await self._outlast(ledger_id, [account_id], statement, on_wait)
-        except asyncpg.CheckViolationError as error:
-            if error.constraint_name == "accounts_limits_check":
-                raise LimitsConflictError from error
-            raise
+        except ConstraintError as error:
+            meaning = CONSTRAINTS.get(error.constraint)
+            if meaning is None:
+                raise
+            raise meaning from error
         if rows:
             changed = Account(*rows[0].values())
             await self._cache.seen(ledger_id, {account_id: changed.version})

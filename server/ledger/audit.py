@@ -3,11 +3,9 @@
 from collections.abc import AsyncIterator, Callable
 from typing import NamedTuple
 
-import asyncpg
-
 from server.store.errors import StoreError
 from server.store.readiness import UNMIGRATED, explain_refusal
-from server.store.sessions import scanning_session
+from server.store.sessions import Session, scanning_session
 from server.store.sql import query
 
 # Findings of one kind that are told one by one; the rest is counted.
@@ -57,7 +55,7 @@ async def audit(
     Raises:
         AuditError: There is no such ledger, or no schema.
         StoreUnavailableError: Postgres cannot be reached, or is lost.
-        asyncpg.PostgresError: It refuses.
+        DatabaseError: It refuses.
     """
     try:
         async with scanning_session(dsn) as connection:
@@ -68,7 +66,7 @@ async def audit(
             ]
             if ledger is not None and not ledgers:
                 raise AuditError(f"there is no ledger {ledger}")
-            if not await connection.fetchval(query("audit_key_constraint")):
+            if not (await connection.fetch(query("audit_key_constraint")))[0]["holds"]:
                 text = "transfers_idempotency_key_unique is missing, not valid or on other columns"
                 yield Finding("key_constraint", 1, (text,))
             for ledger_id, name in ledgers:
@@ -78,14 +76,13 @@ async def audit(
 
 
 async def _audit_ledger(
-    connection: "asyncpg.Connection[asyncpg.Record]", ledger_id: int, name: str, on_pass: Callable[[str, str], None]
+    connection: Session, ledger_id: int, name: str, on_pass: Callable[[str, str], None]
 ) -> LedgerReport:
     findings: dict[str, Finding] = {}
     # All passes see the same instant, whatever is posted meanwhile.
     async with connection.transaction(isolation="repeatable_read", readonly=True):
         on_pass(name, "rows to check")
-        count = await connection.fetchrow(query("audit_count"), ledger_id)
-        assert count is not None, "an aggregate yields one row"
+        [count] = await connection.fetch(query("audit_count"), ledger_id)
         for statement, what in PASSES.items():
             on_pass(name, what)
             for row in await connection.fetch(query(statement), ledger_id, SAMPLES_MAX):

@@ -1,7 +1,6 @@
 """One batch on its way to Postgres and back, sent again until it is known what became of it."""
 
 import asyncio
-import time
 from collections.abc import Coroutine
 from typing import Any
 
@@ -9,11 +8,9 @@ import asyncpg
 
 from server.ledger.batch import bound_outcomes, columns
 from server.ledger.transfers import Attempt, Bound, Locked, Outcome, TransferRequest, Unbound, resolve_known
-from server.store.errors import OutcomeUnknownError, RowLockedError
+from server.store.errors import OutcomeUnknownError, RowLockedError, StoreUnavailableError
 from server.store.postgres import Database
 from server.store.resend import resend, statement_seconds
-from server.store.sessions import REFUSED_FOR_NOW
-from server.store.sql import query
 from server.telemetry.failpoints import Failpoints
 
 # By then an armed failpoint has seen the batch leave; nothing waits for it otherwise.
@@ -53,9 +50,7 @@ class BatchSender:
             StoreUnavailableError: Nothing was done.
             OutcomeUnknownError: It was lost on the way, and nothing after it found out.
         """
-        return await resend(
-            lambda lost: self._once(ledger_id, requests, sets, deadline, waits=waits or lost), self._database, deadline
-        )
+        return await resend(lambda lost: self._once(ledger_id, requests, sets, deadline, waits=waits or lost), deadline)
 
     async def _once(
         self, ledger_id: int, requests: list[TransferRequest], sets: list[int], deadline: float, *, waits: bool
@@ -63,29 +58,26 @@ class BatchSender:
         """Send the batch, then read what its known keys are bound to."""
         async with self._database.posting() as connection:
             await self._failpoints.reach("posting.before_batch")
-            timeout = statement_seconds(deadline)
-            statement = query("transfer_post_many")
-            posting = connection.fetchrow(statement, ledger_id, *columns(requests, sets), waits, timeout=timeout)
-            began = time.monotonic()
+            arguments = (ledger_id, *columns(requests, sets), waits)
+            posting = self._database.run(
+                connection,
+                "transfer_post_many",
+                *arguments,
+                timeout=statement_seconds(deadline),
+                items=len(requests),
+            )
             try:
-                result = await (self._watched(posting) if self._failpoints.armed else posting)
-            except asyncpg.LockNotAvailableError as error:
+                [result] = await (self._watched(posting) if self._failpoints.armed else posting)
+            except RowLockedError as error:
                 raise RowLockedError({side for r in requests for side in (r.source, r.destination)}) from error
-            finally:
-                self._database.statements.ended("transfer_post_many", began, items=len(requests))
             await self._failpoints.reach("posting.committed")
-            assert result is not None, "a function call yields one row"
             outcomes = bound_outcomes(requests, result)
             known = [r.key for r, outcome in zip(requests, outcomes, strict=True) if outcome == "known"]
             try:
-                rows = (
-                    await self._database.statements.run(connection, "transfer_by_keys", ledger_id, known)
-                    if known
-                    else []
-                )
-            except REFUSED_FOR_NOW as error:
+                rows = await self._database.run(connection, "transfer_by_keys", ledger_id, known) if known else []
+            except StoreUnavailableError as error:
                 # The batch has committed: a refusal from here on is not one of the batch.
-                raise OutcomeUnknownError(type(error).__name__) from error
+                raise OutcomeUnknownError(str(error)) from error
         attempts = {row["idempotency_key"]: Attempt.from_row(row) for row in rows}
         unbound, locked = Unbound(), Locked(tuple(result["locked"] or ()))
         return [
@@ -99,7 +91,7 @@ class BatchSender:
             for request, outcome in zip(requests, outcomes, strict=True)
         ]
 
-    async def _watched(self, posting: "Coroutine[Any, Any, asyncpg.Record | None]") -> "asyncpg.Record | None":
+    async def _watched(self, posting: "Coroutine[Any, Any, list[asyncpg.Record]]") -> "list[asyncpg.Record]":
         """Send the batch and reach a failpoint while it is away."""
         sent = asyncio.ensure_future(posting)
         try:

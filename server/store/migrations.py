@@ -8,8 +8,8 @@ from typing import NamedTuple
 
 import asyncpg
 
-from server.store.errors import StoreError
-from server.store.sessions import session
+from server.store.errors import DatabaseError, PrivilegeMissingError, RowLockedError, StoreError
+from server.store.sessions import Session, session
 from server.store.sql import query, sql_root
 
 # Any number will do that no other program on the same database uses for its advisory locks.
@@ -146,7 +146,7 @@ async def migrate(dsn: str, root: Path | None = None) -> list[str]:
         MigrationChangedError: A migration has been changed after it was applied.
         MigrationError: One fails.
         StoreUnavailableError: Postgres cannot be reached, or is lost.
-        asyncpg.PostgresError: It refuses.
+        DatabaseError: It refuses.
     """
     folder = root or sql_root()
     done: list[str] = []
@@ -175,11 +175,11 @@ async def migrate(dsn: str, root: Path | None = None) -> list[str]:
     return done
 
 
-async def _prepare(connection: "asyncpg.Connection[asyncpg.Record]", folder: Path, done: list[str]) -> None:
+async def _prepare(connection: Session, folder: Path, done: list[str]) -> None:
     """Take the lock, make sure of roles, schema, owners and record; all else follows as the owner."""
     try:
         await connection.execute(query("migration_lock"), LOCK_KEY)
-    except asyncpg.LockNotAvailableError as error:
+    except RowLockedError as error:
         raise MigrationError(
             f"another process has been migrating this database for {LOCK_TIMEOUT_MS // 1000} s: try again after it"
         ) from error
@@ -191,7 +191,7 @@ async def _prepare(connection: "asyncpg.Connection[asyncpg.Record]", folder: Pat
     for row in foreign:
         try:
             await connection.execute(row["statement"])
-        except asyncpg.InsufficientPrivilegeError as error:
+        except PrivilegeMissingError as error:
             what, owner = row["what"], row["owner"]
             raise MigrationError(
                 f"the {what} belongs to {owner}: run `tallystick migrate` as {owner} or as a superuser"
@@ -201,9 +201,7 @@ async def _prepare(connection: "asyncpg.Connection[asyncpg.Record]", folder: Pat
     await connection.execute(record)
 
 
-async def _renew_functions(
-    connection: "asyncpg.Connection[asyncpg.Record]", functions: Mapping[str, tuple[str, str]], done: list[str]
-) -> None:
+async def _renew_functions(connection: Session, functions: Mapping[str, tuple[str, str]], done: list[str]) -> None:
     """Make those functions anew that are not as the files say."""
     found = await connection.fetch(query("function_bodies"))
     recorded = await connection.fetch(query("function_list"))
@@ -217,7 +215,7 @@ async def _renew_functions(
         done.append(f"function {name}")
 
 
-async def _apply(connection: "asyncpg.Connection[asyncpg.Record]", migration: Migration, done: list[str]) -> None:
+async def _apply(connection: Session, migration: Migration, done: list[str]) -> None:
     applied = {row["number"]: row["checksum"] for row in await connection.fetch(query("migration_list"))}
     label = f"{migration.number:04d}_{migration.name}"
     if migration.number in applied:
@@ -228,7 +226,7 @@ async def _apply(connection: "asyncpg.Connection[asyncpg.Record]", migration: Mi
         return
     try:
         await connection.execute(migration.text)
-    except asyncpg.PostgresError as error:
+    except DatabaseError as error:
         raise MigrationError(f"{label} failed and was rolled back: {error}") from error
     await connection.execute(query("migration_record"), migration.number, migration.name, migration.checksum)
     done.append(f"migration {label}")

@@ -6,23 +6,29 @@ import math
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from typing import Protocol
+from typing import Protocol, TypeAlias
 
 import asyncpg
-from tenacity import AsyncRetrying, retry_if_exception_type, stop_before_delay, wait_random_exponential
 
 from server.store import hosts
 from server.store.breaker import Breaker
 from server.store.coalescer import QueueFullError
-from server.store.errors import OutcomeUnknownError, RowLockedError, StoreAwayError, StoreUnavailableError
-from server.store.pools import RELEASE_TIMEOUT_SECONDS, create_pool, release
-from server.store.sessions import (
-    COMMAND_TIMEOUT_SECONDS,
-    CONNECT_TIMEOUT_SECONDS,
-    CONNECTION_LOST,
-    REFUSED_FOR_NOW,
-    SESSION_SETTINGS,
+from server.store.driver_errors import DRIVER_ERRORS, server_is_leaving, translated, translating
+from server.store.errors import (
+    ConnectionLostError,
+    DatabaseError,
+    NoAnswerError,
+    NoConnectionError,
+    NoneFreeError,
+    OutcomeUnknownError,
+    RowLockedError,
+    StoreAwayError,
+    StoreError,
+    StoreUnavailableError,
 )
+from server.store.pools import RELEASE_TIMEOUT_SECONDS, create_pool, release
+from server.store.resend import resend
+from server.store.sessions import COMMAND_TIMEOUT_SECONDS, CONNECT_TIMEOUT_SECONDS, SESSION_SETTINGS
 from server.store.sql import query
 from server.store.statements import Statements
 from server.store.turns import Turns
@@ -44,9 +50,8 @@ TELLING_SECONDS = 0.5
 
 log = logging.getLogger(__name__)
 
-
-class NoneFreeError(TimeoutError):
-    """All connections of the pool are at work: it is busy, and Postgres is there."""
+# A connection that a pool lends.
+Connection: TypeAlias = "asyncpg.pool.PoolConnectionProxy[asyncpg.Record]"
 
 
 class Watcher(Protocol):
@@ -81,7 +86,7 @@ class Database:
         self, dsn: str, *, posting_connections: int, reading_connections: int, slow_seconds: float = math.inf
     ) -> None:
         self._dsn = dsn
-        self.statements = Statements(slow_seconds)
+        self._statements = Statements(slow_seconds)
         self._sizes = (posting_connections, reading_connections)
         self._reading_waiters = 0
         self._waiters_max = reading_connections + READ_WAITERS_MAX
@@ -107,7 +112,7 @@ class Database:
         for pool in (self.posting_pool, self.reading_pool):
             try:
                 await asyncio.wait_for(pool.close(), COMMAND_TIMEOUT_SECONDS)
-            except (TimeoutError, *CONNECTION_LOST):
+            except DRIVER_ERRORS:
                 pool.terminate()
 
     @property
@@ -131,57 +136,88 @@ class Database:
         await self.reading_pool.expire_connections()
 
     @asynccontextmanager
-    async def posting(self) -> "AsyncIterator[asyncpg.pool.PoolConnectionProxy[asyncpg.Record]]":
+    async def posting(self) -> "AsyncIterator[Connection]":
         """
-        Lend a connection of the posting pool.
+        Lend a connection of the posting pool, for `run`.
 
         Raises:
-            StoreAwayError: Postgres is known not to answer.
             StoreUnavailableError: None could be had in time; nothing was sent.
         """
         try:
             connection = await self._acquire(self.posting_pool)
-        except (*CONNECTION_LOST, *REFUSED_FOR_NOW, asyncpg.InvalidAuthorizationSpecificationError) as error:
-            await self.after_failure(error)
-            raise StoreUnavailableError(type(error).__name__) from error
+        except DatabaseError as error:
+            raise StoreUnavailableError(error.kind) from error
         try:
             yield connection
-            self._breaker.succeeded()
-        except TimeoutError as error:
-            self._breaker.failed(error)
-            raise
         finally:
             await release(self.posting_pool, connection)
 
+    async def run(
+        self,
+        connection: "Connection",
+        name: str,
+        *arguments: object,
+        timeout: float | None = None,
+        items: int | None = None,
+    ) -> "list[asyncpg.Record]":
+        """
+        Run the named statement on a connection and return its rows.
+
+        Args:
+            timeout: Seconds it may take, less than the connection's own.
+
+            items: Requests it is about, for the log of slow statements.
+
+        Raises:
+            RowLockedError, RolledBackError: Nothing was done.
+            ConnectionLostError: The statement may have taken effect.
+            DatabaseError: Postgres refuses it.
+        """
+        began, rows = time.monotonic(), None
+        try:
+            rows = await connection.fetch(query(name), *arguments, timeout=timeout)
+        except DRIVER_ERRORS as error:
+            failure = translated(error)
+            # A statement that was given next to no time says nothing of Postgres.
+            if isinstance(failure, NoAnswerError) and (timeout is None or timeout >= TELLING_SECONDS):
+                self._breaker.failed(error)
+            await self._note(failure, error)
+            raise failure from error
+        finally:
+            self._statements.ended(name, began, items=items, rows=rows)
+        self._breaker.succeeded()
+        return rows
+
     async def read(self, name: str, *arguments: object) -> "list[asyncpg.Record]":
         """
-        Run the named statement on the reading pool and return its rows; a lost connection is replaced and asked again.
+        Run the named statement on the reading pool and return its rows; after a failure that passes it is run again.
 
         Raises:
             QueueFullError: Too many readers wait already.
             StoreUnavailableError: Postgres did not answer in time.
+            DatabaseError: It refuses.
         """
         if self._reading_waiters >= self._waiters_max:
             raise QueueFullError
         self._reading_waiters += 1
         try:
-            return await self._ask(self.reading_pool, name, arguments)
+            return await self._read(self.reading_pool, name, arguments)
         finally:
             self._reading_waiters -= 1
 
     async def read_once(self, name: str, *arguments: object) -> "list[asyncpg.Record]":
         """
-        Run the named statement on the reading pool, without asking again when it fails.
+        Run the named statement on the reading pool, without running it again when it fails.
 
         Raises:
             RowLockedError: A row stayed locked.
             StoreUnavailableError: Postgres did not answer in time.
+            DatabaseError: It refuses.
         """
         try:
-            deadline = time.monotonic() + ACQUIRE_TIMEOUT_SECONDS
-            return await self._fetch(self.reading_pool, name, arguments, deadline)
-        except (*CONNECTION_LOST, *REFUSED_FOR_NOW) as error:
-            raise StoreUnavailableError(type(error).__name__) from error
+            return await self._run_on(self.reading_pool, name, arguments, time.monotonic() + ACQUIRE_TIMEOUT_SECONDS)
+        except OutcomeUnknownError as error:
+            raise StoreUnavailableError(str(error)) from error
 
     async def look(self, name: str, *arguments: object) -> "list[asyncpg.Record]":
         """
@@ -190,7 +226,7 @@ class Database:
         Raises:
             StoreUnavailableError: Postgres did not answer in time.
         """
-        return await self._ask(self.posting_pool, name, arguments)
+        return await self._read(self.posting_pool, name, arguments)
 
     async def write(self, name: str, *arguments: object) -> "list[asyncpg.Record]":
         """
@@ -199,17 +235,12 @@ class Database:
         Raises:
             QueueFullError: Too many callers wait already.
             RowLockedError: A row stayed locked; nothing was done.
-            StoreUnavailableError: Its turn did not come; nothing was sent.
-            StoreAwayError: Postgres is known not to answer; nothing was sent.
-            OutcomeUnknownError: Postgres did not answer in time; the statement may have taken effect.
+            StoreUnavailableError: Nothing was done.
+            OutcomeUnknownError: Postgres was lost while it worked, and did not answer again in time.
+            DatabaseError: It refuses.
         """
         async with self._writers.take():
-            try:
-                return await self._ask(self.posting_pool, name, arguments)
-            except (StoreAwayError, RowLockedError):
-                raise
-            except StoreUnavailableError as error:
-                raise OutcomeUnknownError(str(error)) from error
+            return await self._again(self.posting_pool, name, arguments)
 
     async def write_once(self, name: str, *arguments: object) -> "list[asyncpg.Record]":
         """
@@ -220,77 +251,58 @@ class Database:
             RowLockedError: A row stayed locked; nothing was done.
             StoreUnavailableError: Nothing was done.
             OutcomeUnknownError: Postgres was lost while it worked.
+            DatabaseError: It refuses.
         """
         async with self._writers.take(), self.posting() as connection:
-            try:
-                return await self.statements.run(connection, name, *arguments)
-            except asyncpg.LockNotAvailableError as error:
-                raise RowLockedError(()) from error
-            except REFUSED_FOR_NOW as error:
-                await self.after_failure(error)
-                raise StoreUnavailableError(type(error).__name__) from error
-            except CONNECTION_LOST as error:
-                await self.after_failure(error)
-                raise OutcomeUnknownError(type(error).__name__) from error
+            return await self.run(connection, name, *arguments)
 
-    async def _ask(
+    async def _read(
         self, pool: "asyncpg.Pool[asyncpg.Record]", name: str, arguments: Sequence[object]
     ) -> "list[asyncpg.Record]":
-        deadline = time.monotonic() + READ_DEADLINE_SECONDS
-        failed: BaseException | None = None
         try:
-            try:
-                return await self._fetch(pool, name, arguments, deadline)
-            except (*CONNECTION_LOST, *REFUSED_FOR_NOW) as error:
-                failed = error
-                await self.after_failure(error)
-            async for attempt in AsyncRetrying(
-                stop=stop_before_delay(deadline - time.monotonic()),
-                wait=wait_random_exponential(0.05, max=0.5),
-                retry=retry_if_exception_type((*CONNECTION_LOST, *REFUSED_FOR_NOW)),
-                reraise=True,
-            ):
-                with attempt:
-                    return await self._fetch(pool, name, arguments, deadline)
-        except (StoreAwayError, RowLockedError) as error:
-            if failed is None:
-                raise
-            # What was sent before may have been done.
-            raise StoreUnavailableError(type(failed).__name__) from error
-        except (*CONNECTION_LOST, *REFUSED_FOR_NOW) as error:
-            raise StoreUnavailableError(type(error).__name__) from error
-        raise AssertionError("unreachable: the last attempt returns or raises")
+            return await self._again(pool, name, arguments)
+        except OutcomeUnknownError as error:
+            # It changes nothing, so nothing was done.
+            raise StoreUnavailableError(str(error)) from error
 
-    async def _fetch(
+    async def _again(
+        self, pool: "asyncpg.Pool[asyncpg.Record]", name: str, arguments: Sequence[object]
+    ) -> "list[asyncpg.Record]":
+        """Run the named statement, and again after failures that pass; not while Postgres is known to be away."""
+        deadline = time.monotonic() + READ_DEADLINE_SECONDS
+        return await resend(lambda _: self._run_on(pool, name, arguments, deadline), deadline, while_away=False)
+
+    async def _run_on(
         self, pool: "asyncpg.Pool[asyncpg.Record]", name: str, arguments: Sequence[object], deadline: float
     ) -> "list[asyncpg.Record]":
         connection = await self._acquire(pool)
         # A statement that begins after the deadline is refused by the driver unsent.
         timeout = min(COMMAND_TIMEOUT_SECONDS, deadline - time.monotonic())
         try:
-            rows = await self.statements.run(connection, name, *arguments, timeout=timeout)
-        except TimeoutError as error:
-            if timeout >= TELLING_SECONDS:
-                self._breaker.failed(error)
-            raise
-        except asyncpg.LockNotAvailableError as error:
-            raise RowLockedError(()) from error
+            return await self.run(connection, name, *arguments, timeout=timeout)
         finally:
             await release(pool, connection)
-        self._breaker.succeeded()
-        return rows
 
-    async def _acquire(
-        self, pool: "asyncpg.Pool[asyncpg.Record]"
-    ) -> "asyncpg.pool.PoolConnectionProxy[asyncpg.Record]":
+    async def _acquire(self, pool: "asyncpg.Pool[asyncpg.Record]") -> "Connection":
         self.check()
         try:
             return await pool.acquire(timeout=ACQUIRE_TIMEOUT_SECONDS)
-        except CONNECTION_LOST as error:
+        except DRIVER_ERRORS as error:
             if isinstance(error, TimeoutError) and pool.get_size() == pool.get_max_size():
-                raise NoneFreeError from error
-            self._breaker.failed(error)
-            raise
+                log.warning("no connection of a pool was free in time")
+                raise NoneFreeError("all connections are in use") from error
+            failure = translated(error)
+            if isinstance(failure, ConnectionLostError):
+                self._breaker.failed(error)
+            await self._note(failure, error)
+            raise NoConnectionError(str(failure)) if isinstance(failure, StoreError) else failure from error
+
+    async def _note(self, failure: StoreError | DatabaseError, error: Exception) -> None:
+        """Log a failure, and replace all connections when it says that the server is leaving or is a replica now."""
+        if isinstance(failure, StoreError) and not isinstance(failure, RowLockedError):
+            log.warning("postgres failed: %s", type(error).__name__)
+        if server_is_leaving(error):
+            await self.expire()
 
     async def _meet(self, connection: "asyncpg.Connection[asyncpg.Record]") -> None:
         if self.watcher is None:
@@ -306,32 +318,19 @@ class Database:
     async def _probe(self) -> None:
         """Return when Postgres answers on a new connection, after which none of the old ones is used again."""
         try:
-            connection = await hosts.connect(
-                self._dsn,
-                timeout=CONNECT_TIMEOUT_SECONDS,
-                command_timeout=CONNECT_TIMEOUT_SECONDS,
-                server_settings=SESSION_SETTINGS,
-            )
-            try:
-                await connection.fetch(query("readiness_settings"))
-                await self._meet(connection)
-            finally:
-                await connection.close(timeout=RELEASE_TIMEOUT_SECONDS)
-        except CONNECTION_LOST:
-            raise
-        except asyncpg.PostgresError as error:
+            with translating():
+                connection = await hosts.connect(
+                    self._dsn,
+                    timeout=CONNECT_TIMEOUT_SECONDS,
+                    command_timeout=CONNECT_TIMEOUT_SECONDS,
+                    server_settings=SESSION_SETTINGS,
+                )
+                try:
+                    await connection.fetch(query("readiness_settings"))
+                    await self._meet(connection)
+                finally:
+                    await connection.close(timeout=RELEASE_TIMEOUT_SECONDS)
+        except (DatabaseError, StoreUnavailableError) as error:
             # It is there, and has a reason that each caller must hear.
-            log.warning("postgres refuses: %s", type(error).__name__)
+            log.warning("postgres refuses: %s", type(error.__cause__).__name__)
         await self.expire()
-
-    async def after_failure(self, error: BaseException) -> None:
-        """Note a failure, and replace all connections when it says that the server is leaving or is a replica now."""
-        log.warning("postgres failed: %s", type(error).__name__)
-        if isinstance(
-            error,
-            asyncpg.ReadOnlySQLTransactionError
-            | asyncpg.AdminShutdownError
-            | asyncpg.CrashShutdownError
-            | asyncpg.PostgresConnectionError,
-        ):
-            await self.expire()

@@ -8,7 +8,7 @@ from typing import Final
 import asyncpg
 
 from server.store.coalescer import QueueFullError
-from server.store.errors import StoreError
+from server.store.errors import AccessRefusedError, DatabaseError, RoleMissingError, SchemaMissingError, StoreError
 from server.store.migrations import Expected, expected_schema, stale_functions
 from server.store.postgres import Database
 from server.store.sessions import SERVICE_ROLE
@@ -21,12 +21,7 @@ ASK_SECONDS: Final = 2.0
 SERVER_VERSION_MIN: Final = 16_00_00
 
 # What Postgres says where `tallystick migrate` has to run first: there is no schema, no role, or no privilege.
-UNMIGRATED: Final = (
-    asyncpg.InsufficientPrivilegeError,
-    asyncpg.InvalidParameterValueError,
-    asyncpg.InvalidSchemaNameError,
-    asyncpg.UndefinedTableError,
-)
+UNMIGRATED: Final = (SchemaMissingError, RoleMissingError)
 
 # Settings without which an acknowledged transfer could be lost.
 _DURABLE: Final = {
@@ -74,23 +69,19 @@ class Readiness:
                 return tuple(await check_database(self._database, self._expected))
         except (StoreError, QueueFullError, TimeoutError):
             return ("Postgres cannot be reached",)
-        except asyncpg.PostgresError as error:
+        except DatabaseError as error:
             return (explain_refusal(error),)
 
 
-def explain_refusal(error: asyncpg.PostgresError) -> str:
+def explain_refusal(error: DatabaseError) -> str:
     """Say in a sentence what it means that Postgres refused to be looked at."""
     match error:
-        case asyncpg.UndefinedTableError() | asyncpg.InvalidSchemaNameError() | asyncpg.InsufficientPrivilegeError():
+        case SchemaMissingError():
             return "the schema or the service's privileges on it are missing: run `tallystick migrate`"
-        case (
-            asyncpg.InvalidAuthorizationSpecificationError()
-            | asyncpg.InvalidCatalogNameError()
-            | asyncpg.InvalidParameterValueError()
-        ):
+        case AccessRefusedError() | RoleMissingError():
             return "Postgres refuses the user, database or role: check the address, run `tallystick migrate`"
         case _:
-            return f"Postgres refuses ({type(error).__name__})"
+            return f"Postgres refuses ({error.kind})"
 
 
 async def check_database(database: Database, expected: Expected) -> list[str]:
@@ -101,7 +92,7 @@ async def check_database(database: Database, expected: Expected) -> list[str]:
 
     Raises:
         StoreError, QueueFullError: It cannot be asked.
-        asyncpg.PostgresError: It refuses the question; no schema, for example.
+        DatabaseError: It refuses the question; no schema, for example.
     """
     failures = _judge_settings((await database.read("readiness_settings"))[0])
     lacking = await database.read("grant_list", list(expected.functions))

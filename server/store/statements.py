@@ -1,13 +1,10 @@
-"""Statements under their names, and a log line for those that take long."""
+"""A log line for statements that take long."""
 
 import logging
 import math
 import time
 from collections.abc import Sized
 
-import asyncpg
-
-from server.store.sql import query
 from server.telemetry.lines import Lines, milliseconds
 
 log = logging.getLogger(__name__)
@@ -24,21 +21,6 @@ class Statements:
     def __init__(self, slow_seconds: float = math.inf) -> None:
         self._slow_seconds = slow_seconds
         self._lines = Lines(log, "slow statement")
-
-    async def run(
-        self,
-        connection: "asyncpg.pool.PoolConnectionProxy[asyncpg.Record]",
-        name: str,
-        *arguments: object,
-        timeout: float | None = None,
-    ) -> "list[asyncpg.Record]":
-        """Return the rows of the named statement; what it raises is the driver's."""
-        began, rows = time.monotonic(), None
-        try:
-            rows = await connection.fetch(query(name), *arguments, timeout=timeout)
-            return rows
-        finally:
-            self.ended(name, began, rows=rows)
 
     def ended(self, name: str, began: float, *, items: int | None = None, rows: Sized | None = None) -> None:
         """

@@ -14,7 +14,7 @@ from server.ledger.posting import PostingLane
 from server.ledger.row_locks import RowLocks
 from server.ledger.settler import Settler
 from server.ledger.transfers import Bound, Outcome, TransferRequest, Unbound
-from server.store import statements
+from server.store import postgres
 from server.store.cache import Cache
 from server.store.cache_counters import CacheCounters
 from server.store.coalescer import QueueFullError
@@ -157,7 +157,7 @@ async def test_a_failure_between_commit_and_answer_is_unknown(ground: Ground, mo
         "$$ BEGIN RAISE lock_not_available; END $$",
     )
     refuse = "SELECT tallystick.refuse($1, $2)"
-    monkeypatch.setattr(statements, "query", lambda name: refuse if name == "transfer_by_keys" else query(name))
+    monkeypatch.setattr(postgres, "query", lambda name: refuse if name == "transfer_by_keys" else query(name))
     monkeypatch.setattr(module, "DEADLINE_SECONDS", 2.0)
     outcomes = await post_all(lane, ground, [transfer("known"), transfer("new")])
     assert [type(outcome) for outcome in outcomes] == [OutcomeUnknownError, OutcomeUnknownError]

@@ -29,7 +29,7 @@ def serve(loaded: Loaded, reload: Callable[[], Loaded], patience: Patience = PAT
         Why nothing can be served, if that is so.
 
     Raises:
-        EmbeddedError, StoreError, OSError, asyncpg.PostgresError: The embedded servers cannot be started or migrated.
+        EmbeddedError, StoreError, OSError, DatabaseError: The embedded servers cannot be started or migrated.
     """
     settings = loaded.settings
     # Process 1 of a container is sent no signal that it has no handler for.

@@ -1,0 +1,101 @@
+"""What the driver raises, translated into errors of the store: nobody above `server/store` sees an asyncpg error."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import asyncpg
+
+from server.store.errors import (
+    AccessRefusedError,
+    ConnectionLostError,
+    ConstraintError,
+    DatabaseError,
+    DuplicateError,
+    NoAnswerError,
+    PrivilegeMissingError,
+    RoleMissingError,
+    RolledBackError,
+    RowLockedError,
+    SchemaMissingError,
+    StoreError,
+    UnpreparedError,
+)
+
+# All that the driver raises: of the socket, of the server, and of its own. A timeout is an OSError.
+DRIVER_ERRORS = (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError)
+
+# The connection, or the server behind it, is gone or is leaving; what was under way may or may not have been done.
+_LOST = (
+    OSError,
+    asyncpg.InterfaceError,
+    asyncpg.PostgresConnectionError,
+    asyncpg.AdminShutdownError,
+    asyncpg.CrashShutdownError,
+    asyncpg.CannotConnectNowError,
+    asyncpg.IdleInTransactionSessionTimeoutError,
+    asyncpg.InternalClientError,
+)
+# The server says that it will not do it now; the transaction is rolled back.
+_ROLLED_BACK = (
+    asyncpg.SerializationError,
+    asyncpg.DeadlockDetectedError,
+    asyncpg.QueryCanceledError,
+    asyncpg.ReadOnlySQLTransactionError,
+    asyncpg.InsufficientResourcesError,
+    asyncpg.InvalidCachedStatementError,
+)
+# The server is leaving, or is a replica now: its other connections are of no more use.
+_LEAVING = (
+    asyncpg.ReadOnlySQLTransactionError,
+    asyncpg.AdminShutdownError,
+    asyncpg.CrashShutdownError,
+    asyncpg.PostgresConnectionError,
+)
+
+
+def translated(error: Exception) -> StoreError | DatabaseError:
+    """Return what one of DRIVER_ERRORS means."""
+    kind = type(error).__name__
+    match error:
+        case TimeoutError():
+            return NoAnswerError(kind)
+        case asyncpg.LockNotAvailableError():
+            return RowLockedError()
+        case asyncpg.UniqueViolationError():
+            return DuplicateError(str(error), kind, error.constraint_name)
+        case asyncpg.IntegrityConstraintViolationError():
+            return ConstraintError(str(error), kind, error.constraint_name)
+        case asyncpg.InsufficientPrivilegeError():
+            return PrivilegeMissingError(str(error), kind)
+        case asyncpg.InvalidSchemaNameError() | asyncpg.UndefinedTableError():
+            return SchemaMissingError(str(error), kind)
+        case asyncpg.InvalidParameterValueError():
+            return RoleMissingError(str(error), kind)
+        case asyncpg.InvalidAuthorizationSpecificationError() | asyncpg.InvalidCatalogNameError():
+            return AccessRefusedError(str(error), kind)
+        case asyncpg.UndefinedColumnError():
+            return UnpreparedError(str(error), kind)
+    if isinstance(error, _LOST):
+        return ConnectionLostError(kind)
+    if isinstance(error, _ROLLED_BACK):
+        return RolledBackError(kind)
+    return DatabaseError(str(error), kind)
+
+
+def server_is_leaving(error: BaseException | None) -> bool:
+    """Return whether the driver's error says that no connection to this server is of use any more."""
+    return isinstance(error, _LEAVING)
+
+
+@contextmanager
+def translating() -> Iterator[None]:
+    """
+    Run driver calls and translate what they raise.
+
+    Raises:
+        StoreError, DatabaseError: As `translated` says.
+    """
+    try:
+        yield
+    except DRIVER_ERRORS as error:
+        raise translated(error) from error
