@@ -8,9 +8,10 @@ from typing import NamedTuple
 
 import asyncpg
 
+from server.ledger.invalidation import InvalidatingDatabase, Shown, account_shown
 from server.ledger.limits import METADATA_KEYS_MAX
 from server.ledger.row_locks import RowLocks
-from server.store.cache import Cache, Snapshot, highest
+from server.store.cache import Cache, Snapshot
 from server.store.coalescer import QueueFullError
 from server.store.errors import ConstraintError, OutcomeUnknownError, RowLockedError, StoreUnavailableError
 from server.store.lanes import LedgerLanes
@@ -128,12 +129,12 @@ class Accounts:
         body: Callable[[Account], bytes],
         tally: BatchTally | None = None,
     ) -> None:
-        self._database = database
-        self._cache = cache
+        self._database = InvalidatingDatabase(database, cache)
+        self._check = database.check
         self._rows = rows
         self._body = body
         self._lanes: LedgerLanes[str, Account | None] = LedgerLanes(
-            lambda ledger_id: partial(self._read_batch, ledger_id),
+            lambda ledger_id: partial(_read_batch, database, ledger_id),
             batch_max=READ_BATCH_MAX,
             in_flight_max=READ_IN_FLIGHT_MAX,
             queue_max=READ_QUEUE_MAX,
@@ -158,14 +159,15 @@ class Accounts:
         Raises:
             As `read`.
         """
-        self._database.check()
-        confirmation = self._cache.confirmation
-        account = await self._lanes.submit(ledger_id, account_id)
-        if lease is not None:
-            snapshot = Snapshot(0, b"") if account is None else Snapshot(account.version, self._body(account))
-            await self._cache.fill(ledger_id, account_id, lease, snapshot, confirmation)
-        elif account is not None:
-            await self._cache.seen(ledger_id, {account_id: account.version})
+        self._check()
+
+        async def read() -> Account | None:
+            return await self._lanes.submit(ledger_id, account_id)
+
+        if lease is None:
+            account = await self._database.run(ledger_id, read, _shown)
+        else:
+            account = await self._database.fill(ledger_id, account_id, lease, read, self._snapshot)
         if account is None:
             raise AccountNotFoundError
         return account
@@ -183,21 +185,19 @@ class Accounts:
             QueueFullError, StoreUnavailableError: It could not be done; the same call again is safe.
         """
         columns = [list(column) for column in zip(*requests, strict=True)]
-
-        statement = partial(self._database.write, "account_create_many", ledger_id, *columns)
+        statement = partial(self._database.write, account_shown, "account_create_many", ledger_id, *columns)
         rows = await self._outlast(ledger_id, [request.id for request in requests], statement, on_wait)
         accounts = {row["id"]: Account(*row.values()) for row in rows}
         fresh = set(accounts)
         others = [request.id for request in requests if request.id not in accounts]
         if others:
             try:
-                known = await self._database.read("account_read_many", ledger_id, others)
+                known = await self._database.read(account_shown, "account_read_many", ledger_id, others)
             except (QueueFullError, StoreUnavailableError) as error:
                 if not rows:
                     raise
                 raise OutcomeUnknownError("accounts have been opened") from error
             accounts.update((row["id"], Account(*row.values())) for row in known)
-        await self._cache.seen(ledger_id, highest((a.id, a.version) for a in accounts.values()))
         opened = []
         for request in requests:
             opened.append(Opened(accounts[request.id], request.id in fresh))
@@ -208,15 +208,15 @@ class Accounts:
         self,
         ledger_id: int,
         ids: Sequence[str],
-        statement: Callable[[str], Awaitable[list[asyncpg.Record]]],
+        statement: Callable[[str], Awaitable[Sequence[asyncpg.Record]]],
         on_wait: Callable[[], None] | None,
-    ) -> list[asyncpg.Record]:
+    ) -> Sequence[asyncpg.Record]:
         """Return the rows of a statement that locks accounts and takes for how long, in milliseconds, it may wait."""
 
-        async def attempt(waits: bool) -> list[asyncpg.Record]:
+        async def attempt(waits: bool) -> Sequence[asyncpg.Record]:
             run = partial(statement, WAIT_MS[waits])
             if waits:
-                return await self._rows.run_waiting(self._database.posting_row_waiters, ledger_id, ids, run)
+                return await self._rows.run_waiting(self._rows.posting_turns, ledger_id, ids, run)
             try:
                 return await run()
             except RowLockedError as error:
@@ -228,10 +228,9 @@ class Accounts:
     async def page(self, ledger_id: int, prefix: str, after: str, limit: int) -> list[Account]:
         """Return up to *limit* accounts whose ids begin with *prefix*, those after the id *after*, by id."""
         # Ids are ASCII: the character above all of theirs closes the range of the prefix.
-        rows = await self._database.read("account_page", ledger_id, prefix, prefix + "\x7f", after, limit)
-        accounts = [Account(*row.values()) for row in rows]
-        await self._cache.seen(ledger_id, highest((a.id, a.version) for a in accounts))
-        return accounts
+        last = prefix + "\x7f"
+        rows = await self._database.read(account_shown, "account_page", ledger_id, prefix, last, after, limit)
+        return [Account(*row.values()) for row in rows]
 
     async def change(
         self,
@@ -254,9 +253,8 @@ class Accounts:
             QueueFullError, StoreUnavailableError: Nothing was done.
             OutcomeUnknownError: It may have been done.
         """
-        statement = partial(
-            self._database.write_once, "account_patch", ledger_id, account_id, if_versions, *change, METADATA_KEYS_MAX
-        )
+        arguments = (account_id, if_versions, *change, METADATA_KEYS_MAX)
+        statement = partial(self._database.write_once, account_shown, "account_patch", ledger_id, *arguments)
         try:
             rows = await self._outlast(ledger_id, [account_id], statement, on_wait)
         except ConstraintError as error:
@@ -265,9 +263,7 @@ class Accounts:
                 raise
             raise meaning from error
         if rows:
-            changed = Account(*rows[0].values())
-            await self._cache.seen(ledger_id, {account_id: changed.version})
-            return changed
+            return Account(*rows[0].values())
         account = await self.read(ledger_id, account_id)
         if if_versions is not None and account.version not in if_versions:
             raise VersionChangedError
@@ -277,7 +273,16 @@ class Accounts:
         """Return when all reads have been answered."""
         await self._lanes.drain()
 
-    async def _read_batch(self, ledger_id: int, ids: list[str]) -> list[Account | None]:
-        rows = await self._database.read("account_read_many", ledger_id, list(set(ids)))
-        accounts = {row["id"]: Account(*row.values()) for row in rows}
-        return [accounts.get(account_id) for account_id in ids]
+    def _snapshot(self, account: Account | None) -> Snapshot:
+        return Snapshot(0, b"") if account is None else Snapshot(account.version, self._body(account))
+
+
+async def _read_batch(database: Database, ledger_id: int, ids: list[str]) -> list[Account | None]:
+    """Read accounts for a lane, whose callers tell the cache what they show each by themselves."""
+    rows = await database.read("account_read_many", ledger_id, list(set(ids)))
+    accounts = {row["id"]: Account(*row.values()) for row in rows}
+    return [accounts.get(account_id) for account_id in ids]
+
+
+def _shown(account: Account | None) -> Shown:
+    return Shown(() if account is None else ((account.id, account.version),), {})

@@ -3,14 +3,14 @@
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 
+from server.ledger.batch_sender import BatchSender
 from server.ledger.row_locks import RowLocks
-from server.ledger.sender import BatchSender
-from server.ledger.settler import Settler
-from server.ledger.transfers import Locked, Outcome, TransferRequest, Unbound, resolve_known
+from server.ledger.transfers import Attempt, Outcome, TransferRequest, Unbound, resolve_known, with_answer
 from server.ledger.unit import Unit
+from server.store.cache import Cache
 from server.store.coalescer import QueueFullError
 from server.store.errors import OutcomeUnknownError, RowLockedError, StoreError, StoreUnavailableError
 from server.store.lanes import LedgerLanes
@@ -58,7 +58,9 @@ class PostingLane:
     meet in the database, on the locks of `post_transfers` and on the unique key.
 
     Args:
-        settler: Is told what was committed before anybody else is, and renders what single requests are answered.
+        cache: Is told what was committed before anybody else is.
+
+        render: Returns status and body of what a single request is answered.
 
         rows: What is known of locked accounts, and who waits for them.
 
@@ -70,15 +72,16 @@ class PostingLane:
     def __init__(
         self,
         database: Database,
-        settler: Settler,
+        cache: Cache,
+        render: Callable[[Attempt], tuple[int, bytes]],
         rows: RowLocks,
+        *,
         failpoints: Failpoints,
         tallies: Tallies,
     ) -> None:
-        self._hot_accounts = tallies.hot_accounts
         self._database = database
-        self._sender = BatchSender(database, failpoints)
-        self._settler = settler
+        self._sender = BatchSender(database, cache, render, failpoints, tallies.hot_accounts)
+        self._render = render
         self._lanes: LedgerLanes[Unit, list[Outcome]] = LedgerLanes(
             lambda ledger_id: partial(self._run, ledger_id),
             batch_max=BATCH_MAX,
@@ -124,8 +127,8 @@ class PostingLane:
             outcome = await self._join(first)
             if not isinstance(outcome, Unbound):
                 # The key is bound for ever: what this request means beside it needs no batch of its own.
-                return self._settler.answered(resolve_known(request, outcome.attempt))
-        unit = Unit((request,), False, time.monotonic(), deadline, timing)
+                return with_answer(resolve_known(request, outcome.attempt), self._render)
+        unit = Unit((request,), time.monotonic(), deadline, timing=timing)
         return (await self._submit(ledger_id, unit))[0]
 
     async def post_many(
@@ -173,7 +176,7 @@ class PostingLane:
         """Post one batch of a bulk once none of its keys is away for somebody else."""
         while first := next((p for r in part if (p := self._pending.get((ledger_id, r.key))) is not None), None):
             await self._join(first)
-        return await self._submit(ledger_id, Unit(part, atomic, time.monotonic(), deadline))
+        return await self._submit(ledger_id, Unit(part, time.monotonic(), deadline, atomic=atomic))
 
     async def _join(self, first: _Pending) -> Outcome:
         """Wait until another caller's request is resolved."""
@@ -189,120 +192,83 @@ class PostingLane:
             self._pending[ledger_id, request.key] = _Pending()
         return future
 
-    def _tell(self, ledger_id: int, unit: Unit, result: list[Outcome] | BaseException) -> None:
+    def _tell(self, ledger_id: int, unit: Unit) -> None:
         """Tell all who waited for keys of this unit, and let the keys travel again."""
+        result = unit.result
         for position, request in enumerate(unit.requests):
             for waiter in self._pending.pop((ledger_id, request.key)).waiters:
                 if waiter.done():
                     continue
-                if isinstance(result, StoreUnavailableError):
-                    waiter.set_exception(result)
-                elif isinstance(result, BaseException):
-                    waiter.set_exception(KeyInUseError())
-                else:
+                if isinstance(result, list):
                     waiter.set_result(result[position])
+                elif isinstance(result, StoreUnavailableError):
+                    waiter.set_exception(result)
+                else:
+                    waiter.set_exception(KeyInUseError())
 
     async def _run(self, ledger_id: int, units: list[Unit]) -> list[list[Outcome] | BaseException]:
-        results: list[list[Outcome] | BaseException] = [StoreUnavailableError("cancelled")] * len(units)
+        """Post a batch. Each step sets the results of the units that it decides, and the next takes the others."""
         try:
-            results = await self._post_timely(ledger_id, units)
+            self._refuse_late(units)
+            waits = self._rows.contended(ledger_id)
+            if waits:
+                # Units that name an account known to stay locked go by themselves: the others do not wait for it.
+                stuck = [u for u in units if u.result is None and self._rows.stuck(ledger_id, u.accounts)]
+                await self._post_units(ledger_id, stuck, waits=False)
+            await self._post_units(ledger_id, [u for u in units if u.result is None], waits=waits)
         except BaseException as error:
-            results = [error] * len(units)
+            for unit in units:
+                unit.result = error if unit.result is None else unit.result
             raise
         finally:
-            for unit, result in zip(units, results, strict=True):
-                self._tell(ledger_id, unit, result)
-        return results
+            for unit in units:
+                self._tell(ledger_id, unit)
+        return [unit.result for unit in units if unit.result is not None]
 
-    async def _post_timely(self, ledger_id: int, units: list[Unit]) -> list[list[Outcome] | BaseException]:
-        """Post what has not waited too long; asked once, before anything is sent, so that `late` means unsent."""
+    def _refuse_late(self, units: Iterable[Unit]) -> None:
+        """Refuse units that have waited too long; only before anything is sent, so that they are unsent for sure."""
         now = time.monotonic()
-        late = [unit.arrived < now - WAIT_MAX_SECONDS or unit.deadline < now + SENDING_MIN_SECONDS for unit in units]
-        if not any(late):
-            return await self._post_parted(ledger_id, units)
-        timely = [unit for unit, is_late in zip(units, late, strict=True) if not is_late]
-        answers = iter(await self._post_parted(ledger_id, timely) if timely else [])
-        error = StoreUnavailableError("waited too long for a batch")
-        return [error if is_late else next(answers) for is_late in late]
-
-    async def _post_parted(self, ledger_id: int, units: list[Unit]) -> list[list[Outcome] | BaseException]:
-        """Post the units; those whose accounts are known to stay locked keep the others from waiting for nothing."""
-        waits = self._rows.contended(ledger_id)
-        stuck = [waits and self._rows.stuck(ledger_id, unit.accounts) for unit in units]
-        if not any(stuck):
-            return await self._post_units(ledger_id, units, waits=waits)
-        apart = [unit for unit, is_stuck in zip(units, stuck, strict=True) if is_stuck]
-        others = [unit for unit, is_stuck in zip(units, stuck, strict=True) if not is_stuck]
-        answers = {
-            True: iter(await self._post_units(ledger_id, apart, waits=False)),
-            False: iter(await self._post_units(ledger_id, others, waits=waits) if others else []),
-        }
-        return [next(answers[is_stuck]) for is_stuck in stuck]
-
-    async def _post_units(
-        self, ledger_id: int, units: list[Unit], *, waits: bool
-    ) -> list[list[Outcome] | BaseException]:
-        """
-        Post the units; when the batch fails for itself, find out which of them is at fault.
-
-        Args:
-            waits: Whether to wait for locked accounts, if not too many statements do so already.
-        """
-        try:
-            waiters = self._database.posting_row_waiters
-            if not waits or waiters.locked():
-                return await self._post_batch(ledger_id, units, waits=False)
-            async with waiters:
-                try:
-                    return await self._post_batch(ledger_id, units, waits=True)
-                except RowLockedError:
-                    # A wait ran out. The next batch tells for which accounts, and posts what does not need them.
-                    pass
-            results = await self._post_batch(ledger_id, units, waits=False)
-            for result in results:
-                if isinstance(result, RowLockedError):
-                    self._rows.waited_in_vain(ledger_id, result.accounts)
-            return results
-        except StoreError as error:
-            return [error] * len(units)
-        except Exception as error:
-            if len(units) == 1:
-                # Logged under the id of the request that it is.
-                return [error]
-            log.warning("a batch of %d units failed (%s): sent again in halves", len(units), type(error).__name__)
-            half = len(units) // 2
-            return [
-                *await self._post_units(ledger_id, units[:half], waits=waits),
-                *await self._post_units(ledger_id, units[half:], waits=waits),
-            ]
-
-    async def _post_batch(
-        self, ledger_id: int, units: list[Unit], *, waits: bool
-    ) -> list[list[Outcome] | BaseException]:
-        requests = [request for unit in units for request in unit.requests]
-        sets = [unit.set_number(number) for number, unit in enumerate(units, 1) for _ in unit.requests]
-        deadline = min(unit.deadline for unit in units)
-        left = time.monotonic()
-        confirmation = self._settler.confirmation
-        remaining = iter(await self._sender.send(ledger_id, requests, sets, deadline, waits=waits))
         for unit in units:
-            unit.note(ledger_id, self._hot_accounts, left, time.monotonic() - left)
-        results: list[list[Outcome] | BaseException] = []
-        for unit in units:
-            outcomes: list[Outcome] = []
-            locked: tuple[str, ...] = ()
-            for _ in unit.requests:
-                outcome = next(remaining)
-                if isinstance(outcome, Locked):
-                    locked = outcome.accounts
+            if unit.arrived < now - WAIT_MAX_SECONDS or unit.deadline < now + SENDING_MIN_SECONDS:
+                unit.result = StoreUnavailableError("waited too long for a batch")
+
+    async def _post_units(self, ledger_id: int, units: list[Unit], *, waits: bool) -> None:
+        """Post units together; when their batch fails for itself, find out which of them is at fault."""
+        batches = [units] if units else []
+        while batches:
+            batch = batches.pop()
+            try:
+                if waits:
+                    await self._post_waiting(ledger_id, batch)
                 else:
-                    outcomes.append(outcome)
-            if locked:
-                results.append(RowLockedError(unit.accounts.intersection(locked)))
-                continue
-            if len(outcomes) == 1 and not unit.atomic:
-                outcomes[0] = self._settler.answered(outcomes[0])
-            results.append(outcomes)
-        done = (outcome for result in results if isinstance(result, list) for outcome in result)
-        await self._settler.settle(ledger_id, done, confirmation)
-        return results
+                    await self._sender.send(ledger_id, batch)
+            except StoreError as error:
+                for unit in batch:
+                    unit.result = error
+            except Exception as error:
+                if len(batch) == 1:
+                    # Logged under the id of the request that it is.
+                    batch[0].result = error
+                    continue
+                kind = type(error).__name__
+                log.warning("a batch of %d units failed (%s): sent again in halves", len(batch), kind)
+                half = len(batch) // 2
+                batches += [batch[half:], batch[:half]]
+
+    async def _post_waiting(self, ledger_id: int, units: list[Unit]) -> None:
+        """Post units, waiting for locked accounts unless too many statements do so already."""
+        turns = self._rows.posting_turns
+        if turns.locked():
+            await self._sender.send(ledger_id, units)
+            return
+        async with turns:
+            try:
+                await self._sender.send(ledger_id, units, waits=True)
+                return
+            except RowLockedError:
+                # The wait ran out. The next batch tells for which accounts, and posts what does not need them.
+                pass
+        await self._sender.send(ledger_id, units)
+        for unit in units:
+            if isinstance(unit.result, RowLockedError):
+                self._rows.waited_in_vain(ledger_id, unit.result.accounts)

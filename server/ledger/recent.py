@@ -84,7 +84,7 @@ class RecentInstants:
         clocks: dict[str, datetime | BaseException] = {account: RowLockedError((account,)) for account in stuck}
         statement = partial(self._database.read_once, "account_clock_many_waiting", ledger_id, names)
         try:
-            rows = await self._rows.run_waiting(self._database.reading_row_waiters, ledger_id, names, statement)
+            rows = await self._rows.run_waiting(self._rows.reading_turns, ledger_id, names, statement)
             clocks.update((row["id"], row["clock"]) for row in rows)
         except RowLockedError:
             clocks.update((account, RowLockedError((account,))) for account in names)

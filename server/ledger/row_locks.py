@@ -15,6 +15,8 @@ from server.store.resend import SENDING_MIN_SECONDS
 CONTENDED_SECONDS: Final = 10.0
 # Seconds for which no statement waits for a row after a wait for it ran out.
 STUCK_SECONDS: Final = 10.0
+# One connection of so many may be waiting for a locked row; the others serve those who need none of it.
+CONNECTIONS_A_ROW_WAITER: Final = 2
 # Seconds that a statement which would wait for rows waits for one of the few connections for it: as many turns as there
 # are in a deadline are no use to anybody.
 TURN_SECONDS: Final = 0.5
@@ -50,10 +52,15 @@ class RowLocks:
 
     Args:
         database: Where the accounts are.
+
+    Attributes:
+        posting_turns, reading_turns: Held by statements of the two pools that wait for locked rows.
     """
 
     def __init__(self, database: Database) -> None:
         self._database = database
+        self.posting_turns = asyncio.Semaphore(max(1, database.posting_connections // CONNECTIONS_A_ROW_WAITER))
+        self.reading_turns = asyncio.Semaphore(max(1, database.reading_connections // CONNECTIONS_A_ROW_WAITER))
         # Until when, on the clock of `time.monotonic`.
         self._contended: dict[int, float] = {}
         self._stuck: dict[Row, float] = {}
@@ -133,17 +140,13 @@ class RowLocks:
             await self._changed(ledger_id, accounts, deadline)
 
     async def run_waiting(
-        self,
-        turns: asyncio.Semaphore,
-        ledger_id: int,
-        accounts: Sequence[str],
-        statement: Callable[[], Awaitable[T]],
+        self, turns: asyncio.Semaphore, ledger_id: int, accounts: Sequence[str], statement: Callable[[], Awaitable[T]]
     ) -> T:
         """
         Run a statement that waits for the rows of *accounts*, when one of the few connections for it is free.
 
         Args:
-            turns: One for each of these connections.
+            turns: One of those below.
 
         Raises:
             RowLockedError: A row stayed locked, or there was no turn in time; nothing was done.

@@ -1,6 +1,7 @@
 """Transfers: what is asked for, what is kept of it, and what may become of it."""
 
 import hashlib
+from collections.abc import Callable
 from datetime import datetime
 from typing import NamedTuple
 from uuid import UUID
@@ -85,12 +86,6 @@ class Unbound(NamedTuple):
     """Nothing was done and no key was bound: the linked set meets keys that other requests have bound."""
 
 
-class Locked(NamedTuple):
-    """Nothing was done and no key was bound: another transaction has locked these accounts."""
-
-    accounts: tuple[str, ...]
-
-
 Outcome = Bound | Reused | Unbound
 
 # What is asked for; the rest of a request is about its sending.
@@ -128,3 +123,11 @@ def resolve_known(request: TransferRequest, attempt: Attempt) -> Outcome:
         # The identifier is made once a request: finding it means that an earlier sending of this very batch did commit.
         return Bound(attempt, replayed=attempt.id != request.id)
     return Reused(attempt, tuple(name for name, a, b in zip(_ASKED, asked, bound, strict=True) if a != b))
+
+
+def with_answer(outcome: Outcome, render: Callable[[Attempt], tuple[int, bytes]]) -> Outcome:
+    """Return the outcome of a single request with what the request is answered."""
+    if not isinstance(outcome, Bound):
+        return outcome
+    attempt, replayed, _ = outcome
+    return Bound(attempt, replayed, Replay(attempt.fingerprint, meaning(attempt), *render(attempt)))

@@ -17,6 +17,7 @@ from server.store.driver_errors import DRIVER_ERRORS, server_is_leaving, transla
 from server.store.errors import (
     ConnectionLostError,
     DatabaseError,
+    DuplicateError,
     NoAnswerError,
     NoConnectionError,
     NoneFreeError,
@@ -43,8 +44,6 @@ READ_WAITERS_MAX = 1_000
 POSTING_CONNECTIONS_MIN = 2
 # Changes of accounts beyond those at work that may wait: about 100 ms of work at a commit each.
 WRITE_WAITERS_MAX = 200
-# One connection of so many may be waiting for a locked row; the others serve those who need none of it.
-CONNECTIONS_A_ROW_WAITER = 2
 # A statement that was given less time than this and ran out of it says nothing of Postgres.
 TELLING_SECONDS = 0.5
 
@@ -77,9 +76,6 @@ class Database:
         reading_connections: Size of the pool that reads.
 
         slow_seconds: Statements that take longer are logged.
-
-    Attributes:
-        posting_row_waiters, reading_row_waiters: Held by statements of the two pools that wait for locked rows.
     """
 
     def __init__(
@@ -87,7 +83,8 @@ class Database:
     ) -> None:
         self._dsn = dsn
         self._statements = Statements(slow_seconds)
-        self._sizes = (posting_connections, reading_connections)
+        self.posting_connections = posting_connections
+        self.reading_connections = reading_connections
         self._reading_waiters = 0
         self._waiters_max = reading_connections + READ_WAITERS_MAX
         self._writers = Turns(
@@ -95,16 +92,13 @@ class Database:
             waiters_max=WRITE_WAITERS_MAX,
             wait_seconds=ACQUIRE_TIMEOUT_SECONDS,
         )
-        self.posting_row_waiters = asyncio.Semaphore(max(1, posting_connections // CONNECTIONS_A_ROW_WAITER))
-        self.reading_row_waiters = asyncio.Semaphore(max(1, reading_connections // CONNECTIONS_A_ROW_WAITER))
         self._breaker = Breaker("Postgres", self._probe)
         # Is shown every connection before it is used.
         self.watcher: Watcher | None = None
 
     async def __aenter__(self) -> "Database":
-        posting, reading = self._sizes
-        self.posting_pool = await create_pool(self._dsn, posting, self._meet)
-        self.reading_pool = await create_pool(self._dsn, reading, self._meet)
+        self.posting_pool = await create_pool(self._dsn, self.posting_connections, self._meet)
+        self.reading_pool = await create_pool(self._dsn, self.reading_connections, self._meet)
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -299,7 +293,7 @@ class Database:
 
     async def _note(self, failure: StoreError | DatabaseError, error: Exception) -> None:
         """Log a failure, and replace all connections when it says that the server is leaving or is a replica now."""
-        if isinstance(failure, StoreError) and not isinstance(failure, RowLockedError):
+        if isinstance(failure, StoreError | DuplicateError) and not isinstance(failure, RowLockedError):
             log.warning("postgres failed: %s", type(error).__name__)
         if server_is_leaving(error):
             await self.expire()
