@@ -23,8 +23,6 @@ from server.telemetry.tallies import BatchTally
 READ_BATCH_MAX = 200
 # Read batches of one ledger away at once.
 READ_IN_FLIGHT_MAX = 2
-# Reads of one ledger that may wait: tens of milliseconds of work.
-READ_QUEUE_MAX = 4_000
 # Seconds a read may wait for a batch: whoever asked has given up by then.
 READ_WAIT_MAX_SECONDS = 1.0
 # How long an opening or a change may take in all while rows are locked.
@@ -137,7 +135,6 @@ class Accounts:
             lambda ledger_id: partial(_read_batch, database, ledger_id),
             batch_max=READ_BATCH_MAX,
             in_flight_max=READ_IN_FLIGHT_MAX,
-            queue_max=READ_QUEUE_MAX,
             wait_max_seconds=READ_WAIT_MAX_SECONDS,
             tally=tally,
         )

@@ -9,6 +9,7 @@ from server.store.coalescer import QueueFullError
 from server.store.errors import RowLockedError, StoreError
 from server.store.postgres import Database
 from server.store.resend import SENDING_MIN_SECONDS
+from server.store.semaphores import acquired
 
 # Seconds for which statements of a ledger may wait for rows after one of them met a row that was locked for a moment.
 # Batches of several workers that post to the same accounts wait for one another this way, in the order of the database.
@@ -151,11 +152,8 @@ class RowLocks:
         Raises:
             RowLockedError: A row stayed locked, or there was no turn in time; nothing was done.
         """
-        try:
-            async with asyncio.timeout(TURN_SECONDS):
-                await turns.acquire()
-        except TimeoutError:
-            raise RowLockedError(accounts) from None
+        if not await acquired(turns, TURN_SECONDS):
+            raise RowLockedError(accounts)
         try:
             if self.stuck(ledger_id, accounts):
                 # Found out while this one waited for its turn.

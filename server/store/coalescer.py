@@ -32,7 +32,8 @@ class Coalescer(Generic[Item, Result]):
 
         in_flight_max: Batches that may be away at once.
 
-        queue_max: Weight that may wait. Past it `submit` refuses at once.
+        queue_max: Weight that may wait. Past it `submit` refuses at once. None where what may come is bounded before:
+            by the places of requests, for one.
 
         split_from: Weight from which a batch leaves with half of what waits only. If it took all, everybody would be
             away, then everybody be answered, and each side idle while the other works.
@@ -49,7 +50,7 @@ class Coalescer(Generic[Item, Result]):
         *,
         batch_max: int,
         in_flight_max: int,
-        queue_max: int,
+        queue_max: int | None = None,
         split_from: int | None = None,
         wait_max_seconds: float = math.inf,
         tally: BatchTally | None = None,
@@ -60,7 +61,7 @@ class Coalescer(Generic[Item, Result]):
         self._batch_max = batch_max
         self._split_from = batch_max if split_from is None else split_from
         self._in_flight_max = in_flight_max
-        self._queue_max = queue_max
+        self._queue_max = math.inf if queue_max is None else queue_max
         self._queue: deque[tuple[Item, int, asyncio.Future[Result], float]] = deque()
         self._queued = 0
         self._opened = False

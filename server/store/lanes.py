@@ -32,7 +32,7 @@ class LedgerLanes(Generic[Item, Result]):
         *,
         batch_max: int,
         in_flight_max: int,
-        queue_max: int,
+        queue_max: int | None = None,
         split_from: int | None = None,
         wait_max_seconds: float = math.inf,
         tally: BatchTally | None = None,

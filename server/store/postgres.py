@@ -29,21 +29,20 @@ from server.store.errors import (
 )
 from server.store.pools import RELEASE_TIMEOUT_SECONDS, create_pool, release
 from server.store.resend import resend
+from server.store.semaphores import acquired
 from server.store.sessions import COMMAND_TIMEOUT_SECONDS, CONNECT_TIMEOUT_SECONDS, SESSION_SETTINGS
 from server.store.sql import query
 from server.store.statements import Statements
-from server.store.turns import Turns
 
 # Time to wait for a free connection.
 ACQUIRE_TIMEOUT_SECONDS = 1.0
 # How long one read may take in all, retries on lost connections included.
 READ_DEADLINE_SECONDS = 5.0
-# Readers beyond the pool that may wait for a connection: about 50 ms of work at 0.2 ms a query and 4 connections.
+# Readers beyond the pool that may wait for a connection: about 50 ms of work at 0.2 ms a query and 4 connections. Most
+# have a place, and those are fewer. The keys of requests are looked up before, each that was known by itself.
 READ_WAITERS_MAX = 1_000
 # Connections of the posting pool that changes of accounts leave to transfers: one batch decides while another commits.
 POSTING_CONNECTIONS_MIN = 2
-# Changes of accounts beyond those at work that may wait: about 100 ms of work at a commit each.
-WRITE_WAITERS_MAX = 200
 # A statement that was given less time than this and ran out of it says nothing of Postgres.
 TELLING_SECONDS = 0.5
 
@@ -87,11 +86,7 @@ class Database:
         self.reading_connections = reading_connections
         self._reading_waiters = 0
         self._waiters_max = reading_connections + READ_WAITERS_MAX
-        self._writers = Turns(
-            max(1, posting_connections - POSTING_CONNECTIONS_MIN),
-            waiters_max=WRITE_WAITERS_MAX,
-            wait_seconds=ACQUIRE_TIMEOUT_SECONDS,
-        )
+        self._writers = asyncio.Semaphore(max(1, posting_connections - POSTING_CONNECTIONS_MIN))
         self._breaker = Breaker("Postgres", self._probe)
         # Is shown every connection before it is used.
         self.watcher: Watcher | None = None
@@ -227,13 +222,12 @@ class Database:
         Run the named statement, whose effect is the same when it is run again, on the posting pool.
 
         Raises:
-            QueueFullError: Too many callers wait already.
             RowLockedError: A row stayed locked; nothing was done.
             StoreUnavailableError: Nothing was done.
             OutcomeUnknownError: Postgres was lost while it worked, and did not answer again in time.
             DatabaseError: It refuses.
         """
-        async with self._writers.take():
+        async with self._writing():
             return await self._again(self.posting_pool, name, arguments)
 
     async def write_once(self, name: str, *arguments: object) -> "list[asyncpg.Record]":
@@ -241,14 +235,23 @@ class Database:
         Run the named statement, which must not be repeated, on the posting pool.
 
         Raises:
-            QueueFullError: Too many callers wait already.
             RowLockedError: A row stayed locked; nothing was done.
             StoreUnavailableError: Nothing was done.
             OutcomeUnknownError: Postgres was lost while it worked.
             DatabaseError: It refuses.
         """
-        async with self._writers.take(), self.posting() as connection:
+        async with self._writing(), self.posting() as connection:
             return await self.run(connection, name, *arguments)
+
+    @asynccontextmanager
+    async def _writing(self) -> AsyncIterator[None]:
+        """Be one of the few changes of accounts at a time."""
+        if not await acquired(self._writers, ACQUIRE_TIMEOUT_SECONDS):
+            raise StoreUnavailableError("no connection was free for a change in time")
+        try:
+            yield
+        finally:
+            self._writers.release()
 
     async def _read(
         self, pool: "asyncpg.Pool[asyncpg.Record]", name: str, arguments: Sequence[object]
