@@ -1,9 +1,10 @@
 """A batch on its way: sent until it is known what became of it, then invalidated, and only then heard of."""
 
 import asyncio
+import time
 from collections.abc import Callable, Coroutine, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import asyncpg
 
@@ -20,6 +21,16 @@ from server.telemetry.top import Top
 
 # By then an armed failpoint has seen the batch leave; nothing waits for it otherwise.
 _SENT_SECONDS = 0.001
+
+
+class _Batch(NamedTuple):
+    """Units that travel together; when they left and when they give up, in seconds of `time.monotonic`."""
+
+    ledger_id: int
+    units: Sequence[Unit]
+    waits: bool
+    left: float
+    deadline: float
 
 
 class BatchSender:
@@ -66,38 +77,41 @@ class BatchSender:
             OutcomeUnknownError: It was lost on the way, and nothing after it found out.
             DatabaseError: Postgres refuses the batch; nothing was done.
         """
-        deadline = min(unit.deadline for unit in units)
-        sending = partial(self._send_once, ledger_id, units, waits, deadline)
-        await self._invalidating.run(ledger_id, partial(resend, sending, deadline), lambda _: _shown(units))
+        batch = _Batch(ledger_id, units, waits, time.monotonic(), min(unit.deadline for unit in units))
+        sending = partial(resend, partial(self._send_once, batch), batch.deadline)
+        await self._invalidating.run(ledger_id, sending, lambda _: _shown(units))
 
-    async def _send_once(self, ledger_id: int, units: Sequence[Unit], waits: bool, deadline: float, lost: bool) -> None:
-        """Send the batch, then read what its known keys are bound to."""
+    async def _send_once(self, batch: _Batch, lost: bool) -> None:
+        """Send a batch, then read what its known keys are bound to."""
         async with self._database.posting() as connection:
             await self._failpoints.reach("posting.before_batch")
-            arguments = (ledger_id, *columns(units), waits or lost)
+            arguments = columns(batch.units)
             posting = self._database.run(
                 connection,
                 "transfer_post_many",
-                *arguments,
-                timeout=statement_seconds(deadline),
-                items=sum(len(unit.requests) for unit in units),
+                *(batch.ledger_id, *arguments, batch.waits or lost),
+                timeout=statement_seconds(batch.deadline),
+                items=len(arguments[1]),
             )
             try:
                 [result] = await (self._watched(posting) if self._failpoints.armed else posting)
             except RowLockedError as error:
-                raise RowLockedError(set().union(*(unit.accounts for unit in units))) from error
+                raise RowLockedError(set().union(*(unit.accounts for unit in batch.units))) from error
             await self._failpoints.reach("posting.committed")
             rows: list[asyncpg.Record] = []
             if "known" in result["outcomes"]:
-                keys = (request.key for unit in units for request in unit.requests)
-                known = [key for key, outcome in zip(keys, result["outcomes"], strict=True) if outcome == "known"]
+                requests = (request for unit in batch.units for request in unit.requests)
+                known = [r.key for r, outcome in zip(requests, result["outcomes"], strict=True) if outcome == "known"]
                 try:
-                    rows = await self._database.run(connection, "transfer_by_keys", ledger_id, known)
+                    rows = await self._database.run(connection, "transfer_by_keys", batch.ledger_id, known)
                 except StoreUnavailableError as error:
                     # The batch has committed: a refusal from here on is not one of the batch.
                     raise OutcomeUnknownError(str(error)) from error
         attempts = {row["idempotency_key"]: Attempt.from_row(row) for row in rows}
-        resolve(units, result, attempts, self._render)
+        resolve(batch.units, result, attempts, self._render)
+        seconds = time.monotonic() - batch.left
+        for unit in batch.units:
+            unit.note(batch.ledger_id, self._hot_accounts, batch.left, seconds)
 
     async def _watched(self, posting: "Coroutine[Any, Any, list[asyncpg.Record]]") -> "list[asyncpg.Record]":
         """Send the batch and reach a failpoint while it is away."""

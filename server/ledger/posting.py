@@ -12,7 +12,7 @@ from server.ledger.transfers import Attempt, Outcome, TransferRequest, Unbound, 
 from server.ledger.unit import Unit
 from server.store.cache import Cache
 from server.store.coalescer import QueueFullError
-from server.store.errors import OutcomeUnknownError, RowLockedError, StoreError, StoreUnavailableError
+from server.store.errors import DatabaseError, OutcomeUnknownError, RowLockedError, StoreError, StoreUnavailableError
 from server.store.lanes import LedgerLanes
 from server.store.postgres import Database
 from server.store.resend import SENDING_MIN_SECONDS
@@ -250,7 +250,7 @@ class PostingLane:
                     # Logged under the id of the request that it is.
                     batch[0].result = error
                     continue
-                kind = type(error).__name__
+                kind = error.kind if isinstance(error, DatabaseError) else type(error).__name__
                 log.warning("a batch of %d units failed (%s): sent again in halves", len(batch), kind)
                 half = len(batch) // 2
                 batches += [batch[half:], batch[:half]]
