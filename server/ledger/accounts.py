@@ -21,14 +21,13 @@ from server.telemetry.tallies import BatchTally
 
 # Accounts a query. The query's cost grows with them; 200 take about a millisecond.
 READ_BATCH_MAX = 200
-# Read batches of one ledger away at once.
+# Read batches of one ledger in flight at once.
 READ_IN_FLIGHT_MAX = 2
-# Seconds a read may wait for a batch: whoever asked has given up by then.
+# Seconds that a read may wait for a batch: its caller has given up by then.
 READ_WAIT_MAX_SECONDS = 1.0
-# How long an opening or a change may take in all while rows are locked.
+# Seconds that an opening or a change may take in all while rows are locked.
 WRITE_DEADLINE_SECONDS = 5.0
-# Milliseconds that a statement waits for a locked row, as lock_timeout takes them: at first next to nothing, and then,
-# on one of few connections, as long as a posting waits.
+# The lock_timeout of a statement, in milliseconds, by whether it may wait for locked rows.
 WAIT_MS = {False: "1", True: str(LOCK_TIMEOUT_MS)}
 
 
@@ -73,7 +72,7 @@ class Opened(NamedTuple):
 
 
 class AccountChange(NamedTuple):
-    """What a change sets; the flags tell null from nothing."""
+    """What a change sets. A flag tells whether a limit is set at all, since null is a value of it."""
 
     set_floor: bool = False
     floor: int | None = None
@@ -110,7 +109,7 @@ class Accounts:
     The accounts of all ledgers. Reads of one ledger that wait at the same time share one query.
 
     Args:
-        cache: Is told every version before it is shown to anybody.
+        cache: Is told of every version before a caller is.
 
         rows: What is known of locked accounts, and who waits for them.
 
@@ -151,7 +150,7 @@ class Accounts:
 
     async def read_leased(self, ledger_id: int, account_id: str, lease: bytes | None) -> Account:
         """
-        Do what `read` does, and store what was read when the caller holds the *lease* on the account's snapshot.
+        Do what `read` does, and fill the account's snapshot if the caller holds the *lease* on it.
 
         Raises:
             As `read`.
@@ -183,7 +182,7 @@ class Accounts:
         """
         columns = [list(column) for column in zip(*requests, strict=True)]
         statement = partial(self._database.write, account_shown, "account_create_many", ledger_id, *columns)
-        rows = await self._outlast(ledger_id, [request.id for request in requests], statement, on_wait)
+        rows = await self._retry_while_locked(ledger_id, [request.id for request in requests], statement, on_wait)
         accounts = {row["id"]: Account(*row.values()) for row in rows}
         fresh = set(accounts)
         others = [request.id for request in requests if request.id not in accounts]
@@ -201,26 +200,31 @@ class Accounts:
             fresh.discard(request.id)
         return opened
 
-    async def _outlast(
+    async def _retry_while_locked(
         self,
         ledger_id: int,
         ids: Sequence[str],
         statement: Callable[[str], Awaitable[Sequence[asyncpg.Record]]],
         on_wait: Callable[[], None] | None,
     ) -> Sequence[asyncpg.Record]:
-        """Return the rows of a statement that locks accounts and takes for how long, in milliseconds, it may wait."""
+        """
+        Return the rows of a statement that locks accounts, run again while they are locked.
+
+        Args:
+            statement: Takes its lock_timeout, in milliseconds.
+        """
 
         async def attempt(waits: bool) -> Sequence[asyncpg.Record]:
             run = partial(statement, WAIT_MS[waits])
             if waits:
-                return await self._rows.run_waiting(self._rows.posting_turns, ledger_id, ids, run)
+                return await self._rows.run_waiting(self._rows.posting_lock_waits, ledger_id, ids, run)
             try:
                 return await run()
             except RowLockedError as error:
                 raise RowLockedError(ids) from error
 
         deadline = time.monotonic() + WRITE_DEADLINE_SECONDS
-        return await self._rows.outlast(ledger_id, attempt, deadline, on_wait, needed=ids)
+        return await self._rows.retry_while_locked(ledger_id, attempt, deadline, on_wait, needed=ids)
 
     async def page(self, ledger_id: int, prefix: str, after: str, limit: int) -> list[Account]:
         """Return up to *limit* accounts whose ids begin with *prefix*, those after the id *after*, by id."""
@@ -253,7 +257,7 @@ class Accounts:
         arguments = (account_id, if_versions, *change, METADATA_KEYS_MAX)
         statement = partial(self._database.write_once, account_shown, "account_patch", ledger_id, *arguments)
         try:
-            rows = await self._outlast(ledger_id, [account_id], statement, on_wait)
+            rows = await self._retry_while_locked(ledger_id, [account_id], statement, on_wait)
         except ConstraintError as error:
             meaning = CONSTRAINTS.get(error.constraint)
             if meaning is None:

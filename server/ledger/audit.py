@@ -1,4 +1,4 @@
-"""The audit: proves from the rows alone that the books add up, one snapshot a ledger, beside running traffic."""
+"""The audit: proves from the rows that the books add up, in one snapshot for each ledger, during traffic."""
 
 from collections.abc import AsyncIterator, Callable
 from typing import NamedTuple
@@ -8,10 +8,10 @@ from server.store.readiness import UNMIGRATED, explain_refusal
 from server.store.sessions import Session, scanning_session
 from server.store.sql import query
 
-# Findings of one kind that are told one by one; the rest is counted.
+# Findings of one kind that are reported one by one; the rest is counted.
 SAMPLES_MAX = 20
 
-# The passes over a ledger, each a statement, in order, and what a person is told meanwhile.
+# The passes over a ledger in order: a statement, and how a person is told of it.
 PASSES = {
     "audit_currencies": "sums of the balances",
     "audit_rows": "transfers one by one",
@@ -25,7 +25,7 @@ class AuditError(StoreError):
 
 
 class Finding(NamedTuple):
-    """All errors of one kind: how many, and the first of them in words, with the ids concerned."""
+    """All errors of one kind: their number, and a sentence on each of the first ones."""
 
     kind: str
     total: int
@@ -33,7 +33,7 @@ class Finding(NamedTuple):
 
 
 class LedgerReport(NamedTuple):
-    """What was checked of a ledger, and what is wrong with it."""
+    """How much of a ledger was checked, and what is wrong with it."""
 
     ledger: str
     accounts: int
@@ -47,10 +47,10 @@ async def audit(
     dsn: str, ledger: str | None, on_pass: Callable[[str, str], None]
 ) -> AsyncIterator[LedgerReport | Finding]:
     """
-    Check the ledger called *ledger*, or all one after the other; what is wrong with the schema comes first.
+    Check the ledger called *ledger*, or all one after the other; a fault of the schema comes first.
 
     Args:
-        on_pass: Is told the ledger and what is looked at, whenever a new pass begins.
+        on_pass: Is told the ledger and what is checked whenever a pass begins.
 
     Raises:
         AuditError: There is no such ledger, or no schema.

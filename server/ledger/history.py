@@ -1,4 +1,4 @@
-"""What happened: transfers found again, statements, balances of the past."""
+"""Reads of committed transfers: by id, by key and in lists, as statements, and as balances of the past."""
 
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -47,7 +47,7 @@ class PastBalance(NamedTuple):
 
 
 class FutureInstantError(Exception):
-    """The instant has not come yet: its balance could still change."""
+    """The instant has not come yet, so its balance may still change."""
 
 
 class History:
@@ -78,7 +78,8 @@ class History:
         """
         Return up to *limit* posted transfers in the order of their instants and ids, newest first.
 
-        Rows of postings under way may still appear before others: docs/requests.md has how to read on without loss.
+        A row of a posting under way may still appear before rows that were read: docs/requests.md tells how to read on
+        without missing one.
 
         Args:
             before: Instant and id of the last one already seen.
@@ -111,8 +112,8 @@ class History:
         on_wait: Callable[[], None] | None = None,
     ) -> list[Entry]:
         """
-        Return up to *limit* lines of the account's statement, newest first. Up to an instant that has come they are
-        the same for ever, however recent it is.
+        Return up to *limit* lines of the account's statement, newest first. Lines before an instant that has come never
+        change.
 
         Args:
             since, until: Instants; *since* is included, *until* is not.
@@ -136,7 +137,7 @@ class History:
         self, ledger_id: int, account: str, at: datetime, on_wait: Callable[[], None] | None = None
     ) -> PastBalance:
         """
-        Return the account's balance as it was at the instant *at*: 0 before its first entry. It is the same for ever.
+        Return the account's balance at the instant *at*, 0 before its first entry. It never changes.
 
         Args:
             on_wait: Called once if it has to wait for a locked account.

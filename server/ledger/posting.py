@@ -1,4 +1,4 @@
-"""The posting lane: transfers of all callers, sent to Postgres together and resolved whatever happens on the way."""
+"""The posting lane: transfers of all callers, sent to Postgres together, each posted once."""
 
 import asyncio
 import logging
@@ -19,19 +19,19 @@ from server.store.resend import SENDING_MIN_SECONDS
 from server.telemetry.failpoints import Failpoints
 from server.telemetry.tallies import Tallies, Timing
 
-# Requests a batch. At 500 the commit costs each of them a few microseconds; larger batches only hold locks longer.
+# Requests a batch. Shared by 500, a commit costs each a few microseconds; larger batches only hold locks longer.
 BATCH_MAX = 500
-# Requests from which a batch leaves half of what waits to the next one, so that this worker answers one batch while
-# PostgreSQL posts the other; at 100 the cost of a batch is still shared by enough.
+# A batch larger than this takes only half of what waits, so that this worker answers one batch while PostgreSQL posts
+# the other. At 100 requests the cost of a batch is still shared by enough.
 SPLIT_FROM = 100
-# Batches of one ledger away at once: one decides while the one before it commits. More wait on one another's locks.
+# Batches of one ledger in flight at once: one decides while the one before it commits. More would only wait for locks.
 IN_FLIGHT_MAX = 2
-# Requests of one ledger that may wait: a fifth of a second of work. Past it a caller is better served by a refusal.
+# Requests of one ledger that may wait: a fifth of a second of work.
 QUEUE_MAX = 4_000
-# How long a posting may take in all, from its arrival: waiting, posting, and finding out after a lost connection.
+# Seconds that a posting may take in all: waiting, posting, and finding out what was done after a lost connection.
 DEADLINE_SECONDS = 5.0
-# A request that has waited this long for its batch is refused unsent: what is left of its deadline belongs to
-# finding out, and its caller is better served by an early answer.
+# Seconds that a request may wait for its batch. Then it is refused unsent: the rest of its deadline is needed to find
+# out what was done after a lost connection.
 WAIT_MAX_SECONDS = 1.0
 
 log = logging.getLogger(__name__)
@@ -42,7 +42,7 @@ class KeyInUseError(Exception):
 
 
 class _Pending:
-    """A key that waits or is away in this process, and those who wait to hear of it."""
+    """A key whose request waits or is in flight in this process, and the duplicates that wait for its outcome."""
 
     __slots__ = ("waiters",)
 
@@ -54,15 +54,15 @@ class PostingLane:
     """
     Posts transfers, each exactly once however often it is asked for.
 
-    Duplicates within this process meet in memory: one travels, the others wait for its outcome. Duplicates elsewhere
+    Of duplicates within this process one is sent, and the others wait for its outcome. Duplicates in several processes
     meet in the database, on the locks of `post_transfers` and on the unique key.
 
     Args:
-        cache: Is told what was committed before anybody else is.
+        cache: Is told what was committed before a caller is.
 
         render: Returns status and body of what a single request is answered.
 
-        rows: What is known of locked accounts, and who waits for them.
+        rows: Knows the locked accounts.
 
         failpoints: Where tests make it fail.
 
@@ -104,20 +104,20 @@ class PostingLane:
         Post one transfer, or learn what its key is bound to.
 
         Args:
-            timing: Is told how long it waited for its batch, and how long Postgres took.
+            timing: Takes how long it waited for its batch, and how long Postgres took.
 
             on_wait: Called once if it has to wait for a locked account.
 
         Raises:
             QueueFullError: Too much waits already; nothing was done.
             StoreUnavailableError: Postgres could not be used in time; nothing was done.
-            OutcomeUnknownError: Postgres was lost meanwhile; the same request tells, later.
+            OutcomeUnknownError: Postgres was lost meanwhile; the same request finds out later.
             KeyInUseError: A request with this key is still unresolved past its deadline.
         """
         deadline = time.monotonic() + DEADLINE_SECONDS
 
         attempt = partial(self._post, ledger_id, request, deadline, timing)
-        return await self._rows.outlast(ledger_id, attempt, deadline, on_wait)
+        return await self._rows.retry_while_locked(ledger_id, attempt, deadline, on_wait)
 
     async def _post(
         self, ledger_id: int, request: TransferRequest, deadline: float, timing: Timing | None, _waits: bool
@@ -126,7 +126,7 @@ class PostingLane:
         while (first := self._pending.get(name)) is not None:
             outcome = await self._join(first)
             if not isinstance(outcome, Unbound):
-                # The key is bound for ever: what this request means beside it needs no batch of its own.
+                # The key is bound for ever, so this request needs no batch of its own.
                 return with_answer(resolve_known(request, outcome.attempt), self._render)
         unit = Unit((request,), time.monotonic(), deadline, timing=timing)
         return (await self._submit(ledger_id, unit))[0]
@@ -147,18 +147,18 @@ class PostingLane:
 
         Raises:
             QueueFullError, StoreUnavailableError, OutcomeUnknownError: As `post`. Without *atomic* a part of the
-                requests may have been posted: the same call again tells.
+                requests may have been posted: the same call finds out.
             KeyInUseError: As `post`.
         """
         step = len(requests) if atomic else BATCH_MAX
         outcomes: list[Outcome] = []
-        # One for all parts: a service that stops waits no longer than this for any request.
+        # One deadline for all parts: a service that stops waits no longer than this for any request.
         deadline = time.monotonic() + DEADLINE_SECONDS
         for start in range(0, len(requests), step):
             part = tuple(requests[start : start + step])
             try:
                 attempt = partial(self._post_part, ledger_id, part, atomic, deadline)
-                outcomes += await self._rows.outlast(ledger_id, attempt, deadline, on_wait)
+                outcomes += await self._rows.retry_while_locked(ledger_id, attempt, deadline, on_wait)
             except (QueueFullError, StoreUnavailableError) as error:
                 if start == 0:
                     raise
@@ -173,27 +173,27 @@ class PostingLane:
     async def _post_part(
         self, ledger_id: int, part: tuple[TransferRequest, ...], atomic: bool, deadline: float, _waits: bool
     ) -> list[Outcome]:
-        """Post one batch of a bulk once none of its keys is away for somebody else."""
+        """Post one batch of a bulk, once none of its keys is in flight for another request."""
         while first := next((p for r in part if (p := self._pending.get((ledger_id, r.key))) is not None), None):
             await self._join(first)
         return await self._submit(ledger_id, Unit(part, time.monotonic(), deadline, atomic=atomic))
 
     async def _join(self, first: _Pending) -> Outcome:
-        """Wait until another caller's request is resolved."""
+        """Return the outcome of another caller's request with the same key."""
         waiter: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
         first.waiters.append(waiter)
         return await waiter
 
     def _submit(self, ledger_id: int, unit: Unit) -> "asyncio.Future[list[Outcome]]":
-        # Batches that were lost on the way may hold the lane until their deadline: nobody queues behind them.
+        # Batches that were lost may block the lane until their deadline: nobody queues behind them.
         self._database.check()
         future = self._lanes.submit(ledger_id, unit, len(unit.requests))
         for request in unit.requests:
             self._pending[ledger_id, request.key] = _Pending()
         return future
 
-    def _tell(self, ledger_id: int, unit: Unit) -> None:
-        """Tell all who waited for keys of this unit, and let the keys travel again."""
+    def _resolve_duplicates(self, ledger_id: int, unit: Unit) -> None:
+        """Give the result of a unit to the duplicates that wait for it, and let its keys be sent again."""
         result = unit.result
         for position, request in enumerate(unit.requests):
             for waiter in self._pending.pop((ledger_id, request.key)).waiters:
@@ -222,7 +222,7 @@ class PostingLane:
             raise
         finally:
             for unit in units:
-                self._tell(ledger_id, unit)
+                self._resolve_duplicates(ledger_id, unit)
         return [unit.result for unit in units if unit.result is not None]
 
     def _refuse_late(self, units: Iterable[Unit]) -> None:
@@ -257,7 +257,7 @@ class PostingLane:
 
     async def _post_waiting(self, ledger_id: int, units: list[Unit]) -> None:
         """Post units, waiting for locked accounts unless too many statements do so already."""
-        turns = self._rows.posting_turns
+        turns = self._rows.posting_lock_waits
         if turns.locked():
             await self._sender.send(ledger_id, units)
             return
@@ -271,4 +271,4 @@ class PostingLane:
         await self._sender.send(ledger_id, units)
         for unit in units:
             if isinstance(unit.result, RowLockedError):
-                self._rows.waited_in_vain(ledger_id, unit.result.accounts)
+                self._rows.note_stuck(ledger_id, unit.result.accounts)

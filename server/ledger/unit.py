@@ -1,4 +1,4 @@
-"""What travels to Postgres together: one request, or several that somebody sent as one."""
+"""A unit of a batch: one request, or the requests of a bulk or of an atomic set."""
 
 from server.ledger.transfers import Outcome, TransferRequest
 from server.telemetry.tallies import Timing
@@ -7,7 +7,7 @@ from server.telemetry.top import Top
 
 class Unit:
     """
-    Requests that travel in one batch, and what becomes of them.
+    Requests that are sent in the same batch, and their result.
 
     Args:
         requests: A single one, a part of a bulk, or (*atomic*) a linked set.
@@ -15,7 +15,7 @@ class Unit:
         arrived, deadline: When it joined the queue, and when its callers give up, on the clock of `time.monotonic`, in
             seconds.
 
-        timing: Where a single one notes how long it took.
+        timing: Takes how long a single request took.
 
     Attributes:
         result: The outcomes of the requests in order, or why there are none; None until one of the two is known.
@@ -45,7 +45,7 @@ class Unit:
         return {side for request in self.requests for side in (request.source, request.destination)}
 
     def set_number(self, number: int) -> int:
-        """Return what tells the database that its requests belong together, given its *number* in the batch, from 1."""
+        """Return its element of `p_sets` of `post_transfers`, given its *number* in the batch, from 1."""
         if self.atomic:
             return number
         return -number if len(self.requests) > 1 else 0
@@ -55,9 +55,9 @@ class Unit:
         Note which accounts it was about and how long it took.
 
         Args:
-            left: When its batch left, on the clock of `time.monotonic`, in seconds.
+            left: When its batch was sent, on the clock of `time.monotonic`, in seconds.
 
-            seconds: For how long its batch was away.
+            seconds: How long Postgres took.
         """
         for request in self.requests:
             hot_accounts.add((ledger_id, request.source))

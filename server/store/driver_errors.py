@@ -24,7 +24,7 @@ from server.store.errors import (
 # All that the driver raises: of the socket, of the server, and of its own. A timeout is an OSError.
 DRIVER_ERRORS = (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError)
 
-# The connection, or the server behind it, is gone or is leaving; what was under way may or may not have been done.
+# The connection is lost, or its server is shutting down; what was under way may or may not have been done.
 _LOST = (
     OSError,
     asyncpg.InterfaceError,
@@ -35,7 +35,7 @@ _LOST = (
     asyncpg.IdleInTransactionSessionTimeoutError,
     asyncpg.InternalClientError,
 )
-# The server says that it will not do it now; the transaction is rolled back.
+# The server has rolled the transaction back, for a reason that passes.
 _ROLLED_BACK = (
     asyncpg.SerializationError,
     asyncpg.DeadlockDetectedError,
@@ -44,8 +44,8 @@ _ROLLED_BACK = (
     asyncpg.InsufficientResourcesError,
     asyncpg.InvalidCachedStatementError,
 )
-# The server is leaving, or is a replica now: its other connections are of no more use.
-_LEAVING = (
+# The server is shutting down, or has become a replica: its other connections are of no more use.
+_SHUTTING_DOWN = (
     asyncpg.ReadOnlySQLTransactionError,
     asyncpg.AdminShutdownError,
     asyncpg.CrashShutdownError,
@@ -82,9 +82,9 @@ def translated(error: Exception) -> StoreError | DatabaseError:
     return DatabaseError(str(error), kind)
 
 
-def server_is_leaving(error: BaseException | None) -> bool:
-    """Return whether the driver's error says that no connection to this server is of use any more."""
-    return isinstance(error, _LEAVING)
+def server_is_shutting_down(error: BaseException | None) -> bool:
+    """Return whether a driver's error means that no connection to its server is of use any more."""
+    return isinstance(error, _SHUTTING_DOWN)
 
 
 @contextmanager

@@ -13,7 +13,7 @@ import asyncpg
 from server.store import hosts
 from server.store.breaker import Breaker
 from server.store.coalescer import QueueFullError
-from server.store.driver_errors import DRIVER_ERRORS, server_is_leaving, translated, translating
+from server.store.driver_errors import DRIVER_ERRORS, server_is_shutting_down, translated, translating
 from server.store.errors import (
     ConnectionLostError,
     DatabaseError,
@@ -34,16 +34,16 @@ from server.store.sessions import COMMAND_TIMEOUT_SECONDS, CONNECT_TIMEOUT_SECON
 from server.store.sql import query
 from server.store.statements import Statements
 
-# Time to wait for a free connection.
+# Seconds to wait for a free connection.
 ACQUIRE_TIMEOUT_SECONDS = 1.0
-# How long one read may take in all, retries on lost connections included.
+# Seconds that a read may take in all, retries included.
 READ_DEADLINE_SECONDS = 5.0
-# Readers beyond the pool that may wait for a connection: about 50 ms of work at 0.2 ms a query and 4 connections. Most
-# have a place, and those are fewer. The keys of requests are looked up before, each that was known by itself.
+# Reads beyond the pool that may wait for a connection: about 50 ms of work at 0.2 ms a query and 4 connections.
+# Admission lets fewer requests in than this, but keys are looked up before it.
 READ_WAITERS_MAX = 1_000
-# Connections of the posting pool that changes of accounts leave to transfers: one batch decides while another commits.
+# Connections of the posting pool that are kept for transfers: one batch decides while another commits.
 POSTING_CONNECTIONS_MIN = 2
-# A statement that was given less time than this and ran out of it says nothing of Postgres.
+# A timeout shorter than this, in seconds, is no sign that Postgres does not answer.
 TELLING_SECONDS = 0.5
 
 log = logging.getLogger(__name__)
@@ -53,19 +53,19 @@ Connection: TypeAlias = "asyncpg.pool.PoolConnectionProxy[asyncpg.Record]"
 
 
 class Watcher(Protocol):
-    """Who wants to know where connections lead to."""
+    """Examines new connections."""
 
     async def meet(self, connection: "asyncpg.Connection[asyncpg.Record]") -> bool:
-        """Look at a new connection before it is used; True when those made before it are to be replaced."""
+        """Examine a new connection before it is used; True when those made before it are to be replaced."""
 
 
 class Database:
     """
-    The two pools of a worker, and a breaker: once Postgres cannot be connected to, or lets statements run out of
-    their time, a few times in a row, nobody waits for it any more until it answers a probe.
+    The two pools of a worker, and a breaker: after a few failed connects or timeouts in a row Postgres is not asked any
+    more until it answers a probe.
 
-    A connection that is lost under a statement does not count: what was lost is sent again, and whether another
-    connection can be had is what tells.
+    A connection that is lost under a statement does not count. The statement is sent again, and the connect that this
+    takes counts.
 
     Args:
         dsn: Address of Postgres; may name several hosts with `target_session_attrs=read-write`.
@@ -88,7 +88,7 @@ class Database:
         self._waiters_max = reading_connections + READ_WAITERS_MAX
         self._writers = asyncio.Semaphore(max(1, posting_connections - POSTING_CONNECTIONS_MIN))
         self._breaker = Breaker("Postgres", self._probe)
-        # Is shown every connection before it is used.
+        # Examines every connection before it is used.
         self.watcher: Watcher | None = None
 
     async def __aenter__(self) -> "Database":
@@ -106,21 +106,21 @@ class Database:
 
     @property
     def away(self) -> bool:
-        """Whether it is known not to answer."""
+        """Whether Postgres is known not to answer."""
         return self._breaker.open
 
     def check(self) -> None:
         """
-        Return unless it is known not to answer.
+        Return unless Postgres is known not to answer.
 
         Raises:
-            StoreAwayError: It is; nothing was sent.
+            StoreAwayError: Postgres is known not to answer; nothing was sent.
         """
         if self._breaker.open:
             raise StoreAwayError("Postgres does not answer")
 
     async def expire(self) -> None:
-        """Have every connection replaced before its next use: the server behind it is leaving or turned read-only."""
+        """Have every connection replaced before its next use: its server is shutting down or has become read-only."""
         await self.posting_pool.expire_connections()
         await self.reading_pool.expire_connections()
 
@@ -167,7 +167,6 @@ class Database:
             rows = await connection.fetch(query(name), *arguments, timeout=timeout)
         except DRIVER_ERRORS as error:
             failure = translated(error)
-            # A statement that was given next to no time says nothing of Postgres.
             if isinstance(failure, NoAnswerError) and (timeout is None or timeout >= TELLING_SECONDS):
                 self._breaker.failed(error)
             await self._note(failure, error)
@@ -208,9 +207,9 @@ class Database:
         except OutcomeUnknownError as error:
             raise StoreUnavailableError(str(error)) from error
 
-    async def look(self, name: str, *arguments: object) -> "list[asyncpg.Record]":
+    async def read_locks(self, name: str, *arguments: object) -> "list[asyncpg.Record]":
         """
-        Run the named statement, which takes locks and changes nothing, on the posting pool and for those who post.
+        Run the named statement, which takes row locks and changes nothing, on the posting pool.
 
         Raises:
             StoreUnavailableError: Postgres did not answer in time.
@@ -228,7 +227,7 @@ class Database:
             DatabaseError: It refuses.
         """
         async with self._writing():
-            return await self._again(self.posting_pool, name, arguments)
+            return await self._run_retrying(self.posting_pool, name, arguments)
 
     async def write_once(self, name: str, *arguments: object) -> "list[asyncpg.Record]":
         """
@@ -245,7 +244,7 @@ class Database:
 
     @asynccontextmanager
     async def _writing(self) -> AsyncIterator[None]:
-        """Be one of the few changes of accounts at a time."""
+        """Bound the connections that changes of accounts use at a time."""
         if not await acquired(self._writers, ACQUIRE_TIMEOUT_SECONDS):
             raise StoreUnavailableError("no connection was free for a change in time")
         try:
@@ -257,15 +256,15 @@ class Database:
         self, pool: "asyncpg.Pool[asyncpg.Record]", name: str, arguments: Sequence[object]
     ) -> "list[asyncpg.Record]":
         try:
-            return await self._again(pool, name, arguments)
+            return await self._run_retrying(pool, name, arguments)
         except OutcomeUnknownError as error:
             # It changes nothing, so nothing was done.
             raise StoreUnavailableError(str(error)) from error
 
-    async def _again(
+    async def _run_retrying(
         self, pool: "asyncpg.Pool[asyncpg.Record]", name: str, arguments: Sequence[object]
     ) -> "list[asyncpg.Record]":
-        """Run the named statement, and again after failures that pass; not while Postgres is known to be away."""
+        """Run the named statement, again after failures that pass, unless Postgres is known to be away."""
         deadline = time.monotonic() + READ_DEADLINE_SECONDS
         return await resend(lambda _: self._run_on(pool, name, arguments, deadline), deadline, while_away=False)
 
@@ -273,7 +272,7 @@ class Database:
         self, pool: "asyncpg.Pool[asyncpg.Record]", name: str, arguments: Sequence[object], deadline: float
     ) -> "list[asyncpg.Record]":
         connection = await self._acquire(pool)
-        # A statement that begins after the deadline is refused by the driver unsent.
+        # The driver does not send a statement that has no time left.
         timeout = min(COMMAND_TIMEOUT_SECONDS, deadline - time.monotonic())
         try:
             return await self.run(connection, name, *arguments, timeout=timeout)
@@ -295,10 +294,10 @@ class Database:
             raise NoConnectionError(str(failure)) if isinstance(failure, StoreError) else failure from error
 
     async def _note(self, failure: StoreError | DatabaseError, error: Exception) -> None:
-        """Log a failure, and replace all connections when it says that the server is leaving or is a replica now."""
+        """Log a failure, and replace all connections if their server is shutting down or has become a replica."""
         if isinstance(failure, StoreError | DuplicateError) and not isinstance(failure, RowLockedError):
             log.warning("postgres failed: %s", type(error).__name__)
-        if server_is_leaving(error):
+        if server_is_shutting_down(error):
             await self.expire()
 
     async def _meet(self, connection: "asyncpg.Connection[asyncpg.Record]") -> None:
@@ -308,12 +307,12 @@ class Database:
             if await self.watcher.meet(connection):
                 await self.expire()
         except BaseException:
-            # The pool would take leave of the server, and wait for one that hangs.
+            # The pool would close it gracefully, and wait for a server that hangs.
             connection.terminate()
             raise
 
     async def _probe(self) -> None:
-        """Return when Postgres answers on a new connection, after which none of the old ones is used again."""
+        """Return when Postgres answers on a new connection; no older connection is used any more then."""
         try:
             with translating():
                 connection = await hosts.connect(
@@ -328,6 +327,6 @@ class Database:
                 finally:
                     await connection.close(timeout=RELEASE_TIMEOUT_SECONDS)
         except (DatabaseError, StoreUnavailableError) as error:
-            # It is there, and has a reason that each caller must hear.
+            # It answers, and each caller must hear why it refuses.
             log.warning("postgres refuses: %s", type(error.__cause__).__name__)
         await self.expire()

@@ -12,15 +12,15 @@ from server.store.errors import AddressError, ConnectionLostError, StoreUnavaila
 
 # One batch of 500 takes about 15 ms; a statement that runs a hundred times longer is stuck, and its row locks with it.
 STATEMENT_TIMEOUT_MS = 2_000
-# Batches of several workers queue on a hot row for tens of milliseconds each; past this the holder is not working.
-# Requests of other ledgers may wait for the places that a waiting batch holds, so it stays below what they wait.
+# Batches of several workers queue on a hot row for tens of milliseconds each; past this the holder does not work on it.
+# It stays below the time that requests of other ledgers wait for the connection that a waiting batch holds.
 LOCK_TIMEOUT_MS = 250
-# Nothing in the service leaves a transaction idle: whatever does has lost its client.
+# Nothing in the service leaves a transaction idle: one that is idle has lost its client.
 IDLE_IN_TRANSACTION_TIMEOUT_MS = 5_000
-# The client's own bound on a statement. Longer than the server's, so that the server's definite answer comes first;
-# it decides only when the backend itself does not answer any more.
+# The client's own timeout of a statement, in seconds. It is longer than the server's, so that the server's definite
+# answer comes first, and takes effect only when the backend does not answer any more.
 COMMAND_TIMEOUT_SECONDS = 2.5
-# Time to open a connection.
+# Seconds to open a connection.
 CONNECT_TIMEOUT_SECONDS = 2.0
 SERVICE_ROLE = "tallystick_service"
 SCHEMA = "tallystick"
@@ -61,7 +61,7 @@ SCAN_SETTINGS = {
 
 
 class ServiceConnection(asyncpg.Connection):
-    """A connection that is handed back as it is: the service sets no session state (a check over `sql/` proves it)."""
+    """A connection that is released as it is: the service sets no session state (a check over `sql/` proves it)."""
 
     def get_reset_query(self) -> str:
         return ""

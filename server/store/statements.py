@@ -12,7 +12,7 @@ log = logging.getLogger(__name__)
 
 class Statements:
     """
-    Says which statements took long, by their names; never with what they were given.
+    Logs statements that took long: their names, never their arguments.
 
     Args:
         slow_seconds: Statements that take longer are logged.
@@ -27,11 +27,11 @@ class Statements:
         Note that the named statement has ended, well or not.
 
         Args:
-            began: When, on the clock of `time.monotonic`, in seconds.
+            began: When it began, on the clock of `time.monotonic`, in seconds.
 
-            items: Requests it was about.
+            items: The number of requests it was about.
 
-            rows: What it returned; None where it failed, or where that says nothing.
+            rows: What it returned; None if it failed.
         """
         now = time.monotonic()
         seconds = now - began
