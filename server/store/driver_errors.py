@@ -94,8 +94,12 @@ def translating() -> Iterator[None]:
 
     Raises:
         StoreError, DatabaseError: As `translated` says.
+        OSError: A file cannot be read.
     """
     try:
         yield
     except DRIVER_ERRORS as error:
+        if isinstance(error, OSError) and error.filename:
+            # Of a file, not of the connection.
+            raise
         raise translated(error) from error

@@ -7,7 +7,7 @@ from typing import Any
 import asyncpg
 
 from server.store import hosts
-from server.store.driver_errors import DRIVER_ERRORS, translated, translating
+from server.store.driver_errors import translating
 from server.store.errors import AddressError, ConnectionLostError, StoreUnavailableError
 
 # One batch of 500 takes about 15 ms; a statement that runs a hundred times longer is stuck, and its row locks with it.
@@ -118,15 +118,11 @@ async def session(dsn: str, settings: Mapping[str, str], close_seconds: float | 
 
 
 async def _connect(dsn: str, settings: Mapping[str, str]) -> "asyncpg.Connection[asyncpg.Record]":
-    try:
-        return await hosts.connect(dsn, timeout=CONNECT_TIMEOUT_SECONDS, server_settings=dict(settings))
-    except asyncpg.InterfaceError as error:
-        raise AddressError(str(error), type(error).__name__) from error
-    except DRIVER_ERRORS as error:
-        if isinstance(error, OSError) and error.filename:
-            # Of a file, not of the connection.
-            raise
-        raise translated(error) from error
+    with translating():
+        try:
+            return await hosts.connect(dsn, timeout=CONNECT_TIMEOUT_SECONDS, server_settings=dict(settings))
+        except asyncpg.InterfaceError as error:
+            raise AddressError(str(error), type(error).__name__) from error
 
 
 def scanning_session(dsn: str) -> AbstractAsyncContextManager[Session]:
