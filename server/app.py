@@ -30,7 +30,6 @@ from server.ledger.history import History
 from server.ledger.posting import PostingLane
 from server.ledger.row_locks import RowLocks
 from server.ledger.self_check import SelfCheck
-from server.ledger.settler import Settler
 from server.settings import Settings, SettingsError
 from server.store.cache import Cache
 from server.store.cache_counters import CacheCounters
@@ -193,7 +192,8 @@ async def create_app(settings: Settings, workers: int = 1) -> AsyncIterator[App]
         accounts = Accounts(database, cache, rows, render.account, tallies.batches["read"])
         patience = INVALIDATION_ATTEMPTS_MAX * (settings.redis_timeout_ms / 1000 + INVALIDATION_PAUSE_SECONDS)
         self_check = SelfCheck(database, cache, render.account, patience + INVALIDATION_MARGIN_SECONDS)
-        posting = PostingLane(database, Settler(cache, render.answer), rows, Failpoints(settings.failpoints), tallies)
+        failpoints = Failpoints(settings.failpoints)
+        posting = PostingLane(database, cache, render.answer, rows, failpoints=failpoints, tallies=tallies)
         history = History(database, cache, accounts, rows)
         readiness = Readiness(database, runtime_failures())
         authenticator = Authenticator(database, defaults)

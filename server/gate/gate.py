@@ -24,8 +24,6 @@ from server.telemetry.tallies import Tallies
 BATCH_MAX = 500
 # Batches away at once.
 IN_FLIGHT_MAX = 2
-# Requests that may wait.
-QUEUE_MAX = 5_000
 
 
 class LookUp(IntEnum):
@@ -92,7 +90,6 @@ class Gate:
             self._run,
             batch_max=BATCH_MAX,
             in_flight_max=IN_FLIGHT_MAX,
-            queue_max=QUEUE_MAX,
             tally=tallies.batches["gate"],
         )
 

@@ -16,9 +16,8 @@ import asyncpg
 
 from server.gate.limits import Limit
 from server.store.coalescer import Coalescer, QueueFullError
-from server.store.errors import StoreUnavailableError
+from server.store.errors import StoreUnavailableError, UnpreparedError
 from server.store.postgres import Database
-from server.store.sessions import UNPREPARED
 
 # Bytes of the secret: 256 bits, so that a plain SHA-256 of it is enough.
 SECRET_BYTES = 32
@@ -303,10 +302,10 @@ class Authenticator:
         names = list({(key.ledger_id, key.id) for key in keys})
         try:
             rows = await self._database.read("api_key_read_many", *map(list, zip(*names, strict=True)))
-        except UNPREPARED as error:
+        except UnpreparedError as error:
             # Readiness says what is missing. Nothing is served to anybody until a key could be looked up.
-            log.warning("keys cannot be looked up: %s", type(error).__name__)
-            raise StoreUnavailableError(type(error).__name__) from error
+            log.warning("keys cannot be looked up: %s", error.kind)
+            raise StoreUnavailableError(error.kind) from error
         found = {(row["ledger_id"], row["id"]): row for row in rows}
         return [found.get((key.ledger_id, key.id)) for key in keys]
 

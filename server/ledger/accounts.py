@@ -1,18 +1,19 @@
 """Accounts: opening, reading, listing and changing them."""
 
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import datetime
 from functools import partial
 from typing import NamedTuple
 
 import asyncpg
 
+from server.ledger.invalidation import InvalidatingDatabase, Shown, account_shown
 from server.ledger.limits import METADATA_KEYS_MAX
 from server.ledger.row_locks import RowLocks
-from server.store.cache import Cache, Snapshot, highest
+from server.store.cache import Cache, Snapshot
 from server.store.coalescer import QueueFullError
-from server.store.errors import OutcomeUnknownError, RowLockedError, StoreUnavailableError
+from server.store.errors import ConstraintError, OutcomeUnknownError, RowLockedError, StoreUnavailableError
 from server.store.lanes import LedgerLanes
 from server.store.postgres import Database
 from server.store.sessions import LOCK_TIMEOUT_MS
@@ -20,16 +21,13 @@ from server.telemetry.tallies import BatchTally
 
 # Accounts a query. The query's cost grows with them; 200 take about a millisecond.
 READ_BATCH_MAX = 200
-# Read batches of one ledger away at once.
+# Read batches of one ledger in flight at once.
 READ_IN_FLIGHT_MAX = 2
-# Reads of one ledger that may wait: tens of milliseconds of work.
-READ_QUEUE_MAX = 4_000
-# Seconds a read may wait for a batch: whoever asked has given up by then.
+# Seconds that a read may wait for a batch: its caller has given up by then.
 READ_WAIT_MAX_SECONDS = 1.0
-# How long an opening or a change may take in all while rows are locked.
+# Seconds that an opening or a change may take in all while rows are locked.
 WRITE_DEADLINE_SECONDS = 5.0
-# Milliseconds that a statement waits for a locked row, as lock_timeout takes them: at first next to nothing, and then,
-# on one of few connections, as long as a posting waits.
+# The lock_timeout of a statement, in milliseconds, by whether it may wait for locked rows.
 WAIT_MS = {False: "1", True: str(LOCK_TIMEOUT_MS)}
 
 
@@ -74,7 +72,7 @@ class Opened(NamedTuple):
 
 
 class AccountChange(NamedTuple):
-    """What a change sets; the flags tell null from nothing."""
+    """What a change sets. A flag tells whether a limit is set at all, since null is a value of it."""
 
     set_floor: bool = False
     floor: int | None = None
@@ -102,12 +100,16 @@ class MetadataFullError(Exception):
     """The account would hold more metadata than it may."""
 
 
+# What a constraint means that refuses a statement, by its name; all others are faults of ours.
+CONSTRAINTS: Mapping[str | None, type[Exception]] = {"accounts_limits_check": LimitsConflictError}
+
+
 class Accounts:
     """
     The accounts of all ledgers. Reads of one ledger that wait at the same time share one query.
 
     Args:
-        cache: Is told every version before it is shown to anybody.
+        cache: Is told of every version before a caller is.
 
         rows: What is known of locked accounts, and who waits for them.
 
@@ -124,15 +126,14 @@ class Accounts:
         body: Callable[[Account], bytes],
         tally: BatchTally | None = None,
     ) -> None:
-        self._database = database
-        self._cache = cache
+        self._database = InvalidatingDatabase(database, cache)
+        self._check = database.check
         self._rows = rows
         self._body = body
         self._lanes: LedgerLanes[str, Account | None] = LedgerLanes(
-            lambda ledger_id: partial(self._read_batch, ledger_id),
+            lambda ledger_id: partial(_read_batch, database, ledger_id),
             batch_max=READ_BATCH_MAX,
             in_flight_max=READ_IN_FLIGHT_MAX,
-            queue_max=READ_QUEUE_MAX,
             wait_max_seconds=READ_WAIT_MAX_SECONDS,
             tally=tally,
         )
@@ -149,19 +150,20 @@ class Accounts:
 
     async def read_leased(self, ledger_id: int, account_id: str, lease: bytes | None) -> Account:
         """
-        Do what `read` does, and store what was read when the caller holds the *lease* on the account's snapshot.
+        Do what `read` does, and fill the account's snapshot if the caller holds the *lease* on it.
 
         Raises:
             As `read`.
         """
-        self._database.check()
-        confirmation = self._cache.confirmation
-        account = await self._lanes.submit(ledger_id, account_id)
-        if lease is not None:
-            snapshot = Snapshot(0, b"") if account is None else Snapshot(account.version, self._body(account))
-            await self._cache.fill(ledger_id, account_id, lease, snapshot, confirmation)
-        elif account is not None:
-            await self._cache.invalidate(ledger_id, {account_id: account.version})
+        self._check()
+
+        async def read() -> Account | None:
+            return await self._lanes.submit(ledger_id, account_id)
+
+        if lease is None:
+            account = await self._database.run(ledger_id, read, _shown)
+        else:
+            account = await self._database.fill(ledger_id, account_id, lease, read, self._snapshot)
         if account is None:
             raise AccountNotFoundError
         return account
@@ -179,55 +181,57 @@ class Accounts:
             QueueFullError, StoreUnavailableError: It could not be done; the same call again is safe.
         """
         columns = [list(column) for column in zip(*requests, strict=True)]
-
-        statement = partial(self._database.write, "account_create_many", ledger_id, *columns)
-        rows = await self._outlast(ledger_id, [request.id for request in requests], statement, on_wait)
+        statement = partial(self._database.write, account_shown, "account_create_many", ledger_id, *columns)
+        rows = await self._retry_while_locked(ledger_id, [request.id for request in requests], statement, on_wait)
         accounts = {row["id"]: Account(*row.values()) for row in rows}
         fresh = set(accounts)
         others = [request.id for request in requests if request.id not in accounts]
         if others:
             try:
-                known = await self._database.read("account_read_many", ledger_id, others)
+                known = await self._database.read(account_shown, "account_read_many", ledger_id, others)
             except (QueueFullError, StoreUnavailableError) as error:
                 if not rows:
                     raise
                 raise OutcomeUnknownError("accounts have been opened") from error
             accounts.update((row["id"], Account(*row.values())) for row in known)
-        await self._cache.invalidate(ledger_id, highest((a.id, a.version) for a in accounts.values()))
         opened = []
         for request in requests:
             opened.append(Opened(accounts[request.id], request.id in fresh))
             fresh.discard(request.id)
         return opened
 
-    async def _outlast(
+    async def _retry_while_locked(
         self,
         ledger_id: int,
         ids: Sequence[str],
-        statement: Callable[[str], Awaitable[list[asyncpg.Record]]],
+        statement: Callable[[str], Awaitable[Sequence[asyncpg.Record]]],
         on_wait: Callable[[], None] | None,
-    ) -> list[asyncpg.Record]:
-        """Return the rows of a statement that locks accounts and takes for how long, in milliseconds, it may wait."""
+    ) -> Sequence[asyncpg.Record]:
+        """
+        Return the rows of a statement that locks accounts, run again while they are locked.
 
-        async def attempt(waits: bool) -> list[asyncpg.Record]:
+        Args:
+            statement: Takes its lock_timeout, in milliseconds.
+        """
+
+        async def attempt(waits: bool) -> Sequence[asyncpg.Record]:
             run = partial(statement, WAIT_MS[waits])
             if waits:
-                return await self._rows.run_waiting(self._database.posting_row_waiters, ledger_id, ids, run)
+                return await self._rows.run_waiting(self._rows.posting_lock_waits, ledger_id, ids, run)
             try:
                 return await run()
             except RowLockedError as error:
                 raise RowLockedError(ids) from error
 
         deadline = time.monotonic() + WRITE_DEADLINE_SECONDS
-        return await self._rows.outlast(ledger_id, attempt, deadline, on_wait, needed=ids)
+        return await self._rows.retry_while_locked(ledger_id, attempt, deadline, on_wait, needed=ids)
 
     async def page(self, ledger_id: int, prefix: str, after: str, limit: int) -> list[Account]:
         """Return up to *limit* accounts whose ids begin with *prefix*, those after the id *after*, by id."""
         # Ids are ASCII: the character above all of theirs closes the range of the prefix.
-        rows = await self._database.read("account_page", ledger_id, prefix, prefix + "\x7f", after, limit)
-        accounts = [Account(*row.values()) for row in rows]
-        await self._cache.invalidate(ledger_id, highest((a.id, a.version) for a in accounts))
-        return accounts
+        last = prefix + "\x7f"
+        rows = await self._database.read(account_shown, "account_page", ledger_id, prefix, last, after, limit)
+        return [Account(*row.values()) for row in rows]
 
     async def change(
         self,
@@ -250,19 +254,17 @@ class Accounts:
             QueueFullError, StoreUnavailableError: Nothing was done.
             OutcomeUnknownError: It may have been done.
         """
-        statement = partial(
-            self._database.write_once, "account_patch", ledger_id, account_id, if_versions, *change, METADATA_KEYS_MAX
-        )
+        arguments = (account_id, if_versions, *change, METADATA_KEYS_MAX)
+        statement = partial(self._database.write_once, account_shown, "account_patch", ledger_id, *arguments)
         try:
-            rows = await self._outlast(ledger_id, [account_id], statement, on_wait)
-        except asyncpg.CheckViolationError as error:
-            if error.constraint_name == "accounts_limits_check":
-                raise LimitsConflictError from error
-            raise
+            rows = await self._retry_while_locked(ledger_id, [account_id], statement, on_wait)
+        except ConstraintError as error:
+            meaning = CONSTRAINTS.get(error.constraint)
+            if meaning is None:
+                raise
+            raise meaning from error
         if rows:
-            changed = Account(*rows[0].values())
-            await self._cache.invalidate(ledger_id, {account_id: changed.version})
-            return changed
+            return Account(*rows[0].values())
         account = await self.read(ledger_id, account_id)
         if if_versions is not None and account.version not in if_versions:
             raise VersionChangedError
@@ -272,7 +274,16 @@ class Accounts:
         """Return when all reads have been answered."""
         await self._lanes.drain()
 
-    async def _read_batch(self, ledger_id: int, ids: list[str]) -> list[Account | None]:
-        rows = await self._database.read("account_read_many", ledger_id, list(set(ids)))
-        accounts = {row["id"]: Account(*row.values()) for row in rows}
-        return [accounts.get(account_id) for account_id in ids]
+    def _snapshot(self, account: Account | None) -> Snapshot:
+        return Snapshot(0, b"") if account is None else Snapshot(account.version, self._body(account))
+
+
+async def _read_batch(database: Database, ledger_id: int, ids: list[str]) -> list[Account | None]:
+    """Read accounts for a lane, whose callers tell the cache what they show each by themselves."""
+    rows = await database.read("account_read_many", ledger_id, list(set(ids)))
+    accounts = {row["id"]: Account(*row.values()) for row in rows}
+    return [accounts.get(account_id) for account_id in ids]
+
+
+def _shown(account: Account | None) -> Shown:
+    return Shown(() if account is None else ((account.id, account.version),), {})

@@ -1,19 +1,17 @@
-"""The audit: proves from the rows alone that the books add up, one snapshot a ledger, beside running traffic."""
+"""The audit: proves from the rows that the books add up, in one snapshot for each ledger, during traffic."""
 
 from collections.abc import AsyncIterator, Callable
 from typing import NamedTuple
 
-import asyncpg
-
 from server.store.errors import StoreError
 from server.store.readiness import UNMIGRATED, explain_refusal
-from server.store.sessions import scanning_session
+from server.store.sessions import Session, scanning_session
 from server.store.sql import query
 
-# Findings of one kind that are told one by one; the rest is counted.
+# Findings of one kind that are reported one by one; the rest is counted.
 SAMPLES_MAX = 20
 
-# The passes over a ledger, each a statement, in order, and what a person is told meanwhile.
+# The passes over a ledger in order: a statement, and how a person is told of it.
 PASSES = {
     "audit_currencies": "sums of the balances",
     "audit_rows": "transfers one by one",
@@ -27,7 +25,7 @@ class AuditError(StoreError):
 
 
 class Finding(NamedTuple):
-    """All errors of one kind: how many, and the first of them in words, with the ids concerned."""
+    """All errors of one kind: their number, and a sentence on each of the first ones."""
 
     kind: str
     total: int
@@ -35,7 +33,7 @@ class Finding(NamedTuple):
 
 
 class LedgerReport(NamedTuple):
-    """What was checked of a ledger, and what is wrong with it."""
+    """How much of a ledger was checked, and what is wrong with it."""
 
     ledger: str
     accounts: int
@@ -49,15 +47,15 @@ async def audit(
     dsn: str, ledger: str | None, on_pass: Callable[[str, str], None]
 ) -> AsyncIterator[LedgerReport | Finding]:
     """
-    Check the ledger called *ledger*, or all one after the other; what is wrong with the schema comes first.
+    Check the ledger called *ledger*, or all one after the other; a fault of the schema comes first.
 
     Args:
-        on_pass: Is told the ledger and what is looked at, whenever a new pass begins.
+        on_pass: Is told the ledger and what is checked whenever a pass begins.
 
     Raises:
         AuditError: There is no such ledger, or no schema.
         StoreUnavailableError: Postgres cannot be reached, or is lost.
-        asyncpg.PostgresError: It refuses.
+        DatabaseError: It refuses.
     """
     try:
         async with scanning_session(dsn) as connection:
@@ -68,7 +66,7 @@ async def audit(
             ]
             if ledger is not None and not ledgers:
                 raise AuditError(f"there is no ledger {ledger}")
-            if not await connection.fetchval(query("audit_key_constraint")):
+            if not (await connection.fetch(query("audit_key_constraint")))[0]["holds"]:
                 text = "transfers_idempotency_key_unique is missing, not valid or on other columns"
                 yield Finding("key_constraint", 1, (text,))
             for ledger_id, name in ledgers:
@@ -78,14 +76,13 @@ async def audit(
 
 
 async def _audit_ledger(
-    connection: "asyncpg.Connection[asyncpg.Record]", ledger_id: int, name: str, on_pass: Callable[[str, str], None]
+    connection: Session, ledger_id: int, name: str, on_pass: Callable[[str, str], None]
 ) -> LedgerReport:
     findings: dict[str, Finding] = {}
     # All passes see the same instant, whatever is posted meanwhile.
     async with connection.transaction(isolation="repeatable_read", readonly=True):
         on_pass(name, "rows to check")
-        count = await connection.fetchrow(query("audit_count"), ledger_id)
-        assert count is not None, "an aggregate yields one row"
+        [count] = await connection.fetch(query("audit_count"), ledger_id)
         for statement, what in PASSES.items():
             on_pass(name, what)
             for row in await connection.fetch(query(statement), ledger_id, SAMPLES_MAX):

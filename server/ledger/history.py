@@ -1,18 +1,20 @@
-"""What happened: transfers found again, statements, balances of the past."""
+"""Reads of committed transfers: by id, by key and in lists, as statements, and as balances of the past."""
 
 from collections.abc import Callable
 from datetime import UTC, datetime
+from functools import partial
 from typing import NamedTuple
 from uuid import UUID
 
 import asyncpg
 
 from server.ledger.accounts import AccountNotFoundError, Accounts
+from server.ledger.invalidation import InvalidatingDatabase, Versions, transfer_shown
 from server.ledger.limits import BALANCE_MAX
 from server.ledger.recent import RecentInstants
 from server.ledger.row_locks import RowLocks
 from server.ledger.transfers import Attempt
-from server.store.cache import Cache, highest
+from server.store.cache import Cache
 from server.store.postgres import Database
 
 # Edges of the ranges of cursors.
@@ -45,27 +47,24 @@ class PastBalance(NamedTuple):
 
 
 class FutureInstantError(Exception):
-    """The instant has not come yet: its balance could still change."""
+    """The instant has not come yet, so its balance may still change."""
 
 
 class History:
     """Reads of committed transfers. Every method may raise QueueFullError or StoreUnavailableError."""
 
     def __init__(self, database: Database, cache: Cache, accounts: Accounts, rows: RowLocks) -> None:
-        self._database = database
-        self._cache = cache
+        self._database = InvalidatingDatabase(database, cache)
         self._accounts = accounts
         self._recent = RecentInstants(database, rows)
 
     async def by_id(self, ledger_id: int, transfer_id: UUID) -> Attempt | None:
         """Return the attempt of that id, or None."""
-        rows = await self._database.read("transfer_by_id", ledger_id, transfer_id)
-        return next(iter(await self._shown(ledger_id, rows)), None)
+        return next(iter(await self._attempts("transfer_by_id", ledger_id, transfer_id)), None)
 
     async def by_key(self, ledger_id: int, key: str) -> Attempt | None:
         """Return the attempt an idempotency key is bound to, or None."""
-        rows = await self._database.read("transfer_by_keys", ledger_id, [key])
-        return next(iter(await self._shown(ledger_id, rows)), None)
+        return next(iter(await self._attempts("transfer_by_keys", ledger_id, [key])), None)
 
     async def page(
         self,
@@ -79,31 +78,27 @@ class History:
         """
         Return up to *limit* posted transfers in the order of their instants and ids, newest first.
 
-        Rows of postings under way may still appear before others: docs/requests.md has how to read on without loss.
+        A row of a posting under way may still appear before rows that were read: docs/requests.md tells how to read on
+        without missing one.
 
         Args:
             before: Instant and id of the last one already seen.
         """
         at = before or (TIME_MAX, ID_MAX)
         if reference is not None and account is not None:
-            rows = await self._database.read(
-                "transfer_page_by_reference_and_account", ledger_id, reference, account, *at, limit
-            )
+            name = "transfer_page_by_reference_and_account"
         elif reference is not None:
-            rows = await self._database.read("transfer_page_by_reference", ledger_id, reference, *at, limit)
+            name = "transfer_page_by_reference"
         elif account is not None:
-            rows = await self._database.read("transfer_page_by_account", ledger_id, account, *at, limit)
+            name = "transfer_page_by_account"
         else:
-            rows = await self._database.read("transfer_page", ledger_id, *at, limit)
-        return await self._shown(ledger_id, rows)
+            name = "transfer_page"
+        chosen = [value for value in (reference, account) if value is not None]
+        return await self._attempts(name, ledger_id, *chosen, *at, limit)
 
-    async def _shown(self, ledger_id: int, rows: list[asyncpg.Record]) -> list[Attempt]:
-        """Return the attempts of *rows*, once no snapshot can be served that is older than what they show."""
-        attempts = [Attempt.from_row(row) for row in rows]
-        sides = [(a.source, a.source_version) for a in attempts]
-        sides += [(a.destination, a.destination_version) for a in attempts]
-        await self._cache.invalidate(ledger_id, highest(sides))
-        return attempts
+    async def _attempts(self, name: str, ledger_id: int, *arguments: object) -> list[Attempt]:
+        rows = await self._database.read(transfer_shown, name, ledger_id, *arguments)
+        return [Attempt.from_row(row) for row in rows]
 
     async def entries(
         self,
@@ -117,8 +112,8 @@ class History:
         on_wait: Callable[[], None] | None = None,
     ) -> list[Entry]:
         """
-        Return up to *limit* lines of the account's statement, newest first. Up to an instant that has come they are
-        the same for ever, however recent it is.
+        Return up to *limit* lines of the account's statement, newest first. Lines before an instant that has come never
+        change.
 
         Args:
             since, until: Instants; *since* is included, *until* is not.
@@ -131,20 +126,18 @@ class History:
             AccountNotFoundError: There is no such account.
         """
         await self._recent.wait(ledger_id, account, until, on_wait)
-        rows = await self._database.read(
-            "entry_page", ledger_id, account, since, until, *(before or (TIME_MAX, BALANCE_MAX)), limit
-        )
+        at = before or (TIME_MAX, BALANCE_MAX)
+        shows = partial(_version_shown, account)
+        rows = await self._database.read(shows, "entry_page", ledger_id, account, since, until, *at, limit)
         if not rows:
             await self._accounts.read(ledger_id, account)
-        entries = [Entry(*row.values()) for row in rows]
-        await self._cache.invalidate(ledger_id, highest((account, entry.version) for entry in entries))
-        return entries
+        return [Entry(*row.values()) for row in rows]
 
     async def balance_at(
         self, ledger_id: int, account: str, at: datetime, on_wait: Callable[[], None] | None = None
     ) -> PastBalance:
         """
-        Return the account's balance as it was at the instant *at*: 0 before its first entry. It is the same for ever.
+        Return the account's balance at the instant *at*, 0 before its first entry. It never changes.
 
         Args:
             on_wait: Called once if it has to wait for a locked account.
@@ -154,11 +147,15 @@ class History:
             FutureInstantError: The instant is still to come, by the database's clock.
         """
         has_come = await self._recent.wait(ledger_id, account, at, on_wait)
-        rows = await self._database.read("account_balance_at", ledger_id, account, at)
+        shows = partial(_version_shown, account)
+        rows = await self._database.read(shows, "account_balance_at", ledger_id, account, at)
         if not rows:
             raise AccountNotFoundError
         row = rows[0]
         if row["is_future"] or not has_come:
             raise FutureInstantError
-        await self._cache.invalidate(ledger_id, highest([(account, row["version"])]))
         return PastBalance(row["currency"], row["balance"] or 0, row["version"])
+
+
+def _version_shown(account: str, row: asyncpg.Record) -> Versions:
+    return ((account, row["version"]),)

@@ -15,7 +15,7 @@ def new_transfer_id() -> UUID:
     """Return a new identifier: 48 bits of Unix milliseconds, 12 of their fraction, 62 of randomness."""
     milliseconds, nanoseconds = divmod(time.time_ns(), 1_000_000)
     fraction = (nanoseconds << _FRACTION_BITS) // 1_000_000
-    # An identifier is no secret: it has to be unlike all others, also in a forked process, which reseeds by itself.
+    # An identifier is no secret, so it need only be unique. A forked process reseeds by itself.
     tail = random.getrandbits(62)
     number = (milliseconds << 80) | _VERSION | (fraction << 64) | _VARIANT | tail
     # The driver's own subclass of uuid.UUID: made and written several times faster.

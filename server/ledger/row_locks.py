@@ -1,4 +1,4 @@
-"""Rows that other transactions keep locked: requests wait for them without a place, a turn or a connection."""
+"""Accounts whose rows are locked by other transactions, and the requests that wait for them without a connection."""
 
 import asyncio
 import time
@@ -9,19 +9,21 @@ from server.store.coalescer import QueueFullError
 from server.store.errors import RowLockedError, StoreError
 from server.store.postgres import Database
 from server.store.resend import SENDING_MIN_SECONDS
+from server.store.semaphores import acquired
 
-# Seconds for which statements of a ledger may wait for rows after one of them met a row that was locked for a moment.
-# Batches of several workers that post to the same accounts wait for one another this way, in the order of the database.
+# Seconds for which statements of a ledger may wait for locked rows after one of them met one. Batches of several
+# workers that post to the same accounts queue in the database this way.
 CONTENDED_SECONDS: Final = 10.0
-# Seconds for which no statement waits for a row after a wait for it ran out.
+# Seconds for which no statement waits for a row after a wait for it timed out.
 STUCK_SECONDS: Final = 10.0
-# Seconds that a statement which would wait for rows waits for one of the few connections for it: as many turns as there
-# are in a deadline are no use to anybody.
-TURN_SECONDS: Final = 0.5
-# Seconds between two looks at the rows that requests wait for.
-LOOK_SECONDS: Final = 0.25
-# Requests that may wait for one row, and for rows in all. Each holds its body in memory, and comes back when the row is
-# free: those of one row are a batch then.
+# One connection of so many may wait for locked rows; the others serve requests that need none of these rows.
+CONNECTIONS_PER_LOCK_WAIT: Final = 2
+# Seconds that a statement waits for one of these connections: two lock timeouts of the statements that hold them.
+LOCK_WAIT_SECONDS: Final = 0.5
+# Seconds between two polls of the rows that requests wait for.
+POLL_SECONDS: Final = 0.25
+# Requests that may wait for one row, and for rows in all. Each holds its body in memory. When a row is free its
+# requests come back at once, so they should fit into one batch.
 ROW_WAITERS_MAX: Final = 500
 WAITERS_MAX: Final = 4_000
 
@@ -43,23 +45,29 @@ class RowLocks:
     """
     What this process knows of locked accounts, and the requests that wait for them.
 
-    A statement first takes only rows that are free. Two cases follow when a row is locked. Another posting holds it for
-    some milliseconds: the ledger counts as contended for a while, and its statements wait for rows in the database, on
-    a bounded share of the connections. Or somebody keeps it: the wait runs out, the row counts as stuck, and requests
-    wait here until a look finds it free or changed.
+    A statement first takes only rows that are free. When a row is locked there are two cases. Another posting holds it
+    for some milliseconds: the ledger counts as contended for a while, and its statements wait for rows in the database,
+    on a bounded share of the connections. Or somebody keeps the row: the wait times out, the row counts as stuck, and
+    requests wait here until a poll finds it free or changed.
 
     Args:
         database: Where the accounts are.
+
+    Attributes:
+        posting_lock_waits, reading_lock_waits: Semaphores that statements of the two pools hold while they may wait for
+            locked rows.
     """
 
     def __init__(self, database: Database) -> None:
         self._database = database
+        self.posting_lock_waits = asyncio.Semaphore(max(1, database.posting_connections // CONNECTIONS_PER_LOCK_WAIT))
+        self.reading_lock_waits = asyncio.Semaphore(max(1, database.reading_connections // CONNECTIONS_PER_LOCK_WAIT))
         # Until when, on the clock of `time.monotonic`.
         self._contended: dict[int, float] = {}
         self._stuck: dict[Row, float] = {}
         self._watched: dict[Row, _Watched] = {}
         self._waiting = 0
-        self._looking: asyncio.Task[None] | None = None
+        self._poller: asyncio.Task[None] | None = None
 
     def contended(self, ledger_id: int) -> bool:
         """Whether statements of the ledger may wait for rows."""
@@ -81,13 +89,13 @@ class RowLocks:
             for account in accounts
         )
 
-    def waited_in_vain(self, ledger_id: int, accounts: Iterable[str]) -> None:
-        """Note accounts that were still locked when a statement had waited for them as long as it may."""
+    def note_stuck(self, ledger_id: int, accounts: Iterable[str]) -> None:
+        """Note accounts that a statement has waited for in vain."""
         now = time.monotonic()
         self._stuck = {row: until for row, until in self._stuck.items() if until > now}
         self._stuck.update(((ledger_id, account), now + STUCK_SECONDS) for account in accounts)
 
-    async def outlast(
+    async def retry_while_locked(
         self,
         ledger_id: int,
         attempt: Callable[[bool], Awaitable[T]],
@@ -96,16 +104,16 @@ class RowLocks:
         needed: Sequence[str] = (),
     ) -> T:
         """
-        Return what *attempt* returns, made again while locked rows are in its way and there is time.
+        Return what *attempt* returns. While rows that it needs are locked it is made again, until the deadline.
 
         Args:
-            attempt: Takes whether it may wait for rows. Raises RowLockedError with the accounts that are locked.
+            attempt: Is told whether it may wait for rows. Raises RowLockedError with the accounts that are locked.
 
             deadline: On the clock of `time.monotonic`, in seconds.
 
-            on_wait: Called once before the first wait: the request gives up what others could use.
+            on_wait: Called once before the first wait, for the request to give its place to another one.
 
-            needed: Accounts without which every attempt fails.
+            needed: Accounts that every attempt needs, as far as they are known.
 
         Raises:
             RowLockedError: A row stayed locked; nothing was done.
@@ -120,67 +128,64 @@ class RowLocks:
         if on_wait is not None:
             on_wait()
         if self.stuck(ledger_id, accounts):
-            await self._changed(ledger_id, accounts, deadline)
+            await self._wait_for_change(ledger_id, accounts, deadline)
         else:
-            self._contend(ledger_id)
+            self._note_contended(ledger_id)
         while True:
             try:
                 return await attempt(True)
             except RowLockedError as error:
                 accounts = error.accounts
-                if time.monotonic() + SENDING_MIN_SECONDS + LOOK_SECONDS > deadline:
+                if time.monotonic() + SENDING_MIN_SECONDS + POLL_SECONDS > deadline:
                     raise
-            await self._changed(ledger_id, accounts, deadline)
+            await self._wait_for_change(ledger_id, accounts, deadline)
 
     async def run_waiting(
         self,
-        turns: asyncio.Semaphore,
+        semaphore: asyncio.Semaphore,
         ledger_id: int,
         accounts: Sequence[str],
         statement: Callable[[], Awaitable[T]],
     ) -> T:
         """
-        Run a statement that waits for the rows of *accounts*, when one of the few connections for it is free.
+        Run a statement that may wait for the rows of *accounts*, on one of the few connections for that.
 
         Args:
-            turns: One for each of these connections.
+            semaphore: Of the pool that the statement runs on.
 
         Raises:
-            RowLockedError: A row stayed locked, or there was no turn in time; nothing was done.
+            RowLockedError: A row stayed locked, or the semaphore was not free in time; nothing was done.
         """
-        try:
-            async with asyncio.timeout(TURN_SECONDS):
-                await turns.acquire()
-        except TimeoutError:
-            raise RowLockedError(accounts) from None
+        if not await acquired(semaphore, LOCK_WAIT_SECONDS):
+            raise RowLockedError(accounts)
         try:
             if self.stuck(ledger_id, accounts):
-                # Found out while this one waited for its turn.
+                # Another statement has found it out meanwhile.
                 raise RowLockedError(accounts)
             return await statement()
         except RowLockedError as error:
-            self.waited_in_vain(ledger_id, accounts)
+            self.note_stuck(ledger_id, accounts)
             raise RowLockedError(accounts) from error
         finally:
-            turns.release()
+            semaphore.release()
 
     async def close(self) -> None:
-        """Stop looking."""
-        if self._looking is not None:
-            self._looking.cancel()
-            await asyncio.gather(self._looking, return_exceptions=True)
+        """Stop polling."""
+        if self._poller is not None:
+            self._poller.cancel()
+            await asyncio.gather(self._poller, return_exceptions=True)
 
-    def _contend(self, ledger_id: int) -> None:
+    def _note_contended(self, ledger_id: int) -> None:
         now = time.monotonic()
         self._contended = {ledger: until for ledger, until in self._contended.items() if until > now}
         self._contended[ledger_id] = now + CONTENDED_SECONDS
 
-    async def _changed(self, ledger_id: int, accounts: Iterable[str], deadline: float) -> None:
+    async def _wait_for_change(self, ledger_id: int, accounts: Iterable[str], deadline: float) -> None:
         """
-        Wait for a look that finds one of the accounts free or changed, or finds none of them locked.
+        Return when a poll finds one of the accounts free or changed.
 
         Raises:
-            RowLockedError: There was none in time.
+            RowLockedError: None was free or changed in time.
             QueueFullError: Too many requests wait for one of the rows, or for rows at all.
         """
         loop = asyncio.get_running_loop()
@@ -196,8 +201,8 @@ class RowLocks:
 
         for row in rows:
             self._watched.setdefault(row, _Watched()).waiters.add(waiter)
-        if self._looking is None or self._looking.done():
-            self._looking = loop.create_task(self._look())
+        if self._poller is None or self._poller.done():
+            self._poller = loop.create_task(self._poll())
         # A timer of the loop, since a hot request may run outside a task.
         timer = loop.call_later(max(0.0, deadline - SENDING_MIN_SECONDS - time.monotonic()), give_up)
         self._waiting += 1
@@ -213,24 +218,24 @@ class RowLocks:
                     if not watched.waiters:
                         del self._watched[row]
 
-    async def _look(self) -> None:
-        """Look at the rows that are waited for, now and then, as long as there are any."""
+    async def _poll(self) -> None:
+        """Poll the rows that requests wait for, as long as there are any."""
         while self._watched:
-            await asyncio.sleep(LOOK_SECONDS)
+            await asyncio.sleep(POLL_SECONDS)
             by_ledger: dict[int, list[str]] = {}
             for ledger_id, account in self._watched:
                 by_ledger.setdefault(ledger_id, []).append(account)
             for ledger_id, accounts in by_ledger.items():
                 try:
-                    rows = await self._database.look("account_locked_many", ledger_id, sorted(accounts))
+                    rows = await self._database.read_locks("account_locked_many", ledger_id, sorted(accounts))
                 except StoreError:
                     # What keeps Postgres from answering keeps it from posting too: the deadlines end the waits.
                     continue
                 versions = {row["id"]: row["version"] for row in rows}
                 for account in accounts:
-                    self._seen((ledger_id, account), versions.get(account))
+                    self._note_version((ledger_id, account), versions.get(account))
 
-    def _seen(self, row: Row, version: int | None) -> None:
+    def _note_version(self, row: Row, version: int | None) -> None:
         """Wake the requests that wait for a row, unless it is locked at the *version* it had before (None: free)."""
         watched = self._watched.get(row)
         if watched is None:

@@ -1,4 +1,4 @@
-"""A sample of the snapshots that are served is compared with Postgres: the promise of the cache, watched."""
+"""Compares a sample of the snapshots that are served with Postgres, to prove that the cache is right."""
 
 import asyncio
 import logging
@@ -12,7 +12,7 @@ from server.store.errors import StoreError
 from server.store.postgres import Database
 from server.store.redis import RedisAwayError
 
-# Hits for each one that is compared, of which one runs at a time: a read of Postgres in a thousand is not felt.
+# One in so many hits is compared, one at a time: the reads of Postgres that this costs do not matter.
 SAMPLE_EVERY = 1_000
 
 log = logging.getLogger(__name__)
@@ -20,16 +20,16 @@ log = logging.getLogger(__name__)
 
 class SelfCheck:
     """
-    Compares snapshots with what is committed, counts and removes those that are wrong.
+    Compares snapshots with the committed accounts, and counts and removes those that are wrong.
 
-    A difference alone is no proof: a write may have come between, and its invalidation may be under way. A snapshot is
-    wrong when it is still there after every invalidation of that write has been answered or given up, when its version
-    has never been committed, or when it says something else at the same version.
+    A difference alone is no proof: a write may have been committed in between whose invalidation is under way. A
+    snapshot is wrong if it is still there when every invalidation of that write has been answered or given up, if its
+    version has never been committed, or if it differs at the same version.
 
     Args:
         body: Renders an account, as for the snapshots.
 
-        invalidation_seconds: Seconds: longer than any invalidation goes on.
+        invalidation_seconds: Longer than an invalidation takes, retries included.
     """
 
     def __init__(
@@ -43,7 +43,7 @@ class SelfCheck:
         self._task: asyncio.Task[None] | None = None
 
     def sample(self, ledger_id: int, account_id: str, snapshot: Snapshot) -> None:
-        """Take note of a snapshot that is about to be served; once in a while, compare it in the background."""
+        """Count a snapshot that is about to be served, and compare one in SAMPLE_EVERY in the background."""
         self._left -= 1
         if self._left <= 0 and (self._task is None or self._task.done()):
             self._left = SAMPLE_EVERY
@@ -71,7 +71,7 @@ class SelfCheck:
             log.error(
                 "a wrong snapshot was served and is removed: ledger %d, account with the SHA-256 %s, version %d where "
                 "%d is committed",
-                # What callers name is not logged; docs/operations.md says how to find the account by this.
+                # Names of accounts are not logged; docs/operations.md says how to find the account by its digest.
                 *(ledger_id, sha256(account_id.encode()).hexdigest(), snapshot.version, committed.version),
             )
             await self._cache.remove(ledger_id, account_id)

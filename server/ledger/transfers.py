@@ -1,6 +1,7 @@
-"""Transfers: what is asked for, what is kept of it, and what may become of it."""
+"""Transfers: requests, the attempts that they become, and their outcomes."""
 
 import hashlib
+from collections.abc import Callable
 from datetime import datetime
 from typing import NamedTuple
 from uuid import UUID
@@ -15,7 +16,7 @@ class TransferRequest(NamedTuple):
     """One transfer asked for under one idempotency key, all its values checked for shape."""
 
     key: str
-    # SHA-256 over method, path and body as received: 32 bytes. Equal ones mean the same; different ones may too.
+    # SHA-256 over method, path and body as received: 32 bytes. Requests with equal ones mean the same; others may, too.
     fingerprint: bytes
     id: UUID
     source: str
@@ -26,7 +27,7 @@ class TransferRequest(NamedTuple):
     description: str | None
     # Canonical JSON text (keys sorted, no spaces): an object of strings.
     metadata: str
-    # Canonical JSON text of the conditions, or None; the next three are the same, taken apart.
+    # Canonical JSON text of the conditions, or None. The last three fields are the same conditions.
     conditions: str | None
     request_id: str
     source_version: int | None
@@ -35,7 +36,7 @@ class TransferRequest(NamedTuple):
 
 
 class Attempt(NamedTuple):
-    """One row of the book: an attempt bound to its key, and either the money moved or why not."""
+    """A row of `transfers`: an attempt bound to its key, which moved money or was refused."""
 
     id: UUID
     idempotency_key: str
@@ -61,7 +62,7 @@ class Attempt(NamedTuple):
 
     @classmethod
     def from_row(cls, row: asyncpg.Record) -> "Attempt":
-        """Make an attempt of a row with the columns of `transfer_by_keys`, in that order."""
+        """Make an attempt of a row with the `transfer_columns` of sql/queries/transfers.sql."""
         return cls(*row.values())
 
 
@@ -70,30 +71,24 @@ class Bound(NamedTuple):
 
     attempt: Attempt
     replayed: bool
-    # What a single request is answered, when the lane has rendered it.
+    # The rendered answer, of a request that was posted by itself.
     answer: Replay | None = None
 
 
 class Reused(NamedTuple):
-    """The key is bound to this attempt, which answers another request; *fields* name what differs between the two."""
+    """The key is bound to the attempt of another request; *fields* names what differs between the two."""
 
     attempt: Attempt
     fields: tuple[str, ...]
 
 
 class Unbound(NamedTuple):
-    """Nothing was done and no key was bound: the linked set meets keys that other requests have bound."""
-
-
-class Locked(NamedTuple):
-    """Nothing was done and no key was bound: another transaction has locked these accounts."""
-
-    accounts: tuple[str, ...]
+    """Nothing was done and no key was bound, since keys of the linked set are bound by other requests."""
 
 
 Outcome = Bound | Reused | Unbound
 
-# What is asked for; the rest of a request is about its sending.
+# The fields that make the meaning of a request.
 _ASKED = ("source", "destination", "amount", "currency", "reference", "description", "conditions", "metadata")
 # Members sorted: equal objects have equal texts.
 _encode = msgspec.json.Encoder(order="deterministic").encode
@@ -117,14 +112,22 @@ def _asked(of: TransferRequest | Attempt) -> tuple[object, ...]:
 
 
 def meaning(of: TransferRequest | Attempt) -> bytes:
-    """Return what makes a request the same request, however it was written: SHA-256 over all that is asked for."""
+    """Return the SHA-256 over all that a request asks for: equal requests have equal ones, however they are written."""
     return hashlib.sha256(_encode(_asked(of))).digest()
 
 
 def resolve_known(request: TransferRequest, attempt: Attempt) -> Outcome:
-    """Say what a request means whose key was found bound to *attempt*."""
+    """Return the outcome of a request whose key was found bound to *attempt*."""
     asked, bound = _asked(request), _asked(attempt)
     if asked == bound:
-        # The identifier is made once a request: finding it means that an earlier sending of this very batch did commit.
+        # Each request has an id of its own. If the row has it, an earlier sending of the same batch was committed.
         return Bound(attempt, replayed=attempt.id != request.id)
     return Reused(attempt, tuple(name for name, a, b in zip(_ASKED, asked, bound, strict=True) if a != b))
+
+
+def with_answer(outcome: Outcome, render: Callable[[Attempt], tuple[int, bytes]]) -> Outcome:
+    """Return the outcome of a single request with what the request is answered."""
+    if not isinstance(outcome, Bound):
+        return outcome
+    attempt, replayed, _ = outcome
+    return Bound(attempt, replayed, Replay(attempt.fingerprint, meaning(attempt), *render(attempt)))

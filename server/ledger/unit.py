@@ -1,42 +1,63 @@
-"""What travels to Postgres together: one request, or several that somebody sent as one."""
+"""A unit of a batch: one request, or the requests of a bulk or of an atomic set."""
 
-from typing import NamedTuple
-
-from server.ledger.transfers import TransferRequest
+from server.ledger.transfers import Outcome, TransferRequest
 from server.telemetry.tallies import Timing
 from server.telemetry.top import Top
 
 
-class Unit(NamedTuple):
-    """Requests that travel in one batch: a single one, a part of a bulk, or (*atomic*) a linked set."""
+class Unit:
+    """
+    Requests that are sent in the same batch, and their result.
 
-    requests: tuple[TransferRequest, ...]
-    atomic: bool
-    # Instants on the clock of `time.monotonic`, in seconds: when it joined the queue, and when its callers give up.
-    arrived: float
-    deadline: float
-    # Where a single one notes how long it took.
-    timing: Timing | None = None
+    Args:
+        requests: A single one, a part of a bulk, or (*atomic*) a linked set.
 
-    def set_number(self, number: int) -> int:
-        """Return what tells the database that its requests belong together, given its *number* in the batch, from 1."""
-        if self.atomic:
-            return number
-        return -number if len(self.requests) > 1 else 0
+        arrived, deadline: When it joined the queue, and when its callers give up, on the clock of `time.monotonic`, in
+            seconds.
+
+        timing: Takes how long a single request took.
+
+    Attributes:
+        result: The outcomes of the requests in order, or why there are none; None until one of the two is known.
+    """
+
+    __slots__ = ("arrived", "atomic", "deadline", "requests", "result", "timing")
+
+    def __init__(
+        self,
+        requests: tuple[TransferRequest, ...],
+        arrived: float,
+        deadline: float,
+        *,
+        atomic: bool = False,
+        timing: Timing | None = None,
+    ) -> None:
+        self.requests = requests
+        self.atomic = atomic
+        self.arrived = arrived
+        self.deadline = deadline
+        self.timing = timing
+        self.result: list[Outcome] | BaseException | None = None
 
     @property
     def accounts(self) -> set[str]:
         """All accounts it names."""
         return {side for request in self.requests for side in (request.source, request.destination)}
 
+    def set_number(self, number: int) -> int:
+        """Return its element of `p_sets` of `post_transfers`, given its *number* in the batch, from 1."""
+        if self.atomic:
+            return number
+        return -number if len(self.requests) > 1 else 0
+
     def note(self, ledger_id: int, hot_accounts: Top[tuple[int, str]], left: float, seconds: float) -> None:
         """
         Note which accounts it was about and how long it took.
 
         Args:
-            left: When its batch left, on the clock of `time.monotonic`, in seconds.
+            left: When its batch was sent, on the clock of `time.monotonic`, in seconds.
 
-            seconds: For how long its batch was away.
+            seconds: How long Postgres took.
         """
         for request in self.requests:
             hot_accounts.add((ledger_id, request.source))

@@ -3,11 +3,9 @@
 import traceback
 from pathlib import Path
 
-import asyncpg
-
 from server.process.embedded import EmbeddedError
 from server.settings import SettingsError
-from server.store.errors import RowLockedError, StoreError, StoreUnavailableError
+from server.store.errors import AddressError, DatabaseError, RowLockedError, StoreError, StoreUnavailableError
 
 UNREACHABLE = "Postgres cannot be reached ({}): check TALLYSTICK_DATABASE_URL, and that the server runs"
 
@@ -29,9 +27,9 @@ def explain(error: BaseException) -> str | None:
             return f"{error.strerror}: {error.filename}"
         case OSError():
             return f"the system refuses: {error.strerror or str(error) or type(error).__name__}"
-        case asyncpg.InterfaceError():
+        case AddressError():
             return f"the address of Postgres is refused: {error}"
-        case asyncpg.PostgresError():
+        case DatabaseError():
             return f"Postgres refuses: {error}"
         case _:
             return None

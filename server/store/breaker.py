@@ -1,11 +1,11 @@
-"""A circuit breaker: after some failures in a row nobody asks any more, until a probe of ours gets an answer."""
+"""A circuit breaker: after some failures in a row a dependency is not asked any more, until it answers a probe."""
 
 import asyncio
 import logging
 import random
 from collections.abc import Awaitable, Callable
 
-# Failures in a row that open it. One is an accident; at three, every caller has waited for nothing long enough.
+# Failures in a row that open it. One may be an accident; after three no other caller should wait.
 FAILURES_MAX = 3
 # Seconds between probes while it is open, with jitter so that workers do not probe together.
 PROBE_SECONDS = 0.25
@@ -20,7 +20,7 @@ class Breaker:
     Args:
         name: Of the dependency, for the log.
 
-        probe: Asks it something harmless; raises while it does not answer. Must be bounded in time.
+        probe: Asks it something harmless, within a bounded time. Raises if it does not answer.
     """
 
     def __init__(self, name: str, probe: Callable[[], Awaitable[object]]) -> None:
@@ -28,7 +28,7 @@ class Breaker:
         self._probe = probe
         self._failures = 0
         self._prober: asyncio.Task[None] | None = None
-        # True while nobody should ask.
+        # True while the dependency should not be asked.
         self.open = False
 
     def succeeded(self) -> None:
@@ -36,7 +36,7 @@ class Breaker:
         self._failures = 0
 
     def failed(self, error: BaseException) -> None:
-        """Note a failure; the last of a few in a row opens the breaker."""
+        """Note a failure; the last of FAILURES_MAX in a row opens the breaker."""
         self._failures += 1
         if self._failures >= FAILURES_MAX and not self.open:
             self.open = True
@@ -44,7 +44,7 @@ class Breaker:
             self._prober = asyncio.get_running_loop().create_task(self._watch())
 
     async def close(self) -> None:
-        """End the probing."""
+        """Stop probing."""
         if self._prober is not None:
             self._prober.cancel()
             await asyncio.gather(self._prober, return_exceptions=True)

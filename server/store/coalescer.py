@@ -1,4 +1,4 @@
-"""One primitive carries the speed: whatever waits on the network is sent together."""
+"""Coalescing: items that wait for the network are sent as one batch."""
 
 import asyncio
 import math
@@ -14,31 +14,31 @@ Result = TypeVar("Result")
 
 
 class QueueFullError(Exception):
-    """The queue in front of the store is full: nothing was sent, nothing was done."""
+    """Too much waits for the store already. Nothing was sent, nothing was done."""
 
 
 class Coalescer(Generic[Item, Result]):
     """
-    Sends everything that waits as one batch.
+    Sends all items that wait as one batch.
 
-    The first caller of a loop tick opens a batch; all others of that tick, or of the time in which
-    as many batches as allowed are away, join the next one. Nobody waits on a timer.
+    The first item of a loop tick schedules a batch at the end of the tick; the other items of the tick join it. While
+    as many batches as allowed are in flight, items wait and join the next one. Nothing waits for a timer.
 
     Args:
-        run: Takes the items of a batch, answers one result an item, in order. A result that is an
-            exception fails only its own caller; an exception raised fails every caller of the batch.
+        run: Takes the items of a batch and returns one result an item, in order. A result that is an exception fails
+            only its own caller; an exception raised fails every caller of the batch.
 
-        batch_max: Weight at which a batch is closed. An item heavier than this travels alone.
+        batch_max: Weight of a batch at most. An item heavier than this is sent alone.
 
-        in_flight_max: Batches that may be away at once.
+        in_flight_max: Batches that may be in flight at once.
 
-        queue_max: Weight that may wait. Past it `submit` refuses at once.
+        queue_max: Weight that may wait; past it `submit` raises. None where admission bounds the callers already.
 
-        split_from: Weight from which a batch leaves with half of what waits only. If it took all, everybody would be
-            away, then everybody be answered, and each side idle while the other works.
+        split_from: A batch heavier than this takes only half of what waits. If it took all, this process would be idle
+            while the store works, and the store while this process answers.
 
-        wait_max_seconds: How long an item may wait. What has waited longer is refused when its batch leaves, and not
-            sent: whoever asked has most likely given up.
+        wait_max_seconds: Seconds that an item may wait. An item that has waited longer is refused and not sent: its
+            caller has most likely given up.
 
         tally: Counts the batches.
     """
@@ -49,7 +49,7 @@ class Coalescer(Generic[Item, Result]):
         *,
         batch_max: int,
         in_flight_max: int,
-        queue_max: int,
+        queue_max: int | None = None,
         split_from: int | None = None,
         wait_max_seconds: float = math.inf,
         tally: BatchTally | None = None,
@@ -60,24 +60,24 @@ class Coalescer(Generic[Item, Result]):
         self._batch_max = batch_max
         self._split_from = batch_max if split_from is None else split_from
         self._in_flight_max = in_flight_max
-        self._queue_max = queue_max
+        self._queue_max = math.inf if queue_max is None else queue_max
         self._queue: deque[tuple[Item, int, asyncio.Future[Result], float]] = deque()
         self._queued = 0
-        self._opened = False
+        self._scheduled = False
         self._loop: asyncio.AbstractEventLoop | None = None
         # Strong references: the loop itself keeps only weak ones to its tasks.
-        self._flights: set[asyncio.Task[None]] = set()
+        self._in_flight: set[asyncio.Task[None]] = set()
 
     @property
     def idle(self) -> bool:
-        """True when nothing waits and nothing is away."""
-        return not self._queue and not self._flights
+        """True when nothing waits and nothing is in flight."""
+        return not self._queue and not self._in_flight
 
     def submit(self, item: Item, weight: int = 1) -> asyncio.Future[Result]:
         """
         Put *item* in the next batch and return the future of its result.
 
-        Cancelling the future abandons the answer only: the batch flies on.
+        Cancelling the future gives up the result only: the batch goes on.
 
         Raises:
             QueueFullError: *queue_max* is reached; nothing was queued.
@@ -91,25 +91,25 @@ class Coalescer(Generic[Item, Result]):
         future: asyncio.Future[Result] = loop.create_future()
         self._queue.append((item, weight, future, time.monotonic()))
         self._queued += weight
-        if not self._opened and len(self._flights) < self._in_flight_max:
-            self._opened = True
-            loop.call_soon(self._depart)
+        if not self._scheduled and len(self._in_flight) < self._in_flight_max:
+            self._scheduled = True
+            loop.call_soon(self._send)
         return future
 
     async def drain(self) -> None:
         """Return when all that was submitted has been answered."""
         while not self.idle:
-            if self._flights:
-                await asyncio.wait(self._flights)
+            if self._in_flight:
+                await asyncio.wait(self._in_flight)
             else:
                 await asyncio.sleep(0)
 
-    def _depart(self) -> None:
-        self._opened = False
-        while self._queue and len(self._flights) < self._in_flight_max:
+    def _send(self) -> None:
+        self._scheduled = False
+        while self._queue and len(self._in_flight) < self._in_flight_max:
             assert self._loop is not None, "something was submitted"
             now = time.monotonic()
-            self._refuse_old(now - self._wait_max)
+            self._refuse_late(now - self._wait_max)
             batch: list[tuple[Item, int, asyncio.Future[Result], float]] = []
             load = 0
             most = min(self._batch_max, max(self._split_from, self._queued // 2))
@@ -122,28 +122,28 @@ class Coalescer(Generic[Item, Result]):
             self._queued -= load
             if self._tally is not None:
                 self._tally.left(load, now - batch[0][3])
-            flight = self._loop.create_task(self._fly(batch))
-            self._flights.add(flight)
-            flight.add_done_callback(self._landed)
+            task = self._loop.create_task(self._run_batch(batch))
+            self._in_flight.add(task)
+            task.add_done_callback(self._batch_ended)
 
-    def _refuse_old(self, oldest: float) -> None:
+    def _refuse_late(self, oldest: float) -> None:
         while self._queue and self._queue[0][3] < oldest:
             _, weight, future, _ = self._queue.popleft()
             self._queued -= weight
             if not future.done():
                 future.set_exception(QueueFullError())
 
-    def _landed(self, flight: asyncio.Task[None]) -> None:
-        self._flights.discard(flight)
-        if self._queue and not self._opened:
-            self._depart()
+    def _batch_ended(self, task: asyncio.Task[None]) -> None:
+        self._in_flight.discard(task)
+        if self._queue and not self._scheduled:
+            self._send()
 
-    async def _fly(self, batch: list[tuple[Item, int, asyncio.Future[Result], float]]) -> None:
+    async def _run_batch(self, batch: list[tuple[Item, int, asyncio.Future[Result], float]]) -> None:
         try:
             results = await self._run([entry[0] for entry in batch])
             answers = list(zip(batch, results, strict=True))
         except BaseException as error:
-            # A cancelled flight must not look like a cancelled caller.
+            # A cancelled batch must not look like a cancelled caller.
             failure = (
                 ConnectionAbortedError("the batch was cancelled")
                 if isinstance(error, asyncio.CancelledError)

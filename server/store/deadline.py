@@ -1,21 +1,21 @@
-"""A deadline for the answers of somebody else, which our own loop's delays do not use up."""
+"""A timeout for answers of another server that delays of our own loop do not use up."""
 
 import asyncio
 from types import TracebackType
 
-# Seconds behind the deadline in which what has arrived by then is read. Timers that are due run before sockets are
-# read: after a loop that was held up, by a collection of garbage or a large batch, the answer lies there unread.
+# Seconds after the deadline in which answers that have arrived are still read. Timers that are due run before sockets
+# are read: after a delay of the loop, by garbage collection or a large batch, an answer may have arrived unread.
 ARRIVED_SECONDS = 0.01
 
 
 class Deadline:
     """
-    As `asyncio.timeout`, and past the deadline what has arrived is still read.
+    `asyncio.timeout`, except that an answer which has arrived by the deadline is still read after it.
 
     Args:
-        loop: The running one; its caller knows it, and asking for it is a system call on CPython 3.11.
+        loop: The running one. Callers keep it, since getting it is a system call on CPython 3.11.
 
-        seconds: From the beginning of the block on.
+        seconds: From the beginning of the block.
     """
 
     __slots__ = ("_handle", "_loop", "_seconds", "_timeout")
@@ -38,12 +38,12 @@ class Deadline:
         End.
 
         Raises:
-            TimeoutError: The deadline has cut the block short.
+            TimeoutError: The deadline has passed.
         """
         assert self._handle is not None, "it has begun"
         self._handle.cancel()
         await self._timeout.__aexit__(kind, error, trace)
 
     def _due(self) -> None:
-        # A deadline in the past takes effect behind all that is ready to run, such as a task whose answer was read.
+        # A deadline in the past takes effect after all that is ready to run, such as a task whose answer was read.
         self._handle = self._loop.call_later(ARRIVED_SECONDS, self._timeout.reschedule, 0.0)

@@ -1,14 +1,48 @@
-"""Operational failures of the store: nobody's request is wrong, the store could not do it now."""
+"""
+What goes wrong in the store, as the rest of the service sees it; `driver_errors.py` tells which it is.
+
+    StoreError                      it could not be done now, and nobody's request is wrong
+    ├── StoreUnavailableError       nothing was done
+    │   ├── NoConnectionError       no connection could be had
+    │   │   └── NoneFreeError       since all of the pool are in use
+    │   ├── RolledBackError         the server has rolled the transaction back
+    │   ├── RowLockedError          another transaction has locked a row
+    │   └── StoreAwayError          the breaker is open
+    └── OutcomeUnknownError         it may have been done
+        └── ConnectionLostError     the connection was lost under the statement
+            └── NoAnswerError       no answer came in time
+    DatabaseError                   Postgres refuses it, and would again
+    ├── ConstraintError             a constraint forbids it
+    │   └── DuplicateError          a unique one
+    └── UnpreparedError             the database is not ready for this program
+        ├── AddressError            the address means nothing to the driver
+        ├── AccessRefusedError      it knows no such user or database
+        ├── RoleMissingError        it has no such role
+        └── SchemaMissingError      a table is missing
+            └── PrivilegeMissingError
+"""
 
 from collections.abc import Iterable
 
 
 class StoreError(Exception):
-    """The store failed."""
+    """The store could not do it now."""
 
 
 class StoreUnavailableError(StoreError):
     """The store could not be used in time. Nothing was done."""
+
+
+class NoConnectionError(StoreUnavailableError):
+    """No connection to Postgres could be had. Nothing was sent."""
+
+
+class NoneFreeError(NoConnectionError):
+    """All connections of the pool stayed in use: Postgres is there, and busy."""
+
+
+class RolledBackError(StoreUnavailableError):
+    """Postgres has rolled the transaction back for a reason that passes, such as a deadlock or a switch-over."""
 
 
 class RowLockedError(StoreUnavailableError):
@@ -19,7 +53,7 @@ class RowLockedError(StoreUnavailableError):
         accounts: The accounts whose rows may be meant.
     """
 
-    def __init__(self, accounts: Iterable[str]) -> None:
+    def __init__(self, accounts: Iterable[str] = ()) -> None:
         super().__init__("a row is locked by another transaction")
         self.accounts = tuple(accounts)
 
@@ -30,3 +64,67 @@ class StoreAwayError(StoreUnavailableError):
 
 class OutcomeUnknownError(StoreError):
     """The store was lost while it worked, and did not come back in time to say whether it was done."""
+
+
+class ConnectionLostError(OutcomeUnknownError):
+    """The connection, or the server behind it, went away while a statement was under way."""
+
+
+class NoAnswerError(ConnectionLostError):
+    """A statement was not answered in time."""
+
+
+class DatabaseError(Exception):
+    """
+    Postgres refuses a statement or a connection, and would refuse it again.
+
+    Args:
+        text: What Postgres says.
+
+        kind: The name of the driver's error, which is safe to log.
+    """
+
+    def __init__(self, text: str, kind: str) -> None:
+        super().__init__(text)
+        self.kind = kind
+
+
+class ConstraintError(DatabaseError):
+    """
+    A constraint forbids what a statement does.
+
+    Args:
+        constraint: Its name.
+    """
+
+    def __init__(self, text: str, kind: str, constraint: str | None) -> None:
+        super().__init__(text, kind)
+        self.constraint = constraint
+
+
+class DuplicateError(ConstraintError):
+    """A row with the same unique value exists."""
+
+
+class UnpreparedError(DatabaseError):
+    """The database has no role, schema or table of ours, or those of another version."""
+
+
+class AddressError(UnpreparedError):
+    """The address of Postgres cannot be used."""
+
+
+class AccessRefusedError(UnpreparedError):
+    """The user or the database does not exist, or the password is wrong."""
+
+
+class RoleMissingError(UnpreparedError):
+    """The service's role does not exist."""
+
+
+class SchemaMissingError(UnpreparedError):
+    """The schema or a table does not exist."""
+
+
+class PrivilegeMissingError(SchemaMissingError):
+    """The service's role may not do it."""

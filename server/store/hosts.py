@@ -1,4 +1,4 @@
-"""One connection to whichever of several hosts takes writes, though others of them do not answer."""
+"""A connection to that one of several hosts which takes writes, even if others do not answer."""
 
 import asyncio
 import re
@@ -7,13 +7,13 @@ from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
 import asyncpg
 
-# What only one of the hosts has: it does not matter in which order they are asked.
+# Attributes that only one of the hosts can have: the order in which they are asked does not matter.
 SINGLE_ATTRIBUTES: Final = ("read-write", "primary")
-# What a host says, or does not say, that is away, a standby, or on its way up or down: another may be the one.
+# A host that is away, a standby, starting or stopping: another one may take writes.
 _NOT_THIS_ONE: Final = (OSError, asyncpg.InternalClientError, asyncpg.CannotConnectNowError)
 
 
-# What the driver takes for these options; it says so only when somebody connects.
+# Values that the driver takes for these options; it checks them only at connect.
 _CHOICES: Final = {
     "sslmode": ("disable", "allow", "prefer", "require", "verify-ca", "verify-full"),
     "target_session_attrs": ("any", "primary", "standby", "read-write", "read-only", "prefer-standby"),
@@ -23,10 +23,10 @@ _PORT_MAX: Final = 65_535
 
 def check_address(dsn: str) -> None:
     """
-    Return if an address of the right form also means something.
+    Return if an address of the right form has valid parts.
 
     Raises:
-        ValueError: It does not; the message names the part and not what it holds.
+        ValueError: It has not; the message names the part and not its value.
     """
     parts = urlsplit(dsn)
     query = dict(parse_qsl(parts.query, keep_blank_values=True))
@@ -48,9 +48,9 @@ def check_address(dsn: str) -> None:
 
 async def connect(dsn: str, **options: Any) -> "asyncpg.Connection[asyncpg.Record]":
     """
-    Connect as `asyncpg.connect` does; where the address names several hosts of which one takes writes, to all at once.
+    Connect as `asyncpg.connect` does, but to several hosts at once if only one of them takes writes.
 
-    One after the other, a host that is cut off takes all the time there is, and the one behind it is never asked.
+    Asked one after the other, a host that is cut off would use up the timeout, and the next one would never be asked.
 
     Raises:
         OSError, asyncpg.PostgresError, asyncpg.InternalClientError: None of them could be connected to.
@@ -69,7 +69,7 @@ async def connect(dsn: str, **options: Any) -> "asyncpg.Connection[asyncpg.Recor
                 if chosen is None and _connected(attempt):
                     chosen = attempt
                 elif failure is None or isinstance(failure, _NOT_THIS_ONE):
-                    # A reason that does not pass by itself says most.
+                    # A reason that does not pass by itself is the one to report.
                     failure = attempt.exception()
     finally:
         for attempt in attempts:
@@ -83,7 +83,7 @@ async def connect(dsn: str, **options: Any) -> "asyncpg.Connection[asyncpg.Recor
 
 
 def each_host(dsn: str) -> list[str]:
-    """Return the address of each host that is to be asked; the whole as it is where their order matters."""
+    """Return an address for each host to ask at once, or the address as it is where their order matters."""
     parts = urlsplit(dsn)
     query = dict(parse_qsl(parts.query, keep_blank_values=True))
     if query.get("target_session_attrs") not in SINGLE_ATTRIBUTES:

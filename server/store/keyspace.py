@@ -9,8 +9,8 @@ from typing import Final
 import asyncpg
 
 from server.store.coalescer import QueueFullError
-from server.store.errors import StoreError
-from server.store.postgres import Database, NoneFreeError
+from server.store.errors import DatabaseError, NoneFreeError, StoreError
+from server.store.postgres import Database
 from server.store.sql import query
 
 # Milliseconds a snapshot may be served: the bound on how stale a read can be when a worker that posts cannot reach
@@ -126,9 +126,9 @@ class Keyspace:
         run, doubts = self.run, self._doubts
         try:
             row = (await database.read_once("identity_read"))[0]
-        except (StoreError, QueueFullError, asyncpg.PostgresError, OSError) as error:
+        except (StoreError, QueueFullError, DatabaseError) as error:
             # Where all connections are at work, none was lost.
-            if not isinstance(error.__cause__, NoneFreeError):
+            if not isinstance(error, NoneFreeError):
                 self.confirmation = None
             return False
         # A connection made meanwhile may have met another run: it is the newer one.

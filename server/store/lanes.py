@@ -1,4 +1,4 @@
-"""A lane for each ledger: what one tenant sends neither waits for nor fails with what another sends."""
+"""A coalescer for each ledger: requests of one neither wait for nor fail with those of another."""
 
 import asyncio
 import math
@@ -11,8 +11,8 @@ from server.telemetry.tallies import BatchTally
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
-# Ledgers with a lane of their own at one time, in one process. An idle lane is a few hundred bytes and is dropped
-# when room is needed; more ledgers than this that are busy in the same instant are refused.
+# Ledgers with a lane at one time, in one process. Idle lanes, of a few hundred bytes each, are dropped when room is
+# needed; more ledgers than this that are busy in the same instant are refused.
 LANES_MAX = 1_024
 
 
@@ -32,7 +32,7 @@ class LedgerLanes(Generic[Item, Result]):
         *,
         batch_max: int,
         in_flight_max: int,
-        queue_max: int,
+        queue_max: int | None = None,
         split_from: int | None = None,
         wait_max_seconds: float = math.inf,
         tally: BatchTally | None = None,

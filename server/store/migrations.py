@@ -1,4 +1,4 @@
-"""Migrations: numbered files applied once and in order; functions, owners and grants are kept as the files say."""
+"""Migrations: numbered files, applied once and in order. Functions, owners and grants are made as the files say."""
 
 import hashlib
 import re
@@ -8,11 +8,11 @@ from typing import NamedTuple
 
 import asyncpg
 
-from server.store.errors import StoreError
-from server.store.sessions import session
+from server.store.errors import DatabaseError, PrivilegeMissingError, RowLockedError, StoreError
+from server.store.sessions import Session, session
 from server.store.sql import query, sql_root
 
-# Any number will do that no other program on the same database uses for its advisory locks.
+# Of an advisory lock: any number that no other program uses on the same database.
 LOCK_KEY = 0x7A11_9571_C500
 # A migration may wait this long for the locks of running transactions, which are all short.
 LOCK_TIMEOUT_MS = 10_000
@@ -20,7 +20,7 @@ LOCK_TIMEOUT_MS = 10_000
 STATEMENT_TIMEOUT_MS = 30 * 60_000
 
 _FILE = re.compile(r"^(?P<number>[0-9]{4})_(?P<name>[a-z0-9_]+)\.sql$")
-# What becomes of the names of constraints and indexes, in the order in which it stands there.
+# Statements that make, rename or drop constraints and indexes.
 _NAMES = re.compile(
     r"\bALTER\s+INDEX\s+(?P<renamed>[a-z0-9_]+)\s+RENAME\s+TO\s+(?P<new>[a-z0-9_]+)"
     r"|\bDROP\s+(?:CONSTRAINT|INDEX)\s+(?:IF\s+EXISTS\s+)?(?P<dropped>[a-z0-9_]+)"
@@ -88,7 +88,7 @@ def stale_functions(
 
         recorded: The rows of `function_list`.
 
-        found: The rows of `function_bodies`: what was changed by hand has its old record.
+        found: The rows of `function_bodies`, since a function that was changed by hand keeps its record.
     """
     checksums = {row["name"]: row["checksum"] for row in recorded}
     stale = {}
@@ -134,8 +134,8 @@ async def migrate(dsn: str, root: Path | None = None) -> list[str]:
     """
     Bring the database to the state this program needs and return what was done, a line each.
 
-    Every step is a transaction under one advisory lock and looks again before it acts, so any number of
-    processes may do this at once, and one that dies is followed by the next.
+    Every step is a transaction under one advisory lock, and checks first whether it is still due. So any number of
+    processes may do this at once, and when one dies the next one goes on.
 
     Args:
         dsn: Address of Postgres, with a user that may create the roles and the schema, or is a member of them.
@@ -146,7 +146,7 @@ async def migrate(dsn: str, root: Path | None = None) -> list[str]:
         MigrationChangedError: A migration has been changed after it was applied.
         MigrationError: One fails.
         StoreUnavailableError: Postgres cannot be reached, or is lost.
-        asyncpg.PostgresError: It refuses.
+        DatabaseError: It refuses.
     """
     folder = root or sql_root()
     done: list[str] = []
@@ -155,7 +155,7 @@ async def migrate(dsn: str, root: Path | None = None) -> list[str]:
         "lock_timeout": str(LOCK_TIMEOUT_MS),
         "statement_timeout": str(STATEMENT_TIMEOUT_MS),
         "client_min_messages": "warning",
-        # One that is killed gives its locks back, instead of keeping them until its statement is done.
+        # A process that is killed releases its locks at once, and not when its statement is done.
         "client_connection_check_interval": "1000",
     }
     async with session(dsn, settings) as connection:
@@ -175,23 +175,23 @@ async def migrate(dsn: str, root: Path | None = None) -> list[str]:
     return done
 
 
-async def _prepare(connection: "asyncpg.Connection[asyncpg.Record]", folder: Path, done: list[str]) -> None:
-    """Take the lock, make sure of roles, schema, owners and record; all else follows as the owner."""
+async def _prepare(connection: Session, folder: Path, done: list[str]) -> None:
+    """Take the lock, then make roles, schema, owners and record where they are missing."""
     try:
         await connection.execute(query("migration_lock"), LOCK_KEY)
-    except asyncpg.LockNotAvailableError as error:
+    except RowLockedError as error:
         raise MigrationError(
             f"another process has been migrating this database for {LOCK_TIMEOUT_MS // 1000} s: try again after it"
         ) from error
     await connection.execute((folder / "bootstrap.sql").read_text(encoding="utf-8"))
     record = (folder / "record.sql").read_text(encoding="utf-8")
     tables = _TABLE.findall("\n".join([record, *(migration.text for migration in expected_migrations(folder))]))
-    # What was restored without owners belongs to the user that restored it.
+    # Objects that were restored without owners belong to the user that restored them.
     foreign = await connection.fetch(query("owner_list"), tables, list(expected_functions(folder)))
     for row in foreign:
         try:
             await connection.execute(row["statement"])
-        except asyncpg.InsufficientPrivilegeError as error:
+        except PrivilegeMissingError as error:
             what, owner = row["what"], row["owner"]
             raise MigrationError(
                 f"the {what} belongs to {owner}: run `tallystick migrate` as {owner} or as a superuser"
@@ -201,14 +201,12 @@ async def _prepare(connection: "asyncpg.Connection[asyncpg.Record]", folder: Pat
     await connection.execute(record)
 
 
-async def _renew_functions(
-    connection: "asyncpg.Connection[asyncpg.Record]", functions: Mapping[str, tuple[str, str]], done: list[str]
-) -> None:
-    """Make those functions anew that are not as the files say."""
+async def _renew_functions(connection: Session, functions: Mapping[str, tuple[str, str]], done: list[str]) -> None:
+    """Create those functions again that differ from the files."""
     found = await connection.fetch(query("function_bodies"))
     recorded = await connection.fetch(query("function_list"))
     for name, (checksum, text) in stale_functions(functions, recorded, found).items():
-        # Dropped first: with other arguments or results it would stand beside the new one, or forbid it.
+        # Dropped first: with other arguments it would stay beside the new one, and with another result forbid it.
         for row in found:
             if row["name"] == name:
                 await connection.execute(f"DROP FUNCTION {row['signature']}")
@@ -217,7 +215,7 @@ async def _renew_functions(
         done.append(f"function {name}")
 
 
-async def _apply(connection: "asyncpg.Connection[asyncpg.Record]", migration: Migration, done: list[str]) -> None:
+async def _apply(connection: Session, migration: Migration, done: list[str]) -> None:
     applied = {row["number"]: row["checksum"] for row in await connection.fetch(query("migration_list"))}
     label = f"{migration.number:04d}_{migration.name}"
     if migration.number in applied:
@@ -228,7 +226,7 @@ async def _apply(connection: "asyncpg.Connection[asyncpg.Record]", migration: Mi
         return
     try:
         await connection.execute(migration.text)
-    except asyncpg.PostgresError as error:
+    except DatabaseError as error:
         raise MigrationError(f"{label} failed and was rolled back: {error}") from error
     await connection.execute(query("migration_record"), migration.number, migration.name, migration.checksum)
     done.append(f"migration {label}")

@@ -1,4 +1,4 @@
-"""Pools of connections: how they are made, and how a connection is handed back."""
+"""Pools of connections: how they are made, and how a connection is released."""
 
 import logging
 from collections.abc import Awaitable, Callable
@@ -14,8 +14,8 @@ from server.store.sessions import (
     ServiceConnection,
 )
 
-# How long handing a connection back may take: waiting for a cancelled statement's backend, or taking leave of a server.
-# What was done on it is decided by then, and its caller waits; past this the connection is cut.
+# Seconds that releasing a connection may take, while its caller waits: the pool waits for the backend of a cancelled
+# statement, or for a server to close. What was done is decided by then; past this the connection is cut.
 RELEASE_TIMEOUT_SECONDS = 0.5
 
 log = logging.getLogger(__name__)
@@ -28,7 +28,7 @@ async def create_pool(
     Return a pool of up to *size* connections; none is opened here, so Postgres may be away.
 
     Args:
-        meet: Is shown each connection before it is used.
+        meet: Examines each connection before it is used.
     """
     return await asyncpg.create_pool(
         dsn,
@@ -48,9 +48,9 @@ async def create_pool(
 async def release(
     pool: "asyncpg.Pool[asyncpg.Record]", connection: "asyncpg.pool.PoolConnectionProxy[asyncpg.Record]"
 ) -> None:
-    """Hand a connection back; a failure to do so is not one of what was done on it."""
+    """Release a connection; a failure to do so does not concern what was done on it."""
     try:
         await pool.release(connection, timeout=RELEASE_TIMEOUT_SECONDS)
     except Exception as error:
-        # asyncpg has cut the connection and made room for another.
-        log.warning("a connection was not handed back: %s", type(error).__name__)
+        # asyncpg has cut the connection, and the pool may open another.
+        log.warning("a connection was not released: %s", type(error).__name__)

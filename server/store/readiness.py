@@ -1,4 +1,4 @@
-"""Whether it is safe to serve from this database: what start-up asserts, asked again while the service runs."""
+"""Whether it is safe to serve from this database: checked at start-up, and again while the service runs."""
 
 import asyncio
 import time
@@ -8,25 +8,20 @@ from typing import Final
 import asyncpg
 
 from server.store.coalescer import QueueFullError
-from server.store.errors import StoreError
+from server.store.errors import AccessRefusedError, DatabaseError, RoleMissingError, SchemaMissingError, StoreError
 from server.store.migrations import Expected, expected_schema, stale_functions
 from server.store.postgres import Database
 from server.store.sessions import SERVICE_ROLE
 
-# How long an answer stands, so that the probes of many balancers cost one look a second.
+# Seconds for which an answer is kept, so that the probes of many balancers cost one check a second.
 ANSWER_SECONDS: Final = 1.0
-# How long the questions may take: a probe that hears nothing for seconds gives up before it has learnt the reason.
+# Seconds that a check may take: a probe gives up after some seconds, and would not learn the reason.
 ASK_SECONDS: Final = 2.0
 # The oldest server whose planner and SQL are tested.
 SERVER_VERSION_MIN: Final = 16_00_00
 
-# What Postgres says where `tallystick migrate` has to run first: there is no schema, no role, or no privilege.
-UNMIGRATED: Final = (
-    asyncpg.InsufficientPrivilegeError,
-    asyncpg.InvalidParameterValueError,
-    asyncpg.InvalidSchemaNameError,
-    asyncpg.UndefinedTableError,
-)
+# Errors of a database that `tallystick migrate` has to prepare first: it has no schema, no role, or no privilege.
+UNMIGRATED: Final = (SchemaMissingError, RoleMissingError)
 
 # Settings without which an acknowledged transfer could be lost.
 _DURABLE: Final = {
@@ -38,24 +33,24 @@ _DURABLE: Final = {
 
 class Readiness:
     """
-    Says why the service must not be used now, if there is a reason.
+    Finds the reasons why the service must not be used now.
 
     Args:
-        database: What is served from.
+        database: The database to check.
 
-        standing: Failures of the program itself, which no waiting mends.
+        standing: Failures of the program itself, which last until it is started anew.
     """
 
     def __init__(self, database: Database, standing: Sequence[str] = ()) -> None:
         self._database = database
-        # Read here and not at each look: requests do not wait for files, and a new version that is being installed
-        # beside this one does not change what this one needs.
+        # Read once: requests do not wait for files, and a new version that is installed beside this one does not change
+        # what this one needs.
         self._expected = expected_schema()
         self._standing = tuple(standing)
         self._answer: tuple[str, ...] = ("the first check has not been made",)
         self._expires = 0.0
         self._lock = asyncio.Lock()
-        # Set when the service stops: it answers what runs and wants no more.
+        # Set when the service stops: it finishes requests that run, and wants no others.
         self.draining = False
 
     async def failures(self) -> tuple[str, ...]:
@@ -74,34 +69,30 @@ class Readiness:
                 return tuple(await check_database(self._database, self._expected))
         except (StoreError, QueueFullError, TimeoutError):
             return ("Postgres cannot be reached",)
-        except asyncpg.PostgresError as error:
+        except DatabaseError as error:
             return (explain_refusal(error),)
 
 
-def explain_refusal(error: asyncpg.PostgresError) -> str:
-    """Say in a sentence what it means that Postgres refused to be looked at."""
+def explain_refusal(error: DatabaseError) -> str:
+    """Return in a sentence why Postgres refused to be checked."""
     match error:
-        case asyncpg.UndefinedTableError() | asyncpg.InvalidSchemaNameError() | asyncpg.InsufficientPrivilegeError():
+        case SchemaMissingError():
             return "the schema or the service's privileges on it are missing: run `tallystick migrate`"
-        case (
-            asyncpg.InvalidAuthorizationSpecificationError()
-            | asyncpg.InvalidCatalogNameError()
-            | asyncpg.InvalidParameterValueError()
-        ):
+        case AccessRefusedError() | RoleMissingError():
             return "Postgres refuses the user, database or role: check the address, run `tallystick migrate`"
         case _:
-            return f"Postgres refuses ({type(error).__name__})"
+            return f"Postgres refuses ({error.kind})"
 
 
 async def check_database(database: Database, expected: Expected) -> list[str]:
     """
     Return what is wrong with the database, a sentence each; nothing when it is safe to serve from.
 
-    Without a privilege nothing further is looked at: most of it could not be read.
+    If a privilege is missing nothing more is checked, since most of it could not be read.
 
     Raises:
         StoreError, QueueFullError: It cannot be asked.
-        asyncpg.PostgresError: It refuses the question; no schema, for example.
+        DatabaseError: It refuses the question; no schema, for example.
     """
     failures = _judge_settings((await database.read("readiness_settings"))[0])
     lacking = await database.read("grant_list", list(expected.functions))

@@ -1,24 +1,26 @@
-"""Sessions of Postgres: their settings, their limits, and what the errors of a connection mean."""
+"""Sessions of Postgres: their settings, their limits, and connections of their own."""
 
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import Any
 
 import asyncpg
 
 from server.store import hosts
-from server.store.errors import StoreUnavailableError
+from server.store.driver_errors import translating
+from server.store.errors import AddressError, ConnectionLostError, StoreUnavailableError
 
 # One batch of 500 takes about 15 ms; a statement that runs a hundred times longer is stuck, and its row locks with it.
 STATEMENT_TIMEOUT_MS = 2_000
-# Batches of several workers queue on a hot row for tens of milliseconds each; past this the holder is not working.
-# Requests of other ledgers may wait for the places that a waiting batch holds, so it stays below what they wait.
+# Batches of several workers queue on a hot row for tens of milliseconds each; past this the holder does not work on it.
+# It stays below the time that requests of other ledgers wait for the connection that a waiting batch holds.
 LOCK_TIMEOUT_MS = 250
-# Nothing in the service leaves a transaction idle: whatever does has lost its client.
+# Nothing in the service leaves a transaction idle: one that is idle has lost its client.
 IDLE_IN_TRANSACTION_TIMEOUT_MS = 5_000
-# The client's own bound on a statement. Longer than the server's, so that the server's definite answer comes first;
-# it decides only when the backend itself does not answer any more.
+# The client's own timeout of a statement, in seconds. It is longer than the server's, so that the server's definite
+# answer comes first, and takes effect only when the backend does not answer any more.
 COMMAND_TIMEOUT_SECONDS = 2.5
-# Time to open a connection.
+# Seconds to open a connection.
 CONNECT_TIMEOUT_SECONDS = 2.0
 SERVICE_ROLE = "tallystick_service"
 SCHEMA = "tallystick"
@@ -57,60 +59,40 @@ SCAN_SETTINGS = {
     "idle_in_transaction_session_timeout": "60s",
 }
 
-# The connection, or the server behind it, is gone or is leaving; what was being done may or may not have been done.
-CONNECTION_LOST = (
-    OSError,
-    TimeoutError,
-    asyncpg.InterfaceError,
-    asyncpg.PostgresConnectionError,
-    asyncpg.AdminShutdownError,
-    asyncpg.CrashShutdownError,
-    asyncpg.CannotConnectNowError,
-    asyncpg.IdleInTransactionSessionTimeoutError,
-    asyncpg.InternalClientError,
-)
-# Those of them in which the server has not refused the address.
-_LOST = (
-    OSError,
-    asyncpg.PostgresConnectionError,
-    asyncpg.AdminShutdownError,
-    asyncpg.CrashShutdownError,
-    asyncpg.CannotConnectNowError,
-    asyncpg.InternalClientError,
-)
-# The server says that it will not do it now; the transaction is rolled back.
-REFUSED_FOR_NOW = (
-    asyncpg.SerializationError,
-    asyncpg.DeadlockDetectedError,
-    asyncpg.LockNotAvailableError,
-    asyncpg.QueryCanceledError,
-    asyncpg.ReadOnlySQLTransactionError,
-    asyncpg.InsufficientResourcesError,
-    asyncpg.InvalidCachedStatementError,
-)
-# There is no database, role or schema of ours yet, or one of another version: it has to be migrated first.
-UNPREPARED = (
-    asyncpg.InvalidAuthorizationSpecificationError,
-    asyncpg.InvalidCatalogNameError,
-    asyncpg.InvalidParameterValueError,
-    asyncpg.InvalidSchemaNameError,
-    asyncpg.InsufficientPrivilegeError,
-    asyncpg.UndefinedColumnError,
-    asyncpg.UndefinedTableError,
-)
-
 
 class ServiceConnection(asyncpg.Connection):
-    """A connection that is handed back as it is: the service sets no session state (a check over `sql/` proves it)."""
+    """A connection that is released as it is: the service sets no session state (a check over `sql/` proves it)."""
 
     def get_reset_query(self) -> str:
         return ""
 
 
+class Session:
+    """A connection of its own, with what it raises translated into errors of the store."""
+
+    def __init__(self, connection: "asyncpg.Connection[asyncpg.Record]") -> None:
+        self._connection = connection
+
+    async def execute(self, text: str, *arguments: object) -> None:
+        """Run SQL that returns nothing, several statements if there are no *arguments*."""
+        with translating():
+            await self._connection.execute(text, *arguments)
+
+    async def fetch(self, text: str, *arguments: object) -> "list[asyncpg.Record]":
+        """Run a statement and return its rows."""
+        with translating():
+            return await self._connection.fetch(text, *arguments)
+
+    @asynccontextmanager
+    async def transaction(self, **options: Any) -> AsyncIterator[None]:
+        """Run what is in the block in one transaction, with the driver's options."""
+        with translating():
+            async with self._connection.transaction(**options):
+                yield
+
+
 @asynccontextmanager
-async def session(
-    dsn: str, settings: Mapping[str, str], close_seconds: float | None = None
-) -> "AsyncIterator[asyncpg.Connection[asyncpg.Record]]":
+async def session(dsn: str, settings: Mapping[str, str], close_seconds: float | None = None) -> AsyncIterator[Session]:
     """
     Lend a connection of its own.
 
@@ -121,21 +103,28 @@ async def session(
 
     Raises:
         StoreUnavailableError: Postgres cannot be reached, or is lost.
-        asyncpg.PostgresError: It refuses.
+        DatabaseError: It refuses.
+        OSError: A file that the address names cannot be read.
     """
     try:
-        connection = await hosts.connect(dsn, timeout=CONNECT_TIMEOUT_SECONDS, server_settings=dict(settings))
+        connection = await _connect(dsn, settings)
         try:
-            yield connection
+            yield Session(connection)
         finally:
-            await connection.close(timeout=close_seconds)
-    except _LOST as error:
-        if isinstance(error, OSError) and error.filename:
-            # Of a file, not of the connection.
-            raise
-        raise StoreUnavailableError(str(error) or type(error).__name__) from error
+            with translating():
+                await connection.close(timeout=close_seconds)
+    except ConnectionLostError as error:
+        raise StoreUnavailableError(str(error.__cause__) or str(error)) from error
 
 
-def scanning_session(dsn: str) -> "AbstractAsyncContextManager[asyncpg.Connection[asyncpg.Record]]":
+async def _connect(dsn: str, settings: Mapping[str, str]) -> "asyncpg.Connection[asyncpg.Record]":
+    with translating():
+        try:
+            return await hosts.connect(dsn, timeout=CONNECT_TIMEOUT_SECONDS, server_settings=dict(settings))
+        except asyncpg.InterfaceError as error:
+            raise AddressError(str(error), type(error).__name__) from error
+
+
+def scanning_session(dsn: str) -> AbstractAsyncContextManager[Session]:
     """Lend a connection that may read for as long as it takes, as `session`."""
     return session(dsn, SCAN_SETTINGS, COMMAND_TIMEOUT_SECONDS)

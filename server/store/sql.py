@@ -4,6 +4,8 @@ import re
 from functools import cache
 from pathlib import Path
 
+# A list of columns that several statements of a file return, a comment; statements name it in braces.
+_COLUMNS = re.compile(r"^-- columns: (?P<name>[a-z0-9_]+)\n(?P<list>(?:-- .*\n)+)", re.MULTILINE)
 _HEADER = re.compile(r"^-- name: (?P<name>[a-z0-9_]+)\((?P<arguments>[a-z0-9_, ]*)\)$", re.MULTILINE)
 
 
@@ -20,7 +22,8 @@ def queries() -> dict[str, str]:
     Return all named statements of `sql/queries/`, by name.
 
     A statement begins with `-- name: noun_verb(argument, ...)`, the arguments in the order of `$1`,
-    `$2`, ..., and carries its name into the database as a comment, where the server's log shows it.
+    `$2`, ..., and carries its name into the database as a comment, where the server's log shows it. Columns that
+    several statements of a file return are listed once, under `-- columns: name`, and stand for `{name}`.
 
     Raises:
         ValueError: Two statements have one name.
@@ -28,6 +31,7 @@ def queries() -> dict[str, str]:
     found: dict[str, str] = {}
     for path in sorted((sql_root() / "queries").glob("*.sql")):
         text = path.read_text(encoding="utf-8")
+        lists = {f"{{{match['name']}}}": match["list"] for match in _COLUMNS.finditer(text)}
         heads = list(_HEADER.finditer(text))
         for head, following in zip(heads, [*heads[1:], None], strict=True):
             name = head["name"]
@@ -35,7 +39,10 @@ def queries() -> dict[str, str]:
                 raise ValueError(f"two statements are named {name}")
             body = text[head.end() : following.start() if following else len(text)]
             lines = [line for line in body.strip().splitlines() if not line.startswith("--")]
-            found[name] = f"/* {name} */ " + "\n".join(lines).strip().rstrip(";")
+            statement = "\n".join(lines).strip().rstrip(";")
+            for place, columns in lists.items():
+                statement = statement.replace(place, columns.replace("-- ", "").strip())
+            found[name] = f"/* {name} */ {statement}"
     return found
 
 

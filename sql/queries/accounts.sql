@@ -1,3 +1,6 @@
+-- columns: account_columns
+-- id, currency, balance, held_in, held_out, floor, ceiling, version, closed, metadata, created_at
+
 -- name: account_create_many(ledger_id, ids, currencies, floors, ceilings, metadata, wait_ms)
 -- Open those that do not exist yet, in id order so that two such calls cannot deadlock; of equal ids the first counts.
 INSERT INTO accounts (ledger_id, id, currency, floor, ceiling, metadata, created_at)
@@ -7,11 +10,11 @@ FROM set_config('lock_timeout', $7, true),
     WITH ORDINALITY AS r (id, currency, floor, ceiling, metadata, place)
 ORDER BY r.id COLLATE "C", r.place
 ON CONFLICT DO NOTHING
-RETURNING id, currency, balance, held_in, held_out, floor, ceiling, version, closed, metadata, created_at;
+RETURNING {account_columns};
 
 -- name: account_read_many(ledger_id, ids)
 -- The accounts of these ids, in any order; those that do not exist are left out.
-SELECT id, currency, balance, held_in, held_out, floor, ceiling, version, closed, metadata, created_at
+SELECT {account_columns}
 FROM accounts
 WHERE ledger_id = $1 AND id = ANY ($2::text[]);
 
@@ -49,7 +52,7 @@ FOR SHARE;
 
 -- name: account_page(ledger_id, prefix, prefix_end, after, limit)
 -- One page of the accounts whose ids begin with a prefix, by id.
-SELECT id, currency, balance, held_in, held_out, floor, ceiling, version, closed, metadata, created_at
+SELECT {account_columns}
 FROM accounts
 WHERE ledger_id = $1 AND id >= $2 AND id < $3 AND id > $4
 ORDER BY id
@@ -72,7 +75,7 @@ FROM set_config('lock_timeout', $12, true)
 WHERE ledger_id = $1 AND id = $2 AND ($3::bigint[] IS NULL OR version = ANY ($3))
   AND ($9::jsonb IS NULL
        OR (SELECT count(*) FROM jsonb_object_keys(jsonb_strip_nulls(metadata::jsonb || $9::jsonb))) <= $11::integer)
-RETURNING id, currency, balance, held_in, held_out, floor, ceiling, version, closed, metadata, created_at;
+RETURNING {account_columns};
 
 -- name: entry_page(ledger_id, account, from, to, before_at, before_version, limit)
 -- One page of an account's statement, newest first, from both sides of its transfers.

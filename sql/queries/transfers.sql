@@ -1,28 +1,27 @@
+-- columns: transfer_columns
+-- id, idempotency_key, fingerprint, kind, parent, source, destination, amount, currency, source_balance,
+-- destination_balance, source_version, destination_version, reference, description, conditions, metadata, refusal,
+-- refusal_pointer, refusal_request_id, created_at
+
 -- name: transfer_post_many(ledger_id, accounts, keys, fingerprints, ids, sources, destinations, amounts, currencies, references, descriptions, metadata, conditions, request_ids, sets, source_versions, destination_versions, source_availables, waits)
 -- Post a batch in one transaction: the function says what became of each.
 SELECT * FROM post_transfers($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19);
 
 -- name: transfer_by_keys(ledger_id, keys)
 -- The attempts bound to these idempotency keys.
-SELECT id, idempotency_key, fingerprint, kind, parent, source, destination, amount, currency, source_balance,
-       destination_balance, source_version, destination_version, reference, description, conditions, metadata,
-       refusal, refusal_pointer, refusal_request_id, created_at
+SELECT {transfer_columns}
 FROM transfers
 WHERE ledger_id = $1 AND idempotency_key = ANY ($2::text[]);
 
 -- name: transfer_by_id(ledger_id, id)
 -- The attempt of this id.
-SELECT id, idempotency_key, fingerprint, kind, parent, source, destination, amount, currency, source_balance,
-       destination_balance, source_version, destination_version, reference, description, conditions, metadata,
-       refusal, refusal_pointer, refusal_request_id, created_at
+SELECT {transfer_columns}
 FROM transfers
 WHERE ledger_id = $1 AND id = $2;
 
 -- name: transfer_page(ledger_id, before_at, before_id, limit)
 -- One page of all transfers of a ledger, newest first.
-SELECT id, idempotency_key, fingerprint, kind, parent, source, destination, amount, currency, source_balance,
-       destination_balance, source_version, destination_version, reference, description, conditions, metadata,
-       refusal, refusal_pointer, refusal_request_id, created_at
+SELECT {transfer_columns}
 FROM transfers
 WHERE ledger_id = $1 AND (created_at, id) < ($2::timestamptz, $3::uuid) AND refusal IS NULL
 ORDER BY created_at DESC, id DESC
@@ -30,9 +29,7 @@ LIMIT $4;
 
 -- name: transfer_page_by_reference(ledger_id, reference, before_at, before_id, limit)
 -- One page of the transfers that carry a reference, newest first.
-SELECT id, idempotency_key, fingerprint, kind, parent, source, destination, amount, currency, source_balance,
-       destination_balance, source_version, destination_version, reference, description, conditions, metadata,
-       refusal, refusal_pointer, refusal_request_id, created_at
+SELECT {transfer_columns}
 FROM transfers
 WHERE ledger_id = $1 AND reference = $2 AND (created_at, id) < ($3::timestamptz, $4::uuid) AND refusal IS NULL
 ORDER BY created_at DESC, id DESC
@@ -40,9 +37,7 @@ LIMIT $5;
 
 -- name: transfer_page_by_reference_and_account(ledger_id, reference, account, before_at, before_id, limit)
 -- One page of the transfers of an account that carry a reference, from both sides, newest first.
-SELECT id, idempotency_key, fingerprint, kind, parent, source, destination, amount, currency, source_balance,
-       destination_balance, source_version, destination_version, reference, description, conditions, metadata,
-       refusal, refusal_pointer, refusal_request_id, created_at
+SELECT {transfer_columns}
 FROM (
     (SELECT * FROM transfers
      WHERE ledger_id = $1 AND source = $3 AND reference = $2 AND refusal IS NULL
@@ -61,9 +56,7 @@ LIMIT $6;
 
 -- name: transfer_page_by_account(ledger_id, account, before_at, before_id, limit)
 -- One page of the transfers of an account, from both sides, newest first.
-SELECT id, idempotency_key, fingerprint, kind, parent, source, destination, amount, currency, source_balance,
-       destination_balance, source_version, destination_version, reference, description, conditions, metadata,
-       refusal, refusal_pointer, refusal_request_id, created_at
+SELECT {transfer_columns}
 FROM (
     (SELECT * FROM transfers
      WHERE ledger_id = $1 AND source = $2 AND refusal IS NULL

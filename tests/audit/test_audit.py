@@ -116,13 +116,19 @@ async def test_exit_codes(books: str, postgres_url: str) -> None:
     assert "ledger books: 8 accounts" in found.out
     assert "account alice: balance 387, its last entry" in found.out
     assert found.out.splitlines()[-1].endswith(": 2 findings")
-    assert (await run("audit", "--ledger", NEIGHBOUR, database_url=books)).code == 0
-    for arguments, url, text in (
-        (["--ledger", "elsewhere"], books, "there is no ledger elsewhere"),
-        ([], postgres_url, "are missing: run `tallystick migrate`"),
-        ([], "postgresql://postgres@127.0.0.1:1/tallystick", "Postgres cannot be reached"),
-    ):
-        failed = await run("audit", *arguments, database_url=url, redis_url=NO_REDIS)
+    neighbour, *refused = await asyncio.gather(
+        run("audit", "--ledger", NEIGHBOUR, database_url=books),
+        run("audit", "--ledger", "elsewhere", database_url=books),
+        run("audit", database_url=postgres_url, redis_url=NO_REDIS),
+        run("audit", database_url="postgresql://postgres@127.0.0.1:1/tallystick", redis_url=NO_REDIS),
+    )
+    assert neighbour.code == 0
+    texts = (
+        "there is no ledger elsewhere",
+        "are missing: run `tallystick migrate`",
+        "Postgres cannot be reached",
+    )
+    for failed, text in zip(refused, texts, strict=True):
         assert (failed.code, failed.out) == (2, ""), failed
         assert text in failed.err
         assert "Traceback" not in failed.err
@@ -143,10 +149,12 @@ async def test_outcome_for_prometheus(books: str, tmp_path: Path) -> None:
     assert (await run("audit", "--metrics", str(file), database_url=books)).code == 1
     wrong = file.read_text()
     assert series(wrong)[Series("tallystick_audit_findings", ())] == 2
-    failed = await run("audit", "--metrics", str(file), "--ledger", "elsewhere", database_url=books)
+    failed, nowhere = await asyncio.gather(
+        run("audit", "--metrics", str(file), "--ledger", "elsewhere", database_url=books),
+        run("audit", "--metrics", str(tmp_path / "none" / "x.prom"), database_url=books),
+    )
     assert (failed.code, file.read_text()) == (2, wrong)
     assert os.listdir(tmp_path) == [file.name]
-    nowhere = await run("audit", "--metrics", str(tmp_path / "none" / "x.prom"), database_url=books)
     assert nowhere.code == 2
     assert "No such file or directory" in nowhere.err
 

@@ -1,35 +1,40 @@
 """A crowd: many clients of one ledger, served by one instance or by two that know nothing of one another."""
 
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator, Sequence
 
 import pytest
 
 from tests.concurrency.crowd import Crowd
 from tests.support.client import Client
 from tests.support.history import History
-from tests.support.service import in_process, make_key
+from tests.support.postgres import create_database, drop_database
+from tests.support.service import Service, in_process, make_key
 
-LEDGER = "crowd"
+
+@pytest.fixture(scope="session")
+async def instances(template: str) -> AsyncIterator[Sequence[Service]]:
+    """Two instances on one database, for all tests of this folder: each has a ledger of its own."""
+    database_url = await create_database(template)
+    async with in_process(database_url) as first, in_process(database_url) as second:
+        yield first, second
+    await drop_database(template, database_url)
 
 
-async def gather_crowd(stack: AsyncExitStack, database_url: str, instances: int) -> Crowd:
-    """Start the instances and return clients of all of them, with one key."""
-    token = await make_key(database_url, LEDGER)
-    services = [await stack.enter_async_context(in_process(database_url)) for _ in range(instances)]
-    clients = [Client(service.session, service.url, token) for service in services]
-    return Crowd(clients, History(database_url, LEDGER))
+async def gather_crowd(instances: Sequence[Service], ledger: str) -> Crowd:
+    """Return clients of the instances, with one key of a ledger."""
+    database_url = instances[0].database_url
+    token = await make_key(database_url, ledger)
+    clients = [Client(service.session, service.url, token) for service in instances]
+    return Crowd(clients, History(database_url, ledger))
 
 
 @pytest.fixture(params=[1, 2], ids=["one instance", "two instances"])
-async def crowd(request: pytest.FixtureRequest, database_url: str) -> AsyncIterator[Crowd]:
+async def crowd(request: pytest.FixtureRequest, instances: Sequence[Service], ledger: str) -> Crowd:
     """Clients of one instance, and of two on the same database."""
-    async with AsyncExitStack() as stack:
-        yield await gather_crowd(stack, database_url, request.param)
+    return await gather_crowd(instances[: request.param], ledger)
 
 
 @pytest.fixture
-async def two(database_url: str) -> AsyncIterator[Crowd]:
+async def two(instances: Sequence[Service], ledger: str) -> Crowd:
     """Clients of two instances on one database: duplicates meet in Postgres only."""
-    async with AsyncExitStack() as stack:
-        yield await gather_crowd(stack, database_url, 2)
+    return await gather_crowd(instances, ledger)

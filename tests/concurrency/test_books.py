@@ -1,20 +1,23 @@
 """The checker of the books itself: it finds every kind of planted error."""
 
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from urllib.parse import urlsplit
 
 import pytest
 
 from tests.support.books import Operation, check_books
 from tests.support.client import Answer
 from tests.support.history import History
-from tests.support.postgres import administer
+from tests.support.postgres import administer, create_database, drop_database
 from tests.support.service import in_process
 
 LEDGER = "canary"
 
 
-async def recorded(database_url: str) -> History:
-    """Return a small history, with the funding, a transfer, its replay, a refusal and a reuse in it."""
+@pytest.fixture(scope="module")
+async def recorded(template: str) -> AsyncIterator[History]:
+    """A small history, with the funding, a transfer, its replay, a refusal and a reuse in it; nobody is connected."""
+    database_url = await create_database(template)
     history = History(database_url, LEDGER)
     async with in_process(database_url) as service:
         client = await service.client(LEDGER)
@@ -26,12 +29,13 @@ async def recorded(database_url: str) -> History:
         await history.transfer(client, "too-much", "alice", "bob", 60)
         await history.transfer(client, "back", "bob", "alice", 10)
     assert [history.count(said) for said in ("posted", "reused", "refused")] == [3, 1, 1]
-    return history
+    yield history
+    await drop_database(template, database_url)
 
 
-async def test_true_books_pass(database_url: str) -> None:
+async def test_true_books_pass(recorded: History) -> None:
     """What the service did and said holds together."""
-    await (await recorded(database_url)).check()
+    await recorded.check()
 
 
 @pytest.mark.parametrize(
@@ -62,14 +66,15 @@ async def test_true_books_pass(database_url: str) -> None:
         ),
     ],
 )
-async def test_false_books_are_found(database_url: str, statement: str, law: str) -> None:
+async def test_false_books_are_found(template: str, recorded: History, statement: str, law: str) -> None:
     """Each planted error is found, and named."""
-    await recorded(database_url)
+    books = await create_database(template, urlsplit(recorded.database_url).path[1:])
     for part in statement.split("; "):
         qualified = part.replace(" accounts ", " tallystick.accounts ").replace(" transfers ", " tallystick.transfers ")
-        await administer(database_url, qualified)
+        await administer(books, qualified)
     with pytest.raises(AssertionError, match=law):
-        await check_books(database_url)
+        await check_books(books)
+    await drop_database(template, books)
 
 
 Mutation = Callable[[Operation], list[Operation]]
@@ -120,9 +125,9 @@ def _refuse(operation: Operation) -> list[Operation]:
         pytest.param(_change(b'"source_balance":50', b'"source_balance":51'), "recorded", id="a balance differs"),
     ],
 )
-async def test_false_answers_are_found(database_url: str, mutate: Mutation, finding: str) -> None:
+async def test_false_answers_are_found(recorded: History, mutate: Mutation, finding: str) -> None:
     """Each way in which an answer can lie is found."""
-    history = await recorded(database_url)
-    history.operations = [changed for operation in history.operations for changed in mutate(operation)]
+    history = History(recorded.database_url, LEDGER)
+    history.operations = [changed for operation in recorded.operations for changed in mutate(operation)]
     with pytest.raises(AssertionError, match=finding):
         await history.check()

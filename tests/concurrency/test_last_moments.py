@@ -13,6 +13,7 @@ import pytest
 from server.ledger.batch import columns
 from server.ledger.ids import new_transfer_id
 from server.ledger.transfers import TransferRequest
+from server.ledger.unit import Unit
 from server.store.sql import query
 from tests.api.steps import blocked, lock_held, until
 from tests.support.client import Answer, Client
@@ -35,11 +36,12 @@ async def under_way(url: str, client: Client) -> AsyncIterator[asyncpg.Connectio
     key, digest = "under-way", bytes(32)
     asked = ("alice", "bob", 30, "EUR", None, None, "{}", None, "request", None, None, None)
     request = TransferRequest(key, digest, new_transfer_id(), *asked)
+    unit = Unit((request,), 0.0, 0.0)
     connection = await asyncpg.connect(url, server_settings={"search_path": "tallystick"})
     try:
         transaction = connection.transaction()
         await transaction.start()
-        row = await connection.fetchrow(query("transfer_post_many"), ledger_id, *columns([request], [0]), True)
+        row = await connection.fetchrow(query("transfer_post_many"), ledger_id, *columns([unit]), True)
         assert row is not None
         assert row["outcomes"] == ["posted"]
         yield connection

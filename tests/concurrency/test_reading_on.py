@@ -18,6 +18,7 @@ from asyncpg.pgproto.pgproto import UUID
 from server.ledger.batch import columns
 from server.ledger.ids import new_transfer_id
 from server.ledger.transfers import TransferRequest
+from server.ledger.unit import Unit
 from server.store.sessions import COMMAND_TIMEOUT_SECONDS, STATEMENT_TIMEOUT_MS
 from server.store.sql import query
 from tests.support.client import Client
@@ -90,11 +91,12 @@ async def posting(service: Service, ledger: str, transfer: UUID) -> AsyncIterato
         *(f"key-{transfer}", b"f" * 32, transfer, "alice", "bob", 1, "EUR", "r", None, "{}", None, "request"),
         *(None, None, None),
     )
+    unit = Unit((request,), 0.0, 0.0)
     connection = await asyncpg.connect(service.database_url, server_settings={"search_path": "tallystick"})
     try:
         ledger_id = await connection.fetchval("SELECT id FROM ledgers WHERE name = $1", ledger)
         async with connection.transaction():
-            await connection.fetchrow(query("transfer_post_many"), ledger_id, *columns([request], [0]), True)
+            await connection.fetchrow(query("transfer_post_many"), ledger_id, *columns([unit]), True)
             yield
     finally:
         await connection.close()

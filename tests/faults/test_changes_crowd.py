@@ -18,7 +18,7 @@ async def test_changes_of_a_locked_account_leave_room_for_transfers(
     database_url: str, redis_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """While many changes wait for a locked row, other accounts are posted to; changes past the bound hear 503."""
-    monkeypatch.setattr("server.store.postgres.WRITE_WAITERS_MAX", WAITERS)
+    monkeypatch.setattr("server.ledger.row_locks.ROW_WAITERS_MAX", WAITERS)
     async with in_process(database_url, redis_url) as service:
         client = await service.client("books")
         await client.fund("carol", 100)

@@ -2,9 +2,9 @@
 
 from urllib.parse import urlsplit, urlunsplit
 
-import asyncpg
 import pytest
 
+from server.store.errors import PrivilegeMissingError
 from server.store.migrations import migrate
 from tests.support.own_postgres import OwnPostgres
 from tests.support.postgres import administer, with_database
@@ -46,7 +46,7 @@ async def test_an_ordinary_owner_migrates_and_serves(own_postgres: OwnPostgres, 
 async def test_an_owner_that_may_not_become_its_roles_is_refused(own_postgres: OwnPostgres) -> None:
     """A user that neither creates roles nor may become those there are is told so by Postgres, and nothing is made."""
     url = await prepared(own_postgres, MAY_NOT_BECOME_THEM)
-    with pytest.raises(asyncpg.InsufficientPrivilegeError):
+    with pytest.raises(PrivilegeMissingError):
         await migrate(url)
     books = with_database(own_postgres.database_url, "books")
     assert await administer(books, "SELECT FROM pg_namespace WHERE nspname = 'tallystick'") == []

@@ -252,7 +252,7 @@ async def test_a_cancelled_flight_fails_its_callers_with_an_error() -> None:
     lane = coalescer(store)
     futures = [lane.submit("a"), lane.submit("b")]
     await ticks()
-    (flight,) = lane._flights
+    (flight,) = lane._in_flight
     flight.cancel()
     async with bounded():
         answers = await asyncio.gather(*futures, return_exceptions=True)

@@ -40,7 +40,7 @@ async def report_audit(dsn: str, ledger: str | None, metrics: Path | None = None
         metrics: File for Prometheus's node exporter; written when the audit is complete.
 
     Raises:
-        AuditError, StoreUnavailableError, asyncpg.PostgresError: As `audit`.
+        AuditError, StoreUnavailableError, DatabaseError: As `audit`.
         OutputError: The report cannot be written.
         OSError: The file of *metrics* cannot be.
     """

@@ -5,7 +5,6 @@ import os
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-import asyncpg
 from redis.asyncio import Redis, RedisCluster
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
@@ -16,7 +15,7 @@ from server.process.commands.serve import worker_count
 from server.process.commands.target import Target
 from server.settings import Settings
 from server.store.coalescer import QueueFullError
-from server.store.errors import StoreError
+from server.store.errors import DatabaseError, PrivilegeMissingError, StoreError
 from server.store.migrations import expected_schema
 from server.store.postgres import Database
 from server.store.readiness import check_database, explain_refusal
@@ -68,7 +67,7 @@ async def _postgres_faults(settings: Settings, target: Target) -> list[str]:
             ]
     except (StoreError, QueueFullError) as error:
         return [f"cannot be reached ({error}): check TALLYSTICK_DATABASE_URL, and that the server runs"]
-    except asyncpg.PostgresError as error:
+    except DatabaseError as error:
         return [explain_refusal(error)]
 
 
@@ -89,7 +88,7 @@ async def _run_faults(database: Database) -> list[str]:
     """Return a fault when a restored backup could not be noticed."""
     try:
         await database.read("identity_read")
-    except asyncpg.InsufficientPrivilegeError as error:
+    except PrivilegeMissingError as error:
         what = "so a backup that is put back could not be noticed, and nothing is kept in Redis"
         what_to_do = f"grant {SERVICE_ROLE} EXECUTE on that function"
         return [f"does not tell one run of the server from the next ({error}), {what}: {what_to_do}"]

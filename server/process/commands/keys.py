@@ -82,7 +82,7 @@ async def create_key(database: Database, ledger: str, role: str, limit: KeyLimit
         limit: Of the key; without one it has the service's defaults.
 
     Raises:
-        asyncpg.CheckViolationError: The ledger's name is not one.
+        ConstraintError: The ledger's name is not one.
         OutcomeUnknownError: One may have been made, and could not be revoked; the message says which.
         StoreError: None was made, or it is revoked.
     """

@@ -28,7 +28,7 @@ def serve(loaded: Loaded, reload: Callable[[], Loaded], timeouts: Timeouts = TIM
         The reason why nothing can be served, or None.
 
     Raises:
-        EmbeddedError, StoreError, OSError, asyncpg.PostgresError: The embedded servers cannot be started or migrated.
+        EmbeddedError, StoreError, OSError, DatabaseError: The embedded servers cannot be started or migrated.
     """
     settings = loaded.settings
     # Process 1 of a container is sent no signal that it has no handler for.

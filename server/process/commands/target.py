@@ -54,7 +54,7 @@ async def migrate_target(target: Target, settings: Settings) -> list[str]:
 
     Raises:
         EmbeddedError: The embedded data were made by another program than a released one.
-        MigrationError, StoreUnavailableError, asyncpg.PostgresError: As `migrate`.
+        MigrationError, StoreUnavailableError, DatabaseError: As `migrate`.
     """
     try:
         return await migrate(target.database_url)

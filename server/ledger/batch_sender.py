@@ -1,0 +1,144 @@
+"""A batch on its way: sent until it is known what became of it, then invalidated, and only then heard of."""
+
+import asyncio
+import time
+from collections.abc import Callable, Coroutine, Sequence
+from functools import partial
+from typing import Any, NamedTuple
+
+import asyncpg
+
+from server.ledger.batch import columns, resolve
+from server.ledger.invalidation import InvalidatingDatabase, Shown
+from server.ledger.transfers import Attempt, Bound, Unbound
+from server.ledger.unit import Unit
+from server.store.cache import Cache, Replay
+from server.store.errors import OutcomeUnknownError, RowLockedError, StoreUnavailableError
+from server.store.postgres import Database
+from server.store.resend import resend, statement_seconds
+from server.telemetry.failpoints import Failpoints
+from server.telemetry.top import Top
+
+# By then an armed failpoint has seen the batch leave; nothing waits for it otherwise.
+_SENT_SECONDS = 0.001
+
+
+class _Batch(NamedTuple):
+    """Units that travel together; when they left and when they give up, in seconds of `time.monotonic`."""
+
+    ledger_id: int
+    units: Sequence[Unit]
+    waits: bool
+    left: float
+    deadline: float
+
+
+class BatchSender:
+    """
+    Sends batches.
+
+    Args:
+        database: Where they go.
+
+        cache: Is told what was committed before anybody else is.
+
+        render: Returns status and body of what a single request is answered.
+
+        failpoints: Where tests make it fail.
+
+        hot_accounts: Counts what accounts batches are about.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        cache: Cache,
+        render: Callable[[Attempt], tuple[int, bytes]],
+        failpoints: Failpoints,
+        hot_accounts: Top[tuple[int, str]],
+    ) -> None:
+        self._database = database
+        self._invalidating = InvalidatingDatabase(database, cache)
+        self._render = render
+        self._failpoints = failpoints
+        self._hot_accounts = hot_accounts
+
+    async def send(self, ledger_id: int, units: Sequence[Unit], *, waits: bool = False) -> None:
+        """
+        Post a batch in one transaction and set the result of each unit.
+
+        Args:
+            waits: Whether to wait for locked accounts. Without it the result of the units that name them is a
+                RowLockedError, unless a sending was lost on the way: then it may be the one that holds them.
+
+        Raises:
+            RowLockedError: The wait for a locked row ran out; nothing was done.
+            StoreUnavailableError: Nothing was done.
+            OutcomeUnknownError: It was lost on the way, and nothing after it found out.
+            DatabaseError: Postgres refuses the batch; nothing was done.
+        """
+        batch = _Batch(ledger_id, units, waits, time.monotonic(), min(unit.deadline for unit in units))
+        sending = partial(resend, partial(self._send_once, batch), batch.deadline)
+        await self._invalidating.run(ledger_id, sending, lambda _: _shown(units))
+
+    async def _send_once(self, batch: _Batch, lost: bool) -> None:
+        """Send a batch, then read what its known keys are bound to."""
+        async with self._database.posting() as connection:
+            await self._failpoints.reach("posting.before_batch")
+            arguments = columns(batch.units)
+            posting = self._database.run(
+                connection,
+                "transfer_post_many",
+                *(batch.ledger_id, *arguments, batch.waits or lost),
+                timeout=statement_seconds(batch.deadline),
+                items=len(arguments[1]),
+            )
+            try:
+                [result] = await (self._watched(posting) if self._failpoints.armed else posting)
+            except RowLockedError as error:
+                raise RowLockedError(set().union(*(unit.accounts for unit in batch.units))) from error
+            await self._failpoints.reach("posting.committed")
+            rows: list[asyncpg.Record] = []
+            if "known" in result["outcomes"]:
+                requests = (request for unit in batch.units for request in unit.requests)
+                known = [r.key for r, outcome in zip(requests, result["outcomes"], strict=True) if outcome == "known"]
+                try:
+                    rows = await self._database.run(connection, "transfer_by_keys", batch.ledger_id, known)
+                except StoreUnavailableError as error:
+                    # The batch has committed: a refusal from here on is not one of the batch.
+                    raise OutcomeUnknownError(str(error)) from error
+        attempts = {row["idempotency_key"]: Attempt.from_row(row) for row in rows}
+        resolve(batch.units, result, attempts, self._render)
+        seconds = time.monotonic() - batch.left
+        for unit in batch.units:
+            unit.note(batch.ledger_id, self._hot_accounts, batch.left, seconds)
+
+    async def _watched(self, posting: "Coroutine[Any, Any, list[asyncpg.Record]]") -> "list[asyncpg.Record]":
+        """Send the batch and reach a failpoint while it is away."""
+        sent = asyncio.ensure_future(posting)
+        try:
+            await asyncio.sleep(_SENT_SECONDS)
+            await self._failpoints.reach("posting.sent")
+            return await sent
+        finally:
+            if not sent.done():
+                sent.cancel()
+                await asyncio.wait([sent])
+
+
+def _shown(units: Sequence[Unit]) -> Shown:
+    """Return what the outcomes of the units show."""
+    versions: list[tuple[str, int | None]] = []
+    replays: dict[str, Replay] = {}
+    for unit in units:
+        if not isinstance(unit.result, list):
+            continue
+        for outcome in unit.result:
+            if isinstance(outcome, Unbound):
+                continue
+            attempt = outcome.attempt
+            versions.append((attempt.source, attempt.source_version))
+            versions.append((attempt.destination, attempt.destination_version))
+            if isinstance(outcome, Bound) and outcome.answer is not None:
+                replays[attempt.idempotency_key] = outcome.answer
+    return Shown(versions, replays)

@@ -1,0 +1,104 @@
+"""The one way to the rows of accounts and transfers: no statement returns before the cache knows what it shows."""
+
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from functools import partial
+from itertools import chain
+from typing import NamedTuple, TypeVar
+
+import asyncpg
+
+from server.store.cache import Cache, Replay, Snapshot, highest
+from server.store.postgres import Database
+
+T = TypeVar("T")
+
+# Accounts at the versions that somebody is about to be shown; None counts as nothing.
+Versions = Iterable[tuple[str, int | None]]
+Shows = Callable[[asyncpg.Record], Versions]
+
+
+class Shown(NamedTuple):
+    """What somebody is about to be shown: versions of accounts, and answers of finished writes by idempotency key."""
+
+    versions: Versions
+    replays: Mapping[str, Replay]
+
+
+def account_shown(row: asyncpg.Record) -> Versions:
+    """Return what a row of an account shows."""
+    return ((row["id"], row["version"]),)
+
+
+def transfer_shown(row: asyncpg.Record) -> Versions:
+    """Return what a row of a transfer shows."""
+    return ((row["source"], row["source_version"]), (row["destination"], row["destination_version"]))
+
+
+class InvalidatingDatabase:
+    """
+    The database with the cache in front of it.
+
+    Every method runs a statement and then tells the cache which versions of accounts it shows, before it returns them.
+    So no caller can forget it, and no snapshot older than an answer is served after that answer. Parts of the ledger
+    that show accounts have no other way to Postgres. All methods raise what the database's raise.
+    """
+
+    def __init__(self, database: Database, cache: Cache) -> None:
+        self._database = database
+        self._cache = cache
+
+    async def read(self, shows: Shows, name: str, ledger_id: int, *arguments: object) -> Sequence[asyncpg.Record]:
+        """Return what `Database.read` returns; *shows* tells what a row shows."""
+        statement = partial(self._database.read, name, ledger_id, *arguments)
+        return await self.run(ledger_id, statement, partial(_rows_shown, shows))
+
+    async def write(self, shows: Shows, name: str, ledger_id: int, *arguments: object) -> Sequence[asyncpg.Record]:
+        """Return what `Database.write` returns."""
+        statement = partial(self._database.write, name, ledger_id, *arguments)
+        return await self.run(ledger_id, statement, partial(_rows_shown, shows))
+
+    async def write_once(self, shows: Shows, name: str, ledger_id: int, *arguments: object) -> Sequence[asyncpg.Record]:
+        """Return what `Database.write_once` returns."""
+        statement = partial(self._database.write_once, name, ledger_id, *arguments)
+        return await self.run(ledger_id, statement, partial(_rows_shown, shows))
+
+    async def run(self, ledger_id: int, statement: Callable[[], Awaitable[T]], shown: Callable[[T], Shown]) -> T:
+        """
+        Return what *statement* returns when no snapshot older than it can be served, and its answers are kept.
+
+        Args:
+            statement: Commits.
+
+            shown: Takes what it returns.
+        """
+        # Looked at before anything is sent: where it is another one afterwards, no answer is kept.
+        confirmation = self._cache.confirmation
+        result = await statement()
+        versions, replays = shown(result)
+        await self._cache.invalidate(ledger_id, highest(versions), replays, confirmation)
+        return result
+
+    async def fill(
+        self,
+        ledger_id: int,
+        account_id: str,
+        lease: bytes,
+        statement: Callable[[], Awaitable[T]],
+        snapshot: Callable[[T], Snapshot],
+    ) -> T:
+        """
+        Return what *statement* returns, and store it as the account's snapshot unless something newer has been shown.
+
+        Args:
+            lease: On the account's snapshot.
+
+            snapshot: Takes what the statement returns.
+        """
+        confirmation = self._cache.confirmation
+        result = await statement()
+        await self._cache.fill(ledger_id, account_id, lease, snapshot(result), confirmation)
+        return result
+
+
+def _rows_shown(shows: Shows, rows: Iterable[asyncpg.Record]) -> Shown:
+    return Shown(chain.from_iterable(map(shows, rows)), {})

@@ -1,0 +1,41 @@
+"""The table of bounds in docs/operations.md."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from server.gate import keys
+from server.http import admission, limits
+from server.ledger import accounts, posting, recent, row_locks
+from server.store import lanes, postgres, redis
+
+TABLE = Path(__file__).parents[2] / "docs" / "operations.md"
+CONSTANTS = {
+    "connections": limits.CONNECTIONS_MAX,
+    "unknown keys that wait to be looked up": keys.STRANGERS_QUEUE_MAX,
+    "requests under way without a good key": admission.RUNNING_ANONYMOUS_MAX,
+    "writes under way": admission.RUNNING_WRITES_MAX,
+    "reads under way": admission.RUNNING_READS_MAX,
+    "reads and writes under way": admission.RUNNING_MAX,
+    "bytes of bodies that are arriving": limits.ARRIVING_MAX_BYTES // 1024**2,
+    "postings of one ledger that wait for a batch": posting.QUEUE_MAX,
+    "time a posting waits for a batch": posting.WAIT_MAX_SECONDS,
+    "time a read of an account waits for a batch": accounts.READ_WAIT_MAX_SECONDS,
+    "ledgers that are busy in one instant": lanes.LANES_MAX,
+    "requests that wait for one locked row": row_locks.ROW_WAITERS_MAX,
+    "requests that wait for locked rows": row_locks.WAITERS_MAX,
+    "reads of the last minute that wait for postings of one ledger": recent.QUEUE_MAX,
+    "reads of PostgreSQL that wait for a connection": postgres.READ_WAITERS_MAX,
+    "time a statement waits for a connection": postgres.ACQUIRE_TIMEOUT_SECONDS,
+    "time a posting or a change takes in all": posting.DEADLINE_SECONDS,
+    "commands to Redis that wait": redis.QUEUE_MAX,
+}
+
+
+@pytest.mark.parametrize("bound", CONSTANTS)
+def test_documented_bounds_are_those_in_force(bound: str) -> None:
+    """The table says of each bound what the code does."""
+    found = re.search(rf"^\| {re.escape(bound)} \| ([0-9.,]+)", TABLE.read_text(), re.MULTILINE)
+    assert found is not None
+    assert float(found[1].replace(",", "")) == CONSTANTS[bound]
