@@ -1,10 +1,16 @@
-"""The command `tallystick`, run as a child process to its end."""
+"""The command `tallystick`, run to its end: as a child process, or in this one."""
 
 import asyncio
+import contextlib
+import io
+import logging
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import NamedTuple
+from unittest import mock
+
+from server.cli import main
 
 # Nothing listens there: it keeps an embedded Redis from being started where none is needed.
 NO_REDIS = "redis://127.0.0.1:1"
@@ -32,7 +38,7 @@ async def start(*arguments: str, **variables: str) -> asyncio.subprocess.Process
         "-m",
         "server.cli",
         *arguments,
-        env=environment({f"TALLYSTICK_{name.upper()}": value for name, value in variables.items()}),
+        env=environment(_settings(variables)),
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
     )
@@ -42,6 +48,44 @@ async def run(*arguments: str, **variables: str) -> Ended:
     """Run the command to its end."""
     child = await start(*arguments, **variables)
     return await ended(child)
+
+
+async def call(*arguments: str, **variables: str) -> Ended:
+    """Run the command on a thread of this process: faster than `run`, for tests of what a command does and says."""
+    return await asyncio.to_thread(_call, arguments, _settings(variables))
+
+
+def _call(arguments: tuple[str, ...], settings: Mapping[str, str]) -> Ended:
+    out, err = io.StringIO(), io.StringIO()
+    with (
+        mock.patch.dict(os.environ, environment(settings), clear=True),
+        contextlib.redirect_stdout(out),
+        contextlib.redirect_stderr(err),
+        _own_logs(),
+    ):
+        try:
+            code = main(arguments)
+        except SystemExit as end:
+            # The parser of arguments ends the program by itself.
+            assert isinstance(end.code, int)
+            code = end.code
+    return Ended(code, out.getvalue(), err.getvalue())
+
+
+@contextlib.contextmanager
+def _own_logs() -> Iterator[None]:
+    """Give the root logger back as it was: a command configures it for its process."""
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    try:
+        yield
+    finally:
+        root.handlers[:] = handlers
+        root.setLevel(level)
+
+
+def _settings(variables: Mapping[str, str]) -> dict[str, str]:
+    return {f"TALLYSTICK_{name.upper()}": value for name, value in variables.items()}
 
 
 async def ended(child: asyncio.subprocess.Process) -> Ended:
