@@ -67,8 +67,7 @@ def _call(arguments: tuple[str, ...], settings: Mapping[str, str]) -> Ended:
             code = main(arguments)
         except SystemExit as end:
             # The parser of arguments ends the program by itself.
-            assert isinstance(end.code, int)
-            code = end.code
+            code = int(end.code or 0)
     return Ended(code, out.getvalue(), err.getvalue())
 
 
