@@ -1,5 +1,6 @@
 """A copy of PostgreSQL's files is put back while Redis goes on: nothing is answered out of what the copy never saw."""
 
+import asyncio
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
@@ -45,13 +46,11 @@ async def serving(database_url: str, valkey: OwnValkey, tmp_path: Path) -> Async
     token = await make_key(database_url, LEDGER)
     servers = [ServerProcess(database_url, tmp_path / f"{n}.log", redis_url=valkey.url) for n in range(2)]
     try:
-        for server in servers:
-            await server.start()
+        await asyncio.gather(*(server.start() for server in servers))
         async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(force_close=True)) as session:
             yield Scene(servers, [Client(session, server.url, token) for server in servers], valkey)
     finally:
-        for server in servers:
-            await server.stop()
+        await asyncio.gather(*(server.stop() for server in servers))
 
 
 @pytest.fixture
@@ -113,14 +112,12 @@ async def test_a_copy_is_put_back(
         await own_postgres.crash()
         own_postgres.put_back()
         if not goes_on:
-            for server in scene.servers:
-                await server.stop()
+            await asyncio.gather(*(server.stop() for server in scene.servers))
         own_postgres.start()
         # What the copy has written by itself meanwhile says nothing about what it has seen.
         await administer(own_postgres.database_url, "SELECT pg_switch_wal()")
         if not goes_on:
-            for server in scene.servers:
-                await server.start()
+            await asyncio.gather(*(server.start() for server in scene.servers))
         # To another amount than before the copy was put back: the key is free.
         posted = await insist(two, 20, "k")
         assert not posted.replayed
