@@ -16,6 +16,7 @@ from server.store.keyspace import SNAPSHOT_MS
 from server.store.migrations import migrate
 from tests.support.books import check_books
 from tests.support.client import Answer, Client
+from tests.support.folders import server_folder
 from tests.support.own_postgres import OwnPostgres
 from tests.support.postgres import administer
 from tests.support.service import ServerProcess, make_key
@@ -53,11 +54,18 @@ async def serving(database_url: str, valkey: OwnValkey, tmp_path: Path) -> Async
         await asyncio.gather(*(server.stop() for server in servers))
 
 
-@pytest.fixture
-def valkey(sockets: Path) -> Iterator[OwnValkey]:
-    """A Redis that goes on whatever happens to PostgreSQL."""
-    with running_valkey(sockets) as server:
+@pytest.fixture(scope="module")
+def lasting_valkey() -> Iterator[OwnValkey]:
+    """A Redis of all tests of this file: one that has been up for a while is read from at once."""
+    with server_folder("ts-") as folder, running_valkey(folder) as server:
         yield server
+
+
+@pytest.fixture
+def valkey(lasting_valkey: OwnValkey) -> OwnValkey:
+    """The same, empty; it goes on whatever happens to PostgreSQL."""
+    lasting_valkey.ask("FLUSHALL")
+    return lasting_valkey
 
 
 async def insist(client: Client, amount: int, key: str) -> Answer:
@@ -192,4 +200,5 @@ async def test_no_replay_while_postgres_is_away(own_postgres: OwnPostgres, valke
         for client in scene.clients:
             again = await insist(client, 10, "k")
             assert (again.body, again.replayed) == (first.body, True)
+            await until(partial(reads, client), BACK_SECONDS)
             assert await client.balance("bob") == 10
