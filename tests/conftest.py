@@ -1,7 +1,6 @@
 """Fixtures of all tests: one embedded PostgreSQL a test process, one service, a ledger a test."""
 
 import itertools
-import tempfile
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
@@ -9,6 +8,7 @@ import pytest
 
 from server.process.embedded import EmbeddedServers
 from tests.support.client import Client
+from tests.support.folders import server_folder
 from tests.support.hot import Hot, hot_service
 from tests.support.own_postgres import OwnPostgres
 from tests.support.postgres import create_database, create_template, drop_database
@@ -21,8 +21,8 @@ _ledgers = itertools.count(1)
 def embedded() -> Iterator[EmbeddedServers]:
     """PostgreSQL and Valkey of this test process."""
     with (
-        tempfile.TemporaryDirectory(prefix="tallystick-tests-") as folder,
-        EmbeddedServers.open(Path(folder) / "data") as servers,
+        server_folder("tallystick-tests-") as folder,
+        EmbeddedServers.open(folder / "data") as servers,
     ):
         yield servers
 
@@ -83,11 +83,19 @@ async def server_process(database_url: str, redis_url: str, tmp_path: Path) -> A
     await process.stop()
 
 
+@pytest.fixture(scope="session")
+def fresh_cluster() -> Iterator[Path]:
+    """The files of a Postgres that nobody has used, to be copied: that is faster than to make them."""
+    with server_folder("ts-fresh-") as folder:
+        EmbeddedServers.open(folder / "data", redis=False).close()
+        yield folder / "data"
+
+
 @pytest.fixture
-def own_postgres() -> Iterator[OwnPostgres]:
+def own_postgres(fresh_cluster: Path) -> Iterator[OwnPostgres]:
     """A Postgres of this test alone, to be crashed, or without the roles that other tests have made."""
-    with tempfile.TemporaryDirectory(prefix="ts-own-") as folder:
-        server = OwnPostgres(Path(folder))
+    with server_folder("ts-own-") as folder:
+        server = OwnPostgres(folder, fresh_cluster)
         try:
             yield server
         finally:

@@ -1,6 +1,7 @@
 """Servers behind a balancer, and callers that post, read and remember."""
 
 import asyncio
+import itertools
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
@@ -12,11 +13,12 @@ import aiohttp
 from tests.support.balancer import Balancer
 from tests.support.books import verdict
 from tests.support.client import Answer, Client
-from tests.support.command import run
+from tests.support.command import call
 from tests.support.history import BACK_SECONDS, RETRY_SECONDS, History
 from tests.support.service import ServerProcess, make_key
 
-LEDGER = "hosts"
+# A ledger for each test: what its callers sent and heard is all that is in it.
+_ledgers = itertools.count(1)
 # Callers at once, each on connections of its own: enough to have requests under way on both servers at any moment.
 CALLERS = 12
 # Accounts they pay into; each is written by several of them and read by all.
@@ -29,8 +31,15 @@ FAILURES_BURST = 20
 END_SECONDS = 40.0
 
 
+class Machines(NamedTuple):
+    """Two servers and the balancer before them."""
+
+    servers: tuple[ServerProcess, ServerProcess]
+    balancer: Balancer
+
+
 class Hosts(NamedTuple):
-    """Two servers, the balancer before them, a client of it, and what its callers sent and heard."""
+    """The same, a client of the balancer, and what its callers sent and heard."""
 
     servers: tuple[ServerProcess, ServerProcess]
     balancer: Balancer
@@ -45,15 +54,15 @@ class Hosts(NamedTuple):
         """Assert that every caller was told the truth, and that the books add up by the command of operators too."""
         await self.history.settle(self.client)
         await self.history.check()
-        ended = await run("audit", database_url=self.history.database_url)
+        ended = await call("audit", database_url=self.history.database_url)
         assert ended.code == 0, (ended.out, ended.err)
 
 
 @asynccontextmanager
-async def hosts_behind(
+async def machines_behind(
     kind: type[Balancer], database_url: str, redis_url: str, folder: Path, **variables: str
-) -> AsyncIterator[Hosts]:
-    """Start two servers and the balancer, and open the accounts."""
+) -> AsyncIterator[Machines]:
+    """Start two servers and the balancer."""
     settings = {
         "TALLYSTICK_TRUSTED_PROXIES": "127.0.0.1",
         "TALLYSTICK_AUTH_FAILURE_RATE": "1/day",
@@ -66,19 +75,26 @@ async def hosts_behind(
     balancer = kind(folder, (servers[0].port, servers[1].port), **variables)
     # Before anything is started: the test is left out where there is no such balancer.
     balancer.command()
-    token = await make_key(database_url, LEDGER)
     try:
         await asyncio.gather(*(server.start() for server in servers))
         await balancer.start()
-        async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session:
-            client = Client(session, balancer.url, token)
-            await client.fund("payer", 1_000_000)
-            for number in range(PAYEES):
-                assert (await client.open(f"payee-{number}")).status == 201
-            yield Hosts(servers, balancer, client, History(database_url, LEDGER))
+        yield Machines(servers, balancer)
     finally:
         await balancer.stop()
         await asyncio.gather(*(server.stop() for server in servers))
+
+
+@asynccontextmanager
+async def hosts_of(machines: Machines) -> AsyncIterator[Hosts]:
+    """Open the accounts in a new ledger."""
+    servers, balancer = machines
+    ledger, database_url = f"hosts-{next(_ledgers)}", servers[0].database_url
+    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session:
+        client = Client(session, balancer.url, await make_key(database_url, ledger))
+        await client.fund("payer", 1_000_000)
+        for number in range(PAYEES):
+            assert (await client.open(f"payee-{number}")).status == 201
+        yield Hosts(servers, balancer, client, History(database_url, ledger))
 
 
 class Callers:

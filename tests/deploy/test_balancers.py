@@ -151,6 +151,8 @@ async def test_weights_divide(haproxy_hosts: Hosts) -> None:
     counts = await divided(30)
     assert abs(counts["one"] - 3 * counts["two"]) <= 4, counts
     assert await divided(0) == {"one": DIVIDED, "two": 0}
+    for name in ("one", "two"):
+        await balancer.ask(f"set weight tallystick/{name} 100")
 
 
 @pytest.mark.parametrize("way", ["set server tallystick/one state drain", "set weight tallystick/one 0"])

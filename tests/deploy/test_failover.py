@@ -12,7 +12,7 @@ import pytest
 from server.store.migrations import migrate
 from tests.support.books import verdict
 from tests.support.client import Client
-from tests.support.command import run
+from tests.support.command import call
 from tests.support.history import RETRY_SECONDS, History
 from tests.support.replication import Replicated, replicated
 from tests.support.service import ServerProcess, make_key
@@ -128,7 +128,7 @@ async def fail_over(served: Served, load: Load) -> None:
     await history.settle(served.client)
     await history.check()
     assert await served.client.balance("bob") == load.acknowledged
-    ended = await run("audit", database_url=both.database_url)
+    ended = await call("audit", database_url=both.database_url)
     assert ended.code == 0, (ended.out, ended.err)
     assert (await served.client.get("/readyz")).status == 200
 

@@ -11,7 +11,7 @@ from functools import partial
 import aiohttp
 
 from server.process.commands.keys import KeyLimit
-from tests.deploy.hosts import FAILURES_BURST, LEDGER, Callers, Hosts, definite
+from tests.deploy.hosts import FAILURES_BURST, Callers, Hosts, definite
 from tests.support.client import Client
 from tests.support.service import make_key
 from tests.support.waiting import until
@@ -34,6 +34,8 @@ async def test_a_server_is_killed(hosts: Hosts) -> None:
     async def kill() -> None:
         hosts.servers[0].kill()
         await hosts.servers[0].wait()
+        await callers.more()
+        await start(hosts, 0)
 
     await callers.steady(kill)
     # A read that was under way is sent to the other server by the balancer.
@@ -41,33 +43,29 @@ async def test_a_server_is_killed(hosts: Hosts) -> None:
     await hosts.audited()
 
 
-async def test_a_server_is_told_to_stop(hosts: Hosts) -> None:
-    """Every request has a definite answer the first time: what was not yet sent goes to the other server."""
-    callers = Callers(hosts)
-
-    async def drain() -> None:
-        hosts.servers[0].kill(signal.SIGTERM)
-        assert await hosts.servers[0].wait() == 0
-
-    await callers.steady(drain)
-    definite(hosts, callers)
-    await hosts.audited()
-
-
 async def test_both_are_replaced(hosts: Hosts) -> None:
-    """One after the other is stopped and started anew, as with a new release: every request has a definite answer."""
+    """
+    One after the other is told to stop and started anew, as with a new release: every request has a definite answer the
+    first time, since what was not yet sent goes to the other server.
+    """
     callers = Callers(hosts)
 
     async def roll() -> None:
         for number, server in enumerate(hosts.servers):
             server.kill(signal.SIGTERM)
             assert await server.wait() == 0
-            await server.start()
-            await until(partial(hosts.balancer.uses, number))
+            await callers.more()
+            await start(hosts, number)
 
     await callers.steady(roll)
     definite(hosts, callers)
     await hosts.audited()
+
+
+async def start(hosts: Hosts, number: int) -> None:
+    """Start a server and return when the balancer, under load, sends it requests."""
+    await hosts.servers[number].start()
+    await until(partial(hosts.balancer.uses, number))
 
 
 async def test_workers_of_both_are_swapped(hosts: Hosts) -> None:
@@ -90,20 +88,17 @@ async def test_workers_of_both_are_swapped(hosts: Hosts) -> None:
     await hosts.audited()
 
 
-async def test_limits_hold_over_both(lasting_hosts: Hosts) -> None:
+async def test_limits_hold_over_both(hosts: Hosts) -> None:
     """Of many requests at once, spread over both servers, exactly as many are admitted as the key may make."""
-    hosts = lasting_hosts
     limit = KeyLimit(1, DAY_SECONDS, BURST, ASKERS)
-    limited = Client(
-        hosts.client.session, hosts.client.url, await make_key(hosts.history.database_url, LEDGER, limit=limit)
-    )
+    key = await make_key(hosts.history.database_url, hosts.history.ledger, limit=limit)
+    limited = Client(hosts.client.session, hosts.client.url, key)
     answers = await asyncio.gather(*(limited.get("/v1/accounts/payer") for _ in range(ASKERS)))
     assert Counter(answer.status for answer in answers) == {200: BURST, 429: ASKERS - BURST}
 
 
-async def test_failures_count_for_the_caller(lasting_hosts: Hosts) -> None:
+async def test_failures_count_for_the_caller(hosts: Hosts) -> None:
     """Who fails too often to authenticate is told to wait whatever it claims, and no other caller of the balancer."""
-    hosts = lasting_hosts
     async with called_from(hosts, "127.0.0.2") as stranger, called_from(hosts, "127.0.0.3") as other:
         answers = await asyncio.gather(*(stranger.get("/v1/accounts") for _ in range(2 * FAILURES_BURST)))
         assert Counter(answer.status for answer in answers) == {401: FAILURES_BURST, 429: FAILURES_BURST}
@@ -111,18 +106,16 @@ async def test_failures_count_for_the_caller(lasting_hosts: Hosts) -> None:
         assert (await other.get("/v1/accounts", X_Forwarded_For="127.0.0.2")).status == 401
 
 
-async def test_what_one_acknowledged_the_other_knows(lasting_hosts: Hosts) -> None:
+async def test_what_one_acknowledged_the_other_knows(hosts: Hosts) -> None:
     """A read through one server, at once after a write through the other was answered, shows that write."""
-    hosts = lasting_hosts
     for number in range(CROSSINGS):
         writer, reader = hosts.direct(number % 2), hosts.direct((number + 1) % 2)
         posted = await writer.transfer("payer", "payee-0", 1)
         assert (await reader.account("payee-0"))["version"] == posted.json["destination_version"]
 
 
-async def test_ids_pass(lasting_hosts: Hosts) -> None:
+async def test_ids_pass(hosts: Hosts) -> None:
     """A caller's request id comes back as it was, and one is made where there is none or no sane one."""
-    hosts = lasting_hosts
     assert (await hosts.client.get("/readyz", X_Request_Id="order-17")).headers["X-Request-Id"] == "order-17"
     made = [
         (await hosts.client.get("/readyz", **headers)).headers["X-Request-Id"]

@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 
 from server.gate.keys import read_key_name
-from tests.support.command import run
+from tests.support.command import call
 from tests.support.postgres import administer
 from tests.support.proxy import proxied
 
@@ -26,7 +26,7 @@ async def test_a_reply_that_is_lost(database_url: str, sockets: Path) -> None:
     """The key was made and the reply lost: the same key is sent again, changes nothing, and is printed."""
     async with proxied(database_url, sockets) as (proxy, through):
         proxy.cut_at, proxy.cuts_left = BURST, 1
-        end = await run(*CREATE, database_url=through)
+        end = await call(*CREATE, database_url=through)
     assert proxy.cut == 1
     assert (end.code, end.err) == (0, "")
     assert await keys(database_url) == {read_key_name(end.out)[1]: True}
@@ -36,7 +36,7 @@ async def test_every_reply_is_lost(database_url: str, sockets: Path) -> None:
     """When no reply ever comes, the key is revoked, and the command says that."""
     async with proxied(database_url, sockets) as (proxy, through):
         proxy.cut_at, proxy.cuts_left = BURST, ALWAYS
-        end = await run(*CREATE, database_url=through)
+        end = await call(*CREATE, database_url=through)
     assert proxy.cut > 1
     text = "tallystick: Postgres was lost while it made the key, which is revoked in any case: try again\n"
     assert (end.code, end.out, end.err) == (2, "", text)
@@ -47,11 +47,11 @@ async def test_nothing_is_heard_any_more(database_url: str, sockets: Path) -> No
     """When it cannot be revoked either, the message names the key and how to revoke it."""
     async with proxied(database_url, sockets) as (proxy, through):
         proxy.cut_at, proxy.cuts_left = ROLE, ALWAYS
-        end = await run(*CREATE, database_url=through)
+        end = await call(*CREATE, database_url=through)
     assert (end.code, end.out) == (2, "")
     hint = re.search(r"nobody knows whether it did: when it is back, run `tallystick (.*)`\n", end.err)
     assert hint is not None, end
-    assert (await run(*hint[1].split(), database_url=database_url)).code == 0
+    assert (await call(*hint[1].split(), database_url=database_url)).code == 0
     assert list((await keys(database_url)).values()) == [False]
 
 
@@ -59,7 +59,7 @@ async def test_postgres_goes_away_for_good(database_url: str, sockets: Path) -> 
     """Lost under the making of the key and not reachable since: it may have been made, and the message says so."""
     async with proxied(database_url, sockets) as (proxy, through):
         proxy.cut_at, proxy.cuts_left, proxy.refuse_after_cut = BURST, 1, True
-        end = await run(*CREATE, database_url=through)
+        end = await call(*CREATE, database_url=through)
     assert (end.code, end.out) == (2, "")
     assert "nobody knows whether it did" in end.err
     assert list((await keys(database_url)).values()) == [True]

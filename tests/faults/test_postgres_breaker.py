@@ -117,7 +117,7 @@ async def test_away_and_back(own_postgres: OwnPostgres, redis_url: str) -> None:
         assert await client.balance("bob") == 51
 
 
-async def test_silence_opens_it(line: Line, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_silence_opens_it(line: Line) -> None:
     """Where statements and connections run out of their time, it opens too, and closes when the line is well."""
     line.proxy.hang()
     waiting = [

@@ -1,5 +1,6 @@
 """A copy of PostgreSQL's files is put back while Redis goes on: nothing is answered out of what the copy never saw."""
 
+import asyncio
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
@@ -15,6 +16,7 @@ from server.store.keyspace import SNAPSHOT_MS
 from server.store.migrations import migrate
 from tests.support.books import check_books
 from tests.support.client import Answer, Client
+from tests.support.folders import server_folder
 from tests.support.own_postgres import OwnPostgres
 from tests.support.postgres import administer
 from tests.support.service import ServerProcess, make_key
@@ -45,20 +47,25 @@ async def serving(database_url: str, valkey: OwnValkey, tmp_path: Path) -> Async
     token = await make_key(database_url, LEDGER)
     servers = [ServerProcess(database_url, tmp_path / f"{n}.log", redis_url=valkey.url) for n in range(2)]
     try:
-        for server in servers:
-            await server.start()
+        await asyncio.gather(*(server.start() for server in servers))
         async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(force_close=True)) as session:
             yield Scene(servers, [Client(session, server.url, token) for server in servers], valkey)
     finally:
-        for server in servers:
-            await server.stop()
+        await asyncio.gather(*(server.stop() for server in servers))
+
+
+@pytest.fixture(scope="module")
+def lasting_valkey() -> Iterator[OwnValkey]:
+    """A Redis of all tests of this file: one that has been up for a while is read from at once."""
+    with server_folder("ts-") as folder, running_valkey(folder) as server:
+        yield server
 
 
 @pytest.fixture
-def valkey(sockets: Path) -> Iterator[OwnValkey]:
-    """A Redis that goes on whatever happens to PostgreSQL."""
-    with running_valkey(sockets) as server:
-        yield server
+def valkey(lasting_valkey: OwnValkey) -> OwnValkey:
+    """The same, empty; it goes on whatever happens to PostgreSQL."""
+    lasting_valkey.ask("FLUSHALL")
+    return lasting_valkey
 
 
 async def insist(client: Client, amount: int, key: str) -> Answer:
@@ -113,14 +120,12 @@ async def test_a_copy_is_put_back(
         await own_postgres.crash()
         own_postgres.put_back()
         if not goes_on:
-            for server in scene.servers:
-                await server.stop()
+            await asyncio.gather(*(server.stop() for server in scene.servers))
         own_postgres.start()
         # What the copy has written by itself meanwhile says nothing about what it has seen.
         await administer(own_postgres.database_url, "SELECT pg_switch_wal()")
         if not goes_on:
-            for server in scene.servers:
-                await server.start()
+            await asyncio.gather(*(server.start() for server in scene.servers))
         # To another amount than before the copy was put back: the key is free.
         posted = await insist(two, 20, "k")
         assert not posted.replayed
@@ -195,4 +200,5 @@ async def test_no_replay_while_postgres_is_away(own_postgres: OwnPostgres, valke
         for client in scene.clients:
             again = await insist(client, 10, "k")
             assert (again.body, again.replayed) == (first.body, True)
+            await until(partial(reads, client), BACK_SECONDS)
             assert await client.balance("bob") == 10

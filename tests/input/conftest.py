@@ -1,5 +1,6 @@
 """A ledger for each file of these tests, and a look at all that it holds."""
 
+import itertools
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -8,6 +9,8 @@ import pytest
 
 from tests.support.client import Client
 from tests.support.service import Service
+
+_books = itertools.count(1)
 
 
 class Book:
@@ -41,9 +44,9 @@ class Book:
 
 
 @pytest.fixture(scope="module")
-async def book(service: Service, request: pytest.FixtureRequest) -> AsyncIterator[Book]:
-    """The ledger of one file of tests."""
-    name = f"input-{request.module.__name__.rpartition('.')[2]}"
+async def book(service: Service) -> AsyncIterator[Book]:
+    """A ledger of the tests of one file, which need not run one after the other."""
+    name = f"input-{next(_books)}"
     client = await service.client(name)
     assert (await client.open("world", floor=None)).status == 201
     for account in ("alice", "bob"):

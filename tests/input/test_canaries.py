@@ -53,9 +53,9 @@ def folder() -> Iterator[Path]:
 
 
 @pytest.fixture
-async def watched(folder: Path, tmp_path: Path) -> AsyncIterator[Watched]:
+async def watched(folder: Path, own_postgres: OwnPostgres, tmp_path: Path) -> AsyncIterator[Watched]:
     """Every request is slow and sampled and traced; the first batch of transfers fails."""
-    postgres = OwnPostgres(folder)
+    postgres = own_postgres
     redis = OwnValkey(folder, requirepass=PASSWORDS[1])
     redis.start()
     await migrate(postgres.database_url)
@@ -79,7 +79,6 @@ async def watched(folder: Path, tmp_path: Path) -> AsyncIterator[Watched]:
         finally:
             await server.stop()
             redis.stop()
-            postgres.close()
 
 
 async def fail_in_every_way(clients: dict[str, Client]) -> list[Answer]:

@@ -14,7 +14,7 @@ from server.settings import Settings, SettingsError
 from server.store.postgres import Database
 from tests.limits.steps import key_id, left, limited, once
 from tests.support.client import Client
-from tests.support.command import run
+from tests.support.command import call, run
 from tests.support.service import in_process, make_key
 
 # Seconds in which a change of limits is in force, as is promised.
@@ -31,14 +31,14 @@ async def test_a_key_with_limits(database_url: str, redis_url: str) -> None:
         (("--burst", "7", "--concurrency", "3"), "q=1000;w=1", 7, ("-", "7", "3")),
         (("--rate", "1/day", "--concurrency", "100000"), "q=1;w=86400", 1, ("1/day", "-", "100000")),
     ):
-        made = await run(*CREATE, *limits, database_url=database_url)
+        made = await call(*CREATE, *limits, database_url=database_url)
         assert (made.code, made.err) == (0, "")
         async with in_process(database_url, redis_url) as service:
             client = Client(service.session, service.url, made.out.strip())
             answer = await client.get("/v1/accounts")
         assert (answer.status, answer.headers["RateLimit-Policy"]) == (200, f'"default";{policy}')
         assert left(answer) == burst - 1
-        listed = await run("keys", "list", database_url=database_url)
+        listed = await call("keys", "list", database_url=database_url)
         (line,) = [line for line in listed.out.splitlines() if key_id(client) in line]
         assert re.fullmatch(rf"books\t\w+\tread\t[0-9TZ:-]+\t{shown[0]}\t{shown[1]}\t{shown[2]}\tactive", line)
 
@@ -49,6 +49,7 @@ async def test_limits_change_while_the_service_runs(database_url: str, redis_url
         client = await limited(service, "books", once(1))
         assert [(await client.get("/v1/accounts")).status for _ in range(2)] == [200, 429]
         change = ("keys", "limit", "--ledger", "books", key_id(client))
+        # As a process of its own: the service hears of it by the database alone.
         changed = await run(*change, "--rate", "10/s", "--burst", "50", database_url=database_url)
         began = time.monotonic()
         assert (changed.code, changed.err) == (0, "")
@@ -58,7 +59,7 @@ async def test_limits_change_while_the_service_runs(database_url: str, redis_url
         assert answer.headers["RateLimit-Policy"] == '"default";q=10;w=1'
         assert left(answer) <= 49
     back = ("--rate", "default", "--burst", "default")
-    assert (await run(*change, *back, database_url=database_url)).out.endswith("\t-\t-\t-\tactive\n")
+    assert (await call(*change, *back, database_url=database_url)).out.endswith("\t-\t-\t-\tactive\n")
     async with in_process(database_url, redis_url) as service:
         client = Client(service.session, service.url, client.token)
         assert (await client.get("/v1/accounts")).headers["RateLimit-Policy"] == '"default";q=1000;w=1'
@@ -84,14 +85,14 @@ async def test_limits_change_while_the_service_runs(database_url: str, redis_url
 )
 async def test_limits_that_cannot_be(database_url: str, limits: tuple[str, ...], text: str) -> None:
     """A limit that cannot be is refused in one line; no key is made and none is changed."""
-    made = await run(*CREATE, database_url=database_url)
-    listed = await run("keys", "list", database_url=database_url)
+    made = await call(*CREATE, database_url=database_url)
+    listed = await call("keys", "list", database_url=database_url)
     for action in (CREATE, ("keys", "limit", "--ledger", "books", made.out.split("_")[2])):
-        end = await run(*action, *limits, database_url=database_url)
+        end = await call(*action, *limits, database_url=database_url)
         assert (end.code, end.out) == (2, "")
         assert end.err.startswith(f"tallystick: {text}")
         assert len(end.err.splitlines()) == 1
-    assert await run("keys", "list", database_url=database_url) == listed
+    assert await call("keys", "list", database_url=database_url) == listed
 
 
 STEPS = [
@@ -107,34 +108,34 @@ STEPS = [
 
 async def test_what_is_not_named_stays(database_url: str) -> None:
     """`keys limit` changes what it names, takes back what is called default, and prints the key as it is then."""
-    made = await run(*CREATE, "--rate", "10/s", "--burst", "20", database_url=database_url)
+    made = await call(*CREATE, "--rate", "10/s", "--burst", "20", database_url=database_url)
     public_id = made.out.split("_")[2]
     for limits, shown in STEPS:
-        end = await run("keys", "limit", "--ledger", "books", public_id, *limits, database_url=database_url)
+        end = await call("keys", "limit", "--ledger", "books", public_id, *limits, database_url=database_url)
         assert (end.code, end.err) == (0, "")
         line = r"books\t" + public_id + r"\tread\t[0-9TZ:-]+\t" + r"\t".join(shown) + r"\tactive\n"
         assert re.fullmatch(line, end.out), (limits, end.out)
-        assert (await run("keys", "list", database_url=database_url)).out == end.out
+        assert (await call("keys", "list", database_url=database_url)).out == end.out
 
 
 async def test_nothing_named(database_url: str) -> None:
     """A change that names nothing is a slip."""
-    end = await run("keys", "limit", "--ledger", "books", "0" * 16, database_url=database_url)
+    end = await call("keys", "limit", "--ledger", "books", "0" * 16, database_url=database_url)
     assert (end.code, end.out) == (2, "")
     assert end.err.startswith("tallystick: name what to change: --rate, --burst or --concurrency")
 
 
 async def test_a_burst_beside_the_rate_that_stays(database_url: str) -> None:
     """A burst is counted at the rate that the key has, a rate with its burst; what does not fit is refused."""
-    made = await run(*CREATE, "--rate", "1/day", database_url=database_url)
+    made = await call(*CREATE, "--rate", "1/day", database_url=database_url)
     limit = ("keys", "limit", "--ledger", "books", made.out.split("_")[2])
     refused = (2, "", "tallystick: the burst is too large for so slow a rate\n")
-    assert await run(*limit, "--burst", "1000000", database_url=database_url) == refused
-    assert (await run(*limit, "--burst", "1000000", "--rate", "1/s", database_url=database_url)).code == 0
-    assert await run(*limit, "--rate", "1/day", database_url=database_url) == refused
+    assert await call(*limit, "--burst", "1000000", database_url=database_url) == refused
+    assert (await call(*limit, "--burst", "1000000", "--rate", "1/s", database_url=database_url)).code == 0
+    assert await call(*limit, "--rate", "1/day", database_url=database_url) == refused
     default = ("--rate", "default")
-    assert await run(*limit, *default, database_url=database_url, rate="1/day", burst="1") == refused
-    end = await run(*limit, "--concurrency", "7", database_url=database_url)
+    assert await call(*limit, *default, database_url=database_url, rate="1/day", burst="1") == refused
+    end = await call(*limit, "--concurrency", "7", database_url=database_url)
     assert end.out.endswith("\t1/s\t1000000\t7\tactive\n")
 
 
@@ -155,13 +156,13 @@ async def test_changes_at_once(database_url: str) -> None:
 
 async def test_a_burst_too_large_for_the_service_s_rate(database_url: str) -> None:
     """A burst that cannot be counted at the service's own rate is refused too."""
-    end = await run(*CREATE, "--burst", "1000000", database_url=database_url, rate="1/day")
+    end = await call(*CREATE, "--burst", "1000000", database_url=database_url, rate="1/day")
     assert (end.code, end.err) == (2, "tallystick: the burst is too large for so slow a rate\n")
 
 
 async def test_a_key_that_is_not_there(database_url: str) -> None:
     """The limits of no key cannot be changed."""
-    end = await run("keys", "limit", "--ledger", "books", "0" * 16, "--rate", "1/s", database_url=database_url)
+    end = await call("keys", "limit", "--ledger", "books", "0" * 16, "--rate", "1/s", database_url=database_url)
     assert (end.code, end.err) == (2, f"tallystick: the ledger books has no key {'0' * 16}\n")
 
 
@@ -204,7 +205,7 @@ async def test_a_key_whose_row_is_locked(database_url: str) -> None:
     try:
         async with connection.transaction():
             await connection.execute("SELECT FROM tallystick.api_keys FOR UPDATE")
-            ended = await run("keys", "revoke", "--ledger", "books", key.split("_")[2], database_url=database_url)
+            ended = await call("keys", "revoke", "--ledger", "books", key.split("_")[2], database_url=database_url)
     finally:
         await connection.close()
     assert (ended.code, ended.out) == (2, "")

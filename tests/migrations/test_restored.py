@@ -7,15 +7,12 @@ from pathlib import Path
 import asyncpg
 import pytest
 
-from server.process.commands.doctor import Finding, examine
-from server.process.commands.target import Target
 from server.process.embedded import postgres_bin
-from server.settings import Settings
 from server.store.migrations import MigrationError, migrate
 from tests.migrations.test_ordinary_owner import CREATES_ROLES, prepared
 from tests.migrations.test_privileges import PRIVILEGES
 from tests.support.client import Client
-from tests.support.command import NO_REDIS, run
+from tests.support.command import NO_REDIS, call
 from tests.support.own_postgres import OwnPostgres
 from tests.support.postgres import administer, create_empty_database, drop_database, with_database
 from tests.support.service import in_process, make_key
@@ -58,12 +55,14 @@ async def access(url: str) -> tuple[set[tuple[str, ...]], set[tuple[str, ...]]]:
 
 async def commands_say(url: str) -> None:
     """Every command but `migrate`, and the service, name the remedy."""
+    for path, code in ((["doctor"], 1), (["audit"], 2), (["keys", "list"], 2)):
+        end = await call(*path, database_url=url, redis_url=NO_REDIS)
+        assert end.code == code, end
+        assert REMEDY in end.out + end.err
     create = ("keys", "create", "--ledger", "books", "--role", "read")
-    commands = (("doctor",), ("audit",), ("keys", "list"), create)
-    ends = await asyncio.gather(*(run(*path, database_url=url, redis_url=NO_REDIS) for path in commands))
-    assert [end.code for end in ends] == [1, 2, 2, 2], ends
-    assert [end for end in ends if REMEDY not in end.out + end.err] == []
-    assert (ends[3].out, REMEDY in ends[3].err) == ("", True)
+    end = await call(*create, database_url=url)
+    assert (end.code, end.out) == (2, "")
+    assert REMEDY in end.err
     async with in_process(url) as service, service.session.get(f"{service.url}/readyz") as answer:
         assert answer.status == 503
         failures = (await answer.json(content_type=None))["failures"]
@@ -80,17 +79,17 @@ async def test_restored_without_owners_and_privileges(database_url: str, templat
         file = await dump(database_url, tmp_path)
         await tool("pg_restore", "--no-owner", "--no-privileges", f"--dbname={copy}", file)
         await commands_say(copy)
-        end = await run("migrate", database_url=copy)
+        end = await call("migrate", database_url=copy)
         assert (end.code, end.out, end.err) == (0, "applied ownership\napplied grants\n", "")
-        assert (await run("migrate", database_url=copy)).out == "nothing to do\n"
+        assert (await call("migrate", database_url=copy)).out == "nothing to do\n"
         assert await access(copy) == before
         async with in_process(copy) as service:
             client = Client(service.session, service.url, key)
             assert (await client.get("/readyz")).status == 200
             await client.fund("alice", 5)
             assert await client.balance("alice") == 5
-        ends = await asyncio.gather(*(run(*path, database_url=copy) for path in (("audit",), ("keys", "list"))))
-        assert [end.code for end in ends] == [0, 0], ends
+        for path in (["audit"], ["keys", "list"]):
+            assert (await call(*path, database_url=copy)).code == 0
     finally:
         await drop_database(template, copy)
 
@@ -101,10 +100,10 @@ async def test_restored_on_another_server(database_url: str, own_postgres: OwnPo
     file = await dump(database_url, tmp_path)
     copy = own_postgres.database_url
     await tool("pg_restore", "--no-owner", "--no-privileges", f"--dbname={copy}", file)
-    commands = (("doctor",), ("audit",), ("keys", "list"))
-    ends = await asyncio.gather(*(run(*path, database_url=copy, redis_url=NO_REDIS) for path in commands))
-    assert [end for end in ends if REMEDY not in end.out + end.err] == []
-    assert (await run("migrate", database_url=copy)).out == "applied ownership\napplied grants\n"
+    for path in (["doctor"], ["audit"], ["keys", "list"]):
+        end = await call(*path, database_url=copy, redis_url=NO_REDIS)
+        assert REMEDY in end.out + end.err, end
+    assert (await call("migrate", database_url=copy)).out == "applied ownership\napplied grants\n"
     assert await access(copy) == await access(database_url)
 
 
@@ -141,8 +140,8 @@ async def test_a_privilege_that_was_revoked(database_url: str, privilege: str, l
     sentence = f"the role tallystick_service lacks {lacking}: {REMEDY}"
     async with in_process(database_url) as service, service.session.get(f"{service.url}/readyz") as answer:
         assert (await answer.json(content_type=None))["failures"] == [sentence]
-    settings = Settings(database_url=database_url, workers="1")
-    assert Finding("Postgres", (sentence,)) in await examine(settings, Target(database_url, None, embedded=False))
+    end = await call("doctor", database_url=database_url, redis_url=NO_REDIS)
+    assert f"FAULT Postgres\n      - {sentence}\n" in end.out
     assert await migrate(database_url) == ["grants"]
     assert await access(database_url) == before
 

@@ -13,10 +13,18 @@ CRASH_SECONDS = 30.0
 
 
 class OwnPostgres:
-    """A server that a test may stop and start; its address stays."""
+    """
+    A server that a test may stop and start; its address stays.
 
-    def __init__(self, folder: Path) -> None:
+    Args:
+        folder: For its files.
+
+        fresh: The files of a server at rest, which it begins with.
+    """
+
+    def __init__(self, folder: Path, fresh: Path) -> None:
         self._folder = folder
+        _copy(fresh, folder / "data")
         self._running = EmbeddedServers.open(folder / "data", redis=False)
         assert self._running.database_url is not None
         self.database_url = self._running.database_url
@@ -34,13 +42,18 @@ class OwnPostgres:
 
     def copy(self) -> None:
         """Keep a copy of its files, which must be at rest."""
-        subprocess.run(["/bin/cp", "-a", self._folder / "data", self._folder / "copy"], check=True)
+        _copy(self._folder / "data", self._folder / "copy")
 
     def put_back(self) -> None:
         """Replace its files, which must be at rest, by the copy."""
         shutil.rmtree(self._folder / "data")
-        subprocess.run(["/bin/cp", "-a", self._folder / "copy", self._folder / "data"], check=True)
+        _copy(self._folder / "copy", self._folder / "data")
 
     def close(self) -> None:
         """Stop it for good, or take note that it has ended."""
         self._running.close()
+
+
+def _copy(files: Path, to: Path) -> None:
+    """Copy files with their owners."""
+    subprocess.run(["/bin/cp", "-a", files, to], check=True)
