@@ -5,11 +5,10 @@ import itertools
 import json
 import random
 from collections.abc import Awaitable, Callable
-from typing import Any
 
 from loadtests.chaos.rig import LEDGERS, Rig
 from loadtests.chaos.sending import Answer, Sender
-from loadtests.history.api import Api
+from loadtests.client import Client as Caller
 
 CURRENCY = "EUR"
 PREFIX = "chaos:"
@@ -36,18 +35,17 @@ STORM = 4
 ROLES = {"pay": 8, "storm": 3, "hot": 4, "bulk": 2, "atomic": 2, "poor": 2, "confuse": 2, "read": 12, "statement": 2}
 
 
-def open_accounts(rig: Rig) -> None:
+async def open_accounts(rig: Rig) -> None:
     """
     Open the accounts of both ledgers; nothing of it is recorded but by the books.
 
     Raises:
-        ApiError: It is not answered.
+        ClientError: It is not answered.
     """
-    opened: list[dict[str, Any]] = [{"id": WORLD, "currency": CURRENCY, "floor": None}]
-    opened += [{"id": name, "currency": CURRENCY, "floor": 0} for name in (HOT, *ACCOUNTS)]
     for ledger in LEDGERS:
-        with Api(rig.servers[0].url, rig.keys[ledger]) as api:
-            api.call("POST", "/v1/accounts/bulk", {"accounts": opened})
+        async with Caller(rig.servers[0].url, rig.keys[ledger]) as caller:
+            await caller.open_accounts([WORLD], CURRENCY)
+            await caller.open_accounts([HOT, *ACCOUNTS], CURRENCY, floor=0)
 
 
 class Client:

@@ -6,8 +6,8 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
 from loadtests.chaos.plan import BOTH, KINDS, POSTGRES, REDIS, Fault
-from loadtests.chaos.processes import send
-from loadtests.chaos.rig import Rig
+from loadtests.chaos.rig import DATABASE, Rig
+from loadtests.processes import send
 
 # What a slow link adds to each piece, in each direction.
 SLOW_SECONDS = 0.2
@@ -27,7 +27,7 @@ AWAY = {
     *("postgres cut off", "postgres replies lost", "postgres silent"),
     *("redis killed", "redis frozen", "redis cut off", "redis replies lost", "redis refuses writes"),
 }
-SESSIONS = "FROM pg_stat_activity WHERE datname = 'tallystick' AND pid <> pg_backend_pid()"
+SESSIONS = "FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
 
 
 @asynccontextmanager
@@ -75,7 +75,7 @@ async def _stop_server(rig: Rig, fault: Fault) -> None:
     server = rig.servers[fault.target]
     code = await server.stop()
     if code != 0:
-        rig.violations.append(f"server {server.number}, asked to end, gave {code}")
+        rig.violations.append(f"server {server.name}, asked to end, gave {code}")
 
 
 def _armed(point: str, count: str) -> Injector:
@@ -84,13 +84,13 @@ def _armed(point: str, count: str) -> Injector:
         server = rig.servers[fault.target]
         await _stop_server(rig, fault)
         server.start(failpoints=f"{point}=kill@{1 + int(fault.detail * BATCHES_MAX)}")
-        await server.ready()
-        before = set(server.workers())
+        await server.ready_again()
+        before = set(server.family())
         try:
             yield
         finally:
             # One that was killed has been followed by another.
-            rig.counts[count] += not before <= set(server.workers())
+            rig.counts[count] += not before <= set(server.family())
             await _stop_server(rig, fault)
             server.start()
 
@@ -98,7 +98,7 @@ def _armed(point: str, count: str) -> Injector:
 
 
 async def _kill_worker(rig: Rig, fault: Fault) -> None:
-    workers = rig.servers[fault.target].workers()
+    workers = rig.servers[fault.target].family()[1:]
     if workers:
         send(workers[int(fault.detail * len(workers))], signal.SIGKILL)
 
@@ -126,7 +126,7 @@ async def _postgres_start(rig: Rig, _fault: Fault) -> None:
 
 
 async def _postgres_kill_backend(rig: Rig, fault: Fault) -> None:
-    pids = [row["pid"] for row in await rig.postgres.ask(f"SELECT pid {SESSIONS} ORDER BY pid")]
+    pids = [row["pid"] for row in await rig.postgres.ask(DATABASE, f"SELECT pid {SESSIONS} ORDER BY pid")]
     if pids:
         send(pids[int(fault.detail * len(pids))], signal.SIGKILL)
 
@@ -139,19 +139,19 @@ def _postgres_signal(number: signal.Signals) -> Act:
 
 
 async def _postgres_end_sessions(rig: Rig, _fault: Fault) -> None:
-    await rig.postgres.ask(f"SELECT pg_terminate_backend(pid) {SESSIONS}")
+    await rig.postgres.ask(DATABASE, f"SELECT pg_terminate_backend(pid) {SESSIONS}")
 
 
 def _postgres_read_only(value: str) -> Act:
     async def act(rig: Rig, _fault: Fault) -> None:
-        await rig.postgres.ask(f"ALTER SYSTEM SET default_transaction_read_only = {value}")
-        await rig.postgres.ask("SELECT pg_reload_conf()")
+        await rig.postgres.ask(DATABASE, f"ALTER SYSTEM SET default_transaction_read_only = {value}")
+        await rig.postgres.ask(DATABASE, "SELECT pg_reload_conf()")
 
     return act
 
 
 async def _redis_kill(rig: Rig, _fault: Fault) -> None:
-    await rig.valkey.kill()
+    await rig.valkey.end(signal.SIGKILL)
 
 
 async def _redis_start(rig: Rig, _fault: Fault) -> None:
@@ -174,7 +174,7 @@ def _redis_set(**settings: str) -> Act:
 
 def _redis_signal(number: signal.Signals) -> Act:
     async def act(rig: Rig, _fault: Fault) -> None:
-        rig.valkey.send(number)
+        rig.valkey.send_all(number)
 
     return act
 

@@ -8,9 +8,8 @@ from contextlib import AsyncExitStack
 
 from loadtests.chaos.faults import injected
 from loadtests.chaos.plan import GAP_SECONDS, KINDS, QUIET_SECONDS, STAGGER_SECONDS, Phase, Step
-from loadtests.chaos.rig import SERVERS, Rig
+from loadtests.chaos.rig import DATABASE, POOL, SERVERS, WORKERS, Rig
 from loadtests.chaos.sending import Sender
-from loadtests.chaos.servers import POOL, WORKERS
 from loadtests.history.recorder import FAULTS_STARTED, FAULTS_STOPPED
 
 # Marks between which, and a snapshot's life after which, reads may be too old.
@@ -24,6 +23,7 @@ POLL_SECONDS = 0.05
 MEMORY_GROWTH_MAX = 2.0
 # What all pools together may hold; they open connections as they need them.
 SESSIONS_MAX = SERVERS * WORKERS * 2 * POOL
+SESSIONS = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
 
 
 class Nemesis:
@@ -119,8 +119,8 @@ class Nemesis:
         """Note the sizes that must be back in the end."""
         recorder = self._sender.recorder
         for server in self._rig.servers:
-            recorder.gauge(f"rss_bytes of server {server.number}", server.resident_bytes(), MEMORY_GROWTH_MAX)
-        rows = await self._rig.postgres.ask("SELECT count(*) FROM pg_stat_activity WHERE datname = 'tallystick'")
+            recorder.gauge(f"rss_bytes of server {server.name}", server.resident_bytes(), MEMORY_GROWTH_MAX)
+        rows = await self._rig.postgres.ask(DATABASE, SESSIONS)
         recorder.gauge("sessions beyond the pools", max(0, rows[0]["count"] - SESSIONS_MAX))
 
 

@@ -7,10 +7,9 @@ import time
 from typing import NamedTuple
 from urllib.parse import quote
 
-import aiohttp
-
 from loadtests.chaos.plan import POSTGRES, REDIS
-from loadtests.chaos.rig import Rig
+from loadtests.chaos.rig import LEDGERS, Rig
+from loadtests.client import NOT_NOW, Client, NoAnswer
 from loadtests.history.recorder import FAIL, OK, UNKNOWN, Recorder, outcome_of
 
 TRANSFERS = "/v1/transfers"
@@ -26,6 +25,8 @@ PAUSE_SECONDS, PAUSE_SECONDS_MAX = 0.05, 0.5
 PATIENCE_SECONDS_MAX = 0.02
 # Of the requests of a client that hangs up, the share that it does not wait for.
 HANG_UP_SHARE = 0.4
+# Of all clients to one server in one ledger: each has its own, and a storm several.
+CONNECTIONS_MAX = 1_000
 # Bytes of the history; the check holds it in memory.
 HISTORY_BYTES_MAX = 2 * 1024**3
 
@@ -51,7 +52,7 @@ class Answer(NamedTuple):
     @property
     def known(self) -> bool:
         """Whether the same request will never be answered otherwise."""
-        return self.outcome == OK or (self.outcome == FAIL and self.status not in (408, 429, 503))
+        return self.outcome == OK or (self.outcome == FAIL and self.status not in NOT_NOW)
 
     @property
     def good(self) -> bool:
@@ -77,12 +78,14 @@ class Sender:
         stopped: Clients end after what is under way.
     """
 
-    def __init__(self, rig: Rig, recorder: Recorder, session: aiohttp.ClientSession, seed: int) -> None:
+    def __init__(self, rig: Rig, recorder: Recorder, seed: int) -> None:
         self.rig = rig
         self.recorder = recorder
         self.answered: dict[str, float] = {}
         self.stopped = False
-        self._session = session
+        self._clients = {
+            ledger: [Client(url, rig.keys[ledger], CONNECTIONS_MAX) for url in rig.urls] for ledger in LEDGERS
+        }
         self._dice = random.Random(seed)
 
     async def transfer(self, process: str, ledger: str, key: str, body: str, server: int | None = None) -> Answer:
@@ -194,29 +197,28 @@ class Sender:
         else:
             self.recorder.lost(number, answer.body)
 
+    async def close(self) -> None:
+        """End all connections."""
+        for clients in self._clients.values():
+            for client in clients:
+                await client.close()
+
     async def _send(self, request: Request, server: int | None = None) -> Answer:
-        headers = {"Authorization": f"Bearer {self.rig.keys[request.ledger]}"}
-        if request.body:
-            headers["Content-Type"] = "application/json"
-            if request.key:
-                headers["Idempotency-Key"] = request.key
-        url = self.rig.urls[self._dice.randrange(len(self.rig.urls)) if server is None else server] + request.path
-        method, data = ("POST", request.body.encode()) if request.body else ("GET", None)
+        clients = self._clients[request.ledger]
+        client = clients[self._dice.randrange(len(clients)) if server is None else server]
         seconds = ANSWER_SECONDS_MAX
         if self.rig.hang_up and self._dice.random() < HANG_UP_SHARE:
             seconds = self._dice.uniform(0, PATIENCE_SECONDS_MAX)
         sent = time.monotonic()
+        method, body = ("POST", request.body.encode()) if request.body else ("GET", None)
         try:
-            async with (
-                asyncio.timeout(seconds),
-                self._session.request(method, url, data=data, headers=headers) as response,
-            ):
-                text = await response.text()
-        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            # A look-up names its key in its path.
+            heard = await client.ask(method, request.path, body, request.key if body else "", seconds)
+        except NoAnswer as error:
             self.rig.counts["answer lost"] += 1
-            return LOST._replace(body=type(error).__name__)
-        replayed = response.headers.get("Idempotent-Replayed") == "true"
-        answer = Answer(response.status, text, replayed, outcome_of(response.status, text))
+            return LOST._replace(body=type(error.__cause__).__name__)
+        text = heard.body.decode()
+        answer = Answer(heard.status, text, heard.replayed, outcome_of(heard.status, text))
         if answer.good:
             self.answered[request.process] = max(sent, self.answered.get(request.process, 0.0))
         return answer

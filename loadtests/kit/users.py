@@ -1,18 +1,18 @@
 """What all virtual users can do: send, write down what they sent and heard, and ask again until they know."""
 
+import http.client
 import itertools
 import os
 import time
 from pathlib import Path
 from typing import Any, NamedTuple
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
 import gevent
 from locust import FastHttpUser, constant, constant_throughput
 from locust.exception import StopUser
 from locust.user.task import LOCUST_STATE_STOPPING, LOCUST_STATE_WAITING
 
-from loadtests.history.api import connect, wait_of
 from loadtests.history.recorder import FAIL, OK, HistoryFullError, Recorder, problem_of
 from loadtests.kit.plan import KEY_VARIABLE, from_environment
 from loadtests.kit.traffic import Traffic, body_of, transfer
@@ -40,6 +40,12 @@ class Answer(NamedTuple):
     body: str
     retry_after: str
     settled: bool
+
+
+def wait_of(retry_after: str | None) -> float:
+    """Return the seconds between two sendings: what a `Retry-After` asks for, within bounds."""
+    asked = float(retry_after) if retry_after is not None and retry_after.isdigit() else 0.0
+    return min(PAUSE_SECONDS_MAX, max(PAUSE_SECONDS, asked))
 
 
 class Notes:
@@ -129,7 +135,7 @@ class LedgerUser(FastHttpUser):
             answer = self.send_transfer(key, body, expected=(409,) if refused else ())
             if answer.settled:
                 break
-            gevent.sleep(min(PAUSE_SECONDS_MAX, max(PAUSE_SECONDS, wait_of(answer.retry_after))))
+            gevent.sleep(wait_of(answer.retry_after))
         return answer
 
     def send_transfer(
@@ -155,7 +161,10 @@ class LedgerUser(FastHttpUser):
         """Send a payment and close the connection without an answer."""
         number = self._invoke("transfer", TRANSFERS, key, body)
         began = time.monotonic()
-        connection = connect(PLAN.url, ANSWER_SECONDS_MAX)
+        address = urlsplit(PLAN.url)
+        tls = address.scheme == "https"
+        kind = http.client.HTTPSConnection if tls else http.client.HTTPConnection
+        connection = kind(address.hostname or "", address.port, timeout=ANSWER_SECONDS_MAX)
         failed: OSError | None = None
         try:
             connection.request("POST", TRANSFERS, body, {**self._headers, "Idempotency-Key": key})
@@ -207,7 +216,7 @@ class LedgerUser(FastHttpUser):
                 if status not in _NOT_NOW and 0 < status < 500:
                     return
                 wait = wait_of((response.headers or {}).get("Retry-After"))
-            gevent.sleep(min(PAUSE_SECONDS_MAX, max(PAUSE_SECONDS, wait)))
+            gevent.sleep(wait)
 
     def _invoke(self, operation: str, path: str, key: str = "", body: str = "", process: str = "") -> int:
         try:
