@@ -204,8 +204,3 @@ class Valkey(_Database):
         """
         async with asyncio.timeout(ASK_SECONDS_MAX), Redis(unix_socket_path=str(self.socket)) as client:
             return await client.execute_command(*command)  # type: ignore[no-untyped-call]  # of redis-py
-
-    async def configure(self, **settings: str) -> None:
-        """Change settings."""
-        for name, value in settings.items():
-            await self.ask("CONFIG", "SET", name.replace("_", "-"), value)
