@@ -54,19 +54,19 @@ load: ## virtual users, then a check of all they were promised (ARGS="--scenario
 
 replay: ## replay a real bank's books and check every balance (ARGS=--help)
 	@$(SETUP) load
-	@exec $(BIN)/python -m loadtests.replay $(ARGS)
+	@exec $(BIN)/python -m loadtests.openloop replay $(ARGS)
 
 overload: ## what a server does at 1 to 10 times its peak, and afterwards (ARGS=--help)
 	@$(SETUP) load
-	@exec $(BIN)/python -m loadtests.overload $(ARGS)
+	@exec $(BIN)/python -m loadtests.openloop overload $(ARGS)
 
 connections: ## ten thousand callers that ask now and then (ARGS=--help)
 	@$(SETUP) load
-	@exec $(BIN)/python -m loadtests.connections $(ARGS)
+	@exec $(BIN)/python -m loadtests.openloop connections $(ARGS)
 
 neighbour: ## what a caller notices of one that floods (ARGS=--help)
 	@$(SETUP) load
-	@exec $(BIN)/python -m loadtests.neighbour $(ARGS)
+	@exec $(BIN)/python -m loadtests.openloop neighbour $(ARGS)
 
 chaos: ## kill, freeze, cut off and flush every part under load, and check (DURATION=600 SEED=1)
 	@$(SETUP) run

@@ -6,39 +6,43 @@ measured until then is kept.
 """
 
 import argparse
+import asyncio
 import contextlib
 import datetime
-import signal
-import subprocess
+import os
 import sys
 import time
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
 from pathlib import Path
 
-from loadtests.bench import growth, machine, parts
-from loadtests.bench.places import PEER_PYTHON, has_peer
+import uvloop
+
+from loadtests.bench import machine, parts
+from loadtests.bench.places import PEER_PYTHON
 from loadtests.bench.record import BenchError, Part, read, write
 from loadtests.bench.report import write_document
 from loadtests.bench.scale import FULL, QUICK
-from loadtests.bench.work import Screen, Shared, Work
-from loadtests.openloop.files import TooManyFilesError, allow_files
-from loadtests.own_server import PROJECT, ServerError
+from loadtests.bench.work import Shared, Work
+from loadtests.client import ClientError
+from loadtests.openloop.generator import TooManyFilesError, allow_files
+from loadtests.processes import PROJECT, ServerError, run_command, run_program
+from loadtests.screen import Screen
 
 REPORTS = PROJECT / "reports" / "bench"
 DOCUMENT = PROJECT / "benchmarks.md"
 PLOTS = PROJECT / "docs" / "benchmarks"
 PLOT_SECONDS_MAX = 120.0
 
-PARTS: dict[str, Callable[[Work], None]] = {
+PARTS: dict[str, Callable[[Work], Awaitable[None]]] = {
     "api": parts.api,
     "sides": parts.sides,
     "open": parts.open_loop,
     "generator": parts.generators,
-    "ledgers": growth.ledgers,
-    "connections": growth.crowds,
-    "overload": parts.overload,
-    "transfers": growth.transfers,
+    "ledgers": parts.many_ledgers,
+    "connections": parts.crowds,
+    "overload": parts.overload_curve,
+    "transfers": parts.transfers,
 }
 
 
@@ -58,20 +62,23 @@ def main() -> int:
         parser.error(f"there is no part {', '.join(unknown)}; there are {', '.join(PARTS)}")
     if not Path("/proc/self/stat").exists():
         parser.error("CPU time is read out of /proc, which only Linux has")
-    if not has_peer():
+    if not PEER_PYTHON.exists():
         parser.error("what is compared with is not there; `make bench` makes it, or scripts/bootstrap.py bench")
+    return run_program(_run(arguments, chosen), uvloop.new_event_loop)
+
+
+async def _run(arguments: argparse.Namespace, chosen: list[str]) -> int:
     screen = Screen()
-    good = True
-    if not arguments.write:
-        # Told to end, it ends what it has started; also where a script has started it, which ignores SIGINT for it.
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, signal.default_int_handler)
-        good = _measure(arguments, chosen, screen)
-    _write(arguments, screen)
+    good = arguments.write or await _measure(arguments, chosen, screen)
+    try:
+        await _write(arguments, screen)
+    except BenchError as error:
+        screen.say(str(error))
+        return 1
     return 0 if good else 1
 
 
-def _measure(arguments: argparse.Namespace, chosen: list[str], screen: Screen) -> bool:
+async def _measure(arguments: argparse.Namespace, chosen: list[str], screen: Screen) -> bool:
     scale = QUICK if arguments.quick else FULL
     command = _command(arguments)
     commit, facts = machine.commit(), machine.facts(PEER_PYTHON)
@@ -79,7 +86,7 @@ def _measure(arguments: argparse.Namespace, chosen: list[str], screen: Screen) -
     # Servers get it from here. A machine that does not allow so many measures fewer.
     with contextlib.suppress(TooManyFilesError):
         allow_files(max(scale.crowds))
-    with ExitStack() as stack:
+    async with AsyncExitStack() as stack:
         shared = Shared(stack)
         for name in chosen:
             kept = read(arguments.reports, name)
@@ -89,8 +96,8 @@ def _measure(arguments: argparse.Namespace, chosen: list[str], screen: Screen) -
                 continue
             work = Work(name, scale, screen, shared)
             try:
-                part, interrupted = _measure_part(name, work, command, commit, facts)
-            except (BenchError, ServerError) as error:
+                part, interrupted = await _measure_part(name, work, command, commit, facts)
+            except (BenchError, ClientError, ServerError) as error:
                 good = False
                 screen.say(f"{name}: not measured: {error}")
                 continue
@@ -106,13 +113,14 @@ def _measure(arguments: argparse.Namespace, chosen: list[str], screen: Screen) -
     return good
 
 
-def _measure_part(name: str, work: Work, command: str, commit: str, facts: dict[str, str]) -> tuple[Part, bool]:
+async def _measure_part(name: str, work: Work, command: str, commit: str, facts: dict[str, str]) -> tuple[Part, bool]:
     began = datetime.datetime.now(datetime.UTC)
     started = time.monotonic()
     interrupted = False
     try:
-        PARTS[name](work)
-    except KeyboardInterrupt:
+        await PARTS[name](work)
+    except asyncio.CancelledError:
+        # What has been measured is kept; then this ends.
         interrupted = True
     # Nobody looked at the books of a part that ended before its first audit: nothing of it counts.
     clean = work.audits.clean and bool(work.audits.words)
@@ -141,14 +149,16 @@ def _command(arguments: argparse.Namespace) -> str:
     return f'make bench ARGS="{" ".join(words)}"' if words else "make bench"
 
 
-def _write(arguments: argparse.Namespace, screen: Screen) -> None:
+async def _write(arguments: argparse.Namespace, screen: Screen) -> None:
     found = [part for name in PARTS if (part := read(arguments.reports, name)) is not None]
     if not found:
         screen.say("nothing has been measured")
         return
     arguments.plots.mkdir(parents=True, exist_ok=True)
     command = [str(PEER_PYTHON), "-m", "loadtests.bench.plots", str(arguments.reports), str(arguments.plots)]
-    subprocess.run(command, cwd=PROJECT, check=True, timeout=PLOT_SECONDS_MAX)
+    done = await run_command(command, PLOT_SECONDS_MAX, {**os.environ, "PYTHONPATH": str(PROJECT)})
+    if done.code != 0:
+        raise BenchError(f"the plots cannot be drawn:\n{done.said}")
     write_document(found, arguments.document, arguments.plots)
     screen.say(f"written: {arguments.document}")
 

@@ -1,6 +1,5 @@
 """Transfers by SQL: what thousands of requests would have left behind, so that a ledger is large within minutes."""
 
-import asyncio
 import time
 from collections.abc import Callable, Sequence
 
@@ -61,7 +60,7 @@ LEDGER = "SELECT max(ledger_id) FROM tallystick.accounts WHERE id = $1"
 COUNT = "SELECT count(*) FROM tallystick.transfers"
 
 
-def fill(url: str, accounts: Sequence[str], size: int, until: float, tell: Callable[[int], None]) -> int:
+async def fill(url: str, accounts: Sequence[str], size: int, until: float, tell: Callable[[int], None]) -> int:
     """
     Fill the newest ledger that has these accounts until the database holds *size* transfers or time is up.
 
@@ -77,10 +76,6 @@ def fill(url: str, accounts: Sequence[str], size: int, until: float, tell: Calla
     Returns:
         The transfers that the database holds.
     """
-    return asyncio.run(_fill(url, accounts, size, until, tell))
-
-
-async def _fill(url: str, accounts: Sequence[str], size: int, until: float, tell: Callable[[int], None]) -> int:
     connection = await asyncpg.connect(url, command_timeout=STATEMENT_SECONDS_MAX)
     try:
         await connection.execute("SET work_mem = '256MB'")

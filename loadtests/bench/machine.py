@@ -8,7 +8,7 @@ import shutil
 import subprocess
 from pathlib import Path
 
-from loadtests.own_server import PROJECT
+from loadtests.processes import PROJECT
 
 PACKAGES = ("aiohttp", "asyncpg", "hiredis", "msgspec", "redis", "uvloop")
 PEER_PACKAGES = ("fastapi", "uvicorn", "sqlalchemy", "limits", "redis", "asyncpg", "httptools", "uvloop")

@@ -1,23 +1,28 @@
-"""The parts that measure rates and latencies, each with all its rounds; growth is in its own module."""
+"""The parts of the benchmark, each with all its rounds."""
 
 import os
+import re
 import shutil
 import tempfile
-from collections.abc import Callable
+import time
+from collections.abc import Awaitable, Callable
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-from loadtests.bench import cpu
-from loadtests.bench.beside import Beside, beside, execute
-from loadtests.bench.generator import leave_cores, run_closed, run_wrk
-from loadtests.bench.open_loop import run_open
-from loadtests.bench.overload import run_overload
-from loadtests.bench.places import PEER_AUDIT, PEER_DATABASE, Tallystick, ask, bare, peer
-from loadtests.bench.record import BenchError, Run
-from loadtests.bench.requests import Place
-from loadtests.bench.scale import BULK_TRANSFERS, SHARES, USUAL
+from loadtests.bench.beside import Beside, beside, own_database_url, own_valkey
+from loadtests.bench.fill import fill
+from loadtests.bench.places import PEER_AUDIT, PEER_DATABASE, Tallystick, bare, ledgers, peer
+from loadtests.bench.record import BenchError
+from loadtests.bench.scale import SHARES, USUAL
 from loadtests.bench.work import Work
-from loadtests.own_server import find_program, run_command, said
+from loadtests.openloop import overload
+from loadtests.openloop.children import MARGIN_SECONDS, leave_cores, run_apart
+from loadtests.openloop.generator import Task, TooManyFilesError, allow_files
+from loadtests.openloop.results import Run
+from loadtests.openloop.workloads import BULK_TRANSFERS, Target
+from loadtests.processes import cpu_times, cpu_used, resident_bytes, run_command
+from loadtests.servers import tallystick
 
 # What is compared with the peer; it has no bulk.
 COMPARED = ("read", "replay", "post", "hot")
@@ -41,148 +46,217 @@ PGBENCH_AUDIT = """
     SELECT (SELECT sum(abalance) FROM pgbench_accounts) = (SELECT sum(bbalance) FROM pgbench_branches)
        AND (SELECT sum(bbalance) FROM pgbench_branches) = (SELECT sum(tbalance) FROM pgbench_tellers)
 """
-MIGRATE_SECONDS_MAX = 60.0
+# What is asked of a ledger of each size.
+ASKED = ("read", "statement", "post")
+# Requests a second of all connections together: little, so that what grows is the number of connections alone.
+CROWD_RATE = 1_000.0
+# Connections that ask many ledgers, so that each has some.
+MANY = 256
+MIB = 1024 * 1024
 
 
-def api(work: Work) -> None:
+async def closed(work: Work, workload: str, target: Target, roots: list[int], connections: int = USUAL) -> Run:
+    """Send requests on each connection as soon as the last one is answered; a bulk counts by its transfers."""
+    run = await run_apart(Task(target, workload, connections, work.scale.seconds, settle=False), roots)
+    if workload == "bulk":
+        run |= {name: run[name] * BULK_TRANSFERS for name in ("good", "answered", "per_second")}
+    return run
+
+
+async def api(work: Work) -> None:
     """Each kind of request, as fast as it is answered, on few and on many connections."""
     scale = work.scale
     plan = [(workload, number) for workload in COMPARED for number in scale.connections]
     plan += [("bulk", number) for number in scale.bulk_connections]
-    with work.tallystick() as running:
+    async with work.tallystick() as running:
         for number in range(scale.rounds):
             for workload, connections in plan:
-                run = run_closed(workload, running.place, connections, scale.seconds, [running.server.pid])
-                work.keep(side="tallystick", round=number, **_with_transfers(run))
-
-
-def _with_transfers(run: Run) -> Run:
-    """A bulk counts by its transfers."""
-    if run["workload"] != "bulk":
-        return run
-    names = ("good", "answered", "per_second")
-    return {**run, **{name: run[name] * BULK_TRANSFERS for name in names}}
+                run = await closed(work, workload, running.target, [running.server.pid], connections)
+                work.keep(side="tallystick", round=number, **run)
 
 
 class _Side(NamedTuple):
     name: str
     what: str
-    measure: Callable[[], Run]
+    measure: Callable[[], Awaitable[Run]]
 
 
-def sides(work: Work) -> None:
+async def sides(work: Work) -> None:
     """Tallystick and everything that it is compared with, in turns."""
-    with work.tallystick() as running, beside(running.server) as servers:
-        _, body = ask(running.place, "GET", f"/v1/accounts/{running.place.accounts[0]}")
+    async with work.tallystick() as running, beside(running.server) as servers:
         work.screen.progress("sides: filling pgbench, starting the peer")
         for size in PGBENCH_SCALES:
-            servers.create_database(f"pgbench{size}")
-            servers.pgbench(f"pgbench{size}", "-i", "-q", "-s", str(size))
-        _make_plain(servers)
-        with tempfile.TemporaryDirectory(prefix="tallystick-bench-") as folder:
-            script = Path(folder) / "insert.sql"
-            script.write_text(" ".join(INSERT.split()) + "\n", encoding="utf-8")
-            with peer(servers) as (other, peer_pid), bare(body) as (nothing, bare_pid):
-                leave_cores([peer_pid, bare_pid, servers.postgres_pid, servers.valkey_pid])
-                chosen = _ours_and_theirs(work, running, servers, other, peer_pid)
-                chosen.append(_Side("bare", "read", lambda: _closed(work, "bare", nothing, [bare_pid])))
-                chosen += _pgbench_sides(work, servers, script)
+            await servers.create_database(f"pgbench{size}")
+            await servers.pgbench(f"pgbench{size}", "-i", "-q", "-s", str(size))
+        await _make_plain(servers)
+        body = await running.body()
+        with tempfile.NamedTemporaryFile("w", prefix="tallystick-bench-", suffix=".sql", encoding="utf-8") as script:
+            script.write(" ".join(INSERT.split()) + "\n")
+            script.flush()
+            async with peer(servers) as (other, peer_pid), bare(body) as (nothing, bare_pid):
+                databases = [servers.postgres.pid, servers.valkey.pid]
+                leave_cores([peer_pid, bare_pid, *databases])
+                chosen = _ours_and_theirs(work, running, other, [peer_pid, *databases])
+                chosen.append(_Side("bare", "read", partial(closed, work, "bare", nothing, [bare_pid])))
+                chosen += _pgbench_sides(work, servers, Path(script.name))
                 try:
                     for number in range(work.scale.rounds):
                         for side in chosen:
-                            work.keep(side=side.name, **{**side.measure(), "workload": side.what}, round=number)
+                            run = await side.measure()
+                            work.keep(side=side.name, **{**run, "workload": side.what}, round=number)
                 finally:
-                    _audit_others(work, servers)
+                    await _audit_others(work, servers)
 
 
-def _closed(work: Work, workload: str, place: Place, roots: list[int]) -> Run:
-    return run_closed(workload, place, USUAL, work.scale.seconds, roots)
-
-
-def _ours_and_theirs(work: Work, ours: Tallystick, servers: Beside, other: Place, peer_pid: int) -> list[_Side]:
-    roots = [peer_pid, servers.postgres_pid, servers.valkey_pid]
+def _ours_and_theirs(work: Work, ours: Tallystick, other: Target, roots: list[int]) -> list[_Side]:
     found = []
     for what in COMPARED:
-
-        def measure_ours(what: str = what) -> Run:
-            return _closed(work, what, ours.place, [ours.server.pid])
-
-        def measure_theirs(what: str = what) -> Run:
-            return _closed(work, what, other, roots)
-
-        found += [_Side("tallystick", what, measure_ours), _Side("peer", what, measure_theirs)]
+        found.append(_Side("tallystick", what, partial(closed, work, what, ours.target, [ours.server.pid])))
+        found.append(_Side("peer", what, partial(closed, work, what, other, roots)))
     return found
 
 
 def _pgbench_sides(work: Work, servers: Beside, script: Path) -> list[_Side]:
     seconds = work.scale.seconds
 
-    def measure(database: str, rows: int, *arguments: str, clients: int) -> Run:
-        before = cpu.times([servers.postgres_pid])
-        rate, latency = servers.pgbench_rate(database, seconds, *arguments, clients=clients)
-        used = cpu.used(before, cpu.times([servers.postgres_pid]))
+    async def measure(database: str, rows: int, clients: int, *arguments: str) -> Run:
+        before = cpu_times([servers.postgres.pid])
+        rate, latency = await servers.pgbench_rate(database, seconds, *arguments, clients=clients)
+        used = cpu_used(before, cpu_times([servers.postgres.pid]))
         return {"connections": clients, "seconds": seconds, "per_second": rate * rows, "mean_ms": latency, "cpu": used}
 
     wide, narrow = (f"pgbench{size}" for size in PGBENCH_SCALES)
+    plain = partial(measure, INSERT_DATABASE, INSERT_ROWS, INSERT_CLIENTS, "-f", str(script))
     return [
-        _Side("pgbench", "spread", lambda: measure(wide, 1, clients=PGBENCH_CLIENTS)),
-        _Side("pgbench", "hot", lambda: measure(narrow, 1, clients=PGBENCH_CLIENTS)),
-        _Side(
-            "insert",
-            "rows",
-            lambda: measure(INSERT_DATABASE, INSERT_ROWS, "-f", str(script), clients=INSERT_CLIENTS),
-        ),
+        _Side("pgbench", "spread", partial(measure, wide, 1, PGBENCH_CLIENTS)),
+        _Side("pgbench", "hot", partial(measure, narrow, 1, PGBENCH_CLIENTS)),
+        _Side("insert", "rows", plain),
     ]
 
 
-def _make_plain(servers: Beside) -> None:
+async def _make_plain(servers: Beside) -> None:
     """Make the service's own tables with all their indexes, for plain rows."""
-    servers.create_database(INSERT_DATABASE)
-    own = {name: text for name, text in os.environ.items() if not name.startswith("TALLYSTICK_")}
-    own["TALLYSTICK_DATABASE_URL"] = servers.database_url(INSERT_DATABASE)
-    done = run_command([str(find_program()), "migrate"], MIGRATE_SECONDS_MAX, own)
-    if done.returncode != 0:
-        raise BenchError(f"migrate failed:\n{said(done)}")
+    await servers.create_database(INSERT_DATABASE)
+    done = await tallystick("migrate", settings={"database_url": servers.postgres.url(INSERT_DATABASE)})
+    if done.code != 0:
+        raise BenchError(f"migrate failed:\n{done.said}")
 
 
-def _audit_others(work: Work, servers: Beside) -> None:
-    sums = [execute(servers.database_url(f"pgbench{size}"), PGBENCH_AUDIT) == [True] for size in PGBENCH_SCALES]
-    work.audits.note("pgbench", all(sums), "sums agree" if all(sums) else "sums differ")
-    clean = execute(servers.database_url(PEER_DATABASE), PEER_AUDIT) == [True]
+async def _audit_others(work: Work, servers: Beside) -> None:
+    found = [await servers.postgres.ask(f"pgbench{size}", PGBENCH_AUDIT) for size in PGBENCH_SCALES]
+    clean = all(rows[0][0] is True for rows in found)
+    work.audits.note("pgbench", clean, "sums agree" if clean else "sums differ")
+    [[clean]] = await servers.postgres.ask(PEER_DATABASE, PEER_AUDIT)
     work.audits.note("peer", clean, "balances are their transfers" if clean else "balances are not their transfers")
 
 
-def open_loop(work: Work) -> None:
+async def open_loop(work: Work) -> None:
     """Latency under a load that does not wait, at shares of the peak."""
     scale = work.scale
-    with work.tallystick() as running:
+    async with work.tallystick() as running:
+        roots = [running.server.pid]
         for number in range(scale.rounds):
             for workload in scale.open_workloads:
-                peak = run_closed(workload, running.place, 256, scale.seconds, [running.server.pid])["per_second"]
+                peak = (await closed(work, workload, running.target, roots, MANY))["per_second"]
                 for share in SHARES:
-                    run = run_open(running, workload, share * peak, scale.seconds, 256)
+                    run = await run_apart(Task(running.target, workload, MANY, scale.seconds, share * peak), roots)
                     work.keep(side="tallystick", round=number, share=share, peak=peak, **run)
 
 
-def overload(work: Work) -> None:
+async def overload_curve(work: Work) -> None:
     """Up to ten times the peak, as `make overload` measures it, on servers of its own."""
-    for number in range(work.scale.rounds):
-        work.screen.progress(f"overload: curve {number + 1} of {work.scale.rounds}")
-        for run in run_overload(work.scale, work.audits):
-            work.keep(side="tallystick", round=number, **run)
+    scale = work.scale
+    pin = len(os.sched_getaffinity(0)) > 1
+    options = overload.Options("post", scale.overload_seconds, factors=scale.factors, pin=pin)
+    for number in range(scale.rounds):
+        work.screen.progress(f"overload: curve {number + 1} of {scale.rounds}")
+        curve, audit = await overload.measure_own(options, work.screen)
+        clean = audit.code == 0 and not curve.lies
+        work.audits.note("overload", clean, "; ".join([audit.last_line, *curve.lies[:3]]))
+        for step in curve.steps:
+            work.keep(side="tallystick", workload="post", round=number, **step.figures())
 
 
-def generators(work: Work) -> None:
+async def generators(work: Work) -> None:
     """The fastest handler there is, asked by this generator and, where it is installed, by wrk."""
     program = shutil.which("wrk")
-    with work.tallystick() as running:
-        _, body = ask(running.place, "GET", f"/v1/accounts/{running.place.accounts[0]}")
-    with bare(body) as (place, pid):
+    async with work.tallystick() as running:
+        body = await running.body()
+    async with bare(body) as (target, pid):
         for number in range(work.scale.rounds):
-            for connections in (USUAL, 256):
-                run = run_closed("bare", place, connections, work.scale.seconds, [pid])
-                work.keep(side="ours", round=number, **run)
+            for connections in (USUAL, MANY):
+                work.keep(side="ours", round=number, **await closed(work, "bare", target, [pid], connections))
                 if program is not None:
-                    url = f"http://{place.host}:{place.port}/"
-                    run = run_wrk(program, url, connections, work.scale.seconds, [pid])
+                    run = await run_wrk(program, target, connections, work.scale.seconds, [pid])
                     work.keep(side="wrk", round=number, workload="bare", **run)
+
+
+async def run_wrk(program: str, target: Target, connections: int, seconds: float, roots: list[int]) -> Run:
+    """Ask for one address with `wrk`, one thread."""
+    command = [program, "-t1", f"-c{connections}", f"-d{max(1, round(seconds))}s", f"{target.url}/"]
+    before, began, started = cpu_times(roots), os.times(), time.perf_counter()
+    done = await run_command(command, seconds + MARGIN_SECONDS)
+    taken, ended, after = time.perf_counter() - started, os.times(), cpu_times(roots)
+    rate = re.search(r"Requests/sec: +([\d.]+)", done.output)
+    if done.code != 0 or rate is None or "Non-2xx" in done.output:
+        raise BenchError(f"wrk failed: {done.said}")
+    own = [ended.children_user - began.children_user, ended.children_system - began.children_system]
+    figures = {"connections": connections, "seconds": round(seconds), "per_second": float(rate[1])}
+    return {**figures, "generator_share": sum(own) / taken, "cpu": {**cpu_used(before, after), "generator": own}}
+
+
+async def transfers(work: Work) -> None:
+    """The same requests of a ledger with more and more transfers in it."""
+    async with work.tallystick(alone=True) as running:
+        target, url = running.target, own_database_url(running.server)
+        # Both are counted from here on; what is measured in between is bounded by itself.
+        left = work.scale.fill_seconds
+        for size in work.scale.sizes:
+            began = time.monotonic()
+
+            def tell(held: int, size: int = size) -> None:
+                work.screen.progress(f"transfers: {held:,} of {size:,}")
+
+            held = await fill(url, target.accounts, size, began + left, tell)
+            left -= time.monotonic() - began
+            if held < size:
+                work.notes.append(f"{size:,} transfers were not reached in {work.scale.fill_seconds:.0f} s.")
+                return
+            # What SQL has changed, the cache was not told of.
+            async with own_valkey(running.server) as client:
+                await client.flushall()
+            for number in range(work.scale.rounds):
+                for workload in ASKED:
+                    run = await closed(work, workload, target, [running.server.pid])
+                    work.keep(side="tallystick", round=number, transfers=size, held_at_first=held, **run)
+
+
+async def crowds(work: Work) -> None:
+    """The same few requests a second over more and more connections."""
+    async with work.tallystick() as running:
+        worker = running.server.worker
+        for number in range(work.scale.rounds):
+            for size in work.scale.crowds:
+                try:
+                    allow_files(size)
+                except TooManyFilesError as error:
+                    if number == 0:
+                        work.notes.append(f"Not measured: {error}.")
+                    continue
+                before = resident_bytes(worker)
+                task = Task(running.target, "mixed", size, work.scale.crowd_seconds, CROWD_RATE)
+                run = await run_apart(task, [running.server.pid])
+                memory = (resident_bytes(worker) - before) / MIB
+                work.keep(side="tallystick", round=number, memory_mib=memory, **run)
+
+
+async def many_ledgers(work: Work) -> None:
+    """The same number of connections, spread over more and more ledgers."""
+    async with work.tallystick() as running:
+        for count in work.scale.ledgers:
+            work.screen.progress(f"ledgers: making {count}")
+            target = await ledgers(running.server, count)
+            for number in range(work.scale.rounds):
+                for workload in ("read", "post"):
+                    run = await closed(work, workload, target, [running.server.pid], MANY)
+                    work.keep(side="tallystick", round=number, ledgers=count, **run)

@@ -6,13 +6,11 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from loadtests.openloop.results import Run
+
 
 class BenchError(Exception):
     """Something could not be measured; the message says why."""
-
-
-# A run: what was measured and its figures, by name.
-Run = dict[str, Any]
 
 
 class Part(NamedTuple):

@@ -5,10 +5,13 @@ import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from loadtests.bench.generator import BUSY
-from loadtests.bench.record import Part, Run, group
-from loadtests.bench.tables import FIGURES, table
+from loadtests.bench.record import Part, group
+from loadtests.bench.tables import FIGURES
+from loadtests.openloop.results import Run
+from loadtests.text import table
 
+# Share of a core from which on the generator may be what limits a run.
+BUSY = 0.9
 TEMPLATE = Path(__file__).with_name("template.md")
 _PLACE = re.compile(r"^\{\{(\w+)\}\}$", re.MULTILINE)
 

@@ -5,13 +5,10 @@ from typing import NamedTuple
 # The API workloads of Tallystick at all these numbers of connections; a bulk is a hundred times a transfer.
 CONNECTIONS = (1, 8, 64, 256, 512)
 BULK_CONNECTIONS = (1, 4, 16)
-# Transfers of one bulk: half of what one may have.
-BULK_TRANSFERS = 500
 # Connections of everything that is measured at one number only.
 USUAL = 64
 # Shares of the peak at which latency is measured.
 SHARES = (0.5, 0.7, 0.9)
-ACCOUNTS = 1_000
 
 
 class Scale(NamedTuple):

@@ -1,9 +1,11 @@
 """The figures of each part as Markdown tables: medians, with the lowest and the highest where there are several."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
-from loadtests.bench.record import Part, Run, group, middle, spread
+from loadtests.bench.record import Part, group, middle, spread
+from loadtests.openloop.results import Run
+from loadtests.text import table
 
 # What the figures call it, and what a reader does.
 NAMES = {
@@ -19,12 +21,6 @@ NAMES = {
 # Behind a figure of which the generator was late itself.
 LATE = " †"
 KINDS = ("server", "postgres", "redis", "generator")
-
-
-def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """Return a table; all columns but the first are figures."""
-    lines = ["| " + " | ".join(head) + " |", "| --- |" + " ---: |" * (len(head) - 1)]
-    return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in rows)])
 
 
 def number(value: float) -> str:

@@ -5,8 +5,6 @@ Exit codes: 0 all is well, 1 a promise was broken or a run had not seen enough, 
 """
 
 import argparse
-import asyncio
-import signal
 import sys
 import time
 import traceback
@@ -16,11 +14,11 @@ import uvloop
 
 from loadtests.chaos.plan import SECONDS_MIN, plan
 from loadtests.chaos.run import Front, Options, run
-from loadtests.history.api import ApiError
+from loadtests.client import ClientError
 from loadtests.history.model import HistoryError
-from loadtests.own_server import PROJECT, ServerError
+from loadtests.processes import PROJECT, ServerError, run_program
 
-GOOD, BROKEN, NOT_RUN, INTERRUPTED = 0, 1, 2, 130
+GOOD, BROKEN, NOT_RUN = 0, 1, 2
 SECONDS, SEED = 120.0, 1
 # Longer runs would write a history that the check cannot hold in memory.
 SECONDS_MAX = 3600.0
@@ -41,28 +39,19 @@ def main(arguments: list[str] | None = None, front: Front | None = None) -> int:
             print(*phase.steps, f"{phase.until:6.1f} s  nothing", sep="\n")
         return GOOD
     folder = asked.reports / "chaos" / f"{time.strftime('%Y%m%d-%H%M%S')}-seed-{asked.seed}"
-    try:
-        return uvloop.run(_run(Options(asked.seed, asked.seconds, folder), front))
-    except (ServerError, ApiError, HistoryError) as error:
-        print(f"chaos: {error}; logs: {folder}", file=sys.stderr)
-        return NOT_RUN
-    except ExceptionGroup:
-        # Out of the midst of it: where it happened says more than what.
-        traceback.print_exc()
-        print(f"chaos: it could not go on; logs: {folder}", file=sys.stderr)
-        return NOT_RUN
-    except (KeyboardInterrupt, asyncio.CancelledError):
-        print(f"chaos: interrupted; what there is: {folder}", file=sys.stderr)
-        return INTERRUPTED
+    return run_program(_run(Options(asked.seed, asked.seconds, folder), front), uvloop.new_event_loop)
 
 
 async def _run(options: Options, front: Front | None) -> int:
-    task = asyncio.current_task()
-    assert task is not None
-    for number in (signal.SIGTERM, signal.SIGINT):
-        # All that was started ends on the way out, once.
-        asyncio.get_running_loop().add_signal_handler(number, task.cancel)
-    return GOOD if await run(options, lambda line: print(line, flush=True), front) else BROKEN
+    try:
+        return GOOD if await run(options, lambda line: print(line, flush=True), front) else BROKEN
+    except (ServerError, ClientError, HistoryError) as error:
+        print(f"chaos: {error}; logs: {options.folder}", file=sys.stderr)
+    except ExceptionGroup:
+        # Out of the midst of it: where it happened says more than what.
+        traceback.print_exc()
+        print(f"chaos: it could not go on; logs: {options.folder}", file=sys.stderr)
+    return NOT_RUN
 
 
 if __name__ == "__main__":

@@ -6,8 +6,10 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
 from loadtests.chaos.plan import BOTH, KINDS, POSTGRES, REDIS, Fault
-from loadtests.chaos.processes import send
-from loadtests.chaos.rig import Rig
+from loadtests.chaos.proxy import Proxy
+from loadtests.chaos.rig import DATABASE, Rig
+from loadtests.processes import send
+from loadtests.servers import Server
 
 # What a slow link adds to each piece, in each direction.
 SLOW_SECONDS = 0.2
@@ -27,7 +29,7 @@ AWAY = {
     *("postgres cut off", "postgres replies lost", "postgres silent"),
     *("redis killed", "redis frozen", "redis cut off", "redis replies lost", "redis refuses writes"),
 }
-SESSIONS = "FROM pg_stat_activity WHERE datname = 'tallystick' AND pid <> pg_backend_pid()"
+SESSIONS = "FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
 
 
 @asynccontextmanager
@@ -59,156 +61,23 @@ def _between(do: Act, undo: Act) -> Injector:
     return injector
 
 
-async def _nothing(_rig: Rig, _fault: Fault) -> None:
-    """Undo what undoes itself."""
+def _at_once(act: Callable[[Rig, Fault], object]) -> Act:
+    async def do(rig: Rig, fault: Fault) -> None:
+        act(rig, fault)
+
+    return do
 
 
-async def _kill_server(rig: Rig, fault: Fault) -> None:
-    await rig.servers[fault.target].kill()
+def _server(act: Callable[[Server], object]) -> Act:
+    return _at_once(lambda rig, fault: act(rig.servers[fault.target]))
 
 
-async def _start_server(rig: Rig, fault: Fault) -> None:
-    rig.servers[fault.target].start()
-
-
-async def _stop_server(rig: Rig, fault: Fault) -> None:
-    server = rig.servers[fault.target]
-    code = await server.stop()
-    if code != 0:
-        rig.violations.append(f"server {server.number}, asked to end, gave {code}")
-
-
-def _armed(point: str, count: str) -> Injector:
-    @asynccontextmanager
-    async def injector(rig: Rig, fault: Fault) -> AsyncIterator[None]:
-        server = rig.servers[fault.target]
-        await _stop_server(rig, fault)
-        server.start(failpoints=f"{point}=kill@{1 + int(fault.detail * BATCHES_MAX)}")
-        await server.ready()
-        before = set(server.workers())
-        try:
-            yield
-        finally:
-            # One that was killed has been followed by another.
-            rig.counts[count] += not before <= set(server.workers())
-            await _stop_server(rig, fault)
-            server.start()
-
-    return injector
-
-
-async def _kill_worker(rig: Rig, fault: Fault) -> None:
-    workers = rig.servers[fault.target].workers()
-    if workers:
-        send(workers[int(fault.detail * len(workers))], signal.SIGKILL)
-
-
-async def _swap_workers(rig: Rig, fault: Fault) -> None:
-    rig.servers[fault.target].send(signal.SIGHUP)
-
-
-def _server_signal(number: signal.Signals) -> Act:
-    async def act(rig: Rig, fault: Fault) -> None:
-        rig.servers[fault.target].send_all(number)
-
-    return act
-
-
-def _postgres_end(number: signal.Signals) -> Act:
-    async def act(rig: Rig, _fault: Fault) -> None:
-        await rig.postgres.end(number)
-
-    return act
-
-
-async def _postgres_start(rig: Rig, _fault: Fault) -> None:
-    await rig.postgres.start()
-
-
-async def _postgres_kill_backend(rig: Rig, fault: Fault) -> None:
-    pids = [row["pid"] for row in await rig.postgres.ask(f"SELECT pid {SESSIONS} ORDER BY pid")]
-    if pids:
-        send(pids[int(fault.detail * len(pids))], signal.SIGKILL)
-
-
-def _postgres_signal(number: signal.Signals) -> Act:
-    async def act(rig: Rig, _fault: Fault) -> None:
-        rig.postgres.send_all(number)
-
-    return act
-
-
-async def _postgres_end_sessions(rig: Rig, _fault: Fault) -> None:
-    await rig.postgres.ask(f"SELECT pg_terminate_backend(pid) {SESSIONS}")
-
-
-def _postgres_read_only(value: str) -> Act:
-    async def act(rig: Rig, _fault: Fault) -> None:
-        await rig.postgres.ask(f"ALTER SYSTEM SET default_transaction_read_only = {value}")
-        await rig.postgres.ask("SELECT pg_reload_conf()")
-
-    return act
-
-
-async def _redis_kill(rig: Rig, _fault: Fault) -> None:
-    await rig.valkey.kill()
-
-
-async def _redis_start(rig: Rig, _fault: Fault) -> None:
-    await rig.valkey.start()
-
-
-def _redis_ask(*command: str) -> Act:
-    async def act(rig: Rig, _fault: Fault) -> None:
-        await rig.valkey.ask(*command)
-
-    return act
-
-
-def _redis_set(**settings: str) -> Act:
-    async def act(rig: Rig, _fault: Fault) -> None:
-        await rig.valkey.configure(**settings)
-
-    return act
-
-
-def _redis_signal(number: signal.Signals) -> Act:
-    async def act(rig: Rig, _fault: Fault) -> None:
-        rig.valkey.send(number)
-
-    return act
-
-
-def _hang_up(value: bool) -> Act:
-    async def act(rig: Rig, _fault: Fault) -> None:
-        rig.hang_up = value
-
-    return act
-
-
-def _cut_off(part: str) -> Act:
-    async def act(rig: Rig, fault: Fault) -> None:
+def _links(part: str, act: Callable[[Proxy], object]) -> Act:
+    async def do(rig: Rig, fault: Fault) -> None:
         for proxy in rig.proxies(part, fault.target):
-            proxy.refuse = True
-            proxy.cut()
+            act(proxy)
 
-    return act
-
-
-def _silence(part: str, *, requests: bool) -> Act:
-    async def act(rig: Rig, fault: Fault) -> None:
-        for proxy in rig.proxies(part, fault.target):
-            proxy.silence(requests=requests, replies=True)
-
-    return act
-
-
-def _slow(part: str) -> Act:
-    async def act(rig: Rig, fault: Fault) -> None:
-        for proxy in rig.proxies(part, fault.target):
-            proxy.delay_seconds = SLOW_SECONDS
-
-    return act
+    return do
 
 
 def _heal(part: str) -> Act:
@@ -222,36 +91,141 @@ def _heal(part: str) -> Act:
     return act
 
 
+def _clogged(part: str, clog: Callable[[Proxy], object]) -> Injector:
+    return _between(_links(part, clog), _heal(part))
+
+
+def _asked(*commands: str) -> Act:
+    async def act(rig: Rig, _fault: Fault) -> None:
+        for command in commands:
+            await rig.valkey.ask(*command.split())
+
+    return act
+
+
+def _told(*statements: str) -> Act:
+    async def act(rig: Rig, _fault: Fault) -> None:
+        for statement in statements:
+            await rig.postgres.ask(DATABASE, statement)
+
+    return act
+
+
+def _frozen(send_all: Callable[[Rig, Fault], Callable[[signal.Signals], None]]) -> Injector:
+    stop = _at_once(lambda rig, fault: send_all(rig, fault)(signal.SIGSTOP))
+    return _between(stop, _at_once(lambda rig, fault: send_all(rig, fault)(signal.SIGCONT)))
+
+
+async def _stop_server(rig: Rig, fault: Fault) -> None:
+    server = rig.servers[fault.target]
+    code = await server.stop()
+    if code != 0:
+        rig.violations.append(f"server {server.name}, asked to end, gave {code}")
+
+
+def _armed(point: str, count: str) -> Injector:
+    @asynccontextmanager
+    async def injector(rig: Rig, fault: Fault) -> AsyncIterator[None]:
+        server = rig.servers[fault.target]
+        await _stop_server(rig, fault)
+        server.start(failpoints=f"{point}=kill@{1 + int(fault.detail * BATCHES_MAX)}")
+        await server.ready_again()
+        before = set(server.family())
+        try:
+            yield
+        finally:
+            # One that was killed has been followed by another.
+            rig.counts[count] += not before <= set(server.family())
+            await _stop_server(rig, fault)
+            server.start()
+
+    return injector
+
+
+def _kill_one(fault: Fault, pids: list[int]) -> None:
+    if pids:
+        send(pids[int(fault.detail * len(pids))], signal.SIGKILL)
+
+
+async def _kill_backend(rig: Rig, fault: Fault) -> None:
+    _kill_one(fault, [row["pid"] for row in await rig.postgres.ask(DATABASE, f"SELECT pid {SESSIONS} ORDER BY pid")])
+
+
+def _hang_up(value: bool) -> Act:
+    async def act(rig: Rig, _fault: Fault) -> None:
+        rig.hang_up = value
+
+    return act
+
+
+def _cut_off(proxy: Proxy) -> None:
+    proxy.refuse = True
+    proxy.cut()
+
+
+def _slow(proxy: Proxy) -> None:
+    proxy.delay_seconds = SLOW_SECONDS
+
+
+def _lose_replies(proxy: Proxy) -> None:
+    proxy.silence(replies=True)
+
+
+def _silence(proxy: Proxy) -> None:
+    proxy.silence(requests=True, replies=True)
+
+
+_NOTHING = _at_once(lambda _rig, _fault: None)
+_START_SERVER = _server(Server.start)
+_END_SESSIONS = _told(f"SELECT pg_terminate_backend(pid) {SESSIONS}")
+_READ_ONLY = "ALTER SYSTEM SET default_transaction_read_only ="
+_RELOAD = "SELECT pg_reload_conf()"
+
+
+def _start_postgres(rig: Rig, _fault: Fault) -> Awaitable[None]:
+    return rig.postgres.start()
+
+
+def _postgres_ended(number: signal.Signals) -> Injector:
+    return _between(lambda rig, _: rig.postgres.end(number), _start_postgres)
+
+
 _INJECTORS: dict[str, Injector] = {
-    "server killed": _between(_kill_server, _start_server),
-    "server stopped in order": _between(_stop_server, _start_server),
+    "server killed": _between(lambda rig, fault: rig.servers[fault.target].kill(), _START_SERVER),
+    "server stopped in order": _between(_stop_server, _START_SERVER),
     "server killed after a commit": _armed("posting.committed", "server killed between commit and answer"),
     "server killed while it commits": _armed("posting.sent", "server killed while a batch was on its way"),
-    "server frozen": _between(_server_signal(signal.SIGSTOP), _server_signal(signal.SIGCONT)),
-    "worker killed": _between(_kill_worker, _nothing),
-    "workers swapped": _between(_swap_workers, _nothing),
-    "postgres crashed": _between(_postgres_end(signal.SIGQUIT), _postgres_start),
-    "postgres killed": _between(_postgres_end(signal.SIGKILL), _postgres_start),
-    "postgres backend killed": _between(_postgres_kill_backend, _postgres_start),
-    "postgres frozen": _between(_postgres_signal(signal.SIGSTOP), _postgres_signal(signal.SIGCONT)),
-    "postgres sessions ended": _between(_postgres_end_sessions, _postgres_end_sessions),
-    "postgres read-only": _between(_postgres_read_only("on"), _postgres_read_only("off")),
-    "postgres cut off": _between(_cut_off(POSTGRES), _heal(POSTGRES)),
-    "postgres replies lost": _between(_silence(POSTGRES, requests=False), _heal(POSTGRES)),
-    "postgres silent": _between(_silence(POSTGRES, requests=True), _heal(POSTGRES)),
-    "postgres slow": _between(_slow(POSTGRES), _heal(POSTGRES)),
-    "redis killed": _between(_redis_kill, _redis_start),
-    "redis flushed": _between(_redis_ask("FLUSHALL"), _redis_ask("FLUSHALL")),
-    "redis scripts flushed": _between(_redis_ask("SCRIPT", "FLUSH"), _redis_ask("SCRIPT", "FLUSH")),
-    "redis evicts": _between(_redis_set(maxmemory=EVICTING_BYTES), _redis_set(maxmemory=USUAL_BYTES)),
-    "redis frozen": _between(_redis_signal(signal.SIGSTOP), _redis_signal(signal.SIGCONT)),
-    "redis cut off": _between(_cut_off(REDIS), _heal(REDIS)),
-    "redis replies lost": _between(_silence(REDIS, requests=False), _heal(REDIS)),
-    "redis slow": _between(_slow(REDIS), _heal(REDIS)),
-    "redis refuses writes": _between(_redis_set(min_replicas_to_write="1"), _redis_set(min_replicas_to_write="0")),
+    "server frozen": _frozen(lambda rig, fault: rig.servers[fault.target].send_all),
+    "worker killed": _between(
+        _at_once(lambda rig, fault: _kill_one(fault, rig.servers[fault.target].family()[1:])), _NOTHING
+    ),
+    "workers swapped": _between(_server(lambda server: server.send(signal.SIGHUP)), _NOTHING),
+    "postgres crashed": _postgres_ended(signal.SIGQUIT),
+    "postgres killed": _postgres_ended(signal.SIGKILL),
+    "postgres backend killed": _between(_kill_backend, _start_postgres),
+    "postgres frozen": _frozen(lambda rig, _: rig.postgres.send_all),
+    "postgres sessions ended": _between(_END_SESSIONS, _END_SESSIONS),
+    "postgres read-only": _between(_told(f"{_READ_ONLY} on", _RELOAD), _told(f"{_READ_ONLY} off", _RELOAD)),
+    "postgres cut off": _clogged(POSTGRES, _cut_off),
+    "postgres replies lost": _clogged(POSTGRES, _lose_replies),
+    "postgres silent": _clogged(POSTGRES, _silence),
+    "postgres slow": _clogged(POSTGRES, _slow),
+    "redis killed": _between(lambda rig, _: rig.valkey.end(signal.SIGKILL), lambda rig, _: rig.valkey.start()),
+    "redis flushed": _between(_asked("FLUSHALL"), _asked("FLUSHALL")),
+    "redis scripts flushed": _between(_asked("SCRIPT FLUSH"), _asked("SCRIPT FLUSH")),
+    "redis evicts": _between(
+        _asked(f"CONFIG SET maxmemory {EVICTING_BYTES}"), _asked(f"CONFIG SET maxmemory {USUAL_BYTES}")
+    ),
+    "redis frozen": _frozen(lambda rig, _: rig.valkey.send_all),
+    "redis cut off": _clogged(REDIS, _cut_off),
+    "redis replies lost": _clogged(REDIS, _lose_replies),
+    "redis slow": _clogged(REDIS, _slow),
+    "redis refuses writes": _between(
+        _asked("CONFIG SET min-replicas-to-write 1"), _asked("CONFIG SET min-replicas-to-write 0")
+    ),
     "redis out of memory": _between(
-        _redis_set(maxmemory_policy="noeviction", maxmemory="1"),
-        _redis_set(maxmemory=USUAL_BYTES, maxmemory_policy="volatile-lru"),
+        _asked("CONFIG SET maxmemory-policy noeviction", "CONFIG SET maxmemory 1"),
+        _asked(f"CONFIG SET maxmemory {USUAL_BYTES}", "CONFIG SET maxmemory-policy volatile-lru"),
     ),
     "clients hang up": _between(_hang_up(True), _hang_up(False)),
 }

@@ -16,7 +16,9 @@ HEAL_SECONDS, ALONE_SECONDS = 1.2, 2.5
 OVERLAP_ONE_IN = 4
 # Seconds between the parts that are clogged, or healed, one by one.
 STAGGER_SECONDS = 0.4
-SECONDS_MIN = 30.0
+SECONDS_MIN = 20.0
+# A shorter run has all its faults in one phase.
+TWO_PHASES_SECONDS = 60.0
 BOTH = 2
 # Parts.
 SERVER, POSTGRES, REDIS, CLIENTS = "server", "postgres", "redis", "clients"
@@ -147,7 +149,7 @@ def plan(seed: int, seconds: float) -> list[Phase]:
     at = WARM_UP_SECONDS
     # Two phases a round; a minute of each, unless there is less.
     rounds = max(1, round((seconds - WARM_UP_SECONDS) / 120))
-    if seconds < 2 * SECONDS_MIN:
+    if seconds < TWO_PHASES_SECONDS:
         return [_phase(dice, at, seconds - at - QUIET_SECONDS, (False, True))]
     each = (seconds - WARM_UP_SECONDS) / rounds - 2 * QUIET_SECONDS
     for _ in range(rounds):

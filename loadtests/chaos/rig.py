@@ -1,7 +1,7 @@
 """Everything that runs during chaos: two servers, one PostgreSQL, one Valkey, and proxies between them."""
 
 import asyncio
-import contextlib
+import re
 import shutil
 import tempfile
 from collections import Counter
@@ -9,15 +9,51 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
-from loadtests.chaos.databases import PORT, Postgres, Valkey
 from loadtests.chaos.plan import BOTH, POSTGRES, REDIS
 from loadtests.chaos.proxy import Proxy, proxied
-from loadtests.chaos.servers import Server, run_command
-from loadtests.own_server import AUDIT_SECONDS_MAX, COMMAND_SECONDS_MAX, PLENTY, ServerError
+from loadtests.databases import PORT, Postgres, Valkey
+from loadtests.processes import ServerError
+from loadtests.servers import AUDIT_SECONDS_MAX, PLENTY, Server, tallystick
 
 SERVERS = 2
+# Of each server: enough to kill one and be served by the other.
+WORKERS = 2
+# Connections to PostgreSQL of each of the two pools of a worker.
+POOL = 4
 # Two, so that one key in two books is two transfers.
 LEDGERS = ("main", "other")
+DATABASE = "tallystick"
+SETTINGS = {
+    # A machine that is busy is not a Redis that is away: the usual 50 ms would tell of the machine only.
+    "redis_timeout_ms": "1000",
+    "workers": str(WORKERS),
+    "admin_port": "0",
+    "posting_connections": str(POOL),
+    "reading_connections": str(POOL),
+}
+# Durable like the real one; small, because it shares a machine with everything else.
+POSTGRES_SETTINGS = {
+    "listen_addresses": "",
+    "unix_socket_permissions": "0700",
+    "fsync": "on",
+    "full_page_writes": "on",
+    "synchronous_commit": "on",
+    "max_connections": "100",
+    "shared_buffers": "64MB",
+    "timezone": "UTC",
+    "lc_messages": "C",
+    "log_min_error_statement": "panic",
+}
+# What the service's own embedded Valkey has; the memory is large enough that nothing is evicted unless that is wanted.
+VALKEY_SETTINGS = {
+    "save": "",
+    "appendonly": "no",
+    "maxmemory": "256mb",
+    "maxmemory-policy": "volatile-lru",
+    "loglevel": "notice",
+}
+# What a server says at its end of what it has read out of Redis.
+_HITS = re.compile(r"cache: hits=(\d+)")
 
 
 class Rig:
@@ -52,7 +88,7 @@ class Rig:
 
     async def start(self, stack: AsyncExitStack, sockets: Path) -> None:
         """Start all parts; the proxies end with the stack."""
-        await self.postgres.make()
+        await self.postgres.make(DATABASE)
         await self.valkey.start()
         for number in range(SERVERS):
             (sockets / str(number)).mkdir()
@@ -82,53 +118,59 @@ class Rig:
         """
         for server in self.servers:
             if server.died is not None:
-                self.violations.append(f"server {server.number} ended by itself with code {server.died}")
-        await asyncio.gather(*(server.ready() for server in self.servers))
+                self.violations.append(f"server {server.name} ended by itself with code {server.died}")
+        await asyncio.gather(*(server.ready_again() for server in self.servers))
 
     async def audit(self) -> None:
         """Note what `tallystick audit` finds wrong with the books."""
-        code, said = await run_command(
-            self.postgres.url(self.postgres.socket.parent), "audit", seconds_max=AUDIT_SECONDS_MAX
-        )
-        if code != 0:
-            self.violations.append(f"the audit ends with code {code}: {said}")
+        done = await tallystick("audit", settings=self._past_proxies, seconds_max=AUDIT_SECONDS_MAX)
+        if done.code != 0:
+            self.violations.append(f"the audit ends with code {done.code}: {done.said}")
 
     async def stop(self) -> None:
         """Stop the servers in order; each says then what it has counted."""
         for server, code in zip(self.servers, await asyncio.gather(*(s.stop() for s in self.servers)), strict=True):
             if code != 0:
-                self.violations.append(f"server {server.number}, asked to end while nothing was wrong, gave {code}")
-        self.counts["account read out of Redis"] += sum(server.hits() for server in self.servers)
+                self.violations.append(f"server {server.name}, asked to end while nothing was wrong, gave {code}")
+            hits = _HITS.findall(server.log.read_text(encoding="utf-8", errors="replace"))
+            self.counts["account read out of Redis"] += sum(map(int, hits))
+
+    @property
+    def _past_proxies(self) -> dict[str, str]:
+        # No command here needs a Redis.
+        return {"database_url": self.postgres.url(DATABASE), "redis_url": "redis://127.0.0.1:1"}
 
     async def _command(self, *arguments: str) -> str:
-        code, said = await run_command(
-            self.postgres.url(self.postgres.socket.parent), *arguments, seconds_max=COMMAND_SECONDS_MAX
-        )
-        if code != 0:
-            raise ServerError(f"tallystick {arguments[0]} ended with code {code}: {said}")
-        return said
+        done = await tallystick(*arguments, settings=self._past_proxies)
+        if done.code != 0:
+            raise ServerError(f"tallystick {arguments[0]} ended with code {done.code}: {done.said}")
+        return done.output.strip()
 
 
 @asynccontextmanager
 async def running(logs: Path) -> AsyncIterator[Rig]:
     """Start everything with new data, the logs in a folder; end and remove it afterwards, whatever happens."""
-    home, sockets = _make_home()
-    postgres = Postgres(home / "p", logs / "postgres.log")
-    valkey = Valkey(sockets, logs / "valkey.log")
-    servers = [
-        Server(
-            number + 1,
-            {
-                "database_url": postgres.url(sockets / str(number)),
-                "redis_url": f"unix://{sockets / str(number) / 'redis.sock'}",
-            },
-            logs / f"server-{number + 1}.log",
-            home,
-        )
-        for number in range(SERVERS)
-    ]
-    rig = Rig(postgres, valkey, servers)
+    # The paths of sockets must be short.
+    home = Path(tempfile.mkdtemp(prefix="ts-chaos-"))
+    sockets = home / "s"
+    sockets.mkdir(mode=0o700)
     try:
+        postgres = Postgres(home / "p", logs / "postgres.log", POSTGRES_SETTINGS)
+        valkey = Valkey(home / "v", logs / "valkey.log", VALKEY_SETTINGS)
+        servers = [
+            Server(
+                str(number + 1),
+                {
+                    **SETTINGS,
+                    "database_url": postgres.url(DATABASE, sockets / str(number)),
+                    "redis_url": f"unix://{sockets / str(number) / 'redis.sock'}",
+                },
+                logs / f"server-{number + 1}.log",
+                home,
+            )
+            for number in range(SERVERS)
+        ]
+        rig = Rig(postgres, valkey, servers)
         async with AsyncExitStack() as stack:
             try:
                 await rig.start(stack, sockets)
@@ -136,16 +178,7 @@ async def running(logs: Path) -> AsyncIterator[Rig]:
             finally:
                 for server in servers:
                     await server.kill_all()
-                await valkey.kill()
-                with contextlib.suppress(ServerError):
-                    await postgres.close()
+                await valkey.close()
+                await postgres.close()
     finally:
         shutil.rmtree(home, ignore_errors=True)
-
-
-def _make_home() -> tuple[Path, Path]:
-    """Make a folder for all data, and one inside for sockets, whose paths must be short."""
-    home = Path(tempfile.mkdtemp(prefix="ts-chaos-"))
-    sockets = home / "s"
-    sockets.mkdir(mode=0o700)
-    return home, sockets

@@ -8,17 +8,15 @@ from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontext
 from pathlib import Path
 from typing import NamedTuple
 
-import aiohttp
-
+from loadtests.books import record_books
 from loadtests.chaos import report
 from loadtests.chaos.clients import PREFIX, Client, make_clients, open_accounts
 from loadtests.chaos.judge import judge
 from loadtests.chaos.nemesis import Nemesis
 from loadtests.chaos.plan import Phase, plan
 from loadtests.chaos.rig import LEDGERS, Rig, running
-from loadtests.chaos.sending import HISTORY_BYTES_MAX, INSIST_SECONDS_MAX, Sender
-from loadtests.history.api import Api
-from loadtests.history.books import record_books
+from loadtests.chaos.sending import HISTORY_BYTES_MAX, INSIST_SECONDS_MAX, Traffic
+from loadtests.client import Client as Caller
 from loadtests.history.recorder import Recorder
 
 # Seconds between two lines of progress.
@@ -48,7 +46,7 @@ async def run(options: Options, say: Callable[[str], None] = print, front: Front
     Run, say what came of it, and return whether all is well.
 
     Raises:
-        ServerError, ApiError, HistoryError: It could not be carried out.
+        ServerError, ClientError, HistoryError: It could not be carried out.
     """
     phases = plan(options.seed, options.seconds)
     say(f"seed {options.seed}, {options.seconds:.0f} s, {sum(len(phase.steps) for phase in phases)} steps")
@@ -58,13 +56,13 @@ async def run(options: Options, say: Callable[[str], None] = print, front: Front
         rig = await stack.enter_async_context(running(options.folder))
         if front is not None:
             rig.urls = [await stack.enter_async_context(front(url)) for url in rig.urls]
-        await asyncio.to_thread(open_accounts, rig)
+        await open_accounts(rig)
         nemesis = await _traffic(rig, options, phases, say)
         say("reading the books")
         files = [options.folder / "history.jsonl"]
         for ledger in LEDGERS:
             files.append(options.folder / f"books-{ledger}.jsonl")
-            await asyncio.to_thread(_read_books, rig, ledger, files[-1])
+            await _read_books(rig, ledger, files[-1])
         await rig.audit()
         await rig.stop()
     judged = judge(files)
@@ -87,35 +85,35 @@ async def run(options: Options, say: Callable[[str], None] = print, front: Front
 
 async def _traffic(rig: Rig, options: Options, phases: list[Phase], say: Callable[[str], None]) -> Nemesis:
     """Let the clients run while the plan is carried out; return when all of them have ended."""
-    timeout = aiohttp.ClientTimeout(total=None)
-    connector = aiohttp.TCPConnector(limit=0)
     with Recorder(options.folder / "history.jsonl", bytes_max=HISTORY_BYTES_MAX) as recorder:
-        async with aiohttp.ClientSession(timeout=timeout, connector=connector) as session:
-            sender = Sender(rig, recorder, session, options.seed)
+        traffic = Traffic(rig, recorder, options.seed)
+        try:
             for ledger in LEDGERS:
-                await Client(sender, ledger, "fund-0", str(options.seed)).fund()
-            clients = make_clients(sender, options.seed)
-            nemesis = Nemesis(rig, sender, [client.process for client in clients], say)
-            async with asyncio.TaskGroup() as group, _progress(sender, say):
+                await Client(traffic, ledger, "fund-0", str(options.seed)).fund()
+            clients = make_clients(traffic, options.seed)
+            nemesis = Nemesis(rig, traffic, [client.process for client in clients], say)
+            async with asyncio.TaskGroup() as group, _progress(traffic, say):
                 running_clients = [group.create_task(client.run()) for client in clients]
                 await nemesis.run(phases)
-                sender.stopped = True
+                traffic.stopped = True
                 async with asyncio.timeout(INSIST_SECONDS_MAX + MARGIN_SECONDS):
                     await asyncio.gather(*running_clients)
+        finally:
+            await traffic.close()
     return nemesis
 
 
 @asynccontextmanager
-async def _progress(sender: Sender, say: Callable[[str], None]) -> AsyncIterator[None]:
+async def _progress(traffic: Traffic, say: Callable[[str], None]) -> AsyncIterator[None]:
     """Say now and then how far the clients are."""
 
     async def tell() -> None:
-        before = sender.recorder.operations
+        before = traffic.recorder.operations
         while True:
             await asyncio.sleep(PROGRESS_SECONDS)
-            now = sender.recorder.operations
+            now = traffic.recorder.operations
             rate = (now - before) / PROGRESS_SECONDS
-            lost = sender.rig.counts["answer lost"]
+            lost = traffic.rig.counts["answer lost"]
             say(f"          {now:,} operations, {rate:,.0f}/s; {lost:,} answers lost")
             before = now
 
@@ -126,7 +124,8 @@ async def _progress(sender: Sender, say: Callable[[str], None]) -> AsyncIterator
         task.cancel()
 
 
-def _read_books(rig: Rig, ledger: str, path: Path) -> None:
+async def _read_books(rig: Rig, ledger: str, path: Path) -> None:
     # Of the server itself: whatever stands before it has no part in what the books say.
-    with Api(rig.servers[0].url, rig.keys[ledger]) as api, Recorder(path) as recorder:
-        record_books(api, recorder, PREFIX, ledger)
+    async with Caller(rig.servers[0].url, rig.keys[ledger]) as caller:
+        with Recorder(path) as recorder:
+            await record_books(caller, recorder, PREFIX, ledger)

@@ -16,13 +16,15 @@ says in the end.
 import json
 import platform
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import NamedTuple, Self
 
 FORMAT = 1
 OK, FAIL, UNKNOWN = "ok", "fail", "unknown"
+# Statuses of a request that may be sent again later.
+NOT_NOW = (408, 429, 503)
 # The marks that the liveness check looks for.
 FAULTS_STARTED, FAULTS_STOPPED = "faults_started", "faults_stopped"
 # Of a gauge, where nothing else is said: by how much it may exceed what it was before the faults.
@@ -56,6 +58,20 @@ def problem_of(response: str) -> dict[str, object]:
     except ValueError:
         return {}
     return document if isinstance(document, dict) else {}
+
+
+class Heard(NamedTuple):
+    """The answer to a request, or to an item of a bulk, and what it says of it; status 0 is no answer."""
+
+    status: int
+    response: str
+    replayed: bool
+    outcome: str
+
+    @property
+    def settled(self) -> bool:
+        """Whether the same request with the same key will never be answered otherwise."""
+        return self.outcome == OK or (self.outcome == FAIL and self.status not in NOT_NOW)
 
 
 class Recorder:
@@ -110,7 +126,7 @@ class Recorder:
             process: Name of the logical client; what it sends next is what it sends after this.
 
             path: Of the request. For an item of an atomic set with something added that tells the sets apart: path and
-                request together are what a key is bound to.
+                request together are what a key is bound to. See `invoke_bulk`.
 
             request: The body, or of a bulk the item without its key.
 
@@ -136,8 +152,11 @@ class Recorder:
         self._file.flush()
         return self.operations
 
-    def answered(self, operation: int, status: int, response: str, *, replayed: bool = False) -> str:
-        """Note the answer to a request, byte for byte; return its outcome."""
+    def answered(self, operation: int, status: int, response: str, *, replayed: bool = False) -> Heard:
+        """Note the answer to a request, byte for byte; with status 0 that there was none, *response* says why."""
+        if status == 0:
+            self.lost(operation, response)
+            return Heard(0, response, False, UNKNOWN)
         outcome = outcome_of(status, response)
         self.write(
             {
@@ -149,7 +168,28 @@ class Recorder:
                 "response": response,
             }
         )
-        return outcome
+        return Heard(status, response, replayed, outcome)
+
+    def invoke_bulk(
+        self, items: Sequence[tuple[str, str]], *, process: str, path: str, atomic: bool, ledger: str = ""
+    ) -> list[int]:
+        """Note that a bulk is about to be sent: keys and the items without them; return a number for each item."""
+        # An atomic set is one request, which its first key names.
+        where = f"{path} atomic {items[0][0]} {len(items)}" if atomic else path
+        return [
+            self.invoke("transfer", process=process, path=where, ledger=ledger, key=key, request=request)
+            for key, request in items
+        ]
+
+    def answered_bulk(self, operations: Sequence[int], status: int, response: str) -> list[Heard]:
+        """Note the answer to a bulk, as `answered`; return the answer to each item."""
+        if status != 200:
+            return [self.answered(operation, status, response) for operation in operations]
+        heard = []
+        for operation, result in zip(operations, json.loads(response)["results"], strict=True):
+            said = json.dumps(result.get("transfer") or result.get("problem") or {}, separators=(",", ":"))
+            heard.append(self.answered(operation, result["status"], said, replayed=result["replayed"]))
+        return heard
 
     def lost(self, operation: int, reason: str) -> None:
         """Note that no answer came, so that the outcome is unknown for ever."""

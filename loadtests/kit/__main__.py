@@ -7,69 +7,30 @@ Exit codes: 0 every objective was met, 1 one was missed or a promise was broken,
 """
 
 import argparse
+import asyncio
 import math
 import os
-import signal
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
-from loadtests.history.api import ApiError
+from loadtests.client import Client, ClientError
 from loadtests.history.model import HistoryError
 from loadtests.kit import objectives, report
-from loadtests.kit.catalogue import FLOOD_LIMIT, SCENARIOS, SHAPES
+from loadtests.kit.catalogue import SCENARIOS, SHAPES
 from loadtests.kit.plan import KEY_VARIABLE
 from loadtests.kit.process import LocustError
-from loadtests.kit.run import Keys, Place, Wishes, run_scenario, warm_up
-from loadtests.kit.screen import Screen
-from loadtests.own_server import PLENTY, PROJECT, OwnServer, ServerError, own_server, said
+from loadtests.kit.run import Place, run_scenario
+from loadtests.processes import PROJECT, ServerError, run_program
+from loadtests.screen import Screen
+from loadtests.servers import WARM_UP_SECONDS, own_server
 
-GOOD, MISSED, NOT_RUN, INTERRUPTED = 0, 1, 2, 130
-# Of each scenario when nothing else is asked for: long enough for every check to have something to judge.
-SECONDS = 8.0
-# Of a soak and of a search for the knee.
-LONG_SECONDS = {"soak": 600.0, "knee": 80.0}
-# Seconds until the cache of a server just started is read from, and a little more.
-WARM_UP_SECONDS = 12.0
+GOOD, MISSED, NOT_RUN = 0, 1, 2
+# Seconds between two reads of a cache that warms up.
+WARM_PAUSE_SECONDS = 0.2
 UI_PORT = 8089
-
-
-class Own:
-    """A server of one's own, with a ledger for every scenario."""
-
-    def __init__(self, server: OwnServer) -> None:
-        self.url = server.url
-        self._server = server
-
-    def keys(self, scenario: str) -> Keys:
-        """Make the keys of a run; a flood is sent with one that has a limit worth the name."""
-        own = self._server.create_key(scenario)
-        if scenario != "flood":
-            return Keys(own, own, None)
-        quota, _, burst = FLOOD_LIMIT
-        limits = ("--rate", f"{quota}/s", "--burst", str(burst), *PLENTY[4:])
-        return Keys(self._server.create_key(scenario, limits), own, FLOOD_LIMIT)
-
-    def audit(self) -> tuple[bool, str] | None:
-        """Audit all books of the server."""
-        done = self._server.audit()
-        return done.returncode == 0, said(done).splitlines()[-1]
-
-
-class Theirs:
-    """A server that was there before: one key for everything, and no audit from here."""
-
-    def __init__(self, url: str, key: str) -> None:
-        self.url = url.rstrip("/")
-        self._key = key
-
-    def keys(self, _scenario: str) -> Keys:
-        """Return the one key."""
-        return Keys(self._key, self._key, None)
-
-    def audit(self) -> None:
-        """Nobody can be asked over HTTP."""
 
 
 def main(words: list[str] | None = None) -> int:
@@ -86,51 +47,50 @@ def main(words: list[str] | None = None) -> int:
         parser.error(f"--host needs an API key of the role write in the environment: {KEY_VARIABLE}")
     if asked.ui is not None and len(names) > 1:
         parser.error("--ui shows one scenario; name it with --scenario")
-    wishes = _wishes(parser, asked)
-    screen = Screen()
+    asked.bars = _bars(parser, asked.bar)
+    return run_program(_run(names, asked, Screen()))
+
+
+async def _run(names: list[str], asked: argparse.Namespace, screen: Screen) -> int:
+    failed = []
     try:
-        with _place(asked, screen) as place:
-            return _run(names, place, wishes, screen)
-    except (ApiError, HistoryError, LocustError, ServerError) as error:
+        async with _place(asked, screen) as place:
+            for name in names:
+                outcome = await run_scenario(name, place, asked, screen)
+                report.write(outcome)
+                for line in report.lines(outcome):
+                    screen.say(line)
+                if not outcome.good:
+                    failed.append(name)
+    except (ClientError, HistoryError, LocustError, ServerError) as error:
         screen.say(f"load: {error}")
         return NOT_RUN
-    except KeyboardInterrupt:
-        screen.say("load: interrupted")
-        return INTERRUPTED
-
-
-def _run(names: list[str], place: Place, wishes: Wishes, screen: Screen) -> int:
-    failed = []
-    for name in names:
-        outcome = run_scenario(name, place, wishes, screen)
-        report.write(outcome)
-        for line in report.lines(outcome):
-            screen.say(line)
-        if not outcome.good:
-            failed.append(name)
-    screen.say(f"{len(names) - len(failed)} of {len(names)} scenarios are good; reports are in {wishes.reports}/")
+    screen.say(f"{len(names) - len(failed)} of {len(names)} scenarios are good; reports are in {asked.reports}/")
     if failed:
         screen.say(f"missed: {', '.join(failed)}")
     return MISSED if failed else GOOD
 
 
-@contextmanager
-def _place(asked: argparse.Namespace, screen: Screen) -> Iterator[Place]:
+@asynccontextmanager
+async def _place(asked: argparse.Namespace, screen: Screen) -> AsyncIterator[Place]:
     if asked.host:
-        yield Theirs(asked.host, os.environ[KEY_VARIABLE])
+        yield Place(asked.host.rstrip("/"), None, os.environ[KEY_VARIABLE])
         return
     screen.say("starting a server of its own")
-    with own_server() as server:
-        place = Own(server)
+    async with own_server() as server:
         if asked.warm_up:
             screen.say(f"warming up for {asked.warm_up:g} s: until then the cache is not read from")
-            warm_up(place, asked.warm_up)
-        yield place
+            async with Client(server.url, await server.create_key("reads")) as client:
+                until = time.monotonic() + asked.warm_up
+                while time.monotonic() < until:
+                    await client.get("/v1/accounts?limit=1")
+                    await asyncio.sleep(WARM_PAUSE_SECONDS)
+        yield Place(server.url, server)
 
 
-def _wishes(parser: argparse.ArgumentParser, asked: argparse.Namespace) -> Wishes:
+def _bars(parser: argparse.ArgumentParser, texts: list[str]) -> dict[str, float]:
     bars = {}
-    for text in asked.bar:
+    for text in texts:
         name, _, value = text.partition("=")
         try:
             bars[name] = float(value)
@@ -138,18 +98,7 @@ def _wishes(parser: argparse.ArgumentParser, asked: argparse.Namespace) -> Wishe
             parser.error(f"--bar is NAME=NUMBER, not {text}")
         if name not in objectives.names():
             parser.error(f"no objective is called {name}; there are {', '.join(objectives.names())}")
-    return Wishes(
-        users=asked.users,
-        pace=asked.pace,
-        seconds=asked.seconds or LONG_SECONDS.get(asked.shape, SECONDS),
-        shape=asked.shape,
-        seed=asked.seed,
-        processes=asked.processes,
-        ui_port=asked.ui,
-        burst=asked.burst,
-        bars=bars,
-        reports=asked.reports,
-    )
+    return bars
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -200,6 +149,4 @@ def _not_negative(text: str) -> float:
 
 
 if __name__ == "__main__":
-    # Whoever ends us by a signal does not want to look for a server and users that go on.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
     sys.exit(main())

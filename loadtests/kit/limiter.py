@@ -1,9 +1,11 @@
 """Whether a limit was kept: what was admitted against what it allows, and whether `Retry-After` is true."""
 
+import asyncio
 import re
 import time
+from collections.abc import Mapping
 
-from loadtests.history.api import Api, Reply, wait_of
+from loadtests.client import Answer, Client
 from loadtests.history.model import Operation
 from loadtests.kit.plan import Limit
 
@@ -19,10 +21,10 @@ WAIT_SECONDS_MAX = 120.0
 _PATH = "/v1/accounts?limit=1"
 
 
-def limit_of(reply: Reply) -> Limit | None:
+def limit_of(headers: Mapping[str, str]) -> Limit | None:
     """Return the limit of a key as an answer tells it to a caller that has asked for nothing lately."""
-    policy = _POLICY.search(reply.headers.get("ratelimit-policy", ""))
-    left = _LEFT.search(reply.headers.get("ratelimit", ""))
+    policy = _POLICY.search(headers.get("ratelimit-policy", ""))
+    left = _LEFT.search(headers.get("ratelimit", ""))
     if policy is None or left is None or int(policy[2]) == 0:
         return None
     # This answer has taken a token.
@@ -52,35 +54,32 @@ def accuracy(limit: Limit, sent: list[Operation]) -> dict[str, float]:
     }
 
 
-def probe(api: Api) -> dict[str, float]:
+async def probe(client: Client) -> dict[str, float]:
     """
     Use up the tokens, wait as told, and return the share of the waits that were long enough; nobody else may send.
 
     Nothing where one connection cannot use them up, or the wait is too long.
 
     Raises:
-        ApiError: There was no answer.
+        NoAnswer: There was no answer.
     """
     true = 0
     for _ in range(PROBES):
-        refusal = _refused(api)
-        if refusal is None:
+        refusal = await _refused(client)
+        # Without the header the wait is 0 s, which is not long enough.
+        if refusal is None or refusal.retry_after > WAIT_SECONDS_MAX:
             return {}
-        # Without the header this is 0 s, which is not long enough.
-        wait = wait_of(refusal.headers.get("retry-after"))
-        if wait > WAIT_SECONDS_MAX:
-            return {}
-        time.sleep(wait)
-        true += api.once("GET", _PATH).status == 200
+        await asyncio.sleep(refusal.retry_after)
+        true += (await client.ask("GET", _PATH)).status == 200
     return {"retry_after_true": true / PROBES}
 
 
-def _refused(api: Api) -> Reply | None:
+async def _refused(client: Client) -> Answer | None:
     deadline = time.monotonic() + PROBE_SECONDS_MAX
     for _ in range(PROBE_REQUESTS_MAX):
-        reply = api.once("GET", _PATH)
-        if reply.status == 429:
-            return reply
+        answer = await client.ask("GET", _PATH)
+        if answer.status == 429:
+            return answer
         if time.monotonic() > deadline:
             break
     return None

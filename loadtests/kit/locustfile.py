@@ -5,7 +5,6 @@ Started by `make load`, which prepares the ledger and judges the run.
 """
 
 import atexit
-import importlib
 import json
 import random
 import signal
@@ -18,7 +17,8 @@ from locust import events
 from locust.runners import WorkerRunner
 
 from loadtests.kit import load_shapes
-from loadtests.kit.process import PROGRESS
+from loadtests.kit.plan import PROGRESS
+from loadtests.kit.scenarios import USERS
 from loadtests.kit.stats import figures, merged, percentile
 from loadtests.kit.users import PLAN, Notes
 
@@ -27,7 +27,7 @@ PROGRESS_SECONDS = 1.0
 
 # Locust chooses the tasks of all users with it.
 random.seed(PLAN.seed)
-ScenarioUser = importlib.import_module(f"loadtests.kit.scenarios.{PLAN.scenario}").User
+ScenarioUser = USERS[PLAN.scenario]
 if PLAN.shape != "steady":
     LoadShape = load_shapes.Knee if PLAN.shape == "knee" else load_shapes.Curve
 

@@ -1,22 +1,17 @@
 """Locust as a process of its own: started, listened to, ended."""
 
+import asyncio
 import contextlib
 import os
 import signal
-import socket
-import subprocess
 import sys
-import threading
 from pathlib import Path
-from typing import TextIO
 
-from loadtests.kit.plan import KEY_VARIABLE, PLAN_VARIABLE, Plan
-from loadtests.kit.screen import Screen
-from loadtests.own_server import PROJECT
+from loadtests.kit.plan import KEY_VARIABLE, PLAN_VARIABLE, PROGRESS, Plan
+from loadtests.processes import HOST, PROJECT, free_port, tail
+from loadtests.screen import Screen
 
 HERE = Path(__file__).resolve().parent
-# What a line of progress begins with, among everything else that locust says.
-PROGRESS = "progress: "
 # Seconds beside those of the run: workers start and connect, users finish what they are at.
 MARGIN_SECONDS = 90.0
 # Seconds that users get to finish what they are at; one request may take 30.
@@ -27,9 +22,6 @@ END_SECONDS_MAX = 60.0
 EXIT_SECONDS_MAX = 15.0
 # Users that start in a second.
 SPAWN_RATE = 50
-# Lines of what locust said last, when it failed.
-LINES_SHOWN = 20
-WEB_HOST = "127.0.0.1"
 
 
 class LocustError(Exception):
@@ -54,16 +46,16 @@ def command(plan: Plan, processes: int, ui_port: int | None) -> list[str]:
     if ui_port is None:
         words.append("--headless")
     else:
-        words += ["--autostart", "--web-host", WEB_HOST, "--web-port", str(ui_port)]
+        words += ["--autostart", "--web-host", HOST, "--web-port", str(ui_port)]
     if processes > 1:
         # A free port for the workers: two load tests on one machine must not meet.
-        port = str(_free_port())
-        words += ["--processes", str(processes), "--master-bind-host", WEB_HOST]
+        port = str(free_port())
+        words += ["--processes", str(processes), "--master-bind-host", HOST]
         words += ["--master-bind-port", port, "--master-port", port]
     return words
 
 
-def run_locust(plan: Plan, key: str, processes: int, ui_port: int | None, screen: Screen) -> None:
+async def run_locust(plan: Plan, key: str, processes: int, ui_port: int | None, screen: Screen) -> None:
     """
     Run the users of a plan; what locust says is in `console.log`, but for its progress, which is shown.
 
@@ -73,81 +65,64 @@ def run_locust(plan: Plan, key: str, processes: int, ui_port: int | None, screen
         LocustError: It failed, or did not end in time.
     """
     log = Path(plan.folder) / "console.log"
-    environment = {
-        **os.environ,
-        PLAN_VARIABLE: str(Path(plan.folder) / "plan.json"),
-        KEY_VARIABLE: key,
-        "PYTHONPATH": str(PROJECT),
-        "PYTHONUNBUFFERED": "1",
-    }
-    with (
-        log.open("w", encoding="utf-8") as said,
-        subprocess.Popen(
-            command(plan, processes, ui_port),
-            env=environment,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            # Ctrl-C in a terminal reaches a whole group; locust is then told by us, once, and reports.
-            start_new_session=True,
-        ) as process,
-    ):
-        if ui_port is not None:
-            screen.say(f"web UI: http://{WEB_HOST}:{ui_port}/   Ctrl-C ends the run and checks it")
-        seconds = plan.seconds + MARGIN_SECONDS
-        overdue = threading.Timer(seconds, _kill, (process,))
-        overdue.daemon = True
-        if ui_port is None:
-            overdue.start()
-        try:
-            _listen(process, said, screen)
-        finally:
-            overdue.cancel()
-            _end(process)
-    if process.returncode != 0 or not (Path(plan.folder) / "figures.json").exists():
-        raise LocustError(f"locust failed (exit {process.returncode}; -9 is after {seconds:.0f} s):\n{_tail(log)}")
-
-
-def _listen(process: "subprocess.Popen[str]", said: TextIO, screen: Screen) -> None:
-    """Return when locust has ended, or has been interrupted by whoever started us."""
-    assert process.stdout is not None
+    process = await asyncio.create_subprocess_exec(
+        *command(plan, processes, ui_port),
+        env={
+            **os.environ,
+            PLAN_VARIABLE: str(Path(plan.folder) / "plan.json"),
+            KEY_VARIABLE: key,
+            "PYTHONPATH": str(PROJECT),
+            "PYTHONUNBUFFERED": "1",
+        },
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+        # Ctrl-C in a terminal reaches a whole group; locust is then told by us, once, and reports.
+        start_new_session=True,
+    )
+    if ui_port is not None:
+        screen.say(f"web UI: http://{HOST}:{ui_port}/   Ctrl-C ends the run and checks it")
+    seconds = None if ui_port is not None else plan.seconds + MARGIN_SECONDS
+    listening = asyncio.create_task(_listen(process, log, screen))
     try:
-        for line in process.stdout:
-            if line.startswith(PROGRESS):
-                screen.progress(line.removeprefix(PROGRESS).rstrip())
+        await _until_ended(process, listening, seconds, screen)
+    finally:
+        if process.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                # The group is locust's alone, its workers in it; its id is the process's.
+                os.killpg(process.pid, signal.SIGKILL)
+        await asyncio.gather(process.wait(), listening)
+    if process.returncode != 0 or not (Path(plan.folder) / "figures.json").exists():
+        raise LocustError(f"locust failed (exit {process.returncode}; -9 is after {seconds} s):\n{tail(log)}")
+
+
+async def _listen(process: asyncio.subprocess.Process, log: Path, screen: Screen) -> None:
+    """Show locust's progress and keep what else it says, until it ends."""
+    assert process.stdout is not None
+    with log.open("wb") as said:
+        async for line in process.stdout:
+            if line.startswith(PROGRESS.encode()):
+                screen.progress(line.decode().removeprefix(PROGRESS).rstrip())
             else:
                 said.write(line)
                 said.flush()
-    except KeyboardInterrupt:
+
+
+async def _until_ended(
+    process: asyncio.subprocess.Process, listening: "asyncio.Task[None]", seconds: float | None, screen: Screen
+) -> None:
+    """Return when locust has ended, is overdue, or has been interrupted by whoever started us and has reported."""
+    try:
+        await asyncio.wait([listening], timeout=seconds)
+    except asyncio.CancelledError:
+        task = asyncio.current_task()
+        assert task is not None
+        task.uncancel()
         screen.say("stopping; what has been promised so far is checked")
         # Not SIGTERM: locust writes no report then.
         process.send_signal(signal.SIGINT)
-        # The rest of its words, so that it is not held up by a full pipe.
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            rest, _ = process.communicate(timeout=END_SECONDS_MAX)
-            said.write(rest or "")
-
-
-def _kill(process: "subprocess.Popen[str]") -> None:
-    # The group is locust's alone (start_new_session), its workers in it; its id is the process's.
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)
-
-
-def _end(process: "subprocess.Popen[str]") -> None:
-    """Leave no process behind."""
-    try:
-        process.wait(EXIT_SECONDS_MAX)
-    except subprocess.TimeoutExpired:
-        _kill(process)
-
-
-def _tail(log: Path) -> str:
-    return "\n".join(log.read_text(encoding="utf-8", errors="replace").splitlines()[-LINES_SHOWN:])
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind((WEB_HOST, 0))
-        return int(probe.getsockname()[1])
+        await asyncio.wait([listening], timeout=END_SECONDS_MAX)
+    # Between its last word and its end its workers go.
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(EXIT_SECONDS_MAX if listening.done() else 0):
+            await process.wait()

@@ -6,8 +6,8 @@ from collections import defaultdict
 from pathlib import Path
 from urllib.parse import quote
 
-from loadtests.history.api import Api
-from loadtests.history.books import record_books
+from loadtests.books import record_books
+from loadtests.client import Client
 from loadtests.history.checks import check
 from loadtests.history.model import History, Operation, load
 from loadtests.history.recorder import OK, Recorder
@@ -23,38 +23,42 @@ LOOK_UPS_MAX = 200
 _CHECKS = [name for name in CHECKS if name != "C8"]
 
 
-def verify(plan: Plan, api: Api) -> tuple[Verdict, dict[str, float]]:
+async def verify(plan: Plan, client: Client) -> tuple[Verdict, dict[str, float]]:
     """
     Read the books, check the history of all users against them, and return what was found and the figures of it.
 
     Raises:
-        ApiError: The books could not be read.
+        ClientError: The books could not be read.
         HistoryError: A history file is damaged.
     """
     folder = Path(plan.folder)
     with Recorder(folder / "books.jsonl") as recorder:
-        record_books(api, recorder, plan.prefix)
-    history = load([*sorted(folder.glob("history-*.jsonl")), folder / "books.jsonl"])
+        await record_books(client, recorder, plan.prefix)
+    history = _load(folder)
     verdict = check(history, _CHECKS)
     by_key: dict[str, list[Operation]] = defaultdict(list)
     for operation in history.transfers():
         by_key[operation.key].append(operation)
-    look_up(api, plan.seed, by_key, verdict)
+    await look_up(client, plan.seed, by_key, verdict)
     figures = _figures(plan, history, by_key, verdict)
     figures["cut_short"] = float((folder / "full").exists())
     return verdict, figures
 
 
-def look_up(api: Api, seed: int, by_key: dict[str, list[Operation]], verdict: Verdict) -> None:
+def _load(folder: Path) -> History:
+    return load([*sorted(folder.glob("history-*.jsonl")), folder / "books.jsonl"])
+
+
+async def look_up(client: Client, seed: int, by_key: dict[str, list[Operation]], verdict: Verdict) -> None:
     """
     Ask for some keys what became of them, as a caller does who has lost an answer; note lies under C2.
 
     Raises:
-        ApiError: There was no answer.
+        ClientError: There was no answer.
     """
     for key in random.Random(seed).sample(sorted(by_key), min(LOOK_UPS_MAX, len(by_key))):
         told = {operation.transfer_id for operation in by_key[key] if operation.outcome == OK}
-        reply = api.call("GET", f"/v1/idempotency-keys/{quote(key, safe='')}")
+        reply = await client.until_answered("GET", f"/v1/idempotency-keys/{quote(key, safe='')}")
         found = reply.json if reply.status == 200 else {}
         if told and (found.get("id") not in told or found.get("state") != "posted"):
             verdict.flag("C2", f"{key} was acknowledged as {sorted(told)}; asked for, it is {reply.body!r}")

@@ -2,25 +2,28 @@
 
 import json
 import shutil
-import time
 import uuid
+from argparse import Namespace
 from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
-from loadtests.history.api import Api, ApiError
+from loadtests.client import Client, ClientError
 from loadtests.history.verdict import Verdict
-from loadtests.kit.catalogue import FLOOD, SCENARIOS
+from loadtests.kit.catalogue import FLOOD, FLOOD_LIMIT, SCENARIOS
 from loadtests.kit.limiter import probe
 from loadtests.kit.objectives import Finding, judge, objectives
 from loadtests.kit.plan import Limit, Plan
 from loadtests.kit.prepare import ask_limit, prepare
 from loadtests.kit.process import run_locust
 from loadtests.kit.promises import verify
-from loadtests.kit.screen import Screen
+from loadtests.screen import Screen
+from loadtests.servers import PLENTY, Server
 
-# Seconds between two reads of a cache that warms up.
-WARM_PAUSE_SECONDS = 0.2
+# Of each scenario when nothing else is asked for: long enough for every check to have something to judge.
+SECONDS = 8.0
+# Of a soak and of a search for the knee.
+LONG_SECONDS = {"soak": 600.0, "knee": 80.0}
 
 
 class Keys(NamedTuple):
@@ -31,31 +34,30 @@ class Keys(NamedTuple):
     limit: Limit | None
 
 
-class Place(Protocol):
-    """Where runs are made."""
+class Place(NamedTuple):
+    """Where runs are made: a server of one's own, with a ledger for every scenario, or one that has given us a key."""
 
     url: str
+    server: Server | None
+    key: str = ""
 
-    def keys(self, scenario: str) -> Keys:
-        """Return the keys for a run of a scenario."""
+    async def keys(self, scenario: str) -> Keys:
+        """Return the keys for a run of a scenario; a flood is sent with one that has a limit worth the name."""
+        if self.server is None:
+            return Keys(self.key, self.key, None)
+        own = await self.server.create_key(scenario)
+        if scenario != "flood":
+            return Keys(own, own, None)
+        quota, _, burst = FLOOD_LIMIT
+        limits = ("--rate", f"{quota}/s", "--burst", str(burst), *PLENTY[4:])
+        return Keys(await self.server.create_key(scenario, limits), own, FLOOD_LIMIT)
 
-    def audit(self) -> tuple[bool, str] | None:
+    async def audit(self) -> tuple[bool, str] | None:
         """Return whether the books are right and what was said about them; None where nobody can be asked."""
-
-
-class Wishes(NamedTuple):
-    """What was asked for; None and 0 are what the scenario usually has."""
-
-    users: int | None
-    pace: float | None
-    seconds: float
-    shape: str
-    seed: int
-    processes: int
-    ui_port: int | None
-    burst: int | None
-    bars: Mapping[str, float]
-    reports: Path
+        if self.server is None:
+            return None
+        done = await self.server.audit()
+        return done.code == 0, done.last_line
 
 
 class Outcome(NamedTuple):
@@ -73,52 +75,54 @@ class Outcome(NamedTuple):
         return all(finding.met for finding in self.findings) and (self.audit is None or self.audit[0])
 
 
-def run_scenario(name: str, place: Place, wishes: Wishes, screen: Screen) -> Outcome:
+async def run_scenario(name: str, place: Place, asked: Namespace, screen: Screen) -> Outcome:
     """
     Prepare a ledger, let the users loose on it, and judge.
 
+    Args:
+        asked: The options of the command line; None is what the scenario usually has.
+
     Raises:
-        ApiError: The server cannot be used for it.
+        ClientError: The server cannot be used for it.
         LocustError: Locust failed.
         HistoryError: What it wrote down is damaged.
     """
-    keys = place.keys(name)
+    keys = await place.keys(name)
     limit = keys.limit
     if limit is None:
-        with Api(place.url, keys.users) as api:
-            limit = ask_limit(api)
+        async with Client(place.url, keys.users) as client:
+            limit = await ask_limit(client)
     if name == "flood" and limit is None:
-        raise ApiError("a flood needs a key with a limit, and this server tells none")
-    if limit is not None and wishes.burst is not None:
-        limit = limit._replace(burst=wishes.burst)
-    plan = _plan(name, place.url, wishes, limit)
+        raise ClientError("a flood needs a key with a limit, and this server tells none")
+    if limit is not None and asked.burst is not None:
+        limit = limit._replace(burst=asked.burst)
+    plan = _plan(name, place.url, asked, limit)
     _note_low_limit(plan, screen)
     _fresh(Path(plan.folder))
     plan.write(Path(plan.folder) / "plan.json")
-    with Api(place.url, keys.own) as api:
-        prepare(api, plan, None if keys.limit else limit)
-    run_locust(plan, keys.users, wishes.processes, wishes.ui_port, screen)
+    async with Client(place.url, keys.own) as client:
+        await prepare(client, plan, None if keys.limit else limit)
+    await run_locust(plan, keys.users, asked.processes, asked.ui, screen)
     screen.progress("checking what every user was promised")
     figures: dict[str, float] = json.loads((Path(plan.folder) / "figures.json").read_text(encoding="utf-8"))
-    # New connections: no server keeps an idle one for as long as a run may take.
     if name == "flood":
-        with Api(place.url, keys.users) as api:
-            figures.update(probe(api))
-    with Api(place.url, keys.own) as api:
-        verdict, found = verify(plan, api)
+        async with Client(place.url, keys.users) as client:
+            figures.update(await probe(client))
+    async with Client(place.url, keys.own) as client:
+        verdict, found = await verify(plan, client)
         figures.update(found)
-    audit = place.audit()
-    findings = judge(objectives(name, plan.shape, wishes.bars), figures)
+    audit = await place.audit()
+    findings = judge(objectives(name, plan.shape, asked.bars), figures)
     return Outcome(plan, figures, findings, verdict, audit)
 
 
-def _plan(name: str, url: str, wishes: Wishes, limit: Limit | None) -> Plan:
+def _plan(name: str, url: str, asked: Namespace, limit: Limit | None) -> Plan:
     scenario = SCENARIOS[name]
-    users = wishes.users or scenario.users
-    pace = wishes.pace
+    users = asked.users or scenario.users
+    pace = asked.pace
     if pace is None:
         # Who looks for the knee leaves no pauses; a flood is measured by the limit.
-        pace = 0.0 if wishes.shape == "knee" else scenario.pace
+        pace = 0.0 if asked.shape == "knee" else scenario.pace
         if name == "flood" and limit is not None:
             pace = FLOOD * limit.rate / users
     return Plan(
@@ -127,11 +131,11 @@ def _plan(name: str, url: str, wishes: Wishes, limit: Limit | None) -> Plan:
         run=uuid.uuid4().hex[:10],
         users=users,
         pace=pace,
-        seconds=wishes.seconds,
-        shape=wishes.shape,
-        seed=wishes.seed,
+        seconds=asked.seconds or LONG_SECONDS.get(asked.shape, SECONDS),
+        shape=asked.shape,
+        seed=asked.seed,
         accounts=scenario.accounts,
-        folder=str((wishes.reports / name).resolve()),
+        folder=str((asked.reports / name).resolve()),
         limit=limit,
     )
 
@@ -146,24 +150,10 @@ def _fresh(folder: Path) -> None:
     Make the folder of a run, in place of that of an earlier run.
 
     Raises:
-        ApiError: Something else is there.
+        ClientError: Something else is there.
     """
     if folder.exists() and any(folder.iterdir()):
         if not (folder / "plan.json").exists():
-            raise ApiError(f"{folder} holds something else than the report of a run; it is left alone")
+            raise ClientError(f"{folder} holds something else than the report of a run; it is left alone")
         shutil.rmtree(folder)
     folder.mkdir(parents=True, exist_ok=True)
-
-
-def warm_up(place: Place, seconds: float) -> None:
-    """
-    Read now and then until the cache of a server just started is read from.
-
-    Raises:
-        ApiError: There was no answer.
-    """
-    with Api(place.url, place.keys("reads").own) as api:
-        until = time.monotonic() + seconds
-        while time.monotonic() < until:
-            api.get("/v1/accounts?limit=1")
-            time.sleep(min(WARM_PAUSE_SECONDS, max(0.0, until - time.monotonic())))

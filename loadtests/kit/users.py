@@ -1,19 +1,20 @@
 """What all virtual users can do: send, write down what they sent and heard, and ask again until they know."""
 
+import http.client
 import itertools
 import os
 import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
-from urllib.parse import quote
+from typing import Any, NamedTuple, TypeVar
+from urllib.parse import quote, urlsplit
 
 import gevent
 from locust import FastHttpUser, constant, constant_throughput
 from locust.exception import StopUser
 from locust.user.task import LOCUST_STATE_STOPPING, LOCUST_STATE_WAITING
 
-from loadtests.history.api import connect, wait_of
-from loadtests.history.recorder import FAIL, OK, HistoryFullError, Recorder, problem_of
+from loadtests.history.recorder import NOT_NOW, OK, HistoryFullError, Recorder, problem_of
 from loadtests.kit.plan import KEY_VARIABLE, from_environment
 from loadtests.kit.traffic import Traffic, body_of, transfer
 
@@ -29,7 +30,7 @@ PAUSE_SECONDS, PAUSE_SECONDS_MAX = 0.1, 3.0
 LISTENED_SECONDS_MAX = 0.02
 # Bytes of the history of one process; a payment and its answer take about 900. The check holds it in memory.
 HISTORY_BYTES_MAX = 1024**3
-_NOT_NOW = (408, 429, 503)
+T = TypeVar("T")
 _numbers = itertools.count(1)
 
 
@@ -37,9 +38,14 @@ class Answer(NamedTuple):
     """What came back; status 0 is no answer. `settled` tells that the same key will never be answered otherwise."""
 
     status: int
-    body: str
     retry_after: str
     settled: bool
+
+
+def wait_of(retry_after: str | None) -> float:
+    """Return the seconds between two sendings: what a `Retry-After` asks for, within bounds."""
+    asked = float(retry_after) if retry_after is not None and retry_after.isdigit() else 0.0
+    return min(PAUSE_SECONDS_MAX, max(PAUSE_SECONDS, asked))
 
 
 class Notes:
@@ -124,12 +130,12 @@ class LedgerUser(FastHttpUser):
 
     def insist(self, key: str, body: str, *, refused: bool = False) -> Answer:
         """Send the same request until it has the answer that its key has for ever; bounded by SENDINGS_MAX."""
-        answer = Answer(0, "", "", settled=False)
+        answer = Answer(0, "", settled=False)
         for _ in range(SENDINGS_MAX):
             answer = self.send_transfer(key, body, expected=(409,) if refused else ())
             if answer.settled:
                 break
-            gevent.sleep(min(PAUSE_SECONDS_MAX, max(PAUSE_SECONDS, wait_of(answer.retry_after))))
+            gevent.sleep(wait_of(answer.retry_after))
         return answer
 
     def send_transfer(
@@ -155,7 +161,10 @@ class LedgerUser(FastHttpUser):
         """Send a payment and close the connection without an answer."""
         number = self._invoke("transfer", TRANSFERS, key, body)
         began = time.monotonic()
-        connection = connect(PLAN.url, ANSWER_SECONDS_MAX)
+        address = urlsplit(PLAN.url)
+        tls = address.scheme == "https"
+        kind = http.client.HTTPSConnection if tls else http.client.HTTPConnection
+        connection = kind(address.hostname or "", address.port, timeout=ANSWER_SECONDS_MAX)
         failed: OSError | None = None
         try:
             connection.request("POST", TRANSFERS, body, {**self._headers, "Idempotency-Key": key})
@@ -184,34 +193,31 @@ class LedgerUser(FastHttpUser):
     def send_bulk(self, items: list[tuple[str, dict[str, object]]], *, atomic: bool) -> None:
         """Send transfers with their keys in one request, again where it was not answered; bounded."""
         path = f"{TRANSFERS}/bulk"
-        bodies = [body_of({"key": key, **fields}) for key, fields in items]
-        sent = f'{{"atomic":{str(atomic).lower()},"transfers":[{",".join(bodies)}]}}'
+        noted = [(key, body_of(fields)) for key, fields in items]
+        sent = body_of({"atomic": atomic, "transfers": [{"key": key, **fields} for key, fields in items]})
         for _ in range(SENDINGS_MAX):
-            # An atomic set is one request, which its first key names.
-            where = f"{path} atomic {items[0][0]} {len(items)}" if atomic else path
-            numbers = [self._invoke("transfer", where, key, body) for (key, _), body in zip(items, bodies, strict=True)]
+            numbers = self._noted(lambda: Notes.open().invoke_bulk(noted, process=self.name, path=path, atomic=atomic))
             with self.client.post(path, data=sent, headers=self._headers, name=path, catch_response=True) as response:
-                status = response.status_code or 0
+                status, text = response.status_code or 0, response.text or ""
+                answers = Notes.open().answered_bulk(numbers, status, text)
                 if status == 200:
-                    results = response.json()["results"]
-                    for number, result in zip(numbers, results, strict=True):
-                        said = body_of(result.get("transfer") or result.get("problem") or {})
-                        Notes.open().answered(number, result["status"], said, replayed=result["replayed"])
-                    wrong = [result["status"] for result in results if result["status"] != 201]
+                    wrong = {answer.status for answer in answers} - {201}
                     if wrong:
-                        response.failure(f"items were answered {sorted(set(wrong))}")
+                        response.failure(f"items were answered {sorted(wrong)}")
                     return
-                for number in numbers:
-                    self._note(number, status, response.text or "", replayed=False)
-                response.failure(f"{status} {problem_of(response.text or '').get('code', '')}")
-                if status not in _NOT_NOW and 0 < status < 500:
+                response.failure(f"{status} {problem_of(text).get('code', '')}")
+                if status not in NOT_NOW and 0 < status < 500:
                     return
                 wait = wait_of((response.headers or {}).get("Retry-After"))
-            gevent.sleep(min(PAUSE_SECONDS_MAX, max(PAUSE_SECONDS, wait)))
+            gevent.sleep(wait)
 
     def _invoke(self, operation: str, path: str, key: str = "", body: str = "", process: str = "") -> int:
+        who = process or self.name
+        return self._noted(lambda: Notes.open().invoke(operation, process=who, path=path, key=key, request=body))
+
+    def _noted(self, note: Callable[[], T]) -> T:
         try:
-            return Notes.open().invoke(operation, process=process or self.name, path=path, key=key, request=body)
+            return note()
         except HistoryFullError as error:
             # Nothing may be sent that nobody will check.
             (Path(PLAN.folder) / "full").write_text(f"{error}\n", encoding="utf-8")
@@ -222,16 +228,9 @@ class LedgerUser(FastHttpUser):
         status, body = response.status_code or 0, response.text or ""
         headers = response.headers or {}
         replayed = headers.get("Idempotent-Replayed") == "true"
-        outcome = self._note(number, status, body, replayed=replayed)
-        if outcome == OK:
+        heard = Notes.open().answered(number, status, body if status else "no answer", replayed=replayed)
+        if heard.outcome == OK:
             response.success()
         else:
             response.failure(f"{status} {problem_of(body).get('code', '') or response.error or ''}".rstrip())
-        settled = outcome == OK or (outcome == FAIL and status not in _NOT_NOW)
-        return Answer(status, body, headers.get("Retry-After") or "", settled)
-
-    def _note(self, number: int, status: int, body: str, *, replayed: bool) -> str:
-        if status:
-            return Notes.open().answered(number, status, body, replayed=replayed)
-        Notes.open().lost(number, "no answer")
-        return "unknown"
+        return Answer(status, headers.get("Retry-After") or "", heard.settled)

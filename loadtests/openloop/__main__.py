@@ -1,72 +1,92 @@
-"""`python -m loadtests.openloop --url http://127.0.0.1:8080 --key $KEY --rate 5000 --workload post`."""
+"""
+`python -m loadtests.openloop`: a fixed load on a server of yours, or one of the programs that bring their own server.
+
+    overload | connections | neighbour | replay [OPTIONS]
+    --url http://127.0.0.1:8080 --key KEY --rate 5000 --workload post
+"""
 
 import argparse
 import json
 import sys
-import uuid
+from collections.abc import Callable
 from pathlib import Path
 
 import uvloop
-from rich.console import Console
 
-from loadtests.openloop import workloads
-from loadtests.openloop.driver import Driver
-from loadtests.openloop.results import Results, Summary
-from loadtests.openloop.target import prepare
-from loadtests.openloop.workloads import make
+from loadtests.client import ClientError
+from loadtests.openloop import connections, neighbour, overload, replay
+from loadtests.openloop.generator import Task, TooManyFilesError, allow_files, generate, new_run, prepare
+from loadtests.openloop.results import LAG_MAX_MS, Results
+from loadtests.openloop.workloads import NAMES
+from loadtests.processes import ServerError, run_program
 
-# Milliseconds of the generator's own lateness (99 in 100) from which on a run says little about the server.
-LAG_MAX_MS = 5.0
+NOT_RUN = 2
+PROGRAMS: dict[str, Callable[[list[str]], int]] = {
+    "overload": overload.main,
+    "connections": connections.main,
+    "neighbour": neighbour.main,
+    "replay": replay.main,
+}
 
 
-def main() -> int:
+def main(words: list[str]) -> int:
+    """Run the program that the first word names; without one, send a fixed load."""
+    program = PROGRAMS.get(words[0]) if words else None
+    try:
+        return fixed(words) if program is None else program(words[1:])
+    except (ClientError, ServerError, TooManyFilesError) as error:
+        print(f"{words[0]}: {error}", file=sys.stderr)
+        return NOT_RUN
+
+
+def fixed(words: list[str]) -> int:
     """Run, print the figures; 1 when the generator could not keep up with itself."""
-    parser = argparse.ArgumentParser(prog="python -m loadtests.openloop", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m loadtests.openloop", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--url", required=True, help="of the server: http://HOST:PORT")
     parser.add_argument("--key", required=True, help="an API key with the role write")
     parser.add_argument("--rate", type=float, help="requests a second; without it as fast as answers come")
     parser.add_argument("--seconds", type=float, default=10.0)
     parser.add_argument("--connections", type=int, default=256)
     parser.add_argument("--accounts", type=int, default=1_000, help="made if they do not exist")
-    parser.add_argument("--workload", choices=workloads.NAMES, default="mixed")
+    parser.add_argument("--workload", choices=NAMES, default="mixed")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--json", type=Path, help="file for the figures")
-    arguments = parser.parse_args()
-    return uvloop.run(_run(arguments))
+    return run_program(_run(parser.parse_args(words)), uvloop.new_event_loop)
 
 
 async def _run(arguments: argparse.Namespace) -> int:
-    console = Console(stderr=True)
-    target = await prepare(arguments.url, arguments.key, arguments.accounts)
-    run = uuid.uuid4().hex[:12]
-    results = Results(0)
-    driver = Driver(target, make(arguments.workload, target, run, arguments.seed), arguments.connections, results)
-    await driver.connect()
-    console.print(f"run {run}, seed {arguments.seed}, {arguments.connections} connections")
-    seconds = await driver.run(
-        arguments.rate,
-        arguments.seconds,
-        arguments.seed,
-        lambda: console.print(f"due {results.due}, good {results.good}, refused {results.refused}"),
+    allow_files(arguments.connections)
+    target = await prepare(arguments.url, [arguments.key], arguments.accounts)
+    run = new_run()
+    print(f"run {run}, seed {arguments.seed}, {arguments.connections} connections", file=sys.stderr)
+
+    def tick(results: Results) -> None:
+        print(f"due {results.due}, good {results.good}, refused {results.refused}", file=sys.stderr)
+
+    results = await generate(
+        Task(
+            target,
+            arguments.workload,
+            arguments.connections,
+            arguments.seconds,
+            arguments.rate,
+            arguments.seed,
+            run,
+        ),
+        tick=tick,
     )
-    await driver.close()
-    summary = results.summary(seconds)
-    figures = summary.figures()
-    figures["statuses"] = dict(results.statuses)
-    figures["retry_after"] = dict(results.retry_after)
-    text = json.dumps(figures, indent=2)
+    summary = results.summary()
+    text = json.dumps({**summary._asdict(), "retry_after": dict(results.retry_after)}, indent=2)
     if arguments.json is not None:
         arguments.json.write_text(text + "\n", encoding="utf-8")
     print(text)
-    return _verdict(summary)
-
-
-def _verdict(summary: Summary) -> int:
-    if summary.lag_p99 > LAG_MAX_MS:
-        print(f"the generator was late by {summary.lag_p99} ms: this run does not count", file=sys.stderr)
-        return 1
-    return 0
+    if summary.late_generator:
+        late = f"the generator was late by {summary.lag_p99} ms, more than {LAG_MAX_MS:g}: this run does not count"
+        print(late, file=sys.stderr)
+    return 1 if summary.late_generator else 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))

@@ -1,4 +1,4 @@
-"""Sends what is due on connections that are free, and waits for none of the answers."""
+"""Sends what is due on connections that are free, and waits for none of the answers; or sends when it is answered."""
 
 import asyncio
 import random
@@ -6,9 +6,9 @@ import time
 from collections import deque
 from collections.abc import Callable
 
-from loadtests.openloop.connection import BROKEN, Connection
-from loadtests.openloop.results import ANSWERED, REFUSED, SETTLING_SECONDS, UNKNOWN, Results
-from loadtests.openloop.workloads import Target, Workload
+from loadtests.client import BROKEN, Connection, retry_after_of
+from loadtests.openloop.results import ANSWERED, REFUSED, UNKNOWN, Results
+from loadtests.openloop.workloads import Requests, Target
 
 # Seconds after which an answer comes too late to be good.
 PATIENCE_SECONDS = 1.0
@@ -29,6 +29,12 @@ LAGS_MAX = 1_000_000
 REFUSALS = (429, 503)
 
 
+class _Line(Connection):
+    """A connection of one of the target's keys."""
+
+    key = 0
+
+
 class Driver:
     """
     A generator in this process.
@@ -36,24 +42,34 @@ class Driver:
     Args:
         target: Where requests go.
 
-        workload: Makes them.
+        requests: What is sent.
 
-        connections: How many there are, and so how many requests can be under way.
+        connections: How many there are, and so how many requests can be under way; the keys take turns.
 
         results: Takes what becomes of them.
+
+        patience_seconds: After which an answer comes too late to be good.
     """
 
-    def __init__(self, target: Target, workload: Workload, connections: int, results: Results) -> None:
+    def __init__(
+        self,
+        target: Target,
+        requests: Requests,
+        connections: int,
+        results: Results,
+        patience_seconds: float = PATIENCE_SECONDS,
+    ) -> None:
         self._target = target
-        self._workload = workload
+        self._make = requests.make
         self._connections = connections
         self._results = results
-        self._idle: deque[Connection] = deque()
-        self._open: set[Connection] = set()
+        self._patience_seconds = patience_seconds
+        self._idle: deque[_Line] = deque()
+        self._open: set[_Line] = set()
         # Numbers and instants of requests that are due and found no free connection.
         self._waiting: deque[tuple[int, float]] = deque()
         self._under_way = 0
-        self._began = 0.0
+        self._began = self._settled = 0.0
         self._closed_loop = False
         # Whether nothing is sent any more.
         self._over = False
@@ -65,29 +81,28 @@ class Driver:
         """Make the connections, so many at once as a listener's queue holds."""
         for start in range(0, self._connections, CONNECTING_MAX):
             number = min(CONNECTING_MAX, self._connections - start)
-            await asyncio.gather(*(self._connect() for _ in range(number)))
+            keys = len(self._target.keys)
+            await asyncio.gather(*(self._connect((start + n) % keys) for n in range(number)))
 
-    async def run(self, rate: float | None, seconds: float, seed: int, tick: Callable[[], None] | None = None) -> float:
+    async def run(self, rate: float | None, seconds: float, seed: int, tick: Callable[[], None] | None = None) -> None:
         """
-        Send requests whose instants are those of a Poisson process.
+        Send requests whose instants are those of a Poisson process; then wait for the last answers.
 
         Args:
             rate: Requests a second; None sends on each connection as soon as it is free.
 
             tick: Called about once a second.
-
-        Returns:
-            Seconds it took, without those in which the last answers were waited for.
         """
         clock = time.perf_counter
         arrivals = random.Random(seed)
         self._closed_loop = rate is None
         self._began = began = clock()
+        self._settled = began + self._results.settling_seconds
         end = began + seconds
         due = end if rate is None else began + arrivals.expovariate(rate)
         if rate is None:
             while self._idle:
-                self._send_next(clock())
+                self._send_next(self._idle.popleft(), began)
         next_tick = began + 1
         now = began
         while now < end:
@@ -101,17 +116,19 @@ class Driver:
                 next_tick += 1
                 if tick is not None:
                     tick()
-            await asyncio.sleep(TICK_SECONDS if due > now else 0)
+            # Callers that wait for their answers are not waited for.
+            await asyncio.sleep(min(1.0, end - now) if rate is None else TICK_SECONDS if due > now else 0)
             now = clock()
+        if self._closed_loop:
+            self._results.due = self._number
         self._closed_loop = False
         self._over = True
-        taken = clock() - began
+        self._results.seconds = clock() - began
         self._results.gave_up += len(self._waiting)
         self._waiting.clear()
         deadline = clock() + DRAIN_SECONDS
         while self._under_way and clock() < deadline:  # noqa: ASYNC110 -- bounded, and nothing is measured any more
             await asyncio.sleep(TICK_SECONDS)
-        return taken
 
     async def close(self) -> None:
         """End the connections; what is under way still has no answer that anybody waits for."""
@@ -135,75 +152,85 @@ class Driver:
             if len(lags) < LAGS_MAX and idle:
                 lags.append(now - due)
             self._under_way += 1
-            connection.send(self._workload(number), number, due)
+            connection.send(self._make(number, connection.key), number, due)
         while waiting and waiting[0][1] + WAIT_SECONDS < now:
             waiting.popleft()
             self._results.gave_up += 1
 
-    def _send_next(self, now: float) -> None:
-        self._results.due += 1
-        self._waiting.append((self._number, now))
+    def _send_next(self, connection: _Line, now: float) -> None:
+        number = self._number
         self._number += 1
-        self._serve(now)
+        self._under_way += 1
+        connection.send(self._make(number, connection.key), number, now)
 
-    def _answered(self, connection: Connection, status: int, _body: bytes, retry_after: int) -> None:
+    def _answered(self, connection: Connection, status: int, received: bytes, end: int) -> None:
+        assert isinstance(connection, _Line)
         results = self._results
         now = time.perf_counter()
         taken = now - connection.due
-        number = connection.tag
-        self._under_way -= 1
         results.statuses[status] += 1
         if 200 <= status < 300:
-            results.note(number, ANSWERED)
-            if taken <= PATIENCE_SECONDS:
+            fate = ANSWERED
+            if taken > self._patience_seconds:
+                results.late += 1
+            else:
                 results.good += 1
                 if self._over:
                     results.drained += 1
                 else:
-                    results.early += now < self._began + SETTLING_SECONDS
-                    results.good_by_second[int(now - self._began)] += 1
                     results.latencies.append(taken)
-            else:
-                results.late += 1
-        elif status in REFUSALS:
-            results.note(number, REFUSED)
-            results.refused += 1
-            results.retry_after[retry_after] += 1
-            results.refusal_latencies.append(taken)
+                    results.early += now < self._settled
         else:
-            results.note(number, UNKNOWN)
-            if status == BROKEN:
-                results.broken += 1
-            else:
-                results.failed += 1
+            fate = self._note_refusal(status, taken, received[:end])
+        if results.fates:
+            results.note(connection.tag, fate, now - self._began)
+        if self._closed_loop and connection.transport is not None:
+            number = self._number
+            self._number = number + 1
+            connection.send(self._make(number, connection.key), number, now)
+            return
+        self._under_way -= 1
         if connection.transport is not None:
             self._idle.append(connection)
-            if self._closed_loop:
-                self._send_next(now)
-            elif self._waiting:
+            if self._waiting:
                 self._serve(now)
 
+    def _note_refusal(self, status: int, taken: float, head: bytes) -> int:
+        results = self._results
+        if status in REFUSALS:
+            results.refused += 1
+            results.retry_after[retry_after_of(head)] += 1
+            results.refusal_latencies.append(taken)
+            return REFUSED
+        results.broken += status == BROKEN
+        results.failed += status != BROKEN
+        return UNKNOWN
+
     def _ended(self, connection: Connection) -> None:
+        assert isinstance(connection, _Line)
         self._open.discard(connection)
         if self._closed:
             return
-        task = asyncio.get_running_loop().create_task(self._connect_again())
+        task = asyncio.get_running_loop().create_task(self._connect_again(connection.key))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _connect_again(self) -> None:
+    async def _connect_again(self, key: int) -> None:
         while True:
             await asyncio.sleep(RECONNECT_SECONDS)
             try:
-                await self._connect()
+                await self._connect(key)
             except OSError:
                 continue
             return
 
-    async def _connect(self) -> None:
-        loop = asyncio.get_running_loop()
-        _, connection = await loop.create_connection(
-            lambda: Connection(self._answered, self._ended), self._target.host, self._target.port
+    async def _connect(self, key: int) -> None:
+        _, connection = await asyncio.get_running_loop().create_connection(
+            lambda: _Line(self._answered, self._ended), self._target.host, self._target.port
         )
+        connection.key = key
         self._open.add(connection)
-        self._idle.append(connection)
+        if self._closed_loop:
+            self._send_next(connection, time.perf_counter())
+        else:
+            self._idle.append(connection)

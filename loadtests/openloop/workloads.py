@@ -1,27 +1,44 @@
-"""The requests of a run, as bytes: made when they are due, so that a long run takes no memory."""
+"""The requests of a run, as bytes: what can be made beforehand is, the others when they are due."""
 
-import bisect
-import itertools
+import json
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import NamedTuple
 
-# Exponent of Zipf's law: a few accounts get most of the requests.
-ZIPF = 1.1
+from loadtests.client import Address
+
+# Keys that are asked for again and again by `replay`.
+REPLAYED_KEYS = 2_000
+# Transfers of one bulk: half of what one may have.
+BULK_TRANSFERS = 500
+# The first part of the accounts' ids.
+PREFIX = "load"
 
 
 class Target(NamedTuple):
-    """Where requests go."""
+    """Where requests go; each API key stands for a ledger with the same accounts."""
 
     host: str
     port: int
-    key: str
-    accounts: Sequence[str]
-    currency: str = "EUR"
+    keys: list[str]
+    accounts: list[str]
+
+    @property
+    def url(self) -> str:
+        """Its address."""
+        return f"http://{Address(self.host, self.port).host_header}"
 
 
-# Takes the number of a request, returns it as bytes.
-Workload = Callable[[int], bytes]
+class Requests(NamedTuple):
+    """
+    What a run sends.
+
+    `first` is sent before the run, so that there is something to ask for again, and caches are as full as they get.
+    `make` makes a request by its number and the number of its key.
+    """
+
+    first: list[bytes]
+    make: Callable[[int, int], bytes]
 
 
 def key_of(run: str, number: int) -> str:
@@ -29,49 +46,120 @@ def key_of(run: str, number: int) -> str:
     return f"{run}-{number}"
 
 
-class _Requests:
+def requests_of(workload: str, target: Target, run: str, seed: int) -> Requests:
+    """
+    Return the requests of a workload; the same seed makes the same ones.
+
+    Args:
+        workload: One of `NAMES`.
+
+        run: No two runs of different names share an idempotency key.
+    """
+    return _MAKERS[workload](_Source(target, run, seed))
+
+
+def is_write(workload: str, number: int) -> bool:
+    """Return whether that request of a workload is a first post."""
+    return workload in ("post", "hot") or (workload == "mixed" and number % 5 != 0)
+
+
+class _Source:
     def __init__(self, target: Target, run: str, seed: int) -> None:
-        self._target = target
-        self._run = run
-        self._random = random.Random(seed)
-        weights = itertools.accumulate(1 / rank**ZIPF for rank in range(1, len(target.accounts) + 1))
-        self._weights = list(weights)
-        fields = f"Host: {target.host}:{target.port}\r\nAuthorization: Bearer {target.key}\r\n"
-        self._get_end = f" HTTP/1.1\r\n{fields}\r\n"
-        self._post_start = f"POST /v1/transfers HTTP/1.1\r\n{fields}Content-Type: application/json\r\nIdempotency-Key: "
+        self.target = target
+        self.run = run
+        self.random = random.Random(seed)
 
-    def _account(self) -> str:
-        rank = bisect.bisect(self._weights, self._random.random() * self._weights[-1])
-        return self._target.accounts[min(rank, len(self._weights) - 1)]
+    def heads(self, line: str, more: str = "") -> list[str]:
+        """Return the beginning of a request, for each key."""
+        host = Address(self.target.host, self.target.port).host_header
+        start = f"{line} HTTP/1.1\r\nHost: {host}\r\n{more}Authorization: Bearer "
+        return [f"{start}{key}\r\n" for key in self.target.keys]
 
-    def read(self, _number: int) -> bytes:
-        return f"GET /v1/accounts/{self._account()}{self._get_end}".encode()
+    def posts(self, path: str) -> list[str]:
+        return self.heads(f"POST {path}", "Content-Type: application/json\r\n")
 
-    def post(self, number: int) -> bytes:
-        source, destination = self._random.sample(self._target.accounts, 2)
-        return self._transfer(number, source, destination)
+    def pair(self) -> tuple[str, str]:
+        accounts, choice = self.target.accounts, self.random.random
+        source = int(choice() * len(accounts))
+        step = 1 + int(choice() * (len(accounts) - 1))
+        return accounts[source], accounts[(source + step) % len(accounts)]
 
-    def hot(self, number: int) -> bytes:
-        return self._transfer(number, self._target.accounts[0], self._random.choice(self._target.accounts[1:]))
-
-    def mixed(self, number: int) -> bytes:
-        return self.read(number) if number % 5 == 0 else self.post(number)
-
-    def _transfer(self, number: int, source: str, destination: str) -> bytes:
-        body = f'{{"source":"{source}","destination":"{destination}","amount":1,"currency":"{self._target.currency}"}}'
-        return f"{self._post_start}{key_of(self._run, number)}\r\nContent-Length: {len(body)}\r\n\r\n{body}".encode()
+    def other(self) -> str:
+        accounts = self.target.accounts
+        return accounts[1 + int(self.random.random() * (len(accounts) - 1))]
 
 
-# read: one account; post: a transfer between two; hot: transfers from one account; mixed: a read in five.
-NAMES = ("read", "post", "hot", "mixed")
+def _bare(source: _Source) -> Requests:
+    request = source.heads("GET /")[0].encode() + b"\r\n"
+    return Requests([], lambda _number, _key: request)
 
 
-def make(name: str, target: Target, run: str, seed: int) -> Workload:
-    """Return the workload of that name; the same seed makes the same requests."""
-    requests = _Requests(target, run, seed)
-    return {"read": requests.read, "post": requests.post, "hot": requests.hot, "mixed": requests.mixed}[name]
+def _gets(source: _Source, path: str) -> Requests:
+    choice, names = source.random.random, source.target.accounts
+    by_account = [source.heads(f"GET {path.format(name)}") for name in names]
+    ready = [[f"{head}\r\n".encode() for head in heads] for heads in by_account]
+    # Each once beforehand: what is measured finds in a cache what can be there.
+    first = [request for some in ready for request in some]
+    return Requests(first, lambda _number, key: ready[int(choice() * len(names))][key])
 
 
-def is_write(name: str, number: int) -> bool:
-    """Whether that request of the workload is a transfer."""
-    return name in ("post", "hot") or (name == "mixed" and number % 5 != 0)
+def _read(source: _Source) -> Requests:
+    return _gets(source, "/v1/accounts/{}")
+
+
+def _statement(source: _Source) -> Requests:
+    return _gets(source, "/v1/accounts/{}/entries?limit=20")
+
+
+def _transfer(head: str, key: str, source: str, destination: str) -> bytes:
+    body = f'{{"source":"{source}","destination":"{destination}","amount":1,"currency":"EUR"}}'
+    return f"{head}Idempotency-Key: {key}\r\nContent-Length: {len(body)}\r\n\r\n{body}".encode()
+
+
+def _post(source: _Source) -> Requests:
+    heads, run = source.posts("/v1/transfers"), source.run
+    return Requests([], lambda number, key: _transfer(heads[key], key_of(run, number), *source.pair()))
+
+
+def _hot(source: _Source) -> Requests:
+    heads, run, hot = source.posts("/v1/transfers"), source.run, source.target.accounts[0]
+    return Requests([], lambda number, key: _transfer(heads[key], key_of(run, number), hot, source.other()))
+
+
+def _mixed(source: _Source) -> Requests:
+    read, post = _read(source).make, _post(source).make
+    return Requests([], lambda number, key: post(number, key) if number % 5 else read(number, key))
+
+
+def _replay(source: _Source) -> Requests:
+    head, choice = source.posts("/v1/transfers")[0], source.random.random
+    first = [_transfer(head, key_of(source.run, number), *source.pair()) for number in range(REPLAYED_KEYS)]
+    return Requests(first, lambda _number, _key: first[int(choice() * REPLAYED_KEYS)])
+
+
+def _bulk(source: _Source) -> Requests:
+    heads = source.posts("/v1/transfers/bulk")
+
+    def make(number: int, key: int) -> bytes:
+        items = []
+        for item in range(BULK_TRANSFERS):
+            giver, taker = source.pair()
+            fields = {"source": giver, "destination": taker, "amount": 1, "currency": "EUR"}
+            items.append({"key": f"{key_of(source.run, number)}-{item}", **fields})
+        body = json.dumps({"transfers": items}, separators=(",", ":"))
+        return f"{heads[key]}Content-Length: {len(body)}\r\n\r\n{body}".encode()
+
+    return Requests([], make)
+
+
+_MAKERS: dict[str, Callable[[_Source], Requests]] = {
+    "bare": _bare,  # a server that answers everything with the same bytes
+    "read": _read,  # one account
+    "statement": _statement,  # its newest entries
+    "replay": _replay,  # transfers that have been posted before
+    "post": _post,  # transfers between two accounts
+    "hot": _hot,  # transfers from one account
+    "mixed": _mixed,  # a read in five, the others posts
+    "bulk": _bulk,  # many transfers a request
+}
+NAMES = ("read", "post", "hot", "mixed", "statement", "replay", "bulk")

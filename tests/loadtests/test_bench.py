@@ -11,11 +11,11 @@ import pytest
 
 from loadtests.bench import __main__ as program
 from loadtests.bench.fill import fill
-from loadtests.bench.generator import run_closed
-from loadtests.bench.places import open_accounts
 from loadtests.bench.record import Part, read
 from loadtests.bench.report import TEMPLATE, render
 from loadtests.bench.work import Work
+from loadtests.openloop.children import run_apart
+from loadtests.openloop.generator import Task, prepare
 from tests.support.books import check_books
 from tests.support.postgres import administer
 from tests.support.service import in_process, make_key
@@ -95,22 +95,25 @@ def run_program(words: list[str]) -> int:
     return program.main()
 
 
+async def written_nowhere(*_: object) -> None:
+    """Draw and write nothing."""
+
+
 @pytest.fixture
 def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bench:
     """A part whose books are right unless its folder says otherwise; nothing is drawn."""
     calls: list[int] = []
 
-    def part(work: Work) -> None:
+    async def part(work: Work) -> None:
         calls.append(1)
         work.keep(side="tallystick", workload="read", per_second=4321.0, seconds=1.0)
         work.audits.note("stub", not (tmp_path / "wrong").exists(), "said the auditor")
         if (tmp_path / "interrupt").exists():
-            raise KeyboardInterrupt
+            raise asyncio.CancelledError
 
     monkeypatch.setattr(program, "PARTS", {"stub": part})
-    monkeypatch.setattr(program, "has_peer", lambda: True)
-    monkeypatch.setattr(program, "_write", lambda *_: None)
-    monkeypatch.setattr("signal.signal", lambda *_: None)
+    monkeypatch.setattr(program, "PEER_PYTHON", Path(sys.executable))
+    monkeypatch.setattr(program, "_write", written_nowhere)
     monkeypatch.setattr(sys, "argv", sys.argv)
     return Bench(tmp_path, calls)
 
@@ -153,19 +156,16 @@ async def test_the_generator_counts_what_happened(database_url: str, redis_url: 
     """It says as many answers as the ledger has transfers; what SQL fills in has right books, and they go on."""
     async with in_process(database_url, redis_url) as service:
         key = await make_key(database_url, "bench")
-        port = int(service.url.rpartition(":")[2])
-        place = await asyncio.to_thread(open_accounts, "127.0.0.1", port, [key])
-        run = await asyncio.to_thread(run_closed, "post", place, 8, 0.5, [os.getpid()])
+        target = await prepare(service.url, [key])
+        run = await run_apart(Task(target, "post", 8, 0.5, settle=False), [os.getpid()])
         [[count]] = await administer(database_url, "SELECT count(*) FROM tallystick.transfers")
         assert run["answered"] == count > 0
         assert run["other"] == {}
         assert 0 < run["p50"] <= run["p99"] <= run["p999"]
         assert sum(run["cpu"]["server"]) >= 0
-        held = await asyncio.to_thread(
-            fill, database_url, place.accounts, count + 2_000, float("inf"), lambda _held: None
-        )
+        held = await fill(database_url, target.accounts, count + 2_000, float("inf"), lambda _held: None)
         assert held == count + 2_000
-        more = await asyncio.to_thread(run_closed, "hot", place, 8, 0.3, [os.getpid()])
+        more = await run_apart(Task(target, "hot", 8, 0.3, settle=False), [os.getpid()])
         assert more["other"] == {}
         assert more["good"] > 0
     await check_books(database_url)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from loadtests import berka
+from loadtests.openloop import berka
 
 HEADER = (
     "seq,trans_id,account_id,date,sign,amount_cents,bank_balance_cents,bank_delta_cents,"

@@ -7,7 +7,8 @@ import re
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -31,9 +32,11 @@ from tests.loadtests.stories import Ledger, Story
 ROOT = Path(__file__).resolve().parents[2]
 # Half of them without faults.
 SECONDS = 30
+# The shortest: what is lied about needs no faults.
+LYING_SECONDS = 20
 # Of the short runs: servers, PostgreSQL and Redis are killed, and no read may be too old.
 SEED = "4"
-# With all that is started and read before and after, on a machine busy with other tests.
+# With all that is started and read before and after, on a machine busy with other tests and with three such runs.
 RUN_SECONDS_MAX = 170
 SEEDS = range(200)
 
@@ -151,92 +154,97 @@ def test_what_was_never_seen_fails_a_long_run() -> None:
     assert report.missing(judged, counts, SECONDS) == ["nothing for check C2 to judge"]
 
 
-@pytest.fixture
-def temporary() -> Iterator[Path]:
-    """A place for temporary files, with a short path."""
-    with tempfile.TemporaryDirectory(prefix="ts-") as path:
-        yield Path(path)
-
-
 class Started(NamedTuple):
-    """A run as a process."""
+    """A run as a process, with a folder for its temporary files, whose path is short, and one for its reports."""
 
     process: asyncio.subprocess.Process
     temporary: Path
+    reports: Path
 
     async def output(self) -> str:
         """Return all that it says when it has ended by itself."""
-        try:
-            async with asyncio.timeout(RUN_SECONDS_MAX):
-                said, _ = await self.process.communicate()
-        except BaseException:
-            self.process.terminate()
-            await self.process.wait()
-            raise
+        async with asyncio.timeout(RUN_SECONDS_MAX):
+            said, _ = await self.process.communicate()
         return said.decode()
 
+    def left_behind(self) -> list[str]:
+        """Return the files that are still there, and the processes that were started with one of them."""
+        found = [str(path) for path in self.temporary.iterdir()]
+        for line in Path("/proc").glob("[0-9]*/cmdline"):
+            try:
+                text = line.read_bytes()
+            except OSError:
+                continue
+            if str(self.temporary).encode() in text:
+                found.append(text.decode(errors="replace"))
+        return found
 
-async def start(module: str, temporary: Path, reports: Path) -> Started:
-    """Start a short run."""
+
+@asynccontextmanager
+async def started(module: str, seconds: int, reports: Path) -> AsyncIterator[Started]:
+    """Start a short run; it has ended afterwards."""
     environment = {name: text for name, text in os.environ.items() if not name.startswith("TALLYSTICK_")}
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", module, "--seconds", str(SECONDS), "--seed", SEED, "--reports", reports),
-        cwd=ROOT,
-        env={**environment, "TMPDIR": str(temporary)},
-        stdin=asyncio.subprocess.DEVNULL,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.STDOUT,
-    )
-    return Started(process, temporary)
-
-
-def left_behind(temporary: Path) -> list[str]:
-    """Return the files that are still there, and the processes that were started with one of them."""
-    found = [str(path) for path in temporary.iterdir()]
-    for line in Path("/proc").glob("[0-9]*/cmdline"):
+    with tempfile.TemporaryDirectory(prefix="ts-") as temporary:
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", module, "--seconds", str(seconds), "--seed", SEED, "--reports", reports),
+            cwd=ROOT,
+            env={**environment, "TMPDIR": temporary},
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.STDOUT,
+        )
         try:
-            text = line.read_bytes()
-        except OSError:
-            continue
-        if str(temporary).encode() in text:
-            found.append(text.decode(errors="replace"))
-    return found
+            yield Started(process, Path(temporary), reports)
+        finally:
+            if process.returncode is None:
+                process.terminate()
+                await process.communicate()
+
+
+@pytest.fixture(scope="module")
+async def runs(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[dict[str, Started]]:
+    """Two runs side by side, each with everything of its own: they mostly wait. They go on while tests run."""
+    folder = tmp_path_factory.mktemp("chaos")
+    async with (
+        started("loadtests.chaos", SECONDS, folder / "honest") as honest,
+        started("tests.loadtests.lying", LYING_SECONDS, folder / "lying") as lying,
+    ):
+        yield {"honest": honest, "lying": lying}
 
 
 @pytest.mark.timeout(RUN_SECONDS_MAX + 30)
-async def test_a_correct_service_passes(temporary: Path, tmp_path: Path) -> None:
-    """A short run is clean, has done what its seed says, and leaves nothing behind."""
-    run = await start("loadtests.chaos", temporary, tmp_path)
-    said = await run.output()
-    assert run.process.returncode == 0, said
-    assert re.search(r": 0 violations$", said, re.MULTILINE), said
-    assert left_behind(temporary) == []
-    assert list((tmp_path / "chaos").iterdir()) == []
-
-
-@pytest.mark.timeout(RUN_SECONDS_MAX + 30)
-async def test_lies_are_found(temporary: Path, tmp_path: Path) -> None:
-    """Between clients and servers, transfers are forgotten and doubled and accounts shown as they were: all is said."""
-    run = await start("tests.loadtests.lying", temporary, tmp_path)
-    said = await run.output()
-    assert run.process.returncode == 1, said
-    for lie in ("which is not in the books", "was executed 2 times", r"was told$", f"again: make chaos SEED={SEED} "):
-        assert re.search(lie, said, re.MULTILINE), said
-    assert left_behind(temporary) == []
-    [kept] = (tmp_path / "chaos").iterdir()
-    assert {"history.jsonl", "server-1.log", "server-2.log", "postgres.log"} <= {path.name for path in kept.iterdir()}
-
-
-@pytest.mark.timeout(RUN_SECONDS_MAX + 30)
-async def test_it_ends_what_it_started(temporary: Path, tmp_path: Path) -> None:
+async def test_it_ends_what_it_started(runs: dict[str, Started], tmp_path: Path) -> None:
     """Told to end while something is broken, it heals and ends everything."""
-    run = await start("loadtests.chaos", temporary, tmp_path)
-    assert run.process.stdout is not None
-    async with asyncio.timeout(RUN_SECONDS_MAX):
+    async with started("loadtests.chaos", SECONDS, tmp_path) as run, asyncio.timeout(RUN_SECONDS_MAX):
+        assert run.process.stdout is not None
         await run.process.stdout.readline()
         # The first fault.
         await run.process.stdout.readline()
         run.process.terminate()
         said = (await run.process.stdout.read()).decode()
         assert await run.process.wait() == 130, said
-    assert left_behind(temporary) == []
+        assert run.left_behind() == []
+
+
+@pytest.mark.timeout(RUN_SECONDS_MAX + 30)
+async def test_a_correct_service_passes(runs: dict[str, Started]) -> None:
+    """A short run is clean, has done what its seed says, and leaves nothing behind."""
+    run = runs["honest"]
+    said = await run.output()
+    assert run.process.returncode == 0, said
+    assert re.search(r": 0 violations$", said, re.MULTILINE), said
+    assert run.left_behind() == []
+    assert list((run.reports / "chaos").iterdir()) == []
+
+
+@pytest.mark.timeout(RUN_SECONDS_MAX + 30)
+async def test_lies_are_found(runs: dict[str, Started]) -> None:
+    """Between clients and servers, transfers are forgotten and doubled and accounts shown as they were: all is said."""
+    run = runs["lying"]
+    said = await run.output()
+    assert run.process.returncode == 1, said
+    for lie in ("which is not in the books", "was executed 2 times", r"was told$", f"again: make chaos SEED={SEED} "):
+        assert re.search(lie, said, re.MULTILINE), said
+    assert run.left_behind() == []
+    [kept] = (run.reports / "chaos").iterdir()
+    assert {"history.jsonl", "server-1.log", "server-2.log", "postgres.log"} <= {path.name for path in kept.iterdir()}

@@ -4,6 +4,7 @@ import asyncio
 import json
 import os
 import sys
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -50,7 +51,7 @@ async def run(*words: str, key: str | None = None, seconds_max: float = SECONDS_
     try:
         async with asyncio.timeout(seconds_max):
             output, _ = await process.communicate()
-    except TimeoutError:
+    except (TimeoutError, asyncio.CancelledError):
         # It ends what it has started.
         process.terminate()
         await process.wait()
@@ -71,7 +72,20 @@ async def load(reports: Path, *words: str, key: str | None = "any") -> Done:
     return await run(str(PYTHON), "-m", "loadtests.kit", "--reports", str(reports), *words, key=key)
 
 
-async def test_every_scenario_against_a_server(server_process: ServerProcess, tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+async def own(
+    installed: None, tmp_path_factory: pytest.TempPathFactory
+) -> AsyncIterator[tuple[Path, asyncio.Task[Done]]]:
+    """A run in two processes of users on a server of its own, which goes on while other tests run; and its reports."""
+    folder = tmp_path_factory.mktemp("own")
+    words = ("--scenario", "payments", "--processes", "2", "--warm-up", "0", *SHORT)
+    running = asyncio.create_task(load(folder, *words, key=None))
+    yield folder, running
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
+
+
+async def test_every_scenario_against_a_server(own: object, server_process: ServerProcess, tmp_path: Path) -> None:
     """All promises are kept and all objectives met; every run leaves its report; the books are right."""
     await server_process.start()
     database = server_process.database_url
@@ -79,9 +93,11 @@ async def test_every_scenario_against_a_server(server_process: ServerProcess, tm
         "flood": await make_key(database, "flood", "write", KeyLimit(*FLOOD_LIMIT, 100_000)),
         "others": await make_key(database, "others", "write"),
     }
-    others = ",".join(name for name in SCENARIOS if name != "flood")
-    for names, key in ((others, keys["others"]), ("flood", keys["flood"])):
-        done = await load(tmp_path, "--host", server_process.url, "--scenario", names, *SHORT, key=key)
+    others = [name for name in SCENARIOS if name != "flood"]
+    # At once: each has accounts of its own, and mostly waits.
+    plan = [(",".join(others[::2]), keys["others"]), (",".join(others[1::2]), keys["others"]), ("flood", keys["flood"])]
+    words = ("--host", server_process.url, *SHORT)
+    for done in await asyncio.gather(*(load(tmp_path, "--scenario", names, *words, key=key) for names, key in plan)):
         assert done.code == 0, done.output
     for name in SCENARIOS:
         verdict = json.loads((tmp_path / name / "verdict.json").read_text(encoding="utf-8"))
@@ -93,38 +109,49 @@ async def test_every_scenario_against_a_server(server_process: ServerProcess, tm
     await check_books(database)
 
 
-async def test_a_server_of_its_own(tmp_path: Path) -> None:
+async def test_a_server_of_its_own(own: tuple[Path, asyncio.Task[Done]]) -> None:
     """Users in two processes, a server that is started for them, and its audit."""
-    words = ("--scenario", "payments", "--processes", "2", "--warm-up", "0", *SHORT)
-    done = await load(tmp_path, *words, key=None)
+    folder, running = own
+    done = await running
     assert done.code == 0, done.output
     assert "audit: all:" in done.output
-    assert len(list((tmp_path / "payments").glob("history-[0-9]*.jsonl"))) == 2
+    assert len(list((folder / "payments").glob("history-[0-9]*.jsonl"))) == 2
 
 
-@pytest.mark.parametrize(
-    ("lie", "words"),
-    [
-        ("forgets", "which is not in the books"),
-        ("duplicates", "was executed 2 times"),
-        ("stale", "was told"),
-        ("rewrites", "was answered in 2 ways"),
-    ],
-)
-async def test_a_lying_server_fails(tmp_path: Path, lie: str, words: str) -> None:
+LIES = {
+    "forgets": "which is not in the books",
+    "duplicates": "was executed 2 times",
+    "stale": "was told",
+    "rewrites": "was answered in 2 ways",
+}
+HONEST = ""
+
+
+@pytest.fixture(scope="module")
+async def stubs(installed: None, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Done]:
+    """What runs against lying servers and an honest one say, all at once, and the last one with a bar too high."""
+
+    async def against(lie: str) -> Done:
+        words = ("--scenario", "mixed", *SHORT, *(() if lie else ("--bar", "p50_ms=0.001")))
+        async with stub_server(lie) as url:
+            return await load(tmp_path_factory.mktemp(lie or "honest"), "--host", url, *words)
+
+    names = (*LIES, HONEST)
+    return dict(zip(names, await asyncio.gather(*map(against, names)), strict=True))
+
+
+@pytest.mark.parametrize("lie", LIES)
+def test_a_lying_server_fails(stubs: dict[str, Done], lie: str) -> None:
     """What users were promised and did not get is named, and the run fails."""
-    async with stub_server(lie) as url:
-        done = await load(tmp_path, "--host", url, "--scenario", "mixed", *SHORT)
+    done = stubs[lie]
     assert done.code == 1, done.output
-    assert words in done.output
+    assert LIES[lie] in done.output
     assert "missed: lies is" in done.output
 
 
-async def test_an_honest_server_misses_only_the_bar_that_is_too_high(tmp_path: Path) -> None:
+def test_an_honest_server_misses_only_the_bar_that_is_too_high(stubs: dict[str, Done]) -> None:
     """The objective is named with its figure and its bar; nothing else is said to be missed."""
-    words = ("--scenario", "mixed", "--bar", "p50_ms=0.001", *SHORT)
-    async with stub_server() as url:
-        done = await load(tmp_path, "--host", url, *words)
+    done = stubs[HONEST]
     assert done.code == 1, done.output
     missed = [line for line in done.output.splitlines() if line.startswith("  missed:")]
     assert len(missed) == 1, done.output

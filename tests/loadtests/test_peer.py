@@ -1,12 +1,11 @@
 """The API written the usual way: it does what Tallystick does, for all that the benchmark compares."""
 
 import asyncio
-import contextlib
 import json
 import os
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,7 +13,6 @@ import aiohttp
 import pytest
 
 from loadtests.bench.places import PEER_AUDIT, PEER_PYTHON, peer_key, run_peer
-from loadtests.bench.requests import Place
 from server.process.commands.keys import KeyLimit
 from tests.support.postgres import administer, create_empty_database, drop_database
 from tests.support.service import Service, make_key
@@ -59,15 +57,6 @@ class Api(NamedTuple):
             return answer.status, await answer.read(), answer.headers
 
 
-@contextlib.contextmanager
-def running_peer(database_url: str, redis_url: str) -> Iterator[tuple[Place, str, str]]:
-    """The peer on a database of its own, and its two keys."""
-    url = database_url.replace("postgresql://", "postgresql+asyncpg://", 1)
-    with run_peer(url, redis_url) as (place, _):
-        keys = [peer_key(url, redis_url, name, limit) for name, limit in (("a", "1000000/second"), ("b", "3/hour"))]
-        yield place, keys[0], keys[1]
-
-
 @pytest.fixture(params=["tallystick", "peer"])
 async def side(
     request: pytest.FixtureRequest, postgres_url: str, redis_url: str, service: Service, peer_packages: None
@@ -81,14 +70,13 @@ async def side(
             yield Api(session, service.url, key, low)
             return
         database = await create_empty_database(postgres_url)
-        context = running_peer(database, redis_url)
-        place, key, low = await asyncio.to_thread(context.__enter__)
-        try:
-            yield Api(session, f"http://{place.host}:{place.port}", key, low)
+        peer_url = database.replace("postgresql://", "postgresql+asyncpg://", 1)
+        async with run_peer(peer_url, redis_url) as (url, _):
+            key = await peer_key(peer_url, redis_url, "a", "1000000/second")
+            low = await peer_key(peer_url, redis_url, "b", "3/hour")
+            yield Api(session, url, key, low)
             assert [list(row) for row in await administer(database, PEER_AUDIT)] == [[True]]
-        finally:
-            await asyncio.to_thread(context.__exit__, None, None, None)
-            await drop_database(postgres_url, database)
+        await drop_database(postgres_url, database)
 
 
 async def test_both_sides_do_the_same(side: Api) -> None:

@@ -2,16 +2,17 @@
 The replay as a program: against a server it starts, and against one it is pointed to.
 """
 
+import asyncio
 import os
-import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 
-from loadtests.own_server import OwnServer, own_server
-from loadtests.replay import DATA, KEY_VARIABLE
+from loadtests.openloop.replay import DATA, KEY_VARIABLE
+from loadtests.processes import Done, run_command
+from loadtests.servers import Server, own_server
 
 ROOT = Path(__file__).resolve().parents[2]
 # A server starts with a new database cluster, on a machine that runs other tests too.
@@ -33,24 +34,16 @@ BOOKS = (
 )
 
 
-def replay(*arguments: str, key: str | None = None) -> "subprocess.CompletedProcess[str]":
+async def replay(*arguments: str, key: str | None = None) -> Done:
     """
     The program's exit code and all it wrote.
     """
     environment = {name: text for name, text in os.environ.items() if name != KEY_VARIABLE}
     if key is not None:
         environment[KEY_VARIABLE] = key
-    return subprocess.run(
-        [sys.executable, "-m", "loadtests.replay", *arguments],
-        cwd=ROOT,
-        env=environment,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        timeout=SECONDS_MAX,
-        check=False,
-    )
+    environment["PYTHONPATH"] = str(ROOT)
+    command = (sys.executable, "-m", "loadtests.openloop", "replay", *arguments)
+    return await run_command(command, SECONDS_MAX, environment)
 
 
 def summary(output: str) -> dict[str, str]:
@@ -61,9 +54,20 @@ def summary(output: str) -> dict[str, str]:
 
 
 @pytest.fixture(scope="module")
-def server() -> Iterator[OwnServer]:
-    with own_server() as started:
+async def server() -> AsyncIterator[Server]:
+    async with own_server() as started:
         yield started
+
+
+@pytest.fixture(scope="module")
+async def bank() -> AsyncIterator["asyncio.Task[Done]"]:
+    """
+    The first rows of the bank on a server of the replay's own; it goes on while other tests run.
+    """
+    running = asyncio.create_task(replay("--rows", "1500"))
+    yield running
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
 
 
 @pytest.fixture
@@ -73,84 +77,77 @@ def books(tmp_path: Path) -> Path:
     return path
 
 
-@pytest.mark.skipif(not DATA.exists(), reason="the bank's books are not beside this checkout")
-def test_the_first_rows_of_the_bank() -> None:
+def falsify(books: Path) -> None:
     """
-    With a server of its own: every balance is the bank's, the replay changes nothing, the audit is
-    clean.
+    Put one cent more into the books than the ledger has.
     """
-    done = replay("--rows", "1500")
-    assert done.returncode == 0, done.stdout
-    found = summary(done.stdout)
-    assert found["rows"].startswith("1,500 of 1,500")
-    assert found["mismatches"] == "0"
-    assert found["audit"] == "clean"
+    books.write_text(books.read_text().replace(",-20000,", ",-19999,"))
 
 
 @pytest.mark.parametrize("lane", [pytest.param((), id="one by one"), ("--bulk",)])
-def test_books_that_hold(server: OwnServer, books: Path, lane: tuple[str, ...]) -> None:
+async def test_books_that_hold(bank: object, server: Server, books: Path, lane: tuple[str, ...]) -> None:
     """
     Made-up books come out as they say, posted row by row or in sets; a second run finds them there.
     """
-    key = server.create_key(f"replay-holds-{len(lane)}")
+    key = await server.create_key(f"replay-holds-{len(lane)}")
     arguments = ("--url", server.url, "--data", str(books), *lane)
-    first = replay(*arguments, key=key)
-    assert first.returncode == 0, first.stdout
-    assert summary(first.stdout)["transfers"] == "8"
-    assert "bound before this run" not in first.stdout
-    second = replay(*arguments, key=key)
-    assert second.returncode == 0, second.stdout
-    assert "the file is already in this ledger" in second.stdout
+    first = await replay(*arguments, key=key)
+    assert first.code == 0, first.output
+    assert summary(first.output)["transfers"] == "8"
+    assert "bound before this run" not in first.output
+    second = await replay(*arguments, key=key)
+    assert second.code == 0, second.output
+    assert "the file is already in this ledger" in second.output
 
 
 @pytest.mark.parametrize("lane", [pytest.param((), id="one by one"), ("--bulk",)])
-def test_a_wrong_balance_is_found(server: OwnServer, books: Path, lane: tuple[str, ...]) -> None:
+async def test_a_wrong_balance_is_found(server: Server, books: Path, lane: tuple[str, ...]) -> None:
     """
     One cent more in the books than in the ledger: the row is named and the run fails.
     """
-    books.write_text(books.read_text().replace(",-20000,", ",-19999,"))
-    key = server.create_key(f"replay-wrong-{len(lane)}")
-    done = replay("--url", server.url, "--data", str(books), *lane, key=key)
-    assert done.returncode == 1, done.stdout
+    falsify(books)
+    key = await server.create_key(f"replay-wrong-{len(lane)}")
+    done = await replay("--url", server.url, "--data", str(books), *lane, key=key)
+    assert done.code == 1, done.output
     expected = "row 3 (trans_id 13, account berka:1), balance: expected -19999, got -20000"
-    assert expected in done.stdout
-    assert summary(done.stdout)["mismatches"] == "1"
+    assert expected in done.output
+    assert summary(done.output)["mismatches"] == "1"
 
 
-def test_too_many_wrong_balances_end_the_run(server: OwnServer, tmp_path: Path) -> None:
+async def test_too_many_wrong_balances_end_the_run(server: Server, tmp_path: Path) -> None:
     """
     A file that is wrong throughout is not posted to its end.
     """
     path = tmp_path / "books.csv"
     lines = [f"{n},{n},1,990101,+,100,{n},0,VKLAD,," for n in range(1, 101)]
     path.write_text("\n".join([HEADER, *lines]))
-    key = server.create_key("replay-all-wrong")
-    done = replay("--url", server.url, "--data", str(path), key=key)
-    assert done.returncode == 1, done.stdout
-    found = summary(done.stdout)
+    key = await server.create_key("replay-all-wrong")
+    done = await replay("--url", server.url, "--data", str(path), key=key)
+    assert done.code == 1, done.output
+    found = summary(done.output)
     assert found["rows"].startswith("20 of 100")
     assert found["replay"] == "not run"
 
 
 @pytest.mark.parametrize(("command", "code", "verdict"), [("true", 0, "clean"), ("false", 1, "fa")])
-def test_the_audit_counts(server: OwnServer, books: Path, command: str, code: int, verdict: str) -> None:
+async def test_the_audit_counts(server: Server, books: Path, command: str, code: int, verdict: str) -> None:
     """
     Where every balance holds, the audit's exit code still decides.
     """
-    key = server.create_key("replay-audit")
+    key = await server.create_key("replay-audit")
     arguments = ("--url", server.url, "--data", str(books), "--audit-command", command)
-    done = replay(*arguments, key=key)
-    assert done.returncode == code, done.stdout
-    assert summary(done.stdout)["audit"].startswith(verdict)
+    done = await replay(*arguments, key=key)
+    assert done.code == code, done.output
+    assert summary(done.output)["audit"].startswith(verdict)
 
 
-def test_an_unknown_key_is_said(server: OwnServer, books: Path) -> None:
+async def test_an_unknown_key_is_said(server: Server, books: Path) -> None:
     """
     A key that the server does not know ends the run before it starts.
     """
-    done = replay("--url", server.url, "--data", str(books), "--key", "made-up")
-    assert done.returncode == 2
-    assert "answered 401" in done.stdout
+    done = await replay("--url", server.url, "--data", str(books), "--key", "made-up")
+    assert done.code == 2
+    assert "answered 401" in done.said
 
 
 @pytest.mark.parametrize(
@@ -162,20 +159,34 @@ def test_an_unknown_key_is_said(server: OwnServer, books: Path) -> None:
         pytest.param(("--rows", "0"), "a number from 1", id="no rows"),
     ],
 )
-def test_what_cannot_be_run_is_said(arguments: tuple[str, ...], message: str) -> None:
+async def test_what_cannot_be_run_is_said(arguments: tuple[str, ...], message: str) -> None:
     """
     A run that cannot begin ends with 2 and one sentence.
     """
-    done = replay(*arguments)
-    assert done.returncode == 2
-    assert message in done.stdout
-    assert "Traceback" not in done.stdout
+    done = await replay(*arguments)
+    assert done.code == 2
+    assert message in done.said
+    assert "Traceback" not in done.said
 
 
-def test_an_address_where_nothing_listens(books: Path) -> None:
+async def test_an_address_where_nothing_listens(books: Path) -> None:
     """
     It does not wait for a server that is not there.
     """
-    done = replay("--url", "http://127.0.0.1:9", "--key", "k", "--data", str(books))
-    assert done.returncode == 2
-    assert "cannot be reached" in done.stdout
+    done = await replay("--url", "http://127.0.0.1:9", "--key", "k", "--data", str(books))
+    assert done.code == 2
+    assert "cannot be reached" in done.said
+
+
+@pytest.mark.skipif(not DATA.exists(), reason="the bank's books are not beside this checkout")
+async def test_the_first_rows_of_the_bank(bank: "asyncio.Task[Done]") -> None:
+    """
+    With a server of its own: every balance is the bank's, the replay changes nothing, the audit is
+    clean.
+    """
+    done = await bank
+    assert done.code == 0, done.output
+    found = summary(done.output)
+    assert found["rows"].startswith("1,500 of 1,500")
+    assert found["mismatches"] == "0"
+    assert found["audit"] == "clean"

@@ -14,10 +14,10 @@ _ROLES = "SELECT rolname FROM pg_roles WHERE NOT rolsuper AND rolname NOT LIKE '
 
 
 @pytest.fixture(scope="session")
-def server_without_roles() -> Iterator[OwnPostgres]:
+def server_without_roles(fresh_cluster: Path) -> Iterator[OwnPostgres]:
     """One server for all of these tests: starting one takes longer than most of them."""
     with tempfile.TemporaryDirectory(prefix="ts-own-") as folder:
-        server = OwnPostgres(Path(folder))
+        server = OwnPostgres(Path(folder), fresh_cluster)
         try:
             yield server
         finally:

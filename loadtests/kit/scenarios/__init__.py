@@ -1,1 +1,0 @@
-"""One module a scenario, each with a `User`."""

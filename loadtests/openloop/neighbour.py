@@ -1,0 +1,81 @@
+"""`make neighbour`: what a caller notices of another one that sends ten times what its limit allows."""
+
+import argparse
+import asyncio
+import statistics
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import uvloop
+
+from loadtests.openloop.children import Child
+from loadtests.openloop.generator import Task, generate, prepare
+from loadtests.openloop.results import Summary
+from loadtests.openloop.workloads import Target
+from loadtests.processes import run_program
+from loadtests.screen import Screen
+from loadtests.servers import WARM_UP_SECONDS, own_server
+
+# Requests a second of the caller who keeps to the limits, and the limit of the other one.
+QUIET_RATE = 200.0
+LIMIT = 200
+FLOOD = 10
+QUIET_CONNECTIONS = 64
+NOISY_CONNECTIONS = 256
+# Tokens of the noisy one: half a second of its rate, so that it is at its limit soon.
+BURST = LIMIT // 2
+# Seconds that the noise lasts before and after what is measured.
+LEAD_SECONDS = 0.5
+# By how much the flood may move the quiet caller's p99, beside what the limit allows the other one: a fifth.
+MOVE_MAX = 1.2
+
+
+def main(words: list[str]) -> int:
+    """Measure, alternating, and print the ratio; 1 when it is above the bar."""
+    parser = argparse.ArgumentParser(prog="make neighbour", description=__doc__)
+    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--seconds", type=float, default=6.0, help="of each of the three parts of a round")
+    return run_program(_measure(parser.parse_args(words)), uvloop.new_event_loop)
+
+
+async def _measure(arguments: argparse.Namespace) -> int:
+    screen = Screen()
+    async with own_server() as server:
+        quiet = await prepare(server.url, [await server.create_key("quiet")])
+        # Opened with a key that may; the flood comes with one that has the limit.
+        noisy = await prepare(server.url, [await server.create_key("noisy")], 10)
+        noisy = noisy._replace(keys=[await server.create_key("noisy", ("--rate", f"{LIMIT}/s", "--burst", str(BURST)))])
+        await _quiet(quiet, WARM_UP_SECONDS)
+        p99s: dict[int, list[float]] = {0: [], 1: [], FLOOD: []}
+        for number in range(1, arguments.rounds + 1):
+            for factor, values in p99s.items():
+                async with _noise(noisy, factor * LIMIT, arguments.seconds + 2 * LEAD_SECONDS):
+                    summary = await _quiet(quiet, arguments.seconds)
+                values.append(summary.p99)
+                beside = f"beside {factor} times the limit" if factor else "alone"
+                screen.say(f"round {number}: p99 {summary.p99} ms {beside}; {summary.good} of {summary.due} good")
+    alone, fair, flooded = (statistics.median(values) for values in p99s.values())
+    screen.say(
+        f"p99, medians of {arguments.rounds}: {alone} ms alone, {fair} ms beside a caller at its limit of {LIMIT}/s,"
+        f" {flooded} ms beside one at {FLOOD} times that: {flooded / alone:.2f} and {flooded / fair:.2f} times as much"
+    )
+    # What its limit allows the other one is no noise.
+    return 0 if flooded / fair <= MOVE_MAX else 1
+
+
+async def _quiet(target: Target, seconds: float) -> Summary:
+    return (await generate(Task(target, "mixed", QUIET_CONNECTIONS, seconds, QUIET_RATE))).summary()
+
+
+@asynccontextmanager
+async def _noise(target: Target, rate: float, seconds: float) -> AsyncIterator[None]:
+    """Have another process send so many requests a second, since just before the body runs."""
+    if not rate:
+        yield
+        return
+    async with Child(Task(target, "mixed", NOISY_CONNECTIONS, seconds, rate)) as child:
+        await child.ready()
+        child.begin()
+        await asyncio.sleep(LEAD_SECONDS)
+        yield
+        await child.found()

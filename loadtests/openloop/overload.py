@@ -1,0 +1,253 @@
+"""
+`make overload`: what a server of one's own does at 1, 2, 5 and 10 times the load it can take, and afterwards.
+
+The peak is the highest rate at which all but one in a thousand are answered and p99 stays within a quarter of a second,
+looked for downwards from what callers that wait for their answers come to. All runs but those callers' are open-loop:
+arrivals are fixed beforehand and latency counts from when a request was due. What was refused must not have been
+executed, what was answered must be there, and the books must be right.
+"""
+
+import argparse
+import asyncio
+import contextlib
+import json
+import os
+import random
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+from urllib.parse import quote
+
+import uvloop
+
+from loadtests.client import Client
+from loadtests.openloop.generator import Task, allow_files, generate, new_run, prepare
+from loadtests.openloop.results import ANSWERED, REFUSED, Results, Run, Summary
+from loadtests.openloop.workloads import Target, is_write, key_of
+from loadtests.processes import Done, keep_to, resident_bytes, run_program
+from loadtests.screen import Screen
+from loadtests.servers import WARM_UP_SECONDS, Server, own_server
+from loadtests.text import aligned, table
+
+FACTORS = (1, 2, 5, 10)
+# Share of the peak that must come through at a factor.
+BARS: dict[float, float] = {2: 0.95, 5: 0.90, 10: 0.80}
+# Callers that wait for their answers: the search for the peak begins at the best of these.
+CALLERS = (256, 512, 1_024)
+# Rates at which the peak is looked for, of what the callers came to: from the first on downwards.
+PEAK_TRIED = (1.0, 0.95, 0.9, 0.85, 0.8, 0.75, 0.7, 0.65, 0.6, 0.55, 0.5)
+# What a rate must keep to be the peak: share of requests without a good answer, milliseconds of the answers' p99.
+PEAK_FAILED = 0.001
+PEAK_P99_MS = 250.0
+# Connections of the runs that are no flood.
+CALM_CONNECTIONS = 256
+# Of the peak: a load at which nothing waits.
+UNLOADED = 0.3
+# Of the peak, after the flood: nearly all of what the server can take.
+AFTERWARDS = 0.7
+# Requests whose fate is compared with the ledger, of each kind and run.
+CHECKED_MAX = 500
+LOOK_UPS_AT_ONCE = 16
+MIB = 1024 * 1024
+
+
+class Options(NamedTuple):
+    """What is asked for; seconds are of each run."""
+
+    workload: str = "mixed"
+    seconds: float = 10.0
+    connections: int = 4_000
+    factors: tuple[float, ...] = FACTORS
+    pin: bool = False
+    seed: int = 1
+
+
+class Step(NamedTuple):
+    """One run of the curve."""
+
+    name: str
+    summary: Summary
+    share: float
+    memory_mib: float
+
+    def figures(self) -> Run:
+        """Return it as reports keep it."""
+        return {"step": self.name, "of_peak": self.share, "memory_mib": self.memory_mib, **self.summary._asdict()}
+
+
+def main(words: list[str]) -> int:
+    """Measure the curve; 1 when a bar is missed or a promise broken."""
+    usual = Options()
+    parser = argparse.ArgumentParser(prog="make overload", description=__doc__)
+    parser.add_argument("--workload", choices=("read", "post", "hot", "mixed"), default=usual.workload)
+    parser.add_argument("--seconds", type=float, default=usual.seconds, help="of each run")
+    parser.add_argument("--connections", type=int, default=usual.connections, help="of the runs after the peak")
+    parser.add_argument("--factors", type=float, nargs="+", default=usual.factors)
+    parser.add_argument("--pin", action="store_true", help="the server and its databases on one core, this on another")
+    parser.add_argument("--seed", type=int, default=usual.seed)
+    parser.add_argument("--json", type=Path, help="file for the figures")
+    arguments = vars(parser.parse_args(words))
+    path = arguments.pop("json")
+    return run_program(_main(Options(**arguments), path), uvloop.new_event_loop)
+
+
+async def _main(options: Options, path: Path | None) -> int:
+    screen = Screen()
+    curve, audit = await measure_own(options, screen)
+    screen.say(aligned(curve.table()))
+    screen.say(f"audit: {audit.last_line}")
+    for line in (*(f"missed: {missed}" for missed in curve.missed), *curve.lies):
+        screen.say(line)
+    if path is not None:
+        found: dict[str, Any] = {"missed": curve.missed, "lies": curve.lies, "audit": audit.said}
+        found |= {"clean": audit.code == 0, "steps": [step.figures() for step in curve.steps]}
+        await asyncio.to_thread(path.write_text, json.dumps(found, indent=2) + "\n", encoding="utf-8")
+    return 1 if curve.missed or curve.lies or audit.code else 0
+
+
+async def measure_own(options: Options, screen: Screen) -> "tuple[Curve, Done]":
+    """Measure a curve on a server of its own; return it and the audit."""
+    allow_files(options.connections)
+    async with own_server() as server:
+        curve = Curve(options, server, screen)
+        with pinned(server) if options.pin else contextlib.nullcontext():
+            await curve.measure()
+        return curve, await server.audit()
+
+
+class Curve:
+    """
+    The runs of one curve and what they came to.
+
+    Attributes:
+        steps: The runs.
+
+        missed: Bars that were missed.
+
+        lies: Requests that were told something else than the ledger says.
+    """
+
+    def __init__(self, options: Options, server: Server, screen: Screen) -> None:
+        self._options = options
+        self._server = server
+        self._screen = screen
+        self.steps: list[Step] = []
+        self.missed: list[str] = []
+        self.lies: list[str] = []
+        self._peak = 0.0
+
+    async def measure(self) -> None:
+        """Make all runs."""
+        options = self._options
+        seconds = options.seconds
+        target = await prepare(self._server.url, [await self._server.create_key("overload")])
+        self._screen.progress("warming up")
+        await self._run(target, "warm-up", 50.0, WARM_UP_SECONDS, CALM_CONNECTIONS)
+        self.steps.clear()
+        most = 0.0
+        for connections in CALLERS:
+            summary = await self._run(target, f"{connections} callers", None, seconds, connections)
+            most = max(most, summary.per_second)
+        await self._find_peak(target, most)
+        peak = self._peak
+        self.steps = [step._replace(share=step.summary.per_second / peak) for step in self.steps]
+        await self._run(target, "unloaded", UNLOADED * peak, seconds, CALM_CONNECTIONS)
+        for factor in options.factors:
+            summary = await self._run(target, f"{factor:g}x", factor * peak, seconds, options.connections)
+            if summary.per_second < BARS.get(factor, 0.0) * peak:
+                self.missed.append(f"{factor:g}x: {summary.per_second / peak:.0%} of the peak")
+        await self._run(target, "after", AFTERWARDS * peak, seconds, CALM_CONNECTIONS)
+
+    async def _find_peak(self, target: Target, most: float) -> None:
+        """Look for the highest rate that is served, from *most* downwards; of the tries, that one stays as a step."""
+        for share in PEAK_TRIED:
+            rate, options = share * most, self._options
+            summary = await self._run(target, "peak", rate, options.seconds, options.connections)
+            if summary.failing <= PEAK_FAILED and summary.p99 <= PEAK_P99_MS:
+                break
+            if share == PEAK_TRIED[-1]:
+                self._screen.say("no rate was served without failures: the last one tried is taken")
+            else:
+                self.steps.pop()
+        self._peak = self.steps[-1].summary.per_second
+
+    async def _run(self, target: Target, name: str, rate: float | None, seconds: float, connections: int) -> Summary:
+        run, memory = new_run(), 0.0
+        workload, seed = self._options.workload, self._options.seed
+        # A little room: a Poisson process may have more arrivals than its mean.
+        fates = int((rate or 50_000) * seconds * 1.2) + 1_000
+
+        def measure() -> None:
+            nonlocal memory
+            memory = resident_bytes(self._server.worker) / MIB
+
+        task = Task(target, workload, connections, seconds, rate, seed, run, fates=fates)
+        results = await generate(task, done=measure)
+        found = results.summary()
+        share = found.per_second / self._peak if self._peak else 0.0
+        self.steps.append(Step(name, found, share, memory))
+        self._screen.say(
+            f"{name}: offered {found.offered:,.0f}/s, good {found.per_second:,.0f}/s ({share:.0%}), p99"
+            f" {found.p99} ms, refused {found.refused_per_second:,.0f}/s"
+        )
+        if name == "after":
+            wanted = 0.95 * found.offered
+            back = (second for second, good in sorted(results.answered_by_second.items()) if good >= wanted)
+            self._screen.say(f"back to 95 % in second {next(back, None)} after the flood")
+        await self._check(target, run, results)
+        return found
+
+    async def _check(self, target: Target, run: str, results: Results) -> None:
+        """Compare what some requests were told with what the ledger says."""
+        choice = random.Random(self._options.seed)
+        async with Client(target.url, target.keys[0], LOOK_UPS_AT_ONCE) as client:
+
+            async def is_there(number: int) -> bool:
+                path = f"/v1/idempotency-keys/{quote(key_of(run, number), safe='')}"
+                return (await client.ask("GET", path)).status == 200
+
+            for fate, there in ((ANSWERED, True), (REFUSED, False)):
+                noted = [number for number, noted in enumerate(results.fates) if noted == fate]
+                numbers = [number for number in noted if is_write(self._options.workload, number)]
+                chosen = choice.sample(numbers, min(len(numbers), CHECKED_MAX))
+                for number, found in zip(chosen, await asyncio.gather(*map(is_there, chosen)), strict=True):
+                    if found != there:
+                        said = "answered" if there else "refused"
+                        self.lies.append(f"{key_of(run, number)} was {said} and is {'' if found else 'not '}there")
+
+    def table(self) -> str:
+        """Return the runs as a table; latencies are in milliseconds, from when a request was due."""
+        calm = next((step.summary.p99 for step in self.steps if step.name == "unloaded"), 0.0)
+        rows = [
+            (
+                step.name,
+                f"{s.offered:,.0f}",
+                f"{s.per_second:,.0f}",
+                f"{step.share:.0%}",
+                f"{s.p50:g}",
+                f"{s.p99:g}",
+                f"{s.p99 / calm if calm else 0:.1f}",
+                f"{s.refused_per_second:,.0f}",
+                f"{s.refused_p99:g}",
+                f"{s.unsent_per_second:,.0f}",
+                f"{s.lag_p99:g}",
+                f"{step.memory_mib:.0f}",
+            )
+            for step in self.steps
+            for s in (step.summary,)
+        ]
+        head = ("run", "offered/s", "good/s", "of peak", "p50", "p99", "p99 x", "refused/s", "p99", "unsent/s")
+        return table((f"{self._options.workload}: {head[0]}", *head[1:], "lag p99", "MiB"), rows)
+
+
+@contextlib.contextmanager
+def pinned(server: Server) -> Iterator[None]:
+    """Give the server and all it has started the first core, and this process the others, until the end."""
+    cores = os.sched_getaffinity(0)
+    first = min(cores)
+    keep_to({first}, server.family())
+    keep_to(cores - {first} or cores, [os.getpid()])
+    try:
+        yield
+    finally:
+        keep_to(cores, [os.getpid()])

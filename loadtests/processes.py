@@ -1,0 +1,312 @@
+"""Processes that a load test starts: how they are started, watched and ended, and how the test itself ends."""
+
+import asyncio
+import contextlib
+import ctypes
+import os
+import platform
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+HOST = "127.0.0.1"
+PROJECT = Path(__file__).resolve().parents[1]
+POLL_SECONDS = 0.02
+# Between SIGKILL and the end.
+KILLED_SECONDS_MAX = 10.0
+# `ps` reads one line about every process.
+PS_SECONDS_MAX = 5.0
+# Of what a program has said, the part that is shown when it failed.
+LINES_SHOWN = 20
+BYTES_SHOWN_MAX = 16_384
+INTERRUPTED = 130
+_PR_SET_PDEATHSIG = 1
+
+
+class ServerError(Exception):
+    """A server or another program could not be started, or failed; the message says why."""
+
+
+def run_program(main: Coroutine[Any, Any, int], loop: "Callable[[], asyncio.AbstractEventLoop] | None" = None) -> int:
+    """
+    Run a program and return its exit code; 130 when SIGINT or SIGTERM cancelled it and it has ended what it started.
+
+    Args:
+        loop: Makes the event loop; asyncio's own by default.
+    """
+
+    async def cancelled_by_signals() -> int:
+        task = asyncio.current_task()
+        assert task is not None
+        for number in (signal.SIGINT, signal.SIGTERM):
+            # Also where a script has started us in its background, which ignores SIGINT.
+            asyncio.get_running_loop().add_signal_handler(number, task.cancel)
+        return await main
+
+    try:
+        with asyncio.Runner(loop_factory=loop) as runner:
+            return runner.run(cancelled_by_signals())
+    except (asyncio.CancelledError, KeyboardInterrupt):
+        print("interrupted", file=sys.stderr)
+        return INTERRUPTED
+
+
+def spawn(
+    command: Sequence[str | Path],
+    log: Path,
+    *,
+    folder: Path = PROJECT,
+    environment: Mapping[str, str] | None = None,
+    prepared: Callable[[], None] | None = None,
+) -> "subprocess.Popen[bytes]":
+    """
+    Start a program that ends with this process (on Linux); call it from the main thread.
+
+    Args:
+        log: What it says is added to this file.
+
+        prepared: Called in the child before it becomes the program; by default it asks for SIGTERM when we are gone.
+
+    Raises:
+        ServerError: It cannot be run.
+    """
+    with log.open("ab") as output:
+        try:
+            return subprocess.Popen(
+                command,
+                cwd=folder,
+                env=os.environ if environment is None else environment,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                # Ctrl-C in a terminal reaches the whole group; these are ended in order by us.
+                start_new_session=True,
+                preexec_fn=prepared or _end_with(os.getpid()),  # noqa: PLW1509 (from the only thread)
+            )
+        except (OSError, subprocess.SubprocessError) as error:
+            raise ServerError(f"{command[0]} cannot be run: {error}") from error
+
+
+def _end_with(parent: int) -> Callable[[], None] | None:
+    if platform.system() != "Linux":
+        return None
+    # Looked up before the fork: the child between fork and exec should only call it.
+    prctl = ctypes.CDLL(None).prctl
+
+    def ask() -> None:
+        prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+        if os.getppid() != parent:
+            os._exit(1)
+
+    return ask
+
+
+async def ended(process: "subprocess.Popen[bytes]", seconds_max: float) -> bool:
+    """Return whether a process ends within some time."""
+    deadline = time.monotonic() + seconds_max
+    while process.poll() is None:
+        if time.monotonic() > deadline:
+            return False
+        await asyncio.sleep(POLL_SECONDS)
+    return True
+
+
+async def end(process: "subprocess.Popen[bytes]", gently: signal.Signals, seconds_max: float) -> bool:
+    """Ask a process to end; after some time end its whole group. Return whether it ended by itself."""
+    try:
+        if process.poll() is None:
+            process.send_signal(gently)
+        if await ended(process, seconds_max):
+            return True
+    finally:
+        if process.poll() is None:
+            with contextlib.suppress(ProcessLookupError):
+                # The group is this process's alone; its id is the process's.
+                os.killpg(process.pid, signal.SIGKILL)
+    await ended(process, KILLED_SECONDS_MAX)
+    return False
+
+
+async def answers(probe: Callable[[], Awaitable[object]], seconds_max: float, *errors: type[Exception]) -> bool:
+    """Call *probe* until it returns something true; return False when it did not within some time."""
+    deadline = time.monotonic() + seconds_max
+    while time.monotonic() < deadline:
+        with contextlib.suppress(OSError, *errors):
+            if await probe():
+                return True
+        await asyncio.sleep(POLL_SECONDS)
+    return False
+
+
+class Done(NamedTuple):
+    """A command that has ended: its exit code, and what it said on standard output and on standard error."""
+
+    code: int
+    output: str
+    errors: str
+
+    @property
+    def said(self) -> str:
+        """The last lines of both: what it came to, or why it failed."""
+        return "\n".join((self.errors + self.output).splitlines()[-LINES_SHOWN:])
+
+    @property
+    def last_line(self) -> str:
+        """The last line of all."""
+        return self.said.rpartition("\n")[2]
+
+
+async def run_command(
+    command: Sequence[str | Path], seconds_max: float, environment: Mapping[str, str] | None = None
+) -> Done:
+    """
+    Run a command that ends by itself, without a terminal.
+
+    Raises:
+        ServerError: It cannot be run, or did not end in time.
+    """
+    try:
+        process = await asyncio.create_subprocess_exec(
+            *command,
+            # uvloop takes nothing but a dict.
+            env=dict(os.environ if environment is None else environment),
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+        )
+    except OSError as error:
+        raise ServerError(f"{command[0]} cannot be run: {error}") from error
+    try:
+        async with asyncio.timeout(seconds_max):
+            output, errors = await process.communicate()
+    except BaseException as error:
+        with contextlib.suppress(ProcessLookupError):
+            process.kill()
+        await process.wait()
+        if isinstance(error, TimeoutError):
+            words = " ".join(str(word) for word in command)
+            raise ServerError(f"{words} did not end in {seconds_max:.0f} s") from error
+        raise
+    return Done(process.returncode or 0, output.decode(errors="replace"), errors.decode(errors="replace"))
+
+
+def tail(log: Path) -> str:
+    """Return the last lines of a log."""
+    with log.open("rb") as file:
+        file.seek(max(0, file.seek(0, os.SEEK_END) - BYTES_SHOWN_MAX))
+        return "\n".join(file.read().decode(errors="replace").splitlines()[-LINES_SHOWN:])
+
+
+def send(pid: int, number: int) -> None:
+    """Send a signal to a process that may have ended."""
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, number)
+
+
+def family(root: int) -> list[int]:
+    """Return a process and all that it and those have started."""
+    children: dict[int, list[int]] = {}
+    for child, parent in _parents():
+        children.setdefault(parent, []).append(child)
+    found = [root]
+    for member in found:
+        found += children.get(member, [])
+    return found
+
+
+def _parents() -> list[tuple[int, int]]:
+    if platform.system() == "Linux":
+        pairs = []
+        for status in Path("/proc").glob("[0-9]*/stat"):
+            with contextlib.suppress(OSError):
+                # The name in parentheses may hold anything; the parent comes second behind it.
+                parent = status.read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()[1]
+                pairs.append((int(status.parent.name), int(parent)))
+        return pairs
+    command = ["ps", "-A", "-o", "pid=,ppid="]
+    listed = subprocess.run(command, capture_output=True, text=True, timeout=PS_SECONDS_MAX, check=False).stdout
+    return [(int(child), int(parent)) for child, parent in (line.split() for line in listed.splitlines())]
+
+
+def command_line(pid: int) -> list[str]:
+    """Return the words that a process was started with, on Linux; none when it has ended."""
+    try:
+        text = Path(f"/proc/{pid}/cmdline").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return []
+    return [word for word in text.split("\0") if word]
+
+
+def threads(pid: int) -> list[int]:
+    """Return the threads of a process, on Linux; none when it has ended."""
+    try:
+        return [int(path.name) for path in Path(f"/proc/{pid}/task").iterdir()]
+    except OSError:
+        return []
+
+
+def keep_to(cores: set[int], pids: Sequence[int]) -> None:
+    """Let processes run on some cores only, on Linux."""
+    for pid in pids:
+        for thread in threads(pid):
+            os.sched_setaffinity(thread, cores)
+
+
+# Names of processes and what they stand for; everything else is the server itself.
+CPU_KINDS = {"postgres": "postgres", "valkey-server": "redis", "redis-server": "redis"}
+_CPU_TICKS = os.sysconf("SC_CLK_TCK")
+
+# Seconds of user and of system time, by kind.
+Times = dict[str, tuple[float, float]]
+
+
+def cpu_times(roots: Sequence[int]) -> Times:
+    """Return the CPU time that these processes and all they have started have used so far."""
+    found: Times = {}
+    for pid in {pid for root in roots for pid in family(root)}:
+        try:
+            text = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
+        except OSError:
+            continue
+        name, _, rest = text.partition("(")[2].rpartition(")")
+        fields = rest.split()
+        user, system = found.get(CPU_KINDS.get(name, "server"), (0.0, 0.0))
+        # With what children have used that have ended since: a PostgreSQL has one a connection.
+        ticks = [int(field) for field in fields[11:15]]
+        found[CPU_KINDS.get(name, "server")] = (
+            user + (ticks[0] + ticks[2]) / _CPU_TICKS,
+            system + (ticks[1] + ticks[3]) / _CPU_TICKS,
+        )
+    return found
+
+
+def cpu_used(before: Times, after: Times) -> dict[str, list[float]]:
+    """Return what was used in between."""
+    zero = (0.0, 0.0)
+    return {
+        kind: [round(late - early, 3) for late, early in zip(total, before.get(kind, zero), strict=True)]
+        for kind, total in sorted(after.items())
+    }
+
+
+def resident_bytes(pid: int) -> int:
+    """Memory of a process that is in use, where the system tells (Linux); 0 elsewhere, and for no process."""
+    try:
+        for line in Path(f"/proc/{pid}/status").read_text(encoding="ascii").splitlines():
+            if line.startswith("VmRSS:"):
+                return int(line.split()[1]) * 1024
+    except OSError:
+        pass
+    return 0
+
+
+def free_port() -> int:
+    """Return a port that nothing listens on."""
+    with socket.socket() as probe:
+        probe.bind((HOST, 0))
+        return int(probe.getsockname()[1])
