@@ -3,6 +3,8 @@
 import asyncio
 import itertools
 from collections import Counter
+from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import pytest
@@ -10,6 +12,9 @@ import pytest
 from server.ledger.batch_sender import BatchSender
 from tests.concurrency.crowd import Crowd, definite
 from tests.support.client import Answer, Client
+from tests.support.locks import inserts_held, somebody_waits
+from tests.support.service import Service
+from tests.support.waiting import until
 
 
 async def test_two_hundred_identical_requests_have_one_effect(crowd: Crowd) -> None:
@@ -75,43 +80,47 @@ async def test_a_crowd_under_one_key_costs_a_handful_of_batches(crowd: Crowd, mo
     assert next(sendings) <= 10 * len(crowd.clients)
 
 
-async def test_one_key_for_different_accounts(two: Crowd, caplog: pytest.LogCaptureFixture) -> None:
+async def meet(two: Crowd, database_url: str, transfers: Sequence[tuple[str, str, str, int]]) -> list[Answer]:
+    """Send transfers so that the batches of both instances have found the key free before either binds it."""
+    async with inserts_held(database_url):
+        answers = asyncio.create_task(two.all_at_once(transfers))
+        await until(partial(somebody_waits, database_url, 2))
+    return await answers
+
+
+async def test_one_key_for_different_accounts(
+    two: Crowd, instances: Sequence[Service], caplog: pytest.LogCaptureFixture
+) -> None:
     """
     Where two batches share a key but no account, no lock keeps them apart: the unique key does, and one of them wins.
     """
     for number in range(4):
         await two.first.fund(f"from-{number}", 1_000)
         await two.first.open(f"to-{number}")
-    seen = 0
-    for number in range(60):
-        answers = await two.all_at_once([(f"shared-{number}", f"from-{side}", f"to-{side}", 1) for side in range(4)])
+    for number in range(5):
+        orders = [(f"shared-{number}", f"from-{side}", f"to-{side}", 1) for side in range(4)]
+        answers = await meet(two, instances[0].database_url, orders)
         assert Counter(answer.status for answer in answers) == {201: 1, 422: 3}
-        seen += _conflicts(caplog)
-        if seen > 2 and number > 10:
-            break
-    assert seen, "no two batches ever met on the unique key"
+    assert _conflicts(caplog), "no two batches ever met on the unique key"
     await two.history.check()
 
 
-async def test_one_key_for_missing_accounts(two: Crowd, caplog: pytest.LogCaptureFixture) -> None:
+async def test_one_key_for_missing_accounts(
+    two: Crowd, instances: Sequence[Service], caplog: pytest.LogCaptureFixture
+) -> None:
     """Requests that name no account that exists lock nothing, and still bind their key once."""
-    seen = 0
-    for number in range(60):
-        answers = await two.all_at_once([(f"missing-{number}", f"no-{side}", "nobody", 1) for side in range(4)])
+    for number in range(5):
+        orders = [(f"missing-{number}", f"no-{side}", "nobody", 1) for side in range(4)]
+        answers = await meet(two, instances[0].database_url, orders)
         assert Counter(answer.status for answer in answers) == {404: 1, 422: 3}
-        again = await two.all_at_once([(f"missing-{number}", f"no-{side}", "nobody", 1) for side in range(4)])
+        again = await two.all_at_once(orders)
         assert Counter(answer.status for answer in again) == {404: 1, 422: 3}
-        seen += _conflicts(caplog)
-        if seen > 2 and number > 10:
-            break
-    assert seen, "no two batches ever met on the unique key"
+    assert _conflicts(caplog), "no two batches ever met on the unique key"
     await two.history.check()
 
 
 def _conflicts(caplog: pytest.LogCaptureFixture) -> int:
-    count = sum("UniqueViolationError" in record.getMessage() for record in caplog.records)
-    caplog.clear()
-    return count
+    return sum("UniqueViolationError" in record.getMessage() for record in caplog.records)
 
 
 async def test_bulk_and_single_with_the_same_keys(crowd: Crowd) -> None:

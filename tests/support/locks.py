@@ -20,10 +20,22 @@ async def held(database_url: str, *accounts: str) -> AsyncIterator[None]:
         await connection.close()
 
 
-async def somebody_waits(database_url: str) -> bool:
-    """Whether a session of the database waits for a lock."""
+@asynccontextmanager
+async def inserts_held(database_url: str) -> AsyncIterator[None]:
+    """Keep every posting just before it binds its keys, when it has looked whether they are bound."""
+    connection = await asyncpg.connect(database_url)
+    try:
+        async with connection.transaction():
+            await connection.execute("LOCK TABLE tallystick.transfers IN SHARE MODE")
+            yield
+    finally:
+        await connection.close()
+
+
+async def somebody_waits(database_url: str, sessions: int = 1) -> bool:
+    """Whether so many sessions of the database wait for a lock."""
     rows = await administer(
         database_url,
         "SELECT FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()",
     )
-    return bool(rows)
+    return len(rows) >= sessions
