@@ -7,6 +7,7 @@ All keys of a ledger share a slot (`keyspace.py`), so each command goes to one s
 import asyncio
 import logging
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
@@ -18,6 +19,7 @@ from redis.exceptions import RedisClusterException
 
 from server.store.redis import (
     CONNECT_SECONDS,
+    FLUSH_SECONDS,
     Redis,
     RedisAwayError,
     RedisElsewhereError,
@@ -70,8 +72,8 @@ class ClusterClient:
         self._servers: dict[tuple[str, int], RedisServer] = {}
         self._slots: dict[int, RedisServer] = {}
         self._reader: asyncio.Task[None] | None = None
-        # Set when the topology has to be read again.
-        self._outdated = asyncio.Event()
+        # Set when the topology has been read once, or could not be; and when it has to be read again.
+        self._was_read, self._outdated = asyncio.Event(), asyncio.Event()
         # Whether the last reading of the topology failed.
         self._lost = False
         self._moving = asyncio.Lock()
@@ -91,16 +93,21 @@ class ClusterClient:
         Send a command to the server that is known to have the slot of *key*, and to no other.
 
         Raises:
-            RedisAwayError: That server does not answer or refuses, or none is known yet.
+            RedisAwayError: That server does not answer or refuses, or none is known in time.
             RedisElsewhereError: The slot has moved or is being moved.
         """
         if self._reader is None:
             self._reader = asyncio.get_running_loop().create_task(self._keep_reading())
         try:
+            if not self._was_read.is_set():
+                async with asyncio.timeout(self._flush_seconds or FLUSH_SECONDS):
+                    await self._was_read.wait()
             server = self._slots.get(key_slot(key))
             if server is None:
                 raise RedisRefusedError
             return await server.submit(key, command)
+        except TimeoutError:
+            raise RedisAwayError from None
         except RedisAwayError:
             self._outdated.set()
             raise
@@ -108,18 +115,12 @@ class ClusterClient:
     async def invalidate(
         self, versions: Mapping[bytes, int], replays: Mapping[bytes, bytes], *, run: bytes, replay_seconds: int
     ) -> None:
-        """Do what `Redis.invalidate` says with one command, or with one for each key when the slot moves."""
+        """Do what `Redis.invalidate` says, but for the replays when the slot moves: retries then reach Postgres."""
         command = invalidate_command(versions, replays, run, replay_seconds)
         try:
             await send_until_answered(lambda: self.submit(next(iter((*versions, *replays))), command))
         except RedisElsewhereError:
-            removals = [
-                invalidate_command({key: version}, {}, run, replay_seconds) for key, version in versions.items()
-            ]
-            await self._find_and_send(removals)
-            # Only now: what replays tell callers must not be newer than a snapshot.
-            stored = [invalidate_command({}, {key: replay}, run, replay_seconds) for key, replay in replays.items()]
-            await self._find_and_send(stored)
+            await self._find_and_invalidate(versions, run)
 
     async def close(self) -> None:
         """Answer what waits, then close the connections."""
@@ -129,32 +130,26 @@ class ClusterClient:
         for server in self._servers.values():
             await server.close()
 
-    async def _find_and_send(self, commands: list[Command]) -> None:
+    async def _find_and_invalidate(self, versions: Mapping[bytes, int], run: bytes) -> None:
         """
-        Let redis-py send commands with one key each, one after the other, and follow keys that move.
+        Invalidate key by key, and let redis-py follow the keys that move.
 
         Raises:
-            RedisAwayError: Not all of them were answered.
+            RedisAwayError: Not all of it was done.
         """
-        if not commands:
-            return
-        failed: Exception | None = None
-        try:
+        done = 0
+        # Any error: redis-py does not check what the servers answer, and knows no server that gets its first slot.
+        with suppress(Exception):
             # redis-py sends ASKING and the command over the same connection only while nobody else uses the client
             # and it has no other connection.
             async with asyncio.timeout(MOVING_SECONDS), self._moving, self._redis_py(*self._servers) as cluster:
-                for command in commands:
-                    try:
-                        await cluster.execute_command(*with_text(command))
-                    except Exception as error:
-                        # Also AttributeError: redis-py does not know a server that is getting its first slot. The
-                        # other keys may be where they are read.
-                        failed = error
-        except Exception as error:
-            failed = error
-        if failed is not None:
-            log.debug("keys of a moving slot could not be invalidated: %s", type(failed).__name__)
-            raise RedisAwayError from failed
+                for key, version in versions.items():
+                    # The next key may be where it is read, wherever this one is.
+                    with suppress(Exception):
+                        await cluster.execute_command(*with_text(invalidate_command({key: version}, {}, run, 0)))
+                        done += 1
+        if done < len(versions):
+            raise RedisAwayError
 
     def _redis_py(self, *places: tuple[str, int]) -> RedisCluster:
         """
@@ -190,6 +185,7 @@ class ClusterClient:
                     log.warning("the topology of the Redis cluster could not be read: %s", type(error).__name__)
                 self._lost = True
                 self._outdated.set()
+            self._was_read.set()
             await asyncio.sleep(TOPOLOGY_SECONDS)
             await self._outdated.wait()
 

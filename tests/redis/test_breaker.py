@@ -36,6 +36,16 @@ async def back(client: RedisServer) -> None:
     assert await client.submit(b"", ("SET", "back", "1")) == b"OK"
 
 
+async def probed_in_vain(valkey: OwnValkey) -> None:
+    """Return when the server has refused two more probes."""
+
+    def refusals() -> int:
+        return int(valkey.ask("INFO", "commandstats").get("cmdstat_set", {}).get("rejected_calls", 0))
+
+    before = refusals()
+    await until(lambda: refusals() >= before + 2)
+
+
 async def test_refused(valkey: OwnValkey, client: RedisServer) -> None:
     """Gone and back."""
     assert await client.submit(b"", ("PING",)) == b"PONG"
@@ -110,8 +120,8 @@ async def test_out_of_memory(valkey: OwnValkey, client: RedisServer) -> None:
     valkey.ask("CONFIG", "SET", "maxmemory", "1")
     store = script("invalidate").call([b"replay"], 0, RUN, 60, b"answer")
     await refused(client, store)
-    await asyncio.sleep(1.0)
     # It answers PING, and is still of no use.
+    await probed_in_vain(valkey)
     assert client.away
     valkey.ask("CONFIG", "SET", "maxmemory", "0")
     await back(client)
@@ -126,7 +136,7 @@ async def test_read_only(valkey: OwnValkey, client: RedisServer, folder: Path) -
         valkey.ask("REPLICAOF", "127.0.0.1", primary.port)
         await until(lambda: b"link_status:up" in _replication(valkey))
         await refused(client, script("invalidate").call([b"replay"], 0, RUN, 60, b"answer"))
-        await asyncio.sleep(0.6)
+        await probed_in_vain(valkey)
         assert client.away
         valkey.ask("REPLICAOF", "NO", "ONE")
         await back(client)

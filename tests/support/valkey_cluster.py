@@ -15,17 +15,20 @@ SLOTS = 16_384
 
 class OwnCluster:
     """
-    Three primaries, and a replica of the first when asked for.
+    Three primaries, and when asked for a replica of the first, or a primary without slots.
 
     Args:
         folder: For their sockets, logs and topologies.
 
         replica: Whether the first has one.
+
+        spare: Whether there is a primary without slots.
     """
 
-    def __init__(self, folder: Path, *, replica: bool = False) -> None:
+    def __init__(self, folder: Path, *, replica: bool = False, spare: bool = False) -> None:
+        self._replica = replica
         self.nodes: list[OwnValkey] = []
-        for number in range(4 if replica else 3):
+        for number in range(4 if replica or spare else 3):
             place = folder / str(number)
             place.mkdir()
             self.nodes.append(
@@ -53,7 +56,7 @@ class OwnCluster:
         for node in self.nodes[1:]:
             node.ask("CLUSTER", "MEET", "127.0.0.1", self.nodes[0].port, self.nodes[0].cluster_port)
         await until(lambda: all(self._agrees(node) for node in self.nodes), 30)
-        for node in self.nodes[3:]:
+        for node in self.nodes[3:] if self._replica else ():
             node.ask("CLUSTER", "REPLICATE", self.id_of(self.nodes[0]))
             await until(lambda node=node: node.ask("INFO", "replication").get("master_link_status") == "up", 30)
 
