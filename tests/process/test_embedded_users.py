@@ -19,6 +19,7 @@ from server.process.embedded.account import OWN_UIDS
 from tests.process.embedded_helpers import open_place, psql, valkey
 from tests.process.embedded_parent import ROOT, installed_packages
 from tests.process.users import DEFAULT_CONTAINER, NAMELESS, NOBODY, needs_root, root_with, user
+from tests.support.folders import server_folder
 
 END_SECONDS = 60.0
 # What a checkout with its .venv has of its own here; other packages are read where they are.
@@ -60,8 +61,8 @@ class Person(NamedTuple):
         return out
 
     @contextlib.contextmanager
-    def serving(self) -> Iterator[str]:
-        """`tallystick serve`, from its welcome to its end; gives its address."""
+    def serving(self) -> Iterator[tuple[str, str]]:
+        """`tallystick serve`, from its welcome to its end; gives its address and the key of the demo ledger."""
         child = self.start("serve", "--port", "0")
         try:
             assert child.stdout is not None
@@ -72,7 +73,8 @@ class Person(NamedTuple):
                     break
             else:
                 raise AssertionError(child.communicate(timeout=END_SECONDS)[1])
-            yield re.findall(r"serves at (\S+)", "".join(welcome))[0]
+            text = "".join(welcome)
+            yield re.findall(r"serves at (\S+)", text)[0], re.findall(r"KEY=(\S+)", text)[0]
             child.send_signal(signal.SIGTERM)
             _, err = child.communicate(timeout=END_SECONDS)
             assert child.returncode == 0, err
@@ -84,7 +86,11 @@ class Person(NamedTuple):
 @pytest.fixture(scope="module")
 def checkout() -> Iterator[Path]:
     """A checkout with programs of its own, in a folder that only its owner may enter."""
-    with open_place() as path:
+    with contextlib.ExitStack() as stack:
+        path = stack.enter_context(server_folder("tallystick-test-"))
+        if os.statvfs(path).f_flag & os.ST_NOEXEC:
+            # Programs are run from it, which this system forbids for files in memory.
+            path = stack.enter_context(open_place())
         folder = path / "checkout"
         folder.mkdir()
         for name in ("server", "sql"):
@@ -128,9 +134,8 @@ def give(folder: Path, uid: int, gid: int) -> None:
 def test_a_new_user_gets_a_ledger(person: Person) -> None:
     """In a folder that is closed to others, the schema is made, a key is made, and the service is ready."""
     assert person.run("migrate").startswith("applied migration 0001_")
-    with person.serving() as url:
-        assert status(url, "/readyz") == 200
-        assert person.run("keys", "create", "--ledger", "books", "--role", "admin").startswith("tsk_")
+    with person.serving() as (url, key):
+        assert status(url, "/readyz", key) == status(url, "/v1/accounts", key) == 200
         assert person.run("audit").splitlines()[-1].endswith(": clean")
         data = person.checkout / "data"
         pid = int((data / "postgres/postmaster.pid").read_text().split()[0])
@@ -142,9 +147,9 @@ def test_a_new_user_gets_a_ledger(person: Person) -> None:
         assert "programs.new" not in os.listdir(data)
 
 
-def status(url: str, path: str) -> int:
+def status(url: str, path: str, key: str) -> int:
     with contextlib.closing(http.client.HTTPConnection(url.removeprefix("http://"), timeout=END_SECONDS)) as connection:
-        connection.request("GET", path)
+        connection.request("GET", path, headers={"Authorization": f"Bearer {key}"})
         return connection.getresponse().status
 
 

@@ -1,15 +1,18 @@
 """What workers report arrives whole, and adds up whoever ends meanwhile."""
 
+import asyncio
 import socket
 from collections.abc import Iterator
 
 from prometheus_client.parser import text_string_to_metric_families
 
 from server.process.channel import Channel, Counted, ToSupervisor, ToWorker, Value
-from server.process.reporting import VALUES_MAX, Reporter
+from server.process.reporting import VALUES_MAX, Reporter, report
 from server.process.scrape import text
 from server.process.totals import Counts, Totals
 from server.telemetry.metrics import Metric, Sample
+from tests.support.service import Service
+from tests.support.waiting import until
 
 METRICS = {
     "tests_made_total": Metric("counter", "Made.", ("by",)),
@@ -76,6 +79,38 @@ def samples(number: int) -> Iterator[Sample]:
     """More of them than one message holds."""
     for code in range(2 * VALUES_MAX):
         yield Sample("tallystick_problems_total", (f"code_{code}",), number)
+
+
+async def test_the_last_report(service: Service) -> None:
+    """What a worker has counted since its last report is in one more, when it ends."""
+    assert service.app is not None
+    left, right = socket.socketpair()
+    worker: Channel[ToWorker] = Channel(left, ToWorker)
+    supervisor: Channel[ToSupervisor] = Channel(right, ToSupervisor)
+    counts = Counts()
+
+    def handle(message: ToSupervisor) -> None:
+        assert isinstance(message, Counted)
+        counts.update(message)
+
+    def answered() -> float:
+        name, labels = "tallystick_request_duration_seconds", ("GET", "/livez", "200")
+        return sum(counts.values.get((name, labels), (0,))[:-1])
+
+    supervisor.listen(handle, lambda: None)
+    async with service.session.get(f"{service.url}/livez"):
+        reporting = asyncio.create_task(report(service.app, worker))
+        await until(lambda: answered() > 0)
+    before = answered()
+    for _ in range(3):
+        async with service.session.get(f"{service.url}/livez") as response:
+            assert response.status == 200
+    reporting.cancel()
+    await asyncio.gather(reporting, return_exceptions=True)
+    supervisor.read_all()
+    assert answered() == before + 3
+    worker.close()
+    supervisor.close()
 
 
 async def test_a_supervisor_that_does_not_listen() -> None:

@@ -164,10 +164,12 @@ async def test_numbers_outlive_workers(server: ServerProcess) -> None:
     assert found[restarts] == first[restarts] + 1
     assert found[Series("tallystick_workers", (("state", "serving"),))] == 1
     assert found[Series("tallystick_workers", (("state", "draining"),))] == 0
+    # By a worker that is about to end.
+    await opened(server, token, "carol")
     server.kill(signal.SIGHUP)
     await until(lambda: "workers were swapped" in server.log_text())
-    await opened(server, token, "carol")
-    found = await until_counted(server, counted + 3)
+    await opened(server, token, "dave")
+    found = await until_counted(server, counted + 4)
     assert sum(value for name, value in _flat(found).items() if name == "tallystick_pool_connections") <= 8
     build = [value for name, value in _flat(found).items() if name == "tallystick_build_info"]
     assert build == [1]
