@@ -2,12 +2,14 @@
 
 import asyncio
 from collections import Counter
+from functools import partial
 
 import pytest
 
 from tests.support.client import Client
 from tests.support.locks import held, somebody_waits
 from tests.support.service import in_process
+from tests.support.waiting import until
 
 # Changes that may wait, and more than that.
 WAITERS = 20
@@ -26,8 +28,7 @@ async def test_changes_of_a_locked_account_leave_room_for_transfers(
         await client.open("alice")
         async with held(database_url, "alice"):
             crowd = [asyncio.create_task(change(client)) for _ in range(CROWD)]
-            while not await somebody_waits(database_url):  # noqa: ASYNC110 -- another program's wait sets no event here
-                await asyncio.sleep(0.005)
+            await until(partial(somebody_waits, database_url))
             statuses = [(await client.transfer("carol", "bob", 1)).status for _ in range(5)]
             assert statuses == [201] * 5
             done, _ = await asyncio.wait(crowd, return_when=asyncio.ALL_COMPLETED)

@@ -25,7 +25,7 @@ from tests.support.service import ServerProcess, Service, make_key
 
 # The seed is fixed; what failed is found again by running again, so nothing is kept between runs.
 SETTINGS = settings(
-    max_examples=50,
+    max_examples=150,
     stateful_step_count=40,
     derandomize=True,
     database=None,
