@@ -69,7 +69,7 @@ class Driver:
         # Numbers and instants of requests that are due and found no free connection.
         self._waiting: deque[tuple[int, float]] = deque()
         self._under_way = 0
-        self._began = 0.0
+        self._began = self._settled = 0.0
         self._closed_loop = False
         # Whether nothing is sent any more.
         self._over = False
@@ -97,6 +97,7 @@ class Driver:
         arrivals = random.Random(seed)
         self._closed_loop = rate is None
         self._began = began = clock()
+        self._settled = began + self._results.settling_seconds
         end = began + seconds
         due = end if rate is None else began + arrivals.expovariate(rate)
         if rate is None:
@@ -115,8 +116,11 @@ class Driver:
                 next_tick += 1
                 if tick is not None:
                     tick()
-            await asyncio.sleep(TICK_SECONDS if due > now else 0)
+            # Callers that wait for their answers are not waited for.
+            await asyncio.sleep(min(1.0, end - now) if rate is None else TICK_SECONDS if due > now else 0)
             now = clock()
+        if self._closed_loop:
+            self._results.due = self._number
         self._closed_loop = False
         self._over = True
         self._results.seconds = clock() - began
@@ -156,48 +160,51 @@ class Driver:
     def _send_next(self, connection: _Line, now: float) -> None:
         number = self._number
         self._number += 1
-        self._results.due += 1
         self._under_way += 1
         connection.send(self._make(number, connection.key), number, now)
 
-    def _answered(self, connection: Connection, status: int, head: bytes, _body: bytes) -> None:
+    def _answered(self, connection: Connection, status: int, received: bytes, end: int) -> None:
         assert isinstance(connection, _Line)
         results = self._results
         now = time.perf_counter()
         taken = now - connection.due
-        number = connection.tag
-        self._under_way -= 1
         results.statuses[status] += 1
         if 200 <= status < 300:
-            results.note(number, ANSWERED)
-            if taken <= self._patience_seconds:
+            fate = ANSWERED
+            if taken > self._patience_seconds:
+                results.late += 1
+            else:
                 results.good += 1
                 if self._over:
                     results.drained += 1
                 else:
-                    results.early += now < self._began + results.settling_seconds
-                    results.good_by_second[int(now - self._began)] += 1
                     results.latencies.append(taken)
-            else:
-                results.late += 1
-        elif status in REFUSALS:
-            results.note(number, REFUSED)
-            results.refused += 1
-            results.retry_after[retry_after_of(head)] += 1
-            results.refusal_latencies.append(taken)
+                    results.early += now < self._settled
         else:
-            results.note(number, UNKNOWN)
-            if status == BROKEN:
-                results.broken += 1
-            else:
-                results.failed += 1
+            fate = self._note_refusal(status, taken, received[:end])
+        if results.fates:
+            results.note(connection.tag, fate, now - self._began)
+        if self._closed_loop and connection.transport is not None:
+            number = self._number
+            self._number = number + 1
+            connection.send(self._make(number, connection.key), number, now)
+            return
+        self._under_way -= 1
         if connection.transport is not None:
-            if self._closed_loop:
-                self._send_next(connection, now)
-                return
             self._idle.append(connection)
             if self._waiting:
                 self._serve(now)
+
+    def _note_refusal(self, status: int, taken: float, head: bytes) -> int:
+        results = self._results
+        if status in REFUSALS:
+            results.refused += 1
+            results.retry_after[retry_after_of(head)] += 1
+            results.refusal_latencies.append(taken)
+            return REFUSED
+        results.broken += status == BROKEN
+        results.failed += status != BROKEN
+        return UNKNOWN
 
     def _ended(self, connection: Connection) -> None:
         assert isinstance(connection, _Line)

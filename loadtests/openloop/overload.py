@@ -192,7 +192,7 @@ class Curve:
         )
         if name == "after":
             wanted = 0.95 * found.offered
-            back = (second for second, good in sorted(results.good_by_second.items()) if good >= wanted)
+            back = (second for second, good in sorted(results.answered_by_second.items()) if good >= wanted)
             self._screen.say(f"back to 95 % in second {next(back, None)} after the flood")
         await self._check(target, run, results)
         return found

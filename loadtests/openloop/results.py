@@ -89,16 +89,17 @@ class Results:
         self.gave_up = 0
         self.retry_after: Counter[int] = Counter()
         self.statuses: Counter[int] = Counter()
-        # Good answers by whole second since the start, of when they came.
-        self.good_by_second: Counter[int] = Counter()
+        # Answers by whole second since the start, of when they came, where requests are noted by number.
+        self.answered_by_second: Counter[int] = Counter()
         self.latencies = array("d")
         self.refusal_latencies = array("d")
         self.lags = array("d")
 
-    def note(self, number: int, fate: int) -> None:
-        """Note what became of a request."""
+    def note(self, number: int, fate: int, second: float) -> None:
+        """Note what became of a request, and when since the start."""
         if number < len(self.fates):
             self.fates[number] = fate
+        self.answered_by_second[int(second)] += fate == ANSWERED
 
     def dump(self) -> dict[str, Any]:
         """Return what another process adds to its own with `add`."""

@@ -172,7 +172,7 @@ async def test_a_curve_of_a_real_server(database_url: str, monkeypatch: pytest.M
 async def test_a_curve_catches_lies(database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Told that refusals were answers, it misses them in the ledger."""
     note = Results.note
-    monkeypatch.setattr(Results, "note", lambda self, number, fate: note(self, number, REFUSED))
+    monkeypatch.setattr(Results, "note", lambda self, number, _, second: note(self, number, REFUSED, second))
     async with curve(database_url, monkeypatch) as measured:
         await measured.measure()
         assert measured.lies
