@@ -2,7 +2,8 @@
 The client of the ledger's HTTP API.
 
 A `Connection` carries one request at a time, in as few steps as there can be; the generator drives thousands of them.
-A `Client` keeps some of them and repeats what may be repeated, under the same key. Only the standard library is used.
+A `Client` keeps some of them and repeats what may be repeated, under the same key.
+Beside this folder it needs the standard library only: it also runs where the users of locust do.
 """
 
 import asyncio
@@ -15,6 +16,8 @@ from functools import cached_property
 from types import TracebackType
 from typing import Any, NamedTuple, Self, cast
 from urllib.parse import quote, urlsplit
+
+from loadtests.history.recorder import NOT_NOW
 
 # One request: above the server's own deadlines, so that its answer and not our impatience decides.
 REQUEST_SECONDS_MAX = 30.0
@@ -32,7 +35,6 @@ ACCOUNTS_BULK_MAX = 1_000
 PAGES_MAX = 100_000
 # Bytes of a head that is no answer of ours.
 HEAD_MAX_BYTES = 64 * 1024
-NOT_NOW = (408, 429, 503)
 # 409, but about another request that still runs: the contract has the caller ask again.
 IN_USE = "idempotency_key_in_use"
 # Told instead of a status where there was no answer.

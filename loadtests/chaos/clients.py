@@ -7,7 +7,7 @@ import random
 from collections.abc import Awaitable, Callable
 
 from loadtests.chaos.rig import LEDGERS, Rig
-from loadtests.chaos.sending import Answer, Sender
+from loadtests.chaos.sending import Answer, Sender, Traffic
 from loadtests.client import Client as Caller
 
 CURRENCY = "EUR"
@@ -48,7 +48,7 @@ async def open_accounts(rig: Rig) -> None:
             await caller.open_accounts([HOT, *ACCOUNTS], CURRENCY, floor=0)
 
 
-class Client:
+class Client(Sender):
     """
     One client: its own name, its own choices, one thing at a time.
 
@@ -56,21 +56,18 @@ class Client:
         name: Also the beginning of its keys; the same in both ledgers, as keys may be.
     """
 
-    def __init__(self, sender: Sender, ledger: str, name: str, seed: str) -> None:
-        self.process = f"{ledger}/{name}"
-        self._sender = sender
-        self._ledger = ledger
+    def __init__(self, traffic: Traffic, ledger: str, name: str, seed: str) -> None:
+        super().__init__(traffic, ledger, f"{ledger}/{name}")
         self._name = name
         self._dice = random.Random(f"{seed} {self.process}")
         self._numbers = itertools.count(1)
-        self._counts = sender.rig.counts
 
     async def run(self) -> None:
         """Do what its name says, over and over, until all are told to stop."""
         role = self._name.partition("-")[0]
         act: Callable[[], Awaitable[None]] = getattr(self, role)
         think = READER_THINK_SECONDS if role == "read" else THINK_SECONDS
-        while not self._sender.stopped:
+        while not self._traffic.stopped:
             await act()
             await asyncio.sleep(self._dice.uniform(0, 2 * think))
 
@@ -83,17 +80,16 @@ class Client:
         """Move money between two accounts; some have none."""
         key, body, _ = await self._pay(*self._pair(), self._amount())
         if self._dice.random() < AGAIN_SHARE:
-            await self._sender.insist(self.process, self._ledger, key, body, again=True)
+            await self.insist(key, body, again=True)
 
     async def storm(self) -> None:
         """Send one payment several times at once, through both servers; then until it is known."""
         key = self._key()
         body = _body(key, *self._pair(), self._amount())
-        send = self._sender.transfer
-        answers = await asyncio.gather(*(send(self.process, self._ledger, key, body, n % 2) for n in range(STORM)))
+        answers = await asyncio.gather(*(self.transfer(key, body, number % 2) for number in range(STORM)))
         if sum(answer.known for answer in answers) > 1:
             self._counts["one request answered several times at once"] += 1
-        await self._sender.insist(self.process, self._ledger, key, body, again=True)
+        await self.insist(key, body, again=True)
 
     async def hot(self) -> None:
         """Pay into or out of the account that everybody uses, which must not go below its floor."""
@@ -106,14 +102,14 @@ class Client:
         key, body, answer = await self._pay(*self._pair(), TOO_MUCH)
         if answer.status == 409:
             self._counts["refused for want of funds"] += 1
-            await self._sender.insist(self.process, self._ledger, key, body, again=True)
+            await self.insist(key, body, again=True)
 
     async def confuse(self) -> None:
         """Use a key again by mistake for something else."""
         pair = self._pair()
         key, _, _ = await self._pay(*pair, self._amount())
         other = _body(key, *pair, AMOUNT_MAX + self._amount())
-        if (await self._sender.transfer(self.process, self._ledger, key, other)).status == 422:
+        if (await self.transfer(key, other)).status == 422:
             self._counts["key refused for another request"] += 1
 
     async def bulk(self) -> None:
@@ -128,17 +124,17 @@ class Client:
 
     async def read(self) -> None:
         """Read an account through either server."""
-        await self._sender.read(self.process, self._ledger, self._dice.choice(READ))
+        await self.read_account(self._dice.choice(READ))
 
     async def statement(self) -> None:
         """Read a statement or the list of accounts."""
         path = self._dice.choice((f"/v1/accounts/{HOT}/entries?limit=20", "/v1/accounts?limit=20"))
-        await self._sender.list_some(self.process, self._ledger, path)
+        await self.list_some(path)
 
     async def _pay(self, source: str, destination: str, amount: int) -> tuple[str, str, Answer]:
         key = self._key()
         body = _body(key, source, destination, amount)
-        return key, body, await self._sender.insist(self.process, self._ledger, key, body)
+        return key, body, await self.insist(key, body)
 
     async def _bulk(self, *, atomic: bool) -> list[Answer]:
         items = []
@@ -147,9 +143,9 @@ class Client:
             # Some of an atomic set cannot be paid, so the others are not.
             amount = TOO_MUCH if self._dice.random() < UNPAYABLE_SHARE else self._amount()
             items.append((key, _body(key, *self._pair(), amount)))
-        answers = await self._sender.insist_bulk(self.process, self._ledger, items, atomic=atomic)
+        answers = await self.insist_bulk(items, atomic=atomic)
         if self._dice.random() < AGAIN_SHARE:
-            await self._sender.insist_bulk(self.process, self._ledger, items, atomic=atomic)
+            await self.insist_bulk(items, atomic=atomic)
         return answers
 
     def _key(self) -> str:
@@ -169,10 +165,10 @@ def _body(key: str, source: str, destination: str, amount: int) -> str:
     return json.dumps(fields)
 
 
-def make_clients(sender: Sender, seed: int) -> list[Client]:
+def make_clients(traffic: Traffic, seed: int) -> list[Client]:
     """Return all clients."""
     clients = []
     for ledger, share in zip(LEDGERS, (1, 4), strict=True):
         for role, count in ROLES.items():
-            clients += [Client(sender, ledger, f"{role}-{n}", str(seed)) for n in range(max(1, count // share))]
+            clients += [Client(traffic, ledger, f"{role}-{n}", str(seed)) for n in range(max(1, count // share))]
     return clients

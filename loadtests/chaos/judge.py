@@ -11,7 +11,7 @@ from loadtests.chaos.nemesis import BOUNDED_STARTED, BOUNDED_STOPPED
 from loadtests.history.checks import check
 from loadtests.history.model import History, Operation, load
 from loadtests.history.reads import Newest
-from loadtests.history.recorder import FAIL, OK
+from loadtests.history.recorder import FAIL, NOT_NOW, OK
 from loadtests.history.verdict import CHECKS, Verdict
 
 # A snapshot lives 10 s, from when the lease was taken under which it was read.
@@ -59,7 +59,7 @@ def _came_of(operation: Operation) -> str:
     if operation.outcome == OK:
         return "replayed" if operation.replayed else "ok"
     if operation.outcome == FAIL:
-        return "not now" if operation.status in (408, 429, 503) else "refused"
+        return "not now" if operation.status in NOT_NOW else "refused"
     return "unknown" if operation.status else "no answer"
 
 

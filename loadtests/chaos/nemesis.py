@@ -9,7 +9,7 @@ from contextlib import AsyncExitStack
 from loadtests.chaos.faults import injected
 from loadtests.chaos.plan import GAP_SECONDS, KINDS, QUIET_SECONDS, STAGGER_SECONDS, Phase, Step
 from loadtests.chaos.rig import DATABASE, POOL, SERVERS, WORKERS, Rig
-from loadtests.chaos.sending import Sender
+from loadtests.chaos.sending import Traffic
 from loadtests.history.recorder import FAULTS_STARTED, FAULTS_STOPPED
 
 # Marks between which, and a snapshot's life after which, reads may be too old.
@@ -33,7 +33,7 @@ class Nemesis:
     Args:
         rig: What it is done to.
 
-        sender: Of the clients that must be answered afterwards.
+        traffic: Of the clients that must be answered afterwards.
 
         clients: Their names.
 
@@ -45,18 +45,18 @@ class Nemesis:
         skipped: Steps for which no time was left.
     """
 
-    def __init__(self, rig: Rig, sender: Sender, clients: list[str], say: Callable[[str], None]) -> None:
+    def __init__(self, rig: Rig, traffic: Traffic, clients: list[str], say: Callable[[str], None]) -> None:
         self.done: Counter[str] = Counter()
         self.skipped = 0
         self._rig = rig
-        self._sender = sender
+        self._traffic = traffic
         self._clients = clients
         self._say = say
 
     async def run(self, phases: list[Phase]) -> None:
         """Go through the phases; each ends with everything healed."""
         began = time.monotonic()
-        recorder = self._sender.recorder
+        recorder = self._traffic.recorder
         await _until(began + phases[0].steps[0].at if phases[0].steps else began)
         await self._measure()
         for phase in phases:
@@ -76,7 +76,7 @@ class Nemesis:
 
     async def _do(self, step: Step) -> None:
         """Inject the faults one by one, hold them, heal them one by one, and wait until clients are answered again."""
-        recorder = self._sender.recorder
+        recorder = self._traffic.recorder
         if step.bounded:
             recorder.mark(BOUNDED_STARTED)
         stacks: list[AsyncExitStack] = []
@@ -113,11 +113,11 @@ class Nemesis:
                 )
                 return
             await asyncio.sleep(POLL_SECONDS)
-            waiting = [name for name in waiting if self._sender.answered.get(name, 0.0) < healed]
+            waiting = [name for name in waiting if self._traffic.answered.get(name, 0.0) < healed]
 
     async def _measure(self) -> None:
         """Note the sizes that must be back in the end."""
-        recorder = self._sender.recorder
+        recorder = self._traffic.recorder
         for server in self._rig.servers:
             recorder.gauge(f"rss_bytes of server {server.name}", server.resident_bytes(), MEMORY_GROWTH_MAX)
         rows = await self._rig.postgres.ask(DATABASE, SESSIONS)

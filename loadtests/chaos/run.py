@@ -15,7 +15,7 @@ from loadtests.chaos.judge import judge
 from loadtests.chaos.nemesis import Nemesis
 from loadtests.chaos.plan import Phase, plan
 from loadtests.chaos.rig import LEDGERS, Rig, running
-from loadtests.chaos.sending import HISTORY_BYTES_MAX, INSIST_SECONDS_MAX, Sender
+from loadtests.chaos.sending import HISTORY_BYTES_MAX, INSIST_SECONDS_MAX, Traffic
 from loadtests.client import Client as Caller
 from loadtests.history.recorder import Recorder
 
@@ -86,34 +86,34 @@ async def run(options: Options, say: Callable[[str], None] = print, front: Front
 async def _traffic(rig: Rig, options: Options, phases: list[Phase], say: Callable[[str], None]) -> Nemesis:
     """Let the clients run while the plan is carried out; return when all of them have ended."""
     with Recorder(options.folder / "history.jsonl", bytes_max=HISTORY_BYTES_MAX) as recorder:
-        sender = Sender(rig, recorder, options.seed)
+        traffic = Traffic(rig, recorder, options.seed)
         try:
             for ledger in LEDGERS:
-                await Client(sender, ledger, "fund-0", str(options.seed)).fund()
-            clients = make_clients(sender, options.seed)
-            nemesis = Nemesis(rig, sender, [client.process for client in clients], say)
-            async with asyncio.TaskGroup() as group, _progress(sender, say):
+                await Client(traffic, ledger, "fund-0", str(options.seed)).fund()
+            clients = make_clients(traffic, options.seed)
+            nemesis = Nemesis(rig, traffic, [client.process for client in clients], say)
+            async with asyncio.TaskGroup() as group, _progress(traffic, say):
                 running_clients = [group.create_task(client.run()) for client in clients]
                 await nemesis.run(phases)
-                sender.stopped = True
+                traffic.stopped = True
                 async with asyncio.timeout(INSIST_SECONDS_MAX + MARGIN_SECONDS):
                     await asyncio.gather(*running_clients)
         finally:
-            await sender.close()
+            await traffic.close()
     return nemesis
 
 
 @asynccontextmanager
-async def _progress(sender: Sender, say: Callable[[str], None]) -> AsyncIterator[None]:
+async def _progress(traffic: Traffic, say: Callable[[str], None]) -> AsyncIterator[None]:
     """Say now and then how far the clients are."""
 
     async def tell() -> None:
-        before = sender.recorder.operations
+        before = traffic.recorder.operations
         while True:
             await asyncio.sleep(PROGRESS_SECONDS)
-            now = sender.recorder.operations
+            now = traffic.recorder.operations
             rate = (now - before) / PROGRESS_SECONDS
-            lost = sender.rig.counts["answer lost"]
+            lost = traffic.rig.counts["answer lost"]
             say(f"          {now:,} operations, {rate:,.0f}/s; {lost:,} answers lost")
             before = now
 

@@ -9,8 +9,8 @@ from urllib.parse import quote
 
 from loadtests.chaos.plan import POSTGRES, REDIS
 from loadtests.chaos.rig import LEDGERS, Rig
-from loadtests.client import NOT_NOW, Client, NoAnswer
-from loadtests.history.recorder import FAIL, OK, UNKNOWN, Recorder, outcome_of
+from loadtests.client import Client, NoAnswer
+from loadtests.history.recorder import FAIL, UNKNOWN, Recorder, is_settled, outcome_of
 
 TRANSFERS = "/v1/transfers"
 BULK = f"{TRANSFERS}/bulk"
@@ -31,41 +31,26 @@ CONNECTIONS_MAX = 1_000
 HISTORY_BYTES_MAX = 2 * 1024**3
 
 
-class Request(NamedTuple):
-    """What is sent, by whom, in which ledger."""
-
-    process: str
-    ledger: str
-    path: str
-    key: str = ""
-    body: str = ""
-
-
 class Answer(NamedTuple):
     """What came back; status 0 is no answer."""
 
     status: int
-    body: str
+    response: str
     replayed: bool
     outcome: str
 
     @property
     def known(self) -> bool:
         """Whether the same request will never be answered otherwise."""
-        return self.outcome == OK or (self.outcome == FAIL and self.status not in NOT_NOW)
-
-    @property
-    def good(self) -> bool:
-        """Whether the service works."""
-        return self.status != 0 and self.status < 500 and self.status != 429
+        return is_settled(self.status, self.outcome)
 
 
 LOST = Answer(0, "", False, UNKNOWN)
 
 
-class Sender:
+class Traffic:
     """
-    Sends for all clients.
+    What all clients share.
 
     Args:
         rig: What they send to.
@@ -83,52 +68,57 @@ class Sender:
         self.recorder = recorder
         self.answered: dict[str, float] = {}
         self.stopped = False
-        self._clients = {
+        self.dice = random.Random(seed)
+        self.callers = {
             ledger: [Client(url, rig.keys[ledger], CONNECTIONS_MAX) for url in rig.urls] for ledger in LEDGERS
         }
-        self._dice = random.Random(seed)
 
-    async def transfer(self, process: str, ledger: str, key: str, body: str, server: int | None = None) -> Answer:
+    async def close(self) -> None:
+        """End all connections."""
+        for callers in self.callers.values():
+            for caller in callers:
+                await caller.close()
+
+
+class Sender:
+    """Sends for one client in one ledger."""
+
+    def __init__(self, traffic: Traffic, ledger: str, process: str) -> None:
+        self.process = process
+        self._traffic = traffic
+        self._ledger = ledger
+        self._rig = traffic.rig
+        self._counts = traffic.rig.counts
+        self._recorder = traffic.recorder
+
+    async def transfer(self, key: str, body: str, server: int | None = None) -> Answer:
         """Send a transfer once."""
-        return await self._ask("transfer", Request(process, ledger, TRANSFERS, key, body), server)
+        return await self._ask("transfer", TRANSFERS, key, body, server)
 
-    async def read(self, process: str, ledger: str, account: str) -> Answer:
+    async def read_account(self, account: str) -> Answer:
         """Read an account through either server."""
-        away = self.rig.away[REDIS] > 0
-        answer = await self._ask("read", Request(process, ledger, f"/v1/accounts/{quote(account, safe='')}"))
-        if away and self.rig.away[REDIS] and answer.status == 200:
-            self.rig.counts["account read while Redis was away"] += 1
+        away = self._rig.away[REDIS] > 0
+        answer = await self._ask("read", f"/v1/accounts/{quote(account, safe='')}")
+        if away and self._rig.away[REDIS] and answer.status == 200:
+            self._counts["account read while Redis was away"] += 1
         return answer
 
-    async def list_some(self, process: str, ledger: str, path: str) -> Answer:
+    async def list_some(self, path: str) -> Answer:
         """Ask for a page of a list."""
-        return await self._ask("list", Request(process, ledger, path))
+        return await self._ask("list", path)
 
-    async def look_up(self, process: str, ledger: str, key: str) -> Answer:
+    async def look_up(self, key: str) -> Answer:
         """Ask what a key is bound to."""
-        return await self._ask("look-up", Request(process, ledger, f"{KEYS}/{quote(key, safe='')}", key))
+        return await self._ask("look-up", f"{KEYS}/{quote(key, safe='')}", key)
 
-    async def bulk(self, process: str, ledger: str, items: list[tuple[str, str]], *, atomic: bool) -> list[Answer]:
+    async def send_bulk(self, items: list[tuple[str, str]], *, atomic: bool) -> list[Answer]:
         """Send transfers with their keys in one request, once; the items as bodies without keys."""
-        # An atomic set is one request, which its first key names.
-        where = f"{BULK} atomic {items[0][0]} {len(items)}" if atomic else BULK
-        numbers = [self._invoke("transfer", Request(process, ledger, where, key, body)) for key, body in items]
+        numbers = self._recorder.invoke_bulk(items, process=self.process, path=BULK, atomic=atomic, ledger=self._ledger)
         listed = [{"key": key, **json.loads(body)} for key, body in items]
-        answer = await self._send(
-            Request(process, ledger, BULK, body=json.dumps({"atomic": atomic, "transfers": listed}))
-        )
-        if answer.status != 200:
-            for number in numbers:
-                self._note(number, answer)
-            return [answer for _ in items]
-        answers = []
-        for number, result in zip(numbers, json.loads(answer.body)["results"], strict=True):
-            said = json.dumps(result.get("transfer") or result.get("problem") or {})
-            outcome = self.recorder.answered(number, result["status"], said, replayed=result["replayed"])
-            answers.append(Answer(result["status"], said, result["replayed"], outcome))
-        return answers
+        answer = await self._send(BULK, body=json.dumps({"atomic": atomic, "transfers": listed}))
+        return [Answer(*item) for item in self._recorder.answered_bulk(numbers, answer.status, answer.response)]
 
-    async def insist(self, process: str, ledger: str, key: str, body: str, *, again: bool = False) -> Answer:
+    async def insist(self, key: str, body: str, *, again: bool = False) -> Answer:
         """
         Send a transfer until it is known what became of it; ask for its key at times where an answer was lost.
 
@@ -136,42 +126,43 @@ class Sender:
             again: It has been sent before.
         """
         deadline = time.monotonic() + INSIST_SECONDS_MAX
+        away, dice = self._rig.away, self._traffic.dice
         pause, lost, answer = PAUSE_SECONDS, 0, LOST
         while time.monotonic() < deadline:
-            redis, postgres = self.rig.away[REDIS] > 0, self.rig.away[POSTGRES] > 0
-            answer = await self.transfer(process, ledger, key, body)
+            redis, postgres = away[REDIS] > 0, away[POSTGRES] > 0
+            answer = await self.transfer(key, body)
             if answer.known:
-                self._resolved(answer, lost, again=again, redis_away=redis and self.rig.away[REDIS] > 0)
+                self._resolved(answer, lost, again=again, redis_away=redis and away[REDIS] > 0)
                 return answer
             lost += answer.outcome == UNKNOWN
             if answer.status == 503 and answer.outcome == FAIL and postgres:
-                self.rig.counts["write refused while PostgreSQL was away"] += 1
+                self._counts["write refused while PostgreSQL was away"] += 1
             if answer.status == 503 and answer.outcome == UNKNOWN:
-                self.rig.counts["service did not know the outcome and said so"] += 1
-            if lost and self._dice.random() < 0.5:
-                await self.look_up(process, ledger, key)
-            await asyncio.sleep(pause * self._dice.uniform(0.5, 1.5))
+                self._counts["service did not know the outcome and said so"] += 1
+            if lost and dice.random() < 0.5:
+                await self.look_up(key)
+            await asyncio.sleep(pause * dice.uniform(0.5, 1.5))
             pause = min(2 * pause, PAUSE_SECONDS_MAX)
-        self.rig.violations.append(f"{process}: {key} has no known outcome after {INSIST_SECONDS_MAX:.0f} s: {answer}")
+        self._rig.violations.append(
+            f"{self.process}: {key} has no known outcome after {INSIST_SECONDS_MAX:.0f} s: {answer}"
+        )
         return answer
 
-    async def insist_bulk(
-        self, process: str, ledger: str, items: list[tuple[str, str]], *, atomic: bool
-    ) -> list[Answer]:
+    async def insist_bulk(self, items: list[tuple[str, str]], *, atomic: bool) -> list[Answer]:
         """Send a bulk until it is known what became of each item."""
         deadline = time.monotonic() + INSIST_SECONDS_MAX
         while True:
-            answers = await self.bulk(process, ledger, items, atomic=atomic)
+            answers = await self.send_bulk(items, atomic=atomic)
             if all(answer.known for answer in answers):
                 return answers
             if time.monotonic() > deadline:
-                self.rig.violations.append(f"{process}: the bulk {items[0][0]} has no known outcome: {answers}")
+                self._rig.violations.append(f"{self.process}: the bulk {items[0][0]} has no known outcome: {answers}")
                 return answers
-            await asyncio.sleep(PAUSE_SECONDS_MAX * self._dice.uniform(0.2, 1))
+            await asyncio.sleep(PAUSE_SECONDS_MAX * self._traffic.dice.uniform(0.2, 1))
 
     def _resolved(self, answer: Answer, lost: int, *, again: bool, redis_away: bool) -> None:
         """Count what a known outcome tells of the way there."""
-        counts = self.rig.counts
+        counts = self._counts
         if again:
             lost = 0
         if lost and answer.status == 201:
@@ -181,44 +172,34 @@ class Sender:
         if answer.replayed:
             counts["replayed while Redis was away" if redis_away else "replayed"] += 1
 
-    async def _ask(self, operation: str, request: Request, server: int | None = None) -> Answer:
-        number = self._invoke(operation, request)
-        answer = await self._send(request, server)
-        self._note(number, answer)
-        return answer
-
-    def _invoke(self, operation: str, request: Request) -> int:
-        process, ledger, path, key, body = request
-        return self.recorder.invoke(operation, process=process, ledger=ledger, path=path, key=key, request=body)
-
-    def _note(self, number: int, answer: Answer) -> None:
+    async def _ask(self, operation: str, path: str, key: str = "", body: str = "", server: int | None = None) -> Answer:
+        number = self._recorder.invoke(
+            operation, process=self.process, ledger=self._ledger, path=path, key=key, request=body
+        )
+        # A look-up names its key in its path.
+        answer = await self._send(path, key if body else "", body, server)
         if answer.status:
-            self.recorder.answered(number, answer.status, answer.body, replayed=answer.replayed)
+            self._recorder.answered(number, answer.status, answer.response, replayed=answer.replayed)
         else:
-            self.recorder.lost(number, answer.body)
-
-    async def close(self) -> None:
-        """End all connections."""
-        for clients in self._clients.values():
-            for client in clients:
-                await client.close()
-
-    async def _send(self, request: Request, server: int | None = None) -> Answer:
-        clients = self._clients[request.ledger]
-        client = clients[self._dice.randrange(len(clients)) if server is None else server]
-        seconds = ANSWER_SECONDS_MAX
-        if self.rig.hang_up and self._dice.random() < HANG_UP_SHARE:
-            seconds = self._dice.uniform(0, PATIENCE_SECONDS_MAX)
-        sent = time.monotonic()
-        method, body = ("POST", request.body.encode()) if request.body else ("GET", None)
-        try:
-            # A look-up names its key in its path.
-            heard = await client.ask(method, request.path, body, request.key if body else "", seconds)
-        except NoAnswer as error:
-            self.rig.counts["answer lost"] += 1
-            return LOST._replace(body=type(error.__cause__).__name__)
-        text = heard.body.decode()
-        answer = Answer(heard.status, text, heard.replayed, outcome_of(heard.status, text))
-        if answer.good:
-            self.answered[request.process] = max(sent, self.answered.get(request.process, 0.0))
+            self._recorder.lost(number, answer.response)
         return answer
+
+    async def _send(self, path: str, key: str = "", body: str = "", server: int | None = None) -> Answer:
+        traffic = self._traffic
+        callers = traffic.callers[self._ledger]
+        caller = callers[traffic.dice.randrange(len(callers)) if server is None else server]
+        seconds = ANSWER_SECONDS_MAX
+        if self._rig.hang_up and traffic.dice.random() < HANG_UP_SHARE:
+            seconds = traffic.dice.uniform(0, PATIENCE_SECONDS_MAX)
+        sent = time.monotonic()
+        method, data = ("POST", body.encode()) if body else ("GET", None)
+        try:
+            heard = await caller.ask(method, path, data, key, seconds)
+        except NoAnswer as error:
+            self._counts["answer lost"] += 1
+            return LOST._replace(response=type(error.__cause__).__name__)
+        text = heard.body.decode()
+        if heard.status < 500 and heard.status != 429:
+            # The service works.
+            traffic.answered[self.process] = max(sent, traffic.answered.get(self.process, 0.0))
+        return Answer(heard.status, text, heard.replayed, outcome_of(heard.status, text))

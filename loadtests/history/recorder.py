@@ -16,13 +16,15 @@ says in the end.
 import json
 import platform
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import NamedTuple, Self
 
 FORMAT = 1
 OK, FAIL, UNKNOWN = "ok", "fail", "unknown"
+# Statuses of a request that may be sent again later.
+NOT_NOW = (408, 429, 503)
 # The marks that the liveness check looks for.
 FAULTS_STARTED, FAULTS_STOPPED = "faults_started", "faults_stopped"
 # Of a gauge, where nothing else is said: by how much it may exceed what it was before the faults.
@@ -49,6 +51,11 @@ def outcome_of(status: int, response: str) -> str:
     return UNKNOWN
 
 
+def is_settled(status: int, outcome: str) -> bool:
+    """Return whether the same request with the same key will never be answered otherwise."""
+    return outcome == OK or (outcome == FAIL and status not in NOT_NOW)
+
+
 def problem_of(response: str) -> dict[str, object]:
     """Return the members of a problem document; none of what is no JSON object."""
     try:
@@ -56,6 +63,15 @@ def problem_of(response: str) -> dict[str, object]:
     except ValueError:
         return {}
     return document if isinstance(document, dict) else {}
+
+
+class Item(NamedTuple):
+    """The answer to one item of a bulk, or to the bulk where that had no results."""
+
+    status: int
+    response: str
+    replayed: bool
+    outcome: str
 
 
 class Recorder:
@@ -110,7 +126,7 @@ class Recorder:
             process: Name of the logical client; what it sends next is what it sends after this.
 
             path: Of the request. For an item of an atomic set with something added that tells the sets apart: path and
-                request together are what a key is bound to.
+                request together are what a key is bound to. See `invoke_bulk`.
 
             request: The body, or of a bulk the item without its key.
 
@@ -150,6 +166,34 @@ class Recorder:
             }
         )
         return outcome
+
+    def invoke_bulk(
+        self, items: Sequence[tuple[str, str]], *, process: str, path: str, atomic: bool, ledger: str = ""
+    ) -> list[int]:
+        """Note that a bulk is about to be sent: keys and the items without them; return a number for each item."""
+        # An atomic set is one request, which its first key names.
+        where = f"{path} atomic {items[0][0]} {len(items)}" if atomic else path
+        return [
+            self.invoke("transfer", process=process, path=where, ledger=ledger, key=key, request=request)
+            for key, request in items
+        ]
+
+    def answered_bulk(self, operations: Sequence[int], status: int, response: str) -> list[Item]:
+        """Note the answer to a bulk, or with status 0 that there was none; return the answer to each item."""
+        if status == 0:
+            for operation in operations:
+                self.lost(operation, response)
+            return [Item(0, response, False, UNKNOWN) for _ in operations]
+        results = json.loads(response)["results"] if status == 200 else [None for _ in operations]
+        items = []
+        for operation, result in zip(operations, results, strict=True):
+            item_status, said, replayed = status, response, False
+            if result is not None:
+                item_status, replayed = result["status"], result["replayed"]
+                said = json.dumps(result.get("transfer") or result.get("problem") or {}, separators=(",", ":"))
+            outcome = self.answered(operation, item_status, said, replayed=replayed)
+            items.append(Item(item_status, said, replayed, outcome))
+        return items
 
     def lost(self, operation: int, reason: str) -> None:
         """Note that no answer came, so that the outcome is unknown for ever."""

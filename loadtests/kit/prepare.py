@@ -44,12 +44,12 @@ async def prepare(client: Client, plan: Plan, limit: Limit | None) -> None:
 
 
 async def _fill(client: Client, plan: Plan, recorder: Recorder, names: list[str]) -> None:
-    items, numbers = [], []
+    items = []
     for name in names:
         key = f"{plan.run}-open-{name.removeprefix(plan.prefix)}"
-        item = {"key": key, **transfer(plan.world, name, OPENING_BALANCE, key)}
-        items.append(item)
-        numbers.append(recorder.invoke("transfer", process="prepare", path=_BULK, key=key, request=body_of(item)))
-    answer = await client.call("POST", _BULK, {"transfers": items}, items=names)
-    for number, result in zip(numbers, answer.json["results"], strict=True):
-        recorder.answered(number, result["status"], body_of(result["transfer"]), replayed=result["replayed"])
+        items.append((key, transfer(plan.world, name, OPENING_BALANCE, key)))
+    noted = [(key, body_of(fields)) for key, fields in items]
+    numbers = recorder.invoke_bulk(noted, process="prepare", path=_BULK, atomic=False)
+    body = {"transfers": [{"key": key, **fields} for key, fields in items]}
+    answer = await client.call("POST", _BULK, body, items=names)
+    recorder.answered_bulk(numbers, answer.status, answer.body.decode())

@@ -4,8 +4,9 @@ import http.client
 import itertools
 import os
 import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 from urllib.parse import quote, urlsplit
 
 import gevent
@@ -13,7 +14,7 @@ from locust import FastHttpUser, constant, constant_throughput
 from locust.exception import StopUser
 from locust.user.task import LOCUST_STATE_STOPPING, LOCUST_STATE_WAITING
 
-from loadtests.history.recorder import FAIL, OK, HistoryFullError, Recorder, problem_of
+from loadtests.history.recorder import NOT_NOW, OK, HistoryFullError, Recorder, is_settled, problem_of
 from loadtests.kit.plan import KEY_VARIABLE, from_environment
 from loadtests.kit.traffic import Traffic, body_of, transfer
 
@@ -29,7 +30,7 @@ PAUSE_SECONDS, PAUSE_SECONDS_MAX = 0.1, 3.0
 LISTENED_SECONDS_MAX = 0.02
 # Bytes of the history of one process; a payment and its answer take about 900. The check holds it in memory.
 HISTORY_BYTES_MAX = 1024**3
-_NOT_NOW = (408, 429, 503)
+T = TypeVar("T")
 _numbers = itertools.count(1)
 
 
@@ -193,34 +194,31 @@ class LedgerUser(FastHttpUser):
     def send_bulk(self, items: list[tuple[str, dict[str, object]]], *, atomic: bool) -> None:
         """Send transfers with their keys in one request, again where it was not answered; bounded."""
         path = f"{TRANSFERS}/bulk"
-        bodies = [body_of({"key": key, **fields}) for key, fields in items]
-        sent = f'{{"atomic":{str(atomic).lower()},"transfers":[{",".join(bodies)}]}}'
+        noted = [(key, body_of(fields)) for key, fields in items]
+        sent = body_of({"atomic": atomic, "transfers": [{"key": key, **fields} for key, fields in items]})
         for _ in range(SENDINGS_MAX):
-            # An atomic set is one request, which its first key names.
-            where = f"{path} atomic {items[0][0]} {len(items)}" if atomic else path
-            numbers = [self._invoke("transfer", where, key, body) for (key, _), body in zip(items, bodies, strict=True)]
+            numbers = self._noted(lambda: Notes.open().invoke_bulk(noted, process=self.name, path=path, atomic=atomic))
             with self.client.post(path, data=sent, headers=self._headers, name=path, catch_response=True) as response:
-                status = response.status_code or 0
+                status, text = response.status_code or 0, response.text or ""
+                answers = Notes.open().answered_bulk(numbers, status, text)
                 if status == 200:
-                    results = response.json()["results"]
-                    for number, result in zip(numbers, results, strict=True):
-                        said = body_of(result.get("transfer") or result.get("problem") or {})
-                        Notes.open().answered(number, result["status"], said, replayed=result["replayed"])
-                    wrong = [result["status"] for result in results if result["status"] != 201]
+                    wrong = {answer.status for answer in answers} - {201}
                     if wrong:
-                        response.failure(f"items were answered {sorted(set(wrong))}")
+                        response.failure(f"items were answered {sorted(wrong)}")
                     return
-                for number in numbers:
-                    self._note(number, status, response.text or "", replayed=False)
-                response.failure(f"{status} {problem_of(response.text or '').get('code', '')}")
-                if status not in _NOT_NOW and 0 < status < 500:
+                response.failure(f"{status} {problem_of(text).get('code', '')}")
+                if status not in NOT_NOW and 0 < status < 500:
                     return
                 wait = wait_of((response.headers or {}).get("Retry-After"))
             gevent.sleep(wait)
 
     def _invoke(self, operation: str, path: str, key: str = "", body: str = "", process: str = "") -> int:
+        who = process or self.name
+        return self._noted(lambda: Notes.open().invoke(operation, process=who, path=path, key=key, request=body))
+
+    def _noted(self, note: Callable[[], T]) -> T:
         try:
-            return Notes.open().invoke(operation, process=process or self.name, path=path, key=key, request=body)
+            return note()
         except HistoryFullError as error:
             # Nothing may be sent that nobody will check.
             (Path(PLAN.folder) / "full").write_text(f"{error}\n", encoding="utf-8")
@@ -236,8 +234,7 @@ class LedgerUser(FastHttpUser):
             response.success()
         else:
             response.failure(f"{status} {problem_of(body).get('code', '') or response.error or ''}".rstrip())
-        settled = outcome == OK or (outcome == FAIL and status not in _NOT_NOW)
-        return Answer(status, body, headers.get("Retry-After") or "", settled)
+        return Answer(status, body, headers.get("Retry-After") or "", is_settled(status, outcome))
 
     def _note(self, number: int, status: int, body: str, *, replayed: bool) -> str:
         if status:
