@@ -17,12 +17,11 @@ ADMITTED_SHARE_MIN = 0.9
 
 
 class Scenario(NamedTuple):
-    """A kind of traffic, its usual size, its bars on latency, and the checks that it must have given work to."""
+    """A kind of traffic, its usual size, and the checks that it must have given work to."""
 
     summary: str
     users: int
     accounts: int
-    bars: dict[str, float]
     must_judge: tuple[str, ...]
     pace: float = PACE
 
@@ -32,21 +31,18 @@ SCENARIOS = {
         "accounts are read, the busiest most (Zipf); a payment now and then keeps them moving",
         users=20,
         accounts=200,
-        bars=CALM,
         must_judge=("C1", "C3", "C5", "C6"),
     ),
     "payments": Scenario(
         "payments; of 5 in 100 the answer is lost and asked for again under the same key, 2 in 100 are refused",
         users=20,
         accounts=200,
-        bars=CALM,
         must_judge=("C1", "C2", "C3", "C4", "C5"),
     ),
     "retry_storm": Scenario(
         "every payment is sent three times at once",
         users=15,
         accounts=100,
-        bars=CALM,
         must_judge=("C1", "C2", "C3", "C4"),
         pace=4.0,
     ),
@@ -54,28 +50,24 @@ SCENARIOS = {
         "a tenth of all payments are on one account",
         users=20,
         accounts=200,
-        bars=CALM,
         must_judge=("C1", "C2", "C3"),
     ),
     "flood": Scenario(
         f"{FLOOD} times what the key's limit allows",
         users=20,
         accounts=20,
-        bars=CALM,
         must_judge=("C1", "C2", "C3"),
     ),
     "mixed": Scenario(
         "four payments to one read, lost answers, refusals and keys used twice by mistake among them",
         users=20,
         accounts=200,
-        bars=CALM,
         must_judge=("C1", "C2", "C3", "C4", "C5", "C6", "C7"),
     ),
     "bulk": Scenario(
         "twenty transfers a request, each for itself or all or none; one in four is sent again",
         users=10,
         accounts=200,
-        bars=CALM,
         must_judge=("C1", "C2", "C3", "C4"),
         pace=2.0,
     ),

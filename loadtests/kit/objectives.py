@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from loadtests.kit.catalogue import ADMITTED_SHARE_MIN, SCENARIOS
+from loadtests.kit.catalogue import ADMITTED_SHARE_MIN, CALM
 from loadtests.kit.stats import PERCENTILES
 
 # By how much the 95th percentile of the last third of a soak may exceed that of the first.
@@ -82,7 +82,7 @@ def objectives(scenario: str, shape: str, bars: Mapping[str, float]) -> list[Obj
     """
     found = [*_ALWAYS, *_OF_SCENARIO.get(scenario, ())]
     # Whoever looks for the knee goes past it: there latencies rise and requests are refused.
-    usual = {} if shape == "knee" else {"error_rate": 0.0, **SCENARIOS[scenario].bars}
+    usual = {} if shape == "knee" else {"error_rate": 0.0, **CALM}
     wanted = {**usual, **{name: bar for name, bar in bars.items() if name in _MEANINGS}}
     found += [Objective(name, bar, True, _MEANINGS[name]) for name, bar in wanted.items()]
     if shape == "soak":

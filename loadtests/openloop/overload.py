@@ -27,7 +27,7 @@ from loadtests.openloop.workloads import Target, is_write, key_of
 from loadtests.processes import Done, keep_to, resident_bytes, run_program
 from loadtests.screen import Screen
 from loadtests.servers import WARM_UP_SECONDS, Server, own_server
-from loadtests.text import table
+from loadtests.text import aligned, table
 
 FACTORS = (1, 2, 5, 10)
 # Share of the peak that must come through at a factor.
@@ -94,7 +94,7 @@ def main(words: list[str]) -> int:
 async def _main(options: Options, path: Path | None) -> int:
     screen = Screen()
     curve, audit = await measure_own(options, screen)
-    screen.say(curve.table())
+    screen.say(aligned(curve.table()))
     screen.say(f"audit: {audit.last_line}")
     for line in (*(f"missed: {missed}" for missed in curve.missed), *curve.lies):
         screen.say(line)

@@ -10,7 +10,7 @@ from asyncio import TaskGroup
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import msgspec
 
@@ -21,6 +21,7 @@ from loadtests.openloop.berka import Book, Row, Transfer, transfers
 MISMATCHES_MAX = 20
 # A set of rows with their roundings stays far below the contract's 1000 items and 1 MiB.
 BULK_ROWS_MAX = 50
+SIDES = ("source", "destination")
 
 
 class Mismatch(NamedTuple):
@@ -44,21 +45,13 @@ class Stand(NamedTuple):
         return f"balance {self.balance} at version {self.version}"
 
 
-class AccountState(msgspec.Struct, frozen=True):
-    """The part of an account that the checks look at."""
-
-    id: str
-    currency: str
-    balance: int
-    version: int
-
-    @property
-    def stand(self) -> Stand:
-        """Its balance and version."""
-        return Stand(self.version, self.balance)
+Account = dict[str, Any]
+Accounts = Mapping[str, Account]
 
 
-Accounts = Mapping[str, AccountState]
+def stand_of(account: Account) -> Stand:
+    """Return the balance and the version of an account as it is listed."""
+    return Stand(account["version"], account["balance"])
 
 
 @dataclass
@@ -82,18 +75,6 @@ class Tally:
     def stopped_early(self) -> bool:
         """Whether too many mismatches were found to go on."""
         return len(self.mismatches) >= MISMATCHES_MAX
-
-
-class Posted(msgspec.Struct):
-    """The part of a transfer's answer that the checks look at."""
-
-    source: str
-    destination: str
-    amount: int
-    source_balance: int
-    destination_balance: int
-    source_version: int
-    destination_version: int
 
 
 class Heard(NamedTuple):
@@ -185,17 +166,16 @@ class Passes:
         self.digests[transfer.key] = answer.digest
         # A replay after an attempt without an answer is this run's own transfer.
         tally.already_bound += answer.replayed and not answer.repeated
-        posted = _decoded(answer.body, Posted)
-        self._remember(posted.source, Stand(posted.source_version, posted.source_balance))
-        self._remember(posted.destination, Stand(posted.destination_version, posted.destination_balance))
-        told = (posted.source, posted.destination, posted.amount)
+        posted = _decoded(answer.body, dict[str, Any])
+        for side in SIDES:
+            self._remember(posted[side], Stand(posted[f"{side}_version"], posted[f"{side}_balance"]))
+        told = (posted["source"], posted["destination"], posted["amount"])
         asked = (transfer.source, transfer.destination, transfer.amount)
         if told != asked:
             tally.mismatches.append(Mismatch(f"{row}, the transfer", f"{asked}", f"{told}"))
         if transfer.key != transfers(row)[-1].key:
             return
-        out = transfer.source == row.account
-        balance = posted.source_balance if out else posted.destination_balance
+        balance = posted[f"{SIDES[transfer.source != row.account]}_balance"]
         if balance != row.balance_after:
             tally.mismatches.append(Mismatch(f"{row}, balance", f"{row.balance_after}", f"{balance}"))
 
@@ -232,20 +212,19 @@ def _decoded(body: bytes, kind: type[T]) -> T:
     try:
         return msgspec.json.decode(body, type=kind)
     except msgspec.DecodeError as error:
-        raise ClientError(f"an answer is no {kind.__name__}: {error}") from error
+        raise ClientError(f"an answer is something else: {error}") from error
 
 
 async def read_accounts(client: Client) -> Accounts:
     """Return every account of the ledger by its id."""
-    rows = [row async for row in client.pages("/v1/accounts")]
-    return {row["id"]: msgspec.convert(row, AccountState) for row in rows}
+    return {account["id"]: account async for account in client.pages("/v1/accounts")}
 
 
 def sums_are_zero(accounts: Accounts, when: str) -> list[Mismatch]:
     """In each currency what some accounts have is what the others lack."""
     sums: Counter[str] = Counter()
     for account in accounts.values():
-        sums[account.currency] += account.balance
+        sums[account["currency"]] += account["balance"]
     what = "sum of all {} balances after {}"
     return [Mismatch(what.format(currency, when), "0", str(total)) for currency, total in sums.items() if total]
 
@@ -258,8 +237,8 @@ def stands_are_as_answered(accounts: Accounts, stands: Mapping[str, Stand]) -> l
         if account is None:
             found.append(Mismatch(f"account {name}", "to be listed", "nothing"))
         # A later version belongs to somebody else's transfer, or to an earlier, longer replay.
-        elif account.version <= stand.version and account.stand != stand:
-            found.append(Mismatch(f"account {name}", str(stand), str(account.stand)))
+        elif account["version"] <= stand.version and stand_of(account) != stand:
+            found.append(Mismatch(f"account {name}", str(stand), str(stand_of(account))))
     return found
 
 
@@ -267,7 +246,7 @@ def nothing_changed(before: Accounts, after: Accounts, names: Iterable[str]) -> 
     """The named accounts have the version and the balance that they had."""
     found = []
     for name in names:
-        now = after[name].stand if name in after else None
-        if name in before and now != before[name].stand:
-            found.append(Mismatch(f"account {name} after the replay", str(before[name].stand), str(now or "nothing")))
+        was, now = (stand_of(accounts[name]) if name in accounts else None for accounts in (before, after))
+        if was is not None and now != was:
+            found.append(Mismatch(f"account {name} after the replay", str(was), str(now or "nothing")))
     return found

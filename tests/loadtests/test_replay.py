@@ -2,6 +2,7 @@
 The replay as a program: against a server it starts, and against one it is pointed to.
 """
 
+import asyncio
 import os
 import sys
 from collections.abc import AsyncIterator
@@ -58,6 +59,17 @@ async def server() -> AsyncIterator[Server]:
         yield started
 
 
+@pytest.fixture(scope="module")
+async def bank() -> AsyncIterator["asyncio.Task[Done]"]:
+    """
+    The first rows of the bank on a server of the replay's own; it goes on while other tests run.
+    """
+    running = asyncio.create_task(replay("--rows", "1500"))
+    yield running
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
+
+
 @pytest.fixture
 def books(tmp_path: Path) -> Path:
     path = tmp_path / "books.csv"
@@ -72,22 +84,8 @@ def falsify(books: Path) -> None:
     books.write_text(books.read_text().replace(",-20000,", ",-19999,"))
 
 
-@pytest.mark.skipif(not DATA.exists(), reason="the bank's books are not beside this checkout")
-async def test_the_first_rows_of_the_bank() -> None:
-    """
-    With a server of its own: every balance is the bank's, the replay changes nothing, the audit is
-    clean.
-    """
-    done = await replay("--rows", "1500")
-    assert done.code == 0, done.output
-    found = summary(done.output)
-    assert found["rows"].startswith("1,500 of 1,500")
-    assert found["mismatches"] == "0"
-    assert found["audit"] == "clean"
-
-
 @pytest.mark.parametrize("lane", [pytest.param((), id="one by one"), ("--bulk",)])
-async def test_books_that_hold(server: Server, books: Path, lane: tuple[str, ...]) -> None:
+async def test_books_that_hold(bank: object, server: Server, books: Path, lane: tuple[str, ...]) -> None:
     """
     Made-up books come out as they say, posted row by row or in sets; a second run finds them there.
     """
@@ -178,3 +176,17 @@ async def test_an_address_where_nothing_listens(books: Path) -> None:
     done = await replay("--url", "http://127.0.0.1:9", "--key", "k", "--data", str(books))
     assert done.code == 2
     assert "cannot be reached" in done.said
+
+
+@pytest.mark.skipif(not DATA.exists(), reason="the bank's books are not beside this checkout")
+async def test_the_first_rows_of_the_bank(bank: "asyncio.Task[Done]") -> None:
+    """
+    With a server of its own: every balance is the bank's, the replay changes nothing, the audit is
+    clean.
+    """
+    done = await bank
+    assert done.code == 0, done.output
+    found = summary(done.output)
+    assert found["rows"].startswith("1,500 of 1,500")
+    assert found["mismatches"] == "0"
+    assert found["audit"] == "clean"
