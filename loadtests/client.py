@@ -12,7 +12,6 @@ import random
 import re
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
-from functools import cached_property
 from types import TracebackType
 from typing import Any, NamedTuple, Self, cast
 from urllib.parse import quote, urlsplit
@@ -218,9 +217,10 @@ class Connection(asyncio.Protocol):
         self._answered(self, int(received[9:12]), received, end)
 
     def close(self) -> None:
-        """End it."""
-        if self.transport is not None:
-            self.transport.abort()
+        """End it: nothing can be sent on it from now on."""
+        transport, self.transport = self.transport, None
+        if transport is not None:
+            transport.abort()
 
     def connection_lost(self, _error: Exception | None) -> None:
         """Tell the owner that the request under way has no answer, and that this is over."""
@@ -249,11 +249,7 @@ class Client:
         self._head = f"Host: {self._address.host_header}\r\nAuthorization: Bearer {key}\r\n"
         self._idle: list[Connection] = []
         self._open: set[Connection] = set()
-        self._connections_max = connections_max
-
-    @cached_property
-    def _slots(self) -> asyncio.Semaphore:
-        return asyncio.Semaphore(self._connections_max)
+        self._slots = asyncio.Semaphore(connections_max)
 
     async def __aenter__(self) -> Self:
         return self

@@ -193,6 +193,18 @@ async def test_a_connection_that_was_not_answered_is_not_used_again() -> None:
         hold.set()
 
 
+async def test_a_connection_that_the_server_closes_is_not_used_again() -> None:
+    """
+    An answer that ends its connection is taken, and the next request goes out on another one.
+    """
+
+    def last(_: web.Request) -> web.Response:
+        return web.Response(text="bye", headers={"Connection": "close"})
+
+    async with Script(last, last).called() as ledger:
+        assert [(await ledger.ask("GET", "/")).body for _ in range(2)] == [b"bye"] * 2
+
+
 async def test_pages_are_followed() -> None:
     """
     A cursor is sent back as it came, whatever characters it has.

@@ -156,7 +156,7 @@ async def curve(database_url: str, monkeypatch: pytest.MonkeyPatch) -> AsyncIter
     monkeypatch.setattr(overload, "BARS", {})
     async with in_process(database_url) as service:
         server = _Here(service, await make_key(database_url, "overload"))
-        options = Options(seconds=0.5, connections=64, factors=(2,))
+        options = Options(seconds=0.3, connections=64, factors=(2,))
         yield overload.Curve(options, server, Screen())  # type: ignore[arg-type]  # as far as it looks
 
 
