@@ -16,6 +16,8 @@ from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from pathlib import Path
 
+import uvloop
+
 from loadtests.bench import machine, parts
 from loadtests.bench.places import PEER_PYTHON
 from loadtests.bench.record import BenchError, Part, read, write
@@ -62,7 +64,7 @@ def main() -> int:
         parser.error("CPU time is read out of /proc, which only Linux has")
     if not PEER_PYTHON.exists():
         parser.error("what is compared with is not there; `make bench` makes it, or scripts/bootstrap.py bench")
-    return run_program(_run(arguments, chosen))
+    return run_program(_run(arguments, chosen), uvloop.new_event_loop)
 
 
 async def _run(arguments: argparse.Namespace, chosen: list[str]) -> int:

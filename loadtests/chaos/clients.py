@@ -7,8 +7,9 @@ import random
 from collections.abc import Awaitable, Callable
 
 from loadtests.chaos.rig import LEDGERS, Rig
-from loadtests.chaos.sending import Answer, Sender, Traffic
+from loadtests.chaos.sending import Sender, Traffic
 from loadtests.client import Client as Caller
+from loadtests.history.recorder import Heard
 
 CURRENCY = "EUR"
 PREFIX = "chaos:"
@@ -87,7 +88,7 @@ class Client(Sender):
         key = self._key()
         body = _body(key, *self._pair(), self._amount())
         answers = await asyncio.gather(*(self.transfer(key, body, number % 2) for number in range(STORM)))
-        if sum(answer.known for answer in answers) > 1:
+        if sum(answer.settled for answer in answers) > 1:
             self._counts["one request answered several times at once"] += 1
         await self.insist(key, body, again=True)
 
@@ -131,12 +132,12 @@ class Client(Sender):
         path = self._dice.choice((f"/v1/accounts/{HOT}/entries?limit=20", "/v1/accounts?limit=20"))
         await self.list_some(path)
 
-    async def _pay(self, source: str, destination: str, amount: int) -> tuple[str, str, Answer]:
+    async def _pay(self, source: str, destination: str, amount: int) -> tuple[str, str, Heard]:
         key = self._key()
         body = _body(key, source, destination, amount)
         return key, body, await self.insist(key, body)
 
-    async def _bulk(self, *, atomic: bool) -> list[Answer]:
+    async def _bulk(self, *, atomic: bool) -> list[Heard]:
         items = []
         for _ in range(ITEMS):
             key = self._key()

@@ -28,8 +28,6 @@ SOMETIMES = (
 )
 # Seen in most runs; whether they are is a matter of milliseconds.
 AT_TIMES = ("lost answer: had been refused", "server killed while a batch was on its way")
-# Violations of a kind that are printed; the count says how many there are.
-SHOWN_MAX = 10
 OUTCOMES = ("ok", "replayed", "refused", "not now", "unknown", "no answer")
 # Checks that a short run may leave without anything to judge.
 _LONG_ONLY = {"C7", "C8", "R", "K"}
@@ -56,9 +54,5 @@ def lines(judged: Judged, counts: Counter[str], nemesis: Nemesis, others: list[s
     extra = sorted(counts.keys() - {*SOMETIMES, *AT_TIMES})
     yield from (f"  {counts[name]:>9,}  {name}" for name in (*SOMETIMES, *AT_TIMES, *extra))
     yield "checks"
-    for name, asserted in all_checks().items():
-        found = [violation.what for violation in judged.verdict.violations if violation.check == name]
-        said = f"{len(found):,} violations" if found else "holds" if judged.verdict.judged[name] else "nothing to judge"
-        yield f"  {name:<2} {said:<17}{judged.verdict.judged[name]:>9,} judged   {asserted}"
-        yield from (f"       {what}" for what in found[:SHOWN_MAX])
+    yield from judged.verdict.lines(all_checks())
     yield from (f"  violation: {what}" for what in others)

@@ -4,13 +4,12 @@ import asyncio
 import json
 import random
 import time
-from typing import NamedTuple
 from urllib.parse import quote
 
 from loadtests.chaos.plan import POSTGRES, REDIS
 from loadtests.chaos.rig import LEDGERS, Rig
 from loadtests.client import Client, NoAnswer
-from loadtests.history.recorder import FAIL, UNKNOWN, Recorder, is_settled, outcome_of
+from loadtests.history.recorder import FAIL, UNKNOWN, Heard, Recorder, outcome_of
 
 TRANSFERS = "/v1/transfers"
 BULK = f"{TRANSFERS}/bulk"
@@ -31,21 +30,7 @@ CONNECTIONS_MAX = 1_000
 HISTORY_BYTES_MAX = 2 * 1024**3
 
 
-class Answer(NamedTuple):
-    """What came back; status 0 is no answer."""
-
-    status: int
-    response: str
-    replayed: bool
-    outcome: str
-
-    @property
-    def known(self) -> bool:
-        """Whether the same request will never be answered otherwise."""
-        return is_settled(self.status, self.outcome)
-
-
-LOST = Answer(0, "", False, UNKNOWN)
+LOST = Heard(0, "", False, UNKNOWN)
 
 
 class Traffic:
@@ -91,11 +76,11 @@ class Sender:
         self._counts = traffic.rig.counts
         self._recorder = traffic.recorder
 
-    async def transfer(self, key: str, body: str, server: int | None = None) -> Answer:
+    async def transfer(self, key: str, body: str, server: int | None = None) -> Heard:
         """Send a transfer once."""
         return await self._ask("transfer", TRANSFERS, key, body, server)
 
-    async def read_account(self, account: str) -> Answer:
+    async def read_account(self, account: str) -> Heard:
         """Read an account through either server."""
         away = self._rig.away[REDIS] > 0
         answer = await self._ask("read", f"/v1/accounts/{quote(account, safe='')}")
@@ -103,22 +88,22 @@ class Sender:
             self._counts["account read while Redis was away"] += 1
         return answer
 
-    async def list_some(self, path: str) -> Answer:
+    async def list_some(self, path: str) -> Heard:
         """Ask for a page of a list."""
         return await self._ask("list", path)
 
-    async def look_up(self, key: str) -> Answer:
+    async def look_up(self, key: str) -> Heard:
         """Ask what a key is bound to."""
         return await self._ask("look-up", f"{KEYS}/{quote(key, safe='')}", key)
 
-    async def send_bulk(self, items: list[tuple[str, str]], *, atomic: bool) -> list[Answer]:
+    async def send_bulk(self, items: list[tuple[str, str]], *, atomic: bool) -> list[Heard]:
         """Send transfers with their keys in one request, once; the items as bodies without keys."""
         numbers = self._recorder.invoke_bulk(items, process=self.process, path=BULK, atomic=atomic, ledger=self._ledger)
         listed = [{"key": key, **json.loads(body)} for key, body in items]
         answer = await self._send(BULK, body=json.dumps({"atomic": atomic, "transfers": listed}))
-        return [Answer(*item) for item in self._recorder.answered_bulk(numbers, answer.status, answer.response)]
+        return self._recorder.answered_bulk(numbers, answer.status, answer.response)
 
-    async def insist(self, key: str, body: str, *, again: bool = False) -> Answer:
+    async def insist(self, key: str, body: str, *, again: bool = False) -> Heard:
         """
         Send a transfer until it is known what became of it; ask for its key at times where an answer was lost.
 
@@ -131,7 +116,7 @@ class Sender:
         while time.monotonic() < deadline:
             redis, postgres = away[REDIS] > 0, away[POSTGRES] > 0
             answer = await self.transfer(key, body)
-            if answer.known:
+            if answer.settled:
                 self._resolved(answer, lost, again=again, redis_away=redis and away[REDIS] > 0)
                 return answer
             lost += answer.outcome == UNKNOWN
@@ -148,19 +133,19 @@ class Sender:
         )
         return answer
 
-    async def insist_bulk(self, items: list[tuple[str, str]], *, atomic: bool) -> list[Answer]:
+    async def insist_bulk(self, items: list[tuple[str, str]], *, atomic: bool) -> list[Heard]:
         """Send a bulk until it is known what became of each item."""
         deadline = time.monotonic() + INSIST_SECONDS_MAX
         while True:
             answers = await self.send_bulk(items, atomic=atomic)
-            if all(answer.known for answer in answers):
+            if all(answer.settled for answer in answers):
                 return answers
             if time.monotonic() > deadline:
                 self._rig.violations.append(f"{self.process}: the bulk {items[0][0]} has no known outcome: {answers}")
                 return answers
             await asyncio.sleep(PAUSE_SECONDS_MAX * self._traffic.dice.uniform(0.2, 1))
 
-    def _resolved(self, answer: Answer, lost: int, *, again: bool, redis_away: bool) -> None:
+    def _resolved(self, answer: Heard, lost: int, *, again: bool, redis_away: bool) -> None:
         """Count what a known outcome tells of the way there."""
         counts = self._counts
         if again:
@@ -172,19 +157,15 @@ class Sender:
         if answer.replayed:
             counts["replayed while Redis was away" if redis_away else "replayed"] += 1
 
-    async def _ask(self, operation: str, path: str, key: str = "", body: str = "", server: int | None = None) -> Answer:
+    async def _ask(self, operation: str, path: str, key: str = "", body: str = "", server: int | None = None) -> Heard:
         number = self._recorder.invoke(
             operation, process=self.process, ledger=self._ledger, path=path, key=key, request=body
         )
         # A look-up names its key in its path.
         answer = await self._send(path, key if body else "", body, server)
-        if answer.status:
-            self._recorder.answered(number, answer.status, answer.response, replayed=answer.replayed)
-        else:
-            self._recorder.lost(number, answer.response)
-        return answer
+        return self._recorder.answered(number, answer.status, answer.response, replayed=answer.replayed)
 
-    async def _send(self, path: str, key: str = "", body: str = "", server: int | None = None) -> Answer:
+    async def _send(self, path: str, key: str = "", body: str = "", server: int | None = None) -> Heard:
         traffic = self._traffic
         callers = traffic.callers[self._ledger]
         caller = callers[traffic.dice.randrange(len(callers)) if server is None else server]
@@ -202,4 +183,4 @@ class Sender:
         if heard.status < 500 and heard.status != 429:
             # The service works.
             traffic.answered[self.process] = max(sent, traffic.answered.get(self.process, 0.0))
-        return Answer(heard.status, text, heard.replayed, outcome_of(heard.status, text))
+        return Heard(heard.status, text, heard.replayed, outcome_of(heard.status, text))

@@ -12,9 +12,6 @@ from loadtests.history.checks import check
 from loadtests.history.model import HistoryError, load
 from loadtests.history.verdict import CHECKS
 
-# Violations that are printed of each check; the count says how many there are.
-SHOWN_MAX = 10
-
 
 def main(arguments: list[str] | None = None) -> int:
     """Check the files and print what was found."""
@@ -32,12 +29,7 @@ def main(arguments: list[str] | None = None) -> int:
         return 2
     verdict = check(history, asked.only)
     print(f"{len(history.operations):,} operations, {len(history.entries):,} entries")
-    for name in asked.only:
-        found = [violation.what for violation in verdict.violations if violation.check == name]
-        said = f"{len(found):,} violations" if found else "holds" if verdict.judged[name] else "nothing to judge"
-        print(f"{name} {said:<18} {verdict.judged[name]:>9,} judged   {CHECKS[name]}")
-        for what in found[:SHOWN_MAX]:
-            print(f"     {what}")
+    print(*verdict.lines({name: CHECKS[name] for name in asked.only}), sep="\n")
     idle = [name for name in asked.must_judge if not verdict.judged[name]]
     if idle:
         print(f"had nothing to judge: {', '.join(idle)}")

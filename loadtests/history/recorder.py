@@ -51,11 +51,6 @@ def outcome_of(status: int, response: str) -> str:
     return UNKNOWN
 
 
-def is_settled(status: int, outcome: str) -> bool:
-    """Return whether the same request with the same key will never be answered otherwise."""
-    return outcome == OK or (outcome == FAIL and status not in NOT_NOW)
-
-
 def problem_of(response: str) -> dict[str, object]:
     """Return the members of a problem document; none of what is no JSON object."""
     try:
@@ -65,13 +60,18 @@ def problem_of(response: str) -> dict[str, object]:
     return document if isinstance(document, dict) else {}
 
 
-class Item(NamedTuple):
-    """The answer to one item of a bulk, or to the bulk where that had no results."""
+class Heard(NamedTuple):
+    """The answer to a request, or to an item of a bulk, and what it says of it; status 0 is no answer."""
 
     status: int
     response: str
     replayed: bool
     outcome: str
+
+    @property
+    def settled(self) -> bool:
+        """Whether the same request with the same key will never be answered otherwise."""
+        return self.outcome == OK or (self.outcome == FAIL and self.status not in NOT_NOW)
 
 
 class Recorder:
@@ -152,8 +152,11 @@ class Recorder:
         self._file.flush()
         return self.operations
 
-    def answered(self, operation: int, status: int, response: str, *, replayed: bool = False) -> str:
-        """Note the answer to a request, byte for byte; return its outcome."""
+    def answered(self, operation: int, status: int, response: str, *, replayed: bool = False) -> Heard:
+        """Note the answer to a request, byte for byte; with status 0 that there was none, *response* says why."""
+        if status == 0:
+            self.lost(operation, response)
+            return Heard(0, response, False, UNKNOWN)
         outcome = outcome_of(status, response)
         self.write(
             {
@@ -165,7 +168,7 @@ class Recorder:
                 "response": response,
             }
         )
-        return outcome
+        return Heard(status, response, replayed, outcome)
 
     def invoke_bulk(
         self, items: Sequence[tuple[str, str]], *, process: str, path: str, atomic: bool, ledger: str = ""
@@ -178,22 +181,15 @@ class Recorder:
             for key, request in items
         ]
 
-    def answered_bulk(self, operations: Sequence[int], status: int, response: str) -> list[Item]:
-        """Note the answer to a bulk, or with status 0 that there was none; return the answer to each item."""
-        if status == 0:
-            for operation in operations:
-                self.lost(operation, response)
-            return [Item(0, response, False, UNKNOWN) for _ in operations]
-        results = json.loads(response)["results"] if status == 200 else [None for _ in operations]
-        items = []
-        for operation, result in zip(operations, results, strict=True):
-            item_status, said, replayed = status, response, False
-            if result is not None:
-                item_status, replayed = result["status"], result["replayed"]
-                said = json.dumps(result.get("transfer") or result.get("problem") or {}, separators=(",", ":"))
-            outcome = self.answered(operation, item_status, said, replayed=replayed)
-            items.append(Item(item_status, said, replayed, outcome))
-        return items
+    def answered_bulk(self, operations: Sequence[int], status: int, response: str) -> list[Heard]:
+        """Note the answer to a bulk, as `answered`; return the answer to each item."""
+        if status != 200:
+            return [self.answered(operation, status, response) for operation in operations]
+        heard = []
+        for operation, result in zip(operations, json.loads(response)["results"], strict=True):
+            said = json.dumps(result.get("transfer") or result.get("problem") or {}, separators=(",", ":"))
+            heard.append(self.answered(operation, result["status"], said, replayed=result["replayed"]))
+        return heard
 
     def lost(self, operation: int, reason: str) -> None:
         """Note that no answer came, so that the outcome is unknown for ever."""

@@ -1,6 +1,7 @@
 """What the checks of a history found."""
 
 from collections import Counter
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -15,6 +16,10 @@ CHECKS = {
     "C7": "a key is bound to one request, in one ledger; another under it changes nothing",
     "C8": "after the faults nearly everything succeeds again, and sizes are back",
 }
+
+
+# Violations that are shown of each check; the count says how many there are.
+SHOWN_MAX = 10
 
 
 class Violation(NamedTuple):
@@ -38,3 +43,11 @@ class Verdict:
     def flagged(self) -> set[str]:
         """The checks that found something."""
         return {violation.check for violation in self.violations}
+
+    def lines(self, checks: Mapping[str, str]) -> Iterator[str]:
+        """Say what some checks found, with what they assert."""
+        for name, asserted in checks.items():
+            found = [violation.what for violation in self.violations if violation.check == name]
+            said = f"{len(found):,} violations" if found else "holds" if self.judged[name] else "nothing to judge"
+            yield f"  {name:<2} {said:<17}{self.judged[name]:>9,} judged   {asserted}"
+            yield from (f"       {what}" for what in found[:SHOWN_MAX])

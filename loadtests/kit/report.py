@@ -3,12 +3,9 @@
 import json
 from pathlib import Path
 
-from loadtests.history.verdict import CHECKS
+from loadtests.history.verdict import CHECKS, SHOWN_MAX
 from loadtests.kit.run import Outcome
 from loadtests.kit.stats import PERCENTILES
-
-# Lies that are shown; the file has them all.
-LIES_SHOWN = 10
 
 
 def lines(outcome: Outcome) -> list[str]:
@@ -20,7 +17,7 @@ def lines(outcome: Outcome) -> list[str]:
     counts = f"{figures['requests']:,} requests, {figures['failures']:,} failed, {figures['lies']:g} lies"
     text = [f"{outcome.plan.scenario}: {word}: {counts}, {latencies} ms", f"  judged: {judged}"]
     text += [f"  missed: {finding}" for finding in outcome.findings if not finding.met]
-    text += [f"  {violation.check}: {violation.what}" for violation in verdict.violations[:LIES_SHOWN]]
+    text += [f"  {violation.check}: {violation.what}" for violation in verdict.violations[:SHOWN_MAX]]
     if outcome.audit is None:
         text.append("  audit: not run; run `tallystick audit` where the database is")
     else:

@@ -14,7 +14,7 @@ from locust import FastHttpUser, constant, constant_throughput
 from locust.exception import StopUser
 from locust.user.task import LOCUST_STATE_STOPPING, LOCUST_STATE_WAITING
 
-from loadtests.history.recorder import NOT_NOW, OK, HistoryFullError, Recorder, is_settled, problem_of
+from loadtests.history.recorder import NOT_NOW, OK, HistoryFullError, Recorder, problem_of
 from loadtests.kit.plan import KEY_VARIABLE, from_environment
 from loadtests.kit.traffic import Traffic, body_of, transfer
 
@@ -38,7 +38,6 @@ class Answer(NamedTuple):
     """What came back; status 0 is no answer. `settled` tells that the same key will never be answered otherwise."""
 
     status: int
-    body: str
     retry_after: str
     settled: bool
 
@@ -131,7 +130,7 @@ class LedgerUser(FastHttpUser):
 
     def insist(self, key: str, body: str, *, refused: bool = False) -> Answer:
         """Send the same request until it has the answer that its key has for ever; bounded by SENDINGS_MAX."""
-        answer = Answer(0, "", "", settled=False)
+        answer = Answer(0, "", settled=False)
         for _ in range(SENDINGS_MAX):
             answer = self.send_transfer(key, body, expected=(409,) if refused else ())
             if answer.settled:
@@ -229,15 +228,9 @@ class LedgerUser(FastHttpUser):
         status, body = response.status_code or 0, response.text or ""
         headers = response.headers or {}
         replayed = headers.get("Idempotent-Replayed") == "true"
-        outcome = self._note(number, status, body, replayed=replayed)
-        if outcome == OK:
+        heard = Notes.open().answered(number, status, body if status else "no answer", replayed=replayed)
+        if heard.outcome == OK:
             response.success()
         else:
             response.failure(f"{status} {problem_of(body).get('code', '') or response.error or ''}".rstrip())
-        return Answer(status, body, headers.get("Retry-After") or "", is_settled(status, outcome))
-
-    def _note(self, number: int, status: int, body: str, *, replayed: bool) -> str:
-        if status:
-            return Notes.open().answered(number, status, body, replayed=replayed)
-        Notes.open().lost(number, "no answer")
-        return "unknown"
+        return Answer(status, headers.get("Retry-After") or "", heard.settled)
