@@ -1,7 +1,9 @@
 """Servers that requests are sent to: Tallystick itself, the peer, and a handler that does nothing."""
 
 import asyncio
+import json
 import os
+import secrets
 import signal
 import sys
 import tempfile
@@ -15,12 +17,11 @@ from loadtests.bench.record import BenchError
 from loadtests.client import Client, NoAnswer
 from loadtests.openloop.generator import prepare
 from loadtests.openloop.workloads import Target
-from loadtests.processes import HOST, PROJECT, answers, end, free_port, run_command, spawn, tail
+from loadtests.processes import HOST, PROJECT, answers, end, free_port, spawn, tail
 from loadtests.servers import WARM_UP_SECONDS, Server
 
 PEER_PYTHON = PROJECT / ".venv-peer" / "bin" / "python"
 WARM_PAUSE_SECONDS = 0.5
-PREPARE_SECONDS_MAX = 60.0
 START_SECONDS_MAX = 60.0
 STOP_SECONDS_MAX = 20.0
 PEER_DATABASE = "peer"
@@ -88,33 +89,29 @@ async def peer(servers: Beside) -> AsyncIterator[tuple[Target, int]]:
     """Run the peer on databases of its own; yields where it is and its process."""
     await servers.create_database(PEER_DATABASE)
     database = servers.postgres.url(PEER_DATABASE, scheme="postgresql+asyncpg")
-    async with run_peer(database, servers.valkey.url) as (url, pid):
-        key = await peer_key(database, servers.valkey.url, "bench", PEER_LIMIT)
+    key = secrets.token_urlsafe()
+    async with run_peer(database, servers.valkey.url, {key: ("bench", PEER_LIMIT)}) as (url, pid):
         yield await prepare(url, [key]), pid
 
 
 @asynccontextmanager
-async def run_peer(database_url: str, redis_url: str) -> AsyncIterator[tuple[str, int]]:
-    """Run the peer: uvicorn with uvloop and httptools, one worker; its tables are made by `peer_key`."""
+async def run_peer(
+    database_url: str, redis_url: str, keys: Mapping[str, tuple[str, str]]
+) -> AsyncIterator[tuple[str, int]]:
+    """
+    Run the peer: uvicorn with uvloop and httptools, one worker; yields its address and its process.
+
+    Args:
+        database_url: Of an empty database.
+
+        keys: The API keys that it takes, with the ledger and the limit of each.
+    """
     port = free_port()
     command = [str(PEER_PYTHON), "-m", "uvicorn", "loadtests.peer.app:app", "--host", HOST, "--port", str(port)]
     command += ["--loop", "uvloop", "--http", "httptools", "--no-access-log", "--log-level", "warning"]
-    async with _running(command, port, "/readyz", _peer_environment(database_url, redis_url)) as pid:
+    own = {"PEER_DATABASE_URL": database_url, "PEER_REDIS_URL": redis_url, "PEER_KEYS": json.dumps(keys)}
+    async with _running(command, port, "/readyz", {**os.environ, **own, "PYTHONPATH": str(PROJECT)}) as pid:
         yield f"http://{HOST}:{port}", pid
-
-
-async def peer_key(database_url: str, redis_url: str, ledger: str, limit: str) -> str:
-    """Make the peer's tables unless they are there, and a key."""
-    command = [str(PEER_PYTHON), "-m", "loadtests.peer.prepare", "--ledger", ledger, "--limit", limit]
-    done = await run_command(command, PREPARE_SECONDS_MAX, _peer_environment(database_url, redis_url))
-    if done.code != 0:
-        raise BenchError(f"the peer's tables cannot be made:\n{done.said}")
-    return done.output.strip()
-
-
-def _peer_environment(database_url: str, redis_url: str) -> dict[str, str]:
-    own = {"PEER_DATABASE_URL": database_url, "PEER_REDIS_URL": redis_url, "PYTHONPATH": str(PROJECT)}
-    return {**os.environ, **own}
 
 
 @asynccontextmanager

@@ -35,7 +35,7 @@ def main(words: list[str]) -> int:
     try:
         return fixed(words) if program is None else program(words[1:])
     except (ClientError, ServerError, TooManyFilesError) as error:
-        print(f"{words[0]}: {error}", file=sys.stderr)
+        print(f"{'openloop' if program is None else words[0]}: {error}", file=sys.stderr)
         return NOT_RUN
 
 

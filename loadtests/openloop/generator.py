@@ -89,6 +89,8 @@ async def prepare(url: str, keys: list[str], accounts: int = ACCOUNTS) -> Target
     names = [f"{PREFIX}:{number}" for number in range(accounts)]
     for key in keys:
         async with Client(url, key) as client:
+            # Nobody waits for a server that is not there.
+            await client.ask("GET", "/v1/accounts?limit=1")
             await client.open_accounts(names)
     return Target(host, port, keys, names)
 

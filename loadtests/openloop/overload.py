@@ -23,7 +23,7 @@ import uvloop
 from loadtests.client import Client
 from loadtests.openloop.generator import Task, allow_files, generate, new_run, prepare
 from loadtests.openloop.results import ANSWERED, REFUSED, Results, Run, Summary
-from loadtests.openloop.workloads import Target, is_write, key_of
+from loadtests.openloop.workloads import NAMES, Target, is_write, key_of
 from loadtests.processes import Done, keep_to, resident_bytes, run_program
 from loadtests.screen import Screen
 from loadtests.servers import WARM_UP_SECONDS, Server, own_server
@@ -79,7 +79,7 @@ def main(words: list[str]) -> int:
     """Measure the curve; 1 when a bar is missed or a promise broken."""
     usual = Options()
     parser = argparse.ArgumentParser(prog="make overload", description=__doc__)
-    parser.add_argument("--workload", choices=("read", "post", "hot", "mixed"), default=usual.workload)
+    parser.add_argument("--workload", choices=NAMES, default=usual.workload)
     parser.add_argument("--seconds", type=float, default=usual.seconds, help="of each run")
     parser.add_argument("--connections", type=int, default=usual.connections, help="of the runs after the peak")
     parser.add_argument("--factors", type=float, nargs="+", default=usual.factors)

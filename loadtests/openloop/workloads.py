@@ -51,7 +51,7 @@ def requests_of(workload: str, target: Target, run: str, seed: int) -> Requests:
     Return the requests of a workload; the same seed makes the same ones.
 
     Args:
-        workload: One of `NAMES`.
+        workload: Its name, one of `_MAKERS`.
 
         run: No two runs of different names share an idempotency key.
     """
@@ -162,4 +162,5 @@ _MAKERS: dict[str, Callable[[_Source], Requests]] = {
     "mixed": _mixed,  # a read in five, the others posts
     "bulk": _bulk,  # many transfers a request
 }
-NAMES = ("read", "post", "hot", "mixed", "statement", "replay", "bulk")
+# Those that a load at a fixed rate can be made of.
+NAMES = ("read", "post", "hot", "mixed")

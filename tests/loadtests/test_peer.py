@@ -12,7 +12,7 @@ from typing import NamedTuple
 import aiohttp
 import pytest
 
-from loadtests.bench.places import PEER_AUDIT, PEER_PYTHON, peer_key, run_peer
+from loadtests.bench.places import PEER_AUDIT, PEER_PYTHON, run_peer
 from server.process.commands.keys import KeyLimit
 from tests.support.postgres import administer, create_empty_database, drop_database
 from tests.support.service import Service, make_key
@@ -71,10 +71,9 @@ async def side(
             return
         database = await create_empty_database(postgres_url)
         peer_url = database.replace("postgresql://", "postgresql+asyncpg://", 1)
-        async with run_peer(peer_url, redis_url) as (url, _):
-            key = await peer_key(peer_url, redis_url, "a", "1000000/second")
-            low = await peer_key(peer_url, redis_url, "b", "3/hour")
-            yield Api(session, url, key, low)
+        keys = {"plenty": ("a", "1000000/second"), "few": ("b", "3/hour")}
+        async with run_peer(peer_url, redis_url, keys) as (url, _):
+            yield Api(session, url, "plenty", "few")
             assert [list(row) for row in await administer(database, PEER_AUDIT)] == [[True]]
         await drop_database(postgres_url, database)
 
