@@ -16,6 +16,8 @@ from hypothesis import strategies as st
 
 from loadtests import client
 from loadtests.client import BROKEN, Client, Connection, GaveUp, NoAnswer, UnexpectedAnswer
+from loadtests.openloop.berka import Transfer
+from loadtests.openloop.passes import post_set
 
 Step = Callable[[web.Request], web.Response]
 
@@ -142,6 +144,25 @@ async def test_a_wait_beyond_the_limit_is_not_begun() -> None:
     async with script.called() as ledger:
         with pytest.raises(GaveUp, match="429 rate_limited"):
             await ledger.call("POST", "/v1/transfers", {}, "k1")
+
+
+async def test_a_set_is_answered_item_by_item() -> None:
+    """
+    Each transfer's bytes come out of the set as they stand in it.
+    """
+
+    def results(_: web.Request) -> web.Response:
+        body = (
+            b'{"results": [{"status": 201, "replayed": false, "transfer": {"id":  "a"}},'
+            b' {"status": 201, "replayed": true, "transfer": {"id": "b"}}]}'
+        )
+        return web.Response(body=body)
+
+    asked = [Transfer(key, "cash", "berka:1", 1, key, {}) for key in ("k1", "k2")]
+    async with Script(results).called() as ledger:
+        one, other = await post_set(ledger, asked)
+    assert (one.body, one.replayed) == (b'{"id":  "a"}', False)
+    assert (other.body, other.replayed) == (b'{"id": "b"}', True)
 
 
 async def test_a_refused_item_is_named() -> None:
