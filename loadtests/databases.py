@@ -12,7 +12,8 @@ import asyncpg
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
-from loadtests.processes import ServerError, answers, end, ended, family, send, spawn
+from loadtests.process_table import family
+from loadtests.processes import ServerError, answers, end, ended, send, spawn
 from server.process.embedded import EmbeddedError
 from server.process.embedded.account import account_for, reaching
 from server.process.embedded.binaries import postgres_bin, valkey_bin

@@ -16,6 +16,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 from loadtests.client import Client, NoAnswer
+from loadtests.process_table import command_line, family, resident_bytes
 from loadtests.processes import (
     HOST,
     KILLED_SECONDS_MAX,
@@ -23,12 +24,9 @@ from loadtests.processes import (
     Done,
     ServerError,
     answers,
-    command_line,
     end,
     ended,
-    family,
     free_port,
-    resident_bytes,
     run_command,
     send,
     spawn,

@@ -17,7 +17,8 @@ from redis.asyncio import Redis
 
 from loadtests.bench.record import BenchError
 from loadtests.databases import Postgres, Valkey
-from loadtests.processes import command_line, run_command
+from loadtests.process_table import command_line
+from loadtests.processes import run_command
 from loadtests.servers import Server
 
 # Settings that name a place, and one that would write a log that nobody reads.

@@ -21,7 +21,8 @@ from loadtests.openloop.children import MARGIN_SECONDS, leave_cores, run_apart
 from loadtests.openloop.generator import Task, TooManyFilesError, allow_files
 from loadtests.openloop.results import Run
 from loadtests.openloop.workloads import BULK_TRANSFERS, Target
-from loadtests.processes import cpu_times, cpu_used, resident_bytes, run_command
+from loadtests.process_table import cpu_times, cpu_used, resident_bytes
+from loadtests.processes import run_command
 from loadtests.servers import tallystick
 
 # What is compared with the peer; it has no bulk.

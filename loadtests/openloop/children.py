@@ -11,7 +11,8 @@ from typing import Any, Self
 
 from loadtests.openloop.generator import Task, new_run
 from loadtests.openloop.results import Results, Run
-from loadtests.processes import KILLED_SECONDS_MAX, PROJECT, ServerError, cpu_times, cpu_used, family, keep_to
+from loadtests.process_table import cpu_times, cpu_used, family, keep_to
+from loadtests.processes import KILLED_SECONDS_MAX, PROJECT, ServerError
 
 # Cores from which on generators get some for themselves. On fewer everything shares what there is, as the kernel likes.
 PINNING_CORES = 4

@@ -5,7 +5,8 @@ import argparse
 import uvloop
 
 from loadtests.openloop.generator import Task, allow_files, generate, prepare
-from loadtests.processes import resident_bytes, run_program
+from loadtests.process_table import resident_bytes
+from loadtests.processes import run_program
 from loadtests.screen import Screen
 from loadtests.servers import own_server
 

@@ -24,7 +24,8 @@ from loadtests.client import Client
 from loadtests.openloop.generator import Task, allow_files, generate, new_run, prepare
 from loadtests.openloop.results import ANSWERED, REFUSED, Results, Run, Summary
 from loadtests.openloop.workloads import NAMES, Target, is_write, key_of
-from loadtests.processes import Done, keep_to, resident_bytes, run_program
+from loadtests.process_table import keep_to, resident_bytes
+from loadtests.processes import Done, run_program
 from loadtests.screen import Screen
 from loadtests.servers import WARM_UP_SECONDS, Server, own_server
 from loadtests.text import aligned, table

@@ -16,7 +16,7 @@ from loadtests.openloop.driver import Driver
 from loadtests.openloop.overload import Options
 from loadtests.openloop.results import ANSWERED, REFUSED, Results, Summary, quantile
 from loadtests.openloop.workloads import Target, requests_of
-from loadtests.processes import family
+from loadtests.process_table import family
 from loadtests.screen import Screen
 from tests.support.service import Service, in_process, make_key
 from tests.support.waiting import until
