@@ -1,10 +1,10 @@
-"""Requests that nobody answers for, limited by the network address they come from."""
+"""Limits on requests without a good key, by the network address they come from."""
 
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import Final
 
+from server.gate.exhausted import ExhaustedLimits, now
 from server.gate.limits import Limit, LocalBuckets
-from server.gate.used_up import UsedUp, now
 from server.store.keyspace import Keyspace
 from server.store.redis import Redis, RedisAwayError
 from server.store.scripts import script
@@ -50,7 +50,7 @@ class AddressLimit:
         self._family = family
         self._local = LocalBuckets()
         # By network.
-        self._used_up: UsedUp[str] = UsedUp()
+        self._exhausted: ExhaustedLimits[str] = ExhaustedLimits()
 
     async def count(self, address: str) -> int:
         """
@@ -60,12 +60,12 @@ class AddressLimit:
             0, or microseconds until another one is within the limit when this one is not.
         """
         peer = network(address)
-        if taken := self._used_up.taken(peer):
+        if taken := self._exhausted.taken(peer):
             return taken.wait
         asked = now()
         wait = (await self._take(peer, 1))[0]
         if wait:
-            self._used_up.remember(peer, asked, wait)
+            self._exhausted.remember(peer, asked, wait)
         return wait
 
     def remembered(self, address: str) -> int:
@@ -75,10 +75,10 @@ class AddressLimit:
         Returns:
             Microseconds until one is within the limit; 0 where that is not known.
         """
-        taken = self._used_up.taken(network(address))
+        taken = self._exhausted.taken(network(address))
         return 0 if taken is None else taken.wait
 
-    async def used_up(self, address: str) -> int:
+    async def peek(self, address: str) -> int:
         """
         Ask whether a request would be within the limit, without counting one while it would.
 
@@ -86,10 +86,10 @@ class AddressLimit:
             0, or microseconds until one is.
         """
         peer = network(address)
-        if taken := self._used_up.taken(peer):
+        if taken := self._exhausted.taken(peer):
             return taken.wait
         _, left = await self._take(peer, 0)
-        # How long to wait is known to whoever counts, and with nothing left counts nothing.
+        # Only counting returns the wait. With no token left it takes none.
         return 0 if left else await self.count(address)
 
     async def _take(self, peer: str, cost: int) -> tuple[int, int]:

@@ -9,9 +9,9 @@ from typing import Any
 
 import msgspec
 
+from server.gate.exhausted import ExhaustedLimits, now
 from server.gate.keys import ApiKey
 from server.gate.limits import LocalBuckets
-from server.gate.used_up import UsedUp, now
 from server.store.cache import Replay, Snapshot
 from server.store.cache_counters import CacheCounters
 from server.store.coalescer import Coalescer
@@ -82,7 +82,7 @@ class Gate:
         self._decisions = tallies.decisions
         self._local = LocalBuckets()
         # By the key as it was read last: one whose limits have changed is another one.
-        self._used_up: UsedUp[ApiKey] = UsedUp()
+        self._exhausted: ExhaustedLimits[ApiKey] = ExhaustedLimits()
         # Lease tokens are never given twice: a random part of this process, a count, a position.
         self._process = secrets.token_hex(4)
         self._batches = itertools.count(1)
@@ -93,9 +93,9 @@ class Gate:
             tally=tallies.batches["gate"],
         )
 
-    def used_up(self, key: ApiKey) -> Decision | None:
-        """Return what a request for one token of a key would be told, where that is known: there is none yet."""
-        taken = self._used_up.taken(key)
+    def exhausted(self, key: ApiKey) -> Decision | None:
+        """Return the refusal of a request for one token of a key, if it is known that there is none yet."""
+        taken = self._exhausted.taken(key)
         if taken is None:
             return None
         self._count("memory", 1, 0)
@@ -173,7 +173,7 @@ class Gate:
         if admitted < len(waits):
             for item, entry in zip(items, entries, strict=True):
                 if entry.wait and item.cost == 1:
-                    self._used_up.remember(key, asked, entry.wait, entry.waits_for)
+                    self._exhausted.remember(key, asked, entry.wait, entry.waits_for)
                     break
         return entries
 

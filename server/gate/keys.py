@@ -35,10 +35,10 @@ REFRESH_SECONDS = 1.0
 CACHE_KEYS_MAX = 10_000
 # Tokens never found good before that are looked up with one query. One such query is away at a time: made-up tokens,
 # however many, take one place of the readers' queue and one of their connections.
-STRANGERS_BATCH_MAX = 100
+UNKNOWN_KEYS_BATCH_MAX = 100
 # Such tokens that may wait: a few milliseconds of queries. It refuses none of the clients that a restart meets at
 # once, who share their keys.
-STRANGERS_QUEUE_MAX = 400
+UNKNOWN_KEYS_QUEUE_MAX = 400
 
 T = TypeVar("T")
 
@@ -115,7 +115,7 @@ class NewKey(NamedTuple):
     digest: bytes
 
 
-class StrangersFullError(QueueFullError):
+class UnknownKeysFullError(QueueFullError):
     """Too many tokens never found good before wait to be looked up; those that were are not concerned."""
 
 
@@ -190,12 +190,12 @@ class Authenticator:
     def __init__(self, database: Database, defaults: Defaults | None = None) -> None:
         self._database = database
         self._defaults = defaults or Defaults()
-        # By `token_name`. What has expired stays until it is read again or pushed out: it tells who is no stranger.
+        # By `token_name`. An expired entry stays until it is read again or pushed out: its token was good once.
         self._known: dict[bytes, _Known] = {}
         self._unknown: dict[bytes, float] = {}
         self._lookups: dict[bytes, asyncio.Task[ApiKey | None]] = {}
-        self._strangers: Coalescer[_Parsed, asyncpg.Record | None] = Coalescer(
-            self._read, batch_max=STRANGERS_BATCH_MAX, in_flight_max=1, queue_max=STRANGERS_QUEUE_MAX
+        self._unknown_keys: Coalescer[_Parsed, asyncpg.Record | None] = Coalescer(
+            self._read, batch_max=UNKNOWN_KEYS_BATCH_MAX, in_flight_max=1, queue_max=UNKNOWN_KEYS_QUEUE_MAX
         )
 
     def knew(self, name: bytes) -> bool:
@@ -210,24 +210,24 @@ class Authenticator:
         now = time.monotonic()
         if now >= entry.refresh_at:
             entry.refresh_at = now + REFRESH_SECONDS
-            self._ask(name, entry.parsed, stranger=False)
+            self._ask(name, entry.parsed, unknown=False)
         over = now - entry.expires
         if over < 0 or (self._database.away and over < CACHE_AWAY_SECONDS - CACHE_SECONDS):
             return entry.key
         return None
 
     async def authenticate(
-        self, token: str, before_strangers: Callable[[], Awaitable[None]] | None = None
+        self, token: str, before_lookup: Callable[[], Awaitable[None]] | None = None
     ) -> ApiKey | None:
         """
         Return the key this token is, or None when it is unknown or revoked.
 
         Args:
-            before_strangers: Called before a token is looked up that was never found good; raises to keep it from
+            before_lookup: Called before a token is looked up that was never found good; raises to keep it from
                 being looked up.
 
         Raises:
-            StrangersFullError: It is one of too many such tokens.
+            UnknownKeysFullError: It is one of too many such tokens.
             QueueFullError, StoreUnavailableError: It could not be looked up.
         """
         name = token_name(token)
@@ -241,13 +241,13 @@ class Authenticator:
             parsed = _parse(token)
             if parsed is None:
                 return None
-            stranger = not self.knew(name)
-            if stranger and before_strangers is not None:
-                await before_strangers()
-            self._ask(name, parsed, stranger=stranger)
+            unknown = not self.knew(name)
+            if unknown and before_lookup is not None:
+                await before_lookup()
+            self._ask(name, parsed, unknown=unknown)
         return await asyncio.shield(self._lookups[name])
 
-    def _ask(self, name: bytes, parsed: _Parsed, *, stranger: bool) -> None:
+    def _ask(self, name: bytes, parsed: _Parsed, *, unknown: bool) -> None:
         """Look a token up, unless that is being done already."""
         if name in self._lookups:
             return
@@ -258,18 +258,18 @@ class Authenticator:
                 # Nobody may be waiting for it: then the next request finds out.
                 lookup.exception()
 
-        lookup = asyncio.get_running_loop().create_task(self._look_up(name, parsed, stranger=stranger))
+        lookup = asyncio.get_running_loop().create_task(self._look_up(name, parsed, unknown=unknown))
         self._lookups[name] = lookup
         lookup.add_done_callback(done)
 
-    async def _look_up(self, name: bytes, parsed: _Parsed, *, stranger: bool) -> ApiKey | None:
+    async def _look_up(self, name: bytes, parsed: _Parsed, *, unknown: bool) -> ApiKey | None:
         # Counted from before the read, so that a revocation is never outlived by more than the bound.
         expires = time.monotonic() + CACHE_SECONDS
-        if stranger:
+        if unknown:
             try:
-                future = self._strangers.submit(parsed)
+                future = self._unknown_keys.submit(parsed)
             except QueueFullError:
-                raise StrangersFullError from None
+                raise UnknownKeysFullError from None
             row = await future
         else:
             row = (await self._read([parsed]))[0]

@@ -103,7 +103,7 @@ class LocalBuckets:
     Buckets of one worker, for while Redis is away: it admits its share, alone.
 
     The arithmetic is that of `gate.lua`. One thing is added: what the limit as a whole can hold is never refused for
-    ever because a share of it cannot. It is admitted by a full bucket, which then owes the rest.
+    ever because a share of it cannot. It is admitted by a full bucket, whose level then falls below zero.
 
     Args:
         clock: Gives microseconds.
@@ -111,7 +111,7 @@ class LocalBuckets:
 
     def __init__(self, clock: Callable[[], int] = _microseconds) -> None:
         self._clock = clock
-        # Units (below zero: owed), when they were counted, and the price of a token then.
+        # Units, when they were counted, and the price of a token then.
         self._states: dict[tuple[int, str], tuple[int, int, int]] = {}
 
     def take(self, ledger_id: int, limits: Sequence[tuple[str, Limit]], share: int, cost: int) -> Taken:

@@ -41,8 +41,8 @@ REFUSING_SHARES_MAX = 4
 REFUSING_SAVED_SECONDS = 0.25
 # Share of a worker's time that refusing takes at most, so that others are served meanwhile.
 REFUSING_SHARE_MAX = 0.4
-# Seconds that aiohttp takes to send a refusal once it has been told: it does so later, where that cannot be measured.
-TOLD_SECONDS = 0.0001
+# Seconds that it takes at most to send a refusal once a waiting request has been woken: too late to be measured here.
+WOKEN_SECONDS = 0.00005
 
 
 # Tells how long refusing takes.
@@ -75,7 +75,7 @@ class Admission:
         # Whether somebody waits, or has waited at the last look.
         self.crowded = False
         self._looked = 0.0
-        # Seconds of refusing that are saved up, and of the present look, those that it leaves to aiohttp.
+        # Seconds of refusing that are saved up, and those of the present look that are spent after it.
         self._saved = REFUSING_SAVED_SECONDS
         self._saved_at = 0.0
         self._left_to_do = 0.0
@@ -177,7 +177,7 @@ class Admission:
         def refused() -> None:
             if not waiter.cancelled():
                 waiter.set_result(False)
-                self._left_to_do += TOLD_SECONDS
+                self._left_to_do += WOKEN_SECONDS
 
         self.wait(admitted, refused, write=write)
         try:

@@ -5,12 +5,12 @@ from contextlib import asynccontextmanager
 from typing import Final, NoReturn
 
 from server.gate.addresses import AddressLimit
-from server.gate.keys import ApiKey, Authenticator, StrangersFullError
+from server.gate.keys import ApiKey, Authenticator, UnknownKeysFullError
 from server.http.admission import AnonymousAdmission
 from server.http.call import Call
 from server.http.forwarded import TrustedProxies
 from server.http.problems import Problem
-from server.http.rate_limits import UsedUpProblem
+from server.http.rate_limits import QuotaExceededProblem
 from server.store.coalescer import QueueFullError
 
 # The limits of a network address, as callers read them.
@@ -79,19 +79,19 @@ class Callers:
 
         Raises:
             Problem: The key is not known, and its address has failed too often for it to be looked up.
-            StrangersFullError: It is one of too many keys that are not known.
+            UnknownKeysFullError: It is one of too many keys that are not known.
             QueueFullError, StoreUnavailableError: It could not be looked up.
         """
         if not call.head.token or (call.route is not None and call.route.role is None):
             return None
         failures, address = self._limits[AUTHENTICATION], self._address(call)
 
-        async def refuse_used_up() -> None:
-            _refuse(AUTHENTICATION, await failures.used_up(address))
+        async def refuse_exhausted() -> None:
+            _refuse(AUTHENTICATION, await failures.peek(address))
 
         try:
-            return await self._authenticator.authenticate(call.head.token, refuse_used_up)
-        except StrangersFullError:
+            return await self._authenticator.authenticate(call.head.token, refuse_exhausted)
+        except UnknownKeysFullError:
             async with self._place():
                 await failures.count(address)
             raise
@@ -152,4 +152,4 @@ def _refuse(policy: str, wait: int) -> None:
         Problem: There is none.
     """
     if wait:
-        raise UsedUpProblem(policy, wait)
+        raise QuotaExceededProblem(policy, wait)

@@ -21,7 +21,7 @@ from server.http.observer import Observer
 from server.http.overload import overloaded, retry_after_seconds
 from server.http.problems import Problem
 from server.http.query import Query, decode_query
-from server.http.rate_limits import UsedUpProblem, limit_fields, too_costly, too_many_running
+from server.http.rate_limits import QuotaExceededProblem, limit_fields, too_costly, too_many_running
 from server.http.reply import PROBLEM, Reply, header, retry_after
 from server.http.route import Route
 from server.http.routes import Match, Router
@@ -237,7 +237,7 @@ class Pipeline:
                 asked = await self._read_items(call, route, route.items)
             else:
                 look_up, name = NOTHING if route.look_up is None else route.look_up(call)
-                decision = self._gate.used_up(key) or await self._gate.enter(key, 1, look_up, name)
+                decision = self._gate.exhausted(key) or await self._gate.enter(key, 1, look_up, name)
                 self._judge(call, 1, decision)
                 if route.body is None:
                     asked = decode_query(call.query_string, route.query)
@@ -274,7 +274,7 @@ class Pipeline:
         Raises:
             Problem, QueueFullError: As `_judge` and the gate.
         """
-        decision = self._gate.used_up(call.key) if cost == 1 else None
+        decision = self._gate.exhausted(call.key) if cost == 1 else None
         self._judge(call, cost, decision or await self._gate.enter(call.key, cost))
 
     def _judge(self, call: Call, cost: int, decision: Decision) -> None:
@@ -289,7 +289,7 @@ class Pipeline:
         if decision.wait:
             if decision.wait < 0:
                 raise too_costly(key, cost, decision.waits_for)
-            raise UsedUpProblem(key.policies[decision.waits_for], decision.wait)
+            raise QuotaExceededProblem(key.policies[decision.waits_for], decision.wait)
         call.decision = decision
         call.gated = time.monotonic()
 

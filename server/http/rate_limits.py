@@ -32,7 +32,7 @@ def limit_fields(key: ApiKey, left: int) -> bytes:
     return rate_limit(key.policy, left, -((left - burst) * window // quota))
 
 
-class UsedUpProblem(Problem):
+class QuotaExceededProblem(Problem):
     """
     The problem of a limit that has no token left. A flood is answered with it, so its body is prepared.
 
@@ -62,7 +62,7 @@ class UsedUpProblem(Problem):
 @lru_cache(PREPARED_MAX)
 def _prepared(policy: str, seconds: int, *, write: bool) -> tuple[bytes, bytes]:
     """Return the body before the id of the request, and from there to the milliseconds, which end it."""
-    problem = UsedUpProblem(policy, seconds * MICROSECONDS)
+    problem = QuotaExceededProblem(policy, seconds * MICROSECONDS)
     before, after = Problem.body(problem, _PLACE, write=write).split(_PLACE.encode())
     rest, ending = after.rsplit(b"%d" % (seconds * 1_000), 1)
     assert rest.endswith(b'"retry_after_ms":'), "the milliseconds are its last member"

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from server.gate import used_up
+from server.gate import exhausted
 from server.http import rate_limits
-from server.http.rate_limits import UsedUpProblem, milliseconds_of, seconds_of
+from server.http.rate_limits import QuotaExceededProblem, milliseconds_of, seconds_of
 from server.process.commands.keys import KeyLimit
 from tests.limits.steps import limited
 from tests.support.client import Answer, Client
@@ -93,7 +93,7 @@ async def test_what_is_remembered_is_exact_too(
     database_url: str, redis_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Who is refused from memory, by whatever route, is told a wait that is enough."""
-    monkeypatch.setattr(used_up, "REMEMBERED_MAX", FOR_EVER)
+    monkeypatch.setattr(exhausted, "REMEMBERED_MAX", FOR_EVER)
     async with in_process(database_url, redis_url) as service:
         refused: list[tuple[Client, Answer]] = []
         assert service.app is not None
@@ -164,6 +164,6 @@ def test_bodies_made_beforehand_are_few() -> None:
     rate_limits._prepared.cache_clear()
     made: set[Any] = set()
     for wait in range(1, 1_000_000, 997):
-        made.add(UsedUpProblem("default", wait).body("id-1", write=False))
+        made.add(QuotaExceededProblem("default", wait).body("id-1", write=False))
     assert len(made) == 1_000
     assert rate_limits._prepared.cache_info().misses == 1

@@ -13,7 +13,7 @@ from server.store import lanes, postgres, redis
 TABLE = Path(__file__).parents[2] / "docs" / "operations.md"
 CONSTANTS = {
     "connections": limits.CONNECTIONS_MAX,
-    "unknown keys that wait to be looked up": keys.STRANGERS_QUEUE_MAX,
+    "unknown keys that wait to be looked up": keys.UNKNOWN_KEYS_QUEUE_MAX,
     "requests under way without a good key": admission.RUNNING_ANONYMOUS_MAX,
     "writes under way": admission.RUNNING_WRITES_MAX,
     "reads under way": admission.RUNNING_READS_MAX,

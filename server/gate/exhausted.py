@@ -17,21 +17,21 @@ def now() -> int:
     return time.monotonic_ns() // 1_000
 
 
-class UsedUp(Generic[Name]):
+class ExhaustedLimits(Generic[Name]):
     """
-    What has been said to have no token left, by name, and how long that holds.
+    The limits, by name, that are known to have no token left, and how long that lasts.
 
-    Exact: as long as it is remembered whoever counts would say no as well, since a bucket that others take from fills
-    no sooner.
+    This is exact: while a limit is remembered here, asking Redis could only give the same answer. A bucket does not
+    fill sooner because others take from it.
     """
 
     def __init__(self) -> None:
-        # Until when it is remembered, until when it was said to last (both in microseconds of the monotonic clock), and
-        # the position of the bucket that is waited for.
+        # Until when the limit is remembered, when it has a token again (both in microseconds of the monotonic clock), and
+        # the position of the bucket that fills last.
         self._until: dict[Name, tuple[int, int, int]] = {}
 
     def taken(self, name: Name) -> Taken | None:
-        """Return what an attempt to take one token would come to; None where that is not known."""
+        """Return the result of an attempt to take one token; None where it is not known without asking."""
         if name not in self._until:
             return None
         remembered, until, waits_for = self._until[name]
@@ -55,6 +55,6 @@ class UsedUp(Generic[Name]):
         self._until.pop(name, None)
         if len(self._until) >= LOCAL_BUCKETS_MAX:
             del self._until[next(iter(self._until))]
-        # Remembered from before the question, so that it never outlasts the wait; told from after the answer, so that
-        # whoever waits as told never comes too early.
+        # Remembering starts at the question, so that it ends before the wait does. The wait that callers are given
+        # starts at the answer, so that nobody comes too early.
         self._until[name] = (asked + min(wait, REMEMBERED_MAX), now() + wait, waits_for)
