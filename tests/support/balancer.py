@@ -135,6 +135,16 @@ class Haproxy(Balancer):
             writer.close()
         return answer.decode()
 
+    async def _listens(self) -> bool:
+        if not await super()._listens():
+            return False
+        try:
+            _, writer = await asyncio.open_unix_connection(self.runtime)
+        except OSError:
+            return False
+        writer.close()
+        return True
+
     async def uses(self, number: int) -> bool:
         """Return whether it sends requests to a server, the first or the second."""
         return (await self.state(("one", "two")[number]))["status"].startswith("UP")
