@@ -26,8 +26,8 @@ class ExhaustedLimits(Generic[Name]):
     """
 
     def __init__(self) -> None:
-        # Until when the limit is remembered, when it has a token again (both in microseconds of the monotonic clock), and
-        # the position of the bucket that fills last.
+        # Until when the limit is remembered, when it has a token again (both in microseconds of the monotonic clock),
+        # and the position of the bucket that fills last.
         self._until: dict[Name, tuple[int, int, int]] = {}
 
     def taken(self, name: Name) -> Taken | None:

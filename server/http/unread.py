@@ -44,7 +44,7 @@ class Unread:
 
 def unread(data: bytes, before: Head, arrived: float) -> Unread | None:
     """
-    Return the one whole request that *data* is, of the caller of the request before, if that is certain without parsing it.
+    Return the one whole request that *data* is, of the caller of the request before, if that is certain unparsed.
 
     It is either read after all, by the parser, or all of *data* is thrown away; so whatever another reader of the same
     bytes could take for two requests, or for a part of one, is none here.

@@ -347,5 +347,5 @@ def test_those_who_are_told_later_count_too(monkeypatch: pytest.MonkeyPatch) -> 
         assert await asyncio.gather(*asked) == [False] * 100
         return refused
 
-    per_look = admission.LOOK_SECONDS * admission.REFUSING_SHARE / admission.TOLD_SECONDS
+    per_look = admission.LOOK_SECONDS * admission.REFUSING_SHARE / admission.WOKEN_SECONDS
     assert 0 < asyncio.run(ask()) <= 4 * (per_look + 1)
