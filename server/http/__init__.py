@@ -1,1 +1,1 @@
-"""The surface callers see: routes, requests, answers, problems."""
+"""What callers see: connections, routes, handlers, problems and replies. `pipeline.py` is the way of a request."""

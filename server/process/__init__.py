@@ -1,1 +1,1 @@
-"""Processes: the supervisor, its workers, the background leader and the embedded servers."""
+"""Processes: the supervisor, its workers, the commands and the embedded servers."""

@@ -50,7 +50,7 @@ def _cache(app: App) -> Iterator[Sample]:
         yield Sample("tallystick_snapshots_total", (result,), number)
     yield Sample("tallystick_snapshot_fills_total", ("stored",), counters.fills)
     yield Sample("tallystick_snapshot_fills_total", ("lost",), counters.fills_lost)
-    yield Sample("tallystick_snapshots_owed_total", (), counters.pending)
+    yield Sample("tallystick_invalidations_pending_total", (), counters.pending)
     yield Sample("tallystick_invalidations_dropped_total", (), counters.dropped)
     yield Sample("tallystick_self_checks_total", ("right",), counters.checked - counters.stale)
     yield Sample("tallystick_self_checks_total", ("wrong",), counters.stale)

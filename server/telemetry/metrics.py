@@ -47,7 +47,7 @@ METRICS: Final[Mapping[str, Metric]] = {
     "tallystick_snapshot_fills_total": Metric(
         "counter", "Snapshots stored, or lost because something newer had been seen.", ("result",)
     ),
-    "tallystick_snapshots_owed_total": Metric(
+    "tallystick_invalidations_pending_total": Metric(
         "counter", "Accounts whose outdated snapshots could not be removed at once; this worker does not read them."
     ),
     "tallystick_invalidations_dropped_total": Metric(
