@@ -78,14 +78,17 @@ class DatabaseError(Exception):
     """
     Postgres refuses a statement or a connection, and would refuse it again.
 
-    Args:
-        text: What Postgres says.
+    As a string it is safe to log: it names the driver's error, and no value of a row.
 
-        kind: The name of the driver's error, which is safe to log.
+    Args:
+        text: What Postgres says. It may quote a whole row, so it is shown to operators only.
+
+        kind: The name of the driver's error.
     """
 
     def __init__(self, text: str, kind: str) -> None:
-        super().__init__(text)
+        super().__init__(kind)
+        self.text = text
         self.kind = kind
 
 
@@ -100,6 +103,10 @@ class ConstraintError(DatabaseError):
     def __init__(self, text: str, kind: str, constraint: str | None) -> None:
         super().__init__(text, kind)
         self.constraint = constraint
+
+    def __str__(self) -> str:
+        """Return the name of the driver's error, and that of the constraint."""
+        return f"{self.kind} ({self.constraint})"
 
 
 class DuplicateError(ConstraintError):

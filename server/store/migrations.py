@@ -227,6 +227,6 @@ async def _apply(connection: Session, migration: Migration, done: list[str]) -> 
     try:
         await connection.execute(migration.text)
     except DatabaseError as error:
-        raise MigrationError(f"{label} failed and was rolled back: {error}") from error
+        raise MigrationError(f"{label} failed and was rolled back: {error.text}") from error
     await connection.execute(query("migration_record"), migration.number, migration.name, migration.checksum)
     done.append(f"migration {label}")

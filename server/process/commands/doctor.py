@@ -91,7 +91,7 @@ async def _run_faults(database: Database) -> list[str]:
     except PrivilegeMissingError as error:
         what = "so a backup that is put back could not be noticed, and nothing is kept in Redis"
         what_to_do = f"grant {SERVICE_ROLE} EXECUTE on that function"
-        return [f"does not tell one run of the server from the next ({error}), {what}: {what_to_do}"]
+        return [f"does not tell one run of the server from the next ({error.text}), {what}: {what_to_do}"]
     return []
 
 
