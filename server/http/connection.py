@@ -11,7 +11,6 @@ from aiohttp.web_protocol import _ErrInfo
 
 from server.http.call import Call, new_request_id
 from server.http.head import Head
-from server.http.limits import KEEPALIVE_SECONDS
 from server.http.overload import overloaded
 from server.http.path import origin_form
 from server.http.pipeline import Pipeline
@@ -112,7 +111,7 @@ class Connection(Protocol):
 
     def close(self) -> None:
         """End the connection when what is under way has been answered."""
-        if not self._busy:
+        if not self.busy:
             super().close()
         else:
             self._close = True
@@ -123,7 +122,7 @@ class Connection(Protocol):
         if self._messages:
             self._serve()
             self.bound_waiting_bytes()
-        elif data and not self._busy and not self._serving:
+        elif data and not self.busy and not self._serving:
             self.expect_rest_of_head(len(data))
 
     def _is_one_request(self, data: bytes) -> bool:
@@ -136,14 +135,14 @@ class Connection(Protocol):
     # --- Requests served from here.
 
     @property
-    def _busy(self) -> bool:
+    def busy(self) -> bool:
         """Whether a request is under way here, or waits for a place unread."""
         return self.call is not None or self._unread is not None
 
     @property
     def _free(self) -> bool:
         """Whether the next request may be taken."""
-        return not self._busy and self.aiohttp_waits and self.may_answer
+        return not self.busy and self.aiohttp_waits and self.may_answer
 
     def _serve(self) -> None:
         """Serve what waits until something is under way, or aiohttp has to take over."""
@@ -266,7 +265,7 @@ class Connection(Protocol):
             return False
         self._unread = request
         self.begin_request()
-        self._next_keepalive_close_time = self._loop.time() + KEEPALIVE_SECONDS
+        self.note_activity()
         admission.wait(self._read_admitted, self._refused_unread, write=request.write)
         return True
 
@@ -356,10 +355,3 @@ class Connection(Protocol):
             return cast(web.StreamResponse, AiohttpReply(reply, call.request_id, call.limit_fields))
 
         return answer
-
-    def _process_keepalive(self) -> None:
-        """Close the connection if it is idle."""
-        if not self._busy:
-            super()._process_keepalive()
-        else:
-            self.expect_by(self._loop.time() + KEEPALIVE_SECONDS)

@@ -61,6 +61,11 @@ class Protocol(RequestHandler):
         self._end_reader_deadline()
 
     @property
+    def busy(self) -> bool:
+        """Whether a request is under way outside aiohttp's task."""
+        return False
+
+    @property
     def stuck(self) -> bool:
         """Whether nothing is read any more because of a body in very many pieces, and nothing else waits behind it."""
         return self._reading_paused and not self._messages
@@ -92,6 +97,10 @@ class Protocol(RequestHandler):
         self._parser.message_consumed()
         if self._buffer_paused and len(self._messages) <= self._msg_queue_resume_size:
             self._resume_reading_if_drained()
+        self.note_activity()
+
+    def note_activity(self) -> None:
+        """Begin anew to count how long the connection has been idle."""
         # aiohttp's timer of idle connections looks at this.
         self._next_keepalive_close_time = self._loop.time() + KEEPALIVE_SECONDS
 
@@ -144,6 +153,9 @@ class Protocol(RequestHandler):
 
     def _process_keepalive(self) -> None:
         """Close the connection if it is idle when it may be no longer; a head that has begun to come is answered."""
+        if self.busy:
+            self.expect_by(self._loop.time() + KEEPALIVE_SECONDS)
+            return
         transport = self.transport
         due = self._keepalive and self._loop.time() >= self._next_keepalive_close_time
         if self.aiohttp_waits and due and transport is not None and self._head_part_bytes > _EMPTY_LINE_BYTES:

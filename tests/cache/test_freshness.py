@@ -29,6 +29,8 @@ LIFE_MS = 4_000
 SHORT_LIVES = {"PYTHONPATH": str(Path(__file__).parent / "short_lives"), "SNAPSHOT_MS": str(LIFE_MS)}
 # Seconds in which the quarantine of Redis ends and an account is stored.
 WARM_SECONDS = 3 * LIFE_MS / 1_000
+# Seconds until so much has been written that Redis is full, on a busy machine.
+FULL_SECONDS = 90.0
 # Restarts of Redis in a row: workers notice each of them at another moment.
 RESTARTS = 5
 # Seconds that a writer thinks; without a pause no snapshot would live long enough to be read.
@@ -117,9 +119,16 @@ def snapshots(valkey: OwnValkey) -> int:
     return len(valkey.ask("KEYS", "*:s:*"))
 
 
+def evicted(valkey: OwnValkey) -> int:
+    """Return how many keys it has evicted since it was started."""
+    return int(valkey.ask("INFO", "stats")["evicted_keys"])
+
+
 async def restart(valkey: OwnValkey, traffic: Traffic, chance: random.Random) -> None:
     """Kill Redis, once or several times; it comes back empty, at once or a little later."""
-    traffic.count["evicted"] += int(valkey.ask("INFO", "stats")["evicted_keys"])
+    if not traffic.count["evicted"]:
+        await until(lambda: evicted(valkey) > 0, FULL_SECONDS)
+    traffic.count["evicted"] += evicted(valkey)
     for _ in range(RESTARTS):
         valkey.stop()
         await asyncio.sleep(chance.choice((0.0, 0.0, 0.2)))
