@@ -92,7 +92,10 @@ class Protocol(RequestHandler):
         self._parser.message_consumed()
         if self._buffer_paused and len(self._messages) <= self._msg_queue_resume_size:
             self._resume_reading_if_drained()
-        # aiohttp's timer of idle connections looks at this.
+        self.note_request()
+
+    def note_request(self) -> None:
+        """Note that a request has come: aiohttp's timer of idle connections looks at this."""
         self._next_keepalive_close_time = self._loop.time() + KEEPALIVE_SECONDS
 
     def wake_aiohttp(self) -> None:
