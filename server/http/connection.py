@@ -140,7 +140,11 @@ class Connection(Protocol):
     def _parse(self, data: bytes) -> bool:
         """Parse what came, serve it if nothing is under way, and return whether it was one request from a start."""
         self.parse(data)
-        self._at_start = one = self._at_start and self._is_one_request(data)
+        one = self._at_start and self._is_one_request(data)
+        if data:
+            # aiohttp feeds nothing when a body has been read, in case the parser holds more: behind one request it
+            # does not.
+            self._at_start = one
         if self._messages:
             self._serve()
             self.bound_waiting_bytes()

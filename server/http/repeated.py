@@ -175,4 +175,5 @@ class RepeatedHeads:
             return
         new = RepeatedHead.of(data, call)
         if new is not None:
-            self._heads = [new, *(head for head in self._heads if head.parts != new.parts)][:HEADS_MAX]
+            others = (head for head in self._heads if (head.parts, head.end) != (new.parts, new.end))
+            self._heads = [new, *others][:HEADS_MAX]
