@@ -166,8 +166,14 @@ class Connection(Protocol):
 
     @property
     def _idle(self) -> bool:
-        """Whether nothing is under way or has begun to come: what comes next begins a request, which may be served."""
-        return self._at_start and not self._messages and self._free and not self._connections.draining
+        """Whether what comes next begins a request that may be served, where aiohttp waits and nothing waits unread."""
+        return (
+            self._at_start
+            and self.call is None
+            and not self._messages
+            and not self._connections.draining
+            and self.may_answer
+        )
 
     @property
     def _busy(self) -> bool:

@@ -16,8 +16,8 @@ from server.ledger.limits import ACCOUNT_ID_PATTERN, IDEMPOTENCY_KEY_LENGTH_MAX
 HEADS_MAX: Final = 4
 # Bytes of a head that is remembered: most have a few hundred.
 HEAD_MAX_BYTES: Final = 2 * 1024
-# Requests after which a connection whose heads do not repeat remembers only each such number's: remembering one costs
-# as much as a repetition saves.
+# Requests parsed in a row after which a connection remembers the head of only one in so many: its heads do not repeat,
+# and remembering one costs as much as a repetition saves.
 MISSES_MAX: Final = 16
 
 _READ: Final = b"GET /v1/accounts/"
@@ -70,7 +70,7 @@ class RepeatedHead:
     @classmethod
     def of(cls, data: bytes, call: Call) -> "RepeatedHead | None":
         """
-        Return the head of a request; None where its next one has to be parsed.
+        Return the head of a request; None where requests like it have to be parsed.
 
         Args:
             data: The request as received, and nothing else.
@@ -145,7 +145,7 @@ class RepeatedHeads:
 
     def __init__(self) -> None:
         self._heads: list[RepeatedHead] = []
-        # Since a head has repeated.
+        # Requests parsed since a head last repeated.
         self._misses = 0
 
     def call(self, data: bytes, connection: RequestHandler, admission: Admission) -> Call | None:
