@@ -43,15 +43,18 @@ def read_whole_body(call: Call, limit: int) -> bytes | None:
             raise Problem("unsupported_media_type")
     if "Content-Encoding" in headers:
         raise Problem("unsupported_media_type", "Compressed bodies are not taken.")
-    length = _announced(call)
+    content = call.content
+    length = len(content) if isinstance(content, bytes) else _announced(call)
     if length is not None and length > limit:
         raise Problem("body_too_large", f"The body has more than {limit} bytes.")
     keyless = None if call.route is None else call.route.keyless
-    if keyless is not None and "Idempotency-Key" in headers:
+    if keyless is not None and call.idempotency_key is not None:
         raise Problem("idempotency_key_not_taken", keyless, errors=[("Idempotency-Key", keyless)])
-    if not call.content.is_eof():
+    if isinstance(content, bytes):
+        return content
+    if not content.is_eof():
         return None
-    body = call.content.read_nowait()
+    body = content.read_nowait()
     if len(body) > limit:
         raise Problem("body_too_large", f"The body has more than {limit} bytes.")
     return body
@@ -86,11 +89,13 @@ async def _read_slowly(call: Call, limit: int) -> bytes:
     transport = call.connection.transport
     if call.headers.get("Expect", "").lower() == "100-continue" and transport is not None:
         transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+    content = call.content
+    assert not isinstance(content, bytes), "it has not arrived yet"
     parts = bytearray()
     try:
         async with asyncio.timeout(BODY_DEADLINE_SECONDS):
             while len(parts) <= limit:
-                part = await call.content.readany()
+                part = await content.readany()
                 if not part:
                     break
                 parts += part

@@ -33,7 +33,7 @@ class Call:
 
         head: Its header fields.
 
-        content: The body, which may still be arriving.
+        content: The body: all of it, or what gives it as it arrives.
 
         connection: Where it came from.
 
@@ -42,6 +42,12 @@ class Call:
         arrived: When it had been read, on the clock of `time.monotonic`, in seconds.
 
     Attributes:
+        request_id: The caller's, or else one of ours.
+
+        idempotency_key: As given, good or not; None where there is none.
+
+        traceparent: As given; empty where there is none.
+
         route: What it asks for; None where there is no such path or method.
 
         names: The texts that the names in the route's path stand for.
@@ -73,6 +79,7 @@ class Call:
         "fingerprint",
         "gated",
         "head",
+        "idempotency_key",
         "key",
         "limit_fields",
         "method",
@@ -83,6 +90,7 @@ class Call:
         "request_id",
         "route",
         "timing",
+        "traceparent",
         "write",
     )
 
@@ -95,7 +103,7 @@ class Call:
         self,
         start: tuple[str, str, str],
         head: Head,
-        content: StreamReader,
+        content: StreamReader | bytes,
         connection: RequestHandler,
         *,
         admission: Admission,
@@ -114,7 +122,10 @@ class Call:
         self.limit_fields = b""
         self.timing: Timing | None = None
         self.write = self.method not in ("GET", "HEAD", "OPTIONS")
+        # Of this request, where the head may be that of another with the same fields but for these.
         self.request_id = head.request_id or new_request_id()
+        self.idempotency_key = head.idempotency_key
+        self.traceparent = head.traceparent
 
     @property
     def authenticated(self) -> bool:

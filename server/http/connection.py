@@ -15,6 +15,7 @@ from server.http.overload import overloaded
 from server.http.path import origin_form
 from server.http.pipeline import Pipeline
 from server.http.protocol import Protocol
+from server.http.repeated import RepeatedHeads
 from server.http.reply import AiohttpReply, Reply
 from server.http.unread import Unread, unread
 
@@ -52,7 +53,18 @@ class Connection(Protocol):
         connections: All of the server.
     """
 
-    __slots__ = ("_at_start", "_connections", "_coroutine", "_pipeline", "_serving", "_task", "_unread", "call", "head")
+    __slots__ = (
+        "_at_start",
+        "_connections",
+        "_coroutine",
+        "_pipeline",
+        "_repeated",
+        "_serving",
+        "_task",
+        "_unread",
+        "call",
+        "head",
+    )
 
     def __init__(
         self,
@@ -73,6 +85,7 @@ class Connection(Protocol):
         self._at_start = True
         # Of the request before, or of this one, with nothing wrong in it.
         self.head: Head | None = None
+        self._repeated = RepeatedHeads()
         self._coroutine: Coroutine[Any, Any, Reply] | None = None
         self._task: asyncio.Task[Reply] | None = None
         self._serving = False
@@ -101,8 +114,15 @@ class Connection(Protocol):
         elif self._unread is not None:
             self._unread.rest += data
             self.bound_waiting_bytes(len(self._unread.rest))
-        elif not (self._pipeline.admission.crowded and self._waits_unread(data)):
+        elif not self._idle:
             self._parse(data)
+        elif not (self._pipeline.admission.crowded and self._waits_unread(data)):
+            call = self._repeated.call(data, self, self._pipeline.admission)
+            if call is not None:
+                self.note_activity()
+                self._start(call)
+            elif self._parse(data) and self.call is not None and self.call.authenticated:
+                self._repeated.remember(data, self.call)
 
     def resume_writing(self) -> None:
         """Serve what came meanwhile."""
@@ -116,23 +136,43 @@ class Connection(Protocol):
         else:
             self._close = True
 
-    def _parse(self, data: bytes) -> None:
+    def _parse(self, data: bytes) -> bool:
+        """Parse what came, serve it if nothing is under way, and return whether it was one request from a start."""
         self.parse(data)
-        self._at_start = self._at_start and self._is_one_request(data)
+        one = self._at_start and self._is_one_request(data)
+        if data:
+            # aiohttp feeds nothing when a body has been read, in case the parser holds more: behind one request it
+            # does not.
+            self._at_start = one
         if self._messages:
             self._serve()
             self.bound_waiting_bytes()
         elif data and not self.busy and not self._serving:
             self.expect_rest_of_head(len(data))
+        return one
 
     def _is_one_request(self, data: bytes) -> bool:
         """Return whether *data*, just parsed from a start, was one request and nothing else."""
         if len(self._messages) != 1:
             return False
-        payload = self._messages[0][1]
+        message, payload = self._messages[0]
+        if not isinstance(message, RawRequestMessage) or message.upgrade:
+            # What comes behind it is no request.
+            return False
         return payload.is_eof() and data.find(b"\r\n\r\n") + 4 + payload.total_bytes == len(data)
 
     # --- Requests served from here.
+
+    @property
+    def _idle(self) -> bool:
+        """Whether what comes next begins a request that may be served, where aiohttp waits and nothing waits unread."""
+        return (
+            self._at_start
+            and self.call is None
+            and not self._messages
+            and not self._connections.draining
+            and self.may_answer
+        )
 
     @property
     def busy(self) -> bool:
@@ -254,8 +294,7 @@ class Connection(Protocol):
     def _waits_unread(self, data: bytes) -> bool:
         """Have a hot request of a known key wait for a place as it is, if that can be done and there is none."""
         head = self.head
-        # Where anything else is under way or has begun to arrive, what comes is behind it or a part of it.
-        if head is None or not self._at_start or self._messages or not self._free or self._connections.draining:
+        if head is None:
             return False
         admission = self._pipeline.admission
         if not admission.full(write=data[:1] == b"P") or self._pipeline.remembered(head.token_name) is None:
@@ -283,12 +322,16 @@ class Connection(Protocol):
         # It has its place: it is not served as one that comes now.
         self._serving = True
         try:
-            self._parse(request.data)
-            call = self._read(*self._messages[0]) if self._messages else None
+            # Whether it is idle has changed if the service drains now.
+            call = self._repeated.call(request.data, self, self._pipeline.admission) if self._idle else None
+            if call is None:
+                self._parse(request.data)
+                call = self._read(*self._messages[0]) if self._messages else None
+                if call is not None:
+                    self.take_message()
             if call is None:
                 self._pipeline.admission.leave(write=request.write)
             else:
-                self.take_message()
                 call.arrived = request.arrived
                 call.placed = True
                 self._start(call)

@@ -1,6 +1,7 @@
 """The header fields of a request, checked once for all requests of a connection that repeat them."""
 
 import re
+from typing import Final
 
 from aiohttp.http import HttpVersion11
 from aiohttp.http_parser import RawRequestMessage
@@ -9,7 +10,9 @@ from server.gate.keys import token_name
 from server.http.limits import HEADERS_MAX_BYTES, REQUEST_ID_LENGTH_MAX
 from server.http.problems import Problem, invalid
 
-_REQUEST_ID = re.compile(rf"[A-Za-z0-9._:-]{{1,{REQUEST_ID_LENGTH_MAX}}}")
+# The form of a request's id that can be repeated everywhere.
+REQUEST_ID_FORM: Final = rf"[A-Za-z0-9._:-]{{1,{REQUEST_ID_LENGTH_MAX}}}"
+_REQUEST_ID: Final = re.compile(REQUEST_ID_FORM)
 
 # Fields that decide who is served what: two of them mean two readers could disagree.
 _SINGLE_FIELDS = ("Authorization", "Idempotency-Key", "Content-Type", "If-Match", "If-None-Match")
@@ -32,6 +35,10 @@ class Head:
     Attributes:
         request_id: The caller's, if it gave a sane one.
 
+        idempotency_key: As given, good or not; None where there is none.
+
+        traceparent: As given; empty where there is none.
+
         token: Of the Bearer scheme; empty where there is none.
 
         token_name: Its hash, by which it is known.
@@ -46,6 +53,7 @@ class Head:
         "checked",
         "good_names",
         "headers",
+        "idempotency_key",
         "if_none_match",
         "keeps_alive",
         "names",
@@ -54,6 +62,7 @@ class Head:
         "request_id",
         "token",
         "token_name",
+        "traceparent",
         "version",
     )
 
@@ -75,6 +84,8 @@ class Head:
             and "Upgrade" not in headers
         )
         self.request_id = sane_request_id(headers.get("X-Request-Id"))
+        self.idempotency_key = headers.get("Idempotency-Key")
+        self.traceparent = headers.get("traceparent", "")
         self.authorization = headers.get("Authorization", "")
         if before is not None and before.authorization == self.authorization:
             self.token, self.token_name = before.token, before.token_name

@@ -76,7 +76,7 @@ class Observer:
         """Log one line, unless there have been many this second; nothing in it is of the caller's making but ids."""
         if not self._lines.allows(now):
             return
-        parent = read_traceparent(call.headers.get("traceparent", ""))
+        parent = read_traceparent(call.traceparent)
         # A failure has been logged where it happened.
         self._lines.write(
             {
@@ -95,7 +95,7 @@ class Observer:
 
     def _trace(self, traces: "Traces", call: Call, status: int, now: float) -> None:
         """Make the spans of a request, if it is one of those that are traced."""
-        wanted, parent = traces.wanted(call.headers.get("traceparent", ""), now)
+        wanted, parent = traces.wanted(call.traceparent, now)
         if not wanted:
             return
         method, route = _method(call), call.route_path

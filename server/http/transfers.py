@@ -49,7 +49,7 @@ class TransferHandlers:
     def stored(self, call: Call) -> tuple[LookUp, bytes]:
         """Return what the gate looks up for a transfer: the answer that its key has been given before."""
         try:
-            key = parse_key(call.headers.get("Idempotency-Key"))
+            key = parse_key(call.idempotency_key)
         except Problem:
             # What is wrong with it is said later, in the order of checks.
             return LookUp.NOTHING, b""
@@ -67,7 +67,7 @@ class TransferHandlers:
     async def create_transfer(self, call: Call, body: models.TransferCreate) -> Reply:
         """Post a transfer, exactly once however often it is sent."""
         check_shape(body)
-        request = requested(call, parse_key(call.headers.get("Idempotency-Key")), call.fingerprint, body)
+        request = requested(call, parse_key(call.idempotency_key), call.fingerprint, body)
         stored = call.decision.replay
         # Another request is left to Postgres, which can say what differs.
         if stored is not None and stored.meaning == meaning(request):

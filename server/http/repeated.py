@@ -1,0 +1,179 @@
+"""Request heads that repeat on a connection: told by comparing bytes with a head that the parser has accepted."""
+
+import re
+import time
+from typing import Final
+
+from aiohttp.web_protocol import RequestHandler
+
+from server.http.admission import Admission
+from server.http.call import Call
+from server.http.head import REQUEST_ID_FORM, Head
+from server.http.limits import BODY_MAX_BYTES
+from server.ledger.limits import ACCOUNT_ID_PATTERN, IDEMPOTENCY_KEY_LENGTH_MAX
+
+# Heads that a connection remembers: a balancer sends the requests of several callers, and their reads and transfers.
+HEADS_MAX: Final = 4
+# Bytes of a head that is remembered: most have a few hundred.
+HEAD_MAX_BYTES: Final = 2 * 1024
+# Requests parsed in a row after which a connection remembers the head of only one in so many: its heads do not repeat,
+# and remembering one costs as much as a repetition saves.
+MISSES_MAX: Final = 16
+
+_READ: Final = b"GET /v1/accounts/"
+_WRITE: Final = b"POST /v1/transfers HTTP/1.1\r\n"
+_ACCOUNT: Final = b"account"
+_LENGTH: Final = b"content-length"
+_KEY: Final = b"idempotency-key"
+_REQUEST_ID: Final = b"x-request-id"
+_TRACEPARENT: Final = b"traceparent"
+# What may differ from one request to the next, in the only forms that are taken: none holds the byte that ends it.
+_ACCOUNT_ID: Final = re.compile(ACCOUNT_ID_PATTERN.strip("^$").encode())
+_READ_FIELDS: Final = {
+    _REQUEST_ID: re.compile(REQUEST_ID_FORM.encode()),
+    _TRACEPARENT: re.compile(rb"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}"),
+}
+_WRITE_FIELDS: Final = {
+    **_READ_FIELDS,
+    # A quoted key is another way to write one.
+    _KEY: re.compile(rb"[!#-~][!-~]{0,%d}" % (IDEMPOTENCY_KEY_LENGTH_MAX - 1)),
+    _LENGTH: re.compile(rb"0|[1-9][0-9]{0,%d}" % (len(str(BODY_MAX_BYTES)) - 1)),
+}
+# Fields by which a body is not what its length says: heads with one of them are left to the parser.
+_CODINGS: Final = {b"transfer-encoding", b"content-encoding"}
+
+
+class RepeatedHead:
+    """
+    A head that the parser has accepted, as the bytes that stay and the places of those that may differ.
+
+    Args:
+        parts: What stands before each place, the name of the place, and the form of what may stand there.
+
+        end: What stands behind the last one.
+
+        head: Its fields.
+
+        write: Whether it is that of a transfer.
+    """
+
+    __slots__ = ("end", "head", "parts", "write")
+
+    def __init__(
+        self, parts: tuple[tuple[bytes, bytes, "re.Pattern[bytes]"], ...], end: bytes, head: Head, *, write: bool
+    ) -> None:
+        self.parts = parts
+        self.end = end
+        self.head = head
+        self.write = write
+
+    @classmethod
+    def of(cls, data: bytes, call: Call) -> "RepeatedHead | None":
+        """
+        Return the head of a request; None where requests like it have to be parsed.
+
+        Args:
+            data: The request as received, and nothing else.
+
+            call: What the parser has made of it.
+        """
+        head, write = call.head, data.startswith(_WRITE)
+        if not (head.checked and head.keeps_alive) or data.find(b"\r\n\r\n", 0, HEAD_MAX_BYTES) < 0:
+            return None
+        parts, seen = [], set()
+        if write:
+            fields, before = _WRITE_FIELDS, _WRITE
+        else:
+            fields, before = _READ_FIELDS, b" HTTP/1.1\r\n"
+            parts.append((_READ, _ACCOUNT, _ACCOUNT_ID))
+        for field, value in head.raw_headers:
+            name = field.lower()
+            if name in _CODINGS or (name == _LENGTH and not write):
+                return None
+            if name not in fields:
+                before += b"%b: %b\r\n" % (field, value)
+            elif name in seen:
+                return None
+            else:
+                seen.add(name)
+                parts.append((before + field + b": ", name, fields[name]))
+                before = b"\r\n"
+        if write and not seen >= {_KEY, _LENGTH}:
+            return None
+        found = cls(tuple(parts), before + b"\r\n", head, write=write)
+        # What was written in another way than it is put together here is not recognized.
+        return found if found.call(data, call.connection, call.admission) is not None else None
+
+    def call(self, data: bytes, connection: RequestHandler, admission: Admission) -> Call | None:
+        """Return the call that *data* is, if it is one whole request with this head and nothing else."""
+        at = 0
+        found: dict[bytes, bytes] = {}
+        for before, name, form in self.parts:
+            if not data.startswith(before, at):
+                return None
+            match = form.match(data, at + len(before))
+            if match is None:
+                return None
+            found[name] = match[0]
+            at = match.end()
+        if not data.startswith(self.end, at):
+            return None
+        body = data[at + len(self.end) :]
+        if self.write:
+            size = len(body)
+            if size != int(found[_LENGTH]) or size > BODY_MAX_BYTES:
+                return None
+            start = ("POST", "/v1/transfers", "")
+        elif body:
+            return None
+        else:
+            start = ("GET", "/v1/accounts/" + found[_ACCOUNT].decode(), "")
+        call = Call(start, self.head, body, connection, admission=admission, arrived=time.monotonic())
+        if _KEY in found:
+            call.idempotency_key = found[_KEY].decode()
+        if _REQUEST_ID in found:
+            call.request_id = found[_REQUEST_ID].decode()
+        if _TRACEPARENT in found:
+            call.traceparent = found[_TRACEPARENT].decode()
+        return call
+
+
+class RepeatedHeads:
+    """The heads that a connection remembers: the last one met comes first."""
+
+    __slots__ = ("_heads", "_misses")
+
+    def __init__(self) -> None:
+        self._heads: list[RepeatedHead] = []
+        # Requests parsed since a head last repeated.
+        self._misses = 0
+
+    def call(self, data: bytes, connection: RequestHandler, admission: Admission) -> Call | None:
+        """Return the call that *data* is, if it is one whole request with a head that is remembered."""
+        for place, head in enumerate(self._heads):
+            call = head.call(data, connection, admission)
+            if call is not None:
+                self._misses = 0
+                if place:
+                    self._heads.insert(0, self._heads.pop(place))
+                return call
+        return None
+
+    def remember(self, data: bytes, call: Call) -> None:
+        """
+        Remember the head of a request that had to be parsed.
+
+        Args:
+            data: The request as received, and nothing else.
+
+            call: What the parser has made of it.
+        """
+        if not data.startswith((_READ, _WRITE)):
+            return
+        self._misses += 1
+        if self._misses > MISSES_MAX and self._misses % MISSES_MAX:
+            return
+        new = RepeatedHead.of(data, call)
+        if new is not None:
+            others = (head for head in self._heads if (head.parts, head.end) != (new.parts, new.end))
+            self._heads = [new, *others][:HEADS_MAX]
