@@ -3,7 +3,7 @@
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import Final
 
-from server.gate.exhausted import ExhaustedLimits, now
+from server.gate.limit_memory import LimitMemory, now
 from server.gate.limits import Limit, LocalBuckets
 from server.store.keyspace import Keyspace
 from server.store.redis import Redis, RedisAwayError
@@ -50,7 +50,7 @@ class AddressLimit:
         self._family = family
         self._local = LocalBuckets()
         # By network.
-        self._exhausted: ExhaustedLimits[str] = ExhaustedLimits()
+        self._exhausted: LimitMemory[str] = LimitMemory()
 
     async def count(self, address: str) -> int:
         """

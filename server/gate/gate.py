@@ -9,8 +9,8 @@ from typing import Any
 
 import msgspec
 
-from server.gate.exhausted import ExhaustedLimits, now
 from server.gate.keys import ApiKey
+from server.gate.limit_memory import LimitMemory, now
 from server.gate.limits import LocalBuckets
 from server.store.cache import Replay, Snapshot
 from server.store.cache_counters import CacheCounters
@@ -82,7 +82,7 @@ class Gate:
         self._decisions = tallies.decisions
         self._local = LocalBuckets()
         # By the key as it was read last: one whose limits have changed is another one.
-        self._exhausted: ExhaustedLimits[ApiKey] = ExhaustedLimits()
+        self._exhausted: LimitMemory[ApiKey] = LimitMemory()
         # Lease tokens are never given twice: a random part of this process, a count, a position.
         self._process = secrets.token_hex(4)
         self._batches = itertools.count(1)

@@ -8,10 +8,10 @@ from msgspec import UNSET
 from server.http import models, render
 from server.http.body import shape_problem
 from server.http.call import Call
-from server.http.idempotency import parse_key
+from server.http.idempotency import fingerprint, parse_key
 from server.http.problems import KINDS, Problem, invalid
 from server.http.reply import Reply
-from server.http.transfers import check_shape, fingerprint, in_use, not_bound, requested
+from server.http.transfers import check_shape, in_use, not_bound, requested
 from server.ledger.posting import KeyInUseError, PostingLane
 from server.ledger.transfers import Bound, Outcome, TransferRequest, Unbound, resolve_known
 

@@ -1,9 +1,10 @@
 """Probes: whether the process lives, and whether it should be given work."""
 
 from server.http.call import Call
+from server.http.headers import NO_STORE
 from server.http.problems import Problem
 from server.http.query import Query
-from server.http.reply import NO_STORE, Reply
+from server.http.reply import Reply
 from server.store.readiness import Readiness
 
 

@@ -1,5 +1,6 @@
-"""Idempotency keys, as headers and items of bulks name them."""
+"""Idempotency keys, as headers and items of bulks name them, and what a request is known again by."""
 
+import hashlib
 import re
 from typing import Final
 
@@ -29,3 +30,10 @@ def parse_key(text: str | None) -> str:
     if not _KEY.fullmatch(key):
         raise Problem("idempotency_key_invalid")
     return key
+
+
+def fingerprint(method: str, path: str, body: bytes) -> bytes:
+    """Return SHA-256 over method, path and body as received: what has the same need not be read to be the same."""
+    digest = hashlib.sha256(f"{method} {path}\n".encode())
+    digest.update(body)
+    return digest.digest()

@@ -16,18 +16,18 @@ from server.http.admission import Admission
 from server.http.body import decode, read_body, read_whole_body
 from server.http.call import Call
 from server.http.callers import Callers, needs_key
+from server.http.headers import header, retry_after
 from server.http.limits import BODY_MAX_BYTES, BULK_BODY_MAX_BYTES
 from server.http.observer import Observer
-from server.http.overload import overloaded, retry_after_seconds
-from server.http.problems import Problem
+from server.http.overload import overloaded
+from server.http.problems import Problem, problem_of
 from server.http.query import Query, decode_query
 from server.http.rate_limits import QuotaExceededProblem, limit_fields, too_costly, too_many_running
-from server.http.reply import PROBLEM, Reply, header, retry_after
+from server.http.reply import PROBLEM, Reply
 from server.http.route import Route
 from server.http.routes import Match, Router
 from server.http.unread import Unread
 from server.store.coalescer import QueueFullError
-from server.store.errors import OutcomeUnknownError, StoreError
 
 log = logging.getLogger(__name__)
 
@@ -136,18 +136,12 @@ class Pipeline:
         return reply
 
     def failure(self, call: Call, error: Exception) -> Reply:
-        """Return the reply to a request that ended with *error*: the one place where errors become statuses."""
-        if isinstance(error, Problem):
-            problem = error
-        elif isinstance(error, QueueFullError):
+        """Return the reply to a request that ended with *error*."""
+        if isinstance(error, QueueFullError):
             return self._overloaded(call.request_id, write=call.write)
-        elif isinstance(error, OutcomeUnknownError):
-            problem = Problem("unavailable", outcome="unknown", retry_after=retry_after_seconds())
-        elif isinstance(error, StoreError):
-            problem = Problem("unavailable", retry_after=retry_after_seconds())
-        else:
+        problem = problem_of(error)
+        if problem.code == "internal_error" and error is not problem:
             log.error("request %s failed", call.request_id, exc_info=error)
-            problem = Problem("internal_error", outcome="unknown")
         self.observer.tallies.problems[problem.code] += 1
         headers = b"".join(header(name, value) for name, value in problem.headers)
         if problem.retry_after is not None:

@@ -1,9 +1,17 @@
 """Problem details (RFC 9457): every way to say no, what it means, and what the caller can do."""
 
+import random
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 import orjson
+
+from server.store.coalescer import QueueFullError
+from server.store.errors import OutcomeUnknownError, StoreError
+
+# Seconds after which a request that could not be served now is worth another try, at least and at most: spread, so that
+# refused requests do not all come back at once.
+RETRY_AFTER_SECONDS: Final = (1, 3)
 
 
 class Kind(NamedTuple):
@@ -148,3 +156,24 @@ class Problem(Exception):
 def invalid(pointer: str, detail: str) -> Problem:
     """Return the problem of one member of the request: a JSON pointer, or the name of a header or parameter."""
     return Problem("invalid_request", detail, errors=[(pointer, detail)])
+
+
+def retry_after_seconds() -> int:
+    """Return seconds after which a request that could not be served now is worth another try."""
+    first, last = RETRY_AFTER_SECONDS
+    return first + int(random.random() * (last + 1 - first))  # noqa: S311 -- jitter, not a secret
+
+
+def problem_of(error: Exception) -> Problem:
+    """Return the problem that a request is answered with which ended with *error*: here errors become statuses."""
+    match error:
+        case Problem():
+            return error
+        case QueueFullError():
+            return Problem("overloaded", retry_after=retry_after_seconds())
+        case OutcomeUnknownError():
+            return Problem("unavailable", outcome="unknown", retry_after=retry_after_seconds())
+        case StoreError():
+            return Problem("unavailable", retry_after=retry_after_seconds())
+        case _:
+            return Problem("internal_error", outcome="unknown")

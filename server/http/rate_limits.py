@@ -4,8 +4,8 @@ from functools import lru_cache
 from typing import Final
 
 from server.gate.keys import ApiKey
+from server.http.headers import rate_limit
 from server.http.problems import Problem
-from server.http.reply import rate_limit
 
 MICROSECONDS: Final = 1_000_000
 # Seconds after which a key that has too many requests running may try again: when they end, nobody knows.

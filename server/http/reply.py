@@ -1,68 +1,14 @@
-"""Answers: every header line of every answer is written here, and an answer leaves as one piece."""
+"""Answers, each of which leaves as one piece."""
 
-import time
-from email.utils import formatdate
 from http import HTTPStatus
 from typing import Final
 
 from aiohttp.web import BaseRequest
 
+from server.http.headers import STATUS_LINES, clock
+
 JSON: Final = b"application/json"
 PROBLEM: Final = b"application/problem+json"
-
-# Header lines that some answers have.
-REPLAYED: Final = b"Idempotent-Replayed: true\r\n"
-NO_STORE: Final = b"Cache-Control: no-store\r\n"
-
-_STATUS_LINES: Final = {status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode() for status in HTTPStatus}
-
-
-def etag(version: int) -> bytes:
-    """Return the header lines of an account at *version*: callers may keep it, and have to ask if it still holds."""
-    return b'ETag: "%d"\r\nCache-Control: private, no-cache\r\n' % version
-
-
-def retry_after(seconds: int) -> bytes:
-    """Return the header line of an answer to a request that is worth another try in *seconds*."""
-    return b"Retry-After: %d\r\n" % seconds
-
-
-def rate_limit(policy: bytes, left: int, full_in: int) -> bytes:
-    """
-    Return the header lines about the limit of a key.
-
-    Args:
-        policy: Its limits, as items of RateLimit-Policy.
-
-        left: Whole tokens.
-
-        full_in: Seconds until it has all of them again.
-    """
-    return b'RateLimit-Policy: %b\r\nRateLimit: "default";r=%d;t=%d\r\n' % (policy, left, full_in)
-
-
-def header(name: str, value: str) -> bytes:
-    """Return any other header line."""
-    return b"%b: %b\r\n" % (name.encode(), value.encode())
-
-
-class Clock:
-    """The Date header, made once a second."""
-
-    def __init__(self) -> None:
-        self._second = 0
-        self._field = b""
-
-    def field(self) -> bytes:
-        """Return the header line of this second."""
-        second = int(time.time())
-        if second != self._second:
-            self._second = second
-            self._field = f"Date: {formatdate(second, usegmt=True)}\r\n".encode()
-        return self._field
-
-
-clock: Final = Clock()
 
 
 class Reply:
@@ -102,7 +48,7 @@ class Reply:
 
             head: Leave the body out, as HEAD asks for; its length is told all the same.
         """
-        start = _STATUS_LINES[self.status]
+        start = STATUS_LINES[self.status]
         close = b"" if self.keep_alive else b"Connection: close\r\n"
         if self.status == HTTPStatus.NOT_MODIFIED:
             return b"%b%b%b%b%bX-Request-Id: %b\r\n\r\n" % (

@@ -1,6 +1,5 @@
 """Handlers of transfers: posting one, and finding it again."""
 
-import hashlib
 from http import HTTPStatus
 from uuid import UUID
 
@@ -8,12 +7,13 @@ from server.gate.gate import LookUp
 from server.http import models, render
 from server.http.call import Call
 from server.http.cursors import Position, read_cursor
-from server.http.idempotency import parse_key
+from server.http.headers import REPLAYED
+from server.http.idempotency import fingerprint, parse_key
 from server.http.listing import page
 from server.http.path import path_text
 from server.http.problems import Problem, invalid
 from server.http.query import Query, TransfersQuery
-from server.http.reply import JSON, PROBLEM, REPLAYED, Reply
+from server.http.reply import JSON, PROBLEM, Reply
 from server.ledger.history import History
 from server.ledger.ids import new_transfer_id
 from server.ledger.posting import KeyInUseError, PostingLane
@@ -123,13 +123,6 @@ class TransferHandlers:
         if attempt is None:
             raise Problem("idempotency_key_not_found")
         return Reply(200, render.transfer_now(attempt))
-
-
-def fingerprint(method: str, path: str, body: bytes) -> bytes:
-    """Return SHA-256 over method, path and body as received: what has the same need not be read to be the same."""
-    digest = hashlib.sha256(f"{method} {path}\n".encode())
-    digest.update(body)
-    return digest.digest()
 
 
 def check_shape(body: models.TransferCreate, prefix: str = "") -> None:

@@ -4,7 +4,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from server.http.transfers import fingerprint
+from server.http.idempotency import fingerprint
 from tests.api.steps import bound, order, post, without_request_id
 from tests.support.client import Answer, Client
 from tests.support.postgres import administer

@@ -9,7 +9,7 @@ from typing import Any
 import aiohttp
 import pytest
 
-from server.gate import exhausted
+from server.gate import limit_memory
 from server.gate.keys import new_key
 from server.http import admission
 from tests.input.wire import Response, connect, request
@@ -165,7 +165,7 @@ async def test_a_flood_does_not_reach_redis(
     database_url: str, redis_url: str, redis: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A worker knows for a while that nothing is left, and asks nobody meanwhile."""
-    monkeypatch.setattr(exhausted, "REMEMBERED_MAX", FOR_EVER)
+    monkeypatch.setattr(limit_memory, "REMEMBERED_MAX", FOR_EVER)
     async with in_process(database_url, redis_url, **SLOW) as service:
         answers = [await nobody(service).get("/nothing") for _ in range(BURST + 1)]
         refused(answers[-1])

@@ -9,7 +9,7 @@ from typing import Any
 import aiohttp
 import pytest
 
-from server.gate import exhausted
+from server.gate import limit_memory
 from server.gate.addresses import network as network_of
 from server.gate.keys import new_key
 from tests.support.client import Client
@@ -113,7 +113,7 @@ async def test_a_flood_of_failures_does_not_reach_redis(
     database_url: str, redis_url: str, redis: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A worker knows for a while that nothing is left, and asks nobody meanwhile."""
-    monkeypatch.setattr(exhausted, "REMEMBERED_MAX", FOR_EVER)
+    monkeypatch.setattr(limit_memory, "REMEMBERED_MAX", FOR_EVER)
     async with in_process(database_url, redis_url, **SLOW) as service:
         await used_up_and_emptied(service, redis)
         assert (await stranger(service).get("/v1/accounts")).status == 429
@@ -123,7 +123,7 @@ async def test_what_is_known_of_an_address_is_forgotten(database_url: str, redis
     """Soon Redis is asked again."""
     async with in_process(database_url, redis_url, **SLOW) as service:
         await used_up_and_emptied(service, redis)
-        await asyncio.sleep(exhausted.REMEMBERED_MAX / 1_000_000)
+        await asyncio.sleep(limit_memory.REMEMBERED_MAX / 1_000_000)
         assert (await stranger(service).get("/v1/accounts")).status == 401
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from server.gate.exhausted import REMEMBERED_MAX
+from server.gate.limit_memory import REMEMBERED_MAX
 from server.process.commands.keys import KeyLimit
 from tests.limits.steps import bucket, left, limited, once, state
 from tests.support.client import Client

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from server.gate import exhausted
+from server.gate import limit_memory
 from server.http import rate_limits
 from server.http.rate_limits import QuotaExceededProblem, milliseconds_of, seconds_of
 from server.process.commands.keys import KeyLimit
@@ -93,7 +93,7 @@ async def test_what_is_remembered_is_exact_too(
     database_url: str, redis_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Who is refused from memory, by whatever route, is told a wait that is enough."""
-    monkeypatch.setattr(exhausted, "REMEMBERED_MAX", FOR_EVER)
+    monkeypatch.setattr(limit_memory, "REMEMBERED_MAX", FOR_EVER)
     async with in_process(database_url, redis_url) as service:
         refused: list[tuple[Client, Answer]] = []
         assert service.app is not None

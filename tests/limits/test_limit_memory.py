@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from server.gate import exhausted, keys
+from server.gate import keys, limit_memory
 from server.gate.limits import LOCAL_BUCKETS_MAX
 from server.process.commands.keys import KeyLimit, limit_key
 from server.store.postgres import Database
@@ -26,7 +26,7 @@ READ = "/v1/accounts/nobody"
 @pytest.fixture
 async def remembering(database_url: str, redis_url: str, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Service]:
     """A service that asks again when a wait is over, and not before."""
-    monkeypatch.setattr(exhausted, "REMEMBERED_MAX", FOR_EVER)
+    monkeypatch.setattr(limit_memory, "REMEMBERED_MAX", FOR_EVER)
     async with in_process(database_url, redis_url) as running:
         yield running
 
@@ -141,7 +141,7 @@ async def test_what_is_known_of_a_key_is_forgotten(service: Service, ledger: str
     client = await limited(service, ledger, once(3))
     await until_refused(client)
     assert await redis.delete(await bucket(redis, client)) == 1
-    await asyncio.sleep(exhausted.REMEMBERED_MAX / 1_000_000)
+    await asyncio.sleep(limit_memory.REMEMBERED_MAX / 1_000_000)
     assert (await client.get(READ)).status == 404
 
 
@@ -176,8 +176,8 @@ def test_nothing_is_remembered_too_long(data: st.DataObject) -> None:
 
 def test_only_so_many_are_remembered() -> None:
     """The one remembered longest goes first."""
-    memory: exhausted.ExhaustedLimits[int] = exhausted.ExhaustedLimits()
+    memory: limit_memory.LimitMemory[int] = limit_memory.LimitMemory()
     for name in range(LOCAL_BUCKETS_MAX + 1):
-        memory.remember(name, exhausted.now(), FOR_EVER)
+        memory.remember(name, limit_memory.now(), FOR_EVER)
     assert memory.taken(0) is None
     assert len(memory._until) == LOCAL_BUCKETS_MAX

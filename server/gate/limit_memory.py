@@ -17,7 +17,7 @@ def now() -> int:
     return time.monotonic_ns() // 1_000
 
 
-class ExhaustedLimits(Generic[Name]):
+class LimitMemory(Generic[Name]):
     """
     The limits, by name, that are known to have no token left, and how long that lasts.
 
