@@ -123,7 +123,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except OutputError as error:
         return fail(f"standard output cannot be written: {error}")
     except Exception as error:
-        from server.process.refusals import explain, explain_fault
+        from server.process.error_messages import explain, explain_fault
 
         log.debug("the command failed", exc_info=error)
         return fail(explain(error) or explain_fault(error))

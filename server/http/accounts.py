@@ -11,8 +11,8 @@ from server.http.body import shape_problem
 from server.http.call import Call
 from server.http.cursors import Position, Version, read_cursor
 from server.http.headers import REPLAYED, etag
+from server.http.if_match import read_if_match
 from server.http.listing import page
-from server.http.preconditions import read_if_match
 from server.http.problems import Problem, invalid, retry_after_seconds
 from server.http.query import AccountQuery, AccountsQuery, BalanceQuery, EntriesQuery
 from server.http.reply import Reply

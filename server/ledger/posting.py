@@ -6,8 +6,8 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 
-from server.ledger.batch_sender import BatchSender
 from server.ledger.row_locks import RowLocks
+from server.ledger.sending import BatchSender
 from server.ledger.transfers import Attempt, Outcome, TransferRequest, Unbound, resolve_known, with_answer
 from server.ledger.unit import Unit
 from server.store.cache import Cache

@@ -23,7 +23,7 @@ from server.app import App, create_app
 from server.http.limits import BACKLOG
 from server.process.channel import Ask, Beat, Channel, Orders, Ready, Refused, Retire, Serving, Stop, ToWorker
 from server.process.embedded.child import PR_SET_PDEATHSIG
-from server.process.refusals import NotReadyError, explain
+from server.process.error_messages import NotReadyError, explain
 from server.process.reporting import report
 from server.settings import Settings, load
 from server.telemetry.logs import configure_logs

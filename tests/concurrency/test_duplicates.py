@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from server.ledger.batch_sender import BatchSender
+from server.ledger.sending import BatchSender
 from tests.concurrency.crowd import Crowd, definite
 from tests.support.client import Answer, Client
 from tests.support.locks import inserts_held, somebody_waits

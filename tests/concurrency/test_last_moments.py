@@ -10,8 +10,8 @@ from urllib.parse import quote
 import asyncpg
 import pytest
 
-from server.ledger.batch import columns
 from server.ledger.ids import new_transfer_id
+from server.ledger.post_transfers import columns
 from server.ledger.transfers import TransferRequest
 from server.ledger.unit import Unit
 from server.store.sql import query

@@ -15,8 +15,8 @@ import asyncpg
 import pytest
 from asyncpg.pgproto.pgproto import UUID
 
-from server.ledger.batch import columns
 from server.ledger.ids import new_transfer_id
+from server.ledger.post_transfers import columns
 from server.ledger.transfers import TransferRequest
 from server.ledger.unit import Unit
 from server.store.sessions import COMMAND_TIMEOUT_SECONDS, STATEMENT_TIMEOUT_MS

@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 
 import asyncpg
 
-from server.ledger.batch import columns, resolve
 from server.ledger.invalidation import InvalidatingDatabase, Shown
+from server.ledger.post_transfers import columns, resolve
 from server.ledger.transfers import Attempt, Bound, Unbound
 from server.ledger.unit import Unit
 from server.store.cache import Cache, Replay
