@@ -559,6 +559,18 @@ async def test_what_comes_in_pieces_or_behind_another_is_parsed(hot: Hot, repeat
     assert [await hot.bound(key) for key in keys] == [True, True, False, False]
 
 
+async def test_a_part_of_a_head_is_never_taken_for_a_request(hot: Hot, repeated: list[str]) -> None:
+    """Bytes that are a whole request by themselves are the end of another one where its beginning has come."""
+    beginning = b"POST /v1/transfers HTTP/1.1\r\nX-Other: "
+    async with connect(hot.url) as wire:
+        for _ in range(2):
+            assert (await told(wire, hot.get())).status == 200
+        await send_in_pieces(wire, beginning + hot.get(), [len(beginning)])
+        assert (await answered(wire)).json["code"] == "unsupported_media_type"
+        assert (await told(wire, hot.get())).status == 200
+    assert len(repeated) == 1
+
+
 async def test_what_comes_while_another_is_under_way_waits(hot: Hot, repeated: list[str]) -> None:
     """Requests with the same head are answered one by one, in their order."""
     async with connect(hot.url) as wire:
