@@ -41,6 +41,8 @@ class Callers:
 
     Attributes:
         admission: The places of requests without a good key.
+
+        remembered: Returns the key of a token if it was looked up lately, by the hash of the token.
     """
 
     def __init__(
@@ -51,13 +53,10 @@ class Callers:
         proxies: TrustedProxies,
     ) -> None:
         self._authenticator = authenticator
+        self.remembered = authenticator.remembered
         self._limits = {AUTHENTICATION: failures, ANONYMOUS: anonymous}
         self._proxies = proxies
         self.admission = AnonymousAdmission()
-
-    def remembered(self, token_name: bytes) -> ApiKey | None:
-        """Return the key of a token if it was looked up lately, by the hash of the token."""
-        return self._authenticator.remembered(token_name)
 
     def refuse_flood(self, call: Call) -> None:
         """

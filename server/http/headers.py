@@ -7,6 +7,8 @@ from typing import Final
 
 # Header lines that some answers have.
 REPLAYED: Final = b"Idempotent-Replayed: true\r\n"
+# The limit of a key: its items of RateLimit-Policy, whole tokens left, and seconds until it has all of them again.
+RATE_LIMIT: Final = b'RateLimit-Policy: %b\r\nRateLimit: "default";r=%d;t=%d\r\n'
 NO_STORE: Final = b"Cache-Control: no-store\r\n"
 
 STATUS_LINES: Final = {status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode() for status in HTTPStatus}
@@ -20,20 +22,6 @@ def etag(version: int) -> bytes:
 def retry_after(seconds: int) -> bytes:
     """Return the header line of an answer to a request that is worth another try in *seconds*."""
     return b"Retry-After: %d\r\n" % seconds
-
-
-def rate_limit(policy: bytes, left: int, full_in: int) -> bytes:
-    """
-    Return the header lines about the limit of a key.
-
-    Args:
-        policy: Its limits, as items of RateLimit-Policy.
-
-        left: Whole tokens.
-
-        full_in: Seconds until it has all of them again.
-    """
-    return b'RateLimit-Policy: %b\r\nRateLimit: "default";r=%d;t=%d\r\n' % (policy, left, full_in)
 
 
 def header(name: str, value: str) -> bytes:

@@ -61,20 +61,19 @@ class Pipeline:
         admission: The places of requests with a good key.
 
         running: How many requests each key has under way.
+
+        remembered: Returns the key of a token if it need not be looked up, by the hash of the token.
     """
 
     def __init__(self, router: Router, callers: Callers, gate: Gate, observer: Observer) -> None:
         self._router = router
         self.callers = callers
+        self.remembered = callers.remembered
         self._gate = gate
         self.observer = observer
         self.admission = Admission()
         self.running = Running()
         self._decoders = {route.body: msgspec.json.Decoder(route.body) for route in router.routes if route.body}
-
-    def remembered(self, token_name: bytes) -> ApiKey | None:
-        """Return the key of a token if it need not be looked up, by the hash of the token."""
-        return self.callers.remembered(token_name)
 
     async def respond(self, call: Call) -> Reply:
         """
@@ -84,14 +83,17 @@ class Pipeline:
             ConnectionError: The caller is gone.
         """
         try:
-            match = self._router.find(call.path)
+            match = self._router.find(call.path) if call.route is None else None
             if match is not None:
                 methods, call.names = match
                 call.route = methods.get("GET" if call.method == "HEAD" else call.method)
             if call.route is not None and call.route.free:
                 reply = await self._probe(call, call.route)
             else:
-                key = self._known_key(call) or await self._find_key(call)
+                head = call.head
+                key = self.remembered(head.token_name) if head.checked and head.token else None
+                if key is None:
+                    key = await self._find_key(call)
                 if key is None:
                     reply = await self._serve_anyone(call, match)
                 else:
@@ -161,11 +163,6 @@ class Pipeline:
         await needs_task()
         return await route.handler(call, None)
 
-    def _known_key(self, call: Call) -> ApiKey | None:
-        """Return the key of a request with nothing wrong in its head, if it need not be looked up."""
-        head = call.head
-        return self.callers.remembered(head.token_name) if head.checked and head.token else None
-
     async def _find_key(self, call: Call) -> ApiKey | None:
         """
         Return the key of a request; None where it has no good one.
@@ -181,7 +178,7 @@ class Pipeline:
             await needs_task()
             async with self.callers.anonymous(call):
                 raise
-        if key := self._known_key(call):
+        if call.head.token and (key := self.remembered(call.head.token_name)):
             return key
         self.callers.refuse_flood(call)
         call.release_place()

@@ -4,7 +4,7 @@ from functools import lru_cache
 from typing import Final
 
 from server.gate.keys import ApiKey
-from server.http.headers import rate_limit
+from server.http.headers import RATE_LIMIT
 from server.http.problems import Problem
 
 MICROSECONDS: Final = 1_000_000
@@ -29,7 +29,7 @@ def milliseconds_of(wait: int) -> int:
 def limit_fields(key: ApiKey, left: int) -> bytes:
     """Return the header lines that tell the caller of its limit, of which *left* whole tokens are left."""
     quota, window, burst = key.limit
-    return rate_limit(key.policy, left, -((left - burst) * window // quota))
+    return RATE_LIMIT % (key.policy, left, -((left - burst) * window // quota))
 
 
 class QuotaExceededProblem(Problem):

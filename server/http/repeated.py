@@ -10,6 +10,7 @@ from server.http.admission import Admission
 from server.http.call import Call
 from server.http.head import REQUEST_ID_FORM, Head
 from server.http.limits import BODY_MAX_BYTES
+from server.http.route import Route
 from server.ledger.limits import ACCOUNT_ID_PATTERN, IDEMPOTENCY_KEY_LENGTH_MAX
 
 # Heads that a connection remembers: a balancer sends the requests of several callers, and their reads and transfers.
@@ -54,18 +55,19 @@ class RepeatedHead:
 
         head: Its fields.
 
-        write: Whether it is that of a transfer.
+        route: What it asks for.
     """
 
-    __slots__ = ("end", "head", "parts", "write")
+    __slots__ = ("end", "head", "parts", "route", "write")
 
     def __init__(
-        self, parts: tuple[tuple[bytes, bytes, "re.Pattern[bytes]"], ...], end: bytes, head: Head, *, write: bool
+        self, parts: tuple[tuple[bytes, bytes, "re.Pattern[bytes]"], ...], end: bytes, head: Head, route: Route
     ) -> None:
         self.parts = parts
         self.end = end
         self.head = head
-        self.write = write
+        self.route = route
+        self.write = route.body is not None
 
     @classmethod
     def of(cls, data: bytes, call: Call) -> "RepeatedHead | None":
@@ -77,8 +79,8 @@ class RepeatedHead:
 
             call: What the parser has made of it.
         """
-        head, write = call.head, data.startswith(_WRITE)
-        if not (head.checked and head.keeps_alive) or data.find(b"\r\n\r\n", 0, HEAD_MAX_BYTES) < 0:
+        head, route, write = call.head, call.route, data.startswith(_WRITE)
+        if route is None or not (head.checked and head.keeps_alive) or data.find(b"\r\n\r\n", 0, HEAD_MAX_BYTES) < 0:
             return None
         parts, seen = [], set()
         if write:
@@ -100,7 +102,7 @@ class RepeatedHead:
                 before = b"\r\n"
         if write and not seen >= {_KEY, _LENGTH}:
             return None
-        found = cls(tuple(parts), before + b"\r\n", head, write=write)
+        found = cls(tuple(parts), before + b"\r\n", head, route)
         # What was written in another way than it is put together here is not recognized.
         return found if found.call(data, call.connection, call.admission) is not None else None
 
@@ -118,17 +120,20 @@ class RepeatedHead:
             at = match.end()
         if not data.startswith(self.end, at):
             return None
-        body = data[at + len(self.end) :]
+        at += len(self.end)
         if self.write:
-            size = len(body)
+            size = len(data) - at
             if size != int(found[_LENGTH]) or size > BODY_MAX_BYTES:
                 return None
-            start = ("POST", "/v1/transfers", "")
-        elif body:
+            start, last, body = ("POST", "/v1/transfers", ""), "transfers", data[at:]
+        elif at != len(data):
             return None
         else:
-            start = ("GET", "/v1/accounts/" + found[_ACCOUNT].decode(), "")
+            last, body = found[_ACCOUNT].decode(), b""
+            start = ("GET", "/v1/accounts/" + last, "")
         call = Call(start, self.head, body, connection, admission=admission, arrived=time.monotonic())
+        call.route = self.route
+        call.names = (last,)
         if _KEY in found:
             call.idempotency_key = found[_KEY].decode()
         if _REQUEST_ID in found:

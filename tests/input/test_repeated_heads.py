@@ -21,6 +21,7 @@ from server.http.connection import Connection
 from server.http.head import Head
 from server.http.limits import BODY_MAX_BYTES, HEADERS_MAX, READ_BUFFER_BYTES, REQUEST_LINE_MAX_BYTES
 from server.http.repeated import HEAD_MAX_BYTES, HEADS_MAX, MISSES_MAX, RepeatedHead, RepeatedHeads
+from server.http.routes import ROUTES, Router
 from server.ledger.limits import IDEMPOTENCY_KEY_LENGTH_MAX
 from server.process.commands.keys import KeyLimit
 from tests.input.test_hot import alone, revoke
@@ -221,10 +222,13 @@ class Parser:
         head.check()
         path, _, query = message.path.partition("?")
         call = Call((message.method, path, query), head, payload, CONNECTION, admission=ADMISSION, arrived=0.0)
+        match = ROUTER.find(path)
+        call.route = None if match is None else match[0].get(message.method)
         call.key = cast(ApiKey, None)
         return call
 
 
+ROUTER = Router(ROUTES)
 CONNECTION = cast(RequestHandler, SimpleNamespace(peername=None, transport=None))
 ADMISSION = cast(Admission, None)
 
