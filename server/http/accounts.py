@@ -16,6 +16,7 @@ from server.http.listing import page
 from server.http.problems import Problem, invalid, retry_after_seconds
 from server.http.query import AccountQuery, AccountsQuery, BalanceQuery, EntriesQuery
 from server.http.reply import Reply
+from server.http.tasks import needs_task
 from server.ledger.accounts import (
     Account,
     AccountChange,
@@ -103,6 +104,7 @@ class AccountHandlers:
             return _shown(call, snapshot.version, snapshot.body)
         if not models.is_account_id(account_id):
             raise Problem("account_not_found")
+        await needs_task()
         try:
             account = await self._accounts.read_leased(call.ledger_id, account_id, call.decision.lease)
         except AccountNotFoundError:

@@ -3,8 +3,6 @@
 import contextlib
 import logging
 import time
-import types
-from collections.abc import Generator
 from typing import Any, Final, NoReturn
 
 import msgspec
@@ -26,6 +24,7 @@ from server.http.rate_limits import QuotaExceededProblem, limit_fields, too_cost
 from server.http.reply import PROBLEM, Reply
 from server.http.route import Route
 from server.http.routes import Match, Router
+from server.http.tasks import needs_task
 from server.http.unread import Unread
 from server.store.coalescer import QueueFullError
 
@@ -33,12 +32,6 @@ log = logging.getLogger(__name__)
 
 # What the gate looks up for most routes.
 NOTHING: Final = (LookUp.NOTHING, b"")
-
-
-@types.coroutine
-def needs_task() -> Generator[None, None, None]:
-    """Let the rest of a coroutine run in a task: what comes may wait for anything, not for futures alone."""
-    yield
 
 
 class Pipeline:

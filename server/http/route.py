@@ -48,7 +48,7 @@ class Route(NamedTuple):
 
         replay: Returns the stored answer the gate has found, where the request is the same byte for byte.
 
-        hot: Its handler waits for nothing but futures, so it needs no task.
+        hot: Its handler says itself when it needs a task; until then it waits for nothing but futures.
 
         free: Takes neither token nor place: for health alone.
 
