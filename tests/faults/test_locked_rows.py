@@ -28,6 +28,15 @@ def now() -> str:
     return quote(datetime.now(UTC).isoformat())
 
 
+async def fund_all(client: Client, accounts: list[str]) -> None:
+    """Open accounts and give each money."""
+    opened = await client.post("/v1/accounts/bulk", {"accounts": [{"id": a, "currency": "EUR"} for a in accounts]})
+    order = {"source": "world", "amount": 10_000, "currency": "EUR"}
+    orders = [{"key": f"fund-{account}", "destination": account, **order} for account in accounts]
+    posted = await client.post("/v1/transfers/bulk", {"transfers": orders})
+    assert {result["status"] for answer in (opened, posted) for result in answer.json["results"]} == {201}
+
+
 async def crowd(clients: list[Client], accounts: list[str]) -> list[Answer]:
     """Ask for everything that needs the row of a locked account."""
 
@@ -73,7 +82,7 @@ async def test_locked_accounts_cost_their_neighbours_nothing(database_url: str, 
         clients = [await service.client(f"ledger-{number}") for number in range(min(count, LEDGERS))]
         for client in clients:
             await client.fund("free", 1_000_000)
-            await asyncio.gather(*(client.fund(account, 10_000) for account in accounts))
+            await fund_all(client, accounts)
         beside = await service.client("neighbour")
         await beside.fund("free", 1_000_000)
         heard: list[int] = []
