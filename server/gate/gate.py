@@ -123,14 +123,14 @@ class Gate:
         groups: dict[tuple[int, str], list[int]] = {}
         for number, item in enumerate(items):
             groups.setdefault((item.key.ledger_id, item.key.id), []).append(number)
-        entries: list[Decision | None] = [None] * len(items)
+        decisions: list[Decision | None] = [None] * len(items)
         if len(groups) == 1:
             return await self._run_group(items)
         answers = await asyncio.gather(*(self._run_group([items[n] for n in group]) for group in groups.values()))
         for group, answer in zip(groups.values(), answers, strict=True):
-            for number, entry in zip(group, answer, strict=True):
-                entries[number] = entry
-        return [entry for entry in entries if entry is not None]
+            for number, decision in zip(group, answer, strict=True):
+                decisions[number] = decision
+        return [decision for decision in decisions if decision is not None]
 
     async def _run_group(self, items: Sequence[_Item]) -> list[Decision]:
         """Serve requests of one key: in Redis, or alone while it is away."""
@@ -166,16 +166,16 @@ class Gate:
         waits = reply[::3]
         admitted = waits.count(0)
         self._count("redis", len(waits), admitted)
-        entries = [
+        decisions = [
             self._decision(item.look_up, wait, left, found)
             for item, wait, left, found in zip(items, waits, reply[1::3], reply[2::3], strict=True)
         ]
         if admitted < len(waits):
-            for item, entry in zip(items, entries, strict=True):
-                if entry.wait and item.cost == 1:
-                    self._exhausted.remember(key, asked, entry.wait, entry.waits_for)
+            for item, decision in zip(items, decisions, strict=True):
+                if decision.wait and item.cost == 1:
+                    self._exhausted.remember(key, asked, decision.wait, decision.waits_for)
                     break
-        return entries
+        return decisions
 
     def _count(self, by: str, number: int, admitted: int) -> None:
         self._decisions[by, True] += admitted

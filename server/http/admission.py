@@ -87,12 +87,9 @@ class Admission:
 
     def enter(self, *, write: bool) -> bool:
         """Count one more request, or return False when there is no place, or others have waited for it."""
-        if (self._waiting[write] or not self._has_room(write=write)) and self.full(write=write):
+        if self.full(write=write):
             return False
-        if write:
-            self.writes += 1
-        else:
-            self.reads += 1
+        self._count(1, write=write)
         return True
 
     def full(self, *, write: bool) -> bool:

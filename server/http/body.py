@@ -7,6 +7,7 @@ from json.scanner import make_scanner
 from typing import TypeVar
 
 import msgspec
+from aiohttp import StreamReader
 from aiohttp.http_exceptions import HttpProcessingError
 
 from server.http.call import Call
@@ -24,15 +25,17 @@ _FIELD = re.compile(r"^Object (?:missing required|contains unknown) field `(?P<n
 _NAME_SHOWN_MAX = 64
 
 
-def read_whole_body(call: Call, limit: int) -> bytes | None:
+async def read_body(call: Call, limit: int) -> bytes:
     """
-    Return the body of a JSON request if all of it is there.
+    Return the body of a JSON request, waiting for it if need be.
 
     Args:
         limit: Bytes it may have.
 
     Raises:
-        Problem: It is not JSON by its headers, is too large, or has an idempotency key where none is taken.
+        Problem: It is not JSON by its headers, is too large, has an idempotency key where none is taken, or does not
+            arrive in time.
+        QueueFullError: Too many bytes of bodies are arriving already.
     """
     headers = call.headers
     content_type = headers.get("Content-Type", "")
@@ -43,54 +46,38 @@ def read_whole_body(call: Call, limit: int) -> bytes | None:
             raise Problem("unsupported_media_type")
     if "Content-Encoding" in headers:
         raise Problem("unsupported_media_type", "Compressed bodies are not taken.")
-    content = call.content
-    length = len(content) if isinstance(content, bytes) else _announced(call)
+    length = _length(call)
     if length is not None and length > limit:
         raise Problem("body_too_large", f"The body has more than {limit} bytes.")
     keyless = None if call.route is None else call.route.keyless
     if keyless is not None and call.idempotency_key is not None:
         raise Problem("idempotency_key_not_taken", keyless, errors=[("Idempotency-Key", keyless)])
+    content = call.content
     if isinstance(content, bytes):
         return content
-    if not content.is_eof():
-        return None
-    body = content.read_nowait()
+    if content.is_eof():
+        body = content.read_nowait()
+    else:
+        async with call.admission.arriving(limit if length is None else length, write=call.write):
+            body = await _read_slowly(call, content, limit)
     if len(body) > limit:
         raise Problem("body_too_large", f"The body has more than {limit} bytes.")
     return body
 
 
-async def read_body(call: Call, limit: int) -> bytes:
-    """
-    Return the body of a JSON request, waiting for it if need be.
-
-    Raises:
-        Problem: As `read_whole_body`, or it does not arrive in time.
-        QueueFullError: Too many bytes of bodies are arriving already.
-    """
-    body = read_whole_body(call, limit)
-    if body is None:
-        length = _announced(call)
-        async with call.admission.arriving(limit if length is None else length, write=call.write):
-            body = await _read_slowly(call, limit)
-        if len(body) > limit:
-            raise Problem("body_too_large", f"The body has more than {limit} bytes.")
-    return body
+def _length(call: Call) -> int | None:
+    """Return the bytes of the body, as counted or announced; None where its end is told otherwise."""
+    if isinstance(call.content, bytes):
+        return len(call.content)
+    announced = call.headers.get("Content-Length")
+    return None if announced is None else int(announced)
 
 
-def _announced(call: Call) -> int | None:
-    """Return the bytes of the body as announced; None where its end is told otherwise."""
-    length = call.headers.get("Content-Length")
-    return None if length is None else int(length)
-
-
-async def _read_slowly(call: Call, limit: int) -> bytes:
+async def _read_slowly(call: Call, content: StreamReader, limit: int) -> bytes:
     """Read a body that has not arrived yet, one piece over the limit at most."""
     transport = call.connection.transport
     if call.headers.get("Expect", "").lower() == "100-continue" and transport is not None:
         transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-    content = call.content
-    assert not isinstance(content, bytes), "it has not arrived yet"
     parts = bytearray()
     try:
         async with asyncio.timeout(BODY_DEADLINE_SECONDS):

@@ -368,7 +368,7 @@ class Connection(Protocol):
         """Return the call that aiohttp's request is."""
         return self._new_call(request.method, request.raw_path, Head.of(request._message, self.head), request.content)
 
-    async def answer(self, request: web.BaseRequest) -> AiohttpReply:
+    async def answer(self, request: web.BaseRequest) -> web.StreamResponse:
         """Return the reply to a request that aiohttp serves."""
         call = self.call_of(request)
         reply = await self._pipeline.respond(call)
@@ -377,7 +377,7 @@ class Connection(Protocol):
         stuck = request.content.is_eof() and self.stuck
         if self._connections.draining or stuck or "Upgrade" in request.headers:
             reply.keep_alive = False
-        return AiohttpReply(reply, call.request_id, call.limit_fields)
+        return _for_aiohttp(call, reply)
 
     def handle_error(
         self, request: web.BaseRequest, status: int = 500, exc: BaseException | None = None, message: str | None = None
@@ -385,8 +385,7 @@ class Connection(Protocol):
         """Answer a request that failed; what was received is neither repeated nor logged: aiohttp's pages do both."""
         del status, message
         call = self.call_of(request)
-        reply = self._pipeline.crashed(call, exc)
-        return cast(web.StreamResponse, AiohttpReply(reply, call.request_id, call.limit_fields))
+        return _for_aiohttp(call, self._pipeline.crashed(call, exc))
 
     def _make_error_handler(self, err_info: _ErrInfo) -> Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]:
         """Return what answers bytes that are not HTTP."""
@@ -394,7 +393,11 @@ class Connection(Protocol):
 
         async def answer(request: web.BaseRequest) -> web.StreamResponse:
             call = self.call_of(request)
-            reply = await self._pipeline.malformed(call)
-            return cast(web.StreamResponse, AiohttpReply(reply, call.request_id, call.limit_fields))
+            return _for_aiohttp(call, await self._pipeline.malformed(call))
 
         return answer
+
+
+def _for_aiohttp(call: Call, reply: Reply) -> web.StreamResponse:
+    """Return a reply in the form in which aiohttp sends it: no response of its own, but what its protocol calls."""
+    return cast(web.StreamResponse, AiohttpReply(reply, call.request_id, call.limit_fields))

@@ -137,13 +137,10 @@ class TransferBulk(Strict, kw_only=True):
     atomic: bool = False
 
 
+# Of the items of bulks; the bodies of routes are decoded by what `ROUTES` declares.
 account_create = msgspec.json.Decoder(AccountCreate)
-account_bulk = msgspec.json.Decoder(AccountBulk)
-account_patch = msgspec.json.Decoder(AccountPatch)
-transfer_create = msgspec.json.Decoder(TransferCreate)
 transfer_item = msgspec.json.Decoder(TransferItem)
 transfer_item_any_key = msgspec.json.Decoder(TransferItemAnyKey)
-transfer_bulk = msgspec.json.Decoder(TransferBulk)
 
 # Keys sorted and no spaces: equal objects have equal texts.
 _canonical = msgspec.json.Encoder(order="deterministic")

@@ -48,10 +48,10 @@ class Observer:
         """Note a request that is answered with *status*; its `arrived` has been stamped."""
         now = time.monotonic()
         seconds = now - call.arrived
-        spread = self._requests.get((call.method, call.route_path, status)) or self._open(call, status)
+        histogram = self._requests.get((call.method, call.route_path, status)) or self._open(call, status)
         # As `Histogram.add` does, without a call on the path of every request.
-        spread.counts[bisect_left(SECONDS, seconds)] += 1
-        spread.total += seconds
+        histogram.counts[bisect_left(SECONDS, seconds)] += 1
+        histogram.total += seconds
         if seconds > self._slow_seconds or (status >= 500 and status != HTTPStatus.SERVICE_UNAVAILABLE):
             self._say(call, status, now)
         elif self._sample:
@@ -64,10 +64,10 @@ class Observer:
 
     def refused(self, method: str, route: str, status: int, arrived: float) -> None:
         """Note a request that was refused unread: it is counted, and nothing else is known of it."""
-        spread = self._requests.get((method, route, status)) or self._requests.setdefault(
+        histogram = self._requests.get((method, route, status)) or self._requests.setdefault(
             (method, route, status), Histogram(SECONDS)
         )
-        spread.add(time.monotonic() - arrived)
+        histogram.add(time.monotonic() - arrived)
 
     def _open(self, call: Call, status: int) -> Histogram:
         return self._requests.setdefault((_method(call), call.route_path, status), Histogram(SECONDS))

@@ -3,14 +3,10 @@
 from typing import Final
 
 from server.http.headers import retry_after
-from server.http.problems import Problem, retry_after_seconds
+from server.http.problems import Problem, prepared, retry_after_seconds
 from server.http.reply import PROBLEM, Reply
 
-# Stands in a prepared body for the id of the request, and is found in no id.
-_PLACE: Final = "\x7f"
-_BODIES: Final = {
-    write: Problem("overloaded").body(_PLACE, write=write).split(_PLACE.encode()) for write in (False, True)
-}
+_BODIES: Final = {write: prepared(Problem("overloaded"), write=write) for write in (False, True)}
 
 
 def overloaded(request_id: str, *, write: bool) -> Reply:

@@ -11,7 +11,7 @@ from server.gate.gate import Decision, Gate, LookUp
 from server.gate.keys import ApiKey
 from server.gate.running import Running
 from server.http.admission import Admission
-from server.http.body import decode, read_body, read_whole_body
+from server.http.body import decode, read_body
 from server.http.call import Call
 from server.http.callers import Callers, needs_key
 from server.http.headers import header, retry_after
@@ -19,7 +19,7 @@ from server.http.limits import BODY_MAX_BYTES, BULK_BODY_MAX_BYTES
 from server.http.observer import Observer
 from server.http.overload import overloaded
 from server.http.problems import Problem, problem_of
-from server.http.query import Query, decode_query
+from server.http.query import decode_query
 from server.http.rate_limits import QuotaExceededProblem, limit_fields, too_costly, too_many_running
 from server.http.reply import PROBLEM, Reply
 from server.http.route import Route
@@ -214,9 +214,13 @@ class Pipeline:
             await self._take_tokens(call, 0)
             raise too_many_running(key)
         try:
-            if route is None or (route.body is not None and call.query_string):
+            if route is None:
                 await self._take_tokens(call, 1)
-                _refuse_target(match, call)
+                _refuse_target(match)
+            if route.body is not None and call.query_string:
+                await self._take_tokens(call, 1)
+                # A write takes no parameters: this raises.
+                decode_query(call.query_string, route.query)
             if route.items is not None:
                 asked = await self._read_items(call, route, route.items)
             else:
@@ -226,7 +230,7 @@ class Pipeline:
                 if route.body is None:
                     asked = decode_query(call.query_string, route.query)
                 else:
-                    call.body = read_whole_body(call, BODY_MAX_BYTES) or await read_body(call, BODY_MAX_BYTES)
+                    call.body = await read_body(call, BODY_MAX_BYTES)
                     if route.replay is not None and (reply := route.replay(call)) is not None:
                         return reply
                     asked = self._decode(call, route)
@@ -278,20 +282,15 @@ class Pipeline:
         call.gated = time.monotonic()
 
 
-def _refuse_target(match: Match | None, call: Call | None = None) -> NoReturn:
+def _refuse_target(match: Match | None) -> NoReturn:
     """
     Refuse a request for what there is not.
 
-    Args:
-        call: A write that has a query, where it is not the target that is wrong.
-
     Raises:
-        Problem: There is no such path, it has no such method, or it takes no query.
+        Problem: There is no such path, or it has no such method.
     """
     if match is None:
         raise Problem("not_found")
-    if call is not None and call.route is not None:
-        decode_query(call.query_string, Query)
     methods = match[0]
     allowed = ", ".join([*methods, *(["HEAD"] if "GET" in methods else [])])
     raise Problem("method_not_allowed", headers=[("Allow", allowed)])

@@ -12,6 +12,8 @@ from server.store.errors import OutcomeUnknownError, StoreError
 # Seconds after which a request that could not be served now is worth another try, at least and at most: spread, so that
 # refused requests do not all come back at once.
 RETRY_AFTER_SECONDS: Final = (1, 3)
+# Stands in a prepared body for the id of the request, and is found in no id.
+_PLACE: Final = "\x7f"
 
 
 class Kind(NamedTuple):
@@ -156,6 +158,12 @@ class Problem(Exception):
 def invalid(pointer: str, detail: str) -> Problem:
     """Return the problem of one member of the request: a JSON pointer, or the name of a header or parameter."""
     return Problem("invalid_request", detail, errors=[(pointer, detail)])
+
+
+def prepared(problem: Problem, *, write: bool) -> tuple[bytes, bytes]:
+    """Return the body of a problem before and after the id of its request: a flood is answered with it."""
+    before, after = Problem.body(problem, _PLACE, write=write).split(_PLACE.encode())
+    return before, after
 
 
 def retry_after_seconds() -> int:

@@ -1,4 +1,4 @@
-"""aiohttp's protocol of a connection: the only file that knows its inside, and what a client can make it hold."""
+"""aiohttp's protocol of a connection: what is needed of its inside, and bounds on what a client can make it hold."""
 
 import asyncio
 from typing import Any

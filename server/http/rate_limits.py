@@ -5,15 +5,13 @@ from typing import Final
 
 from server.gate.keys import ApiKey
 from server.http.headers import RATE_LIMIT
-from server.http.problems import Problem
+from server.http.problems import Problem, prepared
 
 MICROSECONDS: Final = 1_000_000
 # Seconds after which a key that has too many requests running may try again: when they end, nobody knows.
 RUNNING_RETRY_SECONDS: Final = 1
 # Bodies of 429 that are kept: most floods hear one number of seconds for long.
 PREPARED_MAX: Final = 1_000
-# Stands in a prepared body for the id of the request, and is found in no id.
-_PLACE: Final = "\x7f"
 
 
 def seconds_of(wait: int) -> int:
@@ -62,8 +60,7 @@ class QuotaExceededProblem(Problem):
 @lru_cache(PREPARED_MAX)
 def _prepared(policy: str, seconds: int, *, write: bool) -> tuple[bytes, bytes]:
     """Return the body before the id of the request, and from there to the milliseconds, which end it."""
-    problem = QuotaExceededProblem(policy, seconds * MICROSECONDS)
-    before, after = Problem.body(problem, _PLACE, write=write).split(_PLACE.encode())
+    before, after = prepared(QuotaExceededProblem(policy, seconds * MICROSECONDS), write=write)
     rest, ending = after.rsplit(b"%d" % (seconds * 1_000), 1)
     assert rest.endswith(b'"retry_after_ms":'), "the milliseconds are its last member"
     assert ending == b"}", "as above"

@@ -48,27 +48,19 @@ class Reply:
 
             head: Leave the body out, as HEAD asks for; its length is told all the same.
         """
-        start = STATUS_LINES[self.status]
-        close = b"" if self.keep_alive else b"Connection: close\r\n"
-        if self.status == HTTPStatus.NOT_MODIFIED:
-            return b"%b%b%b%b%bX-Request-Id: %b\r\n\r\n" % (
-                start,
-                clock.field(),
-                self.headers,
-                fields,
-                close,
-                request_id.encode(),
-            )
         body = self.body
-        return b"%b%b%b%b%bX-Request-Id: %b\r\nContent-Type: %b\r\nContent-Length: %d\r\n\r\n%b" % (
-            start,
+        if self.status == HTTPStatus.NOT_MODIFIED:
+            rest = b""
+        else:
+            rest = b"Content-Type: %b\r\nContent-Length: %d\r\n" % (self.content_type, len(body))
+        return b"%b%b%b%b%bX-Request-Id: %b\r\n%b\r\n%b" % (
+            STATUS_LINES[self.status],
             clock.field(),
             self.headers,
             fields,
-            close,
+            b"" if self.keep_alive else b"Connection: close\r\n",
             request_id.encode(),
-            self.content_type,
-            len(body),
+            rest,
             b"" if head else body,
         )
 

@@ -2,7 +2,6 @@
 
 import asyncio
 import resource
-from collections.abc import Awaitable, Callable
 from typing import cast
 
 from aiohttp import web
@@ -36,7 +35,7 @@ class HttpServer(web.Server):
         self.pipeline = pipeline
         self.open_connections = Connections(_connections_max())
         super().__init__(
-            cast(Callable[[web.BaseRequest], Awaitable[web.StreamResponse]], _answer),
+            _answer,
             access_log=None,
             auto_decompress=False,
             keepalive_timeout=KEEPALIVE_SECONDS,
@@ -63,7 +62,7 @@ class HttpServer(web.Server):
         super().connection_lost(handler, exc)
 
 
-async def _answer(request: web.BaseRequest) -> object:
+async def _answer(request: web.BaseRequest) -> web.StreamResponse:
     return await cast(Connection, request.protocol).answer(request)
 
 
