@@ -19,7 +19,7 @@ PROJECT = Path(__file__).resolve().parents[1]
 POLL_SECONDS = 0.02
 # Between SIGKILL and the end.
 KILLED_SECONDS_MAX = 10.0
-# Of what a program has said, the part that is shown when it failed.
+# Lines of a program's output that are shown when it failed.
 LINES_SHOWN = 20
 BYTES_SHOWN_MAX = 16_384
 INTERRUPTED = 130
@@ -142,21 +142,21 @@ async def answers(probe: Callable[[], Awaitable[object]], seconds_max: float, *e
 
 
 class Done(NamedTuple):
-    """A command that has ended: its exit code, and what it said on standard output and on standard error."""
+    """A command that has ended: its exit code, its standard output and its standard error."""
 
     code: int
     output: str
     errors: str
 
     @property
-    def said(self) -> str:
-        """The last lines of both: what it came to, or why it failed."""
+    def last_lines(self) -> str:
+        """The last lines of both outputs: its result, or why it failed."""
         return "\n".join((self.errors + self.output).splitlines()[-LINES_SHOWN:])
 
     @property
     def last_line(self) -> str:
         """The last line of all."""
-        return self.said.rpartition("\n")[2]
+        return self.last_lines.rpartition("\n")[2]
 
 
 async def run_command(

@@ -174,7 +174,7 @@ class Server:
         done = await self.command("keys", "create", "--ledger", ledger, "--role", "admin", *limits)
         words = done.output.split()
         if done.code != 0 or len(words) != 1:
-            raise ServerError(f"keys create made no key (exit {done.code}):\n{done.said}")
+            raise ServerError(f"keys create made no key (exit {done.code}):\n{done.last_lines}")
         return words[0]
 
     async def audit(self) -> Done:

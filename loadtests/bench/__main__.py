@@ -158,7 +158,7 @@ async def _write(arguments: argparse.Namespace, screen: Screen) -> None:
     command = [str(PEER_PYTHON), "-m", "loadtests.bench.plots", str(arguments.reports), str(arguments.plots)]
     done = await run_command(command, PLOT_SECONDS_MAX, {**os.environ, "PYTHONPATH": str(PROJECT)})
     if done.code != 0:
-        raise BenchError(f"the plots cannot be drawn:\n{done.said}")
+        raise BenchError(f"the plots cannot be drawn:\n{done.last_lines}")
     write_document(found, arguments.document, arguments.plots)
     screen.say(f"written: {arguments.document}")
 

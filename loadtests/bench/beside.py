@@ -43,7 +43,7 @@ class Beside(NamedTuple):
 
     async def pgbench(self, database: str, *arguments: str) -> str:
         """
-        Run pgbench and return what it said.
+        Run pgbench and return its output.
 
         Raises:
             BenchError: It failed.
@@ -52,7 +52,7 @@ class Beside(NamedTuple):
         command = [str(program), "-h", str(self.postgres.folder), "-U", "postgres", *arguments, database]
         done = await run_command(command, PGBENCH_SECONDS_MAX)
         if done.code != 0:
-            raise BenchError(f"pgbench failed:\n{done.said}")
+            raise BenchError(f"pgbench failed:\n{done.last_lines}")
         return done.output
 
     async def pgbench_rate(self, database: str, seconds: float, *arguments: str, clients: int) -> tuple[float, float]:
@@ -61,7 +61,7 @@ class Beside(NamedTuple):
         text = await self.pgbench(database, *words, *arguments)
         rate, latency = re.search(r"tps = ([\d.]+)", text), re.search(r"latency average = ([\d.]+)", text)
         if rate is None or latency is None:
-            raise BenchError(f"pgbench said no rate:\n{text[-500:]}")
+            raise BenchError(f"pgbench printed no rate:\n{text[-500:]}")
         return float(rate[1]), float(latency[1])
 
 

@@ -140,7 +140,7 @@ async def _make_plain(servers: Beside) -> None:
     await servers.create_database(INSERT_DATABASE)
     done = await tallystick("migrate", settings={"database_url": servers.postgres.url(INSERT_DATABASE)})
     if done.code != 0:
-        raise BenchError(f"migrate failed:\n{done.said}")
+        raise BenchError(f"migrate failed:\n{done.last_lines}")
 
 
 async def _audit_others(work: Work, servers: Beside) -> None:
@@ -200,7 +200,7 @@ async def run_wrk(program: str, target: Target, connections: int, seconds: float
     taken, ended, after = time.perf_counter() - started, os.times(), cpu_times(roots)
     rate = re.search(r"Requests/sec: +([\d.]+)", done.output)
     if done.code != 0 or rate is None or "Non-2xx" in done.output:
-        raise BenchError(f"wrk failed: {done.said}")
+        raise BenchError(f"wrk failed: {done.last_lines}")
     own = [ended.children_user - began.children_user, ended.children_system - began.children_system]
     figures = {"connections": connections, "seconds": round(seconds), "per_second": float(rate[1])}
     return {**figures, "generator_share": sum(own) / taken, "cpu": {**cpu_used(before, after), "generator": own}}

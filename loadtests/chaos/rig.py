@@ -125,7 +125,7 @@ class Rig:
         """Note what `tallystick audit` finds wrong with the books."""
         done = await tallystick("audit", settings=self._past_proxies, seconds_max=AUDIT_SECONDS_MAX)
         if done.code != 0:
-            self.violations.append(f"the audit ends with code {done.code}: {done.said}")
+            self.violations.append(f"the audit ends with code {done.code}: {done.last_lines}")
 
     async def stop(self) -> None:
         """Stop the servers in order; each says then what it has counted."""
@@ -143,7 +143,7 @@ class Rig:
     async def _command(self, *arguments: str) -> str:
         done = await tallystick(*arguments, settings=self._past_proxies)
         if done.code != 0:
-            raise ServerError(f"tallystick {arguments[0]} ended with code {done.code}: {done.said}")
+            raise ServerError(f"tallystick {arguments[0]} ended with code {done.code}: {done.last_lines}")
         return done.output.strip()
 
 

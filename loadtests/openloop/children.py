@@ -25,7 +25,7 @@ LINE_BYTES_MAX = 1024 * 1024
 
 
 class GeneratorError(ServerError):
-    """A generator failed; the message says what it said."""
+    """A generator failed; the message ends with the last line of its output."""
 
 
 class Child:
@@ -74,9 +74,9 @@ class Child:
                 line = await self._process.stdout.readline()
                 if not line:
                     lines = (await self._process.stderr.read()).decode(errors="replace").splitlines()
-                    raise GeneratorError("a generator failed: " + (lines[-1] if lines else "it said nothing"))
+                    raise GeneratorError("a generator failed: " + (lines[-1] if lines else "it wrote nothing"))
         except TimeoutError:
-            raise GeneratorError(f"a generator said nothing for {seconds_max:.0f} s") from None
+            raise GeneratorError(f"a generator wrote nothing for {seconds_max:.0f} s") from None
         return line
 
     async def ready(self) -> None:

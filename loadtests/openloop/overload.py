@@ -100,7 +100,7 @@ async def _main(options: Options, path: Path | None) -> int:
     for line in (*(f"missed: {missed}" for missed in curve.missed), *curve.lies):
         screen.say(line)
     if path is not None:
-        found: dict[str, Any] = {"missed": curve.missed, "lies": curve.lies, "audit": audit.said}
+        found: dict[str, Any] = {"missed": curve.missed, "lies": curve.lies, "audit": audit.last_lines}
         found |= {"clean": audit.code == 0, "steps": [step.figures() for step in curve.steps]}
         await asyncio.to_thread(path.write_text, json.dumps(found, indent=2) + "\n", encoding="utf-8")
     return 1 if curve.missed or curve.lies or audit.code else 0

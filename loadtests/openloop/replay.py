@@ -142,7 +142,7 @@ async def _audit(report: Report, command: str | None, own: Server | None, screen
         report.audit = "clean"
         return
     report.audit, report.audit_failed = f"failed (exit {done.code})", True
-    screen.say(done.said)
+    screen.say(done.last_lines)
 
 
 async def _both_passes(

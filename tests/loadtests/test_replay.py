@@ -147,7 +147,7 @@ async def test_an_unknown_key_is_said(server: Server, books: Path) -> None:
     """
     done = await replay("--url", server.url, "--data", str(books), "--key", "made-up")
     assert done.code == 2
-    assert "answered 401" in done.said
+    assert "answered 401" in done.last_lines
 
 
 @pytest.mark.parametrize(
@@ -165,8 +165,8 @@ async def test_what_cannot_be_run_is_said(arguments: tuple[str, ...], message: s
     """
     done = await replay(*arguments)
     assert done.code == 2
-    assert message in done.said
-    assert "Traceback" not in done.said
+    assert message in done.last_lines
+    assert "Traceback" not in done.last_lines
 
 
 async def test_an_address_where_nothing_listens(books: Path) -> None:
@@ -175,7 +175,7 @@ async def test_an_address_where_nothing_listens(books: Path) -> None:
     """
     done = await replay("--url", "http://127.0.0.1:9", "--key", "k", "--data", str(books))
     assert done.code == 2
-    assert "cannot be reached" in done.said
+    assert "cannot be reached" in done.last_lines
 
 
 @pytest.mark.skipif(not DATA.exists(), reason="the bank's books are not beside this checkout")
