@@ -128,7 +128,7 @@ class PostingLane:
             if not isinstance(outcome, Unbound):
                 # The key is bound for ever, so this request needs no batch of its own.
                 return with_answer(resolve_known(request, outcome.attempt), self._render)
-        unit = Unit((request,), time.monotonic(), deadline, timing=timing)
+        unit = Unit(ledger_id, (request,), time.monotonic(), deadline, timing=timing)
         return (await self._submit(ledger_id, unit))[0]
 
     async def post_many(
@@ -176,7 +176,7 @@ class PostingLane:
         """Post one batch of a bulk, once none of its keys is in flight for another request."""
         while first := next((p for r in part if (p := self._pending.get((ledger_id, r.key))) is not None), None):
             await self._join(first)
-        return await self._submit(ledger_id, Unit(part, time.monotonic(), deadline, atomic=atomic))
+        return await self._submit(ledger_id, Unit(ledger_id, part, time.monotonic(), deadline, atomic=atomic))
 
     async def _join(self, first: _Pending) -> Outcome:
         """Return the outcome of another caller's request with the same key."""
@@ -241,7 +241,10 @@ class PostingLane:
                 if waits:
                     await self._post_waiting(ledger_id, batch)
                 else:
-                    await self._sender.send(ledger_id, batch)
+                    await self._sender.send(batch)
+            except RowLockedError:
+                for unit in batch:
+                    unit.result = RowLockedError(unit.accounts)
             except StoreError as error:
                 for unit in batch:
                     unit.result = error
@@ -259,16 +262,16 @@ class PostingLane:
         """Post units, waiting for locked accounts unless too many statements do so already."""
         turns = self._rows.posting_lock_waits
         if turns.locked():
-            await self._sender.send(ledger_id, units)
+            await self._sender.send(units)
             return
         async with turns:
             try:
-                await self._sender.send(ledger_id, units, waits=True)
+                await self._sender.send(units, waits=(ledger_id,))
                 return
             except RowLockedError:
                 # The wait ran out. The next batch tells for which accounts, and posts what does not need them.
                 pass
-        await self._sender.send(ledger_id, units)
+        await self._sender.send(units)
         for unit in units:
             if isinstance(unit.result, RowLockedError):
                 self._rows.note_stuck(ledger_id, unit.result.accounts)

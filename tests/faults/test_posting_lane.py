@@ -151,7 +151,7 @@ async def test_a_failure_between_commit_and_answer_is_unknown(ground: Ground, mo
     assert posted(await lane.post(ground.ledger_id, transfer("known")))
     await administer(
         ground.database_url,
-        "CREATE FUNCTION tallystick.refuse(bigint, text[]) RETURNS integer LANGUAGE plpgsql AS "
+        "CREATE FUNCTION tallystick.refuse(bigint[], text[]) RETURNS integer LANGUAGE plpgsql AS "
         "$$ BEGIN RAISE lock_not_available; END $$",
     )
     refuse = "SELECT tallystick.refuse($1, $2)"
