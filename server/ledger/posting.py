@@ -37,7 +37,7 @@ WAIT_MAX_SECONDS = 2.5
 # Transfers a second that are expected before any were posted. What is measured takes its place within some batches.
 EXPECTED_PER_SECOND = 16_000
 # Transfers that may wait, however few were posted in the last seconds: some large bulks.
-QUEUE_MIN = 4_000
+QUEUE_MIN = 8_000
 # Transfers that may wait, however many were posted: some tens of megabytes.
 QUEUE_MAX = 64_000
 # Transfers of one ledger that may wait for a statement apart: what one batch and the next have met locked, and more.
