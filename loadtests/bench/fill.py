@@ -36,7 +36,8 @@ SIDES = """
 TRANSFERS = """
     INSERT INTO tallystick.transfers (
         ledger_id, amount, source_balance, destination_balance, source_version, destination_version, created_at, id,
-        source_previous, destination_previous, idempotency_key, fingerprint, kind, source, destination, currency, metadata
+        source_previous, destination_previous, idempotency_key, fingerprint, kind, source, destination, currency,
+        metadata
     )
     SELECT $1, m.amount, s.balance, d.balance, s.version, d.version, m.created_at, m.id, s.previous, d.previous,
            uuidv7()::text, sha256(m.n::text::bytea), 'transfer', m.source, m.destination, 'EUR', '{}'::json

@@ -170,7 +170,7 @@ async def test_a_bulk_of_which_a_part_was_posted_is_unknown(ground: Ground, monk
     """When the queue fills up between two batches of a bulk, the whole is not told as not applied."""
     monkeypatch.setattr(module, "BATCH_MAX", 2)
     lane = offline_lane(ground.database, Failpoints())
-    submit, parts = lane._lanes.submit, 0
+    submit, parts = lane._shared.submit, 0
 
     def full_at_the_second(*arguments: Any) -> Any:
         nonlocal parts
@@ -179,7 +179,7 @@ async def test_a_bulk_of_which_a_part_was_posted_is_unknown(ground: Ground, monk
             raise QueueFullError
         return submit(*arguments)
 
-    monkeypatch.setattr(lane._lanes, "submit", full_at_the_second)
+    monkeypatch.setattr(lane._shared, "submit", full_at_the_second)
     requests = [transfer(f"bulk-{number}") for number in range(4)]
     with pytest.raises(OutcomeUnknownError):
         await lane.post_many(ground.ledger_id, requests, atomic=False)
@@ -206,8 +206,9 @@ async def test_a_full_queue_binds_nothing(ground: Ground, monkeypatch: pytest.Mo
 
 async def test_callers_who_leave_leave_nothing_behind(ground: Ground) -> None:
     """Cancelled callers, those waiters for another included, neither undo a posting nor hold its key."""
-    lane = offline_lane(ground.database, Fails("posting.before_batch", seconds=0.05))
-    lane._sender._failpoints._points["posting.before_batch"] = ("raise", 10**6)
+    failpoints = Fails("posting.before_batch", seconds=0.05)
+    failpoints._points["posting.before_batch"] = ("raise", 10**6)
+    lane = offline_lane(ground.database, failpoints)
     callers = [asyncio.ensure_future(lane.post(ground.ledger_id, transfer("same"))) for _ in range(5)]
     other = asyncio.ensure_future(lane.post(ground.ledger_id, transfer("other")))
     await asyncio.sleep(0.01)

@@ -148,6 +148,24 @@ async def test_statement(large: Large, name: str, arguments: Arguments, rows_max
         await connection.close()
 
 
+async def test_every_index_is_needed(large: Large) -> None:
+    """Each index finds rows for a statement here; one that finds none would only slow postings down."""
+    connection = await session(large.url, seqscan="off")
+    try:
+        there = await connection.fetch(
+            "SELECT indexname FROM pg_indexes WHERE schemaname = 'tallystick' AND tablename = ANY ($1)",
+            ["ledgers", "api_keys", "accounts", "transfers"],
+        )
+        used = set()
+        for name, arguments, _ in (values.values for values in CASES):  # type: ignore[attr-defined]  # pytest's
+            ledger = () if name in WITHOUT_LEDGER else (large.ledger_id,)
+            plan = await explain(connection, query(name), (*ledger, *arguments(large)))
+            used |= {node["Index Name"] for node in plan.nodes if "Index Name" in node and node["Actual Loops"]}
+        assert {row["indexname"] for row in there} - used == set()
+    finally:
+        await connection.close()
+
+
 ORDERED = ["transfer_page", "transfer_page_by_reference"]
 
 

@@ -33,7 +33,8 @@ _SIDES = """
 """
 _ACCOUNTS = """
     INSERT INTO accounts (ledger_id, id, currency, floor, balance, version, created_at, last_entry_at, last_transfer)
-    SELECT $1, a.id, 'EUR', NULL, coalesce(s.balance, 0), coalesce(s.version, 1), $3::timestamptz, s.created_at, s.id
+    SELECT $1, a.id, 'EUR', NULL, coalesce(s.balance, 0), coalesce(s.version, 1), $3::timestamptz, s.created_at,
+           s.id
     FROM (
         SELECT 'account:' || lpad(i::text, 8, '0') FROM generate_series(0, $2::bigint - 1) AS i
         UNION ALL SELECT unnest('{busy,sink,spring,other}'::text[])
@@ -58,8 +59,8 @@ _TRANSFERS = """
     JOIN sides AS d ON d.n = m.n AND NOT d.is_source
     UNION ALL
     SELECT $1::bigint, m.amount, NULL, NULL, NULL, NULL, m.created_at,
-           uuidv7(m.created_at - clock_timestamp()), NULL, NULL, 'refused-' || m.n, sha256(m.n::text::bytea), 'transfer',
-           m.source, 'nobody', 'EUR', NULL, '{}'::json, 'account_not_found'
+           uuidv7(m.created_at - clock_timestamp()), NULL, NULL, 'refused-' || m.n, sha256(m.n::text::bytea),
+           'transfer', m.source, 'nobody', 'EUR', NULL, '{}'::json, 'account_not_found'
     FROM moves AS m
     WHERE m.n % 1000 = 7
     ORDER BY created_at
