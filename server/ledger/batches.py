@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import time
 from collections.abc import Awaitable, Callable
 from typing import Final
 
@@ -9,10 +10,15 @@ from server.ledger.row_locks import RowLocks
 from server.ledger.sending import BatchSender
 from server.ledger.unit import Unit
 from server.store.errors import DatabaseError, RowLockedError, StoreError
+from server.store.sessions import LOCK_TIMEOUT_MS
 
-# Milliseconds that a batch of several ledgers waits for a locked row. Batches hold their rows for tens of milliseconds;
-# who holds one longer must not hold up the other ledgers of the batch.
-SHARED_WAIT_MS: Final = 100
+# A batch of several ledgers waits for a locked row as long as so many batches usually take, and at least so many
+# seconds: this worker's other batch may hold the row, or those of other workers. Who holds it longer must not hold up
+# the other ledgers of the batch.
+BATCHES_WAITED_FOR: Final = 4
+SHARED_WAIT_MIN_SECONDS: Final = 0.1
+# What each batch tells of the usual time: the last ten or so count.
+NEW_SHARE: Final = 0.1
 # Statements at once that ask apart again for what was locked, and do not wait: the shared batches need connections.
 APART_IN_FLIGHT_MAX: Final = 2
 
@@ -33,6 +39,8 @@ class BatchPoster:
         self._sender = sender
         self._rows = rows
         self._apart_in_flight = asyncio.Semaphore(APART_IN_FLIGHT_MAX)
+        # Seconds from sending a batch of several ledgers that may wait to its end.
+        self._usual_seconds = 0.0
 
     async def post_shared(self, units: list[Unit]) -> None:
         """
@@ -72,17 +80,21 @@ class BatchPoster:
 
     async def _send_shared(self, units: list[Unit]) -> None:
         """Send units of any ledgers, waiting shortly for rows of ledgers where that was worth it."""
+        began = time.monotonic()
+        wait_seconds = max(SHARED_WAIT_MIN_SECONDS, BATCHES_WAITED_FOR * self._usual_seconds)
+        wait_ms = min(LOCK_TIMEOUT_MS, round(1000 * wait_seconds))
         waits = self._rows.contended({unit.ledger_id for unit in units})
         if waits and self._rows.any_stuck:
             waits -= {unit.ledger_id for unit in units if self._rows.stuck(unit.ledger_id, unit.accounts)}
         if waits:
             try:
-                await self._sender.send(units, waits=waits, wait_ms=SHARED_WAIT_MS)
+                await self._sender.send(units, waits=waits, wait_ms=wait_ms)
+                self._usual_seconds += NEW_SHARE * (time.monotonic() - began - self._usual_seconds)
                 return
             except RowLockedError:
                 # The wait ran out. The next batch tells of which ledger a row is locked, and posts all others.
                 pass
-        await self._sender.send(units, wait_ms=SHARED_WAIT_MS)
+        await self._sender.send(units, wait_ms=wait_ms)
         if waits:
             self._rows.note_held_up({unit.ledger_id for unit in units if isinstance(unit.result, RowLockedError)})
 

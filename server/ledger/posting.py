@@ -37,7 +37,7 @@ WAIT_MAX_SECONDS = 2.5
 # Transfers a second that are expected before any were posted. What is measured takes its place within some batches.
 EXPECTED_PER_SECOND = 16_000
 # Transfers that may wait, however few were posted in the last seconds: some large bulks.
-QUEUE_MIN = 4_000
+QUEUE_MIN = 8_000
 # Transfers that may wait, however many were posted: some tens of megabytes.
 QUEUE_MAX = 64_000
 # Transfers of one ledger that may wait for a statement apart: what one batch and the next have met locked, and more.
@@ -248,7 +248,9 @@ class PostingLane:
     async def _run_shared(self, units: list[Unit]) -> list[list[Outcome] | BaseException]:
         began = time.monotonic()
         results = await self._run(self._poster.post_shared, units)
-        self._throughput.ended(sum(len(unit.requests) for unit in units), began, time.monotonic())
+        # What was refused unsent is not what could be done.
+        done = sum(len(unit.requests) for unit in units if isinstance(unit.result, list))
+        self._throughput.ended(done, began, time.monotonic())
         return results
 
     async def _run_apart(self, units: list[Unit]) -> list[list[Outcome] | BaseException]:
