@@ -11,6 +11,8 @@
 -- is asked.
 -- p_waits tells of each ledger whether to wait for accounts that another transaction has locked, up to p_wait_ms
 -- (milliseconds) for each. Without it they are left alone, and so are the requests that name them.
+-- p_looks_up tells whether keys of the batch may be bound already. Without it they are taken for new, and the batch fails
+-- on the unique constraint where one is not.
 --
 -- Result: posted_ats[i] is the instant of all that was posted in the ledger at p_ledgers[i]. outcomes[i] is
 --   'posted'    the money moved; balances and versions after it are in the other arrays
@@ -45,6 +47,7 @@ CREATE OR REPLACE FUNCTION post_transfers(
     p_source_availables    bigint[],
     p_waits                boolean[],
     p_wait_ms              integer,
+    p_looks_up             boolean,
     OUT posted_ats           timestamptz[],
     OUT outcomes             text[],
     OUT pointers             text[],
@@ -170,14 +173,17 @@ BEGIN
     source_lasts := array_fill(NULL::uuid, ARRAY[n]);
     destination_lasts := source_lasts;
 
-    -- (2) Look the keys up, under the locks: whoever held them before us has committed what it did.
-    SELECT array_agg(w.position) INTO known
-    FROM unnest(p_keys, p_sources) WITH ORDINALITY AS w (key, source, position)
-    WHERE (SELECT true FROM transfers AS t
-           WHERE t.ledger_id = p_ledgers[p_account_ledgers[w.source]] AND t.idempotency_key = w.key);
-    FOREACH s IN ARRAY coalesce(known, '{}') LOOP
-        outcomes[s] := 'known';
-    END LOOP;
+    -- (2) Look the keys up, under the locks: whoever held them before us has committed what it did. Requests that are
+    -- left alone are not inserted, so only here can one of them be known.
+    IF p_looks_up OR locked IS NOT NULL THEN
+        SELECT array_agg(w.position) INTO known
+        FROM unnest(p_keys, p_sources) WITH ORDINALITY AS w (key, source, position)
+        WHERE (SELECT true FROM transfers AS t
+               WHERE t.ledger_id = p_ledgers[p_account_ledgers[w.source]] AND t.idempotency_key = w.key);
+        FOREACH s IN ARRAY coalesce(known, '{}') LOOP
+            outcomes[s] := 'known';
+        END LOOP;
+    END IF;
 
     -- (3) Decide, in order, against balances held in memory. The order of the checks is the contract's.
     set_last := 0;
@@ -283,8 +289,8 @@ BEGIN
     END LOOP;
 
     -- (4) One row a request, by ledger and key: two batches that share new keys wait for one another in one order. A key
-    -- that a concurrent batch on other accounts has bound meanwhile fails the whole batch on the unique constraint;
-    -- whoever called sends it again and then finds the key known.
+    -- that was not looked up, or that a concurrent batch on other accounts has bound meanwhile, fails the whole batch on
+    -- the unique constraint; whoever called sends it again and then finds the key known.
     INSERT INTO transfers (
         ledger_id, amount, source_balance, destination_balance, source_version, destination_version, created_at, id,
         source_previous, destination_previous, idempotency_key, fingerprint, kind, source, destination, currency,
