@@ -12,7 +12,7 @@ STATEMENT_SECONDS_MAX = 300.0
 # A tenth of the transfers come from the first account, as from one that everybody uses.
 MOVES = """
     CREATE TEMPORARY TABLE moves AS
-    SELECT n, 1 + n % 500 AS amount, $2::timestamptz + n * interval '1 microsecond' AS created_at,
+    SELECT n, uuidv7() AS id, 1 + n % 500 AS amount, $2::timestamptz + n * interval '1 microsecond' AS created_at,
            'load:' || source AS source, 'load:' || (source + 1 + step) % $3::bigint AS destination
     FROM (
         SELECT n, CASE WHEN n % 10 = 0 THEN 0 ELSE floor(random() * $3::bigint)::bigint END AS source,
@@ -22,12 +22,13 @@ MOVES = """
 """
 SIDES = """
     CREATE TEMPORARY TABLE sides AS
-    SELECT s.n, s.account, s.signed < 0 AS is_source, s.created_at,
+    SELECT s.n, s.id, s.account, s.signed < 0 AS is_source, s.created_at,
+           lag(s.id, 1, a.last_transfer) OVER w AS previous,
            a.balance + sum(s.signed) OVER w AS balance, a.version + row_number() OVER w AS version
     FROM (
-        SELECT n, source AS account, -amount AS signed, created_at FROM moves
+        SELECT n, id, source AS account, -amount AS signed, created_at FROM moves
         UNION ALL
-        SELECT n, destination, amount, created_at FROM moves
+        SELECT n, id, destination, amount, created_at FROM moves
     ) AS s
     JOIN tallystick.accounts AS a ON a.ledger_id = $1 AND a.id = s.account
     WINDOW w AS (PARTITION BY s.account ORDER BY s.n)
@@ -35,9 +36,10 @@ SIDES = """
 TRANSFERS = """
     INSERT INTO tallystick.transfers (
         ledger_id, amount, source_balance, destination_balance, source_version, destination_version, created_at, id,
-        idempotency_key, fingerprint, kind, source, destination, currency, metadata
+        source_previous, destination_previous, idempotency_key, fingerprint, kind, source, destination, currency,
+        metadata
     )
-    SELECT $1, m.amount, s.balance, d.balance, s.version, d.version, m.created_at, uuidv7(),
+    SELECT $1, m.amount, s.balance, d.balance, s.version, d.version, m.created_at, m.id, s.previous, d.previous,
            uuidv7()::text, sha256(m.n::text::bytea), 'transfer', m.source, m.destination, 'EUR', '{}'::json
     FROM moves AS m
     JOIN sides AS s ON s.n = m.n AND s.is_source
@@ -46,9 +48,9 @@ TRANSFERS = """
 """
 ACCOUNTS = """
     UPDATE tallystick.accounts AS a
-    SET balance = s.balance, version = s.version, last_entry_at = s.created_at
+    SET balance = s.balance, version = s.version, last_entry_at = s.created_at, last_transfer = s.id
     FROM (
-        SELECT DISTINCT ON (account) account, balance, version, created_at FROM sides ORDER BY account, version DESC
+        SELECT DISTINCT ON (account) account, balance, version, created_at, id FROM sides ORDER BY account, version DESC
     ) AS s
     WHERE a.ledger_id = $1 AND a.id = s.account
 """

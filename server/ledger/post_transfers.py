@@ -27,7 +27,7 @@ _OUTCOMES = (
 
 
 class Columns(NamedTuple):
-    """A batch as arrays: the arguments of `transfer_post_many` but for the last two."""
+    """A batch as arrays: the arguments of `transfer_post_many` but for the last three."""
 
     # Distinct and ascending.
     ledgers: Sequence[int]

@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Collection, Coroutine, Sequence
 from functools import partial
 from operator import attrgetter
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import asyncpg
 
@@ -14,13 +14,16 @@ from server.ledger.post_transfers import columns, resolve
 from server.ledger.transfers import Attempt, Bound, Unbound
 from server.ledger.unit import Unit
 from server.store.cache import Cache, Name, Replay
-from server.store.errors import OutcomeUnknownError, StoreUnavailableError
+from server.store.errors import DuplicateError, OutcomeUnknownError, StoreUnavailableError
 from server.store.postgres import Database
 from server.store.resend import resend, statement_seconds
 from server.store.sessions import LOCK_TIMEOUT_MS
 from server.telemetry.failpoints import Failpoints
 from server.telemetry.top import Top
 
+# Seconds for which keys are looked up before they are inserted, after a batch had one that was known. Whoever repeats old
+# requests seldom does so once, and each batch that meets such a key unprepared is sent twice.
+KNOWN_KEYS_SECONDS: Final = 10.0
 # By then an armed failpoint has seen the batch leave; nothing waits for it otherwise.
 _SENT_SECONDS = 0.001
 
@@ -67,6 +70,8 @@ class BatchSender:
         self._render = render
         self._failpoints = failpoints
         self._hot_accounts = hot_accounts
+        # Until when keys are looked up, on the clock of `time.monotonic`.
+        self._known_keys_until = 0.0
 
     async def send(self, units: Sequence[Unit], *, waits: Collection[int] = (), wait_ms: int = LOCK_TIMEOUT_MS) -> None:
         """
@@ -100,13 +105,19 @@ class BatchSender:
                 *arrays.arguments,
                 [lost or ledger_id in batch.waits for ledger_id in arrays.ledgers],
                 LOCK_TIMEOUT_MS if lost else batch.wait_ms,
+                lost or time.monotonic() < self._known_keys_until,
                 timeout=statement_seconds(batch.deadline),
                 items=len(arrays.fields[0]),
             )
-            [result] = await (self._watched(posting) if self._failpoints.armed else posting)
+            try:
+                [result] = await (self._watched(posting) if self._failpoints.armed else posting)
+            except DuplicateError:
+                self._note_known_keys()
+                raise
             await self._failpoints.reach("posting.committed")
             rows: list[asyncpg.Record] = []
             if "known" in result["outcomes"]:
+                self._note_known_keys()
                 names = ((unit.ledger_id, request.key) for unit in batch.units for request in unit.requests)
                 known = [n for n, outcome in zip(names, result["outcomes"], strict=True) if outcome == "known"]
                 try:
@@ -118,6 +129,9 @@ class BatchSender:
         seconds = time.monotonic() - batch.left
         for unit in batch.units:
             unit.note(self._hot_accounts, batch.left, seconds)
+
+    def _note_known_keys(self) -> None:
+        self._known_keys_until = time.monotonic() + KNOWN_KEYS_SECONDS
 
     async def _watched(self, posting: "Coroutine[Any, Any, list[asyncpg.Record]]") -> "list[asyncpg.Record]":
         """Send the batch and reach a failpoint while it is away."""

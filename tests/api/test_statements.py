@@ -1,5 +1,6 @@
 """Statements and balances of the past: what happened to an account, line by line."""
 
+import asyncio
 from datetime import UTC, datetime, timedelta, timezone
 from itertools import combinations, pairwise
 from typing import Any
@@ -7,7 +8,7 @@ from urllib.parse import quote
 
 import pytest
 
-from tests.api.steps import bulk, order, pages
+from tests.api.steps import bulk, codes, order, pages
 from tests.support.client import Answer, Client
 
 
@@ -106,6 +107,50 @@ async def test_lines_of_one_instant_keep_their_order(books: Client, atomic: bool
         assert [row["amount"] * sign for row in rows] == [1, -4, -3, 10]
         first = 6 if account == "alice" else 5
         assert [row["version"] for row in rows] == list(range(first, first - 4, -1))
+
+
+async def test_a_long_statement_is_whole_from_any_place(books: Client) -> None:
+    """Every page and every balance of a long statement, of bulks and single transfers, is as if read from its end."""
+    for number in range(12):
+        legs = [order(amount=2), order("bob", "alice", 1), order("bob", "carol", 1)]
+        await books.open("carol")
+        await bulk(books, [{"key": f"{number}-{n}", **legs[n % 3]} for n in range(number % 4 * 9 + 3)])
+        await books.transfer("alice", "bob", 1)
+    for account in ("alice", "bob", "carol"):
+        path = f"/v1/accounts/{account}/entries"
+        rows = [row for page in await pages(books, path, 100) for row in page]
+        assert [row["balance"] for row in rows] == [sum(row["amount"] for row in rows[n:]) for n in range(len(rows))]
+        assert [row for page in await pages(books, path, 7) for row in page] == rows
+        listed = [row["id"] for page in await pages(books, f"/v1/transfers?account={account}", 7) for row in page]
+        assert listed == [row["transfer_id"] for row in sorted(rows, key=in_the_order_of_lists, reverse=True)]
+        for end in sorted({row["created_at"] for row in rows}):
+            before = [row for row in rows if row["created_at"] < end]
+            assert await entries(books, account, f"limit=100&to={quote(end)}") == before[:100]
+            newest = next(row for row in rows if row["created_at"] <= end)
+            assert (await balance_at(books, end, account)).json["version"] == newest["version"]
+            assert (await balance_at(books, end, account)).json["balance"] == newest["balance"]
+
+
+def in_the_order_of_lists(row: dict[str, Any]) -> tuple[str, str]:
+    """Return what lists of transfers are sorted by."""
+    return row["created_at"], row["transfer_id"]
+
+
+async def test_sets_that_fail_leave_no_line(books: Client) -> None:
+    """Lines of one batch follow one another, whatever sets between them moved money before they failed."""
+    legs = [order(amount=5), order("bob", "alice", 4)]
+    sets = [[*legs, order(amount=1_000)] if number % 2 else legs for number in range(20)]
+    results = await asyncio.gather(
+        *(
+            bulk(books, [{"key": f"{number}-{n}", **leg} for n, leg in enumerate(chosen)], atomic=True)
+            for number, chosen in enumerate(sets)
+        )
+    )
+    assert [codes(result) for result in results] == [
+        ["linked_failed", "linked_failed", "insufficient_funds"] if number % 2 else [201, 201] for number in range(20)
+    ]
+    assert [row["amount"] for row in await entries(books, "alice")] == [4, -5] * 10 + [100]
+    assert [row["amount"] for row in await entries(books, "bob")] == [-4, 5] * 10
 
 
 async def test_a_cursor_stays_valid_while_lines_are_added(books: Client) -> None:

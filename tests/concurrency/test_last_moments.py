@@ -41,7 +41,7 @@ async def under_way(url: str, client: Client) -> AsyncIterator[asyncpg.Connectio
     try:
         transaction = connection.transaction()
         await transaction.start()
-        row = await connection.fetchrow(query("transfer_post_many"), *columns([unit]).arguments, [True], 250)
+        row = await connection.fetchrow(query("transfer_post_many"), *columns([unit]).arguments, [True], 250, True)
         assert row is not None
         assert row["outcomes"] == ["posted"]
         yield connection

@@ -96,7 +96,7 @@ async def posting(service: Service, ledger: str, transfer: UUID) -> AsyncIterato
         ledger_id = await connection.fetchval("SELECT id FROM ledgers WHERE name = $1", ledger)
         unit = Unit(ledger_id, (request,), 0.0, 0.0)
         async with connection.transaction():
-            await connection.fetchrow(query("transfer_post_many"), *columns([unit]).arguments, [True], 250)
+            await connection.fetchrow(query("transfer_post_many"), *columns([unit]).arguments, [True], 250, True)
             yield
     finally:
         await connection.close()

@@ -59,7 +59,7 @@ async def send(connection: asyncpg.Connection, units: list[Unit], chance: random
     while True:
         waits = [chance.random() < 0.7 for _ in arrays.ledgers]
         try:
-            row = await connection.fetchrow(query("transfer_post_many"), *arrays.arguments, waits, WAIT_MS)
+            row = await connection.fetchrow(query("transfer_post_many"), *arrays.arguments, waits, WAIT_MS, True)
         except asyncpg.UniqueViolationError:
             # A key was bound meanwhile: sent again, the batch finds it.
             counted["bound meanwhile"] += 1

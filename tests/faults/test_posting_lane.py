@@ -8,6 +8,7 @@ import pytest
 
 from server.http import render
 from server.ledger import posting as module
+from server.ledger import sending
 from server.ledger.ids import new_transfer_id
 from server.ledger.posting import PostingLane
 from server.ledger.row_locks import RowLocks
@@ -116,6 +117,35 @@ async def test_a_bad_request_fails_alone(ground: Ground, poison: dict[str, Any])
     assert not isinstance(outcomes[17], StoreUnavailableError)
     assert len(await ground.rows()) == 39
     assert lane._pending == {}
+    await check_books(ground.database_url)
+
+
+async def test_keys_are_looked_up_once_one_was_known(ground: Ground, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A known key has its batch sent again, and for some time keys are looked up before they are inserted."""
+    run, looked_up = Database.run, []
+
+    async def watched(database: Database, connection: Any, name: str, *arguments: Any, **options: Any) -> Any:
+        if name == "transfer_post_many":
+            looked_up.append(arguments[-1])
+        return await run(database, connection, name, *arguments, **options)
+
+    async def post(*keys: str) -> list[bool]:
+        """Post, and return which keys were known."""
+        outcomes = await post_all(lane, ground, [transfer(key) for key in keys])
+        assert all(map(posted, outcomes))
+        return [outcome.replayed for outcome in outcomes]
+
+    monkeypatch.setattr(Database, "run", watched)
+    lane = offline_lane(ground.database, Failpoints())
+    assert await post("a", "b") == [False, False]
+    assert looked_up == [False]
+    assert await post("a", "c") == [True, False]
+    assert looked_up == [False, False, True]
+    monkeypatch.setattr(sending, "KNOWN_KEYS_SECONDS", 0.0)
+    assert await post("d", "b") == [False, True]
+    assert await post("e") == [False]
+    assert looked_up == [False, False, True, True, False]
+    assert await ground.rows() == dict.fromkeys("abcde")
     await check_books(ground.database_url)
 
 

@@ -34,7 +34,10 @@ class Plan(NamedTuple):
 
 async def session(dsn: str, *, seqscan: str, **settings: str) -> "asyncpg.Connection[asyncpg.Record]":
     """Connect as the service does, with scans offered or not."""
-    return await asyncpg.connect(dsn, server_settings={**SESSION_SETTINGS, "enable_seqscan": seqscan, **settings})
+    # What the driver has prepared would be gone after the first plan.
+    return await asyncpg.connect(
+        dsn, statement_cache_size=0, server_settings={**SESSION_SETTINGS, "enable_seqscan": seqscan, **settings}
+    )
 
 
 async def explain(
