@@ -15,12 +15,13 @@ _DESTINATION = TransferRequest._fields.index("destination")
 _CONDITIONS = TransferRequest._fields.index("source_version")
 
 
-def columns(units: Sequence[Unit]) -> tuple[Sequence[object], ...]:
+def columns(units: Sequence[Unit]) -> tuple[Sequence[object] | None, ...]:
     """
     Return the arguments of `transfer_post_many` after the ledger, but for the last.
 
-    They are the fields of TransferRequest, in its order, an array each. The accounts come before them, and the sides
-    are positions in the accounts. The numbers of sets and bulks stand before the conditions.
+    They are the fields of TransferRequest, in its order, an array each, or None where no request has the field. The
+    accounts come before them, and the sides are positions in the accounts. The numbers of sets and bulks stand before
+    the conditions.
 
     Args:
         units: The batch, in the order in which it is to be decided.
@@ -31,7 +32,13 @@ def columns(units: Sequence[Unit]) -> tuple[Sequence[object], ...]:
     for side in (_SOURCE, _DESTINATION):
         fields[side] = [position[account] for account in fields[side]]
     sets = [unit.set_number(number) for number, unit in enumerate(units, 1) for _ in unit.requests]
-    return (accounts, *fields[:_CONDITIONS], sets, *fields[_CONDITIONS:])
+    arrays = [_filled(field) for field in fields]
+    return (accounts, *arrays[:_CONDITIONS], sets, *arrays[_CONDITIONS:])
+
+
+def _filled(field: Sequence[Any]) -> Sequence[Any] | None:
+    """Return a field of all requests, or None where it is nothing but nulls: to Postgres both are the same."""
+    return None if field[0] is None and field.count(None) == len(field) else field
 
 
 def resolve(

@@ -91,7 +91,7 @@ class BatchSender:
                 "transfer_post_many",
                 *(batch.ledger_id, *arguments, batch.waits or lost),
                 timeout=statement_seconds(batch.deadline),
-                items=len(arguments[1]),
+                items=sum(len(unit.requests) for unit in batch.units),
             )
             try:
                 [result] = await (self._watched(posting) if self._failpoints.armed else posting)

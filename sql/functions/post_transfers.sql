@@ -1,7 +1,8 @@
 -- Post a batch of transfers of one ledger in one transaction and say what became of each.
 --
 -- Arguments: p_accounts holds the ids of all accounts named by the batch, distinct and ascending; the
--- other arrays hold one element a request, in the order in which the requests are to be decided.
+-- other arrays hold one element a request, in the order in which the requests are to be decided; a null stands for an
+-- array of nothing but nulls.
 -- p_sources and p_destinations are positions in p_accounts. Keys are distinct within a batch.
 -- p_sets numbers the linked sets (atomic bulk) from 1, and other bulks from -1 downwards; 0 is a request that stands
 -- alone. The requests of a set or bulk stand side by side. The last three arrays are the conditions, null where none is
