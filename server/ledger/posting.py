@@ -137,12 +137,15 @@ class PostingLane:
         requests: Sequence[TransferRequest],
         *,
         atomic: bool,
+        began: float | None = None,
         on_wait: Callable[[], None] | None = None,
     ) -> list[Outcome]:
         """
         Post the requests in order; the keys must be distinct. An atomic set is posted whole or not at all.
 
         Args:
+            began: Where they have waited already: since when, on the clock of `time.monotonic`, in seconds.
+
             on_wait: Called once if they have to wait for a locked account.
 
         Raises:
@@ -153,7 +156,7 @@ class PostingLane:
         step = len(requests) if atomic else BATCH_MAX
         outcomes: list[Outcome] = []
         # One deadline for all parts: a service that stops waits no longer than this for any request.
-        deadline = time.monotonic() + DEADLINE_SECONDS
+        deadline = (time.monotonic() if began is None else began) + DEADLINE_SECONDS
         for start in range(0, len(requests), step):
             part = tuple(requests[start : start + step])
             try:
@@ -165,6 +168,15 @@ class PostingLane:
                 # Nothing was done of this part, but the ones before it are posted.
                 raise OutcomeUnknownError("a part was posted") from error
         return outcomes
+
+    def check_room(self, ledger_id: int, items: int) -> None:
+        """
+        Return if so many requests, or the first batch of them, could be submitted now.
+
+        Raises:
+            QueueFullError: Too much waits already.
+        """
+        self._lanes.check_room(ledger_id, min(items, BATCH_MAX))
 
     async def drain(self) -> None:
         """Return when all that was submitted has been resolved."""

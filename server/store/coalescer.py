@@ -96,6 +96,16 @@ class Coalescer(Generic[Item, Result]):
             loop.call_soon(self._send)
         return future
 
+    def check_room(self, weight: int) -> None:
+        """
+        Return if an item of this weight could be submitted now.
+
+        Raises:
+            QueueFullError: *queue_max* is reached.
+        """
+        if self._queued + weight > self._queue_max:
+            raise QueueFullError
+
     async def drain(self) -> None:
         """Return when all that was submitted has been answered."""
         while not self.idle:
