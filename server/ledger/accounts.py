@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import asyncpg
 
-from server.ledger.invalidation import InvalidatingDatabase, Shown, account_shown
+from server.ledger.invalidation import InvalidatingDatabase, Versions, account_shown
 from server.ledger.limits import METADATA_KEYS_MAX
 from server.ledger.row_locks import RowLocks
 from server.store.cache import Cache, Snapshot
@@ -285,5 +285,5 @@ async def _read_batch(database: Database, ledger_id: int, ids: list[str]) -> lis
     return [accounts.get(account_id) for account_id in ids]
 
 
-def _shown(account: Account | None) -> Shown:
-    return Shown(() if account is None else ((account.id, account.version),), {})
+def _shown(account: Account | None) -> Versions:
+    return () if account is None else ((account.id, account.version),)

@@ -64,7 +64,7 @@ class History:
 
     async def by_key(self, ledger_id: int, key: str) -> Attempt | None:
         """Return the attempt an idempotency key is bound to, or None."""
-        return next(iter(await self._attempts("transfer_by_keys", ledger_id, [key])), None)
+        return next(iter(await self._attempts("transfer_by_key", ledger_id, key)), None)
 
     async def page(
         self,

@@ -7,21 +7,24 @@ from typing import NamedTuple, TypeVar
 
 import asyncpg
 
-from server.store.cache import Cache, Replay, Snapshot, highest
+from server.store.cache import Cache, Name, Replay, Snapshot, highest
 from server.store.postgres import Database
 
 T = TypeVar("T")
 
-# Accounts at the versions that somebody is about to be shown; None counts as nothing.
+# Accounts of one ledger at the versions that somebody is about to be shown; None counts as nothing.
 Versions = Iterable[tuple[str, int | None]]
 Shows = Callable[[asyncpg.Record], Versions]
 
 
 class Shown(NamedTuple):
-    """What somebody is about to be shown: versions of accounts, and answers of finished writes by idempotency key."""
+    """
+    What callers of any ledgers are about to be shown: versions of accounts, where None counts as nothing, and answers
+    of finished writes by idempotency key.
+    """
 
-    versions: Versions
-    replays: Mapping[str, Replay]
+    versions: Iterable[tuple[Name, int | None]]
+    replays: Mapping[Name, Replay]
 
 
 def account_shown(row: asyncpg.Record) -> Versions:
@@ -62,7 +65,22 @@ class InvalidatingDatabase:
         statement = partial(self._database.write_once, name, ledger_id, *arguments)
         return await self.run(ledger_id, statement, partial(_rows_shown, shows))
 
-    async def run(self, ledger_id: int, statement: Callable[[], Awaitable[T]], shown: Callable[[T], Shown]) -> T:
+    async def run(self, ledger_id: int, statement: Callable[[], Awaitable[T]], shown: Callable[[T], Versions]) -> T:
+        """
+        Return what *statement* returns when no snapshot older than it can be served.
+
+        Args:
+            statement: Commits. It is about accounts of one ledger.
+
+            shown: Takes what it returns.
+        """
+
+        def of_ledger(result: T) -> Shown:
+            return Shown((((ledger_id, account), version) for account, version in shown(result)), {})
+
+        return await self.run_batch(statement, of_ledger)
+
+    async def run_batch(self, statement: Callable[[], Awaitable[T]], shown: Callable[[T], Shown]) -> T:
         """
         Return what *statement* returns when no snapshot older than it can be served, and its answers are kept.
 
@@ -75,7 +93,7 @@ class InvalidatingDatabase:
         confirmation = self._cache.confirmation
         result = await statement()
         versions, replays = shown(result)
-        await self._cache.invalidate(ledger_id, highest(versions), replays, confirmation)
+        await self._cache.invalidate(highest(versions), replays, confirmation)
         return result
 
     async def fill(
@@ -100,5 +118,5 @@ class InvalidatingDatabase:
         return result
 
 
-def _rows_shown(shows: Shows, rows: Iterable[asyncpg.Record]) -> Shown:
-    return Shown(chain.from_iterable(map(shows, rows)), {})
+def _rows_shown(shows: Shows, rows: Iterable[asyncpg.Record]) -> Versions:
+    return chain.from_iterable(map(shows, rows))

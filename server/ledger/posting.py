@@ -1,21 +1,24 @@
-"""The posting lane: transfers of all callers, sent to Postgres together, each posted once."""
+"""The posting lane: transfers of all ledgers, sent to Postgres together, each posted once."""
 
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from functools import partial
+from operator import attrgetter
 
 from server.ledger.row_locks import RowLocks
 from server.ledger.sending import BatchSender
 from server.ledger.transfers import Attempt, Outcome, TransferRequest, Unbound, resolve_known, with_answer
 from server.ledger.unit import Unit
 from server.store.cache import Cache
-from server.store.coalescer import QueueFullError
+from server.store.coalescer import Coalescer, QueueFullError
 from server.store.errors import DatabaseError, OutcomeUnknownError, RowLockedError, StoreError, StoreUnavailableError
+from server.store.fair_queue import FairQueue
 from server.store.lanes import LedgerLanes
 from server.store.postgres import Database
 from server.store.resend import SENDING_MIN_SECONDS
+from server.store.throughput import Throughput
 from server.telemetry.failpoints import Failpoints
 from server.telemetry.tallies import Tallies, Timing
 
@@ -24,15 +27,26 @@ BATCH_MAX = 500
 # A batch larger than this takes only half of what waits, so that this worker answers one batch while PostgreSQL posts
 # the other. At 100 requests the cost of a batch is still shared by enough.
 SPLIT_FROM = 100
-# Batches of one ledger in flight at once: one decides while the one before it commits. More would only wait for locks.
+# Batches in flight at once: one decides while the one before it commits. More would only wait for locks.
 IN_FLIGHT_MAX = 2
-# Requests of one ledger that may wait: a fifth of a second of work.
-QUEUE_MAX = 4_000
 # Seconds that a posting may take in all: waiting, posting, and finding out what was done after a lost connection.
 DEADLINE_SECONDS = 5.0
 # Seconds that a request may wait for its batch. Then it is refused unsent: the rest of its deadline is needed to find
-# out what was done after a lost connection.
-WAIT_MAX_SECONDS = 1.0
+# out what was done after a lost connection. What would wait longer is refused at once.
+WAIT_MAX_SECONDS = 2.5
+# Transfers a second that are expected before any were posted. What is measured takes its place within some batches.
+EXPECTED_PER_SECOND = 16_000
+# Transfers that may wait, however few were posted in the last seconds: some large bulks.
+QUEUE_MIN = 4_000
+# Transfers that may wait, however many were posted: some tens of megabytes.
+QUEUE_MAX = 64_000
+# Milliseconds that a batch of several ledgers waits for a locked row. Batches hold their rows for tens of milliseconds;
+# who holds one longer must not hold up the other ledgers of the batch.
+SHARED_WAIT_MS = 100
+# Transfers of one ledger that may wait for a statement apart: what one batch and the next have met locked, and more.
+APART_MAX = 4_000
+# Statements at once that ask apart again for what was locked, and do not wait: the shared batches need connections.
+APART_IN_FLIGHT_MAX = 2
 
 log = logging.getLogger(__name__)
 
@@ -53,6 +67,10 @@ class _Pending:
 class PostingLane:
     """
     Posts transfers, each exactly once however often it is asked for.
+
+    What waits of all ledgers is sent together, in shares that are fair between ledgers, and without waiting for locked
+    accounts but where such a wait has just been worth it. What needs a locked account is then sent again, apart from
+    the other ledgers: at once, and whenever it may be free.
 
     Of duplicates within this process one is sent, and the others wait for its outcome. Duplicates in several processes
     meet in the database, on the locks of `post_transfers` and on the unique key.
@@ -82,16 +100,38 @@ class PostingLane:
         self._database = database
         self._sender = BatchSender(database, cache, render, failpoints, tallies.hot_accounts)
         self._render = render
-        self._lanes: LedgerLanes[Unit, list[Outcome]] = LedgerLanes(
-            lambda ledger_id: partial(self._run, ledger_id),
+        self._queue: FairQueue[Unit, list[Outcome]] = FairQueue(attrgetter("ledger_id"))
+        self._shared: Coalescer[Unit, list[Outcome]] = Coalescer(
+            partial(self._run, self._post_shared),
             batch_max=BATCH_MAX,
             in_flight_max=IN_FLIGHT_MAX,
-            queue_max=QUEUE_MAX,
             split_from=SPLIT_FROM,
             tally=tallies.batches["post"],
+            queue=self._queue,
         )
+        self._apart: LedgerLanes[Unit, list[Outcome]] = LedgerLanes(
+            lambda _: partial(self._run, self._post_apart),
+            batch_max=BATCH_MAX,
+            in_flight_max=1,
+            queue_max=APART_MAX,
+            tally=tallies.batches["post"],
+        )
+        self._apart_in_flight = asyncio.Semaphore(APART_IN_FLIGHT_MAX)
+        self._throughput = Throughput(EXPECTED_PER_SECOND, BATCH_MAX // 2)
         self._rows = rows
         self._pending: dict[tuple[int, str], _Pending] = {}
+
+    def check_room(self, ledger_id: int, count: int) -> None:
+        """
+        Return if so many more requests of a ledger would not wait too long.
+
+        Raises:
+            QueueFullError: They would: for what waits of their ledger, and for the fair shares of the others.
+        """
+        room = min(QUEUE_MAX, max(QUEUE_MIN, self._throughput.per_second * WAIT_MAX_SECONDS))
+        # All that waits is easily told, and seldom too much.
+        if self._shared.queued + count > room and self._queue.ahead(ledger_id, count) > room:
+            raise QueueFullError
 
     async def post(
         self,
@@ -120,7 +160,7 @@ class PostingLane:
         return await self._rows.retry_while_locked(ledger_id, attempt, deadline, on_wait)
 
     async def _post(
-        self, ledger_id: int, request: TransferRequest, deadline: float, timing: Timing | None, _waits: bool
+        self, ledger_id: int, request: TransferRequest, deadline: float, timing: Timing | None, waits: bool
     ) -> Outcome:
         name = (ledger_id, request.key)
         while (first := self._pending.get(name)) is not None:
@@ -128,8 +168,8 @@ class PostingLane:
             if not isinstance(outcome, Unbound):
                 # The key is bound for ever, so this request needs no batch of its own.
                 return with_answer(resolve_known(request, outcome.attempt), self._render)
-        unit = Unit((request,), time.monotonic(), deadline, timing=timing)
-        return (await self._submit(ledger_id, unit))[0]
+        unit = Unit(ledger_id, (request,), time.monotonic(), deadline, timing=timing)
+        return (await self._submit(unit, waits))[0]
 
     async def post_many(
         self,
@@ -169,26 +209,18 @@ class PostingLane:
                 raise OutcomeUnknownError("a part was posted") from error
         return outcomes
 
-    def check_room(self, ledger_id: int, items: int) -> None:
-        """
-        Return if so many requests, or the first batch of them, could be submitted now.
-
-        Raises:
-            QueueFullError: Too much waits already.
-        """
-        self._lanes.check_room(ledger_id, min(items, BATCH_MAX))
-
     async def drain(self) -> None:
         """Return when all that was submitted has been resolved."""
-        await self._lanes.drain()
+        await self._shared.drain()
+        await self._apart.drain()
 
     async def _post_part(
-        self, ledger_id: int, part: tuple[TransferRequest, ...], atomic: bool, deadline: float, _waits: bool
+        self, ledger_id: int, part: tuple[TransferRequest, ...], atomic: bool, deadline: float, waits: bool
     ) -> list[Outcome]:
         """Post one batch of a bulk, once none of its keys is in flight for another request."""
         while first := next((p for r in part if (p := self._pending.get((ledger_id, r.key))) is not None), None):
             await self._join(first)
-        return await self._submit(ledger_id, Unit(part, time.monotonic(), deadline, atomic=atomic))
+        return await self._submit(Unit(ledger_id, part, time.monotonic(), deadline, atomic=atomic), waits)
 
     async def _join(self, first: _Pending) -> Outcome:
         """Return the outcome of another caller's request with the same key."""
@@ -196,19 +228,24 @@ class PostingLane:
         first.waiters.append(waiter)
         return await waiter
 
-    def _submit(self, ledger_id: int, unit: Unit) -> "asyncio.Future[list[Outcome]]":
+    def _submit(self, unit: Unit, apart: bool) -> "asyncio.Future[list[Outcome]]":
         # Batches that were lost may block the lane until their deadline: nobody queues behind them.
         self._database.check()
-        future = self._lanes.submit(ledger_id, unit, len(unit.requests))
+        ledger_id, count = unit.ledger_id, len(unit.requests)
+        if apart:
+            future = self._apart.submit(ledger_id, unit, count)
+        else:
+            self.check_room(ledger_id, count)
+            future = self._shared.submit(unit, count)
         for request in unit.requests:
             self._pending[ledger_id, request.key] = _Pending()
         return future
 
-    def _resolve_duplicates(self, ledger_id: int, unit: Unit) -> None:
+    def _resolve_duplicates(self, unit: Unit) -> None:
         """Give the result of a unit to the duplicates that wait for it, and let its keys be sent again."""
         result = unit.result
         for position, request in enumerate(unit.requests):
-            for waiter in self._pending.pop((ledger_id, request.key)).waiters:
+            for waiter in self._pending.pop((unit.ledger_id, request.key)).waiters:
                 if waiter.done():
                     continue
                 if isinstance(result, list):
@@ -218,23 +255,20 @@ class PostingLane:
                 else:
                     waiter.set_exception(KeyInUseError())
 
-    async def _run(self, ledger_id: int, units: list[Unit]) -> list[list[Outcome] | BaseException]:
+    async def _run(
+        self, post: Callable[[list[Unit]], Awaitable[None]], units: list[Unit]
+    ) -> list[list[Outcome] | BaseException]:
         """Post a batch. Each step sets the results of the units that it decides, and the next takes the others."""
         try:
             self._refuse_late(units)
-            waits = self._rows.contended(ledger_id)
-            if waits:
-                # Units that name an account known to stay locked go by themselves: the others do not wait for it.
-                stuck = [u for u in units if u.result is None and self._rows.stuck(ledger_id, u.accounts)]
-                await self._post_units(ledger_id, stuck, waits=False)
-            await self._post_units(ledger_id, [u for u in units if u.result is None], waits=waits)
+            await post([unit for unit in units if unit.result is None])
         except BaseException as error:
             for unit in units:
                 unit.result = error if unit.result is None else unit.result
             raise
         finally:
             for unit in units:
-                self._resolve_duplicates(ledger_id, unit)
+                self._resolve_duplicates(unit)
         return [unit.result for unit in units if unit.result is not None]
 
     def _refuse_late(self, units: Iterable[Unit]) -> None:
@@ -244,16 +278,28 @@ class PostingLane:
             if unit.arrived < now - WAIT_MAX_SECONDS or unit.deadline < now + SENDING_MIN_SECONDS:
                 unit.result = StoreUnavailableError("waited too long for a batch")
 
-    async def _post_units(self, ledger_id: int, units: list[Unit], *, waits: bool) -> None:
+    async def _post_shared(self, units: list[Unit]) -> None:
+        """Post units of any ledgers."""
+        began = time.monotonic()
+        await self._post_units(units, self._send_shared)
+        self._throughput.ended(sum(len(unit.requests) for unit in units), began, time.monotonic())
+
+    async def _post_apart(self, units: list[Unit]) -> None:
+        """Post units of one ledger that have met locked accounts."""
+        stuck = [unit for unit in units if self._rows.stuck(unit.ledger_id, unit.accounts)]
+        await self._post_units(stuck, self._send_free)
+        await self._post_units([unit for unit in units if unit not in stuck], self._send_waiting)
+
+    async def _post_units(self, units: list[Unit], send: Callable[[list[Unit]], Awaitable[None]]) -> None:
         """Post units together; when their batch fails for itself, find out which of them is at fault."""
         batches = [units] if units else []
         while batches:
             batch = batches.pop()
             try:
-                if waits:
-                    await self._post_waiting(ledger_id, batch)
-                else:
-                    await self._sender.send(ledger_id, batch)
+                await send(batch)
+            except RowLockedError:
+                for unit in batch:
+                    unit.result = RowLockedError(unit.accounts)
             except StoreError as error:
                 for unit in batch:
                     unit.result = error
@@ -264,23 +310,55 @@ class PostingLane:
                     continue
                 kind = error.kind if isinstance(error, DatabaseError) else type(error).__name__
                 log.warning("a batch of %d units failed (%s): sent again in halves", len(batch), kind)
-                half = len(batch) // 2
-                batches += [batch[half:], batch[:half]]
+                batches += reversed(_halves(batch))
 
-    async def _post_waiting(self, ledger_id: int, units: list[Unit]) -> None:
-        """Post units, waiting for locked accounts unless too many statements do so already."""
+    async def _send_shared(self, units: list[Unit]) -> None:
+        """Send units of any ledgers, waiting shortly for rows of ledgers where that was worth it."""
+        waits = self._rows.contended({unit.ledger_id for unit in units})
+        if waits and self._rows.any_stuck:
+            waits -= {unit.ledger_id for unit in units if self._rows.stuck(unit.ledger_id, unit.accounts)}
+        if waits:
+            try:
+                await self._sender.send(units, waits=waits, wait_ms=SHARED_WAIT_MS)
+                return
+            except RowLockedError:
+                # The wait ran out. The next batch tells of which ledger a row is locked, and posts all others.
+                pass
+        await self._sender.send(units, wait_ms=SHARED_WAIT_MS)
+        if waits:
+            self._rows.note_held_up({unit.ledger_id for unit in units if isinstance(unit.result, RowLockedError)})
+
+    async def _send_free(self, units: list[Unit]) -> None:
+        """Send units of one ledger without waiting for its rows."""
+        async with self._apart_in_flight:
+            await self._sender.send(units)
+
+    async def _send_waiting(self, units: list[Unit]) -> None:
+        """Send units of one ledger, waiting for locked accounts unless too many statements do so already."""
+        ledger_id = units[0].ledger_id
         turns = self._rows.posting_lock_waits
         if turns.locked():
-            await self._sender.send(ledger_id, units)
+            await self._send_free(units)
             return
         async with turns:
             try:
-                await self._sender.send(ledger_id, units, waits=True)
+                await self._sender.send(units, waits=(ledger_id,))
+                self._rows.note_contended(ledger_id)
                 return
             except RowLockedError:
                 # The wait ran out. The next batch tells for which accounts, and posts what does not need them.
                 pass
-        await self._sender.send(ledger_id, units)
+        await self._send_free(units)
         for unit in units:
             if isinstance(unit.result, RowLockedError):
                 self._rows.note_stuck(ledger_id, unit.result.accounts)
+
+
+def _halves(units: list[Unit]) -> tuple[list[Unit], list[Unit]]:
+    """Return two parts of a batch: each has half of the ledgers, or half of the units where there is only one."""
+    ledgers = sorted({unit.ledger_id for unit in units})
+    if len(ledgers) == 1:
+        half = len(units) // 2
+        return units[:half], units[half:]
+    middle = ledgers[len(ledgers) // 2]
+    return [unit for unit in units if unit.ledger_id < middle], [unit for unit in units if unit.ledger_id >= middle]

@@ -11,10 +11,11 @@ from server.store.postgres import Database
 from server.store.resend import SENDING_MIN_SECONDS
 from server.store.semaphores import acquired
 
-# Seconds for which statements of a ledger may wait for locked rows after one of them met one. Batches of several
-# workers that post to the same accounts queue in the database this way.
+# Seconds for which batches of several ledgers may wait for locked rows of a ledger after a wait for one was worth it.
+# Batches that post to the same accounts queue in the database this way.
 CONTENDED_SECONDS: Final = 10.0
-# Seconds for which no statement waits for a row after a wait for it timed out.
+# Seconds for which no statement waits for a row after a wait for it timed out, and no batch of several ledgers for any
+# row of its ledger.
 STUCK_SECONDS: Final = 10.0
 # One connection of so many may wait for locked rows; the others serve requests that need none of these rows.
 CONNECTIONS_PER_LOCK_WAIT: Final = 2
@@ -45,10 +46,10 @@ class RowLocks:
     """
     What this process knows of locked accounts, and the requests that wait for them.
 
-    A statement first takes only rows that are free. When a row is locked there are two cases. Another posting holds it
-    for some milliseconds: the ledger counts as contended for a while, and its statements wait for rows in the database,
-    on a bounded share of the connections. Or somebody keeps the row: the wait times out, the row counts as stuck, and
-    requests wait here until a poll finds it free or changed.
+    A statement first takes only rows that are free. What needs a locked row waits for it in the database, apart from
+    other ledgers and on a bounded share of the connections. Then there are two cases. Another posting held it for some
+    milliseconds: the ledger counts as contended for a while, and batches wait for its rows at once. Or somebody keeps
+    the row: the wait times out, the row counts as stuck, and requests wait here until a poll finds it free or changed.
 
     Args:
         database: Where the accounts are.
@@ -64,24 +65,43 @@ class RowLocks:
         self.reading_lock_waits = asyncio.Semaphore(max(1, database.reading_connections // CONNECTIONS_PER_LOCK_WAIT))
         # Until when, on the clock of `time.monotonic`.
         self._contended: dict[int, float] = {}
+        self._held_up: dict[int, float] = {}
         self._stuck: dict[Row, float] = {}
         self._watched: dict[Row, _Watched] = {}
         self._waiting = 0
         self._poller: asyncio.Task[None] | None = None
 
-    def contended(self, ledger_id: int) -> bool:
-        """Whether statements of the ledger may wait for rows."""
-        until = self._contended.get(ledger_id)
-        if until is None:
-            return False
-        if time.monotonic() < until:
-            return True
-        del self._contended[ledger_id]
-        return False
+    def contended(self, ledger_ids: Iterable[int]) -> set[int]:
+        """Return those of the ledgers for whose rows a batch of several ledgers may wait."""
+        if not self._contended:
+            return set()
+        now = time.monotonic()
+        return {ledger_id for ledger_id in ledger_ids if self._contended.get(ledger_id, 0.0) > now}
+
+    def note_contended(self, ledger_id: int) -> None:
+        """Note that rows of the ledger were locked for a moment only, unless others were just held up by it."""
+        now = time.monotonic()
+        if self._held_up.get(ledger_id, 0.0) > now:
+            return
+        self._contended = {ledger: until for ledger, until in self._contended.items() if until > now}
+        self._contended[ledger_id] = now + CONTENDED_SECONDS
+
+    def note_held_up(self, ledger_ids: Iterable[int]) -> None:
+        """Note ledgers for whose rows a batch of several ledgers has waited in vain: for a while none does."""
+        now = time.monotonic()
+        self._held_up = {ledger: until for ledger, until in self._held_up.items() if until > now}
+        for ledger_id in ledger_ids:
+            self._held_up[ledger_id] = now + STUCK_SECONDS
+            self._contended.pop(ledger_id, None)
+
+    @property
+    def any_stuck(self) -> bool:
+        """Whether any account may be known to stay locked."""
+        return bool(self._stuck or self._watched)
 
     def stuck(self, ledger_id: int, accounts: Iterable[str]) -> bool:
         """Whether one of the accounts is known to stay locked; costs nothing while none is."""
-        if not self._stuck and not self._watched:
+        if not self.any_stuck:
             return False
         now = time.monotonic()
         return any(
@@ -129,8 +149,6 @@ class RowLocks:
             on_wait()
         if self.stuck(ledger_id, accounts):
             await self._wait_for_change(ledger_id, accounts, deadline)
-        else:
-            self._note_contended(ledger_id)
         while True:
             try:
                 return await attempt(True)
@@ -174,11 +192,6 @@ class RowLocks:
         if self._poller is not None:
             self._poller.cancel()
             await asyncio.gather(self._poller, return_exceptions=True)
-
-    def _note_contended(self, ledger_id: int) -> None:
-        now = time.monotonic()
-        self._contended = {ledger: until for ledger, until in self._contended.items() if until > now}
-        self._contended[ledger_id] = now + CONTENDED_SECONDS
 
     async def _wait_for_change(self, ledger_id: int, accounts: Iterable[str], deadline: float) -> None:
         """

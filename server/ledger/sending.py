@@ -2,8 +2,9 @@
 
 import asyncio
 import time
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Collection, Coroutine, Sequence
 from functools import partial
+from operator import attrgetter
 from typing import Any, NamedTuple
 
 import asyncpg
@@ -12,10 +13,11 @@ from server.ledger.invalidation import InvalidatingDatabase, Shown
 from server.ledger.post_transfers import columns, resolve
 from server.ledger.transfers import Attempt, Bound, Unbound
 from server.ledger.unit import Unit
-from server.store.cache import Cache, Replay
-from server.store.errors import OutcomeUnknownError, RowLockedError, StoreUnavailableError
+from server.store.cache import Cache, Name, Replay
+from server.store.errors import OutcomeUnknownError, StoreUnavailableError
 from server.store.postgres import Database
 from server.store.resend import resend, statement_seconds
+from server.store.sessions import LOCK_TIMEOUT_MS
 from server.telemetry.failpoints import Failpoints
 from server.telemetry.top import Top
 
@@ -24,11 +26,14 @@ _SENT_SECONDS = 0.001
 
 
 class _Batch(NamedTuple):
-    """Units that travel together; when they left and when they give up, in seconds of `time.monotonic`."""
+    """
+    Units that travel together, by ledger; the ledgers that may wait for locked accounts, and how long, in milliseconds;
+    when they left and when they give up, in seconds of `time.monotonic`.
+    """
 
-    ledger_id: int
     units: Sequence[Unit]
-    waits: bool
+    waits: Collection[int]
+    wait_ms: int
     left: float
     deadline: float
 
@@ -63,13 +68,15 @@ class BatchSender:
         self._failpoints = failpoints
         self._hot_accounts = hot_accounts
 
-    async def send(self, ledger_id: int, units: Sequence[Unit], *, waits: bool = False) -> None:
+    async def send(self, units: Sequence[Unit], *, waits: Collection[int] = (), wait_ms: int = LOCK_TIMEOUT_MS) -> None:
         """
         Post a batch in one transaction and set the result of each unit.
 
         Args:
-            waits: Whether to wait for locked accounts. Without it the result of the units that name them is a
+            waits: Ledgers that may wait for locked accounts. Of the others, the result of the units that name them is a
                 RowLockedError, unless a sending was lost on the way: then it may be the one that holds them.
+
+            wait_ms: Milliseconds that they may wait for each.
 
         Raises:
             RowLockedError: The wait for a locked row ran out; nothing was done.
@@ -77,41 +84,40 @@ class BatchSender:
             OutcomeUnknownError: It was lost on the way, and nothing after it found out.
             DatabaseError: Postgres refuses the batch; nothing was done.
         """
-        batch = _Batch(ledger_id, units, waits, time.monotonic(), min(unit.deadline for unit in units))
+        by_ledger = sorted(units, key=attrgetter("ledger_id"))
+        batch = _Batch(by_ledger, waits, wait_ms, time.monotonic(), min(unit.deadline for unit in units))
         sending = partial(resend, partial(self._send_once, batch), batch.deadline)
-        await self._invalidating.run(ledger_id, sending, lambda _: _shown(units))
+        await self._invalidating.run_batch(sending, lambda _: _shown(units))
 
     async def _send_once(self, batch: _Batch, lost: bool) -> None:
         """Send a batch, then read what its known keys are bound to."""
         async with self._database.posting() as connection:
             await self._failpoints.reach("posting.before_batch")
-            arguments = columns(batch.units)
+            arrays = columns(batch.units)
             posting = self._database.run(
                 connection,
                 "transfer_post_many",
-                *(batch.ledger_id, *arguments, batch.waits or lost),
+                *arrays.arguments,
+                [lost or ledger_id in batch.waits for ledger_id in arrays.ledgers],
+                LOCK_TIMEOUT_MS if lost else batch.wait_ms,
                 timeout=statement_seconds(batch.deadline),
                 items=sum(len(unit.requests) for unit in batch.units),
             )
-            try:
-                [result] = await (self._watched(posting) if self._failpoints.armed else posting)
-            except RowLockedError as error:
-                raise RowLockedError(set().union(*(unit.accounts for unit in batch.units))) from error
+            [result] = await (self._watched(posting) if self._failpoints.armed else posting)
             await self._failpoints.reach("posting.committed")
             rows: list[asyncpg.Record] = []
             if "known" in result["outcomes"]:
-                requests = (request for unit in batch.units for request in unit.requests)
-                known = [r.key for r, outcome in zip(requests, result["outcomes"], strict=True) if outcome == "known"]
+                names = ((unit.ledger_id, request.key) for unit in batch.units for request in unit.requests)
+                known = [n for n, outcome in zip(names, result["outcomes"], strict=True) if outcome == "known"]
                 try:
-                    rows = await self._database.run(connection, "transfer_by_keys", batch.ledger_id, known)
+                    rows = await self._database.run(connection, "transfer_by_keys", *zip(*known, strict=True))
                 except StoreUnavailableError as error:
                     # The batch has committed: a refusal from here on is not one of the batch.
                     raise OutcomeUnknownError(str(error)) from error
-        attempts = {row["idempotency_key"]: Attempt.from_row(row) for row in rows}
-        resolve(batch.units, result, attempts, self._render)
+        resolve(batch.units, arrays, result, map(Attempt.from_row, rows), self._render)
         seconds = time.monotonic() - batch.left
         for unit in batch.units:
-            unit.note(batch.ledger_id, self._hot_accounts, batch.left, seconds)
+            unit.note(self._hot_accounts, batch.left, seconds)
 
     async def _watched(self, posting: "Coroutine[Any, Any, list[asyncpg.Record]]") -> "list[asyncpg.Record]":
         """Send the batch and reach a failpoint while it is away."""
@@ -128,17 +134,18 @@ class BatchSender:
 
 def _shown(units: Sequence[Unit]) -> Shown:
     """Return what the outcomes of the units show."""
-    versions: list[tuple[str, int | None]] = []
-    replays: dict[str, Replay] = {}
+    versions: list[tuple[Name, int | None]] = []
+    replays: dict[Name, Replay] = {}
     for unit in units:
         if not isinstance(unit.result, list):
             continue
+        ledger_id = unit.ledger_id
         for outcome in unit.result:
             if isinstance(outcome, Unbound):
                 continue
             attempt = outcome.attempt
-            versions.append((attempt.source, attempt.source_version))
-            versions.append((attempt.destination, attempt.destination_version))
+            versions.append(((ledger_id, attempt.source), attempt.source_version))
+            versions.append(((ledger_id, attempt.destination), attempt.destination_version))
             if isinstance(outcome, Bound) and outcome.answer is not None:
-                replays[attempt.idempotency_key] = outcome.answer
+                replays[ledger_id, attempt.idempotency_key] = outcome.answer
     return Shown(versions, replays)

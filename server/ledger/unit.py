@@ -1,4 +1,4 @@
-"""A unit of a batch: one request, or the requests of a bulk or of an atomic set."""
+"""A unit of a batch: one request, or the requests of a bulk or of an atomic set, of one ledger."""
 
 from server.ledger.transfers import Outcome, TransferRequest
 from server.telemetry.tallies import Timing
@@ -10,6 +10,8 @@ class Unit:
     Requests that are sent in the same batch, and their result.
 
     Args:
+        ledger_id: Of all of them.
+
         requests: A single one, a part of a bulk, or (*atomic*) a linked set.
 
         arrived, deadline: When it joined the queue, and when its callers give up, on the clock of `time.monotonic`, in
@@ -21,10 +23,11 @@ class Unit:
         result: The outcomes of the requests in order, or why there are none; None until one of the two is known.
     """
 
-    __slots__ = ("arrived", "atomic", "deadline", "requests", "result", "timing")
+    __slots__ = ("arrived", "atomic", "deadline", "ledger_id", "requests", "result", "timing")
 
     def __init__(
         self,
+        ledger_id: int,
         requests: tuple[TransferRequest, ...],
         arrived: float,
         deadline: float,
@@ -32,6 +35,7 @@ class Unit:
         atomic: bool = False,
         timing: Timing | None = None,
     ) -> None:
+        self.ledger_id = ledger_id
         self.requests = requests
         self.atomic = atomic
         self.arrived = arrived
@@ -50,7 +54,7 @@ class Unit:
             return number
         return -number if len(self.requests) > 1 else 0
 
-    def note(self, ledger_id: int, hot_accounts: Top[tuple[int, str]], left: float, seconds: float) -> None:
+    def note(self, hot_accounts: Top[tuple[int, str]], left: float, seconds: float) -> None:
         """
         Note which accounts it was about and how long it took.
 
@@ -60,8 +64,8 @@ class Unit:
             seconds: How long Postgres took.
         """
         for request in self.requests:
-            hot_accounts.add((ledger_id, request.source))
-            hot_accounts.add((ledger_id, request.destination))
+            hot_accounts.add((self.ledger_id, request.source))
+            hot_accounts.add((self.ledger_id, request.destination))
         if self.timing is not None:
             self.timing.lane = left - self.arrived
             self.timing.database = seconds

@@ -35,6 +35,9 @@ PENDING_STEP_MAX = 1_000
 # The first bytes of a stored replay. Those of an earlier version began with a digest.
 _REPLAY_FORMAT = b"R2"
 
+# Of an account or of an idempotency key: its ledger, and its id there.
+Name = tuple[int, str]
+
 log = logging.getLogger(__name__)
 
 
@@ -99,7 +102,7 @@ class Cache:
         self._replay_seconds = replay_seconds
         # Pending invalidations by ledger and account, in the order of their expiry: the version to be shown, and when
         # any older snapshot has expired (monotonic clock).
-        self._pending: OrderedDict[tuple[int, str], tuple[int, float]] = OrderedDict()
+        self._pending: OrderedDict[Name, tuple[int, float]] = OrderedDict()
         # Until then (monotonic clock) no snapshot is read, since a pending invalidation was dropped; 0: none was.
         self._no_reads_until = 0.0
         self._sender: asyncio.Task[None] | None = None
@@ -118,9 +121,8 @@ class Cache:
 
     async def invalidate(
         self,
-        ledger_id: int,
-        versions: Mapping[str, int],
-        replays: Mapping[str, Replay] | None = None,
+        versions: Mapping[Name, int],
+        replays: Mapping[Name, Replay] | None = None,
         confirmation: Confirmation | None = None,
     ) -> None:
         """
@@ -142,10 +144,16 @@ class Cache:
             replays = {}
         if not versions and not replays:
             return
-        try:
-            await self._send(ledger_id, versions, replays)
-        except RedisAwayError:
-            self._remember(ledger_id, versions)
+        if self._redis.colocated or len({ledger_id for ledger_id, _ in (*versions, *replays)}) == 1:
+            # The usual case, without a task.
+            if not await self._send(versions, replays):
+                self._remember(versions)
+            return
+        parts = _by_ledger(versions, replays)
+        sent = await asyncio.gather(*(self._send(*part) for part in parts))
+        for (of_ledger, _), done in zip(parts, sent, strict=True):
+            if not done:
+                self._remember(of_ledger)
 
     async def fill(
         self,
@@ -168,7 +176,7 @@ class Cache:
         unconfirmed = confirmation is None or confirmation is not self._keyspace.confirmation
         if unconfirmed or (self._no_reads_until and self._reads_nothing()):
             self.counters.fills_lost += 1
-            await self.invalidate(ledger_id, {account_id: snapshot.version})
+            await self.invalidate({(ledger_id, account_id): snapshot.version})
             return
         key, run = self._keyspace.snapshot(ledger_id, account_id), self._keyspace.run
         life_ms = SNAPSHOT_MS if snapshot.version else ABSENCE_MS
@@ -176,7 +184,7 @@ class Cache:
         try:
             stored = await self._submit(key, command)
         except RedisAwayError:
-            self._remember(ledger_id, {account_id: snapshot.version})
+            self._remember({(ledger_id, account_id): snapshot.version})
             return
         self.counters.fills += stored
         self.counters.fills_lost += 1 - stored
@@ -222,23 +230,27 @@ class Cache:
             raise RedisAwayError
         return self._redis.submit(key, command)
 
-    async def _send(self, ledger_id: int, versions: Mapping[str, int], replays: Mapping[str, Replay]) -> None:
+    async def _send(self, versions: Mapping[Name, int], replays: Mapping[Name, Replay]) -> bool:
+        """Invalidate snapshots and store replays, which are on one server; False if Redis is away."""
         names = self._keyspace
         if not names.known:
-            raise RedisAwayError
-        await self._redis.invalidate(
-            {names.snapshot(ledger_id, account_id): version for account_id, version in versions.items()},
-            {names.replay(ledger_id, key): replay.packed() for key, replay in replays.items()},
-            run=names.run,
-            replay_seconds=self._replay_seconds,
-        )
+            return False
+        try:
+            await self._redis.invalidate(
+                {names.snapshot(*name): version for name, version in versions.items()},
+                {names.replay(*name): replay.packed() for name, replay in replays.items()},
+                run=names.run,
+                replay_seconds=self._replay_seconds,
+            )
+        except RedisAwayError:
+            return False
+        return True
 
-    def _remember(self, ledger_id: int, versions: Mapping[str, int]) -> None:
+    def _remember(self, versions: Mapping[Name, int]) -> None:
         """Add pending invalidations. When there are too many, drop the oldest and read no snapshots for a while."""
         expiry = time.monotonic() + SNAPSHOT_MS / 1000
         self.counters.pending += len(versions)
-        for account_id, version in versions.items():
-            name = (ledger_id, account_id)
+        for name, version in versions.items():
             pending = self._pending.pop(name, (0, 0.0))
             if len(self._pending) >= PENDING_MAX:
                 self._pending.popitem(last=False)
@@ -258,18 +270,17 @@ class Cache:
         """Send pending invalidations as soon as Redis is back, until all are sent or have expired."""
         while self._pending:
             expired = self._forget_expired()
-            by_ledger: dict[int, dict[str, int]] = {}
-            for (ledger_id, account_id), (version, _) in islice(self._pending.items(), PENDING_STEP_MAX):
-                by_ledger.setdefault(ledger_id, {})[account_id] = version
-            for ledger_id, versions in by_ledger.items():
-                try:
-                    await self._send(ledger_id, versions, {})
-                except RedisAwayError:
-                    # More may have expired than one step forgets: go on at once.
-                    await asyncio.sleep(0 if expired == PENDING_STEP_MAX else PENDING_RETRY_SECONDS)
-                    break
-                for account_id, version in versions.items():
-                    self._forget((ledger_id, account_id), version)
+            step = {name: version for name, (version, _) in islice(self._pending.items(), PENDING_STEP_MAX)}
+            away = False
+            for versions, _ in [(step, {})] if self._redis.colocated else _by_ledger(step, {}):
+                if not await self._send(versions, {}):
+                    away = True
+                    continue
+                for name, version in versions.items():
+                    self._forget(name, version)
+            if away:
+                # More may have expired than one step forgets: go on at once.
+                await asyncio.sleep(0 if expired == PENDING_STEP_MAX else PENDING_RETRY_SECONDS)
 
     def _forget_expired(self) -> int:
         """Forget pending invalidations that have expired, at most PENDING_STEP_MAX, and return how many."""
@@ -279,15 +290,27 @@ class Cache:
             del self._pending[name]
         return len(names)
 
-    def _forget(self, name: tuple[int, str], version: int) -> None:
+    def _forget(self, name: Name, version: int) -> None:
         if self._pending.get(name, (version + 1, 0.0))[0] <= version:
             del self._pending[name]
 
 
-def highest(pairs: Iterable[tuple[str, int | None]]) -> dict[str, int]:
+def highest(pairs: Iterable[tuple[Name, int | None]]) -> dict[Name, int]:
     """Return the highest version of each account in *pairs* of account and version; None is no version."""
-    versions: dict[str, int] = {}
-    for account_id, version in pairs:
-        if version is not None and version > versions.get(account_id, 0):
-            versions[account_id] = version
+    versions: dict[Name, int] = {}
+    for name, version in pairs:
+        if version is not None and version > versions.get(name, 0):
+            versions[name] = version
     return versions
+
+
+def _by_ledger(
+    versions: Mapping[Name, int], replays: Mapping[Name, Replay]
+) -> list[tuple[dict[Name, int], dict[Name, Replay]]]:
+    """Return the same, apart for each ledger."""
+    parts: dict[int, tuple[dict[Name, int], dict[Name, Replay]]] = {}
+    for name, version in versions.items():
+        parts.setdefault(name[0], ({}, {}))[0][name] = version
+    for name, replay in replays.items():
+        parts.setdefault(name[0], ({}, {}))[1][name] = replay
+    return list(parts.values())

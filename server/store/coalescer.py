@@ -5,16 +5,51 @@ import math
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Generic, TypeVar
+from typing import Generic, Protocol, TypeAlias, TypeVar
 
 from server.telemetry.tallies import BatchTally
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+# An item that waits: with its weight, the future of its result, and when it came, on the clock of `time.monotonic`.
+Entry: TypeAlias = tuple[Item, int, asyncio.Future[Result], float]
 
 
 class QueueFullError(Exception):
     """Too much waits for the store already. Nothing was sent, nothing was done."""
+
+
+class Queue(Protocol[Item, Result]):
+    """Items that wait."""
+
+    def __len__(self) -> int:
+        """Return how many there are."""
+
+    def append(self, entry: Entry[Item, Result], /) -> None:
+        """Add an item."""
+
+    def take(self, most: int, now: float) -> list[Entry[Item, Result]]:
+        """
+        Take the items of the next batch, at least one if any waits.
+
+        Args:
+            most: Weight of the batch at most; an item heavier than this comes alone.
+
+            now: On the clock of their arrival.
+        """
+
+
+class InOrder(deque[Entry[Item, Result]]):
+    """A queue that is taken in the order in which the items came."""
+
+    def take(self, most: int, now: float) -> list[Entry[Item, Result]]:  # noqa: ARG002
+        """Do what `Queue.take` says."""
+        batch: list[Entry[Item, Result]] = []
+        load = 0
+        while self and (not batch or load + self[0][1] <= most):
+            load += self[0][1]
+            batch.append(self.popleft())
+        return batch
 
 
 class Coalescer(Generic[Item, Result]):
@@ -41,6 +76,8 @@ class Coalescer(Generic[Item, Result]):
             caller has most likely given up.
 
         tally: Counts the batches.
+
+        queue: Where items wait; the first comes first unless another one is given.
     """
 
     def __init__(
@@ -53,6 +90,7 @@ class Coalescer(Generic[Item, Result]):
         split_from: int | None = None,
         wait_max_seconds: float = math.inf,
         tally: BatchTally | None = None,
+        queue: Queue[Item, Result] | None = None,
     ) -> None:
         self._tally = tally
         self._wait_max = wait_max_seconds
@@ -61,8 +99,9 @@ class Coalescer(Generic[Item, Result]):
         self._split_from = batch_max if split_from is None else split_from
         self._in_flight_max = in_flight_max
         self._queue_max = math.inf if queue_max is None else queue_max
-        self._queue: deque[tuple[Item, int, asyncio.Future[Result], float]] = deque()
-        self._queued = 0
+        self._queue: Queue[Item, Result] = InOrder[Item, Result]() if queue is None else queue
+        # Weight of what waits.
+        self.queued = 0
         self._scheduled = False
         self._loop: asyncio.AbstractEventLoop | None = None
         # Strong references: the loop itself keeps only weak ones to its tasks.
@@ -82,7 +121,7 @@ class Coalescer(Generic[Item, Result]):
         Raises:
             QueueFullError: *queue_max* is reached; nothing was queued.
         """
-        if self._queued + weight > self._queue_max:
+        if self.queued + weight > self._queue_max:
             raise QueueFullError
         loop = self._loop
         if loop is None:
@@ -90,21 +129,11 @@ class Coalescer(Generic[Item, Result]):
             loop = self._loop = asyncio.get_running_loop()
         future: asyncio.Future[Result] = loop.create_future()
         self._queue.append((item, weight, future, time.monotonic()))
-        self._queued += weight
+        self.queued += weight
         if not self._scheduled and len(self._in_flight) < self._in_flight_max:
             self._scheduled = True
             loop.call_soon(self._send)
         return future
-
-    def check_room(self, weight: int) -> None:
-        """
-        Return if an item of this weight could be submitted now.
-
-        Raises:
-            QueueFullError: *queue_max* is reached.
-        """
-        if self._queued + weight > self._queue_max:
-            raise QueueFullError
 
     async def drain(self) -> None:
         """Return when all that was submitted has been answered."""
@@ -119,36 +148,33 @@ class Coalescer(Generic[Item, Result]):
         while self._queue and len(self._in_flight) < self._in_flight_max:
             assert self._loop is not None, "something was submitted"
             now = time.monotonic()
-            self._refuse_late(now - self._wait_max)
-            batch: list[tuple[Item, int, asyncio.Future[Result], float]] = []
-            load = 0
-            most = min(self._batch_max, max(self._split_from, self._queued // 2))
-            while self._queue and (not batch or load + self._queue[0][1] <= most):
-                entry = self._queue.popleft()
-                load += entry[1]
-                batch.append(entry)
-            if not batch:
-                return
-            self._queued -= load
+            most = min(self._batch_max, max(self._split_from, self.queued // 2))
+            batch = self._queue.take(most, now)
+            load = sum(entry[1] for entry in batch)
+            self.queued -= load
+            if batch[0][3] < now - self._wait_max:
+                batch = self._refuse_late(batch, now - self._wait_max)
+                if not batch:
+                    continue
             if self._tally is not None:
                 self._tally.left(load, now - batch[0][3])
             task = self._loop.create_task(self._run_batch(batch))
             self._in_flight.add(task)
             task.add_done_callback(self._batch_ended)
 
-    def _refuse_late(self, oldest: float) -> None:
-        while self._queue and self._queue[0][3] < oldest:
-            _, weight, future, _ = self._queue.popleft()
-            self._queued -= weight
-            if not future.done():
+    def _refuse_late(self, batch: list[Entry[Item, Result]], oldest: float) -> list[Entry[Item, Result]]:
+        """Refuse what came before *oldest*, and return the others."""
+        for _, _, future, arrived in batch:
+            if arrived < oldest and not future.done():
                 future.set_exception(QueueFullError())
+        return [entry for entry in batch if entry[3] >= oldest]
 
     def _batch_ended(self, task: asyncio.Task[None]) -> None:
         self._in_flight.discard(task)
         if self._queue and not self._scheduled:
             self._send()
 
-    async def _run_batch(self, batch: list[tuple[Item, int, asyncio.Future[Result], float]]) -> None:
+    async def _run_batch(self, batch: list[Entry[Item, Result]]) -> None:
         try:
             results = await self._run([entry[0] for entry in batch])
             answers = list(zip(batch, results, strict=True))

@@ -58,17 +58,6 @@ class LedgerLanes(Generic[Item, Result]):
             lane = self._open(ledger_id)
         return lane.submit(item, weight)
 
-    def check_room(self, ledger_id: int, weight: int) -> None:
-        """
-        Return if an item of a ledger could be submitted now.
-
-        Raises:
-            QueueFullError: The ledger's queue is at its bound.
-        """
-        lane = self._lanes.get(ledger_id)
-        if lane is not None:
-            lane.check_room(weight)
-
     async def drain(self) -> None:
         """Return when all that was submitted has been answered."""
         for lane in list(self._lanes.values()):

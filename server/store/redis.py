@@ -61,7 +61,14 @@ class RedisElsewhereError(RedisRefusedError):
 
 
 class Redis(Protocol):
-    """One server or a cluster. All keys of a ledger are on the same server (`keyspace.py`)."""
+    """
+    One server or a cluster. All keys of a ledger are on the same server (`keyspace.py`).
+
+    Attributes:
+        colocated: Whether all keys of all ledgers are.
+    """
+
+    colocated: bool
 
     @property
     def away(self) -> bool:
@@ -82,7 +89,7 @@ class Redis(Protocol):
         self, versions: Mapping[bytes, int], replays: Mapping[bytes, bytes], *, run: bytes, replay_seconds: int
     ) -> None:
         """
-        Remove snapshots that are older than *versions* or not of *run*, then store *replays*. All are of one ledger.
+        Remove snapshots that are older than *versions* or not of *run*, then store *replays*. All are on one server.
 
         Args:
             versions: By the key of the snapshot.
@@ -127,6 +134,8 @@ class RedisServer:
     Raises:
         ValueError, TypeError: The address has an option that there is not.
     """
+
+    colocated = True
 
     def __init__(
         self,

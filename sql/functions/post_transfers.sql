@@ -1,27 +1,30 @@
--- Post a batch of transfers of one ledger in one transaction and say what became of each.
+-- Post a batch of transfers of any ledgers in one transaction and say what became of each.
 --
--- Arguments: p_accounts holds the ids of all accounts named by the batch, distinct and ascending; the
--- other arrays hold one element a request, in the order in which the requests are to be decided; a null stands for an
--- array of nothing but nulls.
--- p_sources and p_destinations are positions in p_accounts. Keys are distinct within a batch.
+-- Arguments: p_ledgers holds the ids of all ledgers of the batch, distinct and ascending. p_accounts holds the ids of
+-- all accounts that the batch names, by ledger and then by id, distinct and ascending within a ledger, and
+-- p_account_ledgers the positions of their ledgers in p_ledgers. The other arrays hold one element a request, in the
+-- order in which the requests are to be decided; a null stands for an array of nothing but nulls.
+-- p_sources and p_destinations are positions in p_accounts; a request is of the ledger of its accounts. Keys are
+-- distinct within a ledger.
 -- p_sets numbers the linked sets (atomic bulk) from 1, and other bulks from -1 downwards; 0 is a request that stands
--- alone. The requests of a set or bulk stand side by side. The last three arrays are the conditions, null where none is
--- asked.
--- p_waits tells whether to wait, up to lock_timeout, for accounts that another transaction has locked. Without it they
--- are left alone, and so are the requests that name them.
+-- alone. The requests of a set or bulk stand side by side. The three arrays after it are the conditions, null where none
+-- is asked.
+-- p_waits tells of each ledger whether to wait for accounts that another transaction has locked, up to p_wait_ms
+-- (milliseconds) for each. Without it they are left alone, and so are the requests that name them.
 --
--- Result: outcomes[i] is
+-- Result: posted_ats[i] is the instant of all that was posted in the ledger at p_ledgers[i]. outcomes[i] is
 --   'posted'    the money moved; balances and versions after it are in the other arrays
 --   'known'     the key was bound before: the caller reads the row and compares what was asked for
 --   'unbound'   nothing was done and no key was bound, because the linked set meets keys bound before
 --   'locked'    nothing was done and no key was bound, because another transaction has locked an account of the
---               request, or of its set or bulk, whose order would be lost; `locked` names these accounts
+--               request, or of its set or bulk, whose order would be lost; `locked` has the positions of these accounts
 --   otherwise   the code of the refusal, bound to the key, with the member it is about in pointers[i]
 --
--- Locks are taken in one order: accounts by id, then idempotency keys by key. Every batch takes them
--- in that order and takes none after them, so two batches can wait for one another but never in a circle.
+-- Locks are taken in one order: accounts by ledger and id, then idempotency keys by ledger and key. Every batch takes
+-- them in that order and takes none after them, so two batches can wait for one another but never in a circle.
 CREATE OR REPLACE FUNCTION post_transfers(
-    p_ledger_id            bigint,
+    p_ledgers              bigint[],
+    p_account_ledgers      integer[],
     p_accounts             text[],
     p_keys                 text[],
     p_fingerprints         bytea[],
@@ -39,19 +42,20 @@ CREATE OR REPLACE FUNCTION post_transfers(
     p_source_versions      bigint[],
     p_destination_versions bigint[],
     p_source_availables    bigint[],
-    p_waits                boolean,
-    OUT posted_at            timestamptz,
+    p_waits                boolean[],
+    p_wait_ms              integer,
+    OUT posted_ats           timestamptz[],
     OUT outcomes             text[],
     OUT pointers             text[],
     OUT source_balances      bigint[],
     OUT destination_balances bigint[],
     OUT source_versions      bigint[],
     OUT destination_versions bigint[],
-    OUT locked               text[]
+    OUT locked               integer[]
 ) LANGUAGE plpgsql VOLATILE
 -- A plan may have been made before the tables were filled and analyzed, and is kept. Whatever was believed of them then,
--- rows are found by index: keys one by one, which a sub-select cannot do otherwise, and accounts by the list of their
--- ids, which no join may take the place of.
+-- rows are found by index: accounts and keys one by one, which a lateral query and a sub-select cannot do otherwise, and
+-- locked accounts by their places.
 SET enable_seqscan = off
 SET enable_nestloop = off
 AS $$
@@ -59,8 +63,8 @@ DECLARE
     balance_min CONSTANT bigint := -9223372036854775808;
     balance_max CONSTANT bigint := 9223372036854775807;
     n           CONSTANT integer := cardinality(p_keys);
-    -- The accounts of the batch, aligned with p_accounts; currency is null where an account does not exist.
-    found       text[];
+    -- The accounts of the batch, aligned with p_accounts; currency is null where an account does not exist or is locked.
+    found       integer[];
     currencies  text[];
     balances    bigint[];
     held_ins    bigint[];
@@ -70,7 +74,11 @@ DECLARE
     versions    bigint[];
     before      bigint[];
     closeds     boolean[];
-    entry_at    timestamptz;
+    entries_at  timestamptz[];
+    -- Where the locked rows lie. They stay there, since nobody else can change them.
+    places      tid[];
+    clock       timestamptz;
+    newest      timestamptz;
     -- The request being decided.
     s           integer;
     d           integer;
@@ -84,51 +92,62 @@ DECLARE
     set_known   boolean;
     set_locked  boolean;
     known       integer[];
-    -- Positions of the locked accounts in p_accounts.
-    skipped     integer[];
+    updated     integer;
 BEGIN
-    -- (1) Lock every account of the batch, by id. A version that a concurrent batch commits while we wait is the one
-    -- read. Only one of the two parts runs.
-    SELECT array_agg(a.id), array_agg(a.currency), array_agg(a.balance), array_agg(a.held_in), array_agg(a.held_out),
-           array_agg(a.floor), array_agg(a.ceiling), array_agg(a.version), array_agg(a.closed), max(a.last_entry_at)
-    INTO found, currencies, balances, held_ins, held_outs, floors, ceilings, versions, closeds, entry_at
-    FROM (
-        SELECT w.* FROM (
-            SELECT accounts.* FROM accounts
-            WHERE p_waits AND ledger_id = p_ledger_id AND id = ANY (p_accounts)
-            ORDER BY id
+    PERFORM set_config('lock_timeout', p_wait_ms::text, true);
+
+    -- (1) Lock every account of the batch, one after the other in the order of the arrays: no plan can do it otherwise.
+    -- A version that a concurrent batch commits while we wait is the one read. Only one of the two parts runs.
+    SELECT array_agg(w.position), array_agg(a.place), array_agg(a.currency), array_agg(a.balance), array_agg(a.held_in),
+           array_agg(a.held_out), array_agg(a.floor), array_agg(a.ceiling), array_agg(a.version), array_agg(a.closed),
+           array_agg(a.last_entry_at), max(a.last_entry_at)
+    INTO found, places, currencies, balances, held_ins, held_outs, floors, ceilings, versions, closeds, entries_at, newest
+    FROM unnest(p_account_ledgers, p_accounts) WITH ORDINALITY AS w (ledger, id, position)
+    CROSS JOIN LATERAL (
+        SELECT l.* FROM (
+            SELECT accounts.ctid AS place, accounts.* FROM accounts
+            WHERE p_waits[w.ledger] AND ledger_id = p_ledgers[w.ledger] AND id = w.id
             FOR NO KEY UPDATE
-        ) AS w
+        ) AS l
         UNION ALL
-        SELECT w.* FROM (
-            SELECT accounts.* FROM accounts
-            WHERE NOT p_waits AND ledger_id = p_ledger_id AND id = ANY (p_accounts)
-            ORDER BY id
+        SELECT l.* FROM (
+            SELECT accounts.ctid AS place, accounts.* FROM accounts
+            WHERE NOT p_waits[w.ledger] AND ledger_id = p_ledgers[w.ledger] AND id = w.id
             FOR NO KEY UPDATE SKIP LOCKED
-        ) AS w
+        ) AS l
     ) AS a;
     IF cardinality(found) IS DISTINCT FROM cardinality(p_accounts) THEN
         -- Some do not exist or are locked: put the others in their places.
-        SELECT array_agg(f.currency), array_agg(f.balance), array_agg(f.held_in), array_agg(f.held_out),
-               array_agg(f.floor), array_agg(f.ceiling), array_agg(f.version), array_agg(f.closed)
-        INTO currencies, balances, held_ins, held_outs, floors, ceilings, versions, closeds
+        SELECT array_agg(f.place), array_agg(f.currency), array_agg(f.balance), array_agg(f.held_in),
+               array_agg(f.held_out), array_agg(f.floor), array_agg(f.ceiling), array_agg(f.version),
+               array_agg(f.closed), array_agg(f.entry_at)
+        INTO places, currencies, balances, held_ins, held_outs, floors, ceilings, versions, closeds, entries_at
         FROM (
-            SELECT f.* FROM unnest(p_accounts) WITH ORDINALITY AS w (id, position)
-            LEFT JOIN unnest(found, currencies, balances, held_ins, held_outs, floors, ceilings, versions, closeds)
-                AS f (id, currency, balance, held_in, held_out, floor, ceiling, version, closed) USING (id)
+            SELECT f.* FROM generate_series(1, cardinality(p_accounts)) AS w (position)
+            LEFT JOIN unnest(found, places, currencies, balances, held_ins, held_outs, floors, ceilings, versions,
+                             closeds, entries_at)
+                AS f (position, place, currency, balance, held_in, held_out, floor, ceiling, version, closed, entry_at)
+                USING (position)
             ORDER BY w.position
         ) AS f;
-        IF NOT p_waits THEN
-            SELECT array_agg(w.id), array_agg(w.position) INTO locked, skipped
-            FROM unnest(p_accounts, currencies) WITH ORDINALITY AS w (id, currency, position)
-            WHERE w.currency IS NULL
-              AND (SELECT true FROM accounts AS a WHERE a.ledger_id = p_ledger_id AND a.id = w.id);
-        END IF;
+        SELECT array_agg(w.position) INTO locked
+        FROM unnest(p_account_ledgers, p_accounts, currencies) WITH ORDINALITY AS w (ledger, id, currency, position)
+        WHERE w.currency IS NULL AND NOT p_waits[w.ledger]
+          AND (SELECT true FROM accounts AS a WHERE a.ledger_id = p_ledgers[w.ledger] AND a.id = w.id);
     END IF;
     before := versions;
     -- Taken under the locks, and later than any entry that these accounts already have: whatever a clock does, an
-    -- instant is of one batch, and a page of a statement never has more than that to tell apart by version.
-    posted_at := greatest(clock_timestamp(), entry_at + interval '1 microsecond');
+    -- instant is of one batch, and a page of a statement never has more than that to tell apart by version. What a clock
+    -- did to one ledger is nothing to another.
+    clock := clock_timestamp();
+    posted_ats := array_fill(clock, ARRAY[cardinality(p_ledgers)]);
+    IF newest >= clock THEN
+        FOR i IN 1 .. cardinality(p_accounts) LOOP
+            IF entries_at[i] >= posted_ats[p_account_ledgers[i]] THEN
+                posted_ats[p_account_ledgers[i]] := entries_at[i] + interval '1 microsecond';
+            END IF;
+        END LOOP;
+    END IF;
 
     outcomes := array_fill('posted'::text, ARRAY[n]);
     pointers := array_fill(NULL::text, ARRAY[n]);
@@ -139,8 +158,9 @@ BEGIN
 
     -- (2) Look the keys up, under the locks: whoever held them before us has committed what it did.
     SELECT array_agg(w.position) INTO known
-    FROM unnest(p_keys) WITH ORDINALITY AS w (key, position)
-    WHERE (SELECT true FROM transfers AS t WHERE t.ledger_id = p_ledger_id AND t.idempotency_key = w.key);
+    FROM unnest(p_keys, p_sources) WITH ORDINALITY AS w (key, source, position)
+    WHERE (SELECT true FROM transfers AS t
+           WHERE t.ledger_id = p_ledgers[p_account_ledgers[w.source]] AND t.idempotency_key = w.key);
     FOREACH s IN ARRAY coalesce(known, '{}') LOOP
         outcomes[s] := 'known';
     END LOOP;
@@ -155,11 +175,11 @@ BEGIN
                 set_last := set_last + 1;
             END LOOP;
             set_known := 'known' = ANY (outcomes[set_first:set_last]);
-            set_locked := skipped && (p_sources[set_first:set_last] || p_destinations[set_first:set_last]);
+            set_locked := locked && (p_sources[set_first:set_last] || p_destinations[set_first:set_last]);
         END IF;
         CONTINUE WHEN outcomes[i] <> 'posted';
         IF p_sets[i] = 0 THEN
-            IF p_sources[i] = ANY (skipped) OR p_destinations[i] = ANY (skipped) THEN
+            IF p_sources[i] = ANY (locked) OR p_destinations[i] = ANY (locked) THEN
                 outcomes[i] := 'locked';
                 CONTINUE;
             END IF;
@@ -240,7 +260,7 @@ BEGIN
         END IF;
     END LOOP;
 
-    -- (4) One row a request, sorted by key: two batches that share new keys wait for one another in one order. A key
+    -- (4) One row a request, by ledger and key: two batches that share new keys wait for one another in one order. A key
     -- that a concurrent batch on other accounts has bound meanwhile fails the whole batch on the unique constraint;
     -- whoever called sends it again and then finds the key known.
     INSERT INTO transfers (
@@ -248,10 +268,10 @@ BEGIN
         idempotency_key, fingerprint, kind, source, destination, currency, reference, description, conditions, metadata,
         refusal, refusal_pointer, refusal_request_id
     )
-    SELECT p_ledger_id, r.amount, r.source_balance, r.destination_balance, r.source_version, r.destination_version,
-           posted_at, r.id, r.key, r.fingerprint, 'transfer', p_accounts[r.source], p_accounts[r.destination], r.currency,
-           r.reference, r.description, r.conditions, r.metadata,
-           nullif(r.outcome, 'posted'), r.pointer, CASE WHEN r.outcome <> 'posted' THEN r.request_id END
+    SELECT p_ledgers[p_account_ledgers[r.source]], r.amount, r.source_balance, r.destination_balance, r.source_version,
+           r.destination_version, posted_ats[p_account_ledgers[r.source]], r.id, r.key, r.fingerprint, 'transfer',
+           p_accounts[r.source], p_accounts[r.destination], r.currency, r.reference, r.description, r.conditions,
+           r.metadata, nullif(r.outcome, 'posted'), r.pointer, CASE WHEN r.outcome <> 'posted' THEN r.request_id END
     FROM unnest(
         p_amounts, source_balances, destination_balances, source_versions, destination_versions, p_ids, p_keys,
         p_fingerprints, p_sources, p_destinations, p_currencies, p_references, p_descriptions, p_conditions, p_metadata,
@@ -262,12 +282,17 @@ BEGIN
         outcome, pointer, request_id
     )
     WHERE r.outcome NOT IN ('known', 'unbound', 'locked')
-    ORDER BY r.key COLLATE "C";
+    ORDER BY p_account_ledgers[r.source], r.key COLLATE "C";
 
-    -- (5) Each account once, whatever the number of its transfers in this batch.
+    -- (5) Each account once, whatever the number of its transfers in this batch, where it was found.
     UPDATE accounts AS a
-    SET balance = u.balance, version = u.version, last_entry_at = posted_at
-    FROM unnest(p_accounts, balances, versions, before) AS u (id, balance, version, before)
-    WHERE a.ledger_id = p_ledger_id AND a.id = u.id AND a.id = ANY (p_accounts) AND u.version <> u.before;
+    SET balance = u.balance, version = u.version, last_entry_at = posted_ats[u.ledger]
+    FROM unnest(places, p_account_ledgers, balances, versions, before) AS u (place, ledger, balance, version, old_version)
+    WHERE a.ctid = ANY (places) AND a.ctid = u.place AND a.ledger_id = p_ledgers[u.ledger] AND a.version = u.old_version
+      AND u.version <> u.old_version;
+    GET DIAGNOSTICS updated = ROW_COUNT;
+    IF updated <> (SELECT count(*) FROM unnest(versions, before) AS u (new, old) WHERE u.new <> u.old) THEN
+        RAISE 'locked accounts were changed by another transaction';
+    END IF;
 END
 $$;

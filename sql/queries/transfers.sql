@@ -3,15 +3,22 @@
 -- destination_balance, source_version, destination_version, reference, description, conditions, metadata, refusal,
 -- refusal_pointer, refusal_request_id, created_at
 
--- name: transfer_post_many(ledger_id, accounts, keys, fingerprints, ids, sources, destinations, amounts, currencies, references, descriptions, metadata, conditions, request_ids, sets, source_versions, destination_versions, source_availables, waits)
+-- name: transfer_post_many(ledgers, account_ledgers, accounts, keys, fingerprints, ids, sources, destinations, amounts, currencies, references, descriptions, metadata, conditions, request_ids, sets, source_versions, destination_versions, source_availables, waits, wait_ms)
 -- Post a batch in one transaction: the function says what became of each.
-SELECT * FROM post_transfers($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19);
+SELECT * FROM post_transfers($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21);
 
--- name: transfer_by_keys(ledger_id, keys)
--- The attempts bound to these idempotency keys.
+-- name: transfer_by_keys(ledgers, keys)
+-- The attempts that these idempotency keys of these ledgers are bound to, in the order of the arrays.
+SELECT {transfer_columns}
+FROM unnest($1::bigint[], $2::text[]) WITH ORDINALITY AS w (ledger, key, position)
+CROSS JOIN LATERAL (SELECT * FROM transfers WHERE ledger_id = w.ledger AND idempotency_key = w.key) AS t
+ORDER BY w.position;
+
+-- name: transfer_by_key(ledger_id, key)
+-- The attempt that an idempotency key is bound to.
 SELECT {transfer_columns}
 FROM transfers
-WHERE ledger_id = $1 AND idempotency_key = ANY ($2::text[]);
+WHERE ledger_id = $1 AND idempotency_key = $2;
 
 -- name: transfer_by_id(ledger_id, id)
 -- The attempt of this id.

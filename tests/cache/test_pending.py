@@ -108,7 +108,7 @@ async def test_what_is_pending_costs_little(monkeypatch: pytest.MonkeyPatch) -> 
 
     async def remember(count: int) -> None:
         for start in range(0, count, 100):
-            await cache.invalidate(1, {f"account-{count}-{start + n}": 1 for n in range(100)})
+            await cache.invalidate({(1, f"account-{count}-{start + n}"): 1 for n in range(100)})
 
     try:
         await remember(100)
@@ -119,7 +119,7 @@ async def test_what_is_pending_costs_little(monkeypatch: pytest.MonkeyPatch) -> 
         assert cache.invalidation_pending(1, "account-100-0")
         assert not cache.invalidation_pending(1, "never seen")
         assert cache.counters.dropped == 0
-        await cache.invalidate(1, {"one-more": 1})
+        await cache.invalidate({(1, "one-more"): 1})
         assert cache.counters.dropped == 1
         assert cache.invalidation_pending(1, "never seen")
         # Until all of them have expired, at nearly the same time.

@@ -36,12 +36,12 @@ async def under_way(url: str, client: Client) -> AsyncIterator[asyncpg.Connectio
     key, digest = "under-way", bytes(32)
     asked = ("alice", "bob", 30, "EUR", None, None, "{}", None, "request", None, None, None)
     request = TransferRequest(key, digest, new_transfer_id(), *asked)
-    unit = Unit((request,), 0.0, 0.0)
+    unit = Unit(ledger_id, (request,), 0.0, 0.0)
     connection = await asyncpg.connect(url, server_settings={"search_path": "tallystick"})
     try:
         transaction = connection.transaction()
         await transaction.start()
-        row = await connection.fetchrow(query("transfer_post_many"), ledger_id, *columns([unit]), True)
+        row = await connection.fetchrow(query("transfer_post_many"), *columns([unit]).arguments, [True], 250)
         assert row is not None
         assert row["outcomes"] == ["posted"]
         yield connection

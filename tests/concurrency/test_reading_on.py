@@ -91,12 +91,12 @@ async def posting(service: Service, ledger: str, transfer: UUID) -> AsyncIterato
         *(f"key-{transfer}", b"f" * 32, transfer, "alice", "bob", 1, "EUR", "r", None, "{}", None, "request"),
         *(None, None, None),
     )
-    unit = Unit((request,), 0.0, 0.0)
     connection = await asyncpg.connect(service.database_url, server_settings={"search_path": "tallystick"})
     try:
         ledger_id = await connection.fetchval("SELECT id FROM ledgers WHERE name = $1", ledger)
+        unit = Unit(ledger_id, (request,), 0.0, 0.0)
         async with connection.transaction():
-            await connection.fetchrow(query("transfer_post_many"), ledger_id, *columns([unit]), True)
+            await connection.fetchrow(query("transfer_post_many"), *columns([unit]).arguments, [True], 250)
             yield
     finally:
         await connection.close()

@@ -151,7 +151,7 @@ async def test_a_failure_between_commit_and_answer_is_unknown(ground: Ground, mo
     assert posted(await lane.post(ground.ledger_id, transfer("known")))
     await administer(
         ground.database_url,
-        "CREATE FUNCTION tallystick.refuse(bigint, text[]) RETURNS integer LANGUAGE plpgsql AS "
+        "CREATE FUNCTION tallystick.refuse(bigint[], text[]) RETURNS integer LANGUAGE plpgsql AS "
         "$$ BEGIN RAISE lock_not_available; END $$",
     )
     refuse = "SELECT tallystick.refuse($1, $2)"
@@ -170,7 +170,7 @@ async def test_a_bulk_of_which_a_part_was_posted_is_unknown(ground: Ground, monk
     """When the queue fills up between two batches of a bulk, the whole is not told as not applied."""
     monkeypatch.setattr(module, "BATCH_MAX", 2)
     lane = offline_lane(ground.database, Failpoints())
-    submit, parts = lane._lanes.submit, 0
+    submit, parts = lane._shared.submit, 0
 
     def full_at_the_second(*arguments: Any) -> Any:
         nonlocal parts
@@ -179,7 +179,7 @@ async def test_a_bulk_of_which_a_part_was_posted_is_unknown(ground: Ground, monk
             raise QueueFullError
         return submit(*arguments)
 
-    monkeypatch.setattr(lane._lanes, "submit", full_at_the_second)
+    monkeypatch.setattr(lane._shared, "submit", full_at_the_second)
     requests = [transfer(f"bulk-{number}") for number in range(4)]
     with pytest.raises(OutcomeUnknownError):
         await lane.post_many(ground.ledger_id, requests, atomic=False)

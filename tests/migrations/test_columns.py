@@ -17,6 +17,7 @@ NAMED: Mapping[str, Any] = {
     "account_page": Account,
     "entry_page": Entry,
     "transfer_by_id": Attempt,
+    "transfer_by_key": Attempt,
     "transfer_by_keys": Attempt,
     "transfer_page": Attempt,
     "transfer_page_by_account": Attempt,

@@ -24,8 +24,8 @@ EXEMPT = {
     "api_key_withdraw": "an insert",
     "transfer_post_many": "a function call; its statements follow one by one",
 }
-# Statements in them that find out whose a request is, and so are not asked of one ledger.
-WITHOUT_LEDGER = {"ledger_by_name", "api_key_read_many"}
+# Statements in them that find out whose a request is, or that are about several ledgers.
+WITHOUT_LEDGER = {"ledger_by_name", "api_key_read_many", "transfer_by_keys"}
 PAGE = PAGE_MAX + 1
 # Rows read to give one: a page of each of two sides, one row behind each to know that there are more.
 TWO_SIDES = 2 * (PAGE + 1)
@@ -91,8 +91,10 @@ CASES = [
     case("account_balance_at", 5, lambda at: (BUSY, at.middle_at), "long ago"),
     case("account_balance_at", 5, lambda _: (SINK, datetime.now(UTC)), "now"),
     case("account_balance_at", 5, lambda _: (BUSY, datetime(2001, 1, 1, tzinfo=UTC)), "before all"),
-    case("transfer_by_keys", 1, lambda _: (["flood-7"],), "one"),
-    case("transfer_by_keys", 500, lambda _: ([f"flood-{n}" for n in range(1, 501)],), "a batch"),
+    case("transfer_by_key", 1, lambda _: ("flood-7",)),
+    case("transfer_by_keys", 1, lambda at: ([at.ledger_id], ["flood-7"]), "one"),
+    case("transfer_by_keys", 500, lambda at: ([at.ledger_id] * 500, [f"flood-{n}" for n in range(1, 501)]), "a batch"),
+    case("transfer_by_keys", 0, lambda _: (list(range(1_000, 1_500)), ["flood-7"] * 500), "of other ledgers"),
     case("transfer_by_id", 1, lambda at: (at.middle_id,)),
     case("transfer_page", PAGE, lambda _: (TIME_MAX, ID_MAX, PAGE), "past a flood of refusals"),
     case("transfer_page", PAGE, lambda at: (at.middle_at, at.middle_id, PAGE), "deep"),
