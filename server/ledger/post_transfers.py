@@ -31,6 +31,8 @@ class Columns(NamedTuple):
 
     # Distinct and ascending.
     ledgers: Sequence[int]
+    # Of each ledger, the position of its last account from 1.
+    last_accounts: Sequence[int]
     # Of each account, the position of its ledger from 1.
     account_ledgers: Sequence[int]
     # By ledger and id.
@@ -42,7 +44,7 @@ class Columns(NamedTuple):
     @property
     def arguments(self) -> tuple[Sequence[Any] | None, ...]:
         """All arrays, in the order of the function's arguments."""
-        return (self.ledgers, self.account_ledgers, self.accounts, *self.fields)
+        return (self.ledgers, self.last_accounts, self.account_ledgers, self.accounts, *self.fields)
 
     def account(self, position: int) -> tuple[int, str]:
         """Return ledger and id of the account at a position, from 1."""
@@ -57,6 +59,7 @@ def columns(units: Sequence[Unit]) -> Columns:
         units: The batch by ledger, the units of a ledger in the order in which they are to be decided.
     """
     ledgers: list[int] = []
+    last_accounts: list[int] = []
     account_ledgers: list[int] = []
     accounts: list[str] = []
     sources: list[int] = []
@@ -70,10 +73,11 @@ def columns(units: Sequence[Unit]) -> Columns:
         ledgers.append(ledger_id)
         account_ledgers += [len(ledgers)] * len(names)
         accounts += names
+        last_accounts.append(len(accounts))
     fields: list[Sequence[Any]] = list(zip(*(request for unit in units for request in unit.requests), strict=True))
     fields[_SOURCE], fields[_DESTINATION] = sources, destinations
     fields.insert(_CONDITIONS, [unit.set_number(number) for number, unit in enumerate(units, 1) for _ in unit.requests])
-    return Columns(ledgers, account_ledgers, accounts, [_filled(field) for field in fields])
+    return Columns(ledgers, last_accounts, account_ledgers, accounts, [_filled(field) for field in fields])
 
 
 def _filled(field: Sequence[Any]) -> Sequence[Any] | None:

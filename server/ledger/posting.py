@@ -1,19 +1,19 @@
 """The posting lane: transfers of all ledgers, sent to Postgres together, each posted once."""
 
 import asyncio
-import logging
 import time
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from functools import partial
 from operator import attrgetter
 
+from server.ledger.batches import BatchPoster
 from server.ledger.row_locks import RowLocks
 from server.ledger.sending import BatchSender
 from server.ledger.transfers import Attempt, Outcome, TransferRequest, Unbound, resolve_known, with_answer
 from server.ledger.unit import Unit
 from server.store.cache import Cache
 from server.store.coalescer import Coalescer, QueueFullError
-from server.store.errors import DatabaseError, OutcomeUnknownError, RowLockedError, StoreError, StoreUnavailableError
+from server.store.errors import OutcomeUnknownError, StoreUnavailableError
 from server.store.fair_queue import FairQueue
 from server.store.lanes import LedgerLanes
 from server.store.postgres import Database
@@ -37,18 +37,11 @@ WAIT_MAX_SECONDS = 2.5
 # Transfers a second that are expected before any were posted. What is measured takes its place within some batches.
 EXPECTED_PER_SECOND = 16_000
 # Transfers that may wait, however few were posted in the last seconds: some large bulks.
-QUEUE_MIN = 4_000
+QUEUE_MIN = 8_000
 # Transfers that may wait, however many were posted: some tens of megabytes.
 QUEUE_MAX = 64_000
-# Milliseconds that a batch of several ledgers waits for a locked row. Batches hold their rows for tens of milliseconds;
-# who holds one longer must not hold up the other ledgers of the batch.
-SHARED_WAIT_MS = 100
 # Transfers of one ledger that may wait for a statement apart: what one batch and the next have met locked, and more.
 APART_MAX = 4_000
-# Statements at once that ask apart again for what was locked, and do not wait: the shared batches need connections.
-APART_IN_FLIGHT_MAX = 2
-
-log = logging.getLogger(__name__)
 
 
 class KeyInUseError(Exception):
@@ -98,11 +91,12 @@ class PostingLane:
         tallies: Tallies,
     ) -> None:
         self._database = database
-        self._sender = BatchSender(database, cache, render, failpoints, tallies.hot_accounts)
+        sender = BatchSender(database, cache, render, failpoints, tallies.hot_accounts)
+        self._poster = BatchPoster(sender, rows)
         self._render = render
         self._queue: FairQueue[Unit, list[Outcome]] = FairQueue(attrgetter("ledger_id"))
         self._shared: Coalescer[Unit, list[Outcome]] = Coalescer(
-            partial(self._run, self._post_shared),
+            self._run_shared,
             batch_max=BATCH_MAX,
             in_flight_max=IN_FLIGHT_MAX,
             split_from=SPLIT_FROM,
@@ -110,13 +104,12 @@ class PostingLane:
             queue=self._queue,
         )
         self._apart: LedgerLanes[Unit, list[Outcome]] = LedgerLanes(
-            lambda _: partial(self._run, self._post_apart),
+            lambda _: self._run_apart,
             batch_max=BATCH_MAX,
             in_flight_max=1,
             queue_max=APART_MAX,
             tally=tallies.batches["post"],
         )
-        self._apart_in_flight = asyncio.Semaphore(APART_IN_FLIGHT_MAX)
         self._throughput = Throughput(EXPECTED_PER_SECOND, BATCH_MAX // 2)
         self._rows = rows
         self._pending: dict[tuple[int, str], _Pending] = {}
@@ -255,6 +248,15 @@ class PostingLane:
                 else:
                     waiter.set_exception(KeyInUseError())
 
+    async def _run_shared(self, units: list[Unit]) -> list[list[Outcome] | BaseException]:
+        began = time.monotonic()
+        results = await self._run(self._poster.post_shared, units)
+        self._throughput.ended(sum(len(unit.requests) for unit in units), began, time.monotonic())
+        return results
+
+    async def _run_apart(self, units: list[Unit]) -> list[list[Outcome] | BaseException]:
+        return await self._run(self._poster.post_apart, units)
+
     async def _run(
         self, post: Callable[[list[Unit]], Awaitable[None]], units: list[Unit]
     ) -> list[list[Outcome] | BaseException]:
@@ -277,88 +279,3 @@ class PostingLane:
         for unit in units:
             if unit.arrived < now - WAIT_MAX_SECONDS or unit.deadline < now + SENDING_MIN_SECONDS:
                 unit.result = StoreUnavailableError("waited too long for a batch")
-
-    async def _post_shared(self, units: list[Unit]) -> None:
-        """Post units of any ledgers."""
-        began = time.monotonic()
-        await self._post_units(units, self._send_shared)
-        self._throughput.ended(sum(len(unit.requests) for unit in units), began, time.monotonic())
-
-    async def _post_apart(self, units: list[Unit]) -> None:
-        """Post units of one ledger that have met locked accounts."""
-        stuck = [unit for unit in units if self._rows.stuck(unit.ledger_id, unit.accounts)]
-        await self._post_units(stuck, self._send_free)
-        await self._post_units([unit for unit in units if unit not in stuck], self._send_waiting)
-
-    async def _post_units(self, units: list[Unit], send: Callable[[list[Unit]], Awaitable[None]]) -> None:
-        """Post units together; when their batch fails for itself, find out which of them is at fault."""
-        batches = [units] if units else []
-        while batches:
-            batch = batches.pop()
-            try:
-                await send(batch)
-            except RowLockedError:
-                for unit in batch:
-                    unit.result = RowLockedError(unit.accounts)
-            except StoreError as error:
-                for unit in batch:
-                    unit.result = error
-            except Exception as error:
-                if len(batch) == 1:
-                    # Logged under the id of the request that it is.
-                    batch[0].result = error
-                    continue
-                kind = error.kind if isinstance(error, DatabaseError) else type(error).__name__
-                log.warning("a batch of %d units failed (%s): sent again in halves", len(batch), kind)
-                batches += reversed(_halves(batch))
-
-    async def _send_shared(self, units: list[Unit]) -> None:
-        """Send units of any ledgers, waiting shortly for rows of ledgers where that was worth it."""
-        waits = self._rows.contended({unit.ledger_id for unit in units})
-        if waits and self._rows.any_stuck:
-            waits -= {unit.ledger_id for unit in units if self._rows.stuck(unit.ledger_id, unit.accounts)}
-        if waits:
-            try:
-                await self._sender.send(units, waits=waits, wait_ms=SHARED_WAIT_MS)
-                return
-            except RowLockedError:
-                # The wait ran out. The next batch tells of which ledger a row is locked, and posts all others.
-                pass
-        await self._sender.send(units, wait_ms=SHARED_WAIT_MS)
-        if waits:
-            self._rows.note_held_up({unit.ledger_id for unit in units if isinstance(unit.result, RowLockedError)})
-
-    async def _send_free(self, units: list[Unit]) -> None:
-        """Send units of one ledger without waiting for its rows."""
-        async with self._apart_in_flight:
-            await self._sender.send(units)
-
-    async def _send_waiting(self, units: list[Unit]) -> None:
-        """Send units of one ledger, waiting for locked accounts unless too many statements do so already."""
-        ledger_id = units[0].ledger_id
-        turns = self._rows.posting_lock_waits
-        if turns.locked():
-            await self._send_free(units)
-            return
-        async with turns:
-            try:
-                await self._sender.send(units, waits=(ledger_id,))
-                self._rows.note_contended(ledger_id)
-                return
-            except RowLockedError:
-                # The wait ran out. The next batch tells for which accounts, and posts what does not need them.
-                pass
-        await self._send_free(units)
-        for unit in units:
-            if isinstance(unit.result, RowLockedError):
-                self._rows.note_stuck(ledger_id, unit.result.accounts)
-
-
-def _halves(units: list[Unit]) -> tuple[list[Unit], list[Unit]]:
-    """Return two parts of a batch: each has half of the ledgers, or half of the units where there is only one."""
-    ledgers = sorted({unit.ledger_id for unit in units})
-    if len(ledgers) == 1:
-        half = len(units) // 2
-        return units[:half], units[half:]
-    middle = ledgers[len(ledgers) // 2]
-    return [unit for unit in units if unit.ledger_id < middle], [unit for unit in units if unit.ledger_id >= middle]

@@ -14,9 +14,11 @@ from server.store.semaphores import acquired
 # Seconds for which batches of several ledgers may wait for locked rows of a ledger after a wait for one was worth it.
 # Batches that post to the same accounts queue in the database this way.
 CONTENDED_SECONDS: Final = 10.0
-# Seconds for which no statement waits for a row after a wait for it timed out, and no batch of several ledgers for any
-# row of its ledger.
+# Seconds for which no statement waits for a row after a wait for it timed out.
 STUCK_SECONDS: Final = 10.0
+# Seconds for which no batch of several ledgers waits for rows of a ledger after it did so in vain. By then it is known
+# which row is stuck.
+HELD_UP_SECONDS: Final = 2.0
 # One connection of so many may wait for locked rows; the others serve requests that need none of these rows.
 CONNECTIONS_PER_LOCK_WAIT: Final = 2
 # Seconds that a statement waits for one of these connections: two lock timeouts of the statements that hold them.
@@ -91,7 +93,7 @@ class RowLocks:
         now = time.monotonic()
         self._held_up = {ledger: until for ledger, until in self._held_up.items() if until > now}
         for ledger_id in ledger_ids:
-            self._held_up[ledger_id] = now + STUCK_SECONDS
+            self._held_up[ledger_id] = now + HELD_UP_SECONDS
             self._contended.pop(ledger_id, None)
 
     @property

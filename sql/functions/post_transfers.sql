@@ -1,9 +1,10 @@
 -- Post a batch of transfers of any ledgers in one transaction and say what became of each.
 --
 -- Arguments: p_ledgers holds the ids of all ledgers of the batch, distinct and ascending. p_accounts holds the ids of
--- all accounts that the batch names, by ledger and then by id, distinct and ascending within a ledger, and
--- p_account_ledgers the positions of their ledgers in p_ledgers. The other arrays hold one element a request, in the
--- order in which the requests are to be decided; a null stands for an array of nothing but nulls.
+-- all accounts that the batch names, by ledger and then by id, distinct and ascending within a ledger. p_last_accounts
+-- are the positions of each ledger's last one, and p_account_ledgers the positions of the accounts' ledgers in p_ledgers.
+-- The other arrays hold one element a request, in the order in which the requests are to be decided; a null stands for
+-- an array of nothing but nulls.
 -- p_sources and p_destinations are positions in p_accounts; a request is of the ledger of its accounts. Keys are
 -- distinct within a ledger.
 -- p_sets numbers the linked sets (atomic bulk) from 1, and other bulks from -1 downwards; 0 is a request that stands
@@ -24,6 +25,7 @@
 -- them in that order and takes none after them, so two batches can wait for one another but never in a circle.
 CREATE OR REPLACE FUNCTION post_transfers(
     p_ledgers              bigint[],
+    p_last_accounts        integer[],
     p_account_ledgers      integer[],
     p_accounts             text[],
     p_keys                 text[],
@@ -54,8 +56,8 @@ CREATE OR REPLACE FUNCTION post_transfers(
     OUT locked               integer[]
 ) LANGUAGE plpgsql VOLATILE
 -- A plan may have been made before the tables were filled and analyzed, and is kept. Whatever was believed of them then,
--- rows are found by index: accounts and keys one by one, which a lateral query and a sub-select cannot do otherwise, and
--- locked accounts by their places.
+-- rows are found by index: accounts by the list of a ledger's ids and keys one by one, which a lateral query and a
+-- sub-select cannot do otherwise, and locked accounts by their places.
 SET enable_seqscan = off
 SET enable_nestloop = off
 AS $$
@@ -64,7 +66,8 @@ DECLARE
     balance_max CONSTANT bigint := 9223372036854775807;
     n           CONSTANT integer := cardinality(p_keys);
     -- The accounts of the batch, aligned with p_accounts; currency is null where an account does not exist or is locked.
-    found       integer[];
+    found_in    integer[];
+    found       text[];
     currencies  text[];
     balances    bigint[];
     held_ins    bigint[];
@@ -96,25 +99,30 @@ DECLARE
 BEGIN
     PERFORM set_config('lock_timeout', p_wait_ms::text, true);
 
-    -- (1) Lock every account of the batch, one after the other in the order of the arrays: no plan can do it otherwise.
-    -- A version that a concurrent batch commits while we wait is the one read. Only one of the two parts runs.
-    SELECT array_agg(w.position), array_agg(a.place), array_agg(a.currency), array_agg(a.balance), array_agg(a.held_in),
-           array_agg(a.held_out), array_agg(a.floor), array_agg(a.ceiling), array_agg(a.version), array_agg(a.closed),
-           array_agg(a.last_entry_at), max(a.last_entry_at)
-    INTO found, places, currencies, balances, held_ins, held_outs, floors, ceilings, versions, closeds, entries_at, newest
-    FROM unnest(p_account_ledgers, p_accounts) WITH ORDINALITY AS w (ledger, id, position)
+    -- (1) Lock every account of the batch, ledger by ledger, and by id within each. A version that a concurrent batch
+    -- commits while we wait is the one read. Of the two parts one runs for each ledger.
+    SELECT array_agg(l.position), array_agg(a.id), array_agg(a.place), array_agg(a.currency), array_agg(a.balance),
+           array_agg(a.held_in), array_agg(a.held_out), array_agg(a.floor), array_agg(a.ceiling), array_agg(a.version),
+           array_agg(a.closed), array_agg(a.last_entry_at), max(a.last_entry_at)
+    INTO found_in, found, places, currencies, balances, held_ins, held_outs, floors, ceilings, versions, closeds,
+         entries_at, newest
+    FROM unnest(p_ledgers, p_last_accounts, p_waits) WITH ORDINALITY AS l (id, last, waits, position)
     CROSS JOIN LATERAL (
-        SELECT l.* FROM (
+        SELECT w.* FROM (
             SELECT accounts.ctid AS place, accounts.* FROM accounts
-            WHERE p_waits[w.ledger] AND ledger_id = p_ledgers[w.ledger] AND id = w.id
+            WHERE l.waits AND ledger_id = l.id
+              AND id = ANY (p_accounts[coalesce(p_last_accounts[l.position - 1], 0) + 1 : l.last])
+            ORDER BY id
             FOR NO KEY UPDATE
-        ) AS l
+        ) AS w
         UNION ALL
-        SELECT l.* FROM (
+        SELECT w.* FROM (
             SELECT accounts.ctid AS place, accounts.* FROM accounts
-            WHERE NOT p_waits[w.ledger] AND ledger_id = p_ledgers[w.ledger] AND id = w.id
+            WHERE NOT l.waits AND ledger_id = l.id
+              AND id = ANY (p_accounts[coalesce(p_last_accounts[l.position - 1], 0) + 1 : l.last])
+            ORDER BY id
             FOR NO KEY UPDATE SKIP LOCKED
-        ) AS l
+        ) AS w
     ) AS a;
     IF cardinality(found) IS DISTINCT FROM cardinality(p_accounts) THEN
         -- Some do not exist or are locked: put the others in their places.
@@ -123,11 +131,11 @@ BEGIN
                array_agg(f.closed), array_agg(f.entry_at)
         INTO places, currencies, balances, held_ins, held_outs, floors, ceilings, versions, closeds, entries_at
         FROM (
-            SELECT f.* FROM generate_series(1, cardinality(p_accounts)) AS w (position)
-            LEFT JOIN unnest(found, places, currencies, balances, held_ins, held_outs, floors, ceilings, versions,
-                             closeds, entries_at)
-                AS f (position, place, currency, balance, held_in, held_out, floor, ceiling, version, closed, entry_at)
-                USING (position)
+            SELECT f.* FROM unnest(p_account_ledgers, p_accounts) WITH ORDINALITY AS w (ledger, id, position)
+            LEFT JOIN unnest(found_in, found, places, currencies, balances, held_ins, held_outs, floors, ceilings,
+                             versions, closeds, entries_at)
+                AS f (ledger, id, place, currency, balance, held_in, held_out, floor, ceiling, version, closed, entry_at)
+                USING (ledger, id)
             ORDER BY w.position
         ) AS f;
         SELECT array_agg(w.position) INTO locked

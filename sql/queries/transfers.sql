@@ -3,9 +3,9 @@
 -- destination_balance, source_version, destination_version, reference, description, conditions, metadata, refusal,
 -- refusal_pointer, refusal_request_id, created_at
 
--- name: transfer_post_many(ledgers, account_ledgers, accounts, keys, fingerprints, ids, sources, destinations, amounts, currencies, references, descriptions, metadata, conditions, request_ids, sets, source_versions, destination_versions, source_availables, waits, wait_ms)
+-- name: transfer_post_many(ledgers, last_accounts, account_ledgers, accounts, keys, fingerprints, ids, sources, destinations, amounts, currencies, references, descriptions, metadata, conditions, request_ids, sets, source_versions, destination_versions, source_availables, waits, wait_ms)
 -- Post a batch in one transaction: the function says what became of each.
-SELECT * FROM post_transfers($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21);
+SELECT * FROM post_transfers($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22);
 
 -- name: transfer_by_keys(ledgers, keys)
 -- The attempts that these idempotency keys of these ledgers are bound to, in the order of the arrays.

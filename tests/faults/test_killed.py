@@ -16,6 +16,8 @@ from tests.support.service import ServerProcess, in_process, make_key
 from tests.support.waiting import until
 
 LEDGER = "killed"
+# Their requests share batches.
+LEDGERS = ("killed", "killed-beside")
 CLIENTS = 20
 # Transfers each client makes, one after the other.
 TRANSFERS = 6
@@ -42,37 +44,41 @@ async def counted(database_url: str) -> int:
 async def test_killed_at_a_failpoint(database_url: str, tmp_path: Path, name: str, time: int) -> None:
     """What was acknowledged is there once, what was refused is not, what was lost is told by a retry."""
     server = ServerProcess(database_url, tmp_path / "server.log")
-    history = History(database_url, LEDGER)
-    token = await make_key(database_url, LEDGER)
+    histories = [History(database_url, ledger) for ledger in LEDGERS]
+    tokens = [await make_key(database_url, ledger) for ledger in LEDGERS]
     async with in_process(database_url) as before:
-        client = Client(before.session, before.url, token)
-        await client.fund("alice", 1_000)
-        await client.open("bob")
+        for token in tokens:
+            client = Client(before.session, before.url, token)
+            await client.fund("alice", 1_000)
+            await client.open("bob")
     try:
         await server.start({"TALLYSTICK_FAILPOINTS": f"{name}=kill@{time}"})
         async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session:
-            client = Client(session, server.url, token)
+            pairs = [(h, Client(session, server.url, t)) for h, t in zip(histories, tokens, strict=True)]
             async with asyncio.timeout(30):
-                await asyncio.gather(*(work(history, client, number) for number in range(CLIENTS)))
+                await asyncio.gather(*(work(*pairs[number % len(pairs)], number) for number in range(CLIENTS)))
             # The supervisor starts the worker again; this test does so with the whole server.
             await until(lambda: "died: signal 9" in server.log_text())
             server.kill()
             assert await server.wait() == -signal.SIGKILL
-        lost = history.count("unknown")
+        lost = sum(history.count("unknown") for history in histories)
         assert lost >= 1
-        answered = history.count("posted", "refused")
+        answered = sum(history.count("posted", "refused") for history in histories)
         written = await _at_rest(database_url)
         assert answered <= written <= answered + lost
         if name == "posting.committed":
             assert written > answered, "no acknowledgement was lost after its commit"
     finally:
         await server.stop()
-    await history.check()
+    for history in histories:
+        await history.check()
     async with in_process(database_url) as after:
-        await history.settle(Client(after.session, after.url, token))
-    await history.check()
-    assert history.count("posted") > 0
-    assert history.count("refused") > 0
+        for history, token in zip(histories, tokens, strict=True):
+            await history.settle(Client(after.session, after.url, token))
+    for history in histories:
+        await history.check()
+        assert history.count("posted") > 0
+        assert history.count("refused") > 0
 
 
 async def _at_rest(database_url: str) -> int:

@@ -206,8 +206,9 @@ async def test_a_full_queue_binds_nothing(ground: Ground, monkeypatch: pytest.Mo
 
 async def test_callers_who_leave_leave_nothing_behind(ground: Ground) -> None:
     """Cancelled callers, those waiters for another included, neither undo a posting nor hold its key."""
-    lane = offline_lane(ground.database, Fails("posting.before_batch", seconds=0.05))
-    lane._sender._failpoints._points["posting.before_batch"] = ("raise", 10**6)
+    failpoints = Fails("posting.before_batch", seconds=0.05)
+    failpoints._points["posting.before_batch"] = ("raise", 10**6)
+    lane = offline_lane(ground.database, failpoints)
     callers = [asyncio.ensure_future(lane.post(ground.ledger_id, transfer("same"))) for _ in range(5)]
     other = asyncio.ensure_future(lane.post(ground.ledger_id, transfer("other")))
     await asyncio.sleep(0.01)

@@ -23,8 +23,8 @@ TOUCHES = re.compile(r"\b(?:FROM|JOIN|INTO|UPDATE) (?:accounts|transfers)\b")
 # The function's statements over tables, each from where it is to be cut out; variables become parameters, in order.
 POSTING = {
     "lock": (
-        r"(SELECT array_agg\(w\.position\), array_agg\(a\.place\).*?) INTO found.*?( FROM unnest.*?\) AS a);",
-        {"p_account_ledgers": "integer[]", "p_accounts": "text[]", "p_waits": "boolean[]", "p_ledgers": "bigint[]"},
+        r"(SELECT array_agg\(l\.position\), array_agg\(a\.id\).*?) INTO found.*?( FROM unnest.*?\) AS a);",
+        {"p_ledgers": "bigint[]", "p_last_accounts": "integer[]", "p_waits": "boolean[]", "p_accounts": "text[]"},
     ),
     "locked": (
         r"(SELECT array_agg\(w\.position\)) INTO locked(.*?);",
@@ -82,7 +82,7 @@ async def test_posting_statements(large: Large, seqscan: str) -> None:
     connection = await session(large.url, seqscan=seqscan, enable_nestloop="off")
     try:
         for waits in (True, False):
-            check(await explain(connection, statement("lock"), (ledgers, IDS, [waits], [large.ledger_id])), ROWS)
+            check(await explain(connection, statement("lock"), ([large.ledger_id], [ROWS], [waits], IDS)), ROWS)
         locked = (ledgers, IDS, [None] * ROWS, [False], [large.ledger_id])
         check(await explain(connection, statement("locked"), locked), ROWS)
         check(await explain(connection, statement("keys"), (keys, ledgers, [large.ledger_id], ledgers)), ROWS)

@@ -1,0 +1,135 @@
+"""How a batch is posted so that no unit pays for another: for its locked accounts, or for what is wrong with it."""
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable
+from typing import Final
+
+from server.ledger.row_locks import RowLocks
+from server.ledger.sending import BatchSender
+from server.ledger.unit import Unit
+from server.store.errors import DatabaseError, RowLockedError, StoreError
+from server.store.sessions import LOCK_TIMEOUT_MS
+
+# Batches for which a batch of several ledgers waits at a locked row, at their usual time, and seconds that it waits at
+# least: this worker's other batch may hold the row, and those of other workers. Who holds it longer must not hold up the
+# other ledgers of the batch.
+BATCHES_WAITED_FOR: Final = 4
+SHARED_WAIT_MIN_SECONDS: Final = 0.1
+# What each batch tells of the usual time: the last ten or so count.
+NEW_SHARE: Final = 0.1
+# Statements at once that ask apart again for what was locked, and do not wait: the shared batches need connections.
+APART_IN_FLIGHT_MAX: Final = 2
+
+log = logging.getLogger(__name__)
+
+
+class BatchPoster:
+    """
+    Posts the units of a batch, whatever is the matter with some of them.
+
+    Args:
+        sender: Sends them.
+
+        rows: Knows the locked accounts.
+    """
+
+    def __init__(self, sender: BatchSender, rows: RowLocks) -> None:
+        self._sender = sender
+        self._rows = rows
+        self._apart_in_flight = asyncio.Semaphore(APART_IN_FLIGHT_MAX)
+        # Seconds from sending a batch of several ledgers to its end.
+        self._usual_seconds = 0.0
+
+    async def post_shared(self, units: list[Unit]) -> None:
+        """
+        Post units of any ledgers and set the result of each.
+
+        The result of a unit that needs a locked account is a RowLockedError.
+        """
+        await self._post_units(units, self._send_shared)
+
+    async def post_apart(self, units: list[Unit]) -> None:
+        """Do the same for units of one ledger that have met locked accounts, waiting for these where it may help."""
+        stuck = [unit for unit in units if self._rows.stuck(unit.ledger_id, unit.accounts)]
+        await self._post_units(stuck, self._send_free)
+        await self._post_units([unit for unit in units if unit not in stuck], self._send_waiting)
+
+    async def _post_units(self, units: list[Unit], send: Callable[[list[Unit]], Awaitable[None]]) -> None:
+        """Post units together; when their batch fails for itself, find out which of them is at fault."""
+        batches = [units] if units else []
+        while batches:
+            batch = batches.pop()
+            try:
+                await send(batch)
+            except RowLockedError:
+                for unit in batch:
+                    unit.result = RowLockedError(unit.accounts)
+            except StoreError as error:
+                for unit in batch:
+                    unit.result = error
+            except Exception as error:
+                if len(batch) == 1:
+                    # Logged under the id of the request that it is.
+                    batch[0].result = error
+                    continue
+                kind = error.kind if isinstance(error, DatabaseError) else type(error).__name__
+                log.warning("a batch of %d units failed (%s): sent again in halves", len(batch), kind)
+                batches += reversed(_halves(batch))
+
+    async def _send_shared(self, units: list[Unit]) -> None:
+        """Send units of any ledgers, waiting shortly for rows of ledgers where that was worth it."""
+        began = time.monotonic()
+        wait_ms = min(
+            LOCK_TIMEOUT_MS, int(1000 * max(SHARED_WAIT_MIN_SECONDS, BATCHES_WAITED_FOR * self._usual_seconds))
+        )
+        waits = self._rows.contended({unit.ledger_id for unit in units})
+        if waits and self._rows.any_stuck:
+            waits -= {unit.ledger_id for unit in units if self._rows.stuck(unit.ledger_id, unit.accounts)}
+        if waits:
+            try:
+                await self._sender.send(units, waits=waits, wait_ms=wait_ms)
+                self._usual_seconds += NEW_SHARE * (time.monotonic() - began - self._usual_seconds)
+                return
+            except RowLockedError:
+                # The wait ran out. The next batch tells of which ledger a row is locked, and posts all others.
+                pass
+        await self._sender.send(units, wait_ms=wait_ms)
+        if waits:
+            self._rows.note_held_up({unit.ledger_id for unit in units if isinstance(unit.result, RowLockedError)})
+
+    async def _send_free(self, units: list[Unit]) -> None:
+        """Send units of one ledger without waiting for its rows."""
+        async with self._apart_in_flight:
+            await self._sender.send(units)
+
+    async def _send_waiting(self, units: list[Unit]) -> None:
+        """Send units of one ledger, waiting for locked accounts unless too many statements do so already."""
+        ledger_id = units[0].ledger_id
+        turns = self._rows.posting_lock_waits
+        if turns.locked():
+            await self._send_free(units)
+            return
+        async with turns:
+            try:
+                await self._sender.send(units, waits=(ledger_id,))
+                self._rows.note_contended(ledger_id)
+                return
+            except RowLockedError:
+                # The wait ran out. The next batch tells for which accounts, and posts what does not need them.
+                pass
+        await self._send_free(units)
+        for unit in units:
+            if isinstance(unit.result, RowLockedError):
+                self._rows.note_stuck(ledger_id, unit.result.accounts)
+
+
+def _halves(units: list[Unit]) -> tuple[list[Unit], list[Unit]]:
+    """Return two parts of a batch: each has half of the ledgers, or half of the units where there is only one."""
+    ledgers = sorted({unit.ledger_id for unit in units})
+    if len(ledgers) == 1:
+        half = len(units) // 2
+        return units[:half], units[half:]
+    middle = ledgers[len(ledgers) // 2]
+    return [unit for unit in units if unit.ledger_id < middle], [unit for unit in units if unit.ledger_id >= middle]
