@@ -12,9 +12,9 @@ from server.ledger.unit import Unit
 from server.store.errors import DatabaseError, RowLockedError, StoreError
 from server.store.sessions import LOCK_TIMEOUT_MS
 
-# Batches for which a batch of several ledgers waits at a locked row, at their usual time, and seconds that it waits at
-# least: this worker's other batch may hold the row, and those of other workers. Who holds it longer must not hold up the
-# other ledgers of the batch.
+# A batch of several ledgers waits for a locked row as long as so many batches usually take, and at least so many
+# seconds: this worker's other batch may hold the row, or those of other workers. Who holds it longer must not hold up
+# the other ledgers of the batch.
 BATCHES_WAITED_FOR: Final = 4
 SHARED_WAIT_MIN_SECONDS: Final = 0.1
 # What each batch tells of the usual time: the last ten or so count.
@@ -39,7 +39,7 @@ class BatchPoster:
         self._sender = sender
         self._rows = rows
         self._apart_in_flight = asyncio.Semaphore(APART_IN_FLIGHT_MAX)
-        # Seconds from sending a batch of several ledgers to its end.
+        # Seconds from sending a batch of several ledgers that may wait to its end.
         self._usual_seconds = 0.0
 
     async def post_shared(self, units: list[Unit]) -> None:
@@ -81,9 +81,8 @@ class BatchPoster:
     async def _send_shared(self, units: list[Unit]) -> None:
         """Send units of any ledgers, waiting shortly for rows of ledgers where that was worth it."""
         began = time.monotonic()
-        wait_ms = min(
-            LOCK_TIMEOUT_MS, int(1000 * max(SHARED_WAIT_MIN_SECONDS, BATCHES_WAITED_FOR * self._usual_seconds))
-        )
+        wait_seconds = max(SHARED_WAIT_MIN_SECONDS, BATCHES_WAITED_FOR * self._usual_seconds)
+        wait_ms = min(LOCK_TIMEOUT_MS, round(1000 * wait_seconds))
         waits = self._rows.contended({unit.ledger_id for unit in units})
         if waits and self._rows.any_stuck:
             waits -= {unit.ledger_id for unit in units if self._rows.stuck(unit.ledger_id, unit.accounts)}
