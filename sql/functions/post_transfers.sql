@@ -106,20 +106,24 @@ BEGIN
            array_agg(a.closed), array_agg(a.last_entry_at), max(a.last_entry_at)
     INTO found_in, found, places, currencies, balances, held_ins, held_outs, floors, ceilings, versions, closeds,
          entries_at, newest
-    FROM unnest(p_ledgers, p_last_accounts, p_waits) WITH ORDINALITY AS l (id, last, waits, position)
+    FROM (
+        -- A row that was changed while we waited for it is held against the list of ids once more, so the list is made
+        -- once a ledger (OFFSET 0) and not once a row.
+        SELECT o.id, o.waits, o.position, p_accounts[coalesce(p_last_accounts[o.position - 1], 0) + 1 : o.last] AS names
+        FROM unnest(p_ledgers, p_last_accounts, p_waits) WITH ORDINALITY AS o (id, last, waits, position)
+        OFFSET 0
+    ) AS l
     CROSS JOIN LATERAL (
         SELECT w.* FROM (
             SELECT accounts.ctid AS place, accounts.* FROM accounts
-            WHERE l.waits AND ledger_id = l.id
-              AND id = ANY (p_accounts[coalesce(p_last_accounts[l.position - 1], 0) + 1 : l.last])
+            WHERE l.waits AND ledger_id = l.id AND id = ANY (l.names)
             ORDER BY id
             FOR NO KEY UPDATE
         ) AS w
         UNION ALL
         SELECT w.* FROM (
             SELECT accounts.ctid AS place, accounts.* FROM accounts
-            WHERE NOT l.waits AND ledger_id = l.id
-              AND id = ANY (p_accounts[coalesce(p_last_accounts[l.position - 1], 0) + 1 : l.last])
+            WHERE NOT l.waits AND ledger_id = l.id AND id = ANY (l.names)
             ORDER BY id
             FOR NO KEY UPDATE SKIP LOCKED
         ) AS w
