@@ -251,7 +251,9 @@ class PostingLane:
     async def _run_shared(self, units: list[Unit]) -> list[list[Outcome] | BaseException]:
         began = time.monotonic()
         results = await self._run(self._poster.post_shared, units)
-        self._throughput.ended(sum(len(unit.requests) for unit in units), began, time.monotonic())
+        # What was refused unsent is not what could be done.
+        done = sum(len(unit.requests) for unit in units if isinstance(unit.result, list))
+        self._throughput.ended(done, began, time.monotonic())
         return results
 
     async def _run_apart(self, units: list[Unit]) -> list[list[Outcome] | BaseException]:

@@ -101,9 +101,9 @@ BEGIN
 
     -- (1) Lock every account of the batch, ledger by ledger, and by id within each. A version that a concurrent batch
     -- commits while we wait is the one read. Of the two parts one runs for each ledger.
-    SELECT array_agg(l.position), array_agg(a.id), array_agg(a.place), array_agg(a.currency), array_agg(a.balance),
-           array_agg(a.held_in), array_agg(a.held_out), array_agg(a.floor), array_agg(a.ceiling), array_agg(a.version),
-           array_agg(a.closed), array_agg(a.last_entry_at), max(a.last_entry_at)
+    SELECT array_agg(l.position::integer), array_agg(a.id), array_agg(a.place), array_agg(a.currency),
+           array_agg(a.balance), array_agg(a.held_in), array_agg(a.held_out), array_agg(a.floor), array_agg(a.ceiling),
+           array_agg(a.version), array_agg(a.closed), array_agg(a.last_entry_at), max(a.last_entry_at)
     INTO found_in, found, places, currencies, balances, held_ins, held_outs, floors, ceilings, versions, closeds,
          entries_at, newest
     FROM (
@@ -128,7 +128,7 @@ BEGIN
             FOR NO KEY UPDATE SKIP LOCKED
         ) AS w
     ) AS a;
-    IF cardinality(found) IS DISTINCT FROM cardinality(p_accounts) THEN
+    IF found IS DISTINCT FROM p_accounts OR found_in IS DISTINCT FROM p_account_ledgers THEN
         -- Some do not exist or are locked: put the others in their places.
         SELECT array_agg(f.place), array_agg(f.currency), array_agg(f.balance), array_agg(f.held_in),
                array_agg(f.held_out), array_agg(f.floor), array_agg(f.ceiling), array_agg(f.version),

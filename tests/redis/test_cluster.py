@@ -9,6 +9,10 @@ from pathlib import Path
 import pytest
 from redis.crc import key_slot
 
+from server.store.cache import Cache, Replay
+from server.store.cache_counters import CacheCounters
+from server.store.keyspace import Keyspace
+from server.store.postgres import Database
 from server.store.redis import Redis, RedisAwayError
 from server.store.redis_cluster import connect
 from tests.support.service import BOUND_SECONDS
@@ -211,6 +215,33 @@ async def test_a_replica_takes_over(folder: Path, monkeypatch: pytest.MonkeyPatc
         await client.close()
     finally:
         cluster.stop()
+
+
+async def test_a_batch_of_several_ledgers(cluster: OwnCluster, client: Redis, database_url: str) -> None:
+    """
+    What a batch shows of many ledgers is invalidated on every server. Where one of them is away, only its ledgers are
+    pending; those of the others are not.
+    """
+    keyspace = Keyspace()
+    async with Database(database_url, posting_connections=1, reading_connections=1) as database:
+        await keyspace.learn(database)
+    cache = Cache(client, keyspace, CacheCounters(), 60)
+    names = [(ledger_id, "alice") for ledger_id in range(60)]
+    keys = [keyspace.snapshot(*name) for name in names]
+    for version in (1, 3):
+        body = b"S%d.%b old" % (version, keyspace.run)
+        assert await asyncio.gather(*(client.submit(key, ("SET", key, body)) for key in keys)) == [b"OK"] * len(keys)
+        if version == 3:
+            cluster.nodes[0].stop()
+        answer = Replay(bytes(32), bytes(32), 201, b"{}")
+        replays = {(ledger_id, "key"): answer for ledger_id, _ in names}
+        await cache.invalidate(dict.fromkeys(names, version + 1), replays, keyspace.confirmation)
+        pending = [cache.invalidation_pending(*name) for name in names]
+        assert any(pending) == (version == 3)
+        assert not all(pending)
+        done = [key for key, waits in zip(keys, pending, strict=True) if not waits]
+        assert await asyncio.gather(*(client.submit(key, ("GET", key)) for key in done)) == [None] * len(done)
+    await cache.close()
 
 
 async def test_nobody_is_there() -> None:
