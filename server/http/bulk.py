@@ -1,17 +1,20 @@
 """The handler that posts many transfers: each for itself, or all or none."""
 
 import hashlib
+from collections.abc import Callable
 
 import msgspec
 from msgspec import UNSET
 
 from server.http import models, render
 from server.http.body import shape_problem
+from server.http.bulk_admission import BulkAdmission
 from server.http.call import Call
-from server.http.idempotency import fingerprint, parse_key
+from server.http.idempotency import fingerprint, is_plain_key, parse_key
 from server.http.problems import KINDS, Problem, invalid
 from server.http.reply import Reply
 from server.http.transfers import check_shape, in_use, not_bound, requested
+from server.ledger.limits import BULK_ITEMS_MAX
 from server.ledger.posting import KeyInUseError, PostingLane
 from server.ledger.transfers import Bound, Outcome, TransferRequest, Unbound, resolve_known
 
@@ -28,11 +31,26 @@ class BulkHandlers:
 
     def __init__(self, posting: PostingLane) -> None:
         self._posting = posting
+        self._admission = BulkAdmission()
+
+    async def make_room(self, call: Call) -> None:
+        """
+        Return when there is room for the transfers of a bulk: before its body is decoded, which is most of its work.
+
+        Raises:
+            QueueFullError: There was none in time; nothing was done.
+            ConnectionError: The caller has gone meanwhile, and nothing has been done.
+        """
+        items = _count_items(call.body)
+        call.room = await self._admission.enter(call.ledger_id, items)
+        if call.gone:
+            raise ConnectionResetError
+        self._posting.check_room(call.ledger_id, items)
 
     async def create_transfers(self, call: Call, body: models.TransferBulk) -> Reply:
         """Post up to 1,000 transfers in order and say what became of each."""
         whole = fingerprint(call.method, call.path, call.body) if body.atomic else None
-        asked = [_read_item(call, number, raw, whole) for number, raw in enumerate(body.transfers)]
+        asked = _read_items(call, body.transfers, whole)
         repeated = _find_repeated(asked)
         if body.atomic:
             for number in repeated:
@@ -47,7 +65,11 @@ class BulkHandlers:
         if requests:
             try:
                 outcomes = await self._posting.post_many(
-                    call.ledger_id, requests, atomic=body.atomic, on_wait=call.release_place
+                    call.ledger_id,
+                    requests,
+                    atomic=body.atomic,
+                    began=None if call.room is None else call.room.began,
+                    on_wait=call.release_place,
                 )
             except KeyInUseError:
                 raise in_use() from None
@@ -55,21 +77,68 @@ class BulkHandlers:
         return _reply(call, [_judge(item, number in repeated, by_key) for number, item in enumerate(asked)])
 
 
-def _read_item(call: Call, number: int, raw: msgspec.Raw, whole: bytes | None) -> _Asked:
+def _count_items(body: bytes) -> int:
     """
-    Return the transfer an item asks for, or what is wrong with it.
+    Return how many items a bulk has, as far as that is seen without decoding it: each has one member `key`.
+
+    Text that reads so too, as of metadata, counts as well, and what is spelled otherwise does not. A bulk then waits a
+    little longer or shorter than it might.
+    """
+    return min(max(body.count(b'"key"'), 1), BULK_ITEMS_MAX)
+
+
+class _Texts(dict[str, str]):
+    """Texts that match, each kept once: those of a bulk repeat, and need no second look and no memory of their own."""
+
+    def __init__(self, match: Callable[[str], object]) -> None:
+        self._match = match
+
+    def __missing__(self, text: str) -> str:
+        if self._match(text) is None:
+            raise ValueError
+        self[text] = text
+        return text
+
+
+def _read_items(call: Call, items: list[msgspec.Raw], whole: bytes | None) -> list[_Asked]:
+    """
+    Return the transfer that each item asks for, or what is wrong with it.
 
     The fingerprint of an item of an atomic set is that of the whole request, elsewhere that of the item's own bytes.
     An item is told from another by what it means; fingerprints are for workers of the version before, which tell
     by them and run beside these during a deploy.
     """
-    prefix = f"/transfers/{number}"
+    head = f"{call.method} {call.path}\n".encode()
+    decode = models.transfer_item_unmatched.decode
+    accounts, currencies, keys = (_Texts(match) for match in (models.is_account_id, models.is_currency, is_plain_key))
+    asked: list[_Asked] = []
+    for number, raw in enumerate(items):
+        digest = whole or hashlib.sha256(head + raw).digest()
+        try:
+            item = decode(raw)
+            item.source, item.destination = accounts[item.source], accounts[item.destination]
+            item.currency = currencies[item.currency]
+            check_shape(item)
+            asked.append(requested(call, keys[item.key], digest, item))
+        except (ValueError, Problem):
+            # What is wrong with it is said with its place, and in the order of checks.
+            asked.append(_read_item(call, f"/transfers/{number}", raw, digest))
+    return asked
+
+
+def _read_item(call: Call, prefix: str, raw: msgspec.Raw, digest: bytes) -> _Asked:
+    """
+    Return the transfer an item asks for, or what is wrong with it.
+
+    Args:
+        prefix: JSON pointer of the item.
+
+        digest: Its fingerprint.
+    """
     try:
         item = models.transfer_item.decode(raw)
         check_shape(item, prefix)
-        digest = whole or hashlib.sha256(f"{call.method} {call.path}\n".encode() + bytes(raw)).digest()
-        key = _item_key(item.key, prefix)
-        return requested(call, key, digest, item)
+        return requested(call, _item_key(item.key, prefix), digest, item)
     except msgspec.ValidationError as error:
         problem = shape_problem(error, prefix)
         return _key_problem(raw, prefix) if problem.errors[0][0] == f"{prefix}/key" else problem

@@ -10,6 +10,7 @@ from multidict import CIMultiDictProxy
 from server.gate.gate import Decision
 from server.gate.keys import ApiKey
 from server.http.admission import Admission
+from server.http.bulk_admission import Room
 from server.http.head import Head
 from server.http.route import Route
 from server.telemetry.tallies import Timing
@@ -56,6 +57,8 @@ class Call:
 
         placed: Whether it holds a place of the admission.
 
+        room: What the transfers of a bulk take up besides; None where it is no bulk, or has none yet.
+
         gated: When the gate had let it in, on the same clock; 0 before.
 
         decision: What the gate has decided, and found for it.
@@ -88,6 +91,7 @@ class Call:
         "placed",
         "query_string",
         "request_id",
+        "room",
         "route",
         "timing",
         "traceparent",
@@ -118,6 +122,7 @@ class Call:
         self.route: Route | None = None
         self.names: tuple[str, ...] = ()
         self.placed = False
+        self.room: Room | None = None
         self.gated = 0.0
         self.limit_fields = b""
         self.timing: Timing | None = None
@@ -163,3 +168,5 @@ class Call:
         if self.placed:
             self.placed = False
             self.admission.leave(write=self.write)
+        if self.room is not None:
+            self.room.leave()

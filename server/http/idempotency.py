@@ -11,6 +11,9 @@ _KEY: Final = re.compile(rf"[\x21-\x7e]{{1,{IDEMPOTENCY_KEY_LENGTH_MAX}}}")
 # A string of structured fields (RFC 9651, section 3.3.3): only quotes and backslashes are escaped.
 _QUOTED_KEY: Final = re.compile(r'"((?:[\x20-\x21\x23-\x5b\x5d-\x7e]|\\["\\])*)"')
 
+# Whether a text is a key as it stands: a raw one, which no quote begins.
+is_plain_key: Final = re.compile(rf"[\x21\x23-\x7e][\x21-\x7e]{{0,{IDEMPOTENCY_KEY_LENGTH_MAX - 1}}}\Z").match
+
 
 def parse_key(text: str | None) -> str:
     """

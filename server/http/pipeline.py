@@ -244,6 +244,8 @@ class Pipeline:
         """Return the body of a bulk, which costs a token an item; one that is malformed costs one."""
         try:
             call.body = await read_body(call, BULK_BODY_MAX_BYTES)
+            if route.make_room is not None:
+                await route.make_room(call)
             body = self._decode(call, route)
         except Problem:
             await self._take_tokens(call, 1)

@@ -44,6 +44,8 @@ class Route(NamedTuple):
 
         items: Of a bulk: the member of the body that costs a token an item. Others cost one token.
 
+        make_room: Of a bulk: returns when there is room for what its body, not decoded yet, asks for.
+
         look_up: What the gate looks up together with the tokens.
 
         replay: Returns the stored answer the gate has found, where the request is the same byte for byte.
@@ -65,6 +67,7 @@ class Route(NamedTuple):
     problems: tuple[str, ...] = ()
     keyless: str | None = None
     items: str | None = None
+    make_room: Callable[..., Awaitable[None]] | None = None
     look_up: Callable[..., tuple[LookUp, bytes]] | None = None
     replay: Callable[..., Reply | None] | None = None
     hot: bool = False

@@ -123,6 +123,7 @@ ROUTES: tuple[Route, ...] = (
         problems=("idempotency_key_in_use",),
         keyless=_KEY_IN_ITEM,
         items="transfers",
+        make_room=BulkHandlers.make_room,
     ),
     Route(
         "GET",
@@ -213,6 +214,11 @@ def bind(handlers: Iterable[object]) -> list[Route]:
         return getattr(owner, method.__name__)
 
     return [
-        route._replace(handler=bound(route.handler), look_up=bound(route.look_up), replay=bound(route.replay))
+        route._replace(
+            handler=bound(route.handler),
+            make_room=bound(route.make_room),
+            look_up=bound(route.look_up),
+            replay=bound(route.replay),
+        )
         for route in ROUTES
     ]

@@ -37,12 +37,12 @@ class Columns(NamedTuple):
     account_ledgers: Sequence[int]
     # By ledger and id.
     accounts: Sequence[str]
-    # The fields of TransferRequest, in its order, an array each. The sides are positions in the accounts from 1, and
-    # the numbers of sets and bulks stand before the conditions.
-    fields: Sequence[Sequence[Any]]
+    # The fields of TransferRequest, in its order, an array each, or None where no request has the field. The sides are
+    # positions in the accounts from 1, and the numbers of sets and bulks stand before the conditions.
+    fields: Sequence[Sequence[Any] | None]
 
     @property
-    def arguments(self) -> tuple[Sequence[Any], ...]:
+    def arguments(self) -> tuple[Sequence[Any] | None, ...]:
         """All arrays, in the order of the function's arguments."""
         return (self.ledgers, self.last_accounts, self.account_ledgers, self.accounts, *self.fields)
 
@@ -77,7 +77,12 @@ def columns(units: Sequence[Unit]) -> Columns:
     fields: list[Sequence[Any]] = list(zip(*(request for unit in units for request in unit.requests), strict=True))
     fields[_SOURCE], fields[_DESTINATION] = sources, destinations
     fields.insert(_CONDITIONS, [unit.set_number(number) for number, unit in enumerate(units, 1) for _ in unit.requests])
-    return Columns(ledgers, last_accounts, account_ledgers, accounts, fields)
+    return Columns(ledgers, last_accounts, account_ledgers, accounts, [_filled(field) for field in fields])
+
+
+def _filled(field: Sequence[Any]) -> Sequence[Any] | None:
+    """Return a field of all requests, or None where it is nothing but nulls: to Postgres both are the same."""
+    return None if field[0] is None and field.count(None) == len(field) else field
 
 
 def resolve(

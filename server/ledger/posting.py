@@ -170,12 +170,15 @@ class PostingLane:
         requests: Sequence[TransferRequest],
         *,
         atomic: bool,
+        began: float | None = None,
         on_wait: Callable[[], None] | None = None,
     ) -> list[Outcome]:
         """
         Post the requests in order; the keys must be distinct. An atomic set is posted whole or not at all.
 
         Args:
+            began: Where they have waited already: since when, on the clock of `time.monotonic`, in seconds.
+
             on_wait: Called once if they have to wait for a locked account.
 
         Raises:
@@ -186,7 +189,7 @@ class PostingLane:
         step = len(requests) if atomic else BATCH_MAX
         outcomes: list[Outcome] = []
         # One deadline for all parts: a service that stops waits no longer than this for any request.
-        deadline = time.monotonic() + DEADLINE_SECONDS
+        deadline = (time.monotonic() if began is None else began) + DEADLINE_SECONDS
         for start in range(0, len(requests), step):
             part = tuple(requests[start : start + step])
             try:

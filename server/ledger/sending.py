@@ -107,7 +107,7 @@ class BatchSender:
                 LOCK_TIMEOUT_MS if lost else batch.wait_ms,
                 lost or time.monotonic() < self._known_keys_until,
                 timeout=statement_seconds(batch.deadline),
-                items=len(arrays.fields[0]),
+                items=sum(len(unit.requests) for unit in batch.units),
             )
             try:
                 [result] = await (self._watched(posting) if self._failpoints.armed else posting)

@@ -7,6 +7,7 @@ from typing import Any, cast
 import asyncpg
 
 from server.store import hosts
+from server.store.array_arguments import take_lists_and_tuples
 from server.store.sessions import (
     COMMAND_TIMEOUT_SECONDS,
     CONNECT_TIMEOUT_SECONDS,
@@ -30,6 +31,7 @@ async def create_pool(
     Args:
         meet: Examines each connection before it is used.
     """
+    take_lists_and_tuples()
     return await asyncpg.create_pool(
         dsn,
         # The stub of asyncpg spells out every argument that is handed through.

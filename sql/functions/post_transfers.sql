@@ -3,7 +3,8 @@
 -- Arguments: p_ledgers holds the ids of all ledgers of the batch, distinct and ascending. p_accounts holds the ids of
 -- all accounts that the batch names, by ledger and then by id, distinct and ascending within a ledger. p_last_accounts
 -- are the positions of each ledger's last one, and p_account_ledgers the positions of the accounts' ledgers in p_ledgers.
--- The other arrays hold one element a request, in the order in which the requests are to be decided.
+-- The other arrays hold one element a request, in the order in which the requests are to be decided; a null stands for
+-- an array of nothing but nulls.
 -- p_sources and p_destinations are positions in p_accounts; a request is of the ledger of its accounts. Keys are
 -- distinct within a ledger.
 -- p_sets numbers the linked sets (atomic bulk) from 1, and other bulks from -1 downwards; 0 is a request that stands
@@ -113,20 +114,24 @@ BEGIN
            max(a.last_entry_at)
     INTO found_in, found, places, currencies, balances, held_ins, held_outs, floors, ceilings, versions, closeds,
          entries_at, lasts, newest
-    FROM unnest(p_ledgers, p_last_accounts, p_waits) WITH ORDINALITY AS l (id, last, waits, position)
+    FROM (
+        -- A row that was changed while we waited for it is held against the list of ids once more, so the list is made
+        -- once a ledger (OFFSET 0) and not once a row.
+        SELECT o.id, o.waits, o.position, p_accounts[coalesce(p_last_accounts[o.position - 1], 0) + 1 : o.last] AS names
+        FROM unnest(p_ledgers, p_last_accounts, p_waits) WITH ORDINALITY AS o (id, last, waits, position)
+        OFFSET 0
+    ) AS l
     CROSS JOIN LATERAL (
         SELECT w.* FROM (
             SELECT accounts.ctid AS place, accounts.* FROM accounts
-            WHERE l.waits AND ledger_id = l.id
-              AND id = ANY (p_accounts[coalesce(p_last_accounts[l.position - 1], 0) + 1 : l.last])
+            WHERE l.waits AND ledger_id = l.id AND id = ANY (l.names)
             ORDER BY id
             FOR NO KEY UPDATE
         ) AS w
         UNION ALL
         SELECT w.* FROM (
             SELECT accounts.ctid AS place, accounts.* FROM accounts
-            WHERE NOT l.waits AND ledger_id = l.id
-              AND id = ANY (p_accounts[coalesce(p_last_accounts[l.position - 1], 0) + 1 : l.last])
+            WHERE NOT l.waits AND ledger_id = l.id AND id = ANY (l.names)
             ORDER BY id
             FOR NO KEY UPDATE SKIP LOCKED
         ) AS w

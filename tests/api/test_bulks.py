@@ -142,6 +142,27 @@ async def test_a_failing_set_does_not_touch_its_neighbours(books: Client) -> Non
     assert (found["alice"], found["bob"]) == ((100 - 20, 2 + 15), (20, 1 + 15))
 
 
+@pytest.mark.parametrize(
+    ("wrong", "pointer"),
+    [
+        pytest.param({"source": "EUR "}, "source", id="no source"),
+        pytest.param({"destination": "bob\n"}, "destination", id="no destination"),
+        pytest.param({"currency": "alice"}, "currency", id="an account for a currency"),
+        pytest.param({"currency": "EUR", "key": "a b"}, "key", id="no key"),
+        pytest.param({"source": "a b", "currency": "eur"}, "source", id="two that are wrong"),
+        pytest.param({"destination": "alice"}, "destination", id="one account twice"),
+    ],
+)
+async def test_a_text_is_looked_at_wherever_it_stands(books: Client, wrong: dict[str, object], pointer: str) -> None:
+    """Texts that were good in one place of a bulk are refused in another, each time and with its place."""
+    good = order(amount=1)
+    results = await bulk(books, items(good, {**good, **wrong}, good, {**good, **wrong}, good))
+    assert [result["status"] for result in results] == [201, 400, 201, 400, 201]
+    pointers = [results[number]["problem"]["errors"][0]["pointer"] for number in (1, 3)]
+    assert pointers == [f"/transfers/1/{pointer}", f"/transfers/3/{pointer}"]
+    assert await books.balance("bob") == 3
+
+
 @pytest.mark.parametrize("atomic", [False, True])
 async def test_a_bulk_takes_a_thousand_items(books: Client, atomic: bool) -> None:
     """The largest bulk is posted in order; a linked set of that size is one transaction."""

@@ -271,6 +271,28 @@ async def test_a_batch_is_decided_by_position(ground: Ground) -> None:
     await check_books(ground.database_url)
 
 
+async def test_a_field_that_one_request_has_is_its_own(ground: Ground) -> None:
+    """What only one request of a batch has is stored and asked for with that one; fields that none has stay empty."""
+    lane = offline_lane(ground.database, Failpoints())
+    requests = [transfer(f"key-{number}") for number in range(4)]
+    requests[1] = requests[1]._replace(reference="r", conditions='{"source_version":2}', source_version=2)
+    requests[2] = requests[2]._replace(conditions='{"source_version":2}', source_version=2)
+    outcomes = await post_all(lane, ground, requests)
+    assert [posted(outcome) for outcome in outcomes] == [True, True, False, True]
+    rows = await administer(
+        ground.database_url,
+        "SELECT reference, description, conditions, refusal FROM tallystick.transfers ORDER BY idempotency_key",
+    )
+    condition = '{"source_version":2}'
+    assert [tuple(row) for row in rows] == [
+        (None, None, None, None),
+        ("r", None, condition, None),
+        (None, None, condition, "condition_failed"),
+        (None, None, None, None),
+    ]
+    assert [tuple(outcome.attempt)[13:16] for outcome in outcomes] == [tuple(row)[:3] for row in rows]
+
+
 async def test_a_failed_posting_is_logged_once(database_url: str, caplog: pytest.LogCaptureFixture) -> None:
     """An error of the program is logged under the id of the request that met it, and nowhere else."""
     async with in_process(database_url, failpoints="posting.before_batch=raise") as service:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from server.gate import keys
-from server.http import admission, limits
+from server.http import admission, bulk_admission, limits
 from server.ledger import accounts, posting, recent, row_locks
 from server.store import lanes, postgres, redis
 
@@ -19,6 +19,9 @@ CONSTANTS = {
     "reads under way": admission.RUNNING_READS_MAX,
     "reads and writes under way": admission.RUNNING_MAX,
     "bytes of bodies that are arriving": limits.ARRIVING_MAX_BYTES // 1024**2,
+    "transfers of one ledger's bulks under way": bulk_admission.TRANSFERS_MAX,
+    "bulks that wait for that": bulk_admission.WAITING_MAX,
+    "time a bulk waits for that": bulk_admission.WAIT_SECONDS,
     "postings that wait for a batch": posting.QUEUE_MAX,
     "time a posting waits for a batch": posting.WAIT_MAX_SECONDS,
     "postings of one ledger that have met locked rows and wait for a statement of their own": posting.APART_MAX,

@@ -1,0 +1,77 @@
+"""Arrays as arguments: what the driver takes for one, and that each arrives as it was sent."""
+
+import json
+from collections import UserList
+from collections.abc import AsyncIterator
+
+import asyncpg
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from server.ledger.limits import BALANCE_MAX, BALANCE_MIN
+from server.store.pools import create_pool, release
+
+# Whatever Postgres can store: no NUL characters and no halves of surrogate pairs.
+TEXTS = st.text(st.characters(exclude_characters="\x00", exclude_categories=["Cs"]))
+INTEGERS = st.integers(-(2**31), 2**31 - 1) | st.sampled_from([-(2**31), 2**31 - 1])
+NUMBERS = st.integers(BALANCE_MIN, BALANCE_MAX) | st.sampled_from([BALANCE_MIN, BALANCE_MAX])
+ELEMENTS = {
+    "text": TEXTS,
+    "integer": INTEGERS,
+    "bigint": NUMBERS,
+    "bytea": st.binary(),
+    "uuid": st.uuids(),
+    "json": TEXTS.map(json.dumps),
+}
+
+# An example is a statement, and the machine may be busy. All of them may run on one connection.
+PATIENT = settings(
+    deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow], max_examples=50
+)
+
+Connection = asyncpg.pool.PoolConnectionProxy
+
+
+@pytest.fixture
+async def connection(database_url: str) -> "AsyncIterator[Connection[asyncpg.Record]]":
+    """A connection of the service."""
+
+    async def meet(_: object) -> None:
+        """Look at nothing."""
+
+    pool = await create_pool(database_url, 1, meet)
+    lent = await pool.acquire()
+    yield lent
+    await release(pool, lent)
+    await pool.close()
+
+
+@pytest.mark.parametrize("kind", ELEMENTS)
+@PATIENT
+@given(data=st.data())
+async def test_an_array_arrives_as_it_was_sent(
+    connection: "Connection[asyncpg.Record]", kind: str, data: st.DataObject
+) -> None:
+    """Values at their limits, texts of all characters, nulls among them, and no elements at all come back the same."""
+    sent = data.draw(st.lists(st.none() | ELEMENTS[kind]))
+    statement = f"SELECT $1::{kind}[]"
+    assert await connection.fetchval(statement, sent) == sent
+    assert await connection.fetchval(statement, tuple(sent)) == sent
+
+
+async def test_nothing_else_is_taken_for_an_array(connection: "Connection[asyncpg.Record]") -> None:
+    """
+    Whether something is an array is told by its type. The driver by itself takes whatever has a length and elements,
+    and asks that of every element too.
+    """
+    for other in (UserList(["a"]), {"a"}, "a"):
+        with pytest.raises(asyncpg.DataError):
+            await connection.fetchval("SELECT $1::text[]", other)
+
+
+async def test_elements_are_not_taken_for_arrays(connection: "Connection[asyncpg.Record]") -> None:
+    """A wrong element is an error, as it is by itself; it is no array of another depth."""
+    with pytest.raises(asyncpg.DataError):
+        await connection.fetchval("SELECT $1::bigint[]", [1, UserList([2])])
+    assert await connection.fetchval("SELECT $1::bigint[]", [[1, 2], [3, 4]]) == [[1, 2], [3, 4]]
