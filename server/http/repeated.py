@@ -6,6 +6,7 @@ from typing import Final
 
 from aiohttp.web_protocol import RequestHandler
 
+from server.gate.keys import TOKEN_FORM, token_name
 from server.http.admission import Admission
 from server.http.call import Call
 from server.http.head import REQUEST_ID_FORM, Head
@@ -28,9 +29,11 @@ _LENGTH: Final = b"content-length"
 _KEY: Final = b"idempotency-key"
 _REQUEST_ID: Final = b"x-request-id"
 _TRACEPARENT: Final = b"traceparent"
+_AUTHORIZATION: Final = b"authorization"
 # What may differ from one request to the next, in the only forms that are taken: none holds the byte that ends it.
 _ACCOUNT_ID: Final = re.compile(ACCOUNT_ID_PATTERN.strip("^$").encode())
 _READ_FIELDS: Final = {
+    _AUTHORIZATION: TOKEN_FORM,
     _REQUEST_ID: re.compile(REQUEST_ID_FORM.encode()),
     _TRACEPARENT: re.compile(rb"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}"),
 }
@@ -58,7 +61,7 @@ class RepeatedHead:
         route: What it asks for.
     """
 
-    __slots__ = ("end", "head", "parts", "route", "write")
+    __slots__ = ("end", "head", "parts", "route", "token", "write")
 
     def __init__(
         self, parts: tuple[tuple[bytes, bytes, "re.Pattern[bytes]"], ...], end: bytes, head: Head, route: Route
@@ -67,6 +70,7 @@ class RepeatedHead:
         self.end = end
         self.head = head
         self.route = route
+        self.token = head.token.encode()
         self.write = route.body is not None
 
     @classmethod
@@ -98,7 +102,8 @@ class RepeatedHead:
                 return None
             else:
                 seen.add(name)
-                parts.append((before + field + b": ", name, fields[name]))
+                stays = value[: -len(head.token)] if name == _AUTHORIZATION else b""
+                parts.append((before + field + b": " + stays, name, fields[name]))
                 before = b"\r\n"
         if write and not seen >= {_KEY, _LENGTH}:
             return None
@@ -113,7 +118,12 @@ class RepeatedHead:
         for before, name, form in self.parts:
             if not data.startswith(before, at):
                 return None
-            match = form.match(data, at + len(before))
+            at += len(before)
+            if form is TOKEN_FORM and data.startswith(self.token, at):
+                # The same caller, as mostly.
+                at += len(self.token)
+                continue
+            match = form.match(data, at)
             if match is None:
                 return None
             found[name] = match[0]
@@ -129,18 +139,27 @@ class RepeatedHead:
         elif at != len(data):
             return None
         else:
-            last, body = found[_ACCOUNT].decode(), b""
+            last, body = found.pop(_ACCOUNT).decode(), b""
             start = ("GET", "/v1/accounts/" + last, "")
         call = Call(start, self.head, body, connection, admission=admission, arrived=time.monotonic())
         call.route = self.route
         call.names = (last,)
-        if _KEY in found:
-            call.idempotency_key = found[_KEY].decode()
-        if _REQUEST_ID in found:
-            call.request_id = found[_REQUEST_ID].decode()
-        if _TRACEPARENT in found:
-            call.traceparent = found[_TRACEPARENT].decode()
+        if found:
+            _note(found, call)
         return call
+
+
+def _note(found: dict[bytes, bytes], call: Call) -> None:
+    """Note in a call what its fields say otherwise than those of the head that is remembered."""
+    if _AUTHORIZATION in found:
+        call.token = found[_AUTHORIZATION].decode()
+        call.token_name = token_name(call.token)
+    if _KEY in found:
+        call.idempotency_key = found[_KEY].decode()
+    if _REQUEST_ID in found:
+        call.request_id = found[_REQUEST_ID].decode()
+    if _TRACEPARENT in found:
+        call.traceparent = found[_TRACEPARENT].decode()
 
 
 class RepeatedHeads:

@@ -48,10 +48,11 @@ local reply = {}
 local number = 0
 -- Leases given here, by the key of the snapshot.
 local leases = {}
+local places = {}
 while argument <= #ARGV do
-  local places = {}
-  for n = 1, tonumber(ARGV[argument]) do places[n] = tonumber(ARGV[argument + n]) end
-  argument = argument + #places + 1
+  local count = tonumber(ARGV[argument])
+  for n = 1, count do places[n] = tonumber(ARGV[argument + n]) end
+  argument = argument + count + 1
   local requests = tonumber(ARGV[argument])
   argument = argument + 1
   for _ = 1, requests do
@@ -61,7 +62,8 @@ while argument <= #ARGV do
     argument = argument + 2
     local wait = 0
     local waits_for = 0
-    for n, b in ipairs(places) do
+    for n = 1, count do
+      local b = places[n]
       local need = cost * price[b]
       if need > capacity[b] then
         wait = -1
@@ -94,7 +96,8 @@ while argument <= #ARGV do
       found = waits_for
     end
     local left = nil
-    for _, b in ipairs(places) do
+    for n = 1, count do
+      local b = places[n]
       if wait == 0 and cost > 0 then
         units[b] = units[b] - cost * price[b]
         changed[b] = true
