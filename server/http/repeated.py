@@ -30,6 +30,7 @@ _KEY: Final = b"idempotency-key"
 _REQUEST_ID: Final = b"x-request-id"
 _TRACEPARENT: Final = b"traceparent"
 _AUTHORIZATION: Final = b"authorization"
+_BODY: Final = b""
 # What may differ from one request to the next, in the only forms that are taken: none holds the byte that ends it.
 _ACCOUNT_ID: Final = re.compile(ACCOUNT_ID_PATTERN.strip("^$").encode())
 _READ_FIELDS: Final = {
@@ -59,17 +60,25 @@ class RepeatedHead:
         head: Its fields.
 
         route: What it asks for.
+
+        rest: What stands behind the account in the read that this was made of; empty for a write.
     """
 
-    __slots__ = ("end", "head", "parts", "route", "token", "write")
+    __slots__ = ("end", "head", "parts", "rest", "route", "token", "write")
 
     def __init__(
-        self, parts: tuple[tuple[bytes, bytes, "re.Pattern[bytes]"], ...], end: bytes, head: Head, route: Route
+        self,
+        parts: tuple[tuple[bytes, bytes, "re.Pattern[bytes]"], ...],
+        end: bytes,
+        head: Head,
+        route: Route,
+        rest: bytes,
     ) -> None:
         self.parts = parts
         self.end = end
         self.head = head
         self.route = route
+        self.rest = rest
         self.token = head.token.encode()
         self.write = route.body is not None
 
@@ -107,12 +116,38 @@ class RepeatedHead:
                 before = b"\r\n"
         if write and not seen >= {_KEY, _LENGTH}:
             return None
-        found = cls(tuple(parts), before + b"\r\n", head, route)
+        rest = b"" if write else data[data.find(b" ", len(_READ)) :]
+        found = cls(tuple(parts), before + b"\r\n", head, route, rest)
         # What was written in another way than it is put together here is not recognized.
-        return found if found.call(data, call.connection, call.admission) is not None else None
+        return found if found._differing(data) is not None else None
 
     def call(self, data: bytes, connection: RequestHandler, admission: Admission) -> Call | None:
         """Return the call that *data* is, if it is one whole request with this head and nothing else."""
+        found = self._same_but_account(data) or self._differing(data)
+        if found is None:
+            return None
+        if self.write:
+            start, last, body = ("POST", "/v1/transfers", ""), "transfers", found.pop(_BODY)
+        else:
+            last, body = found.pop(_ACCOUNT).decode(), b""
+            start = ("GET", "/v1/accounts/" + last, "")
+        call = Call(start, self.head, body, connection, admission=admission, arrived=time.monotonic())
+        call.route = self.route
+        call.names = (last,)
+        if found:
+            _note(found, call)
+        return call
+
+    def _same_but_account(self, data: bytes) -> dict[bytes, bytes] | None:
+        """Return the account of *data*, if it is the very request that this was made of but for that."""
+        rest = self.rest
+        if not rest or not data.endswith(rest) or not data.startswith(_READ):
+            return None
+        account = data[len(_READ) : -len(rest)]
+        return {_ACCOUNT: account} if _ACCOUNT_ID.fullmatch(account) else None
+
+    def _differing(self, data: bytes) -> dict[bytes, bytes] | None:
+        """Return what stands in each place of *data* and its body, if it is one whole request and nothing else."""
         at = 0
         found: dict[bytes, bytes] = {}
         for before, name, form in self.parts:
@@ -130,23 +165,12 @@ class RepeatedHead:
             at = match.end()
         if not data.startswith(self.end, at):
             return None
-        at += len(self.end)
-        if self.write:
-            size = len(data) - at
-            if size != int(found[_LENGTH]) or size > BODY_MAX_BYTES:
-                return None
-            start, last, body = ("POST", "/v1/transfers", ""), "transfers", data[at:]
-        elif at != len(data):
+        body = data[at + len(self.end) :]
+        if len(body) != int(found.get(_LENGTH, 0)) or len(body) > BODY_MAX_BYTES:
             return None
-        else:
-            last, body = found.pop(_ACCOUNT).decode(), b""
-            start = ("GET", "/v1/accounts/" + last, "")
-        call = Call(start, self.head, body, connection, admission=admission, arrived=time.monotonic())
-        call.route = self.route
-        call.names = (last,)
-        if found:
-            _note(found, call)
-        return call
+        if self.write:
+            found[_BODY] = body
+        return found
 
 
 def _note(found: dict[bytes, bytes], call: Call) -> None:
