@@ -16,11 +16,13 @@ from server.store.cache import Replay, Snapshot
 from server.store.cache_counters import CacheCounters
 from server.store.coalescer import Coalescer
 from server.store.keyspace import LEASE_MS, Keyspace
-from server.store.redis import Redis, RedisAwayError
+from server.store.redis import Redis, RedisAwayError, RedisElsewhereError
+from server.store.redis_connections import Command
 from server.store.scripts import script
 from server.telemetry.tallies import Tallies
 
-# Requests a batch: a script that runs longer than a few milliseconds holds up everybody else's.
+# Requests a batch, of all keys: a script that runs longer than a few milliseconds holds up everybody else's. They leave
+# in the order in which they came, and admission lets in few more than this: no key keeps others waiting for long.
 BATCH_MAX = 500
 # Batches away at once.
 IN_FLIGHT_MAX = 2
@@ -86,6 +88,8 @@ class Gate:
         # Lease tokens are never given twice: a random part of this process, a count, a position.
         self._process = secrets.token_hex(4)
         self._batches = itertools.count(1)
+        # Whether each ledger is served by a call of its own.
+        self._ledgers_apart = redis.ledgers_apart
         self._coalescer: Coalescer[_Item, Decision] = Coalescer(
             self._run,
             batch_max=BATCH_MAX,
@@ -120,49 +124,45 @@ class Gate:
         await self._coalescer.drain()
 
     async def _run(self, items: list[_Item]) -> list[Decision]:
-        groups: dict[tuple[int, str], list[int]] = {}
+        if not self._ledgers_apart:
+            try:
+                return await self._serve(items)
+            except RedisElsewhereError:
+                # The address is that of a cluster's server and does not say so. Nothing was run.
+                self._ledgers_apart = True
+        ledgers: dict[int, list[int]] = {}
         for number, item in enumerate(items):
-            groups.setdefault((item.key.ledger_id, item.key.id), []).append(number)
-        decisions: list[Decision | None] = [None] * len(items)
-        if len(groups) == 1:
-            return await self._run_group(items)
-        answers = await asyncio.gather(*(self._run_group([items[n] for n in group]) for group in groups.values()))
-        for group, answer in zip(groups.values(), answers, strict=True):
-            for number, decision in zip(group, answer, strict=True):
-                decisions[number] = decision
-        return [decision for decision in decisions if decision is not None]
+            ledgers.setdefault(item.key.ledger_id, []).append(number)
+        answers = await asyncio.gather(*(self._serve_ledger([items[n] for n in ledger]) for ledger in ledgers.values()))
+        found = dict(zip(itertools.chain(*ledgers.values()), itertools.chain(*answers), strict=True))
+        return [found[number] for number in range(len(items))]
 
-    async def _run_group(self, items: Sequence[_Item]) -> list[Decision]:
-        """Serve requests of one key: in Redis, or alone while it is away."""
+    async def _serve_ledger(self, items: Sequence[_Item]) -> list[Decision]:
+        """Serve requests of one ledger; its keys may be on a server of the cluster that does not have them now."""
+        try:
+            return await self._serve(items)
+        except RedisElsewhereError:
+            return [self._alone(item) for item in items]
+
+    async def _serve(self, items: Sequence[_Item]) -> list[Decision]:
+        """
+        Serve requests whose keys in Redis may be used together: in Redis, or alone while it is away.
+
+        Raises:
+            RedisElsewhereError: They may not.
+        """
         if self._redis.away or not self.keyspace.known:
             return [self._alone(item) for item in items]
         try:
-            return await self._together(items)
+            return await self._ask(items)
+        except RedisElsewhereError:
+            raise
         except RedisAwayError:
             return [self._alone(item) for item in items]
 
-    async def _together(self, items: Sequence[_Item]) -> list[Decision]:
-        key = items[0].key
-        token = f"{self._process}.{next(self._batches):x}."
-        arguments: list[bytes | str | int] = [len(key.buckets)]
-        keys = []
-        for name, bucket in key.buckets:
-            keys.append(self.keyspace.bucket(key.ledger_id, name))
-            arguments += bucket
-        arguments += (token, LEASE_MS)
-        # No snapshots are read and no leases taken while the server is in quarantine. No replays are read while the run
-        # of the database is in doubt.
-        serves_snapshots = self._redis.serves_snapshots(keys[0])
-        confirmed = self.keyspace.confirmation is not None
+    async def _ask(self, items: Sequence[_Item]) -> list[Decision]:
         asked = now()
-        for item in items:
-            kind = item.look_up
-            if not (confirmed if kind is LookUp.REPLAY else serves_snapshots):
-                kind = LookUp.NOTHING
-            arguments += (item.cost, int(kind))
-            if kind:
-                keys.append(item.name)
-        reply = await self._redis.submit(keys[0], script("gate").call(keys, *arguments))
+        reply = await self._redis.submit(*self._command(items))
         waits = reply[::3]
         admitted = waits.count(0)
         self._count("redis", len(waits), admitted)
@@ -173,9 +173,47 @@ class Gate:
         if admitted < len(waits):
             for item, decision in zip(items, decisions, strict=True):
                 if decision.wait and item.cost == 1:
-                    self._exhausted.remember(key, asked, decision.wait, decision.waits_for)
-                    break
+                    self._exhausted.remember(item.key, asked, decision.wait, decision.waits_for)
         return decisions
+
+    def _command(self, items: Sequence[_Item]) -> tuple[bytes, Command]:
+        """Return the call of the script for these requests, in this order, and a key whose slot all its keys share."""
+        # The place of each bucket in the call, by name.
+        places: dict[bytes, int] = {}
+        buckets: list[int] = []
+        names: list[bytes] = []
+        requests: list[int] = []
+        # No snapshots are read and no leases taken while the server is in quarantine. No replays are read while the run
+        # of the database is in doubt.
+        first = self.keyspace.bucket(items[0].key.ledger_id, items[0].key.buckets[0][0])
+        looks_up = {
+            LookUp.NOTHING: 0,
+            LookUp.SNAPSHOT: int(LookUp.SNAPSHOT) if self._redis.serves_snapshots(first) else 0,
+            LookUp.REPLAY: int(LookUp.REPLAY) if self.keyspace.confirmation is not None else 0,
+        }
+        key: ApiKey | None = None
+        counted = 0
+        for item in items:
+            if item.key is not key:
+                key = item.key
+                requests.append(len(key.buckets))
+                for short, bucket in key.buckets:
+                    name = self.keyspace.bucket(key.ledger_id, short)
+                    place = places.get(name)
+                    if place is None:
+                        place = places[name] = len(places) + 1
+                        buckets += bucket
+                    requests.append(place)
+                counted = len(requests)
+                requests.append(0)
+            requests[counted] += 1
+            kind = looks_up[item.look_up]
+            requests += (item.cost, kind)
+            if kind:
+                names.append(item.name)
+        token = f"{self._process}.{next(self._batches):x}."
+        keys = [*places, *names]
+        return first, script("gate").call(keys, token, LEASE_MS, len(places), *buckets, *requests)
 
     def _count(self, by: str, number: int, admitted: int) -> None:
         self._decisions[by, True] += admitted

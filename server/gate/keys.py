@@ -47,6 +47,8 @@ log = logging.getLogger(__name__)
 _TOKEN = re.compile(
     r"tsk_(?P<ledger>[0-9a-f]{1,16})_(?P<id>[0-9a-f]{16})_(?P<secret>[0-9a-f]{64})(?P<check>[0-9a-f]{8})"
 )
+# The same, of bytes among others.
+TOKEN_FORM = re.compile(re.sub(r"\?P<\w+>", "?:", _TOKEN.pattern).encode())
 
 _ID = re.compile(r"[0-9a-f]{16}")
 

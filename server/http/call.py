@@ -43,6 +43,10 @@ class Call:
         arrived: When it had been read, on the clock of `time.monotonic`, in seconds.
 
     Attributes:
+        token: Of the Bearer scheme; empty where there is none.
+
+        token_name: Its hash, by which it is known.
+
         request_id: The caller's, or else one of ours.
 
         idempotency_key: As given, good or not; None where there is none.
@@ -94,6 +98,8 @@ class Call:
         "room",
         "route",
         "timing",
+        "token",
+        "token_name",
         "traceparent",
         "write",
     )
@@ -128,6 +134,7 @@ class Call:
         self.timing: Timing | None = None
         self.write = self.method not in ("GET", "HEAD", "OPTIONS")
         # Of this request, where the head may be that of another with the same fields but for these.
+        self.token, self.token_name = head.token, head.token_name
         self.request_id = head.request_id or new_request_id()
         self.idempotency_key = head.idempotency_key
         self.traceparent = head.traceparent

@@ -20,7 +20,7 @@ ANONYMOUS: Final = "anonymous"
 
 def needs_key(call: Call) -> bool:
     """Return whether a request without a good key has failed to authenticate: a page asks for none."""
-    return bool(call.head.token) if call.route is None else call.route.role is not None
+    return bool(call.token) if call.route is None else call.route.role is not None
 
 
 class Callers:
@@ -65,7 +65,7 @@ class Callers:
         Raises:
             Problem: It has not; nothing was asked and nothing looked up.
         """
-        if not self._authenticator.knew(call.head.token_name):
+        if not self._authenticator.knew(call.token_name):
             policy = AUTHENTICATION if needs_key(call) else ANONYMOUS
             _refuse(policy, self._limits[policy].remembered(self._address(call)))
 
@@ -81,7 +81,7 @@ class Callers:
             UnknownKeysFullError: It is one of too many keys that are not known.
             QueueFullError, StoreUnavailableError: It could not be looked up.
         """
-        if not call.head.token or (call.route is not None and call.route.role is None):
+        if not call.token or (call.route is not None and call.route.role is None):
             return None
         failures, address = self._limits[AUTHENTICATION], self._address(call)
 
@@ -89,7 +89,7 @@ class Callers:
             _refuse(AUTHENTICATION, await failures.peek(address))
 
         try:
-            return await self._authenticator.authenticate(call.head.token, refuse_exhausted)
+            return await self._authenticator.authenticate(call.token, refuse_exhausted)
         except UnknownKeysFullError:
             async with self._place():
                 await failures.count(address)

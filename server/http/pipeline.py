@@ -84,7 +84,7 @@ class Pipeline:
                 reply = await self._probe(call, call.route)
             else:
                 head = call.head
-                key = self.remembered(head.token_name) if head.checked and head.token else None
+                key = self.remembered(call.token_name) if head.checked and call.token else None
                 if key is None:
                     key = await self._find_key(call)
                 if key is None:
@@ -171,7 +171,7 @@ class Pipeline:
             await needs_task()
             async with self.callers.anonymous(call):
                 raise
-        if call.head.token and (key := self.remembered(call.head.token_name)):
+        if call.token and (key := self.remembered(call.token_name)):
             return key
         self.callers.refuse_flood(call)
         call.release_place()

@@ -6,6 +6,7 @@ from typing import Final
 
 from aiohttp.web_protocol import RequestHandler
 
+from server.gate.keys import TOKEN_FORM, token_name
 from server.http.admission import Admission
 from server.http.call import Call
 from server.http.head import REQUEST_ID_FORM, Head
@@ -28,9 +29,12 @@ _LENGTH: Final = b"content-length"
 _KEY: Final = b"idempotency-key"
 _REQUEST_ID: Final = b"x-request-id"
 _TRACEPARENT: Final = b"traceparent"
+_AUTHORIZATION: Final = b"authorization"
+_BODY: Final = b""
 # What may differ from one request to the next, in the only forms that are taken: none holds the byte that ends it.
 _ACCOUNT_ID: Final = re.compile(ACCOUNT_ID_PATTERN.strip("^$").encode())
 _READ_FIELDS: Final = {
+    _AUTHORIZATION: TOKEN_FORM,
     _REQUEST_ID: re.compile(REQUEST_ID_FORM.encode()),
     _TRACEPARENT: re.compile(rb"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}"),
 }
@@ -56,17 +60,26 @@ class RepeatedHead:
         head: Its fields.
 
         route: What it asks for.
+
+        rest: What stands behind the account in the read that this was made of; empty for a write.
     """
 
-    __slots__ = ("end", "head", "parts", "route", "write")
+    __slots__ = ("end", "head", "parts", "rest", "route", "token", "write")
 
     def __init__(
-        self, parts: tuple[tuple[bytes, bytes, "re.Pattern[bytes]"], ...], end: bytes, head: Head, route: Route
+        self,
+        parts: tuple[tuple[bytes, bytes, "re.Pattern[bytes]"], ...],
+        end: bytes,
+        head: Head,
+        route: Route,
+        rest: bytes,
     ) -> None:
         self.parts = parts
         self.end = end
         self.head = head
         self.route = route
+        self.rest = rest
+        self.token = head.token.encode()
         self.write = route.body is not None
 
     @classmethod
@@ -98,49 +111,79 @@ class RepeatedHead:
                 return None
             else:
                 seen.add(name)
-                parts.append((before + field + b": ", name, fields[name]))
+                stays = value[: -len(head.token)] if name == _AUTHORIZATION else b""
+                parts.append((before + field + b": " + stays, name, fields[name]))
                 before = b"\r\n"
         if write and not seen >= {_KEY, _LENGTH}:
             return None
-        found = cls(tuple(parts), before + b"\r\n", head, route)
+        rest = b"" if write else data[data.find(b" ", len(_READ)) :]
+        found = cls(tuple(parts), before + b"\r\n", head, route, rest)
         # What was written in another way than it is put together here is not recognized.
-        return found if found.call(data, call.connection, call.admission) is not None else None
+        return found if found._differing(data) is not None else None
 
     def call(self, data: bytes, connection: RequestHandler, admission: Admission) -> Call | None:
         """Return the call that *data* is, if it is one whole request with this head and nothing else."""
+        found = self._same_but_account(data) or self._differing(data)
+        if found is None:
+            return None
+        if self.write:
+            start, last, body = ("POST", "/v1/transfers", ""), "transfers", found.pop(_BODY)
+        else:
+            last, body = found.pop(_ACCOUNT).decode(), b""
+            start = ("GET", "/v1/accounts/" + last, "")
+        call = Call(start, self.head, body, connection, admission=admission, arrived=time.monotonic())
+        call.route = self.route
+        call.names = (last,)
+        if found:
+            _note(found, call)
+        return call
+
+    def _same_but_account(self, data: bytes) -> dict[bytes, bytes] | None:
+        """Return the account of *data*, if it is the very request that this was made of but for that."""
+        rest = self.rest
+        if not rest or not data.endswith(rest) or not data.startswith(_READ):
+            return None
+        account = data[len(_READ) : -len(rest)]
+        return {_ACCOUNT: account} if _ACCOUNT_ID.fullmatch(account) else None
+
+    def _differing(self, data: bytes) -> dict[bytes, bytes] | None:
+        """Return what stands in each place of *data* and its body, if it is one whole request and nothing else."""
         at = 0
         found: dict[bytes, bytes] = {}
         for before, name, form in self.parts:
             if not data.startswith(before, at):
                 return None
-            match = form.match(data, at + len(before))
+            at += len(before)
+            if form is TOKEN_FORM and data.startswith(self.token, at):
+                # The same caller, as mostly.
+                at += len(self.token)
+                continue
+            match = form.match(data, at)
             if match is None:
                 return None
             found[name] = match[0]
             at = match.end()
         if not data.startswith(self.end, at):
             return None
-        at += len(self.end)
-        if self.write:
-            size = len(data) - at
-            if size != int(found[_LENGTH]) or size > BODY_MAX_BYTES:
-                return None
-            start, last, body = ("POST", "/v1/transfers", ""), "transfers", data[at:]
-        elif at != len(data):
+        body = data[at + len(self.end) :]
+        if len(body) != int(found.get(_LENGTH, 0)) or len(body) > BODY_MAX_BYTES:
             return None
-        else:
-            last, body = found[_ACCOUNT].decode(), b""
-            start = ("GET", "/v1/accounts/" + last, "")
-        call = Call(start, self.head, body, connection, admission=admission, arrived=time.monotonic())
-        call.route = self.route
-        call.names = (last,)
-        if _KEY in found:
-            call.idempotency_key = found[_KEY].decode()
-        if _REQUEST_ID in found:
-            call.request_id = found[_REQUEST_ID].decode()
-        if _TRACEPARENT in found:
-            call.traceparent = found[_TRACEPARENT].decode()
-        return call
+        if self.write:
+            found[_BODY] = body
+        return found
+
+
+def _note(found: dict[bytes, bytes], call: Call) -> None:
+    """Note in a call what its fields say otherwise than those of the head that is remembered."""
+    if _AUTHORIZATION in found:
+        call.token = found[_AUTHORIZATION].decode()
+        call.token_name = token_name(call.token)
+    if _KEY in found:
+        call.idempotency_key = found[_KEY].decode()
+    if _REQUEST_ID in found:
+        call.request_id = found[_REQUEST_ID].decode()
+    if _TRACEPARENT in found:
+        call.traceparent = found[_TRACEPARENT].decode()
 
 
 class RepeatedHeads:

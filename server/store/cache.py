@@ -22,7 +22,7 @@ import msgspec
 from server.store.background import stop
 from server.store.cache_counters import CacheCounters
 from server.store.keyspace import ABSENCE_MS, LEASE_MS, SNAPSHOT_MS, Confirmation, Keyspace
-from server.store.redis import Redis, RedisAwayError
+from server.store.redis import Redis, RedisAwayError, RedisElsewhereError
 from server.store.redis_connections import Command
 from server.store.scripts import script
 
@@ -99,6 +99,8 @@ class Cache:
 
     def __init__(self, redis: Redis, keyspace: Keyspace, counters: CacheCounters, replay_seconds: int) -> None:
         self._redis = redis
+        # Whether what belongs to each ledger is sent by itself.
+        self._ledgers_apart = redis.ledgers_apart
         self._keyspace = keyspace
         self._replay_seconds = replay_seconds
         # Pending invalidations by ledger and account, in the order of their expiry: the version to be shown, and when
@@ -145,11 +147,13 @@ class Cache:
             replays = {}
         if not versions and not replays:
             return
-        if self._redis.colocated or len({ledger_id for ledger_id, _ in (*versions, *replays)}) == 1:
+        if not self._ledgers_apart or len({ledger_id for ledger_id, _ in (*versions, *replays)}) == 1:
             # The usual case, without a task.
-            if not await self._send(versions, replays):
+            if await self._send(versions, replays):
+                return
+            if not self._ledgers_apart:
                 self._remember(versions)
-            return
+                return
         parts = _by_ledger(versions, replays)
         sent = await asyncio.gather(*(self._send(*part) for part in parts))
         for (of_ledger, _), done in zip(parts, sent, strict=True):
@@ -241,6 +245,10 @@ class Cache:
                 run=names.run,
                 replay_seconds=self._replay_seconds,
             )
+        except RedisElsewhereError:
+            # The address may be that of a cluster's server and not say so.
+            self._ledgers_apart = True
+            return False
         except RedisAwayError:
             return False
         return True
@@ -271,7 +279,7 @@ class Cache:
             expired = self._forget_expired()
             step = {name: version for name, (version, _) in islice(self._pending.items(), PENDING_STEP_MAX)}
             away = False
-            for versions, _ in [(step, {})] if self._redis.colocated else _by_ledger(step, {}):
+            for versions, _ in [(step, {})] if not self._ledgers_apart else _by_ledger(step, {}):
                 if not await self._send(versions, {}):
                     away = True
                     continue

@@ -11,7 +11,14 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Protocol
 
 from redis.asyncio.connection import AbstractConnection
-from redis.exceptions import AskError, NoScriptError, RedisError, ResponseError, TryAgainError
+from redis.exceptions import (
+    AskError,
+    ClusterCrossSlotError,
+    NoScriptError,
+    RedisError,
+    ResponseError,
+    TryAgainError,
+)
 
 from server.store.breaker import Breaker
 from server.store.coalescer import Coalescer, QueueFullError
@@ -42,8 +49,8 @@ INVALIDATION_PAUSE_SECONDS = 0.02
 
 # Beginnings of the errors that concern one command or its key. All other errors concern the server.
 _OF_ONE_COMMAND = ("WRONGTYPE", "user_script")
-# Answers of a cluster's server that does not have the key. redis-py's MovedError is an AskError.
-_ELSEWHERE = (AskError, TryAgainError)
+# Answers of a cluster's server that does not have all keys of a command. redis-py's MovedError is an AskError.
+_ELSEWHERE = (AskError, TryAgainError, ClusterCrossSlotError)
 
 log = logging.getLogger(__name__)
 
@@ -65,10 +72,10 @@ class Redis(Protocol):
     One server or a cluster. All keys of a ledger are on the same server (`keyspace.py`).
 
     Attributes:
-        colocated: Whether all keys of all ledgers are.
+        ledgers_apart: Whether no command may use keys of two ledgers.
     """
 
-    colocated: bool
+    ledgers_apart: bool
 
     @property
     def away(self) -> bool:
@@ -135,7 +142,7 @@ class RedisServer:
         ValueError, TypeError: The address has an option that there is not.
     """
 
-    colocated = True
+    ledgers_apart = False
 
     def __init__(
         self,

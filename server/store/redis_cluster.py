@@ -59,7 +59,7 @@ class ClusterClient:
         ValueError, TypeError: The address has an option that a cluster does not have.
     """
 
-    colocated = False
+    ledgers_apart = True
 
     def __init__(self, url: str, flush_seconds: float | None = None, tally: BatchTally | None = None) -> None:
         self._url = url

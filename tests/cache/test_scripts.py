@@ -73,8 +73,8 @@ async def test_every_script_does_what_its_model_does(redis: RedisServer, value: 
         assert await held(redis, key) == after
         assert stored == (after == ("S", version, 0) and value is not None and value[0] == "L")
     await put(redis, key, value)
-    # No bucket, a token prefix of 7, one request that costs nothing and asks for a snapshot.
-    found = (await redis.submit(key, script("gate").call([key], 0, "7", LEASE_MS, 0, 1)))[2]
+    # A token prefix of 7, no bucket, one request that costs nothing and asks for a snapshot.
+    found = (await redis.submit(key, script("gate").call([key], "7", LEASE_MS, 0, 0, 1, 0, 1)))[2]
     after, how = look_up(value, 71)
     assert await held(redis, key) == after
     assert found[:1] == {"hit": b"S", "lease": b"G", "busy": b"L"}[how]

@@ -15,6 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from server.gate.keys import ApiKey
+from server.gate.keys import new_key as api_key
 from server.http.admission import Admission
 from server.http.call import Call
 from server.http.connection import Connection
@@ -34,11 +35,11 @@ from tests.telemetry.collector import collecting, said
 
 T = TypeVar("T")
 
-TOKEN = "tsk_1_x_y"
+TOKEN, OTHER_TOKEN = (api_key(number).token for number in (1, 2**62))
 # Requests that the parser judges; each may have been changed up to three times.
 EXAMPLES = 1_500
 SPAN = "b7ad6b7169203331"
-VARYING = (b"content-length", b"idempotency-key", b"traceparent", b"x-request-id")
+VARYING = (b"authorization", b"content-length", b"idempotency-key", b"traceparent", b"x-request-id")
 
 
 def trace(number: int) -> str:
@@ -138,11 +139,12 @@ def other_value(draw: Draw, data: bytes) -> bytes:
         st.sampled_from(["", " ", "a b", " a", "a ", "a\tb", '"quoted"', "x" * 255, "x" * 256, trace(7), "0", "007"]),
         st.integers(0, 99).map(lambda number: traceparent(number).partition(": ")[2]),
     )
-    text = draw(texts).encode()
     head, end, body = data.partition(b"\r\n\r\n")
     lines = head.split(b"\r\n")
     places = [n for n, line in enumerate(lines) if not n or line.lower().startswith(VARYING)]
     place = draw(st.sampled_from(places))
+    tokens = st.sampled_from([f"Bearer {OTHER_TOKEN}", f"bearer {OTHER_TOKEN}", f"Bearer {TOKEN}0", OTHER_TOKEN])
+    text = draw(tokens if lines[place].lower().startswith(b"authorization") else texts).encode()
     if place == 0:
         before, _, after = lines[0].partition(b"/v1/accounts/")
         lines[0] = before + b"/v1/accounts/" + text + after[after.find(b" ") :]
@@ -271,7 +273,7 @@ def assert_same(parser: Parser, call: Call, before: bytes, data: bytes) -> None:
     assert head.request_id in (None, call.request_id)
     assert ("X-Request-Id" in message.headers) == (head.request_id is not None)
     assert others(call.head.raw_headers) == others(message.raw_headers)
-    assert (call.head.token, call.head.version) == (head.token, head.version)
+    assert (call.token, call.token_name, call.head.version) == (head.token, head.token_name, head.version)
 
 
 def test_whatever_is_recognized_the_parser_reads_alike(parser: Parser) -> None:
@@ -487,7 +489,7 @@ async def test_what_a_key_may_not_do_stays_so(hot: Hot, repeated: list[str]) -> 
         # The next caller on the same connection has its own.
         assert (await told(wire, hot.get())).status == 200
         assert (await told(wire, hot.get(token=poor))).status == 429
-    assert len(repeated) == 1 + 4 + 1
+    assert len(repeated) == 1 + 4 + 2
 
 
 async def test_callers_take_turns_on_a_connection(hot: Hot, repeated: list[str]) -> None:
@@ -499,7 +501,23 @@ async def test_callers_take_turns_on_a_connection(hot: Hot, repeated: list[str])
         for _ in range(3):
             found = [(await told(wire, hot.get("alice", token=token))).status for token in tokens]
             assert found == [200, 404]
-    assert len(repeated) == 4
+    assert len(repeated) == 5
+
+
+async def test_a_stranger_is_none_the_less_one_for_a_head_that_is_known(hot: Hot, repeated: list[str]) -> None:
+    """Whose request it is its own token says, be it unknown, and one that is not of the form is left to the parser."""
+    unknown = api_key(1).token
+    async with connect(hot.url) as wire:
+        for token, status in (
+            (hot.client.token, 200),
+            (unknown, 401),
+            (f"{unknown[:-1]}{'1' if unknown[-1] == '0' else '0'}", 401),
+            (unknown.upper(), 401),
+            (hot.client.token, 200),
+        ):
+            answer = await told(wire, hot.get("alice", token=token))
+            assert (answer.status, "ratelimit" in answer.headers) == (status, status == 200)
+    assert len(repeated) == 3
 
 
 async def test_strangers_are_not_remembered(hot: Hot, repeated: list[str]) -> None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from fractions import Fraction
+from itertools import groupby
 from typing import Any, NamedTuple
 
 from hypothesis import strategies as st
@@ -91,10 +92,18 @@ class Script:
 
     def ask(self, now: int, buckets: Sequence[Bucket], *costs: int) -> list[Reply]:
         """Send requests of these costs, in one call, at an instant of the server's clock."""
+        return self.ask_all(now, buckets, *((tuple(range(len(buckets))), cost) for cost in costs))
+
+    def ask_all(self, now: int, buckets: Sequence[Bucket], *asked: tuple[Sequence[int], int]) -> list[Reply]:
+        """Send requests of several API keys, in one call: the positions of their buckets, and what they cost."""
         names = list(self.names[: len(buckets)])
         flat = [number for bucket in buckets for number in bucket]
-        requests = [number for cost in costs for number in (cost, 0)]
-        arguments = [len(buckets), *flat, "t", 1_000, *requests, now // MICROSECONDS, now % MICROSECONDS]
+        requests = []
+        for numbers, group in groupby(asked, lambda request: request[0]):
+            found = list(group)
+            requests += [len(numbers), *(number + 1 for number in numbers), len(found)]
+            requests += [number for _, cost in found for number in (cost, 0)]
+        arguments = ["t", 1_000, len(buckets), *flat, *requests, now // MICROSECONDS, now % MICROSECONDS]
         reply = self._redis.evalsha(self._sha, len(names), *names, *arguments)
         thirds = zip(reply[::3], reply[1::3], reply[2::3], strict=True)
         return [Reply(wait, left, found - 1 if wait else 0) for wait, left, found in thirds]

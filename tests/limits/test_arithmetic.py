@@ -27,6 +27,7 @@ from tests.limits.model import (
 
 HOUR = 3_600 * MICROSECONDS
 NAMES = ("limits-test:{1}:a", "limits-test:{1}:b")
+CROWD = tuple(f"limits-test:{{1}}:{side}:{number}" for side in "ab" for number in range(3))
 ADDRESSES = ("limits-test:{2}", "limits-test:{2}:full")
 
 
@@ -69,6 +70,22 @@ def test_the_script_takes_all_or_nothing(redis: Any, data: st.DataObject) -> Non
         now += gap
         expected = [model.ask(now, cost), model.ask(now, 1), model.ask(now, cost)]
         assert asked.ask(now, [limit.bucket() for limit in both], cost, 1, cost) == expected
+
+
+@settings(max_examples=100, deadline=None)
+@given(data=st.data())
+def test_the_script_counts_a_crowd_as_one_after_the_other(redis: Any, data: st.DataObject) -> None:
+    """Requests of keys that share a limit of their ledger, all in one call, are told what a call for each tells."""
+    buckets = [data.draw(limits()).bucket() for _ in range(3)]
+    together, apart = Script(redis, CROWD[:3]), Script(redis, CROWD[3:])
+    # The buckets of three keys: two have the last one in common.
+    keys = st.sampled_from([(0, 2), (1, 2), (1,)])
+    now = EPOCH
+    for gap, cost in data.draw(steps(data.draw(limits()))):
+        now += gap
+        asked = data.draw(st.lists(st.tuples(keys, st.sampled_from([0, 1, cost])), min_size=1, max_size=8))
+        assert together.ask_all(now, buckets, *asked) == [apart.ask_all(now, buckets, one)[0] for one in asked]
+        assert redis.mget(CROWD[:3]) == redis.mget(CROWD[3:])
 
 
 @settings(max_examples=200, deadline=None)

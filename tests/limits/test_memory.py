@@ -136,7 +136,7 @@ async def test_a_script_that_is_refused_has_taken_nothing(valkey: OwnValkey) -> 
 
         def ask(cost: int) -> Any:
             """Take tokens of a bucket of ten, and look a snapshot up."""
-            return redis.evalsha(gate, 2, bucket, snapshot, 1, 1, 10**12, 10**13, "t", 1_000, cost, 1)[:2]
+            return redis.evalsha(gate, 2, bucket, snapshot, "t", 1_000, 1, 1, 10**12, 10**13, 1, 1, 1, cost, 1)[:2]
 
         def fail(name: str, cost: int) -> Any:
             """Take tokens of an address's bucket of ten."""
