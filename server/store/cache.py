@@ -22,7 +22,7 @@ import msgspec
 from server.store.cache_counters import CacheCounters
 from server.store.keyspace import ABSENCE_MS, LEASE_MS, SNAPSHOT_MS, Confirmation, Keyspace
 from server.store.redis import Redis, RedisAwayError
-from server.store.redis_connections import Command
+from server.store.redis_link import Command
 from server.store.scripts import script
 
 # Invalidations that may be pending: they are kept until the snapshot is removed or has expired.

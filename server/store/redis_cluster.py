@@ -28,7 +28,7 @@ from server.store.redis import (
     invalidate_command,
     send_until_answered,
 )
-from server.store.redis_connections import Command
+from server.store.redis_link import Command
 from server.store.scripts import with_text
 from server.telemetry.tallies import BatchTally
 
