@@ -7,6 +7,7 @@ from typing import Any, TypeAlias, cast
 import asyncpg
 
 from server.store import hosts
+from server.store.by_hand import needs_task
 from server.store.sessions import (
     COMMAND_TIMEOUT_SECONDS,
     CONNECT_TIMEOUT_SECONDS,
@@ -96,6 +97,7 @@ class Pool:
             if not connection.is_closed():
                 return connection
             self._cut(connection)
+        await needs_task()
         expiries = self._expiries
         self._waiting += 1
         try:

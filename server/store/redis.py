@@ -13,6 +13,7 @@ from typing import Any, Protocol
 from redis.exceptions import AskError, NoScriptError, RedisError, ResponseError, TryAgainError
 
 from server.store.breaker import Breaker
+from server.store.by_hand import needs_task
 from server.store.coalescer import Coalescer, QueueFullError
 from server.store.deadline import Deadline
 from server.store.keyspace import PROBE, PROBE_MS
@@ -248,6 +249,7 @@ class RedisServer:
         deadline = self._loop.time() + seconds
         try:
             if link.epoch is None:
+                await needs_task()
                 async with Deadline(self._loop, seconds):
                     await self._connections.open(link, deadline)
             replies = None
