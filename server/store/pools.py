@@ -94,13 +94,14 @@ class Pool:
         """
         while self._kept:
             connection = self._kept.pop()
-            if not connection.is_closed():
+            if _usable(connection):
                 return connection
-            self._cut(connection)
-        await needs_task()
+            self._valid.discard(connection)
         expiries = self._expiries
+        # From now on what is released goes to the driver's pool.
         self._waiting += 1
         try:
+            await needs_task()
             connection = await self._pool.acquire(timeout=timeout)
         finally:
             self._waiting -= 1
@@ -115,7 +116,7 @@ class Pool:
         Args:
             failed: Whether a statement on it has failed, which may be at work still.
         """
-        if not failed and not self._waiting and connection in self._valid and not connection.is_closed():
+        if not failed and not self._waiting and connection in self._valid and _usable(connection):
             self._kept.append(connection)
             return
         self._valid.discard(connection)
@@ -130,9 +131,11 @@ class Pool:
         self._expiries += 1
         self._valid.clear()
         await self._pool.expire_connections()
-        # Nothing is under way on them.
+        # Nothing is under way on those that are kept. The driver's pool gets their places back.
         while self._kept:
-            self._cut(self._kept.pop())
+            connection = self._kept.pop()
+            if _usable(connection):
+                connection.terminate()
 
     async def close(self) -> None:
         """Close the connections once they have been released."""
@@ -146,7 +149,14 @@ class Pool:
         """Cut all connections."""
         self._pool.terminate()
 
-    def _cut(self, connection: Connection) -> None:
-        """Cut a connection, which gives its place in the driver's pool to another one."""
-        self._valid.discard(connection)
+
+def _usable(connection: Connection) -> bool:
+    """Whether a connection can be used; the place of one that has ended goes back to the driver's pool."""
+    try:
+        if not connection.is_closed():
+            return True
         connection.terminate()
+    except asyncpg.InterfaceError:
+        # It has gone back already.
+        pass
+    return False
