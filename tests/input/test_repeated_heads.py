@@ -579,7 +579,7 @@ async def test_a_part_of_a_head_is_never_taken_for_a_request(hot: Hot, repeated:
 async def test_a_request_may_come_with_its_connection(
     hot: Hot, repeated: list[str], monkeypatch: pytest.MonkeyPatch, cut: int | None
 ) -> None:
-    """Under uvloop it comes before aiohttp's task begins. Heads behind a whole one are recognized, behind a part none."""
+    """Before aiohttp's task begins, as under uvloop: heads behind a whole one are recognized, behind a part none."""
     made = Connection.connection_made
 
     def made_with_request(self: Connection, transport: asyncio.BaseTransport) -> None:
