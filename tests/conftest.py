@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
-from pytest_timeout import Settings as Timeout
+from pytest_timeout import Settings as Timeout  # type: ignore[import-untyped]
 
 from server.process.embedded import EmbeddedServers
 from tests.support.client import Client

@@ -17,7 +17,7 @@ from server.store.cache_counters import CacheCounters
 from server.store.coalescer import Coalescer
 from server.store.keyspace import LEASE_MS, Keyspace
 from server.store.redis import Redis, RedisAwayError, RedisElsewhereError
-from server.store.redis_connections import Command
+from server.store.redis_link import Command
 from server.store.scripts import script
 from server.telemetry.tallies import Tallies
 

@@ -16,7 +16,6 @@ from server.http.listing import page
 from server.http.problems import Problem, invalid, retry_after_seconds
 from server.http.query import AccountQuery, AccountsQuery, BalanceQuery, EntriesQuery
 from server.http.reply import Reply
-from server.http.tasks import needs_task
 from server.ledger.accounts import (
     Account,
     AccountChange,
@@ -30,6 +29,7 @@ from server.ledger.accounts import (
 )
 from server.ledger.history import FutureInstantError, History
 from server.ledger.self_check import SelfCheck
+from server.store.by_hand import needs_task
 from server.store.cache import Cache
 from server.store.errors import OutcomeUnknownError
 from server.store.keyspace import Keyspace

@@ -107,9 +107,11 @@ class Connection(Protocol):
     def data_received(self, data: bytes) -> None:
         """Parse what came, and serve it if nothing is under way."""
         if not self.aiohttp_waits:
-            # aiohttp is at work, and takes what comes in its turn.
-            self._at_start = False
+            # aiohttp is at work, and takes what comes in its turn. Its task has not begun when a request comes with
+            # the connection.
             super().data_received(data)
+            if data:
+                self._at_start = self._at_start and self._is_one_request(data)
             self.bound_waiting_bytes()
         elif self._unread is not None:
             self._unread.rest += data

@@ -24,8 +24,8 @@ from server.http.rate_limits import QuotaExceededProblem, limit_fields, too_cost
 from server.http.reply import PROBLEM, Reply
 from server.http.route import Route
 from server.http.routes import Match, Router
-from server.http.tasks import needs_task
 from server.http.unread import Unread
+from server.store.by_hand import needs_task
 from server.store.coalescer import QueueFullError
 
 log = logging.getLogger(__name__)

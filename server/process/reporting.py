@@ -71,9 +71,9 @@ def _now(app: App) -> Iterator[Sample]:
     yield Sample("tallystick_requests_waiting", ("writes",), waiting_writes)
     yield Sample("tallystick_overload_refusals_total", (), admission.refused)
     for name, pool in (("posting", app.database.posting_pool), ("reading", app.database.reading_pool)):
-        idle = pool.get_idle_size()
+        idle = pool.idle
         yield Sample("tallystick_pool_connections", (name, "idle"), idle)
-        yield Sample("tallystick_pool_connections", (name, "used"), pool.get_size() - idle)
+        yield Sample("tallystick_pool_connections", (name, "used"), pool.size - idle)
 
 
 class Reporter:

@@ -23,7 +23,7 @@ from server.store.background import stop
 from server.store.cache_counters import CacheCounters
 from server.store.keyspace import ABSENCE_MS, LEASE_MS, SNAPSHOT_MS, Confirmation, Keyspace
 from server.store.redis import Redis, RedisAwayError, RedisElsewhereError
-from server.store.redis_connections import Command
+from server.store.redis_link import Command
 from server.store.scripts import script
 
 # Invalidations that may be pending: they are kept until the snapshot is removed or has expired.
@@ -147,15 +147,15 @@ class Cache:
             replays = {}
         if not versions and not replays:
             return
-        if not self._ledgers_apart or len({ledger_id for ledger_id, _ in (*versions, *replays)}) == 1:
-            # The usual case, without a task.
-            if await self._send(versions, replays):
-                return
-            if not self._ledgers_apart:
-                self._remember(versions)
-                return
-        parts = _by_ledger(versions, replays)
-        sent = await asyncio.gather(*(self._send(*part) for part in parts))
+        apart = self._ledgers_apart
+        parts = _by_ledger(versions, replays) if apart else [(versions, replays)]
+        if len(parts) == 1:
+            sent = [await self._send(*parts[0])]
+        else:
+            sent = await asyncio.gather(*(self._send(*part) for part in parts))
+        if self._ledgers_apart is not apart:
+            await self.invalidate(versions, replays, confirmation)
+            return
         for (of_ledger, _), done in zip(parts, sent, strict=True):
             if not done:
                 self._remember(of_ledger)

@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Generic, Protocol, TypeAlias, TypeVar
 
+from server.store.by_hand import ByHand
 from server.telemetry.tallies import BatchTally
 
 Item = TypeVar("Item")
@@ -104,8 +105,7 @@ class Coalescer(Generic[Item, Result]):
         self.queued = 0
         self._scheduled = False
         self._loop: asyncio.AbstractEventLoop | None = None
-        # Strong references: the loop itself keeps only weak ones to its tasks.
-        self._in_flight: set[asyncio.Task[None]] = set()
+        self._in_flight = ByHand(self._batch_ended)
 
     @property
     def idle(self) -> bool:
@@ -139,7 +139,7 @@ class Coalescer(Generic[Item, Result]):
         """Return when all that was submitted has been answered."""
         while not self.idle:
             if self._in_flight:
-                await asyncio.wait(self._in_flight)
+                await self._in_flight.one_ended()
             else:
                 await asyncio.sleep(0)
 
@@ -158,9 +158,7 @@ class Coalescer(Generic[Item, Result]):
                     continue
             if self._tally is not None:
                 self._tally.left(load, now - batch[0][3])
-            task = self._loop.create_task(self._run_batch(batch))
-            self._in_flight.add(task)
-            task.add_done_callback(self._batch_ended)
+            self._in_flight.start(self._run_batch(batch))
 
     def _refuse_late(self, batch: list[Entry[Item, Result]], oldest: float) -> list[Entry[Item, Result]]:
         """Refuse what came before *oldest*, and return the others."""
@@ -169,10 +167,11 @@ class Coalescer(Generic[Item, Result]):
                 future.set_exception(QueueFullError())
         return [entry for entry in batch if entry[3] >= oldest]
 
-    def _batch_ended(self, task: asyncio.Task[None]) -> None:
-        self._in_flight.discard(task)
-        if self._queue and not self._scheduled:
-            self._send()
+    def _batch_ended(self) -> None:
+        # What its callers ask for next, now that they have been answered, joins the next batch.
+        if self._queue and not self._scheduled and self._loop is not None:
+            self._scheduled = True
+            self._loop.call_soon(self._send)
 
     async def _run_batch(self, batch: list[Entry[Item, Result]]) -> None:
         try:
@@ -188,7 +187,7 @@ class Coalescer(Generic[Item, Result]):
             for _, _, future, _ in batch:
                 if not future.done():
                     future.set_exception(failure)
-            if not isinstance(error, Exception):
+            if not isinstance(error, Exception | asyncio.CancelledError):
                 raise
             return
         for (_, _, future, _), result in answers:

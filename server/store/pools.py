@@ -1,13 +1,14 @@
-"""Pools of connections: how they are made, and how a connection is released."""
+"""Pools of connections. A connection is kept ready between two uses, without the driver's work of releasing it."""
 
 import logging
 from collections.abc import Awaitable, Callable
-from typing import Any, cast
+from typing import Any, TypeAlias, cast
 
 import asyncpg
 
 from server.store import hosts
 from server.store.array_arguments import take_lists_and_tuples
+from server.store.by_hand import needs_task
 from server.store.sessions import (
     COMMAND_TIMEOUT_SECONDS,
     CONNECT_TIMEOUT_SECONDS,
@@ -15,44 +16,149 @@ from server.store.sessions import (
     ServiceConnection,
 )
 
-# Seconds that releasing a connection may take, while its caller waits: the pool waits for the backend of a cancelled
+# Seconds that releasing a connection may take, while its caller waits: the driver waits for the backend of a cancelled
 # statement, or for a server to close. What was done is decided by then; past this the connection is cut.
 RELEASE_TIMEOUT_SECONDS = 0.5
 
 log = logging.getLogger(__name__)
 
+# A connection that a pool lends.
+Connection: TypeAlias = "asyncpg.pool.PoolConnectionProxy[asyncpg.Record]"
 
-async def create_pool(
-    dsn: str, size: int, meet: "Callable[[asyncpg.Connection[asyncpg.Record]], Awaitable[None]]"
-) -> "asyncpg.Pool[asyncpg.Record]":
+
+class Pool:
     """
-    Return a pool of up to *size* connections; none is opened here, so Postgres may be away.
+    Up to *size* connections, opened as they are needed, so PostgreSQL may be away at first.
+
+    The driver's pool makes them, and makes callers wait when all are in use. It starts two tasks and two timers for
+    each use of a connection, which takes longer than a short statement. So a connection whose statements went well is
+    not given back to it, but kept here for the next caller, unless somebody waits there.
 
     Args:
+        dsn: Address of PostgreSQL.
+
+        size: Connections at most.
+
         meet: Examines each connection before it is used.
     """
-    take_lists_and_tuples()
-    return await asyncpg.create_pool(
-        dsn,
-        # The stub of asyncpg spells out every argument that is handed through.
-        connect=cast(Any, hosts.connect),
-        connection_class=ServiceConnection,
-        init=cast(Any, meet),
-        min_size=0,
-        max_size=size,
-        max_inactive_connection_lifetime=0,
-        timeout=CONNECT_TIMEOUT_SECONDS,
-        command_timeout=COMMAND_TIMEOUT_SECONDS,
-        server_settings=SESSION_SETTINGS,
-    )
+
+    def __init__(
+        self, dsn: str, size: int, meet: "Callable[[asyncpg.Connection[asyncpg.Record]], Awaitable[None]]"
+    ) -> None:
+        self.size_max = size
+        take_lists_and_tuples()
+        self._pool = asyncpg.create_pool(
+            dsn,
+            # The stub of asyncpg spells out every argument that is handed through.
+            connect=cast(Any, hosts.connect),
+            connection_class=ServiceConnection,
+            init=cast(Any, meet),
+            min_size=0,
+            max_size=size,
+            max_inactive_connection_lifetime=0,
+            timeout=CONNECT_TIMEOUT_SECONDS,
+            command_timeout=COMMAND_TIMEOUT_SECONDS,
+            # The statements are few and stay the same.
+            max_cached_statement_lifetime=0,
+            server_settings=SESSION_SETTINGS,
+        )
+        # Connections that nobody uses, the last used at the end.
+        self._kept: list[Connection] = []
+        # Those that may be kept: they are not older than the last expiry.
+        self._valid: set[Connection] = set()
+        # Callers in the driver's pool.
+        self._waiting = 0
+        self._expiries = 0
+
+    async def open(self) -> None:
+        """Make it ready for use."""
+        await self._pool
+
+    @property
+    def size(self) -> int:
+        """How many connections there are."""
+        return self._pool.get_size()
+
+    @property
+    def idle(self) -> int:
+        """How many of them nobody uses."""
+        return self._pool.get_idle_size() + len(self._kept)
+
+    async def acquire(self, timeout: float) -> Connection:
+        """
+        Return a connection that nobody else uses; the caller has to `release` it.
+
+        Args:
+            timeout: Seconds to wait for one, opening it included.
+
+        Raises:
+            DRIVER_ERRORS: There was none in time, or it could not be opened.
+        """
+        while self._kept:
+            connection = self._kept.pop()
+            if _usable(connection):
+                return connection
+            self._valid.discard(connection)
+        expiries = self._expiries
+        # From now on what is released goes to the driver's pool.
+        self._waiting += 1
+        try:
+            await needs_task()
+            connection = await self._pool.acquire(timeout=timeout)
+        finally:
+            self._waiting -= 1
+        if expiries == self._expiries:
+            self._valid.add(connection)
+        return connection
+
+    async def release(self, connection: Connection, *, failed: bool) -> None:
+        """
+        Release a connection; a failure to do so does not concern what was done on it.
+
+        Args:
+            failed: Whether a statement on it has failed, which may be at work still.
+        """
+        if not failed and not self._waiting and connection in self._valid and _usable(connection):
+            self._kept.append(connection)
+            return
+        self._valid.discard(connection)
+        try:
+            await self._pool.release(connection, timeout=RELEASE_TIMEOUT_SECONDS)
+        except Exception as error:
+            # asyncpg has cut the connection, and the pool may open another.
+            log.warning("a connection was not released: %s", type(error).__name__)
+
+    async def expire(self) -> None:
+        """Have every connection replaced before its next use."""
+        self._expiries += 1
+        self._valid.clear()
+        await self._pool.expire_connections()
+        # Nothing is under way on those that are kept. The driver's pool gets their places back.
+        while self._kept:
+            connection = self._kept.pop()
+            if _usable(connection):
+                connection.terminate()
+
+    async def close(self) -> None:
+        """Close the connections once they have been released."""
+        # From now on they are given back to the driver.
+        self._valid.clear()
+        while self._kept:
+            await self.release(self._kept.pop(), failed=False)
+        await self._pool.close()
+
+    def terminate(self) -> None:
+        """Cut all connections."""
+        self._pool.terminate()
 
 
-async def release(
-    pool: "asyncpg.Pool[asyncpg.Record]", connection: "asyncpg.pool.PoolConnectionProxy[asyncpg.Record]"
-) -> None:
-    """Release a connection; a failure to do so does not concern what was done on it."""
+def _usable(connection: Connection) -> bool:
+    """Whether a connection can be used; the place of one that has ended goes back to the driver's pool."""
     try:
-        await pool.release(connection, timeout=RELEASE_TIMEOUT_SECONDS)
-    except Exception as error:
-        # asyncpg has cut the connection, and the pool may open another.
-        log.warning("a connection was not released: %s", type(error).__name__)
+        if not connection.is_closed():
+            return True
+        connection.terminate()
+    except asyncpg.InterfaceError:
+        # It has gone back already.
+        pass
+    return False

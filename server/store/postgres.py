@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from typing import Protocol, TypeAlias
+from typing import Protocol
 
 import asyncpg
 
@@ -27,7 +27,7 @@ from server.store.errors import (
     StoreError,
     StoreUnavailableError,
 )
-from server.store.pools import RELEASE_TIMEOUT_SECONDS, create_pool, release
+from server.store.pools import RELEASE_TIMEOUT_SECONDS, Connection, Pool
 from server.store.resend import resend
 from server.store.semaphores import acquired
 from server.store.sessions import COMMAND_TIMEOUT_SECONDS, CONNECT_TIMEOUT_SECONDS, SESSION_SETTINGS
@@ -47,9 +47,6 @@ POSTING_CONNECTIONS_MIN = 2
 TELLING_SECONDS = 0.5
 
 log = logging.getLogger(__name__)
-
-# A connection that a pool lends.
-Connection: TypeAlias = "asyncpg.pool.PoolConnectionProxy[asyncpg.Record]"
 
 
 class Watcher(Protocol):
@@ -92,8 +89,10 @@ class Database:
         self.watcher: Watcher | None = None
 
     async def __aenter__(self) -> "Database":
-        self.posting_pool = await create_pool(self._dsn, self.posting_connections, self._meet)
-        self.reading_pool = await create_pool(self._dsn, self.reading_connections, self._meet)
+        self.posting_pool = Pool(self._dsn, self.posting_connections, self._meet)
+        self.reading_pool = Pool(self._dsn, self.reading_connections, self._meet)
+        await self.posting_pool.open()
+        await self.reading_pool.open()
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -121,11 +120,11 @@ class Database:
 
     async def expire(self) -> None:
         """Have every connection replaced before its next use: its server is shutting down or has become read-only."""
-        await self.posting_pool.expire_connections()
-        await self.reading_pool.expire_connections()
+        await self.posting_pool.expire()
+        await self.reading_pool.expire()
 
     @asynccontextmanager
-    async def posting(self) -> "AsyncIterator[Connection]":
+    async def posting(self) -> AsyncIterator[Connection]:
         """
         Lend a connection of the posting pool, for `run`.
 
@@ -136,14 +135,16 @@ class Database:
             connection = await self._acquire(self.posting_pool)
         except DatabaseError as error:
             raise StoreUnavailableError(error.kind) from error
+        failed = True
         try:
             yield connection
+            failed = False
         finally:
-            await release(self.posting_pool, connection)
+            await self.posting_pool.release(connection, failed=failed)
 
     async def run(
         self,
-        connection: "Connection",
+        connection: Connection,
         name: str,
         *arguments: object,
         timeout: float | None = None,
@@ -252,39 +253,38 @@ class Database:
         finally:
             self._writers.release()
 
-    async def _read(
-        self, pool: "asyncpg.Pool[asyncpg.Record]", name: str, arguments: Sequence[object]
-    ) -> "list[asyncpg.Record]":
+    async def _read(self, pool: Pool, name: str, arguments: Sequence[object]) -> "list[asyncpg.Record]":
         try:
             return await self._run_retrying(pool, name, arguments)
         except OutcomeUnknownError as error:
             # It changes nothing, so nothing was done.
             raise StoreUnavailableError(str(error)) from error
 
-    async def _run_retrying(
-        self, pool: "asyncpg.Pool[asyncpg.Record]", name: str, arguments: Sequence[object]
-    ) -> "list[asyncpg.Record]":
+    async def _run_retrying(self, pool: Pool, name: str, arguments: Sequence[object]) -> "list[asyncpg.Record]":
         """Run the named statement, again after failures that pass, unless Postgres is known to be away."""
         deadline = time.monotonic() + READ_DEADLINE_SECONDS
         return await resend(lambda _: self._run_on(pool, name, arguments, deadline), deadline, while_away=False)
 
     async def _run_on(
-        self, pool: "asyncpg.Pool[asyncpg.Record]", name: str, arguments: Sequence[object], deadline: float
+        self, pool: Pool, name: str, arguments: Sequence[object], deadline: float
     ) -> "list[asyncpg.Record]":
         connection = await self._acquire(pool)
         # The driver does not send a statement that has no time left.
         timeout = min(COMMAND_TIMEOUT_SECONDS, deadline - time.monotonic())
+        failed = True
         try:
-            return await self.run(connection, name, *arguments, timeout=timeout)
+            rows = await self.run(connection, name, *arguments, timeout=timeout)
+            failed = False
         finally:
-            await release(pool, connection)
+            await pool.release(connection, failed=failed)
+        return rows
 
-    async def _acquire(self, pool: "asyncpg.Pool[asyncpg.Record]") -> "Connection":
+    async def _acquire(self, pool: Pool) -> Connection:
         self.check()
         try:
-            return await pool.acquire(timeout=ACQUIRE_TIMEOUT_SECONDS)
+            return await pool.acquire(ACQUIRE_TIMEOUT_SECONDS)
         except DRIVER_ERRORS as error:
-            if isinstance(error, TimeoutError) and pool.get_size() == pool.get_max_size():
+            if isinstance(error, TimeoutError) and pool.size == pool.size_max:
                 log.warning("no connection of a pool was free in time")
                 raise NoneFreeError("all connections are in use") from error
             failure = translated(error)

@@ -10,7 +10,6 @@ import random
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Protocol
 
-from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import (
     AskError,
     ClusterCrossSlotError,
@@ -21,10 +20,12 @@ from redis.exceptions import (
 )
 
 from server.store.breaker import Breaker
+from server.store.by_hand import needs_task
 from server.store.coalescer import Coalescer, QueueFullError
 from server.store.deadline import Deadline
 from server.store.keyspace import PROBE, PROBE_MS
-from server.store.redis_connections import Command, Connections, Link, roundtrip
+from server.store.redis_connections import Connections
+from server.store.redis_link import Command, Link
 from server.store.scripts import script, with_text
 from server.telemetry.tallies import BatchTally
 
@@ -211,7 +212,8 @@ class RedisServer:
         link = await self._connections.take()
         try:
             async with asyncio.timeout(CONNECT_SECONDS):
-                await self._connections.open(link)
+                if link.epoch is None:
+                    await self._connections.open(link, asyncio.get_running_loop().time() + CONNECT_SECONDS)
         except BaseException:
             await self._connections.drop(link)
             raise
@@ -259,12 +261,16 @@ class RedisServer:
         """
         if self._loop is None:
             self._loop = asyncio.get_running_loop()
+        seconds = self._flush_seconds or FLUSH_SECONDS
+        deadline = self._loop.time() + seconds
         try:
-            async with Deadline(self._loop, self._flush_seconds or FLUSH_SECONDS):
-                await self._connections.open(link)
-                replies = None
-                if epochs is None or epochs == {link.epoch}:
-                    replies = await _run(link.connection, commands)
+            if link.epoch is None:
+                await needs_task()
+                async with Deadline(self._loop, seconds):
+                    await self._connections.open(link, deadline)
+            replies = None
+            if epochs is None or epochs == {link.epoch}:
+                replies = await _run(link, commands, deadline)
         except BaseException:
             # Replies may still arrive on this connection: nobody may read them as replies to other commands.
             await self._connections.drop(link)
@@ -275,13 +281,13 @@ class RedisServer:
         return replies
 
 
-async def _run(connection: AbstractConnection, commands: list[Command]) -> list[Any]:
+async def _run(link: Link, commands: list[Command], deadline: float) -> list[Any]:
     """Send the commands. Those whose scripts the server does not know are sent again with the text of the script."""
-    replies = await roundtrip(connection, commands)
+    replies = await link.exchange(commands, deadline)
     unknown = [n for n, reply in enumerate(replies) if isinstance(reply, NoScriptError)]
     if unknown:
         # They were not run, so they may be sent again.
-        again = await roundtrip(connection, [with_text(commands[n]) for n in unknown])
+        again = await link.exchange([with_text(commands[n]) for n in unknown], deadline)
         for n, reply in zip(unknown, again, strict=True):
             replies[n] = reply
     return replies

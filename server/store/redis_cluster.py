@@ -18,6 +18,7 @@ from redis.crc import key_slot
 from redis.exceptions import RedisClusterException
 
 from server.store.background import stop
+from server.store.by_hand import needs_task
 from server.store.redis import (
     CONNECT_SECONDS,
     FLUSH_SECONDS,
@@ -29,7 +30,7 @@ from server.store.redis import (
     invalidate_command,
     send_until_answered,
 )
-from server.store.redis_connections import Command
+from server.store.redis_link import Command
 from server.store.scripts import with_text
 from server.telemetry.tallies import BatchTally
 
@@ -106,6 +107,7 @@ class ClusterClient:
             self._reader = asyncio.get_running_loop().create_task(self._keep_reading())
         try:
             if not self._was_read.is_set():
+                await needs_task()
                 async with asyncio.timeout(self._flush_seconds or FLUSH_SECONDS):
                     await self._was_read.wait()
             server = self._slots.get(key_slot(key))
@@ -145,6 +147,7 @@ class ClusterClient:
             RedisAwayError: Not all of it was done.
         """
         done = 0
+        await needs_task()
         # Any error: redis-py does not check what the servers answer, and knows no server that gets its first slot.
         with suppress(Exception):
             # redis-py sends ASKING and the command over the same connection only while nobody else uses the client

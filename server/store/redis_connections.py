@@ -6,21 +6,18 @@ are read from it or stored there (docs/decisions/0011).
 """
 
 import asyncio
-import itertools
 import logging
 import math
 from typing import Any
 
-import hiredis
 from redis.asyncio.connection import AbstractConnection, Connection, parse_url
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
-from redis.exceptions import NoPermissionError, RedisError, ResponseError
+from redis.exceptions import NoPermissionError, ResponseError
 from redis.maint_notifications import MaintNotificationsConfig
 
 from server.store.keyspace import SNAPSHOT_MS
-
-Command = tuple[bytes | str | int, ...]
+from server.store.redis_link import ConfusedError, Link
 
 # Seconds that a server must have been up before snapshots are read from it: the lifetime of a snapshot. By then every
 # worker has noticed the restart, and snapshots that the server loaded from a disk or another server have expired.
@@ -28,32 +25,7 @@ QUARANTINE_SECONDS = SNAPSHOT_MS / 1_000
 # Seconds by which the uptime may be too long: it is the difference of two instants in whole seconds.
 UPTIME_ERROR_SECONDS = 1
 
-# One for each pipeline: its replies are never taken for those of another one.
-_marks = itertools.count(1)
-
 log = logging.getLogger(__name__)
-
-
-class ConfusedError(RedisError):
-    """The replies do not belong to these commands."""
-
-
-class Link:
-    """
-    A connection to the server.
-
-    Attributes:
-        epoch: Of the server when the connection was made; None until then.
-
-        transport: Of the last connection made; redis-py forgets it when the connection fails.
-    """
-
-    __slots__ = ("connection", "epoch", "transport")
-
-    def __init__(self, connection: AbstractConnection) -> None:
-        self.connection = connection
-        self.epoch: int | None = None
-        self.transport: asyncio.WriteTransport | None = None
 
 
 class Connections:
@@ -119,24 +91,23 @@ class Connections:
         while self._idle:
             link = self._idle.pop()
             # The server has closed it, or has sent something that nobody asked for. Another connection will do.
-            if not link.connection.is_connected or not await link.connection.can_read():
+            if link.usable:
                 return link
-            await link.connection.disconnect(nowait=True)
+            await link.close()
         return Link(self._connection_class(**self._options))
 
-    async def open(self, link: Link) -> None:
+    async def open(self, link: Link, deadline: float) -> None:
         """
-        Connect, unless it is connected, and find out whether the server was restarted.
+        Connect, and find out whether the server was restarted.
+
+        Args:
+            deadline: In the loop's time, for the server to say so.
 
         Raises:
             RedisError, OSError, ValueError: It cannot be connected, or the server is of no use now.
         """
-        if link.connection.is_connected and link.epoch is not None:
-            return
-        await link.connection.connect()  # type: ignore[no-untyped-call]  # of redis-py
-        writer = link.connection._writer
-        link.transport = None if writer is None else writer.transport
-        (reply,) = await roundtrip(link.connection, [("INFO", "server")])
+        await link.connect()
+        (reply,) = await link.exchange([("INFO", "server")], deadline)
         await self._note_run(*_identity(reply))
         link.epoch = self.epoch
 
@@ -145,21 +116,18 @@ class Connections:
         if link.epoch == self.epoch:
             self._idle.append(link)
         else:
-            await link.connection.disconnect(nowait=True)
+            await link.close()
 
     async def drop(self, link: Link) -> None:
         """Close a connection that has failed, and the idle ones: most likely they have failed too."""
-        if link.transport is not None:
-            # An orderly close would wait for a server that hangs to read what was sent.
-            link.transport.abort()
-        await link.connection.disconnect(nowait=True)
+        await link.abort()
         await self.close()
 
     async def close(self) -> None:
         """Close the idle connections."""
         idle, self._idle = self._idle, []
         for link in idle:
-            await link.connection.disconnect(nowait=True)
+            await link.close()
 
     async def _note_run(self, run_id: bytes, uptime: int) -> None:
         """Take note of the server's run id, and of its uptime in seconds; another run id begins an epoch."""
@@ -200,25 +168,3 @@ def _identity(reply: object) -> tuple[bytes, int]:
     facts = dict(line.split(b":", 1) for line in reply.splitlines() if b":" in line)
     uptime = facts.get(b"uptime_in_seconds", b"")
     return facts.get(b"run_id", b""), int(uptime) if uptime.isdigit() else 0
-
-
-async def roundtrip(connection: AbstractConnection, commands: list[Command]) -> list[Any]:
-    """
-    Send the commands and a last one with a mark, and return the replies, errors of single commands among them.
-
-    Raises:
-        ConfusedError: The last reply is not the mark: there were more or fewer replies than commands.
-    """
-    mark = b"%x" % next(_marks)
-    packed = [hiredis.pack_command(command) for command in commands]  # type: ignore[arg-type]  # of any length
-    packed.append(hiredis.pack_command(("PING", mark)))  # type: ignore[arg-type]  # as above
-    await connection.send_packed_command([b"".join(packed)], check_health=False)
-    replies: list[Any] = []
-    for _ in commands:
-        try:
-            replies.append(await connection.read_response(disable_decoding=True))
-        except ResponseError as error:
-            replies.append(error)
-    if await connection.read_response(disable_decoding=True) != mark:
-        raise ConfusedError
-    return replies

@@ -6,7 +6,7 @@ from hashlib import sha1
 from pathlib import Path
 from typing import NamedTuple
 
-from server.store.redis_connections import Command
+from server.store.redis_link import Command
 
 
 class Script(NamedTuple):

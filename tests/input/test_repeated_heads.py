@@ -593,6 +593,28 @@ async def test_a_part_of_a_head_is_never_taken_for_a_request(hot: Hot, repeated:
     assert len(repeated) == 1
 
 
+@pytest.mark.parametrize("cut", [None, 10], ids=["whole", "in part"])
+async def test_a_request_may_come_with_its_connection(
+    hot: Hot, repeated: list[str], monkeypatch: pytest.MonkeyPatch, cut: int | None
+) -> None:
+    """Before aiohttp's task begins, as under uvloop: heads behind a whole one are recognized, behind a part none."""
+    made = Connection.connection_made
+
+    def made_with_request(self: Connection, transport: asyncio.BaseTransport) -> None:
+        made(self, transport)
+        assert not self.aiohttp_waits
+        self.data_received(hot.get()[:cut])
+
+    monkeypatch.setattr(Connection, "connection_made", made_with_request)
+    async with connect(hot.url) as wire:
+        if cut is not None:
+            await wire.send(hot.get()[cut:])
+        assert (await answered(wire)).status == 200
+        for _ in range(3):
+            assert (await told(wire, hot.get())).status == 200
+    assert repeated == (["GET /v1/accounts/alice"] * 2 if cut is None else [])
+
+
 async def test_what_comes_while_another_is_under_way_waits(hot: Hot, repeated: list[str]) -> None:
     """Requests with the same head are answered one by one, in their order."""
     async with connect(hot.url) as wire:

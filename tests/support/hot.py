@@ -14,6 +14,7 @@ import pytest
 from server.app import App
 from server.http.admission import Admission
 from server.http.server import HttpServer
+from server.store.postgres import ACQUIRE_TIMEOUT_SECONDS
 from tests.input.wire import Response, Wire, request
 from tests.support.client import Client
 from tests.support.postgres import create_database, drop_database
@@ -100,12 +101,12 @@ class Hot(NamedTuple):
         """Keep every posting without a connection until the block ends: shorter than it waits for one."""
         assert self.service.app is not None
         pool = self.service.app.database.posting_pool
-        connections = [await pool.acquire() for _ in range(pool.get_max_size())]
+        connections = [await pool.acquire(ACQUIRE_TIMEOUT_SECONDS) for _ in range(pool.size_max)]
         try:
             yield
         finally:
             for connection in connections:
-                await pool.release(connection)
+                await pool.release(connection, failed=False)
 
     def resume(self) -> None:
         """Let Redis answer."""

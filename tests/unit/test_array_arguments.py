@@ -10,7 +10,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from server.ledger.limits import BALANCE_MAX, BALANCE_MIN
-from server.store.pools import create_pool, release
+from server.store.pools import Connection, Pool
+from server.store.postgres import ACQUIRE_TIMEOUT_SECONDS
 
 # Whatever Postgres can store: no NUL characters and no halves of surrogate pairs.
 TEXTS = st.text(st.characters(exclude_characters="\x00", exclude_categories=["Cs"]))
@@ -30,29 +31,26 @@ PATIENT = settings(
     deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow], max_examples=50
 )
 
-Connection = asyncpg.pool.PoolConnectionProxy
-
 
 @pytest.fixture
-async def connection(database_url: str) -> "AsyncIterator[Connection[asyncpg.Record]]":
+async def connection(database_url: str) -> AsyncIterator[Connection]:
     """A connection of the service."""
 
     async def meet(_: object) -> None:
         """Look at nothing."""
 
-    pool = await create_pool(database_url, 1, meet)
-    lent = await pool.acquire()
+    pool = Pool(database_url, 1, meet)
+    await pool.open()
+    lent = await pool.acquire(ACQUIRE_TIMEOUT_SECONDS)
     yield lent
-    await release(pool, lent)
+    await pool.release(lent, failed=False)
     await pool.close()
 
 
 @pytest.mark.parametrize("kind", ELEMENTS)
 @PATIENT
 @given(data=st.data())
-async def test_an_array_arrives_as_it_was_sent(
-    connection: "Connection[asyncpg.Record]", kind: str, data: st.DataObject
-) -> None:
+async def test_an_array_arrives_as_it_was_sent(connection: Connection, kind: str, data: st.DataObject) -> None:
     """Values at their limits, texts of all characters, nulls among them, and no elements at all come back the same."""
     sent = data.draw(st.lists(st.none() | ELEMENTS[kind]))
     statement = f"SELECT $1::{kind}[]"
@@ -60,7 +58,7 @@ async def test_an_array_arrives_as_it_was_sent(
     assert await connection.fetchval(statement, tuple(sent)) == sent
 
 
-async def test_nothing_else_is_taken_for_an_array(connection: "Connection[asyncpg.Record]") -> None:
+async def test_nothing_else_is_taken_for_an_array(connection: Connection) -> None:
     """
     Whether something is an array is told by its type. The driver by itself takes whatever has a length and elements,
     and asks that of every element too.
@@ -70,7 +68,7 @@ async def test_nothing_else_is_taken_for_an_array(connection: "Connection[asyncp
             await connection.fetchval("SELECT $1::text[]", other)
 
 
-async def test_elements_are_not_taken_for_arrays(connection: "Connection[asyncpg.Record]") -> None:
+async def test_elements_are_not_taken_for_arrays(connection: Connection) -> None:
     """A wrong element is an error, as it is by itself; it is no array of another depth."""
     with pytest.raises(asyncpg.DataError):
         await connection.fetchval("SELECT $1::bigint[]", [1, UserList([2])])
