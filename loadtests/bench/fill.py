@@ -1,6 +1,13 @@
-"""Transfers by SQL: what thousands of requests would have left behind, so that a ledger is large within minutes."""
+"""
+Transfers and API keys by SQL: what thousands of requests and commands would have left behind, within minutes.
 
+All of it is done as the superuser of a server's own database, while nobody posts to the ledgers concerned.
+"""
+
+import hashlib
+import secrets
 import time
+import zlib
 from collections.abc import Callable, Sequence
 
 import asyncpg
@@ -58,6 +65,12 @@ START = """
 """
 LEDGER = "SELECT max(ledger_id) FROM tallystick.accounts WHERE id = $1"
 COUNT = "SELECT count(*) FROM tallystick.transfers"
+NEW_LEDGER = "INSERT INTO tallystick.ledgers (name) VALUES ($1) RETURNING id"
+# As `PLENTY` is for a key that a command makes.
+NEW_KEY = """
+    INSERT INTO tallystick.api_keys (ledger_id, id, digest, role, rate_quota, rate_window, burst, concurrency)
+    VALUES ($1, $2, $3, 'admin', 1000000, 1, 1000000, 100000)
+"""
 
 
 async def fill(url: str, accounts: Sequence[str], size: int, until: float, tell: Callable[[int], None]) -> int:
@@ -65,8 +78,6 @@ async def fill(url: str, accounts: Sequence[str], size: int, until: float, tell:
     Fill the newest ledger that has these accounts until the database holds *size* transfers or time is up.
 
     Args:
-        url: Of the database, as its superuser; nobody posts to the ledger meanwhile.
-
         accounts: All of the ledger, named `load:0` and so on.
 
         until: Instant of the monotonic clock after which no further chunk is begun.
@@ -88,10 +99,8 @@ async def fill(url: str, accounts: Sequence[str], size: int, until: float, tell:
                 start = await connection.fetchval(START, ledger)
                 await connection.execute("DROP TABLE IF EXISTS moves, sides")
                 await connection.execute(MOVES, chunk, start, len(accounts))
-                await connection.execute(SIDES, ledger)
-                await connection.execute(TRANSFERS, ledger)
-                await connection.execute(ACCOUNTS, ledger)
-                await connection.execute("DROP TABLE moves, sides")
+                for statement in (SIDES, TRANSFERS, ACCOUNTS):
+                    await connection.execute(statement, ledger)
             held += chunk
             tell(held)
         if held > began_with:
@@ -99,3 +108,22 @@ async def fill(url: str, accounts: Sequence[str], size: int, until: float, tell:
         return held
     finally:
         await connection.close()
+
+
+async def new_keys(url: str, ledgers: int, keys: int) -> list[str]:
+    """Make new ledgers and so many admin keys with plenty, which open one ledger after the other; return the keys."""
+    connection = await asyncpg.connect(url, command_timeout=STATEMENT_SECONDS_MAX)
+    try:
+        ids = [await connection.fetchval(NEW_LEDGER, f"bench-{secrets.token_hex(8)}") for _ in range(ledgers)]
+        made = [_new_key(ids[number % ledgers]) for number in range(keys)]
+        await connection.executemany(NEW_KEY, [row for _, row in made])
+        return [token for token, _ in made]
+    finally:
+        await connection.close()
+
+
+def _new_key(ledger: int) -> tuple[str, tuple[int, str, bytes]]:
+    """Return a key as `tallystick keys create` prints it, and what is kept of it."""
+    key_id, secret = secrets.token_hex(8), secrets.token_bytes(32)
+    body = f"tsk_{ledger:x}_{key_id}_{secret.hex()}"
+    return f"{body}{zlib.crc32(body.encode()):08x}", (ledger, key_id, hashlib.sha256(secret).digest())

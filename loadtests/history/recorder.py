@@ -18,8 +18,7 @@ import platform
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from types import TracebackType
-from typing import NamedTuple, Self
+from typing import Any, NamedTuple, Self
 
 FORMAT = 1
 OK, FAIL, UNKNOWN = "ok", "fail", "unknown"
@@ -51,7 +50,7 @@ def outcome_of(status: int, response: str) -> str:
     return UNKNOWN
 
 
-def problem_of(response: str) -> dict[str, object]:
+def problem_of(response: str | bytes) -> dict[str, Any]:
     """Return the members of a problem document; none of what is no JSON object."""
     try:
         document = json.loads(response)
@@ -106,9 +105,7 @@ class Recorder:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def invoke(

@@ -9,8 +9,6 @@ from typing import NamedTuple
 # Names of the environment: where the plan is, and the API key, which is never written to a file.
 PLAN_VARIABLE = "TALLYSTICK_LOAD_PLAN"
 KEY_VARIABLE = "LEDGER_LOAD_KEY"
-# What a line of progress begins with, among everything else that locust says.
-PROGRESS = "progress: "
 CURRENCY = "EUR"
 # Minor units on every account before the run: far more than it can spend, so that refusals are those asked for.
 OPENING_BALANCE = 1_000_000_000

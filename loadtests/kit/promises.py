@@ -8,6 +8,7 @@ from urllib.parse import quote
 
 from loadtests.books import record_books
 from loadtests.client import Client
+from loadtests.figures import quantile
 from loadtests.history.checks import check
 from loadtests.history.model import History, Operation, load
 from loadtests.history.recorder import OK, Recorder
@@ -15,7 +16,6 @@ from loadtests.history.verdict import CHECKS, Verdict
 from loadtests.kit.catalogue import SCENARIOS
 from loadtests.kit.limiter import accuracy
 from loadtests.kit.plan import Plan
-from loadtests.kit.stats import percentile
 
 # Keys that are looked up one by one, beside the statements, which hold them all.
 LOOK_UPS_MAX = 200
@@ -46,7 +46,7 @@ async def verify(plan: Plan, client: Client) -> tuple[Verdict, dict[str, float]]
 
 
 def _load(folder: Path) -> History:
-    return load([*sorted(folder.glob("history-*.jsonl")), folder / "books.jsonl"])
+    return load(sorted(folder.glob("*.jsonl")))
 
 
 async def look_up(client: Client, seed: int, by_key: dict[str, list[Operation]], verdict: Verdict) -> None:
@@ -104,14 +104,10 @@ def _drift(history: History) -> dict[str, float]:
         return {}
     first, last = min(o.invoked for o in timed), max(o.invoked for o in timed)
     third = (last - first) / 3
-    early = percentile_ms([o for o in timed if o.invoked < first + third])
-    late = percentile_ms([o for o in timed if o.invoked >= last - third])
+    early = _p95([o for o in timed if o.invoked < first + third])
+    late = _p95([o for o in timed if o.invoked >= last - third])
     return {"drift": late / early} if early else {}
 
 
-def percentile_ms(operations: list[Operation]) -> float:
-    """Return the 95th percentile of the latencies, in milliseconds."""
-    times: defaultdict[float, int] = defaultdict(int)
-    for operation in operations:
-        times[1e3 * (operation.ended - operation.invoked)] += 1
-    return percentile(times, 0.95)
+def _p95(operations: list[Operation]) -> float:
+    return quantile(sorted(operation.ended - operation.invoked for operation in operations), 0.95)

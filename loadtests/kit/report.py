@@ -4,8 +4,8 @@ import json
 from pathlib import Path
 
 from loadtests.history.verdict import CHECKS, SHOWN_MAX
+from loadtests.kit.catalogue import PERCENTILES
 from loadtests.kit.run import Outcome
-from loadtests.kit.stats import PERCENTILES
 
 
 def lines(outcome: Outcome) -> list[str]:
@@ -18,12 +18,15 @@ def lines(outcome: Outcome) -> list[str]:
     text = [f"{outcome.plan.scenario}: {word}: {counts}, {latencies} ms", f"  judged: {judged}"]
     text += [f"  missed: {finding}" for finding in outcome.findings if not finding.met]
     text += [f"  {violation.check}: {violation.what}" for violation in verdict.violations[:SHOWN_MAX]]
-    if outcome.audit is None:
-        text.append("  audit: not run; run `tallystick audit` where the database is")
-    else:
-        text.append(f"  audit: {outcome.audit[1]}")
-    knee = _knee(Path(outcome.plan.folder))
-    return [*text, knee] if knee else text
+    audit = "not run; run `tallystick audit` where the database is" if outcome.audit is None else outcome.audit[1]
+    text.append(f"  audit: {audit}")
+    path = Path(outcome.plan.folder) / "knee.json"
+    if path.exists():
+        found = json.loads(path.read_text(encoding="utf-8"))
+        tried = ", ".join(f"{step['users']} users {step['rate']:,.0f}/s" for step in found["steps"])
+        knee = "{users} users, {rate:,.0f} requests/s, p95 {p95_ms:g} ms".format(**found["knee"])
+        text.append(f"  knee: {knee} (tried: {tried})")
+    return text
 
 
 def write(outcome: Outcome) -> None:
@@ -32,23 +35,10 @@ def write(outcome: Outcome) -> None:
     document = {
         "good": outcome.good,
         "figures": outcome.figures,
-        "objectives": [
-            {"name": f.objective.name, "bar": f.objective.bar, "figure": f.figure, "met": f.met}
-            for f in outcome.findings
-        ],
+        "objectives": [{**finding._asdict(), "met": finding.met} for finding in outcome.findings],
         "judged": outcome.verdict.judged,
         "lies": [violation._asdict() for violation in outcome.verdict.violations],
         "audit": outcome.audit,
     }
     (folder / "verdict.json").write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
     (folder / "verdict.txt").write_text("\n".join(lines(outcome)) + "\n", encoding="utf-8")
-
-
-def _knee(folder: Path) -> str:
-    path = folder / "knee.json"
-    if not path.exists():
-        return ""
-    steps = json.loads(path.read_text(encoding="utf-8"))
-    tried = ", ".join(f"{step['users']} users {step['rate']:,.0f}/s" for step in steps["steps"])
-    knee = steps["knee"]
-    return f"  knee: {knee['users']} users, {knee['rate']:,.0f} requests/s, p95 {knee['p95_ms']:g} ms (tried: {tried})"

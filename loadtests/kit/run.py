@@ -10,9 +10,8 @@ from typing import NamedTuple
 
 from loadtests.client import Client, ClientError
 from loadtests.history.verdict import Verdict
-from loadtests.kit.catalogue import FLOOD, FLOOD_LIMIT, SCENARIOS
+from loadtests.kit.catalogue import FLOOD, FLOOD_LIMIT, SCENARIOS, Finding, judge
 from loadtests.kit.limiter import probe
-from loadtests.kit.objectives import Finding, judge, objectives
 from loadtests.kit.plan import Limit, Plan
 from loadtests.kit.prepare import ask_limit, prepare
 from loadtests.kit.process import run_locust
@@ -84,7 +83,7 @@ async def run_scenario(name: str, place: Place, asked: Namespace, screen: Screen
 
     Raises:
         ClientError: The server cannot be used for it.
-        LocustError: Locust failed.
+        ServerError: Locust failed.
         HistoryError: What it wrote down is damaged.
     """
     keys = await place.keys(name)
@@ -112,7 +111,7 @@ async def run_scenario(name: str, place: Place, asked: Namespace, screen: Screen
         verdict, found = await verify(plan, client)
         figures.update(found)
     audit = await place.audit()
-    findings = judge(objectives(name, plan.shape, asked.bars), figures)
+    findings = judge(name, plan.shape, asked.bars, figures)
     return Outcome(plan, figures, findings, verdict, audit)
 
 

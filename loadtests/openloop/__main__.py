@@ -65,27 +65,19 @@ async def _run(arguments: argparse.Namespace) -> int:
     def tick(results: Results) -> None:
         print(f"due {results.due}, good {results.good}, refused {results.refused}", file=sys.stderr)
 
-    results = await generate(
-        Task(
-            target,
-            arguments.workload,
-            arguments.connections,
-            arguments.seconds,
-            arguments.rate,
-            arguments.seed,
-            run,
-        ),
-        tick=tick,
+    task = Task(
+        target, arguments.workload, arguments.connections, arguments.seconds, arguments.rate, arguments.seed, run
     )
-    summary = results.summary()
-    text = json.dumps({**summary._asdict(), "retry_after": dict(results.retry_after)}, indent=2)
+    results = await generate(task, tick=tick)
+    found = results.figures()
+    text = json.dumps({**found, "retry_after": dict(results.retry_after)}, indent=2)
     if arguments.json is not None:
         arguments.json.write_text(text + "\n", encoding="utf-8")
     print(text)
-    if summary.late_generator:
-        late = f"the generator was late by {summary.lag_p99} ms, more than {LAG_MAX_MS:g}: this run does not count"
+    if found["late_generator"]:
+        late = f"the generator was late by {found['lag_p99']} ms, more than {LAG_MAX_MS:g}: this run does not count"
         print(late, file=sys.stderr)
-    return 1 if summary.late_generator else 0
+    return 1 if found["late_generator"] else 0
 
 
 if __name__ == "__main__":

@@ -5,8 +5,7 @@ import argparse
 import uvloop
 
 from loadtests.openloop.generator import Task, allow_files, generate, prepare
-from loadtests.process_table import resident_bytes
-from loadtests.processes import run_program
+from loadtests.processes import resident_bytes, run_program
 from loadtests.screen import Screen
 from loadtests.servers import own_server
 
@@ -48,12 +47,12 @@ async def _measure(arguments: argparse.Namespace) -> int:
             done=measure,
         )
         audit = await server.audit()
-    found = results.summary()
+    found = results.figures()
     before, opened, used = sizes
     screen.say(
-        f"{found.good:,} of {found.due:,} requests answered at {found.offered:,.0f}/s, p50 {found.p50} ms,"
-        f" p99 {found.p99} ms; {found.broken} connections broken\n"
+        f"{found['good']:,} of {found['due']:,} requests answered at {found['offered']:,.0f}/s, p50 {found['p50']} ms,"
+        f" p99 {found['p99']} ms; {found['broken']} connections broken\n"
         f"memory of a connection: {(opened - before) / count / KIB:.1f} KiB when open,"
         f" {(used - before) / count / KIB:.1f} KiB when used\naudit: {audit.last_line}"
     )
-    return 0 if found.good == found.due and not found.broken and audit.code == 0 else 1
+    return 0 if found["good"] == found["due"] and not found["broken"] and audit.code == 0 else 1

@@ -1,10 +1,11 @@
 """Sends what is due on connections that are free, and waits for none of the answers; or sends when it is answered."""
 
 import asyncio
+import itertools
 import random
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from loadtests.client import BROKEN, Connection, retry_after_of
 from loadtests.openloop.results import ANSWERED, REFUSED, UNKNOWN, Results
@@ -30,9 +31,9 @@ REFUSALS = (429, 503)
 
 
 class _Line(Connection):
-    """A connection of one of the target's keys."""
+    """A connection, and the numbers of the target's keys that its requests have in turns."""
 
-    key = 0
+    keys: Iterator[int]
 
 
 class Driver:
@@ -44,7 +45,8 @@ class Driver:
 
         requests: What is sent.
 
-        connections: How many there are, and so how many requests can be under way; the keys take turns.
+        connections: How many there are, and so how many requests can be under way. Each has keys of its own, and one
+            only where there are no more keys than connections.
 
         results: Takes what becomes of them.
 
@@ -81,8 +83,11 @@ class Driver:
         """Make the connections, so many at once as a listener's queue holds."""
         for start in range(0, self._connections, CONNECTING_MAX):
             number = min(CONNECTING_MAX, self._connections - start)
-            keys = len(self._target.keys)
-            await asyncio.gather(*(self._connect((start + n) % keys) for n in range(number)))
+            await asyncio.gather(*(self._connect(self._keys_of(start + n)) for n in range(number)))
+
+    def _keys_of(self, connection: int) -> Iterator[int]:
+        keys = len(self._target.keys)
+        return itertools.cycle(range(connection % keys, keys, self._connections))
 
     async def run(self, rate: float | None, seconds: float, seed: int, tick: Callable[[], None] | None = None) -> None:
         """
@@ -152,7 +157,7 @@ class Driver:
             if len(lags) < LAGS_MAX and idle:
                 lags.append(now - due)
             self._under_way += 1
-            connection.send(self._make(number, connection.key), number, due)
+            connection.send(self._make(number, next(connection.keys)), number, due)
         while waiting and waiting[0][1] + WAIT_SECONDS < now:
             waiting.popleft()
             self._results.gave_up += 1
@@ -161,7 +166,7 @@ class Driver:
         number = self._number
         self._number += 1
         self._under_way += 1
-        connection.send(self._make(number, connection.key), number, now)
+        connection.send(self._make(number, next(connection.keys)), number, now)
 
     def _answered(self, connection: Connection, status: int, received: bytes, end: int) -> None:
         assert isinstance(connection, _Line)
@@ -184,13 +189,12 @@ class Driver:
             fate = self._note_refusal(status, taken, received[:end])
         if results.fates:
             results.note(connection.tag, fate, now - self._began)
-        if self._closed_loop and connection.transport is not None:
-            number = self._number
-            self._number = number + 1
-            connection.send(self._make(number, connection.key), number, now)
-            return
         self._under_way -= 1
-        if connection.transport is not None:
+        if connection.transport is None:
+            return
+        if self._closed_loop:
+            self._send_next(connection, now)
+        else:
             self._idle.append(connection)
             if self._waiting:
                 self._serve(now)
@@ -211,24 +215,24 @@ class Driver:
         self._open.discard(connection)
         if self._closed:
             return
-        task = asyncio.get_running_loop().create_task(self._connect_again(connection.key))
+        task = asyncio.get_running_loop().create_task(self._connect_again(connection.keys))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _connect_again(self, key: int) -> None:
+    async def _connect_again(self, keys: Iterator[int]) -> None:
         while True:
             await asyncio.sleep(RECONNECT_SECONDS)
             try:
-                await self._connect(key)
+                await self._connect(keys)
             except OSError:
                 continue
             return
 
-    async def _connect(self, key: int) -> None:
+    async def _connect(self, keys: Iterator[int]) -> None:
         _, connection = await asyncio.get_running_loop().create_connection(
             lambda: _Line(self._answered, self._ended), self._target.host, self._target.port
         )
-        connection.key = key
+        connection.keys = keys
         self._open.add(connection)
         if self._closed_loop:
             self._send_next(connection, time.perf_counter())

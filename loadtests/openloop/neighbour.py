@@ -8,13 +8,12 @@ from contextlib import asynccontextmanager
 
 import uvloop
 
-from loadtests.openloop.children import Child
-from loadtests.openloop.generator import Task, generate, prepare
-from loadtests.openloop.results import Summary
+from loadtests.figures import Run
+from loadtests.openloop.generator import Child, Task, generate, prepare
 from loadtests.openloop.workloads import Target
 from loadtests.processes import run_program
 from loadtests.screen import Screen
-from loadtests.servers import WARM_UP_SECONDS, own_server
+from loadtests.servers import own_server
 
 # Requests a second of the caller who keeps to the limits, and the limit of the other one.
 QUIET_RATE = 200.0
@@ -41,19 +40,20 @@ def main(words: list[str]) -> int:
 async def _measure(arguments: argparse.Namespace) -> int:
     screen = Screen()
     async with own_server() as server:
-        quiet = await prepare(server.url, [await server.create_key("quiet")])
+        key = await server.create_key("quiet")
+        quiet = await prepare(server.url, [key])
         # Opened with a key that may; the flood comes with one that has the limit.
         noisy = await prepare(server.url, [await server.create_key("noisy")], 10)
         noisy = noisy._replace(keys=[await server.create_key("noisy", ("--rate", f"{LIMIT}/s", "--burst", str(BURST)))])
-        await _quiet(quiet, WARM_UP_SECONDS)
+        await server.warm(key)
         p99s: dict[int, list[float]] = {0: [], 1: [], FLOOD: []}
         for number in range(1, arguments.rounds + 1):
             for factor, values in p99s.items():
                 async with _noise(noisy, factor * LIMIT, arguments.seconds + 2 * LEAD_SECONDS):
-                    summary = await _quiet(quiet, arguments.seconds)
-                values.append(summary.p99)
+                    run = await _quiet(quiet, arguments.seconds)
+                values.append(run["p99"])
                 beside = f"beside {factor} times the limit" if factor else "alone"
-                screen.say(f"round {number}: p99 {summary.p99} ms {beside}; {summary.good} of {summary.due} good")
+                screen.say(f"round {number}: p99 {run['p99']} ms {beside}; {run['good']} of {run['due']} good")
     alone, fair, flooded = (statistics.median(values) for values in p99s.values())
     screen.say(
         f"p99, medians of {arguments.rounds}: {alone} ms alone, {fair} ms beside a caller at its limit of {LIMIT}/s,"
@@ -63,8 +63,8 @@ async def _measure(arguments: argparse.Namespace) -> int:
     return 0 if flooded / fair <= MOVE_MAX else 1
 
 
-async def _quiet(target: Target, seconds: float) -> Summary:
-    return (await generate(Task(target, "mixed", QUIET_CONNECTIONS, seconds, QUIET_RATE))).summary()
+async def _quiet(target: Target, seconds: float) -> Run:
+    return (await generate(Task(target, "mixed", QUIET_CONNECTIONS, seconds, QUIET_RATE))).figures()
 
 
 @asynccontextmanager

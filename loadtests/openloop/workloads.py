@@ -16,12 +16,17 @@ PREFIX = "load"
 
 
 class Target(NamedTuple):
-    """Where requests go; each API key stands for a ledger with the same accounts."""
+    """
+    Where requests go: all ledgers have the same accounts.
+
+    Each of the first `ledgers` API keys opens another one, and so do the next ones again; 0 is a ledger for each key.
+    """
 
     host: str
     port: int
     keys: list[str]
     accounts: list[str]
+    ledgers: int = 0
 
     @property
     def url(self) -> str:
@@ -69,14 +74,14 @@ class _Source:
         self.run = run
         self.random = random.Random(seed)
 
-    def heads(self, line: str, more: str = "") -> list[str]:
-        """Return the beginning of a request, for each key."""
+    def rests(self, more: str = "") -> list[str]:
+        """Return what follows the first line of a request, for each key."""
         host = Address(self.target.host, self.target.port).host_header
-        start = f"{line} HTTP/1.1\r\nHost: {host}\r\n{more}Authorization: Bearer "
-        return [f"{start}{key}\r\n" for key in self.target.keys]
+        return [f"Host: {host}\r\n{more}Authorization: Bearer {key}\r\n" for key in self.target.keys]
 
     def posts(self, path: str) -> list[str]:
-        return self.heads(f"POST {path}", "Content-Type: application/json\r\n")
+        rests = self.rests("Content-Type: application/json\r\n")
+        return [f"POST {path} HTTP/1.1\r\n{rest}" for rest in rests]
 
     def pair(self) -> tuple[str, str]:
         accounts, choice = self.target.accounts, self.random.random
@@ -90,17 +95,19 @@ class _Source:
 
 
 def _bare(source: _Source) -> Requests:
-    request = source.heads("GET /")[0].encode() + b"\r\n"
+    request = f"GET / HTTP/1.1\r\n{source.rests()[0]}\r\n".encode()
     return Requests([], lambda _number, _key: request)
 
 
 def _gets(source: _Source, path: str) -> Requests:
-    choice, names = source.random.random, source.target.accounts
-    by_account = [source.heads(f"GET {path.format(name)}") for name in names]
-    ready = [[f"{head}\r\n".encode() for head in heads] for heads in by_account]
-    # Each once beforehand: what is measured finds in a cache what can be there.
-    first = [request for some in ready for request in some]
-    return Requests(first, lambda _number, key: ready[int(choice() * len(names))][key])
+    choice, keys = source.random.random, source.target.keys
+    lines = [f"GET {path.format(name)} HTTP/1.1\r\n".encode() for name in source.target.accounts]
+    rests = [f"{rest}\r\n".encode() for rest in source.rests()]
+    # Each once beforehand: what is measured finds in a cache what can be there. Keys too are looked up beforehand.
+    ledgers = source.target.ledgers or len(keys)
+    first = [line + rest for rest in rests[:ledgers] for line in lines]
+    first += [lines[0] + rest for rest in rests[ledgers:]]
+    return Requests(first, lambda _number, key: lines[int(choice() * len(lines))] + rests[key])
 
 
 def _read(source: _Source) -> Requests:

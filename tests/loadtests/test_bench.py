@@ -11,11 +11,11 @@ import pytest
 
 from loadtests.bench import __main__ as program
 from loadtests.bench.fill import fill
+from loadtests.bench.parts import PARTS
 from loadtests.bench.record import Part, read
 from loadtests.bench.report import TEMPLATE, render
 from loadtests.bench.work import Work
-from loadtests.openloop.children import run_apart
-from loadtests.openloop.generator import Task, prepare
+from loadtests.openloop.generator import Task, prepare, run_apart
 from tests.support.books import check_books
 from tests.support.postgres import administer
 from tests.support.service import in_process, make_key
@@ -26,7 +26,7 @@ FIGURES = Path(__file__).with_name("figures")
 
 def stored() -> list[Part]:
     """All parts of a short run that was kept."""
-    parts = [read(FIGURES, name) for name in program.PARTS]
+    parts = [read(FIGURES, name) for name in PARTS]
     found = [part for part in parts if part is not None]
     assert len(found) == len(parts)
     return found
@@ -107,7 +107,7 @@ def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bench:
     async def part(work: Work) -> None:
         calls.append(1)
         work.keep(side="tallystick", workload="read", per_second=4321.0, seconds=1.0)
-        work.audits.note("stub", not (tmp_path / "wrong").exists(), "said the auditor")
+        work.audited("stub", not (tmp_path / "wrong").exists(), "said the auditor")
         if (tmp_path / "interrupt").exists():
             raise asyncio.CancelledError
 

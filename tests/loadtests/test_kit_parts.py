@@ -8,17 +8,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from loadtests.history.model import Operation
-from loadtests.kit import objectives, plan
-from loadtests.kit.catalogue import SCENARIOS, SHAPES
+from loadtests.kit import plan
+from loadtests.kit.catalogue import CALM, MEANINGS, SCENARIOS, SHAPES, STRICT, judge
 from loadtests.kit.limiter import accuracy, limit_of
 from loadtests.kit.plan import Limit, Plan
 from loadtests.kit.shapes import KneeSearch, Step, users_at
-from loadtests.kit.stats import percentile
 from loadtests.kit.traffic import Traffic
 
 LIMIT = Limit(quota=10, window=1, burst=20)
-USUAL = {"lies": 0.0, "unknown": 0.0, "unjudged": 0.0, "cut_short": 0.0, "exceptions": 0.0, "error_rate": 0.0}
-FAST = {"p50_ms": 1.0, "p95_ms": 2.0, "p99_ms": 3.0}
+USUAL = {**STRICT, **dict.fromkeys(CALM, 3.0), "error_rate": 0.0}
 
 
 def made(**changes: object) -> Plan:
@@ -75,35 +73,24 @@ def test_a_search_ends_with_the_users_there_are() -> None:
     assert search.knee == Step(3, 300.0, 1.0)
 
 
-@given(st.lists(st.integers(0, 500), min_size=1), st.floats(0.01, 1))
-def test_a_percentile_is_one_of_the_values(values: list[int], share: float) -> None:
-    """At least that share of the values do not exceed it, and it is the smallest of which that is so."""
-    value = percentile(Counter(values), share)
-    assert value in values
-    assert sum(other <= value for other in values) >= share * len(values) - 1e-9
-    assert sum(other < value for other in values) < share * len(values) + 1e-9
-
-
 def test_no_scenario_wants_what_is_not_measured() -> None:
     """With good figures for all its objectives a scenario is good, whatever its shape; without one it is not."""
     good = {"replays_equal": 1.0, "one_first": 1.0, "above_limit": 0.0, "admitted_share": 1.0, "offered_times": 9.0}
-    good |= {**USUAL, **FAST, "retry_after_true": 1.0, "drift": 1.0}
+    good |= {**USUAL, "retry_after_true": 1.0, "drift": 1.0}
     for scenario in SCENARIOS:
         for shape in SHAPES:
-            wanted = objectives.objectives(scenario, shape, {})
-            assert {objective.name for objective in wanted} <= set(objectives.names())
-            assert all(finding.met for finding in objectives.judge(wanted, good)), scenario
-            for objective in wanted:
-                figures = {name: figure for name, figure in good.items() if name != objective.name}
-                assert not all(finding.met for finding in objectives.judge(wanted, figures))
+            findings = judge(scenario, shape, {}, good)
+            assert all(finding.met for finding in findings), scenario
+            for name in (finding.name for finding in findings):
+                assert name in MEANINGS
+                figures = {other: figure for other, figure in good.items() if other != name}
+                assert not all(finding.met for finding in judge(scenario, shape, {}, figures))
 
 
 def test_a_bar_can_be_moved() -> None:
     """A missed one is named with figure and bar."""
-    wanted = objectives.objectives("reads", "steady", {"p99_ms": 2.5, "error_rate": 0.5})
-    missed = [
-        str(finding) for finding in objectives.judge(wanted, {**USUAL, **FAST, "error_rate": 0.4}) if not finding.met
-    ]
+    asked = {"p99_ms": 2.5, "error_rate": 0.5, "one_first": 1.0}
+    missed = [str(found) for found in judge("reads", "steady", asked, {**USUAL, "error_rate": 0.4}) if not found.met]
     assert missed == ["p99_ms is 3, bar <= 2.5: 99 of 100 answers came within so many milliseconds"]
 
 
