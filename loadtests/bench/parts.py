@@ -11,30 +11,14 @@ from pathlib import Path
 from typing import NamedTuple
 
 from loadtests.bench.fill import fill
-from loadtests.bench.places import (
-    PEER_AUDIT,
-    PEER_DATABASE,
-    Tallystick,
-    bare,
-    beside,
-    peer,
-    pgbench,
-    pgbench_rate,
-)
+from loadtests.bench.places import PEER_AUDIT, PEER_DATABASE, Tallystick, bare, beside, peer, pgbench, pgbench_rate
 from loadtests.bench.record import BenchError
 from loadtests.bench.scale import SHARES, USUAL
 from loadtests.bench.work import Work
 from loadtests.databases import Databases
 from loadtests.figures import Run
 from loadtests.openloop import overload
-from loadtests.openloop.generator import (
-    MARGIN_SECONDS,
-    Task,
-    TooManyFilesError,
-    allow_files,
-    leave_cores,
-    run_apart,
-)
+from loadtests.openloop.generator import MARGIN_SECONDS, Task, TooManyFilesError, allow_files, leave_cores, run_apart
 from loadtests.openloop.workloads import BULK_TRANSFERS, Target
 from loadtests.processes import cpu_times, cpu_used, resident_bytes, run_command
 from loadtests.servers import tallystick

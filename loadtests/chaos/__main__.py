@@ -18,7 +18,7 @@ import uvloop
 
 from loadtests.books import record_books
 from loadtests.chaos import clients as all_clients
-from loadtests.chaos.clients import HISTORY_BYTES_MAX, INSIST_SECONDS_MAX, PREFIX, Client, Traffic
+from loadtests.chaos.clients import HISTORY_BYTES_MAX, PREFIX, Client, Traffic
 from loadtests.chaos.judge import judge
 from loadtests.chaos.nemesis import Nemesis
 from loadtests.chaos.plan import SECONDS_MIN, Phase, plan
@@ -27,6 +27,7 @@ from loadtests.client import Client as Caller
 from loadtests.client import ClientError
 from loadtests.history.model import HistoryError
 from loadtests.history.recorder import Recorder
+from loadtests.payers import INSIST_SECONDS_MAX
 from loadtests.processes import PROJECT, ServerError, run_program
 
 GOOD, BROKEN, NOT_RUN = 0, 1, 2
@@ -94,10 +95,11 @@ async def _run(asked: argparse.Namespace, phases: list[Phase], folder: Path, fro
         await rig.audit()
         await rig.stop()
     judged = judge(folder)
-    for line in judged.lines(rig.counts, nemesis, rig.violations):
+    judged.seen.update(rig.counts)
+    for line in judged.lines(nemesis, rig.violations):
         _say(line)
     violations = len(judged.verdict.violations) + len(rig.violations)
-    missing = judged.missing(rig.counts, asked.seconds)
+    missing = judged.missing(asked.seconds)
     for what in missing:
         _say(f"not seen: {what}")
     good = not violations and not missing
@@ -114,15 +116,15 @@ async def _run(asked: argparse.Namespace, phases: list[Phase], folder: Path, fro
 async def _traffic(rig: Rig, seed: int, phases: list[Phase], folder: Path) -> Nemesis:
     """Let the clients run while the plan is carried out; return when all of them have ended."""
     with Recorder(folder / "history.jsonl", bytes_max=HISTORY_BYTES_MAX) as recorder:
-        traffic = Traffic(rig, recorder, seed)
+        traffic = Traffic(rig, recorder)
         try:
             for ledger in LEDGERS:
                 await Client(traffic, ledger, "fund-0", seed).fund()
             clients = all_clients.make_clients(traffic, seed)
-            nemesis = Nemesis(traffic, [client.process for client in clients], _say)
+            nemesis = Nemesis(traffic, [client.process for client, _ in clients], _say)
             async with asyncio.TaskGroup() as group:
                 progress = group.create_task(_tell_progress(traffic))
-                running_clients = [group.create_task(client.run()) for client in clients]
+                running_clients = [group.create_task(client.run(act)) for client, act in clients]
                 await nemesis.run(phases)
                 traffic.stopped = True
                 async with asyncio.timeout(INSIST_SECONDS_MAX + MARGIN_SECONDS):
@@ -138,8 +140,8 @@ async def _tell_progress(traffic: Traffic) -> None:
     before = traffic.recorder.operations
     while True:
         await asyncio.sleep(PROGRESS_SECONDS)
-        now, lost = traffic.recorder.operations, traffic.rig.counts["answer lost"]
-        _say(f"          {now:,} operations, {(now - before) / PROGRESS_SECONDS:,.0f}/s; {lost:,} answers lost")
+        now = traffic.recorder.operations
+        _say(f"          {now:,} operations, {(now - before) / PROGRESS_SECONDS:,.0f}/s")
         before = now
 
 

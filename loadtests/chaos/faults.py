@@ -13,6 +13,8 @@ from loadtests.processes import Program, send
 from loadtests.servers import Server
 
 SERVER, CLIENTS = "server", "clients"
+# Marks, behind the name of a part: both servers are kept from it, and are not any more.
+AWAY, BACK = "away", "back"
 # What a slow link adds to each piece, in each direction.
 SLOW_SECONDS = 0.2
 # Of the batches that a worker posts after its start, the one at which a failpoint acts, at most: it posts some fifteen
@@ -84,16 +86,18 @@ class Kind(NamedTuple):
 
 
 @asynccontextmanager
-async def injected(rig: Rig, fault: Fault) -> AsyncIterator[None]:
-    """Do a fault; undo it afterwards."""
+async def injected(rig: Rig, fault: Fault, mark: Callable[[str], None]) -> AsyncIterator[None]:
+    """Do a fault; undo it afterwards; mark in between when both servers are kept from a part."""
     kind = KINDS[fault.kind]
     away = kind.away and fault.target == BOTH
     async with kind.injector(rig, fault):
-        rig.away[kind.part] += away
+        if away:
+            mark(f"{kind.part} {AWAY}")
         try:
             yield
         finally:
-            rig.away[kind.part] -= away
+            if away:
+                mark(f"{kind.part} {BACK}")
 
 
 def _nothing(_rig: Rig, _fault: Fault) -> None:

@@ -1,6 +1,7 @@
 """What a run shows: the checks of its history, and those of reads that may be too old, look-ups and 500s."""
 
 import bisect
+import itertools
 import json
 import math
 from collections import Counter, defaultdict
@@ -8,12 +9,14 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
-from loadtests.chaos.faults import KINDS
+from loadtests.chaos.faults import AWAY, BACK, KINDS
 from loadtests.chaos.nemesis import BOUNDED_STARTED, BOUNDED_STOPPED, Nemesis
+from loadtests.chaos.rig import POSTGRES, REDIS
 from loadtests.history.checks import check
+from loadtests.history.keys import by_key
 from loadtests.history.model import History, Operation, load
 from loadtests.history.reads import check_balances_read, check_versions_read
-from loadtests.history.recorder import FAIL, NOT_NOW, OK
+from loadtests.history.recorder import FAIL, NOT_NOW, OK, UNKNOWN
 from loadtests.history.verdict import CHECKS, Verdict
 
 # A snapshot lives 10 s, from when the lease was taken under which it was read.
@@ -57,24 +60,25 @@ OUTCOMES = ("ok", "replayed", "refused", "not now", "unknown", "no answer")
 
 
 class Judged(NamedTuple):
-    """What was found, and the operations by what was done and what came of it."""
+    """What was found, the operations by what was done and what came of it, and what was seen how often."""
 
     verdict: Verdict
     operations: dict[str, Counter[str]]
+    seen: Counter[str]
 
     @property
     def total(self) -> int:
         """All operations."""
         return sum(outcomes.total() for outcomes in self.operations.values())
 
-    def missing(self, counts: Counter[str], seconds: float) -> list[str]:
+    def missing(self, seconds: float) -> list[str]:
         """Return what a run of that length had to see and has not seen."""
         is_long = seconds >= LONG_SECONDS
         checks = [name for name in ALL_CHECKS if is_long or name not in LONG_ONLY]
         never = [f"nothing for check {name} to judge" for name in checks if not self.verdict.judged[name]]
-        return never + ([f"never: {name}" for name in SOMETIMES if not counts[name]] if is_long else [])
+        return never + ([f"never: {name}" for name in SOMETIMES if not self.seen[name]] if is_long else [])
 
-    def lines(self, counts: Counter[str], nemesis: Nemesis, others: list[str]) -> Iterable[str]:
+    def lines(self, nemesis: Nemesis, others: list[str]) -> Iterable[str]:
         """Tell what was done and found; *others* are violations that the history does not hold."""
         yield "faults"
         yield from (f"  {nemesis.done[kind]:>9,}  {kind}" for kind in KINDS)
@@ -84,8 +88,8 @@ class Judged(NamedTuple):
         for operation, outcomes in sorted(self.operations.items()):
             yield f"  {operation:<22}" + "".join(f"{outcomes[name]:>11,}" for name in OUTCOMES)
         yield "seen"
-        extra = sorted(counts.keys() - {*SOMETIMES, *AT_TIMES})
-        yield from (f"  {counts[name]:>9,}  {name}" for name in (*SOMETIMES, *AT_TIMES, *extra))
+        extra = sorted(self.seen.keys() - {*SOMETIMES, *AT_TIMES})
+        yield from (f"  {self.seen[name]:>9,}  {name}" for name in (*SOMETIMES, *AT_TIMES, *extra))
         yield "checks"
         yield from self.verdict.lines(ALL_CHECKS)
         yield from (f"  violation: {what}" for what in others)
@@ -107,7 +111,7 @@ def judge(folder: Path) -> Judged:
     check_bounded(history, verdict)
     check_look_ups(history, verdict)
     check_errors(history, verdict)
-    return Judged(verdict, operations)
+    return Judged(verdict, operations, seen_in(history))
 
 
 def _came_of(operation: Operation) -> str:
@@ -118,17 +122,59 @@ def _came_of(operation: Operation) -> str:
     return "unknown" if operation.status else "no answer"
 
 
+def _windows(history: History, starts: str, stops: str) -> list[tuple[float, float]]:
+    """Return the times between two marks; a run that was interrupted may have begun what it has not ended."""
+    started, stopped = (sorted(mark.at for mark in history.marks if mark.name == name) for name in (starts, stops))
+    return [(start, next((stop for stop in stopped if stop > start), math.inf)) for start in started]
+
+
+def seen_in(history: History) -> Counter[str]:
+    """Count what a correct service shows at times."""
+    seen: Counter[str] = Counter()
+    away = {part: _windows(history, f"{part} {AWAY}", f"{part} {BACK}") for part in (POSTGRES, REDIS)}
+    sets: dict[str, set[int]] = defaultdict(set)
+    for operation in history.operations:
+        no_postgres, no_redis = (
+            any(start < operation.invoked and operation.ended < stop for start, stop in away[part])
+            for part in (POSTGRES, REDIS)
+        )
+        status, unavailable, bound = operation.status, operation.status == 503, operation.bound
+        seen["answer lost"] += status == 0
+        seen["account read while Redis was away"] += no_redis and status == 200 and bool(operation.shown) and not bound
+        seen["write refused while PostgreSQL was away"] += no_postgres and unavailable and operation.outcome == FAIL
+        seen["service did not know the outcome and said so"] += unavailable and operation.outcome == UNKNOWN
+        seen["replayed while Redis was away" if no_redis else "replayed"] += bound and operation.replayed
+        seen["refused for want of funds"] += bound and status == 409
+        seen["key refused for another request"] += status == 422
+        sets[operation.path].add(status)
+    for path, statuses in sets.items():
+        seen["atomic set posted"] += " atomic " in path and 201 in statuses
+        seen["atomic set refused"] += " atomic " in path and 409 in statuses
+    for operations in by_key(history).values():
+        _see_key(operations, seen)
+    return seen
+
+
+def _see_key(operations: list[Operation], seen: Counter[str]) -> None:
+    """Count what the sendings of one request tell together."""
+    answered = sorted((o for o in operations if o.bound), key=lambda o: o.ended)
+    overlap = any(later.invoked < earlier.ended for earlier, later in itertools.pairwise(answered))
+    seen["one request answered several times at once"] += overlap
+    if answered and any(o.outcome == UNKNOWN and o.invoked < answered[0].invoked for o in operations):
+        first = answered[0]
+        if first.outcome == OK:
+            seen[f"lost answer: had {'' if first.replayed else 'not '}been applied"] += 1
+        else:
+            seen["lost answer: had been refused"] += first.replayed
+
+
 def set_apart(history: History) -> None:
     """Give reads that may be too old a name of their own, so that the strict checks of reads leave them alone."""
-    starts, stops = (
-        sorted(mark.at for mark in history.marks if mark.name == name) for name in (BOUNDED_STARTED, BOUNDED_STOPPED)
-    )
-    # A run that was interrupted may have begun what it has not ended.
-    ends = [next((stop for stop in stops if stop > start), math.inf) + BOUND_SECONDS + LATE_SECONDS for start in starts]
-    windows = list(zip(starts, ends, strict=True))
+    windows = _windows(history, BOUNDED_STARTED, BOUNDED_STOPPED)
+    late = BOUND_SECONDS + LATE_SECONDS
     for operation in history.operations:
         if operation.operation == "read" and any(
-            operation.ended > start and operation.invoked < until for start, until in windows
+            operation.ended > start and operation.invoked < stop + late for start, stop in windows
         ):
             operation.operation = BOUNDED_READ
 

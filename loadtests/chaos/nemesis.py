@@ -79,7 +79,7 @@ class Nemesis:
         try:
             for fault in step.faults:
                 stacks.append(AsyncExitStack())
-                await stacks[-1].enter_async_context(injected(self._rig, fault))
+                await stacks[-1].enter_async_context(injected(self._rig, fault, self._mark))
                 self.done[fault.kind] += 1
                 if fault is not step.faults[-1]:
                     await asyncio.sleep(STAGGER_SECONDS)

@@ -46,8 +46,6 @@ class Rig:
 
         keys: API keys by ledger.
 
-        away: By part, the faults under way that keep both servers from it.
-
         hang_up: Whether clients end connections before they are answered.
 
         counts: What happened that must happen at times.
@@ -60,7 +58,6 @@ class Rig:
         self.servers = servers
         self.urls = [server.url for server in servers]
         self.keys: dict[str, str] = {}
-        self.away: Counter[str] = Counter()
         self.hang_up = False
         self.counts: Counter[str] = Counter()
         self.violations: list[str] = []

@@ -60,12 +60,17 @@ def problem_of(response: str | bytes) -> dict[str, Any]:
 
 
 class Heard(NamedTuple):
-    """The answer to a request, or to an item of a bulk, and what it says of it; status 0 is no answer."""
+    """
+    The answer to a request, or to an item of a bulk, and what it says of it; status 0 is no answer.
+
+    `retry_after` are the seconds that it asks to wait for, where whoever has sent the request was told.
+    """
 
     status: int
     response: str
     replayed: bool
     outcome: str
+    retry_after: int = 0
 
     @property
     def settled(self) -> bool:

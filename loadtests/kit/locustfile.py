@@ -12,6 +12,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import gevent
 import locust.stats
 from locust import events
 from locust.runners import WorkerRunner
@@ -19,9 +20,10 @@ from locust.runners import WorkerRunner
 from loadtests.figures import quantile
 from loadtests.kit import load_shapes
 from loadtests.kit.catalogue import PERCENTILES
-from loadtests.kit.scenarios import USERS
-from loadtests.kit.users import PLAN, Notes
+from loadtests.kit.users import PLAN, Notes, ScenarioUser
 
+# What locust looks for in this file; and a shape, below.
+__all__ = ["ScenarioUser"]
 # The end of the names that stand apart: `... (limited)`, `... (answer lost)`.
 APART = ")"
 
@@ -29,13 +31,18 @@ APART = ")"
 locust.stats.CSV_STATS_FLUSH_INTERVAL_SEC = 1
 # Locust chooses the tasks of all users with it.
 random.seed(PLAN.seed)
-ScenarioUser = USERS[PLAN.scenario]
 if PLAN.shape != "steady":
     LoadShape = load_shapes.Knee if PLAN.shape == "knee" else load_shapes.Curve
 
 atexit.register(Notes.close)
 # Started from a shell's background, it would ignore what asks it to end and report.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@events.init.add_listener
+def look_at_the_clock(**_: Any) -> None:
+    """Let gevent see what time it is: a run begins now, not when the imports above did, which may take seconds."""
+    gevent.get_hub().loop.update_now()
 
 
 @events.quitting.add_listener

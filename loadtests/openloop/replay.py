@@ -10,14 +10,13 @@ Exit codes: 0 all of it holds, 1 a check failed, 2 it could not be run, 130 inte
 
 import argparse
 import asyncio
-import contextlib
 import hashlib
 import os
 import shlex
 import sys
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -39,8 +38,6 @@ IN_FLIGHT = 64
 # One connection each: with more, file descriptors run out before the server does.
 IN_FLIGHT_MAX = 512
 GOOD, CHECK_FAILED, NOT_RUN = 0, 1, 2
-# Between two looks at how far a pass is.
-PROGRESS_SECONDS = 0.2
 # Enough to see a pattern; more of the same would only hide it.
 MISMATCHES_MAX = 20
 # A set of rows with their roundings stays far below the contract's 1000 items and 1 MiB.
@@ -216,16 +213,16 @@ class Replay:
             for book in waiting:
                 await self._post_book(book, done, check)
 
-        async with self._shown(done):
-            try:
-                async with asyncio.TaskGroup() as group:
-                    for _ in range(min(self._in_flight, len(self._books))):
-                        group.create_task(worker())
-            except BaseExceptionGroup as errors:
-                # The workers fail alike; the first error says what happened.
-                raise errors.exceptions[0] from None
-            finally:
-                done.seconds = time.perf_counter() - done.began
+        try:
+            async with asyncio.TaskGroup() as group:
+                for _ in range(min(self._in_flight, len(self._books))):
+                    group.create_task(worker())
+        except BaseExceptionGroup as errors:
+            # The workers fail alike; the first error says what happened.
+            raise errors.exceptions[0] from None
+        finally:
+            done.seconds = time.perf_counter() - done.began
+            self._screen.say(self._line(done))
         return done
 
     async def _post_book(self, book: Book, done: Pass, check: Check) -> None:
@@ -239,6 +236,7 @@ class Replay:
                 check(done, row, transfer, answer)
             done.rows += len(rows)
             done.transfers += len(asked)
+            self._screen.progress(self._line(done))
 
     def _check_first(self, done: Pass, row: Row, transfer: Transfer, answer: Heard) -> None:
         """After each row the account must stand where the bank says it stood."""
@@ -264,25 +262,9 @@ class Replay:
         elif answer.digest != self._digests[transfer.key]:
             done.expect(what, "the first answer's status and bytes", f"others ({answer.status})")
 
-    @contextlib.asynccontextmanager
-    async def _shown(self, done: Pass) -> AsyncIterator[None]:
-        """Show how far a pass is while the body runs, and a last time when it has ended."""
-
-        def line() -> str:
-            rows, wrong = f"{done.rows:,} of {len(self._rows):,} rows", f"{len(done.mismatches)} mismatches"
-            return f"{done.name}: {rows}, {done.rate:,.0f}/s, {wrong}"
-
-        async def watch() -> None:
-            while True:
-                self._screen.progress(line())
-                await asyncio.sleep(PROGRESS_SECONDS)
-
-        watching = asyncio.create_task(watch())
-        try:
-            yield
-        finally:
-            watching.cancel()
-            self._screen.say(line())
+    def _line(self, done: Pass) -> str:
+        rows, wrong = f"{done.rows:,} of {len(self._rows):,} rows", f"{len(done.mismatches)} mismatches"
+        return f"{done.name}: {rows}, {done.rate:,.0f}/s, {wrong}"
 
     def summary(self, audit: str) -> dict[str, str]:
         """Return what came of it, by name."""

@@ -1,19 +1,22 @@
 """The parts of the load tests that need no users: shapes, figures, objectives, limits."""
 
 from collections import Counter
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from loadtests.history.model import Operation
+from loadtests.history.recorder import Heard, Recorder
 from loadtests.kit import plan
 from loadtests.kit.catalogue import CALM, MEANINGS, SCENARIOS, SHAPES, STRICT, judge
 from loadtests.kit.limiter import accuracy, limit_of
 from loadtests.kit.plan import Limit, Plan
 from loadtests.kit.shapes import KneeSearch, Step, users_at
-from loadtests.kit.traffic import Traffic
+from loadtests.payers import Habits, Payer, Reply, Request
 
 LIMIT = Limit(quota=10, window=1, burst=20)
 USUAL = {**STRICT, **dict.fromkeys(CALM, 3.0), "error_rate": 0.0}
@@ -30,7 +33,7 @@ def made(**changes: object) -> Plan:
         "seconds": 1.0,
         "shape": "steady",
         "seed": 1,
-        "accounts": 50,
+        "size": 50,
         "folder": "reports/reads",
     }
     return Plan(**{**fields, **changes})  # type: ignore[arg-type]  # few, by name
@@ -132,29 +135,56 @@ def test_a_key_tells_its_limit(headers: dict[str, str], limit: Limit | None) -> 
     assert limit_of(headers) == limit
 
 
-def test_the_same_seed_makes_the_same_traffic() -> None:
-    """And another user or seed makes another."""
+class _NoWire:
+    """Carries nothing: only choices are looked at."""
 
-    def choices(user: str, seed: int) -> list[tuple[str, str]]:
-        traffic = Traffic(made(seed=seed), user)
-        return [traffic.pair() for _ in range(20)]
+    async def send(self, request: Request) -> Reply:
+        raise NotImplementedError
 
-    assert choices("0-1", 1) == choices("0-1", 1)
-    assert choices("0-1", 1) != choices("0-2", 1)
-    assert choices("0-1", 1) != choices("0-1", 2)
+    async def send_deaf(self, request: Request) -> None:
+        raise NotImplementedError
+
+    async def pause(self, seconds: float) -> None:
+        raise NotImplementedError
+
+    async def together(self, sendings: Sequence[Coroutine[Any, Any, Heard]]) -> list[Heard]:
+        raise NotImplementedError
 
 
-def test_few_accounts_get_most_of_the_reads() -> None:
-    traffic = Traffic(made(), "0-1")
-    counts = Counter(traffic.busy_account() for _ in range(2_000))
-    assert counts.most_common(1)[0][0] == made().account(0)
+@pytest.fixture
+def payer(tmp_path: Path) -> Iterator[Callable[[str], Payer]]:
+    """Makes payers of a seed."""
+    habits = Habits(amount_max=500, items=20, at_once=3, pause_max=3.0, again_one_in=8)
+    with Recorder(tmp_path / "history.jsonl") as recorder:
+
+        def make(seed: str) -> Payer:
+            return Payer(_NoWire(), recorder, "u1", prefix="k", accounts=made().accounts, habits=habits, seed=seed)
+
+        yield make
+
+
+def test_the_same_seed_makes_the_same_traffic(payer: Callable[[str], Payer]) -> None:
+    """And another one makes another."""
+
+    def choices(seed: str) -> list[tuple[str, str]]:
+        one = payer(seed)
+        return [one.pair() for _ in range(20)]
+
+    assert choices("1") == choices("1")
+    assert choices("1") != choices("2")
+
+
+def test_few_accounts_get_most_of_the_reads(payer: Callable[[str], Payer]) -> None:
+    one = payer("1")
+    counts = Counter(one.busy_account() for _ in range(2_000))
+    assert counts.most_common(1)[0][0] == made().accounts[0]
     assert sum(count for _, count in counts.most_common(5)) > 1_000
 
 
-def test_hot_and_cold_pairs() -> None:
+def test_hot_and_cold_pairs(payer: Callable[[str], Payer]) -> None:
     """The first account is in every hot pair and in no cold one."""
-    traffic = Traffic(made(), "0-1")
-    hot = made().account(0)
+    one = payer("1")
+    hot = made().accounts[0]
     for _ in range(200):
-        assert hot in traffic.hot_pair()
-        assert hot not in traffic.cold_pair()
+        assert hot in one.hot_pair()
+        assert hot not in one.pair()
