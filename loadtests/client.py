@@ -15,6 +15,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any, NamedTuple, Self, cast
 from urllib.parse import quote, urlsplit
 
+from loadtests.errors import NotRunError
 from loadtests.history.recorder import NOT_NOW, problem_of
 
 # One request: above the server's own deadlines, so that its answer and not our impatience decides.
@@ -43,7 +44,7 @@ _CLOSE = re.compile(rb"\r\nconnection: *close\r\n", re.IGNORECASE)
 _RETRY_AFTER = re.compile(rb"\r\nretry-after: *(\d+)\r\n", re.IGNORECASE)
 
 
-class ClientError(Exception):
+class ClientError(NotRunError):
     """A call of the ledger did not do what it was meant to do; the message says what happened instead."""
 
 

@@ -16,6 +16,8 @@ from typing import Any, NamedTuple
 
 import psutil
 
+from loadtests.errors import INTERRUPTED, NOT_RUN, NotRunError
+
 HOST = "127.0.0.1"
 PROJECT = Path(__file__).resolve().parents[1]
 POLL_SECONDS = 0.02
@@ -24,7 +26,6 @@ KILLED_SECONDS_MAX = 10.0
 # Lines of a program's output that are shown when it failed.
 LINES_SHOWN = 20
 BYTES_SHOWN_MAX = 16_384
-INTERRUPTED = 130
 # Names of processes and what they stand for; everything else is the server itself.
 CPU_KINDS = {"postgres": "postgres", "valkey-server": "redis", "redis-server": "redis"}
 _PR_SET_PDEATHSIG = 1
@@ -33,13 +34,16 @@ _PR_SET_PDEATHSIG = 1
 Times = dict[str, tuple[float, float]]
 
 
-class ServerError(Exception):
+class ServerError(NotRunError):
     """A server or another program could not be started, or failed; the message says why."""
 
 
-def run_program(main: Coroutine[Any, Any, int], loop: "Callable[[], asyncio.AbstractEventLoop] | None" = None) -> int:
+def run_program(
+    name: str, main: Coroutine[Any, Any, int], loop: "Callable[[], asyncio.AbstractEventLoop] | None" = None
+) -> int:
     """
-    Run a program and return its exit code; 130 when SIGINT or SIGTERM cancelled it and it has ended what it started.
+    Run a program and return its exit code: NOT_RUN when it cannot go on, which it says, or INTERRUPTED when SIGINT or
+    SIGTERM cancelled it and it has ended what it started.
 
     Args:
         loop: Makes the event loop; asyncio's own by default.
@@ -56,6 +60,9 @@ def run_program(main: Coroutine[Any, Any, int], loop: "Callable[[], asyncio.Abst
     try:
         with asyncio.Runner(loop_factory=loop) as runner:
             return runner.run(cancelled_by_signals())
+    except NotRunError as error:
+        print(f"{name}: {error}", file=sys.stderr)
+        return NOT_RUN
     except (asyncio.CancelledError, KeyboardInterrupt):
         print("interrupted", file=sys.stderr)
         return INTERRUPTED
@@ -104,32 +111,6 @@ def _end_with(parent: int) -> Callable[[], None] | None:
     return ask
 
 
-async def ended(process: "subprocess.Popen[bytes]", seconds_max: float) -> bool:
-    """Return whether a process ends within some time."""
-    deadline = time.monotonic() + seconds_max
-    while process.poll() is None:
-        if time.monotonic() > deadline:
-            return False
-        await asyncio.sleep(POLL_SECONDS)
-    return True
-
-
-async def end(process: "subprocess.Popen[bytes]", gently: signal.Signals, seconds_max: float) -> bool:
-    """Ask a process to end; after some time end its whole group. Return whether it ended by itself."""
-    try:
-        if process.poll() is None:
-            process.send_signal(gently)
-        if await ended(process, seconds_max):
-            return True
-    finally:
-        if process.poll() is None:
-            with contextlib.suppress(ProcessLookupError):
-                # The group is this process's alone; its id is the process's.
-                os.killpg(process.pid, signal.SIGKILL)
-    await ended(process, KILLED_SECONDS_MAX)
-    return False
-
-
 class Program:
     """A program that is started, broken and started again."""
 
@@ -143,14 +124,14 @@ class Program:
         return self._process.pid
 
     @property
-    def ended(self) -> bool:
-        """Whether it has ended, for whatever reason."""
-        return self._process is None or self._process.poll() is not None
-
-    @property
     def code(self) -> int | None:
         """Its exit code; None while it runs, or before it is started."""
         return None if self._process is None else self._process.poll()
+
+    @property
+    def ended(self) -> bool:
+        """Whether it has ended, for whatever reason."""
+        return self._process is None or self._process.poll() is not None
 
     def family(self) -> list[int]:
         """Return its processes and all that they have started."""
@@ -162,8 +143,28 @@ class Program:
             send(pid, number)
 
     async def end(self, number: signal.Signals, seconds_max: float) -> bool:
-        """End it by a signal and wait until it is gone; return whether it has ended by itself."""
-        return self._process is None or await end(self._process, number, seconds_max)
+        """End it by a signal; after some time end its whole group. Return whether it has ended by itself."""
+        if self.ended:
+            return True
+        send(self.pid, number)
+        try:
+            if await self._ends(seconds_max):
+                return True
+        finally:
+            if not self.ended:
+                with contextlib.suppress(ProcessLookupError):
+                    # The group is this program's alone; its id is that of its first process.
+                    os.killpg(self.pid, signal.SIGKILL)
+        await self._ends(KILLED_SECONDS_MAX)
+        return False
+
+    async def _ends(self, seconds_max: float) -> bool:
+        deadline = time.monotonic() + seconds_max
+        while not self.ended:
+            if time.monotonic() > deadline:
+                return False
+            await asyncio.sleep(POLL_SECONDS)
+        return True
 
 
 async def answers(probe: Callable[[], Awaitable[object]], seconds_max: float, *errors: type[Exception]) -> bool:

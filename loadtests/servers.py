@@ -25,7 +25,6 @@ from loadtests.processes import (
     ServerError,
     answers,
     command_line,
-    ended,
     free_port,
     resident_bytes,
     run_command,
@@ -85,6 +84,19 @@ async def tallystick(*arguments: str, settings: Mapping[str, str], seconds_max: 
         ServerError: It cannot be run, or did not end in time.
     """
     return await run_command([*program(), *arguments], seconds_max, environment(settings))
+
+
+async def create_key(settings: Mapping[str, str], ledger: str, limits: Sequence[str] = PLENTY) -> str:
+    """
+    Return the secret of a new admin key for the ledger, which is made if it does not exist.
+
+    Raises:
+        ServerError: None was made.
+    """
+    done = await tallystick("keys", "create", "--ledger", ledger, "--role", "admin", *limits, settings=settings)
+    if done.code != 0:
+        raise ServerError(f"keys create made no key (exit {done.code}):\n{done.last_lines}")
+    return done.output.strip()
 
 
 async def serves(program: Program, url: str, path: str, seconds_max: float) -> bool:
@@ -173,19 +185,11 @@ class Server(Program):
 
     async def create_key(self, ledger: str, limits: Sequence[str] = PLENTY) -> str:
         """Return the secret of a new admin key for the ledger, which is made if it does not exist."""
-        done = await self.command("keys", "create", "--ledger", ledger, "--role", "admin", *limits)
-        words = done.output.split()
-        if done.code != 0 or len(words) != 1:
-            raise ServerError(f"keys create made no key (exit {done.code}):\n{done.last_lines}")
-        return words[0]
+        return await create_key(self.settings, ledger, limits)
 
     async def audit(self) -> Done:
         """Return what `tallystick audit` says of its books; exit code 0 when they are right."""
-        return await self.command("audit", seconds_max=AUDIT_SECONDS_MAX)
-
-    async def command(self, *arguments: str, seconds_max: float = COMMAND_SECONDS_MAX) -> Done:
-        """Run a command with its settings."""
-        return await tallystick(*arguments, settings=self.settings, seconds_max=seconds_max)
+        return await tallystick("audit", settings=self.settings, seconds_max=AUDIT_SECONDS_MAX)
 
     @property
     def worker(self) -> int:
@@ -203,10 +207,8 @@ class Server(Program):
 
     async def kill(self) -> None:
         """End its supervisor at once; its workers end with it."""
-        assert self._process is not None
         self._may_end = True
-        self._process.kill()
-        await ended(self._process, KILLED_SECONDS_MAX)
+        await self.end(signal.SIGKILL, KILLED_SECONDS_MAX)
 
     async def kill_all(self) -> None:
         """End all its processes, frozen ones too."""

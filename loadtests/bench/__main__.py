@@ -24,9 +24,9 @@ from loadtests.bench.record import BenchError, Part
 from loadtests.bench.report import TEMPLATE, render
 from loadtests.bench.scale import FULL, QUICK
 from loadtests.bench.work import Shared, Work
-from loadtests.client import ClientError
+from loadtests.errors import FAILED, GOOD, NotRunError
 from loadtests.openloop.generator import TooManyFilesError, allow_files
-from loadtests.processes import PROJECT, ServerError, run_command, run_program
+from loadtests.processes import PROJECT, run_command, run_program
 from loadtests.screen import Screen
 
 PLOT_SECONDS_MAX = 120.0
@@ -51,18 +51,14 @@ def main() -> int:
         parser.error("processes are kept to cores, which only Linux can")
     if not PEER_PYTHON.exists():
         parser.error("what is compared with is not there; `make bench` makes it, or scripts/bootstrap.py bench")
-    return run_program(_run(arguments, chosen), uvloop.new_event_loop)
+    return run_program("bench", _run(arguments, chosen), uvloop.new_event_loop)
 
 
 async def _run(arguments: argparse.Namespace, chosen: list[str]) -> int:
     screen = Screen()
     good = arguments.write or await _measure(arguments, chosen, screen)
-    try:
-        await _write(arguments, screen)
-    except BenchError as error:
-        screen.say(str(error))
-        return 1
-    return 0 if good else 1
+    await _write(arguments, screen)
+    return GOOD if good else FAILED
 
 
 async def _measure(arguments: argparse.Namespace, chosen: list[str], screen: Screen) -> bool:
@@ -83,7 +79,7 @@ async def _measure(arguments: argparse.Namespace, chosen: list[str], screen: Scr
                 continue
             try:
                 part = await _measure_part(made, Work(name, scale, screen, shared))
-            except (BenchError, ClientError, ServerError) as error:
+            except NotRunError as error:
                 good = False
                 screen.say(f"{name}: not measured: {error}")
                 continue

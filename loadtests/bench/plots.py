@@ -1,7 +1,7 @@
 """`python -m loadtests.bench.plots REPORTS FOLDER`: the plots, as SVG that is the same whenever the figures are."""
 
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,8 @@ from loadtests.figures import group, spread
 
 COLOURS = ("#2b6cb0", "#c05621", "#2f855a", "#805ad5", "#718096")
 MARKERS = "osD^v"
+RATE_AND_P99 = {"per_second": "a second", "p99": "p99, ms"}
+P99_DUE = {"p99": "p99, ms, from when a request was due"}
 STYLE = {"font.size": 9, "axes.grid": True, "grid.alpha": 0.3, "axes.spines.top": False, "axes.spines.right": False}
 # Without a salt every run draws other names into the file.
 SVG = {"svg.hashsalt": "tallystick", "svg.fonttype": "none"}
@@ -58,18 +60,23 @@ def _lines(axes: Any, part: Part, column: str, figure: str, label: str, *, skip:
     axes.set_xlabel(column)
     axes.set_ylabel(label)
     axes.set_xscale("log")
-    sizes = sorted(size for (size,) in group(part.runs, column))
-    axes.set_xticks(sizes, labels=[f"{size:,}" for size in sizes])
-    axes.minorticks_off()
 
 
-def _two(part: Part, column: str, skip: Iterable[str] = ()) -> Any:
-    figure, (left, right) = plt.subplots(1, 2, figsize=(10.0, 3.8))
-    _lines(left, part, column, "per_second", "a second", skip=skip)
-    _lines(right, part, column, "p99", "p99, ms", skip=skip)
-    left.set_ylim(bottom=0)
-    right.set_yscale("log")
-    left.legend(frameon=False)
+def _panels(
+    part: Part, column: str, figures: Mapping[str, str] = RATE_AND_P99, skip: Iterable[str] = (), form: str = "{:,}"
+) -> Any:
+    """Draw a panel for each figure, by a column; latencies on a scale that shows small and large ones."""
+    figure, axes = plt.subplots(1, len(figures), figsize=(4.4 * len(figures) + 1.2, 3.8), squeeze=False)
+    for panel, (name, label) in zip(axes[0], figures.items(), strict=True):
+        _lines(panel, part, column, name, label, skip=skip)
+        if name == "p99":
+            panel.set_yscale("log")
+        else:
+            panel.set_ylim(bottom=0)
+        sizes = sorted(size for (size,) in group(part.runs, column))
+        panel.set_xticks(sizes, labels=[form.format(size) for size in sizes])
+        panel.minorticks_off()
+    axes[0][0].legend(frameon=False)
     return figure
 
 
@@ -107,18 +114,6 @@ def _cpu(part: Part) -> Any:
     return figure
 
 
-def _open(part: Part) -> Any:
-    figure, axes = plt.subplots(figsize=(6.0, 3.8))
-    _lines(axes, part, "share", "p99", "p99, ms, from when a request was due")
-    axes.set_xscale("linear")
-    shares = sorted(share for (share,) in group(part.runs, "share"))
-    axes.set_xticks(shares, labels=[f"{share:.0%}" for share in shares])
-    axes.set_xlabel("share of the peak")
-    axes.set_yscale("log")
-    axes.legend(frameon=False)
-    return figure
-
-
 def _overload(part: Part) -> Any:
     figure, axes = plt.subplots(figsize=(6.0, 3.8))
     found = {step: runs for (step,), runs in group(part.runs, "step").items() if step.endswith("x")}
@@ -133,24 +128,17 @@ def _overload(part: Part) -> Any:
     return figure
 
 
-def _connections(part: Part) -> Any:
-    figure, axes = plt.subplots(figsize=(6.0, 3.8))
-    _lines(axes, part, "connections", "p99", "p99, ms")
-    axes.set_ylim(bottom=0)
-    return figure
-
-
 DRAWINGS: dict[str, Callable[[Part], Any]] = {
-    "api": partial(_two, column="connections", skip=("bulk",)),
+    "api": partial(_panels, column="connections", skip=("bulk",)),
     "sides": _sides,
     "cpu": _cpu,
-    "open": _open,
+    "open": partial(_panels, column="share", figures=P99_DUE, form="{:.0%}"),
     "overload": _overload,
-    "transfers": partial(_two, column="transfers"),
-    "connections": _connections,
-    "ledgers": partial(_two, column="ledgers"),
-    "keys": partial(_two, column="keys"),
-    "bulk": partial(_two, column="connections"),
+    "transfers": partial(_panels, column="transfers"),
+    "connections": partial(_panels, column="connections", figures=P99_DUE),
+    "ledgers": partial(_panels, column="ledgers"),
+    "keys": partial(_panels, column="keys"),
+    "bulk": partial(_panels, column="connections"),
 }
 
 if __name__ == "__main__":

@@ -5,10 +5,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from loadtests.errors import NotRunError
 from loadtests.figures import Run
 
 
-class BenchError(Exception):
+class BenchError(NotRunError):
     """Something could not be measured; the message says why."""
 
 

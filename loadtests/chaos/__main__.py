@@ -24,13 +24,11 @@ from loadtests.chaos.nemesis import Nemesis
 from loadtests.chaos.plan import SECONDS_MIN, Phase, plan
 from loadtests.chaos.rig import LEDGERS, Rig, running
 from loadtests.client import Client as Caller
-from loadtests.client import ClientError
-from loadtests.history.model import HistoryError
+from loadtests.errors import FAILED, GOOD, NotRunError
 from loadtests.history.recorder import Recorder
 from loadtests.payers import INSIST_SECONDS_MAX
-from loadtests.processes import PROJECT, ServerError, run_program
+from loadtests.processes import PROJECT, run_program
 
-GOOD, BROKEN, NOT_RUN = 0, 1, 2
 SECONDS, SEED = 120.0, 1
 # Longer runs would write a history that the check cannot hold in memory.
 SECONDS_MAX = 3600.0
@@ -61,19 +59,18 @@ def main(arguments: list[str] | None = None, front: Front | None = None) -> int:
     # For history and logs, which stay there when something was wrong.
     folder = asked.reports / "chaos" / f"{time.strftime('%Y%m%d-%H%M%S')}-seed-{asked.seed}"
     folder.mkdir(parents=True, exist_ok=True)
-    return run_program(_main(asked, phases, folder, front), uvloop.new_event_loop)
+    return run_program("chaos", _main(asked, phases, folder, front), uvloop.new_event_loop)
 
 
 async def _main(asked: argparse.Namespace, phases: list[Phase], folder: Path, front: Front | None) -> int:
     try:
-        return GOOD if await _run(asked, phases, folder, front) else BROKEN
-    except (ServerError, ClientError, HistoryError) as error:
-        print(f"chaos: {error}; logs: {folder}", file=sys.stderr)
-    except ExceptionGroup:
+        return GOOD if await _run(asked, phases, folder, front) else FAILED
+    except NotRunError as error:
+        raise NotRunError(f"{error}; logs: {folder}") from error
+    except ExceptionGroup as error:
         # Out of the midst of it: where it happened says more than what.
         traceback.print_exc()
-        print(f"chaos: it could not go on; logs: {folder}", file=sys.stderr)
-    return NOT_RUN
+        raise NotRunError(f"it could not go on; logs: {folder}") from error
 
 
 async def _run(asked: argparse.Namespace, phases: list[Phase], folder: Path, front: Front | None) -> bool:

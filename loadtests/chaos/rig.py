@@ -12,7 +12,7 @@ from pathlib import Path
 from loadtests.chaos.proxy import Proxy
 from loadtests.databases import SOCKET, Databases
 from loadtests.processes import ServerError
-from loadtests.servers import AUDIT_SECONDS_MAX, PLENTY, Server, tallystick
+from loadtests.servers import AUDIT_SECONDS_MAX, Server, create_key, tallystick
 
 POSTGRES, REDIS = "postgres", "redis"
 SERVERS = 2
@@ -67,18 +67,13 @@ class Rig:
 
     async def start(self) -> None:
         """Start all parts."""
-        await self._command("migrate")
-        for ledger in LEDGERS:
-            self.keys[ledger] = await self._command("keys", "create", "--ledger", ledger, "--role", "admin", *PLENTY)
+        done = await tallystick("migrate", settings=self._direct)
+        if done.code != 0:
+            raise ServerError(f"tallystick migrate ended with code {done.code}: {done.last_lines}")
+        self.keys = {ledger: await create_key(self._direct, ledger) for ledger in LEDGERS}
         for server in self.servers:
             server.start()
         await self.ready()
-
-    async def _command(self, *arguments: str) -> str:
-        done = await tallystick(*arguments, settings=self._direct)
-        if done.code != 0:
-            raise ServerError(f"tallystick {arguments[0]} ended with code {done.code}: {done.last_lines}")
-        return done.output.strip()
 
     def proxies(self, part: str, target: int) -> list[Proxy]:
         """Return the proxies between a server, or both, and a part."""

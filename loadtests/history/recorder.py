@@ -138,19 +138,8 @@ class Recorder:
         if self._bytes_max is not None and self._bytes > self._bytes_max:
             raise HistoryFullError(f"{self._file.name} has {self._bytes:,} bytes")
         self.operations += 1
-        self.write(
-            {
-                "event": "invoke",
-                "op": self.operations,
-                "at": self._clock(),
-                "process": process,
-                "operation": operation,
-                "ledger": ledger,
-                "key": key,
-                "path": path,
-                "request": request,
-            }
-        )
+        sent = {"operation": operation, "ledger": ledger, "key": key, "path": path, "request": request}
+        self._note("invoke", op=self.operations, process=process, **sent)
         self._file.flush()
         return self.operations
 
@@ -160,16 +149,7 @@ class Recorder:
             self.lost(operation, response)
             return Heard(0, response, False, UNKNOWN)
         outcome = outcome_of(status, response)
-        self.write(
-            {
-                "event": outcome,
-                "op": operation,
-                "at": self._clock(),
-                "status": status,
-                "replayed": replayed,
-                "response": response,
-            }
-        )
+        self._note(outcome, op=operation, status=status, replayed=replayed, response=response)
         return Heard(status, response, replayed, outcome)
 
     def invoke_bulk(
@@ -195,15 +175,18 @@ class Recorder:
 
     def lost(self, operation: int, reason: str) -> None:
         """Note that no answer came, so that the outcome is unknown for ever."""
-        self.write({"event": UNKNOWN, "op": operation, "at": self._clock(), "status": 0, "reason": reason})
+        self._note(UNKNOWN, op=operation, status=0, reason=reason)
 
     def mark(self, name: str) -> None:
         """Note that something begins or ends now: FAULTS_STARTED, FAULTS_STOPPED."""
-        self.write({"event": "mark", "at": self._clock(), "name": name})
+        self._note("mark", name=name)
 
     def gauge(self, name: str, value: float, growth_max: float = GROWTH_MAX) -> None:
         """Note a size that must be back, after all faults, to *growth_max* times what it was before the first."""
-        self.write({"event": "gauge", "at": self._clock(), "name": name, "value": value, "growth_max": growth_max})
+        self._note("gauge", name=name, value=value, growth_max=growth_max)
+
+    def _note(self, kind: str, **fields: object) -> None:
+        self.write({"event": kind, "at": self._clock(), **fields})
 
     def write(self, event: dict[str, object]) -> None:
         """Append one event."""

@@ -14,17 +14,14 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 from loadtests.arguments import not_negative, positive
-from loadtests.client import ClientError
-from loadtests.history.model import HistoryError
-from loadtests.kit import report
+from loadtests.errors import FAILED, GOOD
 from loadtests.kit.catalogue import MEANINGS, SCENARIOS, SHAPES
 from loadtests.kit.plan import KEY_VARIABLE
 from loadtests.kit.run import Place, run_scenario
-from loadtests.processes import PROJECT, ServerError, run_program
+from loadtests.processes import PROJECT, run_program
 from loadtests.screen import Screen
 from loadtests.servers import WARM_UP_SECONDS, own_server
 
-GOOD, MISSED, NOT_RUN = 0, 1, 2
 UI_PORT = 8089
 
 
@@ -43,27 +40,22 @@ def main(words: list[str] | None = None) -> int:
     if asked.ui is not None and len(names) > 1:
         parser.error("--ui shows one scenario; name it with --scenario")
     asked.bars = _bars(parser, asked.bar)
-    return run_program(_run(names, asked, Screen()))
+    return run_program("load", _run(names, asked, Screen()))
 
 
 async def _run(names: list[str], asked: argparse.Namespace, screen: Screen) -> int:
     failed = []
-    try:
-        async with _place(asked, screen) as place:
-            for name in names:
-                outcome = await run_scenario(name, place, asked, screen)
-                report.write(outcome)
-                for line in report.lines(outcome):
-                    screen.say(line)
-                if not outcome.good:
-                    failed.append(name)
-    except (ClientError, HistoryError, ServerError) as error:
-        screen.say(f"load: {error}")
-        return NOT_RUN
+    async with _place(asked, screen) as place:
+        for name in names:
+            outcome = await run_scenario(name, place, asked, screen)
+            for line in outcome.write():
+                screen.say(line)
+            if not outcome.good:
+                failed.append(name)
     screen.say(f"{len(names) - len(failed)} of {len(names)} scenarios are good; reports are in {asked.reports}/")
     if failed:
         screen.say(f"missed: {', '.join(failed)}")
-    return MISSED if failed else GOOD
+    return FAILED if failed else GOOD
 
 
 @asynccontextmanager

@@ -10,8 +10,8 @@ from typing import NamedTuple
 
 from loadtests.client import Client, ClientError
 from loadtests.history.recorder import Recorder
-from loadtests.history.verdict import Verdict
-from loadtests.kit.catalogue import FLOOD, FLOOD_LIMIT, SCENARIOS, Finding, judge
+from loadtests.history.verdict import CHECKS, SHOWN_MAX, Verdict
+from loadtests.kit.catalogue import FLOOD, FLOOD_LIMIT, PERCENTILES, SCENARIOS, Finding, judge
 from loadtests.kit.limiter import ask_limit, probe
 from loadtests.kit.plan import Limit, Plan
 from loadtests.kit.process import run_locust
@@ -69,6 +69,41 @@ class Outcome(NamedTuple):
     def good(self) -> bool:
         """Whether every objective was met and the books are right."""
         return all(finding.met for finding in self.findings) and (self.audit is None or self.audit[0])
+
+    def lines(self) -> list[str]:
+        """Return what is to be said about it: its figures, and plainly what was missed."""
+        figures, verdict = self.figures, self.verdict
+        judged = ", ".join(f"{name} {verdict.judged[name]:,}" for name in CHECKS if verdict.judged[name])
+        latencies = ", ".join(f"{name.removesuffix('_ms')} {figures[name]:g}" for name in PERCENTILES)
+        word = "good" if self.good else "FAILED"
+        counts = f"{figures['requests']:,} requests, {figures['failures']:,} failed, {figures['lies']:g} lies"
+        text = [f"{self.plan.scenario}: {word}: {counts}, {latencies} ms", f"  judged: {judged}"]
+        text += [f"  missed: {finding}" for finding in self.findings if not finding.met]
+        text += [f"  {violation.check}: {violation.what}" for violation in verdict.violations[:SHOWN_MAX]]
+        audit = "not run; run `tallystick audit` where the database is" if self.audit is None else self.audit[1]
+        text.append(f"  audit: {audit}")
+        path = Path(self.plan.folder) / "knee.json"
+        if path.exists():
+            found = json.loads(path.read_text(encoding="utf-8"))
+            tried = ", ".join(f"{step['users']} users {step['rate']:,.0f}/s" for step in found["steps"])
+            knee = "{users} users, {rate:,.0f} requests/s, p95 {p95_ms:g} ms".format(**found["knee"])
+            text.append(f"  knee: {knee} (tried: {tried})")
+        return text
+
+    def write(self) -> list[str]:
+        """Write the findings beside locust's own report; return what is to be said."""
+        folder, lines = Path(self.plan.folder), self.lines()
+        document = {
+            "good": self.good,
+            "figures": self.figures,
+            "objectives": [{**finding._asdict(), "met": finding.met} for finding in self.findings],
+            "judged": self.verdict.judged,
+            "lies": [violation._asdict() for violation in self.verdict.violations],
+            "audit": self.audit,
+        }
+        (folder / "verdict.json").write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
+        (folder / "verdict.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
+        return lines
 
 
 async def run_scenario(name: str, place: Place, asked: Namespace, screen: Screen) -> Outcome:

@@ -13,14 +13,12 @@ from pathlib import Path
 
 import uvloop
 
-from loadtests.client import ClientError
 from loadtests.openloop import connections, neighbour, overload, replay
-from loadtests.openloop.generator import Task, TooManyFilesError, allow_files, generate, new_run, prepare
+from loadtests.openloop.generator import Task, allow_files, generate, new_run, prepare
 from loadtests.openloop.results import LAG_MAX_MS, Results
 from loadtests.openloop.workloads import NAMES
-from loadtests.processes import ServerError, run_program
+from loadtests.processes import run_program
 
-NOT_RUN = 2
 PROGRAMS: dict[str, Callable[[list[str]], int]] = {
     "overload": overload.main,
     "connections": connections.main,
@@ -32,11 +30,7 @@ PROGRAMS: dict[str, Callable[[list[str]], int]] = {
 def main(words: list[str]) -> int:
     """Run the program that the first word names; without one, send a fixed load."""
     program = PROGRAMS.get(words[0]) if words else None
-    try:
-        return fixed(words) if program is None else program(words[1:])
-    except (ClientError, ServerError, TooManyFilesError) as error:
-        print(f"{'openloop' if program is None else words[0]}: {error}", file=sys.stderr)
-        return NOT_RUN
+    return fixed(words) if program is None else program(words[1:])
 
 
 def fixed(words: list[str]) -> int:
@@ -53,7 +47,7 @@ def fixed(words: list[str]) -> int:
     parser.add_argument("--workload", choices=NAMES, default="mixed")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--json", type=Path, help="file for the figures")
-    return run_program(_run(parser.parse_args(words)), uvloop.new_event_loop)
+    return run_program("openloop", _run(parser.parse_args(words)), uvloop.new_event_loop)
 
 
 async def _run(arguments: argparse.Namespace) -> int:

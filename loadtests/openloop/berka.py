@@ -14,6 +14,8 @@ from typing import Annotated, Literal
 
 import msgspec
 
+from loadtests.errors import NotRunError
+
 CURRENCY = "CZK"
 ROUNDING = "rounding"
 # The other side of a transfer to or from another bank; one account for each partner bank.
@@ -40,7 +42,7 @@ COUNTER_ACCOUNTS = {
 }
 
 
-class DataError(Exception):
+class DataError(NotRunError):
     """The data file is absent, is not the expected CSV, or has a row that has no meaning here."""
 
 

@@ -21,7 +21,7 @@ def main(words: list[str]) -> int:
     parser.add_argument("--connections", type=int, default=CONNECTIONS)
     parser.add_argument("--seconds", type=float, default=30.0)
     parser.add_argument("--seed", type=int, default=1)
-    return run_program(_measure(parser.parse_args(words)), uvloop.new_event_loop)
+    return run_program("connections", _measure(parser.parse_args(words)), uvloop.new_event_loop)
 
 
 async def _measure(arguments: argparse.Namespace) -> int:

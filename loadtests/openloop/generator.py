@@ -19,6 +19,7 @@ from typing import Any, NamedTuple, Self
 import uvloop
 
 from loadtests.client import Client, ClientError, address_of
+from loadtests.errors import NotRunError
 from loadtests.figures import Run
 from loadtests.openloop.driver import PATIENCE_SECONDS, Driver
 from loadtests.openloop.results import SETTLING_SECONDS, Results
@@ -41,7 +42,7 @@ MARGIN_SECONDS = 90.0
 _PROCESSES = multiprocessing.get_context("spawn")
 
 
-class TooManyFilesError(Exception):
+class TooManyFilesError(NotRunError):
     """The system does not allow so many connections."""
 
 
@@ -217,7 +218,7 @@ def _work(task: Task, pipe: Pipe) -> None:
             os.sched_setaffinity(0, {task.core})
         results = uvloop.run(generate(task, connected=connected))
         pipe.send((results, [after - before for before, after in zip(began, _cpu_seconds(), strict=True)]))
-    except (ClientError, TooManyFilesError, OSError) as error:
+    except (NotRunError, OSError) as error:
         pipe.send(f"{type(error).__name__} {error}")
 
 

@@ -34,7 +34,7 @@ def main(words: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="make neighbour", description=__doc__)
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--seconds", type=float, default=6.0, help="of each of the three parts of a round")
-    return run_program(_measure(parser.parse_args(words)), uvloop.new_event_loop)
+    return run_program("neighbour", _measure(parser.parse_args(words)), uvloop.new_event_loop)
 
 
 async def _measure(arguments: argparse.Namespace) -> int:

@@ -75,7 +75,7 @@ def main(words: list[str]) -> int:
     parser.add_argument("--json", type=Path, help="file for the figures")
     arguments = vars(parser.parse_args(words))
     path = arguments.pop("json")
-    return run_program(_main(Options(**arguments), path), uvloop.new_event_loop)
+    return run_program("overload", _main(Options(**arguments), path), uvloop.new_event_loop)
 
 
 async def _main(options: Options, path: Path | None) -> int:

@@ -26,6 +26,7 @@ import uvloop
 
 from loadtests.arguments import positive
 from loadtests.client import Client, ClientError, GaveUp, NoAnswer, UnexpectedAnswer
+from loadtests.errors import FAILED, GOOD
 from loadtests.openloop.berka import CURRENCY, Book, DataError, Row, Transfer, accounts, books, read_rows, transfers
 from loadtests.processes import PROJECT, Done, ServerError, run_command, run_program, tail
 from loadtests.screen import Screen
@@ -37,7 +38,6 @@ DATA = PROJECT.parent / "shared" / "data" / "berka" / "replay.csv.gz"
 IN_FLIGHT = 64
 # One connection each: with more, file descriptors run out before the server does.
 IN_FLIGHT_MAX = 512
-GOOD, CHECK_FAILED, NOT_RUN = 0, 1, 2
 # Enough to see a pattern; more of the same would only hide it.
 MISMATCHES_MAX = 20
 # A set of rows with their roundings stays far below the contract's 1000 items and 1 MiB.
@@ -283,17 +283,17 @@ class Replay:
 
 def main(words: list[str]) -> int:
     """Run the replay as the command line says; the exit code."""
-    return run_program(_run(_options(words)), uvloop.new_event_loop)
+    return run_program("replay", _run(_options(words)), uvloop.new_event_loop)
 
 
 async def _run(options: argparse.Namespace) -> int:
     try:
         return await _replay(options, Screen())
-    except (DataError, ServerError, ClientError) as error:
+    except ClientError as error:
+        if isinstance(error, GaveUp) or (isinstance(error, UnexpectedAnswer) and error.status in (401, 403)):
+            raise
         print(f"replay: {error}", file=sys.stderr)
-        refused_key = isinstance(error, UnexpectedAnswer) and error.status in (401, 403)
-        answered = isinstance(error, ClientError) and not isinstance(error, GaveUp)
-        return CHECK_FAILED if answered and not refused_key else NOT_RUN
+        return FAILED
 
 
 def _options(words: list[str]) -> argparse.Namespace:
@@ -350,7 +350,7 @@ async def _on_server(options: argparse.Namespace, rows: list[Row], own: Server |
         screen.say(f"MISMATCH {mismatch}")
     for name, text in replay.summary(said).items():
         screen.say(f"{name:<12}{text}")
-    return CHECK_FAILED if mismatches or failed else GOOD
+    return FAILED if mismatches or failed else GOOD
 
 
 async def _audit(command: str | None, own: Server | None) -> Done | None:
