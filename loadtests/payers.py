@@ -30,15 +30,6 @@ PAUSE_SECONDS = 0.05
 LOOK_UP_SHARE = 0.5
 
 
-class Reply(NamedTuple):
-    """What came back; status 0 is no answer, and the text says why."""
-
-    status: int
-    text: str
-    replayed: bool = False
-    retry_after: int = 0
-
-
 class Request(NamedTuple):
     """
     A POST, or a GET where there is no body.
@@ -57,8 +48,8 @@ class Request(NamedTuple):
 class Wire(Protocol):
     """Carries the requests of one payer."""
 
-    async def send(self, request: Request) -> Reply:
-        """Send a request."""
+    async def send(self, request: Request) -> Heard:
+        """Send a request; without an answer, the response says why."""
 
     async def send_deaf(self, request: Request) -> None:
         """Send a request and close the connection without an answer."""
@@ -182,7 +173,7 @@ class Payer:
         """Ask for more than there is, and insist on it: the refusal stays. Then look that nothing has moved."""
         pair = self.pair()
         key, body = self.payment(pair, TOO_MUCH)
-        if self._one_in(self._habits.lose_one_in and 2):
+        if self._habits.lose_one_in and self._one_in(2):
             await self._send_deaf(key, body)
         for _ in range(2):
             await self.insist(key, body, expected=(409,))
@@ -251,14 +242,14 @@ class Payer:
             numbers = self._recorder.invoke_bulk(
                 items, process=self.process, path=BULK, atomic=atomic, ledger=self._ledger
             )
-            reply = await self.wire.send(Request(BULK, sent))
-            answers = self._recorder.answered_bulk(numbers, reply.status, reply.text)
-            if all(heard.settled for heard in answers):
+            heard = await self.wire.send(Request(BULK, sent))
+            answers = self._recorder.answered_bulk(numbers, heard.status, heard.response)
+            if all(each.settled for each in answers):
                 return answers
             if time.monotonic() > deadline:
                 self.gave_up(items[0][0], answers[0])
                 return answers
-            await self._pause(attempt, reply.retry_after)
+            await self._pause(attempt, heard.retry_after)
             attempt += 1
 
     def gave_up(self, key: str, heard: Heard) -> None:
@@ -291,9 +282,9 @@ class Payer:
             operation, process=process or self.process, path=path, ledger=self._ledger, key=key, request=body
         )
         # A look-up names its key in its path.
-        reply = await self.wire.send(Request(path, body, key if body else "", expected, turn))
-        heard = self._recorder.answered(number, reply.status, reply.text, replayed=reply.replayed)
-        return heard._replace(retry_after=reply.retry_after)
+        heard = await self.wire.send(Request(path, body, key if body else "", expected, turn))
+        self._recorder.answered(number, heard.status, heard.response, replayed=heard.replayed)
+        return heard
 
 
 def body_of(key: str, pair: tuple[str, str], amount: int) -> str:

@@ -11,40 +11,28 @@ from pathlib import Path
 from typing import NamedTuple
 
 from loadtests.bench.fill import fill
-from loadtests.bench.places import PEER_AUDIT, PEER_DATABASE, Tallystick, bare, beside, peer, pgbench, pgbench_rate
+from loadtests.bench.places import PEER_DATABASE, Tallystick, bare, beside, peer, pgbench, pgbench_rate
 from loadtests.bench.record import BenchError
 from loadtests.bench.scale import SHARES, USUAL
+from loadtests.bench.statements import statement
 from loadtests.bench.work import Work
 from loadtests.databases import Databases
 from loadtests.figures import Run
 from loadtests.openloop import overload
-from loadtests.openloop.generator import MARGIN_SECONDS, Task, TooManyFilesError, allow_files, leave_cores, run_apart
+from loadtests.openloop.driver import Task
+from loadtests.openloop.generator import MARGIN_SECONDS, TooManyFilesError, allow_files, leave_cores, run_apart
 from loadtests.openloop.workloads import BULK_TRANSFERS, Target
 from loadtests.processes import cpu_times, cpu_used, resident_bytes, run_command
 from loadtests.servers import tallystick
 
 # What is compared with the peer; it has no bulk.
 COMPARED = ("read", "replay", "post", "hot")
-# Rows of the plain INSERT below, as many as a bulk of ours, and the clients that send them.
+# Rows of the plain INSERT, as many as a bulk of ours, and the clients that send them.
 INSERT_ROWS = 500
 INSERT_CLIENTS = 4
 INSERT_DATABASE = "plain"
 PGBENCH_SCALES = (20, 1)
 PGBENCH_CLIENTS = 16
-# In these all rows of a plain INSERT are different, with keys that grow as those of a busy caller do.
-INSERT = """
-    INSERT INTO tallystick.transfers (
-        ledger_id, amount, source_balance, destination_balance, source_version, destination_version, created_at, id,
-        idempotency_key, fingerprint, kind, source, destination, currency, metadata
-    )
-    SELECT 1, 1, 1, 1, 1, 1, clock_timestamp(), uuidv7(), uuidv7()::text, sha256(r.a::text::bytea), 'transfer',
-           'load:' || r.a, 'load:' || r.a + 1, 'EUR', '{}'::json
-    FROM (SELECT (random() * 998)::int AS a FROM generate_series(1, 500)) AS r;
-"""
-PGBENCH_AUDIT = """
-    SELECT (SELECT sum(abalance) FROM pgbench_accounts) = (SELECT sum(bbalance) FROM pgbench_branches)
-       AND (SELECT sum(bbalance) FROM pgbench_branches) = (SELECT sum(tbalance) FROM pgbench_tellers)
-"""
 # What is asked of a ledger of each size.
 ASKED = ("read", "statement", "post")
 # Requests a second of all connections together: little, so that what grows is the number of connections alone.
@@ -106,7 +94,7 @@ async def sides(work: Work) -> None:
             await _make_pgbench(databases, size)
         await _make_plain(databases)
         with tempfile.NamedTemporaryFile("w", prefix="tallystick-bench-", suffix=".sql", encoding="utf-8") as script:
-            script.write(" ".join(INSERT.split()) + "\n")
+            script.write(statement("insert"))
             script.flush()
             async with peer(databases) as (other, peer_pid), bare(await running.body()) as (nothing, bare_pid):
                 roots = [databases.postgres.pid, databases.valkey.pid]
@@ -124,7 +112,7 @@ async def sides(work: Work) -> None:
                 finally:
                     for size in PGBENCH_SCALES:
                         await _audit_pgbench(work, databases, size)
-                    [[clean]] = await databases.postgres.ask(PEER_AUDIT, name=PEER_DATABASE)
+                    [[clean]] = await databases.postgres.ask(statement("peer_audit"), name=PEER_DATABASE)
                     work.audited("peer", clean, f"balances are {'' if clean else 'not '}their transfers")
 
 
@@ -134,7 +122,7 @@ async def _make_pgbench(databases: Databases, size: int) -> None:
 
 
 async def _audit_pgbench(work: Work, databases: Databases, size: int) -> None:
-    [[clean]] = await databases.postgres.ask(PGBENCH_AUDIT, name=f"pgbench{size}")
+    [[clean]] = await databases.postgres.ask(statement("pgbench_audit"), name=f"pgbench{size}")
     work.audited(f"pgbench, scale {size}", clean is True, "sums agree" if clean else "sums differ")
 
 

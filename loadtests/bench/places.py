@@ -30,19 +30,6 @@ PGBENCH_SECONDS_MAX = 300.0
 ACCOUNTS_MIN = 4
 PEER_DATABASE = "peer"
 PEER_LIMIT = "1000000/second"
-# What has to be so of a peer's books: nothing was made or lost, every balance is what its transfers make it, and no key
-# moved money twice, which its constraint sees to. One row, one column.
-PEER_AUDIT = """
-    SELECT (SELECT coalesce(sum(balance), 0) FROM accounts) = 0
-       AND NOT EXISTS (
-            SELECT FROM accounts AS a
-            LEFT JOIN (
-                SELECT id, sum(amount) AS total FROM (
-                    SELECT destination AS id, amount FROM transfers UNION ALL SELECT source, -amount FROM transfers
-                ) AS sides GROUP BY id
-            ) AS s USING (id)
-            WHERE a.balance <> coalesce(s.total, 0))
-"""
 
 
 class Tallystick:

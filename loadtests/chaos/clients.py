@@ -10,7 +10,7 @@ from loadtests.chaos.rig import LEDGERS, Rig
 from loadtests.client import Answer, NoAnswer
 from loadtests.client import Client as Caller
 from loadtests.history.recorder import Heard, Recorder
-from loadtests.payers import CURRENCY, Act, Habits, Payer, Reply, Request
+from loadtests.payers import CURRENCY, Act, Habits, Payer, Request
 
 PREFIX = "chaos:"
 WORLD = f"{PREFIX}world"
@@ -114,7 +114,7 @@ class Client(Payer):
         """Note what nobody knows."""
         self._traffic.rig.violations.append(f"{self.process}: {key} has no known outcome: {heard}")
 
-    async def send(self, request: Request) -> Reply:
+    async def send(self, request: Request) -> Heard:
         """Send a request to the server whose turn it is, or to either; at times hang up before it is answered."""
         traffic, callers = self._traffic, self._callers
         turn = self.dice.randrange(len(callers)) if request.turn is None else request.turn % len(callers)
@@ -124,11 +124,11 @@ class Client(Payer):
         try:
             heard = await _ask(callers[turn], request, seconds)
         except NoAnswer as error:
-            return Reply(0, type(error.__cause__).__name__)
+            return Heard.of(0, type(error.__cause__).__name__)
         if heard.status < 500 and heard.status != 429:
             # The service works.
             traffic.answered[self.process] = max(sent, traffic.answered.get(self.process, 0.0))
-        return Reply(heard.status, heard.body.decode(), heard.replayed, heard.retry_after)
+        return Heard.of(heard.status, heard.body.decode(), heard.replayed, heard.retry_after)
 
     async def send_deaf(self, request: Request) -> None:
         """Send a payment and hang up."""

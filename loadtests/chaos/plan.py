@@ -3,8 +3,8 @@
 import random
 from dataclasses import dataclass
 
-from loadtests.chaos.faults import KINDS, SERVER, Fault
-from loadtests.chaos.rig import BOTH
+from loadtests.chaos.faults import KINDS, Fault
+from loadtests.chaos.rig import BOTH, SERVER
 
 # Seconds before the first fault: caches fill, and sizes are measured that must be back in the end.
 WARM_UP_SECONDS = 3.0

@@ -8,6 +8,8 @@ from pathlib import Path
 
 # Bytes passed on at once, and held back at most for a direction of a connection.
 CHUNK_BYTES = 65_536
+# What a slow link adds to each piece, in each direction.
+SLOW_SECONDS = 0.2
 # Seconds for the connection to the database.
 CONNECT_SECONDS = 2.0
 
@@ -18,11 +20,6 @@ class Proxy:
 
     Args:
         target: The database's socket.
-
-    Attributes:
-        refuse: New connections are cut at once.
-
-        delay_seconds: For which every piece is held back, in either direction.
     """
 
     def __init__(self, target: Path) -> None:
@@ -33,7 +30,7 @@ class Proxy:
 
     def heal(self) -> None:
         """Let everything through again, what was held back first."""
-        self.refuse, self.delay_seconds = False, 0.0
+        self._refuse, self._delay_seconds = False, 0.0
         self._requests.set()
         self._replies.set()
 
@@ -45,6 +42,15 @@ class Proxy:
         """Hold back everything, without a word."""
         self._requests.clear()
         self._replies.clear()
+
+    def slow(self) -> None:
+        """Hold back every piece for a while."""
+        self._delay_seconds = SLOW_SECONDS
+
+    def cut_off(self) -> None:
+        """Cut all connections, and each new one at once."""
+        self._refuse = True
+        self.cut()
 
     def cut(self) -> None:
         """Cut all connections; what was held back is lost."""
@@ -58,7 +64,7 @@ class Proxy:
         self._connections.add(task)
         ends, flows = [writer], list[asyncio.Task[None]]()
         try:
-            if self.refuse:
+            if self._refuse:
                 return
             async with asyncio.timeout(CONNECT_SECONDS):
                 up_reader, up_writer = await asyncio.open_unix_connection(self._target, limit=CHUNK_BYTES)
@@ -80,8 +86,8 @@ class Proxy:
     async def _flow(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, flows: asyncio.Event) -> None:
         with contextlib.suppress(OSError):
             while data := await reader.read(CHUNK_BYTES):
-                if self.delay_seconds:
-                    await asyncio.sleep(self.delay_seconds)
+                if self._delay_seconds:
+                    await asyncio.sleep(self._delay_seconds)
                 await flows.wait()
                 writer.write(data)
                 await writer.drain()
@@ -93,7 +99,7 @@ class Proxy:
         try:
             yield
         finally:
-            self.refuse = True
+            self._refuse = True
             server.close()
             tasks = list(self._connections)
             self.cut()

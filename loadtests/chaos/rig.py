@@ -11,10 +11,11 @@ from pathlib import Path
 
 from loadtests.chaos.proxy import Proxy
 from loadtests.databases import SOCKET, Databases
-from loadtests.processes import ServerError
+from loadtests.processes import Program, ServerError
 from loadtests.servers import AUDIT_SECONDS_MAX, Server, create_key, tallystick
 
-POSTGRES, REDIS = "postgres", "redis"
+# Parts.
+SERVER, POSTGRES, REDIS, CLIENTS = "server", "postgres", "redis", "clients"
 SERVERS = 2
 # A target that is all of them.
 BOTH = SERVERS
@@ -48,6 +49,8 @@ class Rig:
 
         hang_up: Whether clients end connections before they are answered.
 
+        armed: The processes of a server that waits at a failpoint.
+
         counts: What happened that must happen at times.
 
         violations: What must not happen and was seen by others than the checks of the history.
@@ -59,6 +62,7 @@ class Rig:
         self.urls = [server.url for server in servers]
         self.keys: dict[str, str] = {}
         self.hang_up = False
+        self.armed: set[int] = set()
         self.counts: Counter[str] = Counter()
         self.violations: list[str] = []
         self._proxies = proxies
@@ -74,6 +78,18 @@ class Rig:
         for server in self.servers:
             server.start()
         await self.ready()
+
+    def program(self, part: str, target: int) -> Program:
+        """Return a part, or the server that is meant."""
+        databases: dict[str, Program] = {POSTGRES: self.databases.postgres, REDIS: self.databases.valkey}
+        return databases[part] if part in databases else self.servers[target]
+
+    async def ask(self, part: str, command: str) -> None:
+        """Have a database carry out a command."""
+        if part == POSTGRES:
+            await self.databases.postgres.ask(command)
+        else:
+            await self.databases.valkey.ask(*command.split())
 
     def proxies(self, part: str, target: int) -> list[Proxy]:
         """Return the proxies between a server, or both, and a part."""

@@ -72,6 +72,11 @@ class Heard(NamedTuple):
     outcome: str
     retry_after: int = 0
 
+    @classmethod
+    def of(cls, status: int, response: str, replayed: bool = False, retry_after: int = 0) -> "Heard":
+        """Return an answer with what it says; without one, the response says why."""
+        return cls(status, response, replayed, outcome_of(status, response) if status else UNKNOWN, retry_after)
+
     @property
     def settled(self) -> bool:
         """Whether the same request with the same key will never be answered otherwise."""
@@ -145,12 +150,12 @@ class Recorder:
 
     def answered(self, operation: int, status: int, response: str, *, replayed: bool = False) -> Heard:
         """Note the answer to a request, byte for byte; with status 0 that there was none, *response* says why."""
+        heard = Heard.of(status, response, replayed)
         if status == 0:
             self.lost(operation, response)
-            return Heard(0, response, False, UNKNOWN)
-        outcome = outcome_of(status, response)
-        self._note(outcome, op=operation, status=status, replayed=replayed, response=response)
-        return Heard(status, response, replayed, outcome)
+        else:
+            self._note(heard.outcome, op=operation, status=status, replayed=replayed, response=response)
+        return heard
 
     def invoke_bulk(
         self, items: Sequence[tuple[str, str]], *, process: str, path: str, atomic: bool, ledger: str = ""

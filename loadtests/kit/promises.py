@@ -72,7 +72,7 @@ def _figures(plan: Plan, history: History, by_key: dict[str, list[Operation]], v
     figures = {
         "lies": float(len(verdict.violations)),
         "unknown": float(sum(not _is_known(operations) for operations in by_key.values())),
-        "unjudged": float(sum(not verdict.judged[name] for name in SCENARIOS[plan.scenario].must_judge)),
+        "unjudged": float(sum(not verdict.judged[name] for name in SCENARIOS[plan.scenario].must_judge.split())),
     }
     if verdict.judged["C4"]:
         figures["replays_equal"] = 1 - different / verdict.judged["C4"]

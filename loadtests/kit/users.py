@@ -17,10 +17,10 @@ from locust.user.task import LOCUST_STATE_STOPPING, LOCUST_STATE_WAITING
 
 from loadtests.history.recorder import OK, Heard, HistoryFullError, Recorder, outcome_of, problem_of
 from loadtests.kit.plan import KEY_VARIABLE, from_environment
-from loadtests.payers import Act, Habits, Payer, Reply, Request
+from loadtests.payers import Act, Habits, Payer, Request
 
 PLAN = from_environment()
-HABITS = Habits(amount_max=500, items=20, at_once=3, pause_max=3.0, again_one_in=8, lose_one_in=20)
+HABITS = Habits(amount_max=500, items=20, at_once=3, pause_max=3.0, again_one_in=4, lose_one_in=20)
 # Seconds for one answer: above the server's own deadlines, so that it and not our impatience decides.
 ANSWER_SECONDS_MAX = 30.0
 # Seconds after sending within which a lost answer's connection is closed: before, while and after it is executed.
@@ -99,7 +99,7 @@ class LedgerUser(FastHttpUser):
         stopped: bool = super().stop(force)
         return stopped
 
-    async def send(self, request: Request) -> Reply:
+    async def send(self, request: Request) -> Heard:
         """Send a request, and fail what is no success and was not expected; 429 that was has a name of its own."""
         path, body, method = request.path, request.body or None, "POST" if request.body else "GET"
         headers = {**self._headers, **({"Idempotency-Key": request.key} if request.key else {})}
@@ -115,12 +115,8 @@ class LedgerUser(FastHttpUser):
                 response.failure(f"{status} {problem_of(text).get('code', '') or response.error or ''}".rstrip())
             told = response.headers or {}
             retry_after = told.get("Retry-After") or ""
-            return Reply(
-                status,
-                text if status else "no answer",
-                told.get("Idempotent-Replayed") == "true",
-                int(retry_after) if retry_after.isdigit() else 0,
-            )
+            wait = int(retry_after) if retry_after.isdigit() else 0
+            return Heard.of(status, text if status else "no answer", told.get("Idempotent-Replayed") == "true", wait)
 
     async def send_deaf(self, request: Request) -> None:
         """Send a payment and close the connection without an answer."""

@@ -6,30 +6,25 @@ One in a process of its own tells when it is connected, begins when it is told t
 
 import asyncio
 import contextlib
-import math
 import multiprocessing
 import os
 import resource
 import signal
-import uuid
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from multiprocessing.connection import Connection as Pipe
-from typing import Any, NamedTuple, Self
+from typing import Any, Self
 
 import uvloop
 
 from loadtests.client import Client, ClientError, address_of
 from loadtests.errors import NotRunError
 from loadtests.figures import Run
-from loadtests.openloop.driver import PATIENCE_SECONDS, Driver
-from loadtests.openloop.results import SETTLING_SECONDS, Results
-from loadtests.openloop.workloads import PREFIX, Target, requests_of
+from loadtests.openloop.driver import Driver, Task, new_run
+from loadtests.openloop.results import Results
+from loadtests.openloop.workloads import PREFIX, Target
 from loadtests.processes import KILLED_SECONDS_MAX, ServerError, cpu_times, cpu_used, family, keep_to
 
 ACCOUNTS = 1_000
-# Seconds that the requests before a run may take in all, and how many of them are under way at once.
-FIRST_SECONDS_MAX = 60.0
-FIRST_CONNECTIONS = 64
 # Files of a process that are no connections.
 OTHER_FILES = 128
 # Cores from which on generators get some for themselves. On fewer everything shares what there is, as the kernel likes.
@@ -48,33 +43,6 @@ class TooManyFilesError(NotRunError):
 
 class GeneratorError(ServerError):
     """A generator in a process of its own failed; the message says why."""
-
-
-class Task(NamedTuple):
-    """
-    One run.
-
-    `rate` is in requests a second, sent at instants that are fixed beforehand; None sends on each connection when it is
-    answered. With `settle` what is answered while queues fill does not count for the rate, and nothing is good that is
-    answered after PATIENCE_SECONDS. `fates` is how many requests are noted by number. `core` is where a process of its
-    own is kept.
-    """
-
-    target: Target
-    workload: str
-    connections: int
-    seconds: float
-    rate: float | None = None
-    seed: int = 1
-    run: str = ""
-    settle: bool = True
-    fates: int = 0
-    core: int | None = None
-
-
-def new_run() -> str:
-    """Return a name that no run has had."""
-    return uuid.uuid4().hex[:12]
 
 
 def allow_files(connections: int) -> None:
@@ -111,49 +79,10 @@ async def prepare(url: str, keys: list[str], accounts: int = ACCOUNTS) -> Target
     return Target(host, port, keys, names)
 
 
-async def generate(
-    task: Task,
-    *,
-    tick: Callable[[Results], None] = lambda _: None,
-    connected: Callable[[], Awaitable[None]] | None = None,
-    done: Callable[[], None] = lambda: None,
-) -> Results:
-    """
-    Make one run in this process and return what came of it.
-
-    Args:
-        tick: Called about once a second.
-
-        connected: Awaited between the connections and the first request that counts.
-
-        done: Called before the connections are closed.
-
-    Raises:
-        ClientError: A request before the run was not answered well.
-    """
-    requests = requests_of(task.workload, task.target, task.run or new_run(), task.seed)
-    await _send_first(task.target, requests.first)
-    results = Results(bytearray(task.fates), SETTLING_SECONDS if task.settle else 0.0)
-    patience = PATIENCE_SECONDS if task.settle else math.inf
-    driver = Driver(task.target, requests, task.connections, results, patience)
-    try:
-        await driver.connect()
-        if connected is not None:
-            await connected()
-        await driver.run(task.rate, task.seconds, task.seed, lambda: tick(results))
-        done()
-    finally:
-        await driver.close()
-    return results
-
-
-async def _send_first(target: Target, first: list[bytes]) -> None:
-    async with Client(target.url, "", FIRST_CONNECTIONS) as client, asyncio.timeout(FIRST_SECONDS_MAX):
-        for start in range(0, len(first), FIRST_CONNECTIONS):
-            sent = (client.send(request) for request in first[start : start + FIRST_CONNECTIONS])
-            for answer in await asyncio.gather(*sent):
-                if not 200 <= answer.status < 300:
-                    raise ClientError(f"a request before the run was answered {answer.status} {answer.body[:200]!r}")
+async def generate(task: Task) -> Results:
+    """Make one run in this process and return what came of it."""
+    async with Driver(task) as driver:
+        return await driver.run()
 
 
 class Child:
@@ -205,21 +134,22 @@ def _work(task: Task, pipe: Pipe) -> None:
     """Do a task for the process that has started this one; tell it of an error as text."""
     # Ctrl-C reaches the whole group; this process is ended by the other one.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-
-    async def connected() -> None:
-        pipe.send(None)
-        await asyncio.to_thread(pipe.recv)
-        began.extend(_cpu_seconds())
-
-    began: list[float] = []
     try:
         allow_files(task.connections)
         if task.core is not None:
             os.sched_setaffinity(0, {task.core})
-        results = uvloop.run(generate(task, connected=connected))
-        pipe.send((results, [after - before for before, after in zip(began, _cpu_seconds(), strict=True)]))
+        pipe.send(uvloop.run(_run_when_told(task, pipe)))
     except (NotRunError, OSError) as error:
         pipe.send(f"{type(error).__name__} {error}")
+
+
+async def _run_when_told(task: Task, pipe: Pipe) -> tuple[Results, list[float]]:
+    async with Driver(task) as driver:
+        pipe.send(None)
+        await asyncio.to_thread(pipe.recv)
+        before = _cpu_seconds()
+        results = await driver.run()
+    return results, [after - began for began, after in zip(before, _cpu_seconds(), strict=True)]
 
 
 def _cpu_seconds() -> tuple[float, float]:

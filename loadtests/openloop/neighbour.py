@@ -6,12 +6,11 @@ import statistics
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-import uvloop
-
+from loadtests.errors import FAILED, GOOD
 from loadtests.figures import Run
-from loadtests.openloop.generator import Child, Task, generate, prepare
+from loadtests.openloop.driver import Task
+from loadtests.openloop.generator import Child, generate, prepare
 from loadtests.openloop.workloads import Target
-from loadtests.processes import run_program
 from loadtests.screen import Screen
 from loadtests.servers import own_server
 
@@ -29,15 +28,14 @@ LEAD_SECONDS = 0.5
 MOVE_MAX = 1.2
 
 
-def main(words: list[str]) -> int:
-    """Measure, alternating, and print the ratio; 1 when it is above the bar."""
-    parser = argparse.ArgumentParser(prog="make neighbour", description=__doc__)
+def options(parser: argparse.ArgumentParser) -> None:
+    """Add what can be asked for."""
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--seconds", type=float, default=6.0, help="of each of the three parts of a round")
-    return run_program("neighbour", _measure(parser.parse_args(words)), uvloop.new_event_loop)
 
 
-async def _measure(arguments: argparse.Namespace) -> int:
+async def run(arguments: argparse.Namespace) -> int:
+    """Measure, alternating, and print the ratio; FAILED when it is above the bar."""
     screen = Screen()
     async with own_server() as server:
         key = await server.create_key("quiet")
@@ -60,7 +58,7 @@ async def _measure(arguments: argparse.Namespace) -> int:
         f" {flooded} ms beside one at {FLOOD} times that: {flooded / alone:.2f} and {flooded / fair:.2f} times as much"
     )
     # What its limit allows the other one is no noise.
-    return 0 if flooded / fair <= MOVE_MAX else 1
+    return GOOD if flooded / fair <= MOVE_MAX else FAILED
 
 
 async def _quiet(target: Target, seconds: float) -> Run:

@@ -18,14 +18,14 @@ from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import quote
 
-import uvloop
-
 from loadtests.client import Client
+from loadtests.errors import FAILED, GOOD
 from loadtests.figures import Run, aligned, runs_table
-from loadtests.openloop.generator import Task, allow_files, generate, new_run, prepare
+from loadtests.openloop.driver import Driver, Task, new_run
+from loadtests.openloop.generator import allow_files, prepare
 from loadtests.openloop.results import ANSWERED, CURVE, REFUSED, Results
 from loadtests.openloop.workloads import NAMES, Target, is_write, key_of
-from loadtests.processes import Done, keep_to, resident_bytes, run_program
+from loadtests.processes import Done, keep_to, resident_bytes
 from loadtests.screen import Screen
 from loadtests.servers import Server, own_server
 
@@ -62,34 +62,32 @@ class Options(NamedTuple):
     seed: int = 1
 
 
-def main(words: list[str]) -> int:
-    """Measure the curve; 1 when a bar is missed or a promise broken."""
-    usual = Options()
-    parser = argparse.ArgumentParser(prog="make overload", description=__doc__)
-    parser.add_argument("--workload", choices=NAMES, default=usual.workload)
-    parser.add_argument("--seconds", type=float, default=usual.seconds, help="of each run")
-    parser.add_argument("--connections", type=int, default=usual.connections, help="of the runs after the peak")
-    parser.add_argument("--factors", type=float, nargs="+", default=usual.factors)
-    parser.add_argument("--pin", action="store_true", help="the server and its databases on one core, this on another")
-    parser.add_argument("--seed", type=int, default=usual.seed)
-    parser.add_argument("--json", type=Path, help="file for the figures")
-    arguments = vars(parser.parse_args(words))
-    path = arguments.pop("json")
-    return run_program("overload", _main(Options(**arguments), path), uvloop.new_event_loop)
+def options(parser: argparse.ArgumentParser) -> None:
+    """Add what can be asked for."""
+    usual, add = Options(), parser.add_argument
+    add("--workload", choices=NAMES, default=usual.workload)
+    add("--seconds", type=float, default=usual.seconds, help="of each run")
+    add("--connections", type=int, default=usual.connections, help="of the runs after the peak")
+    add("--factors", type=float, nargs="+", default=usual.factors)
+    add("--pin", action="store_true", help="the server and its databases on one core, this on another")
+    add("--seed", type=int, default=usual.seed)
+    add("--json", type=Path, help="file for the figures")
 
 
-async def _main(options: Options, path: Path | None) -> int:
+async def run(asked: argparse.Namespace) -> int:
+    """Measure the curve; FAILED when a bar is missed or a promise broken."""
     screen = Screen()
-    curve, audit = await measure_own(options, screen)
-    screen.say(aligned(runs_table(options.workload, [(step["step"], [step]) for step in curve.steps], CURVE)))
+    chosen = Options(**{name: value for name, value in vars(asked).items() if name != "json"})
+    curve, audit = await measure_own(chosen, screen)
+    screen.say(aligned(runs_table(chosen.workload, [(step["step"], [step]) for step in curve.steps], CURVE)))
     screen.say(f"audit: {audit.last_line}")
     for line in (*(f"missed: {missed}" for missed in curve.missed), *curve.lies):
         screen.say(line)
-    if path is not None:
+    if asked.json is not None:
         found: Run = {"missed": curve.missed, "lies": curve.lies, "audit": audit.last_lines}
         found |= {"clean": audit.code == 0, "steps": curve.steps}
-        await asyncio.to_thread(path.write_text, json.dumps(found, indent=2) + "\n", encoding="utf-8")
-    return 1 if curve.missed or curve.lies or audit.code else 0
+        await asyncio.to_thread(asked.json.write_text, json.dumps(found, indent=2) + "\n", encoding="utf-8")
+    return FAILED if curve.missed or curve.lies or audit.code else GOOD
 
 
 async def measure_own(options: Options, screen: Screen) -> "tuple[Curve, Done]":
@@ -157,17 +155,15 @@ class Curve:
         self._peak = self.steps[-1]["per_second"]
 
     async def _run(self, target: Target, name: str, rate: float | None, connections: int) -> Run:
-        run, memory = new_run(), 0.0
+        run = new_run()
         workload, seconds, seed = self._options.workload, self._options.seconds, self._options.seed
         # A little room: a Poisson process may have more arrivals than its mean.
         fates = int((rate or 50_000) * seconds * 1.2) + 1_000
 
-        def measure() -> None:
-            nonlocal memory
-            memory = resident_bytes(self._server.worker) / MIB
-
         task = Task(target, workload, connections, seconds, rate, seed, run, fates=fates)
-        results = await generate(task, done=measure)
+        async with Driver(task) as driver:
+            results = await driver.run()
+            memory = resident_bytes(self._server.worker) / MIB
         found = {"step": name, "memory_mib": memory, **results.figures()}
         self.steps.append(found)
         self._screen.say(

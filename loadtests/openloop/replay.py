@@ -22,13 +22,12 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 import msgspec
-import uvloop
 
 from loadtests.arguments import positive
 from loadtests.client import Client, ClientError, GaveUp, NoAnswer, UnexpectedAnswer
-from loadtests.errors import FAILED, GOOD
+from loadtests.errors import FAILED, GOOD, NotRunError
 from loadtests.openloop.berka import CURRENCY, Book, DataError, Row, Transfer, accounts, books, read_rows, transfers
-from loadtests.processes import PROJECT, Done, ServerError, run_command, run_program, tail
+from loadtests.processes import PROJECT, Done, ServerError, run_command, tail
 from loadtests.screen import Screen
 from loadtests.servers import AUDIT_SECONDS_MAX, Server, own_server
 
@@ -281,27 +280,9 @@ class Replay:
         }
 
 
-def main(words: list[str]) -> int:
-    """Run the replay as the command line says; the exit code."""
-    return run_program("replay", _run(_options(words)), uvloop.new_event_loop)
-
-
-async def _run(options: argparse.Namespace) -> int:
-    try:
-        return await _replay(options, Screen())
-    except ClientError as error:
-        if isinstance(error, GaveUp) or (isinstance(error, UnexpectedAnswer) and error.status in (401, 403)):
-            raise
-        print(f"replay: {error}", file=sys.stderr)
-        return FAILED
-
-
-def _options(words: list[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="make replay",
-        description="Replay a real bank's books through the HTTP API and check every balance.",
-        epilog="Without --url it starts a server of its own and audits it at the end.",
-    )
+def options(parser: argparse.ArgumentParser) -> None:
+    """Add what can be asked for."""
+    parser.epilog = "Without --url it starts a server of its own and audits it at the end."
     add = parser.add_argument
     add("--url", help="a running server, such as http://127.0.0.1:8080")
     add("--key", default=os.environ.get(KEY_VARIABLE), help=f"a write key of the ledger; or set {KEY_VARIABLE}")
@@ -310,14 +291,23 @@ def _options(words: list[str]) -> argparse.Namespace:
     add("--in-flight", type=positive, default=IN_FLIGHT, help=f"accounts posted at once, at most {IN_FLIGHT_MAX}")
     add("--bulk", action="store_true", help="post in atomic sets of several rows")
     add("--audit-command", help="what audits the server at --url, as one string")
-    options = parser.parse_args(words)
-    if options.in_flight > IN_FLIGHT_MAX:
-        parser.error(f"--in-flight is at most {IN_FLIGHT_MAX}")
-    if options.url is not None and not options.url.startswith(("http://", "https://")):
-        parser.error("--url starts with http:// or https://")
-    if options.url is not None and not options.key:
-        parser.error(f"--url needs --key or {KEY_VARIABLE}")
-    return options
+
+
+async def run(asked: argparse.Namespace) -> int:
+    """Replay as it is asked for; FAILED when a check failed."""
+    if asked.in_flight > IN_FLIGHT_MAX:
+        raise NotRunError(f"--in-flight is at most {IN_FLIGHT_MAX}")
+    if asked.url is not None and not asked.url.startswith(("http://", "https://")):
+        raise NotRunError("--url starts with http:// or https://")
+    if asked.url is not None and not asked.key:
+        raise NotRunError(f"--url needs --key or {KEY_VARIABLE}")
+    try:
+        return await _replay(asked, Screen())
+    except ClientError as error:
+        if isinstance(error, GaveUp) or (isinstance(error, UnexpectedAnswer) and error.status in (401, 403)):
+            raise
+        print(f"replay: {error}", file=sys.stderr)
+        return FAILED
 
 
 async def _replay(options: argparse.Namespace, screen: Screen) -> int:

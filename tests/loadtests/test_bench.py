@@ -15,7 +15,8 @@ from loadtests.bench.parts import PARTS
 from loadtests.bench.record import Part, read
 from loadtests.bench.report import TEMPLATE, render
 from loadtests.bench.work import Work
-from loadtests.openloop.generator import Task, prepare, run_apart
+from loadtests.openloop.driver import Task
+from loadtests.openloop.generator import prepare, run_apart
 from tests.support.books import check_books
 from tests.support.postgres import administer
 from tests.support.service import in_process, make_key

@@ -16,7 +16,7 @@ from loadtests.kit.catalogue import CALM, MEANINGS, SCENARIOS, SHAPES, STRICT, j
 from loadtests.kit.limiter import accuracy, limit_of
 from loadtests.kit.plan import Limit, Plan
 from loadtests.kit.shapes import KneeSearch, Step, users_at
-from loadtests.payers import Habits, Payer, Reply, Request
+from loadtests.payers import Habits, Payer, Request
 
 LIMIT = Limit(quota=10, window=1, burst=20)
 USUAL = {**STRICT, **dict.fromkeys(CALM, 3.0), "error_rate": 0.0}
@@ -138,7 +138,7 @@ def test_a_key_tells_its_limit(headers: dict[str, str], limit: Limit | None) -> 
 class _NoWire:
     """Carries nothing: only choices are looked at."""
 
-    async def send(self, request: Request) -> Reply:
+    async def send(self, request: Request) -> Heard:
         raise NotImplementedError
 
     async def send_deaf(self, request: Request) -> None:

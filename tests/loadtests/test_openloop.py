@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 
 from loadtests.figures import Run, quantile
 from loadtests.openloop import overload
-from loadtests.openloop.driver import Driver
+from loadtests.openloop.driver import Driver, Task
 from loadtests.openloop.overload import Options
 from loadtests.openloop.results import ANSWERED, REFUSED, Results
-from loadtests.openloop.workloads import Target, requests_of
+from loadtests.openloop.workloads import Target
 from loadtests.processes import family
 from loadtests.screen import Screen
 from tests.support.service import Service, in_process, make_key
@@ -41,12 +41,11 @@ async def stub(statuses: list[int], held: asyncio.Event | None = None) -> AsyncI
 
 
 async def test_every_request_that_is_due_is_counted_once() -> None:
-    async with stub([201, 201, 503, 429, 404]) as target:
-        results = Results(bytearray(10_000))
-        driver = Driver(target, requests_of("post", target, "run", 1), 8, results)
-        await driver.connect()
-        await driver.run(200.0, 1.0, 1)
-        await driver.close()
+    async with (
+        stub([201, 201, 503, 429, 404]) as target,
+        Driver(Task(target, "post", 8, 1.0, 200.0, fates=10_000)) as driver,
+    ):
+        results = await driver.run()
     told = (results.good, results.late, results.refused, results.failed, results.broken, results.gave_up)
     assert sum(told) == results.due
     assert results.good > 0
@@ -59,16 +58,11 @@ async def test_every_request_that_is_due_is_counted_once() -> None:
 async def run_held(seconds: float, released: Callable[[Driver, Results], bool]) -> Results:
     """Run against a server that answers once *released* says so; return the results."""
     held = asyncio.Event()
-    async with stub([200], held) as target:
-        results = Results()
-        driver = Driver(target, requests_of("read", target, "run", 1), 4, results)
-        await driver.connect()
-        running = asyncio.create_task(driver.run(200.0, seconds, 1))
-        await until(lambda: released(driver, results))
+    async with stub([200], held) as target, Driver(Task(target, "post", 4, seconds, 200.0)) as driver:
+        running = asyncio.create_task(driver.run())
+        await until(lambda: released(driver, driver.results))
         held.set()
-        await running
-        await driver.close()
-    return results
+        return await running
 
 
 async def test_a_server_that_holds_its_answers_is_not_waited_for() -> None:
