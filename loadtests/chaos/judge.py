@@ -138,7 +138,8 @@ def seen_in(history: History) -> Counter[str]:
             any(start < operation.invoked and operation.ended < stop for start, stop in away[part])
             for part in (POSTGRES, REDIS)
         )
-        status, unavailable, bound = operation.status, operation.status == 503, operation.bound
+        status, bound = operation.status, operation.bound
+        unavailable = status == 503 and operation.operation == "transfer"
         seen["answer lost"] += status == 0
         seen["account read while Redis was away"] += no_redis and status == 200 and bool(operation.shown) and not bound
         seen["write refused while PostgreSQL was away"] += no_postgres and unavailable and operation.outcome == FAIL

@@ -12,7 +12,7 @@ from typing import NamedTuple, Self
 
 from loadtests.client import BROKEN, Client, ClientError, Connection, retry_after_of
 from loadtests.openloop.results import ANSWERED, REFUSED, SETTLING_SECONDS, UNKNOWN, Results
-from loadtests.openloop.workloads import Target, requests_of
+from loadtests.openloop.workloads import Requests, Target
 
 # Seconds after which an answer comes too late to be good.
 PATIENCE_SECONDS = 1.0
@@ -80,7 +80,7 @@ class Driver:
     def __init__(self, task: Task) -> None:
         self.results = Results(bytearray(task.fates), SETTLING_SECONDS if task.settle else 0.0)
         self._task = task
-        self._requests = requests_of(task.workload, task.target, task.run or new_run(), task.seed)
+        self._requests = Requests(task.workload, task.target, task.run or new_run(), task.seed)
         self._make = self._requests.make
         self._patience_seconds = PATIENCE_SECONDS if task.settle else math.inf
         self._idle: deque[_Line] = deque()
