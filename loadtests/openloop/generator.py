@@ -1,7 +1,6 @@
 """
-A generator: one run against a target, in this process, or by one or several in processes of their own.
-
-One in a process of its own tells when it is connected, begins when it is told to, and hands over what it has counted.
+Generators in processes of their own: one tells when it is connected, begins when it is told to, and hands over what it
+has counted.
 """
 
 import asyncio
@@ -77,12 +76,6 @@ async def prepare(url: str, keys: list[str], accounts: int = ACCOUNTS) -> Target
             await client.ask("GET", "/v1/accounts?limit=1")
             await client.open_accounts(names)
     return Target(host, port, keys, names)
-
-
-async def generate(task: Task) -> Results:
-    """Make one run in this process and return what came of it."""
-    async with Driver(task) as driver:
-        return await driver.run()
 
 
 class Child:

@@ -7,9 +7,8 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from loadtests.errors import FAILED, GOOD
-from loadtests.figures import Run
-from loadtests.openloop.driver import Task
-from loadtests.openloop.generator import Child, generate, prepare
+from loadtests.openloop.driver import Driver, Task
+from loadtests.openloop.generator import Child, prepare
 from loadtests.openloop.workloads import Target
 from loadtests.screen import Screen
 from loadtests.servers import own_server
@@ -47,11 +46,14 @@ async def run(arguments: argparse.Namespace) -> int:
         p99s: dict[int, list[float]] = {0: [], 1: [], FLOOD: []}
         for number in range(1, arguments.rounds + 1):
             for factor, values in p99s.items():
-                async with _noise(noisy, factor * LIMIT, arguments.seconds + 2 * LEAD_SECONDS):
-                    run = await _quiet(quiet, arguments.seconds)
-                values.append(run["p99"])
+                async with (
+                    _noise(noisy, factor * LIMIT, arguments.seconds + 2 * LEAD_SECONDS),
+                    Driver(Task(quiet, "mixed", QUIET_CONNECTIONS, arguments.seconds, QUIET_RATE)) as driver,
+                ):
+                    found = (await driver.run()).figures()
+                values.append(found["p99"])
                 beside = f"beside {factor} times the limit" if factor else "alone"
-                screen.say(f"round {number}: p99 {run['p99']} ms {beside}; {run['good']} of {run['due']} good")
+                screen.say(f"round {number}: p99 {found['p99']} ms {beside}; {found['good']} of {found['due']} good")
     alone, fair, flooded = (statistics.median(values) for values in p99s.values())
     screen.say(
         f"p99, medians of {arguments.rounds}: {alone} ms alone, {fair} ms beside a caller at its limit of {LIMIT}/s,"
@@ -59,10 +61,6 @@ async def run(arguments: argparse.Namespace) -> int:
     )
     # What its limit allows the other one is no noise.
     return GOOD if flooded / fair <= MOVE_MAX else FAILED
-
-
-async def _quiet(target: Target, seconds: float) -> Run:
-    return (await generate(Task(target, "mixed", QUIET_CONNECTIONS, seconds, QUIET_RATE))).figures()
 
 
 @asynccontextmanager
