@@ -154,7 +154,7 @@ TABLES = {
     ),
     "ledgers": Table("ledgers", ("workload", "ledgers"), (RATE, P99, TIMES), "256 connections"),
     "keys": Table("keys", ("workload", "keys"), (RATE, P99, TIMES), "256 connections"),
-    "bulk": Table("bulk", ("connections",), (RATE, P50, P99, Column("refused", "refused"), TIMES), "callers"),
+    "bulk": Table("bulk", ("connections",), (RATE, P50, P99, Column("bulks refused", "refused"), TIMES), "callers"),
     "one": Table("one", ("workload",), (P50, P99, Column("`pgbench -c 1`, p50 ms", "base"), TIMES), "one caller"),
     "generator": Table(
         "generator",
