@@ -85,22 +85,24 @@ async def run_locust(plan: Plan, key: str, processes: int, ui_port: int | None, 
 
 async def _watch(locust: Program, plan: Plan, seconds: float, screen: Screen) -> None:
     """Show how far locust is until it ends, or that time is over."""
-    began = time.monotonic()
-    while not locust.ended and time.monotonic() < began + seconds:
+    deadline = time.monotonic() + seconds
+    while not locust.ended and time.monotonic() < deadline:
         await asyncio.sleep(LOOK_SECONDS)
-        if found := _progress(Path(plan.folder) / "stats_stats_history.csv"):
-            elapsed = f"{time.monotonic() - began:.0f} of {plan.seconds:.0f} s"
-            screen.progress(f"{plan.scenario}: {elapsed}, {found}")
+        if found := _progress(plan):
+            screen.progress(f"{plan.scenario}: {found}")
 
 
-def _progress(history: Path) -> str:
-    """Return what locust's file of statistics says at last of all requests; nothing where there is no line yet."""
+def _progress(plan: Plan) -> str:
+    """Return what locust's file of statistics says at last of all requests; nothing where there are no users yet."""
+    history = Path(plan.folder) / "stats_stats_history.csv"
     if not history.exists():
         return ""
     with history.open(encoding="utf-8", newline="") as lines:
-        rows = [row for row in csv.DictReader(lines) if row["Name"] == "Aggregated" and row["Total Failure Count"]]
+        # The last line may be half written.
+        whole = (row for row in csv.DictReader(lines) if row["Total Failure Count"])
+        rows = [row for row in whole if row["Name"] == "Aggregated" and row["User Count"] != "0"]
     if not rows:
         return ""
-    row = rows[-1]
-    rates = f"{row['User Count']} users, {float(row['Requests/s']):,.0f} requests/s"
-    return f"{rates}, p95 {row['95%']} ms, {row['Total Failure Count']} failed"
+    row, elapsed = rows[-1], int(rows[-1]["Timestamp"]) - int(rows[0]["Timestamp"])
+    rates = f"{row['User Count']} users, {float(row['Requests/s']):,.0f} requests/s, p95 {row['95%']} ms"
+    return f"{elapsed} of {plan.seconds:.0f} s, {rates}, {row['Total Failure Count']} failed"
