@@ -12,11 +12,11 @@ import random
 import re
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
-from types import TracebackType
 from typing import Any, NamedTuple, Self, cast
 from urllib.parse import quote, urlsplit
 
-from loadtests.history.recorder import NOT_NOW
+from loadtests.errors import NotRunError
+from loadtests.history.recorder import NOT_NOW, problem_of
 
 # One request: above the server's own deadlines, so that its answer and not our impatience decides.
 REQUEST_SECONDS_MAX = 30.0
@@ -44,7 +44,7 @@ _CLOSE = re.compile(rb"\r\nconnection: *close\r\n", re.IGNORECASE)
 _RETRY_AFTER = re.compile(rb"\r\nretry-after: *(\d+)\r\n", re.IGNORECASE)
 
 
-class ClientError(Exception):
+class ClientError(NotRunError):
     """A call of the ledger did not do what it was meant to do; the message says what happened instead."""
 
 
@@ -105,11 +105,7 @@ class Answer(NamedTuple):
     @property
     def problem(self) -> dict[str, Any]:
         """The problem document in it; empty where there is none, as in a balancer's error page."""
-        try:
-            found = json.loads(self.body)
-        except ValueError:
-            return {}
-        return found if isinstance(found, dict) else {}
+        return problem_of(self.body)
 
     @property
     def not_now(self) -> bool:
@@ -236,14 +232,11 @@ class Client:
     Calls one ledger through at most *connections_max* connections.
 
     Attributes:
-        in_flight: Calls under way.
-
         repeats: Requests that were sent once more.
     """
 
     def __init__(self, url: str, key: str, connections_max: int = 16) -> None:
         self.url = url.rstrip("/")
-        self.in_flight = 0
         self.repeats = 0
         self._address = address_of(self.url)
         self._head = f"Host: {self._address.host_header}\r\nAuthorization: Bearer {key}\r\n"
@@ -254,9 +247,7 @@ class Client:
     async def __aenter__(self) -> Self:
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         await self.close()
 
     async def close(self) -> None:
@@ -350,13 +341,10 @@ class Client:
             UnexpectedAnswer: It, or an item of it, was answered otherwise.
         """
         asked = f"{method} {path}" + (f" with key {key}" if key else "")
-        self.in_flight += 1
         try:
             answer = await self.until_answered(method, path, body, key, bulk=bool(items))
         except GaveUp as error:
             raise GaveUp(f"{asked} was given up, at last because of {error}") from error
-        finally:
-            self.in_flight -= 1
         if answer.status not in (200, 201):
             raise UnexpectedAnswer(asked, answer.status, answer.problem)
         if items:

@@ -14,6 +14,10 @@ from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import psutil
+
+from loadtests.errors import INTERRUPTED, NOT_RUN, NotRunError
+
 HOST = "127.0.0.1"
 PROJECT = Path(__file__).resolve().parents[1]
 POLL_SECONDS = 0.02
@@ -22,17 +26,24 @@ KILLED_SECONDS_MAX = 10.0
 # Lines of a program's output that are shown when it failed.
 LINES_SHOWN = 20
 BYTES_SHOWN_MAX = 16_384
-INTERRUPTED = 130
+# Names of processes and what they stand for; everything else is the server itself.
+CPU_KINDS = {"postgres": "postgres", "valkey-server": "redis", "redis-server": "redis"}
 _PR_SET_PDEATHSIG = 1
 
+# Seconds of user and of system time, by kind.
+Times = dict[str, tuple[float, float]]
 
-class ServerError(Exception):
+
+class ServerError(NotRunError):
     """A server or another program could not be started, or failed; the message says why."""
 
 
-def run_program(main: Coroutine[Any, Any, int], loop: "Callable[[], asyncio.AbstractEventLoop] | None" = None) -> int:
+def run_program(
+    name: str, main: Coroutine[Any, Any, int], loop: "Callable[[], asyncio.AbstractEventLoop] | None" = None
+) -> int:
     """
-    Run a program and return its exit code; 130 when SIGINT or SIGTERM cancelled it and it has ended what it started.
+    Run a program and return its exit code: NOT_RUN when it cannot go on, which it says, or INTERRUPTED when SIGINT or
+    SIGTERM cancelled it and it has ended what it started.
 
     Args:
         loop: Makes the event loop; asyncio's own by default.
@@ -49,26 +60,22 @@ def run_program(main: Coroutine[Any, Any, int], loop: "Callable[[], asyncio.Abst
     try:
         with asyncio.Runner(loop_factory=loop) as runner:
             return runner.run(cancelled_by_signals())
+    except NotRunError as error:
+        print(f"{name}: {error}", file=sys.stderr)
+        return NOT_RUN
     except (asyncio.CancelledError, KeyboardInterrupt):
         print("interrupted", file=sys.stderr)
         return INTERRUPTED
 
 
 def spawn(
-    command: Sequence[str | Path],
-    log: Path,
-    *,
-    folder: Path = PROJECT,
-    environment: Mapping[str, str] | None = None,
-    prepared: Callable[[], None] | None = None,
+    command: Sequence[str | Path], log: Path, environment: Mapping[str, str] | None = None
 ) -> "subprocess.Popen[bytes]":
     """
     Start a program that ends with this process (on Linux); call it from the main thread.
 
     Args:
         log: What it says is added to this file.
-
-        prepared: Called in the child before it becomes the program; by default it asks for SIGTERM when we are gone.
 
     Raises:
         ServerError: It cannot be run.
@@ -77,14 +84,14 @@ def spawn(
         try:
             return subprocess.Popen(
                 command,
-                cwd=folder,
+                cwd=PROJECT,
                 env=os.environ if environment is None else environment,
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 # Ctrl-C in a terminal reaches the whole group; these are ended in order by us.
                 start_new_session=True,
-                preexec_fn=prepared or _end_with(os.getpid()),  # noqa: PLW1509 (from the only thread)
+                preexec_fn=_end_with(os.getpid()),  # noqa: PLW1509 (from the only thread)
             )
         except (OSError, subprocess.SubprocessError) as error:
             raise ServerError(f"{command[0]} cannot be run: {error}") from error
@@ -104,30 +111,60 @@ def _end_with(parent: int) -> Callable[[], None] | None:
     return ask
 
 
-async def ended(process: "subprocess.Popen[bytes]", seconds_max: float) -> bool:
-    """Return whether a process ends within some time."""
-    deadline = time.monotonic() + seconds_max
-    while process.poll() is None:
-        if time.monotonic() > deadline:
-            return False
-        await asyncio.sleep(POLL_SECONDS)
-    return True
+class Program:
+    """A program that is started, broken and started again."""
 
+    def __init__(self, process: "subprocess.Popen[bytes] | None" = None) -> None:
+        self._process = process
 
-async def end(process: "subprocess.Popen[bytes]", gently: signal.Signals, seconds_max: float) -> bool:
-    """Ask a process to end; after some time end its whole group. Return whether it ended by itself."""
-    try:
-        if process.poll() is None:
-            process.send_signal(gently)
-        if await ended(process, seconds_max):
+    @property
+    def pid(self) -> int:
+        """Of its first process."""
+        assert self._process is not None
+        return self._process.pid
+
+    @property
+    def code(self) -> int | None:
+        """Its exit code; None while it runs, or before it is started."""
+        return None if self._process is None else self._process.poll()
+
+    @property
+    def ended(self) -> bool:
+        """Whether it has ended, for whatever reason."""
+        return self._process is None or self._process.poll() is not None
+
+    def family(self) -> list[int]:
+        """Return its processes and all that they have started."""
+        return family(self.pid)
+
+    def send_all(self, number: signal.Signals) -> None:
+        """Send a signal to all its processes."""
+        for pid in self.family():
+            send(pid, number)
+
+    async def end(self, number: signal.Signals, seconds_max: float) -> bool:
+        """End it by a signal; after some time end its whole group. Return whether it has ended by itself."""
+        if self.ended:
             return True
-    finally:
-        if process.poll() is None:
-            with contextlib.suppress(ProcessLookupError):
-                # The group is this process's alone; its id is the process's.
-                os.killpg(process.pid, signal.SIGKILL)
-    await ended(process, KILLED_SECONDS_MAX)
-    return False
+        send(self.pid, number)
+        try:
+            if await self._ends(seconds_max):
+                return True
+        finally:
+            if not self.ended:
+                with contextlib.suppress(ProcessLookupError):
+                    # The group is this program's alone; its id is that of its first process.
+                    os.killpg(self.pid, signal.SIGKILL)
+        await self._ends(KILLED_SECONDS_MAX)
+        return False
+
+    async def _ends(self, seconds_max: float) -> bool:
+        deadline = time.monotonic() + seconds_max
+        while not self.ended:
+            if time.monotonic() > deadline:
+                return False
+            await asyncio.sleep(POLL_SECONDS)
+        return True
 
 
 async def answers(probe: Callable[[], Awaitable[object]], seconds_max: float, *errors: type[Exception]) -> bool:
@@ -211,3 +248,55 @@ def free_port() -> int:
     with socket.socket() as probe:
         probe.bind((HOST, 0))
         return int(probe.getsockname()[1])
+
+
+def family(root: int) -> list[int]:
+    """Return a process and all that it and those have started."""
+    try:
+        return [root, *(child.pid for child in psutil.Process(root).children(recursive=True))]
+    except psutil.NoSuchProcess:
+        return [root]
+
+
+def command_line(pid: int) -> list[str]:
+    """Return the words that a process was started with; none when it has ended."""
+    with contextlib.suppress(psutil.NoSuchProcess, psutil.ZombieProcess):
+        return list(psutil.Process(pid).cmdline())
+    return []
+
+
+def resident_bytes(pid: int) -> int:
+    """Return the memory of a process that is in use; 0 when it has ended."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return int(psutil.Process(pid).memory_info().rss)
+    return 0
+
+
+def keep_to(cores: set[int], pids: Sequence[int]) -> None:
+    """Let processes, with all their threads, run on some cores only, on Linux."""
+    for pid in pids:
+        with contextlib.suppress(psutil.NoSuchProcess, ProcessLookupError):
+            for thread in psutil.Process(pid).threads():
+                os.sched_setaffinity(thread.id, cores)
+
+
+def cpu_times(roots: Sequence[int]) -> Times:
+    """Return the CPU time that these processes and all they have started have used so far."""
+    found: Times = {}
+    for pid in {pid for root in roots for pid in family(root)}:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process = psutil.Process(pid)
+            kind, times = CPU_KINDS.get(process.name(), "server"), process.cpu_times()
+            user, system = found.get(kind, (0.0, 0.0))
+            # With what children have used that have ended since: a PostgreSQL has one a connection.
+            found[kind] = (user + times.user + times.children_user, system + times.system + times.children_system)
+    return found
+
+
+def cpu_used(before: Times, after: Times) -> dict[str, list[float]]:
+    """Return what was used in between."""
+    zero = (0.0, 0.0)
+    return {
+        kind: [round(late - early, 3) for late, early in zip(total, before.get(kind, zero), strict=True)]
+        for kind, total in sorted(after.items())
+    }

@@ -4,8 +4,8 @@ import shutil
 import sys
 import time
 
-# Seconds between lines of progress where they cannot take each other's place.
-LINE_SECONDS = 5.0
+# Seconds between lines of progress: where one takes the place of the other, and where they cannot.
+CHANGE_SECONDS, LINE_SECONDS = 0.2, 5.0
 
 
 class Screen:
@@ -16,14 +16,16 @@ class Screen:
         self._next = 0.0
 
     def progress(self, text: str) -> None:
-        """Show how far it is; the next one takes its place."""
+        """Show how far it is, if nothing was shown shortly before; the next one takes its place."""
+        if time.monotonic() < self._next:
+            return
+        self._next = time.monotonic() + (CHANGE_SECONDS if self._terminal else LINE_SECONDS)
         if self._terminal:
             # A line that wraps cannot be taken back.
             columns = shutil.get_terminal_size().columns - 1
             print(f"\r\033[K{text[:columns]}", end="", flush=True)
-        elif time.monotonic() >= self._next:
+        else:
             print(text, flush=True)
-            self._next = time.monotonic() + LINE_SECONDS
 
     def say(self, text: str) -> None:
         """Show something that stays."""

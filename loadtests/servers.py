@@ -8,27 +8,26 @@ import asyncio
 import os
 import shutil
 import signal
-import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
 from loadtests.client import Client, NoAnswer
-from loadtests.process_table import command_line, family, resident_bytes
 from loadtests.processes import (
     HOST,
     KILLED_SECONDS_MAX,
     PROJECT,
     Done,
+    Program,
     ServerError,
     answers,
-    end,
-    ended,
+    command_line,
     free_port,
+    resident_bytes,
     run_command,
-    send,
     spawn,
     tail,
 )
@@ -48,6 +47,7 @@ AUDIT_SECONDS_MAX = 600.0
 PLENTY = ("--rate", "1000000/s", "--burst", "1000000", "--concurrency", "100000")
 # Seconds until a cache that has just been started is read from, and a little more.
 WARM_UP_SECONDS = 12.0
+WARM_PAUSE_SECONDS = 0.2
 # In the command line of the process that serves.
 WORKER = "server.process.worker"
 # What is measured is one worker: beside it, a small machine has room for the generator.
@@ -86,7 +86,30 @@ async def tallystick(*arguments: str, settings: Mapping[str, str], seconds_max: 
     return await run_command([*program(), *arguments], seconds_max, environment(settings))
 
 
-class Server:
+async def create_key(settings: Mapping[str, str], ledger: str, limits: Sequence[str] = PLENTY) -> str:
+    """
+    Return the secret of a new admin key for the ledger, which is made if it does not exist.
+
+    Raises:
+        ServerError: None was made.
+    """
+    done = await tallystick("keys", "create", "--ledger", ledger, "--role", "admin", *limits, settings=settings)
+    if done.code != 0:
+        raise ServerError(f"keys create made no key (exit {done.code}):\n{done.last_lines}")
+    return done.output.strip()
+
+
+async def serves(program: Program, url: str, path: str, seconds_max: float) -> bool:
+    """Return whether a program that has been started answers a GET with 200 within some time, and has not ended."""
+    async with Client(url, "", connections_max=1) as client:
+
+        async def probe() -> bool:
+            return program.ended or (await client.ask("GET", path, seconds_max=PROBE_SECONDS_MAX)).status == 200
+
+        return await answers(probe, seconds_max, NoAnswer) and not program.ended
+
+
+class Server(Program):
     """
     One server; its address stays when it is started again.
 
@@ -101,37 +124,27 @@ class Server:
     """
 
     def __init__(self, name: str, settings: Mapping[str, str], log: Path, temporary: Path) -> None:
+        super().__init__()
         self.name = name
-        self.port = free_port()
-        self.url = f"http://{HOST}:{self.port}"
+        port = free_port()
+        self.url = f"http://{HOST}:{port}"
         self.log = log
-        self.settings = {"host": HOST, "port": str(self.port), **settings}
+        self.settings = {"host": HOST, "port": str(port), **settings}
         self._temporary = str(temporary)
-        self._process: subprocess.Popen[bytes] | None = None
+        self._began = 0.0
         # Whether it may end by itself: it was not ready yet, as while PostgreSQL is away, or was told to end.
         self._may_end = True
 
     @property
-    def pid(self) -> int:
-        """Of its first process, the supervisor."""
-        assert self._process is not None
-        return self._process.pid
-
-    @property
     def died(self) -> int | None:
         """The exit code of one that ended though nobody had asked it to."""
-        return None if self._process is None or self._may_end else self._process.poll()
-
-    @property
-    def ended(self) -> bool:
-        """Whether it has ended, for whatever reason."""
-        return self._process is None or self._process.poll() is not None
+        return None if self._may_end else self.code
 
     def start(self, **settings: str) -> None:
         """Start it, with more settings; whoever needs it waits until it is ready."""
-        self._may_end = True
+        self._may_end, self._began = True, time.monotonic()
         variables = environment({**self.settings, **settings}) | {"TMPDIR": self._temporary}
-        self._process = spawn([*program(), "serve"], self.log, environment=variables)
+        self._process = spawn([*program(), "serve"], self.log, variables)
 
     async def ready(self) -> None:
         """
@@ -140,15 +153,8 @@ class Server:
         Raises:
             ServerError: It has ended, or does not within READY_SECONDS_MAX.
         """
-        async with Client(self.url, "", connections_max=1) as client:
-
-            async def probe() -> bool:
-                if self.ended:
-                    return True
-                return (await client.ask("GET", "/readyz", seconds_max=PROBE_SECONDS_MAX)).status == 200
-
-            if not await answers(probe, READY_SECONDS_MAX, NoAnswer) or self.ended:
-                raise ServerError(f"server {self.name} is not ready:\n{tail(self.log)}")
+        if not await serves(self, self.url, "/readyz", READY_SECONDS_MAX):
+            raise ServerError(f"server {self.name} is not ready:\n{tail(self.log)}")
         self._may_end = False
 
     async def ready_again(self) -> None:
@@ -169,25 +175,21 @@ class Server:
         except TimeoutError:
             raise ServerError(f"server {self.name} is not ready; {self.log} says why") from None
 
+    async def warm(self, key: str, seconds: float = WARM_UP_SECONDS) -> None:
+        """Return when it has run for so long, by default until it reads accounts out of Redis."""
+        async with Client(self.url, key) as client:
+            while (left := self._began + seconds - time.monotonic()) > 0:
+                # Asked now and then: a Redis that nobody asks is not looked at.
+                await client.get("/v1/accounts?limit=1")
+                await asyncio.sleep(min(WARM_PAUSE_SECONDS, left))
+
     async def create_key(self, ledger: str, limits: Sequence[str] = PLENTY) -> str:
         """Return the secret of a new admin key for the ledger, which is made if it does not exist."""
-        done = await self.command("keys", "create", "--ledger", ledger, "--role", "admin", *limits)
-        words = done.output.split()
-        if done.code != 0 or len(words) != 1:
-            raise ServerError(f"keys create made no key (exit {done.code}):\n{done.last_lines}")
-        return words[0]
+        return await create_key(self.settings, ledger, limits)
 
     async def audit(self) -> Done:
         """Return what `tallystick audit` says of its books; exit code 0 when they are right."""
-        return await self.command("audit", seconds_max=AUDIT_SECONDS_MAX)
-
-    async def command(self, *arguments: str, seconds_max: float = COMMAND_SECONDS_MAX) -> Done:
-        """Run a command with its settings."""
-        return await tallystick(*arguments, settings=self.settings, seconds_max=seconds_max)
-
-    def family(self) -> list[int]:
-        """Return its processes and all that they have started."""
-        return family(self.pid)
+        return await tallystick("audit", settings=self.settings, seconds_max=AUDIT_SECONDS_MAX)
 
     @property
     def worker(self) -> int:
@@ -198,27 +200,15 @@ class Server:
         """Return the memory of all its processes; 0 where the system does not tell."""
         return sum(map(resident_bytes, self.family()))
 
-    def send(self, number: signal.Signals) -> None:
-        """Send a signal to its supervisor."""
-        send(self.pid, number)
-
-    def send_all(self, number: signal.Signals) -> None:
-        """Send a signal to all its processes."""
-        for pid in self.family():
-            send(pid, number)
-
     async def stop(self) -> int | None:
         """Ask it to end; return its exit code, or None when it had to be killed."""
-        assert self._process is not None
         self._may_end = True
-        return self._process.returncode if await end(self._process, signal.SIGTERM, STOP_SECONDS_MAX) else None
+        return self.code if await self.end(signal.SIGTERM, STOP_SECONDS_MAX) else None
 
     async def kill(self) -> None:
         """End its supervisor at once; its workers end with it."""
-        assert self._process is not None
         self._may_end = True
-        self._process.kill()
-        await ended(self._process, KILLED_SECONDS_MAX)
+        await self.end(signal.SIGKILL, KILLED_SECONDS_MAX)
 
     async def kill_all(self) -> None:
         """End all its processes, frozen ones too."""

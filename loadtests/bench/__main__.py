@@ -12,76 +12,60 @@ import datetime
 import os
 import sys
 import time
-from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from pathlib import Path
 
 import uvloop
 
-from loadtests.bench import machine, parts
+from loadtests.bench import machine, record
+from loadtests.bench.parts import PARTS
 from loadtests.bench.places import PEER_PYTHON
-from loadtests.bench.record import BenchError, Part, read, write
-from loadtests.bench.report import write_document
+from loadtests.bench.record import BenchError, Part
+from loadtests.bench.report import TEMPLATE, render
 from loadtests.bench.scale import FULL, QUICK
 from loadtests.bench.work import Shared, Work
-from loadtests.client import ClientError
+from loadtests.errors import FAILED, GOOD, NotRunError
 from loadtests.openloop.generator import TooManyFilesError, allow_files
-from loadtests.processes import PROJECT, ServerError, run_command, run_program
+from loadtests.processes import PROJECT, run_command, run_program
 from loadtests.screen import Screen
 
-REPORTS = PROJECT / "reports" / "bench"
-DOCUMENT = PROJECT / "benchmarks.md"
-PLOTS = PROJECT / "docs" / "benchmarks"
 PLOT_SECONDS_MAX = 120.0
-
-PARTS: dict[str, Callable[[Work], Awaitable[None]]] = {
-    "api": parts.api,
-    "sides": parts.sides,
-    "open": parts.open_loop,
-    "generator": parts.generators,
-    "ledgers": parts.many_ledgers,
-    "connections": parts.crowds,
-    "overload": parts.overload_curve,
-    "transfers": parts.transfers,
-}
 
 
 def main() -> int:
     """Measure what is asked for, write the document; 1 when books were not right or not all was measured."""
     parser = argparse.ArgumentParser(prog="make bench", description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="a little of everything, in a few minutes")
-    parser.add_argument("--part", help=f"only these, separated by commas: {', '.join(PARTS)}")
-    parser.add_argument("--again", action="store_true", help="measure also what has been measured at this commit")
-    parser.add_argument("--reports", type=Path, default=REPORTS, help="folder for the figures")
-    parser.add_argument("--document", type=Path, default=DOCUMENT, help="file for the document")
-    parser.add_argument("--plots", type=Path, default=PLOTS, help="folder for the plots")
-    parser.add_argument("--write", action="store_true", help="measure nothing, only write the document again")
+    add = parser.add_argument
+    add("--quick", action="store_true", help="a little of everything, in a few minutes")
+    add("--part", help=f"only these, separated by commas: {', '.join(PARTS)}")
+    add("--again", action="store_true", help="measure also what has been measured at this commit")
+    add("--reports", type=Path, default=PROJECT / "reports" / "bench", help="folder for the figures")
+    add("--document", type=Path, default=PROJECT / "benchmarks.md", help="file for the document")
+    add("--plots", type=Path, default=PROJECT / "docs" / "benchmarks", help="folder for the plots")
+    add("--write", action="store_true", help="measure nothing, only write the document again")
     arguments = parser.parse_args()
     chosen = list(PARTS) if arguments.part is None else arguments.part.split(",")
     if unknown := [name for name in chosen if name not in PARTS]:
         parser.error(f"there is no part {', '.join(unknown)}; there are {', '.join(PARTS)}")
     if not Path("/proc/self/stat").exists():
-        parser.error("CPU time is read out of /proc, which only Linux has")
+        parser.error("processes are kept to cores, which only Linux can")
     if not PEER_PYTHON.exists():
         parser.error("what is compared with is not there; `make bench` makes it, or scripts/bootstrap.py bench")
-    return run_program(_run(arguments, chosen), uvloop.new_event_loop)
+    return run_program("bench", _run(arguments, chosen), uvloop.new_event_loop)
 
 
 async def _run(arguments: argparse.Namespace, chosen: list[str]) -> int:
     screen = Screen()
     good = arguments.write or await _measure(arguments, chosen, screen)
-    try:
-        await _write(arguments, screen)
-    except BenchError as error:
-        screen.say(str(error))
-        return 1
-    return 0 if good else 1
+    await _write(arguments, screen)
+    return GOOD if good else FAILED
 
 
 async def _measure(arguments: argparse.Namespace, chosen: list[str], screen: Screen) -> bool:
     scale = QUICK if arguments.quick else FULL
-    command = _command(arguments)
-    commit, facts = machine.commit(), machine.facts(PEER_PYTHON)
+    words = ["--quick"] * arguments.quick + [f"--part {arguments.part}"] * (arguments.part is not None)
+    command = f'make bench ARGS="{" ".join(words)}"' if words else "make bench"
+    made = Part(scale.name, command, machine.commit(), machine.facts(PEER_PYTHON))
     good = True
     # Servers get it from here. A machine that does not allow so many measures fewer.
     with contextlib.suppress(TooManyFilesError):
@@ -89,68 +73,57 @@ async def _measure(arguments: argparse.Namespace, chosen: list[str], screen: Scr
     async with AsyncExitStack() as stack:
         shared = Shared(stack)
         for name in chosen:
-            kept = read(arguments.reports, name)
-            same = kept is not None and (kept.commit, kept.scale, kept.machine) == (commit, scale.name, facts)
-            if kept is not None and same and kept.complete and kept.counts and not arguments.again:
+            kept = record.read(arguments.reports, name)
+            if kept is not None and _is_as_good(kept, made) and not arguments.again:
                 screen.say(f"{name}: measured {kept.began}, kept")
                 continue
-            work = Work(name, scale, screen, shared)
             try:
-                part, interrupted = await _measure_part(name, work, command, commit, facts)
-            except (BenchError, ClientError, ServerError) as error:
+                part = await _measure_part(made, Work(name, scale, screen, shared))
+            except NotRunError as error:
                 good = False
                 screen.say(f"{name}: not measured: {error}")
                 continue
-            if part.counts or not interrupted:
-                write(arguments.reports, part)
-            good = good and part.clean
+            if part.counts or part.complete:
+                record.write(arguments.reports, part)
+            good = good and part.clean and part.complete
             verdict = part.audit if part.clean else f"DOES NOT COUNT: {part.audit}"
             screen.say(f"{name}: {len(part.runs)} runs in {part.took_seconds:.0f} s; {verdict}")
-            if interrupted:
-                good = False
+            if not part.complete:
                 screen.say("stopped; the same command goes on where it was")
                 break
     return good
 
 
-async def _measure_part(name: str, work: Work, command: str, commit: str, facts: dict[str, str]) -> tuple[Part, bool]:
-    began = datetime.datetime.now(datetime.UTC)
-    started = time.monotonic()
-    interrupted = False
+def _is_as_good(kept: Part, new: Part) -> bool:
+    same = (kept.commit, kept.scale, kept.machine) == (new.commit, new.scale, new.machine)
+    return same and kept.complete and kept.counts
+
+
+async def _measure_part(made: Part, work: Work) -> Part:
+    """Measure a part; *made* says how, where and at which commit that is done."""
+    began, started = datetime.datetime.now(datetime.UTC), time.monotonic()
+    complete = True
     try:
-        await PARTS[name](work)
+        await PARTS[work.name](work)
     except asyncio.CancelledError:
         # What has been measured is kept; then this ends.
-        interrupted = True
-    # Nobody looked at the books of a part that ended before its first audit: nothing of it counts.
-    clean = work.audits.clean and bool(work.audits.words)
-    part = Part(
-        name=name,
-        scale=work.scale.name,
-        command=command,
-        commit=commit,
+        complete = False
+    return made._replace(
+        name=work.name,
         began=began.strftime("%Y-%m-%d %H:%M UTC"),
         took_seconds=round(time.monotonic() - started, 1),
-        clean=clean,
-        audit="; ".join(work.audits.words) or "no audit",
-        complete=not interrupted,
-        machine=facts,
+        # Nobody looked at the books of a part that ended before its first audit: nothing of it counts.
+        clean=work.clean and bool(work.audits),
+        audit="; ".join(work.audits) or "no audit",
+        complete=complete,
         settings=work.settings,
         runs=work.runs,
         notes=work.notes,
     )
-    return part, interrupted
-
-
-def _command(arguments: argparse.Namespace) -> str:
-    words = ["--quick"] if arguments.quick else []
-    if arguments.part is not None:
-        words.append(f"--part {arguments.part}")
-    return f'make bench ARGS="{" ".join(words)}"' if words else "make bench"
 
 
 async def _write(arguments: argparse.Namespace, screen: Screen) -> None:
-    found = [part for name in PARTS if (part := read(arguments.reports, name)) is not None]
+    found = [part for name in PARTS if (part := record.read(arguments.reports, name)) is not None]
     if not found:
         screen.say("nothing has been measured")
         return
@@ -159,7 +132,8 @@ async def _write(arguments: argparse.Namespace, screen: Screen) -> None:
     done = await run_command(command, PLOT_SECONDS_MAX, {**os.environ, "PYTHONPATH": str(PROJECT)})
     if done.code != 0:
         raise BenchError(f"the plots cannot be drawn:\n{done.last_lines}")
-    write_document(found, arguments.document, arguments.plots)
+    template = TEMPLATE.read_text(encoding="utf-8")
+    arguments.document.write_text(render(found, template, arguments.document, arguments.plots), encoding="utf-8")
     screen.say(f"written: {arguments.document}")
 
 

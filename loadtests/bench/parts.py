@@ -5,48 +5,34 @@ import re
 import shutil
 import tempfile
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-from loadtests.bench.beside import Beside, beside, own_database_url, own_valkey
 from loadtests.bench.fill import fill
-from loadtests.bench.places import PEER_AUDIT, PEER_DATABASE, Tallystick, bare, ledgers, peer
+from loadtests.bench.places import PEER_DATABASE, Tallystick, bare, beside, peer, pgbench, pgbench_rate
 from loadtests.bench.record import BenchError
 from loadtests.bench.scale import SHARES, USUAL
+from loadtests.bench.statements import statement
 from loadtests.bench.work import Work
+from loadtests.databases import Databases
+from loadtests.figures import Run
 from loadtests.openloop import overload
-from loadtests.openloop.children import MARGIN_SECONDS, leave_cores, run_apart
-from loadtests.openloop.generator import Task, TooManyFilesError, allow_files
-from loadtests.openloop.results import Run
+from loadtests.openloop.driver import Task
+from loadtests.openloop.generator import MARGIN_SECONDS, TooManyFilesError, allow_files, leave_cores, run_apart
 from loadtests.openloop.workloads import BULK_TRANSFERS, Target
-from loadtests.process_table import cpu_times, cpu_used, resident_bytes
-from loadtests.processes import run_command
+from loadtests.processes import cpu_times, cpu_used, resident_bytes, run_command
 from loadtests.servers import tallystick
 
 # What is compared with the peer; it has no bulk.
 COMPARED = ("read", "replay", "post", "hot")
-# Rows of the plain INSERT below, as many as a bulk of ours, and the clients that send them.
+# Rows of the plain INSERT, as many as a bulk of ours, and the clients that send them.
 INSERT_ROWS = 500
 INSERT_CLIENTS = 4
 INSERT_DATABASE = "plain"
 PGBENCH_SCALES = (20, 1)
 PGBENCH_CLIENTS = 16
-# In these all rows of a plain INSERT are different, with keys that grow as those of a busy caller do.
-INSERT = """
-    INSERT INTO tallystick.transfers (
-        ledger_id, amount, source_balance, destination_balance, source_version, destination_version, created_at, id,
-        idempotency_key, fingerprint, kind, source, destination, currency, metadata
-    )
-    SELECT 1, 1, 1, 1, 1, 1, clock_timestamp(), uuidv7(), uuidv7()::text, sha256(r.a::text::bytea), 'transfer',
-           'load:' || r.a, 'load:' || r.a + 1, 'EUR', '{}'::json
-    FROM (SELECT (random() * 998)::int AS a FROM generate_series(1, 500)) AS r;
-"""
-PGBENCH_AUDIT = """
-    SELECT (SELECT sum(abalance) FROM pgbench_accounts) = (SELECT sum(bbalance) FROM pgbench_branches)
-       AND (SELECT sum(bbalance) FROM pgbench_branches) = (SELECT sum(tbalance) FROM pgbench_tellers)
-"""
 # What is asked of a ledger of each size.
 ASKED = ("read", "statement", "post")
 # Requests a second of all connections together: little, so that what grows is the number of connections alone.
@@ -56,99 +42,118 @@ MANY = 256
 MIB = 1024 * 1024
 
 
-async def closed(work: Work, workload: str, target: Target, roots: list[int], connections: int = USUAL) -> Run:
-    """Send requests on each connection as soon as the last one is answered; a bulk counts by its transfers."""
-    run = await run_apart(Task(target, workload, connections, work.scale.seconds, settle=False), roots)
-    if workload == "bulk":
-        run |= {name: run[name] * BULK_TRANSFERS for name in ("good", "answered", "per_second")}
-    return run
+class Case(NamedTuple):
+    """A kind of run: by what it is told from others, and how it is made."""
+
+    labels: Run
+    measure: Callable[[], Awaitable[Run]]
+
+
+async def in_turns(work: Work, cases: Sequence[Case]) -> None:
+    """Make a run of each kind in turns, as many rounds as there are."""
+    for number in range(work.scale.rounds):
+        for case in cases:
+            work.keep(**{"side": "tallystick", **await case.measure(), **case.labels, "round": number})
+
+
+async def growth(work: Work, figure: str, base: Case, cases: Sequence[Case]) -> None:
+    """Make each run right after one of the base; keep of a figure how many times it is that of the base."""
+    for number in range(work.scale.rounds):
+        for case in cases:
+            beside_it = await base.measure()
+            run = {"side": "tallystick", **await case.measure(), **case.labels, "round": number}
+            work.keep(**run, base=beside_it[figure], times=run[figure] / max(beside_it[figure], 1e-9))
+
+
+def closed(work: Work, workload: str, target: Target, roots: list[int], connections: int = USUAL) -> Awaitable[Run]:
+    """Send requests on each connection as soon as the last one is answered."""
+    return run_apart(Task(target, workload, connections, work.scale.seconds, settle=False), roots)
+
+
+async def bulk(work: Work, running: Tallystick, connections: int) -> Run:
+    """Send bulks, which count by their transfers."""
+    run = await closed(work, "bulk", running.target, [running.server.pid], connections)
+    return run | {name: run[name] * BULK_TRANSFERS for name in ("good", "answered", "per_second")}
 
 
 async def api(work: Work) -> None:
     """Each kind of request, as fast as it is answered, on few and on many connections."""
-    scale = work.scale
-    plan = [(workload, number) for workload in COMPARED for number in scale.connections]
-    plan += [("bulk", number) for number in scale.bulk_connections]
     async with work.tallystick() as running:
-        for number in range(scale.rounds):
-            for workload, connections in plan:
-                run = await closed(work, workload, running.target, [running.server.pid], connections)
-                work.keep(side="tallystick", round=number, **run)
-
-
-class _Side(NamedTuple):
-    name: str
-    what: str
-    measure: Callable[[], Awaitable[Run]]
+        ask = partial(closed, work, target=running.target, roots=[running.server.pid])
+        plan = [(workload, number) for workload in COMPARED for number in work.scale.connections]
+        cases = [Case({}, partial(ask, workload=workload, connections=number)) for workload, number in plan]
+        cases += [Case({}, partial(bulk, work, running, number)) for number in work.scale.bulk_connections]
+        await in_turns(work, cases)
 
 
 async def sides(work: Work) -> None:
     """Tallystick and everything that it is compared with, in turns."""
-    async with work.tallystick() as running, beside(running.server) as servers:
-        work.screen.progress("sides: filling pgbench, starting the peer")
+    async with work.tallystick() as running, beside() as databases:
+        work.say("filling pgbench, starting the peer")
         for size in PGBENCH_SCALES:
-            await servers.create_database(f"pgbench{size}")
-            await servers.pgbench(f"pgbench{size}", "-i", "-q", "-s", str(size))
-        await _make_plain(servers)
-        body = await running.body()
+            await _make_pgbench(databases, size)
+        await _make_plain(databases)
         with tempfile.NamedTemporaryFile("w", prefix="tallystick-bench-", suffix=".sql", encoding="utf-8") as script:
-            script.write(" ".join(INSERT.split()) + "\n")
+            script.write(statement("insert"))
             script.flush()
-            async with peer(servers) as (other, peer_pid), bare(body) as (nothing, bare_pid):
-                databases = [servers.postgres.pid, servers.valkey.pid]
-                leave_cores([peer_pid, bare_pid, *databases])
-                chosen = _ours_and_theirs(work, running, other, [peer_pid, *databases])
-                chosen.append(_Side("bare", "read", partial(closed, work, "bare", nothing, [bare_pid])))
-                chosen += _pgbench_sides(work, servers, Path(script.name))
+            async with peer(databases) as (other, peer_pid), bare(await running.body()) as (nothing, bare_pid):
+                roots = [databases.postgres.pid, databases.valkey.pid]
+                leave_cores([peer_pid, bare_pid, *roots])
+                cases = []
+                for what in COMPARED:
+                    ours = partial(closed, work, what, running.target, [running.server.pid])
+                    theirs = partial(closed, work, what, other, [peer_pid, *roots])
+                    cases += [Case({}, ours), Case({"side": "peer"}, theirs)]
+                nothing_at_all = partial(closed, work, "bare", nothing, [bare_pid])
+                cases.append(Case({"side": "bare", "workload": "read"}, nothing_at_all))
+                cases += _pgbench_cases(work, databases, Path(script.name))
                 try:
-                    for number in range(work.scale.rounds):
-                        for side in chosen:
-                            run = await side.measure()
-                            work.keep(side=side.name, **{**run, "workload": side.what}, round=number)
+                    await in_turns(work, cases)
                 finally:
-                    await _audit_others(work, servers)
+                    for size in PGBENCH_SCALES:
+                        await _audit_pgbench(work, databases, size)
+                    [[clean]] = await databases.postgres.ask(statement("peer_audit"), name=PEER_DATABASE)
+                    work.audited("peer", clean, f"balances are {'' if clean else 'not '}their transfers")
 
 
-def _ours_and_theirs(work: Work, ours: Tallystick, other: Target, roots: list[int]) -> list[_Side]:
-    found = []
-    for what in COMPARED:
-        found.append(_Side("tallystick", what, partial(closed, work, what, ours.target, [ours.server.pid])))
-        found.append(_Side("peer", what, partial(closed, work, what, other, roots)))
-    return found
+async def _make_pgbench(databases: Databases, size: int) -> None:
+    await databases.postgres.make(f"pgbench{size}")
+    await pgbench(databases, f"pgbench{size}", "-i", "-q", "-s", str(size))
 
 
-def _pgbench_sides(work: Work, servers: Beside, script: Path) -> list[_Side]:
-    seconds = work.scale.seconds
-
-    async def measure(database: str, rows: int, clients: int, *arguments: str) -> Run:
-        before = cpu_times([servers.postgres.pid])
-        rate, latency = await servers.pgbench_rate(database, seconds, *arguments, clients=clients)
-        used = cpu_used(before, cpu_times([servers.postgres.pid]))
-        return {"connections": clients, "seconds": seconds, "per_second": rate * rows, "mean_ms": latency, "cpu": used}
-
-    wide, narrow = (f"pgbench{size}" for size in PGBENCH_SCALES)
-    plain = partial(measure, INSERT_DATABASE, INSERT_ROWS, INSERT_CLIENTS, "-f", str(script))
-    return [
-        _Side("pgbench", "spread", partial(measure, wide, 1, PGBENCH_CLIENTS)),
-        _Side("pgbench", "hot", partial(measure, narrow, 1, PGBENCH_CLIENTS)),
-        _Side("insert", "rows", plain),
-    ]
+async def _audit_pgbench(work: Work, databases: Databases, size: int) -> None:
+    [[clean]] = await databases.postgres.ask(statement("pgbench_audit"), name=f"pgbench{size}")
+    work.audited(f"pgbench, scale {size}", clean is True, "sums agree" if clean else "sums differ")
 
 
-async def _make_plain(servers: Beside) -> None:
+async def _make_plain(databases: Databases) -> None:
     """Make the service's own tables with all their indexes, for plain rows."""
-    await servers.create_database(INSERT_DATABASE)
-    done = await tallystick("migrate", settings={"database_url": servers.postgres.url(INSERT_DATABASE)})
+    await databases.postgres.make(INSERT_DATABASE)
+    done = await tallystick("migrate", settings={"database_url": databases.postgres.url(INSERT_DATABASE)})
     if done.code != 0:
         raise BenchError(f"migrate failed:\n{done.last_lines}")
 
 
-async def _audit_others(work: Work, servers: Beside) -> None:
-    found = [await servers.postgres.ask(f"pgbench{size}", PGBENCH_AUDIT) for size in PGBENCH_SCALES]
-    clean = all(rows[0][0] is True for rows in found)
-    work.audits.note("pgbench", clean, "sums agree" if clean else "sums differ")
-    [[clean]] = await servers.postgres.ask(PEER_DATABASE, PEER_AUDIT)
-    work.audits.note("peer", clean, "balances are their transfers" if clean else "balances are not their transfers")
+def _pgbench_cases(work: Work, databases: Databases, script: Path) -> list[Case]:
+    wide, narrow = (f"pgbench{size}" for size in PGBENCH_SCALES)
+    measure = partial(transactions, work, databases)
+    rows = partial(measure, INSERT_DATABASE, INSERT_CLIENTS, INSERT_ROWS, "-f", str(script))
+    return [
+        Case({"side": "pgbench", "workload": "spread"}, partial(measure, wide, PGBENCH_CLIENTS)),
+        Case({"side": "pgbench", "workload": "hot"}, partial(measure, narrow, PGBENCH_CLIENTS)),
+        Case({"side": "insert", "workload": "rows"}, rows),
+    ]
+
+
+async def transactions(
+    work: Work, databases: Databases, name: str, clients: int, rows: int = 1, *arguments: str
+) -> Run:
+    """Have clients of pgbench send transactions, which count by their rows."""
+    roots, seconds = [databases.postgres.pid], work.scale.seconds
+    before = cpu_times(roots)
+    found = await pgbench_rate(databases, name, clients, seconds, *arguments)
+    run = {"connections": clients, "seconds": seconds, **found, "cpu": cpu_used(before, cpu_times(roots))}
+    return run | {"per_second": found["per_second"] * rows}
 
 
 async def open_loop(work: Work) -> None:
@@ -170,12 +175,12 @@ async def overload_curve(work: Work) -> None:
     pin = len(os.sched_getaffinity(0)) > 1
     options = overload.Options("post", scale.overload_seconds, factors=scale.factors, pin=pin)
     for number in range(scale.rounds):
-        work.screen.progress(f"overload: curve {number + 1} of {scale.rounds}")
+        work.say(f"curve {number + 1} of {scale.rounds}")
         curve, audit = await overload.measure_own(options, work.screen)
         clean = audit.code == 0 and not curve.lies
-        work.audits.note("overload", clean, "; ".join([audit.last_line, *curve.lies[:3]]))
+        work.audited("overload", clean, "; ".join([audit.last_line, *curve.lies[:3]]))
         for step in curve.steps:
-            work.keep(side="tallystick", workload="post", round=number, **step.figures())
+            work.keep(side="tallystick", workload="post", round=number, **step)
 
 
 async def generators(work: Work) -> None:
@@ -184,12 +189,13 @@ async def generators(work: Work) -> None:
     async with work.tallystick() as running:
         body = await running.body()
     async with bare(body) as (target, pid):
-        for number in range(work.scale.rounds):
-            for connections in (USUAL, MANY):
-                work.keep(side="ours", round=number, **await closed(work, "bare", target, [pid], connections))
-                if program is not None:
-                    run = await run_wrk(program, target, connections, work.scale.seconds, [pid])
-                    work.keep(side="wrk", round=number, workload="bare", **run)
+        cases = []
+        for connections in (USUAL, MANY):
+            cases.append(Case({"side": "ours"}, partial(closed, work, "bare", target, [pid], connections)))
+            if program is not None:
+                measure = partial(run_wrk, program, target, connections, work.scale.seconds, [pid])
+                cases.append(Case({"side": "wrk", "workload": "bare"}, measure))
+        await in_turns(work, cases)
 
 
 async def run_wrk(program: str, target: Target, connections: int, seconds: float, roots: list[int]) -> Run:
@@ -209,55 +215,103 @@ async def run_wrk(program: str, target: Target, connections: int, seconds: float
 async def transfers(work: Work) -> None:
     """The same requests of a ledger with more and more transfers in it."""
     async with work.tallystick(alone=True) as running:
-        target, url = running.target, own_database_url(running.server)
+        target, databases = running.target, running.databases
         # Both are counted from here on; what is measured in between is bounded by itself.
         left = work.scale.fill_seconds
         for size in work.scale.sizes:
             began = time.monotonic()
 
             def tell(held: int, size: int = size) -> None:
-                work.screen.progress(f"transfers: {held:,} of {size:,}")
+                work.say(f"{held:,} of {size:,}")
 
-            held = await fill(url, target.accounts, size, began + left, tell)
+            held = await fill(databases.postgres.url(), target.accounts, size, began + left, tell)
             left -= time.monotonic() - began
             if held < size:
                 work.notes.append(f"{size:,} transfers were not reached in {work.scale.fill_seconds:.0f} s.")
                 return
             # What SQL has changed, the cache was not told of.
-            async with own_valkey(running.server) as client:
-                await client.flushall()
-            for number in range(work.scale.rounds):
-                for workload in ASKED:
-                    run = await closed(work, workload, target, [running.server.pid])
-                    work.keep(side="tallystick", round=number, transfers=size, held_at_first=held, **run)
+            await databases.valkey.ask("FLUSHALL")
+            labels: Run = {"transfers": size, "held_at_first": held}
+            asked = (partial(closed, work, workload, target, [running.server.pid]) for workload in ASKED)
+            await in_turns(work, [Case(labels, measure) for measure in asked])
 
 
 async def crowds(work: Work) -> None:
     """The same few requests a second over more and more connections."""
+
+    async def measure(running: Tallystick, size: int) -> Run:
+        before = resident_bytes(running.server.worker)
+        task = Task(running.target, "mixed", size, work.scale.crowd_seconds, CROWD_RATE)
+        run = await run_apart(task, [running.server.pid])
+        return {**run, "memory_mib": (resident_bytes(running.server.worker) - before) / MIB}
+
     async with work.tallystick() as running:
-        worker = running.server.worker
-        for number in range(work.scale.rounds):
-            for size in work.scale.crowds:
-                try:
-                    allow_files(size)
-                except TooManyFilesError as error:
-                    if number == 0:
-                        work.notes.append(f"Not measured: {error}.")
-                    continue
-                before = resident_bytes(worker)
-                task = Task(running.target, "mixed", size, work.scale.crowd_seconds, CROWD_RATE)
-                run = await run_apart(task, [running.server.pid])
-                memory = (resident_bytes(worker) - before) / MIB
-                work.keep(side="tallystick", round=number, memory_mib=memory, **run)
+        cases = []
+        for size in work.scale.crowds:
+            try:
+                allow_files(size)
+            except TooManyFilesError as error:
+                work.notes.append(f"Not measured: {error}.")
+            else:
+                cases.append(Case({}, partial(measure, running, size)))
+        await in_turns(work, cases)
 
 
 async def many_ledgers(work: Work) -> None:
-    """The same number of connections, spread over more and more ledgers."""
+    """First posts and cached reads, over more and more ledgers beside one."""
+    await _spread(work, ("post", "read"), "ledgers", work.scale.ledgers)
+
+
+async def many_keys(work: Work) -> None:
+    """Cached reads of one ledger by more and more API keys beside one."""
+    await _spread(work, ("read",), "keys", work.scale.keys)
+
+
+async def _spread(work: Work, workloads: Sequence[str], name: str, sizes: Sequence[int]) -> None:
     async with work.tallystick() as running:
-        for count in work.scale.ledgers:
-            work.screen.progress(f"ledgers: making {count}")
-            target = await ledgers(running.server, count)
-            for number in range(work.scale.rounds):
-                for workload in ("read", "post"):
-                    run = await closed(work, workload, target, [running.server.pid], MANY)
-                    work.keep(side="tallystick", round=number, ledgers=count, **run)
+        ask = partial(closed, work, roots=[running.server.pid], connections=MANY)
+        targets = {}
+        for size in sizes:
+            work.say(f"making {size:,} {name}")
+            targets[size] = await running.spread_over(size if name == "ledgers" else 1, size)
+        for workload in workloads:
+            base = Case({}, partial(ask, workload=workload, target=running.target))
+            cases = [Case({name: size}, partial(ask, workload=workload, target=targets[size])) for size in sizes]
+            await growth(work, "per_second", base, cases)
+
+
+async def many_bulks(work: Work) -> None:
+    """Bulks of five hundred by more and more callers beside one."""
+    async with work.tallystick() as running:
+        base = Case({}, partial(bulk, work, running, 1))
+        cases = [Case({}, partial(bulk, work, running, number)) for number in work.scale.bulk_connections]
+        await growth(work, "per_second", base, cases)
+
+
+async def one_caller(work: Work) -> None:
+    """One caller who posts one transfer after the other, beside one client of pgbench."""
+    [size, *_] = PGBENCH_SCALES
+    async with work.tallystick() as running, beside() as databases:
+        work.say("filling pgbench")
+        await _make_pgbench(databases, size)
+        base = Case({}, partial(transactions, work, databases, f"pgbench{size}", 1))
+        cases = [Case({}, partial(closed, work, "post", running.target, [running.server.pid], 1))]
+        try:
+            await growth(work, "p50", base, cases)
+        finally:
+            await _audit_pgbench(work, databases, size)
+
+
+PARTS: dict[str, Callable[[Work], Awaitable[None]]] = {
+    "api": api,
+    "sides": sides,
+    "open": open_loop,
+    "generator": generators,
+    "ledgers": many_ledgers,
+    "keys": many_keys,
+    "bulk": many_bulks,
+    "one": one_caller,
+    "connections": crowds,
+    "overload": overload_curve,
+    "transfers": transfers,
+}

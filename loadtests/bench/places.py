@@ -1,78 +1,122 @@
-"""Servers that requests are sent to: Tallystick itself, the peer, and a handler that does nothing."""
+"""Servers that requests are sent to: Tallystick itself, the peer, and a handler that does nothing; and pgbench."""
 
-import asyncio
 import json
 import os
+import re
 import secrets
 import signal
 import sys
 import tempfile
-import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-from loadtests.bench.beside import Beside
+from loadtests.bench.fill import new_keys
 from loadtests.bench.record import BenchError
-from loadtests.client import Client, NoAnswer
-from loadtests.openloop.generator import prepare
+from loadtests.client import Client
+from loadtests.databases import Databases, programs
+from loadtests.figures import quantile
+from loadtests.openloop.generator import ACCOUNTS, prepare
 from loadtests.openloop.workloads import Target
-from loadtests.processes import HOST, PROJECT, answers, end, free_port, spawn, tail
-from loadtests.servers import WARM_UP_SECONDS, Server
+from loadtests.processes import HOST, PROJECT, Program, free_port, run_command, spawn, tail
+from loadtests.servers import Server, serves
 
 PEER_PYTHON = PROJECT / ".venv-peer" / "bin" / "python"
-WARM_PAUSE_SECONDS = 0.5
 START_SECONDS_MAX = 60.0
 STOP_SECONDS_MAX = 20.0
+# pgbench fills two million rows in its largest table; a vacuum is part of it.
+PGBENCH_SECONDS_MAX = 300.0
+# The fewest accounts of a ledger of many.
+ACCOUNTS_MIN = 4
 PEER_DATABASE = "peer"
 PEER_LIMIT = "1000000/second"
-# What has to be so of a peer's books: nothing was made or lost, every balance is what its transfers make it, and no key
-# moved money twice, which its constraint sees to. One row, one column.
-PEER_AUDIT = """
-    SELECT (SELECT coalesce(sum(balance), 0) FROM accounts) = 0
-       AND NOT EXISTS (
-            SELECT FROM accounts AS a
-            LEFT JOIN (
-                SELECT id, sum(amount) AS total FROM (
-                    SELECT destination AS id, amount FROM transfers UNION ALL SELECT source, -amount FROM transfers
-                ) AS sides GROUP BY id
-            ) AS s USING (id)
-            WHERE a.balance <> coalesce(s.total, 0))
-"""
 
 
 class Tallystick:
-    """A server of one's own with accounts in it."""
+    """
+    A server of one's own with a ledger and accounts in it.
 
-    def __init__(self, server: Server, target: Target) -> None:
+    Attributes:
+        target: That ledger.
+
+        databases: Those that the server has started.
+    """
+
+    def __init__(self, server: Server, databases: Databases, target: Target) -> None:
         self.server = server
+        self.databases = databases
         self.target = target
-        self._began = time.monotonic()
 
     @classmethod
     async def on(cls, server: Server) -> "Tallystick":
         """Open accounts on a server that has just been started."""
-        return cls(server, await ledgers(server, 1))
+        target = await prepare(server.url, [await server.create_key("bench")])
+        return cls(server, Databases(Path(server.settings["data_dir"])), target)
 
     async def warm(self) -> None:
         """Return when accounts are read out of Redis."""
-        end_at = self._began + WARM_UP_SECONDS
-        async with Client(self.server.url, self.target.keys[0]) as client:
-            while (left := end_at - time.monotonic()) > 0:
-                # Asked now and then: a Redis that nobody asks is not looked at.
-                await client.get(f"/v1/accounts/{self.target.accounts[0]}")
-                await asyncio.sleep(min(WARM_PAUSE_SECONDS, left))
+        await self.server.warm(self.target.keys[0])
 
     async def body(self) -> bytes:
         """Return what a read is answered with."""
         async with Client(self.server.url, self.target.keys[0]) as client:
             return (await client.call("GET", f"/v1/accounts/{self.target.accounts[0]}")).body
 
+    async def spread_over(self, ledgers: int, keys: int) -> Target:
+        """Return new ledgers that share as many accounts as there usually are, and new keys of them."""
+        made = await new_keys(self.databases.postgres.url(), ledgers, keys)
+        target = await prepare(self.server.url, made[:ledgers], max(ACCOUNTS_MIN, ACCOUNTS // ledgers))
+        return target._replace(keys=made, ledgers=ledgers)
 
-async def ledgers(server: Server, count: int) -> Target:
-    """Return so many new ledgers, with the same accounts in each."""
-    now = time.monotonic_ns()
-    return await prepare(server.url, [await server.create_key(f"bench-{now}-{number}") for number in range(count)])
+
+@asynccontextmanager
+async def beside() -> AsyncIterator[Databases]:
+    """Start PostgreSQL and Valkey like those of a server of one's own; they and their data are gone afterwards."""
+    with tempfile.TemporaryDirectory(prefix="tallystick-beside-", ignore_cleanup_errors=True) as folder:
+        databases = Databases(Path(folder))
+        try:
+            await databases.start()
+            yield databases
+        finally:
+            await databases.close()
+
+
+async def pgbench(databases: Databases, name: str, *arguments: str) -> str:
+    """
+    Run pgbench on a database and return its output.
+
+    Raises:
+        BenchError: It failed.
+    """
+    command: list[str | Path] = [
+        programs()["PostgreSQL"].with_name("pgbench"),
+        *arguments,
+        databases.postgres.url(name),
+    ]
+    done = await run_command(command, PGBENCH_SECONDS_MAX)
+    if done.code != 0:
+        raise BenchError(f"pgbench failed:\n{done.last_lines}")
+    return done.output
+
+
+async def pgbench_rate(
+    databases: Databases, name: str, clients: int, seconds: float, *arguments: str
+) -> dict[str, float]:
+    """Return transactions a second, and the median of their milliseconds, of prepared statements."""
+    with tempfile.TemporaryDirectory(prefix="tallystick-pgbench-") as folder:
+        words = ("-n", "-M", "prepared", "-c", str(clients), "-T", str(max(1, round(seconds))), "-l")
+        text = await pgbench(databases, name, *words, f"--log-prefix={folder}/log", *arguments)
+        times = sorted(_transaction_times(Path(folder)))
+    rate = re.search(r"tps = ([\d.]+)", text)
+    if rate is None:
+        raise BenchError(f"pgbench printed no rate:\n{text[-500:]}")
+    return {"per_second": float(rate[1]), "p50": quantile(times, 0.5), "p99": quantile(times, 0.99)}
+
+
+def _transaction_times(folder: Path) -> list[float]:
+    """Return the milliseconds of transactions: the third word of each line of pgbench's logs has microseconds."""
+    lines = [line for log in folder.iterdir() for line in log.read_text(encoding="ascii").splitlines()]
+    return [float(line.split()[2]) / 1e3 for line in lines]
 
 
 @asynccontextmanager
@@ -85,12 +129,12 @@ async def bare(body: bytes) -> AsyncIterator[tuple[Target, int]]:
 
 
 @asynccontextmanager
-async def peer(servers: Beside) -> AsyncIterator[tuple[Target, int]]:
-    """Run the peer on databases of its own; yields where it is and its process."""
-    await servers.create_database(PEER_DATABASE)
-    database = servers.postgres.url(PEER_DATABASE, scheme="postgresql+asyncpg")
+async def peer(databases: Databases) -> AsyncIterator[tuple[Target, int]]:
+    """Run the peer on a database of its own; yields where it is and its process."""
+    await databases.postgres.make(PEER_DATABASE)
+    database = databases.postgres.url(PEER_DATABASE, scheme="postgresql+asyncpg")
     key = secrets.token_urlsafe()
-    async with run_peer(database, servers.valkey.url, {key: ("bench", PEER_LIMIT)}) as (url, pid):
+    async with run_peer(database, databases.valkey.url, {key: ("bench", PEER_LIMIT)}) as (url, pid):
         yield await prepare(url, [key]), pid
 
 
@@ -118,15 +162,10 @@ async def run_peer(
 async def _running(command: list[str], port: int, path: str, environment: Mapping[str, str]) -> AsyncIterator[int]:
     with tempfile.NamedTemporaryFile(prefix="tallystick-bench-") as file:
         log = Path(file.name)
-        process = spawn(command, log, environment=environment)
+        program = Program(spawn(command, log, environment))
         try:
-            async with Client(f"http://{HOST}:{port}", "", connections_max=1) as client:
-
-                async def probe() -> bool:
-                    return process.poll() is not None or (await client.ask("GET", path)).status == 200
-
-                if not await answers(probe, START_SECONDS_MAX, NoAnswer) or process.poll() is not None:
-                    raise BenchError(f"{' '.join(command[1:4])} does not answer:\n{tail(log)}")
-            yield process.pid
+            if not await serves(program, f"http://{HOST}:{port}", path, START_SECONDS_MAX):
+                raise BenchError(f"{' '.join(command[1:4])} does not answer:\n{tail(log)}")
+            yield program.pid
         finally:
-            await end(process, signal.SIGTERM, STOP_SECONDS_MAX)
+            await program.end(signal.SIGTERM, STOP_SECONDS_MAX)

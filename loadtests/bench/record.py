@@ -1,15 +1,15 @@
 """What was measured, as JSON: one file a part, from which the document and its plots are written."""
 
 import json
-import statistics
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from loadtests.openloop.results import Run
+from loadtests.errors import NotRunError
+from loadtests.figures import Run
 
 
-class BenchError(Exception):
+class BenchError(NotRunError):
     """Something could not be measured; the message says why."""
 
 
@@ -19,21 +19,21 @@ class Part(NamedTuple):
 
     `audit` is what was said of the books afterwards, and `clean` whether they were right: otherwise none of the runs
     counts. `settings` are those of the PostgreSQL that was measured. A part that was interrupted is not `complete`, and
-    is measured again the next time.
+    is measured again the next time. `notes` are what a reader has to know of the figures, in sentences.
     """
 
-    name: str
     scale: str
     command: str
     commit: str
-    began: str
-    took_seconds: float
-    clean: bool
-    audit: str
-    complete: bool
     machine: dict[str, str]
-    settings: str
-    runs: list[Run]
+    name: str = ""
+    began: str = ""
+    took_seconds: float = 0.0
+    clean: bool = True
+    audit: str = ""
+    complete: bool = True
+    settings: str = ""
+    runs: Sequence[Run] = ()
     notes: Sequence[str] = ()
 
     @property
@@ -52,37 +52,7 @@ def write(folder: Path, part: Part) -> None:
 
 def read(folder: Path, name: str) -> Part | None:
     """Return a part that was kept; None if there is none, or one of another form."""
-    path = folder / f"{name}.json"
-    if not path.exists():
-        return None
     try:
-        return Part(**json.loads(path.read_text(encoding="utf-8")))
-    except (ValueError, TypeError):
+        return Part(**json.loads((folder / f"{name}.json").read_text(encoding="utf-8")))
+    except (FileNotFoundError, ValueError, TypeError):
         return None
-
-
-class Spread(NamedTuple):
-    """A figure of several runs."""
-
-    middle: float
-    low: float
-    high: float
-    runs: int
-
-
-def spread(values: Sequence[float]) -> Spread:
-    """Return the median of some values, the lowest and the highest."""
-    return Spread(statistics.median(values), min(values), max(values), len(values))
-
-
-def group(runs: Iterable[Run], *names: str) -> dict[tuple[Any, ...], list[Run]]:
-    """Return the runs that have the same values under these names, in the order in which they were first made."""
-    found: dict[tuple[Any, ...], list[Run]] = {}
-    for run in runs:
-        found.setdefault(tuple(run.get(name) for name in names), []).append(run)
-    return found
-
-
-def middle(runs: Sequence[Run], figure: Callable[[Run], float]) -> float:
-    """Return the median of a figure."""
-    return statistics.median(figure(run) for run in runs)

@@ -2,9 +2,6 @@
 
 from typing import NamedTuple
 
-# The API workloads of Tallystick at all these numbers of connections; a bulk is a hundred times a transfer.
-CONNECTIONS = (1, 8, 64, 256, 512)
-BULK_CONNECTIONS = (1, 4, 16)
 # Connections of everything that is measured at one number only.
 USUAL = 64
 # Shares of the peak at which latency is measured.
@@ -13,52 +10,39 @@ SHARES = (0.5, 0.7, 0.9)
 
 class Scale(NamedTuple):
     """
-    What a run measures. Seconds are of one run.
+    What a run measures: all of it, unless something else is said. Seconds are of one run.
 
     `rounds` is how often each run is made, alternating with all others of its part. `fill_seconds` bounds how long
     ledgers are filled in all; what is not filled by then is not measured.
     """
 
-    name: str
-    rounds: int
-    seconds: float
-    connections: tuple[int, ...]
-    bulk_connections: tuple[int, ...]
-    open_workloads: tuple[str, ...]
-    factors: tuple[int, ...]
-    overload_seconds: float
-    sizes: tuple[int, ...]
-    fill_seconds: float
-    crowds: tuple[int, ...]
-    crowd_seconds: float
-    ledgers: tuple[int, ...]
-    # Whether each part gets a server of its own, so that no part finds what another one left behind.
-    fresh: bool
-
-
-FULL = Scale(
-    name="full",
-    rounds=3,
-    seconds=2.5,
-    connections=CONNECTIONS,
-    bulk_connections=BULK_CONNECTIONS,
-    open_workloads=("read", "post", "hot"),
-    factors=(1, 2, 5, 10),
+    name: str = "full"
+    rounds: int = 3
+    seconds: float = 2.5
+    connections: tuple[int, ...] = (1, 8, 64, 256, 512)
+    # A bulk is five hundred transfers.
+    bulk_connections: tuple[int, ...] = (1, 4, 16, 64)
+    open_workloads: tuple[str, ...] = ("read", "post", "hot")
+    factors: tuple[int, ...] = (1, 2, 5, 10)
     # Long enough for what is compared with the peak not to be the noise of a busy machine.
-    overload_seconds=8.0,
-    sizes=(1_000, 100_000, 1_000_000, 10_000_000),
-    fill_seconds=360.0,
-    crowds=(100, 1_000, 10_000),
-    crowd_seconds=4.0,
-    ledgers=(1, 8, 32),
-    fresh=True,
-)
+    overload_seconds: float = 8.0
+    sizes: tuple[int, ...] = (1_000, 100_000, 1_000_000, 10_000_000)
+    fill_seconds: float = 360.0
+    crowds: tuple[int, ...] = (100, 1_000, 10_000)
+    crowd_seconds: float = 4.0
+    ledgers: tuple[int, ...] = (1, 8, 32, 256)
+    keys: tuple[int, ...] = (1, 100, 1_000, 10_000)
+    # Whether each part gets a server of its own, so that no part finds what another one left behind.
+    fresh: bool = True
+
+
+FULL = Scale()
 QUICK = Scale(
     name="quick",
     rounds=1,
     seconds=1.5,
     connections=(1, 64, 512),
-    bulk_connections=(4,),
+    bulk_connections=(1, 4),
     open_workloads=("read", "post"),
     factors=(1, 2, 10),
     overload_seconds=1.5,
@@ -66,6 +50,7 @@ QUICK = Scale(
     fill_seconds=30.0,
     crowds=(100, 1_000),
     crowd_seconds=2.0,
-    ledgers=(1, 4),
+    ledgers=(1, 8),
+    keys=(1, 100),
     fresh=False,
 )

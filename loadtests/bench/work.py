@@ -3,25 +3,12 @@
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 
-from loadtests.bench.beside import settings_of
 from loadtests.bench.places import Tallystick
 from loadtests.bench.scale import Scale
-from loadtests.openloop.results import Run
+from loadtests.databases import settings_told
+from loadtests.figures import Run
 from loadtests.screen import Screen
 from loadtests.servers import own_server
-
-
-class Audits:
-    """What was said of all the books that a part has touched."""
-
-    def __init__(self) -> None:
-        self.clean = True
-        self.words: list[str] = []
-
-    def note(self, what: str, clean: bool, words: str) -> None:
-        """Note what one audit found."""
-        self.clean = self.clean and clean
-        self.words.append(f"{what}: {words}")
 
 
 class Shared:
@@ -39,26 +26,43 @@ class Shared:
 
 
 class Work:
-    """One part at work."""
+    """
+    One part at work.
+
+    Attributes:
+        audits: What was said of all books that it has touched.
+
+        clean: Whether all of them were right.
+
+        notes: What a reader has to know of the figures, in sentences.
+    """
 
     def __init__(self, name: str, scale: Scale, screen: Screen, shared: Shared) -> None:
+        self.name = name
         self.scale = scale
-        self.audits = Audits()
+        self.screen = screen
+        self.audits: list[str] = []
+        self.clean = True
         self.runs: list[Run] = []
         self.settings = ""
-        # What a reader has to know of the figures, in sentences.
         self.notes: list[str] = []
-        self.screen = screen
-        self._name = name
         self._shared = shared
 
-    def keep(self, **run: object) -> Run:
+    def say(self, text: str) -> None:
+        """Show how far it is."""
+        self.screen.progress(f"{self.name}: {text}")
+
+    def audited(self, what: str, clean: bool, words: str) -> None:
+        """Note what one audit found."""
+        self.clean = self.clean and clean
+        self.audits.append(f"{what}: {words}")
+
+    def keep(self, **run: object) -> None:
         """Keep a run, and show what it came to."""
         self.runs.append(run)
         rate = run.get("per_second")
         shown = " ".join(str(run[name]) for name in ("side", "workload", "connections", "share") if name in run)
-        self.screen.progress(f"{self._name}: {shown}" + (f" {rate:,.0f}/s" if isinstance(rate, float) else ""))
-        return run
+        self.say(shown + (f" {rate:,.0f}/s" if isinstance(rate, float) else ""))
 
     @asynccontextmanager
     async def tallystick(self, *, alone: bool = False) -> AsyncIterator[Tallystick]:
@@ -69,16 +73,16 @@ class Work:
             alone: It is used by nobody else, at any scale.
         """
         async with AsyncExitStack() as stack:
-            self.screen.progress(f"{self._name}: starting a server, warming up")
+            self.say("starting a server, warming up")
             if alone or self.scale.fresh:
                 running = await Tallystick.on(await stack.enter_async_context(own_server()))
             else:
                 running = await self._shared.tallystick()
-            self.settings = settings_of(running.server)
+            self.settings = settings_told()
             await running.warm()
             try:
                 yield running
             finally:
-                self.screen.progress(f"{self._name}: audit")
+                self.say("audit")
                 done = await running.server.audit()
-                self.audits.note("tallystick audit", done.code == 0, done.last_line)
+                self.audited("tallystick audit", done.code == 0, done.last_line)

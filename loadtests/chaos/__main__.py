@@ -5,23 +5,40 @@ Exit codes: 0 all is well, 1 a promise was broken or a run had not seen enough, 
 """
 
 import argparse
+import asyncio
+import shutil
 import sys
 import time
 import traceback
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from pathlib import Path
 
 import uvloop
 
-from loadtests.chaos.plan import SECONDS_MIN, plan
-from loadtests.chaos.run import Front, Options, run
-from loadtests.client import ClientError
-from loadtests.history.model import HistoryError
-from loadtests.processes import PROJECT, ServerError, run_program
+from loadtests.books import record_books
+from loadtests.chaos import clients as all_clients
+from loadtests.chaos.clients import HISTORY_BYTES_MAX, PREFIX, Client, Traffic
+from loadtests.chaos.judge import judge
+from loadtests.chaos.nemesis import Nemesis
+from loadtests.chaos.plan import SECONDS_MIN, Phase, plan
+from loadtests.chaos.rig import LEDGERS, Rig, running
+from loadtests.client import Client as Caller
+from loadtests.errors import FAILED, GOOD, NotRunError
+from loadtests.history.recorder import Recorder
+from loadtests.payers import INSIST_SECONDS_MAX
+from loadtests.processes import PROJECT, run_program
 
-GOOD, BROKEN, NOT_RUN = 0, 1, 2
 SECONDS, SEED = 120.0, 1
 # Longer runs would write a history that the check cannot hold in memory.
 SECONDS_MAX = 3600.0
+# Seconds between two lines of progress.
+PROGRESS_SECONDS = 15.0
+# Seconds beyond that in which a client knows its last outcome.
+MARGIN_SECONDS = 10.0
+
+# Stands between clients and a server: takes the server's address, gives the one that clients use.
+Front = Callable[[str], AbstractAsyncContextManager[str]]
 
 
 def main(arguments: list[str] | None = None, front: Front | None = None) -> int:
@@ -34,24 +51,99 @@ def main(arguments: list[str] | None = None, front: Front | None = None) -> int:
     asked = parser.parse_args(arguments)
     if not SECONDS_MIN <= asked.seconds <= SECONDS_MAX:
         parser.error(f"--seconds is {SECONDS_MIN:.0f} to {SECONDS_MAX:.0f}")
+    phases = plan(asked.seed, asked.seconds)
     if asked.plan:
-        for phase in plan(asked.seed, asked.seconds):
+        for phase in phases:
             print(*phase.steps, f"{phase.until:6.1f} s  nothing", sep="\n")
         return GOOD
+    # For history and logs, which stay there when something was wrong.
     folder = asked.reports / "chaos" / f"{time.strftime('%Y%m%d-%H%M%S')}-seed-{asked.seed}"
-    return run_program(_run(Options(asked.seed, asked.seconds, folder), front), uvloop.new_event_loop)
+    folder.mkdir(parents=True, exist_ok=True)
+    return run_program("chaos", _main(asked, phases, folder, front), uvloop.new_event_loop)
 
 
-async def _run(options: Options, front: Front | None) -> int:
+async def _main(asked: argparse.Namespace, phases: list[Phase], folder: Path, front: Front | None) -> int:
     try:
-        return GOOD if await run(options, lambda line: print(line, flush=True), front) else BROKEN
-    except (ServerError, ClientError, HistoryError) as error:
-        print(f"chaos: {error}; logs: {options.folder}", file=sys.stderr)
-    except ExceptionGroup:
+        return GOOD if await _run(asked, phases, folder, front) else FAILED
+    except NotRunError as error:
+        raise NotRunError(f"{error}; logs: {folder}") from error
+    except ExceptionGroup as error:
         # Out of the midst of it: where it happened says more than what.
         traceback.print_exc()
-        print(f"chaos: it could not go on; logs: {options.folder}", file=sys.stderr)
-    return NOT_RUN
+        raise NotRunError(f"it could not go on; logs: {folder}") from error
+
+
+async def _run(asked: argparse.Namespace, phases: list[Phase], folder: Path, front: Front | None) -> bool:
+    """Run, say what came of it, and return whether all is well."""
+    began = time.monotonic()
+    _say(f"seed {asked.seed}, {asked.seconds:.0f} s, {sum(len(phase.steps) for phase in phases)} steps")
+    async with AsyncExitStack() as stack:
+        rig = await stack.enter_async_context(running(folder))
+        if front is not None:
+            rig.urls = [await stack.enter_async_context(front(url)) for url in rig.urls]
+        await all_clients.open_accounts(rig)
+        nemesis = await _traffic(rig, asked.seed, phases, folder)
+        _say("reading the books")
+        for ledger in LEDGERS:
+            # Of the server itself: whatever stands before it has no part in what the books say.
+            async with Caller(rig.servers[0].url, rig.keys[ledger]) as caller:
+                with Recorder(folder / f"books-{ledger}.jsonl") as recorder:
+                    await record_books(caller, recorder, PREFIX, ledger)
+        await rig.audit()
+        await rig.stop()
+    judged = judge(folder)
+    judged.seen.update(rig.counts)
+    for line in judged.lines(nemesis, rig.violations):
+        _say(line)
+    violations = len(judged.verdict.violations) + len(rig.violations)
+    missing = judged.missing(asked.seconds)
+    for what in missing:
+        _say(f"not seen: {what}")
+    good = not violations and not missing
+    found = f"{violations:,} violations" if violations or good else "not enough was seen"
+    took = f"{judged.total:,} operations, {nemesis.done.total()} faults, {time.monotonic() - began:.0f} s"
+    _say(f"seed {asked.seed}: {took}: {found}")
+    if good:
+        shutil.rmtree(folder)
+    else:
+        _say(f"again: make chaos SEED={asked.seed} DURATION={asked.seconds:.0f}   history, logs: {folder}")
+    return good
+
+
+async def _traffic(rig: Rig, seed: int, phases: list[Phase], folder: Path) -> Nemesis:
+    """Let the clients run while the plan is carried out; return when all of them have ended."""
+    with Recorder(folder / "history.jsonl", bytes_max=HISTORY_BYTES_MAX) as recorder:
+        traffic = Traffic(rig, recorder)
+        try:
+            for ledger in LEDGERS:
+                await Client(traffic, ledger, "fund-0", seed).fund()
+            clients = all_clients.make_clients(traffic, seed)
+            nemesis = Nemesis(traffic, [client.process for client, _ in clients], _say)
+            async with asyncio.TaskGroup() as group:
+                progress = group.create_task(_tell_progress(traffic))
+                running_clients = [group.create_task(client.run(act)) for client, act in clients]
+                await nemesis.run(phases)
+                traffic.stopped = True
+                async with asyncio.timeout(INSIST_SECONDS_MAX + MARGIN_SECONDS):
+                    await asyncio.gather(*running_clients)
+                progress.cancel()
+        finally:
+            await traffic.close()
+    return nemesis
+
+
+async def _tell_progress(traffic: Traffic) -> None:
+    """Say now and then how far the clients are."""
+    before = traffic.recorder.operations
+    while True:
+        await asyncio.sleep(PROGRESS_SECONDS)
+        now = traffic.recorder.operations
+        _say(f"          {now:,} operations, {(now - before) / PROGRESS_SECONDS:,.0f}/s")
+        before = now
+
+
+def _say(line: str) -> None:
+    print(line, flush=True)
 
 
 if __name__ == "__main__":

@@ -1,39 +1,153 @@
-"""What the clients do, each in its own way, until they are told to stop."""
+"""The clients of chaos: which there are, and how their requests get to either server."""
 
 import asyncio
-import itertools
-import json
-import random
-from collections.abc import Awaitable, Callable
+import contextlib
+import time
+from collections.abc import Coroutine, Sequence
+from typing import Any
 
 from loadtests.chaos.rig import LEDGERS, Rig
-from loadtests.chaos.sending import Sender, Traffic
+from loadtests.client import Answer, NoAnswer
 from loadtests.client import Client as Caller
-from loadtests.history.recorder import Heard
+from loadtests.history.recorder import Heard, Recorder
+from loadtests.payers import CURRENCY, Act, Habits, Payer, Request
 
-CURRENCY = "EUR"
 PREFIX = "chaos:"
-WORLD, HOT = f"{PREFIX}world", f"{PREFIX}hot"
-# Few, so that many meet at the same ones.
-ACCOUNTS = tuple(f"{PREFIX}{number}" for number in range(24))
-# Those that are read, few as well, so that what is read is out of Redis at times and changed at others.
-READ = (HOT, *ACCOUNTS[:7])
+WORLD = f"{PREFIX}world"
+# The hot one, which many wait for, and few others, so that many meet at the same ones.
+ACCOUNTS = [f"{PREFIX}hot", *(f"{PREFIX}{number}" for number in range(24))]
 # What each has at first: little enough that some run dry.
 FUNDS = 400
-AMOUNT_MAX = 5
-# More than there is.
-TOO_MUCH = 1_000_000_000
+HABITS = Habits(amount_max=5, items=5, at_once=4, pause_max=0.5, again_one_in=5, unpayable_one_in=20)
 # Seconds that a client thinks, on average: all together ask about 300 times a second, which leaves room on two cores.
 THINK_SECONDS = 0.3
 READER_THINK_SECONDS = 0.1
-# Transfers in a bulk.
-ITEMS = 5
-# Of the payments, those that are sent again though their outcome is known; of a set's, those that cannot be paid.
-AGAIN_SHARE, UNPAYABLE_SHARE = 0.2, 0.05
-# The same request at once in a storm, half of them to each server.
-STORM = 4
 # Each kind of client, and how many there are of it in the main ledger; in the other one there is a quarter of that.
-ROLES = {"pay": 8, "storm": 3, "hot": 4, "bulk": 2, "atomic": 2, "poor": 2, "confuse": 2, "read": 12, "statement": 2}
+ROLES: dict[Act, int] = {
+    Payer.pay: 8,
+    Payer.storm: 3,
+    Payer.pay_hot: 4,
+    Payer.bulk: 2,
+    Payer.atomic: 2,
+    Payer.overdraw: 2,
+    Payer.confuse: 2,
+    Payer.read: 12,
+    Payer.statement: 2,
+}
+# One answer: above the service's own deadlines, so that its word and not our impatience decides.
+ANSWER_SECONDS_MAX = 10.0
+# Seconds after which a client that hangs up does so, at most: before, while and after its request is executed.
+PATIENCE_SECONDS_MAX = 0.02
+# Of the requests of a client that hangs up, the share that it does not wait for.
+HANG_UP_SHARE = 0.4
+# Of all clients to one server in one ledger: each has its own, and a storm several.
+CONNECTIONS_MAX = 1_000
+# Bytes of the history; the check holds it in memory.
+HISTORY_BYTES_MAX = 2 * 1024**3
+
+
+class Traffic:
+    """
+    What all clients share.
+
+    Args:
+        rig: What they send to.
+
+        recorder: Takes what they sent and heard.
+
+    Attributes:
+        answered: When the last request that was well answered had been sent, by client.
+
+        stopped: Clients end after what is under way.
+    """
+
+    def __init__(self, rig: Rig, recorder: Recorder) -> None:
+        self.rig = rig
+        self.recorder = recorder
+        self.answered: dict[str, float] = {}
+        self.stopped = False
+        self.callers = {
+            ledger: [Caller(url, rig.keys[ledger], CONNECTIONS_MAX) for url in rig.urls] for ledger in LEDGERS
+        }
+
+    async def close(self) -> None:
+        """End all connections."""
+        for callers in self.callers.values():
+            for caller in callers:
+                await caller.close()
+
+
+class Client(Payer):
+    """
+    One client, and the wire of its requests.
+
+    Args:
+        name: Also the beginning of its keys; the same in both ledgers, as keys may be.
+    """
+
+    def __init__(self, traffic: Traffic, ledger: str, name: str, seed: int) -> None:
+        process = f"{ledger}/{name}"
+        self._traffic = traffic
+        self._callers = traffic.callers[ledger]
+        super().__init__(
+            *(self, traffic.recorder, process),
+            prefix=f"{name}-",
+            accounts=ACCOUNTS,
+            habits=HABITS,
+            ledger=ledger,
+            seed=f"{seed} {process}",
+        )
+
+    async def run(self, act: Act) -> None:
+        """Do one thing over and over, until all are told to stop."""
+        think = READER_THINK_SECONDS if act is Payer.read else THINK_SECONDS
+        while not self._traffic.stopped:
+            await act(self)
+            await asyncio.sleep(self.dice.uniform(0, 2 * think))
+
+    async def fund(self) -> None:
+        """Give all accounts their first money."""
+        for account in ACCOUNTS:
+            await self.insist(*self.payment((WORLD, account), FUNDS))
+
+    def gave_up(self, key: str, heard: Heard) -> None:
+        """Note what nobody knows."""
+        self._traffic.rig.violations.append(f"{self.process}: {key} has no known outcome: {heard}")
+
+    async def send(self, request: Request) -> Heard:
+        """Send a request to the server whose turn it is, or to either; at times hang up before it is answered."""
+        traffic, callers = self._traffic, self._callers
+        turn = self.dice.randrange(len(callers)) if request.turn is None else request.turn % len(callers)
+        hangs_up = traffic.rig.hang_up and self.dice.random() < HANG_UP_SHARE
+        seconds = self.dice.uniform(0, PATIENCE_SECONDS_MAX) if hangs_up else ANSWER_SECONDS_MAX
+        sent = time.monotonic()
+        try:
+            heard = await _ask(callers[turn], request, seconds)
+        except NoAnswer as error:
+            return Heard.of(0, type(error.__cause__).__name__)
+        if heard.status < 500 and heard.status != 429:
+            # The service works.
+            traffic.answered[self.process] = max(sent, traffic.answered.get(self.process, 0.0))
+        return Heard.of(heard.status, heard.body.decode(), heard.replayed, heard.retry_after)
+
+    async def send_deaf(self, request: Request) -> None:
+        """Send a payment and hang up."""
+        with contextlib.suppress(NoAnswer):
+            seconds = self.dice.uniform(0, PATIENCE_SECONDS_MAX)
+            await _ask(self.dice.choice(self._callers), request, seconds)
+
+    async def pause(self, seconds: float) -> None:
+        """Let others run."""
+        await asyncio.sleep(seconds)
+
+    async def together(self, sendings: Sequence[Coroutine[Any, Any, Heard]]) -> list[Heard]:
+        """Send at once."""
+        return await asyncio.gather(*sendings)
+
+
+async def _ask(caller: Caller, request: Request, seconds: float) -> Answer:
+    method, data = ("POST", request.body.encode()) if request.body else ("GET", None)
+    return await caller.ask(method, request.path, data, request.key, seconds)
 
 
 async def open_accounts(rig: Rig) -> None:
@@ -46,130 +160,14 @@ async def open_accounts(rig: Rig) -> None:
     for ledger in LEDGERS:
         async with Caller(rig.servers[0].url, rig.keys[ledger]) as caller:
             await caller.open_accounts([WORLD], CURRENCY)
-            await caller.open_accounts([HOT, *ACCOUNTS], CURRENCY, floor=0)
+            await caller.open_accounts(ACCOUNTS, CURRENCY, floor=0)
 
 
-class Client(Sender):
-    """
-    One client: its own name, its own choices, one thing at a time.
-
-    Args:
-        name: Also the beginning of its keys; the same in both ledgers, as keys may be.
-    """
-
-    def __init__(self, traffic: Traffic, ledger: str, name: str, seed: str) -> None:
-        super().__init__(traffic, ledger, f"{ledger}/{name}")
-        self._name = name
-        self._dice = random.Random(f"{seed} {self.process}")
-        self._numbers = itertools.count(1)
-
-    async def run(self) -> None:
-        """Do what its name says, over and over, until all are told to stop."""
-        role = self._name.partition("-")[0]
-        act: Callable[[], Awaitable[None]] = getattr(self, role)
-        think = READER_THINK_SECONDS if role == "read" else THINK_SECONDS
-        while not self._traffic.stopped:
-            await act()
-            await asyncio.sleep(self._dice.uniform(0, 2 * think))
-
-    async def fund(self) -> None:
-        """Give all accounts their first money."""
-        for account in (HOT, *ACCOUNTS):
-            await self._pay(WORLD, account, FUNDS)
-
-    async def pay(self) -> None:
-        """Move money between two accounts; some have none."""
-        key, body, _ = await self._pay(*self._pair(), self._amount())
-        if self._dice.random() < AGAIN_SHARE:
-            await self.insist(key, body, again=True)
-
-    async def storm(self) -> None:
-        """Send one payment several times at once, through both servers; then until it is known."""
-        key = self._key()
-        body = _body(key, *self._pair(), self._amount())
-        answers = await asyncio.gather(*(self.transfer(key, body, number % 2) for number in range(STORM)))
-        if sum(answer.settled for answer in answers) > 1:
-            self._counts["one request answered several times at once"] += 1
-        await self.insist(key, body, again=True)
-
-    async def hot(self) -> None:
-        """Pay into or out of the account that everybody uses, which must not go below its floor."""
-        pair = (HOT, self._dice.choice(ACCOUNTS))
-        source, destination = pair if self._dice.random() < 0.5 else pair[::-1]
-        await self._pay(source, destination, self._amount())
-
-    async def poor(self) -> None:
-        """Ask for more than there is, twice: the refusal stays."""
-        key, body, answer = await self._pay(*self._pair(), TOO_MUCH)
-        if answer.status == 409:
-            self._counts["refused for want of funds"] += 1
-            await self.insist(key, body, again=True)
-
-    async def confuse(self) -> None:
-        """Use a key again by mistake for something else."""
-        pair = self._pair()
-        key, _, _ = await self._pay(*pair, self._amount())
-        other = _body(key, *pair, AMOUNT_MAX + self._amount())
-        if (await self.transfer(key, other)).status == 422:
-            self._counts["key refused for another request"] += 1
-
-    async def bulk(self) -> None:
-        """Send several transfers at once, each for itself."""
-        await self._bulk(atomic=False)
-
-    async def atomic(self) -> None:
-        """Send several transfers at once, all or none."""
-        answers = await self._bulk(atomic=True)
-        name = "atomic set posted" if all(answer.status == 201 for answer in answers) else "atomic set refused"
-        self._counts[name] += 1
-
-    async def read(self) -> None:
-        """Read an account through either server."""
-        await self.read_account(self._dice.choice(READ))
-
-    async def statement(self) -> None:
-        """Read a statement or the list of accounts."""
-        path = self._dice.choice((f"/v1/accounts/{HOT}/entries?limit=20", "/v1/accounts?limit=20"))
-        await self.list_some(path)
-
-    async def _pay(self, source: str, destination: str, amount: int) -> tuple[str, str, Heard]:
-        key = self._key()
-        body = _body(key, source, destination, amount)
-        return key, body, await self.insist(key, body)
-
-    async def _bulk(self, *, atomic: bool) -> list[Heard]:
-        items = []
-        for _ in range(ITEMS):
-            key = self._key()
-            # Some of an atomic set cannot be paid, so the others are not.
-            amount = TOO_MUCH if self._dice.random() < UNPAYABLE_SHARE else self._amount()
-            items.append((key, _body(key, *self._pair(), amount)))
-        answers = await self.insist_bulk(items, atomic=atomic)
-        if self._dice.random() < AGAIN_SHARE:
-            await self.insist_bulk(items, atomic=atomic)
-        return answers
-
-    def _key(self) -> str:
-        return f"{self._name}-{next(self._numbers)}"
-
-    def _pair(self) -> tuple[str, str]:
-        source, destination = self._dice.sample(ACCOUNTS, 2)
-        return source, destination
-
-    def _amount(self) -> int:
-        return self._dice.randint(1, AMOUNT_MAX)
-
-
-def _body(key: str, source: str, destination: str, amount: int) -> str:
-    # The reference is how the books tell which key a transfer belongs to.
-    fields = {"source": source, "destination": destination, "amount": amount, "currency": CURRENCY, "reference": key}
-    return json.dumps(fields)
-
-
-def make_clients(traffic: Traffic, seed: int) -> list[Client]:
-    """Return all clients."""
-    clients = []
-    for ledger, share in zip(LEDGERS, (1, 4), strict=True):
-        for role, count in ROLES.items():
-            clients += [Client(traffic, ledger, f"{role}-{n}", str(seed)) for n in range(max(1, count // share))]
-    return clients
+def make_clients(traffic: Traffic, seed: int) -> list[tuple[Client, Act]]:
+    """Return all clients, and what each does."""
+    return [
+        (Client(traffic, ledger, f"{act.__name__}-{number}", seed), act)
+        for ledger, share in zip(LEDGERS, (1, 4), strict=True)
+        for act, count in ROLES.items()
+        for number in range(max(1, count // share))
+    ]

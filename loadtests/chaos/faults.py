@@ -1,119 +1,152 @@
-"""How each kind of fault is done and undone."""
+"""Which kinds of faults there are, and how each is done and undone."""
 
 import asyncio
 import signal
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import asynccontextmanager
+from typing import NamedTuple
 
-from loadtests.chaos.plan import BOTH, KINDS, POSTGRES, REDIS, Fault
 from loadtests.chaos.proxy import Proxy
-from loadtests.chaos.rig import DATABASE, Rig
+from loadtests.chaos.rig import BOTH, CLIENTS, POSTGRES, REDIS, SERVER, Rig
 from loadtests.processes import send
-from loadtests.servers import Server
 
-# What a slow link adds to each piece, in each direction.
-SLOW_SECONDS = 0.2
+# Marks, behind the name of a part: both servers are kept from it, and are not any more.
+AWAY, BACK = "away", "back"
 # Of the batches that a worker posts after its start, the one at which a failpoint acts, at most: it posts some fifteen
 # a second, and the fault holds for one.
 BATCHES_MAX = 10
 # So little that a store of these sizes has to throw away accounts and answers all the time.
-EVICTING_BYTES = "1600kb"
-USUAL_BYTES = "256mb"
+EVICTING = "CONFIG SET maxmemory 1600kb"
+USUAL = "CONFIG SET maxmemory 256mb"
 # What a lost answer becomes when its connection is healed: gone, or late; this share of them gone.
 GONE_SHARE = 0.6
 # What was cut is gone before anything flows again.
 CUT_SECONDS = 0.02
-# Faults that keep whoever they concern from a part altogether.
-AWAY = {
-    *("postgres crashed", "postgres killed", "postgres frozen"),
-    *("postgres cut off", "postgres replies lost", "postgres silent"),
-    *("redis killed", "redis frozen", "redis cut off", "redis replies lost", "redis refuses writes"),
-}
+END_SECONDS_MAX = 10.0
 SESSIONS = "FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
+END_SESSIONS = f"SELECT pg_terminate_backend(pid) {SESSIONS}"
+READ_ONLY = "ALTER SYSTEM SET default_transaction_read_only ="
+RELOAD = "SELECT pg_reload_conf()"
+
+
+class Fault(NamedTuple):
+    """One fault: its kind, the server that it concerns (BOTH for all), and a number from 0 to 1 for its details."""
+
+    kind: str
+    target: int
+    detail: float
+
+    @property
+    def label(self) -> str:
+        """How it is shown."""
+        where = "" if not KINDS[self.kind].each else " (all)" if self.target == BOTH else f" ({self.target + 1})"
+        return f"{self.kind}{where}"
+
+
+# Commands of a database, one after the other; a signal to all processes of the part; or anything else.
+Deed = tuple[str, ...] | signal.Signals | Callable[[Rig, Fault], Awaitable[None]]
+
+
+class Kind(NamedTuple):
+    """
+    What a kind of fault is.
+
+    Attributes:
+        part: What it happens to.
+
+        hold: Least and most seconds that it lasts.
+
+        do: How it is done.
+
+        undo: How it is undone, where it has to be.
+
+        away: It keeps whoever it concerns from the part altogether.
+
+        bounded: A Redis or a server goes on that has missed something, so that reads may be too old for as long as a
+            snapshot lives (docs/decisions/0009); after all others, none may.
+
+        needed: Without it a run cannot have seen all that it must.
+
+        alone: Nothing else may be wrong meanwhile: it needs a server that becomes ready.
+
+        each: It happens to one server, or between one server and a part; otherwise to all.
+    """
+
+    part: str
+    hold: tuple[float, float]
+    do: Deed
+    undo: Deed = ()
+    away: bool = False
+    bounded: bool = False
+    needed: bool = False
+    each: bool = False
+    alone: bool = False
 
 
 @asynccontextmanager
-async def injected(rig: Rig, fault: Fault) -> AsyncIterator[None]:
-    """Do a fault; undo it afterwards."""
+async def injected(rig: Rig, fault: Fault, mark: Callable[[str], None]) -> AsyncIterator[None]:
+    """Do a fault; undo it afterwards; mark in between when both servers are kept from a part."""
+    kind = KINDS[fault.kind]
+    away = kind.away and fault.target == BOTH
+    try:
+        await _act(rig, fault, kind.do)
+        if away:
+            mark(f"{kind.part} {AWAY}")
+        yield
+    finally:
+        if away:
+            mark(f"{kind.part} {BACK}")
+        await _act(rig, fault, kind.undo)
+
+
+async def _act(rig: Rig, fault: Fault, deed: Deed) -> None:
     part = KINDS[fault.kind].part
-    away = fault.kind in AWAY and fault.target == BOTH
-    async with _INJECTORS[fault.kind](rig, fault):
-        rig.away[part] += away
-        try:
-            yield
-        finally:
-            rig.away[part] -= away
+    if isinstance(deed, signal.Signals):
+        rig.program(part, fault.target).send_all(deed)
+    elif isinstance(deed, tuple):
+        for command in deed:
+            await rig.ask(part, command)
+    else:
+        await deed(rig, fault)
 
 
-Injector = Callable[[Rig, Fault], AbstractAsyncContextManager[None]]
-Act = Callable[[Rig, Fault], Awaitable[object]]
-
-
-def _between(do: Act, undo: Act) -> Injector:
-    @asynccontextmanager
-    async def injector(rig: Rig, fault: Fault) -> AsyncIterator[None]:
-        try:
-            await do(rig, fault)
-            yield
-        finally:
-            await undo(rig, fault)
-
-    return injector
-
-
-def _at_once(act: Callable[[Rig, Fault], object]) -> Act:
-    async def do(rig: Rig, fault: Fault) -> None:
-        act(rig, fault)
-
-    return do
-
-
-def _server(act: Callable[[Server], object]) -> Act:
-    return _at_once(lambda rig, fault: act(rig.servers[fault.target]))
-
-
-def _links(part: str, act: Callable[[Proxy], object]) -> Act:
-    async def do(rig: Rig, fault: Fault) -> None:
-        for proxy in rig.proxies(part, fault.target):
-            act(proxy)
-
-    return do
-
-
-def _heal(part: str) -> Act:
+def _clog(clog: Callable[[Proxy], None]) -> Callable[[Rig, Fault], Awaitable[None]]:
     async def act(rig: Rig, fault: Fault) -> None:
-        for proxy in rig.proxies(part, fault.target):
-            if fault.detail < GONE_SHARE:
-                proxy.cut()
-                await asyncio.sleep(CUT_SECONDS)
-            proxy.heal()
+        for proxy in rig.proxies(KINDS[fault.kind].part, fault.target):
+            clog(proxy)
 
     return act
 
 
-def _clogged(part: str, clog: Callable[[Proxy], object]) -> Injector:
-    return _between(_links(part, clog), _heal(part))
+async def _heal(rig: Rig, fault: Fault) -> None:
+    for proxy in rig.proxies(KINDS[fault.kind].part, fault.target):
+        if fault.detail < GONE_SHARE:
+            proxy.cut()
+            await asyncio.sleep(CUT_SECONDS)
+        proxy.heal()
 
 
-def _asked(*commands: str) -> Act:
-    async def act(rig: Rig, _fault: Fault) -> None:
-        for command in commands:
-            await rig.valkey.ask(*command.split())
-
-    return act
-
-
-def _told(*statements: str) -> Act:
-    async def act(rig: Rig, _fault: Fault) -> None:
-        for statement in statements:
-            await rig.postgres.ask(DATABASE, statement)
+def _end(number: signal.Signals) -> Callable[[Rig, Fault], Awaitable[None]]:
+    async def act(rig: Rig, fault: Fault) -> None:
+        await rig.program(KINDS[fault.kind].part, fault.target).end(number, END_SECONDS_MAX)
 
     return act
 
 
-def _frozen(send_all: Callable[[Rig, Fault], Callable[[signal.Signals], None]]) -> Injector:
-    stop = _at_once(lambda rig, fault: send_all(rig, fault)(signal.SIGSTOP))
-    return _between(stop, _at_once(lambda rig, fault: send_all(rig, fault)(signal.SIGCONT)))
+async def _start_postgres(rig: Rig, _fault: Fault) -> None:
+    await rig.databases.postgres.start()
+
+
+async def _start_redis(rig: Rig, _fault: Fault) -> None:
+    await rig.databases.valkey.start()
+
+
+async def _start_server(rig: Rig, fault: Fault) -> None:
+    rig.servers[fault.target].start()
+
+
+async def _kill_server(rig: Rig, fault: Fault) -> None:
+    await rig.servers[fault.target].kill()
 
 
 async def _stop_server(rig: Rig, fault: Fault) -> None:
@@ -123,23 +156,40 @@ async def _stop_server(rig: Rig, fault: Fault) -> None:
         rig.violations.append(f"server {server.name}, asked to end, gave {code}")
 
 
-def _armed(point: str, count: str) -> Injector:
-    @asynccontextmanager
-    async def injector(rig: Rig, fault: Fault) -> AsyncIterator[None]:
+async def _stop_and_start(rig: Rig, fault: Fault) -> None:
+    await _stop_server(rig, fault)
+    rig.servers[fault.target].start()
+
+
+def _arm(point: str) -> Callable[[Rig, Fault], Awaitable[None]]:
+    """Return what starts a server anew whose worker is killed at a failpoint."""
+
+    async def act(rig: Rig, fault: Fault) -> None:
         server = rig.servers[fault.target]
         await _stop_server(rig, fault)
         server.start(failpoints=f"{point}=kill@{1 + int(fault.detail * BATCHES_MAX)}")
         await server.ready_again()
-        before = set(server.family())
-        try:
-            yield
-        finally:
-            # One that was killed has been followed by another.
-            rig.counts[count] += not before <= set(server.family())
-            await _stop_server(rig, fault)
-            server.start()
+        rig.armed = set(server.family())
 
-    return injector
+    return act
+
+
+def _disarm(count: str) -> Callable[[Rig, Fault], Awaitable[None]]:
+    async def act(rig: Rig, fault: Fault) -> None:
+        # One that was killed has been followed by another.
+        rig.counts[count] += not rig.armed <= set(rig.servers[fault.target].family())
+        await _stop_and_start(rig, fault)
+
+    return act
+
+
+async def _kill_worker(rig: Rig, fault: Fault) -> None:
+    _kill_one(fault, rig.servers[fault.target].family()[1:])
+
+
+async def _kill_backend(rig: Rig, fault: Fault) -> None:
+    rows = await rig.databases.postgres.ask(f"SELECT pid {SESSIONS} ORDER BY pid")
+    _kill_one(fault, [row["pid"] for row in rows])
 
 
 def _kill_one(fault: Fault, pids: list[int]) -> None:
@@ -147,86 +197,50 @@ def _kill_one(fault: Fault, pids: list[int]) -> None:
         send(pids[int(fault.detail * len(pids))], signal.SIGKILL)
 
 
-async def _kill_backend(rig: Rig, fault: Fault) -> None:
-    _kill_one(fault, [row["pid"] for row in await rig.postgres.ask(DATABASE, f"SELECT pid {SESSIONS} ORDER BY pid")])
+async def _swap_workers(rig: Rig, fault: Fault) -> None:
+    send(rig.servers[fault.target].pid, signal.SIGHUP)
 
 
-def _hang_up(value: bool) -> Act:
-    async def act(rig: Rig, _fault: Fault) -> None:
-        rig.hang_up = value
-
-    return act
+async def _hang_up(rig: Rig, _fault: Fault) -> None:
+    rig.hang_up = not rig.hang_up
 
 
-def _cut_off(proxy: Proxy) -> None:
-    proxy.refuse = True
-    proxy.cut()
-
-
-def _slow(proxy: Proxy) -> None:
-    proxy.delay_seconds = SLOW_SECONDS
-
-
-def _lose_replies(proxy: Proxy) -> None:
-    proxy.silence(replies=True)
-
-
-def _silence(proxy: Proxy) -> None:
-    proxy.silence(requests=True, replies=True)
-
-
-_NOTHING = _at_once(lambda _rig, _fault: None)
-_START_SERVER = _server(Server.start)
-_END_SESSIONS = _told(f"SELECT pg_terminate_backend(pid) {SESSIONS}")
-_READ_ONLY = "ALTER SYSTEM SET default_transaction_read_only ="
-_RELOAD = "SELECT pg_reload_conf()"
-
-
-def _start_postgres(rig: Rig, _fault: Fault) -> Awaitable[None]:
-    return rig.postgres.start()
-
-
-def _postgres_ended(number: signal.Signals) -> Injector:
-    return _between(lambda rig, _: rig.postgres.end(number), _start_postgres)
-
-
-_INJECTORS: dict[str, Injector] = {
-    "server killed": _between(lambda rig, fault: rig.servers[fault.target].kill(), _START_SERVER),
-    "server stopped in order": _between(_stop_server, _START_SERVER),
-    "server killed after a commit": _armed("posting.committed", "server killed between commit and answer"),
-    "server killed while it commits": _armed("posting.sent", "server killed while a batch was on its way"),
-    "server frozen": _frozen(lambda rig, fault: rig.servers[fault.target].send_all),
-    "worker killed": _between(
-        _at_once(lambda rig, fault: _kill_one(fault, rig.servers[fault.target].family()[1:])), _NOTHING
-    ),
-    "workers swapped": _between(_server(lambda server: server.send(signal.SIGHUP)), _NOTHING),
-    "postgres crashed": _postgres_ended(signal.SIGQUIT),
-    "postgres killed": _postgres_ended(signal.SIGKILL),
-    "postgres backend killed": _between(_kill_backend, _start_postgres),
-    "postgres frozen": _frozen(lambda rig, _: rig.postgres.send_all),
-    "postgres sessions ended": _between(_END_SESSIONS, _END_SESSIONS),
-    "postgres read-only": _between(_told(f"{_READ_ONLY} on", _RELOAD), _told(f"{_READ_ONLY} off", _RELOAD)),
-    "postgres cut off": _clogged(POSTGRES, _cut_off),
-    "postgres replies lost": _clogged(POSTGRES, _lose_replies),
-    "postgres silent": _clogged(POSTGRES, _silence),
-    "postgres slow": _clogged(POSTGRES, _slow),
-    "redis killed": _between(lambda rig, _: rig.valkey.end(signal.SIGKILL), lambda rig, _: rig.valkey.start()),
-    "redis flushed": _between(_asked("FLUSHALL"), _asked("FLUSHALL")),
-    "redis scripts flushed": _between(_asked("SCRIPT FLUSH"), _asked("SCRIPT FLUSH")),
-    "redis evicts": _between(
-        _asked(f"CONFIG SET maxmemory {EVICTING_BYTES}"), _asked(f"CONFIG SET maxmemory {USUAL_BYTES}")
-    ),
-    "redis frozen": _frozen(lambda rig, _: rig.valkey.send_all),
-    "redis cut off": _clogged(REDIS, _cut_off),
-    "redis replies lost": _clogged(REDIS, _lose_replies),
-    "redis slow": _clogged(REDIS, _slow),
-    "redis refuses writes": _between(
-        _asked("CONFIG SET min-replicas-to-write 1"), _asked("CONFIG SET min-replicas-to-write 0")
-    ),
-    "redis out of memory": _between(
-        _asked("CONFIG SET maxmemory-policy noeviction", "CONFIG SET maxmemory 1"),
-        _asked(f"CONFIG SET maxmemory {USUAL_BYTES}", "CONFIG SET maxmemory-policy volatile-lru"),
-    ),
-    "clients hang up": _between(_hang_up(True), _hang_up(False)),
+_CUT, _SLOW, _LOSE, _SILENCE = map(_clog, (Proxy.cut_off, Proxy.slow, Proxy.hold_replies, Proxy.hold))
+_COMMITTED = (_arm("posting.committed"), _disarm("server killed between commit and answer"))
+_COMMITTING = (_arm("posting.sent"), _disarm("server killed while a batch was on its way"))
+_CRASH, _KILL = _end(signal.SIGQUIT), _end(signal.SIGKILL)
+_FREEZE, _THAW = signal.SIGSTOP, signal.SIGCONT
+_FULL = ("CONFIG SET maxmemory-policy noeviction", "CONFIG SET maxmemory 1")
+_NOT_FULL = (USUAL, "CONFIG SET maxmemory-policy volatile-lru")
+_REPLICAS = "CONFIG SET min-replicas-to-write"
+KINDS = {
+    "server killed": Kind(SERVER, (0.1, 1.0), _kill_server, _start_server, needed=True, each=True),
+    "server stopped in order": Kind(SERVER, (0.1, 0.6), _stop_server, _start_server, each=True),
+    "server killed after a commit": Kind(SERVER, (1.0, 2.0), *_COMMITTED, needed=True, each=True, alone=True),
+    "server killed while it commits": Kind(SERVER, (1.0, 2.0), *_COMMITTING, each=True, alone=True),
+    "worker killed": Kind(SERVER, (0.2, 1.0), _kill_worker, each=True),
+    "workers swapped": Kind(SERVER, (1.0, 2.0), _swap_workers, each=True),
+    "postgres crashed": Kind(POSTGRES, (0.3, 1.5), _CRASH, _start_postgres, away=True, needed=True),
+    "postgres killed": Kind(POSTGRES, (0.2, 1.0), _KILL, _start_postgres, away=True),
+    "postgres backend killed": Kind(POSTGRES, (0.5, 1.0), _kill_backend, _start_postgres),
+    "postgres frozen": Kind(POSTGRES, (0.5, 3.5), _FREEZE, _THAW, away=True),
+    "postgres sessions ended": Kind(POSTGRES, (0.3, 1.5), (END_SESSIONS,), (END_SESSIONS,)),
+    "postgres read-only": Kind(POSTGRES, (0.5, 2.0), (f"{READ_ONLY} on", RELOAD), (f"{READ_ONLY} off", RELOAD)),
+    "postgres cut off": Kind(POSTGRES, (0.5, 2.0), _CUT, _heal, away=True, needed=True, each=True),
+    "postgres replies lost": Kind(POSTGRES, (0.5, 3.0), _LOSE, _heal, away=True, needed=True, each=True),
+    # Longer than a posting is tried: the service has to say that it does not know.
+    "postgres silent": Kind(POSTGRES, (6.0, 7.5), _SILENCE, _heal, away=True, needed=True, each=True),
+    "postgres slow": Kind(POSTGRES, (1.0, 2.0), _SLOW, _heal, each=True),
+    "redis killed": Kind(REDIS, (0.3, 1.5), _KILL, _start_redis, away=True, needed=True),
+    "redis flushed": Kind(REDIS, (0.5, 1.0), ("FLUSHALL",), ("FLUSHALL",)),
+    "redis scripts flushed": Kind(REDIS, (0.3, 0.6), ("SCRIPT FLUSH",), ("SCRIPT FLUSH",)),
+    "redis evicts": Kind(REDIS, (0.8, 2.0), (EVICTING,), (USUAL,)),
+    "clients hang up": Kind(CLIENTS, (1.0, 2.0), _hang_up, _hang_up, needed=True),
+    "server frozen": Kind(SERVER, (0.2, 7.0), _FREEZE, _THAW, bounded=True, each=True),
+    "redis frozen": Kind(REDIS, (0.5, 3.0), _FREEZE, _THAW, away=True, bounded=True, needed=True),
+    "redis cut off": Kind(REDIS, (0.5, 2.0), _CUT, _heal, away=True, bounded=True, each=True),
+    "redis replies lost": Kind(REDIS, (0.5, 2.5), _LOSE, _heal, away=True, bounded=True, each=True),
+    "redis slow": Kind(REDIS, (1.0, 2.0), _SLOW, _heal, bounded=True, each=True),
+    "redis refuses writes": Kind(REDIS, (0.8, 2.0), (f"{_REPLICAS} 1",), (f"{_REPLICAS} 0",), away=True, bounded=True),
+    "redis out of memory": Kind(REDIS, (0.8, 2.0), _FULL, _NOT_FULL, bounded=True),
 }
-assert _INJECTORS.keys() == KINDS.keys(), "every kind can be done"

@@ -1,8 +1,10 @@
-"""Which faults there are, and which of them a seed chooses, in which order and for how long."""
+"""Which faults a seed chooses, in which order and for how long."""
 
 import random
 from dataclasses import dataclass
-from typing import NamedTuple
+
+from loadtests.chaos.faults import KINDS, Fault
+from loadtests.chaos.rig import BOTH, SERVER
 
 # Seconds before the first fault: caches fill, and sizes are measured that must be back in the end.
 WARM_UP_SECONDS = 3.0
@@ -19,88 +21,11 @@ STAGGER_SECONDS = 0.4
 SECONDS_MIN = 20.0
 # A shorter run has all its faults in one phase.
 TWO_PHASES_SECONDS = 60.0
-BOTH = 2
-# Parts.
-SERVER, POSTGRES, REDIS, CLIENTS = "server", "postgres", "redis", "clients"
-
-
-class Kind(NamedTuple):
-    """
-    What a kind of fault is.
-
-    Attributes:
-        part: What it happens to.
-
-        hold: Least and most seconds that it lasts.
-
-        bounded: A Redis or a server goes on that has missed something, so that reads may be too old for as long as a
-            snapshot lives (docs/decisions/0009); after all others, none may.
-
-        needed: Without it a run cannot have seen all that it must.
-
-        alone: Nothing else may be wrong meanwhile: it needs a server that becomes ready.
-
-        each: It happens to one server, or between one server and a part; otherwise to all.
-    """
-
-    part: str
-    hold: tuple[float, float]
-    bounded: bool = False
-    needed: bool = False
-    each: bool = False
-    alone: bool = False
-
-
-KINDS = {
-    "server killed": Kind(SERVER, (0.1, 1.0), needed=True, each=True),
-    "server stopped in order": Kind(SERVER, (0.1, 0.6), each=True),
-    "server killed after a commit": Kind(SERVER, (1.0, 2.0), needed=True, each=True, alone=True),
-    "server killed while it commits": Kind(SERVER, (1.0, 2.0), each=True, alone=True),
-    "worker killed": Kind(SERVER, (0.2, 1.0), each=True),
-    "workers swapped": Kind(SERVER, (1.0, 2.0), each=True),
-    "postgres crashed": Kind(POSTGRES, (0.3, 1.5), needed=True),
-    "postgres killed": Kind(POSTGRES, (0.2, 1.0)),
-    "postgres backend killed": Kind(POSTGRES, (0.5, 1.0)),
-    "postgres frozen": Kind(POSTGRES, (0.5, 3.5)),
-    "postgres sessions ended": Kind(POSTGRES, (0.3, 1.5)),
-    "postgres read-only": Kind(POSTGRES, (0.5, 2.0)),
-    "postgres cut off": Kind(POSTGRES, (0.5, 2.0), needed=True, each=True),
-    "postgres replies lost": Kind(POSTGRES, (0.5, 3.0), needed=True, each=True),
-    # Longer than a posting is tried: the service has to say that it does not know.
-    "postgres silent": Kind(POSTGRES, (6.0, 7.5), needed=True, each=True),
-    "postgres slow": Kind(POSTGRES, (1.0, 2.0), each=True),
-    "redis killed": Kind(REDIS, (0.3, 1.5), needed=True),
-    "redis flushed": Kind(REDIS, (0.5, 1.0)),
-    "redis scripts flushed": Kind(REDIS, (0.3, 0.6)),
-    "redis evicts": Kind(REDIS, (0.8, 2.0)),
-    "clients hang up": Kind(CLIENTS, (1.0, 2.0), needed=True),
-    "server frozen": Kind(SERVER, (0.2, 7.0), bounded=True, each=True),
-    "redis frozen": Kind(REDIS, (0.5, 3.0), bounded=True, needed=True),
-    "redis cut off": Kind(REDIS, (0.5, 2.0), bounded=True, each=True),
-    "redis replies lost": Kind(REDIS, (0.5, 2.5), bounded=True, each=True),
-    "redis slow": Kind(REDIS, (1.0, 2.0), bounded=True, each=True),
-    "redis refuses writes": Kind(REDIS, (0.8, 2.0), bounded=True),
-    "redis out of memory": Kind(REDIS, (0.8, 2.0), bounded=True),
-}
 # What can be clogged one by one, in any order.
 CLOGS = ("postgres silent", "postgres slow", "postgres cut off", "redis replies lost", "redis cut off", "redis slow")
 # Of the four links between two servers and two databases.
 SWIZZLED = (3, 4)
 SWIZZLE_HOLD = (0.5, 2.0)
-
-
-class Fault(NamedTuple):
-    """One fault: its kind, the server that it concerns (BOTH for all), and a number from 0 to 1 for its details."""
-
-    kind: str
-    target: int
-    detail: float
-
-    @property
-    def label(self) -> str:
-        """How it is shown."""
-        where = "" if not KINDS[self.kind].each else " (all)" if self.target == BOTH else f" ({self.target + 1})"
-        return f"{self.kind}{where}"
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,8 @@ from pathlib import Path
 
 # Bytes passed on at once, and held back at most for a direction of a connection.
 CHUNK_BYTES = 65_536
+# What a slow link adds to each piece, in each direction.
+SLOW_SECONDS = 0.2
 # Seconds for the connection to the database.
 CONNECT_SECONDS = 2.0
 
@@ -18,56 +20,57 @@ class Proxy:
 
     Args:
         target: The database's socket.
-
-    Attributes:
-        refuse: New connections are cut at once.
-
-        delay_seconds: For which every piece is held back, in either direction.
     """
 
     def __init__(self, target: Path) -> None:
         self._target = target
-        self.refuse = False
-        self.delay_seconds = 0.0
-        self._requests_flow = asyncio.Event()
-        self._replies_flow = asyncio.Event()
+        self._requests, self._replies = asyncio.Event(), asyncio.Event()
         self._connections: set[asyncio.Task[None]] = set()
         self.heal()
 
-    def silence(self, *, requests: bool = False, replies: bool = False) -> None:
-        """Hold back what passes in a direction, or in both, without a word."""
-        if requests:
-            self._requests_flow.clear()
-        if replies:
-            self._replies_flow.clear()
+    def heal(self) -> None:
+        """Let everything through again, what was held back first."""
+        self._refuse, self._delay_seconds = False, 0.0
+        self._requests.set()
+        self._replies.set()
+
+    def hold_replies(self) -> None:
+        """Hold back what the database says, without a word."""
+        self._replies.clear()
+
+    def hold(self) -> None:
+        """Hold back everything, without a word."""
+        self._requests.clear()
+        self._replies.clear()
+
+    def slow(self) -> None:
+        """Hold back every piece for a while."""
+        self._delay_seconds = SLOW_SECONDS
+
+    def cut_off(self) -> None:
+        """Cut all connections, and each new one at once."""
+        self._refuse = True
+        self.cut()
 
     def cut(self) -> None:
         """Cut all connections; what was held back is lost."""
         for task in self._connections:
             task.cancel()
 
-    def heal(self) -> None:
-        """Let everything through again, what was held back first."""
-        self.refuse = False
-        self.delay_seconds = 0.0
-        self._requests_flow.set()
-        self._replies_flow.set()
-
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Forward one connection until either side ends it, or it is cut."""
         task = asyncio.current_task()
         assert task is not None
         self._connections.add(task)
-        ends = [writer]
-        flows: list[asyncio.Task[None]] = []
+        ends, flows = [writer], list[asyncio.Task[None]]()
         try:
-            if self.refuse:
+            if self._refuse:
                 return
             async with asyncio.timeout(CONNECT_SECONDS):
                 up_reader, up_writer = await asyncio.open_unix_connection(self._target, limit=CHUNK_BYTES)
             ends.append(up_writer)
-            flows.append(asyncio.create_task(self._flow(reader, up_writer, self._requests_flow)))
-            flows.append(asyncio.create_task(self._flow(up_reader, writer, self._replies_flow)))
+            flows.append(asyncio.create_task(self._flow(reader, up_writer, self._requests)))
+            flows.append(asyncio.create_task(self._flow(up_reader, writer, self._replies)))
             await asyncio.wait(flows, return_when=asyncio.FIRST_COMPLETED)
         except (OSError, asyncio.CancelledError):
             # A cut is not an end of this program: nobody waits for this task.
@@ -80,30 +83,24 @@ class Proxy:
                 end.transport.abort()
             await asyncio.gather(*flows, return_exceptions=True)
 
-    async def close(self) -> None:
-        """End all connections."""
-        tasks = list(self._connections)
-        self.cut()
-        await asyncio.gather(*tasks, return_exceptions=True)
-
     async def _flow(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, flows: asyncio.Event) -> None:
         with contextlib.suppress(OSError):
             while data := await reader.read(CHUNK_BYTES):
-                if self.delay_seconds:
-                    await asyncio.sleep(self.delay_seconds)
+                if self._delay_seconds:
+                    await asyncio.sleep(self._delay_seconds)
                 await flows.wait()
                 writer.write(data)
                 await writer.drain()
 
-
-@asynccontextmanager
-async def proxied(target: Path, place: Path) -> AsyncIterator[Proxy]:
-    """Put a proxy, with its socket at *place*, before the socket of a database."""
-    proxy = Proxy(target)
-    server = await asyncio.start_unix_server(proxy.serve, place, limit=CHUNK_BYTES)
-    try:
-        yield proxy
-    finally:
-        proxy.refuse = True
-        server.close()
-        await proxy.close()
+    @asynccontextmanager
+    async def at(self, place: Path) -> AsyncIterator[None]:
+        """Take connections at a socket; all of them end with the body."""
+        server = await asyncio.start_unix_server(self.serve, place, limit=CHUNK_BYTES)
+        try:
+            yield
+        finally:
+            self._refuse = True
+            server.close()
+            tasks = list(self._connections)
+            self.cut()
+            await asyncio.gather(*tasks, return_exceptions=True)

@@ -5,24 +5,26 @@ import re
 import shutil
 import tempfile
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
-from loadtests.chaos.plan import BOTH, POSTGRES, REDIS
-from loadtests.chaos.proxy import Proxy, proxied
-from loadtests.databases import PORT, Postgres, Valkey
-from loadtests.processes import ServerError
-from loadtests.servers import AUDIT_SECONDS_MAX, PLENTY, Server, tallystick
+from loadtests.chaos.proxy import Proxy
+from loadtests.databases import SOCKET, Databases
+from loadtests.processes import Program, ServerError
+from loadtests.servers import AUDIT_SECONDS_MAX, Server, create_key, tallystick
 
+# Parts.
+SERVER, POSTGRES, REDIS, CLIENTS = "server", "postgres", "redis", "clients"
 SERVERS = 2
+# A target that is all of them.
+BOTH = SERVERS
 # Of each server: enough to kill one and be served by the other.
 WORKERS = 2
 # Connections to PostgreSQL of each of the two pools of a worker.
 POOL = 4
 # Two, so that one key in two books is two transfers.
 LEDGERS = ("main", "other")
-DATABASE = "tallystick"
 SETTINGS = {
     # A machine that is busy is not a Redis that is away: the usual 50 ms would tell of the machine only.
     "redis_timeout_ms": "1000",
@@ -31,27 +33,7 @@ SETTINGS = {
     "posting_connections": str(POOL),
     "reading_connections": str(POOL),
 }
-# Durable like the real one; small, because it shares a machine with everything else.
-POSTGRES_SETTINGS = {
-    "listen_addresses": "",
-    "unix_socket_permissions": "0700",
-    "fsync": "on",
-    "full_page_writes": "on",
-    "synchronous_commit": "on",
-    "max_connections": "100",
-    "shared_buffers": "64MB",
-    "timezone": "UTC",
-    "lc_messages": "C",
-    "log_min_error_statement": "panic",
-}
-# What the service's own embedded Valkey has; the memory is large enough that nothing is evicted unless that is wanted.
-VALKEY_SETTINGS = {
-    "save": "",
-    "appendonly": "no",
-    "maxmemory": "256mb",
-    "maxmemory-policy": "volatile-lru",
-    "loglevel": "notice",
-}
+REDIS_SOCKET = "redis.sock"
 # What a server says at its end of what it has read out of Redis.
 _HITS = re.compile(r"cache: hits=(\d+)")
 
@@ -65,45 +47,49 @@ class Rig:
 
         keys: API keys by ledger.
 
-        away: By part, the faults under way that keep both servers from it.
-
         hang_up: Whether clients end connections before they are answered.
+
+        armed: The processes of a server that waits at a failpoint.
 
         counts: What happened that must happen at times.
 
         violations: What must not happen and was seen by others than the checks of the history.
     """
 
-    def __init__(self, postgres: Postgres, valkey: Valkey, servers: list[Server]) -> None:
-        self.postgres = postgres
-        self.valkey = valkey
+    def __init__(self, databases: Databases, servers: list[Server], proxies: Mapping[tuple[str, int], Proxy]) -> None:
+        self.databases = databases
         self.servers = servers
         self.urls = [server.url for server in servers]
         self.keys: dict[str, str] = {}
-        self.away: Counter[str] = Counter()
         self.hang_up = False
+        self.armed: set[int] = set()
         self.counts: Counter[str] = Counter()
         self.violations: list[str] = []
-        self._proxies: dict[tuple[str, int], Proxy] = {}
+        self._proxies = proxies
+        # For commands, past all proxies; none of them needs a Redis.
+        self._direct = {"database_url": databases.postgres.url(), "redis_url": "redis://127.0.0.1:1"}
 
-    async def start(self, stack: AsyncExitStack, sockets: Path) -> None:
-        """Start all parts; the proxies end with the stack."""
-        await self.postgres.make(DATABASE)
-        await self.valkey.start()
-        for number in range(SERVERS):
-            (sockets / str(number)).mkdir()
-            for part, target, name in (
-                (POSTGRES, self.postgres.socket, f".s.PGSQL.{PORT}"),
-                (REDIS, self.valkey.socket, "redis.sock"),
-            ):
-                place = proxied(target, sockets / str(number) / name)
-                self._proxies[part, number] = await stack.enter_async_context(place)
-        await self._command("migrate")
-        for ledger in LEDGERS:
-            self.keys[ledger] = await self._command("keys", "create", "--ledger", ledger, "--role", "admin", *PLENTY)
+    async def start(self) -> None:
+        """Start all parts."""
+        done = await tallystick("migrate", settings=self._direct)
+        if done.code != 0:
+            raise ServerError(f"tallystick migrate ended with code {done.code}: {done.last_lines}")
+        self.keys = {ledger: await create_key(self._direct, ledger) for ledger in LEDGERS}
         for server in self.servers:
             server.start()
         await self.ready()
+
+    def program(self, part: str, target: int) -> Program:
+        """Return a part, or the server that is meant."""
+        databases: dict[str, Program] = {POSTGRES: self.databases.postgres, REDIS: self.databases.valkey}
+        return databases[part] if part in databases else self.servers[target]
+
+    async def ask(self, part: str, command: str) -> None:
+        """Have a database carry out a command."""
+        if part == POSTGRES:
+            await self.databases.postgres.ask(command)
+        else:
+            await self.databases.valkey.ask(*command.split())
 
     def proxies(self, part: str, target: int) -> list[Proxy]:
         """Return the proxies between a server, or both, and a part."""
@@ -123,7 +109,7 @@ class Rig:
 
     async def audit(self) -> None:
         """Note what `tallystick audit` finds wrong with the books."""
-        done = await tallystick("audit", settings=self._past_proxies, seconds_max=AUDIT_SECONDS_MAX)
+        done = await tallystick("audit", settings=self._direct, seconds_max=AUDIT_SECONDS_MAX)
         if done.code != 0:
             self.violations.append(f"the audit ends with code {done.code}: {done.last_lines}")
 
@@ -135,50 +121,39 @@ class Rig:
             hits = _HITS.findall(server.log.read_text(encoding="utf-8", errors="replace"))
             self.counts["account read out of Redis"] += sum(map(int, hits))
 
-    @property
-    def _past_proxies(self) -> dict[str, str]:
-        # No command here needs a Redis.
-        return {"database_url": self.postgres.url(DATABASE), "redis_url": "redis://127.0.0.1:1"}
-
-    async def _command(self, *arguments: str) -> str:
-        done = await tallystick(*arguments, settings=self._past_proxies)
-        if done.code != 0:
-            raise ServerError(f"tallystick {arguments[0]} ended with code {done.code}: {done.last_lines}")
-        return done.output.strip()
-
 
 @asynccontextmanager
 async def running(logs: Path) -> AsyncIterator[Rig]:
-    """Start everything with new data, the logs in a folder; end and remove it afterwards, whatever happens."""
+    """Start everything with new data; end and remove it afterwards, whatever happens. The logs are left in a folder."""
     # The paths of sockets must be short.
     home = Path(tempfile.mkdtemp(prefix="ts-chaos-"))
-    sockets = home / "s"
-    sockets.mkdir(mode=0o700)
     try:
-        postgres = Postgres(home / "p", logs / "postgres.log", POSTGRES_SETTINGS)
-        valkey = Valkey(home / "v", logs / "valkey.log", VALKEY_SETTINGS)
-        servers = [
-            Server(
-                str(number + 1),
-                {
-                    **SETTINGS,
-                    "database_url": postgres.url(DATABASE, sockets / str(number)),
-                    "redis_url": f"unix://{sockets / str(number) / 'redis.sock'}",
-                },
-                logs / f"server-{number + 1}.log",
-                home,
-            )
-            for number in range(SERVERS)
-        ]
-        rig = Rig(postgres, valkey, servers)
+        databases = Databases(home / "d")
+        postgres, valkey = databases.postgres, databases.valkey
+        servers: list[Server] = []
+        proxies = {}
         async with AsyncExitStack() as stack:
+            for number in range(SERVERS):
+                sockets = home / str(number)
+                sockets.mkdir(mode=0o700)
+                for part, target, place in (
+                    (POSTGRES, postgres.socket, sockets / SOCKET),
+                    (REDIS, valkey.socket, sockets / REDIS_SOCKET),
+                ):
+                    proxies[part, number] = Proxy(target)
+                    await stack.enter_async_context(proxies[part, number].at(place))
+                name, redis_url = str(number + 1), f"unix://{sockets / REDIS_SOCKET}"
+                settings = {**SETTINGS, "database_url": postgres.url(folder=sockets), "redis_url": redis_url}
+                servers.append(Server(name, settings, logs / f"server-{name}.log", home))
             try:
-                await rig.start(stack, sockets)
+                await databases.start([postgres.DATABASE])
+                rig = Rig(databases, servers, proxies)
+                await rig.start()
                 yield rig
             finally:
                 for server in servers:
                     await server.kill_all()
-                await valkey.close()
-                await postgres.close()
+                await databases.close()
+                shutil.copytree(databases.logs, logs / "databases", dirs_exist_ok=True)
     finally:
         shutil.rmtree(home, ignore_errors=True)

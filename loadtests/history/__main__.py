@@ -8,6 +8,7 @@ import argparse
 import sys
 from pathlib import Path
 
+from loadtests.errors import FAILED, GOOD, NOT_RUN
 from loadtests.history.checks import check
 from loadtests.history.model import HistoryError, load
 from loadtests.history.verdict import CHECKS
@@ -26,14 +27,14 @@ def main(arguments: list[str] | None = None) -> int:
         history = load(asked.files)
     except (OSError, UnicodeDecodeError, HistoryError) as error:
         print(f"history: {error}", file=sys.stderr)
-        return 2
+        return NOT_RUN
     verdict = check(history, asked.only)
     print(f"{len(history.operations):,} operations, {len(history.entries):,} entries")
     print(*verdict.lines({name: CHECKS[name] for name in asked.only}), sep="\n")
     idle = [name for name in asked.must_judge if not verdict.judged[name]]
     if idle:
         print(f"had nothing to judge: {', '.join(idle)}")
-    return 1 if verdict.violations or idle else 0
+    return FAILED if verdict.violations or idle else GOOD
 
 
 if __name__ == "__main__":

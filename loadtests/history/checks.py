@@ -21,15 +21,6 @@ def check(history: History, only: Iterable[str] = CHECKS) -> Verdict:
     return verdict
 
 
-def _by_account(history: History) -> dict[tuple[str, str], list[Entry]]:
-    entries: dict[tuple[str, str], list[Entry]] = defaultdict(list)
-    for entry in history.entries:
-        entries[entry.ledger, entry.account].append(entry)
-    for of_account in entries.values():
-        of_account.sort(key=lambda entry: entry.version)
-    return entries
-
-
 def check_balances(history: History, verdict: Verdict) -> None:
     """C1. The books must hold all accounts that the recorded clients moved money on, and floors must not have moved."""
     sums: Counter[tuple[str, str]] = Counter()
@@ -62,11 +53,15 @@ def check_balances(history: History, verdict: Verdict) -> None:
 
 def check_folds(history: History, verdict: Verdict) -> None:
     """C3. Judged from the statements alone, so that no sum of the service is believed."""
-    entries = _by_account(history)
+    entries: dict[tuple[str, str], list[Entry]] = defaultdict(list)
+    sides: dict[tuple[str, str], list[Entry]] = defaultdict(list)
+    for entry in history.entries:
+        entries[entry.ledger, entry.account].append(entry)
+        sides[entry.ledger, entry.transfer_id].append(entry)
     for account in history.accounts:
         verdict.judged["C3"] += 1
         balance, version = 0, 0
-        for entry in entries.get((account.ledger, account.id), ()):
+        for entry in sorted(entries[account.ledger, account.id], key=lambda entry: entry.version):
             balance += entry.amount
             if entry.balance != balance:
                 verdict.flag("C3", f"{account.id} says {entry.balance} at version {entry.version}, not {balance}")
@@ -77,9 +72,6 @@ def check_folds(history: History, verdict: Verdict) -> None:
         if account.balance != balance or account.version < version:
             at = f"{account.balance} at version {account.version}"
             verdict.flag("C3", f"{account.id} has {at}; its entries end with {balance} at {version}")
-    sides: dict[tuple[str, str], list[Entry]] = defaultdict(list)
-    for entry in history.entries:
-        sides[entry.ledger, entry.transfer_id].append(entry)
     for (_, transfer_id), legs in sides.items():
         if sum(leg.amount for leg in legs) != 0 or len(legs) != 2 or legs[0].account != legs[1].counterparty:
             verdict.flag("C3", f"{transfer_id} has the legs {[(leg.account, leg.amount) for leg in legs]}")

@@ -12,7 +12,8 @@ _REUSED = 422
 Name = tuple[str, str]
 
 
-def _by_key(history: History) -> dict[Name, list[Operation]]:
+def by_key(history: History) -> dict[Name, list[Operation]]:
+    """Return the operations that ask for transfers, by the ledger and the key that they name."""
     found: dict[Name, list[Operation]] = defaultdict(list)
     for operation in history.transfers():
         found[operation.ledger, operation.key].append(operation)
@@ -26,7 +27,7 @@ def check_promises(history: History, verdict: Verdict) -> None:
     booked: dict[Name, dict[str, list[Entry]]] = defaultdict(lambda: defaultdict(list))
     for entry in history.entries:
         booked[entry.ledger, entry.key][entry.transfer_id].append(entry)
-    asked = _by_key(history)
+    asked = by_key(history)
     for name in booked.keys() - asked.keys():
         verdict.flag("C2", f"{', '.join(booked[name])} under the key {name[1]!r} was asked for by nobody")
     for name, operations in asked.items():
@@ -83,7 +84,7 @@ def check_answers(history: History, verdict: Verdict) -> None:
 def check_bindings(history: History, verdict: Verdict) -> None:
     """C7. Judged of keys that were sent with more than one request, or in more than one ledger."""
     ledgers: dict[str, dict[str, set[str]]] = defaultdict(lambda: defaultdict(set))
-    for (ledger, key), operations in _by_key(history).items():
+    for (ledger, key), operations in by_key(history).items():
         requests = {operation.fingerprint for operation in operations}
         bound = {operation.fingerprint for operation in operations if operation.bound}
         reused = {operation.fingerprint for operation in operations if operation.status == _REUSED}

@@ -7,13 +7,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from loadtests.history.recorder import FORMAT, OK, UNKNOWN, problem_of
+from loadtests.errors import NotRunError
+from loadtests.history.recorder import FAIL, FORMAT, OK, UNKNOWN, problem_of
 
 # A member with such a value says what its absence says.
 _DEFAULTS: tuple[object, ...] = (None, False, {})
 
 
-class HistoryError(Exception):
+class HistoryError(NotRunError):
     """A file is no history; the message names the line."""
 
 
@@ -54,9 +55,8 @@ class Operation:
         """Whether the answer is the one that its key has for ever: posted, or refused by the state of the ledger."""
         if self.operation != "transfer":
             return False
-        return self.outcome == OK or (
-            self.status in (404, 409) and problem_of(self.response).get("outcome") == "refused"
-        )
+        refused = self.status in (404, 409) and problem_of(self.response).get("outcome") == "refused"
+        return self.outcome == OK or refused
 
     @property
     def fingerprint(self) -> str:
@@ -123,6 +123,15 @@ class History:
         return (operation for operation in self.operations if operation.operation == "transfer")
 
 
+# What an event is noted as, and in which list.
+_NOTED: dict[str, tuple[str, type[Account | Entry | Mark | Gauge]]] = {
+    "account": ("accounts", Account),
+    "entry": ("entries", Entry),
+    "mark": ("marks", Mark),
+    "gauge": ("gauges", Gauge),
+}
+
+
 def load(paths: Iterable[Path]) -> History:
     """
     Read one run out of the files of its clients.
@@ -158,38 +167,23 @@ def _read(history: History, lines: Iterable[str], name: str) -> None:
             break
         try:
             event = json.loads(line)
+            kind = event.pop("event")
             if number == 1:
-                clock = _begin(event)
+                if (kind, event["format"]) != ("begin", FORMAT):
+                    raise ValueError(f"a history begins with its format, which is {FORMAT}")
+                clock = event["clock"]
+            elif kind == "invoke":
+                sent, invoked = event.pop("op"), event.pop("at")
+                pending[sent] = Operation(clock, invoked=invoked, **event)
+                history.operations.append(pending[sent])
+            elif kind in (OK, FAIL, UNKNOWN):
+                _end(pending.pop(event["op"]), kind, event)
             else:
-                _take(history, pending, clock, event)
+                where, what = _NOTED[kind]
+                fields = {"clock": clock, **event} if "clock" in what._fields else event
+                getattr(history, where).append(what(**fields))
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise HistoryError(f"{name}, line {number}: {type(error).__name__} {error}") from error
-
-
-def _begin(event: Mapping[str, Any]) -> str:
-    if event["event"] != "begin" or event["format"] != FORMAT:
-        raise ValueError(f"a history begins with its format, which is {FORMAT}")
-    return str(event["clock"])
-
-
-def _take(history: History, pending: dict[int, Operation], clock: str, event: dict[str, Any]) -> None:
-    kind = event.pop("event")
-    if kind == "invoke":
-        number, invoked = event.pop("op"), event.pop("at")
-        pending[number] = Operation(clock, invoked=invoked, **event)
-        history.operations.append(pending[number])
-    elif kind in ("ok", "fail", "unknown"):
-        _end(pending.pop(event["op"]), kind, event)
-    elif kind == "account":
-        history.accounts.append(Account(**event))
-    elif kind == "entry":
-        history.entries.append(Entry(**event))
-    elif kind == "mark":
-        history.marks.append(Mark(clock, **event))
-    elif kind == "gauge":
-        history.gauges.append(Gauge(clock, **event))
-    else:
-        raise ValueError(f"no event is called {kind}")
 
 
 def _end(operation: Operation, outcome: str, event: Mapping[str, Any]) -> None:
@@ -203,9 +197,7 @@ def _end(operation: Operation, outcome: str, event: Mapping[str, Any]) -> None:
         answer = json.loads(operation.response)
         if operation.operation == "transfer":
             operation.transfer_id = answer["id"]
-            operation.shown = tuple(
-                Shown(answer[side], answer[f"{side}_version"], answer[f"{side}_balance"])
-                for side in ("source", "destination")
-            )
+            sides = ("source", "destination")
+            operation.shown = tuple(Shown(answer[s], answer[f"{s}_version"], answer[f"{s}_balance"]) for s in sides)
         elif operation.operation == "read":
             operation.shown = (Shown(answer["id"], answer["version"], answer["balance"]),)

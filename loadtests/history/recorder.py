@@ -18,8 +18,7 @@ import platform
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from types import TracebackType
-from typing import NamedTuple, Self
+from typing import Any, NamedTuple, Self
 
 FORMAT = 1
 OK, FAIL, UNKNOWN = "ok", "fail", "unknown"
@@ -51,7 +50,7 @@ def outcome_of(status: int, response: str) -> str:
     return UNKNOWN
 
 
-def problem_of(response: str) -> dict[str, object]:
+def problem_of(response: str | bytes) -> dict[str, Any]:
     """Return the members of a problem document; none of what is no JSON object."""
     try:
         document = json.loads(response)
@@ -61,12 +60,22 @@ def problem_of(response: str) -> dict[str, object]:
 
 
 class Heard(NamedTuple):
-    """The answer to a request, or to an item of a bulk, and what it says of it; status 0 is no answer."""
+    """
+    The answer to a request, or to an item of a bulk, and what it says of it; status 0 is no answer.
+
+    `retry_after` are the seconds that it asks to wait for, where whoever has sent the request was told.
+    """
 
     status: int
     response: str
     replayed: bool
     outcome: str
+    retry_after: int = 0
+
+    @classmethod
+    def of(cls, status: int, response: str, replayed: bool = False, retry_after: int = 0) -> "Heard":
+        """Return an answer with what it says; without one, the response says why."""
+        return cls(status, response, replayed, outcome_of(status, response) if status else UNKNOWN, retry_after)
 
     @property
     def settled(self) -> bool:
@@ -106,9 +115,7 @@ class Recorder:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def invoke(
@@ -136,39 +143,19 @@ class Recorder:
         if self._bytes_max is not None and self._bytes > self._bytes_max:
             raise HistoryFullError(f"{self._file.name} has {self._bytes:,} bytes")
         self.operations += 1
-        self.write(
-            {
-                "event": "invoke",
-                "op": self.operations,
-                "at": self._clock(),
-                "process": process,
-                "operation": operation,
-                "ledger": ledger,
-                "key": key,
-                "path": path,
-                "request": request,
-            }
-        )
+        sent = {"operation": operation, "ledger": ledger, "key": key, "path": path, "request": request}
+        self._note("invoke", op=self.operations, process=process, **sent)
         self._file.flush()
         return self.operations
 
     def answered(self, operation: int, status: int, response: str, *, replayed: bool = False) -> Heard:
         """Note the answer to a request, byte for byte; with status 0 that there was none, *response* says why."""
+        heard = Heard.of(status, response, replayed)
         if status == 0:
             self.lost(operation, response)
-            return Heard(0, response, False, UNKNOWN)
-        outcome = outcome_of(status, response)
-        self.write(
-            {
-                "event": outcome,
-                "op": operation,
-                "at": self._clock(),
-                "status": status,
-                "replayed": replayed,
-                "response": response,
-            }
-        )
-        return Heard(status, response, replayed, outcome)
+        else:
+            self._note(heard.outcome, op=operation, status=status, replayed=replayed, response=response)
+        return heard
 
     def invoke_bulk(
         self, items: Sequence[tuple[str, str]], *, process: str, path: str, atomic: bool, ledger: str = ""
@@ -193,15 +180,18 @@ class Recorder:
 
     def lost(self, operation: int, reason: str) -> None:
         """Note that no answer came, so that the outcome is unknown for ever."""
-        self.write({"event": UNKNOWN, "op": operation, "at": self._clock(), "status": 0, "reason": reason})
+        self._note(UNKNOWN, op=operation, status=0, reason=reason)
 
     def mark(self, name: str) -> None:
         """Note that something begins or ends now: FAULTS_STARTED, FAULTS_STOPPED."""
-        self.write({"event": "mark", "at": self._clock(), "name": name})
+        self._note("mark", name=name)
 
     def gauge(self, name: str, value: float, growth_max: float = GROWTH_MAX) -> None:
         """Note a size that must be back, after all faults, to *growth_max* times what it was before the first."""
-        self.write({"event": "gauge", "at": self._clock(), "name": name, "value": value, "growth_max": growth_max})
+        self._note("gauge", name=name, value=value, growth_max=growth_max)
+
+    def _note(self, kind: str, **fields: object) -> None:
+        self.write({"event": kind, "at": self._clock(), **fields})
 
     def write(self, event: dict[str, object]) -> None:
         """Append one event."""

@@ -7,29 +7,21 @@ Exit codes: 0 every objective was met, 1 one was missed or a promise was broken,
 """
 
 import argparse
-import asyncio
-import math
 import os
 import sys
-import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-from loadtests.client import Client, ClientError
-from loadtests.history.model import HistoryError
-from loadtests.kit import objectives, report
-from loadtests.kit.catalogue import SCENARIOS, SHAPES
+from loadtests.arguments import not_negative, positive
+from loadtests.errors import FAILED, GOOD
+from loadtests.kit.catalogue import MEANINGS, SCENARIOS, SHAPES
 from loadtests.kit.plan import KEY_VARIABLE
-from loadtests.kit.process import LocustError
 from loadtests.kit.run import Place, run_scenario
-from loadtests.processes import PROJECT, ServerError, run_program
+from loadtests.processes import PROJECT, run_program
 from loadtests.screen import Screen
 from loadtests.servers import WARM_UP_SECONDS, own_server
 
-GOOD, MISSED, NOT_RUN = 0, 1, 2
-# Seconds between two reads of a cache that warms up.
-WARM_PAUSE_SECONDS = 0.2
 UI_PORT = 8089
 
 
@@ -48,27 +40,22 @@ def main(words: list[str] | None = None) -> int:
     if asked.ui is not None and len(names) > 1:
         parser.error("--ui shows one scenario; name it with --scenario")
     asked.bars = _bars(parser, asked.bar)
-    return run_program(_run(names, asked, Screen()))
+    return run_program("load", _run(names, asked, Screen()))
 
 
 async def _run(names: list[str], asked: argparse.Namespace, screen: Screen) -> int:
     failed = []
-    try:
-        async with _place(asked, screen) as place:
-            for name in names:
-                outcome = await run_scenario(name, place, asked, screen)
-                report.write(outcome)
-                for line in report.lines(outcome):
-                    screen.say(line)
-                if not outcome.good:
-                    failed.append(name)
-    except (ClientError, HistoryError, LocustError, ServerError) as error:
-        screen.say(f"load: {error}")
-        return NOT_RUN
+    async with _place(asked, screen) as place:
+        for name in names:
+            outcome = await run_scenario(name, place, asked, screen)
+            for line in outcome.write():
+                screen.say(line)
+            if not outcome.good:
+                failed.append(name)
     screen.say(f"{len(names) - len(failed)} of {len(names)} scenarios are good; reports are in {asked.reports}/")
     if failed:
         screen.say(f"missed: {', '.join(failed)}")
-    return MISSED if failed else GOOD
+    return FAILED if failed else GOOD
 
 
 @asynccontextmanager
@@ -80,11 +67,7 @@ async def _place(asked: argparse.Namespace, screen: Screen) -> AsyncIterator[Pla
     async with own_server() as server:
         if asked.warm_up:
             screen.say(f"warming up for {asked.warm_up:g} s: until then the cache is not read from")
-            async with Client(server.url, await server.create_key("reads")) as client:
-                until = time.monotonic() + asked.warm_up
-                while time.monotonic() < until:
-                    await client.get("/v1/accounts?limit=1")
-                    await asyncio.sleep(WARM_PAUSE_SECONDS)
+            await server.warm(await server.create_key("reads"), asked.warm_up)
         yield Place(server.url, server)
 
 
@@ -96,8 +79,8 @@ def _bars(parser: argparse.ArgumentParser, texts: list[str]) -> dict[str, float]
             bars[name] = float(value)
         except ValueError:
             parser.error(f"--bar is NAME=NUMBER, not {text}")
-        if name not in objectives.names():
-            parser.error(f"no objective is called {name}; there are {', '.join(objectives.names())}")
+        if name not in MEANINGS:
+            parser.error(f"no objective is called {name}; there are {', '.join(MEANINGS)}")
     return bars
 
 
@@ -112,40 +95,21 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
-    add(
-        "--scenario",
-        action="append",
-        default=[],
-        metavar="NAME",
-        help="one or more, by commas; without it, all, but no flood with --host",
-    )
+    some = "one or more, by commas; without it, all, but no flood with --host"
+    add("--scenario", action="append", default=[], metavar="NAME", help=some)
     add("--host", metavar="URL", help=f"your server; its key comes in {KEY_VARIABLE}")
-    add("--users", type=_positive, help="at once, at most")
-    add("--pace", type=_not_negative, help="requests of one user a second; 0 is as fast as answers come")
-    add("--seconds", type=_not_negative, help="of each scenario")
+    add("--users", type=positive, help="at once, at most")
+    add("--pace", type=not_negative, help="requests of one user a second; 0 is as fast as answers come")
+    add("--seconds", type=not_negative, help="of each scenario")
     add("--shape", choices=SHAPES, default="steady")
-    add("--processes", type=_positive, default=1, help="that the users are spread over; one uses one core")
+    add("--processes", type=positive, default=1, help="that the users are spread over; one uses one core")
     add("--ui", type=int, nargs="?", const=UI_PORT, metavar="PORT", help=f"locust's web UI on this machine ({UI_PORT})")
     add("--bar", action="append", default=[], metavar="NAME=NUMBER", help="another bar: p99_ms=200")
-    add("--burst", type=_positive, help="of the key, for a flood with --host, where the key has not been idle")
+    add("--burst", type=positive, help="of the key, for a flood with --host, where the key has not been idle")
     add("--seed", type=int, default=1, help="of what the users choose")
-    add("--warm-up", type=_not_negative, default=WARM_UP_SECONDS, help="seconds, of a server of its own")
+    add("--warm-up", type=not_negative, default=WARM_UP_SECONDS, help="seconds, of a server of its own")
     add("--reports", type=Path, default=PROJECT / "reports", help="folder, one in it for each scenario")
     return parser
-
-
-def _positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError("at least 1")
-    return number
-
-
-def _not_negative(text: str) -> float:
-    number = float(text)
-    if not 0 <= number < math.inf:
-        raise argparse.ArgumentTypeError("not negative")
-    return number
 
 
 if __name__ == "__main__":

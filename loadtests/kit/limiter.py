@@ -5,20 +5,32 @@ import re
 import time
 from collections.abc import Mapping
 
-from loadtests.client import Answer, Client
+from loadtests.client import Client, UnexpectedAnswer
 from loadtests.history.model import Operation
 from loadtests.kit.plan import Limit
 
 _POLICY = re.compile(r'"default";q=(\d+);w=(\d+)')
 _LEFT = re.compile(r'"default";r=(\d+)')
-# Times that Retry-After is waited for, and requests that are sent each time to be told to wait.
+# Times that Retry-After is waited for.
 PROBES = 3
-PROBE_REQUESTS_MAX = 20_000
-# Seconds of those: one connection must use up the tokens faster than they come.
+# Seconds in which to be told to wait each time: one connection must use up the tokens faster than they come.
 PROBE_SECONDS_MAX = 10.0
 # Seconds of a Retry-After that are waited for: longer ones are not judged.
 WAIT_SECONDS_MAX = 120.0
 _PATH = "/v1/accounts?limit=1"
+
+
+async def ask_limit(client: Client) -> Limit | None:
+    """
+    Return the limit of a key that has been idle; None where the server tells none.
+
+    Raises:
+        ClientError: The server cannot be reached, or does not take the key.
+    """
+    answer = await client.ask("GET", _PATH)
+    if answer.status != 200:
+        raise UnexpectedAnswer("the first request with this key was", answer.status, answer.problem)
+    return limit_of(answer.headers)
 
 
 def limit_of(headers: Mapping[str, str]) -> Limit | None:
@@ -65,21 +77,13 @@ async def probe(client: Client) -> dict[str, float]:
     """
     true = 0
     for _ in range(PROBES):
-        refusal = await _refused(client)
+        deadline = time.monotonic() + PROBE_SECONDS_MAX
+        while (answer := await client.ask("GET", _PATH)).status != 429:
+            if time.monotonic() > deadline:
+                return {}
         # Without the header the wait is 0 s, which is not long enough.
-        if refusal is None or refusal.retry_after > WAIT_SECONDS_MAX:
+        if answer.retry_after > WAIT_SECONDS_MAX:
             return {}
-        await asyncio.sleep(refusal.retry_after)
+        await asyncio.sleep(answer.retry_after)
         true += (await client.ask("GET", _PATH)).status == 200
     return {"retry_after_true": true / PROBES}
-
-
-async def _refused(client: Client) -> Answer | None:
-    deadline = time.monotonic() + PROBE_SECONDS_MAX
-    for _ in range(PROBE_REQUESTS_MAX):
-        answer = await client.ask("GET", _PATH)
-        if answer.status == 429:
-            return answer
-        if time.monotonic() > deadline:
-            break
-    return None

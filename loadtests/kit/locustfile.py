@@ -8,26 +8,29 @@ import atexit
 import json
 import random
 import signal
-import time
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import gevent
+import locust.stats
 from locust import events
 from locust.runners import WorkerRunner
 
+from loadtests.figures import quantile
 from loadtests.kit import load_shapes
-from loadtests.kit.plan import PROGRESS
-from loadtests.kit.scenarios import USERS
-from loadtests.kit.stats import figures, merged, percentile
-from loadtests.kit.users import PLAN, Notes
+from loadtests.kit.catalogue import PERCENTILES
+from loadtests.kit.users import PLAN, Notes, ScenarioUser
 
-# Seconds between two lines of progress.
-PROGRESS_SECONDS = 1.0
+# What locust looks for in this file; and a shape, below.
+__all__ = ["ScenarioUser"]
+# The end of the names that stand apart: `... (limited)`, `... (answer lost)`.
+APART = ")"
 
+# Seconds: whoever shows how far the run is reads it in the file of statistics.
+locust.stats.CSV_STATS_FLUSH_INTERVAL_SEC = 1
 # Locust chooses the tasks of all users with it.
 random.seed(PLAN.seed)
-ScenarioUser = USERS[PLAN.scenario]
 if PLAN.shape != "steady":
     LoadShape = load_shapes.Knee if PLAN.shape == "knee" else load_shapes.Curve
 
@@ -37,29 +40,9 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @events.init.add_listener
-def show_progress(environment: Any, **_: Any) -> None:
-    """Print how far the run is, in the one process that knows it all."""
-    if not isinstance(environment.runner, WorkerRunner):
-        gevent.spawn(_progress, environment)
-
-
-def _progress(environment: Any) -> None:
-    began = None
-    while True:
-        gevent.sleep(PROGRESS_SECONDS)
-        runner, total = environment.runner, environment.stats.total
-        if runner.user_count == 0:
-            began = None
-            continue
-        began = began or time.monotonic()
-        apart = total.num_requests - sum(merged(environment.stats.entries).values())
-        print(
-            f"{PROGRESS}{PLAN.scenario}: {time.monotonic() - began:.0f} of {PLAN.seconds:.0f} s,"
-            f" {runner.user_count} users, {total.current_rps:,.0f} requests/s,"
-            f" p95 {percentile(merged(environment.stats.entries), 0.95):.0f} ms,"
-            f" {total.num_failures} failed, {apart} limited or not listened for",
-            flush=True,
-        )
+def look_at_the_clock(**_: Any) -> None:
+    """Let gevent see what time it is: a run begins now, not when the imports above did, which may take seconds."""
+    gevent.get_hub().loop.update_now()
 
 
 @events.quitting.add_listener
@@ -71,7 +54,21 @@ def write_figures(environment: Any, **_: Any) -> None:
     Notes.close()
     if isinstance(environment.runner, WorkerRunner):
         return
-    found = figures(environment.stats.entries, len(environment.runner.exceptions))
+    entries = environment.stats.entries.values()
+    times: Counter[float] = Counter()
+    for entry in entries:
+        if not entry.name.endswith(APART):
+            times.update(entry.response_times)
+    ordered = sorted(times.elements())
+    requests = sum(entry.num_requests for entry in entries)
+    failures = sum(entry.num_failures for entry in entries)
+    found = {
+        "requests": requests,
+        "failures": failures,
+        "error_rate": failures / requests if requests else 1.0,
+        "exceptions": len(environment.runner.exceptions),
+        **{name: quantile(ordered, share) for name, share in PERCENTILES.items()},
+    }
     (Path(PLAN.folder) / "figures.json").write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
     # Failures are judged by their share, not by locust.
     environment.process_exit_code = 0

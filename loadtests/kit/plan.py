@@ -9,13 +9,6 @@ from typing import NamedTuple
 # Names of the environment: where the plan is, and the API key, which is never written to a file.
 PLAN_VARIABLE = "TALLYSTICK_LOAD_PLAN"
 KEY_VARIABLE = "LEDGER_LOAD_KEY"
-# What a line of progress begins with, among everything else that locust says.
-PROGRESS = "progress: "
-CURRENCY = "EUR"
-# Minor units on every account before the run: far more than it can spend, so that refusals are those asked for.
-OPENING_BALANCE = 1_000_000_000
-# What no account can pay.
-TOO_MUCH = 10**15
 
 
 class Limit(NamedTuple):
@@ -48,7 +41,7 @@ class Plan:
     seconds: float
     shape: str
     seed: int
-    accounts: int
+    size: int
     folder: str
     limit: Limit | None = None
 
@@ -62,9 +55,10 @@ class Plan:
         """The account that may go below zero, out of which the others were filled."""
         return f"{self.prefix}world"
 
-    def account(self, number: int) -> str:
-        """Return the id of an account; 0 is the busiest."""
-        return f"{self.prefix}{number}"
+    @property
+    def accounts(self) -> list[str]:
+        """The others: as many as its size says, the busiest first."""
+        return [f"{self.prefix}{number}" for number in range(self.size)]
 
     def write(self, path: Path) -> None:
         """Write it for `read`."""

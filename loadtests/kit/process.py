@@ -1,14 +1,16 @@
-"""Locust as a process of its own: started, listened to, ended."""
+"""Locust as a process of its own: started, watched, ended."""
 
 import asyncio
-import contextlib
+import csv
+import math
 import os
 import signal
 import sys
+import time
 from pathlib import Path
 
-from loadtests.kit.plan import KEY_VARIABLE, PLAN_VARIABLE, PROGRESS, Plan
-from loadtests.processes import HOST, PROJECT, free_port, tail
+from loadtests.kit.plan import KEY_VARIABLE, PLAN_VARIABLE, Plan
+from loadtests.processes import HOST, PROJECT, Program, ServerError, free_port, spawn, tail
 from loadtests.screen import Screen
 
 HERE = Path(__file__).resolve().parent
@@ -18,14 +20,10 @@ MARGIN_SECONDS = 90.0
 FINISH_SECONDS = 45
 # Seconds between being told to end and being ended.
 END_SECONDS_MAX = 60.0
-# Seconds between its last word and its end: its workers go first.
-EXIT_SECONDS_MAX = 15.0
 # Users that start in a second.
 SPAWN_RATE = 50
-
-
-class LocustError(Exception):
-    """Locust did not do what it was started for; the message says where its words are."""
+# Seconds between two looks at how far it is.
+LOOK_SECONDS = 0.5
 
 
 def command(plan: Plan, processes: int, ui_port: int | None) -> list[str]:
@@ -57,72 +55,54 @@ def command(plan: Plan, processes: int, ui_port: int | None) -> list[str]:
 
 async def run_locust(plan: Plan, key: str, processes: int, ui_port: int | None, screen: Screen) -> None:
     """
-    Run the users of a plan; what locust says is in `console.log`, but for its progress, which is shown.
+    Run the users of a plan; what locust says is in `console.log`.
 
     Without a UI it ends by itself, or is ended after a bounded time; with one, when it is interrupted.
 
     Raises:
-        LocustError: It failed, or did not end in time.
+        ServerError: It failed, or did not end in time.
     """
-    log = Path(plan.folder) / "console.log"
-    process = await asyncio.create_subprocess_exec(
-        *command(plan, processes, ui_port),
-        env={
-            **os.environ,
-            PLAN_VARIABLE: str(Path(plan.folder) / "plan.json"),
-            KEY_VARIABLE: key,
-            "PYTHONPATH": str(PROJECT),
-            "PYTHONUNBUFFERED": "1",
-        },
-        stdin=asyncio.subprocess.DEVNULL,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.STDOUT,
-        # Ctrl-C in a terminal reaches a whole group; locust is then told by us, once, and reports.
-        start_new_session=True,
-    )
+    folder = Path(plan.folder)
+    variables = {PLAN_VARIABLE: str(folder / "plan.json"), KEY_VARIABLE: key, "PYTHONPATH": str(PROJECT)}
+    locust = Program(spawn(command(plan, processes, ui_port), folder / "console.log", {**os.environ, **variables}))
     if ui_port is not None:
         screen.say(f"web UI: http://{HOST}:{ui_port}/   Ctrl-C ends the run and checks it")
-    seconds = None if ui_port is not None else plan.seconds + MARGIN_SECONDS
-    listening = asyncio.create_task(_listen(process, log, screen))
     try:
-        await _until_ended(process, listening, seconds, screen)
-    finally:
-        if process.returncode is None:
-            with contextlib.suppress(ProcessLookupError):
-                # The group is locust's alone, its workers in it; its id is the process's.
-                os.killpg(process.pid, signal.SIGKILL)
-        await asyncio.gather(process.wait(), listening)
-    if process.returncode != 0 or not (Path(plan.folder) / "figures.json").exists():
-        raise LocustError(f"locust failed (exit {process.returncode}; -9 is after {seconds} s):\n{tail(log)}")
-
-
-async def _listen(process: asyncio.subprocess.Process, log: Path, screen: Screen) -> None:
-    """Show locust's progress and keep what else it says, until it ends."""
-    assert process.stdout is not None
-    with log.open("wb") as said:
-        async for line in process.stdout:
-            if line.startswith(PROGRESS.encode()):
-                screen.progress(line.decode().removeprefix(PROGRESS).rstrip())
-            else:
-                said.write(line)
-                said.flush()
-
-
-async def _until_ended(
-    process: asyncio.subprocess.Process, listening: "asyncio.Task[None]", seconds: float | None, screen: Screen
-) -> None:
-    """Return when locust has ended, is overdue, or has been interrupted by whoever started us and has reported."""
-    try:
-        await asyncio.wait([listening], timeout=seconds)
+        seconds = math.inf if ui_port is not None else plan.seconds + MARGIN_SECONDS
+        await _watch(locust, plan, seconds, screen)
     except asyncio.CancelledError:
         task = asyncio.current_task()
         assert task is not None
         task.uncancel()
         screen.say("stopping; what has been promised so far is checked")
         # Not SIGTERM: locust writes no report then.
-        process.send_signal(signal.SIGINT)
-        await asyncio.wait([listening], timeout=END_SECONDS_MAX)
-    # Between its last word and its end its workers go.
-    with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout(EXIT_SECONDS_MAX if listening.done() else 0):
-            await process.wait()
+        await locust.end(signal.SIGINT, END_SECONDS_MAX)
+    finally:
+        await locust.end(signal.SIGINT, 0.0)
+    if locust.code != 0 or not (folder / "figures.json").exists():
+        raise ServerError(f"locust failed (exit {locust.code}; -9: it did not end):\n{tail(folder / 'console.log')}")
+
+
+async def _watch(locust: Program, plan: Plan, seconds: float, screen: Screen) -> None:
+    """Show how far locust is until it ends, or that time is over."""
+    deadline = time.monotonic() + seconds
+    while not locust.ended and time.monotonic() < deadline:
+        await asyncio.sleep(LOOK_SECONDS)
+        if found := _progress(plan):
+            screen.progress(f"{plan.scenario}: {found}")
+
+
+def _progress(plan: Plan) -> str:
+    """Return what locust's file of statistics says at last of all requests; nothing where there are no users yet."""
+    history = Path(plan.folder) / "stats_stats_history.csv"
+    if not history.exists():
+        return ""
+    with history.open(encoding="utf-8", newline="") as lines:
+        # The last line may be half written.
+        whole = (row for row in csv.DictReader(lines) if row["Total Failure Count"])
+        rows = [row for row in whole if row["Name"] == "Aggregated" and row["User Count"] != "0"]
+    if not rows:
+        return ""
+    row, elapsed = rows[-1], int(rows[-1]["Timestamp"]) - int(rows[0]["Timestamp"])
+    rates = f"{row['User Count']} users, {float(row['Requests/s']):,.0f} requests/s, p95 {row['95%']} ms"
+    return f"{elapsed} of {plan.seconds:.0f} s, {rates}, {row['Total Failure Count']} failed"

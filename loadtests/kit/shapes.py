@@ -1,12 +1,14 @@
 """How many users there are at an instant of a run, and when a run is over."""
 
+import itertools
 from typing import NamedTuple
 
-# Of the users, before and after a spike; and of the run, before it starts and while it lasts.
-SPIKE_BASE = 0.2
-SPIKE_BEGINS, SPIKE_ENDS = 0.4, 0.6
-# Of a soak, the part in which its users come.
-SOAK_RAMP = 0.1
+# Shares of the run, and of the users that there are then; in between as many more as time has passed.
+CURVES = {
+    "ramp": ((0.0, 0.0), (1.0, 1.0)),
+    "spike": ((0.0, 0.2), (0.4, 0.2), (0.4, 1.0), (0.6, 1.0), (0.6, 0.2), (1.0, 0.2)),
+    "soak": ((0.0, 0.0), (0.1, 1.0), (1.0, 1.0)),
+}
 # Steps of a search for the knee: users double with each.
 KNEE_STEPS = 8
 # More answers a second than the best step so far by less than this: the knee has been passed.
@@ -20,18 +22,17 @@ def users_at(shape: str, users: int, seconds: float, elapsed: float) -> int | No
     Return how many users there are after *elapsed* of *seconds*; None when the run is over.
 
     Args:
-        shape: `ramp`, `spike` or `soak`.
+        shape: One of `CURVES`.
 
         users: The most there are.
     """
     if elapsed >= seconds:
         return None
-    share = elapsed / seconds
-    if shape == "ramp":
-        return max(1, round(users * share))
-    if shape == "spike":
-        return users if SPIKE_BEGINS <= share < SPIKE_ENDS else max(1, round(users * SPIKE_BASE))
-    return max(1, round(users * min(1.0, share / SOAK_RAMP)))
+    now = elapsed / seconds
+    for (start, before), (end, after) in itertools.pairwise(CURVES[shape]):
+        if start <= now < end:
+            return max(1, round(users * (before + (after - before) * (now - start) / (end - start))))
+    return users
 
 
 class Step(NamedTuple):

@@ -1,31 +1,28 @@
-"""What all virtual users can do: send, write down what they sent and heard, and ask again until they know."""
+"""The virtual users of locust: what those of each scenario do, and how their requests are sent."""
 
 import http.client
 import itertools
+import math
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
-from urllib.parse import quote, urlsplit
+from typing import Any, TypeVar
+from urllib.parse import urlsplit
 
 import gevent
 from locust import FastHttpUser, constant, constant_throughput
 from locust.exception import StopUser
 from locust.user.task import LOCUST_STATE_STOPPING, LOCUST_STATE_WAITING
 
-from loadtests.history.recorder import NOT_NOW, OK, HistoryFullError, Recorder, problem_of
+from loadtests.history.recorder import OK, Heard, HistoryFullError, Recorder, outcome_of, problem_of
 from loadtests.kit.plan import KEY_VARIABLE, from_environment
-from loadtests.kit.traffic import Traffic, body_of, transfer
+from loadtests.payers import Act, Habits, Payer, Request
 
 PLAN = from_environment()
-TRANSFERS = "/v1/transfers"
+HABITS = Habits(amount_max=500, items=20, at_once=3, pause_max=3.0, again_one_in=4, lose_one_in=20)
 # Seconds for one answer: above the server's own deadlines, so that it and not our impatience decides.
 ANSWER_SECONDS_MAX = 30.0
-# Sendings of one request until its outcome must be known, and seconds between them: what the answer says, within these.
-# A user that is going home waits no longer for an hour's `Retry-After` than for a busy server.
-SENDINGS_MAX = 20
-PAUSE_SECONDS, PAUSE_SECONDS_MAX = 0.1, 3.0
 # Seconds after sending within which a lost answer's connection is closed: before, while and after it is executed.
 LISTENED_SECONDS_MAX = 0.02
 # Bytes of the history of one process; a payment and its answer take about 900. The check holds it in memory.
@@ -34,22 +31,17 @@ T = TypeVar("T")
 _numbers = itertools.count(1)
 
 
-class Answer(NamedTuple):
-    """What came back; status 0 is no answer. `settled` tells that the same key will never be answered otherwise."""
-
-    status: int
-    retry_after: str
-    settled: bool
-
-
-def wait_of(retry_after: str | None) -> float:
-    """Return the seconds between two sendings: what a `Retry-After` asks for, within bounds."""
-    asked = float(retry_after) if retry_after is not None and retry_after.isdigit() else 0.0
-    return min(PAUSE_SECONDS_MAX, max(PAUSE_SECONDS, asked))
+def finished(steps: Coroutine[Any, Any, T]) -> T:
+    """Return what a coroutine comes to whose wire has done all that it asks for when it is asked, as under gevent."""
+    try:
+        steps.send(None)
+    except StopIteration as done:
+        return done.value  # type: ignore[no-any-return]  # of the coroutine
+    raise RuntimeError("a coroutine of a virtual user waits by itself")
 
 
 class Notes:
-    """The history of this process: opened with its first request, closed when locust quits."""
+    """The history of this process: opened with its first user, closed when locust quits."""
 
     recorder: Recorder | None = None
 
@@ -70,9 +62,8 @@ class Notes:
 
 
 class LedgerUser(FastHttpUser):
-    """A user with one API key and many payments; scenarios say what it does."""
+    """A user with one API key and many payments; what it does is in `SCENARIOS`."""
 
-    abstract = True
     # A key is sent: only to whom the certificate names.
     insecure = False
     network_timeout = ANSWER_SECONDS_MAX
@@ -85,9 +76,14 @@ class LedgerUser(FastHttpUser):
         """Give the user its name and its choices."""
         number = next(_numbers)
         worker = getattr(self.environment.runner, "worker_index", 0)
-        self.name = f"{os.getpid()}-{number}"
-        self.traffic = Traffic(PLAN, f"{worker}-{number}")
-        self._keys = itertools.count(1)
+        name = f"{os.getpid()}-{number}"
+        self.payer = Payer(
+            *(self, Notes.open(), name),
+            prefix=f"{PLAN.run}-{name}-",
+            accounts=PLAN.accounts,
+            habits=HABITS,
+            seed=f"{PLAN.seed}:{PLAN.scenario}:{worker}-{number}",
+        )
         self._headers = {
             "Authorization": f"Bearer {os.environ[KEY_VARIABLE]}",
             "Content-Type": "application/json",
@@ -103,134 +99,100 @@ class LedgerUser(FastHttpUser):
         stopped: bool = super().stop(force)
         return stopped
 
-    def new_key(self) -> str:
-        """Return an idempotency key that nobody has used."""
-        return f"{PLAN.run}-{self.name}-{next(self._keys)}"
-
-    def pay(
-        self, pair: tuple[str, str], amount: int, *, lose: bool = False, again: bool = False, refused: bool = False
-    ) -> Answer:
-        """
-        Send a payment until its outcome is known.
-
-        Args:
-            lose: Whether to close the connection on the first answer.
-
-            again: Whether to ask once more when it is known: the answer must be the same.
-
-            refused: Whether a refusal is what is expected.
-        """
-        key = self.new_key()
-        body = body_of(transfer(*pair, amount, key))
-        if lose:
-            self.send_deaf(key, body)
-        if again:
-            self.insist(key, body, refused=refused)
-        return self.insist(key, body, refused=refused)
-
-    def insist(self, key: str, body: str, *, refused: bool = False) -> Answer:
-        """Send the same request until it has the answer that its key has for ever; bounded by SENDINGS_MAX."""
-        answer = Answer(0, "", settled=False)
-        for _ in range(SENDINGS_MAX):
-            answer = self.send_transfer(key, body, expected=(409,) if refused else ())
-            if answer.settled:
-                break
-            gevent.sleep(wait_of(answer.retry_after))
-        return answer
-
-    def send_transfer(
-        self, key: str, body: str, *, process: str = "", name: str = TRANSFERS, expected: tuple[int, ...] = ()
-    ) -> Answer:
-        """Send a payment once; statuses that are *expected* are no failures, and 429 then has a name of its own."""
-        number = self._invoke("transfer", TRANSFERS, key, body, process)
-        with self.client.post(
-            TRANSFERS,
-            data=body,
-            headers={**self._headers, "Idempotency-Key": key},
-            name=name,
-            catch_response=True,
-        ) as response:
-            answer = self._heard(number, response)
-            if answer.status in expected:
-                if answer.status == 429:
-                    response.request_meta["name"] = f"{name} (limited)"
+    async def send(self, request: Request) -> Heard:
+        """Send a request, and fail what is no success and was not expected; 429 that was has a name of its own."""
+        path, body, method = request.path, request.body or None, "POST" if request.body else "GET"
+        headers = {**self._headers, **({"Idempotency-Key": request.key} if request.key else {})}
+        # All accounts are one line of the statistics, and so are all keys.
+        name = path if body else f"{path.rpartition('/')[0]}/ID"
+        with self.client.request(method, path, data=body, headers=headers, name=name, catch_response=True) as response:
+            status, text = response.status_code or 0, response.text or ""
+            if status in request.expected or (status and outcome_of(status, text) == OK):
+                if status == 429:
+                    response.request_meta["name"] = f"{path} (limited)"
                 response.success()
-            return answer
+            else:
+                response.failure(f"{status} {problem_of(text).get('code', '') or response.error or ''}".rstrip())
+            told = response.headers or {}
+            retry_after = told.get("Retry-After") or ""
+            wait = int(retry_after) if retry_after.isdigit() else 0
+            return Heard.of(status, text if status else "no answer", told.get("Idempotent-Replayed") == "true", wait)
 
-    def send_deaf(self, key: str, body: str) -> None:
+    async def send_deaf(self, request: Request) -> None:
         """Send a payment and close the connection without an answer."""
-        number = self._invoke("transfer", TRANSFERS, key, body)
         began = time.monotonic()
         address = urlsplit(PLAN.url)
-        tls = address.scheme == "https"
-        kind = http.client.HTTPSConnection if tls else http.client.HTTPConnection
+        kind = http.client.HTTPSConnection if address.scheme == "https" else http.client.HTTPConnection
         connection = kind(address.hostname or "", address.port, timeout=ANSWER_SECONDS_MAX)
         failed: OSError | None = None
         try:
-            connection.request("POST", TRANSFERS, body, {**self._headers, "Idempotency-Key": key})
-            gevent.sleep(self.traffic.random.uniform(0, LISTENED_SECONDS_MAX))
+            connection.request("POST", request.path, request.body, {**self._headers, "Idempotency-Key": request.key})
+            gevent.sleep(self.payer.dice.uniform(0, LISTENED_SECONDS_MAX))
         except OSError as error:
             failed = error
         finally:
             connection.close()
-        Notes.open().lost(number, "not listened for")
         self.environment.events.request.fire(
             request_type="POST",
-            name=f"{TRANSFERS} (answer lost)",
+            name=f"{request.path} (answer lost)",
             response_time=(time.monotonic() - began) * 1e3,
             response_length=0,
             exception=failed,
             context={},
         )
 
-    def read(self, account: str) -> None:
-        """Read an account."""
-        path = f"/v1/accounts/{quote(account, safe='')}"
-        number = self._invoke("read", path)
-        with self.client.get(path, headers=self._headers, name="/v1/accounts/ID", catch_response=True) as response:
-            self._heard(number, response)
+    async def pause(self, seconds: float) -> None:
+        """Let other users run."""
+        gevent.sleep(seconds)
 
-    def send_bulk(self, items: list[tuple[str, dict[str, object]]], *, atomic: bool) -> None:
-        """Send transfers with their keys in one request, again where it was not answered; bounded."""
-        path = f"{TRANSFERS}/bulk"
-        noted = [(key, body_of(fields)) for key, fields in items]
-        sent = body_of({"atomic": atomic, "transfers": [{"key": key, **fields} for key, fields in items]})
-        for _ in range(SENDINGS_MAX):
-            numbers = self._noted(lambda: Notes.open().invoke_bulk(noted, process=self.name, path=path, atomic=atomic))
-            with self.client.post(path, data=sent, headers=self._headers, name=path, catch_response=True) as response:
-                status, text = response.status_code or 0, response.text or ""
-                answers = Notes.open().answered_bulk(numbers, status, text)
-                if status == 200:
-                    wrong = {answer.status for answer in answers} - {201}
-                    if wrong:
-                        response.failure(f"items were answered {sorted(wrong)}")
-                    return
-                response.failure(f"{status} {problem_of(text).get('code', '')}")
-                if status not in NOT_NOW and 0 < status < 500:
-                    return
-                wait = wait_of((response.headers or {}).get("Retry-After"))
-            gevent.sleep(wait)
+    async def together(self, sendings: Sequence[Coroutine[Any, Any, Heard]]) -> list[Heard]:
+        """Send at once, each on a connection of its own."""
+        running = [gevent.spawn(finished, sending) for sending in sendings]
+        gevent.joinall(running, timeout=2 * ANSWER_SECONDS_MAX)
+        return [each.value for each in running if each.value is not None]
 
-    def _invoke(self, operation: str, path: str, key: str = "", body: str = "", process: str = "") -> int:
-        who = process or self.name
-        return self._noted(lambda: Notes.open().invoke(operation, process=who, path=path, key=key, request=body))
 
-    def _noted(self, note: Callable[[], T]) -> T:
+async def flood(payer: Payer) -> None:
+    """Send a payment once. A 429 must say when there is room again, which is when the next token comes."""
+    heard = await payer.transfer(*payer.payment(payer.pair()), expected=(429,))
+    if heard.status == 429 and PLAN.limit is not None:
+        latest = math.ceil(1 / PLAN.limit.rate)
+        if not 1 <= heard.retry_after <= latest:
+            raise AssertionError(f"429 with Retry-After {heard.retry_after}, not 1 to {latest}")
+
+
+# What the users of each scenario do, and how often.
+SCENARIOS: dict[str, dict[Act, int]] = {
+    "reads": {Payer.read: 9, Payer.pay_and_read: 1},
+    "payments": {Payer.pay: 98, Payer.overdraw: 2},
+    "retry_storm": {Payer.storm: 1},
+    "hot_account": {Payer.pay_hot: 1, Payer.pay: 9},
+    "flood": {flood: 1},
+    "mixed": {
+        Payer.pay: 63,
+        Payer.pay_hot: 8,
+        Payer.read: 20,
+        Payer.pay_and_read: 3,
+        Payer.overdraw: 1,
+        Payer.confuse: 5,
+    },
+    "bulk": {Payer.bulk: 1, Payer.atomic: 1},
+}
+
+
+def _task(act: Act) -> Callable[[LedgerUser], None]:
+    def task(user: LedgerUser) -> None:
         try:
-            return note()
+            finished(act(user.payer))
         except HistoryFullError as error:
             # Nothing may be sent that nobody will check.
             (Path(PLAN.folder) / "full").write_text(f"{error}\n", encoding="utf-8")
             raise StopUser from error
 
-    def _heard(self, number: int, response: Any) -> Answer:
-        """Note an answer, and fail what is no success."""
-        status, body = response.status_code or 0, response.text or ""
-        headers = response.headers or {}
-        replayed = headers.get("Idempotent-Replayed") == "true"
-        heard = Notes.open().answered(number, status, body if status else "no answer", replayed=replayed)
-        if heard.outcome == OK:
-            response.success()
-        else:
-            response.failure(f"{status} {problem_of(body).get('code', '') or response.error or ''}".rstrip())
-        return Answer(status, headers.get("Retry-After") or "", heard.settled)
+    return task
+
+
+class ScenarioUser(LedgerUser):
+    """A user of the scenario that the plan names."""
+
+    tasks = {_task(act): weight for act, weight in SCENARIOS[PLAN.scenario].items()}  # noqa: RUF012 -- of locust

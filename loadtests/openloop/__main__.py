@@ -6,86 +6,28 @@
 """
 
 import argparse
-import json
 import sys
-from collections.abc import Callable
-from pathlib import Path
 
 import uvloop
 
-from loadtests.client import ClientError
-from loadtests.openloop import connections, neighbour, overload, replay
-from loadtests.openloop.generator import Task, TooManyFilesError, allow_files, generate, new_run, prepare
-from loadtests.openloop.results import LAG_MAX_MS, Results
-from loadtests.openloop.workloads import NAMES
-from loadtests.processes import ServerError, run_program
+from loadtests.openloop import connections, fixed, neighbour, overload, replay
+from loadtests.processes import run_program
 
-NOT_RUN = 2
-PROGRAMS: dict[str, Callable[[list[str]], int]] = {
-    "overload": overload.main,
-    "connections": connections.main,
-    "neighbour": neighbour.main,
-    "replay": replay.main,
-}
+PROGRAMS = {"overload": overload, "connections": connections, "neighbour": neighbour, "replay": replay}
 
 
 def main(words: list[str]) -> int:
     """Run the program that the first word names; without one, send a fixed load."""
-    program = PROGRAMS.get(words[0]) if words else None
-    try:
-        return fixed(words) if program is None else program(words[1:])
-    except (ClientError, ServerError, TooManyFilesError) as error:
-        print(f"{'openloop' if program is None else words[0]}: {error}", file=sys.stderr)
-        return NOT_RUN
-
-
-def fixed(words: list[str]) -> int:
-    """Run, print the figures; 1 when the generator could not keep up with itself."""
+    named = bool(words) and words[0] in PROGRAMS
+    name = words[0] if named else "openloop"
     parser = argparse.ArgumentParser(
-        prog="python -m loadtests.openloop", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog=f"make {name}" if named else "python -m loadtests.openloop",
+        description=(PROGRAMS[name] if named else sys.modules[__name__]).__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--url", required=True, help="of the server: http://HOST:PORT")
-    parser.add_argument("--key", required=True, help="an API key with the role write")
-    parser.add_argument("--rate", type=float, help="requests a second; without it as fast as answers come")
-    parser.add_argument("--seconds", type=float, default=10.0)
-    parser.add_argument("--connections", type=int, default=256)
-    parser.add_argument("--accounts", type=int, default=1_000, help="made if they do not exist")
-    parser.add_argument("--workload", choices=NAMES, default="mixed")
-    parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--json", type=Path, help="file for the figures")
-    return run_program(_run(parser.parse_args(words)), uvloop.new_event_loop)
-
-
-async def _run(arguments: argparse.Namespace) -> int:
-    allow_files(arguments.connections)
-    target = await prepare(arguments.url, [arguments.key], arguments.accounts)
-    run = new_run()
-    print(f"run {run}, seed {arguments.seed}, {arguments.connections} connections", file=sys.stderr)
-
-    def tick(results: Results) -> None:
-        print(f"due {results.due}, good {results.good}, refused {results.refused}", file=sys.stderr)
-
-    results = await generate(
-        Task(
-            target,
-            arguments.workload,
-            arguments.connections,
-            arguments.seconds,
-            arguments.rate,
-            arguments.seed,
-            run,
-        ),
-        tick=tick,
-    )
-    summary = results.summary()
-    text = json.dumps({**summary._asdict(), "retry_after": dict(results.retry_after)}, indent=2)
-    if arguments.json is not None:
-        arguments.json.write_text(text + "\n", encoding="utf-8")
-    print(text)
-    if summary.late_generator:
-        late = f"the generator was late by {summary.lag_p99} ms, more than {LAG_MAX_MS:g}: this run does not count"
-        print(late, file=sys.stderr)
-    return 1 if summary.late_generator else 0
+    program = PROGRAMS.get(name, fixed)
+    program.options(parser)
+    return run_program(name, program.run(parser.parse_args(words[named:])), uvloop.new_event_loop)
 
 
 if __name__ == "__main__":

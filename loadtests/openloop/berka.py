@@ -10,8 +10,11 @@ import gzip
 import io
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Annotated, Literal
 
 import msgspec
+
+from loadtests.errors import NotRunError
 
 CURRENCY = "CZK"
 ROUNDING = "rounding"
@@ -38,22 +41,8 @@ COUNTER_ACCOUNTS = {
     ("PREVOD NA UCET", "UVER"): PARTNER_BANK,  # loan instalment
 }
 
-COLUMNS = (
-    "seq",
-    "trans_id",
-    "account_id",
-    "date",
-    "sign",
-    "amount_cents",
-    "bank_balance_cents",
-    "rounding_cents",
-    "operation",
-    "k_symbol",
-    "partner_bank",
-)
 
-
-class DataError(Exception):
+class DataError(NotRunError):
     """The data file is absent, is not the expected CSV, or has a row that has no meaning here."""
 
 
@@ -66,51 +55,70 @@ class Transfer(msgspec.Struct, frozen=True):
     amount: int
     reference: str
     metadata: dict[str, str]
+    currency: str = CURRENCY
 
     def fields(self) -> dict[str, object]:
         """The body of `POST /v1/transfers`; the same transfer always gives the same fields."""
-        return {
-            "source": self.source,
-            "destination": self.destination,
-            "amount": self.amount,
-            "currency": CURRENCY,
-            "reference": self.reference,
-            "metadata": self.metadata,
-        }
+        return {name: value for name, value in msgspec.structs.asdict(self).items() if name != "key"}
 
 
 class Row(msgspec.Struct, frozen=True):
-    """One line of the bank's books; *number* counts the rows of the file from 1."""
+    """One line of the bank's books, by the names of its columns; *number* counts the rows of the file from 1."""
 
     number: int
     seq: int
     trans_id: str
-    account: str
-    counter_account: str
-    paid_in: bool
-    amount: int
-    rounding: int
-    balance_after: int
-    metadata: dict[str, str]
+    account_id: str
+    date: str
+    sign: Literal["+", "-"]
+    amount_cents: Annotated[int, msgspec.Meta(gt=0)]
+    bank_balance_cents: int
+    rounding_cents: int
+    operation: str
+    k_symbol: str
+    partner_bank: str
 
     def __str__(self) -> str:
         return f"row {self.number} (trans_id {self.trans_id}, account {self.account})"
 
+    @property
+    def account(self) -> str:
+        """The customer's account."""
+        return f"berka:{self.account_id}"
 
-class Book(msgspec.Struct, frozen=True):
-    """All rows of one customer's account, in the order in which they are posted."""
+    @property
+    def counter_account(self) -> str:
+        """
+        The other side.
 
-    account: str
-    rows: tuple[Row, ...]
+        Raises:
+            ValueError: The row does not say who that is.
+        """
+        pattern = COUNTER_ACCOUNTS.get((self.operation, self.k_symbol))
+        if pattern is None:
+            raise ValueError(f"no counter account for operation {self.operation!r}, k_symbol {self.k_symbol!r}")
+        if pattern == PARTNER_BANK and not self.partner_bank:
+            raise ValueError(f"operation {self.operation!r} names no partner bank")
+        return pattern.format(partner_bank=self.partner_bank)
+
+    @property
+    def metadata(self) -> dict[str, str]:
+        """What the row says beside the money."""
+        said = {"date": self.date, "operation": self.operation, "purpose": self.k_symbol}
+        return {name: text for name, text in said.items() if text}
+
+
+# The rows of one customer's account, in the order in which they are posted.
+Book = list[Row]
 
 
 def transfers(row: Row) -> tuple[Transfer, ...]:
     """The transfer that a row stands for, and a second one for what the bank rounded away."""
-    key = f"berka:{row.trans_id}"
-    moved = _move(key, row, row.counter_account, row.amount if row.paid_in else -row.amount)
-    if row.rounding == 0:
+    key, amount = f"berka:{row.trans_id}", row.amount_cents
+    moved = _move(key, row, row.counter_account, amount if row.sign == "+" else -amount)
+    if row.rounding_cents == 0:
         return (moved,)
-    return (moved, _move(f"{key}:rounding", row, ROUNDING, row.rounding))
+    return (moved, _move(f"{key}:rounding", row, ROUNDING, row.rounding_cents))
 
 
 def _move(key: str, row: Row, other: str, signed_amount: int) -> Transfer:
@@ -126,7 +134,12 @@ def _move(key: str, row: Row, other: str, signed_amount: int) -> Transfer:
 
 
 def read_rows(path: Path, rows_max: int | None = None) -> list[Row]:
-    """The first *rows_max* rows of the file (all of them when None), plain or gzipped."""
+    """
+    The first *rows_max* rows of the file (all of them when None), plain or gzipped.
+
+    Raises:
+        DataError: There is no such file, or it holds something else.
+    """
     try:
         with _text(path) as text:
             return list(_rows(csv.DictReader(text), rows_max))
@@ -138,22 +151,18 @@ def read_rows(path: Path, rows_max: int | None = None) -> list[Row]:
 
 def books(rows: Iterable[Row]) -> list[Book]:
     """The rows by account, each account in *seq* order, the longest book first."""
-    by_account: dict[str, list[Row]] = {}
+    by_account: dict[str, Book] = {}
     for row in rows:
         by_account.setdefault(row.account, []).append(row)
-    every = [Book(account, tuple(sorted(lines, key=lambda row: row.seq))) for account, lines in by_account.items()]
+    every = [sorted(book, key=lambda row: row.seq) for book in by_account.values()]
     # A book goes one row after the other: a long one that started last would run on alone.
-    return sorted(every, key=lambda book: len(book.rows), reverse=True)
+    return sorted(every, key=len, reverse=True)
 
 
 def accounts(rows: Iterable[Row]) -> list[str]:
     """Every account that the rows need, in the order in which it first appears."""
-    needed: dict[str, None] = {}
-    for row in rows:
-        for transfer in transfers(row):
-            needed[transfer.source] = None
-            needed[transfer.destination] = None
-    return list(needed)
+    every = (transfer for row in rows for transfer in transfers(row))
+    return list(dict.fromkeys(name for transfer in every for name in (transfer.source, transfer.destination)))
 
 
 def _text(path: Path) -> io.TextIOBase:
@@ -163,46 +172,20 @@ def _text(path: Path) -> io.TextIOBase:
 
 
 def _rows(reader: "csv.DictReader[str]", rows_max: int | None) -> Iterator[Row]:
-    missing = [column for column in COLUMNS if column not in (reader.fieldnames or ())]
+    columns = [name for name in Row.__struct_fields__ if name != "number"]
+    missing = [name for name in columns if name not in (reader.fieldnames or ())]
     if missing:
         raise DataError(f"the data file has no column {', '.join(missing)}")
     for number, record in enumerate(reader, start=1):
         if rows_max is not None and number > rows_max:
             return
-        if any(record[column] is None for column in COLUMNS):
-            raise DataError(f"row {number} of the data file is cut short")
         try:
-            yield _row(number, record)
+            named = {name: record[name].strip() for name in columns}
+            row = msgspec.convert({**named, "number": number}, Row, strict=False)
+            # Said while the file is read, not in the midst of posting it.
+            _ = row.counter_account
+        except AttributeError:
+            raise DataError(f"row {number} of the data file is cut short") from None
         except ValueError as error:
             raise DataError(f"row {number} of the data file: {error}") from error
-
-
-def _row(number: int, record: dict[str, str]) -> Row:
-    sign, amount = record["sign"], int(record["amount_cents"])
-    if sign not in ("+", "-"):
-        raise ValueError(f"sign is {sign!r}, not + or -")
-    if amount <= 0:
-        raise ValueError(f"amount_cents is {amount}, not above zero")
-    operation, purpose = record["operation"].strip(), record["k_symbol"].strip()
-    described = {"date": record["date"], "operation": operation, "purpose": purpose}
-    return Row(
-        number=number,
-        seq=int(record["seq"]),
-        trans_id=record["trans_id"],
-        account=f"berka:{record['account_id']}",
-        counter_account=_counter_account(operation, purpose, record["partner_bank"].strip()),
-        paid_in=sign == "+",
-        amount=amount,
-        rounding=int(record["rounding_cents"]),
-        balance_after=int(record["bank_balance_cents"]),
-        metadata={name: text for name, text in described.items() if text},
-    )
-
-
-def _counter_account(operation: str, purpose: str, partner_bank: str) -> str:
-    pattern = COUNTER_ACCOUNTS.get((operation, purpose))
-    if pattern is None:
-        raise ValueError(f"no counter account for operation {operation!r}, k_symbol {purpose!r}")
-    if pattern == PARTNER_BANK and not partner_bank:
-        raise ValueError(f"operation {operation!r} names no partner bank")
-    return pattern.format(partner_bank=partner_bank)
+        yield row

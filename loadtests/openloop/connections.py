@@ -2,11 +2,10 @@
 
 import argparse
 
-import uvloop
-
-from loadtests.openloop.generator import Task, allow_files, generate, prepare
-from loadtests.process_table import resident_bytes
-from loadtests.processes import run_program
+from loadtests.errors import FAILED, GOOD
+from loadtests.openloop.driver import Driver, Task
+from loadtests.openloop.generator import allow_files, prepare
+from loadtests.processes import resident_bytes
 from loadtests.screen import Screen
 from loadtests.servers import own_server
 
@@ -16,16 +15,15 @@ PAUSE_SECONDS = 10.0
 KIB = 1024
 
 
-def main(words: list[str]) -> int:
-    """Connect, ask, and print what it took; 1 when a request was not answered."""
-    parser = argparse.ArgumentParser(prog="make connections", description=__doc__)
+def options(parser: argparse.ArgumentParser) -> None:
+    """Add what can be asked for."""
     parser.add_argument("--connections", type=int, default=CONNECTIONS)
     parser.add_argument("--seconds", type=float, default=30.0)
     parser.add_argument("--seed", type=int, default=1)
-    return run_program(_measure(parser.parse_args(words)), uvloop.new_event_loop)
 
 
-async def _measure(arguments: argparse.Namespace) -> int:
+async def run(arguments: argparse.Namespace) -> int:
+    """Connect, ask, and print what it took; FAILED when a request was not answered."""
     screen, count = Screen(), arguments.connections
     # Before the server starts, which gets its limit from here.
     allow_files(count)
@@ -33,27 +31,19 @@ async def _measure(arguments: argparse.Namespace) -> int:
         target = await prepare(server.url, [await server.create_key("connections")])
         sizes = [resident_bytes(server.worker)]
 
-        def measure() -> None:
-            sizes.append(resident_bytes(server.worker))
-
-        async def connected() -> None:
-            measure()
-            screen.say(f"{count:,} connections are open")
-
         task = Task(target, "mixed", count, arguments.seconds, count / PAUSE_SECONDS, arguments.seed)
-        results = await generate(
-            task,
-            tick=lambda now: screen.progress(f"{now.good:,} of {now.due:,} answered"),
-            connected=connected,
-            done=measure,
-        )
+        async with Driver(task) as driver:
+            sizes.append(resident_bytes(server.worker))
+            screen.say(f"{count:,} connections are open")
+            results = await driver.run(lambda now: screen.progress(f"{now.good:,} of {now.due:,} answered"))
+            sizes.append(resident_bytes(server.worker))
         audit = await server.audit()
-    found = results.summary()
+    found = results.figures()
     before, opened, used = sizes
     screen.say(
-        f"{found.good:,} of {found.due:,} requests answered at {found.offered:,.0f}/s, p50 {found.p50} ms,"
-        f" p99 {found.p99} ms; {found.broken} connections broken\n"
+        f"{found['good']:,} of {found['due']:,} requests answered at {found['offered']:,.0f}/s, p50 {found['p50']} ms,"
+        f" p99 {found['p99']} ms; {found['broken']} connections broken\n"
         f"memory of a connection: {(opened - before) / count / KIB:.1f} KiB when open,"
         f" {(used - before) / count / KIB:.1f} KiB when used\naudit: {audit.last_line}"
     )
-    return 0 if found.good == found.due and not found.broken and audit.code == 0 else 1
+    return GOOD if found["good"] == found["due"] and not found["broken"] and audit.code == 0 else FAILED

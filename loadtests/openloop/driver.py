@@ -1,13 +1,17 @@
 """Sends what is due on connections that are free, and waits for none of the answers; or sends when it is answered."""
 
 import asyncio
+import itertools
+import math
 import random
 import time
+import uuid
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from typing import NamedTuple, Self
 
-from loadtests.client import BROKEN, Connection, retry_after_of
-from loadtests.openloop.results import ANSWERED, REFUSED, UNKNOWN, Results
+from loadtests.client import BROKEN, Client, ClientError, Connection, retry_after_of
+from loadtests.openloop.results import ANSWERED, REFUSED, SETTLING_SECONDS, UNKNOWN, Results
 from loadtests.openloop.workloads import Requests, Target
 
 # Seconds after which an answer comes too late to be good.
@@ -25,45 +29,60 @@ DRAIN_SECONDS = 5.0
 RECONNECT_SECONDS = 0.1
 # Lags kept: enough for a quantile.
 LAGS_MAX = 1_000_000
-
+# Seconds that the requests before a run may take in all, and how many of them are under way at once.
+FIRST_SECONDS_MAX = 60.0
+FIRST_CONNECTIONS = 64
 REFUSALS = (429, 503)
 
 
-class _Line(Connection):
-    """A connection of one of the target's keys."""
+class Task(NamedTuple):
+    """
+    One run.
 
-    key = 0
+    `rate` is in requests a second, sent at instants that are fixed beforehand; None sends on each connection when it is
+    answered. There can be as many requests under way as there are `connections`; each has keys of its own, and one only
+    where there are no more keys than connections. With `settle` what is answered while queues fill does not count for
+    the rate, and nothing is good that is answered after PATIENCE_SECONDS. `fates` is how many requests are noted by
+    number. `core` is where a process of its own is kept.
+    """
+
+    target: Target
+    workload: str
+    connections: int
+    seconds: float
+    rate: float | None = None
+    seed: int = 1
+    run: str = ""
+    settle: bool = True
+    fates: int = 0
+    core: int | None = None
+
+
+def new_run() -> str:
+    """Return a name that no run has had."""
+    return uuid.uuid4().hex[:12]
+
+
+class _Line(Connection):
+    """A connection, and the numbers of the target's keys that its requests have in turns."""
+
+    keys: Iterator[int]
 
 
 class Driver:
     """
-    A generator in this process.
+    A generator in this process: connected while its body runs.
 
-    Args:
-        target: Where requests go.
-
-        requests: What is sent.
-
-        connections: How many there are, and so how many requests can be under way; the keys take turns.
-
-        results: Takes what becomes of them.
-
-        patience_seconds: After which an answer comes too late to be good.
+    Attributes:
+        results: What has become of the requests.
     """
 
-    def __init__(
-        self,
-        target: Target,
-        requests: Requests,
-        connections: int,
-        results: Results,
-        patience_seconds: float = PATIENCE_SECONDS,
-    ) -> None:
-        self._target = target
-        self._make = requests.make
-        self._connections = connections
-        self._results = results
-        self._patience_seconds = patience_seconds
+    def __init__(self, task: Task) -> None:
+        self.results = Results(bytearray(task.fates), SETTLING_SECONDS if task.settle else 0.0)
+        self._task = task
+        self._requests = Requests(task.workload, task.target, task.run or new_run(), task.seed)
+        self._make = self._requests.make
+        self._patience_seconds = PATIENCE_SECONDS if task.settle else math.inf
         self._idle: deque[_Line] = deque()
         self._open: set[_Line] = set()
         # Numbers and instants of requests that are due and found no free connection.
@@ -77,60 +96,80 @@ class Driver:
         self._number = 0
         self._tasks: set[asyncio.Task[None]] = set()
 
-    async def connect(self) -> None:
-        """Make the connections, so many at once as a listener's queue holds."""
-        for start in range(0, self._connections, CONNECTING_MAX):
-            number = min(CONNECTING_MAX, self._connections - start)
-            keys = len(self._target.keys)
-            await asyncio.gather(*(self._connect((start + n) % keys) for n in range(number)))
-
-    async def run(self, rate: float | None, seconds: float, seed: int, tick: Callable[[], None] | None = None) -> None:
+    async def __aenter__(self) -> Self:
         """
-        Send requests whose instants are those of a Poisson process; then wait for the last answers.
+        Send what comes before a run, and make the connections.
+
+        Raises:
+            ClientError: A request before the run was not answered well.
+        """
+        await self._send_first()
+        try:
+            keys, connections = len(self._task.target.keys), self._task.connections
+            for start in range(0, connections, CONNECTING_MAX):
+                numbers = range(start, min(start + CONNECTING_MAX, connections))
+                turns = (itertools.cycle(range(number % keys, keys, connections)) for number in numbers)
+                await asyncio.gather(*map(self._connect, turns))
+        except BaseException:
+            await self._close()
+            raise
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._close()
+
+    async def _send_first(self) -> None:
+        first = self._requests.first
+        async with Client(self._task.target.url, "", FIRST_CONNECTIONS) as client, asyncio.timeout(FIRST_SECONDS_MAX):
+            for start in range(0, len(first), FIRST_CONNECTIONS):
+                sent = map(client.send, first[start : start + FIRST_CONNECTIONS])
+                for answer in await asyncio.gather(*sent):
+                    if not 200 <= answer.status < 300:
+                        text = f"{answer.status} {answer.body[:200]!r}"
+                        raise ClientError(f"a request before the run was answered {text}")
+
+    async def run(self, tick: Callable[[Results], None] = lambda _: None) -> Results:
+        """
+        Send requests, at the instants of a Poisson process where there is a rate; then wait for the last answers.
 
         Args:
-            rate: Requests a second; None sends on each connection as soon as it is free.
-
             tick: Called about once a second.
         """
-        clock = time.perf_counter
-        arrivals = random.Random(seed)
+        clock, results, rate = time.perf_counter, self.results, self._task.rate
+        arrivals = random.Random(self._task.seed)
         self._closed_loop = rate is None
-        self._began = began = clock()
-        self._settled = began + self._results.settling_seconds
-        end = began + seconds
+        self._began = began = now = clock()
+        self._settled = began + results.settling_seconds
+        end, next_tick = began + self._task.seconds, began + 1
         due = end if rate is None else began + arrivals.expovariate(rate)
-        if rate is None:
-            while self._idle:
-                self._send_next(self._idle.popleft(), began)
-        next_tick = began + 1
-        now = began
+        while self._closed_loop and self._idle:
+            self._send_next(self._idle.popleft(), began)
         while now < end:
             while due <= now and due < end:
-                self._results.due += 1
+                results.due += 1
                 self._waiting.append((self._number, due))
                 self._number += 1
                 due += arrivals.expovariate(rate or 1)
             self._serve(now)
             if now >= next_tick:
                 next_tick += 1
-                if tick is not None:
-                    tick()
+                tick(results)
             # Callers that wait for their answers are not waited for.
             await asyncio.sleep(min(1.0, end - now) if rate is None else TICK_SECONDS if due > now else 0)
             now = clock()
         if self._closed_loop:
-            self._results.due = self._number
+            results.due = self._number
         self._closed_loop = False
         self._over = True
-        self._results.seconds = clock() - began
-        self._results.gave_up += len(self._waiting)
+        results.seconds = clock() - began
+        results.gave_up += len(self._waiting)
         self._waiting.clear()
         deadline = clock() + DRAIN_SECONDS
         while self._under_way and clock() < deadline:  # noqa: ASYNC110 -- bounded, and nothing is measured any more
             await asyncio.sleep(TICK_SECONDS)
+        return results
 
-    async def close(self) -> None:
+    async def _close(self) -> None:
         """End the connections; what is under way still has no answer that anybody waits for."""
         self._closed = True
         for task in self._tasks:
@@ -142,7 +181,7 @@ class Driver:
 
     def _serve(self, now: float) -> None:
         waiting, idle = self._waiting, self._idle
-        lags = self._results.lags
+        lags = self.results.lags
         while waiting and idle:
             number, due = waiting.popleft()
             connection = idle.popleft()
@@ -152,20 +191,20 @@ class Driver:
             if len(lags) < LAGS_MAX and idle:
                 lags.append(now - due)
             self._under_way += 1
-            connection.send(self._make(number, connection.key), number, due)
+            connection.send(self._make(number, next(connection.keys)), number, due)
         while waiting and waiting[0][1] + WAIT_SECONDS < now:
             waiting.popleft()
-            self._results.gave_up += 1
+            self.results.gave_up += 1
 
     def _send_next(self, connection: _Line, now: float) -> None:
         number = self._number
         self._number += 1
         self._under_way += 1
-        connection.send(self._make(number, connection.key), number, now)
+        connection.send(self._make(number, next(connection.keys)), number, now)
 
     def _answered(self, connection: Connection, status: int, received: bytes, end: int) -> None:
         assert isinstance(connection, _Line)
-        results = self._results
+        results = self.results
         now = time.perf_counter()
         taken = now - connection.due
         results.statuses[status] += 1
@@ -184,19 +223,18 @@ class Driver:
             fate = self._note_refusal(status, taken, received[:end])
         if results.fates:
             results.note(connection.tag, fate, now - self._began)
-        if self._closed_loop and connection.transport is not None:
-            number = self._number
-            self._number = number + 1
-            connection.send(self._make(number, connection.key), number, now)
-            return
         self._under_way -= 1
-        if connection.transport is not None:
+        if connection.transport is None:
+            return
+        if self._closed_loop:
+            self._send_next(connection, now)
+        else:
             self._idle.append(connection)
             if self._waiting:
                 self._serve(now)
 
     def _note_refusal(self, status: int, taken: float, head: bytes) -> int:
-        results = self._results
+        results = self.results
         if status in REFUSALS:
             results.refused += 1
             results.retry_after[retry_after_of(head)] += 1
@@ -209,26 +247,25 @@ class Driver:
     def _ended(self, connection: Connection) -> None:
         assert isinstance(connection, _Line)
         self._open.discard(connection)
-        if self._closed:
-            return
-        task = asyncio.get_running_loop().create_task(self._connect_again(connection.key))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        if not self._closed:
+            task = asyncio.get_running_loop().create_task(self._connect_again(connection.keys))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
 
-    async def _connect_again(self, key: int) -> None:
+    async def _connect_again(self, keys: Iterator[int]) -> None:
         while True:
             await asyncio.sleep(RECONNECT_SECONDS)
             try:
-                await self._connect(key)
+                return await self._connect(keys)
             except OSError:
                 continue
-            return
 
-    async def _connect(self, key: int) -> None:
+    async def _connect(self, keys: Iterator[int]) -> None:
+        target = self._task.target
         _, connection = await asyncio.get_running_loop().create_connection(
-            lambda: _Line(self._answered, self._ended), self._target.host, self._target.port
+            lambda: _Line(self._answered, self._ended), target.host, target.port
         )
-        connection.key = key
+        connection.keys = keys
         self._open.add(connection)
         if self._closed_loop:
             self._send_next(connection, time.perf_counter())

@@ -1,64 +1,47 @@
 """
-A generator: one run against a target, in this process, or in one of its own that another program starts.
-
-As a program it reads what to do as JSON on its standard input, says `ready` on a line when it is connected, begins when
-it gets an empty line, and says what came of it as JSON.
+Generators in processes of their own: one tells when it is connected, begins when it is told to, and hands over what it
+has counted.
 """
 
 import asyncio
-import json
-import math
+import contextlib
+import multiprocessing
 import os
 import resource
-import sys
-import uuid
-from collections.abc import Awaitable, Callable
-from typing import Any, NamedTuple
+import signal
+from collections.abc import Sequence
+from multiprocessing.connection import Connection as Pipe
+from typing import Any, Self
 
 import uvloop
 
 from loadtests.client import Client, ClientError, address_of
-from loadtests.openloop.driver import PATIENCE_SECONDS, Driver
-from loadtests.openloop.results import SETTLING_SECONDS, Results
-from loadtests.openloop.workloads import PREFIX, Target, requests_of
+from loadtests.errors import NotRunError
+from loadtests.figures import Run
+from loadtests.openloop.driver import Driver, Task, new_run
+from loadtests.openloop.results import Results
+from loadtests.openloop.workloads import PREFIX, Target
+from loadtests.processes import KILLED_SECONDS_MAX, ServerError, cpu_times, cpu_used, family, keep_to
 
 ACCOUNTS = 1_000
-# Seconds that the requests before a run may take in all, and how many of them are under way at once.
-FIRST_SECONDS_MAX = 60.0
-FIRST_CONNECTIONS = 64
 # Files of a process that are no connections.
 OTHER_FILES = 128
+# Cores from which on generators get some for themselves. On fewer everything shares what there is, as the kernel likes.
+PINNING_CORES = 4
+# Generators where there are as many cores.
+GENERATORS = 2
+# Seconds beside those of a run: the interpreter starts, connections are made, what is under way is answered.
+MARGIN_SECONDS = 90.0
+# A fresh interpreter: a copy of this one would have its loop and its connections.
+_PROCESSES = multiprocessing.get_context("spawn")
 
 
-class TooManyFilesError(Exception):
+class TooManyFilesError(NotRunError):
     """The system does not allow so many connections."""
 
 
-class Task(NamedTuple):
-    """
-    One run.
-
-    `rate` is in requests a second, sent at instants that are fixed beforehand; None sends on each connection when it is
-    answered. With `settle` what is answered while queues fill does not count for the rate, and nothing is good that is
-    answered after PATIENCE_SECONDS. `fates` is how many requests are noted by number. `core` is where a process of its
-    own is kept.
-    """
-
-    target: Target
-    workload: str
-    connections: int
-    seconds: float
-    rate: float | None = None
-    seed: int = 1
-    run: str = ""
-    settle: bool = True
-    fates: int = 0
-    core: int | None = None
-
-
-def new_run() -> str:
-    """Return a name that no run has had."""
-    return uuid.uuid4().hex[:12]
+class GeneratorError(ServerError):
+    """A generator in a process of its own failed; the message says why."""
 
 
 def allow_files(connections: int) -> None:
@@ -95,76 +78,134 @@ async def prepare(url: str, keys: list[str], accounts: int = ACCOUNTS) -> Target
     return Target(host, port, keys, names)
 
 
-async def generate(
-    task: Task,
-    *,
-    tick: Callable[[Results], None] = lambda _: None,
-    connected: Callable[[], Awaitable[None]] | None = None,
-    done: Callable[[], None] = lambda: None,
-) -> Results:
+class Child:
+    """A generator in a process of its own, which is gone when the body ends."""
+
+    def __init__(self, task: Task) -> None:
+        self._seconds = task.seconds
+        self._pipe, self._theirs = _PROCESSES.Pipe()
+        self._process = _PROCESSES.Process(target=_work, args=(task, self._theirs), daemon=True)
+
+    async def __aenter__(self) -> Self:
+        self._process.start()
+        # Only the child has it now: when the child is gone, nothing more can come.
+        self._theirs.close()
+        return self
+
+    async def __aexit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is not None:
+            self._process.kill()
+        await asyncio.to_thread(self._process.join, KILLED_SECONDS_MAX)
+        self._pipe.close()
+
+    async def _heard(self, seconds_max: float) -> Any:
+        if not await asyncio.to_thread(self._pipe.poll, seconds_max):
+            raise GeneratorError(f"a generator said nothing for {seconds_max:.0f} s")
+        try:
+            said = self._pipe.recv()
+        except EOFError:
+            raise GeneratorError("a generator ended without a word") from None
+        if isinstance(said, str):
+            raise GeneratorError(f"a generator failed: {said}")
+        return said
+
+    async def ready(self) -> None:
+        """Return when it is connected."""
+        await self._heard(MARGIN_SECONDS)
+
+    def begin(self) -> None:
+        """Let it send."""
+        self._pipe.send(None)
+
+    async def found(self) -> tuple[Results, list[float]]:
+        """Return its results, and the seconds of user and of system time that it has used."""
+        results, cpu = await self._heard(self._seconds + MARGIN_SECONDS)
+        return results, cpu
+
+
+def _work(task: Task, pipe: Pipe) -> None:
+    """Do a task for the process that has started this one; tell it of an error as text."""
+    # Ctrl-C reaches the whole group; this process is ended by the other one.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        allow_files(task.connections)
+        if task.core is not None:
+            os.sched_setaffinity(0, {task.core})
+        pipe.send(uvloop.run(_run_when_told(task, pipe)))
+    except (NotRunError, OSError) as error:
+        pipe.send(f"{type(error).__name__} {error}")
+
+
+async def _run_when_told(task: Task, pipe: Pipe) -> tuple[Results, list[float]]:
+    async with Driver(task) as driver:
+        pipe.send(None)
+        await asyncio.to_thread(pipe.recv)
+        before = _cpu_seconds()
+        results = await driver.run()
+    return results, [after - began for began, after in zip(before, _cpu_seconds(), strict=True)]
+
+
+def _cpu_seconds() -> tuple[float, float]:
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    return used.ru_utime, used.ru_stime
+
+
+def cores() -> list[int | None]:
+    """Return the core of each generator, or None where none is kept free for it."""
+    free = sorted(os.sched_getaffinity(0))
+    return [None] if len(free) < PINNING_CORES else list(free[-GENERATORS:])
+
+
+def leave_cores(roots: Sequence[int]) -> None:
+    """Keep these processes and all that they have started off the cores of the generators."""
+    taken = {core for core in cores() if core is not None}
+    if taken:
+        keep_to(os.sched_getaffinity(0) - taken, [pid for root in roots for pid in family(root)])
+
+
+async def run_apart(task: Task, roots: Sequence[int]) -> Run:
     """
-    Make one run and return what came of it.
+    Make one run with generators that have processes of their own; a run with a rate has one.
 
     Args:
-        tick: Called about once a second.
-
-        connected: Awaited between the connections and the first request that counts.
-
-        done: Called before the connections are closed.
+        roots: The processes whose CPU time, and that of their children, is counted.
 
     Raises:
-        ClientError: A request before the run was not answered well.
+        GeneratorError: A generator failed.
     """
-    requests = requests_of(task.workload, task.target, task.run or new_run(), task.seed)
-    await _send_first(task.target, requests.first)
-    results = Results(task.fates, SETTLING_SECONDS if task.settle else 0.0)
-    patience = PATIENCE_SECONDS if task.settle else math.inf
-    driver = Driver(task.target, requests, task.connections, results, patience)
-    try:
-        await driver.connect()
-        if connected is not None:
-            await connected()
-        await driver.run(task.rate, task.seconds, task.seed, lambda: tick(results))
-        done()
-    finally:
-        await driver.close()
-    return results
-
-
-async def _send_first(target: Target, first: list[bytes]) -> None:
-    async with Client(target.url, "", FIRST_CONNECTIONS) as client, asyncio.timeout(FIRST_SECONDS_MAX):
-        for start in range(0, len(first), FIRST_CONNECTIONS):
-            sent = (client.send(request) for request in first[start : start + FIRST_CONNECTIONS])
-            for answer in await asyncio.gather(*sent):
-                if not 200 <= answer.status < 300:
-                    raise ClientError(f"a request before the run was answered {answer.status} {answer.body[:200]!r}")
-
-
-async def _serve(task: Task) -> dict[str, Any]:
-    """Do a task for the program that has started this one."""
-    before = resource.getrusage(resource.RUSAGE_SELF)
-
-    async def connected() -> None:
-        nonlocal before
-        print("ready", flush=True)
-        await asyncio.get_running_loop().run_in_executor(None, sys.stdin.readline)
-        before = resource.getrusage(resource.RUSAGE_SELF)
-
-    results = await generate(task, connected=connected)
-    after = resource.getrusage(resource.RUSAGE_SELF)
-    return {"results": results.dump(), "cpu": [after.ru_utime - before.ru_utime, after.ru_stime - before.ru_stime]}
-
-
-def main() -> int:
-    """Do what standard input says."""
-    told = json.loads(sys.stdin.readline())
-    task = Task(**{**told, "target": Target(**told["target"])})
-    allow_files(task.connections)
-    if task.core is not None:
-        os.sched_setaffinity(0, {task.core})
-    print(json.dumps(uvloop.run(_serve(task))), flush=True)
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+    chosen = cores() if task.rate is None and task.connections >= GENERATORS else cores()[:1]
+    leave_cores(roots)
+    run, keys = new_run(), task.target.keys
+    results, own = Results(), [0.0, 0.0]
+    async with contextlib.AsyncExitStack() as stack:
+        children = []
+        for number, core in enumerate(chosen):
+            part = task._replace(
+                # Each begins with another key.
+                target=task.target._replace(keys=keys[number:] + keys[:number]),
+                run=f"{run}-{number}",
+                seed=task.seed + number,
+                connections=task.connections // len(chosen) + (number < task.connections % len(chosen)),
+                core=core,
+            )
+            children.append(await stack.enter_async_context(Child(part)))
+        for child in children:
+            await child.ready()
+        before = cpu_times(roots)
+        for child in children:
+            child.begin()
+        for child in children:
+            found, used = await child.found()
+            results.add(found)
+            own = [known + more for known, more in zip(own, used, strict=True)]
+        after = cpu_times(roots)
+    return {
+        "workload": task.workload,
+        "connections": task.connections,
+        "rate": task.rate,
+        **results.figures(),
+        "seconds": task.seconds,
+        "generators": len(chosen),
+        "generator_share": sum(own) / task.seconds / len(chosen),
+        "cpu": {**cpu_used(before, after), "generator": own},
+    }

@@ -6,15 +6,12 @@ import statistics
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-import uvloop
-
-from loadtests.openloop.children import Child
-from loadtests.openloop.generator import Task, generate, prepare
-from loadtests.openloop.results import Summary
+from loadtests.errors import FAILED, GOOD
+from loadtests.openloop.driver import Driver, Task
+from loadtests.openloop.generator import Child, prepare
 from loadtests.openloop.workloads import Target
-from loadtests.processes import run_program
 from loadtests.screen import Screen
-from loadtests.servers import WARM_UP_SECONDS, own_server
+from loadtests.servers import own_server
 
 # Requests a second of the caller who keeps to the limits, and the limit of the other one.
 QUIET_RATE = 200.0
@@ -30,41 +27,40 @@ LEAD_SECONDS = 0.5
 MOVE_MAX = 1.2
 
 
-def main(words: list[str]) -> int:
-    """Measure, alternating, and print the ratio; 1 when it is above the bar."""
-    parser = argparse.ArgumentParser(prog="make neighbour", description=__doc__)
+def options(parser: argparse.ArgumentParser) -> None:
+    """Add what can be asked for."""
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--seconds", type=float, default=6.0, help="of each of the three parts of a round")
-    return run_program(_measure(parser.parse_args(words)), uvloop.new_event_loop)
 
 
-async def _measure(arguments: argparse.Namespace) -> int:
+async def run(arguments: argparse.Namespace) -> int:
+    """Measure, alternating, and print the ratio; FAILED when it is above the bar."""
     screen = Screen()
     async with own_server() as server:
-        quiet = await prepare(server.url, [await server.create_key("quiet")])
+        key = await server.create_key("quiet")
+        quiet = await prepare(server.url, [key])
         # Opened with a key that may; the flood comes with one that has the limit.
         noisy = await prepare(server.url, [await server.create_key("noisy")], 10)
         noisy = noisy._replace(keys=[await server.create_key("noisy", ("--rate", f"{LIMIT}/s", "--burst", str(BURST)))])
-        await _quiet(quiet, WARM_UP_SECONDS)
+        await server.warm(key)
         p99s: dict[int, list[float]] = {0: [], 1: [], FLOOD: []}
         for number in range(1, arguments.rounds + 1):
             for factor, values in p99s.items():
-                async with _noise(noisy, factor * LIMIT, arguments.seconds + 2 * LEAD_SECONDS):
-                    summary = await _quiet(quiet, arguments.seconds)
-                values.append(summary.p99)
+                async with (
+                    _noise(noisy, factor * LIMIT, arguments.seconds + 2 * LEAD_SECONDS),
+                    Driver(Task(quiet, "mixed", QUIET_CONNECTIONS, arguments.seconds, QUIET_RATE)) as driver,
+                ):
+                    found = (await driver.run()).figures()
+                values.append(found["p99"])
                 beside = f"beside {factor} times the limit" if factor else "alone"
-                screen.say(f"round {number}: p99 {summary.p99} ms {beside}; {summary.good} of {summary.due} good")
+                screen.say(f"round {number}: p99 {found['p99']} ms {beside}; {found['good']} of {found['due']} good")
     alone, fair, flooded = (statistics.median(values) for values in p99s.values())
     screen.say(
         f"p99, medians of {arguments.rounds}: {alone} ms alone, {fair} ms beside a caller at its limit of {LIMIT}/s,"
         f" {flooded} ms beside one at {FLOOD} times that: {flooded / alone:.2f} and {flooded / fair:.2f} times as much"
     )
     # What its limit allows the other one is no noise.
-    return 0 if flooded / fair <= MOVE_MAX else 1
-
-
-async def _quiet(target: Target, seconds: float) -> Summary:
-    return (await generate(Task(target, "mixed", QUIET_CONNECTIONS, seconds, QUIET_RATE))).summary()
+    return GOOD if flooded / fair <= MOVE_MAX else FAILED
 
 
 @asynccontextmanager

@@ -15,20 +15,19 @@ import os
 import random
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 from urllib.parse import quote
 
-import uvloop
-
 from loadtests.client import Client
-from loadtests.openloop.generator import Task, allow_files, generate, new_run, prepare
-from loadtests.openloop.results import ANSWERED, REFUSED, Results, Run, Summary
+from loadtests.errors import FAILED, GOOD
+from loadtests.figures import Run, aligned, runs_table
+from loadtests.openloop.driver import Driver, Task, new_run
+from loadtests.openloop.generator import allow_files, prepare
+from loadtests.openloop.results import ANSWERED, CURVE, REFUSED, Results
 from loadtests.openloop.workloads import NAMES, Target, is_write, key_of
-from loadtests.process_table import keep_to, resident_bytes
-from loadtests.processes import Done, run_program
+from loadtests.processes import Done, keep_to, resident_bytes
 from loadtests.screen import Screen
-from loadtests.servers import WARM_UP_SECONDS, Server, own_server
-from loadtests.text import aligned, table
+from loadtests.servers import Server, own_server
 
 FACTORS = (1, 2, 5, 10)
 # Share of the peak that must come through at a factor.
@@ -63,47 +62,32 @@ class Options(NamedTuple):
     seed: int = 1
 
 
-class Step(NamedTuple):
-    """One run of the curve."""
-
-    name: str
-    summary: Summary
-    share: float
-    memory_mib: float
-
-    def figures(self) -> Run:
-        """Return it as reports keep it."""
-        return {"step": self.name, "of_peak": self.share, "memory_mib": self.memory_mib, **self.summary._asdict()}
-
-
-def main(words: list[str]) -> int:
-    """Measure the curve; 1 when a bar is missed or a promise broken."""
-    usual = Options()
-    parser = argparse.ArgumentParser(prog="make overload", description=__doc__)
-    parser.add_argument("--workload", choices=NAMES, default=usual.workload)
-    parser.add_argument("--seconds", type=float, default=usual.seconds, help="of each run")
-    parser.add_argument("--connections", type=int, default=usual.connections, help="of the runs after the peak")
-    parser.add_argument("--factors", type=float, nargs="+", default=usual.factors)
-    parser.add_argument("--pin", action="store_true", help="the server and its databases on one core, this on another")
-    parser.add_argument("--seed", type=int, default=usual.seed)
-    parser.add_argument("--json", type=Path, help="file for the figures")
-    arguments = vars(parser.parse_args(words))
-    path = arguments.pop("json")
-    return run_program(_main(Options(**arguments), path), uvloop.new_event_loop)
+def options(parser: argparse.ArgumentParser) -> None:
+    """Add what can be asked for."""
+    usual, add = Options(), parser.add_argument
+    add("--workload", choices=NAMES, default=usual.workload)
+    add("--seconds", type=float, default=usual.seconds, help="of each run")
+    add("--connections", type=int, default=usual.connections, help="of the runs after the peak")
+    add("--factors", type=float, nargs="+", default=usual.factors)
+    add("--pin", action="store_true", help="the server and its databases on one core, this on another")
+    add("--seed", type=int, default=usual.seed)
+    add("--json", type=Path, help="file for the figures")
 
 
-async def _main(options: Options, path: Path | None) -> int:
+async def run(asked: argparse.Namespace) -> int:
+    """Measure the curve; FAILED when a bar is missed or a promise broken."""
     screen = Screen()
-    curve, audit = await measure_own(options, screen)
-    screen.say(aligned(curve.table()))
+    chosen = Options(**{name: value for name, value in vars(asked).items() if name != "json"})
+    curve, audit = await measure_own(chosen, screen)
+    screen.say(aligned(runs_table(chosen.workload, [(step["step"], [step]) for step in curve.steps], CURVE)))
     screen.say(f"audit: {audit.last_line}")
     for line in (*(f"missed: {missed}" for missed in curve.missed), *curve.lies):
         screen.say(line)
-    if path is not None:
-        found: dict[str, Any] = {"missed": curve.missed, "lies": curve.lies, "audit": audit.last_lines}
-        found |= {"clean": audit.code == 0, "steps": [step.figures() for step in curve.steps]}
-        await asyncio.to_thread(path.write_text, json.dumps(found, indent=2) + "\n", encoding="utf-8")
-    return 1 if curve.missed or curve.lies or audit.code else 0
+    if asked.json is not None:
+        found: Run = {"missed": curve.missed, "lies": curve.lies, "audit": audit.last_lines}
+        found |= {"clean": audit.code == 0, "steps": curve.steps}
+        await asyncio.to_thread(asked.json.write_text, json.dumps(found, indent=2) + "\n", encoding="utf-8")
+    return FAILED if curve.missed or curve.lies or audit.code else GOOD
 
 
 async def measure_own(options: Options, screen: Screen) -> "tuple[Curve, Done]":
@@ -121,7 +105,8 @@ class Curve:
     The runs of one curve and what they came to.
 
     Attributes:
-        steps: The runs.
+        steps: The figures of the runs, with the name of each (`step`), its goodput as a share of the peak, its p99 as a
+            multiple of the unloaded one, and the memory of the worker at its end.
 
         missed: Bars that were missed.
 
@@ -132,7 +117,7 @@ class Curve:
         self._options = options
         self._server = server
         self._screen = screen
-        self.steps: list[Step] = []
+        self.steps: list[Run] = []
         self.missed: list[str] = []
         self.lies: list[str] = []
         self._peak = 0.0
@@ -140,59 +125,53 @@ class Curve:
     async def measure(self) -> None:
         """Make all runs."""
         options = self._options
-        seconds = options.seconds
-        target = await prepare(self._server.url, [await self._server.create_key("overload")])
+        key = await self._server.create_key("overload")
+        target = await prepare(self._server.url, [key])
         self._screen.progress("warming up")
-        await self._run(target, "warm-up", 50.0, WARM_UP_SECONDS, CALM_CONNECTIONS)
-        self.steps.clear()
-        most = 0.0
-        for connections in CALLERS:
-            summary = await self._run(target, f"{connections} callers", None, seconds, connections)
-            most = max(most, summary.per_second)
-        await self._find_peak(target, most)
+        await self._server.warm(key)
+        callers = [await self._run(target, f"{number} callers", None, number) for number in CALLERS]
+        await self._find_peak(target, max(run["per_second"] for run in callers))
         peak = self._peak
-        self.steps = [step._replace(share=step.summary.per_second / peak) for step in self.steps]
-        await self._run(target, "unloaded", UNLOADED * peak, seconds, CALM_CONNECTIONS)
+        unloaded = await self._run(target, "unloaded", UNLOADED * peak, CALM_CONNECTIONS)
         for factor in options.factors:
-            summary = await self._run(target, f"{factor:g}x", factor * peak, seconds, options.connections)
-            if summary.per_second < BARS.get(factor, 0.0) * peak:
-                self.missed.append(f"{factor:g}x: {summary.per_second / peak:.0%} of the peak")
-        await self._run(target, "after", AFTERWARDS * peak, seconds, CALM_CONNECTIONS)
+            run = await self._run(target, f"{factor:g}x", factor * peak, options.connections)
+            if run["per_second"] < BARS.get(factor, 0.0) * peak:
+                self.missed.append(f"{factor:g}x: {run['per_second'] / peak:.0%} of the peak")
+        await self._run(target, "after", AFTERWARDS * peak, CALM_CONNECTIONS)
+        for step in self.steps:
+            step["of_peak"] = step["per_second"] / peak
+            step["of_unloaded_p99"] = step["p99"] / unloaded["p99"] if unloaded["p99"] else None
 
     async def _find_peak(self, target: Target, most: float) -> None:
         """Look for the highest rate that is served, from *most* downwards; of the tries, that one stays as a step."""
         for share in PEAK_TRIED:
-            rate, options = share * most, self._options
-            summary = await self._run(target, "peak", rate, options.seconds, options.connections)
-            if summary.failing <= PEAK_FAILED and summary.p99 <= PEAK_P99_MS:
+            run = await self._run(target, "peak", share * most, self._options.connections)
+            if run["failing"] <= PEAK_FAILED and run["p99"] <= PEAK_P99_MS:
                 break
             if share == PEAK_TRIED[-1]:
                 self._screen.say("no rate was served without failures: the last one tried is taken")
             else:
                 self.steps.pop()
-        self._peak = self.steps[-1].summary.per_second
+        self._peak = self.steps[-1]["per_second"]
 
-    async def _run(self, target: Target, name: str, rate: float | None, seconds: float, connections: int) -> Summary:
-        run, memory = new_run(), 0.0
-        workload, seed = self._options.workload, self._options.seed
+    async def _run(self, target: Target, name: str, rate: float | None, connections: int) -> Run:
+        run = new_run()
+        workload, seconds, seed = self._options.workload, self._options.seconds, self._options.seed
         # A little room: a Poisson process may have more arrivals than its mean.
         fates = int((rate or 50_000) * seconds * 1.2) + 1_000
 
-        def measure() -> None:
-            nonlocal memory
-            memory = resident_bytes(self._server.worker) / MIB
-
         task = Task(target, workload, connections, seconds, rate, seed, run, fates=fates)
-        results = await generate(task, done=measure)
-        found = results.summary()
-        share = found.per_second / self._peak if self._peak else 0.0
-        self.steps.append(Step(name, found, share, memory))
+        async with Driver(task) as driver:
+            results = await driver.run()
+            memory = resident_bytes(self._server.worker) / MIB
+        found = {"step": name, "memory_mib": memory, **results.figures()}
+        self.steps.append(found)
         self._screen.say(
-            f"{name}: offered {found.offered:,.0f}/s, good {found.per_second:,.0f}/s ({share:.0%}), p99"
-            f" {found.p99} ms, refused {found.refused_per_second:,.0f}/s"
+            f"{name}: offered {found['offered']:,.0f}/s, good {found['per_second']:,.0f}/s, p99 {found['p99']} ms,"
+            f" refused {found['refused_per_second']:,.0f}/s"
         )
         if name == "after":
-            wanted = 0.95 * found.offered
+            wanted = 0.95 * found["offered"]
             back = (second for second, good in sorted(results.answered_by_second.items()) if good >= wanted)
             self._screen.say(f"back to 95 % in second {next(back, None)} after the flood")
         await self._check(target, run, results)
@@ -215,30 +194,6 @@ class Curve:
                     if found != there:
                         said = "answered" if there else "refused"
                         self.lies.append(f"{key_of(run, number)} was {said} and is {'' if found else 'not '}there")
-
-    def table(self) -> str:
-        """Return the runs as a table; latencies are in milliseconds, from when a request was due."""
-        calm = next((step.summary.p99 for step in self.steps if step.name == "unloaded"), 0.0)
-        rows = [
-            (
-                step.name,
-                f"{s.offered:,.0f}",
-                f"{s.per_second:,.0f}",
-                f"{step.share:.0%}",
-                f"{s.p50:g}",
-                f"{s.p99:g}",
-                f"{s.p99 / calm if calm else 0:.1f}",
-                f"{s.refused_per_second:,.0f}",
-                f"{s.refused_p99:g}",
-                f"{s.unsent_per_second:,.0f}",
-                f"{s.lag_p99:g}",
-                f"{step.memory_mib:.0f}",
-            )
-            for step in self.steps
-            for s in (step.summary,)
-        ]
-        head = ("run", "offered/s", "good/s", "of peak", "p50", "p99", "p99 x", "refused/s", "p99", "unsent/s")
-        return table((f"{self._options.workload}: {head[0]}", *head[1:], "lag p99", "MiB"), rows)
 
 
 @contextlib.contextmanager

@@ -3,6 +3,7 @@
 import json
 import random
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 from loadtests.client import Address
@@ -13,15 +14,24 @@ REPLAYED_KEYS = 2_000
 BULK_TRANSFERS = 500
 # The first part of the accounts' ids.
 PREFIX = "load"
+# Of `mixed`, one request in so many is a read.
+READ_ONE_IN = 5
+# Those that a load at a fixed rate can be made of.
+NAMES = ("read", "post", "hot", "mixed")
 
 
 class Target(NamedTuple):
-    """Where requests go; each API key stands for a ledger with the same accounts."""
+    """
+    Where requests go: all ledgers have the same accounts.
+
+    Each of the first `ledgers` API keys opens another one, and so do the next ones again; 0 is a ledger for each key.
+    """
 
     host: str
     port: int
     keys: list[str]
     accounts: list[str]
+    ledgers: int = 0
 
     @property
     def url(self) -> str:
@@ -29,138 +39,107 @@ class Target(NamedTuple):
         return f"http://{Address(self.host, self.port).host_header}"
 
 
-class Requests(NamedTuple):
-    """
-    What a run sends.
-
-    `first` is sent before the run, so that there is something to ask for again, and caches are as full as they get.
-    `make` makes a request by its number and the number of its key.
-    """
-
-    first: list[bytes]
-    make: Callable[[int, int], bytes]
-
-
 def key_of(run: str, number: int) -> str:
     """Return the idempotency key of a request."""
     return f"{run}-{number}"
 
 
-def requests_of(workload: str, target: Target, run: str, seed: int) -> Requests:
-    """
-    Return the requests of a workload; the same seed makes the same ones.
-
-    Args:
-        workload: Its name, one of `_MAKERS`.
-
-        run: No two runs of different names share an idempotency key.
-    """
-    return _MAKERS[workload](_Source(target, run, seed))
-
-
 def is_write(workload: str, number: int) -> bool:
     """Return whether that request of a workload is a first post."""
-    return workload in ("post", "hot") or (workload == "mixed" and number % 5 != 0)
+    return workload in ("post", "hot") or (workload == "mixed" and number % READ_ONE_IN != 0)
 
 
-class _Source:
-    def __init__(self, target: Target, run: str, seed: int) -> None:
-        self.target = target
-        self.run = run
-        self.random = random.Random(seed)
+class Requests:
+    """
+    The requests of a workload; the same seed makes the same ones.
 
-    def heads(self, line: str, more: str = "") -> list[str]:
-        """Return the beginning of a request, for each key."""
-        host = Address(self.target.host, self.target.port).host_header
-        start = f"{line} HTTP/1.1\r\nHost: {host}\r\n{more}Authorization: Bearer "
-        return [f"{start}{key}\r\n" for key in self.target.keys]
+    Args:
+        workload: One of `_WORKLOADS`.
 
-    def posts(self, path: str) -> list[str]:
-        return self.heads(f"POST {path}", "Content-Type: application/json\r\n")
+        run: No two runs of different names share an idempotency key.
 
-    def pair(self) -> tuple[str, str]:
-        accounts, choice = self.target.accounts, self.random.random
-        source = int(choice() * len(accounts))
-        step = 1 + int(choice() * (len(accounts) - 1))
+    Attributes:
+        first: Sent before the run, so that there is something to ask for again, and caches are as full as they get.
+
+        make: Makes a request by its number and the number of its API key.
+    """
+
+    def __init__(self, workload: str, target: Target, run: str, seed: int) -> None:
+        self.first: list[bytes] = []
+        self._run = run
+        self._accounts = target.accounts
+        self._random = random.Random(seed).random
+        host = Address(target.host, target.port).host_header
+        self._heads = [f"Host: {host}\r\nAuthorization: Bearer {key}\r\n" for key in target.keys]
+        self._ends = [f"{head}\r\n".encode() for head in self._heads]
+        rest = "/entries?limit=20" if workload == "statement" else ""
+        self._gets = [f"GET /v1/accounts/{name}{rest} HTTP/1.1\r\n".encode() for name in target.accounts]
+        make = _WORKLOADS[workload]
+        self.make: Callable[[int, int], bytes] = partial(make, self)
+        if make is Requests.get:
+            # Each once: what is measured finds in a cache what can be there. Keys too are looked up beforehand.
+            ledgers = target.ledgers or len(target.keys)
+            self.first += [get + end for end in self._ends[:ledgers] for get in self._gets]
+            self.first += [self._gets[0] + end for end in self._ends[ledgers:]]
+        elif make is Requests.replay:
+            self.first += [self.post(number, 0) for number in range(REPLAYED_KEYS)]
+
+    def _pair(self) -> tuple[str, str]:
+        accounts = self._accounts
+        source = int(self._random() * len(accounts))
+        step = 1 + int(self._random() * (len(accounts) - 1))
         return accounts[source], accounts[(source + step) % len(accounts)]
 
-    def other(self) -> str:
-        accounts = self.target.accounts
-        return accounts[1 + int(self.random.random() * (len(accounts) - 1))]
+    def _posted(self, path: str, key: int, body: str, more: str = "") -> bytes:
+        head = f"POST {path} HTTP/1.1\r\n{self._heads[key]}Content-Type: application/json\r\n{more}"
+        return f"{head}Content-Length: {len(body)}\r\n\r\n{body}".encode()
 
+    def _transfer(self, number: int, key: int, source: str, destination: str) -> bytes:
+        body = f'{{"source":"{source}","destination":"{destination}","amount":1,"currency":"EUR"}}'
+        return self._posted("/v1/transfers", key, body, f"Idempotency-Key: {key_of(self._run, number)}\r\n")
 
-def _bare(source: _Source) -> Requests:
-    request = source.heads("GET /")[0].encode() + b"\r\n"
-    return Requests([], lambda _number, _key: request)
+    def bare(self, _number: int, key: int) -> bytes:
+        """Ask a server that answers everything with the same bytes."""
+        return b"GET / HTTP/1.1\r\n" + self._ends[key]
 
+    def get(self, _number: int, key: int) -> bytes:
+        """Read one account, or its newest entries."""
+        return self._gets[int(self._random() * len(self._gets))] + self._ends[key]
 
-def _gets(source: _Source, path: str) -> Requests:
-    choice, names = source.random.random, source.target.accounts
-    by_account = [source.heads(f"GET {path.format(name)}") for name in names]
-    ready = [[f"{head}\r\n".encode() for head in heads] for heads in by_account]
-    # Each once beforehand: what is measured finds in a cache what can be there.
-    first = [request for some in ready for request in some]
-    return Requests(first, lambda _number, key: ready[int(choice() * len(names))][key])
+    def replay(self, _number: int, _key: int) -> bytes:
+        """Send a transfer again that has been posted before."""
+        return self.first[int(self._random() * len(self.first))]
 
+    def post(self, number: int, key: int) -> bytes:
+        """Post a transfer between two accounts."""
+        return self._transfer(number, key, *self._pair())
 
-def _read(source: _Source) -> Requests:
-    return _gets(source, "/v1/accounts/{}")
+    def hot(self, number: int, key: int) -> bytes:
+        """Post a transfer from one account."""
+        other = self._accounts[1 + int(self._random() * (len(self._accounts) - 1))]
+        return self._transfer(number, key, self._accounts[0], other)
 
+    def mixed(self, number: int, key: int) -> bytes:
+        """Read at times, and post otherwise."""
+        return self.post(number, key) if number % READ_ONE_IN else self.get(number, key)
 
-def _statement(source: _Source) -> Requests:
-    return _gets(source, "/v1/accounts/{}/entries?limit=20")
-
-
-def _transfer(head: str, key: str, source: str, destination: str) -> bytes:
-    body = f'{{"source":"{source}","destination":"{destination}","amount":1,"currency":"EUR"}}'
-    return f"{head}Idempotency-Key: {key}\r\nContent-Length: {len(body)}\r\n\r\n{body}".encode()
-
-
-def _post(source: _Source) -> Requests:
-    heads, run = source.posts("/v1/transfers"), source.run
-    return Requests([], lambda number, key: _transfer(heads[key], key_of(run, number), *source.pair()))
-
-
-def _hot(source: _Source) -> Requests:
-    heads, run, hot = source.posts("/v1/transfers"), source.run, source.target.accounts[0]
-    return Requests([], lambda number, key: _transfer(heads[key], key_of(run, number), hot, source.other()))
-
-
-def _mixed(source: _Source) -> Requests:
-    read, post = _read(source).make, _post(source).make
-    return Requests([], lambda number, key: post(number, key) if number % 5 else read(number, key))
-
-
-def _replay(source: _Source) -> Requests:
-    head, choice = source.posts("/v1/transfers")[0], source.random.random
-    first = [_transfer(head, key_of(source.run, number), *source.pair()) for number in range(REPLAYED_KEYS)]
-    return Requests(first, lambda _number, _key: first[int(choice() * REPLAYED_KEYS)])
-
-
-def _bulk(source: _Source) -> Requests:
-    heads = source.posts("/v1/transfers/bulk")
-
-    def make(number: int, key: int) -> bytes:
+    def bulk(self, number: int, key: int) -> bytes:
+        """Post many transfers in one request."""
         items = []
         for item in range(BULK_TRANSFERS):
-            giver, taker = source.pair()
-            fields = {"source": giver, "destination": taker, "amount": 1, "currency": "EUR"}
-            items.append({"key": f"{key_of(source.run, number)}-{item}", **fields})
-        body = json.dumps({"transfers": items}, separators=(",", ":"))
-        return f"{heads[key]}Content-Length: {len(body)}\r\n\r\n{body}".encode()
-
-    return Requests([], make)
+            source, destination = self._pair()
+            fields = {"source": source, "destination": destination, "amount": 1, "currency": "EUR"}
+            items.append({"key": f"{key_of(self._run, number)}-{item}", **fields})
+        return self._posted("/v1/transfers/bulk", key, json.dumps({"transfers": items}, separators=(",", ":")))
 
 
-_MAKERS: dict[str, Callable[[_Source], Requests]] = {
-    "bare": _bare,  # a server that answers everything with the same bytes
-    "read": _read,  # one account
-    "statement": _statement,  # its newest entries
-    "replay": _replay,  # transfers that have been posted before
-    "post": _post,  # transfers between two accounts
-    "hot": _hot,  # transfers from one account
-    "mixed": _mixed,  # a read in five, the others posts
-    "bulk": _bulk,  # many transfers a request
+_WORKLOADS: dict[str, Callable[[Requests, int, int], bytes]] = {
+    "bare": Requests.bare,
+    "read": Requests.get,
+    "statement": Requests.get,
+    "replay": Requests.replay,
+    "post": Requests.post,
+    "hot": Requests.hot,
+    "mixed": Requests.mixed,
+    "bulk": Requests.bulk,
 }
-# Those that a load at a fixed rate can be made of.
-NAMES = ("read", "post", "hot", "mixed")

@@ -1,35 +1,22 @@
 """The routes: `uvicorn loadtests.peer.app:app --loop uvloop --http httptools`."""
 
+import datetime
 import hashlib
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+import uuid
 from typing import Annotated
 
-from fastapi import Depends, FastAPI, Header, HTTPException, Request, Response
+from fastapi import FastAPI, Header, HTTPException, Request, Response
 from sqlalchemy import select
 from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.exc import IntegrityError
 
-from loadtests.peer.book import post
-from loadtests.peer.gate import caller, resources
-from loadtests.peer.resources import KeyInfo, Resources, open_resources
+from loadtests.peer.resources import Caller, Parts, Resources, lifespan
 from loadtests.peer.schemas import AccountIn, AccountOut, AccountsIn, TransferIn, TransferOut
-from loadtests.peer.tables import Account
+from loadtests.peer.tables import Account, Transfer
 
 # Seconds that an account is served out of Redis unless a transfer removes it: so long that few reads miss.
 SNAPSHOT_SECONDS = 60
 JSON = "application/json"
-
-Caller = Annotated[KeyInfo, Depends(caller)]
-Parts = Annotated[Resources, Depends(resources)]
-
-
-@asynccontextmanager
-async def lifespan(running: FastAPI) -> AsyncIterator[None]:
-    """Hold the connections while it runs."""
-    async with open_resources() as parts:
-        running.state.resources = parts
-        yield
-
 
 app = FastAPI(lifespan=lifespan)
 
@@ -60,14 +47,11 @@ async def open_accounts(asked: AccountsIn, who: Caller, parts: Parts) -> dict[st
 async def _open(parts: Resources, ledger: str, asked: AccountIn) -> tuple[bool, AccountOut]:
     async with parts.sessions() as session, session.begin():
         values = {"ledger": ledger, **asked.model_dump()}
-        statement = insert(Account).values(**values).on_conflict_do_nothing().returning(Account)
-        row = await session.scalar(statement)
-        if row is not None:
-            return True, AccountOut.model_validate(row)
-        found = await session.get_one(Account, (ledger, asked.id))
+        row = await session.scalar(insert(Account).values(**values).on_conflict_do_nothing().returning(Account))
+        found = row or await session.get_one(Account, (ledger, asked.id))
         if (found.currency, found.floor) != (asked.currency, asked.floor):
             raise HTTPException(409, "this account exists, and is another one")
-        return False, AccountOut.model_validate(found)
+        return row is not None, AccountOut.model_validate(found)
 
 
 def _snapshot_name(ledger: str, account: str) -> str:
@@ -100,10 +84,59 @@ async def post_transfer(
 ) -> Response:
     """Make a transfer once, whatever is sent how often."""
     fingerprint = hashlib.sha256(b"POST /v1/transfers\n" + await request.body()).digest()
-    transfer, replayed = await post(parts, who.ledger, idempotency_key, fingerprint, asked)
+    made = Transfer(id=uuid.uuid4(), ledger=who.ledger, idempotency_key=idempotency_key, fingerprint=fingerprint)
+    try:
+        transfer = await _post(parts, made, asked)
+    except IntegrityError:
+        # Somebody else has just used the key.
+        async with parts.sessions() as session:
+            other = await session.scalar(_of_same_key(made))
+        if other is None:
+            raise
+        transfer = other
+    if transfer.fingerprint != fingerprint:
+        raise HTTPException(422, "this key was used for another request")
+    replayed = transfer is not made
     if not replayed:
-        await parts.redis.delete(
-            _snapshot_name(who.ledger, asked.source), _snapshot_name(who.ledger, asked.destination)
-        )
+        names = [_snapshot_name(who.ledger, account) for account in (asked.source, asked.destination)]
+        await parts.redis.delete(*names)
     headers = {"Idempotent-Replayed": "true"} if replayed else {}
     return Response(TransferOut.model_validate(transfer).model_dump_json(), 201, headers, JSON)
+
+
+def _of_same_key(transfer: Transfer) -> "select[tuple[Transfer]]":
+    mine = Transfer.ledger == transfer.ledger, Transfer.idempotency_key == transfer.idempotency_key
+    return select(Transfer).where(*mine)
+
+
+async def _post(parts: Resources, made: Transfer, asked: TransferIn) -> Transfer:
+    """Make a transfer in one transaction, both accounts locked, unless there is one with its key; return it."""
+    async with parts.sessions() as session, session.begin():
+        known = await session.scalar(_of_same_key(made))
+        if known is not None:
+            return known
+        # Locked in the order of their ids: two transfers between the same accounts never wait for one another in turn.
+        rows = await session.scalars(
+            select(Account)
+            .where(Account.ledger == made.ledger, Account.id.in_((asked.source, asked.destination)))
+            .order_by(Account.id)
+            .with_for_update()
+        )
+        accounts = {account.id: account for account in rows}
+        source, destination = accounts.get(asked.source), accounts.get(asked.destination)
+        if source is None or destination is None or source is destination:
+            raise HTTPException(404, "an account does not exist")
+        if source.currency != asked.currency or destination.currency != asked.currency:
+            raise HTTPException(409, "the currencies differ")
+        if source.floor is not None and source.balance - asked.amount < source.floor:
+            raise HTTPException(409, "there is not enough money")
+        for side, account, amount in (("source", source, -asked.amount), ("destination", destination, asked.amount)):
+            account.balance += amount
+            account.version += 1
+            setattr(made, f"{side}_balance", account.balance)
+            setattr(made, f"{side}_version", account.version)
+        for name, value in asked.model_dump().items():
+            setattr(made, name, value)
+        made.created_at = datetime.datetime.now(datetime.UTC)
+        session.add(made)
+    return made

@@ -11,28 +11,30 @@ Currency = Annotated[str, Field(pattern=r"^[A-Z0-9]{3,8}$")]
 Amount = Annotated[int, Field(strict=True, gt=0, lt=2**63)]
 
 
-class AccountIn(BaseModel):
-    """An account to open."""
-
+class _In(BaseModel):
     model_config = ConfigDict(extra="forbid")
+
+
+class _Out(BaseModel):
+    model_config = ConfigDict(from_attributes=True)
+
+
+class AccountIn(_In):
+    """An account to open."""
 
     id: Name
     currency: Currency
     floor: int | None = 0
 
 
-class AccountsIn(BaseModel):
+class AccountsIn(_In):
     """Accounts to open at once."""
-
-    model_config = ConfigDict(extra="forbid")
 
     accounts: Annotated[list[AccountIn], Field(min_length=1, max_length=1_000)]
 
 
-class AccountOut(BaseModel):
+class AccountOut(_Out):
     """An account."""
-
-    model_config = ConfigDict(from_attributes=True)
 
     id: str
     currency: str
@@ -42,10 +44,8 @@ class AccountOut(BaseModel):
     created_at: datetime.datetime
 
 
-class TransferIn(BaseModel):
+class TransferIn(_In):
     """A transfer to make."""
-
-    model_config = ConfigDict(extra="forbid")
 
     source: Name
     destination: Name
@@ -55,10 +55,8 @@ class TransferIn(BaseModel):
     description: str | None = None
 
 
-class TransferOut(BaseModel):
+class TransferOut(_Out):
     """A transfer that was made."""
-
-    model_config = ConfigDict(from_attributes=True)
 
     id: uuid.UUID
     source: str

@@ -4,18 +4,22 @@ import asyncio
 import os
 import re
 import sys
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
 
 from loadtests.bench import __main__ as program
-from loadtests.bench.fill import fill
+from loadtests.bench.fill import fill, new_keys
+from loadtests.bench.parts import PARTS, Case, growth
 from loadtests.bench.record import Part, read
 from loadtests.bench.report import TEMPLATE, render
-from loadtests.bench.work import Work
-from loadtests.openloop.children import run_apart
-from loadtests.openloop.generator import Task, prepare
+from loadtests.bench.scale import QUICK
+from loadtests.bench.work import Shared, Work
+from loadtests.openloop.driver import Task
+from loadtests.openloop.generator import prepare, run_apart
+from loadtests.screen import Screen
 from tests.support.books import check_books
 from tests.support.postgres import administer
 from tests.support.service import in_process, make_key
@@ -26,7 +30,7 @@ FIGURES = Path(__file__).with_name("figures")
 
 def stored() -> list[Part]:
     """All parts of a short run that was kept."""
-    parts = [read(FIGURES, name) for name in program.PARTS]
+    parts = [read(FIGURES, name) for name in PARTS]
     found = [part for part in parts if part is not None]
     assert len(found) == len(parts)
     return found
@@ -107,7 +111,7 @@ def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bench:
     async def part(work: Work) -> None:
         calls.append(1)
         work.keep(side="tallystick", workload="read", per_second=4321.0, seconds=1.0)
-        work.audits.note("stub", not (tmp_path / "wrong").exists(), "said the auditor")
+        work.audited("stub", not (tmp_path / "wrong").exists(), "said the auditor")
         if (tmp_path / "interrupt").exists():
             raise asyncio.CancelledError
 
@@ -169,3 +173,44 @@ async def test_the_generator_counts_what_happened(database_url: str, redis_url: 
         assert more["other"] == {}
         assert more["good"] > 0
     await check_books(database_url)
+
+
+async def test_keys_that_sql_has_made_open_their_ledgers(database_url: str, redis_url: str) -> None:
+    """Each key is taken, and so many keys as connections have turns, which go around all ledgers."""
+    async with in_process(database_url, redis_url) as service:
+        keys = await new_keys(database_url, 2, 5)
+        target = (await prepare(service.url, keys[:2], 3))._replace(keys=keys, ledgers=2)
+        run = await run_apart(Task(target, "post", 2, 0.3, settle=False), [os.getpid()])
+        assert run["other"] == {}
+        counts = await administer(
+            database_url, "SELECT count(*) FROM tallystick.transfers GROUP BY ledger_id ORDER BY ledger_id"
+        )
+        assert len(counts) == 2
+        assert sum(row[0] for row in counts) == run["answered"] > 0
+    await check_books(database_url)
+
+
+async def test_growth_is_measured_beside_what_does_not_grow() -> None:
+    """Each run comes right after one of the base, and the ratio is that of these two."""
+    order: list[str] = []
+
+    def case(name: str, *rates: float) -> Case:
+        left = iter(rates)
+
+        async def measure() -> dict[str, float]:
+            order.append(name)
+            return {"per_second": next(left)}
+
+        return Case({"keys": name}, measure)
+
+    work = Work("keys", QUICK._replace(rounds=2), Screen(), Shared(AsyncExitStack()))
+    await growth(
+        work, "per_second", case("one", 100.0, 50.0, 100.0, 50.0), [case("few", 90.0, 80.0), case("many", 25.0, 10.0)]
+    )
+    assert order == ["one", "few", "one", "many"] * 2
+    assert [(run["keys"], run["times"]) for run in work.runs] == [
+        ("few", 0.9),
+        ("many", 0.5),
+        ("few", 0.8),
+        ("many", 0.2),
+    ]

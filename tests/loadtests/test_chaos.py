@@ -14,17 +14,18 @@ from typing import NamedTuple
 
 import pytest
 
-from loadtests.chaos import report
+from loadtests.chaos.faults import KINDS
 from loadtests.chaos.judge import (
+    ALL_CHECKS,
     BOUNDED_READ,
+    SOMETIMES,
     Judged,
-    all_checks,
     check_bounded,
     check_errors,
     check_look_ups,
     set_apart,
 )
-from loadtests.chaos.plan import KINDS, Phase, plan
+from loadtests.chaos.plan import Phase, plan
 from loadtests.history.model import History, parse
 from loadtests.history.verdict import Verdict
 from tests.loadtests.stories import Ledger, Story
@@ -143,15 +144,14 @@ def test_look_ups_and_errors(operation: str, status: int, response: dict[str, st
 def test_what_was_never_seen_fails_a_long_run() -> None:
     """Each of the rare cases has to have happened, and each check has to have judged something."""
     verdict = Verdict()
-    verdict.judged.update(dict.fromkeys(all_checks(), 1))
-    counts = Counter(dict.fromkeys(report.SOMETIMES, 1))
-    judged = Judged(verdict, {}, 1)
-    assert report.missing(judged, counts, 120) == []
-    counts["replayed while Redis was away"] = 0
-    assert report.missing(judged, counts, 120) == ["never: replayed while Redis was away"]
-    assert report.missing(judged, counts, SECONDS) == []
+    verdict.judged.update(dict.fromkeys(ALL_CHECKS, 1))
+    judged = Judged(verdict, {}, Counter(dict.fromkeys(SOMETIMES, 1)))
+    assert judged.missing(120) == []
+    judged.seen["replayed while Redis was away"] = 0
+    assert judged.missing(120) == ["never: replayed while Redis was away"]
+    assert judged.missing(SECONDS) == []
     verdict.judged["C2"] = 0
-    assert report.missing(judged, counts, SECONDS) == ["nothing for check C2 to judge"]
+    assert judged.missing(SECONDS) == ["nothing for check C2 to judge"]
 
 
 class Started(NamedTuple):
@@ -247,4 +247,4 @@ async def test_lies_are_found(runs: dict[str, Started]) -> None:
         assert re.search(lie, said, re.MULTILINE), said
     assert run.left_behind() == []
     [kept] = (run.reports / "chaos").iterdir()
-    assert {"history.jsonl", "server-1.log", "server-2.log", "postgres.log"} <= {path.name for path in kept.iterdir()}
+    assert {"history.jsonl", "server-1.log", "server-2.log", "databases"} <= {path.name for path in kept.iterdir()}

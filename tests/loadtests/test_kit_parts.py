@@ -1,24 +1,25 @@
 """The parts of the load tests that need no users: shapes, figures, objectives, limits."""
 
 from collections import Counter
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from loadtests.history.model import Operation
-from loadtests.kit import objectives, plan
-from loadtests.kit.catalogue import SCENARIOS, SHAPES
+from loadtests.history.recorder import Heard, Recorder
+from loadtests.kit import plan
+from loadtests.kit.catalogue import CALM, MEANINGS, SCENARIOS, SHAPES, STRICT, judge
 from loadtests.kit.limiter import accuracy, limit_of
 from loadtests.kit.plan import Limit, Plan
 from loadtests.kit.shapes import KneeSearch, Step, users_at
-from loadtests.kit.stats import percentile
-from loadtests.kit.traffic import Traffic
+from loadtests.payers import Habits, Payer, Request
 
 LIMIT = Limit(quota=10, window=1, burst=20)
-USUAL = {"lies": 0.0, "unknown": 0.0, "unjudged": 0.0, "cut_short": 0.0, "exceptions": 0.0, "error_rate": 0.0}
-FAST = {"p50_ms": 1.0, "p95_ms": 2.0, "p99_ms": 3.0}
+USUAL = {**STRICT, **dict.fromkeys(CALM, 3.0), "error_rate": 0.0}
 
 
 def made(**changes: object) -> Plan:
@@ -32,7 +33,7 @@ def made(**changes: object) -> Plan:
         "seconds": 1.0,
         "shape": "steady",
         "seed": 1,
-        "accounts": 50,
+        "size": 50,
         "folder": "reports/reads",
     }
     return Plan(**{**fields, **changes})  # type: ignore[arg-type]  # few, by name
@@ -75,35 +76,24 @@ def test_a_search_ends_with_the_users_there_are() -> None:
     assert search.knee == Step(3, 300.0, 1.0)
 
 
-@given(st.lists(st.integers(0, 500), min_size=1), st.floats(0.01, 1))
-def test_a_percentile_is_one_of_the_values(values: list[int], share: float) -> None:
-    """At least that share of the values do not exceed it, and it is the smallest of which that is so."""
-    value = percentile(Counter(values), share)
-    assert value in values
-    assert sum(other <= value for other in values) >= share * len(values) - 1e-9
-    assert sum(other < value for other in values) < share * len(values) + 1e-9
-
-
 def test_no_scenario_wants_what_is_not_measured() -> None:
     """With good figures for all its objectives a scenario is good, whatever its shape; without one it is not."""
     good = {"replays_equal": 1.0, "one_first": 1.0, "above_limit": 0.0, "admitted_share": 1.0, "offered_times": 9.0}
-    good |= {**USUAL, **FAST, "retry_after_true": 1.0, "drift": 1.0}
+    good |= {**USUAL, "retry_after_true": 1.0, "drift": 1.0}
     for scenario in SCENARIOS:
         for shape in SHAPES:
-            wanted = objectives.objectives(scenario, shape, {})
-            assert {objective.name for objective in wanted} <= set(objectives.names())
-            assert all(finding.met for finding in objectives.judge(wanted, good)), scenario
-            for objective in wanted:
-                figures = {name: figure for name, figure in good.items() if name != objective.name}
-                assert not all(finding.met for finding in objectives.judge(wanted, figures))
+            findings = judge(scenario, shape, {}, good)
+            assert all(finding.met for finding in findings), scenario
+            for name in (finding.name for finding in findings):
+                assert name in MEANINGS
+                figures = {other: figure for other, figure in good.items() if other != name}
+                assert not all(finding.met for finding in judge(scenario, shape, {}, figures))
 
 
 def test_a_bar_can_be_moved() -> None:
     """A missed one is named with figure and bar."""
-    wanted = objectives.objectives("reads", "steady", {"p99_ms": 2.5, "error_rate": 0.5})
-    missed = [
-        str(finding) for finding in objectives.judge(wanted, {**USUAL, **FAST, "error_rate": 0.4}) if not finding.met
-    ]
+    asked = {"p99_ms": 2.5, "error_rate": 0.5, "one_first": 1.0}
+    missed = [str(found) for found in judge("reads", "steady", asked, {**USUAL, "error_rate": 0.4}) if not found.met]
     assert missed == ["p99_ms is 3, bar <= 2.5: 99 of 100 answers came within so many milliseconds"]
 
 
@@ -145,29 +135,56 @@ def test_a_key_tells_its_limit(headers: dict[str, str], limit: Limit | None) -> 
     assert limit_of(headers) == limit
 
 
-def test_the_same_seed_makes_the_same_traffic() -> None:
-    """And another user or seed makes another."""
+class _NoWire:
+    """Carries nothing: only choices are looked at."""
 
-    def choices(user: str, seed: int) -> list[tuple[str, str]]:
-        traffic = Traffic(made(seed=seed), user)
-        return [traffic.pair() for _ in range(20)]
+    async def send(self, request: Request) -> Heard:
+        raise NotImplementedError
 
-    assert choices("0-1", 1) == choices("0-1", 1)
-    assert choices("0-1", 1) != choices("0-2", 1)
-    assert choices("0-1", 1) != choices("0-1", 2)
+    async def send_deaf(self, request: Request) -> None:
+        raise NotImplementedError
+
+    async def pause(self, seconds: float) -> None:
+        raise NotImplementedError
+
+    async def together(self, sendings: Sequence[Coroutine[Any, Any, Heard]]) -> list[Heard]:
+        raise NotImplementedError
 
 
-def test_few_accounts_get_most_of_the_reads() -> None:
-    traffic = Traffic(made(), "0-1")
-    counts = Counter(traffic.busy_account() for _ in range(2_000))
-    assert counts.most_common(1)[0][0] == made().account(0)
+@pytest.fixture
+def payer(tmp_path: Path) -> Iterator[Callable[[str], Payer]]:
+    """Makes payers of a seed."""
+    habits = Habits(amount_max=500, items=20, at_once=3, pause_max=3.0, again_one_in=8)
+    with Recorder(tmp_path / "history.jsonl") as recorder:
+
+        def make(seed: str) -> Payer:
+            return Payer(_NoWire(), recorder, "u1", prefix="k", accounts=made().accounts, habits=habits, seed=seed)
+
+        yield make
+
+
+def test_the_same_seed_makes_the_same_traffic(payer: Callable[[str], Payer]) -> None:
+    """And another one makes another."""
+
+    def choices(seed: str) -> list[tuple[str, str]]:
+        one = payer(seed)
+        return [one.pair() for _ in range(20)]
+
+    assert choices("1") == choices("1")
+    assert choices("1") != choices("2")
+
+
+def test_few_accounts_get_most_of_the_reads(payer: Callable[[str], Payer]) -> None:
+    one = payer("1")
+    counts = Counter(one.busy_account() for _ in range(2_000))
+    assert counts.most_common(1)[0][0] == made().accounts[0]
     assert sum(count for _, count in counts.most_common(5)) > 1_000
 
 
-def test_hot_and_cold_pairs() -> None:
+def test_hot_and_cold_pairs(payer: Callable[[str], Payer]) -> None:
     """The first account is in every hot pair and in no cold one."""
-    traffic = Traffic(made(), "0-1")
-    hot = made().account(0)
+    one = payer("1")
+    hot = made().accounts[0]
     for _ in range(200):
-        assert hot in traffic.hot_pair()
-        assert hot not in traffic.cold_pair()
+        assert hot in one.hot_pair()
+        assert hot not in one.pair()

@@ -11,12 +11,13 @@ from aiohttp.test_utils import TestServer
 from hypothesis import given
 from hypothesis import strategies as st
 
+from loadtests.figures import Run, quantile
 from loadtests.openloop import overload
-from loadtests.openloop.driver import Driver
+from loadtests.openloop.driver import Driver, Task
 from loadtests.openloop.overload import Options
-from loadtests.openloop.results import ANSWERED, REFUSED, Results, Summary, quantile
-from loadtests.openloop.workloads import Target, requests_of
-from loadtests.process_table import family
+from loadtests.openloop.results import ANSWERED, REFUSED, Results
+from loadtests.openloop.workloads import Target
+from loadtests.processes import family
 from loadtests.screen import Screen
 from tests.support.service import Service, in_process, make_key
 from tests.support.waiting import until
@@ -40,35 +41,28 @@ async def stub(statuses: list[int], held: asyncio.Event | None = None) -> AsyncI
 
 
 async def test_every_request_that_is_due_is_counted_once() -> None:
-    async with stub([201, 201, 503, 429, 404]) as target:
-        results = Results(10_000)
-        driver = Driver(target, requests_of("post", target, "run", 1), 8, results)
-        await driver.connect()
-        await driver.run(200.0, 1.0, 1)
-        await driver.close()
-    summary = results.summary()
-    told = (summary.good, summary.late, summary.refused, summary.failed, summary.broken, summary.gave_up)
-    assert sum(told) == summary.due
-    assert summary.good > 0
-    assert summary.refused > 0
-    assert summary.failed > 0
-    assert results.fates.count(ANSWERED) == summary.good + summary.late
-    assert results.fates.count(REFUSED) == summary.refused
+    async with (
+        stub([201, 201, 503, 429, 404]) as target,
+        Driver(Task(target, "post", 8, 1.0, 200.0, fates=10_000)) as driver,
+    ):
+        results = await driver.run()
+    told = (results.good, results.late, results.refused, results.failed, results.broken, results.gave_up)
+    assert sum(told) == results.due
+    assert results.good > 0
+    assert results.refused > 0
+    assert results.failed > 0
+    assert results.fates.count(ANSWERED) == results.good + results.late
+    assert results.fates.count(REFUSED) == results.refused
 
 
 async def run_held(seconds: float, released: Callable[[Driver, Results], bool]) -> Results:
     """Run against a server that answers once *released* says so; return the results."""
     held = asyncio.Event()
-    async with stub([200], held) as target:
-        results = Results(0)
-        driver = Driver(target, requests_of("read", target, "run", 1), 4, results)
-        await driver.connect()
-        running = asyncio.create_task(driver.run(200.0, seconds, 1))
-        await until(lambda: released(driver, results))
+    async with stub([200], held) as target, Driver(Task(target, "post", 4, seconds, 200.0)) as driver:
+        running = asyncio.create_task(driver.run())
+        await until(lambda: released(driver, driver.results))
         held.set()
-        await running
-        await driver.close()
-    return results
+        return await running
 
 
 async def test_a_server_that_holds_its_answers_is_not_waited_for() -> None:
@@ -81,17 +75,17 @@ async def test_a_server_that_holds_its_answers_is_not_waited_for() -> None:
 async def test_what_is_answered_when_nothing_is_sent_any_more_is_no_goodput() -> None:
     """It was answered, and in time, but not while the server was under load."""
     results = await run_held(0.3, lambda driver, _: driver._over)
-    summary = results.summary()
-    assert summary.good == summary.drained == 4
-    assert (summary.per_second, summary.p99) == (0.0, 0.0)
+    figures = results.figures()
+    assert results.good == results.drained == 4
+    assert (figures["per_second"], figures["p99"]) == (0.0, 0.0)
 
 
 @pytest.mark.parametrize(("seconds", "goodput"), [(2.0, 45.0), (4.0, 20.0)])
 def test_goodput_is_that_of_a_run_that_has_settled(seconds: float, goodput: float) -> None:
     """Neither what came while the queues filled counts, where the run is long enough, nor what came afterwards."""
-    results = Results(0)
+    results = Results()
     results.good, results.early, results.drained, results.seconds = 100, 30, 10, seconds
-    assert results.summary().per_second == goodput
+    assert results.figures()["per_second"] == goodput
 
 
 class _Curve(overload.Curve):
@@ -102,17 +96,16 @@ class _Curve(overload.Curve):
         self.served = served
         self.rates: list[float] = []
 
-    async def _run(self, target: Target, name: str, rate: float | None, seconds: float, connections: int) -> Summary:
+    async def _run(self, target: Target, name: str, rate: float | None, connections: int) -> Run:
         assert rate is not None
         self.rates.append(rate)
-        results = Results(0)
+        results = Results()
         results.due = 1_000
         results.good = results.due if rate <= self.served else results.due - 2
         results.refused = results.due - results.good
         results.seconds = results.due / rate
-        summary = results.summary()
-        self.steps.append(overload.Step(name, summary, 0.0, 0.0))
-        return summary
+        self.steps.append({"step": name, **results.figures()})
+        return self.steps[-1]
 
 
 @pytest.mark.parametrize(("served", "tries", "peak"), [(9e9, 1, 1_000.0), (921.0, 3, 900.0), (0.0, 11, 499.0)])
@@ -122,8 +115,8 @@ async def test_the_peak_is_the_highest_rate_that_is_served(served: float, tries:
     await curve._find_peak(Target("127.0.0.1", 1, ["made-up"], ["a"]), 1_000.0)
     assert len(curve.rates) == tries
     assert curve.rates == sorted(curve.rates, reverse=True)
-    assert [step.name for step in curve.steps] == ["peak"]
-    assert curve.steps[0].summary.per_second == pytest.approx(peak)
+    assert [step["step"] for step in curve.steps] == ["peak"]
+    assert curve.steps[0]["per_second"] == pytest.approx(peak)
 
 
 @given(st.lists(st.floats(0, 1e6), min_size=1), st.floats(0, 0.999))
@@ -146,11 +139,13 @@ class _Here:
     async def create_key(self, _ledger: str) -> str:
         return self._key
 
+    async def warm(self, key: str) -> None:
+        """Do not wait: nothing is read out of a cache."""
+
 
 @asynccontextmanager
 async def curve(database_url: str, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[overload.Curve]:
     """A curve of short runs against a real server."""
-    monkeypatch.setattr(overload, "WARM_UP_SECONDS", 0.2)
     monkeypatch.setattr(overload, "CALLERS", (8,))
     monkeypatch.setattr(overload, "PEAK_TRIED", (0.4,))
     monkeypatch.setattr(overload, "BARS", {})
@@ -164,9 +159,9 @@ async def test_a_curve_of_a_real_server(database_url: str, monkeypatch: pytest.M
     """All runs are made, nothing that was refused is there, and all that was answered is."""
     async with curve(database_url, monkeypatch) as measured:
         await measured.measure()
-        assert [step.name for step in measured.steps] == ["8 callers", "peak", "unloaded", "2x", "after"]
+        assert [step["step"] for step in measured.steps] == ["8 callers", "peak", "unloaded", "2x", "after"]
         assert measured.lies == []
-        assert all(step.summary.good > 0 for step in measured.steps)
+        assert all(step["good"] > 0 for step in measured.steps)
 
 
 async def test_a_curve_catches_lies(database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:

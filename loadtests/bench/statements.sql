@@ -1,0 +1,97 @@
+-- What the benchmark asks databases for, in the form of sql/queries/.
+
+-- name: moves(number, since, accounts)
+-- Transfers between `load:0` and so on; a tenth come from the first, as from one that everybody uses.
+CREATE TEMPORARY TABLE moves AS
+SELECT n, uuidv7() AS id, 1 + n % 500 AS amount, $2::timestamptz + n * interval '1 microsecond' AS created_at,
+       'load:' || source AS source, 'load:' || (source + 1 + step) % $3::bigint AS destination
+FROM (
+    SELECT n, CASE WHEN n % 10 = 0 THEN 0 ELSE floor(random() * $3::bigint)::bigint END AS source,
+           floor(random() * ($3::bigint - 1))::bigint AS step
+    FROM generate_series(1, $1::bigint) AS n
+) AS m;
+
+-- name: sides(ledger_id)
+-- What each of them is to its two accounts.
+CREATE TEMPORARY TABLE sides AS
+SELECT s.n, s.id, s.account, s.signed < 0 AS is_source, s.created_at,
+       lag(s.id, 1, a.last_transfer) OVER w AS previous,
+       a.balance + sum(s.signed) OVER w AS balance, a.version + row_number() OVER w AS version
+FROM (
+    SELECT n, id, source AS account, -amount AS signed, created_at FROM moves
+    UNION ALL
+    SELECT n, id, destination, amount, created_at FROM moves
+) AS s
+JOIN tallystick.accounts AS a ON a.ledger_id = $1 AND a.id = s.account
+WINDOW w AS (PARTITION BY s.account ORDER BY s.n);
+
+-- name: transfers(ledger_id)
+-- The transfers themselves.
+INSERT INTO tallystick.transfers (
+    ledger_id, amount, source_balance, destination_balance, source_version, destination_version, created_at, id,
+    source_previous, destination_previous, idempotency_key, fingerprint, kind, source, destination, currency, metadata
+)
+SELECT $1, m.amount, s.balance, d.balance, s.version, d.version, m.created_at, m.id, s.previous, d.previous,
+       uuidv7()::text, sha256(m.n::text::bytea), 'transfer', m.source, m.destination, 'EUR', '{}'::json
+FROM moves AS m
+JOIN sides AS s ON s.n = m.n AND s.is_source
+JOIN sides AS d ON d.n = m.n AND NOT d.is_source
+ORDER BY m.n;
+
+-- name: accounts(ledger_id)
+-- The accounts as they stand afterwards.
+UPDATE tallystick.accounts AS a
+SET balance = s.balance, version = s.version, last_entry_at = s.created_at, last_transfer = s.id
+FROM (
+    SELECT DISTINCT ON (account) account, balance, version, created_at, id FROM sides ORDER BY account, version DESC
+) AS s
+WHERE a.ledger_id = $1 AND a.id = s.account;
+
+-- name: start(ledger_id)
+-- An instant later than any entry there is.
+SELECT greatest(clock_timestamp(), max(last_entry_at)) FROM tallystick.accounts WHERE ledger_id = $1;
+
+-- name: ledger(account_id)
+-- The newest ledger that has an account.
+SELECT max(ledger_id) FROM tallystick.accounts WHERE id = $1;
+
+-- name: count()
+-- All transfers.
+SELECT count(*) FROM tallystick.transfers;
+
+-- name: new_ledger(name)
+-- Make a ledger.
+INSERT INTO tallystick.ledgers (name) VALUES ($1) RETURNING id;
+
+-- name: new_key(ledger_id, id, digest)
+-- Make an admin key with plenty, as a command makes it.
+INSERT INTO tallystick.api_keys (ledger_id, id, digest, role, rate_quota, rate_window, burst, concurrency)
+VALUES ($1, $2, $3, 'admin', 1000000, 1, 1000000, 100000);
+
+-- name: insert()
+-- Rows that are all different, with keys that grow as those of a busy caller do; run by pgbench.
+INSERT INTO tallystick.transfers (
+    ledger_id, amount, source_balance, destination_balance, source_version, destination_version, created_at, id,
+    idempotency_key, fingerprint, kind, source, destination, currency, metadata
+)
+SELECT 1, 1, 1, 1, 1, 1, clock_timestamp(), uuidv7(), uuidv7()::text, sha256(r.a::text::bytea), 'transfer',
+       'load:' || r.a, 'load:' || r.a + 1, 'EUR', '{}'::json
+FROM (SELECT (random() * 998)::int AS a FROM generate_series(1, 500)) AS r;
+
+-- name: pgbench_audit()
+-- Whether pgbench has neither made nor lost money.
+SELECT (SELECT sum(abalance) FROM pgbench_accounts) = (SELECT sum(bbalance) FROM pgbench_branches)
+   AND (SELECT sum(bbalance) FROM pgbench_branches) = (SELECT sum(tbalance) FROM pgbench_tellers);
+
+-- name: peer_audit()
+-- Whether nothing was made or lost in a peer's books and every balance is what its transfers make it. That no key
+-- moved money twice its constraint sees to.
+SELECT (SELECT coalesce(sum(balance), 0) FROM accounts) = 0
+   AND NOT EXISTS (
+        SELECT FROM accounts AS a
+        LEFT JOIN (
+            SELECT id, sum(amount) AS total FROM (
+                SELECT destination AS id, amount FROM transfers UNION ALL SELECT source, -amount FROM transfers
+            ) AS sides GROUP BY id
+        ) AS s USING (id)
+        WHERE a.balance <> coalesce(s.total, 0));

@@ -1,0 +1,95 @@
+"""What runs came to: figures by name, their medians over several runs, and tables of them."""
+
+import statistics
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, NamedTuple
+
+# A run: what was measured and its figures, by name.
+Run = dict[str, Any]
+
+
+class Spread(NamedTuple):
+    """A figure of several runs: the median, the lowest and the highest."""
+
+    middle: float
+    low: float
+    high: float
+
+
+def spread(values: Sequence[float]) -> Spread:
+    """Return the median of some values, the lowest and the highest."""
+    return Spread(statistics.median(values), min(values), max(values))
+
+
+def quantile(ordered: Sequence[float], share: float) -> float:
+    """Return the value that *share* of the ordered values do not exceed; 0 of none."""
+    return ordered[min(len(ordered) - 1, int(share * len(ordered)))] if ordered else 0.0
+
+
+def group(runs: Iterable[Run], *names: str) -> dict[tuple[Any, ...], list[Run]]:
+    """Return the runs that have the same values under these names, in the order in which they were first made."""
+    found: dict[tuple[Any, ...], list[Run]] = {}
+    for run in runs:
+        found.setdefault(tuple(run.get(name) for name in names), []).append(run)
+    return found
+
+
+def number(value: float) -> str:
+    """Return a figure with three digits, or all of those before its point."""
+    if value == 0 or abs(value) >= 100:
+        return f"{value:,.0f}"
+    return f"{value:.3g}"
+
+
+def percent(share: float) -> str:
+    """Return a share of the whole."""
+    return f"{share:.0%}"
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[str]], figures: bool = True) -> str:
+    """Return a Markdown table; all columns but the first are figures, unless it is said that they are not."""
+    lines = ["| " + " | ".join(head) + " |", "| --- |" + (" ---: |" if figures else " --- |") * (len(head) - 1)]
+    return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in rows)])
+
+
+def aligned(text: str) -> str:
+    """Return a Markdown table for a terminal: each column as wide as its longest cell."""
+    # All lines but the one below the head.
+    lines = [line for line in text.splitlines() if line.strip("|-: ")]
+    rows = [[cell.strip() for cell in line.strip("| ").split("|")] for line in lines]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    return "\n".join("  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in rows)
+
+
+class Column(NamedTuple):
+    """
+    A column of a table of runs.
+
+    `figure` is what it shows of a run: a name, or what makes a number of it; None is none. The cell has the median over
+    the runs of its row, and with `spreads` the lowest and the highest too, where there are several.
+    """
+
+    head: str
+    figure: str | Callable[[Run], float | None]
+    form: Callable[[float], str] = number
+    spreads: bool = False
+
+    def cell(self, runs: Sequence[Run]) -> str:
+        """Return what it shows of these runs; a dash where they have no such figure."""
+        figure = self.figure
+        values = [run.get(figure) if isinstance(figure, str) else figure(run) for run in runs]
+        known = [value for value in values if value is not None]
+        if not known:
+            return "-"
+        found = spread(known)
+        text = self.form(found.middle)
+        return f"{text} ({self.form(found.low)}-{self.form(found.high)})" if self.spreads and len(known) > 1 else text
+
+
+RATE = Column("a second", "per_second", spreads=True)
+
+
+def runs_table(head: str, rows: Iterable[tuple[str, Sequence[Run]]], columns: Sequence[Column]) -> str:
+    """Return a Markdown table with a row for runs of a kind: what they are called, and their figures."""
+    cells = [[name, *(column.cell(runs) for column in columns)] for name, runs in rows]
+    return table((head, *(column.head for column in columns)), cells)
