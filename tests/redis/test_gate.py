@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from redis.crc import key_slot
 
-from server.gate.gate import Decision, Gate, LookUp
+from server.gate.gate import BATCH_MAX, Decision, Gate, LookUp
 from server.gate.keys import ApiKey, Role
 from server.gate.limits import Limit
 from server.store.cache import Replay, Snapshot
@@ -66,6 +66,17 @@ async def test_keys_that_wait_together_share_a_call(service: Service, valkey: Ow
     assert calls(valkey) == before + 1
     more = await asyncio.gather(*(gate.enter(key, 5) for key in keys))
     assert {decision.wait > 0 for decision in more} == {True}
+
+
+async def test_a_full_batch_of_as_many_keys_is_a_call(service: Service, valkey: OwnValkey) -> None:
+    """So many names as a batch can have, all of them new, are read and written by one call."""
+    gate, before = gate_of(service), calls(valkey)
+    keys = [api_key(number, number, ledger_limit=LIMIT) for number in range(BATCH_MAX)]
+    asked = [(key, LookUp.SNAPSHOT, gate.keyspace.snapshot(key.ledger_id, "a")) for key in keys]
+    decisions = await asyncio.gather(*(gate.enter(key, 1, look_up, name) for key, look_up, name in asked))
+    assert calls(valkey) == before + 1
+    assert {(decision.wait, decision.left) for decision in decisions} == {(0, BURST - 1)}
+    assert len({decision.lease for decision in decisions} - {None}) == BATCH_MAX
 
 
 async def test_keys_of_a_ledger_share_its_limit_as_they_come(service: Service) -> None:
