@@ -21,8 +21,8 @@ from server.store.sessions import LOCK_TIMEOUT_MS
 from server.telemetry.failpoints import Failpoints
 from server.telemetry.top import Top
 
-# Seconds for which keys are looked up before they are inserted, after a batch had one that was known. Whoever repeats old
-# requests seldom does so once, and each batch that meets such a key unprepared is sent twice.
+# Seconds for which keys are looked up before they are inserted, after a batch had one that was known. Whoever repeats
+# old requests seldom does so once, and each batch that meets such a key unprepared is sent twice.
 KNOWN_KEYS_SECONDS: Final = 10.0
 # By then an armed failpoint has seen the batch leave; nothing waits for it otherwise.
 _SENT_SECONDS = 0.001
