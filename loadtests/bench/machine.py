@@ -3,8 +3,10 @@
 import importlib.metadata
 import os
 import platform
+import shlex
 import shutil
 import subprocess
+import sysconfig
 from pathlib import Path
 
 from loadtests.databases import programs
@@ -30,7 +32,7 @@ def facts(peer_python: Path) -> dict[str, str]:
         "CPU": f"{_cpu_model()}, {os.cpu_count()} cores",
         "memory": f"{memory:.0f} GiB",
         "kernel": f"{platform.system()} {platform.release()}",
-        "Python": platform.python_version(),
+        "Python": f"{platform.python_version()} ({_how_built()})",
         "packages": ", ".join(f"{name} {importlib.metadata.version(name)}" for name in PACKAGES),
         **{name: _said(str(path), "--version") for name, path in programs().items()},
     }
@@ -40,6 +42,13 @@ def facts(peer_python: Path) -> dict[str, str]:
     if wrk := shutil.which("wrk"):
         found["wrk"] = " ".join(_said(wrk, "-v").split()[1:2])
     return found
+
+
+def _how_built() -> str:
+    """Return compiler and configure options of this Python, but for those that name a place."""
+    options = shlex.split(str(sysconfig.get_config_var("CONFIG_ARGS") or ""))
+    plain = [option for option in options if option.startswith("--") and "=" not in option]
+    return f"{platform.python_compiler()}, configured with {' '.join(plain) or 'no options'}"
 
 
 def _cpu_model() -> str:
