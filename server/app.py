@@ -31,6 +31,7 @@ from server.ledger.posting import PostingLane
 from server.ledger.row_locks import RowLocks
 from server.ledger.self_check import SelfCheck
 from server.settings import Settings, SettingsError
+from server.store.background import stop
 from server.store.cache import Cache
 from server.store.cache_counters import CacheCounters
 from server.store.hosts import check_address
@@ -217,8 +218,7 @@ async def create_app(settings: Settings, workers: int = 1) -> AsyncIterator[App]
             yield App(server, readiness, database, redis, counters, tallies, authenticator, gate, posting, traces)
         finally:
             await _drain(posting, accounts, gate)
-            following.cancel()
-            await asyncio.gather(following, return_exceptions=True)
+            await stop(following)
             await self_check.close()
             await rows.close()
             await cache.close()

@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
+from pytest_timeout import Settings as Timeout
 
 from server.process.embedded import EmbeddedServers
 from tests.support.client import Client
@@ -14,7 +15,17 @@ from tests.support.own_postgres import OwnPostgres
 from tests.support.postgres import create_database, create_template, drop_database
 from tests.support.service import ServerProcess, Service, in_process
 
+# Seconds that the fixtures of a test may take to end.
+TEARDOWN_SECONDS = 120
+
 _ledgers = itertools.count(1)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_teardown(item: pytest.Item) -> None:
+    """Bound the end of a test too: when a test fails, pytest-timeout stops its clock, for a debugger."""
+    timeout = Timeout(TEARDOWN_SECONDS, "signal", func_only=False, disable_debugger_detection=False)
+    item.ihook.pytest_timeout_set_timer(item=item, settings=timeout)
 
 
 @pytest.fixture(scope="session")

@@ -5,6 +5,7 @@ import time
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Final, TypeVar
 
+from server.store.background import stop
 from server.store.coalescer import QueueFullError
 from server.store.errors import RowLockedError, StoreError
 from server.store.postgres import Database
@@ -191,9 +192,7 @@ class RowLocks:
 
     async def close(self) -> None:
         """Stop polling."""
-        if self._poller is not None:
-            self._poller.cancel()
-            await asyncio.gather(self._poller, return_exceptions=True)
+        await stop(self._poller)
 
     async def _wait_for_change(self, ledger_id: int, accounts: Iterable[str], deadline: float) -> None:
         """

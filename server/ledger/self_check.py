@@ -6,6 +6,7 @@ from collections.abc import Callable
 from hashlib import sha256
 
 from server.ledger.accounts import Account
+from server.store.background import stop
 from server.store.cache import Cache, Snapshot
 from server.store.coalescer import QueueFullError
 from server.store.errors import StoreError
@@ -51,9 +52,7 @@ class SelfCheck:
 
     async def close(self) -> None:
         """Stop comparing."""
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+        await stop(self._task)
 
     async def _check(self, ledger_id: int, account_id: str, snapshot: Snapshot) -> None:
         counters = self._cache.counters

@@ -18,6 +18,7 @@ from server.process.slots import Slot, count_states
 from server.process.timeouts import TIMEOUTS, Timeouts
 from server.process.totals import Counts, Totals
 from server.settings import SettingsError
+from server.store.background import stop
 
 Values = Mapping[str, str | int]
 
@@ -119,9 +120,7 @@ class Supervisor:
             return await self._outcome
         finally:
             await self._stop()
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+            await stop(*tasks)
 
     async def reports(self) -> list[Report]:
         """Return the state of the worker in each slot; an empty slot waits for its worker to be restarted."""

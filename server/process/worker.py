@@ -26,6 +26,7 @@ from server.process.embedded.child import PR_SET_PDEATHSIG
 from server.process.error_messages import NotReadyError, explain
 from server.process.reporting import report
 from server.settings import Settings, load
+from server.store.background import stop
 from server.telemetry.logs import configure_logs
 
 # Seconds between the end of listening and the closing of idle connections, for what the kernel had accepted.
@@ -132,9 +133,7 @@ class Worker:
                 await self._ending.wait()
                 await self._drain(app, runner, site)
         finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+            await stop(*tasks)
 
     def _handle(self, message: ToWorker) -> None:
         match message:

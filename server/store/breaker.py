@@ -5,6 +5,8 @@ import logging
 import random
 from collections.abc import Awaitable, Callable
 
+from server.store.background import stop
+
 # Failures in a row that open it. One may be an accident; after three no other caller should wait.
 FAILURES_MAX = 3
 # Seconds between probes while it is open, with jitter so that workers do not probe together.
@@ -45,9 +47,7 @@ class Breaker:
 
     async def close(self) -> None:
         """Stop probing."""
-        if self._prober is not None:
-            self._prober.cancel()
-            await asyncio.gather(self._prober, return_exceptions=True)
+        await stop(self._prober)
 
     async def _watch(self) -> None:
         while True:

@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
+from server.store.background import stop
 from server.store.cache_counters import CacheCounters
 from server.store.keyspace import ABSENCE_MS, LEASE_MS, SNAPSHOT_MS, Confirmation, Keyspace
 from server.store.redis import Redis, RedisAwayError
@@ -215,9 +216,7 @@ class Cache:
     async def close(self) -> None:
         """Stop sending pending invalidations."""
         log.info("cache: %s", self.counters)
-        if self._sender is not None:
-            self._sender.cancel()
-            await asyncio.gather(self._sender, return_exceptions=True)
+        await stop(self._sender)
 
     def _submit(self, key: bytes, command: Command) -> Awaitable[Any]:
         """

@@ -17,6 +17,7 @@ from redis.cluster import PRIMARY
 from redis.crc import key_slot
 from redis.exceptions import RedisClusterException
 
+from server.store.background import stop
 from server.store.redis import (
     CONNECT_SECONDS,
     FLUSH_SECONDS,
@@ -79,6 +80,7 @@ class ClusterClient:
         # Whether the last reading of the topology failed.
         self._lost = False
         self._moving = asyncio.Lock()
+        self._closed = False
 
     @property
     def away(self) -> bool:
@@ -98,6 +100,8 @@ class ClusterClient:
             RedisAwayError: That server does not answer or refuses, or none is known in time.
             RedisElsewhereError: The slot has moved or is being moved.
         """
+        if self._closed:
+            raise RedisRefusedError
         if self._reader is None:
             self._reader = asyncio.get_running_loop().create_task(self._keep_reading())
         try:
@@ -126,9 +130,10 @@ class ClusterClient:
 
     async def close(self) -> None:
         """Answer what waits, then close the connections."""
-        if self._reader is not None:
-            self._reader.cancel()
-            await asyncio.gather(self._reader, return_exceptions=True)
+        self._closed = True
+        await stop(self._reader)
+        # Nobody waits any longer for a topology that is not read.
+        self._was_read.set()
         for server in self._servers.values():
             await server.close()
 

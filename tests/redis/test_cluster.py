@@ -20,10 +20,12 @@ from tests.support.valkey_cluster import OwnCluster
 from tests.support.waiting import until
 
 # A machine busy with tests is not a server that is away.
-PATIENCE_SECONDS = 0.5
+PATIENCE_SECONDS = 2.0
 # A quarantine to wait for, and longer than a test needs to look.
 SHORT_SECONDS = 4
 RUN = b"ab12"
+# Turns of the event loop; reading the topology takes fewer.
+TICKS = 100
 
 
 @pytest.fixture
@@ -91,6 +93,18 @@ async def test_closing_while_commands_are_away(cluster: OwnCluster) -> None:
     await client.close()
     assert await asyncio.wait_for(asyncio.gather(*sent), 2) == keys(500)
     await until(lambda: all(node.ask("CLIENT", "LIST", "TYPE", "normal").count(b"\n") == 1 for node in cluster.nodes))
+
+
+async def test_closing_at_any_moment(cluster: OwnCluster) -> None:
+    """Whatever step the reading of the topology is at, the client closes: redis-py may swallow a cancellation."""
+    for ticks in range(TICKS):
+        client = connect(cluster.url, PATIENCE_SECONDS)
+        asked = asyncio.ensure_future(client.submit(b"key", ("PING",)))
+        for _ in range(ticks):
+            await asyncio.sleep(0)
+        async with asyncio.timeout(BOUND_SECONDS):
+            await client.close()
+        await asyncio.gather(asked, return_exceptions=True)
 
 
 async def test_a_slot_that_moves(cluster: OwnCluster, client: Redis) -> None:

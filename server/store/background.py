@@ -1,0 +1,34 @@
+"""Background tasks, and how they are stopped."""
+
+import asyncio
+import logging
+from typing import Any
+
+# Seconds after which a task that goes on is cancelled again.
+CANCEL_SECONDS = 0.1
+# Times that a task is cancelled: 5 seconds, as long as the longest wait of a statement.
+CANCEL_MAX = 50
+
+log = logging.getLogger(__name__)
+
+
+async def stop(*tasks: "asyncio.Task[Any] | None") -> None:
+    """
+    Cancel tasks and return when they have ended.
+
+    A task that goes on is cancelled again. A driver may swallow a cancellation: `asyncio.wait_for` of Python 3.11 does
+    so when the result arrives in the same moment, and redis-py waits that way. A task that ignores all of them is left.
+
+    Args:
+        tasks: None is a task that was never started.
+    """
+    running = {task for task in tasks if task is not None}
+    for _ in range(CANCEL_MAX):
+        if not running:
+            return
+        for task in running:
+            task.cancel()
+        ended, running = await asyncio.wait(running, timeout=CANCEL_SECONDS)
+        # An error that nobody asks for is logged by asyncio.
+        await asyncio.gather(*ended, return_exceptions=True)
+    log.warning("background tasks do not end: %d", len(running))
