@@ -96,13 +96,13 @@ LIMIT $6;
 WITH RECURSIVE chain AS (
     -- `above` counts the rows of the page above this one. When it is full, `full_at` is the instant of its last row, and
     -- the rest of this instant may still come before that row.
-    SELECT t.id, t.created_at, 0 AS above, NULL::timestamptz AS full_at,
-           CASE WHEN t.source = $2 THEN t.source_previous ELSE t.destination_previous END AS previous
+    SELECT t.*, CASE WHEN t.source = $2 THEN t.source_previous ELSE t.destination_previous END AS previous,
+           0 AS above, NULL::timestamptz AS full_at
     FROM transfers AS t
     WHERE t.ledger_id = $1 AND t.id = {chain_start}
     UNION ALL
-    SELECT t.id, t.created_at, s.above, coalesce(c.full_at, CASE WHEN s.above >= $5::bigint THEN c.created_at END),
-           CASE WHEN t.source = $2 THEN t.source_previous ELSE t.destination_previous END
+    SELECT t.*, CASE WHEN t.source = $2 THEN t.source_previous ELSE t.destination_previous END,
+           s.above, coalesce(c.full_at, CASE WHEN s.above >= $5::bigint THEN c.created_at END)
     FROM chain AS c
     CROSS JOIN LATERAL (
         SELECT c.above + CASE WHEN (c.created_at, c.id) < ($3, $4::uuid) THEN 1 ELSE 0 END
@@ -111,11 +111,10 @@ WITH RECURSIVE chain AS (
     WHERE c.full_at IS NULL OR c.created_at = c.full_at
 )
 SELECT {transfer_columns}
-FROM transfers
-WHERE ledger_id = $1 AND id = ANY (ARRAY(
-    SELECT id FROM chain WHERE (created_at, id) < ($3, $4) ORDER BY created_at DESC, id DESC LIMIT $5
-))
-ORDER BY created_at DESC, id DESC;
+FROM chain
+WHERE (created_at, id) < ($3, $4)
+ORDER BY created_at DESC, id DESC
+LIMIT $5;
 
 -- name: entry_page(ledger_id, account, before_at, before_version, from, limit)
 -- One page of an account's statement, newest first: the entries are followed from one to the one before it.

@@ -124,10 +124,10 @@ CASES = [
         lambda _: ("salary", QUIET, TIME_MAX, ID_MAX, PAGE),
         "common, none",
     ),
-    case("transfer_page_by_account", ALONG + PAGE, lambda _: (BUSY, TIME_MAX, ID_MAX, PAGE), "busy"),
-    case("transfer_page_by_account", ALONG + PAGE, lambda _: (SINK, TIME_MAX, ID_MAX, PAGE), "one side only, in"),
-    case("transfer_page_by_account", ALONG + PAGE, lambda _: (SPRING, TIME_MAX, ID_MAX, PAGE), "one side only, out"),
-    case("transfer_page_by_account", ALONG + PAGE, lambda at: (BUSY, at.middle_at, at.middle_id, PAGE), "deep"),
+    case("transfer_page_by_account", ALONG, lambda _: (BUSY, TIME_MAX, ID_MAX, PAGE), "busy"),
+    case("transfer_page_by_account", ALONG, lambda _: (SINK, TIME_MAX, ID_MAX, PAGE), "one side only, in"),
+    case("transfer_page_by_account", ALONG, lambda _: (SPRING, TIME_MAX, ID_MAX, PAGE), "one side only, out"),
+    case("transfer_page_by_account", ALONG, lambda at: (BUSY, at.middle_at, at.middle_id, PAGE), "deep"),
 ]
 
 
