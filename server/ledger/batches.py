@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from typing import Final
 
 from server.ledger.row_locks import RowLocks
@@ -17,8 +17,8 @@ from server.store.sessions import LOCK_TIMEOUT_MS
 # the other ledgers of the batch.
 BATCHES_WAITED_FOR: Final = 4
 SHARED_WAIT_MIN_SECONDS: Final = 0.1
-# What each batch tells of the usual time: the last ten or so count.
-NEW_SHARE: Final = 0.1
+# How fast the usual time falls when batches get shorter: within ten or so. It rises at once.
+FALLING_SHARE: Final = 0.1
 # Statements at once that ask apart again for what was locked, and do not wait: the shared batches need connections.
 APART_IN_FLIGHT_MAX: Final = 2
 
@@ -39,7 +39,7 @@ class BatchPoster:
         self._sender = sender
         self._rows = rows
         self._apart_in_flight = asyncio.Semaphore(APART_IN_FLIGHT_MAX)
-        # Seconds from sending a batch of several ledgers that may wait to its end.
+        # Seconds from sending a batch of several ledgers to its end.
         self._usual_seconds = 0.0
 
     async def post_shared(self, units: list[Unit]) -> None:
@@ -80,23 +80,27 @@ class BatchPoster:
 
     async def _send_shared(self, units: list[Unit]) -> None:
         """Send units of any ledgers, waiting shortly for rows of ledgers where that was worth it."""
-        began = time.monotonic()
-        wait_seconds = max(SHARED_WAIT_MIN_SECONDS, BATCHES_WAITED_FOR * self._usual_seconds)
-        wait_ms = min(LOCK_TIMEOUT_MS, round(1000 * wait_seconds))
         waits = self._rows.contended({unit.ledger_id for unit in units})
         if waits and self._rows.any_stuck:
             waits -= {unit.ledger_id for unit in units if self._rows.stuck(unit.ledger_id, unit.accounts)}
         if waits:
             try:
-                await self._sender.send(units, waits=waits, wait_ms=wait_ms)
-                self._usual_seconds += NEW_SHARE * (time.monotonic() - began - self._usual_seconds)
+                await self._send_timed(units, waits)
                 return
             except RowLockedError:
                 # The wait ran out. The next batch tells of which ledger a row is locked, and posts all others.
                 pass
-        await self._sender.send(units, wait_ms=wait_ms)
+        await self._send_timed(units, ())
         if waits:
             self._rows.note_held_up({unit.ledger_id for unit in units if isinstance(unit.result, RowLockedError)})
+
+    async def _send_timed(self, units: list[Unit], waits: Collection[int]) -> None:
+        """Send units, waiting for rows of the ledgers *waits* no longer than the usual time allows."""
+        wait_seconds = max(SHARED_WAIT_MIN_SECONDS, BATCHES_WAITED_FOR * self._usual_seconds)
+        began = time.monotonic()
+        await self._sender.send(units, waits=waits, wait_ms=min(LOCK_TIMEOUT_MS, round(1000 * wait_seconds)))
+        seconds, usual = time.monotonic() - began, self._usual_seconds
+        self._usual_seconds = seconds if seconds > usual else usual + FALLING_SHARE * (seconds - usual)
 
     async def _send_free(self, units: list[Unit]) -> None:
         """Send units of one ledger without waiting for its rows."""

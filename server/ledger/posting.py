@@ -40,8 +40,8 @@ EXPECTED_PER_SECOND = 16_000
 QUEUE_MIN = 8_000
 # Transfers that may wait, however many were posted: some tens of megabytes.
 QUEUE_MAX = 64_000
-# Transfers of one ledger that may wait for a statement apart: what one batch and the next have met locked, and more.
-APART_MAX = 4_000
+# Transfers of one ledger that may wait for a statement apart: as many as 64 bulks of 500, which were admitted before.
+APART_MAX = 32_000
 
 
 class KeyInUseError(Exception):

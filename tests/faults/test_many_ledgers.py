@@ -22,7 +22,7 @@ from server.store.coalescer import QueueFullError
 from server.store.errors import RowLockedError, StoreUnavailableError
 from server.store.keyspace import Keyspace
 from server.store.postgres import Database
-from server.store.redis import Redis, RedisServer
+from server.store.redis import Redis
 from server.store.redis_cluster import connect
 from server.telemetry.failpoints import Failpoints
 from server.telemetry.tallies import Tallies
@@ -131,14 +131,14 @@ async def test_one_batch_and_one_invalidation(
     database_url: str, redis_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What several ledgers post in one instant is one call, and one command to Redis before anybody hears of it."""
-    invalidate, invalidated = RedisServer.invalidate, []
-
-    async def counted(redis: RedisServer, versions: dict[bytes, int], replays: dict[bytes, bytes], **by: Any) -> None:
-        invalidated.append((len(versions), len(replays)))
-        await invalidate(redis, versions, replays, **by)
-
-    monkeypatch.setattr(RedisServer, "invalidate", counted)
     redis = connect(redis_url)
+    invalidate, invalidated = redis.invalidate, []
+
+    async def counted(versions: dict[bytes, int], replays: dict[bytes, bytes], **by: Any) -> None:
+        invalidated.append((len(versions), len(replays)))
+        await invalidate(versions, replays, **by)
+
+    monkeypatch.setattr(redis, "invalidate", counted)
     async with lane_of(database_url, redis, Keyspace()) as ledgers:
         outcomes = await ledgers.post([(ledger_id, transfer("same")) for ledger_id in ledgers.ids])
         assert all(map(posted, outcomes))
