@@ -14,7 +14,7 @@ from server.http.limits import BODY_MAX_BYTES
 from server.http.route import Route
 from server.ledger.limits import ACCOUNT_ID_PATTERN, IDEMPOTENCY_KEY_LENGTH_MAX
 
-# Heads that a connection remembers: a balancer sends the requests of several callers, and their reads and transfers.
+# Heads that a connection remembers: a balancer sends the reads and transfers of several kinds of clients.
 HEADS_MAX: Final = 4
 # Bytes of a head that is remembered: most have a few hundred.
 HEAD_MAX_BYTES: Final = 2 * 1024
