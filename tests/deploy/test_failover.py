@@ -14,6 +14,7 @@ from tests.support.books import verdict
 from tests.support.client import Client
 from tests.support.command import call
 from tests.support.history import RETRY_SECONDS, History
+from tests.support.locks import held
 from tests.support.replication import Replicated, replicated
 from tests.support.service import ServerProcess, make_key
 from tests.support.waiting import until
@@ -163,3 +164,16 @@ async def test_the_standby_is_away(served: Served) -> None:
     for key in keys:
         assert (await history.insist(client, key, "alice", "bob", 1)).status == 201
     await history.check()
+
+
+@pytest.mark.parametrize("source", ["alice", "nobody"])
+async def test_what_waits_for_the_standby_is_not_told_from_its_row(served: Served, source: str) -> None:
+    """Whoever asks again is not told of a row that only the primary has, though its accounts cannot be locked."""
+    client, history = served.client, served.history
+    served.both.standby.freeze()
+    asked = (client, "waits", source, "bob", 1)
+    assert verdict(await history.transfer(*asked)) == "unknown"
+    async with held(served.both.primary.url(), "alice", "bob"):
+        assert verdict(await history.transfer(*asked)) in ("unknown", "not_applied")
+        served.both.standby.thaw()
+        assert (await history.insist(*asked)).status == (201 if source == "alice" else 404)
