@@ -99,26 +99,29 @@ BEGIN
     PERFORM set_config('lock_timeout', p_wait_ms::text, true);
 
     -- (1) Lock every account of the batch, ledger by ledger, and by id within each. A version that a concurrent batch
-    -- commits while we wait is the one read. Of the two parts one runs for each ledger.
+    -- commits while we wait is the one read. Of the two parts one runs for each ledger. A ledger's ids are cut out once
+    -- (OFFSET 0 keeps that apart), and not again for each row that has changed while we waited.
     SELECT array_agg(l.position::integer), array_agg(a.id), array_agg(a.place), array_agg(a.currency),
            array_agg(a.balance), array_agg(a.held_in), array_agg(a.held_out), array_agg(a.floor), array_agg(a.ceiling),
            array_agg(a.version), array_agg(a.closed), array_agg(a.last_entry_at), max(a.last_entry_at)
     INTO found_in, found, places, currencies, balances, held_ins, held_outs, floors, ceilings, versions, closeds,
          entries_at, newest
-    FROM unnest(p_ledgers, p_last_accounts, p_waits) WITH ORDINALITY AS l (id, last, waits, position)
+    FROM (
+        SELECT w.*, p_accounts[coalesce(p_last_accounts[w.position - 1], 0) + 1 : w.last] AS accounts
+        FROM unnest(p_ledgers, p_last_accounts, p_waits) WITH ORDINALITY AS w (id, last, waits, position)
+        OFFSET 0
+    ) AS l
     CROSS JOIN LATERAL (
         SELECT w.* FROM (
             SELECT accounts.ctid AS place, accounts.* FROM accounts
-            WHERE l.waits AND ledger_id = l.id
-              AND id = ANY (p_accounts[coalesce(p_last_accounts[l.position - 1], 0) + 1 : l.last])
+            WHERE l.waits AND ledger_id = l.id AND id = ANY (l.accounts)
             ORDER BY id
             FOR NO KEY UPDATE
         ) AS w
         UNION ALL
         SELECT w.* FROM (
             SELECT accounts.ctid AS place, accounts.* FROM accounts
-            WHERE NOT l.waits AND ledger_id = l.id
-              AND id = ANY (p_accounts[coalesce(p_last_accounts[l.position - 1], 0) + 1 : l.last])
+            WHERE NOT l.waits AND ledger_id = l.id AND id = ANY (l.accounts)
             ORDER BY id
             FOR NO KEY UPDATE SKIP LOCKED
         ) AS w

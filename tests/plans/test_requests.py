@@ -23,7 +23,7 @@ TOUCHES = re.compile(r"\b(?:FROM|JOIN|INTO|UPDATE) (?:accounts|transfers)\b")
 # The function's statements over tables, each from where it is to be cut out; variables become parameters, in order.
 POSTING = {
     "lock": (
-        r"(SELECT array_agg\(l\.position::integer\), array_agg\(a\.id\).*?) INTO found.*?( FROM unnest.*?\) AS a);",
+        r"(SELECT array_agg\(l\.position::integer\), array_agg\(a\.id\).*?) INTO found.*?( FROM \(.*?\) AS a);",
         {"p_ledgers": "bigint[]", "p_last_accounts": "integer[]", "p_waits": "boolean[]", "p_accounts": "text[]"},
     ),
     "locked": (
