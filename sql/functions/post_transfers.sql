@@ -107,7 +107,8 @@ BEGIN
     PERFORM set_config('lock_timeout', p_wait_ms::text, true);
 
     -- (1) Lock every account of the batch, ledger by ledger, and by id within each. A version that a concurrent batch
-    -- commits while we wait is the one read. Of the two parts one runs for each ledger.
+    -- commits while we wait is the one read. Of the two parts one runs for each ledger. A ledger's ids are cut out once
+    -- (OFFSET 0 keeps that apart), and not again for each row that has changed while we waited.
     SELECT array_agg(l.position::integer), array_agg(a.id), array_agg(a.place), array_agg(a.currency),
            array_agg(a.balance), array_agg(a.held_in), array_agg(a.held_out), array_agg(a.floor), array_agg(a.ceiling),
            array_agg(a.version), array_agg(a.closed), array_agg(a.last_entry_at), array_agg(a.last_transfer),
@@ -115,8 +116,6 @@ BEGIN
     INTO found_in, found, places, currencies, balances, held_ins, held_outs, floors, ceilings, versions, closeds,
          entries_at, lasts, newest
     FROM (
-        -- A row that was changed while we waited for it is held against the list of ids once more, so the list is made
-        -- once a ledger (OFFSET 0) and not once a row.
         SELECT o.id, o.waits, o.position, p_accounts[coalesce(p_last_accounts[o.position - 1], 0) + 1 : o.last] AS names
         FROM unnest(p_ledgers, p_last_accounts, p_waits) WITH ORDINALITY AS o (id, last, waits, position)
         OFFSET 0
