@@ -77,8 +77,6 @@ HEADER_FORM = re.compile(r"-- name: (?P<name>[a-z][a-z0-9]*(?:_[a-z0-9]+)+)\((?P
 ARGUMENT = re.compile(r"[a-z][a-z0-9_]*")
 ENGLISH_LINE = re.compile(r"-- [A-Z][^\n]*\.")
 PARAMETER = re.compile(r"\$(\d+)")
-# What several statements of a file share, in whose text it stands as `{name}`.
-PART = re.compile(r"^-- part: (\w+)\n((?:-- .*\n)+)", re.MULTILINE)
 MIGRATION_NAME = re.compile(r"(\d{4})_[a-z0-9_]+\.sql")
 
 
@@ -126,7 +124,6 @@ def check_queries(path: Path, text: str) -> Iterator[tuple[str, Finding | None]]
     """
     Give each statement's name, with what is wrong with it, if anything.
     """
-    parts = {f"{{{name}}}": part.replace("-- ", "") for name, part in PART.findall(text)}
     starts = [match.start() for match in HEADER.finditer(text)]
     if not starts or code_of(text[: starts[0]]).strip():
         yield "", Finding(path, 1, "a statement without `-- name: noun_verb(args)`")
@@ -137,8 +134,6 @@ def check_queries(path: Path, text: str) -> Iterator[tuple[str, Finding | None]]
         if header is None:
             yield "", Finding(path, line, "the header is not `-- name: noun_verb(args)`")
             continue
-        for place, part in parts.items():
-            statement = statement.replace(place, part)
         wrong = what_is_wrong(statement, header["args"])
         yield header["name"], Finding(path, line, f"{header['name']}: {wrong}") if wrong else None
 

@@ -3,7 +3,7 @@
 -- name: moves(number, since, accounts)
 -- Transfers between `load:0` and so on; a tenth come from the first, as from one that everybody uses.
 CREATE TEMPORARY TABLE moves AS
-SELECT n, uuidv7() AS id, 1 + n % 500 AS amount, $2::timestamptz + n * interval '1 microsecond' AS created_at,
+SELECT n, 1 + n % 500 AS amount, $2::timestamptz + n * interval '1 microsecond' AS created_at,
        'load:' || source AS source, 'load:' || (source + 1 + step) % $3::bigint AS destination
 FROM (
     SELECT n, CASE WHEN n % 10 = 0 THEN 0 ELSE floor(random() * $3::bigint)::bigint END AS source,
@@ -14,13 +14,12 @@ FROM (
 -- name: sides(ledger_id)
 -- What each of them is to its two accounts.
 CREATE TEMPORARY TABLE sides AS
-SELECT s.n, s.id, s.account, s.signed < 0 AS is_source, s.created_at,
-       lag(s.id, 1, a.last_transfer) OVER w AS previous,
+SELECT s.n, s.account, s.signed < 0 AS is_source, s.created_at,
        a.balance + sum(s.signed) OVER w AS balance, a.version + row_number() OVER w AS version
 FROM (
-    SELECT n, id, source AS account, -amount AS signed, created_at FROM moves
+    SELECT n, source AS account, -amount AS signed, created_at FROM moves
     UNION ALL
-    SELECT n, id, destination, amount, created_at FROM moves
+    SELECT n, destination, amount, created_at FROM moves
 ) AS s
 JOIN tallystick.accounts AS a ON a.ledger_id = $1 AND a.id = s.account
 WINDOW w AS (PARTITION BY s.account ORDER BY s.n);
@@ -29,9 +28,9 @@ WINDOW w AS (PARTITION BY s.account ORDER BY s.n);
 -- The transfers themselves.
 INSERT INTO tallystick.transfers (
     ledger_id, amount, source_balance, destination_balance, source_version, destination_version, created_at, id,
-    source_previous, destination_previous, idempotency_key, fingerprint, kind, source, destination, currency, metadata
+    idempotency_key, fingerprint, kind, source, destination, currency, metadata
 )
-SELECT $1, m.amount, s.balance, d.balance, s.version, d.version, m.created_at, m.id, s.previous, d.previous,
+SELECT $1, m.amount, s.balance, d.balance, s.version, d.version, m.created_at, uuidv7(),
        uuidv7()::text, sha256(m.n::text::bytea), 'transfer', m.source, m.destination, 'EUR', '{}'::json
 FROM moves AS m
 JOIN sides AS s ON s.n = m.n AND s.is_source
@@ -41,9 +40,9 @@ ORDER BY m.n;
 -- name: accounts(ledger_id)
 -- The accounts as they stand afterwards.
 UPDATE tallystick.accounts AS a
-SET balance = s.balance, version = s.version, last_entry_at = s.created_at, last_transfer = s.id
+SET balance = s.balance, version = s.version, last_entry_at = s.created_at
 FROM (
-    SELECT DISTINCT ON (account) account, balance, version, created_at, id FROM sides ORDER BY account, version DESC
+    SELECT DISTINCT ON (account) account, balance, version, created_at FROM sides ORDER BY account, version DESC
 ) AS s
 WHERE a.ledger_id = $1 AND a.id = s.account;
 

@@ -126,10 +126,9 @@ class History:
             AccountNotFoundError: There is no such account.
         """
         await self._recent.wait(ledger_id, account, until, on_wait)
-        # Versions begin with 1.
-        end = min(before or (TIME_MAX, BALANCE_MAX), (until, 0))
+        at = before or (TIME_MAX, BALANCE_MAX)
         shows = partial(_version_shown, account)
-        rows = await self._database.read(shows, "entry_page", ledger_id, account, *end, since, limit)
+        rows = await self._database.read(shows, "entry_page", ledger_id, account, since, until, *at, limit)
         if not rows:
             await self._accounts.read(ledger_id, account)
         return [Entry(*row.values()) for row in rows]

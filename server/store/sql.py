@@ -4,8 +4,8 @@ import re
 from functools import cache
 from pathlib import Path
 
-# A part that several statements of a file share, a comment; statements name it in braces.
-_PART = re.compile(r"^-- part: (?P<name>[a-z0-9_]+)\n(?P<text>(?:-- .*\n)+)", re.MULTILINE)
+# A list of columns that several statements of a file return, a comment; statements name it in braces.
+_COLUMNS = re.compile(r"^-- columns: (?P<name>[a-z0-9_]+)\n(?P<list>(?:-- .*\n)+)", re.MULTILINE)
 _HEADER = re.compile(r"^-- name: (?P<name>[a-z0-9_]+)\((?P<arguments>[a-z0-9_, ]*)\)$", re.MULTILINE)
 
 
@@ -22,8 +22,8 @@ def queries() -> dict[str, str]:
     Return all named statements of `sql/queries/`, by name.
 
     A statement begins with `-- name: noun_verb(argument, ...)`, the arguments in the order of `$1`,
-    `$2`, ..., and carries its name into the database as a comment, where the server's log shows it. What
-    several statements of a file share stands there once, under `-- part: name`, in the place of `{name}`.
+    `$2`, ..., and carries its name into the database as a comment, where the server's log shows it. Columns that
+    several statements of a file return are listed once, under `-- columns: name`, and stand for `{name}`.
 
     Raises:
         ValueError: Two statements have one name.
@@ -31,7 +31,7 @@ def queries() -> dict[str, str]:
     found: dict[str, str] = {}
     for path in sorted((sql_root() / "queries").glob("*.sql")):
         text = path.read_text(encoding="utf-8")
-        parts = {f"{{{match['name']}}}": match["text"] for match in _PART.finditer(text)}
+        lists = {f"{{{match['name']}}}": match["list"] for match in _COLUMNS.finditer(text)}
         heads = list(_HEADER.finditer(text))
         for head, following in zip(heads, [*heads[1:], None], strict=True):
             name = head["name"]
@@ -40,8 +40,8 @@ def queries() -> dict[str, str]:
             body = text[head.end() : following.start() if following else len(text)]
             lines = [line for line in body.strip().splitlines() if not line.startswith("--")]
             statement = "\n".join(lines).strip().rstrip(";")
-            for place, part in parts.items():
-                statement = statement.replace(place, part.replace("-- ", "").strip())
+            for place, columns in lists.items():
+                statement = statement.replace(place, columns.replace("-- ", "").strip())
             found[name] = f"/* {name} */ {statement}"
     return found
 

@@ -81,10 +81,6 @@ DECLARE
     before      bigint[];
     closeds     boolean[];
     entries_at  timestamptz[];
-    -- The newest transfer of each account, those of the batch included, and what it was before each request.
-    lasts             uuid[];
-    source_lasts      uuid[];
-    destination_lasts uuid[];
     -- Where the locked rows lie. They stay there, since nobody else can change them.
     places      tid[];
     clock       timestamptz;
@@ -111,10 +107,9 @@ BEGIN
     -- (OFFSET 0 keeps that apart), and not again for each row that has changed while we waited.
     SELECT array_agg(l.position::integer), array_agg(a.id), array_agg(a.place), array_agg(a.currency),
            array_agg(a.balance), array_agg(a.held_in), array_agg(a.held_out), array_agg(a.floor), array_agg(a.ceiling),
-           array_agg(a.version), array_agg(a.closed), array_agg(a.last_entry_at), array_agg(a.last_transfer),
-           max(a.last_entry_at)
+           array_agg(a.version), array_agg(a.closed), array_agg(a.last_entry_at), max(a.last_entry_at)
     INTO found_in, found, places, currencies, balances, held_ins, held_outs, floors, ceilings, versions, closeds,
-         entries_at, lasts, newest
+         entries_at, newest
     FROM (
         SELECT o.id, o.waits, o.position, p_accounts[coalesce(p_last_accounts[o.position - 1], 0) + 1 : o.last] AS names
         FROM unnest(p_ledgers, p_last_accounts, p_waits) WITH ORDINALITY AS o (id, last, waits, position)
@@ -139,14 +134,14 @@ BEGIN
         -- Some do not exist or are locked: put the others in their places.
         SELECT array_agg(f.place), array_agg(f.currency), array_agg(f.balance), array_agg(f.held_in),
                array_agg(f.held_out), array_agg(f.floor), array_agg(f.ceiling), array_agg(f.version),
-               array_agg(f.closed), array_agg(f.entry_at), array_agg(f.last)
-        INTO places, currencies, balances, held_ins, held_outs, floors, ceilings, versions, closeds, entries_at, lasts
+               array_agg(f.closed), array_agg(f.entry_at)
+        INTO places, currencies, balances, held_ins, held_outs, floors, ceilings, versions, closeds, entries_at
         FROM (
             SELECT f.* FROM unnest(p_account_ledgers, p_accounts) WITH ORDINALITY AS w (ledger, id, position)
             LEFT JOIN unnest(found_in, found, places, currencies, balances, held_ins, held_outs, floors, ceilings,
-                             versions, closeds, entries_at, lasts)
-                AS f (ledger, id, place, currency, balance, held_in, held_out, floor, ceiling, version, closed, entry_at,
-                      last) USING (ledger, id)
+                             versions, closeds, entries_at)
+                AS f (ledger, id, place, currency, balance, held_in, held_out, floor, ceiling, version, closed, entry_at)
+                USING (ledger, id)
             ORDER BY w.position
         ) AS f;
         SELECT array_agg(w.position) INTO locked
@@ -174,8 +169,6 @@ BEGIN
     destination_balances := source_balances;
     source_versions := source_balances;
     destination_versions := source_balances;
-    source_lasts := array_fill(NULL::uuid, ARRAY[n]);
-    destination_lasts := source_lasts;
 
     -- (2) Look the keys up, under the locks: whoever held them before us has committed what it did. Requests that are
     -- left alone are not inserted, so only here can one of them be known.
@@ -264,10 +257,6 @@ BEGIN
             destination_balances[i] := balances[d];
             source_versions[i] := versions[s];
             destination_versions[i] := versions[d];
-            source_lasts[i] := lasts[s];
-            destination_lasts[i] := lasts[d];
-            lasts[s] := p_ids[i];
-            lasts[d] := p_ids[i];
         ELSIF p_sets[i] <= 0 THEN
             outcomes[i] := refusal;
             pointers[i] := pointer;
@@ -280,14 +269,10 @@ BEGIN
                 balances[d] := balances[d] - p_amounts[j];
                 versions[s] := versions[s] - 1;
                 versions[d] := versions[d] - 1;
-                lasts[s] := source_lasts[j];
-                lasts[d] := destination_lasts[j];
                 source_balances[j] := NULL;
                 destination_balances[j] := NULL;
                 source_versions[j] := NULL;
                 destination_versions[j] := NULL;
-                source_lasts[j] := NULL;
-                destination_lasts[j] := NULL;
             END LOOP;
             FOR j IN set_first .. set_last LOOP
                 outcomes[j] := 'linked_failed';
@@ -302,31 +287,30 @@ BEGIN
     -- the unique constraint; whoever called sends it again and then finds the key known.
     INSERT INTO transfers (
         ledger_id, amount, source_balance, destination_balance, source_version, destination_version, created_at, id,
-        source_previous, destination_previous, idempotency_key, fingerprint, kind, source, destination, currency,
-        reference, description, conditions, metadata, refusal, refusal_pointer, refusal_request_id
+        idempotency_key, fingerprint, kind, source, destination, currency, reference, description, conditions, metadata,
+        refusal, refusal_pointer, refusal_request_id
     )
     SELECT p_ledgers[p_account_ledgers[r.source]], r.amount, r.source_balance, r.destination_balance, r.source_version,
-           r.destination_version, posted_ats[p_account_ledgers[r.source]], r.id, r.source_previous,
-           r.destination_previous, r.key, r.fingerprint, 'transfer', p_accounts[r.source], p_accounts[r.destination],
-           r.currency, r.reference, r.description, r.conditions, r.metadata, nullif(r.outcome, 'posted'), r.pointer,
-           CASE WHEN r.outcome <> 'posted' THEN r.request_id END
+           r.destination_version, posted_ats[p_account_ledgers[r.source]], r.id, r.key, r.fingerprint, 'transfer',
+           p_accounts[r.source], p_accounts[r.destination], r.currency, r.reference, r.description, r.conditions,
+           r.metadata, nullif(r.outcome, 'posted'), r.pointer, CASE WHEN r.outcome <> 'posted' THEN r.request_id END
     FROM unnest(
-        p_amounts, source_balances, destination_balances, source_versions, destination_versions, p_ids,
-        source_lasts, destination_lasts, p_keys, p_fingerprints, p_sources, p_destinations, p_currencies,
-        p_references, p_descriptions, p_conditions, p_metadata, outcomes, pointers, p_request_ids
+        p_amounts, source_balances, destination_balances, source_versions, destination_versions, p_ids, p_keys,
+        p_fingerprints, p_sources, p_destinations, p_currencies, p_references, p_descriptions, p_conditions, p_metadata,
+        outcomes, pointers, p_request_ids
     ) AS r (
-        amount, source_balance, destination_balance, source_version, destination_version, id,
-        source_previous, destination_previous, key, fingerprint, source, destination, currency,
-        reference, description, conditions, metadata, outcome, pointer, request_id
+        amount, source_balance, destination_balance, source_version, destination_version, id, key,
+        fingerprint, source, destination, currency, reference, description, conditions, metadata,
+        outcome, pointer, request_id
     )
     WHERE r.outcome NOT IN ('known', 'unbound', 'locked')
     ORDER BY p_account_ledgers[r.source], r.key COLLATE "C";
 
     -- (5) Each account once, whatever the number of its transfers in this batch, where it was found.
     UPDATE accounts AS a
-    SET balance = u.balance, version = u.version, last_entry_at = posted_ats[u.ledger], last_transfer = u.last
-    FROM unnest(places, p_account_ledgers, balances, versions, before, lasts)
-        AS u (place, ledger, balance, version, old_version, last)
+    SET balance = u.balance, version = u.version, last_entry_at = posted_ats[u.ledger]
+    FROM unnest(places, p_account_ledgers, balances, versions, before)
+        AS u (place, ledger, balance, version, old_version)
     WHERE a.ctid = ANY (places) AND a.ctid = u.place AND a.ledger_id = p_ledgers[u.ledger] AND a.version = u.old_version
       AND u.version <> u.old_version;
     GET DIAGNOSTICS updated = ROW_COUNT;

@@ -61,8 +61,6 @@ CREATE TABLE accounts (
     created_at      timestamptz NOT NULL,
     -- Instant of the newest entry. A statement never steps back in time, whatever a new primary's clock says.
     last_entry_at   timestamptz,
-    -- The transfer of the newest entry, where its statement begins.
-    last_transfer   uuid,
     closed          boolean NOT NULL DEFAULT false,
     id              account_id NOT NULL,
     currency        currency_code NOT NULL,
@@ -89,10 +87,6 @@ CREATE TABLE transfers (
     created_at           timestamptz NOT NULL,
     id                   uuid NOT NULL,
     parent               uuid,
-    -- The transfer before this one on either account; null on the account's first one, and in a refusal. From the
-    -- account's last transfer on they lead through its statement, which costs a posting no index.
-    source_previous      uuid,
-    destination_previous uuid,
     idempotency_key      text COLLATE "C" NOT NULL,
     -- SHA-256 over method, path and body as received.
     fingerprint          bytea NOT NULL,
@@ -120,12 +114,9 @@ CREATE TABLE transfers (
     )
 );
 
--- Milestones of the statement of an account, from either side: where to begin for an instant long ago. One transfer of
--- 16 is a milestone, by the last digit of its id. That is chance, so no account can go without.
-CREATE INDEX transfers_source_index ON transfers (ledger_id, source, created_at, source_version)
-    WHERE refusal IS NULL AND get_byte(uuid_send(id), 15) & 15 = 0;
-CREATE INDEX transfers_destination_index ON transfers (ledger_id, destination, created_at, destination_version)
-    WHERE refusal IS NULL AND get_byte(uuid_send(id), 15) & 15 = 0;
+-- The statement of an account, newest first, from either side; its versions follow its times.
+CREATE INDEX transfers_source_index ON transfers (ledger_id, source, created_at) WHERE refusal IS NULL;
+CREATE INDEX transfers_destination_index ON transfers (ledger_id, destination, created_at) WHERE refusal IS NULL;
 -- The transfers of a ledger without the refusals, however many of these lie between two of them.
 CREATE INDEX transfers_posted_index ON transfers (ledger_id, id) WHERE refusal IS NULL;
 -- The transfers that carry a reference: all, and those of one account, where both may be common and rarely meet.
@@ -140,6 +131,6 @@ GRANT SELECT, INSERT ON ledgers TO tallystick_service;
 GRANT SELECT, INSERT ON api_keys TO tallystick_service;
 GRANT UPDATE (revoked_at, rate_quota, rate_window, burst, concurrency) ON api_keys TO tallystick_service;
 GRANT SELECT, INSERT ON accounts TO tallystick_service;
-GRANT UPDATE (balance, held_in, held_out, floor, ceiling, version, limits_version, last_entry_at, last_transfer, closed, metadata)
+GRANT UPDATE (balance, held_in, held_out, floor, ceiling, version, limits_version, last_entry_at, closed, metadata)
     ON accounts TO tallystick_service;
 GRANT SELECT, INSERT ON transfers TO tallystick_service;

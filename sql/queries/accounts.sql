@@ -1,4 +1,4 @@
--- part: account_columns
+-- columns: account_columns
 -- id, currency, balance, held_in, held_out, floor, ceiling, version, closed, metadata, created_at
 
 -- name: account_create_many(ledger_id, ids, currencies, floors, ceilings, metadata, wait_ms)
@@ -76,3 +76,50 @@ WHERE ledger_id = $1 AND id = $2 AND ($3::bigint[] IS NULL OR version = ANY ($3)
   AND ($9::jsonb IS NULL
        OR (SELECT count(*) FROM jsonb_object_keys(jsonb_strip_nulls(metadata::jsonb || $9::jsonb))) <= $11::integer)
 RETURNING {account_columns};
+
+-- name: entry_page(ledger_id, account, from, to, before_at, before_version, limit)
+-- One page of an account's statement, newest first, from both sides of its transfers.
+SELECT e.* FROM (
+    (SELECT id, kind, -amount AS amount, destination AS counterparty, source_balance AS balance,
+            source_version AS version, reference, created_at
+     FROM transfers
+     WHERE ledger_id = $1 AND source = $2 AND refusal IS NULL
+       AND created_at >= $3::timestamptz AND created_at < $4::timestamptz AND created_at <= $5::timestamptz
+       AND (created_at, source_version) < ($5::timestamptz, $6::bigint)
+     ORDER BY created_at DESC, source_version DESC
+     LIMIT $7)
+    UNION ALL
+    (SELECT id, kind, amount, source AS counterparty, destination_balance AS balance,
+            destination_version AS version, reference, created_at
+     FROM transfers
+     WHERE ledger_id = $1 AND destination = $2 AND refusal IS NULL
+       AND created_at >= $3::timestamptz AND created_at < $4::timestamptz AND created_at <= $5::timestamptz
+       AND (created_at, destination_version) < ($5::timestamptz, $6::bigint)
+     ORDER BY created_at DESC, destination_version DESC
+     LIMIT $7)
+) AS e
+ORDER BY e.created_at DESC, e.version DESC
+LIMIT $7;
+
+-- name: account_balance_at(ledger_id, account, at)
+-- The account's newest entry at or before an instant, and whether that instant is still to come.
+SELECT a.currency, e.balance, e.version, clock_timestamp() < $3::timestamptz AS is_future
+FROM accounts AS a
+LEFT JOIN LATERAL (
+    SELECT s.balance, s.version FROM (
+        (SELECT source_balance AS balance, source_version AS version
+         FROM transfers
+         WHERE ledger_id = $1 AND source = $2 AND refusal IS NULL AND created_at <= $3::timestamptz
+         ORDER BY created_at DESC, source_version DESC
+         LIMIT 1)
+        UNION ALL
+        (SELECT destination_balance AS balance, destination_version AS version
+         FROM transfers
+         WHERE ledger_id = $1 AND destination = $2 AND refusal IS NULL AND created_at <= $3::timestamptz
+         ORDER BY created_at DESC, destination_version DESC
+         LIMIT 1)
+    ) AS s
+    ORDER BY s.version DESC
+    LIMIT 1
+) AS e ON true
+WHERE a.ledger_id = $1 AND a.id = $2;

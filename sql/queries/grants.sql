@@ -12,7 +12,7 @@ WITH needed (relation, privilege, columns) AS (
         ('api_keys', 'UPDATE', 'revoked_at rate_quota rate_window burst concurrency'),
         ('accounts', 'SELECT', NULL),
         ('accounts', 'INSERT', NULL),
-        ('accounts', 'UPDATE', 'balance held_in held_out floor ceiling version limits_version last_entry_at last_transfer closed metadata'),
+        ('accounts', 'UPDATE', 'balance held_in held_out floor ceiling version limits_version last_entry_at closed metadata'),
         ('transfers', 'SELECT', NULL),
         ('transfers', 'INSERT', NULL)
 ), place AS (

@@ -27,7 +27,7 @@ PRIVILEGES = """
       AND NOT has_table_privilege('tallystick_service', c.oid, p.privilege)
     GROUP BY c.relname, p.privilege
 """
-BALANCES = "balance ceiling closed floor held_in held_out last_entry_at last_transfer limits_version metadata version"
+BALANCES = "balance ceiling closed floor held_in held_out last_entry_at limits_version metadata version"
 
 FORBIDDEN = [
     "UPDATE transfers SET amount = 1",

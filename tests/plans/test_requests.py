@@ -50,7 +50,6 @@ POSTING = {
             "before": "bigint[]",
             "posted_ats": "timestamptz[]",
             "p_ledgers": "bigint[]",
-            "lasts": "uuid[]",
         },
     ),
 }
@@ -88,8 +87,7 @@ async def test_posting_statements(large: Large, seqscan: str) -> None:
         check(await explain(connection, statement("locked"), locked), ROWS)
         check(await explain(connection, statement("keys"), (keys, ledgers, [large.ledger_id], ledgers)), ROWS)
         # All of them are read, and none is changed: they are at another version.
-        rows = (await places(connection, large), ledgers, numbers, numbers, [6] * ROWS)
-        update = (*rows, [now], [large.ledger_id], [None] * ROWS)
+        update = (await places(connection, large), ledgers, numbers, numbers, [6] * ROWS, [now], [large.ledger_id])
         check(await explain(connection, statement("update"), update), ROWS)
     finally:
         await connection.close()

@@ -8,8 +8,7 @@ BUSY, SINK, SPRING = "busy", "sink", "spring"
 _MOVES = """
     CREATE TEMPORARY TABLE moves AS
     SELECT n, amount, source, CASE WHEN destination = source THEN 'other' ELSE destination END AS destination,
-           $3::timestamptz + n * interval '1 millisecond' AS created_at,
-           uuidv7($3::timestamptz + n * interval '1 millisecond' - clock_timestamp()) AS id
+           $3::timestamptz + n * interval '1 millisecond' AS created_at
     FROM (
         SELECT n, 1 + (hashint8(n) & 1023) AS amount,
                CASE WHEN n % 10 IN (0, 2) THEN 'busy' WHEN n % 10 = 5 THEN 'spring'
@@ -22,36 +21,34 @@ _MOVES = """
 """
 _SIDES = """
     CREATE TEMPORARY TABLE sides AS
-    SELECT n, account, signed < 0 AS is_source, created_at, id, lag(id) OVER w AS previous,
+    SELECT n, account, signed < 0 AS is_source, created_at,
            sum(signed) OVER w AS balance, 1 + row_number() OVER w AS version
     FROM (
-        SELECT n, source AS account, -amount AS signed, created_at, id FROM moves
+        SELECT n, source AS account, -amount AS signed, created_at FROM moves
         UNION ALL
-        SELECT n, destination, amount, created_at, id FROM moves
+        SELECT n, destination, amount, created_at FROM moves
     ) AS s
     WINDOW w AS (PARTITION BY account ORDER BY n)
 """
 _ACCOUNTS = """
-    INSERT INTO accounts (ledger_id, id, currency, floor, balance, version, created_at, last_entry_at, last_transfer)
-    SELECT $1, a.id, 'EUR', NULL, coalesce(s.balance, 0), coalesce(s.version, 1), $3::timestamptz, s.created_at,
-           s.id
+    INSERT INTO accounts (ledger_id, id, currency, floor, balance, version, created_at, last_entry_at)
+    SELECT $1, a.id, 'EUR', NULL, coalesce(s.balance, 0), coalesce(s.version, 1), $3::timestamptz, s.created_at
     FROM (
         SELECT 'account:' || lpad(i::text, 8, '0') FROM generate_series(0, $2::bigint - 1) AS i
         UNION ALL SELECT unnest('{busy,sink,spring,other}'::text[])
     ) AS a (id)
     LEFT JOIN (
-        SELECT DISTINCT ON (account) account, balance, version, created_at, id
+        SELECT DISTINCT ON (account) account, balance, version, created_at
         FROM sides ORDER BY account, version DESC
     ) AS s ON s.account = a.id
 """
 _TRANSFERS = """
     INSERT INTO transfers (
         ledger_id, amount, source_balance, destination_balance, source_version, destination_version, created_at, id,
-        source_previous, destination_previous, idempotency_key, fingerprint, kind, source, destination,
-        currency, reference, metadata, refusal
+        idempotency_key, fingerprint, kind, source, destination, currency, reference, metadata, refusal
     )
     SELECT $1::bigint, m.amount, s.balance, d.balance, s.version, d.version, m.created_at,
-           m.id, s.previous, d.previous, 'key-' || md5(m.n::text), sha256(m.n::text::bytea), 'transfer',
+           uuidv7(m.created_at - clock_timestamp()), 'key-' || md5(m.n::text), sha256(m.n::text::bytea), 'transfer',
            m.source, m.destination, 'EUR',
            CASE m.n % 3 WHEN 0 THEN 'order-' || m.n % 1000 WHEN 1 THEN 'salary' END, '{}'::json, NULL
     FROM moves AS m
@@ -59,8 +56,8 @@ _TRANSFERS = """
     JOIN sides AS d ON d.n = m.n AND NOT d.is_source
     UNION ALL
     SELECT $1::bigint, m.amount, NULL, NULL, NULL, NULL, m.created_at,
-           uuidv7(m.created_at - clock_timestamp()), NULL, NULL, 'refused-' || m.n, sha256(m.n::text::bytea),
-           'transfer', m.source, 'nobody', 'EUR', NULL, '{}'::json, 'account_not_found'
+           uuidv7(m.created_at - clock_timestamp()), 'refused-' || m.n, sha256(m.n::text::bytea), 'transfer',
+           m.source, 'nobody', 'EUR', NULL, '{}'::json, 'account_not_found'
     FROM moves AS m
     WHERE m.n % 1000 = 7
     ORDER BY created_at
