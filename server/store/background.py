@@ -4,10 +4,10 @@ import asyncio
 import logging
 from typing import Any
 
-# Seconds after which a task that goes on is cancelled again.
-CANCEL_SECONDS = 0.1
-# Times that a task is cancelled: 5 seconds, as long as the longest wait of a statement.
-CANCEL_MAX = 50
+# Seconds after which a task that goes on is cancelled again: sooner would cut off what it does to end.
+CANCEL_SECONDS = 1.0
+# Times that a task is cancelled: together as long as the longest wait of a statement.
+CANCEL_MAX = 5
 
 log = logging.getLogger(__name__)
 
