@@ -76,12 +76,11 @@ class ClusterClient:
         self._servers: dict[tuple[str, int], RedisServer] = {}
         self._slots: dict[int, RedisServer] = {}
         self._reader: asyncio.Task[None] | None = None
-        # Set when the topology has been read once, or could not be; and when it has to be read again.
-        self._was_read, self._outdated = asyncio.Event(), asyncio.Event()
+        # Set when the topology has been read once, or could not be; when it has to be read again; when it need not be.
+        self._was_read, self._outdated, self._closing = asyncio.Event(), asyncio.Event(), asyncio.Event()
         # Whether the last reading of the topology failed.
         self._lost = False
         self._moving = asyncio.Lock()
-        self._closed = False
 
     @property
     def away(self) -> bool:
@@ -101,7 +100,7 @@ class ClusterClient:
             RedisAwayError: That server does not answer or refuses, or none is known in time.
             RedisElsewhereError: The slot has moved or is being moved.
         """
-        if self._closed:
+        if self._closing.is_set():
             raise RedisRefusedError
         if self._reader is None:
             self._reader = asyncio.get_running_loop().create_task(self._keep_reading())
@@ -132,10 +131,12 @@ class ClusterClient:
 
     async def close(self) -> None:
         """Answer what waits, then close the connections."""
-        self._closed = True
-        await stop(self._reader)
-        # Nobody waits any longer for a topology that is not read.
-        self._was_read.set()
+        self._closing.set()
+        self._outdated.set()
+        if self._reader is not None:
+            # Cancelled while it reads, redis-py may leave a connection behind.
+            await asyncio.wait([self._reader], timeout=TOPOLOGY_DEADLINE_SECONDS)
+            await stop(self._reader)
         for server in self._servers.values():
             await server.close()
 
@@ -183,7 +184,7 @@ class ClusterClient:
 
     async def _keep_reading(self) -> None:
         """Read the topology, and again whenever a command meets a server that is away or no longer has the slot."""
-        while True:
+        while not self._closing.is_set():
             self._outdated.clear()
             try:
                 async with asyncio.timeout(TOPOLOGY_DEADLINE_SECONDS):
@@ -196,7 +197,9 @@ class ClusterClient:
                 self._lost = True
                 self._outdated.set()
             self._was_read.set()
-            await asyncio.sleep(TOPOLOGY_SECONDS)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(TOPOLOGY_SECONDS):
+                    await self._closing.wait()
             await self._outdated.wait()
 
     async def _read(self) -> None:
