@@ -5,6 +5,7 @@ import contextlib
 import ctypes
 import os
 import platform
+import random
 import signal
 import socket
 import subprocess
@@ -26,6 +27,10 @@ KILLED_SECONDS_MAX = 10.0
 # Lines of a program's output that are shown when it failed.
 LINES_SHOWN = 20
 BYTES_SHOWN_MAX = 16_384
+# Ports of programs that are started here, and how many are tried. Linux and macOS give higher ones to connections from
+# their own side, which may take a port between its choice and its use.
+PORTS = range(10_000, 32_000)
+PORTS_TRIED_MAX = 100
 # Names of processes and what they stand for; everything else is the server itself.
 CPU_KINDS = {"postgres": "postgres", "valkey-server": "redis", "redis-server": "redis"}
 _PR_SET_PDEATHSIG = 1
@@ -244,10 +249,17 @@ def send(pid: int, number: int) -> None:
 
 
 def free_port() -> int:
-    """Return a port that nothing listens on."""
-    with socket.socket() as probe:
-        probe.bind((HOST, 0))
-        return int(probe.getsockname()[1])
+    """
+    Return a port that nothing listens on, and that no connection is given from its own side.
+
+    Raises:
+        ServerError: None of those that were tried is free.
+    """
+    for port in random.sample(PORTS, PORTS_TRIED_MAX):
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind((HOST, port))
+            return port
+    raise ServerError("no port is free")
 
 
 def family(root: int) -> list[int]:

@@ -11,12 +11,12 @@ from typing import Any
 import aiohttp
 import pytest
 
+from loadtests.processes import free_port
 from tests.deploy.hosts import Callers, Hosts, definite
 from tests.deploy.sinks import Sinks, sinks
 from tests.support.balancer import ALL_TESTS, BALANCERS, Balancer, Haproxy, program
 from tests.support.client import Answer, Client
 from tests.support.listening import stop_accepting
-from tests.support.service import free_port
 from tests.support.waiting import until
 
 # What pytest raises for a test that fails on purpose, and for one that is left out.

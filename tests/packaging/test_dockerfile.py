@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.service import Service, free_port
+from loadtests.processes import free_port
+from tests.support.service import Service
 
 ROOT = Path(__file__).resolve().parents[2]
 LINES = [

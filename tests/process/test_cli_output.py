@@ -11,11 +11,12 @@ from pathlib import Path
 import aiohttp
 import pytest
 
+from loadtests.processes import free_port
 from server.cli import main
 from server.process.commands.exits import masked
 from tests.support.command import NO_REDIS, Ended, call, ended, environment, run
 from tests.support.postgres import administer
-from tests.support.service import free_port, make_key
+from tests.support.service import make_key
 from tests.support.waiting import until
 
 TALLYSTICK = f"{shlex.quote(sys.executable)} -m server.cli"

@@ -15,11 +15,12 @@ from pathlib import Path
 import aiohttp
 import pytest
 
+from loadtests.processes import free_port
 from tests.process.home import Home, place
 from tests.process.process_table import children_of, is_alive, zombies_of
 from tests.support.command import NO_REDIS, call, environment, run
 from tests.support.postgres import create_database, drop_database
-from tests.support.service import ServerProcess, free_port
+from tests.support.service import ServerProcess
 from tests.support.waiting import until
 
 # Seconds in which processes that have lost their parent are gone.

@@ -10,7 +10,7 @@ from typing import ClassVar
 
 import pytest
 
-from tests.support.service import free_port
+from loadtests.processes import free_port
 from tests.support.waiting import until
 
 DEPLOY = Path(__file__).resolve().parents[2] / "deploy"

@@ -3,7 +3,6 @@
 import asyncio
 import os
 import signal
-import socket
 import sys
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -13,6 +12,7 @@ from typing import Any, NamedTuple, cast
 import aiohttp
 from aiohttp import web
 
+from loadtests.processes import free_port
 from server.app import App, create_app
 from server.process.commands.keys import KeyLimit, create_key
 from server.settings import Settings
@@ -94,13 +94,6 @@ async def in_process(database_url: str, redis_url: str = NO_REDIS, **settings: o
             yield Service(f"http://127.0.0.1:{runner.addresses[0][1]}", database_url, redis_url, session, app)
         finally:
             await end(runner)
-
-
-def free_port() -> int:
-    """Return a port that was free a moment ago."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 class ServerProcess:

@@ -11,8 +11,8 @@ from typing import Any
 
 from redis import Redis, RedisError
 
+from loadtests.processes import free_port
 from server.process.embedded import valkey_bin
-from tests.support.service import free_port
 
 # Seconds that a server gets to answer.
 START_SECONDS = 10.0

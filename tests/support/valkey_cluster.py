@@ -6,7 +6,7 @@ from pathlib import Path
 from redis import RedisError
 from redis.crc import key_slot
 
-from tests.support.service import free_port
+from loadtests.processes import free_port
 from tests.support.valkey import OwnValkey
 from tests.support.waiting import until
 
