@@ -43,7 +43,7 @@ MIB = 1024 * 1024
 
 
 class Case(NamedTuple):
-    """A kind of run: by what it is told from others, and how it is made."""
+    """A kind of run: the fields that identify it, and how to make one."""
 
     labels: Run
     measure: Callable[[], Awaitable[Run]]

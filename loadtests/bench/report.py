@@ -12,7 +12,7 @@ from loadtests.figures import group, table
 # Share of a core from which on the generator may be what limits a run.
 BUSY = 0.9
 TEMPLATE = Path(__file__).with_name("template.md")
-# By which runs of one kind are told from others.
+# The fields that identify runs of one kind.
 KIND = ("side", "workload", "connections", "share", "step", "transfers", "ledgers", "keys")
 _PLACE = re.compile(r"^\{\{(\w+)\}\}$", re.MULTILINE)
 

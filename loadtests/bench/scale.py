@@ -10,7 +10,7 @@ SHARES = (0.5, 0.7, 0.9)
 
 class Scale(NamedTuple):
     """
-    What a run measures: all of it, unless something else is said. Seconds are of one run.
+    What a benchmark measures. The defaults measure everything. Seconds are those of one run.
 
     `rounds` is how often each run is made, alternating with all others of its part. `fill_seconds` bounds how long
     ledgers are filled in all; what is not filled by then is not measured.

@@ -59,7 +59,7 @@ def _not_answered(run: Run) -> float:
     return float(sum(run["other"].values()))
 
 
-# How a value by which runs are told apart is called in the first column.
+# Names of runs in the first column, by the value that identifies them.
 _LABELS: dict[str, Callable[[Any], str]] = {
     "workload": name_of,
     "share": lambda share: f"{share:.0%} of the peak",

@@ -30,7 +30,7 @@ class Work:
     One part at work.
 
     Attributes:
-        audits: What was said of all books that it has touched.
+        audits: The result of each audit, in words.
 
         clean: Whether all of them were right.
 
