@@ -11,7 +11,7 @@ import json
 import random
 import re
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from typing import Any, NamedTuple, Self, cast
 from urllib.parse import quote, urlsplit
 
@@ -30,10 +30,6 @@ JITTER = 0.5
 # The contract's limits on one page and on one bulk of accounts.
 PAGE_MAX = 100
 ACCOUNTS_BULK_MAX = 1_000
-# A cursor that never ends is a fault of the server; this many pages are ten million rows.
-PAGES_MAX = 100_000
-# Bytes of a head that is no answer of ours.
-HEAD_MAX_BYTES = 64 * 1024
 # 409, but about another request that still runs: the contract has the caller ask again.
 IN_USE = "idempotency_key_in_use"
 # Told instead of a status where there was no answer.
@@ -41,41 +37,32 @@ BROKEN = 0
 
 _LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)\r\n", re.IGNORECASE)
 _CLOSE = re.compile(rb"\r\nconnection: *close\r\n", re.IGNORECASE)
-_RETRY_AFTER = re.compile(rb"\r\nretry-after: *(\d+)\r\n", re.IGNORECASE)
 
 
-class ClientError(NotRunError):
-    """A call of the ledger did not do what it was meant to do; the message says what happened instead."""
-
-
-class NoAnswer(ClientError):
+class NoAnswer(NotRunError):
     """One request had no answer; whether it was executed is not known."""
 
 
-class GaveUp(ClientError):
-    """Every attempt that the limits allow was refused for now or had no answer."""
-
-
-class UnexpectedAnswer(ClientError):
-    """The ledger answered, but not with success and not with a request to come back."""
+class UnexpectedAnswer(NotRunError):
+    """A request, or an item of a bulk, was answered, but not with success."""
 
     def __init__(self, asked: str, status: int, problem: dict[str, Any]) -> None:
+        code = problem.get("code") or "(no problem code)"
+        super().__init__(f"{asked} answered {status} {code}: {problem.get('detail', '')}".removesuffix(": "))
         self.status = status
-        text = f"{asked} answered {status} {problem.get('code') or '(no problem code)'}"
-        super().__init__(f"{text}: {problem['detail']}" if problem.get("detail") else text)
+        # Whether the same request may be sent again, later.
+        self.not_now = status in NOT_NOW or (status == 409 and code == IN_USE)
 
 
 class Answer(NamedTuple):
-    """What the ledger answered; `repeated` tells that an earlier attempt had got no answer or had been refused."""
+    """What the ledger answered."""
 
     status: int
     head: bytes
     body: bytes
-    repeated: bool = False
 
     @property
     def headers(self) -> dict[str, str]:
-        """Its headers by their names in lower case."""
         lines = self.head.decode("latin-1").split("\r\n")[1:]
         return {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
 
@@ -87,36 +74,28 @@ class Answer(NamedTuple):
     @property
     def retry_after(self) -> int:
         """Seconds to wait before the next request; 0 where it names none, or a date, as some balancers do."""
-        return retry_after_of(self.head)
+        found = self.headers.get("retry-after", "")
+        return int(found) if found.isdigit() else 0
 
     @property
     def json(self) -> Any:
-        """
-        The body, decoded.
-
-        Raises:
-            ClientError: It is no JSON.
-        """
         try:
             return json.loads(self.body)
         except ValueError as error:
-            raise ClientError(f"{self.status} without JSON: {self.body[:200]!r}") from error
+            raise NotRunError(f"{self.status} without JSON: {self.body[:200]!r}") from error
 
-    @property
-    def problem(self) -> dict[str, Any]:
-        """The problem document in it; empty where there is none, as in a balancer's error page."""
-        return problem_of(self.body)
-
-    @property
-    def not_now(self) -> bool:
-        """Whether the same request may be sent again, later."""
-        return self.status in NOT_NOW or (self.status == 409 and self.problem.get("code") == IN_USE)
-
-
-def retry_after_of(head: bytes) -> int:
-    """Return the seconds that a `Retry-After` in a head names; 0 where there is none."""
-    found = _RETRY_AFTER.search(head)
-    return 0 if found is None else int(found[1])
+    def unsuccessful(self, asked: str, items: Sequence[str]) -> list[UnexpectedAnswer]:
+        """Return what did not succeed of that which was asked: the request itself, or the items of a bulk."""
+        if self.status not in (200, 201):
+            return [UnexpectedAnswer(asked, self.status, problem_of(self.body))]
+        results = self.json["results"] if items else []
+        if len(results) != len(items):
+            raise NotRunError(f"{asked} answered {len(results)} results for {len(items)} items")
+        return [
+            UnexpectedAnswer(f"{asked} for {item}", result["status"], result.get("problem") or {})
+            for result, item in zip(results, items, strict=True)
+            if result["status"] not in (200, 201)
+        ]
 
 
 class Address(NamedTuple):
@@ -133,50 +112,39 @@ class Address(NamedTuple):
 
 
 def address_of(url: str) -> Address:
-    """
-    Return the address that a URL names.
-
-    Raises:
-        ClientError: It is not of the form http://HOST:PORT or https://HOST:PORT.
-    """
+    """Return the address that a URL of the form http://HOST:PORT or https://HOST:PORT names."""
+    parts = urlsplit(url)
     try:
-        parts = urlsplit(url)
-        host, port = parts.hostname, parts.port
+        port = parts.port or (443 if parts.scheme == "https" else 80)
     except ValueError as error:
-        raise ClientError(f"not an address: {url}: {error}") from error
-    if parts.scheme not in ("http", "https") or not host or parts.path.strip("/") or parts.query:
-        raise ClientError(f"not an address of the form http://HOST:PORT: {url}")
-    tls = parts.scheme == "https"
-    return Address(host, port or (443 if tls else 80), tls)
+        raise NotRunError(f"not an address: {url}: {error}") from error
+    if parts.scheme not in ("http", "https") or not parts.hostname or parts.path.strip("/") or parts.query:
+        raise NotRunError(f"not an address of the form http://HOST:PORT: {url}")
+    return Address(parts.hostname, port, parts.scheme == "https")
 
 
 class Connection(asyncio.Protocol):
     """
     A keep-alive connection with one request under way at most.
 
-    Args:
-        answered: Called with the connection, the status (`BROKEN` when it ended instead), all bytes of the answer, and
-            how many of them are the head's lines.
-
-        ended: Called when it has ended; nothing is under way then.
+    `answered`: called with the connection, the status (`BROKEN` when it ended instead), all bytes of the answer, and
+    how many of them are the head's lines. `ended`: called when it has ended; nothing is under way then.
     """
 
     def __init__(
-        self,
-        answered: "Callable[[Connection, int, bytes, int], None]",
-        ended: "Callable[[Connection], None]",
+        self, answered: "Callable[[Connection, int, bytes, int], None]", ended: "Callable[[Connection], None]"
     ) -> None:
         self.transport: asyncio.Transport | None = None
-        # What the owner notes about the request under way.
+        # What the owner notes about the request under way; and the numbers of API keys that its requests have in turns.
         self.tag: Any = None
         self.due = 0.0
+        self.keys: Iterator[int] = iter(())
         self._answered = answered
         self._ended = ended
         self._received = b""
         self._busy = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Take the transport."""
         self.transport = cast(asyncio.Transport, transport)
 
     def send(self, request: bytes, tag: Any, due: float) -> None:
@@ -193,8 +161,6 @@ class Connection(asyncio.Protocol):
         end = received.find(b"\r\n\r\n") + 2
         if end < 2:
             self._received = received
-            if len(received) > HEAD_MAX_BYTES:
-                self.close()
             return
         length = _LENGTH.search(received, 0, end)
         whole = end + 2 if length is None else end + 2 + int(length[1])
@@ -213,7 +179,6 @@ class Connection(asyncio.Protocol):
         self._answered(self, int(received[9:12]), received, end)
 
     def close(self) -> None:
-        """End it: nothing can be sent on it from now on."""
         transport, self.transport = self.transport, None
         if transport is not None:
             transport.abort()
@@ -228,16 +193,10 @@ class Connection(asyncio.Protocol):
 
 
 class Client:
-    """
-    Calls one ledger through at most *connections_max* connections.
-
-    Attributes:
-        repeats: Requests that were sent once more.
-    """
+    """Calls one ledger through at most *connections_max* connections."""
 
     def __init__(self, url: str, key: str, connections_max: int = 16) -> None:
         self.url = url.rstrip("/")
-        self.repeats = 0
         self._address = address_of(self.url)
         self._head = f"Host: {self._address.host_header}\r\nAuthorization: Bearer {key}\r\n"
         self._idle: list[Connection] = []
@@ -251,7 +210,6 @@ class Client:
         await self.close()
 
     async def close(self) -> None:
-        """End all connections."""
         for connection in list(self._open):
             connection.close()
         # Aborted transports tell their connections in the next round of the loop.
@@ -261,32 +219,27 @@ class Client:
         self, method: str, path: str, body: object = None, key: str = "", seconds_max: float = REQUEST_SECONDS_MAX
     ) -> Answer:
         """
-        Send one request and return its answer, whatever it is.
+        Send one request and return its answer, whatever it is, or raise NoAnswer.
 
-        Args:
-            body: Bytes as they are, or what becomes JSON; None for none.
-
-            key: The idempotency key.
-
-            seconds_max: After which the connection is closed, with or without an answer.
-
-        Raises:
-            NoAnswer: There was none.
+        `body`: bytes as they are, or what becomes JSON; None for none. `seconds_max`: after which the connection is
+        closed, with or without an answer.
         """
-        return await self.send(self._request(method, path, body, key), seconds_max)
+        head = f"{method} {path} HTTP/1.1\r\n{self._head}"
+        if key:
+            head += f"Idempotency-Key: {key}\r\n"
+        if body is None:
+            return await self.send(f"{head}\r\n".encode(), seconds_max)
+        sent = body if isinstance(body, bytes) else json.dumps(body, separators=(",", ":")).encode()
+        head += f"Content-Type: application/json\r\nContent-Length: {len(sent)}\r\n\r\n"
+        return await self.send(head.encode() + sent, seconds_max)
 
     async def send(self, request: bytes, seconds_max: float = REQUEST_SECONDS_MAX) -> Answer:
-        """
-        Send the bytes of one request and return its answer, whatever it is.
-
-        Raises:
-            NoAnswer: There was none.
-        """
+        """Send the bytes of one request, as `ask` does."""
         connection = None
+        future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
         try:
             async with asyncio.timeout(seconds_max), self._slots:
                 connection = self._idle.pop() if self._idle else await self._connect()
-                future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
                 connection.send(request, future, 0.0)
                 answer = await future
         except OSError as error:
@@ -294,24 +247,12 @@ class Client:
             raise NoAnswer(f"{self.url}: {line}: {type(error).__name__} {error}") from error
         finally:
             if connection is not None:
-                self._release(connection)
+                # Nobody waits for what it still may hear.
+                if not future.done() or future.cancelled():
+                    connection.close()
+                elif connection.transport is not None:
+                    self._idle.append(connection)
         return answer
-
-    def _release(self, connection: Connection) -> None:
-        future: asyncio.Future[Answer] = connection.tag
-        if not future.done() or future.cancelled():
-            connection.close()
-        elif connection.transport is not None:
-            self._idle.append(connection)
-
-    def _request(self, method: str, path: str, body: object, key: str) -> bytes:
-        head = f"{method} {path} HTTP/1.1\r\n{self._head}"
-        if key:
-            head += f"Idempotency-Key: {key}\r\n"
-        if body is None:
-            return f"{head}\r\n".encode()
-        sent = body if isinstance(body, bytes) else json.dumps(body, separators=(",", ":")).encode()
-        return f"{head}Content-Type: application/json\r\nContent-Length: {len(sent)}\r\n\r\n".encode() + sent
 
     async def _connect(self) -> Connection:
         host, port, tls = self._address
@@ -330,55 +271,25 @@ class Client:
         self, method: str, path: str, body: object = None, key: str = "", items: Sequence[str] = ()
     ) -> Answer:
         """
-        Send a request until it is answered with success, the same bytes on every attempt.
+        Send a request until it is answered with success, the same bytes on every attempt, or raise UnexpectedAnswer.
 
-        Args:
-            items: What each item of a bulk stands for, in messages: each has to succeed too.
-
-        Raises:
-            GaveUp: It was refused for now or not answered until the attempts or CALL_SECONDS_MAX were used up.
-
-            UnexpectedAnswer: It, or an item of it, was answered otherwise.
+        `items`: what each item of a bulk stands for, in messages: each has to succeed too.
         """
         asked = f"{method} {path}" + (f" with key {key}" if key else "")
-        try:
-            answer = await self.until_answered(method, path, body, key, bulk=bool(items))
-        except GaveUp as error:
-            raise GaveUp(f"{asked} was given up, at last because of {error}") from error
-        if answer.status not in (200, 201):
-            raise UnexpectedAnswer(asked, answer.status, answer.problem)
-        if items:
-            results = _results(answer)
-            if len(results) != len(items):
-                raise ClientError(f"{asked} answered {len(results)} results for {len(items)} items")
-            for result, item in zip(results, items, strict=True):
-                if result["status"] not in (200, 201):
-                    raise UnexpectedAnswer(f"{asked} for {item}", result["status"], result.get("problem") or {})
-        return answer
-
-    async def until_answered(
-        self, method: str, path: str, body: object = None, key: str = "", *, bulk: bool = False
-    ) -> Answer:
-        """
-        Send a request until it is answered with something other than "not now"; return that answer.
-
-        Args:
-            bulk: Its items must not be answered "not now" either.
-
-        Raises:
-            GaveUp: It was not, until the attempts or CALL_SECONDS_MAX were used up; the message says why at last.
-        """
         deadline = time.monotonic() + CALL_SECONDS_MAX
         attempt = 0
         while True:
-            wait = 0.0
+            wait = 0
             try:
                 answer = await self.ask(method, path, body, key)
+                errors = answer.unsuccessful(asked, items)
+                if not errors:
+                    return answer
+                for error in errors:
+                    if not error.not_now:
+                        raise error
                 # Accounts and transfers can be sent again whole: what is there already is replayed.
-                later = bulk and answer.status == 200 and any(item["status"] in NOT_NOW for item in _results(answer))
-                if not later and not answer.not_now:
-                    return answer._replace(repeated=attempt > 0)
-                why, wait = f"{answer.status} {answer.problem.get('code', 'for an item')}", answer.retry_after
+                wait, why = answer.retry_after, str(errors[0])
             except NoAnswer as error:
                 why = str(error)
             # Never less than the answer asked for.
@@ -386,28 +297,16 @@ class Client:
             pause = max(wait, backoff) * random.uniform(1.0, 1.0 + JITTER)
             attempt += 1
             if attempt >= ATTEMPTS_MAX or time.monotonic() + pause > deadline:
-                raise GaveUp(why)
-            self.repeats += 1
+                raise NotRunError(f"{asked} was given up, at last because of: {why}")
             await asyncio.sleep(pause)
 
     async def get(self, path: str) -> Any:
-        """
-        Return what a GET answers, decoded.
-
-        Raises:
-            ClientError: As `call`, or it is no JSON.
-        """
         return (await self.call("GET", path)).json
 
     async def pages(self, path: str, **parameters: str) -> AsyncIterator[dict[str, Any]]:
-        """
-        Return all rows of a list, page by page.
-
-        Raises:
-            ClientError: A page is not answered, or there is no end to them.
-        """
+        """Return all rows of a list, page by page."""
         asked = {"limit": str(PAGE_MAX), **parameters}
-        for _ in range(PAGES_MAX):
+        while True:
             query = "&".join(f"{name}={quote(text, safe='')}" for name, text in asked.items())
             page = await self.get(f"{path}?{query}")
             for row in page["data"]:
@@ -415,17 +314,11 @@ class Client:
             if page["next_cursor"] is None:
                 return
             asked["cursor"] = page["next_cursor"]
-        raise ClientError(f"GET {path} did not end within {PAGES_MAX:,} pages")
 
     async def open_accounts(
         self, names: Sequence[str], currency: str = "EUR", floor: int | None = None, size: int = ACCOUNTS_BULK_MAX
     ) -> None:
-        """
-        Open accounts, so many a request; one that is already open so stays as it is.
-
-        Raises:
-            ClientError: As `call`.
-        """
+        """Open accounts, so many a request; one that is already open so stays as it is."""
         for start in range(0, len(names), size):
             some = names[start : start + size]
             asked = [{"id": name, "currency": currency, "floor": floor} for name in some]
@@ -440,10 +333,3 @@ def _answered(connection: Connection, status: int, received: bytes, end: int) ->
         future.set_exception(ConnectionResetError("the connection ended"))
     else:
         future.set_result(Answer(status, received[:end], received[end + 2 :]))
-
-
-def _results(answer: Answer) -> list[dict[str, Any]]:
-    try:
-        return list(answer.json["results"])
-    except (KeyError, TypeError) as error:
-        raise ClientError(f"{answer.status} without results: {answer.body[:200]!r}") from error

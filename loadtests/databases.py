@@ -14,7 +14,8 @@ import asyncpg
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
-from loadtests.processes import Program, ServerError, answers
+from loadtests.errors import NotRunError
+from loadtests.processes import Program, answers
 from server.process.embedded import EmbeddedError, postgres, valkey
 from server.process.embedded.binaries import postgres_bin, valkey_bin
 from server.process.embedded.directory import DataDirectory
@@ -23,7 +24,6 @@ from server.process.embedded.postgres_settings import SETTINGS
 USER, PORT, SOCKET = postgres.USER, postgres.PORT, postgres.SOCKET
 # Reading back the log after a crash, on a busy machine.
 START_SECONDS_MAX = 60.0
-STOP_SECONDS_MAX = 10.0
 # One command of ours; a database that is frozen is not asked.
 ASK_SECONDS_MAX = 5.0
 # What is not worth saying of the settings.
@@ -36,34 +36,13 @@ def settings_told() -> str:
 
 
 def programs() -> dict[str, Path]:
-    """
-    Return the programs of both.
-
-    Raises:
-        ServerError: They are not installed.
-    """
     try:
         return {"PostgreSQL": postgres_bin("postgres"), "Valkey": valkey_bin()}
     except EmbeddedError as error:
-        raise ServerError(str(error)) from error
+        raise NotRunError(str(error)) from error
 
 
-class _Database(Program):
-    """A program with files in a data directory."""
-
-    DEATH = signal.SIGKILL
-
-    async def close(self) -> None:
-        """End it, whatever state it is in."""
-        if not self.ended:
-            self.send_all(signal.SIGCONT)
-            # At once: nobody will want its data.
-            await self.end(self.DEATH, STOP_SECONDS_MAX)
-
-
-class Postgres(_Database):
-    """The PostgreSQL of a data directory."""
-
+class Postgres(Program):
     # Immediate shutdown.
     DEATH = signal.SIGQUIT
     # Its name where nothing else is said.
@@ -80,37 +59,22 @@ class Postgres(_Database):
         return f"{scheme}://{USER}@/{name}?{place}"
 
     async def start(self) -> None:
-        """
-        Start it and return when it answers; sessions of one that was killed may be in its way for a while.
-
-        Raises:
-            ServerError: It does not, in time.
-        """
+        """Start it and return when it answers; sessions of one that was killed may be in its way for a while."""
 
         async def probe() -> list[Any]:
             if self.ended:
                 self._process = self._server.start()
             return await self.ask("SELECT 1", name="postgres")
 
-        try:
-            answering = await answers(probe, START_SECONDS_MAX, asyncpg.PostgresError, asyncpg.InterfaceError)
-        except EmbeddedError as error:
-            raise ServerError(str(error)) from error
-        if not answering:
-            raise ServerError("PostgreSQL does not answer")
+        if not await answers(probe, START_SECONDS_MAX, asyncpg.PostgresError, asyncpg.InterfaceError):
+            raise NotRunError("PostgreSQL does not answer")
 
     async def make(self, name: str) -> None:
-        """Make an empty database."""
         # A name of ours; a statement that makes a database takes no parameters.
         await self.ask(f'CREATE DATABASE "{name}"', name="postgres")
 
     async def ask(self, statement: str, *arguments: object, name: str = postgres.DATABASE) -> list[Any]:
-        """
-        Run one statement in a database on a session of its own, past all proxies.
-
-        Raises:
-            OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError: It cannot be run.
-        """
+        """Run one statement in a database on a session of its own, past all proxies."""
         async with asyncio.timeout(ASK_SECONDS_MAX):
             connection = await asyncpg.connect(self.url(name), server_settings={"lock_timeout": "0"})
             try:
@@ -119,9 +83,7 @@ class Postgres(_Database):
                 connection.terminate()
 
 
-class Valkey(_Database):
-    """The Valkey of a data directory."""
-
+class Valkey(Program):
     def __init__(self, directory: DataDirectory, sockets: Path) -> None:
         super().__init__()
         self._server = valkey.Valkey(directory, sockets)
@@ -129,38 +91,23 @@ class Valkey(_Database):
         self.url = f"unix://{self.socket}"
 
     async def start(self) -> None:
-        """
-        Start it, empty, and return when it answers.
-
-        Raises:
-            ServerError: It does not.
-        """
+        """Start it, empty, and return when it answers."""
         self._process = self._server.start()
 
         async def probe() -> bool:
             return self.ended or bool(await self.ask("PING"))
 
         if not await answers(probe, START_SECONDS_MAX, RedisError) or self.ended:
-            raise ServerError("Valkey does not answer")
+            raise NotRunError("Valkey does not answer")
 
     async def ask(self, *command: str) -> Any:
-        """
-        Send it a command on a connection of its own, past all proxies.
-
-        Raises:
-            OSError, TimeoutError, RedisError: It is not answered.
-        """
+        """Send it a command on a connection of its own, past all proxies."""
         async with asyncio.timeout(ASK_SECONDS_MAX), Redis(unix_socket_path=str(self.socket)) as client:
             return await client.execute_command(*command)  # type: ignore[no-untyped-call]  # of redis-py
 
 
 class Databases:
-    """
-    Both of a data directory, which is made where there is none.
-
-    Attributes:
-        logs: The folder of what they say.
-    """
+    """Both of a data directory, which is made where there is none."""
 
     def __init__(self, folder: Path) -> None:
         try:
@@ -169,23 +116,17 @@ class Databases:
                 directory.adopt()
                 sockets = directory.sockets()
         except EmbeddedError as error:
-            raise ServerError(str(error)) from error
+            raise NotRunError(str(error)) from error
         self.logs = directory.logs
         self.postgres, self.valkey = Postgres(directory, sockets), Valkey(directory, sockets)
 
     async def start(self, databases: Sequence[str] = ()) -> None:
-        """
-        Start both, and make databases.
-
-        Raises:
-            ServerError: One does not answer.
-        """
+        """Start both, and make databases."""
         await self.postgres.start()
         await self.valkey.start()
         for name in databases:
             await self.postgres.make(name)
 
     async def close(self) -> None:
-        """End both, whatever state they are in."""
         await self.valkey.close()
         await self.postgres.close()

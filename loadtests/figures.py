@@ -17,7 +17,6 @@ class Spread(NamedTuple):
 
 
 def spread(values: Sequence[float]) -> Spread:
-    """Return the median of some values, the lowest and the highest."""
     return Spread(statistics.median(values), min(values), max(values))
 
 
@@ -42,7 +41,6 @@ def number(value: float) -> str:
 
 
 def percent(share: float) -> str:
-    """Return a share of the whole."""
     return f"{share:.0%}"
 
 

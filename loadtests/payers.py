@@ -1,19 +1,20 @@
 """
 What clients of the ledger do: they pay, read, write down what they sent and heard, and send again until they know.
 
-Nothing here waits by itself. A `Wire` carries requests and pauses, under asyncio during chaos and under gevent in
-locust.
+Nothing here waits by itself. What carries requests and pauses is added by whoever runs payers: under asyncio during
+chaos, under gevent in locust.
 """
 
 import itertools
 import json
 import random
 import time
-from collections.abc import Callable, Coroutine, Sequence
-from typing import Any, NamedTuple, Protocol
+from abc import ABC, abstractmethod
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from typing import Any, NamedTuple
 from urllib.parse import quote
 
-from loadtests.history.recorder import UNKNOWN, Heard, Recorder
+from loadtests.history.recorder import LOOK_UP, OK, PROGRESS, UNKNOWN, Heard, Recorder
 
 TRANSFERS = "/v1/transfers"
 BULK = f"{TRANSFERS}/bulk"
@@ -28,6 +29,12 @@ INSIST_SECONDS_MAX = 60.0
 PAUSE_SECONDS = 0.05
 # One whose answer was lost asks what its key is bound to before it sends again, at times.
 LOOK_UP_SHARE = 0.5
+# Seconds of a hold that does not expire while its client is at work.
+LONG_HOLD_SECONDS = 86_400
+# Between two looks at a hold that will expire, at most.
+GLANCE_SECONDS = 1.0
+# Of the holds that were agreed on, the share that is given up.
+VOID_SHARE = 0.25
 
 
 class Request(NamedTuple):
@@ -35,7 +42,7 @@ class Request(NamedTuple):
     A POST, or a GET where there is no body.
 
     A status among those `expected` is no failure. Requests of different turns take different ways, where there are
-    several.
+    several. The connection of one that is `deaf` is closed before the answer.
     """
 
     path: str
@@ -43,31 +50,17 @@ class Request(NamedTuple):
     key: str = ""
     expected: tuple[int, ...] = ()
     turn: int | None = None
-
-
-class Wire(Protocol):
-    """Carries the requests of one payer."""
-
-    async def send(self, request: Request) -> Heard:
-        """Send a request; without an answer, the response says why."""
-
-    async def send_deaf(self, request: Request) -> None:
-        """Send a request and close the connection without an answer."""
-
-    async def pause(self, seconds: float) -> None:
-        """Return after some time."""
-
-    async def together(self, sendings: Sequence[Coroutine[Any, Any, Heard]]) -> list[Heard]:
-        """Return what all of them come to, at once."""
+    deaf: bool = False
 
 
 class Habits(NamedTuple):
     """
     How payers go about it.
 
-    One payment in `lose_one_in` has its answer lost on purpose, one in `again_one_in` is sent again though its outcome
-    is known, and one transfer in `unpayable_one_in` of those in bulks cannot be paid; 0 is never. A bulk has `items`, a
-    storm has `at_once` sendings. No pause is longer than `pause_max`, in seconds.
+    One payment in `lose_one_in` has its answer lost on purpose, one in `again_one_in` is looked up and sent again when
+    its outcome is known, and one transfer in `unpayable_one_in` of those in bulks cannot be paid; 0 is never. A bulk
+    has `items`, a storm has `at_once` sendings. No pause is longer than `pause_max`, in seconds, but that for a hold
+    to expire, which takes up to `hold_max`.
     """
 
     amount_max: int
@@ -77,23 +70,27 @@ class Habits(NamedTuple):
     again_one_in: int
     lose_one_in: int = 0
     unpayable_one_in: int = 0
+    hold_max: int = 2
 
 
-class Payer:
+class Hold(NamedTuple):
+    """A hold that was acknowledged."""
+
+    id: str
+    source: str
+    amount: int
+
+
+class Payer(ABC):
     """
     One client in one ledger: its own name, its own choices, one thing at a time.
 
-    Args:
-        process: Its name in the history.
-
-        prefix: Begins its keys.
-
-        accounts: That it moves money between; the first is the hot one, which `pay` leaves alone.
+    `process`: its name in the history. `prefix`: begins its keys. `accounts`: that it moves money between; the first is
+    the hot one, which `pay` leaves alone.
     """
 
     def __init__(
         self,
-        wire: Wire,
         recorder: Recorder,
         process: str,
         *,
@@ -104,7 +101,6 @@ class Payer:
         seed: str = "",
     ) -> None:
         self.process = process
-        self.wire = wire
         self.dice = random.Random(seed)
         self._recorder = recorder
         self._ledger = ledger
@@ -112,6 +108,18 @@ class Payer:
         self._accounts = accounts
         self._habits = habits
         self._weights = list(itertools.accumulate(1 / rank**ZIPF for rank in range(1, len(accounts) + 1)))
+
+    @abstractmethod
+    async def send(self, request: Request) -> Heard:
+        """Send a request; without an answer, the response says why."""
+
+    @abstractmethod
+    async def pause(self, seconds: float) -> None:
+        """Return after some time."""
+
+    @abstractmethod
+    async def together(self, sendings: Sequence[Coroutine[Any, Any, Heard]]) -> list[Heard]:
+        """Return what all of them come to, at once."""
 
     def busy_account(self) -> str:
         """Return an account, the first ones most often."""
@@ -141,21 +149,102 @@ class Payer:
 
     async def read(self, account: str = "") -> None:
         """Read an account, by default a busy one."""
-        await self._ask("read", f"/v1/accounts/{quote(account or self.busy_account(), safe='')}")
+        await self._ask("read", Request(f"/v1/accounts/{quote(account or self.busy_account(), safe='')}"))
 
     async def statement(self) -> None:
         """Read a statement or the list of accounts."""
         path = self.dice.choice((f"/v1/accounts/{quote(self._accounts[0], safe='')}/entries", "/v1/accounts"))
-        await self._ask("list", f"{path}?limit=20")
+        await self._ask("list", Request(f"{path}?limit=20"))
 
     async def pay(self) -> None:
         """Move money between two accounts."""
-        key, body = self.payment(self.pair())
+        await self._settle(*self.payment(self.pair()))
+
+    async def _settle(self, key: str, body: str, *, path: str = TRANSFERS, **how: Any) -> Heard:
+        """Insist on a request; at times with its first answer lost, at times once more when its outcome is known."""
         if self._one_in(self._habits.lose_one_in):
-            await self._send_deaf(key, body)
-        await self.insist(key, body)
-        if self._one_in(self._habits.again_one_in):
-            await self.insist(key, body)
+            await self.transfer(key, body, path=path, deaf=True)
+        heard = await self.insist(key, body, path=path, **how)
+        if heard.settled and self._one_in(self._habits.again_one_in):
+            await self._look_up(key)
+            await self.insist(key, body, path=path, **how)
+        return heard
+
+    async def checkout(self) -> None:
+        """Hold a payment, and void it, or capture it in parts and give parts of it back."""
+        hold = await self._hold(LONG_HOLD_SECONDS)
+        if hold is None:
+            return
+        if self.dice.random() < VOID_SHARE:
+            await self._follow(hold.id, "void")
+        else:
+            part = self.dice.randint(1, hold.amount)
+            captures = [await self._follow(hold.id, "capture", amount=part, release_rest=part == hold.amount)]
+            if part < hold.amount:
+                captures.append(await self._follow(hold.id, "capture"))
+            for capture in captures:
+                await self._refund(capture)
+        await self._look_at(hold)
+
+    async def _refund(self, capture: Heard) -> None:
+        """Move a capture back in parts, if there is one; whoever got the money may have spent it."""
+        if capture.outcome == OK:
+            said = json.loads(capture.response)
+            part = self.dice.randint(1, said["amount"])
+            await self._follow(said["id"], "reverse", amount=part)
+            if part < said["amount"]:
+                await self._follow(said["id"], "reverse")
+            await self._ask(PROGRESS, Request(f"{TRANSFERS}/{said['id']}"))
+
+    async def let_expire(self) -> None:
+        """Hold a payment for seconds, look at it, and capture parts now and then until it has expired or is used up."""
+        seconds = self.dice.randint(1, self._habits.hold_max)
+        hold = await self._hold(seconds)
+        left = hold.amount if hold else 0
+        while hold and left:
+            # Short: whoever waits until all clients are answered again waits for this one too.
+            await self.pause(self.dice.uniform(0, GLANCE_SECONDS))
+            if self._one_in(seconds):
+                heard = await self._follow(hold.id, "capture", amount=1, release_rest=False, expected=(409,))
+                left = left - 1 if heard.outcome == OK else 0
+            await self._look_at(hold)
+
+    async def overcapture(self) -> None:
+        """Capture more than half of a hold several times at once, and move that back as often: one of each is done."""
+        hold = await self._hold(LONG_HOLD_SECONDS)
+        if hold is None:
+            return
+        part = {"amount": hold.amount // 2 + 1}
+        answers = await self._follow_at_once(hold.id, "capture", **part, release_rest=False)
+        captured = [json.loads(heard.response)["id"] for heard in answers if heard.outcome == OK]
+        for capture in captured:
+            await self._follow_at_once(capture, "reverse", **part)
+        await self._look_at(hold)
+
+    async def _hold(self, seconds: int) -> Hold | None:
+        """Hold a small amount for so long; None where that is refused."""
+        pair, amount, key = self.pair(), self._amount(), next(self._keys)
+        heard = await self._settle(key, body_of(key, pair, amount, hold=True, expires_in=seconds))
+        return Hold(json.loads(heard.response)["id"], pair[0], amount) if heard.outcome == OK else None
+
+    async def _follow(
+        self, parent: str, action: str, *, process: str = "", expected: tuple[int, ...] = (), **asked: Any
+    ) -> Heard:
+        """Capture, void or reverse a transfer, under a key of its own."""
+        path, body = f"{TRANSFERS}/{parent}/{action}", json.dumps(asked, separators=(",", ":"))
+        return await self._settle(next(self._keys), body, path=path, process=process, expected=expected)
+
+    async def _follow_at_once(self, parent: str, action: str, **asked: Any) -> list[Heard]:
+        """Ask for the same several times at once, as different requests."""
+        names = [f"{self.process}.{number}" for number in range(self._habits.at_once)]
+        return await self.together(
+            [self._follow(parent, action, process=name, expected=(409,), **asked) for name in names]
+        )
+
+    async def _look_at(self, hold: Hold) -> None:
+        """Read what has become of a hold, and the account that it is on."""
+        await self._ask(PROGRESS, Request(f"{TRANSFERS}/{hold.id}"))
+        await self.read(hold.source)
 
     async def pay_hot(self) -> None:
         """Pay into or out of the account that everybody uses."""
@@ -174,7 +263,7 @@ class Payer:
         pair = self.pair()
         key, body = self.payment(pair, TOO_MUCH)
         if self._habits.lose_one_in and self._one_in(2):
-            await self._send_deaf(key, body)
+            await self.transfer(key, body, deaf=True)
         for _ in range(2):
             await self.insist(key, body, expected=(409,))
         await self.read(pair[0])
@@ -184,7 +273,7 @@ class Payer:
         key, body = self.payment(self.pair())
         names = (f"{self.process}.{number}" for number in range(self._habits.at_once))
         sendings = [self.transfer(key, body, process=name, turn=turn) for turn, name in enumerate(names)]
-        if not any(heard.settled for heard in await self.wire.together(sendings)):
+        if not any(heard.settled for heard in await self.together(sendings)):
             await self.insist(key, body)
 
     async def confuse(self) -> None:
@@ -211,86 +300,68 @@ class Payer:
             if wrong and not any(unpayable):
                 raise AssertionError(f"items of a bulk were answered {sorted(wrong)}")
 
-    async def transfer(
-        self, key: str, body: str, *, process: str = "", expected: tuple[int, ...] = (), turn: int | None = None
-    ) -> Heard:
-        """Send a payment once."""
-        return await self._ask("transfer", TRANSFERS, key, body, process=process, expected=expected, turn=turn)
+    async def transfer(self, key: str, body: str, *, path: str = TRANSFERS, process: str = "", **how: Any) -> Heard:
+        """Send a payment once; *how* are fields of its `Request`."""
+        return await self._ask("transfer", Request(path, body, key, **how), key, process)
 
-    async def insist(self, key: str, body: str, *, expected: tuple[int, ...] = ()) -> Heard:
+    async def insist(self, key: str, body: str, **how: Any) -> Heard:
         """Send the same payment until it has the answer that its key has for ever; ask for its key at times."""
-        deadline, attempt, lost = time.monotonic() + INSIST_SECONDS_MAX, 0, False
-        while True:
-            heard = await self.transfer(key, body, expected=expected)
-            if heard.settled:
-                return heard
-            lost = lost or heard.outcome == UNKNOWN
-            if time.monotonic() > deadline:
-                self.gave_up(key, heard)
-                return heard
-            if lost and self.dice.random() < LOOK_UP_SHARE:
-                await self._ask("look-up", f"/v1/idempotency-keys/{quote(key, safe='')}", key, expected=(404,))
-            await self._pause(attempt, heard.retry_after)
-            attempt += 1
+
+        async def send_once() -> list[Heard]:
+            return [await self.transfer(key, body, **how)]
+
+        [heard] = await self._insist(send_once, key, looks_up=True)
+        return heard
 
     async def insist_bulk(self, items: Sequence[tuple[str, str]], *, atomic: bool) -> list[Heard]:
         """Send a bulk, given as keys and bodies, until it is known what became of each item."""
-        deadline, attempt = time.monotonic() + INSIST_SECONDS_MAX, 0
         listed = [{"key": key, **json.loads(body)} for key, body in items]
-        sent = json.dumps({"atomic": atomic, "transfers": listed}, separators=(",", ":"))
+        sent = Request(BULK, json.dumps({"atomic": atomic, "transfers": listed}, separators=(",", ":")))
+
+        async def send_once() -> list[Heard]:
+            process, ledger = self.process, self._ledger
+            numbers = self._recorder.invoke_bulk(items, process=process, path=BULK, atomic=atomic, ledger=ledger)
+            return self._recorder.answered_bulk(numbers, await self.send(sent))
+
+        return await self._insist(send_once, items[0][0])
+
+    async def _insist(
+        self, send_once: Callable[[], Awaitable[list[Heard]]], key: str, *, looks_up: bool = False
+    ) -> list[Heard]:
+        deadline, lost = time.monotonic() + INSIST_SECONDS_MAX, False
+        attempt = 0
         while True:
-            numbers = self._recorder.invoke_bulk(
-                items, process=self.process, path=BULK, atomic=atomic, ledger=self._ledger
-            )
-            heard = await self.wire.send(Request(BULK, sent))
-            answers = self._recorder.answered_bulk(numbers, heard.status, heard.response)
-            if all(each.settled for each in answers):
+            answers = await send_once()
+            if all(heard.settled for heard in answers):
                 return answers
+            lost = lost or answers[0].outcome == UNKNOWN
             if time.monotonic() > deadline:
-                self.gave_up(items[0][0], answers[0])
+                self.gave_up(key, answers[0])
                 return answers
-            await self._pause(attempt, heard.retry_after)
+            if looks_up and lost and self.dice.random() < LOOK_UP_SHARE:
+                await self._look_up(key, expected=(404,))
+            wait = max(PAUSE_SECONDS * 2.0 ** min(attempt, 10), *(heard.retry_after for heard in answers))
+            await self.pause(min(self._habits.pause_max, wait) * self.dice.uniform(0.5, 1.5))
             attempt += 1
 
-    def gave_up(self, key: str, heard: Heard) -> None:
+    def gave_up(self, key: str, heard: Heard) -> None:  # noqa: B027 -- nothing is to be done
         """Take that a request has no known outcome; whoever judges the history sees it there."""
 
-    async def _pause(self, attempt: int, retry_after: int) -> None:
-        longest = self._habits.pause_max
-        seconds = min(longest, max(PAUSE_SECONDS * 2.0 ** min(attempt, 10), retry_after))
-        await self.wire.pause(seconds * self.dice.uniform(0.5, 1.5))
+    async def _look_up(self, key: str, *, expected: tuple[int, ...] = ()) -> None:
+        # It names its key in its path.
+        await self._ask(LOOK_UP, Request(f"/v1/idempotency-keys/{quote(key, safe='')}", expected=expected), key)
 
-    async def _send_deaf(self, key: str, body: str) -> None:
+    async def _ask(self, operation: str, request: Request, key: str = "", process: str = "") -> Heard:
         number = self._recorder.invoke(
-            "transfer", process=self.process, path=TRANSFERS, ledger=self._ledger, key=key, request=body
+            *(operation, process or self.process, request.path), ledger=self._ledger, key=key, request=request.body
         )
-        await self.wire.send_deaf(Request(TRANSFERS, body, key))
-        self._recorder.lost(number, "not listened for")
-
-    async def _ask(
-        self,
-        operation: str,
-        path: str,
-        key: str = "",
-        body: str = "",
-        *,
-        process: str = "",
-        expected: tuple[int, ...] = (),
-        turn: int | None = None,
-    ) -> Heard:
-        number = self._recorder.invoke(
-            operation, process=process or self.process, path=path, ledger=self._ledger, key=key, request=body
-        )
-        # A look-up names its key in its path.
-        heard = await self.wire.send(Request(path, body, key if body else "", expected, turn))
-        self._recorder.answered(number, heard.status, heard.response, replayed=heard.replayed)
-        return heard
+        return self._recorder.answered(number, await self.send(request))
 
 
-def body_of(key: str, pair: tuple[str, str], amount: int) -> str:
+def body_of(key: str, pair: tuple[str, str], amount: int, **more: object) -> str:
     """Return a payment; its reference is its key, so that statements show which key moved the money."""
     fields = {"source": pair[0], "destination": pair[1], "amount": amount, "currency": CURRENCY, "reference": key}
-    return json.dumps(fields, separators=(",", ":"))
+    return json.dumps({**fields, **more}, separators=(",", ":"))
 
 
 # What a payer does, over and over.

@@ -2,16 +2,16 @@
 
 import asyncio
 import contextlib
-import ctypes
 import os
-import platform
 import random
+import shutil
 import signal
 import socket
 import subprocess
 import sys
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,32 +26,27 @@ POLL_SECONDS = 0.02
 KILLED_SECONDS_MAX = 10.0
 # Lines of a program's output that are shown when it failed.
 LINES_SHOWN = 20
-BYTES_SHOWN_MAX = 16_384
 # Ports of programs that are started here, and how many are tried. Linux and macOS give higher ones to connections from
 # their own side, which may take a port between its choice and its use.
 PORTS = range(10_000, 32_000)
 PORTS_TRIED_MAX = 100
 # Names of processes and what they stand for; everything else is the server itself.
 CPU_KINDS = {"postgres": "postgres", "valkey-server": "redis", "redis-server": "redis"}
-_PR_SET_PDEATHSIG = 1
+# Ends a program when the thread that has started it has ended: nobody else would end what a kill of ours leaves behind.
+DIE_WITH_US = ("setpriv", "--pdeathsig", "TERM") if shutil.which("setpriv") else ()
 
 # Seconds of user and of system time, by kind.
 Times = dict[str, tuple[float, float]]
-
-
-class ServerError(NotRunError):
-    """A server or another program could not be started, or failed; the message says why."""
 
 
 def run_program(
     name: str, main: Coroutine[Any, Any, int], loop: "Callable[[], asyncio.AbstractEventLoop] | None" = None
 ) -> int:
     """
-    Run a program and return its exit code: NOT_RUN when it cannot go on, which it says, or INTERRUPTED when SIGINT or
-    SIGTERM cancelled it and it has ended what it started.
+    Run a program, by default in asyncio's own loop, and return its exit code.
 
-    Args:
-        loop: Makes the event loop; asyncio's own by default.
+    That is NOT_RUN when it cannot go on, which it says, and INTERRUPTED when SIGINT or SIGTERM cancelled it and it has
+    ended what it started.
     """
 
     async def cancelled_by_signals() -> int:
@@ -76,19 +71,11 @@ def run_program(
 def spawn(
     command: Sequence[str | Path], log: Path, environment: Mapping[str, str] | None = None
 ) -> "subprocess.Popen[bytes]":
-    """
-    Start a program that ends with this process (on Linux); call it from the main thread.
-
-    Args:
-        log: What it says is added to this file.
-
-    Raises:
-        ServerError: It cannot be run.
-    """
+    """Start a program that ends with this process (on Linux), from the main thread; what it says is added to a file."""
     with log.open("ab") as output:
         try:
             return subprocess.Popen(
-                command,
+                [*DIE_WITH_US, *command],
                 cwd=PROJECT,
                 env=os.environ if environment is None else environment,
                 stdin=subprocess.DEVNULL,
@@ -96,35 +83,22 @@ def spawn(
                 stderr=subprocess.STDOUT,
                 # Ctrl-C in a terminal reaches the whole group; these are ended in order by us.
                 start_new_session=True,
-                preexec_fn=_end_with(os.getpid()),  # noqa: PLW1509 (from the only thread)
             )
         except (OSError, subprocess.SubprocessError) as error:
-            raise ServerError(f"{command[0]} cannot be run: {error}") from error
-
-
-def _end_with(parent: int) -> Callable[[], None] | None:
-    if platform.system() != "Linux":
-        return None
-    # Looked up before the fork: the child between fork and exec should only call it.
-    prctl = ctypes.CDLL(None).prctl
-
-    def ask() -> None:
-        prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
-        if os.getppid() != parent:
-            os._exit(1)
-
-    return ask
+            raise NotRunError(f"{command[0]} cannot be run: {error}") from error
 
 
 class Program:
-    """A program that is started, broken and started again."""
+    """A program that is started, broken and started again: by `start`, where it knows how."""
+
+    # What ends it at once.
+    DEATH = signal.SIGKILL
 
     def __init__(self, process: "subprocess.Popen[bytes] | None" = None) -> None:
         self._process = process
 
     @property
     def pid(self) -> int:
-        """Of its first process."""
         assert self._process is not None
         return self._process.pid
 
@@ -138,32 +112,37 @@ class Program:
         """Whether it has ended, for whatever reason."""
         return self._process is None or self._process.poll() is not None
 
+    async def start(self) -> None:
+        raise NotImplementedError
+
     def family(self) -> list[int]:
-        """Return its processes and all that they have started."""
         return family(self.pid)
 
     def send_all(self, number: signal.Signals) -> None:
-        """Send a signal to all its processes."""
         for pid in self.family():
             send(pid, number)
 
     async def end(self, number: signal.Signals, seconds_max: float) -> bool:
         """End it by a signal; after some time end its whole group. Return whether it has ended by itself."""
-        if self.ended:
-            return True
-        send(self.pid, number)
+        if not self.ended:
+            send(self.pid, number)
         try:
-            if await self._ends(seconds_max):
-                return True
+            return await self.ends_within(seconds_max)
         finally:
             if not self.ended:
                 with contextlib.suppress(ProcessLookupError):
                     # The group is this program's alone; its id is that of its first process.
                     os.killpg(self.pid, signal.SIGKILL)
-        await self._ends(KILLED_SECONDS_MAX)
-        return False
+                await self.ends_within(KILLED_SECONDS_MAX)
 
-    async def _ends(self, seconds_max: float) -> bool:
+    async def close(self) -> None:
+        """End it at once, whatever state it is in."""
+        if not self.ended:
+            self.send_all(signal.SIGCONT)
+            await self.end(self.DEATH, KILLED_SECONDS_MAX)
+
+    async def ends_within(self, seconds_max: float) -> bool:
+        """Return whether it ends within some time."""
         deadline = time.monotonic() + seconds_max
         while not self.ended:
             if time.monotonic() > deadline:
@@ -197,49 +176,26 @@ class Done(NamedTuple):
 
     @property
     def last_line(self) -> str:
-        """The last line of all."""
         return self.last_lines.rpartition("\n")[2]
 
 
 async def run_command(
     command: Sequence[str | Path], seconds_max: float, environment: Mapping[str, str] | None = None
 ) -> Done:
-    """
-    Run a command that ends by itself, without a terminal.
-
-    Raises:
-        ServerError: It cannot be run, or did not end in time.
-    """
+    """Run a command that ends by itself, without a terminal."""
+    words = [str(word) for word in command]
+    run = partial(subprocess.run, stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace")
     try:
-        process = await asyncio.create_subprocess_exec(
-            *command,
-            # uvloop takes nothing but a dict.
-            env=dict(os.environ if environment is None else environment),
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.PIPE,
-        )
+        done = await asyncio.to_thread(run, words, env=environment, check=False, timeout=seconds_max)
     except OSError as error:
-        raise ServerError(f"{command[0]} cannot be run: {error}") from error
-    try:
-        async with asyncio.timeout(seconds_max):
-            output, errors = await process.communicate()
-    except BaseException as error:
-        with contextlib.suppress(ProcessLookupError):
-            process.kill()
-        await process.wait()
-        if isinstance(error, TimeoutError):
-            words = " ".join(str(word) for word in command)
-            raise ServerError(f"{words} did not end in {seconds_max:.0f} s") from error
-        raise
-    return Done(process.returncode or 0, output.decode(errors="replace"), errors.decode(errors="replace"))
+        raise NotRunError(f"{words[0]} cannot be run: {error}") from error
+    except subprocess.TimeoutExpired as error:
+        raise NotRunError(f"{' '.join(words)} did not end in {seconds_max:.0f} s") from error
+    return Done(done.returncode, done.stdout, done.stderr)
 
 
 def tail(log: Path) -> str:
-    """Return the last lines of a log."""
-    with log.open("rb") as file:
-        file.seek(max(0, file.seek(0, os.SEEK_END) - BYTES_SHOWN_MAX))
-        return "\n".join(file.read().decode(errors="replace").splitlines()[-LINES_SHOWN:])
+    return "\n".join(log.read_text(encoding="utf-8", errors="replace").splitlines()[-LINES_SHOWN:])
 
 
 def send(pid: int, number: int) -> None:
@@ -249,17 +205,12 @@ def send(pid: int, number: int) -> None:
 
 
 def free_port() -> int:
-    """
-    Return a port that nothing listens on, and that no connection is given from its own side.
-
-    Raises:
-        ServerError: None of those that were tried is free.
-    """
+    """Return a port that nothing listens on, and that no connection is given from its own side."""
     for port in random.sample(PORTS, PORTS_TRIED_MAX):
         with socket.socket() as probe, contextlib.suppress(OSError):
             probe.bind((HOST, port))
             return port
-    raise ServerError("no port is free")
+    raise NotRunError("no port is free")
 
 
 def family(root: int) -> list[int]:
@@ -268,13 +219,6 @@ def family(root: int) -> list[int]:
         return [root, *(child.pid for child in psutil.Process(root).children(recursive=True))]
     except psutil.NoSuchProcess:
         return [root]
-
-
-def command_line(pid: int) -> list[str]:
-    """Return the words that a process was started with; none when it has ended."""
-    with contextlib.suppress(psutil.NoSuchProcess, psutil.ZombieProcess):
-        return list(psutil.Process(pid).cmdline())
-    return []
 
 
 def resident_bytes(pid: int) -> int:
@@ -306,7 +250,6 @@ def cpu_times(roots: Sequence[int]) -> Times:
 
 
 def cpu_used(before: Times, after: Times) -> dict[str, list[float]]:
-    """Return what was used in between."""
     zero = (0.0, 0.0)
     return {
         kind: [round(late - early, 3) for late, early in zip(total, before.get(kind, zero), strict=True)]

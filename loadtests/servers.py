@@ -5,6 +5,7 @@ It is used through its command line like by any operator, so that a run needs no
 """
 
 import asyncio
+import contextlib
 import os
 import shutil
 import signal
@@ -15,22 +16,11 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+import psutil
+
 from loadtests.client import Client, NoAnswer
-from loadtests.processes import (
-    HOST,
-    KILLED_SECONDS_MAX,
-    PROJECT,
-    Done,
-    Program,
-    ServerError,
-    answers,
-    command_line,
-    free_port,
-    resident_bytes,
-    run_command,
-    spawn,
-    tail,
-)
+from loadtests.errors import NotRunError
+from loadtests.processes import HOST, PROJECT, Done, Program, answers, free_port, run_command, spawn, tail
 
 # The first start makes a database cluster, on a busy machine too.
 READY_SECONDS_MAX = 180.0
@@ -64,38 +54,18 @@ def environment(settings: Mapping[str, str]) -> dict[str, str]:
 
 
 def program() -> list[str]:
-    """
-    Return the command that runs the service, from a virtual environment that has its packages.
-
-    Raises:
-        ServerError: There is none.
-    """
+    """Return the command that runs the service, from a virtual environment that has its packages."""
     for folder in (Path(sys.executable).parent, PROJECT / ".venv" / "bin"):
         if (folder / "tallystick").exists():
             return [str(folder / "python"), "-m", "server.cli"]
-    raise ServerError("there is no tallystick command beside this python; run `make setup`")
+    raise NotRunError("there is no tallystick command beside this python; run `make setup`")
 
 
-async def tallystick(*arguments: str, settings: Mapping[str, str], seconds_max: float = COMMAND_SECONDS_MAX) -> Done:
-    """
-    Run a command of the service to its end.
-
-    Raises:
-        ServerError: It cannot be run, or did not end in time.
-    """
-    return await run_command([*program(), *arguments], seconds_max, environment(settings))
-
-
-async def create_key(settings: Mapping[str, str], ledger: str, limits: Sequence[str] = PLENTY) -> str:
-    """
-    Return the secret of a new admin key for the ledger, which is made if it does not exist.
-
-    Raises:
-        ServerError: None was made.
-    """
-    done = await tallystick("keys", "create", "--ledger", ledger, "--role", "admin", *limits, settings=settings)
+async def tallystick(*arguments: str, settings: Mapping[str, str]) -> str:
+    """Run a command of the service to its end, and return what it says."""
+    done = await run_command([*program(), *arguments], COMMAND_SECONDS_MAX, environment(settings))
     if done.code != 0:
-        raise ServerError(f"keys create made no key (exit {done.code}):\n{done.last_lines}")
+        raise NotRunError(f"tallystick {' '.join(arguments)} ended with code {done.code}:\n{done.last_lines}")
     return done.output.strip()
 
 
@@ -113,14 +83,7 @@ class Server(Program):
     """
     One server; its address stays when it is started again.
 
-    Args:
-        name: For messages.
-
-        settings: By name, without the prefix.
-
-        log: Takes what it says.
-
-        temporary: For what it leaves behind when it is killed.
+    `settings`: by name, without the prefix. `temporary`: for what it leaves behind when it is killed.
     """
 
     def __init__(self, name: str, settings: Mapping[str, str], log: Path, temporary: Path) -> None:
@@ -140,40 +103,30 @@ class Server(Program):
         """The exit code of one that ended though nobody had asked it to."""
         return None if self._may_end else self.code
 
-    def start(self, **settings: str) -> None:
+    async def start(self, **settings: str) -> None:
         """Start it, with more settings; whoever needs it waits until it is ready."""
         self._may_end, self._began = True, time.monotonic()
         variables = environment({**self.settings, **settings}) | {"TMPDIR": self._temporary}
         self._process = spawn([*program(), "serve"], self.log, variables)
 
     async def ready(self) -> None:
-        """
-        Return when `GET /readyz` answers 200.
-
-        Raises:
-            ServerError: It has ended, or does not within READY_SECONDS_MAX.
-        """
+        """Return when `GET /readyz` answers 200."""
         if not await serves(self, self.url, "/readyz", READY_SECONDS_MAX):
-            raise ServerError(f"server {self.name} is not ready:\n{tail(self.log)}")
+            raise NotRunError(f"server {self.name} is not ready:\n{tail(self.log)}")
         self._may_end = False
 
     async def ready_again(self) -> None:
-        """
-        Return when it is ready, started again where it has ended before it was.
-
-        Raises:
-            ServerError: It is not, within AGAIN_SECONDS_MAX.
-        """
+        """Return when it is ready, started again where it has ended before it was."""
         try:
             async with asyncio.timeout(AGAIN_SECONDS_MAX):
                 while True:
                     try:
                         return await self.ready()
-                    except ServerError:
+                    except NotRunError:
                         await asyncio.sleep(AGAIN_PAUSE_SECONDS)
-                        self.start()
+                        await self.start()
         except TimeoutError:
-            raise ServerError(f"server {self.name} is not ready; {self.log} says why") from None
+            raise NotRunError(f"server {self.name} is not ready; {self.log} says why") from None
 
     async def warm(self, key: str, seconds: float = WARM_UP_SECONDS) -> None:
         """Return when it has run for so long, by default until it reads accounts out of Redis."""
@@ -185,36 +138,27 @@ class Server(Program):
 
     async def create_key(self, ledger: str, limits: Sequence[str] = PLENTY) -> str:
         """Return the secret of a new admin key for the ledger, which is made if it does not exist."""
-        return await create_key(self.settings, ledger, limits)
+        words = ("--ledger", ledger, "--role", "admin", *limits)
+        return await tallystick("keys", "create", *words, settings=self.settings)
 
     async def audit(self) -> Done:
-        """Return what `tallystick audit` says of its books; exit code 0 when they are right."""
-        return await tallystick("audit", settings=self.settings, seconds_max=AUDIT_SECONDS_MAX)
+        return await run_command([*program(), "audit"], AUDIT_SECONDS_MAX, environment(self.settings))
 
     @property
     def worker(self) -> int:
-        """The process that serves, on Linux; 0 elsewhere."""
-        return next((pid for pid in self.family() if WORKER in command_line(pid)), 0)
+        """The process that serves; 0 where there is none."""
+        with contextlib.suppress(psutil.NoSuchProcess):
+            return next((pid for pid in self.family() if WORKER in psutil.Process(pid).cmdline()), 0)
+        return 0
 
-    def resident_bytes(self) -> int:
-        """Return the memory of all its processes; 0 where the system does not tell."""
-        return sum(map(resident_bytes, self.family()))
+    async def end(self, number: signal.Signals, seconds_max: float) -> bool:
+        """End it by a signal, as it may now."""
+        self._may_end = True
+        return await super().end(number, seconds_max)
 
     async def stop(self) -> int | None:
         """Ask it to end; return its exit code, or None when it had to be killed."""
-        self._may_end = True
         return self.code if await self.end(signal.SIGTERM, STOP_SECONDS_MAX) else None
-
-    async def kill(self) -> None:
-        """End its supervisor at once; its workers end with it."""
-        self._may_end = True
-        await self.end(signal.SIGKILL, KILLED_SECONDS_MAX)
-
-    async def kill_all(self) -> None:
-        """End all its processes, frozen ones too."""
-        if not self.ended:
-            self.send_all(signal.SIGKILL)
-            await self.kill()
 
 
 @asynccontextmanager
@@ -224,7 +168,7 @@ async def own_server() -> AsyncIterator[Server]:
     log = data.with_suffix(".log")
     server = Server("of its own", {**OWN_SETTINGS, "data_dir": str(data)}, log, Path(tempfile.gettempdir()))
     try:
-        server.start()
+        await server.start()
         try:
             await server.ready()
             yield server

@@ -1,13 +1,10 @@
 """The only place where the parts meet."""
 
-import asyncio
-import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, NamedTuple
 
-from redis.exceptions import RedisError
-
+from server.books import connect_redis, create_books, postgres_address
 from server.gate.addresses import AddressLimit
 from server.gate.gate import Gate
 from server.gate.keys import Authenticator, Defaults
@@ -16,44 +13,43 @@ from server.http import render
 from server.http.accounts import AccountHandlers
 from server.http.bulk import BulkHandlers
 from server.http.callers import Callers
+from server.http.cors import Cors, read_origins
 from server.http.forwarded import TrustedProxies
 from server.http.health import HealthHandlers
+from server.http.key_limits import LimitHandlers
 from server.http.observer import Observer
 from server.http.pages import PageHandlers
 from server.http.pipeline import Pipeline
+from server.http.previews import PreviewHandlers
 from server.http.routes import Router, bind
 from server.http.runtime import runtime_failures
 from server.http.server import HttpServer
+from server.http.statements import StatementHandlers
+from server.http.streams import Streams
+from server.http.transfer_lists import TransferListHandlers
 from server.http.transfers import TransferHandlers
-from server.ledger.accounts import Accounts
 from server.ledger.history import History
 from server.ledger.posting import PostingLane
-from server.ledger.row_locks import RowLocks
+from server.ledger.preview import Previewer
+from server.ledger.recent import RecentInstants
 from server.ledger.self_check import SelfCheck
+from server.ledger.statements import Statements
+from server.ledger.transfer_lists import TransferLists
+from server.ledger.trial_balance import TrialBalances
 from server.settings import Settings, SettingsError
-from server.store.background import stop
-from server.store.cache import Cache
 from server.store.cache_counters import CacheCounters
-from server.store.hosts import check_address
-from server.store.keyspace import Keyspace
 from server.store.postgres import Database
 from server.store.readiness import Readiness
 from server.store.redis import INVALIDATION_ATTEMPTS_MAX, INVALIDATION_PAUSE_SECONDS, Redis
-from server.store.redis_cluster import connect
-from server.telemetry.failpoints import Failpoints
+from server.store.reports import Reports
 from server.telemetry.tallies import Tallies
 from server.telemetry.trace import check_collector, open_traces
 
 if TYPE_CHECKING:
     from server.telemetry.otel import Traces
 
-# Seconds that running postings get to be resolved when the service stops: a little more than their own deadline.
-DRAIN_SECONDS = 6.0
-
 # Seconds that an invalidation may wait in another process, between the commit and its first attempt and among attempts.
 INVALIDATION_MARGIN_SECONDS = 1.0
-
-log = logging.getLogger(__name__)
 
 
 def default_limits(settings: Settings) -> Defaults:
@@ -94,35 +90,18 @@ def trusted_proxies(settings: Settings) -> TrustedProxies:
         raise SettingsError(f"trusted_proxies: {error}") from None
 
 
-def connect_redis(settings: Settings, tallies: Tallies) -> Redis:
+def cross_origin(settings: Settings) -> Cors | None:
     """
-    Return the client of Redis; nothing is connected to yet.
+    Return what is said to pages of other origins; None where none is named.
 
     Raises:
-        SettingsError: The address has an option that there is not, or one with a wrong value.
+        SettingsError: One is no origin, or no browser ever sends it.
     """
-    assert settings.redis_url is not None, "the caller decides between an address and the embedded server"
     try:
-        return connect(settings.redis_url, settings.redis_timeout_ms / 1000, tallies.batches["redis"])
-    except (ValueError, TypeError, RedisError):
-        # What the driver says may hold a piece of the password.
-        text = "behind its ? is an option that there is not, or one that cannot have that value"
-        raise SettingsError(f"redis_url: {text}") from None
-
-
-def postgres_address(settings: Settings) -> str:
-    """
-    Return the address of Postgres.
-
-    Raises:
-        SettingsError: It means nothing.
-    """
-    assert settings.database_url is not None, "the caller decides between an address and the embedded servers"
-    try:
-        check_address(settings.database_url)
+        origins = read_origins(settings.cors_origins)
     except ValueError as error:
-        raise SettingsError(f"database_url: {error}") from None
-    return settings.database_url
+        raise SettingsError(f"cors_origins: {error}") from None
+    return Cors(origins) if origins else None
 
 
 def check_settings(settings: Settings) -> None:
@@ -134,6 +113,7 @@ def check_settings(settings: Settings) -> None:
     """
     default_limits(settings)
     trusted_proxies(settings)
+    cross_origin(settings)
     check_collector(settings.otel_endpoint)
     if settings.database_url is not None:
         postgres_address(settings)
@@ -153,6 +133,7 @@ class App(NamedTuple):
     authenticator: Authenticator
     gate: Gate
     posting: PostingLane
+    streams: Streams
     # None where nobody wants any.
     traces: "Traces | None" = None
 
@@ -172,67 +153,40 @@ async def create_app(settings: Settings, workers: int = 1) -> AsyncIterator[App]
     """
     defaults = default_limits(settings)
     proxies = trusted_proxies(settings)
-    address = postgres_address(settings)
-    traces = open_traces(settings.otel_endpoint, settings.otel_sample)
-    async with Database(
-        address,
-        posting_connections=settings.posting_connections,
-        reading_connections=settings.reading_connections,
-        slow_seconds=settings.slow_ms / 1000,
-    ) as database:
-        tallies = Tallies()
-        redis = connect_redis(settings, tallies)
-        keyspace = Keyspace()
-        database.watcher = keyspace
-        await keyspace.learn(database)
-        following = asyncio.create_task(keyspace.follow(database))
-        counters = CacheCounters()
-        cache = Cache(redis, keyspace, counters, settings.replay_seconds)
-        gate = Gate(redis, keyspace, workers, counters, tallies)
-        rows = RowLocks(database)
-        accounts = Accounts(database, cache, rows, render.account, tallies.batches["read"])
+    async with create_books(settings) as books:
+        traces = open_traces(settings.otel_endpoint, settings.otel_sample)
+        database, keyspace, redis, cache = books.database, books.keyspace, books.redis, books.cache
+        posting, tallies = books.posting, books.tallies
+        gate = Gate(redis, keyspace, workers, books.counters, tallies)
         patience = INVALIDATION_ATTEMPTS_MAX * (settings.redis_timeout_ms / 1000 + INVALIDATION_PAUSE_SECONDS)
         self_check = SelfCheck(database, cache, render.account, patience + INVALIDATION_MARGIN_SECONDS)
-        failpoints = Failpoints(settings.failpoints)
-        posting = PostingLane(database, cache, render.answer, rows, failpoints=failpoints, tallies=tallies)
-        history = History(database, cache, accounts, rows)
+        recent = RecentInstants(database, books.rows)
+        history = History(database, cache, books.accounts, recent)
+        reports, streams = Reports(postgres_address(settings)), Streams()
         readiness = Readiness(database, runtime_failures())
         authenticator = Authenticator(database, defaults)
-        callers = Callers(
-            authenticator,
-            AddressLimit(redis, keyspace, defaults.failures, workers),
-            AddressLimit(redis, keyspace, defaults.anonymous, workers, "anonymous"),
-            proxies,
-        )
+        failures = AddressLimit(redis, keyspace, defaults.failures, workers)
+        anonymous = AddressLimit(redis, keyspace, defaults.anonymous, workers, "anonymous")
+        callers = Callers(authenticator, failures, anonymous, proxies)
         handlers = (
-            AccountHandlers(accounts, history, cache, keyspace, self_check),
+            AccountHandlers(books.accounts, history, cache, keyspace, self_check),
             TransferHandlers(posting, history, keyspace, tallies),
+            TransferListHandlers(TransferLists(database, cache)),
             BulkHandlers(posting),
+            StatementHandlers(Statements(database, cache, recent), TrialBalances(database, reports), streams),
+            PreviewHandlers(Previewer(database, cache, render.answer)),
+            LimitHandlers(gate),
             HealthHandlers(readiness),
             PageHandlers(),
         )
         observer = Observer(tallies, settings.slow_ms / 1000, settings.log_sample, traces)
-        pipeline = Pipeline(Router(bind(handlers)), callers, gate, observer)
+        pipeline = Pipeline(Router(bind(handlers)), callers, gate, observer, cross_origin(settings))
         try:
             server = HttpServer(pipeline)
-            yield App(server, readiness, database, redis, counters, tallies, authenticator, gate, posting, traces)
+            stores = database, redis, books.counters
+            yield App(server, readiness, *stores, tallies, authenticator, gate, posting, streams, traces)
         finally:
-            await _drain(posting, accounts, gate)
-            await stop(following)
+            await gate.drain()
             await self_check.close()
-            await rows.close()
-            await cache.close()
-            await redis.close()
             if traces is not None:
                 await traces.close()
-
-
-async def _drain(posting: PostingLane, accounts: Accounts, gate: Gate) -> None:
-    """Return when all that was submitted has been resolved, or when that takes too long."""
-    try:
-        async with asyncio.timeout(DRAIN_SECONDS):
-            await posting.drain()
-            await accounts.drain()
-            await gate.drain()
-    except TimeoutError:
-        log.warning("stopping with unresolved postings: their callers retry with the same key")

@@ -69,6 +69,16 @@ def parser() -> argparse.ArgumentParser:
         "--admin-port", help="TCP port of /livez and /readyz for operators, 0 for a free one (default: 8081)"
     )
     command.add_argument("--workers", help="worker processes: a number, or auto for one a processor (default: auto)")
+    command.add_argument(
+        "--background",
+        action=argparse.BooleanOptionalAction,
+        help="whether a background process runs beside the workers (default: it does)",
+    )
+
+    text = "do the background work of servers with --no-background, until SIGTERM or Ctrl-C; one of several leads"
+    command = commands.add_parser("background", help=text, description=f"{text[0].upper()}{text[1:]}.")
+    command.add_argument("--admin-host", help="address to answer operators on (default: 127.0.0.1)")
+    command.add_argument("--admin-port", help="TCP port of /livez, /readyz and /metrics (default: a free one)")
 
     add(commands, "migrate", "bring the database to the state this program needs")
 
@@ -93,9 +103,23 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument(
         "--metrics", metavar="FILE", help="write the outcome for a Prometheus node exporter, NAME.prom"
     )
+    _add_export(add(commands, "export", "write the accounts and all that was posted of a ledger"))
+    text = "post a file of CSV or JSON Lines into a ledger; run again, it goes on where it stopped"
+    command = add(commands, "import", text)
+    command.add_argument("file", metavar="FILE", help="with the columns that export writes")
+    command.add_argument("--ledger", required=True, help="name of the ledger; made when it does not exist")
     add(commands, "doctor", "check what start-up asserts and say what to do; exit code 1 when there is a fault")
     add(commands, "config", "show every setting, its value and where it came from")
     return main_parser
+
+
+def _add_export(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--ledger", required=True, help="name of the ledger")
+    formats = "a journal of hledger, or what import reads: CSV or JSON Lines"
+    command.add_argument("--format", required=True, choices=["hledger", "csv", "jsonl"], help=formats)
+    command.add_argument("--output", metavar="FILE", help="file to make or replace (default: standard output)")
+    command.add_argument("--from", dest="since", metavar="TIME", help="only what was posted from then on")
+    command.add_argument("--to", dest="until", metavar="TIME", help="only what was posted before then")
 
 
 def _add_key(action: argparse.ArgumentParser) -> None:
@@ -130,7 +154,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(options: argparse.Namespace) -> int:
-    names = ("data_dir", "host", "port", "admin_host", "admin_port", "workers")
+    names = ("data_dir", "host", "port", "admin_host", "admin_port", "workers", "background")
     overrides = {name: getattr(options, name, None) for name in names}
 
     def read() -> Loaded:
@@ -143,6 +167,15 @@ def _serve(loaded: Loaded, _: argparse.Namespace, read: Callable[[], Loaded]) ->
     from server.process.commands.serve import serve
 
     text = serve(loaded, read)
+    return 0 if text is None else fail(text)
+
+
+def _background(loaded: Loaded, _: argparse.Namespace, __: Callable[[], Loaded]) -> int:
+    from server.app import check_settings
+    from server.process.commands.background import run_background
+
+    check_settings(loaded.settings)
+    text = run_background(loaded)
     return 0 if text is None else fail(text)
 
 
@@ -167,10 +200,13 @@ def _config(loaded: Loaded, _: argparse.Namespace, __: Callable[[], Loaded]) -> 
 
 COMMANDS = {
     "serve": _serve,
+    "background": _background,
     "migrate": _operate,
     "keys": _operate,
     "audit": _operate,
     "doctor": _operate,
+    "export": _operate,
+    "import": _operate,
     "config": _config,
 }
 

@@ -52,6 +52,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     admin_host: str = "127.0.0.1"
     admin_port: Port = 8081
     workers: Annotated[str, Meta(pattern=WORKERS)] = "auto"
+    background: bool = True
     data_dir: str = "data"
     database_url: Annotated[str, Meta(pattern=POSTGRES_URL)] | None = None
     redis_url: Annotated[str, Meta(pattern=REDIS_URL)] | None = None
@@ -69,6 +70,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     anonymous_rate: str = "50/s"
     anonymous_burst: Annotated[int, Meta(ge=1, le=1_000_000)] = 200
     trusted_proxies: str = ""
+    cors_origins: str = ""
     log_level: Annotated[str, Meta(pattern=r"^(debug|info|warning|error)\Z")] = "info"
     slow_ms: Annotated[int, Meta(ge=1, le=60_000)] = 1_000
     log_sample: Annotated[int, Meta(ge=0, le=1_000_000_000)] = 0
@@ -90,6 +92,9 @@ HELP: Final[Mapping[str, Help]] = {
     "admin_host": Help("Address to listen on for operators; it asks for no key, so keep it private."),
     "admin_port": Help("TCP port of /livez and /readyz of the whole server, for operators; 0 takes a free one."),
     "workers": Help(f"Worker processes: 1 to {WORKERS_MAX}, or auto for one a usable processor."),
+    "background": Help(
+        "Whether a background process runs beside the workers: true, or false where `tallystick background` is run."
+    ),
     "data_dir": Help("Folder of the embedded servers, used when an address below is not set."),
     "database_url": Help(
         "Address of PostgreSQL, postgresql://user:password@host:port/database, special characters in it as %XX; "
@@ -118,6 +123,9 @@ HELP: Final[Mapping[str, Help]] = {
     "anonymous_burst": Help("Requests without a key that it may make at once."),
     "trusted_proxies": Help(
         "Proxies whose X-Forwarded-For is believed: addresses and networks as 10.0.0.0/8, separated by commas."
+    ),
+    "cors_origins": Help(
+        "Origins whose pages may read answers, as https://app.example.com, separated by commas; * is not taken."
     ),
     "log_level": Help("Least level that is logged: debug, info, warning or error."),
     "slow_ms": Help("Milliseconds past which a request, or a statement in PostgreSQL, is logged."),
@@ -170,7 +178,7 @@ def load(environment: Mapping[str, str] | None = None, overrides: Mapping[str, o
         values[name], sources[name] = text, source
     for name, value in (overrides or {}).items():
         if value is not None:
-            source = f"--{name.replace('_', '-')}"
+            source = f"--{'no-' if value is False else ''}{name.replace('_', '-')}"
             if isinstance(value, str) and _text(value, source) is None:
                 raise SettingsError(f"{source} is empty: leave it out for the default")
             values[name], sources[name] = value, source

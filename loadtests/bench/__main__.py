@@ -12,7 +12,6 @@ import datetime
 import os
 import sys
 import time
-from contextlib import AsyncExitStack
 from pathlib import Path
 
 import uvloop
@@ -20,12 +19,12 @@ import uvloop
 from loadtests.bench import machine, record
 from loadtests.bench.parts import PARTS
 from loadtests.bench.places import PEER_PYTHON
-from loadtests.bench.record import BenchError, Part
+from loadtests.bench.record import Part
 from loadtests.bench.report import TEMPLATE, render
 from loadtests.bench.scale import FULL, QUICK
-from loadtests.bench.work import Shared, Work
+from loadtests.bench.work import Work
 from loadtests.errors import FAILED, GOOD, NotRunError
-from loadtests.openloop.generator import TooManyFilesError, allow_files
+from loadtests.openloop.generator import allow_files
 from loadtests.processes import PROJECT, run_command, run_program
 from loadtests.screen import Screen
 
@@ -36,7 +35,7 @@ def main() -> int:
     """Measure what is asked for, write the document; 1 when books were not right or not all was measured."""
     parser = argparse.ArgumentParser(prog="make bench", description=__doc__)
     add = parser.add_argument
-    add("--quick", action="store_true", help="a little of everything, in a few minutes")
+    add("--quick", action="store_true", help="a little of everything")
     add("--part", help=f"only these, separated by commas: {', '.join(PARTS)}")
     add("--again", action="store_true", help="measure also what has been measured at this commit")
     add("--reports", type=Path, default=PROJECT / "reports" / "bench", help="folder for the figures")
@@ -65,32 +64,31 @@ async def _measure(arguments: argparse.Namespace, chosen: list[str], screen: Scr
     scale = QUICK if arguments.quick else FULL
     words = ["--quick"] * arguments.quick + [f"--part {arguments.part}"] * (arguments.part is not None)
     command = f'make bench ARGS="{" ".join(words)}"' if words else "make bench"
-    made = Part(scale.name, command, machine.commit(), machine.facts(PEER_PYTHON))
+    commit, facts = machine.commit(), machine.facts(PEER_PYTHON)
     good = True
     # Servers get it from here. A machine that does not allow so many measures fewer.
-    with contextlib.suppress(TooManyFilesError):
+    with contextlib.suppress(NotRunError):
         allow_files(max(scale.crowds))
-    async with AsyncExitStack() as stack:
-        shared = Shared(stack)
-        for name in chosen:
-            kept = record.read(arguments.reports, name)
-            if kept is not None and _is_as_good(kept, made) and not arguments.again:
-                screen.say(f"{name}: measured {kept.began}, kept")
-                continue
-            try:
-                part = await _measure_part(made, Work(name, scale, screen, shared))
-            except NotRunError as error:
-                good = False
-                screen.say(f"{name}: not measured: {error}")
-                continue
-            if part.counts or part.complete:
-                record.write(arguments.reports, part)
-            good = good and part.clean and part.complete
-            verdict = part.audit if part.clean else f"DOES NOT COUNT: {part.audit}"
-            screen.say(f"{name}: {len(part.runs)} runs in {part.took_seconds:.0f} s; {verdict}")
-            if not part.complete:
-                screen.say("stopped; the same command goes on where it was")
-                break
+    for name in chosen:
+        part = Part(name, scale.name, command, commit, facts)
+        kept = record.read(arguments.reports, name)
+        if kept is not None and _is_as_good(kept, part) and not arguments.again:
+            screen.say(f"{name}: measured {kept.began}, kept")
+            continue
+        try:
+            await _measure_part(Work(part, scale, screen))
+        except NotRunError as error:
+            good = False
+            screen.say(f"{name}: not measured: {error}")
+            continue
+        if part.counts or part.complete:
+            record.write(arguments.reports, part)
+        good = good and part.counts and part.complete
+        verdict = part.audit if part.counts else f"DOES NOT COUNT: {part.audit or 'no audit'}"
+        screen.say(f"{name}: {len(part.runs)} runs in {part.took_seconds:.0f} s; {verdict}")
+        if not part.complete:
+            screen.say("stopped; the same command goes on where it was")
+            break
     return good
 
 
@@ -99,27 +97,15 @@ def _is_as_good(kept: Part, new: Part) -> bool:
     return same and kept.complete and kept.counts
 
 
-async def _measure_part(made: Part, work: Work) -> Part:
-    """Measure a part; *made* says how, where and at which commit that is done."""
-    began, started = datetime.datetime.now(datetime.UTC), time.monotonic()
-    complete = True
+async def _measure_part(work: Work) -> None:
+    part, started = work.part, time.monotonic()
+    part.began = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC")
     try:
-        await PARTS[work.name](work)
+        await PARTS[part.name](work)
     except asyncio.CancelledError:
         # What has been measured is kept; then this ends.
-        complete = False
-    return made._replace(
-        name=work.name,
-        began=began.strftime("%Y-%m-%d %H:%M UTC"),
-        took_seconds=round(time.monotonic() - started, 1),
-        # Nobody looked at the books of a part that ended before its first audit: nothing of it counts.
-        clean=work.clean and bool(work.audits),
-        audit="; ".join(work.audits) or "no audit",
-        complete=complete,
-        settings=work.settings,
-        runs=work.runs,
-        notes=work.notes,
-    )
+        part.complete = False
+    part.took_seconds = round(time.monotonic() - started, 1)
 
 
 async def _write(arguments: argparse.Namespace, screen: Screen) -> None:
@@ -131,7 +117,7 @@ async def _write(arguments: argparse.Namespace, screen: Screen) -> None:
     command = [str(PEER_PYTHON), "-m", "loadtests.bench.plots", str(arguments.reports), str(arguments.plots)]
     done = await run_command(command, PLOT_SECONDS_MAX, {**os.environ, "PYTHONPATH": str(PROJECT)})
     if done.code != 0:
-        raise BenchError(f"the plots cannot be drawn:\n{done.last_lines}")
+        raise NotRunError(f"the plots cannot be drawn:\n{done.last_lines}")
     template = TEMPLATE.read_text(encoding="utf-8")
     arguments.document.write_text(render(found, template, arguments.document, arguments.plots), encoding="utf-8")
     screen.say(f"written: {arguments.document}")

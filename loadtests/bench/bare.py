@@ -7,7 +7,6 @@ from aiohttp import web
 
 
 def main() -> None:
-    """Answer every `GET /` with the text of the second argument."""
     body = sys.argv[2].encode()
 
     async def answer(_request: web.Request) -> web.Response:

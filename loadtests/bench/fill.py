@@ -5,34 +5,36 @@ All of it is done as the superuser of a server's own database, while nobody post
 """
 
 import hashlib
+import re
 import secrets
 import time
 import zlib
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import asyncpg
-
-from loadtests.bench.statements import statement
 
 # Transfers of one transaction: so few that the time left is looked at often, and that sorting them stays in memory.
 CHUNK = 250_000
 # One chunk, on a slow disk.
 STATEMENT_SECONDS_MAX = 300.0
+_BLOCKS = re.split(
+    r"^-- name: (\w+).*\n", Path(__file__).with_name("statements.sql").read_text(encoding="utf-8"), flags=re.MULTILINE
+)
+_STATEMENTS = dict(zip(_BLOCKS[1::2], _BLOCKS[2::2], strict=True))
+
+
+def statement(name: str) -> str:
+    return _STATEMENTS[name]
 
 
 async def fill(url: str, accounts: Sequence[str], size: int, until: float, tell: Callable[[int], None]) -> int:
     """
-    Fill the newest ledger that has these accounts until the database holds *size* transfers or time is up.
+    Fill the newest ledger that has these accounts until the database holds *size* transfers or time is up; return how
+    many it holds.
 
-    Args:
-        accounts: All of the ledger, named `load:0` and so on.
-
-        until: Instant of the monotonic clock after which no further chunk is begun.
-
-        tell: Called with the number of transfers now and then.
-
-    Returns:
-        The transfers that the database holds.
+    `accounts`: all of the ledger, named `load:0` and so on. `until`: instant of the monotonic clock after which no
+    further chunk is begun. `tell`: called with the number of transfers now and then.
     """
     connection = await asyncpg.connect(url, command_timeout=STATEMENT_SECONDS_MAX)
     try:

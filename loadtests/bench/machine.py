@@ -36,9 +36,8 @@ def facts(peer_python: Path) -> dict[str, str]:
         "packages": ", ".join(f"{name} {importlib.metadata.version(name)}" for name in PACKAGES),
         **{name: _said(str(path), "--version") for name, path in programs().items()},
     }
-    if peer_python.exists():
-        code = "import importlib.metadata as m, sys; print(', '.join(f'{n} {m.version(n)}' for n in sys.argv[1:]))"
-        found["peer"] = _said(str(peer_python), "-c", code, *PEER_PACKAGES)
+    code = "import importlib.metadata as m, sys; print(', '.join(f'{n} {m.version(n)}' for n in sys.argv[1:]))"
+    found["peer"] = _said(str(peer_python), "-c", code, *PEER_PACKAGES)
     if wrk := shutil.which("wrk"):
         found["wrk"] = " ".join(_said(wrk, "-v").split()[1:2])
     return found

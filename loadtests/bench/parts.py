@@ -3,24 +3,22 @@
 import os
 import re
 import shutil
-import tempfile
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
 from functools import partial
-from pathlib import Path
 from typing import NamedTuple
 
-from loadtests.bench.fill import fill
+from loadtests.bench.fill import fill, statement
 from loadtests.bench.places import PEER_DATABASE, Tallystick, bare, beside, peer, pgbench, pgbench_rate
-from loadtests.bench.record import BenchError
 from loadtests.bench.scale import SHARES, USUAL
-from loadtests.bench.statements import statement
 from loadtests.bench.work import Work
 from loadtests.databases import Databases
+from loadtests.errors import NotRunError
 from loadtests.figures import Run
 from loadtests.openloop import overload
 from loadtests.openloop.driver import Task
-from loadtests.openloop.generator import MARGIN_SECONDS, TooManyFilesError, allow_files, leave_cores, run_apart
+from loadtests.openloop.generator import MARGIN_SECONDS, allow_files, leave_cores, run_apart
 from loadtests.openloop.workloads import BULK_TRANSFERS, Target
 from loadtests.processes import cpu_times, cpu_used, resident_bytes, run_command
 from loadtests.servers import tallystick
@@ -49,20 +47,18 @@ class Case(NamedTuple):
     measure: Callable[[], Awaitable[Run]]
 
 
-async def in_turns(work: Work, cases: Sequence[Case]) -> None:
-    """Make a run of each kind in turns, as many rounds as there are."""
+async def in_turns(work: Work, cases: Sequence[Case], base: Case | None = None, figure: str = "per_second") -> None:
+    """
+    Make a run of each kind in turns, as many rounds as there are.
+
+    With a base, each comes right after a run of it, and it is kept how many times of the base's figure its own is.
+    """
     for number in range(work.scale.rounds):
         for case in cases:
-            work.keep(**{"side": "tallystick", **await case.measure(), **case.labels, "round": number})
-
-
-async def growth(work: Work, figure: str, base: Case, cases: Sequence[Case]) -> None:
-    """Make each run right after one of the base; keep of a figure how many times it is that of the base."""
-    for number in range(work.scale.rounds):
-        for case in cases:
-            beside_it = await base.measure()
+            beside_it = 0.0 if base is None else (await base.measure())[figure]
             run = {"side": "tallystick", **await case.measure(), **case.labels, "round": number}
-            work.keep(**run, base=beside_it[figure], times=run[figure] / max(beside_it[figure], 1e-9))
+            more = {} if base is None else {"base": beside_it, "times": run[figure] / max(beside_it, 1e-9)}
+            work.keep(**run, **more)
 
 
 def closed(work: Work, workload: str, target: Target, roots: list[int], connections: int = USUAL) -> Awaitable[Run]:
@@ -88,56 +84,48 @@ async def api(work: Work) -> None:
 
 async def sides(work: Work) -> None:
     """Tallystick and everything that it is compared with, in turns."""
-    async with work.tallystick() as running, beside() as databases:
-        work.say("filling pgbench, starting the peer")
-        for size in PGBENCH_SCALES:
-            await _make_pgbench(databases, size)
-        await _make_plain(databases)
-        with tempfile.NamedTemporaryFile("w", prefix="tallystick-bench-", suffix=".sql", encoding="utf-8") as script:
-            script.write(statement("insert"))
-            script.flush()
-            async with peer(databases) as (other, peer_pid), bare(await running.body()) as (nothing, bare_pid):
-                roots = [databases.postgres.pid, databases.valkey.pid]
-                leave_cores([peer_pid, bare_pid, *roots])
-                cases = []
-                for what in COMPARED:
-                    ours = partial(closed, work, what, running.target, [running.server.pid])
-                    theirs = partial(closed, work, what, other, [peer_pid, *roots])
-                    cases += [Case({}, ours), Case({"side": "peer"}, theirs)]
-                nothing_at_all = partial(closed, work, "bare", nothing, [bare_pid])
-                cases.append(Case({"side": "bare", "workload": "read"}, nothing_at_all))
-                cases += _pgbench_cases(work, databases, Path(script.name))
-                try:
-                    await in_turns(work, cases)
-                finally:
-                    for size in PGBENCH_SCALES:
-                        await _audit_pgbench(work, databases, size)
-                    [[clean]] = await databases.postgres.ask(statement("peer_audit"), name=PEER_DATABASE)
-                    work.audited("peer", clean, f"balances are {'' if clean else 'not '}their transfers")
+    async with work.tallystick() as running, beside() as databases, filled(work, databases, *PGBENCH_SCALES):
+        # The service's own tables with all their indexes, for plain rows.
+        await databases.postgres.make(INSERT_DATABASE)
+        await tallystick("migrate", settings={"database_url": databases.postgres.url(INSERT_DATABASE)})
+        work.say("starting the peer")
+        async with peer(databases) as (other, peer_pid), bare(await running.body()) as (nothing, bare_pid):
+            roots = [databases.postgres.pid, databases.valkey.pid]
+            leave_cores([peer_pid, bare_pid, *roots])
+            cases = []
+            for what in COMPARED:
+                cases.append(Case({}, partial(closed, work, what, running.target, [running.server.pid])))
+                cases.append(Case({"side": "peer"}, partial(closed, work, what, other, [peer_pid, *roots])))
+            nothing_at_all = partial(closed, work, "bare", nothing, [bare_pid])
+            cases.append(Case({"side": "bare", "workload": "read"}, nothing_at_all))
+            cases += _pgbench_cases(work, databases)
+            try:
+                await in_turns(work, cases)
+            finally:
+                [[clean]] = await databases.postgres.ask(statement("peer_audit"), name=PEER_DATABASE)
+                work.part.audited("peer", clean, f"balances are {'' if clean else 'not '}their transfers")
 
 
-async def _make_pgbench(databases: Databases, size: int) -> None:
-    await databases.postgres.make(f"pgbench{size}")
-    await pgbench(databases, f"pgbench{size}", "-i", "-q", "-s", str(size))
+@asynccontextmanager
+async def filled(work: Work, databases: Databases, *sizes: int) -> AsyncIterator[None]:
+    """Fill databases for pgbench; afterwards look whether their sums agree."""
+    work.say("filling pgbench")
+    for size in sizes:
+        await databases.postgres.make(f"pgbench{size}")
+        await pgbench(databases, f"pgbench{size}", "-i", "-q", "-s", str(size))
+    try:
+        yield
+    finally:
+        for size in sizes:
+            [[clean]] = await databases.postgres.ask(statement("pgbench_audit"), name=f"pgbench{size}")
+            words = "sums agree" if clean else "sums differ"
+            work.part.audited(f"pgbench, scale {size}", clean is True, words)
 
 
-async def _audit_pgbench(work: Work, databases: Databases, size: int) -> None:
-    [[clean]] = await databases.postgres.ask(statement("pgbench_audit"), name=f"pgbench{size}")
-    work.audited(f"pgbench, scale {size}", clean is True, "sums agree" if clean else "sums differ")
-
-
-async def _make_plain(databases: Databases) -> None:
-    """Make the service's own tables with all their indexes, for plain rows."""
-    await databases.postgres.make(INSERT_DATABASE)
-    done = await tallystick("migrate", settings={"database_url": databases.postgres.url(INSERT_DATABASE)})
-    if done.code != 0:
-        raise BenchError(f"migrate failed:\n{done.last_lines}")
-
-
-def _pgbench_cases(work: Work, databases: Databases, script: Path) -> list[Case]:
+def _pgbench_cases(work: Work, databases: Databases) -> list[Case]:
     wide, narrow = (f"pgbench{size}" for size in PGBENCH_SCALES)
     measure = partial(transactions, work, databases)
-    rows = partial(measure, INSERT_DATABASE, INSERT_CLIENTS, INSERT_ROWS, "-f", str(script))
+    rows = partial(measure, INSERT_DATABASE, INSERT_CLIENTS, rows=INSERT_ROWS, script=statement("insert"))
     return [
         Case({"side": "pgbench", "workload": "spread"}, partial(measure, wide, PGBENCH_CLIENTS)),
         Case({"side": "pgbench", "workload": "hot"}, partial(measure, narrow, PGBENCH_CLIENTS)),
@@ -146,12 +134,12 @@ def _pgbench_cases(work: Work, databases: Databases, script: Path) -> list[Case]
 
 
 async def transactions(
-    work: Work, databases: Databases, name: str, clients: int, rows: int = 1, *arguments: str
+    work: Work, databases: Databases, name: str, clients: int, *, rows: int = 1, script: str = ""
 ) -> Run:
     """Have clients of pgbench send transactions, which count by their rows."""
     roots, seconds = [databases.postgres.pid], work.scale.seconds
     before = cpu_times(roots)
-    found = await pgbench_rate(databases, name, clients, seconds, *arguments)
+    found = await pgbench_rate(databases, name, clients, seconds, script)
     run = {"connections": clients, "seconds": seconds, **found, "cpu": cpu_used(before, cpu_times(roots))}
     return run | {"per_second": found["per_second"] * rows}
 
@@ -178,7 +166,7 @@ async def overload_curve(work: Work) -> None:
         work.say(f"curve {number + 1} of {scale.rounds}")
         curve, audit = await overload.measure_own(options, work.screen)
         clean = audit.code == 0 and not curve.lies
-        work.audited("overload", clean, "; ".join([audit.last_line, *curve.lies[:3]]))
+        work.part.audited("overload", clean, "; ".join([audit.last_line, *curve.lies[:3]]))
         for step in curve.steps:
             work.keep(side="tallystick", workload="post", round=number, **step)
 
@@ -206,7 +194,7 @@ async def run_wrk(program: str, target: Target, connections: int, seconds: float
     taken, ended, after = time.perf_counter() - started, os.times(), cpu_times(roots)
     rate = re.search(r"Requests/sec: +([\d.]+)", done.output)
     if done.code != 0 or rate is None or "Non-2xx" in done.output:
-        raise BenchError(f"wrk failed: {done.last_lines}")
+        raise NotRunError(f"wrk failed: {done.last_lines}")
     own = [ended.children_user - began.children_user, ended.children_system - began.children_system]
     figures = {"connections": connections, "seconds": round(seconds), "per_second": float(rate[1])}
     return {**figures, "generator_share": sum(own) / taken, "cpu": {**cpu_used(before, after), "generator": own}}
@@ -214,7 +202,7 @@ async def run_wrk(program: str, target: Target, connections: int, seconds: float
 
 async def transfers(work: Work) -> None:
     """The same requests of a ledger with more and more transfers in it."""
-    async with work.tallystick(alone=True) as running:
+    async with work.tallystick() as running:
         target, databases = running.target, running.databases
         # Both are counted from here on; what is measured in between is bounded by itself.
         left = work.scale.fill_seconds
@@ -227,7 +215,7 @@ async def transfers(work: Work) -> None:
             held = await fill(databases.postgres.url(), target.accounts, size, began + left, tell)
             left -= time.monotonic() - began
             if held < size:
-                work.notes.append(f"{size:,} transfers were not reached in {work.scale.fill_seconds:.0f} s.")
+                work.part.notes.append(f"{size:,} transfers were not reached in {work.scale.fill_seconds:.0f} s.")
                 return
             # What SQL has changed, the cache was not told of.
             await databases.valkey.ask("FLUSHALL")
@@ -250,8 +238,8 @@ async def crowds(work: Work) -> None:
         for size in work.scale.crowds:
             try:
                 allow_files(size)
-            except TooManyFilesError as error:
-                work.notes.append(f"Not measured: {error}.")
+            except NotRunError as error:
+                work.part.notes.append(f"Not measured: {error}.")
             else:
                 cases.append(Case({}, partial(measure, running, size)))
         await in_turns(work, cases)
@@ -277,7 +265,7 @@ async def _spread(work: Work, workloads: Sequence[str], name: str, sizes: Sequen
         for workload in workloads:
             base = Case({}, partial(ask, workload=workload, target=running.target))
             cases = [Case({name: size}, partial(ask, workload=workload, target=targets[size])) for size in sizes]
-            await growth(work, "per_second", base, cases)
+            await in_turns(work, cases, base)
 
 
 async def many_bulks(work: Work) -> None:
@@ -285,21 +273,16 @@ async def many_bulks(work: Work) -> None:
     async with work.tallystick() as running:
         base = Case({}, partial(bulk, work, running, 1))
         cases = [Case({}, partial(bulk, work, running, number)) for number in work.scale.bulk_connections]
-        await growth(work, "per_second", base, cases)
+        await in_turns(work, cases, base)
 
 
 async def one_caller(work: Work) -> None:
     """One caller who posts one transfer after the other, beside one client of pgbench."""
     [size, *_] = PGBENCH_SCALES
-    async with work.tallystick() as running, beside() as databases:
-        work.say("filling pgbench")
-        await _make_pgbench(databases, size)
+    async with work.tallystick() as running, beside() as databases, filled(work, databases, size):
         base = Case({}, partial(transactions, work, databases, f"pgbench{size}", 1))
         cases = [Case({}, partial(closed, work, "post", running.target, [running.server.pid], 1))]
-        try:
-            await growth(work, "p50", base, cases)
-        finally:
-            await _audit_pgbench(work, databases, size)
+        await in_turns(work, cases, base, "p50")
 
 
 PARTS: dict[str, Callable[[Work], Awaitable[None]]] = {

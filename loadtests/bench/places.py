@@ -10,11 +10,12 @@ import tempfile
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import NamedTuple
 
 from loadtests.bench.fill import new_keys
-from loadtests.bench.record import BenchError
 from loadtests.client import Client
 from loadtests.databases import Databases, programs
+from loadtests.errors import NotRunError
 from loadtests.figures import quantile
 from loadtests.openloop.generator import ACCOUNTS, prepare
 from loadtests.openloop.workloads import Target
@@ -32,30 +33,12 @@ PEER_DATABASE = "peer"
 PEER_LIMIT = "1000000/second"
 
 
-class Tallystick:
-    """
-    A server of one's own with a ledger and accounts in it.
+class Tallystick(NamedTuple):
+    """A server of one's own that reads out of its cache, the databases that it has started, and a ledger in it."""
 
-    Attributes:
-        target: That ledger.
-
-        databases: Those that the server has started.
-    """
-
-    def __init__(self, server: Server, databases: Databases, target: Target) -> None:
-        self.server = server
-        self.databases = databases
-        self.target = target
-
-    @classmethod
-    async def on(cls, server: Server) -> "Tallystick":
-        """Open accounts on a server that has just been started."""
-        target = await prepare(server.url, [await server.create_key("bench")])
-        return cls(server, Databases(Path(server.settings["data_dir"])), target)
-
-    async def warm(self) -> None:
-        """Return when accounts are read out of Redis."""
-        await self.server.warm(self.target.keys[0])
+    server: Server
+    databases: Databases
+    target: Target
 
     async def body(self) -> bytes:
         """Return what a read is answered with."""
@@ -82,12 +65,6 @@ async def beside() -> AsyncIterator[Databases]:
 
 
 async def pgbench(databases: Databases, name: str, *arguments: str) -> str:
-    """
-    Run pgbench on a database and return its output.
-
-    Raises:
-        BenchError: It failed.
-    """
     command: list[str | Path] = [
         programs()["PostgreSQL"].with_name("pgbench"),
         *arguments,
@@ -95,27 +72,31 @@ async def pgbench(databases: Databases, name: str, *arguments: str) -> str:
     ]
     done = await run_command(command, PGBENCH_SECONDS_MAX)
     if done.code != 0:
-        raise BenchError(f"pgbench failed:\n{done.last_lines}")
+        raise NotRunError(f"pgbench failed:\n{done.last_lines}")
     return done.output
 
 
 async def pgbench_rate(
-    databases: Databases, name: str, clients: int, seconds: float, *arguments: str
+    databases: Databases, name: str, clients: int, seconds: float, script: str = ""
 ) -> dict[str, float]:
-    """Return transactions a second, and the median of their milliseconds, of prepared statements."""
-    with tempfile.TemporaryDirectory(prefix="tallystick-pgbench-") as folder:
-        words = ("-n", "-M", "prepared", "-c", str(clients), "-T", str(max(1, round(seconds))), "-l")
-        text = await pgbench(databases, name, *words, f"--log-prefix={folder}/log", *arguments)
-        times = sorted(_transaction_times(Path(folder)))
+    """Return transactions a second of prepared statements, and quantiles of their milliseconds."""
+    with tempfile.TemporaryDirectory(prefix="tallystick-pgbench-") as path:
+        folder = Path(path)
+        words = ["-n", "-M", "prepared", "-c", str(clients), "-T", str(max(1, round(seconds))), "-l"]
+        if script:
+            (folder / "script").write_text(script, encoding="utf-8")
+            words += ["-f", str(folder / "script")]
+        text = await pgbench(databases, name, *words, f"--log-prefix={folder}/log")
+        times = sorted(_transaction_times(folder))
     rate = re.search(r"tps = ([\d.]+)", text)
     if rate is None:
-        raise BenchError(f"pgbench printed no rate:\n{text[-500:]}")
+        raise NotRunError(f"pgbench printed no rate:\n{text[-500:]}")
     return {"per_second": float(rate[1]), "p50": quantile(times, 0.5), "p99": quantile(times, 0.99)}
 
 
 def _transaction_times(folder: Path) -> list[float]:
     """Return the milliseconds of transactions: the third word of each line of pgbench's logs has microseconds."""
-    lines = [line for log in folder.iterdir() for line in log.read_text(encoding="ascii").splitlines()]
+    lines = [line for log in folder.glob("log*") for line in log.read_text(encoding="ascii").splitlines()]
     return [float(line.split()[2]) / 1e3 for line in lines]
 
 
@@ -125,7 +106,7 @@ async def bare(body: bytes) -> AsyncIterator[tuple[Target, int]]:
     port = free_port()
     command = [sys.executable, "-m", "loadtests.bench.bare", str(port), body.decode()]
     async with _running(command, port, "/", os.environ) as pid:
-        yield Target(HOST, port, ["none"], []), pid
+        yield Target(f"http://{HOST}:{port}", ["none"], []), pid
 
 
 @asynccontextmanager
@@ -145,16 +126,13 @@ async def run_peer(
     """
     Run the peer: uvicorn with uvloop and httptools, one worker; yields its address and its process.
 
-    Args:
-        database_url: Of an empty database.
-
-        keys: The API keys that it takes, with the ledger and the limit of each.
+    `keys`: the API keys that it takes, with the ledger and the limit of each.
     """
     port = free_port()
     command = [str(PEER_PYTHON), "-m", "uvicorn", "loadtests.peer.app:app", "--host", HOST, "--port", str(port)]
     command += ["--loop", "uvloop", "--http", "httptools", "--no-access-log", "--log-level", "warning"]
     own = {"PEER_DATABASE_URL": database_url, "PEER_REDIS_URL": redis_url, "PEER_KEYS": json.dumps(keys)}
-    async with _running(command, port, "/readyz", {**os.environ, **own, "PYTHONPATH": str(PROJECT)}) as pid:
+    async with _running(command, port, "/openapi.json", {**os.environ, **own, "PYTHONPATH": str(PROJECT)}) as pid:
         yield f"http://{HOST}:{port}", pid
 
 
@@ -165,7 +143,7 @@ async def _running(command: list[str], port: int, path: str, environment: Mappin
         program = Program(spawn(command, log, environment))
         try:
             if not await serves(program, f"http://{HOST}:{port}", path, START_SECONDS_MAX):
-                raise BenchError(f"{' '.join(command[1:4])} does not answer:\n{tail(log)}")
+                raise NotRunError(f"{' '.join(command[1:4])} does not answer:\n{tail(log)}")
             yield program.pid
         finally:
             await program.end(signal.SIGTERM, STOP_SECONDS_MAX)

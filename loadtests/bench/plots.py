@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -115,17 +116,8 @@ def _cpu(part: Part) -> Any:
 
 
 def _overload(part: Part) -> Any:
-    figure, axes = plt.subplots(figsize=(6.0, 3.8))
-    found = {step: runs for (step,), runs in group(part.runs, "step").items() if step.endswith("x")}
-    factors = [float(step[:-1]) for step in found]
-    for index, (name, label) in enumerate((("per_second", "good"), ("refused_per_second", "refused"))):
-        values = [spread([run[name] for run in runs]).middle for runs in found.values()]
-        axes.plot(factors, values, label=label, color=COLOURS[index], marker=MARKERS[index])
-    axes.set_xlabel("load, times the peak")
-    axes.set_ylabel("a second")
-    axes.set_ylim(bottom=0)
-    axes.legend(frameon=False)
-    return figure
+    runs = [{**run, "times": float(run["step"][:-1])} for run in part.runs if run["step"].endswith("x")]
+    return _panels(replace(part, runs=runs), "times", {"per_second": "good a second", "refused_per_second": "refused"})
 
 
 DRAWINGS: dict[str, Callable[[Part], Any]] = {

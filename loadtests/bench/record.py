@@ -1,52 +1,51 @@
 """What was measured, as JSON: one file a part, from which the document and its plots are written."""
 
 import json
-from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import NamedTuple
 
-from loadtests.errors import NotRunError
 from loadtests.figures import Run
 
 
-class BenchError(NotRunError):
-    """Something could not be measured; the message says why."""
-
-
-class Part(NamedTuple):
+@dataclass
+class Part:
     """
-    A part as it was measured.
+    A part as it is measured.
 
-    `audit` is what was said of the books afterwards, and `clean` whether they were right: otherwise none of the runs
-    counts. `settings` are those of the PostgreSQL that was measured. A part that was interrupted is not `complete`, and
-    is measured again the next time. `notes` are what a reader has to know of the figures, in sentences.
+    `audit` is what was said of the books afterwards, and `clean` whether they were right. `settings` are those of the
+    PostgreSQL that was measured. A part that was interrupted is not `complete`, and is measured again the next time.
+    `notes` are what a reader has to know of the figures, in sentences.
     """
 
+    name: str
     scale: str
     command: str
     commit: str
     machine: dict[str, str]
-    name: str = ""
     began: str = ""
     took_seconds: float = 0.0
     clean: bool = True
     audit: str = ""
     complete: bool = True
     settings: str = ""
-    runs: Sequence[Run] = ()
-    notes: Sequence[str] = ()
+    runs: list[Run] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
 
     @property
     def counts(self) -> bool:
-        """Whether its figures may be shown."""
-        return self.clean and bool(self.runs)
+        """Whether its figures may be shown: somebody has looked at the books, and they were right."""
+        return self.clean and bool(self.audit) and bool(self.runs)
+
+    def audited(self, what: str, clean: bool, words: str) -> None:
+        self.clean = self.clean and clean
+        self.audit += f"{'; ' if self.audit else ''}{what}: {words}"
 
 
 def write(folder: Path, part: Part) -> None:
     """Keep a part; whoever reads at this moment finds the old one or the new one."""
     folder.mkdir(parents=True, exist_ok=True)
     draft = folder / f"{part.name}.json.new"
-    draft.write_text(json.dumps(part._asdict(), indent=1) + "\n", encoding="utf-8")
+    draft.write_text(json.dumps(asdict(part), indent=1) + "\n", encoding="utf-8")
     draft.replace(folder / f"{part.name}.json")
 
 

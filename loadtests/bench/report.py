@@ -17,26 +17,12 @@ KIND = ("side", "workload", "connections", "share", "step", "transfers", "ledger
 _PLACE = re.compile(r"^\{\{(\w+)\}\}$", re.MULTILINE)
 
 
-class TemplateError(Exception):
-    """The template asks for figures that there are none of."""
-
-
 def render(parts: Sequence[Part], template: str, document: Path, plots: Path) -> str:
-    """
-    Return the document.
-
-    Raises:
-        TemplateError: A place of the template has no meaning.
-    """
     found = {part.name: part for part in parts}
 
     def fill(match: "re.Match[str]") -> str:
         name = match[1]
-        if name == "how":
-            return _how(parts)
-        if name not in FIGURES:
-            raise TemplateError(f"there are no figures called {name}")
-        return _figures(name, found, document, plots)
+        return _how(parts) if name == "how" else _figures(name, found, document, plots)
 
     return _PLACE.sub(fill, template)
 

@@ -32,8 +32,6 @@ class Scale(NamedTuple):
     crowd_seconds: float = 4.0
     ledgers: tuple[int, ...] = (1, 8, 32, 256)
     keys: tuple[int, ...] = (1, 100, 1_000, 10_000)
-    # Whether each part gets a server of its own, so that no part finds what another one left behind.
-    fresh: bool = True
 
 
 FULL = Scale()
@@ -52,5 +50,4 @@ QUICK = Scale(
     crowd_seconds=2.0,
     ledgers=(1, 8),
     keys=(1, 100),
-    fresh=False,
 )

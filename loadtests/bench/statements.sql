@@ -28,10 +28,10 @@ WINDOW w AS (PARTITION BY s.account ORDER BY s.n);
 -- The transfers themselves.
 INSERT INTO tallystick.transfers (
     ledger_id, amount, source_balance, destination_balance, source_version, destination_version, created_at, id,
-    idempotency_key, fingerprint, kind, source, destination, currency, metadata
+    idempotency_key, fingerprint, kind, moves, source, destination, currency, metadata
 )
 SELECT $1, m.amount, s.balance, d.balance, s.version, d.version, m.created_at, uuidv7(),
-       uuidv7()::text, sha256(m.n::text::bytea), 'transfer', m.source, m.destination, 'EUR', '{}'::json
+       uuidv7()::text, sha256(m.n::text::bytea), 'transfer', true, m.source, m.destination, 'EUR', '{}'::json
 FROM moves AS m
 JOIN sides AS s ON s.n = m.n AND s.is_source
 JOIN sides AS d ON d.n = m.n AND NOT d.is_source
@@ -71,9 +71,9 @@ VALUES ($1, $2, $3, 'admin', 1000000, 1, 1000000, 100000);
 -- Rows that are all different, with keys that grow as those of a busy caller do; run by pgbench.
 INSERT INTO tallystick.transfers (
     ledger_id, amount, source_balance, destination_balance, source_version, destination_version, created_at, id,
-    idempotency_key, fingerprint, kind, source, destination, currency, metadata
+    idempotency_key, fingerprint, kind, moves, source, destination, currency, metadata
 )
-SELECT 1, 1, 1, 1, 1, 1, clock_timestamp(), uuidv7(), uuidv7()::text, sha256(r.a::text::bytea), 'transfer',
+SELECT 1, 1, 1, 1, 1, 1, clock_timestamp(), uuidv7(), uuidv7()::text, sha256(r.a::text::bytea), 'transfer', true,
        'load:' || r.a, 'load:' || r.a + 1, 'EUR', '{}'::json
 FROM (SELECT (random() * 998)::int AS a FROM generate_series(1, 500)) AS r;
 

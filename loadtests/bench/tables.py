@@ -28,7 +28,6 @@ KINDS = {"server": "server", "postgres": "PostgreSQL", "redis": "Valkey", "gener
 
 
 def name_of(workload: str) -> str:
-    """Return what a reader calls a workload."""
     return NAMES.get(workload, workload)
 
 

@@ -12,13 +12,13 @@ import time
 import traceback
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
+from functools import partial
 from pathlib import Path
 
 import uvloop
 
 from loadtests.books import record_books
-from loadtests.chaos import clients as all_clients
-from loadtests.chaos.clients import HISTORY_BYTES_MAX, PREFIX, Client, Traffic
+from loadtests.chaos.clients import PREFIX, Client, Traffic, make_clients, open_accounts
 from loadtests.chaos.judge import judge
 from loadtests.chaos.nemesis import Nemesis
 from loadtests.chaos.plan import SECONDS_MIN, Phase, plan
@@ -32,11 +32,10 @@ from loadtests.processes import PROJECT, run_program
 SECONDS, SEED = 120.0, 1
 # Longer runs would write a history that the check cannot hold in memory.
 SECONDS_MAX = 3600.0
-# Seconds between two lines of progress.
-PROGRESS_SECONDS = 15.0
 # Seconds beyond that in which a client knows its last outcome.
 MARGIN_SECONDS = 10.0
 
+say = partial(print, flush=True)
 # Stands between clients and a server: takes the server's address, gives the one that clients use.
 Front = Callable[[str], AbstractAsyncContextManager[str]]
 
@@ -76,14 +75,14 @@ async def _main(asked: argparse.Namespace, phases: list[Phase], folder: Path, fr
 async def _run(asked: argparse.Namespace, phases: list[Phase], folder: Path, front: Front | None) -> bool:
     """Run, say what came of it, and return whether all is well."""
     began = time.monotonic()
-    _say(f"seed {asked.seed}, {asked.seconds:.0f} s, {sum(len(phase.steps) for phase in phases)} steps")
+    say(f"seed {asked.seed}, {asked.seconds:.0f} s, {sum(len(phase.steps) for phase in phases)} steps")
     async with AsyncExitStack() as stack:
         rig = await stack.enter_async_context(running(folder))
         if front is not None:
             rig.urls = [await stack.enter_async_context(front(url)) for url in rig.urls]
-        await all_clients.open_accounts(rig)
+        await open_accounts(rig)
         nemesis = await _traffic(rig, asked.seed, phases, folder)
-        _say("reading the books")
+        say("reading the books")
         for ledger in LEDGERS:
             # Of the server itself: whatever stands before it has no part in what the books say.
             async with Caller(rig.servers[0].url, rig.keys[ledger]) as caller:
@@ -94,56 +93,37 @@ async def _run(asked: argparse.Namespace, phases: list[Phase], folder: Path, fro
     judged = judge(folder)
     judged.seen.update(rig.counts)
     for line in judged.lines(nemesis, rig.violations):
-        _say(line)
+        say(line)
     violations = len(judged.verdict.violations) + len(rig.violations)
     missing = judged.missing(asked.seconds)
     for what in missing:
-        _say(f"not seen: {what}")
+        say(f"not seen: {what}")
     good = not violations and not missing
     found = f"{violations:,} violations" if violations or good else "not enough was seen"
-    took = f"{judged.total:,} operations, {nemesis.done.total()} faults, {time.monotonic() - began:.0f} s"
-    _say(f"seed {asked.seed}: {took}: {found}")
+    took = f"{judged.operations:,} operations, {nemesis.done.total()} faults, {time.monotonic() - began:.0f} s"
+    say(f"seed {asked.seed}: {took}: {found}")
     if good:
         shutil.rmtree(folder)
     else:
-        _say(f"again: make chaos SEED={asked.seed} DURATION={asked.seconds:.0f}   history, logs: {folder}")
+        say(f"again: make chaos SEED={asked.seed} DURATION={asked.seconds:.0f}   history, logs: {folder}")
     return good
 
 
 async def _traffic(rig: Rig, seed: int, phases: list[Phase], folder: Path) -> Nemesis:
     """Let the clients run while the plan is carried out; return when all of them have ended."""
-    with Recorder(folder / "history.jsonl", bytes_max=HISTORY_BYTES_MAX) as recorder:
-        traffic = Traffic(rig, recorder)
-        try:
+    with Recorder(folder / "history.jsonl") as recorder:
+        async with Traffic(rig, recorder) as traffic:
             for ledger in LEDGERS:
                 await Client(traffic, ledger, "fund-0", seed).fund()
-            clients = all_clients.make_clients(traffic, seed)
-            nemesis = Nemesis(traffic, [client.process for client, _ in clients], _say)
+            clients = make_clients(traffic, seed)
+            nemesis = Nemesis(traffic, [client.process for client, _ in clients], say)
             async with asyncio.TaskGroup() as group:
-                progress = group.create_task(_tell_progress(traffic))
                 running_clients = [group.create_task(client.run(act)) for client, act in clients]
                 await nemesis.run(phases)
                 traffic.stopped = True
                 async with asyncio.timeout(INSIST_SECONDS_MAX + MARGIN_SECONDS):
                     await asyncio.gather(*running_clients)
-                progress.cancel()
-        finally:
-            await traffic.close()
     return nemesis
-
-
-async def _tell_progress(traffic: Traffic) -> None:
-    """Say now and then how far the clients are."""
-    before = traffic.recorder.operations
-    while True:
-        await asyncio.sleep(PROGRESS_SECONDS)
-        now = traffic.recorder.operations
-        _say(f"          {now:,} operations, {(now - before) / PROGRESS_SECONDS:,.0f}/s")
-        before = now
-
-
-def _say(line: str) -> None:
-    print(line, flush=True)
 
 
 if __name__ == "__main__":

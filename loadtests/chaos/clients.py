@@ -7,8 +7,8 @@ from collections.abc import Coroutine, Sequence
 from typing import Any
 
 from loadtests.chaos.rig import LEDGERS, Rig
-from loadtests.client import Answer, NoAnswer
 from loadtests.client import Client as Caller
+from loadtests.client import NoAnswer
 from loadtests.history.recorder import Heard, Recorder
 from loadtests.payers import CURRENCY, Act, Habits, Payer, Request
 
@@ -18,7 +18,7 @@ WORLD = f"{PREFIX}world"
 ACCOUNTS = [f"{PREFIX}hot", *(f"{PREFIX}{number}" for number in range(24))]
 # What each has at first: little enough that some run dry.
 FUNDS = 400
-HABITS = Habits(amount_max=5, items=5, at_once=4, pause_max=0.5, again_one_in=5, unpayable_one_in=20)
+HABITS = Habits(amount_max=5, items=5, at_once=4, pause_max=0.5, again_one_in=5, unpayable_one_in=20, hold_max=10)
 # Seconds that a client thinks, on average: all together ask about 300 times a second, which leaves room on two cores.
 THINK_SECONDS = 0.3
 READER_THINK_SECONDS = 0.1
@@ -31,6 +31,9 @@ ROLES: dict[Act, int] = {
     Payer.atomic: 2,
     Payer.overdraw: 2,
     Payer.confuse: 2,
+    Payer.checkout: 4,
+    Payer.let_expire: 8,
+    Payer.overcapture: 2,
     Payer.read: 12,
     Payer.statement: 2,
 }
@@ -42,26 +45,18 @@ PATIENCE_SECONDS_MAX = 0.02
 HANG_UP_SHARE = 0.4
 # Of all clients to one server in one ledger: each has its own, and a storm several.
 CONNECTIONS_MAX = 1_000
-# Bytes of the history; the check holds it in memory.
-HISTORY_BYTES_MAX = 2 * 1024**3
 
 
-class Traffic:
+class Traffic(contextlib.AsyncExitStack):
     """
-    What all clients share.
+    What all clients share; its connections end with the body.
 
-    Args:
-        rig: What they send to.
-
-        recorder: Takes what they sent and heard.
-
-    Attributes:
-        answered: When the last request that was well answered had been sent, by client.
-
-        stopped: Clients end after what is under way.
+    `answered`: when the last request that was well answered had been sent, by client. `stopped`: clients end after what
+    is under way.
     """
 
     def __init__(self, rig: Rig, recorder: Recorder) -> None:
+        super().__init__()
         self.rig = rig
         self.recorder = recorder
         self.answered: dict[str, float] = {}
@@ -69,28 +64,20 @@ class Traffic:
         self.callers = {
             ledger: [Caller(url, rig.keys[ledger], CONNECTIONS_MAX) for url in rig.urls] for ledger in LEDGERS
         }
-
-    async def close(self) -> None:
-        """End all connections."""
         for callers in self.callers.values():
             for caller in callers:
-                await caller.close()
+                self.push_async_exit(caller)
 
 
 class Client(Payer):
-    """
-    One client, and the wire of its requests.
-
-    Args:
-        name: Also the beginning of its keys; the same in both ledgers, as keys may be.
-    """
+    """One client. Its name begins its keys: they are the same in both ledgers, as keys may be."""
 
     def __init__(self, traffic: Traffic, ledger: str, name: str, seed: int) -> None:
         process = f"{ledger}/{name}"
         self._traffic = traffic
         self._callers = traffic.callers[ledger]
         super().__init__(
-            *(self, traffic.recorder, process),
+            *(traffic.recorder, process),
             prefix=f"{name}-",
             accounts=ACCOUNTS,
             habits=HABITS,
@@ -118,11 +105,12 @@ class Client(Payer):
         """Send a request to the server whose turn it is, or to either; at times hang up before it is answered."""
         traffic, callers = self._traffic, self._callers
         turn = self.dice.randrange(len(callers)) if request.turn is None else request.turn % len(callers)
-        hangs_up = traffic.rig.hang_up and self.dice.random() < HANG_UP_SHARE
+        hangs_up = request.deaf or (traffic.rig.hang_up and self.dice.random() < HANG_UP_SHARE)
         seconds = self.dice.uniform(0, PATIENCE_SECONDS_MAX) if hangs_up else ANSWER_SECONDS_MAX
         sent = time.monotonic()
         try:
-            heard = await _ask(callers[turn], request, seconds)
+            method, data = ("POST", request.body.encode()) if request.body else ("GET", None)
+            heard = await callers[turn].ask(method, request.path, data, request.key, seconds)
         except NoAnswer as error:
             return Heard.of(0, type(error.__cause__).__name__)
         if heard.status < 500 and heard.status != 429:
@@ -130,33 +118,15 @@ class Client(Payer):
             traffic.answered[self.process] = max(sent, traffic.answered.get(self.process, 0.0))
         return Heard.of(heard.status, heard.body.decode(), heard.replayed, heard.retry_after)
 
-    async def send_deaf(self, request: Request) -> None:
-        """Send a payment and hang up."""
-        with contextlib.suppress(NoAnswer):
-            seconds = self.dice.uniform(0, PATIENCE_SECONDS_MAX)
-            await _ask(self.dice.choice(self._callers), request, seconds)
-
     async def pause(self, seconds: float) -> None:
-        """Let others run."""
         await asyncio.sleep(seconds)
 
     async def together(self, sendings: Sequence[Coroutine[Any, Any, Heard]]) -> list[Heard]:
-        """Send at once."""
         return await asyncio.gather(*sendings)
 
 
-async def _ask(caller: Caller, request: Request, seconds: float) -> Answer:
-    method, data = ("POST", request.body.encode()) if request.body else ("GET", None)
-    return await caller.ask(method, request.path, data, request.key, seconds)
-
-
 async def open_accounts(rig: Rig) -> None:
-    """
-    Open the accounts of both ledgers; nothing of it is recorded but by the books.
-
-    Raises:
-        ClientError: It is not answered.
-    """
+    """Open the accounts of both ledgers; nothing of it is recorded but by the books."""
     for ledger in LEDGERS:
         async with Caller(rig.servers[0].url, rig.keys[ledger]) as caller:
             await caller.open_accounts([WORLD], CURRENCY)
@@ -164,7 +134,6 @@ async def open_accounts(rig: Rig) -> None:
 
 
 def make_clients(traffic: Traffic, seed: int) -> list[tuple[Client, Act]]:
-    """Return all clients, and what each does."""
     return [
         (Client(traffic, ledger, f"{act.__name__}-{number}", seed), act)
         for ledger, share in zip(LEDGERS, (1, 4), strict=True)

@@ -4,6 +4,7 @@ import asyncio
 import signal
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import NamedTuple
 
 from loadtests.chaos.proxy import Proxy
@@ -18,6 +19,9 @@ BATCHES_MAX = 10
 # So little that a store of these sizes has to throw away accounts and answers all the time.
 EVICTING = "CONFIG SET maxmemory 1600kb"
 USUAL = "CONFIG SET maxmemory 256mb"
+# What is counted where a worker was killed at a failpoint.
+KILLED_AFTER_COMMIT = "server killed between commit and answer"
+KILLED_WHILE_SENDING = "server killed while a batch was on its way"
 # What a lost answer becomes when its connection is healed: gone, or late; this share of them gone.
 GONE_SHARE = 0.6
 # What was cut is gone before anything flows again.
@@ -38,7 +42,6 @@ class Fault(NamedTuple):
 
     @property
     def label(self) -> str:
-        """How it is shown."""
         where = "" if not KINDS[self.kind].each else " (all)" if self.target == BOTH else f" ({self.target + 1})"
         return f"{self.kind}{where}"
 
@@ -51,25 +54,12 @@ class Kind(NamedTuple):
     """
     What a kind of fault is.
 
-    Attributes:
-        part: What it happens to.
-
-        hold: Least and most seconds that it lasts.
-
-        do: How it is done.
-
-        undo: How it is undone, where it has to be.
-
-        away: It keeps whoever it concerns from the part altogether.
-
-        bounded: A Redis or a server goes on that has missed something, so that reads may be too old for as long as a
-            snapshot lives (docs/decisions/0009); after all others, none may.
-
-        needed: Without it a run cannot have seen all that it must.
-
-        alone: Nothing else may be wrong meanwhile: it needs a server that becomes ready.
-
-        each: It happens to one server, or between one server and a part; otherwise to all.
+    `part`: what it happens to. `hold`: least and most seconds that it lasts. `do`: how it is done. `undo`: how it is
+    undone, where it has to be. `away`: it keeps whoever it concerns from the part altogether. `bounded`: A Redis or a
+    server goes on that has missed something, so that reads may be too old for as long as a snapshot lives
+    (docs/decisions/0009); after all others, none may. `needed`: without it a run cannot have seen all that it must.
+    `alone`: nothing else may be wrong meanwhile: it needs a server that becomes ready. `each`: it happens to one
+    server, or between one server and a part; otherwise to all.
     """
 
     part: str
@@ -110,12 +100,9 @@ async def _act(rig: Rig, fault: Fault, deed: Deed) -> None:
         await deed(rig, fault)
 
 
-def _clog(clog: Callable[[Proxy], None]) -> Callable[[Rig, Fault], Awaitable[None]]:
-    async def act(rig: Rig, fault: Fault) -> None:
-        for proxy in rig.proxies(KINDS[fault.kind].part, fault.target):
-            clog(proxy)
-
-    return act
+async def _clog(clog: Callable[[Proxy], None], rig: Rig, fault: Fault) -> None:
+    for proxy in rig.proxies(KINDS[fault.kind].part, fault.target):
+        clog(proxy)
 
 
 async def _heal(rig: Rig, fault: Fault) -> None:
@@ -126,27 +113,12 @@ async def _heal(rig: Rig, fault: Fault) -> None:
         proxy.heal()
 
 
-def _end(number: signal.Signals) -> Callable[[Rig, Fault], Awaitable[None]]:
-    async def act(rig: Rig, fault: Fault) -> None:
-        await rig.program(KINDS[fault.kind].part, fault.target).end(number, END_SECONDS_MAX)
-
-    return act
+async def _end(number: signal.Signals, rig: Rig, fault: Fault) -> None:
+    await rig.program(KINDS[fault.kind].part, fault.target).end(number, END_SECONDS_MAX)
 
 
-async def _start_postgres(rig: Rig, _fault: Fault) -> None:
-    await rig.databases.postgres.start()
-
-
-async def _start_redis(rig: Rig, _fault: Fault) -> None:
-    await rig.databases.valkey.start()
-
-
-async def _start_server(rig: Rig, fault: Fault) -> None:
-    rig.servers[fault.target].start()
-
-
-async def _kill_server(rig: Rig, fault: Fault) -> None:
-    await rig.servers[fault.target].kill()
+async def _start(rig: Rig, fault: Fault) -> None:
+    await rig.program(KINDS[fault.kind].part, fault.target).start()
 
 
 async def _stop_server(rig: Rig, fault: Fault) -> None:
@@ -156,45 +128,32 @@ async def _stop_server(rig: Rig, fault: Fault) -> None:
         rig.violations.append(f"server {server.name}, asked to end, gave {code}")
 
 
-async def _stop_and_start(rig: Rig, fault: Fault) -> None:
+async def _arm(point: str, rig: Rig, fault: Fault) -> None:
+    """Start a server anew whose worker is killed at a failpoint."""
+    server = rig.servers[fault.target]
     await _stop_server(rig, fault)
-    rig.servers[fault.target].start()
+    await server.start(failpoints=f"{point}=kill@{1 + int(fault.detail * BATCHES_MAX)}")
+    await server.ready_again()
+    rig.armed = set(server.family())
 
 
-def _arm(point: str) -> Callable[[Rig, Fault], Awaitable[None]]:
-    """Return what starts a server anew whose worker is killed at a failpoint."""
-
-    async def act(rig: Rig, fault: Fault) -> None:
-        server = rig.servers[fault.target]
-        await _stop_server(rig, fault)
-        server.start(failpoints=f"{point}=kill@{1 + int(fault.detail * BATCHES_MAX)}")
-        await server.ready_again()
-        rig.armed = set(server.family())
-
-    return act
-
-
-def _disarm(count: str) -> Callable[[Rig, Fault], Awaitable[None]]:
-    async def act(rig: Rig, fault: Fault) -> None:
-        # One that was killed has been followed by another.
-        rig.counts[count] += not rig.armed <= set(rig.servers[fault.target].family())
-        await _stop_and_start(rig, fault)
-
-    return act
+async def _disarm(count: str, rig: Rig, fault: Fault) -> None:
+    # One that was killed has been followed by another.
+    rig.counts[count] += not rig.armed <= set(rig.servers[fault.target].family())
+    await _stop_server(rig, fault)
+    await _start(rig, fault)
 
 
 async def _kill_worker(rig: Rig, fault: Fault) -> None:
-    _kill_one(fault, rig.servers[fault.target].family()[1:])
+    workers = rig.servers[fault.target].family()[1:]
+    if workers:
+        send(workers[int(fault.detail * len(workers))], signal.SIGKILL)
 
 
 async def _kill_backend(rig: Rig, fault: Fault) -> None:
     rows = await rig.databases.postgres.ask(f"SELECT pid {SESSIONS} ORDER BY pid")
-    _kill_one(fault, [row["pid"] for row in rows])
-
-
-def _kill_one(fault: Fault, pids: list[int]) -> None:
-    if pids:
-        send(pids[int(fault.detail * len(pids))], signal.SIGKILL)
+    if rows:
+        send(rows[int(fault.detail * len(rows))]["pid"], signal.SIGKILL)
 
 
 async def _swap_workers(rig: Rig, fault: Fault) -> None:
@@ -205,24 +164,25 @@ async def _hang_up(rig: Rig, _fault: Fault) -> None:
     rig.hang_up = not rig.hang_up
 
 
-_CUT, _SLOW, _LOSE, _SILENCE = map(_clog, (Proxy.cut_off, Proxy.slow, Proxy.hold_replies, Proxy.hold))
-_COMMITTED = (_arm("posting.committed"), _disarm("server killed between commit and answer"))
-_COMMITTING = (_arm("posting.sent"), _disarm("server killed while a batch was on its way"))
-_CRASH, _KILL = _end(signal.SIGQUIT), _end(signal.SIGKILL)
+_CUT, _SLOW = partial(_clog, Proxy.cut_off), partial(_clog, Proxy.slow)
+_LOSE, _SILENCE = partial(_clog, Proxy.hold_replies), partial(_clog, Proxy.hold)
+_COMMITTED = (partial(_arm, "posting.committed"), partial(_disarm, KILLED_AFTER_COMMIT))
+_COMMITTING = (partial(_arm, "posting.sent"), partial(_disarm, KILLED_WHILE_SENDING))
+_CRASH, _KILL = partial(_end, signal.SIGQUIT), partial(_end, signal.SIGKILL)
 _FREEZE, _THAW = signal.SIGSTOP, signal.SIGCONT
 _FULL = ("CONFIG SET maxmemory-policy noeviction", "CONFIG SET maxmemory 1")
 _NOT_FULL = (USUAL, "CONFIG SET maxmemory-policy volatile-lru")
 _REPLICAS = "CONFIG SET min-replicas-to-write"
 KINDS = {
-    "server killed": Kind(SERVER, (0.1, 1.0), _kill_server, _start_server, needed=True, each=True),
-    "server stopped in order": Kind(SERVER, (0.1, 0.6), _stop_server, _start_server, each=True),
+    "server killed": Kind(SERVER, (0.1, 1.0), _KILL, _start, needed=True, each=True),
+    "server stopped in order": Kind(SERVER, (0.1, 0.6), _stop_server, _start, each=True),
     "server killed after a commit": Kind(SERVER, (1.0, 2.0), *_COMMITTED, needed=True, each=True, alone=True),
     "server killed while it commits": Kind(SERVER, (1.0, 2.0), *_COMMITTING, each=True, alone=True),
     "worker killed": Kind(SERVER, (0.2, 1.0), _kill_worker, each=True),
     "workers swapped": Kind(SERVER, (1.0, 2.0), _swap_workers, each=True),
-    "postgres crashed": Kind(POSTGRES, (0.3, 1.5), _CRASH, _start_postgres, away=True, needed=True),
-    "postgres killed": Kind(POSTGRES, (0.2, 1.0), _KILL, _start_postgres, away=True),
-    "postgres backend killed": Kind(POSTGRES, (0.5, 1.0), _kill_backend, _start_postgres),
+    "postgres crashed": Kind(POSTGRES, (0.3, 1.5), _CRASH, _start, away=True, needed=True),
+    "postgres killed": Kind(POSTGRES, (0.2, 1.0), _KILL, _start, away=True),
+    "postgres backend killed": Kind(POSTGRES, (0.5, 1.0), _kill_backend, _start),
     "postgres frozen": Kind(POSTGRES, (0.5, 3.5), _FREEZE, _THAW, away=True),
     "postgres sessions ended": Kind(POSTGRES, (0.3, 1.5), (END_SESSIONS,), (END_SESSIONS,)),
     "postgres read-only": Kind(POSTGRES, (0.5, 2.0), (f"{READ_ONLY} on", RELOAD), (f"{READ_ONLY} off", RELOAD)),
@@ -231,7 +191,7 @@ KINDS = {
     # Longer than a posting is tried: the service has to say that it does not know.
     "postgres silent": Kind(POSTGRES, (6.0, 7.5), _SILENCE, _heal, away=True, needed=True, each=True),
     "postgres slow": Kind(POSTGRES, (1.0, 2.0), _SLOW, _heal, each=True),
-    "redis killed": Kind(REDIS, (0.3, 1.5), _KILL, _start_redis, away=True, needed=True),
+    "redis killed": Kind(REDIS, (0.3, 1.5), _KILL, _start, away=True, needed=True),
     "redis flushed": Kind(REDIS, (0.5, 1.0), ("FLUSHALL",), ("FLUSHALL",)),
     "redis scripts flushed": Kind(REDIS, (0.3, 0.6), ("SCRIPT FLUSH",), ("SCRIPT FLUSH",)),
     "redis evicts": Kind(REDIS, (0.8, 2.0), (EVICTING,), (USUAL,)),

@@ -1,22 +1,19 @@
 """What a run shows: the checks of its history, and those of reads that may be too old, look-ups and 500s."""
 
-import bisect
 import itertools
-import json
 import math
 from collections import Counter, defaultdict
 from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
-from loadtests.chaos.faults import AWAY, BACK, KINDS
+from loadtests.chaos.faults import AWAY, BACK, KILLED_AFTER_COMMIT, KILLED_WHILE_SENDING, KINDS
 from loadtests.chaos.nemesis import BOUNDED_STARTED, BOUNDED_STOPPED, Nemesis
 from loadtests.chaos.rig import POSTGRES, REDIS
-from loadtests.history.checks import check
-from loadtests.history.keys import by_key
-from loadtests.history.model import History, Operation, load
-from loadtests.history.reads import check_balances_read, check_versions_read
-from loadtests.history.recorder import FAIL, NOT_NOW, OK, UNKNOWN
+from loadtests.history.checks import by_key, check, check_balances_read, check_versions_read
+from loadtests.history.holds import check_accounts_read
+from loadtests.history.model import History, Operation, load_folder
+from loadtests.history.recorder import FAIL, OK, UNKNOWN
 from loadtests.history.verdict import CHECKS, Verdict
 
 # A snapshot lives 10 s, from when the lease was taken under which it was read.
@@ -24,12 +21,10 @@ BOUND_SECONDS = 10.0
 # What a busy machine adds: timers of Redis and of the service are late.
 LATE_SECONDS = 1.0
 BOUNDED_READ = "read that may be too old"
-LOOK_UP = "look-up"
 # Those of the history and those of this module.
 ALL_CHECKS = {
     **CHECKS,
-    "R": f"a read that may be too old is behind by no more than {BOUND_SECONDS:.0f} s, and what it shows was true",
-    "K": "a look-up by key says what became of it",
+    "R": f"a read that may be too old is by {BOUND_SECONDS:.0f} s at most, shows what was true, no hold that is due",
     "E": "no request fails for a reason that nobody has foreseen (500)",
 }
 # Checks that a short run may leave without anything to judge.
@@ -48,28 +43,28 @@ SOMETIMES = (
     "write refused while PostgreSQL was away",
     "service did not know the outcome and said so",
     "one request answered several times at once",
-    "server killed between commit and answer",
+    KILLED_AFTER_COMMIT,
     "refused for want of funds",
     "key refused for another request",
     "atomic set posted",
     "atomic set refused",
+    "hold captured",
+    "hold voided",
+    "capture moved back",
+    "hold expired, as the service itself posted",
+    "capture refused for a hold that is not open",
+    "capture or reversal refused for too much",
 )
 # Seen in most runs; whether they are is a matter of milliseconds.
-AT_TIMES = ("lost answer: had been refused", "server killed while a batch was on its way")
-OUTCOMES = ("ok", "replayed", "refused", "not now", "unknown", "no answer")
+AT_TIMES = ("lost answer: had been refused", KILLED_WHILE_SENDING)
 
 
 class Judged(NamedTuple):
-    """What was found, the operations by what was done and what came of it, and what was seen how often."""
+    """What was found, how many operations there were, and what was seen how often."""
 
     verdict: Verdict
-    operations: dict[str, Counter[str]]
+    operations: int
     seen: Counter[str]
-
-    @property
-    def total(self) -> int:
-        """All operations."""
-        return sum(outcomes.total() for outcomes in self.operations.values())
 
     def missing(self, seconds: float) -> list[str]:
         """Return what a run of that length had to see and has not seen."""
@@ -84,9 +79,6 @@ class Judged(NamedTuple):
         yield from (f"  {nemesis.done[kind]:>9,}  {kind}" for kind in KINDS)
         if nemesis.skipped:
             yield f"  {nemesis.skipped:>9,}  steps of the plan had no time left"
-        yield f"operations{'':<14}" + "".join(f"{name:>11}" for name in OUTCOMES)
-        for operation, outcomes in sorted(self.operations.items()):
-            yield f"  {operation:<22}" + "".join(f"{outcomes[name]:>11,}" for name in OUTCOMES)
         yield "seen"
         extra = sorted(self.seen.keys() - {*SOMETIMES, *AT_TIMES})
         yield from (f"  {self.seen[name]:>9,}  {name}" for name in (*SOMETIMES, *AT_TIMES, *extra))
@@ -96,30 +88,13 @@ class Judged(NamedTuple):
 
 
 def judge(folder: Path) -> Judged:
-    """
-    Make all checks of a run's history and books.
-
-    Raises:
-        HistoryError: A file is damaged.
-    """
-    history = load(sorted(folder.glob("*.jsonl")))
-    operations: dict[str, Counter[str]] = defaultdict(Counter)
-    for operation in history.operations:
-        operations[operation.operation][_came_of(operation)] += 1
+    """Make all checks of a run's history and books."""
+    history = load_folder(folder)
     set_apart(history)
     verdict = check(history)
     check_bounded(history, verdict)
-    check_look_ups(history, verdict)
     check_errors(history, verdict)
-    return Judged(verdict, operations, seen_in(history))
-
-
-def _came_of(operation: Operation) -> str:
-    if operation.outcome == OK:
-        return "replayed" if operation.replayed else "ok"
-    if operation.outcome == FAIL:
-        return "not now" if operation.status in NOT_NOW else "refused"
-    return "unknown" if operation.status else "no answer"
+    return Judged(verdict, len(history.operations), seen_in(history))
 
 
 def _windows(history: History, starts: str, stops: str) -> list[tuple[float, float]]:
@@ -145,15 +120,27 @@ def seen_in(history: History) -> Counter[str]:
         seen["write refused while PostgreSQL was away"] += no_postgres and unavailable and operation.outcome == FAIL
         seen["service did not know the outcome and said so"] += unavailable and operation.outcome == UNKNOWN
         seen["replayed while Redis was away" if no_redis else "replayed"] += bound and operation.replayed
-        seen["refused for want of funds"] += bound and status == 409
+        seen["refused for want of funds"] += status == 409 and bound and "insufficient_funds" in operation.response
         seen["key refused for another request"] += status == 422
+        if bound and operation.parent:
+            _see_child(operation, seen)
         sets[operation.path].add(status)
     for path, statuses in sets.items():
         seen["atomic set posted"] += " atomic " in path and 201 in statuses
         seen["atomic set refused"] += " atomic " in path and 409 in statuses
     for operations in by_key(history).values():
         _see_key(operations, seen)
+    seen["hold expired, as the service itself posted"] = sum(row.kind == "expiry" for row in history.rows)
     return seen
+
+
+def _see_child(operation: Operation, seen: Counter[str]) -> None:
+    """Count what became of a capture, void or reversal."""
+    if operation.outcome == OK:
+        done = {"capture": "hold captured", "void": "hold voided", "reversal": "capture moved back"}[operation.kind]
+        seen[done] += not operation.replayed
+    seen["capture refused for a hold that is not open"] += "hold_not_open" in operation.response
+    seen["capture or reversal refused for too much"] += "_exceeds_" in operation.response
 
 
 def _see_key(operations: list[Operation], seen: Counter[str]) -> None:
@@ -185,29 +172,7 @@ def check_bounded(history: History, verdict: Verdict) -> None:
     seconds = BOUND_SECONDS + LATE_SECONDS
     check_versions_read(history, verdict, "R", lambda _: None, read=BOUNDED_READ, seconds=seconds)
     check_balances_read(history, verdict, "R", BOUNDED_READ)
-
-
-def check_look_ups(history: History, verdict: Verdict) -> None:
-    """K. Judged of look-ups by key that were answered."""
-    booked = {(entry.ledger, entry.key): entry.transfer_id for entry in history.entries}
-    told: dict[tuple[str, str], list[float]] = defaultdict(list)
-    for operation in history.transfers():
-        if operation.outcome == OK:
-            bisect.insort(told[operation.ledger, operation.key], operation.ended)
-    for operation in history.operations:
-        if operation.operation != LOOK_UP or operation.status not in (200, 404):
-            continue
-        verdict.judged["K"] += 1
-        name = operation.ledger, operation.key
-        if operation.status == 404:
-            if bisect.bisect_left(told[name], operation.invoked):
-                verdict.flag("K", f"{operation.key} was not found by a look-up after it had been acknowledged")
-            continue
-        said = json.loads(operation.response)
-        posted = said.get("id") if said.get("state") == "posted" else None
-        if posted != booked.get(name):
-            shown = f"{said.get('id')}, {said.get('state')}"
-            verdict.flag("K", f"{operation.key} is {shown} by a look-up and {booked.get(name)} in the books")
+    check_accounts_read(history, verdict, "R", BOUNDED_READ, too_old=True)
 
 
 def check_errors(history: History, verdict: Verdict) -> None:

@@ -11,6 +11,7 @@ from loadtests.chaos.faults import SESSIONS, injected
 from loadtests.chaos.plan import GAP_SECONDS, QUIET_SECONDS, STAGGER_SECONDS, Phase, Step
 from loadtests.chaos.rig import POOL, SERVERS, WORKERS
 from loadtests.history.recorder import FAULTS_STARTED, FAULTS_STOPPED
+from loadtests.processes import resident_bytes
 
 # Marks between which, and a snapshot's life after which, reads may be too old.
 BOUNDED_STARTED, BOUNDED_STOPPED = "bounded_started", "bounded_stopped"
@@ -21,25 +22,17 @@ POLL_SECONDS = 0.05
 # Memory in the end, as a multiple of that before the first fault: a process that has worked for a while is larger than
 # one just started.
 MEMORY_GROWTH_MAX = 2.0
+# Connections of the background process of a server: two pools of two, and the one by which it leads.
+BACKGROUND_SESSIONS = 5
 # What all pools together may hold; they open connections as they need them.
-SESSIONS_MAX = SERVERS * WORKERS * 2 * POOL
+SESSIONS_MAX = SERVERS * (WORKERS * 2 * POOL + BACKGROUND_SESSIONS)
 
 
 class Nemesis:
     """
     Makes everything go wrong.
 
-    Args:
-        traffic: Of the clients that must be answered afterwards.
-
-        clients: Their names.
-
-        say: Takes a line for the person who watches.
-
-    Attributes:
-        done: Faults by kind.
-
-        skipped: Steps for which no time was left.
+    `done`: faults by kind. `skipped`: steps for which no time was left.
     """
 
     def __init__(self, traffic: Traffic, clients: list[str], say: Callable[[str], None]) -> None:
@@ -54,12 +47,12 @@ class Nemesis:
     async def run(self, phases: list[Phase]) -> None:
         """Go through the phases; each ends with everything healed."""
         began = time.monotonic()
-        await _until(began + phases[0].steps[0].at if phases[0].steps else began)
+        await asyncio.sleep(phases[0].steps[0].at if phases[0].steps else 0.0)
         await self._measure()
         for phase in phases:
             self._mark(FAULTS_STARTED)
             for step in phase.steps:
-                await _until(began + step.at)
+                await asyncio.sleep(max(0.0, began + step.at - time.monotonic()))
                 if time.monotonic() + step.hold > began + phase.until:
                     self.skipped += 1
                     continue
@@ -113,10 +106,6 @@ class Nemesis:
         """Note the sizes that must be back in the end."""
         gauge = self._traffic.recorder.gauge
         for server in self._rig.servers:
-            gauge(f"rss_bytes of server {server.name}", server.resident_bytes(), MEMORY_GROWTH_MAX)
+            gauge(f"rss_bytes of server {server.name}", sum(map(resident_bytes, server.family())), MEMORY_GROWTH_MAX)
         [row] = await self._rig.databases.postgres.ask(f"SELECT count(*) {SESSIONS}")
         gauge("sessions beyond the pools", max(0, row["count"] - SESSIONS_MAX))
-
-
-async def _until(instant: float) -> None:
-    await asyncio.sleep(max(0.0, instant - time.monotonic()))

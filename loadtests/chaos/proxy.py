@@ -15,12 +15,7 @@ CONNECT_SECONDS = 2.0
 
 
 class Proxy:
-    """
-    Forwards one unix socket to another.
-
-    Args:
-        target: The database's socket.
-    """
+    """Forwards one unix socket to another."""
 
     def __init__(self, target: Path) -> None:
         self._target = target

@@ -11,8 +11,8 @@ from pathlib import Path
 
 from loadtests.chaos.proxy import Proxy
 from loadtests.databases import SOCKET, Databases
-from loadtests.processes import Program, ServerError
-from loadtests.servers import AUDIT_SECONDS_MAX, Server, create_key, tallystick
+from loadtests.processes import Program
+from loadtests.servers import Server, tallystick
 
 # Parts.
 SERVER, POSTGRES, REDIS, CLIENTS = "server", "postgres", "redis", "clients"
@@ -42,18 +42,9 @@ class Rig:
     """
     What runs, and what is being done to it.
 
-    Attributes:
-        urls: Where the clients reach the servers.
-
-        keys: API keys by ledger.
-
-        hang_up: Whether clients end connections before they are answered.
-
-        armed: The processes of a server that waits at a failpoint.
-
-        counts: What happened that must happen at times.
-
-        violations: What must not happen and was seen by others than the checks of the history.
+    `urls`: where the clients reach the servers. `keys`: API keys by ledger. `hang_up`: whether clients end connections
+    before they are answered. `armed`: the processes of a server that waits at a failpoint. `counts`: what happened that
+    must happen at times. `violations`: what must not happen and was seen by others than the checks of the history.
     """
 
     def __init__(self, databases: Databases, servers: list[Server], proxies: Mapping[tuple[str, int], Proxy]) -> None:
@@ -66,26 +57,19 @@ class Rig:
         self.counts: Counter[str] = Counter()
         self.violations: list[str] = []
         self._proxies = proxies
-        # For commands, past all proxies; none of them needs a Redis.
-        self._direct = {"database_url": databases.postgres.url(), "redis_url": "redis://127.0.0.1:1"}
 
     async def start(self) -> None:
-        """Start all parts."""
-        done = await tallystick("migrate", settings=self._direct)
-        if done.code != 0:
-            raise ServerError(f"tallystick migrate ended with code {done.code}: {done.last_lines}")
-        self.keys = {ledger: await create_key(self._direct, ledger) for ledger in LEDGERS}
+        await tallystick("migrate", settings=self.servers[0].settings)
+        self.keys = {ledger: await self.servers[0].create_key(ledger) for ledger in LEDGERS}
         for server in self.servers:
-            server.start()
+            await server.start()
         await self.ready()
 
     def program(self, part: str, target: int) -> Program:
-        """Return a part, or the server that is meant."""
         databases: dict[str, Program] = {POSTGRES: self.databases.postgres, REDIS: self.databases.valkey}
         return databases[part] if part in databases else self.servers[target]
 
     async def ask(self, part: str, command: str) -> None:
-        """Have a database carry out a command."""
         if part == POSTGRES:
             await self.databases.postgres.ask(command)
         else:
@@ -96,20 +80,14 @@ class Rig:
         return [self._proxies[part, number] for number in range(SERVERS) if target in (number, BOTH)]
 
     async def ready(self) -> None:
-        """
-        Return when both servers are ready, started again where they ended at their start.
-
-        Raises:
-            ServerError: One is not, in time.
-        """
+        """Return when both servers are ready, started again where they ended at their start."""
         for server in self.servers:
             if server.died is not None:
                 self.violations.append(f"server {server.name} ended by itself with code {server.died}")
         await asyncio.gather(*(server.ready_again() for server in self.servers))
 
     async def audit(self) -> None:
-        """Note what `tallystick audit` finds wrong with the books."""
-        done = await tallystick("audit", settings=self._direct, seconds_max=AUDIT_SECONDS_MAX)
+        done = await self.servers[0].audit()
         if done.code != 0:
             self.violations.append(f"the audit ends with code {done.code}: {done.last_lines}")
 
@@ -152,7 +130,7 @@ async def running(logs: Path) -> AsyncIterator[Rig]:
                 yield rig
             finally:
                 for server in servers:
-                    await server.kill_all()
+                    await server.close()
                 await databases.close()
                 shutil.copytree(databases.logs, logs / "databases", dirs_exist_ok=True)
     finally:

@@ -1,13 +1,19 @@
-"""The checks C1 to C8 of a history; verdict.py says what each asserts."""
+"""The checks of a history; verdict.py says what each asserts."""
 
+import bisect
+import itertools
+import json
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Hashable, Iterable, Iterator
 
-from loadtests.history import keys, reads
-from loadtests.history.model import Account, Entry, Gauge, History
-from loadtests.history.recorder import FAULTS_STARTED, FAULTS_STOPPED, UNKNOWN
+from loadtests.history.holds import check_accounts_read, check_caps, check_progress
+from loadtests.history.model import MOVING, Account, Entry, History, Mark, Operation, Row, Shown
+from loadtests.history.recorder import FAIL, FAULTS_STARTED, FAULTS_STOPPED, LOOK_UP, OK, UNKNOWN
 from loadtests.history.verdict import CHECKS, Verdict
 
+_REUSED = 422
+# Ledger and idempotency key.
+Name = tuple[str, str]
 # Seconds in which a service must be back after faults have stopped, and the share that must succeed from then on.
 BACK_SECONDS = 10.0
 BACK_SHARE = 0.999
@@ -104,8 +110,8 @@ def _check_back(history: History, verdict: Verdict, clock: str, stopped: float, 
         verdict.flag("C8", f"{good} of {len(sent)} succeed from {BACK_SECONDS:g} s after second {stopped:.1f} on")
 
 
-def _check_sizes(gauges: Iterable[Gauge], verdict: Verdict, started: float) -> None:
-    by_name: dict[tuple[str, str], list[Gauge]] = defaultdict(list)
+def _check_sizes(gauges: Iterable[Mark], verdict: Verdict, started: float) -> None:
+    by_name: dict[tuple[str, str], list[Mark]] = defaultdict(list)
     for gauge in gauges:
         by_name[gauge.clock, gauge.name].append(gauge)
     for (_, name), values in by_name.items():
@@ -118,13 +124,244 @@ def _check_sizes(gauges: Iterable[Gauge], verdict: Verdict, started: float) -> N
             verdict.flag("C8", f"{name} was {max(before):g} before the first fault and is {last.value:g} in the end")
 
 
+def by_key(history: History) -> dict[Name, list[Operation]]:
+    """Return the operations that ask for transfers, by the ledger and the key that they name."""
+    found: dict[Name, list[Operation]] = defaultdict(list)
+    for operation in history.transfers():
+        found[operation.ledger, operation.key].append(operation)
+    return found
+
+
+def in_books(history: History) -> dict[Name, dict[str, list[Entry]]]:
+    """
+    Return the transfers of the books by key, with their entries; expiries, which nobody asks for, are left out.
+
+    The books do not know the key of a capture, void or reversal: it is the one that was answered with its id, or one
+    whose outcome nobody knows.
+    """
+    told = {(o.ledger, o.transfer_id): o.key for o in history.operations if o.transfer_id}
+    lost: dict[tuple[str, str, str], list[str]] = defaultdict(list)
+    for (ledger, key), operations in by_key(history).items():
+        if any(o.outcome == UNKNOWN for o in operations) and not any(o.bound for o in operations):
+            lost[ledger, operations[0].parent, operations[0].kind].append(key)
+    names: dict[Name, str] = {}
+    found: dict[Name, dict[str, list[Entry]]] = defaultdict(lambda: defaultdict(list))
+    for row in history.rows:
+        if row.kind == "expiry":
+            continue
+        key = row.key or told.get((row.ledger, row.transfer_id), "")
+        candidates = lost[row.ledger, row.parent, row.kind]
+        names[row.ledger, row.transfer_id] = key or (candidates.pop() if candidates else "")
+        found[row.ledger, names[row.ledger, row.transfer_id]][row.transfer_id] = []
+    for entry in history.entries:
+        key = names.get((entry.ledger, entry.transfer_id), entry.key)
+        found[entry.ledger, key][entry.transfer_id].append(entry)
+    return found
+
+
+def check_promises(history: History, verdict: Verdict) -> None:
+    """C2. Judged where the history has books; of transfers whose key the books know."""
+    if not history.accounts:
+        return
+    booked, asked = in_books(history), by_key(history)
+    rows = {row.transfer_id: row for row in history.rows}
+    for name in booked.keys() - asked.keys():
+        verdict.flag("C2", f"{', '.join(booked[name])} under the key {name[1]!r} was asked for by nobody")
+    for name, operations in asked.items():
+        verdict.judged["C2"] += 1
+        _check_key(name[1], operations, booked.get(name, {}), verdict)
+        for operation in operations:
+            if operation.outcome == OK and operation.transfer_id in rows:
+                _check_row(name[1], operation, rows[operation.transfer_id], verdict)
+
+
+def _check_key(key: str, operations: list[Operation], booked: dict[str, list[Entry]], verdict: Verdict) -> None:
+    acknowledged = [operation for operation in operations if operation.outcome == OK]
+    if len(booked) > 1:
+        verdict.flag("C2", f"{key} was executed {len(booked)} times: {', '.join(booked)}")
+    if acknowledged:
+        for operation in acknowledged:
+            if operation.transfer_id not in booked:
+                verdict.flag("C2", f"{key} was acknowledged as {operation.transfer_id}, which is not in the books")
+            else:
+                _check_legs(key, operation, booked[operation.transfer_id], verdict)
+    elif booked and any(operation.bound for operation in operations):
+        verdict.flag("C2", f"{key} was refused for ever and is in the books as {', '.join(booked)}")
+    elif booked and all(operation.outcome == FAIL for operation in operations):
+        verdict.flag("C2", f"{key} was never applied, as was said, and is in the books as {', '.join(booked)}")
+
+
+def _check_legs(key: str, operation: Operation, legs: list[Entry], verdict: Verdict) -> None:
+    """Compare what was asked for and answered with what was done."""
+    asked, said = json.loads(operation.request), json.loads(operation.response)
+    done = {(leg.account, leg.amount, leg.counterparty) for leg in legs}
+    # A capture or reversal does not name its accounts, and may leave its amount to the service.
+    source, destination, amount = (asked.get(n) or said[n] for n in ("source", "destination", "amount"))
+    moves = operation.kind in MOVING
+    if done != ({(source, -amount, destination), (destination, amount, source)} if moves else set()):
+        verdict.flag("C2", f"{key} asked for {amount} from {source} to {destination}; done was {sorted(done)}")
+    states = {(leg.account, leg.version, leg.balance) for leg in legs}
+    if moves and states != set(operation.shown):
+        verdict.flag("C2", f"{key} was answered {sorted(operation.shown)}; the books have {sorted(states)}")
+
+
+def _check_row(key: str, operation: Operation, row: Row, verdict: Verdict) -> None:
+    """Compare a hold or what came of one with what was asked for and answered."""
+    said, asked = json.loads(operation.response), json.loads(operation.request)
+    answered = {name: said[name] or "" for name in ("kind", "parent", "source", "destination", "amount", "created_at")}
+    due = {**answered, **{n: asked[n] for n in answered if asked.get(n)}}
+    due |= {"kind": operation.kind, "parent": operation.parent}
+    booked = {name: getattr(row, name) for name in due}
+    if not due == answered == booked:
+        verdict.flag("C2", f"{key} asked for {due} and was answered {answered}; the books have {booked}")
+
+
+def check_answers(history: History, verdict: Verdict) -> None:
+    """C4. Judged of requests that were answered for ever more than once."""
+    answers: dict[tuple[str, str, str], list[Operation]] = defaultdict(list)
+    for operation in history.transfers():
+        if operation.bound:
+            answers[operation.ledger, operation.key, operation.fingerprint].append(operation)
+    for (_, key, _), operations in answers.items():
+        if len(operations) < 2:
+            continue
+        verdict.judged["C4"] += 1
+        firsts = sum(not operation.replayed for operation in operations)
+        if firsts > 1:
+            verdict.flag("C4", f"{key} has {firsts} answers that are not marked as replayed")
+        different = {(operation.status, operation.response) for operation in operations}
+        if len(different) > 1:
+            verdict.flag("C4", f"{key} was answered in {len(different)} ways: {sorted(different)}")
+
+
+def check_bindings(history: History, verdict: Verdict) -> None:
+    """C7. Judged of keys that were sent with more than one request, or in more than one ledger."""
+    ledgers: dict[str, dict[str, set[str]]] = defaultdict(lambda: defaultdict(set))
+    for (ledger, key), operations in by_key(history).items():
+        requests = {operation.fingerprint for operation in operations}
+        bound = {operation.fingerprint for operation in operations if operation.bound}
+        reused = {operation.fingerprint for operation in operations if operation.status == _REUSED}
+        verdict.judged["C7"] += len(requests) > 1
+        if len(bound) > 1:
+            verdict.flag("C7", f"{key} was answered for {len(bound)} different requests")
+        if reused & bound:
+            verdict.flag("C7", f"{key} was refused as reused for the very request that it is bound to")
+        elif reused and not bound and not _may_be_bound(operations):
+            verdict.flag("C7", f"{key} was refused as reused, and no other request can have bound it")
+        for operation in operations:
+            if operation.outcome == OK:
+                ledgers[key][operation.transfer_id].add(ledger)
+    for key, transfers in ledgers.items():
+        counts = Counter(ledger for of_transfer in transfers.values() for ledger in of_transfer)
+        verdict.judged["C7"] += len(counts) > 1
+        for transfer_id, of_transfer in transfers.items():
+            if len(of_transfer) > 1:
+                verdict.flag("C7", f"{key} names {transfer_id} in the ledgers {sorted(of_transfer)}")
+
+
+def _may_be_bound(operations: list[Operation]) -> bool:
+    """Tell whether every request that was called reused may have met another one of an unknown outcome."""
+    unknown = {operation.fingerprint for operation in operations if operation.outcome == UNKNOWN}
+    reused = {operation.fingerprint for operation in operations if operation.status == _REUSED}
+    return all(unknown - {request} for request in reused)
+
+
+def check_look_ups(history: History, verdict: Verdict) -> None:
+    """K. Judged of look-ups that were answered, where the history has books."""
+    if not history.accounts:
+        return
+    booked = {name: next(iter(transfers)) for name, transfers in in_books(history).items()}
+    told = {name: [o.ended for o in operations if o.outcome == OK] for name, operations in by_key(history).items()}
+    for operation in history.operations:
+        if operation.operation != LOOK_UP or operation.status not in (200, 404):
+            continue
+        verdict.judged["K"] += 1
+        name = operation.ledger, operation.key
+        if operation.status == 404:
+            if any(ended < operation.invoked for ended in told.get(name, ())):
+                verdict.flag("K", f"{operation.key} was not found by a look-up after it had been acknowledged")
+            continue
+        said = json.loads(operation.response)
+        posted = said.get("id") if said.get("state") == "posted" else None
+        if posted != booked.get(name):
+            shown = f"{said.get('id')}, {said.get('state')}"
+            verdict.flag("K", f"{operation.key} is {shown} by a look-up and {booked.get(name)} in the books")
+
+
+def _shown(history: History, *operations: str) -> Iterator[tuple[Operation, Shown]]:
+    for operation in history.operations:
+        if operation.outcome == OK and operation.operation in operations:
+            for shown in operation.shown:
+                yield operation, shown
+
+
+def check_versions_read(
+    history: History,
+    verdict: Verdict,
+    check: str,
+    told_to: Callable[[Operation], Hashable],
+    *,
+    told_by: tuple[str, ...] = ("transfer",),
+    read: str = "read",
+    seconds: float = 0.0,
+) -> None:
+    """
+    Flag reads of an older version than had been told before they were sent. Judged of accounts that had been told of.
+
+    `told_to`: tells apart who is held to have been told what. `told_by`: the operations whose answers tell. `read`: the
+    operation that is judged. `seconds`: by which a read may be behind.
+    """
+    told: dict[Hashable, list[tuple[float, int]]] = defaultdict(list)
+    for operation, shown in _shown(history, *told_by):
+        told[told_to(operation), operation.ledger, shown.account].append((operation.ended, shown.version))
+    # By account: the instants of answers, and the newest version that had been told before and at each of them.
+    newest: dict[Hashable, tuple[list[float], list[int]]] = defaultdict(lambda: ([], [0]))
+    for name, answers in told.items():
+        answers.sort()
+        versions = itertools.accumulate((version for _, version in answers), max)
+        newest[name] = [ended for ended, _ in answers], [0, *versions]
+    behind = f" more than {seconds:.0f} s" if seconds else ""
+    for operation, shown in _shown(history, read):
+        ended, versions_then = newest[told_to(operation), operation.ledger, shown.account]
+        due = versions_then[bisect.bisect_left(ended, operation.invoked - seconds)]
+        verdict.judged[check] += due > 0
+        if shown.version < due:
+            who = f"{operation.process} read {shown.account} at version {shown.version}"
+            verdict.flag(check, f"{who},{behind} after {due} was told")
+
+
+def check_balances_read(history: History, verdict: Verdict, check: str, read: str = "read") -> None:
+    """Flag reads that show another balance than the books have at that version."""
+    balances = {(entry.ledger, entry.account, entry.version): entry.balance for entry in history.entries}
+    for operation, shown in _shown(history, read):
+        booked = balances.get((operation.ledger, shown.account, shown.version))
+        if booked is not None and booked != shown.balance:
+            verdict.flag(check, f"{shown.account} was read with {shown.balance}; at {shown.version} it had {booked}")
+
+
+def check_acknowledged(history: History, verdict: Verdict) -> None:
+    """C5. Judged of reads, within one clock; where the history has books, also what they show at their version."""
+    check_versions_read(history, verdict, "C5", lambda operation: operation.clock)
+    check_balances_read(history, verdict, "C5")
+
+
+def check_versions(history: History, verdict: Verdict) -> None:
+    """C6. Judged of reads by a client that had been shown the account before."""
+    told_by = ("transfer", "read")
+    check_versions_read(history, verdict, "C6", lambda o: (o.clock, o.process), told_by=told_by)
+
+
 _CHECKS: dict[str, Callable[[History, Verdict], None]] = {
     "C1": check_balances,
-    "C2": keys.check_promises,
+    "C2": check_promises,
     "C3": check_folds,
-    "C4": keys.check_answers,
-    "C5": reads.check_acknowledged,
-    "C6": reads.check_versions,
-    "C7": keys.check_bindings,
+    "C4": check_answers,
+    "C5": check_acknowledged,
+    "C6": check_versions,
+    "C7": check_bindings,
+    "K": check_look_ups,
+    "H1": check_caps,
+    "H2": check_progress,
+    "H3": check_accounts_read,
     "C8": check_liveness,
 }

@@ -8,14 +8,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from loadtests.errors import NotRunError
-from loadtests.history.recorder import FAIL, FORMAT, OK, UNKNOWN, problem_of
+from loadtests.history.recorder import FAIL, FORMAT, LOOK_UP, OK, UNKNOWN, problem_of
 
 # A member with such a value says what its absence says.
 _DEFAULTS: tuple[object, ...] = (None, False, {})
-
-
-class HistoryError(NotRunError):
-    """A file is no history; the message names the line."""
+# What the last part of a path asks for: the kind of the transfer that is answered.
+CHILDREN = {"capture": "capture", "void": "void", "reverse": "reversal"}
+# Kinds of transfers that move money.
+MOVING = ("transfer", "capture", "reversal")
 
 
 class Shown(NamedTuple):
@@ -31,7 +31,8 @@ class Operation:
     """
     One request and what became of it; `ended` is infinite where no outcome was noted.
 
-    `clock` names the clock of its times. `shown` are the accounts in its answer, `transfer_id` the transfer in it.
+    `clock` names the clock of its times. `shown` are the accounts in its answer, `transfer_id` the transfer in it and
+    `created_at` the instant of the service's clock that it names.
     """
 
     clock: str
@@ -48,7 +49,20 @@ class Operation:
     response: str = ""
     replayed: bool = False
     transfer_id: str = ""
+    created_at: str = ""
     shown: tuple[Shown, ...] = ()
+
+    @property
+    def parent(self) -> str:
+        """The transfer that a capture, void or reversal names in its path; empty for anything else."""
+        return self.path.split("/")[3] if self.path.rpartition("/")[2] in CHILDREN else ""
+
+    @property
+    def kind(self) -> str:
+        """What kind of transfer it asks for."""
+        if self.parent:
+            return CHILDREN[self.path.rpartition("/")[2]]
+        return "hold" if json.loads(self.request).get("hold") else "transfer"
 
     @property
     def bound(self) -> bool:
@@ -63,7 +77,7 @@ class Operation:
         """What makes a transfer the same request: what it asks for, in whatever bytes, alone or in a bulk."""
         members = json.loads(self.request).items()
         asked = {name: value for name, value in members if name != "key" and value not in _DEFAULTS}
-        return json.dumps(asked, sort_keys=True)
+        return f"{self.path if self.parent else ''}{json.dumps(asked, sort_keys=True)}"
 
 
 class Account(NamedTuple):
@@ -90,22 +104,28 @@ class Entry(NamedTuple):
     version: int
 
 
+class Row(NamedTuple):
+    """A hold or what came of one, or a reversal, as the books list it; the key of a hold is known, as is an entry's."""
+
+    ledger: str
+    transfer_id: str
+    kind: str
+    key: str
+    parent: str
+    source: str
+    destination: str
+    amount: int
+    created_at: str
+
+
 class Mark(NamedTuple):
-    """An instant that somebody named."""
+    """An instant that somebody named; or a size then, and how many times what it was it may be in the end."""
 
     clock: str
     at: float
     name: str
-
-
-class Gauge(NamedTuple):
-    """A size at an instant."""
-
-    clock: str
-    at: float
-    name: str
-    value: float
-    growth_max: float
+    value: float = 0.0
+    growth_max: float = 0.0
 
 
 @dataclass(slots=True)
@@ -115,50 +135,38 @@ class History:
     operations: list[Operation] = field(default_factory=list)
     accounts: list[Account] = field(default_factory=list)
     entries: list[Entry] = field(default_factory=list)
+    rows: list[Row] = field(default_factory=list)
     marks: list[Mark] = field(default_factory=list)
-    gauges: list[Gauge] = field(default_factory=list)
+    gauges: list[Mark] = field(default_factory=list)
 
     def transfers(self) -> Iterator[Operation]:
-        """The operations that ask for a transfer."""
         return (operation for operation in self.operations if operation.operation == "transfer")
 
 
 # What an event is noted as, and in which list.
-_NOTED: dict[str, tuple[str, type[Account | Entry | Mark | Gauge]]] = {
+_NOTED: dict[str, tuple[str, type[Account | Entry | Row | Mark]]] = {
     "account": ("accounts", Account),
     "entry": ("entries", Entry),
+    "row": ("rows", Row),
     "mark": ("marks", Mark),
-    "gauge": ("gauges", Gauge),
+    "gauge": ("gauges", Mark),
 }
 
 
 def load(paths: Iterable[Path]) -> History:
-    """
-    Read one run out of the files of its clients.
-
-    Raises:
-        HistoryError: A line is no event of a history. A last line that was cut short by a kill is left out.
-    """
+    """Read one run out of the files of its clients. A last line that was cut short by a kill is left out."""
     history = History()
     for path in paths:
         with path.open(encoding="utf-8") as file:
-            _read(history, file, str(path))
+            read(history, file, str(path))
     return history
 
 
-def parse(lines: Iterable[str], name: str = "history") -> History:
-    """
-    Read one file's worth of lines.
-
-    Raises:
-        HistoryError: As `load`.
-    """
-    history = History()
-    _read(history, lines, name)
-    return history
+def load_folder(folder: Path) -> History:
+    return load(sorted(folder.glob("*.jsonl")))
 
 
-def _read(history: History, lines: Iterable[str], name: str) -> None:
+def read(history: History, lines: Iterable[str], name: str) -> None:
     clock = ""
     pending: dict[int, Operation] = {}
     for number, line in enumerate(lines, 1):
@@ -183,7 +191,7 @@ def _read(history: History, lines: Iterable[str], name: str) -> None:
                 fields = {"clock": clock, **event} if "clock" in what._fields else event
                 getattr(history, where).append(what(**fields))
         except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise HistoryError(f"{name}, line {number}: {type(error).__name__} {error}") from error
+            raise NotRunError(f"{name}, line {number}: {type(error).__name__} {error}") from error
 
 
 def _end(operation: Operation, outcome: str, event: Mapping[str, Any]) -> None:
@@ -196,8 +204,10 @@ def _end(operation: Operation, outcome: str, event: Mapping[str, Any]) -> None:
     if outcome == OK and operation.response:
         answer = json.loads(operation.response)
         if operation.operation == "transfer":
-            operation.transfer_id = answer["id"]
+            operation.transfer_id, operation.created_at = answer["id"], answer.get("created_at", "")
             sides = ("source", "destination")
             operation.shown = tuple(Shown(answer[s], answer[f"{s}_version"], answer[f"{s}_balance"]) for s in sides)
+        elif operation.operation == LOOK_UP and answer.get("state") == "posted":
+            operation.transfer_id = answer["id"]
         elif operation.operation == "read":
             operation.shown = (Shown(answer["id"], answer["version"], answer["balance"]),)

@@ -14,6 +14,7 @@ says in the end.
 """
 
 import json
+import math
 import platform
 import time
 from collections.abc import Callable, Sequence
@@ -22,6 +23,10 @@ from typing import Any, NamedTuple, Self
 
 FORMAT = 1
 OK, FAIL, UNKNOWN = "ok", "fail", "unknown"
+# The operation that asks what a key is bound to.
+LOOK_UP = "look-up"
+# That which reads one transfer with what has become of it.
+PROGRESS = "progress"
 # Statuses of a request that may be sent again later.
 NOT_NOW = (408, 429, 503)
 # The marks that the liveness check looks for.
@@ -63,7 +68,7 @@ class Heard(NamedTuple):
     """
     The answer to a request, or to an item of a bulk, and what it says of it; status 0 is no answer.
 
-    `retry_after` are the seconds that it asks to wait for, where whoever has sent the request was told.
+    `retry_after` are the seconds that it asks to wait for.
     """
 
     status: int
@@ -73,7 +78,7 @@ class Heard(NamedTuple):
     retry_after: int = 0
 
     @classmethod
-    def of(cls, status: int, response: str, replayed: bool = False, retry_after: int = 0) -> "Heard":
+    def of(cls, status: int, response: str, replayed: bool = False, retry_after: int = 0) -> Self:
         """Return an answer with what it says; without one, the response says why."""
         return cls(status, response, replayed, outcome_of(status, response) if status else UNKNOWN, retry_after)
 
@@ -85,32 +90,19 @@ class Heard(NamedTuple):
 
 class Recorder:
     """
-    Appends to one history file. Needs no lock where one thread uses it, under asyncio and gevent alike.
+    Appends to one new history file. Needs no lock where one thread uses it, under asyncio and gevent alike.
 
-    Args:
-        path: Of the file; it must not exist.
-
-        clock: Gives seconds; by default one that all processes of a machine share.
-
-        clock_name: Tells which clock that is; by default the name of the machine.
-
-        bytes_max: Size at which it refuses to go on; None for no limit.
+    `clock`: gives seconds, by default those that all processes of a machine share. `bytes_max`: size at which it
+    refuses to go on.
     """
 
-    def __init__(
-        self,
-        path: Path,
-        *,
-        clock: Callable[[], float] = time.monotonic,
-        clock_name: str = "",
-        bytes_max: int | None = None,
-    ) -> None:
+    def __init__(self, path: Path, *, clock: Callable[[], float] = time.monotonic, bytes_max: float = math.inf) -> None:
         self._file = path.open("x", encoding="utf-8")
         self._clock = clock
         self._bytes_max = bytes_max
         self._bytes = 0
         self.operations = 0
-        self.write({"event": "begin", "format": FORMAT, "clock": clock_name or platform.node()})
+        self.write({"event": "begin", "format": FORMAT, "clock": platform.node()})
 
     def __enter__(self) -> Self:
         return self
@@ -119,7 +111,7 @@ class Recorder:
         self.close()
 
     def invoke(
-        self, operation: str, *, process: str, path: str, ledger: str = "", key: str = "", request: str = ""
+        self, operation: str, process: str, path: str, *, ledger: str = "", key: str = "", request: str = ""
     ) -> int:
         """
         Note that a request is about to be sent; return its number, which its outcome is noted under.
@@ -127,20 +119,16 @@ class Recorder:
         It is in the file when this returns: a client that is killed has sent nothing that nobody knows of. Answers that
         it had heard last may be missing, which makes them unknown and not wrong.
 
-        Args:
-            operation: `transfer` (also one item of a bulk), `read` (one account), or anything else.
-
-            process: Name of the logical client; what it sends next is what it sends after this.
-
-            path: Of the request. For an item of an atomic set with something added that tells the sets apart: path and
-                request together are what a key is bound to. See `invoke_bulk`.
-
-            request: The body, or of a bulk the item without its key.
+        `operation`: `transfer` (also one item of a bulk, and a capture, void or reversal), `read` (one account),
+        `look-up` (of a key), `progress` (one transfer and what has become of it), or any other.
+        `process`: name of the logical client; what it sends next is what it sends after this. `path`: of the request;
+        what a key is bound to are path and request. See `invoke_bulk`. `request`: the body, or of a bulk the item
+        without its key.
 
         Raises:
             HistoryFullError: The file is full.
         """
-        if self._bytes_max is not None and self._bytes > self._bytes_max:
+        if self._bytes > self._bytes_max:
             raise HistoryFullError(f"{self._file.name} has {self._bytes:,} bytes")
         self.operations += 1
         sent = {"operation": operation, "ledger": ledger, "key": key, "path": path, "request": request}
@@ -148,13 +136,10 @@ class Recorder:
         self._file.flush()
         return self.operations
 
-    def answered(self, operation: int, status: int, response: str, *, replayed: bool = False) -> Heard:
-        """Note the answer to a request, byte for byte; with status 0 that there was none, *response* says why."""
-        heard = Heard.of(status, response, replayed)
-        if status == 0:
-            self.lost(operation, response)
-        else:
-            self._note(heard.outcome, op=operation, status=status, replayed=replayed, response=response)
+    def answered(self, operation: int, heard: Heard) -> Heard:
+        """Note the answer to a request, byte for byte, or that there was none: its outcome is unknown for ever then."""
+        status, replayed = heard.status, heard.replayed
+        self._note(heard.outcome, op=operation, status=status, replayed=replayed, response=heard.response)
         return heard
 
     def invoke_bulk(
@@ -168,19 +153,15 @@ class Recorder:
             for key, request in items
         ]
 
-    def answered_bulk(self, operations: Sequence[int], status: int, response: str) -> list[Heard]:
-        """Note the answer to a bulk, as `answered`; return the answer to each item."""
-        if status != 200:
-            return [self.answered(operation, status, response) for operation in operations]
-        heard = []
-        for operation, result in zip(operations, json.loads(response)["results"], strict=True):
+    def answered_bulk(self, operations: Sequence[int], heard: Heard) -> list[Heard]:
+        """Note the answer to a bulk; return the answer to each item."""
+        if heard.status != 200:
+            return [self.answered(operation, heard) for operation in operations]
+        answers = []
+        for operation, result in zip(operations, json.loads(heard.response)["results"], strict=True):
             said = json.dumps(result.get("transfer") or result.get("problem") or {}, separators=(",", ":"))
-            heard.append(self.answered(operation, result["status"], said, replayed=result["replayed"]))
-        return heard
-
-    def lost(self, operation: int, reason: str) -> None:
-        """Note that no answer came, so that the outcome is unknown for ever."""
-        self._note(UNKNOWN, op=operation, status=0, reason=reason)
+            answers.append(self.answered(operation, Heard.of(result["status"], said, result["replayed"])))
+        return answers
 
     def mark(self, name: str) -> None:
         """Note that something begins or ends now: FAULTS_STARTED, FAULTS_STOPPED."""
@@ -194,7 +175,6 @@ class Recorder:
         self.write({"event": kind, "at": self._clock(), **fields})
 
     def write(self, event: dict[str, object]) -> None:
-        """Append one event."""
         line = json.dumps(event, separators=(",", ":"), ensure_ascii=False)
         self._bytes += len(line) + 1
         self._file.write(line + "\n")

@@ -14,6 +14,10 @@ CHECKS = {
     "C5": "a read shows every transfer that was acknowledged before it was sent",
     "C6": "to one client no account's version goes back",
     "C7": "a key is bound to one request, in one ledger; another under it changes nothing",
+    "K": "a look-up by key says what became of it",
+    "H1": "no more is captured than held or moved back than moved, nothing of a hold that has ended or is due",
+    "H2": "a transfer that is read shows what was acknowledged of it before, and no hold that is due",
+    "H3": "accounts that are read show no hold that has ended or is due, and the rest as available",
     "C8": "after the faults nearly everything succeeds again, and sizes are back",
 }
 
@@ -37,12 +41,7 @@ class Verdict:
     judged: Counter[str] = field(default_factory=Counter)
 
     def flag(self, check: str, what: str) -> None:
-        """Note a violation."""
         self.violations.append(Violation(check, what))
-
-    def flagged(self) -> set[str]:
-        """The checks that found something."""
-        return {violation.check for violation in self.violations}
 
     def lines(self, checks: Mapping[str, str]) -> Iterator[str]:
         """Say what some checks found, with what they assert."""

@@ -13,7 +13,6 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-from loadtests.arguments import not_negative, positive
 from loadtests.errors import FAILED, GOOD
 from loadtests.kit.catalogue import MEANINGS, SCENARIOS, SHAPES
 from loadtests.kit.plan import KEY_VARIABLE
@@ -26,7 +25,6 @@ UI_PORT = 8089
 
 
 def main(words: list[str] | None = None) -> int:
-    """Run the scenarios and say what was missed."""
     parser = _parser()
     asked = parser.parse_args(words)
     # A key that the other scenarios do well with has a limit that no flood here would reach.
@@ -39,7 +37,6 @@ def main(words: list[str] | None = None) -> int:
         parser.error(f"--host needs an API key of the role write in the environment: {KEY_VARIABLE}")
     if asked.ui is not None and len(names) > 1:
         parser.error("--ui shows one scenario; name it with --scenario")
-    asked.bars = _bars(parser, asked.bar)
     return run_program("load", _run(names, asked, Screen()))
 
 
@@ -48,7 +45,8 @@ async def _run(names: list[str], asked: argparse.Namespace, screen: Screen) -> i
     async with _place(asked, screen) as place:
         for name in names:
             outcome = await run_scenario(name, place, asked, screen)
-            for line in outcome.write():
+            outcome.write()
+            for line in outcome.lines():
                 screen.say(line)
             if not outcome.good:
                 failed.append(name)
@@ -71,17 +69,14 @@ async def _place(asked: argparse.Namespace, screen: Screen) -> AsyncIterator[Pla
         yield Place(server.url, server)
 
 
-def _bars(parser: argparse.ArgumentParser, texts: list[str]) -> dict[str, float]:
-    bars = {}
-    for text in texts:
-        name, _, value = text.partition("=")
-        try:
-            bars[name] = float(value)
-        except ValueError:
-            parser.error(f"--bar is NAME=NUMBER, not {text}")
-        if name not in MEANINGS:
-            parser.error(f"no objective is called {name}; there are {', '.join(MEANINGS)}")
-    return bars
+def _bar(text: str) -> tuple[str, float]:
+    name, _, value = text.partition("=")
+    if name not in MEANINGS:
+        raise argparse.ArgumentTypeError(f"no objective is called {name}; there are {', '.join(MEANINGS)}")
+    try:
+        return name, float(value)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"it is NAME=NUMBER, not {text}") from None
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -98,16 +93,16 @@ def _parser() -> argparse.ArgumentParser:
     some = "one or more, by commas; without it, all, but no flood with --host"
     add("--scenario", action="append", default=[], metavar="NAME", help=some)
     add("--host", metavar="URL", help=f"your server; its key comes in {KEY_VARIABLE}")
-    add("--users", type=positive, help="at once, at most")
-    add("--pace", type=not_negative, help="requests of one user a second; 0 is as fast as answers come")
-    add("--seconds", type=not_negative, help="of each scenario")
+    add("--users", type=int, help="at once, at most")
+    add("--pace", type=float, help="requests of one user a second; 0 is as fast as answers come")
+    add("--seconds", type=float, help="of each scenario")
     add("--shape", choices=SHAPES, default="steady")
-    add("--processes", type=positive, default=1, help="that the users are spread over; one uses one core")
+    add("--processes", type=int, default=1, help="that the users are spread over; one uses one core")
     add("--ui", type=int, nargs="?", const=UI_PORT, metavar="PORT", help=f"locust's web UI on this machine ({UI_PORT})")
-    add("--bar", action="append", default=[], metavar="NAME=NUMBER", help="another bar: p99_ms=200")
-    add("--burst", type=positive, help="of the key, for a flood with --host, where the key has not been idle")
+    add("--bar", action="append", type=_bar, default=[], metavar="NAME=NUMBER", help="another bar: p99_ms=200")
+    add("--burst", type=int, help="of the key, for a flood with --host, where the key has not been idle")
     add("--seed", type=int, default=1, help="of what the users choose")
-    add("--warm-up", type=not_negative, default=WARM_UP_SECONDS, help="seconds, of a server of its own")
+    add("--warm-up", type=float, default=WARM_UP_SECONDS, help="seconds, of a server of its own")
     add("--reports", type=Path, default=PROJECT / "reports", help="folder, one in it for each scenario")
     return parser
 

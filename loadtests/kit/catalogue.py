@@ -58,7 +58,7 @@ SCENARIOS = {
     ),
     "payments": Scenario(
         "payments; of 5 in 100 the answer is lost and asked for again under the same key, 2 in 100 are refused",
-        "C1 C2 C3 C4 C5",
+        "C1 C2 C3 C4 C5 K",
         REPLAYS,
     ),
     "retry_storm": Scenario(
@@ -70,6 +70,12 @@ SCENARIOS = {
         "four payments to one read, lost answers, refusals and keys used twice by mistake among them",
         "C1 C2 C3 C4 C5 C6 C7",
         REPLAYS,
+    ),
+    "checkout": Scenario(
+        "payments are held, captured in parts or voided, and given back in parts; some expire, some are too much",
+        "C1 C2 C3 C4 H1 H2 H3",
+        REPLAYS,
+        pace=2.0,
     ),
     "bulk": Scenario(
         "twenty transfers a request, each for itself or all or none; some are sent again",
@@ -112,8 +118,7 @@ def judge(scenario: str, shape: str, asked: Mapping[str, float], figures: Mappin
     """
     Hold the figures of a run against its bars.
 
-    Args:
-        asked: Bars to use in place of the usual ones; whoever looks for the knee has none on latency otherwise.
+    `asked`: bars to use in place of the usual ones; whoever looks for the knee has none on latency otherwise.
     """
     # The knee is found by going past it: there latencies rise and requests are refused.
     of_shape = {} if shape == "knee" else {**CALM, "drift": DRIFT_MAX} if shape == "soak" else CALM

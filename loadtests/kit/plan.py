@@ -1,12 +1,9 @@
 """What one run is to be: made once, and read by every process of it."""
 
 import json
-import os
-from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import NamedTuple
 
-# Names of the environment: where the plan is, and the API key, which is never written to a file.
+# Names of the environment: the plan, and the API key, which is never written to a file.
 PLAN_VARIABLE = "TALLYSTICK_LOAD_PLAN"
 KEY_VARIABLE = "LEDGER_LOAD_KEY"
 
@@ -20,12 +17,10 @@ class Limit(NamedTuple):
 
     @property
     def rate(self) -> float:
-        """Requests a second."""
         return self.quota / self.window
 
 
-@dataclass(frozen=True, slots=True)
-class Plan:
+class Plan(NamedTuple):
     """
     One run of one scenario.
 
@@ -60,26 +55,10 @@ class Plan:
         """The others: as many as its size says, the busiest first."""
         return [f"{self.prefix}{number}" for number in range(self.size)]
 
-    def write(self, path: Path) -> None:
-        """Write it for `read`."""
-        path.write_text(json.dumps(asdict(self), indent=2) + "\n", encoding="utf-8")
+    def told(self) -> str:
+        return json.dumps(self)
 
 
-def read(path: Path) -> Plan:
-    """Return the plan in a file."""
-    fields = json.loads(path.read_text(encoding="utf-8"))
-    limit = fields.pop("limit")
-    return Plan(**fields, limit=None if limit is None else Limit(*limit))
-
-
-def from_environment() -> Plan:
-    """
-    Return the plan that the starting process has named.
-
-    Raises:
-        RuntimeError: It has named none: locust was started by hand.
-    """
-    path = os.environ.get(PLAN_VARIABLE)
-    if path is None or KEY_VARIABLE not in os.environ:
-        raise RuntimeError(f"start the load test with `make load`; {PLAN_VARIABLE} and {KEY_VARIABLE} are not set")
-    return read(Path(path))
+def read(text: str) -> Plan:
+    plan = Plan(*json.loads(text))
+    return plan._replace(limit=Limit(*plan.limit) if plan.limit else None)

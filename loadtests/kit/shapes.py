@@ -18,14 +18,7 @@ KNEE_SETTLE_SECONDS = 3.0
 
 
 def users_at(shape: str, users: int, seconds: float, elapsed: float) -> int | None:
-    """
-    Return how many users there are after *elapsed* of *seconds*; None when the run is over.
-
-    Args:
-        shape: One of `CURVES`.
-
-        users: The most there are.
-    """
+    """Return how many users of so many there are after *elapsed* of *seconds*; None when the run is over."""
     if elapsed >= seconds:
         return None
     now = elapsed / seconds
@@ -36,22 +29,13 @@ def users_at(shape: str, users: int, seconds: float, elapsed: float) -> int | No
 
 
 class Step(NamedTuple):
-    """What so many users came to."""
-
     users: int
     rate: float
     p95_ms: float
 
 
 class KneeSearch:
-    """
-    Doubles the users until they bring no more answers.
-
-    Args:
-        users_max: The most users to try.
-
-        seconds: Of the whole search at most; a step gets an equal part of it.
-    """
+    """Doubles the users until they bring no more answers, or their number or the time is reached."""
 
     def __init__(self, users_max: int, seconds: float) -> None:
         self._users_max = users_max

@@ -1,10 +1,12 @@
 """The virtual users of locust: what those of each scenario do, and how their requests are sent."""
 
+import contextlib
+import functools
 import http.client
 import itertools
 import math
 import os
-import time
+import re
 from collections.abc import Callable, Coroutine, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -16,10 +18,11 @@ from locust.exception import StopUser
 from locust.user.task import LOCUST_STATE_STOPPING, LOCUST_STATE_WAITING
 
 from loadtests.history.recorder import OK, Heard, HistoryFullError, Recorder, outcome_of, problem_of
-from loadtests.kit.plan import KEY_VARIABLE, from_environment
+from loadtests.kit.plan import KEY_VARIABLE, PLAN_VARIABLE, read
 from loadtests.payers import Act, Habits, Payer, Request
 
-PLAN = from_environment()
+# Made by whoever has started locust.
+PLAN = read(os.environ[PLAN_VARIABLE])
 HABITS = Habits(amount_max=500, items=20, at_once=3, pause_max=3.0, again_one_in=4, lose_one_in=20)
 # Seconds for one answer: above the server's own deadlines, so that it and not our impatience decides.
 ANSWER_SECONDS_MAX = 30.0
@@ -27,6 +30,8 @@ ANSWER_SECONDS_MAX = 30.0
 LISTENED_SECONDS_MAX = 0.02
 # Bytes of the history of one process; a payment and its answer take about 900. The check holds it in memory.
 HISTORY_BYTES_MAX = 1024**3
+# What is named in a path.
+_ID = re.compile("(/v1/[a-z-]+)/(?!bulk$)[^/]+")
 T = TypeVar("T")
 _numbers = itertools.count(1)
 
@@ -40,50 +45,33 @@ def finished(steps: Coroutine[Any, Any, T]) -> T:
     raise RuntimeError("a coroutine of a virtual user waits by itself")
 
 
-class Notes:
-    """The history of this process: opened with its first user, closed when locust quits."""
-
-    recorder: Recorder | None = None
-
-    @classmethod
-    def open(cls) -> Recorder:
-        """Return the recorder."""
-        if cls.recorder is None:
-            path = Path(PLAN.folder) / f"history-{os.getpid()}.jsonl"
-            cls.recorder = Recorder(path, bytes_max=HISTORY_BYTES_MAX)
-        return cls.recorder
-
-    @classmethod
-    def close(cls) -> None:
-        """Write what waits."""
-        if cls.recorder is not None:
-            cls.recorder.close()
-            cls.recorder = None
+@functools.cache
+def history() -> Recorder:
+    """Return the history of this process, which is opened with its first user."""
+    return Recorder(Path(PLAN.folder) / f"history-{os.getpid()}.jsonl", bytes_max=HISTORY_BYTES_MAX)
 
 
-class LedgerUser(FastHttpUser):
-    """A user with one API key and many payments; what it does is in `SCENARIOS`."""
+def close_history() -> None:
+    """Write what waits, where there was a user."""
+    if history.cache_info().currsize:
+        history().close()
 
-    # A key is sent: only to whom the certificate names.
-    insecure = False
-    network_timeout = ANSWER_SECONDS_MAX
-    connection_timeout = ANSWER_SECONDS_MAX
-    host = PLAN.url
-    _state: str | None
-    wait_time = constant_throughput(PLAN.pace) if PLAN.pace else constant(0)
 
-    def on_start(self) -> None:
-        """Give the user its name and its choices."""
+class LocustPayer(Payer):
+    """A payer whose requests are those of a user of locust, under gevent."""
+
+    def __init__(self, user: FastHttpUser) -> None:
         number = next(_numbers)
-        worker = getattr(self.environment.runner, "worker_index", 0)
+        worker = getattr(user.environment.runner, "worker_index", 0)
         name = f"{os.getpid()}-{number}"
-        self.payer = Payer(
-            *(self, Notes.open(), name),
+        super().__init__(
+            *(history(), name),
             prefix=f"{PLAN.run}-{name}-",
             accounts=PLAN.accounts,
             habits=HABITS,
             seed=f"{PLAN.seed}:{PLAN.scenario}:{worker}-{number}",
         )
+        self._client = user.client
         self._headers = {
             "Authorization": f"Bearer {os.environ[KEY_VARIABLE]}",
             "Content-Type": "application/json",
@@ -91,25 +79,17 @@ class LedgerUser(FastHttpUser):
             "Accept-Encoding": "identity",
         }
 
-    def stop(self, force: bool = False) -> bool:
-        """Go home after what is under way; locust would kill a user that is just about to send, and lose its answer."""
-        if not force and self._state == LOCUST_STATE_WAITING:
-            self._state = LOCUST_STATE_STOPPING
-            return False
-        stopped: bool = super().stop(force)
-        return stopped
-
     async def send(self, request: Request) -> Heard:
-        """Send a request, and fail what is no success and was not expected; 429 that was has a name of its own."""
+        """Send a request, and fail what is no success and was not expected."""
+        if request.deaf:
+            return self._send_deaf(request)
         path, body, method = request.path, request.body or None, "POST" if request.body else "GET"
         headers = {**self._headers, **({"Idempotency-Key": request.key} if request.key else {})}
-        # All accounts are one line of the statistics, and so are all keys.
-        name = path if body else f"{path.rpartition('/')[0]}/ID"
-        with self.client.request(method, path, data=body, headers=headers, name=name, catch_response=True) as response:
+        # All accounts are one line of the statistics, and so are all keys and all transfers.
+        name = _ID.sub(r"\1/ID", path)
+        with self._client.request(method, path, data=body, headers=headers, name=name, catch_response=True) as response:
             status, text = response.status_code or 0, response.text or ""
             if status in request.expected or (status and outcome_of(status, text) == OK):
-                if status == 429:
-                    response.request_meta["name"] = f"{path} (limited)"
                 response.success()
             else:
                 response.failure(f"{status} {problem_of(text).get('code', '') or response.error or ''}".rstrip())
@@ -118,31 +98,16 @@ class LedgerUser(FastHttpUser):
             wait = int(retry_after) if retry_after.isdigit() else 0
             return Heard.of(status, text if status else "no answer", told.get("Idempotent-Replayed") == "true", wait)
 
-    async def send_deaf(self, request: Request) -> None:
-        """Send a payment and close the connection without an answer."""
-        began = time.monotonic()
+    def _send_deaf(self, request: Request) -> Heard:
         address = urlsplit(PLAN.url)
         kind = http.client.HTTPSConnection if address.scheme == "https" else http.client.HTTPConnection
         connection = kind(address.hostname or "", address.port, timeout=ANSWER_SECONDS_MAX)
-        failed: OSError | None = None
-        try:
+        with contextlib.closing(connection), contextlib.suppress(OSError):
             connection.request("POST", request.path, request.body, {**self._headers, "Idempotency-Key": request.key})
-            gevent.sleep(self.payer.dice.uniform(0, LISTENED_SECONDS_MAX))
-        except OSError as error:
-            failed = error
-        finally:
-            connection.close()
-        self.environment.events.request.fire(
-            request_type="POST",
-            name=f"{request.path} (answer lost)",
-            response_time=(time.monotonic() - began) * 1e3,
-            response_length=0,
-            exception=failed,
-            context={},
-        )
+            gevent.sleep(self.dice.uniform(0, LISTENED_SECONDS_MAX))
+        return Heard.of(0, "not listened for")
 
     async def pause(self, seconds: float) -> None:
-        """Let other users run."""
         gevent.sleep(seconds)
 
     async def together(self, sendings: Sequence[Coroutine[Any, Any, Heard]]) -> list[Heard]:
@@ -176,12 +141,13 @@ SCENARIOS: dict[str, dict[Act, int]] = {
         Payer.overdraw: 1,
         Payer.confuse: 5,
     },
+    "checkout": {Payer.checkout: 8, Payer.overcapture: 1, Payer.let_expire: 1},
     "bulk": {Payer.bulk: 1, Payer.atomic: 1},
 }
 
 
-def _task(act: Act) -> Callable[[LedgerUser], None]:
-    def task(user: LedgerUser) -> None:
+def _task(act: Act) -> "Callable[[ScenarioUser], None]":
+    def task(user: "ScenarioUser") -> None:
         try:
             finished(act(user.payer))
         except HistoryFullError as error:
@@ -192,7 +158,25 @@ def _task(act: Act) -> Callable[[LedgerUser], None]:
     return task
 
 
-class ScenarioUser(LedgerUser):
-    """A user of the scenario that the plan names."""
+class ScenarioUser(FastHttpUser):
+    """A user of the scenario that the plan names, with one API key."""
 
+    # A key is sent: only to whom the certificate names.
+    insecure = False
+    network_timeout = ANSWER_SECONDS_MAX
+    connection_timeout = ANSWER_SECONDS_MAX
+    host = PLAN.url
+    wait_time = constant_throughput(PLAN.pace) if PLAN.pace else constant(0)
     tasks = {_task(act): weight for act, weight in SCENARIOS[PLAN.scenario].items()}  # noqa: RUF012 -- of locust
+    _state: str | None
+
+    def on_start(self) -> None:
+        self.payer = LocustPayer(self)
+
+    def stop(self, force: bool = False) -> bool:
+        """Go home after what is under way; locust would kill a user that is just about to send, and lose its answer."""
+        if not force and self._state == LOCUST_STATE_WAITING:
+            self._state = LOCUST_STATE_STOPPING
+            return False
+        stopped: bool = super().stop(force)
+        return stopped

@@ -6,11 +6,17 @@
 """
 
 import argparse
+import json
 import sys
 
 import uvloop
 
-from loadtests.openloop import connections, fixed, neighbour, overload, replay
+from loadtests.errors import GOOD
+from loadtests.openloop import connections, neighbour, overload, replay
+from loadtests.openloop.driver import Driver, Task, new_run
+from loadtests.openloop.generator import allow_files, prepare
+from loadtests.openloop.results import Results
+from loadtests.openloop.workloads import NAMES
 from loadtests.processes import run_program
 
 PROGRAMS = {"overload": overload, "connections": connections, "neighbour": neighbour, "replay": replay}
@@ -20,14 +26,43 @@ def main(words: list[str]) -> int:
     """Run the program that the first word names; without one, send a fixed load."""
     named = bool(words) and words[0] in PROGRAMS
     name = words[0] if named else "openloop"
+    program = PROGRAMS.get(name, sys.modules[__name__])
     parser = argparse.ArgumentParser(
         prog=f"make {name}" if named else "python -m loadtests.openloop",
-        description=(PROGRAMS[name] if named else sys.modules[__name__]).__doc__,
+        description=program.__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    program = PROGRAMS.get(name, fixed)
     program.options(parser)
     return run_program(name, program.run(parser.parse_args(words[named:])), uvloop.new_event_loop)
+
+
+def options(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("--url", required=True, help="of the server: http://HOST:PORT")
+    add("--key", required=True, help="an API key with the role write")
+    add("--rate", type=float, help="requests a second; without it as fast as answers come")
+    add("--seconds", type=float, default=10.0)
+    add("--connections", type=int, default=256)
+    add("--accounts", type=int, default=1_000, help="made if they do not exist")
+    add("--workload", choices=NAMES, default="mixed")
+    add("--seed", type=int, default=1)
+
+
+async def run(asked: argparse.Namespace) -> int:
+    """Send a fixed load and print the figures, how late the generator was itself among them."""
+    allow_files(asked.connections)
+    target = await prepare(asked.url, [asked.key], asked.accounts)
+    name = new_run()
+    print(f"run {name}, seed {asked.seed}, {asked.connections} connections", file=sys.stderr)
+
+    def tick(results: Results) -> None:
+        print(f"due {results.due}, good {results.good}, refused {results.refused}", file=sys.stderr)
+
+    task = Task(target, asked.workload, asked.connections, asked.seconds, asked.rate, asked.seed, name)
+    async with Driver(task) as driver:
+        results = await driver.run(tick)
+    print(json.dumps(results.figures(), indent=2))
+    return GOOD
 
 
 if __name__ == "__main__":

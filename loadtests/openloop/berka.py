@@ -5,12 +5,13 @@ The file's README describes the columns. Each row names one customer's account a
 balance after it, which is what makes the books worth replaying: the right answer is known.
 """
 
+import calendar
 import csv
 import gzip
-import io
+import itertools
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, NamedTuple
 
 import msgspec
 
@@ -42,11 +43,7 @@ COUNTER_ACCOUNTS = {
 }
 
 
-class DataError(NotRunError):
-    """The data file is absent, is not the expected CSV, or has a row that has no meaning here."""
-
-
-class Transfer(msgspec.Struct, frozen=True):
+class Transfer(NamedTuple):
     """One transfer to post, with the idempotency key it is posted under."""
 
     key: str
@@ -55,11 +52,12 @@ class Transfer(msgspec.Struct, frozen=True):
     amount: int
     reference: str
     metadata: dict[str, str]
+    effective_at: str
     currency: str = CURRENCY
 
     def fields(self) -> dict[str, object]:
         """The body of `POST /v1/transfers`; the same transfer always gives the same fields."""
-        return {name: value for name, value in msgspec.structs.asdict(self).items() if name != "key"}
+        return {name: value for name, value in self._asdict().items() if name != "key"}
 
 
 class Row(msgspec.Struct, frozen=True):
@@ -69,7 +67,7 @@ class Row(msgspec.Struct, frozen=True):
     seq: int
     trans_id: str
     account_id: str
-    date: str
+    date: Annotated[str, msgspec.Meta(pattern=r"^[0-9]{6}$")]
     sign: Literal["+", "-"]
     amount_cents: Annotated[int, msgspec.Meta(gt=0)]
     bank_balance_cents: int
@@ -83,8 +81,12 @@ class Row(msgspec.Struct, frozen=True):
 
     @property
     def account(self) -> str:
-        """The customer's account."""
         return f"berka:{self.account_id}"
+
+    @property
+    def day(self) -> str:
+        """The day that it counts for, as YYYY-MM-DD; the books are of the nineties."""
+        return f"19{self.date[:2]}-{self.date[2:4]}-{self.date[4:]}"
 
     @property
     def counter_account(self) -> str:
@@ -101,12 +103,6 @@ class Row(msgspec.Struct, frozen=True):
             raise ValueError(f"operation {self.operation!r} names no partner bank")
         return pattern.format(partner_bank=self.partner_bank)
 
-    @property
-    def metadata(self) -> dict[str, str]:
-        """What the row says beside the money."""
-        said = {"date": self.date, "operation": self.operation, "purpose": self.k_symbol}
-        return {name: text for name, text in said.items() if text}
-
 
 # The rows of one customer's account, in the order in which they are posted.
 Book = list[Row]
@@ -114,39 +110,29 @@ Book = list[Row]
 
 def transfers(row: Row) -> tuple[Transfer, ...]:
     """The transfer that a row stands for, and a second one for what the bank rounded away."""
-    key, amount = f"berka:{row.trans_id}", row.amount_cents
-    moved = _move(key, row, row.counter_account, amount if row.sign == "+" else -amount)
+    key, sign = f"berka:{row.trans_id}", 1 if row.sign == "+" else -1
+    moved = _move(key, row, row.counter_account, sign * row.amount_cents)
     if row.rounding_cents == 0:
         return (moved,)
     return (moved, _move(f"{key}:rounding", row, ROUNDING, row.rounding_cents))
 
 
 def _move(key: str, row: Row, other: str, signed_amount: int) -> Transfer:
-    into_the_account = signed_amount > 0
-    return Transfer(
-        key=key,
-        source=other if into_the_account else row.account,
-        destination=row.account if into_the_account else other,
-        amount=abs(signed_amount),
-        reference=f"berka:{row.trans_id}",
-        metadata=row.metadata,
-    )
+    sides = (other, row.account) if signed_amount > 0 else (row.account, other)
+    said = {"operation": row.operation, "purpose": row.k_symbol}
+    metadata = {name: text for name, text in said.items() if text}
+    return Transfer(key, *sides, abs(signed_amount), f"berka:{row.trans_id}", metadata, f"{row.day}T00:00:00Z")
 
 
 def read_rows(path: Path, rows_max: int | None = None) -> list[Row]:
-    """
-    The first *rows_max* rows of the file (all of them when None), plain or gzipped.
-
-    Raises:
-        DataError: There is no such file, or it holds something else.
-    """
+    """The first *rows_max* rows of the file (all of them when None), plain or gzipped."""
     try:
-        with _text(path) as text:
+        with (gzip.open if path.suffix == ".gz" else open)(path, "rt", encoding="utf-8", newline="") as text:
             return list(_rows(csv.DictReader(text), rows_max))
     except FileNotFoundError:
-        raise DataError(f"there is no data file {path}; --data names another") from None
+        raise NotRunError(f"there is no data file {path}; --data names another") from None
     except (OSError, EOFError, UnicodeDecodeError, csv.Error) as error:
-        raise DataError(f"{path} cannot be read: {error}") from error
+        raise NotRunError(f"{path} cannot be read: {error}") from error
 
 
 def books(rows: Iterable[Row]) -> list[Book]:
@@ -159,33 +145,28 @@ def books(rows: Iterable[Row]) -> list[Book]:
     return sorted(every, key=len, reverse=True)
 
 
+def month_ends(book: Book) -> dict[str, Row]:
+    """The last row of each month, by the last instant of that month."""
+    return {_last_instant(row.day): row for row in book}
+
+
+def _last_instant(day: str) -> str:
+    year, month, _ = map(int, day.split("-"))
+    return f"{year}-{month:02}-{calendar.monthrange(year, month)[1]}T23:59:59.999999Z"
+
+
 def accounts(rows: Iterable[Row]) -> list[str]:
     """Every account that the rows need, in the order in which it first appears."""
     every = (transfer for row in rows for transfer in transfers(row))
     return list(dict.fromkeys(name for transfer in every for name in (transfer.source, transfer.destination)))
 
 
-def _text(path: Path) -> io.TextIOBase:
-    if path.suffix == ".gz":
-        return gzip.open(path, "rt", encoding="utf-8", newline="")
-    return path.open(encoding="utf-8", newline="")
-
-
 def _rows(reader: "csv.DictReader[str]", rows_max: int | None) -> Iterator[Row]:
-    columns = [name for name in Row.__struct_fields__ if name != "number"]
-    missing = [name for name in columns if name not in (reader.fieldnames or ())]
-    if missing:
-        raise DataError(f"the data file has no column {', '.join(missing)}")
-    for number, record in enumerate(reader, start=1):
-        if rows_max is not None and number > rows_max:
-            return
+    for number, record in enumerate(itertools.islice(reader, rows_max), start=1):
         try:
-            named = {name: record[name].strip() for name in columns}
-            row = msgspec.convert({**named, "number": number}, Row, strict=False)
+            row = msgspec.convert({**record, "number": number}, Row, strict=False)
             # Said while the file is read, not in the midst of posting it.
             _ = row.counter_account
-        except AttributeError:
-            raise DataError(f"row {number} of the data file is cut short") from None
         except ValueError as error:
-            raise DataError(f"row {number} of the data file: {error}") from error
+            raise NotRunError(f"row {number} of the data file: {error}") from error
         yield row

@@ -16,7 +16,6 @@ KIB = 1024
 
 
 def options(parser: argparse.ArgumentParser) -> None:
-    """Add what can be asked for."""
     parser.add_argument("--connections", type=int, default=CONNECTIONS)
     parser.add_argument("--seconds", type=float, default=30.0)
     parser.add_argument("--seed", type=int, default=1)

@@ -10,7 +10,8 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from typing import NamedTuple, Self
 
-from loadtests.client import BROKEN, Client, ClientError, Connection, retry_after_of
+from loadtests.client import BROKEN, Client, Connection, address_of
+from loadtests.errors import NotRunError
 from loadtests.openloop.results import ANSWERED, REFUSED, SETTLING_SECONDS, UNKNOWN, Results
 from loadtests.openloop.workloads import Requests, Target
 
@@ -63,28 +64,18 @@ def new_run() -> str:
     return uuid.uuid4().hex[:12]
 
 
-class _Line(Connection):
-    """A connection, and the numbers of the target's keys that its requests have in turns."""
-
-    keys: Iterator[int]
-
-
 class Driver:
-    """
-    A generator in this process: connected while its body runs.
-
-    Attributes:
-        results: What has become of the requests.
-    """
+    """A generator in this process: connected while its body runs."""
 
     def __init__(self, task: Task) -> None:
         self.results = Results(bytearray(task.fates), SETTLING_SECONDS if task.settle else 0.0)
         self._task = task
         self._requests = Requests(task.workload, task.target, task.run or new_run(), task.seed)
+        self._address = address_of(task.target.url)
         self._make = self._requests.make
         self._patience_seconds = PATIENCE_SECONDS if task.settle else math.inf
-        self._idle: deque[_Line] = deque()
-        self._open: set[_Line] = set()
+        self._idle: deque[Connection] = deque()
+        self._open: set[Connection] = set()
         # Numbers and instants of requests that are due and found no free connection.
         self._waiting: deque[tuple[int, float]] = deque()
         self._under_way = 0
@@ -97,26 +88,28 @@ class Driver:
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def __aenter__(self) -> Self:
-        """
-        Send what comes before a run, and make the connections.
-
-        Raises:
-            ClientError: A request before the run was not answered well.
-        """
+        """Send what comes before a run, and make the connections."""
+        task, keys = self._task, len(self._task.target.keys)
         await self._send_first()
         try:
-            keys, connections = len(self._task.target.keys), self._task.connections
-            for start in range(0, connections, CONNECTING_MAX):
-                numbers = range(start, min(start + CONNECTING_MAX, connections))
-                turns = (itertools.cycle(range(number % keys, keys, connections)) for number in numbers)
+            for start in range(0, task.connections, CONNECTING_MAX):
+                numbers = range(start, min(start + CONNECTING_MAX, task.connections))
+                turns = (itertools.cycle(range(number % keys, keys, task.connections)) for number in numbers)
                 await asyncio.gather(*map(self._connect, turns))
         except BaseException:
-            await self._close()
+            await self.__aexit__()
             raise
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        await self._close()
+        """End the connections; what is under way still has no answer that anybody waits for."""
+        self._closed = True
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        for connection in list(self._open):
+            connection.close()
+        await asyncio.sleep(0)
 
     async def _send_first(self) -> None:
         first = self._requests.first
@@ -126,14 +119,13 @@ class Driver:
                 for answer in await asyncio.gather(*sent):
                     if not 200 <= answer.status < 300:
                         text = f"{answer.status} {answer.body[:200]!r}"
-                        raise ClientError(f"a request before the run was answered {text}")
+                        raise NotRunError(f"a request before the run was answered {text}")
 
     async def run(self, tick: Callable[[Results], None] = lambda _: None) -> Results:
         """
         Send requests, at the instants of a Poisson process where there is a rate; then wait for the last answers.
 
-        Args:
-            tick: Called about once a second.
+        `tick`: called about once a second.
         """
         clock, results, rate = time.perf_counter, self.results, self._task.rate
         arrivals = random.Random(self._task.seed)
@@ -169,25 +161,13 @@ class Driver:
             await asyncio.sleep(TICK_SECONDS)
         return results
 
-    async def _close(self) -> None:
-        """End the connections; what is under way still has no answer that anybody waits for."""
-        self._closed = True
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-        for connection in list(self._open):
-            connection.close()
-        await asyncio.sleep(0)
-
     def _serve(self, now: float) -> None:
-        waiting, idle = self._waiting, self._idle
-        lags = self.results.lags
+        waiting, idle, lags = self._waiting, self._idle, self.results.lags
         while waiting and idle:
-            number, due = waiting.popleft()
             connection = idle.popleft()
             if connection.transport is None:
-                waiting.appendleft((number, due))
                 continue
+            number, due = waiting.popleft()
             if len(lags) < LAGS_MAX and idle:
                 lags.append(now - due)
             self._under_way += 1
@@ -196,14 +176,13 @@ class Driver:
             waiting.popleft()
             self.results.gave_up += 1
 
-    def _send_next(self, connection: _Line, now: float) -> None:
+    def _send_next(self, connection: Connection, now: float) -> None:
         number = self._number
         self._number += 1
         self._under_way += 1
         connection.send(self._make(number, next(connection.keys)), number, now)
 
-    def _answered(self, connection: Connection, status: int, received: bytes, end: int) -> None:
-        assert isinstance(connection, _Line)
+    def _answered(self, connection: Connection, status: int, _received: bytes, _end: int) -> None:
         results = self.results
         now = time.perf_counter()
         taken = now - connection.due
@@ -219,10 +198,16 @@ class Driver:
                 else:
                     results.latencies.append(taken)
                     results.early += now < self._settled
+        elif status in REFUSALS:
+            fate = REFUSED
+            results.refused += 1
+            results.refusal_latencies.append(taken)
         else:
-            fate = self._note_refusal(status, taken, received[:end])
+            fate = UNKNOWN
+            results.broken += status == BROKEN
+            results.failed += status != BROKEN
         if results.fates:
-            results.note(connection.tag, fate, now - self._began)
+            results.note(connection.tag, fate)
         self._under_way -= 1
         if connection.transport is None:
             return
@@ -233,19 +218,7 @@ class Driver:
             if self._waiting:
                 self._serve(now)
 
-    def _note_refusal(self, status: int, taken: float, head: bytes) -> int:
-        results = self.results
-        if status in REFUSALS:
-            results.refused += 1
-            results.retry_after[retry_after_of(head)] += 1
-            results.refusal_latencies.append(taken)
-            return REFUSED
-        results.broken += status == BROKEN
-        results.failed += status != BROKEN
-        return UNKNOWN
-
     def _ended(self, connection: Connection) -> None:
-        assert isinstance(connection, _Line)
         self._open.discard(connection)
         if not self._closed:
             task = asyncio.get_running_loop().create_task(self._connect_again(connection.keys))
@@ -261,9 +234,9 @@ class Driver:
                 continue
 
     async def _connect(self, keys: Iterator[int]) -> None:
-        target = self._task.target
+        host, port, _ = self._address
         _, connection = await asyncio.get_running_loop().create_connection(
-            lambda: _Line(self._answered, self._ended), target.host, target.port
+            lambda: Connection(self._answered, self._ended), host, port
         )
         connection.keys = keys
         self._open.add(connection)

@@ -1,27 +1,27 @@
 """
-Generators in processes of their own: one tells when it is connected, begins when it is told to, and hands over what it
-has counted.
+Generators in processes of their own: they begin when all of them are connected, and hand over what they have counted.
 """
 
 import asyncio
-import contextlib
 import multiprocessing
 import os
 import resource
 import signal
-from collections.abc import Sequence
-from multiprocessing.connection import Connection as Pipe
-from typing import Any, Self
+import threading
+from collections.abc import AsyncIterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import asynccontextmanager
+from multiprocessing.synchronize import Barrier
 
 import uvloop
 
-from loadtests.client import Client, ClientError, address_of
+from loadtests.client import Client, address_of
 from loadtests.errors import NotRunError
 from loadtests.figures import Run
 from loadtests.openloop.driver import Driver, Task, new_run
 from loadtests.openloop.results import Results
 from loadtests.openloop.workloads import PREFIX, Target
-from loadtests.processes import KILLED_SECONDS_MAX, ServerError, cpu_times, cpu_used, family, keep_to
+from loadtests.processes import cpu_times, cpu_used, family, keep_to
 
 ACCOUNTS = 1_000
 # Files of a process that are no connections.
@@ -36,118 +36,73 @@ MARGIN_SECONDS = 90.0
 _PROCESSES = multiprocessing.get_context("spawn")
 
 
-class TooManyFilesError(NotRunError):
-    """The system does not allow so many connections."""
-
-
-class GeneratorError(ServerError):
-    """A generator in a process of its own failed; the message says why."""
-
-
 def allow_files(connections: int) -> None:
-    """
-    Let this process have so many connections.
-
-    Raises:
-        TooManyFilesError: The hard limit is lower.
-    """
+    """Let this process have so many connections."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = connections + OTHER_FILES
     if soft != resource.RLIM_INFINITY and soft < wanted:
         if hard != resource.RLIM_INFINITY and hard < wanted:
-            raise TooManyFilesError(f"{connections} connections need {wanted} files; the limit is {hard} (ulimit -Hn)")
+            raise NotRunError(f"{connections} connections need {wanted} files; the limit is {hard} (ulimit -Hn)")
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 async def prepare(url: str, keys: list[str], accounts: int = ACCOUNTS) -> Target:
-    """
-    Open the accounts of runs in the ledger of each key, without floors, unless they are there.
-
-    Raises:
-        ClientError: The address is none, or the accounts could not be opened.
-    """
-    host, port, tls = address_of(url)
-    if tls:
-        raise ClientError(f"not an address of the form http://HOST:PORT: {url}")
+    """Open the accounts of runs in the ledger of each key, without floors, unless they are there."""
+    if address_of(url).tls:
+        raise NotRunError(f"not an address of the form http://HOST:PORT: {url}")
     names = [f"{PREFIX}:{number}" for number in range(accounts)]
     for key in keys:
         async with Client(url, key) as client:
             # Nobody waits for a server that is not there.
             await client.ask("GET", "/v1/accounts?limit=1")
             await client.open_accounts(names)
-    return Target(host, port, keys, names)
+    return Target(url.rstrip("/"), keys, names)
 
 
-class Child:
-    """A generator in a process of its own, which is gone when the body ends."""
-
-    def __init__(self, task: Task) -> None:
-        self._seconds = task.seconds
-        self._pipe, self._theirs = _PROCESSES.Pipe()
-        self._process = _PROCESSES.Process(target=_work, args=(task, self._theirs), daemon=True)
-
-    async def __aenter__(self) -> Self:
-        self._process.start()
-        # Only the child has it now: when the child is gone, nothing more can come.
-        self._theirs.close()
-        return self
-
-    async def __aexit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if kind is not None:
-            self._process.kill()
-        await asyncio.to_thread(self._process.join, KILLED_SECONDS_MAX)
-        self._pipe.close()
-
-    async def _heard(self, seconds_max: float) -> Any:
-        if not await asyncio.to_thread(self._pipe.poll, seconds_max):
-            raise GeneratorError(f"a generator said nothing for {seconds_max:.0f} s")
+@asynccontextmanager
+async def apart(tasks: Sequence[Task]) -> AsyncIterator[list["asyncio.Future[tuple[Results, list[float]]]"]]:
+    """Have a process for each task, which begin when all are connected; yields what `_work` will return of each."""
+    connected, loop = _PROCESSES.Barrier(len(tasks) + 1), asyncio.get_running_loop()
+    with ProcessPoolExecutor(len(tasks), _PROCESSES, _get_ready, (connected,)) as pool:
+        running = [loop.run_in_executor(pool, _work, task) for task in tasks]
         try:
-            said = self._pipe.recv()
-        except EOFError:
-            raise GeneratorError("a generator ended without a word") from None
-        if isinstance(said, str):
-            raise GeneratorError(f"a generator failed: {said}")
-        return said
-
-    async def ready(self) -> None:
-        """Return when it is connected."""
-        await self._heard(MARGIN_SECONDS)
-
-    def begin(self) -> None:
-        """Let it send."""
-        self._pipe.send(None)
-
-    async def found(self) -> tuple[Results, list[float]]:
-        """Return its results, and the seconds of user and of system time that it has used."""
-        results, cpu = await self._heard(self._seconds + MARGIN_SECONDS)
-        return results, cpu
+            await asyncio.to_thread(connected.wait, MARGIN_SECONDS)
+        except threading.BrokenBarrierError:
+            await asyncio.gather(*running)
+        yield running
 
 
-def _work(task: Task, pipe: Pipe) -> None:
-    """Do a task for the process that has started this one; tell it of an error as text."""
-    # Ctrl-C reaches the whole group; this process is ended by the other one.
+class _Share:
+    """What a process of generators was given when it began."""
+
+    connected: Barrier
+
+
+def _get_ready(connected: Barrier) -> None:
+    # Ctrl-C reaches the whole group; these processes end with their tasks.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    _Share.connected = connected
+
+
+def _work(task: Task) -> tuple[Results, list[float]]:
+    """Return the results, and the seconds of user and of system time that they took."""
     try:
         allow_files(task.connections)
         if task.core is not None:
             os.sched_setaffinity(0, {task.core})
-        pipe.send(uvloop.run(_run_when_told(task, pipe)))
+        return uvloop.run(_run_when_connected(task))
     except (NotRunError, OSError) as error:
-        pipe.send(f"{type(error).__name__} {error}")
+        _Share.connected.abort()
+        raise NotRunError(f"a generator failed: {type(error).__name__} {error}") from None
 
 
-async def _run_when_told(task: Task, pipe: Pipe) -> tuple[Results, list[float]]:
+async def _run_when_connected(task: Task) -> tuple[Results, list[float]]:
     async with Driver(task) as driver:
-        pipe.send(None)
-        await asyncio.to_thread(pipe.recv)
-        before = _cpu_seconds()
+        await asyncio.to_thread(_Share.connected.wait)
+        before = os.times()
         results = await driver.run()
-    return results, [after - began for began, after in zip(before, _cpu_seconds(), strict=True)]
-
-
-def _cpu_seconds() -> tuple[float, float]:
-    used = resource.getrusage(resource.RUSAGE_SELF)
-    return used.ru_utime, used.ru_stime
+        after = os.times()
+    return results, [after.user - before.user, after.system - before.system]
 
 
 def cores() -> list[int | None]:
@@ -167,35 +122,26 @@ async def run_apart(task: Task, roots: Sequence[int]) -> Run:
     """
     Make one run with generators that have processes of their own; a run with a rate has one.
 
-    Args:
-        roots: The processes whose CPU time, and that of their children, is counted.
-
-    Raises:
-        GeneratorError: A generator failed.
+    `roots`: the processes whose CPU time, and that of their children, is counted.
     """
     chosen = cores() if task.rate is None and task.connections >= GENERATORS else cores()[:1]
     leave_cores(roots)
     run, keys = new_run(), task.target.keys
     results, own = Results(), [0.0, 0.0]
-    async with contextlib.AsyncExitStack() as stack:
-        children = []
-        for number, core in enumerate(chosen):
-            part = task._replace(
-                # Each begins with another key.
-                target=task.target._replace(keys=keys[number:] + keys[:number]),
-                run=f"{run}-{number}",
-                seed=task.seed + number,
-                connections=task.connections // len(chosen) + (number < task.connections % len(chosen)),
-                core=core,
-            )
-            children.append(await stack.enter_async_context(Child(part)))
-        for child in children:
-            await child.ready()
+    parts = [
+        task._replace(
+            # Each begins with another key.
+            target=task.target._replace(keys=keys[number:] + keys[:number]),
+            run=f"{run}-{number}",
+            seed=task.seed + number,
+            connections=task.connections // len(chosen) + (number < task.connections % len(chosen)),
+            core=core,
+        )
+        for number, core in enumerate(chosen)
+    ]
+    async with apart(parts) as running:
         before = cpu_times(roots)
-        for child in children:
-            child.begin()
-        for child in children:
-            found, used = await child.found()
+        for found, used in await asyncio.gather(*running):
             results.add(found)
             own = [known + more for known, more in zip(own, used, strict=True)]
         after = cpu_times(roots)
@@ -205,7 +151,6 @@ async def run_apart(task: Task, roots: Sequence[int]) -> Run:
         "rate": task.rate,
         **results.figures(),
         "seconds": task.seconds,
-        "generators": len(chosen),
         "generator_share": sum(own) / task.seconds / len(chosen),
         "cpu": {**cpu_used(before, after), "generator": own},
     }

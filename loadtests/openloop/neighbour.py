@@ -2,14 +2,12 @@
 
 import argparse
 import asyncio
+import contextlib
 import statistics
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 
 from loadtests.errors import FAILED, GOOD
 from loadtests.openloop.driver import Driver, Task
-from loadtests.openloop.generator import Child, prepare
-from loadtests.openloop.workloads import Target
+from loadtests.openloop.generator import apart, prepare
 from loadtests.screen import Screen
 from loadtests.servers import own_server
 
@@ -28,7 +26,6 @@ MOVE_MAX = 1.2
 
 
 def options(parser: argparse.ArgumentParser) -> None:
-    """Add what can be asked for."""
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--seconds", type=float, default=6.0, help="of each of the three parts of a round")
 
@@ -46,11 +43,12 @@ async def run(arguments: argparse.Namespace) -> int:
         p99s: dict[int, list[float]] = {0: [], 1: [], FLOOD: []}
         for number in range(1, arguments.rounds + 1):
             for factor, values in p99s.items():
-                async with (
-                    _noise(noisy, factor * LIMIT, arguments.seconds + 2 * LEAD_SECONDS),
-                    Driver(Task(quiet, "mixed", QUIET_CONNECTIONS, arguments.seconds, QUIET_RATE)) as driver,
-                ):
-                    found = (await driver.run()).figures()
+                flood = Task(noisy, "mixed", NOISY_CONNECTIONS, arguments.seconds + 2 * LEAD_SECONDS, factor * LIMIT)
+                async with apart([flood]) if factor else contextlib.nullcontext():
+                    await asyncio.sleep(LEAD_SECONDS)
+                    task = Task(quiet, "mixed", QUIET_CONNECTIONS, arguments.seconds, QUIET_RATE)
+                    async with Driver(task) as driver:
+                        found = (await driver.run()).figures()
                 values.append(found["p99"])
                 beside = f"beside {factor} times the limit" if factor else "alone"
                 screen.say(f"round {number}: p99 {found['p99']} ms {beside}; {found['good']} of {found['due']} good")
@@ -61,17 +59,3 @@ async def run(arguments: argparse.Namespace) -> int:
     )
     # What its limit allows the other one is no noise.
     return GOOD if flooded / fair <= MOVE_MAX else FAILED
-
-
-@asynccontextmanager
-async def _noise(target: Target, rate: float, seconds: float) -> AsyncIterator[None]:
-    """Have another process send so many requests a second, since just before the body runs."""
-    if not rate:
-        yield
-        return
-    async with Child(Task(target, "mixed", NOISY_CONNECTIONS, seconds, rate)) as child:
-        await child.ready()
-        child.begin()
-        await asyncio.sleep(LEAD_SECONDS)
-        yield
-        await child.found()

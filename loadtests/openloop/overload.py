@@ -9,12 +9,8 @@ executed, what was answered must be there, and the books must be right.
 
 import argparse
 import asyncio
-import contextlib
-import json
 import os
 import random
-from collections.abc import Iterator
-from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import quote
 
@@ -63,40 +59,41 @@ class Options(NamedTuple):
 
 
 def options(parser: argparse.ArgumentParser) -> None:
-    """Add what can be asked for."""
     usual, add = Options(), parser.add_argument
     add("--workload", choices=NAMES, default=usual.workload)
     add("--seconds", type=float, default=usual.seconds, help="of each run")
     add("--connections", type=int, default=usual.connections, help="of the runs after the peak")
-    add("--factors", type=float, nargs="+", default=usual.factors)
     add("--pin", action="store_true", help="the server and its databases on one core, this on another")
     add("--seed", type=int, default=usual.seed)
-    add("--json", type=Path, help="file for the figures")
 
 
 async def run(asked: argparse.Namespace) -> int:
     """Measure the curve; FAILED when a bar is missed or a promise broken."""
     screen = Screen()
-    chosen = Options(**{name: value for name, value in vars(asked).items() if name != "json"})
+    chosen = Options(**vars(asked))
     curve, audit = await measure_own(chosen, screen)
     screen.say(aligned(runs_table(chosen.workload, [(step["step"], [step]) for step in curve.steps], CURVE)))
     screen.say(f"audit: {audit.last_line}")
     for line in (*(f"missed: {missed}" for missed in curve.missed), *curve.lies):
         screen.say(line)
-    if asked.json is not None:
-        found: Run = {"missed": curve.missed, "lies": curve.lies, "audit": audit.last_lines}
-        found |= {"clean": audit.code == 0, "steps": curve.steps}
-        await asyncio.to_thread(asked.json.write_text, json.dumps(found, indent=2) + "\n", encoding="utf-8")
     return FAILED if curve.missed or curve.lies or audit.code else GOOD
 
 
 async def measure_own(options: Options, screen: Screen) -> "tuple[Curve, Done]":
     """Measure a curve on a server of its own; return it and the audit."""
     allow_files(options.connections)
+    cores = os.sched_getaffinity(0)
     async with own_server() as server:
         curve = Curve(options, server, screen)
-        with pinned(server) if options.pin else contextlib.nullcontext():
+        if options.pin:
+            # The server and all it has started get the first core, this process the others.
+            keep_to({min(cores)}, server.family())
+            keep_to(cores - {min(cores)} or cores, [os.getpid()])
+        try:
             await curve.measure()
+        finally:
+            if options.pin:
+                keep_to(cores, [os.getpid()])
         return curve, await server.audit()
 
 
@@ -104,13 +101,9 @@ class Curve:
     """
     The runs of one curve and what they came to.
 
-    Attributes:
-        steps: The figures of the runs, with the name of each (`step`), its goodput as a share of the peak, its p99 as a
-            multiple of the unloaded one, and the memory of the worker at its end.
-
-        missed: Bars that were missed.
-
-        lies: Requests that were told something else than the ledger says.
+    `steps`: the figures of the runs, with the name of each (`step`), its goodput as a share of the peak, its p99 as a
+    multiple of the unloaded one, and the memory of the worker at its end. `missed`: bars that were missed. `lies`:
+    requests that were told something else than the ledger says.
     """
 
     def __init__(self, options: Options, server: Server, screen: Screen) -> None:
@@ -123,7 +116,6 @@ class Curve:
         self._peak = 0.0
 
     async def measure(self) -> None:
-        """Make all runs."""
         options = self._options
         key = await self._server.create_key("overload")
         target = await prepare(self._server.url, [key])
@@ -170,10 +162,6 @@ class Curve:
             f"{name}: offered {found['offered']:,.0f}/s, good {found['per_second']:,.0f}/s, p99 {found['p99']} ms,"
             f" refused {found['refused_per_second']:,.0f}/s"
         )
-        if name == "after":
-            wanted = 0.95 * found["offered"]
-            back = (second for second, good in sorted(results.answered_by_second.items()) if good >= wanted)
-            self._screen.say(f"back to 95 % in second {next(back, None)} after the flood")
         await self._check(target, run, results)
         return found
 
@@ -194,16 +182,3 @@ class Curve:
                     if found != there:
                         said = "answered" if there else "refused"
                         self.lies.append(f"{key_of(run, number)} was {said} and is {'' if found else 'not '}there")
-
-
-@contextlib.contextmanager
-def pinned(server: Server) -> Iterator[None]:
-    """Give the server and all it has started the first core, and this process the others, until the end."""
-    cores = os.sched_getaffinity(0)
-    first = min(cores)
-    keep_to({first}, server.family())
-    keep_to(cores - {first} or cores, [os.getpid()])
-    try:
-        yield
-    finally:
-        keep_to(cores, [os.getpid()])

@@ -1,6 +1,5 @@
 """What is counted during a run, and the figures that come of it."""
 
-from array import array
 from collections import Counter
 from dataclasses import dataclass, field, fields
 
@@ -27,10 +26,6 @@ CURVE = (
     Column("generator's lag, p99 ms", "lag_p99"),
     Column("MiB", "memory_mib"),
 )
-
-
-def _times() -> "array[float]":
-    return array("d")
 
 
 @dataclass
@@ -60,19 +55,14 @@ class Results:
     failed: int = 0
     broken: int = 0
     gave_up: int = 0
-    retry_after: Counter[int] = field(default_factory=Counter)
     statuses: Counter[int] = field(default_factory=Counter)
-    # Answers by whole second since the start, of when they came, where requests are noted by number.
-    answered_by_second: Counter[int] = field(default_factory=Counter)
-    latencies: "array[float]" = field(default_factory=_times)
-    refusal_latencies: "array[float]" = field(default_factory=_times)
-    lags: "array[float]" = field(default_factory=_times)
+    latencies: list[float] = field(default_factory=list)
+    refusal_latencies: list[float] = field(default_factory=list)
+    lags: list[float] = field(default_factory=list)
 
-    def note(self, number: int, fate: int, second: float) -> None:
-        """Note what became of a request, and when since the start."""
+    def note(self, number: int, fate: int) -> None:
         if number < len(self.fates):
             self.fates[number] = fate
-        self.answered_by_second[int(second)] += fate == ANSWERED
 
     def add(self, other: "Results") -> None:
         """Add the results of another generator of the same run."""
@@ -80,7 +70,7 @@ class Results:
         self.settling_seconds = other.settling_seconds
         for name in (each.name for each in fields(self)):
             mine, theirs = getattr(self, name), getattr(other, name)
-            if isinstance(mine, array):
+            if isinstance(mine, list):
                 mine.extend(theirs)
             elif isinstance(mine, Counter):
                 mine.update(theirs)

@@ -3,10 +3,9 @@
 import json
 import random
 from collections.abc import Callable
-from functools import partial
 from typing import NamedTuple
 
-from loadtests.client import Address
+from loadtests.client import address_of
 
 # Keys that are asked for again and again by `replay`.
 REPLAYED_KEYS = 2_000
@@ -27,25 +26,17 @@ class Target(NamedTuple):
     Each of the first `ledgers` API keys opens another one, and so do the next ones again; 0 is a ledger for each key.
     """
 
-    host: str
-    port: int
+    url: str
     keys: list[str]
     accounts: list[str]
     ledgers: int = 0
 
-    @property
-    def url(self) -> str:
-        """Its address."""
-        return f"http://{Address(self.host, self.port).host_header}"
-
 
 def key_of(run: str, number: int) -> str:
-    """Return the idempotency key of a request."""
     return f"{run}-{number}"
 
 
 def is_write(workload: str, number: int) -> bool:
-    """Return whether that request of a workload is a first post."""
     return workload in ("post", "hot") or (workload == "mixed" and number % READ_ONE_IN != 0)
 
 
@@ -53,15 +44,9 @@ class Requests:
     """
     The requests of a workload; the same seed makes the same ones.
 
-    Args:
-        workload: One of `_WORKLOADS`.
-
-        run: No two runs of different names share an idempotency key.
-
-    Attributes:
-        first: Sent before the run, so that there is something to ask for again, and caches are as full as they get.
-
-        make: Makes a request by its number and the number of its API key.
+    `run`: no two runs of different names share an idempotency key. `first`: sent before the run, so that there is
+    something to ask for again, and caches are as full as they get. `make`: makes a request by its number and the number
+    of its API key.
     """
 
     def __init__(self, workload: str, target: Target, run: str, seed: int) -> None:
@@ -69,19 +54,18 @@ class Requests:
         self._run = run
         self._accounts = target.accounts
         self._random = random.Random(seed).random
-        host = Address(target.host, target.port).host_header
+        host = address_of(target.url).host_header
         self._heads = [f"Host: {host}\r\nAuthorization: Bearer {key}\r\n" for key in target.keys]
         self._ends = [f"{head}\r\n".encode() for head in self._heads]
         rest = "/entries?limit=20" if workload == "statement" else ""
         self._gets = [f"GET /v1/accounts/{name}{rest} HTTP/1.1\r\n".encode() for name in target.accounts]
-        make = _WORKLOADS[workload]
-        self.make: Callable[[int, int], bytes] = partial(make, self)
-        if make is Requests.get:
+        self.make: Callable[[int, int], bytes] = getattr(self, workload)
+        if workload in ("read", "statement"):
             # Each once: what is measured finds in a cache what can be there. Keys too are looked up beforehand.
             ledgers = target.ledgers or len(target.keys)
             self.first += [get + end for end in self._ends[:ledgers] for get in self._gets]
             self.first += [self._gets[0] + end for end in self._ends[ledgers:]]
-        elif make is Requests.replay:
+        elif workload == "replay":
             self.first += [self.post(number, 0) for number in range(REPLAYED_KEYS)]
 
     def _pair(self) -> tuple[str, str]:
@@ -102,16 +86,17 @@ class Requests:
         """Ask a server that answers everything with the same bytes."""
         return b"GET / HTTP/1.1\r\n" + self._ends[key]
 
-    def get(self, _number: int, key: int) -> bytes:
+    def read(self, _number: int, key: int) -> bytes:
         """Read one account, or its newest entries."""
         return self._gets[int(self._random() * len(self._gets))] + self._ends[key]
+
+    statement = read
 
     def replay(self, _number: int, _key: int) -> bytes:
         """Send a transfer again that has been posted before."""
         return self.first[int(self._random() * len(self.first))]
 
     def post(self, number: int, key: int) -> bytes:
-        """Post a transfer between two accounts."""
         return self._transfer(number, key, *self._pair())
 
     def hot(self, number: int, key: int) -> bytes:
@@ -121,25 +106,12 @@ class Requests:
 
     def mixed(self, number: int, key: int) -> bytes:
         """Read at times, and post otherwise."""
-        return self.post(number, key) if number % READ_ONE_IN else self.get(number, key)
+        return self.post(number, key) if number % READ_ONE_IN else self.read(number, key)
 
     def bulk(self, number: int, key: int) -> bytes:
-        """Post many transfers in one request."""
         items = []
         for item in range(BULK_TRANSFERS):
             source, destination = self._pair()
             fields = {"source": source, "destination": destination, "amount": 1, "currency": "EUR"}
             items.append({"key": f"{key_of(self._run, number)}-{item}", **fields})
         return self._posted("/v1/transfers/bulk", key, json.dumps({"transfers": items}, separators=(",", ":")))
-
-
-_WORKLOADS: dict[str, Callable[[Requests, int, int], bytes]] = {
-    "bare": Requests.bare,
-    "read": Requests.get,
-    "statement": Requests.get,
-    "replay": Requests.replay,
-    "post": Requests.post,
-    "hot": Requests.hot,
-    "mixed": Requests.mixed,
-    "bulk": Requests.bulk,
-}

@@ -11,8 +11,7 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.exc import IntegrityError
 
 from loadtests.peer.resources import Caller, Parts, Resources, lifespan
-from loadtests.peer.schemas import AccountIn, AccountOut, AccountsIn, TransferIn, TransferOut
-from loadtests.peer.tables import Account, Transfer
+from loadtests.peer.tables import Account, AccountIn, AccountOut, AccountsIn, Transfer, TransferIn, TransferOut
 
 # Seconds that an account is served out of Redis unless a transfer removes it: so long that few reads miss.
 SNAPSHOT_SECONDS = 60
@@ -21,37 +20,20 @@ JSON = "application/json"
 app = FastAPI(lifespan=lifespan)
 
 
-@app.get("/readyz")
-async def ready() -> dict[str, bool]:
-    """Answer when it has started."""
-    return {"ready": True}
-
-
-@app.post("/v1/accounts", status_code=201)
-async def open_account(asked: AccountIn, who: Caller, parts: Parts, response: Response) -> AccountOut:
-    """Open an account, unless it is there."""
-    made, account = await _open(parts, who.ledger, asked)
-    if not made:
-        response.status_code = 200
-        response.headers["Idempotent-Replayed"] = "true"
-    return account
-
-
 @app.post("/v1/accounts/bulk")
 async def open_accounts(asked: AccountsIn, who: Caller, parts: Parts) -> dict[str, list[dict[str, object]]]:
-    """Open accounts, one after the other."""
-    done = [await _open(parts, who.ledger, account) for account in asked.accounts]
-    return {"results": [{"status": 201 if made else 200, "account": account} for made, account in done]}
+    """Open accounts, one after the other; those that are there stay as they are."""
+    return {"results": [await _open(parts, who.ledger, account) for account in asked.accounts]}
 
 
-async def _open(parts: Resources, ledger: str, asked: AccountIn) -> tuple[bool, AccountOut]:
+async def _open(parts: Resources, ledger: str, asked: AccountIn) -> dict[str, object]:
     async with parts.sessions() as session, session.begin():
         values = {"ledger": ledger, **asked.model_dump()}
         row = await session.scalar(insert(Account).values(**values).on_conflict_do_nothing().returning(Account))
         found = row or await session.get_one(Account, (ledger, asked.id))
         if (found.currency, found.floor) != (asked.currency, asked.floor):
             raise HTTPException(409, "this account exists, and is another one")
-        return row is not None, AccountOut.model_validate(found)
+        return {"status": 200 if row is None else 201, "account": AccountOut.model_validate(found)}
 
 
 def _snapshot_name(ledger: str, account: str) -> str:
@@ -96,11 +78,10 @@ async def post_transfer(
         transfer = other
     if transfer.fingerprint != fingerprint:
         raise HTTPException(422, "this key was used for another request")
-    replayed = transfer is not made
-    if not replayed:
-        names = [_snapshot_name(who.ledger, account) for account in (asked.source, asked.destination)]
-        await parts.redis.delete(*names)
-    headers = {"Idempotent-Replayed": "true"} if replayed else {}
+    headers = {"Idempotent-Replayed": "true"}
+    if transfer is made:
+        headers = {}
+        await parts.redis.delete(*(_snapshot_name(who.ledger, name) for name in (asked.source, asked.destination)))
     return Response(TransferOut.model_validate(transfer).model_dump_json(), 201, headers, JSON)
 
 

@@ -6,8 +6,7 @@ import os
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
-from typing import Annotated
+from typing import Annotated, NamedTuple
 
 from fastapi import Depends, FastAPI, Header, HTTPException, Request
 from limits import parse
@@ -27,12 +26,9 @@ POOL_WAIT_SECONDS = 30.0
 REDIS_CONNECTIONS = 50
 # Seconds that a key is believed without asking the database again: how long a revoked one works on.
 KEY_SECONDS = 10.0
-# Keys remembered at once: far more than a comparison has.
-KEYS_MAX = 10_000
 
 
-@dataclass(frozen=True)
-class KeyInfo:
+class KeyInfo(NamedTuple):
     """What is known of an API key, and the instant until which it is believed."""
 
     ledger: str
@@ -40,32 +36,24 @@ class KeyInfo:
     until: float
 
 
-@dataclass(frozen=True)
-class Resources:
-    """The parts of a running peer."""
+class Resources(NamedTuple):
+    """The parts of a running peer; keys by their digests."""
 
     sessions: async_sessionmaker[AsyncSession]
     redis: Redis
     limiter: FixedWindowRateLimiter
-    keys: dict[bytes, KeyInfo] = field(default_factory=dict)
-
-
-def _redis_pool() -> BlockingConnectionPool:
-    """Return a pool whose callers wait when all connections are taken."""
-    url = os.environ["PEER_REDIS_URL"]
-    return BlockingConnectionPool.from_url(url, max_connections=REDIS_CONNECTIONS, timeout=POOL_WAIT_SECONDS)
+    keys: dict[bytes, KeyInfo]
 
 
 @asynccontextmanager
 async def lifespan(running: FastAPI) -> AsyncIterator[None]:
     """Connect to what the environment names; make the tables and the keys; hold all of it while the peer runs."""
     engine = create_async_engine(
-        os.environ["PEER_DATABASE_URL"],
-        pool_size=DATABASE_CONNECTIONS,
-        max_overflow=0,
-        pool_timeout=POOL_WAIT_SECONDS,
+        os.environ["PEER_DATABASE_URL"], pool_size=DATABASE_CONNECTIONS, max_overflow=0, pool_timeout=POOL_WAIT_SECONDS
     )
-    pools = [_redis_pool(), _redis_pool()]
+    # Their callers wait when all connections are taken.
+    options = {"max_connections": REDIS_CONNECTIONS, "timeout": POOL_WAIT_SECONDS}
+    pools = [BlockingConnectionPool.from_url(os.environ["PEER_REDIS_URL"], **options) for _ in range(2)]
     # Only the pool counts: the storage wants an address all the same, of a form of its own.
     storage = RedisStorage("async+redis://unused:6379", implementation="redispy", connection_pool=pools[1])
     sessions = async_sessionmaker(engine, expire_on_commit=False)
@@ -76,7 +64,8 @@ async def lifespan(running: FastAPI) -> AsyncIterator[None]:
             # As JSON: the secret, and the ledger and the limit of each ("10/second").
             for secret, (ledger, limit) in json.loads(os.environ["PEER_KEYS"]).items():
                 session.add(ApiKey(digest=hashlib.sha256(secret.encode()).digest(), ledger=ledger, limit=limit))
-        running.state.resources = Resources(sessions, Redis(connection_pool=pools[0]), FixedWindowRateLimiter(storage))
+        redis = Redis(connection_pool=pools[0])
+        running.state.resources = Resources(sessions, redis, FixedWindowRateLimiter(storage), {})
         yield
     finally:
         await engine.dispose()
@@ -94,12 +83,7 @@ Parts = Annotated[Resources, Depends(_resources)]
 
 
 async def _caller(parts: Parts, authorization: Annotated[str | None, Header()] = None) -> KeyInfo:
-    """
-    Return who asks.
-
-    Raises:
-        HTTPException: Nobody known, or somebody who has asked too often.
-    """
+    """Return who asks, unless it is nobody known or somebody who has asked too often."""
     scheme, _, secret = (authorization or "").partition(" ")
     if scheme.lower() != "bearer" or not secret:
         raise HTTPException(401, "an API key is needed")
@@ -123,7 +107,5 @@ async def _look_up(parts: Resources, digest: bytes) -> KeyInfo:
         row = await session.scalar(select(ApiKey).where(ApiKey.digest == digest))
     if row is None:
         raise HTTPException(401, "this API key is not known")
-    if len(parts.keys) >= KEYS_MAX:
-        parts.keys.clear()
     known = parts.keys[digest] = KeyInfo(row.ledger, row.limit, time.monotonic() + KEY_SECONDS)
     return known

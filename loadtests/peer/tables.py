@@ -1,14 +1,24 @@
-"""The peer's tables."""
+"""The peer's tables, and what goes in and out of it."""
 
 import datetime
 import uuid
+from typing import Annotated
 
-from sqlalchemy import BigInteger, DateTime, Index, LargeBinary, Text, UniqueConstraint, func
+from pydantic import BaseModel, ConfigDict, Field
+from sqlalchemy import BigInteger, DateTime, Index, Text, UniqueConstraint, func
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9:._-]{0,63}$")]
+Currency = Annotated[str, Field(pattern=r"^[A-Z0-9]{3,8}$")]
+Amount = Annotated[int, Field(strict=True, gt=0, lt=2**63)]
 
 
 class Base(DeclarativeBase):
-    """Of all tables."""
+    type_annotation_map = {  # noqa: RUF012 -- of SQLAlchemy
+        str: Text,
+        int: BigInteger,
+        datetime.datetime: DateTime(timezone=True),
+    }
 
 
 class ApiKey(Base):
@@ -16,9 +26,9 @@ class ApiKey(Base):
 
     __tablename__ = "api_keys"
 
-    digest: Mapped[bytes] = mapped_column(LargeBinary, primary_key=True)
-    ledger: Mapped[str] = mapped_column(Text)
-    limit: Mapped[str] = mapped_column(Text)
+    digest: Mapped[bytes] = mapped_column(primary_key=True)
+    ledger: Mapped[str]
+    limit: Mapped[str]
 
 
 class Account(Base):
@@ -27,13 +37,13 @@ class Account(Base):
     __tablename__ = "accounts"
     __table_args__ = ({"postgresql_with": {"fillfactor": 50}},)
 
-    ledger: Mapped[str] = mapped_column(Text, primary_key=True)
-    id: Mapped[str] = mapped_column(Text, primary_key=True)
-    currency: Mapped[str] = mapped_column(Text)
-    balance: Mapped[int] = mapped_column(BigInteger, default=0)
-    floor: Mapped[int | None] = mapped_column(BigInteger)
-    version: Mapped[int] = mapped_column(BigInteger, default=1)
-    created_at: Mapped[datetime.datetime] = mapped_column(DateTime(timezone=True), server_default=func.now())
+    ledger: Mapped[str] = mapped_column(primary_key=True)
+    id: Mapped[str] = mapped_column(primary_key=True)
+    currency: Mapped[str]
+    balance: Mapped[int] = mapped_column(default=0)
+    floor: Mapped[int | None]
+    version: Mapped[int] = mapped_column(default=1)
+    created_at: Mapped[datetime.datetime] = mapped_column(server_default=func.now())
 
 
 class Transfer(Base):
@@ -47,17 +57,57 @@ class Transfer(Base):
     )
 
     id: Mapped[uuid.UUID] = mapped_column(primary_key=True)
-    ledger: Mapped[str] = mapped_column(Text)
-    idempotency_key: Mapped[str] = mapped_column(Text)
-    fingerprint: Mapped[bytes] = mapped_column(LargeBinary)
-    source: Mapped[str] = mapped_column(Text)
-    destination: Mapped[str] = mapped_column(Text)
-    amount: Mapped[int] = mapped_column(BigInteger)
-    currency: Mapped[str] = mapped_column(Text)
-    source_balance: Mapped[int] = mapped_column(BigInteger)
-    destination_balance: Mapped[int] = mapped_column(BigInteger)
-    source_version: Mapped[int] = mapped_column(BigInteger)
-    destination_version: Mapped[int] = mapped_column(BigInteger)
-    reference: Mapped[str | None] = mapped_column(Text)
-    description: Mapped[str | None] = mapped_column(Text)
-    created_at: Mapped[datetime.datetime] = mapped_column(DateTime(timezone=True))
+    ledger: Mapped[str]
+    idempotency_key: Mapped[str]
+    fingerprint: Mapped[bytes]
+    source: Mapped[str]
+    destination: Mapped[str]
+    amount: Mapped[int]
+    currency: Mapped[str]
+    source_balance: Mapped[int]
+    destination_balance: Mapped[int]
+    source_version: Mapped[int]
+    destination_version: Mapped[int]
+    reference: Mapped[str | None]
+    description: Mapped[str | None]
+    created_at: Mapped[datetime.datetime]
+
+
+class Message(BaseModel):
+    """Of all that goes in and out: no other members, and made of rows too."""
+
+    model_config = ConfigDict(extra="forbid", from_attributes=True)
+
+
+class AccountIn(Message):
+    id: Name
+    currency: Currency
+    floor: int | None = 0
+
+
+class AccountsIn(Message):
+    accounts: Annotated[list[AccountIn], Field(min_length=1, max_length=1_000)]
+
+
+class AccountOut(AccountIn):
+    balance: int
+    version: int
+    created_at: datetime.datetime
+
+
+class TransferIn(Message):
+    source: Name
+    destination: Name
+    amount: Amount
+    currency: Currency
+    reference: str | None = None
+    description: str | None = None
+
+
+class TransferOut(TransferIn):
+    id: uuid.UUID
+    source_balance: int
+    destination_balance: int
+    source_version: int
+    destination_version: int
+    created_at: datetime.datetime

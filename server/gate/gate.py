@@ -12,6 +12,7 @@ import msgspec
 from server.gate.keys import ApiKey
 from server.gate.limit_memory import LimitMemory, now
 from server.gate.limits import LocalBuckets
+from server.gate.running import Running
 from server.store.cache import Replay, Snapshot
 from server.store.cache_counters import CacheCounters
 from server.store.coalescer import Coalescer
@@ -72,6 +73,9 @@ class Gate:
         counters: Of snapshots found and not found.
 
         tallies: Of batches and of what was decided.
+
+    Attributes:
+        running: How many requests each key has under way in this worker.
     """
 
     def __init__(
@@ -83,6 +87,7 @@ class Gate:
         self._counters = counters
         self._decisions = tallies.decisions
         self._local = LocalBuckets()
+        self.running = Running()
         # By the key as it was read last: one whose limits have changed is another one.
         self._exhausted: LimitMemory[ApiKey] = LimitMemory()
         # Lease tokens are never given twice: a random part of this process, a count, a position.
@@ -119,6 +124,22 @@ class Gate:
         """
         return self._coalescer.submit(_Item(key, cost, look_up, name))
 
+    async def left(self, key: ApiKey) -> list[int]:
+        """
+        Return how many whole tokens are left of each limit of a key, and take none.
+
+        Raises:
+            QueueFullError: Too much waits already.
+        """
+        positions = range(len(key.limits))
+        decisions = await asyncio.gather(*(self.enter(key.of_one_limit(position), 0) for position in positions))
+        return [decision.left for decision in decisions]
+
+    @property
+    def is_alone(self) -> bool:
+        """Whether this worker counts by itself, and admits its part of each limit."""
+        return self._redis.away or not self.keyspace.known
+
     async def drain(self) -> None:
         """Return when all who wait have been answered."""
         await self._coalescer.drain()
@@ -151,7 +172,7 @@ class Gate:
         Raises:
             RedisElsewhereError: They may not.
         """
-        if self._redis.away or not self.keyspace.known:
+        if self.is_alone:
             return [self._alone(item) for item in items]
         try:
             return await self._ask(items)

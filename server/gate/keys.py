@@ -9,6 +9,7 @@ import secrets
 import time
 import zlib
 from collections.abc import Awaitable, Callable
+from copy import copy
 from enum import IntEnum
 from typing import NamedTuple, TypeVar
 
@@ -107,6 +108,12 @@ class ApiKey:
         self.policies = ("default", "ledger")[: len(self.limits)]
         shown = (of.policy(name) for name, (_, of) in zip(self.policies, self.limits, strict=True))
         self.policy = ", ".join(shown).encode()
+
+    def of_one_limit(self, position: int) -> "ApiKey":
+        """Return the key as if it had only the limit at *position*."""
+        single = copy(self)
+        single.limits, single.buckets = [self.limits[position]], [self.buckets[position]]
+        return single
 
 
 class NewKey(NamedTuple):

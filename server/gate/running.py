@@ -27,6 +27,10 @@ class Running:
         else:
             del self._counts[name]
 
+    def count(self, key: ApiKey) -> int:
+        """Return how many of a key are running."""
+        return self._counts.get((key.ledger_id, key.id), 0)
+
     def __len__(self) -> int:
         """Return how many keys have requests running."""
         return len(self._counts)

@@ -175,7 +175,9 @@ class AccountHandlers:
         if not models.is_account_id(account_id):
             raise Problem("account_not_found")
         try:
-            past = await self._history.balance_at(call.ledger_id, account_id, query.at, call.release_place)
+            past = await self._history.balance_at(
+                call.ledger_id, account_id, query.at, effective=query.by == "effective", on_wait=call.release_place
+            )
         except AccountNotFoundError:
             raise Problem("account_not_found") from None
         except FutureInstantError:

@@ -38,6 +38,8 @@ async def read_body(call: Call, limit: int) -> bytes:
         QueueFullError: Too many bytes of bodies are arriving already.
     """
     headers = call.headers
+    if call.route is not None and call.route.bodiless and _is_absent(call):
+        return b""
     content_type = headers.get("Content-Type", "")
     if content_type != PLAIN_JSON:
         media, _, parameters = content_type.partition(";")
@@ -63,6 +65,11 @@ async def read_body(call: Call, limit: int) -> bytes:
     if len(body) > limit:
         raise Problem("body_too_large", f"The body has more than {limit} bytes.")
     return body
+
+
+def _is_absent(call: Call) -> bool:
+    """Return whether a request has no body: then it does not matter what it says of its type."""
+    return not _length(call) and "Transfer-Encoding" not in call.headers
 
 
 def _length(call: Call) -> int | None:

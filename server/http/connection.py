@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Coroutine
+from functools import partial
 from typing import Any, cast
 
 from aiohttp import StreamReader, web
@@ -16,7 +17,7 @@ from server.http.path import origin_form
 from server.http.pipeline import Pipeline
 from server.http.protocol import Protocol
 from server.http.repeated import RepeatedHeads
-from server.http.reply import AiohttpReply, Reply
+from server.http.reply import AiohttpReply, Reply, StreamedReply
 from server.http.unread import Unread, unread
 
 
@@ -59,6 +60,7 @@ class Connection(Protocol):
         "_coroutine",
         "_pipeline",
         "_repeated",
+        "_sending",
         "_serving",
         "_task",
         "_unread",
@@ -88,6 +90,8 @@ class Connection(Protocol):
         self._repeated = RepeatedHeads()
         self._coroutine: Coroutine[Any, Any, Reply] | None = None
         self._task: asyncio.Task[Reply] | None = None
+        # What sends an answer in pieces.
+        self._sending: asyncio.Task[None] | None = None
         self._serving = False
 
     # --- Bytes that come.
@@ -266,11 +270,31 @@ class Connection(Protocol):
     def _finish(self, reply: Reply) -> None:
         call = self.call
         assert call is not None, "a request is under way"
+        if isinstance(reply, StreamedReply) and reply.pieces is not None:
+            self._write(reply.encoded(call.request_id, call.limit_fields))
+            task = self._loop.create_task(reply.send(self, call.request_id))
+            self._sending = task
+            task.add_done_callback(partial(self._sent, reply))
+            return
         self._end()
-        head = call.head
-        if head.checked:
-            self.head = head
         self._write(reply.encoded(call.request_id, call.limit_fields, head=call.method == "HEAD"))
+        self._go_on(call, reply)
+
+    def _sent(self, reply: Reply, task: "asyncio.Task[None]") -> None:
+        """Note that the last piece of an answer has been written, or that it has been cut off."""
+        call = self.call
+        assert call is not None, "a request is under way"
+        self._sending = None
+        if task.cancelled() or task.exception() is not None:
+            self._fail()
+        else:
+            self._end()
+            self._go_on(call, reply)
+
+    def _go_on(self, call: Call, reply: Reply) -> None:
+        """Serve what waits behind a request that has been answered, unless the connection ends with it."""
+        if call.head.checked:
+            self.head = call.head
         if self._close or not reply.keep_alive:
             self.force_close()
         else:

@@ -7,6 +7,7 @@ from aiohttp.http import HttpVersion11
 from aiohttp.http_parser import RawRequestMessage
 
 from server.gate.keys import token_name
+from server.http.amounts import asks_for_strings
 from server.http.limits import HEADERS_MAX_BYTES, REQUEST_ID_LENGTH_MAX
 from server.http.problems import Problem, invalid
 
@@ -33,6 +34,10 @@ class Head:
         before: That of the request before it on the connection, checked; token and names are mostly the same.
 
     Attributes:
+        amounts_as_strings: Whether amounts are wanted as strings.
+
+        origin: Of the page that a browser asks for; empty where there is none.
+
         request_id: The caller's, if it gave a sane one.
 
         idempotency_key: As given, good or not; None where there is none.
@@ -49,6 +54,7 @@ class Head:
     """
 
     __slots__ = (
+        "amounts_as_strings",
         "authorization",
         "checked",
         "good_names",
@@ -58,6 +64,7 @@ class Head:
         "keeps_alive",
         "names",
         "no_cache",
+        "origin",
         "raw_headers",
         "request_id",
         "token",
@@ -97,6 +104,8 @@ class Head:
             self.token_name = token_name(self.token) if self.token else b""
         self.no_cache = "no-cache" in headers.get("Cache-Control", "")
         self.if_none_match = headers.get("If-None-Match")
+        self.amounts_as_strings = "Accept" in headers and asks_for_strings(headers.getall("Accept"))
+        self.origin = headers.get("Origin", "")
 
     @classmethod
     def of(cls, message: RawRequestMessage, before: "Head | None") -> "Head":

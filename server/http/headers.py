@@ -9,6 +9,8 @@ from typing import Final
 REPLAYED: Final = b"Idempotent-Replayed: true\r\n"
 # The limit of a key: its items of RateLimit-Policy, whole tokens left, and seconds until it has all of them again.
 RATE_LIMIT: Final = b'RateLimit-Policy: %b\r\nRateLimit: "default";r=%d;t=%d\r\n'
+# Of what a caller may keep: with amounts as strings it is another answer.
+VARY_ACCEPT: Final = b"Vary: Accept\r\n"
 NO_STORE: Final = b"Cache-Control: no-store\r\n"
 
 STATUS_LINES: Final = {status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode() for status in HTTPStatus}
@@ -16,7 +18,7 @@ STATUS_LINES: Final = {status.value: f"HTTP/1.1 {status.value} {status.phrase}\r
 
 def etag(version: int) -> bytes:
     """Return the header lines of an account at *version*: callers may keep it, and have to ask if it still holds."""
-    return b'ETag: "%d"\r\nCache-Control: private, no-cache\r\n' % version
+    return b'ETag: "%d"\r\nCache-Control: private, no-cache\r\n%b' % (version, VARY_ACCEPT)
 
 
 def retry_after(seconds: int) -> bytes:

@@ -11,7 +11,13 @@ from server.http.reply import Reply
 T = TypeVar("T")
 
 
-def page(items: Sequence[T], limit: int, show: Callable[[T], bytes], position: Callable[[T], object]) -> Reply:
+def page(
+    items: Sequence[T],
+    limit: int,
+    show: Callable[[T], bytes],
+    position: Callable[[T], object],
+    examined: object = None,
+) -> Reply:
     """
     Return a page of *items*: as many as were asked for, or fewer where they are large, but at least one.
 
@@ -21,6 +27,8 @@ def page(items: Sequence[T], limit: int, show: Callable[[T], bytes], position: C
         show: Renders an item as JSON.
 
         position: What a cursor says of the last item of a page.
+
+        examined: What it says where all *items* fit and more may follow behind others that were looked at in vain.
     """
     rows: list[bytes] = []
     size = 0
@@ -30,5 +38,5 @@ def page(items: Sequence[T], limit: int, show: Callable[[T], bytes], position: C
         if rows and size > PAGE_BYTES_MAX:
             break
         rows.append(row)
-    more = write_cursor(position(items[len(rows) - 1])) if len(rows) < len(items) else None
-    return Reply(200, render.page(rows, more))
+    last = position(items[len(rows) - 1]) if len(rows) < len(items) else examined
+    return Reply(200, render.page(rows, None if last is None else write_cursor(last)))

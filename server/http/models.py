@@ -1,7 +1,7 @@
 """Bodies of requests, as types that decode and check them."""
 
 import re
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
@@ -20,8 +20,9 @@ from server.ledger.limits import (
     REFERENCE_LENGTH_MAX,
 )
 
-# Seconds a hold may stay open: 30 days.
+# Seconds a hold may stay open: 30 days; and where nothing is said: a week.
 HOLD_SECONDS_MAX = 2_592_000
+HOLD_SECONDS_DEFAULT = 604_800
 
 # `$` would match before a line feed at the end too; JSON strings without control characters end where they end,
 # but escapes can spell one, so the patterns are closed with \Z.
@@ -113,10 +114,28 @@ class TransferCreate(Strict, kw_only=True):
     currency: Currency
     hold: bool = False
     expires_in: Annotated[int, Meta(ge=1, le=HOLD_SECONDS_MAX, description="Seconds.")] | None = None
+    effective_at: Annotated[str, Meta(description="RFC 3339, not after now.")] | None = None
     reference: Reference | None = None
     description: Description | None = None
     conditions: Conditions | None = None
     metadata: Metadata = msgspec.field(default_factory=dict)
+
+
+class Capture(Strict, kw_only=True):
+    """What to take of a hold: a part, or (null) all that remains."""
+
+    amount: Amount | None = None
+    release_rest: bool = True
+
+
+class Void(Strict, kw_only=True):
+    """The release of a hold: there is nothing to say of it."""
+
+
+class Reversal(Strict, kw_only=True):
+    """What to move back of a transfer: a part, or (null) all that has not been moved back."""
+
+    amount: Amount | None = None
 
 
 class TransferItem(TransferCreate, kw_only=True):
@@ -144,6 +163,29 @@ class TransferItemAnyKey(TransferCreate, kw_only=True):
     key: Any = UNSET
 
 
+class ChildItem(Strict, kw_only=True):
+    """A capture, void or reversal of a parent, named by its id or by the key that it is bound to."""
+
+    key: IdempotencyKey
+    kind: Literal["capture", "void", "reversal"]
+    parent: str | UnsetType = UNSET
+    parent_key: str | UnsetType = UNSET
+    amount: Amount | UnsetType | None = UNSET
+    release_rest: bool | UnsetType = UNSET
+
+
+class ChildItemAnyKey(ChildItem, kw_only=True):
+    """The same, whose key is not looked at."""
+
+    key: Any = UNSET
+
+
+class ItemKind(msgspec.Struct):
+    """Of an item: whether it says of what kind it is."""
+
+    kind: Any = UNSET
+
+
 class TransferBulk(Strict, kw_only=True):
     """Transfers to post: each for itself, or (atomic) all or none."""
 
@@ -151,11 +193,20 @@ class TransferBulk(Strict, kw_only=True):
     atomic: bool = False
 
 
+class Preview(msgspec.Struct, kw_only=True):
+    """The body of a transfer or of a bulk, as far as it tells which of the two it is."""
+
+    transfers: list[msgspec.Raw] | None = None
+
+
 # Of the items of bulks; the bodies of routes are decoded by what `ROUTES` declares.
 account_create = msgspec.json.Decoder(AccountCreate)
 transfer_item = msgspec.json.Decoder(TransferItem)
 transfer_item_unmatched = msgspec.json.Decoder(TransferItemUnmatched)
 transfer_item_any_key = msgspec.json.Decoder(TransferItemAnyKey)
+child_item = msgspec.json.Decoder(ChildItem)
+child_item_any_key = msgspec.json.Decoder(ChildItemAnyKey)
+item_kind = msgspec.json.Decoder(ItemKind)
 
 # Keys sorted and no spaces: equal objects have equal texts.
 _canonical = msgspec.json.Encoder(order="deterministic")

@@ -3,17 +3,19 @@
 import contextlib
 import logging
 import time
+from functools import partial
 from typing import Any, Final, NoReturn
 
 import msgspec
 
 from server.gate.gate import Decision, Gate, LookUp
 from server.gate.keys import ApiKey
-from server.gate.running import Running
 from server.http.admission import Admission
+from server.http.amounts import as_strings
 from server.http.body import decode, read_body
 from server.http.call import Call
 from server.http.callers import Callers, needs_key
+from server.http.cors import Cors
 from server.http.headers import header, retry_after
 from server.http.limits import BODY_MAX_BYTES, BULK_BODY_MAX_BYTES
 from server.http.observer import Observer
@@ -21,9 +23,9 @@ from server.http.overload import overloaded
 from server.http.problems import Problem, problem_of
 from server.http.query import decode_query
 from server.http.rate_limits import QuotaExceededProblem, limit_fields, too_costly, too_many_running
-from server.http.reply import PROBLEM, Reply
+from server.http.reply import JSON, PROBLEM, Reply, StreamedReply
 from server.http.route import Route
-from server.http.routes import Match, Router
+from server.http.routes import Match, Methods, Router
 from server.http.unread import Unread
 from server.store.by_hand import needs_task
 from server.store.coalescer import QueueFullError
@@ -50,6 +52,8 @@ class Pipeline:
 
         observer: Is told of every request that ends.
 
+        cors: What is said to pages of other origins; None where none is named.
+
     Attributes:
         admission: The places of requests with a good key.
 
@@ -58,14 +62,22 @@ class Pipeline:
         remembered: Returns the key of a token if it need not be looked up, by the hash of the token.
     """
 
-    def __init__(self, router: Router, callers: Callers, gate: Gate, observer: Observer) -> None:
+    def __init__(
+        self,
+        router: Router,
+        callers: Callers,
+        gate: Gate,
+        observer: Observer,
+        cors: Cors | None = None,
+    ) -> None:
         self._router = router
         self.callers = callers
         self.remembered = callers.remembered
         self._gate = gate
         self.observer = observer
         self.admission = Admission()
-        self.running = Running()
+        self.running = gate.running
+        self._cors = cors
         self._decoders = {route.body: msgspec.json.Decoder(route.body) for route in router.routes if route.body}
 
     async def respond(self, call: Call) -> Reply:
@@ -82,6 +94,8 @@ class Pipeline:
                 call.route = methods.get("GET" if call.method == "HEAD" else call.method)
             if call.route is not None and call.route.free:
                 reply = await self._probe(call, call.route)
+            elif match is not None and self._cors is not None and self._cors.is_preflight(call):
+                reply = await self._preflight(call, self._cors, match[0])
             else:
                 head = call.head
                 key = self.remembered(call.token_name) if head.checked and call.token else None
@@ -100,12 +114,24 @@ class Pipeline:
             reply = self.failure(call, error)
         finally:
             call.release_place()
+        if call.head.amounts_as_strings or self._cors is not None:
+            self._suit(call, reply)
         self.observer.ended(call, reply.status)
         return reply
+
+    def _suit(self, call: Call, reply: Reply) -> None:
+        """Give a reply the form that its caller asks for, and leave to be read by a page of another origin."""
+        has_amounts = call.route is None or call.route.has_amounts
+        if call.head.amounts_as_strings and has_amounts and reply.content_type in (JSON, PROBLEM):
+            reply.change(as_strings)
+        if self._cors is not None:
+            reply.headers = self._cors.with_fields(reply.headers, call.head.origin)
 
     def refuse_unread(self, request: Unread, request_id: str) -> Reply:
         """Return the reply to a request of a flood for which there was no place: it has not even been read."""
         reply = self._overloaded(request_id, write=request.write)
+        if self._cors is not None:
+            reply.headers = self._cors.with_fields(reply.headers, request.origin)
         self.observer.refused(*request.route, reply.status, request.arrived)
         return reply
 
@@ -127,6 +153,7 @@ class Pipeline:
     def _last(self, call: Call, error: Exception) -> Reply:
         reply = self.failure(call, error)
         reply.keep_alive = False
+        self._suit(call, reply)
         self.observer.ended(call, reply.status)
         return reply
 
@@ -155,6 +182,13 @@ class Pipeline:
         call.head.check()
         await needs_task()
         return await route.handler(call, None)
+
+    async def _preflight(self, call: Call, cors: Cors, methods: Methods) -> Reply:
+        """Answer a browser that asks before it sends a request: it shows no key, and pays as others without one do."""
+        await needs_task()
+        async with self.callers.anonymous(call):
+            call.head.check()
+            return cors.preflight(_allowed(methods))
 
     async def _find_key(self, call: Call) -> ApiKey | None:
         """
@@ -213,20 +247,18 @@ class Pipeline:
         if not self.running.enter(key):
             await self._take_tokens(call, 0)
             raise too_many_running(key)
+        goes_on = False
         try:
-            if route is None:
+            if route is None or (route.body is not None and call.query_string):
                 await self._take_tokens(call, 1)
-                _refuse_target(match)
-            if route.body is not None and call.query_string:
-                await self._take_tokens(call, 1)
-                # A write takes no parameters: this raises.
-                decode_query(call.query_string, route.query)
+                _refuse_line(call, match)
             if route.items is not None:
                 asked = await self._read_items(call, route, route.items)
             else:
                 look_up, name = NOTHING if route.look_up is None else route.look_up(call)
-                decision = self._gate.exhausted(key) or await self._gate.enter(key, 1, look_up, name)
-                self._judge(call, 1, decision)
+                cost = 1 if route.cost is None else route.cost(call)
+                known = self._gate.exhausted(key) if cost else None
+                self._judge(call, cost, known or await self._gate.enter(key, cost, look_up, name))
                 if route.body is None:
                     asked = decode_query(call.query_string, route.query)
                 else:
@@ -236,9 +268,14 @@ class Pipeline:
                     asked = self._decode(call, route)
             if not route.hot:
                 await needs_task()
-            return await route.handler(call, asked)
+            reply = await route.handler(call, asked)
+            if isinstance(reply, StreamedReply) and reply.pieces is not None:
+                reply.when_ended(partial(self.running.leave, key))
+                goes_on = True
+            return reply
         finally:
-            self.running.leave(key)
+            if not goes_on:
+                self.running.leave(key)
 
     async def _read_items(self, call: Call, route: Route, items: str) -> Any:
         """Return the body of a bulk, which costs a token an item; one that is malformed costs one."""
@@ -250,12 +287,13 @@ class Pipeline:
         except Problem:
             await self._take_tokens(call, 1)
             raise
-        await self._take_tokens(call, len(getattr(body, items)))
+        # A preview may be of one transfer.
+        await self._take_tokens(call, len(getattr(body, items) or (None,)))
         return body
 
     def _decode(self, call: Call, route: Route) -> Any:
         assert route.body is not None, "it is a write"
-        return decode(self._decoders[route.body], call.body)
+        return decode(self._decoders[route.body], call.body or (b"{}" if route.bodiless else b""))
 
     async def _take_tokens(self, call: Call, cost: int) -> None:
         """
@@ -284,6 +322,19 @@ class Pipeline:
         call.gated = time.monotonic()
 
 
+def _refuse_line(call: Call, match: Match | None) -> NoReturn:
+    """
+    Refuse a request for its first line.
+
+    Raises:
+        Problem: There is no such path, it has no such method, or it is a write and so takes no parameters.
+    """
+    if call.route is None:
+        _refuse_target(match)
+    decode_query(call.query_string, call.route.query)
+    raise AssertionError("unreachable: there is no such parameter")
+
+
 def _refuse_target(match: Match | None) -> NoReturn:
     """
     Refuse a request for what there is not.
@@ -293,6 +344,9 @@ def _refuse_target(match: Match | None) -> NoReturn:
     """
     if match is None:
         raise Problem("not_found")
-    methods = match[0]
-    allowed = ", ".join([*methods, *(["HEAD"] if "GET" in methods else [])])
-    raise Problem("method_not_allowed", headers=[("Allow", allowed)])
+    raise Problem("method_not_allowed", headers=[("Allow", ", ".join(_allowed(match[0])))])
+
+
+def _allowed(methods: Methods) -> list[str]:
+    """Return the methods of a path, those included that need no route."""
+    return [*methods, *(["HEAD"] if "GET" in methods else [])]

@@ -53,7 +53,7 @@ KINDS: dict[str, Kind] = {
     "unsupported_media_type": Kind(415, "The body must be JSON", "never", "Send `Content-Type: application/json`, not compressed."),
     # Refused by the state of the ledger. On transfers the refusal is bound to the key, for ever.
     "account_not_found": Kind(404, "The account does not exist", "new_key", "The ledger has no account of that id. A refused transfer stays refused: open the account, then use a new key.", "The {side} account does not exist."),
-    "transfer_not_found": Kind(404, "The transfer does not exist", "new_key", "The ledger has no transfer of that id."),
+    "transfer_not_found": Kind(404, "The transfer does not exist", "new_key", "The ledger has no transfer of that id, or under that key.", "There is no transfer to act on."),
     "idempotency_key_not_found": Kind(404, "The key is not bound", "same_key", "No transfer was made or refused under this key: a request with it has not been executed."),
     "account_exists": Kind(409, "The account exists with other fields", "never", "An account of that id exists and differs in the fields named. The id is the key of this request."),
     "currency_mismatch": Kind(409, "The account has another currency", "new_key", "Both accounts of a transfer have the currency of the transfer. Several currencies move as linked transfers of an atomic bulk.", "The {side} account has another currency than {currency}."),
@@ -62,6 +62,9 @@ KINDS: dict[str, Kind] = {
     "insufficient_funds": Kind(409, "The source has too little available", "new_key", "The transfer would leave the source with less available than its floor.", "The source has too little available for {amount} {currency}."),
     "ceiling_exceeded": Kind(409, "The destination would hold too much", "new_key", "The transfer would lift the destination above its ceiling.", "The destination's ceiling does not allow {amount} {currency} more."),
     "balance_overflow": Kind(409, "The balance would leave the range of 64 bits", "new_key", "Balances are signed 64-bit integers of minor units.", "The balance of the {side} account would leave the range of 64 bits."),
+    "hold_not_open": Kind(409, "There is no open hold", "new_key", "What is captured or voided is a hold that is open: not one that was captured, voided or has expired, nor a transfer of another kind.", "The transfer is no hold that is open."),
+    "capture_exceeds_hold": Kind(409, "The hold has less left", "new_key", "A capture takes what the hold still reserves, or a part of it.", "The hold reserves less than {amount} {currency}."),
+    "reversal_exceeds_transfer": Kind(409, "The transfer has less left to reverse", "new_key", "Transfers and captures are reversed, once or in parts, up to the amount that they moved. Nothing else moved money that could be moved back.", "The transfer has moved less than this that was not moved back."),
     "linked_failed": Kind(409, "Another transfer of the set was refused", "new_key", "An atomic set is posted whole or not at all; the transfer that failed says why. Where `retry` says `same_key`, nothing was tried: an item is wrong, or its key was bound before, and without that item the others may be sent again.", "Another transfer of the atomic set was refused."),
     "limits_conflict": Kind(409, "The floor would lie above the ceiling", "never", "The account holds a limit that the change contradicts."),
     "metadata_full": Kind(409, "The account would hold too much metadata", "never", "An account holds up to 50 metadata keys."),

@@ -1,7 +1,7 @@
 """Queries of reads: their parameters, as types that decode and check them."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import datetime
 from functools import cache
 from typing import Any, Final, TypeVar
@@ -10,20 +10,32 @@ from urllib.parse import parse_qsl
 import msgspec
 from msgspec import field
 
+from server.http.instants import read_instant
 from server.http.models import is_account_id
 from server.http.problems import Problem, invalid
 from server.ledger.history import TIME_MAX, TIME_MIN
-from server.ledger.limits import PAGE_DEFAULT, PAGE_MAX, REFERENCE_LENGTH_MAX
+from server.ledger.limits import (
+    METADATA_KEY_LENGTH_MAX,
+    METADATA_VALUE_LENGTH_MAX,
+    PAGE_DEFAULT,
+    PAGE_MAX,
+    REFERENCE_LENGTH_MAX,
+)
+from server.ledger.transfer_lists import KINDS
 
 Q = TypeVar("Q", bound="Query")
 
 # Parameters of a query, at most.
 PARAMETERS_MAX: Final = 32
+# By the instant of posting, and by the instant that an entry counts for.
+ORDERS: Final = ("created", "effective")
+# Entries of metadata that a list may be chosen by, at most: each row is held against all of them.
+METADATA_ENTRIES_MAX: Final = 8
+# Ends the declared name of parameters of which a caller may send several, each with a key of its choice in this place.
+_FREE: Final = "<key>"
 _WHOLE_NUMBER: Final = re.compile(r"0|[1-9][0-9]{0,18}")
 # The standard library takes such an escape for plain text.
 _BROKEN_ESCAPE: Final = re.compile(r"%(?![0-9A-Fa-f]{2})")
-# The fraction of a second, and its digits past the microsecond.
-_FINE_FRACTION: Final = re.compile(r"(\.[0-9]{6})[0-9]+")
 # An offset whose plus sign was not escaped: in a query it stands for a space.
 _PLUS_LOST: Final = re.compile(r" [0-9]{2}:?[0-9]{2}\Z")
 # A parameter that a decoder complains of.
@@ -49,6 +61,22 @@ class Reference(str):
     """A reference of transfers."""
 
     __slots__ = ()
+
+
+class Order(str):
+    """The order of an account's entries: that of their posting, or of the instants that they count for."""
+
+    __slots__ = ()
+
+
+class Kind(str):
+    """A kind of transfers."""
+
+    __slots__ = ()
+
+
+class Entries(dict[str, str]):
+    """Entries of metadata, each asked for by a parameter with its key behind the point."""
 
 
 class Instant(datetime):
@@ -86,13 +114,33 @@ class BalanceQuery(Query, kw_only=True, frozen=True):
     """Parameters of the read of a balance of the past."""
 
     at: Instant
+    by: Order = Order("created")
+
+
+class StatementQuery(Query, kw_only=True, frozen=True):
+    """Parameters of a statement: from an instant on, and until before another."""
+
+    since: Instant | None = field(name="from", default=None)
+    until: Instant | None = field(name="to", default=None)
+    by: Order = Order("created")
+
+
+class TrialBalanceQuery(Query, kw_only=True, frozen=True):
+    """Parameters of a trial balance."""
+
+    prefix: Prefix = Prefix("")
+    at: Instant | None = None
 
 
 class TransfersQuery(Query, kw_only=True, frozen=True):
-    """Parameters of the list of transfers."""
+    """Parameters of the list of transfers: all that are given have to hold."""
 
     reference: Reference | None = None
     account: str | None = None
+    kind: Kind | None = None
+    since: Instant = field(name="from", default=Instant.combine(TIME_MIN.date(), TIME_MIN.timetz()))
+    until: Instant = field(name="to", default=Instant.combine(TIME_MAX.date(), TIME_MAX.timetz()))
+    metadata: Entries | None = field(name=f"metadata.{_FREE}", default=None)
     limit: PageSize = PageSize(PAGE_DEFAULT)
     cursor: str | None = None
 
@@ -108,7 +156,8 @@ def decode_query(text: str, kind: type[Q]) -> Q:
     if not text:
         defaults: Q = _defaults(kind)
         return defaults
-    return _convert(_split(text, kind.__struct_encode_fields__), kind)
+    names = kind.__struct_encode_fields__
+    return _convert(_gathered(_split(text, names), names), kind)
 
 
 @cache
@@ -116,7 +165,7 @@ def _defaults(kind: type[Q]) -> Q:
     return _convert({}, kind)
 
 
-def _convert(parameters: dict[str, str], kind: type[Q]) -> Q:
+def _convert(parameters: Mapping[str, object], kind: type[Q]) -> Q:
     try:
         return msgspec.convert(parameters, kind, dec_hook=_read)
     except msgspec.ValidationError as error:
@@ -140,18 +189,50 @@ def _split(text: str, names: tuple[str, ...]) -> dict[str, str]:
         raise Problem("invalid_request", _malformed(text)) from None
     parameters: dict[str, str] = {}
     for name, value in pairs:
-        if name not in names:
+        declared = _declared(name, names)
+        if declared is None:
             hint = " Leave out the _ that some clients add against caches."
             known = f"Parameters of this path: {', '.join(names) or 'none'}."
             raise Problem("invalid_request", known + (hint if name == "_" else ""))
+        if declared.endswith(_FREE) and not (1 <= len(_key(name, declared)) <= METADATA_KEY_LENGTH_MAX):
+            raise invalid(declared, f"A key has 1 to {METADATA_KEY_LENGTH_MAX} characters.")
         if name in parameters:
             raise invalid(name, "The parameter is sent more than once.")
         if not value:
             raise invalid(name, "The parameter is empty: give it a value, or leave it out.")
-        if "\x00" in value:
+        if "\x00" in name + value:
             raise invalid(name, "The parameter holds a NUL character.")
         parameters[name] = value
     return parameters
+
+
+def _declared(name: str, names: tuple[str, ...]) -> str | None:
+    """Return the one of the declared *names* that a parameter goes by; None where there is none."""
+    for declared in names:
+        if declared.endswith(_FREE):
+            if name.startswith(declared.removesuffix(_FREE)):
+                return declared
+        elif name == declared:
+            return declared
+    return None
+
+
+def _key(name: str, declared: str) -> str:
+    """Return what a caller has put in the free place of a declared name."""
+    return name[len(declared) - len(_FREE) :]
+
+
+def _gathered(parameters: dict[str, str], names: tuple[str, ...]) -> dict[str, str | dict[str, str]]:
+    """Return parameters by the names that are declared; those of a free name become one, by key."""
+    gathered: dict[str, str | dict[str, str]] = {}
+    families: dict[str, dict[str, str]] = {declared: {} for declared in names if declared.endswith(_FREE)}
+    for name, value in parameters.items():
+        declared = _declared(name, names)
+        if declared is not None and declared in families:
+            families[declared][_key(name, declared)] = value
+        else:
+            gathered[name] = value
+    return {**gathered, **{declared: found for declared, found in families.items() if found}}
 
 
 def _malformed(text: str) -> str:
@@ -191,26 +272,48 @@ def _reference(text: str) -> Reference:
     return Reference(text)
 
 
+def _order(text: str) -> Order:
+    if text not in ORDERS:
+        raise ValueError(f"One of {' and '.join(ORDERS)} is expected.")
+    return Order(text)
+
+
+def _kind(text: str) -> Kind:
+    if text not in KINDS:
+        raise ValueError(f"A kind is one of {', '.join(KINDS)}.")
+    return Kind(text)
+
+
+def _entries(found: dict[str, str]) -> Entries:
+    if len(found) > METADATA_ENTRIES_MAX:
+        raise invalid(f"metadata.{_FREE}", f"A list is chosen by at most {METADATA_ENTRIES_MAX} entries of metadata.")
+    for key, value in found.items():
+        if len(value) > METADATA_VALUE_LENGTH_MAX:
+            raise invalid(f"metadata.{key}", f"A value has up to {METADATA_VALUE_LENGTH_MAX} characters.")
+    return Entries(found)
+
+
 def _instant(text: str) -> Instant:
     """Return the instant that *text* names in RFC 3339."""
     try:
-        at = msgspec.convert(_FINE_FRACTION.sub(r"\1", text, count=1), datetime)
-    except msgspec.ValidationError:
-        at = None
-    if at is None or at.tzinfo is None or not TIME_MIN.year < at.year < TIME_MAX.year:
+        at = read_instant(text)
+    except ValueError as error:
         hint = " In a query a plus sign is a space: write it as %2B." if _PLUS_LOST.search(text) else ""
-        raise ValueError("An instant with its offset is expected, as 2026-01-31T12:00:00Z." + hint)
+        raise ValueError(f"{error}{hint}") from None
     return Instant.combine(at.date(), at.timetz())
 
 
-_READERS: Final[dict[type[Any], Callable[[str], Any]]] = {
+_READERS: Final[dict[type[Any], Callable[[Any], Any]]] = {
     WholeNumber: _whole_number,
     PageSize: _page_size,
     Prefix: _prefix,
     Reference: _reference,
+    Kind: _kind,
+    Entries: _entries,
     Instant: _instant,
+    Order: _order,
 }
 
 
-def _read(kind: type[Any], text: str) -> Any:
-    return _READERS[kind](text)
+def _read(kind: type[Any], value: Any) -> Any:
+    return _READERS[kind](value)

@@ -4,6 +4,7 @@ from functools import lru_cache
 from typing import Final
 
 from server.gate.keys import ApiKey
+from server.gate.limits import Limit
 from server.http.headers import RATE_LIMIT
 from server.http.problems import Problem, prepared
 
@@ -26,8 +27,13 @@ def milliseconds_of(wait: int) -> int:
 
 def limit_fields(key: ApiKey, left: int) -> bytes:
     """Return the header lines that tell the caller of its limit, of which *left* whole tokens are left."""
-    quota, window, burst = key.limit
-    return RATE_LIMIT % (key.policy, left, -((left - burst) * window // quota))
+    return RATE_LIMIT % (key.policy, left, seconds_until_full(key.limit, left))
+
+
+def seconds_until_full(limit: Limit, left: int) -> int:
+    """Return whole seconds until a limit with *left* tokens has all of them again, if nobody takes any."""
+    quota, window, burst = limit
+    return -((left - burst) * window // quota)
 
 
 class QuotaExceededProblem(Problem):

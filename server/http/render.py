@@ -10,7 +10,7 @@ from msgspec import UNSET, UnsetType
 from server.http.problems import KINDS, Problem
 from server.ledger.accounts import Account
 from server.ledger.history import Entry, PastBalance
-from server.ledger.transfers import Attempt
+from server.ledger.transfers import Attempt, Progress
 
 T = TypeVar("T")
 
@@ -43,15 +43,16 @@ class TransferBody(msgspec.Struct, gc=False):
     id: str
     kind: str
     state: str
-    source: str
-    destination: str
-    amount: int
-    currency: str
+    source: str | None
+    destination: str | None
+    amount: int | None
+    currency: str | None
     parent: str | None
     source_balance: int | None
     destination_balance: int | None
     source_version: int | None
     destination_version: int | None
+    effective_at: str
     reference: str | None
     description: str | None
     metadata: msgspec.Raw
@@ -81,10 +82,19 @@ class BalanceBody(msgspec.Struct, gc=False):
     version: int | None
 
 
+class HoldBody(msgspec.Struct, gc=False):
+    """What has become of a hold."""
+
+    state: str
+    captured: int
+    remaining: int
+    expires_at: str
+
+
 class TransferNow(TransferBody, gc=False):
     """A transfer with what has become of it since, or with its refusal."""
 
-    hold: None = None
+    hold: HoldBody | None = None
     reversed: int = 0
     problem: dict[str, Any] | UnsetType = UNSET
 
@@ -149,6 +159,7 @@ def account(value: Account) -> bytes:
 
 def transfer(attempt: Attempt) -> bytes:
     """Return a transfer as JSON, byte for byte what its first answer was."""
+    created_at = instant(attempt.created_at)
     return _encode(
         TransferBody(
             str(attempt.id),
@@ -163,10 +174,11 @@ def transfer(attempt: Attempt) -> bytes:
             attempt.destination_balance,
             attempt.source_version,
             attempt.destination_version,
+            created_at if attempt.effective_at is None else instant(attempt.effective_at),
             attempt.reference,
             attempt.description,
             msgspec.Raw(attempt.metadata.encode()),
-            instant(attempt.created_at),
+            created_at,
         )
     )
 
@@ -179,9 +191,12 @@ def answer(attempt: Attempt) -> tuple[int, bytes]:
     return problem.kind.status, problem.body(attempt.refusal_request_id or "", write=True)
 
 
-def transfer_now(attempt: Attempt) -> bytes:
+def transfer_now(attempt: Attempt, progress: Progress) -> bytes:
     """Return a transfer with what has become of it since, or with its refusal, as JSON."""
-    since = b',"hold":null,"reversed":0'
+    hold = None
+    if progress.state is not None and attempt.expires_at is not None:
+        hold = HoldBody(progress.state, progress.captured, progress.remaining, instant(attempt.expires_at))
+    since = b',"hold":%b,"reversed":%d' % (_encode(hold), progress.reversed)
     if attempt.refusal is not None:
         since += b',"problem":' + refusal(attempt).body(attempt.refusal_request_id or "", write=True)
     return transfer(attempt)[:-1] + since + b"}"

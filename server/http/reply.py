@@ -1,14 +1,29 @@
-"""Answers, each of which leaves as one piece."""
+"""Answers: most leave as one piece, those of any length in many."""
 
+import logging
+from collections.abc import AsyncGenerator, Callable
 from http import HTTPStatus
 from typing import Final
 
 from aiohttp.web import BaseRequest
+from aiohttp.web_protocol import RequestHandler
 
 from server.http.headers import STATUS_LINES, clock
+from server.store.coalescer import QueueFullError
+from server.store.errors import StoreError
 
+# Statuses whose answers have no body, and no header lines of one.
+_BODILESS: Final = (HTTPStatus.NO_CONTENT, HTTPStatus.NOT_MODIFIED)
 JSON: Final = b"application/json"
 PROBLEM: Final = b"application/problem+json"
+# Status, date, further lines of the reply and of the request, the end of the connection, the request's id, and what
+# tells where the body ends.
+_HEAD: Final = b"%b%b%b%b%bX-Request-Id: %b\r\n%b\r\n"
+_WHOLE: Final = _HEAD + b"%b"
+# Seconds for which an answer in pieces goes on when the server stops; longer ones are cut off.
+STOPPING_SECONDS: Final = 5.0
+
+log = logging.getLogger(__name__)
 
 
 class Reply:
@@ -37,6 +52,10 @@ class Reply:
         self.headers = headers
         self.keep_alive = True
 
+    def change(self, changed: Callable[[bytes], bytes]) -> None:
+        """Have its body, or each piece of it, be what *changed* makes of it."""
+        self.body = changed(self.body)
+
     def encoded(self, request_id: str, fields: bytes = b"", *, head: bool = False) -> bytes:
         """
         Return all that is sent.
@@ -49,11 +68,11 @@ class Reply:
             head: Leave the body out, as HEAD asks for; its length is told all the same.
         """
         body = self.body
-        if self.status == HTTPStatus.NOT_MODIFIED:
+        if not body and self.status in _BODILESS:
             rest = b""
         else:
             rest = b"Content-Type: %b\r\nContent-Length: %d\r\n" % (self.content_type, len(body))
-        return b"%b%b%b%b%bX-Request-Id: %b\r\n%b\r\n%b" % (
+        return _WHOLE % (
             STATUS_LINES[self.status],
             clock.field(),
             self.headers,
@@ -63,6 +82,102 @@ class Reply:
             rest,
             b"" if head else body,
         )
+
+
+class StreamedReply(Reply):
+    """
+    An answer in pieces, each of which is made when the client has taken those before it.
+
+    Args:
+        pieces: Its body; None where only the head is asked for.
+
+        ended: Called when it ends, however it does.
+
+    Attributes:
+        chunked: Whether the client is told where it ends; one of HTTP/1.0 knows no chunks.
+    """
+
+    __slots__ = ("_changed", "_ended", "chunked", "pieces")
+
+    def __init__(
+        self,
+        pieces: AsyncGenerator[bytes, None] | None,
+        ended: Callable[[], None] | None = None,
+        *,
+        content_type: bytes,
+        headers: bytes = b"",
+    ) -> None:
+        super().__init__(200, b"", content_type=content_type, headers=headers)
+        self.pieces = pieces
+        self.chunked = True
+        self._changed: Callable[[bytes], bytes] = bytes
+        self._ended = [] if ended is None else [ended]
+
+    def change(self, changed: Callable[[bytes], bytes]) -> None:
+        """Have each piece be what *changed* makes of it."""
+        self._changed = changed
+
+    def when_ended(self, call: Callable[[], None]) -> None:
+        """Have *call* called when it ends, however it does."""
+        self._ended.append(call)
+
+    def encoded(self, request_id: str, fields: bytes = b"", *, head: bool = False) -> bytes:  # noqa: ARG002 -- of Reply
+        """Return its head; the pieces follow."""
+        return _HEAD % (
+            STATUS_LINES[self.status],
+            clock.field(),
+            self.headers,
+            fields,
+            b"" if self.keep_alive else b"Connection: close\r\n",
+            request_id.encode(),
+            b"Content-Type: %b\r\n%b" % (self.content_type, b"Transfer-Encoding: chunked\r\n" if self.chunked else b""),
+        )
+
+    async def send(self, protocol: RequestHandler, request_id: str) -> None:
+        """
+        Send the pieces. Whoever takes too long is cut off by the protocol.
+
+        Raises:
+            ConnectionError: The client has gone, or a piece could not be made. Then the connection is cut, so that
+                nobody takes a part of the answer for all of it.
+        """
+        assert self.pieces is not None, "the whole answer is asked for"
+        try:
+            await self._send(protocol, self.pieces)
+        except ConnectionError:
+            raise
+        except Exception as error:
+            if isinstance(error, StoreError | QueueFullError):
+                log.warning("the answer to %s is cut off: %s", request_id, type(error).__name__)
+            else:
+                log.error("the answer to %s is cut off", request_id, exc_info=error)
+            if protocol.transport is not None:
+                protocol.transport.abort()
+            raise ConnectionAbortedError from error
+        finally:
+            await self.pieces.aclose()
+            for call in self._ended:
+                call()
+
+    async def _send(self, protocol: RequestHandler, pieces: AsyncGenerator[bytes, None]) -> None:
+        stopping: float | None = None
+        async for made in pieces:
+            transport = protocol.transport
+            if transport is None:
+                raise ConnectionResetError
+            # An empty chunk would end the answer.
+            if piece := self._changed(made):
+                transport.write(b"%x\r\n%b\r\n" % (len(piece), piece) if self.chunked else piece)
+            if protocol._force_close:
+                now = protocol._loop.time()
+                stopping = stopping or now
+                if now - stopping > STOPPING_SECONDS:
+                    transport.abort()
+                    raise ConnectionAbortedError
+            # The next piece is made when there is room for it.
+            await protocol._drain_helper()
+        if self.chunked and protocol.transport is not None:
+            protocol.transport.write(b"0\r\n\r\n")
 
 
 class AiohttpReply:
@@ -92,13 +207,17 @@ class AiohttpReply:
         # HTTP/1.0 connections are closed after one answer: its keep-alive is ambiguous through proxies.
         if not request.keep_alive or request.version < (1, 1):
             self._reply.keep_alive = False
+        reply = self._reply
         protocol = request.protocol
-        transport = protocol.transport
-        if transport is None:
-            return
-        transport.write(self._reply.encoded(self._request_id, self._fields, head=request.method == "HEAD"))
-        # Whoever takes too long is cut off by the protocol.
-        await protocol._drain_helper()
+        if isinstance(reply, StreamedReply):
+            reply.chunked = request.version >= (1, 1)
+        if protocol.transport is not None:
+            protocol.transport.write(reply.encoded(self._request_id, self._fields, head=request.method == "HEAD"))
+        if isinstance(reply, StreamedReply) and reply.pieces is not None:
+            await reply.send(protocol, self._request_id)
+        if protocol.transport is not None:
+            # Whoever takes too long is cut off by the protocol.
+            await protocol._drain_helper()
 
     async def write_eof(self, data: bytes = b"") -> None:
         """Nothing is left to write."""

@@ -4,9 +4,10 @@ from collections.abc import Awaitable, Callable, Mapping
 from types import MappingProxyType
 from typing import Any, Final, NamedTuple
 
+import msgspec
+
 from server.gate.gate import LookUp
 from server.gate.keys import Role
-from server.http.models import Strict
 from server.http.query import Query
 from server.http.reply import Reply
 
@@ -40,9 +41,13 @@ class Route(NamedTuple):
 
         problems: Codes that this route can answer, besides those of every route.
 
+        bodiless: A write may leave its body out: every member of it has a default.
+
         keyless: Why a write needs no Idempotency-Key, as told to a caller who sends one.
 
-        items: Of a bulk: the member of the body that costs a token an item. Others cost one token.
+        items: Of a bulk: the member of the body that costs a token an item.
+
+        cost: Returns the tokens that a request of another route costs, where that is not one.
 
         make_room: Of a bulk: returns when there is room for what its body, not decoded yet, asks for.
 
@@ -55,6 +60,8 @@ class Route(NamedTuple):
         free: Takes neither token nor place: for health alone.
 
         rest: The last name takes the rest of the path, slashes too.
+
+        has_amounts: Its answers hold amounts of money, where they hold members of such names.
     """
 
     method: str
@@ -62,17 +69,20 @@ class Route(NamedTuple):
     role: Role | None
     handler: Handler
     query: type[Query] = Query
-    body: type[Strict] | None = None
+    body: type[msgspec.Struct] | None = None
     answers: Mapping[int, Any] = MappingProxyType({})
     problems: tuple[str, ...] = ()
+    bodiless: bool = False
     keyless: str | None = None
     items: str | None = None
+    cost: Callable[..., int] | None = None
     make_room: Callable[..., Awaitable[None]] | None = None
     look_up: Callable[..., tuple[LookUp, bytes]] | None = None
     replay: Callable[..., Reply | None] | None = None
     hot: bool = False
     free: bool = False
     rest: bool = False
+    has_amounts: bool = True
 
     @property
     def codes(self) -> frozenset[str]:

@@ -8,14 +8,34 @@ from server.http import models, render
 from server.http.accounts import AccountHandlers
 from server.http.bulk import BulkHandlers
 from server.http.health import HealthHandlers
+from server.http.key_limits import LimitHandlers, LimitsBody
 from server.http.pages import PageHandlers
 from server.http.path import path_text
-from server.http.query import AccountQuery, AccountsQuery, BalanceQuery, EntriesQuery, TransfersQuery
+from server.http.previews import PreviewHandlers
+from server.http.query import (
+    AccountQuery,
+    AccountsQuery,
+    BalanceQuery,
+    EntriesQuery,
+    StatementQuery,
+    TransfersQuery,
+    TrialBalanceQuery,
+)
 from server.http.route import Route
+from server.http.statement_forms import StatementBody
+from server.http.statements import StatementHandlers, TrialBalanceBody
+from server.http.transfer_lists import TransferListHandlers
 from server.http.transfers import TransferHandlers
 
 _OPENED_ONCE: Final = "An account's id is its key: the same request again opens nothing and is answered 200."
 _CHANGED_ONCE: Final = "A change is made once with If-Match: sent again, it is answered 412."
+_NO_KEY_BOUND: Final = "A preview posts nothing and binds no key."
+_KEY_PROBLEMS: Final = (
+    "idempotency_key_missing",
+    "idempotency_key_invalid",
+    "idempotency_key_in_use",
+    "idempotency_key_reused",
+)
 _KEY_IN_ITEM: Final = "In a bulk each transfer has a key of its own, in its member key."
 
 ROUTES: tuple[Route, ...] = (
@@ -87,20 +107,30 @@ ROUTES: tuple[Route, ...] = (
         problems=("account_not_found",),
     ),
     Route(
+        "GET",
+        "/v1/accounts/{id}/statement",
+        Role.READ,
+        StatementHandlers.get_statement,
+        query=StatementQuery,
+        answers={200: StatementBody},
+        problems=("account_not_found",),
+    ),
+    Route(
+        "GET",
+        "/v1/balances",
+        Role.READ,
+        StatementHandlers.get_balances,
+        query=TrialBalanceQuery,
+        answers={200: TrialBalanceBody},
+    ),
+    Route(
         "POST",
         "/v1/transfers",
         Role.WRITE,
         TransferHandlers.create_transfer,
         body=models.TransferCreate,
         answers={201: render.TransferBody},
-        problems=(
-            "idempotency_key_missing",
-            "idempotency_key_invalid",
-            "idempotency_key_in_use",
-            "idempotency_key_reused",
-            "linked_failed",
-            *render.REFUSALS,
-        ),
+        problems=(*_KEY_PROBLEMS, *render.REFUSALS),
         look_up=TransferHandlers.stored,
         replay=TransferHandlers.replay,
         hot=True,
@@ -109,7 +139,7 @@ ROUTES: tuple[Route, ...] = (
         "GET",
         "/v1/transfers",
         Role.READ,
-        TransferHandlers.list_transfers,
+        TransferListHandlers.list_transfers,
         query=TransfersQuery,
         answers={200: render.Page[render.TransferBody]},
     ),
@@ -126,12 +156,61 @@ ROUTES: tuple[Route, ...] = (
         make_room=BulkHandlers.make_room,
     ),
     Route(
+        "POST",
+        "/v1/transfers/preview",
+        Role.WRITE,
+        PreviewHandlers.preview_transfers,
+        body=models.Preview,
+        answers={200: render.Results[render.TransferResult]},
+        keyless=_NO_KEY_BOUND,
+        items="transfers",
+    ),
+    Route(
         "GET",
         "/v1/transfers/{id}",
         Role.READ,
         TransferHandlers.get_transfer,
         answers={200: render.TransferNow},
         problems=("transfer_not_found",),
+    ),
+    Route(
+        "POST",
+        "/v1/transfers/{id}/capture",
+        Role.WRITE,
+        TransferHandlers.capture_transfer,
+        body=models.Capture,
+        bodiless=True,
+        answers={201: render.TransferBody},
+        problems=(*_KEY_PROBLEMS, *render.REFUSALS),
+        look_up=TransferHandlers.stored,
+        replay=TransferHandlers.replay,
+        hot=True,
+    ),
+    Route(
+        "POST",
+        "/v1/transfers/{id}/void",
+        Role.WRITE,
+        TransferHandlers.void_transfer,
+        body=models.Void,
+        bodiless=True,
+        answers={201: render.TransferBody},
+        problems=(*_KEY_PROBLEMS, *render.REFUSALS),
+        look_up=TransferHandlers.stored,
+        replay=TransferHandlers.replay,
+        hot=True,
+    ),
+    Route(
+        "POST",
+        "/v1/transfers/{id}/reverse",
+        Role.WRITE,
+        TransferHandlers.reverse_transfer,
+        body=models.Reversal,
+        bodiless=True,
+        answers={201: render.TransferBody},
+        problems=(*_KEY_PROBLEMS, *render.REFUSALS),
+        look_up=TransferHandlers.stored,
+        replay=TransferHandlers.replay,
+        hot=True,
     ),
     Route(
         "GET",
@@ -141,6 +220,15 @@ ROUTES: tuple[Route, ...] = (
         answers={200: render.TransferNow},
         problems=("idempotency_key_not_found",),
         rest=True,
+    ),
+    Route(
+        "GET",
+        "/v1/limits",
+        Role.READ,
+        LimitHandlers.get_limits,
+        answers={200: LimitsBody},
+        cost=LimitHandlers.cost,
+        has_amounts=False,
     ),
     Route("GET", "/livez", None, HealthHandlers.livez, answers={200: None}, free=True),
     Route("GET", "/readyz", None, HealthHandlers.readyz, answers={200: None}, problems=("not_ready",), free=True),
@@ -218,6 +306,7 @@ def bind(handlers: Iterable[object]) -> list[Route]:
             handler=bound(route.handler),
             make_room=bound(route.make_room),
             look_up=bound(route.look_up),
+            cost=bound(route.cost),
             replay=bound(route.replay),
         )
         for route in ROUTES

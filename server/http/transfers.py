@@ -1,4 +1,4 @@
-"""Handlers of transfers: posting one, and finding it again."""
+"""Handlers of transfers: posting one, and finding it again by its id or key."""
 
 from http import HTTPStatus
 from uuid import UUID
@@ -6,18 +6,17 @@ from uuid import UUID
 from server.gate.gate import LookUp
 from server.http import models, render
 from server.http.call import Call
-from server.http.cursors import Position, read_cursor
 from server.http.headers import REPLAYED
 from server.http.idempotency import fingerprint, parse_key
-from server.http.listing import page
+from server.http.instants import read_instant
 from server.http.path import path_text
 from server.http.problems import Problem, invalid
-from server.http.query import Query, TransfersQuery
+from server.http.query import Query
 from server.http.reply import JSON, PROBLEM, Reply
 from server.ledger.history import History
 from server.ledger.ids import new_transfer_id
 from server.ledger.posting import KeyInUseError, PostingLane
-from server.ledger.transfers import Attempt, Bound, Outcome, Reused, TransferRequest, meaning
+from server.ledger.transfers import Bound, Outcome, Reused, TransferRequest, Unbound, meaning
 from server.store.cache import Replay
 from server.store.keyspace import Keyspace
 from server.telemetry.tallies import Tallies, Timing
@@ -65,9 +64,34 @@ class TransferHandlers:
         return _answer(stored, REPLAYED)
 
     async def create_transfer(self, call: Call, body: models.TransferCreate) -> Reply:
-        """Post a transfer, exactly once however often it is sent."""
+        """Post a transfer or a hold, exactly once however often it is sent."""
         check_shape(body)
-        request = requested(call, parse_key(call.idempotency_key), call.fingerprint, body)
+        return await self._post(call, requested(call, parse_key(call.idempotency_key), call.fingerprint, body))
+
+    async def capture_transfer(self, call: Call, body: models.Capture) -> Reply:
+        """Move what a hold reserves, or a part of it."""
+        return await self._post_child(call, "capture", body.amount, body.release_rest)
+
+    async def void_transfer(self, call: Call, _body: models.Void) -> Reply:
+        """Release a hold."""
+        return await self._post_child(call, "void", None, None)
+
+    async def reverse_transfer(self, call: Call, body: models.Reversal) -> Reply:
+        """Move back what a transfer or a capture has moved, or a part of it."""
+        return await self._post_child(call, "reversal", body.amount, None)
+
+    async def _post_child(self, call: Call, kind: str, amount: int | None, release_rest: bool | None) -> Reply:
+        key = parse_key(call.idempotency_key)
+        parent = transfer_id(call.names[0])
+        if parent is None:
+            # Nothing can ever have this id, so no key need be bound to that.
+            raise Problem("transfer_not_found", retry="never")
+        request = requested_child(
+            call, key, call.fingerprint, kind, parent=parent, amount=amount, release_rest=release_rest
+        )
+        return await self._post(call, request)
+
+    async def _post(self, call: Call, request: TransferRequest) -> Reply:
         stored = call.decision.replay
         # Another request is left to Postgres, which can say what differs.
         if stored is not None and stored.meaning == meaning(request):
@@ -87,31 +111,11 @@ class TransferHandlers:
 
     async def get_transfer(self, call: Call, _query: Query) -> Reply:
         """Read a transfer and what has become of it since."""
-        name = call.names[0]
-        try:
-            transfer_id = UUID(name)
-        except ValueError:
-            raise Problem("transfer_not_found") from None
-        # UUID() takes braces, prefixes and foreign digits too: names that no answer ever gave.
-        if str(transfer_id) != name.lower():
+        found = transfer_id(call.names[0])
+        now = None if found is None else await self._history.by_id(call.ledger_id, found)
+        if now is None:
             raise Problem("transfer_not_found")
-        attempt = await self._history.by_id(call.ledger_id, transfer_id)
-        if attempt is None:
-            raise Problem("transfer_not_found")
-        return Reply(200, render.transfer_now(attempt))
-
-    async def list_transfers(self, call: Call, query: TransfersQuery) -> Reply:
-        """List posted transfers, newest first."""
-        attempts: list[Attempt] = await self._history.page(
-            call.ledger_id,
-            reference=query.reference,
-            account=query.account,
-            before=None if query.cursor is None else read_cursor(query.cursor, tuple[Position, UUID]),
-            limit=query.limit + 1,
-        )
-        return page(
-            attempts, query.limit, render.transfer, lambda attempt: (attempt.created_at, UUID(int=attempt.id.int))
-        )
+        return Reply(200, render.transfer_now(*now))
 
     async def get_idempotency_key(self, call: Call, _query: Query) -> Reply:
         """Read the transfer a key is bound to: for callers who lost their answer."""
@@ -119,10 +123,10 @@ class TransferHandlers:
             key = parse_key(path_text(call.names[0]))
         except Problem:
             raise Problem("idempotency_key_not_found") from None
-        attempt = await self._history.by_key(call.ledger_id, key)
-        if attempt is None:
+        now = await self._history.by_key(call.ledger_id, key)
+        if now is None:
             raise Problem("idempotency_key_not_found")
-        return Reply(200, render.transfer_now(attempt))
+        return Reply(200, render.transfer_now(*now))
 
 
 def check_shape(body: models.TransferCreate, prefix: str = "") -> None:
@@ -137,15 +141,27 @@ def check_shape(body: models.TransferCreate, prefix: str = "") -> None:
     """
     if body.source == body.destination:
         raise invalid(prefix + "/destination", "Source and destination are the same account.")
-    if body.hold:
-        raise invalid(prefix + "/hold", "Holds are not offered yet.")
-    if body.expires_in is not None:
+    if body.expires_in is not None and not body.hold:
         raise invalid(prefix + "/expires_in", "Only a hold expires.")
 
 
-def requested(call: Call, key: str, digest: bytes, body: models.TransferCreate) -> TransferRequest:
-    """Return the transfer that a well-formed body asks for under a key."""
+def requested(call: Call, key: str, digest: bytes, body: models.TransferCreate, prefix: str = "") -> TransferRequest:
+    """
+    Return the transfer that a well-formed body asks for under a key.
+
+    Args:
+        prefix: JSON pointer of the body within the request.
+
+    Raises:
+        Problem: Its instant is none.
+    """
     conditions = body.conditions
+    effective_at = None
+    if body.effective_at is not None:
+        try:
+            effective_at = read_instant(body.effective_at)
+        except ValueError as error:
+            raise invalid(prefix + "/effective_at", str(error)) from None
     return TransferRequest(
         key,
         digest,
@@ -162,7 +178,52 @@ def requested(call: Call, key: str, digest: bytes, body: models.TransferCreate) 
         None if conditions is None else conditions.source_version,
         None if conditions is None else conditions.destination_version,
         None if conditions is None else conditions.source_available_gte,
+        effective_at,
+        "hold" if body.hold else None,
+        (body.expires_in or models.HOLD_SECONDS_DEFAULT) if body.hold else None,
     )
+
+
+def requested_child(
+    call: Call,
+    key: str,
+    digest: bytes,
+    kind: str,
+    *,
+    parent: UUID | None = None,
+    parent_key: str | None = None,
+    amount: int | None = None,
+    release_rest: bool | None = None,
+) -> TransferRequest:
+    """Return the capture, void or reversal that is asked for under a key."""
+    return TransferRequest(
+        key,
+        digest,
+        new_transfer_id(),
+        None,
+        None,
+        amount,
+        None,
+        None,
+        None,
+        "{}",
+        None,
+        call.request_id,
+        kind=kind,
+        parent=parent,
+        parent_key=parent_key,
+        release_rest=release_rest,
+    )
+
+
+def transfer_id(name: str) -> UUID | None:
+    """Return the id of a transfer that *name* is, or None."""
+    try:
+        found = UUID(name)
+    except ValueError:
+        return None
+    # UUID() takes braces, prefixes and foreign digits too: names that no answer ever gave.
+    return found if str(found) == name.lower() else None
 
 
 def in_use() -> Problem:
@@ -170,10 +231,20 @@ def in_use() -> Problem:
     return Problem("idempotency_key_in_use", outcome="unknown", retry_after=KEY_IN_USE_RETRY_SECONDS)
 
 
-def not_bound(outcome: Outcome) -> Problem:
-    """Return the problem of a request that found its key bound to another, or its set in such company."""
+def not_bound(outcome: Outcome, prefix: str = "") -> Problem:
+    """
+    Return the problem of a request whose key is bound to another, whose set met such a key, or that is early.
+
+    Args:
+        prefix: JSON pointer of the body within the request.
+    """
+    if isinstance(outcome, Unbound) and outcome.future:
+        return invalid(prefix + "/effective_at", "The instant has not come yet.")
     if not isinstance(outcome, Reused):
-        detail = "Another transfer of the set has a key that is bound; nothing was done and this key was not bound."
+        detail = (
+            "Another transfer of the set has a key that is bound, or an instant that has not come; nothing was done "
+            "and this key was not bound."
+        )
         return Problem("linked_failed", detail, retry="same_key")
     attempt, fields = outcome
     return Problem(

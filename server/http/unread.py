@@ -9,9 +9,9 @@ from server.http.head import Head, sane_request_id
 UNREAD_MAX_BYTES: Final = 8 * 1024
 
 _HOT: Final = re.compile(rb"(?:GET /v1/accounts/[^/?% \r\n]+|POST /v1/transfers) HTTP/1\.1\r\n")
-# The fields that decide where a request ends, who is asking, and what its connection is for.
+# The fields that decide where a request ends, who is asking and from where, and what its connection is for.
 _FIELD: Final = re.compile(
-    rb"\r\n(authorization|connection|content-length|expect|transfer-encoding|upgrade|x-request-id)"
+    rb"\r\n(authorization|connection|content-length|expect|origin|transfer-encoding|upgrade|x-request-id)"
     rb"[ \t]*:[ \t]*([^\r\n]*)",
     re.IGNORECASE,
 )
@@ -25,12 +25,15 @@ class Unread:
         data: All of it, and nothing else.
 
         request_id: The caller's, if it gave a sane one.
+
+        origin: Of the page that a browser asks for; empty where there is none.
     """
 
-    __slots__ = ("arrived", "data", "request_id", "rest", "write")
+    __slots__ = ("arrived", "data", "origin", "request_id", "rest", "write")
 
-    def __init__(self, data: bytes, request_id: str | None, arrived: float) -> None:
+    def __init__(self, data: bytes, request_id: str | None, origin: str, arrived: float) -> None:
         self.data = data
+        self.origin = origin
         self.rest = b""
         self.write = data[:1] == b"P"
         self.arrived = arrived
@@ -59,7 +62,7 @@ def unread(data: bytes, before: Head, arrived: float) -> Unread | None:
     end = data.find(b"\r\n\r\n")
     if end < 0 or data.count(b"\n", 0, end) != data.count(b"\r\n", 0, end):
         return None
-    size, request_id, seen = 0, None, set()
+    size, request_id, origin, seen = 0, None, "", set()
     for name, value in _FIELD.findall(data, 0, end):
         field = name.lower()
         if field in seen:
@@ -70,10 +73,12 @@ def unread(data: bytes, before: Head, arrived: float) -> Unread | None:
                 return None
         elif field == b"content-length" and data[:1] == b"P" and value.isdigit():
             size = int(value)
+        elif field == b"origin":
+            origin = value.decode("latin-1")
         elif field == b"x-request-id":
             request_id = sane_request_id(value.decode("latin-1"))
         elif field != b"connection" or value.lower() != b"keep-alive":
             return None
     if b"authorization" not in seen or len(data) != end + 4 + size:
         return None
-    return Unread(data, request_id, arrived)
+    return Unread(data, request_id, origin, arrived)

@@ -46,6 +46,8 @@ class Account(NamedTuple):
     # JSON text: an object of strings.
     metadata: str
     created_at: datetime
+    # Milliseconds, when it was read, until a hold of it expires; None where none is open.
+    expires_in_ms: int | None
 
     @property
     def available(self) -> int:
@@ -62,6 +64,15 @@ class AccountRequest(NamedTuple):
     ceiling: int | None
     # Canonical JSON text: keys sorted, no spaces.
     metadata: str
+
+
+class AccountLimits(NamedTuple):
+    """What bounds an account, in the order of the arrays of `account_limit_many`."""
+
+    id: str
+    floor: int | None
+    ceiling: int | None
+    closed: bool
 
 
 class Opened(NamedTuple):
@@ -270,12 +281,25 @@ class Accounts:
             raise VersionChangedError
         raise MetadataFullError
 
+    async def limit_many(self, ledger_id: int, limits: Sequence[AccountLimits]) -> None:
+        """
+        Give limits to those of the accounts that are open and have none.
+
+        Raises:
+            QueueFullError, StoreUnavailableError, OutcomeUnknownError: As `change`; the same call again is safe.
+        """
+        columns = [list(column) for column in zip(*limits, strict=True)]
+        statement = partial(self._database.write, account_shown, "account_limit_many", ledger_id, *columns)
+        await self._retry_while_locked(ledger_id, [account.id for account in limits], statement, None)
+
     async def drain(self) -> None:
         """Return when all reads have been answered."""
         await self._lanes.drain()
 
     def _snapshot(self, account: Account | None) -> Snapshot:
-        return Snapshot(0, b"") if account is None else Snapshot(account.version, self._body(account))
+        if account is None:
+            return Snapshot(0, b"")
+        return Snapshot(account.version, self._body(account), account.expires_in_ms)
 
 
 async def _read_batch(database: Database, ledger_id: int, ids: list[str]) -> list[Account | None]:

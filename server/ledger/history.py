@@ -1,4 +1,4 @@
-"""Reads of committed transfers: by id, by key and in lists, as statements, and as balances of the past."""
+"""Reads of committed transfers: by id and by key, as statements, and as balances of the past."""
 
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -12,15 +12,13 @@ from server.ledger.accounts import AccountNotFoundError, Accounts
 from server.ledger.invalidation import InvalidatingDatabase, Versions, transfer_shown
 from server.ledger.limits import BALANCE_MAX
 from server.ledger.recent import RecentInstants
-from server.ledger.row_locks import RowLocks
-from server.ledger.transfers import Attempt
+from server.ledger.transfers import Attempt, Progress
 from server.store.cache import Cache
 from server.store.postgres import Database
 
 # Edges of the ranges of cursors.
 TIME_MIN = datetime(1, 1, 1, tzinfo=UTC)
 TIME_MAX = datetime(9999, 12, 31, 23, 59, 59, 999999, tzinfo=UTC)
-ID_MAX = UUID(int=2**128 - 1)
 
 
 class Entry(NamedTuple):
@@ -51,54 +49,40 @@ class FutureInstantError(Exception):
 
 
 class History:
-    """Reads of committed transfers. Every method may raise QueueFullError or StoreUnavailableError."""
+    """
+    Reads of committed transfers. Every method may raise QueueFullError or StoreUnavailableError.
 
-    def __init__(self, database: Database, cache: Cache, accounts: Accounts, rows: RowLocks) -> None:
+    Args:
+        database: Where they are.
+
+        cache: Is told of the versions that are shown.
+
+        accounts: Tells whether there is an account.
+
+        recent: Waits for postings under way.
+    """
+
+    def __init__(self, database: Database, cache: Cache, accounts: Accounts, recent: RecentInstants) -> None:
         self._database = InvalidatingDatabase(database, cache)
         self._accounts = accounts
-        self._recent = RecentInstants(database, rows)
+        self._recent = recent
 
-    async def by_id(self, ledger_id: int, transfer_id: UUID) -> Attempt | None:
-        """Return the attempt of that id, or None."""
-        return next(iter(await self._attempts("transfer_by_id", ledger_id, transfer_id)), None)
+    async def by_id(self, ledger_id: int, transfer_id: UUID) -> tuple[Attempt, Progress] | None:
+        """Return the attempt of that id with what has become of it, or None."""
+        return await self._attempt("transfer_by_id", ledger_id, transfer_id)
 
-    async def by_key(self, ledger_id: int, key: str) -> Attempt | None:
-        """Return the attempt an idempotency key is bound to, or None."""
-        return next(iter(await self._attempts("transfer_by_key", ledger_id, key)), None)
+    async def by_key(self, ledger_id: int, key: str) -> tuple[Attempt, Progress] | None:
+        """Return the attempt an idempotency key is bound to with what has become of it, or None."""
+        return await self._attempt("transfer_by_key", ledger_id, key)
 
-    async def page(
-        self,
-        ledger_id: int,
-        *,
-        reference: str | None,
-        account: str | None,
-        before: tuple[datetime, UUID] | None,
-        limit: int,
-    ) -> list[Attempt]:
-        """
-        Return up to *limit* posted transfers in the order of their instants and ids, newest first.
-
-        A row of a posting under way may still appear before rows that were read: docs/requests.md tells how to read on
-        without missing one.
-
-        Args:
-            before: Instant and id of the last one already seen.
-        """
-        at = before or (TIME_MAX, ID_MAX)
-        if reference is not None and account is not None:
-            name = "transfer_page_by_reference_and_account"
-        elif reference is not None:
-            name = "transfer_page_by_reference"
-        elif account is not None:
-            name = "transfer_page_by_account"
-        else:
-            name = "transfer_page"
-        chosen = [value for value in (reference, account) if value is not None]
-        return await self._attempts(name, ledger_id, *chosen, *at, limit)
-
-    async def _attempts(self, name: str, ledger_id: int, *arguments: object) -> list[Attempt]:
-        rows = await self._database.read(transfer_shown, name, ledger_id, *arguments)
-        return [Attempt.from_row(row) for row in rows]
+    async def _attempt(self, name: str, ledger_id: int, argument: object) -> tuple[Attempt, Progress] | None:
+        rows = await self._database.read(transfer_shown, name, ledger_id, argument)
+        if not rows:
+            return None
+        values = tuple(rows[0].values())
+        captured, remaining, taken_back, state = values[len(Attempt._fields) :]
+        progress = Progress(captured or 0, remaining or 0, taken_back or 0, state)
+        return Attempt(*values[: len(Attempt._fields)]), progress
 
     async def entries(
         self,
@@ -134,12 +118,21 @@ class History:
         return [Entry(*row.values()) for row in rows]
 
     async def balance_at(
-        self, ledger_id: int, account: str, at: datetime, on_wait: Callable[[], None] | None = None
+        self,
+        ledger_id: int,
+        account: str,
+        at: datetime,
+        *,
+        effective: bool = False,
+        on_wait: Callable[[], None] | None = None,
     ) -> PastBalance:
         """
-        Return the account's balance at the instant *at*, 0 before its first entry. It never changes.
+        Return the account's balance at the instant *at*, 0 before its first entry.
 
         Args:
+            effective: With all entries that count for that instant or an earlier one by now, and not only those posted
+                by then. It changes when one is posted later; otherwise it never does.
+
             on_wait: Called once if it has to wait for a locked account.
 
         Raises:
@@ -148,13 +141,17 @@ class History:
         """
         has_come = await self._recent.wait(ledger_id, account, at, on_wait)
         shows = partial(_version_shown, account)
-        rows = await self._database.read(shows, "account_balance_at", ledger_id, account, at)
+        if effective:
+            statement = partial(self._database.read, shows, "account_balance_effective_at")
+            rows = await statement(ledger_id, account, at, TIME_MAX)
+        else:
+            rows = await self._database.read(shows, "account_balance_at", ledger_id, account, at)
         if not rows:
             raise AccountNotFoundError
         row = rows[0]
         if row["is_future"] or not has_come:
             raise FutureInstantError
-        return PastBalance(row["currency"], row["balance"] or 0, row["version"])
+        return PastBalance(row["currency"], int(row["balance"] or 0), row["version"])
 
 
 def _version_shown(account: str, row: asyncpg.Record) -> Versions:

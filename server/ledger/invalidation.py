@@ -7,6 +7,7 @@ from typing import NamedTuple, TypeVar
 
 import asyncpg
 
+from server.ledger.transfers import Attempt
 from server.store.cache import Cache, Name, Replay, Snapshot, highest
 from server.store.postgres import Database
 
@@ -34,7 +35,21 @@ def account_shown(row: asyncpg.Record) -> Versions:
 
 def transfer_shown(row: asyncpg.Record) -> Versions:
     """Return what a row of a transfer shows."""
-    return ((row["source"], row["source_version"]), (row["destination"], row["destination_version"]))
+    return _sides_shown(row["source"], row["source_version"], row["destination"], row["destination_version"])
+
+
+def attempt_shown(attempt: Attempt) -> Versions:
+    """Return what an attempt shows."""
+    return _sides_shown(attempt.source, attempt.source_version, attempt.destination, attempt.destination_version)
+
+
+def _sides_shown(
+    source: str | None, source_version: int | None, destination: str | None, destination_version: int | None
+) -> Versions:
+    if source is None or destination is None:
+        # A refusal without sides.
+        return ()
+    return ((source, source_version), (destination, destination_version))
 
 
 class InvalidatingDatabase:

@@ -1,13 +1,24 @@
 """From a batch to the arrays that `post_transfers` takes, and from the arrays it gives back to outcomes."""
 
 from collections.abc import Callable, Iterator, Sequence
+from datetime import datetime, timedelta
 from itertools import groupby
 from operator import attrgetter
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
+from uuid import UUID
 
 import asyncpg
 
-from server.ledger.transfers import Attempt, Bound, Outcome, TransferRequest, Unbound, resolve_known, with_answer
+from server.ledger.transfers import (
+    CHILDREN,
+    Attempt,
+    Bound,
+    Outcome,
+    TransferRequest,
+    Unbound,
+    resolve_known,
+    with_answer,
+)
 from server.ledger.unit import Unit
 from server.store.errors import RowLockedError
 
@@ -15,8 +26,12 @@ from server.store.errors import RowLockedError
 _SOURCE = TransferRequest._fields.index("source")
 _DESTINATION = TransferRequest._fields.index("destination")
 _CONDITIONS = TransferRequest._fields.index("source_version")
+# The outcomes of requests that did nothing and bound no key.
+_UNBOUND: Final = {"unbound": Unbound(), "future": Unbound(future=True)}
+
+
 # What the function gives back for each request.
-_OUTCOMES = (
+_DECISION: Final = (
     "outcomes",
     "pointers",
     "source_balances",
@@ -24,6 +39,16 @@ _OUTCOMES = (
     "source_versions",
     "destination_versions",
 )
+
+
+class Child(NamedTuple):
+    """What it gives back besides for a request with a parent: what that has told; the names are those of its arrays."""
+
+    child_parents: UUID | None
+    child_sources: str | None
+    child_destinations: str | None
+    child_amounts: int | None
+    child_currencies: str | None
 
 
 class Columns(NamedTuple):
@@ -35,8 +60,10 @@ class Columns(NamedTuple):
     last_accounts: Sequence[int]
     # Of each account, the position of its ledger from 1.
     account_ledgers: Sequence[int]
-    # By ledger and id.
+    # By ledger and id; those of requests with a parent are left to the function.
     accounts: Sequence[str]
+    # Of each request, the position of its ledger from 1.
+    request_ledgers: Sequence[int]
     # The fields of TransferRequest, in its order, an array each, or None where no request has the field. The sides are
     # positions in the accounts from 1, and the numbers of sets and bulks stand before the conditions.
     fields: Sequence[Sequence[Any] | None]
@@ -44,11 +71,8 @@ class Columns(NamedTuple):
     @property
     def arguments(self) -> tuple[Sequence[Any] | None, ...]:
         """All arrays, in the order of the function's arguments."""
-        return (self.ledgers, self.last_accounts, self.account_ledgers, self.accounts, *self.fields)
-
-    def account(self, position: int) -> tuple[int, str]:
-        """Return ledger and id of the account at a position, from 1."""
-        return self.ledgers[self.account_ledgers[position - 1] - 1], self.accounts[position - 1]
+        heads = (self.ledgers, self.last_accounts, self.account_ledgers, self.accounts, self.request_ledgers)
+        return (*heads, *self.fields)
 
 
 def columns(units: Sequence[Unit]) -> Columns:
@@ -62,22 +86,25 @@ def columns(units: Sequence[Unit]) -> Columns:
     last_accounts: list[int] = []
     account_ledgers: list[int] = []
     accounts: list[str] = []
-    sources: list[int] = []
-    destinations: list[int] = []
+    request_ledgers: list[int] = []
+    sources: list[int | None] = []
+    destinations: list[int | None] = []
     for ledger_id, of_ledger in groupby(units, attrgetter("ledger_id")):
         pairs = [(request.source, request.destination) for unit in of_ledger for request in unit.requests]
-        names = sorted({name for pair in pairs for name in pair})
-        position = {name: number for number, name in enumerate(names, len(accounts) + 1)}
-        sources += [position[source] for source, _ in pairs]
-        destinations += [position[destination] for _, destination in pairs]
+        names = sorted({name for pair in pairs for name in pair if name is not None})
+        position: dict[str | None, int] = {name: number for number, name in enumerate(names, len(accounts) + 1)}
+        sources += [position.get(source) for source, _ in pairs]
+        destinations += [position.get(destination) for _, destination in pairs]
         ledgers.append(ledger_id)
+        request_ledgers += [len(ledgers)] * len(pairs)
         account_ledgers += [len(ledgers)] * len(names)
         accounts += names
         last_accounts.append(len(accounts))
     fields: list[Sequence[Any]] = list(zip(*(request for unit in units for request in unit.requests), strict=True))
     fields[_SOURCE], fields[_DESTINATION] = sources, destinations
     fields.insert(_CONDITIONS, [unit.set_number(number) for number, unit in enumerate(units, 1) for _ in unit.requests])
-    return Columns(ledgers, last_accounts, account_ledgers, accounts, [_filled(field) for field in fields])
+    arrays = [_filled(field) for field in fields]
+    return Columns(ledgers, last_accounts, account_ledgers, accounts, request_ledgers, arrays)
 
 
 def _filled(field: Sequence[Any]) -> Sequence[Any] | None:
@@ -105,49 +132,78 @@ def resolve(
         render: Returns status and body of what a single request is answered.
     """
     posted_at = dict(zip(arrays.ledgers, result["posted_ats"], strict=True))
-    locked = {arrays.account(position) for position in result["locked"] or ()}
-    rows = zip(*(result[name] for name in _OUTCOMES), strict=True)
+    locked: dict[int, set[str]] = {}
+    for position, name in zip(result["locked_ledgers"] or (), result["locked"] or (), strict=True):
+        locked.setdefault(arrays.ledgers[position - 1], set()).add(name)
+    decisions = zip(*(result[name] for name in _DECISION), strict=True)
+    children: Iterator[Child] | None = None
+    if result["child_parents"] is not None:
+        children = map(Child._make, zip(*(result[name] for name in Child._fields), strict=True))
     for unit in units:
-        created_at = posted_at[unit.ledger_id]
         outcomes: list[Outcome] = []
         for request in unit.requests:
-            code, pointer, source_balance, destination_balance, source_version, destination_version = next(rows)
-            if code == "known":
-                outcomes.append(resolve_known(request, next(known)))
-                continue
-            if code == "unbound":
-                outcomes.append(Unbound())
-                continue
+            decision = next(decisions)
+            child = None if children is None else next(children)
+            code = decision[0]
             if code == "locked":
                 continue
-            refused = code != "posted"
-            attempt = Attempt(
-                request.id,
-                request.key,
-                request.fingerprint,
-                "transfer",
-                None,
-                request.source,
-                request.destination,
-                request.amount,
-                request.currency,
-                source_balance,
-                destination_balance,
-                source_version,
-                destination_version,
-                request.reference,
-                request.description,
-                request.conditions,
-                request.metadata,
-                code if refused else None,
-                pointer,
-                request.request_id if refused else None,
-                created_at,
-            )
-            outcomes.append(Bound(attempt, replayed=False))
+            if code in _UNBOUND:
+                outcomes.append(_UNBOUND[code])
+            elif code == "known":
+                outcomes.append(resolve_known(request, next(known)))
+            else:
+                attempt = _attempt(request, posted_at[unit.ledger_id], decision)
+                if child is not None and request.kind in CHILDREN:
+                    attempt = _with_parent(attempt, request, child)
+                outcomes.append(Bound(attempt, replayed=False))
         if len(outcomes) < len(unit.requests):
-            unit.result = RowLockedError(name for name in unit.accounts if (unit.ledger_id, name) in locked)
+            unit.result = RowLockedError(unit.meets(locked[unit.ledger_id]))
             continue
         if len(outcomes) == 1 and not unit.atomic:
             outcomes[0] = with_answer(outcomes[0], render)
         unit.result = outcomes
+
+
+def _attempt(request: TransferRequest, posted_at: datetime, decision: tuple[Any, ...]) -> Attempt:
+    """Return the attempt that a request has become, as its row has it; *decision* is in the order of `_DECISION`."""
+    code, pointer, source_balance, destination_balance, source_version, destination_version = decision
+    refused = code != "posted"
+    return Attempt(
+        request.id,
+        request.key,
+        request.fingerprint,
+        request.kind or "transfer",
+        None,
+        request.source,
+        request.destination,
+        request.amount,
+        request.currency,
+        source_balance,
+        destination_balance,
+        source_version,
+        destination_version,
+        request.reference,
+        request.description,
+        request.conditions,
+        request.metadata,
+        code if refused else None,
+        pointer,
+        request.request_id if refused else None,
+        posted_at,
+        request.effective_at,
+        request.expires_at if request.expires_in is None else posted_at + timedelta(seconds=request.expires_in),
+    )
+
+
+def _with_parent(attempt: Attempt, request: TransferRequest, child: Child) -> Attempt:
+    """Return the attempt of a request with a parent, with what the parent has told."""
+    return attempt._replace(
+        parent=child.child_parents,
+        source=child.child_sources,
+        destination=child.child_destinations,
+        amount=child.child_amounts,
+        currency=child.child_currencies,
+        amount_asked=request.amount,
+        release_rest=request.release_rest,
+        parent_key=request.parent_key,
+    )

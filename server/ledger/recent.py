@@ -63,13 +63,26 @@ class RecentInstants:
         """
         if not -RECENT <= at - datetime.now(UTC) <= RECENT:
             return True
+        clock = await self.now(ledger_id, account, on_wait)
+        return clock is None or clock > at
+
+    def is_past(self, at: datetime) -> bool:
+        """Whether no entry at or before *at* can be added to any account any more, without a look at its row."""
+        return at < datetime.now(UTC) - RECENT
+
+    async def now(self, ledger_id: int, account: str, on_wait: Callable[[], None] | None = None) -> datetime | None:
+        """
+        Return an instant, by the database's clock: all entries of the account up to it are committed, and none can be
+        added any more. None where there is no such account.
+
+        Args, Raises: As `wait`.
+        """
 
         async def attempt(waits: bool) -> datetime | None:
             return await self._lanes[waits].submit(ledger_id, account)
 
         deadline = time.monotonic() + READ_DEADLINE_SECONDS
-        clock = await self._rows.retry_while_locked(ledger_id, attempt, deadline, on_wait, needed=[account])
-        return clock is None or clock > at
+        return await self._rows.retry_while_locked(ledger_id, attempt, deadline, on_wait, needed=[account])
 
     async def _run(self, ledger_id: int, accounts: list[str]) -> list[datetime | BaseException | None]:
         """Return when each row was locked; RowLockedError for a row that is not free, None for a missing account."""

@@ -158,8 +158,9 @@ def _shown(units: Sequence[Unit]) -> Shown:
             if isinstance(outcome, Unbound):
                 continue
             attempt = outcome.attempt
-            versions.append(((ledger_id, attempt.source), attempt.source_version))
-            versions.append(((ledger_id, attempt.destination), attempt.destination_version))
+            if attempt.source is not None and attempt.destination is not None:
+                versions.append(((ledger_id, attempt.source), attempt.source_version))
+                versions.append(((ledger_id, attempt.destination), attempt.destination_version))
             if isinstance(outcome, Bound) and outcome.answer is not None:
                 replays[ledger_id, attempt.idempotency_key] = outcome.answer
     return Shown(versions, replays)

@@ -45,8 +45,15 @@ class Unit:
 
     @property
     def accounts(self) -> set[str]:
-        """All accounts it names."""
-        return {side for request in self.requests for side in (request.source, request.destination)}
+        """All accounts it names; those of parents are known to the database alone."""
+        sides = (side for request in self.requests for side in (request.source, request.destination))
+        return {side for side in sides if side is not None}
+
+    def meets(self, locked: set[str]) -> set[str]:
+        """Return those of the *locked* accounts of its ledger that it may need: all of them where it names a parent."""
+        if any(request.source is None for request in self.requests):
+            return locked
+        return self.accounts & locked
 
     def set_number(self, number: int) -> int:
         """Return its element of `p_sets` of `post_transfers`, given its *number* in the batch, from 1."""
@@ -64,8 +71,9 @@ class Unit:
             seconds: How long Postgres took.
         """
         for request in self.requests:
-            hot_accounts.add((self.ledger_id, request.source))
-            hot_accounts.add((self.ledger_id, request.destination))
+            if request.source is not None and request.destination is not None:
+                hot_accounts.add((self.ledger_id, request.source))
+                hot_accounts.add((self.ledger_id, request.destination))
         if self.timing is not None:
             self.timing.lane = left - self.arrived
             self.timing.database = seconds

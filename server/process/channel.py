@@ -1,4 +1,4 @@
-"""The messages between supervisor and worker: one JSON object a line, over a pair of sockets."""
+"""The messages between the supervisor and its children: one JSON object a line, over a pair of sockets."""
 
 import asyncio
 import contextlib
@@ -18,14 +18,14 @@ READ_BYTES: Final = 64 * 1024
 
 class Orders(msgspec.Struct, tag="orders", frozen=True):
     """
-    To a worker, as the first message: the settings to serve with.
+    To a child, as the first message: the settings to work with.
 
     Args:
         values: Settings that differ from the defaults, including secrets.
 
-        workers: The number of workers that serve, including this one.
+        workers: The number of workers that serve; a worker counts itself.
 
-        must_be_ready: Whether to send `Refused` instead of serving when it is not ready.
+        must_be_ready: Whether to send `Refused` instead of `Serving` when it is not ready.
     """
 
     values: dict[str, str | int]
@@ -34,15 +34,15 @@ class Orders(msgspec.Struct, tag="orders", frozen=True):
 
 
 class Retire(msgspec.Struct, tag="retire", frozen=True):
-    """To a worker: another worker accepts from its socket now. Answer the open connections and end."""
+    """To a child: another one is in its place now, and accepts from its socket. End, after what is under way."""
 
 
 class Stop(msgspec.Struct, tag="stop", frozen=True):
-    """To a worker: no other worker will accept from its socket. Accept what is queued there, answer and end."""
+    """To a child: no other one takes its place. A worker accepts what is queued at its socket; answer and end."""
 
 
 class Ask(msgspec.Struct, tag="ask", frozen=True):
-    """To a worker: answer with `Ready`."""
+    """To a child: answer with `Ready`."""
 
 
 class Beat(msgspec.Struct, tag="beat", frozen=True):
@@ -67,7 +67,7 @@ class Counted(msgspec.Struct, tag="counted", frozen=True):
     To the supervisor, once a second: the values that have changed since the last report.
 
     Args:
-        values: Totals since the worker started, not increments: a lost message is made good by a later one.
+        values: Totals since the child started, not increments: a lost message is made good by a later one.
 
         metrics: Descriptions of the metrics that are named for the first time, by name.
     """
@@ -91,24 +91,24 @@ class Hot(msgspec.Struct, tag="hot", frozen=True):
 
 
 class Serving(msgspec.Struct, tag="serving", frozen=True):
-    """To the supervisor: the worker accepts requests; the reasons why it is not ready, if there are any."""
+    """To the supervisor: the child works; the reasons why it is not ready, if there are any."""
 
     failures: tuple[str, ...] = ()
 
 
 class Ready(msgspec.Struct, tag="ready", frozen=True):
-    """To the supervisor, in answer to `Ask`: the reasons why the worker is not ready; none when it is."""
+    """To the supervisor, in answer to `Ask`: the reasons why the child is not ready; none when it is."""
 
     failures: tuple[str, ...] = ()
 
 
 class Refused(msgspec.Struct, tag="refused", frozen=True):
-    """To the supervisor: the worker cannot serve with these settings; the reason is a sentence for a person."""
+    """To the supervisor: the child cannot work with these settings; the reason is a sentence for a person."""
 
     text: str
 
 
-ToWorker = Orders | Retire | Stop | Ask
+ToChild = Orders | Retire | Stop | Ask
 ToSupervisor = Beat | Counted | Hot | Serving | Ready | Refused
 
 M = TypeVar("M")
@@ -138,7 +138,7 @@ class Channel(Generic[M]):
         self._handle: Callable[[M], None] = _ignore
         self._at_end: Callable[[], None] = _ignore
 
-    def send(self, message: "ToWorker | ToSupervisor") -> bool:
+    def send(self, message: "ToChild | ToSupervisor") -> bool:
         """Send a message without waiting; return False when the other end is gone or its buffer is full."""
         try:
             if self._unsent:
@@ -165,6 +165,8 @@ class Channel(Generic[M]):
         self._end.setblocking(False)
         self._handle, self._at_end = handle, at_end
         self._loop.add_reader(self._end.fileno(), self.read_all)
+        # What came together with the message that was waited for.
+        self._loop.call_soon(self._handle_all)
 
     def read_all(self) -> None:
         """Handle all messages that have arrived; only after `listen`."""
@@ -173,10 +175,7 @@ class Channel(Generic[M]):
                 is_open = self._read()
             except BlockingIOError:
                 return
-            while b"\n" in self._buffer:
-                # During a deploy the other end may be of a newer release, with messages that this one does not know.
-                with contextlib.suppress(msgspec.ValidationError):
-                    self._handle(self._next())
+            self._handle_all()
             if not is_open:
                 self.close()
                 self._at_end()
@@ -186,6 +185,12 @@ class Channel(Generic[M]):
         if self._loop is not None and self._end.fileno() >= 0:
             self._loop.remove_reader(self._end.fileno())
         self._end.close()
+
+    def _handle_all(self) -> None:
+        while b"\n" in self._buffer:
+            # During a deploy the other end may be of a newer release, with messages that this one does not know.
+            with contextlib.suppress(msgspec.ValidationError):
+                self._handle(self._next())
 
     def _read(self) -> bool:
         """Read what has arrived; return False at the end."""

@@ -1,4 +1,4 @@
-"""Worker processes as their supervisor sees them."""
+"""Child processes as their supervisor sees them."""
 
 import asyncio
 import contextlib
@@ -33,19 +33,43 @@ from server.process.timeouts import Timeouts
 from server.process.totals import Counts
 from server.settings import PREFIX
 
-# Seconds in which a worker must answer whether it is ready: a little more than its own check of Postgres may take.
+# Seconds in which a child must answer whether it is ready: a little more than its own check of Postgres may take.
 ASK_SECONDS: Final = 2.5
 
-# Of a worker.
+# Of a child.
 STATES: Final = ("starting", "serving", "draining")
 
 log = logging.getLogger(__name__)
 
 
-class Report(NamedTuple):
-    """The state of a worker; it is ready when the state is `serving` and there are no failures."""
+class Program(NamedTuple):
+    """
+    What a child runs.
 
-    slot: int
+    Args:
+        name: In the log.
+
+        label: In metrics and on the admin port.
+
+        module: Run with the number of its end of the channel, that of this process, and *arguments*.
+
+        descriptors: It inherits them under the same numbers; this process keeps them.
+
+        vital: Whether nothing can be served without it, so that a server that never could start it gives up.
+    """
+
+    name: str
+    label: str
+    module: str
+    arguments: tuple[str, ...] = ()
+    descriptors: tuple[int, ...] = ()
+    vital: bool = True
+
+
+class Report(NamedTuple):
+    """The state of a child; it is ready when the state is `serving` and there are no failures."""
+
+    program: Program
     pid: int
     state: str
     failures: tuple[str, ...]
@@ -53,29 +77,27 @@ class Report(NamedTuple):
 
 class Child:
     """
-    A worker process.
+    A process of a program.
 
     Args:
-        slot: Its number, from 1; its successor has the same.
-
-        listener: Its socket; this process keeps it.
+        program: What it runs.
     """
 
-    def __init__(self, slot: int, listener: socket.socket) -> None:
-        self.slot = slot
+    def __init__(self, program: Program) -> None:
+        self.program = program
         self.counts = Counts()
         ours, theirs = socket.socketpair()
         # Settings go as a whole; the buffers of some systems are smaller.
         ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, MESSAGE_MAX_BYTES)
         with theirs, contextlib.ExitStack() as stack:
             stack.enter_context(ours)
-            inherited = (listener.fileno(), theirs.fileno())
+            channel = theirs.fileno()
             self.process = subprocess.Popen(
                 # -P: no folder that the program happens to be started in is looked for modules.
-                [sys.executable, "-P", "-m", "server.process.worker", *map(str, (slot, *inherited, os.getpid()))],
+                [sys.executable, "-P", "-m", program.module, str(channel), str(os.getpid()), *program.arguments],
                 env=_environment(),
                 stdin=subprocess.DEVNULL,
-                pass_fds=inherited,
+                pass_fds=(channel, *program.descriptors),
                 # Ctrl-C in the terminal reaches the supervisor only.
                 start_new_session=True,
             )
@@ -84,15 +106,15 @@ class Child:
         self._channel: Channel[ToSupervisor] = Channel(ours, ToSupervisor)
         # One of STATES.
         self.state = "starting"
-        # Why it cannot serve, if it has sent `Refused`.
+        # Why it cannot work, if it has sent `Refused`.
         self.refusal: str | None = None
-        # On the loop's clock: when it was given its settings, when it began to serve, when its last message came, and
+        # On the loop's clock: when it was given its settings, when it began to work, when its last message came, and
         # by when it must have ended.
         self.began = self.served = self.last_message_at = 0.0
         self.must_end = float("inf")
         # Why it was killed, if it was.
         self.killed_for = ""
-        # The first is set when it serves or has ended, the second when it has ended.
+        # The first is set when it works or has ended, the second when it has ended.
         self.served_or_ended, self.ended = asyncio.Event(), asyncio.Event()
         self._failures: tuple[str, ...] = ()
         self._asking: asyncio.Future[None] | None = None
@@ -104,12 +126,12 @@ class Child:
         return self.process.pid
 
     def begin(self, orders: Orders, serves: Callable[[], None]) -> None:
-        """Send its settings and handle its messages from now on; *serves* is called when it accepts requests."""
+        """Send its settings and handle its messages from now on; *serves* is called when it works."""
         self._serves = serves
         self.began = self.last_message_at = asyncio.get_running_loop().time()
         self._channel.listen(self._handle, _do_nothing)
         if not self._channel.send(orders):
-            self.kill("it could not be told what to serve with")
+            self.kill("it could not be told what to work with")
 
     def drain(self, message: Retire | Stop, seconds: float) -> None:
         """Tell it to end within *seconds*."""
@@ -159,8 +181,8 @@ class Child:
                 failures = self._failures
             except TimeoutError:
                 self._asking = None
-                failures = ("the worker does not answer",)
-        return Report(self.slot, self.pid, self.state, failures)
+                failures = ("it does not answer",)
+        return Report(self.program, self.pid, self.state, failures)
 
     def _handle(self, message: ToSupervisor) -> None:
         loop = asyncio.get_running_loop()
@@ -177,7 +199,7 @@ class Child:
                 self.served = self.last_message_at
                 if self.state == "starting":
                     self.state = "serving"
-                log.info("worker %d (process %d) serves after %.2f s", self.slot, self.pid, self.served - self.began)
+                log.info("%s (process %d) serves after %.2f s", self.program.name, self.pid, self.served - self.began)
                 self.served_or_ended.set()
                 self._serves()
             case Ready(failures):

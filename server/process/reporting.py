@@ -1,16 +1,19 @@
-"""A worker reports its numbers to the supervisor once a second, outside the request path."""
+"""Workers and the background process report their numbers to the supervisor once a second, outside the request path."""
 
 import asyncio
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Final
 
 from server.app import App
+from server.background.leader import Leader
+from server.background.sweeper import Sweeper
 from server.process.channel import Channel, Counted, Hot, HotAccount, Value
+from server.store.cache_counters import CacheCounters
 from server.telemetry.metrics import METRICS, Sample
 from server.telemetry.tallies import Histogram
 
-# Seconds between two reports. A worker that crashes loses what it has counted since the last one.
+# Seconds between two reports. A process that crashes loses what it has counted since the last one.
 REPORT_SECONDS: Final = 1.0
 # Values in one message, each of at most some 300 bytes: small enough for any socket to take it as a whole.
 VALUES_MAX: Final = 100
@@ -19,6 +22,8 @@ HOT_SECONDS: Final = 10.0
 HOT_ACCOUNTS_REPORTED: Final = 10
 # Seconds between two measurements of how late the loop is.
 LAG_SECONDS: Final = 0.1
+# Digits of a second that are reported of how far the sweeper is behind.
+LAG_DIGITS: Final = 1
 
 
 def samples(app: App) -> Iterator[Sample]:
@@ -39,12 +44,19 @@ def samples(app: App) -> Iterator[Sample]:
     if app.traces is not None:
         yield Sample("tallystick_spans_total", ("sent",), app.traces.sent)
         yield Sample("tallystick_spans_total", ("dropped",), app.traces.dropped)
-    yield from _cache(app)
+    yield from _cache(app.counters)
     yield from _now(app)
 
 
-def _cache(app: App) -> Iterator[Sample]:
-    counters = app.counters
+def background_samples(leader: Leader, sweeper: Sweeper) -> Iterator[Sample]:
+    """Return all values of the background process."""
+    yield Sample("tallystick_background_leads", (), int(leader.leads))
+    yield Sample("tallystick_holds_expired_total", (), sweeper.swept)
+    yield Sample("tallystick_sweep_failures_total", (), sweeper.failures)
+    yield Sample("tallystick_sweep_lag_seconds", (), round(sweeper.lag_seconds, LAG_DIGITS))
+
+
+def _cache(counters: CacheCounters) -> Iterator[Sample]:
     for result in ("hit", "miss", "busy"):
         number = {"hit": counters.hits, "miss": counters.misses, "busy": counters.busy}[result]
         yield Sample("tallystick_snapshots_total", (result,), number)
@@ -66,6 +78,7 @@ def _now(app: App) -> Iterator[Sample]:
     yield Sample("tallystick_requests_running", ("writes",), admission.writes)
     anonymous = app.server.pipeline.callers.admission
     yield Sample("tallystick_requests_running", ("anonymous",), anonymous.reads)
+    yield Sample("tallystick_requests_running", ("streams",), app.streams.count)
     yield Sample("tallystick_requests_waiting", ("anonymous",), sum(anonymous.waiting))
     yield Sample("tallystick_requests_waiting", ("reads",), waiting_reads)
     yield Sample("tallystick_requests_waiting", ("writes",), waiting_writes)
@@ -74,6 +87,14 @@ def _now(app: App) -> Iterator[Sample]:
         idle = pool.idle
         yield Sample("tallystick_pool_connections", (name, "idle"), idle)
         yield Sample("tallystick_pool_connections", (name, "used"), pool.size - idle)
+
+
+def values_of(samples: Iterable[Sample]) -> list[Value]:
+    """Return samples as they are sent."""
+    return [
+        Value(name, labels, value.numbers() if isinstance(value, Histogram) else (value,))
+        for name, labels, value in samples
+    ]
 
 
 class Reporter:
@@ -92,11 +113,7 @@ class Reporter:
 
     def report(self, samples: Iterable[Sample]) -> None:
         """Send the samples that have changed; what the channel does not take now is sent with the next report."""
-        values = [
-            Value(name, labels, value.numbers() if isinstance(value, Histogram) else (value,))
-            for name, labels, value in samples
-        ]
-        changed = [value for value in values if self._sent.get(value[:2]) != value.numbers]
+        changed = [value for value in values_of(samples) if self._sent.get(value[:2]) != value.numbers]
         for start in range(0, len(changed), VALUES_MAX):
             part = tuple(changed[start : start + VALUES_MAX])
             new = {value.name for value in part} - self._described
@@ -104,6 +121,17 @@ class Reporter:
                 return
             self._described |= new
             self._sent.update({value[:2]: value.numbers for value in part})
+
+
+async def repeat(samples: Callable[[], Iterable[Sample]], channel: Channel[Any]) -> None:
+    """Report samples for as long as the process runs."""
+    reporter = Reporter(channel)
+    try:
+        while True:
+            reporter.report(samples())
+            await asyncio.sleep(REPORT_SECONDS)
+    finally:
+        reporter.report(samples())
 
 
 async def report(app: App, channel: Channel[Any]) -> None:

@@ -1,7 +1,7 @@
 """The bodies of `/metrics` and `/hot-accounts` on the admin port. Importing this takes a tenth of a second."""
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Final
 
 import orjson
@@ -10,11 +10,12 @@ from prometheus_client import Metric as Family
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 from prometheus_client.utils import floatToGoString
 
-from server.process.channel import HotAccount
+from server.process.channel import Counted, HotAccount
+from server.process.reporting import values_of
 from server.process.supervisor import Supervisor
-from server.process.totals import Labels, Totals
+from server.process.totals import Counts, Labels, Totals
 from server.process.usage import usage
-from server.telemetry.metrics import SUPERVISED, Metric
+from server.telemetry.metrics import METRICS, SUPERVISED, Metric, Sample
 from server.telemetry.version import VERSION
 
 # Accounts shown.
@@ -22,8 +23,17 @@ HOT_ACCOUNTS_SHOWN: Final = 10
 
 
 def metrics(supervisor: Supervisor) -> bytes:
-    """Return the numbers of all workers together and those of the supervisor, in Prometheus's text format."""
+    """Return the numbers of all children together and those of the supervisor, in Prometheus's text format."""
     return text(supervisor.totals(), _supervised(supervisor))
+
+
+def metrics_alone(samples: Iterable[Sample]) -> bytes:
+    """Return the numbers of this process, which has no supervisor."""
+    counts, totals = Counts(), Totals()
+    values = values_of(samples)
+    counts.update(Counted(tuple(values), {value.name: METRICS[value.name] for value in values}))
+    totals.add(counts)
+    return text(totals, {"tallystick_build_info": {(VERSION,): 1}})
 
 
 def hot_accounts(supervisor: Supervisor) -> bytes:
@@ -37,22 +47,34 @@ def hot_accounts(supervisor: Supervisor) -> bytes:
 
 
 def text(totals: Totals, supervised: Mapping[str, Mapping[Labels, float]]) -> bytes:
-    """Return the sums of workers and values of the metrics of SUPERVISED, in Prometheus's text format."""
+    """Return the sums of children and values of the metrics of SUPERVISED, in Prometheus's text format."""
     registry = CollectorRegistry()
     registry.register(_Collector(totals, supervised))
     return generate_latest(registry)
 
 
 def _supervised(supervisor: Supervisor) -> Mapping[str, Mapping[Labels, float]]:
-    used = {str(slot): found for slot, pid in supervisor.pids().items() if (found := usage(pid)) is not None}
+    used = {slot: found for slot, pid in supervisor.pids().items() if (found := usage(pid)) is not None}
     silent = supervisor.silent_seconds().items()
     return {
+        **_background(supervisor),
         "tallystick_build_info": {(VERSION,): 1},
         "tallystick_workers": {(state,): number for state, number in supervisor.states().items()},
         "tallystick_worker_restarts_total": {(): supervisor.restarts},
         "tallystick_worker_cpu_seconds_total": {(slot,): found.cpu_seconds for slot, found in used.items()},
         "tallystick_worker_resident_bytes": {(slot,): found.resident_bytes for slot, found in used.items()},
-        "tallystick_worker_silent_seconds": {(str(slot),): seconds for slot, seconds in silent},
+        "tallystick_worker_silent_seconds": {(slot,): seconds for slot, seconds in silent},
+    }
+
+
+def _background(supervisor: Supervisor) -> Mapping[str, Mapping[Labels, float]]:
+    """Return what there is to say of the background process; nothing where there is none."""
+    if (found := supervisor.background()) is None:
+        return {}
+    states, restarts = found
+    return {
+        "tallystick_background_processes": {(state,): number for state, number in states.items()},
+        "tallystick_background_restarts_total": {(): restarts},
     }
 
 

@@ -1,31 +1,31 @@
-"""The places of workers."""
+"""The places of children."""
 
-import socket
 from collections import Counter
 from collections.abc import Iterable, Mapping
 
-from server.process.children import STATES, Child, Report
+from server.process.children import STATES, Child, Program, Report
 
 
 class Slot:
-    """A place for a worker: its number, its socket and the worker that serves from it."""
+    """A place for a child: what runs there, and the process that does."""
 
-    def __init__(self, number: int, listener: socket.socket) -> None:
-        self.number = number
-        self.listener = listener
+    def __init__(self, program: Program) -> None:
+        self.program = program
         self.current: Child | None = None
         # Failed starts and early ends in a row.
         self.failures = 0
+        # Children that died here and were, or are to be, started again.
+        self.restarts = 0
 
     async def report(self) -> Report:
-        """Return the state of its worker; `restarting` when there is none."""
+        """Return the state of its child; `restarting` when there is none."""
         if self.current is None:
-            return Report(self.number, 0, "restarting", ())
+            return Report(self.program, 0, "restarting", ())
         return await self.current.report()
 
 
 def count_states(slots: Iterable[Slot], children: Iterable[Child]) -> Mapping[str, int]:
-    """Return the number of workers in each state, zeros included."""
+    """Return the number of children in each state, zeros included."""
     counts = Counter(child.state for child in children)
     missing = sum(slot.current is None for slot in slots)
     return {**{state: counts[state] for state in STATES}, "restarting": missing}

@@ -10,13 +10,15 @@ BACK_OFF_EXPONENT_MAX: Final = 10
 class Timeouts(NamedTuple):
     """Time-outs and delays of the supervisor, in seconds."""
 
-    # Until a worker serves: half a second, and much longer on a machine that starts everything at once.
+    # Until a child works: half a second, and much longer on a machine that starts everything at once.
     start: float = 30.0
-    # Without a message of a worker, which sends one a second: its loop is stuck or the process is stopped.
+    # Without a message of a child, which sends one a second: its loop is stuck or the process is stopped.
     silence: float = 10.0
     # For a worker to end: it waits for idle connections, running requests, postings and pools, each with a bound of
     # its own.
     end: float = 30.0
+    # For the background process: nobody waits for what it does, and another one finishes it.
+    end_background: float = 10.0
     # Before a restart: short at first, and long enough to cost nothing when a worker dies at every start.
     restart_first: float = 0.1
     restart_max: float = 10.0
@@ -24,7 +26,7 @@ class Timeouts(NamedTuple):
     stable: float = 30.0
 
     def restart(self, failures: int) -> float:
-        """Return the delay before the restart of a worker that has failed *failures* times in a row."""
+        """Return the delay before the restart of a child that has failed *failures* times in a row."""
         delay = self.restart_first * BACK_OFF_FACTOR ** min(failures - 1, BACK_OFF_EXPONENT_MAX)
         return min(delay, self.restart_max)
 

@@ -1,33 +1,27 @@
 """
 A worker: one process and one loop that serves from an inherited socket until the supervisor ends it.
 
-Run as `python -m server.process.worker SLOT LISTENER CHANNEL SUPERVISOR`: its number, two inherited descriptors, and
-the process that started it.
+Run as `python -m server.process.worker CHANNEL SUPERVISOR NUMBER LISTENER`: an inherited descriptor, the process that
+started it, its number, and another inherited descriptor.
 """
 
 import asyncio
-import ctypes
 import gc
 import logging
-import os
-import platform
-import signal
 import socket
 import sys
 from typing import Final
 
-import uvloop
 from aiohttp import web
 
 from server.app import App, create_app
 from server.http.limits import BACKLOG
-from server.process.channel import Ask, Beat, Channel, Orders, Ready, Refused, Retire, Serving, Stop, ToWorker
-from server.process.embedded.child import PR_SET_PDEATHSIG
-from server.process.error_messages import NotReadyError, explain
+from server.process import attached
+from server.process.channel import Ask, Channel, Orders, Retire, Serving, Stop, ToChild
+from server.process.error_messages import NotReadyError
 from server.process.reporting import report
-from server.settings import Settings, load
+from server.settings import Settings
 from server.store.background import stop
-from server.telemetry.logs import configure_logs
 
 # Seconds between the end of listening and the closing of idle connections, for what the kernel had accepted.
 STOP_LISTENING_SECONDS: Final = 0.25
@@ -37,15 +31,9 @@ RETIRE_SECONDS: Final = 5.0
 RETIRE_POLL_SECONDS: Final = 0.05
 # Seconds that running requests get to finish: a little more than the deadline of a posting.
 SHUTDOWN_SECONDS: Final = 6.0
-# Seconds between two beats.
-BEAT_SECONDS: Final = 1.0
-
 # Objects made before the collector looks at the young ones, and how often it looks at the older ones. Requests die by
 # reference count, so it finds little; with Python's default of 700 it took a fifth of a busy worker's time.
 COLLECT_AFTER: Final = (50_000, 20, 100)
-
-EXIT_FAULT: Final = 1
-EXIT_REFUSED: Final = 2
 
 # By name: this module is run as a program.
 log = logging.getLogger("server.process.worker")
@@ -53,28 +41,12 @@ log = logging.getLogger("server.process.worker")
 
 def main() -> int:
     """Serve with the settings of the supervisor, and return the exit code."""
-    slot, listener, channel, supervisor = map(int, sys.argv[1:])
-    _end_with(supervisor)
-    # Signals for the whole group are handled by the supervisor, which ends its workers in order.
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, signal.SIG_IGN)
-    channel_to_supervisor: Channel[ToWorker] = Channel(socket.socket(fileno=channel), ToWorker)
-    orders = channel_to_supervisor.wait()
-    if not isinstance(orders, Orders):
-        # The supervisor has ended, or ends before there was anything to serve with.
-        return 0
-    try:
-        settings = load({}, orders.values).settings
-        configure_logs(settings.log_level, worker=slot, pid=os.getpid())
-        uvloop.run(Worker(orders, settings, socket.socket(fileno=listener), channel_to_supervisor).serve())
-    except Exception as error:
-        text = explain(error)
-        if text is None:
-            log.exception("the worker failed")
-            return EXIT_FAULT
-        channel_to_supervisor.send(Refused(text))
-        return EXIT_REFUSED
-    return 0
+    channel, supervisor, number, listener = map(int, sys.argv[1:])
+
+    async def serve(orders: Orders, settings: Settings, channel: Channel[ToChild]) -> None:
+        await Worker(orders, settings, socket.socket(fileno=listener), channel).serve()
+
+    return attached.run(channel, supervisor, serve, worker=number)
 
 
 class Worker:
@@ -91,7 +63,7 @@ class Worker:
         channel: To the supervisor.
     """
 
-    def __init__(self, orders: Orders, settings: Settings, listener: socket.socket, channel: Channel[ToWorker]) -> None:
+    def __init__(self, orders: Orders, settings: Settings, listener: socket.socket, channel: Channel[ToChild]) -> None:
         self._orders = orders
         self._settings = settings
         self._listener = listener
@@ -110,8 +82,8 @@ class Worker:
             NotReadyError: There is a reason not to be ready, and this worker had to be.
             SettingsError: As `create_app`.
         """
-        self._channel.listen(self._handle, _leave)
-        tasks = [asyncio.create_task(self._beat())]
+        self._channel.listen(self._handle, attached.leave)
+        tasks = [asyncio.create_task(attached.beat(self._channel))]
         try:
             async with create_app(self._settings, self._orders.workers) as app:
                 self._app = app
@@ -135,10 +107,11 @@ class Worker:
         finally:
             await stop(*tasks)
 
-    def _handle(self, message: ToWorker) -> None:
+    def _handle(self, message: ToChild) -> None:
         match message:
             case Ask():
-                task = asyncio.create_task(self._answer())
+                readiness = None if self._app is None else self._app.readiness
+                task = asyncio.create_task(attached.answer(self._channel, readiness))
                 self._answers.add(task)
                 task.add_done_callback(self._answers.discard)
             case Stop():
@@ -148,15 +121,6 @@ class Worker:
                 self._ending.set()
             case Orders():
                 log.error("orders came twice")
-
-    async def _answer(self) -> None:
-        failures = ("the worker starts",) if self._app is None else await self._app.readiness.failures()
-        self._channel.send(Ready(tuple(failures)))
-
-    async def _beat(self) -> None:
-        while True:
-            self._channel.send(Beat())
-            await asyncio.sleep(BEAT_SECONDS)
 
     async def _drain(self, app: App, runner: web.ServerRunner, site: web.SockSite) -> None:
         """Stop without losing a request: not ready, close the listener, `Connection: close`, then the rest."""
@@ -202,20 +166,6 @@ async def accept_the_rest(app: App, listener: socket.socket) -> None:
             return
         connection.setblocking(False)
         await asyncio.get_running_loop().connect_accepted_socket(app.server, connection)
-
-
-def _end_with(supervisor: int) -> None:
-    """Ask the kernel to kill this process when the supervisor ends, however it ends (Linux only)."""
-    if platform.system() == "Linux":
-        ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0)
-    if os.getppid() != supervisor:
-        # It ended before the request took effect.
-        os._exit(EXIT_FAULT)
-
-
-def _leave() -> None:
-    """End at once: the supervisor has ended, and its successor may want the address."""
-    os._exit(EXIT_FAULT)
 
 
 if __name__ == "__main__":

@@ -33,6 +33,10 @@ PENDING_RETRY_SECONDS = 0.1
 # Pending invalidations that one attempt sends: about a millisecond of this process and of Redis.
 PENDING_STEP_MAX = 1_000
 
+# Redis counts whole milliseconds, and keeps a key for the last of them: one for the beginning of a life, one for its
+# end.
+EXPIRY_MARGIN_MS = 2
+
 # The first bytes of a stored replay. Those of an earlier version began with a digest.
 _REPLAY_FORMAT = b"R2"
 
@@ -64,10 +68,15 @@ class Replay(NamedTuple):
 
 
 class Snapshot(msgspec.Struct, gc=False, frozen=True):
-    """An account as it is stored: its version (0: there is no such account) and the body of the answer."""
+    """
+    An account as it is stored: its version (0: there is no such account) and the body of the answer.
+
+    Before it is stored it also tells for how many milliseconds it is right, where that is known: until a hold expires.
+    """
 
     version: int
     body: bytes
+    right_ms: int | None = None
 
     def packed(self, run: bytes) -> bytes:
         """Return the bytes to store, for a snapshot read in *run* of the database."""
@@ -185,6 +194,8 @@ class Cache:
             return
         key, run = self._keyspace.snapshot(ledger_id, account_id), self._keyspace.run
         life_ms = SNAPSHOT_MS if snapshot.version else ABSENCE_MS
+        if snapshot.right_ms is not None:
+            life_ms = min(life_ms, snapshot.right_ms - EXPIRY_MARGIN_MS)
         command = script("fill").call([key], token, snapshot.version, snapshot.packed(run), life_ms, LEASE_MS, run)
         try:
             stored = await self._submit(key, command)

@@ -22,6 +22,8 @@ IDLE_IN_TRANSACTION_TIMEOUT_MS = 5_000
 COMMAND_TIMEOUT_SECONDS = 2.5
 # Seconds to open a connection.
 CONNECT_TIMEOUT_SECONDS = 2.0
+# Rows that a stream asks for at a time: enough to share a round trip, and a megabyte or so.
+STREAM_ROWS = 1_000
 SERVICE_ROLE = "tallystick_service"
 SCHEMA = "tallystick"
 
@@ -83,6 +85,12 @@ class Session:
         with translating():
             return await self._connection.fetch(text, *arguments)
 
+    async def stream(self, text: str, *arguments: object) -> "AsyncIterator[asyncpg.Record]":
+        """Give the rows of a statement, some at a time; only in a transaction."""
+        with translating():
+            async for row in self._connection.cursor(text, *arguments, prefetch=STREAM_ROWS):
+                yield row
+
     @asynccontextmanager
     async def transaction(self, **options: Any) -> AsyncIterator[None]:
         """Run what is in the block in one transaction, with the driver's options."""
@@ -92,7 +100,13 @@ class Session:
 
 
 @asynccontextmanager
-async def session(dsn: str, settings: Mapping[str, str], close_seconds: float | None = None) -> AsyncIterator[Session]:
+async def session(
+    dsn: str,
+    settings: Mapping[str, str],
+    close_seconds: float | None = None,
+    *,
+    command_seconds: float | None = None,
+) -> AsyncIterator[Session]:
     """
     Lend a connection of its own.
 
@@ -101,13 +115,15 @@ async def session(dsn: str, settings: Mapping[str, str], close_seconds: float | 
 
         close_seconds: That closing it may take.
 
+        command_seconds: That a statement may take.
+
     Raises:
         StoreUnavailableError: Postgres cannot be reached, or is lost.
         DatabaseError: It refuses.
         OSError: A file that the address names cannot be read.
     """
     try:
-        connection = await _connect(dsn, settings)
+        connection = await _connect(dsn, settings, command_seconds)
         try:
             yield Session(connection)
         finally:
@@ -117,10 +133,17 @@ async def session(dsn: str, settings: Mapping[str, str], close_seconds: float | 
         raise StoreUnavailableError(str(error.__cause__) or str(error)) from error
 
 
-async def _connect(dsn: str, settings: Mapping[str, str]) -> "asyncpg.Connection[asyncpg.Record]":
+async def _connect(
+    dsn: str, settings: Mapping[str, str], command_seconds: float | None
+) -> "asyncpg.Connection[asyncpg.Record]":
     with translating():
         try:
-            return await hosts.connect(dsn, timeout=CONNECT_TIMEOUT_SECONDS, server_settings=dict(settings))
+            return await hosts.connect(
+                dsn,
+                timeout=CONNECT_TIMEOUT_SECONDS,
+                command_timeout=command_seconds,
+                server_settings=dict(settings),
+            )
         except asyncpg.InterfaceError as error:
             raise AddressError(str(error), type(error).__name__) from error
 

@@ -62,7 +62,9 @@ METRICS: Final[Mapping[str, Metric]] = {
     ),
     "tallystick_connections": Metric("gauge", "Connections of clients that are open."),
     "tallystick_requests_running": Metric(
-        "gauge", "Requests that hold a place: reads or writes with a key, or anonymous.", ("kind",)
+        "gauge",
+        "Requests that hold a place: reads or writes with a key, or anonymous; streams are long answers being sent.",
+        ("kind",),
     ),
     "tallystick_requests_waiting": Metric(
         "gauge", "Requests that wait for a place: reads or writes with a key, or anonymous.", ("kind",)
@@ -80,6 +82,16 @@ METRICS: Final[Mapping[str, Metric]] = {
     "tallystick_spans_total": Metric(
         "counter", "Spans of traces: sent, or dropped because the collector did not take them in time.", ("result",)
     ),
+    "tallystick_background_leads": Metric(
+        "gauge", "Background processes that lead: 1 over all servers of a database together."
+    ),
+    "tallystick_holds_expired_total": Metric("counter", "Expiries of holds that were posted."),
+    "tallystick_sweep_failures_total": Metric(
+        "counter", "Times that due holds of a ledger were left for later: an account was locked, or Postgres away."
+    ),
+    "tallystick_sweep_lag_seconds": Metric(
+        "gauge", "How long the oldest hold that is due has waited for its expiry to be posted, as the leader sees it."
+    ),
     "tallystick_loop_lag_seconds": Metric("histogram", "By how much a timer of the event loop was late.", (), SECONDS),
 }
 
@@ -90,13 +102,23 @@ SUPERVISED: Final[Mapping[str, Metric]] = {
     "tallystick_workers": Metric("gauge", "Workers by state: starting, serving, draining or restarting.", ("state",)),
     "tallystick_worker_restarts_total": Metric("counter", "Workers that died or hung and had to be started again."),
     "tallystick_worker_cpu_seconds_total": Metric(
-        "counter", "Processor time of the worker in a slot since it started; Linux only.", ("slot",)
+        "counter",
+        "Processor time of the worker in a slot, or of the background process, since it started; Linux only.",
+        ("slot",),
     ),
     "tallystick_worker_resident_bytes": Metric(
-        "gauge", "Memory that the worker in a slot holds; Linux only.", ("slot",)
+        "gauge", "Memory that the worker in a slot, or the background process, holds; Linux only.", ("slot",)
     ),
     "tallystick_worker_silent_seconds": Metric(
-        "gauge", "Time since the worker in a slot gave a sign of life and reported its numbers.", ("slot",)
+        "gauge",
+        "Time since the worker in a slot, or the background process, gave a sign of life and reported its numbers.",
+        ("slot",),
+    ),
+    "tallystick_background_processes": Metric(
+        "gauge", "Background processes by state: starting, serving, draining or restarting.", ("state",)
+    ),
+    "tallystick_background_restarts_total": Metric(
+        "counter", "Background processes that died or hung and had to be started again."
     ),
 }
 

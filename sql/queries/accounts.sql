@@ -1,22 +1,30 @@
 -- columns: account_columns
--- id, currency, balance, held_in, held_out, floor, ceiling, version, closed, metadata, created_at
+-- a.id, a.currency, a.balance, a.held_in - coalesce(d.held_in, 0) AS held_in,
+-- a.held_out - coalesce(d.held_out, 0) AS held_out, a.floor, a.ceiling, a.version + coalesce(d.holds, 0) AS version,
+-- a.closed, a.metadata, a.created_at, d.expires_in_ms
+
+-- columns: accounts_without_due_holds
+-- accounts AS a LEFT JOIN LATERAL (
+--     SELECT * FROM due_holds(a.ledger_id, a.id) WHERE a.held_in > 0 OR a.held_out > 0
+-- ) AS d ON true
 
 -- name: account_create_many(ledger_id, ids, currencies, floors, ceilings, metadata, wait_ms)
 -- Open those that do not exist yet, in id order so that two such calls cannot deadlock; of equal ids the first counts.
 INSERT INTO accounts (ledger_id, id, currency, floor, ceiling, metadata, created_at)
-SELECT $1, r.id, r.currency, r.floor, r.ceiling, r.metadata, clock_timestamp()
+SELECT $1, r.id, r.currency, r.floor, r.ceiling, r.metadata, ledger_clock()
 FROM set_config('lock_timeout', $7, true),
     unnest($2::text[], $3::text[], $4::bigint[], $5::bigint[], $6::json[])
     WITH ORDINALITY AS r (id, currency, floor, ceiling, metadata, place)
 ORDER BY r.id COLLATE "C", r.place
 ON CONFLICT DO NOTHING
-RETURNING {account_columns};
+RETURNING id, currency, balance, held_in, held_out, floor, ceiling, version, closed, metadata, created_at,
+          NULL::bigint AS expires_in_ms;
 
 -- name: account_read_many(ledger_id, ids)
 -- The accounts of these ids, in any order; those that do not exist are left out.
 SELECT {account_columns}
-FROM accounts
-WHERE ledger_id = $1 AND id = ANY ($2::text[]);
+FROM {accounts_without_due_holds}
+WHERE a.ledger_id = $1 AND a.id = ANY ($2::text[]);
 
 -- name: account_locked_many(ledger_id, ids)
 -- Those of the accounts whose rows another transaction has locked; waits for none of them.
@@ -32,7 +40,7 @@ WHERE ledger_id = $1 AND id = ANY ($2::text[]) AND id NOT IN (SELECT id FROM fre
 -- name: account_clock_many(ledger_id, ids)
 -- An instant for each account that no other transaction has locked: its entries not committed by then are later.
 WITH free AS (
-    SELECT id, clock_timestamp() AS clock
+    SELECT id, ledger_clock() AS clock
     FROM accounts
     WHERE ledger_id = $1 AND id = ANY ($2::text[])
     ORDER BY id
@@ -44,7 +52,7 @@ WHERE a.ledger_id = $1 AND a.id = ANY ($2::text[]);
 
 -- name: account_clock_many_waiting(ledger_id, ids)
 -- The same for all of the accounts, waiting up to lock_timeout for those that another transaction has locked.
-SELECT id, clock_timestamp() AS clock
+SELECT id, ledger_clock() AS clock
 FROM accounts
 WHERE ledger_id = $1 AND id = ANY ($2::text[])
 ORDER BY id
@@ -53,29 +61,29 @@ FOR SHARE;
 -- name: account_page(ledger_id, prefix, prefix_end, after, limit)
 -- One page of the accounts whose ids begin with a prefix, by id.
 SELECT {account_columns}
-FROM accounts
-WHERE ledger_id = $1 AND id >= $2 AND id < $3 AND id > $4
-ORDER BY id
+FROM {accounts_without_due_holds}
+WHERE a.ledger_id = $1 AND a.id >= $2 AND a.id < $3 AND a.id > $4
+ORDER BY a.id
 LIMIT $5;
 
 -- name: account_patch(ledger_id, id, if_versions, set_floor, floor, set_ceiling, ceiling, closed, merge, clear, keys_max, wait_ms)
 -- Change an account, unless it moved on from the versions the caller saw or its metadata would hold too many keys.
-UPDATE accounts
-SET version = version + 1,
-    limits_version = CASE WHEN $4::boolean OR $6::boolean THEN version + 1 ELSE limits_version END,
-    floor = CASE WHEN $4::boolean THEN $5::bigint ELSE floor END,
-    ceiling = CASE WHEN $6::boolean THEN $7::bigint ELSE ceiling END,
-    closed = coalesce($8::boolean, closed),
-    metadata = CASE
-        WHEN $10::boolean THEN '{}'::json
-        WHEN $9::jsonb IS NULL THEN metadata
-        ELSE jsonb_strip_nulls(metadata::jsonb || $9::jsonb)::json
-    END
-FROM set_config('lock_timeout', $12, true)
-WHERE ledger_id = $1 AND id = $2 AND ($3::bigint[] IS NULL OR version = ANY ($3))
-  AND ($9::jsonb IS NULL
-       OR (SELECT count(*) FROM jsonb_object_keys(jsonb_strip_nulls(metadata::jsonb || $9::jsonb))) <= $11::integer)
-RETURNING {account_columns};
+SELECT * FROM change_account($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12);
+
+-- name: account_limit_many(ledger_id, ids, floors, ceilings, closeds, wait_ms)
+-- Give these limits to those of the accounts that are open and have none, in id order.
+SELECT c.id, c.version
+FROM (
+    SELECT r.* FROM unnest($2::text[], $3::bigint[], $4::bigint[], $5::boolean[]) AS r (id, floor, ceiling, closed)
+    JOIN accounts AS a ON a.ledger_id = $1 AND a.id = r.id
+    WHERE a.floor IS NULL AND a.ceiling IS NULL AND NOT a.closed
+      AND (r.floor IS NOT NULL OR r.ceiling IS NOT NULL OR r.closed)
+    ORDER BY a.id
+    OFFSET 0
+) AS n
+CROSS JOIN LATERAL change_account(
+    $1, n.id, NULL, true, n.floor, true, n.ceiling, nullif(n.closed, false), NULL, false, 0, $6
+) AS c;
 
 -- name: entry_page(ledger_id, account, from, to, before_at, before_version, limit)
 -- One page of an account's statement, newest first, from both sides of its transfers.
@@ -83,7 +91,7 @@ SELECT e.* FROM (
     (SELECT id, kind, -amount AS amount, destination AS counterparty, source_balance AS balance,
             source_version AS version, reference, created_at
      FROM transfers
-     WHERE ledger_id = $1 AND source = $2 AND refusal IS NULL
+     WHERE ledger_id = $1 AND source = $2 AND moves
        AND created_at >= $3::timestamptz AND created_at < $4::timestamptz AND created_at <= $5::timestamptz
        AND (created_at, source_version) < ($5::timestamptz, $6::bigint)
      ORDER BY created_at DESC, source_version DESC
@@ -92,7 +100,7 @@ SELECT e.* FROM (
     (SELECT id, kind, amount, source AS counterparty, destination_balance AS balance,
             destination_version AS version, reference, created_at
      FROM transfers
-     WHERE ledger_id = $1 AND destination = $2 AND refusal IS NULL
+     WHERE ledger_id = $1 AND destination = $2 AND moves
        AND created_at >= $3::timestamptz AND created_at < $4::timestamptz AND created_at <= $5::timestamptz
        AND (created_at, destination_version) < ($5::timestamptz, $6::bigint)
      ORDER BY created_at DESC, destination_version DESC
@@ -103,23 +111,62 @@ LIMIT $7;
 
 -- name: account_balance_at(ledger_id, account, at)
 -- The account's newest entry at or before an instant, and whether that instant is still to come.
-SELECT a.currency, e.balance, e.version, clock_timestamp() < $3::timestamptz AS is_future
+SELECT a.currency, e.balance, e.version, ledger_clock() < $3::timestamptz AS is_future
 FROM accounts AS a
 LEFT JOIN LATERAL (
     SELECT s.balance, s.version FROM (
         (SELECT source_balance AS balance, source_version AS version
          FROM transfers
-         WHERE ledger_id = $1 AND source = $2 AND refusal IS NULL AND created_at <= $3::timestamptz
+         WHERE ledger_id = $1 AND source = $2 AND moves AND created_at <= $3::timestamptz
          ORDER BY created_at DESC, source_version DESC
          LIMIT 1)
         UNION ALL
         (SELECT destination_balance AS balance, destination_version AS version
          FROM transfers
-         WHERE ledger_id = $1 AND destination = $2 AND refusal IS NULL AND created_at <= $3::timestamptz
+         WHERE ledger_id = $1 AND destination = $2 AND moves AND created_at <= $3::timestamptz
          ORDER BY created_at DESC, destination_version DESC
          LIMIT 1)
     ) AS s
     ORDER BY s.version DESC
     LIMIT 1
 ) AS e ON true
+WHERE a.ledger_id = $1 AND a.id = $2;
+
+-- name: account_balance_effective_at(ledger_id, account, at, as_of)
+-- What the books say at one instant of the balance at another: back-dated entries posted between the two are in it.
+SELECT a.currency, coalesce(e.balance, 0) + coalesce(b.amount, 0) AS balance, greatest(e.version, b.version) AS version,
+       ledger_clock() < $3::timestamptz AS is_future
+FROM accounts AS a
+LEFT JOIN LATERAL (
+    SELECT s.balance, s.version FROM (
+        (SELECT source_balance AS balance, source_version AS version
+         FROM transfers
+         WHERE ledger_id = $1 AND source = $2 AND moves AND created_at <= $3::timestamptz
+         ORDER BY created_at DESC, source_version DESC
+         LIMIT 1)
+        UNION ALL
+        (SELECT destination_balance AS balance, destination_version AS version
+         FROM transfers
+         WHERE ledger_id = $1 AND destination = $2 AND moves AND created_at <= $3::timestamptz
+         ORDER BY created_at DESC, destination_version DESC
+         LIMIT 1)
+    ) AS s
+    ORDER BY s.version DESC
+    LIMIT 1
+) AS e ON true
+CROSS JOIN LATERAL (
+-- OFFSET 0: they are found by what they count for, and not among all that was posted since.
+    SELECT sum(s.amount) AS amount, max(s.version) AS version FROM (
+        (SELECT -amount AS amount, source_version AS version, created_at
+         FROM transfers
+         WHERE ledger_id = $1 AND source = $2 AND moves AND effective_at <= $3::timestamptz
+         OFFSET 0)
+        UNION ALL
+        (SELECT amount, destination_version AS version, created_at
+         FROM transfers
+         WHERE ledger_id = $1 AND destination = $2 AND moves AND effective_at <= $3::timestamptz
+         OFFSET 0)
+    ) AS s
+    WHERE s.created_at > $3::timestamptz AND s.created_at <= $4::timestamptz
+) AS b
 WHERE a.ledger_id = $1 AND a.id = $2;

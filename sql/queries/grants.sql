@@ -14,7 +14,10 @@ WITH needed (relation, privilege, columns) AS (
         ('accounts', 'INSERT', NULL),
         ('accounts', 'UPDATE', 'balance held_in held_out floor ceiling version limits_version last_entry_at closed metadata'),
         ('transfers', 'SELECT', NULL),
-        ('transfers', 'INSERT', NULL)
+        ('transfers', 'INSERT', NULL),
+        ('transfer_progress', 'SELECT', NULL),
+        ('transfer_progress', 'INSERT', NULL),
+        ('transfer_progress', 'UPDATE', 'captured remaining reversed state')
 ), place AS (
     SELECT oid, nspname FROM pg_namespace WHERE nspname = 'tallystick'
 ), lacking (what, granted) AS (

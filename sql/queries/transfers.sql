@@ -1,11 +1,12 @@
 -- columns: transfer_columns
--- id, idempotency_key, fingerprint, kind, parent, source, destination, amount, currency, source_balance,
--- destination_balance, source_version, destination_version, reference, description, conditions, metadata, refusal,
--- refusal_pointer, refusal_request_id, created_at
+-- t.id, t.idempotency_key, t.fingerprint, t.kind, t.parent, t.source, t.destination, t.amount, t.currency,
+-- t.source_balance, t.destination_balance, t.source_version, t.destination_version, t.reference, t.description,
+-- t.conditions, t.metadata, t.refusal, t.refusal_pointer, t.refusal_request_id, t.created_at, t.effective_at,
+-- t.expires_at, t.amount_asked, t.release_rest, t.parent_key
 
--- name: transfer_post_many(ledgers, last_accounts, account_ledgers, accounts, keys, fingerprints, ids, sources, destinations, amounts, currencies, references, descriptions, metadata, conditions, request_ids, sets, source_versions, destination_versions, source_availables, waits, wait_ms, looks_up)
+-- name: transfer_post_many(ledgers, last_accounts, account_ledgers, accounts, request_ledgers, keys, fingerprints, ids, sources, destinations, amounts, currencies, references, descriptions, metadata, conditions, request_ids, sets, source_versions, destination_versions, source_availables, effective_ats, kinds, expires_ins, parents, parent_keys, releases_rest, expires_ats, waits, wait_ms, looks_up)
 -- Post a batch in one transaction: the function says what became of each.
-SELECT * FROM post_transfers($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22, $23);
+SELECT * FROM post_transfers($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22, $23, $24, $25, $26, $27, $28, $29, $30, $31);
 
 -- name: transfer_by_keys(ledgers, keys)
 -- The attempts that these idempotency keys of these ledgers are bound to, in the order of the arrays.
@@ -14,68 +15,147 @@ FROM unnest($1::bigint[], $2::text[]) WITH ORDINALITY AS w (ledger, key, positio
 CROSS JOIN LATERAL (SELECT * FROM transfers WHERE ledger_id = w.ledger AND idempotency_key = w.key) AS t
 ORDER BY w.position;
 
+-- columns: progress_columns
+-- p.captured, CASE WHEN p.is_due THEN 0 ELSE p.remaining END AS remaining, p.reversed,
+-- CASE WHEN p.is_due THEN 'expired' ELSE p.state END AS state
+
+-- columns: transfers_with_progress
+-- transfers AS t LEFT JOIN LATERAL (
+--     SELECT *, state = 'open' AND expires_at <= ledger_clock() AS is_due
+--     FROM transfer_progress WHERE ledger_id = t.ledger_id AND id = t.id OFFSET 0
+-- ) AS p ON true
+
 -- name: transfer_by_key(ledger_id, key)
--- The attempt that an idempotency key is bound to.
-SELECT {transfer_columns}
-FROM transfers
-WHERE ledger_id = $1 AND idempotency_key = $2;
+-- The attempt that an idempotency key is bound to, and what has become of it.
+-- That is looked up by itself (OFFSET 0): a join may read all that the ledger has, when ids grow past the statistics.
+SELECT {transfer_columns}, {progress_columns}
+FROM {transfers_with_progress}
+WHERE t.ledger_id = $1 AND t.idempotency_key = $2;
 
 -- name: transfer_by_id(ledger_id, id)
--- The attempt of this id.
-SELECT {transfer_columns}
-FROM transfers
-WHERE ledger_id = $1 AND id = $2;
+-- The attempt of this id, and what has become of it.
+SELECT {transfer_columns}, {progress_columns}
+FROM {transfers_with_progress}
+WHERE t.ledger_id = $1 AND t.id = $2;
 
--- name: transfer_page(ledger_id, before_at, before_id, limit)
--- One page of all transfers of a ledger, newest first.
-SELECT {transfer_columns}
-FROM transfers
-WHERE ledger_id = $1 AND (created_at, id) < ($2::timestamptz, $3::uuid) AND refusal IS NULL
-ORDER BY created_at DESC, id DESC
-LIMIT $4;
+-- columns: examined_columns
+-- *, ($5::text IS NULL OR kind = $5) AND ($6::jsonb IS NULL OR metadata::jsonb @> $6) AS matches,
+-- row_number() OVER (ORDER BY created_at DESC, id DESC) AS number
 
--- name: transfer_page_by_reference(ledger_id, reference, before_at, before_id, limit)
--- One page of the transfers that carry a reference, newest first.
-SELECT {transfer_columns}
-FROM transfers
-WHERE ledger_id = $1 AND reference = $2 AND (created_at, id) < ($3::timestamptz, $4::uuid) AND refusal IS NULL
-ORDER BY created_at DESC, id DESC
-LIMIT $5;
-
--- name: transfer_page_by_reference_and_account(ledger_id, reference, account, before_at, before_id, limit)
--- One page of the transfers of an account that carry a reference, from both sides, newest first.
-SELECT {transfer_columns}
+-- name: transfer_page(ledger_id, before_at, before_id, since, kind, metadata, examined, limit)
+-- One page of all transfers of a ledger, newest first: of those examined the ones that match, and the last one.
+SELECT {transfer_columns}, matches, number
 FROM (
-    (SELECT * FROM transfers
-     WHERE ledger_id = $1 AND source = $3 AND reference = $2 AND refusal IS NULL
-       AND (created_at, id) < ($4::timestamptz, $5::uuid)
-     ORDER BY created_at DESC, id DESC
-     LIMIT $6)
-    UNION ALL
-    (SELECT * FROM transfers
-     WHERE ledger_id = $1 AND destination = $3 AND reference = $2 AND refusal IS NULL
-       AND (created_at, id) < ($4::timestamptz, $5::uuid)
-     ORDER BY created_at DESC, id DESC
-     LIMIT $6)
+    SELECT {examined_columns}
+    FROM (
+        SELECT * FROM (
+            (SELECT * FROM transfers
+             WHERE ledger_id = $1 AND moves AND coalesce($5::text IN ('transfer', 'capture', 'reversal'), true)
+               AND created_at >= $4::timestamptz AND (created_at, id) < ($2::timestamptz, $3::uuid)
+             ORDER BY created_at DESC, id DESC
+             LIMIT $7)
+            UNION ALL
+            (SELECT * FROM transfers
+             WHERE ledger_id = $1 AND NOT moves AND coalesce($5::text IN ('hold', 'void', 'expiry'), true)
+               AND created_at >= $4::timestamptz AND (created_at, id) < ($2::timestamptz, $3::uuid)
+             ORDER BY created_at DESC, id DESC
+             LIMIT $7)
+        ) AS u
+        ORDER BY created_at DESC, id DESC
+        LIMIT $7
+    ) AS examined
 ) AS t
+WHERE matches OR number = $7
 ORDER BY created_at DESC, id DESC
-LIMIT $6;
+LIMIT $8;
 
--- name: transfer_page_by_account(ledger_id, account, before_at, before_id, limit)
--- One page of the transfers of an account, from both sides, newest first.
-SELECT {transfer_columns}
+-- name: transfer_page_by_reference(ledger_id, before_at, before_id, since, kind, metadata, examined, limit, reference)
+-- The same of the transfers that carry a reference.
+SELECT {transfer_columns}, matches, number
 FROM (
-    (SELECT * FROM transfers
-     WHERE ledger_id = $1 AND source = $2 AND refusal IS NULL
-       AND created_at <= $3::timestamptz AND (created_at, id) < ($3::timestamptz, $4::uuid)
-     ORDER BY created_at DESC, id DESC
-     LIMIT $5)
-    UNION ALL
-    (SELECT * FROM transfers
-     WHERE ledger_id = $1 AND destination = $2 AND refusal IS NULL
-       AND created_at <= $3::timestamptz AND (created_at, id) < ($3::timestamptz, $4::uuid)
-     ORDER BY created_at DESC, id DESC
-     LIMIT $5)
+    SELECT {examined_columns}
+    FROM (
+        SELECT * FROM transfers
+        WHERE ledger_id = $1 AND reference = $9 AND moves IS NOT NULL
+          AND created_at >= $4::timestamptz AND (created_at, id) < ($2::timestamptz, $3::uuid)
+        ORDER BY created_at DESC, id DESC
+        LIMIT $7
+    ) AS examined
 ) AS t
+WHERE matches OR number = $7
 ORDER BY created_at DESC, id DESC
-LIMIT $5;
+LIMIT $8;
+
+-- name: transfer_page_by_reference_and_account(ledger_id, before_at, before_id, since, kind, metadata, examined, limit, reference, account)
+-- The same of the transfers of an account that carry a reference, from both sides.
+SELECT {transfer_columns}, matches, number
+FROM (
+    SELECT {examined_columns}
+    FROM (
+        SELECT * FROM (
+            (SELECT * FROM transfers
+             WHERE ledger_id = $1 AND source = $10 AND reference = $9 AND moves IS NOT NULL
+               AND created_at >= $4::timestamptz AND (created_at, id) < ($2::timestamptz, $3::uuid)
+             ORDER BY created_at DESC, id DESC
+             LIMIT $7)
+            UNION ALL
+            (SELECT * FROM transfers
+             WHERE ledger_id = $1 AND destination = $10 AND reference = $9 AND moves IS NOT NULL
+               AND created_at >= $4::timestamptz AND (created_at, id) < ($2::timestamptz, $3::uuid)
+             ORDER BY created_at DESC, id DESC
+             LIMIT $7)
+        ) AS u
+        ORDER BY created_at DESC, id DESC
+        LIMIT $7
+    ) AS examined
+) AS t
+WHERE matches OR number = $7
+ORDER BY created_at DESC, id DESC
+LIMIT $8;
+
+-- name: transfer_page_by_account(ledger_id, before_at, before_id, since, kind, metadata, examined, limit, account)
+-- The same of the transfers of an account, from both sides.
+SELECT {transfer_columns}, matches, number
+FROM (
+    SELECT {examined_columns}
+    FROM (
+        SELECT * FROM (
+            (SELECT * FROM transfers
+             WHERE ledger_id = $1 AND source = $9
+               AND moves AND coalesce($5::text IN ('transfer', 'capture', 'reversal'), true)
+               AND created_at >= $4::timestamptz AND created_at <= $2::timestamptz
+               AND (created_at, id) < ($2::timestamptz, $3::uuid)
+             ORDER BY created_at DESC, id DESC
+             LIMIT $7)
+            UNION ALL
+            (SELECT * FROM transfers
+             WHERE ledger_id = $1 AND destination = $9
+               AND moves AND coalesce($5::text IN ('transfer', 'capture', 'reversal'), true)
+               AND created_at >= $4::timestamptz AND created_at <= $2::timestamptz
+               AND (created_at, id) < ($2::timestamptz, $3::uuid)
+             ORDER BY created_at DESC, id DESC
+             LIMIT $7)
+            UNION ALL
+            (SELECT * FROM transfers
+             WHERE ledger_id = $1 AND source = $9
+               AND NOT moves AND coalesce($5::text IN ('hold', 'void', 'expiry'), true)
+               AND created_at >= $4::timestamptz AND created_at <= $2::timestamptz
+               AND (created_at, id) < ($2::timestamptz, $3::uuid)
+             ORDER BY created_at DESC, id DESC
+             LIMIT $7)
+            UNION ALL
+            (SELECT * FROM transfers
+             WHERE ledger_id = $1 AND destination = $9
+               AND NOT moves AND coalesce($5::text IN ('hold', 'void', 'expiry'), true)
+               AND created_at >= $4::timestamptz AND created_at <= $2::timestamptz
+               AND (created_at, id) < ($2::timestamptz, $3::uuid)
+             ORDER BY created_at DESC, id DESC
+             LIMIT $7)
+        ) AS u
+        ORDER BY created_at DESC, id DESC
+        LIMIT $7
+    ) AS examined
+) AS t
+WHERE matches OR number = $7
+ORDER BY created_at DESC, id DESC
+LIMIT $8;

@@ -11,12 +11,13 @@ from tests.support.client import Answer, Client, new_key
 
 
 class Names(NamedTuple):
-    """What requests name: an account, a transfer, the key and the reference of that transfer."""
+    """What requests name: an account, a transfer, the key and the reference of that transfer, and a hold."""
 
     account: str
     transfer: str
     key: str
     reference: str
+    hold: str
 
 
 def route_name(route: Route) -> str:
@@ -26,6 +27,8 @@ def route_name(route: Route) -> str:
 
 GUARDED = [route for route in ROUTES if route.role is not None]
 OPEN = [route for route in ROUTES if route.role is None]
+# Those about what a request names; the others are about its key.
+NAMING = [route for route in GUARDED if route.path != "/v1/limits"]
 
 
 def path_of(route: Route, names: Names) -> str:
@@ -37,9 +40,12 @@ def path_of(route: Route, names: Names) -> str:
         "/v1/idempotency-keys/": names.key,
         "/problems/": "not_found",
     }.get(collection, "")
+    if route.path.endswith(("/capture", "/void")):
+        name = names.hold
     query = {
         "GET /v1/accounts": f"?prefix={names.account}",
         "GET /v1/accounts/{id}/balance": "?at=2026-01-01T00:00:00Z",
+        "GET /v1/balances": f"?prefix={names.account}",
         "GET /v1/transfers": f"?account={names.account}&reference={names.reference}",
     }.get(route_name(route), "")
     return route.path.replace("{id}", name) + query
@@ -57,13 +63,17 @@ def body_of(route: Route, names: Names, key: str) -> Any:
         "PATCH /v1/accounts/{id}": {"metadata": {"touched": "yes"}},
         "POST /v1/transfers": transfer,
         "POST /v1/transfers/bulk": {"transfers": [{"key": key, **transfer}]},
+        "POST /v1/transfers/preview": transfer,
+        "POST /v1/transfers/{id}/capture": {},
+        "POST /v1/transfers/{id}/void": {},
+        "POST /v1/transfers/{id}/reverse": {},
     }[route_name(route)]
 
 
 async def probe(client: Client, route: Route, names: Names, *, key: str | None = None, request_id: str = "") -> Answer:
     """Send the request of a route, a transfer under *key* or a new one."""
     key = key or new_key()
-    headers = {"Idempotency-Key": key} if route_name(route) == "POST /v1/transfers" else {}
+    headers = {"Idempotency-Key": key} if route.method == "POST" and route.keyless is None else {}
     if request_id:
         headers["X-Request-Id"] = request_id
     return await client.send(route.method, path_of(route, names), body_of(route, names, key), headers=headers)
@@ -72,14 +82,16 @@ async def probe(client: Client, route: Route, names: Names, *, key: str | None =
 def new_names() -> Names:
     """Return names that no ledger of any test has, all of one length, so that answers can be compared to the byte."""
     tag = secrets.token_hex(6)
-    return Names(f"vault-{tag}", str(uuid4()), f"key-{tag}", f"ref-{tag}")
+    return Names(f"vault-{tag}", str(uuid4()), f"key-{tag}", f"ref-{tag}", str(uuid4()))
 
 
 async def furnish(client: Client, names: Names | None = None) -> Names:
-    """Put an account and a transfer into the client's ledger and return their names."""
-    account, _, key, reference = names or new_names()
+    """Put an account, a transfer and a hold into the client's ledger and return their names."""
+    account, _, key, reference, _ = names or new_names()
     assert (await client.open(account, floor=None)).status == 201
     assert (await client.open("other")).status == 201
     posted = await client.transfer(account, "other", 7, key, reference=reference)
     assert posted.status == 201
-    return Names(account, posted.json["id"], key, reference)
+    hold = await client.transfer(account, "other", 3, hold=True)
+    assert hold.status == 201
+    return Names(account, posted.json["id"], key, reference, hold.json["id"])

@@ -96,6 +96,7 @@ async def test_a_first_use_is_executed(funded: Client) -> None:
         "destination_version": 2,
         "id": body["id"],
         "created_at": body["created_at"],
+        "effective_at": body["created_at"],
     }
     assert body == expected
     assert (await funded.account("alice"))["balance"] == 90

@@ -13,8 +13,13 @@ REFUSING = [route for route in WRITES if route.keyless]
 
 
 def test_every_write_takes_a_key_or_refuses_it() -> None:
-    """The header is never ignored: one route takes it, and all others that change something refuse it."""
-    assert [route_name(route) for route in WRITES if route not in REFUSING] == ["POST /v1/transfers"]
+    """The header is never ignored: routes that post one transfer take it, and all others refuse it."""
+    assert [route_name(route) for route in WRITES if route not in REFUSING] == [
+        "POST /v1/transfers",
+        "POST /v1/transfers/{id}/capture",
+        "POST /v1/transfers/{id}/void",
+        "POST /v1/transfers/{id}/reverse",
+    ]
 
 
 @pytest.mark.parametrize("key", ["a-key", '"quoted"', "", "not good", "k" * 256])

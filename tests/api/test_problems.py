@@ -4,6 +4,7 @@ import ast
 import re
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import pytest
 
@@ -67,8 +68,10 @@ def _makes_problem(path: Path, function: ast.expr) -> bool:
 def _codes_in_sql() -> set[str]:
     """Return every refusal of the function that posts."""
     text = (sql_root() / "functions" / "post_transfers.sql").read_text(encoding="utf-8")
-    lines = [line for line in text.splitlines() if "refusal := " in line or "outcomes[j] := " in line]
-    assignments = re.findall(r"(?:refusal|outcomes\[j\]) := ([^;]+);", "\n".join(lines))
+    lines = [
+        line for line in text.splitlines() if re.search(r"refusal := |outcomes\[j\] := |(unfit|exceeding) +:=", line)
+    ]
+    assignments = re.findall(r"(?:refusal|outcomes\[j\]|unfit|exceeding) +:= ([^;]+);", "\n".join(lines))
     return {code for assigned in assignments for code in re.findall(r"'([a-z_]+)'", assigned)}
 
 
@@ -97,6 +100,7 @@ async def _answers(client: Client, service: Service, ledger: str) -> dict[str, A
     await client.open("dollars", "USD")
     await client.send("PATCH", "/v1/accounts/closed", {"closed": True})
     await post(client, order(), "taken")
+    hold, moved = [(await client.transfer("alice", "bob", 2, hold=held)).json["id"] for held in (True, False)]
     nobody, reader = Client(client.session, client.url, None), await service.client(ledger, "read")
     once = Client(
         client.session, client.url, await make_key(service.database_url, ledger, limit=KeyLimit(1, 86_400, 1))
@@ -129,6 +133,12 @@ async def _answers(client: Client, service: Service, ledger: str) -> dict[str, A
             for destination, amount in (("nobody", 1), ("dollars", 1), ("closed", 1), ("bob", 101), ("full", 1))
         ],
         await client.transfer("world", "alice", 2**63 - 1),
+        *[
+            await post(client, {} if amount is None else {"amount": amount}, f"child-{n}", f"/v1/transfers/{path}")
+            for n, (path, amount) in enumerate(
+                [(f"{hold}/capture", 3), (f"{moved}/capture", 1), (f"{moved}/reverse", 3), (f"{uuid4()}/void", None)]
+            )
+        ],
         await client.open("alice", "USD"),
         *[await client.send("PATCH", "/v1/accounts/full", change) for change in ({"floor": 1}, {"metadata": fifty})],
         await client.send("PATCH", "/v1/accounts/bob", {"metadata": dict.fromkeys(list(fifty)[:50], "")}),

@@ -13,10 +13,13 @@ PARAMETERS = {
     "/v1/accounts": ["prefix", "limit", "cursor"],
     "/v1/accounts/{id}": ["min_version"],
     "/v1/accounts/{id}/entries": ["limit", "cursor", "from", "to"],
-    "/v1/accounts/{id}/balance": ["at"],
-    "/v1/transfers": ["reference", "account", "limit", "cursor"],
+    "/v1/accounts/{id}/balance": ["at", "by"],
+    "/v1/accounts/{id}/statement": ["from", "to", "by"],
+    "/v1/balances": ["prefix", "at"],
+    "/v1/transfers": ["reference", "account", "kind", "from", "to", "metadata.<key>", "limit", "cursor"],
     "/v1/transfers/{id}": [],
     "/v1/idempotency-keys/{id}": [],
+    "/v1/limits": [],
 }
 READS = [route for route in GUARDED if route.method == "GET"]
 EACH = [pytest.param(path, name, id=f"{path} {name}") for path, names in PARAMETERS.items() for name in names]
@@ -92,7 +95,8 @@ async def test_a_question_mark_alone_is_no_query(client: Client, route: Route) -
     expected = await client.get(plain)
     answer = await client.get(plain + "?")
     assert answer.status == expected.status
-    assert route.path.endswith("/balance") or answer.body == expected.body
+    # A statement says when it was made, and a refusal the id of its request.
+    assert route.path.endswith(("/balance", "/statement")) or answer.body == expected.body
 
 
 @pytest.mark.parametrize("route", [route for route in GUARDED if route.method != "GET"], ids=route_name)

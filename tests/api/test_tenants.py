@@ -5,7 +5,7 @@ import re
 import pytest
 
 from server.http.route import Route
-from tests.api.probes import GUARDED, Names, body_of, furnish, new_names, path_of, probe, route_name
+from tests.api.probes import GUARDED, NAMING, Names, body_of, furnish, new_names, path_of, probe, route_name
 from tests.support.client import Answer, Client
 from tests.support.service import Service
 
@@ -21,7 +21,7 @@ def comparable(answer: Answer, names: Names) -> tuple[int, dict[str, str], str]:
     text = answer.body.decode()
     for field in Names._fields:
         text = text.replace(getattr(names, field), f"<{field}>")
-    text = re.sub(r'"(id|created_at)":"[^"<]*"', r'"\1":""', text)
+    text = re.sub(r'"(id|created_at|effective_at)":"[^"<]*"', r'"\1":""', text)
     headers = {name: value for name, value in answer.headers.items() if name not in ("Date", "Cache-Control")}
     return answer.status, headers, text
 
@@ -41,7 +41,7 @@ async def test_what_is_another_ledgers_does_not_exist(client: Client, stranger: 
 async def test_the_probes_do_meet_what_exists(client: Client) -> None:
     """The comparison above can fail: in its own ledger each read of what exists differs from one of nothing."""
     names, nothing = await furnish(client), new_names()
-    for route in GUARDED:
+    for route in NAMING:
         if route.method == "GET":
             found, absent = await probe(client, route, names), await probe(client, route, nothing)
             assert comparable(found, names) != comparable(absent, nothing), route_name(route)
@@ -50,7 +50,7 @@ async def test_the_probes_do_meet_what_exists(client: Client) -> None:
 def test_every_probe_names_what_it_is_about() -> None:
     """No route's probe is so empty that it names nothing of the other ledger."""
     names = new_names()
-    for route in GUARDED:
+    for route in NAMING:
         said = path_of(route, names) + repr(body_of(route, names, names.key))
         assert any(name in said for name in names), route_name(route)
 

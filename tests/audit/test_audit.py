@@ -14,7 +14,9 @@ from server.ledger.audit import SAMPLES_MAX, AuditError, Finding, LedgerReport, 
 from server.process.commands import audit as command
 from server.telemetry.metrics import AUDITED
 from tests.audit.planted import ALICE, KEY, PLANTED
-from tests.audit.traffic import LEDGER, NEIGHBOUR, play
+from tests.audit.planted_holds import PLANTED_HOLDS
+from tests.audit.traffic import ACCOUNTS, LEDGER, NEIGHBOUR, play
+from tests.support.books import check_books
 from tests.support.command import NO_REDIS, run
 from tests.support.postgres import administer, create_database, drop_database
 from tests.support.service import in_process
@@ -59,16 +61,22 @@ async def look(url: str, ledger: str | None = None) -> tuple[dict[str, Finding],
 
 
 async def test_real_traffic_is_clean(books: str) -> None:
-    """Refusals, replays, changed limits, linked sets and the widest numbers are no findings, and all is counted."""
+    """Refusals, replays, changed limits, linked sets, the widest numbers and holds are no findings; all is counted."""
     findings, reports = await look(books)
     assert findings == {}
-    rows = await administer(books, "SELECT count(*) FILTER (WHERE refusal IS NULL), count(*) FROM tallystick.transfers")
-    assert sum(report.transfers for report in reports) == rows[0][1] > rows[0][0]
-    assert sum(report.entries for report in reports) == 2 * rows[0][0]
-    assert {report.ledger: report.accounts for report in reports} == {LEDGER: 8, NEIGHBOUR: 2}
+    await check_books(books)
+    [rows] = await administer(books, """
+        SELECT count(*) AS rows, count(*) FILTER (WHERE moves) AS moved,
+               count(*) FILTER (WHERE kind = 'hold' AND refusal IS NULL) AS holds,
+               count(*) FILTER (WHERE refusal IS NOT NULL) AS refused
+        FROM tallystick.transfers""")  # fmt: skip
+    assert sum(report.transfers for report in reports) == rows["rows"] > rows["moved"] + rows["holds"] > 0
+    assert sum(report.entries for report in reports) == 2 * rows["moved"]
+    assert sum(report.holds for report in reports) == rows["holds"] > 0 < rows["refused"]
+    assert {report.ledger: report.accounts for report in reports} == {LEDGER: ACCOUNTS, NEIGHBOUR: 2}
 
 
-@pytest.mark.parametrize(("statements", "kinds", "texts"), PLANTED)
+@pytest.mark.parametrize(("statements", "kinds", "texts"), PLANTED + PLANTED_HOLDS)
 async def test_planted(books: str, statements: list[str], kinds: dict[str, int], texts: list[str]) -> None:
     """What was planted is found, counted and named, and nothing else is."""
     await plant(books, *statements)
@@ -113,7 +121,7 @@ async def test_exit_codes(books: str, postgres_url: str) -> None:
     await plant(books, f"UPDATE accounts SET balance = balance + 5 WHERE {ALICE}")
     found = await run("audit", database_url=books)
     assert (found.code, found.err) == (1, "")
-    assert "ledger books: 8 accounts" in found.out
+    assert f"ledger books: {ACCOUNTS} accounts" in found.out
     assert "account alice: balance 387, its last entry" in found.out
     assert found.out.splitlines()[-1].endswith(": 2 findings")
     neighbour, *refused = await asyncio.gather(
@@ -193,7 +201,7 @@ async def test_progress(books: str, monkeypatch: pytest.MonkeyPatch, capsys: pyt
         await holder.execute("LOCK TABLE tallystick.transfers IN ACCESS EXCLUSIVE MODE")
         running = asyncio.create_task(command.report_audit(books, None))
         said = ""
-        while "ledger books: rows to check" not in said:
+        while "ledger books: holds that are due" not in said:
             await asyncio.sleep(0)
             said += capsys.readouterr().err
     assert await running

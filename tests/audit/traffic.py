@@ -1,17 +1,23 @@
 """A database in which real traffic has left every kind of row that an audit must take for right."""
 
+from tests.audit.hold_traffic import play_holds
 from tests.support.client import Client, new_key
+from tests.support.clock import BooksClock
 from tests.support.service import in_process
 
 LEDGER, NEIGHBOUR = "books", "neighbour"
+# Of the first ledger.
+ACCOUNTS = 16
 EDGE = 2**63 - 1
 
 
 async def play(database_url: str) -> None:
-    """Post, refuse, repeat and change limits in two ledgers; nobody is connected afterwards."""
+    """Post, hold, refuse, repeat and change limits in two ledgers; nobody is connected afterwards."""
     async with in_process(database_url) as service:
-        await _play_books(await service.client(LEDGER))
+        client = await service.client(LEDGER)
+        await _play_books(client)
         await (await service.client(NEIGHBOUR)).fund("alice", 100)
+        await play_holds(service, LEDGER, client, BooksClock(database_url, None))
 
 
 async def _play_books(client: Client) -> None:

@@ -32,6 +32,7 @@ SERVICES: dict[str, Any] = COMPOSE["services"]
 KUBERNETES = {(found["kind"], found["metadata"]["name"]): found for found in documents(DEPLOY / "kubernetes.yaml")}
 POD: dict[str, Any] = KUBERNETES["Deployment", "tallystick"]["spec"]["template"]["spec"]
 SERVER: dict[str, Any] = POD["containers"][0]
+BACKGROUND: dict[str, Any] = KUBERNETES["Deployment", "tallystick-background"]["spec"]["template"]["spec"]
 JOB: dict[str, Any] = KUBERNETES["Job", "tallystick-migrate"]["spec"]["template"]["spec"]
 
 
@@ -120,14 +121,18 @@ def test_kubernetes_configures_the_service() -> None:
     settings = load(variables).settings
     assert "target_session_attrs=read-write" in str(settings.database_url)
     assert settings.admin_host == "0.0.0.0"  # noqa: S104 -- the probes come from outside
-    for pod in (POD, JOB):
+    for pod in (POD, JOB, BACKGROUND):
         [container] = pod["containers"]
         parser().parse_args(container["args"])
         assert container["envFrom"] == [{"configMapRef": {"name": "tallystick"}}]
         assert {mount["name"] for mount in container["volumeMounts"]} == {volume["name"] for volume in pod["volumes"]}
     # The commands are arguments: what is run is the image's entry point.
     assert 'ENTRYPOINT ["tallystick"]' in DOCKERFILE
-    assert POD["containers"][0]["image"] == JOB["containers"][0]["image"]
+    assert len({pod["containers"][0]["image"] for pod in (POD, JOB, BACKGROUND)}) == 1
+    # Background work is done, and in one place only; there the admin port has to be named.
+    assert settings.background is False
+    assert BACKGROUND["containers"][0]["args"] == ["background"]
+    assert variables["TALLYSTICK_ADMIN_PORT"] == str(DEFAULTS.admin_port)
 
 
 def test_kubernetes_asks_what_is_answered() -> None:
@@ -139,8 +144,14 @@ def test_kubernetes_asks_what_is_answered() -> None:
         probe = SERVER[name]["httpGet"]
         assert (probe["path"], probe["port"]) == (path, "admin")
         assert Router(ROUTES).find(path) is not None
-    annotations = KUBERNETES["Deployment", "tallystick"]["spec"]["template"]["metadata"]["annotations"]
-    assert annotations["prometheus.io/port"] == str(DEFAULTS.admin_port)
+    [background] = BACKGROUND["containers"]
+    assert background["ports"] == [{"name": "admin", "containerPort": DEFAULTS.admin_port}]
+    assert {name: background[name]["httpGet"] for name in expected} == {
+        name: SERVER[name]["httpGet"] for name in expected
+    }
+    for name in ("tallystick", "tallystick-background"):
+        annotations = KUBERNETES["Deployment", name]["spec"]["template"]["metadata"]["annotations"]
+        assert annotations["prometheus.io/port"] == str(DEFAULTS.admin_port)
     [port] = KUBERNETES["Service", "tallystick"]["spec"]["ports"]
     assert port["targetPort"] in ports()
     rules = KUBERNETES["NetworkPolicy", "tallystick"]["spec"]["ingress"]
@@ -178,6 +189,18 @@ def test_kubernetes_selects_the_pods() -> None:
     assert scaler["metrics"][0]["resource"]["name"] in SERVER["resources"]["requests"]
 
 
+def test_kubernetes_has_a_leader_and_another() -> None:
+    """Two pods do the background work, on two nodes if there are two; nobody but Prometheus reaches them."""
+    deployment = KUBERNETES["Deployment", "tallystick-background"]["spec"]
+    labels = deployment["template"]["metadata"]["labels"]
+    assert deployment["replicas"] == 2
+    assert deployment["selector"]["matchLabels"] == labels
+    assert BACKGROUND["topologySpreadConstraints"][0]["labelSelector"]["matchLabels"] == labels
+    policy = KUBERNETES["NetworkPolicy", "tallystick-background"]["spec"]
+    assert policy["podSelector"]["matchLabels"] == labels
+    assert policy["ingress"] == [KUBERNETES["NetworkPolicy", "tallystick"]["spec"]["ingress"][1]]
+
+
 def pod_specs(found: Any) -> Iterator[dict[str, Any]]:
     """Give every pod's spec in a part of a manifest."""
     if isinstance(found, dict):
@@ -194,11 +217,11 @@ def test_no_pod_takes_the_variables_of_services() -> None:
     """Every pod of every manifest says so: `TALLYSTICK_PORT=tcp://...` of our own Service would be a setting."""
     manifests = [path for pattern in ("*.yaml", "*.yml") for path in DEPLOY.glob(pattern)]
     specs = [spec for path in manifests for document in documents(path) for spec in pod_specs(document)]
-    assert len(specs) == 2
-    assert [spec.get("enableServiceLinks") for spec in specs] == [False, False]
+    assert len(specs) == 3
+    assert [spec.get("enableServiceLinks") for spec in specs] == [False] * 3
 
 
-@pytest.mark.parametrize("pod", [POD, JOB], ids=["server", "migrate"])
+@pytest.mark.parametrize("pod", [POD, JOB, BACKGROUND], ids=["server", "migrate", "background"])
 def test_kubernetes_gives_no_privilege(pod: dict[str, Any]) -> None:
     """The user is the image's, no privilege is kept, nothing is written but temporary files, memory is bounded."""
     assert f"\nUSER {pod['securityContext']['runAsUser']}:" in DOCKERFILE

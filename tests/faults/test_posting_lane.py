@@ -120,6 +120,26 @@ async def test_a_bad_request_fails_alone(ground: Ground, poison: dict[str, Any])
     await check_books(ground.database_url)
 
 
+async def test_what_a_failed_set_reversed_is_reversed_of_itself(ground: Ground) -> None:
+    """A set that is taken back leaves no trace: who reverses the same transfer in the same batch meets its amounts."""
+    lane = offline_lane(ground.database, Failpoints())
+    reversal = {"source": None, "destination": None, "currency": None, "kind": "reversal", "parent_key": "moved"}
+    failing = [
+        transfer("early", amount=1, **reversal),
+        transfer("refused", source="alice", destination="world", amount=99),
+    ]
+    later = [transfer("held", kind="hold", expires_in=60, amount=1_000), transfer("late", amount=1_000, **reversal)]
+    async with asyncio.timeout(20):
+        _, first, second = await asyncio.gather(
+            lane.post(ground.ledger_id, transfer("moved", amount=10)),
+            lane.post_many(ground.ledger_id, failing, atomic=True),
+            lane.post_many(ground.ledger_id, later, atomic=False),
+        )
+    assert [isinstance(o, Bound) and o.attempt.refusal for o in first] == ["linked_failed", "insufficient_funds"]
+    assert [isinstance(o, Bound) and o.attempt.refusal for o in second] == [None, "reversal_exceeds_transfer"]
+    await check_books(ground.database_url)
+
+
 async def test_keys_are_looked_up_once_one_was_known(ground: Ground, monkeypatch: pytest.MonkeyPatch) -> None:
     """A known key has its batch sent again, and for some time keys are looked up before they are inserted."""
     run, looked_up = Database.run, []

@@ -220,7 +220,9 @@ async def test_nothing_stands_beside_the_object(book: Book, place: Place, before
         pytest.param(b'"amount":0', id="what is of another shape"),
         pytest.param(b'"reference":"\\u0000"', id="what cannot be stored"),
         pytest.param(b'"destination":"world"', id="what can never be right"),
-        pytest.param(b'"hold":true', id="what is not offered"),
+        pytest.param(b'"expires_in":5', id="what only a hold has"),
+        pytest.param(b'"effective_at":"2999-01-01T00:00:00Z"', id="what has not come"),
+        pytest.param(b'"state":"posted"', id="what is not offered"),
     ],
 )
 async def test_a_refused_body_binds_no_key(service: Service, ledger: str, broken: bytes) -> None:

@@ -61,9 +61,25 @@ class Wire:
                     raise
                 return None
             status, headers = parse_head(top)
-            length = 0 if head or status in (100, 304) else int(headers["content-length"])
-            body = await self.reader.readexactly(length)
-        return Response(status, headers, body, top + body)
+            if headers.get("transfer-encoding") == "chunked" and not head:
+                raw, body = await self._receive_chunks()
+            else:
+                length = 0 if head or status in (100, 304) else int(headers["content-length"])
+                raw = body = await self.reader.readexactly(length)
+        return Response(status, headers, body, top + raw)
+
+    async def _receive_chunks(self) -> tuple[bytes, bytes]:
+        """Return a chunked body to its last chunk, as it stood on the wire and put together."""
+        raw = b""
+        body: list[bytes] = []
+        while True:
+            line = await self.reader.readuntil(b"\r\n")
+            chunk = await self.reader.readexactly(int(line, 16) + 2)
+            assert chunk.endswith(b"\r\n")
+            raw += line + chunk
+            if chunk == b"\r\n":
+                return raw, b"".join(body)
+            body.append(chunk[:-2])
 
     async def receive_all(self) -> list[Response]:
         """Return all responses until the server closes the connection."""

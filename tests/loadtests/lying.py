@@ -13,15 +13,15 @@ from aiohttp import web
 from loadtests.chaos.__main__ import main
 from tests.support.listening import end
 
-# One in so many transfers, and one in so many reads, is lied about.
-EVERY = 40
+# One in so many transfers, and one in so many reads, is lied about; and one in so many captures, which are rarer.
+EVERY, EVERY_CAPTURE = 40, 4
 PASSED_ON = ("Authorization", "Idempotency-Key", "Content-Type")
 
 
 class Liar:
     """
     Stands before a server: acknowledges a transfer that it has not passed on, moves money twice under another key,
-    and shows an account as it was when it was first read.
+    captures too, and shows an account as it was when it was first read.
     """
 
     def __init__(self, url: str, session: aiohttp.ClientSession) -> None:
@@ -39,7 +39,8 @@ class Liar:
         if pays and lie == 0:
             return web.Response(status=201, text=_invented(json.loads(body)), content_type="application/json")
         status, said, replayed = await self._pass_on(request, headers, body)
-        if pays and lie == 2 and status == 201:
+        captures = request.path.endswith("/capture") and lie % EVERY_CAPTURE == 0
+        if (captures or (pays and lie == 2)) and status == 201:
             await self._pass_on(request, {**headers, "Idempotency-Key": f"again-{uuid.uuid4()}"}, body)
         if request.method == "GET" and request.path.startswith("/v1/accounts/") and status == 200 and lie == 1:
             status, said = self._old.setdefault(request.path_qs, (status, said))

@@ -43,6 +43,7 @@ class Stub:
                 web.get("/v1/accounts/{id}/entries", self._entries),
                 web.post("/v1/transfers", self._pay),
                 web.post("/v1/transfers/bulk", self._pay_bulk),
+                web.get("/v1/transfers", self._rows),
                 web.get("/v1/idempotency-keys/{key}", self._look_up),
             ]
         )
@@ -68,6 +69,11 @@ class Stub:
     async def _entries(self, request: web.Request) -> web.Response:
         mine = [entry for entry in self._ledger.entries if entry["account"] == request.match_info["id"]]
         rows = [{**entry, "reference": entry["key"].removesuffix(" again")} for entry in mine]
+        return web.json_response({"data": rows, "next_cursor": None})
+
+    async def _rows(self, request: web.Request) -> web.Response:
+        mine = [row for row in self._ledger.rows if row["source"] == request.query["account"]]
+        rows = [{**row, "id": row["transfer_id"], "reference": row["key"]} for row in mine]
         return web.json_response({"data": rows, "next_cursor": None})
 
     async def _pay(self, request: web.Request) -> web.Response:
@@ -108,6 +114,7 @@ class Stub:
         for entry in self._ledger.entries[before:]:
             account = self._ledger.accounts[entry["account"]]
             account["balance"] -= entry["amount"]
+            account["available"] -= entry["amount"]
             account["version"] -= 1
         del self._ledger.entries[before:]
 

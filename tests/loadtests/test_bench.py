@@ -4,7 +4,7 @@ import asyncio
 import os
 import re
 import sys
-from contextlib import AsyncExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,11 +12,11 @@ import pytest
 
 from loadtests.bench import __main__ as program
 from loadtests.bench.fill import fill, new_keys
-from loadtests.bench.parts import PARTS, Case, growth
+from loadtests.bench.parts import PARTS, Case, in_turns
 from loadtests.bench.record import Part, read
 from loadtests.bench.report import TEMPLATE, render
 from loadtests.bench.scale import QUICK
-from loadtests.bench.work import Shared, Work
+from loadtests.bench.work import Work
 from loadtests.openloop.driver import Task
 from loadtests.openloop.generator import prepare, run_apart
 from loadtests.screen import Screen
@@ -70,7 +70,7 @@ def test_words_hold_no_figures() -> None:
 def test_wrong_books_do_not_count() -> None:
     """Of a part with wrong books nothing is shown but that."""
     [part] = [part for part in stored() if part.name == "api"]
-    text = written([part._replace(clean=False, audit="one account differs")])
+    text = written([replace(part, clean=False, audit="one account differs")])
     assert "does not count: one account differs" in text
     assert [run for run in part.runs if f" {run['per_second']:,.0f} " in text] == []
 
@@ -111,7 +111,7 @@ def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bench:
     async def part(work: Work) -> None:
         calls.append(1)
         work.keep(side="tallystick", workload="read", per_second=4321.0, seconds=1.0)
-        work.audited("stub", not (tmp_path / "wrong").exists(), "said the auditor")
+        work.part.audited("stub", not (tmp_path / "wrong").exists(), "said the auditor")
         if (tmp_path / "interrupt").exists():
             raise asyncio.CancelledError
 
@@ -203,12 +203,11 @@ async def test_growth_is_measured_beside_what_does_not_grow() -> None:
 
         return Case({"keys": name}, measure)
 
-    work = Work("keys", QUICK._replace(rounds=2), Screen(), Shared(AsyncExitStack()))
-    await growth(
-        work, "per_second", case("one", 100.0, 50.0, 100.0, 50.0), [case("few", 90.0, 80.0), case("many", 25.0, 10.0)]
-    )
+    part = Part("keys", "quick", "make bench", "unknown", {})
+    work = Work(part, QUICK._replace(rounds=2), Screen())
+    await in_turns(work, [case("few", 90.0, 80.0), case("many", 25.0, 10.0)], case("one", 100.0, 50.0, 100.0, 50.0))
     assert order == ["one", "few", "one", "many"] * 2
-    assert [(run["keys"], run["times"]) for run in work.runs] == [
+    assert [(run["keys"], run["times"]) for run in part.runs] == [
         ("few", 0.9),
         ("many", 0.5),
         ("few", 0.8),

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from loadtests.errors import NotRunError
 from loadtests.openloop import berka
 
 HEADER = (
@@ -19,6 +20,7 @@ def line(
     *,
     seq: int = 1,
     account: int = 7,
+    date: str = "990101",
     sign: str = "+",
     amount: str = "500",
     rounding: int = 0,
@@ -31,7 +33,7 @@ def line(
     """
     kind = "PRIJEM" if sign == "+" else "VYDAJ"
     return (
-        f"{seq},9{seq},{account},990101,{sign},{amount},1234,0,{rounding},{kind},{operation},{k_symbol},{partner_bank},"
+        f"{seq},9{seq},{account},{date},{sign},{amount},1234,0,{rounding},{kind},{operation},{k_symbol},{partner_bank},"
     )
 
 
@@ -126,7 +128,21 @@ def test_fields_are_those_of_the_contract(tmp_path: Path) -> None:
         "amount": 500,
         "currency": "CZK",
         "reference": "berka:91",
-        "metadata": {"date": "990101", "purpose": "UROK"},
+        "metadata": {"purpose": "UROK"},
+        "effective_at": "1999-01-01T00:00:00Z",
+    }
+
+
+def test_month_ends(tmp_path: Path) -> None:
+    """
+    The last row of each month stands for its end, which is the last instant of its last day.
+    """
+    dates = ("960228", "960229", "960301", "961231")
+    (book,) = berka.books(rows_of(tmp_path, *(line(seq=n, date=date) for n, date in enumerate(dates))))
+    assert {at: row.date for at, row in berka.month_ends(book).items()} == {
+        "1996-02-29T23:59:59.999999Z": "960229",
+        "1996-03-31T23:59:59.999999Z": "960301",
+        "1996-12-31T23:59:59.999999Z": "961231",
     }
 
 
@@ -176,14 +192,14 @@ def test_rows_max_and_gzip(tmp_path: Path) -> None:
         pytest.param(line(sign="*"), "sign`", id="sign"),
         pytest.param(line(amount="0"), ">= 1 .*amount_cents", id="amount"),
         pytest.param(line(amount="1.5"), "Expected `int`.*amount_cents", id="fraction"),
-        pytest.param("1,91,7", "cut short", id="columns"),
+        pytest.param("1,91,7", "got `null`", id="columns"),
     ],
 )
 def test_a_row_without_meaning_is_refused(tmp_path: Path, text: str, message: str) -> None:
     """
     The message names the row, counted from 1.
     """
-    with pytest.raises(berka.DataError, match=f"row 2 of the data file.*{message}"):
+    with pytest.raises(NotRunError, match=f"row 2 of the data file.*{message}"):
         rows_of(tmp_path, line(), text)
 
 
@@ -191,17 +207,17 @@ def test_an_absent_file_is_named(tmp_path: Path) -> None:
     """
     The message has the path and the way out.
     """
-    with pytest.raises(berka.DataError, match=r"there is no data file .*nowhere\.csv; --data"):
+    with pytest.raises(NotRunError, match=r"there is no data file .*nowhere\.csv; --data"):
         berka.read_rows(tmp_path / "nowhere.csv")
 
 
 def test_another_csv_is_refused(tmp_path: Path) -> None:
     """
-    The columns that are missing are named.
+    A column that is missing is named.
     """
     path = tmp_path / "other.csv"
-    path.write_text(HEADER.replace("sign", "signum") + "\n")
-    with pytest.raises(berka.DataError, match="no column sign"):
+    path.write_text("\n".join([HEADER.replace("sign", "signum"), line()]))
+    with pytest.raises(NotRunError, match="missing required field `sign`"):
         berka.read_rows(path)
 
 
@@ -211,5 +227,5 @@ def test_a_broken_gzip_is_refused(tmp_path: Path) -> None:
     """
     path = tmp_path / "books.csv.gz"
     path.write_bytes(b"plain")
-    with pytest.raises(berka.DataError, match="cannot be read"):
+    with pytest.raises(NotRunError, match="cannot be read"):
         berka.read_rows(path)

@@ -167,7 +167,7 @@ def test_an_honest_server_misses_only_the_bar_that_is_too_high(stubs: dict[str, 
         (("--host", "http://127.0.0.1:1"), "any", "ConnectionRefusedError"),
         (("--host", "nowhere"), "any", "not an address of the form http://HOST:PORT: nowhere"),
         (("--bar", "p50=1"), "any", "no objective is called p50; there are"),
-        (("--bar", "p50_ms=low"), "any", "--bar is NAME=NUMBER, not p50_ms=low"),
+        (("--bar", "p50_ms=low"), "any", "it is NAME=NUMBER, not p50_ms=low"),
         (("--ui",), "any", "--ui shows one scenario"),
     ],
 )

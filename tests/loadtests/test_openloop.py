@@ -37,7 +37,7 @@ async def stub(statuses: list[int], held: asyncio.Event | None = None) -> AsyncI
     app.router.add_route("*", "/{path:.*}", answer)
     async with TestServer(app) as server:
         assert server.port is not None
-        yield Target("127.0.0.1", server.port, ["made-up"], ["a", "b"])
+        yield Target(f"http://127.0.0.1:{server.port}", ["made-up"], ["a", "b"])
 
 
 async def test_every_request_that_is_due_is_counted_once() -> None:
@@ -112,7 +112,7 @@ class _Curve(overload.Curve):
 async def test_the_peak_is_the_highest_rate_that_is_served(served: float, tries: int, peak: float) -> None:
     """Rates are tried downwards, and one run stays as a step: that of the first which is served, or the last."""
     curve = _Curve(served)
-    await curve._find_peak(Target("127.0.0.1", 1, ["made-up"], ["a"]), 1_000.0)
+    await curve._find_peak(Target("http://127.0.0.1:1", ["made-up"], ["a"]), 1_000.0)
     assert len(curve.rates) == tries
     assert curve.rates == sorted(curve.rates, reverse=True)
     assert [step["step"] for step in curve.steps] == ["peak"]
@@ -167,7 +167,7 @@ async def test_a_curve_of_a_real_server(database_url: str, monkeypatch: pytest.M
 async def test_a_curve_catches_lies(database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Told that refusals were answers, it misses them in the ledger."""
     note = Results.note
-    monkeypatch.setattr(Results, "note", lambda self, number, _, second: note(self, number, REFUSED, second))
+    monkeypatch.setattr(Results, "note", lambda self, number, _: note(self, number, REFUSED))
     async with curve(database_url, monkeypatch) as measured:
         await measured.measure()
         assert measured.lies

@@ -27,6 +27,7 @@ PRIVILEGES = """
       AND NOT has_table_privilege('tallystick_service', c.oid, p.privilege)
     GROUP BY c.relname, p.privilege
 """
+TABLES = ("ledgers", "api_keys", "accounts", "transfers", "transfer_progress")
 BALANCES = "balance ceiling closed floor held_in held_out last_entry_at limits_version metadata version"
 
 FORBIDDEN = [
@@ -34,6 +35,10 @@ FORBIDDEN = [
     "UPDATE transfers SET refusal = 'x'",
     "DELETE FROM transfers",
     "TRUNCATE transfers",
+    "UPDATE transfer_progress SET amount = 1",
+    "UPDATE transfer_progress SET expires_at = now()",
+    "DELETE FROM transfer_progress",
+    "TRUNCATE transfer_progress",
     "UPDATE api_keys SET digest = sha256('x')",
     "UPDATE api_keys SET role = 'admin'",
     "DELETE FROM api_keys",
@@ -81,11 +86,11 @@ async def test_privileges(database_url: str) -> None:
     rows = await administer(database_url, PRIVILEGES)
     held = {(row["name"], row["privilege"]): row["columns"] for row in rows}
     assert held == {
-        **{(table, "SELECT"): None for table in ("ledgers", "api_keys", "accounts", "transfers")},
-        **{(table, "INSERT"): None for table in ("ledgers", "api_keys", "accounts", "transfers")},
+        **{(table, privilege): None for table in TABLES for privilege in ("SELECT", "INSERT")},
         ("schema_migrations", "SELECT"): None,
         ("schema_functions", "SELECT"): None,
         ("accounts", "UPDATE"): BALANCES,
+        ("transfer_progress", "UPDATE"): "captured remaining reversed state",
         ("api_keys", "UPDATE"): "burst concurrency rate_quota rate_window revoked_at",
     }
 
@@ -124,5 +129,6 @@ async def test_no_grant_to_itself(serving: "asyncpg.Connection[asyncpg.Record]")
 async def test_allowed(serving: "asyncpg.Connection[asyncpg.Record]") -> None:
     """What a posting and a revocation do is allowed: the refusals above are not those of a role that may do nothing."""
     await serving.execute("UPDATE accounts SET balance = balance, version = version")
+    await serving.execute("UPDATE transfer_progress SET captured = captured, remaining = remaining, state = state")
     await serving.execute("UPDATE api_keys SET revoked_at = now()")
     assert await serving.fetchval("SELECT count(*) FROM transfers") == 0

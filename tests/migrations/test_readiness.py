@@ -28,7 +28,7 @@ FAULTS = [
         id="an edited migration",
     ),
     pytest.param(
-        "UPDATE schema_functions SET checksum = 'other'",
+        "UPDATE schema_functions SET checksum = 'other' WHERE name = 'post_transfers'",
         "function post_transfers is missing or of another version: run `tallystick migrate`",
         id="a function of another version",
     ),
@@ -70,9 +70,9 @@ FAULTS = [
         id="a dropped index",
     ),
     pytest.param(
-        "DROP INDEX transfers_posted_index",
-        "constraint or index transfers_posted_index is missing or not valid",
-        id="a dropped index that was renamed",
+        "DROP INDEX transfers_moved_index",
+        "constraint or index transfers_moved_index is missing or not valid",
+        id="a dropped index of the lists",
     ),
     pytest.param(
         "UPDATE pg_index SET indisvalid = false WHERE indexrelid = 'transfers_destination_index'::regclass",

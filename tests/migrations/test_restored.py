@@ -123,7 +123,7 @@ async def test_the_user_that_restored_must_migrate(
 
 
 REVOKED = [
-    pytest.param("ALL ON ALL TABLES IN SCHEMA tallystick", "INSERT on accounts and 11 more", id="everything on tables"),
+    pytest.param("ALL ON ALL TABLES IN SCHEMA tallystick", "INSERT on accounts and 14 more", id="everything on tables"),
     pytest.param("USAGE ON SCHEMA tallystick", "USAGE on the schema tallystick", id="the schema"),
     pytest.param("SELECT ON tallystick.schema_functions", "SELECT on schema_functions", id="a record's table"),
     pytest.param("INSERT ON tallystick.accounts", "INSERT on accounts", id="openings"),

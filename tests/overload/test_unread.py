@@ -14,6 +14,7 @@ from yarl import URL
 
 from server.http import admission
 from server.http.connection import Connection
+from server.http.cors import Cors
 from server.http.head import Head
 from server.http.unread import UNREAD_MAX_BYTES, unread
 from tests.input.wire import Wire, connect, request
@@ -118,6 +119,24 @@ async def test_refusals_are_alike(hot: Hot, monkeypatch: pytest.MonkeyPatch) -> 
             await wire.send(hot.get())
             assert (await answered(wire)).status == 200
         assert not await hot.bound(key)
+    await hot.quiet()
+
+
+async def test_a_refusal_may_be_read_by_a_page(hot: Hot, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is refused unread carries the origin that asked, where that is one that is named."""
+    monkeypatch.setattr(hot.server.pipeline, "_cors", Cors(["https://app.example.com"]))
+    async with busy(hot, 3) as wires:
+        await wires[0].send(hot.get("alice", "Origin: https://app.example.com"))
+        await wires[1].send(post(hot, new_key(), "oRIGIN:https://app.example.com"))
+        await wires[2].send(hot.get("alice", "Origin: https://evil.example.com"))
+        await until(lambda: waiting_unread(hot) == 3)
+        monkeypatch.setattr(admission, "WAIT_SECONDS", 0.01)
+        for number, wire in enumerate(wires):
+            response = await answered(wire)
+            assert (response.status, response.headers["vary"]) == (503, "Origin")
+            allowed = response.headers.get("access-control-allow-origin")
+            assert allowed == ("https://app.example.com" if number < 2 else None)
+        monkeypatch.setattr(admission, "WAIT_SECONDS", FOR_EVER)
     await hot.quiet()
 
 

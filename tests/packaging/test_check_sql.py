@@ -9,6 +9,7 @@ import pytest
 from scripts.check_sql import check_tree
 
 QUERY = "-- name: thing_read(id)\n-- One thing.\nSELECT * FROM things WHERE id = $1;\n"
+SHARED = "\n-- columns: some\n-- $1 AS x, note\n\n-- name: thing_note(x)\n-- Notes.\nSELECT {some} FROM things;\n"
 MIGRATION = """
 -- A comment may say UNIQUE, LISTEN or SET x = 1.
 CREATE TABLE things (
@@ -40,7 +41,7 @@ def sql(tmp_path: Path) -> Path:
     A folder like sql/ with one good file of each kind.
     """
     for folder, name, text in (
-        ("queries", "things.sql", QUERY),
+        ("queries", "things.sql", QUERY + SHARED),
         ("migrations", "0001_things.sql", MIGRATION),
         ("functions", "f.sql", FUNCTION),
     ):
@@ -90,6 +91,11 @@ def test_an_empty_folder_is_a_finding(tmp_path: Path) -> None:
         pytest.param("-- name: a_read(id)\n-- A.\nSELECT '$1'", "names 1 arguments", id="argument unused"),
         pytest.param("-- name: a_read(id)\n-- A.\nSELECT $1, $2", "uses $1, $2", id="parameter unnamed"),
         pytest.param("-- name: a_read(a, b)\n-- A.\nSELECT $2", "uses $2", id="a gap"),
+        pytest.param(
+            "-- columns: some\n-- $2 AS x\n\n-- name: a_read(id)\n-- A.\nSELECT $1, {some};",
+            "uses $1, $2",
+            id="parameter unnamed, of shared columns",
+        ),
         pytest.param(QUERY + "\n" + QUERY, "1: thing_read stands in", id="a name is given once"),
     ],
 )
@@ -126,6 +132,23 @@ def test_session_state(sql: Path, folder: str, statement: str) -> None:
     (sql / folder / "0002_more.sql").write_text(f"-- More.\n{statement}\n")
     (only,) = found(sql)
     assert only.startswith("0002_more.sql:2: ")
+
+
+@pytest.mark.parametrize(
+    ("folder", "name", "function", "allowed"),
+    [
+        pytest.param("queries", "background.sql", "pg_try_advisory_lock", True, id="the leader's"),
+        pytest.param("queries", "background.sql", "pg_advisory_lock", False, id="one that waits"),
+        pytest.param("queries", "things.sql", "pg_try_advisory_lock", False, id="in another file"),
+        pytest.param("functions", "background.sql", "pg_try_advisory_lock", False, id="in another folder"),
+    ],
+)
+def test_one_session_lock_is_allowed(sql: Path, folder: str, name: str, function: str, allowed: bool) -> None:
+    """
+    The lock of the leader, which has a session of its own, is no finding; no other is allowed beside it.
+    """
+    (sql / folder / name).write_text(f"-- name: leader_lock(key)\n-- Lead.\nSELECT {function}($1);\n")
+    assert bool(found(sql)) is not allowed
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,7 @@
-"""A ledger with more than 100,000 accounts, transfers and keys, and one with as many refusals, filled once."""
+"""A ledger with more than 100,000 accounts, transfers and keys, and with many refusals and holds, filled once."""
 
 from collections.abc import AsyncIterator
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import NamedTuple
 from uuid import UUID
 
@@ -15,6 +15,7 @@ LEDGER = "large"
 ACCOUNTS = 100_000
 TRANSFERS = 130_000
 REFUSALS = 20_000
+UNMOVED = 20_000
 KEYS = 100_000
 
 _KEYS = """
@@ -29,6 +30,15 @@ _REFUSALS = """
         'EUR', 'flood', '{}'::json, 'account_not_found'
     FROM generate_series(1, $2::bigint) AS n
 """
+# The newest that was posted: holds and voids, a shop's. None of them moves money.
+_UNMOVED = """
+    INSERT INTO transfers (ledger_id, amount, source_balance, destination_balance, source_version, destination_version,
+        created_at, held, id, moves, idempotency_key, fingerprint, kind, source, destination, currency, reference,
+        metadata)
+    SELECT $1, 1, 0, 0, n, n, clock_timestamp(), 1, uuidv7(), false, 'hold-' || n, sha256(n::text::bytea),
+        CASE n % 2 WHEN 0 THEN 'hold' ELSE 'void' END, 'busy', 'sink', 'EUR', 'salary', '{"shop": "7"}'::json
+    FROM generate_series(1, $2::bigint) AS n
+"""
 
 
 class Large(NamedTuple):
@@ -40,6 +50,8 @@ class Large(NamedTuple):
     middle_id: UUID
     middle_at: datetime
     middle_version: int
+    # A midnight for which many transfers count that were posted later.
+    days_ago: datetime
 
 
 @pytest.fixture(scope="session")
@@ -51,6 +63,7 @@ async def large(template: str) -> AsyncIterator[Large]:
     await connection.execute(_KEYS, ledger_id, KEYS)
     await fill(connection, ledger_id, accounts=ACCOUNTS, transfers=TRANSFERS)
     await connection.execute(_REFUSALS, ledger_id, REFUSALS)
+    await connection.execute(_UNMOVED, ledger_id, UNMOVED)
     await connection.execute("VACUUM (ANALYZE) api_keys, transfers")
     middle = await connection.fetchrow(
         "SELECT id, created_at, source_version FROM transfers WHERE ledger_id = $1 AND source = $2"
@@ -61,5 +74,44 @@ async def large(template: str) -> AsyncIterator[Large]:
     )
     assert middle is not None
     await connection.close()
-    yield Large(url, ledger_id, *middle)
+    midnight = middle["created_at"].replace(hour=0, minute=0, second=0, microsecond=0)
+    yield Large._make((url, ledger_id, *middle, midnight - timedelta(days=20)))
     await drop_database(template, url)
+
+
+# Due holds of `busy`, and open ones; each of the other accounts named has one hold on either side, and of four one that
+# is due, one that has ended and two that are open.
+DUE = 3
+OPEN = 10_000
+HELD = 20_000
+_HOLDS = """
+    INSERT INTO transfer_progress (ledger_id, id, amount, captured, remaining, expires_at, source, destination, state)
+    SELECT $1, uuidv7(), 2, CASE WHEN h.place % 4 = 1 THEN 2 ELSE 0 END, CASE WHEN h.place % 4 = 1 THEN 0 ELSE 2 END,
+           clock_timestamp() + interval '1 day' * CASE WHEN h.place % 4 = 0 THEN -1 ELSE 1 END, h.source, h.destination,
+           CASE WHEN h.place % 4 = 1 THEN 'captured' ELSE 'open' END
+    FROM (
+        SELECT CASE WHEN n <= $2 THEN 0 ELSE 2 END, 'busy', 'sink' FROM generate_series(1, $2::bigint + $3) AS n
+        UNION ALL
+        SELECT n / 40, 'account:' || lpad((n * 5 % $5::bigint)::text, 8, '0'),
+               'account:' || lpad(((n * 5 + 200) % $5)::text, 8, '0')
+        FROM generate_series(1, $4::bigint) AS n
+    ) AS h (place, source, destination)
+"""
+_RESERVED = """
+    UPDATE accounts AS a SET held_out = coalesce(o.remaining, 0), held_in = coalesce(i.remaining, 0)
+    FROM (SELECT source, sum(remaining) AS remaining FROM transfer_progress GROUP BY source) AS o
+    FULL JOIN (SELECT destination, sum(remaining) AS remaining FROM transfer_progress GROUP BY destination) AS i
+        ON i.destination = o.source
+    WHERE a.ledger_id = $1 AND a.id = coalesce(o.source, i.destination)
+"""
+
+
+@pytest.fixture(scope="session")
+async def held(large: Large) -> Large:
+    """The large ledger with many holds."""
+    connection = await asyncpg.connect(large.url, server_settings={"search_path": "tallystick"})
+    await connection.execute(_HOLDS, large.ledger_id, DUE, OPEN, HELD, ACCOUNTS)
+    await connection.execute(_RESERVED, large.ledger_id)
+    await connection.execute("VACUUM (ANALYZE) accounts, transfer_progress")
+    await connection.close()
+    return large

@@ -6,15 +6,17 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from server.ledger.history import ID_MAX, TIME_MAX, TIME_MIN
+from server.ledger.history import TIME_MAX, TIME_MIN
 from server.ledger.limits import BALANCE_MAX, PAGE_MAX
+from server.ledger.statements import PAGE_ENTRIES
+from server.ledger.transfer_lists import EXAMINED_MAX, ID_MAX
 from server.store.sql import queries, query, sql_root
-from tests.plans.conftest import Large
+from tests.plans.conftest import ACCOUNTS, TRANSFERS, Large
 from tests.plans.plan import Plan, explain, session
 from tests.support.fill import BUSY, SINK, SPRING
 
 # Files whose statements serve requests.
-FILES = ("ledgers", "accounts", "transfers")
+FILES = ("ledgers", "accounts", "transfers", "statements")
 # Statements in them that no request reaches, or whose plan says nothing.
 EXEMPT = {
     "ledger_list": "all ledgers, for the command line",
@@ -22,13 +24,22 @@ EXEMPT = {
     "ledger_create": "an insert, for the command line",
     "api_key_create": "an insert",
     "api_key_withdraw": "an insert",
-    "transfer_post_many": "a function call; its statements follow one by one",
+    "transfer_post_many": "a function call; test_requests.py has its statements one by one",
+    "account_patch": "the same",
 }
 # Statements in them that find out whose a request is, or that are about several ledgers.
-WITHOUT_LEDGER = {"ledger_by_name", "api_key_read_many", "transfer_by_keys"}
+WITHOUT_LEDGER = {"ledger_by_name", "api_key_read_many", "transfer_by_keys", "clock_read"}
 PAGE = PAGE_MAX + 1
 # Rows read to give one: a page of each of two sides, one row behind each to know that there are more.
 TWO_SIDES = 2 * (PAGE + 1)
+# The same of a page of a whole statement.
+TWO_LONG_SIDES = 2 * (PAGE_ENTRIES + 1)
+# Of each ten transfers `busy` has part in four, of which one in three is back-dated.
+BACK_DATED = TRANSFERS * 4 // 30 + 2
+# Rows read ahead of a page on up to four sides: an incremental sort reads 32 or more, to begin with.
+AHEAD = 4 * 33
+# Rows read for a page that nothing matches: those examined.
+IN_VAIN = EXAMINED_MAX + AHEAD
 
 ACCOUNT = "account:00004711"
 QUIET = "other"
@@ -43,6 +54,14 @@ def case(name: str, rows_max: int, arguments: Arguments, why: str = "") -> objec
 def entries(account: str, **at: datetime) -> Arguments:
     since, until = at.get("since", TIME_MIN), at.get("until", TIME_MAX)
     return lambda large: (account, since, until, TIME_MAX, BALANCE_MAX, PAGE)
+
+
+def listed(
+    *texts: str, deep: bool = False, kind: str | None = None, metadata: str | None = None, examined: int = PAGE
+) -> Arguments:
+    """Return the arguments of a page of transfers, of which *texts* are a reference and an account."""
+    chosen = (TIME_MIN, kind, metadata, examined, PAGE, *texts)
+    return lambda at: (*((at.middle_at, at.middle_id) if deep else (TIME_MAX, ID_MAX)), *chosen)
 
 
 CASES = [
@@ -72,7 +91,7 @@ CASES = [
             "25",
         ),
     ),
-    case("account_patch", 2, lambda _: (ACCOUNT, None, True, 5, False, None, None, '{"a":"b"}', False, 50, "25")),
+    case("account_limit_many", 500, lambda _: (IDS, [5] * 500, [None] * 500, [False] * 500, "250")),
     case("account_page", PAGE, lambda _: ("", "\x7f", "", PAGE), "first"),
     case("account_page", PAGE, lambda _: ("", "\x7f", "account:00090000", PAGE), "deep"),
     case("account_page", PAGE, lambda _: ("account:0005", "account:0005\x7f", "account:00055000", PAGE), "of a prefix"),
@@ -91,38 +110,91 @@ CASES = [
     case("account_balance_at", 5, lambda at: (BUSY, at.middle_at), "long ago"),
     case("account_balance_at", 5, lambda _: (SINK, datetime.now(UTC)), "now"),
     case("account_balance_at", 5, lambda _: (BUSY, datetime(2001, 1, 1, tzinfo=UTC)), "before all"),
+    case("account_balance_effective_at", BACK_DATED, lambda at: (SINK, at.middle_at, at.middle_at), "as of then"),
+    case("account_balance_effective_at", BACK_DATED, lambda at: (BUSY, at.days_ago, TIME_MAX), "long ago"),
+    case(
+        "account_balance_effective_at", 5, lambda _: (QUIET, datetime(2001, 1, 1, tzinfo=UTC), TIME_MAX), "before all"
+    ),
+    case("statement_page", TWO_LONG_SIDES, lambda _: (BUSY, TIME_MIN, 0, TIME_MAX, PAGE_ENTRIES), "first"),
+    case(
+        "statement_page",
+        TWO_LONG_SIDES,
+        lambda at: (BUSY, at.middle_at, at.middle_version, TIME_MAX, PAGE_ENTRIES),
+        "deep",
+    ),
+    case("statement_page", TWO_LONG_SIDES, lambda at: (SINK, at.middle_at, 0, TIME_MAX, PAGE_ENTRIES), "one side only"),
+    case(
+        "statement_page", 0, lambda _: (BUSY, TIME_MIN, 0, datetime(2001, 1, 1, tzinfo=UTC), PAGE_ENTRIES), "before all"
+    ),
+    case(
+        "statement_page_back_dated",
+        TWO_LONG_SIDES,
+        lambda _: (BUSY, TIME_MIN, TIME_MIN, 0, TIME_MAX, TIME_MAX, PAGE_ENTRIES),
+        "first",
+    ),
+    case(
+        "statement_page_back_dated",
+        TWO_LONG_SIDES,
+        lambda at: (BUSY, at.days_ago, at.middle_at, at.middle_version, TIME_MAX, TIME_MAX, PAGE_ENTRIES),
+        "deep in a day for which many count",
+    ),
+    case(
+        "statement_page_back_dated",
+        0,
+        lambda at: (BUSY, TIME_MIN, TIME_MIN, 0, at.days_ago - timedelta(days=99), TIME_MAX, PAGE_ENTRIES),
+        "before all",
+    ),
+    case("clock_read", 0, lambda _: ()),
+    case("trial_balance", ACCOUNTS + 4, lambda _: ("", "\x7f", 9), "all"),
+    case("trial_balance", 1_000, lambda _: ("account:00055", "account:00055\x7f", 9), "of a prefix"),
+    case("trial_balance", 0, lambda _: ("zebra:", "zebra:\x7f", 9), "of none"),
+    case(
+        "trial_balance_at",
+        1_000 * 5,
+        lambda at: ("account:00055", "account:00055\x7f", at.middle_at, 9),
+        "of a prefix",
+    ),
+    case("trial_balance_at", 5, lambda at: (BUSY, BUSY + "\x7f", at.middle_at, 9), "of one busy account"),
     case("transfer_by_key", 1, lambda _: ("flood-7",)),
     case("transfer_by_keys", 1, lambda at: ([at.ledger_id], ["flood-7"]), "one"),
     case("transfer_by_keys", 500, lambda at: ([at.ledger_id] * 500, [f"flood-{n}" for n in range(1, 501)]), "a batch"),
     case("transfer_by_keys", 0, lambda _: (list(range(1_000, 1_500)), ["flood-7"] * 500), "of other ledgers"),
     case("transfer_by_id", 1, lambda at: (at.middle_id,)),
-    case("transfer_page", PAGE, lambda _: (TIME_MAX, ID_MAX, PAGE), "past a flood of refusals"),
-    case("transfer_page", PAGE, lambda at: (at.middle_at, at.middle_id, PAGE), "deep"),
-    case("transfer_page_by_reference", PAGE, lambda _: ("order-3", TIME_MAX, ID_MAX, PAGE), "first"),
-    case("transfer_page_by_reference", PAGE, lambda at: ("salary", at.middle_at, at.middle_id, PAGE), "deep"),
-    case("transfer_page_by_reference", 0, lambda _: ("flood", TIME_MAX, ID_MAX, PAGE), "of refusals only"),
+    case("transfer_page", TWO_SIDES, listed(), "past a flood of refusals"),
+    case("transfer_page", TWO_SIDES, listed(deep=True), "deep"),
+    case("transfer_page", TWO_SIDES, listed(kind="hold", examined=EXAMINED_MAX), "of a kind"),
+    case("transfer_page", TWO_SIDES, listed(kind="transfer", examined=EXAMINED_MAX), "behind many of other kinds"),
+    case("transfer_page", IN_VAIN, listed(kind="reversal", examined=EXAMINED_MAX), "of a kind there is not"),
+    case("transfer_page", IN_VAIN, listed(kind="expiry", examined=EXAMINED_MAX), "of a kind there is not, held"),
+    case("transfer_page", IN_VAIN, listed(metadata='{"shop":"8"}', examined=EXAMINED_MAX), "of nobody's metadata"),
+    case("transfer_page", IN_VAIN, listed(metadata='{"shop":"7"}', deep=True, examined=EXAMINED_MAX), "the same, deep"),
+    case("transfer_page", 4, lambda at: (at.middle_at, at.middle_id, at.middle_at, None, None, PAGE, PAGE), "a moment"),
+    case("transfer_page_by_reference", TWO_SIDES, listed("order-3"), "first"),
+    case("transfer_page_by_reference", TWO_SIDES, listed("salary", deep=True), "deep"),
+    case("transfer_page_by_reference", 0, listed("flood"), "of refusals only"),
+    case("transfer_page_by_reference", IN_VAIN, listed("salary", kind="capture", examined=EXAMINED_MAX), "of no kind"),
+    case("transfer_page_by_reference_and_account", TWO_SIDES, listed("order-3", BUSY), "both common"),
+    case("transfer_page_by_reference_and_account", TWO_SIDES, listed("salary", BUSY, deep=True), "deep"),
+    case("transfer_page_by_reference_and_account", TWO_SIDES, listed("salary", QUIET), "common, none"),
     case(
         "transfer_page_by_reference_and_account",
-        TWO_SIDES,
-        lambda _: ("order-3", BUSY, TIME_MAX, ID_MAX, PAGE),
-        "both common",
+        IN_VAIN,
+        listed("salary", BUSY, metadata='{"shop":"8"}', examined=EXAMINED_MAX),
+        "of nobody's metadata",
     ),
+    case("transfer_page_by_account", TWO_SIDES, listed(BUSY), "busy"),
+    case("transfer_page_by_account", TWO_SIDES, listed(SINK), "one side only, in"),
+    case("transfer_page_by_account", TWO_SIDES, listed(SPRING), "one side only, out"),
+    case("transfer_page_by_account", TWO_SIDES, listed(BUSY, deep=True), "deep"),
+    case("transfer_page_by_account", 2 * PAGE + AHEAD, listed(BUSY, kind="void", examined=EXAMINED_MAX), "one in two"),
+    case("transfer_page_by_account", TWO_SIDES, listed(BUSY, kind="transfer", examined=EXAMINED_MAX), "behind holds"),
+    case("transfer_page_by_account", IN_VAIN, listed(BUSY, kind="reversal", examined=EXAMINED_MAX), "of no kind"),
     case(
-        "transfer_page_by_reference_and_account",
-        TWO_SIDES,
-        lambda at: ("salary", BUSY, at.middle_at, at.middle_id, PAGE),
-        "deep",
+        "transfer_page_by_account",
+        IN_VAIN,
+        listed(BUSY, metadata='{"shop":"8"}', deep=True, examined=EXAMINED_MAX),
+        "of nobody's metadata",
     ),
-    case(
-        "transfer_page_by_reference_and_account",
-        TWO_SIDES,
-        lambda _: ("salary", QUIET, TIME_MAX, ID_MAX, PAGE),
-        "common, none",
-    ),
-    case("transfer_page_by_account", TWO_SIDES, lambda _: (BUSY, TIME_MAX, ID_MAX, PAGE), "busy"),
-    case("transfer_page_by_account", TWO_SIDES, lambda _: (SINK, TIME_MAX, ID_MAX, PAGE), "one side only, in"),
-    case("transfer_page_by_account", TWO_SIDES, lambda _: (SPRING, TIME_MAX, ID_MAX, PAGE), "one side only, out"),
-    case("transfer_page_by_account", TWO_SIDES, lambda at: (BUSY, at.middle_at, at.middle_id, PAGE), "deep"),
 ]
 
 
@@ -161,17 +233,47 @@ async def test_every_index_is_needed(large: Large) -> None:
         await connection.close()
 
 
-ORDERED = ["transfer_page", "transfer_page_by_reference"]
-
-
-@pytest.mark.parametrize("name", ORDERED)
-async def test_a_page_is_read_in_its_order(large: Large, name: str) -> None:
-    """A page of a list comes out of the index as it is: nothing is sorted, whatever stands behind it."""
-    arguments = ("salary",) if name == "transfer_page_by_reference" else ()
+async def test_back_dated_amounts_are_summed_from_the_index(large: Large) -> None:
+    """What counts for an instant is found and added up without a look at the rows, however many there are."""
     connection = await session(large.url, seqscan="off")
     try:
-        plan = await explain(connection, query(name), (large.ledger_id, *arguments, TIME_MAX, ID_MAX, PAGE))
+        arguments = (large.ledger_id, BUSY, large.days_ago, TIME_MAX)
+        plan = await explain(connection, query("account_balance_effective_at"), arguments)
+        scans = [node for node in plan.nodes if "effective" in node.get("Index Name", "")]
+        assert [node["Node Type"] for node in scans] == ["Index Only Scan"] * 2, plan.text
+        assert [node["Heap Fetches"] for node in scans] == [0, 0], plan.text
+        assert sum(node["Actual Rows"] for node in scans) > 1_000, plan.text
+    finally:
+        await connection.close()
+
+
+ORDERED = [
+    pytest.param("transfer_page", (), id="all"),
+    pytest.param("transfer_page_by_reference", ("salary",), id="by reference"),
+    pytest.param("transfer_page_by_reference_and_account", ("salary", BUSY), id="by reference and account"),
+]
+
+
+@pytest.mark.parametrize("examined", [PAGE, EXAMINED_MAX])
+@pytest.mark.parametrize(("name", "texts"), ORDERED)
+async def test_a_page_is_read_in_its_order(large: Large, name: str, texts: tuple[str, ...], examined: int) -> None:
+    """A page of a list comes out of its indexes as it is: nothing is sorted, whatever stands behind it."""
+    arguments = listed(*texts, examined=examined)(large)
+    connection = await session(large.url, seqscan="off")
+    try:
+        plan = await explain(connection, query(name), (large.ledger_id, *arguments))
         assert not [node for node in plan.nodes if "Sort" in node["Node Type"]], plan.text
+    finally:
+        await connection.close()
+
+
+async def test_a_page_of_an_account_sorts_no_more_than_one_instant(large: Large) -> None:
+    """Its indexes hold instants and no ids: what shares an instant is sorted, and nothing else."""
+    connection = await session(large.url, seqscan="off")
+    try:
+        arguments = listed(BUSY, kind="reversal", examined=EXAMINED_MAX)(large)
+        plan = await explain(connection, query("transfer_page_by_account"), (large.ledger_id, *arguments))
+        assert not [node for node in plan.nodes if node["Node Type"] == "Sort"], plan.text
     finally:
         await connection.close()
 

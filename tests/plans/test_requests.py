@@ -1,7 +1,9 @@
-"""What requests really do to the tables: the statements inside the posting function, and counters over all routes."""
+"""What requests really do to the tables: the statements inside the functions, and counters over all routes."""
 
 import asyncio
 import re
+from collections import defaultdict
+from datetime import UTC, datetime, timedelta
 from urllib.parse import quote
 
 import asyncpg
@@ -9,101 +11,182 @@ import pytest
 
 from server.http.routes import ROUTES, Router
 from server.store.sessions import SESSION_SETTINGS
-from server.store.sql import sql_root
-from tests.plans.conftest import LEDGER, Large
+from server.store.sql import query, sql_root
+from tests.plans.conftest import DUE, LEDGER, Large
 from tests.plans.plan import explain, session
 from tests.plans.test_plans import IDS, check
 from tests.support.client import Client, new_key
 from tests.support.fill import BUSY, SINK
 from tests.support.service import in_process
 
-TABLES = ("accounts", "transfers", "api_keys", "ledgers")
-# A table is named once in each statement of the function that touches it.
-TOUCHES = re.compile(r"\b(?:FROM|JOIN|INTO|UPDATE) (?:accounts|transfers)\b")
-# The function's statements over tables, each from where it is to be cut out; variables become parameters, in order.
-POSTING = {
-    "lock": (
-        r"(SELECT array_agg\(l\.position::integer\), array_agg\(a\.id\).*?) INTO found.*?( FROM \(.*?\) AS a);",
-        {"p_ledgers": "bigint[]", "p_last_accounts": "integer[]", "p_waits": "boolean[]", "p_accounts": "text[]"},
-    ),
-    "locked": (
-        r"(SELECT array_agg\(w\.position\)) INTO locked(.*?);",
-        {
-            "p_account_ledgers": "integer[]",
-            "p_accounts": "text[]",
-            "currencies": "text[]",
-            "p_waits": "boolean[]",
-            "p_ledgers": "bigint[]",
-        },
-    ),
-    "keys": (
-        r"(SELECT array_agg\(w\.position\)) INTO known(.*?);",
-        {"p_keys": "text[]", "p_sources": "integer[]", "p_ledgers": "bigint[]", "p_account_ledgers": "integer[]"},
-    ),
-    "update": (
-        r"(UPDATE accounts AS a.*?);",
-        {
-            "places": "tid[]",
-            "p_account_ledgers": "integer[]",
-            "balances": "bigint[]",
-            "versions": "bigint[]",
-            "before": "bigint[]",
-            "posted_ats": "timestamptz[]",
-            "p_ledgers": "bigint[]",
-        },
-    ),
-}
+TABLES = ("accounts", "transfers", "transfer_progress", "api_keys", "ledgers")
 ROWS = len(IDS)
+FUNCTIONS = ("post_transfers", "find_parents", "due_holds", "change_account")
+# A table is named once in each part of a statement that touches it.
+TOUCHES = re.compile(r"\b(?:FROM|JOIN|INSERT INTO|UPDATE) (?:accounts|transfers|transfer_progress)\b")
+# Arguments and variables of a function that are arrays, or arguments of one value, and their types.
+DECLARED = re.compile(r"\b(\w+) +(?:CONSTANT +)?(\w+\[\])|\b(p_\w+) +(\w+)")
+# Of the other variables those that stand in statements over tables.
+SINGLE = {"previews": "boolean", "merge": "jsonb", "due.holds": "bigint"}
 
 
-def body() -> str:
-    """Return the text of the function without its comments."""
-    text = (sql_root() / "functions" / "post_transfers.sql").read_text()
-    return re.sub(r"--.*", "", text.split("$$")[1])
+def texts(function: str) -> tuple[str, str]:
+    """Return the head of a function and its body, without comments and declarations."""
+    text = re.sub(r"--.*", "", (sql_root() / "functions" / f"{function}.sql").read_text())
+    head, body, _ = text.split("$$")
+    declarations, begin, statements = body.partition("BEGIN\n")
+    return (head + declarations, statements) if begin else (head, body)
 
 
-def statement(name: str) -> str:
-    """Cut a statement out of the function, as plpgsql prepares it."""
-    pattern, variables = POSTING[name]
-    found = re.search(pattern, body(), re.DOTALL)
-    assert found is not None, name
-    text = "".join(found.groups())
-    for number, (variable, kind) in enumerate(variables.items(), 1):
-        text = re.sub(rf"(?<![\w.]){variable}\b(?= *[\[,)])", f"(${number}::{kind})", text)
-    return text
+def statements(function: str) -> list[str]:
+    """Cut the statements over tables out of a function."""
+    found = []
+    for text in texts(function)[1].split(";"):
+        if TOUCHES.search(text):
+            begin = re.search(r"\b(?:SELECT|INSERT|UPDATE)\b", text)
+            assert begin is not None
+            # Into which variables the result goes.
+            into = r"\bINTO (?!transfer)[a-z_,\s]+?(?=\bFROM\b|$)"
+            found.append(re.sub(into, "", text[begin.start() :]))
+    return found
 
 
+def prepared(function: str, statement: str, values: dict[str, object]) -> tuple[str, tuple[object, ...]]:
+    """Write a statement as plpgsql prepares it, its variables as parameters, and return what *values* has for these."""
+    kinds = {name or single: kind or of for name, kind, single, of in DECLARED.findall(texts(function)[0])} | SINGLE
+    named: list[str] = []
+
+    def parameter(found: re.Match[str]) -> str:
+        name = found["name"]
+        if name not in kinds:
+            return found[0]
+        if name not in named:
+            named.append(name)
+        return f"(${named.index(name) + 1}::{kinds[name]})"
+
+    # Names of columns stand behind AS, and before the equals sign of a SET.
+    text = re.sub(
+        r"'[^']*'|AS \w+ *\([^()]*\)|AS \w+|(?<![\w.])(?P<name>due\.holds|\w+)\b(?! *[.(=])", parameter, statement
+    )
+    return text, tuple(values[name] for name in named)
+
+
+async def arguments(connection: asyncpg.Connection, held: Large) -> dict[str, object]:
+    """Return values for all variables: of a batch of many requests, each with accounts and a parent of its own."""
+    ids = await connection.fetch(
+        "SELECT id, idempotency_key AS key FROM transfers WHERE ledger_id = $1 AND moves LIMIT $2", held.ledger_id, ROWS
+    )
+    holds = await connection.fetch(
+        "SELECT id FROM transfer_progress WHERE ledger_id = $1 LIMIT $2", held.ledger_id, ROWS
+    )
+    places = await connection.fetch(
+        "SELECT ctid::text FROM accounts WHERE ledger_id = $1 AND id = ANY ($2)", held.ledger_id, IDS
+    )
+    half = ROWS // 2
+    ones, nulls = [1] * ROWS, [None] * ROWS
+    by_name: dict[str, object] = {
+        "p_ledgers": [held.ledger_id],
+        "p_last_accounts": [ROWS],
+        "p_accounts": IDS,
+        "p_keys": [f"flood-{number}" for number in range(1, ROWS + 1)],
+        "posted_ats": [datetime.now(UTC)],
+        "places": [row["ctid"] for row in places],
+        "progress_ids": [row["id"] for row in holds],
+        "parent_ids": [row["id"] for row in holds],
+        # Named by id or by key.
+        "p_parents": [*(row["id"] for row in ids[:half]), *nulls[half:]],
+        "p_parent_keys": [*nulls[:half], *(row["key"] for row in ids[half:])],
+        # What is known is not written.
+        "outcomes": ["known"] * ROWS,
+        "state_of": ["captured"] * ROWS,
+        "expiry_of": [datetime.now(UTC)] * ROWS,
+        "changed": [True] * ROWS,
+        # Another version than that of any account, so that none is changed.
+        "before": [0] * ROWS,
+        "p_ledger_id": held.ledger_id,
+        "p_account": BUSY,
+        "merge": "{}",
+        "due.holds": DUE,
+    }
+    of_accounts = ("p_account_ledgers", "balances", "held_ins", "held_outs", "versions", "due_ins", "due_outs", "dues")
+    of_requests = ("p_request_ledgers", "ledger_of", "source_of", "destination_of", "p_sources", "p_destinations")
+    amounts = ("amount_of", "captured_of", "parent_amounts")
+    by_name |= dict.fromkeys((*of_accounts, *of_requests, *amounts), ones)
+    by_name |= dict.fromkeys(("remaining_of", "reversed_of"), [0] * ROWS)
+    return defaultdict(lambda: nulls, by_name)
+
+
+# How a batch meets the accounts that another transaction has locked: it waits, leaves them alone, or locks none.
+MEETING = [
+    pytest.param({"p_waits": [True], "previews": False}, id="waits"),
+    pytest.param({"p_waits": [False], "previews": False}, id="leaves alone"),
+    pytest.param({"p_waits": [None], "previews": True}, id="previews"),
+]
+
+
+@pytest.mark.parametrize("meeting", MEETING)
 @pytest.mark.parametrize("seqscan", ["off", "on"])
-async def test_posting_statements(large: Large, seqscan: str) -> None:
-    """Locking, looking keys up and updating a batch of accounts each read what the batch names, and no more."""
-    keys = [f"flood-{number}" for number in range(1, ROWS + 1)]
-    ledgers, numbers = [1] * ROWS, [7] * ROWS
-    now = "2026-01-01T00:00:00Z"
-    connection = await session(large.url, seqscan=seqscan, enable_nestloop="off")
+@pytest.mark.parametrize("function", FUNCTIONS)
+async def test_statements_of_functions(held: Large, function: str, seqscan: str, meeting: dict[str, object]) -> None:
+    """Each statement of the functions that post and change reads what the batch names, by index, and no more."""
+    off = {"enable_nestloop": "off"} if function in ("post_transfers", "find_parents") else {}
+    connection = await session(held.url, seqscan=seqscan, **off)
     try:
-        for waits in (True, False):
-            check(await explain(connection, statement("lock"), ([large.ledger_id], [ROWS], [waits], IDS)), ROWS)
-        locked = (ledgers, IDS, [None] * ROWS, [False], [large.ledger_id])
-        check(await explain(connection, statement("locked"), locked), ROWS)
-        check(await explain(connection, statement("keys"), (keys, ledgers, [large.ledger_id], ledgers)), ROWS)
-        # All of them are read, and none is changed: they are at another version.
-        update = (await places(connection, large), ledgers, numbers, numbers, [6] * ROWS, [now], [large.ledger_id])
-        check(await explain(connection, statement("update"), update), ROWS)
+        values = await arguments(connection, held)
+        values |= meeting
+        if function == "change_account":
+            values |= {"p_set_floor": False, "p_set_ceiling": False, "p_floor": None, "p_ceiling": None}
+            values |= {"p_closed": None, "p_clear": False}
+        for statement in statements(function):
+            check(await explain(connection, *prepared(function, statement, values)), ROWS)
     finally:
         await connection.close()
 
 
-async def places(connection: asyncpg.Connection, large: Large) -> list[str]:
-    """Return where the accounts are."""
-    rows = await connection.fetch(
-        "SELECT ctid::text FROM accounts WHERE ledger_id = $1 AND id = ANY ($2)", large.ledger_id, IDS
-    )
-    return [row["ctid"] for row in rows]
+def test_functions_touch_tables_in_known_places() -> None:
+    """The functions looked at are all there are but the clock, and what touches a table is cut out of each whole."""
+    there = {path.stem for path in (sql_root() / "functions").glob("*.sql")}
+    assert there == {*FUNCTIONS, "ledger_clock"}
+    for function in FUNCTIONS:
+        cut = sum(len(TOUCHES.findall(statement)) for statement in statements(function))
+        assert cut == len(TOUCHES.findall(texts(function)[1])) > 0, function
 
 
-def test_no_posting_statement_is_left_out() -> None:
-    """The function touches tables in the statements looked at, of which the first has two parts, and in one insert."""
-    assert len(TOUCHES.findall(body())) == len(POSTING) + 2
+async def test_every_index_of_holds_is_needed(held: Large) -> None:
+    """Each index of open holds finds rows for a statement of a function, but for the one by which they are expired."""
+    connection = await session(held.url, seqscan="off")
+    used = set()
+    try:
+        values = await arguments(connection, held)
+        values |= {"p_waits": [True], "previews": False}
+        for function in ("post_transfers", "due_holds"):
+            for statement in statements(function):
+                plan = await explain(connection, *prepared(function, statement, values))
+                used |= {node["Index Name"] for node in plan.nodes if "Index Name" in node and node["Actual Loops"]}
+        there = await connection.fetch("SELECT indexname FROM pg_indexes WHERE tablename = 'transfer_progress'")
+    finally:
+        await connection.close()
+    assert {row["indexname"] for row in there} - used == {"transfer_progress_expiry_index"}
+
+
+CASES = [
+    pytest.param("account_read_many", ([BUSY],), 1 + 2 * (DUE + 1), id="an account with thousands of open holds"),
+    pytest.param("account_read_many", (IDS,), 4 * ROWS, id="many accounts with a few"),
+    pytest.param("account_page", ("account:0005", "account:0005\x7f", "", 101), 5 * 101, id="a page of accounts"),
+]
+
+
+@pytest.mark.parametrize("seqscan", ["off", "on"])
+@pytest.mark.parametrize(("name", "values", "rows_max"), CASES)
+async def test_reads_of_accounts_with_holds(
+    held: Large, name: str, values: tuple[object, ...], rows_max: int, seqscan: str
+) -> None:
+    """What is read of holds is those that are due and the next one to be, on each side of each account."""
+    connection = await session(held.url, seqscan=seqscan)
+    try:
+        check(await explain(connection, query(name), (held.ledger_id, *values)), rows_max)
+    finally:
+        await connection.close()
 
 
 async def sessions_ended(connection: asyncpg.Connection) -> None:
@@ -149,16 +232,28 @@ async def call_all(client: Client, large: Large) -> None:
         for atomic in (True, False):
             items = [{**item, "key": f"{item['key']}-{atomic}"} for item in bulk]
             await call("POST", "/v1/transfers/bulk", {"atomic": atomic, "transfers": items})
+    minute = quote((large.middle_at + timedelta(milliseconds=500)).isoformat())
+    await call("GET", f"/v1/balances?prefix=account:000000&at={minute}")
+    await call("POST", "/v1/transfers/preview", order)
+    for number, child in enumerate(("capture", "void", "reverse")):
+        held = {**order, "hold": child != "reverse"}
+        made = await client.send("POST", "/v1/transfers", held, headers={"Idempotency-Key": f"{first}-{number}"})
+        await call("POST", f"/v1/transfers/{made.json['id']}/{child}", {}, Idempotency_Key=f"{first}-{child}")
+        await call("GET", f"/v1/transfers/{made.json['id']}")
     for name in (BUSY, SINK, "account:00000001"):
         await call("GET", f"/v1/accounts/{name}")
         await call("GET", f"/v1/accounts/{name}?min_version=1")
         await call("GET", f"/v1/accounts/{name}/entries?limit=100")
         await call("GET", f"/v1/accounts/{name}/balance?at={quote(large.middle_at.isoformat())}")
+        await call("GET", f"/v1/accounts/{name}/statement?from={quote(large.middle_at.isoformat())}&to={minute}")
         await call("GET", f"/v1/transfers?account={name}&limit=100")
         await call("GET", f"/v1/transfers?account={name}&reference=salary&limit=100")
+        await call("GET", f"/v1/transfers?account={name}&kind=transfer&limit=50")
     await call("GET", "/v1/accounts?prefix=account:0009&limit=100")
     await call("GET", "/v1/transfers?limit=100")
     await call("GET", "/v1/transfers?reference=order-3&limit=100")
+    await call("GET", "/v1/transfers?kind=hold&metadata.shop=7&limit=50")
+    await call("GET", "/v1/limits")
     await call("GET", f"/v1/transfers/{large.middle_id}")
     await call("GET", f"/v1/idempotency-keys/{first}")
     for path in ("/livez", "/readyz", "/problems", "/problems/insufficient_funds"):
@@ -168,17 +263,19 @@ async def call_all(client: Client, large: Large) -> None:
 
 
 @pytest.mark.parametrize("seqscan", ["off", "on"])
-async def test_no_request_reads_a_table(large: Large, seqscan: str, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_no_request_reads_a_table(held: Large, seqscan: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every route is asked, and the tables' own counters saw no scan and few rows."""
     monkeypatch.setitem(SESSION_SETTINGS, "enable_seqscan", seqscan)
-    before = await counters(large.url)
-    async with in_process(large.url) as service:
-        await call_all(await service.client(LEDGER), large)
-    after = await counters(large.url)
+    before = await counters(held.url)
+    async with in_process(held.url) as service:
+        await call_all(await service.client(LEDGER), held)
+    after = await counters(held.url)
     scans = {table: after[table][0] - before[table][0] for table in TABLES}
     rows = {table: after[table][1] - before[table][1] for table in TABLES}
     # A table of two rows is one page: nothing is gained by an index there, when scans are offered.
-    assert {table: number for table, number in scans.items() if table != "ledgers"} == dict.fromkeys(TABLES[:3], 0)
+    assert {table: number for table, number in scans.items() if table != "ledgers"} == dict.fromkeys(TABLES[:-1], 0)
     # Some forty requests of at most a hundred rows from two sides.
     assert 0 < rows["transfers"] < 4_000, rows
     assert 0 < rows["accounts"] < 1_000, rows
+    # The due holds of three accounts, and the next one to be.
+    assert 0 < rows["transfer_progress"] < 1_000, rows

@@ -1,5 +1,9 @@
 """A ledger that nobody has analyzed yet: plans made on nothing still find rows by index when the tables have grown."""
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
 import asyncpg
 import pytest
 
@@ -8,6 +12,7 @@ from tests.support.client import Client, new_key
 from tests.support.postgres import create_database, drop_database
 from tests.support.service import in_process
 
+TABLES = ("accounts", "transfers", "transfer_progress")
 ACCOUNTS = 1_000
 BATCHES = 20
 BATCH = 200
@@ -29,8 +34,8 @@ async def rows_read(url: str) -> dict[str, int]:
         await connection.close()
 
 
-async def post(client: Client, number: int) -> None:
-    """Post a batch between two accounts out of a hundred."""
+async def post(client: Client, number: int, **fields: object) -> list[Any]:
+    """Post a batch between two accounts out of a hundred and return what was posted."""
     items = [
         {
             "key": new_key(),
@@ -38,22 +43,38 @@ async def post(client: Client, number: int) -> None:
             "destination": f"a{50 + place % 50}",
             "amount": 1,
             "currency": "EUR",
+            **fields,
         }
         for place in range(BATCH)
     ]
+    return await post_items(client, items)
+
+
+async def post_items(client: Client, items: list[dict[str, Any]]) -> list[Any]:
+    """Post a batch, all of which must be posted."""
     answer = await client.post("/v1/transfers/bulk", {"atomic": False, "transfers": items})
     assert {item["status"] for item in answer.json["results"]} == {201}
+    return [item["transfer"] for item in answer.json["results"]]
+
+
+@asynccontextmanager
+async def young(template: str) -> AsyncIterator[str]:
+    """A database whose tables nobody analyzes."""
+    url = await create_database(template)
+    try:
+        connection = await asyncpg.connect(url)
+        for table in TABLES:
+            await connection.execute(f"ALTER TABLE tallystick.{table} SET (autovacuum_enabled = off)")
+        await connection.close()
+        yield url
+    finally:
+        await drop_database(template, url)
 
 
 @pytest.mark.parametrize("accounts_first", [True, False])
 async def test_postings_read_what_they_name(template: str, *, accounts_first: bool) -> None:
     """Batches on tables without statistics read their accounts and keys, however many others there are by then."""
-    url = await create_database(template)
-    try:
-        connection = await asyncpg.connect(url)
-        for table in ("accounts", "transfers"):
-            await connection.execute(f"ALTER TABLE tallystick.{table} SET (autovacuum_enabled = off)")
-        await connection.close()
+    async with young(template) as url:
         async with in_process(url, posting_connections=1) as service:
             client = await service.client("young")
             opened = [{"id": f"a{number}", "currency": "EUR", "floor": None} for number in range(ACCOUNTS)]
@@ -64,10 +85,33 @@ async def test_postings_read_what_they_name(template: str, *, accounts_first: bo
             for number in range(BATCHES):
                 await post(client, number)
         read = await rows_read(url)
-    finally:
-        await drop_database(template, url)
     batches = EARLY + BATCHES
     # Each account of a batch is locked and then updated; a row that was updated is met under its old entries too.
     assert 0 < read["accounts"] < batches * 51 * 2 * 4 + 4 * ACCOUNTS, read
     # No key was known before, so there is nothing to be read.
     assert read["transfers"] < batches * 10, read
+
+
+async def test_holds_and_captures_read_what_they_name(template: str) -> None:
+    """The same of holds and of their captures, which find them by id and by key, however many others are open."""
+    async with young(template) as url:
+        async with in_process(url, posting_connections=1) as service:
+            client = await service.client("young")
+            opened = [{"id": f"a{number}", "currency": "EUR", "floor": None} for number in range(100)]
+            await client.post("/v1/accounts/bulk", {"accounts": opened})
+            for number in range(EARLY + BATCHES):
+                # Half of them stay open.
+                await post(client, number, hold=True)
+                keys = [new_key() for _ in range(BATCH // 2)]
+                holds = [
+                    {"key": key, "source": "a0", "destination": "a1", "amount": 1, "currency": "EUR", "hold": True}
+                    for key in keys
+                ]
+                named = await post_items(client, [*holds, *({**hold, "key": new_key()} for hold in holds)])
+                parents = [{"parent_key": key} for key in keys] + [{"parent": row["id"]} for row in named[BATCH // 2 :]]
+                await post_items(client, [{"key": new_key(), "kind": "capture", **parent} for parent in parents])
+        read = await rows_read(url)
+    captures = (EARLY + BATCHES) * BATCH
+    # A hold is looked up by its capture and met again where its row is changed; nothing is due.
+    assert captures <= read["transfer_progress"] < 5 * captures, read
+    assert captures <= read["transfers"] < 3 * captures, read

@@ -74,7 +74,7 @@ async def test_wrong_words(arguments: list[str], text: str) -> None:
 
 async def test_wrong_settings() -> None:
     """Every command refuses unknown settings and addresses that mean nothing, without showing what was given."""
-    for path in (["migrate"], ["keys", "list"], ["audit"], ["doctor"], ["config"], ["serve"]):
+    for path in (["migrate"], ["keys", "list"], ["audit"], ["doctor"], ["config"], ["serve"], ["background"]):
         end = await call(*path, database_ulr=SECRET)
         assert (end.code, end.out) == (2, "")
         assert end.err.startswith("tallystick: unknown setting TALLYSTICK_DATABASE_ULR; known are TALLYSTICK_HOST")
@@ -196,7 +196,7 @@ async def test_doctor(database_url: str, postgres_url: str) -> None:
     assert SECRET not in end.out + end.err
     end = await call("doctor", database_url=database_url, redis_url=NO_REDIS, workers="64")
     assert (
-        "      - it takes 197 connections, and workers may want 520: raise max_connections, or lower workers, "
+        "      - it takes 197 connections, and this server may want 650: raise max_connections, or lower workers, "
         in end.out
     )
     await administer(database_url, "DROP INDEX tallystick.transfers_source_index")

@@ -9,7 +9,7 @@ from tests.support.command import NO_REDIS, call, run
 SECRET = "hunter2"
 POSTGRES = f"postgresql://u:{SECRET}@127.0.0.1:1/books"
 REDIS = f"redis://:{SECRET}@127.0.0.1:1/0"
-COMMANDS = (("config",), ("migrate",), ("keys", "list"), ("audit",), ("doctor",))
+COMMANDS = (("config",), ("migrate",), ("keys", "list"), ("audit",), ("doctor",), ("background",))
 NO_OPTION = "redis_url: behind its ? is an option that there is not, or one that cannot have that value"
 NO_RATE = "a rate is 1 to 1000000 and /s, /min, /h or /day"
 
@@ -22,6 +22,11 @@ REFUSED = [
         {"trusted_proxies": "10.0.0.0/8,proxy"},
         "trusted_proxies: 'proxy' does not appear to be an IPv4 or IPv6 network",
         id="a proxy",
+    ),
+    pytest.param(
+        {"cors_origins": "*"},
+        "cors_origins: * is not taken: name each origin whose pages may read answers",
+        id="origins",
     ),
     pytest.param({"redis_url": f"{REDIS}?foo=bar"}, NO_OPTION, id="an option of Redis"),
     pytest.param({"redis_url": f"{REDIS}?cluster=true&foo=bar"}, NO_OPTION, id="an option of a cluster"),

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from server.process.channel import Channel, Counted, ToSupervisor, ToWorker, Value
+from server.process.channel import Channel, Counted, ToChild, ToSupervisor, Value
 from server.process.reporting import VALUES_MAX, Reporter, report
 from server.process.scrape import text
 from server.process.totals import Counts, Totals
@@ -85,7 +85,7 @@ async def test_the_last_report(service: Service) -> None:
     """What a worker has counted since its last report is in one more, when it ends."""
     assert service.app is not None
     left, right = socket.socketpair()
-    worker: Channel[ToWorker] = Channel(left, ToWorker)
+    worker: Channel[ToChild] = Channel(left, ToChild)
     supervisor: Channel[ToSupervisor] = Channel(right, ToSupervisor)
     counts = Counts()
 
@@ -118,7 +118,7 @@ async def test_a_supervisor_that_does_not_listen() -> None:
     left, right = socket.socketpair()
     # A message has to wait for its last part.
     left.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4_096)
-    worker: Channel[ToWorker] = Channel(left, ToWorker)
+    worker: Channel[ToChild] = Channel(left, ToChild)
     supervisor: Channel[ToSupervisor] = Channel(right, ToSupervisor)
     counts = Counts()
     handled = 0

@@ -33,7 +33,7 @@ def program(name: str) -> str:
     path = shutil.which(name, path=f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/local/sbin")
     if path is not None:
         return path
-    reason = f"{name} is not installed (Debian: apt-get install haproxy nginx-light)"
+    reason = f"{name} is not installed (Debian: apt-get install haproxy nginx-light hledger)"
     if os.environ.get(ALL_TESTS):
         pytest.fail(f"{reason}, and CI must not leave these tests out")
     pytest.skip(reason)

@@ -37,42 +37,100 @@ _LAWS: Mapping[str, str] = {
         SELECT ledger_id, idempotency_key || '' AS key, count(*) FROM tallystick.transfers
         GROUP BY ledger_id, idempotency_key || '' HAVING count(*) <> 1
     """,
-    "every entry continues from the one before it, in version and in time": """
+    "every entry continues from the one before it, in version and in time; an expiry may share a version": """
         SELECT * FROM (
             SELECT e.*, lag(balance, 1, 0::bigint) OVER w AS balance_before, lag(version) OVER w AS version_before,
                    lag(created_at) OVER w AS created_before
-            FROM entries AS e WINDOW w AS (PARTITION BY ledger_id, account ORDER BY version)
+            FROM entries AS e
+            WINDOW w AS (PARTITION BY ledger_id, account ORDER BY version, kind = 'expiry', created_at)
         ) AS e
-        WHERE balance <> balance_before + amount OR version <= version_before OR created_at < created_before
+        WHERE balance <> balance_before + amount OR created_at < created_before
+           OR version < version_before + CASE WHEN kind = 'expiry' THEN 0 ELSE 1 END
     """,
-    "every balance is the fold of its entries": """
-        SELECT a.ledger_id, a.id, a.balance, a.version, e.balance, e.version
+    "every balance is the fold of its entries, and so is what is held": """
+        SELECT a.ledger_id, a.id, a.balance, a.version, a.held_out, a.held_in, e.*
         FROM tallystick.accounts AS a LEFT JOIN (
-            SELECT ledger_id, account, sum(amount) AS balance, max(version) AS version, count(*) AS entries
+            SELECT ledger_id, account, sum(amount) AS balance, max(version) AS version, count(*) AS entries,
+                   sum(held_out) AS held_out, sum(held_in) AS held_in
             FROM entries GROUP BY ledger_id, account
         ) AS e ON e.ledger_id = a.ledger_id AND e.account = a.id
-        WHERE a.balance <> coalesce(e.balance, 0) OR a.version < coalesce(e.version, 1)
-           OR a.version < 1 + coalesce(e.entries, 0)
+        WHERE a.balance <> coalesce(e.balance, 0) OR a.version < 1 + coalesce(e.entries, 0)
+           OR a.held_out <> coalesce(e.held_out, 0) OR a.held_in <> coalesce(e.held_in, 0)
+           OR e.version > a.version + (
+               SELECT count(*) FROM tallystick.transfer_progress AS p
+               WHERE p.ledger_id = a.ledger_id AND a.id IN (p.source, p.destination)
+                 AND p.remaining > 0 AND p.expires_at <= tallystick.ledger_clock())
     """,
     "every entry is of an account of its currency": """
         SELECT e.* FROM entries AS e
         LEFT JOIN tallystick.accounts AS a ON a.ledger_id = e.ledger_id AND a.id = e.account
         WHERE a.currency IS DISTINCT FROM e.currency
     """,
-    "no entry takes an account below its floor": """
-        SELECT e.*, a.floor FROM entries AS e
+    "nothing that takes leaves less available than the floor": """
+        SELECT e.*, a.floor, h.reserved FROM entries AS e
         JOIN tallystick.accounts AS a ON a.ledger_id = e.ledger_id AND a.id = e.account
-        WHERE e.amount < 0 AND e.version > a.limits_version AND e.balance < a.floor
+        CROSS JOIN LATERAL (
+            -- What was reserved at that entry by holds before it that had not come to their end.
+            SELECT coalesce(sum(t.amount + coalesce((
+                SELECT sum(c.held) FROM tallystick.transfers AS c
+                WHERE c.ledger_id = t.ledger_id AND c.parent = t.id AND c.source_version <= e.version
+            ), 0)), 0) AS reserved
+            FROM tallystick.transfers AS t
+            WHERE t.ledger_id = e.ledger_id AND t.source = e.account AND t.kind = 'hold'
+              AND t.source_version <= e.version AND t.expires_at > e.created_at
+        ) AS h
+        WHERE e.takes AND e.version > a.limits_version AND e.balance - h.reserved < a.floor
+    """,
+    "open holds sum to what their accounts hold": """
+        SELECT a.ledger_id, a.id, a.held_out, a.held_in FROM tallystick.accounts AS a
+        WHERE (a.held_out, a.held_in) <> (
+            SELECT coalesce(sum(remaining) FILTER (WHERE p.source = a.id), 0)::bigint,
+                   coalesce(sum(remaining) FILTER (WHERE p.destination = a.id), 0)::bigint
+            FROM tallystick.transfer_progress AS p
+            WHERE p.ledger_id = a.ledger_id AND a.id IN (p.source, p.destination))
+    """,
+    "what is said of a hold or of a reversed transfer follows from what was posted after it": """
+        SELECT * FROM (
+            SELECT t.*, coalesce(sum(c.amount) FILTER (WHERE c.kind = 'capture'), 0) AS captured,
+                   coalesce(sum(c.amount) FILTER (WHERE c.kind = 'reversal'), 0) AS reversed,
+                   coalesce(t.held, 0) + coalesce(sum(c.held), 0) AS remaining,
+                   (array_agg(c.kind ORDER BY c.source_version DESC, c.id))[1] AS ended_by
+            FROM (SELECT ledger_id, id, kind, amount, greatest(held, 0) AS held FROM tallystick.transfers
+                  WHERE refusal IS NULL) AS t
+            LEFT JOIN tallystick.transfers AS c
+                ON c.ledger_id = t.ledger_id AND c.parent = t.id AND c.refusal IS NULL
+            GROUP BY t.ledger_id, t.id, t.kind, t.amount, t.held
+        ) AS t
+        FULL JOIN tallystick.transfer_progress AS p ON p.ledger_id = t.ledger_id AND p.id = t.id
+        WHERE (t.kind = 'hold' OR t.reversed > 0 OR p.id IS NOT NULL) AND (
+            (p.amount, p.captured, p.reversed, p.remaining)
+                IS DISTINCT FROM (t.amount, t.captured::bigint, t.reversed::bigint, t.remaining::bigint)
+            OR p.reversed > p.amount OR p.captured + p.remaining > p.amount OR p.remaining < 0
+            OR p.state IS DISTINCT FROM CASE
+                WHEN t.kind <> 'hold' THEN NULL WHEN t.remaining > 0 THEN 'open'
+                ELSE CASE t.ended_by WHEN 'capture' THEN 'captured' WHEN 'void' THEN 'voided' ELSE 'expired' END END)
+    """,
+    "what follows a hold or a transfer is between its accounts and in its time": """
+        SELECT c.* FROM tallystick.transfers AS c
+        LEFT JOIN tallystick.transfers AS t ON t.ledger_id = c.ledger_id AND t.id = c.parent AND t.refusal IS NULL
+        WHERE c.parent IS NOT NULL AND c.refusal IS NULL AND (CASE c.kind
+            WHEN 'reversal' THEN t.moves AND t.kind <> 'reversal'
+                 AND (c.source, c.destination) = (t.destination, t.source)
+            ELSE t.kind = 'hold' AND (c.source, c.destination) = (t.source, t.destination)
+                 AND ((c.created_at >= t.expires_at) = (c.kind = 'expiry') OR c.kind = 'expiry' AND c.release_rest) END
+            AND c.currency = t.currency AND c.created_at >= t.created_at) IS NOT TRUE
     """,
 }
 
 _ENTRIES = """
     WITH entries AS MATERIALIZED (
-        SELECT ledger_id, id, source AS account, -amount AS amount, currency, source_balance AS balance,
-               source_version AS version, created_at
+        SELECT ledger_id, id, kind, source AS account, CASE WHEN moves THEN -amount ELSE 0 END AS amount, currency,
+               source_balance AS balance, source_version AS version, created_at, coalesce(held, 0) AS held_out,
+               0 AS held_in, kind IN ('transfer', 'hold', 'reversal') AS takes
         FROM tallystick.transfers WHERE refusal IS NULL
         UNION ALL
-        SELECT ledger_id, id, destination, amount, currency, destination_balance, destination_version, created_at
+        SELECT ledger_id, id, kind, destination, CASE WHEN moves THEN amount ELSE 0 END, currency, destination_balance,
+               destination_version, created_at, 0, coalesce(held, 0), false
         FROM tallystick.transfers WHERE refusal IS NULL
     )
 """
@@ -120,7 +178,7 @@ async def check_history(database_url: str, ledger: str, operations: Iterable[Ope
             database_url,
             """
             SELECT t.* FROM tallystick.transfers AS t JOIN tallystick.ledgers AS l ON l.id = t.ledger_id
-            WHERE l.name = $1 AND t.idempotency_key NOT LIKE 'test-%'
+            WHERE l.name = $1 AND t.idempotency_key NOT LIKE 'test-%' AND t.kind <> 'expiry'
             """,
             ledger,
         )

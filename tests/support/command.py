@@ -26,9 +26,14 @@ class Ended(NamedTuple):
 
 
 def environment(variables: Mapping[str, str]) -> dict[str, str]:
-    """Return this process's environment with no settings of ours but *variables*, and servers that share a machine."""
+    """
+    Return this process's environment with no settings of ours but *variables*, and servers that share a machine.
+
+    They have no background process, which most tests have no use for.
+    """
     inherited = {k: v for k, v in os.environ.items() if not k.startswith("TALLYSTICK_")}
-    return {**inherited, "TALLYSTICK_ADMIN_PORT": "0", "TALLYSTICK_WORKERS": "1", **variables}
+    shared = {"TALLYSTICK_ADMIN_PORT": "0", "TALLYSTICK_WORKERS": "1", "TALLYSTICK_BACKGROUND": "false"}
+    return {**inherited, **shared, **variables}
 
 
 async def start(*arguments: str, **variables: str) -> asyncio.subprocess.Process:

@@ -3,7 +3,8 @@
 import asyncpg
 
 # Of each ten transfers four touch `busy` (on alternating sides), one goes into `sink`, one comes out of `spring`;
-# the other accounts share the rest. Refusals come on top: one a thousand transfers.
+# the other accounts share the rest. One in three counts for a midnight of the forty days before. Refusals come on top:
+# one a thousand transfers.
 BUSY, SINK, SPRING = "busy", "sink", "spring"
 _MOVES = """
     CREATE TEMPORARY TABLE moves AS
@@ -45,19 +46,21 @@ _ACCOUNTS = """
 _TRANSFERS = """
     INSERT INTO transfers (
         ledger_id, amount, source_balance, destination_balance, source_version, destination_version, created_at, id,
-        idempotency_key, fingerprint, kind, source, destination, currency, reference, metadata, refusal
+        idempotency_key, fingerprint, kind, source, destination, currency, reference, metadata, refusal, moves,
+        effective_at
     )
     SELECT $1::bigint, m.amount, s.balance, d.balance, s.version, d.version, m.created_at,
            uuidv7(m.created_at - clock_timestamp()), 'key-' || md5(m.n::text), sha256(m.n::text::bytea), 'transfer',
            m.source, m.destination, 'EUR',
-           CASE m.n % 3 WHEN 0 THEN 'order-' || m.n % 1000 WHEN 1 THEN 'salary' END, '{}'::json, NULL
+           CASE m.n % 3 WHEN 0 THEN 'order-' || m.n % 1000 WHEN 1 THEN 'salary' END, '{}'::json, NULL, true,
+           CASE m.n % 3 WHEN 2 THEN date_trunc('day', m.created_at) - m.n % 40 * interval '1 day' END
     FROM moves AS m
     JOIN sides AS s ON s.n = m.n AND s.is_source
     JOIN sides AS d ON d.n = m.n AND NOT d.is_source
     UNION ALL
     SELECT $1::bigint, m.amount, NULL, NULL, NULL, NULL, m.created_at,
            uuidv7(m.created_at - clock_timestamp()), 'refused-' || m.n, sha256(m.n::text::bytea), 'transfer',
-           m.source, 'nobody', 'EUR', NULL, '{}'::json, 'account_not_found'
+           m.source, 'nobody', 'EUR', NULL, '{}'::json, 'account_not_found', NULL, NULL
     FROM moves AS m
     WHERE m.n % 1000 = 7
     ORDER BY created_at

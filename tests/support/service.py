@@ -131,6 +131,8 @@ class ServerProcess:
         self.environment = {
             "TALLYSTICK_ADMIN_PORT": str(self.admin_port),
             "TALLYSTICK_WORKERS": "1",
+            # Most tests have no use for it.
+            "TALLYSTICK_BACKGROUND": "false",
             "TALLYSTICK_DATABASE_URL": self.database_url,
             "TALLYSTICK_REDIS_URL": self.redis_url,
             "TALLYSTICK_REDIS_TIMEOUT_MS": str(REDIS_PATIENCE_MS),

@@ -30,9 +30,10 @@ MADE_UP = 100
 async def server(
     template: str, redis_url: str, tmp_path_factory: pytest.TempPathFactory
 ) -> AsyncIterator[ServerProcess]:
-    """A server with one worker. A test leaves it with nothing that is still to be counted."""
+    """A server with one worker and a background process. A test leaves it with nothing that is still to be counted."""
     database_url = await create_database(template)
-    process = ServerProcess(database_url, tmp_path_factory.mktemp("metrics") / "log", redis_url=redis_url)
+    variables = {"TALLYSTICK_BACKGROUND": "true"}
+    process = ServerProcess(database_url, tmp_path_factory.mktemp("metrics") / "log", variables, redis_url)
     try:
         await process.start()
         yield process
@@ -91,7 +92,7 @@ def assert_documented(found: dict[Series, float]) -> None:
             elif label == "code":
                 assert value in KINDS
             elif label in ("status", "slot", "rank"):
-                assert re.fullmatch(r"[1-9][0-9]{0,2}", value)
+                assert re.fullmatch(r"[1-9][0-9]{0,2}", value) or (label, value) == ("slot", "background")
             elif label != "version":
                 assert value in re.split(r"[,;] ", documented[label]), (name, label, value)
 

@@ -3,6 +3,7 @@
 import json
 from collections import UserList
 from collections.abc import AsyncIterator
+from datetime import UTC
 
 import asyncpg
 import pytest
@@ -24,6 +25,8 @@ ELEMENTS = {
     "bytea": st.binary(),
     "uuid": st.uuids(),
     "json": TEXTS.map(json.dumps),
+    "boolean": st.booleans(),
+    "timestamptz": st.datetimes(timezones=st.just(UTC)),
 }
 
 # An example is a statement, and the machine may be busy. All of them may run on one connection.

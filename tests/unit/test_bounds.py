@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 from server.gate import keys
-from server.http import admission, bulk_admission, limits
-from server.ledger import accounts, posting, recent, row_locks
-from server.store import lanes, postgres, redis
+from server.http import admission, bulk_admission, limits, streams
+from server.ledger import accounts, posting, recent, row_locks, statements
+from server.store import lanes, postgres, redis, reports
 
 TABLE = Path(__file__).parents[2] / "docs" / "operations.md"
 CONSTANTS = {
@@ -31,6 +31,13 @@ CONSTANTS = {
     "requests that wait for locked rows": row_locks.WAITERS_MAX,
     "reads of the last minute that wait for postings of one ledger": recent.QUEUE_MAX,
     "reads of PostgreSQL that wait for a connection": postgres.READ_WAITERS_MAX,
+    "pages of statements that are read at once": statements.PAGES_MAX,
+    "long statements that are being sent": streams.STREAMS_MAX,
+    "long statements of one ledger": streams.STREAMS_OF_LEDGER_MAX,
+    "connections for trial balances": reports.REPORTS_MAX,
+    "trial balances of one ledger that wait for their turn": reports.REPORT_WAITERS_MAX,
+    "time a trial balance waits for its turn, and for a connection": reports.REPORT_WAIT_SECONDS,
+    "time a trial balance takes": reports.REPORT_SECONDS,
     "time a statement waits for a connection": postgres.ACQUIRE_TIMEOUT_SECONDS,
     "time a posting or a change takes in all": posting.DEADLINE_SECONDS,
     "commands to Redis that wait": redis.QUEUE_MAX,

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from server.cli import parser
 from server.settings import HELP, Settings, SettingsError, load, shown
 
 SECRET = "hunter2"
@@ -34,6 +35,23 @@ def test_command_line_comes_first() -> None:
     loaded = load({"TALLYSTICK_PORT": "9000", "TALLYSTICK_HOST": "::1"}, {"port": "9001", "host": None})
     assert (loaded.settings.port, loaded.settings.host) == (9001, "::1")
     assert (loaded.sources["port"], loaded.sources["host"]) == ("--port", "TALLYSTICK_HOST")
+
+
+@pytest.mark.parametrize(
+    ("words", "value", "source"),
+    [
+        pytest.param([], True, "default", id="not named"),
+        pytest.param(["--background"], True, "--background", id="on"),
+        pytest.param(["--no-background"], False, "--no-background", id="off"),
+    ],
+)
+def test_a_setting_that_is_on_or_off(words: list[str], value: bool, source: str) -> None:
+    """On the command line it is an option and its opposite; in the environment it is true or false."""
+    loaded = load({}, {"background": parser().parse_args(["serve", *words]).background})
+    assert (loaded.settings.background, loaded.sources["background"]) == (value, source)
+    assert load({"TALLYSTICK_BACKGROUND": str(value).lower()}).settings.background is value
+    with pytest.raises(SettingsError, match="background cannot have the value given by TALLYSTICK_BACKGROUND"):
+        load({"TALLYSTICK_BACKGROUND": "perhaps"})
 
 
 def test_file(tmp_path: Path) -> None:

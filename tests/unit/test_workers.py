@@ -6,9 +6,9 @@ import sys
 
 import pytest
 
-from server.process.channel import Ask, Beat, Channel, Ready, Stop, ToSupervisor, ToWorker
+from server.process.channel import Ask, Beat, Channel, Ready, Stop, ToChild, ToSupervisor
 from server.process.commands.serve import worker_count
-from server.process.commands.supervise import EMBEDDED_CONNECTIONS_MAX, share_connections
+from server.process.connections import EMBEDDED_CONNECTIONS_MAX, connections_max, share_connections
 from server.process.embedded.postgres_settings import SETTINGS
 from server.process.listeners import open_listener, open_listeners
 from server.settings import WORKERS_MAX
@@ -23,7 +23,7 @@ def test_auto_is_one_worker_a_usable_processor() -> None:
 
 
 def test_connections_are_divided_among_workers() -> None:
-    """All pools together, with those of one worker more during a swap, fit into the embedded PostgreSQL."""
+    """All pools together, with those of one process more during a swap, fit into the embedded PostgreSQL."""
     assert int(SETTINGS["max_connections"]) - EMBEDDED_CONNECTIONS_MAX == 20
     assert share_connections(4, 4, 2) == (4, 4)
     for workers in range(1, WORKERS_MAX + 1):
@@ -31,7 +31,7 @@ def test_connections_are_divided_among_workers() -> None:
             posting, reading = share_connections(*wanted, workers)
             assert 1 <= posting <= wanted[0]
             assert 1 <= reading <= wanted[1]
-            assert (workers + 1) * (posting + reading) <= EMBEDDED_CONNECTIONS_MAX
+            assert connections_max(posting, reading, workers, background=True) <= EMBEDDED_CONNECTIONS_MAX
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the kernel divides only there")
@@ -64,7 +64,7 @@ def test_the_kernel_divides_connections_among_sockets() -> None:
 def test_messages() -> None:
     """What is sent in pieces or at once is heard one by one, and the end of the other side ends the channel."""
     left, right = socket.socketpair()
-    worker: Channel[ToWorker] = Channel(left, ToWorker)
+    worker: Channel[ToChild] = Channel(left, ToChild)
     supervisor: Channel[ToSupervisor] = Channel(right, ToSupervisor)
     assert supervisor.send(Ask())
     assert supervisor.send(Stop())

@@ -71,7 +71,7 @@ def _print_report(report: LedgerReport) -> int:
     found = sum(finding.total for finding in report.findings)
     say(
         f"ledger {report.ledger}: {report.accounts:,} accounts, {report.transfers:,} transfers, "
-        f"{report.entries:,} entries: {_findings(found)}"
+        f"{report.entries:,} entries, {report.holds:,} holds: {_findings(found)}"
     )
     for finding in report.findings:
         _print_finding(finding)

@@ -13,6 +13,7 @@ from redis.exceptions import NoPermissionError, RedisClusterException, RedisErro
 from server.http.runtime import runtime_failures
 from server.process.commands.serve import worker_count
 from server.process.commands.target import Target
+from server.process.connections import connections_max
 from server.settings import Settings
 from server.store.coalescer import QueueFullError
 from server.store.errors import DatabaseError, PrivilegeMissingError, StoreError
@@ -20,6 +21,7 @@ from server.store.migrations import expected_schema
 from server.store.postgres import Database
 from server.store.readiness import check_database, explain_refusal
 from server.store.redis_cluster import split_address
+from server.store.reports import REPORTS_MAX
 from server.store.sessions import SERVICE_ROLE
 
 # Seconds in which one server of Redis must answer, and all servers of a cluster together.
@@ -72,16 +74,18 @@ async def _postgres_faults(settings: Settings, target: Target) -> list[str]:
 
 
 async def _connection_faults(settings: Settings, database: Database) -> list[str]:
-    """Return a fault when the workers may need more connections than the server has."""
-    each = settings.posting_connections + settings.reading_connections
-    # During a swap there is one worker more.
-    wanted = (worker_count(settings.workers) + 1) * each
+    """Return a fault when a server of ours may need more connections than PostgreSQL has."""
+    workers = worker_count(settings.workers)
+    wanted = connections_max(
+        settings.posting_connections, settings.reading_connections, workers, background=settings.background
+    )
+    wanted += (workers + 1) * REPORTS_MAX
     room = (await database.read("connection_room"))[0]["room"]
     # The embedded server's part of them is divided among the workers.
     if settings.database_url is None or wanted <= room:
         return []
     what_to_do = "raise max_connections, or lower workers, posting_connections or reading_connections"
-    return [f"it takes {room} connections, and workers may want {wanted}: {what_to_do}"]
+    return [f"it takes {room} connections, and this server may want {wanted}: {what_to_do}"]
 
 
 async def _run_faults(database: Database) -> list[str]:

@@ -4,6 +4,8 @@ import os
 import re
 import signal
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Final, TextIO
 
 # `audit` or `doctor` found a fault; the command could not be carried out.
@@ -61,6 +63,20 @@ def check_output() -> None:
         raise OutputError("it is closed")
 
 
+@contextmanager
+def _output() -> Iterator[None]:
+    """Raise OutputError where standard output is closed, or cannot be written in the block."""
+    check_output()
+    try:
+        yield
+    except BrokenPipeError as error:
+        _abandon(sys.stdout)
+        raise NoReaderError(str(error.strerror)) from error
+    except OSError as error:
+        _abandon(sys.stdout)
+        raise OutputError(error.strerror or type(error).__name__) from error
+
+
 def say(text: str, *, end: str = "\n") -> None:
     """
     Print on standard output, at once.
@@ -68,15 +84,20 @@ def say(text: str, *, end: str = "\n") -> None:
     Raises:
         OutputError: It cannot be written.
     """
-    check_output()
-    try:
+    with _output():
         print(text, end=end, flush=True)
-    except BrokenPipeError as error:
-        _abandon(sys.stdout)
-        raise NoReaderError(str(error.strerror)) from error
-    except OSError as error:
-        _abandon(sys.stdout)
-        raise OutputError(error.strerror or type(error).__name__) from error
+
+
+def say_bytes(text: bytes) -> None:
+    """
+    Print UTF-8 on standard output, at once and as it is, whatever the locale.
+
+    Raises:
+        OutputError: It cannot be written.
+    """
+    with _output():
+        sys.stdout.buffer.write(text)
+        sys.stdout.buffer.flush()
 
 
 def complain(text: str, *, end: str = "\n") -> None:

@@ -1,4 +1,4 @@
-"""The commands migrate, keys, audit and doctor."""
+"""The commands migrate, keys, audit, doctor, export and import."""
 
 import argparse
 import re
@@ -6,12 +6,22 @@ from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
+import msgspec
 import uvloop
 
 from server.app import default_limits
 from server.gate.keys import read_key_name
 from server.gate.limits import BURST_MAX, CONCURRENCY_MAX, read_rate
+from server.process.books.lines import LineError
 from server.process.commands.audit import report_audit
+from server.process.commands.books import (
+    FORMATS,
+    FileError,
+    export_books,
+    import_books,
+    open_checked,
+    read_instant,
+)
 from server.process.commands.doctor import examine
 from server.process.commands.exits import EXIT_FAULTS, OutputError, check_output, fail, masked, say
 from server.process.commands.keys import (
@@ -227,4 +237,51 @@ def _doctor(loaded: Loaded, _: argparse.Namespace) -> int:
     return EXIT_FAULTS if any(finding.faults for finding in findings) else 0
 
 
-COMMANDS = {"migrate": _migrate, "keys": _keys, "audit": _audit, "doctor": _doctor}
+def _export(loaded: Loaded, options: argparse.Namespace) -> int:
+    try:
+        _check_ledger(options.ledger)
+        since, until = (None if text is None else read_instant(text) for text in (options.since, options.until))
+    except ValueError as error:
+        return fail(str(error))
+    layout = FORMATS[options.format]
+    file = None if options.output is None else Path(options.output)
+    with open_target(loaded.settings) as target:
+        if target.embedded:
+            _run(migrate_target(target, loaded.settings))
+        try:
+            _run(export_books(target.database_url, options.ledger, layout=layout, file=file, since=since, until=until))
+        except UNMIGRATED as error:
+            return fail(explain_refusal(error))
+    return 0
+
+
+def _import(loaded: Loaded, options: argparse.Namespace) -> int:
+    try:
+        _check_ledger(options.ledger)
+    except ValueError as error:
+        return fail(str(error))
+    settings = loaded.settings
+    try:
+        with open_checked(Path(options.file)) as file, open_target(settings, redis=True) as target:
+            if target.embedded:
+                _run(migrate_target(target, settings))
+            found = msgspec.structs.replace(settings, database_url=target.database_url, redis_url=target.redis_url)
+            _run(import_books(found, options.ledger, file))
+    except UNMIGRATED as error:
+        return fail(explain_refusal(error))
+    except LineError as error:
+        fail(f"{options.file}, {error}")
+        return EXIT_FAULTS
+    except FileError as error:
+        return fail(str(error))
+    return 0
+
+
+COMMANDS = {
+    "migrate": _migrate,
+    "keys": _keys,
+    "audit": _audit,
+    "doctor": _doctor,
+    "export": _export,
+    "import": _import,
+}

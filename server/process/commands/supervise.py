@@ -8,18 +8,18 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
-from server.process.admin import Admin
+from server.process.admin import Admin, answer_operators
 from server.process.commands.demo import demo_key, welcome
 from server.process.commands.exits import OutputError, say
 from server.process.commands.serve import end_if_signalled
 from server.process.commands.target import Target, migrate_target, open_target
+from server.process.connections import share_connections
 from server.process.supervisor import Supervisor, Values
 from server.settings import Loaded
 from server.telemetry.logs import configure_logs
 
-# Connections of the embedded PostgreSQL for workers: `max_connections` without those of commands that run beside the
-# server and those reserved for the superuser.
-EMBEDDED_CONNECTIONS_MAX: Final = 180
+# What the supervisor alone needs to know: its children are not told.
+OF_SUPERVISOR: Final = frozenset({"background"})
 
 log = logging.getLogger(__name__)
 
@@ -44,13 +44,13 @@ def supervise(
                 log.warning("standard output cannot be written: %s", error)
 
         async def run() -> str | None:
-            runner = await Admin(supervisor).start(admin)
+            runner = await answer_operators(Admin(supervisor).routes(), admin)
             log.info("operators are answered at %s:%d", *admin.getsockname()[:2])
             try:
                 end_if_signalled()
                 return await supervisor.run(
-                    worker_values(loaded, target, supervisor.size),
-                    lambda: worker_values(reload(), target, supervisor.size),
+                    child_values(loaded, target, supervisor.size),
+                    lambda: child_values(reload(), target, supervisor.size),
                     started,
                     target.processes,
                 )
@@ -60,13 +60,13 @@ def supervise(
         return asyncio.run(run())
 
 
-def worker_values(loaded: Loaded, target: Target, workers: int) -> Values:
+def child_values(loaded: Loaded, target: Target, workers: int) -> Values:
     """Return the settings that differ from the defaults, with the embedded servers' addresses where none are set."""
     settings = loaded.settings
     values: dict[str, str | int] = {}
     for name, source in loaded.sources.items():
         value = getattr(settings, name)
-        if source != "default" and value is not None:
+        if source != "default" and value is not None and name not in OF_SUPERVISOR:
             values[name] = value
     values.setdefault("database_url", target.database_url)
     if target.redis_url is not None:
@@ -75,13 +75,3 @@ def worker_values(loaded: Loaded, target: Target, workers: int) -> Values:
         posting, reading = settings.posting_connections, settings.reading_connections
         values["posting_connections"], values["reading_connections"] = share_connections(posting, reading, workers)
     return values
-
-
-def share_connections(posting: int, reading: int, workers: int) -> tuple[int, int]:
-    """Return the pool sizes of one worker, made smaller where the embedded server could not take all of them."""
-    # During a swap a worker keeps its connections beside its successor.
-    each = EMBEDDED_CONNECTIONS_MAX // (workers + 1)
-    if posting + reading <= each:
-        return posting, reading
-    share = min(max(1, each * posting // (posting + reading)), each - 1)
-    return share, each - share

@@ -3,7 +3,8 @@
 -- KEYS[1]: the snapshot. ARGV: token of the lease, version read, snapshot, its life and that of a lease in
 -- milliseconds, the run of the database it was read in.
 -- The lifetime begins when the lease was taken, since what was read may be that old.
--- Replies 1 when it was stored. Otherwise it does what invalidate.lua does with the reader's version, and replies 0.
+-- Replies 1 when it was stored. Under a good lease, a snapshot whose life is over by now ends the lease; under none, this
+-- does what invalidate.lua does with the reader's version. Both reply 0.
 local value = redis.call('GET', KEYS[1])
 if not value then return 0 end
 local seen = tonumber(ARGV[2])
@@ -12,7 +13,11 @@ local version, run = string.match(value, '^S(%d+)%.(%x+) ')
 if token then
   if token == ARGV[1] and tonumber(least) <= seen then
     local age = math.max(ARGV[5] - redis.call('PTTL', KEYS[1]), 0)
-    redis.call('SET', KEYS[1], ARGV[3], 'PX', math.max(ARGV[4] - age, 1))
+    if ARGV[4] - age < 1 then
+      redis.call('DEL', KEYS[1])
+      return 0
+    end
+    redis.call('SET', KEYS[1], ARGV[3], 'PX', ARGV[4] - age)
     return 1
   end
   if tonumber(least) < seen then

@@ -1,0 +1,72 @@
+"""Jobs: steps that are repeated for as long as the process leads, whatever becomes of one of them."""
+
+import asyncio
+import logging
+from typing import Final, Protocol
+
+from server.ledger.posting import KeyInUseError
+from server.store.coalescer import QueueFullError
+from server.store.errors import DatabaseError, StoreError
+
+# Seconds before what has failed is tried again: short at first, and never so long that work waits for it when
+# PostgreSQL is back.
+PAUSE_FIRST_SECONDS: Final = 0.25
+PAUSE_MAX_SECONDS: Final = 5.0
+# Doublings after which a pause is at its longest.
+DOUBLINGS_MAX: Final = 8
+
+# What is no fault of the program: a store is away, busy, or refuses.
+PASSING: Final = (StoreError, DatabaseError, QueueFullError, KeyInUseError)
+
+log = logging.getLogger(__name__)
+
+
+class Job(Protocol):
+    """
+    Work in steps. A step may be cancelled, and may be made by two processes at once for a moment.
+
+    Attributes:
+        name: In the log.
+    """
+
+    name: str
+
+    async def step(self) -> float:
+        """
+        Do what is due, and return the seconds until the next step.
+
+        Raises:
+            Exception: It could not be done; it is tried again after a pause.
+        """
+
+    async def close(self) -> None:
+        """End what a step has left running: this process leads no more."""
+
+
+def pause_seconds(failures: int) -> float:
+    """Return the pause after so many failures in a row."""
+    return min(PAUSE_MAX_SECONDS, PAUSE_FIRST_SECONDS * 2.0 ** min(failures - 1, DOUBLINGS_MAX))
+
+
+async def keep(job: Job) -> None:
+    """Repeat the steps of a job until it is cancelled, and close it."""
+    failures = 0
+    try:
+        while True:
+            try:
+                pause = await job.step()
+                if failures:
+                    log.info("%s goes on", job.name)
+                failures = 0
+            except PASSING as error:
+                if not failures:
+                    log.warning("%s is held up: %s", job.name, str(error) or type(error).__name__)
+                failures += 1
+                pause = pause_seconds(failures)
+            except Exception:
+                log.exception("%s failed", job.name)
+                failures += 1
+                pause = pause_seconds(failures)
+            await asyncio.sleep(pause)
+    finally:
+        await job.close()

@@ -1,0 +1,95 @@
+"""
+The leader of a database's background processes: the one whose session holds a lock.
+
+PostgreSQL ends the session of a leader that gives no sign of life, and with it the lock: another process leads within
+seconds, whether the leader has ended, is frozen or is cut off. One that comes back learns of it at its next ping and
+stops its jobs. Until then both may make a step, so what a step does must be the same when it is done twice.
+"""
+
+import asyncio
+import logging
+from collections.abc import Sequence
+from typing import Final
+
+from server.background.jobs import Job, keep, pause_seconds
+from server.store.background import stop
+from server.store.errors import DatabaseError, StoreError
+from server.store.sessions import SESSION_SETTINGS, Session, session
+from server.store.sql import query
+
+# Of the lock. It belongs to a database by itself; whoever migrates has another one.
+LEADER_KEY: Final = 0x7A11_9571_C501
+# Seconds between two attempts to become the leader, and between two signs of life of one.
+ELECTION_SECONDS: Final = 1.0
+PING_SECONDS: Final = 1.0
+# Milliseconds without a sign of life after which PostgreSQL ends the session. Three pings may be late; together with an
+# attempt of another process it is less than 5 s.
+IDLE_SESSION_TIMEOUT_MS: Final = 3_000
+# Seconds in which such a statement must be answered: the session of a leader that is cut off is ended by then.
+COMMAND_SECONDS: Final = 2.0
+# Seconds that closing the session may take: a server that does not answer has ended it, or will.
+CLOSE_SECONDS: Final = 0.5
+
+LEADER_SETTINGS: Final = {
+    **SESSION_SETTINGS,
+    "application_name": "tallystick-leader",
+    "idle_session_timeout": str(IDLE_SESSION_TIMEOUT_MS),
+}
+
+log = logging.getLogger(__name__)
+
+
+class Leader:
+    """
+    Stands for election, and runs jobs while it leads.
+
+    Args:
+        dsn: Address of the database. Behind a pooler that lends connections for a transaction the lock would be
+            anybody's: it has to lead to PostgreSQL itself.
+
+        jobs: What the leader does.
+
+    Attributes:
+        leads: Whether this process is the leader, as far as it knows.
+    """
+
+    def __init__(self, dsn: str, jobs: Sequence[Job]) -> None:
+        self._dsn = dsn
+        self._jobs = tuple(jobs)
+        self._said = ""
+        self.leads = False
+
+    async def run(self) -> None:
+        """Stand for election until cancelled; then the jobs are stopped and another process may lead."""
+        failures = 0
+        while True:
+            try:
+                async with session(self._dsn, LEADER_SETTINGS, CLOSE_SECONDS, command_seconds=COMMAND_SECONDS) as own:
+                    failures = 0
+                    await self._stand(own)
+            except (StoreError, DatabaseError, OSError) as error:
+                failures += 1
+                self._say("cannot stand for election", f": {error}")
+            await asyncio.sleep(pause_seconds(failures))
+
+    async def _stand(self, own: Session) -> None:
+        """Become the leader and lead until the session is lost."""
+        while not (await own.fetch(query("leader_lock"), LEADER_KEY))[0]["leads"]:
+            self._say("waits: another process leads")
+            await asyncio.sleep(ELECTION_SECONDS)
+        self._say("leads")
+        self.leads = True
+        running = [asyncio.create_task(keep(job)) for job in self._jobs]
+        try:
+            while True:
+                await asyncio.sleep(PING_SECONDS)
+                await own.fetch(query("leader_ping"))
+        finally:
+            self.leads = False
+            await stop(*running)
+
+    def _say(self, state: str, reason: str = "") -> None:
+        """Log a state, with its reason, unless it was the last one that was logged."""
+        if state != self._said:
+            self._said = state
+            log.warning("the background process %s%s", state, reason)

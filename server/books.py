@@ -1,0 +1,124 @@
+"""The books as every process of the service works on them: database, cache, and the lanes that post and read."""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import NamedTuple
+
+from redis.exceptions import RedisError
+
+from server.http import render
+from server.ledger.accounts import Accounts
+from server.ledger.posting import PostingLane
+from server.ledger.row_locks import RowLocks
+from server.settings import Settings, SettingsError
+from server.store.background import stop
+from server.store.cache import Cache
+from server.store.cache_counters import CacheCounters
+from server.store.hosts import check_address
+from server.store.keyspace import Keyspace
+from server.store.postgres import Database
+from server.store.redis import Redis
+from server.store.redis_cluster import connect
+from server.telemetry.failpoints import Failpoints
+from server.telemetry.tallies import Tallies
+
+# Seconds that running postings get to be resolved when the process stops: a little more than their own deadline.
+DRAIN_SECONDS = 6.0
+
+log = logging.getLogger(__name__)
+
+
+def connect_redis(settings: Settings, tallies: Tallies) -> Redis:
+    """
+    Return the client of Redis; nothing is connected to yet.
+
+    Raises:
+        SettingsError: The address has an option that there is not, or one with a wrong value.
+    """
+    assert settings.redis_url is not None, "the caller decides between an address and the embedded server"
+    try:
+        return connect(settings.redis_url, settings.redis_timeout_ms / 1000, tallies.batches["redis"])
+    except (ValueError, TypeError, RedisError):
+        # What the driver says may hold a piece of the password.
+        text = "behind its ? is an option that there is not, or one that cannot have that value"
+        raise SettingsError(f"redis_url: {text}") from None
+
+
+def postgres_address(settings: Settings) -> str:
+    """
+    Return the address of Postgres.
+
+    Raises:
+        SettingsError: It means nothing.
+    """
+    assert settings.database_url is not None, "the caller decides between an address and the embedded servers"
+    try:
+        check_address(settings.database_url)
+    except ValueError as error:
+        raise SettingsError(f"database_url: {error}") from None
+    return settings.database_url
+
+
+class Books(NamedTuple):
+    """The parts that do not depend on who asks."""
+
+    database: Database
+    keyspace: Keyspace
+    redis: Redis
+    cache: Cache
+    counters: CacheCounters
+    rows: RowLocks
+    accounts: Accounts
+    posting: PostingLane
+    tallies: Tallies
+
+
+@asynccontextmanager
+async def create_books(settings: Settings) -> AsyncIterator[Books]:
+    """
+    Make these parts and close them in reverse: what was posted is resolved before the pools go.
+
+    Args:
+        settings: With a `database_url` and a `redis_url`; the schema need not be there, and neither server need run.
+
+    Raises:
+        SettingsError: A setting fits its kind and cannot be used.
+    """
+    async with Database(
+        postgres_address(settings),
+        posting_connections=settings.posting_connections,
+        reading_connections=settings.reading_connections,
+        slow_seconds=settings.slow_ms / 1000,
+    ) as database:
+        tallies = Tallies()
+        redis = connect_redis(settings, tallies)
+        keyspace = Keyspace()
+        database.watcher = keyspace
+        await keyspace.learn(database)
+        following = asyncio.create_task(keyspace.follow(database))
+        counters = CacheCounters()
+        cache = Cache(redis, keyspace, counters, settings.replay_seconds)
+        rows = RowLocks(database)
+        accounts = Accounts(database, cache, rows, render.account, tallies.batches["read"])
+        failpoints = Failpoints(settings.failpoints)
+        posting = PostingLane(database, cache, render.answer, rows, failpoints=failpoints, tallies=tallies)
+        try:
+            yield Books(database, keyspace, redis, cache, counters, rows, accounts, posting, tallies)
+        finally:
+            await _drain(posting, accounts)
+            await stop(following)
+            await rows.close()
+            await cache.close()
+            await redis.close()
+
+
+async def _drain(posting: PostingLane, accounts: Accounts) -> None:
+    """Return when all that was submitted has been resolved, or when that takes too long."""
+    try:
+        async with asyncio.timeout(DRAIN_SECONDS):
+            await posting.drain()
+            await accounts.drain()
+    except TimeoutError:
+        log.warning("stopping with unresolved postings: their callers retry with the same key")

@@ -1,0 +1,77 @@
+"""The handler that tells what is left of a key's limits."""
+
+from typing import Final, Literal
+
+import msgspec
+
+from server.gate.gate import Gate
+from server.gate.limits import Limit, LocalBuckets
+from server.http.call import Call
+from server.http.headers import NO_STORE
+from server.http.query import Query
+from server.http.rate_limits import seconds_until_full
+from server.http.reply import Reply
+
+# Such requests of a key that a worker answers for nothing: those of a screen that shows it and of clients that look
+# before they send. One on top costs a token, so that asking in a circle is limited as everything else is.
+FREE: Final = Limit(quota=10, window=1, burst=20)
+
+_encode = msgspec.json.Encoder().encode
+
+
+class PolicyBody(msgspec.Struct, gc=False):
+    """A limit, and what is left of it."""
+
+    name: str
+    quota: int
+    window_seconds: int
+    burst: int
+    remaining: int
+    # Until all of `burst` is there again, if no request comes.
+    reset_seconds: int
+
+
+class ConcurrencyBody(msgspec.Struct, gc=False):
+    """Requests of the key that may run at once in one worker, and those that run in this one."""
+
+    limit: int
+    running: int
+
+
+class LimitsBody(msgspec.Struct, gc=False):
+    """What a key may ask for."""
+
+    policies: list[PolicyBody]
+    concurrency: ConcurrencyBody
+    # Whether the service counts, or the worker that answers does, alone and for its part: Redis is away then.
+    counted_by: Literal["service", "worker"]
+
+
+class LimitHandlers:
+    """
+    The handler of the limits of a key.
+
+    Args:
+        gate: Knows what is left, and what runs.
+    """
+
+    def __init__(self, gate: Gate) -> None:
+        self._gate = gate
+        self._free = LocalBuckets()
+
+    def cost(self, call: Call) -> int:
+        """Return what a request costs: nothing, unless its key asks too often."""
+        return 0 if self._free.take(call.ledger_id, [(call.key.id, FREE)], 1, 1).wait == 0 else 1
+
+    async def get_limits(self, call: Call, _query: Query) -> Reply:
+        """Tell what is left, and take nothing."""
+        key = call.key
+        # Of a single limit that is known already.
+        left = [call.decision.left] if len(key.limits) == 1 else await self._gate.left(key)
+        policies = [
+            PolicyBody(name, *limit, remaining, seconds_until_full(limit, remaining))
+            for name, (_, limit), remaining in zip(key.policies, key.limits, left, strict=True)
+        ]
+        concurrency = ConcurrencyBody(key.concurrency, self._gate.running.count(key))
+        counted_by: Literal["service", "worker"] = "worker" if self._gate.is_alone else "service"
+        return Reply(200, _encode(LimitsBody(policies, concurrency, counted_by)), headers=NO_STORE)

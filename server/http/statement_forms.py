@@ -1,0 +1,184 @@
+"""The forms in which a statement is written, piece by piece: JSON, and CSV for spreadsheets."""
+
+import csv
+import io
+from collections.abc import Iterable
+from typing import Final, Protocol
+
+import msgspec
+
+from server.http.render import instant
+from server.http.reply import JSON
+from server.ledger.statements import Line, Statement
+
+_encode = msgspec.json.Encoder().encode
+
+CSV: Final = b"text/csv; charset=utf-8; header=present"
+COLUMNS: Final = (
+    *("line", "account", "effective_at", "created_at", "kind", "transfer_id", "counterparty", "reference"),
+    *("amount", "balance", "currency", "version"),
+)
+# What makes a spreadsheet take a text for a formula, or run on into the next cell; and the sign that marks such a text,
+# which is doubled where a text begins with it.
+_GUARDED: Final = ("=", "+", "-", "@", "\t", "\r", "\n", "'")
+_GUARD: Final = "'"
+
+
+class StatementEntry(msgspec.Struct, gc=False):
+    """An entry of a statement."""
+
+    transfer_id: str
+    kind: str
+    amount: int
+    counterparty: str
+    balance: int
+    version: int
+    reference: str | None
+    effective_at: str
+    created_at: str
+
+
+class StatementHead(msgspec.Struct, gc=False):
+    """What a statement begins with."""
+
+    account: str
+    currency: str
+    since: str | None = msgspec.field(name="from")
+    until: str | None = msgspec.field(name="to")
+    by: str
+    as_of: str
+    opening_balance: int
+
+
+class StatementBody(StatementHead, gc=False):
+    """A statement: the opening balance and the amounts of all entries make the closing balance."""
+
+    entries: list[StatementEntry]
+    closing_balance: int
+
+
+class Form(Protocol):
+    """A form of statements. One is made for each."""
+
+    content_type: bytes
+
+    def begin(self, statement: Statement) -> bytes:
+        """Return what stands before the entries."""
+        ...
+
+    def lines(self, lines: Iterable[Line]) -> bytes:
+        """Return the entries that come next; nothing for none."""
+        ...
+
+    def end(self, statement: Statement) -> bytes:
+        """Return what stands behind the entries."""
+        ...
+
+
+class JsonForm:
+    """One object, whose last member is the closing balance."""
+
+    content_type = JSON
+
+    def __init__(self) -> None:
+        self._joint = b""
+
+    def begin(self, statement: Statement) -> bytes:
+        """Return what stands before the entries."""
+        since, until, effective = statement.period
+        head = StatementHead(
+            statement.account,
+            statement.currency,
+            None if since is None else instant(since),
+            None if until is None else instant(until),
+            "effective" if effective else "created",
+            instant(statement.as_of),
+            statement.opening,
+        )
+        return _encode(head)[:-1] + b',"entries":['
+
+    def lines(self, lines: Iterable[Line]) -> bytes:
+        """Return the entries that come next; nothing for none."""
+        rows = b",".join([_encode(_entry(line)) for line in lines])
+        if not rows:
+            return b""
+        joint, self._joint = self._joint, b","
+        return joint + rows
+
+    def end(self, statement: Statement) -> bytes:
+        """Return what stands behind the entries."""
+        return b'],"closing_balance":%d}' % statement.closing
+
+
+class CsvForm:
+    """RFC 4180: a line of names, the opening balance, the entries, the closing balance; lines end with CRLF."""
+
+    content_type = CSV
+
+    def __init__(self) -> None:
+        self._account = ""
+        self._currency = ""
+
+    def begin(self, statement: Statement) -> bytes:
+        """Return what stands before the entries."""
+        self._account, self._currency = statement.account, statement.currency
+        since = statement.period.since
+        at = "" if since is None else instant(since)
+        return _rows([COLUMNS, self._balance("opening", at, "", statement.opening)])
+
+    def lines(self, lines: Iterable[Line]) -> bytes:
+        """Return the entries that come next; nothing for none."""
+        account, currency = self._account, self._currency
+        return _rows(
+            (
+                "entry",
+                account,
+                instant(line.counts_at),
+                instant(line.created_at),
+                line.kind,
+                line.transfer_id,
+                line.counterparty,
+                _guarded(line.reference),
+                line.amount,
+                line.balance,
+                currency,
+                line.version,
+            )
+            for line in lines
+        )
+
+    def end(self, statement: Statement) -> bytes:
+        """Return what stands behind the entries."""
+        until, as_of = statement.period.until, statement.as_of
+        at = as_of if until is None else min(until, as_of)
+        return _rows([self._balance("closing", instant(at), instant(as_of), statement.closing)])
+
+    def _balance(self, line: str, at: str, as_of: str, balance: int) -> tuple[object, ...]:
+        return (line, self._account, at, as_of, "", "", "", "", "", balance, self._currency, "")
+
+
+def _entry(line: Line) -> StatementEntry:
+    return StatementEntry(
+        str(line.transfer_id),
+        line.kind,
+        line.amount,
+        line.counterparty,
+        line.balance,
+        line.version,
+        line.reference,
+        instant(line.counts_at),
+        instant(line.created_at),
+    )
+
+
+def _guarded(text: str | None) -> str:
+    """Return a text as a cell that no spreadsheet takes for a formula."""
+    if text is None:
+        return ""
+    return _GUARD + text if text.startswith(_GUARDED) else text
+
+
+def _rows(rows: Iterable[Iterable[object]]) -> bytes:
+    text = io.StringIO(newline="")
+    csv.writer(text).writerows(rows)
+    return text.getvalue().encode()

@@ -1,0 +1,127 @@
+"""Handlers of statements and of the trial balance."""
+
+import re
+from collections.abc import AsyncGenerator, Iterable
+from functools import partial
+from typing import Final
+
+import msgspec
+
+from server.http import models, render
+from server.http.call import Call
+from server.http.headers import VARY_ACCEPT
+from server.http.problems import Problem, invalid
+from server.http.query import StatementQuery, TrialBalanceQuery
+from server.http.reply import Reply, StreamedReply
+from server.http.statement_forms import CsvForm, Form, JsonForm
+from server.http.streams import Streams
+from server.ledger.accounts import AccountNotFoundError
+from server.ledger.history import FutureInstantError
+from server.ledger.statements import Line, Period, Statement, Statements
+from server.ledger.trial_balance import CURRENCIES_MAX, TooManyCurrenciesError, TrialBalances
+
+# One media range of Accept, and its weight.
+_RANGE: Final = re.compile(r"\s*(?P<type>[^\s;,]+)\s*(?:;(?P<parameters>.*))?", re.DOTALL)
+_WEIGHT: Final = re.compile(r"(?:^|;)\s*q\s*=\s*(?P<weight>[01](?:\.[0-9]{0,3})?)\s*(?:;|$)", re.IGNORECASE)
+
+
+class TotalBody(msgspec.Struct, gc=False):
+    """The accounts of one currency: sums of balances below zero, of those above, and of both."""
+
+    currency: str
+    debit: int
+    credit: int
+    net: int
+    accounts: int
+
+
+class TrialBalanceBody(msgspec.Struct, gc=False):
+    """A trial balance, by currency; `at` is null where it is that of now."""
+
+    prefix: str | None
+    at: str | None
+    data: list[TotalBody]
+
+
+class StatementHandlers:
+    """
+    Handlers of statements and of the trial balance.
+
+    Args:
+        statements: Makes statements.
+
+        trial_balances: Makes trial balances.
+
+        streams: Counts the answers that are sent in pieces.
+    """
+
+    def __init__(self, statements: Statements, trial_balances: TrialBalances, streams: Streams) -> None:
+        self._statements = statements
+        self._trial_balances = trial_balances
+        self._streams = streams
+
+    async def get_statement(self, call: Call, query: StatementQuery) -> Reply:
+        """Answer with the statement of an account: at once where it is short, otherwise in pieces."""
+        account = call.names[0]
+        if not models.is_account_id(account):
+            raise Problem("account_not_found")
+        if query.since is not None and query.until is not None and query.since > query.until:
+            raise invalid("from", "The period begins after it ends.")
+        period = Period(query.since, query.until, query.by == "effective")
+        try:
+            statement = await self._statements.open(call.ledger_id, account, period, call.release_place)
+        except AccountNotFoundError:
+            raise Problem("account_not_found") from None
+        except FutureInstantError:
+            raise invalid("from", "The instant has not come yet.") from None
+        form: Form = CsvForm() if wants_csv(call.headers.getall("Accept", ())) else JsonForm()
+        lines = await statement.read_on()
+        if statement.ended:
+            body = form.begin(statement) + form.lines(lines) + form.end(statement)
+            return Reply(200, body, content_type=form.content_type, headers=VARY_ACCEPT)
+        if call.method == "HEAD":
+            return StreamedReply(None, content_type=form.content_type, headers=VARY_ACCEPT)
+        self._streams.enter(call.ledger_id)
+        ended = partial(self._streams.leave, call.ledger_id)
+        return StreamedReply(
+            _pieces(statement, form, lines), ended, content_type=form.content_type, headers=VARY_ACCEPT
+        )
+
+    async def get_balances(self, call: Call, query: TrialBalanceQuery) -> Reply:
+        """Answer with the trial balance of the ledger, or of the accounts of a prefix."""
+        # It takes no place: others are answered in a thousandth of the time that it may take.
+        call.release_place()
+        try:
+            totals = await self._trial_balances.read(call.ledger_id, query.prefix, query.at)
+        except FutureInstantError:
+            raise invalid("at", "The instant has not come yet.") from None
+        except TooManyCurrenciesError:
+            detail = f"These accounts have more than {CURRENCIES_MAX} currencies: ask for them by longer prefixes."
+            raise invalid("prefix", detail) from None
+        body = TrialBalanceBody(
+            str(query.prefix) or None,
+            None if query.at is None else render.instant(query.at),
+            [TotalBody(total.currency, total.debit, total.credit, total.net, total.accounts) for total in totals],
+        )
+        return Reply(200, msgspec.json.encode(body))
+
+
+def wants_csv(accept: Iterable[str]) -> bool:
+    """Return whether fields of Accept name CSV, and nothing that says they want JSON more."""
+    weights: dict[str, float] = {}
+    for text in ",".join(accept).split(","):
+        found = _RANGE.fullmatch(text)
+        if found is None:
+            continue
+        weight = _WEIGHT.search(found["parameters"] or "")
+        weights[found["type"].lower()] = float(weight["weight"]) if weight else 1.0
+    csv = weights.get("text/csv", 0.0)
+    return csv > 0 and csv >= weights.get("application/json", 0.0)
+
+
+async def _pieces(statement: Statement, form: Form, first: list[Line]) -> AsyncGenerator[bytes, None]:
+    """Make the pieces of a statement whose *first* entries have been read."""
+    yield form.begin(statement) + form.lines(first)
+    while not statement.ended:
+        yield form.lines(await statement.read_on())
+    yield form.end(statement)

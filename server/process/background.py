@@ -1,0 +1,113 @@
+"""
+The background process: what is done without anybody asking, by the leader of all such processes of a database.
+
+Run beside workers as `python -m server.process.background CHANNEL SUPERVISOR`: an inherited descriptor, and the process
+that started it. `tallystick background` runs the same parts by itself.
+"""
+
+import asyncio
+import logging
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from functools import partial
+from typing import NamedTuple
+
+import msgspec
+
+from server.background.leader import Leader
+from server.background.sweeper import Sweeper
+from server.books import create_books, postgres_address
+from server.process import attached
+from server.process.channel import Ask, Channel, Orders, Retire, Serving, Stop, ToChild
+from server.process.connections import BACKGROUND_POSTING, BACKGROUND_READING
+from server.process.error_messages import NotReadyError
+from server.process.reporting import background_samples, repeat
+from server.settings import Settings
+from server.store.background import stop
+from server.store.readiness import Readiness
+
+# By name: this module is run as a program.
+log = logging.getLogger("server.process.background")
+
+
+class Background(NamedTuple):
+    """The parts of the process."""
+
+    leader: Leader
+    sweeper: Sweeper
+    readiness: Readiness
+
+
+@asynccontextmanager
+async def create_background(settings: Settings) -> AsyncIterator[Background]:
+    """
+    Make the parts, stand for election, and close them in reverse: the jobs end, then another process may lead.
+
+    Args:
+        settings: As for `create_books`; the pools are those of this process, whatever workers have.
+
+    Raises:
+        SettingsError: As `create_books`.
+    """
+    pools = {"posting_connections": BACKGROUND_POSTING, "reading_connections": BACKGROUND_READING}
+    async with create_books(msgspec.structs.replace(settings, **pools)) as books:
+        sweeper = Sweeper(books.database, books.posting)
+        leader = Leader(postgres_address(settings), [sweeper])
+        standing = asyncio.create_task(leader.run())
+        try:
+            yield Background(leader, sweeper, Readiness(books.database))
+        finally:
+            await stop(standing)
+
+
+def main() -> int:
+    """Work with the settings of the supervisor, and return the exit code."""
+    channel, supervisor = map(int, sys.argv[1:])
+    return attached.run(channel, supervisor, work, process="background")
+
+
+async def work(orders: Orders, settings: Settings, channel: Channel[ToChild]) -> None:
+    """
+    Work until the supervisor ends it.
+
+    Raises:
+        NotReadyError: There is a reason not to be ready, and this process had to be.
+        SettingsError: As `create_background`.
+    """
+    ending = asyncio.Event()
+    readiness: Readiness | None = None
+    answers: set[asyncio.Task[None]] = set()
+
+    def handle(message: ToChild) -> None:
+        match message:
+            case Ask():
+                task = asyncio.create_task(attached.answer(channel, readiness))
+                answers.add(task)
+                task.add_done_callback(answers.discard)
+            case Stop() | Retire():
+                ending.set()
+            case Orders():
+                log.error("orders came twice")
+
+    channel.listen(handle, attached.leave)
+    tasks = [asyncio.create_task(attached.beat(channel))]
+    try:
+        async with create_background(settings) as background:
+            readiness = background.readiness
+            failures = await readiness.failures()
+            if orders.must_be_ready and failures:
+                raise NotReadyError("; ".join(failures))
+            for failure in failures:
+                log.error("not ready: %s", failure)
+            channel.send(Serving(failures))
+            samples = partial(background_samples, background.leader, background.sweeper)
+            tasks.append(asyncio.create_task(repeat(samples, channel)))
+            await ending.wait()
+            log.info("stopping")
+    finally:
+        await stop(*tasks)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""Books as files: written from a ledger and read into one."""

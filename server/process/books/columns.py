@@ -1,0 +1,129 @@
+"""The columns that CSV and JSON Lines share, and the text of a record in each."""
+
+from collections.abc import Callable
+from typing import Final, NamedTuple
+
+import msgspec
+
+from server.http.models import canonical
+from server.http.render import instant
+from server.ledger.export import ExportedAccount, ExportedTransfer
+
+Value = str | int | bool | None
+
+
+class Columns(NamedTuple):
+    """A record: an account, or something that was posted. What it does not have is None."""
+
+    record: str
+    # The id of the account; that of the transfer in the ledger it was exported from, which an import does not use.
+    id: str | None = None
+    key: str | None = None
+    kind: str | None = None
+    parent: str | None = None
+    source: str | None = None
+    destination: str | None = None
+    amount: int | None = None
+    currency: str | None = None
+    effective_at: str | None = None
+    created_at: str | None = None
+    expires_at: str | None = None
+    release_rest: bool | None = None
+    floor: int | None = None
+    ceiling: int | None = None
+    closed: bool | None = None
+    reference: str | None = None
+    description: str | None = None
+    # Canonical JSON text. It is never empty, so that a line that was cut off cannot pass for a whole one.
+    metadata: str = "{}"
+
+
+COLUMNS: Final = Columns._fields
+_METADATA: Final = COLUMNS.index("metadata")
+# Characters for which a field of CSV is put in quotes.
+_QUOTED: Final = frozenset('",\r\n')
+
+_encode = msgspec.json.Encoder().encode
+
+
+def account_columns(account: ExportedAccount) -> Columns:
+    """Return the record of an account."""
+    return Columns(
+        "account",
+        id=account.id,
+        currency=account.currency,
+        created_at=instant(account.created_at),
+        floor=account.floor,
+        ceiling=account.ceiling,
+        closed=account.closed,
+        metadata=_canonical(account.metadata),
+    )
+
+
+def transfer_columns(transfer: ExportedTransfer) -> Columns:
+    """Return the record of something that was posted."""
+    return Columns(
+        "transfer",
+        id=None if transfer.created_at is None else str(transfer.id),
+        key=transfer.key,
+        kind=transfer.kind,
+        parent=transfer.parent,
+        source=transfer.source,
+        destination=transfer.destination,
+        amount=transfer.amount,
+        currency=transfer.currency,
+        effective_at=instant(transfer.effective_at),
+        created_at=None if transfer.created_at is None else instant(transfer.created_at),
+        expires_at=None if transfer.expires_at is None else instant(transfer.expires_at),
+        release_rest=transfer.release_rest,
+        reference=transfer.reference,
+        description=transfer.description,
+        metadata=_canonical(transfer.metadata),
+    )
+
+
+def _canonical(metadata: str) -> str:
+    """Return metadata with its keys sorted: a change of an account leaves them as Postgres orders them."""
+    return metadata if metadata == "{}" else canonical(msgspec.json.decode(metadata))
+
+
+def jsonl_line(record: Columns) -> bytes:
+    """Return a record as a line of JSON Lines."""
+    members: dict[str, Value | msgspec.Raw] = dict(zip(COLUMNS, record, strict=True))
+    members["metadata"] = msgspec.Raw(record.metadata.encode())
+    return _encode(members) + b"\n"
+
+
+def csv_line(record: Columns) -> bytes:
+    """Return a record as a line of CSV (RFC 4180, but for its line feed)."""
+    return (",".join(map(_csv_field, record)) + "\n").encode()
+
+
+def csv_head() -> bytes:
+    """Return the line of CSV that names the columns."""
+    return (",".join(COLUMNS) + "\n").encode()
+
+
+def _csv_field(value: Value) -> str:
+    """Return a value as a field. Nothing at all stands for None, and quotes with nothing between them for no text."""
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, int):
+        return str(value)
+    if value and _QUOTED.isdisjoint(value) and value[0] != " " and value[-1] != " ":
+        return value
+    return '"' + value.replace('"', '""') + '"'
+
+
+class Format(NamedTuple):
+    """How a book is written: what stands before all records, and the text of each kind of record."""
+
+    head: bytes
+    account: Callable[[ExportedAccount], bytes]
+    transfer: Callable[[ExportedTransfer], bytes]
+
+
+CSV: Final = Format(csv_head(), lambda a: csv_line(account_columns(a)), lambda t: csv_line(transfer_columns(t)))
+JSONL: Final = Format(b"", lambda a: jsonl_line(account_columns(a)), lambda t: jsonl_line(transfer_columns(t)))

@@ -1,0 +1,215 @@
+"""The records of a file, read line by line and each checked before it is used."""
+
+import re
+from collections.abc import Iterator
+from typing import BinaryIO, Final, NamedTuple
+
+import msgspec
+
+from server.http.body import decode, shape_problem
+from server.http.models import Metadata
+from server.http.problems import Problem
+from server.process.books.record import Record, RecordError, check_record
+
+# Bytes of a record: those of the largest that there can be, with every character escaped, and some more.
+RECORD_BYTES_MAX: Final = 512 * 1024
+
+_BOM: Final = b"\xef\xbb\xbf"
+# A field of CSV, and what stands behind it.
+_FIELD: Final = re.compile(r'(?:"(?P<quoted>(?:[^"]|"")*)"|(?P<plain>[^",]*))(?P<end>,|\Z)')
+_INTEGER: Final = re.compile(r"-?(?:0|[1-9][0-9]{0,18})", re.ASCII)
+_BOOLEANS: Final = {"true": True, "false": False}
+_INTEGERS: Final = frozenset({"amount", "floor", "ceiling"})
+_COLUMNS: Final = frozenset(Record.__struct_fields__)
+
+_json = msgspec.json.Decoder(Record)
+_metadata = msgspec.json.Decoder(Metadata)
+
+
+class LineError(Exception):
+    """
+    A line of the file is not what it should be.
+
+    Args:
+        number: Of the line, from 1.
+
+        text: What is wrong with it; it repeats nothing of the line but names.
+    """
+
+    def __init__(self, number: int, text: str) -> None:
+        super().__init__(f"line {number}: {text}")
+        self.number = number
+
+
+class Line(NamedTuple):
+    """A record, and where it begins and ends in the file."""
+
+    number: int
+    record: Record
+    # Bytes of the file up to its end.
+    end: int
+
+
+def read_lines(file: BinaryIO) -> Iterator[Line]:
+    """
+    Give all records of a file from its beginning: JSON Lines if it begins with a brace, and CSV otherwise.
+
+    Raises:
+        LineError: A line is not what it should be.
+    """
+    begin, is_json = _layout(file)
+    file.seek(begin)
+    raw = _records(file, quotes=not is_json)
+    if is_json:
+        for each in raw:
+            yield _line(each, _from_json(each))
+        return
+    names: list[str] | None = None
+    for each in raw:
+        if names is None:
+            names = _head(each)
+        else:
+            yield _line(each, _from_csv(each, names))
+    if names is None:
+        raise LineError(1, "the file holds nothing")
+
+
+def _layout(file: BinaryIO) -> tuple[int, bool]:
+    """Return where the text of a file begins, and whether it is JSON."""
+    file.seek(0)
+    begin = len(_BOM) if file.read(len(_BOM)) == _BOM else 0
+    file.seek(begin)
+    while line := file.readline(RECORD_BYTES_MAX):
+        if line.strip():
+            return begin, line.lstrip().startswith(b"{")
+    return begin, False
+
+
+class _Raw(NamedTuple):
+    number: int
+    text: bytes
+    end: int
+
+
+def _records(file: BinaryIO, *, quotes: bool) -> Iterator[_Raw]:
+    """
+    Give the text of each record, without its end of line.
+
+    Args:
+        quotes: Whether a record runs over several lines where a line ends inside quotes.
+    """
+    number = first = size = open_quotes = 0
+    parts: list[bytes] = []
+    while line := file.readline(RECORD_BYTES_MAX):
+        number += 1
+        first = first or number
+        size += len(line)
+        if size >= RECORD_BYTES_MAX:
+            raise LineError(first, f"it is longer than {RECORD_BYTES_MAX // 1024} KiB")
+        if not line.endswith(b"\n"):
+            raise LineError(number, "the file ends in the middle of it: a last line ends with a line feed too")
+        parts.append(line)
+        open_quotes = (open_quotes + line.count(b'"')) % 2
+        if quotes and open_quotes:
+            continue
+        text = b"".join(parts).removesuffix(b"\n").removesuffix(b"\r")
+        if text.strip():
+            yield _Raw(first, text, file.tell())
+        parts.clear()
+        first = size = open_quotes = 0
+    if parts:
+        raise LineError(first, "its quotes are not closed")
+
+
+def _line(raw: _Raw, record: Record) -> Line:
+    try:
+        check_record(record)
+    except RecordError as error:
+        raise LineError(raw.number, str(error)) from None
+    return Line(raw.number, record, raw.end)
+
+
+def _from_json(raw: _Raw) -> Record:
+    try:
+        return decode(_json, raw.text)
+    except Problem as problem:
+        raise _shape_error(raw, problem, "it is not a JSON object in UTF-8") from None
+
+
+def _head(raw: _Raw) -> list[str]:
+    """Return the names of the columns."""
+    names = [(value or "").strip() for value in _fields(raw)]
+    for name in names:
+        if name not in _COLUMNS:
+            known = ", ".join(Record.__struct_fields__)
+            raise LineError(raw.number, f"there is no column {name[:64]!a}: known are {known}")
+        if names.count(name) > 1:
+            raise LineError(raw.number, f"the column {name} stands there twice")
+    return names
+
+
+def _from_csv(raw: _Raw, names: list[str]) -> Record:
+    values = _fields(raw)
+    if len(values) != len(names):
+        raise LineError(raw.number, f"it has {len(values)} fields, and the first line has {len(names)}")
+    members: dict[str, object] = {}
+    for name, value in zip(names, values, strict=True):
+        if value is None:
+            # An empty floor is none, where a file without that column has the usual one.
+            if name == "floor":
+                members[name] = None
+        elif name in _INTEGERS:
+            if not _INTEGER.fullmatch(value):
+                raise LineError(raw.number, f"{name}: a whole number is expected")
+            members[name] = int(value)
+        elif name in ("closed", "release_rest"):
+            if value not in _BOOLEANS:
+                raise LineError(raw.number, f"{name}: true or false is expected")
+            members[name] = _BOOLEANS[value]
+        elif name == "metadata":
+            members[name] = {} if value == "{}" else _metadata_of(raw, value)
+        else:
+            members[name] = value
+    try:
+        return msgspec.convert(members, Record)
+    except msgspec.ValidationError as error:
+        raise _shape_error(raw, shape_problem(error), "it is not a record") from None
+
+
+def _metadata_of(raw: _Raw, value: str) -> dict[str, str]:
+    try:
+        return decode(_metadata, value.encode())
+    except Problem as problem:
+        raise _shape_error(raw, problem, "it is not a JSON object of texts", "metadata") from None
+
+
+def _fields(raw: _Raw) -> list[str | None]:
+    """Return the fields of a line of CSV. One that is empty and not quoted is None."""
+    try:
+        text = raw.text.decode()
+    except UnicodeDecodeError:
+        raise LineError(raw.number, "it is not UTF-8") from None
+    if "\x00" in text:
+        raise LineError(raw.number, "it holds a NUL character")
+    if '"' not in text:
+        return [value or None for value in text.split(",")]
+    values: list[str | None] = []
+    place = 0
+    while True:
+        field = _FIELD.match(text, place)
+        if field is None:
+            raise LineError(raw.number, f"field {len(values) + 1} has a quote in the middle of it")
+        quoted = field["quoted"]
+        values.append(field["plain"] or None if quoted is None else quoted.replace('""', '"'))
+        if not field["end"]:
+            return values
+        place = field.end()
+
+
+def _shape_error(raw: _Raw, problem: Problem, otherwise: str, inside: str = "") -> LineError:
+    """Return the error of a line that a decoder does not take."""
+    pointer, detail = problem.errors[0]
+    path = ".".join(part for part in (inside, *pointer.split("/")) if part)
+    # The decoder's own words for the whole of it are about the body of a request.
+    text = detail[:1].lower() + detail[1:].rstrip(".") if pointer else otherwise
+    return LineError(raw.number, f"{path}: {text}" if path else text)

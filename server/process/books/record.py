@@ -1,0 +1,107 @@
+"""A record of a file as a type that decodes and checks it."""
+
+from datetime import datetime
+from typing import Annotated, Final, Literal
+
+import msgspec
+from msgspec import UNSET, Meta, UnsetType
+
+from server.http.models import AccountId, Amount, Balance, Currency, Description, IdempotencyKey, Metadata, Reference
+
+# An instant with its offset.
+Instant = Annotated[datetime, Meta(tz=True)]
+# Years that every offset leaves within those of Python and of Postgres.
+YEARS: Final = range(2, 9999)
+
+
+class RecordError(Exception):
+    """What a record says cannot be; the message names the column."""
+
+
+class Record(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, gc=False):
+    """An account or a transfer, as the columns of a file have it. Columns that it has no use for are empty."""
+
+    record: Literal["account", "transfer"] = "transfer"
+    id: str | None = None
+    key: IdempotencyKey | None = None
+    kind: Literal["transfer", "hold", "capture", "void", "expiry", "reversal"] | None = None
+    parent: IdempotencyKey | None = None
+    source: AccountId | None = None
+    destination: AccountId | None = None
+    amount: Amount | None = None
+    currency: Currency | None = None
+    effective_at: Instant | None = None
+    created_at: Instant | None = None
+    expires_at: Instant | None = None
+    release_rest: bool | None = None
+    # Without a word on it, an account has the floor that the API gives it.
+    floor: Balance | UnsetType | None = UNSET
+    ceiling: Balance | None = None
+    closed: bool | None = None
+    reference: Reference | None = None
+    description: Description | None = None
+    metadata: Metadata = {}
+
+
+# Of each kind of record: the columns that it needs, and further ones that it may have.
+_SIDES: Final = ("source", "destination", "amount", "currency")
+_TEXTS: Final = ("id", "effective_at", "created_at", "reference", "description")
+_USES: Final[dict[str, tuple[tuple[str, ...], tuple[str, ...]]]] = {
+    "account": (("id", "currency"), ("created_at", "floor", "ceiling", "closed")),
+    "transfer": (("key", *_SIDES), _TEXTS),
+    "hold": (("key", *_SIDES), (*_TEXTS, "expires_at")),
+    "capture": (("key", "parent", *_SIDES), (*_TEXTS, "release_rest")),
+    "void": (("key", "parent", *_SIDES), _TEXTS),
+    "expiry": (("parent", *_SIDES), _TEXTS),
+    "reversal": (("key", "parent", *_SIDES), _TEXTS),
+}
+_ALWAYS: Final = frozenset({"record", "kind", "metadata"})
+# Of each kind, the columns that must be empty.
+_EMPTY: Final = {
+    kind: tuple(set(Record.__struct_fields__) - _ALWAYS - set(needs) - set(may)) for kind, (needs, may) in _USES.items()
+}
+
+
+def check_record(record: Record) -> None:
+    """
+    Return if the columns of a record fit together.
+
+    Raises:
+        RecordError: They do not.
+    """
+    kind = "account" if record.record == "account" else record.kind or "transfer"
+    for name in _USES[kind][0]:
+        if getattr(record, name) is None:
+            raise RecordError(f"{name}: {_article(kind)} needs one")
+    for name in _EMPTY[kind]:
+        if getattr(record, name) not in (None, UNSET):
+            raise RecordError(f"{name}: {_article(kind)} has none")
+    if record.record == "account":
+        _check_account(record)
+    else:
+        _check_transfer(record)
+
+
+def _check_account(record: Record) -> None:
+    if record.kind is not None:
+        raise RecordError("kind: an account has none")
+    try:
+        msgspec.convert(record.id, AccountId)
+    except msgspec.ValidationError:
+        raise RecordError("id: not the id of an account") from None
+    floor = 0 if record.floor is UNSET else record.floor
+    if floor is not None and record.ceiling is not None and floor > record.ceiling:
+        raise RecordError("floor: it lies above the ceiling")
+
+
+def _check_transfer(record: Record) -> None:
+    if record.source == record.destination:
+        raise RecordError("destination: it is the source")
+    for name in ("effective_at", "expires_at"):
+        at = getattr(record, name)
+        if at is not None and at.year not in YEARS:
+            raise RecordError(f"{name}: its year is out of range")
+
+
+def _article(kind: str) -> str:
+    return f"an {kind}" if kind[0] in "aeiou" else f"a {kind}"

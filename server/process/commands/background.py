@@ -1,0 +1,118 @@
+"""The command `background`: the background process by itself, in the foreground, beside servers that have none."""
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import socket
+from functools import partial
+
+import uvloop
+from aiohttp import web
+
+from server.process.admin import METRICS_TYPE, NO_STORE, Handler, answer_operators, json_response, livez
+from server.process.background import Background, create_background
+from server.process.commands.serve import end_by_signal, end_if_signalled
+from server.process.listeners import open_listener
+from server.process.reporting import background_samples
+from server.settings import Loaded, Settings
+from server.telemetry.logs import configure_logs
+
+log = logging.getLogger(__name__)
+
+
+def run_background(loaded: Loaded) -> str | None:
+    """
+    Work until SIGTERM, SIGHUP or Ctrl-C.
+
+    Returns:
+        The reason why nothing can be done, or None.
+
+    Raises:
+        SettingsError, OSError: As `create_background`.
+    """
+    settings = loaded.settings
+    if settings.database_url is None or settings.redis_url is None:
+        return (
+            "background works on the PostgreSQL and the Redis of the servers: set TALLYSTICK_DATABASE_URL and "
+            "TALLYSTICK_REDIS_URL. With embedded ones, `tallystick serve` does this work itself"
+        )
+    # Beside a server on the same host the port would be taken: where none is named, any will do.
+    port = 0 if loaded.sources["admin_port"] == "default" else settings.admin_port
+    end_by_signal()
+    with contextlib.ExitStack() as stack:
+        try:
+            admin = stack.enter_context(open_listener(settings.admin_host, port))
+        except OSError as error:
+            return (
+                f"cannot listen on {settings.admin_host}:{port}: {error.strerror}; name another port for operators "
+                "with --admin-port, 0 for any"
+            )
+        configure_logs(settings.log_level, process="background", pid=os.getpid())
+        try:
+            uvloop.run(_work(settings, admin))
+        finally:
+            end_by_signal()
+    return None
+
+
+async def _work(settings: Settings, admin: socket.socket) -> None:
+    """Work until a signal; a second one ends it at once."""
+    ending = asyncio.Event()
+
+    def end() -> None:
+        if ending.is_set():
+            # What is under way is safe to abandon: it is done again, once, by whoever leads next.
+            log.warning("stopping at once")
+            logging.shutdown()
+            os._exit(1)
+        ending.set()
+
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        loop.add_signal_handler(number, end)
+    end_if_signalled()
+    async with create_background(settings) as background:
+        runner = await answer_operators(_Operators(background).routes(), admin)
+        log.info("operators are answered at %s:%d", *admin.getsockname()[:2])
+        try:
+            for failure in await background.readiness.failures():
+                log.error("not ready: %s", failure)
+            await ending.wait()
+            log.info("stopping")
+            background.readiness.draining = True
+        finally:
+            await runner.cleanup()
+
+
+class _Operators:
+    """
+    What operators are told of a background process without a supervisor.
+
+    Args:
+        background: Its parts.
+    """
+
+    def __init__(self, background: Background) -> None:
+        self._background = background
+        self._samples = partial(background_samples, background.leader, background.sweeper)
+
+    def routes(self) -> dict[str, Handler]:
+        """Return the handler of each path."""
+        return {"/livez": livez, "/readyz": self._readyz, "/metrics": self._metrics}
+
+    async def _readyz(self, _: web.Request) -> web.Response:
+        """Answer 200 when it can lead, or does, and else why not."""
+        failures = await self._background.readiness.failures()
+        shown = {"pid": os.getpid(), "leads": self._background.leader.leads, "failures": failures}
+        status = "not_ready" if failures else "ready"
+        return json_response(503 if failures else 200, {"status": status, "background": shown})
+
+    async def _metrics(self, _: web.Request) -> web.Response:
+        """Answer with its numbers, for Prometheus."""
+        # Loaded when it is asked for: see there.
+        from server.process import scrape  # noqa: PLC0415
+
+        body = scrape.metrics_alone(self._samples())
+        return web.Response(body=body, headers={**NO_STORE, "Content-Type": METRICS_TYPE})

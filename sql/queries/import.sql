@@ -1,0 +1,13 @@
+-- name: import_clock()
+-- The instant up to which what is imported may count.
+SELECT ledger_clock() AS now;
+
+-- name: import_parents(ledger_id, keys)
+-- What is posted under these keys, by id.
+SELECT idempotency_key AS key, id
+FROM transfers
+WHERE ledger_id = $1 AND idempotency_key = ANY ($2::text[]) AND moves IS NOT NULL;
+
+-- name: import_currencies(ledger_id, ids)
+-- The currencies of those of the accounts that exist.
+SELECT id, currency FROM accounts WHERE ledger_id = $1 AND id = ANY ($2::text[]);

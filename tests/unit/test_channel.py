@@ -1,0 +1,24 @@
+"""The messages between a supervisor and its children."""
+
+import asyncio
+import socket
+
+from server.process.channel import Channel, Orders, Stop, ToChild, ToSupervisor
+
+
+async def test_what_came_with_the_first_message_is_handled() -> None:
+    """A child that is told to stop while it loads hears of it when it listens, though it was sent with its orders."""
+    ours, theirs = socket.socketpair()
+    supervisor: Channel[ToSupervisor] = Channel(ours, ToSupervisor)
+    child: Channel[ToChild] = Channel(theirs, ToChild)
+    try:
+        assert supervisor.send(Orders({}, 1))
+        assert supervisor.send(Stop())
+        assert child.wait() == Orders({}, 1)
+        heard: asyncio.Queue[ToChild] = asyncio.Queue()
+        child.listen(heard.put_nowait, lambda: None)
+        async with asyncio.timeout(5):
+            assert await heard.get() == Stop()
+    finally:
+        child.close()
+        supervisor.close()
