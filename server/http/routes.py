@@ -3,6 +3,8 @@
 from collections.abc import Iterable
 from typing import Any, Final
 
+import msgspec
+
 from server.gate.keys import Role
 from server.http import models, render
 from server.http.accounts import AccountHandlers
@@ -21,7 +23,7 @@ from server.http.query import (
     TransfersQuery,
     TrialBalanceQuery,
 )
-from server.http.route import Route
+from server.http.route import Handler, Route
 from server.http.statement_forms import StatementBody
 from server.http.statements import StatementHandlers, TrialBalanceBody
 from server.http.transfer_lists import TransferListHandlers
@@ -37,6 +39,24 @@ _KEY_PROBLEMS: Final = (
     "idempotency_key_reused",
 )
 _KEY_IN_ITEM: Final = "In a bulk each transfer has a key of its own, in its member key."
+
+
+def _posting(path: str, handler: Handler, body: type[msgspec.Struct], *, bodiless: bool = False) -> Route:
+    """Return a route that posts one transfer under the key in its header."""
+    return Route(
+        "POST",
+        path,
+        Role.WRITE,
+        handler,
+        body=body,
+        bodiless=bodiless,
+        answers={201: render.TransferBody},
+        problems=(*_KEY_PROBLEMS, *render.REFUSALS),
+        look_up=TransferHandlers.stored,
+        replay=TransferHandlers.replay,
+        hot=True,
+    )
+
 
 ROUTES: tuple[Route, ...] = (
     Route(
@@ -123,18 +143,7 @@ ROUTES: tuple[Route, ...] = (
         query=TrialBalanceQuery,
         answers={200: TrialBalanceBody},
     ),
-    Route(
-        "POST",
-        "/v1/transfers",
-        Role.WRITE,
-        TransferHandlers.create_transfer,
-        body=models.TransferCreate,
-        answers={201: render.TransferBody},
-        problems=(*_KEY_PROBLEMS, *render.REFUSALS),
-        look_up=TransferHandlers.stored,
-        replay=TransferHandlers.replay,
-        hot=True,
-    ),
+    _posting("/v1/transfers", TransferHandlers.create_transfer, models.TransferCreate),
     Route(
         "GET",
         "/v1/transfers",
@@ -173,45 +182,9 @@ ROUTES: tuple[Route, ...] = (
         answers={200: render.TransferNow},
         problems=("transfer_not_found",),
     ),
-    Route(
-        "POST",
-        "/v1/transfers/{id}/capture",
-        Role.WRITE,
-        TransferHandlers.capture_transfer,
-        body=models.Capture,
-        bodiless=True,
-        answers={201: render.TransferBody},
-        problems=(*_KEY_PROBLEMS, *render.REFUSALS),
-        look_up=TransferHandlers.stored,
-        replay=TransferHandlers.replay,
-        hot=True,
-    ),
-    Route(
-        "POST",
-        "/v1/transfers/{id}/void",
-        Role.WRITE,
-        TransferHandlers.void_transfer,
-        body=models.Void,
-        bodiless=True,
-        answers={201: render.TransferBody},
-        problems=(*_KEY_PROBLEMS, *render.REFUSALS),
-        look_up=TransferHandlers.stored,
-        replay=TransferHandlers.replay,
-        hot=True,
-    ),
-    Route(
-        "POST",
-        "/v1/transfers/{id}/reverse",
-        Role.WRITE,
-        TransferHandlers.reverse_transfer,
-        body=models.Reversal,
-        bodiless=True,
-        answers={201: render.TransferBody},
-        problems=(*_KEY_PROBLEMS, *render.REFUSALS),
-        look_up=TransferHandlers.stored,
-        replay=TransferHandlers.replay,
-        hot=True,
-    ),
+    _posting("/v1/transfers/{id}/capture", TransferHandlers.capture_transfer, models.Capture, bodiless=True),
+    _posting("/v1/transfers/{id}/void", TransferHandlers.void_transfer, models.Void, bodiless=True),
+    _posting("/v1/transfers/{id}/reverse", TransferHandlers.reverse_transfer, models.Reversal, bodiless=True),
     Route(
         "GET",
         "/v1/idempotency-keys/{id}",

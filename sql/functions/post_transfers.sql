@@ -167,7 +167,7 @@ DECLARE
     remains     bigint;
     amount      bigint;
     moved       bigint;
-    held        bigint := 0;
+    held        bigint;
     delta       bigint;
     refusal     text;
     pointer     text;

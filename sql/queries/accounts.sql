@@ -109,26 +109,29 @@ SELECT e.* FROM (
 ORDER BY e.created_at DESC, e.version DESC
 LIMIT $7;
 
+-- columns: newest_entry
+-- SELECT s.balance, s.version FROM (
+--     (SELECT source_balance AS balance, source_version AS version
+--      FROM transfers
+--      WHERE ledger_id = $1 AND source = $2 AND moves AND created_at <= $3::timestamptz
+--      ORDER BY created_at DESC, source_version DESC
+--      LIMIT 1)
+--     UNION ALL
+--     (SELECT destination_balance AS balance, destination_version AS version
+--      FROM transfers
+--      WHERE ledger_id = $1 AND destination = $2 AND moves AND created_at <= $3::timestamptz
+--      ORDER BY created_at DESC, destination_version DESC
+--      LIMIT 1)
+-- ) AS s
+-- ORDER BY s.version DESC
+-- LIMIT 1
+
 -- name: account_balance_at(ledger_id, account, at)
 -- The account's newest entry at or before an instant, and whether that instant is still to come.
 SELECT a.currency, e.balance, e.version, ledger_clock() < $3::timestamptz AS is_future
 FROM accounts AS a
 LEFT JOIN LATERAL (
-    SELECT s.balance, s.version FROM (
-        (SELECT source_balance AS balance, source_version AS version
-         FROM transfers
-         WHERE ledger_id = $1 AND source = $2 AND moves AND created_at <= $3::timestamptz
-         ORDER BY created_at DESC, source_version DESC
-         LIMIT 1)
-        UNION ALL
-        (SELECT destination_balance AS balance, destination_version AS version
-         FROM transfers
-         WHERE ledger_id = $1 AND destination = $2 AND moves AND created_at <= $3::timestamptz
-         ORDER BY created_at DESC, destination_version DESC
-         LIMIT 1)
-    ) AS s
-    ORDER BY s.version DESC
-    LIMIT 1
+    {newest_entry}
 ) AS e ON true
 WHERE a.ledger_id = $1 AND a.id = $2;
 
@@ -138,21 +141,7 @@ SELECT a.currency, coalesce(e.balance, 0) + coalesce(b.amount, 0) AS balance, gr
        ledger_clock() < $3::timestamptz AS is_future
 FROM accounts AS a
 LEFT JOIN LATERAL (
-    SELECT s.balance, s.version FROM (
-        (SELECT source_balance AS balance, source_version AS version
-         FROM transfers
-         WHERE ledger_id = $1 AND source = $2 AND moves AND created_at <= $3::timestamptz
-         ORDER BY created_at DESC, source_version DESC
-         LIMIT 1)
-        UNION ALL
-        (SELECT destination_balance AS balance, destination_version AS version
-         FROM transfers
-         WHERE ledger_id = $1 AND destination = $2 AND moves AND created_at <= $3::timestamptz
-         ORDER BY created_at DESC, destination_version DESC
-         LIMIT 1)
-    ) AS s
-    ORDER BY s.version DESC
-    LIMIT 1
+    {newest_entry}
 ) AS e ON true
 CROSS JOIN LATERAL (
 -- OFFSET 0: they are found by what they count for, and not among all that was posted since.
