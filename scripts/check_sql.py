@@ -84,7 +84,7 @@ HEADER_FORM = re.compile(r"-- name: (?P<name>[a-z][a-z0-9]*(?:_[a-z0-9]+)+)\((?P
 ARGUMENT = re.compile(r"[a-z][a-z0-9_]*")
 ENGLISH_LINE = re.compile(r"-- [A-Z][^\n]*\.")
 PARAMETER = re.compile(r"\$(\d+)")
-# What several statements of a file have in common, and where it is put.
+# What several statements have in common, and where it is put.
 SHARED = re.compile(r"^-- columns: (\w+)\n((?:--[^\n]*\n)+)", re.MULTILINE)
 SHARED_USE = re.compile(r"\{(\w+)\}")
 MIGRATION_NAME = re.compile(r"(\d{4})_[a-z0-9_]+\.sql")
@@ -133,14 +133,13 @@ def check_numbering(paths: list[Path]) -> Iterator[Finding]:
             yield Finding(path, 1, f"a migration is missing or doubled: expected {expected:04}")
 
 
-def check_queries(path: Path, text: str) -> Iterator[tuple[str, Finding | None]]:
+def check_queries(path: Path, text: str, shared: Mapping[str, str]) -> Iterator[tuple[str, Finding | None]]:
     """
-    Give each statement's name, with what is wrong with it, if anything.
+    Give each statement's name, with what is wrong with it, if anything; *shared* texts are put into statements.
     """
     starts = [match.start() for match in HEADER.finditer(text)]
     if not starts or code_of(text[: starts[0]]).strip():
         yield "", Finding(path, 1, "a statement without `-- name: noun_verb(args)`")
-    shared = {match[1]: match[2] for match in SHARED.finditer(text)}
     for start, end in pairwise([*starts, len(text)]):
         statement = text[start:end]
         line = line_of(text, start)
@@ -184,13 +183,14 @@ def check_tree(sql: Path) -> Iterator[Finding]:
     if not paths:
         yield Finding(sql, 1, "no SQL files here")
     seen: dict[str, Path] = {}
+    shared = {match[1]: match[2] for path in paths for match in SHARED.finditer(path.read_text(encoding="utf-8"))}
     for path in paths:
         text = path.read_text(encoding="utf-8")
         yield from check_session_state(path, text)
         if path.parent == sql / "migrations":
             yield from check_constraints(path, text)
         if path.parent == sql / "queries":
-            for name, finding in check_queries(path, text):
+            for name, finding in check_queries(path, text, shared):
                 if finding:
                     yield finding
                 if name in seen:

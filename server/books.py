@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from redis.exceptions import RedisError
 
+from server.events.feed import Feed
 from server.http import render
 from server.ledger.accounts import Accounts
 from server.ledger.posting import PostingLane
@@ -72,6 +73,8 @@ class Books(NamedTuple):
     rows: RowLocks
     accounts: Accounts
     posting: PostingLane
+    feed: Feed
+    failpoints: Failpoints
     tallies: Tallies
 
 
@@ -105,7 +108,8 @@ async def create_books(settings: Settings) -> AsyncIterator[Books]:
         failpoints = Failpoints(settings.failpoints)
         posting = PostingLane(database, cache, render.answer, rows, failpoints=failpoints, tallies=tallies)
         try:
-            yield Books(database, keyspace, redis, cache, counters, rows, accounts, posting, tallies)
+            feed = Feed(database, cache, render.transfer_now, render.account)
+            yield Books(database, keyspace, redis, cache, counters, rows, accounts, posting, feed, failpoints, tallies)
         finally:
             await _drain(posting, accounts)
             await stop(following)

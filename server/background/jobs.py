@@ -2,11 +2,13 @@
 
 import asyncio
 import logging
+from collections.abc import Iterable
 from typing import Final, Protocol
 
 from server.ledger.posting import KeyInUseError
 from server.store.coalescer import QueueFullError
 from server.store.errors import DatabaseError, StoreError
+from server.telemetry.metrics import Sample
 
 # Seconds before what has failed is tried again: short at first, and never so long that work waits for it when
 # PostgreSQL is back.
@@ -41,6 +43,9 @@ class Job(Protocol):
 
     async def close(self) -> None:
         """End what a step has left running: this process leads no more."""
+
+    def samples(self) -> Iterable[Sample]:
+        """Return its numbers."""
 
 
 def pause_seconds(failures: int) -> float:

@@ -8,7 +8,7 @@ stops its jobs. Until then both may make a step, so what a step does must be the
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Final
 
 from server.background.jobs import Job, keep, pause_seconds
@@ -16,6 +16,7 @@ from server.store.background import stop
 from server.store.errors import DatabaseError, StoreError
 from server.store.sessions import SESSION_SETTINGS, Session, session
 from server.store.sql import query
+from server.telemetry.metrics import Sample
 
 # Of the lock. It belongs to a database by itself; whoever migrates has another one.
 LEADER_KEY: Final = 0x7A11_9571_C501
@@ -58,6 +59,12 @@ class Leader:
         self._jobs = tuple(jobs)
         self._said = ""
         self.leads = False
+
+    def samples(self) -> Iterator[Sample]:
+        """Return whether it leads, and the numbers of its jobs."""
+        yield Sample("tallystick_background_leads", (), int(self.leads))
+        for job in self._jobs:
+            yield from job.samples()
 
     async def run(self) -> None:
         """Stand for election until cancelled; then the jobs are stopped and another process may lead."""

@@ -9,7 +9,7 @@ however often it is tried: its key is made of the hold's id, and it is decided u
 import asyncio
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import datetime
 from typing import Final
 from uuid import UUID
@@ -22,6 +22,7 @@ from server.ledger.transfers import Bound, TransferRequest
 from server.store.background import stop
 from server.store.errors import RowLockedError
 from server.store.postgres import Database
+from server.telemetry.metrics import LAG_DIGITS, Sample
 
 # Expiries posted together: enough to share a commit, and few enough that callers' postings never wait long for them.
 BATCH_MAX: Final = 200
@@ -98,6 +99,12 @@ class Sweeper:
             after = page[-1]["id"]
         self._due_since = time.monotonic() - oldest if oldest else None
         return max(LOOK_MIN_SECONDS, next_expiry)
+
+    def samples(self) -> Iterator[Sample]:
+        """Return its numbers."""
+        yield Sample("tallystick_holds_expired_total", (), self.swept)
+        yield Sample("tallystick_sweep_failures_total", (), self.failures)
+        yield Sample("tallystick_sweep_lag_seconds", (), round(self.lag_seconds, LAG_DIGITS))
 
     async def close(self) -> None:
         """Stop sweeping. What is on its way to PostgreSQL may still be posted."""

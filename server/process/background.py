@@ -10,7 +10,6 @@ import logging
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from functools import partial
 from typing import NamedTuple
 
 import msgspec
@@ -18,11 +17,12 @@ import msgspec
 from server.background.leader import Leader
 from server.background.sweeper import Sweeper
 from server.books import create_books, postgres_address
+from server.events.relay import Relay
 from server.process import attached
 from server.process.channel import Ask, Channel, Orders, Retire, Serving, Stop, ToChild
 from server.process.connections import BACKGROUND_POSTING, BACKGROUND_READING
 from server.process.error_messages import NotReadyError
-from server.process.reporting import background_samples, repeat
+from server.process.reporting import repeat
 from server.settings import Settings
 from server.store.background import stop
 from server.store.readiness import Readiness
@@ -35,7 +35,6 @@ class Background(NamedTuple):
     """The parts of the process."""
 
     leader: Leader
-    sweeper: Sweeper
     readiness: Readiness
 
 
@@ -52,11 +51,14 @@ async def create_background(settings: Settings) -> AsyncIterator[Background]:
     """
     pools = {"posting_connections": BACKGROUND_POSTING, "reading_connections": BACKGROUND_READING}
     async with create_books(msgspec.structs.replace(settings, **pools)) as books:
-        sweeper = Sweeper(books.database, books.posting)
-        leader = Leader(postgres_address(settings), [sweeper])
+        jobs = (
+            Sweeper(books.database, books.posting),
+            Relay(books.database, failpoints=books.failpoints),
+        )
+        leader = Leader(postgres_address(settings), jobs)
         standing = asyncio.create_task(leader.run())
         try:
-            yield Background(leader, sweeper, Readiness(books.database))
+            yield Background(leader, Readiness(books.database))
         finally:
             await stop(standing)
 
@@ -101,8 +103,7 @@ async def work(orders: Orders, settings: Settings, channel: Channel[ToChild]) ->
             for failure in failures:
                 log.error("not ready: %s", failure)
             channel.send(Serving(failures))
-            samples = partial(background_samples, background.leader, background.sweeper)
-            tasks.append(asyncio.create_task(repeat(samples, channel)))
+            tasks.append(asyncio.create_task(repeat(background.leader.samples, channel)))
             await ending.wait()
             log.info("stopping")
     finally:

@@ -6,8 +6,6 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Final
 
 from server.app import App
-from server.background.leader import Leader
-from server.background.sweeper import Sweeper
 from server.process.channel import Channel, Counted, Hot, HotAccount, Value
 from server.store.cache_counters import CacheCounters
 from server.telemetry.metrics import METRICS, Sample
@@ -22,8 +20,6 @@ HOT_SECONDS: Final = 10.0
 HOT_ACCOUNTS_REPORTED: Final = 10
 # Seconds between two measurements of how late the loop is.
 LAG_SECONDS: Final = 0.1
-# Digits of a second that are reported of how far the sweeper is behind.
-LAG_DIGITS: Final = 1
 
 
 def samples(app: App) -> Iterator[Sample]:
@@ -46,14 +42,6 @@ def samples(app: App) -> Iterator[Sample]:
         yield Sample("tallystick_spans_total", ("dropped",), app.traces.dropped)
     yield from _cache(app.counters)
     yield from _now(app)
-
-
-def background_samples(leader: Leader, sweeper: Sweeper) -> Iterator[Sample]:
-    """Return all values of the background process."""
-    yield Sample("tallystick_background_leads", (), int(leader.leads))
-    yield Sample("tallystick_holds_expired_total", (), sweeper.swept)
-    yield Sample("tallystick_sweep_failures_total", (), sweeper.failures)
-    yield Sample("tallystick_sweep_lag_seconds", (), round(sweeper.lag_seconds, LAG_DIGITS))
 
 
 def _cache(counters: CacheCounters) -> Iterator[Sample]:

@@ -159,12 +159,15 @@ async def migrate(dsn: str, root: Path | None = None) -> list[str]:
         "client_connection_check_interval": "1000",
     }
     async with session(dsn, settings) as connection:
-        for migration in expected_migrations(folder):
+        *earlier, last = expected_migrations(folder)
+        for migration in earlier:
             async with connection.transaction():
                 await _prepare(connection, folder, done)
                 await _apply(connection, migration, done)
+        # With the last one, since what it locks may be used again only by the functions that go with it.
         async with connection.transaction():
             await _prepare(connection, folder, done)
+            await _apply(connection, last, done)
             functions = expected_functions(folder)
             await _renew_functions(connection, functions, done)
             lacking = await connection.fetch(query("grant_list"), list(functions))

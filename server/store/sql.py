@@ -4,7 +4,7 @@ import re
 from functools import cache
 from pathlib import Path
 
-# A list of columns that several statements of a file return, a comment; statements name it in braces.
+# A list of columns that several statements return, a comment; statements of any file name it in braces.
 _COLUMNS = re.compile(r"^-- columns: (?P<name>[a-z0-9_]+)\n(?P<list>(?:-- .*\n)+)", re.MULTILINE)
 _HEADER = re.compile(r"^-- name: (?P<name>[a-z0-9_]+)\((?P<arguments>[a-z0-9_, ]*)\)$", re.MULTILINE)
 
@@ -23,15 +23,15 @@ def queries() -> dict[str, str]:
 
     A statement begins with `-- name: noun_verb(argument, ...)`, the arguments in the order of `$1`,
     `$2`, ..., and carries its name into the database as a comment, where the server's log shows it. Columns that
-    several statements of a file return are listed once, under `-- columns: name`, and stand for `{name}`.
+    several statements return are listed once, under `-- columns: name`, and stand for `{name}`.
 
     Raises:
         ValueError: Two statements have one name.
     """
     found: dict[str, str] = {}
-    for path in sorted((sql_root() / "queries").glob("*.sql")):
-        text = path.read_text(encoding="utf-8")
-        lists = {f"{{{match['name']}}}": match["list"] for match in _COLUMNS.finditer(text)}
+    texts = [path.read_text(encoding="utf-8") for path in sorted((sql_root() / "queries").glob("*.sql"))]
+    lists = {f"{{{match['name']}}}": match["list"] for text in texts for match in _COLUMNS.finditer(text)}
+    for text in texts:
         heads = list(_HEADER.finditer(text))
         for head, following in zip(heads, [*heads[1:], None], strict=True):
             name = head["name"]

@@ -16,6 +16,9 @@ class Metric(NamedTuple):
     bounds: tuple[float, ...] = ()
 
 
+# Digits of a second that are reported of how far a job is behind.
+LAG_DIGITS: Final = 1
+
 METRICS: Final[Mapping[str, Metric]] = {
     "tallystick_request_duration_seconds": Metric(
         "histogram",
@@ -91,6 +94,10 @@ METRICS: Final[Mapping[str, Metric]] = {
     ),
     "tallystick_sweep_lag_seconds": Metric(
         "gauge", "How long the oldest hold that is due has waited for its expiry to be posted, as the leader sees it."
+    ),
+    "tallystick_events_total": Metric("counter", "Events that got their positions in the feed."),
+    "tallystick_relay_lag_seconds": Metric(
+        "gauge", "The age of the oldest event that waited for its position when the leader looked last."
     ),
     "tallystick_loop_lag_seconds": Metric("histogram", "By how much a timer of the event loop was late.", (), SECONDS),
 }

@@ -4,6 +4,9 @@
 -- set at all, since null is a value of it. p_merge holds the metadata to set, where a null removes an entry; p_clear
 -- removes all of it. p_keys_max bounds the entries. p_wait_ms (milliseconds) bounds the wait for a locked row.
 --
+-- The change is written to the outbox, as `account.closed` where it closes the account, otherwise as `account.updated`.
+-- Its instant counts as one of an entry: whatever a clock does, the feed has it in the order of versions.
+--
 -- No row is returned, and nothing is changed, where there is no such account, where it has moved on from these versions,
 -- or where it would hold too much metadata.
 CREATE OR REPLACE FUNCTION change_account(
@@ -27,9 +30,10 @@ SET enable_seqscan = off
 AS $$
 #variable_conflict use_column
 DECLARE
-    a     accounts;
-    due   record;
-    merge jsonb;
+    a      accounts;
+    due    record;
+    merge  jsonb;
+    closes boolean;
 BEGIN
     PERFORM set_config('lock_timeout', p_wait_ms, true);
     -- Locked first: what is due is then read as it was left by whoever held the lock before.
@@ -44,8 +48,10 @@ BEGIN
        OR (SELECT count(*) FROM jsonb_object_keys(merge)) > p_keys_max THEN
         RETURN;
     END IF;
+    closes := p_closed AND NOT a.closed;
     UPDATE accounts
     SET version = version + 1,
+        last_entry_at = greatest(ledger_clock(), greatest(created_at, last_entry_at) + interval '1 microsecond'),
         limits_version = CASE WHEN p_set_floor OR p_set_ceiling THEN version + due.holds + 1 ELSE limits_version END,
         floor = CASE WHEN p_set_floor THEN p_floor ELSE floor END,
         ceiling = CASE WHEN p_set_ceiling THEN p_ceiling ELSE ceiling END,
@@ -53,8 +59,13 @@ BEGIN
         metadata = CASE WHEN p_clear THEN '{}'::json ELSE coalesce(merge::json, metadata) END
     WHERE ledger_id = p_ledger_id AND id = p_account
     RETURNING * INTO a;
-    RETURN QUERY SELECT a.id::text, a.currency::text, a.balance, a.held_in - coalesce(due.held_in, 0),
-                        a.held_out - coalesce(due.held_out, 0), a.floor, a.ceiling, a.version + due.holds, a.closed,
-                        a.metadata, a.created_at, due.expires_in_ms;
+    a.held_in := a.held_in - coalesce(due.held_in, 0);
+    a.held_out := a.held_out - coalesce(due.held_out, 0);
+    a.version := a.version + due.holds;
+    INSERT INTO outbox (ledger_id, posted_at, account, change)
+    VALUES (p_ledger_id, a.last_entry_at, a.id,
+            account_event(CASE WHEN closes THEN 'account.closed' ELSE 'account.updated' END, a));
+    RETURN QUERY SELECT a.id::text, a.currency::text, a.balance, a.held_in, a.held_out, a.floor, a.ceiling, a.version,
+                        a.closed, a.metadata, a.created_at, due.expires_in_ms;
 END
 $$;

@@ -211,7 +211,8 @@ BEGIN
     -- (OFFSET 0 keeps that apart), and not again for each row that has changed while we waited.
     SELECT array_agg(l.position::integer), array_agg(a.id), array_agg(a.place), array_agg(a.currency),
            array_agg(a.balance), array_agg(a.held_in), array_agg(a.held_out), array_agg(a.floor), array_agg(a.ceiling),
-           array_agg(a.version), array_agg(a.closed), array_agg(a.last_entry_at), max(a.last_entry_at),
+           array_agg(a.version), array_agg(a.closed), array_agg(greatest(a.created_at, a.last_entry_at)),
+           max(greatest(a.created_at, a.last_entry_at)),
            bool_or(a.held_in > 0 OR a.held_out > 0)
     INTO found_in, found, places, currencies, balances, held_ins, held_outs, floors, ceilings, versions, closeds,
          entries_at, newest, any_held
@@ -262,9 +263,9 @@ BEGIN
           AND (SELECT true FROM accounts AS a WHERE a.ledger_id = p_ledgers[w.ledger] AND a.id = w.id);
     END IF;
     before := versions;
-    -- Taken under the locks, and later than any entry that these accounts already have: whatever a clock does, an
-    -- instant is of one batch, and a page of a statement never has more than that to tell apart by version. What a clock
-    -- did to one ledger is nothing to another.
+    -- Taken under the locks, and later than any entry or change that these accounts already have: whatever a clock does,
+    -- an instant is of one batch, a page of a statement never has more than that to tell apart by version, and the feed
+    -- has events of an account in the order of its versions. What a clock did to one ledger is nothing to another.
     clock := ledger_clock();
     posted_ats := array_fill(clock, ARRAY[cardinality(p_ledgers)]);
     IF newest >= clock THEN
@@ -647,6 +648,12 @@ BEGIN
     )
     WHERE r.outcome NOT IN ('known', 'unbound', 'future', 'locked')
     ORDER BY r.ledger, r.key COLLATE "C";
+    -- For the feed: a row a ledger, with the rows above in the order in which they were decided.
+    INSERT INTO outbox (ledger_id, posted_at, transfers)
+    SELECT p_ledgers[r.ledger], posted_ats[r.ledger], array_agg(r.id ORDER BY r.position)
+    FROM unnest(p_request_ledgers, p_ids, outcomes) WITH ORDINALITY AS r (ledger, id, outcome, position)
+    WHERE r.outcome NOT IN ('known', 'unbound', 'future', 'locked')
+    GROUP BY r.ledger;
     IF progress_count > 0 THEN
         -- Under the locks of both accounts, as every change of these rows.
         INSERT INTO transfer_progress AS t (

@@ -10,15 +10,23 @@
 
 -- name: account_create_many(ledger_id, ids, currencies, floors, ceilings, metadata, wait_ms)
 -- Open those that do not exist yet, in id order so that two such calls cannot deadlock; of equal ids the first counts.
-INSERT INTO accounts (ledger_id, id, currency, floor, ceiling, metadata, created_at)
-SELECT $1, r.id, r.currency, r.floor, r.ceiling, r.metadata, ledger_clock()
-FROM set_config('lock_timeout', $7, true),
-    unnest($2::text[], $3::text[], $4::bigint[], $5::bigint[], $6::json[])
-    WITH ORDINALITY AS r (id, currency, floor, ceiling, metadata, place)
-ORDER BY r.id COLLATE "C", r.place
-ON CONFLICT DO NOTHING
-RETURNING id, currency, balance, held_in, held_out, floor, ceiling, version, closed, metadata, created_at,
-          NULL::bigint AS expires_in_ms;
+WITH opened AS (
+    INSERT INTO accounts AS a (ledger_id, id, currency, floor, ceiling, metadata, created_at)
+    SELECT $1, r.id, r.currency, r.floor, r.ceiling, r.metadata, ledger_clock()
+    FROM set_config('lock_timeout', $7, true),
+        unnest($2::text[], $3::text[], $4::bigint[], $5::bigint[], $6::json[])
+        WITH ORDINALITY AS r (id, currency, floor, ceiling, metadata, place)
+    ORDER BY r.id COLLATE "C", r.place
+    ON CONFLICT DO NOTHING
+    RETURNING a AS account
+), told AS (
+    INSERT INTO outbox (ledger_id, posted_at, account, change)
+    SELECT $1, (account).created_at, (account).id, account_event('account.created', account) FROM opened
+)
+SELECT (account).id, (account).currency, (account).balance, (account).held_in, (account).held_out, (account).floor,
+       (account).ceiling, (account).version, (account).closed, (account).metadata, (account).created_at,
+       NULL::bigint AS expires_in_ms
+FROM opened;
 
 -- name: account_read_many(ledger_id, ids)
 -- The accounts of these ids, in any order; those that do not exist are left out.

@@ -1,7 +1,8 @@
 -- name: grant_list(functions)
 -- What the service's role needs and does not have, each with the statement that grants it.
 WITH needed (relation, privilege, columns) AS (
-    -- The service reads, opens accounts and posts. It cannot change or remove a transfer, nor remove anything.
+    -- The service reads, opens accounts and posts. It cannot change or remove a transfer, nor remove anything but what
+    -- the relay takes out of the outbox.
     VALUES
         ('schema_migrations', 'SELECT', NULL),
         ('schema_functions', 'SELECT', NULL),
@@ -17,7 +18,17 @@ WITH needed (relation, privilege, columns) AS (
         ('transfers', 'INSERT', NULL),
         ('transfer_progress', 'SELECT', NULL),
         ('transfer_progress', 'INSERT', NULL),
-        ('transfer_progress', 'UPDATE', 'captured remaining reversed state')
+        ('transfer_progress', 'UPDATE', 'captured remaining reversed state'),
+        ('outbox', 'SELECT', NULL),
+        ('outbox', 'INSERT', NULL),
+        ('outbox', 'DELETE', NULL),
+        ('feed_heads', 'SELECT', NULL),
+        ('feed_heads', 'INSERT', NULL),
+        ('feed_heads', 'UPDATE', 'position peak link'),
+        ('feed', 'SELECT', NULL),
+        ('feed', 'INSERT', NULL),
+        ('feed_accounts', 'SELECT', NULL),
+        ('feed_accounts', 'INSERT', NULL)
 ), place AS (
     SELECT oid, nspname FROM pg_namespace WHERE nspname = 'tallystick'
 ), lacking (what, granted) AS (
@@ -40,7 +51,9 @@ WITH needed (relation, privilege, columns) AS (
         SELECT string_agg(quote_ident(a.attname), ', ' ORDER BY a.attnum)
         FROM pg_attribute AS a
         WHERE a.attrelid = c.oid AND NOT a.attisdropped AND a.attname = ANY (string_to_array(n.columns, ' '))
-          AND NOT has_column_privilege('tallystick_service', c.oid, a.attnum, n.privilege)
+          -- Asked of columns only: a privilege of a whole table, such as DELETE, is an error here.
+          AND CASE WHEN n.columns IS NOT NULL
+                   THEN NOT has_column_privilege('tallystick_service', c.oid, a.attnum, n.privilege) END
     ) AS m (columns)
     WHERE m.columns IS NOT NULL
     UNION ALL

@@ -6,7 +6,6 @@ import logging
 import os
 import signal
 import socket
-from functools import partial
 
 import uvloop
 from aiohttp import web
@@ -15,7 +14,6 @@ from server.process.admin import METRICS_TYPE, NO_STORE, Handler, answer_operato
 from server.process.background import Background, create_background
 from server.process.commands.serve import end_by_signal, end_if_signalled
 from server.process.listeners import open_listener
-from server.process.reporting import background_samples
 from server.settings import Loaded, Settings
 from server.telemetry.logs import configure_logs
 
@@ -96,7 +94,6 @@ class _Operators:
 
     def __init__(self, background: Background) -> None:
         self._background = background
-        self._samples = partial(background_samples, background.leader, background.sweeper)
 
     def routes(self) -> dict[str, Handler]:
         """Return the handler of each path."""
@@ -114,5 +111,5 @@ class _Operators:
         # Loaded when it is asked for: see there.
         from server.process import scrape  # noqa: PLC0415
 
-        body = scrape.metrics_alone(self._samples())
+        body = scrape.metrics_alone(self._background.leader.samples())
         return web.Response(body=body, headers={**NO_STORE, "Content-Type": METRICS_TYPE})

@@ -1,0 +1,1 @@
+"""What happened, told to everyone: the feed of events, and who is sent them."""

@@ -1,0 +1,270 @@
+"""The feed: what happened in a ledger, in one order, with positions 1, 2, 3, ... without a gap."""
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Final, NamedTuple
+
+import asyncpg
+import msgspec
+
+from server.ledger.accounts import Account
+from server.ledger.invalidation import InvalidatingDatabase, Versions, transfer_shown
+from server.ledger.transfers import Attempt, Progress
+from server.store.cache import Cache
+from server.store.postgres import Database
+
+# The types there are, and the bits that stand for them in the database: those of the function `event_type`.
+TYPES: Final[Mapping[str, int]] = {
+    "transfer.posted": 1,
+    "transfer.refused": 2,
+    "hold.created": 4,
+    "hold.captured": 8,
+    "hold.voided": 16,
+    "hold.expired": 32,
+    "transfer.reversed": 64,
+    "account.created": 128,
+    "account.updated": 256,
+    "account.closed": 512,
+}
+_ALL: Final = sum(TYPES.values())
+# What a posted transfer is told as, by its kind.
+_OF_KIND: Final[Mapping[str, str]] = {
+    "transfer": "transfer.posted",
+    "hold": "hold.created",
+    "capture": "hold.captured",
+    "void": "hold.voided",
+    "expiry": "hold.expired",
+    "reversal": "transfer.reversed",
+}
+# Events that one look examines where only some of them are asked for: some 20 ms of a reading connection.
+EXAMINED_MAX: Final = 5_000
+# Rows that the first look at an account takes of each index besides those it wants, for what lies before the position;
+# and rows of the last look, past which everything that happened in the ledger is examined instead.
+ACCOUNT_MARGIN: Final = 60
+ACCOUNT_EXAMINED_MAX: Final = 2_000
+# Names of ledgers that are remembered; they never change.
+NAMES_MAX: Final = 10_000
+
+# Of a transfer that was just posted.
+_NOTHING_YET: Final = Progress(0, 0, 0, None)
+
+
+class Event(NamedTuple):
+    """One thing that happened: a transfer that was posted or refused, or a change of an account."""
+
+    position: int
+    # One of `TYPES`.
+    type: str
+    # The id of the transfer or of the account.
+    subject: str
+    # The accounts that it names: of a transfer its source and its destination. A refusal may have none.
+    accounts: tuple[str, ...]
+    at: datetime
+    # JSON: the transfer or account as a read of it showed it then.
+    data: bytes
+
+    @property
+    def account(self) -> str:
+        """The account that it is about: of a transfer its source, empty where it has none."""
+        return self.accounts[0] if self.accounts else ""
+
+
+class FeedPage(NamedTuple):
+    """Events in order."""
+
+    events: list[Event]
+    # The position to read on from. It moves on where a filter left nothing.
+    next_after: int
+    # The newest position of the ledger.
+    head: int
+
+
+class _AccountThen(msgspec.Struct):
+    """An account as the feed keeps it: the members of `Account` in its order."""
+
+    id: str
+    currency: str
+    balance: int
+    held_in: int
+    held_out: int
+    floor: int | None
+    ceiling: int | None
+    version: int
+    closed: bool
+    metadata: msgspec.Raw
+    created_at: datetime
+
+
+class _Change(msgspec.Struct):
+    """A change of an account as the feed keeps it."""
+
+    type: str
+    account: _AccountThen
+
+
+class _Envelope(msgspec.Struct):
+    """An event as CloudEvents 1.0 has it in JSON."""
+
+    specversion: str
+    id: str
+    source: str
+    type: str
+    subject: str
+    time: str
+    datacontenttype: str
+    position: int
+    data: msgspec.Raw
+
+
+_decode_change = msgspec.json.Decoder(_Change).decode
+_encode = msgspec.json.Encoder().encode
+
+
+class Feed:
+    """
+    Reads the feed. Every method may raise QueueFullError, StoreUnavailableError or DatabaseError.
+
+    Args:
+        database: Where it is.
+
+        cache: Is told of the versions that are shown.
+
+        transfer: Renders a transfer with what had become of it when it was posted.
+
+        account: Renders an account.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        cache: Cache,
+        transfer: Callable[[Attempt, Progress], bytes],
+        account: Callable[[Account], bytes],
+    ) -> None:
+        self._database = InvalidatingDatabase(database, cache)
+        self._read = database.read
+        self._transfer = transfer
+        self._account = account
+        self._names: dict[int, str] = {}
+
+    async def page(
+        self, ledger_id: int, after: int, limit: int, *, types: Collection[str] = (), account: str | None = None
+    ) -> FeedPage:
+        """
+        Return up to *limit* events behind the position *after*.
+
+        A page that is not full may have more behind it, as long as its `next_after` is not its `head`: each look
+        examines a bounded number of rows.
+
+        Args:
+            types: Of `TYPES`; none means all.
+
+            account: Only what is about this account: its changes, and transfers that name it.
+        """
+        bits = sum(TYPES[name] for name in types) or _ALL
+        if account is not None:
+            examined = min(limit + ACCOUNT_MARGIN, ACCOUNT_EXAMINED_MAX)
+            while True:
+                look = (after, examined, bits, limit, account)
+                page = await self._look("event_page_of_account", ledger_id, *look)
+                if page.next_after > after or page.head <= after:
+                    return page
+                # All of it lies before the position, or none can be told from what may lie before it.
+                if examined == ACCOUNT_EXAMINED_MAX:
+                    break
+                examined = ACCOUNT_EXAMINED_MAX
+            page = await self._look("event_page", ledger_id, after, EXAMINED_MAX, bits, EXAMINED_MAX)
+            events = [event for event in page.events if account in event.accounts]
+            if len(events) <= limit:
+                return page._replace(events=events)
+            return page._replace(events=events[:limit], next_after=events[limit - 1].position)
+        examined = limit if bits == _ALL else EXAMINED_MAX
+        return await self._look("event_page", ledger_id, after, examined, bits, limit)
+
+    async def _look(  # noqa: PLR0917 -- the arguments of both statements, in their order
+        self,
+        statement: str,
+        ledger_id: int,
+        after: int,
+        examined: int,
+        bits: int,
+        limit: int,
+        account: str | None = None,
+    ) -> FeedPage:
+        of_account = () if account is None else (account,)
+        rows = await self._database.read(_shown, statement, ledger_id, after, examined, bits, limit, *of_account)
+        head = rows[0]["head"] or 0
+        events = [self._event(row) for row in rows if row["position"] is not None]
+        if len(events) == limit:
+            return FeedPage(events, events[-1].position, head)
+        end = rows[0]["examined"]
+        return FeedPage(events, max(after, head) if end is None else end, head)
+
+    async def heads(self, ledger_ids: Sequence[int]) -> dict[int, int]:
+        """Return the newest position of each of these ledgers, 0 where nothing has happened."""
+        rows = await self._read("feed_positions", ledger_ids)
+        return {**dict.fromkeys(ledger_ids, 0), **{row["ledger_id"]: row["position"] for row in rows}}
+
+    async def ledger_name(self, ledger_id: int) -> str:
+        """Return what a ledger is called."""
+        name = self._names.get(ledger_id)
+        if name is None:
+            name = (await self._read("ledger_name", ledger_id))[0]["name"]
+            if len(self._names) >= NAMES_MAX:
+                self._names.clear()
+            self._names[ledger_id] = name
+        return name
+
+    def _event(self, row: asyncpg.Record) -> Event:
+        _, _, position, posted_at, account, change, *columns = row.values()
+        if change is not None:
+            changed = _decode_change(change)
+            data = self._account(_account(changed.account))
+            return Event(position, changed.type, account, (account,), posted_at, data)
+        attempt = Attempt(*columns)
+        progress = _NOTHING_YET
+        if attempt.refusal is not None:
+            name = "transfer.refused"
+        else:
+            name = _OF_KIND[attempt.kind]
+            if attempt.kind == "hold":
+                assert attempt.amount is not None, "a hold that was posted has an amount"
+                progress = Progress(0, attempt.amount, 0, "open")
+        accounts = tuple(side for side in (attempt.source, attempt.destination) if side is not None)
+        return Event(position, name, str(attempt.id), accounts, posted_at, self._transfer(attempt, progress))
+
+
+def _account(then: _AccountThen) -> Account:
+    *others, metadata, created_at = msgspec.structs.astuple(then)
+    return Account._make((*others, bytes(metadata).decode(), created_at, None))
+
+
+def _shown(row: asyncpg.Record) -> Versions:
+    """Return what a row shows: a change of an account shows the version that it made."""
+    if row["position"] is None:
+        return ()
+    if row["change"] is not None:
+        return ((row["account"], _decode_change(row["change"]).account.version),)
+    return transfer_shown(row)
+
+
+def envelope(event: Event, ledger: str) -> bytes:
+    """
+    Return an event as CloudEvents 1.0 in its JSON form.
+
+    Args:
+        ledger: Its name.
+    """
+    return _encode(
+        _Envelope(
+            "1.0",
+            f"{ledger}/{event.position}",
+            f"/ledgers/{ledger}",
+            f"tallystick.{event.type}.v1",
+            event.subject,
+            f"{event.at.astimezone(UTC):%Y-%m-%dT%H:%M:%S.%f}Z",
+            "application/json",
+            event.position,
+            msgspec.Raw(event.data),
+        )
+    )

@@ -1,0 +1,166 @@
+-- Give what has committed its positions in the feed, ledger by ledger, and link it into the chain.
+--
+-- Arguments: p_since and p_running are the snapshot that the call before gave back: from the transaction p_since on, and
+-- those in p_running, nothing had committed by then. A relay that begins passes 0 and an empty array, and finds all.
+-- p_rows and p_events bound what one call relays.
+--
+-- Result: how many rows and events were relayed, the instant of the oldest, the ledgers that have new positions, and the
+-- snapshot for the next call. Where more waits, `whole` is false, and the snapshot is the one that was passed.
+--
+-- Positions follow commits, not transaction ids: what is visible and has no position gets the next ones. So nothing ever
+-- appears behind a position that was given, however long a transaction runs, and ids may begin anew in a restored copy.
+-- Of two batches with an account in common, the later one waited for the first one's commit and has a later instant. So
+-- wherever the later one is visible, the first one is, and the order by instant is the order of the account's versions.
+-- What a call selects holds, with every batch, all that comes before it.
+CREATE OR REPLACE FUNCTION relay_outbox(
+    p_since    xid8,
+    p_running  xid8[],
+    p_rows     integer,
+    p_events   integer,
+    OUT rows_relayed    integer,
+    OUT events_relayed  bigint,
+    OUT oldest          timestamptz,
+    OUT ledgers         bigint[],
+    OUT whole           boolean,
+    OUT since           xid8,
+    OUT running         xid8[]
+) LANGUAGE plpgsql VOLATILE
+-- Few rows of large tables: each is found by index, whatever is believed of the tables.
+SET enable_seqscan = off
+SET enable_hashjoin = off
+SET enable_mergejoin = off
+AS $$
+DECLARE
+    seen       pg_snapshot;
+    found      bigint;
+    places     tid[];
+    ids        xid8[];
+    owners     bigint[];
+    heads      feed_heads[];
+    taken      outbox[];
+    digests    bytea[];
+    types      integer[];
+    positions  bigint[];
+    peaks      timestamptz[];
+    links      bytea[];
+    head       feed_heads;
+    batch      outbox;
+BEGIN
+    -- (1) What has committed since, oldest first.
+    SELECT pg_current_snapshot(), max(o.number), array_agg(o.place), array_agg(o.transaction_id), array_agg(o.ledger_id),
+           coalesce(bool_and(o.before < p_events), true)
+    INTO seen, found, places, ids, owners, whole
+    FROM (
+        SELECT o.*, row_number() OVER w AS number, sum(o.size) OVER w - o.size AS before
+        FROM (
+            SELECT o.* FROM (
+                SELECT ctid AS place, transaction_id, ledger_id, posted_at, coalesce(cardinality(transfers), 1) AS size
+                FROM outbox WHERE transaction_id >= p_since
+                UNION ALL
+                SELECT ctid, transaction_id, ledger_id, posted_at, coalesce(cardinality(transfers), 1)
+                FROM outbox WHERE transaction_id = ANY (p_running)
+            ) AS o
+            ORDER BY o.posted_at
+            LIMIT p_rows
+        ) AS o
+        WINDOW w AS (ORDER BY o.posted_at, o.place)
+    ) AS o;
+    rows_relayed := 0;
+    events_relayed := 0;
+    whole := whole AND coalesce(found, 0) < p_rows;
+    IF whole THEN
+        since := pg_snapshot_xmax(seen);
+        running := ARRAY(SELECT pg_snapshot_xip(seen));
+    ELSE
+        since := p_since;
+        running := p_running;
+    END IF;
+    IF found IS NULL THEN
+        RETURN;
+    END IF;
+
+    -- (2) Lock the heads. Whoever relays the same now waits here, and then finds the rows gone.
+    INSERT INTO feed_heads (ledger_id)
+    SELECT DISTINCT l.id FROM unnest(owners) AS l (id)
+    WHERE NOT EXISTS (SELECT FROM feed_heads AS h WHERE h.ledger_id = l.id)
+    ORDER BY l.id
+    ON CONFLICT DO NOTHING;
+    SELECT array_agg(h) INTO heads FROM (
+        SELECT * FROM feed_heads WHERE ledger_id = ANY (owners) ORDER BY ledger_id FOR NO KEY UPDATE
+    ) AS h;
+
+    -- (3) Take the rows. A place alone might by now be another row's.
+    WITH gone AS (
+        DELETE FROM outbox AS o
+        USING unnest(places, ids, owners) WITH ORDINALITY AS s (place, transaction_id, ledger_id, number)
+        WHERE o.ctid = ANY (places) AND o.ctid = s.place AND o.transaction_id = s.transaction_id
+          AND o.ledger_id = s.ledger_id
+        RETURNING o AS batch, s.number
+    )
+    SELECT array_agg(g.batch ORDER BY (g.batch).ledger_id, (g.batch).posted_at, g.number) INTO taken FROM gone AS g;
+    IF taken IS NULL THEN
+        RETURN;
+    END IF;
+
+    -- (4) What each of them covers.
+    SELECT array_agg(sha256(convert_to(b.body, 'UTF8')) ORDER BY b.number), array_agg(b.types ORDER BY b.number)
+    INTO digests, types
+    FROM (
+        SELECT b.number, coalesce(b.change::text, string_agg(transfer_text(t), E'\n' ORDER BY i.place)) AS body,
+               coalesce(event_type(b.change ->> 'type', NULL), bit_or(event_type(t.kind, t.refusal))) AS types
+        FROM unnest(taken) WITH ORDINALITY
+            AS b (ledger_id, transaction_id, posted_at, transfers, account, change, number)
+        LEFT JOIN LATERAL unnest(b.transfers) WITH ORDINALITY AS i (id, place) ON true
+        LEFT JOIN transfers AS t ON t.ledger_id = b.ledger_id AND t.id = i.id
+        GROUP BY b.number, b.change::text, b.change ->> 'type'
+    ) AS b;
+
+    -- (5) Positions and links, one after another.
+    FOR i IN 1 .. cardinality(taken) LOOP
+        batch := taken[i];
+        IF head.ledger_id IS DISTINCT FROM batch.ledger_id THEN
+            SELECT h.* INTO head FROM unnest(heads) AS h WHERE h.ledger_id = batch.ledger_id;
+            ledgers := ledgers || batch.ledger_id;
+        END IF;
+        head.position := head.position + coalesce(cardinality(batch.transfers), 1);
+        head.peak := greatest(head.peak, batch.posted_at);
+        head.link := sha256(head.link || int8send(head.position) || digests[i]);
+        positions[i] := head.position;
+        peaks[i] := head.peak;
+        links[i] := head.link;
+        events_relayed := events_relayed + coalesce(cardinality(batch.transfers), 1);
+        oldest := least(oldest, batch.posted_at);
+    END LOOP;
+    rows_relayed := cardinality(taken);
+
+    INSERT INTO feed (ledger_id, position, size, types, posted_at, peak, transfers, account, change, link)
+    SELECT b.ledger_id, b.position, coalesce(cardinality(b.transfers), 1), b.types, b.posted_at, b.peak, b.transfers,
+           b.account, b.change, b.link
+    FROM unnest(taken, positions, types, peaks, links)
+        AS b (ledger_id, transaction_id, posted_at, transfers, account, change, position, types, peak, link);
+    IF (SELECT bool_or(u.bits & 898 <> 0) FROM unnest(types) AS u (bits)) THEN
+        -- 2 is a refusal, 128 to 512 are changes.
+        INSERT INTO feed_accounts (ledger_id, account, position)
+        SELECT DISTINCT b.ledger_id, n.account, b.position
+        FROM unnest(taken, positions, types)
+            AS b (ledger_id, transaction_id, posted_at, transfers, account, change, position, types)
+        CROSS JOIN LATERAL (
+            SELECT b.account WHERE b.account IS NOT NULL
+            UNION ALL
+            SELECT unnest(ARRAY[t.source, t.destination])
+            FROM unnest(b.transfers) AS i (id) JOIN transfers AS t ON t.ledger_id = b.ledger_id AND t.id = i.id
+            WHERE b.types & 2 <> 0 AND t.refusal IS NOT NULL
+        ) AS n (account)
+        WHERE b.types & 898 <> 0 AND n.account IS NOT NULL;
+    END IF;
+    UPDATE feed_heads AS h
+    SET position = n.position, peak = n.peak, link = n.link
+    FROM (
+        SELECT DISTINCT ON (b.ledger_id) b.ledger_id, b.position, b.peak, b.link
+        FROM unnest(taken, positions, peaks, links)
+            AS b (ledger_id, transaction_id, posted_at, transfers, account, change, position, peak, link)
+        ORDER BY b.ledger_id, b.position DESC
+    ) AS n
+    WHERE h.ledger_id = n.ledger_id;
+END
+$$;

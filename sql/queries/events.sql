@@ -1,0 +1,140 @@
+-- name: outbox_relay(since, running, rows, events)
+-- Give what has committed its positions in the feed, and say which ledgers have new ones.
+SELECT rows_relayed, events_relayed, oldest, whole, ledgers, since::text, running::text[]
+FROM relay_outbox($1::text::xid8, $2::text[]::xid8[], $3, $4);
+
+-- name: feed_positions(ledgers)
+-- The newest position of each of these ledgers; a ledger without events has no row.
+SELECT ledger_id, position FROM feed_heads WHERE ledger_id = ANY ($1::bigint[]);
+
+-- name: ledger_name(ledger_id)
+-- What a ledger is called.
+SELECT name FROM ledgers WHERE id = $1;
+
+-- name: event_page(ledger_id, after, examined, types, limit)
+-- Events of some types behind a position, in order, of so many that are examined; each row tells how far the look went.
+-- Types that are not mere transfers are found by an index of their own.
+WITH batch AS (
+    SELECT b.*, sum(b.events) OVER (ORDER BY b.position) - b.events AS before
+    FROM (
+        SELECT f.*, f.position - greatest(f.position - f.size, $2) AS events FROM (
+            (SELECT * FROM feed
+             WHERE ledger_id = $1 AND position > $2 AND $4::integer & 1 <> 0
+             ORDER BY position
+             LIMIT $3)
+            UNION ALL
+            (SELECT * FROM feed
+             WHERE ledger_id = $1 AND position > $2 AND types <> 1 AND types & $4 <> 0 AND $4 & 1 = 0
+             ORDER BY position
+             LIMIT $3)
+        ) AS f
+    ) AS b
+), event AS (
+    -- Of a batch, the events behind the position, as far as they are examined.
+    SELECT b.position - b.size + i.place AS position, b.posted_at, b.account, b.change, i.id
+    FROM batch AS b
+    CROSS JOIN LATERAL (
+        SELECT 1 AS place, NULL::uuid AS id WHERE b.change IS NOT NULL
+        UNION ALL
+        SELECT i.place, i.id FROM unnest(b.transfers) WITH ORDINALITY AS i (id, place)
+        WHERE i.place > b.size - b.events AND i.place <= b.size - b.events + $3 - b.before
+    ) AS i
+    WHERE b.before < $3
+), look AS (
+    -- Null where nothing is left behind it.
+    SELECT (SELECT position FROM feed_heads WHERE ledger_id = $1) AS head,
+           CASE WHEN (SELECT sum(events) FROM batch) >= $3 THEN (SELECT max(position) FROM event) END AS examined
+)
+SELECT l.head, l.examined, t.position, t.posted_at, t.account, t.change, {transfer_columns}
+FROM look AS l
+LEFT JOIN LATERAL (
+    SELECT e.position, e.posted_at, e.account, e.change, t.*
+    FROM event AS e
+    LEFT JOIN LATERAL (SELECT * FROM transfers WHERE ledger_id = $1 AND id = e.id OFFSET 0) AS t ON true
+    WHERE event_type(coalesce(t.kind, e.change ->> 'type'), t.refusal) & $4 <> 0
+    ORDER BY e.position
+    LIMIT $5
+) AS t ON true
+ORDER BY t.position;
+
+-- name: event_page_of_account(ledger_id, after, examined, types, limit, account)
+-- The same of one account, of so many that are examined in each index.
+-- Entries and holds are found by their instants, from which they cannot lie far behind the position: a batch that is
+-- positioned behind another is earlier than it by what it committed late. Where an index has more than are examined, the
+-- look goes as far as nothing unseen can lie before, by `peak`.
+WITH start AS (
+    SELECT f.posted_at - greatest(interval '100 milliseconds', (
+        SELECT max(peak - posted_at) FROM feed
+        WHERE ledger_id = $1 AND position > $2 AND peak - posted_at > interval '100 milliseconds'
+    )) AS at
+    FROM feed AS f
+    WHERE f.ledger_id = $1 AND f.position > $2
+    ORDER BY f.position
+    LIMIT 1
+), candidate AS (
+    (SELECT 1 AS index, id, created_at FROM transfers
+     WHERE ledger_id = $1 AND source = $6 AND moves AND created_at >= (SELECT at FROM start)
+     ORDER BY created_at
+     LIMIT $3)
+    UNION ALL
+    (SELECT 2, id, created_at FROM transfers
+     WHERE ledger_id = $1 AND destination = $6 AND moves AND created_at >= (SELECT at FROM start)
+     ORDER BY created_at
+     LIMIT $3)
+    UNION ALL
+    (SELECT 3, id, created_at FROM transfers
+     WHERE ledger_id = $1 AND source = $6 AND NOT moves AND created_at >= (SELECT at FROM start)
+     ORDER BY created_at
+     LIMIT $3)
+    UNION ALL
+    (SELECT 4, id, created_at FROM transfers
+     WHERE ledger_id = $1 AND destination = $6 AND NOT moves AND created_at >= (SELECT at FROM start)
+     ORDER BY created_at
+     LIMIT $3)
+), told AS (
+    SELECT position FROM feed_accounts
+    WHERE ledger_id = $1 AND account = $6 AND position > $2
+    ORDER BY position
+    LIMIT $3
+), event AS (
+    SELECT f.position - f.size + array_position(f.transfers, c.id) AS position, f.posted_at, f.peak, f.account, f.change,
+           c.id
+    FROM candidate AS c
+    CROSS JOIN LATERAL (
+        SELECT * FROM feed WHERE ledger_id = $1 AND posted_at = c.created_at AND c.id = ANY (transfers) OFFSET 0
+    ) AS f
+    UNION ALL
+    SELECT f.position - f.size + i.place, f.posted_at, NULL, f.account, f.change, i.id
+    FROM told
+    CROSS JOIN LATERAL (SELECT * FROM feed WHERE ledger_id = $1 AND position = told.position OFFSET 0) AS f
+    CROSS JOIN LATERAL (
+        SELECT 1 AS place, NULL::uuid AS id WHERE f.change IS NOT NULL
+        UNION ALL
+        SELECT i.place, i.id FROM unnest(f.transfers) WITH ORDINALITY AS i (id, place)
+        CROSS JOIN LATERAL (SELECT * FROM transfers WHERE ledger_id = $1 AND id = i.id OFFSET 0) AS t
+        WHERE t.refusal IS NOT NULL AND $6 IN (t.source, t.destination)
+    ) AS i
+), ending AS (
+    -- Where an index has more, from when on.
+    SELECT min(m.at) AS at
+    FROM (SELECT max(created_at) AS at FROM candidate GROUP BY index HAVING count(*) = $3) AS m
+), look AS (
+    SELECT (SELECT position FROM feed_heads WHERE ledger_id = $1) AS head,
+           least(
+               (SELECT coalesce(max(position), $2) FROM event WHERE peak < ending.at HAVING ending.at IS NOT NULL),
+               (SELECT max(position) FROM told HAVING count(*) = $3)
+           ) AS examined
+    FROM ending
+)
+SELECT l.head, l.examined, t.position, t.posted_at, t.account, t.change, {transfer_columns}
+FROM look AS l
+LEFT JOIN LATERAL (
+    SELECT e.position, e.posted_at, e.account, e.change, t.*
+    FROM event AS e
+    LEFT JOIN LATERAL (SELECT * FROM transfers WHERE ledger_id = $1 AND id = e.id OFFSET 0) AS t ON true
+    WHERE e.position > $2 AND e.position <= coalesce(l.examined, e.position)
+      AND event_type(coalesce(t.kind, e.change ->> 'type'), t.refusal) & $4 <> 0
+    ORDER BY e.position
+    LIMIT $5
+) AS t ON true
+ORDER BY t.position;
