@@ -36,12 +36,10 @@ _OF_KIND: Final[Mapping[str, str]] = {
     "expiry": "hold.expired",
     "reversal": "transfer.reversed",
 }
-# Events that one look examines where only some of them are asked for: some 20 ms of a reading connection.
+# Events that one look examines in each index where only some are asked for: some 20 ms of a reading connection.
 EXAMINED_MAX: Final = 5_000
-# Rows that the first look at an account takes of each index besides those it wants, for what lies before the position;
-# and rows of the last look, past which everything that happened in the ledger is examined instead.
+# Entries that the first look at an account examines besides those it wants, since some may lie before the position.
 ACCOUNT_MARGIN: Final = 60
-ACCOUNT_EXAMINED_MAX: Final = 2_000
 # Names of ledgers that are remembered; they never change.
 NAMES_MAX: Final = 10_000
 
@@ -132,6 +130,8 @@ class Feed:
         transfer: Renders a transfer with what had become of it when it was posted.
 
         account: Renders an account.
+
+        examined_max: Events that one look examines.
     """
 
     def __init__(
@@ -140,11 +140,13 @@ class Feed:
         cache: Cache,
         transfer: Callable[[Attempt, Progress], bytes],
         account: Callable[[Account], bytes],
+        examined_max: int = EXAMINED_MAX,
     ) -> None:
         self._database = InvalidatingDatabase(database, cache)
         self._read = database.read
         self._transfer = transfer
         self._account = account
+        self._examined_max = examined_max
         self._names: dict[int, str] = {}
 
     async def page(
@@ -163,22 +165,18 @@ class Feed:
         """
         bits = sum(TYPES[name] for name in types) or _ALL
         if account is not None:
-            examined = min(limit + ACCOUNT_MARGIN, ACCOUNT_EXAMINED_MAX)
-            while True:
+            for examined in (limit + ACCOUNT_MARGIN, self._examined_max):
                 look = (after, examined, bits, limit, account)
                 page = await self._look("event_page_of_account", ledger_id, *look)
                 if page.next_after > after or page.head <= after:
                     return page
-                # All of it lies before the position, or none can be told from what may lie before it.
-                if examined == ACCOUNT_EXAMINED_MAX:
-                    break
-                examined = ACCOUNT_EXAMINED_MAX
-            page = await self._look("event_page", ledger_id, after, EXAMINED_MAX, bits, EXAMINED_MAX)
+            # None of them can be told from what may lie before the position: examine what happened to all accounts.
+            page = await self._look("event_page", ledger_id, after, self._examined_max, bits, self._examined_max)
             events = [event for event in page.events if account in event.accounts]
             if len(events) <= limit:
                 return page._replace(events=events)
             return page._replace(events=events[:limit], next_after=events[limit - 1].position)
-        examined = limit if bits == _ALL else EXAMINED_MAX
+        examined = limit if bits == _ALL else self._examined_max
         return await self._look("event_page", ledger_id, after, examined, bits, limit)
 
     async def _look(  # noqa: PLR0917 -- the arguments of both statements, in their order

@@ -47,8 +47,9 @@ DECLARE
     batch      outbox;
 BEGIN
     -- (1) What has committed since, oldest first.
-    SELECT pg_current_snapshot(), max(o.number), array_agg(o.place), array_agg(o.transaction_id), array_agg(o.ledger_id),
-           coalesce(bool_and(o.before < p_events), true)
+    SELECT pg_current_snapshot(), max(o.number), array_agg(o.place) FILTER (WHERE o.before < p_events),
+           array_agg(o.transaction_id) FILTER (WHERE o.before < p_events),
+           array_agg(o.ledger_id) FILTER (WHERE o.before < p_events), coalesce(bool_and(o.before < p_events), true)
     INTO seen, found, places, ids, owners, whole
     FROM (
         SELECT o.*, row_number() OVER w AS number, sum(o.size) OVER w - o.size AS before

@@ -15,7 +15,7 @@ SELECT name FROM ledgers WHERE id = $1;
 -- Events of some types behind a position, in order, of so many that are examined; each row tells how far the look went.
 -- Types that are not mere transfers are found by an index of their own.
 WITH batch AS (
-    SELECT b.*, sum(b.events) OVER (ORDER BY b.position) - b.events AS before
+    SELECT b.*, (sum(b.events) OVER (ORDER BY b.position))::bigint - b.events AS before
     FROM (
         SELECT f.*, f.position - greatest(f.position - f.size, $2) AS events FROM (
             (SELECT * FROM feed
@@ -24,7 +24,7 @@ WITH batch AS (
              LIMIT $3)
             UNION ALL
             (SELECT * FROM feed
-             WHERE ledger_id = $1 AND position > $2 AND types <> 1 AND types & $4 <> 0 AND $4 & 1 = 0
+             WHERE ledger_id = $1 AND position > $2 AND types <> 1 AND $4 & 1 = 0
              ORDER BY position
              LIMIT $3)
         ) AS f
@@ -39,11 +39,12 @@ WITH batch AS (
         SELECT i.place, i.id FROM unnest(b.transfers) WITH ORDINALITY AS i (id, place)
         WHERE i.place > b.size - b.events AND i.place <= b.size - b.events + $3 - b.before
     ) AS i
-    WHERE b.before < $3
+    WHERE b.before < $3 AND b.types & $4 <> 0
 ), look AS (
-    -- Null where nothing is left behind it.
     SELECT (SELECT position FROM feed_heads WHERE ledger_id = $1) AS head,
-           CASE WHEN (SELECT sum(events) FROM batch) >= $3 THEN (SELECT max(position) FROM event) END AS examined
+           -- Null where nothing is left.
+           (SELECT max(position - events + least(events, $3 - before)) FROM batch WHERE before < $3
+            HAVING sum(events) >= $3) AS examined
 )
 SELECT l.head, l.examined, t.position, t.posted_at, t.account, t.change, {transfer_columns}
 FROM look AS l

@@ -2,12 +2,14 @@
 
 import asyncio
 import logging
+from collections.abc import Iterable
 
 import pytest
 
 from server.background.jobs import PAUSE_FIRST_SECONDS, PAUSE_MAX_SECONDS, keep, pause_seconds
 from server.store.background import stop
 from server.store.errors import StoreUnavailableError
+from server.telemetry.metrics import Sample
 from tests.support.waiting import until
 
 
@@ -29,6 +31,9 @@ class Failing:
 
     async def close(self) -> None:
         self.closed += 1
+
+    def samples(self) -> Iterable[Sample]:
+        return ()
 
 
 async def test_what_passes(caplog: pytest.LogCaptureFixture) -> None:

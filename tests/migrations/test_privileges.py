@@ -27,7 +27,17 @@ PRIVILEGES = """
       AND NOT has_table_privilege('tallystick_service', c.oid, p.privilege)
     GROUP BY c.relname, p.privilege
 """
-TABLES = ("ledgers", "api_keys", "accounts", "transfers", "transfer_progress")
+TABLES = (
+    "ledgers",
+    "api_keys",
+    "accounts",
+    "transfers",
+    "transfer_progress",
+    "outbox",
+    "feed",
+    "feed_heads",
+    "feed_accounts",
+)
 BALANCES = "balance ceiling closed floor held_in held_out last_entry_at limits_version metadata version"
 
 FORBIDDEN = [
@@ -39,6 +49,11 @@ FORBIDDEN = [
     "UPDATE transfer_progress SET expires_at = now()",
     "DELETE FROM transfer_progress",
     "TRUNCATE transfer_progress",
+    "UPDATE outbox SET posted_at = now()",
+    "UPDATE feed SET link = ''",
+    "DELETE FROM feed",
+    "DELETE FROM feed_heads",
+    "DELETE FROM feed_accounts",
     "UPDATE api_keys SET digest = sha256('x')",
     "UPDATE api_keys SET role = 'admin'",
     "DELETE FROM api_keys",
@@ -91,6 +106,8 @@ async def test_privileges(database_url: str) -> None:
         ("schema_functions", "SELECT"): None,
         ("accounts", "UPDATE"): BALANCES,
         ("transfer_progress", "UPDATE"): "captured remaining reversed state",
+        ("outbox", "DELETE"): None,
+        ("feed_heads", "UPDATE"): "link peak position",
         ("api_keys", "UPDATE"): "burst concurrency rate_quota rate_window revoked_at",
     }
 

@@ -1,0 +1,144 @@
+"""The feed tells all that happened in a ledger, each once, as a read of it showed it then."""
+
+import asyncio
+import random
+from collections import defaultdict
+from typing import Any
+
+import orjson
+
+from server.background.sweeper import Sweeper
+from server.events.feed import envelope
+from server.events.relay import Relay
+from tests.events.conftest import Told
+from tests.support.client import Client, new_key
+from tests.support.postgres import administer
+from tests.support.service import Service
+from tests.support.waiting import until
+
+
+async def test_each_type(client: Client, told: Told, ledger: str) -> None:
+    """What happened has its type, its subject and its data: exactly what a read of it showed right after it."""
+    shown: list[tuple[str, str, Any]] = []
+
+    async def note(name: str, path: str) -> None:
+        body = (await client.get(path)).json
+        shown.append((f"tallystick.{name}.v1", body["id"], body))
+
+    async def transfer(name: str, path: str, **body: object) -> str:
+        key = new_key()
+        await client.send("POST", f"/v1/transfers{path}", body, headers={"Idempotency-Key": key})
+        await note(name, f"/v1/idempotency-keys/{key}")
+        return str(shown[-1][1])
+
+    sides = {"source": "world", "destination": "shop", "currency": "EUR"}
+    await client.open("world", floor=None, metadata={"b": "<script>", "a": "ü"})
+    await note("account.created", "/v1/accounts/world")
+    await client.open("shop", ceiling=1_000)
+    await note("account.created", "/v1/accounts/shop")
+    await client.open("shop", ceiling=1_000)
+    await transfer("transfer.posted", "", **sides, amount=10, metadata={"x": "y"}, reference="r")
+    parent = await transfer("hold.created", "", **sides, amount=10, hold=True)
+    captured = await transfer("hold.captured", f"/{parent}/capture", amount=4, release_rest=False)
+    await transfer("hold.voided", f"/{parent}/void")
+    await transfer("transfer.reversed", f"/{captured}/reverse")
+    await transfer("transfer.refused", "", **sides, amount=2_000)
+    await transfer("transfer.refused", f"/{parent}/capture")
+    await client.send("PATCH", "/v1/accounts/shop", {"metadata": {"color": "red"}})
+    await note("account.updated", "/v1/accounts/shop")
+    await client.send("PATCH", "/v1/accounts/shop", {"closed": True, "metadata": None})
+    await note("account.closed", "/v1/accounts/shop")
+    await client.send("PATCH", "/v1/accounts/shop", {"closed": True})
+    await note("account.updated", "/v1/accounts/shop")
+
+    events = await told.events(ledger)
+    told_as = [orjson.loads(envelope(event, ledger)) for event in events]
+    for number, (event, (name, subject, body)) in enumerate(zip(told_as, shown, strict=True), 1):
+        assert (event["type"], event["subject"], event["data"]) == (name, subject, body)
+        assert (event["id"], event["position"]) == (f"{ledger}/{number}", number)
+        assert (event["specversion"], event["source"]) == ("1.0", f"/ledgers/{ledger}")
+        assert event["time"] == body["created_at"] or name.startswith("tallystick.account")
+
+
+async def test_expiries_are_told(client: Client, told: Told, ledger: str) -> None:
+    """A hold that is swept ends in an event that names it as its parent."""
+    await client.open("world", floor=None)
+    await client.open("shop")
+    hold = (await client.transfer("world", "shop", 1, hold=True, expires_in=1)).json["id"]
+    sweeper = Sweeper(told.books.database, told.books.posting)
+
+    async def swept() -> bool:
+        await sweeper.step()
+        return sweeper.swept > 0
+
+    await until(swept)
+    await sweeper.close()
+    last = (await told.events(ledger))[-1]
+    assert (last.type, orjson.loads(last.data)["parent"]) == ("hold.expired", hold)
+
+
+async def test_bulks(client: Client, told: Told, ledger: str) -> None:
+    """Items are told in their order, those of a set that failed as refused, and known ones not again."""
+    await client.open("world", floor=None)
+    await client.open("shop")
+    item = {"source": "world", "destination": "shop", "amount": 1, "currency": "EUR"}
+    items = [{"key": new_key(), **item, "reference": str(n)} for n in range(20)]
+    for _ in range(2):
+        await client.post("/v1/transfers/bulk", {"transfers": items})
+    back = {"source": "shop", "destination": "world", "amount": 100, "currency": "EUR"}
+    broken = [{"key": new_key(), **item}, {"key": new_key(), **back}]
+    await client.post("/v1/transfers/bulk", {"atomic": True, "transfers": broken})
+    events = (await told.events(ledger))[2:]
+    assert [orjson.loads(event.data)["reference"] for event in events[:20]] == [item["reference"] for item in items]
+    assert [(event.type, orjson.loads(event.data)["problem"]["code"]) for event in events[20:]] == [
+        ("transfer.refused", "linked_failed"),
+        ("transfer.refused", "insufficient_funds"),
+    ]
+
+
+async def test_many_writers(service: Service, client: Client, told: Told, ledger: str) -> None:
+    """Whatever runs beside one another, two relays too: no gap, none twice, and each account in its versions' order."""
+    random.seed(7)
+    accounts = ["world", *(f"account:{n}" for n in range(6))]
+    for account in accounts:
+        await client.open(account, floor=None if account == "world" else 0)
+
+    async def write() -> None:
+        for _ in range(15):
+            source, destination = random.sample(accounts, 2)
+            match random.randrange(4):
+                case 0:
+                    await client.send("PATCH", f"/v1/accounts/{source}", {"metadata": {"n": new_key()}})
+                case 1:
+                    hold = (await client.transfer(source, destination, 3, hold=True)).json.get("id", "none")
+                    path = f"/v1/transfers/{hold}/capture"
+                    await client.send("POST", path, {"amount": 1}, headers={"Idempotency-Key": new_key()})
+                case _:
+                    item = {"source": source, "destination": destination, "amount": 2, "currency": "EUR"}
+                    items = [{"key": new_key(), **item} for _ in range(random.randrange(1, 9))]
+                    await client.post("/v1/transfers/bulk", {"transfers": items})
+
+    other = Relay(told.books.database)
+    writing = asyncio.gather(*(write() for _ in range(8)))
+    while not writing.done():
+        await asyncio.gather(told.relay.step(), other.step())
+    await writing
+    events = await told.events(ledger)
+    assert [event.position for event in events] == list(range(1, len(events) + 1))
+    rows = await administer(
+        service.database_url,
+        "SELECT t.id::text, t.refusal FROM tallystick.transfers AS t JOIN tallystick.ledgers AS l ON l.id = t.ledger_id"
+        " WHERE l.name = $1",
+        ledger,
+    )
+    of_transfers = [(event.subject, event.type == "transfer.refused") for event in events if len(event.accounts) == 2]
+    assert sorted(of_transfers) == sorted((row["id"], row["refusal"] is not None) for row in rows)
+    versions: dict[str, list[int]] = defaultdict(list)
+    for event in events:
+        data = orjson.loads(event.data)
+        if event.type.startswith("account."):
+            versions[event.subject].append(data["version"])
+        elif event.type != "transfer.refused":
+            versions[data["source"]].append(data["source_version"])
+            versions[data["destination"]].append(data["destination_version"])
+    assert versions == {account: list(range(1, len(found) + 1)) for account, found in versions.items()}

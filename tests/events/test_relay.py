@@ -1,0 +1,110 @@
+"""The relay gives what has committed its positions, whatever else is under way, and whatever becomes of the relay."""
+
+import asyncpg
+import pytest
+
+from server.events.relay import Relay
+from server.telemetry.failpoints import FailpointError, Failpoints
+from tests.events.conftest import Told
+from tests.support.client import Client
+from tests.support.postgres import administer
+from tests.support.service import Service
+
+# Changes an account as the service does, in a transaction that a test leaves open.
+_CHANGE = """
+    SELECT FROM change_account($1, $2, NULL, false, NULL, false, NULL, NULL, '{"a": "b"}', false, 50, '1000')
+"""
+_FEED = """
+    SELECT f.position, coalesce(f.account, 'transfers') AS what FROM tallystick.feed AS f
+    JOIN tallystick.ledgers AS l ON l.id = f.ledger_id WHERE l.name = $1 ORDER BY f.position
+"""
+
+
+async def feed(service: Service, ledger: str) -> list[str]:
+    """Return what the rows of a feed are about, in order."""
+    rows = await administer(service.database_url, _FEED, ledger)
+    assert [row["position"] for row in rows] == list(range(1, len(rows) + 1))
+    return [row["what"] for row in rows]
+
+
+async def test_what_commits_late_comes_later(service: Service, client: Client, told: Told, ledger: str) -> None:
+    """A transaction that stays open holds up nobody, and what it wrote gets the next position when it commits."""
+    for account in ("a", "b", "c"):
+        await client.open(account)
+    ledger_id = await told.ledger_id(ledger)
+    connection = await asyncpg.connect(service.database_url, server_settings={"search_path": "tallystick"})
+    try:
+        async with connection.transaction():
+            await connection.execute(_CHANGE, ledger_id, "a")
+            for account in ("b", "c"):
+                await client.send("PATCH", f"/v1/accounts/{account}", {"metadata": {"x": "y"}})
+                await told.relay_all()
+            assert await feed(service, ledger) == ["a", "b", "c", "b", "c"]
+    finally:
+        await connection.close()
+    await told.relay_all()
+    assert await feed(service, ledger) == ["a", "b", "c", "b", "c", "a"]
+
+
+async def test_transaction_ids_begin_anew(service: Service, client: Client, told: Told, ledger: str) -> None:
+    """What a look at the newest transactions misses, as in a restored copy, is found by the next look at everything."""
+    await client.open("a")
+    await told.relay_all()
+    await client.open("b")
+    await administer(service.database_url, "UPDATE tallystick.outbox SET transaction_id = '3'")
+    await told.relay_all()
+    assert await feed(service, ledger) == ["a"]
+    await told.relay.close()
+    await told.relay_all()
+    assert await feed(service, ledger) == ["a", "b"]
+
+
+async def test_ids_of_the_future(service: Service, client: Client, told: Told, ledger: str) -> None:
+    """What a copy brought along is relayed once, though its transactions are past those of the server."""
+    await client.open("a")
+    await administer(service.database_url, "UPDATE tallystick.outbox SET transaction_id = '99999999999'")
+    await client.open("b")
+    await told.relay_all()
+    await client.open("c")
+    await told.relay_all()
+    assert sorted(await feed(service, ledger)) == ["a", "b", "c"]
+
+
+@pytest.mark.parametrize("name", ["relay.before", "relay.committed"])
+async def test_it_fails(service: Service, client: Client, told: Told, ledger: str, name: str) -> None:
+    """Before it relays or right after, nothing is lost and nothing is told twice."""
+    await client.open("a")
+    relay = Relay(told.books.database, failpoints=Failpoints(f"{name}=raise"))
+    with pytest.raises(FailpointError):
+        await relay.step()
+    await client.open("b")
+    await relay.step()
+    assert await feed(service, ledger) == ["a", "b"]
+
+
+async def test_a_step_is_bounded(service: Service, client: Client, told: Told, ledger: str) -> None:
+    """A long outbox is relayed a part at a time, oldest first."""
+    await client.post("/v1/accounts/bulk", {"accounts": [{"id": f"a:{n:04d}", "currency": "EUR"} for n in range(1000)]})
+    parts = 0
+    since: str = "0"
+    running: list[str] = []
+    while True:
+        (row,) = await told.books.database.write("outbox_relay", since, running, 300, 250)
+        parts += 1
+        assert row["events_relayed"] <= 250
+        since, running = row["since"], row["running"]
+        if row["whole"]:
+            break
+        assert since == "0"
+    assert parts >= 4
+    assert await feed(service, ledger) == [f"a:{n:04d}" for n in range(1000)]
+
+
+async def test_listeners(client: Client, told: Told, ledger: str) -> None:
+    """They are told which ledgers have new positions, and nothing where none has."""
+    heard: list[int] = []
+    relay = Relay(told.books.database, [heard.extend])
+    await client.open("a")
+    await relay.step()
+    await relay.step()
+    assert heard.count(await told.ledger_id(ledger)) == 1
