@@ -1,6 +1,7 @@
 """A database that was restored without owners and privileges: every command names the remedy, and `migrate` is it."""
 
 import asyncio
+import re
 import subprocess
 from pathlib import Path
 
