@@ -100,10 +100,11 @@ class _Change(msgspec.Struct):
     account: _AccountThen
 
 
-class _Envelope(msgspec.Struct):
-    """An event as CloudEvents 1.0 has it in JSON."""
+class Envelope(msgspec.Struct):
+    """An event as CloudEvents 1.0 has it in JSON, with its position in the feed of its ledger."""
 
     specversion: str
+    # The name of the ledger, a slash and the position: the same in every delivery.
     id: str
     source: str
     type: str
@@ -254,7 +255,7 @@ def envelope(event: Event, ledger: str) -> bytes:
         ledger: Its name.
     """
     return _encode(
-        _Envelope(
+        Envelope(
             "1.0",
             f"{ledger}/{event.position}",
             f"/ledgers/{ledger}",

@@ -1,7 +1,8 @@
-"""Pages for people: what each problem means."""
+"""Pages: what each problem means, for people, and what each event is, for programs."""
 
 from html import escape
 
+from server.http.asyncapi import document
 from server.http.call import Call
 from server.http.problems import KINDS, Problem
 from server.http.query import Query
@@ -32,6 +33,10 @@ def _page(title: str, body: str) -> Reply:
 
 class PageHandlers:
     """Handlers of pages."""
+
+    async def asyncapi(self, _call: Call, _query: Query) -> Reply:
+        """Describe the events and the ways on which they are sent."""
+        return Reply(200, document(), headers=b"Cache-Control: public, max-age=3600\r\n")
 
     async def problem_index(self, _call: Call, _query: Query) -> Reply:
         """List all problems."""

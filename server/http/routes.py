@@ -205,6 +205,7 @@ ROUTES: tuple[Route, ...] = (
     ),
     Route("GET", "/livez", None, HealthHandlers.livez, answers={200: None}, free=True),
     Route("GET", "/readyz", None, HealthHandlers.readyz, answers={200: None}, problems=("not_ready",), free=True),
+    Route("GET", "/asyncapi.json", None, PageHandlers.asyncapi, answers={200: None}),
     Route("GET", "/problems", None, PageHandlers.problem_index, answers={200: None}),
     Route("GET", "/problems/{id}", None, PageHandlers.problem, answers={200: None}, problems=("not_found",)),
 )

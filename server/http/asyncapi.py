@@ -1,0 +1,110 @@
+"""The AsyncAPI 3 document: every type of event and the ways on which they are sent, made of the types in the code."""
+
+from functools import cache
+from typing import Any, Final
+
+import msgspec
+
+from server.events.feed import TYPES, Envelope
+from server.http.render import AccountBody, TransferNow
+from server.telemetry.version import VERSION
+
+# What each type of event tells.
+_SUMMARIES: Final = {
+    "transfer.posted": "Money moved from the source to the destination.",
+    "transfer.refused": "A transfer, hold, capture, void or reversal was refused by the state of the ledger, for ever.",
+    "hold.created": "An amount was reserved on the source for the destination.",
+    "hold.captured": "A hold, or a part of it, was moved; `parent` is the hold.",
+    "hold.voided": "What remained of a hold was released; `parent` is the hold.",
+    "hold.expired": "A hold's time was up, and what remained of it was released; `parent` is the hold.",
+    "transfer.reversed": "A transfer or capture, or a part of it, was moved back; `parent` is what was reversed.",
+    "account.created": "An account was opened.",
+    "account.updated": "Limits or metadata of an account were changed.",
+    "account.closed": "An account was closed: it takes no transfers any more.",
+}
+_CONTENT_TYPE: Final = "application/cloudevents+json"
+_REFERENCE: Final = "#/components/schemas/{name}"
+
+
+@cache
+def document() -> bytes:
+    """Return the document, the same bytes whenever it is asked for."""
+    # Not at import: servers that nobody asks need no schemas.
+    types = (Envelope, TransferNow, AccountBody)
+    _, schemas = msgspec.json.schema_components(types, ref_template=_REFERENCE)
+    names = {name: {"$ref": f"#/components/messages/{name}"} for name in TYPES}
+    channels: dict[str, dict[str, Any]] = {
+        "feed": {
+            "address": "/v1/events/stream",
+            "title": "The feed of a ledger",
+            "description": "Server-sent events, resumed by Last-Event-ID; `GET /v1/events` has the same in pages.",
+            "messages": names,
+        },
+        "webhook": {
+            "address": None,
+            "title": "A webhook endpoint",
+            "description": "A POST to the address of the endpoint, signed as Standard Webhooks says.",
+            "messages": names,
+        },
+        "kafka": {
+            "address": "{topic}",
+            "title": "A topic of Kafka",
+            "description": "The key of a message is the account that the event is about: of a transfer its source.",
+            "parameters": {"topic": {"description": "As it was given to `tallystick sinks create kafka`."}},
+            "messages": names,
+        },
+        "rabbitmq": {
+            "address": "{ledger}.{type}",
+            "title": "A topic exchange of RabbitMQ",
+            "description": "The address is the routing key.",
+            "parameters": {
+                "ledger": {"description": "The name of the ledger."},
+                "type": {"description": "The type of the event.", "enum": list(TYPES)},
+            },
+            "bindings": {
+                "amqp": {"is": "routingKey", "exchange": {"type": "topic", "durable": True}, "bindingVersion": "0.3.0"}
+            },
+            "messages": names,
+        },
+    }
+    whole = {
+        "asyncapi": "3.0.0",
+        "info": {
+            "title": "Tallystick: events",
+            "version": VERSION,
+            "description": (
+                "What happened in a ledger, in the order of commits, with positions 1, 2, 3, ... without a gap. Each "
+                "way delivers every event at least once; `id` is the same in every delivery."
+            ),
+        },
+        "defaultContentType": _CONTENT_TYPE,
+        "channels": channels,
+        "operations": {
+            name: {"action": "send", "channel": {"$ref": f"#/channels/{name}"}, "summary": channel["title"]}
+            for name, channel in channels.items()
+        },
+        "components": {"messages": {name: _message(name) for name in TYPES}, "schemas": schemas},
+    }
+    return msgspec.json.format(msgspec.json.encode(whole), indent=2)
+
+
+def _message(name: str) -> dict[str, Any]:
+    data = AccountBody if name.startswith("account.") else TransferNow
+    return {
+        "name": f"tallystick.{name}.v1",
+        "title": name,
+        "summary": _SUMMARIES[name],
+        "contentType": _CONTENT_TYPE,
+        "payload": {
+            "allOf": [
+                {"$ref": _REFERENCE.format(name=Envelope.__name__)},
+                {
+                    "type": "object",
+                    "properties": {
+                        "type": {"const": f"tallystick.{name}.v1"},
+                        "data": {"$ref": _REFERENCE.format(name=data.__name__)},
+                    },
+                },
+            ]
+        },
+    }

@@ -1,0 +1,33 @@
+"""The AsyncAPI document describes the events that there are."""
+
+import json
+
+from server.events.feed import TYPES
+from server.http.asyncapi import document
+from tests.support.service import Service
+
+
+async def test_the_document(service: Service) -> None:
+    """Anybody may read it; it is the same at every start, has a message for each type, and every reference leads on."""
+    async with service.session.get(f"{service.url}/asyncapi.json") as answer:
+        assert (answer.status, answer.content_type) == (200, "application/json")
+        body = await answer.read()
+    document.cache_clear()
+    assert document() == body
+    whole = json.loads(body)
+    assert whole["asyncapi"] == "3.0.0"
+    assert set(whole["components"]["messages"]) == set(TYPES)
+    for channel in whole["channels"].values():
+        assert set(channel["messages"]) == set(TYPES)
+    for part in body.decode().split('"$ref": "#/')[1:]:
+        found = whole
+        for step in part.partition('"')[0].split("/"):
+            found = found[step]
+
+
+def test_messages_say_what_events_have() -> None:
+    """What a message describes has the members of what a read of it answers."""
+    schemas = json.loads(document())["components"]["schemas"]
+    assert set(schemas) >= {"Envelope", "TransferNow", "AccountBody", "HoldBody"}
+    assert {"position", "data", "id", "type"} <= set(schemas["Envelope"]["required"])
+    assert {"source_balance", "hold", "reversed"} <= set(schemas["TransferNow"]["properties"])
