@@ -15,6 +15,7 @@ from tests.support.client import Client
 from tests.support.command import call
 from tests.support.history import RETRY_SECONDS, History
 from tests.support.locks import held
+from tests.support.postgres import administer
 from tests.support.replication import Replicated, replicated
 from tests.support.service import ServerProcess, make_key
 from tests.support.waiting import until
@@ -28,6 +29,12 @@ ATTEMPTS = 2
 STEADY = 100
 # Seconds in which writes must be back after the promotion. The promise is 10; the machine may be busy with other tests.
 BACK_SECONDS = 30.0
+# Whether all that was posted is in the feed, in positions without a gap.
+_TOLD = """
+    SELECT (SELECT count(*) FROM tallystick.outbox) = 0
+       AND (SELECT sum(size) FROM tallystick.feed WHERE account IS NULL) = (SELECT count(*) FROM tallystick.transfers)
+       AND (SELECT sum(size) = max(position) FROM tallystick.feed) AS told
+"""
 # Seconds in which each single answer must come, whatever is lost: the deadline of a posting, and some.
 ANSWER_SECONDS = 15.0
 
@@ -48,7 +55,8 @@ async def served(folder: Path, redis_url: str) -> AsyncIterator[Served]:
         await both.start()
         await migrate(both.database_url)
         token = await make_key(both.database_url, LEDGER)
-        server = ServerProcess(both.database_url, folder / "server.log", redis_url=redis_url)
+        background = {"TALLYSTICK_BACKGROUND": "true"}
+        server = ServerProcess(both.database_url, folder / "server.log", background, redis_url=redis_url)
         try:
             await server.start()
             async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session:
@@ -112,7 +120,7 @@ class Load:
 
 
 async def fail_over(served: Served, load: Load) -> None:
-    """Promote the standby, wait until writes are back, and check everything."""
+    """Promote the standby, wait until writes are back, and check everything, the feed too."""
     both, history = served.both, served.history
     lost = time.monotonic()
     await both.promote()
@@ -129,6 +137,11 @@ async def fail_over(served: Served, load: Load) -> None:
     await history.settle(served.client)
     await history.check()
     assert await served.client.balance("bob") == load.acknowledged
+
+    async def told() -> bool:
+        return bool((await administer(both.standby.url(), _TOLD))[0]["told"])
+
+    await until(told, BACK_SECONDS)
     ended = await call("audit", database_url=both.database_url)
     assert ended.code == 0, (ended.out, ended.err)
     assert (await served.client.get("/readyz")).status == 200
