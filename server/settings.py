@@ -24,13 +24,8 @@ REDIS_URL: Final = rf"^(?:rediss?://(?:[^/?#@]*@)?{_HOST}(?:/[0-9]*)?|unix://(?:
 COLLECTOR_URL: Final = rf"^https?://{_HOST}(?:/[^?#@]*)?\Z"
 
 # Where a process can be told to fail on purpose, and how it is said.
-FAILPOINT_NAMES: Final = (
-    "posting.before_batch",
-    "posting.sent",
-    "posting.committed",
-    "relay.before",
-    "relay.committed",
-)
+POSTING_FAILPOINTS: Final = ("posting.before_batch", "posting.sent", "posting.committed")
+FAILPOINT_NAMES: Final = (*POSTING_FAILPOINTS, "relay.before", "relay.committed")
 _POINT = rf"\s*(?:{'|'.join(map(re.escape, FAILPOINT_NAMES))})=(?:kill|raise|stall)(?:@[1-9][0-9]*)?\s*"
 FAILPOINTS: Final = rf"^(?:{_POINT}(?:,{_POINT})*)?\Z"
 

@@ -9,7 +9,7 @@ from typing import Any
 import orjson
 import pytest
 
-from server.settings import FAILPOINT_NAMES
+from server.settings import POSTING_FAILPOINTS
 from tests.books.book import LEDGER, export, made_book, same
 from tests.support.client import Client
 from tests.support.command import NO_REDIS, Ended, call, run
@@ -100,7 +100,7 @@ def many(folder: Path) -> Path:
     return file
 
 
-@pytest.mark.parametrize("name", FAILPOINT_NAMES)
+@pytest.mark.parametrize("name", POSTING_FAILPOINTS)
 async def test_killed_and_run_again(database_url: str, tmp_path: Path, name: str) -> None:
     """An import that is killed goes on where it stopped when it is run again: all of it is there once."""
     file = many(tmp_path)

@@ -8,7 +8,7 @@ from pathlib import Path
 import aiohttp
 import pytest
 
-from server.settings import FAILPOINT_NAMES
+from server.settings import POSTING_FAILPOINTS
 from tests.support.client import Client
 from tests.support.history import History
 from tests.support.postgres import administer
@@ -40,7 +40,7 @@ async def counted(database_url: str) -> int:
 
 
 @pytest.mark.parametrize("time", [1, 3])
-@pytest.mark.parametrize("name", FAILPOINT_NAMES)
+@pytest.mark.parametrize("name", POSTING_FAILPOINTS)
 async def test_killed_at_a_failpoint(database_url: str, tmp_path: Path, name: str, time: int) -> None:
     """What was acknowledged is there once, what was refused is not, what was lost is told by a retry."""
     server = ServerProcess(database_url, tmp_path / "server.log")

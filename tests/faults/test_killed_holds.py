@@ -8,7 +8,7 @@ from typing import NamedTuple
 import aiohttp
 import pytest
 
-from server.settings import FAILPOINT_NAMES
+from server.settings import POSTING_FAILPOINTS
 from tests.api.holding import figures, follow, followed, held, paid, progress
 from tests.api.steps import bound
 from tests.support.books import check_books
@@ -49,7 +49,7 @@ async def _prepare(client: Client) -> list[Asked]:
     return asked
 
 
-@pytest.mark.parametrize("name", FAILPOINT_NAMES)
+@pytest.mark.parametrize("name", POSTING_FAILPOINTS)
 async def test_killed_while_holds_are_captured(database_url: str, tmp_path: Path, name: str) -> None:
     """Each capture, void and reversal is there once or not at all, and what remains of each hold says so."""
     server = ServerProcess(database_url, tmp_path / "server.log")

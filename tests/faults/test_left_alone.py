@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 import orjson
 import pytest
 
-from server.settings import FAILPOINT_NAMES
+from server.settings import POSTING_FAILPOINTS
 from tests.support.books import check_books
 from tests.support.client import Client
 from tests.support.history import History
@@ -98,7 +98,7 @@ async def test_a_caller_leaves_in_the_middle_of_the_body(database_url: str) -> N
         await check_books(database_url)
 
 
-@pytest.mark.parametrize("name", FAILPOINT_NAMES)
+@pytest.mark.parametrize("name", POSTING_FAILPOINTS)
 async def test_the_server_fails_by_itself(database_url: str, name: str) -> None:
     """A failure nobody foresaw is a 500 that says `unknown`, keeps its cause to itself, and its key tells the truth."""
     async with in_process(database_url, failpoints=f"{name}=raise@3") as service:
@@ -119,7 +119,7 @@ async def test_the_server_fails_by_itself(database_url: str, name: str) -> None:
         await check_books(database_url)
 
 
-@pytest.mark.parametrize("name", FAILPOINT_NAMES)
+@pytest.mark.parametrize("name", POSTING_FAILPOINTS)
 async def test_the_server_fails_with_a_batch(database_url: str, name: str) -> None:
     """A batch that fails is taken apart and sent again: its callers are answered as if nothing had been."""
     async with in_process(database_url, failpoints=f"{name}=raise@2") as service:
