@@ -6,8 +6,10 @@ import asyncpg
 import pytest
 
 from server.events.feed import ACCOUNT_MARGIN, EXAMINED_MAX
+from server.store.sessions import SESSION_SETTINGS
 from server.store.sql import query
 from tests.plans.plan import explain, session
+from tests.plans.test_requests import counters
 from tests.support.fill import BUSY, fill
 from tests.support.postgres import create_database, drop_database
 
@@ -100,6 +102,27 @@ async def test_every_index_is_needed(told: tuple[str, int]) -> None:
         assert {row["indexname"] for row in there} - used == set()
     finally:
         await connection.close()
+
+
+async def test_a_relay_reads_what_it_relays(told: tuple[str, int]) -> None:
+    """Whatever has been relayed before, it reads a batch and its transfers, by index."""
+    url, ledger_id = told
+    tables = ("outbox", "feed", "feed_heads", "feed_accounts", "transfers")
+    connection = await asyncpg.connect(url, server_settings={"search_path": "tallystick"})
+    await connection.execute(
+        "INSERT INTO outbox (ledger_id, posted_at, transfers)"
+        " SELECT $1, now(), array_agg(id) FROM (SELECT id FROM transfers WHERE ledger_id = $1 LIMIT 100) AS t",
+        ledger_id,
+    )
+    await connection.close()
+    before = await counters(url, tables)
+    connection = await asyncpg.connect(url, server_settings=SESSION_SETTINGS)
+    await connection.execute("SELECT FROM relay_outbox('0', '{}', 1000, 1000)")
+    await connection.close()
+    after = await counters(url, tables)
+    assert {name: after[name][0] - before[name][0] for name in tables} == dict.fromkeys(tables, 0)
+    # Each transfer once, and once more for those that were refused.
+    assert sum(after[name][1] - before[name][1] for name in tables) <= 2 * 100 + 10
 
 
 async def test_a_look_at_what_is_new(told: tuple[str, int]) -> None:
