@@ -26,8 +26,10 @@ FROM ${PYTHON_IMAGE} AS packages
 ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1 PIP_ROOT_USER_ACTION=ignore
 WORKDIR /src
 RUN python -m venv --without-pip /opt/tallystick
-COPY requirements/run.txt requirements/
-RUN python -m pip --python /opt/tallystick install --require-hashes --requirement requirements/run.txt
+# Clients of brokers as well: loaded only where a sink is set up.
+COPY requirements/run.txt requirements/sinks.txt requirements/
+RUN python -m pip --python /opt/tallystick install --require-hashes \
+    --requirement requirements/run.txt --requirement requirements/sinks.txt
 COPY --from=wheel /dist/ /dist/
 RUN python -m pip --python /opt/tallystick install --no-deps --no-index /dist/*.whl
 

@@ -2,8 +2,8 @@
 The client of the ledger's HTTP API.
 
 A `Connection` carries one request at a time, in as few steps as there can be; the generator drives thousands of them.
-A `Client` keeps some of them and repeats what may be repeated, under the same key.
-Beside this folder it needs the standard library only: it also runs where the users of locust do.
+A `Client` keeps some of them and repeats what may be repeated, under the same key. It needs the standard library only:
+it also runs where the users of locust do.
 """
 
 import asyncio
@@ -22,7 +22,6 @@ from loadtests.history.recorder import NOT_NOW, problem_of
 REQUEST_SECONDS_MAX = 30.0
 # One call with all its repeats: longer than a failover of the database, short enough to notice.
 CALL_SECONDS_MAX = 90.0
-ATTEMPTS_MAX = 40
 # Where the answer names no time: doubled with each attempt, up to the second.
 BACKOFF_SECONDS, BACKOFF_SECONDS_MAX = 0.05, 2.0
 # Spreads the repeats of many callers that were refused at the same instant.
@@ -55,8 +54,6 @@ class UnexpectedAnswer(NotRunError):
 
 
 class Answer(NamedTuple):
-    """What the ledger answered."""
-
     status: int
     head: bytes
     body: bytes
@@ -68,7 +65,6 @@ class Answer(NamedTuple):
 
     @property
     def replayed(self) -> bool:
-        """Whether it is the answer to an earlier request with the same key."""
         return self.headers.get("idempotent-replayed") == "true"
 
     @property
@@ -99,20 +95,15 @@ class Answer(NamedTuple):
 
 
 class Address(NamedTuple):
-    """Where a server is."""
+    """Where a server is, and what requests call it."""
 
     host: str
     port: int
-    tls: bool = False
-
-    @property
-    def host_header(self) -> str:
-        """What requests call it."""
-        return f"{f'[{self.host}]' if ':' in self.host else self.host}:{self.port}"
+    tls: bool
+    header: str
 
 
 def address_of(url: str) -> Address:
-    """Return the address that a URL of the form http://HOST:PORT or https://HOST:PORT names."""
     parts = urlsplit(url)
     try:
         port = parts.port or (443 if parts.scheme == "https" else 80)
@@ -120,7 +111,7 @@ def address_of(url: str) -> Address:
         raise NotRunError(f"not an address: {url}: {error}") from error
     if parts.scheme not in ("http", "https") or not parts.hostname or parts.path.strip("/") or parts.query:
         raise NotRunError(f"not an address of the form http://HOST:PORT: {url}")
-    return Address(parts.hostname, port, parts.scheme == "https")
+    return Address(parts.hostname, port, parts.scheme == "https", parts.netloc)
 
 
 class Connection(asyncio.Protocol):
@@ -148,7 +139,6 @@ class Connection(asyncio.Protocol):
         self.transport = cast(asyncio.Transport, transport)
 
     def send(self, request: bytes, tag: Any, due: float) -> None:
-        """Send a request; what is noted about it is there when it is answered."""
         assert self.transport is not None, "it is connected"
         self.tag = tag
         self.due = due
@@ -156,7 +146,6 @@ class Connection(asyncio.Protocol):
         self.transport.write(request)
 
     def data_received(self, data: bytes) -> None:
-        """Tell the owner of the answer once it is whole."""
         received = self._received + data if self._received else data
         end = received.find(b"\r\n\r\n") + 2
         if end < 2:
@@ -184,7 +173,6 @@ class Connection(asyncio.Protocol):
             transport.abort()
 
     def connection_lost(self, _error: Exception | None) -> None:
-        """Tell the owner that the request under way has no answer, and that this is over."""
         self.transport = None
         if self._busy:
             self._busy = False
@@ -198,7 +186,7 @@ class Client:
     def __init__(self, url: str, key: str, connections_max: int = 16) -> None:
         self.url = url.rstrip("/")
         self._address = address_of(self.url)
-        self._head = f"Host: {self._address.host_header}\r\nAuthorization: Bearer {key}\r\n"
+        self._head = f"Host: {self._address.header}\r\nAuthorization: Bearer {key}\r\n"
         self._idle: list[Connection] = []
         self._open: set[Connection] = set()
         self._slots = asyncio.Semaphore(connections_max)
@@ -207,9 +195,6 @@ class Client:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        await self.close()
-
-    async def close(self) -> None:
         for connection in list(self._open):
             connection.close()
         # Aborted transports tell their connections in the next round of the loop.
@@ -218,12 +203,7 @@ class Client:
     async def ask(
         self, method: str, path: str, body: object = None, key: str = "", seconds_max: float = REQUEST_SECONDS_MAX
     ) -> Answer:
-        """
-        Send one request and return its answer, whatever it is, or raise NoAnswer.
-
-        `body`: bytes as they are, or what becomes JSON; None for none. `seconds_max`: after which the connection is
-        closed, with or without an answer.
-        """
+        """Send one request, a body that is not bytes as JSON; return its answer, whatever it is, or raise NoAnswer."""
         head = f"{method} {path} HTTP/1.1\r\n{self._head}"
         if key:
             head += f"Idempotency-Key: {key}\r\n"
@@ -234,7 +214,6 @@ class Client:
         return await self.send(head.encode() + sent, seconds_max)
 
     async def send(self, request: bytes, seconds_max: float = REQUEST_SECONDS_MAX) -> Answer:
-        """Send the bytes of one request, as `ask` does."""
         connection = None
         future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
         try:
@@ -255,7 +234,7 @@ class Client:
         return answer
 
     async def _connect(self) -> Connection:
-        host, port, tls = self._address
+        host, port, tls, _ = self._address
         _, connection = await asyncio.get_running_loop().create_connection(
             lambda: Connection(_answered, self._ended), host, port, ssl=tls or None
         )
@@ -271,15 +250,14 @@ class Client:
         self, method: str, path: str, body: object = None, key: str = "", items: Sequence[str] = ()
     ) -> Answer:
         """
-        Send a request until it is answered with success, the same bytes on every attempt, or raise UnexpectedAnswer.
+        Send the same request until it is answered with success, or raise UnexpectedAnswer.
 
         `items`: what each item of a bulk stands for, in messages: each has to succeed too.
         """
         asked = f"{method} {path}" + (f" with key {key}" if key else "")
         deadline = time.monotonic() + CALL_SECONDS_MAX
-        attempt = 0
+        backoff = BACKOFF_SECONDS
         while True:
-            wait = 0
             try:
                 answer = await self.ask(method, path, body, key)
                 errors = answer.unsuccessful(asked, items)
@@ -291,12 +269,11 @@ class Client:
                 # Accounts and transfers can be sent again whole: what is there already is replayed.
                 wait, why = answer.retry_after, str(errors[0])
             except NoAnswer as error:
-                why = str(error)
+                wait, why = 0, str(error)
             # Never less than the answer asked for.
-            backoff = min(BACKOFF_SECONDS * 2**attempt, BACKOFF_SECONDS_MAX)
             pause = max(wait, backoff) * random.uniform(1.0, 1.0 + JITTER)
-            attempt += 1
-            if attempt >= ATTEMPTS_MAX or time.monotonic() + pause > deadline:
+            backoff = min(2 * backoff, BACKOFF_SECONDS_MAX)
+            if time.monotonic() + pause > deadline:
                 raise NotRunError(f"{asked} was given up, at last because of: {why}")
             await asyncio.sleep(pause)
 
@@ -304,7 +281,6 @@ class Client:
         return (await self.call("GET", path)).json
 
     async def pages(self, path: str, **parameters: str) -> AsyncIterator[dict[str, Any]]:
-        """Return all rows of a list, page by page."""
         asked = {"limit": str(PAGE_MAX), **parameters}
         while True:
             query = "&".join(f"{name}={quote(text, safe='')}" for name, text in asked.items())

@@ -1,12 +1,7 @@
-"""
-A PostgreSQL and a Valkey of one's own: they may be broken in every way and started again.
-
-They are those that the service itself embeds, with the same settings.
-"""
+"""A PostgreSQL and a Valkey of one's own, as the service itself embeds them; they may be broken and started again."""
 
 import asyncio
 import signal
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +16,7 @@ from server.process.embedded.binaries import postgres_bin, valkey_bin
 from server.process.embedded.directory import DataDirectory
 from server.process.embedded.postgres_settings import SETTINGS
 
-USER, PORT, SOCKET = postgres.USER, postgres.PORT, postgres.SOCKET
+SOCKET = postgres.SOCKET
 # Reading back the log after a crash, on a busy machine.
 START_SECONDS_MAX = 60.0
 # One command of ours; a database that is frozen is not asked.
@@ -31,7 +26,6 @@ UNSAID = ("log_", "logging_", "listen", "unix_socket", "password")
 
 
 def settings_told() -> str:
-    """Return the settings of every embedded PostgreSQL, but for places and logs."""
     return ", ".join(f"{name}={value}" for name, value in SETTINGS.items() if not name.startswith(UNSAID))
 
 
@@ -45,7 +39,6 @@ def programs() -> dict[str, Path]:
 class Postgres(Program):
     # Immediate shutdown.
     DEATH = signal.SIGQUIT
-    # Its name where nothing else is said.
     DATABASE = postgres.DATABASE
 
     def __init__(self, directory: DataDirectory, sockets: Path) -> None:
@@ -55,8 +48,8 @@ class Postgres(Program):
 
     def url(self, name: str = postgres.DATABASE, folder: Path | None = None, scheme: str = "postgresql") -> str:
         """Return the address of a database through the socket in a folder, by default its own."""
-        place = f"host={folder or self.socket.parent}&port={PORT}&passfile={self._server.passfile}"
-        return f"{scheme}://{USER}@/{name}?{place}"
+        place = f"host={folder or self.socket.parent}&port={postgres.PORT}&passfile={self._server.passfile}"
+        return f"{scheme}://{postgres.USER}@/{name}?{place}"
 
     async def start(self) -> None:
         """Start it and return when it answers; sessions of one that was killed may be in its way for a while."""
@@ -107,8 +100,6 @@ class Valkey(Program):
 
 
 class Databases:
-    """Both of a data directory, which is made where there is none."""
-
     def __init__(self, folder: Path) -> None:
         try:
             directory = DataDirectory.prepare(folder, *programs().values())
@@ -120,12 +111,9 @@ class Databases:
         self.logs = directory.logs
         self.postgres, self.valkey = Postgres(directory, sockets), Valkey(directory, sockets)
 
-    async def start(self, databases: Sequence[str] = ()) -> None:
-        """Start both, and make databases."""
+    async def start(self) -> None:
         await self.postgres.start()
         await self.valkey.start()
-        for name in databases:
-            await self.postgres.make(name)
 
     async def close(self) -> None:
         await self.valkey.close()

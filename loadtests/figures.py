@@ -8,16 +8,9 @@ from typing import Any, NamedTuple
 Run = dict[str, Any]
 
 
-class Spread(NamedTuple):
-    """A figure of several runs: the median, the lowest and the highest."""
-
-    middle: float
-    low: float
-    high: float
-
-
-def spread(values: Sequence[float]) -> Spread:
-    return Spread(statistics.median(values), min(values), max(values))
+def spread(values: Sequence[float]) -> tuple[float, float, float]:
+    """Return the median, the lowest and the highest."""
+    return statistics.median(values), min(values), max(values)
 
 
 def quantile(ordered: Sequence[float], share: float) -> float:
@@ -60,12 +53,7 @@ def aligned(text: str) -> str:
 
 
 class Column(NamedTuple):
-    """
-    A column of a table of runs.
-
-    `figure` is what it shows of a run: a name, or what makes a number of it; None is none. The cell has the median over
-    the runs of its row, and with `spreads` the lowest and the highest too, where there are several.
-    """
+    """A figure of runs, by its name or by what makes it of a run; with the lowest and the highest if it `spreads`."""
 
     head: str
     figure: str | Callable[[Run], float | None]
@@ -79,15 +67,13 @@ class Column(NamedTuple):
         known = [value for value in values if value is not None]
         if not known:
             return "-"
-        found = spread(known)
-        text = self.form(found.middle)
-        return f"{text} ({self.form(found.low)}-{self.form(found.high)})" if self.spreads and len(known) > 1 else text
+        middle, low, high = map(self.form, spread(known))
+        return f"{middle} ({low}-{high})" if self.spreads and len(known) > 1 else middle
 
 
 RATE = Column("a second", "per_second", spreads=True)
 
 
 def runs_table(head: str, rows: Iterable[tuple[str, Sequence[Run]]], columns: Sequence[Column]) -> str:
-    """Return a Markdown table with a row for runs of a kind: what they are called, and their figures."""
     cells = [[name, *(column.cell(runs) for column in columns)] for name, runs in rows]
     return table((head, *(column.head for column in columns)), cells)

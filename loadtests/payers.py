@@ -1,8 +1,7 @@
 """
 What clients of the ledger do: they pay, read, write down what they sent and heard, and send again until they know.
 
-Nothing here waits by itself. What carries requests and pauses is added by whoever runs payers: under asyncio during
-chaos, under gevent in locust.
+What carries requests and pauses is added by whoever runs payers: under asyncio during chaos, under gevent in locust.
 """
 
 import itertools
@@ -41,7 +40,7 @@ class Request(NamedTuple):
     """
     A POST, or a GET where there is no body.
 
-    A status among those `expected` is no failure. Requests of different turns take different ways, where there are
+    A status among those `expected` is no failure. Those of different turns take different ways, where there are
     several. The connection of one that is `deaf` is closed before the answer.
     """
 
@@ -73,21 +72,8 @@ class Habits(NamedTuple):
     hold_max: int = 2
 
 
-class Hold(NamedTuple):
-    """A hold that was acknowledged."""
-
-    id: str
-    source: str
-    amount: int
-
-
 class Payer(ABC):
-    """
-    One client in one ledger: its own name, its own choices, one thing at a time.
-
-    `process`: its name in the history. `prefix`: begins its keys. `accounts`: that it moves money between; the first is
-    the hot one, which `pay` leaves alone.
-    """
+    """One client in one ledger: its own choices, one thing at a time. The first of its accounts is the hot one."""
 
     def __init__(
         self,
@@ -157,7 +143,6 @@ class Payer(ABC):
         await self._ask("list", Request(f"{path}?limit=20"))
 
     async def pay(self) -> None:
-        """Move money between two accounts."""
         await self._settle(*self.payment(self.pair()))
 
     async def _settle(self, key: str, body: str, *, path: str = TRANSFERS, **how: Any) -> Heard:
@@ -176,12 +161,12 @@ class Payer(ABC):
         if hold is None:
             return
         if self.dice.random() < VOID_SHARE:
-            await self._follow(hold.id, "void")
+            await self._follow(hold["id"], "void")
         else:
-            part = self.dice.randint(1, hold.amount)
-            captures = [await self._follow(hold.id, "capture", amount=part, release_rest=part == hold.amount)]
-            if part < hold.amount:
-                captures.append(await self._follow(hold.id, "capture"))
+            part = self.dice.randint(1, hold["amount"])
+            captures = [await self._follow(hold["id"], "capture", amount=part, release_rest=part == hold["amount"])]
+            if part < hold["amount"]:
+                captures.append(await self._follow(hold["id"], "capture"))
             for capture in captures:
                 await self._refund(capture)
         await self._look_at(hold)
@@ -200,12 +185,12 @@ class Payer(ABC):
         """Hold a payment for seconds, look at it, and capture parts now and then until it has expired or is used up."""
         seconds = self.dice.randint(1, self._habits.hold_max)
         hold = await self._hold(seconds)
-        left = hold.amount if hold else 0
+        left = hold["amount"] if hold else 0
         while hold and left:
             # Short: whoever waits until all clients are answered again waits for this one too.
             await self.pause(self.dice.uniform(0, GLANCE_SECONDS))
             if self._one_in(seconds):
-                heard = await self._follow(hold.id, "capture", amount=1, release_rest=False, expected=(409,))
+                heard = await self._follow(hold["id"], "capture", amount=1, release_rest=False, expected=(409,))
                 left = left - 1 if heard.outcome == OK else 0
             await self._look_at(hold)
 
@@ -214,23 +199,22 @@ class Payer(ABC):
         hold = await self._hold(LONG_HOLD_SECONDS)
         if hold is None:
             return
-        part = {"amount": hold.amount // 2 + 1}
-        answers = await self._follow_at_once(hold.id, "capture", **part, release_rest=False)
+        part = {"amount": hold["amount"] // 2 + 1}
+        answers = await self._follow_at_once(hold["id"], "capture", **part, release_rest=False)
         captured = [json.loads(heard.response)["id"] for heard in answers if heard.outcome == OK]
         for capture in captured:
             await self._follow_at_once(capture, "reverse", **part)
         await self._look_at(hold)
 
-    async def _hold(self, seconds: int) -> Hold | None:
-        """Hold a small amount for so long; None where that is refused."""
-        pair, amount, key = self.pair(), self._amount(), next(self._keys)
-        heard = await self._settle(key, body_of(key, pair, amount, hold=True, expires_in=seconds))
-        return Hold(json.loads(heard.response)["id"], pair[0], amount) if heard.outcome == OK else None
+    async def _hold(self, seconds: int) -> dict[str, Any] | None:
+        """Hold a small amount for so long, and return the hold; None where that is refused."""
+        key = next(self._keys)
+        heard = await self._settle(key, body_of(key, self.pair(), self._amount(), hold=True, expires_in=seconds))
+        return json.loads(heard.response) if heard.outcome == OK else None
 
     async def _follow(
         self, parent: str, action: str, *, process: str = "", expected: tuple[int, ...] = (), **asked: Any
     ) -> Heard:
-        """Capture, void or reverse a transfer, under a key of its own."""
         path, body = f"{TRANSFERS}/{parent}/{action}", json.dumps(asked, separators=(",", ":"))
         return await self._settle(next(self._keys), body, path=path, process=process, expected=expected)
 
@@ -241,10 +225,9 @@ class Payer(ABC):
             [self._follow(parent, action, process=name, expected=(409,), **asked) for name in names]
         )
 
-    async def _look_at(self, hold: Hold) -> None:
-        """Read what has become of a hold, and the account that it is on."""
-        await self._ask(PROGRESS, Request(f"{TRANSFERS}/{hold.id}"))
-        await self.read(hold.source)
+    async def _look_at(self, hold: dict[str, Any]) -> None:
+        await self._ask(PROGRESS, Request(f"{TRANSFERS}/{hold['id']}"))
+        await self.read(hold["source"])
 
     async def pay_hot(self) -> None:
         """Pay into or out of the account that everybody uses."""
@@ -284,14 +267,8 @@ class Payer(ABC):
             await self.transfer(key, body_of(key, pair, amount + 1), expected=(422,))
 
     async def bulk(self) -> None:
-        """Send several transfers at once, each for itself."""
-        await self._bulk(atomic=False)
-
-    async def atomic(self) -> None:
-        """Send several transfers at once, all or none."""
-        await self._bulk(atomic=True)
-
-    async def _bulk(self, *, atomic: bool) -> None:
+        """Send several transfers at once, each for itself or all or none."""
+        atomic = self._one_in(2)
         unpayable = [self._one_in(self._habits.unpayable_one_in) for _ in range(self._habits.items)]
         items = [self.payment(self.pair(), TOO_MUCH if bad else None) for bad in unpayable]
         for _ in range(1 + self._one_in(self._habits.again_one_in)):
@@ -310,7 +287,7 @@ class Payer(ABC):
         async def send_once() -> list[Heard]:
             return [await self.transfer(key, body, **how)]
 
-        [heard] = await self._insist(send_once, key, looks_up=True)
+        [heard] = await self._insist(send_once, key, look_up_share=LOOK_UP_SHARE)
         return heard
 
     async def insist_bulk(self, items: Sequence[tuple[str, str]], *, atomic: bool) -> list[Heard]:
@@ -319,17 +296,15 @@ class Payer(ABC):
         sent = Request(BULK, json.dumps({"atomic": atomic, "transfers": listed}, separators=(",", ":")))
 
         async def send_once() -> list[Heard]:
-            process, ledger = self.process, self._ledger
-            numbers = self._recorder.invoke_bulk(items, process=process, path=BULK, atomic=atomic, ledger=ledger)
+            numbers = self._recorder.invoke_bulk(items, self.process, BULK, atomic=atomic, ledger=self._ledger)
             return self._recorder.answered_bulk(numbers, await self.send(sent))
 
         return await self._insist(send_once, items[0][0])
 
     async def _insist(
-        self, send_once: Callable[[], Awaitable[list[Heard]]], key: str, *, looks_up: bool = False
+        self, send_once: Callable[[], Awaitable[list[Heard]]], key: str, *, look_up_share: float = 0.0
     ) -> list[Heard]:
-        deadline, lost = time.monotonic() + INSIST_SECONDS_MAX, False
-        attempt = 0
+        deadline, pause, lost = time.monotonic() + INSIST_SECONDS_MAX, PAUSE_SECONDS, False
         while True:
             answers = await send_once()
             if all(heard.settled for heard in answers):
@@ -338,11 +313,11 @@ class Payer(ABC):
             if time.monotonic() > deadline:
                 self.gave_up(key, answers[0])
                 return answers
-            if looks_up and lost and self.dice.random() < LOOK_UP_SHARE:
+            if lost and self.dice.random() < look_up_share:
                 await self._look_up(key, expected=(404,))
-            wait = max(PAUSE_SECONDS * 2.0 ** min(attempt, 10), *(heard.retry_after for heard in answers))
-            await self.pause(min(self._habits.pause_max, wait) * self.dice.uniform(0.5, 1.5))
-            attempt += 1
+            wait = min(self._habits.pause_max, max(pause, *(heard.retry_after for heard in answers)))
+            await self.pause(wait * self.dice.uniform(0.5, 1.5))
+            pause = min(2 * pause, self._habits.pause_max)
 
     def gave_up(self, key: str, heard: Heard) -> None:  # noqa: B027 -- nothing is to be done
         """Take that a request has no known outcome; whoever judges the history sees it there."""

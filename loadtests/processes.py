@@ -42,12 +42,7 @@ Times = dict[str, tuple[float, float]]
 def run_program(
     name: str, main: Coroutine[Any, Any, int], loop: "Callable[[], asyncio.AbstractEventLoop] | None" = None
 ) -> int:
-    """
-    Run a program, by default in asyncio's own loop, and return its exit code.
-
-    That is NOT_RUN when it cannot go on, which it says, and INTERRUPTED when SIGINT or SIGTERM cancelled it and it has
-    ended what it started.
-    """
+    """Run a program and return its exit code: INTERRUPTED once SIGINT or SIGTERM has cancelled it and it has ended."""
 
     async def cancelled_by_signals() -> int:
         task = asyncio.current_task()
@@ -71,7 +66,7 @@ def run_program(
 def spawn(
     command: Sequence[str | Path], log: Path, environment: Mapping[str, str] | None = None
 ) -> "subprocess.Popen[bytes]":
-    """Start a program that ends with this process (on Linux), from the main thread; what it says is added to a file."""
+    """Start a program that ends with this process (on Linux); what it says is added to a file."""
     with log.open("ab") as output:
         try:
             return subprocess.Popen(
@@ -109,7 +104,6 @@ class Program:
 
     @property
     def ended(self) -> bool:
-        """Whether it has ended, for whatever reason."""
         return self._process is None or self._process.poll() is not None
 
     async def start(self) -> None:
@@ -142,13 +136,10 @@ class Program:
             await self.end(self.DEATH, KILLED_SECONDS_MAX)
 
     async def ends_within(self, seconds_max: float) -> bool:
-        """Return whether it ends within some time."""
-        deadline = time.monotonic() + seconds_max
-        while not self.ended:
-            if time.monotonic() > deadline:
-                return False
-            await asyncio.sleep(POLL_SECONDS)
-        return True
+        async def probe() -> bool:
+            return self.ended
+
+        return await answers(probe, seconds_max) or self.ended
 
 
 async def answers(probe: Callable[[], Awaitable[object]], seconds_max: float, *errors: type[Exception]) -> bool:
@@ -163,8 +154,6 @@ async def answers(probe: Callable[[], Awaitable[object]], seconds_max: float, *e
 
 
 class Done(NamedTuple):
-    """A command that has ended: its exit code, its standard output and its standard error."""
-
     code: int
     output: str
     errors: str
@@ -199,7 +188,6 @@ def tail(log: Path) -> str:
 
 
 def send(pid: int, number: int) -> None:
-    """Send a signal to a process that may have ended."""
     with contextlib.suppress(ProcessLookupError):
         os.kill(pid, number)
 
@@ -214,7 +202,6 @@ def free_port() -> int:
 
 
 def family(root: int) -> list[int]:
-    """Return a process and all that it and those have started."""
     try:
         return [root, *(child.pid for child in psutil.Process(root).children(recursive=True))]
     except psutil.NoSuchProcess:
@@ -222,7 +209,6 @@ def family(root: int) -> list[int]:
 
 
 def resident_bytes(pid: int) -> int:
-    """Return the memory of a process that is in use; 0 when it has ended."""
     with contextlib.suppress(psutil.NoSuchProcess):
         return int(psutil.Process(pid).memory_info().rss)
     return 0

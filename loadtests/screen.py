@@ -1,10 +1,9 @@
 """What a person sees while a program runs."""
 
-import shutil
 import sys
 import time
 
-# Seconds between lines of progress: where one takes the place of the other, and where they cannot.
+# Seconds between showings of progress: where one takes the place of the other, and where they cannot.
 CHANGE_SECONDS, LINE_SECONDS = 0.2, 5.0
 
 
@@ -17,16 +16,9 @@ class Screen:
 
     def progress(self, text: str) -> None:
         """Show how far it is, if nothing was shown shortly before; the next one takes its place."""
-        if time.monotonic() < self._next:
-            return
-        self._next = time.monotonic() + (CHANGE_SECONDS if self._terminal else LINE_SECONDS)
-        if self._terminal:
-            # A line that wraps cannot be taken back.
-            columns = shutil.get_terminal_size().columns - 1
-            print(f"\r\033[K{text[:columns]}", end="", flush=True)
-        else:
-            print(text, flush=True)
+        if time.monotonic() > self._next:
+            self._next = time.monotonic() + (CHANGE_SECONDS if self._terminal else LINE_SECONDS)
+            print(f"\r\033[K{text}" if self._terminal else f"{text}\n", end="", flush=True)
 
     def say(self, text: str) -> None:
-        """Show something that stays."""
         print(f"\r\033[K{text}" if self._terminal else text, flush=True)

@@ -1,8 +1,4 @@
-"""
-`tallystick serve` as a process: started, asked for keys and audits, broken, started again, stopped.
-
-It is used through its command line like by any operator, so that a run needs nothing prepared.
-"""
+"""`tallystick serve` as a process, used through its command line like by any operator."""
 
 import asyncio
 import contextlib
@@ -38,8 +34,8 @@ PLENTY = ("--rate", "1000000/s", "--burst", "1000000", "--concurrency", "100000"
 # Seconds until a cache that has just been started is read from, and a little more.
 WARM_UP_SECONDS = 12.0
 WARM_PAUSE_SECONDS = 0.2
-# In the command line of the process that serves.
-WORKER = "server.process.worker"
+# In the command lines of a process that serves, and of the one that does what nobody asks for.
+WORKER, BACKGROUND = "server.process.worker", "server.process.background"
 # What is measured is one worker: beside it, a small machine has room for the generator.
 OWN_SETTINGS = {"workers": "1", "admin_port": "0"}
 
@@ -62,7 +58,6 @@ def program() -> list[str]:
 
 
 async def tallystick(*arguments: str, settings: Mapping[str, str]) -> str:
-    """Run a command of the service to its end, and return what it says."""
     done = await run_command([*program(), *arguments], COMMAND_SECONDS_MAX, environment(settings))
     if done.code != 0:
         raise NotRunError(f"tallystick {' '.join(arguments)} ended with code {done.code}:\n{done.last_lines}")
@@ -80,11 +75,7 @@ async def serves(program: Program, url: str, path: str, seconds_max: float) -> b
 
 
 class Server(Program):
-    """
-    One server; its address stays when it is started again.
-
-    `settings`: by name, without the prefix. `temporary`: for what it leaves behind when it is killed.
-    """
+    """One server; its address stays when it is started again."""
 
     def __init__(self, name: str, settings: Mapping[str, str], log: Path, temporary: Path) -> None:
         super().__init__()
@@ -110,23 +101,19 @@ class Server(Program):
         self._process = spawn([*program(), "serve"], self.log, variables)
 
     async def ready(self) -> None:
-        """Return when `GET /readyz` answers 200."""
         if not await serves(self, self.url, "/readyz", READY_SECONDS_MAX):
-            raise NotRunError(f"server {self.name} is not ready:\n{tail(self.log)}")
+            raise NotRunError(f"server {self.name} is not ready; {self.log} says why")
         self._may_end = False
 
     async def ready_again(self) -> None:
         """Return when it is ready, started again where it has ended before it was."""
-        try:
-            async with asyncio.timeout(AGAIN_SECONDS_MAX):
-                while True:
-                    try:
-                        return await self.ready()
-                    except NotRunError:
-                        await asyncio.sleep(AGAIN_PAUSE_SECONDS)
-                        await self.start()
-        except TimeoutError:
-            raise NotRunError(f"server {self.name} is not ready; {self.log} says why") from None
+        deadline = time.monotonic() + AGAIN_SECONDS_MAX
+        while not await serves(self, self.url, "/readyz", deadline - time.monotonic()):
+            if time.monotonic() > deadline:
+                raise NotRunError(f"server {self.name} is not ready; {self.log} says why")
+            await asyncio.sleep(AGAIN_PAUSE_SECONDS)
+            await self.start()
+        self._may_end = False
 
     async def warm(self, key: str, seconds: float = WARM_UP_SECONDS) -> None:
         """Return when it has run for so long, by default until it reads accounts out of Redis."""
@@ -146,18 +133,19 @@ class Server(Program):
 
     @property
     def worker(self) -> int:
-        """The process that serves; 0 where there is none."""
+        return self.process(WORKER)
+
+    def process(self, module: str) -> int:
+        """Return the process of the server that runs a module; 0 where there is none."""
         with contextlib.suppress(psutil.NoSuchProcess):
-            return next((pid for pid in self.family() if WORKER in psutil.Process(pid).cmdline()), 0)
+            return next((pid for pid in self.family() if module in psutil.Process(pid).cmdline()), 0)
         return 0
 
     async def end(self, number: signal.Signals, seconds_max: float) -> bool:
-        """End it by a signal, as it may now."""
         self._may_end = True
         return await super().end(number, seconds_max)
 
     async def stop(self) -> int | None:
-        """Ask it to end; return its exit code, or None when it had to be killed."""
         return self.code if await self.end(signal.SIGTERM, STOP_SECONDS_MAX) else None
 
 
@@ -172,6 +160,9 @@ async def own_server() -> AsyncIterator[Server]:
         try:
             await server.ready()
             yield server
+        except NotRunError as error:
+            # The log is gone with the server, and most likely says why.
+            raise NotRunError(f"{error}\n{tail(log)}") from error
         finally:
             await server.stop()
     finally:

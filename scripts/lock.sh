@@ -28,6 +28,7 @@ compile run pyproject.toml "${within[@]}"
 compile embedded pyproject.toml --extra embedded "${within[@]}"
 compile load pyproject.toml --extra embedded --extra load "${within[@]}"
 compile otel pyproject.toml --extra otel "${within[@]}"
+compile sinks pyproject.toml --extra kafka --extra rabbitmq "${within[@]}"
 compile build --group build "${within[@]}"
 # Of virtual environments of their own, so nothing else constrains them.
 compile locust --group locust "$@"

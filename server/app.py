@@ -5,6 +5,9 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, NamedTuple
 
 from server.books import connect_redis, create_books, postgres_address
+from server.events.webhooks.configuration import make_vault, read_destinations
+from server.events.webhooks.endpoints import Endpoints
+from server.events.webhooks.sender import Sender
 from server.gate.addresses import AddressLimit
 from server.gate.gate import Gate
 from server.gate.keys import Authenticator, Defaults
@@ -14,20 +17,26 @@ from server.http.accounts import AccountHandlers
 from server.http.bulk import BulkHandlers
 from server.http.callers import Callers
 from server.http.cors import Cors, read_origins
+from server.http.event_streams import EventStreamHandlers
+from server.http.events import EventHandlers
 from server.http.forwarded import TrustedProxies
 from server.http.health import HealthHandlers
+from server.http.integrity import IntegrityHandlers
 from server.http.key_limits import LimitHandlers
 from server.http.observer import Observer
 from server.http.pages import PageHandlers
 from server.http.pipeline import Pipeline
 from server.http.previews import PreviewHandlers
+from server.http.reading import Readings
 from server.http.routes import Router, bind
 from server.http.runtime import runtime_failures
 from server.http.server import HttpServer
 from server.http.statements import StatementHandlers
-from server.http.streams import Streams
+from server.http.streams import EventStreams, Streams, Waiting
 from server.http.transfer_lists import TransferListHandlers
 from server.http.transfers import TransferHandlers
+from server.http.webhook_endpoints import WebhookHandlers
+from server.ledger.audit_rounds import Rounds
 from server.ledger.history import History
 from server.ledger.posting import PostingLane
 from server.ledger.preview import Previewer
@@ -113,6 +122,7 @@ def check_settings(settings: Settings) -> None:
     """
     default_limits(settings)
     trusted_proxies(settings)
+    read_destinations(settings)
     cross_origin(settings)
     check_collector(settings.otel_endpoint)
     if settings.database_url is not None:
@@ -133,7 +143,10 @@ class App(NamedTuple):
     authenticator: Authenticator
     gate: Gate
     posting: PostingLane
+    readings: Readings
     streams: Streams
+    event_streams: EventStreams
+    waiting: Waiting
     # None where nobody wants any.
     traces: "Traces | None" = None
 
@@ -153,6 +166,7 @@ async def create_app(settings: Settings, workers: int = 1) -> AsyncIterator[App]
     """
     defaults = default_limits(settings)
     proxies = trusted_proxies(settings)
+    destinations = read_destinations(settings)
     async with create_books(settings) as books:
         traces = open_traces(settings.otel_endpoint, settings.otel_sample)
         database, keyspace, redis, cache = books.database, books.keyspace, books.redis, books.cache
@@ -165,9 +179,12 @@ async def create_app(settings: Settings, workers: int = 1) -> AsyncIterator[App]
         reports, streams = Reports(postgres_address(settings)), Streams()
         readiness = Readiness(database, runtime_failures())
         authenticator = Authenticator(database, defaults)
+        readings, event_streams, waiting = Readings(books.feed), EventStreams(), Waiting()
         failures = AddressLimit(redis, keyspace, defaults.failures, workers)
         anonymous = AddressLimit(redis, keyspace, defaults.anonymous, workers, "anonymous")
         callers = Callers(authenticator, failures, anonymous, proxies)
+        sender = Sender(destinations)
+        endpoints = Endpoints(database, books.feed, make_vault(settings), sender)
         handlers = (
             AccountHandlers(books.accounts, history, cache, keyspace, self_check),
             TransferHandlers(posting, history, keyspace, tallies),
@@ -175,18 +192,25 @@ async def create_app(settings: Settings, workers: int = 1) -> AsyncIterator[App]
             BulkHandlers(posting),
             StatementHandlers(Statements(database, cache, recent), TrialBalances(database, reports), streams),
             PreviewHandlers(Previewer(database, cache, render.answer)),
+            EventHandlers(readings, waiting),
+            EventStreamHandlers(readings, authenticator, event_streams),
             LimitHandlers(gate),
+            IntegrityHandlers(Rounds(database)),
+            WebhookHandlers(endpoints, destinations),
             HealthHandlers(readiness),
             PageHandlers(),
         )
         observer = Observer(tallies, settings.slow_ms / 1000, settings.log_sample, traces)
         pipeline = Pipeline(Router(bind(handlers)), callers, gate, observer, cross_origin(settings))
         try:
-            server = HttpServer(pipeline)
+            server = HttpServer(pipeline, readings.departures)
             stores = database, redis, books.counters
-            yield App(server, readiness, *stores, tallies, authenticator, gate, posting, streams, traces)
+            counts = streams, event_streams, waiting
+            yield App(server, readiness, *stores, tallies, authenticator, gate, posting, readings, *counts, traces)
         finally:
+            await readings.close()
             await gate.drain()
             await self_check.close()
+            await sender.close()
             if traces is not None:
                 await traces.close()

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
+from server.events.sinks.options import KINDS, arguments
 from server.process.commands.exits import (
     EXIT_ERROR,
     EXIT_NO_READER,
@@ -98,6 +99,7 @@ def parser() -> argparse.ArgumentParser:
     action = add(actions, "revoke", "revoke a key within five seconds, for ever")
     _add_key(action)
 
+    _add_sinks(commands, add)
     command = add(commands, "audit", "prove that the books add up; exit code 1 when they do not")
     command.add_argument("--ledger", help="only this ledger")
     command.add_argument(
@@ -111,6 +113,44 @@ def parser() -> argparse.ArgumentParser:
     add(commands, "doctor", "check what start-up asserts and say what to do; exit code 1 when there is a fault")
     add(commands, "config", "show every setting, its value and where it came from")
     return main_parser
+
+
+def _add_sinks(
+    commands: "argparse._SubParsersAction[_Parser]",
+    add: Callable[["argparse._SubParsersAction[_Parser]", str, str], argparse.ArgumentParser],
+) -> None:
+    text = "set up brokers that are sent every event, and see how far they are"
+    sinks = commands.add_parser("sinks", help=text, description=f"{text[0].upper()}{text[1:]}.")
+    actions = sinks.add_subparsers(dest="action", required=True, metavar="ACTION")
+    text = "make a sink; events are sent to it within a second"
+    create = actions.add_parser("create", help=text, description=f"{text[0].upper()}{text[1:]}.")
+    kinds = create.add_subparsers(dest="kind", required=True, metavar="KIND")
+    for kind, options in KINDS.items():
+        action = add(kinds, kind, f"a sink that is {(options.__doc__ or '')[0].lower()}{(options.__doc__ or '')[1:-1]}")
+        action.add_argument("--name", required=True, help="what the sink is called in other commands and in metrics")
+        action.add_argument("--ledger", help="name of the ledger whose events it is sent (default: those of all)")
+        text = "begin with what happens from now on, or with the first event (default: now)"
+        action.add_argument("--from-position", choices=["now", "start"], default="now", help=text)
+        for argument in arguments(kind):
+            if argument.flag:
+                action.add_argument(argument.word, action="store_true", default=None, help=argument.help)
+            else:
+                action.add_argument(argument.word, required=argument.required, help=argument.help)
+    for name, text in (
+        ("list", "list sinks and where they lead"),
+        ("status", "show how far sinks are behind, and what is wrong"),
+    ):
+        action = add(actions, name, text)
+        action.add_argument("--json", action="store_true", help="as JSON, for programs")
+    for name, text in (
+        ("pause", "send nothing to a sink within a second, until it is resumed; it keeps its place"),
+        ("resume", "send events to a sink again, from where it was"),
+        ("delete", "remove a sink and its place"),
+    ):
+        action = add(actions, name, text)
+        action.add_argument("name", metavar="NAME", help="name of the sink")
+        if name == "resume":
+            action.add_argument("--skip", action="store_true", help="without the event that its broker refused")
 
 
 def _add_export(command: argparse.ArgumentParser) -> None:
@@ -203,6 +243,7 @@ COMMANDS = {
     "background": _background,
     "migrate": _operate,
     "keys": _operate,
+    "sinks": _operate,
     "audit": _operate,
     "doctor": _operate,
     "export": _operate,

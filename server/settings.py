@@ -23,9 +23,16 @@ REDIS_URL: Final = rf"^(?:rediss?://(?:[^/?#@]*@)?{_HOST}(?:/[0-9]*)?|unix://(?:
 # No user and password: what is no secret is shown.
 COLLECTOR_URL: Final = rf"^https?://{_HOST}(?:/[^?#@]*)?\Z"
 
+# Keys of Fernet: 32 bytes each.
+FERNET_KEYS: Final = r"^[A-Za-z0-9_-]{43}=(?:,[A-Za-z0-9_-]{43}=)*\Z"
+
 # Where a process can be told to fail on purpose, and how it is said.
 POSTING_FAILPOINTS: Final = ("posting.before_batch", "posting.sent", "posting.committed")
-FAILPOINT_NAMES: Final = (*POSTING_FAILPOINTS, "relay.before", "relay.committed")
+FAILPOINT_NAMES: Final = (
+    *POSTING_FAILPOINTS,
+    *("relay.before", "relay.committed", "webhooks.answered", "webhooks.recorded"),
+    *("sinks.before_batch", "sinks.confirmed", "sinks.stored"),
+)
 _POINT = rf"\s*(?:{'|'.join(map(re.escape, FAILPOINT_NAMES))})=(?:kill|raise|stall)(?:@[1-9][0-9]*)?\s*"
 FAILPOINTS: Final = rf"^(?:{_POINT}(?:,{_POINT})*)?\Z"
 
@@ -72,6 +79,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     anonymous_burst: Annotated[int, Meta(ge=1, le=1_000_000)] = 200
     trusted_proxies: str = ""
     cors_origins: str = ""
+    webhook_key: Annotated[str, Meta(pattern=FERNET_KEYS)] | None = None
+    webhook_private_networks: str = ""
     log_level: Annotated[str, Meta(pattern=r"^(debug|info|warning|error)\Z")] = "info"
     slow_ms: Annotated[int, Meta(ge=1, le=60_000)] = 1_000
     log_sample: Annotated[int, Meta(ge=0, le=1_000_000_000)] = 0
@@ -127,6 +136,15 @@ HELP: Final[Mapping[str, Help]] = {
     ),
     "cors_origins": Help(
         "Origins whose pages may read answers, as https://app.example.com, separated by commas; * is not taken."
+    ),
+    "webhook_key": Help(
+        "Keys that secrets of webhooks are encrypted under, each 32 bytes in URL-safe base64, separated by commas: the "
+        "first encrypts, all decrypt. The embedded servers have one; without one there are no webhooks.",
+        secret=True,
+    ),
+    "webhook_private_networks": Help(
+        "Networks that are no part of the public internet and may be sent webhooks all the same, and without TLS: "
+        "addresses and networks as 10.0.0.0/8, separated by commas."
     ),
     "log_level": Help("Least level that is logged: debug, info, warning or error."),
     "slow_ms": Help("Milliseconds past which a request, or a statement in PostgreSQL, is logged."),

@@ -21,8 +21,7 @@ from loadtests.bench.parts import PARTS
 from loadtests.bench.places import PEER_PYTHON
 from loadtests.bench.record import Part
 from loadtests.bench.report import TEMPLATE, render
-from loadtests.bench.scale import FULL, QUICK
-from loadtests.bench.work import Work
+from loadtests.bench.work import FULL, QUICK, Work
 from loadtests.errors import FAILED, GOOD, NotRunError
 from loadtests.openloop.generator import allow_files
 from loadtests.processes import PROJECT, run_command, run_program
@@ -70,17 +69,22 @@ async def _measure(arguments: argparse.Namespace, chosen: list[str], screen: Scr
     with contextlib.suppress(NotRunError):
         allow_files(max(scale.crowds))
     for name in chosen:
-        part = Part(name, scale.name, command, commit, facts)
+        began, started = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"), time.monotonic()
+        part = Part(name, scale.name, command, commit, facts, began)
         kept = record.read(arguments.reports, name)
-        if kept is not None and _is_as_good(kept, part) and not arguments.again:
+        if kept is not None and kept.is_as_good_as(part) and not arguments.again:
             screen.say(f"{name}: measured {kept.began}, kept")
             continue
         try:
-            await _measure_part(Work(part, scale, screen))
+            await PARTS[name](Work(part, scale, screen))
         except NotRunError as error:
             good = False
             screen.say(f"{name}: not measured: {error}")
             continue
+        except asyncio.CancelledError:
+            # What has been measured is kept; then this ends.
+            part.complete = False
+        part.took_seconds = round(time.monotonic() - started, 1)
         if part.counts or part.complete:
             record.write(arguments.reports, part)
         good = good and part.counts and part.complete
@@ -90,22 +94,6 @@ async def _measure(arguments: argparse.Namespace, chosen: list[str], screen: Scr
             screen.say("stopped; the same command goes on where it was")
             break
     return good
-
-
-def _is_as_good(kept: Part, new: Part) -> bool:
-    same = (kept.commit, kept.scale, kept.machine) == (new.commit, new.scale, new.machine)
-    return same and kept.complete and kept.counts
-
-
-async def _measure_part(work: Work) -> None:
-    part, started = work.part, time.monotonic()
-    part.began = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC")
-    try:
-        await PARTS[part.name](work)
-    except asyncio.CancelledError:
-        # What has been measured is kept; then this ends.
-        part.complete = False
-    part.took_seconds = round(time.monotonic() - started, 1)
 
 
 async def _write(arguments: argparse.Namespace, screen: Screen) -> None:

@@ -1,15 +1,11 @@
-"""
-Transfers and API keys by SQL: what thousands of requests and commands would have left behind, within minutes.
-
-All of it is done as the superuser of a server's own database, while nobody posts to the ledgers concerned.
-"""
+"""Transfers and API keys by SQL, as a database's superuser, while nobody posts to the ledgers concerned."""
 
 import hashlib
 import re
 import secrets
 import time
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import asyncpg
@@ -28,15 +24,15 @@ def statement(name: str) -> str:
     return _STATEMENTS[name]
 
 
-async def fill(url: str, accounts: Sequence[str], size: int, until: float, tell: Callable[[int], None]) -> int:
+async def fill(url: str, accounts: Sequence[str], size: int, until: float) -> int:
     """
-    Fill the newest ledger that has these accounts until the database holds *size* transfers or time is up; return how
-    many it holds.
+    Fill the newest ledger that has these accounts until the database holds *size* transfers or time is up.
 
-    `accounts`: all of the ledger, named `load:0` and so on. `until`: instant of the monotonic clock after which no
-    further chunk is begun. `tell`: called with the number of transfers now and then.
+    Return how many it holds. `accounts`: all of the ledger. `until`: instant of the monotonic clock.
     """
-    connection = await asyncpg.connect(url, command_timeout=STATEMENT_SECONDS_MAX)
+    # Functions find tables by it.
+    path = {"search_path": "tallystick"}
+    connection = await asyncpg.connect(url, command_timeout=STATEMENT_SECONDS_MAX, server_settings=path)
     try:
         await connection.execute("SET work_mem = '256MB'")
         ledger = await connection.fetchval(statement("ledger"), accounts[0])
@@ -48,19 +44,20 @@ async def fill(url: str, accounts: Sequence[str], size: int, until: float, tell:
                 start = await connection.fetchval(statement("start"), ledger)
                 await connection.execute("DROP TABLE IF EXISTS moves, sides")
                 await connection.execute(statement("moves"), chunk, start, len(accounts))
-                for name in ("sides", "transfers", "accounts"):
+                for name in ("sides", "transfers", "outbox", "accounts"):
                     await connection.execute(statement(name), ledger)
+            while not await connection.fetchval(statement("relay")):
+                pass
             held += chunk
-            tell(held)
         if held > began_with:
-            await connection.execute("VACUUM (ANALYZE) tallystick.accounts, tallystick.transfers")
+            await connection.execute("VACUUM (ANALYZE) accounts, transfers, outbox, feed")
         return held
     finally:
         await connection.close()
 
 
 async def new_keys(url: str, ledgers: int, keys: int) -> list[str]:
-    """Make new ledgers and so many admin keys with plenty, which open one ledger after the other; return the keys."""
+    """Make new ledgers and so many admin keys with plenty, which open one ledger after the other."""
     connection = await asyncpg.connect(url, command_timeout=STATEMENT_SECONDS_MAX)
     try:
         ids = [

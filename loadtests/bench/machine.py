@@ -3,10 +3,7 @@
 import importlib.metadata
 import os
 import platform
-import shlex
-import shutil
 import subprocess
-import sysconfig
 from pathlib import Path
 
 from loadtests.databases import programs
@@ -19,7 +16,6 @@ GIB = 1024**3
 
 
 def commit() -> str:
-    """Return the commit that is measured, and whether files differ from it."""
     found = _said("git", "rev-parse", "--verify", "--quiet", "HEAD")[:12]
     changed = _said("git", "status", "--porcelain", "--untracked-files=no", "--", "server", "sql", "loadtests")
     return f"{found} with changes" if found and changed else found or "unknown"
@@ -32,22 +28,13 @@ def facts(peer_python: Path) -> dict[str, str]:
         "CPU": f"{_cpu_model()}, {os.cpu_count()} cores",
         "memory": f"{memory:.0f} GiB",
         "kernel": f"{platform.system()} {platform.release()}",
-        "Python": f"{platform.python_version()} ({_how_built()})",
+        "Python": f"{platform.python_version()} ({platform.python_compiler()})",
         "packages": ", ".join(f"{name} {importlib.metadata.version(name)}" for name in PACKAGES),
         **{name: _said(str(path), "--version") for name, path in programs().items()},
     }
     code = "import importlib.metadata as m, sys; print(', '.join(f'{n} {m.version(n)}' for n in sys.argv[1:]))"
     found["peer"] = _said(str(peer_python), "-c", code, *PEER_PACKAGES)
-    if wrk := shutil.which("wrk"):
-        found["wrk"] = " ".join(_said(wrk, "-v").split()[1:2])
     return found
-
-
-def _how_built() -> str:
-    """Return compiler and configure options of this Python, but for those that name a place."""
-    options = shlex.split(str(sysconfig.get_config_var("CONFIG_ARGS") or ""))
-    plain = [option for option in options if option.startswith("--") and "=" not in option]
-    return f"{platform.python_compiler()}, configured with {' '.join(plain) or 'no options'}"
 
 
 def _cpu_model() -> str:
@@ -57,7 +44,6 @@ def _cpu_model() -> str:
 
 
 def _said(*command: str) -> str:
-    # `wrk -v` ends with an error and says its version all the same.
     try:
         done = subprocess.run(
             command, cwd=PROJECT, capture_output=True, text=True, check=False, timeout=COMMAND_SECONDS_MAX

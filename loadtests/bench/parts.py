@@ -1,8 +1,6 @@
 """The parts of the benchmark, each with all its rounds."""
 
 import os
-import re
-import shutil
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
@@ -10,17 +8,16 @@ from functools import partial
 from typing import NamedTuple
 
 from loadtests.bench.fill import fill, statement
-from loadtests.bench.places import PEER_DATABASE, Tallystick, bare, beside, peer, pgbench, pgbench_rate
-from loadtests.bench.scale import SHARES, USUAL
-from loadtests.bench.work import Work
+from loadtests.bench.places import PEER_DATABASE, Tallystick, bare, beside, peer, pgbench, transactions
+from loadtests.bench.work import SHARES, USUAL, Work
 from loadtests.databases import Databases
 from loadtests.errors import NotRunError
 from loadtests.figures import Run
 from loadtests.openloop import overload
 from loadtests.openloop.driver import Task
-from loadtests.openloop.generator import MARGIN_SECONDS, allow_files, leave_cores, run_apart
+from loadtests.openloop.generator import allow_files, leave_cores, run_apart
 from loadtests.openloop.workloads import BULK_TRANSFERS, Target
-from loadtests.processes import cpu_times, cpu_used, resident_bytes, run_command
+from loadtests.processes import resident_bytes
 from loadtests.servers import tallystick
 
 # What is compared with the peer; it has no bulk.
@@ -31,6 +28,7 @@ INSERT_CLIENTS = 4
 INSERT_DATABASE = "plain"
 PGBENCH_SCALES = (20, 1)
 PGBENCH_CLIENTS = 16
+OPEN_WORKLOADS = ("read", "post", "hot")
 # What is asked of a ledger of each size.
 ASKED = ("read", "statement", "post")
 # Requests a second of all connections together: little, so that what grows is the number of connections alone.
@@ -48,11 +46,7 @@ class Case(NamedTuple):
 
 
 async def in_turns(work: Work, cases: Sequence[Case], base: Case | None = None, figure: str = "per_second") -> None:
-    """
-    Make a run of each kind in turns, as many rounds as there are.
-
-    With a base, each comes right after a run of it, and it is kept how many times of the base's figure its own is.
-    """
+    """Make a run of each kind in turns, each right after one of the base, whose figure is kept beside its own."""
     for number in range(work.scale.rounds):
         for case in cases:
             beside_it = 0.0 if base is None else (await base.measure())[figure]
@@ -63,7 +57,7 @@ async def in_turns(work: Work, cases: Sequence[Case], base: Case | None = None, 
 
 def closed(work: Work, workload: str, target: Target, roots: list[int], connections: int = USUAL) -> Awaitable[Run]:
     """Send requests on each connection as soon as the last one is answered."""
-    return run_apart(Task(target, workload, connections, work.scale.seconds, settle=False), roots)
+    return run_apart(Task(target, workload, connections, work.scale.seconds), roots)
 
 
 async def bulk(work: Work, running: Tallystick, connections: int) -> Run:
@@ -89,7 +83,7 @@ async def sides(work: Work) -> None:
         await databases.postgres.make(INSERT_DATABASE)
         await tallystick("migrate", settings={"database_url": databases.postgres.url(INSERT_DATABASE)})
         work.say("starting the peer")
-        async with peer(databases) as (other, peer_pid), bare(await running.body()) as (nothing, bare_pid):
+        async with peer(databases) as (other, peer_pid), bare() as (nothing, bare_pid):
             roots = [databases.postgres.pid, databases.valkey.pid]
             leave_cores([peer_pid, bare_pid, *roots])
             cases = []
@@ -101,6 +95,10 @@ async def sides(work: Work) -> None:
             cases += _pgbench_cases(work, databases)
             try:
                 await in_turns(work, cases)
+                peers = {(run["workload"], run["round"]): run for run in work.part.runs if run["side"] == "peer"}
+                for run in work.part.runs:
+                    if run["side"] == "tallystick":
+                        run["times"] = run["per_second"] / peers[run["workload"], run["round"]]["per_second"]
             finally:
                 [[clean]] = await databases.postgres.ask(statement("peer_audit"), name=PEER_DATABASE)
                 work.part.audited("peer", clean, f"balances are {'' if clean else 'not '}their transfers")
@@ -124,24 +122,13 @@ async def filled(work: Work, databases: Databases, *sizes: int) -> AsyncIterator
 
 def _pgbench_cases(work: Work, databases: Databases) -> list[Case]:
     wide, narrow = (f"pgbench{size}" for size in PGBENCH_SCALES)
-    measure = partial(transactions, work, databases)
+    measure = partial(transactions, databases, work.scale.seconds)
     rows = partial(measure, INSERT_DATABASE, INSERT_CLIENTS, rows=INSERT_ROWS, script=statement("insert"))
     return [
         Case({"side": "pgbench", "workload": "spread"}, partial(measure, wide, PGBENCH_CLIENTS)),
-        Case({"side": "pgbench", "workload": "hot"}, partial(measure, narrow, PGBENCH_CLIENTS)),
+        Case({"side": "pgbench", "workload": "one row"}, partial(measure, narrow, PGBENCH_CLIENTS)),
         Case({"side": "insert", "workload": "rows"}, rows),
     ]
-
-
-async def transactions(
-    work: Work, databases: Databases, name: str, clients: int, *, rows: int = 1, script: str = ""
-) -> Run:
-    """Have clients of pgbench send transactions, which count by their rows."""
-    roots, seconds = [databases.postgres.pid], work.scale.seconds
-    before = cpu_times(roots)
-    found = await pgbench_rate(databases, name, clients, seconds, script)
-    run = {"connections": clients, "seconds": seconds, **found, "cpu": cpu_used(before, cpu_times(roots))}
-    return run | {"per_second": found["per_second"] * rows}
 
 
 async def open_loop(work: Work) -> None:
@@ -150,7 +137,7 @@ async def open_loop(work: Work) -> None:
     async with work.tallystick() as running:
         roots = [running.server.pid]
         for number in range(scale.rounds):
-            for workload in scale.open_workloads:
+            for workload in OPEN_WORKLOADS:
                 peak = (await closed(work, workload, running.target, roots, MANY))["per_second"]
                 for share in SHARES:
                     run = await run_apart(Task(running.target, workload, MANY, scale.seconds, share * peak), roots)
@@ -161,10 +148,9 @@ async def overload_curve(work: Work) -> None:
     """Up to ten times the peak, as `make overload` measures it, on servers of its own."""
     scale = work.scale
     pin = len(os.sched_getaffinity(0)) > 1
-    options = overload.Options("post", scale.overload_seconds, factors=scale.factors, pin=pin)
     for number in range(scale.rounds):
         work.say(f"curve {number + 1} of {scale.rounds}")
-        curve, audit = await overload.measure_own(options, work.screen)
+        curve, audit = await overload.measure_own(work.screen, "post", scale.overload_seconds, pin=pin)
         clean = audit.code == 0 and not curve.lies
         work.part.audited("overload", clean, "; ".join([audit.last_line, *curve.lies[:3]]))
         for step in curve.steps:
@@ -172,32 +158,11 @@ async def overload_curve(work: Work) -> None:
 
 
 async def generators(work: Work) -> None:
-    """The fastest handler there is, asked by this generator and, where it is installed, by wrk."""
-    program = shutil.which("wrk")
-    async with work.tallystick() as running:
-        body = await running.body()
-    async with bare(body) as (target, pid):
-        cases = []
-        for connections in (USUAL, MANY):
-            cases.append(Case({"side": "ours"}, partial(closed, work, "bare", target, [pid], connections)))
-            if program is not None:
-                measure = partial(run_wrk, program, target, connections, work.scale.seconds, [pid])
-                cases.append(Case({"side": "wrk", "workload": "bare"}, measure))
-        await in_turns(work, cases)
-
-
-async def run_wrk(program: str, target: Target, connections: int, seconds: float, roots: list[int]) -> Run:
-    """Ask for one address with `wrk`, one thread."""
-    command = [program, "-t1", f"-c{connections}", f"-d{max(1, round(seconds))}s", f"{target.url}/"]
-    before, began, started = cpu_times(roots), os.times(), time.perf_counter()
-    done = await run_command(command, seconds + MARGIN_SECONDS)
-    taken, ended, after = time.perf_counter() - started, os.times(), cpu_times(roots)
-    rate = re.search(r"Requests/sec: +([\d.]+)", done.output)
-    if done.code != 0 or rate is None or "Non-2xx" in done.output:
-        raise NotRunError(f"wrk failed: {done.last_lines}")
-    own = [ended.children_user - began.children_user, ended.children_system - began.children_system]
-    figures = {"connections": connections, "seconds": round(seconds), "per_second": float(rate[1])}
-    return {**figures, "generator_share": sum(own) / taken, "cpu": {**cpu_used(before, after), "generator": own}}
+    """The fastest handler there is: what the generator itself takes. It has no books that could be wrong."""
+    work.part.audited("bare", True, "nothing to audit")
+    async with bare() as (target, pid):
+        ask = partial(closed, work, "bare", target, [pid])
+        await in_turns(work, [Case({"side": "ours"}, partial(ask, number)) for number in (USUAL, MANY)])
 
 
 async def transfers(work: Work) -> None:
@@ -207,12 +172,9 @@ async def transfers(work: Work) -> None:
         # Both are counted from here on; what is measured in between is bounded by itself.
         left = work.scale.fill_seconds
         for size in work.scale.sizes:
+            work.say(f"filling up to {size:,}")
             began = time.monotonic()
-
-            def tell(held: int, size: int = size) -> None:
-                work.say(f"{held:,} of {size:,}")
-
-            held = await fill(databases.postgres.url(), target.accounts, size, began + left, tell)
+            held = await fill(databases.postgres.url(), target.accounts, size, began + left)
             left -= time.monotonic() - began
             if held < size:
                 work.part.notes.append(f"{size:,} transfers were not reached in {work.scale.fill_seconds:.0f} s.")
@@ -245,17 +207,9 @@ async def crowds(work: Work) -> None:
         await in_turns(work, cases)
 
 
-async def many_ledgers(work: Work) -> None:
-    """First posts and cached reads, over more and more ledgers beside one."""
-    await _spread(work, ("post", "read"), "ledgers", work.scale.ledgers)
-
-
-async def many_keys(work: Work) -> None:
-    """Cached reads of one ledger by more and more API keys beside one."""
-    await _spread(work, ("read",), "keys", work.scale.keys)
-
-
-async def _spread(work: Work, workloads: Sequence[str], name: str, sizes: Sequence[int]) -> None:
+async def many(work: Work, name: str, workloads: Sequence[str]) -> None:
+    """The same requests over more and more ledgers, or by more and more API keys of one, beside a single one."""
+    sizes: Sequence[int] = getattr(work.scale, name)
     async with work.tallystick() as running:
         ask = partial(closed, work, roots=[running.server.pid], connections=MANY)
         targets = {}
@@ -280,7 +234,7 @@ async def one_caller(work: Work) -> None:
     """One caller who posts one transfer after the other, beside one client of pgbench."""
     [size, *_] = PGBENCH_SCALES
     async with work.tallystick() as running, beside() as databases, filled(work, databases, size):
-        base = Case({}, partial(transactions, work, databases, f"pgbench{size}", 1))
+        base = Case({}, partial(transactions, databases, work.scale.seconds, f"pgbench{size}", 1))
         cases = [Case({}, partial(closed, work, "post", running.target, [running.server.pid], 1))]
         await in_turns(work, cases, base, "p50")
 
@@ -290,8 +244,8 @@ PARTS: dict[str, Callable[[Work], Awaitable[None]]] = {
     "sides": sides,
     "open": open_loop,
     "generator": generators,
-    "ledgers": many_ledgers,
-    "keys": many_keys,
+    "ledgers": partial(many, name="ledgers", workloads=("post", "read")),
+    "keys": partial(many, name="keys", workloads=("read",)),
     "bulk": many_bulks,
     "one": one_caller,
     "connections": crowds,

@@ -13,13 +13,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 from loadtests.bench.fill import new_keys
-from loadtests.client import Client
 from loadtests.databases import Databases, programs
 from loadtests.errors import NotRunError
-from loadtests.figures import quantile
+from loadtests.figures import Run, quantile
 from loadtests.openloop.generator import ACCOUNTS, prepare
 from loadtests.openloop.workloads import Target
-from loadtests.processes import HOST, PROJECT, Program, free_port, run_command, spawn, tail
+from loadtests.processes import HOST, PROJECT, Program, cpu_times, cpu_used, free_port, run_command, spawn, tail
 from loadtests.servers import Server, serves
 
 PEER_PYTHON = PROJECT / ".venv-peer" / "bin" / "python"
@@ -39,11 +38,6 @@ class Tallystick(NamedTuple):
     server: Server
     databases: Databases
     target: Target
-
-    async def body(self) -> bytes:
-        """Return what a read is answered with."""
-        async with Client(self.server.url, self.target.keys[0]) as client:
-            return (await client.call("GET", f"/v1/accounts/{self.target.accounts[0]}")).body
 
     async def spread_over(self, ledgers: int, keys: int) -> Target:
         """Return new ledgers that share as many accounts as there usually are, and new keys of them."""
@@ -76,10 +70,12 @@ async def pgbench(databases: Databases, name: str, *arguments: str) -> str:
     return done.output
 
 
-async def pgbench_rate(
-    databases: Databases, name: str, clients: int, seconds: float, script: str = ""
-) -> dict[str, float]:
-    """Return transactions a second of prepared statements, and quantiles of their milliseconds."""
+async def transactions(
+    databases: Databases, seconds: float, name: str, clients: int, *, rows: int = 1, script: str = ""
+) -> Run:
+    """Have clients of pgbench send prepared transactions, which count by their rows."""
+    roots = [databases.postgres.pid]
+    before = cpu_times(roots)
     with tempfile.TemporaryDirectory(prefix="tallystick-pgbench-") as path:
         folder = Path(path)
         words = ["-n", "-M", "prepared", "-c", str(clients), "-T", str(max(1, round(seconds))), "-l"]
@@ -87,31 +83,31 @@ async def pgbench_rate(
             (folder / "script").write_text(script, encoding="utf-8")
             words += ["-f", str(folder / "script")]
         text = await pgbench(databases, name, *words, f"--log-prefix={folder}/log")
-        times = sorted(_transaction_times(folder))
+        times = _transaction_times(folder)
+    cpu = cpu_used(before, cpu_times(roots))
     rate = re.search(r"tps = ([\d.]+)", text)
     if rate is None:
         raise NotRunError(f"pgbench printed no rate:\n{text[-500:]}")
-    return {"per_second": float(rate[1]), "p50": quantile(times, 0.5), "p99": quantile(times, 0.99)}
+    figures = {"per_second": float(rate[1]) * rows, "p50": quantile(times, 0.5), "p99": quantile(times, 0.99)}
+    return {"connections": clients, "seconds": seconds, **figures, "cpu": cpu}
 
 
 def _transaction_times(folder: Path) -> list[float]:
-    """Return the milliseconds of transactions: the third word of each line of pgbench's logs has microseconds."""
+    """Return the milliseconds of all, in order: the third word of each line of pgbench's logs has microseconds."""
     lines = [line for log in folder.glob("log*") for line in log.read_text(encoding="ascii").splitlines()]
-    return [float(line.split()[2]) / 1e3 for line in lines]
+    return sorted(float(line.split()[2]) / 1e3 for line in lines)
 
 
 @asynccontextmanager
-async def bare(body: bytes) -> AsyncIterator[tuple[Target, int]]:
-    """Run a handler that answers always the same; yields where it is and its process."""
+async def bare() -> AsyncIterator[tuple[Target, int]]:
     port = free_port()
-    command = [sys.executable, "-m", "loadtests.bench.bare", str(port), body.decode()]
+    command = [sys.executable, "-m", "loadtests.bench.bare", str(port)]
     async with _running(command, port, "/", os.environ) as pid:
         yield Target(f"http://{HOST}:{port}", ["none"], []), pid
 
 
 @asynccontextmanager
 async def peer(databases: Databases) -> AsyncIterator[tuple[Target, int]]:
-    """Run the peer on a database of its own; yields where it is and its process."""
     await databases.postgres.make(PEER_DATABASE)
     database = databases.postgres.url(PEER_DATABASE, scheme="postgresql+asyncpg")
     key = secrets.token_urlsafe()
@@ -123,13 +119,9 @@ async def peer(databases: Databases) -> AsyncIterator[tuple[Target, int]]:
 async def run_peer(
     database_url: str, redis_url: str, keys: Mapping[str, tuple[str, str]]
 ) -> AsyncIterator[tuple[str, int]]:
-    """
-    Run the peer: uvicorn with uvloop and httptools, one worker; yields its address and its process.
-
-    `keys`: the API keys that it takes, with the ledger and the limit of each.
-    """
+    """Run the peer, one worker, with API keys that each have a ledger and a limit; yields address and process."""
     port = free_port()
-    command = [str(PEER_PYTHON), "-m", "uvicorn", "loadtests.peer.app:app", "--host", HOST, "--port", str(port)]
+    command = [str(PEER_PYTHON), "-m", "uvicorn", "loadtests.peer:app", "--host", HOST, "--port", str(port)]
     command += ["--loop", "uvloop", "--http", "httptools", "--no-access-log", "--log-level", "warning"]
     own = {"PEER_DATABASE_URL": database_url, "PEER_REDIS_URL": redis_url, "PEER_KEYS": json.dumps(keys)}
     async with _running(command, port, "/openapi.json", {**os.environ, **own, "PYTHONPATH": str(PROJECT)}) as pid:

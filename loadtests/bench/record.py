@@ -12,9 +12,8 @@ class Part:
     """
     A part as it is measured.
 
-    `audit` is what was said of the books afterwards, and `clean` whether they were right. `settings` are those of the
-    PostgreSQL that was measured. A part that was interrupted is not `complete`, and is measured again the next time.
-    `notes` are what a reader has to know of the figures, in sentences.
+    `audit` is what was said of the books afterwards, and `clean` whether they were right. `settings` are those of
+    PostgreSQL. A part that was interrupted is not `complete`. `notes` are what a reader has to know of the figures.
     """
 
     name: str
@@ -35,6 +34,10 @@ class Part:
     def counts(self) -> bool:
         """Whether its figures may be shown: somebody has looked at the books, and they were right."""
         return self.clean and bool(self.audit) and bool(self.runs)
+
+    def is_as_good_as(self, other: "Part") -> bool:
+        same = (self.commit, self.scale, self.machine) == (other.commit, other.scale, other.machine)
+        return same and self.complete and self.counts
 
     def audited(self, what: str, clean: bool, words: str) -> None:
         self.clean = self.clean and clean

@@ -1,20 +1,124 @@
-"""Writes benchmarks.md: the words of template.md, which hold no figures, and between them those of measured runs."""
+"""Writes benchmarks.md: the words of template.md, which hold no figures, and between them tables of measured runs."""
 
 import os
 import re
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
+from typing import Any, NamedTuple
 
 from loadtests.bench.record import Part
-from loadtests.bench.tables import FIGURES
-from loadtests.figures import group, table
+from loadtests.figures import RATE, Column, Run, group, percent, runs_table, table
+from loadtests.openloop.results import CURVE
 
-# Share of a core from which on the generator may be what limits a run.
-BUSY = 0.9
 TEMPLATE = Path(__file__).with_name("template.md")
 # The fields that identify runs of one kind.
 KIND = ("side", "workload", "connections", "share", "step", "transfers", "ledgers", "keys")
 _PLACE = re.compile(r"^\{\{(\w+)\}\}$", re.MULTILINE)
+# What the figures call it, and what a reader does.
+NAMES = {
+    "read": "cached read",
+    "replay": "replay",
+    "post": "first post",
+    "hot": "first post, one hot account",
+    "bulk": "bulk, transfers",
+    "statement": "statement, newest 20",
+    "spread": "TPC-B, scale 20",
+    "one row": "TPC-B, scale 1",
+    "rows": "a row",
+}
+KINDS = {"server": "server", "postgres": "PostgreSQL", "redis": "Valkey", "generator": "generator"}
+
+
+def name_of(workload: str) -> str:
+    return NAMES.get(workload, workload)
+
+
+def _microseconds(run: Run, *, kind: str, mode: int) -> float | None:
+    """Return the user (0) or system time that a request took of one kind of process; None where it had no part."""
+    if kind not in run["cpu"]:
+        return None
+    answered = run.get("answered") or run["per_second"] * run["seconds"]
+    return float(1e6 * run["cpu"][kind][mode] / max(answered, 1))
+
+
+def _without_generator(run: Run) -> float:
+    kinds = (kind for kind in KINDS if kind != "generator")
+    return sum(_microseconds(run, kind=kind, mode=mode) or 0.0 for kind in kinds for mode in (0, 1))
+
+
+def _not_answered(run: Run) -> float:
+    return float(sum(run["other"].values()))
+
+
+P50, P99, P999 = Column("p50 ms", "p50"), Column("p99 ms", "p99"), Column("p99.9 ms", "p999")
+TIMES = Column("times that beside it", "times", spreads=True)
+
+
+class Table(NamedTuple):
+    part: str
+    by: tuple[str, ...]
+    columns: tuple[Column, ...]
+    head: str = "what"
+
+    def markdown(self, part: Part) -> str:
+        rows = [(", ".join(map(_label, self.by, key)), runs) for key, runs in group(part.runs, *self.by).items()]
+        return runs_table(self.head, rows, self.columns)
+
+
+def _label(name: str, value: Any) -> str:
+    """Return what a reader calls runs whose field of that name has a value."""
+    if isinstance(value, str):
+        return name_of(value)
+    return f"{value:.0%} of the peak" if name == "share" else f"{value:,} {name.removesuffix('s' * (value == 1))}"
+
+
+# By the name that the template knows.
+TABLES = {
+    "api": Table("api", ("workload", "connections"), (RATE, P50, P99, P999, Column("not answered 2xx", _not_answered))),
+    "sides": Table("sides", ("side", "workload"), (RATE, P50, P99, Column("times the peer", "times", spreads=True))),
+    "cpu": Table(
+        "sides",
+        ("side", "workload"),
+        (
+            *(
+                Column(f"{name}, {word}", partial(_microseconds, kind=kind, mode=mode))
+                for kind, name in KINDS.items()
+                for mode, word in enumerate(("user", "system"))
+            ),
+            Column("without the generator", _without_generator),
+        ),
+        "µs of CPU",
+    ),
+    "open": Table(
+        "open",
+        ("workload", "share"),
+        (
+            Column("due a second", "offered"),
+            Column("good a second", "per_second"),
+            *(P50, P99, P999),
+            Column("never sent", "gave_up"),
+            Column("generator's lag, p99 ms", "lag_p99"),
+        ),
+    ),
+    "overload": Table("overload", ("step",), CURVE),
+    "transfers": Table("transfers", ("transfers", "workload"), (RATE, P99)),
+    "connections": Table(
+        "connections",
+        ("connections",),
+        (RATE, P50, P99, P999, Column("broken", "broken"), Column("more memory, MiB", "memory_mib")),
+    ),
+    "ledgers": Table("ledgers", ("workload", "ledgers"), (RATE, P99, TIMES), "256 connections"),
+    "keys": Table("keys", ("workload", "keys"), (RATE, P99, TIMES), "256 connections"),
+    "bulk": Table("bulk", ("connections",), (RATE, P50, P99, Column("bulks refused", "refused"), TIMES), "callers"),
+    "one": Table("one", ("workload",), (P50, P99, Column("`pgbench -c 1`, p50 ms", "base"), TIMES), "one caller"),
+    "generator": Table(
+        "generator",
+        ("side", "connections"),
+        (RATE, Column("CPU of the generator, of one core", "generator_share", percent)),
+        "a bare handler asked by",
+    ),
+}
 
 
 def render(parts: Sequence[Part], template: str, document: Path, plots: Path) -> str:
@@ -28,18 +132,14 @@ def render(parts: Sequence[Part], template: str, document: Path, plots: Path) ->
 
 
 def _figures(name: str, found: Mapping[str, Part], document: Path, plots: Path) -> str:
-    of, make = FIGURES[name]
-    part = found.get(of)
+    part = found.get(TABLES[name].part)
     if part is None:
         return "Not measured."
     if not part.counts:
         return f"Measured, but it does not count: {part.audit}."
-    pieces = [make(part), *part.notes]
+    pieces = [TABLES[name].markdown(part), *part.notes]
     if not part.complete:
         pieces.append("This part was interrupted; these are the runs that were made until then.")
-    busy = sum(run.get("generator_share", 0.0) > BUSY for run in part.runs)
-    if busy:
-        pieces.append(f"In {busy} of {len(part.runs)} runs the generator used more than {BUSY:.0%} of its core.")
     plot = plots / f"{name}.svg"
     if plot.exists():
         pieces.insert(0, f"![{name}]({os.path.relpath(plot, document.parent)})")
@@ -54,11 +154,9 @@ def _how(parts: Sequence[Part]) -> str:
     rows = []
     for part in parts:
         rounds = max((len(runs) for runs in group(part.runs, *KIND).values()), default=0)
-        seconds = sorted({f"{run['seconds']:.3g}" for run in part.runs if "seconds" in run})
-        length = f"{seconds[0]}-{seconds[-1]}" if len(seconds) > 1 else "".join(seconds)
         right = "yes" if part.counts else "no"
-        rows.append([part.name, part.command.replace("|", " "), part.commit, part.began, str(rounds), length, right])
-    head = ("part", "command", "commit", "when", "runs of each", "seconds of a run", "books right")
+        rows.append([part.name, part.command.replace("|", " "), part.commit, part.began, str(rounds), right])
+    head = ("part", "command", "commit", "when", "runs of each", "books right")
     machine = table(("what", "which"), [[name, text] for name, text in facts.items()], figures=False)
     audits = "\n".join(f"- {part.name}: {part.audit}" for part in parts)
     return f"{machine}\n\n{table(head, rows, figures=False)}\n\nThe audits after each part:\n\n{audits}"

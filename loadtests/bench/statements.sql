@@ -1,9 +1,10 @@
 -- What the benchmark asks databases for, in the form of sql/queries/.
 
 -- name: moves(number, since, accounts)
--- Transfers between `load:0` and so on; a tenth come from the first, as from one that everybody uses.
+-- Transfers between `load:0` and so on, 500 of an instant, as a batch; a tenth come from the first, as from one that
+-- everybody uses.
 CREATE TEMPORARY TABLE moves AS
-SELECT n, 1 + n % 500 AS amount, $2::timestamptz + n * interval '1 microsecond' AS created_at,
+SELECT n, 1 + n % 500 AS amount, $2::timestamptz + (1 + n / 500) * interval '1 millisecond' AS created_at,
        'load:' || source AS source, 'load:' || (source + 1 + step) % $3::bigint AS destination
 FROM (
     SELECT n, CASE WHEN n % 10 = 0 THEN 0 ELSE floor(random() * $3::bigint)::bigint END AS source,
@@ -36,6 +37,18 @@ FROM moves AS m
 JOIN sides AS s ON s.n = m.n AND s.is_source
 JOIN sides AS d ON d.n = m.n AND NOT d.is_source
 ORDER BY m.n;
+
+-- name: outbox(ledger_id)
+-- The batches that they were, for the feed.
+INSERT INTO tallystick.outbox (ledger_id, posted_at, transfers)
+SELECT $1, created_at, array_agg(id ORDER BY id)
+FROM tallystick.transfers
+WHERE ledger_id = $1 AND moves AND created_at >= (SELECT min(created_at) FROM moves)
+GROUP BY created_at;
+
+-- name: relay()
+-- Give some of what waits its positions, and say whether nothing is left: a measurement should not pay for it.
+SELECT whole FROM tallystick.relay_outbox('0', '{}', 2000, 10000);
 
 -- name: accounts(ledger_id)
 -- The accounts as they stand afterwards.

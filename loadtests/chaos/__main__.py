@@ -10,20 +10,18 @@ import shutil
 import sys
 import time
 import traceback
-from collections.abc import Callable
-from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from functools import partial
 from pathlib import Path
 
 import uvloop
 
-from loadtests.books import record_books
-from loadtests.chaos.clients import PREFIX, Client, Traffic, make_clients, open_accounts
+from loadtests.books import open_books, record_books
+from loadtests.chaos.clients import ACCOUNTS, FUNDS, PREFIX, WORLD, make_clients
 from loadtests.chaos.judge import judge
 from loadtests.chaos.nemesis import Nemesis
 from loadtests.chaos.plan import SECONDS_MIN, Phase, plan
-from loadtests.chaos.rig import LEDGERS, Rig, running
-from loadtests.client import Client as Caller
+from loadtests.chaos.readers import reading
+from loadtests.chaos.rig import Front, Rig, running
 from loadtests.errors import FAILED, GOOD, NotRunError
 from loadtests.history.recorder import Recorder
 from loadtests.payers import INSIST_SECONDS_MAX
@@ -36,8 +34,6 @@ SECONDS_MAX = 3600.0
 MARGIN_SECONDS = 10.0
 
 say = partial(print, flush=True)
-# Stands between clients and a server: takes the server's address, gives the one that clients use.
-Front = Callable[[str], AbstractAsyncContextManager[str]]
 
 
 def main(arguments: list[str] | None = None, front: Front | None = None) -> int:
@@ -76,18 +72,15 @@ async def _run(asked: argparse.Namespace, phases: list[Phase], folder: Path, fro
     """Run, say what came of it, and return whether all is well."""
     began = time.monotonic()
     say(f"seed {asked.seed}, {asked.seconds:.0f} s, {sum(len(phase.steps) for phase in phases)} steps")
-    async with AsyncExitStack() as stack:
-        rig = await stack.enter_async_context(running(folder))
-        if front is not None:
-            rig.urls = [await stack.enter_async_context(front(url)) for url in rig.urls]
-        await open_accounts(rig)
-        nemesis = await _traffic(rig, asked.seed, phases, folder)
-        say("reading the books")
-        for ledger in LEDGERS:
-            # Of the server itself: whatever stands before it has no part in what the books say.
-            async with Caller(rig.servers[0].url, rig.keys[ledger]) as caller:
-                with Recorder(folder / f"books-{ledger}.jsonl") as recorder:
-                    await record_books(caller, recorder, PREFIX, ledger)
+    async with running(folder, front) as rig:
+        with Recorder(folder / "feed.jsonl") as feed:
+            async with reading(rig, feed) as readers:
+                nemesis = await _traffic(rig, asked.seed, phases, folder)
+                say("reading the books")
+                with Recorder(folder / "books.jsonl") as books:
+                    for ledger, (caller, *_) in rig.direct.items():
+                        await record_books(caller, books, PREFIX, ledger)
+                await readers.catch_up()
         await rig.audit()
         await rig.stop()
     judged = judge(folder)
@@ -112,17 +105,16 @@ async def _run(asked: argparse.Namespace, phases: list[Phase], folder: Path, fro
 async def _traffic(rig: Rig, seed: int, phases: list[Phase], folder: Path) -> Nemesis:
     """Let the clients run while the plan is carried out; return when all of them have ended."""
     with Recorder(folder / "history.jsonl") as recorder:
-        async with Traffic(rig, recorder) as traffic:
-            for ledger in LEDGERS:
-                await Client(traffic, ledger, "fund-0", seed).fund()
-            clients = make_clients(traffic, seed)
-            nemesis = Nemesis(traffic, [client.process for client, _ in clients], say)
-            async with asyncio.TaskGroup() as group:
-                running_clients = [group.create_task(client.run(act)) for client, act in clients]
-                await nemesis.run(phases)
-                traffic.stopped = True
-                async with asyncio.timeout(INSIST_SECONDS_MAX + MARGIN_SECONDS):
-                    await asyncio.gather(*running_clients)
+        for ledger, (caller, *_) in rig.callers.items():
+            await open_books(caller, recorder, WORLD, ACCOUNTS, FUNDS, keys="fund-", ledger=ledger)
+        clients = make_clients(rig, recorder, seed)
+        nemesis = Nemesis(rig, recorder, [client.process for client, _ in clients], say)
+        async with asyncio.TaskGroup() as group:
+            running_clients = [group.create_task(client.run(act)) for client, act in clients]
+            await nemesis.run(phases)
+            rig.stopped = True
+            async with asyncio.timeout(INSIST_SECONDS_MAX + MARGIN_SECONDS):
+                await asyncio.gather(*running_clients)
     return nemesis
 
 

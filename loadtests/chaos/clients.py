@@ -1,16 +1,14 @@
 """The clients of chaos: which there are, and how their requests get to either server."""
 
 import asyncio
-import contextlib
 import time
 from collections.abc import Coroutine, Sequence
 from typing import Any
 
 from loadtests.chaos.rig import LEDGERS, Rig
-from loadtests.client import Client as Caller
 from loadtests.client import NoAnswer
 from loadtests.history.recorder import Heard, Recorder
-from loadtests.payers import CURRENCY, Act, Habits, Payer, Request
+from loadtests.payers import Act, Habits, Payer, Request
 
 PREFIX = "chaos:"
 WORLD = f"{PREFIX}world"
@@ -27,8 +25,7 @@ ROLES: dict[Act, int] = {
     Payer.pay: 8,
     Payer.storm: 3,
     Payer.pay_hot: 4,
-    Payer.bulk: 2,
-    Payer.atomic: 2,
+    Payer.bulk: 4,
     Payer.overdraw: 2,
     Payer.confuse: 2,
     Payer.checkout: 4,
@@ -43,41 +40,17 @@ ANSWER_SECONDS_MAX = 10.0
 PATIENCE_SECONDS_MAX = 0.02
 # Of the requests of a client that hangs up, the share that it does not wait for.
 HANG_UP_SHARE = 0.4
-# Of all clients to one server in one ledger: each has its own, and a storm several.
-CONNECTIONS_MAX = 1_000
-
-
-class Traffic(contextlib.AsyncExitStack):
-    """
-    What all clients share; its connections end with the body.
-
-    `answered`: when the last request that was well answered had been sent, by client. `stopped`: clients end after what
-    is under way.
-    """
-
-    def __init__(self, rig: Rig, recorder: Recorder) -> None:
-        super().__init__()
-        self.rig = rig
-        self.recorder = recorder
-        self.answered: dict[str, float] = {}
-        self.stopped = False
-        self.callers = {
-            ledger: [Caller(url, rig.keys[ledger], CONNECTIONS_MAX) for url in rig.urls] for ledger in LEDGERS
-        }
-        for callers in self.callers.values():
-            for caller in callers:
-                self.push_async_exit(caller)
 
 
 class Client(Payer):
     """One client. Its name begins its keys: they are the same in both ledgers, as keys may be."""
 
-    def __init__(self, traffic: Traffic, ledger: str, name: str, seed: int) -> None:
+    def __init__(self, rig: Rig, recorder: Recorder, ledger: str, name: str, seed: int) -> None:
         process = f"{ledger}/{name}"
-        self._traffic = traffic
-        self._callers = traffic.callers[ledger]
+        self._rig = rig
+        self._callers = rig.callers[ledger]
         super().__init__(
-            *(traffic.recorder, process),
+            *(recorder, process),
             prefix=f"{name}-",
             accounts=ACCOUNTS,
             habits=HABITS,
@@ -86,26 +59,19 @@ class Client(Payer):
         )
 
     async def run(self, act: Act) -> None:
-        """Do one thing over and over, until all are told to stop."""
         think = READER_THINK_SECONDS if act is Payer.read else THINK_SECONDS
-        while not self._traffic.stopped:
+        while not self._rig.stopped:
             await act(self)
             await asyncio.sleep(self.dice.uniform(0, 2 * think))
 
-    async def fund(self) -> None:
-        """Give all accounts their first money."""
-        for account in ACCOUNTS:
-            await self.insist(*self.payment((WORLD, account), FUNDS))
-
     def gave_up(self, key: str, heard: Heard) -> None:
-        """Note what nobody knows."""
-        self._traffic.rig.violations.append(f"{self.process}: {key} has no known outcome: {heard}")
+        self._rig.violations.append(f"{self.process}: {key} has no known outcome: {heard}")
 
     async def send(self, request: Request) -> Heard:
         """Send a request to the server whose turn it is, or to either; at times hang up before it is answered."""
-        traffic, callers = self._traffic, self._callers
+        rig, callers = self._rig, self._callers
         turn = self.dice.randrange(len(callers)) if request.turn is None else request.turn % len(callers)
-        hangs_up = request.deaf or (traffic.rig.hang_up and self.dice.random() < HANG_UP_SHARE)
+        hangs_up = request.deaf or (rig.hang_up and self.dice.random() < HANG_UP_SHARE)
         seconds = self.dice.uniform(0, PATIENCE_SECONDS_MAX) if hangs_up else ANSWER_SECONDS_MAX
         sent = time.monotonic()
         try:
@@ -115,7 +81,7 @@ class Client(Payer):
             return Heard.of(0, type(error.__cause__).__name__)
         if heard.status < 500 and heard.status != 429:
             # The service works.
-            traffic.answered[self.process] = max(sent, traffic.answered.get(self.process, 0.0))
+            rig.answered[self.process] = max(sent, rig.answered.get(self.process, 0.0))
         return Heard.of(heard.status, heard.body.decode(), heard.replayed, heard.retry_after)
 
     async def pause(self, seconds: float) -> None:
@@ -125,17 +91,9 @@ class Client(Payer):
         return await asyncio.gather(*sendings)
 
 
-async def open_accounts(rig: Rig) -> None:
-    """Open the accounts of both ledgers; nothing of it is recorded but by the books."""
-    for ledger in LEDGERS:
-        async with Caller(rig.servers[0].url, rig.keys[ledger]) as caller:
-            await caller.open_accounts([WORLD], CURRENCY)
-            await caller.open_accounts(ACCOUNTS, CURRENCY, floor=0)
-
-
-def make_clients(traffic: Traffic, seed: int) -> list[tuple[Client, Act]]:
+def make_clients(rig: Rig, recorder: Recorder, seed: int) -> list[tuple[Client, Act]]:
     return [
-        (Client(traffic, ledger, f"{act.__name__}-{number}", seed), act)
+        (Client(rig, recorder, ledger, f"{act.__name__}-{number}", seed), act)
         for ledger, share in zip(LEDGERS, (1, 4), strict=True)
         for act, count in ROLES.items()
         for number in range(max(1, count // share))

@@ -5,11 +5,11 @@ import signal
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from loadtests.chaos.proxy import Proxy
 from loadtests.chaos.rig import BOTH, CLIENTS, POSTGRES, REDIS, SERVER, Rig
-from loadtests.processes import send
+from loadtests.processes import answers, send
+from loadtests.servers import BACKGROUND
 
 # Marks, behind the name of a part: both servers are kept from it, and are not any more.
 AWAY, BACK = "away", "back"
@@ -22,11 +22,16 @@ USUAL = "CONFIG SET maxmemory 256mb"
 # What is counted where a worker was killed at a failpoint.
 KILLED_AFTER_COMMIT = "server killed between commit and answer"
 KILLED_WHILE_SENDING = "server killed while a batch was on its way"
+KILLED_AFTER_RELAYING = "background process killed after it gave events their positions"
 # What a lost answer becomes when its connection is healed: gone, or late; this share of them gone.
 GONE_SHARE = 0.6
+# What a slow link adds to each piece, in each direction.
+SLOW_SECONDS = 0.2
 # What was cut is gone before anything flows again.
 CUT_SECONDS = 0.02
 END_SECONDS_MAX = 10.0
+# Until a background process leads where the others are killed.
+LEADING_SECONDS_MAX = 3.0
 SESSIONS = "FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
 END_SESSIONS = f"SELECT pg_terminate_backend(pid) {SESSIONS}"
 READ_ONLY = "ALTER SYSTEM SET default_transaction_read_only ="
@@ -54,12 +59,11 @@ class Kind(NamedTuple):
     """
     What a kind of fault is.
 
-    `part`: what it happens to. `hold`: least and most seconds that it lasts. `do`: how it is done. `undo`: how it is
-    undone, where it has to be. `away`: it keeps whoever it concerns from the part altogether. `bounded`: A Redis or a
-    server goes on that has missed something, so that reads may be too old for as long as a snapshot lives
-    (docs/decisions/0009); after all others, none may. `needed`: without it a run cannot have seen all that it must.
-    `alone`: nothing else may be wrong meanwhile: it needs a server that becomes ready. `each`: it happens to one
-    server, or between one server and a part; otherwise to all.
+    `part`: what it happens to. `hold`: least and most seconds that it lasts. `away`: it keeps whoever it concerns from
+    the part altogether. `bounded`: a Redis or a server goes on that has missed something, so that reads may be too old
+    for as long as a snapshot lives (docs/decisions/0009); after all others, none may. `needed`: without it a run cannot
+    have seen all that it must. `alone`: nothing else may be wrong meanwhile: it needs a server that becomes ready.
+    `each`: it happens to one server, or between one server and a part; otherwise to all.
     """
 
     part: str
@@ -100,9 +104,9 @@ async def _act(rig: Rig, fault: Fault, deed: Deed) -> None:
         await deed(rig, fault)
 
 
-async def _clog(clog: Callable[[Proxy], None], rig: Rig, fault: Fault) -> None:
+async def _clog(rig: Rig, fault: Fault, **how: Any) -> None:
     for proxy in rig.proxies(KINDS[fault.kind].part, fault.target):
-        clog(proxy)
+        proxy.clog(**how)
 
 
 async def _heal(rig: Rig, fault: Fault) -> None:
@@ -137,6 +141,19 @@ async def _arm(point: str, rig: Rig, fault: Fault) -> None:
     rig.armed = set(server.family())
 
 
+async def _arm_relay(point: str, rig: Rig, fault: Fault) -> None:
+    """Arm the background process of a server; kill the other one until it leads, and relays, and is killed itself."""
+    await _arm(point, rig, fault)
+    armed, other = rig.servers[fault.target], fault._replace(target=1 - fault.target)
+    rig.armed = {armed.process(BACKGROUND)}
+
+    async def killed() -> bool:
+        await _kill_background(rig, other)
+        return not rig.armed <= set(armed.family())
+
+    await answers(killed, LEADING_SECONDS_MAX)
+
+
 async def _disarm(count: str, rig: Rig, fault: Fault) -> None:
     # One that was killed has been followed by another.
     rig.counts[count] += not rig.armed <= set(rig.servers[fault.target].family())
@@ -148,6 +165,11 @@ async def _kill_worker(rig: Rig, fault: Fault) -> None:
     workers = rig.servers[fault.target].family()[1:]
     if workers:
         send(workers[int(fault.detail * len(workers))], signal.SIGKILL)
+
+
+async def _kill_background(rig: Rig, fault: Fault) -> None:
+    if pid := rig.servers[fault.target].process(BACKGROUND):
+        send(pid, signal.SIGKILL)
 
 
 async def _kill_backend(rig: Rig, fault: Fault) -> None:
@@ -164,10 +186,12 @@ async def _hang_up(rig: Rig, _fault: Fault) -> None:
     rig.hang_up = not rig.hang_up
 
 
-_CUT, _SLOW = partial(_clog, Proxy.cut_off), partial(_clog, Proxy.slow)
-_LOSE, _SILENCE = partial(_clog, Proxy.hold_replies), partial(_clog, Proxy.hold)
+_CUT, _SLOW = partial(_clog, refuse=True), partial(_clog, requests=True, replies=True, delay_seconds=SLOW_SECONDS)
+_LOSE, _SILENCE = partial(_clog, requests=True), _clog
 _COMMITTED = (partial(_arm, "posting.committed"), partial(_disarm, KILLED_AFTER_COMMIT))
 _COMMITTING = (partial(_arm, "posting.sent"), partial(_disarm, KILLED_WHILE_SENDING))
+_RELAYED = (partial(_arm_relay, "relay.committed"), partial(_disarm, KILLED_AFTER_RELAYING))
+_RELAYING = (partial(_arm_relay, "relay.before"), partial(_disarm, "background process killed before it relayed"))
 _CRASH, _KILL = partial(_end, signal.SIGQUIT), partial(_end, signal.SIGKILL)
 _FREEZE, _THAW = signal.SIGSTOP, signal.SIGCONT
 _FULL = ("CONFIG SET maxmemory-policy noeviction", "CONFIG SET maxmemory 1")
@@ -178,6 +202,9 @@ KINDS = {
     "server stopped in order": Kind(SERVER, (0.1, 0.6), _stop_server, _start, each=True),
     "server killed after a commit": Kind(SERVER, (1.0, 2.0), *_COMMITTED, needed=True, each=True, alone=True),
     "server killed while it commits": Kind(SERVER, (1.0, 2.0), *_COMMITTING, each=True, alone=True),
+    "background process killed": Kind(SERVER, (0.2, 1.0), _kill_background, each=True),
+    "relay killed after it commits": Kind(SERVER, (2.0, 3.0), *_RELAYED, needed=True, each=True, alone=True),
+    "relay killed before it commits": Kind(SERVER, (2.0, 3.0), *_RELAYING, each=True, alone=True),
     "worker killed": Kind(SERVER, (0.2, 1.0), _kill_worker, each=True),
     "workers swapped": Kind(SERVER, (1.0, 2.0), _swap_workers, each=True),
     "postgres crashed": Kind(POSTGRES, (0.3, 1.5), _CRASH, _start, away=True, needed=True),

@@ -2,61 +2,71 @@
 
 import itertools
 import math
-from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import NamedTuple
 
-from loadtests.chaos.faults import AWAY, BACK, KILLED_AFTER_COMMIT, KILLED_WHILE_SENDING, KINDS
+from loadtests.chaos.faults import AWAY, BACK, KILLED_AFTER_COMMIT, KILLED_AFTER_RELAYING, KINDS
 from loadtests.chaos.nemesis import BOUNDED_STARTED, BOUNDED_STOPPED, Nemesis
 from loadtests.chaos.rig import POSTGRES, REDIS
-from loadtests.history.checks import by_key, check, check_balances_read, check_versions_read
+from loadtests.history.checks import CHECKS, by_key, check, check_balances_read, check_versions_read
+from loadtests.history.feed import FEED_CHECKS, READERS
 from loadtests.history.holds import check_accounts_read
-from loadtests.history.model import History, Operation, load_folder
+from loadtests.history.model import Check, History, Operation, Verdict, load_folder
 from loadtests.history.recorder import FAIL, OK, UNKNOWN
-from loadtests.history.verdict import CHECKS, Verdict
 
 # A snapshot lives 10 s, from when the lease was taken under which it was read.
 BOUND_SECONDS = 10.0
 # What a busy machine adds: timers of Redis and of the service are late.
 LATE_SECONDS = 1.0
 BOUNDED_READ = "read that may be too old"
-# Those of the history and those of this module.
-ALL_CHECKS = {
-    **CHECKS,
-    "R": f"a read that may be too old is by {BOUND_SECONDS:.0f} s at most, shows what was true, no hold that is due",
-    "E": "no request fails for a reason that nobody has foreseen (500)",
-}
+READS = ("read", BOUNDED_READ)
 # Checks that a short run may leave without anything to judge.
 LONG_ONLY = {"C7", "C8", "R", "K"}
 # A run of this many seconds has to have seen everything in SOMETIMES, and every check has to have judged something.
 LONG_SECONDS = 120.0
-# What a correct service shows under enough faults; a run that never saw one of these has proved nothing of it.
+
+
+def _unavailable(operation: Operation, outcome: str) -> bool:
+    return operation.status == 503 and operation.operation == "transfer" and operation.outcome == outcome
+
+
+def _followed(operation: Operation, kind: str) -> bool:
+    """Tell whether it is the first answer to a capture, void or reversal that was done."""
+    return operation.bound and operation.status == 201 and bool(operation.parent) and operation.kind == kind
+
+
+# What a correct service shows under enough faults: a run that never saw one of these has proved nothing of it. Single
+# operations tell of the first ones, with the parts that both servers were kept from meanwhile.
+TOLD: dict[str, Callable[[Operation, set[str]], bool]] = {
+    "answer lost": lambda o, _: o.status == 0,
+    "replayed": lambda o, away: o.bound and o.replayed and REDIS not in away,
+    "replayed while Redis was away": lambda o, away: o.bound and o.replayed and REDIS in away,
+    "account read while Redis was away": lambda o, away: REDIS in away and o.status == 200 and o.operation in READS,
+    "write refused while PostgreSQL was away": lambda o, away: POSTGRES in away and _unavailable(o, FAIL),
+    "service did not know the outcome and said so": lambda o, _: _unavailable(o, UNKNOWN),
+    "refused for want of funds": lambda o, _: o.bound and "insufficient_funds" in o.response,
+    "key refused for another request": lambda o, _: o.status == 422,
+    "atomic set posted": lambda o, _: " atomic " in o.path and o.status == 201,
+    "atomic set refused": lambda o, _: " atomic " in o.path and o.status == 409,
+    "hold captured": lambda o, _: _followed(o, "capture"),
+    "hold voided": lambda o, _: _followed(o, "void"),
+    "capture moved back": lambda o, _: _followed(o, "reversal"),
+    "capture refused for a hold that is not open": lambda o, _: o.bound and "hold_not_open" in o.response,
+    "capture or reversal refused for too much": lambda o, _: o.bound and "_exceeds_" in o.response,
+}
 SOMETIMES = (
-    "answer lost",
+    *TOLD,
     "lost answer: had been applied",
     "lost answer: had not been applied",
-    "replayed",
-    "replayed while Redis was away",
-    "account read out of Redis",
-    "account read while Redis was away",
-    "write refused while PostgreSQL was away",
-    "service did not know the outcome and said so",
     "one request answered several times at once",
-    KILLED_AFTER_COMMIT,
-    "refused for want of funds",
-    "key refused for another request",
-    "atomic set posted",
-    "atomic set refused",
-    "hold captured",
-    "hold voided",
-    "capture moved back",
     "hold expired, as the service itself posted",
-    "capture refused for a hold that is not open",
-    "capture or reversal refused for too much",
+    "account read out of Redis",
+    KILLED_AFTER_COMMIT,
+    KILLED_AFTER_RELAYING,
+    *(f"event told by {reader}" for reader in READERS),
 )
-# Seen in most runs; whether they are is a matter of milliseconds.
-AT_TIMES = ("lost answer: had been refused", KILLED_WHILE_SENDING)
 
 
 class Judged(NamedTuple):
@@ -77,23 +87,18 @@ class Judged(NamedTuple):
         """Tell what was done and found; *others* are violations that the history does not hold."""
         yield "faults"
         yield from (f"  {nemesis.done[kind]:>9,}  {kind}" for kind in KINDS)
-        if nemesis.skipped:
-            yield f"  {nemesis.skipped:>9,}  steps of the plan had no time left"
         yield "seen"
-        extra = sorted(self.seen.keys() - {*SOMETIMES, *AT_TIMES})
-        yield from (f"  {self.seen[name]:>9,}  {name}" for name in (*SOMETIMES, *AT_TIMES, *extra))
+        extra = sorted(self.seen.keys() - {*SOMETIMES})
+        yield from (f"  {self.seen[name]:>9,}  {name}" for name in (*SOMETIMES, *extra))
         yield "checks"
         yield from self.verdict.lines(ALL_CHECKS)
         yield from (f"  violation: {what}" for what in others)
 
 
 def judge(folder: Path) -> Judged:
-    """Make all checks of a run's history and books."""
     history = load_folder(folder)
     set_apart(history)
-    verdict = check(history)
-    check_bounded(history, verdict)
-    check_errors(history, verdict)
+    verdict = check(history, ALL_CHECKS)
     return Judged(verdict, len(history.operations), seen_in(history))
 
 
@@ -104,43 +109,21 @@ def _windows(history: History, starts: str, stops: str) -> list[tuple[float, flo
 
 
 def seen_in(history: History) -> Counter[str]:
-    """Count what a correct service shows at times."""
     seen: Counter[str] = Counter()
     away = {part: _windows(history, f"{part} {AWAY}", f"{part} {BACK}") for part in (POSTGRES, REDIS)}
-    sets: dict[str, set[int]] = defaultdict(set)
     for operation in history.operations:
-        no_postgres, no_redis = (
-            any(start < operation.invoked and operation.ended < stop for start, stop in away[part])
-            for part in (POSTGRES, REDIS)
-        )
-        status, bound = operation.status, operation.bound
-        unavailable = status == 503 and operation.operation == "transfer"
-        seen["answer lost"] += status == 0
-        seen["account read while Redis was away"] += no_redis and status == 200 and bool(operation.shown) and not bound
-        seen["write refused while PostgreSQL was away"] += no_postgres and unavailable and operation.outcome == FAIL
-        seen["service did not know the outcome and said so"] += unavailable and operation.outcome == UNKNOWN
-        seen["replayed while Redis was away" if no_redis else "replayed"] += bound and operation.replayed
-        seen["refused for want of funds"] += status == 409 and bound and "insufficient_funds" in operation.response
-        seen["key refused for another request"] += status == 422
-        if bound and operation.parent:
-            _see_child(operation, seen)
-        sets[operation.path].add(status)
-    for path, statuses in sets.items():
-        seen["atomic set posted"] += " atomic " in path and 201 in statuses
-        seen["atomic set refused"] += " atomic " in path and 409 in statuses
+        parts = {
+            part
+            for part, windows in away.items()
+            if any(start < operation.invoked and operation.ended < stop for start, stop in windows)
+        }
+        for name, is_told in TOLD.items():
+            seen[name] += is_told(operation, parts)
     for operations in by_key(history).values():
         _see_key(operations, seen)
+    seen.update(f"event told by {told.reader}" for told in history.told)
     seen["hold expired, as the service itself posted"] = sum(row.kind == "expiry" for row in history.rows)
     return seen
-
-
-def _see_child(operation: Operation, seen: Counter[str]) -> None:
-    """Count what became of a capture, void or reversal."""
-    if operation.outcome == OK:
-        done = {"capture": "hold captured", "void": "hold voided", "reversal": "capture moved back"}[operation.kind]
-        seen[done] += not operation.replayed
-    seen["capture refused for a hold that is not open"] += "hold_not_open" in operation.response
-    seen["capture or reversal refused for too much"] += "_exceeds_" in operation.response
 
 
 def _see_key(operations: list[Operation], seen: Counter[str]) -> None:
@@ -170,7 +153,7 @@ def set_apart(history: History) -> None:
 def check_bounded(history: History, verdict: Verdict) -> None:
     """R. Judged of reads that were set apart: they show what had been acknowledged some seconds before."""
     seconds = BOUND_SECONDS + LATE_SECONDS
-    check_versions_read(history, verdict, "R", lambda _: None, read=BOUNDED_READ, seconds=seconds)
+    check_versions_read(history, verdict, "R", read=BOUNDED_READ, seconds=seconds)
     check_balances_read(history, verdict, "R", BOUNDED_READ)
     check_accounts_read(history, verdict, "R", BOUNDED_READ, too_old=True)
 
@@ -181,3 +164,12 @@ def check_errors(history: History, verdict: Verdict) -> None:
         verdict.judged["E"] += operation.status != 0
         if operation.status == 500:
             verdict.flag("E", f"{operation.path} {operation.key}: {operation.response}")
+
+
+# Those of the history and those of this module.
+ALL_CHECKS = {
+    **CHECKS,
+    **FEED_CHECKS,
+    "R": Check("a read that may be too old is so within its bound, and shows no hold that is due", check_bounded),
+    "E": Check("no request fails for a reason that nobody has foreseen (500)", check_errors),
+}

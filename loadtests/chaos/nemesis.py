@@ -6,11 +6,10 @@ from collections import Counter
 from collections.abc import Callable
 from contextlib import AsyncExitStack
 
-from loadtests.chaos.clients import Traffic
 from loadtests.chaos.faults import SESSIONS, injected
 from loadtests.chaos.plan import GAP_SECONDS, QUIET_SECONDS, STAGGER_SECONDS, Phase, Step
-from loadtests.chaos.rig import POOL, SERVERS, WORKERS
-from loadtests.history.recorder import FAULTS_STARTED, FAULTS_STOPPED
+from loadtests.chaos.rig import POOL, SERVERS, WORKERS, Rig
+from loadtests.history.recorder import FAULTS_STARTED, FAULTS_STOPPED, Recorder
 from loadtests.processes import resident_bytes
 
 # Marks between which, and a snapshot's life after which, reads may be too old.
@@ -29,18 +28,12 @@ SESSIONS_MAX = SERVERS * (WORKERS * 2 * POOL + BACKGROUND_SESSIONS)
 
 
 class Nemesis:
-    """
-    Makes everything go wrong.
+    """Makes everything go wrong. `done`: faults by kind."""
 
-    `done`: faults by kind. `skipped`: steps for which no time was left.
-    """
-
-    def __init__(self, traffic: Traffic, clients: list[str], say: Callable[[str], None]) -> None:
+    def __init__(self, rig: Rig, recorder: Recorder, clients: list[str], say: Callable[[str], None]) -> None:
         self.done: Counter[str] = Counter()
-        self.skipped = 0
-        self._rig = traffic.rig
-        self._traffic = traffic
-        self._mark = traffic.recorder.mark
+        self._rig = rig
+        self._mark = recorder.mark
         self._clients = clients
         self._say = say
 
@@ -48,21 +41,19 @@ class Nemesis:
         """Go through the phases; each ends with everything healed."""
         began = time.monotonic()
         await asyncio.sleep(phases[0].steps[0].at if phases[0].steps else 0.0)
-        await self._measure()
+        before = await self._sizes()
         for phase in phases:
             self._mark(FAULTS_STARTED)
             for step in phase.steps:
                 await asyncio.sleep(max(0.0, began + step.at - time.monotonic()))
-                if time.monotonic() + step.hold > began + phase.until:
-                    self.skipped += 1
-                    continue
-                late = time.monotonic() - began - step.at
-                self._say(f"{step}{f'   ({late:.1f} s late)' if late > 1 else ''}")
-                await self._do(step)
+                # Healing the others may have taken its time.
+                if time.monotonic() + step.hold < began + phase.until:
+                    self._say(str(step))
+                    await self._do(step)
             self._mark(FAULTS_STOPPED)
             self._say(f"{time.monotonic() - began:6.1f} s  nothing, {QUIET_SECONDS:.0f} s: all has to work again")
             await asyncio.sleep(max(QUIET_SECONDS, began + phase.until + QUIET_SECONDS - time.monotonic()))
-        await self._measure()
+        self._rig.violations += grown(before, await self._sizes())
 
     async def _do(self, step: Step) -> None:
         """Inject the faults one by one, hold them, heal them one by one, and wait until clients are answered again."""
@@ -95,17 +86,24 @@ class Nemesis:
     async def _progress(self, healed: float, step: Step) -> None:
         """Return when every client has been answered since the heal; note those that were not in time."""
         deadline = time.monotonic() + PROGRESS_SECONDS_MAX
-        while waiting := [name for name in self._clients if self._traffic.answered.get(name, 0.0) < healed]:
+        while waiting := [name for name in self._clients if self._rig.answered.get(name, 0.0) < healed]:
             if time.monotonic() > deadline:
                 who = f"{', '.join(waiting)} had no answer {PROGRESS_SECONDS_MAX:.0f} s after: {step}"
                 self._rig.violations.append(f"no progress: {who}")
                 return
             await asyncio.sleep(POLL_SECONDS)
 
-    async def _measure(self) -> None:
-        """Note the sizes that must be back in the end."""
-        gauge = self._traffic.recorder.gauge
-        for server in self._rig.servers:
-            gauge(f"rss_bytes of server {server.name}", sum(map(resident_bytes, server.family())), MEMORY_GROWTH_MAX)
+    async def _sizes(self) -> dict[str, int]:
+        """Return the sizes that must be back in the end."""
         [row] = await self._rig.databases.postgres.ask(f"SELECT count(*) {SESSIONS}")
-        gauge("sessions beyond the pools", max(0, row["count"] - SESSIONS_MAX))
+        memory = {f"bytes of server {s.name}": sum(map(resident_bytes, s.family())) for s in self._rig.servers}
+        return {"sessions": max(SESSIONS_MAX, row["count"]), **memory}
+
+
+def grown(before: dict[str, int], after: dict[str, int]) -> list[str]:
+    """Return what is larger than it may be after all faults; sessions may be as many as all pools have."""
+    return [
+        f"{name} was {before[name]:,} before the first fault and is {size:,} in the end"
+        for name, size in after.items()
+        if size > before[name] * (1.0 if name == "sessions" else MEMORY_GROWTH_MAX)
+    ]

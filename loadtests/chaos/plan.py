@@ -39,12 +39,10 @@ class Step:
 
     @property
     def bounded(self) -> bool:
-        """Whether reads may be too old for a while, through it and after it."""
         return any(KINDS[fault.kind].bounded for fault in self.faults)
 
     @property
     def lasts(self) -> float:
-        """Seconds that it takes."""
         heals = ALONE_SECONDS if any(KINDS[fault.kind].alone for fault in self.faults) else HEAL_SECONDS
         return self.hold + STAGGER_SECONDS * 2 * (len(self.faults) - 1) + heals + GAP_SECONDS
 
@@ -64,15 +62,11 @@ class Phase:
 
 
 def plan(seed: int, seconds: float) -> list[Phase]:
-    """
-    Return the faults of a run: the same for the same arguments.
-
-    Phases in which no read may be too old alternate with those in which some may; a short run has one of everything.
-    """
+    """Return the faults of a run: the same for the same arguments."""
     dice = random.Random(seed)
     phases: list[Phase] = []
     at = WARM_UP_SECONDS
-    # Two phases a round; a minute of each, unless there is less.
+    # A round has a phase in which no read may be too old and one in which some may, a minute of each if there is time.
     rounds = max(1, round((seconds - WARM_UP_SECONDS) / 120))
     if seconds < TWO_PHASES_SECONDS:
         return [_phase(dice, at, seconds - at - QUIET_SECONDS, (False, True))]

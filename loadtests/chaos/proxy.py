@@ -8,8 +8,6 @@ from pathlib import Path
 
 # Bytes passed on at once, and held back at most for a direction of a connection.
 CHUNK_BYTES = 65_536
-# What a slow link adds to each piece, in each direction.
-SLOW_SECONDS = 0.2
 # Seconds for the connection to the database.
 CONNECT_SECONDS = 2.0
 
@@ -25,27 +23,17 @@ class Proxy:
 
     def heal(self) -> None:
         """Let everything through again, what was held back first."""
-        self._refuse, self._delay_seconds = False, 0.0
-        self._requests.set()
-        self._replies.set()
+        self.clog(requests=True, replies=True)
 
-    def hold_replies(self) -> None:
-        """Hold back what the database says, without a word."""
-        self._replies.clear()
-
-    def hold(self) -> None:
-        """Hold back everything, without a word."""
-        self._requests.clear()
-        self._replies.clear()
-
-    def slow(self) -> None:
-        """Hold back every piece for a while."""
-        self._delay_seconds = SLOW_SECONDS
-
-    def cut_off(self) -> None:
-        """Cut all connections, and each new one at once."""
-        self._refuse = True
-        self.cut()
+    def clog(
+        self, *, requests: bool = False, replies: bool = False, delay_seconds: float = 0.0, refuse: bool = False
+    ) -> None:
+        """Hold back, without a word, what is not to flow; delay every piece of the rest; or cut each new connection."""
+        self._delay_seconds, self._refuse = delay_seconds, refuse
+        for flow, flows in ((self._requests, requests), (self._replies, replies)):
+            flow.set() if flows else flow.clear()
+        if refuse:
+            self.cut()
 
     def cut(self) -> None:
         """Cut all connections; what was held back is lost."""
@@ -53,7 +41,6 @@ class Proxy:
             task.cancel()
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """Forward one connection until either side ends it, or it is cut."""
         task = asyncio.current_task()
         assert task is not None
         self._connections.add(task)

@@ -1,15 +1,18 @@
 """Everything that runs during chaos: two servers, one PostgreSQL, one Valkey, and proxies between them."""
 
 import asyncio
+import base64
+import os
 import re
 import shutil
 import tempfile
 from collections import Counter
-from collections.abc import AsyncIterator, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
 from loadtests.chaos.proxy import Proxy
+from loadtests.client import Client
 from loadtests.databases import SOCKET, Databases
 from loadtests.processes import Program
 from loadtests.servers import Server, tallystick
@@ -30,29 +33,38 @@ SETTINGS = {
     "redis_timeout_ms": "1000",
     "workers": str(WORKERS),
     "admin_port": "0",
+    # Where the receiver of webhooks is.
+    "webhook_private_networks": "127.0.0.0/8",
     "posting_connections": str(POOL),
     "reading_connections": str(POOL),
 }
 REDIS_SOCKET = "redis.sock"
+# Of all clients to one server in one ledger: each has its own, and a storm several.
+CONNECTIONS_MAX = 1_000
 # What a server says at its end of what it has read out of Redis.
 _HITS = re.compile(r"cache: hits=(\d+)")
+# Stands between clients and a server: takes the server's address, gives the one that clients use.
+Front = Callable[[str], AbstractAsyncContextManager[str]]
 
 
 class Rig:
     """
     What runs, and what is being done to it.
 
-    `urls`: where the clients reach the servers. `keys`: API keys by ledger. `hang_up`: whether clients end connections
-    before they are answered. `armed`: the processes of a server that waits at a failpoint. `counts`: what happened that
-    must happen at times. `violations`: what must not happen and was seen by others than the checks of the history.
+    `keys`: API keys by ledger. `callers`: how clients reach each server in each ledger; `direct`: past whatever stands
+    before them. `answered`: when the last request that was well answered had been sent, by client. `hang_up`: whether
+    clients end connections before they are answered. `armed`: the processes of a server that waits at a failpoint.
+    `counts`: what must happen at times. `violations`: what must not happen, as seen by others than the checks.
     """
 
     def __init__(self, databases: Databases, servers: list[Server], proxies: Mapping[tuple[str, int], Proxy]) -> None:
         self.databases = databases
         self.servers = servers
-        self.urls = [server.url for server in servers]
         self.keys: dict[str, str] = {}
-        self.hang_up = False
+        self.callers: dict[str, list[Client]] = {}
+        self.direct: dict[str, list[Client]] = {}
+        self.answered: dict[str, float] = {}
+        self.hang_up = self.stopped = False
         self.armed: set[int] = set()
         self.counts: Counter[str] = Counter()
         self.violations: list[str] = []
@@ -76,7 +88,6 @@ class Rig:
             await self.databases.valkey.ask(*command.split())
 
     def proxies(self, part: str, target: int) -> list[Proxy]:
-        """Return the proxies between a server, or both, and a part."""
         return [self._proxies[part, number] for number in range(SERVERS) if target in (number, BOTH)]
 
     async def ready(self) -> None:
@@ -101,12 +112,13 @@ class Rig:
 
 
 @asynccontextmanager
-async def running(logs: Path) -> AsyncIterator[Rig]:
+async def running(logs: Path, front: Front | None) -> AsyncIterator[Rig]:
     """Start everything with new data; end and remove it afterwards, whatever happens. The logs are left in a folder."""
     # The paths of sockets must be short.
     home = Path(tempfile.mkdtemp(prefix="ts-chaos-"))
     try:
         databases = Databases(home / "d")
+        webhook_key = base64.urlsafe_b64encode(os.urandom(32)).decode()
         postgres, valkey = databases.postgres, databases.valkey
         servers: list[Server] = []
         proxies = {}
@@ -121,12 +133,25 @@ async def running(logs: Path) -> AsyncIterator[Rig]:
                     proxies[part, number] = Proxy(target)
                     await stack.enter_async_context(proxies[part, number].at(place))
                 name, redis_url = str(number + 1), f"unix://{sockets / REDIS_SOCKET}"
-                settings = {**SETTINGS, "database_url": postgres.url(folder=sockets), "redis_url": redis_url}
+                settings = {
+                    **SETTINGS,
+                    "webhook_key": webhook_key,
+                    "database_url": postgres.url(folder=sockets),
+                    "redis_url": redis_url,
+                }
                 servers.append(Server(name, settings, logs / f"server-{name}.log", home))
             try:
-                await databases.start([postgres.DATABASE])
+                await databases.start()
+                await postgres.make(postgres.DATABASE)
                 rig = Rig(databases, servers, proxies)
                 await rig.start()
+                urls = [server.url for server in servers]
+                if front is not None:
+                    urls = [await stack.enter_async_context(front(url)) for url in urls]
+                for ledger, key in rig.keys.items():
+                    rig.direct[ledger] = [await stack.enter_async_context(Client(s.url, key)) for s in servers]
+                    callers = [Client(url, key, CONNECTIONS_MAX) for url in urls]
+                    rig.callers[ledger] = [await stack.enter_async_context(caller) for caller in callers]
                 yield rig
             finally:
                 for server in servers:

@@ -9,9 +9,9 @@ import sys
 from pathlib import Path
 
 from loadtests.errors import FAILED, GOOD, NOT_RUN, NotRunError
-from loadtests.history.checks import check
+from loadtests.history.checks import CHECKS, check
+from loadtests.history.feed import FEED_CHECKS
 from loadtests.history.model import load
-from loadtests.history.verdict import CHECKS
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -23,9 +23,10 @@ def main(arguments: list[str] | None = None) -> int:
     except (OSError, UnicodeDecodeError, NotRunError) as error:
         print(f"history: {error}", file=sys.stderr)
         return NOT_RUN
-    verdict = check(history)
+    checks = {**CHECKS, **FEED_CHECKS}
+    verdict = check(history, checks)
     print(f"{len(history.operations):,} operations, {len(history.entries):,} entries")
-    print(*verdict.lines(CHECKS), sep="\n")
+    print(*verdict.lines(checks), sep="\n")
     return FAILED if verdict.violations else GOOD
 
 

@@ -1,15 +1,14 @@
-"""The checks of a history; verdict.py says what each asserts."""
+"""The checks of a history."""
 
 import bisect
 import itertools
 import json
 from collections import Counter, defaultdict
-from collections.abc import Callable, Hashable, Iterable, Iterator
+from collections.abc import Callable, Hashable, Iterator, Mapping
 
 from loadtests.history.holds import check_accounts_read, check_caps, check_progress
-from loadtests.history.model import MOVING, Account, Entry, History, Mark, Operation, Row, Shown
+from loadtests.history.model import MOVING, Account, Check, Entry, History, Operation, Row, Shown, Verdict
 from loadtests.history.recorder import FAIL, FAULTS_STARTED, FAULTS_STOPPED, LOOK_UP, OK, UNKNOWN
-from loadtests.history.verdict import CHECKS, Verdict
 
 _REUSED = 422
 # Ledger and idempotency key.
@@ -17,14 +16,6 @@ Name = tuple[str, str]
 # Seconds in which a service must be back after faults have stopped, and the share that must succeed from then on.
 BACK_SECONDS = 10.0
 BACK_SHARE = 0.999
-
-
-def check(history: History, only: Iterable[str] = CHECKS) -> Verdict:
-    """Return what all checks, or some of them, find in a history."""
-    verdict = Verdict()
-    for name in only:
-        _CHECKS[name](history, verdict)
-    return verdict
 
 
 def check_balances(history: History, verdict: Verdict) -> None:
@@ -85,43 +76,19 @@ def check_folds(history: History, verdict: Verdict) -> None:
 
 def check_liveness(history: History, verdict: Verdict) -> None:
     """C8. Judged for every time that faults were stopped, until they were started again."""
+    starts = [mark.at for mark in history.marks if mark.name == FAULTS_STARTED]
     for mark in history.marks:
         if mark.name == FAULTS_STOPPED:
-            starts = (m.at for m in history.marks if (m.clock, m.name) == (mark.clock, FAULTS_STARTED))
-            _check_back(history, verdict, mark.clock, mark.at, min((at for at in starts if at > mark.at), default=None))
-    first = min((mark.at for mark in history.marks if mark.name == FAULTS_STARTED), default=None)
-    if first is not None:
-        _check_sizes(history.gauges, verdict, first)
-
-
-def _check_back(history: History, verdict: Verdict, clock: str, stopped: float, until: float | None) -> None:
-    since = stopped + BACK_SECONDS
-    # What was sent and never answered counts, but not what the next faults cut off.
-    sent = [
-        operation
-        for operation in history.operations
-        if operation.clock == clock and since <= operation.invoked and (until is None or operation.ended < until)
-    ]
-    verdict.judged["C8"] += len(sent)
-    good = sum(o.outcome != UNKNOWN and o.status < 500 for o in sent)
-    if not sent:
-        verdict.flag("C8", f"nothing was sent from {BACK_SECONDS:g} s after the faults of second {stopped:.1f} on")
-    elif good < BACK_SHARE * len(sent):
-        verdict.flag("C8", f"{good} of {len(sent)} succeed from {BACK_SECONDS:g} s after second {stopped:.1f} on")
-
-
-def _check_sizes(gauges: Iterable[Mark], verdict: Verdict, started: float) -> None:
-    by_name: dict[tuple[str, str], list[Mark]] = defaultdict(list)
-    for gauge in gauges:
-        by_name[gauge.clock, gauge.name].append(gauge)
-    for (_, name), values in by_name.items():
-        verdict.judged["C8"] += 1
-        before = [gauge.value for gauge in values if gauge.at <= started]
-        last = max(values, key=lambda gauge: gauge.at)
-        if not before or last.at <= started:
-            verdict.flag("C8", f"{name} was not measured both before the first fault and after it")
-        elif last.value > last.growth_max * max(before):
-            verdict.flag("C8", f"{name} was {max(before):g} before the first fault and is {last.value:g} in the end")
+            until = min((at for at in starts if at > mark.at), default=None)
+            since = mark.at + BACK_SECONDS
+            # What was sent and never answered counts, but not what the next faults cut off.
+            sent = [o for o in history.operations if since <= o.invoked and (until is None or o.ended < until)]
+            verdict.judged["C8"] += len(sent)
+            good = sum(o.outcome != UNKNOWN and o.status < 500 for o in sent)
+            if not sent or good < BACK_SHARE * len(sent):
+                verdict.flag(
+                    "C8", f"{good} of {len(sent)} succeed from {BACK_SECONDS:g} s after second {mark.at:.1f} on"
+                )
 
 
 def by_key(history: History) -> dict[Name, list[Operation]]:
@@ -133,12 +100,9 @@ def by_key(history: History) -> dict[Name, list[Operation]]:
 
 
 def in_books(history: History) -> dict[Name, dict[str, list[Entry]]]:
-    """
-    Return the transfers of the books by key, with their entries; expiries, which nobody asks for, are left out.
-
-    The books do not know the key of a capture, void or reversal: it is the one that was answered with its id, or one
-    whose outcome nobody knows.
-    """
+    """Return the transfers of the books by key, with their entries; expiries, which nobody asks for, are left out."""
+    # The books do not know the key of a capture, void or reversal: it is the one that was answered with its id, or one
+    # whose outcome nobody knows.
     told = {(o.ledger, o.transfer_id): o.key for o in history.operations if o.transfer_id}
     lost: dict[tuple[str, str, str], list[str]] = defaultdict(list)
     for (ledger, key), operations in by_key(history).items():
@@ -299,8 +263,8 @@ def check_versions_read(
     history: History,
     verdict: Verdict,
     check: str,
-    told_to: Callable[[Operation], Hashable],
     *,
+    told_to: Callable[[Operation], Hashable] = lambda _: None,
     told_by: tuple[str, ...] = ("transfer",),
     read: str = "read",
     seconds: float = 0.0,
@@ -308,8 +272,7 @@ def check_versions_read(
     """
     Flag reads of an older version than had been told before they were sent. Judged of accounts that had been told of.
 
-    `told_to`: tells apart who is held to have been told what. `told_by`: the operations whose answers tell. `read`: the
-    operation that is judged. `seconds`: by which a read may be behind.
+    `told_to` tells apart who was told what, where not all are held to know. A read may be some seconds behind.
     """
     told: dict[Hashable, list[tuple[float, int]]] = defaultdict(list)
     for operation, shown in _shown(history, *told_by):
@@ -340,28 +303,35 @@ def check_balances_read(history: History, verdict: Verdict, check: str, read: st
 
 
 def check_acknowledged(history: History, verdict: Verdict) -> None:
-    """C5. Judged of reads, within one clock; where the history has books, also what they show at their version."""
-    check_versions_read(history, verdict, "C5", lambda operation: operation.clock)
+    """C5. Judged of reads; where the history has books, also what they show at their version."""
+    check_versions_read(history, verdict, "C5")
     check_balances_read(history, verdict, "C5")
 
 
 def check_versions(history: History, verdict: Verdict) -> None:
     """C6. Judged of reads by a client that had been shown the account before."""
-    told_by = ("transfer", "read")
-    check_versions_read(history, verdict, "C6", lambda o: (o.clock, o.process), told_by=told_by)
+    check_versions_read(history, verdict, "C6", told_to=lambda o: o.process, told_by=("transfer", "read"))
 
 
-_CHECKS: dict[str, Callable[[History, Verdict], None]] = {
-    "C1": check_balances,
-    "C2": check_promises,
-    "C3": check_folds,
-    "C4": check_answers,
-    "C5": check_acknowledged,
-    "C6": check_versions,
-    "C7": check_bindings,
-    "K": check_look_ups,
-    "H1": check_caps,
-    "H2": check_progress,
-    "H3": check_accounts_read,
-    "C8": check_liveness,
+# In the order in which they are made.
+CHECKS = {
+    "C1": Check("balances sum to zero, every account is known, none is below its floor", check_balances),
+    "C2": Check("an acknowledged transfer is there once, a refused one not, others at most once", check_promises),
+    "C3": Check("every balance is the fold of its entries, and every transfer's entries net to zero", check_folds),
+    "C4": Check("all answers to one request are the same bytes, and one at most is the first", check_answers),
+    "C5": Check("a read shows every transfer that was acknowledged before it was sent", check_acknowledged),
+    "C6": Check("to one client no account's version goes back", check_versions),
+    "C7": Check("a key is bound to one request, in one ledger; another changes nothing", check_bindings),
+    "K": Check("a look-up by key says what became of it", check_look_ups),
+    "H1": Check("no more is captured than held or moved back than moved, nothing of a hold that is over", check_caps),
+    "H2": Check("a transfer that is read shows what was acknowledged of it, no hold that is due", check_progress),
+    "H3": Check("accounts that are read show no hold that is over, and the rest as available", check_accounts_read),
+    "C8": Check("after the faults nearly everything succeeds again", check_liveness),
 }
+
+
+def check(history: History, checks: Mapping[str, Check] = CHECKS) -> Verdict:
+    verdict = Verdict()
+    for each in checks.values():
+        each.make(history, verdict)
+    return verdict

@@ -1,8 +1,8 @@
 """
-The checks of holds, captures, voids, expiries and reversals; verdict.py says what each asserts.
+The checks of holds, captures, voids, expiries and reversals.
 
 Whether a hold is due is judged by the service's own clock, as far as its answers tell: it is past an instant once an
-answer that names it has been heard. Times of clients are taken for those of one clock.
+answer that names it has been heard.
 """
 
 import bisect
@@ -13,9 +13,8 @@ from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple
 
-from loadtests.history.model import History, Operation, Row
+from loadtests.history.model import History, Operation, Row, Verdict
 from loadtests.history.recorder import OK, PROGRESS
-from loadtests.history.verdict import Verdict
 
 # Of a hold that names no time, by the contract.
 HOLD_SECONDS_DEFAULT = 604_800
@@ -81,7 +80,6 @@ def _children(history: History) -> dict[Name, list[Row]]:
 
 
 def holds(history: History) -> list[Hold]:
-    """Return the holds of the books that the clients have asked for."""
     asked: dict[Name, Operation] = {}
     for operation in sorted(history.transfers(), key=lambda o: o.invoked):
         asked.setdefault((operation.ledger, operation.key), operation)

@@ -1,14 +1,16 @@
-"""A history as the checks see it, read from its files."""
+"""A history as the checks see it, read from its files, and what a check is and finds."""
 
 import json
 import math
-from collections.abc import Iterable, Iterator, Mapping
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from loadtests.errors import NotRunError
-from loadtests.history.recorder import FAIL, FORMAT, LOOK_UP, OK, UNKNOWN, problem_of
+from loadtests.history.recorder import FAIL, LOOK_UP, OK, UNKNOWN, problem_of
 
 # A member with such a value says what its absence says.
 _DEFAULTS: tuple[object, ...] = (None, False, {})
@@ -16,11 +18,11 @@ _DEFAULTS: tuple[object, ...] = (None, False, {})
 CHILDREN = {"capture": "capture", "void": "void", "reverse": "reversal"}
 # Kinds of transfers that move money.
 MOVING = ("transfer", "capture", "reversal")
+# Violations that are shown of each check; the count says how many there are.
+SHOWN_MAX = 10
 
 
 class Shown(NamedTuple):
-    """An account as an answer showed it."""
-
     account: str
     version: int
     balance: int
@@ -28,14 +30,8 @@ class Shown(NamedTuple):
 
 @dataclass(slots=True)
 class Operation:
-    """
-    One request and what became of it; `ended` is infinite where no outcome was noted.
+    """One request and what became of it, with the accounts, the transfer and the instant that its answer shows."""
 
-    `clock` names the clock of its times. `shown` are the accounts in its answer, `transfer_id` the transfer in it and
-    `created_at` the instant of the service's clock that it names.
-    """
-
-    clock: str
     process: str
     operation: str
     ledger: str
@@ -81,8 +77,6 @@ class Operation:
 
 
 class Account(NamedTuple):
-    """An account as the books have it in the end."""
-
     ledger: str
     id: str
     currency: str
@@ -118,14 +112,25 @@ class Row(NamedTuple):
     created_at: str
 
 
-class Mark(NamedTuple):
-    """An instant that somebody named; or a size then, and how many times what it was it may be in the end."""
+class Told(NamedTuple):
+    """An event of the feed as a reader was told it; `data` is the JSON of the transfer or account."""
 
-    clock: str
+    reader: str
+    ledger: str
+    position: int
+    type: str
+    subject: str
+    data: str
+
+    def __str__(self) -> str:
+        return f"{self.type} of {self.subject}, at {self.position} of {self.ledger},"
+
+
+class Mark(NamedTuple):
+    """An instant that somebody named."""
+
     at: float
     name: str
-    value: float = 0.0
-    growth_max: float = 0.0
 
 
 @dataclass(slots=True)
@@ -136,20 +141,53 @@ class History:
     accounts: list[Account] = field(default_factory=list)
     entries: list[Entry] = field(default_factory=list)
     rows: list[Row] = field(default_factory=list)
+    told: list[Told] = field(default_factory=list)
     marks: list[Mark] = field(default_factory=list)
-    gauges: list[Mark] = field(default_factory=list)
 
     def transfers(self) -> Iterator[Operation]:
         return (operation for operation in self.operations if operation.operation == "transfer")
 
 
+class Violation(NamedTuple):
+    """One thing that must not be, and the check that found it."""
+
+    check: str
+    what: str
+
+
+@dataclass(slots=True)
+class Verdict:
+    """The violations, and how much each check had to judge: one that judged nothing proves nothing."""
+
+    violations: list[Violation] = field(default_factory=list)
+    judged: Counter[str] = field(default_factory=Counter)
+
+    def flag(self, check: str, what: str) -> None:
+        self.violations.append(Violation(check, what))
+
+    def lines(self, checks: "Mapping[str, Check]") -> Iterator[str]:
+        """Say what some checks found, with what they assert."""
+        for name, check in checks.items():
+            found = [violation.what for violation in self.violations if violation.check == name]
+            said = f"{len(found):,} violations" if found else "holds" if self.judged[name] else "nothing to judge"
+            yield f"  {name:<2} {said:<17}{self.judged[name]:>9,} judged   {check.asserts}"
+            yield from (f"       {what}" for what in found[:SHOWN_MAX])
+
+
+class Check(NamedTuple):
+    """What a check asserts, and how it is made."""
+
+    asserts: str
+    make: Callable[[History, Verdict], None]
+
+
 # What an event is noted as, and in which list.
-_NOTED: dict[str, tuple[str, type[Account | Entry | Row | Mark]]] = {
+_NOTED: dict[str, tuple[str, type[Account | Entry | Row | Told | Mark]]] = {
     "account": ("accounts", Account),
     "entry": ("entries", Entry),
     "row": ("rows", Row),
+    "told": ("told", Told),
     "mark": ("marks", Mark),
-    "gauge": ("gauges", Mark),
 }
 
 
@@ -167,7 +205,6 @@ def load_folder(folder: Path) -> History:
 
 
 def read(history: History, lines: Iterable[str], name: str) -> None:
-    clock = ""
     pending: dict[int, Operation] = {}
     for number, line in enumerate(lines, 1):
         if not line.endswith("\n"):
@@ -176,20 +213,18 @@ def read(history: History, lines: Iterable[str], name: str) -> None:
         try:
             event = json.loads(line)
             kind = event.pop("event")
-            if number == 1:
-                if (kind, event["format"]) != ("begin", FORMAT):
-                    raise ValueError(f"a history begins with its format, which is {FORMAT}")
-                clock = event["clock"]
-            elif kind == "invoke":
+            if kind == "invoke":
                 sent, invoked = event.pop("op"), event.pop("at")
-                pending[sent] = Operation(clock, invoked=invoked, **event)
+                pending[sent] = Operation(invoked=invoked, **event)
                 history.operations.append(pending[sent])
             elif kind in (OK, FAIL, UNKNOWN):
                 _end(pending.pop(event["op"]), kind, event)
             else:
                 where, what = _NOTED[kind]
-                fields = {"clock": clock, **event} if "clock" in what._fields else event
-                getattr(history, where).append(what(**fields))
+                if what is Told:
+                    # All readers are told the same.
+                    event["data"] = sys.intern(event["data"])
+                getattr(history, where).append(what(**event))
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise NotRunError(f"{name}, line {number}: {type(error).__name__} {error}") from error
 

@@ -1,27 +1,22 @@
 """
 Writes a history: JSON lines, one when a request is sent and one when its outcome is known.
 
-    {"event":"begin","format":1,"clock":"host-a"}
     {"event":"invoke","op":1,"at":12.5,"process":"u1","operation":"transfer","ledger":"main","key":"k1",
      "path":"/v1/transfers","request":"{...}"}
     {"event":"ok","op":1,"at":12.6,"status":201,"replayed":false,"response":"{...}"}     or "fail", or "unknown"
     {"event":"mark","at":30.0,"name":"faults_stopped"}
-    {"event":"gauge","at":30.1,"name":"rss_bytes","value":81000000,"growth_max":1.5}
 
-The long lines above are one line each in a file. Every file of a run has a recorder of its own; times are of the
-clock that the first line names and are compared only with times of the same clock. books.py writes what the ledger
-says in the end.
+The long lines above are one line each in a file. Every file of a run has a recorder of its own; times are of the one
+clock that all processes of a machine share. books.py writes what the ledger says in the end.
 """
 
 import json
 import math
-import platform
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
-FORMAT = 1
 OK, FAIL, UNKNOWN = "ok", "fail", "unknown"
 # The operation that asks what a key is bound to.
 LOOK_UP = "look-up"
@@ -31,8 +26,6 @@ PROGRESS = "progress"
 NOT_NOW = (408, 429, 503)
 # The marks that the liveness check looks for.
 FAULTS_STARTED, FAULTS_STOPPED = "faults_started", "faults_stopped"
-# Of a gauge, where nothing else is said: by how much it may exceed what it was before the faults.
-GROWTH_MAX = 1.5
 
 
 class HistoryFullError(Exception):
@@ -40,13 +33,10 @@ class HistoryFullError(Exception):
 
 
 def outcome_of(status: int, response: str) -> str:
-    """
-    Return what an answer says of its request: `ok`, `fail` (certainly without effect) or `unknown`.
-
-    A problem of the ledger says so itself; of anything else only the status is believed, and 5xx says nothing.
-    """
+    """Return what an answer says of its request: `ok`, `fail` (certainly without effect) or `unknown`."""
     if 200 <= status < 300 or status == 304:
         return OK
+    # A problem of the ledger says so itself; of anything else only the status is believed, and 5xx says nothing.
     said = problem_of(response).get("outcome")
     if said in ("not_applied", "refused"):
         return FAIL
@@ -65,11 +55,7 @@ def problem_of(response: str | bytes) -> dict[str, Any]:
 
 
 class Heard(NamedTuple):
-    """
-    The answer to a request, or to an item of a bulk, and what it says of it; status 0 is no answer.
-
-    `retry_after` are the seconds that it asks to wait for.
-    """
+    """The answer to a request, or to an item of a bulk, and what it says of it; status 0 is no answer."""
 
     status: int
     response: str
@@ -89,12 +75,7 @@ class Heard(NamedTuple):
 
 
 class Recorder:
-    """
-    Appends to one new history file. Needs no lock where one thread uses it, under asyncio and gevent alike.
-
-    `clock`: gives seconds, by default those that all processes of a machine share. `bytes_max`: size at which it
-    refuses to go on.
-    """
+    """Appends to one new history file until it has its size. Needs no lock where one thread uses it."""
 
     def __init__(self, path: Path, *, clock: Callable[[], float] = time.monotonic, bytes_max: float = math.inf) -> None:
         self._file = path.open("x", encoding="utf-8")
@@ -102,7 +83,6 @@ class Recorder:
         self._bytes_max = bytes_max
         self._bytes = 0
         self.operations = 0
-        self.write({"event": "begin", "format": FORMAT, "clock": platform.node()})
 
     def __enter__(self) -> Self:
         return self
@@ -116,17 +96,10 @@ class Recorder:
         """
         Note that a request is about to be sent; return its number, which its outcome is noted under.
 
-        It is in the file when this returns: a client that is killed has sent nothing that nobody knows of. Answers that
-        it had heard last may be missing, which makes them unknown and not wrong.
+        It is in the file when this returns: a client that is killed has sent nothing that nobody knows of.
 
-        `operation`: `transfer` (also one item of a bulk, and a capture, void or reversal), `read` (one account),
-        `look-up` (of a key), `progress` (one transfer and what has become of it), or any other.
-        `process`: name of the logical client; what it sends next is what it sends after this. `path`: of the request;
-        what a key is bound to are path and request. See `invoke_bulk`. `request`: the body, or of a bulk the item
-        without its key.
-
-        Raises:
-            HistoryFullError: The file is full.
+        `operation`: `transfer` (also one item of a bulk, and a capture, void or reversal), `read` (one account), one of
+        those named above, or any other. `process`: name of the client, which sends one request after the other.
         """
         if self._bytes > self._bytes_max:
             raise HistoryFullError(f"{self._file.name} has {self._bytes:,} bytes")
@@ -138,20 +111,17 @@ class Recorder:
 
     def answered(self, operation: int, heard: Heard) -> Heard:
         """Note the answer to a request, byte for byte, or that there was none: its outcome is unknown for ever then."""
-        status, replayed = heard.status, heard.replayed
-        self._note(heard.outcome, op=operation, status=status, replayed=replayed, response=heard.response)
+        status, response, replayed, outcome, _ = heard
+        self._note(outcome, op=operation, status=status, replayed=replayed, response=response)
         return heard
 
     def invoke_bulk(
-        self, items: Sequence[tuple[str, str]], *, process: str, path: str, atomic: bool, ledger: str = ""
+        self, items: Sequence[tuple[str, str]], process: str, path: str, *, atomic: bool, ledger: str = ""
     ) -> list[int]:
         """Note that a bulk is about to be sent: keys and the items without them; return a number for each item."""
         # An atomic set is one request, which its first key names.
         where = f"{path} atomic {items[0][0]} {len(items)}" if atomic else path
-        return [
-            self.invoke("transfer", process=process, path=where, ledger=ledger, key=key, request=request)
-            for key, request in items
-        ]
+        return [self.invoke("transfer", process, where, ledger=ledger, key=key, request=item) for key, item in items]
 
     def answered_bulk(self, operations: Sequence[int], heard: Heard) -> list[Heard]:
         """Note the answer to a bulk; return the answer to each item."""
@@ -166,10 +136,6 @@ class Recorder:
     def mark(self, name: str) -> None:
         """Note that something begins or ends now: FAULTS_STARTED, FAULTS_STOPPED."""
         self._note("mark", name=name)
-
-    def gauge(self, name: str, value: float, growth_max: float = GROWTH_MAX) -> None:
-        """Note a size that must be back, after all faults, to *growth_max* times what it was before the first."""
-        self._note("gauge", name=name, value=value, growth_max=growth_max)
 
     def _note(self, kind: str, **fields: object) -> None:
         self.write({"event": kind, "at": self._clock(), **fields})

@@ -7,21 +7,203 @@ Exit codes: 0 every objective was met, 1 one was missed or a promise was broken,
 """
 
 import argparse
+import asyncio
+import json
+import math
 import os
+import shutil
+import signal
 import sys
-from collections.abc import AsyncIterator
+import uuid
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any, NamedTuple
 
-from loadtests.errors import FAILED, GOOD
-from loadtests.kit.catalogue import MEANINGS, SCENARIOS, SHAPES
-from loadtests.kit.plan import KEY_VARIABLE
-from loadtests.kit.run import Place, run_scenario
-from loadtests.processes import PROJECT, run_program
+from loadtests.books import open_books
+from loadtests.client import Client
+from loadtests.errors import FAILED, GOOD, NotRunError
+from loadtests.history.model import SHOWN_MAX, Verdict
+from loadtests.history.recorder import Recorder
+from loadtests.kit.catalogue import FLOOD, FLOOD_LIMIT, OBJECTIVES, PERCENTILES, SCENARIOS, SHAPES, Finding, judge
+from loadtests.kit.plan import KEY_VARIABLE, PLAN_VARIABLE, Limit, Plan
+from loadtests.kit.promises import ask_limit, probe, verify
+from loadtests.processes import HOST, PROJECT, Done, Program, free_port, run_program, spawn, tail
 from loadtests.screen import Screen
-from loadtests.servers import WARM_UP_SECONDS, own_server
+from loadtests.servers import PLENTY, WARM_UP_SECONDS, Server, own_server
 
 UI_PORT = 8089
+LOCUSTFILE = Path(__file__).with_name("locustfile.py")
+# Seconds beside those of the run: workers start and connect, users finish what they are at.
+MARGIN_SECONDS = 90.0
+# Seconds that users get to finish what they are at; one request may take 30.
+FINISH_SECONDS = 45
+# Seconds between being told to end and being ended.
+END_SECONDS_MAX = 60.0
+# The first file in the folder of a run.
+PREPARED = "history-prepare.jsonl"
+# Users that start in a second.
+SPAWN_RATE = 50
+# Of each scenario when nothing else is asked for: long enough for every check to have something to judge.
+SECONDS = 8.0
+# Of a soak and of a search for the knee.
+LONG_SECONDS = {"soak": 600.0, "knee": 80.0}
+# Minor units on every account before the run: far more than it can spend, so that refusals are those asked for.
+OPENING_BALANCE = 1_000_000_000
+
+
+class Place(NamedTuple):
+    """Where runs are made: a server of one's own, with a ledger for every scenario, or one that has given us a key."""
+
+    url: str
+    server: Server | None
+    key: str = ""
+
+    async def keys(self, scenario: str) -> tuple[str, str]:
+        """Return the key of the users of a scenario, and the one that prepares and verifies."""
+        if self.server is None:
+            return self.key, self.key
+        own = await self.server.create_key(scenario)
+        if scenario != "flood":
+            return own, own
+        # A flood is sent with one that has a limit worth the name.
+        limits = ("--rate", f"{FLOOD_LIMIT.quota}/s", "--burst", str(FLOOD_LIMIT.burst), *PLENTY[4:])
+        return await self.server.create_key(scenario, limits), own
+
+
+class Outcome(NamedTuple):
+    """What a run came to: figures of locust and of the checks, and the audit where there is somebody to be asked."""
+
+    plan: Plan
+    figures: Mapping[str, Any]
+    findings: list[Finding]
+    verdict: Verdict
+    audit: Done | None
+
+    @property
+    def good(self) -> bool:
+        return all(finding.met for finding in self.findings) and (self.audit is None or self.audit.code == 0)
+
+    def lines(self) -> list[str]:
+        """Return what is to be said about it: its figures, and plainly what was missed."""
+        figures, verdict = self.figures, self.verdict
+        judged = ", ".join(f"{name} {verdict.judged[name]:,}" for name in sorted(verdict.judged))
+        latencies = ", ".join(f"{name.removesuffix('_ms')} {figures[name]:g}" for name in PERCENTILES)
+        word = "good" if self.good else "FAILED"
+        counts = f"{figures['requests']:,} requests, {figures['failures']:,} failed, {figures['lies']:g} lies"
+        text = [f"{self.plan.scenario}: {word}: {counts}, {latencies} ms", f"  judged: {judged}"]
+        text += [f"  missed: {finding}" for finding in self.findings if not finding.met]
+        text += [f"  {violation.check}: {violation.what}" for violation in verdict.violations[:SHOWN_MAX]]
+        audit = "not run; run `tallystick audit` where the database is" if self.audit is None else self.audit.last_line
+        text.append(f"  audit: {audit}")
+        if "knee" in figures:
+            tried = ", ".join(f"{users} users {rate:,.0f}/s" for users, rate, _ in figures["steps"])
+            users, rate, p95_ms = figures["knee"]
+            text.append(f"  knee: {users} users, {rate:,.0f} requests/s, p95 {p95_ms:g} ms (tried: {tried})")
+        return text
+
+    def write(self) -> None:
+        document = {
+            "good": self.good,
+            "figures": self.figures,
+            "objectives": [{**finding._asdict(), "met": finding.met} for finding in self.findings],
+            "judged": self.verdict.judged,
+            "lies": [violation._asdict() for violation in self.verdict.violations],
+            "audit": self.audit and self.audit.last_line,
+        }
+        path = Path(self.plan.folder) / "verdict.json"
+        path.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
+
+
+async def run_scenario(name: str, place: Place, asked: argparse.Namespace, screen: Screen) -> Outcome:
+    """Prepare a ledger, let the users loose on it, and judge."""
+    key, own = await place.keys(name)
+    async with Client(place.url, key) as users, Client(place.url, own) as client:
+        limit = await ask_limit(users)
+        plan = _plan(name, place.url, asked, limit)
+        screen.say(f"{name}: {plan.users} users for {plan.seconds:g} s")
+        _make_fresh(Path(plan.folder))
+        with Recorder(Path(plan.folder) / PREPARED) as recorder:
+            keys = f"{plan.run}-open-"
+            await open_books(client, recorder, plan.world, plan.accounts, OPENING_BALANCE, keys=keys)
+        await run_locust(plan, key, asked.processes, asked.ui, screen)
+        screen.progress("checking what every user was promised")
+        figures: dict[str, Any] = json.loads((Path(plan.folder) / "figures.json").read_text(encoding="utf-8"))
+        if name == "flood":
+            figures |= await probe(users, limit)
+        verdict, found = await verify(plan, client, limit)
+    figures |= found
+    findings = judge(name, plan.shape, dict(asked.bar), figures)
+    return Outcome(plan, figures, findings, verdict, await place.server.audit() if place.server else None)
+
+
+def _plan(name: str, url: str, asked: argparse.Namespace, limit: Limit) -> Plan:
+    scenario = SCENARIOS[name]
+    users = asked.users or scenario.users
+    # Who looks for the knee leaves no pauses; a flood is measured by the limit.
+    usual = FLOOD * limit.rate / users if name == "flood" else scenario.pace
+    return Plan(
+        scenario=name,
+        url=url,
+        run=uuid.uuid4().hex[:10],
+        users=users,
+        pace=0.0 if asked.shape == "knee" else usual,
+        seconds=asked.seconds or LONG_SECONDS.get(asked.shape, SECONDS),
+        shape=asked.shape,
+        seed=asked.seed,
+        size=scenario.accounts,
+        folder=str((asked.reports / name).resolve()),
+    )
+
+
+def command(plan: Plan, processes: int, ui_port: int | None) -> list[str]:
+    """Return how locust is started: in one process, or as so many workers and one that collects their figures."""
+    folder = Path(plan.folder)
+    words = [sys.executable, "-m", "locust", "--locustfile", str(LOCUSTFILE), "--host", plan.url]
+    words += ["--csv", str(folder / "stats"), "--csv-full-history", "--html", str(folder / "report.html")]
+    words += ["--stop-timeout", str(FINISH_SECONDS), "--only-summary"]
+    if plan.shape == "steady":
+        words += ["--users", str(plan.users), "--spawn-rate", str(SPAWN_RATE), "--run-time", f"{plan.seconds:g}s"]
+    if ui_port is None:
+        words.append("--headless")
+    else:
+        words += ["--autostart", "--web-host", HOST, "--web-port", str(ui_port)]
+    if processes > 1:
+        # A free port for the workers: two load tests on one machine must not meet.
+        port = str(free_port())
+        words += ["--processes", str(processes), "--master-bind-host", HOST]
+        words += ["--master-bind-port", port, "--master-port", port]
+    return words
+
+
+async def run_locust(plan: Plan, key: str, processes: int, ui_port: int | None, screen: Screen) -> None:
+    """Run the users of a plan. Without a UI it ends by itself, or is ended; with one, when it is interrupted."""
+    folder = Path(plan.folder)
+    variables = {PLAN_VARIABLE: json.dumps(plan), KEY_VARIABLE: key, "PYTHONPATH": str(PROJECT)}
+    locust = Program(spawn(command(plan, processes, ui_port), folder / "console.log", {**os.environ, **variables}))
+    if ui_port is not None:
+        screen.say(f"web UI: http://{HOST}:{ui_port}/   Ctrl-C ends the run and checks it")
+    try:
+        await locust.ends_within(math.inf if ui_port is not None else plan.seconds + MARGIN_SECONDS)
+    except asyncio.CancelledError:
+        task = asyncio.current_task()
+        assert task is not None
+        task.uncancel()
+        screen.say("stopping; what has been promised so far is checked")
+        # Not SIGTERM: locust writes no report then.
+        await locust.end(signal.SIGINT, END_SECONDS_MAX)
+    finally:
+        await locust.end(signal.SIGINT, 0.0)
+    if locust.code != 0 or not (folder / "figures.json").exists():
+        raise NotRunError(f"locust failed (exit {locust.code}; -9: it did not end):\n{tail(folder / 'console.log')}")
+
+
+def _make_fresh(folder: Path) -> None:
+    if folder.exists() and any(folder.iterdir()):
+        if not (folder / PREPARED).exists():
+            raise NotRunError(f"{folder} holds something else than the report of a run; it is left alone")
+        shutil.rmtree(folder)
+    folder.mkdir(parents=True, exist_ok=True)
 
 
 def main(words: list[str] | None = None) -> int:
@@ -71,8 +253,8 @@ async def _place(asked: argparse.Namespace, screen: Screen) -> AsyncIterator[Pla
 
 def _bar(text: str) -> tuple[str, float]:
     name, _, value = text.partition("=")
-    if name not in MEANINGS:
-        raise argparse.ArgumentTypeError(f"no objective is called {name}; there are {', '.join(MEANINGS)}")
+    if name not in OBJECTIVES:
+        raise argparse.ArgumentTypeError(f"no objective is called {name}; there are {', '.join(OBJECTIVES)}")
     try:
         return name, float(value)
     except ValueError:
@@ -94,13 +276,11 @@ def _parser() -> argparse.ArgumentParser:
     add("--scenario", action="append", default=[], metavar="NAME", help=some)
     add("--host", metavar="URL", help=f"your server; its key comes in {KEY_VARIABLE}")
     add("--users", type=int, help="at once, at most")
-    add("--pace", type=float, help="requests of one user a second; 0 is as fast as answers come")
     add("--seconds", type=float, help="of each scenario")
     add("--shape", choices=SHAPES, default="steady")
     add("--processes", type=int, default=1, help="that the users are spread over; one uses one core")
     add("--ui", type=int, nargs="?", const=UI_PORT, metavar="PORT", help=f"locust's web UI on this machine ({UI_PORT})")
     add("--bar", action="append", type=_bar, default=[], metavar="NAME=NUMBER", help="another bar: p99_ms=200")
-    add("--burst", type=int, help="of the key, for a flood with --host, where the key has not been idle")
     add("--seed", type=int, default=1, help="of what the users choose")
     add("--warm-up", type=float, default=WARM_UP_SECONDS, help="seconds, of a server of its own")
     add("--reports", type=Path, default=PROJECT / "reports", help="folder, one in it for each scenario")

@@ -1,52 +1,168 @@
-"""
-What locust loads: the users of the scenario that the plan names, and a shape if it names one.
-
-Started by `make load`, which prepares the ledger and judges the run.
-"""
+"""What locust loads, started by `make load`: the users of the scenario that the plan names, and a shape."""
 
 import atexit
+import contextlib
+import functools
+import http.client
+import itertools
 import json
+import os
 import random
+import re
 import signal
 import time
+from collections.abc import Callable, Coroutine, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+from urllib.parse import urlsplit
 
 import gevent
-from locust import LoadTestShape, events
+from locust import FastHttpUser, LoadTestShape, constant, constant_throughput, events
+from locust.exception import StopUser
 from locust.runners import WorkerRunner
+from locust.user.task import LOCUST_STATE_STOPPING, LOCUST_STATE_WAITING
 
-from loadtests.kit.shapes import KNEE_SETTLE_SECONDS, KneeSearch, users_at
-from loadtests.kit.users import PLAN, ScenarioUser, close_history
+from loadtests.history.recorder import OK, Heard, HistoryFullError, Recorder, outcome_of, problem_of
+from loadtests.kit.catalogue import SCENARIOS
+from loadtests.kit.plan import KEY_VARIABLE, KNEE_SETTLE_SECONDS, PLAN_VARIABLE, KneeSearch, Plan, users_at
+from loadtests.payers import Act, Habits, Payer, Request
 
-# What locust looks for in this file; and a shape, below. A shape with `abstract` is none that it takes.
-__all__ = ["ScenarioUser"]
-
+# Made by whoever has started locust.
+PLAN = Plan(*json.loads(os.environ[PLAN_VARIABLE]))
+HABITS = Habits(amount_max=500, items=20, at_once=3, pause_max=3.0, again_one_in=4, lose_one_in=20)
+# Seconds for one answer: above the server's own deadlines, so that it and not our impatience decides.
+ANSWER_SECONDS_MAX = 30.0
+# Seconds after sending within which a lost answer's connection is closed: before, while and after it is executed.
+LISTENED_SECONDS_MAX = 0.02
+# Bytes of the history of one process; a payment and its answer take about 900. The check holds it in memory.
+HISTORY_BYTES_MAX = 1024**3
 # Users that come or go in a second under a shape: all of them, as good as at once.
 SPAWN_RATE = 100.0
+# What is named in a path.
+_ID = re.compile("(/v1/[a-z-]+)/(?!bulk$)[^/]+")
+T = TypeVar("T")
+_numbers = itertools.count(1)
 
 # Locust chooses the tasks of all users with it.
 random.seed(PLAN.seed)
-
-atexit.register(close_history)
 # Started from a shell's background, it would ignore what asks it to end and report.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-class Curve(LoadTestShape):
-    """A number of users that is fixed for every instant."""
+def finished(steps: Coroutine[Any, Any, T]) -> T:
+    """Return what a coroutine comes to whose wire has done all that it asks for when it is asked, as under gevent."""
+    try:
+        steps.send(None)
+    except StopIteration as done:
+        return done.value  # type: ignore[no-any-return]  # of the coroutine
+    raise RuntimeError("a coroutine of a virtual user waits by itself")
 
-    abstract = PLAN.shape in ("steady", "knee")
 
-    def tick(self) -> tuple[int, float] | None:
-        users = users_at(PLAN.shape, PLAN.users, PLAN.seconds, self.get_run_time())
-        return None if users is None else (users, SPAWN_RATE)
+@functools.cache
+def history() -> Recorder:
+    """Return the history of this process, which is opened with its first user."""
+    recorder = Recorder(Path(PLAN.folder) / f"history-{os.getpid()}.jsonl", bytes_max=HISTORY_BYTES_MAX)
+    atexit.register(recorder.close)
+    return recorder
 
 
-class Knee(LoadTestShape):
-    """Twice the users step by step."""
+class LocustPayer(Payer):
+    def __init__(self, user: FastHttpUser) -> None:
+        number = next(_numbers)
+        worker = getattr(user.environment.runner, "worker_index", 0)
+        name = f"{os.getpid()}-{number}"
+        super().__init__(
+            *(history(), name),
+            prefix=f"{PLAN.run}-{name}-",
+            accounts=PLAN.accounts,
+            habits=HABITS,
+            seed=f"{PLAN.seed}:{PLAN.scenario}:{worker}-{number}",
+        )
+        self._client = user.client
+        self._headers = {
+            "Authorization": f"Bearer {os.environ[KEY_VARIABLE]}",
+            "Content-Type": "application/json",
+            # What is not compressed is compared byte for byte.
+            "Accept-Encoding": "identity",
+        }
 
-    abstract = PLAN.shape != "knee"
+    async def send(self, request: Request) -> Heard:
+        """Send a request, and fail what is no success and was not expected."""
+        if request.deaf:
+            return self._send_deaf(request)
+        path, body, method = request.path, request.body or None, "POST" if request.body else "GET"
+        headers = {**self._headers, **({"Idempotency-Key": request.key} if request.key else {})}
+        # All accounts are one line of the statistics, and so are all keys and all transfers.
+        name = _ID.sub(r"\1/ID", path)
+        with self._client.request(method, path, data=body, headers=headers, name=name, catch_response=True) as response:
+            status, text = response.status_code or 0, response.text or ""
+            if status in request.expected or (status and outcome_of(status, text) == OK):
+                response.success()
+            else:
+                response.failure(f"{status} {problem_of(text).get('code', '') or response.error or ''}".rstrip())
+            told = response.headers or {}
+            retry_after = told.get("Retry-After") or ""
+            wait = int(retry_after) if retry_after.isdigit() else 0
+            return Heard.of(status, text if status else "no answer", told.get("Idempotent-Replayed") == "true", wait)
+
+    def _send_deaf(self, request: Request) -> Heard:
+        address = urlsplit(PLAN.url)
+        kind = http.client.HTTPSConnection if address.scheme == "https" else http.client.HTTPConnection
+        connection = kind(address.hostname or "", address.port, timeout=ANSWER_SECONDS_MAX)
+        with contextlib.closing(connection), contextlib.suppress(OSError):
+            connection.request("POST", request.path, request.body, {**self._headers, "Idempotency-Key": request.key})
+            gevent.sleep(self.dice.uniform(0, LISTENED_SECONDS_MAX))
+        return Heard.of(0, "not listened for")
+
+    async def pause(self, seconds: float) -> None:
+        gevent.sleep(seconds)
+
+    async def together(self, sendings: Sequence[Coroutine[Any, Any, Heard]]) -> list[Heard]:
+        """Send at once, each on a connection of its own."""
+        running = [gevent.spawn(finished, sending) for sending in sendings]
+        gevent.joinall(running, timeout=2 * ANSWER_SECONDS_MAX)
+        return [each.value for each in running if each.value is not None]
+
+
+def _task(act: Act) -> "Callable[[ScenarioUser], None]":
+    def task(user: "ScenarioUser") -> None:
+        try:
+            finished(act(user.payer))
+        except HistoryFullError as error:
+            # Nothing may be sent that nobody will check.
+            (Path(PLAN.folder) / "full").write_text(f"{error}\n", encoding="utf-8")
+            raise StopUser from error
+
+    return task
+
+
+class ScenarioUser(FastHttpUser):
+    # A key is sent: only to whom the certificate names.
+    insecure = False
+    network_timeout = ANSWER_SECONDS_MAX
+    connection_timeout = ANSWER_SECONDS_MAX
+    host = PLAN.url
+    wait_time = constant_throughput(PLAN.pace) if PLAN.pace else constant(0)
+    tasks = {_task(act): weight for act, weight in SCENARIOS[PLAN.scenario].acts.items()}  # noqa: RUF012 -- of locust
+    _state: str | None
+
+    def on_start(self) -> None:
+        self.payer = LocustPayer(self)
+
+    def stop(self, force: bool = False) -> bool:
+        """Go home after what is under way; locust would kill a user that is just about to send, and lose its answer."""
+        if not force and self._state == LOCUST_STATE_WAITING:
+            self._state = LOCUST_STATE_STOPPING
+            return False
+        stopped: bool = super().stop(force)
+        return stopped
+
+
+class Shape(LoadTestShape):
+    """The users of every instant: as a curve has them, or twice as many step by step."""
+
+    # One that is so is none that locust takes.
+    abstract = PLAN.shape == "steady"
     search = KneeSearch(PLAN.users, PLAN.seconds)
 
     def __init__(self) -> None:
@@ -55,10 +171,17 @@ class Knee(LoadTestShape):
         self._counted: tuple[float, int] | None = None
 
     def tick(self) -> tuple[int, float] | None:
+        if PLAN.shape == "knee":
+            users = self._next_step()
+        else:
+            users = users_at(PLAN.shape, PLAN.users, PLAN.seconds, self.get_run_time())
+        return None if users is None else (users, SPAWN_RATE)
+
+    def _next_step(self) -> int | None:
         now = time.monotonic()
         if self.runner is None or self.get_current_user_count() == 0:
             self._began = now
-            return self.search.users, SPAWN_RATE
+            return self.search.users
         total = self.runner.stats.total
         if self._counted is None and now - self._began >= KNEE_SETTLE_SECONDS:
             self._counted = now, total.num_requests
@@ -68,7 +191,7 @@ class Knee(LoadTestShape):
             if self.search.step_is_over(rate, total.get_current_response_time_percentile(0.95) or 0.0):
                 return None
             self._began, self._counted = now, None
-        return self.search.users, SPAWN_RATE
+        return self.search.users
 
 
 @events.init.add_listener
@@ -83,7 +206,8 @@ def write_figures(environment: Any, **_: Any) -> None:
     # When it is interrupted, users are still at work here.
     if environment.runner.user_count:
         environment.runner.stop()
-    close_history()
+    if history.cache_info().currsize:
+        history().close()
     if isinstance(environment.runner, WorkerRunner):
         return
     entries = environment.stats.entries.values()
@@ -95,8 +219,8 @@ def write_figures(environment: Any, **_: Any) -> None:
         "error_rate": failures / requests if requests else 1.0,
         "exceptions": len(environment.runner.exceptions),
     }
-    if Knee.search.knee is not None:
-        found |= {"knee": Knee.search.knee, "steps": Knee.search.steps}
+    if Shape.search.knee is not None:
+        found |= {"knee": Shape.search.knee, "steps": Shape.search.steps}
     (Path(PLAN.folder) / "figures.json").write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
     # Failures are judged by their share, not by locust.
     environment.process_exit_code = 0

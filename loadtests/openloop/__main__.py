@@ -13,9 +13,8 @@ import uvloop
 
 from loadtests.errors import GOOD
 from loadtests.openloop import connections, neighbour, overload, replay
-from loadtests.openloop.driver import Driver, Task, new_run
+from loadtests.openloop.driver import Driver, Task
 from loadtests.openloop.generator import allow_files, prepare
-from loadtests.openloop.results import Results
 from loadtests.openloop.workloads import NAMES
 from loadtests.processes import run_program
 
@@ -43,24 +42,16 @@ def options(parser: argparse.ArgumentParser) -> None:
     add("--rate", type=float, help="requests a second; without it as fast as answers come")
     add("--seconds", type=float, default=10.0)
     add("--connections", type=int, default=256)
-    add("--accounts", type=int, default=1_000, help="made if they do not exist")
     add("--workload", choices=NAMES, default="mixed")
-    add("--seed", type=int, default=1)
 
 
 async def run(asked: argparse.Namespace) -> int:
     """Send a fixed load and print the figures, how late the generator was itself among them."""
     allow_files(asked.connections)
-    target = await prepare(asked.url, [asked.key], asked.accounts)
-    name = new_run()
-    print(f"run {name}, seed {asked.seed}, {asked.connections} connections", file=sys.stderr)
-
-    def tick(results: Results) -> None:
-        print(f"due {results.due}, good {results.good}, refused {results.refused}", file=sys.stderr)
-
-    task = Task(target, asked.workload, asked.connections, asked.seconds, asked.rate, asked.seed, name)
+    target = await prepare(asked.url, [asked.key])
+    task = Task(target, asked.workload, asked.connections, asked.seconds, asked.rate)
     async with Driver(task) as driver:
-        results = await driver.run(tick)
+        results = await driver.run()
     print(json.dumps(results.figures(), indent=2))
     return GOOD
 

@@ -1,9 +1,4 @@
-"""
-The books of a real bank, read from their CSV and turned into transfers of the ledger.
-
-The file's README describes the columns. Each row names one customer's account and the bank's own
-balance after it, which is what makes the books worth replaying: the right answer is known.
-"""
+"""The books of a real bank: each row names an account and the bank's own balance after it, so the answer is known."""
 
 import calendar
 import csv
@@ -22,9 +17,8 @@ ROUNDING = "rounding"
 # The other side of a transfer to or from another bank; one account for each partner bank.
 PARTNER_BANK = "bank:{partner_bank}"
 
-# Who stands on the other side of a row, by (operation, k_symbol). Where the purpose says that the
-# bank itself pays or earns, it decides; otherwise the way the money took does. Every pair that the
-# file holds is listed, and a pair that is not is refused rather than guessed.
+# Who stands on the other side of a row, by (operation, k_symbol). Where the purpose says that the bank itself pays or
+# earns, it decides; otherwise the way the money took does. A pair that is not listed is refused rather than guessed.
 COUNTER_ACCOUNTS = {
     # operation         purpose           other side
     ("VKLAD", ""): "cash",  # paid in at the counter
@@ -44,7 +38,7 @@ COUNTER_ACCOUNTS = {
 
 
 class Transfer(NamedTuple):
-    """One transfer to post, with the idempotency key it is posted under."""
+    """One transfer to post, and the idempotency key it is posted under."""
 
     key: str
     source: str
@@ -56,7 +50,6 @@ class Transfer(NamedTuple):
     currency: str = CURRENCY
 
     def fields(self) -> dict[str, object]:
-        """The body of `POST /v1/transfers`; the same transfer always gives the same fields."""
         return {name: value for name, value in self._asdict().items() if name != "key"}
 
 
@@ -89,13 +82,14 @@ class Row(msgspec.Struct, frozen=True):
         return f"19{self.date[:2]}-{self.date[2:4]}-{self.date[4:]}"
 
     @property
-    def counter_account(self) -> str:
-        """
-        The other side.
+    def month_end(self) -> str:
+        """The last instant of its month."""
+        year, month, _ = map(int, self.day.split("-"))
+        return f"{self.day[:8]}{calendar.monthrange(year, month)[1]}T23:59:59.999999Z"
 
-        Raises:
-            ValueError: The row does not say who that is.
-        """
+    @property
+    def counter_account(self) -> str:
+        """The other side, or ValueError where the row does not say who that is."""
         pattern = COUNTER_ACCOUNTS.get((self.operation, self.k_symbol))
         if pattern is None:
             raise ValueError(f"no counter account for operation {self.operation!r}, k_symbol {self.k_symbol!r}")
@@ -143,22 +137,6 @@ def books(rows: Iterable[Row]) -> list[Book]:
     every = [sorted(book, key=lambda row: row.seq) for book in by_account.values()]
     # A book goes one row after the other: a long one that started last would run on alone.
     return sorted(every, key=len, reverse=True)
-
-
-def month_ends(book: Book) -> dict[str, Row]:
-    """The last row of each month, by the last instant of that month."""
-    return {_last_instant(row.day): row for row in book}
-
-
-def _last_instant(day: str) -> str:
-    year, month, _ = map(int, day.split("-"))
-    return f"{year}-{month:02}-{calendar.monthrange(year, month)[1]}T23:59:59.999999Z"
-
-
-def accounts(rows: Iterable[Row]) -> list[str]:
-    """Every account that the rows need, in the order in which it first appears."""
-    every = (transfer for row in rows for transfer in transfers(row))
-    return list(dict.fromkeys(name for transfer in every for name in (transfer.source, transfer.destination)))
 
 
 def _rows(reader: "csv.DictReader[str]", rows_max: int | None) -> Iterator[Row]:

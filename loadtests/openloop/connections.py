@@ -18,11 +18,9 @@ KIB = 1024
 def options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--connections", type=int, default=CONNECTIONS)
     parser.add_argument("--seconds", type=float, default=30.0)
-    parser.add_argument("--seed", type=int, default=1)
 
 
 async def run(arguments: argparse.Namespace) -> int:
-    """Connect, ask, and print what it took; FAILED when a request was not answered."""
     screen, count = Screen(), arguments.connections
     # Before the server starts, which gets its limit from here.
     allow_files(count)
@@ -30,11 +28,11 @@ async def run(arguments: argparse.Namespace) -> int:
         target = await prepare(server.url, [await server.create_key("connections")])
         sizes = [resident_bytes(server.worker)]
 
-        task = Task(target, "mixed", count, arguments.seconds, count / PAUSE_SECONDS, arguments.seed)
+        task = Task(target, "mixed", count, arguments.seconds, count / PAUSE_SECONDS)
         async with Driver(task) as driver:
             sizes.append(resident_bytes(server.worker))
             screen.say(f"{count:,} connections are open")
-            results = await driver.run(lambda now: screen.progress(f"{now.good:,} of {now.due:,} answered"))
+            results = await driver.run()
             sizes.append(resident_bytes(server.worker))
         audit = await server.audit()
     found = results.figures()

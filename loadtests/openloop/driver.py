@@ -7,7 +7,7 @@ import random
 import time
 import uuid
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import NamedTuple, Self
 
 from loadtests.client import BROKEN, Client, Connection, address_of
@@ -28,8 +28,6 @@ TICK_SECONDS = 0.001
 DRAIN_SECONDS = 5.0
 # Seconds before a connection that has ended is made again: a server that refuses is not asked all the time.
 RECONNECT_SECONDS = 0.1
-# Lags kept: enough for a quantile.
-LAGS_MAX = 1_000_000
 # Seconds that the requests before a run may take in all, and how many of them are under way at once.
 FIRST_SECONDS_MAX = 60.0
 FIRST_CONNECTIONS = 64
@@ -42,9 +40,7 @@ class Task(NamedTuple):
 
     `rate` is in requests a second, sent at instants that are fixed beforehand; None sends on each connection when it is
     answered. There can be as many requests under way as there are `connections`; each has keys of its own, and one only
-    where there are no more keys than connections. With `settle` what is answered while queues fill does not count for
-    the rate, and nothing is good that is answered after PATIENCE_SECONDS. `fates` is how many requests are noted by
-    number. `core` is where a process of its own is kept.
+    where there are no more keys than connections. `core` is where a process of its own is kept.
     """
 
     target: Target
@@ -54,13 +50,10 @@ class Task(NamedTuple):
     rate: float | None = None
     seed: int = 1
     run: str = ""
-    settle: bool = True
-    fates: int = 0
     core: int | None = None
 
 
 def new_run() -> str:
-    """Return a name that no run has had."""
     return uuid.uuid4().hex[:12]
 
 
@@ -68,12 +61,13 @@ class Driver:
     """A generator in this process: connected while its body runs."""
 
     def __init__(self, task: Task) -> None:
-        self.results = Results(bytearray(task.fates), SETTLING_SECONDS if task.settle else 0.0)
+        # Whoever waits for answers fills no queues and loses no patience.
+        self.results = Results(settling_seconds=0.0 if task.rate is None else SETTLING_SECONDS)
         self._task = task
         self._requests = Requests(task.workload, task.target, task.run or new_run(), task.seed)
         self._address = address_of(task.target.url)
         self._make = self._requests.make
-        self._patience_seconds = PATIENCE_SECONDS if task.settle else math.inf
+        self._patience_seconds = math.inf if task.rate is None else PATIENCE_SECONDS
         self._idle: deque[Connection] = deque()
         self._open: set[Connection] = set()
         # Numbers and instants of requests that are due and found no free connection.
@@ -88,7 +82,6 @@ class Driver:
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def __aenter__(self) -> Self:
-        """Send what comes before a run, and make the connections."""
         task, keys = self._task, len(self._task.target.keys)
         await self._send_first()
         try:
@@ -102,7 +95,6 @@ class Driver:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        """End the connections; what is under way still has no answer that anybody waits for."""
         self._closed = True
         for task in self._tasks:
             task.cancel()
@@ -121,18 +113,14 @@ class Driver:
                         text = f"{answer.status} {answer.body[:200]!r}"
                         raise NotRunError(f"a request before the run was answered {text}")
 
-    async def run(self, tick: Callable[[Results], None] = lambda _: None) -> Results:
-        """
-        Send requests, at the instants of a Poisson process where there is a rate; then wait for the last answers.
-
-        `tick`: called about once a second.
-        """
+    async def run(self) -> Results:
+        """Send requests, at the instants of a Poisson process where there is a rate; then wait for the last answers."""
         clock, results, rate = time.perf_counter, self.results, self._task.rate
         arrivals = random.Random(self._task.seed)
         self._closed_loop = rate is None
         self._began = began = now = clock()
         self._settled = began + results.settling_seconds
-        end, next_tick = began + self._task.seconds, began + 1
+        end = began + self._task.seconds
         due = end if rate is None else began + arrivals.expovariate(rate)
         while self._closed_loop and self._idle:
             self._send_next(self._idle.popleft(), began)
@@ -143,11 +131,8 @@ class Driver:
                 self._number += 1
                 due += arrivals.expovariate(rate or 1)
             self._serve(now)
-            if now >= next_tick:
-                next_tick += 1
-                tick(results)
             # Callers that wait for their answers are not waited for.
-            await asyncio.sleep(min(1.0, end - now) if rate is None else TICK_SECONDS if due > now else 0)
+            await asyncio.sleep(end - now if rate is None else TICK_SECONDS if due > now else 0)
             now = clock()
         if self._closed_loop:
             results.due = self._number
@@ -168,19 +153,20 @@ class Driver:
             if connection.transport is None:
                 continue
             number, due = waiting.popleft()
-            if len(lags) < LAGS_MAX and idle:
+            if idle:
                 lags.append(now - due)
-            self._under_way += 1
-            connection.send(self._make(number, next(connection.keys)), number, due)
+            self._send(connection, number, due)
         while waiting and waiting[0][1] + WAIT_SECONDS < now:
             waiting.popleft()
             self.results.gave_up += 1
 
     def _send_next(self, connection: Connection, now: float) -> None:
-        number = self._number
+        self._send(connection, self._number, now)
         self._number += 1
+
+    def _send(self, connection: Connection, number: int, due: float) -> None:
         self._under_way += 1
-        connection.send(self._make(number, next(connection.keys)), number, now)
+        connection.send(self._make(number, next(connection.keys)), number, due)
 
     def _answered(self, connection: Connection, status: int, _received: bytes, _end: int) -> None:
         results = self.results
@@ -206,8 +192,7 @@ class Driver:
             fate = UNKNOWN
             results.broken += status == BROKEN
             results.failed += status != BROKEN
-        if results.fates:
-            results.note(connection.tag, fate)
+        results.fates[connection.tag] = fate
         self._under_way -= 1
         if connection.transport is None:
             return
@@ -234,7 +219,7 @@ class Driver:
                 continue
 
     async def _connect(self, keys: Iterator[int]) -> None:
-        host, port, _ = self._address
+        host, port, *_ = self._address
         _, connection = await asyncio.get_running_loop().create_connection(
             lambda: Connection(self._answered, self._ended), host, port
         )

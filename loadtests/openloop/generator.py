@@ -1,6 +1,4 @@
-"""
-Generators in processes of their own: they begin when all of them are connected, and hand over what they have counted.
-"""
+"""Generators in processes of their own: they begin when all are connected, and hand over what they have counted."""
 
 import asyncio
 import multiprocessing
@@ -37,7 +35,6 @@ _PROCESSES = multiprocessing.get_context("spawn")
 
 
 def allow_files(connections: int) -> None:
-    """Let this process have so many connections."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = connections + OTHER_FILES
     if soft != resource.RLIM_INFINITY and soft < wanted:
@@ -106,7 +103,6 @@ async def _run_when_connected(task: Task) -> tuple[Results, list[float]]:
 
 
 def cores() -> list[int | None]:
-    """Return the core of each generator, or None where none is kept free for it."""
     free = sorted(os.sched_getaffinity(0))
     return [None] if len(free) < PINNING_CORES else list(free[-GENERATORS:])
 
@@ -119,15 +115,10 @@ def leave_cores(roots: Sequence[int]) -> None:
 
 
 async def run_apart(task: Task, roots: Sequence[int]) -> Run:
-    """
-    Make one run with generators that have processes of their own; a run with a rate has one.
-
-    `roots`: the processes whose CPU time, and that of their children, is counted.
-    """
+    """Make one run; the CPU time of the roots and their children is counted. One with a rate has one process."""
     chosen = cores() if task.rate is None and task.connections >= GENERATORS else cores()[:1]
     leave_cores(roots)
     run, keys = new_run(), task.target.keys
-    results, own = Results(), [0.0, 0.0]
     parts = [
         task._replace(
             # Each begins with another key.
@@ -141,10 +132,12 @@ async def run_apart(task: Task, roots: Sequence[int]) -> Run:
     ]
     async with apart(parts) as running:
         before = cpu_times(roots)
-        for found, used in await asyncio.gather(*running):
-            results.add(found)
-            own = [known + more for known, more in zip(own, used, strict=True)]
+        found = await asyncio.gather(*running)
         after = cpu_times(roots)
+    results = found[0][0]
+    for more, _ in found[1:]:
+        results.add(more)
+    own = [sum(seconds) for seconds in zip(*(used for _, used in found), strict=True)]
     return {
         "workload": task.workload,
         "connections": task.connections,

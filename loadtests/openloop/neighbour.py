@@ -31,7 +31,6 @@ def options(parser: argparse.ArgumentParser) -> None:
 
 
 async def run(arguments: argparse.Namespace) -> int:
-    """Measure, alternating, and print the ratio; FAILED when it is above the bar."""
     screen = Screen()
     async with own_server() as server:
         key = await server.create_key("quiet")

@@ -1,17 +1,14 @@
 """
 `make overload`: what a server of one's own does at 1, 2, 5 and 10 times the load it can take, and afterwards.
 
-The peak is the highest rate at which all but one in a thousand are answered and p99 stays within a quarter of a second,
-looked for downwards from what callers that wait for their answers come to. All runs but those callers' are open-loop:
-arrivals are fixed beforehand and latency counts from when a request was due. What was refused must not have been
-executed, what was answered must be there, and the books must be right.
+All runs but those of callers that wait for their answers are open-loop: arrivals are fixed beforehand. What was refused
+must not have been executed, what was answered must be there, and the books must be right.
 """
 
 import argparse
 import asyncio
 import os
 import random
-from typing import NamedTuple
 from urllib.parse import quote
 
 from loadtests.client import Client
@@ -35,6 +32,7 @@ PEAK_TRIED = (1.0, 0.95, 0.9, 0.85, 0.8, 0.75, 0.7, 0.65, 0.6, 0.55, 0.5)
 # What a rate must keep to be the peak: share of requests without a good answer, milliseconds of the answers' p99.
 PEAK_FAILED = 0.001
 PEAK_P99_MS = 250.0
+CONNECTIONS = 4_000
 # Connections of the runs that are no flood.
 CALM_CONNECTIONS = 256
 # Of the peak: a load at which nothing waits.
@@ -47,52 +45,41 @@ LOOK_UPS_AT_ONCE = 16
 MIB = 1024 * 1024
 
 
-class Options(NamedTuple):
-    """What is asked for; seconds are of each run."""
-
-    workload: str = "mixed"
-    seconds: float = 10.0
-    connections: int = 4_000
-    factors: tuple[float, ...] = FACTORS
-    pin: bool = False
-    seed: int = 1
-
-
 def options(parser: argparse.ArgumentParser) -> None:
-    usual, add = Options(), parser.add_argument
-    add("--workload", choices=NAMES, default=usual.workload)
-    add("--seconds", type=float, default=usual.seconds, help="of each run")
-    add("--connections", type=int, default=usual.connections, help="of the runs after the peak")
+    add = parser.add_argument
+    add("--workload", choices=NAMES, default="mixed")
+    add("--seconds", type=float, default=10.0, help="of each run")
+    add("--connections", type=int, default=CONNECTIONS, help="of the runs after the peak")
     add("--pin", action="store_true", help="the server and its databases on one core, this on another")
-    add("--seed", type=int, default=usual.seed)
 
 
 async def run(asked: argparse.Namespace) -> int:
     """Measure the curve; FAILED when a bar is missed or a promise broken."""
     screen = Screen()
-    chosen = Options(**vars(asked))
-    curve, audit = await measure_own(chosen, screen)
-    screen.say(aligned(runs_table(chosen.workload, [(step["step"], [step]) for step in curve.steps], CURVE)))
+    curve, audit = await measure_own(screen, **vars(asked))
+    screen.say(aligned(runs_table(asked.workload, [(step["step"], [step]) for step in curve.steps], CURVE)))
     screen.say(f"audit: {audit.last_line}")
     for line in (*(f"missed: {missed}" for missed in curve.missed), *curve.lies):
         screen.say(line)
     return FAILED if curve.missed or curve.lies or audit.code else GOOD
 
 
-async def measure_own(options: Options, screen: Screen) -> "tuple[Curve, Done]":
+async def measure_own(
+    screen: Screen, workload: str, seconds: float, *, connections: int = CONNECTIONS, pin: bool = False
+) -> "tuple[Curve, Done]":
     """Measure a curve on a server of its own; return it and the audit."""
-    allow_files(options.connections)
+    allow_files(connections)
     cores = os.sched_getaffinity(0)
     async with own_server() as server:
-        curve = Curve(options, server, screen)
-        if options.pin:
+        curve = Curve(server, screen, workload, seconds, connections)
+        if pin:
             # The server and all it has started get the first core, this process the others.
             keep_to({min(cores)}, server.family())
             keep_to(cores - {min(cores)} or cores, [os.getpid()])
         try:
             await curve.measure()
         finally:
-            if options.pin:
+            if pin:
                 keep_to(cores, [os.getpid()])
         return curve, await server.audit()
 
@@ -101,22 +88,22 @@ class Curve:
     """
     The runs of one curve and what they came to.
 
-    `steps`: the figures of the runs, with the name of each (`step`), its goodput as a share of the peak, its p99 as a
-    multiple of the unloaded one, and the memory of the worker at its end. `missed`: bars that were missed. `lies`:
-    requests that were told something else than the ledger says.
+    `steps`: the figures of the runs, with their names. `missed`: bars that were missed. `lies`: requests that were told
+    something else than the ledger says.
     """
 
-    def __init__(self, options: Options, server: Server, screen: Screen) -> None:
-        self._options = options
+    def __init__(self, server: Server, screen: Screen, workload: str, seconds: float, connections: int) -> None:
         self._server = server
         self._screen = screen
+        self._workload = workload
+        self._seconds = seconds
+        self._connections = connections
         self.steps: list[Run] = []
         self.missed: list[str] = []
         self.lies: list[str] = []
         self._peak = 0.0
 
     async def measure(self) -> None:
-        options = self._options
         key = await self._server.create_key("overload")
         target = await prepare(self._server.url, [key])
         self._screen.progress("warming up")
@@ -125,8 +112,8 @@ class Curve:
         await self._find_peak(target, max(run["per_second"] for run in callers))
         peak = self._peak
         unloaded = await self._run(target, "unloaded", UNLOADED * peak, CALM_CONNECTIONS)
-        for factor in options.factors:
-            run = await self._run(target, f"{factor:g}x", factor * peak, options.connections)
+        for factor in FACTORS:
+            run = await self._run(target, f"{factor:g}x", factor * peak, self._connections)
             if run["per_second"] < BARS.get(factor, 0.0) * peak:
                 self.missed.append(f"{factor:g}x: {run['per_second'] / peak:.0%} of the peak")
         await self._run(target, "after", AFTERWARDS * peak, CALM_CONNECTIONS)
@@ -137,37 +124,28 @@ class Curve:
     async def _find_peak(self, target: Target, most: float) -> None:
         """Look for the highest rate that is served, from *most* downwards; of the tries, that one stays as a step."""
         for share in PEAK_TRIED:
-            run = await self._run(target, "peak", share * most, self._options.connections)
+            run = await self._run(target, "peak", share * most, self._connections)
             if run["failing"] <= PEAK_FAILED and run["p99"] <= PEAK_P99_MS:
                 break
-            if share == PEAK_TRIED[-1]:
-                self._screen.say("no rate was served without failures: the last one tried is taken")
-            else:
+            # Where none was served, the last one that was tried is taken.
+            if share != PEAK_TRIED[-1]:
                 self.steps.pop()
         self._peak = self.steps[-1]["per_second"]
 
     async def _run(self, target: Target, name: str, rate: float | None, connections: int) -> Run:
         run = new_run()
-        workload, seconds, seed = self._options.workload, self._options.seconds, self._options.seed
-        # A little room: a Poisson process may have more arrivals than its mean.
-        fates = int((rate or 50_000) * seconds * 1.2) + 1_000
-
-        task = Task(target, workload, connections, seconds, rate, seed, run, fates=fates)
+        self._screen.progress(name)
+        task = Task(target, self._workload, connections, self._seconds, rate, run=run)
         async with Driver(task) as driver:
             results = await driver.run()
             memory = resident_bytes(self._server.worker) / MIB
         found = {"step": name, "memory_mib": memory, **results.figures()}
         self.steps.append(found)
-        self._screen.say(
-            f"{name}: offered {found['offered']:,.0f}/s, good {found['per_second']:,.0f}/s, p99 {found['p99']} ms,"
-            f" refused {found['refused_per_second']:,.0f}/s"
-        )
         await self._check(target, run, results)
         return found
 
     async def _check(self, target: Target, run: str, results: Results) -> None:
         """Compare what some requests were told with what the ledger says."""
-        choice = random.Random(self._options.seed)
         async with Client(target.url, target.keys[0], LOOK_UPS_AT_ONCE) as client:
 
             async def is_there(number: int) -> bool:
@@ -175,9 +153,9 @@ class Curve:
                 return (await client.ask("GET", path)).status == 200
 
             for fate, there in ((ANSWERED, True), (REFUSED, False)):
-                noted = [number for number, noted in enumerate(results.fates) if noted == fate]
-                numbers = [number for number in noted if is_write(self._options.workload, number)]
-                chosen = choice.sample(numbers, min(len(numbers), CHECKED_MAX))
+                noted = (number for number, noted in results.fates.items() if noted == fate)
+                numbers = [number for number in noted if is_write(self._workload, number)]
+                chosen = random.sample(numbers, min(len(numbers), CHECKED_MAX))
                 for number, found in zip(chosen, await asyncio.gather(*map(is_there, chosen)), strict=True):
                     if found != there:
                         said = "answered" if there else "refused"

@@ -8,10 +8,8 @@ from loadtests.figures import Column, Run, percent, quantile
 
 # Seconds at the start of a run in which its queues fill: what is answered then says little about what comes after.
 SETTLING_SECONDS = 1.0
-# Milliseconds of the generator's own lateness (99 in 100) from which on a run says little about the server.
-LAG_MAX_MS = 5.0
-# What became of a request, as noted by its number.
-UNSENT, ANSWERED, REFUSED, UNKNOWN = range(4)
+# What became of a request.
+ANSWERED, REFUSED, UNKNOWN = range(3)
 # What is shown of each run of a curve of overload.
 CURVE = (
     Column("due a second", "offered"),
@@ -31,19 +29,16 @@ CURVE = (
 @dataclass
 class Results:
     """
-    Counts of a run while it lasts.
+    Counts of a run while it lasts; `fates` by the numbers of requests, times from the instant a request was due.
 
     `good` is what was answered 2xx in time, `early` those among them that were answered while the run had not settled,
     `drained` those that were answered when nothing was sent any more, `late` what was answered 2xx when its caller had
-    lost patience, `refused` 429 and 503 that say that nothing was done, `failed` all other answers, `broken` what had
-    none because its connection ended, `gave_up` what found no free connection in time and was never sent.
-
-    `fates` has a place for each request that is noted by its number. In the first `settling_seconds` answers do not
-    count for the rate, where the run is more than twice as long. `lags` is by how much the generator itself sent late
-    when a connection was free. Times are in seconds from the instant a request was due.
+    lost patience, `refused` 429 and 503, `failed` all other answers, `broken` what had none because its connection
+    ended, `gave_up` what found no free connection in time and was never sent. In the first `settling_seconds` answers
+    do not count for the rate. `lags` is by how much the generator itself sent late when a connection was free.
     """
 
-    fates: bytearray = field(default_factory=bytearray)
+    fates: dict[int, int] = field(default_factory=dict)
     settling_seconds: float = SETTLING_SECONDS
     seconds: float = 0.0
     due: int = 0
@@ -60,14 +55,8 @@ class Results:
     refusal_latencies: list[float] = field(default_factory=list)
     lags: list[float] = field(default_factory=list)
 
-    def note(self, number: int, fate: int) -> None:
-        if number < len(self.fates):
-            self.fates[number] = fate
-
     def add(self, other: "Results") -> None:
-        """Add the results of another generator of the same run."""
         self.seconds = max(self.seconds, other.seconds)
-        self.settling_seconds = other.settling_seconds
         for name in (each.name for each in fields(self)):
             mine, theirs = getattr(self, name), getattr(other, name)
             if isinstance(mine, list):
@@ -79,21 +68,18 @@ class Results:
 
     def figures(self) -> Run:
         """
-        Return the figures, as all reports keep them.
+        Return the figures, as all reports keep them; latencies are in milliseconds.
 
-        Latencies are in milliseconds. `per_second` are good answers a second while requests were sent and since the run
-        had settled, `offered` requests due a second, `failing` the share of requests that had no good answer. Much of
-        `lag_p99`, the generator's own lateness, says that a run tells more about the generator than about the server.
+        `per_second` are good answers a second while requests were sent and since the run had settled. Where `lag_p99`,
+        the generator's own lateness, is much, a run says little about the server.
         """
         seconds, settling = max(self.seconds, 1e-9), self.settling_seconds
         during, latencies = self.good - self.drained, sorted(self.latencies)
         bad = self.late + self.refused + self.failed + self.broken + self.gave_up
-        other = Counter({"broken" if status == BROKEN else str(status): n for status, n in self.statuses.items()})
-        lag = _milliseconds(sorted(self.lags), 0.99)
         return {
             **{each.name: getattr(self, each.name) for each in fields(self) if each.type in (int, float)},
             "answered": self.statuses.total() - self.statuses[BROKEN],
-            "other": {name: count for name, count in other.items() if not name.startswith("2")},
+            "other": {str(status): count for status, count in self.statuses.items() if not 200 <= status < 300},
             "failing": bad / max(self.due, 1),
             "offered": self.due / seconds,
             "per_second": (during - self.early) / (seconds - settling) if seconds > 2 * settling else during / seconds,
@@ -101,8 +87,7 @@ class Results:
             "unsent_per_second": self.gave_up / seconds,
             **{f"p{name}": _milliseconds(latencies, share) for name, share in _SHARES.items()},
             "refused_p99": _milliseconds(sorted(self.refusal_latencies), 0.99),
-            "lag_p99": lag,
-            "late_generator": lag > LAG_MAX_MS,
+            "lag_p99": _milliseconds(sorted(self.lags), 0.99),
         }
 
 

@@ -42,11 +42,10 @@ def is_write(workload: str, number: int) -> bool:
 
 class Requests:
     """
-    The requests of a workload; the same seed makes the same ones.
+    The requests of a workload; the same seed makes the same ones, with keys of the run.
 
-    `run`: no two runs of different names share an idempotency key. `first`: sent before the run, so that there is
-    something to ask for again, and caches are as full as they get. `make`: makes a request by its number and the number
-    of its API key.
+    `first`: sent before the run, so that there is something to ask for again, and caches are as full as they get.
+    `make`: makes a request by its number and the number of its API key.
     """
 
     def __init__(self, workload: str, target: Target, run: str, seed: int) -> None:
@@ -54,7 +53,7 @@ class Requests:
         self._run = run
         self._accounts = target.accounts
         self._random = random.Random(seed).random
-        host = address_of(target.url).host_header
+        host = address_of(target.url).header
         self._heads = [f"Host: {host}\r\nAuthorization: Bearer {key}\r\n" for key in target.keys]
         self._ends = [f"{head}\r\n".encode() for head in self._heads]
         rest = "/entries?limit=20" if workload == "statement" else ""
@@ -83,29 +82,24 @@ class Requests:
         return self._posted("/v1/transfers", key, body, f"Idempotency-Key: {key_of(self._run, number)}\r\n")
 
     def bare(self, _number: int, key: int) -> bytes:
-        """Ask a server that answers everything with the same bytes."""
         return b"GET / HTTP/1.1\r\n" + self._ends[key]
 
     def read(self, _number: int, key: int) -> bytes:
-        """Read one account, or its newest entries."""
         return self._gets[int(self._random() * len(self._gets))] + self._ends[key]
 
     statement = read
 
     def replay(self, _number: int, _key: int) -> bytes:
-        """Send a transfer again that has been posted before."""
         return self.first[int(self._random() * len(self.first))]
 
     def post(self, number: int, key: int) -> bytes:
         return self._transfer(number, key, *self._pair())
 
     def hot(self, number: int, key: int) -> bytes:
-        """Post a transfer from one account."""
         other = self._accounts[1 + int(self._random() * (len(self._accounts) - 1))]
         return self._transfer(number, key, self._accounts[0], other)
 
     def mixed(self, number: int, key: int) -> bytes:
-        """Read at times, and post otherwise."""
         return self.post(number, key) if number % READ_ONE_IN else self.read(number, key)
 
     def bulk(self, number: int, key: int) -> bytes:

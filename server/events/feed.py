@@ -166,7 +166,8 @@ class Feed:
         """
         bits = sum(TYPES[name] for name in types) or _ALL
         if account is not None:
-            for examined in (limit + ACCOUNT_MARGIN, self._examined_max):
+            first = limit + ACCOUNT_MARGIN if bits == _ALL else self._examined_max
+            for examined in (first, self._examined_max):
                 look = (after, examined, bits, limit, account)
                 page = await self._look("event_page_of_account", ledger_id, *look)
                 if page.next_after > after or page.head <= after:

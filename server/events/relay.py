@@ -5,7 +5,8 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from datetime import UTC, datetime
 from typing import Final
 
-from server.store.postgres import Database
+from server.store.sessions import COMMAND_TIMEOUT_SECONDS, SESSION_SETTINGS, KeptSession
+from server.store.sql import query
 from server.telemetry.failpoints import Failpoints
 from server.telemetry.metrics import LAG_DIGITS, Sample
 
@@ -15,17 +16,33 @@ RELAY_SECONDS: Final = 0.05
 # Rows and events that one call relays: a tenth of a second of work, in which the rows of the ledgers' heads are locked.
 ROWS_MAX: Final = 2_000
 EVENTS_MAX: Final = 10_000
-# Seconds between two looks at the whole outbox. They find what a look at the newest transactions misses where ids of
-# transactions have begun anew: another server has taken the place of the one that was asked before.
+# Seconds that closing the connection may take: a server that does not answer has ended it, or will.
+CLOSE_SECONDS: Final = 0.5
+# Seconds between two looks at the whole outbox, at least, and how much longer than a look they are: behind rows that
+# cannot be vacuumed yet, under a dump for instance, one may take a second.
 WHOLE_SECONDS: Final = 10.0
+WHOLE_SHARE: Final = 20
+# Seconds that a step may take, with its commit.
+STEP_SECONDS: Final = 30.0
+# Seconds after which a relay that has made no step says how far it is behind.
+SILENT_SECONDS: Final = 5.0
+
+RELAY_SETTINGS: Final = {
+    **SESSION_SETTINGS,
+    "application_name": "tallystick-relay",
+    "statement_timeout": str(round(STEP_SECONDS * 1000)),
+}
 
 
 class Relay:
     """
     Relays, as a job. Two relays at once do no harm: they wait for one another at the heads of the ledgers.
 
+    What it has seen, it has seen on one connection. After a crash of the server ids of transactions are given again and
+    a standby may know fewer; so on a new connection it looks at everything.
+
     Args:
-        database: Where the outbox and the feed are.
+        dsn: Address of the database. It has to lead to PostgreSQL itself, as that of the leader.
 
         listeners: Each is told which ledgers have new positions.
 
@@ -33,45 +50,54 @@ class Relay:
 
     Attributes:
         relayed: Events that got their positions.
-
-        lag_seconds: The age of the oldest event that waited at the last look.
     """
 
     name = "the relay"
 
     def __init__(
         self,
-        database: Database,
+        dsn: str,
         listeners: Sequence[Callable[[Collection[int]], None]] = (),
         failpoints: Failpoints | None = None,
     ) -> None:
-        self._database = database
+        self._session = KeptSession(
+            dsn, RELAY_SETTINGS, CLOSE_SECONDS, command_seconds=STEP_SECONDS + COMMAND_TIMEOUT_SECONDS
+        )
         self._listeners = listeners
         self._failpoints = failpoints or Failpoints("")
         self.relayed = 0
-        self.lag_seconds = 0.0
-        # The snapshot of the last look, and when the next one at everything is due, on the clock of `time.monotonic`.
+        # The snapshot of the last look: "0" before the first, and where more was left.
         self._since = "0"
         self._running: list[str] = []
+        # On the clock of `time.monotonic`: when the next look at everything is due, and when the last step was made.
         self._whole_due = 0.0
+        self._stepped = time.monotonic()
+        self._lag_seconds = 0.0
+
+    @property
+    def lag_seconds(self) -> float:
+        """The age of the oldest event that waited at the last look; it grows while steps fail."""
+        silent = time.monotonic() - self._stepped
+        return self._lag_seconds + silent if silent > SILENT_SECONDS else self._lag_seconds
 
     async def step(self) -> float:
         """Relay what has committed since the last step, a bounded number of events, and return when to look again."""
-        now = time.monotonic()
-        if now >= self._whole_due:
+        began = time.monotonic()
+        if not self._session.is_open or began >= self._whole_due:
             self._since, self._running = "0", []
-        # Should this fail, everything is looked at again.
-        due, self._whole_due = self._whole_due, 0.0
         await self._failpoints.reach("relay.before")
-        (row,) = await self._database.write("outbox_relay", self._since, self._running, ROWS_MAX, EVENTS_MAX)
+        async with self._session.use() as own:
+            (row,) = await own.fetch(query("outbox_relay"), self._since, self._running, ROWS_MAX, EVENTS_MAX)
         await self._failpoints.reach("relay.committed")
-        if row["whole"]:
-            self._whole_due = now + WHOLE_SECONDS if self._since == "0" else due
-            self._since, self._running = row["since"], row["running"]
-        self.lag_seconds = 0.0
+        if row["whole"] and self._since == "0":
+            took = time.monotonic() - began
+            self._whole_due = began + max(WHOLE_SECONDS, WHOLE_SHARE * took)
+        self._since, self._running = row["since"], row["running"]
+        self._stepped = time.monotonic()
+        self._lag_seconds = 0.0
         if row["rows_relayed"]:
             self.relayed += row["events_relayed"]
-            self.lag_seconds = max(0.0, (datetime.now(UTC) - row["oldest"]).total_seconds())
+            self._lag_seconds = max(0.0, (datetime.now(UTC) - row["oldest"]).total_seconds())
             for listener in self._listeners:
                 listener(row["ledgers"])
         return RELAY_SECONDS if row["whole"] else 0.0
@@ -82,5 +108,6 @@ class Relay:
         yield Sample("tallystick_relay_lag_seconds", (), round(self.lag_seconds, LAG_DIGITS))
 
     async def close(self) -> None:
-        """Look at everything when this process leads again."""
-        self._whole_due = 0.0
+        """Leave what has no position to the next leader."""
+        await self._session.close()
+        self._stepped = time.monotonic()

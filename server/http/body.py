@@ -39,6 +39,7 @@ async def read_body(call: Call, limit: int) -> bytes:
     """
     headers = call.headers
     if call.route is not None and call.route.bodiless and _is_absent(call):
+        _refuse_key(call)
         return b""
     content_type = headers.get("Content-Type", "")
     if content_type != PLAIN_JSON:
@@ -51,9 +52,7 @@ async def read_body(call: Call, limit: int) -> bytes:
     length = _length(call)
     if length is not None and length > limit:
         raise Problem("body_too_large", f"The body has more than {limit} bytes.")
-    keyless = None if call.route is None else call.route.keyless
-    if keyless is not None and call.idempotency_key is not None:
-        raise Problem("idempotency_key_not_taken", keyless, errors=[("Idempotency-Key", keyless)])
+    _refuse_key(call)
     content = call.content
     if isinstance(content, bytes):
         return content
@@ -65,6 +64,18 @@ async def read_body(call: Call, limit: int) -> bytes:
     if len(body) > limit:
         raise Problem("body_too_large", f"The body has more than {limit} bytes.")
     return body
+
+
+def _refuse_key(call: Call) -> None:
+    """
+    Return unless there is an idempotency key where none is taken.
+
+    Raises:
+        Problem: There is.
+    """
+    keyless = None if call.route is None else call.route.keyless
+    if keyless is not None and call.idempotency_key is not None:
+        raise Problem("idempotency_key_not_taken", keyless, errors=[("Idempotency-Key", keyless)])
 
 
 def _is_absent(call: Call) -> bool:

@@ -10,6 +10,7 @@ from urllib.parse import parse_qsl
 import msgspec
 from msgspec import field
 
+from server.events.feed import TYPES
 from server.http.instants import read_instant
 from server.http.models import is_account_id
 from server.http.problems import Problem, invalid
@@ -25,6 +26,8 @@ from server.ledger.transfer_lists import KINDS
 
 Q = TypeVar("Q", bound="Query")
 
+# Seconds that a request may wait for events: less than clients and balancers wait for an answer.
+WAIT_MAX_SECONDS: Final = 30
 # Parameters of a query, at most.
 PARAMETERS_MAX: Final = 32
 # By the instant of posting, and by the instant that an entry counts for.
@@ -49,6 +52,14 @@ class WholeNumber(int):
 
 class PageSize(int):
     """How many rows a page has."""
+
+
+class Wait(int):
+    """Seconds to wait for something."""
+
+
+class EventTypes(frozenset[str]):
+    """Types of events; none means all."""
 
 
 class Prefix(str):
@@ -130,6 +141,21 @@ class TrialBalanceQuery(Query, kw_only=True, frozen=True):
 
     prefix: Prefix = Prefix("")
     at: Instant | None = None
+
+
+class EventStreamQuery(Query, kw_only=True, frozen=True):
+    """Parameters of the stream of events: all that are given have to hold."""
+
+    after: WholeNumber = WholeNumber(0)
+    types: EventTypes = field(name="type", default=EventTypes())
+    account: str | None = None
+
+
+class EventsQuery(EventStreamQuery, kw_only=True, frozen=True):
+    """Parameters of a page of events."""
+
+    limit: PageSize = PageSize(PAGE_DEFAULT)
+    wait: Wait = Wait(0)
 
 
 class TransfersQuery(Query, kw_only=True, frozen=True):
@@ -247,14 +273,34 @@ def _malformed(text: str) -> str:
     return "The query is not well formed: it is not UTF-8, or has too many parameters."
 
 
-def _whole_number(text: str) -> WholeNumber:
+def whole_number(text: str) -> WholeNumber:
+    """
+    Return the whole number that *text* is.
+
+    Raises:
+        ValueError: It is none, or is too large.
+    """
     if not _WHOLE_NUMBER.fullmatch(text) or int(text) >= 2**63:
         raise ValueError("A whole number is expected.")
     return WholeNumber(text)
 
 
+def _wait(text: str) -> Wait:
+    seconds = whole_number(text)
+    if seconds > WAIT_MAX_SECONDS:
+        raise ValueError(f"A wait is 0 to {WAIT_MAX_SECONDS} seconds.")
+    return Wait(seconds)
+
+
+def _event_types(text: str) -> EventTypes:
+    types = EventTypes(text.split(","))
+    if not types <= TYPES.keys():
+        raise ValueError(f"Types, separated by commas, are {', '.join(TYPES)}.")
+    return types
+
+
 def _page_size(text: str) -> PageSize:
-    size = _whole_number(text)
+    size = whole_number(text)
     if not 1 <= size <= PAGE_MAX:
         raise ValueError(f"A page has 1 to {PAGE_MAX} rows.")
     return PageSize(size)
@@ -304,8 +350,10 @@ def _instant(text: str) -> Instant:
 
 
 _READERS: Final[dict[type[Any], Callable[[Any], Any]]] = {
-    WholeNumber: _whole_number,
+    WholeNumber: whole_number,
     PageSize: _page_size,
+    Wait: _wait,
+    EventTypes: _event_types,
     Prefix: _prefix,
     Reference: _reference,
     Kind: _kind,

@@ -1,6 +1,6 @@
 """All routes in one table, and the way from a path to its routes."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
 import msgspec
@@ -9,7 +9,10 @@ from server.gate.keys import Role
 from server.http import models, render
 from server.http.accounts import AccountHandlers
 from server.http.bulk import BulkHandlers
+from server.http.event_streams import EventStreamHandlers
+from server.http.events import EventHandlers, EventsBody
 from server.http.health import HealthHandlers
+from server.http.integrity import IntegrityBody, IntegrityHandlers
 from server.http.key_limits import LimitHandlers, LimitsBody
 from server.http.pages import PageHandlers
 from server.http.path import path_text
@@ -19,6 +22,9 @@ from server.http.query import (
     AccountsQuery,
     BalanceQuery,
     EntriesQuery,
+    EventsQuery,
+    EventStreamQuery,
+    Query,
     StatementQuery,
     TransfersQuery,
     TrialBalanceQuery,
@@ -28,6 +34,20 @@ from server.http.statement_forms import StatementBody
 from server.http.statements import StatementHandlers, TrialBalanceBody
 from server.http.transfer_lists import TransferListHandlers
 from server.http.transfers import TransferHandlers
+from server.http.webhook_endpoints import (
+    DeliveryBody,
+    UndeliveredBody,
+    WebhookAction,
+    WebhookBody,
+    WebhookCreate,
+    WebhookDeleted,
+    WebhookHandlers,
+    WebhookPatch,
+    WebhookReplay,
+    WebhookSecretBody,
+    WebhooksQuery,
+    WebhookTested,
+)
 
 _OPENED_ONCE: Final = "An account's id is its key: the same request again opens nothing and is answered 200."
 _CHANGED_ONCE: Final = "A change is made once with If-Match: sent again, it is answered 412."
@@ -38,6 +58,7 @@ _KEY_PROBLEMS: Final = (
     "idempotency_key_in_use",
     "idempotency_key_reused",
 )
+_NO_MONEY: Final = "No money moves here: what was done is seen in the endpoint, and doing it again does no harm."
 _KEY_IN_ITEM: Final = "In a bulk each transfer has a key of its own, in its member key."
 
 
@@ -55,6 +76,31 @@ def _posting(path: str, handler: Handler, body: type[msgspec.Struct], *, bodiles
         look_up=TransferHandlers.stored,
         replay=TransferHandlers.replay,
         hot=True,
+    )
+
+
+def _webhook(
+    method: str,
+    path: str,
+    handler: Handler,
+    answers: Mapping[int, Any],
+    *problems: str,
+    body: type[msgspec.Struct] | None = None,
+    query: type[Query] = Query,
+) -> Route:
+    """Return a route of webhook endpoints, of which administrators alone know."""
+    return Route(
+        method,
+        f"/v1/webhook-endpoints{path}",
+        Role.ADMIN,
+        handler,
+        query=query,
+        body=body,
+        answers=answers,
+        problems=(*(("webhook_endpoint_not_found",) if path else ()), *problems),
+        bodiless=body is WebhookAction,
+        keyless=_NO_MONEY if body else None,
+        has_amounts=False,
     )
 
 
@@ -196,12 +242,82 @@ ROUTES: tuple[Route, ...] = (
     ),
     Route(
         "GET",
+        "/v1/events",
+        Role.READ,
+        EventHandlers.list_events,
+        query=EventsQuery,
+        answers={200: EventsBody},
+        problems=("position_not_reached",),
+    ),
+    Route(
+        "GET",
+        "/v1/events/stream",
+        Role.READ,
+        EventStreamHandlers.stream_events,
+        query=EventStreamQuery,
+        answers={200: None},
+        problems=("position_not_reached",),
+    ),
+    Route(
+        "GET",
         "/v1/limits",
         Role.READ,
         LimitHandlers.get_limits,
         answers={200: LimitsBody},
         cost=LimitHandlers.cost,
         has_amounts=False,
+    ),
+    Route(
+        "GET",
+        "/v1/integrity",
+        Role.ADMIN,
+        IntegrityHandlers.get_integrity,
+        answers={200: IntegrityBody},
+        has_amounts=False,
+    ),
+    _webhook(
+        "POST",
+        "",
+        WebhookHandlers.create_endpoint,
+        {201: WebhookSecretBody},
+        "webhook_endpoints_full",
+        "webhooks_not_configured",
+        body=WebhookCreate,
+    ),
+    _webhook("GET", "", WebhookHandlers.list_endpoints, {200: render.Page[WebhookBody]}, query=WebhooksQuery),
+    _webhook("GET", "/{id}", WebhookHandlers.get_endpoint, {200: WebhookBody}),
+    _webhook("PATCH", "/{id}", WebhookHandlers.patch_endpoint, {200: WebhookBody}, body=WebhookPatch),
+    _webhook("DELETE", "/{id}", WebhookHandlers.delete_endpoint, {200: WebhookDeleted}, body=WebhookAction),
+    _webhook(
+        "POST",
+        "/{id}/rotate-secret",
+        WebhookHandlers.rotate_secret,
+        {200: WebhookSecretBody},
+        "webhooks_not_configured",
+        body=WebhookAction,
+    ),
+    _webhook(
+        "POST",
+        "/{id}/test",
+        WebhookHandlers.try_endpoint,
+        {200: WebhookTested},
+        "webhooks_not_configured",
+        body=WebhookAction,
+    ),
+    _webhook("POST", "/{id}/replay", WebhookHandlers.replay_endpoint, {200: WebhookBody}, body=WebhookReplay),
+    _webhook(
+        "GET",
+        "/{id}/deliveries",
+        WebhookHandlers.list_deliveries,
+        {200: render.Page[DeliveryBody]},
+        query=WebhooksQuery,
+    ),
+    _webhook(
+        "GET",
+        "/{id}/undelivered",
+        WebhookHandlers.list_undelivered,
+        {200: render.Page[UndeliveredBody]},
+        query=WebhooksQuery,
     ),
     Route("GET", "/livez", None, HealthHandlers.livez, answers={200: None}, free=True),
     Route("GET", "/readyz", None, HealthHandlers.readyz, answers={200: None}, problems=("not_ready",), free=True),

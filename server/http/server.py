@@ -8,6 +8,7 @@ from aiohttp import web
 from aiohttp.web_protocol import RequestHandler
 
 from server.http.connection import Connection, Connections
+from server.http.departures import Departures
 from server.http.limits import (
     CONNECTIONS_MAX,
     FILES_RESERVED,
@@ -27,12 +28,15 @@ class HttpServer(web.Server):
     Args:
         pipeline: Answers the requests.
 
+        departures: Is told of every connection that is lost.
+
     Attributes:
         open_connections: How many there are and may be, and whether they are to end.
     """
 
-    def __init__(self, pipeline: Pipeline) -> None:
+    def __init__(self, pipeline: Pipeline, departures: Departures) -> None:
         self.pipeline = pipeline
+        self._departures = departures
         self.open_connections = Connections(_connections_max())
         super().__init__(
             _answer,
@@ -59,6 +63,7 @@ class HttpServer(web.Server):
     def connection_lost(self, handler: RequestHandler, exc: BaseException | None = None) -> None:
         """Count a connection less."""
         self.open_connections.count -= 1
+        self._departures.lost(handler)
         super().connection_lost(handler, exc)
 
 

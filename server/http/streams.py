@@ -1,7 +1,7 @@
-"""How many answers a worker sends in pieces at once: each lasts as long as its client takes to read it."""
+"""How many answers a worker has under way that last: those sent in pieces, and those that wait for events."""
 
 from collections import Counter
-from typing import Final
+from typing import ClassVar, Final
 
 from server.http.problems import Problem, retry_after_seconds
 
@@ -9,6 +9,12 @@ from server.http.problems import Problem, retry_after_seconds
 STREAMS_MAX: Final = 32
 # Those of one ledger: the others have room, however slowly its clients read.
 STREAMS_OF_LEDGER_MAX: Final = 8
+# Streams of events that a worker sends at once, and of one ledger. Each that is not read holds a page of 256 KB.
+EVENT_STREAMS_MAX: Final = 500
+EVENT_STREAMS_OF_LEDGER_MAX: Final = 200
+# Requests that wait for events, and those of one ledger: half of the connections that a worker has, each some 20 KB.
+WAITING_MAX: Final = 10_000
+WAITING_OF_LEDGER_MAX: Final = 5_000
 
 
 class Streams:
@@ -18,6 +24,9 @@ class Streams:
     Attributes:
         count: How many there are.
     """
+
+    # What one who is refused hears that there are as many of.
+    told: ClassVar = "long answers under way as it may: read those to their ends, or ask again later."
 
     def __init__(self) -> None:
         self.count = 0
@@ -30,12 +39,10 @@ class Streams:
         Raises:
             Problem: There are as many as there may be.
         """
-        if self.count >= STREAMS_MAX or self._of_ledgers[ledger_id] >= STREAMS_OF_LEDGER_MAX:
-            whose = "The server" if self.count >= STREAMS_MAX else "This ledger"
-            detail = (
-                f"{whose} has as many long answers under way as it may: read those to their ends, or ask again later."
-            )
-            raise Problem("overloaded", detail, retry_after=retry_after_seconds())
+        most, most_of_ledger = self._bounds()
+        if self.count >= most or self._of_ledgers[ledger_id] >= most_of_ledger:
+            whose = "The server" if self.count >= most else "This ledger"
+            raise Problem("overloaded", f"{whose} has as many {self.told}", retry_after=retry_after_seconds())
         self.count += 1
         self._of_ledgers[ledger_id] += 1
 
@@ -45,3 +52,24 @@ class Streams:
         self._of_ledgers[ledger_id] -= 1
         if not self._of_ledgers[ledger_id]:
             del self._of_ledgers[ledger_id]
+
+    def _bounds(self) -> tuple[int, int]:
+        return STREAMS_MAX, STREAMS_OF_LEDGER_MAX
+
+
+class EventStreams(Streams):
+    """The streams of events that are being sent."""
+
+    told = "streams of events under way as it may: share one, or ask again later."
+
+    def _bounds(self) -> tuple[int, int]:
+        return EVENT_STREAMS_MAX, EVENT_STREAMS_OF_LEDGER_MAX
+
+
+class Waiting(Streams):
+    """The requests that wait for events."""
+
+    told = "requests waiting for events as it may: ask without `wait`, or again later."
+
+    def _bounds(self) -> tuple[int, int]:
+        return WAITING_MAX, WAITING_OF_LEDGER_MAX

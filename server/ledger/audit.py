@@ -1,17 +1,15 @@
 """The audit: proves from the rows that the books add up, in one snapshot for each ledger, during traffic."""
 
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable
 from typing import NamedTuple
 
 import asyncpg
 
+from server.ledger.audit_pages import ACCOUNTS, SAMPLES_MAX, TRANSFERS, Finding, behind, merge
 from server.store.errors import StoreError
 from server.store.readiness import UNMIGRATED, explain_refusal
 from server.store.sessions import Session, scanning_session
 from server.store.sql import query
-
-# Findings of one kind that are reported one by one; the rest is counted.
-SAMPLES_MAX = 20
 
 # The passes over a ledger in order: a statement, and how a person is told of it. The first one takes the snapshot and
 # looks at the clock: what falls due later, during a long audit, is swept where the snapshot does not see it.
@@ -22,6 +20,8 @@ PASSES = {
     "audit_rows": "transfers one by one",
     "audit_keys": "idempotency keys",
     "audit_entries": "entries along the accounts",
+    "audit_waiting": "events that wait",
+    "audit_head": "the head of the feed",
 }
 # Further passes, over a ledger in which there is more than transfers.
 HOLD_PASSES = {
@@ -29,18 +29,16 @@ HOLD_PASSES = {
     "audit_progress": "what has become of holds and transfers",
     "audit_holds": "holds along the accounts",
 }
+# Those that could be made over a part of a ledger, and bounds that leave nothing out.
+BOUNDS = {"audit_rows": TRANSFERS, "audit_parents": TRANSFERS, "audit_progress": TRANSFERS, "audit_held": ACCOUNTS}
+# Events and transfers of a page of what is made page by page: as much as memory is not noticed, and so many that what
+# comes on top of a page is not either.
+FEED_PAGE = 10_000
+TOLD_PAGE = 20_000
 
 
 class AuditError(StoreError):
     """The audit could not be made."""
-
-
-class Finding(NamedTuple):
-    """All errors of one kind: their number, and a sentence on each of the first ones."""
-
-    kind: str
-    total: int
-    details: tuple[str, ...]
 
 
 class LedgerReport(NamedTuple):
@@ -52,6 +50,10 @@ class LedgerReport(NamedTuple):
     # Two for each transfer that moved money.
     entries: int
     holds: int
+    # The newest position, and the link of the chain that is there: whoever keeps it can tell whether anything before it
+    # was written anew.
+    events: int
+    link: bytes
     findings: tuple[Finding, ...]
 
 
@@ -94,28 +96,30 @@ async def _audit_ledger(
     # All passes see the same instant, whatever is posted meanwhile.
     async with connection.transaction(isolation="repeatable_read", readonly=True):
 
-        async def run(passes: Mapping[str, str]) -> None:
-            for statement, what in passes.items():
+        async def run(passes: Iterable[tuple[str, str]]) -> None:
+            for statement, what in passes:
                 on_pass(name, what)
-                _add(found, await connection.fetch(query(statement), ledger_id, SAMPLES_MAX))
+                merge(found, await fetch(statement, SAMPLES_MAX, *BOUNDS.get(statement, ())))
 
-        await run(PASSES)
+        async def fetch(statement: str, *arguments: object) -> "list[asyncpg.Record]":
+            return await connection.fetch(query(statement), ledger_id, *arguments)
+
+        await run(PASSES.items())
+        on_pass(name, "the chain of events")
+        position = 0
+        while (upto := (await fetch("feed_range", position, FEED_PAGE))[0]["upto"]) is not None:
+            merge(found, await fetch("audit_feed", SAMPLES_MAX, position, upto))
+            position = upto
+        on_pass(name, "whether each transfer is told")
+        first, transfers = TRANSFERS[0], TOLD_PAGE
+        while transfers == TOLD_PAGE:
+            [(transfers, last)] = await fetch("transfer_range", first, TOLD_PAGE)
+            if transfers:
+                merge(found, await fetch("audit_told", SAMPLES_MAX, first, last, None))
+                first = behind(last)
         on_pass(name, "rows that were checked")
-        [count] = await connection.fetch(query("audit_count"), ledger_id)
+        [count] = await fetch("audit_count")
         if count["more_than_transfers"]:
-            await run(HOLD_PASSES)
-    return LedgerReport(
-        name, count["accounts"], count["transfers"], count["entries"], count["holds"], tuple(found.values())
-    )
-
-
-def _add(found: dict[str, Finding], rows: "Iterable[asyncpg.Record]") -> None:
-    """Add what a pass has found; two passes may find errors of one kind."""
-    by_kind: dict[str, Finding] = {}
-    for row in rows:
-        earlier = by_kind.get(row["kind"], Finding(row["kind"], 0, ()))
-        by_kind[row["kind"]] = Finding(row["kind"], row["total"], (*earlier.details, row["detail"]))
-    for kind, finding in by_kind.items():
-        earlier = found.get(kind, Finding(kind, 0, ()))
-        details = (*earlier.details, *finding.details)[:SAMPLES_MAX]
-        found[kind] = Finding(kind, earlier.total + finding.total, details)
+            await run(HOLD_PASSES.items())
+    counts = (count["accounts"], count["transfers"], count["entries"], count["holds"])
+    return LedgerReport(name, *counts, count["events"], count["link"], tuple(found.values()))

@@ -14,10 +14,16 @@ from typing import NamedTuple
 
 import msgspec
 
+from server.background.auditor import Auditor
 from server.background.leader import Leader
 from server.background.sweeper import Sweeper
 from server.books import create_books, postgres_address
 from server.events.relay import Relay
+from server.events.sinks.publisher import SinkPublisher
+from server.events.webhooks.configuration import make_vault, read_destinations
+from server.events.webhooks.deliveries import Deliveries
+from server.events.webhooks.pruning import WebhookPruning
+from server.events.webhooks.sender import Sender
 from server.process import attached
 from server.process.channel import Ask, Channel, Orders, Retire, Serving, Stop, ToChild
 from server.process.connections import BACKGROUND_POSTING, BACKGROUND_READING
@@ -50,12 +56,20 @@ async def create_background(settings: Settings) -> AsyncIterator[Background]:
         SettingsError: As `create_books`.
     """
     pools = {"posting_connections": BACKGROUND_POSTING, "reading_connections": BACKGROUND_READING}
+    sender = Sender(read_destinations(settings))
     async with create_books(msgspec.structs.replace(settings, **pools)) as books:
+        address = postgres_address(settings)
+        deliveries = Deliveries(books.database, books.feed, make_vault(settings), sender, books.failpoints)
+        publisher = SinkPublisher(books.database, books.feed, books.failpoints)
         jobs = (
             Sweeper(books.database, books.posting),
-            Relay(books.database, failpoints=books.failpoints),
+            Relay(address, [deliveries.notice, publisher.tell], books.failpoints),
+            deliveries,
+            publisher,
+            WebhookPruning(books.database),
+            Auditor(address, books.database),
         )
-        leader = Leader(postgres_address(settings), jobs)
+        leader = Leader(address, jobs)
         standing = asyncio.create_task(leader.run())
         try:
             yield Background(leader, Readiness(books.database))

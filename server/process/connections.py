@@ -10,8 +10,8 @@ EMBEDDED_CONNECTIONS_MAX: Final = 180
 # an answer.
 BACKGROUND_POSTING: Final = 2
 BACKGROUND_READING: Final = 2
-# All of them, with the one by which it leads.
-BACKGROUND_CONNECTIONS: Final = BACKGROUND_POSTING + BACKGROUND_READING + 1
+# All of them, with the one by which it leads and those of the relay and of the auditor.
+BACKGROUND_CONNECTIONS: Final = BACKGROUND_POSTING + BACKGROUND_READING + 3
 
 
 def connections_max(posting: int, reading: int, workers: int, *, background: bool) -> int:

@@ -67,6 +67,8 @@ def _now(app: App) -> Iterator[Sample]:
     anonymous = app.server.pipeline.callers.admission
     yield Sample("tallystick_requests_running", ("anonymous",), anonymous.reads)
     yield Sample("tallystick_requests_running", ("streams",), app.streams.count)
+    yield Sample("tallystick_requests_running", ("event_streams",), app.event_streams.count)
+    yield Sample("tallystick_requests_running", ("waiting",), app.waiting.count)
     yield Sample("tallystick_requests_waiting", ("anonymous",), sum(anonymous.waiting))
     yield Sample("tallystick_requests_waiting", ("reads",), waiting_reads)
     yield Sample("tallystick_requests_waiting", ("writes",), waiting_writes)

@@ -125,6 +125,7 @@ class Worker:
     async def _drain(self, app: App, runner: web.ServerRunner, site: web.SockSite) -> None:
         """Stop without losing a request: not ready, close the listener, `Connection: close`, then the rest."""
         app.server.open_connections.draining = True
+        app.readings.heads.drain()
         if not self._stop.is_set():
             # What the kernel has accepted and will accept is the successor's: the supervisor keeps the socket.
             log.info("retiring")

@@ -134,8 +134,9 @@ async def migrate(dsn: str, root: Path | None = None) -> list[str]:
     """
     Bring the database to the state this program needs and return what was done, a line each.
 
-    Every step is a transaction under one advisory lock, and checks first whether it is still due. So any number of
-    processes may do this at once, and when one dies the next one goes on.
+    All of it is one transaction under an advisory lock, so what a migration locks is used again only with the functions
+    that go with it. Each step checks first whether it is still due: any number of processes may do this at once, and
+    when one dies the next one does it.
 
     Args:
         dsn: Address of Postgres, with a user that may create the roles and the schema, or is a member of them.
@@ -158,23 +159,17 @@ async def migrate(dsn: str, root: Path | None = None) -> list[str]:
         # A process that is killed releases its locks at once, and not when its statement is done.
         "client_connection_check_interval": "1000",
     }
-    async with session(dsn, settings) as connection:
-        *earlier, last = expected_migrations(folder)
-        for migration in earlier:
-            async with connection.transaction():
-                await _prepare(connection, folder, done)
-                await _apply(connection, migration, done)
-        # With the last one, since what it locks may be used again only by the functions that go with it.
-        async with connection.transaction():
-            await _prepare(connection, folder, done)
-            await _apply(connection, last, done)
-            functions = expected_functions(folder)
-            await _renew_functions(connection, functions, done)
-            lacking = await connection.fetch(query("grant_list"), list(functions))
-            for row in lacking:
-                await connection.execute(row["statement"])
-            if lacking:
-                done.append("grants")
+    async with session(dsn, settings) as connection, connection.transaction():
+        await _prepare(connection, folder, done)
+        for migration in expected_migrations(folder):
+            await _apply(connection, migration, done)
+        functions = expected_functions(folder)
+        await _renew_functions(connection, functions, done)
+        lacking = await connection.fetch(query("grant_list"), list(functions))
+        for row in lacking:
+            await connection.execute(row["statement"])
+        if lacking:
+            done.append("grants")
     return done
 
 

@@ -1,14 +1,15 @@
 """Sessions of Postgres: their settings, their limits, and connections of their own."""
 
 from collections.abc import AsyncIterator, Mapping
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, suppress
+from functools import partial
 from typing import Any
 
 import asyncpg
 
 from server.store import hosts
 from server.store.driver_errors import translating
-from server.store.errors import AddressError, ConnectionLostError, StoreUnavailableError
+from server.store.errors import AddressError, ConnectionLostError, DatabaseError, StoreError, StoreUnavailableError
 
 # One batch of 500 takes about 15 ms; a statement that runs a hundred times longer is stuck, and its row locks with it.
 STATEMENT_TIMEOUT_MS = 2_000
@@ -146,6 +147,50 @@ async def _connect(
             )
         except asyncpg.InterfaceError as error:
             raise AddressError(str(error), type(error).__name__) from error
+
+
+class KeptSession:
+    """
+    A connection of its own that is kept until it fails or is closed, and then made anew.
+
+    Args:
+        As `session`.
+    """
+
+    def __init__(
+        self, dsn: str, settings: Mapping[str, str], close_seconds: float, *, command_seconds: float | None = None
+    ) -> None:
+        self._open = partial(session, dsn, settings, close_seconds, command_seconds=command_seconds)
+        self._stack = AsyncExitStack()
+        self._session: Session | None = None
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the next one is the same as the last."""
+        return self._session is not None
+
+    @asynccontextmanager
+    async def use(self) -> AsyncIterator[Session]:
+        """
+        Lend the connection. It is closed where what is done with it fails.
+
+        Raises:
+            As `session`.
+        """
+        try:
+            if self._session is None:
+                self._session = await self._stack.enter_async_context(self._open())
+            yield self._session
+        except BaseException:
+            await self.close()
+            raise
+
+    async def close(self) -> None:
+        """Close it; the next one is another."""
+        self._session = None
+        stack, self._stack = self._stack, AsyncExitStack()
+        with suppress(StoreError, DatabaseError, OSError):
+            await stack.aclose()
 
 
 def scanning_session(dsn: str) -> AbstractAsyncContextManager[Session]:

@@ -66,7 +66,8 @@ METRICS: Final[Mapping[str, Metric]] = {
     "tallystick_connections": Metric("gauge", "Connections of clients that are open."),
     "tallystick_requests_running": Metric(
         "gauge",
-        "Requests that hold a place: reads or writes with a key, or anonymous; streams are long answers being sent.",
+        "Requests that hold a place: reads or writes with a key, or anonymous. Streams and event_streams, being sent,"
+        " and waiting, for events, hold none.",
         ("kind",),
     ),
     "tallystick_requests_waiting": Metric(
@@ -98,6 +99,35 @@ METRICS: Final[Mapping[str, Metric]] = {
     "tallystick_events_total": Metric("counter", "Events that got their positions in the feed."),
     "tallystick_relay_lag_seconds": Metric(
         "gauge", "The age of the oldest event that waited for its position when the leader looked last."
+    ),
+    "tallystick_integrity_rows_total": Metric("counter", "Rows that the auditor has checked."),
+    "tallystick_integrity_findings": Metric(
+        "gauge", "Errors in the books that the auditor has found, and that no whole round since has found gone."
+    ),
+    "tallystick_integrity_age_seconds": Metric(
+        "gauge", "How long ago the ledger was checked whole that waits longest for it, as the leader sees it."
+    ),
+    "tallystick_webhook_attempts_total": Metric(
+        "counter",
+        "Attempts to deliver events to webhook endpoints, by what became of the event: delivered, failed (it is tried"
+        " again), dead (it is given up) or gone (the endpoint was disabled).",
+        ("outcome",),
+    ),
+    "tallystick_webhook_lag_events": Metric(
+        "gauge", "Events that the webhook endpoint which is furthest behind has yet to be sent, as the leader sees it."
+    ),
+    "tallystick_webhook_rows_pruned_total": Metric(
+        "counter", "Old attempts and given up events of webhook endpoints that were removed."
+    ),
+    "tallystick_sink_events_total": Metric(
+        "counter",
+        "Events that were sent to a sink: confirmed, failed (they are sent again), or refused (the sink is halted).",
+        ("sink", "outcome"),
+    ),
+    "tallystick_sink_lag_events": Metric("gauge", "Events that a sink has not confirmed yet.", ("sink",)),
+    "tallystick_sink_lag_seconds": Metric("gauge", "The age of the oldest of them.", ("sink",)),
+    "tallystick_sink_halted": Metric(
+        "gauge", "1 for a sink whose broker refused an event: an operator has to decide about it.", ("sink",)
     ),
     "tallystick_loop_lag_seconds": Metric("histogram", "By how much a timer of the event loop was late.", (), SECONDS),
 }

@@ -30,10 +30,11 @@ SET enable_seqscan = off
 AS $$
 #variable_conflict use_column
 DECLARE
-    a      accounts;
-    due    record;
-    merge  jsonb;
-    closes boolean;
+    a       accounts;
+    due     record;
+    merge   jsonb;
+    closes  boolean;
+    instant timestamptz;
 BEGIN
     PERFORM set_config('lock_timeout', p_wait_ms, true);
     -- Locked first: what is due is then read as it was left by whoever held the lock before.
@@ -41,7 +42,9 @@ BEGIN
     IF NOT found THEN
         RETURN;
     END IF;
-    SELECT * INTO due FROM due_holds(p_ledger_id, p_account) WHERE a.held_in > 0 OR a.held_out > 0;
+    -- Later than all that happened to it. What is due is told by that instant, so that versions never go back.
+    instant := greatest(ledger_clock(), greatest(a.created_at, a.last_entry_at) + interval '1 microsecond');
+    SELECT * INTO due FROM due_holds(p_ledger_id, p_account, instant) WHERE a.held_in > 0 OR a.held_out > 0;
     due.holds := coalesce(due.holds, 0);
     merge := jsonb_strip_nulls(a.metadata::jsonb || p_merge);
     IF a.version + due.holds <> ALL (p_if_versions)
@@ -51,7 +54,7 @@ BEGIN
     closes := p_closed AND NOT a.closed;
     UPDATE accounts
     SET version = version + 1,
-        last_entry_at = greatest(ledger_clock(), greatest(created_at, last_entry_at) + interval '1 microsecond'),
+        last_entry_at = instant,
         limits_version = CASE WHEN p_set_floor OR p_set_ceiling THEN version + due.holds + 1 ELSE limits_version END,
         floor = CASE WHEN p_set_floor THEN p_floor ELSE floor END,
         ceiling = CASE WHEN p_set_ceiling THEN p_ceiling ELSE ceiling END,

@@ -1,11 +1,13 @@
 -- Give what has committed its positions in the feed, ledger by ledger, and link it into the chain.
 --
 -- Arguments: p_since and p_running are the snapshot that the call before gave back: from the transaction p_since on, and
--- those in p_running, nothing had committed by then. A relay that begins passes 0 and an empty array, and finds all.
+-- those in p_running, nothing had committed by then. With 0 and an empty array everything is looked at, oldest first; so
+-- a relay begins, and so it goes on where a call did not relay all. The snapshot must be of the same session: ids that
+-- were given to nothing lasting are given again after a crash, and a standby may know less.
 -- p_rows and p_events bound what one call relays.
 --
 -- Result: how many rows and events were relayed, the instant of the oldest, the ledgers that have new positions, and the
--- snapshot for the next call. Where more waits, `whole` is false, and the snapshot is the one that was passed.
+-- snapshot for the next call. Where more waits, `whole` is false, and the snapshot is 0.
 --
 -- Positions follow commits, not transaction ids: what is visible and has no position gets the next ones. So nothing ever
 -- appears behind a position that was given, however long a transaction runs, and ids may begin anew in a restored copy.
@@ -29,6 +31,7 @@ CREATE OR REPLACE FUNCTION relay_outbox(
 SET enable_seqscan = off
 SET enable_hashjoin = off
 SET enable_mergejoin = off
+SET enable_bitmapscan = off
 AS $$
 DECLARE
     seen       pg_snapshot;
@@ -55,11 +58,16 @@ BEGIN
         SELECT o.*, row_number() OVER w AS number, sum(o.size) OVER w - o.size AS before
         FROM (
             SELECT o.* FROM (
-                SELECT ctid AS place, transaction_id, ledger_id, posted_at, coalesce(cardinality(transfers), 1) AS size
-                FROM outbox WHERE transaction_id >= p_since
+                (SELECT ctid AS place, transaction_id, ledger_id, posted_at, size FROM outbox
+                 WHERE p_since = '0'
+                 ORDER BY posted_at
+                 LIMIT p_rows)
                 UNION ALL
-                SELECT ctid, transaction_id, ledger_id, posted_at, coalesce(cardinality(transfers), 1)
-                FROM outbox WHERE transaction_id = ANY (p_running)
+                SELECT ctid, transaction_id, ledger_id, posted_at, size FROM outbox
+                WHERE p_since <> '0' AND transaction_id >= p_since
+                UNION ALL
+                SELECT ctid, transaction_id, ledger_id, posted_at, size FROM outbox
+                WHERE transaction_id = ANY (p_running)
             ) AS o
             ORDER BY o.posted_at
             LIMIT p_rows
@@ -73,8 +81,8 @@ BEGIN
         since := pg_snapshot_xmax(seen);
         running := ARRAY(SELECT pg_snapshot_xip(seen));
     ELSE
-        since := p_since;
-        running := p_running;
+        since := '0';
+        running := '{}';
     END IF;
     IF found IS NULL THEN
         RETURN;
@@ -107,13 +115,15 @@ BEGIN
     SELECT array_agg(sha256(convert_to(b.body, 'UTF8')) ORDER BY b.number), array_agg(b.types ORDER BY b.number)
     INTO digests, types
     FROM (
-        SELECT b.number, coalesce(b.change::text, string_agg(transfer_text(t), E'\n' ORDER BY i.place)) AS body,
-               coalesce(event_type(b.change ->> 'type', NULL), bit_or(event_type(t.kind, t.refusal))) AS types
+        SELECT b.number, coalesce(change_text(b.posted_at, b.account, b.change),
+                                  string_agg(transfer_text(t), E'\n' ORDER BY i.place)) AS body,
+               -- 0 where no row is what an id says: that is for the audit to tell, and holds up no other ledger.
+               coalesce(event_type(b.change ->> 'type', NULL), bit_or(event_type(t.kind, t.refusal)), 0) AS types
         FROM unnest(taken) WITH ORDINALITY
-            AS b (ledger_id, transaction_id, posted_at, transfers, account, change, number)
+            AS b (ledger_id, transaction_id, posted_at, transfers, account, change, size, number)
         LEFT JOIN LATERAL unnest(b.transfers) WITH ORDINALITY AS i (id, place) ON true
         LEFT JOIN transfers AS t ON t.ledger_id = b.ledger_id AND t.id = i.id
-        GROUP BY b.number, b.change::text, b.change ->> 'type'
+        GROUP BY b.number, change_text(b.posted_at, b.account, b.change), b.change ->> 'type'
     ) AS b;
 
     -- (5) Positions and links, one after another.
@@ -123,35 +133,36 @@ BEGIN
             SELECT h.* INTO head FROM unnest(heads) AS h WHERE h.ledger_id = batch.ledger_id;
             ledgers := ledgers || batch.ledger_id;
         END IF;
-        head.position := head.position + coalesce(cardinality(batch.transfers), 1);
+        head.position := head.position + batch.size;
         head.peak := greatest(head.peak, batch.posted_at);
-        head.link := sha256(head.link || int8send(head.position) || digests[i]);
+        head.link := sha256(head.link || int8send(batch.ledger_id) || int8send(head.position) || digests[i]);
         positions[i] := head.position;
         peaks[i] := head.peak;
         links[i] := head.link;
-        events_relayed := events_relayed + coalesce(cardinality(batch.transfers), 1);
+        events_relayed := events_relayed + batch.size;
         oldest := least(oldest, batch.posted_at);
     END LOOP;
     rows_relayed := cardinality(taken);
 
     INSERT INTO feed (ledger_id, position, size, types, posted_at, peak, transfers, account, change, link)
-    SELECT b.ledger_id, b.position, coalesce(cardinality(b.transfers), 1), b.types, b.posted_at, b.peak, b.transfers,
+    SELECT b.ledger_id, b.position, b.size, b.types, b.posted_at, b.peak, b.transfers,
            b.account, b.change, b.link
     FROM unnest(taken, positions, types, peaks, links)
-        AS b (ledger_id, transaction_id, posted_at, transfers, account, change, position, types, peak, link);
+        AS b (ledger_id, transaction_id, posted_at, transfers, account, change, size, position, types, peak, link);
     IF (SELECT bool_or(u.bits & 898 <> 0) FROM unnest(types) AS u (bits)) THEN
         -- 2 is a refusal, 128 to 512 are changes.
         INSERT INTO feed_accounts (ledger_id, account, position)
-        SELECT DISTINCT b.ledger_id, n.account, b.position
+        SELECT b.ledger_id, n.account, b.position - b.size + n.place
         FROM unnest(taken, positions, types)
-            AS b (ledger_id, transaction_id, posted_at, transfers, account, change, position, types)
+            AS b (ledger_id, transaction_id, posted_at, transfers, account, change, size, position, types)
         CROSS JOIN LATERAL (
-            SELECT b.account WHERE b.account IS NOT NULL
+            SELECT b.account, 1 AS place WHERE b.account IS NOT NULL
             UNION ALL
-            SELECT unnest(ARRAY[t.source, t.destination])
-            FROM unnest(b.transfers) AS i (id) JOIN transfers AS t ON t.ledger_id = b.ledger_id AND t.id = i.id
+            SELECT unnest(ARRAY[t.source, t.destination]), i.place
+            FROM unnest(b.transfers) WITH ORDINALITY AS i (id, place)
+            JOIN transfers AS t ON t.ledger_id = b.ledger_id AND t.id = i.id
             WHERE b.types & 2 <> 0 AND t.refusal IS NOT NULL
-        ) AS n (account)
+        ) AS n (account, place)
         WHERE b.types & 898 <> 0 AND n.account IS NOT NULL;
     END IF;
     UPDATE feed_heads AS h
@@ -159,7 +170,7 @@ BEGIN
     FROM (
         SELECT DISTINCT ON (b.ledger_id) b.ledger_id, b.position, b.peak, b.link
         FROM unnest(taken, positions, peaks, links)
-            AS b (ledger_id, transaction_id, posted_at, transfers, account, change, position, peak, link)
+            AS b (ledger_id, transaction_id, posted_at, transfers, account, change, size, position, peak, link)
         ORDER BY b.ledger_id, b.position DESC
     ) AS n
     WHERE h.ledger_id = n.ledger_id;

@@ -13,14 +13,18 @@ CREATE TABLE outbox (
     -- Of a change: the account, and as `change` the type of the event with the account as it then was.
     account         text COLLATE "C",
     change          json,
+    -- Events in it.
+    size            integer GENERATED ALWAYS AS (coalesce(cardinality(transfers), 1)) STORED,
     CONSTRAINT outbox_content_check CHECK (
         num_nonnulls(transfers, account) = 1 AND (account IS NULL) = (change IS NULL)
     )
 )
 -- Emptied all the time: what is gone must not pile up, and giving pages back would lock writers out.
 WITH (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 1000, vacuum_truncate = false);
--- The one index that no ledger leads: the relay asks what has committed since it looked last, in whatever ledger.
+-- The only indexes that no ledger leads: the relay asks what has committed since it looked last, in whatever ledger, or
+-- for the oldest of all.
 CREATE INDEX outbox_transaction_index ON outbox (transaction_id);
+CREATE INDEX outbox_posted_index ON outbox (posted_at);
 -- Without a key of its own; logical replication has to be able to delete from it.
 ALTER TABLE outbox REPLICA IDENTITY FULL;
 
@@ -67,7 +71,6 @@ CREATE INDEX feed_late_index ON feed (ledger_id, position) INCLUDE (posted_at, p
     WHERE peak - posted_at > interval '100 milliseconds';
 
 -- Events of an account that none of its entries and holds tells: its changes, and refused transfers that name it.
--- `position` is that of the row of the feed.
 CREATE TABLE feed_accounts (
     ledger_id  bigint NOT NULL,
     account    text COLLATE "C" NOT NULL,
@@ -75,8 +78,8 @@ CREATE TABLE feed_accounts (
     CONSTRAINT feed_accounts_pkey PRIMARY KEY (ledger_id, account, position)
 );
 
--- What was posted before there was a feed. Nobody may post until this has committed with the functions that write the
--- outbox.
+-- What was posted before there was a feed, by instant and id. Nobody may post until this has committed with the functions
+-- that write the outbox; a call that is under way goes on with the old ones, so no older process may run.
 LOCK TABLE transfers IN SHARE ROW EXCLUSIVE MODE;
 INSERT INTO outbox (ledger_id, posted_at, transfers)
 SELECT ledger_id, created_at, array_agg(id ORDER BY id) FROM transfers GROUP BY ledger_id, created_at;

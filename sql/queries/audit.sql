@@ -13,7 +13,9 @@ SELECT EXISTS (
 SELECT (SELECT count(*) FROM accounts WHERE ledger_id = $1) AS accounts, count(*) AS transfers,
        2 * count(*) FILTER (WHERE moves) AS entries, count(*) FILTER (WHERE kind = 'hold' AND refusal IS NULL) AS holds,
        count(*) FILTER (WHERE kind <> 'transfer' OR held IS NOT NULL OR parent IS NOT NULL)
-           + (SELECT count(*) FROM transfer_progress WHERE ledger_id = $1) AS more_than_transfers
+           + (SELECT count(*) FROM transfer_progress WHERE ledger_id = $1) AS more_than_transfers,
+       coalesce((SELECT position FROM feed_heads WHERE ledger_id = $1), 0) AS events,
+       coalesce((SELECT link FROM feed_heads WHERE ledger_id = $1), '') AS link
 FROM transfers
 WHERE ledger_id = $1;
 
@@ -28,8 +30,8 @@ HAVING sum(balance) <> 0
 ORDER BY currency
 LIMIT $2;
 
--- name: audit_rows(ledger_id, samples)
--- Rows of transfers that are wrong in themselves, or not what their kind is.
+-- name: audit_rows(ledger_id, samples, first, last)
+-- Rows of a part of the transfers that are wrong in themselves, or not what their kind is.
 SELECT kind, total, detail
 FROM (
     SELECT k.kind, count(*) OVER (PARTITION BY k.bit) AS total,
@@ -77,7 +79,7 @@ FROM (
                                      ELSE release_rest IS NOT NULL END THEN 512 ELSE 0 END
             | CASE WHEN effective_at > created_at THEN 1024 ELSE 0 END END AS faults
         FROM transfers
-        WHERE ledger_id = $1
+        WHERE ledger_id = $1 AND id >= $3 AND id <= $4
     ) AS t
     JOIN (VALUES
         (1, 'sides_equal'), (2, 'amount_not_positive'), (4, 'refused_with_balances'), (8, 'posted_without_balances'),

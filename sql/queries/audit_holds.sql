@@ -11,8 +11,8 @@ WHERE p.ledger_id = $1 AND p.remaining > 0
 ORDER BY p.expires_at, p.id
 LIMIT $2;
 
--- name: audit_parents(ledger_id, samples)
--- Captures, voids, expiries and reversals that their parents do not allow.
+-- name: audit_parents(ledger_id, samples, first, last)
+-- Captures, voids, expiries and reversals that their parents, of a part of the ledger, do not allow.
 SELECT kind, total, CASE bit
     WHEN 1 THEN format('%s %s: there is no posted transfer %s', child, id, parent)
     WHEN 2 THEN format('%s %s: of a %s, %s', child, id, parent_kind, parent)
@@ -39,8 +39,10 @@ FROM (
                    | CASE WHEN c.kind = 'expiry' AND c.release_rest IS NULL AND c.created_at < p.expires_at
                           THEN 32 ELSE 0 END AS faults
         FROM transfers AS c
-        LEFT JOIN transfers AS p ON p.ledger_id = $1 AND p.id = c.parent AND p.refusal IS NULL
-        WHERE c.ledger_id = $1 AND c.parent IS NOT NULL AND c.refusal IS NULL AND c.kind NOT IN ('transfer', 'hold')
+        LEFT JOIN (
+            SELECT * FROM transfers WHERE ledger_id = $1 AND id >= $3 AND id <= $4 AND refusal IS NULL
+        ) AS p ON p.id = c.parent
+        WHERE c.ledger_id = $1 AND c.parent >= $3 AND c.parent <= $4 AND c.refusal IS NULL AND c.kind NOT IN ('transfer', 'hold')
     ) AS c
     JOIN (VALUES
         (1, 'parent_missing'), (2, 'parent_unfit'), (4, 'parent_elsewhere'), (8, 'parent_later'),
@@ -51,8 +53,8 @@ FROM (
 WHERE place <= $2
 ORDER BY bit, place;
 
--- name: audit_progress(ledger_id, samples)
--- What is said of holds and of transfers that were reversed, and does not follow from what was posted after them.
+-- name: audit_progress(ledger_id, samples, first, last)
+-- What is said of holds and of reversed transfers, of a part of the ledger, and does not follow from what was posted after them.
 WITH children AS (
     SELECT parent AS id, coalesce(sum(amount) FILTER (WHERE kind = 'capture'), 0) AS captured,
            coalesce(sum(amount) FILTER (WHERE kind = 'reversal'), 0) AS reversed, coalesce(sum(held), 0) AS held,
@@ -62,7 +64,7 @@ WITH children AS (
            max(source_version) FILTER (WHERE kind IN ('void', 'expiry') OR release_rest) AS ended,
            max(source_version) AS newest
     FROM transfers
-    WHERE ledger_id = $1 AND parent IS NOT NULL AND refusal IS NULL
+    WHERE ledger_id = $1 AND parent >= $3 AND parent <= $4 AND refusal IS NULL
     GROUP BY parent
 ), facts AS (
     SELECT t.id, t.kind, t.amount, t.source, t.destination, t.expires_at, coalesce(c.captured, 0) AS captured,
@@ -70,7 +72,7 @@ WITH children AS (
                AS remaining, c.voided, c.expired, c.ends, c.ended, c.newest, c.id IS NOT NULL AS is_parent
     FROM transfers AS t
     LEFT JOIN children AS c ON c.id = t.id
-    WHERE t.ledger_id = $1 AND t.refusal IS NULL
+    WHERE t.ledger_id = $1 AND t.id >= $3 AND t.id <= $4 AND t.refusal IS NULL
 ), judged AS (
     SELECT coalesce(f.id, p.id) AS transfer, coalesce(f.kind, 'transfer') AS what,
            f.amount, f.source, f.destination, f.expires_at, f.captured, f.reversed, f.remaining, s.state,
@@ -90,7 +92,9 @@ WITH children AS (
                | CASE WHEN f.kind = 'hold' AND f.ends > 0
                            AND (f.ends > 1 OR f.ended < f.newest OR f.remaining > 0) THEN 512 ELSE 0 END AS faults
     FROM facts AS f
-    FULL JOIN (SELECT * FROM transfer_progress WHERE ledger_id = $1) AS p ON p.id = f.id
+    FULL JOIN (
+        SELECT * FROM transfer_progress WHERE ledger_id = $1 AND id >= $3 AND id <= $4
+    ) AS p ON p.id = f.id
     CROSS JOIN LATERAL (
         SELECT CASE WHEN f.kind <> 'hold' THEN NULL WHEN f.remaining > 0 THEN 'open' WHEN f.voided THEN 'voided'
                     WHEN f.expired THEN 'expired' ELSE 'captured' END AS state
@@ -124,22 +128,22 @@ FROM (
 WHERE place <= $2
 ORDER BY bit, place;
 
--- name: audit_held(ledger_id, samples)
--- Accounts that do not say what their open holds sum to, on either side.
+-- name: audit_held(ledger_id, samples, after, upto)
+-- Accounts of a part of the ledger that do not say what their open holds sum to, on either side.
 SELECT 'held_not_the_holds' AS kind, count(*) OVER () AS total,
        format('account %s: held_out %s and held_in %s, its open holds sum to %s and %s', coalesce(a.id, h.id),
               a.held_out, a.held_in, coalesce(h.held_out, 0), coalesce(h.held_in, 0)) AS detail
-FROM (SELECT * FROM accounts WHERE ledger_id = $1) AS a
+FROM (SELECT * FROM accounts WHERE ledger_id = $1 AND id > $3 AND id <= $4) AS a
 FULL JOIN (
     SELECT id, sum(held_out) AS held_out, sum(held_in) AS held_in
     FROM (
         SELECT source AS id, remaining AS held_out, 0 AS held_in
         FROM transfer_progress
-        WHERE ledger_id = $1 AND remaining > 0
+        WHERE ledger_id = $1 AND source > $3 AND source <= $4 AND remaining > 0
         UNION ALL
         SELECT destination, 0, remaining
         FROM transfer_progress
-        WHERE ledger_id = $1 AND remaining > 0
+        WHERE ledger_id = $1 AND destination > $3 AND destination <= $4 AND remaining > 0
     ) AS o
     GROUP BY id
 ) AS h ON h.id = a.id

@@ -59,42 +59,47 @@ LEFT JOIN LATERAL (
 ORDER BY t.position;
 
 -- name: event_page_of_account(ledger_id, after, examined, types, limit, account)
--- The same of one account, of so many that are examined in each index.
+-- The same of one account, of so many that are examined in each index; those that have none of the types are left out.
 -- Entries and holds are found by their instants, from which they cannot lie far behind the position: a batch that is
 -- positioned behind another is earlier than it by what it committed late. Where an index has more than are examined, the
 -- look goes as far as nothing unseen can lie before, by `peak`.
-WITH start AS (
-    SELECT f.posted_at - greatest(interval '100 milliseconds', (
-        SELECT max(peak - posted_at) FROM feed
+WITH late AS (
+    SELECT max(f.peak - f.posted_at) AS by, count(*) AS number FROM (
+        SELECT peak, posted_at FROM feed
         WHERE ledger_id = $1 AND position > $2 AND peak - posted_at > interval '100 milliseconds'
-    )) AS at
-    FROM feed AS f
-    WHERE f.ledger_id = $1 AND f.position > $2
+        ORDER BY position
+        LIMIT $3
+    ) AS f
+), start AS (
+    -- None where more than are examined were late.
+    SELECT f.posted_at - greatest(interval '100 milliseconds', late.by) AS at
+    FROM feed AS f, late
+    WHERE f.ledger_id = $1 AND f.position > $2 AND late.number < $3
     ORDER BY f.position
     LIMIT 1
 ), candidate AS (
     (SELECT 1 AS index, id, created_at FROM transfers
-     WHERE ledger_id = $1 AND source = $6 AND moves AND created_at >= (SELECT at FROM start)
+     WHERE ledger_id = $1 AND source = $6 AND moves AND created_at >= (SELECT at FROM start) AND $4 & 73 <> 0
      ORDER BY created_at
      LIMIT $3)
     UNION ALL
     (SELECT 2, id, created_at FROM transfers
-     WHERE ledger_id = $1 AND destination = $6 AND moves AND created_at >= (SELECT at FROM start)
+     WHERE ledger_id = $1 AND destination = $6 AND moves AND created_at >= (SELECT at FROM start) AND $4 & 73 <> 0
      ORDER BY created_at
      LIMIT $3)
     UNION ALL
     (SELECT 3, id, created_at FROM transfers
-     WHERE ledger_id = $1 AND source = $6 AND NOT moves AND created_at >= (SELECT at FROM start)
+     WHERE ledger_id = $1 AND source = $6 AND NOT moves AND created_at >= (SELECT at FROM start) AND $4 & 52 <> 0
      ORDER BY created_at
      LIMIT $3)
     UNION ALL
     (SELECT 4, id, created_at FROM transfers
-     WHERE ledger_id = $1 AND destination = $6 AND NOT moves AND created_at >= (SELECT at FROM start)
+     WHERE ledger_id = $1 AND destination = $6 AND NOT moves AND created_at >= (SELECT at FROM start) AND $4 & 52 <> 0
      ORDER BY created_at
      LIMIT $3)
 ), told AS (
     SELECT position FROM feed_accounts
-    WHERE ledger_id = $1 AND account = $6 AND position > $2
+    WHERE ledger_id = $1 AND account = $6 AND position > $2 AND $4 & 898 <> 0
     ORDER BY position
     LIMIT $3
 ), event AS (
@@ -105,16 +110,11 @@ WITH start AS (
         SELECT * FROM feed WHERE ledger_id = $1 AND posted_at = c.created_at AND c.id = ANY (transfers) OFFSET 0
     ) AS f
     UNION ALL
-    SELECT f.position - f.size + i.place, f.posted_at, NULL, f.account, f.change, i.id
+    SELECT told.position, f.posted_at, NULL, f.account, f.change, f.transfers[told.position - f.position + f.size]
     FROM told
-    CROSS JOIN LATERAL (SELECT * FROM feed WHERE ledger_id = $1 AND position = told.position OFFSET 0) AS f
     CROSS JOIN LATERAL (
-        SELECT 1 AS place, NULL::uuid AS id WHERE f.change IS NOT NULL
-        UNION ALL
-        SELECT i.place, i.id FROM unnest(f.transfers) WITH ORDINALITY AS i (id, place)
-        CROSS JOIN LATERAL (SELECT * FROM transfers WHERE ledger_id = $1 AND id = i.id OFFSET 0) AS t
-        WHERE t.refusal IS NOT NULL AND $6 IN (t.source, t.destination)
-    ) AS i
+        SELECT * FROM feed WHERE ledger_id = $1 AND position >= told.position ORDER BY position LIMIT 1
+    ) AS f
 ), ending AS (
     -- Where an index has more, from when on.
     SELECT min(m.at) AS at
@@ -123,9 +123,10 @@ WITH start AS (
     SELECT (SELECT position FROM feed_heads WHERE ledger_id = $1) AS head,
            least(
                (SELECT coalesce(max(position), $2) FROM event WHERE peak < ending.at HAVING ending.at IS NOT NULL),
-               (SELECT max(position) FROM told HAVING count(*) = $3)
+               (SELECT max(position) FROM told HAVING count(*) = $3),
+               CASE WHEN late.number = $3 THEN $2 END
            ) AS examined
-    FROM ending
+    FROM ending, late
 )
 SELECT l.head, l.examined, t.position, t.posted_at, t.account, t.change, {transfer_columns}
 FROM look AS l

@@ -2,7 +2,7 @@
 -- What the service's role needs and does not have, each with the statement that grants it.
 WITH needed (relation, privilege, columns) AS (
     -- The service reads, opens accounts and posts. It cannot change or remove a transfer, nor remove anything but what
-    -- the relay takes out of the outbox.
+    -- the relay takes out of the outbox, webhooks and sinks.
     VALUES
         ('schema_migrations', 'SELECT', NULL),
         ('schema_functions', 'SELECT', NULL),
@@ -28,7 +28,28 @@ WITH needed (relation, privilege, columns) AS (
         ('feed', 'SELECT', NULL),
         ('feed', 'INSERT', NULL),
         ('feed_accounts', 'SELECT', NULL),
-        ('feed_accounts', 'INSERT', NULL)
+        ('feed_accounts', 'INSERT', NULL),
+        ('audit_rounds', 'SELECT', NULL),
+        ('audit_rounds', 'INSERT', NULL),
+        ('audit_rounds', 'UPDATE', 'revision began_at ended_at findings running last'),
+        ('webhook_endpoints', 'SELECT', NULL),
+        ('webhook_endpoints', 'INSERT', NULL),
+        ('webhook_endpoints', 'DELETE', NULL),
+        ('webhook_endpoints', 'UPDATE', 'position version replay types url description disabled secrets secrets_until'),
+        ('webhook_retries', 'SELECT', NULL),
+        ('webhook_retries', 'INSERT', NULL),
+        ('webhook_retries', 'DELETE', NULL),
+        ('webhook_retries', 'UPDATE', 'attempted_at due_at attempts'),
+        ('webhook_attempts', 'SELECT', NULL),
+        ('webhook_attempts', 'INSERT', NULL),
+        ('webhook_attempts', 'DELETE', NULL),
+        ('sinks', 'SELECT', NULL),
+        ('sinks', 'INSERT', NULL),
+        ('sinks', 'UPDATE', 'state revision failing_since error error_at refused_ledger_id refused_position'),
+        ('sinks', 'DELETE', NULL),
+        ('sink_positions', 'SELECT', NULL),
+        ('sink_positions', 'INSERT', NULL),
+        ('sink_positions', 'UPDATE', 'position')
 ), place AS (
     SELECT oid, nspname FROM pg_namespace WHERE nspname = 'tallystick'
 ), lacking (what, granted) AS (

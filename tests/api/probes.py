@@ -11,13 +11,18 @@ from tests.support.client import Answer, Client, new_key
 
 
 class Names(NamedTuple):
-    """What requests name: an account, a transfer, the key and the reference of that transfer, and a hold."""
+    """What requests name: an account, a transfer, its key and reference, a hold, and a webhook endpoint."""
 
     account: str
     transfer: str
     key: str
     reference: str
     hold: str
+    webhook: str
+
+
+# Where nobody listens.
+NOBODY = "http://127.0.0.1:1/"
 
 
 def route_name(route: Route) -> str:
@@ -27,8 +32,9 @@ def route_name(route: Route) -> str:
 
 GUARDED = [route for route in ROUTES if route.role is not None]
 OPEN = [route for route in ROUTES if route.role is None]
-# Those about what a request names; the others are about its key.
-NAMING = [route for route in GUARDED if route.path != "/v1/limits"]
+# Those about what a request names; the others are about its key or its ledger, or tell what has been relayed since.
+_NAMELESS = ("/v1/limits", "/v1/integrity", "/v1/events", "/v1/events/stream", "/v1/webhook-endpoints")
+NAMING = [route for route in GUARDED if route.path not in _NAMELESS]
 
 
 def path_of(route: Route, names: Names) -> str:
@@ -38,6 +44,7 @@ def path_of(route: Route, names: Names) -> str:
         "/v1/accounts/": names.account,
         "/v1/transfers/": names.transfer,
         "/v1/idempotency-keys/": names.key,
+        "/v1/webhook-endpoints/": names.webhook,
         "/problems/": "not_found",
     }.get(collection, "")
     if route.path.endswith(("/capture", "/void")):
@@ -46,6 +53,8 @@ def path_of(route: Route, names: Names) -> str:
         "GET /v1/accounts": f"?prefix={names.account}",
         "GET /v1/accounts/{id}/balance": "?at=2026-01-01T00:00:00Z",
         "GET /v1/balances": f"?prefix={names.account}",
+        "GET /v1/events": f"?account={names.account}",
+        "GET /v1/events/stream": f"?account={names.account}",
         "GET /v1/transfers": f"?account={names.account}&reference={names.reference}",
     }.get(route_name(route), "")
     return route.path.replace("{id}", name) + query
@@ -67,6 +76,12 @@ def body_of(route: Route, names: Names, key: str) -> Any:
         "POST /v1/transfers/{id}/capture": {},
         "POST /v1/transfers/{id}/void": {},
         "POST /v1/transfers/{id}/reverse": {},
+        "POST /v1/webhook-endpoints": {"url": NOBODY},
+        "PATCH /v1/webhook-endpoints/{id}": {"description": "touched"},
+        "DELETE /v1/webhook-endpoints/{id}": {},
+        "POST /v1/webhook-endpoints/{id}/rotate-secret": {},
+        "POST /v1/webhook-endpoints/{id}/test": {},
+        "POST /v1/webhook-endpoints/{id}/replay": {"from_position": 1},
     }[route_name(route)]
 
 
@@ -82,16 +97,18 @@ async def probe(client: Client, route: Route, names: Names, *, key: str | None =
 def new_names() -> Names:
     """Return names that no ledger of any test has, all of one length, so that answers can be compared to the byte."""
     tag = secrets.token_hex(6)
-    return Names(f"vault-{tag}", str(uuid4()), f"key-{tag}", f"ref-{tag}", str(uuid4()))
+    return Names(f"vault-{tag}", str(uuid4()), f"key-{tag}", f"ref-{tag}", str(uuid4()), str(uuid4()))
 
 
 async def furnish(client: Client, names: Names | None = None) -> Names:
-    """Put an account, a transfer and a hold into the client's ledger and return their names."""
-    account, _, key, reference, _ = names or new_names()
+    """Put an account, a transfer, a hold and a webhook endpoint into the client's ledger and return their names."""
+    account, _, key, reference, *_ = names or new_names()
     assert (await client.open(account, floor=None)).status == 201
     assert (await client.open("other")).status == 201
     posted = await client.transfer(account, "other", 7, key, reference=reference)
     assert posted.status == 201
     hold = await client.transfer(account, "other", 3, hold=True)
     assert hold.status == 201
-    return Names(account, posted.json["id"], key, reference, hold.json["id"])
+    webhook = await client.post("/v1/webhook-endpoints", {"url": NOBODY})
+    assert webhook.status == 201
+    return Names(account, posted.json["id"], key, reference, hold.json["id"], webhook.json["id"])

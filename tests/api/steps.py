@@ -1,7 +1,6 @@
 """Steps that the contract tests share: orders, bulks, locks held by somebody else, answers without their request id."""
 
-import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 from urllib.parse import quote
@@ -11,9 +10,6 @@ import orjson
 
 from tests.support.client import Answer, Client
 from tests.support.service import Service
-
-# Seconds that something awaited may take before the test gives up.
-PATIENCE_SECONDS = 10.0
 
 
 def order(source: str = "alice", destination: str = "bob", amount: object = 10, **fields: object) -> dict[str, object]:
@@ -64,15 +60,6 @@ async def pages(client: Client, path: str, limit: int) -> list[list[Any]]:
         found.append(answer.json["data"])
         cursor = answer.json["next_cursor"]
     return found
-
-
-async def until(condition: Callable[[], Awaitable[bool]]) -> None:
-    """Return when *condition* holds."""
-    async with asyncio.timeout(PATIENCE_SECONDS):
-        while True:
-            if await condition():
-                return
-            await asyncio.sleep(0.005)
 
 
 @asynccontextmanager

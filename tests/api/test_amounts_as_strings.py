@@ -23,7 +23,7 @@ from tests.support.service import Service
 
 ASKING = "application/json; amounts=string"
 # Members of answers that are numbers for everybody: they count, and none of them is money.
-NUMBERS = {"accounts", "version", "source_version", "destination_version", "status"}
+NUMBERS = {"accounts", "version", "source_version", "destination_version", "status", "position", "next_after"}
 # Past 2^53, where JavaScript's numbers are not exact any more.
 LARGE = 2**53 + 1
 
@@ -139,7 +139,7 @@ def test_every_number_is_one_or_the_other() -> None:
     assert not set(AMOUNTS) & NUMBERS
 
 
-@pytest.mark.parametrize("route", GUARDED, ids=route_name)
+@pytest.mark.parametrize("route", [route for route in GUARDED if route.path != "/v1/events/stream"], ids=route_name)
 async def test_every_route(service: Service, ledger: str, route: Route) -> None:
     """Each answers the same with amounts as strings: the numbers are in other marks, and nothing else differs."""
     names = new_names()
@@ -157,13 +157,13 @@ async def test_every_route(service: Service, ledger: str, route: Route) -> None:
 
 
 def shape(value: Any) -> Any:
-    """Return an answer with what differs between two ledgers left out: ids of transfers and instants."""
+    """Return an answer with what differs between two ledgers left out: ids, instants, durations and secrets."""
     if isinstance(value, list):
         return [shape(item) for item in value]
     if isinstance(value, dict):
         return {
             name: None
-            if name in ("id", "transfer_id", "as_of", "created_at", "parent", "effective_at")
+            if name in ("id", "transfer_id", "as_of", "created_at", "parent", "effective_at", "secret", "duration_ms")
             else shape(member)
             for name, member in value.items()
         }

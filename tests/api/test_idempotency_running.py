@@ -6,9 +6,10 @@ import asyncpg
 import pytest
 
 from server.ledger import posting
-from tests.api.steps import blocked, bound, lock_held, order, post, until
+from tests.api.steps import blocked, bound, lock_held, order, post
 from tests.support.client import Client
 from tests.support.service import Service, in_process
+from tests.support.waiting import until
 
 
 @pytest.fixture

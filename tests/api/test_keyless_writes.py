@@ -41,6 +41,15 @@ async def test_a_key_is_refused(client: Client, route: Route, key: str) -> None:
     assert (await client.get("/v1/idempotency-keys/i")).status == 404
 
 
+@pytest.mark.parametrize("route", [route for route in REFUSING if route.bodiless], ids=route_name)
+async def test_a_key_is_refused_without_a_body(client: Client, route: Route) -> None:
+    """Where a body may be left out, the header is refused all the same."""
+    path = path_of(route, await furnish(client))
+    answer = await client.send(route.method, path, headers={"Idempotency-Key": "a-key"})
+    assert (answer.status, answer.code) == (400, "idempotency_key_not_taken")
+    assert (await client.send(route.method, path)).status == 200
+
+
 @pytest.mark.parametrize("route", REFUSING, ids=route_name)
 async def test_who_may_not_write_hears_that_first(client: Client, service: Service, ledger: str, route: Route) -> None:
     """The order of checks: who it is, what they may do, the type of the body, then its headers."""

@@ -114,8 +114,10 @@ async def _answers(client: Client, service: Service, ledger: str) -> dict[str, A
         await client.get("/v1/nothing"),
         await client.get("/v1/accounts/nobody"),
         await client.get("/v1/accounts/alice?min_version=99"),
+        await client.get("/v1/events?after=9223372036854775807"),
         await client.get("/v1/transfers/nothing"),
         await client.get("/v1/idempotency-keys/nothing"),
+        await client.get("/v1/webhook-endpoints/nothing"),
         await client.post("/v1/accounts/alice/entries", {}),
         await client.post("/v1/transfers", order(amount=0)),
         await client.post("/v1/transfers", order()),
@@ -162,10 +164,10 @@ async def test_every_problem_has_its_members(client: Client, service: Service, l
     (linked, _) = await bulk(client, [{"key": "l1", **order()}, {"key": "l2", **order("nobody", "bob")}], atomic=True)
     _check(linked["problem"], "write linked_failed")
     brought_about = {name.split()[1] for name in answers} | {"linked_failed"}
-    # These take a server that is stopping, lost, broken or busy, or bytes that are not HTTP: tests of faults, limits
-    # and input.
+    # These take a server that is stopping, lost, broken or busy, or bytes that are not HTTP: tests of faults, limits,
+    # input and webhooks.
     others = {"idempotency_key_in_use", "internal_error", "malformed_request", "not_ready", "overloaded", "unavailable"}
-    others |= {"request_timeout", "too_many_running"}
+    others |= {"request_timeout", "too_many_running", "webhook_endpoints_full", "webhooks_not_configured"}
     assert brought_about == set(KINDS) - others
 
 

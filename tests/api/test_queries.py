@@ -19,7 +19,14 @@ PARAMETERS = {
     "/v1/transfers": ["reference", "account", "kind", "from", "to", "metadata.<key>", "limit", "cursor"],
     "/v1/transfers/{id}": [],
     "/v1/idempotency-keys/{id}": [],
+    "/v1/events": ["after", "type", "account", "limit", "wait"],
+    "/v1/events/stream": ["after", "type", "account"],
     "/v1/limits": [],
+    "/v1/integrity": [],
+    "/v1/webhook-endpoints": ["limit", "cursor"],
+    "/v1/webhook-endpoints/{id}": [],
+    "/v1/webhook-endpoints/{id}/deliveries": ["limit", "cursor"],
+    "/v1/webhook-endpoints/{id}/undelivered": ["limit", "cursor"],
 }
 READS = [route for route in GUARDED if route.method == "GET"]
 EACH = [pytest.param(path, name, id=f"{path} {name}") for path, names in PARAMETERS.items() for name in names]
@@ -33,7 +40,11 @@ def at(path: str, query: str) -> str:
 def test_every_read_is_in_the_table() -> None:
     """A route that reads has its parameters listed above."""
     assert {route.path for route in READS} == set(PARAMETERS)
-    assert {route.method for route in ROUTES if route not in READS and route.role is not None} == {"POST", "PATCH"}
+    assert {route.method for route in ROUTES if route not in READS and route.role is not None} == {
+        "POST",
+        "PATCH",
+        "DELETE",
+    }
 
 
 @pytest.mark.parametrize(("path", "names"), PARAMETERS.items(), ids=list(PARAMETERS))

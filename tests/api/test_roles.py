@@ -14,11 +14,14 @@ from server.http.routes import ROUTES
 from server.process.commands.keys import revoke_key
 from server.store.postgres import Database
 from tests.api.probes import GUARDED, OPEN, furnish, probe, route_name
-from tests.api.steps import until, without_request_id
+from tests.api.steps import without_request_id
 from tests.support.client import Client
 from tests.support.service import Service, in_process
+from tests.support.waiting import until
 
 Bearers = Callable[[str], Awaitable[Client]]
+# Seconds that a worker trusts a key here.
+SHORT_SECONDS = 2.0
 
 
 def _checked(body: str) -> str:
@@ -88,10 +91,11 @@ async def test_open_routes_ask_for_no_key(client: Client, bearer: Bearers, route
 
 
 def test_writing_takes_more_than_reading() -> None:
-    """No route that changes anything is open or content with the role read, and no route that reads asks for more."""
+    """No route that changes anything is open or content with the role read; few reads ask for more."""
     for route in ROUTES:
         if route.method == "GET":
-            assert route.role in (None, Role.READ), route
+            administered = route.path.startswith(("/v1/webhook-endpoints", "/v1/integrity"))
+            assert route.role in ((Role.ADMIN,) if administered else (None, Role.READ)), route
         else:
             assert route.role is not None, route
             assert route.role >= Role.WRITE, route
@@ -194,8 +198,12 @@ async def test_a_key_is_sent_as_a_bearer_token(client: Client, form: str, status
     assert (await bare.get(f"/v1/accounts?access_token={client.token}")).status == 401
 
 
-async def test_a_revoked_key_is_refused_within_five_seconds(client: Client, service: Service, ledger: str) -> None:
-    """A worker that has just used a key serves it for five seconds at most, others not at all; other keys stay good."""
+async def test_a_revoked_key_is_refused_within_five_seconds(
+    client: Client, service: Service, ledger: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A worker that has just used a key serves it for some seconds at most, others not at all; other keys stay good."""
+    assert CACHE_SECONDS <= 5
+    monkeypatch.setattr("server.gate.keys.CACHE_SECONDS", SHORT_SECONDS)
     doomed = await service.client(ledger)
     assert doomed.token is not None
     assert (await doomed.get("/v1/accounts")).status == 200
@@ -208,10 +216,9 @@ async def test_a_revoked_key_is_refused_within_five_seconds(client: Client, serv
     async def refused() -> bool:
         sent_at = time.monotonic()
         answer = await doomed.get("/v1/accounts")
-        assert answer.status == 401 or sent_at - revoked_at < CACHE_SECONDS
+        assert answer.status == 401 or sent_at - revoked_at < SHORT_SECONDS
         return answer.status == 401
 
     await until(refused)
-    assert CACHE_SECONDS <= 5
     assert (await doomed.get("/v1/accounts")).status == 401
     assert (await client.get("/v1/accounts")).status == 200

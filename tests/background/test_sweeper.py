@@ -8,7 +8,7 @@ import pytest
 
 from server.background import sweeper as module
 from server.background.jobs import keep
-from server.background.sweeper import BATCH_MAX, Sweeper
+from server.background.sweeper import Sweeper
 from server.books import create_books
 from server.settings import Settings
 from server.store.background import stop
@@ -19,14 +19,18 @@ from tests.support.locks import held
 from tests.support.service import REDIS_PATIENCE_MS, Service, in_process
 from tests.support.waiting import until
 
-# More than one batch.
-HOLDS = BATCH_MAX + 50
+# Expiries posted together, and more than one batch of them.
+BATCH_MAX = 20
+HOLDS = 2 * BATCH_MAX + 10
 SWEPT_SECONDS = 20.0
 
 
 @pytest.fixture
-async def own(database_url: str, redis_url: str) -> AsyncIterator[Service]:
-    """A service on a database of its own: the sweeper looks at all ledgers."""
+async def own(database_url: str, redis_url: str, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Service]:
+    """A service on a database of its own: the sweeper looks at all ledgers, in small batches, and soon again."""
+    monkeypatch.setattr(module, "BATCH_MAX", BATCH_MAX)
+    monkeypatch.setattr(module, "PATIENCE_SECONDS", 1.25)
+    monkeypatch.setattr(module, "LEFT_SECONDS", 0.25)
     async with in_process(database_url, redis_url) as service:
         yield service
 

@@ -15,9 +15,13 @@ from server.ledger.post_transfers import columns
 from server.ledger.transfers import TransferRequest
 from server.ledger.unit import Unit
 from server.store.sql import query
-from tests.api.steps import blocked, lock_held, until
+from tests.api.steps import blocked, lock_held
 from tests.support.client import Answer, Client
 from tests.support.service import Service
+from tests.support.waiting import until
+
+# Seconds for which a locked account is waited for here: less than usual, and several lock timeouts.
+SHORT_SECONDS = 1.5
 
 
 @pytest.fixture
@@ -81,8 +85,11 @@ async def test_old_instants_wait_for_nobody(service: Service, books: Client) -> 
         assert len((await books.get("/v1/accounts/alice/entries")).json["data"]) == 1
 
 
-async def test_a_locked_account_keeps_only_its_own_callers(service: Service, books: Client) -> None:
+async def test_a_locked_account_keeps_only_its_own_callers(
+    service: Service, books: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Who asks for the last moments of an account that stays locked hears 503; the neighbour's is answered."""
+    monkeypatch.setattr("server.ledger.recent.READ_DEADLINE_SECONDS", SHORT_SECONDS)
     async with lock_held(service, "alice") as holder:
         at = await holder.fetchval("SELECT clock_timestamp()")
         alice, bob = await asyncio.gather(

@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -10,6 +11,7 @@ import aiohttp
 import pytest
 
 from server.store.migrations import migrate
+from tests.deploy.conftest import short_folder
 from tests.support.books import verdict
 from tests.support.client import Client
 from tests.support.command import call
@@ -17,7 +19,7 @@ from tests.support.history import RETRY_SECONDS, History
 from tests.support.locks import held
 from tests.support.postgres import administer
 from tests.support.replication import Replicated, replicated
-from tests.support.service import ServerProcess, make_key
+from tests.support.service import ServerProcess, in_process, make_key
 from tests.support.waiting import until
 
 LEDGER = "failover"
@@ -25,6 +27,8 @@ CALLERS = 8
 # Transfers that wait for the standby, and how often each is sent.
 ASKERS = 3
 ATTEMPTS = 2
+# Seconds for which each of them waits.
+WAIT_SECONDS = 2.0
 # Transfers acknowledged before the primary is lost, and after writes have come back.
 STEADY = 100
 # Seconds in which writes must be back after the promotion. The promise is 10; the machine may be busy with other tests.
@@ -40,32 +44,63 @@ ANSWER_SECONDS = 15.0
 
 
 class Served(NamedTuple):
-    """A service with both servers in its address, a client of it, and its history."""
+    """Both servers of a service, a client of it, and its history."""
 
     both: Replicated
-    server: ServerProcess
     client: Client
     history: History
 
 
-@pytest.fixture
-async def served(folder: Path, redis_url: str) -> AsyncIterator[Served]:
-    """Start all, with `alice`, who has money, and `bob`."""
+@asynccontextmanager
+async def migrated(folder: Path) -> AsyncIterator[Replicated]:
+    """Start both servers, with an empty ledger."""
     with replicated(folder) as both:
         await both.start()
         await migrate(both.database_url)
+        yield both
+
+
+async def furnished(both: Replicated, client: Client, ledger: str) -> Served:
+    """Open `alice`, who has money, and `bob`."""
+    await client.fund("alice", 1_000_000)
+    assert (await client.open("bob")).status == 201
+    return Served(both, client, History(both.standby.url(), ledger))
+
+
+@pytest.fixture
+async def served(folder: Path, redis_url: str) -> AsyncIterator[Served]:
+    """A server process with both servers in its address, which a test may lose."""
+    async with migrated(folder) as both:
         token = await make_key(both.database_url, LEDGER)
         background = {"TALLYSTICK_BACKGROUND": "true"}
         server = ServerProcess(both.database_url, folder / "server.log", background, redis_url=redis_url)
         try:
             await server.start()
             async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session:
-                client = Client(session, server.url, token)
-                await client.fund("alice", 1_000_000)
-                assert (await client.open("bob")).status == 201
-                yield Served(both, server, client, History(both.standby.url(), LEDGER))
+                yield await furnished(both, Client(session, server.url, token), LEDGER)
         finally:
             await server.stop()
+
+
+@pytest.fixture(scope="module")
+async def lasting() -> AsyncIterator[Replicated]:
+    """Both servers, which no test loses."""
+    with short_folder() as folder:
+        async with migrated(folder) as both:
+            yield both
+
+
+@pytest.fixture
+async def waiting(
+    lasting: Replicated, redis_url: str, ledger: str, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[Served]:
+    """A service that gives up what waits for the standby sooner than usual; the standby goes on afterwards."""
+    monkeypatch.setattr("server.ledger.posting.DEADLINE_SECONDS", WAIT_SECONDS)
+    async with in_process(lasting.database_url, redis_url) as service:
+        try:
+            yield await furnished(lasting, await service.client(ledger), ledger)
+        finally:
+            lasting.standby.thaw()
 
 
 class Load:
@@ -165,28 +200,28 @@ async def test_the_primary_answers_no_more(served: Served) -> None:
         await fail_over(served, load)
 
 
-async def test_the_standby_is_away(served: Served) -> None:
+async def test_the_standby_is_away(waiting: Served) -> None:
     """While the standby does not confirm, nothing is acknowledged, also not to who asks again; afterwards all is."""
-    client, history = served.client, served.history
-    served.both.standby.freeze()
+    client, history = waiting.client, waiting.history
+    waiting.both.standby.freeze()
     keys = [f"waits-{number}" for number in range(ASKERS)]
     for _ in range(ATTEMPTS):
         answers = await asyncio.gather(*(history.transfer(client, key, "alice", "bob", 1) for key in keys))
         assert {verdict(answer) for answer in answers} <= {"unknown", "not_applied"}, answers
-    served.both.standby.thaw()
+    waiting.both.standby.thaw()
     for key in keys:
         assert (await history.insist(client, key, "alice", "bob", 1)).status == 201
     await history.check()
 
 
 @pytest.mark.parametrize("source", ["alice", "nobody"])
-async def test_what_waits_for_the_standby_is_not_told_from_its_row(served: Served, source: str) -> None:
+async def test_what_waits_for_the_standby_is_not_told_from_its_row(waiting: Served, source: str) -> None:
     """Whoever asks again is not told of a row that only the primary has, though its accounts cannot be locked."""
-    client, history = served.client, served.history
-    served.both.standby.freeze()
+    client, history = waiting.client, waiting.history
+    waiting.both.standby.freeze()
     asked = (client, "waits", source, "bob", 1)
     assert verdict(await history.transfer(*asked)) == "unknown"
-    async with held(served.both.primary.url(), "alice", "bob"):
+    async with held(waiting.both.primary.url(), "alice", "bob"):
         assert verdict(await history.transfer(*asked)) in ("unknown", "not_applied")
-        served.both.standby.thaw()
+        waiting.both.standby.thaw()
         assert (await history.insist(*asked)).status == (201 if source == "alice" else 404)

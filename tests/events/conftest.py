@@ -46,4 +46,6 @@ async def told(service: Service) -> AsyncIterator[Told]:
     """The books of the service."""
     settings = Settings(database_url=service.database_url, redis_url=service.redis_url, redis_timeout_ms=2_000)
     async with create_books(settings) as books:
-        yield Told(books, Relay(books.database))
+        told = Told(books, Relay(service.database_url))
+        yield told
+        await told.relay.close()

@@ -3,12 +3,15 @@
 import asyncpg
 import pytest
 
+from server.events import relay as relays
 from server.events.relay import Relay
+from server.store.errors import StoreError
 from server.telemetry.failpoints import FailpointError, Failpoints
 from tests.events.conftest import Told
 from tests.support.client import Client
 from tests.support.postgres import administer
 from tests.support.service import Service
+from tests.support.waiting import until
 
 # Changes an account as the service does, in a transaction that a test leaves open.
 _CHANGE = """
@@ -74,11 +77,12 @@ async def test_ids_of_the_future(service: Service, client: Client, told: Told, l
 async def test_it_fails(service: Service, client: Client, told: Told, ledger: str, name: str) -> None:
     """Before it relays or right after, nothing is lost and nothing is told twice."""
     await client.open("a")
-    relay = Relay(told.books.database, failpoints=Failpoints(f"{name}=raise"))
+    relay = Relay(service.database_url, failpoints=Failpoints(f"{name}=raise"))
     with pytest.raises(FailpointError):
         await relay.step()
     await client.open("b")
     await relay.step()
+    await relay.close()
     assert await feed(service, ledger) == ["a", "b"]
 
 
@@ -100,11 +104,51 @@ async def test_a_step_is_bounded(service: Service, client: Client, told: Told, l
     assert await feed(service, ledger) == [f"a:{n:04d}" for n in range(1000)]
 
 
-async def test_listeners(client: Client, told: Told, ledger: str) -> None:
+async def test_listeners(service: Service, client: Client, told: Told, ledger: str) -> None:
     """They are told which ledgers have new positions, and nothing where none has."""
     heard: list[int] = []
-    relay = Relay(told.books.database, [heard.extend])
+    relay = Relay(service.database_url, [heard.extend])
     await client.open("a")
     await relay.step()
     await relay.step()
+    await relay.close()
     assert heard.count(await told.ledger_id(ledger)) == 1
+
+
+async def test_its_connection_is_lost(service: Service, client: Client, told: Told, ledger: str) -> None:
+    """On another connection it looks at everything: a server that crashed gives ids of transactions again."""
+    await client.open("a")
+    await told.relay_all()
+    await client.open("b")
+    await administer(service.database_url, "UPDATE tallystick.outbox SET transaction_id = '3'")
+    await administer(
+        service.database_url,
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'tallystick-relay'"
+        " AND datname = current_database()",
+    )
+    with pytest.raises(StoreError):
+        await told.relay.step()
+    await told.relay_all()
+    assert await feed(service, ledger) == ["a", "b"]
+
+
+async def test_an_id_without_a_row(service: Service, client: Client, told: Told, ledger: str) -> None:
+    """What was damaged holds up nothing else; that it is wrong is for the audit to tell."""
+    await client.open("a")
+    await administer(
+        service.database_url,
+        "INSERT INTO tallystick.outbox (ledger_id, posted_at, transfers)"
+        " SELECT id, now(), ARRAY[gen_random_uuid()] FROM tallystick.ledgers WHERE name = $1",
+        ledger,
+    )
+    await client.open("b")
+    await told.relay_all()
+    assert await feed(service, ledger) == ["a", "transfers", "b"]
+
+
+async def test_it_says_that_it_is_behind(told: Told, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While steps fail, what it says of its lag grows."""
+    monkeypatch.setattr(relays, "SILENT_SECONDS", 0.0)
+    await told.relay_all()
+    before = told.relay.lag_seconds
+    await until(lambda: told.relay.lag_seconds > before)

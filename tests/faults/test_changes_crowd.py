@@ -16,6 +16,7 @@ WAITERS = 20
 CROWD = 60
 
 
+@pytest.mark.usefixtures("short_deadlines")
 async def test_changes_of_a_locked_account_leave_room_for_transfers(
     database_url: str, redis_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -141,8 +141,9 @@ async def test_postgres_refused_before_anything_was_sent(line: Line, monkeypatch
     await line.history.check()
 
 
-async def test_a_silent_postgres_holds_nobody_for_ever(line: Line) -> None:
+async def test_a_silent_postgres_holds_nobody_for_ever(line: Line, monkeypatch: pytest.MonkeyPatch) -> None:
     """All connections go silent with postings on them: everybody is answered in time, and all is well when it heals."""
+    monkeypatch.setattr(posting, "DEADLINE_SECONDS", 2.0)
     line.proxy.hang()
     # Twice as many rounds as there are connections: each round finds the next ones silent.
     sendings = [asyncio.create_task(line.send(f"silent-{number}", 10)) for number in range(4)]

@@ -3,6 +3,8 @@
 import re
 from pathlib import Path
 
+import pytest
+
 from server.gate.keys import read_key_name
 from tests.support.command import call
 from tests.support.postgres import administer
@@ -14,6 +16,12 @@ BURST = (424_242).to_bytes(4, "big")
 # The statement that withdraws a key contains this too.
 ROLE = b"write"
 ALWAYS = 1_000_000
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The command gives up sooner than usual, after several attempts."""
+    monkeypatch.setattr("server.store.postgres.READ_DEADLINE_SECONDS", 1.5)
 
 
 async def keys(url: str) -> dict[str, bool]:
@@ -32,6 +40,7 @@ async def test_a_reply_that_is_lost(database_url: str, sockets: Path) -> None:
     assert await keys(database_url) == {read_key_name(end.out)[1]: True}
 
 
+@pytest.mark.usefixtures("impatient")
 async def test_every_reply_is_lost(database_url: str, sockets: Path) -> None:
     """When no reply ever comes, the key is revoked, and the command says that."""
     async with proxied(database_url, sockets) as (proxy, through):
@@ -43,6 +52,7 @@ async def test_every_reply_is_lost(database_url: str, sockets: Path) -> None:
     assert list((await keys(database_url)).values()) == [False]
 
 
+@pytest.mark.usefixtures("impatient")
 async def test_nothing_is_heard_any_more(database_url: str, sockets: Path) -> None:
     """When it cannot be revoked either, the message names the key and how to revoke it."""
     async with proxied(database_url, sockets) as (proxy, through):

@@ -71,6 +71,7 @@ async def neighbour(client: Client, number: int) -> list[int]:
     return [answer.status for answer in answers]
 
 
+@pytest.mark.usefixtures("short_deadlines")
 @pytest.mark.parametrize("count", [1, 50])
 async def test_locked_accounts_cost_their_neighbours_nothing(database_url: str, redis_url: str, count: int) -> None:
     """
@@ -126,6 +127,7 @@ async def test_a_known_key_of_a_locked_account_is_answered(service: Service, cli
         assert other.status == 422
 
 
+@pytest.mark.usefixtures("short_deadlines")
 async def test_an_opening_waits_for_another_transaction_apart(database_url: str, redis_url: str) -> None:
     """While a foreign transaction opens accounts and does not end, their openings hear 503, and others are served."""
     ids = [f"opening-{number}" for number in range(20)]

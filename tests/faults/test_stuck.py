@@ -106,6 +106,7 @@ async def test_a_backend_stopped_while_it_holds_its_locks(scene: Scene) -> None:
     await scene.history.check()
 
 
+@pytest.mark.usefixtures("short_deadlines")
 async def test_a_row_lock_held_for_longer_than_the_deadline(scene: Scene) -> None:
     """Callers of a locked account hear `not_applied`, which is true; their keys work when it is given back."""
     url = scene.history.database_url
@@ -130,6 +131,7 @@ async def test_a_row_lock_held_for_less_than_the_deadline(scene: Scene) -> None:
     await scene.history.check()
 
 
+@pytest.mark.usefixtures("short_deadlines")
 async def test_a_locked_account_stalls_nobody_else(scene: Scene) -> None:
     """While somebody keeps one account locked, transfers that share its batches but not the account are all posted."""
     others = 0

@@ -4,7 +4,7 @@ from typing import Any
 
 from server.process.commands.keys import KeyLimit
 from tests.support.client import Answer, Client
-from tests.support.service import Service, make_key
+from tests.support.service import Service
 
 DAY = 86_400
 
@@ -16,7 +16,7 @@ def once(burst: int) -> KeyLimit:
 
 async def limited(service: Service, ledger: str, limit: KeyLimit, role: str = "admin") -> Client:
     """Return a client whose key has a limit of its own."""
-    return Client(service.session, service.url, await make_key(service.database_url, ledger, role, limit))
+    return await service.client(ledger, role, limit)
 
 
 def key_id(client: Client) -> str:

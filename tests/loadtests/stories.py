@@ -7,9 +7,9 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from loadtests.history.model import MOVING, History, read
+from loadtests.history.feed import READERS, TYPES
+from loadtests.history.model import MOVING, History, Verdict, read
 from loadtests.history.recorder import Heard, Recorder
-from loadtests.history.verdict import Verdict
 
 Event = dict[str, Any]
 PATH = "/v1/transfers"
@@ -30,6 +30,8 @@ class Ledger:
         self.accounts: dict[str, Event] = {}
         self.entries: list[Event] = []
         self.rows: list[Event] = []
+        # Types, subjects and what is shown, in order.
+        self.feed: list[tuple[str, str, Event]] = []
         # What has become of transfers since, by id.
         self._now: dict[str, Event] = {}
         self._bound: dict[str, tuple[str, int, str]] = {}
@@ -39,6 +41,7 @@ class Ledger:
         """Open an account."""
         shown = dict.fromkeys(("balance", "held_in", "held_out", "available"), 0)
         self.accounts[account] = {"id": account, "currency": "EUR", **shown, "version": 1, "floor": floor}
+        self.feed.append(("account.created", account, dict(self.accounts[account])))
 
     def post(self, key: str, request: str, path: str = PATH) -> tuple[int, str, bool]:
         """Return status, body and whether it is a replay."""
@@ -50,6 +53,9 @@ class Ledger:
             return status, body, True
         asked = json.loads(request)
         status, body = self._pay(key, asked) if path == PATH else self._follow(path, asked)
+        if status == 409:
+            reference = key if path == PATH else None
+            self.feed.append(("transfer.refused", f"{self.name}-refused-{len(self.feed)}", {"reference": reference}))
         self._bound[key] = path + request, status, body
         return status, body, False
 
@@ -130,6 +136,7 @@ class Ledger:
             if moved:
                 self.entries.append({**line, "balance": account["balance"], "version": account["version"]})
         self._now[answer["id"]] = {**answer, "hold": None, "reversed": 0}
+        self.feed.append((TYPES[kind], answer["id"], dict(self._now[answer["id"]])))
         if kind != "transfer":
             told = {name: answer[name] for name in ("kind", "source", "destination", "amount", "created_at")}
             self.rows.append({"ledger": self.name, "transfer_id": answer["id"], "key": key, "parent": parent, **told})
@@ -215,10 +222,22 @@ class Story:
                 self.recorder.write({"event": "entry", **entry})
             for row in ledger.rows:
                 self.recorder.write({"event": "row", **row})
+            for event in told(ledger.name, ledger.feed):
+                self.recorder.write(event)
         self.recorder.close()
         events = [json.loads(line) for line in self._path.read_text(encoding="utf-8").splitlines()]
         self._folder.cleanup()
         return events
+
+
+def told(ledger: str, feed: list[tuple[str, str, Event]]) -> list[Event]:
+    """Return what readers of a feed write down."""
+    return [
+        {"event": "told", "reader": reader, "ledger": ledger, "position": position}
+        | {"type": kind, "subject": subject, "data": json.dumps(data)}
+        for position, (kind, subject, data) in enumerate(feed, 1)
+        for reader in READERS
+    ]
 
 
 def _asked(source: str, destination: str, amount: int) -> Event:
@@ -241,7 +260,6 @@ def eventful() -> list[Event]:
         ledger.open("a")
         ledger.open("b")
         story.pay(ledger, "fill", "world", "a", 100)
-    story.recorder.gauge("rss_bytes", 1000.0)
     story.recorder.mark("faults_started")
     story.pay(main, "k1", "a", "b", 30)
     story.pay(main, "k1", "a", "b", 30, by="u2")
@@ -259,7 +277,6 @@ def eventful() -> list[Event]:
     story.look_up(main, "k5", 200, {"id": "main-4", "state": "posted"})
     story.read(main, "a", by="u2")
     story.read(main, "a", by="u2")
-    story.recorder.gauge("rss_bytes", 1200.0)
     _hold(story, main)
     return story.end()
 

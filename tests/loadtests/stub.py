@@ -37,6 +37,7 @@ class Stub:
         app = web.Application()
         app.add_routes(
             [
+                web.get("/v1/limits", self._limits),
                 web.get("/v1/accounts", self._list),
                 web.post("/v1/accounts/bulk", self._open),
                 web.get("/v1/accounts/{id}", self._read),
@@ -48,6 +49,10 @@ class Stub:
             ]
         )
         return app
+
+    async def _limits(self, _: web.Request) -> web.Response:
+        policy = {"name": "default", "quota": 1_000_000, "window_seconds": 1, "burst": 1_000_000}
+        return web.json_response({"policies": [policy]})
 
     async def _list(self, request: web.Request) -> web.Response:
         prefix = request.query.get("prefix", "")

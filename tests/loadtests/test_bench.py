@@ -15,8 +15,7 @@ from loadtests.bench.fill import fill, new_keys
 from loadtests.bench.parts import PARTS, Case, in_turns
 from loadtests.bench.record import Part, read
 from loadtests.bench.report import TEMPLATE, render
-from loadtests.bench.scale import QUICK
-from loadtests.bench.work import Work
+from loadtests.bench.work import QUICK, Work
 from loadtests.openloop.driver import Task
 from loadtests.openloop.generator import prepare, run_apart
 from loadtests.screen import Screen
@@ -161,15 +160,15 @@ async def test_the_generator_counts_what_happened(database_url: str, redis_url: 
     async with in_process(database_url, redis_url) as service:
         key = await make_key(database_url, "bench")
         target = await prepare(service.url, [key])
-        run = await run_apart(Task(target, "post", 8, 0.5, settle=False), [os.getpid()])
+        run = await run_apart(Task(target, "post", 8, 0.5), [os.getpid()])
         [[count]] = await administer(database_url, "SELECT count(*) FROM tallystick.transfers")
         assert run["answered"] == count > 0
         assert run["other"] == {}
         assert 0 < run["p50"] <= run["p99"] <= run["p999"]
         assert sum(run["cpu"]["server"]) >= 0
-        held = await fill(database_url, target.accounts, count + 2_000, float("inf"), lambda _held: None)
+        held = await fill(database_url, target.accounts, count + 2_000, float("inf"))
         assert held == count + 2_000
-        more = await run_apart(Task(target, "hot", 8, 0.3, settle=False), [os.getpid()])
+        more = await run_apart(Task(target, "hot", 8, 0.3), [os.getpid()])
         assert more["other"] == {}
         assert more["good"] > 0
     await check_books(database_url)
@@ -180,7 +179,7 @@ async def test_keys_that_sql_has_made_open_their_ledgers(database_url: str, redi
     async with in_process(database_url, redis_url) as service:
         keys = await new_keys(database_url, 2, 5)
         target = (await prepare(service.url, keys[:2], 3))._replace(keys=keys, ledgers=2)
-        run = await run_apart(Task(target, "post", 2, 0.3, settle=False), [os.getpid()])
+        run = await run_apart(Task(target, "post", 2, 0.3), [os.getpid()])
         assert run["other"] == {}
         counts = await administer(
             database_url, "SELECT count(*) FROM tallystick.transfers GROUP BY ledger_id ORDER BY ledger_id"

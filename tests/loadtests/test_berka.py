@@ -139,7 +139,7 @@ def test_month_ends(tmp_path: Path) -> None:
     """
     dates = ("960228", "960229", "960301", "961231")
     (book,) = berka.books(rows_of(tmp_path, *(line(seq=n, date=date) for n, date in enumerate(dates))))
-    assert {at: row.date for at, row in berka.month_ends(book).items()} == {
+    assert {row.month_end: row.date for row in book} == {
         "1996-02-29T23:59:59.999999Z": "960229",
         "1996-03-31T23:59:59.999999Z": "960301",
         "1996-12-31T23:59:59.999999Z": "961231",
@@ -159,19 +159,6 @@ def test_books_are_in_order(tmp_path: Path) -> None:
     )
     found = [(book[0].account, [row.seq for row in book]) for book in berka.books(rows)]
     assert found == [("berka:2", [2, 3, 4]), ("berka:1", [5])]
-
-
-def test_accounts_are_all_that_appear(tmp_path: Path) -> None:
-    """
-    Customers, counter accounts and rounding are opened, each once.
-    """
-    rows = rows_of(
-        tmp_path,
-        line(seq=1),
-        line(seq=2, rounding=10),
-        line(seq=3, operation="PREVOD Z UCTU", partner_bank="QQ"),
-    )
-    assert berka.accounts(rows) == ["cash", "berka:7", "rounding", "bank:QQ"]
 
 
 def test_rows_max_and_gzip(tmp_path: Path) -> None:

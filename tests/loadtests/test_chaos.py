@@ -24,11 +24,11 @@ from loadtests.chaos.judge import (
     check_errors,
     set_apart,
 )
+from loadtests.chaos.nemesis import MEMORY_GROWTH_MAX, grown
 from loadtests.chaos.plan import Phase, plan
-from loadtests.history.checks import check
-from loadtests.history.model import History, load_folder
+from loadtests.history.checks import CHECKS, check
+from loadtests.history.model import History, Verdict, load_folder
 from loadtests.history.recorder import Heard
-from loadtests.history.verdict import Verdict
 from tests.loadtests.stories import Ledger, Story, flagged, history
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -148,6 +148,17 @@ def test_errors(status: int, found: set[str]) -> None:
     assert flagged(verdict) == found
 
 
+def test_sizes_must_be_back() -> None:
+    """Memory may grow by so much, and sessions not at all."""
+    before = {"sessions": 10, "bytes of server 1": 1_000}
+    enough = int(1_000 * MEMORY_GROWTH_MAX)
+    assert grown(before, {"sessions": 10, "bytes of server 1": enough}) == []
+    assert grown(before, {"sessions": 11, "bytes of server 1": enough + 1}) == [
+        "sessions was 10 before the first fault and is 11 in the end",
+        f"bytes of server 1 was 1,000 before the first fault and is {enough + 1:,} in the end",
+    ]
+
+
 def test_what_was_never_seen_fails_a_long_run() -> None:
     """Each of the rare cases has to have happened, and each check has to have judged something."""
     verdict = Verdict()
@@ -254,7 +265,10 @@ async def test_lies_are_found(runs: dict[str, Started]) -> None:
     assert run.left_behind() == []
     [kept] = (run.reports / "chaos").iterdir()
     assert {"history.jsonl", "server-1.log", "server-2.log", "databases"} <= {path.name for path in kept.iterdir()}
-    found = "\n".join(violation.what for violation in check(load_folder(kept), ["C2", "C5"]).violations)
+    found = "\n".join(
+        violation.what
+        for violation in check(load_folder(kept), {name: CHECKS[name] for name in ("C2", "C5")}).violations
+    )
     for lie in (
         "which is not in the books",
         "was executed 2 times",

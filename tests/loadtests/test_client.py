@@ -112,14 +112,14 @@ async def test_retry_after_is_honoured() -> None:
 
 async def test_attempts_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     """
-    After the last attempt the error says what the last refusal was.
+    When its time is up a call says what the last refusal was.
     """
-    monkeypatch.setattr(client, "ATTEMPTS_MAX", 3)
+    monkeypatch.setattr(client, "CALL_SECONDS_MAX", 0.1)
     script = Script(*[problem(503, "overloaded")] * 9)
     async with script.called() as ledger:
         with pytest.raises(match="503 overloaded"):
             await ledger.call("POST", "/v1/transfers", {}, "k1")
-    assert len(script.sent) == 3
+    assert 1 <= len(script.sent) < 9
 
 
 async def test_a_wait_beyond_the_limit_is_not_begun() -> None:

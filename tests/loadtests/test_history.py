@@ -11,10 +11,9 @@ from hypothesis import strategies as st
 from loadtests.errors import NotRunError
 from loadtests.history import model
 from loadtests.history.__main__ import main
-from loadtests.history.checks import check
+from loadtests.history.checks import CHECKS, check
 from loadtests.history.model import History, load
 from loadtests.history.recorder import HistoryFullError, Recorder, outcome_of
-from loadtests.history.verdict import CHECKS
 from tests.loadtests.stories import Event, Ledger, Story, eventful, flagged, history
 
 Falsify = Callable[[list[Event]], object]
@@ -97,7 +96,6 @@ def accept_another(events: list[Event]) -> None:
 def without_faults(events: list[Event]) -> None:
     """Leave out all that tells of faults."""
     drop(events, event="mark")
-    drop(events, event="gauge")
 
 
 def fail(status: int, key: str, number: int = 0) -> Falsify:
@@ -240,8 +238,6 @@ FALSIFIED: list[tuple[str, str, Falsify]] = [
     ("H3", "held for nobody", read("c", held_out=21, available=79)),
     ("C8", "not back in time", lambda events: outcomes(events, key="k5")[0].update(event="unknown", status=503)),
     ("C8", "nothing sent afterwards", lambda events: only(events, name="faults_stopped")[0].update(at=1e6)),
-    ("C8", "memory that is not given back", lambda events: only(events, name="rss_bytes")[1].update(value=9000.0)),
-    ("C8", "a size not measured before", lambda events: drop(events, name="rss_bytes", value=1000.0)),
 ]
 
 
@@ -273,6 +269,8 @@ def test_every_check_is_tried() -> None:
     assert {name for name, _, _ in FALSIFIED} == set(CHECKS)
 
 
+# Those that need no faults.
+CALM = {name: each for name, each in CHECKS.items() if name != "C8"}
 Step = tuple[str, int, int, int, bool]
 # What, from and to which account, how much, and whether the answer is lost.
 step = st.tuples(
@@ -327,7 +325,7 @@ def told(script: list[Step]) -> list[Event]:
 @given(steps)
 def test_true_histories_pass(script: list[Step]) -> None:
     """Whatever is lost and repeated, a ledger that keeps its promises is not accused."""
-    assert check(history(told(script)), [name for name in CHECKS if name != "C8"]).violations == []
+    assert check(history(told(script)), CALM).violations == []
 
 
 @settings(deadline=None)
@@ -368,9 +366,8 @@ def test_a_file_cut_short_is_read_to_its_last_whole_line(tmp_path: Path) -> None
 @pytest.mark.parametrize(
     "lines",
     [
-        ['{"event":"begin","format":2,"clock":"one"}\n'],
-        ['{"event":"begin","format":1,"clock":"one"}\n', '{"event":"ok","op":7,"at":1.0,"status":200}\n'],
-        ['{"event":"begin","format":1,"clock":"one"}\n', '{"event":"sneeze"}\n'],
+        ['{"event":"mark","at":1.0,"name":"one"}\n', '{"event":"ok","op":7,"at":1.0,"status":200}\n'],
+        ['{"event":"sneeze"}\n'],
         ["not json\n"],
     ],
 )
@@ -381,8 +378,10 @@ def test_what_is_no_history_is_named(lines: list[str]) -> None:
 
 def test_a_full_file_takes_no_more(tmp_path: Path) -> None:
     """Nothing is sent that could not be noted."""
-    with Recorder(tmp_path / "h.jsonl", bytes_max=10) as recorder, pytest.raises(HistoryFullError):
+    with Recorder(tmp_path / "h.jsonl", bytes_max=10) as recorder:
         recorder.invoke("read", process="u1", path="/v1/accounts/a")
+        with pytest.raises(HistoryFullError):
+            recorder.invoke("read", process="u1", path="/v1/accounts/a")
 
 
 @pytest.mark.parametrize(

@@ -11,15 +11,13 @@ from hypothesis import strategies as st
 
 from loadtests.history.model import Operation
 from loadtests.history.recorder import Heard, Recorder
-from loadtests.kit import plan
-from loadtests.kit.catalogue import CALM, MEANINGS, SCENARIOS, SHAPES, STRICT, judge
-from loadtests.kit.plan import Limit, Plan
-from loadtests.kit.promises import accuracy, limit_of
-from loadtests.kit.shapes import KneeSearch, Step, users_at
+from loadtests.kit.catalogue import CALM, SCENARIOS, SHAPES, STRICT, judge
+from loadtests.kit.plan import KneeSearch, Limit, Plan, Step, users_at
+from loadtests.kit.promises import accuracy
 from loadtests.payers import Habits, Payer, Request
 
 LIMIT = Limit(quota=10, window=1, burst=20)
-USUAL = {**STRICT, **dict.fromkeys(CALM, 3.0), "error_rate": 0.0}
+USUAL = {**dict.fromkeys(STRICT, 0.0), **dict.fromkeys(CALM, 3.0), "error_rate": 0.0}
 
 
 def made(**changes: object) -> Plan:
@@ -37,11 +35,6 @@ def made(**changes: object) -> Plan:
         "folder": "reports/reads",
     }
     return Plan(**{**fields, **changes})  # type: ignore[arg-type]  # few, by name
-
-
-@pytest.mark.parametrize("limit", [None, LIMIT])
-def test_a_plan_is_read_as_it_was_told(limit: Limit | None) -> None:
-    assert plan.read(made(limit=limit).told()) == made(limit=limit)
 
 
 @given(st.sampled_from(["ramp", "spike", "soak"]), st.integers(1, 500), st.floats(1, 1e5), st.floats(0, 0.999))
@@ -84,21 +77,20 @@ def test_no_scenario_wants_what_is_not_measured() -> None:
             findings = judge(scenario, shape, {}, good)
             assert all(finding.met for finding in findings), scenario
             for name in (finding.name for finding in findings):
-                assert name in MEANINGS
                 figures = {other: figure for other, figure in good.items() if other != name}
                 assert not all(finding.met for finding in judge(scenario, shape, {}, figures))
 
 
 def test_a_bar_can_be_moved() -> None:
     """A missed one is named with figure and bar."""
-    asked = {"p99_ms": 2.5, "error_rate": 0.5, "one_first": 1.0}
+    asked = {"p99_ms": 2.5, "error_rate": 0.5, "one_first": 2.0}
     missed = [str(found) for found in judge("reads", "steady", asked, {**USUAL, "error_rate": 0.4}) if not found.met]
     assert missed == ["p99_ms is 3, bar <= 2.5: 99 of 100 answers came within so many milliseconds"]
 
 
 def sent(times: list[tuple[float, int]]) -> list[Operation]:
     """Return requests that took 10 ms, with their statuses."""
-    fields = ("one", "u1", "transfer", "", "k", "/v1/transfers", "{}")
+    fields = ("u1", "transfer", "", "k", "/v1/transfers", "{}")
     return [Operation(*fields, at, at + 0.01, status=status) for at, status in times]
 
 
@@ -116,22 +108,6 @@ def test_a_limit_that_is_not_kept() -> None:
     assert accuracy(LIMIT, sent([(0.0, 201)] * 22))["above_limit"] > 1
     assert accuracy(LIMIT, sent([(n / 30, 201 if n % 6 == 0 else 429) for n in range(300)]))["admitted_share"] < 0.9
     assert accuracy(LIMIT, []) == {}
-
-
-@pytest.mark.parametrize(
-    ("headers", "limit"),
-    [
-        ({"ratelimit-policy": '"default";q=100;w=60', "ratelimit": '"default";r=99;t=1'}, Limit(100, 60, 100)),
-        (
-            {"ratelimit-policy": '"default";q=5;w=1, "ledger";q=9;w=1', "ratelimit": '"default";r=19;t=1'},
-            Limit(5, 1, 20),
-        ),
-        ({"ratelimit-policy": '"default";q=100;w=60'}, None),
-        ({}, None),
-    ],
-)
-def test_a_key_tells_its_limit(headers: dict[str, str], limit: Limit | None) -> None:
-    assert limit_of(headers) == limit
 
 
 class _Chooser(Payer):

@@ -110,7 +110,7 @@ async def test_four_processes_at_once(empty: str, template: str) -> None:
 
 
 async def test_killed(empty: str, root: Path) -> None:
-    """One killed in the middle leaves nothing of that step behind, and nobody waits for it."""
+    """One killed in the middle leaves nothing behind, and nobody waits for it."""
     (root / "migrations" / f"{NEXT}_slow.sql").write_text("CREATE TABLE half_done (id integer); SELECT pg_sleep(60);")
     code = MIGRATE + "asyncio.run(migrate(sys.argv[1], pathlib.Path(sys.argv[2])))"
     child = await asyncio.create_subprocess_exec(sys.executable, "-c", code, empty, str(root))
@@ -119,9 +119,9 @@ async def test_killed(empty: str, root: Path) -> None:
         assert child.returncode is None
     child.kill()
     await child.wait()
-    assert await migrate(empty) == FIRST[APPLIED:]
+    assert not await there(empty, "transfers")
+    assert await migrate(empty) == FIRST
     assert not await there(empty, "half_done")
-    assert [row["number"] for row in (await contents(empty))["schema_migrations"]] == list(range(1, APPLIED + 1))
 
 
 async def test_another_is_at_it_for_long(empty: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -167,15 +167,14 @@ async def test_numbering(empty: str, root: Path, name: str) -> None:
 
 
 async def test_failing(empty: str, root: Path) -> None:
-    """A migration that fails says which it is and leaves nothing; those before it stay; mended, it is applied."""
+    """A migration that fails says which it is and leaves nothing, nor do those before it; mended, all are applied."""
     bad = root / "migrations" / f"{NEXT}_bad.sql"
     bad.write_text("CREATE TABLE half_done (id integer); SELECT 1 / 0;")
     with pytest.raises(MigrationError, match=f"{NEXT}_bad failed and was rolled back: division by zero"):
         await migrate(empty, root)
-    assert not await there(empty, "half_done")
-    assert [row["number"] for row in (await contents(empty))["schema_migrations"]] == list(range(1, APPLIED + 1))
+    assert not await there(empty, "transfers")
     bad.write_text("CREATE TABLE half_done (id integer);")
-    assert await migrate(empty, root) == [f"migration {NEXT}_bad", *FIRST[APPLIED:]]
+    assert await migrate(empty, root) == [*FIRST[:APPLIED], f"migration {NEXT}_bad", *FIRST[APPLIED:]]
     assert await there(empty, "half_done")
 
 

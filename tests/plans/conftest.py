@@ -115,3 +115,39 @@ async def held(large: Large) -> Large:
     await connection.execute("VACUUM (ANALYZE) accounts, transfer_progress")
     await connection.close()
     return large
+
+
+# Of a ledger with a feed: transfers, and rows of changes that are nobody's, at the end.
+TOLD = 20_000
+CHANGES = 500
+OUTBOX = """
+    INSERT INTO outbox (ledger_id, posted_at, transfers)
+    SELECT ledger_id, created_at, array_agg(id) FROM transfers GROUP BY ledger_id, created_at
+"""
+_CHANGED = """
+    INSERT INTO outbox (ledger_id, posted_at, account, change)
+    SELECT ledger_id, clock_timestamp(), id, account_event('account.updated', a) FROM accounts AS a LIMIT $1
+"""
+# Of other ledgers.
+_HEADS = """
+    WITH others AS (INSERT INTO ledgers (name) SELECT 'other-' || n FROM generate_series(1, 3000) AS n RETURNING id)
+    INSERT INTO feed_heads (ledger_id) SELECT id FROM others
+"""
+_RELAY = "SELECT FROM relay_outbox('0', '{}', 1000000, 1000000)"
+
+
+@pytest.fixture(scope="session")
+async def told(template: str) -> AsyncIterator[tuple[str, int]]:
+    """A database whose one ledger has a long feed, and that ledger."""
+    url = await create_database(template)
+    connection = await asyncpg.connect(url, server_settings={"search_path": "tallystick"})
+    ledger_id = await connection.fetchval("INSERT INTO ledgers (name) VALUES ('told') RETURNING id")
+    await fill(connection, ledger_id, accounts=1_000, transfers=TOLD)
+    await connection.execute(OUTBOX)
+    await connection.execute(_CHANGED, CHANGES)
+    await connection.execute(_RELAY)
+    await connection.execute(_HEADS)
+    await connection.execute("VACUUM (ANALYZE) outbox, feed, feed_accounts, feed_heads")
+    await connection.close()
+    yield url, ledger_id
+    await drop_database(template, url)

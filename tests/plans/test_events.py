@@ -1,64 +1,26 @@
 """Reading and relaying events take a page of rows out of indexes, however long the feed is."""
 
-from collections.abc import AsyncIterator
-
 import asyncpg
 import pytest
 
 from server.events.feed import ACCOUNT_MARGIN, EXAMINED_MAX
 from server.store.sessions import SESSION_SETTINGS
 from server.store.sql import query
+from tests.plans.conftest import CHANGES, OUTBOX, TOLD
 from tests.plans.plan import explain, session
 from tests.plans.test_requests import counters
-from tests.support.fill import BUSY, fill
-from tests.support.postgres import create_database, drop_database
+from tests.support.fill import BUSY
 
-TRANSFERS = 20_000
 PAGE = 100
 ALL = 1023
 # The feed's row, the transfer, and of an account the entry of its index; the heads; a page of ids that are unnested.
 EACH = 3
-# Rows of changes that are nobody's, at the end.
-CHANGES = 500
 OF_ACCOUNT = PAGE + ACCOUNT_MARGIN
-
-_OUTBOX = """
-    INSERT INTO outbox (ledger_id, posted_at, transfers)
-    SELECT ledger_id, created_at, array_agg(id) FROM transfers GROUP BY ledger_id, created_at
-"""
-_CHANGES = """
-    INSERT INTO outbox (ledger_id, posted_at, account, change)
-    SELECT ledger_id, clock_timestamp(), id, account_event('account.updated', a) FROM accounts AS a LIMIT $1
-"""
-# Of other ledgers.
-_HEADS = """
-    WITH others AS (INSERT INTO ledgers (name) SELECT 'other-' || n FROM generate_series(1, 3000) AS n RETURNING id)
-    INSERT INTO feed_heads (ledger_id) SELECT id FROM others
-"""
-_RELAY = "SELECT FROM relay_outbox('0', '{}', 1000000, 1000000)"
-
-
-@pytest.fixture(scope="module")
-async def told(template: str) -> AsyncIterator[tuple[str, int]]:
-    """A database whose one ledger has a long feed, and that ledger."""
-    url = await create_database(template)
-    connection = await asyncpg.connect(url, server_settings={"search_path": "tallystick"})
-    ledger_id = await connection.fetchval("INSERT INTO ledgers (name) VALUES ('told') RETURNING id")
-    await fill(connection, ledger_id, accounts=1_000, transfers=TRANSFERS)
-    await connection.execute(_OUTBOX)
-    await connection.execute(_CHANGES, CHANGES)
-    await connection.execute(_RELAY)
-    await connection.execute(_HEADS)
-    await connection.execute("VACUUM (ANALYZE) outbox, feed, feed_accounts, feed_heads")
-    await connection.close()
-    yield url, ledger_id
-    await drop_database(template, url)
-
 
 CASES = [
     pytest.param("event_page", (0, PAGE, ALL, PAGE), EACH * PAGE, id="first"),
-    pytest.param("event_page", (TRANSFERS // 2, PAGE, ALL, PAGE), EACH * PAGE, id="deep"),
-    pytest.param("event_page", (2 * TRANSFERS, PAGE, ALL, PAGE), 5, id="past the end"),
+    pytest.param("event_page", (TOLD // 2, PAGE, ALL, PAGE), EACH * PAGE, id="deep"),
+    pytest.param("event_page", (2 * TOLD, PAGE, ALL, PAGE), 5, id="past the end"),
     pytest.param("event_page", (0, EXAMINED_MAX, 2, PAGE), CHANGES + EACH * PAGE, id="of a rare type"),
     pytest.param("event_page", (0, PAGE, 512, PAGE), PAGE + 2, id="of a type there is not"),
     pytest.param("event_page", (0, EXAMINED_MAX, 3, PAGE), EACH * EXAMINED_MAX, id="of a common and a rare one"),
@@ -66,7 +28,7 @@ CASES = [
     pytest.param("event_page_of_account", (15_000, OF_ACCOUNT, ALL, PAGE, BUSY), 8 * OF_ACCOUNT, id="busy, deep"),
     pytest.param("event_page_of_account", (0, OF_ACCOUNT, ALL, PAGE, "other"), 8 * OF_ACCOUNT, id="quiet"),
     pytest.param("event_page_of_account", (0, OF_ACCOUNT, ALL, PAGE, "zebra"), 10, id="of an account there is not"),
-    pytest.param("event_page_of_account", (2 * TRANSFERS, OF_ACCOUNT, ALL, PAGE, BUSY), 10, id="nothing new"),
+    pytest.param("event_page_of_account", (2 * TOLD, OF_ACCOUNT, ALL, PAGE, BUSY), 10, id="nothing new"),
 ]
 
 
@@ -133,7 +95,7 @@ async def test_a_look_at_what_is_new(told: tuple[str, int]) -> None:
     try:
         async with reader.transaction(isolation="repeatable_read", readonly=True):
             await reader.fetchval("SELECT count(*) FROM ledgers")
-            await connection.execute(_OUTBOX)
+            await connection.execute(OUTBOX)
             await connection.execute("DELETE FROM outbox")
             since = await connection.fetchval("SELECT pg_snapshot_xmax(pg_current_snapshot())::text")
             plan = await explain(connection, "SELECT ctid FROM outbox WHERE transaction_id >= $1::text::xid8", (since,))

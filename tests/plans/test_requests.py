@@ -28,7 +28,7 @@ TOUCHES = re.compile(r"\b(?:FROM|JOIN|INSERT INTO|UPDATE) (?:accounts|transfers|
 # Arguments and variables of a function that are arrays, or arguments of one value, and their types.
 DECLARED = re.compile(r"\b(\w+) +(?:CONSTANT +)?(\w+\[\])|\b(p_\w+) +(\w+)")
 # Of the other variables those that stand in statements over tables.
-SINGLE = {"previews": "boolean", "merge": "jsonb", "due.holds": "bigint"}
+SINGLE = {"previews": "boolean", "merge": "jsonb", "due.holds": "bigint", "instant": "timestamptz"}
 
 
 def texts(function: str) -> tuple[str, str]:
@@ -106,6 +106,8 @@ async def arguments(connection: asyncpg.Connection, held: Large) -> dict[str, ob
         "before": [0] * ROWS,
         "p_ledger_id": held.ledger_id,
         "p_account": BUSY,
+        "p_at": datetime.now(UTC),
+        "instant": datetime.now(UTC),
         "merge": "{}",
         "due.holds": DUE,
     }
@@ -148,7 +150,15 @@ def test_functions_touch_tables_in_known_places() -> None:
     """The functions looked at are all that requests call, and what touches a table is cut out of each whole."""
     there = {path.stem for path in (sql_root() / "functions").glob("*.sql")}
     # No tables, and the relay, which test_events.py looks at.
-    assert there == {*FUNCTIONS, "ledger_clock", "account_event", "event_type", "transfer_text", "relay_outbox"}
+    assert there == {
+        *FUNCTIONS,
+        "ledger_clock",
+        "account_event",
+        "change_text",
+        "event_type",
+        "transfer_text",
+        "relay_outbox",
+    }
     for function in FUNCTIONS:
         cut = sum(len(TOUCHES.findall(statement)) for statement in statements(function))
         assert cut == len(TOUCHES.findall(texts(function)[1])) > 0, function
@@ -251,13 +261,29 @@ async def call_all(client: Client, large: Large) -> None:
         await call("GET", f"/v1/transfers?account={name}&limit=100")
         await call("GET", f"/v1/transfers?account={name}&reference=salary&limit=100")
         await call("GET", f"/v1/transfers?account={name}&kind=transfer&limit=50")
-    await call("GET", "/v1/accounts?prefix=account:0009&limit=100")
-    await call("GET", "/v1/transfers?limit=100")
-    await call("GET", "/v1/transfers?reference=order-3&limit=100")
-    await call("GET", "/v1/transfers?kind=hold&metadata.shop=7&limit=50")
-    await call("GET", "/v1/limits")
-    await call("GET", f"/v1/transfers/{large.middle_id}")
-    await call("GET", f"/v1/idempotency-keys/{first}")
+    for path in (
+        "accounts?prefix=account:0009&limit=100",
+        "transfers?limit=100",
+        "transfers?reference=order-3&limit=100",
+        "transfers?kind=hold&metadata.shop=7&limit=50",
+        "limits",
+        "integrity",
+        f"transfers/{large.middle_id}",
+        f"idempotency-keys/{first}",
+    ):
+        await call("GET", f"/v1/{path}")
+    for path in ("/v1/events", "/v1/events/stream"):
+        await call("GET", f"{path}?after=0")
+        await call("GET", f"{path}?after=0&account={SINK}&type=transfer.posted,account.updated")
+    webhooks = "/v1/webhook-endpoints"
+    await call("POST", webhooks, {"url": "http://127.0.0.1:1/"})
+    await call("GET", webhooks)
+    webhook = f"{webhooks}/{(await client.get(webhooks)).json['data'][0]['id']}"
+    for action in ("PATCH ", "POST /rotate-secret", "POST /test", "POST /replay", "DELETE "):
+        for path in ("", "/deliveries", "/undelivered"):
+            await call("GET", webhook + path)
+        method, _, path = action.partition(" ")
+        await call(method, webhook + path, {"from_position": 1} if path == "/replay" else {})
     for path in ("/livez", "/readyz", "/problems", "/problems/insufficient_funds"):
         await call("GET", path)
     unserved = {route.path for route in ROUTES if route.role is not None} - called

@@ -14,11 +14,11 @@ import pytest
 
 from server.process.embedded import EmbeddedServers
 from server.store.migrations import migrate
-from tests.api.steps import until
 from tests.process.home import Home, place
 from tests.support.client import Client
 from tests.support.command import Ended, call, run, start
 from tests.support.postgres import administer
+from tests.support.waiting import until
 
 CURL_SECONDS = 20.0
 

@@ -147,7 +147,7 @@ def test_sockets_move_out_of_an_unfit_path(place: Path, made: Path, name: str) -
     shutil.rmtree(moved)
 
 
-def test_a_frozen_server_is_named(place: Path) -> None:
+def test_a_frozen_server_is_named(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """
     A server that holds its socket and does not answer is named, after a bounded wait.
     """
@@ -155,6 +155,8 @@ def test_a_frozen_server_is_named(place: Path) -> None:
         assert servers.redis_pid is not None
         os.kill(servers.redis_pid, signal.SIGSTOP)
         try:
+            for name in ("ANSWER_SECONDS", "START_SECONDS"):
+                monkeypatch.setattr(f"server.process.embedded.valkey.{name}", 0.5)
             with pytest.raises(EmbeddedError, match=rf"\(process {servers.redis_pid}\) does not"):
                 EmbeddedServers.open(place / "data", postgres=False)
         finally:

@@ -130,7 +130,7 @@ async def test_out_of_memory(valkey: OwnValkey, client: RedisServer) -> None:
 
 async def test_read_only(valkey: OwnValkey, client: RedisServer, folder: Path) -> None:
     """A replica counts as away until it is promoted."""
-    primary = OwnValkey(folder)
+    primary = OwnValkey(folder, repl_diskless_sync_delay="0")
     primary.start()
     try:
         valkey.ask("REPLICAOF", "127.0.0.1", primary.port)

@@ -22,7 +22,7 @@ from tests.support.waiting import until
 # A machine busy with tests is not a server that is away.
 PATIENCE_SECONDS = 2.0
 # A quarantine to wait for, and longer than a test needs to look.
-SHORT_SECONDS = 4
+SHORT_SECONDS = 2
 RUN = b"ab12"
 # Turns of the event loop; reading the topology takes fewer.
 TICKS = 100

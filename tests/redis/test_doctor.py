@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from tests.support.command import run
+from tests.support.command import call, run
 from tests.support.valkey import OwnValkey
 from tests.support.valkey_cluster import OwnCluster
 
@@ -13,13 +13,13 @@ REMEDY = "check TALLYSTICK_REDIS_URL"
 async def test_one_server(valkey: OwnValkey, database_url: str) -> None:
     """It is well by either of its addresses, and at fault as a cluster, which it is not."""
     for url in (valkey.url, valkey.tcp_url):
-        end = await run("doctor", database_url=database_url, redis_url=url)
+        end = await call("doctor", database_url=database_url, redis_url=url)
         assert "ok    Redis\n" in end.out, end
     end = await run("doctor", database_url=database_url, redis_url=f"{valkey.tcp_url}?cluster=true")
     assert (end.code, end.err) == (1, "")
     assert f"{AWAY} as a cluster: {REMEDY}" in end.out
     valkey.stop()
-    end = await run("doctor", database_url=database_url, redis_url=valkey.tcp_url)
+    end = await call("doctor", database_url=database_url, redis_url=valkey.tcp_url)
     assert (end.code, end.err) == (1, "")
     assert f"{AWAY} (ConnectionError): {REMEDY}" in end.out
 

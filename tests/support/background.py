@@ -4,6 +4,7 @@ import asyncio
 import os
 import signal
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
 
@@ -45,17 +46,22 @@ class BackgroundProcess:
         log: File that takes its standard error.
 
         redis_url: Of Redis; without one it is away.
+
+        variables: Further ones of its environment.
     """
 
-    def __init__(self, database_url: str, log: Path, redis_url: str = NO_REDIS) -> None:
+    def __init__(
+        self, database_url: str, log: Path, redis_url: str = NO_REDIS, variables: Mapping[str, str] | None = None
+    ) -> None:
         self._log = log
         self._admin_port = free_port()
-        self._environment = environment(
+        self.environment = environment(
             {
                 "TALLYSTICK_DATABASE_URL": database_url,
                 "TALLYSTICK_REDIS_URL": redis_url,
                 "TALLYSTICK_REDIS_TIMEOUT_MS": str(REDIS_PATIENCE_MS),
                 "TALLYSTICK_ADMIN_PORT": str(self._admin_port),
+                **(variables or {}),
             }
         )
         self._child: asyncio.subprocess.Process | None = None
@@ -65,7 +71,7 @@ class BackgroundProcess:
         with self._log.open("ab") as log:
             self._child = await asyncio.create_subprocess_exec(
                 *(sys.executable, "-m", "server.cli", "background"),
-                env=self._environment,
+                env=self.environment,
                 stdout=asyncio.subprocess.DEVNULL,
                 stderr=log,
             )

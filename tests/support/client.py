@@ -70,7 +70,9 @@ class Client:
         if data is not None:
             fields.setdefault("Content-Type", "application/json")
         async with self.session.request(method, self.url + path, data=data, headers=fields) as response:
-            answer = Answer(response.status, response.headers, await response.read())
+            # A stream of events has no end.
+            body = b"" if response.content_type == "text/event-stream" else await response.read()
+            answer = Answer(response.status, response.headers, body)
         _check_declared(method, path, answer)
         return answer
 

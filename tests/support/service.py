@@ -31,8 +31,13 @@ STOP_SECONDS = 15.0
 BOUND_SECONDS = 5.0
 # A machine busy with tests is not a Redis that is away.
 REDIS_PATIENCE_MS = 2_000
+# A key of Fernet, and where webhooks may go: tests send to themselves.
+WEBHOOK_KEY = "a" * 42 + "A="
+LOOPBACK = "127.0.0.0/8"
 # Nobody listens there: the service does without Redis.
 NO_REDIS = "redis://127.0.0.1:1"
+# A limit that tests of other things do not meet.
+PLENTY = KeyLimit(1_000_000, 1, 1_000_000, 100_000)
 
 
 class Service(NamedTuple):
@@ -44,19 +49,17 @@ class Service(NamedTuple):
     session: aiohttp.ClientSession
     app: App | None = None
 
-    async def client(self, ledger: str, role: str = "admin") -> Client:
-        """Return a client with a new key of a ledger."""
-        return Client(self.session, self.url, await make_key(self.database_url, ledger, role))
+    async def client(self, ledger: str, role: str = "admin", limit: KeyLimit = PLENTY) -> Client:
+        """Return a client with a new key of a ledger, made on a connection that the service has already."""
+        if self.app is None:
+            return Client(self.session, self.url, await make_key(self.database_url, ledger, role, limit))
+        return Client(self.session, self.url, await create_key(self.app.database, ledger, role, limit))
 
     async def reads_snapshots(self) -> None:
         """Return when accounts are read out of its Redis, which must have been up for a while; it has been asked."""
         assert self.app is not None
         redis = self.app.redis
         await until(lambda: redis.serves_snapshots(b""), 2 * QUARANTINE_SECONDS)
-
-
-# A limit that tests of other things do not meet.
-PLENTY = KeyLimit(1_000_000, 1, 1_000_000, 100_000)
 
 
 async def make_key(database_url: str, ledger: str, role: str = "admin", limit: KeyLimit = PLENTY) -> str:
@@ -80,6 +83,8 @@ async def in_process(database_url: str, redis_url: str = NO_REDIS, **settings: o
         "anonymous_rate": "1000000/s",
         "anonymous_burst": 1_000_000,
         "redis_timeout_ms": REDIS_PATIENCE_MS,
+        "webhook_key": WEBHOOK_KEY,
+        "webhook_private_networks": LOOPBACK,
     }
     settings = {**patience, **settings}
     async with (

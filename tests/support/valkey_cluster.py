@@ -39,6 +39,7 @@ class OwnCluster:
                     cluster_node_timeout="1000",
                     cluster_require_full_coverage="no",
                     cluster_replica_validity_factor="0",
+                    repl_diskless_sync_delay="0",
                 )
             )
 

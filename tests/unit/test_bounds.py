@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from server.events import pages
+from server.events.webhooks import deliveries, endpoints, pruning, records, sender
 from server.gate import keys
 from server.http import admission, bulk_admission, limits, streams
 from server.ledger import accounts, posting, recent, row_locks, statements
@@ -34,12 +36,28 @@ CONSTANTS = {
     "pages of statements that are read at once": statements.PAGES_MAX,
     "long statements that are being sent": streams.STREAMS_MAX,
     "long statements of one ledger": streams.STREAMS_OF_LEDGER_MAX,
+    "requests that wait for events": streams.WAITING_MAX,
+    "requests of one ledger that wait for events": streams.WAITING_OF_LEDGER_MAX,
+    "streams of events": streams.EVENT_STREAMS_MAX,
+    "streams of events of one ledger": streams.EVENT_STREAMS_OF_LEDGER_MAX,
+    "pages of events that are read at once for those who have waited": pages.PAGES_MAX,
     "connections for trial balances": reports.REPORTS_MAX,
     "trial balances of one ledger that wait for their turn": reports.REPORT_WAITERS_MAX,
     "time a trial balance waits for its turn, and for a connection": reports.REPORT_WAIT_SECONDS,
     "time a trial balance takes": reports.REPORT_SECONDS,
     "time a statement waits for a connection": postgres.ACQUIRE_TIMEOUT_SECONDS,
     "time a posting or a change takes in all": posting.DEADLINE_SECONDS,
+    "webhook endpoints of a ledger": endpoints.ENDPOINTS_OF_LEDGER_MAX,
+    "tests of webhook endpoints at once": endpoints.TESTS_MAX,
+    "tests of one ledger's webhook endpoints at once": endpoints.TESTS_OF_LEDGER_MAX,
+    "webhook endpoints that are sent events at once": deliveries.WALKS_MAX,
+    "webhook endpoints at which events are tried again at once": deliveries.RETRYING_MAX,
+    "attempts to deliver again at one webhook endpoint at once": deliveries.RETRIES_AT_ONCE,
+    "time an attempt to deliver a webhook takes": sender.ATTEMPT_SECONDS,
+    "bytes of a webhook's answer that are read": sender.ANSWER_BYTES_MAX,
+    "names of webhooks that are looked up at once": sender.LOOKUPS_MAX,
+    "events that wait for a retry at one webhook endpoint": records.WAITING_MAX,
+    "attempts that are kept of one webhook endpoint": pruning.ATTEMPTS_KEPT,
     "commands to Redis that wait": redis.QUEUE_MAX,
 }
 

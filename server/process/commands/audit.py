@@ -4,7 +4,8 @@ import asyncio
 import time
 from pathlib import Path
 
-from server.ledger.audit import Finding, LedgerReport, audit
+from server.ledger.audit import LedgerReport, audit
+from server.ledger.audit_pages import Finding
 from server.process.commands.exits import complain, say
 from server.telemetry.metrics import AUDITED
 
@@ -71,8 +72,10 @@ def _print_report(report: LedgerReport) -> int:
     found = sum(finding.total for finding in report.findings)
     say(
         f"ledger {report.ledger}: {report.accounts:,} accounts, {report.transfers:,} transfers, "
-        f"{report.entries:,} entries, {report.holds:,} holds: {_findings(found)}"
+        f"{report.entries:,} entries, {report.holds:,} holds, {report.events:,} events: {_findings(found)}"
     )
+    if report.events:
+        say(f"  head of its chain: {report.events} {report.link.hex()}")
     for finding in report.findings:
         _print_finding(finding)
     return found

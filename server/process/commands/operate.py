@@ -1,8 +1,8 @@
-"""The commands migrate, keys, audit, doctor, export and import."""
+"""The commands migrate, keys, sinks, audit, doctor, export and import."""
 
 import argparse
 import re
-from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
@@ -36,7 +36,8 @@ from server.process.commands.keys import (
     revoke_whole_key,
     shown_key,
 )
-from server.process.commands.target import Target, migrate_target, open_target
+from server.process.commands.sinks import sinks_action
+from server.process.commands.target import Action, Target, migrate_target, open_target
 from server.settings import Loaded, Settings
 from server.store.postgres import Database
 from server.store.readiness import UNMIGRATED, explain_refusal
@@ -44,9 +45,6 @@ from server.telemetry.logs import configure_logs
 
 # The word that resets a limit of a key to the service's default.
 DEFAULT: Final = "default"
-
-# What is done of `keys`, once its words have been understood; it returns the exit code.
-Action = Callable[[Database], Awaitable[int]]
 
 T = TypeVar("T")
 
@@ -98,13 +96,28 @@ def _keys(loaded: Loaded, options: argparse.Namespace) -> int:
     except ValueError as error:
         return fail(str(error))
 
+    return _act(loaded.settings, act)
+
+
+def _sinks(loaded: Loaded, options: argparse.Namespace) -> int:
+    try:
+        _check_ledger(getattr(options, "ledger", None))
+        act = sinks_action(options)
+    except ValueError as error:
+        return fail(str(error))
+    return _act(loaded.settings, act)
+
+
+def _act(settings: Settings, act: Action) -> int:
+    """Do it on the database that the settings name, and return the exit code."""
+
     async def run(target: Target) -> int:
         if target.embedded:
-            await migrate_target(target, loaded.settings)
+            await migrate_target(target, settings)
         async with Database(target.database_url, posting_connections=1, reading_connections=1) as database:
             return await act(database)
 
-    with open_target(loaded.settings) as target:
+    with open_target(settings) as target:
         try:
             return _run(run(target))
         except UNMIGRATED as error:
@@ -280,6 +293,7 @@ def _import(loaded: Loaded, options: argparse.Namespace) -> int:
 COMMANDS = {
     "migrate": _migrate,
     "keys": _keys,
+    "sinks": _sinks,
     "audit": _audit,
     "doctor": _doctor,
     "export": _export,

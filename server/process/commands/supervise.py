@@ -13,6 +13,7 @@ from server.process.commands.demo import demo_key, welcome
 from server.process.commands.exits import OutputError, say
 from server.process.commands.serve import end_if_signalled
 from server.process.commands.target import Target, migrate_target, open_target
+from server.process.commands.webhook_key import webhook_key
 from server.process.connections import share_connections
 from server.process.supervisor import Supervisor, Values
 from server.settings import Loaded
@@ -72,6 +73,7 @@ def child_values(loaded: Loaded, target: Target, workers: int) -> Values:
     if target.redis_url is not None:
         values.setdefault("redis_url", target.redis_url)
     if target.embedded:
+        values.setdefault("webhook_key", webhook_key(Path(settings.data_dir)))
         posting, reading = settings.posting_connections, settings.reading_connections
         values["posting_connections"], values["reading_connections"] = share_connections(posting, reading, workers)
     return values

@@ -1,7 +1,7 @@
 """The database a command works on: the one that is named, or the embedded one, running already or started for it."""
 
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
@@ -9,6 +9,10 @@ from typing import NamedTuple
 from server.process.embedded import EmbeddedError, EmbeddedServers
 from server.settings import Settings
 from server.store.migrations import MigrationChangedError, migrate
+from server.store.postgres import Database
+
+# What a command does on a database, once its words have been understood; it returns the exit code.
+Action = Callable[[Database], Awaitable[int]]
 
 
 class Target(NamedTuple):

@@ -1,0 +1,142 @@
+"""The checks of the feed: what its readers were told, beside the books and beside what was answered."""
+
+import json
+from collections import Counter, defaultdict
+from typing import Any
+
+from loadtests.history.checks import by_key
+from loadtests.history.model import MOVING, Check, Entry, History, Row, Told, Verdict
+from loadtests.history.recorder import FAIL, OK
+
+# A ledger, and a transfer, an account or a key of it.
+Name = tuple[str, str]
+SIDES = ("source", "destination")
+# What a transfer that was posted is told as, by its kind.
+TYPES = {
+    "transfer": "transfer.posted",
+    "hold": "hold.created",
+    "capture": "hold.captured",
+    "void": "hold.voided",
+    "expiry": "hold.expired",
+    "reversal": "transfer.reversed",
+}
+REFUSED = "transfer.refused"
+POLL, STREAM, WEBHOOK = READERS = ("poll", "stream", "webhook")
+
+
+def check_readers(history: History, verdict: Verdict) -> None:
+    """F1. Judged of all that readers were told."""
+    first: dict[tuple[str, int], Told] = {}
+    positions: dict[tuple[str, str], list[int]] = defaultdict(list)
+    for told in history.told:
+        positions[told.reader, told.ledger].append(told.position)
+        known = first.setdefault((told.ledger, told.position), told)
+        if told[1:] != known[1:]:
+            verdict.flag(
+                "F1", f"{told} told to {told.reader} as {told.data}, is {known} {known.data} to {known.reader}"
+            )
+    # Of each ledger the last one.
+    heads = dict(sorted(first))
+    for reader in {told.reader for told in history.told}:
+        for ledger, head in heads.items():
+            verdict.judged["F1"] += 1
+            found, due = positions[reader, ledger], list(range(1, head + 1))
+            if missing := sorted(set(due) - set(found)):
+                count = f"{len(missing)} of {head} events of {ledger}"
+                verdict.flag("F1", f"{reader} was never told {count}, the first of them at {missing[0]}")
+            # What a webhook did not take is sent again, and so is what nobody knows whether it did.
+            elif reader != WEBHOOK and found != due:
+                wrong = next(n for n, position in enumerate(found, 1) if n != position)
+                verdict.flag("F1", f"{reader} of {ledger} was told {found[wrong - 1]} where {wrong} comes")
+
+
+def _events(history: History) -> list[tuple[Told, dict[str, Any]]]:
+    """Return the events of all ledgers in order, each once, with what they show."""
+    first = {(told.ledger, told.position): told for told in reversed(history.told)}
+    return [(told, json.loads(told.data)) for _, told in sorted(first.items())]
+
+
+def check_booked(history: History, verdict: Verdict) -> None:
+    """F2. Judged of the events, where the history has books and a feed."""
+    if not history.told or not history.accounts:
+        return
+    legs: dict[Name, list[Entry]] = defaultdict(list)
+    for entry in history.entries:
+        legs[entry.ledger, entry.transfer_id].append(entry)
+    rows = {(row.ledger, row.transfer_id): row for row in history.rows}
+    times: Counter[Name] = Counter()
+    versions: Counter[Name] = Counter()
+    for told, said in _events(history):
+        if told.type == REFUSED:
+            continue
+        verdict.judged["F2"] += 1
+        if told.type.startswith("account."):
+            shown: dict[str, int] = {said["id"]: said["version"]}
+        else:
+            name = told.ledger, told.subject
+            times[name] += 1
+            _check_transfer(told, said, rows.get(name), legs.get(name, []), verdict)
+            shown = {said[side]: said[f"{side}_version"] for side in SIDES}
+        for account, version in shown.items():
+            last = versions[told.ledger, account]
+            # What expires was gone before, and may leave the version as it is.
+            if version < last or (version == last and told.type != TYPES["expiry"]):
+                verdict.flag("F2", f"{told} has version {version} of {account}, behind {last}")
+            versions[told.ledger, account] = version
+    for name in {**rows, **legs}:
+        if times[name] != 1:
+            verdict.flag("F2", f"{name[1]}, of the books of {name[0]}, is told {times[name]} times")
+    for known in history.accounts:
+        last = versions[known.ledger, known.id]
+        if last != known.version:
+            verdict.flag("F2", f"{known.id} has version {known.version}; its events end with {last}")
+
+
+def _check_transfer(told: Told, said: dict[str, Any], row: Row | None, legs: list[Entry], verdict: Verdict) -> None:
+    """Compare what is told of a transfer with what the books have of it."""
+    if row is None and not legs:
+        verdict.flag("F2", f"{told} is not in the books")
+    fields = {name: said[name] or "" for name in ("kind", "parent", *SIDES, "amount", "created_at")}
+    if told.type != TYPES[said["kind"]] or (row and fields != {name: getattr(row, name) for name in fields}):
+        verdict.flag("F2", f"{told} is in the books as {row}")
+    done = {(leg.account, leg.amount, leg.version, leg.balance) for leg in legs}
+    due = {
+        (said[side], sign * said["amount"], said[f"{side}_version"], said[f"{side}_balance"])
+        for side, sign in zip(SIDES, (-1, 1), strict=True)
+        if said["kind"] in MOVING
+    }
+    if done != due:
+        verdict.flag("F2", f"{told} has the legs {sorted(done)} in the books")
+
+
+def check_told(history: History, verdict: Verdict) -> None:
+    """F3. Judged of requests that were answered for ever, where there is a feed."""
+    if not history.told:
+        return
+    shown: dict[Name, dict[str, Any]] = {}
+    refused: Counter[Name] = Counter()
+    for told, said in _events(history):
+        shown[told.ledger, told.subject] = said
+        refused[told.ledger, said.get("reference") or ""] += told.type == REFUSED
+    for (ledger, key), operations in by_key(history).items():
+        bound = [operation for operation in operations if operation.bound]
+        verdict.judged["F3"] += bool(bound)
+        for operation in bound:
+            answer = json.loads(operation.response) if operation.outcome == OK else {}
+            said = shown.get((ledger, operation.transfer_id), {})
+            if any(said.get(name) != value for name, value in answer.items()):
+                verdict.flag("F3", f"{key} was answered {answer}; {said} is told")
+        # What has a parent does not name its key.
+        if bound and not operations[0].parent:
+            due = all(operation.outcome == FAIL for operation in bound)
+            if refused[ledger, key] != due:
+                verdict.flag("F3", f"{key} is told as refused {refused[ledger, key]} times, not {due:d}")
+
+
+FEED_CHECKS = {
+    "F1": Check(
+        "each reader is told all events, in order and once, a webhook at least once, and the same", check_readers
+    ),
+    "F2": Check("the feed has all of the books, each once, every account's in the order of its versions", check_booked),
+    "F3": Check("what was answered for ever is told as it was answered, and what stays refused once", check_told),
+}

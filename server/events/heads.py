@@ -1,0 +1,234 @@
+"""Readers that wait for new events: one look at the database for all of them, however many there are."""
+
+import asyncio
+import logging
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from typing import Final
+
+from server.events.feed import Event, Feed
+from server.store.background import stop
+from server.store.coalescer import QueueFullError
+from server.store.errors import DatabaseError, StoreError
+
+# Seconds between two looks while somebody waits: half of what lies between two looks of the relay.
+LOOK_SECONDS: Final = 0.025
+# The same after one that failed.
+AWAY_SECONDS: Final = 1.0
+# Readers of a ledger that are woken at once, and seconds until the next ones are: some seven milliseconds of work, so
+# that the others of this worker are served between.
+WOKEN_MAX: Final = 100
+WOKEN_SECONDS: Final = 0.01
+# Events between two looks that are read once for all who wait for some of them: a page. Where there are more, those who
+# wait read for themselves.
+SHARED_MAX: Final = 100
+
+log = logging.getLogger(__name__)
+
+
+class Chosen:
+    """
+    Which events a reader wants.
+
+    Args:
+        types: Of `TYPES`; none means all.
+
+        account: Only what is about this account.
+    """
+
+    __slots__ = ("account", "types")
+
+    def __init__(self, types: Collection[str] = (), account: str | None = None) -> None:
+        self.types = frozenset(types)
+        self.account = account
+
+
+class Waiter:
+    """
+    A reader that waits.
+
+    Attributes:
+        position: Up to here there is nothing for it; moves on while it waits.
+
+        due: Whether it is going to be woken.
+
+        woken: Done when it is to go on: True where there may be something behind that position.
+    """
+
+    __slots__ = ("chosen", "due", "position", "woken")
+
+    def __init__(self, position: int, chosen: Chosen) -> None:
+        self.position = position
+        self.chosen = chosen
+        self.due = False
+        self.woken: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+
+    def wake(self, *, found: bool = True) -> None:
+        """Let it go on."""
+        if not self.woken.done():
+            self.woken.set_result(found)
+
+
+class _Ledger:
+    """A ledger that somebody waits for, and its newest position at the last look."""
+
+    __slots__ = ("position", "waiters")
+
+    def __init__(self) -> None:
+        self.position = -1
+        self.waiters: set[Waiter] = set()
+
+
+class Heads:
+    """
+    Knows when a ledger has new events. While nobody waits it asks nothing.
+
+    Who waits for all events is woken by a new position. For those who wait for some, new events are read once and told
+    apart here: a thousand readers, each of an account of its own, cost one page and not a thousand.
+
+    Args:
+        feed: Where the events are.
+
+    Attributes:
+        draining: Whether nobody is to wait any more.
+    """
+
+    def __init__(self, feed: Feed) -> None:
+        self._feed = feed
+        self._ledgers: dict[int, _Ledger] = {}
+        self._looking: asyncio.Task[None] | None = None
+        self.draining = False
+
+    @contextmanager
+    def waiting(self, ledger_id: int, position: int, chosen: Chosen) -> Iterator[Waiter]:
+        """Give a reader of a ledger, which has read up to *position*, what wakes it."""
+        waiter = Waiter(position, chosen)
+        if self.draining:
+            waiter.wake(found=False)
+            yield waiter
+            return
+        ledger = self._ledgers.get(ledger_id)
+        if ledger is None:
+            ledger = self._ledgers[ledger_id] = _Ledger()
+        elif ledger.position > position:
+            # It has read before that look.
+            waiter.wake()
+        ledger.waiters.add(waiter)
+        if self._looking is None:
+            self._looking = asyncio.create_task(self._look_on())
+        try:
+            yield waiter
+        finally:
+            ledger.waiters.discard(waiter)
+
+    def at(self, ledger_id: int, position: int) -> bool:
+        """Return whether that was the newest position at the last look, if somebody waits for the ledger."""
+        ledger = self._ledgers.get(ledger_id)
+        return ledger is not None and ledger.position == position
+
+    def drain(self) -> None:
+        """Wake all who wait; nobody waits from now on."""
+        self.draining = True
+        for ledger in self._ledgers.values():
+            for waiter in ledger.waiters:
+                waiter.wake(found=False)
+
+    async def close(self) -> None:
+        """Look no more."""
+        await stop(self._looking)
+
+    async def _look_on(self) -> None:
+        try:
+            while self._ledgers:
+                pause = LOOK_SECONDS
+                try:
+                    await self._look()
+                except (StoreError, DatabaseError, QueueFullError):
+                    # Said where it happened. Those who wait go on waiting, to the ends of their times.
+                    pause = AWAY_SECONDS
+                await asyncio.sleep(pause)
+                # Who was woken and waits again is back by now.
+                self._ledgers = {name: ledger for name, ledger in self._ledgers.items() if ledger.waiters}
+        except Exception:
+            log.exception("nobody looks for new events: the next one who waits begins again")
+        finally:
+            self._looking = None
+
+    async def _look(self) -> None:
+        heads = await self._feed.heads(list(self._ledgers))
+        for ledger_id, head in heads.items():
+            ledger = self._ledgers[ledger_id]
+            if head == ledger.position:
+                continue
+            before, ledger.position = ledger.position, head
+            due, choosing = [], []
+            for waiter in ledger.waiters:
+                if waiter.due or waiter.position == head:
+                    continue
+                # A position past the head is of a database that has been restored since.
+                if before < 0 or not before <= waiter.position < head or not _chooses(waiter.chosen):
+                    due.append(waiter)
+                else:
+                    choosing.append(waiter)
+            if choosing:
+                due += await self._told(ledger_id, before, head, choosing)
+            _wake(due)
+
+    async def _told(self, ledger_id: int, before: int, head: int, waiters: list[Waiter]) -> list[Waiter]:
+        """Return those for whom there is something between two positions, and move the others on."""
+        if head - before > SHARED_MAX:
+            return waiters
+        try:
+            page = await self._feed.page(ledger_id, before, SHARED_MAX)
+        except (StoreError, DatabaseError, QueueFullError):
+            # They read for themselves, and hear what is wrong.
+            return waiters
+        news = _News(page.events)
+        due = []
+        for waiter in waiters:
+            if page.next_after < head or news.has(waiter.chosen, waiter.position):
+                due.append(waiter)
+            else:
+                waiter.position = head
+        return due
+
+
+class _News:
+    """
+    Some events, by what readers choose them by.
+
+    Args:
+        events: In order.
+    """
+
+    def __init__(self, events: list[Event]) -> None:
+        self._of_types: dict[str, int] = {}
+        self._of_accounts: dict[str, list[Event]] = {}
+        for event in events:
+            self._of_types[event.type] = event.position
+            for account in event.accounts:
+                self._of_accounts.setdefault(account, []).append(event)
+
+    def has(self, chosen: Chosen, after: int) -> bool:
+        """Return whether something was chosen of what lies behind a position."""
+        if chosen.account is None:
+            return any(self._of_types.get(name, 0) > after for name in chosen.types)
+        return any(
+            event.position > after and (not chosen.types or event.type in chosen.types)
+            for event in self._of_accounts.get(chosen.account, ())
+        )
+
+
+def _wake(waiters: list[Waiter]) -> None:
+    """Wake some at once, and the others little by little."""
+    loop = asyncio.get_running_loop()
+    for number, waiter in enumerate(waiters):
+        waiter.due = True
+        if number < WOKEN_MAX:
+            waiter.wake()
+        else:
+            loop.call_later(number // WOKEN_MAX * WOKEN_SECONDS, waiter.wake)
+
+
+def _chooses(chosen: Chosen) -> bool:
+    return chosen.account is not None or bool(chosen.types)

@@ -1,0 +1,1 @@
+"""Sinks: brokers of operators, which are sent every event."""

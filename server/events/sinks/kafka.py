@@ -1,0 +1,119 @@
+"""
+Kafka: an idempotent producer, and a key for each account, so that its events stay in the order of their positions.
+
+A producer that has failed is thrown away: the numbers that it counts its batches by no longer fit the broker's.
+
+Imported only where a sink of this kind runs.
+"""
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any, Final
+
+from aiokafka import AIOKafkaProducer
+from aiokafka.errors import KafkaError, MessageSizeTooLargeError, RecordListTooLargeError
+
+from server.events.sinks.options import KafkaOptions
+from server.events.sinks.sink import (
+    CLOSE_SECONDS,
+    CONFIRM_SECONDS,
+    CONTENT_TYPE,
+    OPEN_SECONDS,
+    Message,
+    RefusedError,
+    listen_to,
+    password_of,
+    shown,
+    tls_context,
+    within,
+)
+
+# Milliseconds that one request may take: shorter than `CONFIRM_SECONDS`, so that a lost one can be repeated.
+REQUEST_MS: Final = 5_000
+# Bytes that leave as one batch of a partition: a fourth of what a broker takes unless it is told otherwise.
+BATCH_BYTES: Final = 256 * 1024
+
+
+class KafkaSink:
+    """
+    A topic.
+
+    Args:
+        options: Which, and how it is reached.
+    """
+
+    def __init__(self, options: KafkaOptions) -> None:
+        self._options = options
+        self._password: str | None = None
+        self._producer: AIOKafkaProducer | None = None
+
+    async def open(self) -> None:
+        """Connect, and learn what the producer is called by its cluster."""
+        listen_to("aiokafka")
+        options = self._options
+        self._password = password_of(options)
+        settings: dict[str, Any] = {}
+        if options.sasl is not None:
+            settings = {
+                "sasl_mechanism": options.sasl,
+                "sasl_plain_username": options.username,
+                "sasl_plain_password": self._password,
+            }
+        self._producer = AIOKafkaProducer(
+            bootstrap_servers=options.bootstrap.split(","),
+            client_id="tallystick",
+            security_protocol=("SASL_" if options.sasl else "") + ("SSL" if options.tls else "PLAINTEXT"),
+            ssl_context=tls_context(options),
+            acks="all",
+            enable_idempotence=True,
+            request_timeout_ms=REQUEST_MS,
+            max_batch_size=BATCH_BYTES,
+            **settings,
+        )
+        await within(OPEN_SECONDS, self._producer.start(), "cannot connect", (KafkaError,), self._password)
+
+    async def send(self, messages: Sequence[Message]) -> None:
+        """Return when all replicas that are in step have the messages."""
+        await within(CONFIRM_SECONDS, self._send(messages), "not confirmed", (KafkaError,), self._password)
+
+    async def _send(self, messages: Sequence[Message]) -> None:
+        sent: list[asyncio.Future[object]] = []
+        try:
+            for message in messages:
+                sent.append(await self._begin(message))  # noqa: PERF401 -- those before one that fails are kept
+            await asyncio.gather(*sent)
+        except (MessageSizeTooLargeError, RecordListTooLargeError) as error:
+            raise RefusedError(shown(f"larger than the topic takes: {error}", self._password)) from error
+        finally:
+            for future in sent:
+                # What nobody asks for is logged by asyncio.
+                if not future.cancel() and not future.cancelled():
+                    future.exception()
+
+    async def _begin(self, message: Message) -> "asyncio.Future[object]":
+        """Put a message behind those before it, and return what is done when it is confirmed."""
+        assert self._producer is not None, "it is open"
+        account = message.event.account
+        headers = [("content-type", CONTENT_TYPE), *((f"ce_{k}", v) for k, v in message.attributes.items())]
+        sent: asyncio.Future[object] = await self._producer.send(
+            self._options.topic,
+            message.body,
+            # A refusal may name no account. It goes to any partition.
+            key=account.encode() if account else None,
+            timestamp_ms=int(message.event.at.timestamp() * 1000),
+            headers=[(name, value.encode()) for name, value in headers],
+        )
+        return sent
+
+    async def close(self) -> None:
+        """Close the producer without what it has not sent."""
+        producer, self._producer = self._producer, None
+        if producer is None:
+            return
+        # `stop` would wait for as long as the broker is away, and go on trying.
+        producer._closed = True
+        sending = producer._sender.sender_task
+        if sending is not None:
+            sending.cancel()
+            await asyncio.wait([sending], timeout=CLOSE_SECONDS)
+        await asyncio.wait([asyncio.ensure_future(producer.client.close())], timeout=CLOSE_SECONDS)

@@ -1,0 +1,270 @@
+"""Endpoints of a ledger: made, read, changed and removed by its administrators."""
+
+from collections import Counter
+from datetime import UTC, datetime
+from typing import Final, NamedTuple
+from uuid import UUID
+
+import asyncpg
+import msgspec
+
+from server.events.feed import TYPES, Event, Feed, envelope
+from server.events.webhooks.secrets import Vault, new_secret
+from server.events.webhooks.sender import Answer, Message, Sender
+from server.ledger.ids import new_transfer_id
+from server.store.coalescer import QueueFullError
+from server.store.postgres import Database
+
+# Endpoints of a ledger: each is sent every event, and takes some connections and rows.
+ENDPOINTS_OF_LEDGER_MAX: Final = 50
+# Times that a place may be taken by somebody else while an endpoint is made.
+CREATE_ATTEMPTS_MAX: Final = 5
+# Seconds for which a secret signs beside the one that has followed it: time to bring the new one to all receivers.
+OVERLAP_SECONDS: Final = 86_400
+# Secrets that sign at once: who has lost a new one asks again, and the one in use must not be forgotten for that.
+SECRETS_MAX: Final = 5
+# Tests of endpoints that a worker makes at once, in all and for one ledger: each may take ten seconds.
+TESTS_MAX: Final = 32
+TESTS_OF_LEDGER_MAX: Final = 4
+# What an attempt does to an event: it has arrived, is tried again, is given up, or its endpoint is disabled.
+OUTCOMES: Final = ("delivered", "failed", "dead", "gone")
+
+
+class Endpoint(NamedTuple):
+    """An endpoint as the database has it."""
+
+    id: UUID
+    url: str
+    # As bits of `TYPES`; 0 is all of them.
+    types: int
+    description: str | None
+    # Why nothing is sent to it: `requested` or `gone`.
+    disabled: str | None
+    # Events up to here were sent, or wait for a retry.
+    position: int
+    replay: int
+    version: int
+    created_at: datetime
+    # Those that sign, newest first, encrypted.
+    secrets: list[bytes]
+
+    @property
+    def type_names(self) -> list[str]:
+        """The types of events that are sent; none means all."""
+        return [name for name, bit in TYPES.items() if self.types & bit]
+
+
+class Attempt(NamedTuple):
+    """What was tried."""
+
+    id: UUID
+    position: int
+    type: str
+    # The first is 1.
+    attempt: int
+    # One of `OUTCOMES`.
+    outcome: str
+    status: int | None
+    error: str | None
+    attempted_at: datetime
+    duration_ms: int
+    answer: bytes
+
+
+class Retry(NamedTuple):
+    """An event that has not arrived."""
+
+    position: int
+    attempts: int
+    attempted_at: datetime
+    # None where nothing is tried any more.
+    due_at: datetime | None
+
+
+class NotConfiguredError(Exception):
+    """There is no key to encrypt secrets under."""
+
+
+class EndpointNotFoundError(Exception):
+    """The ledger has no such endpoint."""
+
+
+class EndpointsFullError(Exception):
+    """The ledger has as many endpoints as it may."""
+
+
+class Change(NamedTuple):
+    """What to change of an endpoint; None leaves it as it is."""
+
+    url: str | None
+    types: int | None
+    # Whether there is a new description, which may be None.
+    describes: bool
+    description: str | None
+    enabled: bool | None
+
+
+class Endpoints:
+    """
+    The endpoints of ledgers. Every method may raise QueueFullError, StoreError or DatabaseError.
+
+    Args:
+        database: Where they are.
+
+        feed: Knows what ledgers are called.
+
+        vault: Encrypts their secrets; None where there is no key for them.
+
+        sender: Sends tests.
+    """
+
+    def __init__(self, database: Database, feed: Feed, vault: Vault | None, sender: Sender) -> None:
+        self._database = database
+        self._feed = feed
+        self._kept = vault
+        self._sender = sender
+        self._tests: Counter[int] = Counter()
+
+    @property
+    def _vault(self) -> Vault:
+        if self._kept is None:
+            raise NotConfiguredError
+        return self._kept
+
+    async def create(self, ledger_id: int, url: str, types: int, description: str | None) -> tuple[Endpoint, bytes]:
+        """
+        Make an endpoint that is sent what happens from now on, and return it with its secret.
+
+        Raises:
+            NotConfiguredError: It could not be given a secret.
+            EndpointsFullError: There are too many.
+        """
+        secret = new_secret()
+        sealed = self._vault.seal(secret)
+        for _ in range(CREATE_ATTEMPTS_MAX):
+            rows = await self._database.write_once(
+                "webhook_endpoint_create",
+                *(ledger_id, new_transfer_id(), url, types, description, sealed, ENDPOINTS_OF_LEDGER_MAX),
+            )
+            if rows:
+                return _endpoint(rows), secret
+            if len(await self.page(ledger_id, UUID(int=0), ENDPOINTS_OF_LEDGER_MAX)) == ENDPOINTS_OF_LEDGER_MAX:
+                raise EndpointsFullError
+        # Others took each place that was free: they are too many at once.
+        raise QueueFullError
+
+    async def page(self, ledger_id: int, after: UUID, limit: int) -> list[Endpoint]:
+        """Return up to *limit* endpoints behind the id *after*, in the order in which they were made."""
+        rows = await self._database.read("webhook_endpoint_page", ledger_id, after, limit)
+        return [Endpoint(*row.values()) for row in rows]
+
+    async def read(self, ledger_id: int, endpoint_id: UUID) -> Endpoint:
+        """
+        Return an endpoint.
+
+        Raises:
+            EndpointNotFoundError: There is none.
+        """
+        return _endpoint(await self._database.read("webhook_endpoint_read", ledger_id, endpoint_id))
+
+    async def change(self, ledger_id: int, endpoint_id: UUID, change: Change) -> Endpoint:
+        """
+        Change an endpoint and return it. Enabled again, it goes on where it was.
+
+        Raises:
+            EndpointNotFoundError: There is none.
+        """
+        return _endpoint(await self._database.write("webhook_endpoint_change", ledger_id, endpoint_id, *change))
+
+    async def delete(self, ledger_id: int, endpoint_id: UUID) -> None:
+        """
+        Remove an endpoint; what is on its way may still arrive there.
+
+        Raises:
+            EndpointNotFoundError: There is none.
+        """
+        if not await self._database.write_once("webhook_endpoint_delete", ledger_id, endpoint_id):
+            raise EndpointNotFoundError
+
+    async def rotate(self, ledger_id: int, endpoint_id: UUID) -> tuple[Endpoint, bytes]:
+        """
+        Give an endpoint a new secret and return both; the one before signs beside it for a day.
+
+        Raises:
+            NotConfiguredError: The secret could not be kept.
+            EndpointNotFoundError: There is none.
+        """
+        secret = new_secret()
+        arguments = (self._vault.seal(secret), OVERLAP_SECONDS, SECRETS_MAX)
+        rows = await self._database.write_once("webhook_endpoint_rotate", ledger_id, endpoint_id, *arguments)
+        return _endpoint(rows), secret
+
+    async def replay(self, ledger_id: int, endpoint_id: UUID, from_position: int) -> Endpoint:
+        """
+        Have an endpoint sent everything from a position on that it was sent already, and return it.
+
+        Raises:
+            EndpointNotFoundError: There is none.
+        """
+        rows = await self._database.write("webhook_endpoint_replay", ledger_id, endpoint_id, from_position)
+        return _endpoint(rows)
+
+    async def test(self, ledger_id: int, endpoint_id: UUID) -> Answer:
+        """
+        Send an endpoint a message that says nothing but that it is a test, also while it is disabled.
+
+        Raises:
+            NotConfiguredError, UnreadableSecretError: Nothing could be signed.
+            EndpointNotFoundError: There is none.
+            QueueFullError: Too many are being tested.
+        """
+        vault = self._vault
+        endpoint = await self.read(ledger_id, endpoint_id)
+        secrets = vault.open(endpoint.secrets)
+        ledger = await self._feed.ledger_name(ledger_id)
+        if self._tests.total() >= TESTS_MAX or self._tests[ledger_id] >= TESTS_OF_LEDGER_MAX:
+            raise QueueFullError
+        self._tests[ledger_id] += 1
+        try:
+            return await self._sender.send(endpoint.url, _test_message(ledger, endpoint_id), secrets)
+        finally:
+            self._tests[ledger_id] -= 1
+            self._tests += Counter()
+
+    async def attempts(self, ledger_id: int, endpoint_id: UUID, before: UUID, limit: int) -> list[Attempt]:
+        """
+        Return up to *limit* attempts of late before that of the id *before*, newest first.
+
+        Raises:
+            EndpointNotFoundError: There is no such endpoint.
+        """
+        rows = await self._database.read("webhook_attempt_page", ledger_id, endpoint_id, before, limit)
+        if not rows:
+            await self.read(ledger_id, endpoint_id)
+        return [Attempt(*row.values()) for row in rows]
+
+    async def undelivered(self, ledger_id: int, endpoint_id: UUID, after: int, limit: int) -> list[Retry]:
+        """
+        Return up to *limit* events behind the position *after* that have not arrived, in their order.
+
+        Raises:
+            EndpointNotFoundError: There is no such endpoint.
+        """
+        rows = await self._database.read("webhook_retry_page", ledger_id, endpoint_id, after, limit)
+        if not rows:
+            await self.read(ledger_id, endpoint_id)
+        return [Retry(*row.values()) for row in rows]
+
+
+def _endpoint(rows: list[asyncpg.Record]) -> Endpoint:
+    if not rows:
+        raise EndpointNotFoundError
+    return Endpoint(*rows[0].values())
+
+
+def _test_message(ledger: str, endpoint_id: UUID) -> Message:
+    """Return a message that no receiver takes for one that it has seen: its id is not that of an event."""
+    event = Event(0, "webhook.test", str(endpoint_id), (), datetime.now(UTC), b"{}")
+    message_id = f"{ledger}/test-{new_transfer_id()}"
+    body = {**msgspec.json.decode(envelope(event, ledger)), "id": message_id}
+    return Message(message_id, msgspec.json.encode(body))

@@ -1,0 +1,64 @@
+"""Work on many things, a few at a time: each by itself, in turn, so that a slow one holds up no other."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Hashable
+from typing import Final, Generic, TypeVar
+
+from server.store.background import stop
+
+# Seconds in which turns may end by themselves: what is cut off is done again. Whoever ends them waits for a second.
+GRACE_SECONDS: Final = 0.4
+
+Key = TypeVar("Key", bound=Hashable)
+
+
+class Turns(Generic[Key]):
+    """
+    Gives turns to keys that have work.
+
+    Args:
+        work: Does a turn's worth of work on a key, which is bounded, and returns whether there is more. It raises
+            nothing.
+
+        turns_max: Keys that are worked on at once.
+    """
+
+    def __init__(self, work: Callable[[Key], Awaitable[bool]], turns_max: int) -> None:
+        self._work = work
+        self._turns_max = turns_max
+        self._running: dict[Key, asyncio.Task[None]] = {}
+        # In the order in which they came. As many as there are keys, each once.
+        self._waiting: dict[Key, None] = {}
+
+    def ask(self, key: Key) -> None:
+        """Ask for a turn; a key that has one now gets another one after it."""
+        self._waiting[key] = None
+        self._begin()
+
+    async def close(self) -> None:
+        """End all turns; those that end by themselves at once may."""
+        self._waiting.clear()
+        if self._running:
+            await asyncio.wait(self._running.values(), timeout=GRACE_SECONDS)
+        await stop(*self._running.values())
+        # A turn that had not begun has not ended either.
+        self._running.clear()
+
+    def _begin(self) -> None:
+        if len(self._running) >= self._turns_max:
+            return
+        for key in [key for key in self._waiting if key not in self._running]:
+            if len(self._running) >= self._turns_max:
+                return
+            del self._waiting[key]
+            self._running[key] = asyncio.create_task(self._turn(key))
+
+    async def _turn(self, key: Key) -> None:
+        more = False
+        try:
+            more = await self._work(key)
+        finally:
+            self._running.pop(key, None)
+            if more:
+                self._waiting[key] = None
+            self._begin()

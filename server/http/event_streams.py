@@ -1,0 +1,140 @@
+"""The handler that streams events: server-sent events, as browsers read them (HTML, section 9.2)."""
+
+import asyncio
+import random
+import time
+from collections.abc import AsyncGenerator
+from functools import partial
+from typing import Final
+
+from server.events.heads import AWAY_SECONDS, Chosen
+from server.events.pages import Page
+from server.gate.keys import Authenticator
+from server.http.amounts import as_strings
+from server.http.call import Call
+from server.http.headers import NO_STORE, header
+from server.http.problems import Problem, invalid
+from server.http.query import EventStreamQuery, whole_number
+from server.http.reading import Reading, Readings
+from server.http.reply import Reply, StreamedReply
+from server.http.streams import EventStreams
+from server.ledger.limits import PAGE_MAX
+from server.store.coalescer import QueueFullError
+from server.store.errors import DatabaseError, StoreError
+
+EVENT_STREAM: Final = b"text/event-stream; charset=utf-8"
+# Seconds of silence after which a comment is sent: balancers and clients take what is silent for longer to be dead.
+SILENCE_SECONDS: Final = 15.0
+# Seconds that a stream lives, at least and at most: after a deploy they all come back at once, to whatever worker was
+# there first, and are spread again by this.
+LIFE_SECONDS: Final = (600.0, 1_200.0)
+# Seconds between two looks whether the key of a stream is still good.
+KEY_SECONDS: Final = 30.0
+# Milliseconds after which a client comes back, at least and at most: a worker ends all of its streams at once.
+RETRY_MS: Final = (250, 1_250)
+# For nginx, which otherwise reads ahead of a slow client, onto its disk.
+_UNBUFFERED: Final = header("X-Accel-Buffering", "no")
+
+
+class EventStreamHandlers:
+    """
+    The handler of streams of events.
+
+    Args:
+        readings: Reads for requests.
+
+        authenticator: Knows whether a key is still good.
+
+        streams: Counts the streams.
+    """
+
+    def __init__(self, readings: Readings, authenticator: Authenticator, streams: EventStreams) -> None:
+        self._readings = readings
+        self._authenticator = authenticator
+        self._streams = streams
+
+    async def stream_events(self, call: Call, query: EventStreamQuery) -> Reply:
+        """Answer with the events behind a position, and with each new one when it is there."""
+        after = _resumed(call, query.after)
+        reading = self._readings.open(call, PAGE_MAX, Chosen(query.types, query.account))
+        page = await reading.begin(after)
+        pieces = None
+        ended = None
+        if call.method != "HEAD":
+            self._streams.enter(call.ledger_id)
+            ended = partial(self._streams.leave, call.ledger_id)
+            pieces = self._pieces(call, reading, page, after)
+        reply = StreamedReply(pieces, ended, content_type=EVENT_STREAM, headers=NO_STORE + _UNBUFFERED)
+        if call.head.amounts_as_strings:
+            reply.change(as_strings)
+        # It ends when the worker does, so that the client comes back to another one.
+        reply.keep_alive = False
+        return reply
+
+    async def _pieces(self, call: Call, reading: Reading, read: Page | None, told: int) -> AsyncGenerator[bytes, None]:
+        """
+        Make the pieces of a stream. It ends whole: its client comes back.
+
+        Args:
+            read: The first page.
+
+            told: The position that the client knows.
+        """
+        now = time.monotonic()
+        ends, proved, spoke = now + random.uniform(*LIFE_SECONDS), now, now  # noqa: S311 -- jitter, not a secret
+        yield b"retry: %d\n\n" % random.randint(*RETRY_MS)  # noqa: S311 -- the same
+        more = False
+        while True:
+            if read is not None:
+                if read.events:
+                    told = read.events[-1].position
+                    yield _blocks(read)
+                    spoke = time.monotonic()
+                more = read.next_after < read.head
+                # It is not kept while nothing happens.
+                read = None
+            if time.monotonic() - spoke >= SILENCE_SECONDS:
+                told = reading.after
+                # An id without data is no event, but clients keep it and read on from there.
+                yield b": waiting\nid: %d\n\n" % told
+                spoke = time.monotonic()
+            if reading.ending or time.monotonic() >= ends:
+                break
+            try:
+                if time.monotonic() - proved >= KEY_SECONDS:
+                    if await self._authenticator.authenticate(call.token) is None:
+                        break
+                    proved = time.monotonic()
+                if more or await reading.wait(max(0.0, min(spoke + SILENCE_SECONDS, ends) - time.monotonic())):
+                    read = await reading.read_on()
+            except (StoreError, QueueFullError, DatabaseError):
+                # A browser that came back now would hear 503 and give up.
+                await asyncio.sleep(AWAY_SECONDS)
+            except Problem:
+                # The database is one that was restored: it comes back and hears that.
+                break
+        if reading.after > told:
+            yield b"id: %d\n\n" % reading.after
+
+
+def _resumed(call: Call, after: int) -> int:
+    """
+    Return the position that a stream begins behind: a client that comes back names the last one that it was sent.
+
+    Raises:
+        Problem: What it names is none.
+    """
+    last = call.headers.get("Last-Event-ID")
+    if last is None:
+        return after
+    try:
+        return whole_number(last)
+    except ValueError as error:
+        raise invalid("Last-Event-ID", str(error)) from None
+
+
+def _blocks(page: Page) -> bytes:
+    return b"".join(
+        b"id: %d\nevent: %b\ndata: %b\n\n" % (event.position, event.type.encode(), envelope)
+        for event, envelope in zip(page.events, page.envelopes, strict=True)
+    )

@@ -1,0 +1,341 @@
+"""Handlers of webhook endpoints."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Annotated, Final, Literal
+from uuid import UUID
+
+import msgspec
+from msgspec import UNSET, Meta, UnsetType
+
+from server.events.feed import TYPES
+from server.events.webhooks.addresses import URL_LENGTH_MAX, Destinations
+from server.events.webhooks.endpoints import (
+    Attempt,
+    Change,
+    Endpoint,
+    EndpointNotFoundError,
+    Endpoints,
+    EndpointsFullError,
+    NotConfiguredError,
+    Retry,
+)
+from server.events.webhooks.secrets import UnreadableSecretError, shown
+from server.http.call import Call
+from server.http.cursors import Version, read_cursor
+from server.http.headers import NO_STORE
+from server.http.listing import page
+from server.http.models import Description, Strict
+from server.http.problems import Problem, invalid
+from server.http.query import PageSize, Query
+from server.http.render import instant
+from server.http.reply import Reply
+from server.ledger.limits import BALANCE_MAX, PAGE_DEFAULT
+
+EventType = Literal[
+    "transfer.posted",
+    "transfer.refused",
+    "hold.created",
+    "hold.captured",
+    "hold.voided",
+    "hold.expired",
+    "transfer.reversed",
+    "account.created",
+    "account.updated",
+    "account.closed",
+]
+Url = Annotated[str, Meta(min_length=1, max_length=URL_LENGTH_MAX, examples=["https://example.com/webhooks"])]
+Types = Annotated[list[EventType], Meta(max_length=len(TYPES), description="Empty for all.")]
+
+# Edges of ids.
+_ID_MIN: Final = UUID(int=0)
+_ID_MAX: Final = UUID(int=2**128 - 1)
+
+_encode = msgspec.json.Encoder().encode
+
+
+class WebhookCreate(Strict, kw_only=True):
+    """An endpoint to make."""
+
+    url: Url
+    types: Types = msgspec.field(default_factory=list)
+    description: Description | None = None
+
+
+class WebhookPatch(Strict, kw_only=True):
+    """What to change of an endpoint; enabled again, it goes on where it was."""
+
+    url: Url | UnsetType = UNSET
+    types: Types | UnsetType = UNSET
+    description: Description | UnsetType | None = UNSET
+    state: Literal["enabled", "disabled"] | UnsetType = UNSET
+
+
+class WebhookReplay(Strict, kw_only=True):
+    """From which event on an endpoint is sent again what it was sent already."""
+
+    from_position: Annotated[int, Meta(ge=1, le=BALANCE_MAX)]
+
+
+class WebhookAction(Strict, kw_only=True):
+    """What is done with an endpoint: there is nothing to say of it."""
+
+
+class WebhooksQuery(Query, kw_only=True, frozen=True):
+    """Parameters of lists."""
+
+    limit: PageSize = PageSize(PAGE_DEFAULT)
+    cursor: str | None = None
+
+
+class WebhookBody(msgspec.Struct, gc=False):
+    """An endpoint."""
+
+    id: str
+    url: str
+    # None is all of them.
+    types: list[str]
+    description: str | None
+    # `enabled` or `disabled`; then the reason is `requested`, or `gone` where it has answered 410.
+    state: str
+    disabled_reason: str | None
+    # Events up to here were sent, or wait for a retry.
+    position: int
+    created_at: str
+
+
+class WebhookSecretBody(WebhookBody, kw_only=True, gc=False):
+    """An endpoint with its secret, which is shown once."""
+
+    secret: str
+
+
+class WebhookDeleted(msgspec.Struct, gc=False):
+    """An endpoint that is there no more."""
+
+    id: str
+    deleted: bool = True
+
+
+class WebhookTested(msgspec.Struct, gc=False):
+    """What came of a test."""
+
+    delivered: bool
+    # One of the two.
+    status: int | None
+    error: str | None
+    duration_ms: int
+    # Its first bytes.
+    answer: str
+
+
+class DeliveryBody(msgspec.Struct, gc=False):
+    """An attempt to deliver an event."""
+
+    position: int
+    type: str
+    # The first is 1.
+    attempt: int
+    # `delivered`, `failed` (it is tried again), `dead` (it is given up) or `gone` (the endpoint was disabled).
+    outcome: str
+    status: int | None
+    error: str | None
+    attempted_at: str
+    duration_ms: int
+    answer: str
+
+
+class UndeliveredBody(msgspec.Struct, gc=False):
+    """An event that has not arrived."""
+
+    position: int
+    # `waiting` or `dead`.
+    state: str
+    attempts: int
+    attempted_at: str
+    next_attempt_at: str | None
+
+
+class WebhookHandlers:
+    """
+    Handlers of webhook endpoints.
+
+    Args:
+        endpoints: Keeps them.
+
+        destinations: Says where they may be.
+    """
+
+    def __init__(self, endpoints: Endpoints, destinations: Destinations) -> None:
+        self._endpoints = endpoints
+        self._destinations = destinations
+
+    async def create_endpoint(self, call: Call, body: WebhookCreate) -> Reply:
+        """Make an endpoint, and tell its secret."""
+        self._check_url(body.url)
+        with _refusals():
+            made = await self._endpoints.create(call.ledger_id, body.url, _bits(body.types), body.description)
+        return _told(201, *made)
+
+    async def list_endpoints(self, call: Call, query: WebhooksQuery) -> Reply:
+        """List the endpoints of the ledger in the order in which they were made."""
+        after = _ID_MIN if query.cursor is None else read_cursor(query.cursor, UUID)
+        found = await self._endpoints.page(call.ledger_id, after, query.limit + 1)
+        return page(found, query.limit, _shown, lambda endpoint: endpoint.id)
+
+    async def get_endpoint(self, call: Call, _query: Query) -> Reply:
+        """Read an endpoint."""
+        with _refusals():
+            return Reply(200, _shown(await self._endpoints.read(call.ledger_id, _named(call))))
+
+    async def patch_endpoint(self, call: Call, body: WebhookPatch) -> Reply:
+        """Change an endpoint."""
+        if body.url is not UNSET:
+            self._check_url(body.url)
+        change = Change(
+            None if body.url is UNSET else body.url,
+            None if body.types is UNSET else _bits(body.types),
+            body.description is not UNSET,
+            None if body.description is UNSET else body.description,
+            None if body.state is UNSET else body.state == "enabled",
+        )
+        with _refusals():
+            return Reply(200, _shown(await self._endpoints.change(call.ledger_id, _named(call), change)))
+
+    async def delete_endpoint(self, call: Call, _body: WebhookAction) -> Reply:
+        """Remove an endpoint."""
+        endpoint_id = _named(call)
+        with _refusals():
+            await self._endpoints.delete(call.ledger_id, endpoint_id)
+        return Reply(200, _encode(WebhookDeleted(str(endpoint_id))))
+
+    async def rotate_secret(self, call: Call, _body: WebhookAction) -> Reply:
+        """Give an endpoint a new secret, and tell it."""
+        with _refusals():
+            return _told(200, *await self._endpoints.rotate(call.ledger_id, _named(call)))
+
+    async def try_endpoint(self, call: Call, _body: WebhookAction) -> Reply:
+        """Send an endpoint a test, and tell what came of it."""
+        # It may take seconds, in which nothing of this service is used.
+        call.release_place()
+        with _refusals():
+            answer = await self._endpoints.test(call.ledger_id, _named(call))
+        tested = WebhookTested(answer.delivered, answer.status, answer.error, answer.duration_ms, _text(answer.body))
+        return Reply(200, _encode(tested))
+
+    async def replay_endpoint(self, call: Call, body: WebhookReplay) -> Reply:
+        """Have an endpoint sent again what it was sent already."""
+        with _refusals():
+            moved = await self._endpoints.replay(call.ledger_id, _named(call), body.from_position)
+        return Reply(200, _shown(moved))
+
+    async def list_deliveries(self, call: Call, query: WebhooksQuery) -> Reply:
+        """List what was tried lately, newest first."""
+        before = _ID_MAX if query.cursor is None else read_cursor(query.cursor, UUID)
+        with _refusals():
+            found = await self._endpoints.attempts(call.ledger_id, _named(call), before, query.limit + 1)
+        return page(found, query.limit, _delivery, lambda attempt: attempt.id)
+
+    async def list_undelivered(self, call: Call, query: WebhooksQuery) -> Reply:
+        """List the events that have not arrived, in their order."""
+        after = 0 if query.cursor is None else read_cursor(query.cursor, Version)
+        with _refusals():
+            found = await self._endpoints.undelivered(call.ledger_id, _named(call), after, query.limit + 1)
+        return page(found, query.limit, _undelivered, lambda retry: retry.position)
+
+    def _check_url(self, url: str) -> None:
+        try:
+            self._destinations.check_url(url)
+        except ValueError as error:
+            raise invalid("/url", str(error)) from None
+
+
+@contextmanager
+def _refusals() -> Iterator[None]:
+    """
+    Say no as the endpoints do.
+
+    Raises:
+        Problem: They do.
+    """
+    try:
+        yield
+    except EndpointNotFoundError:
+        raise Problem("webhook_endpoint_not_found") from None
+    except EndpointsFullError:
+        raise Problem("webhook_endpoints_full") from None
+    except (NotConfiguredError, UnreadableSecretError):
+        raise Problem("webhooks_not_configured") from None
+
+
+def _named(call: Call) -> UUID:
+    """
+    Return the id in the path.
+
+    Raises:
+        Problem: It is none.
+    """
+    try:
+        return UUID(call.names[0])
+    except ValueError:
+        raise Problem("webhook_endpoint_not_found") from None
+
+
+def _bits(types: list[EventType]) -> int:
+    return sum(TYPES[name] for name in set(types))
+
+
+def _body(endpoint: Endpoint) -> WebhookBody:
+    return WebhookBody(
+        str(endpoint.id),
+        endpoint.url,
+        endpoint.type_names,
+        endpoint.description,
+        "enabled" if endpoint.disabled is None else "disabled",
+        endpoint.disabled,
+        endpoint.position,
+        instant(endpoint.created_at),
+    )
+
+
+def _shown(endpoint: Endpoint) -> bytes:
+    return _encode(_body(endpoint))
+
+
+def _told(status: int, endpoint: Endpoint, secret: bytes) -> Reply:
+    """Return the reply that shows a secret."""
+    body = WebhookSecretBody(**msgspec.structs.asdict(_body(endpoint)), secret=shown(secret))
+    return Reply(status, _encode(body), headers=NO_STORE)
+
+
+def _delivery(attempt: Attempt) -> bytes:
+    return _encode(
+        DeliveryBody(
+            attempt.position,
+            attempt.type,
+            attempt.attempt,
+            attempt.outcome,
+            attempt.status,
+            attempt.error,
+            instant(attempt.attempted_at),
+            attempt.duration_ms,
+            _text(attempt.answer),
+        )
+    )
+
+
+def _undelivered(retry: Retry) -> bytes:
+    return _encode(
+        UndeliveredBody(
+            retry.position,
+            "dead" if retry.due_at is None else "waiting",
+            retry.attempts,
+            instant(retry.attempted_at),
+            None if retry.due_at is None else instant(retry.due_at),
+        )
+    )
+
+
+def _text(answer: bytes) -> str:
+    """Return the beginning of an answer as text, whatever bytes it is."""
+    return answer.decode(errors="replace")

@@ -1,0 +1,132 @@
+"""Rounds of the auditor: how far it has come in each ledger, and what it has found."""
+
+from datetime import UTC, datetime
+from typing import Final, NamedTuple
+
+import msgspec
+
+from server.ledger.audit_pages import Finding, Page, Place, add
+from server.store.postgres import Database
+
+
+class Round(msgspec.Struct):
+    """One way through a ledger; `place` is null when it is done, `finished_at` until then."""
+
+    started_at: datetime
+    rows: int = 0
+    findings: list[Finding] = msgspec.field(default_factory=list)
+    place: Place | None = None
+    finished_at: datetime | None = None
+
+    @property
+    def total(self) -> int:
+        """How many errors it has found."""
+        return sum(finding.total for finding in self.findings)
+
+    def take(self, page: Page) -> None:
+        """Add what a page has shown; behind the last one the round is done."""
+        found = {finding.kind: finding for finding in self.findings}
+        add(found, page.findings.values())
+        self.findings = list(found.values())
+        self.rows += page.rows
+        self.place = page.next
+        if page.next is None:
+            self.finished_at = datetime.now(UTC)
+
+
+class Visit(msgspec.Struct):
+    """A ledger whose round is under way, as it was read: `revision` tells whether another auditor was there since."""
+
+    ledger_id: int
+    revision: int
+    running: Round
+    last: Round | None
+
+    @property
+    def findings(self) -> int:
+        """What is known to be wrong: what a round has found stands until a later one has looked everywhere."""
+        if self.last is None or self.running.finished_at is not None:
+            return self.running.total
+        return max(self.running.total, self.last.total)
+
+
+class Integrity(NamedTuple):
+    """What there is to say of a ledger: the head of its chain, and the auditor's rounds."""
+
+    position: int
+    link: bytes
+    # The latest instant of its events.
+    at: datetime | None
+    running: Round | None
+    last: Round | None
+
+
+class Total(NamedTuple):
+    """Over all ledgers: errors that are known, and seconds since the one that waits longest was checked."""
+
+    findings: int
+    age_seconds: float
+
+
+_encode: Final = msgspec.json.Encoder().encode
+_decode: Final = msgspec.json.Decoder(Round).decode
+
+
+def _round(text: str | None) -> Round | None:
+    return None if text is None else _decode(text)
+
+
+class Rounds:
+    """
+    Keeps rounds. Every method may raise StoreError, QueueFullError or DatabaseError.
+
+    Args:
+        database: Where they are.
+    """
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def next(self, after: int, rest_seconds: float) -> Visit | None:
+        """
+        Return the next ledger behind *after* with a round under way or to be begun, or None.
+
+        Args:
+            rest_seconds: Between the beginnings of two rounds of a ledger.
+        """
+        rows = await self._database.read("audit_round_next", after, rest_seconds)
+        if not rows:
+            return None
+        (row,) = rows
+        running = _round(row["running"]) or Round(datetime.now(UTC), place=Place())
+        return Visit(row["id"], row["revision"], running, _round(row["last"]))
+
+    async def save(self, visit: Visit) -> bool:
+        """Keep how far a visit has come; False where another auditor was there since it was read."""
+        running = visit.running
+        text = _encode(running).decode()
+        done = running.finished_at is not None
+        kept = await self._database.write(
+            "audit_round_save",
+            visit.ledger_id,
+            visit.revision,
+            running.started_at,
+            running.finished_at,
+            visit.findings,
+            None if done else text,
+            text if done else None,
+        )
+        if kept:
+            visit.revision = kept[0]["revision"]
+        return bool(kept)
+
+    async def read(self, ledger_id: int) -> Integrity:
+        """Return what there is to say of a ledger."""
+        (row,) = await self._database.read("audit_round_read", ledger_id)
+        rounds = (_round(row["running"]), _round(row["last"]))
+        return Integrity(row["position"] or 0, row["link"] or b"", row["peak"], *rounds)
+
+    async def total(self) -> Total:
+        """Return what is known over all ledgers."""
+        (row,) = await self._database.read("audit_round_total")
+        return Total(*row)

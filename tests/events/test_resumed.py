@@ -1,0 +1,162 @@
+"""Reading on while workers are swapped and die: nothing is lost and nothing comes twice."""
+
+import asyncio
+import itertools
+import os
+import signal
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+
+from server.store.background import stop
+from tests.support.client import Client
+from tests.support.events import EventSource, pulled, streaming
+from tests.support.postgres import administer
+from tests.support.service import ServerProcess, make_key
+from tests.support.waiting import until
+
+WORKERS = 2
+# Streams, and clients that ask again and again.
+STREAMS = 6
+POLLERS = 2
+SWAPS = 2
+# Seconds in which workers are replaced on a machine busy with other tests.
+REPLACED_SECONDS = 60.0
+
+
+@pytest.fixture
+async def server(database_url: str, redis_url: str, tmp_path: Path) -> AsyncIterator[ServerProcess]:
+    """A server with workers and a background process."""
+    variables = {"TALLYSTICK_WORKERS": str(WORKERS), "TALLYSTICK_BACKGROUND": "true"}
+    server = ServerProcess(database_url, tmp_path / "server.log", variables, redis_url)
+    try:
+        await server.start()
+        await server.workers()
+        yield server
+    finally:
+        await server.stop()
+
+
+class Consumer:
+    """
+    Reads all events from the beginning on, however often it is cut off.
+
+    Attributes:
+        events: What has come.
+
+        ended: How often its stream came to its end.
+
+        cut: How often it was lost instead.
+    """
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+        self.events: list[Any] = []
+        self.ended = 0
+        self.cut = 0
+
+    @property
+    def position(self) -> int:
+        """Of the last event that has come."""
+        return self.events[-1]["position"] if self.events else 0
+
+    async def stream(self) -> None:
+        """Read streams, each from where the one before has ended."""
+        last_id = ""
+        while True:
+            # What had come of an event that was cut off is dropped with its source.
+            source = EventSource(last_id)
+            try:
+                async with streaming(self._client, source=source) as stream:
+                    while sent := await stream.next():
+                        self.events.append(sent.data)
+                self.ended += 1
+            except aiohttp.ClientError:
+                self.cut += 1
+            last_id = source.last_id
+
+    async def poll(self) -> None:
+        """Ask for pages, and wait for each."""
+        after = 0
+        while True:
+            with suppress(aiohttp.ClientError):
+                answer = await self._client.get(f"/v1/events?after={after}&wait=5&limit=100")
+                assert answer.status == 200, answer
+                self.events += answer.json["data"]
+                after = answer.json["next_after"]
+
+
+async def write(client: Client, posted: list[str]) -> None:
+    """Post one transfer after the other, each until its answer is known."""
+    for number in itertools.count():
+        key = f"w-{number}"
+        while True:
+            with suppress(aiohttp.ClientError):
+                answer = await client.transfer("world", "alice", 1, key)
+                assert answer.status == 201, answer
+                posted.append(answer.json["id"])
+                break
+
+
+async def test_nothing_is_lost_and_nothing_doubled(server: ServerProcess) -> None:
+    """Readers of all kinds have the feed, event by event, after swaps of all workers and the death of each."""
+    token = await make_key(server.database_url, "followed")
+    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session:
+        client = Client(session, server.url, token)
+        await client.open("world", floor=None)
+        await client.open("alice")
+        streams = [Consumer(client) for _ in range(STREAMS)]
+        pollers = [Consumer(client) for _ in range(POLLERS)]
+        consumers = [*streams, *pollers]
+        posted: list[str] = []
+        writing = asyncio.create_task(write(client, posted))
+        tasks = [asyncio.create_task(one.stream()) for one in streams]
+        tasks += [asyncio.create_task(one.poll()) for one in pollers]
+
+        async def after(act: Callable[[], Awaitable[None]]) -> None:
+            """Do something, and return when everybody reads on."""
+            await act()
+            await server.workers()
+            positions = [one.position for one in consumers]
+            await until(
+                lambda: all(one.position > before for one, before in zip(consumers, positions, strict=True)),
+                REPLACED_SECONDS,
+            )
+
+        async def swap() -> None:
+            before = server.log_text().count("workers were swapped")
+            server.kill(signal.SIGHUP)
+            await until(lambda: server.log_text().count("workers were swapped") > before, REPLACED_SECONDS)
+
+        async def kill() -> None:
+            for pid in await server.workers():
+                os.kill(pid, signal.SIGKILL)
+                await until(partial(_replaced, server, pid), REPLACED_SECONDS)
+
+        for act in (swap, kill, swap):
+            await after(act)
+        await stop(writing)
+        [row] = await administer(server.database_url, "SELECT count(*) FROM tallystick.transfers")
+        # Two accounts were opened.
+        head = 2 + row["count"]
+        await until(lambda: all(one.position == head for one in consumers), REPLACED_SECONDS)
+        await stop(*tasks)
+        feed = await pulled(client)
+    assert [event["position"] for event in feed] == list(range(1, head + 1))
+    told = [event["subject"] for event in feed if event["type"] == "tallystick.transfer.posted.v1"]
+    assert told[: len(posted)] == posted
+    for one in consumers:
+        assert one.events == feed
+    for one in streams:
+        assert one.ended >= SWAPS
+        assert one.cut >= 1
+
+
+async def _replaced(server: ServerProcess, pid: int) -> bool:
+    """Whether another worker serves instead of one."""
+    return pid not in await server.workers()

@@ -1,0 +1,296 @@
+"""Streams of events: their form on the wire, how they are resumed, what ends them, and what a slow reader costs."""
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import pytest
+
+from server.events.feed import Feed, FeedPage
+from server.gate import keys
+from server.http import event_streams, streams
+from server.store.errors import StoreUnavailableError
+from tests.api.test_roles import revoke
+from tests.input.test_streamed import tight
+from tests.input.wire import connect, parse_head, request
+from tests.support.client import Client
+from tests.support.events import EventSource, relaying, streaming
+from tests.support.postgres import administer
+from tests.support.service import Service, in_process
+from tests.support.waiting import until
+
+PATH = "/v1/events/stream"
+
+
+@pytest.fixture
+async def own(database_url: str) -> AsyncIterator[Service]:
+    """A service with a database of this test alone, and a relay; no stream is left when the test ends."""
+    async with in_process(database_url) as service, relaying(database_url):
+        yield service
+        await until(lambda: counts(service).count == 0)
+
+
+@pytest.fixture
+async def client(own: Service, ledger: str) -> Client:
+    """A client of a ledger with the accounts `world` and `alice`, which can be read of."""
+    client = await own.client(ledger)
+    await client.open("world", floor=None)
+    await client.open("alice")
+
+    async def readable() -> bool:
+        return (await client.get("/v1/events?after=2")).status == 200
+
+    await until(readable)
+    return client
+
+
+def counts(service: Service) -> streams.EventStreams:
+    """Return the streams of a service."""
+    assert service.app is not None
+    return service.app.event_streams
+
+
+async def test_what_is_sent(client: Client, own: Service, ledger: str) -> None:
+    """What was there comes first and what happens then as it happens, each with position, type and envelope."""
+    async with streaming(client, "?after=1") as stream:
+        [old] = await stream.take(1)
+        await client.transfer("world", "alice", 5)
+        [new] = await stream.take(1)
+        assert 250 <= stream.source.retry <= 1_250
+        headers = stream.response.headers
+    assert headers["Content-Type"] == "text/event-stream; charset=utf-8"
+    assert (headers["Cache-Control"], headers["X-Accel-Buffering"]) == ("no-store", "no")
+    assert "RateLimit" in headers
+    assert "X-Request-Id" in headers
+    assert (old.type, old.id, old.data["subject"]) == ("account.created", "2", "alice")
+    assert (new.type, new.id, new.data["data"]["amount"]) == ("transfer.posted", "3", 5)
+    pages = (await client.get("/v1/events?after=1")).json["data"]
+    assert [old.data, new.data] == pages
+
+
+async def test_by_the_letter(client: Client, own: Service) -> None:
+    """On the wire it is a retry, then blocks of an id, a type and a line of data; HTTP/1.0 gets it without chunks."""
+    async with connect(own.url) as wire:
+        await wire.send(request("GET", PATH, token=client.token).replace(b"HTTP/1.1", b"HTTP/1.0"))
+        top = await wire.reader.readuntil(b"\r\n\r\n")
+        status, headers = parse_head(top)
+        assert (status, headers["connection"]) == (200, "close")
+        assert not {"transfer-encoding", "content-length"} & set(headers)
+        assert (await wire.reader.readline()).startswith(b"retry: ")
+        assert await wire.reader.readline() == b"\n"
+        for position in (b"1", b"2"):
+            assert await wire.reader.readline() == b"id: " + position + b"\n"
+            assert await wire.reader.readline() == b"event: account.created\n"
+            assert (await wire.reader.readline()).startswith(b'data: {"specversion":"1.0",')
+            assert await wire.reader.readline() == b"\n"
+
+
+async def test_head_gets_the_head(client: Client, own: Service) -> None:
+    """HEAD tells what GET would, and opens no stream."""
+    answer = await client.send("HEAD", PATH)
+    assert (answer.status, answer.headers["Content-Type"]) == (200, "text/event-stream; charset=utf-8")
+    assert counts(own).count == 0
+
+
+@pytest.mark.parametrize(
+    ("query", "last", "expected"),
+    [
+        pytest.param("", "", ["1", "2", "3"], id="from the beginning"),
+        pytest.param("?after=1", "", ["2", "3"], id="behind a position"),
+        pytest.param("?after=1", "2", ["3"], id="behind the last one that came, whatever the address says"),
+        pytest.param("", "0", ["1", "2", "3"], id="behind nothing"),
+        pytest.param("?account=alice", "1", ["2", "3"], id="of an account"),
+        pytest.param("?type=transfer.posted,account.closed", "", ["3"], id="of types"),
+    ],
+)
+async def test_where_it_begins(client: Client, query: str, last: str, expected: list[str]) -> None:
+    """A client that comes back names the last event that it has, and reads on behind it."""
+    await client.transfer("world", "alice", 5)
+    async with streaming(client, query, EventSource(last)) as stream:
+        assert [sent.id for sent in await stream.take(len(expected))] == expected
+    # The last one it has is behind nothing that it was sent.
+    assert stream.source.last_id == "3"
+
+
+@pytest.mark.parametrize(
+    ("last", "outcome"),
+    [
+        ("", (400, "invalid_request")),
+        ("x", (400, "invalid_request")),
+        ("-1", (400, "invalid_request")),
+        ("9" * 30, (400, "invalid_request")),
+        ("3", (409, "position_not_reached")),
+    ],
+)
+async def test_what_cannot_be_resumed(client: Client, last: str, outcome: tuple[int, str]) -> None:
+    """A last event that is none is a 400, and one that the ledger has not reached a 409: nothing is skipped."""
+    answer = await client.send("GET", PATH, headers={"Last-Event-ID": last})
+    assert (answer.status, answer.code) == outcome
+
+
+async def test_amounts_are_strings_where_that_is_asked_for(client: Client) -> None:
+    """In each event; positions stay numbers."""
+    await client.transfer("world", "alice", 5)
+    accept = "text/event-stream, application/json; amounts=string"
+    async with streaming(client, "?after=2", Accept=accept) as stream:
+        [sent] = await stream.take(1)
+    assert (sent.data["data"]["amount"], sent.data["position"]) == ("5", 3)
+
+
+async def test_silence_is_broken(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A comment comes where nothing else does, with the position that was passed by: clients come back behind it."""
+    monkeypatch.setattr(event_streams, "SILENCE_SECONDS", 0.02)
+    async with streaming(client, "?type=account.closed") as stream:
+
+        async def comments(position: str) -> None:
+            while stream.source.last_id != position or stream.source.comments < 2:
+                assert stream.source.take((await stream.response.content.readline()).decode().rstrip("\n")) is None
+
+        await asyncio.wait_for(comments("2"), 10)
+        await client.open("bob")
+        await asyncio.wait_for(comments("3"), 10)
+
+
+async def test_there_may_be_so_many(client: Client, own: Service, ledger: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One ledger may have so many streams, and all ledgers so many; one on top is a 503."""
+    other = await own.client(f"{ledger}-other")
+    monkeypatch.setattr(streams, "EVENT_STREAMS_OF_LEDGER_MAX", 1)
+    async with streaming(client):
+        refused = await client.get(PATH)
+        assert (refused.status, refused.code) == (503, "overloaded")
+        assert refused.json["detail"].startswith("This ledger has as many streams of events")
+        async with streaming(other):
+            monkeypatch.setattr(streams, "EVENT_STREAMS_MAX", 2)
+            refused = await (await own.client(f"{ledger}-third")).get(PATH)
+            assert (refused.status, refused.code) == (503, "overloaded")
+            assert refused.json["detail"].startswith("The server has as many")
+
+
+@pytest.mark.parametrize("closing", [False, True], ids=["kept alive", "to be closed"])
+async def test_the_worker_ends(client: Client, own: Service, closing: bool) -> None:
+    """It ends whole, behind all that was sent, and so does its connection."""
+    app = own.app
+    assert app is not None
+    lines = ["Connection: close"] if closing else []
+    async with connect(own.url) as wire:
+        await wire.send(request("GET", f"{PATH}?type=account.closed", *lines, token=client.token))
+        await until(lambda: app.event_streams.count == 1)
+        app.server.open_connections.draining = True
+        app.readings.heads.drain()
+        [response] = await wire.receive_all()
+    # What was passed by is told at the end.
+    assert response.body.endswith(b"\n\nid: 2\n\n")
+
+
+async def test_it_lives_so_long(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its time over, it ends whole; a client that comes back reads on."""
+    monkeypatch.setattr(event_streams, "LIFE_SECONDS", (0.1, 0.1))
+    source = EventSource()
+    found = []
+    for number in range(3):
+        async with streaming(client, source=source) as stream:
+            found += await stream.rest()
+        await client.open(f"late-{number}")
+    assert [sent.id for sent in found] == ["1", "2", "3", "4"]
+
+
+async def test_its_key_is_revoked(client: Client, own: Service, ledger: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stream whose key is good no more ends; others go on."""
+    monkeypatch.setattr(keys, "CACHE_SECONDS", 0.0)
+    monkeypatch.setattr(event_streams, "KEY_SECONDS", 0.0)
+    monkeypatch.setattr(event_streams, "SILENCE_SECONDS", 0.05)
+    doomed = await own.client(ledger, "read")
+    async with streaming(doomed) as ending, streaming(client) as staying:
+        await ending.take(2)
+        assert doomed.token is not None
+        await revoke(own, ledger, doomed.token)
+        assert await asyncio.wait_for(ending.rest(), 10) == []
+        await client.open("bob")
+        assert [sent.id for sent in await staying.take(3)] == ["1", "2", "3"]
+
+
+async def test_an_older_database_is_told(client: Client, own: Service) -> None:
+    """A stream ends when its database was restored from an older copy, and hears why when it comes back."""
+    async with streaming(client) as stream:
+        await stream.take(2)
+        await administer(own.database_url, "UPDATE tallystick.feed_heads SET position = 1")
+        assert await asyncio.wait_for(stream.rest(), 10) == []
+    answer = await client.send("GET", PATH, headers={"Last-Event-ID": stream.source.last_id})
+    assert (answer.status, answer.code) == (409, "position_not_reached")
+
+
+async def test_the_database_is_away(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stream outlives it and loses nothing: a browser that were sent away would not come back to a 503."""
+    monkeypatch.setattr(event_streams, "AWAY_SECONDS", 0.01)
+    failures = 0
+    original = Feed.page
+
+    async def fail(self: Feed, *arguments: int, **chosen: object) -> FeedPage:
+        nonlocal failures
+        if failures < 3:
+            failures += 1
+            raise StoreUnavailableError("away")
+        return await original(self, *arguments, **chosen)  # type: ignore[arg-type]  # as they came
+
+    async with streaming(client) as stream:
+        await stream.take(2)
+        monkeypatch.setattr(Feed, "page", fail)
+        await client.open("bob")
+        [sent] = await stream.take(1)
+    assert (sent.id, failures) == ("3", 3)
+
+
+@pytest.mark.parametrize("reset", [False, True], ids=["closed", "reset"])
+async def test_the_client_goes_away(
+    client: Client, own: Service, reset: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A stream ends with its client, with nothing to say about it."""
+    async with connect(own.url) as wire:
+        await wire.send(request("GET", PATH, token=client.token))
+        await until(lambda: counts(own).count == 1)
+        if reset:
+            wire.writer.transport.abort()
+    await until(lambda: counts(own).count == 0)
+    assert own.app is not None
+    pipeline = own.app.server.pipeline
+    await until(lambda: len(pipeline.running) == 0)
+    assert [record for record in caplog.records if record.levelname in ("ERROR", "CRITICAL")] == []
+
+
+async def test_who_reads_slowly(client: Client, own: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of what is not taken a few pages are read and no more; then all of it is there, once and in order."""
+    text = "x" * 500
+    for batch in range(4):
+        items = [
+            {"id": f"large-{batch}-{n}", "currency": "EUR", "metadata": {"a": text, "b": text}} for n in range(500)
+        ]
+        assert (await client.post("/v1/accounts/bulk", {"accounts": items})).status == 200
+    total = 2 + 4 * 500
+
+    async def readable() -> bool:
+        return (await client.get(f"/v1/events?after={total}")).status == 200
+
+    await until(readable)
+    read = 0
+    original = Feed.page
+
+    async def count(self: Feed, *arguments: int, **chosen: object) -> FeedPage:
+        nonlocal read
+        page = await original(self, *arguments, **chosen)  # type: ignore[arg-type]  # as they came
+        read += len(page.events)
+        return page
+
+    monkeypatch.setattr(Feed, "page", count)
+    async with tight(own) as wire:
+        await wire.send(request("GET", PATH, token=client.token))
+        assert own.app is not None
+        server = own.app.server
+        await until(lambda: any(some.writing_paused for some in server.connections))
+        await client.open("later")
+        assert read <= 200
+        source, body = EventSource(), b""
+        await wire.reader.readuntil(b"\r\n\r\n")
+        while f"id: {total + 1}\n".encode() not in body[-2_000:]:
+            size = int(await wire.reader.readuntil(b"\r\n"), 16)
+            body += (await wire.reader.readexactly(size + 2))[:-2]
+    sent = [source.take(line) for line in body.decode().split("\n")]
+    assert [one.id for one in sent if one] == [str(position) for position in range(1, total + 2)]

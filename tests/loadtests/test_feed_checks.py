@@ -1,0 +1,125 @@
+"""The checks of the feed: a true one passes each, and every falsified one is caught by the check that should."""
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from loadtests.history.checks import check
+from loadtests.history.feed import FEED_CHECKS, READERS
+from tests.loadtests.stories import Event, eventful, flagged, history, told
+
+Feed = list[tuple[str, str, Event]]
+Falsify = Callable[[list[Event]], object]
+
+
+def to_all(change: Callable[[Feed], object]) -> Falsify:
+    """Return what changes the feed of a ledger, as all readers are told it."""
+
+    def falsify(events: list[Event]) -> None:
+        mine = [event for event in events if event["event"] == "told" and event["ledger"] == "main"]
+        feed = [(e["type"], e["subject"], json.loads(e["data"])) for e in mine if e["reader"] == READERS[0]]
+        change(feed)
+        for event in mine:
+            events.remove(event)
+        events += told("main", feed)
+
+    return falsify
+
+
+def to_one(reader: str, change: Callable[[list[Event]], object]) -> Falsify:
+    """Return what changes what one reader of a ledger writes down."""
+
+    def falsify(events: list[Event]) -> None:
+        mine = [event for event in events if (event.get("reader"), event.get("ledger")) == (reader, "main")]
+        for event in mine:
+            events.remove(event)
+        change(mine)
+        events += mine
+
+    return falsify
+
+
+def place(feed: Feed, kind: str) -> int:
+    """Return where the last event of a type is."""
+    return max(number for number, event in enumerate(feed) if event[0] == kind)
+
+
+def change(kind: str, **fields: Any) -> Falsify:
+    """Return what changes what is shown of the last event of a type."""
+    return to_all(lambda feed: feed[place(feed, kind)][2].update(fields))
+
+
+def swap(events: list[Any], first: int, second: int) -> None:
+    events[first], events[second] = events[second], events[first]
+
+
+def swap_posts(feed: Feed) -> None:
+    """Tell of two payments between the same accounts in the wrong order."""
+    pair = ("a", "b")
+    first, second = [n for n, e in enumerate(feed) if (e[2].get("source"), e[2].get("destination")) == pair][:2]
+    swap(feed, first, second)
+
+
+def retype(feed: Feed) -> None:
+    """Tell of a void as of a capture."""
+    number = place(feed, "hold.voided")
+    feed[number] = ("hold.captured", *feed[number][1:])
+
+
+FALSIFIED: list[tuple[str, str, Falsify]] = [
+    ("F1", "an event that one reader misses", to_one("poll", lambda events: events.pop(4))),
+    ("F1", "the last event, which one reader misses", to_one("stream", lambda events: events.pop())),
+    ("F1", "a reader that is told nothing of a ledger", to_one("stream", lambda events: events.clear())),
+    ("F1", "an event that a reader is told twice", to_one("stream", lambda events: events.insert(5, events[4]))),
+    ("F1", "two events in the wrong order", to_one("poll", lambda events: swap(events, 4, 5))),
+    ("F1", "a position that is left out", to_one("poll", lambda events: events[4].update(position=99))),
+    ("F1", "an event that is another one for one reader", to_one("stream", lambda events: events[4].update(data="{}"))),
+    ("F1", "an event that the webhook misses", to_one("webhook", lambda events: events.pop(4))),
+    ("F2", "a payment that is missing", to_all(lambda feed: feed.pop(place(feed, "transfer.posted")))),
+    ("F2", "an expiry that is missing", to_all(lambda feed: feed.pop(place(feed, "hold.expired")))),
+    ("F2", "a change of an account that is missing", to_all(lambda feed: feed.pop(place(feed, "hold.created")))),
+    ("F2", "a payment that is told twice", to_all(lambda feed: feed.append(feed[place(feed, "transfer.posted")]))),
+    ("F2", "payments of an account in the wrong order", to_all(swap_posts)),
+    ("F2", "an account before it was opened", to_all(lambda feed: swap(feed, 1, place(feed, "transfer.posted")))),
+    (
+        "F2",
+        "a payment that did not commit",
+        to_all(lambda feed: feed.append(("transfer.posted", "main-99", feed[place(feed, "transfer.posted")][2]))),
+    ),
+    ("F2", "another amount", change("transfer.posted", amount=77)),
+    ("F2", "another balance", change("transfer.posted", source_balance=77)),
+    ("F2", "another hold", change("hold.created", amount=77)),
+    ("F2", "another kind of event", to_all(retype)),
+    ("F3", "another state", change("transfer.posted", state="pending")),
+    ("F3", "a refusal that is missing", to_all(lambda feed: feed.pop(place(feed[:20], "transfer.refused")))),
+    (
+        "F3",
+        "a refusal that is told twice",
+        to_all(lambda feed: feed.append(feed[place(feed[:20], "transfer.refused")])),
+    ),
+    (
+        "F3",
+        "a refusal of what was posted",
+        to_all(lambda feed: feed.append(("transfer.refused", "main-99", {"reference": "k1"}))),
+    ),
+]
+
+
+def test_a_true_feed_passes() -> None:
+    """A webhook may be told again, and later than others."""
+    events = eventful()
+    to_one("webhook", lambda told: told.append(told.pop(3)))(events)
+    to_one("webhook", lambda told: told.append(told[5]))(events)
+    verdict = check(history(events), FEED_CHECKS)
+    assert verdict.violations == []
+    assert all(verdict.judged[name] for name in FEED_CHECKS)
+
+
+@pytest.mark.parametrize(("name", "falsify"), [pytest.param(c, f, id=f"{c} {what}") for c, what, f in FALSIFIED])
+def test_a_falsified_feed_is_caught(name: str, falsify: Falsify) -> None:
+    """The check named is among those that find something."""
+    events = eventful()
+    falsify(events)
+    assert name in flagged(check(history(events), FEED_CHECKS))

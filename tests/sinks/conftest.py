@@ -1,0 +1,79 @@
+"""A service whose events are sent, and the brokers that they are sent to."""
+
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import pytest
+
+from server.events.sinks import kafka as kafka_module
+from server.events.sinks import publisher, publishing
+from server.events.sinks import rabbitmq as rabbitmq_module
+from tests.support.brokers import Broker, Kafka, RabbitMQ, check_rabbitmq, kafka_jars
+from tests.support.folders import server_folder
+from tests.support.service import Service, in_process
+
+# Seconds in which a broker that is away is found to be so.
+SHORT_SECONDS = 3.0
+
+
+@pytest.fixture
+async def own(database_url: str, redis_url: str) -> AsyncIterator[Service]:
+    """A service on a database of its own: sinks may be sent the events of all ledgers."""
+    async with in_process(database_url, redis_url) as service:
+        yield service
+
+
+@pytest.fixture(scope="session")
+def broker_folder() -> Iterator[Path]:
+    """Where brokers keep their files."""
+    with server_folder("ts-broker-") as folder:
+        yield folder
+
+
+@pytest.fixture(scope="session")
+async def kafka(broker_folder: Path) -> AsyncIterator[Kafka]:
+    """Kafka, for all tests of this process; a test works in topics of its own."""
+    jars = kafka_jars()
+    (folder := broker_folder / "kafka").mkdir()
+    broker = Kafka(folder, jars)
+    try:
+        await broker.start()
+        yield broker
+    finally:
+        await broker.stop()
+
+
+@pytest.fixture(scope="session")
+async def rabbitmq(broker_folder: Path) -> AsyncIterator[RabbitMQ]:
+    """RabbitMQ, for all tests of this process; a test works in an exchange of its own."""
+    check_rabbitmq()
+    (folder := broker_folder / "rabbitmq").mkdir()
+    broker = RabbitMQ(folder)
+    try:
+        await broker.start()
+        yield broker
+    finally:
+        await broker.stop()
+
+
+@pytest.fixture(autouse=True)
+def noticing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What an operator changes is noticed at once."""
+    monkeypatch.setattr(publisher, "STEP_SECONDS", 0.02)
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is away is found to be so sooner, and is tried again sooner."""
+    for module in (kafka_module, rabbitmq_module):
+        for name in ("OPEN_SECONDS", "CONFIRM_SECONDS", "CLOSE_SECONDS"):
+            monkeypatch.setattr(module, name, SHORT_SECONDS)
+    monkeypatch.setattr(kafka_module, "REQUEST_MS", 1_000)
+    monkeypatch.setattr(publishing, "PAUSE_MAX_SECONDS", 1.0)
+
+
+@pytest.fixture(params=["kafka", "rabbitmq"])
+def broker(request: pytest.FixtureRequest) -> Broker:
+    """Each of the brokers."""
+    found: Broker = request.getfixturevalue(request.param)
+    return found

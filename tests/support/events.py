@@ -1,0 +1,134 @@
+"""Reading events as consumers do, and a relay beside a service of a test's own process."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any, NamedTuple
+
+import aiohttp
+import orjson
+
+from server.background.jobs import keep
+from server.events.relay import Relay
+from server.store.background import stop
+from tests.support.client import Client
+
+
+@asynccontextmanager
+async def relaying(database_url: str) -> AsyncIterator[Relay]:
+    """Relay what commits in a database, as the background process does."""
+    relay = Relay(database_url)
+    task = asyncio.create_task(keep(relay))
+    try:
+        yield relay
+    finally:
+        await stop(task)
+
+
+class Sent(NamedTuple):
+    """An event as it was dispatched: its type, its data and the id that was the last one then."""
+
+    type: str
+    data: Any
+    id: str
+
+
+class EventSource:
+    """
+    Reads server-sent events line by line, as the standard has it (HTML, section 9.2.6); what is not whole is dropped.
+
+    Attributes:
+        last_id: What a client sends when it comes back.
+
+        retry: Milliseconds until it does.
+
+        comments: How many there were.
+    """
+
+    def __init__(self, last_id: str = "") -> None:
+        self.last_id = last_id
+        self.retry = 0
+        self.comments = 0
+        self._id, self._type = last_id, ""
+        self._data: list[str] = []
+
+    def take(self, line: str) -> Sent | None:
+        """Return the event that a line ends, if it does."""
+        if line:
+            self._note(line)
+            return None
+        self.last_id = self._id
+        sent = Sent(self._type or "message", orjson.loads("\n".join(self._data)), self.last_id) if self._data else None
+        self._type, self._data = "", []
+        return sent
+
+    def _note(self, line: str) -> None:
+        name, _, value = line.partition(":")
+        value = value.removeprefix(" ")
+        match name:
+            case "":
+                self.comments += 1
+            case "id":
+                self._id = value
+            case "event":
+                self._type = value
+            case "data":
+                self._data.append(value)
+            case "retry":
+                self.retry = int(value)
+            case _:
+                raise AssertionError(f"no such field: {line}")
+
+
+class Stream:
+    """A stream that is being read."""
+
+    def __init__(self, response: aiohttp.ClientResponse, source: EventSource) -> None:
+        self.response = response
+        self.source = source
+
+    async def next(self) -> Sent | None:
+        """Return the next event; None where the stream ends."""
+        while line := await self.response.content.readline():
+            if sent := self.source.take(line.decode().removesuffix("\n")):
+                return sent
+        return None
+
+    async def take(self, number: int) -> list[Sent]:
+        """Return so many events."""
+        found = [await self.next() for _ in range(number)]
+        assert None not in found, "the stream has ended"
+        return [sent for sent in found if sent is not None]
+
+    async def rest(self) -> list[Sent]:
+        """Return all that comes until the stream ends."""
+        found = []
+        while sent := await self.next():
+            found.append(sent)
+        return found
+
+
+@asynccontextmanager
+async def streaming(
+    client: Client, query: str = "", source: EventSource | None = None, **headers: str
+) -> AsyncIterator[Stream]:
+    """Open a stream; *source* has been reading before."""
+    source = source or EventSource()
+    fields = {"Authorization": f"Bearer {client.token}", **{k.replace("_", "-"): v for k, v in headers.items()}}
+    if source.last_id:
+        fields["Last-Event-ID"] = source.last_id
+    async with client.session.get(f"{client.url}/v1/events/stream{query}", headers=fields) as response:
+        assert response.status == 200, await response.text()
+        yield Stream(response, source)
+
+
+async def pulled(client: Client, query: str = "", after: int = 0) -> list[Any]:
+    """Return all events behind a position, page by page, until one that says nothing new."""
+    found = []
+    while True:
+        answer = await client.get(f"/v1/events?after={after}{query}")
+        assert answer.status == 200, answer
+        found += answer.json["data"]
+        if answer.json["next_after"] == after:
+            return found
+        after = answer.json["next_after"]

@@ -1,0 +1,401 @@
+"""Deliveries: every event arrives at least once, in order until an attempt fails, and each that failed on its own."""
+
+import asyncio
+from contextlib import AsyncExitStack
+from datetime import UTC, datetime
+from typing import Any
+from uuid import UUID
+
+import pytest
+from standardwebhooks import Webhook
+
+from server.events.webhooks import deliveries as module
+from server.events.webhooks import records
+from server.events.webhooks.deliveries import RETRY_SECONDS, pause_seconds
+from server.ledger.ids import new_transfer_id
+from server.store.postgres import Database
+from tests.support.client import Client
+from tests.support.clock import BooksClock
+from tests.support.postgres import administer
+from tests.support.service import Service
+from tests.support.waiting import until
+from tests.webhooks.conftest import OTHER_KEY, SHORT_SECONDS, Delivering, happen, listed, make, now
+from tests.webhooks.receiver import Received, receiving, silence, status
+
+PATH = "/v1/webhook-endpoints"
+
+
+@pytest.fixture
+async def admin(own: Service) -> Client:
+    """An administrator of a ledger."""
+    return await own.client("hooks")
+
+
+def fails_at(*positions: int, code: int = 500) -> Any:
+    """Answer so at these positions, and else 200."""
+
+    async def behave(received: Received, writer: asyncio.StreamWriter) -> None:
+        await status(code if received.position in positions else 200)(received, writer)
+
+    return behave
+
+
+async def test_in_order(admin: Client, delivering: Delivering) -> None:
+    """An endpoint gets what happened since it was made, each once, in order, as the feed tells it, and signed."""
+    await happen(admin, 2, "before")
+    async with delivering(), receiving(status(200)) as receiver:
+        await until(lambda: _heads(admin))
+        made = await make(admin, receiver.url())
+        assert made["position"] == 2
+        await happen(admin, 60)
+        await until(lambda: len(receiver.requests) == 60)
+        assert receiver.positions == list(range(3, 63))
+        await until(lambda: _position(admin, made, 62))
+        event = Webhook(made["secret"]).verify(receiver.requests[0].body, receiver.requests[0].headers)
+        assert (event["id"], event["type"]) == ("hooks/3", "tallystick.account.created.v1")
+        assert event["data"] == (await admin.get("/v1/accounts/account-0")).json
+        rows = await listed(admin, made, "deliveries")
+        assert [row["position"] for row in rows] == list(range(62, 2, -1))
+        assert {**rows[0], "attempted_at": "", "duration_ms": 0} == {
+            "position": 62,
+            "type": "account.created",
+            "attempt": 1,
+            "outcome": "delivered",
+            "status": 200,
+            "error": None,
+            "attempted_at": "",
+            "duration_ms": 0,
+            "answer": "",
+        }
+
+
+async def _position(client: Client, endpoint: Any, position: int) -> bool:
+    return bool((await now(client, endpoint))["position"] == position)
+
+
+async def _heads(client: Client) -> bool:
+    """Whether an endpoint that is made now begins behind what has happened."""
+    made = await make(client, "http://127.0.0.1:1/")
+    await client.send("DELETE", f"{PATH}/{made['id']}")
+    return bool(made["position"] > 0)
+
+
+async def test_one_that_fails(admin: Client, delivering: Delivering, clock: BooksClock) -> None:
+    """What is behind it goes on, and it is tried again by itself."""
+    async with delivering(), receiving(fails_at(2)) as receiver:
+        made = await make(admin, receiver.url())
+        await happen(admin, 4)
+        await until(lambda: _position(admin, made, 4))
+        assert receiver.positions == [1, 2, 3, 4]
+        [row] = await listed(admin, made, "undelivered")
+        assert (row["position"], row["state"], row["attempts"]) == (2, "waiting", 1)
+        receiver.behaviour = status(204)
+        await clock.advance(pause_longest(1))
+        await until(lambda: len(receiver.requests) == 5)
+        assert receiver.positions[4] == 2
+        assert receiver.requests[4].headers["webhook-id"] == receiver.requests[1].headers["webhook-id"]
+
+        async def arrived() -> bool:
+            return await listed(admin, made, "undelivered") == []
+
+        await until(arrived)
+        assert [row["outcome"] for row in await listed(admin, made, "deliveries")].count("failed") == 1
+
+
+def pause_longest(attempts: int) -> float:
+    """Return seconds after which the next attempt is due in any case."""
+    return RETRY_SECONDS[attempts - 1] * 1.2
+
+
+async def test_the_schedule(admin: Client, delivering: Delivering, clock: BooksClock, own: Service) -> None:
+    """An event that never arrives is tried eleven times, each pause up to a tenth longer than said; then it is dead."""
+    async with delivering(), receiving(status(500, b"no")) as receiver:
+        made = await make(admin, receiver.url())
+        await happen(admin, 1)
+        for attempt, seconds in enumerate(RETRY_SECONDS, start=1):
+
+            async def recorded(attempt: int = attempt) -> bool:
+                rows = await listed(admin, made, "undelivered")
+                return bool(rows and rows[0]["attempts"] == attempt)
+
+            await until(recorded)
+            [row] = await administer(
+                own.database_url,
+                "SELECT extract(epoch FROM due_at - tallystick.ledger_clock())::float8 AS left"
+                " FROM tallystick.webhook_retries",
+            )
+            assert seconds - 5 < row["left"] <= seconds * 1.1
+            await clock.advance(row["left"] - 1.0 if row["left"] > 10 else 0)
+            assert len(receiver.requests) == attempt
+            await clock.advance(pause_longest(attempt))
+            await until(lambda attempt=attempt: len(receiver.requests) == attempt + 1)
+
+        async def dead() -> bool:
+            return bool((await listed(admin, made, "undelivered"))[0]["state"] == "dead")
+
+        await until(dead)
+        rows = await listed(admin, made, "deliveries")
+        assert [(row["attempt"], row["outcome"]) for row in rows] == [
+            (11, "dead"),
+            *((attempt, "failed") for attempt in range(10, 0, -1)),
+        ]
+        assert {(row["status"], row["answer"]) for row in rows} == {(500, "no")}
+        assert (await listed(admin, made, "undelivered"))[0]["next_attempt_at"] is None
+        # It is sent again when it is asked for.
+        receiver.behaviour = status(200)
+        await admin.post(f"{PATH}/{made['id']}/replay", {"from_position": 1})
+        await until(lambda: len(receiver.requests) == 12)
+        assert await listed(admin, made, "undelivered") == []
+
+
+def test_pauses_are_spread() -> None:
+    """A pause is up to a tenth longer than the schedule says, and hardly ever as long as another."""
+    pauses = [pause_seconds(5) for _ in range(100)]
+    assert len(set(pauses)) > 90
+    assert all(7_200 <= pause <= 7_920 for pause in pauses)
+
+
+async def test_a_slow_one_delays_no_other(admin: Client, own: Service, delivering: Delivering) -> None:
+    """Beside an endpoint that answers nothing, one of the same ledger and one of another get what happens at once."""
+    other = await own.client("others")
+    async with receiving(silence) as slow, receiving(status(200)) as quick, receiving(status(200)) as theirs:
+        await make(admin, slow.url())
+        await make(admin, quick.url())
+        await make(other, theirs.url())
+        async with delivering(seconds=60):
+            await happen(admin, 20)
+            await happen(other, 20)
+            await until(lambda: quick.positions == theirs.positions == list(range(1, 21)))
+            assert slow.positions == [1]
+
+
+async def test_types(admin: Client, delivering: Delivering) -> None:
+    """What is not asked for is not sent, and does not come when it is asked for later."""
+    async with delivering(), receiving(status(200)) as receiver:
+        made = await make(admin, receiver.url(), types=["account.closed", "account.updated"])
+        await happen(admin, 3)
+        await until(lambda: _position(admin, made, 3))
+        await admin.send("PATCH", "/v1/accounts/account-1", {"metadata": {"a": "b"}})
+        await until(lambda: receiver.positions == [4])
+        await admin.send("PATCH", f"{PATH}/{made['id']}", {"types": ["account.created"]})
+        await happen(admin, 1, "later")
+        await admin.send("PATCH", "/v1/accounts/account-1", {"closed": True})
+        await until(lambda: _position(admin, made, 6))
+        assert receiver.positions == [4, 5]
+
+
+@pytest.mark.parametrize("reason", ["gone", "requested"])
+async def test_a_disabled_one_keeps_its_place(admin: Client, delivering: Delivering, reason: str) -> None:
+    """Answered 410 or told to rest, it is sent nothing; enabled again, it gets what came meanwhile, in order."""
+    async with delivering(), receiving(fails_at(3, code=410) if reason == "gone" else status(200)) as receiver:
+        made = await make(admin, receiver.url())
+        if reason == "requested":
+            await admin.send("PATCH", f"{PATH}/{made['id']}", {"state": "disabled"})
+        await happen(admin, 5)
+
+        async def disabled() -> bool:
+            return bool((await now(admin, made))["disabled_reason"] == reason)
+
+        await until(disabled)
+        reached = 2 if reason == "gone" else 0
+        assert (await now(admin, made))["position"] == reached
+        assert len(receiver.requests) == (3 if reason == "gone" else 0)
+        receiver.requests.clear()
+        receiver.behaviour = status(200)
+        await admin.send("PATCH", f"{PATH}/{made['id']}", {"state": "enabled"})
+        await until(lambda: receiver.positions == list(range(reached + 1, 6)))
+        assert await listed(admin, made, "undelivered") == []
+
+
+async def test_a_rest_begins_at_once(admin: Client, delivering: Delivering, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An endpoint that was disabled is sent nothing more, also before the next look."""
+    async with receiving(status(200)) as receiver, receiving(status(200)) as other:
+        made = await make(admin, receiver.url())
+        await make(admin, other.url())
+        monkeypatch.setattr(module, "LOOK_SECONDS", 3_600.0)
+        async with delivering():
+            await happen(admin, 1)
+            await until(lambda: receiver.positions == other.positions == [1])
+            await admin.send("PATCH", f"{PATH}/{made['id']}", {"state": "disabled"})
+            for position in (2, 3):
+                await happen(admin, 1, f"more-{position}")
+                await until(lambda position=position: position in other.positions)
+    assert receiver.positions == [1]
+
+
+async def test_changes_are_noticed(admin: Client, delivering: Delivering) -> None:
+    """A new URL and a new secret count from the next event on, where many wait already; so does a removal."""
+    held = asyncio.Event()
+
+    async def hold(received: Received, writer: asyncio.StreamWriter) -> None:
+        await held.wait()
+        await status(200)(received, writer)
+
+    async with delivering(), receiving(hold) as old, receiving(status(200)) as new, receiving(status(200)) as other:
+        made = await make(admin, old.url())
+        await happen(admin, 5)
+        await until(lambda: old.positions == [1])
+        await admin.send("PATCH", f"{PATH}/{made['id']}", {"url": new.url()})
+        rotated = await admin.post(f"{PATH}/{made['id']}/rotate-secret", {})
+        # An endpoint that was made later is known: so is what changed before.
+        await make(admin, other.url())
+        await happen(admin, 1, "more")
+        await until(lambda: 6 in other.positions)
+        held.set()
+        await until(lambda: new.positions == [2, 3, 4, 5, 6])
+        assert old.positions == [1]
+        for secret in (made["secret"], rotated.json["secret"]):
+            Webhook(secret).verify(new.requests[0].body, new.requests[0].headers)
+        await admin.send("DELETE", f"{PATH}/{made['id']}")
+        await happen(admin, 1, "last")
+        await until(lambda: 7 in other.positions)
+        assert len(new.positions) == 5
+
+
+async def test_replay(admin: Client, delivering: Delivering) -> None:
+    """From a position on everything is sent again, in order; a position ahead skips nothing."""
+    async with delivering(), receiving(status(200)) as receiver:
+        made = await make(admin, receiver.url())
+        await happen(admin, 5)
+        await until(lambda: _position(admin, made, 5))
+        answer = await admin.post(f"{PATH}/{made['id']}/replay", {"from_position": 4})
+        assert (answer.status, answer.json["position"]) == (200, 3)
+        await until(lambda: receiver.positions == [1, 2, 3, 4, 5, 4, 5])
+        answer = await admin.post(f"{PATH}/{made['id']}/replay", {"from_position": 100})
+        assert answer.json["position"] == 5
+        await happen(admin, 1, "more")
+        await until(lambda: receiver.positions[7:] == [6])
+
+
+async def test_a_replay_under_way(admin: Client, delivering: Delivering) -> None:
+    """What is on its way while an endpoint is moved back does not move it on again."""
+    held = asyncio.Event()
+
+    async def behave(received: Received, writer: asyncio.StreamWriter) -> None:
+        if received.position == 3:
+            await held.wait()
+        await status(200)(received, writer)
+
+    async with delivering(), receiving(behave) as receiver:
+        made = await make(admin, receiver.url())
+        await happen(admin, 3)
+        await until(lambda: receiver.positions == [1, 2, 3])
+        await admin.post(f"{PATH}/{made['id']}/replay", {"from_position": 1})
+        held.set()
+        await until(lambda: receiver.positions == [1, 2, 3, 1, 2, 3])
+        await until(lambda: _position(admin, made, 3))
+
+
+async def test_two_at_once(admin: Client, delivering: Delivering) -> None:
+    """Two processes that both believe to lead send what they send twice at most, and lose nothing."""
+    async with receiving(fails_at(7)) as receiver:
+        made = await make(admin, receiver.url())
+        async with delivering(), delivering():
+            await happen(admin, 30)
+            await until(lambda: _position(admin, made, 30))
+        assert set(receiver.positions) == set(range(1, 31))
+        assert [row["position"] for row in await listed(admin, made, "undelivered")] == [7]
+
+
+async def test_one_that_is_down(admin: Client, delivering: Delivering, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After some failures it is tried less and less often; past a number of waiting events it keeps its position."""
+    monkeypatch.setattr(records, "WAITING_MAX", 4)
+    monkeypatch.setattr(module, "PAUSE_FIRST_SECONDS", 0.01)
+    monkeypatch.setattr(module, "PAUSE_MAX_SECONDS", 0.02)
+    async with delivering(seconds=SHORT_SECONDS), receiving(status(500)) as receiver:
+        made = await make(admin, receiver.url())
+        await happen(admin, 10)
+        await until(lambda: receiver.positions.count(5) >= 3)
+        assert set(receiver.positions) == {1, 2, 3, 4, 5}
+        assert (await now(admin, made))["position"] == 4
+        receiver.behaviour = status(200)
+        await until(lambda: _position(admin, made, 10))
+        assert [row["position"] for row in await listed(admin, made, "undelivered")] == [1, 2, 3, 4]
+
+
+async def test_pauses_of_one_that_is_down(
+    admin: Client, delivering: Delivering, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first failures in a row are followed at once, the next one waits."""
+    monkeypatch.setattr(module, "PAUSE_FIRST_SECONDS", 3_600.0)
+    monkeypatch.setattr(module, "PAUSE_MAX_SECONDS", 3_600.0)
+    async with delivering() as job, receiving(status(500)) as receiver, receiving(status(200)) as other:
+        made = await make(admin, receiver.url())
+        await make(admin, other.url())
+        await happen(admin, 10)
+        await until(lambda: len(other.requests) == 10)
+        await until(lambda: _position(admin, made, module.FAILURES_FREE + 1))
+        assert receiver.positions == list(range(1, module.FAILURES_FREE + 2))
+        samples = {(sample.name, sample.labels): sample.value for sample in job.samples()}
+        assert samples["tallystick_webhook_attempts_total", ("failed",)] == module.FAILURES_FREE + 1
+        assert samples["tallystick_webhook_attempts_total", ("delivered",)] == 10
+
+
+async def test_what_is_on_its_way_at_the_end(admin: Client, delivering: Delivering) -> None:
+    """When a process stops to lead, an attempt that is answered then is recorded, and no other one begins."""
+    held = asyncio.Event()
+
+    async def hold(received: Received, writer: asyncio.StreamWriter) -> None:
+        await held.wait()
+        await status(200)(received, writer)
+
+    async with receiving(hold) as receiver:
+        made = await make(admin, receiver.url())
+        await happen(admin, 3)
+        leading = AsyncExitStack()
+        await leading.enter_async_context(delivering())
+        await until(lambda: receiver.positions == [1])
+        leaving = asyncio.create_task(leading.aclose())
+        await asyncio.sleep(0)
+        held.set()
+        await leaving
+        assert (receiver.positions, (await now(admin, made))["position"]) == ([1], 1)
+        async with delivering():
+            await until(lambda: receiver.positions == [1, 2, 3])
+
+
+async def test_what_is_recorded_late(admin: Client, own: Service) -> None:
+    """The outcome of an attempt that another one has overtaken changes nothing, and the same outcome counts once."""
+    made = await make(admin, "http://127.0.0.1:1/")
+    [row] = await administer(own.database_url, "SELECT ledger_id FROM tallystick.webhook_endpoints")
+    async with Database(own.database_url, posting_connections=1, reading_connections=1) as database:
+        writer = records.Records(database)
+
+        def outcome(reached: int | None, attempt: int, outcome: str, replay: int = 0) -> records.Outcome:
+            at = datetime.now(UTC)
+            event = (5, attempt, outcome, 5.0, new_transfer_id(), "account.created", at, 1, 500, None, b"")
+            return records.Outcome(row["ledger_id"], UUID(made["id"]), replay, reached, *event)
+
+        first = outcome(5, 1, "failed")
+        assert await writer.write(first) is True
+        assert await writer.write(first) is False
+        assert await writer.write(outcome(4, 1, "failed")) is False
+        assert await writer.write(outcome(9, 1, "delivered", replay=1)) is False
+        for attempt, expected in ((3, 3), (2, 3)):
+            await writer.write(outcome(None, attempt, "failed"))
+            assert [row["attempts"] for row in await listed(admin, made, "undelivered")] == [expected]
+        assert (await now(admin, made))["position"] == 5
+        await writer.write(outcome(None, 4, "delivered"))
+        assert await listed(admin, made, "undelivered") == []
+        assert len(await listed(admin, made, "deliveries")) == 6
+
+
+@pytest.mark.parametrize("key", [None, OTHER_KEY])
+async def test_without_the_key(
+    admin: Client, delivering: Delivering, caplog: pytest.LogCaptureFixture, key: str | None
+) -> None:
+    """Nothing is sent that could not be signed; the log says so once, and endpoints keep their places."""
+    async with receiving(status(200)) as receiver:
+        made = await make(admin, receiver.url())
+        async with delivering(key):
+            await happen(admin, 3)
+            await until(lambda: "webhook_key is not" in caplog.text)
+            await until(lambda: _relayed(admin))
+        assert caplog.text.count("webhook_key is not") == 1
+        assert (receiver.requests, (await now(admin, made))["position"]) == ([], 0)
+        async with delivering():
+            await until(lambda: receiver.positions == [1, 2, 3])
+
+
+async def _relayed(client: Client) -> bool:
+    return await _heads(client)
