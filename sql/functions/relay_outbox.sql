@@ -32,6 +32,7 @@ SET enable_seqscan = off
 SET enable_hashjoin = off
 SET enable_mergejoin = off
 SET enable_bitmapscan = off
+SET enable_material = off
 AS $$
 DECLARE
     seen       pg_snapshot;
@@ -98,15 +99,13 @@ BEGIN
         SELECT * FROM feed_heads WHERE ledger_id = ANY (owners) ORDER BY ledger_id FOR NO KEY UPDATE
     ) AS h;
 
-    -- (3) Take the rows. A place alone might by now be another row's.
+    -- (3) Take the rows. A place alone might by now be another row's, of a transaction that had not ended then.
     WITH gone AS (
         DELETE FROM outbox AS o
-        USING unnest(places, ids, owners) WITH ORDINALITY AS s (place, transaction_id, ledger_id, number)
-        WHERE o.ctid = ANY (places) AND o.ctid = s.place AND o.transaction_id = s.transaction_id
-          AND o.ledger_id = s.ledger_id
-        RETURNING o AS batch, s.number
+        WHERE o.ctid = ANY (places) AND (pg_visible_in_snapshot(o.transaction_id, seen) OR o.transaction_id = ANY (ids))
+        RETURNING o AS batch, o.ctid AS place
     )
-    SELECT array_agg(g.batch ORDER BY (g.batch).ledger_id, (g.batch).posted_at, g.number) INTO taken FROM gone AS g;
+    SELECT array_agg(g.batch ORDER BY (g.batch).ledger_id, (g.batch).posted_at, g.place) INTO taken FROM gone AS g;
     IF taken IS NULL THEN
         RETURN;
     END IF;
@@ -116,13 +115,19 @@ BEGIN
     INTO digests, types
     FROM (
         SELECT b.number, coalesce(change_text(b.posted_at, b.account, b.change),
-                                  string_agg(transfer_text(t), E'\n' ORDER BY i.place)) AS body,
-               -- 0 where no row is what an id says: that is for the audit to tell, and holds up no other ledger.
-               coalesce(event_type(b.change ->> 'type', NULL), bit_or(event_type(t.kind, t.refusal)), 0) AS types
+                                  string_agg(t.text, E'\n' ORDER BY i.place), '') AS body,
+               -- Nothing where no row is what an id says: that is for the audit to tell, and holds up no other ledger.
+               coalesce(event_type(b.change ->> 'type', NULL), bit_or(t.type), 0) AS types
         FROM unnest(taken) WITH ORDINALITY
             AS b (ledger_id, transaction_id, posted_at, transfers, account, change, size, number)
         LEFT JOIN LATERAL unnest(b.transfers) WITH ORDINALITY AS i (id, place) ON true
-        LEFT JOIN transfers AS t ON t.ledger_id = b.ledger_id AND t.id = i.id
+        -- The first one from its id on: that has only one index, whatever was believed of the table when the plan was made.
+        LEFT JOIN LATERAL (
+            SELECT t.id, transfer_text(t) AS text, event_type(t.kind, t.refusal) AS type
+            FROM transfers AS t WHERE t.ledger_id = b.ledger_id AND t.id >= i.id
+            ORDER BY t.id
+            LIMIT 1
+        ) AS t ON t.id = i.id
         GROUP BY b.number, change_text(b.posted_at, b.account, b.change), b.change ->> 'type'
     ) AS b;
 
@@ -160,7 +165,12 @@ BEGIN
             UNION ALL
             SELECT unnest(ARRAY[t.source, t.destination]), i.place
             FROM unnest(b.transfers) WITH ORDINALITY AS i (id, place)
-            JOIN transfers AS t ON t.ledger_id = b.ledger_id AND t.id = i.id
+            JOIN LATERAL (
+                SELECT t.id, t.source, t.destination, t.refusal FROM transfers AS t
+                WHERE t.ledger_id = b.ledger_id AND t.id >= i.id
+                ORDER BY t.id
+                LIMIT 1
+            ) AS t ON t.id = i.id
             WHERE b.types & 2 <> 0 AND t.refusal IS NOT NULL
         ) AS n (account, place)
         WHERE b.types & 898 <> 0 AND n.account IS NOT NULL;
@@ -173,6 +183,6 @@ BEGIN
             AS b (ledger_id, transaction_id, posted_at, transfers, account, change, size, position, peak, link)
         ORDER BY b.ledger_id, b.position DESC
     ) AS n
-    WHERE h.ledger_id = n.ledger_id;
+    WHERE h.ledger_id = ANY (owners) AND h.ledger_id = n.ledger_id;
 END
 $$;

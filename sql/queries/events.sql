@@ -51,7 +51,10 @@ FROM look AS l
 LEFT JOIN LATERAL (
     SELECT e.position, e.posted_at, e.account, e.change, t.*
     FROM event AS e
-    LEFT JOIN LATERAL (SELECT * FROM transfers WHERE ledger_id = $1 AND id = e.id OFFSET 0) AS t ON true
+    LEFT JOIN LATERAL (
+        -- The first one from its id on: that has only one index, whatever is believed of the table.
+        SELECT * FROM transfers WHERE ledger_id = $1 AND id >= e.id ORDER BY id LIMIT 1
+    ) AS t ON t.id = e.id
     WHERE event_type(coalesce(t.kind, e.change ->> 'type'), t.refusal) & $4 <> 0
     ORDER BY e.position
     LIMIT $5
@@ -133,7 +136,10 @@ FROM look AS l
 LEFT JOIN LATERAL (
     SELECT e.position, e.posted_at, e.account, e.change, t.*
     FROM event AS e
-    LEFT JOIN LATERAL (SELECT * FROM transfers WHERE ledger_id = $1 AND id = e.id OFFSET 0) AS t ON true
+    LEFT JOIN LATERAL (
+        -- The first one from its id on: that has only one index, whatever is believed of the table.
+        SELECT * FROM transfers WHERE ledger_id = $1 AND id >= e.id ORDER BY id LIMIT 1
+    ) AS t ON t.id = e.id
     WHERE e.position > $2 AND e.position <= coalesce(l.examined, e.position)
       AND event_type(coalesce(t.kind, e.change ->> 'type'), t.refusal) & $4 <> 0
     ORDER BY e.position

@@ -19,24 +19,25 @@ ORDER BY w.position;
 -- p.captured, CASE WHEN p.is_due THEN 0 ELSE p.remaining END AS remaining, p.reversed,
 -- CASE WHEN p.is_due THEN 'expired' ELSE p.state END AS state
 
--- columns: transfers_with_progress
--- transfers AS t LEFT JOIN LATERAL (
---     SELECT *, state = 'open' AND expires_at <= ledger_clock() AS is_due
---     FROM transfer_progress WHERE ledger_id = t.ledger_id AND id = t.id OFFSET 0
--- ) AS p ON true
+-- columns: progress_of_it
+-- SELECT *, state = 'open' AND expires_at <= ledger_clock() AS is_due
+-- FROM transfer_progress WHERE ledger_id = t.ledger_id AND id = t.id OFFSET 0
 
 -- name: transfer_by_key(ledger_id, key)
 -- The attempt that an idempotency key is bound to, and what has become of it.
 -- That is looked up by itself (OFFSET 0): a join may read all that the ledger has, when ids grow past the statistics.
 SELECT {transfer_columns}, {progress_columns}
-FROM {transfers_with_progress}
+FROM transfers AS t
+LEFT JOIN LATERAL ({progress_of_it}) AS p ON true
 WHERE t.ledger_id = $1 AND t.idempotency_key = $2;
 
 -- name: transfer_by_id(ledger_id, id)
 -- The attempt of this id, and what has become of it.
+-- The first one from the id on: that has only one index, whatever is believed of the table.
 SELECT {transfer_columns}, {progress_columns}
-FROM {transfers_with_progress}
-WHERE t.ledger_id = $1 AND t.id = $2;
+FROM (SELECT * FROM transfers WHERE ledger_id = $1 AND id >= $2 ORDER BY id LIMIT 1) AS t
+LEFT JOIN LATERAL ({progress_of_it}) AS p ON true
+WHERE t.id = $2;
 
 -- columns: examined_columns
 -- *, ($5::text IS NULL OR kind = $5) AND ($6::jsonb IS NULL OR metadata::jsonb @> $6) AS matches,

@@ -7,12 +7,13 @@ from typing import Any
 import asyncpg
 import pytest
 
+from server.events.relay import Relay
 from tests.plans.test_requests import sessions_ended
 from tests.support.client import Client, new_key
 from tests.support.postgres import create_database, drop_database
 from tests.support.service import in_process
 
-TABLES = ("accounts", "transfers", "transfer_progress")
+TABLES = ("accounts", "transfers", "transfer_progress", "outbox", "feed", "feed_heads", "feed_accounts")
 ACCOUNTS = 1_000
 BATCHES = 20
 BATCH = 200
@@ -115,3 +116,42 @@ async def test_holds_and_captures_read_what_they_name(template: str) -> None:
     # A hold is looked up by its capture and met again where its row is changed; nothing is due.
     assert captures <= read["transfer_progress"] < 5 * captures, read
     assert captures <= read["transfers"] < 3 * captures, read
+
+
+async def test_a_relay_and_its_readers_read_what_they_name(template: str) -> None:
+    """The same of the relay, of pages of events: of all, of an account and of a type, and of a transfer by its id."""
+    async with young(template) as url:
+        async with (
+            in_process(url, posting_connections=1, reading_connections=1) as service,
+            relaying(url) as relay,
+        ):
+            client = await service.client("young")
+            await client.post(
+                "/v1/accounts/bulk",
+                {"accounts": [{"id": f"a{number}", "currency": "EUR", "floor": None} for number in range(100)]},
+            )
+            for number in range(EARLY + BATCHES):
+                await post(client, number)
+                await client.transfer("a0", "a0:none", 1)
+                await relay.step()
+                for chosen in ("", "&account=a0", "&type=transfer.refused", "&account=a0&type=transfer.refused"):
+                    answer = await client.get(f"/v1/events?after={number * (BATCH + 1)}&limit=20{chosen}")
+                    assert answer.status == 200
+                newest = (await client.get("/v1/transfers?limit=1")).json["data"][0]["id"]
+                assert (await client.get(f"/v1/transfers/{newest}")).status == 200
+        read = await rows_read(url)
+    batches = EARLY + BATCHES
+    # The relay reads each once, and that of a refusal twice; a page reads what it has, and what lies near it.
+    assert read["transfers"] < batches * (BATCH + 4 * 300), read
+    assert read["feed"] < batches * 4 * 400, read
+    assert read["outbox"] < batches * 20, read
+
+
+@asynccontextmanager
+async def relaying(url: str) -> AsyncIterator[Relay]:
+    """A relay of a database."""
+    relay = Relay(url)
+    try:
+        yield relay
+    finally:
+        await relay.close()
