@@ -169,6 +169,31 @@ async def test_a_slow_one_delays_no_other(admin: Client, own: Service, deliverin
             assert slow.positions == [1]
 
 
+async def test_many_slow_ones_delay_no_other(
+    admin: Client, own: Service, delivering: Delivering, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However many endpoints of a ledger answer slowly, one of another is sent what happens there."""
+    for name, value in (("WALKS_MAX", 4), ("OF_LEDGER_MAX", 3), ("SLOW_MAX", 2), ("SLOW_SECONDS", 0.01)):
+        monkeypatch.setattr(module, name, value)
+    release = asyncio.Event()
+
+    async def held(request: Received, writer: asyncio.StreamWriter) -> None:
+        await release.wait()
+        await status(200)(request, writer)
+
+    other = await own.client("others")
+    async with receiving(held) as slow, receiving(status(200)) as theirs:
+        for _ in range(8):
+            await make(admin, slow.url())
+        await make(other, theirs.url())
+        async with delivering(seconds=60):
+            await happen(admin, 5)
+            await until(lambda: len(slow.requests) >= 3)
+            await happen(other, 20)
+            await until(lambda: theirs.positions == list(range(1, 21)))
+            release.set()
+
+
 async def test_types(admin: Client, delivering: Delivering) -> None:
     """What is not asked for is not sent, and does not come when it is asked for later."""
     async with delivering(), receiving(status(200)) as receiver:

@@ -9,7 +9,9 @@ from msgspec import Meta
 from server.settings import PREFIX
 
 _HOST: Final = r"(?:[A-Za-z0-9._-]{1,253}|\[[0-9A-Fa-f:.]{2,45}\])"
-_ADDRESS: Final = rf"{_HOST}:[0-9]{{1,5}}"
+# 1 to 65535.
+_PORT: Final = r"(?:[1-9][0-9]{0,3}|[1-5][0-9]{4}|6[0-4][0-9]{3}|65[0-4][0-9]{2}|655[0-2][0-9]|6553[0-5])"
+_ADDRESS: Final = rf"{_HOST}:{_PORT}"
 
 
 # A file on the machines where background processes run.
@@ -77,7 +79,9 @@ class KafkaOptions(Options, frozen=True, kw_only=True, omit_defaults=True):
             description="brokers that are asked first, as HOST:PORT,...",
         ),
     ]
-    topic: Annotated[str, Meta(pattern=r"^[A-Za-z0-9._-]{1,249}\Z", description="topic of letters, digits, . _ and -")]
+    topic: Annotated[
+        str, Meta(pattern=r"^(?!\.{1,2}\Z)[A-Za-z0-9._-]{1,249}\Z", description="topic of letters, digits, . _ and -")
+    ]
     tls: Annotated[bool, Meta(description="connect by TLS")] = False
     sasl: (
         Annotated[
@@ -109,7 +113,7 @@ class RabbitOptions(Options, frozen=True, kw_only=True, omit_defaults=True):
     url: Annotated[
         str,
         Meta(
-            pattern=rf"^amqps?://{_HOST}(?::[0-9]{{1,5}})?(?:/[^/?#@]{{0,255}})?\Z",
+            pattern=rf"^amqps?://{_HOST}(?::{_PORT})?(?:/[^/?#@]{{0,255}})?\Z",
             description="amqp://HOST:PORT/VHOST, or amqps:// for TLS, without a user",
         ),
     ]

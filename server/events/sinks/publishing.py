@@ -134,8 +134,10 @@ class Publishing:
                     await self._note_failure(str(error))
                 except PASSING as error:
                     log.warning("the sink %s waits for the database: %s", self.row.name, error)
-                except Exception:
-                    log.exception("sending to the sink %s failed", self.row.name)
+                except Exception as error:
+                    if not self._failing:
+                        log.exception("sending to the sink %s failed", self.row.name)
+                    await self._note_failure(f"a fault: {type(error).__name__}")
                 failures += 1
                 self._most = 1
                 await self._close()

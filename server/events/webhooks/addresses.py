@@ -81,6 +81,9 @@ class Destinations:
             raise ValueError("A URL begins with https://.")
         if "@" in _AUTHORITY_END.split(text.partition("://")[2], maxsplit=1)[0]:
             raise ValueError("A URL holds no user and no password.")
+        authority = _AUTHORITY_END.split(text.partition("://")[2], maxsplit=1)[0]
+        if authority.endswith(":") or ("[" in authority and ":" not in host):
+            raise ValueError("This is not a URL.")
         if "#" in text:
             raise ValueError("A URL ends before its fragment.")
         if port == 0:

@@ -10,7 +10,7 @@ import logging
 import random
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Collection, Iterator
+from collections.abc import Awaitable, Callable, Collection, Hashable, Iterator
 from datetime import UTC, datetime
 from functools import partial
 from typing import Final, NamedTuple
@@ -38,6 +38,12 @@ ENDPOINTS_PAGE: Final = 1_000
 # attempt, fewer than the 1,024 files that a process may have open unless told otherwise.
 WALKS_MAX: Final = 256
 RETRYING_MAX: Final = 128
+# Of these, endpoints of one ledger, and those of all ledgers that were slow when they answered last: others have room,
+# however many of them somebody makes.
+OF_LEDGER_MAX: Final = 32
+SLOW_MAX: Final = 64
+# Seconds that a good answer takes at most. One slow answer ends a turn.
+SLOW_SECONDS: Final = 1.0
 # Events that an endpoint is sent in one turn.
 EVENTS_OF_TURN: Final = 50
 # Attempts at once at one endpoint beside the one in order: a receiver that is back is not flooded with what it missed.
@@ -104,11 +110,13 @@ class Deliveries:
         self._sender = sender
         self._failpoints = failpoints or Failpoints("")
         self._records = Records(database)
-        self._walks = Turns(partial(self._work, self._send_next), WALKS_MAX)
-        self._retrying = Turns(partial(self._work, self._try_again), RETRYING_MAX)
+        self._walks = Turns(partial(self._work, self._send_next), WALKS_MAX, self._group)
+        self._retrying = Turns(partial(self._work, self._try_again), RETRYING_MAX, self._group)
         # The version of each endpoint that is sent anything, by ledger and id.
         self._versions: dict[int, dict[UUID, int]] = {}
         self._failing: dict[Key, _Failing] = {}
+        # Endpoints whose last answer was slow, or did not come.
+        self._slow: set[Key] = set()
         # Endpoints whose secrets cannot be read, so that each is logged once.
         self._unreadable: set[Key] = set()
         self._outcomes: Counter[str] = Counter(dict.fromkeys(OUTCOMES, 0))
@@ -131,6 +139,10 @@ class Deliveries:
             for row in page:
                 after = key = (row["ledger_id"], row["id"])
                 versions.setdefault(key[0], {})[key[1]] = row["version"]
+                if self._version(key) != row["version"]:
+                    # It may lead elsewhere now.
+                    self._failing.pop(key, None)
+                    self._slow.discard(key)
                 behind = max(behind, row["behind"])
                 if self._vault is not None:
                     self._versions.setdefault(key[0], {})[key[1]] = row["version"]
@@ -145,6 +157,7 @@ class Deliveries:
         self._versions, self._behind = versions, behind
         self._failing = {key: failing for key, failing in self._failing.items() if self._version(key) is not None}
         self._unreadable = {key for key in self._unreadable if self._version(key) is not None}
+        self._slow = {key for key in self._slow if self._version(key) is not None}
         return LOOK_SECONDS
 
     async def close(self) -> None:
@@ -165,6 +178,10 @@ class Deliveries:
     def _version(self, key: Key) -> int | None:
         """Return the version of an endpoint as it was last seen; None of one that is not sent anything."""
         return self._versions.get(key[0], {}).get(key[1])
+
+    def _group(self, key: Key) -> tuple[Hashable, int]:
+        """Return the group that shares places with an endpoint, and how many it has."""
+        return ("slow", SLOW_MAX) if key in self._slow else (key[0], OF_LEDGER_MAX)
 
     def _rests(self, key: Key) -> bool:
         """Return whether an endpoint has failed so often that it is sent nothing new yet."""
@@ -222,6 +239,9 @@ class Deliveries:
             if not (moved and may_go_on):
                 return False
             reached = event.position
+            if key in self._slow:
+                # Others have their turns before the next one.
+                return True
         if page.next_after > reached:
             # What it is not sent is behind it too.
             await self._records.write(Outcome(*key, endpoint.replay, page.next_after))
@@ -259,6 +279,10 @@ class Deliveries:
         at = datetime.now(UTC)
         message = Message(f"{ledger}/{event.position}", envelope(event, ledger))
         answer = await self._sender.send(endpoint.url, message, secrets)
+        if answer.duration_ms > SLOW_SECONDS * 1000:
+            self._slow.add(key)
+        else:
+            self._slow.discard(key)
         await self._failpoints.reach("webhooks.answered")
         outcome = _outcome(answer, attempt)
         self._outcomes[outcome] += 1

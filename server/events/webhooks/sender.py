@@ -12,6 +12,7 @@ from typing import Any, Final, NamedTuple
 
 import aiohttp
 from aiohttp.abc import AbstractResolver, ResolveResult
+from aiohttp.client_proto import ResponseHandler
 from yarl import URL
 
 from server.events.webhooks.addresses import Destinations, literal
@@ -28,8 +29,12 @@ ANSWER_BYTES_KEPT: Final = 1024
 IDLE_SECONDS: Final = 2.0
 # Seconds for which what a name stands for is remembered. Connections last about as long.
 NAME_SECONDS: Final = 10
-# Names that are looked up at once. The library call blocks a thread, for half a minute where nobody answers.
-LOOKUPS_MAX: Final = 32
+# Names that are looked up at once. The library call blocks a thread, for half a minute where nobody answers: there is
+# one for each endpoint that may be sent something, so that nobody's name waits behind those of others.
+LOOKUPS_MAX: Final = 256
+# Bytes that an attempt may receive in all, with heads, interim answers and the framing of chunks: whoever sends more is
+# cut off, since each of them takes time of this process.
+RECEIVED_BYTES_MAX: Final = 2 * ANSWER_BYTES_MAX
 
 _HEADERS: Final = {
     "Content-Type": "application/cloudevents+json",
@@ -99,21 +104,27 @@ class Sender:
         self._tls = tls
         self._look_up = look_up
         self._threads: ThreadPoolExecutor | None = None
-        # One with TLS and one without, made at their first use.
-        self._sessions: dict[bool, aiohttp.ClientSession] = {}
+        # By whether with TLS, and whether each connection is used once; made at their first use.
+        self._sessions: dict[tuple[bool, bool], aiohttp.ClientSession] = {}
 
     async def send(self, url: str, message: Message, secrets: Sequence[bytes]) -> Answer:
         """Send a message, signed with each of the secrets, and return what became of it."""
         began = time.monotonic()
         status, body, error = None, bytearray(), None
         try:
-            async with asyncio.timeout(self._seconds), self._posted(URL(url), message, secrets) as response:
-                status = response.status
-                async for part in response.content.iter_any():
-                    body += part[: ANSWER_BYTES_MAX - len(body)]
-                    if len(body) == ANSWER_BYTES_MAX:
-                        response.close()
-                        break
+            async with asyncio.timeout(self._seconds):
+                try:
+                    response = await self._posted(URL(url), message, secrets)
+                except (aiohttp.ServerDisconnectedError, ConnectionError):
+                    # A connection that was kept may have been closed by the receiver meanwhile.
+                    response = await self._posted(URL(url), message, secrets, fresh=True)
+                async with response:
+                    status = response.status
+                    async for part in response.content.iter_any():
+                        body += part[: ANSWER_BYTES_MAX - len(body)]
+                        if len(body) == ANSWER_BYTES_MAX:
+                            response.close()
+                            break
         except TimeoutError:
             error = "timeout"
         except (aiohttp.ClientError, OSError, ValueError) as failure:
@@ -130,9 +141,14 @@ class Sender:
             self._threads.shutdown(wait=False, cancel_futures=True)
             self._threads = None
 
-    def _posted(self, url: URL, message: Message, secrets: Sequence[bytes]) -> "aiohttp.client._RequestContextManager":
+    def _posted(
+        self, url: URL, message: Message, secrets: Sequence[bytes], *, fresh: bool = False
+    ) -> "aiohttp.client._RequestContextManager":
         """
         Return the request.
+
+        Args:
+            fresh: On a connection that no message was sent on.
 
         Raises:
             RefusedAddressError: It would go to an address that is not allowed.
@@ -149,28 +165,29 @@ class Sender:
             "webhook-signature": signatures(secrets, message.id, timestamp, message.body),
         }
         # No redirect is followed: it would lead where nobody has looked.
-        return self._session(secure).post(url, data=message.body, headers=fields, allow_redirects=False)
+        return self._session(secure, fresh).post(url, data=message.body, headers=fields, allow_redirects=False)
 
-    def _session(self, secure: bool) -> aiohttp.ClientSession:
-        if secure not in self._sessions:
+    def _session(self, secure: bool, fresh: bool) -> aiohttp.ClientSession:
+        if (secure, fresh) not in self._sessions:
             if self._tls is None:
                 self._tls = ssl.create_default_context()
-            connector = aiohttp.TCPConnector(
+            connector = _Connector(
                 resolver=_Resolver(self._find, partial(self._destinations.allows, secure=secure)),
                 ssl=self._tls,
                 ttl_dns_cache=NAME_SECONDS,
-                keepalive_timeout=IDLE_SECONDS,
+                force_close=fresh,
+                **({} if fresh else {"keepalive_timeout": IDLE_SECONDS}),
                 # Whoever sends bounds how much it sends.
                 limit=0,
             )
-            self._sessions[secure] = aiohttp.ClientSession(
+            self._sessions[secure, fresh] = aiohttp.ClientSession(
                 connector=connector,
                 timeout=aiohttp.ClientTimeout(total=None),
                 cookie_jar=aiohttp.DummyCookieJar(),
                 skip_auto_headers=("Accept-Encoding",),
                 auto_decompress=False,
             )
-        return self._sessions[secure]
+        return self._sessions[secure, fresh]
 
     async def _find(self, host: str, port: int) -> Found:
         """Look a name up in a thread of our own: those of the loop are few, and used by others."""
@@ -178,6 +195,34 @@ class Sender:
             self._threads = ThreadPoolExecutor(LOOKUPS_MAX, "webhooks")
         look_up = partial(self._look_up, host, port, type=socket.SOCK_STREAM)
         return await asyncio.get_running_loop().run_in_executor(self._threads, look_up)
+
+
+class _Connection(ResponseHandler):
+    """A connection that is cut off when a receiver sends too much for one message."""
+
+    _received = 0
+
+    def set_response_params(self, **parameters: Any) -> None:
+        """Begin with the answer to a message."""
+        self._received = 0
+        super().set_response_params(**parameters)
+
+    def data_received(self, data: bytes) -> None:
+        """Take bytes, before anything is made of them."""
+        self._received += len(data)
+        if self._received <= RECEIVED_BYTES_MAX:
+            super().data_received(data)
+        elif self.transport is not None:
+            self.transport.abort()
+
+
+class _Connector(aiohttp.TCPConnector):
+    """Makes such connections."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        # The one place where the client takes another protocol.
+        self._factory = partial(_Connection, loop=asyncio.get_running_loop())  # type: ignore[assignment]  # a subclass
 
 
 class _Resolver(AbstractResolver):

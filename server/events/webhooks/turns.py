@@ -1,6 +1,7 @@
 """Work on many things, a few at a time: each by itself, in turn, so that a slow one holds up no other."""
 
 import asyncio
+from collections import Counter
 from collections.abc import Awaitable, Callable, Hashable
 from typing import Final, Generic, TypeVar
 
@@ -21,12 +22,21 @@ class Turns(Generic[Key]):
             nothing.
 
         turns_max: Keys that are worked on at once.
+
+        group: Returns a key's group and how many of that are worked on at once.
     """
 
-    def __init__(self, work: Callable[[Key], Awaitable[bool]], turns_max: int) -> None:
+    def __init__(
+        self,
+        work: Callable[[Key], Awaitable[bool]],
+        turns_max: int,
+        group: Callable[[Key], tuple[Hashable, int]],
+    ) -> None:
         self._work = work
         self._turns_max = turns_max
+        self._group = group
         self._running: dict[Key, asyncio.Task[None]] = {}
+        self._of_groups: Counter[Hashable] = Counter()
         # In the order in which they came. As many as there are keys, each once.
         self._waiting: dict[Key, None] = {}
 
@@ -43,6 +53,7 @@ class Turns(Generic[Key]):
         await stop(*self._running.values())
         # A turn that had not begun has not ended either.
         self._running.clear()
+        self._of_groups.clear()
 
     def _begin(self) -> None:
         if len(self._running) >= self._turns_max:
@@ -50,15 +61,20 @@ class Turns(Generic[Key]):
         for key in [key for key in self._waiting if key not in self._running]:
             if len(self._running) >= self._turns_max:
                 return
+            group, group_max = self._group(key)
+            if self._of_groups[group] >= group_max:
+                continue
             del self._waiting[key]
-            self._running[key] = asyncio.create_task(self._turn(key))
+            self._of_groups[group] += 1
+            self._running[key] = asyncio.create_task(self._turn(key, group))
 
-    async def _turn(self, key: Key) -> None:
+    async def _turn(self, key: Key, group: Hashable) -> None:
         more = False
         try:
             more = await self._work(key)
         finally:
-            self._running.pop(key, None)
+            if self._running.pop(key, None) is not None:
+                self._of_groups[group] -= 1
             if more:
                 self._waiting[key] = None
             self._begin()
