@@ -7,6 +7,7 @@ import pytest
 
 from server.gate.keys import new_key
 from server.store.postgres import READ_WAITERS_MAX
+from server.store.sessions import SESSION_SETTINGS
 from tests.support.client import Client
 from tests.support.service import Service, in_process
 
@@ -27,6 +28,8 @@ async def test_a_flood_of_strangers_takes_no_room_of_readers(
     """While more strangers wait than readers may, a key that is known reads; strangers past their bound hear 503."""
     # However long the flood takes: a key that is read anew would wait for the lock.
     monkeypatch.setattr("server.gate.keys.CACHE_SECONDS", 60.0)
+    # And as long as all of it waits, on a busy machine too.
+    monkeypatch.setitem(SESSION_SETTINGS, "lock_timeout", "10s")
     async with in_process(database_url, redis_url) as service:
         good = await service.client("books")
         assert (await good.get("/v1/transfers")).status == 200
