@@ -106,7 +106,11 @@ class EventStreamHandlers:
                         break
                     proved = time.monotonic()
                 if more or await reading.wait(max(0.0, min(spoke + SILENCE_SECONDS, ends) - time.monotonic())):
+                    began = time.monotonic()
                     read = await reading.read_on()
+                    if more:
+                        # Who is far behind rests as long as a page took: half of the time is others'.
+                        await asyncio.sleep(time.monotonic() - began)
             except (StoreError, QueueFullError, DatabaseError):
                 # A browser that came back now would hear 503 and give up.
                 await asyncio.sleep(AWAY_SECONDS)
