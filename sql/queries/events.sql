@@ -11,6 +11,14 @@ SELECT ledger_id, position FROM feed_heads WHERE ledger_id = ANY ($1::bigint[]);
 -- What a ledger is called.
 SELECT name FROM ledgers WHERE id = $1;
 
+-- The first transfer from an id on is looked up: that takes the index of ids, whatever the planner believes of the table.
+-- columns: event_with_transfer
+-- SELECT e.position, e.posted_at, e.account, e.change, t.*
+-- FROM event AS e
+-- LEFT JOIN LATERAL (
+--     SELECT * FROM transfers WHERE ledger_id = $1 AND id >= e.id ORDER BY id LIMIT 1
+-- ) AS t ON t.id = e.id
+
 -- name: event_page(ledger_id, after, examined, types, limit)
 -- Events of some types behind a position, in order, of so many that are examined; each row tells how far the look went.
 -- Types that are not mere transfers are found by an index of their own.
@@ -49,12 +57,7 @@ WITH batch AS (
 SELECT l.head, l.examined, t.position, t.posted_at, t.account, t.change, {transfer_columns}
 FROM look AS l
 LEFT JOIN LATERAL (
-    SELECT e.position, e.posted_at, e.account, e.change, t.*
-    FROM event AS e
-    LEFT JOIN LATERAL (
-        -- The first one from its id on: that has only one index, whatever is believed of the table.
-        SELECT * FROM transfers WHERE ledger_id = $1 AND id >= e.id ORDER BY id LIMIT 1
-    ) AS t ON t.id = e.id
+    {event_with_transfer}
     WHERE event_type(coalesce(t.kind, e.change ->> 'type'), t.refusal) & $4 <> 0
     ORDER BY e.position
     LIMIT $5
@@ -134,12 +137,7 @@ WITH late AS (
 SELECT l.head, l.examined, t.position, t.posted_at, t.account, t.change, {transfer_columns}
 FROM look AS l
 LEFT JOIN LATERAL (
-    SELECT e.position, e.posted_at, e.account, e.change, t.*
-    FROM event AS e
-    LEFT JOIN LATERAL (
-        -- The first one from its id on: that has only one index, whatever is believed of the table.
-        SELECT * FROM transfers WHERE ledger_id = $1 AND id >= e.id ORDER BY id LIMIT 1
-    ) AS t ON t.id = e.id
+    {event_with_transfer}
     WHERE e.position > $2 AND e.position <= coalesce(l.examined, e.position)
       AND event_type(coalesce(t.kind, e.change ->> 'type'), t.refusal) & $4 <> 0
     ORDER BY e.position
