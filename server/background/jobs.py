@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from typing import Final, Protocol
 
 from server.ledger.posting import KeyInUseError
+from server.store.background import growing_pause
 from server.store.coalescer import QueueFullError
 from server.store.errors import DatabaseError, StoreError
 from server.telemetry.metrics import Sample
@@ -14,8 +15,6 @@ from server.telemetry.metrics import Sample
 # PostgreSQL is back.
 PAUSE_FIRST_SECONDS: Final = 0.25
 PAUSE_MAX_SECONDS: Final = 5.0
-# Doublings after which a pause is at its longest.
-DOUBLINGS_MAX: Final = 8
 
 # What is no fault of the program: a store is away, busy, or refuses.
 PASSING: Final = (StoreError, DatabaseError, QueueFullError, KeyInUseError)
@@ -50,7 +49,7 @@ class Job(Protocol):
 
 def pause_seconds(failures: int) -> float:
     """Return the pause after so many failures in a row."""
-    return min(PAUSE_MAX_SECONDS, PAUSE_FIRST_SECONDS * 2.0 ** min(failures - 1, DOUBLINGS_MAX))
+    return growing_pause(failures, PAUSE_FIRST_SECONDS, PAUSE_MAX_SECONDS)
 
 
 async def keep(job: Job) -> None:

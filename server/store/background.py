@@ -1,4 +1,4 @@
-"""Background tasks, and how they are stopped."""
+"""Background tasks: how they are stopped, and how long they pause after failures."""
 
 import asyncio
 import logging
@@ -8,6 +8,8 @@ from typing import Any
 CANCEL_SECONDS = 1.0
 # Times that a task is cancelled: together as long as the longest wait of a statement.
 CANCEL_MAX = 5
+# Doublings after which a pause is at its longest, whatever that is.
+DOUBLINGS_MAX = 16
 
 log = logging.getLogger(__name__)
 
@@ -32,3 +34,8 @@ async def stop(*tasks: "asyncio.Task[Any] | None") -> None:
         # An error that nobody asks for is logged by asyncio.
         await asyncio.gather(*ended, return_exceptions=True)
     log.warning("background tasks do not end: %d", len(running))
+
+
+def growing_pause(failures: int, first: float, longest: float) -> float:
+    """Return the pause after so many failures in a row, in seconds: it doubles from *first* up to *longest*."""
+    return min(longest, first * 2.0 ** min(failures - 1, DOUBLINGS_MAX))

@@ -15,6 +15,7 @@ from server.events.feed import Feed, envelope
 from server.events.sinks.options import Options
 from server.events.sinks.sink import AwayError, Message, RefusedError, Sink
 from server.events.sinks.store import Behind, SinkRow, Sinks
+from server.store.background import growing_pause
 from server.store.coalescer import QueueFullError
 from server.store.errors import DatabaseError, StoreError
 from server.telemetry.failpoints import Failpoints
@@ -32,8 +33,6 @@ REMEMBERED_MAX: Final = 100_000
 # back.
 PAUSE_FIRST_SECONDS: Final = 0.5
 PAUSE_MAX_SECONDS: Final = 30.0
-# Doublings after which a pause is at its longest.
-DOUBLINGS_MAX: Final = 8
 
 # What is the database's and not the sink's.
 PASSING: Final = (StoreError, DatabaseError, QueueFullError)
@@ -43,7 +42,7 @@ log = logging.getLogger(__name__)
 
 def pause_seconds(failures: int) -> float:
     """Return the pause after so many failures in a row."""
-    return min(PAUSE_MAX_SECONDS, PAUSE_FIRST_SECONDS * 2.0 ** min(failures - 1, DOUBLINGS_MAX))
+    return growing_pause(failures, PAUSE_FIRST_SECONDS, PAUSE_MAX_SECONDS)
 
 
 class Batch(NamedTuple):

@@ -23,6 +23,7 @@ from server.events.webhooks.secrets import UnreadableSecretError, Vault
 from server.events.webhooks.sender import Answer, Message, Sender
 from server.events.webhooks.turns import Turns
 from server.ledger.ids import new_transfer_id
+from server.store.background import growing_pause
 from server.store.coalescer import QueueFullError
 from server.store.errors import DatabaseError, StoreError
 from server.store.postgres import Database
@@ -253,8 +254,8 @@ class Deliveries:
             self._failing.pop(key, None)
             return True
         times = self._failing.get(key, _WELL).times + 1
-        doubled = times - 1 - FAILURES_FREE
-        pause = min(PAUSE_MAX_SECONDS, PAUSE_FIRST_SECONDS * 2.0 ** min(doubled, 10)) if doubled >= 0 else 0.0
+        counted = times - FAILURES_FREE
+        pause = growing_pause(counted, PAUSE_FIRST_SECONDS, PAUSE_MAX_SECONDS) if counted > 0 else 0.0
         self._failing[key] = _Failing(times, time.monotonic() + pause)
         return pause == 0.0
 
