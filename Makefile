@@ -31,6 +31,7 @@ test: ## the whole suite (ARGS="tests/unit -k name" for a part)
 	@$(SETUP) test
 	@$(SETUP) locust
 	@$(SETUP) peer
+	@$(SETUP) contract
 	@$(BIN)/python -m pytest -n 3 --dist worksteal $(ARGS)
 
 lint: ## ruff, mypy, import-linter, SQL checks

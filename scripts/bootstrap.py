@@ -1,8 +1,7 @@
 """
-Find a Python that is new enough, then let make_venv.py make `.venv` with it, `.venv-load` for `locust`, or `.venv-peer`
-for `peer` and `bench`.
+Find a Python that is new enough, then let make_venv.py make the virtual environment of a level with it.
 
-    python3 scripts/bootstrap.py [run|test|load|locust|peer|bench]
+    python3 scripts/bootstrap.py [run|test|load|locust|contract|docs|peer|bench]
 
 This file is kept so simple that every Python back to 2.7 can read it and say plainly what is due.
 """

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Rewrite requirements/*.txt from pyproject.toml. Versions stay unless asked: scripts/lock.sh --upgrade
 #
-# dev.txt holds everything but locust.txt, peer.txt and plots.txt; the others are parts of it and are constrained by it, so that
-# one virtual environment can take them in any order. --universal: one file for Linux and macOS, every
+# dev.txt holds everything but what has a virtual environment of its own (the last ones below). The others are parts of it
+# and are constrained by it, so that one virtual environment can take them in any order. --universal: one file for Linux and macOS, every
 # Python from 3.11 on. No address is written: the files work against any index.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -27,11 +27,14 @@ compile dev pyproject.toml --all-extras "$@"
 compile run pyproject.toml "${within[@]}"
 compile embedded pyproject.toml --extra embedded "${within[@]}"
 compile load pyproject.toml --extra embedded --extra load "${within[@]}"
+compile cli pyproject.toml --extra cli "${within[@]}"
 compile otel pyproject.toml --extra otel "${within[@]}"
 compile sinks pyproject.toml --extra kafka --extra rabbitmq "${within[@]}"
 compile build --group build "${within[@]}"
 # Of virtual environments of their own, so nothing else constrains them.
 compile locust --group locust "$@"
+compile contract --group contract "$@"
+compile docs --group docs "$@"
 compile peer --group peer "$@"
 compile plots --group plots --constraint requirements/peer.txt "$@"
 

@@ -1,8 +1,9 @@
 """
 Make the virtual environment of one level with its locked packages, or do nothing when it is there already.
 
-All levels are in `.venv` but `locust`, which has `.venv-load` for itself, because gevent must never meet the service,
-and `peer` and `bench`, which share `.venv-peer`: what the benchmark compares with, and what draws its plots.
+Most levels are in `.venv`. Four others never meet the service: `locust` in `.venv-load`, because of gevent; `contract`
+(what holds a server against its OpenAPI document) and `docs` in virtual environments of their own; `peer` and `bench`
+in `.venv-peer`, what the benchmark compares with and what draws its plots.
 
 Started by bootstrap.py. Standard library only. Every package is checked against its hash in
 requirements/*.txt. A stamp is written when a level is complete, and only then, so an interrupted
@@ -25,10 +26,12 @@ ROOT = Path(__file__).resolve().parent.parent
 
 # The lock files of each level. `test` holds everything of `.venv`, so it stands for the two others there.
 LEVELS = {
-    "run": ("embedded", "build"),
-    "load": ("load", "build"),
+    "run": ("embedded", "cli", "build"),
+    "load": ("load", "cli", "build"),
     "test": ("dev",),
     "locust": ("locust",),
+    "contract": ("contract",),
+    "docs": ("docs",),
     "peer": ("peer",),
     "bench": ("peer", "plots"),
 }
@@ -37,11 +40,21 @@ STANDS_FOR = {
     "load": ("load", "test"),
     "test": ("test",),
     "locust": ("locust",),
+    "contract": ("contract",),
+    "docs": ("docs",),
     "peer": ("peer", "bench"),
     "bench": ("bench",),
 }
 # The levels that are not in `.venv`, and where they are.
-APART = {"locust": ".venv-load", "peer": ".venv-peer", "bench": ".venv-peer"}
+APART = {
+    "locust": ".venv-load",
+    "contract": ".venv-contract",
+    "docs": ".venv-docs",
+    "peer": ".venv-peer",
+    "bench": ".venv-peer",
+}
+# The projects of this checkout that `.venv` holds: the service, and the Python client that its command line uses.
+PROJECTS = (ROOT, ROOT / "client")
 
 PYTHON_MIN = (3, 11)  # for a .venv that is here already; see bootstrap.py for our own
 OUTPUT_LINES_MAX = 40  # of a failed command: enough for pip's reason, not its whole story
@@ -99,8 +112,8 @@ def stamp_of(level: str) -> str:
     """
     venv = venv_of(level)
     digest = hashlib.sha256(f"{ROOT} {venv.python.resolve()}".encode())
-    project = (ROOT / "pyproject.toml",) if venv.with_project else ()
-    for path in (*lock_files(level), *project, Path(__file__)):
+    projects = [project / "pyproject.toml" for project in PROJECTS] if venv.with_project else []
+    for path in (*lock_files(level), *projects, Path(__file__)):
         digest.update(path.read_bytes())
     return digest.hexdigest()
 
@@ -207,7 +220,7 @@ def run(command: list[str], what: str) -> None:
 
 def install(level: str, venv: Venv) -> None:
     """
-    Install the locked packages of *level*, then the project itself, without asking the network.
+    Install the locked packages of *level*, then the projects of this checkout, without asking the network.
     """
     cut_short = venv.unfinished.exists()
     if cut_short:
@@ -226,8 +239,9 @@ def install(level: str, venv: Venv) -> None:
     chosen = [part for path in locks for part in ("--requirement", str(path))]
     run([*pip, "--require-hashes", *force, *chosen], "installing the packages")
     if venv.with_project:
-        project = ["--no-deps", "--no-build-isolation", "--no-index", "--editable", str(ROOT)]
-        run([*pip, *project], "installing the project itself")
+        offline = ["--no-deps", "--no-build-isolation", "--no-index"]
+        projects = [part for project in PROJECTS for part in ("--editable", str(project))]
+        run([*pip, *offline, *projects], "installing the project itself")
 
     venv.stamp_file(level).write_text(stamp_of(level))
     venv.unfinished.unlink()

@@ -29,6 +29,8 @@ def checkout(tmp_path: Path) -> Path:
     """
     shutil.copytree(ROOT / "requirements", tmp_path / "requirements")
     shutil.copy(ROOT / "pyproject.toml", tmp_path)
+    (tmp_path / "client").mkdir()
+    shutil.copy(ROOT / "client" / "pyproject.toml", tmp_path / "client")
     (tmp_path / "scripts").mkdir()
     for name in ("bootstrap.py", "make_venv.py"):
         shutil.copy(ROOT / "scripts" / name, tmp_path / "scripts")
