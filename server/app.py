@@ -12,7 +12,7 @@ from server.gate.addresses import AddressLimit
 from server.gate.gate import Gate
 from server.gate.keys import Authenticator, Defaults
 from server.gate.limits import Limit, read_rate
-from server.http import render
+from server.http import openapi, render
 from server.http.accounts import AccountHandlers
 from server.http.bulk import BulkHandlers
 from server.http.callers import Callers
@@ -198,7 +198,7 @@ async def create_app(settings: Settings, workers: int = 1) -> AsyncIterator[App]
             IntegrityHandlers(Rounds(database)),
             WebhookHandlers(endpoints, destinations),
             HealthHandlers(readiness),
-            PageHandlers(),
+            PageHandlers(openapi.document),
         )
         observer = Observer(tallies, settings.slow_ms / 1000, settings.log_sample, traces)
         pipeline = Pipeline(Router(bind(handlers)), callers, gate, observer, cross_origin(settings))
