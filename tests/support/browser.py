@@ -126,7 +126,7 @@ async def running_chromium() -> AsyncIterator[Chromium]:
     """Run the browser; it ends with the process that has started it, however that ends."""
     path = chromium()
     # Imported here: most test processes open no page.
-    from playwright.async_api import async_playwright  # noqa: PLC0415
+    from playwright.async_api import async_playwright
 
     async with async_playwright() as playwright:
         browser = await playwright.chromium.launch(
