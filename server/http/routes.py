@@ -29,6 +29,7 @@ from server.http.query import (
     TransfersQuery,
     TrialBalanceQuery,
 )
+from server.http.reference import BUNDLE_PATH, ReferenceHandlers
 from server.http.route import Handler, Route
 from server.http.statement_forms import StatementBody
 from server.http.statements import StatementHandlers, TrialBalanceBody
@@ -322,6 +323,8 @@ ROUTES: tuple[Route, ...] = (
     Route("GET", "/livez", None, HealthHandlers.livez, answers={200: None}, free=True),
     Route("GET", "/readyz", None, HealthHandlers.readyz, answers={200: None}, problems=("not_ready",), free=True),
     Route("GET", "/asyncapi.json", None, PageHandlers.asyncapi, answers={200: None}),
+    Route("GET", "/docs", None, ReferenceHandlers.page, answers={200: None}),
+    Route("GET", BUNDLE_PATH, None, ReferenceHandlers.bundle, answers={200: None, 304: None}),
     Route("GET", "/problems", None, PageHandlers.problem_index, answers={200: None}),
     Route("GET", "/problems/{id}", None, PageHandlers.problem, answers={200: None}, problems=("not_found",)),
 )
