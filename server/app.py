@@ -29,7 +29,7 @@ from server.http.pipeline import Pipeline
 from server.http.previews import PreviewHandlers
 from server.http.reading import Readings
 from server.http.reference import ReferenceHandlers
-from server.http.routes import Router, bind
+from server.http.router import Router, bind
 from server.http.runtime import runtime_failures
 from server.http.server import HttpServer
 from server.http.statements import StatementHandlers

@@ -1,0 +1,68 @@
+"""Routes of the service itself, open to all."""
+
+from typing import Final
+
+from server.http.health import HealthHandlers, LiveBody, ReadyBody
+from server.http.pages import DocumentBody, PageHandlers, ProblemCode
+from server.http.reference import ReferenceFile, ReferenceHandlers
+from server.http.route import Route, Text
+
+_TAG: Final = "Service"
+_PAGE: Final = Text("text/html", "A page for people.")
+
+SERVICE: Final = (
+    Route(
+        "GET",
+        "/livez",
+        None,
+        HealthHandlers.check_live,
+        "Tell whether the process lives",
+        _TAG,
+        answers={200: LiveBody},
+        free=True,
+    ),
+    Route(
+        "GET",
+        "/readyz",
+        None,
+        HealthHandlers.check_ready,
+        "Tell whether it is safe to serve",
+        _TAG,
+        answers={200: ReadyBody},
+        problems=("not_ready",),
+        free=True,
+    ),
+    Route(
+        "GET",
+        "/asyncapi.json",
+        None,
+        PageHandlers.get_asyncapi,
+        "Read the AsyncAPI document: events and how they are sent",
+        _TAG,
+        answers={200: DocumentBody},
+    ),
+    Route("GET", "/docs", None, ReferenceHandlers.get_reference, "Open the reference", _TAG, answers={200: _PAGE}),
+    Route(
+        "GET",
+        "/docs/{id}",
+        None,
+        ReferenceHandlers.get_reference_file,
+        "Read what the page of the reference loads",
+        _TAG,
+        name=ReferenceFile,
+        answers={200: Text("text/javascript", "A script."), 304: None},
+        problems=("not_found",),
+    ),
+    Route("GET", "/problems", None, PageHandlers.list_problems, "List all problems", _TAG, answers={200: _PAGE}),
+    Route(
+        "GET",
+        "/problems/{id}",
+        None,
+        PageHandlers.get_problem,
+        "Read what a problem means",
+        _TAG,
+        name=ProblemCode,
+        answers={200: _PAGE},
+        problems=("not_found",),
+    ),
+)
