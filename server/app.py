@@ -12,7 +12,7 @@ from server.gate.addresses import AddressLimit
 from server.gate.gate import Gate
 from server.gate.keys import Authenticator, Defaults
 from server.gate.limits import Limit, read_rate
-from server.http import render
+from server.http import openapi, render
 from server.http.accounts import AccountHandlers
 from server.http.bulk import BulkHandlers
 from server.http.callers import Callers
@@ -199,7 +199,7 @@ async def create_app(settings: Settings, workers: int = 1) -> AsyncIterator[App]
             IntegrityHandlers(Rounds(database)),
             WebhookHandlers(endpoints, destinations),
             HealthHandlers(readiness),
-            PageHandlers(),
+            PageHandlers(openapi.document),
             ReferenceHandlers(Downloads()),
         )
         observer = Observer(tallies, settings.slow_ms / 1000, settings.log_sample, traces)
