@@ -82,7 +82,7 @@ class ProblemBody(msgspec.Struct, kw_only=True, gc=False):
         ),
     ]
     title: Annotated[str, Meta(examples=[KINDS["insufficient_funds"].title])]
-    status: Status
+    status: Annotated[int, Meta(ge=400, le=599, examples=[409])]
     detail: Annotated[str, Meta(examples=["The source has too little available for 1250 EUR."])]
     code: Annotated[
         str,

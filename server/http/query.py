@@ -75,10 +75,12 @@ class PageQuery(Query, kw_only=True, frozen=True):
     cursor: Cursor | None = None
 
 
-class AccountsQuery(PageQuery, kw_only=True, frozen=True):
+class AccountsQuery(Query, kw_only=True, frozen=True):
     """Parameters of the list of accounts."""
 
     prefix: IdPrefix = Prefix("")
+    limit: Limit = PageSize(PAGE_DEFAULT)
+    cursor: Cursor | None = None
 
 
 class EntriesQuery(PageQuery, kw_only=True, frozen=True):
@@ -137,7 +139,7 @@ class EventsQuery(EventStreamQuery, kw_only=True, frozen=True):
     wait: Annotated[Wait, Meta(description="Seconds to wait for an event.", examples=[0])] = Wait(0)
 
 
-class TransfersQuery(PageQuery, kw_only=True, frozen=True):
+class TransfersQuery(Query, kw_only=True, frozen=True):
     """Parameters of the list of transfers: all that are given have to hold."""
 
     reference: (
@@ -157,6 +159,8 @@ class TransfersQuery(PageQuery, kw_only=True, frozen=True):
         ]
         | None
     ) = field(name=f"metadata.{FREE}", default=None)
+    limit: Limit = PageSize(PAGE_DEFAULT)
+    cursor: Cursor | None = None
 
 
 def decode_query(text: str, kind: type[Q]) -> Q:

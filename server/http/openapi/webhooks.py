@@ -2,6 +2,7 @@
 
 from typing import Any, Final
 
+from server.events.feed import Envelope
 from server.http.asyncapi import SUMMARIES
 from server.http.openapi import schemas
 from server.http.render import AccountBody, TransferNow
@@ -23,7 +24,7 @@ def webhook(name: str) -> dict[str, Any]:
     data = AccountBody if name.startswith("account.") else TransferNow
     event = {
         "allOf": [
-            schemas.reference("Envelope"),
+            schemas.schema(Envelope),
             {
                 "type": "object",
                 "properties": {"type": {"const": f"tallystick.{name}.v1"}, "data": schemas.schema(data)},
