@@ -4,6 +4,7 @@ import secrets
 from typing import Any, NamedTuple
 from uuid import uuid4
 
+from server.http.reference import BUNDLE_NAME
 from server.http.route import Route
 from server.http.routes import ROUTES
 from tests.api.steps import order
@@ -46,6 +47,7 @@ def path_of(route: Route, names: Names) -> str:
         "/v1/idempotency-keys/": names.key,
         "/v1/webhook-endpoints/": names.webhook,
         "/problems/": "not_found",
+        "/docs/": BUNDLE_NAME,
     }.get(collection, "")
     if route.path.endswith(("/capture", "/void")):
         name = names.hold
