@@ -4,6 +4,7 @@ from typing import Final
 
 from server.http.health import HealthHandlers, LiveBody, ReadyBody
 from server.http.pages import DocumentBody, PageHandlers, ProblemCode
+from server.http.reference import BUNDLE_PATH, ReferenceHandlers
 from server.http.route import Route, Text
 
 _TAG: Final = "Service"
@@ -39,6 +40,16 @@ SERVICE: Final = (
         "Read the AsyncAPI document: events and how they are sent",
         _TAG,
         answers={200: DocumentBody},
+    ),
+    Route("GET", "/docs", None, ReferenceHandlers.page, "Read the reference in a browser", _TAG, answers={200: _PAGE}),
+    Route(
+        "GET",
+        BUNDLE_PATH,
+        None,
+        ReferenceHandlers.bundle,
+        "Fetch the script of the reference",
+        _TAG,
+        answers={200: Text("text/javascript", "Scalar."), 304: None},
     ),
     Route("GET", "/problems", None, PageHandlers.list_problems, "List all problems", _TAG, answers={200: _PAGE}),
     Route(
