@@ -82,7 +82,9 @@ def _reference() -> dict[str, str]:
     """Return the pages that are made of the code."""
     command = [str(PYTHON), "-m", "scripts.reference"]
     try:
-        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=REFERENCE_SECONDS_MAX, check=False)
+        done = subprocess.run(
+            command, cwd=ROOT, capture_output=True, text=True, timeout=REFERENCE_SECONDS_MAX, check=False
+        )
     except FileNotFoundError:
         raise PluginError("there is no .venv: run `make docs`, which makes it") from None
     if done.returncode != 0:

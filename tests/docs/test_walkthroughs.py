@@ -14,7 +14,8 @@ import subprocess
 import sys
 import sysconfig
 import venv
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -27,14 +28,14 @@ from tests.support.waiting import until
 ROOT = Path(__file__).resolve().parents[2]
 START_SECONDS = 60.0
 STOP_SECONDS = 20.0
-# The title of the block that starts the server, and of the one that all other pages begin with.
+# The titles of the block that starts the server, and of the one that all other pages begin with.
 SERVER = "Terminal 1"
 SET_UP = "Terminal 2"
 TUTORIAL = Path("docs/tutorial.md")
 PAGES = [
     path.relative_to(ROOT)
     for path in (ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")))
-    if f"```{COMMANDS}\n" in path.read_text(encoding="utf-8")
+    if path != ROOT / TUTORIAL and f"```{COMMANDS}\n" in path.read_text(encoding="utf-8")
 ]
 STAMP = """
 from scripts.make_venv import ROOT, stamp_of, venv_of
@@ -81,10 +82,9 @@ def lend_packages(folder: Path) -> None:
     subprocess.run([python, "-c", STAMP], cwd=folder, check=True)
 
 
-@pytest.fixture(scope="module")
-async def checkout(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Checkout]:
-    """A clone of HEAD in which the tutorial's first terminal runs: one for the tutorial, and one for all other pages."""
-    folder = tmp_path_factory.mktemp("walk") / "tallystick"
+@asynccontextmanager
+async def running(folder: Path) -> AsyncIterator[Checkout]:
+    """A clone of HEAD in which the tutorial's first terminal runs."""
     subprocess.run(["git", "clone", "--quiet", str(ROOT), str(folder)], check=True)
     lend_packages(folder)
     kept = {name: text for name, text in os.environ.items() if not name.startswith(("TALLYSTICK_", "PYTHON", "MAKE"))}
@@ -114,21 +114,36 @@ async def checkout(request: pytest.FixtureRequest, tmp_path_factory: pytest.Temp
             await server.wait()
 
 
-@pytest.mark.parametrize(
-    ("checkout", "page"),
-    [pytest.param(page == TUTORIAL, page, id=str(page)) for page in PAGES],
-    indirect=["checkout"],
-)
-async def test_commands_do_what_the_page_says(checkout: Checkout, page: Path) -> None:
-    """Each command of the page succeeds, and prints what the page says."""
-    set_up = [step for step in steps(ROOT / TUTORIAL) if step.title == SET_UP]
-    own = [step for step in steps(ROOT / page) if step.title != SERVER]
-    taken = [checkout.own(step) for step in (own if page == TUTORIAL else [*set_up, *own])]
+@pytest.fixture(scope="module")
+async def checkout(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Checkout]:
+    """A clone with a server, for all pages but the tutorial."""
+    async with running(tmp_path_factory.mktemp("walk") / "tallystick") as own:
+        yield own
+
+
+async def follow(checkout: Checkout, found: Sequence[Step]) -> None:
+    """Run steps in one shell; each succeeds, and prints what its page says."""
+    taken = [checkout.own(step) for step in found if step.title != SERVER]
     done = await walk(taken, checkout.folder, checkout.environment)
     for step, result in zip(taken, done, strict=False):
-        assert result.code == 0, f"{step.commands}\n{result.output}"
-        assert step.output is None or agrees(step.output, result.output), f"{step.commands}\n{result.output}"
+        # For whoever writes the page: `pytest -rP` shows it.
+        print(step.commands, result.output, sep="\n")
+        assert result.code == 0
+        assert step.output is None or agrees(step.output, result.output), step.output
     assert len(done) == len(taken), "the shell ended early"
+
+
+async def test_tutorial(tmp_path: Path) -> None:
+    """The tutorial's commands do what it says, on a new ledger."""
+    async with running(tmp_path / "tallystick") as own:
+        await follow(own, steps(ROOT / TUTORIAL))
+
+
+@pytest.mark.parametrize("page", PAGES, ids=str)
+async def test_pages(checkout: Checkout, page: Path) -> None:
+    """The commands of a page do what it says."""
+    set_up = [step for step in steps(ROOT / TUTORIAL) if step.title == SET_UP]
+    await follow(checkout, [*set_up, *steps(ROOT / page)])
 
 
 @pytest.mark.parametrize(
