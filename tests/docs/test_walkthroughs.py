@@ -1,9 +1,9 @@
 """
 Every command of the tutorial, of the how-tos and of the README, run in a fresh clone as a new user would.
 
-The clone is lent the packages of this checkout's `.venv`, since fetching them takes a minute: its own `.venv` has a Python
-and a `tallystick` of its own, and finds the packages where they are. Ports are free ones instead of 8080 and 8081.
-Everything else is as the pages have it, `make run` among them.
+The clone is lent the packages of this checkout's `.venv`, since fetching them takes a minute: its own `.venv` has a
+Python and a `tallystick`, and finds the packages where they are. Ports are free ones instead of 8080 and 8081, and
+nothing is typed before the background process leads. Everything else is as the pages have it, `make run` too.
 """
 
 import asyncio
@@ -11,13 +11,13 @@ import os
 import re
 import signal
 import subprocess
-import sys
 import sysconfig
 import venv
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import NamedTuple
+from urllib.request import urlopen
 
 import pytest
 
@@ -64,12 +64,18 @@ class Checkout(NamedTuple):
         """Return a step with the ports of this server."""
         return Step(step.title, *(text and self._own_ports(text) for text in step[1:]))
 
+    def leads(self) -> bool:
+        """Tell whether its background process leads: a reader who types is slower than that."""
+        with urlopen(f"http://127.0.0.1:{self.ports['8081']}/metrics", timeout=START_SECONDS) as answer:
+            return b"\ntallystick_background_leads 1" in answer.read()
+
     def _own_ports(self, text: str) -> str:
         return re.sub(r"\b(8080|8081)\b", lambda match: str(self.ports[match[0]]), text)
 
 
-def lend_packages(folder: Path) -> None:
-    """Make a clone's `.venv` as `make setup` would, but for where the packages are."""
+def clone(folder: Path) -> None:
+    """Clone HEAD, and make its `.venv` as `make setup` would, but for where the packages are."""
+    subprocess.run(["git", "clone", "--quiet", str(ROOT), str(folder)], check=True)
     made = folder / ".venv"
     venv.create(made, symlinks=True)
     python = made / "bin" / "python"
@@ -85,8 +91,7 @@ def lend_packages(folder: Path) -> None:
 @asynccontextmanager
 async def running(folder: Path) -> AsyncIterator[Checkout]:
     """A clone of HEAD in which the tutorial's first terminal runs."""
-    subprocess.run(["git", "clone", "--quiet", str(ROOT), str(folder)], check=True)
-    lend_packages(folder)
+    await asyncio.to_thread(clone, folder)
     kept = {name: text for name, text in os.environ.items() if not name.startswith(("TALLYSTICK_", "PYTHON", "MAKE"))}
     ports = {"8080": free_port(), "8081": free_port()}
     own = Checkout(folder, ports, kept)
@@ -106,10 +111,12 @@ async def running(folder: Path) -> AsyncIterator[Checkout]:
     try:
         await until(lambda: server.returncode is not None or agrees(start.output or "", log.read_text()), START_SECONDS)
         assert server.returncode is None, log.read_text()
+        await until(own.leads, START_SECONDS)
         yield own
     finally:
-        # Ctrl-C.
-        os.killpg(server.pid, signal.SIGINT)
+        if server.returncode is None:
+            # Ctrl-C.
+            os.killpg(server.pid, signal.SIGINT)
         async with asyncio.timeout(STOP_SECONDS):
             await server.wait()
 
