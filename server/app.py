@@ -144,6 +144,7 @@ class App(NamedTuple):
     gate: Gate
     posting: PostingLane
     readings: Readings
+    history: History
     streams: Streams
     event_streams: EventStreams
     waiting: Waiting
@@ -206,7 +207,9 @@ async def create_app(settings: Settings, workers: int = 1) -> AsyncIterator[App]
             server = HttpServer(pipeline, readings.departures)
             stores = database, redis, books.counters
             counts = streams, event_streams, waiting
-            yield App(server, readiness, *stores, tallies, authenticator, gate, posting, readings, *counts, traces)
+            yield App(
+                server, readiness, *stores, tallies, authenticator, gate, posting, readings, history, *counts, traces
+            )
         finally:
             await readings.close()
             await gate.drain()
