@@ -57,8 +57,8 @@ def problems() -> str:
 
 def _commands(one: argparse.ArgumentParser) -> Iterator[argparse.ArgumentParser]:
     """Yield the parsers that end a command line, in the order of the help."""
-    for action in one._actions:  # noqa: SLF001 -- argparse has no public way to its subcommands
-        if isinstance(action, argparse._SubParsersAction):  # noqa: SLF001 -- as above
+    for action in one._actions:
+        if isinstance(action, argparse._SubParsersAction):
             for child in dict.fromkeys(action.choices.values()):
                 yield from _commands(child)
             return

@@ -10,8 +10,8 @@ from typing import Final
 import yarl
 from aiohttp import web
 
-# Wrong tokens that are looked at in a while, and its seconds: a tab that was left open needs a few. The right token is
-# always let in, so nobody is kept out of the console by others; its length is what keeps it from being guessed.
+# Wrong tokens that are answered 401 in a while, and its seconds; more than a tab that was left open sends. The right
+# one is always let in, so that nobody can keep others out: its length is what keeps it from being guessed.
 FAILURES_MAX: Final = 20
 FAILURES_SECONDS: Final = 60.0
 

@@ -20,7 +20,8 @@ from server.http.head import Head
 from server.http.limits import BODY_MAX_BYTES
 from server.http.problems import problem_of
 from server.http.reply import Reply, StreamedReply
-from server.http.routes import ROUTES, Router
+from server.http.router import Router
+from server.http.routes import ROUTES
 from server.http.transfers import transfer_id
 from server.process.connections import CONSOLE_POSTING, CONSOLE_READING
 from server.process.console.guard import HEADERS, refusal
@@ -37,6 +38,8 @@ LIMIT: Final = Limit(100, 1, 200)
 OPERATOR: Final = "operator"
 # Children of a transfer that are shown; a hold that is captured in small parts may have many.
 CHILDREN_MAX: Final = 100
+# Ledgers that can be chosen from.
+LEDGERS_MAX: Final = 1_000
 # What is answered in pieces is not for a page.
 STREAMED: Final = frozenset({"/v1/accounts/{id}/statement", "/v1/events/stream"})
 # What an operator may change: no money is moved from here.
@@ -46,10 +49,11 @@ log = logging.getLogger(__name__)
 
 
 class Ledger(msgspec.Struct):
-    """A ledger."""
+    """A ledger, and the position of its newest event."""
 
     id: int
     name: str
+    events: int
 
 
 class Operator:
@@ -75,13 +79,15 @@ class Operator:
         await self._stack.aclose()
 
     async def list_ledgers(self) -> web.Response:
-        """Answer with all ledgers."""
+        """Answer with the ledgers."""
         try:
             async with self._app() as app:
-                rows = await app.database.read("ledger_list")
+                rows = (await app.database.read("ledger_list"))[:LEDGERS_MAX]
+                heads = await app.feed.heads([row["id"] for row in rows])
         except (StoreError, QueueFullError) as error:
             return _failed(error)
-        return _json(200, msgspec.json.encode([Ledger(row["id"], row["name"]) for row in rows]))
+        ledgers = [Ledger(row["id"], row["name"], heads.get(row["id"], 0)) for row in rows]
+        return _json(200, msgspec.json.encode(ledgers))
 
     async def list_children(self, ledger: int, name: str) -> web.Response:
         """Answer with what was posted on top of a transfer."""

@@ -48,6 +48,7 @@ class Console:
             web.get("/console/ledgers", known(self._list_ledgers)),
             web.get(LEDGER + "/transfers/{transfer}/children", known(self._list_children)),
             web.route("*", LEDGER + "/v1/{path:.+}", known(self._serve)),
+            web.route("*", "/console/{path:.*}", known(_nothing)),
         ]
 
     def end_streams(self) -> None:
@@ -94,6 +95,10 @@ class Console:
 
             self._operator = Operator(self._settings)
         return self._operator
+
+
+async def _nothing(_: web.Request) -> web.Response:
+    return refusal(404, "The console has no such page.")
 
 
 class NoConsole:
