@@ -11,10 +11,12 @@ from server.events.webhooks.endpoints import Endpoints
 from server.events.webhooks.sender import Sender
 from server.gate.addresses import AddressLimit
 from server.gate.gate import Gate
+from server.gate.key_uses import KeyUses
 from server.gate.keys import Authenticator, Defaults
 from server.gate.limits import Limit, read_rate
 from server.http import render
 from server.http.accounts import AccountHandlers
+from server.http.api_keys import ApiKeyHandlers
 from server.http.bulk import BulkHandlers
 from server.http.callers import Callers
 from server.http.cors import Cors, read_origins
@@ -182,7 +184,8 @@ async def create_app(settings: Settings, workers: int = 1) -> AsyncIterator[App]
         history = History(database, cache, books.accounts, recent)
         reports, streams = Reports(postgres_address(settings)), Streams()
         readiness = Readiness(database, runtime_failures())
-        authenticator = Authenticator(database, defaults)
+        uses = KeyUses(database)
+        authenticator = Authenticator(database, defaults, uses)
         readings, event_streams, waiting = Readings(books.feed), EventStreams(), Waiting()
         failures = AddressLimit(redis, keyspace, defaults.failures, workers)
         anonymous = AddressLimit(redis, keyspace, defaults.anonymous, workers, "anonymous")
@@ -201,12 +204,14 @@ async def create_app(settings: Settings, workers: int = 1) -> AsyncIterator[App]
             LimitHandlers(gate),
             IntegrityHandlers(Rounds(database)),
             WebhookHandlers(endpoints, destinations),
+            ApiKeyHandlers(database, defaults.key),
             HealthHandlers(readiness),
             PageHandlers(),
             ReferenceHandlers(Downloads()),
         )
         observer = Observer(tallies, settings.slow_ms / 1000, settings.log_sample, traces)
         pipeline = Pipeline(Router(bind(handlers)), callers, gate, observer, cross_origin(settings))
+        uses.start()
         try:
             server = HttpServer(pipeline, readings.departures)
             stores = database, redis, books.counters
@@ -217,6 +222,7 @@ async def create_app(settings: Settings, workers: int = 1) -> AsyncIterator[App]
             )
         finally:
             await readings.close()
+            await uses.close()
             await gate.drain()
             await self_check.close()
             await sender.close()
