@@ -5,6 +5,7 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, NamedTuple
 
 from server.books import connect_redis, create_books, postgres_address
+from server.events.feed import Feed
 from server.events.webhooks.configuration import make_vault, read_destinations
 from server.events.webhooks.endpoints import Endpoints
 from server.events.webhooks.sender import Sender
@@ -147,6 +148,8 @@ class App(NamedTuple):
     gate: Gate
     posting: PostingLane
     readings: Readings
+    history: History
+    feed: Feed
     streams: Streams
     event_streams: EventStreams
     waiting: Waiting
@@ -212,8 +215,11 @@ async def create_app(settings: Settings, workers: int = 1) -> AsyncIterator[App]
         try:
             server = HttpServer(pipeline, readings.departures)
             stores = database, redis, books.counters
+            past = history, books.feed
             counts = streams, event_streams, waiting
-            yield App(server, readiness, *stores, tallies, authenticator, gate, posting, readings, *counts, traces)
+            yield App(
+                server, readiness, *stores, tallies, authenticator, gate, posting, readings, *past, *counts, traces
+            )
         finally:
             await readings.close()
             await uses.close()
