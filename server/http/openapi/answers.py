@@ -48,7 +48,11 @@ def problem_schemas() -> dict[str, Any]:
                 schemas.schema(ProblemBody),
                 {
                     "type": "object",
-                    "properties": {"status": {"const": KINDS[codes[0]].status}, "code": {"enum": list(codes)}},
+                    # No `const`: openapi-python-client does not narrow a number by it.
+                    "properties": {
+                        "status": {"type": "integer", "enum": [KINDS[codes[0]].status]},
+                        "code": {"type": "string", "enum": list(codes)},
+                    },
                 },
             ]
         }
