@@ -3,7 +3,7 @@
 import json
 import os
 import shutil
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
@@ -78,7 +78,7 @@ class Broker(Program):
         """Return how many messages are there."""
         raise NotImplementedError
 
-    def follow(self, name: str, *, keep: bool = False) -> AsyncIterator[Received]:
+    def follow(self, name: str, *, keep: bool = False) -> AsyncGenerator[Received, None]:
         """Return what arrives there, of each key in the order of its arrival; *keep* leaves it there for others."""
         raise NotImplementedError
 
@@ -160,7 +160,7 @@ broker.heartbeat.interval.ms=300
         async with self._consumer(name) as consumer:
             return sum((await consumer.end_offsets(consumer.assignment())).values())
 
-    async def follow(self, name: str, *, keep: bool = False) -> AsyncIterator[Received]:  # noqa: ARG002 -- it keeps all
+    async def follow(self, name: str, *, keep: bool = False) -> AsyncGenerator[Received, None]:  # noqa: ARG002 -- it keeps all
         async with self._consumer(name) as consumer:
             async for record in consumer:
                 key = None if record.key is None else record.key.decode()
@@ -261,7 +261,7 @@ class RabbitMQ(Broker):
             queue = await (await connection.channel()).declare_queue(name, passive=True)
             return queue.declaration_result.message_count or 0
 
-    async def follow(self, name: str, *, keep: bool = False) -> AsyncIterator[Received]:
+    async def follow(self, name: str, *, keep: bool = False) -> AsyncGenerator[Received, None]:
         async with await aio_pika.connect(self.url) as connection:
             channel = await connection.channel()
             # What is not acknowledged goes back, in its order.
