@@ -214,9 +214,8 @@ async def create_app(settings: Settings, workers: int = 1) -> AsyncIterator[App]
         uses.start()
         try:
             server = HttpServer(pipeline, readings.departures)
-            stores = database, redis, books.counters
-            rest = history, books.feed, streams, event_streams, waiting, traces
-            yield App(server, readiness, *stores, tallies, authenticator, gate, posting, readings, *rest)
+            parts = database, redis, books.counters, tallies, authenticator, gate, posting, readings, history
+            yield App(server, readiness, *parts, books.feed, streams, event_streams, waiting, traces)
         finally:
             await readings.close()
             await uses.close()
