@@ -217,12 +217,8 @@ async def create_app(settings: Settings, workers: int = 1) -> AsyncIterator[App]
         uses.start()
         try:
             server = HttpServer(pipeline, readings.departures)
-            stores = database, redis, books.counters
-            past = history, books.feed
-            counts = streams, event_streams, waiting
-            yield App(
-                server, readiness, *stores, tallies, authenticator, gate, posting, readings, *past, *counts, traces
-            )
+            parts = database, redis, books.counters, tallies, authenticator, gate, posting, readings, history
+            yield App(server, readiness, *parts, books.feed, streams, event_streams, waiting, traces)
         finally:
             await readings.close()
             await uses.close()
