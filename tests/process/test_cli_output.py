@@ -261,7 +261,7 @@ def test_a_fault_of_the_program(monkeypatch: pytest.MonkeyPatch, capsys: pytest.
     def broken(*_: object) -> int:
         raise RuntimeError(TOKEN)
 
-    monkeypatch.setitem(main.__globals__["COMMANDS"], "config", broken)
+    monkeypatch.setattr("server.cli.operating._config", broken)
     assert main(["config"]) == 2
     err = capsys.readouterr().err
     assert re.fullmatch(r"tallystick: a fault of this program \(RuntimeError at test_cli_output.py:\d+\): .*\n", err)

@@ -1,0 +1,1 @@
+"""What `tallystick keys` asks a server for."""
