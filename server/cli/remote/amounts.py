@@ -24,7 +24,8 @@ _DECIMALS: Final[Mapping[int, str]] = {
 DECIMALS: Final = {currency: digits for digits, listed in _DECIMALS.items() for currency in listed.split()}
 
 _CURRENCY: Final = re.compile(r"[A-Z0-9]{3,8}", re.ASCII)
-_NUMBER: Final = re.compile(r"(-?)([0-9]{1,19})(?:\.([0-9]{1,19}))?", re.ASCII)
+_BESIDE: Final = re.compile(r"\b([0-9]{1,19}) ([A-Z0-9]{3,8})\b", re.ASCII)
+_NUMBER: Final = re.compile(r"(-?)([0-9]{1,40})(?:\.([0-9]{1,40}))?", re.ASCII)
 
 
 def read_currency(text: str) -> str:
@@ -69,6 +70,11 @@ def read_amount(text: str, currency: str, *, minor: bool = False, signed: bool =
     if not -AMOUNT_MAX - 1 <= amount <= AMOUNT_MAX:
         raise ValueError(f"no amount is larger than {shown_amount(AMOUNT_MAX, None if minor else currency)}")
     return amount
+
+
+def in_decimals(sentence: str) -> str:
+    """Return a sentence of the service with its amounts, minor units beside a currency, as people read them."""
+    return _BESIDE.sub(lambda found: f"{shown_amount(int(found[1]), found[2])} {found[2]}", sentence)
 
 
 def shown_amount(amount: int | None, currency: str | None) -> str | None:

@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
+from server.cli.remote.amounts import in_decimals
 from server.cli.words import Parser, Run
 from server.process.commands.exits import EXIT_AWAY, EXIT_ERROR, EXIT_REFUSED, EXIT_UNKNOWN, complain, fail
 
@@ -74,8 +75,10 @@ def _call(action: Action, options: argparse.Namespace) -> int:
         from tallystick_client import OutcomeUnknownError, ProblemError, Tallystick, UnavailableError
     except ImportError:
         return fail(MISSING)
-    url = options.url or read_client_variable("url") or DEFAULT_URL
+    url = options.url if options.url is not None else read_client_variable("url") or DEFAULT_URL
     key = read_client_variable("api_key")
+    if not all(map(_is_utf8, options.words)):
+        return fail("an argument is not UTF-8")
     if not _URL.fullmatch(url):
         return fail("the address of a server is http://HOST:PORT or https://HOST:PORT, without a user")
     if key is None:
@@ -86,7 +89,8 @@ def _call(action: Action, options: argparse.Namespace) -> int:
         with Tallystick(url=url, api_key=key, deadline_seconds=options.deadline) as client:
             return action(client, options)
     except OutcomeUnknownError as error:
-        complain(f"tallystick: {error}")
+        complain(f"tallystick: the outcome is unknown: {error}")
+        complain("  what to do: look what is there before you do it again")
         return EXIT_UNKNOWN
     except ProblemError as error:
         return complain_of(error)
@@ -100,7 +104,7 @@ def _call(action: Action, options: argparse.Namespace) -> int:
 
 def complain_of(error: "ProblemError") -> int:
     """Print a problem, what can be done about it and which request it was; return the exit code."""
-    complain(f"tallystick: {error.code} ({error.status}): {error.detail or error.title}")
+    complain(f"tallystick: {error.code} ({error.status}): {in_decimals(error.detail or error.title)}")
     for wrong in error.errors:
         complain(f"  {wrong.pointer}: {wrong.detail}")
     if error.retry in _RETRY:
@@ -111,6 +115,15 @@ def complain_of(error: "ProblemError") -> int:
     if error.status in _REFUSED:
         return EXIT_REFUSED
     return EXIT_AWAY if error.status in _LATER or error.status >= 500 else EXIT_ERROR
+
+
+def _is_utf8(text: str) -> bool:
+    """Tell whether a text can be sent: what the system gives of other bytes cannot."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _seconds(text: str) -> float:

@@ -27,7 +27,8 @@ def posted(post: Post) -> Run:
 def _post(post: Post, client: "Tallystick", options: argparse.Namespace) -> int:
     from tallystick_client import OutcomeUnknownError, ProblemError
 
-    key = options.key or str(uuid.uuid4())
+    # An empty one is a slip, as of a variable that is not set, and refused as any other that is none.
+    key = str(uuid.uuid4()) if options.key is None else options.key
     # What cannot be shown is not paid.
     check_output()
     try:

@@ -143,7 +143,7 @@ def coloured() -> bool:
         sys.stdout is not None
         and sys.stdout.isatty()
         and not os.environ.get("NO_COLOR")
-        and os.environ.get("TERM", "dumb") != "dumb"
+        and os.environ.get("TERM", "") not in ("", "dumb")
     )
 
 
