@@ -28,11 +28,12 @@ from server.http.pages import PageHandlers
 from server.http.pipeline import Pipeline
 from server.http.previews import PreviewHandlers
 from server.http.reading import Readings
-from server.http.routes import Router, bind
+from server.http.reference import ReferenceHandlers
+from server.http.router import Router, bind
 from server.http.runtime import runtime_failures
 from server.http.server import HttpServer
 from server.http.statements import StatementHandlers
-from server.http.streams import EventStreams, Streams, Waiting
+from server.http.streams import Downloads, EventStreams, Streams, Waiting
 from server.http.transfer_lists import TransferListHandlers
 from server.http.transfers import TransferHandlers
 from server.http.webhook_endpoints import WebhookHandlers
@@ -199,6 +200,7 @@ async def create_app(settings: Settings, workers: int = 1) -> AsyncIterator[App]
             WebhookHandlers(endpoints, destinations),
             HealthHandlers(readiness),
             PageHandlers(),
+            ReferenceHandlers(Downloads()),
         )
         observer = Observer(tallies, settings.slow_ms / 1000, settings.log_sample, traces)
         pipeline = Pipeline(Router(bind(handlers)), callers, gate, observer, cross_origin(settings))

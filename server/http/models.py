@@ -52,6 +52,22 @@ IdempotencyKey = Annotated[
         description="1 to 255 visible ASCII characters.",
     ),
 ]
+TransferId = Annotated[
+    str,
+    Meta(
+        description="The id of the transfer.",
+        examples=["019b76da-a800-7000-8000-000000000001"],
+        extra_json_schema={"format": "uuid"},
+    ),
+]
+BoundKey = Annotated[
+    str,
+    Meta(
+        description="The idempotency key; slashes need no escape.",
+        examples=["order-1001"],
+        extra_json_schema={"pattern": r"^[\x21-\x7e]{1,255}$"},
+    ),
+]
 Amount = Annotated[int, Meta(ge=1, le=BALANCE_MAX, description="Minor units of the currency.")]
 Balance = Annotated[int, Meta(ge=BALANCE_MIN, le=BALANCE_MAX, description="Minor units of the currency.")]
 Version = Annotated[int, Meta(ge=0, le=BALANCE_MAX)]

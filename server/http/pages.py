@@ -1,6 +1,9 @@
 """Pages: what each problem means, for people, and what each event is, for programs."""
 
 from html import escape
+from typing import Annotated, Any
+
+from msgspec import Meta
 
 from server.http.asyncapi import document
 from server.http.call import Call
@@ -27,6 +30,11 @@ _RETRY = {
 }
 
 
+ProblemCode = Annotated[str, Meta(description="The code of a problem.", examples=["insufficient_funds"])]
+# A document that other standards describe.
+DocumentBody = dict[str, Any]
+
+
 def _page(title: str, body: str) -> Reply:
     return Reply(200, _FRAME.format(title=escape(title), body=body).encode(), content_type=_HTML, headers=_HEADERS)
 
@@ -34,11 +42,11 @@ def _page(title: str, body: str) -> Reply:
 class PageHandlers:
     """Handlers of pages."""
 
-    async def asyncapi(self, _call: Call, _query: Query) -> Reply:
+    async def get_asyncapi(self, _call: Call, _query: Query) -> Reply:
         """Describe the events and the ways on which they are sent."""
         return Reply(200, document(), headers=b"Cache-Control: public, max-age=3600\r\n")
 
-    async def problem_index(self, _call: Call, _query: Query) -> Reply:
+    async def list_problems(self, _call: Call, _query: Query) -> Reply:
         """List all problems."""
         rows = "\n".join(
             f'<tr><td>{kind.status}</td><td><a href="/problems/{code}"><code>{code}</code></a></td>'
@@ -47,7 +55,7 @@ class PageHandlers:
         )
         return _page("Problems", f"<table>{rows}</table>")
 
-    async def problem(self, call: Call, _query: Query) -> Reply:
+    async def get_problem(self, call: Call, _query: Query) -> Reply:
         """Explain one problem."""
         code = call.names[0]
         kind = KINDS.get(code)

@@ -25,7 +25,7 @@ from server.http.query import decode_query
 from server.http.rate_limits import QuotaExceededProblem, limit_fields, too_costly, too_many_running
 from server.http.reply import JSON, PROBLEM, Reply, StreamedReply
 from server.http.route import Route
-from server.http.routes import Match, Methods, Router
+from server.http.router import Match, Methods, Router
 from server.http.unread import Unread
 from server.store.by_hand import needs_task
 from server.store.coalescer import QueueFullError

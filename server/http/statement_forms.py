@@ -9,6 +9,7 @@ import msgspec
 
 from server.http.render import instant
 from server.http.reply import JSON
+from server.http.route import Text
 from server.ledger.statements import Line, Statement
 
 _encode = msgspec.json.Encoder().encode
@@ -17,6 +18,9 @@ CSV: Final = b"text/csv; charset=utf-8; header=present"
 COLUMNS: Final = (
     *("line", "account", "effective_at", "created_at", "kind", "transfer_id", "counterparty", "reference"),
     *("amount", "balance", "currency", "version"),
+)
+CSV_TEXT: Final = Text(
+    "text/csv", f"The same by RFC 4180, for `Accept: text/csv`: {', '.join(COLUMNS)}; the last line closes it."
 )
 # What makes a spreadsheet take a text for a formula, or run on into the next cell; and the sign that marks such a text,
 # which is doubled where a text begins with it.

@@ -47,6 +47,15 @@ EventType = Literal[
 Url = Annotated[str, Meta(min_length=1, max_length=URL_LENGTH_MAX, examples=["https://example.com/webhooks"])]
 Types = Annotated[list[EventType], Meta(max_length=len(TYPES), description="Empty for all.")]
 
+WebhookId = Annotated[
+    str,
+    Meta(
+        description="The id of the endpoint.",
+        examples=["019b76da-a800-7000-8000-000000000002"],
+        extra_json_schema={"format": "uuid"},
+    ),
+]
+
 # Edges of ids.
 _ID_MIN: Final = UUID(int=0)
 _ID_MAX: Final = UUID(int=2**128 - 1)
@@ -170,25 +179,25 @@ class WebhookHandlers:
         self._endpoints = endpoints
         self._destinations = destinations
 
-    async def create_endpoint(self, call: Call, body: WebhookCreate) -> Reply:
+    async def create_webhook_endpoint(self, call: Call, body: WebhookCreate) -> Reply:
         """Make an endpoint, and tell its secret."""
         self._check_url(body.url)
         with _refusals():
             made = await self._endpoints.create(call.ledger_id, body.url, _bits(body.types), body.description)
         return _told(201, *made)
 
-    async def list_endpoints(self, call: Call, query: WebhooksQuery) -> Reply:
+    async def list_webhook_endpoints(self, call: Call, query: WebhooksQuery) -> Reply:
         """List the endpoints of the ledger in the order in which they were made."""
         after = _ID_MIN if query.cursor is None else read_cursor(query.cursor, UUID)
         found = await self._endpoints.page(call.ledger_id, after, query.limit + 1)
         return page(found, query.limit, _shown, lambda endpoint: endpoint.id)
 
-    async def get_endpoint(self, call: Call, _query: Query) -> Reply:
+    async def get_webhook_endpoint(self, call: Call, _query: Query) -> Reply:
         """Read an endpoint."""
         with _refusals():
             return Reply(200, _shown(await self._endpoints.read(call.ledger_id, _named(call))))
 
-    async def patch_endpoint(self, call: Call, body: WebhookPatch) -> Reply:
+    async def patch_webhook_endpoint(self, call: Call, body: WebhookPatch) -> Reply:
         """Change an endpoint."""
         if body.url is not UNSET:
             self._check_url(body.url)
@@ -202,19 +211,19 @@ class WebhookHandlers:
         with _refusals():
             return Reply(200, _shown(await self._endpoints.change(call.ledger_id, _named(call), change)))
 
-    async def delete_endpoint(self, call: Call, _body: WebhookAction) -> Reply:
+    async def delete_webhook_endpoint(self, call: Call, _body: WebhookAction) -> Reply:
         """Remove an endpoint."""
         endpoint_id = _named(call)
         with _refusals():
             await self._endpoints.delete(call.ledger_id, endpoint_id)
         return Reply(200, _encode(WebhookDeleted(str(endpoint_id))))
 
-    async def rotate_secret(self, call: Call, _body: WebhookAction) -> Reply:
+    async def rotate_webhook_secret(self, call: Call, _body: WebhookAction) -> Reply:
         """Give an endpoint a new secret, and tell it."""
         with _refusals():
             return _told(200, *await self._endpoints.rotate(call.ledger_id, _named(call)))
 
-    async def try_endpoint(self, call: Call, _body: WebhookAction) -> Reply:
+    async def send_webhook_test(self, call: Call, _body: WebhookAction) -> Reply:
         """Send an endpoint a test, and tell what came of it."""
         # It may take seconds, in which nothing of this service is used.
         call.release_place()
@@ -223,20 +232,20 @@ class WebhookHandlers:
         tested = WebhookTested(answer.delivered, answer.status, answer.error, answer.duration_ms, _text(answer.body))
         return Reply(200, _encode(tested))
 
-    async def replay_endpoint(self, call: Call, body: WebhookReplay) -> Reply:
+    async def replay_webhook_endpoint(self, call: Call, body: WebhookReplay) -> Reply:
         """Have an endpoint sent again what it was sent already."""
         with _refusals():
             moved = await self._endpoints.replay(call.ledger_id, _named(call), body.from_position)
         return Reply(200, _shown(moved))
 
-    async def list_deliveries(self, call: Call, query: WebhooksQuery) -> Reply:
+    async def list_webhook_deliveries(self, call: Call, query: WebhooksQuery) -> Reply:
         """List what was tried lately, newest first."""
         before = _ID_MAX if query.cursor is None else read_cursor(query.cursor, UUID)
         with _refusals():
             found = await self._endpoints.attempts(call.ledger_id, _named(call), before, query.limit + 1)
         return page(found, query.limit, _delivery, lambda attempt: attempt.id)
 
-    async def list_undelivered(self, call: Call, query: WebhooksQuery) -> Reply:
+    async def list_undelivered_events(self, call: Call, query: WebhooksQuery) -> Reply:
         """List the events that have not arrived, in their order."""
         after = 0 if query.cursor is None else read_cursor(query.cursor, Version)
         with _refusals():

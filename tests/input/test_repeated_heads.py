@@ -22,7 +22,8 @@ from server.http.connection import Connection
 from server.http.head import Head
 from server.http.limits import BODY_MAX_BYTES, HEADERS_MAX, READ_BUFFER_BYTES, REQUEST_LINE_MAX_BYTES
 from server.http.repeated import HEAD_MAX_BYTES, HEADS_MAX, MISSES_MAX, RepeatedHead, RepeatedHeads
-from server.http.routes import ROUTES, Router
+from server.http.router import Router
+from server.http.routes import ROUTES
 from server.ledger.limits import IDEMPOTENCY_KEY_LENGTH_MAX
 from server.process.commands.keys import KeyLimit
 from tests.input.test_hot import alone, revoke

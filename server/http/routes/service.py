@@ -1,0 +1,66 @@
+"""Routes of the service itself, open to all."""
+
+from typing import Final
+
+from server.http.health import HealthHandlers, LiveBody, ReadyBody
+from server.http.pages import DocumentBody, PageHandlers, ProblemCode
+from server.http.reference import BUNDLE_PATH, ReferenceHandlers
+from server.http.route import Route, Text
+
+_TAG: Final = "Service"
+_PAGE: Final = Text("text/html", "A page for people.")
+
+SERVICE: Final = (
+    Route(
+        "GET",
+        "/livez",
+        None,
+        HealthHandlers.check_live,
+        "Tell whether the process lives",
+        _TAG,
+        answers={200: LiveBody},
+        free=True,
+    ),
+    Route(
+        "GET",
+        "/readyz",
+        None,
+        HealthHandlers.check_ready,
+        "Tell whether it is safe to serve",
+        _TAG,
+        answers={200: ReadyBody},
+        problems=("not_ready",),
+        free=True,
+    ),
+    Route(
+        "GET",
+        "/asyncapi.json",
+        None,
+        PageHandlers.get_asyncapi,
+        "Read the AsyncAPI document: events and how they are sent",
+        _TAG,
+        answers={200: DocumentBody},
+    ),
+    Route("GET", "/docs", None, ReferenceHandlers.page, "Read the reference in a browser", _TAG, answers={200: _PAGE}),
+    Route(
+        "GET",
+        BUNDLE_PATH,
+        None,
+        ReferenceHandlers.bundle,
+        "Fetch the script of the reference",
+        _TAG,
+        answers={200: Text("text/javascript", "Scalar."), 304: None},
+    ),
+    Route("GET", "/problems", None, PageHandlers.list_problems, "List all problems", _TAG, answers={200: _PAGE}),
+    Route(
+        "GET",
+        "/problems/{id}",
+        None,
+        PageHandlers.get_problem,
+        "Read what a problem means",
+        _TAG,
+        name=ProblemCode,
+        answers={200: _PAGE},
+        problems=("not_found",),
+    ),
+)
