@@ -4,7 +4,7 @@ import logging
 import sys
 from collections.abc import Sequence
 
-from server.cli.parser import parser
+from server.cli.program import parser
 from server.process.commands.exits import (
     EXIT_INTERRUPTED,
     EXIT_NO_READER,
@@ -13,6 +13,8 @@ from server.process.commands.exits import (
     fail,
     open_descriptors,
 )
+
+__all__ = ["main", "parser"]
 
 log = logging.getLogger(__name__)
 

@@ -21,7 +21,7 @@ def _complete(options: argparse.Namespace) -> int:
         import shtab
     except ImportError:
         return fail(MISSING)
-    from server.cli.parser import parser
+    from server.cli.program import parser
 
     say(shtab.complete(parser(), shell=options.shell))
     return 0

@@ -3,7 +3,7 @@
 import argparse
 from collections.abc import Iterator
 
-from server.cli.parser import EPILOG, parser
+from server.cli.program import EPILOG, parser
 from server.process.commands.exits import EXIT_CODES, say
 
 Path = tuple[str, ...]
@@ -18,11 +18,11 @@ def commands(of: argparse.ArgumentParser, path: Path = ()) -> Iterator[tuple[Pat
                 yield from commands(child, (*path, name))
 
 
-def reference() -> str:
+def page() -> str:
     """Return the page."""
     codes = [f"| {code} | {text} |" for code, text in EXIT_CODES.items()]
     sections = [_section(path, command) for path, command in commands(parser()) if path]
-    head = ["# Commands", EPILOG, "## Exit codes", "\n".join(("| code | meaning |", "| --- | --- |", *codes))]
+    head = ["# Command line", EPILOG, "## Exit codes", "\n".join(("| code | meaning |", "| --- | --- |", *codes))]
     return "\n\n".join(part.strip() for part in (*head, *sections)) + "\n"
 
 
@@ -60,4 +60,4 @@ def _cell(text: str) -> str:
 
 
 if __name__ == "__main__":
-    say(reference(), end="")
+    say(page(), end="")

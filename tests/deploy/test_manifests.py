@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import yaml
 
-from server.cli.parser import parser
+from server.cli import parser
 from server.http.router import Router
 from server.http.routes import ROUTES
 from server.process.embedded.valkey import SETTINGS

@@ -8,8 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from server.cli import main
-from server.cli.parser import parser
+from server.cli import main, parser
 from server.cli.reference import commands
 from server.settings import Settings
 from tests.support.command import NO_REDIS, call, run

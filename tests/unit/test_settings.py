@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from server.cli.parser import parser
+from server.cli import parser
 from server.settings import HELP, Settings, SettingsError, load, shown
 
 SECRET = "hunter2"
