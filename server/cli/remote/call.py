@@ -44,7 +44,14 @@ Action = Callable[["Tallystick", argparse.Namespace], int]
 
 
 def server() -> Parser:
-    """Return the parent of commands against a server."""
+    """Return the parent of commands that show what a server answers."""
+    parent = Parser(add_help=False, parents=[way()])
+    parent.add_argument("--json", action="store_true", help="as JSON, for programs; amounts are in minor units")
+    return parent
+
+
+def way() -> Parser:
+    """Return the parent of all commands that may go to a server."""
     parent = Parser(add_help=False)
     parent.add_argument("--url", help=f"address of the server (default: TALLYSTICK_URL, or {DEFAULT_URL})")
     parent.add_argument(
@@ -54,7 +61,6 @@ def server() -> Parser:
         metavar="SECONDS",
         help="how long an answer is tried for (default: %(default)g)",
     )
-    parent.add_argument("--json", action="store_true", help="as JSON, for programs; amounts are in minor units")
     return parent
 
 
