@@ -10,10 +10,12 @@ from server.events.webhooks.endpoints import Endpoints
 from server.events.webhooks.sender import Sender
 from server.gate.addresses import AddressLimit
 from server.gate.gate import Gate
+from server.gate.key_uses import KeyUses
 from server.gate.keys import Authenticator, Defaults
 from server.gate.limits import Limit, read_rate
 from server.http import render
 from server.http.accounts import AccountHandlers
+from server.http.api_keys import ApiKeyHandlers
 from server.http.bulk import BulkHandlers
 from server.http.callers import Callers
 from server.http.cors import Cors, read_origins
@@ -179,7 +181,8 @@ async def create_app(settings: Settings, workers: int = 1) -> AsyncIterator[App]
         history = History(database, cache, books.accounts, recent)
         reports, streams = Reports(postgres_address(settings)), Streams()
         readiness = Readiness(database, runtime_failures())
-        authenticator = Authenticator(database, defaults)
+        uses = KeyUses(database)
+        authenticator = Authenticator(database, defaults, uses)
         readings, event_streams, waiting = Readings(books.feed), EventStreams(), Waiting()
         failures = AddressLimit(redis, keyspace, defaults.failures, workers)
         anonymous = AddressLimit(redis, keyspace, defaults.anonymous, workers, "anonymous")
@@ -198,12 +201,14 @@ async def create_app(settings: Settings, workers: int = 1) -> AsyncIterator[App]
             LimitHandlers(gate),
             IntegrityHandlers(Rounds(database)),
             WebhookHandlers(endpoints, destinations),
+            ApiKeyHandlers(database, defaults.key),
             HealthHandlers(readiness),
             PageHandlers(),
             ReferenceHandlers(Downloads()),
         )
         observer = Observer(tallies, settings.slow_ms / 1000, settings.log_sample, traces)
         pipeline = Pipeline(Router(bind(handlers)), callers, gate, observer, cross_origin(settings))
+        uses.start()
         try:
             server = HttpServer(pipeline, readings.departures)
             stores = database, redis, books.counters
@@ -211,6 +216,7 @@ async def create_app(settings: Settings, workers: int = 1) -> AsyncIterator[App]
             yield App(server, readiness, *stores, tallies, authenticator, gate, posting, readings, *counts, traces)
         finally:
             await readings.close()
+            await uses.close()
             await gate.drain()
             await self_check.close()
             await sender.close()

@@ -22,7 +22,12 @@ def page() -> str:
     """Return the page."""
     codes = [f"| {code} | {text} |" for code, text in EXIT_CODES.items()]
     sections = [_section(path, command) for path, command in commands(parser()) if path]
-    head = ["# Command line", EPILOG.replace("<", "&lt;"), "## Exit codes", "\n".join(("| code | meaning |", "| --- | --- |", *codes))]
+    head = [
+        "# Command line",
+        EPILOG.replace("<", "&lt;"),
+        "## Exit codes",
+        "\n".join(("| code | meaning |", "| --- | --- |", *codes)),
+    ]
     return "\n\n".join(part.strip() for part in (*head, *sections)) + "\n"
 
 

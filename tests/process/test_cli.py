@@ -6,6 +6,7 @@ import socket
 import sys
 from pathlib import Path
 
+import orjson
 import pytest
 
 from server.cli import main, parser
@@ -111,15 +112,19 @@ async def test_keys(database_url: str) -> None:
     async with in_process(database_url) as service:
         assert await status(service, token) == 200
     listed = await call("keys", "list", database_url=database_url)
-    assert len(listed.out.splitlines()) == 2
+    assert len(listed.out.splitlines()) == 1 + 2
     listed = await call("keys", "list", "--ledger", "books", database_url=database_url)
-    assert re.fullmatch(rf"books\t{key_id}\twrite\t[0-9TZ:-]{{20}}\t-\t-\t-\tactive\n", listed.out)
+    heading, line = listed.out.splitlines()
+    assert heading.split("  ")[:2] == ["LEDGER", "ID"]
+    assert re.fullmatch(rf"books   {key_id}  write  [0-9TZ:-]{{20}} +- +- +- +-         [0-9TZ:-]+ +active  -", line)
     assert token[-72:] not in listed.out
+    [row] = orjson.loads((await call("keys", "list", "--ledger", "books", "--json", database_url=database_url)).out)
+    assert (row["ledger"], row["id"], row["role"], row["revoked_at"]) == ("books", key_id, "write", None)
     for _ in range(2):
         end = await call("keys", "revoke", "--ledger", "books", key_id, database_url=database_url)
         assert (end.code, end.out, end.err) == (0, "", "")
     listed = await call("keys", "list", "--ledger", "books", database_url=database_url)
-    assert re.search(r"\trevoked [0-9TZ:-]{20}\n$", listed.out)
+    assert re.search(r" revoked [0-9TZ:-]{20}  -\n$", listed.out)
     async with in_process(database_url) as service:
         assert await status(service, token) == 401
         assert await status(service, other.out.strip()) == 200

@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from server.cli.remote.arguments import instant, row, say_answers
 from server.process.commands.exits import OutputError, check_output, say
-from server.process.commands.key_rows import KEYS
-from server.process.commands.tables import say_listing
+from server.process.commands.key_rows import KEYS, say_key
 
 if TYPE_CHECKING:
     from tallystick_client import Tallystick
@@ -35,7 +34,7 @@ def limit(client: "Tallystick", options: argparse.Namespace) -> int:
     if not given:
         raise ValueError("name what to change: --rate, --burst, --concurrency, --expires, --description or --accounts")
     changed = client.api_keys.update(_id(options), **given)
-    say_listing(KEYS, [row(changed)], as_json=options.json)
+    say_key(KEYS, row(changed), as_json=options.json)
     return 0
 
 
@@ -49,8 +48,8 @@ def list_keys(client: "Tallystick", options: argparse.Namespace) -> int:
 def rotate(client: "Tallystick", options: argparse.Namespace) -> int:
     """Give a key a new token, and print that."""
     check_output()
-    given = {} if options.overlap is None else {"overlap_seconds": _number("overlap", options.overlap)}
-    say(str(client.api_keys.rotate(_id(options), **given).token))
+    overlap = None if options.overlap is None else _number("overlap", options.overlap)
+    say(str(client.api_keys.rotate(_id(options), overlap_seconds=overlap).token))
     return 0
 
 

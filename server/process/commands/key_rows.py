@@ -1,9 +1,10 @@
 """How API keys are shown to people; those of a database have their ledger beside them."""
 
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Final
 
-from server.process.commands.tables import Column, Row, printable
+from server.process.commands.tables import Column, Row, printable, say_json, say_listing
 
 
 def _state(row: Row) -> str:
@@ -33,3 +34,16 @@ KEYS: Final = (
     Column("description"),
 )
 KEYS_OF_LEDGERS: Final = (Column("ledger"), *KEYS)
+
+
+def say_key(columns: Sequence[Column], key: Row, *, as_json: bool) -> None:
+    """
+    Print one key as lists show it, or as an object of JSON.
+
+    Raises:
+        OutputError: Standard output cannot be written.
+    """
+    if as_json:
+        say_json(key)
+    else:
+        say_listing(columns, [key], as_json=False)
