@@ -46,9 +46,9 @@ class Commands:
     """
 
     def __init__(self, of: argparse.ArgumentParser, name: str = "ACTION") -> None:
-        self._choices = of.add_subparsers(dest=name.lower(), required=True, metavar=name)
+        self._choices = of.add_subparsers(dest=name.lower(), required=True, metavar=name, parser_class=Parser)
 
-    def add(self, name: str, text: str, run: Run | None = None, *parents: argparse.ArgumentParser) -> Parser:
+    def add(self, name: str, text: str, run: Run | None = None, *parents: Parser) -> Parser:
         """
         Add a command and return its parser.
 
