@@ -2,7 +2,7 @@
 
 import asyncio
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from redis.asyncio import Redis, RedisCluster
@@ -11,7 +11,9 @@ from redis.backoff import NoBackoff
 from redis.exceptions import NoPermissionError, RedisClusterException, RedisError
 
 from server.http.runtime import runtime_failures
+from server.process.commands.exits import masked, say
 from server.process.commands.serve import worker_count
+from server.process.commands.tables import marked, say_listing
 from server.process.commands.target import Target
 from server.process.connections import connections_max
 from server.settings import Settings
@@ -36,6 +38,23 @@ class Finding(NamedTuple):
 
     subject: str
     faults: tuple[str, ...]
+
+
+def say_findings(findings: Sequence[Finding], *, as_json: bool) -> None:
+    """
+    Print findings, without what may be a secret.
+
+    Raises:
+        OutputError: Standard output cannot be written.
+    """
+    if as_json:
+        rows = ({"subject": subject, "faults": [masked(fault) for fault in faults]} for subject, faults in findings)
+        say_listing((), rows, as_json=True)
+        return
+    for finding in findings:
+        say(f"{marked('FAULT' if finding.faults else 'ok')}{'' if finding.faults else '   '} {finding.subject}")
+        for fault in finding.faults:
+            say(f"      - {masked(fault)}")
 
 
 async def examine(settings: Settings, target: Target) -> list[Finding]:
