@@ -12,13 +12,12 @@ from typing import Any, ClassVar, NamedTuple
 import aio_pika
 import aiokafka
 import orjson
-import pytest
 import yarl
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.errors import KafkaError
 
 from loadtests.processes import DIE_WITH_US, free_port
-from tests.support.balancer import ALL_TESTS
+from tests.support.balancer import missing
 from tests.support.waiting import until
 
 KAFKA_VERSION = "4.1.1"
@@ -345,13 +344,6 @@ def check_rabbitmq() -> None:
     """Leave the test out where RabbitMQ is not installed; in CI fail."""
     if not RABBITMQ.exists():
         missing("RabbitMQ is not installed (Debian: apt-get install rabbitmq-server)")
-
-
-def missing(reason: str) -> None:
-    """Leave the test out; in CI fail."""
-    if os.environ.get(ALL_TESTS):
-        pytest.fail(f"{reason}, and CI must not leave these tests out")
-    pytest.skip(reason)
 
 
 async def _end(child: asyncio.subprocess.Process | None) -> None:
