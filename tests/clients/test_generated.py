@@ -19,6 +19,8 @@ from tests.support.client import Client
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
+# Says how the clients are made.
+PAGE = (ROOT / "docs" / "how-to" / "clients.md").read_text()
 GENERATOR = ROOT / ".venv-contract" / "bin" / "openapi-python-client"
 
 # What runs the program that was compiled.
@@ -44,8 +46,9 @@ async def python(folder: Path) -> Command:
     if not GENERATOR.exists():
         missing("openapi-python-client is not installed (scripts/bootstrap.py contract)")
     found = f"{GENERATOR.parent}:{os.environ.get('PATH', '')}"
-    options = ("--path", "openapi.json", "--meta", "none", "--output-path", "tallystick_api", "--fail-on-warning")
-    await run(GENERATOR, "generate", *options, folder=folder, PATH=found)
+    options = ("generate", "--path", "openapi.json", "--meta", "none", "--output-path", "tallystick_api")
+    assert f"\nopenapi-python-client {' '.join(options)}\n" in PAGE
+    await run(GENERATOR, *options, "--fail-on-warning", folder=folder, PATH=found)
     interpreter = GENERATOR.with_name("python")
     await run(interpreter, "-m", "compileall", "-q", "tallystick_api", folder=folder)
     # Of what was generated only the types are asked for: the generator's own lines are not strict.
@@ -66,6 +69,7 @@ async def typescript(folder: Path) -> Command:
     modules = folder / "node_modules"
     modules.symlink_to(packages / "node_modules")
     generate = ("openapi.json", "--output", "tallystick.d.ts", "--default-non-nullable=false")
+    assert f"\nnpx openapi-typescript {' '.join(generate)}\n" in PAGE
     await run("node", modules / "openapi-typescript" / "bin" / "cli.js", *generate, folder=folder)
     await run("node", modules / "typescript" / "bin" / "tsc", "--project", ".", folder=folder)
     return ["node", "pay.js"]
