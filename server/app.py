@@ -215,11 +215,8 @@ async def create_app(settings: Settings, workers: int = 1) -> AsyncIterator[App]
         try:
             server = HttpServer(pipeline, readings.departures)
             stores = database, redis, books.counters
-            past = history, books.feed
-            counts = streams, event_streams, waiting
-            yield App(
-                server, readiness, *stores, tallies, authenticator, gate, posting, readings, *past, *counts, traces
-            )
+            rest = history, books.feed, streams, event_streams, waiting, traces
+            yield App(server, readiness, *stores, tallies, authenticator, gate, posting, readings, *rest)
         finally:
             await readings.close()
             await uses.close()

@@ -14,7 +14,7 @@ import pytest
 
 from server.http import openapi
 from tests.clients.relay import losing
-from tests.support.balancer import missing
+from tests.support.balancer import leave_out
 from tests.support.client import Client
 
 HERE = Path(__file__).parent
@@ -44,7 +44,7 @@ async def run(*command: str | Path, folder: Path, **variables: str) -> str:
 async def python(folder: Path) -> Command:
     """Make a client with openapi-python-client, and check the types of the program that uses it."""
     if not GENERATOR.exists():
-        missing("openapi-python-client is not installed (scripts/bootstrap.py contract)")
+        leave_out("openapi-python-client is not installed (scripts/bootstrap.py contract)")
     found = f"{GENERATOR.parent}:{os.environ.get('PATH', '')}"
     options = ("generate", "--path", "openapi.json", "--meta", "none", "--output-path", "tallystick_api")
     assert f"\nopenapi-python-client {' '.join(options)}\n" in PAGE
@@ -63,9 +63,9 @@ async def typescript(folder: Path) -> Command:
     default = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tallystick" / f"typescript-{locked}"
     packages = Path(os.environ.get("TYPESCRIPT_PACKAGES") or default)
     if not (packages / "complete").exists():
-        missing("npm's packages are not there (scripts/typescript.sh fetches them)")
+        leave_out("npm's packages are not there (scripts/typescript.sh fetches them)")
     if shutil.which("node") is None:
-        missing("Node.js is not installed (Debian: apt-get install nodejs)")
+        leave_out("Node.js is not installed (Debian: apt-get install nodejs)")
     modules = folder / "node_modules"
     modules.symlink_to(packages / "node_modules")
     generate = ("openapi.json", "--output", "tallystick.d.ts", "--default-non-nullable=false")

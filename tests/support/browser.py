@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import yarl
 
-from tests.support.balancer import missing
+from tests.support.balancer import leave_out
 
 if TYPE_CHECKING:
     from playwright.async_api import Browser, BrowserContext, ConsoleMessage, Page
@@ -31,9 +31,9 @@ ARGUMENTS = (
 def chromium() -> str:
     """Return the path of the browser, or leave the test out where it is not installed; in CI fail."""
     path = shutil.which("chromium")
-    if path is not None:
-        return path
-    return missing("chromium is not installed (Debian: apt-get install chromium fonts-dejavu-core)")
+    if path is None:
+        leave_out("chromium is not installed (Debian: apt-get install chromium fonts-dejavu-core)")
+    return path
 
 
 class WatchedPage:
