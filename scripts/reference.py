@@ -12,7 +12,9 @@ from typing import Any, Final
 
 import msgspec
 
+from scripts import http_reference
 from server.cli import parser
+from server.http.openapi import document
 from server.http.problems import KINDS
 from server.settings import HELP, PREFIX, Settings
 
@@ -79,8 +81,8 @@ def command_line() -> str:
 
 
 def http_api() -> str:
-    """Return the page of the routes."""
-    return "# HTTP API\n"
+    """Return the page of the HTTP API."""
+    return http_reference.page(json.loads(document()))
 
 
 PAGES: Final = {
