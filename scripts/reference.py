@@ -10,7 +10,9 @@ from typing import Any, Final
 
 import msgspec
 
+from scripts import http_reference
 from server.cli import reference as command_line
+from server.http.openapi import document
 from server.http.problems import KINDS
 from server.settings import HELP, PREFIX, Settings
 
@@ -58,8 +60,8 @@ def problems() -> str:
 
 
 def http_api() -> str:
-    """Return the page of the routes."""
-    return "# HTTP API\n"
+    """Return the page of the HTTP API."""
+    return http_reference.page(json.loads(document()))
 
 
 PAGES: Final = {
