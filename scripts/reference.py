@@ -16,6 +16,13 @@ from server.cli import parser
 from server.http.problems import KINDS
 from server.settings import HELP, PREFIX, Settings
 
+SETTINGS: Final = f"""\
+Each is a variable `{PREFIX}` and its name in capitals, a file that `{PREFIX}<NAME>_FILE` names, or an argument of
+`tallystick serve`. `tallystick config` shows the values in force and where each came from."""
+PROBLEMS: Final = """\
+Every error is `application/problem+json` (RFC 9457) with one of these codes. On a write `outcome` says whether it was
+done, and `retry` which idempotency key to send next: [Exactly once](../explanations/exactly-once.md). A running server
+has the same pages at `/problems`."""
 # Bars end a column of a table.
 _BAR: Final = str.maketrans({"|": r"\|", "\n": " "})
 
@@ -27,8 +34,7 @@ def settings() -> str:
     lines = [
         "# Settings",
         "",
-        f"Each is a variable `{PREFIX}` and its name in capitals, a file that `{PREFIX}<NAME>_FILE` names, or an argument "
-        "of `tallystick serve`. `tallystick config` shows the values in force and where each came from.",
+        SETTINGS,
         "",
         "| setting | default | range | meaning |",
         "| --- | --- | --- | --- |",
@@ -46,9 +52,7 @@ def problems() -> str:
     lines = [
         "# Problems",
         "",
-        "Every error is `application/problem+json` (RFC 9457) with one of these codes. On a write `outcome` says whether it "
-        "was done, and `retry` which idempotency key to send next: [Exactly once](../explanations/exactly-once.md). A running "
-        "server has the same pages at `/problems`.",
+        PROBLEMS,
     ]
     for code, kind in KINDS.items():
         lines += ["", f"## {code}", "", f"**{kind.status} {kind.title}** · retry: `{kind.retry}`", "", kind.text]
@@ -57,6 +61,7 @@ def problems() -> str:
 
 def _commands(one: argparse.ArgumentParser) -> Iterator[argparse.ArgumentParser]:
     """Yield the parsers that end a command line, in the order of the help."""
+    # argparse has no public way to its subcommands.
     for action in one._actions:
         if isinstance(action, argparse._SubParsersAction):
             for child in dict.fromkeys(action.choices.values()):

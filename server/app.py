@@ -14,7 +14,7 @@ from server.gate.gate import Gate
 from server.gate.key_uses import KeyUses
 from server.gate.keys import Authenticator, Defaults
 from server.gate.limits import Limit, read_rate
-from server.http import render
+from server.http import openapi, render
 from server.http.accounts import AccountHandlers
 from server.http.api_keys import ApiKeyHandlers
 from server.http.bulk import BulkHandlers
@@ -206,7 +206,7 @@ async def create_app(settings: Settings, workers: int = 1) -> AsyncIterator[App]
             WebhookHandlers(endpoints, destinations),
             ApiKeyHandlers(database, defaults.key),
             HealthHandlers(readiness),
-            PageHandlers(),
+            PageHandlers(openapi.document),
             ReferenceHandlers(Downloads()),
         )
         observer = Observer(tallies, settings.slow_ms / 1000, settings.log_sample, traces)
@@ -215,11 +215,8 @@ async def create_app(settings: Settings, workers: int = 1) -> AsyncIterator[App]
         try:
             server = HttpServer(pipeline, readings.departures)
             stores = database, redis, books.counters
-            past = history, books.feed
-            counts = streams, event_streams, waiting
-            yield App(
-                server, readiness, *stores, tallies, authenticator, gate, posting, readings, *past, *counts, traces
-            )
+            rest = history, books.feed, streams, event_streams, waiting, traces
+            yield App(server, readiness, *stores, tallies, authenticator, gate, posting, readings, *rest)
         finally:
             await readings.close()
             await uses.close()

@@ -1,16 +1,22 @@
 """Pages: what each problem means, for people, and what each event is, for programs."""
 
+import hashlib
+from collections.abc import Callable
+from functools import cache
 from html import escape
 from typing import Annotated, Any
 
 from msgspec import Meta
 
-from server.http.asyncapi import document
+from server.http import asyncapi
 from server.http.call import Call
+from server.http.if_match import names_tag
 from server.http.problems import KINDS, Problem
 from server.http.query import Query
 from server.http.reply import Reply
 
+# Of the hash of a document: enough that no two of its versions meet.
+_TAG_DIGITS = 16
 _HTML = b"text/html; charset=utf-8"
 _HEADERS = (
     b"Cache-Control: public, max-age=3600\r\nContent-Security-Policy: default-src 'none'; style-src 'unsafe-inline'\r\n"
@@ -39,12 +45,39 @@ def _page(title: str, body: str) -> Reply:
     return Reply(200, _FRAME.format(title=escape(title), body=body).encode(), content_type=_HTML, headers=_HEADERS)
 
 
-class PageHandlers:
-    """Handlers of pages."""
+def _document(call: Call, document: bytes) -> Reply:
+    """Return a document, or word that the one that the caller keeps is still the same."""
+    tag = _tag(document)
+    headers = b'Cache-Control: public, no-cache\r\nETag: "%b"\r\n' % tag.encode()
+    match = call.head.if_none_match
+    if match is not None and names_tag(match, tag):
+        return Reply(304, b"", headers=headers)
+    return Reply(200, document, headers=headers)
 
-    async def get_asyncapi(self, _call: Call, _query: Query) -> Reply:
+
+@cache
+def _tag(document: bytes) -> str:
+    return hashlib.sha256(document).hexdigest()[:_TAG_DIGITS]
+
+
+class PageHandlers:
+    """
+    Handlers of pages and documents.
+
+    Args:
+        openapi: Makes the OpenAPI document, of the table in which these handlers stand.
+    """
+
+    def __init__(self, openapi: Callable[[], bytes]) -> None:
+        self._openapi = openapi
+
+    async def get_asyncapi(self, call: Call, _query: Query) -> Reply:
         """Describe the events and the ways on which they are sent."""
-        return Reply(200, document(), headers=b"Cache-Control: public, max-age=3600\r\n")
+        return _document(call, asyncapi.document())
+
+    async def get_openapi(self, call: Call, _query: Query) -> Reply:
+        """Describe the service."""
+        return _document(call, self._openapi())
 
     async def list_problems(self, _call: Call, _query: Query) -> Reply:
         """List all problems."""

@@ -4,6 +4,7 @@ import secrets
 from typing import Any, NamedTuple
 from uuid import uuid4
 
+from server.http.reference import BUNDLE_NAME
 from server.http.route import Route
 from server.http.routes import ROUTES
 from tests.api.steps import order
@@ -51,6 +52,7 @@ def path_of(route: Route, names: Names) -> str:
         "/v1/webhook-endpoints/": names.webhook,
         "/v1/api-keys/": names.api_key,
         "/problems/": "not_found",
+        "/docs/": BUNDLE_NAME,
     }.get(collection, "")
     if route.path.endswith(("/capture", "/void")):
         name = names.hold
