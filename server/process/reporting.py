@@ -101,9 +101,18 @@ class Reporter:
         # Numbers that have been sent, by name and labels.
         self._sent: dict[tuple[str, tuple[str, ...]], tuple[float, ...]] = {}
 
-    def report(self, samples: Iterable[Sample]) -> None:
-        """Send the samples that have changed; what the channel does not take now is sent with the next report."""
-        changed = [value for value in values_of(samples) if self._sent.get(value[:2]) != value.numbers]
+    def report(self, samples: Iterable[Sample], *, whole: bool = False) -> None:
+        """
+        Send the samples that have changed; what the channel does not take now is sent with the next report.
+
+        Args:
+            whole: Whether they are all there are: what was sent before and is not among them is gone.
+        """
+        values = values_of(samples)
+        changed = [value for value in values if self._sent.get(value[:2]) != value.numbers]
+        if whole:
+            gone = self._sent.keys() - {value[:2] for value in values}
+            changed += [Value(*key, ()) for key in gone if self._sent[key]]
         for start in range(0, len(changed), VALUES_MAX):
             part = tuple(changed[start : start + VALUES_MAX])
             new = {value.name for value in part} - self._described
@@ -118,10 +127,10 @@ async def repeat(samples: Callable[[], Iterable[Sample]], channel: Channel[Any])
     reporter = Reporter(channel)
     try:
         while True:
-            reporter.report(samples())
+            reporter.report(samples(), whole=True)
             await asyncio.sleep(REPORT_SECONDS)
     finally:
-        reporter.report(samples())
+        reporter.report(samples(), whole=True)
 
 
 async def report(app: App, channel: Channel[Any]) -> None:

@@ -27,9 +27,13 @@ class Counts:
         self.hot_accounts: tuple[HotAccount, ...] = ()
 
     def update(self, report: Counted) -> None:
-        """Apply a report."""
+        """Apply a report; what has no numbers is gone."""
         self.metrics.update(report.metrics)
-        self.values.update({(name, labels): numbers for name, labels, numbers in report.values})
+        for name, labels, numbers in report.values:
+            if numbers:
+                self.values[name, labels] = numbers
+            else:
+                self.values.pop((name, labels), None)
 
 
 class Totals:
