@@ -32,6 +32,7 @@ test: ## the whole suite (ARGS="tests/unit -k name" for a part)
 	@$(SETUP) locust
 	@$(SETUP) peer
 	@$(SETUP) contract
+	@$(SETUP) docs
 	@$(BIN)/python -m pytest -n 3 --dist worksteal $(ARGS)
 
 lint: ## ruff, mypy, import-linter, SQL checks
@@ -78,6 +79,11 @@ bench: ## measure it beside others, write benchmarks.md and its plots (ARGS="--q
 	@$(SETUP) bench
 	@exec $(BIN)/python -m loadtests.bench $(ARGS)
 
+docs: ## build the documentation into site/, and check its links
+	@$(SETUP) run
+	@$(SETUP) docs
+	@NO_MKDOCS_2_WARNING=1 .venv-docs/bin/mkdocs build $(ARGS)
+
 lock: ## rewrite requirements/*.txt from pyproject.toml (ARGS=--upgrade for newer versions)
 	@scripts/lock.sh $(ARGS)
 
@@ -86,7 +92,7 @@ wheel: ## build dist/tallystick-*.whl, offline
 	@$(BIN)/python -m hatchling build --target wheel
 
 clean: ## remove caches, builds and reports; leaves .venv* and data alone
-	rm -rf dist reports .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf dist reports site .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
 	find . -path "./.venv*" -prune -o -name __pycache__ -type d -exec rm -rf {} +
 
-.PHONY: help setup run test lint format load replay overload connections neighbour chaos bench lock wheel clean
+.PHONY: help setup run test lint format load replay overload connections neighbour chaos bench docs lock wheel clean

@@ -5,15 +5,18 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, NamedTuple
 
 from server.books import connect_redis, create_books, postgres_address
+from server.events.feed import Feed
 from server.events.webhooks.configuration import make_vault, read_destinations
 from server.events.webhooks.endpoints import Endpoints
 from server.events.webhooks.sender import Sender
 from server.gate.addresses import AddressLimit
 from server.gate.gate import Gate
+from server.gate.key_uses import KeyUses
 from server.gate.keys import Authenticator, Defaults
 from server.gate.limits import Limit, read_rate
-from server.http import render
+from server.http import openapi, render
 from server.http.accounts import AccountHandlers
+from server.http.api_keys import ApiKeyHandlers
 from server.http.bulk import BulkHandlers
 from server.http.callers import Callers
 from server.http.cors import Cors, read_origins
@@ -28,11 +31,12 @@ from server.http.pages import PageHandlers
 from server.http.pipeline import Pipeline
 from server.http.previews import PreviewHandlers
 from server.http.reading import Readings
-from server.http.routes import Router, bind
+from server.http.reference import ReferenceHandlers
+from server.http.router import Router, bind
 from server.http.runtime import runtime_failures
 from server.http.server import HttpServer
 from server.http.statements import StatementHandlers
-from server.http.streams import EventStreams, Streams, Waiting
+from server.http.streams import Downloads, EventStreams, Streams, Waiting
 from server.http.transfer_lists import TransferListHandlers
 from server.http.transfers import TransferHandlers
 from server.http.webhook_endpoints import WebhookHandlers
@@ -144,6 +148,8 @@ class App(NamedTuple):
     gate: Gate
     posting: PostingLane
     readings: Readings
+    history: History
+    feed: Feed
     streams: Streams
     event_streams: EventStreams
     waiting: Waiting
@@ -178,7 +184,8 @@ async def create_app(settings: Settings, workers: int = 1) -> AsyncIterator[App]
         history = History(database, cache, books.accounts, recent)
         reports, streams = Reports(postgres_address(settings)), Streams()
         readiness = Readiness(database, runtime_failures())
-        authenticator = Authenticator(database, defaults)
+        uses = KeyUses(database)
+        authenticator = Authenticator(database, defaults, uses)
         readings, event_streams, waiting = Readings(books.feed), EventStreams(), Waiting()
         failures = AddressLimit(redis, keyspace, defaults.failures, workers)
         anonymous = AddressLimit(redis, keyspace, defaults.anonymous, workers, "anonymous")
@@ -197,18 +204,25 @@ async def create_app(settings: Settings, workers: int = 1) -> AsyncIterator[App]
             LimitHandlers(gate),
             IntegrityHandlers(Rounds(database)),
             WebhookHandlers(endpoints, destinations),
+            ApiKeyHandlers(database, defaults.key),
             HealthHandlers(readiness),
-            PageHandlers(),
+            PageHandlers(openapi.document),
+            ReferenceHandlers(Downloads()),
         )
         observer = Observer(tallies, settings.slow_ms / 1000, settings.log_sample, traces)
         pipeline = Pipeline(Router(bind(handlers)), callers, gate, observer, cross_origin(settings))
+        uses.start()
         try:
             server = HttpServer(pipeline, readings.departures)
             stores = database, redis, books.counters
+            past = history, books.feed
             counts = streams, event_streams, waiting
-            yield App(server, readiness, *stores, tallies, authenticator, gate, posting, readings, *counts, traces)
+            yield App(
+                server, readiness, *stores, tallies, authenticator, gate, posting, readings, *past, *counts, traces
+            )
         finally:
             await readings.close()
+            await uses.close()
             await gate.drain()
             await self_check.close()
             await sender.close()

@@ -83,22 +83,7 @@ def parser() -> argparse.ArgumentParser:
 
     add(commands, "migrate", "bring the database to the state this program needs")
 
-    text = "make, limit, list and revoke API keys"
-    keys = commands.add_parser("keys", help=text, description=f"{text[0].upper()}{text[1:]}.")
-    actions = keys.add_subparsers(dest="action", required=True, metavar="ACTION")
-    action = add(actions, "create", "print a new key, and nothing else")
-    action.add_argument("--ledger", required=True, help="name of the ledger; made when it does not exist")
-    roles = "what the key may do; each role may do all that the ones before it may"
-    action.add_argument("--role", required=True, choices=["read", "write", "admin"], help=roles)
-    _add_limits(action)
-    action = add(actions, "limit", "change those limits of a key that are named, within five seconds, and print it")
-    _add_key(action)
-    _add_limits(action)
-    action = add(actions, "list", "list keys by their public ids, with rate, burst and concurrency where they have any")
-    action.add_argument("--ledger", help="only of this ledger")
-    action = add(actions, "revoke", "revoke a key within five seconds, for ever")
-    _add_key(action)
-
+    _add_keys(commands, add)
     _add_sinks(commands, add)
     command = add(commands, "audit", "prove that the books add up; exit code 1 when they do not")
     command.add_argument("--ledger", help="only this ledger")
@@ -113,6 +98,32 @@ def parser() -> argparse.ArgumentParser:
     add(commands, "doctor", "check what start-up asserts and say what to do; exit code 1 when there is a fault")
     add(commands, "config", "show every setting, its value and where it came from")
     return main_parser
+
+
+def _add_keys(
+    commands: "argparse._SubParsersAction[_Parser]",
+    add: Callable[["argparse._SubParsersAction[_Parser]", str, str], argparse.ArgumentParser],
+) -> None:
+    text = "make, limit, list, rotate and revoke API keys"
+    keys = commands.add_parser("keys", help=text, description=f"{text[0].upper()}{text[1:]}.")
+    actions = keys.add_subparsers(dest="action", required=True, metavar="ACTION")
+    action = add(actions, "create", "print a new key, and nothing else")
+    action.add_argument("--ledger", required=True, help="name of the ledger; made when it does not exist")
+    roles = "what the key may do; each role may do all that the ones before it may"
+    action.add_argument("--role", required=True, choices=["read", "write", "admin"], help=roles)
+    _add_limits(action)
+    _add_bounds(action)
+    action = add(actions, "limit", "change what is named of a key, within five seconds, and print it")
+    _add_key(action)
+    _add_limits(action)
+    _add_bounds(action)
+    action = add(actions, "list", "list keys by their public ids, with limits, accounts, last use and state")
+    action.add_argument("--ledger", help="only of this ledger")
+    action = add(actions, "rotate", "print a new token of a key; those before it work for the overlap and no longer")
+    _add_key(action)
+    action.add_argument("--overlap", metavar="SECONDS", help="seconds, 0 to 604800 (default: 86400)")
+    action = add(actions, "revoke", "revoke a key within five seconds, for ever")
+    _add_key(action)
 
 
 def _add_sinks(
@@ -171,6 +182,15 @@ def _add_limits(action: argparse.ArgumentParser) -> None:
     action.add_argument("--rate", help="requests the key may make: N/s, N/min, N/h or N/day, or default: the service's")
     action.add_argument("--burst", help="requests it may make at once, or default: as many as the rate's N")
     action.add_argument("--concurrency", help="requests it may have running at once in one worker, or default")
+
+
+def _add_bounds(action: argparse.ArgumentParser) -> None:
+    action.add_argument(
+        "--expires", metavar="TIME", help="instant from which on the key opens nothing, or default: never"
+    )
+    action.add_argument("--description", metavar="TEXT", help="what the key is for, or default: nothing")
+    accounts = "prefixes of account ids, separated by commas, that the key is narrowed to, or default: the whole ledger"
+    action.add_argument("--accounts", metavar="PREFIXES", help=accounts)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

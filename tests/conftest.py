@@ -8,6 +8,7 @@ import pytest
 from pytest_timeout import Settings as Timeout  # type: ignore[import-untyped]
 
 from server.process.embedded import EmbeddedServers
+from tests.support.browser import Chromium, running_chromium
 from tests.support.client import Client
 from tests.support.folders import server_folder
 from tests.support.hot import Hot, hot_service
@@ -84,6 +85,13 @@ def ledger() -> str:
 async def client(service: Service, ledger: str) -> Client:
     """A client with an admin key of this test's ledger."""
     return await service.client(ledger)
+
+
+@pytest.fixture(scope="session")
+async def chromium() -> AsyncIterator[Chromium]:
+    """The browser of this test process; left out where it is not installed."""
+    async with running_chromium() as browser:
+        yield browser
 
 
 @pytest.fixture

@@ -1,13 +1,10 @@
-"""API keys: what they look like, how they are kept, and who they let in."""
+"""API keys: whose a token is, and what that key may do."""
 
 import asyncio
-import hashlib
 import hmac
 import logging
-import re
-import secrets
+import math
 import time
-import zlib
 from collections.abc import Awaitable, Callable
 from copy import copy
 from enum import IntEnum
@@ -15,15 +12,14 @@ from typing import NamedTuple, TypeVar
 
 import asyncpg
 
+from server.gate.key_uses import KeyUses
 from server.gate.limits import Limit
+from server.gate.tokens import ParsedToken, parse_token, token_name
+from server.ledger.prefixes import Prefixes
 from server.store.coalescer import Coalescer, QueueFullError
 from server.store.errors import StoreUnavailableError, UnpreparedError
 from server.store.postgres import Database
 
-# Bytes of the secret: 256 bits, so that a plain SHA-256 of it is enough.
-SECRET_BYTES = 32
-# Bytes of the public id.
-ID_BYTES = 8
 # How long a worker trusts what it read of a key, and so how long a revoked key may still pass.
 CACHE_SECONDS = 5.0
 # The same while Postgres is known to be away: its last snapshots live for ten seconds more, and can be read only by
@@ -44,14 +40,6 @@ UNKNOWN_KEYS_QUEUE_MAX = 400
 T = TypeVar("T")
 
 log = logging.getLogger(__name__)
-
-_TOKEN = re.compile(
-    r"tsk_(?P<ledger>[0-9a-f]{1,16})_(?P<id>[0-9a-f]{16})_(?P<secret>[0-9a-f]{64})(?P<check>[0-9a-f]{8})"
-)
-# The same, of bytes among others.
-TOKEN_FORM = re.compile(re.sub(r"\?P<\w+>", "?:", _TOKEN.pattern).encode())
-
-_ID = re.compile(r"[0-9a-f]{16}")
 
 
 class Role(IntEnum):
@@ -87,16 +75,34 @@ class ApiKey:
         concurrency: Requests of the key that may be running at once in one worker.
 
         ledger_limit: Of all keys of the ledger together.
+
+        accounts: What of the ledger it sees; None is all.
+
+        ends: When it does, on the clock of `time.monotonic`, in seconds.
     """
 
-    __slots__ = ("buckets", "concurrency", "id", "ledger_id", "limit", "limits", "policies", "policy", "role")
+    __slots__ = (
+        *("accounts", "buckets", "concurrency", "ends", "id", "ledger_id"),
+        *("limit", "limits", "policies", "policy", "role"),
+    )
 
     def __init__(
-        self, ledger_id: int, key_id: str, role: Role, *, limit: Limit, concurrency: int, ledger_limit: Limit | None
+        self,
+        ledger_id: int,
+        key_id: str,
+        role: Role,
+        *,
+        limit: Limit,
+        concurrency: int,
+        ledger_limit: Limit | None,
+        accounts: Prefixes | None = None,
+        ends: float = math.inf,
     ) -> None:
         self.ledger_id = ledger_id
         self.id = key_id
         self.role = role
+        self.accounts = accounts
+        self.ends = ends
         self.limit = limit
         self.concurrency = concurrency
         # Their names within the ledger, what they are, and what they hold.
@@ -116,22 +122,8 @@ class ApiKey:
         return single
 
 
-class NewKey(NamedTuple):
-    """A key just made: the token is shown once, the rest is kept."""
-
-    token: str
-    id: str
-    digest: bytes
-
-
 class UnknownKeysFullError(QueueFullError):
     """Too many tokens never found good before wait to be looked up; those that were are not concerned."""
-
-
-class _Parsed(NamedTuple):
-    ledger_id: int
-    id: str
-    digest: bytes
 
 
 class _Known:
@@ -139,53 +131,11 @@ class _Known:
 
     __slots__ = ("expires", "key", "parsed", "refresh_at")
 
-    def __init__(self, key: ApiKey, parsed: _Parsed, expires: float) -> None:
+    def __init__(self, key: ApiKey, parsed: ParsedToken, expires: float) -> None:
         self.key = key
         self.parsed = parsed
-        self.expires = expires
+        self.expires = min(expires, key.ends)
         self.refresh_at = expires - REFRESH_SECONDS
-
-
-def new_key(ledger_id: int) -> NewKey:
-    """Make a key of a ledger: `tsk_<ledger>_<id>_<secret><checksum>`, all in hexadecimal."""
-    key_id = secrets.token_hex(ID_BYTES)
-    secret = secrets.token_hex(SECRET_BYTES)
-    body = f"tsk_{ledger_id:x}_{key_id}_{secret}"
-    return NewKey(f"{body}{zlib.crc32(body.encode()):08x}", key_id, _digest(secret))
-
-
-def _digest(secret: str) -> bytes:
-    return hashlib.sha256(bytes.fromhex(secret)).digest()
-
-
-def _parse(token: str) -> _Parsed | None:
-    """Take a token apart; None when it cannot be one of ours, which the checksum tells without asking anybody."""
-    match = _TOKEN.fullmatch(token)
-    if match is None or int(match["check"], 16) != zlib.crc32(token[:-8].encode()):
-        return None
-    ledger_id = int(match["ledger"], 16)
-    return _Parsed(ledger_id, match["id"], _digest(match["secret"])) if ledger_id < 2**63 else None
-
-
-def read_key_name(text: str) -> tuple[int | None, str]:
-    """
-    Return the ledger and the public id of a key that is given by its public id, which has no ledger in it, or whole.
-
-    Raises:
-        ValueError: It is neither; the message does not repeat it.
-    """
-    text = text.strip()
-    if _ID.fullmatch(text):
-        return None, text
-    parsed = _parse(text)
-    if parsed is None:
-        raise ValueError("that is neither the public id of a key (16 digits, see `keys list`) nor a whole key")
-    return parsed.ledger_id, parsed.id
-
-
-def token_name(token: str) -> bytes:
-    """Return what a token is remembered by: no secret outlives its connection in memory."""
-    return hashlib.sha256(token.encode(errors="surrogateescape")).digest()
 
 
 class Authenticator:
@@ -194,16 +144,20 @@ class Authenticator:
 
     A token that was found good is asked about again as any reader asks; the others go together, through a lane of
     their own, so that made-up ones cost those who have a key nothing.
+
+    Args:
+        uses: Is told when a key is used. A token that is in use is asked about again and again, and then it is told.
     """
 
-    def __init__(self, database: Database, defaults: Defaults | None = None) -> None:
+    def __init__(self, database: Database, defaults: Defaults | None = None, uses: KeyUses | None = None) -> None:
         self._database = database
         self._defaults = defaults or Defaults()
+        self._uses = uses or KeyUses(database)
         # By `token_name`. An expired entry stays until it is read again or pushed out: its token was good once.
         self._known: dict[bytes, _Known] = {}
         self._unknown: dict[bytes, float] = {}
         self._lookups: dict[bytes, asyncio.Task[ApiKey | None]] = {}
-        self._unknown_keys: Coalescer[_Parsed, asyncpg.Record | None] = Coalescer(
+        self._unknown_keys: Coalescer[ParsedToken, asyncpg.Record | None] = Coalescer(
             self._read, batch_max=UNKNOWN_KEYS_BATCH_MAX, in_flight_max=1, queue_max=UNKNOWN_KEYS_QUEUE_MAX
         )
 
@@ -221,9 +175,10 @@ class Authenticator:
             entry.refresh_at = now + REFRESH_SECONDS
             self._ask(name, entry.parsed, unknown=False)
         over = now - entry.expires
-        if over < 0 or (self._database.away and over < CACHE_AWAY_SECONDS - CACHE_SECONDS):
+        if over < 0:
             return entry.key
-        return None
+        trusted = self._database.away and over < CACHE_AWAY_SECONDS - CACHE_SECONDS
+        return entry.key if trusted and now < entry.key.ends else None
 
     async def authenticate(
         self, token: str, before_lookup: Callable[[], Awaitable[None]] | None = None
@@ -247,7 +202,7 @@ class Authenticator:
         if self._unknown.get(name, now) > now:
             return None
         if name not in self._lookups:
-            parsed = _parse(token)
+            parsed = parse_token(token)
             if parsed is None:
                 return None
             unknown = not self.knew(name)
@@ -256,7 +211,7 @@ class Authenticator:
             self._ask(name, parsed, unknown=unknown)
         return await asyncio.shield(self._lookups[name])
 
-    def _ask(self, name: bytes, parsed: _Parsed, *, unknown: bool) -> None:
+    def _ask(self, name: bytes, parsed: ParsedToken, *, unknown: bool) -> None:
         """Look a token up, unless that is being done already."""
         if name in self._lookups:
             return
@@ -271,9 +226,10 @@ class Authenticator:
         self._lookups[name] = lookup
         lookup.add_done_callback(done)
 
-    async def _look_up(self, name: bytes, parsed: _Parsed, *, unknown: bool) -> ApiKey | None:
+    async def _look_up(self, name: bytes, parsed: ParsedToken, *, unknown: bool) -> ApiKey | None:
         # Counted from before the read, so that a revocation is never outlived by more than the bound.
-        expires = time.monotonic() + CACHE_SECONDS
+        now = time.monotonic()
+        expires = now + CACHE_SECONDS
         if unknown:
             try:
                 future = self._unknown_keys.submit(parsed)
@@ -282,31 +238,36 @@ class Authenticator:
             row = await future
         else:
             row = (await self._read([parsed]))[0]
-        kept = row["digest"] if row is not None else bytes(32)
         self._known.pop(name, None)
         self._unknown.pop(name, None)
-        # Compared in constant time, against zeros where there is no such key.
-        if not hmac.compare_digest(kept, parsed.digest) or row is None:
+        seconds_left = _seconds_left(row, parsed.digest)
+        if row is None or seconds_left <= 0:
             _remember(self._unknown, name, expires)
             return None
+        key = self._key(row, parsed, now + seconds_left)
+        self._uses.note(parsed.ledger_id, parsed.id, now)
+        _remember(self._known, name, _Known(key, parsed, expires))
+        return key
+
+    def _key(self, row: asyncpg.Record, parsed: ParsedToken, ends: float) -> ApiKey:
         defaults = self._defaults
         limit = Limit(
             row["rate_quota"] or defaults.key.quota,
             row["rate_window"] or defaults.key.window,
             row["burst"] or (defaults.key.burst if row["rate_quota"] is None else row["rate_quota"]),
         )
-        key = ApiKey(
+        return ApiKey(
             parsed.ledger_id,
             parsed.id,
             Role[row["role"].upper()],
             limit=limit.counted,
             concurrency=row["concurrency"] or defaults.concurrency,
             ledger_limit=defaults.ledger,
+            accounts=None if row["accounts"] is None else Prefixes(tuple(row["accounts"])),
+            ends=ends,
         )
-        _remember(self._known, name, _Known(key, parsed, expires))
-        return key
 
-    async def _read(self, keys: list[_Parsed]) -> list[asyncpg.Record | None]:
+    async def _read(self, keys: list[ParsedToken]) -> list[asyncpg.Record | None]:
         """Read what is kept of the keys of these tokens: None of one that does not exist or is revoked."""
         names = list({(key.ledger_id, key.id) for key in keys})
         try:
@@ -317,6 +278,20 @@ class Authenticator:
             raise StoreUnavailableError(error.kind) from error
         found = {(row["ledger_id"], row["id"]): row for row in rows}
         return [found.get((key.ledger_id, key.id)) for key in keys]
+
+
+def _seconds_left(row: asyncpg.Record | None, digest: bytes) -> float:
+    """Return for how long a secret of that digest opens its key: not at all where it is none of its secrets."""
+    seconds = 0.0
+    # Compared in constant time, against zeros where there is no such key.
+    kept = [(bytes(32), 0.0)]
+    if row is not None:
+        kept = [(row["digest"], math.inf), *zip(row["former_digests"], row["former_seconds_left"], strict=True)]
+    for known, seconds_left in kept:
+        if hmac.compare_digest(known, digest):
+            seconds = seconds_left
+    ends = None if row is None else row["seconds_left"]
+    return seconds if ends is None else min(seconds, ends)
 
 
 def _remember(cache: dict[bytes, T], name: bytes, value: T) -> None:

@@ -6,7 +6,7 @@ from typing import Final
 from aiohttp.http import HttpVersion11
 from aiohttp.http_parser import RawRequestMessage
 
-from server.gate.keys import token_name
+from server.gate.tokens import token_name
 from server.http.amounts import asks_for_strings
 from server.http.limits import HEADERS_MAX_BYTES, REQUEST_ID_LENGTH_MAX
 from server.http.problems import Problem, invalid

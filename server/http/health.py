@@ -1,11 +1,27 @@
 """Probes: whether the process lives, and whether it should be given work."""
 
+from typing import Literal
+
+import msgspec
+
 from server.http.call import Call
 from server.http.headers import NO_STORE
 from server.http.problems import Problem
 from server.http.query import Query
 from server.http.reply import Reply
 from server.store.readiness import Readiness
+
+
+class LiveBody(msgspec.Struct, gc=False):
+    """The process lives."""
+
+    status: Literal["ok"]
+
+
+class ReadyBody(msgspec.Struct, gc=False):
+    """It is safe to serve."""
+
+    status: Literal["ready"]
 
 
 class HealthHandlers:
@@ -19,11 +35,11 @@ class HealthHandlers:
     def __init__(self, readiness: Readiness) -> None:
         self._readiness = readiness
 
-    async def livez(self, _call: Call, _query: Query) -> Reply:
+    async def check_live(self, _call: Call, _query: Query) -> Reply:
         """Answer as long as the process runs its loop."""
         return Reply(200, b'{"status":"ok"}', headers=NO_STORE)
 
-    async def readyz(self, _call: Call, _query: Query) -> Reply:
+    async def check_ready(self, _call: Call, _query: Query) -> Reply:
         """Answer 200 when it is safe to serve, and else why not."""
         failures = await self._readiness.failures()
         if failures:

@@ -25,7 +25,7 @@ from server.http.query import decode_query
 from server.http.rate_limits import QuotaExceededProblem, limit_fields, too_costly, too_many_running
 from server.http.reply import JSON, PROBLEM, Reply, StreamedReply
 from server.http.route import Route
-from server.http.routes import Match, Methods, Router
+from server.http.router import Match, Methods, Router
 from server.http.unread import Unread
 from server.store.by_hand import needs_task
 from server.store.coalescer import QueueFullError
@@ -117,6 +117,29 @@ class Pipeline:
         if call.head.amounts_as_strings or self._cors is not None:
             self._suit(call, reply)
         self.observer.ended(call, reply.status)
+        return reply
+
+    async def operate(self, call: Call, key: ApiKey) -> Reply:
+        """
+        Return the reply to a request of an operator of the server, as to one that came with *key*.
+
+        Raises:
+            ConnectionError: The operator is gone.
+        """
+        try:
+            match = self._router.find(call.path)
+            if match is None:
+                _refuse_target(match)
+            methods, call.names = match
+            call.route, call.key = methods.get(call.method), key
+            reply = await self._serve(call, match)
+        except ConnectionError:
+            raise
+        except Exception as error:
+            reply = self.failure(call, error)
+        finally:
+            call.release_place()
+        self._suit(call, reply)
         return reply
 
     def _suit(self, call: Call, reply: Reply) -> None:

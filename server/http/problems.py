@@ -56,6 +56,8 @@ KINDS: dict[str, Kind] = {
     "transfer_not_found": Kind(404, "The transfer does not exist", "new_key", "The ledger has no transfer of that id, or under that key.", "There is no transfer to act on."),
     "idempotency_key_not_found": Kind(404, "The key is not bound", "same_key", "No transfer was made or refused under this key: a request with it has not been executed."),
     "webhook_endpoint_not_found": Kind(404, "The webhook endpoint does not exist", "never", "The ledger has no webhook endpoint of that id."),
+    "api_key_not_found": Kind(404, "The API key does not exist", "never", "The ledger has no API key of that id."),
+    "api_key_ended": Kind(409, "The API key opens nothing any more", "never", "The key is revoked, or has expired. A revoked key never opens anything again: make another. One that has expired opens again once its `expires_at` lies ahead."),
     "webhook_endpoints_full": Kind(409, "The ledger has too many webhook endpoints", "never", "A ledger has up to 50 webhook endpoints. Remove one that is not needed."),
     "webhooks_not_configured": Kind(409, "Webhooks are not set up here", "never", "Secrets of webhook endpoints are kept encrypted, and this server has no key for them, or another one than they were made with: its operator sets `webhook_key`."),
     "account_exists": Kind(409, "The account exists with other fields", "never", "An account of that id exists and differs in the fields named. The id is the key of this request."),

@@ -6,7 +6,7 @@ from typing import Final
 
 from aiohttp.web_protocol import RequestHandler
 
-from server.gate.keys import TOKEN_FORM, token_name
+from server.gate.tokens import TOKEN_FORM, token_name
 from server.http.admission import Admission
 from server.http.call import Call
 from server.http.head import REQUEST_ID_FORM, Head

@@ -16,28 +16,56 @@ _ANY: Final = ("malformed_request", "invalid_request", "quota_exceeded", "overlo
 _WITH_KEY: Final = ("unauthorized", "forbidden", "too_many_running", "cost_exceeds_capacity")
 _WITH_BODY: Final = ("body_too_large", "unsupported_media_type", "request_timeout")
 
+# Stands in a path for one segment.
+NAME: Final = "{id}"
+
 # Takes the family of handlers until it is bound to one, the call, and its body or query as decoded.
 Handler = Callable[..., Awaitable[Reply]]
 
 
+class Text(NamedTuple):
+    """
+    An answer that is no JSON.
+
+    Attributes:
+        media_type: Without parameters.
+
+        description: What it holds.
+    """
+
+    media_type: str
+    description: str
+
+
 class Route(NamedTuple):
     """
-    A route.
+    A route: what the dispatcher, the OpenAPI document and the tests know of it.
 
     Attributes:
         method: Of HTTP; a GET answers HEAD too.
 
-        path: With names in braces, each of which stands for one segment.
+        path: With `{id}` in the place of a segment that callers choose.
 
         role: What a key needs at least; None is open to all, without a key.
 
-        handler: A method of one of the handler classes.
+        handler: A method of one of the handler classes. Its name is the id of the operation.
+
+        summary: What it does, for callers: a few words that begin with a verb.
+
+        tag: The part of the reference that it stands in.
+
+        name: The type of what stands in the path for `{id}`, with a description and an example.
 
         query: What a read takes: the parameters of its query.
 
         body: What a write takes.
 
-        answers: Status and type of what is answered when it goes well. None is a page or a probe.
+        examples: Of bodies, by title. Sent to a ledger in its first state, each is answered with the first answer.
+
+        fields: Header fields that it takes, of `server.http.fields`, besides those of every route.
+
+        answers: Status and type of what is answered when it goes well: several types where it may be one of them, a
+            `Text` where it is no JSON, None where there is no body.
 
         problems: Codes that this route can answer, besides those of every route.
 
@@ -68,8 +96,13 @@ class Route(NamedTuple):
     path: str
     role: Role | None
     handler: Handler
+    summary: str
+    tag: str
+    name: Any = None
     query: type[Query] = Query
     body: type[msgspec.Struct] | None = None
+    examples: Mapping[str, Any] = MappingProxyType({})
+    fields: tuple[str, ...] = ()
     answers: Mapping[int, Any] = MappingProxyType({})
     problems: tuple[str, ...] = ()
     bodiless: bool = False
@@ -83,6 +116,21 @@ class Route(NamedTuple):
     free: bool = False
     rest: bool = False
     has_amounts: bool = True
+
+    @property
+    def operation(self) -> str:
+        """The id of the operation, which clients that are generated make a name of."""
+        return str(self.handler.__name__)
+
+    def forms(self, status: int) -> tuple[Any, ...]:
+        """Return the types of what is answered with *status*; none where there is no body."""
+        answer = self.answers[status]
+        return () if answer is None else answer if type(answer) is tuple else (answer,)
+
+    @property
+    def takes_key(self) -> bool:
+        """Whether it needs an Idempotency-Key."""
+        return self.body is not None and self.keyless is None
 
     @property
     def codes(self) -> frozenset[str]:

@@ -10,6 +10,7 @@ import msgspec
 from server.http import models, render
 from server.http.call import Call
 from server.http.headers import VARY_ACCEPT
+from server.http.members import Count, CurrencyName, Instant, Sum
 from server.http.problems import Problem, invalid
 from server.http.query import StatementQuery, TrialBalanceQuery
 from server.http.reply import Reply, StreamedReply
@@ -28,18 +29,18 @@ _WEIGHT: Final = re.compile(r"(?:^|;)\s*q\s*=\s*(?P<weight>[01](?:\.[0-9]{0,3})?
 class TotalBody(msgspec.Struct, gc=False):
     """The accounts of one currency: sums of balances below zero, of those above, and of both."""
 
-    currency: str
-    debit: int
-    credit: int
-    net: int
-    accounts: int
+    currency: CurrencyName
+    debit: Sum
+    credit: Sum
+    net: Sum
+    accounts: Count
 
 
 class TrialBalanceBody(msgspec.Struct, gc=False):
     """A trial balance, by currency; `at` is null where it is that of now."""
 
     prefix: str | None
-    at: str | None
+    at: Instant | None
     data: list[TotalBody]
 
 

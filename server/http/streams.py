@@ -15,6 +15,8 @@ EVENT_STREAMS_OF_LEDGER_MAX: Final = 200
 # Requests that wait for events, and those of one ledger: half of the connections that a worker has, each some 20 KB.
 WAITING_MAX: Final = 10_000
 WAITING_OF_LEDGER_MAX: Final = 5_000
+# Copies of the reference's script that a worker sends at once. Each holds a piece or two, 300 KB at most.
+DOWNLOADS_MAX: Final = 32
 
 
 class Streams:
@@ -73,3 +75,12 @@ class Waiting(Streams):
 
     def _bounds(self) -> tuple[int, int]:
         return WAITING_MAX, WAITING_OF_LEDGER_MAX
+
+
+class Downloads(Streams):
+    """The copies of the reference's script that are being sent."""
+
+    told = "copies of this script under way as it may: ask again later."
+
+    def _bounds(self) -> tuple[int, int]:
+        return DOWNLOADS_MAX, DOWNLOADS_MAX

@@ -25,12 +25,13 @@ from server.http.call import Call
 from server.http.cursors import Version, read_cursor
 from server.http.headers import NO_STORE
 from server.http.listing import page
+from server.http.members import Count, EventName, Instant, Position, Uuid
 from server.http.models import Description, Strict
 from server.http.problems import Problem, invalid
-from server.http.query import PageSize, Query
+from server.http.query import PageQuery, Query
 from server.http.render import instant
 from server.http.reply import Reply
-from server.ledger.limits import BALANCE_MAX, PAGE_DEFAULT
+from server.ledger.limits import BALANCE_MAX
 
 EventType = Literal[
     "transfer.posted",
@@ -46,6 +47,24 @@ EventType = Literal[
 ]
 Url = Annotated[str, Meta(min_length=1, max_length=URL_LENGTH_MAX, examples=["https://example.com/webhooks"])]
 Types = Annotated[list[EventType], Meta(max_length=len(TYPES), description="Empty for all.")]
+
+WebhookId = Annotated[
+    str,
+    Meta(
+        description="The id of the endpoint.",
+        examples=["019b76da-a800-7000-8000-000000000002"],
+        extra_json_schema={"format": "uuid"},
+    ),
+]
+
+DisabledReason = Annotated[
+    str,
+    Meta(description="`gone` where it has answered 410.", extra_json_schema={"enum": ["requested", "gone"]}),
+]
+# Of answers to deliveries.
+Answered = Annotated[int, Meta(description="The status of its answer; null where there was none.", examples=[204])]
+Failure = Annotated[str, Meta(description="Why there was no answer; null where there was one.")]
+FirstBytes = Annotated[str, Meta(description="The first bytes of its answer.")]
 
 # Edges of ids.
 _ID_MIN: Final = UUID(int=0)
@@ -81,39 +100,29 @@ class WebhookAction(Strict, kw_only=True):
     """What is done with an endpoint: there is nothing to say of it."""
 
 
-class WebhooksQuery(Query, kw_only=True, frozen=True):
-    """Parameters of lists."""
-
-    limit: PageSize = PageSize(PAGE_DEFAULT)
-    cursor: str | None = None
-
-
 class WebhookBody(msgspec.Struct, gc=False):
     """An endpoint."""
 
-    id: str
-    url: str
-    # None is all of them.
-    types: list[str]
+    id: Uuid
+    url: Annotated[str, Meta(examples=["https://example.com/webhooks"])]
+    types: Annotated[list[EventName], Meta(description="None is all of them.")]
     description: str | None
-    # `enabled` or `disabled`; then the reason is `requested`, or `gone` where it has answered 410.
-    state: str
-    disabled_reason: str | None
-    # Events up to here were sent, or wait for a retry.
-    position: int
-    created_at: str
+    state: Annotated[str, Meta(extra_json_schema={"enum": ["enabled", "disabled"]})]
+    disabled_reason: DisabledReason | None
+    position: Annotated[Position, Meta(description="Events up to here were sent, or wait for a retry.")]
+    created_at: Instant
 
 
 class WebhookSecretBody(WebhookBody, kw_only=True, gc=False):
     """An endpoint with its secret, which is shown once."""
 
-    secret: str
+    secret: Annotated[str, Meta(description="As Standard Webhooks has it; it is not shown again.")]
 
 
 class WebhookDeleted(msgspec.Struct, gc=False):
     """An endpoint that is there no more."""
 
-    id: str
+    id: Uuid
     deleted: bool = True
 
 
@@ -121,39 +130,42 @@ class WebhookTested(msgspec.Struct, gc=False):
     """What came of a test."""
 
     delivered: bool
-    # One of the two.
-    status: int | None
-    error: str | None
-    duration_ms: int
-    # Its first bytes.
-    answer: str
+    status: Answered | None
+    error: Failure | None
+    duration_ms: Count
+    answer: FirstBytes
 
 
 class DeliveryBody(msgspec.Struct, gc=False):
     """An attempt to deliver an event."""
 
-    position: int
-    type: str
-    # The first is 1.
-    attempt: int
-    # `delivered`, `failed` (it is tried again), `dead` (it is given up) or `gone` (the endpoint was disabled).
-    outcome: str
-    status: int | None
-    error: str | None
-    attempted_at: str
-    duration_ms: int
-    answer: str
+    position: Position
+    type: EventName
+    attempt: Annotated[Count, Meta(description="The first is 1.")]
+    outcome: Annotated[
+        str,
+        Meta(
+            description="`failed` is tried again, `dead` is given up; with `gone` the endpoint was disabled.",
+            extra_json_schema={"enum": ["delivered", "failed", "dead", "gone"]},
+        ),
+    ]
+    status: Answered | None
+    error: Failure | None
+    attempted_at: Instant
+    duration_ms: Count
+    answer: FirstBytes
 
 
 class UndeliveredBody(msgspec.Struct, gc=False):
     """An event that has not arrived."""
 
-    position: int
-    # `waiting` or `dead`.
-    state: str
-    attempts: int
-    attempted_at: str
-    next_attempt_at: str | None
+    position: Position
+    state: Annotated[
+        str, Meta(description="`dead` is not tried again.", extra_json_schema={"enum": ["waiting", "dead"]})
+    ]
+    attempts: Count
+    attempted_at: Instant
+    next_attempt_at: Instant | None
 
 
 class WebhookHandlers:
@@ -170,25 +182,25 @@ class WebhookHandlers:
         self._endpoints = endpoints
         self._destinations = destinations
 
-    async def create_endpoint(self, call: Call, body: WebhookCreate) -> Reply:
+    async def create_webhook_endpoint(self, call: Call, body: WebhookCreate) -> Reply:
         """Make an endpoint, and tell its secret."""
         self._check_url(body.url)
         with _refusals():
             made = await self._endpoints.create(call.ledger_id, body.url, _bits(body.types), body.description)
         return _told(201, *made)
 
-    async def list_endpoints(self, call: Call, query: WebhooksQuery) -> Reply:
+    async def list_webhook_endpoints(self, call: Call, query: PageQuery) -> Reply:
         """List the endpoints of the ledger in the order in which they were made."""
         after = _ID_MIN if query.cursor is None else read_cursor(query.cursor, UUID)
         found = await self._endpoints.page(call.ledger_id, after, query.limit + 1)
         return page(found, query.limit, _shown, lambda endpoint: endpoint.id)
 
-    async def get_endpoint(self, call: Call, _query: Query) -> Reply:
+    async def get_webhook_endpoint(self, call: Call, _query: Query) -> Reply:
         """Read an endpoint."""
         with _refusals():
             return Reply(200, _shown(await self._endpoints.read(call.ledger_id, _named(call))))
 
-    async def patch_endpoint(self, call: Call, body: WebhookPatch) -> Reply:
+    async def patch_webhook_endpoint(self, call: Call, body: WebhookPatch) -> Reply:
         """Change an endpoint."""
         if body.url is not UNSET:
             self._check_url(body.url)
@@ -202,19 +214,19 @@ class WebhookHandlers:
         with _refusals():
             return Reply(200, _shown(await self._endpoints.change(call.ledger_id, _named(call), change)))
 
-    async def delete_endpoint(self, call: Call, _body: WebhookAction) -> Reply:
+    async def delete_webhook_endpoint(self, call: Call, _body: WebhookAction) -> Reply:
         """Remove an endpoint."""
         endpoint_id = _named(call)
         with _refusals():
             await self._endpoints.delete(call.ledger_id, endpoint_id)
         return Reply(200, _encode(WebhookDeleted(str(endpoint_id))))
 
-    async def rotate_secret(self, call: Call, _body: WebhookAction) -> Reply:
+    async def rotate_webhook_secret(self, call: Call, _body: WebhookAction) -> Reply:
         """Give an endpoint a new secret, and tell it."""
         with _refusals():
             return _told(200, *await self._endpoints.rotate(call.ledger_id, _named(call)))
 
-    async def try_endpoint(self, call: Call, _body: WebhookAction) -> Reply:
+    async def send_webhook_test(self, call: Call, _body: WebhookAction) -> Reply:
         """Send an endpoint a test, and tell what came of it."""
         # It may take seconds, in which nothing of this service is used.
         call.release_place()
@@ -223,20 +235,20 @@ class WebhookHandlers:
         tested = WebhookTested(answer.delivered, answer.status, answer.error, answer.duration_ms, _text(answer.body))
         return Reply(200, _encode(tested))
 
-    async def replay_endpoint(self, call: Call, body: WebhookReplay) -> Reply:
+    async def replay_webhook_endpoint(self, call: Call, body: WebhookReplay) -> Reply:
         """Have an endpoint sent again what it was sent already."""
         with _refusals():
             moved = await self._endpoints.replay(call.ledger_id, _named(call), body.from_position)
         return Reply(200, _shown(moved))
 
-    async def list_deliveries(self, call: Call, query: WebhooksQuery) -> Reply:
+    async def list_webhook_deliveries(self, call: Call, query: PageQuery) -> Reply:
         """List what was tried lately, newest first."""
         before = _ID_MAX if query.cursor is None else read_cursor(query.cursor, UUID)
         with _refusals():
             found = await self._endpoints.attempts(call.ledger_id, _named(call), before, query.limit + 1)
         return page(found, query.limit, _delivery, lambda attempt: attempt.id)
 
-    async def list_undelivered(self, call: Call, query: WebhooksQuery) -> Reply:
+    async def list_undelivered_events(self, call: Call, query: PageQuery) -> Reply:
         """List the events that have not arrived, in their order."""
         after = 0 if query.cursor is None else read_cursor(query.cursor, Version)
         with _refusals():

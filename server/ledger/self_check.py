@@ -70,7 +70,7 @@ class SelfCheck:
             log.error(
                 "a wrong snapshot was served and is removed: ledger %d, account with the SHA-256 %s, version %d where "
                 "%d is committed",
-                # Names of accounts are not logged; docs/operations.md says how to find the account by its digest.
+                # Names of accounts are not logged; docs/how-to/alerts.md says how to find the account by its digest.
                 *(ledger_id, sha256(account_id.encode()).hexdigest(), snapshot.version, committed.version),
             )
             await self._cache.remove(ledger_id, account_id)

@@ -10,7 +10,7 @@ WITH needed (relation, privilege, columns) AS (
         ('ledgers', 'INSERT', NULL),
         ('api_keys', 'SELECT', NULL),
         ('api_keys', 'INSERT', NULL),
-        ('api_keys', 'UPDATE', 'revoked_at rate_quota rate_window burst concurrency'),
+        ('api_keys', 'UPDATE', 'revoked_at rate_quota rate_window burst concurrency digest expires_at last_used_at description accounts former_digests former_until'),
         ('accounts', 'SELECT', NULL),
         ('accounts', 'INSERT', NULL),
         ('accounts', 'UPDATE', 'balance held_in held_out floor ceiling version limits_version last_entry_at closed metadata'),

@@ -4,6 +4,7 @@ import secrets
 from typing import Any, NamedTuple
 from uuid import uuid4
 
+from server.http.reference import BUNDLE_NAME
 from server.http.route import Route
 from server.http.routes import ROUTES
 from tests.api.steps import order
@@ -11,7 +12,7 @@ from tests.support.client import Answer, Client, new_key
 
 
 class Names(NamedTuple):
-    """What requests name: an account, a transfer, its key and reference, a hold, and a webhook endpoint."""
+    """What requests name: an account, a transfer, its key and reference, a hold, a webhook endpoint, and an API key."""
 
     account: str
     transfer: str
@@ -19,6 +20,7 @@ class Names(NamedTuple):
     reference: str
     hold: str
     webhook: str
+    api_key: str
 
 
 # Where nobody listens.
@@ -33,7 +35,10 @@ def route_name(route: Route) -> str:
 GUARDED = [route for route in ROUTES if route.role is not None]
 OPEN = [route for route in ROUTES if route.role is None]
 # Those about what a request names; the others are about its key or its ledger, or tell what has been relayed since.
-_NAMELESS = ("/v1/limits", "/v1/integrity", "/v1/events", "/v1/events/stream", "/v1/webhook-endpoints")
+_NAMELESS = (
+    *("/v1/limits", "/v1/integrity", "/v1/events", "/v1/events/stream"),
+    *("/v1/webhook-endpoints", "/v1/api-keys"),
+)
 NAMING = [route for route in GUARDED if route.path not in _NAMELESS]
 
 
@@ -45,7 +50,9 @@ def path_of(route: Route, names: Names) -> str:
         "/v1/transfers/": names.transfer,
         "/v1/idempotency-keys/": names.key,
         "/v1/webhook-endpoints/": names.webhook,
+        "/v1/api-keys/": names.api_key,
         "/problems/": "not_found",
+        "/docs/": BUNDLE_NAME,
     }.get(collection, "")
     if route.path.endswith(("/capture", "/void")):
         name = names.hold
@@ -82,6 +89,10 @@ def body_of(route: Route, names: Names, key: str) -> Any:
         "POST /v1/webhook-endpoints/{id}/rotate-secret": {},
         "POST /v1/webhook-endpoints/{id}/test": {},
         "POST /v1/webhook-endpoints/{id}/replay": {"from_position": 1},
+        "POST /v1/api-keys": {"role": "read"},
+        "PATCH /v1/api-keys/{id}": {"description": "touched"},
+        "DELETE /v1/api-keys/{id}": {},
+        "POST /v1/api-keys/{id}/rotate": {},
     }[route_name(route)]
 
 
@@ -97,11 +108,13 @@ async def probe(client: Client, route: Route, names: Names, *, key: str | None =
 def new_names() -> Names:
     """Return names that no ledger of any test has, all of one length, so that answers can be compared to the byte."""
     tag = secrets.token_hex(6)
-    return Names(f"vault-{tag}", str(uuid4()), f"key-{tag}", f"ref-{tag}", str(uuid4()), str(uuid4()))
+    return Names(
+        f"vault-{tag}", str(uuid4()), f"key-{tag}", f"ref-{tag}", str(uuid4()), str(uuid4()), secrets.token_hex(8)
+    )
 
 
 async def furnish(client: Client, names: Names | None = None) -> Names:
-    """Put an account, a transfer, a hold and a webhook endpoint into the client's ledger and return their names."""
+    """Put an account, a transfer, a hold, a webhook endpoint and an API key into a ledger and return their names."""
     account, _, key, reference, *_ = names or new_names()
     assert (await client.open(account, floor=None)).status == 201
     assert (await client.open("other")).status == 201
@@ -111,4 +124,7 @@ async def furnish(client: Client, names: Names | None = None) -> Names:
     assert hold.status == 201
     webhook = await client.post("/v1/webhook-endpoints", {"url": NOBODY})
     assert webhook.status == 201
-    return Names(account, posted.json["id"], key, reference, hold.json["id"], webhook.json["id"])
+    api_key = await client.post("/v1/api-keys", {"role": "read"})
+    assert api_key.status == 201
+    made = [answer.json["id"] for answer in (posted, hold, webhook, api_key)]
+    return Names(account, made[0], key, reference, *made[1:])

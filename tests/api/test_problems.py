@@ -9,10 +9,10 @@ from uuid import uuid4
 import pytest
 
 import server
+from server.gate.key_store import KeyLimit
 from server.http.problems import KINDS, TYPES
 from server.http.render import REFUSALS
 from server.http.routes import ROUTES
-from server.process.commands.keys import KeyLimit
 from server.store.sql import sql_root
 from tests.api.steps import bulk, order, post
 from tests.support.client import Answer, Client
@@ -105,6 +105,8 @@ async def _answers(client: Client, service: Service, ledger: str) -> dict[str, A
     once = Client(
         client.session, client.url, await make_key(service.database_url, ledger, limit=KeyLimit(1, 86_400, 1))
     )
+    revoked = (await client.post("/v1/api-keys", {"role": "read"})).json["id"]
+    await client.send("DELETE", f"/v1/api-keys/{revoked}")
     fifty = {f"k{n}": "" for n in range(51)}
     text = {"Content-Type": "text/plain"}
     stale = {"If-Match": '"99"'}
@@ -118,6 +120,8 @@ async def _answers(client: Client, service: Service, ledger: str) -> dict[str, A
         await client.get("/v1/transfers/nothing"),
         await client.get("/v1/idempotency-keys/nothing"),
         await client.get("/v1/webhook-endpoints/nothing"),
+        await client.get("/v1/api-keys/nothing"),
+        await client.post(f"/v1/api-keys/{revoked}/rotate", {}),
         await client.post("/v1/accounts/alice/entries", {}),
         await client.post("/v1/transfers", order(amount=0)),
         await client.post("/v1/transfers", order()),

@@ -21,7 +21,7 @@ def comparable(answer: Answer, names: Names) -> tuple[int, dict[str, str], str]:
     text = answer.body.decode()
     for field in Names._fields:
         text = text.replace(getattr(names, field), f"<{field}>")
-    text = re.sub(r'"(id|created_at|effective_at|secret)":"[^"<]*"', r'"\1":""', text)
+    text = re.sub(r'"(id|created_at|effective_at|secret|token)":"[^"<]*"', r'"\1":""', text)
     headers = {name: value for name, value in answer.headers.items() if name not in ("Date", "Cache-Control")}
     return answer.status, headers, text
 

@@ -11,7 +11,7 @@ from urllib.parse import quote, urlencode
 import asyncpg
 import pytest
 
-from server.http.query import METADATA_ENTRIES_MAX
+from server.http.parameters import METADATA_ENTRIES_MAX
 from server.ledger import transfer_lists
 from server.ledger.transfer_lists import EXAMINED_MAX, KINDS
 from tests.api.steps import bulk, order, pages
@@ -286,5 +286,7 @@ async def test_as_much_as_one_may_ask_for(client: Client) -> None:
 
 
 def test_the_bound_is_that_of_the_docs() -> None:
-    """docs/requests.md says how far a page looks."""
-    assert f"{EXAMINED_MAX:,} transfers" in (Path(__file__).parents[2] / "docs" / "requests.md").read_text()
+    """docs/reference/requests.md says how far a page looks."""
+    assert (
+        f"{EXAMINED_MAX:,} transfers" in (Path(__file__).parents[2] / "docs" / "reference" / "requests.md").read_text()
+    )

@@ -1,4 +1,4 @@
-"""Reading transfers as they come, as docs/requests.md says: nothing is missed, whatever is posted meanwhile."""
+"""Reading transfers as they come, as docs/reference/requests.md says: nothing is missed, whatever is posted meanwhile."""
 
 import asyncio
 import random
@@ -24,7 +24,7 @@ from server.store.sql import query
 from tests.support.client import Client
 from tests.support.service import ServerProcess, Service, make_key
 
-PAGE = Path(__file__).parents[2] / "docs" / "requests.md"
+PAGE = Path(__file__).parents[2] / "docs" / "reference" / "requests.md"
 LEDGER = "read-on"
 WRITERS = 16
 # Passes that have to rely on reading back before the writers stop.

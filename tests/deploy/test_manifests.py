@@ -9,7 +9,8 @@ import pytest
 import yaml
 
 from server.cli import parser
-from server.http.routes import ROUTES, Router
+from server.http.router import Router
+from server.http.routes import ROUTES
 from server.process.embedded.valkey import SETTINGS
 from server.process.timeouts import TIMEOUTS
 from server.settings import PREFIX, Settings, load

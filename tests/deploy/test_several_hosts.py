@@ -10,7 +10,7 @@ from functools import partial
 
 import aiohttp
 
-from server.process.commands.keys import KeyLimit
+from server.gate.key_store import KeyLimit
 from tests.deploy.hosts import FAILURES_BURST, Callers, Hosts, definite
 from tests.support.client import Client
 from tests.support.service import make_key

@@ -202,7 +202,7 @@ async def test_its_key_is_revoked(client: Client, own: Service, ledger: str, mon
     async with streaming(doomed) as ending, streaming(client) as staying:
         await ending.take(2)
         assert doomed.token is not None
-        await revoke(own, ledger, doomed.token)
+        await revoke(own, doomed.token)
         assert await asyncio.wait_for(ending.rest(), 10) == []
         await client.open("bob")
         assert [sent.id for sent in await staying.take(3)] == ["1", "2", "3"]

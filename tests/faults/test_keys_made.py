@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from server.gate.keys import read_key_name
+from server.gate.tokens import read_key_name
 from tests.support.command import call
 from tests.support.postgres import administer
 from tests.support.proxy import proxied

@@ -1,6 +1,6 @@
 """A Postgres that nobody has migrated: not even our roles are there."""
 
-from server.gate.keys import new_key
+from server.gate.tokens import new_key
 from server.store.migrations import migrate
 from tests.support.client import Client
 from tests.support.own_postgres import OwnPostgres

@@ -12,7 +12,7 @@ import aiohttp
 import orjson
 import pytest
 
-from server.process.commands.keys import KeyLimit
+from server.gate.key_store import KeyLimit
 from server.store.migrations import migrate
 from server.store.sql import queries
 from tests.input.broken_http import malformed, refused

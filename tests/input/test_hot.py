@@ -2,9 +2,9 @@
 
 import pytest
 
+from server.gate.key_store import revoke_whole_key
 from server.http.call import Call
 from server.http.connection import Connection
-from server.process.commands.keys import revoke_key
 from server.store.postgres import Database
 from tests.input.wire import Response, connect, request
 from tests.support.client import Client, new_key
@@ -222,7 +222,7 @@ async def revoke(hot: Hot, client: Client) -> None:
     """Revoke a key, and let the time pass for which a worker trusts what it read."""
     assert client.token is not None
     async with Database(hot.service.database_url, posting_connections=1, reading_connections=1) as database:
-        assert await revoke_key(database, "hot", client.token.split("_")[2])
+        await revoke_whole_key(database, client.token)
     for known in hot.app.authenticator._known.values():
         known.expires = 0.0
 

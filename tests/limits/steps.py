@@ -1,8 +1,10 @@
 """Keys with limits, what answers say of them, and what stands in Redis about them."""
 
+from collections.abc import Collection
 from typing import Any
 
-from server.process.commands.keys import KeyLimit
+from server.gate.key_store import KeyChange, KeyLimit, StoredKey, change_key, ledger_id
+from server.store.postgres import Database
 from tests.support.client import Answer, Client
 from tests.support.service import Service
 
@@ -23,6 +25,19 @@ def key_id(client: Client) -> str:
     """Return the public id of a client's key."""
     assert client.token is not None
     return client.token.split("_")[2]
+
+
+async def limit_key(
+    database: Database,
+    ledger: str,
+    public_id: str,
+    limit: KeyLimit,
+    named: Collection[str] = ("rate", "burst", "concurrency"),
+) -> StoredKey:
+    """Give a key other limits, those that are named."""
+    number = await ledger_id(database, ledger)
+    assert number is not None
+    return await change_key(database, number, public_id, KeyChange(named, limit))
 
 
 def left(answer: Answer) -> int:

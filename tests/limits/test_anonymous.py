@@ -10,7 +10,7 @@ import aiohttp
 import pytest
 
 from server.gate import limit_memory
-from server.gate.keys import new_key
+from server.gate.tokens import new_key
 from server.http import admission
 from tests.input.wire import Response, connect, request
 from tests.limits.steps import left, limited, once

@@ -7,11 +7,11 @@ import asyncpg
 import pytest
 
 from server.app import create_app, default_limits
+from server.gate.key_store import KeyLimit, list_keys
 from server.gate.limits import Limit
-from server.process.commands.keys import KeyLimit, limit_key, list_keys
 from server.settings import Settings, SettingsError
 from server.store.postgres import Database
-from tests.limits.steps import key_id, left, limited, once
+from tests.limits.steps import key_id, left, limit_key, limited, once
 from tests.support.client import Client
 from tests.support.command import call, run
 from tests.support.service import in_process, make_key
@@ -39,7 +39,7 @@ async def test_a_key_with_limits(database_url: str, redis_url: str) -> None:
         assert left(answer) == burst - 1
         listed = await call("keys", "list", database_url=database_url)
         (line,) = [line for line in listed.out.splitlines() if key_id(client) in line]
-        assert re.fullmatch(rf"books\t\w+\tread\t[0-9TZ:-]+\t{shown[0]}\t{shown[1]}\t{shown[2]}\tactive", line)
+        assert re.fullmatch(rf"books\t\w+\tread\t[0-9TZ:-]+\t{shown[0]}\t{shown[1]}\t{shown[2]}\t-\t\S+\tactive", line)
 
 
 async def test_limits_change_while_the_service_runs(
@@ -54,14 +54,15 @@ async def test_limits_change_while_the_service_runs(
         # As a process of its own: the service hears of it by the database alone.
         changed = await run(*change, "--rate", "10/s", "--burst", "50", database_url=database_url)
         assert (changed.code, changed.err) == (0, "")
-        assert changed.out.endswith("\t10/s\t50\t-\tactive\n")
+        assert changed.out.endswith("\t10/s\t50\t-\t-\t-\tactive\n")
         async with asyncio.timeout(CHANGED_SECONDS):
             while (answer := await client.get("/v1/accounts")).status == 429:
                 pass
         assert answer.headers["RateLimit-Policy"] == '"default";q=10;w=1'
         assert left(answer) <= 49
     back = ("--rate", "default", "--burst", "default")
-    assert (await call(*change, *back, database_url=database_url)).out.endswith("\t-\t-\t-\tactive\n")
+    changed = await call(*change, *back, database_url=database_url)
+    assert re.search(r"\t-\t-\t-\t-\t[0-9TZ:-]+\tactive\n\Z", changed.out)
     async with in_process(database_url, redis_url) as service:
         client = Client(service.session, service.url, client.token)
         assert (await client.get("/v1/accounts")).headers["RateLimit-Policy"] == '"default";q=1000;w=1'
@@ -115,7 +116,7 @@ async def test_what_is_not_named_stays(database_url: str) -> None:
     for limits, shown in STEPS:
         end = await call("keys", "limit", "--ledger", "books", public_id, *limits, database_url=database_url)
         assert (end.code, end.err) == (0, "")
-        line = r"books\t" + public_id + r"\tread\t[0-9TZ:-]+\t" + r"\t".join(shown) + r"\tactive\n"
+        line = r"books\t" + public_id + r"\tread\t[0-9TZ:-]+\t" + r"\t".join(shown) + r"\t-\t-\tactive\n"
         assert re.fullmatch(line, end.out), (limits, end.out)
         assert (await call("keys", "list", database_url=database_url)).out == end.out
 
@@ -124,7 +125,7 @@ async def test_nothing_named(database_url: str) -> None:
     """A change that names nothing is a slip."""
     end = await call("keys", "limit", "--ledger", "books", "0" * 16, database_url=database_url)
     assert (end.code, end.out) == (2, "")
-    assert end.err.startswith("tallystick: name what to change: --rate, --burst or --concurrency")
+    assert end.err.startswith("tallystick: name what to change: --rate, --burst or --concurrency, ")
 
 
 async def test_a_burst_beside_the_rate_that_stays(database_url: str) -> None:
@@ -138,7 +139,7 @@ async def test_a_burst_beside_the_rate_that_stays(database_url: str) -> None:
     default = ("--rate", "default")
     assert await call(*limit, *default, database_url=database_url, rate="1/day", burst="1") == refused
     end = await call(*limit, "--concurrency", "7", database_url=database_url)
-    assert end.out.endswith("\t1/s\t1000000\t7\tactive\n")
+    assert end.out.endswith("\t1/s\t1000000\t7\t-\t-\tactive\n")
 
 
 async def test_changes_at_once(database_url: str) -> None:
@@ -152,7 +153,7 @@ async def test_changes_at_once(database_url: str) -> None:
                 limit_key(database, "books", public_id, KeyLimit(burst=200 + n), named={"burst"}),
                 limit_key(database, "books", public_id, KeyLimit(concurrency=300 + n), named={"concurrency"}),
             )
-            [key] = await list_keys(database, "books") or []
+            [(_, key)] = await list_keys(database, "books") or []
             assert key.limit == KeyLimit(100 + n, 60, 200 + n, 300 + n)
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from server.gate import limit_memory
 from server.gate.addresses import network as network_of
-from server.gate.keys import new_key
+from server.gate.tokens import new_key
 from tests.support.client import Client
 from tests.support.service import NO_REDIS, Service, in_process
 

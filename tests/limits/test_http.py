@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
+from server.gate.key_store import KeyLimit
 from server.gate.limit_memory import REMEMBERED_MAX
-from server.process.commands.keys import KeyLimit
 from tests.limits.steps import bucket, left, limited, once, state
 from tests.support.client import Client
 from tests.support.service import ServerProcess, Service, in_process, make_key

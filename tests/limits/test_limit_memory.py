@@ -10,11 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from server.gate import keys, limit_memory
+from server.gate.key_store import KeyLimit
 from server.gate.limits import LOCAL_BUCKETS_MAX
-from server.process.commands.keys import KeyLimit, limit_key
 from server.store.postgres import Database
 from tests.limits.model import EPOCH, Model, limits, steps
-from tests.limits.steps import bucket, key_id, limited, once
+from tests.limits.steps import bucket, key_id, limit_key, limited, once
 from tests.support.client import Client
 from tests.support.service import Service, in_process, make_key
 from tests.support.waiting import until

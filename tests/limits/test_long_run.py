@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from server.process.commands.keys import KeyLimit
+from server.gate.key_store import KeyLimit
 from tests.limits.steps import limited
 from tests.support.client import Client
 from tests.support.service import NO_REDIS, Service, in_process

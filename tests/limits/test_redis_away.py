@@ -5,7 +5,7 @@ from collections import Counter
 
 import pytest
 
-from server.process.commands.keys import KeyLimit
+from server.gate.key_store import KeyLimit
 from tests.limits.steps import left, limited, once
 from tests.support.service import NO_REDIS, Service, in_process
 

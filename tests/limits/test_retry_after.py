@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from server.gate import limit_memory
+from server.gate.key_store import KeyLimit
 from server.http import rate_limits
 from server.http.rate_limits import QuotaExceededProblem, milliseconds_of, seconds_of
-from server.process.commands.keys import KeyLimit
 from tests.limits.steps import limited
 from tests.support.client import Answer, Client
 from tests.support.service import NO_REDIS, Service, in_process

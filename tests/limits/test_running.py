@@ -7,10 +7,10 @@ from contextlib import asynccontextmanager
 import pytest
 
 from server.gate import keys
+from server.gate.key_store import KeyLimit
 from server.gate.keys import ApiKey, Role
 from server.gate.limits import Limit
 from server.gate.running import Running
-from server.process.commands.keys import KeyLimit
 from tests.limits.steps import left, limited
 from tests.support.client import Client
 from tests.support.service import Service, in_process

@@ -5,7 +5,7 @@ import asyncio
 import asyncpg
 import pytest
 
-from server.gate.keys import new_key
+from server.gate.tokens import new_key
 from server.store.postgres import READ_WAITERS_MAX
 from server.store.sessions import SESSION_SETTINGS
 from tests.support.client import Client

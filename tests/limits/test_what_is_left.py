@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
+from server.gate.key_store import KeyLimit
 from server.gate.limits import Limit
 from server.http import key_limits
-from server.process.commands.keys import KeyLimit
 from tests.limits.steps import DAY, left, limited, once
 from tests.support.client import Client
 from tests.support.service import NO_REDIS, Service, in_process

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import pytest
 
 from loadtests.kit.catalogue import FLOOD_LIMIT, SCENARIOS
-from server.process.commands.keys import KeyLimit
+from server.gate.key_store import KeyLimit
 from tests.loadtests.stub import stub_server
 from tests.support.books import check_books
 from tests.support.service import ServerProcess, make_key

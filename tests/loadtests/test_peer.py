@@ -14,7 +14,7 @@ import pytest
 
 from loadtests.bench.fill import statement
 from loadtests.bench.places import PEER_PYTHON, run_peer
-from server.process.commands.keys import KeyLimit
+from server.gate.key_store import KeyLimit
 from tests.support.postgres import administer, create_empty_database, drop_database
 from tests.support.service import Service, make_key
 

@@ -66,7 +66,7 @@ FORBIDDEN = [
     "TRUNCATE webhook_attempts",
     "UPDATE sinks SET options = '{}'",
     "DELETE FROM sink_positions",
-    "UPDATE api_keys SET digest = sha256('x')",
+    "UPDATE api_keys SET id = 'x'",
     "UPDATE api_keys SET role = 'admin'",
     "DELETE FROM api_keys",
     "UPDATE accounts SET currency = 'USD'",
@@ -127,7 +127,10 @@ async def test_privileges(database_url: str) -> None:
         ("sinks", "UPDATE"): "error error_at failing_since refused_ledger_id refused_position revision state",
         ("sinks", "DELETE"): None,
         ("sink_positions", "UPDATE"): "position",
-        ("api_keys", "UPDATE"): "burst concurrency rate_quota rate_window revoked_at",
+        ("api_keys", "UPDATE"): (
+            "accounts burst concurrency description digest expires_at former_digests former_until last_used_at "
+            "rate_quota rate_window revoked_at"
+        ),
     }
 
 

@@ -6,7 +6,7 @@ import sys
 import asyncpg
 import pytest
 
-from server.gate.keys import new_key
+from server.gate.tokens import new_key
 from server.store.migrations import migrate
 from server.store.readiness import SERVER_VERSION_MIN, _judge_settings
 from tests.support.client import Client

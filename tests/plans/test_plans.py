@@ -16,11 +16,10 @@ from tests.plans.plan import Plan, explain, session
 from tests.support.fill import BUSY, SINK, SPRING
 
 # Files whose statements serve requests.
-FILES = ("ledgers", "accounts", "transfers", "statements")
+FILES = ("ledgers", "api_keys", "accounts", "transfers", "statements")
 # Statements in them that no request reaches, or whose plan says nothing.
 EXEMPT = {
     "ledger_list": "all ledgers, for the command line",
-    "api_key_list": "all keys of a ledger, for the command line",
     "ledger_create": "an insert, for the command line",
     "api_key_create": "an insert",
     "api_key_withdraw": "an insert",
@@ -28,7 +27,7 @@ EXEMPT = {
     "account_patch": "the same",
 }
 # Statements in them that find out whose a request is, or that are about several ledgers.
-WITHOUT_LEDGER = {"ledger_by_name", "api_key_read_many", "transfer_by_keys", "clock_read"}
+WITHOUT_LEDGER = {"ledger_by_name", "api_key_read_many", "api_key_use_many", "transfer_by_keys", "clock_read"}
 PAGE = PAGE_MAX + 1
 # Rows read to give one: a page of each of two sides, one row behind each to know that there are more.
 TWO_SIDES = 2 * (PAGE + 1)
@@ -69,9 +68,21 @@ CASES = [
     case("api_key_read_many", 1, lambda at: ([at.ledger_id], [f"{4711:016x}"]), "one"),
     case("api_key_read_many", 100, lambda at: ([at.ledger_id] * 100, [f"{n:016x}" for n in range(1, 101)]), "a batch"),
     case("api_key_read_many", 0, lambda _: (list(range(1_000, 1_100)), [f"{4711:016x}"] * 100), "of no ledger"),
-    case("api_key_read", 2, lambda _: (f"{4711:016x}",)),
-    case("api_key_limit", 2, lambda _: (f"{4711:016x}", ["rate", "burst"], 5, 1, 5, 5, None, None, None)),
-    case("api_key_revoke", 2, lambda _: (f"{4711:016x}",)),
+    case("api_key_read", 2, lambda _: (f"{4711:016x}", None)),
+    case("api_key_page", 101, lambda _: (101, None, datetime(2100, 1, 1, tzinfo=UTC), "g")),
+    case(
+        "api_key_change",
+        2,
+        lambda _: (f"{4711:016x}", None, ["rate", "burst"], 5, 1, 5, 5, None, None, None, None, None, None),
+    ),
+    case("api_key_rotate", 2, lambda _: (f"{4711:016x}", None, bytes(32), 60, 4)),
+    case("api_key_revoke", 2, lambda _: (f"{4711:016x}", None)),
+    case(
+        "api_key_use_many",
+        300,
+        lambda at: ([at.ledger_id] * 100, [f"{n:016x}" for n in range(1, 101)], [0.0] * 100),
+        "a batch",
+    ),
     case("account_read_many", 1, lambda _: ([ACCOUNT],), "one"),
     case("account_read_many", 500, lambda _: (IDS,), "a batch"),
     case("account_locked_many", 1001, lambda _: (IDS,)),
@@ -228,8 +239,8 @@ async def test_every_index_is_needed(large: Large) -> None:
             ledger = () if name in WITHOUT_LEDGER else (large.ledger_id,)
             plan = await explain(connection, query(name), (*ledger, *arguments(large)))
             used |= {node["Index Name"] for node in plan.nodes if "Index Name" in node and node["Actual Loops"]}
-        # For the auditor: test_audit_pages.py.
-        assert {row["indexname"] for row in there} - used == {"transfers_parent_index"}
+        # For the auditor (test_audit_pages.py), and for the names of ledgers.
+        assert {row["indexname"] for row in there} - used == {"transfers_parent_index", "ledgers_pkey"}
     finally:
         await connection.close()
 

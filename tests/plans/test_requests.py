@@ -10,7 +10,8 @@ from urllib.parse import quote
 import asyncpg
 import pytest
 
-from server.http.routes import ROUTES, Router
+from server.http.router import Router
+from server.http.routes import ROUTES
 from server.store.sessions import SESSION_SETTINGS
 from server.store.sql import query, sql_root
 from tests.plans.conftest import DUE, LEDGER, Large

@@ -123,7 +123,7 @@ async def test_keys(database_url: str) -> None:
     listed = await call("keys", "list", database_url=database_url)
     assert len(listed.out.splitlines()) == 2
     listed = await call("keys", "list", "--ledger", "books", database_url=database_url)
-    assert re.fullmatch(rf"books\t{key_id}\twrite\t[0-9TZ:-]{{20}}\t-\t-\t-\tactive\n", listed.out)
+    assert re.fullmatch(rf"books\t{key_id}\twrite\t[0-9TZ:-]{{20}}\t-\t-\t-\t-\t[0-9TZ:-]+\tactive\n", listed.out)
     assert token[-72:] not in listed.out
     for _ in range(2):
         end = await call("keys", "revoke", "--ledger", "books", key_id, database_url=database_url)

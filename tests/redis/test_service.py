@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import pytest
 
-from server.process.commands.keys import KeyLimit
+from server.gate.key_store import KeyLimit
 from tests.support.books import check_books
 from tests.support.client import Client
 from tests.support.redis_proxy import RedisProxy, redis_proxied

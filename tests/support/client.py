@@ -7,7 +7,8 @@ from typing import Any, NamedTuple, cast
 import aiohttp
 import orjson
 
-from server.http.routes import ROUTES, Router
+from server.http.router import Router
+from server.http.routes import ROUTES
 
 ROUTES_BY_PATH = Router(ROUTES)
 _keys = itertools.count(1)

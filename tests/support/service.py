@@ -14,7 +14,7 @@ from aiohttp import web
 
 from loadtests.processes import free_port
 from server.app import App, create_app
-from server.process.commands.keys import KeyLimit, create_key
+from server.gate.key_store import KeyLimit, create_key
 from server.settings import Settings
 from server.store.postgres import Database
 from server.store.redis_connections import QUARANTINE_SECONDS

@@ -1,4 +1,4 @@
-"""What docs/metrics.md says, and what a server says at /metrics."""
+"""What docs/reference/metrics.md says, and what a server says at /metrics."""
 
 import re
 from collections.abc import Mapping
@@ -26,7 +26,7 @@ class Row(NamedTuple):
 
 def rows() -> dict[str, Row]:
     """Return the lines of the table by the metric's name."""
-    text = (ROOT / "docs" / "metrics.md").read_text()
+    text = (ROOT / "docs" / "reference" / "metrics.md").read_text()
     found = {
         match["name"]: Row(
             match["kind"],

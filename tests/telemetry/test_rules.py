@@ -84,14 +84,14 @@ def test_every_metric_is_shown() -> None:
 
 
 def test_alerts_are_whole() -> None:
-    """Each has a severity, a summary and a paragraph in docs/operations.md, and there is no paragraph more."""
-    text = (ROOT / "docs" / "operations.md").read_text()
-    paragraphs = re.findall(r"^### (Tallystick\w+)\n\n\S", text, re.MULTILINE)
+    """Each has a severity, a summary and a paragraph in docs/how-to/alerts.md, and there is no paragraph more."""
+    text = (ROOT / "docs" / "how-to" / "alerts.md").read_text()
+    paragraphs = re.findall(r"^## (Tallystick\w+)\n\n\S", text, re.MULTILINE)
     assert [alert["alert"] for alert in ALERTS] == paragraphs
     for alert in ALERTS:
         assert alert["labels"]["severity"] in ("page", "ticket")
         assert alert["annotations"]["summary"].endswith(".")
-        assert alert["annotations"]["runbook"] == f"docs/operations.md#{alert['alert'].lower()}"
+        assert alert["annotations"]["runbook"] == f"docs/how-to/alerts.md#{alert['alert'].lower()}"
         labels = set(re.findall(r"\$labels\.(\w+)", alert["annotations"]["summary"]))
         kept = set(re.findall(r"\w+", " ".join(re.findall(r"by \(([^)]*)\)", alert["expr"]))))
         recorded = {"instance"} if "loop_lag" in alert["expr"] or alert["expr"].startswith(UP) else set()
@@ -100,11 +100,11 @@ def test_alerts_are_whole() -> None:
 
 def test_links_lead_somewhere() -> None:
     """Every link from one paragraph to another has its heading."""
-    text = (ROOT / "docs" / "operations.md").read_text()
+    text = (ROOT / "docs" / "how-to" / "alerts.md").read_text()
     headings = {heading.lower().replace(" ", "-") for heading in re.findall(r"^#+ (.+)$", text, re.MULTILINE)}
     assert {anchor for anchor in re.findall(r"\]\(#([\w-]+)\)", text) if anchor not in headings} == set()
-    page = (ROOT / "docs" / "metrics.md").read_text()
-    assert set(re.findall(r"operations\.md#([\w-]+)", page)) <= headings
+    page = (ROOT / "docs" / "reference" / "metrics.md").read_text()
+    assert set(re.findall(r"alerts\.md#([\w-]+)", page)) <= headings
 
 
 def test_panels_do_not_overlap() -> None:

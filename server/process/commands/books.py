@@ -15,13 +15,13 @@ from typing import BinaryIO, Final
 import msgspec
 
 from server.books import create_books
+from server.gate.key_store import ledger_id
 from server.ledger.export import Book, open_book
 from server.process.books.columns import CSV, JSONL, Format
 from server.process.books.hledger import HLEDGER
 from server.process.books.into import Import, check_file
 from server.process.books.record import Instant
 from server.process.commands.exits import check_output, say, say_bytes
-from server.process.commands.keys import ledger_id
 from server.process.commands.progress import Bar
 from server.settings import Settings
 

@@ -3,8 +3,8 @@
 import os
 from pathlib import Path
 
+from server.gate.key_store import create_key, revoke_whole_key
 from server.gate.keys import Authenticator
-from server.process.commands.keys import create_key, revoke_whole_key
 from server.store.postgres import Database
 
 LEDGER = "demo"

@@ -1,140 +1,218 @@
-"""API keys and ledgers for the command line."""
+"""The command `keys`: API keys of all ledgers, on the database itself."""
 
+import argparse
 import re
-from collections.abc import Collection
-from datetime import datetime
-from typing import Final, NamedTuple
+from collections.abc import Awaitable, Callable, Mapping
+from datetime import UTC, datetime
+from typing import Final
 
-import asyncpg
-
-from server.gate.keys import Defaults, NewKey, new_key, read_key_name
-from server.gate.limits import Limit, shown_rate
-from server.store.errors import OutcomeUnknownError, StoreError
+from server.app import default_limits
+from server.gate.key_store import (
+    OVERLAP_SECONDS_DEFAULT,
+    OVERLAP_SECONDS_MAX,
+    KeyChange,
+    KeyEndedError,
+    KeyLimit,
+    KeyNotFoundError,
+    StoredKey,
+    change_key,
+    create_key,
+    key_ledger,
+    ledger_name,
+    list_keys,
+    revoke_key,
+    revoke_whole_key,
+    rotate_key,
+)
+from server.gate.limits import BURST_MAX, CONCURRENCY_MAX, read_rate, shown_rate
+from server.gate.tokens import read_key_name
+from server.http.instants import read_instant
+from server.ledger.prefixes import read_prefixes
+from server.process.commands.exits import OutputError, check_output, fail, say
+from server.process.commands.target import Action
+from server.settings import Settings
 from server.store.postgres import Database
 
 # As the database has it.
 LEDGER_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9:._-]{0,63}")
-# Limits of a key.
-LIMITS: Final = frozenset({"rate", "burst", "concurrency"})
-# Of keys without one, unless the settings say otherwise.
-SERVICE_LIMIT: Final = Defaults().key
-# Attempts at a change while others change the same key; more than two operators at once are unlikely.
-LIMIT_ATTEMPTS_MAX: Final = 5
+# The word that takes back what a key has of its own: limits, expiry, description and accounts.
+DEFAULT: Final = "default"
 
 
-class KeyLimit(NamedTuple):
-    """What a key may ask for; None takes the service's default."""
-
-    # Requests every window, and the window in seconds.
-    quota: int | None = None
-    window: int | None = None
-    # Requests at once, and requests running at once in one worker.
-    burst: int | None = None
-    concurrency: int | None = None
-
-    def check(self, default: Limit = SERVICE_LIMIT) -> None:
-        """
-        Return if the burst can be counted.
-
-        Args:
-            default: Of keys without a rate of their own.
-
-        Raises:
-            ValueError: It is too large for so slow a rate.
-        """
-        if (
-            self.burst is not None
-            and not Limit(self.quota or default.quota, self.window or default.window, self.burst).exact
-        ):
-            raise ValueError("the burst is too large for so slow a rate")
-
-
-class ListedKey(NamedTuple):
-    """A key without its secret."""
-
-    ledger: str
-    id: str
-    role: str
-    created_at: datetime
-    revoked_at: datetime | None
-    limit: KeyLimit
-
-
-async def ledger_id(database: Database, name: str) -> int | None:
-    """Return the id of the ledger called *name*, or None."""
-    rows = await database.read("ledger_by_name", name)
-    return int(rows[0]["id"]) if rows else None
-
-
-async def key_ledger(database: Database, name: str | None, number: int | None) -> int | None:
-    """Return the number of a ledger given by name, by number or by both; None where there is none or they differ."""
-    found = number if name is None else await ledger_id(database, name)
-    return found if number in (None, found) else None
-
-
-async def create_key(database: Database, ledger: str, role: str, limit: KeyLimit | None = None) -> str:
+def keys_action(settings: Settings, options: argparse.Namespace) -> Action:
     """
-    Make a key of a ledger, and the ledger when it does not exist; return the key, which is kept nowhere.
-
-    After a lost connection the same key is sent again, so the key that is returned is the one that exists.
-
-    Args:
-        limit: Of the key; without one it has the service's defaults.
+    Return what the command line asks for.
 
     Raises:
-        ConstraintError: The ledger's name is not one.
-        OutcomeUnknownError: One may have been made, and could not be revoked; the message says which.
-        StoreError: None was made, or it is revoked.
+        ValueError: It cannot be understood.
     """
-    await database.write("ledger_create", ledger)
-    found = await ledger_id(database, ledger)
-    assert found is not None, "ledgers are never removed"
-    key = new_key(found)
-    try:
-        await database.write("api_key_create", found, key.id, key.digest, role, *(limit or KeyLimit()))
-    except OutcomeUnknownError as error:
-        await _withdraw(database, ledger, found, key, role)
-        raise StoreError("Postgres was lost while it made the key, which is revoked in any case: try again") from error
-    return key.token
+    return ACTIONS[options.action](settings, options)
 
 
-async def revoke_whole_key(database: Database, token: str) -> None:
-    """Revoke a key that was just made and could not be shown."""
-    of_ledger, key_id = read_key_name(token)
-    assert of_ledger is not None, "a whole key contains its ledger"
-    await revoke_key(database, of_ledger, key_id)
+def _create(settings: Settings, options: argparse.Namespace) -> Action:
+    change = _change(options)
+    change.limit.check(default_limits(settings).key)
+    # What cannot be shown is not made.
+    check_output()
+
+    async def act(database: Database) -> int:
+        key = await create_key(
+            database,
+            options.ledger,
+            options.role,
+            change.limit,
+            description=change.description,
+            expires_at=change.expires_at,
+            accounts=change.accounts,
+        )
+        try:
+            say(key)
+        except OutputError as error:
+            await revoke_whole_key(database, key)
+            raise OutputError(f"{error}; the key that was made is revoked") from error
+        return 0
+
+    return act
 
 
-async def _withdraw(database: Database, ledger: str, of_ledger: int, key: NewKey, role: str) -> None:
+def _limit(settings: Settings, options: argparse.Namespace) -> Action:
+    _named(options)
+    change = _change(options)
+    if not change.named:
+        raise ValueError(
+            "name what to change: --rate, --burst or --concurrency, --expires, --description or --accounts; the word "
+            "default takes the service's limit, or takes the others away"
+        )
+    default = default_limits(settings).key
+
+    async def act(database: Database, of_ledger: int, key_id: str) -> int:
+        key = await change_key(database, of_ledger, key_id, change, default=default)
+        say(shown_key(await ledger_name(database, of_ledger), key))
+        return 0
+
+    return _on_key(options, act)
+
+
+def _rotate(_: Settings, options: argparse.Namespace) -> Action:
+    overlap = _number("overlap", options.overlap, 0, OVERLAP_SECONDS_MAX)
+    check_output()
+
+    async def act(database: Database, of_ledger: int, key_id: str) -> int:
+        seconds = OVERLAP_SECONDS_DEFAULT if overlap is None else overlap
+        _, token = await rotate_key(database, of_ledger, key_id, seconds)
+        say(token)
+        return 0
+
+    return _on_key(options, act)
+
+
+def _list(_: Settings, options: argparse.Namespace) -> Action:
+    async def act(database: Database) -> int:
+        listed = await list_keys(database, options.ledger)
+        if listed is None:
+            return fail(f"there is no ledger {options.ledger}")
+        for ledger, key in listed:
+            say(shown_key(ledger, key))
+        return 0
+
+    return act
+
+
+def _revoke(_: Settings, options: argparse.Namespace) -> Action:
+    async def act(database: Database, of_ledger: int, key_id: str) -> int:
+        await revoke_key(database, of_ledger, key_id)
+        return 0
+
+    return _on_key(options, act)
+
+
+ACTIONS: Final[Mapping[str, Callable[[Settings, argparse.Namespace], Action]]] = {
+    "create": _create,
+    "limit": _limit,
+    "list": _list,
+    "rotate": _rotate,
+    "revoke": _revoke,
+}
+
+
+def _on_key(options: argparse.Namespace, act: Callable[[Database, int, str], Awaitable[int]]) -> Action:
     """
-    Revoke a key that may or may not have been made, so that it never opens anything.
+    Return what is done with the key that the command line names.
 
     Raises:
-        OutcomeUnknownError: That could not be done.
+        ValueError: The text is not a key, or its ledger is missing.
     """
-    try:
-        await database.write("api_key_withdraw", of_ledger, key.id, key.digest, role)
-    except StoreError as error:
-        raise OutcomeUnknownError(
-            "Postgres was lost while it made the key, and nobody knows whether it did: when it is back, run "
-            f"`tallystick keys revoke --ledger {ledger} {key.id}`"
-        ) from error
+    number, key_id = _named(options)
+
+    async def found(database: Database) -> int:
+        of_ledger = await key_ledger(database, options.ledger, number)
+        try:
+            if of_ledger is None:
+                raise KeyNotFoundError
+            return await act(database, of_ledger, key_id)
+        except KeyNotFoundError:
+            place = "the database" if options.ledger is None else f"the ledger {options.ledger}"
+            return fail(f"{place} has no key {key_id}")
+        except KeyEndedError:
+            return fail(f"the key {key_id} is revoked or has expired")
+        except ValueError as error:
+            return fail(str(error))
+
+    return found
 
 
-async def list_keys(database: Database, ledger: str | None) -> list[ListedKey] | None:
-    """Return the keys of one ledger or of all; None when there is no such ledger."""
-    ledgers = [row for row in await database.read("ledger_list") if ledger in (None, row["name"])]
-    if ledger is not None and not ledgers:
+def _named(options: argparse.Namespace) -> tuple[int | None, str]:
+    """
+    Return the number of the key's ledger, if the whole key was given, and its public id.
+
+    Raises:
+        ValueError: The text is not a key, or its ledger is missing.
+    """
+    number, key_id = read_key_name(options.id)
+    if number is None and options.ledger is None:
+        raise ValueError("a public id needs --ledger beside it")
+    return number, key_id
+
+
+def _change(options: argparse.Namespace) -> KeyChange:
+    """
+    Return what the command line gives a key, and names for that.
+
+    Raises:
+        ValueError: Some of it is none.
+    """
+    given = {
+        "rate": options.rate,
+        "burst": options.burst,
+        "concurrency": options.concurrency,
+        "description": options.description,
+        "expires_at": options.expires,
+        "accounts": options.accounts,
+    }
+    named = {name for name, text in given.items() if text is not None}
+    own = {name: None if text == DEFAULT else text for name, text in given.items()}
+    quota, window = (None, None) if own["rate"] is None else read_rate(own["rate"])
+    burst = _number("burst", own["burst"], 1, BURST_MAX)
+    limit = KeyLimit(quota, window, burst, _number("concurrency", own["concurrency"], 1, CONCURRENCY_MAX))
+    accounts = None if own["accounts"] is None else read_prefixes(own["accounts"].split(","))
+    return KeyChange(named, limit, own["description"], _expiry(own["expires_at"]), accounts)
+
+
+def _expiry(text: str | None) -> datetime | None:
+    if text is None:
         return None
-    return [_listed(row["name"], key) for row in ledgers for key in await database.read("api_key_list", row["id"])]
+    at = read_instant(text)
+    if at <= datetime.now(UTC):
+        raise ValueError("the instant of --expires has passed")
+    return at
 
 
-def _listed(ledger: str, row: "asyncpg.Record") -> ListedKey:
-    return ListedKey(ledger, row["id"], row["role"], row["created_at"], row["revoked_at"], _limit(row))
-
-
-def _limit(row: "asyncpg.Record") -> KeyLimit:
-    return KeyLimit(row["rate_quota"], row["rate_window"], row["burst"], row["concurrency"])
+def _number(name: str, text: str | None, least: int, most: int) -> int | None:
+    if text is None:
+        return None
+    if not re.fullmatch(r"[0-9]{1,9}", text, re.ASCII) or not least <= int(text) <= most:
+        raise ValueError(f"the {name} is {least} to {most}")
+    return int(text)
 
 
 def shown_limit(limit: KeyLimit) -> tuple[str, str, str]:
@@ -143,55 +221,23 @@ def shown_limit(limit: KeyLimit) -> tuple[str, str, str]:
     return rate, str(limit.burst or "-"), str(limit.concurrency or "-")
 
 
-def shown_key(key: ListedKey) -> str:
+def shown_key(ledger: str, key: StoredKey) -> str:
     """Return the line of a key."""
-    state = f"revoked {key.revoked_at:%Y-%m-%dT%H:%M:%SZ}" if key.revoked_at else "active"
-    made = f"{key.created_at:%Y-%m-%dT%H:%M:%SZ}"
-    return "\t".join((key.ledger, key.id, key.role, made, *shown_limit(key.limit), state))
+    accounts = "-" if key.accounts is None else ",".join(key.accounts)
+    used = "-" if key.last_used_at is None else _time(key.last_used_at)
+    columns = (ledger, key.id, key.role, _time(key.created_at), *shown_limit(key.limit), accounts, used, _state(key))
+    return "\t".join(columns)
 
 
-async def limit_key(
-    database: Database,
-    ledger: int | str,
-    key_id: str,
-    limit: KeyLimit,
-    *,
-    named: Collection[str] = LIMITS,
-    default: Limit = SERVICE_LIMIT,
-) -> ListedKey | None:
-    """
-    Change limits of a key, within five seconds, and return it as it is then; None when the ledger has none of that id.
-
-    Args:
-        ledger: Its number or its name.
-
-        named: Which of LIMITS are changed; the others stay.
-
-        default: Of keys without a rate of their own.
-
-    Raises:
-        ValueError: The burst would be too large for the rate.
-        StoreError: It could not be done, or others change the same key again and again.
-    """
-    found = ledger if isinstance(ledger, int) else await ledger_id(database, ledger)
-    for _ in range(LIMIT_ATTEMPTS_MAX):
-        rows = await database.read("api_key_read", found, key_id)
-        if not rows:
-            return None
-        key = _listed(rows[0]["ledger"], rows[0])
-        seen = key.limit
-        if not {"rate", "burst"}.isdisjoint(named):
-            rate = limit if "rate" in named else seen
-            KeyLimit(rate.quota, rate.window, (limit if "burst" in named else seen).burst).check(default)
-        changed = await database.write(
-            "api_key_limit", found, key_id, list(named), *limit, seen.quota, seen.window, seen.burst
-        )
-        if changed:
-            return key._replace(limit=_limit(changed[0]))
-    raise StoreError("others are changing the key's limits at this moment: try again")
+def _state(key: StoredKey) -> str:
+    """Return whether a key opens something, as a person reads it."""
+    if key.revoked_at is not None:
+        return f"revoked {_time(key.revoked_at)}"
+    if key.expires_at is None:
+        return "active"
+    word = "expires" if key.expires_at > datetime.now(UTC) else "expired"
+    return f"{word} {_time(key.expires_at)}"
 
 
-async def revoke_key(database: Database, ledger: int | str, key_id: str) -> bool:
-    """Revoke a key of a ledger, by its number or its name; False when it has none of that id."""
-    found = ledger if isinstance(ledger, int) else await ledger_id(database, ledger)
-    return found is not None and bool(await database.write("api_key_revoke", found, key_id))
+def _time(at: datetime) -> str:
+    return f"{at.astimezone(UTC):%Y-%m-%dT%H:%M:%SZ}"

@@ -9,8 +9,9 @@ import orjson
 
 from server.events.sinks.options import read_options
 from server.events.sinks.store import Lag, Refused, SinkError, SinkRow, Sinks
+from server.gate.key_store import ledger_id
 from server.process.commands.exits import fail, say
-from server.process.commands.keys import LEDGER_NAME, ledger_id
+from server.process.commands.keys import LEDGER_NAME
 from server.process.commands.target import Action
 from server.store.postgres import Database
 

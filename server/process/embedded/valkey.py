@@ -32,7 +32,7 @@ SETTINGS = {
     # PostgreSQL alone is the truth: nothing here is worth a write to the disk.
     "save": "",
     "appendonly": "no",
-    # Room for the buckets, the snapshots, and some minutes of answers: docs/deployment.md counts them.
+    # Room for the buckets, the snapshots, and some minutes of answers: docs/how-to/deployment.md counts them.
     "maxmemory": "256mb",
     # What has a lifetime can be made again, so the coldest of it goes. Buckets have none: a limit is
     # never forgotten for want of memory.

@@ -1,0 +1,352 @@
+"""Handlers of API keys."""
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from typing import Annotated, Any, Literal
+
+import msgspec
+from msgspec import UNSET, Meta, UnsetType
+
+from server.gate.key_store import (
+    CHANGES,
+    OVERLAP_SECONDS_DEFAULT,
+    OVERLAP_SECONDS_MAX,
+    KeyChange,
+    KeyEndedError,
+    KeyLimit,
+    KeyNotFoundError,
+    KeyOutcomeUnknownError,
+    KeyRequest,
+    StoredKey,
+    change_key,
+    make_key,
+    read_key,
+    read_page,
+    revoke_key,
+    rotate_key,
+)
+from server.gate.limits import BURST_MAX, CONCURRENCY_MAX, Limit, read_rate, shown_rate
+from server.gate.tokens import is_key_id
+from server.http.call import Call
+from server.http.cursors import Position, read_cursor
+from server.http.headers import NO_STORE
+from server.http.instants import read_instant
+from server.http.listing import page
+from server.http.models import AccountId, Description, Strict
+from server.http.problems import Problem, invalid, retry_after_seconds
+from server.http.query import PageSize, Query
+from server.http.render import instant
+from server.http.reply import Reply
+from server.ledger.limits import PAGE_DEFAULT
+from server.ledger.prefixes import PREFIXES_MAX, Prefixes
+from server.store.postgres import Database
+
+ApiKeyId = Annotated[
+    str,
+    Meta(
+        description="The public id of the key.",
+        examples=["5d41402abc4b2a76"],
+        extra_json_schema={"pattern": "^[0-9a-f]{16}$"},
+    ),
+]
+RoleName = Annotated[
+    Literal["read", "write", "admin"],
+    Meta(description="What the key may do: each role may do all that the ones before it may."),
+]
+Accounts = Annotated[
+    list[AccountId],
+    Meta(
+        min_length=1,
+        max_length=PREFIXES_MAX,
+        description="Prefixes of account ids that the key is narrowed to; null is the whole ledger.",
+        examples=[["customer:"]],
+    ),
+]
+Rate = Annotated[
+    str,
+    Meta(
+        description="Requests that the key may make; null is the service's default.",
+        examples=["100/s"],
+        extra_json_schema={"pattern": "^[1-9][0-9]{0,6}(/(s|min|h|day))?$"},
+    ),
+]
+Burst = Annotated[int, Meta(ge=1, le=BURST_MAX, description="Requests at once; null is as many as the rate's number.")]
+Concurrency = Annotated[
+    int, Meta(ge=1, le=CONCURRENCY_MAX, description="Requests running at once in one worker; null is the default.")
+]
+Expiry = Annotated[str, Meta(description="RFC 3339: from this instant on the key opens nothing. Null is never.")]
+
+_encode = msgspec.json.Encoder().encode
+
+log = logging.getLogger(__name__)
+
+
+class ApiKeyCreate(Strict, kw_only=True):
+    """A key to make."""
+
+    role: RoleName
+    description: Description | None = None
+    expires_at: Expiry | None = None
+    accounts: Accounts | None = None
+    rate: Rate | None = None
+    burst: Burst | None = None
+    concurrency: Concurrency | None = None
+
+
+class ApiKeyPatch(Strict, kw_only=True):
+    """What to change of a key; a null takes away what it has of its own."""
+
+    description: Description | UnsetType | None = UNSET
+    expires_at: Expiry | UnsetType | None = UNSET
+    accounts: Accounts | UnsetType | None = UNSET
+    rate: Rate | UnsetType | None = UNSET
+    burst: Burst | UnsetType | None = UNSET
+    concurrency: Concurrency | UnsetType | None = UNSET
+
+
+class ApiKeyRotate(Strict, kw_only=True):
+    """For how long the tokens work that the key has had before."""
+
+    overlap_seconds: Annotated[int, Meta(ge=0, le=OVERLAP_SECONDS_MAX)] = OVERLAP_SECONDS_DEFAULT
+
+
+class ApiKeyRevoke(Strict, kw_only=True):
+    """The end of a key: there is nothing to say of it."""
+
+
+class ApiKeysQuery(Query, kw_only=True, frozen=True):
+    """Parameters of the list of keys."""
+
+    limit: PageSize = PageSize(PAGE_DEFAULT)
+    cursor: str | None = None
+
+
+class ApiKeyBody(msgspec.Struct, gc=False):
+    """A key."""
+
+    id: str
+    role: RoleName
+    description: str | None
+    # Prefixes of account ids; null is the whole ledger.
+    accounts: list[str] | None
+    # Null is the service's default.
+    rate: str | None
+    burst: int | None
+    concurrency: int | None
+    created_at: str
+    expires_at: str | None
+    revoked_at: str | None
+    # The minute of the last use; it is written once a minute.
+    last_used_at: str | None
+    # When the last of the tokens that were replaced stops to work; null where none works.
+    previous_tokens_until: str | None
+
+
+class ApiKeyTokenBody(ApiKeyBody, kw_only=True, gc=False):
+    """A key with its token, which is shown once."""
+
+    token: str
+
+
+class ApiKeyHandlers:
+    """
+    Handlers of API keys. One that is narrowed to accounts knows, and makes, only such as are narrowed to some of them.
+
+    Args:
+        database: Where keys are.
+
+        default: The limit of keys without a rate of their own.
+    """
+
+    def __init__(self, database: Database, default: Limit) -> None:
+        self._database = database
+        self._default = default
+
+    async def create_api_key(self, call: Call, body: ApiKeyCreate) -> Reply:
+        """Make a key, and tell its token."""
+        limit = _limit(body)
+        with _refusals():
+            limit.check(self._default)
+        accounts = _accounts(call, body.accounts)
+        asked = KeyRequest(body.role, limit, body.description, _expiry(body.expires_at), accounts)
+        try:
+            key, token = await make_key(self._database, call.ledger_id, asked)
+        except KeyOutcomeUnknownError as error:
+            raise _lost_key(error.key_id) from None
+        _log(call, "created", key)
+        return _told(201, key, token)
+
+    async def list_api_keys(self, call: Call, query: ApiKeysQuery) -> Reply:
+        """List the keys of the ledger, newest first."""
+        before = None if query.cursor is None else read_cursor(query.cursor, tuple[Position, ApiKeyId])
+        if before is not None and not is_key_id(before[1]):
+            raise invalid("cursor", "This is not a cursor of this list.")
+        found = await read_page(
+            self._database, call.ledger_id, query.limit + 1, before=before, within=call.key.accounts
+        )
+        return page(found, query.limit, _shown, lambda key: (key.created_at, key.id))
+
+    async def get_api_key(self, call: Call, _query: Query) -> Reply:
+        """Read a key."""
+        with _refusals():
+            key = await read_key(self._database, call.ledger_id, _named(call), call.key.accounts)
+        return Reply(200, _shown(key))
+
+    async def patch_api_key(self, call: Call, body: ApiKeyPatch) -> Reply:
+        """Change a key."""
+        named = {name for name in CHANGES if getattr(body, name) is not UNSET}
+        expires_at = None if body.expires_at is UNSET else _expiry(body.expires_at)
+        accounts = None if body.accounts is UNSET else _accounts(call, body.accounts)
+        description = None if body.description is UNSET else body.description
+        change = KeyChange(named, _limit(body), description, expires_at, accounts)
+        with _refusals():
+            key = await change_key(
+                self._database, call.ledger_id, _named(call), change, within=call.key.accounts, default=self._default
+            )
+        _log(call, "changed", key, fields=sorted(named))
+        return Reply(200, _shown(key))
+
+    async def rotate_api_key(self, call: Call, body: ApiKeyRotate) -> Reply:
+        """Give a key a new token, and tell it."""
+        with _refusals():
+            key, token = await rotate_key(
+                self._database, call.ledger_id, _named(call), body.overlap_seconds, within=call.key.accounts
+            )
+        _log(call, "rotated", key, overlap_seconds=body.overlap_seconds)
+        return _told(200, key, token)
+
+    async def revoke_api_key(self, call: Call, _body: ApiKeyRevoke) -> Reply:
+        """Revoke a key, for ever."""
+        with _refusals():
+            key = await revoke_key(self._database, call.ledger_id, _named(call), within=call.key.accounts)
+        _log(call, "revoked", key)
+        return Reply(200, _shown(key))
+
+
+@contextmanager
+def _refusals() -> Iterator[None]:
+    """
+    Say no as the store does.
+
+    Raises:
+        Problem: It does.
+    """
+    try:
+        yield
+    except KeyNotFoundError:
+        raise Problem("api_key_not_found") from None
+    except KeyEndedError:
+        raise Problem("api_key_ended") from None
+    except ValueError:
+        raise invalid("/burst", "The burst is too large for so slow a rate.") from None
+
+
+def _named(call: Call) -> str:
+    """
+    Return the id in the path.
+
+    Raises:
+        Problem: It is none.
+    """
+    if not is_key_id(call.names[0]):
+        raise Problem("api_key_not_found")
+    return call.names[0]
+
+
+def _limit(body: ApiKeyCreate | ApiKeyPatch) -> KeyLimit:
+    """
+    Return the limits that a body names.
+
+    Raises:
+        Problem: Its rate is none.
+    """
+    quota = window = None
+    if isinstance(body.rate, str):
+        try:
+            quota, window = read_rate(body.rate)
+        except ValueError as error:
+            raise invalid("/rate", f"{str(error).capitalize()}.") from None
+    return KeyLimit(
+        quota,
+        window,
+        None if body.burst is UNSET else body.burst,
+        None if body.concurrency is UNSET else body.concurrency,
+    )
+
+
+def _expiry(text: str | None) -> datetime | None:
+    """
+    Return the instant at which a key is to end.
+
+    Raises:
+        Problem: It is none, or has passed. Up to the difference of clocks: the database's decides what a key opens.
+    """
+    if text is None:
+        return None
+    try:
+        at = read_instant(text)
+    except ValueError as error:
+        raise invalid("/expires_at", str(error)) from None
+    if at <= datetime.now(UTC):
+        raise invalid("/expires_at", "The instant has passed; to end a key now, revoke it.")
+    return at
+
+
+def _accounts(call: Call, texts: list[str] | None) -> Prefixes | None:
+    """
+    Return the accounts that a key is to be narrowed to.
+
+    Raises:
+        Problem: Whoever asks does not see all of them.
+    """
+    accounts = None if texts is None else Prefixes.of(texts)
+    own = call.key.accounts
+    if own is not None and not own.cover(accounts):
+        detail = "A key that is narrowed to accounts gives away no more than it has: name some of these in accounts: "
+        raise Problem("forbidden", f"{detail}{', '.join(own.texts)}.")
+    return accounts
+
+
+def _lost_key(key_id: str) -> Problem:
+    """Return the problem of a key that may have been made, and whose token nobody has."""
+    detail = f"It is not known whether the key {key_id} was made; nobody has its token. Revoke it, and make another."
+    return Problem("unavailable", detail, outcome="unknown", retry_after=retry_after_seconds())
+
+
+def _log(call: Call, what: str, key: StoredKey, **fields: object) -> None:
+    """Tell operators who did what to a key; never a token."""
+    shown = {"api_key": key.id, "by": call.key.id, "ledger_id": call.ledger_id, "request_id": call.request_id}
+    log.info("API key %s", what, extra={"fields": {**shown, **fields}})
+
+
+def _body(key: StoredKey) -> ApiKeyBody:
+    return ApiKeyBody(
+        key.id,
+        key.role,  # type: ignore[arg-type]  # the database has no other
+        key.description,
+        None if key.accounts is None else list(key.accounts),
+        None if key.quota is None or key.window is None else shown_rate(key.quota, key.window),
+        key.burst,
+        key.concurrency,
+        instant(key.created_at),
+        _instant(key.expires_at),
+        _instant(key.revoked_at),
+        _instant(key.last_used_at),
+        _instant(key.former_until),
+    )
+
+
+def _instant(at: datetime | None) -> str | None:
+    return None if at is None else instant(at)
+
+
+def _shown(key: StoredKey) -> bytes:
+    return _encode(_body(key))
+
+
+def _told(status: int, key: StoredKey, token: str) -> Reply:
+    """Return the reply that shows a token."""
+    body: dict[str, Any] = {**msgspec.structs.asdict(_body(key)), "token": token}
+    return Reply(status, _encode(ApiKeyTokenBody(**body)), headers=NO_STORE)

@@ -1,0 +1,131 @@
+"""The reference: a page of Scalar that shows the OpenAPI document and sends requests to the server it came from."""
+
+import asyncio
+import json
+import zlib
+from collections.abc import AsyncGenerator, Iterable
+from functools import partial
+from html import escape
+from pathlib import Path
+from typing import Annotated, Final
+
+from msgspec import Meta
+
+from server.http.call import Call
+from server.http.problems import Problem
+from server.http.query import Query
+from server.http.reply import Reply, StreamedReply
+from server.http.streams import Downloads
+
+# Of Scalar. Its bundle is as it was published: vendor/scalar/manifest.json has its hash.
+VERSION: Final = "1.76.0"
+BUNDLE: Final = Path(__file__).parent / "vendor" / "scalar" / "scalar.js.gz"
+# The address of the bundle names the version: what is there never changes.
+BUNDLE_NAME: Final = f"scalar-{VERSION}.js"
+ReferenceFile = Annotated[str, Meta(description="A file, as the page names it.", examples=[BUNDLE_NAME])]
+# Bytes of the compressed bundle that are read at once; unpacked they are some four times as many.
+PIECE_BYTES: Final = 32 * 1024
+# Counts downloads, which belong to no ledger.
+_NO_LEDGER: Final = 0
+# Scalar as published fetches fonts, and offers services of its maker: a proxy for requests, a chat, a hosted client.
+_CONFIGURATION: Final = {
+    "url": "/openapi.json",
+    "agent": {"disabled": True},
+    "hideClientButton": True,
+    "mcp": {"disabled": True},
+    # An API key that was typed in is forgotten with the page.
+    "persistAuth": False,
+    "proxyUrl": "",
+    "showDeveloperTools": "never",
+    "telemetry": False,
+    "withDefaultFonts": False,
+    "defaultHttpClient": {"targetKey": "shell", "clientKey": "curl"},
+    "documentDownloadType": "direct",
+}
+# Whatever Scalar does, nothing leaves for another server. It writes styles into the page, and draws icons out of data.
+_POLICY: Final = "; ".join(
+    (
+        "default-src 'none'",
+        "script-src 'self'",
+        "style-src 'unsafe-inline'",
+        "img-src data:",
+        "connect-src 'self'",
+        "base-uri 'none'",
+        "form-action 'none'",
+        "frame-ancestors 'none'",
+    )
+)
+_PAGE: Final = f"""<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>Tallystick API</title>
+<link rel="icon" href="data:,">
+</head>
+<body>
+<noscript>This page needs JavaScript. What it shows is in <a href="/openapi.json">/openapi.json</a>.</noscript>
+<div id="api-reference" data-configuration="{escape(json.dumps(_CONFIGURATION))}"></div>
+<script src="/docs/{BUNDLE_NAME}"></script>
+</body>
+</html>
+""".encode()
+_PAGE_HEADERS: Final = (
+    f"Cache-Control: no-cache\r\nContent-Security-Policy: {_POLICY}\r\n"
+    "Cross-Origin-Opener-Policy: same-origin\r\nReferrer-Policy: no-referrer\r\nX-Content-Type-Options: nosniff\r\n"
+).encode()
+# One form of it for each encoding, and a tag for each form.
+_BUNDLE_HEADERS: Final = (
+    b'ETag: "%b"\r\n%bCache-Control: public, max-age=31536000, immutable\r\n'
+    b"Vary: Accept-Encoding\r\nX-Content-Type-Options: nosniff\r\n"
+)
+
+
+class ReferenceHandlers:
+    """
+    Handlers of the reference.
+
+    Args:
+        downloads: Counts the bundles that are being sent.
+    """
+
+    def __init__(self, downloads: Downloads) -> None:
+        self._downloads = downloads
+
+    async def get_reference(self, _call: Call, _query: Query) -> Reply:
+        """Answer with the page, which loads the bundle."""
+        return Reply(200, _PAGE, content_type=b"text/html; charset=utf-8", headers=_PAGE_HEADERS)
+
+    async def get_reference_file(self, call: Call, _query: Query) -> Reply:
+        """Answer with Scalar, in pieces: no worker keeps it in memory, and none waits for one who reads slowly."""
+        if call.names[0] != BUNDLE_NAME:
+            raise Problem("not_found")
+        packed = accepts_gzip(call.headers.getall("Accept-Encoding", ()))
+        tag = VERSION.encode() + (b"-gzip" if packed else b"")
+        headers = _BUNDLE_HEADERS % (tag, b"Content-Encoding: gzip\r\n" if packed else b"")
+        if f'"{tag.decode()}"' in (call.head.if_none_match or ""):
+            return Reply(304, b"", headers=headers)
+        content_type = b"text/javascript; charset=utf-8"
+        if call.method == "HEAD":
+            return StreamedReply(None, content_type=content_type, headers=headers)
+        self._downloads.enter(_NO_LEDGER)
+        ended = partial(self._downloads.leave, _NO_LEDGER)
+        return StreamedReply(_pieces(packed=packed), ended, content_type=content_type, headers=headers)
+
+
+def accepts_gzip(fields: Iterable[str]) -> bool:
+    """Return whether Accept-Encoding names gzip, and with a weight; who says nothing gets the bundle as it is."""
+    for coding in ",".join(fields).lower().split(","):
+        name, _, weight = coding.partition(";")
+        if name.strip() == "gzip":
+            return weight.replace(" ", "").rstrip("0") not in ("q=", "q=0.")
+    return False
+
+
+async def _pieces(*, packed: bool) -> AsyncGenerator[bytes, None]:
+    unpacking = zlib.decompressobj(zlib.MAX_WBITS | 16)
+    with BUNDLE.open("rb") as file:
+        while piece := file.read(PIECE_BYTES):
+            yield piece if packed else unpacking.decompress(piece)
+            # To unpack a piece takes a millisecond: other requests have their turn between two.
+            await asyncio.sleep(0)

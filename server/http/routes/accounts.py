@@ -1,0 +1,129 @@
+"""Routes of accounts and of what was posted on them."""
+
+from typing import Final
+
+from server.gate.keys import Role
+from server.http import models, render
+from server.http.accounts import AccountHandlers
+from server.http.query import AccountQuery, AccountsQuery, BalanceQuery, EntriesQuery, StatementQuery
+from server.http.route import Route
+from server.http.statement_forms import CSV_TEXT, StatementBody
+from server.http.statements import StatementHandlers
+
+_TAG: Final = "Accounts"
+_OPENED_ONCE: Final = "An account's id is its key: the same request again opens nothing and is answered 200."
+_CHANGED_ONCE: Final = "A change is made once with If-Match: sent again, it is answered 412."
+_ACCOUNT: Final = {"id": "customer:43", "currency": "EUR", "metadata": {"plan": "basic"}}
+
+ACCOUNTS: Final = (
+    Route(
+        "POST",
+        "/v1/accounts",
+        Role.WRITE,
+        AccountHandlers.create_account,
+        "Open an account",
+        _TAG,
+        body=models.AccountCreate,
+        examples={
+            "A customer's account": _ACCOUNT,
+            "A funding account, without a floor": {"id": "bank:payouts", "currency": "EUR", "floor": None},
+            "A wallet with a ceiling": {"id": "wallet:7", "currency": "EUR", "ceiling": 100_000},
+        },
+        answers={201: render.AccountBody, 200: render.AccountBody},
+        problems=("account_exists",),
+        keyless=_OPENED_ONCE,
+    ),
+    Route(
+        "GET",
+        "/v1/accounts",
+        Role.READ,
+        AccountHandlers.list_accounts,
+        "List accounts by id",
+        _TAG,
+        query=AccountsQuery,
+        answers={200: render.Page[render.AccountBody]},
+    ),
+    Route(
+        "POST",
+        "/v1/accounts/bulk",
+        Role.WRITE,
+        AccountHandlers.create_accounts,
+        "Open up to 1,000 accounts",
+        _TAG,
+        body=models.AccountBulk,
+        examples={"Two accounts": {"accounts": [_ACCOUNT, {"id": "customer:44", "currency": "EUR"}]}},
+        answers={200: render.Results[render.AccountResult]},
+        keyless=_OPENED_ONCE,
+        items="accounts",
+    ),
+    Route(
+        "GET",
+        "/v1/accounts/{id}",
+        Role.READ,
+        AccountHandlers.get_account,
+        "Read an account",
+        _TAG,
+        name=models.AccountId,
+        query=AccountQuery,
+        fields=("If-None-Match", "Cache-Control"),
+        answers={200: render.AccountBody, 304: None},
+        problems=("account_not_found", "version_not_reached"),
+        look_up=AccountHandlers.snapshot,
+        hot=True,
+    ),
+    Route(
+        "PATCH",
+        "/v1/accounts/{id}",
+        Role.WRITE,
+        AccountHandlers.patch_account,
+        "Change an account's limits or metadata, or close it",
+        _TAG,
+        name=models.AccountId,
+        body=models.AccountPatch,
+        examples={
+            "A credit line": {"floor": -50_000},
+            "One entry of metadata set, another removed": {"metadata": {"plan": "gold", "trial": None}},
+            "Closed": {"closed": True},
+        },
+        fields=("If-Match",),
+        answers={200: render.AccountBody},
+        problems=("account_not_found", "limits_conflict", "metadata_full", "precondition_failed"),
+        keyless=_CHANGED_ONCE,
+    ),
+    Route(
+        "GET",
+        "/v1/accounts/{id}/entries",
+        Role.READ,
+        AccountHandlers.list_entries,
+        "List an account's entries, newest first",
+        _TAG,
+        name=models.AccountId,
+        query=EntriesQuery,
+        answers={200: render.Page[render.EntryBody]},
+        problems=("account_not_found",),
+    ),
+    Route(
+        "GET",
+        "/v1/accounts/{id}/balance",
+        Role.READ,
+        AccountHandlers.get_balance,
+        "Read a balance of the past",
+        _TAG,
+        name=models.AccountId,
+        query=BalanceQuery,
+        answers={200: render.BalanceBody},
+        problems=("account_not_found",),
+    ),
+    Route(
+        "GET",
+        "/v1/accounts/{id}/statement",
+        Role.READ,
+        StatementHandlers.get_statement,
+        "Read an account's statement",
+        _TAG,
+        name=models.AccountId,
+        query=StatementQuery,
+        answers={200: (StatementBody, CSV_TEXT)},
+        problems=("account_not_found",),
+    ),
+)

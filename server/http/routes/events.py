@@ -1,0 +1,43 @@
+"""Routes of events."""
+
+from typing import Final
+
+from server.gate.keys import Role
+from server.http.event_streams import EventStreamHandlers
+from server.http.events import EventHandlers, EventsBody
+from server.http.query import EventsQuery, EventStreamQuery
+from server.http.route import Route, Text
+
+_TAG: Final = "Events"
+
+EVENTS: Final = (
+    Route(
+        "GET",
+        "/v1/events",
+        Role.READ,
+        EventHandlers.list_events,
+        "Read events, or wait for some",
+        _TAG,
+        query=EventsQuery,
+        answers={200: EventsBody},
+        problems=("position_not_reached",),
+    ),
+    Route(
+        "GET",
+        "/v1/events/stream",
+        Role.READ,
+        EventStreamHandlers.stream_events,
+        "Follow events as they come",
+        _TAG,
+        query=EventStreamQuery,
+        fields=("Last-Event-ID",),
+        answers={
+            200: Text(
+                "text/event-stream",
+                "Server-sent events. `id` is the position, `event` the type without `tallystick.` and version, `data` "
+                "the event as a page of events has it. Every 15 s of silence a comment comes.",
+            )
+        },
+        problems=("position_not_reached",),
+    ),
+)

@@ -1,0 +1,46 @@
+"""Routes of the ledger of a key, and of the key itself."""
+
+from typing import Final
+
+from server.gate.keys import Role
+from server.http.integrity import IntegrityBody, IntegrityHandlers
+from server.http.key_limits import LimitHandlers, LimitsBody
+from server.http.query import TrialBalanceQuery
+from server.http.route import Route
+from server.http.statements import StatementHandlers, TrialBalanceBody
+
+_TAG: Final = "Ledger"
+
+LEDGER: Final = (
+    Route(
+        "GET",
+        "/v1/balances",
+        Role.READ,
+        StatementHandlers.get_balances,
+        "Sum balances by currency",
+        _TAG,
+        query=TrialBalanceQuery,
+        answers={200: TrialBalanceBody},
+    ),
+    Route(
+        "GET",
+        "/v1/limits",
+        Role.READ,
+        LimitHandlers.get_limits,
+        "Read what is left of the key's limits",
+        _TAG,
+        answers={200: LimitsBody},
+        cost=LimitHandlers.cost,
+        has_amounts=False,
+    ),
+    Route(
+        "GET",
+        "/v1/integrity",
+        Role.ADMIN,
+        IntegrityHandlers.get_integrity,
+        "Read what the auditor has found",
+        _TAG,
+        answers={200: IntegrityBody},
+        has_amounts=False,
+    ),
+)

@@ -1,0 +1,87 @@
+"""Routes of the service itself, open to all."""
+
+from typing import Final
+
+from server.http.health import HealthHandlers, LiveBody, ReadyBody
+from server.http.pages import DocumentBody, PageHandlers, ProblemCode
+from server.http.reference import ReferenceFile, ReferenceHandlers
+from server.http.route import Route, Text
+
+_TAG: Final = "Service"
+_PAGE: Final = Text("text/html", "A page for people.")
+
+SERVICE: Final = (
+    Route(
+        "GET",
+        "/livez",
+        None,
+        HealthHandlers.check_live,
+        "Tell whether the process lives",
+        _TAG,
+        answers={200: LiveBody},
+        free=True,
+    ),
+    Route(
+        "GET",
+        "/readyz",
+        None,
+        HealthHandlers.check_ready,
+        "Tell whether it is safe to serve",
+        _TAG,
+        answers={200: ReadyBody},
+        problems=("not_ready",),
+        free=True,
+    ),
+    Route(
+        "GET",
+        "/asyncapi.json",
+        None,
+        PageHandlers.get_asyncapi,
+        "Read the AsyncAPI document: events and how they are sent",
+        _TAG,
+        fields=("If-None-Match",),
+        answers={200: DocumentBody, 304: None},
+    ),
+    Route(
+        "GET",
+        "/openapi.json",
+        None,
+        PageHandlers.get_openapi,
+        "Read this document",
+        _TAG,
+        fields=("If-None-Match",),
+        answers={200: DocumentBody, 304: None},
+    ),
+    Route(
+        "GET",
+        "/docs",
+        None,
+        ReferenceHandlers.get_reference,
+        "Read the reference in a browser",
+        _TAG,
+        answers={200: _PAGE},
+    ),
+    Route(
+        "GET",
+        "/docs/{id}",
+        None,
+        ReferenceHandlers.get_reference_file,
+        "Fetch a file of the reference",
+        _TAG,
+        name=ReferenceFile,
+        answers={200: Text("text/javascript", "Scalar."), 304: None},
+        problems=("not_found",),
+    ),
+    Route("GET", "/problems", None, PageHandlers.list_problems, "List all problems", _TAG, answers={200: _PAGE}),
+    Route(
+        "GET",
+        "/problems/{id}",
+        None,
+        PageHandlers.get_problem,
+        "Read what a problem means",
+        _TAG,
+        name=ProblemCode,
+        answers={200: _PAGE},
+        problems=("not_found",),
+    ),
+)

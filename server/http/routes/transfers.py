@@ -1,0 +1,161 @@
+"""Routes of transfers and of the keys that they are bound to."""
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+import msgspec
+
+from server.gate.keys import Role
+from server.http import models, render
+from server.http.bulk import BulkHandlers
+from server.http.previews import PreviewHandlers
+from server.http.query import TransfersQuery
+from server.http.route import NAME, Handler, Route
+from server.http.transfer_lists import TransferListHandlers
+from server.http.transfers import TransferHandlers
+
+_TAG: Final = "Transfers"
+_NO_KEY_BOUND: Final = "A preview posts nothing and binds no key."
+_KEY_IN_ITEM: Final = "In a bulk each transfer has a key of its own, in its member key."
+_KEY_PROBLEMS: Final = (
+    "idempotency_key_missing",
+    "idempotency_key_invalid",
+    "idempotency_key_in_use",
+    "idempotency_key_reused",
+)
+_PAYMENT: Final = {"source": "customer:42", "destination": "merchant:7", "amount": 1_250, "currency": "EUR"}
+_FEE: Final = {"source": "merchant:7", "destination": "fees", "amount": 25, "currency": "EUR"}
+_HOLD: Final = {**_PAYMENT, "hold": True, "expires_in": 86_400}
+
+
+def _posting(
+    path: str,
+    handler: Handler,
+    summary: str,
+    body: type[msgspec.Struct],
+    examples: Mapping[str, Any],
+) -> Route:
+    """Return a route that posts one transfer under the key in its header."""
+    of_parent = NAME in path
+    return Route(
+        "POST",
+        path,
+        Role.WRITE,
+        handler,
+        summary,
+        _TAG,
+        name=models.TransferId if of_parent else None,
+        body=body,
+        bodiless=of_parent,
+        examples=examples,
+        answers={201: render.TransferBody},
+        problems=(*_KEY_PROBLEMS, *render.REFUSALS),
+        look_up=TransferHandlers.stored,
+        replay=TransferHandlers.replay,
+        hot=True,
+    )
+
+
+TRANSFERS: Final = (
+    _posting(
+        "/v1/transfers",
+        TransferHandlers.create_transfer,
+        "Post a transfer or a hold",
+        models.TransferCreate,
+        {
+            "A payment": {**_PAYMENT, "reference": "order-1001"},
+            "A hold, to be captured within a day": _HOLD,
+            "A payment, only while 20.00 are there": {**_PAYMENT, "conditions": {"source_available_gte": 2_000}},
+            "A correction of last month": {**_PAYMENT, "effective_at": "2026-01-31T23:59:59Z"},
+        },
+    ),
+    Route(
+        "GET",
+        "/v1/transfers",
+        Role.READ,
+        TransferListHandlers.list_transfers,
+        "List posted transfers, newest first",
+        _TAG,
+        query=TransfersQuery,
+        answers={200: render.Page[render.TransferBody]},
+    ),
+    Route(
+        "POST",
+        "/v1/transfers/bulk",
+        Role.WRITE,
+        BulkHandlers.create_transfers,
+        "Post up to 1,000 transfers",
+        _TAG,
+        body=models.TransferBulk,
+        examples={
+            "Each for itself": {"transfers": [{"key": "order-1002", **_PAYMENT}, {"key": "fee-1002", **_FEE}]},
+            "All or none: a hold, its capture and a fee": {
+                "atomic": True,
+                "transfers": [
+                    {"key": "hold-1003", **_HOLD},
+                    {"key": "capture-1003", "kind": "capture", "parent_key": "hold-1003"},
+                    {"key": "fee-1003", **_FEE},
+                ],
+            },
+        },
+        answers={200: render.Results[render.TransferResult]},
+        problems=("idempotency_key_in_use",),
+        keyless=_KEY_IN_ITEM,
+        items="transfers",
+        make_room=BulkHandlers.make_room,
+    ),
+    Route(
+        "POST",
+        "/v1/transfers/preview",
+        Role.WRITE,
+        PreviewHandlers.preview_transfers,
+        "Tell what a transfer or a bulk would be answered",
+        _TAG,
+        body=models.Preview,
+        examples={
+            "A payment": _PAYMENT,
+            "A bulk": {"transfers": [{"key": "order-1002", **_PAYMENT}, {"key": "fee-1002", **_FEE}]},
+        },
+        answers={200: (render.TransferResult, render.Results[render.TransferResult])},
+        keyless=_NO_KEY_BOUND,
+        items="transfers",
+    ),
+    Route(
+        "GET",
+        "/v1/transfers/{id}",
+        Role.READ,
+        TransferHandlers.get_transfer,
+        "Read a transfer and what has become of it",
+        _TAG,
+        name=models.TransferId,
+        answers={200: render.TransferNow},
+        problems=("transfer_not_found",),
+    ),
+    _posting(
+        "/v1/transfers/{id}/capture",
+        TransferHandlers.capture_transfer,
+        "Capture a hold",
+        models.Capture,
+        {"All of it": {}, "A part, and the rest stays held": {"amount": 500, "release_rest": False}},
+    ),
+    _posting("/v1/transfers/{id}/void", TransferHandlers.void_transfer, "Void a hold", models.Void, {"All of it": {}}),
+    _posting(
+        "/v1/transfers/{id}/reverse",
+        TransferHandlers.reverse_transfer,
+        "Reverse a transfer or a capture",
+        models.Reversal,
+        {"All of it": {}, "A part": {"amount": 250}},
+    ),
+    Route(
+        "GET",
+        "/v1/idempotency-keys/{id}",
+        Role.READ,
+        TransferHandlers.get_idempotency_key,
+        "Find the transfer that a key is bound to",
+        _TAG,
+        name=models.BoundKey,
+        answers={200: render.TransferNow},
+        problems=("idempotency_key_not_found",),
+        rest=True,
+    ),
+)

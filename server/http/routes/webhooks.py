@@ -1,0 +1,152 @@
+"""Routes of webhook endpoints."""
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+import msgspec
+
+from server.gate.keys import Role
+from server.http import render
+from server.http.query import PageQuery, Query
+from server.http.route import Handler, Route
+from server.http.webhook_endpoints import (
+    DeliveryBody,
+    UndeliveredBody,
+    WebhookAction,
+    WebhookBody,
+    WebhookCreate,
+    WebhookDeleted,
+    WebhookHandlers,
+    WebhookId,
+    WebhookPatch,
+    WebhookReplay,
+    WebhookSecretBody,
+    WebhookTested,
+)
+
+_TAG: Final = "Webhook endpoints"
+_NO_MONEY: Final = "No money moves here: what was done is seen in the endpoint, and doing it again does no harm."
+_NOTHING_TO_SAY: Final[Mapping[str, Any]] = {"Nothing to say": {}}
+
+
+def _webhook(
+    method: str,
+    path: str,
+    handler: Handler,
+    summary: str,
+    answers: Mapping[int, Any],
+    *problems: str,
+    body: type[msgspec.Struct] | None = None,
+    examples: Mapping[str, Any] | None = None,
+    query: type[Query] = Query,
+) -> Route:
+    """Return a route of webhook endpoints, of which administrators alone know."""
+    bodiless = body is WebhookAction
+    return Route(
+        method,
+        f"/v1/webhook-endpoints{path}",
+        Role.ADMIN,
+        handler,
+        summary,
+        _TAG,
+        name=WebhookId if path else None,
+        query=query,
+        body=body,
+        examples=_NOTHING_TO_SAY if bodiless else examples or {},
+        answers=answers,
+        problems=(*(("webhook_endpoint_not_found",) if path else ()), *problems),
+        bodiless=bodiless,
+        keyless=_NO_MONEY if body else None,
+        has_amounts=False,
+    )
+
+
+WEBHOOKS: Final = (
+    _webhook(
+        "POST",
+        "",
+        WebhookHandlers.create_webhook_endpoint,
+        "Create a webhook endpoint",
+        {201: WebhookSecretBody},
+        "webhook_endpoints_full",
+        "webhooks_not_configured",
+        body=WebhookCreate,
+        examples={
+            "All events": {"url": "https://example.com/webhooks"},
+            "Holds alone": {
+                "url": "https://example.com/holds",
+                "types": ["hold.created", "hold.captured", "hold.voided", "hold.expired"],
+                "description": "Authorisations",
+            },
+        },
+    ),
+    _webhook(
+        "GET",
+        "",
+        WebhookHandlers.list_webhook_endpoints,
+        "List webhook endpoints",
+        {200: render.Page[WebhookBody]},
+        query=PageQuery,
+    ),
+    _webhook("GET", "/{id}", WebhookHandlers.get_webhook_endpoint, "Read a webhook endpoint", {200: WebhookBody}),
+    _webhook(
+        "PATCH",
+        "/{id}",
+        WebhookHandlers.patch_webhook_endpoint,
+        "Change a webhook endpoint",
+        {200: WebhookBody},
+        body=WebhookPatch,
+        examples={"Paused": {"state": "disabled"}, "Described": {"description": "Bookkeeping"}},
+    ),
+    _webhook(
+        "DELETE",
+        "/{id}",
+        WebhookHandlers.delete_webhook_endpoint,
+        "Delete a webhook endpoint",
+        {200: WebhookDeleted},
+        body=WebhookAction,
+    ),
+    _webhook(
+        "POST",
+        "/{id}/rotate-secret",
+        WebhookHandlers.rotate_webhook_secret,
+        "Give a webhook endpoint a new secret",
+        {200: WebhookSecretBody},
+        "webhooks_not_configured",
+        body=WebhookAction,
+    ),
+    _webhook(
+        "POST",
+        "/{id}/test",
+        WebhookHandlers.send_webhook_test,
+        "Send a webhook endpoint a test",
+        {200: WebhookTested},
+        "webhooks_not_configured",
+        body=WebhookAction,
+    ),
+    _webhook(
+        "POST",
+        "/{id}/replay",
+        WebhookHandlers.replay_webhook_endpoint,
+        "Send events again",
+        {200: WebhookBody},
+        body=WebhookReplay,
+        examples={"From the first one on": {"from_position": 1}},
+    ),
+    _webhook(
+        "GET",
+        "/{id}/deliveries",
+        WebhookHandlers.list_webhook_deliveries,
+        "List attempts, newest first",
+        {200: render.Page[DeliveryBody]},
+        query=PageQuery,
+    ),
+    _webhook(
+        "GET",
+        "/{id}/undelivered",
+        WebhookHandlers.list_undelivered_events,
+        "List events that have not arrived",
+        {200: render.Page[UndeliveredBody]},
+        query=PageQuery,
+    ),
+)

@@ -1,0 +1,54 @@
+"""Prefixes of account ids: what of a ledger somebody sees who does not see all of it."""
+
+import re
+from collections.abc import Collection, Iterable
+from typing import Final, NamedTuple
+
+from server.ledger.limits import ACCOUNT_ID_PATTERN
+
+# Prefixes at most: each is a range of its own in lists and sums.
+PREFIXES_MAX: Final = 20
+
+
+class Prefixes(NamedTuple):
+    """
+    Accounts, by how their ids begin.
+
+    Attributes:
+        texts: In order; none of them begins with another one.
+    """
+
+    texts: tuple[str, ...]
+
+    @classmethod
+    def of(cls, texts: Iterable[str]) -> "Prefixes":
+        """Return the accounts whose ids begin with one of these texts."""
+        kept: list[str] = []
+        for text in sorted(texts):
+            if not kept or not text.startswith(kept[-1]):
+                kept.append(text)
+        return cls(tuple(kept))
+
+    def has(self, account: str | None) -> bool:
+        """Return whether an account is one of them; None is none."""
+        return account is not None and account.startswith(self.texts)
+
+    def cover(self, others: "Prefixes | None") -> bool:
+        """Return whether all of the *others* are among them; None is the whole ledger."""
+        return others is not None and all(self.has(text) for text in others.texts)
+
+
+def read_prefixes(texts: Collection[str]) -> Prefixes:
+    """
+    Return the accounts whose ids begin with one of these texts.
+
+    Raises:
+        ValueError: There are too many, or no account id begins like one of them.
+    """
+    if not 1 <= len(texts) <= PREFIXES_MAX:
+        raise ValueError(f"a key is narrowed to 1 to {PREFIXES_MAX} prefixes of account ids")
+    if not all(re.fullmatch(ACCOUNT_ID_PATTERN, text, re.ASCII) and not text.endswith("\n") for text in texts):
+        raise ValueError(
+            "no account id begins like that: a prefix has 1 to 64 letters, digits, and . : _ - after the first"
+        )
+    return Prefixes.of(texts)

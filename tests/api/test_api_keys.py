@@ -1,0 +1,346 @@
+"""API keys by the API: made, shown once, listed, changed, rotated, revoked, and ended at their instants."""
+
+import json
+from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import asyncpg
+import pytest
+
+from server.gate.tokens import TOKEN_FORM
+from tests.support.client import Client
+from tests.support.service import Service, in_process
+from tests.support.waiting import until
+
+KEYS = "/v1/api-keys"
+LATER = "2099-12-31T23:59:59.000000Z"
+
+
+async def make(client: Client, **fields: object) -> Any:
+    """Make a key and return it."""
+    answer = await client.post(KEYS, {"role": "read", **fields})
+    assert answer.status == 201, answer
+    return answer.json
+
+
+def with_token(client: Client, token: str) -> Client:
+    """Return a client that shows another token."""
+    return Client(client.session, client.url, token)
+
+
+async def opens(client: Client, token: str) -> bool:
+    """Return whether a token opens something, by a worker that has never seen it."""
+    return (await with_token(client, token).get("/v1/limits")).status == 200
+
+
+def without_token(key: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a key as it is shown later."""
+    return {name: value for name, value in key.items() if name != "token"}
+
+
+async def test_a_key_is_made_and_its_token_shown_once(client: Client) -> None:
+    """The answer has the token, which opens the ledger at once, and no later answer has it."""
+    asked = {
+        "role": "write",
+        "description": "web shop",
+        "accounts": ["customer:", "merchant:"],
+        "expires_at": LATER,
+        "rate": "100/min",
+        "burst": 20,
+        "concurrency": 5,
+    }
+    answer = await client.post(KEYS, asked)
+    assert (answer.status, answer.headers["Cache-Control"]) == (201, "no-store")
+    key = answer.json
+    assert {name: key[name] for name in asked} == asked
+    assert (key["revoked_at"], key["last_used_at"], key["previous_tokens_until"]) == (None, None, None)
+    assert TOKEN_FORM.fullmatch(key["token"].encode())
+    assert key["token"].split("_")[2] == key["id"]
+    used = await with_token(client, key["token"]).get("/v1/limits")
+    assert used.headers["RateLimit-Policy"] == '"default";q=100;w=60'
+    assert used.json["concurrency"]["limit"] == 5
+    for path in (KEYS, f"{KEYS}/{key['id']}"):
+        assert key["token"].encode() not in (await client.get(path)).body
+    assert (await client.get(f"{KEYS}/{key['id']}")).json == without_token(key)
+
+
+async def test_what_is_left_out_is_the_default(client: Client) -> None:
+    """A key needs nothing but a role: it has the service's limits, the whole ledger, and no end."""
+    key = await make(client)
+    absent = ("description", "accounts", "expires_at", "rate", "burst", "concurrency")
+    assert [key[name] for name in absent] == [None] * len(absent)
+    policy = (await with_token(client, key["token"]).get("/v1/limits")).headers["RateLimit-Policy"]
+    assert policy == '"default";q=1000;w=1'
+
+
+async def test_prefixes_that_others_cover_are_left_out(client: Client) -> None:
+    """What a key is narrowed to is shown as it counts: in order, each account once."""
+    key = await make(client, accounts=["shop:", "customer:42", "customer:", "shop:", "s"])
+    assert key["accounts"] == ["customer:", "s"]
+
+
+REFUSED = [
+    pytest.param({"role": None}, "/role", id="no role"),
+    pytest.param({"role": "owner"}, "/role", id="a role that there is not"),
+    pytest.param({"rate": "fast"}, "/rate", id="a rate that is none"),
+    pytest.param({"rate": 100}, "/rate", id="a rate that is a number"),
+    pytest.param({"rate": ""}, "/rate", id="an empty rate"),
+    pytest.param({"burst": 0}, "/burst", id="no burst"),
+    pytest.param({"burst": 1_000_001}, "/burst", id="a burst too large"),
+    pytest.param({"rate": "1/day", "burst": 1_000_000}, "/burst", id="a burst too large for its rate"),
+    pytest.param({"concurrency": True}, "/concurrency", id="a truth for a number"),
+    pytest.param({"description": "x" * 1_001}, "/description", id="a description too long"),
+    pytest.param({"description": "\x00"}, "/description", id="NUL"),
+    pytest.param({"expires_at": "tomorrow"}, "/expires_at", id="no instant"),
+    pytest.param({"expires_at": "2099-12-31T23:59:59"}, "/expires_at", id="an instant without offset"),
+    pytest.param({"expires_at": "2020-01-01T00:00:00Z"}, "/expires_at", id="an instant that has passed"),
+    pytest.param({"accounts": []}, "/accounts", id="no accounts"),
+    pytest.param({"accounts": [""]}, "/accounts/0", id="an empty prefix"),
+    pytest.param({"accounts": ["customer:*"]}, "/accounts/0", id="a pattern"),
+    pytest.param({"accounts": ["a\n"]}, "/accounts/0", id="a line feed"),
+    pytest.param({"accounts": ["a" * 65]}, "/accounts/0", id="a prefix too long"),
+    pytest.param({"accounts": [f"a{n}" for n in range(21)]}, "/accounts", id="too many prefixes"),
+    pytest.param({"accounts": "customer:"}, "/accounts", id="a text for a list"),
+    pytest.param({"id": "0" * 16}, "/id", id="a field that there is not"),
+    pytest.param({"token": "tsk_1"}, "/token", id="a token of one's own"),
+]
+
+
+@pytest.mark.parametrize(("fields", "pointer"), REFUSED)
+async def test_what_a_key_cannot_be(client: Client, fields: dict[str, Any], pointer: str) -> None:
+    """A field that is wrong is named, to make a key and to change one; nothing is done."""
+    key = await make(client)
+    before = (await client.get(KEYS)).json["data"]
+    answers = [await client.post(KEYS, {"role": "read", **fields})]
+    if "role" not in fields:
+        answers.append(await client.send("PATCH", f"{KEYS}/{key['id']}", fields))
+    for answer in answers:
+        assert (answer.status, answer.code) == (400, "invalid_request")
+        assert answer.json["errors"][0]["pointer"] == pointer, answer.json
+    after = (await client.get(KEYS)).json["data"]
+    assert [without_use(key) for key in after] == [without_use(key) for key in before]
+
+
+def without_use(key: dict[str, Any]) -> dict[str, Any]:
+    """Return a key without the minute of its last use."""
+    return {**key, "last_used_at": None}
+
+
+async def test_the_list_has_pages(client: Client) -> None:
+    """Keys are listed newest first, page by page, revoked ones too; a cursor stays valid while keys are made."""
+    made = [await make(client, description=str(n)) for n in range(5)]
+    await client.send("DELETE", f"{KEYS}/{made[2]['id']}")
+    found = []
+    cursor = ""
+    while True:
+        page = (await client.get(f"{KEYS}?limit=2{cursor}")).json
+        found += page["data"]
+        await make(client, description="later")
+        if page["next_cursor"] is None:
+            break
+        cursor = f"&cursor={page['next_cursor']}"
+    ids = [key["id"] for key in found if key["description"] not in (None, "later")]
+    assert ids == [key["id"] for key in reversed(made)]
+    assert [key["revoked_at"] is not None for key in found if key["id"] == made[2]["id"]] == [True]
+    for text in ("?cursor=nothing", "?limit=0", "?role=read"):
+        assert (await client.get(KEYS + text)).status == 400
+
+
+async def test_a_change_names_what_it_changes(client: Client) -> None:
+    """What is left out stays, and a null takes away what a key has of its own."""
+    key = await make(client, description="one", rate="5/min", burst=9, accounts=["a:"], expires_at=LATER)
+    path = f"{KEYS}/{key['id']}"
+    expected = without_token(key)
+    steps: list[dict[str, Any]] = [
+        {},
+        {"description": "two"},
+        {"rate": "6/h", "concurrency": 3},
+        {"burst": None, "accounts": ["b:", "c:"]},
+        {"expires_at": "2098-01-01T00:00:00.000000Z"},
+        {"expires_at": None, "accounts": None, "rate": None, "description": None, "concurrency": None},
+    ]
+    for step in steps:
+        expected.update(step)
+        answer = await client.send("PATCH", path, step)
+        assert (answer.status, answer.json) == (200, expected)
+        assert (await client.get(path)).json == expected
+
+
+async def test_a_burst_is_held_against_the_rate_that_stays(client: Client) -> None:
+    """A burst is counted at the rate that the key has, and a rate with its burst."""
+    path = f"{KEYS}/{(await make(client, rate='1/day'))['id']}"
+    answer = await client.send("PATCH", path, {"burst": 1_000_000})
+    assert (answer.status, answer.json["errors"][0]["pointer"]) == (400, "/burst")
+    assert (await client.send("PATCH", path, {"burst": 1_000_000, "rate": "1/s"})).status == 200
+
+
+async def test_a_rotated_key_has_two_tokens_for_a_while(client: Client) -> None:
+    """The new token and those before it open the same key: its id, limits and bucket stay."""
+    key = await make(client, rate="5/h", burst=5)
+    answer = await client.post(f"{KEYS}/{key['id']}/rotate", {"overlap_seconds": 3_600})
+    assert (answer.status, answer.headers["Cache-Control"]) == (200, "no-store")
+    new = answer.json
+    assert new["token"] != key["token"]
+    assert without_use({**new, "token": "", "previous_tokens_until": None}) == without_use({**key, "token": ""})
+    until_then = datetime.fromisoformat(new["previous_tokens_until"]) - datetime.now(UTC)
+    assert timedelta(seconds=3_500) < until_then <= timedelta(seconds=3_600)
+    left = [
+        (await with_token(client, token).get("/v1/accounts")).headers["RateLimit"].split(";")[1]
+        for token in (key["token"], new["token"], key["token"])
+    ]
+    assert left == ["r=4", "r=3", "r=2"]
+    assert (await client.get(f"{KEYS}/{key['id']}")).json["previous_tokens_until"] == new["previous_tokens_until"]
+
+
+async def test_no_overlap_ends_all_tokens_before(client: Client) -> None:
+    """After a leak the tokens before are ended at once, also those that an earlier rotation had left alive."""
+    key = await make(client)
+    path = f"{KEYS}/{key['id']}/rotate"
+    second = (await client.post(path, {})).json
+    third = (await client.post(path, {"overlap_seconds": 0})).json
+    assert third["previous_tokens_until"] is None
+    tokens = [found["token"] for found in (key, second, third)]
+    assert [await opens(client, token) for token in tokens] == [False, False, True]
+
+
+async def test_who_lost_the_new_token_rotates_again(client: Client) -> None:
+    """The token in use works on for its overlap, however often the answer with the new one is lost, within reason."""
+    key = await make(client)
+    rotated = [await client.send("POST", f"{KEYS}/{key['id']}/rotate") for _ in range(4)]
+    assert [answer.status for answer in rotated] == [200] * 4
+    assert await opens(client, key["token"])
+    assert await opens(client, rotated[-1].json["token"])
+
+
+async def test_the_end_of_an_overlap(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A token that was replaced works until its overlap is over and not a moment longer, once that was read."""
+    monkeypatch.setattr("server.gate.keys.CACHE_SECONDS", 0.5)
+    key = await make(client)
+    old = with_token(client, key["token"])
+    assert (await old.get("/v1/limits")).status == 200
+    ended = (await client.post(f"{KEYS}/{key['id']}/rotate", {"overlap_seconds": 2})).json["previous_tokens_until"]
+    await _ends_at(old, datetime.fromisoformat(ended))
+    assert (await client.get(f"{KEYS}/{key['id']}")).json["previous_tokens_until"] is None
+
+
+async def _ends_at(client: Client, instant: datetime) -> None:
+    """Check that a token opens something until an instant, by the database's clock, which is this machine's."""
+
+    async def ended() -> bool:
+        asked = datetime.now(UTC)
+        opened = await _is_good(client)
+        assert not opened or asked < instant, "it opened something after its end"
+        return not opened
+
+    await until(ended, 20)
+    assert datetime.now(UTC) >= instant, "it ended too early"
+
+
+async def test_a_key_ends_at_its_instant(client: Client) -> None:
+    """From `expires_at` on a key opens nothing, though it was read a moment ago; with a later one it opens again."""
+    at = datetime.now(UTC) + timedelta(seconds=2)
+    key = await make(client, expires_at=at.isoformat())
+    doomed = with_token(client, key["token"])
+    await _ends_at(doomed, datetime.fromisoformat(key["expires_at"]))
+    path = f"{KEYS}/{key['id']}"
+    answer = await client.post(f"{path}/rotate", {})
+    assert (answer.status, answer.code) == (409, "api_key_ended")
+    assert (await client.send("PATCH", path, {"expires_at": LATER})).status == 200
+    await until(lambda: _is_good(doomed), 10)
+
+
+async def _is_good(client: Client) -> bool:
+    return (await client.get("/v1/limits")).status == 200
+
+
+async def test_a_revoked_key_stays_revoked(client: Client) -> None:
+    """Revoking is done once, told again, and for ever: no change and no rotation brings a key back."""
+    key = await make(client)
+    path = f"{KEYS}/{key['id']}"
+    first, second = [await client.send("DELETE", path) for _ in range(2)]
+    assert (first.status, second.status) == (200, 200)
+    assert first.json["revoked_at"] is not None
+    assert second.json == first.json
+    for method, end in (("PATCH", ""), ("POST", "/rotate")):
+        answer = await client.send(method, path + end, {})
+        assert (answer.status, answer.code, answer.json["retry"]) == (409, "api_key_ended", "never")
+    assert not await opens(client, key["token"])
+
+
+async def test_a_key_may_end_itself(service: Service, ledger: str) -> None:
+    """A key that was leaked can be ended with itself; the answer says that it is."""
+    client = await service.client(ledger)
+    assert client.token is not None
+    own = client.token.split("_")[2]
+    assert (await client.send("DELETE", f"{KEYS}/{own}")).json["revoked_at"] is not None
+
+    async def refused() -> bool:
+        return not await _is_good(client)
+
+    await until(refused, 10)
+
+
+@pytest.mark.parametrize("name", ["nothing", "0" * 16, "0" * 15, "F" * 16, "0" * 17, "%00"])
+async def test_a_key_that_is_not_there(client: Client, name: str) -> None:
+    """What is no id, and an id that no key has, is the same 404."""
+    for method, end in (("GET", ""), ("PATCH", ""), ("DELETE", ""), ("POST", "/rotate")):
+        answer = await client.send(method, f"{KEYS}/{name}{end}", None if method == "GET" else {})
+        assert (answer.status, answer.code) == (404, "api_key_not_found")
+
+
+async def test_the_minute_of_the_last_use(database_url: str, redis_url: str) -> None:
+    """A use is told to the minute once it is written, at the latest when the worker ends, by either of its tokens."""
+    async with in_process(database_url, redis_url) as service:
+        client = await service.client("books")
+        key = await make(client)
+        rotated = (await client.post(f"{KEYS}/{key['id']}/rotate", {})).json
+        assert rotated["last_used_at"] is None
+        before = datetime.now(UTC).replace(second=0, microsecond=0)
+        assert await opens(client, key["token"])
+        assert (await client.get(f"{KEYS}/{key['id']}")).json["last_used_at"] is None
+    async with in_process(database_url, redis_url) as service:
+        used = (await with_token(await service.client("books"), client.token or "").get(f"{KEYS}/{key['id']}")).json
+    at = datetime.fromisoformat(used["last_used_at"])
+    assert before <= at <= datetime.now(UTC)
+    assert (at.second, at.microsecond) == (0, 0)
+
+
+async def test_uses_that_cannot_be_written_are_kept(service: Service, client: Client) -> None:
+    """While its rows are locked a use is written later, and nobody who asks waits for that."""
+    assert service.app is not None
+    key = await make(client)
+    assert await opens(client, key["token"])
+    uses = service.app.authenticator._uses
+    connection = await asyncpg.connect(service.database_url)
+    try:
+        async with connection.transaction():
+            await connection.execute("SELECT FROM tallystick.api_keys WHERE id = $1 FOR UPDATE", key["id"])
+            await uses.write()
+            assert any(name == key["id"] for _, name in uses._uses)
+            assert await opens(client, key["token"])
+    finally:
+        await connection.close()
+    await uses.write()
+    assert (await client.get(f"{KEYS}/{key['id']}")).json["last_used_at"] is not None
+
+
+async def test_what_is_done_to_keys_is_logged(client: Client, caplog: pytest.LogCaptureFixture) -> None:
+    """Operators are told who made, changed, rotated and revoked which key, by ids and never by tokens."""
+    caplog.set_level("INFO", "server.http.api_keys")
+    key = await make(client)
+    path = f"{KEYS}/{key['id']}"
+    await client.send("PATCH", path, {"rate": "1/s", "accounts": None})
+    rotated = (await client.post(f"{path}/rotate", {"overlap_seconds": 5})).json
+    answer = await client.send("DELETE", path)
+    records = [record for record in caplog.records if record.name == "server.http.api_keys"]
+    done = ("created", "changed", "rotated", "revoked")
+    assert [record.getMessage() for record in records] == [f"API key {what}" for what in done]
+    assert client.token is not None
+    for record in records:
+        fields = record.__dict__["fields"]
+        assert (fields["api_key"], fields["by"]) == (key["id"], client.token.split("_")[2])
+        for token in (key["token"], rotated["token"], client.token):
+            assert token not in json.dumps(fields)
+    assert records[1].__dict__["fields"]["fields"] == ["accounts", "rate"]
+    assert records[3].__dict__["fields"]["request_id"] == answer.headers["X-Request-Id"]

@@ -1,0 +1,63 @@
+"""A page of the browser tells what went wrong on it: what other tests build on."""
+
+from collections.abc import AsyncIterator
+
+import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestServer
+
+from tests.support.browser import Chromium
+from tests.support.waiting import until
+
+# Each with a part of what is noted, and where.
+WRONG = [
+    pytest.param("console.error('said so')", "errors", "said so", id="an error on the console"),
+    pytest.param("setTimeout(() => { throw new Error('thrown') })", "errors", "thrown", id="an exception"),
+    pytest.param("fetch('/nowhere')", "errors", "404", id="a resource that is not there"),
+    pytest.param("fetch('http://127.0.0.2:1/x').catch(() => 0)", "outside", "127.0.0.2", id="another address"),
+    pytest.param("new Image().src = 'https://example.com/x.png'", "outside", "example.com", id="another name"),
+    pytest.param("new WebSocket('ws://example.com/x')", "outside", "example.com", id="a socket"),
+]
+
+
+@pytest.fixture
+async def site() -> AsyncIterator[str]:
+    """A server with one page, which links nothing."""
+
+    async def page(_request: web.Request) -> web.Response:
+        return web.Response(text="<!doctype html><link rel=icon href='data:,'><p>A page", content_type="text/html")
+
+    app = web.Application()
+    app.router.add_get("/", page)
+    async with TestServer(app) as server:
+        yield str(server.make_url("/"))
+
+
+async def test_a_quiet_page(chromium: Chromium, site: str) -> None:
+    """A page on which nothing is wrong passes, and its requests are known."""
+    async with chromium.page(site) as watched:
+        await watched.page.goto(site)
+        assert await watched.page.inner_text("p") == "A page"
+        assert watched.requests == [("GET", site)]
+        watched.check()
+
+
+@pytest.mark.parametrize(("script", "where", "text"), WRONG)
+async def test_what_is_wrong_is_noted(chromium: Chromium, site: str, script: str, where: str, text: str) -> None:
+    """Each kind of mistake is noted, and fails the check."""
+    async with chromium.page(site) as watched:
+        await watched.page.goto(site)
+        await watched.page.evaluate(f"() => {{ {script} }}")
+        await until(lambda: any(text in noted for noted in getattr(watched, where)))
+        with pytest.raises(AssertionError):
+            watched.check()
+
+
+async def test_pages_share_nothing(chromium: Chromium, site: str) -> None:
+    """What one page has stored, the next one does not find."""
+    async with chromium.page(site) as first:
+        await first.page.goto(site)
+        await first.page.evaluate("localStorage.setItem('key', 'secret')")
+    async with chromium.page(site) as second:
+        await second.page.goto(site)
+        assert await second.page.evaluate("localStorage.getItem('key')") is None
