@@ -82,11 +82,12 @@ class Place(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Page(NamedTuple):
-    """How many rows were checked, what is wrong with them, and the next place; None when all was checked."""
+    """How many rows were checked, what is wrong with them, the next place, or None, and how many accounts came up."""
 
     rows: int
     findings: Mapping[str, Finding]
     next: Place | None
+    accounts: int = 0
 
 
 def merge(found: dict[str, Finding], rows: "Iterable[asyncpg.Record | Mapping[str, Any]]") -> None:
@@ -125,11 +126,12 @@ class PageAudit:
         self._session = session
         self._ledger_id = ledger_id
         self._found: dict[str, Finding] = {}
+        self._accounts = 0
 
     async def check(self, place: Place, size: int) -> Page:
         """Check the next page, of about *size* rows."""
         rows, following = await PARTS[place.part](self, place, size)
-        return Page(rows, self._found, following)
+        return Page(rows, self._found, following, self._accounts)
 
     async def feed(self, place: Place, size: int) -> tuple[int, Place | None]:
         """Check the chain, what it covers, and its head."""
@@ -173,6 +175,7 @@ class PageAudit:
             if not ids:
                 return 0, after(place)
             walks, account = tuple(map(Walk, ids)), upto
+            self._accounts = len(ids)
         arguments = [list(column) for column in zip(*walks, strict=True)]
         walked = await self._fetch("audit_walk", self._ledger_id, *arguments, max(1, size // len(walks)), at)
         for row in walked:
