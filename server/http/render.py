@@ -38,7 +38,11 @@ class AccountBody(msgspec.Struct, gc=False):
 
 
 class TransferBody(msgspec.Struct, gc=False):
-    """A transfer as it was answered when it was posted; it never changes."""
+    """
+    A transfer as it was answered when it was posted; it never changes.
+
+    A key that is narrowed to accounts and sees one side only is shown null for the other, its balance and its version.
+    """
 
     id: str
     kind: str
@@ -65,7 +69,8 @@ class EntryBody(msgspec.Struct, gc=False):
     transfer_id: str
     kind: str
     amount: int
-    counterparty: str
+    # Null where the key does not see that account.
+    counterparty: str | None
     balance: int
     version: int
     reference: str | None

@@ -34,7 +34,8 @@ class StatementEntry(msgspec.Struct, gc=False):
     transfer_id: str
     kind: str
     amount: int
-    counterparty: str
+    # Null where the key does not see that account.
+    counterparty: str | None
     balance: int
     version: int
     reference: str | None

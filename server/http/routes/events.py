@@ -21,6 +21,7 @@ EVENTS: Final = (
         query=EventsQuery,
         answers={200: EventsBody},
         problems=("position_not_reached",),
+        narrowed=True,
     ),
     Route(
         "GET",
@@ -39,5 +40,6 @@ EVENTS: Final = (
             )
         },
         problems=("position_not_reached",),
+        narrowed=True,
     ),
 )

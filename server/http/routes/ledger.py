@@ -21,6 +21,7 @@ LEDGER: Final = (
         _TAG,
         query=TrialBalanceQuery,
         answers={200: TrialBalanceBody},
+        narrowed=True,
     ),
     Route(
         "GET",
@@ -31,6 +32,7 @@ LEDGER: Final = (
         _TAG,
         answers={200: LimitsBody},
         cost=LimitHandlers.cost,
+        narrowed=True,
         has_amounts=False,
     ),
     Route(
