@@ -151,7 +151,7 @@ class ApiKeys(Resource[D]):
 
     @operation
     def rotate(self, id: str, *, overlap_seconds: int | None = None) -> Request[ApiKey]:  # noqa: A002
-        """Return a key with a new token; the one before works for *overlap_seconds* more, or the server's default."""
+        """Return a key with a new token; those before it work for *overlap_seconds* more, or else for a day."""
         return _post(f"{KEYS}/{segment(id)}/rotate", ApiKey, members(overlap_seconds=overlap_seconds))
 
     @operation

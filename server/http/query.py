@@ -41,12 +41,19 @@ _MISSING: Final = re.compile(r"Object missing required field `(?P<name>[a-z_]+)`
 _EXAMPLE: Final = "2026-01-01T00:00:00Z"
 
 Limit = Annotated[PageSize, Meta(description="Rows of a page, at most.", examples=[50])]
-Cursor = Annotated[str, Meta(description="The `next_cursor` of the page before.")]
+Cursor = Annotated[str, Meta(description="The `next_cursor` of the page before.", extra_json_schema={"minLength": 1})]
 After = Annotated[WholeNumber, Meta(description="The position to read on behind.", examples=[0])]
 Beginning = Annotated[Instant, Meta(description="From this instant on.", examples=[_EXAMPLE])]
 End = Annotated[Instant, Meta(description="Until before this instant.", examples=["2099-01-01T00:00:00Z"])]
 IdPrefix = Annotated[Prefix, Meta(description="Only accounts whose ids begin like this.", examples=["customer:"])]
-Account = Annotated[str, Meta(description="Only what names this account.", examples=["customer:42"])]
+Account = Annotated[
+    str,
+    Meta(
+        description="Only what names this account.",
+        examples=["customer:42"],
+        extra_json_schema={"minLength": 1},
+    ),
+]
 By = Annotated[
     Order,
     Meta(

@@ -45,7 +45,16 @@ EventType = Literal[
     "account.updated",
     "account.closed",
 ]
-Url = Annotated[str, Meta(min_length=1, max_length=URL_LENGTH_MAX, examples=["https://example.com/webhooks"])]
+Url = Annotated[
+    str,
+    Meta(
+        min_length=1,
+        max_length=URL_LENGTH_MAX,
+        description="HTTPS; HTTP will do in networks that the operator has named.",
+        examples=["https://example.com/webhooks"],
+        extra_json_schema={"format": "uri", "pattern": "^https?://[^@#]+$"},
+    ),
+]
 Types = Annotated[list[EventType], Meta(max_length=len(TYPES), description="Empty for all.")]
 
 WebhookId = Annotated[

@@ -101,7 +101,7 @@ def _good(route: Route, status: int) -> dict[str, Any]:
     kinds = [form for form in forms if not isinstance(form, Text)]
     content = {"application/json": {"schema": schemas.one_of(kinds)}} if kinds else {}
     for text in texts:
-        content[text.media_type] = {"schema": {"type": "string", "description": text.description}}
+        content[text.media_type] = {"schema": {**text.schema, "description": text.description}}
     names = ["ETag"] if forms == (render.AccountBody,) or HTTPStatus.NOT_MODIFIED in route.answers else []
     # A write that is answered in two ways says 200 to a retry.
     if route.takes_key or (route.body is not None and status == HTTPStatus.OK and HTTPStatus.CREATED in route.answers):

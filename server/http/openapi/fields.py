@@ -4,7 +4,7 @@ from typing import Any, Final
 
 from server.http.head import REQUEST_ID_FORM
 from server.http.route import Route
-from server.ledger.limits import IDEMPOTENCY_KEY_LENGTH_MAX
+from server.ledger.limits import IDEMPOTENCY_KEY_LENGTH_MAX as _KEY_MAX
 
 
 def _taken(name: str, description: str, example: str, *, required: bool = False, **schema: Any) -> dict[str, Any]:
@@ -30,8 +30,7 @@ REQUEST: Final = {
         "order-1001",
         required=True,
         # A quoted string escapes quotes and backslashes.
-        pattern=r'^([!#-~][!-~]*|"([ !#-\[\]-~]|\\["\\])+")$',
-        maxLength=2 * IDEMPOTENCY_KEY_LENGTH_MAX + 2,
+        pattern=rf'^([!#-~][!-~]{{0,{_KEY_MAX - 1}}}|"([!#-\[\]-~]|\\["\\]){{1,{_KEY_MAX}}}")$',
     ),
     "If-Match": _taken("If-Match", "The `ETag` that was read: another version is not changed (412).", '"3"'),
     "If-None-Match": _taken("If-None-Match", "The `ETag` that is kept: if it still holds, the answer is a 304.", '"3"'),
@@ -44,9 +43,8 @@ REQUEST: Final = {
     ),
     "X-Request-Id": _taken(
         "X-Request-Id",
-        "Comes back with the answer.",
+        f"Comes back with the answer, where it is of the form `{REQUEST_ID_FORM}`.",
         "checkout-7f0c",
-        pattern=f"^{REQUEST_ID_FORM}$",
     ),
 }
 

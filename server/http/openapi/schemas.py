@@ -22,6 +22,20 @@ _STAND_FOR: Final[Mapping[Any, tuple[Any, ...]]] = {models.Preview: (models.Tran
 _NULL: Final = {"type": "null"}
 # What callers know types by, where that is not the name in the code.
 _NAMES: Final = {"Envelope": "Event", "EventsBody": "EventPage"}
+_HOLDS_EXPIRE: Final = {
+    "if": {"properties": {"expires_in": {"type": "integer"}}, "required": ["expires_in"]},
+    "then": {"properties": {"hold": {"const": True}}, "required": ["hold"]},
+}
+# What no type says of members that go together.
+_RULES: Final[Mapping[str, Any]] = {
+    "TransferCreate": _HOLDS_EXPIRE,
+    "TransferItem": _HOLDS_EXPIRE,
+    "ChildItem": {
+        "if": {"required": ["parent"]},
+        "then": {"not": {"required": ["parent_key"]}},
+        "else": {"required": ["parent_key"]},
+    },
+}
 _GENERIC: Final = re.compile(r"(?P<of>Page|Results)_(?P<item>\w+?)(?:Body|Result)?_")
 
 
@@ -35,6 +49,8 @@ def components() -> dict[str, Any]:
         "type": {"type": "string", "enum": [f"tallystick.{name}.v1" for name in TYPES]},
         "data": one_of((TransferNow, AccountBody)),
     }
+    for name, rule in _RULES.items():
+        found[name] |= rule
     return dict(sorted(found.items()))
 
 
