@@ -71,7 +71,7 @@ neighbour: ## what a caller notices of one that floods (ARGS=--help)
 	@exec $(BIN)/python -m loadtests.openloop neighbour $(ARGS)
 
 chaos: ## kill, freeze, cut off and flush every part under load, and check (DURATION=600 SEED=1)
-	@$(SETUP) run
+	@$(SETUP) load
 	@exec $(BIN)/python -m loadtests.chaos --seconds $(DURATION) --seed $(SEED) $(ARGS)
 
 bench: ## measure it beside others, write benchmarks.md and its plots (ARGS="--quick", ARGS=--help)

@@ -26,6 +26,7 @@ from server.http.forwarded import TrustedProxies
 from server.http.health import HealthHandlers
 from server.http.integrity import IntegrityHandlers
 from server.http.key_limits import LimitHandlers
+from server.http.ledger import LedgerHandlers
 from server.http.observer import Observer
 from server.http.pages import PageHandlers
 from server.http.pipeline import Pipeline
@@ -47,6 +48,7 @@ from server.ledger.preview import Previewer
 from server.ledger.recent import RecentInstants
 from server.ledger.self_check import SelfCheck
 from server.ledger.statements import Statements
+from server.ledger.summary import Summaries
 from server.ledger.transfer_lists import TransferLists
 from server.ledger.trial_balance import TrialBalances
 from server.settings import Settings, SettingsError
@@ -203,6 +205,7 @@ async def create_app(settings: Settings, workers: int = 1) -> AsyncIterator[App]
             EventStreamHandlers(readings, authenticator, event_streams),
             LimitHandlers(gate),
             IntegrityHandlers(Rounds(database)),
+            LedgerHandlers(Summaries(database)),
             WebhookHandlers(endpoints, destinations),
             ApiKeyHandlers(database, defaults.key),
             HealthHandlers(readiness),
@@ -214,12 +217,8 @@ async def create_app(settings: Settings, workers: int = 1) -> AsyncIterator[App]
         uses.start()
         try:
             server = HttpServer(pipeline, readings.departures)
-            stores = database, redis, books.counters
-            past = history, books.feed
-            counts = streams, event_streams, waiting
-            yield App(
-                server, readiness, *stores, tallies, authenticator, gate, posting, readings, *past, *counts, traces
-            )
+            parts = database, redis, books.counters, tallies, authenticator, gate, posting, readings, history
+            yield App(server, readiness, *parts, books.feed, streams, event_streams, waiting, traces)
         finally:
             await readings.close()
             await uses.close()

@@ -21,8 +21,8 @@ from loadtests.chaos.judge import judge
 from loadtests.chaos.nemesis import Nemesis
 from loadtests.chaos.plan import SECONDS_MIN, Phase, plan
 from loadtests.chaos.readers import reading
-from loadtests.chaos.rig import Front, Rig, running
-from loadtests.errors import FAILED, GOOD, NotRunError
+from loadtests.chaos.rig import BROKERS, SINKS, Front, Rig, running
+from loadtests.errors import FAILED, GOOD, NOT_RUN, NotRunError
 from loadtests.history.recorder import Recorder
 from loadtests.payers import INSIST_SECONDS_MAX
 from loadtests.processes import PROJECT, run_program
@@ -42,11 +42,20 @@ def main(arguments: list[str] | None = None, front: Front | None = None) -> int:
     parser.add_argument("--seconds", type=float, default=SECONDS, help=f"{SECONDS_MIN:.0f} to {SECONDS_MAX:.0f}")
     parser.add_argument("--seed", type=int, default=SEED, help="chooses faults; requests are not timed by it")
     parser.add_argument("--plan", action="store_true", help="only print the faults of the seed")
+    parser.add_argument("--brokers", choices=("there", "required", "none"), default="there", help="which take part")
     parser.add_argument("--reports", type=Path, default=PROJECT / "reports", metavar="FOLDER")
     asked = parser.parse_args(arguments)
     if not SECONDS_MIN <= asked.seconds <= SECONDS_MAX:
         parser.error(f"--seconds is {SECONDS_MIN:.0f} to {SECONDS_MAX:.0f}")
-    phases = plan(asked.seed, asked.seconds)
+    missing = {kind.kind: "left out" if asked.brokers == "none" else kind.missing() for kind in BROKERS}
+    without = [kind for kind, reason in missing.items() if reason]
+    if asked.brokers != "none":
+        for kind in without:
+            say(f"without {kind}: {missing[kind]}")
+    if asked.brokers == "required" and without:
+        return NOT_RUN
+    asked.brokers = missing.keys() - without
+    phases = plan(asked.seed, asked.seconds, without if asked.brokers else [*without, SINKS])
     if asked.plan:
         for phase in phases:
             print(*phase.steps, f"{phase.until:6.1f} s  nothing", sep="\n")
@@ -72,7 +81,7 @@ async def _run(asked: argparse.Namespace, phases: list[Phase], folder: Path, fro
     """Run, say what came of it, and return whether all is well."""
     began = time.monotonic()
     say(f"seed {asked.seed}, {asked.seconds:.0f} s, {sum(len(phase.steps) for phase in phases)} steps")
-    async with running(folder, front) as rig:
+    async with running(folder, front, asked.brokers) as rig:
         with Recorder(folder / "feed.jsonl") as feed:
             async with reading(rig, feed) as readers:
                 nemesis = await _traffic(rig, asked.seed, phases, folder)
@@ -88,7 +97,7 @@ async def _run(asked: argparse.Namespace, phases: list[Phase], folder: Path, fro
     for line in judged.lines(nemesis, rig.violations):
         say(line)
     violations = len(judged.verdict.violations) + len(rig.violations)
-    missing = judged.missing(asked.seconds)
+    missing = judged.missing(asked.seconds, asked.brokers)
     for what in missing:
         say(f"not seen: {what}")
     good = not violations and not missing

@@ -36,7 +36,7 @@ GUARDED = [route for route in ROUTES if route.role is not None]
 OPEN = [route for route in ROUTES if route.role is None]
 # Those about what a request names; the others are about its key or its ledger, or tell what has been relayed since.
 _NAMELESS = (
-    *("/v1/limits", "/v1/integrity", "/v1/events", "/v1/events/stream"),
+    *("/v1/ledger", "/v1/limits", "/v1/integrity", "/v1/events", "/v1/events/stream"),
     *("/v1/webhook-endpoints", "/v1/api-keys"),
 )
 NAMING = [route for route in GUARDED if route.path not in _NAMELESS]

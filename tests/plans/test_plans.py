@@ -9,6 +9,7 @@ import pytest
 from server.ledger.history import TIME_MAX, TIME_MIN
 from server.ledger.limits import BALANCE_MAX, PAGE_MAX
 from server.ledger.statements import PAGE_ENTRIES
+from server.ledger.summary import COUNTED_MAX
 from server.ledger.transfer_lists import EXAMINED_MAX, ID_MAX
 from server.store.sql import queries, query, sql_root
 from tests.plans.conftest import ACCOUNTS, TRANSFERS, Large
@@ -83,6 +84,8 @@ CASES = [
         lambda at: ([at.ledger_id] * 100, [f"{n:016x}" for n in range(1, 101)], [0.0] * 100),
         "a batch",
     ),
+    # Accounts and transfers up to the number that is counted, a ledger, its head, its round, and its four ends.
+    case("ledger_summary", 2 * COUNTED_MAX + 7, lambda _: (COUNTED_MAX,)),
     case("account_read_many", 1, lambda _: ([ACCOUNT],), "one"),
     case("account_read_many", 500, lambda _: (IDS,), "a batch"),
     case("account_locked_many", 1001, lambda _: (IDS,)),

@@ -33,6 +33,7 @@ _TAGS: Final = {
     "Accounts": "Who holds money, and what was posted on it.",
     "Transfers": "Payments, holds, captures, voids and reversals, each under an idempotency key.",
     "Events": "What happened in the ledger, in the order of commits. `/asyncapi.json` describes every way to read it.",
+    "API keys": "What opens the ledger, for administrators: each has a role, limits and, where asked for, an end.",
     "Webhook endpoints": "Addresses that are sent events.",
     "Ledger": "The books as a whole, and what the key may ask for.",
     "Service": "Probes, documents and pages, open to all.",

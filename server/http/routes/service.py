@@ -3,7 +3,7 @@
 from typing import Final
 
 from server.http.health import HealthHandlers, LiveBody, ReadyBody
-from server.http.pages import DocumentBody, PageHandlers, ProblemCode
+from server.http.pages import DocumentBody, PageHandlers, ProblemCode, ServiceBody
 from server.http.reference import ReferenceFile, ReferenceHandlers
 from server.http.route import Route, Text
 
@@ -11,6 +11,15 @@ _TAG: Final = "Service"
 _PAGE: Final = Text("text/html", "A page for people.")
 
 SERVICE: Final = (
+    Route(
+        "GET",
+        "/",
+        None,
+        PageHandlers.get_service,
+        "Read what the service is",
+        _TAG,
+        answers={200: (ServiceBody, Text("text/html", "The same for people, for `Accept: text/html`."))},
+    ),
     Route(
         "GET",
         "/livez",
