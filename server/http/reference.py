@@ -31,6 +31,7 @@ _NO_LEDGER: Final = 0
 _CONFIGURATION: Final = {
     "url": "/openapi.json",
     "agent": {"disabled": True},
+    "authentication": {"preferredSecurityScheme": "apiKey"},
     "hideClientButton": True,
     "mcp": {"disabled": True},
     # An API key that was typed in is forgotten with the page.
