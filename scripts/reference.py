@@ -4,15 +4,15 @@ Pages of the reference that are made of the code: prints them as JSON, by name.
 scripts/site_pages.py runs it where the service's packages are, and adds the pages to the site.
 """
 
-import argparse
 import json
 import sys
-from collections.abc import Iterator
 from typing import Any, Final
 
 import msgspec
 
-from server.cli import parser
+from scripts import http_reference
+from server.cli import reference as command_line
+from server.http.openapi import document
 from server.http.problems import KINDS
 from server.settings import HELP, PREFIX, Settings
 
@@ -59,35 +59,16 @@ def problems() -> str:
     return "\n".join(lines) + "\n"
 
 
-def _commands(one: argparse.ArgumentParser) -> Iterator[argparse.ArgumentParser]:
-    """Yield the parsers that end a command line, in the order of the help."""
-    # argparse has no public way to its subcommands.
-    for action in one._actions:
-        if isinstance(action, argparse._SubParsersAction):
-            for child in dict.fromkeys(action.choices.values()):
-                yield from _commands(child)
-            return
-    yield one
-
-
-def command_line() -> str:
-    """Return the page of the command line."""
-    lines = ["# Command line", "", "What `tallystick COMMAND --help` prints."]
-    for command in _commands(parser()):
-        lines += ["", f"## {command.prog}", "", "```text", command.format_help().rstrip(), "```"]
-    return "\n".join(lines) + "\n"
-
-
 def http_api() -> str:
-    """Return the page of the routes."""
-    return "# HTTP API\n"
+    """Return the page of the HTTP API."""
+    return http_reference.page(json.loads(document()))
 
 
 PAGES: Final = {
     "reference/http-api.md": http_api,
     "reference/problems.md": problems,
     "reference/settings.md": settings,
-    "reference/command-line.md": command_line,
+    "reference/command-line.md": command_line.page,
 }
 
 if __name__ == "__main__":

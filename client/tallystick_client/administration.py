@@ -139,18 +139,20 @@ class ApiKeys(Resource[D]):
         *,
         description: str | UnsetType | None = UNSET,
         expires_at: datetime | UnsetType | None = UNSET,
+        accounts: Sequence[str] | UnsetType | None = UNSET,
         rate: str | UnsetType | None = UNSET,
         burst: int | UnsetType | None = UNSET,
         concurrency: int | UnsetType | None = UNSET,
     ) -> Request[ApiKey]:
-        """Change what is given of a key."""
-        body = changes(description=description, expires_at=expires_at, rate=rate, burst=burst, concurrency=concurrency)
+        """Change what is given of a key; a None takes away what it has of its own."""
+        limits = changes(rate=rate, burst=burst, concurrency=concurrency)
+        body = {**changes(description=description, expires_at=expires_at, accounts=accounts), **limits}
         return _change("PATCH", f"{KEYS}/{segment(id)}", ApiKey, body)
 
     @operation
-    def rotate(self, id: str, *, overlap_seconds: int = 0) -> Request[ApiKey]:  # noqa: A002
-        """Return a key with a new token; the one before works for *overlap_seconds* more."""
-        return _post(f"{KEYS}/{segment(id)}/rotate", ApiKey, {"overlap_seconds": overlap_seconds})
+    def rotate(self, id: str, *, overlap_seconds: int | None = None) -> Request[ApiKey]:  # noqa: A002
+        """Return a key with a new token; those before it work for *overlap_seconds* more, or else for a day."""
+        return _post(f"{KEYS}/{segment(id)}/rotate", ApiKey, members(overlap_seconds=overlap_seconds))
 
     @operation
     def revoke(self, id: str) -> Request[ApiKey]:  # noqa: A002

@@ -54,7 +54,8 @@ class Value(NamedTuple):
     A metric's value for some values of its labels.
 
     Args:
-        numbers: One, or the counts of a histogram's buckets and then the sum of what was counted.
+        numbers: One, or the counts of a histogram's buckets and then the sum of what was counted; none says that it is
+            gone.
     """
 
     name: str

@@ -44,7 +44,7 @@ class Forwarding:
         if reporter is None:
             reporter = self._reporters[number] = Reporter(partial(self._tell, number))
         values = [Value(name, labels, numbers) for (name, labels), numbers in counts.values.items()]
-        if not reporter.report(values, counts.metrics):
+        if not reporter.report(values, counts.metrics, whole=True):
             return False
         if self._hot.get(number) is counts.hot:
             return True

@@ -1,6 +1,6 @@
 """Numbers are reported once a second, and only those that have changed since the last report."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Final
 
 from server.process.channel import Counted, Value
@@ -33,17 +33,22 @@ class Reporter:
         # Numbers that have been sent, by name and labels.
         self._sent: dict[tuple[str, tuple[str, ...]], tuple[float, ...]] = {}
 
-    def report(self, values: Iterable[Value], metrics: Mapping[str, Metric]) -> bool:
+    def report(self, values: Collection[Value], metrics: Mapping[str, Metric], *, whole: bool = False) -> bool:
         """
         Send the values that have changed; what is not taken now is sent with the next report.
 
         Args:
             metrics: Descriptions of all of them, by name.
 
+            whole: Whether these are all values there are: what was sent before and is not among them is gone.
+
         Returns:
             Whether all of it was taken.
         """
         changed = [value for value in values if self._sent.get(value[:2]) != value.numbers]
+        if whole:
+            gone = self._sent.keys() - {value[:2] for value in values}
+            changed += [Value(*key, ()) for key in gone if self._sent[key]]
         for start in range(0, len(changed), VALUES_MAX):
             part = tuple(changed[start : start + VALUES_MAX])
             names = {value.name for value in part}

@@ -84,10 +84,10 @@ async def repeat(samples: Callable[[], Iterable[Sample]], channel: Channel[Any])
     reporter = Reporter(channel.send)
     try:
         while True:
-            reporter.report(values_of(samples()), METRICS)
+            reporter.report(values_of(samples()), METRICS, whole=True)
             await asyncio.sleep(REPORT_SECONDS)
     finally:
-        reporter.report(values_of(samples()), METRICS)
+        reporter.report(values_of(samples()), METRICS, whole=True)
 
 
 async def report(app: App, channel: Channel[Any]) -> None:

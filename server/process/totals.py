@@ -27,13 +27,17 @@ class Counts:
         self.hot = Hot()
 
     def update(self, report: Counted) -> None:
-        """Apply a report."""
+        """Apply a report; what has no numbers is gone."""
         for name, metric in report.metrics.items():
             if self.metrics.get(name, metric).bounds != metric.bounds:
                 # Its values come again, with as many numbers as there are bounds.
                 self.values = {key: numbers for key, numbers in self.values.items() if key[0] != name}
         self.metrics.update(report.metrics)
-        self.values.update({(name, labels): numbers for name, labels, numbers in report.values})
+        for name, labels, numbers in report.values:
+            if numbers:
+                self.values[name, labels] = numbers
+            else:
+                self.values.pop((name, labels), None)
 
 
 class Totals:

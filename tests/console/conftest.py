@@ -13,9 +13,11 @@ from tests.support.service import LOOPBACK, WEBHOOK_KEY, ServerProcess
 
 @pytest.fixture(scope="module")
 async def console(template: str, redis_url: str, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Console]:
-    """One server with one worker."""
+    """One server with one worker and a background process."""
     database_url = await create_database(template)
     variables = {
+        # It fills the feed.
+        "TALLYSTICK_BACKGROUND": "true",
         "TALLYSTICK_CONSOLE_TOKEN": TOKEN,
         "TALLYSTICK_WEBHOOK_KEY": WEBHOOK_KEY,
         "TALLYSTICK_WEBHOOK_PRIVATE_NETWORKS": LOOPBACK,

@@ -3,6 +3,7 @@
 from typing import Any, NamedTuple
 
 import aiohttp
+import orjson
 
 from tests.support.client import Client
 from tests.support.service import ServerProcess, make_key
@@ -11,7 +12,7 @@ TOKEN = "a-token-that-is-long-enough-for-tests"
 LEDGER = "books"
 # Would be seen if any of it were read as HTML.
 SCRIPT = "<script>document.title='broken'</script>"
-IMAGE = "<img src=x onerror=\"document.title='broken'\">"
+IMAGE = "<img src=x onerror=document.title=1>"
 
 
 class Console(NamedTuple):
@@ -31,6 +32,16 @@ class Console(NamedTuple):
         fields = {"Authorization": f"Bearer {TOKEN}", **headers}
         async with self.session.request(method, self.url + path, json=body, headers=fields) as response:
             return response.status, await response.json()
+
+    async def admin(self) -> int:
+        """Return the admin process."""
+        headers = {"Authorization": f"Bearer {TOKEN}"}
+        async with self.session.get(f"{self.url}/live", headers=headers) as response:
+            async for line in response.content:
+                if line.startswith(b"data: {"):
+                    places = orjson.loads(line.removeprefix(b"data: "))["places"]
+                    return next(int(place["pid"]) for place in places if place["label"] == "admin")
+        raise AssertionError("it tells nothing")
 
     async def ledger(self) -> int:
         """Return the number of LEDGER."""

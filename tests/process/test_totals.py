@@ -144,3 +144,25 @@ async def test_a_supervisor_that_does_not_listen() -> None:
     assert counts.values == {(name, labels): (REPORTS,) for name, labels, _ in samples(0)}
     worker.close()
     supervisor.close()
+
+
+async def test_what_is_gone() -> None:
+    """A report of all there are removes what it does not name, until it is there again."""
+    left, right = socket.socketpair()
+    process: Channel[ToChild] = Channel(left, ToChild)
+    supervisor: Channel[ToSupervisor] = Channel(right, ToSupervisor)
+    counts = Counts()
+
+    def handle(message: ToSupervisor) -> None:
+        assert isinstance(message, Counted)
+        counts.update(message)
+
+    supervisor.listen(handle, lambda: None)
+    reporter = Reporter(process.send)
+    for names in (["old", "new"], ["new"], ["new"], ["old"]):
+        lags = [Sample("tallystick_sink_lag_events", (name,), 1) for name in names]
+        reporter.report(values_of(lags), NAMED, whole=True)
+        supervisor.read_all()
+        assert [labels for _, labels in counts.values] == [(name,) for name in names]
+    process.close()
+    supervisor.close()

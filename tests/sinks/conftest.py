@@ -7,7 +7,7 @@ import pytest
 
 from loadtests.brokers import Broker, Kafka, RabbitMQ
 from server.events.sinks import kafka as kafka_module
-from server.events.sinks import publisher, publishing
+from server.events.sinks import publisher, publishing, sink
 from server.events.sinks import rabbitmq as rabbitmq_module
 from tests.support.brokers import running
 from tests.support.folders import server_folder
@@ -54,8 +54,9 @@ def noticing(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is away is found to be so sooner, and is tried again sooner."""
+    monkeypatch.setattr(sink, "OPEN_SECONDS", SHORT_SECONDS)
     for module in (kafka_module, rabbitmq_module):
-        for name in ("OPEN_SECONDS", "CONFIRM_SECONDS", "CLOSE_SECONDS"):
+        for name in ("CONFIRM_SECONDS", "CLOSE_SECONDS"):
             monkeypatch.setattr(module, name, SHORT_SECONDS)
     monkeypatch.setattr(kafka_module, "REQUEST_MS", 1_000)
     monkeypatch.setattr(publishing, "PAUSE_MAX_SECONDS", 1.0)

@@ -64,7 +64,7 @@ export function ask(title, fields, action, act, kind = "main") {
     confirm.disabled = true;
     try {
       const shown = await act(Object.fromEntries(new FormData(form)));
-      if (shown) form.replaceChildren(h("h2", {}, title), shown, h("div", { class: "buttons" }, button("Close", () => dialog.close(), { class: "main" })));
+      if (shown) form.replaceChildren(h("h2", {}, title), h("div", {}, shown), h("div", { class: "buttons" }, button("Close", () => dialog.close(), { class: "main" })));
       else dialog.close();
     } catch (error) {
       trouble.replaceChildren(problem(error));
