@@ -4,18 +4,25 @@ Pages of the reference that are made of the code: prints them as JSON, by name.
 scripts/site_pages.py runs it where the service's packages are, and adds the pages to the site.
 """
 
-import argparse
 import json
 import sys
-from collections.abc import Iterator
 from typing import Any, Final
 
 import msgspec
 
-from server.cli import parser
+from scripts import http_reference
+from server.cli import reference as command_line
+from server.http.openapi import document
 from server.http.problems import KINDS
 from server.settings import HELP, PREFIX, Settings
 
+SETTINGS: Final = f"""\
+Each is a variable `{PREFIX}` and its name in capitals, a file that `{PREFIX}<NAME>_FILE` names, or an argument of
+`tallystick serve`. `tallystick config` shows the values in force and where each came from."""
+PROBLEMS: Final = """\
+Every error is `application/problem+json` (RFC 9457) with one of these codes. On a write `outcome` says whether it was
+done, and `retry` which idempotency key to send next: [Exactly once](../explanations/exactly-once.md). A running server
+has the same pages at `/problems`."""
 # Bars end a column of a table.
 _BAR: Final = str.maketrans({"|": r"\|", "\n": " "})
 
@@ -27,8 +34,7 @@ def settings() -> str:
     lines = [
         "# Settings",
         "",
-        f"Each is a variable `{PREFIX}` and its name in capitals, a file that `{PREFIX}<NAME>_FILE` names, or an argument "
-        "of `tallystick serve`. `tallystick config` shows the values in force and where each came from.",
+        SETTINGS,
         "",
         "| setting | default | range | meaning |",
         "| --- | --- | --- | --- |",
@@ -46,43 +52,23 @@ def problems() -> str:
     lines = [
         "# Problems",
         "",
-        "Every error is `application/problem+json` (RFC 9457) with one of these codes. On a write `outcome` says whether it "
-        "was done, and `retry` which idempotency key to send next: [Exactly once](../explanations/exactly-once.md). A running "
-        "server has the same pages at `/problems`.",
+        PROBLEMS,
     ]
     for code, kind in KINDS.items():
         lines += ["", f"## {code}", "", f"**{kind.status} {kind.title}** · retry: `{kind.retry}`", "", kind.text]
     return "\n".join(lines) + "\n"
 
 
-def _commands(one: argparse.ArgumentParser) -> Iterator[argparse.ArgumentParser]:
-    """Yield the parsers that end a command line, in the order of the help."""
-    for action in one._actions:  # noqa: SLF001 -- argparse has no public way to its subcommands
-        if isinstance(action, argparse._SubParsersAction):  # noqa: SLF001 -- as above
-            for child in dict.fromkeys(action.choices.values()):
-                yield from _commands(child)
-            return
-    yield one
-
-
-def command_line() -> str:
-    """Return the page of the command line."""
-    lines = ["# Command line", "", "What `tallystick COMMAND --help` prints."]
-    for command in _commands(parser()):
-        lines += ["", f"## {command.prog}", "", "```text", command.format_help().rstrip(), "```"]
-    return "\n".join(lines) + "\n"
-
-
 def http_api() -> str:
-    """Return the page of the routes."""
-    return "# HTTP API\n"
+    """Return the page of the HTTP API."""
+    return http_reference.page(json.loads(document()))
 
 
 PAGES: Final = {
     "reference/http-api.md": http_api,
     "reference/problems.md": problems,
     "reference/settings.md": settings,
-    "reference/command-line.md": command_line,
+    "reference/command-line.md": command_line.page,
 }
 
 if __name__ == "__main__":

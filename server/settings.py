@@ -26,6 +26,9 @@ COLLECTOR_URL: Final = rf"^https?://{_HOST}(?:/[^?#@]*)?\Z"
 # Keys of Fernet: 32 bytes each.
 FERNET_KEYS: Final = r"^[A-Za-z0-9_-]{43}=(?:,[A-Za-z0-9_-]{43}=)*\Z"
 
+# Too long to be guessed, and nothing that a URL would have to escape.
+CONSOLE_TOKEN: Final = r"^[A-Za-z0-9_-]{32,128}\Z"  # noqa: S105 -- the form of one
+
 # Where a process can be told to fail on purpose, and how it is said.
 POSTING_FAILPOINTS: Final = ("posting.before_batch", "posting.sent", "posting.committed")
 FAILPOINT_NAMES: Final = (
@@ -35,6 +38,9 @@ FAILPOINT_NAMES: Final = (
 )
 _POINT = rf"\s*(?:{'|'.join(map(re.escape, FAILPOINT_NAMES))})=(?:kill|raise|stall)(?:@[1-9][0-9]*)?\s*"
 FAILPOINTS: Final = rf"^(?:{_POINT}(?:,{_POINT})*)?\Z"
+
+# What commands that call a server read of the environment; the service itself has no use for it.
+CLIENT_VARIABLES: Final = ("url", "api_key")
 
 # Kubernetes gives each pod such variables for every Service of its namespace; those of `tallystick` have our prefix.
 _SERVICE_LINK: Final = re.compile(r"(?:.*_)?(?:SERVICE_HOST|SERVICE_PORT(?:_.*)?|PORT_[0-9]+_(?:TCP|UDP|SCTP)(?:_.*)?)")
@@ -61,6 +67,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     admin_port: Port = 8081
     workers: Annotated[str, Meta(pattern=WORKERS)] = "auto"
     background: bool = True
+    console: bool = True
+    console_token: Annotated[str, Meta(pattern=CONSOLE_TOKEN)] | None = None
     data_dir: str = "data"
     database_url: Annotated[str, Meta(pattern=POSTGRES_URL)] | None = None
     redis_url: Annotated[str, Meta(pattern=REDIS_URL)] | None = None
@@ -104,6 +112,13 @@ HELP: Final[Mapping[str, Help]] = {
     "workers": Help(f"Worker processes: 1 to {WORKERS_MAX}, or auto for one a usable processor."),
     "background": Help(
         "Whether a background process runs beside the workers: true, or false where `tallystick background` is run."
+    ),
+    "console": Help("Whether operators have a console in the browser, at /console of the admin port: true or false."),
+    "console_token": Help(
+        "Token of the console: 32 to 128 letters, digits, - and _. Not set, `serve` makes one at each start and "
+        "prints it on a terminal, or keeps it in console.token beside the embedded servers; without either there is no "
+        "console.",
+        secret=True,
     ),
     "data_dir": Help("Folder of the embedded servers, used when an address below is not set."),
     "database_url": Help(
@@ -219,28 +234,51 @@ def _refusal(text: str, sources: Mapping[str, str]) -> str:
 def _read_variable(variable: str, text: str) -> tuple[str, str, str | None]:
     """Return name, source and text of the setting that an environment variable gives; an empty one gives no text."""
     word = variable.removeprefix(PREFIX)
+    name = word.lower()
+    if name.removesuffix(FILE_SUFFIX.lower()) in CLIENT_VARIABLES:
+        return name, variable, None
     if _SERVICE_LINK.fullmatch(word) or _SERVICE_ADDRESS.fullmatch(text):
         raise SettingsError(
             f"{variable} is one of the variables that Kubernetes sets for a Service whose name begins with tallystick: "
             "put `enableServiceLinks: false` into the pod's spec"
         )
-    name = word.lower()
     if name in Settings.__struct_fields__:
         return name, variable, _text(text, variable)
     file_name = name.removesuffix(FILE_SUFFIX.lower())
     if file_name != name and file_name in Settings.__struct_fields__:
         if (path := _text(text, variable)) is None:
             return file_name, variable, None
-        try:
-            with Path(path).open(encoding="utf-8") as file:
-                found = file.read(FILE_MAX_BYTES).strip()
-        except (OSError, ValueError) as error:
-            raise SettingsError(f"{variable}: the file cannot be read: {type(error).__name__}") from None
-        if not found:
-            raise SettingsError(f"{variable}: the file is empty")
-        return file_name, f"{variable}={path}", found
+        return file_name, f"{variable}={path}", _read_file(variable, path)
     known = ", ".join(PREFIX + field.upper() for field in Settings.__struct_fields__)
     raise SettingsError(f"unknown setting {variable}; known are {known}, each also with {FILE_SUFFIX}")
+
+
+def _read_file(variable: str, path: str) -> str:
+    """Return what the file that a variable names holds."""
+    try:
+        with Path(path).open(encoding="utf-8") as file:
+            found = file.read(FILE_MAX_BYTES).strip()
+    except (OSError, ValueError) as error:
+        raise SettingsError(f"{variable}: the file cannot be read: {type(error).__name__}") from None
+    if not found:
+        raise SettingsError(f"{variable}: the file is empty")
+    return found
+
+
+def read_client_variable(name: str, environment: Mapping[str, str] | None = None) -> str | None:
+    """
+    Return what a variable of CLIENT_VARIABLES holds, or the file that it names; None where it is not set.
+
+    Raises:
+        SettingsError: It is given twice, or its file cannot be read.
+    """
+    variables = os.environ if environment is None else environment
+    variable = PREFIX + name.upper()
+    text = _text(variables.get(variable, ""), variable)
+    path = _text(variables.get(variable + FILE_SUFFIX, ""), variable + FILE_SUFFIX)
+    if text is not None and path is not None:
+        raise SettingsError(f"{name} is set twice: by {variable} and by {variable}{FILE_SUFFIX}")
+    return text if path is None else _read_file(variable + FILE_SUFFIX, path)
 
 
 def _text(text: str, source: str) -> str | None:

@@ -1,1 +1,81 @@
-"""The Python client of the Tallystick payments ledger."""
+"""The Python client of the Tallystick payments ledger: payments that are made once, however often they are retried."""
+
+from msgspec import UNSET
+
+from tallystick_client.accounts import AccountItem
+from tallystick_client.answers import (
+    Account,
+    AccountResult,
+    ApiKey,
+    Deleted,
+    Delivery,
+    Entry,
+    Event,
+    EventPage,
+    Hold,
+    Integrity,
+    Ledger,
+    Limits,
+    PastBalance,
+    Problem,
+    Results,
+    Statement,
+    Transfer,
+    TransferResult,
+    TrialBalance,
+    Undelivered,
+    WebhookEndpoint,
+    WebhookTest,
+)
+from tallystick_client.clients import AsyncTallystick, Tallystick
+from tallystick_client.errors import (
+    OutcomeUnknownError,
+    ProblemError,
+    RefusedError,
+    TallystickError,
+    UnavailableError,
+    WebhookError,
+)
+from tallystick_client.request import new_key
+from tallystick_client.transfers import Conditions, FollowUp, TransferItem
+from tallystick_client.webhooks import verify_webhook
+
+__all__ = [
+    "UNSET",
+    "Account",
+    "AccountItem",
+    "AccountResult",
+    "ApiKey",
+    "AsyncTallystick",
+    "Conditions",
+    "Deleted",
+    "Delivery",
+    "Entry",
+    "Event",
+    "EventPage",
+    "FollowUp",
+    "Hold",
+    "Integrity",
+    "Ledger",
+    "Limits",
+    "OutcomeUnknownError",
+    "PastBalance",
+    "Problem",
+    "ProblemError",
+    "RefusedError",
+    "Results",
+    "Statement",
+    "Tallystick",
+    "TallystickError",
+    "Transfer",
+    "TransferItem",
+    "TransferResult",
+    "TrialBalance",
+    "UnavailableError",
+    "Undelivered",
+    "WebhookEndpoint",
+    "WebhookError",
+    "WebhookTest",
+    "new_key",
+    "verify_webhook",
+]

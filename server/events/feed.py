@@ -3,10 +3,11 @@
 from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import partial
-from typing import Final, NamedTuple
+from typing import Annotated, Final, Literal, NamedTuple
 
 import asyncpg
 import msgspec
+from msgspec import Meta
 
 from server.ledger.accounts import Account
 from server.ledger.invalidation import InvalidatingDatabase, Versions, transfer_shown
@@ -107,15 +108,20 @@ class _Change(msgspec.Struct):
 class Envelope(msgspec.Struct):
     """An event as CloudEvents 1.0 has it in JSON, with its position in the feed of its ledger."""
 
-    specversion: str
-    # The name of the ledger, a slash and the position: the same in every delivery.
-    id: str
-    source: str
-    type: str
-    subject: str
-    time: str
-    datacontenttype: str
-    position: int
+    specversion: Literal["1.0"]
+    id: Annotated[
+        str,
+        Meta(
+            description="The name of the ledger, a slash and the position: the same in every delivery.",
+            examples=["main/17"],
+        ),
+    ]
+    source: Annotated[str, Meta(examples=["/ledgers/main"], extra_json_schema={"format": "uri-reference"})]
+    type: Annotated[str, Meta(examples=["tallystick.transfer.posted.v1"])]
+    subject: Annotated[str, Meta(description="The id of the transfer or of the account.")]
+    time: Annotated[str, Meta(examples=["2026-01-31T12:00:00.000000Z"], extra_json_schema={"format": "date-time"})]
+    datacontenttype: Literal["application/json"]
+    position: Annotated[int, Meta(ge=1, examples=[17])]
     data: msgspec.Raw
 
 

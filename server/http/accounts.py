@@ -1,7 +1,5 @@
 """Handlers of accounts."""
 
-import re
-
 import msgspec
 from msgspec import UNSET
 
@@ -11,7 +9,7 @@ from server.http.body import shape_problem
 from server.http.call import Call
 from server.http.cursors import Position, Version, read_cursor
 from server.http.headers import REPLAYED, etag
-from server.http.if_match import read_if_match
+from server.http.if_match import names_tag, read_if_match
 from server.http.listing import page
 from server.http.narrowing import check_opening, named_account
 from server.http.problems import Problem, invalid, retry_after_seconds
@@ -35,8 +33,6 @@ from server.store.by_hand import needs_task
 from server.store.cache import Cache
 from server.store.errors import OutcomeUnknownError
 from server.store.keyspace import Keyspace
-
-_ETAG = re.compile(r'(?:W/)?"([^"]*)"')
 
 
 class AccountHandlers:
@@ -261,7 +257,7 @@ def _change(body: models.AccountPatch) -> AccountChange:
 def _shown(call: Call, version: int, body: bytes) -> Reply:
     headers = etag(version)
     match = call.head.if_none_match
-    if match is not None and (match.strip() == "*" or str(version) in _ETAG.findall(match)):
+    if match is not None and names_tag(match, str(version)):
         return Reply(304, b"", headers=headers)
     return Reply(200, body, headers=headers)
 

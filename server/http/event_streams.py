@@ -13,8 +13,9 @@ from server.gate.keys import Authenticator
 from server.http.amounts import as_strings
 from server.http.call import Call
 from server.http.headers import NO_STORE, header
+from server.http.parameters import whole_number
 from server.http.problems import Problem, invalid
-from server.http.query import EventStreamQuery, whole_number
+from server.http.query import EventStreamQuery
 from server.http.reading import Reading, Readings
 from server.http.reply import Reply, StreamedReply
 from server.http.streams import EventStreams

@@ -1,13 +1,16 @@
 """The handler that reads events, at once or when there are some."""
 
 import time
+from typing import Annotated
 
 import msgspec
+from msgspec import Meta
 
 from server.events.feed import Envelope
 from server.events.heads import Chosen
 from server.events.pages import Page
 from server.http.call import Call
+from server.http.members import Position
 from server.http.query import EventsQuery
 from server.http.reading import Reading, Readings
 from server.http.reply import Reply
@@ -18,7 +21,7 @@ class EventsBody(msgspec.Struct, gc=False):
     """Events in order, and the position to read on from."""
 
     data: list[Envelope]
-    next_after: int
+    next_after: Annotated[Position, Meta(description="For the parameter `after` of the next page.")]
 
 
 class EventHandlers:

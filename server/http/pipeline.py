@@ -119,6 +119,29 @@ class Pipeline:
         self.observer.ended(call, reply.status)
         return reply
 
+    async def operate(self, call: Call, key: ApiKey) -> Reply:
+        """
+        Return the reply to a request of an operator of the server, as to one that came with *key*.
+
+        Raises:
+            ConnectionError: The operator is gone.
+        """
+        try:
+            match = self._router.find(call.path)
+            if match is None:
+                _refuse_target(match)
+            methods, call.names = match
+            call.route, call.key = methods.get(call.method), key
+            reply = await self._serve(call, match)
+        except ConnectionError:
+            raise
+        except Exception as error:
+            reply = self.failure(call, error)
+        finally:
+            call.release_place()
+        self._suit(call, reply)
+        return reply
+
     def _suit(self, call: Call, reply: Reply) -> None:
         """Give a reply the form that its caller asks for, and leave to be read by a page of another origin."""
         has_amounts = call.route is None or call.route.has_amounts

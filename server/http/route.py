@@ -31,10 +31,13 @@ class Text(NamedTuple):
         media_type: Without parameters.
 
         description: What it holds.
+
+        schema: Of a piece of it, where it has some: an event of a stream.
     """
 
     media_type: str
     description: str
+    schema: Mapping[str, Any] = MappingProxyType({"type": "string"})
 
 
 class Route(NamedTuple):

@@ -1,15 +1,15 @@
 """Handlers of statements and of the trial balance."""
 
-import re
-from collections.abc import AsyncGenerator, Iterable, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from functools import partial
-from typing import Final
 
 import msgspec
 
 from server.http import render
+from server.http.accept import prefers
 from server.http.call import Call
 from server.http.headers import VARY_ACCEPT
+from server.http.members import Count, CurrencyName, Instant, Sum
 from server.http.narrowing import named_account
 from server.http.problems import Problem, invalid
 from server.http.query import StatementQuery, TrialBalanceQuery
@@ -23,26 +23,22 @@ from server.ledger.prefixes import Prefixes
 from server.ledger.statements import Line, Period, Statement, Statements
 from server.ledger.trial_balance import CURRENCIES_MAX, TooManyCurrenciesError, TrialBalances
 
-# One media range of Accept, and its weight.
-_RANGE: Final = re.compile(r"\s*(?P<type>[^\s;,]+)\s*(?:;(?P<parameters>.*))?", re.DOTALL)
-_WEIGHT: Final = re.compile(r"(?:^|;)\s*q\s*=\s*(?P<weight>[01](?:\.[0-9]{0,3})?)\s*(?:;|$)", re.IGNORECASE)
-
 
 class TotalBody(msgspec.Struct, gc=False):
     """The accounts of one currency: sums of balances below zero, of those above, and of both."""
 
-    currency: str
-    debit: int
-    credit: int
-    net: int
-    accounts: int
+    currency: CurrencyName
+    debit: Sum
+    credit: Sum
+    net: Sum
+    accounts: Count
 
 
 class TrialBalanceBody(msgspec.Struct, gc=False):
     """A trial balance, by currency; `at` is null where it is that of now."""
 
     prefix: str | None
-    at: str | None
+    at: Instant | None
     data: list[TotalBody]
 
 
@@ -75,7 +71,7 @@ class StatementHandlers:
             raise Problem("account_not_found") from None
         except FutureInstantError:
             raise invalid("from", "The instant has not come yet.") from None
-        form: Form = CsvForm() if wants_csv(call.headers.getall("Accept", ())) else JsonForm()
+        form: Form = CsvForm() if prefers(call.headers.getall("Accept", ()), "text/csv") else JsonForm()
         lines = without_hidden(await statement.read_on(), accounts)
         if statement.ended:
             body = form.begin(statement) + form.lines(lines) + form.end(statement)
@@ -107,19 +103,6 @@ class StatementHandlers:
             [TotalBody(total.currency, total.debit, total.credit, total.net, total.accounts) for total in totals],
         )
         return Reply(200, msgspec.json.encode(body))
-
-
-def wants_csv(accept: Iterable[str]) -> bool:
-    """Return whether fields of Accept name CSV, and nothing that says they want JSON more."""
-    weights: dict[str, float] = {}
-    for text in ",".join(accept).split(","):
-        found = _RANGE.fullmatch(text)
-        if found is None:
-            continue
-        weight = _WEIGHT.search(found["parameters"] or "")
-        weights[found["type"].lower()] = float(weight["weight"]) if weight else 1.0
-    csv = weights.get("text/csv", 0.0)
-    return csv > 0 and csv >= weights.get("application/json", 0.0)
 
 
 async def _pieces(

@@ -52,6 +52,7 @@ class TransferHandlers:
         self._keyspace = keyspace
         self._narrowing = narrowing
         self._replays = tallies.replays
+        self._problems = tallies.problems
 
     def stored(self, call: Call) -> tuple[LookUp, bytes]:
         """Return what the gate looks up for a transfer: the answer that its key has been given before."""
@@ -121,6 +122,8 @@ class TransferHandlers:
         assert outcome.answer is not None, "the lane renders the answers of single requests"
         if outcome.replayed:
             self._replays["postgres"] += 1
+        if outcome.attempt.refusal is not None:
+            self._problems[outcome.attempt.refusal] += 1
         return _answer(outcome.answer, REPLAYED if outcome.replayed else b"")
 
     async def get_transfer(self, call: Call, _query: Query) -> Reply:

@@ -71,8 +71,8 @@ class TransferLists:
         Return up to *limit* of the chosen transfers in the order of their instants and ids, newest first, and one more
         where there is one.
 
-        A row of a posting under way may still appear before rows that were read: docs/reference/requests.md tells how to read on
-        without missing one.
+        A row of a posting under way may still appear before rows that were read: docs/reference/requests.md tells how
+        to read on without missing one.
 
         Args:
             before: Place of the last one already seen.

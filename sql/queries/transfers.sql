@@ -52,6 +52,14 @@ FROM (SELECT * FROM transfers WHERE ledger_id = $1 AND id >= $2 ORDER BY id LIMI
 LEFT JOIN LATERAL ({progress_of_it}) AS p ON true
 WHERE t.id = $2;
 
+-- name: transfer_children(ledger_id, parent, limit)
+-- What was posted on top of a transfer, oldest first: its captures, its void or expiry, and its reversals.
+SELECT {transfer_columns}
+FROM transfers AS t
+WHERE t.ledger_id = $1 AND t.parent = $2 AND t.refusal IS NULL
+ORDER BY t.created_at, t.id
+LIMIT $3;
+
 -- columns: examined_columns
 -- *, ($5::text IS NULL OR kind = $5) AND ($6::jsonb IS NULL OR metadata::jsonb @> $6)
 -- AND ($9::text[] IS NULL OR source ^@ ANY ($9) OR destination ^@ ANY ($9)) AS matches,

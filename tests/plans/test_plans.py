@@ -10,6 +10,7 @@ import pytest
 from server.ledger.history import TIME_MAX, TIME_MIN
 from server.ledger.limits import BALANCE_MAX, PAGE_MAX
 from server.ledger.statements import PAGE_ENTRIES
+from server.ledger.summary import COUNTED_MAX
 from server.ledger.transfer_lists import EXAMINED_MAX, ID_MAX
 from server.store.sql import queries, query, sql_root
 from tests.plans.conftest import ACCOUNTS, TRANSFERS, Large
@@ -89,6 +90,8 @@ CASES = [
         lambda at: ([at.ledger_id] * 100, [f"{n:016x}" for n in range(1, 101)], [0.0] * 100),
         "a batch",
     ),
+    # Accounts and transfers up to the number that is counted, a ledger, its head, its round, and its four ends.
+    case("ledger_summary", 2 * COUNTED_MAX + 7, lambda _: (COUNTED_MAX,)),
     case("account_read_many", 1, lambda _: ([ACCOUNT],), "one"),
     case("account_read_many", 500, lambda _: (IDS,), "a batch"),
     case("account_locked_many", 1001, lambda _: (IDS,)),
@@ -260,8 +263,8 @@ async def test_every_index_is_needed(large: Large) -> None:
             ledger = () if name in WITHOUT_LEDGER else (large.ledger_id,)
             plan = await explain(connection, query(name), (*ledger, *arguments(large)))
             used |= {node["Index Name"] for node in plan.nodes if "Index Name" in node and node["Actual Loops"]}
-        # For the auditor (test_audit_pages.py), and for the names of ledgers.
-        assert {row["indexname"] for row in there} - used == {"transfers_parent_index", "ledgers_pkey"}
+        # For the auditor (test_audit_pages.py).
+        assert {row["indexname"] for row in there} - used == {"transfers_parent_index"}
     finally:
         await connection.close()
 

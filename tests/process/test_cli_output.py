@@ -195,7 +195,7 @@ async def test_a_whole_key_is_limited(database_url: str, token: str) -> None:
     """Its limits are changed, and it is shown by its public id."""
     end = await call("keys", "limit", token, "--rate", "5/s", database_url=database_url)
     assert (end.code, end.err) == (0, "")
-    assert end.out.startswith(f"books\t{token.split('_')[2]}\tread\t")
+    assert end.out.splitlines()[1].startswith(f"books   {token.split('_')[2]}  read  ")
     assert token[-72:] not in end.out
 
 
@@ -261,7 +261,7 @@ def test_a_fault_of_the_program(monkeypatch: pytest.MonkeyPatch, capsys: pytest.
     def broken(*_: object) -> int:
         raise RuntimeError(TOKEN)
 
-    monkeypatch.setitem(main.__globals__["COMMANDS"], "config", broken)
+    monkeypatch.setattr("server.cli.operating._config", broken)
     assert main(["config"]) == 2
     err = capsys.readouterr().err
     assert re.fullmatch(r"tallystick: a fault of this program \(RuntimeError at test_cli_output.py:\d+\): .*\n", err)

@@ -61,7 +61,8 @@ async def call(*arguments: str, **variables: str) -> Ended:
 
 
 def _call(arguments: tuple[str, ...], settings: Mapping[str, str]) -> Ended:
-    out, err = io.StringIO(), io.StringIO()
+    # With bytes below their letters, as those of a process are.
+    out, err = (io.TextIOWrapper(io.BytesIO(), encoding="utf-8", newline="") for _ in range(2))
     with (
         mock.patch.dict(os.environ, environment(settings), clear=True),
         contextlib.redirect_stdout(out),
@@ -73,7 +74,14 @@ def _call(arguments: tuple[str, ...], settings: Mapping[str, str]) -> Ended:
         except SystemExit as end:
             # The parser of arguments ends the program by itself.
             code = int(end.code or 0)
-    return Ended(code, out.getvalue(), err.getvalue())
+    return Ended(code, _written(out), _written(err))
+
+
+def _written(stream: io.TextIOWrapper) -> str:
+    stream.flush()
+    buffer = stream.buffer
+    assert isinstance(buffer, io.BytesIO)
+    return buffer.getvalue().decode()
 
 
 @contextlib.contextmanager

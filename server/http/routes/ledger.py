@@ -5,6 +5,7 @@ from typing import Final
 from server.gate.keys import Role
 from server.http.integrity import IntegrityBody, IntegrityHandlers
 from server.http.key_limits import LimitHandlers, LimitsBody
+from server.http.ledger import LedgerBody, LedgerHandlers
 from server.http.query import TrialBalanceQuery
 from server.http.route import Route
 from server.http.statements import StatementHandlers, TrialBalanceBody
@@ -12,6 +13,16 @@ from server.http.statements import StatementHandlers, TrialBalanceBody
 _TAG: Final = "Ledger"
 
 LEDGER: Final = (
+    Route(
+        "GET",
+        "/v1/ledger",
+        Role.READ,
+        LedgerHandlers.get_ledger,
+        "Read what the ledger is",
+        _TAG,
+        answers={200: LedgerBody},
+        has_amounts=False,
+    ),
     Route(
         "GET",
         "/v1/balances",

@@ -2,11 +2,14 @@
 
 import asyncio
 import time
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from server.ledger.audit import LedgerReport, audit
 from server.ledger.audit_pages import Finding
 from server.process.commands.exits import complain, say
+from server.process.commands.tables import say_json
 from server.telemetry.metrics import AUDITED
 
 # Seconds between two lines of progress; a small ledger is done before the first.
@@ -33,12 +36,14 @@ class _Progress:
             complain(f"{self.seconds:5.0f} s  {self._now}")
 
 
-async def report_audit(dsn: str, ledger: str | None, metrics: Path | None = None) -> bool:
+async def report_audit(dsn: str, ledger: str | None, metrics: Path | None = None, *, as_json: bool = False) -> bool:
     """
     Audit, print the report, and return whether the books are clean.
 
     Args:
         metrics: File for Prometheus's node exporter; written when the audit is complete.
+
+        as_json: Whether the report is one object of JSON, when the audit is complete.
 
     Raises:
         AuditError, StoreUnavailableError, DatabaseError: As `audit`.
@@ -48,37 +53,56 @@ async def report_audit(dsn: str, ledger: str | None, metrics: Path | None = None
     progress = _Progress()
     ticker = asyncio.get_running_loop().create_task(progress.run())
     reports: list[LedgerReport] = []
-    findings = 0
+    schema: list[Finding] = []
     try:
         async for part in audit(dsn, ledger, progress.on_pass):
             if isinstance(part, Finding):
-                say("schema:")
-                _print_finding(part)
-                findings += part.total
+                schema.append(part)
             else:
                 reports.append(part)
-                findings += _print_report(part)
+            if not as_json:
+                _print_part(part)
     finally:
         ticker.cancel()
     seconds = progress.seconds
-    _print_sum(reports, findings, seconds)
+    findings = _total(schema) + sum(_total(report.findings) for report in reports)
+    if as_json:
+        shown = [_members(report) for report in reports]
+        say_json({"clean": not findings, "seconds": round(seconds, 3), "schema": _all(schema), "ledgers": shown})
+    else:
+        _print_sum(reports, findings, seconds)
     if metrics is not None:
         _write_metrics(metrics, findings, sum(report.transfers for report in reports), seconds)
     return not findings
 
 
-def _print_report(report: LedgerReport) -> int:
-    """Print the findings of a ledger and return their number."""
-    found = sum(finding.total for finding in report.findings)
+def _total(findings: Sequence[Finding]) -> int:
+    return sum(finding.total for finding in findings)
+
+
+def _members(report: LedgerReport) -> dict[str, Any]:
+    """Return a report for programs."""
+    return {**report._asdict(), "link": report.link.hex(), "findings": _all(report.findings)}
+
+
+def _all(findings: Sequence[Finding]) -> list[dict[str, Any]]:
+    return [finding._asdict() for finding in findings]
+
+
+def _print_part(part: LedgerReport | Finding) -> None:
+    """Print what is known of a ledger, or of the schema."""
+    if isinstance(part, Finding):
+        say("schema:")
+        _print_finding(part)
+        return
     say(
-        f"ledger {report.ledger}: {report.accounts:,} accounts, {report.transfers:,} transfers, "
-        f"{report.entries:,} entries, {report.holds:,} holds, {report.events:,} events: {_findings(found)}"
+        f"ledger {part.ledger}: {part.accounts:,} accounts, {part.transfers:,} transfers, "
+        f"{part.entries:,} entries, {part.holds:,} holds, {part.events:,} events: {_findings(_total(part.findings))}"
     )
-    if report.events:
-        say(f"  head of its chain: {report.events} {report.link.hex()}")
-    for finding in report.findings:
+    if part.events:
+        say(f"  head of its chain: {part.events} {part.link.hex()}")
+    for finding in part.findings:
         _print_finding(finding)
-    return found
 
 
 def _print_finding(finding: Finding) -> None:

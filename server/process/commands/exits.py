@@ -8,11 +8,26 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Final, TextIO
 
-# `audit` or `doctor` found a fault; the command could not be carried out.
 EXIT_FAULTS: Final = 1
 EXIT_ERROR: Final = 2
+EXIT_REFUSED: Final = 3
+EXIT_UNKNOWN: Final = 4
+EXIT_AWAY: Final = 5
+EXIT_INTERRUPTED: Final = 128 + signal.SIGINT
 # The reader of standard output is gone: the code that a shell shows for a program ended by SIGPIPE.
 EXIT_NO_READER: Final = 128 + signal.SIGPIPE
+
+# As the help of the program shows them.
+EXIT_CODES: Final = {
+    0: "done",
+    EXIT_FAULTS: "audit or doctor found a fault, or a line of a file cannot be imported",
+    EXIT_ERROR: "not carried out: words, settings, a file, a key that may not, or a server of the operator's is wrong",
+    EXIT_REFUSED: "refused by the ledger, as with too little money, or there is no such thing",
+    EXIT_UNKNOWN: "the outcome of a payment is unknown: standard error says how to ask what became of it",
+    EXIT_AWAY: "the server cannot be reached or has no time: nothing was done, try again later",
+    EXIT_INTERRUPTED: "interrupted by Ctrl-C",
+    EXIT_NO_READER: "the reader of standard output has gone",
+}
 
 # Secrets that may be pasted in the wrong place: a key or a part of one, and a password in an address.
 _SECRETS: Final = (
@@ -21,6 +36,12 @@ _SECRETS: Final = (
     (re.compile(r"://\S*@"), "://...@"),
     (re.compile(r"(pass\w*=)[^\s&]+", re.IGNORECASE), r"\1..."),
 )
+
+
+def shown_codes(*codes: int) -> str:
+    """Return what exit codes mean, as the help of commands has it; without any named, all of them."""
+    named = (0, *codes) if codes else EXIT_CODES
+    return "\n".join(("exit codes:", *(f"  {code:<3}  {EXIT_CODES[code]}" for code in named)))
 
 
 class OutputError(Exception):
@@ -100,12 +121,12 @@ def say_bytes(text: bytes) -> None:
         sys.stdout.buffer.flush()
 
 
-def complain(text: str, *, end: str = "\n") -> None:
+def complain(text: str, *, end: str = "\n", may_be_secret: bool = True) -> None:
     """Print on standard error, with secrets masked; if that fails, only the exit code tells the error."""
     if sys.stderr is None:
         return
     try:
-        print(masked(text), end=end, file=sys.stderr, flush=True)
+        print(masked(text) if may_be_secret else text, end=end, file=sys.stderr, flush=True)
     except OSError:
         _abandon(sys.stderr)
 

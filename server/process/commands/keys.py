@@ -4,7 +4,7 @@ import argparse
 import re
 from collections.abc import Awaitable, Callable, Mapping
 from datetime import UTC, datetime
-from typing import Final
+from typing import Any, Final
 
 from server.app import default_limits
 from server.gate.key_store import (
@@ -29,6 +29,8 @@ from server.gate.tokens import read_key_name
 from server.http.instants import read_instant
 from server.ledger.prefixes import read_prefixes
 from server.process.commands.exits import OutputError, check_output, fail, say
+from server.process.commands.key_rows import KEYS_OF_LEDGERS, say_key
+from server.process.commands.tables import say_listing
 from server.process.commands.target import Action
 from server.settings import Settings
 from server.store.postgres import Database
@@ -50,6 +52,8 @@ def keys_action(settings: Settings, options: argparse.Namespace) -> Action:
 
 
 def _create(settings: Settings, options: argparse.Namespace) -> Action:
+    if options.ledger is None:
+        raise ValueError("name the ledger with --ledger; to ask a server instead, set TALLYSTICK_API_KEY")
     change = _change(options)
     change.limit.check(default_limits(settings).key)
     # What cannot be shown is not made.
@@ -87,7 +91,7 @@ def _limit(settings: Settings, options: argparse.Namespace) -> Action:
 
     async def act(database: Database, of_ledger: int, key_id: str) -> int:
         key = await change_key(database, of_ledger, key_id, change, default=default)
-        say(shown_key(await ledger_name(database, of_ledger), key))
+        say_key(KEYS_OF_LEDGERS, _members(await ledger_name(database, of_ledger), key), as_json=options.json)
         return 0
 
     return _on_key(options, act)
@@ -111,8 +115,7 @@ def _list(_: Settings, options: argparse.Namespace) -> Action:
         listed = await list_keys(database, options.ledger)
         if listed is None:
             return fail(f"there is no ledger {options.ledger}")
-        for ledger, key in listed:
-            say(shown_key(ledger, key))
+        say_listing(KEYS_OF_LEDGERS, (_members(*each) for each in listed), as_json=options.json)
         return 0
 
     return act
@@ -215,29 +218,21 @@ def _number(name: str, text: str | None, least: int, most: int) -> int | None:
     return int(text)
 
 
-def shown_limit(limit: KeyLimit) -> tuple[str, str, str]:
-    """Return rate, burst and concurrency as a person reads them; `-` takes the service's default."""
-    rate = "-" if limit.quota is None or limit.window is None else shown_rate(limit.quota, limit.window)
-    return rate, str(limit.burst or "-"), str(limit.concurrency or "-")
-
-
-def shown_key(ledger: str, key: StoredKey) -> str:
-    """Return the line of a key."""
-    accounts = "-" if key.accounts is None else ",".join(key.accounts)
-    used = "-" if key.last_used_at is None else _time(key.last_used_at)
-    columns = (ledger, key.id, key.role, _time(key.created_at), *shown_limit(key.limit), accounts, used, _state(key))
-    return "\t".join(columns)
-
-
-def _state(key: StoredKey) -> str:
-    """Return whether a key opens something, as a person reads it."""
-    if key.revoked_at is not None:
-        return f"revoked {_time(key.revoked_at)}"
-    if key.expires_at is None:
-        return "active"
-    word = "expires" if key.expires_at > datetime.now(UTC) else "expired"
-    return f"{word} {_time(key.expires_at)}"
-
-
-def _time(at: datetime) -> str:
-    return f"{at.astimezone(UTC):%Y-%m-%dT%H:%M:%SZ}"
+def _members(ledger: str, key: StoredKey) -> dict[str, Any]:
+    """Return a key by the names that the API has for its members, with its ledger."""
+    rate = None if key.quota is None or key.window is None else shown_rate(key.quota, key.window)
+    return {
+        "ledger": ledger,
+        "id": key.id,
+        "role": key.role,
+        "description": key.description,
+        "accounts": key.accounts,
+        "rate": rate,
+        "burst": key.burst,
+        "concurrency": key.concurrency,
+        "created_at": key.created_at,
+        "expires_at": key.expires_at,
+        "revoked_at": key.revoked_at,
+        "last_used_at": key.last_used_at,
+        "previous_tokens_until": key.former_until,
+    }

@@ -18,8 +18,8 @@ from server.process.commands.books import (
     open_checked,
     read_instant,
 )
-from server.process.commands.doctor import examine
-from server.process.commands.exits import EXIT_FAULTS, fail, masked, say
+from server.process.commands.doctor import examine, say_findings
+from server.process.commands.exits import EXIT_FAULTS, fail, say
 from server.process.commands.keys import LEDGER_NAME, keys_action
 from server.process.commands.sinks import sinks_action
 from server.process.commands.target import Action, Target, migrate_target, open_target
@@ -104,16 +104,15 @@ def _audit(loaded: Loaded, options: argparse.Namespace) -> int:
     with open_target(loaded.settings) as target:
         if target.embedded:
             _run(migrate_target(target, loaded.settings))
-        return 0 if _run(report_audit(target.database_url, options.ledger, metrics)) else EXIT_FAULTS
+        return (
+            0 if _run(report_audit(target.database_url, options.ledger, metrics, as_json=options.json)) else EXIT_FAULTS
+        )
 
 
-def _doctor(loaded: Loaded, _: argparse.Namespace) -> int:
+def _doctor(loaded: Loaded, options: argparse.Namespace) -> int:
     with open_target(loaded.settings, redis=True) as target:
         findings = _run(examine(loaded.settings, target))
-    for finding in findings:
-        say(f"{'FAULT' if finding.faults else 'ok':6}{finding.subject}")
-        for fault in finding.faults:
-            say(f"      - {masked(fault)}")
+    say_findings(findings, as_json=options.json)
     return EXIT_FAULTS if any(finding.faults for finding in findings) else 0
 
 

@@ -1,8 +1,7 @@
 """The command `sinks`: brokers that are sent every event."""
 
 import argparse
-from collections.abc import Callable, Mapping, Sequence
-from datetime import datetime
+from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 import orjson
@@ -12,11 +11,18 @@ from server.events.sinks.store import Lag, Refused, SinkError, SinkRow, Sinks
 from server.gate.key_store import ledger_id
 from server.process.commands.exits import fail, say
 from server.process.commands.keys import LEDGER_NAME
+from server.process.commands.tables import Column, say_listing
 from server.process.commands.target import Action
 from server.store.postgres import Database
 
-# Between the columns of a table.
-GAP: Final = "  "
+LISTED: Final = tuple(map(Column, ("name", "kind", "ledger", "state", "created", "target")))
+STATED: Final = (
+    Column("name"),
+    Column("state"),
+    Column("lag_events", right=True),
+    Column("lag_seconds", right=True),
+    *map(Column, ("failing_since", "error_at", "refused", "error")),
+)
 
 
 def sinks_action(options: argparse.Namespace) -> Action:
@@ -52,12 +58,7 @@ def _create(options: argparse.Namespace) -> Action:
 
 def _list(options: argparse.Namespace) -> Action:
     async def act(database: Database) -> int:
-        rows = await Sinks(database).rows()
-        if options.json:
-            _say_json([_described(row) for row in rows])
-        else:
-            columns = ("name", "kind", "ledger", "state", "created", "target")
-            _say_table(columns, [_line(_described(row), columns) for row in rows])
+        say_listing(LISTED, map(_described, await Sinks(database).rows()), as_json=options.json)
         return 0
 
     return act
@@ -67,11 +68,7 @@ def _status(options: argparse.Namespace) -> Action:
     async def act(database: Database) -> int:
         sinks = Sinks(database)
         shown = [_stated(row, await sinks.lag(row)) for row in await sinks.rows()]
-        if options.json:
-            _say_json(shown)
-        else:
-            columns = ("name", "state", "lag_events", "lag_seconds", "failing_since", "error_at", "error", "refused")
-            _say_table(columns, [_line(row, columns) for row in shown])
+        say_listing(STATED, shown, as_json=options.json)
         return 0
 
     return act
@@ -130,7 +127,7 @@ def _described(row: SinkRow) -> dict[str, Any]:
         "kind": row.kind,
         "ledger": row.ledger,
         "state": row.state,
-        "created": _time(row.created_at),
+        "created": row.created_at,
         "target": row.read_options().target,
         "options": orjson.Fragment(row.options),
     }
@@ -144,29 +141,8 @@ def _stated(row: SinkRow, lag: Lag) -> dict[str, Any]:
         "state": row.state,
         "lag_events": lag.events,
         "lag_seconds": round(lag.seconds, 1),
-        "failing_since": _time(row.failing_since),
-        "error_at": _time(row.error_at),
+        "failing_since": row.failing_since,
+        "error_at": row.error_at,
         "error": row.error,
         "refused": None if refused is None else _id(refused),
     }
-
-
-def _time(at: datetime | None) -> str | None:
-    return None if at is None else f"{at:%Y-%m-%dT%H:%M:%SZ}"
-
-
-def _line(row: Mapping[str, Any], columns: Sequence[str]) -> list[str]:
-    found = [row[column] for column in columns]
-    return ["-" if value is None else str(value) for value in found]
-
-
-def _say_json(rows: Sequence[Mapping[str, Any]]) -> None:
-    say(orjson.dumps(rows).decode())
-
-
-def _say_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Print a table, its last column as wide as it is."""
-    lines = [[column.upper().replace("_", " ") for column in columns], *rows]
-    widths = [max(len(line[number]) for line in lines) for number in range(len(columns))]
-    for line in lines:
-        say(GAP.join(f"{text:{width}}" for text, width in zip(line, widths, strict=True)).rstrip())

@@ -1,0 +1,295 @@
+"""The two ways to do what a course says: blocking, and under asyncio. Both are httpx; neither decides anything."""
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncIterator, Iterator
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any, TypeVar
+from urllib.parse import urlsplit
+
+import httpx
+
+from tallystick_client.following import Open, Read
+from tallystick_client.request import Request
+from tallystick_client.rules import Answer, Broken, Course, Item, Pause, Rules, Send
+
+T = TypeVar("T")
+
+# Seconds to connect, and to wait for a connection of the pool: beyond, another attempt is better.
+CONNECT_SECONDS_MAX = 5.0
+POOL_SECONDS_MAX = 10.0
+# Seconds that an idle connection is kept: less than servers and balancers keep it.
+IDLE_SECONDS_MAX = 10.0
+# Bytes of an answer. A statement of a million entries has 250 MB; longer ones are asked for in parts.
+ANSWER_BYTES_MAX = 536_870_912
+# Errors of httpx before anything was sent.
+_NOT_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout)
+
+try:
+    _VERSION = version("tallystick-client")
+except PackageNotFoundError:
+    _VERSION = "unknown"
+
+
+class TimeLeft(dict[str, float | None]):
+    """
+    The timeouts of an attempt, as httpx takes them: what is left of it, asked for at the beginning of each phase.
+
+    Args:
+        seconds: What all of it may take.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__()
+        self._end = time.monotonic() + seconds
+
+    @property
+    def seconds(self) -> float:
+        """What is left; never nothing, which would be refused as a timeout."""
+        return max(0.001, self._end - time.monotonic())
+
+    @property
+    def is_over(self) -> bool:
+        """Whether nothing is left."""
+        return time.monotonic() >= self._end
+
+    def get(self, phase: str, _default: Any = None) -> float:
+        """Return the timeout of a phase."""
+        bounds = {"connect": CONNECT_SECONDS_MAX, "pool": POOL_SECONDS_MAX}
+        return min(self.seconds, bounds.get(phase, self.seconds))
+
+
+class Driver:
+    """
+    What both have in common.
+
+    Args:
+        url: Of the server, with a path where it stands behind one.
+
+        api_key: Sent with each request, and shown nowhere.
+
+        rules: Make the courses.
+    """
+
+    def __init__(self, url: str, api_key: str, rules: Rules) -> None:
+        parts = urlsplit(url)
+        if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
+            raise ValueError("the URL of a server looks like https://ledger.example.com")
+        if parts.username is not None or parts.password is not None:
+            raise ValueError("the URL of a server holds no user and no password")
+        if not api_key or not api_key.isascii() or not api_key.isprintable() or " " in api_key:
+            raise ValueError("an API key is visible ASCII characters")
+        self.url = url.rstrip("/")
+        self.rules = rules
+        self._headers = {
+            "Authorization": f"Bearer {api_key}",
+            "User-Agent": f"tallystick-client/{_VERSION}",
+            "Accept-Encoding": "identity",
+        }
+
+    def _options(self, connections_max: int) -> dict[str, Any]:
+        limits = httpx.Limits(
+            max_connections=connections_max,
+            max_keepalive_connections=connections_max,
+            keepalive_expiry=IDLE_SECONDS_MAX,
+        )
+        return {"headers": self._headers, "limits": limits, "follow_redirects": False}
+
+    def _sending(self, request: Request[Any], left: TimeLeft) -> dict[str, Any]:
+        """Return a request as httpx takes it."""
+        return {
+            "method": request.method,
+            "url": self.url + request.target,
+            "content": request.content,
+            "headers": request.headers,
+            "extensions": {"timeout": left},
+        }
+
+    def _opening(self, step: Open) -> dict[str, Any]:
+        """Return the request of a stream as httpx takes it."""
+        timeout = httpx.Timeout(step.silence_seconds, connect=CONNECT_SECONDS_MAX, pool=POOL_SECONDS_MAX)
+        request = step.request
+        return {"method": request.method, "url": self.url + request.target, "timeout": timeout}
+
+
+class Body:
+    """The body of an answer, as it comes."""
+
+    def __init__(self, left: TimeLeft) -> None:
+        self._left = left
+        self._pieces: list[bytes] = []
+        self._size = 0
+
+    def take(self, piece: bytes) -> None:
+        """
+        Take a piece.
+
+        Raises:
+            httpx.ReadError: The body is too long.
+
+            httpx.ReadTimeout: It takes too long.
+        """
+        self._pieces.append(piece)
+        self._size += len(piece)
+        if self._size > ANSWER_BYTES_MAX:
+            raise httpx.ReadError(f"the answer has more than {ANSWER_BYTES_MAX} bytes")
+        if self._left.is_over:
+            raise httpx.ReadTimeout("the answer did not come whole in time")
+
+    @property
+    def whole(self) -> bytes:
+        """All of it."""
+        return b"".join(self._pieces)
+
+
+class BlockingDriver(Driver):
+    """Does it in the caller's thread; several threads may share one."""
+
+    def __init__(self, url: str, api_key: str, rules: Rules, connections_max: int) -> None:
+        super().__init__(url, api_key, rules)
+        self._http = httpx.Client(**self._options(connections_max))
+
+    def close(self) -> None:
+        """Close all connections."""
+        self._http.close()
+
+    def call(self, course: Course[T]) -> T:
+        """Return what a course comes to."""
+        heard = None
+        while True:
+            try:
+                step = course.send(heard)
+            except StopIteration as end:
+                return end.value  # type: ignore[no-any-return]  # T, which the type of exceptions does not tell
+            heard = self._do(step)
+
+    def iterate(self, course: Course[None]) -> Iterator[Any]:
+        """Hand over what a course does."""
+        with contextlib.closing(course), contextlib.ExitStack() as opened:
+            pieces: Iterator[bytes] = iter(())
+            heard: Any = None
+            while True:
+                try:
+                    step = course.send(heard)
+                except StopIteration:
+                    return
+                heard = None
+                match step:
+                    case Item(value):
+                        yield value
+                    case Open():
+                        opened.close()
+                        try:
+                            response = opened.enter_context(self._http.stream(**self._opening(step)))
+                            heard = None if streams(response) else Answer(*_head(response), response.read())
+                            pieces = response.iter_bytes()
+                        except httpx.RequestError as error:
+                            heard = broken(error)
+                    case Read():
+                        try:
+                            heard = next(pieces, b"")
+                        except httpx.RequestError as error:
+                            heard = broken(error)
+                    case _:
+                        heard = self._do(step)
+
+    def _do(self, step: Send | Pause) -> Answer | Broken | None:
+        if isinstance(step, Pause):
+            time.sleep(step.seconds)
+            return None
+        left = TimeLeft(step.seconds)
+        try:
+            with self._http.stream(**self._sending(step.request, left)) as response:
+                body = Body(left)
+                for piece in response.iter_bytes():
+                    body.take(piece)
+                return Answer(*_head(response), body.whole)
+        except httpx.RequestError as error:
+            return broken(error)
+
+
+class AsyncDriver(Driver):
+    """Does it under asyncio."""
+
+    def __init__(self, url: str, api_key: str, rules: Rules, connections_max: int) -> None:
+        super().__init__(url, api_key, rules)
+        self._http = httpx.AsyncClient(**self._options(connections_max))
+
+    async def close(self) -> None:
+        """Close all connections."""
+        await self._http.aclose()
+
+    async def call(self, course: Course[T]) -> T:
+        """Return what a course comes to."""
+        heard = None
+        while True:
+            try:
+                step = course.send(heard)
+            except StopIteration as end:
+                return end.value  # type: ignore[no-any-return]  # T, which the type of the exception does not tell
+            heard = await self._do(step)
+
+    async def iterate(self, course: Course[None]) -> AsyncIterator[Any]:
+        """Hand over what a course does."""
+        with contextlib.closing(course):
+            async with contextlib.AsyncExitStack() as opened:
+                pieces: AsyncIterator[bytes] | None = None
+                heard: Any = None
+                while True:
+                    try:
+                        step = course.send(heard)
+                    except StopIteration:
+                        return
+                    heard = None
+                    match step:
+                        case Item(value):
+                            yield value
+                        case Open():
+                            await opened.aclose()
+                            try:
+                                response = await opened.enter_async_context(self._http.stream(**self._opening(step)))
+                                heard = None if streams(response) else Answer(*_head(response), await response.aread())
+                                pieces = response.aiter_bytes()
+                            except httpx.RequestError as error:
+                                heard = broken(error)
+                        case Read():
+                            assert pieces is not None, "a stream is opened before it is read"
+                            try:
+                                heard = await anext(pieces, b"")
+                            except httpx.RequestError as error:
+                                heard = broken(error)
+                        case _:
+                            heard = await self._do(step)
+
+    async def _do(self, step: Send | Pause) -> Answer | Broken | None:
+        if isinstance(step, Pause):
+            await asyncio.sleep(step.seconds)
+            return None
+        left = TimeLeft(step.seconds)
+        try:
+            async with (
+                asyncio.timeout(left.seconds),
+                self._http.stream(**self._sending(step.request, left)) as response,
+            ):
+                body = Body(left)
+                async for piece in response.aiter_bytes():
+                    body.take(piece)
+                return Answer(*_head(response), body.whole)
+        except (httpx.RequestError, TimeoutError) as error:
+            return broken(error)
+
+
+def broken(error: Exception) -> Broken:
+    """Return what an error of httpx means."""
+    return Broken(f"{type(error).__name__} {error}".rstrip(), not isinstance(error, _NOT_SENT))
+
+
+def streams(response: httpx.Response) -> bool:
+    """Return whether an answer is a stream of events."""
+    kind = response.headers.get("content-type", "")
+    return response.status_code == 200 and kind.startswith("text/event-stream")
+
+
+def _head(response: httpx.Response) -> tuple[int, httpx.Headers]:
+    return response.status_code, response.headers

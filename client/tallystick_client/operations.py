@@ -1,0 +1,106 @@
+"""
+Methods that are written once and work for both clients.
+
+A method of a resource only describes its request. `operation` makes it a call: of a `Tallystick` it returns the
+answer, of an `AsyncTallystick` something to await. `series` does the same for what is iterated. Parameters stay as they
+are, for people and for type checkers.
+"""
+
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from functools import wraps
+from typing import Any, Concatenate, Generic, ParamSpec, Self, TypeVar, overload
+
+from tallystick_client.answers import Event, EventPage, Page
+from tallystick_client.drivers import AsyncDriver, BlockingDriver, Driver
+from tallystick_client.following import Following
+from tallystick_client.request import Request
+from tallystick_client.rules import Course, Rules
+
+P = ParamSpec("P")
+T = TypeVar("T")
+D = TypeVar("D", bound=Driver)
+
+
+class Resource(Generic[D]):
+    """
+    What a client can do with things of one kind.
+
+    Args:
+        driver: Does it.
+    """
+
+    def __init__(self, driver: D) -> None:
+        self._driver = driver
+
+
+class Series(Generic[T]):
+    """Things that come one after the other; *course* hands them over."""
+
+    def __init__(self, course: Callable[[Rules], Course[None]]) -> None:
+        self.course = course
+
+
+class Pages(Series[T]):
+    """The rows of a list, which is read page by page as they are asked for."""
+
+    def __init__(self, first: Request[Page[T]]) -> None:
+        super().__init__(lambda rules: rules.pages(first))
+
+
+class Followed(Series[Event]):
+    """The events behind a position, for ever."""
+
+    def __init__(self, first: Request[EventPage], outage_seconds: float) -> None:
+        super().__init__(lambda rules: Following(rules, first, outage_seconds).course())
+
+
+class operation(Generic[P, T]):  # noqa: N801 -- used as a decorator
+    """Makes a description of a request a method that sends it."""
+
+    def __init__(self, describe: Callable[Concatenate[Any, P], Request[T]]) -> None:
+        self._describe = describe
+        self.__doc__ = describe.__doc__
+
+    @overload
+    def __get__(self, resource: None, owner: type) -> Self: ...
+    @overload
+    def __get__(self, resource: Resource[BlockingDriver], owner: type) -> Callable[P, T]: ...
+    @overload
+    def __get__(self, resource: Resource[AsyncDriver], owner: type) -> Callable[P, Coroutine[Any, Any, T]]: ...
+    def __get__(self, resource: Any, owner: type) -> Any:
+        """Return the method of a resource."""
+        if resource is None:
+            return self
+        driver = resource._driver
+
+        @wraps(self._describe)
+        def call(*args: P.args, **kwargs: P.kwargs) -> Any:
+            return driver.call(driver.rules.call(self._describe(resource, *args, **kwargs)))
+
+        return call
+
+
+class series(Generic[P, T]):  # noqa: N801 -- used as a decorator
+    """Makes a description of a series a method that iterates over it."""
+
+    def __init__(self, describe: Callable[Concatenate[Any, P], Series[T]]) -> None:
+        self._describe = describe
+        self.__doc__ = describe.__doc__
+
+    @overload
+    def __get__(self, resource: None, owner: type) -> Self: ...
+    @overload
+    def __get__(self, resource: Resource[BlockingDriver], owner: type) -> Callable[P, Iterator[T]]: ...
+    @overload
+    def __get__(self, resource: Resource[AsyncDriver], owner: type) -> Callable[P, AsyncIterator[T]]: ...
+    def __get__(self, resource: Any, owner: type) -> Any:
+        """Return the method of a resource."""
+        if resource is None:
+            return self
+        driver = resource._driver
+
+        @wraps(self._describe)
+        def iterate(*args: P.args, **kwargs: P.kwargs) -> Any:
+            return driver.iterate(self._describe(resource, *args, **kwargs).course(driver.rules))
+
+        return iterate

@@ -1,0 +1,164 @@
+"""What is sent: one request, described without being sent."""
+
+import re
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from enum import Enum
+from typing import Any, Generic, TypeVar
+from urllib.parse import quote, urlencode
+
+import msgspec
+
+T = TypeVar("T")
+
+# Seconds that one attempt may take. The server answers or gives up within 5 s; the rest is for the way.
+ATTEMPT_SECONDS_MAX = 10.0
+_KEY = re.compile(r"[\x21-\x7e]{1,255}")
+
+
+class Repeat(Enum):
+    """What makes it safe to send a request again whose answer was lost."""
+
+    READ = "it changes nothing"
+    KEYED = "it is done once under its key, or under the id that it names"
+    NOTHING = "it would be done again"
+
+
+@dataclass(frozen=True, kw_only=True, repr=False)
+class Request(Generic[T]):
+    """
+    A request.
+
+    Attributes:
+        method: Of HTTP.
+
+        path: Below the address of the server.
+
+        answer: What a success is decoded as.
+
+        parameters: Of the query; those that are None are left out.
+
+        body: What is sent as JSON; None for no body.
+
+        key: Sent as `Idempotency-Key`.
+
+        item_keys: Of a bulk: the keys of its items.
+
+        if_version: Sent as `If-Match`.
+
+        repeat: Whether it may be sent again when its answer was lost.
+
+        seconds_max: What one attempt may take.
+    """
+
+    method: str
+    path: str
+    answer: type[T]
+    parameters: Mapping[str, object] = field(default_factory=dict)
+    body: Mapping[str, object] | None = None
+    key: str | None = None
+    item_keys: tuple[str, ...] = ()
+    if_version: int | None = None
+    repeat: Repeat = Repeat.READ
+    seconds_max: float = ATTEMPT_SECONDS_MAX
+
+    def __post_init__(self) -> None:
+        texts = {name: _text(value) for name, value in self.parameters.items() if value is not None}
+        object.__setattr__(self, "parameters", texts)
+
+    def __repr__(self) -> str:
+        return f"{self.method} {self.target}"
+
+    @property
+    def target(self) -> str:
+        """The path with its query."""
+        return f"{self.path}?{urlencode(self.parameters, quote_via=quote)}" if self.parameters else self.path
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """The header fields that belong to it."""
+        headers = {}
+        if self.body is not None:
+            headers["Content-Type"] = "application/json"
+        if self.key is not None:
+            headers["Idempotency-Key"] = self.key
+        if self.if_version is not None:
+            headers["If-Match"] = f'"{self.if_version}"'
+        return headers
+
+    @property
+    def content(self) -> bytes | None:
+        """The body as it is sent, the same at every attempt."""
+        return None if self.body is None else msgspec.json.encode(self.body)
+
+
+def get(path: str, answer: type[T], seconds_max: float = ATTEMPT_SECONDS_MAX, **parameters: object) -> Request[T]:
+    """Return a read. In names of parameters an underscore at the end is left off: `from_`."""
+    named = {name.removesuffix("_"): value for name, value in parameters.items()}
+    return Request(method="GET", path=path, answer=answer, parameters=named, seconds_max=seconds_max)
+
+
+def new_key() -> str:
+    """Return an idempotency key that nobody else has."""
+    return str(uuid.uuid4())
+
+
+def checked_key(key: str) -> str:
+    """
+    Return an idempotency key.
+
+    Raises:
+        ValueError: It is none.
+    """
+    if not _KEY.fullmatch(key):
+        raise ValueError("an idempotency key is 1 to 255 visible ASCII characters")
+    return key
+
+
+def segment(name: str) -> str:
+    """
+    Return a name as a segment of a path.
+
+    Raises:
+        ValueError: It is empty, which would be the path of something else.
+    """
+    if not name:
+        raise ValueError("an id is empty")
+    # A segment of dots alone would be taken for a step upwards.
+    return quote(name, safe="") if name.strip(".") else name.replace(".", "%2E")
+
+
+def members(**given: object) -> dict[str, object]:
+    """Return the members of a body that are not None: those left out have the server's defaults."""
+    return {
+        name: instant(value) if isinstance(value, datetime) else value
+        for name, value in given.items()
+        if value is not None
+    }
+
+
+def changes(**given: object) -> dict[str, object]:
+    """Return what is to be changed: None is a value, UNSET leaves a member as it is."""
+    return {
+        name: instant(value) if isinstance(value, datetime) else value
+        for name, value in given.items()
+        if value is not msgspec.UNSET
+    }
+
+
+def instant(at: datetime) -> str:
+    """
+    Return an instant as RFC 3339 in UTC.
+
+    Raises:
+        ValueError: It has no zone, and could be any of 25 instants.
+    """
+    if at.tzinfo is None:
+        raise ValueError(f"an instant needs a time zone: {at.isoformat()}")
+    return at.astimezone(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
+
+
+def _text(value: Any) -> str:
+    return instant(value) if isinstance(value, datetime) else str(value)

@@ -1,0 +1,304 @@
+"""
+How a request is brought to its end: what is sent when, and what an answer means.
+
+Nothing here reads, writes or sleeps. A course is a generator that yields what is to be done and is sent what came of
+it; the drivers of the two clients do it, one blocking and one under asyncio. So both follow the same rules.
+"""
+
+import random
+import re
+import time
+from collections.abc import Callable, Generator, Mapping
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from typing import Any, Generic, NamedTuple, TypeVar
+
+import msgspec
+
+from tallystick_client.answers import Page, Problem, Results, Transfer
+from tallystick_client.errors import (
+    OutcomeUnknownError,
+    ProblemError,
+    RefusedError,
+    TallystickError,
+    UnavailableError,
+)
+from tallystick_client.request import Repeat, Request, get, segment
+
+T = TypeVar("T")
+
+# Seconds between attempts where the answer names none: doubled from one to the next, up to the second.
+PAUSE_SECONDS, PAUSE_SECONDS_MAX = 0.1, 2.0
+# Pauses are spread by this share: callers that were refused together do not come back together.
+JITTER = 0.5
+# What is kept of the deadline to ask what became of a payment whose answers were lost: seconds, and a share at most.
+LOOK_UP_SECONDS, LOOK_UP_SHARE = 5.0, 0.25
+# Answers that say "not now", some of them from a balancer.
+TRANSIENT = frozenset({408, 429, 500, 502, 503, 504})
+# A 409 about another request under the same key that still runs.
+_IN_USE = "idempotency_key_in_use"
+# Answers that show that no earlier attempt of the same request was done.
+_NEVER_DONE = frozenset({"idempotency_key_reused", "account_exists"})
+_TRANSFERS = "/v1/transfers"
+# Digits of a Retry-After that is a number of seconds.
+_SECONDS = re.compile(r"[0-9]{1,9}")
+
+
+class Answer(NamedTuple):
+    """An answer that came whole."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+
+class Broken(NamedTuple):
+    """No answer, or a part of one; `sent` tells whether the request may have arrived."""
+
+    reason: str
+    sent: bool
+
+
+class Send(NamedTuple):
+    """Send a request, and come back with an Answer or Broken after so many seconds at most."""
+
+    request: Request[Any]
+    seconds: float
+
+
+class Pause(NamedTuple):
+    """Wait for so many seconds."""
+
+    seconds: float
+
+
+class Item(NamedTuple, Generic[T]):
+    """Hand something to the caller of an iteration."""
+
+    value: T
+
+
+@dataclass(frozen=True)
+class Failed(Generic[T]):
+    """
+    An attempt that did not end its call.
+
+    Attributes:
+        error: What the caller is told if this is the last one.
+
+        again: Whether the same request may succeed later.
+
+        unknown: Whether it may have been done.
+
+        settled: Whether this is how it ends, whatever was heard before.
+
+        asked_seconds: What the answer asks to wait for.
+
+        partial: The results of a bulk, some of which are to come later.
+    """
+
+    error: TallystickError
+    again: bool = False
+    unknown: bool = False
+    settled: bool = False
+    asked_seconds: float = 0.0
+    partial: T | None = None
+
+
+@dataclass(frozen=True)
+class Done(Generic[T]):
+    """What was asked for."""
+
+    value: T
+
+
+# What a driver is told to do; what it was sent comes back; and the end of it.
+Course = Generator[Any, Any, T]
+
+
+class Rules:
+    """
+    The rules of one client.
+
+    Args:
+        deadline_seconds: What a call may take with all its attempts and pauses.
+
+        clock: Tells seconds.
+    """
+
+    def __init__(self, deadline_seconds: float, clock: Callable[[], float] = time.monotonic) -> None:
+        self.deadline_seconds = deadline_seconds
+        self.clock = clock
+
+    def call(self, request: Request[T]) -> Course[T]:
+        """Send a request until its outcome is known or the time is up."""
+        end = self.clock() + self.deadline_seconds
+        kept = min(LOOK_UP_SECONDS, self.deadline_seconds * LOOK_UP_SHARE) if request.key else 0.0
+        last = yield from self._attempts(request, end - kept)
+        if isinstance(last, Done):
+            return last.value
+        if not last.unknown:
+            if last.partial is not None:
+                return last.partial
+            raise last.error
+        if request.key is not None and request.answer is Transfer:
+            found = yield from self._attempts(_look_up(request.key), end)
+            if isinstance(found, Done):
+                return _bound(request, found.value)
+        raise OutcomeUnknownError(request, str(last.error)) from last.error
+
+    def pages(self, request: Request[Page[T]]) -> Course[None]:
+        """Hand over the rows of a list, page by page as they are asked for; each page has the whole deadline."""
+        cursor = None
+        while True:
+            page = yield from self.call(replace(request, parameters={**request.parameters, "cursor": cursor}))
+            for row in page.data:
+                yield Item(row)
+            cursor = page.next_cursor
+            if cursor is None:
+                return
+
+    def _attempts(self, request: Request[T], until: float) -> Course[Done[T] | Failed[T]]:
+        """Send a request until it is done, or until trying again is no use; tell what is known then."""
+        pause_seconds = PAUSE_SECONDS
+        lost = False
+        while True:
+            heard = yield Send(request, min(request.seconds_max, until - self.clock()))
+            heard = judge(request, heard)
+            if isinstance(heard, Done) or heard.settled:
+                return heard
+            lost = lost or heard.unknown
+            last = replace(heard, unknown=lost)
+            if not heard.again or (lost and request.repeat is Repeat.NOTHING):
+                return last
+            seconds = pause(heard.asked_seconds, pause_seconds)
+            pause_seconds = min(2 * pause_seconds, PAUSE_SECONDS_MAX)
+            if self.clock() + seconds >= until:
+                return last
+            yield Pause(seconds)
+
+
+def judge(request: Request[T], heard: Answer | Broken) -> Done[T] | Failed[T]:
+    """Return what an answer means for a request."""
+    writes = request.repeat is not Repeat.READ
+    if isinstance(heard, Broken):
+        return Failed(UnavailableError(heard.reason), again=True, unknown=writes and heard.sent)
+    if 200 <= heard.status < 300:
+        return _success(request, heard)
+    problem = _problem(heard)
+    if problem is None:
+        reason = f"{request} was answered {heard.status} with a part of a problem"
+        return Failed(UnavailableError(reason), again=True, unknown=writes)
+    asked = _asked_seconds(problem, heard.headers)
+    if problem.outcome == "refused":
+        return Failed(RefusedError(problem), settled=True)
+    # Whatever stands between may answer for a server that is still at work.
+    unknown = writes and (problem.outcome == "unknown" or (problem.outcome is None and problem.status >= 500))
+    settled = problem.code in _NEVER_DONE
+    return Failed(ProblemError(problem), _is_transient(problem), unknown, settled, asked)
+
+
+def _success(request: Request[T], heard: Answer) -> Done[T] | Failed[T]:
+    try:
+        value = msgspec.json.decode(heard.body, type=request.answer)
+    except msgspec.DecodeError as error:
+        reason = (
+            f"{request} was answered {heard.status} with what is no answer of Tallystick, or a part of one: {error}"
+        )
+        return Failed(UnavailableError(reason), again=True, unknown=request.repeat is not Repeat.READ)
+    if isinstance(value, Results):
+        waiting = [item.problem for item in value.results if item.problem and _is_transient(item.problem)]
+        if waiting:
+            return Failed(ProblemError(waiting[0]), again=True, partial=value)
+    return Done(value)
+
+
+def _is_transient(problem: Problem) -> bool:
+    return (problem.status in TRANSIENT or problem.code == _IN_USE) and problem.retry in (None, "same_key")
+
+
+def pause(asked_seconds: float, usual_seconds: float) -> float:
+    """Return how long to wait: as long as was asked for at least, and not as long as all others."""
+    return max(asked_seconds, usual_seconds) * random.uniform(1.0, 1.0 + JITTER)  # noqa: S311 -- jitter, not a secret
+
+
+def _look_up(key: str) -> Request[Transfer]:
+    return get(f"/v1/idempotency-keys/{segment(key)}", Transfer)
+
+
+def _bound(request: Request[T], found: Transfer) -> T:
+    """
+    Return the transfer that a key is bound to as the answer to a request.
+
+    Raises:
+        RefusedError: It was refused.
+
+        ProblemError: It is another transfer: somebody has used the key for it.
+    """
+    fields = _differences(request, found)
+    if fields:
+        detail = "The key is bound to another transfer."
+        raise ProblemError(
+            Problem(
+                status=422,
+                code="idempotency_key_reused",
+                detail=detail,
+                outcome="not_applied",
+                retry="new_key",
+                fields=fields,
+                transfer_id=found.id,
+            )
+        )
+    if found.problem is not None:
+        raise RefusedError(found.problem)
+    return found  # type: ignore[return-value]  # T is Transfer: only such requests have a key
+
+
+def _differences(request: Request[Any], found: Transfer) -> tuple[str, ...]:
+    """Return the members in which a transfer is another one than a request asks for."""
+    body = request.body or {}
+    if request.path == _TRANSFERS:
+        names = ("source", "destination", "amount", "currency", "reference", "description")
+        asked = {name: body.get(name) for name in names}
+        asked |= {"kind": "hold" if body.get("hold") else "transfer", "metadata": body.get("metadata") or {}}
+    else:
+        *_, parent, action = request.path.split("/")
+        asked = {"parent": parent.lower(), "kind": "reversal" if action == "reverse" else action}
+        if body.get("amount") is not None:
+            asked["amount"] = body["amount"]
+    told = {name: getattr(found, name) for name in asked}
+    # A refused one does not tell accounts that there are not.
+    return tuple(
+        name for name in asked if told[name] != asked[name] and not (told[name] is None and found.state == "refused")
+    )
+
+
+def _problem(heard: Answer) -> Problem | None:
+    """Return the problem that an answer is, None for a part of one; of what is none, say what HTTP says."""
+    try:
+        return msgspec.json.decode(heard.body, type=Problem)
+    except msgspec.ValidationError:
+        # Whole, but somebody else's.
+        pass
+    except msgspec.DecodeError:
+        if "json" in heard.headers.get("content-type", ""):
+            return None
+    detail = "The answer is no problem of Tallystick; something between has given it."
+    if 300 <= heard.status < 400:
+        detail = f"Redirects are not followed; this one leads to {heard.headers.get('location', 'nowhere')}."
+    return Problem(status=heard.status, detail=detail)
+
+
+def _asked_seconds(problem: Problem, headers: Mapping[str, str]) -> float:
+    """Return how long an answer asks to wait: exactly where it says so, else by its Retry-After, seconds or a date."""
+    if problem.retry_after_ms is not None:
+        return problem.retry_after_ms / 1_000
+    text = headers.get("retry-after", "").strip()
+    if _SECONDS.fullmatch(text):
+        return float(text)
+    try:
+        at = parsedate_to_datetime(text)
+    except ValueError:
+        return 0.0
+    return max(0.0, (at.replace(tzinfo=at.tzinfo or UTC) - datetime.now(UTC)).total_seconds())

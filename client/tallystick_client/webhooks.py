@@ -1,0 +1,71 @@
+"""Whether a webhook comes from the ledger: Standard Webhooks, version 1."""
+
+import base64
+import binascii
+import hashlib
+import hmac
+import re
+import time
+from collections.abc import Mapping
+
+import msgspec
+
+from tallystick_client.answers import Event
+from tallystick_client.errors import WebhookError
+
+# Seconds that the clocks of the two sides may be apart, and a message may take.
+TOLERANCE_SECONDS = 300
+_PREFIX = "whsec_"
+_TIMESTAMP = re.compile(r"[0-9]{1,12}")
+# Signatures that are looked at; a server signs with five secrets at most.
+_SIGNATURES_MAX = 16
+
+
+def verify_webhook(
+    body: bytes | str, headers: Mapping[str, str], secret: str, tolerance_seconds: float = TOLERANCE_SECONDS
+) -> Event:
+    """
+    Return the event that a webhook brings.
+
+    Args:
+        body: Exactly as it came, before anything has parsed it.
+
+        headers: Of the message, their names in any case.
+
+        secret: Of the endpoint: `whsec_…`.
+
+        tolerance_seconds: How old it may be, or how far ahead.
+
+    Raises:
+        WebhookError: It was not signed with this secret, or is too old: answer 400 and do nothing.
+
+        ValueError: The secret is none.
+    """
+    key = _key(secret)
+    named = {name.lower(): value for name, value in headers.items()}
+    message_id, timestamp = named.get("webhook-id", ""), named.get("webhook-timestamp", "")
+    if not message_id or not _TIMESTAMP.fullmatch(timestamp):
+        raise WebhookError("webhook-id or webhook-timestamp is missing or wrong")
+    if abs(time.time() - int(timestamp)) > tolerance_seconds:
+        raise WebhookError(f"webhook-timestamp is more than {tolerance_seconds:g} s off")
+    content = body.encode() if isinstance(body, str) else bytes(body)
+    digest = hmac.digest(key, f"{message_id}.{timestamp}.".encode() + content, hashlib.sha256)
+    expected = b"v1," + base64.b64encode(digest)
+    signatures = named.get("webhook-signature", "").split(" ")[:_SIGNATURES_MAX]
+    # All are looked at, so that the time tells nothing.
+    if not sum(hmac.compare_digest(expected, signature.encode()) for signature in signatures):
+        raise WebhookError("no signature is that of this secret")
+    try:
+        return msgspec.json.decode(content, type=Event)
+    except msgspec.DecodeError as error:
+        raise WebhookError(f"the body is no event: {error}") from None
+
+
+def _key(secret: str) -> bytes:
+    try:
+        key = base64.b64decode(secret.removeprefix(_PREFIX), validate=True)
+    except (binascii.Error, ValueError):
+        key = b""
+    if not key:
+        raise ValueError("a secret is whsec_ and base64")
+    return key

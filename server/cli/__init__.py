@@ -1,0 +1,44 @@
+"""The command line: `tallystick`."""
+
+import logging
+import sys
+from collections.abc import Sequence
+
+from server.cli.program import parser
+from server.process.commands.exits import (
+    EXIT_INTERRUPTED,
+    EXIT_NO_READER,
+    NoReaderError,
+    OutputError,
+    fail,
+    open_descriptors,
+)
+
+__all__ = ["main", "parser"]
+
+log = logging.getLogger(__name__)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command and return its exit code."""
+    open_descriptors()
+    words = sys.argv[1:] if arguments is None else arguments
+    try:
+        options = parser(words).parse_args(words)
+        options.words = words
+        return int(options.run(options))
+    except KeyboardInterrupt:
+        return EXIT_INTERRUPTED
+    except NoReaderError:
+        return EXIT_NO_READER
+    except OutputError as error:
+        return fail(f"standard output cannot be written: {error}")
+    except Exception as error:
+        return _explained(error)
+
+
+def _explained(error: Exception) -> int:
+    from server.process.error_messages import explain, explain_fault
+
+    log.debug("the command failed", exc_info=error)
+    return fail(explain(error) or explain_fault(error))

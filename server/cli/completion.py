@@ -1,0 +1,27 @@
+"""The command `completion`: what a shell completes commands with."""
+
+import argparse
+
+from server.cli.words import Commands
+from server.process.commands.exits import fail, say
+
+SHELLS = ("bash", "zsh", "fish")
+MISSING = "completion needs the package shtab: install tallystick[cli]"
+
+
+def add_commands(commands: Commands) -> None:
+    """Add it."""
+    text = "print what completes the words of this program in a shell, to be read at the shell's start"
+    command = commands.add("completion", text, _complete)
+    command.add_argument("shell", choices=SHELLS, help="bash, zsh or fish")
+
+
+def _complete(options: argparse.Namespace) -> int:
+    try:
+        import shtab
+    except ImportError:
+        return fail(MISSING)
+    from server.cli.program import parser
+
+    say(shtab.complete(parser(), shell=options.shell))
+    return 0

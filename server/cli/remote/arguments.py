@@ -1,0 +1,128 @@
+"""Arguments that several commands against a server take, and how they are read."""
+
+import argparse
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from datetime import UTC, datetime
+from itertools import islice
+from typing import TYPE_CHECKING, Any, Final
+
+from server.cli.remote.amounts import read_amount, read_currency
+from server.process.commands.exits import complain
+from server.process.commands.tables import Column, Row, say_listing
+
+if TYPE_CHECKING:
+    import msgspec
+
+# Rows that are shown where nothing is said: some screens full.
+ROWS_DEFAULT: Final = 100
+# Rows that can be asked for; `all` is without end.
+ROWS_MAX: Final = 1_000_000
+# What a limit of an account is called that there is not.
+NO_LIMIT: Final = "none"
+
+
+def add_rows(command: argparse.ArgumentParser) -> None:
+    """Add how many rows are shown."""
+    text = f"show so many at most, or all (default: {ROWS_DEFAULT})"
+    command.add_argument("--limit", type=_rows, default=ROWS_DEFAULT, metavar="N", help=text)
+
+
+def add_period(command: argparse.ArgumentParser, what: str) -> None:
+    """Add the borders of a period."""
+    command.add_argument("--from", dest="since", type=instant, metavar="TIME", help=f"only {what} from then on")
+    command.add_argument("--to", dest="until", type=instant, metavar="TIME", help=f"only {what} before then")
+
+
+def add_metadata(command: argparse.ArgumentParser, text: str) -> None:
+    """Add an argument that is given once for each entry."""
+    command.add_argument("--metadata", type=_entry, action="append", metavar="NAME=VALUE", help=text)
+
+
+def add_minor(command: argparse.ArgumentParser) -> None:
+    """Add how amounts are written."""
+    command.add_argument("--minor", action="store_true", help="amounts are in minor units: 1250 for 12.50 EUR")
+
+
+def add_key(command: argparse.ArgumentParser) -> None:
+    """Add the idempotency key of a payment."""
+    text = "idempotency key: sent again under it, nothing is done twice (default: a new one)"
+    command.add_argument("--key", help=text)
+
+
+def metadata(options: argparse.Namespace) -> dict[str, str]:
+    """Return the entries that were given; the last one of a name counts."""
+    return dict(options.metadata or ())
+
+
+def instant(text: str) -> datetime:
+    """
+    Return the instant that a text names; a day stands for its beginning in UTC.
+
+    Raises:
+        ArgumentTypeError: It names none.
+    """
+    try:
+        if re.fullmatch(r"[0-9]{4}-[0-9]{2}-[0-9]{2}", text, re.ASCII):
+            return datetime.fromisoformat(text).replace(tzinfo=UTC)
+        found = datetime.fromisoformat(text.upper())
+        if found.tzinfo is not None:
+            return found.astimezone(UTC)
+    except (ValueError, OverflowError):
+        pass
+    raise argparse.ArgumentTypeError("name an instant as 2026-01-31T12:00:00Z, or a day as 2026-01-31")
+
+
+def read_limit(text: str | None, currency: str, *, minor: bool) -> int | None:
+    """
+    Return the floor or ceiling of an account; None where there is to be none.
+
+    Raises:
+        ValueError: It can be none.
+    """
+    if text is None or text == NO_LIMIT:
+        return None
+    return read_amount(text, read_currency(currency), minor=minor, signed=True)
+
+
+def row(answer: "msgspec.Struct") -> dict[str, Any]:
+    """Return an answer as its members."""
+    import msgspec
+
+    members: dict[str, Any] = msgspec.to_builtins(answer, builtin_types=(datetime,))
+    return members
+
+
+def say_answers(columns: Sequence[Column], answers: "Iterable[msgspec.Struct]", options: argparse.Namespace) -> None:
+    """
+    Print what a list has, up to the number of rows that is wanted.
+
+    Raises:
+        OutputError: Standard output cannot be written.
+    """
+    more = False
+
+    def wanted() -> Iterator[Row]:
+        nonlocal more
+        left = iter(answers)
+        yield from map(row, islice(left, options.limit))
+        more = options.limit is not None and next(left, None) is not None
+
+    say_listing(columns, wanted(), as_json=options.json)
+    if more:
+        complain(f"tallystick: there are more than these {options.limit}: ask with --limit N, or --limit all")
+
+
+def _rows(text: str) -> int | None:
+    if text == "all":
+        return None
+    if not re.fullmatch(r"[0-9]{1,7}", text, re.ASCII) or not 1 <= int(text) <= ROWS_MAX:
+        raise argparse.ArgumentTypeError(f"a limit is 1 to {ROWS_MAX}, or all")
+    return int(text)
+
+
+def _entry(text: str) -> tuple[str, str]:
+    name, found, value = text.partition("=")
+    if not found or not name:
+        raise argparse.ArgumentTypeError("write metadata as NAME=VALUE")
+    return name, value

@@ -1,0 +1,143 @@
+"""The way to a server: its address and key from the environment, and what its answers mean as exit codes."""
+
+import argparse
+import os
+import re
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Final
+
+from server.cli.remote.amounts import in_decimals
+from server.cli.words import Parser, Run
+from server.process.commands.exits import EXIT_AWAY, EXIT_ERROR, EXIT_REFUSED, EXIT_UNKNOWN, complain, fail
+
+if TYPE_CHECKING:
+    from tallystick_client import ProblemError, Tallystick
+
+DEFAULT_URL: Final = "http://127.0.0.1:8080"
+# Seconds for which a command tries to get an answer: longer than a restart of a server takes.
+DEADLINE_SECONDS: Final = 30.0
+DEADLINE_SECONDS_MAX: Final = 3_600.0
+
+MISSING: Final = (
+    "commands against a server need the Python client and what it is made with: install client/ of this project and "
+    "tallystick[cli], as `make setup` does"
+)
+NO_KEY: Final = (
+    "no key to call the server with: set TALLYSTICK_API_KEY to it, or TALLYSTICK_API_KEY_FILE to the name of its file"
+)
+# What a header field can hold.
+_KEY: Final = re.compile(r"[\x21-\x7e]{1,500}")
+_URL: Final = re.compile(r"https?://[^\s/?#@]+/?", re.ASCII)
+# Statuses of what the ledger refuses, and of what may be answered otherwise some time later.
+_REFUSED: Final = frozenset({404, 409, 412, 422})
+_LATER: Final = frozenset({408, 429})
+
+# What a caller can do, by the problem's `retry`.
+_RETRY: Final = {
+    "same_key": "send it again later, under the same key",
+    "new_key": "it stays refused under this key: when the cause is gone, send it under another one",
+    "never": "change the request: sent as it is, it is refused again",
+}
+
+# Does what the command line asks for, and returns the exit code.
+Action = Callable[["Tallystick", argparse.Namespace], int]
+
+
+def server() -> Parser:
+    """Return the parent of commands that show what a server answers."""
+    parent = Parser(add_help=False, parents=[way()])
+    parent.add_argument("--json", action="store_true", help="as JSON, for programs; amounts are in minor units")
+    return parent
+
+
+def way() -> Parser:
+    """Return the parent of all commands that may go to a server."""
+    parent = Parser(add_help=False)
+    parent.add_argument("--url", help=f"address of the server (default: TALLYSTICK_URL, or {DEFAULT_URL})")
+    parent.add_argument(
+        "--deadline",
+        type=_seconds,
+        default=DEADLINE_SECONDS,
+        metavar="SECONDS",
+        help="how long an answer is tried for (default: %(default)g)",
+    )
+    return parent
+
+
+def named_in_environment(name: str) -> bool:
+    """Tell whether the environment holds a variable of commands against a server, or names a file for it."""
+    return any(os.environ.get(f"TALLYSTICK_{name.upper()}{end}", "").strip() for end in ("", "_FILE"))
+
+
+def on_server(action: Action) -> Run:
+    """Return what carries an action out on the server that the command line and the environment name."""
+    return lambda options: _call(action, options)
+
+
+def _call(action: Action, options: argparse.Namespace) -> int:
+    from server.settings import read_client_variable
+
+    try:
+        from tallystick_client import OutcomeUnknownError, ProblemError, Tallystick, UnavailableError
+    except ImportError:
+        return fail(MISSING)
+    url = options.url if options.url is not None else read_client_variable("url") or DEFAULT_URL
+    key = read_client_variable("api_key")
+    if not all(map(_is_utf8, options.words)):
+        return fail("an argument is not UTF-8")
+    if not _URL.fullmatch(url):
+        return fail("the address of a server is http://HOST:PORT or https://HOST:PORT, without a user")
+    if key is None:
+        return fail(NO_KEY)
+    if not _KEY.fullmatch(key):
+        return fail("what TALLYSTICK_API_KEY holds is no key: a key has letters, digits and _ alone")
+    try:
+        with Tallystick(url=url, api_key=key, deadline_seconds=options.deadline) as client:
+            return action(client, options)
+    except OutcomeUnknownError as error:
+        complain(f"tallystick: the outcome is unknown: {error}")
+        complain("  what to do: look what is there before you do it again")
+        return EXIT_UNKNOWN
+    except ProblemError as error:
+        return complain_of(error)
+    except UnavailableError as error:
+        complain(f"tallystick: {url} does not answer: {error}")
+        return EXIT_AWAY
+    except ValueError as error:
+        # Of an argument that no request can be made of.
+        return fail(str(error))
+
+
+def complain_of(error: "ProblemError") -> int:
+    """Print a problem, what can be done about it and which request it was; return the exit code."""
+    name = f"{error.code} ({error.status})" if error.code else str(error.status)
+    detail, wrong = in_decimals(error.detail or error.title), list(error.errors)
+    if len(wrong) == 1 and wrong[0].detail == error.detail:
+        detail = f"{wrong.pop().pointer}: {detail}"
+    complain(f"tallystick: {name}: {detail}")
+    for each in wrong:
+        complain(f"  {each.pointer}: {each.detail}")
+    if error.retry in _RETRY:
+        complain(f"  what to do: {_RETRY[error.retry]}")
+    if error.request_id:
+        # Mostly hexadecimal, and no secret.
+        complain(f"  request id: {error.request_id}", may_be_secret=False)
+    # Without a code it is not the ledger that says it.
+    if error.code and error.status in _REFUSED:
+        return EXIT_REFUSED
+    return EXIT_AWAY if error.status in _LATER or error.status >= 500 else EXIT_ERROR
+
+
+def _is_utf8(text: str) -> bool:
+    """Tell whether a text can be sent: what the system gives of other bytes cannot."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _seconds(text: str) -> float:
+    if not re.fullmatch(r"[0-9]{1,4}(?:\.[0-9]{1,3})?", text, re.ASCII) or not 0 < float(text) <= DEADLINE_SECONDS_MAX:
+        raise argparse.ArgumentTypeError(f"seconds are more than 0 and at most {DEADLINE_SECONDS_MAX:g}")
+    return float(text)

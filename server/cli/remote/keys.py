@@ -1,0 +1,115 @@
+"""What `tallystick keys` asks a server for: the keys of the ledger that an administrator's key belongs to."""
+
+import argparse
+import re
+from datetime import datetime
+from typing import TYPE_CHECKING, Any, Final
+
+from server.cli.remote.arguments import instant, row
+from server.process.commands.exits import OutputError, check_output, say
+from server.process.commands.key_rows import KEYS, say_key
+from server.process.commands.tables import say_listing
+
+if TYPE_CHECKING:
+    from tallystick_client import ApiKey, Tallystick
+
+# The word that takes back what a key has of its own.
+DEFAULT: Final = "default"
+
+
+def create(client: "Tallystick", options: argparse.Namespace) -> int:
+    """Make a key and print its token; one that cannot be shown is revoked."""
+    check_output()
+    key = client.api_keys.create(options.role, **_given(options))
+    try:
+        say(str(key.token))
+    except OutputError as error:
+        client.api_keys.revoke(key.id)
+        raise OutputError(f"{error}; the key that was made is revoked") from error
+    return 0
+
+
+def limit(client: "Tallystick", options: argparse.Namespace) -> int:
+    """Change what is named of a key, and show it."""
+    given = _given(options)
+    if not given:
+        raise ValueError("name what to change: --rate, --burst, --concurrency, --expires, --description or --accounts")
+    changed = client.api_keys.update(_id(options), **given)
+    say_key(KEYS, _row(changed), as_json=options.json)
+    return 0
+
+
+def list_keys(client: "Tallystick", options: argparse.Namespace) -> int:
+    """List all keys of the ledger."""
+    say_listing(KEYS, map(_row, client.api_keys.list()), as_json=options.json)
+    return 0
+
+
+def rotate(client: "Tallystick", options: argparse.Namespace) -> int:
+    """Give a key a new token, and print that."""
+    check_output()
+    overlap = None if options.overlap is None else _number("overlap", options.overlap)
+    say(str(client.api_keys.rotate(_id(options), overlap_seconds=overlap).token))
+    return 0
+
+
+def revoke(client: "Tallystick", options: argparse.Namespace) -> int:
+    """End a key."""
+    client.api_keys.revoke(_id(options))
+    return 0
+
+
+def _row(key: "ApiKey") -> dict[str, Any]:
+    """Return a key as its members; its token is shown only to whoever makes it."""
+    members = row(key)
+    del members["token"]
+    return members
+
+
+def _id(options: argparse.Namespace) -> str:
+    """Return the public id of the key that is named by it, or whole: no secret is sent as a part of an address."""
+    from server.gate.tokens import read_key_name
+
+    return read_key_name(options.id)[1]
+
+
+def _given(options: argparse.Namespace) -> dict[str, Any]:
+    """Return what the command line gives a key, by the names of the API; what is to be taken back is null."""
+    texts = {
+        "rate": options.rate,
+        "burst": options.burst,
+        "concurrency": options.concurrency,
+        "description": options.description,
+        "expires_at": options.expires,
+        "accounts": options.accounts,
+    }
+    return {name: _value(name, text) for name, text in texts.items() if text is not None}
+
+
+def _value(name: str, text: str) -> object:
+    """
+    Return what a server takes for a text of the command line.
+
+    Raises:
+        ValueError: It is none.
+    """
+    if text == DEFAULT:
+        return None
+    if name in ("burst", "concurrency"):
+        return _number(name, text)
+    if name == "expires_at":
+        return _instant(text)
+    return text.split(",") if name == "accounts" else text
+
+
+def _instant(text: str) -> datetime:
+    try:
+        return instant(text)
+    except argparse.ArgumentTypeError as error:
+        raise ValueError(str(error)) from None
+
+
+def _number(name: str, text: str) -> int:
+    if not re.fullmatch(r"[0-9]{1,9}", text, re.ASCII):
+        raise ValueError(f"the {name} is a number, or {DEFAULT}")
+    return int(text)

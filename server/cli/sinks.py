@@ -1,0 +1,41 @@
+"""The words of `tallystick sinks`."""
+
+from collections.abc import Sequence
+
+from server.cli.words import Commands, Parser, Run, listing
+
+
+def add_commands(commands: Commands, place: Parser, run: Run, words: Sequence[str] | None = None) -> None:
+    """Add them; what a kind of sink takes is left out where *words* do not name them: it takes long to load."""
+    actions = commands.group("sinks", "set up brokers that are sent every event, and see how far they are")
+    kinds = actions.group("create", "make a sink; events are sent to it within a second", "KIND")
+    if words is None or "sinks" in words:
+        _add_kinds(kinds, place, run)
+    actions.add("list", "list sinks and where they lead", run, place, listing())
+    actions.add("status", "show how far sinks are behind, and what is wrong", run, place, listing())
+    for name, text in (
+        ("pause", "send nothing to a sink within a second, until it is resumed; it keeps its place"),
+        ("resume", "send events to a sink again, from where it was"),
+        ("delete", "remove a sink and its place"),
+    ):
+        action = actions.add(name, text, run, place)
+        action.add_argument("name", metavar="NAME", help="name of the sink")
+        if name == "resume":
+            action.add_argument("--skip", action="store_true", help="without the event that its broker refused")
+
+
+def _add_kinds(kinds: Commands, place: Parser, run: Run) -> None:
+    from server.events.sinks.options import KINDS, arguments
+
+    for kind, options in KINDS.items():
+        described = options.__doc__ or ""
+        action = kinds.add(kind, f"a sink that is {described[0].lower()}{described[1:-1]}", run, place)
+        action.add_argument("--name", required=True, help="what the sink is called in other commands and in metrics")
+        action.add_argument("--ledger", help="name of the ledger whose events it is sent (default: those of all)")
+        text = "begin with what happens from now on, or with the first event (default: now)"
+        action.add_argument("--from-position", choices=["now", "start"], default="now", help=text)
+        for argument in arguments(kind):
+            if argument.flag:
+                action.add_argument(argument.word, action="store_true", default=None, help=argument.help)
+            else:
+                action.add_argument(argument.word, required=argument.required, help=argument.help)

@@ -1,0 +1,77 @@
+"""What commands are made of: a parser that repeats no secret, and groups of commands."""
+
+import argparse
+import sys
+from collections.abc import Callable
+from typing import Any, NoReturn
+
+from server.process.commands.exits import EXIT_ERROR, complain, say
+
+# Carries a command out, and returns the exit code.
+Run = Callable[[argparse.Namespace], int]
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser whose messages repeat no secret, and that says so when its help cannot be written."""
+
+    def error(self, message: str) -> NoReturn:
+        complain(f"{self.format_usage()}{self.prog}: error: {message}")
+        raise SystemExit(EXIT_ERROR)
+
+    def _print_message(self, message: str, file: Any = None) -> None:
+        if file is None or file is sys.stderr:
+            complain(message, end="")
+        else:
+            say(message, end="")
+
+
+class Version(argparse.Action):
+    """Prints the version, which is looked up only then."""
+
+    def __call__(self, *_: Any, **__: Any) -> NoReturn:
+        from server.telemetry.version import VERSION
+
+        say(f"tallystick {VERSION}")
+        raise SystemExit(0)
+
+
+class Commands:
+    """
+    Commands of which one is chosen.
+
+    Args:
+        of: The parser that they belong to.
+
+        name: What the help calls them, in capitals; the chosen word is kept under it in small letters.
+    """
+
+    def __init__(self, of: argparse.ArgumentParser, name: str = "ACTION") -> None:
+        self._choices = of.add_subparsers(dest=name.lower(), required=True, metavar=name, parser_class=Parser)
+
+    def add(self, name: str, text: str, run: Run | None = None, *parents: Parser) -> Parser:
+        """
+        Add a command and return its parser.
+
+        Args:
+            text: What it does, without a capital and a full stop.
+
+            run: Carries it out; None where it has commands of its own.
+
+            parents: Parsers whose arguments it takes too.
+        """
+        description = f"{text[0].upper()}{text[1:]}."
+        command: Parser = self._choices.add_parser(name, parents=parents, help=text, description=description)
+        if run is not None:
+            command.set_defaults(run=run)
+        return command
+
+    def group(self, name: str, text: str, actions: str = "ACTION") -> "Commands":
+        """Add a command that has commands of its own, and return these."""
+        return Commands(self.add(name, text), actions)
+
+
+def listing() -> Parser:
+    """Return the parent of commands that show something to people or to programs."""
+    parent = Parser(add_help=False)
+    parent.add_argument("--json", action="store_true", help="as JSON, for programs")
+    return parent

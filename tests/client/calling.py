@@ -1,0 +1,64 @@
+"""Both clients behind one face: a test says what is called, and it is called blocking in a thread, or awaited."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager
+from itertools import islice
+from typing import Any, cast
+
+from tallystick_client import AsyncTallystick, Tallystick
+
+KINDS = ("blocking", "async")
+# What a test says: something to call of either client. Their methods have the same names and parameters.
+Asked = Callable[[Any], Any]
+
+
+class Caller:
+    """
+    A client of either kind.
+
+    Args:
+        client: The client.
+    """
+
+    def __init__(self, client: Tallystick | AsyncTallystick) -> None:
+        self.client = client
+
+    async def __call__(self, asked: Asked) -> Any:
+        """Return what a call returns."""
+        if isinstance(self.client, Tallystick):
+            return await asyncio.to_thread(asked, self.client)
+        return await asked(self.client)
+
+    async def take(self, asked: Asked, number: int = 1_000) -> list[Any]:
+        """Return the first of a series, all of them where there are fewer, and leave it."""
+        if isinstance(self.client, Tallystick):
+            return await asyncio.to_thread(lambda: _take(asked(self.client), number))
+        taken = []
+        series = cast(AsyncIterator[Any], asked(self.client))
+        async for item in series:
+            taken.append(item)
+            if len(taken) == number:
+                break
+        await series.aclose()  # type: ignore[attr-defined]  # every async generator has it
+        return taken
+
+
+def _take(series: Iterator[Any], number: int) -> list[Any]:
+    taken = list(islice(series, number))
+    series.close()  # type: ignore[attr-defined]  # every generator has it
+    return taken
+
+
+@asynccontextmanager
+async def calling(kind: str, url: str, token: str, **options: float) -> AsyncIterator[Caller]:
+    """Open a client of a kind."""
+    if kind == "blocking":
+        client = Tallystick(url, token, **options)  # type: ignore[arg-type]  # few, by name
+        try:
+            yield Caller(client)
+        finally:
+            client.close()
+        return
+    async with AsyncTallystick(url, token, **options) as client:  # type: ignore[arg-type]  # few, by name
+        yield Caller(client)
