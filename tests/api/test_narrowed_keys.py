@@ -51,6 +51,7 @@ OUTCOMES = {
     "GET /v1/events": _LIST,
     "GET /v1/events/stream": _LIST,
     "GET /v1/limits": _LIST,
+    "GET /v1/ledger": _WHOLE,
     "GET /v1/integrity": _WHOLE,
     "POST /v1/api-keys": ("201", "403 forbidden", "403 forbidden"),
     "GET /v1/api-keys": _LIST,
