@@ -282,7 +282,9 @@ def _differences(request: Request[Any], found: Transfer) -> tuple[str, ...]:
 def _problem(heard: Answer) -> Problem | None:
     """Return the problem that an answer is, None for a part of one; of what is none, say what HTTP says."""
     try:
-        return msgspec.json.decode(heard.body, type=Problem)
+        found = msgspec.json.decode(heard.body, type=Problem)
+        if found.status == heard.status:
+            return found
     except msgspec.ValidationError:
         # Whole, but somebody else's.
         pass
