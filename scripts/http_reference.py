@@ -29,7 +29,7 @@ def page(document: Json) -> str:
                 lines += _operation(document, path, method, operation, everywhere)
     lines += ["", "## Types"]
     for name, schema in document["components"]["schemas"].items():
-        if not name.endswith("Problem"):
+        if name == "Problem" or not name.endswith("Problem"):
             lines += _type(name, schema)
     return "\n".join(lines) + "\n"
 

@@ -25,7 +25,7 @@ DOCS: Final = "docs/"
 PYTHON: Final = ROOT / ".venv" / "bin" / "python"
 REFERENCE_SECONDS_MAX: Final = 60
 # Pages beside docs/.
-PAGES: Final = ("CONTRIBUTING.md", "CHANGELOG.md", "benchmarks.md")
+PAGES: Final = ("CONTRIBUTING.md", "CHANGELOG.md", "benchmarks.md", "client/README.md")
 # Where the site has its copies of files that are no pages; as .txt, browsers show them.
 COPIES: Final = "repository/"
 _LINK: Final = re.compile(r"(?<=\]\()(?P<path>[\w./-]+)(?P<anchor>#[\w-]+)?(?=\))")

@@ -9,6 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from server.http.problems import KINDS
+from server.http.routes import ROUTES
+from server.settings import Settings
+
 ROOT = Path(__file__).resolve().parents[2]
 # The first time, the packages of the site are fetched.
 SETUP_SECONDS_MAX = 600
@@ -82,16 +86,15 @@ def test_nothing_outside_is_asked_for(site: Path) -> None:
 
 
 def test_the_reference_is_made_of_the_code(site: Path) -> None:
-    """Each setting, problem and command has its place."""
-    from server.http.problems import KINDS
-    from server.settings import Settings
-
+    """Each operation, setting, problem and command has its place."""
     reference = site / "reference"
+    api = (reference / "http-api.html").read_text(encoding="utf-8")
+    assert [route.operation for route in ROUTES if f'id="{route.operation}"' not in api] == []
     problems = (reference / "problems.html").read_text(encoding="utf-8")
     assert [code for code in KINDS if f'id="{code}"' not in problems] == []
     settings = (reference / "settings.html").read_text(encoding="utf-8")
     assert [name for name in Settings.__struct_fields__ if f"<code>{name}</code>" not in settings] == []
-    assert 'id="tallystick-serve"' in (reference / "command-line.html").read_text(encoding="utf-8")
+    assert 'id="serve"' in (reference / "command-line.html").read_text(encoding="utf-8")
 
 
 LINKS = {
@@ -112,6 +115,13 @@ def test_links_to_nothing_fail_the_build(packages: None, tmp_path: Path) -> None
     done = build(folder)
     assert done.returncode != 0
     assert [said for said in LINKS.values() if said not in done.stderr] == []
+
+
+def test_links_of_the_readme_lead_somewhere() -> None:
+    """The README is no page of the site: its links are files of the repository."""
+    links = re.findall(r"\]\(([^)#]+)(?:#[\w-]+)?\)", (ROOT / "README.md").read_text(encoding="utf-8"))
+    assert links
+    assert [link for link in links if not (ROOT / link).exists()] == []
 
 
 def test_files_that_are_named_are_there() -> None:
