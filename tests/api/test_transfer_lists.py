@@ -287,4 +287,6 @@ async def test_as_much_as_one_may_ask_for(client: Client) -> None:
 
 def test_the_bound_is_that_of_the_docs() -> None:
     """docs/reference/requests.md says how far a page looks."""
-    assert f"{EXAMINED_MAX:,} transfers" in (Path(__file__).parents[2] / "docs" / "reference" / "requests.md").read_text()
+    assert (
+        f"{EXAMINED_MAX:,} transfers" in (Path(__file__).parents[2] / "docs" / "reference" / "requests.md").read_text()
+    )
