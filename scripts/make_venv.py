@@ -27,7 +27,7 @@ ROOT = Path(__file__).resolve().parent.parent
 # The lock files of each level. `test` holds everything of `.venv`, so it stands for the two others there.
 LEVELS = {
     "run": ("embedded", "cli", "build"),
-    "load": ("load", "cli", "build"),
+    "load": ("load", "sinks", "cli", "build"),
     "test": ("dev",),
     "locust": ("locust",),
     "contract": ("contract",),

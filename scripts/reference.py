@@ -10,10 +10,19 @@ from typing import Any, Final
 
 import msgspec
 
+from scripts import http_reference
 from server.cli import reference as command_line
+from server.http.openapi import document
 from server.http.problems import KINDS
 from server.settings import HELP, PREFIX, Settings
 
+SETTINGS: Final = f"""\
+Each is a variable `{PREFIX}` and its name in capitals, a file that `{PREFIX}<NAME>_FILE` names, or an argument of
+`tallystick serve`. `tallystick config` shows the values in force and where each came from."""
+PROBLEMS: Final = """\
+Every error is `application/problem+json` (RFC 9457) with one of these codes. On a write `outcome` says whether it was
+done, and `retry` which idempotency key to send next: [Exactly once](../explanations/exactly-once.md). A running server
+has the same pages at `/problems`."""
 # Bars end a column of a table.
 _BAR: Final = str.maketrans({"|": r"\|", "\n": " "})
 
@@ -25,8 +34,7 @@ def settings() -> str:
     lines = [
         "# Settings",
         "",
-        f"Each is a variable `{PREFIX}` and its name in capitals, a file that `{PREFIX}<NAME>_FILE` names, or an argument "
-        "of `tallystick serve`. `tallystick config` shows the values in force and where each came from.",
+        SETTINGS,
         "",
         "| setting | default | range | meaning |",
         "| --- | --- | --- | --- |",
@@ -44,9 +52,7 @@ def problems() -> str:
     lines = [
         "# Problems",
         "",
-        "Every error is `application/problem+json` (RFC 9457) with one of these codes. On a write `outcome` says whether it "
-        "was done, and `retry` which idempotency key to send next: [Exactly once](../explanations/exactly-once.md). A running "
-        "server has the same pages at `/problems`.",
+        PROBLEMS,
     ]
     for code, kind in KINDS.items():
         lines += ["", f"## {code}", "", f"**{kind.status} {kind.title}** · retry: `{kind.retry}`", "", kind.text]
@@ -54,8 +60,8 @@ def problems() -> str:
 
 
 def http_api() -> str:
-    """Return the page of the routes."""
-    return "# HTTP API\n"
+    """Return the page of the HTTP API."""
+    return http_reference.page(json.loads(document()))
 
 
 PAGES: Final = {

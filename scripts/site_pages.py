@@ -1,8 +1,8 @@
 """
 What MkDocs adds to the pages of docs/: the reference that is made of the code, and files of the repository.
 
-A page may link to any file of the repository, as `../../deploy/haproxy.cfg`. The site has no repository beside it, so it
-carries a copy of each file that is linked to. A link to nothing is left as it is, which fails the build.
+A page may link to any file of the repository, as `../../deploy/haproxy.cfg`. The site has no repository beside it, so
+it carries a copy of each file that is linked to. A link to nothing is left as it is, which fails the build.
 """
 
 import json
@@ -25,7 +25,7 @@ DOCS: Final = "docs/"
 PYTHON: Final = ROOT / ".venv" / "bin" / "python"
 REFERENCE_SECONDS_MAX: Final = 60
 # Pages beside docs/.
-PAGES: Final = ("CONTRIBUTING.md", "CHANGELOG.md", "benchmarks.md")
+PAGES: Final = ("CONTRIBUTING.md", "CHANGELOG.md", "benchmarks.md", "client/README.md")
 # Where the site has its copies of files that are no pages; as .txt, browsers show them.
 COPIES: Final = "repository/"
 _LINK: Final = re.compile(r"(?<=\]\()(?P<path>[\w./-]+)(?P<anchor>#[\w-]+)?(?=\))")
@@ -46,7 +46,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     return files
 
 
-def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
+def on_page_markdown(markdown: str, page: Page, files: Files, **_: object) -> str:
     """Lead links to files of the repository to where the site has them."""
     folder = _repository_path(page.file.src_uri).parent
 
@@ -82,7 +82,9 @@ def _reference() -> dict[str, str]:
     """Return the pages that are made of the code."""
     command = [str(PYTHON), "-m", "scripts.reference"]
     try:
-        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=REFERENCE_SECONDS_MAX, check=False)
+        done = subprocess.run(
+            command, cwd=ROOT, capture_output=True, text=True, timeout=REFERENCE_SECONDS_MAX, check=False
+        )
     except FileNotFoundError:
         raise PluginError("there is no .venv: run `make docs`, which makes it") from None
     if done.returncode != 0:

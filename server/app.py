@@ -5,6 +5,7 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, NamedTuple
 
 from server.books import connect_redis, create_books, postgres_address
+from server.events.feed import Feed
 from server.events.webhooks.configuration import make_vault, read_destinations
 from server.events.webhooks.endpoints import Endpoints
 from server.events.webhooks.sender import Sender
@@ -13,7 +14,7 @@ from server.gate.gate import Gate
 from server.gate.key_uses import KeyUses
 from server.gate.keys import Authenticator, Defaults
 from server.gate.limits import Limit, read_rate
-from server.http import render
+from server.http import openapi, render
 from server.http.accounts import AccountHandlers
 from server.http.api_keys import ApiKeyHandlers
 from server.http.bulk import BulkHandlers
@@ -25,6 +26,8 @@ from server.http.forwarded import TrustedProxies
 from server.http.health import HealthHandlers
 from server.http.integrity import IntegrityHandlers
 from server.http.key_limits import LimitHandlers
+from server.http.ledger import LedgerHandlers
+from server.http.narrowing import Narrowing
 from server.http.observer import Observer
 from server.http.pages import PageHandlers
 from server.http.pipeline import Pipeline
@@ -41,11 +44,13 @@ from server.http.transfers import TransferHandlers
 from server.http.webhook_endpoints import WebhookHandlers
 from server.ledger.audit_rounds import Rounds
 from server.ledger.history import History
+from server.ledger.narrowed import ParentSides
 from server.ledger.posting import PostingLane
 from server.ledger.preview import Previewer
 from server.ledger.recent import RecentInstants
 from server.ledger.self_check import SelfCheck
 from server.ledger.statements import Statements
+from server.ledger.summary import Summaries
 from server.ledger.transfer_lists import TransferLists
 from server.ledger.trial_balance import TrialBalances
 from server.settings import Settings, SettingsError
@@ -147,6 +152,8 @@ class App(NamedTuple):
     gate: Gate
     posting: PostingLane
     readings: Readings
+    history: History
+    feed: Feed
     streams: Streams
     event_streams: EventStreams
     waiting: Waiting
@@ -189,21 +196,23 @@ async def create_app(settings: Settings, workers: int = 1) -> AsyncIterator[App]
         callers = Callers(authenticator, failures, anonymous, proxies)
         sender = Sender(destinations)
         endpoints = Endpoints(database, books.feed, make_vault(settings), sender)
+        narrowing = Narrowing(ParentSides(database))
         handlers = (
             AccountHandlers(books.accounts, history, cache, keyspace, self_check),
-            TransferHandlers(posting, history, keyspace, tallies),
+            TransferHandlers(posting, history, keyspace, narrowing, tallies),
             TransferListHandlers(TransferLists(database, cache)),
-            BulkHandlers(posting),
+            BulkHandlers(posting, narrowing),
             StatementHandlers(Statements(database, cache, recent), TrialBalances(database, reports), streams),
-            PreviewHandlers(Previewer(database, cache, render.answer)),
+            PreviewHandlers(Previewer(database, cache, render.answer), narrowing),
             EventHandlers(readings, waiting),
             EventStreamHandlers(readings, authenticator, event_streams),
             LimitHandlers(gate),
             IntegrityHandlers(Rounds(database)),
+            LedgerHandlers(Summaries(database)),
             WebhookHandlers(endpoints, destinations),
             ApiKeyHandlers(database, defaults.key),
             HealthHandlers(readiness),
-            PageHandlers(),
+            PageHandlers(openapi.document),
             ReferenceHandlers(Downloads()),
         )
         observer = Observer(tallies, settings.slow_ms / 1000, settings.log_sample, traces)
@@ -211,9 +220,8 @@ async def create_app(settings: Settings, workers: int = 1) -> AsyncIterator[App]
         uses.start()
         try:
             server = HttpServer(pipeline, readings.departures)
-            stores = database, redis, books.counters
-            counts = streams, event_streams, waiting
-            yield App(server, readiness, *stores, tallies, authenticator, gate, posting, readings, *counts, traces)
+            parts = database, redis, books.counters, tallies, authenticator, gate, posting, readings, history
+            yield App(server, readiness, *parts, books.feed, streams, event_streams, waiting, traces)
         finally:
             await readings.close()
             await uses.close()

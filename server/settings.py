@@ -26,6 +26,9 @@ COLLECTOR_URL: Final = rf"^https?://{_HOST}(?:/[^?#@]*)?\Z"
 # Keys of Fernet: 32 bytes each.
 FERNET_KEYS: Final = r"^[A-Za-z0-9_-]{43}=(?:,[A-Za-z0-9_-]{43}=)*\Z"
 
+# Too long to be guessed, and nothing that a URL would have to escape.
+CONSOLE_TOKEN: Final = r"^[A-Za-z0-9_-]{32,128}\Z"  # noqa: S105 -- the form of one
+
 # Where a process can be told to fail on purpose, and how it is said.
 POSTING_FAILPOINTS: Final = ("posting.before_batch", "posting.sent", "posting.committed")
 FAILPOINT_NAMES: Final = (
@@ -64,6 +67,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     admin_port: Port = 8081
     workers: Annotated[str, Meta(pattern=WORKERS)] = "auto"
     background: bool = True
+    console: bool = True
+    console_token: Annotated[str, Meta(pattern=CONSOLE_TOKEN)] | None = None
     data_dir: str = "data"
     database_url: Annotated[str, Meta(pattern=POSTGRES_URL)] | None = None
     redis_url: Annotated[str, Meta(pattern=REDIS_URL)] | None = None
@@ -107,6 +112,13 @@ HELP: Final[Mapping[str, Help]] = {
     "workers": Help(f"Worker processes: 1 to {WORKERS_MAX}, or auto for one a usable processor."),
     "background": Help(
         "Whether a background process runs beside the workers: true, or false where `tallystick background` is run."
+    ),
+    "console": Help("Whether operators have a console in the browser, at /console of the admin port: true or false."),
+    "console_token": Help(
+        "Token of the console: 32 to 128 letters, digits, - and _. Not set, `serve` makes one at each start and "
+        "prints it on a terminal, or keeps it in console.token beside the embedded servers; without either there is no "
+        "console.",
+        secret=True,
     ),
     "data_dir": Help("Folder of the embedded servers, used when an address below is not set."),
     "database_url": Help(

@@ -31,8 +31,12 @@ class ProblemError(TallystickError):
     """
 
     def __init__(self, problem: Problem) -> None:
-        super().__init__(f"{problem.status} {problem.code}: {problem.detail or problem.title}".replace(" :", ":"))
+        super().__init__(problem)
         self.problem = problem
+
+    def __str__(self) -> str:
+        named = f"{self.status} {self.code}".rstrip()
+        return f"{named}: {self.detail or self.title}"
 
     @property
     def status(self) -> int:
@@ -101,12 +105,18 @@ class OutcomeUnknownError(TallystickError):
 
     Attributes:
         request: The same.
+
+        reason: The same.
     """
 
     def __init__(self, request: Request[Any], reason: str) -> None:
-        under = "" if request.key is None else f" under the key {request.key}"
-        super().__init__(f"{request}{under} may have been done: {reason}")
+        super().__init__(request, reason)
         self.request = request
+        self.reason = reason
+
+    def __str__(self) -> str:
+        under = "" if self.request.key is None else f" under the key {self.request.key}"
+        return f"{self.request}{under} may have been done: {self.reason}"
 
     @property
     def idempotency_key(self) -> str | None:

@@ -187,14 +187,16 @@ def judge(request: Request[T], heard: Answer | Broken) -> Done[T] | Failed[T]:
     if 200 <= heard.status < 300:
         return _success(request, heard)
     problem = _problem(heard)
+    if problem is None:
+        reason = f"{request} was answered {heard.status} with a part of a problem"
+        return Failed(UnavailableError(reason), again=True, unknown=writes)
     asked = _asked_seconds(problem, heard.headers)
     if problem.outcome == "refused":
         return Failed(RefusedError(problem), settled=True)
-    again = (problem.status in TRANSIENT or problem.code == _IN_USE) and problem.retry in (None, "same_key")
     # Whatever stands between may answer for a server that is still at work.
     unknown = writes and (problem.outcome == "unknown" or (problem.outcome is None and problem.status >= 500))
     settled = problem.code in _NEVER_DONE
-    return Failed(ProblemError(problem), again, unknown, settled, asked)
+    return Failed(ProblemError(problem), _is_transient(problem), unknown, settled, asked)
 
 
 def _success(request: Request[T], heard: Answer) -> Done[T] | Failed[T]:
@@ -206,10 +208,14 @@ def _success(request: Request[T], heard: Answer) -> Done[T] | Failed[T]:
         )
         return Failed(UnavailableError(reason), again=True, unknown=request.repeat is not Repeat.READ)
     if isinstance(value, Results):
-        waiting = [item.problem for item in value.results if item.problem and item.problem.status in TRANSIENT]
+        waiting = [item.problem for item in value.results if item.problem and _is_transient(item.problem)]
         if waiting:
             return Failed(ProblemError(waiting[0]), again=True, partial=value)
     return Done(value)
+
+
+def _is_transient(problem: Problem) -> bool:
+    return (problem.status in TRANSIENT or problem.code == _IN_USE) and problem.retry in (None, "same_key")
 
 
 def pause(asked_seconds: float, usual_seconds: float) -> float:
@@ -268,12 +274,16 @@ def _differences(request: Request[Any], found: Transfer) -> tuple[str, ...]:
     )
 
 
-def _problem(heard: Answer) -> Problem:
-    """Return the problem that an answer is; of one that no server of Tallystick gives, what HTTP says of it."""
+def _problem(heard: Answer) -> Problem | None:
+    """Return the problem that an answer is, None for a part of one; of what is none, say what HTTP says."""
     try:
         return msgspec.json.decode(heard.body, type=Problem)
-    except msgspec.DecodeError:
+    except msgspec.ValidationError:
+        # Whole, but somebody else's.
         pass
+    except msgspec.DecodeError:
+        if "json" in heard.headers.get("content-type", ""):
+            return None
     detail = "The answer is no problem of Tallystick; something between has given it."
     if 300 <= heard.status < 400:
         detail = f"Redirects are not followed; this one leads to {heard.headers.get('location', 'nowhere')}."

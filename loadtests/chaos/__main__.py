@@ -15,14 +15,14 @@ from pathlib import Path
 
 import uvloop
 
-from loadtests.books import open_books, record_books
+from loadtests.books import open_books, patient, record_books
 from loadtests.chaos.clients import ACCOUNTS, FUNDS, PREFIX, WORLD, make_clients
 from loadtests.chaos.judge import judge
 from loadtests.chaos.nemesis import Nemesis
 from loadtests.chaos.plan import SECONDS_MIN, Phase, plan
 from loadtests.chaos.readers import reading
-from loadtests.chaos.rig import Front, Rig, running
-from loadtests.errors import FAILED, GOOD, NotRunError
+from loadtests.chaos.rig import BROKERS, SINKS, Front, Rig, running
+from loadtests.errors import FAILED, GOOD, NOT_RUN, NotRunError
 from loadtests.history.recorder import Recorder
 from loadtests.payers import INSIST_SECONDS_MAX
 from loadtests.processes import PROJECT, run_program
@@ -42,11 +42,20 @@ def main(arguments: list[str] | None = None, front: Front | None = None) -> int:
     parser.add_argument("--seconds", type=float, default=SECONDS, help=f"{SECONDS_MIN:.0f} to {SECONDS_MAX:.0f}")
     parser.add_argument("--seed", type=int, default=SEED, help="chooses faults; requests are not timed by it")
     parser.add_argument("--plan", action="store_true", help="only print the faults of the seed")
+    parser.add_argument("--brokers", choices=("there", "required", "none"), default="there", help="which take part")
     parser.add_argument("--reports", type=Path, default=PROJECT / "reports", metavar="FOLDER")
     asked = parser.parse_args(arguments)
     if not SECONDS_MIN <= asked.seconds <= SECONDS_MAX:
         parser.error(f"--seconds is {SECONDS_MIN:.0f} to {SECONDS_MAX:.0f}")
-    phases = plan(asked.seed, asked.seconds)
+    missing = {kind.kind: "left out" if asked.brokers == "none" else kind.missing() for kind in BROKERS}
+    without = [kind for kind, reason in missing.items() if reason]
+    if asked.brokers != "none":
+        for kind in without:
+            say(f"without {kind}: {missing[kind]}")
+    if asked.brokers == "required" and without:
+        return NOT_RUN
+    asked.brokers = missing.keys() - without
+    phases = plan(asked.seed, asked.seconds, without if asked.brokers else [*without, SINKS])
     if asked.plan:
         for phase in phases:
             print(*phase.steps, f"{phase.until:6.1f} s  nothing", sep="\n")
@@ -72,14 +81,15 @@ async def _run(asked: argparse.Namespace, phases: list[Phase], folder: Path, fro
     """Run, say what came of it, and return whether all is well."""
     began = time.monotonic()
     say(f"seed {asked.seed}, {asked.seconds:.0f} s, {sum(len(phase.steps) for phase in phases)} steps")
-    async with running(folder, front) as rig:
+    async with running(folder, front, asked.brokers) as rig:
         with Recorder(folder / "feed.jsonl") as feed:
             async with reading(rig, feed) as readers:
                 nemesis = await _traffic(rig, asked.seed, phases, folder)
                 say("reading the books")
                 with Recorder(folder / "books.jsonl") as books:
-                    for ledger, (caller, *_) in rig.direct.items():
-                        await record_books(caller, books, PREFIX, ledger)
+                    for ledger, key in rig.keys.items():
+                        async with patient(rig.servers[0].url, key) as client:
+                            await record_books(client, books, PREFIX, ledger)
                 await readers.catch_up()
         await rig.audit()
         await rig.stop()
@@ -88,7 +98,7 @@ async def _run(asked: argparse.Namespace, phases: list[Phase], folder: Path, fro
     for line in judged.lines(nemesis, rig.violations):
         say(line)
     violations = len(judged.verdict.violations) + len(rig.violations)
-    missing = judged.missing(asked.seconds)
+    missing = judged.missing(asked.seconds, asked.brokers)
     for what in missing:
         say(f"not seen: {what}")
     good = not violations and not missing
@@ -105,8 +115,9 @@ async def _run(asked: argparse.Namespace, phases: list[Phase], folder: Path, fro
 async def _traffic(rig: Rig, seed: int, phases: list[Phase], folder: Path) -> Nemesis:
     """Let the clients run while the plan is carried out; return when all of them have ended."""
     with Recorder(folder / "history.jsonl") as recorder:
-        for ledger, (caller, *_) in rig.callers.items():
-            await open_books(caller, recorder, WORLD, ACCOUNTS, FUNDS, keys="fund-", ledger=ledger)
+        for ledger, key in rig.keys.items():
+            async with patient(rig.servers[0].url, key) as client:
+                await open_books(client, recorder, WORLD, ACCOUNTS, FUNDS, keys="fund-", ledger=ledger)
         clients = make_clients(rig, recorder, seed)
         nemesis = Nemesis(rig, recorder, [client.process for client, _ in clients], say)
         async with asyncio.TaskGroup() as group:

@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any, NamedTuple
 
-from loadtests.chaos.rig import BOTH, CLIENTS, POSTGRES, REDIS, SERVER, Rig
+from loadtests.chaos.rig import BOTH, CLIENTS, KAFKA, POSTGRES, RABBITMQ, REDIS, SERVER, SINKS, Rig
 from loadtests.processes import answers, send
 from loadtests.servers import BACKGROUND
 
@@ -23,6 +23,10 @@ USUAL = "CONFIG SET maxmemory 256mb"
 KILLED_AFTER_COMMIT = "server killed between commit and answer"
 KILLED_WHILE_SENDING = "server killed while a batch was on its way"
 KILLED_AFTER_RELAYING = "background process killed after it gave events their positions"
+KILLED_AFTER_CONFIRMING = "background process killed between a broker's confirmation and the sink's position"
+KILLED_BEFORE_SENDING = "background process killed before it sent to a broker"
+KILLED_AFTER_NOTING = "background process killed after it noted a sink's position"
+CRASHED_WHILE_RELAYING = "PostgreSQL crashed while the relay stood still"
 # What a lost answer becomes when its connection is healed: gone, or late; this share of them gone.
 GONE_SHARE = 0.6
 # What a slow link adds to each piece, in each direction.
@@ -34,6 +38,8 @@ END_SECONDS_MAX = 10.0
 LEADING_SECONDS_MAX = 3.0
 SESSIONS = "FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
 END_SESSIONS = f"SELECT pg_terminate_backend(pid) {SESSIONS}"
+# Events that would have their positions by now.
+LATE_EVENTS = "SELECT FROM tallystick.outbox WHERE posted_at < clock_timestamp() - interval '1 second' LIMIT 1"
 READ_ONLY = "ALTER SYSTEM SET default_transaction_read_only ="
 RELOAD = "SELECT pg_reload_conf()"
 
@@ -63,7 +69,7 @@ class Kind(NamedTuple):
     the part altogether. `bounded`: a Redis or a server goes on that has missed something, so that reads may be too old
     for as long as a snapshot lives (docs/decisions/0009); after all others, none may. `needed`: without it a run cannot
     have seen all that it must. `alone`: nothing else may be wrong meanwhile: it needs a server that becomes ready.
-    `each`: it happens to one server, or between one server and a part; otherwise to all.
+    `each`: it happens to one server, or between one server and a part; otherwise to all. `slow`: it takes long to heal.
     """
 
     part: str
@@ -75,6 +81,7 @@ class Kind(NamedTuple):
     needed: bool = False
     each: bool = False
     alone: bool = False
+    slow: bool = False
 
 
 @asynccontextmanager
@@ -132,26 +139,40 @@ async def _stop_server(rig: Rig, fault: Fault) -> None:
         rig.violations.append(f"server {server.name}, asked to end, gave {code}")
 
 
-async def _arm(point: str, rig: Rig, fault: Fault) -> None:
+async def _arm(point: str, rig: Rig, fault: Fault, action: str = "kill") -> None:
     """Start a server anew whose worker is killed at a failpoint."""
     server = rig.servers[fault.target]
     await _stop_server(rig, fault)
-    await server.start(failpoints=f"{point}=kill@{1 + int(fault.detail * BATCHES_MAX)}")
+    await server.start(failpoints=f"{point}={action}@{1 + int(fault.detail * BATCHES_MAX)}")
     await server.ready_again()
     rig.armed = set(server.family())
 
 
-async def _arm_relay(point: str, rig: Rig, fault: Fault) -> None:
-    """Arm the background process of a server; kill the other one until it leads, and relays, and is killed itself."""
-    await _arm(point, rig, fault)
+async def _arm_background(point: str, rig: Rig, fault: Fault, action: str = "kill") -> None:
+    """Arm the background process of a server; kill the other one until it leads and reaches the failpoint."""
+    await _arm(point, rig, fault, action)
     armed, other = rig.servers[fault.target], fault._replace(target=1 - fault.target)
     rig.armed = {armed.process(BACKGROUND)}
 
-    async def killed() -> bool:
+    async def reached() -> bool:
         await _kill_background(rig, other)
+        if action == "stall":
+            return bool(await rig.databases.postgres.ask(LATE_EVENTS))
         return not rig.armed <= set(armed.family())
 
-    await answers(killed, LEADING_SECONDS_MAX)
+    await answers(reached, LEADING_SECONDS_MAX)
+
+
+async def _stall_and_crash(point: str, rig: Rig, fault: Fault) -> None:
+    await _arm_background(point, rig, fault, "stall")
+    rig.counts[CRASHED_WHILE_RELAYING] += bool(await rig.databases.postgres.ask(LATE_EVENTS))
+    await rig.databases.postgres.end(signal.SIGQUIT, END_SECONDS_MAX)
+
+
+async def _start_both(rig: Rig, fault: Fault) -> None:
+    await rig.databases.postgres.start()
+    await _stop_server(rig, fault)
+    await _start(rig, fault)
 
 
 async def _disarm(count: str, rig: Rig, fault: Fault) -> None:
@@ -190,8 +211,18 @@ _CUT, _SLOW = partial(_clog, refuse=True), partial(_clog, requests=True, replies
 _LOSE, _SILENCE = partial(_clog, requests=True), _clog
 _COMMITTED = (partial(_arm, "posting.committed"), partial(_disarm, KILLED_AFTER_COMMIT))
 _COMMITTING = (partial(_arm, "posting.sent"), partial(_disarm, KILLED_WHILE_SENDING))
-_RELAYED = (partial(_arm_relay, "relay.committed"), partial(_disarm, KILLED_AFTER_RELAYING))
-_RELAYING = (partial(_arm_relay, "relay.before"), partial(_disarm, "background process killed before it relayed"))
+_RELAYED = (partial(_arm_background, "relay.committed"), partial(_disarm, KILLED_AFTER_RELAYING))
+_RELAYING = (partial(_arm_background, "relay.before"), partial(_disarm, "background process killed before it relayed"))
+_STALLED = (partial(_stall_and_crash, "relay.committed"), _start_both)
+_PUBLISHING = (
+    partial(_arm_background, "sinks.before_batch"),
+    partial(_disarm, KILLED_BEFORE_SENDING),
+)
+_PUBLISHED = (partial(_arm_background, "sinks.confirmed"), partial(_disarm, KILLED_AFTER_CONFIRMING))
+_NOTED = (
+    partial(_arm_background, "sinks.stored"),
+    partial(_disarm, KILLED_AFTER_NOTING),
+)
 _CRASH, _KILL = partial(_end, signal.SIGQUIT), partial(_end, signal.SIGKILL)
 _FREEZE, _THAW = signal.SIGSTOP, signal.SIGCONT
 _FULL = ("CONFIG SET maxmemory-policy noeviction", "CONFIG SET maxmemory 1")
@@ -205,6 +236,14 @@ KINDS = {
     "background process killed": Kind(SERVER, (0.2, 1.0), _kill_background, each=True),
     "relay killed after it commits": Kind(SERVER, (2.0, 3.0), *_RELAYED, needed=True, each=True, alone=True),
     "relay killed before it commits": Kind(SERVER, (2.0, 3.0), *_RELAYING, each=True, alone=True),
+    "postgres crashed while the relay stands": Kind(SERVER, (0.5, 1.5), *_STALLED, each=True, alone=True),
+    "publisher killed before it sends": Kind(SINKS, (2.0, 3.0), *_PUBLISHING, each=True, alone=True),
+    "publisher killed after a confirmation": Kind(SINKS, (2.0, 3.0), *_PUBLISHED, needed=True, each=True, alone=True),
+    "publisher killed after its position": Kind(SINKS, (2.0, 3.0), *_NOTED, each=True, alone=True),
+    "kafka killed": Kind(KAFKA, (0.5, 2.0), _KILL, _start, needed=True, slow=True),
+    "kafka frozen": Kind(KAFKA, (1.0, 5.0), _FREEZE, _THAW),
+    "rabbitmq killed": Kind(RABBITMQ, (0.5, 2.0), _KILL, _start, needed=True, slow=True),
+    "rabbitmq frozen": Kind(RABBITMQ, (1.0, 5.0), _FREEZE, _THAW),
     "worker killed": Kind(SERVER, (0.2, 1.0), _kill_worker, each=True),
     "workers swapped": Kind(SERVER, (1.0, 2.0), _swap_workers, each=True),
     "postgres crashed": Kind(POSTGRES, (0.3, 1.5), _CRASH, _start, away=True, needed=True),

@@ -3,11 +3,18 @@
 import itertools
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
 from typing import NamedTuple
 
-from loadtests.chaos.faults import AWAY, BACK, KILLED_AFTER_COMMIT, KILLED_AFTER_RELAYING, KINDS
+from loadtests.chaos.faults import (
+    AWAY,
+    BACK,
+    KILLED_AFTER_COMMIT,
+    KILLED_AFTER_CONFIRMING,
+    KILLED_AFTER_RELAYING,
+    KINDS,
+)
 from loadtests.chaos.nemesis import BOUNDED_STARTED, BOUNDED_STOPPED, Nemesis
 from loadtests.chaos.rig import POSTGRES, REDIS
 from loadtests.history.checks import CHECKS, by_key, check, check_balances_read, check_versions_read
@@ -65,7 +72,6 @@ SOMETIMES = (
     "account read out of Redis",
     KILLED_AFTER_COMMIT,
     KILLED_AFTER_RELAYING,
-    *(f"event told by {reader}" for reader in READERS),
 )
 
 
@@ -76,12 +82,15 @@ class Judged(NamedTuple):
     operations: int
     seen: Counter[str]
 
-    def missing(self, seconds: float) -> list[str]:
-        """Return what a run of that length had to see and has not seen."""
+    def missing(self, seconds: float, brokers: Collection[str]) -> list[str]:
+        """Return what a run of that length with some brokers had to see and has not seen."""
         is_long = seconds >= LONG_SECONDS
-        checks = [name for name in ALL_CHECKS if is_long or name not in LONG_ONLY]
+        checks = [n for n in ALL_CHECKS if (is_long or n not in LONG_ONLY) and (brokers or n != "F4")]
         never = [f"nothing for check {name} to judge" for name in checks if not self.verdict.judged[name]]
-        return never + ([f"never: {name}" for name in SOMETIMES if not self.seen[name]] if is_long else [])
+        due = [f"event told by {reader}" for reader in (*READERS, *brokers)]
+        if is_long:
+            due += [*SOMETIMES, *([KILLED_AFTER_CONFIRMING] if brokers else [])]
+        return never + [f"never: {name}" for name in due if not self.seen[name]]
 
     def lines(self, nemesis: Nemesis, others: list[str]) -> Iterable[str]:
         """Tell what was done and found; *others* are violations that the history does not hold."""

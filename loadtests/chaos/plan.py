@@ -1,10 +1,11 @@
 """Which faults a seed chooses, in which order and for how long."""
 
 import random
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from loadtests.chaos.faults import KINDS, Fault
-from loadtests.chaos.rig import BOTH, SERVER
+from loadtests.chaos.rig import BOTH, SERVER, SINKS
 
 # Seconds before the first fault: caches fill, and sizes are measured that must be back in the end.
 WARM_UP_SECONDS = 3.0
@@ -12,8 +13,9 @@ WARM_UP_SECONDS = 3.0
 QUIET_SECONDS = 14.0
 # Seconds between the heal of a fault, after which every client must have been answered, and the next one.
 GAP_SECONDS = 0.5
-# What healing takes beside: databases and servers start. One that needs a server ready before it begins takes more.
-HEAL_SECONDS, ALONE_SECONDS = 1.2, 2.5
+# What healing takes beside: databases and servers start. One that needs a server ready before it begins takes more, and
+# so does a broker.
+HEAL_SECONDS, SLOW_SECONDS = 1.2, 2.5
 # One step in so many has a second fault on top of the first.
 OVERLAP_ONE_IN = 4
 # Seconds between the parts that are clogged, or healed, one by one.
@@ -43,7 +45,8 @@ class Step:
 
     @property
     def lasts(self) -> float:
-        heals = ALONE_SECONDS if any(KINDS[fault.kind].alone for fault in self.faults) else HEAL_SECONDS
+        slow = any(KINDS[fault.kind].alone or KINDS[fault.kind].slow for fault in self.faults)
+        heals = SLOW_SECONDS if slow else HEAL_SECONDS
         return self.hold + STAGGER_SECONDS * 2 * (len(self.faults) - 1) + heals + GAP_SECONDS
 
     def __str__(self) -> str:
@@ -61,25 +64,34 @@ class Phase:
     steps: tuple[Step, ...]
 
 
-def plan(seed: int, seconds: float) -> list[Phase]:
-    """Return the faults of a run: the same for the same arguments."""
+def plan(seed: int, seconds: float, without: Collection[str] = ()) -> list[Phase]:
+    """Return the faults of a run without some parts: the same for the same arguments."""
     dice = random.Random(seed)
     phases: list[Phase] = []
+    done: set[str] = set()
     at = WARM_UP_SECONDS
     # A round has a phase in which no read may be too old and one in which some may, a minute of each if there is time.
     rounds = max(1, round((seconds - WARM_UP_SECONDS) / 120))
     if seconds < TWO_PHASES_SECONDS:
-        return [_phase(dice, at, seconds - at - QUIET_SECONDS, (False, True))]
+        return [_phase(dice, at, seconds - at - QUIET_SECONDS, (False, True), without, done)]
     each = (seconds - WARM_UP_SECONDS) / rounds - 2 * QUIET_SECONDS
     for _ in range(rounds):
         for bounded, share in ((False, 0.68), (True, 0.32)):
-            phases.append(_phase(dice, at, each * share, (bounded,)))
+            phases.append(_phase(dice, at, each * share, (bounded,), without, done))
             at = phases[-1].until + QUIET_SECONDS
     return phases
 
 
-def _phase(dice: random.Random, begin: float, seconds: float, bounded: tuple[bool, ...]) -> Phase:
-    kinds = [name for name, kind in KINDS.items() if kind.bounded in bounded]
+def _phase(  # noqa: PLR0917 -- what a phase is made of
+    dice: random.Random,
+    begin: float,
+    seconds: float,
+    bounded: tuple[bool, ...],
+    without: Collection[str],
+    done: set[str],
+) -> Phase:
+    """Return a phase; kinds that are not in *done* come before the others, and are in it then."""
+    kinds = [name for name, kind in KINDS.items() if kind.bounded in bounded and kind.part not in without]
     needed = [name for name in kinds if KINDS[name].needed]
     others = [name for name in kinds if name not in needed]
     dice.shuffle(needed)
@@ -88,17 +100,19 @@ def _phase(dice: random.Random, begin: float, seconds: float, bounded: tuple[boo
     at = begin = round(begin, 1)
     # Links are swizzled where reads may be too old: those to Redis are among them.
     swizzle = [""] if True in bounded else []
-    for name in [*needed, *swizzle, *others]:
+    for name in sorted([*needed, *swizzle, *others], key=done.__contains__):
         step = _step(dice, at, name, kinds) if name else _swizzle(dice, at)
         if at + step.lasts > begin + seconds:
             continue
         steps.append(step)
+        done.update(fault.kind for fault in step.faults)
         at = round(at + step.lasts, 1)
     return Phase(begin + seconds, tuple(steps))
 
 
 def _fault(dice: random.Random, name: str) -> Fault:
-    target = dice.choice((0, 1, BOTH) if KINDS[name].part != SERVER else (0, 1)) if KINDS[name].each else BOTH
+    one = KINDS[name].part in (SERVER, SINKS)
+    target = dice.choice((0, 1) if one else (0, 1, BOTH)) if KINDS[name].each else BOTH
     return Fault(name, target, dice.random())
 
 

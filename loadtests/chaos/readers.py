@@ -1,4 +1,8 @@
-"""Readers of the feed: by long polls, by a stream and as a webhook endpoint. They write down what they are told."""
+"""
+Readers of the feed: by long polls, by a stream, as a webhook endpoint and as consumers of brokers.
+
+They write down what they are told.
+"""
 
 import asyncio
 import itertools
@@ -8,15 +12,21 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
 
+import aio_pika
 import aiohttp
 from aiohttp import web
+from aiokafka.errors import KafkaError
 
+from loadtests.brokers import Broker
 from loadtests.chaos.rig import Rig
 from loadtests.client import PAGE_MAX, NoAnswer
 from loadtests.history.feed import POLL, READERS, STREAM, WEBHOOK
 from loadtests.history.recorder import Recorder
 from loadtests.processes import HOST, answers
+from loadtests.servers import tallystick
 
+# Where brokers keep the events of all ledgers.
+PLACE = "events"
 EVENTS = "/v1/events"
 # Seconds that a poll waits for events: short, so that polls go to both servers often.
 WAIT_SECONDS = 2
@@ -94,6 +104,16 @@ class Readers:
         self._note(WEBHOOK, request.match_info["ledger"], await request.json())
         return web.Response(status=204)
 
+    async def consume(self, broker: Broker) -> None:
+        """Read what a broker was sent of all ledgers, whatever becomes of it."""
+        while True:
+            try:
+                async for message in broker.follow(PLACE):
+                    self._note(broker.kind, message.event["source"].removeprefix("/ledgers/"), message.event)
+            except (OSError, KafkaError, *aio_pika.exceptions.CONNECTION_EXCEPTIONS):
+                pass
+            await asyncio.sleep(PAUSE_SECONDS)
+
     async def _again(self, status: int) -> None:
         if status not in AGAIN:
             self._rig.violations.append(f"a reader of the feed was answered {status}")
@@ -105,7 +125,9 @@ class Readers:
 
         async def done() -> bool:
             return len(self._heads) == len(self._rig.direct) and all(
-                len(self._told[reader, ledger]) >= head for ledger, head in self._heads.items() for reader in READERS
+                len(self._told[reader, ledger]) >= head
+                for ledger, head in self._heads.items()
+                for reader in (*READERS, *self._rig.brokers)
             )
 
         await answers(done, CATCH_UP_SECONDS_MAX)
@@ -138,6 +160,11 @@ async def reading(rig: Rig, recorder: Recorder) -> AsyncIterator[Readers]:
             url = f"http://{HOST}:{runner.addresses[0][1]}/{ledger}"
             await caller.call("POST", "/v1/webhook-endpoints", {"url": url})
             tasks += [asyncio.create_task(read(ledger)) for read in (readers.poll, readers.stream)]
+        for broker in rig.brokers.values():
+            await broker.prepare(PLACE)
+            words = ("--name", broker.kind, "--from-position", "start", *broker.target(PLACE))
+            await tallystick("sinks", "create", broker.kind, *words, settings=rig.servers[0].settings)
+            tasks.append(asyncio.create_task(readers.consume(broker)))
         yield readers
     finally:
         for task in tasks:

@@ -1,16 +1,18 @@
-"""Everything that runs during chaos: two servers, one PostgreSQL, one Valkey, and proxies between them."""
+"""Everything that runs during chaos: two servers, a PostgreSQL, a Valkey, proxies between them, and brokers."""
 
 import asyncio
 import base64
+import logging
 import os
 import re
 import shutil
 import tempfile
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Collection, Mapping
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
+from loadtests.brokers import Broker, Kafka, RabbitMQ
 from loadtests.chaos.proxy import Proxy
 from loadtests.client import Client
 from loadtests.databases import SOCKET, Databases
@@ -19,6 +21,9 @@ from loadtests.servers import Server, tallystick
 
 # Parts.
 SERVER, POSTGRES, REDIS, CLIENTS = "server", "postgres", "redis", "clients"
+# Those that send to brokers, and the brokers.
+SINKS, KAFKA, RABBITMQ = "sinks", Kafka.kind, RabbitMQ.kind
+BROKERS = (Kafka, RabbitMQ)
 SERVERS = 2
 # A target that is all of them.
 BOTH = SERVERS
@@ -51,15 +56,23 @@ class Rig:
     """
     What runs, and what is being done to it.
 
-    `keys`: API keys by ledger. `callers`: how clients reach each server in each ledger; `direct`: past whatever stands
-    before them. `answered`: when the last request that was well answered had been sent, by client. `hang_up`: whether
-    clients end connections before they are answered. `armed`: the processes of a server that waits at a failpoint.
-    `counts`: what must happen at times. `violations`: what must not happen, as seen by others than the checks.
+    `brokers`: by kind. `keys`: API keys by ledger. `callers`: how clients reach each server in each ledger; `direct`:
+    past whatever stands before them. `answered`: when the last request that was well answered had been sent, by client.
+    `hang_up`: whether clients end connections before they are answered. `armed`: the processes of a server that waits
+    at a failpoint. `counts`: what must happen at times. `violations`: what must not happen, as seen by others than the
+    checks.
     """
 
-    def __init__(self, databases: Databases, servers: list[Server], proxies: Mapping[tuple[str, int], Proxy]) -> None:
+    def __init__(
+        self,
+        databases: Databases,
+        servers: list[Server],
+        proxies: Mapping[tuple[str, int], Proxy],
+        brokers: Mapping[str, Broker],
+    ) -> None:
         self.databases = databases
         self.servers = servers
+        self.brokers = brokers
         self.keys: dict[str, str] = {}
         self.callers: dict[str, list[Client]] = {}
         self.direct: dict[str, list[Client]] = {}
@@ -78,8 +91,8 @@ class Rig:
         await self.ready()
 
     def program(self, part: str, target: int) -> Program:
-        databases: dict[str, Program] = {POSTGRES: self.databases.postgres, REDIS: self.databases.valkey}
-        return databases[part] if part in databases else self.servers[target]
+        parts: dict[str, Program] = {POSTGRES: self.databases.postgres, REDIS: self.databases.valkey, **self.brokers}
+        return parts[part] if part in parts else self.servers[target]
 
     async def ask(self, part: str, command: str) -> None:
         if part == POSTGRES:
@@ -112,8 +125,14 @@ class Rig:
 
 
 @asynccontextmanager
-async def running(logs: Path, front: Front | None) -> AsyncIterator[Rig]:
-    """Start everything with new data; end and remove it afterwards, whatever happens. The logs are left in a folder."""
+async def running(logs: Path, front: Front | None, kinds: Collection[str]) -> AsyncIterator[Rig]:
+    """
+    Start everything with new data, brokers of some kinds too; end and remove it afterwards, whatever happens. The logs
+    are left in a folder.
+    """
+    # They say whenever a broker is away.
+    for library in ("aiokafka", "aio_pika", "aiormq"):
+        logging.getLogger(library).setLevel(logging.CRITICAL)
     # The paths of sockets must be short.
     home = Path(tempfile.mkdtemp(prefix="ts-chaos-"))
     try:
@@ -121,6 +140,9 @@ async def running(logs: Path, front: Front | None) -> AsyncIterator[Rig]:
         webhook_key = base64.urlsafe_b64encode(os.urandom(32)).decode()
         postgres, valkey = databases.postgres, databases.valkey
         servers: list[Server] = []
+        brokers = {
+            kind.kind: kind(home / kind.kind, logs / f"{kind.kind}.log") for kind in BROKERS if kind.kind in kinds
+        }
         proxies = {}
         async with AsyncExitStack() as stack:
             for number in range(SERVERS):
@@ -143,7 +165,8 @@ async def running(logs: Path, front: Front | None) -> AsyncIterator[Rig]:
             try:
                 await databases.start()
                 await postgres.make(postgres.DATABASE)
-                rig = Rig(databases, servers, proxies)
+                await asyncio.gather(*(broker.start() for broker in brokers.values()))
+                rig = Rig(databases, servers, proxies, brokers)
                 await rig.start()
                 urls = [server.url for server in servers]
                 if front is not None:
@@ -154,8 +177,8 @@ async def running(logs: Path, front: Front | None) -> AsyncIterator[Rig]:
                     rig.callers[ledger] = [await stack.enter_async_context(caller) for caller in callers]
                 yield rig
             finally:
-                for server in servers:
-                    await server.close()
+                for program in (*servers, *brokers.values()):
+                    await program.close()
                 await databases.close()
                 shutil.copytree(databases.logs, logs / "databases", dirs_exist_ok=True)
     finally:

@@ -22,6 +22,8 @@ TYPES = {
 }
 REFUSED = "transfer.refused"
 POLL, STREAM, WEBHOOK = READERS = ("poll", "stream", "webhook")
+# Brokers are told again too, and of each account in order.
+BROKERS = ("kafka", "rabbitmq")
 
 
 def check_readers(history: History, verdict: Verdict) -> None:
@@ -44,10 +46,32 @@ def check_readers(history: History, verdict: Verdict) -> None:
             if missing := sorted(set(due) - set(found)):
                 count = f"{len(missing)} of {head} events of {ledger}"
                 verdict.flag("F1", f"{reader} was never told {count}, the first of them at {missing[0]}")
-            # What a webhook did not take is sent again, and so is what nobody knows whether it did.
-            elif reader != WEBHOOK and found != due:
+            # What was not taken is sent again, and so is what nobody knows whether it was.
+            elif reader in (POLL, STREAM) and found != due:
                 wrong = next(n for n, position in enumerate(found, 1) if n != position)
                 verdict.flag("F1", f"{reader} of {ledger} was told {found[wrong - 1]} where {wrong} comes")
+
+
+def check_brokers(history: History, verdict: Verdict) -> None:
+    """F4. Judged of what brokers were told first of each event."""
+    newest: dict[tuple[str, str, str], Told] = {}
+    seen: set[tuple[str, str, int]] = set()
+    for told in history.told:
+        name = told.reader, told.ledger, told.position
+        if told.reader not in BROKERS or name in seen:
+            continue
+        seen.add(name)
+        said = json.loads(told.data)
+        account = said["source"] if "source" in said else said.get("id")
+        # A refusal may name no account.
+        if account is None:
+            continue
+        verdict.judged["F4"] += 1
+        last = newest.get((told.reader, told.ledger, account), told)
+        if told.position < last.position:
+            verdict.flag("F4", f"{told} of {account}, came to {told.reader} behind {last}")
+        else:
+            newest[told.reader, told.ledger, account] = told
 
 
 def _events(history: History) -> list[tuple[Told, dict[str, Any]]]:
@@ -135,8 +159,10 @@ def check_told(history: History, verdict: Verdict) -> None:
 
 FEED_CHECKS = {
     "F1": Check(
-        "each reader is told all events, in order and once, a webhook at least once, and the same", check_readers
+        "each reader is told all events and the same, in order and once, a webhook and a broker at least once",
+        check_readers,
     ),
     "F2": Check("the feed has all of the books, each once, every account's in the order of its versions", check_booked),
     "F3": Check("what was answered for ever is told as it was answered, and what stays refused once", check_told),
+    "F4": Check("a broker is told of what comes of an account in the order of the feed", check_brokers),
 }

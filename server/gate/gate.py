@@ -85,7 +85,7 @@ class Gate:
         self.keyspace = keyspace
         self._workers = workers
         self._counters = counters
-        self._decisions = tallies.decisions
+        self._tallies = tallies
         self._local = LocalBuckets()
         self.running = Running()
         # By the key as it was read last: one whose limits have changed is another one.
@@ -108,6 +108,7 @@ class Gate:
         if taken is None:
             return None
         self._count("memory", 1, 0)
+        self._count_key(key, 1, limited=True)
         return Decision(taken.wait, taken.left, waits_for=taken.waits_for)
 
     def enter(
@@ -193,8 +194,10 @@ class Gate:
         ]
         if admitted < len(waits):
             for item, decision in zip(items, decisions, strict=True):
-                if decision.wait and item.cost == 1:
-                    self._exhausted.remember(item.key, asked, decision.wait, decision.waits_for)
+                if decision.wait:
+                    self._tallies.limited_keys.add((item.key.ledger_id, item.key.id))
+                    if item.cost == 1:
+                        self._exhausted.remember(item.key, asked, decision.wait, decision.waits_for)
         return decisions
 
     def _command(self, items: Sequence[_Item]) -> tuple[bytes, Command]:
@@ -204,6 +207,8 @@ class Gate:
         buckets: list[int] = []
         names: list[bytes] = []
         requests: list[int] = []
+        # Where in `requests` the number of requests of a key stands, for each of its runs.
+        runs: list[tuple[ApiKey, int]] = []
         # No snapshots are read and no leases taken while the server is in quarantine. No replays are read while the run
         # of the database is in doubt.
         first = self.keyspace.bucket(items[0].key.ledger_id, items[0].key.buckets[0][0])
@@ -227,22 +232,33 @@ class Gate:
                     requests.append(place)
                 counted = len(requests)
                 requests.append(0)
+                runs.append((key, counted))
             requests[counted] += 1
             kind = looks_up[item.look_up]
             requests += (item.cost, kind)
             if kind:
                 names.append(item.name)
+        for key, counted in runs:
+            self._count_key(key, requests[counted])
         token = f"{self._process}.{next(self._batches):x}."
         keys = [*places, *names]
         return first, script("gate").call(keys, token, LEASE_MS, len(places), *buckets, *requests)
 
     def _count(self, by: str, number: int, admitted: int) -> None:
-        self._decisions[by, True] += admitted
-        self._decisions[by, False] += number - admitted
+        decisions = self._tallies.decisions
+        decisions[by, True] += admitted
+        decisions[by, False] += number - admitted
+
+    def _count_key(self, key: ApiKey, number: int, *, limited: bool = False) -> None:
+        name = key.ledger_id, key.id
+        self._tallies.asking_keys.add(name, number)
+        if limited:
+            self._tallies.limited_keys.add(name, number)
 
     def _alone(self, item: _Item) -> Decision:
         taken = self._local.take(item.key.ledger_id, item.key.limits, self._workers, item.cost)
         self._count("worker", 1, int(taken.wait == 0))
+        self._count_key(item.key, 1, limited=taken.wait != 0)
         return Decision(taken.wait, taken.left, waits_for=taken.waits_for)
 
     def _decision(self, look_up: LookUp, wait: int, left: int, found: Any) -> Decision:

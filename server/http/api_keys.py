@@ -34,12 +34,12 @@ from server.http.cursors import Position, read_cursor
 from server.http.headers import NO_STORE
 from server.http.instants import read_instant
 from server.http.listing import page
+from server.http.members import Instant
 from server.http.models import AccountId, Description, Strict
 from server.http.problems import Problem, invalid, retry_after_seconds
-from server.http.query import PageSize, Query
+from server.http.query import PageQuery, Query
 from server.http.render import instant
 from server.http.reply import Reply
-from server.ledger.limits import PAGE_DEFAULT
 from server.ledger.prefixes import PREFIXES_MAX, Prefixes
 from server.store.postgres import Database
 
@@ -76,7 +76,13 @@ Burst = Annotated[int, Meta(ge=1, le=BURST_MAX, description="Requests at once; n
 Concurrency = Annotated[
     int, Meta(ge=1, le=CONCURRENCY_MAX, description="Requests running at once in one worker; null is the default.")
 ]
-Expiry = Annotated[str, Meta(description="RFC 3339: from this instant on the key opens nothing. Null is never.")]
+Expiry = Annotated[
+    str,
+    Meta(
+        description="From this instant on the key opens nothing; null is never.",
+        extra_json_schema={"format": "date-time"},
+    ),
+]
 
 _encode = msgspec.json.Encoder().encode
 
@@ -116,38 +122,27 @@ class ApiKeyRevoke(Strict, kw_only=True):
     """The end of a key: there is nothing to say of it."""
 
 
-class ApiKeysQuery(Query, kw_only=True, frozen=True):
-    """Parameters of the list of keys."""
-
-    limit: PageSize = PageSize(PAGE_DEFAULT)
-    cursor: str | None = None
-
-
 class ApiKeyBody(msgspec.Struct, gc=False):
     """A key."""
 
-    id: str
+    id: ApiKeyId
     role: RoleName
     description: str | None
-    # Prefixes of account ids; null is the whole ledger.
-    accounts: list[str] | None
-    # Null is the service's default.
-    rate: str | None
-    burst: int | None
-    concurrency: int | None
-    created_at: str
-    expires_at: str | None
-    revoked_at: str | None
-    # The minute of the last use; it is written once a minute.
-    last_used_at: str | None
-    # When the last of the tokens that were replaced stops to work; null where none works.
-    previous_tokens_until: str | None
+    accounts: Accounts | None
+    rate: Rate | None
+    burst: Burst | None
+    concurrency: Concurrency | None
+    created_at: Instant
+    expires_at: Annotated[Instant, Meta(description="From then on it opens nothing.")] | None
+    revoked_at: Instant | None
+    last_used_at: Annotated[Instant, Meta(description="The minute of its last use.")] | None
+    previous_tokens_until: Annotated[Instant, Meta(description="When the tokens that were replaced stop.")] | None
 
 
 class ApiKeyTokenBody(ApiKeyBody, kw_only=True, gc=False):
     """A key with its token, which is shown once."""
 
-    token: str
+    token: Annotated[str, Meta(description="`Authorization: Bearer <token>`; it is not shown again.")]
 
 
 class ApiKeyHandlers:
@@ -178,7 +173,7 @@ class ApiKeyHandlers:
         _log(call, "created", key)
         return _told(201, key, token)
 
-    async def list_api_keys(self, call: Call, query: ApiKeysQuery) -> Reply:
+    async def list_api_keys(self, call: Call, query: PageQuery) -> Reply:
         """List the keys of the ledger, newest first."""
         before = None if query.cursor is None else read_cursor(query.cursor, tuple[Position, ApiKeyId])
         if before is not None and not is_key_id(before[1]):

@@ -10,7 +10,7 @@ from server.http.render import AccountBody, TransferNow
 from server.telemetry.version import VERSION
 
 # What each type of event tells.
-_SUMMARIES: Final = {
+SUMMARIES: Final = {
     "transfer.posted": "Money moved from the source to the destination.",
     "transfer.refused": "A transfer, hold, capture, void or reversal was refused by the state of the ledger, for ever.",
     "hold.created": "An amount was reserved on the source for the destination.",
@@ -93,7 +93,7 @@ def _message(name: str) -> dict[str, Any]:
     return {
         "name": f"tallystick.{name}.v1",
         "title": name,
-        "summary": _SUMMARIES[name],
+        "summary": SUMMARIES[name],
         "contentType": _CONTENT_TYPE,
         "payload": {
             "allOf": [

@@ -1,13 +1,16 @@
 """The handler that reads events, at once or when there are some."""
 
 import time
+from typing import Annotated
 
 import msgspec
+from msgspec import Meta
 
 from server.events.feed import Envelope
 from server.events.heads import Chosen
 from server.events.pages import Page
 from server.http.call import Call
+from server.http.members import Position
 from server.http.query import EventsQuery
 from server.http.reading import Reading, Readings
 from server.http.reply import Reply
@@ -18,7 +21,7 @@ class EventsBody(msgspec.Struct, gc=False):
     """Events in order, and the position to read on from."""
 
     data: list[Envelope]
-    next_after: int
+    next_after: Annotated[Position, Meta(description="For the parameter `after` of the next page.")]
 
 
 class EventHandlers:
@@ -37,7 +40,7 @@ class EventHandlers:
 
     async def list_events(self, call: Call, query: EventsQuery) -> Reply:
         """Answer with the events behind a position; where there are none, wait for some as long as is asked for."""
-        reading = self._readings.open(call, query.limit, Chosen(query.types, query.account))
+        reading = self._readings.open(call, query.limit, Chosen(query.types, query.account, call.key.accounts))
         waits = query.wait > 0 and call.method != "HEAD"
         page = await reading.begin(query.after, waits=waits)
         if page.events or not waits:

@@ -1,4 +1,4 @@
-"""If-Match (RFC 9110, section 13.1.1): the versions that a change may be made to."""
+"""If-Match and If-None-Match (RFC 9110, section 13.1): versions that a change may be made to, or that are kept."""
 
 import re
 
@@ -10,6 +10,15 @@ _TAG = r'(?:W/)?"[^\x00-\x20"\x7f]*"'
 _TAGS = re.compile(rf"(?:[ \t]*,)*[ \t]*{_TAG}[ \t]*(?:,[ \t]*(?:{_TAG}[ \t]*)?)*")
 # A strong tag as ETag gives it; a weak one is none, and matches nothing.
 _VERSION = re.compile(r'(?<!W/)"([1-9][0-9]{0,17})"')
+
+
+# A tag as callers keep it: a weak one is as good as a strong one.
+_KEPT = re.compile(r'(?:W/)?"([^"]*)"')
+
+
+def names_tag(given: str, tag: str) -> bool:
+    """Return whether If-None-Match names a tag: then the answer that the caller keeps still holds."""
+    return given.strip() == "*" or tag in _KEPT.findall(given)
 
 
 def read_if_match(call: Call) -> list[int] | None:

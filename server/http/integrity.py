@@ -1,12 +1,14 @@
 """The handler that tells how far the books have been checked, and what is wrong with them."""
 
 from datetime import datetime
-from typing import Final
+from typing import Annotated, Final
 
 import msgspec
+from msgspec import Meta
 
 from server.http.call import Call
 from server.http.headers import NO_STORE
+from server.http.members import Count, Instant, Position
 from server.http.query import Query
 from server.http.render import instant
 from server.http.reply import Reply
@@ -22,26 +24,25 @@ class HeadBody(msgspec.Struct, gc=False):
     Who keeps it elsewhere can tell whether anything before it was written anew.
     """
 
-    position: int
-    link: str
-    # The latest instant of the events up to it; null where nothing has happened.
-    at: str | None
+    position: Position
+    link: Annotated[str, Meta(description="SHA-256, in hexadecimal.", extra_json_schema={"pattern": "^[0-9a-f]{64}$"})]
+    at: Annotated[Instant, Meta(description="The latest instant of the events up to it.")] | None
 
 
 class FindingBody(msgspec.Struct, gc=False):
     """Errors of one kind: their number, and a sentence on each of the first ones."""
 
     kind: str
-    total: int
+    total: Count
     details: tuple[str, ...]
 
 
 class RoundBody(msgspec.Struct, gc=False):
     """A way through all of the ledger; `finished_at` is null while it is under way."""
 
-    started_at: str
-    finished_at: str | None
-    rows: int
+    started_at: Instant
+    finished_at: Instant | None
+    rows: Count
     findings: list[FindingBody]
 
 

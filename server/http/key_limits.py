@@ -1,13 +1,15 @@
 """The handler that tells what is left of a key's limits."""
 
-from typing import Final, Literal
+from typing import Annotated, Final, Literal
 
 import msgspec
+from msgspec import Meta
 
 from server.gate.gate import Gate
 from server.gate.limits import Limit, LocalBuckets
 from server.http.call import Call
 from server.http.headers import NO_STORE
+from server.http.members import Count
 from server.http.query import Query
 from server.http.rate_limits import seconds_until_full
 from server.http.reply import Reply
@@ -23,19 +25,18 @@ class PolicyBody(msgspec.Struct, gc=False):
     """A limit, and what is left of it."""
 
     name: str
-    quota: int
-    window_seconds: int
-    burst: int
-    remaining: int
-    # Until all of `burst` is there again, if no request comes.
-    reset_seconds: int
+    quota: Annotated[Count, Meta(description="Tokens that come in every window.")]
+    window_seconds: Count
+    burst: Annotated[Count, Meta(description="Tokens that the limit holds.")]
+    remaining: Count
+    reset_seconds: Annotated[Count, Meta(description="Until all of `burst` is there again, if no request comes.")]
 
 
 class ConcurrencyBody(msgspec.Struct, gc=False):
     """Requests of the key that may run at once in one worker, and those that run in this one."""
 
-    limit: int
-    running: int
+    limit: Count
+    running: Count
 
 
 class LimitsBody(msgspec.Struct, gc=False):
@@ -43,8 +44,10 @@ class LimitsBody(msgspec.Struct, gc=False):
 
     policies: list[PolicyBody]
     concurrency: ConcurrencyBody
-    # Whether the service counts, or the worker that answers does, alone and for its part: Redis is away then.
-    counted_by: Literal["service", "worker"]
+    counted_by: Annotated[
+        Literal["service", "worker"],
+        Meta(description="`worker` while Redis is away: the worker that answers counts alone, for its part."),
+    ]
 
 
 class LimitHandlers:

@@ -30,7 +30,6 @@ AccountId = Annotated[
     str,
     Meta(
         pattern=ACCOUNT_ID_PATTERN.replace("$", r"\Z"),
-        extra_json_schema={"pattern": ACCOUNT_ID_PATTERN},
         description="Chosen by the caller.",
         examples=["customer:42"],
     ),
@@ -39,7 +38,6 @@ Currency = Annotated[
     str,
     Meta(
         pattern=CURRENCY_PATTERN.replace("$", r"\Z"),
-        extra_json_schema={"pattern": CURRENCY_PATTERN},
         description="ISO 4217 and beyond.",
         examples=["EUR"],
     ),
@@ -48,8 +46,8 @@ IdempotencyKey = Annotated[
     str,
     Meta(
         pattern=rf"^[\x21-\x7e]{{1,{IDEMPOTENCY_KEY_LENGTH_MAX}}}\Z",
-        extra_json_schema={"pattern": r"^[\x21-\x7e]{1,255}$"},
         description="1 to 255 visible ASCII characters.",
+        examples=["order-1002"],
     ),
 ]
 TransferId = Annotated[
@@ -70,11 +68,40 @@ BoundKey = Annotated[
 ]
 Amount = Annotated[int, Meta(ge=1, le=BALANCE_MAX, description="Minor units of the currency.")]
 Balance = Annotated[int, Meta(ge=BALANCE_MIN, le=BALANCE_MAX, description="Minor units of the currency.")]
+Floor = Annotated[
+    Balance, Meta(description="The lowest `available` that a transfer out may leave; null is no limit.", examples=[0])
+]
+Ceiling = Annotated[
+    Balance, Meta(description="The highest `balance` + `held_in` that a transfer in may reach; null is no limit.")
+]
 Version = Annotated[int, Meta(ge=0, le=BALANCE_MAX)]
+ExpiresIn = Annotated[
+    int,
+    Meta(
+        ge=1,
+        le=HOLD_SECONDS_MAX,
+        description=f"Of a hold: seconds until it is released; {HOLD_SECONDS_DEFAULT} where nothing is said.",
+    ),
+]
+EffectiveAt = Annotated[
+    str,
+    Meta(
+        description="The date that it counts for, not after now; else the instant of posting.",
+        extra_json_schema={"format": "date-time"},
+    ),
+]
+ReleaseRest = Annotated[bool, Meta(description="Of a capture: whether it releases what it leaves of the hold.")]
 Reference = Annotated[str, Meta(min_length=1, max_length=REFERENCE_LENGTH_MAX)]
 Description = Annotated[str, Meta(max_length=DESCRIPTION_LENGTH_MAX)]
 MetadataKey = Annotated[str, Meta(min_length=1, max_length=METADATA_KEY_LENGTH_MAX)]
 MetadataValue = Annotated[str, Meta(max_length=METADATA_VALUE_LENGTH_MAX)]
+# Items of bulks: each is decoded for itself, later, as one of these types.
+_SCHEMA = "#/components/schemas/{}"
+AccountItem = Annotated[msgspec.Raw, Meta(extra_json_schema={"$ref": _SCHEMA.format("AccountCreate")})]
+AnyItem = Annotated[
+    msgspec.Raw,
+    Meta(extra_json_schema={"anyOf": [{"$ref": _SCHEMA.format(name)} for name in ("TransferItem", "ChildItem")]}),
+]
 Metadata = Annotated[dict[MetadataKey, MetadataValue], Meta(max_length=METADATA_KEYS_MAX)]
 
 
@@ -91,23 +118,23 @@ class AccountCreate(Strict, kw_only=True):
 
     id: AccountId
     currency: Currency
-    floor: Balance | None = 0
-    ceiling: Balance | None = None
+    floor: Floor | None = 0
+    ceiling: Ceiling | None = None
     metadata: Metadata = msgspec.field(default_factory=dict)
 
 
 class AccountBulk(Strict, kw_only=True):
     """Accounts to open, each for itself."""
 
-    accounts: Annotated[list[msgspec.Raw], Meta(min_length=1, max_length=BULK_ITEMS_MAX)]
+    accounts: Annotated[list[AccountItem], Meta(min_length=1, max_length=BULK_ITEMS_MAX)]
 
 
 class AccountPatch(Strict, kw_only=True):
     """What to change of an account; metadata is merged, a null removes an entry, and a null for all of it clears it."""
 
-    floor: Balance | UnsetType | None = UNSET
-    ceiling: Balance | UnsetType | None = UNSET
-    closed: bool | UnsetType = UNSET
+    floor: Floor | UnsetType | None = UNSET
+    ceiling: Ceiling | UnsetType | None = UNSET
+    closed: Annotated[bool, Meta(description="A closed account takes part in no transfer.")] | UnsetType = UNSET
     metadata: (
         Annotated[dict[MetadataKey, MetadataValue | None], Meta(max_length=METADATA_KEYS_MAX)] | UnsetType | None
     ) = UNSET
@@ -118,7 +145,9 @@ class Conditions(Strict, kw_only=True):
 
     source_version: Version | None = None
     destination_version: Version | None = None
-    source_available_gte: Balance | None = None
+    source_available_gte: Annotated[Balance, Meta(description="The source has so much available, or more.")] | None = (
+        None
+    )
 
 
 class TransferCreate(Strict, kw_only=True):
@@ -128,9 +157,9 @@ class TransferCreate(Strict, kw_only=True):
     destination: AccountId
     amount: Amount
     currency: Currency
-    hold: bool = False
-    expires_in: Annotated[int, Meta(ge=1, le=HOLD_SECONDS_MAX, description="Seconds.")] | None = None
-    effective_at: Annotated[str, Meta(description="RFC 3339, not after now.")] | None = None
+    hold: Annotated[bool, Meta(description="Reserve the amount and move nothing.")] = False
+    expires_in: ExpiresIn | None = None
+    effective_at: EffectiveAt | None = None
     reference: Reference | None = None
     description: Description | None = None
     conditions: Conditions | None = None
@@ -141,7 +170,7 @@ class Capture(Strict, kw_only=True):
     """What to take of a hold: a part, or (null) all that remains."""
 
     amount: Amount | None = None
-    release_rest: bool = True
+    release_rest: ReleaseRest = True
 
 
 class Void(Strict, kw_only=True):
@@ -184,10 +213,12 @@ class ChildItem(Strict, kw_only=True):
 
     key: IdempotencyKey
     kind: Literal["capture", "void", "reversal"]
-    parent: str | UnsetType = UNSET
-    parent_key: str | UnsetType = UNSET
+    parent: TransferId | UnsetType = UNSET
+    parent_key: Annotated[str, Meta(description="In place of `parent`: the key that it is bound to.")] | UnsetType = (
+        UNSET
+    )
     amount: Amount | UnsetType | None = UNSET
-    release_rest: bool | UnsetType = UNSET
+    release_rest: ReleaseRest | UnsetType = UNSET
 
 
 class ChildItemAnyKey(ChildItem, kw_only=True):
@@ -205,8 +236,8 @@ class ItemKind(msgspec.Struct):
 class TransferBulk(Strict, kw_only=True):
     """Transfers to post: each for itself, or (atomic) all or none."""
 
-    transfers: Annotated[list[msgspec.Raw], Meta(min_length=1, max_length=BULK_ITEMS_MAX)]
-    atomic: bool = False
+    transfers: Annotated[list[AnyItem], Meta(min_length=1, max_length=BULK_ITEMS_MAX)]
+    atomic: Annotated[bool, Meta(description="All are posted, or none is.")] = False
 
 
 class Preview(msgspec.Struct, kw_only=True):

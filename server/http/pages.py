@@ -1,24 +1,38 @@
-"""Pages: what each problem means, for people, and what each event is, for programs."""
+"""Pages and documents: what the service is, what each problem means, and what programs read of it."""
 
+import hashlib
+from collections.abc import Callable
+from functools import cache
 from html import escape
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
+import msgspec
 from msgspec import Meta
 
-from server.http.asyncapi import document
+from server.http import asyncapi
+from server.http.accept import prefers
 from server.http.call import Call
+from server.http.headers import VARY_ACCEPT
+from server.http.if_match import names_tag
 from server.http.problems import KINDS, Problem
 from server.http.query import Query
 from server.http.reply import Reply
+from server.telemetry.version import VERSION
 
+# Of the hash of a document: enough that no two of its versions meet.
+_TAG_DIGITS = 16
 _HTML = b"text/html; charset=utf-8"
-_HEADERS = (
-    b"Cache-Control: public, max-age=3600\r\nContent-Security-Policy: default-src 'none'; style-src 'unsafe-inline'\r\n"
+_POLICY = (
+    b"Content-Security-Policy: default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; "
+    b"form-action 'none'; frame-ancestors 'none'\r\nX-Content-Type-Options: nosniff\r\n"
 )
+_KEPT = b"Cache-Control: public, max-age=3600\r\n"
 _FRAME = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><title>{title}</title>
-<style>body{{font:16px/1.5 system-ui,sans-serif;max-width:44rem;margin:3rem auto;padding:0 1rem}}
-code{{background:#f2f2f2;padding:.1em .3em}}td{{padding:.2rem .8rem .2rem 0;vertical-align:top}}</style>
+<meta name="viewport" content="width=device-width"><link rel="icon" href="data:,">
+<style>:root{{color-scheme:light dark}}
+body{{font:16px/1.5 system-ui,sans-serif;max-width:44rem;margin:3rem auto;padding:0 1rem;overflow-wrap:anywhere}}
+code{{background:#8883;padding:.1em .3em}}td{{padding:.2rem .8rem .2rem 0;vertical-align:top}}</style>
 </head><body><h1>{title}</h1>
 {body}
 </body></html>
@@ -35,16 +49,76 @@ ProblemCode = Annotated[str, Meta(description="The code of a problem.", examples
 DocumentBody = dict[str, Any]
 
 
-def _page(title: str, body: str) -> Reply:
-    return Reply(200, _FRAME.format(title=escape(title), body=body).encode(), content_type=_HTML, headers=_HEADERS)
+# What there is to see of a server, without a key.
+_LINKS = {
+    "docs": ("/docs", "The reference, where every operation can be tried"),
+    "openapi": ("/openapi.json", "The same for programs: OpenAPI 3.1"),
+    "asyncapi": ("/asyncapi.json", "Events and how they are sent: AsyncAPI 3"),
+    "problems": ("/problems", "What each problem means"),
+    "live": ("/livez", "Whether the process lives"),
+    "ready": ("/readyz", "Whether it is safe to serve"),
+}
+
+
+class ServiceBody(msgspec.Struct, gc=False):
+    """What the service is."""
+
+    service: Literal["tallystick"]
+    version: str
+    links: dict[str, str]
+
+
+def _page(title: str, body: str, headers: bytes = _KEPT) -> Reply:
+    page = _FRAME.format(title=escape(title), body=body).encode()
+    return Reply(200, page, content_type=_HTML, headers=headers + _POLICY)
+
+
+def _document(call: Call, document: bytes) -> Reply:
+    """Return a document, or word that the one that the caller keeps is still the same."""
+    tag = _tag(document)
+    headers = b'Cache-Control: public, no-cache\r\nETag: "%b"\r\n' % tag.encode()
+    match = call.head.if_none_match
+    if match is not None and names_tag(match, tag):
+        return Reply(304, b"", headers=headers)
+    return Reply(200, document, headers=headers)
+
+
+@cache
+def _tag(document: bytes) -> str:
+    return hashlib.sha256(document).hexdigest()[:_TAG_DIGITS]
 
 
 class PageHandlers:
-    """Handlers of pages."""
+    """
+    Handlers of pages and documents.
 
-    async def get_asyncapi(self, _call: Call, _query: Query) -> Reply:
+    Args:
+        openapi: Makes the OpenAPI document, of the table in which these handlers stand.
+    """
+
+    def __init__(self, openapi: Callable[[], bytes]) -> None:
+        self._openapi = openapi
+
+    async def get_service(self, call: Call, _query: Query) -> Reply:
+        """Tell what the service is, and where to read on."""
+        headers = VARY_ACCEPT + b"Cache-Control: no-cache\r\n"
+        if prefers(call.headers.getall("Accept", ()), "text/html"):
+            rows = "".join(
+                f'<tr><td><a href="{path}">{path}</a></td><td>{escape(text)}</td></tr>'
+                for path, text in _LINKS.values()
+            )
+            told = f"<p>A payments ledger over HTTP, version {escape(VERSION)}.</p><table>{rows}</table>"
+            return _page("Tallystick", told, headers)
+        body = ServiceBody("tallystick", VERSION, {name: path for name, (path, _) in _LINKS.items()})
+        return Reply(200, msgspec.json.encode(body), headers=headers)
+
+    async def get_asyncapi(self, call: Call, _query: Query) -> Reply:
         """Describe the events and the ways on which they are sent."""
-        return Reply(200, document(), headers=b"Cache-Control: public, max-age=3600\r\n")
+        return _document(call, asyncapi.document())
+
+    async def get_openapi(self, call: Call, _query: Query) -> Reply:
+        """Describe the service."""
+        return _document(call, self._openapi())
 
     async def list_problems(self, _call: Call, _query: Query) -> Reply:
         """List all problems."""
@@ -64,5 +138,6 @@ class PageHandlers:
         return _page(
             kind.title,
             f"<p><code>{kind.status} {escape(code)}</code></p><p>{escape(kind.text)}</p>"
-            f"<p>On writes: {_RETRY[kind.retry]}</p><p><a href='/problems'>All problems</a></p>",
+            f"<p>On writes: {_RETRY[kind.retry]}</p>"
+            '<p><a href="/problems">All problems</a> · <a href="/docs">The reference</a></p>',
         )

@@ -7,9 +7,12 @@ from collections.abc import AsyncGenerator, Iterable
 from functools import partial
 from html import escape
 from pathlib import Path
-from typing import Final
+from typing import Annotated, Final
+
+from msgspec import Meta
 
 from server.http.call import Call
+from server.http.problems import Problem
 from server.http.query import Query
 from server.http.reply import Reply, StreamedReply
 from server.http.streams import Downloads
@@ -17,7 +20,9 @@ from server.http.streams import Downloads
 # Of Scalar. Its bundle is as it was published: vendor/scalar/manifest.json has its hash.
 VERSION: Final = "1.76.0"
 BUNDLE: Final = Path(__file__).parent / "vendor" / "scalar" / "scalar.js.gz"
-BUNDLE_PATH: Final = f"/docs/scalar-{VERSION}.js"
+# The address of the bundle names the version: what is there never changes.
+BUNDLE_NAME: Final = f"scalar-{VERSION}.js"
+ReferenceFile = Annotated[str, Meta(description="A file, as the page names it.", examples=[BUNDLE_NAME])]
 # Bytes of the compressed bundle that are read at once; unpacked they are some four times as many.
 PIECE_BYTES: Final = 32 * 1024
 # Counts downloads, which belong to no ledger.
@@ -26,6 +31,7 @@ _NO_LEDGER: Final = 0
 _CONFIGURATION: Final = {
     "url": "/openapi.json",
     "agent": {"disabled": True},
+    "authentication": {"preferredSecurityScheme": "apiKey"},
     "hideClientButton": True,
     "mcp": {"disabled": True},
     # An API key that was typed in is forgotten with the page.
@@ -61,7 +67,7 @@ _PAGE: Final = f"""<!doctype html>
 <body>
 <noscript>This page needs JavaScript. What it shows is in <a href="/openapi.json">/openapi.json</a>.</noscript>
 <div id="api-reference" data-configuration="{escape(json.dumps(_CONFIGURATION))}"></div>
-<script src="{BUNDLE_PATH}"></script>
+<script src="/docs/{BUNDLE_NAME}"></script>
 </body>
 </html>
 """.encode()
@@ -69,7 +75,7 @@ _PAGE_HEADERS: Final = (
     f"Cache-Control: no-cache\r\nContent-Security-Policy: {_POLICY}\r\n"
     "Cross-Origin-Opener-Policy: same-origin\r\nReferrer-Policy: no-referrer\r\nX-Content-Type-Options: nosniff\r\n"
 ).encode()
-# The address names the version: what is there never changes. One form of it for each encoding.
+# One form of it for each encoding, and a tag for each form.
 _BUNDLE_HEADERS: Final = (
     b'ETag: "%b"\r\n%bCache-Control: public, max-age=31536000, immutable\r\n'
     b"Vary: Accept-Encoding\r\nX-Content-Type-Options: nosniff\r\n"
@@ -87,12 +93,14 @@ class ReferenceHandlers:
     def __init__(self, downloads: Downloads) -> None:
         self._downloads = downloads
 
-    async def page(self, _call: Call, _query: Query) -> Reply:
+    async def get_reference(self, _call: Call, _query: Query) -> Reply:
         """Answer with the page, which loads the bundle."""
         return Reply(200, _PAGE, content_type=b"text/html; charset=utf-8", headers=_PAGE_HEADERS)
 
-    async def bundle(self, call: Call, _query: Query) -> Reply:
+    async def get_reference_file(self, call: Call, _query: Query) -> Reply:
         """Answer with Scalar, in pieces: no worker keeps it in memory, and none waits for one who reads slowly."""
+        if call.names[0] != BUNDLE_NAME:
+            raise Problem("not_found")
         packed = accepts_gzip(call.headers.getall("Accept-Encoding", ()))
         tag = VERSION.encode() + (b"-gzip" if packed else b"")
         headers = _BUNDLE_HEADERS % (tag, b"Content-Encoding: gzip\r\n" if packed else b"")

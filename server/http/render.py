@@ -2,11 +2,26 @@
 
 from datetime import UTC, datetime
 from functools import lru_cache
-from typing import Any, Generic, TypeVar
+from typing import Generic, TypeVar
 
 import msgspec
 from msgspec import UNSET, UnsetType
 
+from server.http.members import (
+    AccountName,
+    CurrencyName,
+    HoldState,
+    Instant,
+    Metadata,
+    Minor,
+    NextCursor,
+    ProblemBody,
+    Status,
+    TransferKind,
+    TransferState,
+    Uuid,
+    Version,
+)
 from server.http.problems import KINDS, Problem
 from server.ledger.accounts import Account
 from server.ledger.history import Entry, PastBalance
@@ -23,98 +38,103 @@ _encode = msgspec.json.Encoder().encode
 class AccountBody(msgspec.Struct, gc=False):
     """An account."""
 
-    id: str
-    currency: str
-    balance: int
-    held_in: int
-    held_out: int
-    available: int
-    floor: int | None
-    ceiling: int | None
-    version: int
+    id: AccountName
+    currency: CurrencyName
+    balance: Minor
+    held_in: Minor
+    held_out: Minor
+    available: Minor
+    floor: Minor | None
+    ceiling: Minor | None
+    version: Version
     closed: bool
-    metadata: msgspec.Raw
-    created_at: str
+    metadata: Metadata
+    created_at: Instant
 
 
 class TransferBody(msgspec.Struct, gc=False):
-    """A transfer as it was answered when it was posted; it never changes."""
+    """
+    A transfer as it was answered when it was posted; it never changes.
 
-    id: str
-    kind: str
-    state: str
-    source: str | None
-    destination: str | None
-    amount: int | None
-    currency: str | None
-    parent: str | None
-    source_balance: int | None
-    destination_balance: int | None
-    source_version: int | None
-    destination_version: int | None
-    effective_at: str
+    A key that is narrowed to accounts and sees one side only is shown null for the other, its balance and its version.
+    """
+
+    id: Uuid
+    kind: TransferKind
+    state: TransferState
+    source: AccountName | None
+    destination: AccountName | None
+    amount: Minor | None
+    currency: CurrencyName | None
+    parent: Uuid | None
+    source_balance: Minor | None
+    destination_balance: Minor | None
+    source_version: Version | None
+    destination_version: Version | None
+    effective_at: Instant
     reference: str | None
     description: str | None
-    metadata: msgspec.Raw
-    created_at: str
+    metadata: Metadata
+    created_at: Instant
 
 
 class EntryBody(msgspec.Struct, gc=False):
     """One line of a statement."""
 
-    transfer_id: str
-    kind: str
-    amount: int
-    counterparty: str
-    balance: int
-    version: int
+    transfer_id: Uuid
+    kind: TransferKind
+    amount: Minor
+    # Null where the key does not see that account.
+    counterparty: AccountName | None
+    balance: Minor
+    version: Version
     reference: str | None
-    created_at: str
+    created_at: Instant
 
 
 class BalanceBody(msgspec.Struct, gc=False):
     """A balance of the past."""
 
-    account: str
-    currency: str
-    at: str
-    balance: int
-    version: int | None
+    account: AccountName
+    currency: CurrencyName
+    at: Instant
+    balance: Minor
+    version: Version | None
 
 
 class HoldBody(msgspec.Struct, gc=False):
     """What has become of a hold."""
 
-    state: str
-    captured: int
-    remaining: int
-    expires_at: str
+    state: HoldState
+    captured: Minor
+    remaining: Minor
+    expires_at: Instant
 
 
 class TransferNow(TransferBody, gc=False):
     """A transfer with what has become of it since, or with its refusal."""
 
-    hold: HoldBody | None = None
-    reversed: int = 0
-    problem: dict[str, Any] | UnsetType = UNSET
+    hold: HoldBody | None
+    reversed: Minor
+    problem: ProblemBody | UnsetType = UNSET
 
 
 class AccountResult(msgspec.Struct, gc=False):
     """What became of an item of a bulk of accounts."""
 
-    status: int
+    status: Status
     replayed: bool
     account: AccountBody | UnsetType = UNSET
-    problem: dict[str, Any] | UnsetType = UNSET
+    problem: ProblemBody | UnsetType = UNSET
 
 
 class TransferResult(msgspec.Struct, gc=False):
     """What became of an item of a bulk of transfers."""
 
-    status: int
+    status: Status
     replayed: bool
     transfer: TransferBody | UnsetType = UNSET
-    problem: dict[str, Any] | UnsetType = UNSET
+    problem: ProblemBody | UnsetType = UNSET
 
 
 class Results(msgspec.Struct, Generic[T], gc=False):
@@ -127,7 +147,7 @@ class Page(msgspec.Struct, Generic[T], gc=False):
     """A page of a list; the cursor is null on the last one."""
 
     data: list[T]
-    next_cursor: str | None
+    next_cursor: NextCursor | None
 
 
 # All transfers of a batch share their instant.

@@ -31,10 +31,13 @@ class Text(NamedTuple):
         media_type: Without parameters.
 
         description: What it holds.
+
+        schema: Of a piece of it, where it has some: an event of a stream.
     """
 
     media_type: str
     description: str
+    schema: Mapping[str, Any] = MappingProxyType({"type": "string"})
 
 
 class Route(NamedTuple):
@@ -71,6 +74,8 @@ class Route(NamedTuple):
 
         bodiless: A write may leave its body out: every member of it has a default.
 
+        narrowed: A key that is narrowed to accounts may use it, and is shown nothing of others.
+
         keyless: Why a write needs no Idempotency-Key, as told to a caller who sends one.
 
         items: Of a bulk: the member of the body that costs a token an item.
@@ -106,6 +111,7 @@ class Route(NamedTuple):
     answers: Mapping[int, Any] = MappingProxyType({})
     problems: tuple[str, ...] = ()
     bodiless: bool = False
+    narrowed: bool = False
     keyless: str | None = None
     items: str | None = None
     cost: Callable[..., int] | None = None

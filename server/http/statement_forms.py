@@ -7,6 +7,7 @@ from typing import Final, Protocol
 
 import msgspec
 
+from server.http.members import AccountName, CurrencyName, Instant, Minor, Order, Sum, TransferKind, Uuid, Version
 from server.http.render import instant
 from server.http.reply import JSON
 from server.http.route import Text
@@ -31,34 +32,35 @@ _GUARD: Final = "'"
 class StatementEntry(msgspec.Struct, gc=False):
     """An entry of a statement."""
 
-    transfer_id: str
-    kind: str
-    amount: int
-    counterparty: str
-    balance: int
-    version: int
+    transfer_id: Uuid
+    kind: TransferKind
+    amount: Minor
+    # Null where the key does not see that account.
+    counterparty: AccountName | None
+    balance: Sum
+    version: Version
     reference: str | None
-    effective_at: str
-    created_at: str
+    effective_at: Instant
+    created_at: Instant
 
 
 class StatementHead(msgspec.Struct, gc=False):
     """What a statement begins with."""
 
-    account: str
-    currency: str
-    since: str | None = msgspec.field(name="from")
-    until: str | None = msgspec.field(name="to")
-    by: str
-    as_of: str
-    opening_balance: int
+    account: AccountName
+    currency: CurrencyName
+    since: Instant | None = msgspec.field(name="from")
+    until: Instant | None = msgspec.field(name="to")
+    by: Order
+    as_of: Instant
+    opening_balance: Sum
 
 
 class StatementBody(StatementHead, gc=False):
     """A statement: the opening balance and the amounts of all entries make the closing balance."""
 
     entries: list[StatementEntry]
-    closing_balance: int
+    closing_balance: Sum
 
 
 class Form(Protocol):

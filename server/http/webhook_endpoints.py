@@ -25,12 +25,13 @@ from server.http.call import Call
 from server.http.cursors import Version, read_cursor
 from server.http.headers import NO_STORE
 from server.http.listing import page
+from server.http.members import Count, EventName, Instant, Position, Uuid
 from server.http.models import Description, Strict
 from server.http.problems import Problem, invalid
-from server.http.query import PageSize, Query
+from server.http.query import PageQuery, Query
 from server.http.render import instant
 from server.http.reply import Reply
-from server.ledger.limits import BALANCE_MAX, PAGE_DEFAULT
+from server.ledger.limits import BALANCE_MAX
 
 EventType = Literal[
     "transfer.posted",
@@ -44,7 +45,16 @@ EventType = Literal[
     "account.updated",
     "account.closed",
 ]
-Url = Annotated[str, Meta(min_length=1, max_length=URL_LENGTH_MAX, examples=["https://example.com/webhooks"])]
+Url = Annotated[
+    str,
+    Meta(
+        min_length=1,
+        max_length=URL_LENGTH_MAX,
+        description="HTTPS; HTTP will do in networks that the operator has named.",
+        examples=["https://example.com/webhooks"],
+        extra_json_schema={"format": "uri", "pattern": "^https?://[^@#]+$"},
+    ),
+]
 Types = Annotated[list[EventType], Meta(max_length=len(TYPES), description="Empty for all.")]
 
 WebhookId = Annotated[
@@ -55,6 +65,15 @@ WebhookId = Annotated[
         extra_json_schema={"format": "uuid"},
     ),
 ]
+
+DisabledReason = Annotated[
+    str,
+    Meta(description="`gone` where it has answered 410.", extra_json_schema={"enum": ["requested", "gone"]}),
+]
+# Of answers to deliveries.
+Answered = Annotated[int, Meta(description="The status of its answer; null where there was none.", examples=[204])]
+Failure = Annotated[str, Meta(description="Why there was no answer; null where there was one.")]
+FirstBytes = Annotated[str, Meta(description="The first bytes of its answer.")]
 
 # Edges of ids.
 _ID_MIN: Final = UUID(int=0)
@@ -90,39 +109,29 @@ class WebhookAction(Strict, kw_only=True):
     """What is done with an endpoint: there is nothing to say of it."""
 
 
-class WebhooksQuery(Query, kw_only=True, frozen=True):
-    """Parameters of lists."""
-
-    limit: PageSize = PageSize(PAGE_DEFAULT)
-    cursor: str | None = None
-
-
 class WebhookBody(msgspec.Struct, gc=False):
     """An endpoint."""
 
-    id: str
-    url: str
-    # None is all of them.
-    types: list[str]
+    id: Uuid
+    url: Annotated[str, Meta(examples=["https://example.com/webhooks"])]
+    types: Annotated[list[EventName], Meta(description="None is all of them.")]
     description: str | None
-    # `enabled` or `disabled`; then the reason is `requested`, or `gone` where it has answered 410.
-    state: str
-    disabled_reason: str | None
-    # Events up to here were sent, or wait for a retry.
-    position: int
-    created_at: str
+    state: Annotated[str, Meta(extra_json_schema={"enum": ["enabled", "disabled"]})]
+    disabled_reason: DisabledReason | None
+    position: Annotated[Position, Meta(description="Events up to here were sent, or wait for a retry.")]
+    created_at: Instant
 
 
 class WebhookSecretBody(WebhookBody, kw_only=True, gc=False):
     """An endpoint with its secret, which is shown once."""
 
-    secret: str
+    secret: Annotated[str, Meta(description="As Standard Webhooks has it; it is not shown again.")]
 
 
 class WebhookDeleted(msgspec.Struct, gc=False):
     """An endpoint that is there no more."""
 
-    id: str
+    id: Uuid
     deleted: bool = True
 
 
@@ -130,39 +139,42 @@ class WebhookTested(msgspec.Struct, gc=False):
     """What came of a test."""
 
     delivered: bool
-    # One of the two.
-    status: int | None
-    error: str | None
-    duration_ms: int
-    # Its first bytes.
-    answer: str
+    status: Answered | None
+    error: Failure | None
+    duration_ms: Count
+    answer: FirstBytes
 
 
 class DeliveryBody(msgspec.Struct, gc=False):
     """An attempt to deliver an event."""
 
-    position: int
-    type: str
-    # The first is 1.
-    attempt: int
-    # `delivered`, `failed` (it is tried again), `dead` (it is given up) or `gone` (the endpoint was disabled).
-    outcome: str
-    status: int | None
-    error: str | None
-    attempted_at: str
-    duration_ms: int
-    answer: str
+    position: Position
+    type: EventName
+    attempt: Annotated[Count, Meta(description="The first is 1.")]
+    outcome: Annotated[
+        str,
+        Meta(
+            description="`failed` is tried again, `dead` is given up; with `gone` the endpoint was disabled.",
+            extra_json_schema={"enum": ["delivered", "failed", "dead", "gone"]},
+        ),
+    ]
+    status: Answered | None
+    error: Failure | None
+    attempted_at: Instant
+    duration_ms: Count
+    answer: FirstBytes
 
 
 class UndeliveredBody(msgspec.Struct, gc=False):
     """An event that has not arrived."""
 
-    position: int
-    # `waiting` or `dead`.
-    state: str
-    attempts: int
-    attempted_at: str
-    next_attempt_at: str | None
+    position: Position
+    state: Annotated[
+        str, Meta(description="`dead` is not tried again.", extra_json_schema={"enum": ["waiting", "dead"]})
+    ]
+    attempts: Count
+    attempted_at: Instant
+    next_attempt_at: Instant | None
 
 
 class WebhookHandlers:
@@ -186,7 +198,7 @@ class WebhookHandlers:
             made = await self._endpoints.create(call.ledger_id, body.url, _bits(body.types), body.description)
         return _told(201, *made)
 
-    async def list_webhook_endpoints(self, call: Call, query: WebhooksQuery) -> Reply:
+    async def list_webhook_endpoints(self, call: Call, query: PageQuery) -> Reply:
         """List the endpoints of the ledger in the order in which they were made."""
         after = _ID_MIN if query.cursor is None else read_cursor(query.cursor, UUID)
         found = await self._endpoints.page(call.ledger_id, after, query.limit + 1)
@@ -238,14 +250,14 @@ class WebhookHandlers:
             moved = await self._endpoints.replay(call.ledger_id, _named(call), body.from_position)
         return Reply(200, _shown(moved))
 
-    async def list_webhook_deliveries(self, call: Call, query: WebhooksQuery) -> Reply:
+    async def list_webhook_deliveries(self, call: Call, query: PageQuery) -> Reply:
         """List what was tried lately, newest first."""
         before = _ID_MAX if query.cursor is None else read_cursor(query.cursor, UUID)
         with _refusals():
             found = await self._endpoints.attempts(call.ledger_id, _named(call), before, query.limit + 1)
         return page(found, query.limit, _delivery, lambda attempt: attempt.id)
 
-    async def list_undelivered_events(self, call: Call, query: WebhooksQuery) -> Reply:
+    async def list_undelivered_events(self, call: Call, query: PageQuery) -> Reply:
         """List the events that have not arrived, in their order."""
         after = 0 if query.cursor is None else read_cursor(query.cursor, Version)
         with _refusals():

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import asyncpg
 
-from server.ledger.audit_pages import ACCOUNTS, SAMPLES_MAX, TRANSFERS, Finding, behind, merge
+from server.ledger.audit_pages import ACCOUNTS, INDEX, SAMPLES_MAX, TRANSFERS, Finding, behind, merge
 from server.store.errors import StoreError
 from server.store.readiness import UNMIGRATED, explain_refusal
 from server.store.sessions import Session, scanning_session
@@ -20,6 +20,8 @@ PASSES = {
     "audit_rows": "transfers one by one",
     "audit_keys": "idempotency keys",
     "audit_entries": "entries along the accounts",
+    "audit_accounts": "accounts and their newest changes",
+    "audit_indexed": "the index of events by account",
     "audit_waiting": "events that wait",
     "audit_head": "the head of the feed",
 }
@@ -30,7 +32,14 @@ HOLD_PASSES = {
     "audit_holds": "holds along the accounts",
 }
 # Those that could be made over a part of a ledger, and bounds that leave nothing out.
-BOUNDS = {"audit_rows": TRANSFERS, "audit_parents": TRANSFERS, "audit_progress": TRANSFERS, "audit_held": ACCOUNTS}
+BOUNDS: dict[str, tuple[object, ...]] = {
+    "audit_rows": TRANSFERS,
+    "audit_parents": TRANSFERS,
+    "audit_progress": TRANSFERS,
+    "audit_held": ACCOUNTS,
+    "audit_accounts": (*ACCOUNTS, None),
+    "audit_indexed": INDEX,
+}
 # Events and transfers of a page of what is made page by page: as much as memory is not noticed, and so many that what
 # comes on top of a page is not either.
 FEED_PAGE = 10_000
@@ -108,7 +117,8 @@ async def _audit_ledger(
         on_pass(name, "the chain of events")
         position = 0
         while (upto := (await fetch("feed_range", position, FEED_PAGE))[0]["upto"]) is not None:
-            merge(found, await fetch("audit_feed", SAMPLES_MAX, position, upto))
+            for statement in ("audit_feed", "audit_index"):
+                merge(found, await fetch(statement, SAMPLES_MAX, position, upto))
             position = upto
         on_pass(name, "whether each transfer is told")
         first, transfers = TRANSFERS[0], TOLD_PAGE

@@ -22,6 +22,7 @@ SAMPLES_MAX: Final = 20
 # The first and the last of all transfers and accounts: bounds of a page that is everything.
 TRANSFERS: Final = (UUID(int=0), UUID(int=2**128 - 1))
 ACCOUNTS: Final = ("", "\x7f")
+INDEX: Final = ("", 0, "\x7f", 0)
 # Batches of the outbox that are looked through for what is not in the feed: some milliseconds. The relay is behind
 # where there are more, and what waits is looked for in the next round.
 WAITING_MAX: Final = 10_000
@@ -63,7 +64,7 @@ class Place(msgspec.Struct, frozen=True, omit_defaults=True):
         until, newest, at: The head of the feed, the newest transfer, and the instant when their part began: what comes
             later is the next round's, or the part would never end while a ledger is busy.
 
-        position: Up to which the feed was checked.
+        position: Up to which the feed was checked; in the index by accounts, of the account up to which it was.
 
         transfer: The first transfer that was not.
 
@@ -81,11 +82,12 @@ class Place(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Page(NamedTuple):
-    """How many rows were checked, what is wrong with them, and the next place; None when all was checked."""
+    """How many rows were checked, what is wrong with them, the next place, or None, and how many accounts came up."""
 
     rows: int
     findings: Mapping[str, Finding]
     next: Place | None
+    accounts: int = 0
 
 
 def merge(found: dict[str, Finding], rows: "Iterable[asyncpg.Record | Mapping[str, Any]]") -> None:
@@ -124,21 +126,22 @@ class PageAudit:
         self._session = session
         self._ledger_id = ledger_id
         self._found: dict[str, Finding] = {}
+        self._accounts = 0
 
     async def check(self, place: Place, size: int) -> Page:
         """Check the next page, of about *size* rows."""
         rows, following = await PARTS[place.part](self, place, size)
-        return Page(rows, self._found, following)
+        return Page(rows, self._found, following, self._accounts)
 
     async def feed(self, place: Place, size: int) -> tuple[int, Place | None]:
         """Check the chain, what it covers, and its head."""
         until = place.until
         if until is None:
-            heads = await self._fetch("feed_positions", [self._ledger_id])
-            until = heads[0]["position"] if heads else 0
+            until = await self._head()
         [page] = await self._fetch("feed_range", self._ledger_id, place.position, size)
         if page["upto"] is not None and place.position < until:
             await self._look("audit_feed", place.position, page["upto"])
+            await self._look("audit_index", place.position, page["upto"])
             return page["events"], msgspec.structs.replace(place, until=until, position=page["upto"])
         await self._look("audit_head")
         return 0, after(place)
@@ -168,9 +171,11 @@ class PageAudit:
             ids = [row["id"] for row in await self._fetch("account_range", self._ledger_id, account, limit)]
             upto = ids[-1] if len(ids) == limit else ACCOUNTS[1]
             await self._look("audit_held", account, upto)
+            await self._look("audit_accounts", account, upto, WAITING_MAX)
             if not ids:
                 return 0, after(place)
             walks, account = tuple(map(Walk, ids)), upto
+            self._accounts = len(ids)
         arguments = [list(column) for column in zip(*walks, strict=True)]
         walked = await self._fetch("audit_walk", self._ledger_id, *arguments, max(1, size // len(walks)), at)
         for row in walked:
@@ -180,10 +185,26 @@ class PageAudit:
         rows = sum(row["rows"] for row in walked) + len(walked) - len(left)
         return rows, msgspec.structs.replace(place, at=at, account=account, walks=left)
 
+    async def index(self, place: Place, size: int) -> tuple[int, Place | None]:
+        """Check that the index by accounts leads to nothing but their events."""
+        until = await self._head() if place.until is None else place.until
+        begin = (place.account, place.position)
+        [page] = await self._fetch("index_range", self._ledger_id, *begin, until, size)
+        if page["events"]:
+            end = (page["account"], page["position"])
+            await self._look("audit_indexed", *begin, *end)
+            if page["events"] == size:
+                return size, msgspec.structs.replace(place, until=until, account=end[0], position=end[1])
+        return page["events"], after(place)
+
     async def sums(self, place: Place, _size: int) -> tuple[int, Place | None]:
         """Sum up all balances."""
         await self._look("audit_currencies")
         return 0, after(place)
+
+    async def _head(self) -> int:
+        heads = await self._fetch("feed_positions", [self._ledger_id])
+        return heads[0]["position"] if heads else 0
 
     async def _look(self, statement: str, *arguments: object) -> None:
         merge(self._found, await self._fetch(statement, self._ledger_id, SAMPLES_MAX, *arguments))
@@ -197,6 +218,7 @@ PARTS: Final = {
     "feed": PageAudit.feed,
     "transfers": PageAudit.transfers,
     "accounts": PageAudit.accounts,
+    "index": PageAudit.index,
     "sums": PageAudit.sums,
 }
 

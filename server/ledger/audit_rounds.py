@@ -14,6 +14,9 @@ class Round(msgspec.Struct):
 
     started_at: datetime
     rows: int = 0
+    # Rows that it has met of each table.
+    accounts: int = 0
+    transfers: int = 0
     findings: list[Finding] = msgspec.field(default_factory=list)
     place: Place | None = None
     finished_at: datetime | None = None
@@ -29,6 +32,9 @@ class Round(msgspec.Struct):
         add(found, page.findings.values())
         self.findings = list(found.values())
         self.rows += page.rows
+        self.accounts += page.accounts
+        if self.place is not None and self.place.part == "transfers":
+            self.transfers += page.rows
         self.place = page.next
         if page.next is None:
             self.finished_at = datetime.now(UTC)
@@ -72,7 +78,8 @@ _encode: Final = msgspec.json.Encoder().encode
 _decode: Final = msgspec.json.Decoder(Round).decode
 
 
-def _round(text: str | None) -> Round | None:
+def read_round(text: str | None) -> Round | None:
+    """Return a round as it is kept; None where there is none."""
     return None if text is None else _decode(text)
 
 
@@ -98,8 +105,8 @@ class Rounds:
         if not rows:
             return None
         (row,) = rows
-        running = _round(row["running"]) or Round(datetime.now(UTC), place=Place())
-        return Visit(row["id"], row["revision"], running, _round(row["last"]))
+        running = read_round(row["running"]) or Round(datetime.now(UTC), place=Place())
+        return Visit(row["id"], row["revision"], running, read_round(row["last"]))
 
     async def save(self, visit: Visit) -> bool:
         """Keep how far a visit has come; False where another auditor was there since it was read."""
@@ -123,7 +130,7 @@ class Rounds:
     async def read(self, ledger_id: int) -> Integrity:
         """Return what there is to say of a ledger."""
         (row,) = await self._database.read("audit_round_read", ledger_id)
-        rounds = (_round(row["running"]), _round(row["last"]))
+        rounds = (read_round(row["running"]), read_round(row["last"]))
         return Integrity(row["position"] or 0, row["link"] or b"", row["peak"], *rounds)
 
     async def total(self) -> Total:

@@ -28,7 +28,8 @@ class Entry(NamedTuple):
     kind: str
     # Signed: negative on the source.
     amount: int
-    counterparty: str
+    # None where it is hidden.
+    counterparty: str | None
     # After the transfer.
     balance: int
     version: int
@@ -74,6 +75,11 @@ class History:
     async def by_key(self, ledger_id: int, key: str) -> tuple[Attempt, Progress] | None:
         """Return the attempt an idempotency key is bound to with what has become of it, or None."""
         return await self._attempt("transfer_by_key", ledger_id, key)
+
+    async def children(self, ledger_id: int, transfer_id: UUID, limit: int) -> list[Attempt]:
+        """Return up to *limit* captures, voids, expiries and reversals of a transfer, oldest first."""
+        rows = await self._database.read(transfer_shown, "transfer_children", ledger_id, transfer_id, limit)
+        return [Attempt(*row.values()) for row in rows]
 
     async def _attempt(self, name: str, ledger_id: int, argument: object) -> tuple[Attempt, Progress] | None:
         rows = await self._database.read(transfer_shown, name, ledger_id, argument)

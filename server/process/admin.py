@@ -1,66 +1,70 @@
-"""The admin port: health and metrics of the whole server, for operators."""
+"""
+The admin process: it answers operators, so that the supervisor serves nobody.
 
+Run as `python -m server.process.admin CHANNEL SUPERVISOR LISTENER`: an inherited descriptor, the process that started
+it, and another inherited descriptor.
+"""
+
+import asyncio
+import logging
 import socket
-from collections.abc import Awaitable, Callable, Mapping
-from typing import Final
+import sys
 
-import orjson
 from aiohttp import web
 
-from server.http.limits import KEEPALIVE_SECONDS
-from server.process.children import Report
-from server.process.supervisor import Supervisor
+from server.process import attached
+from server.process.channel import Ask, Channel, Orders, Ready, Report, Retire, Serving, Stop, ToChild
+from server.process.console.routes import open_console
+from server.process.mirror import SILENCE_SECONDS, Mirror, UnknownError
+from server.process.operators import METRICS_TYPE, NO_STORE, Handler, answer_operators, json_response
+from server.settings import Settings
+from server.store.background import stop
 
-# Seconds that an answer under way gets when the server ends.
-SHUTDOWN_SECONDS: Final = 1.0
+# By name: this module is run as a program.
+log = logging.getLogger("server.process.admin")
 
-# The text format of Prometheus.
-METRICS_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
-NO_STORE: Final = {"Cache-Control": "no-store"}
-
-Handler = Callable[[web.Request], Awaitable[web.Response]]
-
-
-async def answer_operators(routes: Mapping[str, Handler], listener: socket.socket) -> web.AppRunner:
-    """Answer *routes* on *listener* until the runner returned is cleaned up."""
-    app = web.Application()
-    app.add_routes([web.get(path, handler) for path, handler in routes.items()])
-    runner = web.AppRunner(app, access_log=None, keepalive_timeout=KEEPALIVE_SECONDS, shutdown_timeout=SHUTDOWN_SECONDS)
-    await runner.setup()
-    await web.SockSite(runner, listener).start()
-    return runner
+_NO_WORD = {"status": "not_ready", "failures": ["the supervisor does not answer"]}
 
 
 class Admin:
     """
-    The admin server.
+    Health and metrics of the whole server.
 
     Args:
-        supervisor: Of the server.
+        mirror: Knows the children.
     """
 
-    def __init__(self, supervisor: Supervisor) -> None:
-        self._supervisor = supervisor
+    def __init__(self, mirror: Mirror) -> None:
+        self._mirror = mirror
 
     def routes(self) -> dict[str, Handler]:
         """Return the handler of each path."""
         return {
-            "/livez": livez,
+            "/livez": self._livez,
             "/readyz": self._readyz,
             "/metrics": self._metrics,
             "/hot-accounts": self._hot_accounts,
         }
 
+    async def _livez(self, _: web.Request) -> web.Response:
+        """Answer 200 while the supervisor gives signs of life."""
+        silent = self._mirror.silent_seconds > SILENCE_SECONDS
+        return json_response(503, {"status": "stuck"}) if silent else json_response(200, {"status": "ok"})
+
     async def _readyz(self, _: web.Request) -> web.Response:
         """Answer 200 when requests can be served, by at least one worker, and else why not."""
-        reports = await self._supervisor.reports()
-        of_workers = [report for report in reports if report.program.vital]
-        shown: dict[str, object] = {"workers": [{"worker": int(r.program.label), **_shown(r)} for r in of_workers]}
+        try:
+            told = await self._mirror.reports()
+        except UnknownError:
+            return json_response(503, _NO_WORD)
+        children = told.children
+        of_workers = [child for child in children if child.vital]
+        shown: dict[str, object] = {"workers": [{"worker": int(of.label), **_shown(of)} for of in of_workers]}
         # At most one: how it is does not decide whether requests can be served.
-        shown.update((report.program.label, _shown(report)) for report in reports if not report.program.vital)
-        if self._supervisor.stopping:
+        shown.update((child.label, _shown(child)) for child in children if not child.vital)
+        if told.stopping:
             return json_response(503, {"status": "stopping", **shown})
-        is_ready = any(report.state == "serving" and not report.failures for report in of_workers)
+        is_ready = any(child.state == "serving" and not child.failures for child in of_workers)
         return json_response(200 if is_ready else 503, {"status": "ready" if is_ready else "not_ready", **shown})
 
     async def _metrics(self, _: web.Request) -> web.Response:
@@ -68,26 +72,72 @@ class Admin:
         # Loaded when it is asked for: see there.
         from server.process import scrape  # noqa: PLC0415
 
-        body = scrape.metrics(self._supervisor)
+        try:
+            await self._mirror.known()
+        except UnknownError:
+            return json_response(503, _NO_WORD)
+        body = scrape.metrics(self._mirror)
         return web.Response(body=body, headers={**NO_STORE, "Content-Type": METRICS_TYPE})
 
     async def _hot_accounts(self, _: web.Request) -> web.Response:
         """Answer with the accounts with most transfers in the last few seconds."""
-        from server.process import scrape  # noqa: PLC0415
-
-        body = scrape.hot_accounts(self._supervisor)
-        return web.Response(body=body, content_type="application/json", headers=NO_STORE)
-
-
-async def livez(_: web.Request) -> web.Response:
-    """Answer that the loop runs."""
-    return json_response(200, {"status": "ok"})
+        try:
+            await self._mirror.known()
+        except UnknownError:
+            return json_response(503, _NO_WORD)
+        return json_response(200, {"accounts": [account._asdict() for account in self._mirror.hot_accounts()]})
 
 
-def json_response(status: int, document: dict[str, object]) -> web.Response:
-    """Return an answer of health."""
-    return web.Response(status=status, body=orjson.dumps(document), content_type="application/json", headers=NO_STORE)
+def main() -> int:
+    """Answer operators until the supervisor ends it, and return the exit code."""
+    channel, supervisor, listener = map(int, sys.argv[1:])
+
+    async def work(_: Orders, settings: Settings, channel: Channel[ToChild]) -> None:
+        await serve(settings, socket.socket(fileno=listener), channel)
+
+    return attached.run(channel, supervisor, work, process="admin")
 
 
-def _shown(report: Report) -> dict[str, object]:
-    return {"pid": report.pid, "state": report.state, "failures": report.failures}
+async def serve(settings: Settings, listener: socket.socket, channel: Channel[ToChild]) -> None:
+    """
+    Answer operators on a socket that the supervisor keeps.
+
+    Args:
+        settings: As the supervisor has told them.
+    """
+    ending = asyncio.Event()
+    mirror = Mirror(channel.send)
+
+    def handle(message: ToChild) -> None:
+        match message:
+            case Ask():
+                channel.send(Ready())
+            case Stop() | Retire():
+                ending.set()
+            case Orders():
+                log.error("orders came twice")
+            case _:
+                mirror.handle(message)
+
+    channel.listen(handle, attached.leave)
+    beating = asyncio.create_task(attached.beat(channel))
+    try:
+        async with open_console(settings, mirror) as console:
+            runner = await answer_operators(Admin(mirror).routes(), listener, console.routes())
+            log.info("operators are answered at %s:%d", *listener.getsockname()[:2])
+            channel.send(Serving())
+            try:
+                await ending.wait()
+            finally:
+                console.end_streams()
+                await runner.cleanup()
+    finally:
+        await stop(beating)
+
+
+def _shown(child: Report) -> dict[str, object]:
+    return {"pid": child.pid, "state": child.state, "failures": child.failures}
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -54,7 +54,8 @@ class Value(NamedTuple):
     A metric's value for some values of its labels.
 
     Args:
-        numbers: One, or the counts of a histogram's buckets and then the sum of what was counted.
+        numbers: One, or the counts of a histogram's buckets and then the sum of what was counted; none says that it is
+            gone.
     """
 
     name: str
@@ -84,10 +85,89 @@ class HotAccount(NamedTuple):
     transfers: int
 
 
-class Hot(msgspec.Struct, tag="hot", frozen=True):
-    """To the supervisor, every ten seconds: the accounts that took part in most transfers since the last time."""
+class BusyKey(NamedTuple):
+    """An API key, how many requests of it asked for tokens in the last few seconds, and how many of them got none."""
 
-    accounts: tuple[HotAccount, ...]
+    ledger_id: int
+    key: str
+    asked: int
+    limited: int
+
+
+class Hot(msgspec.Struct, tag="hot", frozen=True):
+    """
+    To the supervisor, every ten seconds: what was busiest since the last time.
+
+    Args:
+        accounts: Those that took part in most transfers.
+
+        keys: Those that asked for most tokens, and those that got none most often.
+    """
+
+    accounts: tuple[HotAccount, ...] = ()
+    keys: tuple[BusyKey, ...] = ()
+
+
+class Told(msgspec.Struct, tag="told", frozen=True):
+    """
+    To the admin process: what a process has reported.
+
+    Args:
+        source: Number of the process; 0 stands for all that have ended.
+    """
+
+    source: int
+    report: Counted | Hot
+
+
+class Place(NamedTuple):
+    """A place for a child; its process is 0 while it waits for another one to be started."""
+
+    label: str
+    vital: bool
+    pid: int
+    state: str
+    restarts: int
+    silent_seconds: float
+
+
+class Status(msgspec.Struct, tag="status", frozen=True):
+    """
+    To the admin process, once a second: all that changed before it has been told, and holds together with it.
+
+    Args:
+        sources: The processes whose reports count; all others have ended.
+
+        states: How many workers are in which state.
+
+        background: The same of background processes; None where there is to be none.
+    """
+
+    sources: tuple[int, ...]
+    places: tuple[Place, ...]
+    states: dict[str, int]
+    background: dict[str, int] | None = None
+
+
+class Inquire(msgspec.Struct, tag="inquire", frozen=True):
+    """To the supervisor, of the admin process: answer with `Reported`."""
+
+
+class Report(NamedTuple):
+    """The state of a child; it is ready when the state is `serving` and there are no failures."""
+
+    label: str
+    vital: bool
+    pid: int
+    state: str
+    failures: tuple[str, ...]
+
+
+class Reported(msgspec.Struct, tag="reported", frozen=True):
+    """To the admin process, in answer to `Inquire`."""
+
+    stopping: bool
+    children: tuple[Report, ...]
 
 
 class Serving(msgspec.Struct, tag="serving", frozen=True):
@@ -108,8 +188,8 @@ class Refused(msgspec.Struct, tag="refused", frozen=True):
     text: str
 
 
-ToChild = Orders | Retire | Stop | Ask
-ToSupervisor = Beat | Counted | Hot | Serving | Ready | Refused
+ToChild = Orders | Retire | Stop | Ask | Told | Status | Reported
+ToSupervisor = Beat | Counted | Hot | Serving | Ready | Refused | Inquire
 
 M = TypeVar("M")
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import itertools
 import logging
 import os
 import signal
@@ -21,12 +22,15 @@ from server.process.channel import (
     Channel,
     Counted,
     Hot,
+    Inquire,
     Orders,
     Ready,
     Refused,
+    Report,
     Retire,
     Serving,
     Stop,
+    ToChild,
     ToSupervisor,
 )
 from server.process.timeouts import Timeouts
@@ -35,6 +39,9 @@ from server.settings import PREFIX
 
 # Seconds in which a child must answer whether it is ready: a little more than its own check of Postgres may take.
 ASK_SECONDS: Final = 2.5
+
+# Of all children of this process, in their order; 0 stands for all that have ended.
+_numbers = itertools.count(1)
 
 # Of a child.
 STATES: Final = ("starting", "serving", "draining")
@@ -66,15 +73,6 @@ class Program(NamedTuple):
     vital: bool = True
 
 
-class Report(NamedTuple):
-    """The state of a child; it is ready when the state is `serving` and there are no failures."""
-
-    program: Program
-    pid: int
-    state: str
-    failures: tuple[str, ...]
-
-
 class Child:
     """
     A process of a program.
@@ -85,6 +83,7 @@ class Child:
 
     def __init__(self, program: Program) -> None:
         self.program = program
+        self.number = next(_numbers)
         self.counts = Counts()
         ours, theirs = socket.socketpair()
         # Settings go as a whole; the buffers of some systems are smaller.
@@ -119,19 +118,31 @@ class Child:
         self._failures: tuple[str, ...] = ()
         self._asking: asyncio.Future[None] | None = None
         self._serves: Callable[[], None] = _do_nothing
+        self._inquires: Callable[[], None] = _do_nothing
 
     @property
     def pid(self) -> int:
         """Of the process."""
         return self.process.pid
 
-    def begin(self, orders: Orders, serves: Callable[[], None]) -> None:
-        """Send its settings and handle its messages from now on; *serves* is called when it works."""
-        self._serves = serves
+    def begin(self, orders: Orders, serves: Callable[[], None], inquires: Callable[[], None]) -> None:
+        """
+        Send its settings and handle its messages from now on.
+
+        Args:
+            serves: Called when it works.
+
+            inquires: Called when it asks how the server is.
+        """
+        self._serves, self._inquires = serves, inquires
         self.began = self.last_message_at = asyncio.get_running_loop().time()
         self._channel.listen(self._handle, _do_nothing)
         if not self._channel.send(orders):
             self.kill("it could not be told what to work with")
+
+    def send(self, message: ToChild) -> bool:
+        """Send a message, and return whether it was taken as a whole."""
+        return self._channel.send(message)
 
     def drain(self, message: Retire | Stop, seconds: float) -> None:
         """Tell it to end within *seconds*."""
@@ -182,7 +193,7 @@ class Child:
             except TimeoutError:
                 self._asking = None
                 failures = ("it does not answer",)
-        return Report(self.program, self.pid, self.state, failures)
+        return Report(self.program.label, self.program.vital, self.pid, self.state, failures)
 
     def _handle(self, message: ToSupervisor) -> None:
         loop = asyncio.get_running_loop()
@@ -192,8 +203,8 @@ class Child:
                 pass
             case Counted():
                 self.counts.update(message)
-            case Hot(accounts):
-                self.counts.hot_accounts = accounts
+            case Hot():
+                self.counts.hot = message
             case Serving(failures):
                 self._failures = failures
                 self.served = self.last_message_at
@@ -209,6 +220,8 @@ class Child:
                 self._asking = None
             case Refused(text):
                 self.refusal = text
+            case Inquire():
+                self._inquires()
 
 
 def _do_nothing() -> None:

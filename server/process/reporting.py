@@ -6,18 +6,18 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Final
 
 from server.app import App
-from server.process.channel import Channel, Counted, Hot, HotAccount, Value
+from server.process.channel import BusyKey, Channel, Hot, HotAccount
+from server.process.reporter import Reporter, values_of
 from server.store.cache_counters import CacheCounters
 from server.telemetry.metrics import METRICS, Sample
 from server.telemetry.tallies import Histogram
 
 # Seconds between two reports. A process that crashes loses what it has counted since the last one.
 REPORT_SECONDS: Final = 1.0
-# Values in one message, each of at most some 300 bytes: small enough for any socket to take it as a whole.
-VALUES_MAX: Final = 100
-# Seconds over which busy accounts are counted, and how many of them are reported.
+# Seconds over which busy accounts and API keys are counted, and how many of them are reported.
 HOT_SECONDS: Final = 10.0
 HOT_ACCOUNTS_REPORTED: Final = 10
+BUSY_KEYS_REPORTED: Final = 10
 # Seconds between two measurements of how late the loop is.
 LAG_SECONDS: Final = 0.1
 
@@ -79,75 +79,50 @@ def _now(app: App) -> Iterator[Sample]:
         yield Sample("tallystick_pool_connections", (name, "used"), pool.size - idle)
 
 
-def values_of(samples: Iterable[Sample]) -> list[Value]:
-    """Return samples as they are sent."""
-    return [
-        Value(name, labels, value.numbers() if isinstance(value, Histogram) else (value,))
-        for name, labels, value in samples
-    ]
-
-
-class Reporter:
-    """
-    Sends the supervisor what has changed since the last report.
-
-    Args:
-        channel: To the supervisor.
-    """
-
-    def __init__(self, channel: Channel[Any]) -> None:
-        self._channel = channel
-        self._described: set[str] = set()
-        # Numbers that have been sent, by name and labels.
-        self._sent: dict[tuple[str, tuple[str, ...]], tuple[float, ...]] = {}
-
-    def report(self, samples: Iterable[Sample]) -> None:
-        """Send the samples that have changed; what the channel does not take now is sent with the next report."""
-        changed = [value for value in values_of(samples) if self._sent.get(value[:2]) != value.numbers]
-        for start in range(0, len(changed), VALUES_MAX):
-            part = tuple(changed[start : start + VALUES_MAX])
-            new = {value.name for value in part} - self._described
-            if not self._channel.send(Counted(part, {name: METRICS[name] for name in new})):
-                return
-            self._described |= new
-            self._sent.update({value[:2]: value.numbers for value in part})
-
-
 async def repeat(samples: Callable[[], Iterable[Sample]], channel: Channel[Any]) -> None:
     """Report samples for as long as the process runs."""
-    reporter = Reporter(channel)
+    reporter = Reporter(channel.send)
     try:
         while True:
-            reporter.report(samples())
+            reporter.report(values_of(samples()), METRICS, whole=True)
             await asyncio.sleep(REPORT_SECONDS)
     finally:
-        reporter.report(samples())
+        reporter.report(values_of(samples()), METRICS, whole=True)
 
 
 async def report(app: App, channel: Channel[Any]) -> None:
     """Report for as long as the worker runs."""
-    reporter = Reporter(channel)
+    reporter = Reporter(channel.send)
     lagging = asyncio.create_task(_watch_lag(app.tallies.loop_lag))
     hot_due = time.monotonic() + HOT_SECONDS
     try:
         while True:
-            reporter.report(samples(app))
+            reporter.report(values_of(samples(app)), METRICS)
             if time.monotonic() >= hot_due:
                 hot_due = time.monotonic() + HOT_SECONDS
                 hot_accounts = _hot_accounts(app)
-                channel.send(Hot(hot_accounts))
-                reporter.report(_ranks(hot_accounts))
+                channel.send(Hot(hot_accounts, _busy_keys(app)))
+                reporter.report(values_of(_ranks(hot_accounts)), METRICS)
             await asyncio.sleep(REPORT_SECONDS)
     finally:
         lagging.cancel()
         # What was counted since the last report.
-        reporter.report(samples(app))
+        reporter.report(values_of(samples(app)), METRICS)
 
 
 def _hot_accounts(app: App) -> tuple[HotAccount, ...]:
     """Return the busiest accounts since the last call."""
     busiest = app.tallies.hot_accounts.take(HOT_ACCOUNTS_REPORTED)
     return tuple(HotAccount(ledger_id, account, number) for (ledger_id, account), number in busiest)
+
+
+def _busy_keys(app: App) -> tuple[BusyKey, ...]:
+    """Return the busiest API keys since the last call: those that asked most, and those that were refused most."""
+    asked = dict(app.tallies.asking_keys.take(BUSY_KEYS_REPORTED))
+    limited = dict(app.tallies.limited_keys.take(BUSY_KEYS_REPORTED))
+    return tuple(
+        BusyKey(*name, max(asked.get(name, 0), limited.get(name, 0)), limited.get(name, 0)) for name in asked | limited
+    )
 
 
 def _ranks(hot_accounts: tuple[HotAccount, ...]) -> Iterator[Sample]:

@@ -1,30 +1,24 @@
-"""The bodies of `/metrics` and `/hot-accounts` on the admin port. Importing this takes a tenth of a second."""
+"""The body of `/metrics` on the admin port. Importing this takes a tenth of a second."""
 
-from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Final
 
-import orjson
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client import Metric as Family
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 from prometheus_client.utils import floatToGoString
 
-from server.process.channel import Counted, HotAccount
-from server.process.reporting import values_of
-from server.process.supervisor import Supervisor
+from server.process.channel import Counted, Place
+from server.process.mirror import Mirror
+from server.process.reporter import values_of
 from server.process.totals import Counts, Labels, Totals
 from server.process.usage import usage
 from server.telemetry.metrics import METRICS, SUPERVISED, Metric, Sample
 from server.telemetry.version import VERSION
 
-# Accounts shown.
-HOT_ACCOUNTS_SHOWN: Final = 10
 
-
-def metrics(supervisor: Supervisor) -> bytes:
-    """Return the numbers of all children together and those of the supervisor, in Prometheus's text format."""
-    return text(supervisor.totals(), _supervised(supervisor))
+def metrics(mirror: Mirror) -> bytes:
+    """Return the numbers of all children together and what there is to say of them, in Prometheus's text format."""
+    return text(mirror.totals(), _supervised(mirror))
 
 
 def metrics_alone(samples: Iterable[Sample]) -> bytes:
@@ -36,16 +30,6 @@ def metrics_alone(samples: Iterable[Sample]) -> bytes:
     return text(totals, {"tallystick_build_info": {(VERSION,): 1}})
 
 
-def hot_accounts(supervisor: Supervisor) -> bytes:
-    """Return the accounts with most transfers in the last few seconds, as JSON."""
-    transfers: Counter[tuple[int, str]] = Counter()
-    for counts in supervisor.counts():
-        for ledger_id, account, number in counts.hot_accounts:
-            transfers[ledger_id, account] += number
-    busiest = [HotAccount(*which, number)._asdict() for which, number in transfers.most_common(HOT_ACCOUNTS_SHOWN)]
-    return orjson.dumps({"accounts": busiest})
-
-
 def text(totals: Totals, supervised: Mapping[str, Mapping[Labels, float]]) -> bytes:
     """Return the sums of children and values of the metrics of SUPERVISED, in Prometheus's text format."""
     registry = CollectorRegistry()
@@ -53,29 +37,27 @@ def text(totals: Totals, supervised: Mapping[str, Mapping[Labels, float]]) -> by
     return generate_latest(registry)
 
 
-def _supervised(supervisor: Supervisor) -> Mapping[str, Mapping[Labels, float]]:
-    used = {slot: found for slot, pid in supervisor.pids().items() if (found := usage(pid)) is not None}
-    silent = supervisor.silent_seconds().items()
-    return {
-        **_background(supervisor),
+def _supervised(mirror: Mirror) -> Mapping[str, Mapping[Labels, float]]:
+    places, status = mirror.places(), mirror.status
+    used = {place.label: found for place in places if place.pid and (found := usage(place.pid)) is not None}
+    shown: dict[str, Mapping[Labels, float]] = {
         "tallystick_build_info": {(VERSION,): 1},
-        "tallystick_workers": {(state,): number for state, number in supervisor.states().items()},
-        "tallystick_worker_restarts_total": {(): supervisor.restarts},
+        "tallystick_workers": {(state,): number for state, number in status.states.items()},
+        "tallystick_worker_restarts_total": {(): sum(place.restarts for place in places if place.vital)},
         "tallystick_worker_cpu_seconds_total": {(slot,): found.cpu_seconds for slot, found in used.items()},
         "tallystick_worker_resident_bytes": {(slot,): found.resident_bytes for slot, found in used.items()},
-        "tallystick_worker_silent_seconds": {(slot,): seconds for slot, seconds in silent},
+        "tallystick_worker_silent_seconds": {(place.label,): place.silent_seconds for place in places if place.pid},
+        "tallystick_admin_restarts_total": {(): _restarts(places, "admin")},
     }
+    if status.background is not None:
+        states: Mapping[Labels, float] = {(state,): number for state, number in status.background.items()}
+        shown["tallystick_background_processes"] = states
+        shown["tallystick_background_restarts_total"] = {(): _restarts(places, "background")}
+    return shown
 
 
-def _background(supervisor: Supervisor) -> Mapping[str, Mapping[Labels, float]]:
-    """Return what there is to say of the background process; nothing where there is none."""
-    if (found := supervisor.background()) is None:
-        return {}
-    states, restarts = found
-    return {
-        "tallystick_background_processes": {(state,): number for state, number in states.items()},
-        "tallystick_background_restarts_total": {(): restarts},
-    }
+def _restarts(places: Iterable[Place], label: str) -> int:
+    return sum(place.restarts for place in places if place.label == label)
 
 
 class _Collector:

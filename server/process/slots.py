@@ -1,9 +1,10 @@
 """The places of children."""
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 
-from server.process.children import STATES, Child, Program, Report
+from server.process.channel import Place, Report
+from server.process.children import STATES, Child, Program
 
 
 class Slot:
@@ -20,11 +21,19 @@ class Slot:
     async def report(self) -> Report:
         """Return the state of its child; `restarting` when there is none."""
         if self.current is None:
-            return Report(self.program, 0, "restarting", ())
+            return Report(self.program.label, self.program.vital, 0, "restarting", ())
         return await self.current.report()
 
+    def place(self, now: float) -> Place:
+        """Return how it is; *now* is the time of the loop."""
+        label, vital = self.program.label, self.program.vital
+        if self.current is None:
+            return Place(label, vital, 0, "restarting", self.restarts, 0.0)
+        child = self.current
+        return Place(label, vital, child.pid, child.state, self.restarts, now - child.last_message_at)
 
-def count_states(slots: Iterable[Slot], children: Iterable[Child]) -> Mapping[str, int]:
+
+def count_states(slots: Iterable[Slot], children: Iterable[Child]) -> dict[str, int]:
     """Return the number of children in each state, zeros included."""
     counts = Counter(child.state for child in children)
     missing = sum(slot.current is None for slot in slots)

@@ -7,16 +7,17 @@ import signal
 import socket
 import subprocess
 from collections.abc import Callable, Mapping, Sequence
-from copy import deepcopy
+from functools import partial
 from types import TracebackType
 from typing import Final
 
-from server.process.channel import Orders, Retire, Stop
-from server.process.children import Child, Program, Report
+from server.process.channel import Orders, Reported, Retire, Status, Stop
+from server.process.children import Child, Program
+from server.process.forwarding import Forwarding
 from server.process.orphans import collect_orphans
 from server.process.slots import Slot, count_states
 from server.process.timeouts import TIMEOUTS, Timeouts
-from server.process.totals import Counts, Totals
+from server.process.totals import Totals
 from server.settings import SettingsError
 from server.store.background import stop
 
@@ -25,8 +26,12 @@ Values = Mapping[str, str | int]
 # What its children run.
 WORKER_MODULE: Final = "server.process.worker"
 BACKGROUND_MODULE: Final = "server.process.background"
-# Of the background process, in the log and in metrics.
+ADMIN_MODULE: Final = "server.process.admin"
+# Of the background process and of the one that answers operators, in the log and in metrics.
 BACKGROUND: Final = "background"
+ADMIN: Final = "admin"
+# Settings that only the latter is told.
+OF_ADMIN: Final = frozenset({"console", "console_token"})
 
 # Failed starts of a worker in a row after which a server that has never served gives up.
 FIRST_ATTEMPTS_MAX: Final = 3
@@ -40,27 +45,41 @@ log = logging.getLogger(__name__)
 
 class Supervisor:
     """
-    Keeps one worker on each of its sockets, and the background process beside them.
+    Keeps one worker on each of its sockets, and beside them the background process and the one that answers operators.
 
-    Requests are served without the background process: whatever becomes of it, the workers go on, and neither start nor
-    end waits for it for long.
+    Requests are served without these two: whatever becomes of them, the workers go on, and neither start nor end waits
+    for them for long.
 
     Args:
         listeners: One for each worker; closed with the supervisor.
+
+        admin: The socket on which operators are answered.
 
         background: Whether there is a background process.
 
         timeouts: Time-outs for children.
     """
 
-    def __init__(self, listeners: Sequence[socket.socket], *, background: bool, timeouts: Timeouts = TIMEOUTS):
-        # Sums of what ended children had counted.
+    def __init__(
+        self,
+        listeners: Sequence[socket.socket],
+        admin: socket.socket,
+        *,
+        background: bool,
+        timeouts: Timeouts = TIMEOUTS,
+    ):
+        # Sums of what ended children had counted; the same as an admin process is told it.
         self._ended_counts = Totals()
+        self._ended_told = self._ended_counts.counts()
         self._listeners = listeners
         self._workers = [Slot(_worker(number, listener)) for number, listener in enumerate(listeners, start=1)]
         self._background = Slot(Program(BACKGROUND, BACKGROUND, BACKGROUND_MODULE, vital=False)) if background else None
+        self._admin = Slot(_admin(admin))
         # In the order in which they are swapped.
-        self._slots = [*self._workers, *([self._background] if self._background else [])]
+        self._slots = [*self._workers, *([self._background] if self._background else []), self._admin]
+        # What each admin process has been told, and the answers to its questions.
+        self._forwarding: dict[Child, Forwarding] = {}
+        self._answers: dict[Child, asyncio.Task[None]] = {}
         self._timeouts = timeouts
         # Each with its place.
         self._children: dict[Child, Slot] = {}
@@ -72,7 +91,7 @@ class Supervisor:
         self._served = False
         # Set when it ends: the reason why nothing can be served, or None after a signal.
         self._outcome: asyncio.Future[str | None] | None = None
-        self._swap_wanted, self._all_ended = asyncio.Event(), asyncio.Event()
+        self._swap_wanted = asyncio.Event()
         self.stopping = False
         # Workers load their code while the rest of the server starts; then they wait for their settings. The background
         # process is started when requests are served.
@@ -125,8 +144,9 @@ class Supervisor:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._on_stop_signal)
         loop.add_signal_handler(signal.SIGCHLD, self._collect_ended)
-        for child in self._children:
-            child.begin(self._orders(values), self._serves)
+        for child, slot in self._children.items():
+            child.begin(self._orders(slot, values), self._serves, _do_nothing)
+        self._restart(self._admin)
         tasks = [asyncio.create_task(work) for work in (self._watch(), self._swap_on_request())]
         try:
             self._collect_ended()
@@ -135,45 +155,31 @@ class Supervisor:
             await self._stop()
             await stop(*tasks)
 
-    async def reports(self) -> list[Report]:
-        """Return the state of the child in each place; an empty place waits for its child to be restarted."""
-        return await asyncio.gather(*(slot.report() for slot in self._slots))
-
-    @property
-    def restarts(self) -> int:
-        """Workers that died and were, or are to be, started again."""
-        return sum(slot.restarts for slot in self._workers)
-
-    def states(self) -> Mapping[str, int]:
-        """Return how many workers are in which state."""
-        return count_states(self._workers, [child for child, slot in self._children.items() if slot.program.vital])
-
-    def background(self) -> tuple[Mapping[str, int], int] | None:
-        """Return how many background processes are in which state and how many died; None where there is to be none."""
-        if self._background is None:
-            return None
-        children = [child for child, slot in self._children.items() if slot is self._background]
-        return count_states([self._background], children), self._background.restarts
-
-    def pids(self) -> Mapping[str, int]:
-        """Return the process of each place that has one, by its label."""
-        return {slot.program.label: slot.current.pid for slot in self._slots if slot.current}
-
-    def silent_seconds(self) -> Mapping[str, float]:
-        """Return the time since the last message of the child in each place; each sends one a second."""
+    def _tell(self) -> None:
+        """Tell the admin process how all children are, and what they have reported."""
+        sources = {0: self._ended_told, **{child.number: child.counts for child in self._children}}
         now = asyncio.get_running_loop().time()
-        return {slot.program.label: now - slot.current.last_message_at for slot in self._slots if slot.current}
+        background = None if self._background is None else self._states(self._background)
+        places = tuple(slot.place(now) for slot in self._slots)
+        status = Status(tuple(sources), places, self._states(*self._workers), background)
+        for child, slot in self._children.items():
+            if slot is self._admin and child.state == "serving":
+                self._forwarding.setdefault(child, Forwarding(child.send)).tell(sources, status)
 
-    def counts(self) -> list[Counts]:
-        """Return the last report of each child that runs."""
-        return [child.counts for child in self._children]
+    def _states(self, *slots: Slot) -> dict[str, int]:
+        """Return how many children of these places are in which state."""
+        return count_states(slots, [child for child, slot in self._children.items() if slot in slots])
 
-    def totals(self) -> Totals:
-        """Return the sums over all children, including those that have ended, up to their last reports."""
-        totals = deepcopy(self._ended_counts)
-        for counts in self.counts():
-            totals.add(counts)
-        return totals
+    def _on_inquiry(self, child: Child) -> None:
+        """Answer an admin process how the other children are."""
+        if child not in self._answers:
+            task = asyncio.get_running_loop().create_task(self._report(child))
+            self._answers[child] = task
+            task.add_done_callback(lambda _: self._answers.pop(child))
+
+    async def _report(self, child: Child) -> None:
+        reports = await asyncio.gather(*(slot.report() for slot in self._slots if slot is not self._admin))
+        child.send(Reported(self.stopping, tuple(reports)))
 
     def _spawn(self, slot: Slot) -> Child:
         child = Child(slot.program)
@@ -183,12 +189,13 @@ class Supervisor:
     def _start(self, slot: Slot, values: Values, *, must_be_ready: bool = False) -> Child:
         child = self._spawn(slot)
         log.info("%s (process %d) starts", slot.program.name, child.pid)
-        serves = self._serves if slot.program.vital else _do_nothing
-        child.begin(self._orders(values, must_be_ready=must_be_ready), serves)
+        serves = self._serves if slot.program.vital else self._tell if slot is self._admin else _do_nothing
+        child.begin(self._orders(slot, values, must_be_ready=must_be_ready), serves, partial(self._on_inquiry, child))
         return child
 
-    def _orders(self, values: Values, *, must_be_ready: bool = False) -> Orders:
-        return Orders(dict(values), self.size, must_be_ready)
+    def _orders(self, slot: Slot, values: Values, *, must_be_ready: bool = False) -> Orders:
+        told = {name: value for name, value in values.items() if slot is self._admin or name not in OF_ADMIN}
+        return Orders(told, self.size, must_be_ready)
 
     def _serves(self) -> None:
         if not self._served:
@@ -203,10 +210,10 @@ class Supervisor:
         for child in [child for child in self._children if child.process.poll() is not None]:
             slot = self._children.pop(child)
             child.close()
+            self._forwarding.pop(child, None)
             self._ended_counts.add(child.counts, has_ended=True)
+            self._ended_told = self._ended_counts.counts()
             self._ended(child, slot)
-        if not self._children:
-            self._all_ended.set()
         collect_orphans([*(child.process for child in self._children), *self._others])
 
     def _ended(self, child: Child, slot: Slot) -> None:
@@ -227,7 +234,7 @@ class Supervisor:
     def _failed(self, slot: Slot, reason: str, *, is_final: bool) -> None:
         """Start a child after a delay, or give up if no worker has ever served."""
         slot.failures += 1
-        if not self._served and (is_final or slot.failures >= FIRST_ATTEMPTS_MAX):
+        if slot.program.vital and not self._served and (is_final or slot.failures >= FIRST_ATTEMPTS_MAX):
             self._end(reason if is_final else f"no worker could be started ({reason}): its log says why")
             return
         asyncio.get_running_loop().call_later(self._timeouts.restart(slot.failures), self._restart, slot)
@@ -261,6 +268,7 @@ class Supervisor:
             for child in self._children:
                 if reason := child.overdue(now, self._timeouts):
                     child.kill(reason)
+            self._tell()
 
     def _on_hangup(self, has_terminal: bool) -> None:
         if has_terminal and not os.isatty(0):
@@ -283,8 +291,8 @@ class Supervisor:
             for number, slot in enumerate(self._slots, start=1):
                 if self.stopping or not await self._swap(slot, values):
                     break
-                if slot is self._background:
-                    log.info("the background process was swapped")
+                if not slot.program.vital:
+                    log.info("the %s process was swapped", slot.program.name)
                 elif number == self.size:
                     log.info("all %d workers were swapped", self.size)
 
@@ -335,11 +343,16 @@ class Supervisor:
         # Closed here first: then each socket is closed for good when its worker has accepted what is queued.
         for listener in self._listeners:
             listener.close()
-        for child, slot in self._children.items():
-            child.drain(Stop(), self._end_seconds(slot))
-        self._all_ended.clear()
+        # Operators are answered until the others have ended.
+        await self._end_children([child for child, slot in self._children.items() if slot is not self._admin])
+        await self._end_children(list(self._children))
+
+    async def _end_children(self, children: Sequence[Child]) -> None:
+        for child in children:
+            child.drain(Stop(), self._end_seconds(self._children[child]))
         self._collect_ended()
-        await self._all_ended.wait()
+        for child in children:
+            await child.ended.wait()
 
     def _end_seconds(self, slot: Slot) -> float:
         """Return how long a child may take to end."""
@@ -350,6 +363,12 @@ def _worker(number: int, listener: socket.socket) -> Program:
     """Return the program of a worker."""
     descriptor = listener.fileno()
     return Program(f"worker {number}", str(number), WORKER_MODULE, (str(number), str(descriptor)), (descriptor,))
+
+
+def _admin(listener: socket.socket) -> Program:
+    """Return the program that answers operators."""
+    descriptor = listener.fileno()
+    return Program(ADMIN, ADMIN, ADMIN_MODULE, (str(descriptor),), (descriptor,), vital=False)
 
 
 def _do_nothing() -> None:

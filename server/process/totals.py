@@ -3,7 +3,7 @@
 import math
 from collections import defaultdict
 
-from server.process.channel import Counted, HotAccount
+from server.process.channel import Counted, Hot
 from server.telemetry.metrics import Metric
 
 Labels = tuple[str, ...]
@@ -18,18 +18,26 @@ class Counts:
     Attributes:
         metrics: Descriptions by name. They come from the worker, whose release may be newer than this process.
 
-        hot_accounts: The accounts with most transfers in the last few seconds.
+        hot: What was busiest in the last few seconds.
     """
 
     def __init__(self) -> None:
         self.metrics: dict[str, Metric] = {}
         self.values: Values = {}
-        self.hot_accounts: tuple[HotAccount, ...] = ()
+        self.hot = Hot()
 
     def update(self, report: Counted) -> None:
-        """Apply a report."""
+        """Apply a report; what has no numbers is gone."""
+        for name, metric in report.metrics.items():
+            if self.metrics.get(name, metric).bounds != metric.bounds:
+                # Its values come again, with as many numbers as there are bounds.
+                self.values = {key: numbers for key, numbers in self.values.items() if key[0] != name}
         self.metrics.update(report.metrics)
-        self.values.update({(name, labels): numbers for name, labels, numbers in report.values})
+        for name, labels, numbers in report.values:
+            if numbers:
+                self.values[name, labels] = numbers
+            else:
+                self.values.pop((name, labels), None)
 
 
 class Totals:
@@ -55,3 +63,16 @@ class Totals:
             # By bound, not by position: workers of two releases may have different bounds.
             for bound, number in zip((*metric.bounds, math.inf, None)[-len(numbers) :], numbers, strict=True):
                 cells[bound] += number
+
+    def counts(self) -> Counts:
+        """Return the sums as the numbers of one worker."""
+        counts = Counts()
+        for name, series in self.series.items():
+            metric = self.metrics[name]
+            found = {bound for cells in series.values() for bound in cells if bound is not None}
+            bounds = tuple(sorted(found - {math.inf}))
+            counts.metrics[name] = metric._replace(bounds=bounds)
+            cells_of = (*bounds, math.inf, None) if metric.kind == "histogram" else (None,)
+            for labels, cells in series.items():
+                counts.values[name, labels] = tuple(cells.get(cell, 0.0) for cell in cells_of)
+        return counts

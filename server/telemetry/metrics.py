@@ -140,15 +140,15 @@ SUPERVISED: Final[Mapping[str, Metric]] = {
     "tallystick_worker_restarts_total": Metric("counter", "Workers that died or hung and had to be started again."),
     "tallystick_worker_cpu_seconds_total": Metric(
         "counter",
-        "Processor time of the worker in a slot, or of the background process, since it started; Linux only.",
+        "Processor time of the worker in a slot, or of the background or admin process, since it started; Linux only.",
         ("slot",),
     ),
     "tallystick_worker_resident_bytes": Metric(
-        "gauge", "Memory that the worker in a slot, or the background process, holds; Linux only.", ("slot",)
+        "gauge", "Memory that the worker in a slot, or the background or admin process, holds; Linux only.", ("slot",)
     ),
     "tallystick_worker_silent_seconds": Metric(
         "gauge",
-        "Time since the worker in a slot, or the background process, gave a sign of life and reported its numbers.",
+        "Time since the worker in a slot, or the background or admin process, gave a sign of life.",
         ("slot",),
     ),
     "tallystick_background_processes": Metric(
@@ -156,6 +156,9 @@ SUPERVISED: Final[Mapping[str, Metric]] = {
     ),
     "tallystick_background_restarts_total": Metric(
         "counter", "Background processes that died or hung and had to be started again."
+    ),
+    "tallystick_admin_restarts_total": Metric(
+        "counter", "Processes that answer operators that died or hung and had to be started again."
     ),
 }
 

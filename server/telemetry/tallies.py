@@ -12,6 +12,8 @@ SECONDS: Final = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.
 SIZES: Final = (1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0)
 # Busy accounts that are counted: ten times as many as are shown, so that the right ones are shown.
 HOT_ACCOUNTS_COUNTED: Final = 100
+# The same of API keys.
+BUSY_KEYS_COUNTED: Final = 100
 
 
 class Histogram:
@@ -66,7 +68,7 @@ class Timing:
 
 
 class Tallies:
-    """Everything that a worker has counted since it started; all but `hot_accounts` only grow."""
+    """Everything that a worker has counted since it started; all but what is busy only grow."""
 
     def __init__(self) -> None:
         # By method, path with its wildcards, and status.
@@ -82,3 +84,6 @@ class Tallies:
         # Delays of timers of the event loop, in seconds.
         self.loop_lag = Histogram(SECONDS)
         self.hot_accounts: Top[tuple[int, str]] = Top(HOT_ACCOUNTS_COUNTED)
+        # Requests that asked for tokens, and those of them that were refused, by ledger and key.
+        self.asking_keys: Top[tuple[int, str]] = Top(BUSY_KEYS_COUNTED)
+        self.limited_keys: Top[tuple[int, str]] = Top(BUSY_KEYS_COUNTED)

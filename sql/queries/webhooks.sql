@@ -176,6 +176,10 @@ SELECT t.number, coalesce(j.moves, false) AS moved FROM told AS t LEFT JOIN judg
 -- One page of the endpoints of all ledgers.
 SELECT ledger_id, id FROM webhook_endpoints WHERE (ledger_id, id) > ($1, $2) ORDER BY ledger_id, id LIMIT $3;
 
+-- name: webhook_secret_list(limit)
+-- The secrets of endpoints, those of the newest ledgers first.
+SELECT secrets FROM webhook_endpoints ORDER BY ledger_id DESC, id DESC LIMIT $1;
+
 -- name: webhook_attempt_prune(ledger_id, endpoint_id, kept, oldest, limit)
 -- Remove attempts at an endpoint but the newest, and those before the oldest, a bounded number.
 DELETE FROM webhook_attempts

@@ -4,6 +4,7 @@ import secrets
 from typing import Any, NamedTuple
 from uuid import uuid4
 
+from server.http.reference import BUNDLE_NAME
 from server.http.route import Route
 from server.http.routes import ROUTES
 from tests.api.steps import order
@@ -35,7 +36,7 @@ GUARDED = [route for route in ROUTES if route.role is not None]
 OPEN = [route for route in ROUTES if route.role is None]
 # Those about what a request names; the others are about its key or its ledger, or tell what has been relayed since.
 _NAMELESS = (
-    *("/v1/limits", "/v1/integrity", "/v1/events", "/v1/events/stream"),
+    *("/v1/ledger", "/v1/limits", "/v1/integrity", "/v1/events", "/v1/events/stream"),
     *("/v1/webhook-endpoints", "/v1/api-keys"),
 )
 NAMING = [route for route in GUARDED if route.path not in _NAMELESS]
@@ -51,6 +52,7 @@ def path_of(route: Route, names: Names) -> str:
         "/v1/webhook-endpoints/": names.webhook,
         "/v1/api-keys/": names.api_key,
         "/problems/": "not_found",
+        "/docs/": BUNDLE_NAME,
     }.get(collection, "")
     if route.path.endswith(("/capture", "/void")):
         name = names.hold

@@ -193,7 +193,7 @@ def _check(document: dict[str, Any], name: str) -> None:
 @pytest.mark.parametrize(
     "path",
     [
-        *("/", "/v1", "/v2/accounts", "/v1/Accounts", "/v1/accounts/", "/v1/accounts/a/b", "/v1/accounts/a/entries/b"),
+        *("//", "/v1", "/v2/accounts", "/v1/Accounts", "/v1/accounts/", "/v1/accounts/a/b", "/v1/accounts/a/entries/b"),
         *("/v1/transfers/x/y/z", "/v1/idempotency-keys", "/v1/idempotency-keys/", "/problems/", "/problems/x/y"),
         *("/livez/", "/favicon.ico", "/v1/accounts//entries", "/.git/config"),
     ],

@@ -21,6 +21,7 @@ PARAMETERS = {
     "/v1/idempotency-keys/{id}": [],
     "/v1/events": ["after", "type", "account", "limit", "wait"],
     "/v1/events/stream": ["after", "type", "account"],
+    "/v1/ledger": [],
     "/v1/limits": [],
     "/v1/integrity": [],
     "/v1/webhook-endpoints": ["limit", "cursor"],

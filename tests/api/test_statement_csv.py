@@ -5,8 +5,8 @@ import io
 
 import pytest
 
+from server.http.accept import prefers
 from server.http.statement_forms import COLUMNS
-from server.http.statements import wants_csv
 from server.ledger import statements
 from tests.api.test_statements import shifted
 from tests.support.client import Client
@@ -110,4 +110,4 @@ async def test_a_problem_is_json(client: Client) -> None:
 )
 def test_who_gets_csv(accept: list[str], csv_wanted: bool) -> None:
     """Whoever names it, unless JSON is named with more weight; everybody else gets JSON."""
-    assert wants_csv(accept) == csv_wanted
+    assert prefers(accept, "text/csv") == csv_wanted

@@ -11,7 +11,7 @@ from urllib.parse import quote, urlencode
 import asyncpg
 import pytest
 
-from server.http.query import METADATA_ENTRIES_MAX
+from server.http.parameters import METADATA_ENTRIES_MAX
 from server.ledger import transfer_lists
 from server.ledger.transfer_lists import EXAMINED_MAX, KINDS
 from tests.api.steps import bulk, order, pages

@@ -40,7 +40,7 @@ PLANTED = [
         [f"UPDATE accounts SET balance = 9 WHERE ledger_id = {KEY} AND id = 'idle'",
          f"""INSERT INTO accounts (ledger_id, id, currency, floor, balance, created_at)
              VALUES ({KEY}, 'idle2', 'EUR', NULL, -9, now())"""],
-        {"balance_without_entry": 2},
+        {"balance_without_entry": 2, "account_untold": 1},
         ["account idle: balance 9 without any entry", "account idle2: balance -9 without any entry"],
         id="a balance on accounts that nothing moved on",
     ),
@@ -126,13 +126,13 @@ PLANTED = [
     ),
     pytest.param(
         [f"UPDATE accounts SET floor = 361 WHERE {ALICE}"],
-        {"floor_broken": 2},
+        {"floor_broken": 2, "account_differs": 1},
         ["account alice, transfer", "left 360, below the floor 361"],
         id="a broken floor",
     ),
     pytest.param(
         [f"UPDATE accounts SET ceiling = 499 WHERE {ALICE}"],
-        {"ceiling_broken": 1},
+        {"ceiling_broken": 1, "account_differs": 1},
         ["account alice, transfer", "reached 500, above the ceiling 499"],
         id="a broken ceiling",
     ),

@@ -324,13 +324,13 @@ PLANTED_HOLDS = [
     ),
     pytest.param(
         [account("buyer", "floor = 2")],
-        {"floor_broken": 1},
+        {"floor_broken": 1, "account_differs": 1},
         ["account buyer, transfer", "left 31 and 30 held, below the floor 2"],
         id="a floor below what holds reserve",
     ),
     pytest.param(
         [account("jar", "ceiling = 80, limits_version = 1")],
-        {"ceiling_broken": 1},
+        {"ceiling_broken": 1, "account_differs": 1},
         ["account jar, transfer", "reached 0 and 90 held, above the ceiling 80"],
         id="a ceiling below what holds bring",
     ),

@@ -3,6 +3,7 @@
 import pytest
 
 from tests.audit.planted import KEY, copied, entry
+from tests.audit.traffic import ACCOUNTS
 
 OF_BOOKS = f"ledger_id = {KEY}"
 # Some way behind the first position, so that something lies before and behind.
@@ -33,6 +34,20 @@ HEAD = f"""
     UPDATE feed_heads SET position = f.position, link = f.link FROM feed AS f
     WHERE feed_heads.{OF_BOOKS} AND f.{LAST}"""
 LINK, GAP, DIFFERS = ({"link_differs": 1}, {"feed_gap": 1}, {"feed_differs": 1})
+# An account on which nothing has ever moved.
+IDLE = f"{OF_BOOKS} AND id = 'idle'"
+INDEXED = f"ctid = (SELECT ctid FROM feed_accounts WHERE {OF_BOOKS} AND account = 'alice' ORDER BY position LIMIT 1)"
+
+
+def own_column(name: str, value: str, shown: str, *, account: str = "idle") -> object:
+    """Return the case of an account's own column that is changed, and how that is shown."""
+    return pytest.param(
+        [f"UPDATE accounts SET {name} = {value} WHERE {OF_BOOKS} AND id = '{account}'"],
+        {"account_differs": 1},
+        [f"account {account}: {name} is {shown}, its newest event, position "],
+        id=f"the {name} of {account}",
+    )
+
 
 TAMPERED = [
     pytest.param(
@@ -58,8 +73,8 @@ TAMPERED = [
     ),
     pytest.param(
         [f"UPDATE feed SET change = replace(change::text, 'EUR', 'EUr')::json WHERE {CHANGE}"],
-        LINK,
-        ["the link does not fit what it covers, account."],
+        LINK | {"account_differs": 1},
+        ["the link does not fit what it covers, account.", "currency is EUR, its newest event, position"],
         id="one letter of an account that was opened",
     ),
     pytest.param(
@@ -70,7 +85,7 @@ TAMPERED = [
     ),
     pytest.param(
         [f"UPDATE feed SET account = 'alicf' WHERE {CHANGE}"],
-        LINK | DIFFERS,
+        LINK | DIFFERS | {"account_missing": 1, "account_untold": 1, "event_not_indexed": 1, "index_differs": 1},
         ["account.created of alicf"],
         id="whose change it was",
     ),
@@ -94,7 +109,7 @@ TAMPERED = [
     ),
     pytest.param(
         [f"UPDATE feed SET transfers = ARRAY[transfers[2], transfers[1]] || transfers[3:] WHERE {MANY}"],
-        LINK,
+        LINK | {"event_not_indexed": 2, "index_differs": 2},
         ["transfers: "],
         id="two transfers of a batch change places",
     ),
@@ -111,7 +126,12 @@ TAMPERED = [
         ["its row begins behind position"],
         id="a batch is removed",
     ),
-    pytest.param([f"DELETE FROM feed WHERE {CHANGE}"], GAP | LINK, ["its row begins"], id="a change is removed"),
+    pytest.param(
+        [f"DELETE FROM feed WHERE {CHANGE}"],
+        GAP | LINK | {"account_untold": 1, "index_differs": 1},
+        ["its row begins"],
+        id="a change is removed",
+    ),
     pytest.param(
         [f"DELETE FROM feed WHERE {LAST}"],
         {"head_differs": 1, "transfer_untold": 1},
@@ -120,13 +140,13 @@ TAMPERED = [
     ),
     pytest.param(
         [f"DELETE FROM feed WHERE {OF_BOOKS}"],
-        {"head_differs": 1, "transfer_untold": None},
+        {"head_differs": 1, "transfer_untold": None, "account_untold": ACCOUNTS, "index_differs": None},
         ["told 0 times"],
         id="all of it is removed",
     ),
     pytest.param(
         [f"DELETE FROM transfers WHERE {entry('too-much')}"],
-        LINK | {"feed_without_transfer": 1},
+        LINK | {"feed_without_transfer": 1, "index_differs": 2},
         ["there is no transfer"],
         id="a refused transfer is removed",
     ),
@@ -160,6 +180,44 @@ TAMPERED = [
         ["the head is position"],
         id="the position of the head",
     ),
+    own_column("currency", "'USD'", "USD"),
+    own_column("floor", "NULL", "null"),
+    own_column("ceiling", "7", "7"),
+    own_column("closed", "true", "true"),
+    own_column("metadata", """'{"a": "c"}'""", '{"a": "c"}', account="alice"),
+    own_column("metadata", "'{ }'", "{ }"),
+    own_column("created_at", "'2020-01-02T03:04:05Z'", "2020-01-02T03:04:05.000000Z"),
+    own_column("limits_version", "limits_version + 1", "9", account="bob"),
+    pytest.param(
+        [f"DELETE FROM accounts WHERE {IDLE}"],
+        {"account_missing": 1},
+        ["there is no account idle"],
+        id="an account is removed on which nothing has moved",
+    ),
+    pytest.param(
+        [f"INSERT INTO accounts (ledger_id, id, currency, created_at) VALUES ({KEY}, 'new', 'EUR', now())"],
+        {"account_untold": 1},
+        ["account new: no event tells that it was opened"],
+        id="an account is added",
+    ),
+    pytest.param(
+        [f"DELETE FROM feed_accounts WHERE {INDEXED}"],
+        {"event_not_indexed": 1},
+        ["account alice: the index of its events lacks position "],
+        id="a row of the index by accounts is removed",
+    ),
+    pytest.param(
+        [f"INSERT INTO feed_accounts SELECT ledger_id, 'idle', position FROM feed_accounts WHERE {INDEXED}"],
+        {"index_differs": 1},
+        ["account idle: the index of its events has position "],
+        id="a row of the index by accounts is added",
+    ),
+    pytest.param(
+        [f"INSERT INTO feed_accounts SELECT ledger_id, 'alice', position FROM feed WHERE {LATER}"],
+        {"index_differs": 1},
+        ["account alice: the index of its events has position "],
+        id="the index by accounts leads to a transfer",
+    ),
 ]  # fmt: skip
 
 # The same of events that wait for their positions.
@@ -176,5 +234,11 @@ UNTOLD = [
         {"transfer_told_twice": 1},
         ["told 2 times"],
         id="a batch waits twice",
+    ),
+    pytest.param(
+        [f"UPDATE accounts SET closed = true WHERE {IDLE}"],
+        {"account_differs": 1},
+        ["account idle: closed is true, its newest event, which waits for a position, says false"],
+        id="an account whose change waits",
     ),
 ]  # fmt: skip

@@ -6,11 +6,12 @@ import asyncpg
 import pytest
 
 from server.background.auditor import AUDITOR_SETTINGS
-from server.ledger.audit_pages import SAMPLES_MAX, TRANSFERS
+from server.ledger.audit_pages import ACCOUNTS, SAMPLES_MAX, TRANSFERS
 from server.store.sql import query
+from tests.audit.planted import KEY
 from tests.audit.tampered import OF_BOOKS, TAMPERED, UNTOLD
 from tests.audit.traffic import LEDGER, NEIGHBOUR
-from tests.support.audits import look, look_by_pages, plant
+from tests.support.audits import look, look_by_pages, plant, relay_all
 from tests.support.command import call
 from tests.support.postgres import administer
 
@@ -81,3 +82,29 @@ async def test_a_backlog_is_no_finding(books: str) -> None:
     assert await connection.fetch(*statement, left) == []
     assert {row["kind"] for row in await connection.fetch(*statement, left + 1)} == {"transfer_untold"}
     await connection.close()
+
+
+async def test_a_backlog_hides_no_change(books: str) -> None:
+    """Where more waits than is looked through, what accounts should be is left to the next round."""
+    await plant(books, f"UPDATE accounts SET closed = true WHERE {OF_BOOKS} AND id = 'idle'")
+    connection = await asyncpg.connect(books, server_settings=AUDITOR_SETTINGS)
+    ledger_id = await connection.fetchval("SELECT id FROM ledgers WHERE name = $1", LEDGER)
+    statement = (query("audit_accounts"), ledger_id, SAMPLES_MAX, *ACCOUNTS)
+    left = await connection.fetchval(f"SELECT count(*) FROM outbox WHERE {OF_BOOKS}")
+    assert await connection.fetch(*statement, left) == []
+    assert [row["kind"] for row in await connection.fetch(*statement, left + 1)] == ["account_differs"]
+    await connection.close()
+
+
+async def test_accounts_from_before_the_feed(books: str) -> None:
+    """No event tells that they were opened; of their first changes none tells the version of their limits."""
+    await plant(
+        books,
+        f"INSERT INTO accounts (ledger_id, id, currency, created_at) VALUES ({KEY}, 'ancient', 'EUR', now())",
+        "UPDATE outbox SET change = (change::jsonb - 'limits_version')::json",
+        f"UPDATE accounts SET limits_version = 2 WHERE {OF_BOOKS} AND id = 'idle'",
+        "UPDATE schema_migrations SET applied_at = now() + interval '1 second' WHERE number = 2",
+    )
+    assert (await look(books))[0] == {}
+    await relay_all(books)
+    assert await look_by_pages(books, SIZE) == {}

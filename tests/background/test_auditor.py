@@ -120,8 +120,8 @@ async def test_a_finding(own: Service, monkeypatch: pytest.MonkeyPatch, caplog: 
         )
         assert (clean["head"]["position"], clean["head"]["link"]) == (head["position"], head["link"].hex())
         assert clean["last_round"]["findings"] == []
-        # Three events, a transfer, two accounts with an entry each.
-        assert clean["last_round"]["rows"] == 3 + 1 + 2 + 2
+        # Three events, a transfer, two accounts with an entry and a change each.
+        assert clean["last_round"]["rows"] == 3 + 1 + 2 + 2 + 2
         assert clean["current_round"] is None
         assert clean["last_round"]["started_at"] < clean["last_round"]["finished_at"]
         await plant(
@@ -166,7 +166,7 @@ async def test_busy_books(own: Service, monkeypatch: pytest.MonkeyPatch) -> None
                 path = f"/v1/transfers/{sent.json['id']}/capture"
                 await client.send("POST", path, {"amount": 2}, headers={"Idempotency-Key": sent.json["id"]})
             await client.transfer("alice", "bob", 5, hold=True, expires_in=1)
-            await client.send("PATCH", "/v1/accounts/bob", {"metadata": {"a": "b"}})
+            await client.send("PATCH", "/v1/accounts/bob", {"ceiling": 500, "metadata": {"a": "b"}})
             await client.transfer("bob", "alice", 2)
 
     settings = Settings(database_url=own.database_url, redis_url=own.redis_url, redis_timeout_ms=REDIS_PATIENCE_MS)

@@ -1,4 +1,4 @@
-"""Reading transfers as they come, as docs/reference/requests.md says: nothing is missed, whatever is posted meanwhile."""
+"""Reading transfers as they come, as docs/reference/requests.md says: nothing posted meanwhile is missed."""
 
 import asyncio
 import random

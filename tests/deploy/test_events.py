@@ -6,7 +6,7 @@ import re
 import pytest
 
 from server.http.event_streams import SILENCE_SECONDS
-from server.http.query import WAIT_MAX_SECONDS
+from server.http.parameters import WAIT_MAX_SECONDS
 from tests.deploy.hosts import Hosts
 from tests.support.balancer import DEPLOY
 from tests.support.events import relaying, streaming

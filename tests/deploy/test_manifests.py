@@ -15,6 +15,7 @@ from server.process.embedded.valkey import SETTINGS
 from server.process.timeouts import TIMEOUTS
 from server.settings import PREFIX, Settings, load
 from tests.support.balancer import DEPLOY
+from tests.support.service import WEBHOOK_KEY
 
 ROOT = DEPLOY.parent
 DOCKERFILE = (ROOT / "Dockerfile").read_text()
@@ -110,9 +111,13 @@ def test_compose_evicts_no_limits() -> None:
 
 
 def test_kubernetes_configures_the_service() -> None:
-    """Settings are ones that the service knows; secrets come as files that are there."""
-    variables = dict(KUBERNETES["ConfigMap", "tallystick"]["data"])
-    secrets = KUBERNETES["Secret", "tallystick"]["stringData"]
+    """Settings are ones that the service knows, those that wait for a key too; secrets come as files that are there."""
+    text = re.sub(r"# (webhook-key|TALLYSTICK_WEBHOOK_KEY_FILE):", r"\1:", (DEPLOY / "kubernetes.yaml").read_text())
+    whole = {found["kind"]: found for found in yaml.safe_load_all(text)}
+    variables = dict(whole["ConfigMap"]["data"])
+    secrets = whole["Secret"]["stringData"]
+    assert secrets.pop("webhook-key") == "CHANGE-ME"
+    secrets["webhook-key"] = WEBHOOK_KEY
     mount = next(mount["mountPath"] for mount in SERVER["volumeMounts"] if mount["name"] == "secrets")
     for name in [name for name in variables if name.endswith("_FILE")]:
         path = variables.pop(name)
@@ -120,6 +125,7 @@ def test_kubernetes_configures_the_service() -> None:
         variables[name.removesuffix("_FILE")] = secrets[path.removeprefix(f"{mount}/")]
     assert all(name.startswith(PREFIX) for name in variables)
     settings = load(variables).settings
+    assert settings.webhook_key == WEBHOOK_KEY
     assert "target_session_attrs=read-write" in str(settings.database_url)
     assert settings.admin_host == "0.0.0.0"  # noqa: S104 -- the probes come from outside
     for pod in (POD, JOB, BACKGROUND):

@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from loadtests.history.feed import READERS, TYPES
+from loadtests.history.feed import BROKERS, READERS, TYPES
 from loadtests.history.model import MOVING, History, Verdict, read
 from loadtests.history.recorder import Heard, Recorder
 
@@ -236,7 +236,7 @@ def told(ledger: str, feed: list[tuple[str, str, Event]]) -> list[Event]:
         {"event": "told", "reader": reader, "ledger": ledger, "position": position}
         | {"type": kind, "subject": subject, "data": json.dumps(data)}
         for position, (kind, subject, data) in enumerate(feed, 1)
-        for reader in READERS
+        for reader in (*READERS, *BROKERS)
     ]
 
 

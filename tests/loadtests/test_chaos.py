@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import pytest
 
-from loadtests.chaos.faults import KINDS
+from loadtests.chaos.faults import KILLED_AFTER_CONFIRMING, KINDS
 from loadtests.chaos.judge import (
     ALL_CHECKS,
     BOUNDED_READ,
@@ -27,17 +27,19 @@ from loadtests.chaos.judge import (
 from loadtests.chaos.nemesis import MEMORY_GROWTH_MAX, grown
 from loadtests.chaos.plan import Phase, plan
 from loadtests.history.checks import CHECKS, check
+from loadtests.history.feed import READERS
 from loadtests.history.model import History, Verdict, load_folder
 from loadtests.history.recorder import Heard
 from tests.loadtests.stories import Ledger, Story, flagged, history
+from tests.support.balancer import ALL_TESTS
 
 ROOT = Path(__file__).resolve().parents[2]
 # Half of them without faults.
 SECONDS = 30
 # The shortest: what is lied about needs no faults.
 LYING_SECONDS = 20
-# Of the short runs: servers, PostgreSQL and Redis are killed, and no read may be too old.
-SEED = "4"
+# Of the short runs: PostgreSQL, a broker and a publisher are killed, and no read may be too old.
+SEED = "6"
 # With all that is started and read before and after, on a machine busy with other tests and with three such runs.
 RUN_SECONDS_MAX = 170
 SEEDS = range(200)
@@ -55,12 +57,14 @@ def test_the_seed_decides() -> None:
 
 
 @pytest.mark.parametrize("seconds", [120.0, 600.0])
-def test_a_run_has_what_it_needs(seconds: float) -> None:
+@pytest.mark.parametrize("without", [(), ("kafka",), ("kafka", "rabbitmq", "sinks")])
+def test_a_run_has_what_it_needs(seconds: float, without: tuple[str, ...]) -> None:
     """Whatever the seed: all that the counters need is planned, swizzled too; nothing begins past its phase."""
     for seed in SEEDS:
-        phases = plan(seed, seconds)
+        phases = plan(seed, seconds, without)
         kinds = {fault.kind for phase in phases for step in phase.steps for fault in step.faults}
-        assert {name for name, kind in KINDS.items() if kind.needed} <= kinds
+        assert {name for name, kind in KINDS.items() if kind.needed and kind.part not in without} <= kinds
+        assert not {KINDS[name].part for name in kinds} & set(without)
         assert any(len(step.faults) > 2 for phase in phases for step in phase.steps)
         assert all(step.at + step.lasts <= phase.until for phase in phases for step in phase.steps)
         assert phases[-1].until < seconds
@@ -164,12 +168,16 @@ def test_what_was_never_seen_fails_a_long_run() -> None:
     verdict = Verdict()
     verdict.judged.update(dict.fromkeys(ALL_CHECKS, 1))
     judged = Judged(verdict, 0, Counter(dict.fromkeys(SOMETIMES, 1)))
-    assert judged.missing(120) == []
+    judged.seen.update(f"event told by {reader}" for reader in READERS)
+    assert judged.missing(120, ()) == []
+    assert judged.missing(SECONDS, ["kafka"]) == ["never: event told by kafka"]
+    judged.seen["event told by kafka"] = 1
+    assert judged.missing(120, ["kafka"]) == [f"never: {KILLED_AFTER_CONFIRMING}"]
     judged.seen["replayed while Redis was away"] = 0
-    assert judged.missing(120) == ["never: replayed while Redis was away"]
-    assert judged.missing(SECONDS) == []
-    verdict.judged["C2"] = 0
-    assert judged.missing(SECONDS) == ["nothing for check C2 to judge"]
+    assert judged.missing(120, ()) == ["never: replayed while Redis was away"]
+    assert judged.missing(SECONDS, ()) == []
+    verdict.judged.update(C2=-1, F4=-1)
+    assert judged.missing(SECONDS, ()) == ["nothing for check C2 to judge"]
 
 
 class Started(NamedTuple):
@@ -199,12 +207,13 @@ class Started(NamedTuple):
 
 
 @asynccontextmanager
-async def started(module: str, seconds: int, reports: Path) -> AsyncIterator[Started]:
+async def started(module: str, seconds: int, reports: Path, brokers: str = "none") -> AsyncIterator[Started]:
     """Start a short run; it has ended afterwards."""
     environment = {name: text for name, text in os.environ.items() if not name.startswith("TALLYSTICK_")}
     with tempfile.TemporaryDirectory(prefix="ts-") as temporary:
         process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", module, "--seconds", str(seconds), "--seed", SEED, "--reports", reports),
+            *(sys.executable, "-m", module, "--seconds", str(seconds), "--seed", SEED),
+            *("--reports", reports, "--brokers", brokers),
             cwd=ROOT,
             env={**environment, "TMPDIR": temporary},
             stdin=asyncio.subprocess.DEVNULL,
@@ -223,8 +232,9 @@ async def started(module: str, seconds: int, reports: Path) -> AsyncIterator[Sta
 async def runs(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[dict[str, Started]]:
     """Two runs side by side, each with everything of its own: they mostly wait. They go on while tests run."""
     folder = tmp_path_factory.mktemp("chaos")
+    brokers = "required" if os.environ.get(ALL_TESTS) else "there"
     async with (
-        started("loadtests.chaos", SECONDS, folder / "honest") as honest,
+        started("loadtests.chaos", SECONDS, folder / "honest", brokers) as honest,
         started("tests.loadtests.lying", LYING_SECONDS, folder / "lying") as lying,
     ):
         yield {"honest": honest, "lying": lying}

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from loadtests.history.checks import check
-from loadtests.history.feed import FEED_CHECKS, READERS
+from loadtests.history.feed import BROKERS, FEED_CHECKS, READERS
 from tests.loadtests.stories import Event, eventful, flagged, history, told
 
 Feed = list[tuple[str, str, Event]]
@@ -62,6 +62,24 @@ def swap_posts(feed: Feed) -> None:
     swap(feed, first, second)
 
 
+def add_uncommitted(events: list[Event]) -> None:
+    """Tell of one more event than there are."""
+    last = max(event["position"] for event in events)
+    events.append({**events[-1], "position": last + 1})
+
+
+def key_of(event: Event) -> str:
+    """Return the account by which a broker keeps an event in order."""
+    data = json.loads(event["data"])
+    return str(data.get("source") or data.get("id"))
+
+
+def swap_of_account(events: list[Event]) -> None:
+    """Let the last event of an account arrive before the one that precedes it."""
+    first, second = [n for n, event in enumerate(events) if key_of(event) == key_of(events[-1])][-2:]
+    swap(events, first, second)
+
+
 def retype(feed: Feed) -> None:
     """Tell of a void as of a capture."""
     number = place(feed, "hold.voided")
@@ -77,6 +95,12 @@ FALSIFIED: list[tuple[str, str, Falsify]] = [
     ("F1", "a position that is left out", to_one("poll", lambda events: events[4].update(position=99))),
     ("F1", "an event that is another one for one reader", to_one("stream", lambda events: events[4].update(data="{}"))),
     ("F1", "an event that the webhook misses", to_one("webhook", lambda events: events.pop(4))),
+    ("F1", "an event that Kafka misses", to_one("kafka", lambda events: events.pop(4))),
+    ("F1", "the last event, which RabbitMQ misses", to_one("rabbitmq", lambda events: events.pop())),
+    ("F1", "an event at Kafka that did not commit", to_one("kafka", add_uncommitted)),
+    ("F1", "an event that is another one at RabbitMQ", to_one("rabbitmq", lambda told: told[4].update(data="{}"))),
+    ("F4", "events of an account in the wrong order at Kafka", to_one("kafka", swap_of_account)),
+    ("F4", "events of an account in the wrong order at RabbitMQ", to_one("rabbitmq", swap_of_account)),
     ("F2", "a payment that is missing", to_all(lambda feed: feed.pop(place(feed, "transfer.posted")))),
     ("F2", "an expiry that is missing", to_all(lambda feed: feed.pop(place(feed, "hold.expired")))),
     ("F2", "a change of an account that is missing", to_all(lambda feed: feed.pop(place(feed, "hold.created")))),
@@ -108,8 +132,11 @@ FALSIFIED: list[tuple[str, str, Falsify]] = [
 
 
 def test_a_true_feed_passes() -> None:
-    """A webhook may be told again, and later than others."""
+    """A webhook and a broker may be told again, a webhook later than others, a broker in another order by account."""
     events = eventful()
+    for broker in BROKERS:
+        to_one(broker, lambda told: told.append(told[5]))(events)
+        to_one(broker, lambda told: told.sort(key=lambda event: (key_of(event), event["position"])))(events)
     to_one("webhook", lambda told: told.append(told.pop(3)))(events)
     to_one("webhook", lambda told: told.append(told[5]))(events)
     verdict = check(history(events), FEED_CHECKS)

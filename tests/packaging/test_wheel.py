@@ -65,6 +65,17 @@ def test_wheel_carries_all_sql(wheel: Path) -> None:
     assert {top for top in tops if not top.endswith(".dist-info")} == {"server"}
 
 
+def test_wheel_carries_what_pages_load(wheel: Path) -> None:
+    """
+    Files taken over from elsewhere are in the wheel, each with its manifest and licence.
+    """
+    vendored = {path.relative_to(ROOT).as_posix(): path for path in (ROOT / "server").glob("**/vendor/**/*.*")}
+    assert "server/http/vendor/scalar/scalar.js.gz" in vendored
+    with zipfile.ZipFile(wheel) as archive:
+        assert {name: archive.read(name) for name in vendored} == {n: p.read_bytes() for n, p in vendored.items()}
+        assert "server/http/vendor/scalar/LICENSE" in archive.namelist()
+
+
 def test_installed_wheel_loads_its_statements(wheel: Path, tmp_path: Path) -> None:
     """
     Installed elsewhere and run from elsewhere, the service finds all its statements.

@@ -9,7 +9,7 @@ from server.background.auditor import AUDITOR_SETTINGS
 from server.ledger.audit_pages import SAMPLES_MAX, WAITING_MAX, Walk
 from server.ledger.history import TIME_MAX
 from server.store.sql import query
-from tests.plans.conftest import TOLD
+from tests.plans.conftest import CHANGES, TOLD
 from tests.plans.plan import explain, session
 from tests.support.fill import BUSY
 
@@ -30,6 +30,8 @@ def of_transfers(name: str, each: int, *more: object) -> object:
     return pytest.param(name, lambda first, last: (SAMPLES_MAX, first, last, *more), each * PAGE + EDGES, id=name)
 
 
+# A hundred accounts, as a part of the index by accounts.
+SOME = ("account:00000100", 0, "account:00000200", 0)
 FEW = [f"account:{number:08d}" for number in range(50)]
 CASES = [
     pytest.param("audit_head", lambda *_: (SAMPLES_MAX,), EDGES, id="audit_head"),
@@ -38,6 +40,18 @@ CASES = [
         "audit_feed", lambda *_: (SAMPLES_MAX, TOLD // 2, TOLD // 2 + PAGE), 2 * PAGE + EDGES, id="audit_feed"
     ),
     pytest.param("transfer_range", lambda first, _: (first, PAGE), PAGE + EDGES, id="transfer_range"),
+    # A change has a row in the index and an account.
+    pytest.param("audit_index", lambda *_: (SAMPLES_MAX, TOLD, TOLD + PAGE), 3 * PAGE + EDGES, id="audit_index"),
+    pytest.param("index_range", lambda *_: ("account:00000100", 0, TOLD + CHANGES, 100), 100, id="index_range"),
+    # A row of the index has one of the feed.
+    pytest.param("audit_indexed", lambda *_: (SAMPLES_MAX, *SOME), 2 * 100 + EDGES, id="audit_indexed"),
+    # An account has its newest change.
+    pytest.param(
+        "audit_accounts",
+        lambda *_: (SAMPLES_MAX, "account:00000100", "account:00000199", WAITING_MAX),
+        2 * 100 + EDGES,
+        id="audit_accounts",
+    ),
     # Its row of the feed.
     of_transfers("audit_told", 2, WAITING_MAX),
     of_transfers("audit_rows", 1),

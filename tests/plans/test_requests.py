@@ -267,6 +267,7 @@ async def call_all(client: Client, large: Large) -> None:
         "transfers?limit=100",
         "transfers?reference=order-3&limit=100",
         "transfers?kind=hold&metadata.shop=7&limit=50",
+        "ledger",
         "limits",
         "integrity",
         f"transfers/{large.middle_id}",
@@ -285,7 +286,12 @@ async def call_all(client: Client, large: Large) -> None:
             await call("GET", webhook + path)
         method, _, path = action.partition(" ")
         await call(method, webhook + path, {"from_position": 1} if path == "/replay" else {})
-    for path in ("/livez", "/readyz", "/problems", "/problems/insufficient_funds"):
+    keys = "/v1/api-keys"
+    key = f"{keys}/{(await client.post(keys, {'role': 'read', 'accounts': ['account:']})).json['id']}"
+    for method, path in (("POST", keys), ("GET", keys), ("GET", key), ("PATCH", key), ("POST", f"{key}/rotate")):
+        await call(method, path, None if method == "GET" else {"role": "read"} if path == keys else {})
+    await call("DELETE", key, {})
+    for path in ("/", "/livez", "/readyz", "/problems", "/problems/insufficient_funds"):
         await call("GET", path)
     unserved = {route.path for route in ROUTES if route.role is not None} - called
     assert not unserved, f"routes without a request here: {unserved}"

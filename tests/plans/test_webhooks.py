@@ -99,6 +99,7 @@ CASES: dict[str, tuple[Callable[[Hooks], tuple[object, ...]], int]] = {
     "webhook_work_page": (lambda at: (at.ledger_id, ID_MIN, 1_000), EACH * 1_000),
     "webhook_attempt_record": (lambda at: told(at, ["delivered", "failed", "dead"], False), 40),
     "webhook_endpoint_key_page": (lambda at: (at.ledger_id, ID_MIN, PAGE), PAGE),
+    "webhook_secret_list": (lambda _: (PAGE,), PAGE),
     "webhook_attempt_prune": (
         lambda at: (*at[1:], pruning.ATTEMPTS_KEPT, ID_MIN, pruning.ROWS_MAX),
         pruning.ATTEMPTS_KEPT + 4 * pruning.ROWS_MAX,

@@ -8,6 +8,7 @@ import pytest
 
 from tests.support.command import NO_REDIS, call
 from tests.support.postgres import administer
+from tests.support.service import WEBHOOK_KEY, in_process
 from tests.support.valkey import OwnValkey, running_valkey
 
 
@@ -59,3 +60,27 @@ async def test_runs_that_are_not_told(database_url: str) -> None:
     assert "FAULT Postgres" in end.out
     assert "permission denied for function pg_control_system" in end.out
     assert "grant tallystick_service EXECUTE on that function" in end.out
+
+
+OTHER_KEY = "b" * 42 + "A="
+
+
+@pytest.mark.parametrize(
+    ("key", "said"),
+    [
+        (None, "there are endpoints, and no key for their secrets, so nothing is sent: set TALLYSTICK_WEBHOOK_KEY"),
+        (OTHER_KEY, "secrets of 1 endpoints cannot be read: put the key that they were made with behind"),
+        (f"{OTHER_KEY},{WEBHOOK_KEY}", ""),
+    ],
+)
+async def test_key_of_webhooks(database_url: str, redis_url: str, key: str | None, said: str) -> None:
+    """Without the key that secrets were encrypted under nothing is sent, and doctor says so; the key is not shown."""
+    async with in_process(database_url, redis_url) as service:
+        client = await service.client("books")
+        answer = await client.post("/v1/webhook-endpoints", {"url": "https://example.com/"})
+        assert answer.status == 201, answer
+    settings = {} if key is None else {"webhook_key": key}
+    end = await call("doctor", database_url=database_url, redis_url=redis_url, **settings)
+    assert (said in end.out) if said else (end.code, "ok    webhooks" in end.out) == (0, True), end
+    assert ("FAULT webhooks" in end.out) == bool(said)
+    assert OTHER_KEY not in end.out

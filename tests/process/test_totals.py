@@ -7,9 +7,11 @@ from collections.abc import Iterator
 from prometheus_client.parser import text_string_to_metric_families
 
 from server.process.channel import Channel, Counted, ToChild, ToSupervisor, Value
-from server.process.reporting import VALUES_MAX, Reporter, report
+from server.process.reporter import VALUES_MAX, Reporter, values_of
+from server.process.reporting import report
 from server.process.scrape import text
 from server.process.totals import Counts, Totals
+from server.telemetry.metrics import METRICS as NAMED
 from server.telemetry.metrics import Metric, Sample
 from tests.support.service import Service
 from tests.support.waiting import until
@@ -131,14 +133,36 @@ async def test_a_supervisor_that_does_not_listen() -> None:
         handled += 1
 
     supervisor.listen(handle, lambda: None)
-    reporter = Reporter(worker)
+    reporter = Reporter(worker.send)
     for number in range(REPORTS):
-        reporter.report(samples(number))
+        reporter.report(values_of(samples(number)), NAMED)
     supervisor.read_all()
     assert 0 < handled < REPORTS
     for _ in range(REPORTS):
-        reporter.report(samples(REPORTS))
+        reporter.report(values_of(samples(REPORTS)), NAMED)
         supervisor.read_all()
     assert counts.values == {(name, labels): (REPORTS,) for name, labels, _ in samples(0)}
     worker.close()
+    supervisor.close()
+
+
+async def test_what_is_gone() -> None:
+    """A report of all there are removes what it does not name, until it is there again."""
+    left, right = socket.socketpair()
+    process: Channel[ToChild] = Channel(left, ToChild)
+    supervisor: Channel[ToSupervisor] = Channel(right, ToSupervisor)
+    counts = Counts()
+
+    def handle(message: ToSupervisor) -> None:
+        assert isinstance(message, Counted)
+        counts.update(message)
+
+    supervisor.listen(handle, lambda: None)
+    reporter = Reporter(process.send)
+    for names in (["old", "new"], ["new"], ["new"], ["old"]):
+        lags = [Sample("tallystick_sink_lag_events", (name,), 1) for name in names]
+        reporter.report(values_of(lags), NAMED, whole=True)
+        supervisor.read_all()
+        assert [labels for _, labels in counts.values] == [(name,) for name in names]
+    process.close()
     supervisor.close()

@@ -5,10 +5,11 @@ from pathlib import Path
 
 import pytest
 
+from loadtests.brokers import Broker, Kafka, RabbitMQ
 from server.events.sinks import kafka as kafka_module
-from server.events.sinks import publisher, publishing
+from server.events.sinks import publisher, publishing, sink
 from server.events.sinks import rabbitmq as rabbitmq_module
-from tests.support.brokers import Broker, Kafka, RabbitMQ, check_rabbitmq, kafka_jars
+from tests.support.brokers import running
 from tests.support.folders import server_folder
 from tests.support.service import Service, in_process
 
@@ -33,27 +34,15 @@ def broker_folder() -> Iterator[Path]:
 @pytest.fixture(scope="session")
 async def kafka(broker_folder: Path) -> AsyncIterator[Kafka]:
     """Kafka, for all tests of this process; a test works in topics of its own."""
-    jars = kafka_jars()
-    (folder := broker_folder / "kafka").mkdir()
-    broker = Kafka(folder, jars)
-    try:
-        await broker.start()
+    async with running(Kafka, broker_folder) as broker:
         yield broker
-    finally:
-        await broker.stop()
 
 
 @pytest.fixture(scope="session")
 async def rabbitmq(broker_folder: Path) -> AsyncIterator[RabbitMQ]:
     """RabbitMQ, for all tests of this process; a test works in an exchange of its own."""
-    check_rabbitmq()
-    (folder := broker_folder / "rabbitmq").mkdir()
-    broker = RabbitMQ(folder)
-    try:
-        await broker.start()
+    async with running(RabbitMQ, broker_folder) as broker:
         yield broker
-    finally:
-        await broker.stop()
 
 
 @pytest.fixture(autouse=True)
@@ -65,8 +54,9 @@ def noticing(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is away is found to be so sooner, and is tried again sooner."""
+    monkeypatch.setattr(sink, "OPEN_SECONDS", SHORT_SECONDS)
     for module in (kafka_module, rabbitmq_module):
-        for name in ("OPEN_SECONDS", "CONFIRM_SECONDS", "CLOSE_SECONDS"):
+        for name in ("CONFIRM_SECONDS", "CLOSE_SECONDS"):
             monkeypatch.setattr(module, name, SHORT_SECONDS)
     monkeypatch.setattr(kafka_module, "REQUEST_MS", 1_000)
     monkeypatch.setattr(publishing, "PAUSE_MAX_SECONDS", 1.0)

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import orjson
 
+from loadtests.brokers import Received
 from server.background.jobs import Job, keep
 from server.background.sweeper import Sweeper
 from server.books import Books, create_books
@@ -21,7 +22,6 @@ from server.events.sinks.sink import Message, Sink
 from server.events.sinks.store import Sinks
 from server.settings import Settings
 from server.store.background import stop
-from tests.support.brokers import Received
 from tests.support.client import Client, new_key
 from tests.support.command import NO_REDIS, call
 from tests.support.postgres import administer

@@ -3,10 +3,11 @@
 from functools import partial
 from pathlib import Path
 
+from loadtests.brokers import MESSAGE_MAX_BYTES, Broker, Kafka, RabbitMQ
 from server.events.feed import TYPES, envelope
 from server.events.sinks.sink import CONTENT_TYPE
 from tests.sinks.steps import assert_arrived, every_type, new_name, opened, post, publishing, sinks, status
-from tests.support.brokers import MESSAGE_MAX_BYTES, PASSWORD, USERNAME, Broker, Kafka, RabbitMQ
+from tests.support.brokers import received
 from tests.support.service import Service
 from tests.support.waiting import until
 
@@ -39,10 +40,10 @@ async def test_every_type_arrives(own: Service, broker: Broker) -> None:
         await until(lambda: running.sweeper.swept == len(clients))
         await running.settled(name)
         events = await running.events()
-    received = await broker.received(name)
-    assert_arrived(received, events)
+    messages = await received(broker, name)
+    assert_arrived(messages, events)
     assert {event.type for event in events.values()} == set(TYPES)
-    for message in received:
+    for message in messages:
         id_ = message.event["id"]
         ledger, event = id_.rpartition("/")[0], events[id_]
         headers = {"content-type": CONTENT_TYPE}
@@ -64,14 +65,14 @@ async def test_the_broker_goes_and_comes_back(own: Service, broker: Broker, impa
         await post(client, 50)
         await running.settled(name)
         await post(client, 300)
-        await broker.kill()
+        await broker.close()
         await post(client, 50)
         await until(partial(fails, own, name, "c"), AWAY_SECONDS)
         await broker.start()
         await post(client, 50)
         await running.settled(name)
         events = await running.events()
-    assert_arrived(await broker.received(name), events)
+    assert_arrived(await received(broker, name), events)
     assert (await status(own, name))["failing_since"] is None
 
 
@@ -83,7 +84,7 @@ async def test_two_at_once(own: Service, broker: Broker) -> None:
         await post(client, 200)
         await running.settled(name)
         events = await running.events()
-    assert_arrived(await broker.received(name), events)
+    assert_arrived(await received(broker, name), events)
 
 
 async def test_an_event_that_is_too_large(own: Service, broker: Broker) -> None:
@@ -105,7 +106,7 @@ async def test_an_event_that_is_too_large(own: Service, broker: Broker) -> None:
         [refused] = [id_ for id_, event in events.items() if event.subject == "large"]
         assert len(envelope(events[refused], "books")) > MESSAGE_MAX_BYTES
         before = {id_ for id_, event in events.items() if event.position < events[refused].position}
-        arrived = {message.event["id"] for message in await broker.received(name)}
+        arrived = {message.event["id"] for message in await received(broker, name)}
         assert before <= arrived
         assert not arrived & {id_ for id_, event in events.items() if event.account == "large"}
         # It is not taken now either.
@@ -117,21 +118,21 @@ async def test_an_event_that_is_too_large(own: Service, broker: Broker) -> None:
         assert await sinks(own, "resume", name, "--skip") == f"skipped {refused}\n"
         await running.settled(name)
     del events[refused]
-    assert_arrived(await broker.received(name), events)
+    assert_arrived(await received(broker, name), events)
 
 
 WRONG_KAFKA = {
     "nobody listens": (["--bootstrap", "127.0.0.1:1"], "127.0.0.1:1"),
     "no such topic": (["--topic", "missing"], "UnknownTopicOrPartition"),
     "a wrong password": (
-        ["--sasl", "PLAIN", "--username", USERNAME, "--password-file", "wrong"],
+        ["--sasl", "PLAIN", "--username", Kafka.USERNAME, "--password-file", "wrong"],
         "Authentication failed: Invalid username or password",
     ),
     "no password": (
-        ["--sasl", "PLAIN", "--username", USERNAME, "--password-env", "NOT_SET"],
+        ["--sasl", "PLAIN", "--username", Kafka.USERNAME, "--password-env", "NOT_SET"],
         "the background process has no environment variable NOT_SET",
     ),
-    "no file": (["--sasl", "PLAIN", "--username", USERNAME, "--password-file", "no"], "no cannot be read"),
+    "no file": (["--sasl", "PLAIN", "--username", Kafka.USERNAME, "--password-file", "no"], "no cannot be read"),
     "no TLS": (["--tls"], "cannot connect"),
     "a certificate that is none": (["--tls", "--ca-file", "wrong"], "a certificate cannot be used"),
 }
@@ -166,7 +167,7 @@ async def assert_found_wrong(
     async with publishing(service) as running:
         await post(client)
         await running.settled(good)
-        assert_arrived(await broker.received(good), await running.events())
+        assert_arrived(await received(broker, good), await running.events())
         for case, (_, text) in wrong.items():
             await until(partial(fails, service, names[case], text), AWAY_SECONDS)
         said = await sinks(service, "status")
@@ -184,12 +185,12 @@ async def test_kafka_set_up_wrong(own: Service, kafka: Kafka, tmp_path: Path, im
     names = await assert_found_wrong(own, kafka, tmp_path, wrong, places)
     await kafka.prepare(missing)
     await kafka.prepare(names["a wrong password"])
-    (tmp_path / "wrong").write_text(PASSWORD)
+    (tmp_path / "wrong").write_text(Kafka.PASSWORD)
     async with publishing(own) as running:
         await running.settled(names["no such topic"], names["a wrong password"])
         events = await running.events()
-    assert_arrived(await kafka.received(missing), events)
-    assert_arrived(await kafka.received(names["a wrong password"]), events)
+    assert_arrived(await received(kafka, missing), events)
+    assert_arrived(await received(kafka, names["a wrong password"]), events)
 
 
 async def test_rabbitmq_set_up_wrong(own: Service, rabbitmq: RabbitMQ, tmp_path: Path, impatient: None) -> None:
@@ -206,8 +207,8 @@ async def test_rabbitmq_set_up_wrong(own: Service, rabbitmq: RabbitMQ, tmp_path:
         await running.settled(names["nobody is bound"], names["a wrong password"])
         events = await running.events()
     # The first event was held back, and all behind it, though a queue was bound for some of them.
-    assert_arrived(await rabbitmq.received(unbound), events)
-    assert_arrived(await rabbitmq.received(names["a wrong password"]), events)
+    assert_arrived(await received(rabbitmq, unbound), events)
+    assert_arrived(await received(rabbitmq, names["a wrong password"]), events)
 
 
 async def test_nothing_overtakes_what_nobody_takes(own: Service, rabbitmq: RabbitMQ) -> None:
@@ -224,9 +225,9 @@ async def test_nothing_overtakes_what_nobody_takes(own: Service, rabbitmq: Rabbi
         await until(partial(fails, own, name, "for the routing key books.transfer.refused"), AWAY_SECONDS)
         events = await running.events()
         [place] = [event.position for event in events.values() if event.type == "transfer.refused"]
-        arrived = [events[message.event["id"]] for message in await rabbitmq.received(name)]
+        arrived = [events[message.event["id"]] for message in await received(rabbitmq, name)]
         assert max(event.position for event in arrived if event.account == "alice") < place
         await rabbitmq.prepare(name)
         await sinks(own, "resume", name)
         await running.settled(name)
-    assert_arrived(await rabbitmq.received(name), events)
+    assert_arrived(await received(rabbitmq, name), events)

@@ -2,9 +2,10 @@
 
 from pathlib import Path
 
+from loadtests.brokers import RabbitMQ
 from tests.sinks.steps import assert_arrived, new_name, opened, post, publishing, sinks
 from tests.support.background import BackgroundProcess
-from tests.support.brokers import RabbitMQ
+from tests.support.brokers import received
 from tests.support.service import Service
 
 FAILPOINTS = ("sinks.before_batch", "sinks.confirmed", "sinks.stored")
@@ -30,6 +31,6 @@ async def test_killed(own: Service, rabbitmq: RabbitMQ, tmp_path: Path) -> None:
             events = await running.events()
     finally:
         await process.stop()
-    received = await rabbitmq.received(name)
-    assert_arrived(received, events)
-    assert len(received) > len(events)
+    messages = await received(rabbitmq, name)
+    assert_arrived(messages, events)
+    assert len(messages) > len(events)

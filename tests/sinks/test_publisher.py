@@ -4,6 +4,7 @@ from itertools import pairwise
 
 import pytest
 
+from server.events.sinks import publisher
 from server.events.sinks import publishing as module
 from server.events.sinks.publishing import PAUSE_FIRST_SECONDS, PAUSE_MAX_SECONDS, pause_seconds
 from server.events.sinks.sink import AwayError, Message, RefusedError
@@ -49,8 +50,12 @@ async def test_who_is_sent_what(own: Service) -> None:
     assert {message.ledger for message in book.received["old-of-two"]} == {"two"}
 
 
-async def test_paused_and_removed(own: Service) -> None:
-    """A paused sink keeps its place; one that is removed is forgotten, and another one of its name begins anew."""
+async def test_paused_and_removed(own: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    """
+    A paused sink keeps its place; one that is removed is forgotten, with its numbers, and another one of its name
+    begins anew.
+    """
+    monkeypatch.setattr(publisher, "LOOK_SECONDS", 0.02)
     book = Book()
     client = await opened(own, "books")
     await create(own, "other", "--from-position", "start")
@@ -72,6 +77,7 @@ async def test_paused_and_removed(own: Service) -> None:
         await post(client, 5)
         await running.settled("other")
         assert book.positions("mine", "books") == upto(head + 5)
+        await until(lambda: {sample.labels[0] for sample in running.publisher.samples()} == {"other"})
         await create(own, "mine", "--from-position", "start")
         await running.settled("mine")
     assert book.positions("mine", "books") == [*upto(head + 5), *upto(head + 10)]

@@ -6,7 +6,7 @@ import re
 import shutil
 import signal
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, NoReturn
 
 import pytest
 
@@ -31,9 +31,13 @@ def program(name: str) -> str:
     """Return the path of a program, or leave the test out where it is not installed; in CI fail."""
     # Debian's are where only root looks.
     path = shutil.which(name, path=f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/local/sbin")
-    if path is not None:
-        return path
-    reason = f"{name} is not installed (Debian: apt-get install haproxy nginx-light hledger)"
+    if path is None:
+        leave_out(f"{name} is not installed (Debian: apt-get install haproxy nginx-light hledger)")
+    return path
+
+
+def leave_out(reason: str) -> NoReturn:
+    """Leave the test out; in CI fail."""
     if os.environ.get(ALL_TESTS):
         pytest.fail(f"{reason}, and CI must not leave these tests out")
     pytest.skip(reason)

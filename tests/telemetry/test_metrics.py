@@ -92,7 +92,7 @@ def assert_documented(found: dict[Series, float]) -> None:
             elif label == "code":
                 assert value in KINDS
             elif label in ("status", "slot", "rank"):
-                assert re.fullmatch(r"[1-9][0-9]{0,2}", value) or (label, value) == ("slot", "background")
+                assert re.fullmatch(r"[1-9][0-9]{0,2}", value) or value in ("background", "admin")
             elif label != "version":
                 assert value in re.split(r"[,;] ", documented[label]), (name, label, value)
 

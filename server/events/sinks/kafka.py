@@ -7,6 +7,7 @@ Imported only where a sink of this kind runs.
 """
 
 import asyncio
+import ssl
 from collections.abc import Sequence
 from typing import Any, Final
 
@@ -18,13 +19,10 @@ from server.events.sinks.sink import (
     CLOSE_SECONDS,
     CONFIRM_SECONDS,
     CONTENT_TYPE,
-    OPEN_SECONDS,
     Message,
     RefusedError,
-    listen_to,
-    password_of,
+    connected,
     shown,
-    tls_context,
     within,
 )
 
@@ -49,28 +47,29 @@ class KafkaSink:
 
     async def open(self) -> None:
         """Connect, and learn what the producer is called by its cluster."""
-        listen_to("aiokafka")
+        self._password = await connected(self._options, ("aiokafka",), self._open, (KafkaError,))
+
+    async def _open(self, password: str | None, tls: ssl.SSLContext | None) -> None:
         options = self._options
-        self._password = password_of(options)
         settings: dict[str, Any] = {}
         if options.sasl is not None:
             settings = {
                 "sasl_mechanism": options.sasl,
                 "sasl_plain_username": options.username,
-                "sasl_plain_password": self._password,
+                "sasl_plain_password": password,
             }
         self._producer = AIOKafkaProducer(
             bootstrap_servers=options.bootstrap.split(","),
             client_id="tallystick",
             security_protocol=("SASL_" if options.sasl else "") + ("SSL" if options.tls else "PLAINTEXT"),
-            ssl_context=tls_context(options),
+            ssl_context=tls,
             acks="all",
             enable_idempotence=True,
             request_timeout_ms=REQUEST_MS,
             max_batch_size=BATCH_BYTES,
             **settings,
         )
-        await within(OPEN_SECONDS, self._producer.start(), "cannot connect", (KafkaError,), self._password)
+        await self._producer.start()
 
     async def send(self, messages: Sequence[Message]) -> None:
         """Return when all replicas that are in step have the messages."""

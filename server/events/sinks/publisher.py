@@ -68,7 +68,7 @@ class SinkPublisher:
         self._make = make
         self._running: dict[int, _Running] = {}
         self._look_due = 0.0
-        # By name. Those that are gone stay, at zero: Prometheus would go on with what was said last.
+        # By name.
         self._seen: dict[str, _Seen] = {}
         self._counts: defaultdict[str, Counter[str]] = defaultdict(Counter)
 
@@ -99,7 +99,7 @@ class SinkPublisher:
     async def close(self) -> None:
         """Send no more."""
         await self._end(list(self._running))
-        self._seen = dict.fromkeys(self._seen, _Seen(0, 0.0, halted=False))
+        self._seen = {}
         self._look_due = 0.0
 
     def samples(self) -> Iterator[Sample]:
@@ -125,7 +125,7 @@ class SinkPublisher:
 
     async def _look(self, rows: Collection[SinkRow]) -> None:
         """See what each sink has not been sent, also those that are sent nothing."""
-        seen = dict.fromkeys(self._seen, _Seen(0, 0.0, halted=False))
+        seen: dict[str, _Seen] = {}
         for row in rows:
             lag = Lag()
             async for page in self._sinks.behind(row):
@@ -133,4 +133,6 @@ class SinkPublisher:
                 if row.id in self._running:
                     self._running[row.id].publishing.find(page)
             seen[row.name] = _Seen(lag.events, time.monotonic() - lag.seconds, row.state == "halted")
+        for name in self._seen.keys() - seen.keys():
+            self._counts.pop(name, None)
         self._seen = seen

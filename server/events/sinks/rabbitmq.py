@@ -5,6 +5,7 @@ Imported only where a sink of this kind runs.
 """
 
 import asyncio
+import ssl
 from collections.abc import Sequence
 from typing import Final
 
@@ -25,14 +26,11 @@ from server.events.sinks.sink import (
     CLOSE_SECONDS,
     CONFIRM_SECONDS,
     CONTENT_TYPE,
-    OPEN_SECONDS,
     AwayError,
     Message,
     RefusedError,
-    listen_to,
-    password_of,
+    connected,
     shown,
-    tls_context,
     within,
 )
 from server.store.background import stop
@@ -61,22 +59,17 @@ class RabbitSink:
 
     async def open(self) -> None:
         """Connect, and make the exchange unless it is there."""
-        listen_to("aio_pika")
-        listen_to("aiormq")
-        options = self._options
-        self._password = password_of(options)
-        url = yarl.URL(options.url)
-        if options.username is not None:
-            url = url.with_user(options.username).with_password(self._password)
-        tls = tls_context(options)
+        libraries = ("aio_pika", "aiormq")
+        self._password = await connected(self._options, libraries, self._open, CONNECTION_EXCEPTIONS)
+
+    async def _open(self, password: str | None, tls: ssl.SSLContext | None) -> None:
+        url = yarl.URL(self._options.url)
+        if self._options.username is not None:
+            url = url.with_user(self._options.username).with_password(password)
         # Known before it is there: one that could not be opened has to be closed too.
-        self._connection = aio_pika.Connection(
+        self._connection = connection = aio_pika.Connection(
             url, ssl_context=tls, client_properties={"connection_name": "tallystick"}
         )
-        work = self._open(self._connection)
-        await within(OPEN_SECONDS, work, "cannot connect", CONNECTION_EXCEPTIONS, self._password)
-
-    async def _open(self, connection: AbstractConnection) -> None:
         try:
             await connection.connect()
         except InvalidFrameError as error:

@@ -4,7 +4,7 @@ import asyncio
 import logging
 import os
 import ssl
-from collections.abc import Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from contextvars import ContextVar
 from pathlib import Path
 from typing import Any, Final, NamedTuple, Protocol, TypeVar
@@ -106,7 +106,31 @@ class _Listener(logging.Handler):
             heard[:] = [record.getMessage()]
 
 
-def listen_to(library: str) -> None:
+async def connected(
+    options: Options,
+    libraries: Sequence[str],
+    connect: Callable[[str | None, ssl.SSLContext | None], Coroutine[Any, Any, None]],
+    errors: tuple[type[Exception], ...],
+) -> str | None:
+    """
+    Connect with the password and the encryption that the options lead to, and return the password.
+
+    Args:
+        libraries: Those whose last words explain an error.
+
+        errors: Those of the library that mean that the broker is away.
+
+    Raises:
+        AwayError: It could not be done.
+    """
+    for library in libraries:
+        _listen_to(library)
+    password = password_of(options)
+    await within(OPEN_SECONDS, connect(password, tls_context(options)), "cannot connect", errors, password)
+    return password
+
+
+def _listen_to(library: str) -> None:
     """Keep what a library logs for the errors of its sink: a failure is logged once, and no event is."""
     logger = logging.getLogger(library)
     logger.propagate = False

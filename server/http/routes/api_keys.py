@@ -15,10 +15,9 @@ from server.http.api_keys import (
     ApiKeyPatch,
     ApiKeyRevoke,
     ApiKeyRotate,
-    ApiKeysQuery,
     ApiKeyTokenBody,
 )
-from server.http.query import Query
+from server.http.query import PageQuery, Query
 from server.http.route import Handler, Route
 
 _TAG: Final = "API keys"
@@ -50,6 +49,7 @@ def _api_key(
         _TAG,
         name=ApiKeyId if path else None,
         query=query,
+        narrowed=True,
         body=body,
         examples=examples or {},
         answers=answers,
@@ -86,7 +86,7 @@ API_KEYS: Final = (
         ApiKeyHandlers.list_api_keys,
         "List API keys",
         {200: render.Page[ApiKeyBody]},
-        query=ApiKeysQuery,
+        query=PageQuery,
     ),
     _api_key("GET", "/{id}", ApiKeyHandlers.get_api_key, "Read an API key", {200: ApiKeyBody}),
     _api_key(

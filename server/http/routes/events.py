@@ -2,6 +2,7 @@
 
 from typing import Final
 
+from server.events.feed import TYPES
 from server.gate.keys import Role
 from server.http.event_streams import EventStreamHandlers
 from server.http.events import EventHandlers, EventsBody
@@ -21,6 +22,7 @@ EVENTS: Final = (
         query=EventsQuery,
         answers={200: EventsBody},
         problems=("position_not_reached",),
+        narrowed=True,
     ),
     Route(
         "GET",
@@ -34,10 +36,23 @@ EVENTS: Final = (
         answers={
             200: Text(
                 "text/event-stream",
-                "Server-sent events. `id` is the position, `event` the type without `tallystick.` and version, `data` "
-                "the event as a page of events has it. Every 15 s of silence a comment comes.",
+                "Server-sent events, each as a browser shows it: `id` is the position, `event` the type without "
+                "`tallystick.` and version, `data` the event as a page has it. A comment breaks 15 s of silence.",
+                {
+                    "type": "object",
+                    "properties": {
+                        "id": {"type": "string", "pattern": "^[1-9][0-9]*$"},
+                        "event": {"type": "string", "enum": [*TYPES]},
+                        "data": {
+                            "type": "string",
+                            "contentMediaType": "application/json",
+                            "contentSchema": {"$ref": "#/components/schemas/Event"},
+                        },
+                    },
+                },
             )
         },
         problems=("position_not_reached",),
+        narrowed=True,
     ),
 )

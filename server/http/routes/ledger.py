@@ -5,6 +5,7 @@ from typing import Final
 from server.gate.keys import Role
 from server.http.integrity import IntegrityBody, IntegrityHandlers
 from server.http.key_limits import LimitHandlers, LimitsBody
+from server.http.ledger import LedgerBody, LedgerHandlers
 from server.http.query import TrialBalanceQuery
 from server.http.route import Route
 from server.http.statements import StatementHandlers, TrialBalanceBody
@@ -14,6 +15,16 @@ _TAG: Final = "Ledger"
 LEDGER: Final = (
     Route(
         "GET",
+        "/v1/ledger",
+        Role.READ,
+        LedgerHandlers.get_ledger,
+        "Read what the ledger is",
+        _TAG,
+        answers={200: LedgerBody},
+        has_amounts=False,
+    ),
+    Route(
+        "GET",
         "/v1/balances",
         Role.READ,
         StatementHandlers.get_balances,
@@ -21,6 +32,7 @@ LEDGER: Final = (
         _TAG,
         query=TrialBalanceQuery,
         answers={200: TrialBalanceBody},
+        narrowed=True,
     ),
     Route(
         "GET",
@@ -31,6 +43,7 @@ LEDGER: Final = (
         _TAG,
         answers={200: LimitsBody},
         cost=LimitHandlers.cost,
+        narrowed=True,
         has_amounts=False,
     ),
     Route(

@@ -3,14 +3,23 @@
 from typing import Final
 
 from server.http.health import HealthHandlers, LiveBody, ReadyBody
-from server.http.pages import DocumentBody, PageHandlers, ProblemCode
-from server.http.reference import BUNDLE_PATH, ReferenceHandlers
+from server.http.pages import DocumentBody, PageHandlers, ProblemCode, ServiceBody
+from server.http.reference import ReferenceFile, ReferenceHandlers
 from server.http.route import Route, Text
 
 _TAG: Final = "Service"
 _PAGE: Final = Text("text/html", "A page for people.")
 
 SERVICE: Final = (
+    Route(
+        "GET",
+        "/",
+        None,
+        PageHandlers.get_service,
+        "Read what the service is",
+        _TAG,
+        answers={200: (ServiceBody, Text("text/html", "The same for people, for `Accept: text/html`."))},
+    ),
     Route(
         "GET",
         "/livez",
@@ -39,17 +48,38 @@ SERVICE: Final = (
         PageHandlers.get_asyncapi,
         "Read the AsyncAPI document: events and how they are sent",
         _TAG,
-        answers={200: DocumentBody},
+        fields=("If-None-Match",),
+        answers={200: DocumentBody, 304: None},
     ),
-    Route("GET", "/docs", None, ReferenceHandlers.page, "Read the reference in a browser", _TAG, answers={200: _PAGE}),
     Route(
         "GET",
-        BUNDLE_PATH,
+        "/openapi.json",
         None,
-        ReferenceHandlers.bundle,
-        "Fetch the script of the reference",
+        PageHandlers.get_openapi,
+        "Read this document",
         _TAG,
+        fields=("If-None-Match",),
+        answers={200: DocumentBody, 304: None},
+    ),
+    Route(
+        "GET",
+        "/docs",
+        None,
+        ReferenceHandlers.get_reference,
+        "Read the reference in a browser",
+        _TAG,
+        answers={200: _PAGE},
+    ),
+    Route(
+        "GET",
+        "/docs/{id}",
+        None,
+        ReferenceHandlers.get_reference_file,
+        "Fetch a file of the reference",
+        _TAG,
+        name=ReferenceFile,
         answers={200: Text("text/javascript", "Scalar."), 304: None},
+        problems=("not_found",),
     ),
     Route("GET", "/problems", None, PageHandlers.list_problems, "List all problems", _TAG, answers={200: _PAGE}),
     Route(

@@ -7,7 +7,7 @@ import msgspec
 
 from server.gate.keys import Role
 from server.http import render
-from server.http.query import Query
+from server.http.query import PageQuery, Query
 from server.http.route import Handler, Route
 from server.http.webhook_endpoints import (
     DeliveryBody,
@@ -21,7 +21,6 @@ from server.http.webhook_endpoints import (
     WebhookPatch,
     WebhookReplay,
     WebhookSecretBody,
-    WebhooksQuery,
     WebhookTested,
 )
 
@@ -87,7 +86,7 @@ WEBHOOKS: Final = (
         WebhookHandlers.list_webhook_endpoints,
         "List webhook endpoints",
         {200: render.Page[WebhookBody]},
-        query=WebhooksQuery,
+        query=PageQuery,
     ),
     _webhook("GET", "/{id}", WebhookHandlers.get_webhook_endpoint, "Read a webhook endpoint", {200: WebhookBody}),
     _webhook(
@@ -140,7 +139,7 @@ WEBHOOKS: Final = (
         WebhookHandlers.list_webhook_deliveries,
         "List attempts, newest first",
         {200: render.Page[DeliveryBody]},
-        query=WebhooksQuery,
+        query=PageQuery,
     ),
     _webhook(
         "GET",
@@ -148,6 +147,6 @@ WEBHOOKS: Final = (
         WebhookHandlers.list_undelivered_events,
         "List events that have not arrived",
         {200: render.Page[UndeliveredBody]},
-        query=WebhooksQuery,
+        query=PageQuery,
     ),
 )

@@ -10,10 +10,10 @@ import socket
 import uvloop
 from aiohttp import web
 
-from server.process.admin import METRICS_TYPE, NO_STORE, Handler, answer_operators, json_response, livez
 from server.process.background import Background, create_background
 from server.process.commands.serve import end_by_signal, end_if_signalled
 from server.process.listeners import open_listener
+from server.process.operators import METRICS_TYPE, NO_STORE, Handler, answer_operators, json_response, livez
 from server.settings import Loaded, Settings
 from server.telemetry.logs import configure_logs
 

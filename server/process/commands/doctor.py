@@ -10,6 +10,8 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import NoPermissionError, RedisClusterException, RedisError
 
+from server.events.webhooks.configuration import make_vault
+from server.events.webhooks.secrets import UnreadableSecretError
 from server.http.runtime import runtime_failures
 from server.process.commands.exits import masked, say
 from server.process.commands.serve import worker_count
@@ -31,6 +33,8 @@ REDIS_TIMEOUT_SECONDS = 2.0
 REDIS_DEADLINE_SECONDS = 10.0
 # File descriptors below which a flood of connections is refused by the kernel before the service can.
 DESCRIPTORS_MIN = 4_096
+# Webhook endpoints whose secrets are tried: a few milliseconds. Those of the newest ledgers come first.
+SECRETS_MAX = 1_000
 
 
 class Finding(NamedTuple):
@@ -64,6 +68,7 @@ async def examine(settings: Settings, target: Target) -> list[Finding]:
         Finding("machine", tuple(_machine_faults())),
         Finding("Postgres", tuple(await _postgres_faults(settings, target))),
         Finding("Redis", tuple(await _redis_faults(target))),
+        Finding("webhooks", tuple(await _webhook_faults(settings, target))),
     ]
 
 
@@ -116,6 +121,31 @@ async def _run_faults(database: Database) -> list[str]:
         what_to_do = f"grant {SERVICE_ROLE} EXECUTE on that function"
         return [f"does not tell one run of the server from the next ({error.text}), {what}: {what_to_do}"]
     return []
+
+
+async def _webhook_faults(settings: Settings, target: Target) -> list[str]:
+    """Return a fault when secrets of webhook endpoints cannot be read, so that nothing is sent."""
+    # The embedded servers keep their key beside their data.
+    if target.embedded:
+        return []
+    try:
+        async with Database(target.database_url, posting_connections=1, reading_connections=1) as database:
+            secrets = [row["secrets"] for row in await database.read("webhook_secret_list", SECRETS_MAX)]
+    except (StoreError, QueueFullError, DatabaseError):
+        # Told as a fault of Postgres.
+        return []
+    vault = make_vault(settings)
+    if vault is None:
+        what = "are endpoints, and no key for their secrets, so nothing is sent"
+        return [f"there {what}: set TALLYSTICK_WEBHOOK_KEY to the key that they were made with"] if secrets else []
+    unreadable = 0
+    for of_endpoint in secrets:
+        try:
+            vault.open(of_endpoint)
+        except UnreadableSecretError:
+            unreadable += 1
+    what_to_do = "put the key that they were made with behind the present one in TALLYSTICK_WEBHOOK_KEY, after a comma"
+    return [f"secrets of {unreadable} endpoints cannot be read: {what_to_do}"] if unreadable else []
 
 
 def memory_faults(facts: Mapping[str, object]) -> list[str]:

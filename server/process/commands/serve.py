@@ -47,7 +47,9 @@ def serve(loaded: Loaded, reload: Callable[[], Loaded], timeouts: Timeouts = TIM
                 f"cannot listen on {settings.admin_host}:{settings.admin_port}: {error.strerror}; name another port "
                 "for operators with --admin-port, 0 for any"
             )
-        supervisor = stack.enter_context(Supervisor(listeners, background=settings.background, timeouts=timeouts))
+        supervisor = stack.enter_context(
+            Supervisor(listeners, admin, background=settings.background, timeouts=timeouts)
+        )
         # Loading this takes as long as loading a worker, and both go on at the same time.
         from server.process.commands.supervise import supervise  # noqa: PLC0415
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
-from server.process.admin import Admin, answer_operators
+from server.process.commands.console import open_access
 from server.process.commands.demo import demo_key, welcome
 from server.process.commands.exits import OutputError, say
 from server.process.commands.serve import end_if_signalled
@@ -36,33 +36,36 @@ def supervise(
         if target.embedded:
             asyncio.run(migrate_target(target, settings))
             text = welcome(url, asyncio.run(demo_key(target.database_url, Path(settings.data_dir))))
+        access = open_access(settings, admin, embedded=target.embedded)
 
         def started() -> None:
             try:
                 say(text)
+                if access.said:
+                    say(access.said)
             except OutputError as error:
                 # The server runs all the same.
                 log.warning("standard output cannot be written: %s", error)
 
         async def run() -> str | None:
-            runner = await answer_operators(Admin(supervisor).routes(), admin)
-            log.info("operators are answered at %s:%d", *admin.getsockname()[:2])
-            try:
-                end_if_signalled()
-                return await supervisor.run(
-                    child_values(loaded, target, supervisor.size),
-                    lambda: child_values(reload(), target, supervisor.size),
-                    started,
-                    target.processes,
-                )
-            finally:
-                await runner.cleanup()
+            end_if_signalled()
+            return await supervisor.run(
+                child_values(loaded, target, supervisor.size, access.token),
+                lambda: child_values(reload(), target, supervisor.size, access.token),
+                started,
+                target.processes,
+            )
 
         return asyncio.run(run())
 
 
-def child_values(loaded: Loaded, target: Target, workers: int) -> Values:
-    """Return the settings that differ from the defaults, with the embedded servers' addresses where none are set."""
+def child_values(loaded: Loaded, target: Target, workers: int, console_token: str | None = None) -> Values:
+    """
+    Return the settings that differ from the defaults, with the embedded servers' addresses where none are set.
+
+    Args:
+        console_token: Of the console, where none is set.
+    """
     settings = loaded.settings
     values: dict[str, str | int] = {}
     for name, source in loaded.sources.items():
@@ -70,6 +73,8 @@ def child_values(loaded: Loaded, target: Target, workers: int) -> Values:
         if source != "default" and value is not None and name not in OF_SUPERVISOR:
             values[name] = value
     values.setdefault("database_url", target.database_url)
+    if console_token is not None:
+        values.setdefault("console_token", console_token)
     if target.redis_url is not None:
         values.setdefault("redis_url", target.redis_url)
     if target.embedded:

@@ -1,0 +1,284 @@
+"""Apache Kafka and RabbitMQ, real ones on ports of loopback; they may be broken and started again."""
+
+import json
+import os
+import shutil
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any, ClassVar, NamedTuple
+
+import aio_pika
+import aiokafka
+import yarl
+from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+from aiokafka.errors import KafkaError
+
+from loadtests.errors import NotRunError
+from loadtests.processes import HOST, Program, answers, free_port, spawn, tail
+
+KAFKA_VERSION = "4.1.1"
+RABBITMQ = Path("/usr/lib/rabbitmq/bin/rabbitmq-server")
+# Seconds that a broker gets to answer, on a busy machine too.
+START_SECONDS_MAX = 60.0
+# Bytes of a message that brokers take here.
+MESSAGE_MAX_BYTES = 20_000
+# Partitions of a topic.
+PARTITIONS = 3
+# Messages that a consumer of RabbitMQ gets before it has acknowledged any.
+PREFETCH = 1_000
+
+
+class Received(NamedTuple):
+    """A message as a consumer gets it; `key` is the key of Kafka, or the routing key of RabbitMQ."""
+
+    key: str | None
+    headers: Mapping[str, Any]
+    body: bytes
+
+    @property
+    def event(self) -> Any:
+        return json.loads(self.body)
+
+
+class Broker(Program):
+    kind: ClassVar[str]
+
+    def __init__(self, folder: Path, log: Path) -> None:
+        super().__init__()
+        folder.mkdir()
+        self.folder, self.log, self.port = folder, log, free_port()
+        self._environment: dict[str, str] = {**os.environ}
+
+    @classmethod
+    def missing(cls) -> str | None:
+        """Return why it cannot be started on this machine; None where it can."""
+        raise NotImplementedError
+
+    async def start(self) -> None:
+        """Start it and return when it answers."""
+        self._process = spawn(self._command(), self.log, self._environment)
+
+        async def probe() -> bool:
+            return self.ended or await self._answers()
+
+        errors = (KafkaError, *aio_pika.exceptions.CONNECTION_EXCEPTIONS)
+        if not await answers(probe, START_SECONDS_MAX, *errors) or self.ended:
+            raise NotRunError(f"{self.kind} does not answer:\n{tail(self.log)}")
+
+    def target(self, name: str) -> list[str]:
+        """Return the arguments of a sink that leads to a place of its own."""
+        raise NotImplementedError
+
+    async def prepare(self, name: str) -> None:
+        """Make a place that keeps what it is sent."""
+        raise NotImplementedError
+
+    async def count(self, name: str) -> int:
+        """Return how many messages are there."""
+        raise NotImplementedError
+
+    def follow(self, name: str, *, keep: bool = False) -> AsyncGenerator[Received, None]:
+        """Return what arrives there, of each key in the order of its arrival; *keep* leaves it there for others."""
+        raise NotImplementedError
+
+    def _command(self) -> list[str]:
+        raise NotImplementedError
+
+    async def _answers(self) -> bool:
+        raise NotImplementedError
+
+
+class Kafka(Broker):
+    """One broker that is its own controller; *more* are further properties."""
+
+    kind = "kafka"
+    _PROPERTIES = """
+process.roles=broker,controller
+node.id=1
+controller.quorum.voters=1@127.0.0.1:{controller}
+controller.listener.names=CONTROLLER
+listeners=PLAINTEXT://127.0.0.1:{port},SECURE://127.0.0.1:{secure},CONTROLLER://127.0.0.1:{controller}
+advertised.listeners=PLAINTEXT://127.0.0.1:{port},SECURE://127.0.0.1:{secure}
+listener.security.protocol.map=PLAINTEXT:PLAINTEXT,SECURE:SASL_PLAINTEXT,CONTROLLER:PLAINTEXT
+listener.name.secure.sasl.enabled.mechanisms=PLAIN
+listener.name.secure.plain.sasl.jaas.config={login} required user_{username}="{password}";
+log.dirs={folder}/data
+auto.create.topics.enable=false
+offsets.topic.replication.factor=1
+transaction.state.log.replication.factor=1
+transaction.state.log.min.isr=1
+message.max.bytes={message_max}
+log.index.size.max.bytes=100000
+broker.session.timeout.ms=1500
+broker.heartbeat.interval.ms=300
+"""
+    # Who may connect to its second listener.
+    USERNAME, PASSWORD = "tally", "right"
+
+    def __init__(self, folder: Path, log: Path) -> None:
+        super().__init__(folder, log)
+        self.secure_port = free_port()
+        self._properties = folder / "server.properties"
+        self._properties.write_text(
+            self._PROPERTIES.format(
+                port=self.port,
+                secure=self.secure_port,
+                controller=free_port(),
+                folder=folder,
+                login="org.apache.kafka.common.security.plain.PlainLoginModule",
+                username=self.USERNAME,
+                password=self.PASSWORD,
+                message_max=MESSAGE_MAX_BYTES,
+            )
+        )
+
+    @classmethod
+    def missing(cls) -> str | None:
+        if not (cls._jars() / "complete").exists():
+            return "Kafka is not there (scripts/kafka.sh fetches it)"
+        if shutil.which("java") is None:
+            return "Java is not installed (Debian: apt-get install openjdk-17-jre-headless)"
+        return None
+
+    async def start(self) -> None:
+        if not (self.folder / "data").exists():
+            arguments = ("format", "--cluster-id", "4L6g3nShT-eMCtK--X86sw", "--config", str(self._properties))
+            once = Program(spawn([*self._java("kafka.tools.StorageTool"), *arguments], self.log))
+            if not await once.ends_within(START_SECONDS_MAX) or once.code != 0:
+                raise NotRunError(f"Kafka cannot format its folder:\n{tail(self.log)}")
+        await super().start()
+
+    def target(self, name: str) -> list[str]:
+        return ["--bootstrap", f"{HOST}:{self.port}", "--topic", name]
+
+    async def prepare(self, name: str, **config: str) -> None:
+        async with self._admin() as admin:
+            await admin.create_topics([NewTopic(name, PARTITIONS, 1, topic_configs=config)])
+
+    async def count(self, name: str) -> int:
+        async with self._consumer(name) as consumer:
+            return sum((await consumer.end_offsets(consumer.assignment())).values())
+
+    async def follow(self, name: str, *, keep: bool = False) -> AsyncGenerator[Received, None]:  # noqa: ARG002 -- it keeps all
+        async with self._consumer(name) as consumer:
+            async for record in consumer:
+                key = None if record.key is None else record.key.decode()
+                yield Received(key, {key: value.decode() for key, value in record.headers}, record.value)
+
+    @asynccontextmanager
+    async def _consumer(self, name: str) -> AsyncIterator[aiokafka.AIOKafkaConsumer]:
+        address, earliest = f"{HOST}:{self.port}", "earliest"
+        async with aiokafka.AIOKafkaConsumer(bootstrap_servers=address, auto_offset_reset=earliest) as consumer:
+            consumer.assign([aiokafka.TopicPartition(name, number) for number in range(PARTITIONS)])
+            yield consumer
+
+    @asynccontextmanager
+    async def _admin(self) -> AsyncIterator[AIOKafkaAdminClient]:
+        admin = AIOKafkaAdminClient(bootstrap_servers=f"{HOST}:{self.port}")
+        await admin.start()
+        try:
+            yield admin
+        finally:
+            await admin.close()
+
+    @staticmethod
+    def _jars() -> Path:
+        cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+        return Path(os.environ.get("KAFKA_JARS") or cache / "tallystick" / f"kafka-{KAFKA_VERSION}")
+
+    def _java(self, program: str) -> list[str]:
+        # Starts fast and stays small; nothing here asks for more.
+        machine = ["-Xmx384m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-Djava.net.preferIPv4Stack=true"]
+        return ["java", *machine, "-cp", f"{self._jars()}/*", program]
+
+    def _command(self) -> list[str]:
+        return [*self._java("kafka.Kafka"), str(self._properties)]
+
+    async def _answers(self) -> bool:
+        async with self._admin() as admin:
+            await admin.list_topics()
+        return True
+
+
+class RabbitMQ(Broker):
+    """One node, with a port mapper of its own that ends with it."""
+
+    kind = "rabbitmq"
+
+    def __init__(self, folder: Path, log: Path) -> None:
+        super().__init__(folder, log)
+        self.url = f"amqp://{HOST}:{self.port}/"
+        self._mapper: Program | None = None
+        self._mapper_port = free_port()
+        (folder / "rabbitmq.conf").write_text(f"max_message_size = {MESSAGE_MAX_BYTES}\n")
+        (folder / "enabled_plugins").write_text("[].\n")
+        self._environment |= {
+            "HOME": str(folder),
+            "ERL_CRASH_DUMP": str(folder / "crash"),
+            "ERL_EPMD_PORT": str(self._mapper_port),
+            "ERL_EPMD_ADDRESS": HOST,
+            "RABBITMQ_NODENAME": f"tallystick-{self.port}@localhost",
+            "RABBITMQ_NODE_IP_ADDRESS": HOST,
+            "RABBITMQ_NODE_PORT": str(self.port),
+            "RABBITMQ_DIST_PORT": str(free_port()),
+            "RABBITMQ_CONFIG_FILE": str(folder / "rabbitmq.conf"),
+            "RABBITMQ_ENABLED_PLUGINS_FILE": str(folder / "enabled_plugins"),
+            "RABBITMQ_MNESIA_BASE": str(folder / "data"),
+            "RABBITMQ_LOG_BASE": str(folder / "logs"),
+            "RABBITMQ_LOGS": "-",
+            # The node takes the place of the script that starts it.
+            "detached": "true",
+        }
+
+    @classmethod
+    def missing(cls) -> str | None:
+        return None if RABBITMQ.exists() else "RabbitMQ is not installed (Debian: apt-get install rabbitmq-server)"
+
+    async def start(self) -> None:
+        if self._mapper is None:
+            command = ["epmd", "-address", HOST, "-port", str(self._mapper_port)]
+            self._mapper = Program(spawn(command, self.log, self._environment))
+        await super().start()
+
+    async def close(self) -> None:
+        await super().close()
+        if self._mapper is not None:
+            await self._mapper.close()
+
+    def target(self, name: str) -> list[str]:
+        return ["--url", self.url, "--exchange", name]
+
+    async def prepare(self, name: str, binding: str = "#", arguments: Mapping[str, Any] | None = None) -> None:
+        async with await aio_pika.connect(self.url) as connection:
+            channel = await connection.channel()
+            exchange = await channel.declare_exchange(name, aio_pika.ExchangeType.TOPIC, durable=True)
+            queue = await channel.declare_queue(name, durable=True, arguments=dict(arguments or {}))
+            await queue.bind(exchange, binding)
+
+    async def count(self, name: str) -> int:
+        async with await aio_pika.connect(self.url) as connection:
+            queue = await (await connection.channel()).declare_queue(name, passive=True)
+            return queue.declaration_result.message_count or 0
+
+    async def follow(self, name: str, *, keep: bool = False) -> AsyncGenerator[Received, None]:
+        async with await aio_pika.connect(self.url) as connection:
+            channel = await connection.channel()
+            # What is not acknowledged goes back, in its order.
+            await channel.set_qos(0 if keep else PREFETCH)
+            queue = await channel.declare_queue(name, passive=True)
+            async for message in queue.iterator():
+                told = {"content-type": message.content_type, "id": message.message_id, "type": message.type}
+                mode = {"mode": str(int(message.delivery_mode or 0))}
+                yield Received(message.routing_key, told | mode, message.body)
+                if not keep:
+                    await message.ack()
+
+    def _command(self) -> list[str]:
+        return [str(RABBITMQ)]
+
+    async def _answers(self) -> bool:
+        # One that cannot be opened has to be closed too.
+        async with aio_pika.Connection(yarl.URL(self.url)) as connection:
+            await connection.connect()
+        return True

@@ -1,0 +1,22 @@
+"""The form of an answer that a caller prefers."""
+
+import re
+from collections.abc import Iterable
+from typing import Final
+
+# One media range of Accept, and its weight.
+_RANGE: Final = re.compile(r"\s*(?P<type>[^\s;,]+)\s*(?:;(?P<parameters>.*))?", re.DOTALL)
+_WEIGHT: Final = re.compile(r"(?:^|;)\s*q\s*=\s*(?P<weight>[01](?:\.[0-9]{0,3})?)\s*(?:;|$)", re.IGNORECASE)
+
+
+def prefers(accept: Iterable[str], media: str) -> bool:
+    """Return whether fields of Accept name a media type, and nothing that says they want JSON more."""
+    weights: dict[str, float] = {}
+    for text in ",".join(accept).split(","):
+        found = _RANGE.fullmatch(text)
+        if found is None:
+            continue
+        weight = _WEIGHT.search(found["parameters"] or "")
+        weights[found["type"].lower()] = float(weight["weight"]) if weight else 1.0
+    wanted = weights.get(media, 0.0)
+    return wanted > 0 and wanted >= weights.get("application/json", 0.0)

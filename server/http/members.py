@@ -1,0 +1,115 @@
+"""Types of members of answers, as the reference describes them. To the encoder they are what they are made of."""
+
+from typing import Annotated, Final, Literal
+
+import msgspec
+from msgspec import UNSET, Meta, UnsetType
+
+from server.events.feed import TYPES
+from server.http.problems import KINDS
+from server.ledger.limits import BALANCE_MAX, BALANCE_MIN
+from server.ledger.transfer_lists import KINDS as TRANSFER_KINDS
+
+_AS_STRING: Final = "With `Accept: application/json; amounts=string` it is a string."
+
+Uuid = Annotated[str, Meta(extra_json_schema={"format": "uuid"}, examples=["019b76da-a800-7000-8000-000000000001"])]
+Instant = Annotated[
+    str,
+    Meta(
+        description="RFC 3339 in UTC, with microseconds.",
+        examples=["2026-01-31T12:00:00.000000Z"],
+        extra_json_schema={"format": "date-time"},
+    ),
+]
+AccountName = Annotated[str, Meta(description="The id of an account.", examples=["customer:42"])]
+CurrencyName = Annotated[str, Meta(description="ISO 4217 and beyond.", examples=["EUR"])]
+Minor = Annotated[
+    int,
+    Meta(ge=BALANCE_MIN, le=BALANCE_MAX, description=f"Minor units of the currency. {_AS_STRING}", examples=[1250]),
+]
+Sum = Annotated[int, Meta(description=f"Minor units; may be larger than 64 bits. {_AS_STRING}", examples=[1250])]
+Count = Annotated[int, Meta(ge=0, le=BALANCE_MAX)]
+Version = Annotated[
+    int, Meta(ge=0, le=BALANCE_MAX, description="Grows by one with each row that names the account.", examples=[3])
+]
+Position = Annotated[int, Meta(ge=0, le=BALANCE_MAX, description="In the feed of the ledger.", examples=[17])]
+Metadata = Annotated[
+    msgspec.Raw,
+    Meta(
+        description="Entries that the caller has chosen.",
+        examples=[{"channel": "web"}],
+        extra_json_schema={"type": "object", "additionalProperties": {"type": "string"}},
+    ),
+]
+TransferKind = Annotated[str, Meta(extra_json_schema={"enum": [*TRANSFER_KINDS]}, examples=["transfer"])]
+TransferState = Annotated[
+    str,
+    Meta(
+        description="`refused` is for ever; `problem` of a read says why.",
+        examples=["posted"],
+        extra_json_schema={"enum": ["posted", "refused"]},
+    ),
+]
+HoldState = Annotated[
+    str, Meta(extra_json_schema={"enum": ["open", "captured", "voided", "expired"]}, examples=["open"])
+]
+EventName = Annotated[str, Meta(extra_json_schema={"enum": [*TYPES]}, examples=["transfer.posted"])]
+Order = Annotated[str, Meta(extra_json_schema={"enum": ["created", "effective"]})]
+Status = Annotated[int, Meta(description="As HTTP has it.", ge=100, le=599, examples=[201])]
+NextCursor = Annotated[str, Meta(description="For the parameter `cursor` of the next page.")]
+
+
+class ErrorBody(msgspec.Struct, gc=False):
+    """One thing that is wrong with a request."""
+
+    pointer: Annotated[str, Meta(description="JSON pointer into the body, or the name of a parameter or header field.")]
+    detail: str
+
+
+class ProblemBody(msgspec.Struct, kw_only=True, gc=False):
+    """
+    Why a request was not done (RFC 9457).
+
+    `outcome` and `retry` are in the answer to every write: what was done, and which key to send it again with.
+    """
+
+    type: Annotated[
+        str,
+        Meta(
+            description="The page that explains it.",
+            extra_json_schema={"format": "uri-reference"},
+            examples=["/problems/insufficient_funds"],
+        ),
+    ]
+    title: Annotated[str, Meta(examples=[KINDS["insufficient_funds"].title])]
+    status: Annotated[int, Meta(ge=400, le=599, examples=[409])]
+    detail: Annotated[str, Meta(examples=["The source has too little available for 1250 EUR."])]
+    code: Annotated[
+        str,
+        Meta(
+            description="What programs go by; `/problems/<code>` explains each.",
+            extra_json_schema={"enum": [*KINDS]},
+            examples=["insufficient_funds"],
+        ),
+    ]
+    request_id: Annotated[str, Meta(description="As `X-Request-Id` of the answer.", examples=["5f3a1c-2a"])]
+    outcome: Annotated[Literal["not_applied", "refused", "unknown"], Meta(examples=["refused"])] | UnsetType = UNSET
+    retry: Annotated[Literal["same_key", "new_key", "never"], Meta(examples=["new_key"])] | UnsetType = UNSET
+    errors: Annotated[list[ErrorBody], Meta(description="Of `invalid_request`.")] | UnsetType = UNSET
+    pointer: Annotated[str, Meta(description="The member that a refusal is about.")] | UnsetType = UNSET
+    fields: Annotated[list[str], Meta(description="Fields that differ from what is there.")] | UnsetType = UNSET
+    transfer_id: (
+        Annotated[
+            str,
+            Meta(
+                description="Of `idempotency_key_reused`: what the key is bound to.",
+                extra_json_schema={"format": "uuid"},
+            ),
+        ]
+        | UnsetType
+    ) = UNSET
+    violated_policies: Annotated[list[str], Meta(description="Limits that are used up.")] | UnsetType = msgspec.field(
+        name="violated-policies", default=UNSET
+    )
+    retry_after_ms: Annotated[int, Meta(ge=0, description="`Retry-After`, in milliseconds.")] | UnsetType = UNSET
+    failures: Annotated[list[str], Meta(description="Of `not_ready`.")] | UnsetType = UNSET

@@ -1,0 +1,80 @@
+"""The OpenAPI 3.1 document, made of the table of routes and of the types that read requests and write answers."""
+
+from functools import cache
+from typing import Any, Final
+
+import msgspec
+
+from server.events.feed import TYPES
+from server.http.openapi import answers, fields, schemas
+from server.http.openapi.operations import operation
+from server.http.openapi.webhooks import webhook
+from server.http.routes import ROUTES
+from server.telemetry.version import VERSION
+
+_INFO: Final = {
+    "title": "Tallystick",
+    "version": VERSION,
+    "summary": "A payments ledger: double-entry transfers applied exactly once, however often they are retried.",
+    "description": (
+        "Amounts are whole numbers of minor units, 1 to 2^63-1; `1250` of EUR is 12.50. With `Accept: "
+        "application/json; amounts=string` every amount and balance in an answer is a string, for languages whose "
+        "numbers are not exact past 2^53; requests take numbers. Times are RFC 3339 in UTC.\n\n"
+        "Keep an idempotency key until the answer to its transfer is known, and send the same request under it until "
+        "then: it is done once. Every problem of a write says in `outcome` what was done and in `retry` which key to "
+        "send it again with. `/problems` explains each `code`.\n\n"
+        "Members and parameters that are not described here are refused in requests. Answers may get more members, and "
+        "lists of values more values: clients ignore what they do not know. A GET answers HEAD too. A path that is not "
+        "here is a 404 `not_found`, a method that a path does not have a 405 `method_not_allowed`."
+    ),
+    "license": {"name": "Apache License 2.0", "identifier": "Apache-2.0"},
+}
+_TAGS: Final = {
+    "Accounts": "Who holds money, and what was posted on it.",
+    "Transfers": "Payments, holds, captures, voids and reversals, each under an idempotency key.",
+    "Events": "What happened in the ledger, in the order of commits. `/asyncapi.json` describes every way to read it.",
+    "API keys": "What opens the ledger, for administrators: each has a role, limits and, where asked for, an end.",
+    "Webhook endpoints": "Addresses that are sent events.",
+    "Ledger": "The books as a whole, and what the key may ask for.",
+    "Service": "Probes, documents and pages, open to all.",
+}
+_SECURITY: Final = {
+    "type": "http",
+    "scheme": "bearer",
+    "bearerFormat": "tsk_<ledger>_<id>_<secret>",
+    "description": (
+        "A key of one ledger. `read` reads, `write` does all that `read` does and changes, `admin` does all. Each "
+        "operation names the role it needs at least."
+    ),
+}
+
+
+@cache
+def document() -> bytes:
+    """Return the document, the same bytes whenever it is asked for."""
+    # Not at import: servers that nobody asks need no schemas.
+    whole = {
+        "openapi": "3.1.0",
+        "info": _INFO,
+        "servers": [{"url": "/", "description": "This server."}],
+        "tags": [{"name": name, "description": text} for name, text in _TAGS.items()],
+        "paths": _paths(),
+        "webhooks": {name: webhook(name) for name in TYPES},
+        "components": {
+            "securitySchemes": {"apiKey": _SECURITY},
+            "schemas": {**schemas.components(), **answers.problem_schemas()},
+            "responses": answers.problem_responses(),
+            "parameters": fields.REQUEST,
+            "headers": fields.ANSWER,
+        },
+    }
+    return msgspec.json.format(msgspec.json.encode(whole), indent=2) + b"\n"
+
+
+def _paths() -> dict[str, Any]:
+    """Return the operations by path and method, in the order of the table."""
+    paths: dict[str, Any] = {}
+    for route in ROUTES:
+        assert route.tag in _TAGS, f"{route.operation} has a tag without a description: {route.tag}"
+        paths.setdefault(route.path, {})[route.method.lower()] = operation(route)
+    return paths

@@ -1,0 +1,1 @@
+"""The console of operators: what the server does now, look-ups, and actions, at `/console` of the admin port."""

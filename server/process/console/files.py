@@ -1,0 +1,38 @@
+"""The page of the console and its files, as they are in the folder `static`."""
+
+from pathlib import Path
+from typing import Final, NamedTuple
+
+from aiohttp import web
+
+from server.process.console.guard import HEADERS
+
+ROOT: Final = Path(__file__).parent / "static"
+PAGE: Final = "index.html"
+# What a browser is told that they are.
+TYPES: Final = {
+    ".css": "text/css",
+    ".html": "text/html",
+    ".js": "text/javascript",
+    ".svg": "image/svg+xml",
+}
+
+
+class File(NamedTuple):
+    """A file and its media type."""
+
+    body: bytes
+    content_type: str
+
+    def answer(self) -> web.Response:
+        """Return it."""
+        return web.Response(body=self.body, content_type=self.content_type, charset="utf-8", headers=HEADERS)
+
+
+def read_files() -> dict[str, File]:
+    """Return all files by their path in the folder."""
+    return {
+        path.relative_to(ROOT).as_posix(): File(path.read_bytes(), TYPES[path.suffix])
+        for path in sorted(ROOT.rglob("*"))
+        if path.suffix in TYPES
+    }

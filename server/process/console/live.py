@@ -1,0 +1,58 @@
+"""Server-sent events: what was in the last ten minutes, then a snapshot a second."""
+
+import asyncio
+from typing import Final
+
+from aiohttp import web
+
+from server.process.console.board import Board, together
+from server.process.console.guard import HEADERS, refusal
+
+# Viewers at once: each holds a connection, and at its start is sent a megabyte.
+VIEWERS_MAX: Final = 16
+# Snapshots of the past in one event.
+PAST_AT_ONCE: Final = 60
+# Seconds in which a viewer must take what it is sent.
+TAKE_SECONDS: Final = 10.0
+
+
+class Live:
+    """
+    Sends snapshots to viewers.
+
+    Args:
+        board: Makes them.
+    """
+
+    def __init__(self, board: Board) -> None:
+        self._board = board
+        self._viewers = 0
+
+    async def stream(self, request: web.Request) -> web.StreamResponse:
+        """Send what there is, and what comes, until the viewer goes."""
+        if self._viewers >= VIEWERS_MAX:
+            return refusal(503, f"There are {VIEWERS_MAX} viewers already.")
+        self._viewers += 1
+        response = web.StreamResponse(headers={**HEADERS, "Content-Type": "text/event-stream; charset=utf-8"})
+        try:
+            await response.prepare(request)
+            await self._send(response)
+        except (TimeoutError, ConnectionError):
+            # The viewer has gone, or takes nothing.
+            if request.transport is not None:
+                request.transport.abort()
+        finally:
+            self._viewers -= 1
+        return response
+
+    async def _send(self, response: web.StreamResponse) -> None:
+        past = list(self._board.kept)
+        for start in range(0, len(past), PAST_AT_ONCE):
+            await _write(response, b"past", together(past[start : start + PAST_AT_ONCE]))
+        while (snapshot := await self._board.next()) is not None:
+            await _write(response, b"now", snapshot)
+
+
+async def _write(response: web.StreamResponse, name: bytes, data: bytes) -> None:
+    async with asyncio.timeout(TAKE_SECONDS):
+        await response.write(b"event: %b\ndata: %b\n\n" % (name, data))
