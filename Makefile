@@ -50,9 +50,9 @@ format: ## let ruff put the code in order
 	$(BIN)/ruff format
 
 load: ## virtual users, then a check of all they were promised (ARGS="--scenario payments --ui")
-	@$(SETUP) run
+	@$(SETUP) load
 	@$(SETUP) locust
-	@exec .venv-load/bin/python -m loadtests.kit $(ARGS)
+	@exec $(BIN)/python -m loadtests.kit $(ARGS)
 
 replay: ## replay a real bank's books and check every balance (ARGS=--help)
 	@$(SETUP) load
@@ -87,9 +87,10 @@ docs: ## build the documentation into site/, and check its links
 lock: ## rewrite requirements/*.txt from pyproject.toml (ARGS=--upgrade for newer versions)
 	@scripts/lock.sh $(ARGS)
 
-wheel: ## build dist/tallystick-*.whl, offline
+wheel: ## build dist/tallystick-*.whl and dist/tallystick_client-*.whl, offline
 	@$(SETUP) run
 	@$(BIN)/python -m hatchling build --target wheel
+	@cd client && ../$(BIN)/python -m hatchling build --target wheel --directory ../dist
 
 clean: ## remove caches, builds and reports; leaves .venv* and data alone
 	rm -rf dist reports site .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis

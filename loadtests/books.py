@@ -2,14 +2,20 @@
 
 import asyncio
 import json
-from collections.abc import Sequence
-from urllib.parse import quote
+from collections.abc import Iterable, Sequence
+from datetime import datetime
 
-from loadtests.client import Client
+import msgspec
+
 from loadtests.errors import NotRunError
 from loadtests.history.recorder import Heard, Recorder
 from loadtests.payers import BULK, CURRENCY, body_of
+from tallystick_client import AccountItem, AccountResult, AsyncTallystick, TransferItem, TransferResult
 
+# Seconds of a call with all its repeats: longer than a failover of the database, short enough to notice.
+CALL_SECONDS_MAX = 90.0
+# The contract's limit on one bulk.
+ACCOUNTS_BULK_MAX = 1_000
 # Accounts or transfers of one request: an item costs a token, and more at once than the bucket of a key holds are never
 # let through.
 ITEMS_MAX = 20
@@ -19,52 +25,88 @@ READINGS_MAX = 12
 PAUSE_SECONDS = 1.0
 
 
+def patient(url: str, key: str) -> AsyncTallystick:
+    """Return a client for what is not measured."""
+    return AsyncTallystick(url, key, deadline_seconds=CALL_SECONDS_MAX)
+
+
+async def open_accounts(
+    client: AsyncTallystick,
+    names: Sequence[str],
+    currency: str = CURRENCY,
+    floor: int | None = None,
+    size: int = ACCOUNTS_BULK_MAX,
+) -> None:
+    """Open accounts, so many a request; one that is already open so stays as it is."""
+    for start in range(0, len(names), size):
+        some = names[start : start + size]
+        _check(some, await client.accounts.create_many(AccountItem(name, currency, floor) for name in some))
+
+
 async def open_books(
-    client: Client, recorder: Recorder, world: str, accounts: Sequence[str], funds: int, *, keys: str, ledger: str = ""
+    client: AsyncTallystick,
+    recorder: Recorder,
+    world: str,
+    accounts: Sequence[str],
+    funds: int,
+    *,
+    keys: str,
+    ledger: str = "",
 ) -> None:
     """Open accounts and fill each, out of one that may go below zero; *keys* begins the keys of that."""
-    await client.open_accounts([world], CURRENCY)
-    await client.open_accounts(accounts, CURRENCY, floor=0, size=ITEMS_MAX)
+    await open_accounts(client, [world])
+    await open_accounts(client, accounts, floor=0, size=ITEMS_MAX)
     for start in range(0, len(accounts), ITEMS_MAX):
         some = dict(enumerate(accounts[start : start + ITEMS_MAX], start))
-        items = [(f"{keys}{number}", body_of(f"{keys}{number}", (world, name), funds)) for number, name in some.items()]
-        numbers = recorder.invoke_bulk(items, "prepare", BULK, atomic=False, ledger=ledger)
-        sent = {"transfers": [{"key": key, **json.loads(body)} for key, body in items]}
-        answer = await client.call("POST", BULK, sent, items=list(some.values()))
-        recorder.answered_bulk(numbers, Heard.of(answer.status, answer.body.decode()))
+        items = {f"{keys}{number}": body_of(f"{keys}{number}", (world, name), funds) for number, name in some.items()}
+        numbers = recorder.invoke_bulk(list(items.items()), "prepare", BULK, atomic=False, ledger=ledger)
+        posted = await client.transfers.create_many(
+            TransferItem(**json.loads(body), key=key) for key, body in items.items()
+        )
+        _check(list(some.values()), posted)
+        recorder.answered_bulk(numbers, Heard.of(200, msgspec.json.encode(posted).decode()))
 
 
-async def record_books(client: Client, recorder: Recorder, prefix: str, ledger: str = "") -> None:
+async def record_books(client: AsyncTallystick, recorder: Recorder, prefix: str, ledger: str = "") -> None:
     """Write down all accounts whose ids begin with the prefix, their statements and what became of holds."""
     for _ in range(READINGS_MAX):
-        accounts = [account async for account in client.pages("/v1/accounts", prefix=prefix)]
-        entries = [
-            (account["id"], entry)
-            for account in accounts
-            async for entry in client.pages(f"/v1/accounts/{quote(account['id'], safe='')}/entries")
-        ]
+        accounts = [account async for account in client.accounts.list(prefix=prefix)]
+        entries = [(account.id, entry) for account in accounts async for entry in client.accounts.entries(account.id)]
         # Each once, by its source; a transfer has its entries.
         rows = [
             row
             for account in accounts
-            async for row in client.pages("/v1/transfers", account=account["id"])
-            if row["source"] == account["id"] and row["kind"] != "transfer"
+            async for row in client.transfers.list(account=account.id)
+            if row.source == account.id and row.kind != "transfer"
         ]
-        again = [(a["id"], a["version"]) async for a in client.pages("/v1/accounts", prefix=prefix)]
-        if again == [(a["id"], a["version"]) for a in accounts]:
+        again = [(account.id, account.version) async for account in client.accounts.list(prefix=prefix)]
+        if again == [(account.id, account.version) for account in accounts]:
             break
         await asyncio.sleep(PAUSE_SECONDS)
     else:
         raise NotRunError(f"the accounts {prefix}* moved on during {READINGS_MAX} readings of the books")
     for account in accounts:
-        fields = {name: account[name] for name in ("id", "currency", "balance", "version", "floor")}
+        fields = {name: getattr(account, name) for name in ("id", "currency", "balance", "version", "floor")}
         recorder.write({"event": "account", "ledger": ledger, **fields})
     for account_id, entry in entries:
-        fields = {name: entry[name] for name in ("transfer_id", "amount", "counterparty", "balance", "version")}
+        fields = {
+            name: getattr(entry, name) for name in ("transfer_id", "amount", "counterparty", "balance", "version")
+        }
         # Whoever records a history puts the key there.
-        key = entry["reference"] or ""
+        key = entry.reference or ""
         recorder.write({"event": "entry", "ledger": ledger, "account": account_id, "key": key, **fields})
     for row in rows:
-        texts = {name: row[name] or "" for name in ("kind", "parent", "source", "destination", "created_at")}
-        named = {"transfer_id": row["id"], "key": row["reference"] or "", "amount": row["amount"]}
-        recorder.write({"event": "row", "ledger": ledger, **named, **texts})
+        texts = {name: getattr(row, name) or "" for name in ("kind", "parent", "source", "destination")}
+        named = {"transfer_id": row.id, "key": row.reference or "", "amount": row.amount}
+        recorder.write({"event": "row", "ledger": ledger, **named, **texts, "created_at": _shown(row.created_at)})
+
+
+def _check(names: Iterable[str], results: Iterable[AccountResult | TransferResult]) -> None:
+    for name, result in zip(names, results, strict=True):
+        if result.problem is not None:
+            raise NotRunError(f"{name} was answered {result.status} {result.problem.code}: {result.problem.detail}")
+
+
+def _shown(at: datetime) -> str:
+    """Return an instant as answers have it."""
+    return at.isoformat(timespec="microseconds").replace("+00:00", "Z")

@@ -2,8 +2,8 @@
 The client of the ledger's HTTP API.
 
 A `Connection` carries one request at a time, in as few steps as there can be; the generator drives thousands of them.
-A `Client` keeps some of them and repeats what may be repeated, under the same key. It needs the standard library only:
-it also runs where the users of locust do.
+A `Client` keeps some of them and repeats what may be repeated, under the same key. Its answers are what came, byte for
+byte: whoever measures or judges needs no more, and everybody else uses `tallystick_client`.
 """
 
 import asyncio
@@ -11,9 +11,9 @@ import json
 import random
 import re
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple, Self, cast
-from urllib.parse import quote, urlsplit
+from urllib.parse import urlsplit
 
 from loadtests.errors import NotRunError
 from loadtests.history.recorder import NOT_NOW, problem_of
@@ -26,9 +26,8 @@ CALL_SECONDS_MAX = 90.0
 BACKOFF_SECONDS, BACKOFF_SECONDS_MAX = 0.05, 2.0
 # Spreads the repeats of many callers that were refused at the same instant.
 JITTER = 0.5
-# The contract's limits on one page and on one bulk of accounts.
+# The contract's limit on one page.
 PAGE_MAX = 100
-ACCOUNTS_BULK_MAX = 1_000
 # 409, but about another request that still runs: the contract has the caller ask again.
 IN_USE = "idempotency_key_in_use"
 # Told instead of a status where there was no answer.
@@ -43,7 +42,7 @@ class NoAnswer(NotRunError):
 
 
 class UnexpectedAnswer(NotRunError):
-    """A request, or an item of a bulk, was answered, but not with success."""
+    """A request was answered, but not with success."""
 
     def __init__(self, asked: str, status: int, problem: dict[str, Any]) -> None:
         code = problem.get("code") or "(no problem code)"
@@ -79,19 +78,6 @@ class Answer(NamedTuple):
             return json.loads(self.body)
         except ValueError as error:
             raise NotRunError(f"{self.status} without JSON: {self.body[:200]!r}") from error
-
-    def unsuccessful(self, asked: str, items: Sequence[str]) -> list[UnexpectedAnswer]:
-        """Return what did not succeed of that which was asked: the request itself, or the items of a bulk."""
-        if self.status not in (200, 201):
-            return [UnexpectedAnswer(asked, self.status, problem_of(self.body))]
-        results = self.json["results"] if items else []
-        if len(results) != len(items):
-            raise NotRunError(f"{asked} answered {len(results)} results for {len(items)} items")
-        return [
-            UnexpectedAnswer(f"{asked} for {item}", result["status"], result.get("problem") or {})
-            for result, item in zip(results, items, strict=True)
-            if result["status"] not in (200, 201)
-        ]
 
 
 class Address(NamedTuple):
@@ -246,28 +232,20 @@ class Client:
         if connection in self._idle:
             self._idle.remove(connection)
 
-    async def call(
-        self, method: str, path: str, body: object = None, key: str = "", items: Sequence[str] = ()
-    ) -> Answer:
-        """
-        Send the same request until it is answered with success, or raise UnexpectedAnswer.
-
-        `items`: what each item of a bulk stands for, in messages: each has to succeed too.
-        """
+    async def call(self, method: str, path: str, body: object = None, key: str = "") -> Answer:
+        """Send the same request until it is answered with success, or raise UnexpectedAnswer."""
         asked = f"{method} {path}" + (f" with key {key}" if key else "")
         deadline = time.monotonic() + CALL_SECONDS_MAX
         backoff = BACKOFF_SECONDS
         while True:
             try:
                 answer = await self.ask(method, path, body, key)
-                errors = answer.unsuccessful(asked, items)
-                if not errors:
+                if answer.status in (200, 201):
                     return answer
-                for error in errors:
-                    if not error.not_now:
-                        raise error
-                # Accounts and transfers can be sent again whole: what is there already is replayed.
-                wait, why = answer.retry_after, str(errors[0])
+                error = UnexpectedAnswer(asked, answer.status, problem_of(answer.body))
+                if not error.not_now:
+                    raise error
+                wait, why = answer.retry_after, str(error)
             except NoAnswer as error:
                 wait, why = 0, str(error)
             # Never less than the answer asked for.
@@ -276,29 +254,6 @@ class Client:
             if time.monotonic() + pause > deadline:
                 raise NotRunError(f"{asked} was given up, at last because of: {why}")
             await asyncio.sleep(pause)
-
-    async def get(self, path: str) -> Any:
-        return (await self.call("GET", path)).json
-
-    async def pages(self, path: str, **parameters: str) -> AsyncIterator[dict[str, Any]]:
-        asked = {"limit": str(PAGE_MAX), **parameters}
-        while True:
-            query = "&".join(f"{name}={quote(text, safe='')}" for name, text in asked.items())
-            page = await self.get(f"{path}?{query}")
-            for row in page["data"]:
-                yield row
-            if page["next_cursor"] is None:
-                return
-            asked["cursor"] = page["next_cursor"]
-
-    async def open_accounts(
-        self, names: Sequence[str], currency: str = "EUR", floor: int | None = None, size: int = ACCOUNTS_BULK_MAX
-    ) -> None:
-        """Open accounts, so many a request; one that is already open so stays as it is."""
-        for start in range(0, len(names), size):
-            some = names[start : start + size]
-            asked = [{"id": name, "currency": currency, "floor": floor} for name in some]
-            await self.call("POST", "/v1/accounts/bulk", {"accounts": asked}, items=some)
 
 
 def _answered(connection: Connection, status: int, received: bytes, end: int) -> None:

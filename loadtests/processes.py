@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 import psutil
 
 from loadtests.errors import INTERRUPTED, NOT_RUN, NotRunError
+from tallystick_client import TallystickError
 
 HOST = "127.0.0.1"
 PROJECT = Path(__file__).resolve().parents[1]
@@ -55,7 +56,7 @@ def run_program(
     try:
         with asyncio.Runner(loop_factory=loop) as runner:
             return runner.run(cancelled_by_signals())
-    except NotRunError as error:
+    except (NotRunError, TallystickError) as error:
         print(f"{name}: {error}", file=sys.stderr)
         return NOT_RUN
     except (asyncio.CancelledError, KeyboardInterrupt):

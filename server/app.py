@@ -27,6 +27,7 @@ from server.http.health import HealthHandlers
 from server.http.integrity import IntegrityHandlers
 from server.http.key_limits import LimitHandlers
 from server.http.ledger import LedgerHandlers
+from server.http.narrowing import Narrowing
 from server.http.observer import Observer
 from server.http.pages import PageHandlers
 from server.http.pipeline import Pipeline
@@ -43,6 +44,7 @@ from server.http.transfers import TransferHandlers
 from server.http.webhook_endpoints import WebhookHandlers
 from server.ledger.audit_rounds import Rounds
 from server.ledger.history import History
+from server.ledger.narrowed import ParentSides
 from server.ledger.posting import PostingLane
 from server.ledger.preview import Previewer
 from server.ledger.recent import RecentInstants
@@ -194,13 +196,14 @@ async def create_app(settings: Settings, workers: int = 1) -> AsyncIterator[App]
         callers = Callers(authenticator, failures, anonymous, proxies)
         sender = Sender(destinations)
         endpoints = Endpoints(database, books.feed, make_vault(settings), sender)
+        narrowing = Narrowing(ParentSides(database))
         handlers = (
             AccountHandlers(books.accounts, history, cache, keyspace, self_check),
-            TransferHandlers(posting, history, keyspace, tallies),
+            TransferHandlers(posting, history, keyspace, narrowing, tallies),
             TransferListHandlers(TransferLists(database, cache)),
-            BulkHandlers(posting),
+            BulkHandlers(posting, narrowing),
             StatementHandlers(Statements(database, cache, recent), TrialBalances(database, reports), streams),
-            PreviewHandlers(Previewer(database, cache, render.answer)),
+            PreviewHandlers(Previewer(database, cache, render.answer), narrowing),
             EventHandlers(readings, waiting),
             EventStreamHandlers(readings, authenticator, event_streams),
             LimitHandlers(gate),

@@ -144,9 +144,9 @@ class ApiKeys(Resource[D]):
         burst: int | UnsetType | None = UNSET,
         concurrency: int | UnsetType | None = UNSET,
     ) -> Request[ApiKey]:
-        """Change what is given of a key."""
-        about = changes(description=description, expires_at=expires_at, accounts=accounts)
-        body = {**about, **changes(rate=rate, burst=burst, concurrency=concurrency)}
+        """Change what is given of a key; a None takes away what it has of its own."""
+        limits = changes(rate=rate, burst=burst, concurrency=concurrency)
+        body = {**changes(description=description, expires_at=expires_at, accounts=accounts), **limits}
         return _change("PATCH", f"{KEYS}/{segment(id)}", ApiKey, body)
 
     @operation

@@ -289,10 +289,59 @@ class Limits(Answered, frozen=True):
     counted_by: str
 
 
-class Ledger(Answered, frozen=True):
-    """The ledger of the key: what is in it. Members that are not named here are in `docs` of the server."""
+class Rows(Answered, frozen=True):
+    """A number of rows; above what is counted at once it is that of the auditor's last round, and not exact."""
+
+    count: int
+    exact: bool
+
+
+class LedgerCounts(Answered, frozen=True):
+    """How much is in a ledger; `events` is the newest position of its feed."""
+
+    accounts: Rows
+    transfers: Rows
+    events: int
+
+
+class LedgerEnd(Answered, frozen=True):
+    """The oldest or the newest transfer."""
+
+    id: str
+    created_at: datetime
+
+
+class RateLimit(Answered, frozen=True):
+    """A limit: `quota` requests come every window, `burst` fit in."""
 
     name: str
+    quota: int
+    window_seconds: int
+    burst: int
+
+
+class LedgerLimits(Answered, frozen=True):
+    """The limits in force for the key that asks."""
+
+    rates: list[RateLimit]
+    concurrency: int
+    body_bytes: int
+    bulk_body_bytes: int
+    bulk_items: int
+    page_rows: int
+    metadata_entries: int
+    hold_seconds: int
+
+
+class Ledger(Answered, frozen=True):
+    """The ledger of the key."""
+
+    name: str
+    created_at: datetime
+    counts: LedgerCounts
+    oldest_transfer: LedgerEnd | None
+    newest_transfer: LedgerEnd | None
+    limits: LedgerLimits
 
 
 class ChainHead(Answered, frozen=True):
@@ -406,22 +455,27 @@ class ApiKey(Answered, frozen=True):
 
         accounts: Prefixes of the accounts that it sees; None for all of the ledger.
 
+        rate: As `100/s`; None, as in `burst` and `concurrency`, for what the service gives every key.
+
         last_used_at: To the minute.
+
+        previous_tokens_until: When the last of the tokens that were replaced ends; None where none works.
 
         token: What callers send; shown only by `create` and `rotate`, and left out of `repr`.
     """
 
     id: str
     role: str
+    description: str | None
+    accounts: list[str] | None
+    rate: str | None
+    burst: int | None
+    concurrency: int | None
     created_at: datetime
-    description: str | None = None
-    accounts: list[str] | None = None
-    rate: str | int | None = None
-    burst: int | None = None
-    concurrency: int | None = None
-    expires_at: datetime | None = None
-    revoked_at: datetime | None = None
-    last_used_at: datetime | None = None
+    expires_at: datetime | None
+    revoked_at: datetime | None
+    last_used_at: datetime | None
+    previous_tokens_until: datetime | None = None
     token: str | None = None
 
     def __repr__(self) -> str:

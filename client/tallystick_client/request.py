@@ -64,14 +64,17 @@ class Request(Generic[T]):
     repeat: Repeat = Repeat.READ
     seconds_max: float = ATTEMPT_SECONDS_MAX
 
+    def __post_init__(self) -> None:
+        texts = {name: _text(value) for name, value in self.parameters.items() if value is not None}
+        object.__setattr__(self, "parameters", texts)
+
     def __repr__(self) -> str:
         return f"{self.method} {self.target}"
 
     @property
     def target(self) -> str:
         """The path with its query."""
-        texts = {name: _text(value) for name, value in self.parameters.items() if value is not None}
-        return f"{self.path}?{urlencode(texts, quote_via=quote)}" if texts else self.path
+        return f"{self.path}?{urlencode(self.parameters, quote_via=quote)}" if self.parameters else self.path
 
     @property
     def headers(self) -> dict[str, str]:

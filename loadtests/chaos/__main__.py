@@ -15,7 +15,7 @@ from pathlib import Path
 
 import uvloop
 
-from loadtests.books import open_books, record_books
+from loadtests.books import open_books, patient, record_books
 from loadtests.chaos.clients import ACCOUNTS, FUNDS, PREFIX, WORLD, make_clients
 from loadtests.chaos.judge import judge
 from loadtests.chaos.nemesis import Nemesis
@@ -87,8 +87,9 @@ async def _run(asked: argparse.Namespace, phases: list[Phase], folder: Path, fro
                 nemesis = await _traffic(rig, asked.seed, phases, folder)
                 say("reading the books")
                 with Recorder(folder / "books.jsonl") as books:
-                    for ledger, (caller, *_) in rig.direct.items():
-                        await record_books(caller, books, PREFIX, ledger)
+                    for ledger, key in rig.keys.items():
+                        async with patient(rig.servers[0].url, key) as client:
+                            await record_books(client, books, PREFIX, ledger)
                 await readers.catch_up()
         await rig.audit()
         await rig.stop()
@@ -114,8 +115,9 @@ async def _run(asked: argparse.Namespace, phases: list[Phase], folder: Path, fro
 async def _traffic(rig: Rig, seed: int, phases: list[Phase], folder: Path) -> Nemesis:
     """Let the clients run while the plan is carried out; return when all of them have ended."""
     with Recorder(folder / "history.jsonl") as recorder:
-        for ledger, (caller, *_) in rig.callers.items():
-            await open_books(caller, recorder, WORLD, ACCOUNTS, FUNDS, keys="fund-", ledger=ledger)
+        for ledger, key in rig.keys.items():
+            async with patient(rig.servers[0].url, key) as client:
+                await open_books(client, recorder, WORLD, ACCOUNTS, FUNDS, keys="fund-", ledger=ledger)
         clients = make_clients(rig, recorder, seed)
         nemesis = Nemesis(rig, recorder, [client.process for client, _ in clients], say)
         async with asyncio.TaskGroup() as group:

@@ -20,7 +20,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from loadtests.books import open_books
+from loadtests.books import open_books, patient
 from loadtests.client import Client
 from loadtests.errors import FAILED, GOOD, NotRunError
 from loadtests.history.model import SHOWN_MAX, Verdict
@@ -33,6 +33,8 @@ from loadtests.screen import Screen
 from loadtests.servers import PLENTY, WARM_UP_SECONDS, Server, own_server
 
 UI_PORT = 8089
+# Locust's own: gevent must never meet the service, nor what is written for asyncio.
+PYTHON = PROJECT / ".venv-load" / "bin" / "python"
 LOCUSTFILE = Path(__file__).with_name("locustfile.py")
 # Seconds beside those of the run: workers start and connect, users finish what they are at.
 MARGIN_SECONDS = 90.0
@@ -118,8 +120,8 @@ class Outcome(NamedTuple):
 async def run_scenario(name: str, place: Place, asked: argparse.Namespace, screen: Screen) -> Outcome:
     """Prepare a ledger, let the users loose on it, and judge."""
     key, own = await place.keys(name)
-    async with Client(place.url, key) as users, Client(place.url, own) as client:
-        limit = await ask_limit(users)
+    async with patient(place.url, key) as user, patient(place.url, own) as client:
+        limit = await ask_limit(user)
         plan = _plan(name, place.url, asked, limit)
         screen.say(f"{name}: {plan.users} users for {plan.seconds:g} s")
         _make_fresh(Path(plan.folder))
@@ -130,7 +132,8 @@ async def run_scenario(name: str, place: Place, asked: argparse.Namespace, scree
         screen.progress("checking what every user was promised")
         figures: dict[str, Any] = json.loads((Path(plan.folder) / "figures.json").read_text(encoding="utf-8"))
         if name == "flood":
-            figures |= await probe(users, limit)
+            async with Client(place.url, key) as users:
+                figures |= await probe(users, limit)
         verdict, found = await verify(plan, client, limit)
     figures |= found
     findings = judge(name, plan.shape, dict(asked.bar), figures)
@@ -159,7 +162,7 @@ def _plan(name: str, url: str, asked: argparse.Namespace, limit: Limit) -> Plan:
 def command(plan: Plan, processes: int, ui_port: int | None) -> list[str]:
     """Return how locust is started: in one process, or as so many workers and one that collects their figures."""
     folder = Path(plan.folder)
-    words = [sys.executable, "-m", "locust", "--locustfile", str(LOCUSTFILE), "--host", plan.url]
+    words = [str(PYTHON), "-m", "locust", "--locustfile", str(LOCUSTFILE), "--host", plan.url]
     words += ["--csv", str(folder / "stats"), "--csv-full-history", "--html", str(folder / "report.html")]
     words += ["--stop-timeout", str(FINISH_SECONDS), "--only-summary"]
     if plan.shape == "steady":

@@ -14,6 +14,7 @@ from loadtests.history.model import History, Operation, Verdict, load_folder
 from loadtests.history.recorder import Recorder
 from loadtests.kit.catalogue import PERCENTILES, SCENARIOS
 from loadtests.kit.plan import Limit, Plan
+from tallystick_client import AsyncTallystick
 
 # Times that Retry-After is waited for.
 PROBES = 3
@@ -27,7 +28,7 @@ _PATH = "/v1/accounts?limit=1"
 _CHECKS = {name: check for name, check in CHECKS.items() if name != "C8"}
 
 
-async def verify(plan: Plan, client: Client, limit: Limit) -> tuple[Verdict, dict[str, float]]:
+async def verify(plan: Plan, client: AsyncTallystick, limit: Limit) -> tuple[Verdict, dict[str, float]]:
     """Read the books, check the history of all users against them, and return what was found and the figures of it."""
     folder = Path(plan.folder)
     with Recorder(folder / "books.jsonl") as recorder:
@@ -86,12 +87,9 @@ def _drift(sent: list[Operation]) -> dict[str, float]:
     return {"drift": late / early} if early else {}
 
 
-async def ask_limit(client: Client) -> Limit:
-    answer = await client.ask("GET", "/v1/limits")
-    if errors := answer.unsuccessful("the first request with this key was", ()):
-        raise errors[0]
-    policy = answer.json["policies"][0]
-    return Limit(policy["quota"], policy["window_seconds"], policy["burst"])
+async def ask_limit(client: AsyncTallystick) -> Limit:
+    policy = (await client.limits()).policies[0]
+    return Limit(policy.quota, policy.window_seconds, policy.burst)
 
 
 def accuracy(limit: Limit, sent: list[Operation]) -> dict[str, float]:

@@ -13,6 +13,7 @@ from multiprocessing.synchronize import Barrier
 
 import uvloop
 
+from loadtests.books import open_accounts, patient
 from loadtests.client import Client, address_of
 from loadtests.errors import NotRunError
 from loadtests.figures import Run
@@ -52,7 +53,8 @@ async def prepare(url: str, keys: list[str], accounts: int = ACCOUNTS) -> Target
         async with Client(url, key) as client:
             # Nobody waits for a server that is not there.
             await client.ask("GET", "/v1/accounts?limit=1")
-            await client.open_accounts(names)
+        async with patient(url, key) as ledger:
+            await open_accounts(ledger, names)
     return Target(url.rstrip("/"), keys, names)
 
 

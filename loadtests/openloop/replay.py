@@ -16,12 +16,14 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TypeVar
 
+from loadtests.books import open_accounts, patient
 from loadtests.client import Answer, Client, UnexpectedAnswer
 from loadtests.errors import FAILED, GOOD, NotRunError
 from loadtests.openloop.berka import CURRENCY, Book, Row, Transfer, books, read_rows, transfers
 from loadtests.processes import PROJECT
 from loadtests.screen import Screen
 from loadtests.servers import Server, own_server
+from tallystick_client import AsyncTallystick
 
 LEDGER = "berka"
 KEY_VARIABLE = "TALLYSTICK_KEY"
@@ -38,15 +40,16 @@ Check = Callable[[Row, Transfer, Answer], None]
 
 class Replay:
     """
-    Both passes over the same books through one client.
+    Both passes over the same books through one client; another one opens accounts and reads them.
 
     An account's rows go one after the other; many accounts are on their way at once. `mismatches`: what did not hold.
     """
 
-    def __init__(self, client: Client, rows: Sequence[Row], screen: Screen) -> None:
+    def __init__(self, client: Client, ledger: AsyncTallystick, rows: Sequence[Row], screen: Screen) -> None:
         self.mismatches: list[str] = []
         self.rows = self.transfers = 0
         self._client = client
+        self._ledger = ledger
         self._books = books(rows)
         every = (transfer for row in rows for transfer in transfers(row))
         # Each once, in the order in which it first appears.
@@ -67,7 +70,7 @@ class Replay:
         """Make both passes, and the checks behind each."""
         # Nobody waits for a server that is not there.
         await self._client.ask("GET", "/v1/accounts?limit=1")
-        await self._client.open_accounts(self._names, CURRENCY)
+        await open_accounts(self._ledger, self._names, CURRENCY)
         self._screen.say(f"{len(self._names)} accounts are open")
         await self._post_all("first pass", self._check_first)
         if self._stopped:
@@ -83,9 +86,9 @@ class Replay:
         """Return how every account stands; in each currency what some have is what the others lack."""
         sums: Counter[str] = Counter()
         found = {}
-        async for account in self._client.pages("/v1/accounts"):
-            sums[account["currency"]] += account["balance"]
-            found[account["id"]] = f"balance {account['balance']} at version {account['version']}"
+        async for account in self._ledger.accounts.list():
+            sums[account.currency] += account.balance
+            found[account.id] = f"balance {account.balance} at version {account.version}"
         for currency, total in sums.items():
             self._expect(f"sum of all {currency} balances after the {when}", 0, total)
         return found
@@ -188,8 +191,8 @@ async def run(asked: argparse.Namespace) -> int:
 
 
 async def _on_server(url: str, key: str, rows: list[Row], own: Server | None, screen: Screen) -> int:
-    async with Client(url, key, IN_FLIGHT) as client:
-        replay = Replay(client, rows, screen)
+    async with Client(url, key, IN_FLIGHT) as client, patient(url, key) as ledger:
+        replay = Replay(client, ledger, rows, screen)
         try:
             await replay.run()
         except UnexpectedAnswer as error:

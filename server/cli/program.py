@@ -6,9 +6,8 @@ from collections.abc import Sequence
 from server.cli import completion, keys, operating
 from server.cli.remote import accounts, events, idempotency_keys, transfers
 from server.cli.words import Commands, Parser, Version
-from server.process.commands.exits import EXIT_CODES
+from server.process.commands.exits import shown_codes
 
-_CODES = "\n".join(("exit codes:", *(f"  {code:<3}  {text}" for code, text in EXIT_CODES.items())))
 EPILOG = """\
 Commands against a server (accounts, transfers, pay, idempotency-keys, events, keys) read its address from
 TALLYSTICK_URL (default: http://127.0.0.1:8080) and their key from TALLYSTICK_API_KEY, or from the file that
@@ -30,7 +29,7 @@ def parser(words: Sequence[str] | None = None) -> Parser:
     main_parser = Parser(
         prog="tallystick",
         description="A payments ledger over HTTP.",
-        epilog=f"{_CODES}\n\n{EPILOG}",
+        epilog=f"{shown_codes()}\n\n{EPILOG}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     main_parser.add_argument("--version", action=Version, nargs=0, help="print the version and exit")

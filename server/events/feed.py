@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import UTC, datetime
+from functools import partial
 from typing import Annotated, Final, Literal, NamedTuple
 
 import asyncpg
@@ -10,6 +11,8 @@ from msgspec import Meta
 
 from server.ledger.accounts import Account
 from server.ledger.invalidation import InvalidatingDatabase, Versions, transfer_shown
+from server.ledger.narrowed import seen
+from server.ledger.prefixes import Prefixes
 from server.ledger.transfers import Attempt, Progress
 from server.store.cache import Cache
 from server.store.postgres import Database
@@ -56,7 +59,8 @@ class Event(NamedTuple):
     type: str
     # The id of the transfer or of the account.
     subject: str
-    # The accounts that it names: of a transfer its source and its destination. A refusal may have none.
+    # The accounts that it names, as far as they are seen: of a transfer its source and its destination. A refusal may
+    # have none.
     accounts: tuple[str, ...]
     at: datetime
     # JSON: the transfer or account as a read of it showed it then.
@@ -157,7 +161,14 @@ class Feed:
         self._names: dict[int, str] = {}
 
     async def page(
-        self, ledger_id: int, after: int, limit: int, *, types: Collection[str] = (), account: str | None = None
+        self,
+        ledger_id: int,
+        after: int,
+        limit: int,
+        *,
+        types: Collection[str] = (),
+        account: str | None = None,
+        accounts: Prefixes | None = None,
     ) -> FeedPage:
         """
         Return up to *limit* events behind the position *after*.
@@ -169,40 +180,49 @@ class Feed:
             types: Of `TYPES`; none means all.
 
             account: Only what is about this account: its changes, and transfers that name it.
+
+            accounts: Only what somebody sees who sees these, and of transfers nothing of others.
         """
         bits = sum(TYPES[name] for name in types) or _ALL
+        read = partial(self._look, ledger_id, accounts)
         if account is not None:
+            if accounts is not None and not accounts.has(account):
+                # As one that there is not.
+                account = ""
             first = limit + ACCOUNT_MARGIN if bits == _ALL else self._examined_max
             for examined in (first, self._examined_max):
-                look = (after, examined, bits, limit, account)
-                page = await self._look("event_page_of_account", ledger_id, *look)
+                page = await read("event_page_of_account", after, examined, bits, limit, account)
                 if page.next_after > after or page.head <= after:
                     return page
             # None of them can be told from what may lie before the position: examine what happened to all accounts.
-            page = await self._look("event_page", ledger_id, after, self._examined_max, bits, self._examined_max)
+            page = await read("event_page", after, self._examined_max, bits, self._examined_max, None)
             events = [event for event in page.events if account in event.accounts]
             if len(events) <= limit:
                 return page._replace(events=events)
             return page._replace(events=events[:limit], next_after=events[limit - 1].position)
+        if accounts is not None:
+            return await read("event_page", after, self._examined_max, bits, limit, list(accounts.texts))
         examined = limit if bits == _ALL else self._examined_max
-        return await self._look("event_page", ledger_id, after, examined, bits, limit)
+        return await read("event_page", after, examined, bits, limit, None)
 
     async def _look(  # noqa: PLR0917 -- the arguments of both statements, in their order
         self,
-        statement: str,
         ledger_id: int,
+        accounts: Prefixes | None,
+        statement: str,
         after: int,
         examined: int,
         bits: int,
         limit: int,
-        account: str | None = None,
+        chosen: str | list[str] | None,
     ) -> FeedPage:
-        of_account = () if account is None else (account,)
-        rows = await self._database.read(_shown, statement, ledger_id, after, examined, bits, limit, *of_account)
+        """Return what a statement finds, as somebody sees it who sees these accounts."""
+        rows = await self._database.read(_shown, statement, ledger_id, after, examined, bits, limit, chosen)
         head = rows[0]["head"] or 0
-        events = [self._event(row) for row in rows if row["position"] is not None]
-        if len(events) == limit:
-            return FeedPage(events, events[-1].position, head)
+        found = [row for row in rows if row["position"] is not None]
+        events = [event for event in (self._event(row, accounts) for row in found) if event is not None]
+        if len(found) == limit:
+            return FeedPage(events, found[-1]["position"], head)
         end = rows[0]["examined"]
         return FeedPage(events, max(after, head) if end is None else end, head)
 
@@ -221,13 +241,17 @@ class Feed:
             self._names[ledger_id] = name
         return name
 
-    def _event(self, row: asyncpg.Record) -> Event:
+    def _event(self, row: asyncpg.Record, accounts: Prefixes | None) -> Event | None:
         _, _, position, posted_at, account, change, *columns = row.values()
         if change is not None:
+            if accounts is not None and not accounts.has(account):
+                return None
             changed = _decode_change(change)
             data = self._account(_account(changed.account))
             return Event(position, changed.type, account, (account,), posted_at, data)
-        attempt = Attempt(*columns)
+        attempt = seen(Attempt(*columns), accounts)
+        if attempt is None:
+            return None
         progress = _NOTHING_YET
         if attempt.refusal is not None:
             name = "transfer.refused"
@@ -236,8 +260,8 @@ class Feed:
             if attempt.kind == "hold":
                 assert attempt.amount is not None, "a hold that was posted has an amount"
                 progress = Progress(0, attempt.amount, 0, "open")
-        accounts = tuple(side for side in (attempt.source, attempt.destination) if side is not None)
-        return Event(position, name, str(attempt.id), accounts, posted_at, self._transfer(attempt, progress))
+        sides = tuple(side for side in (attempt.source, attempt.destination) if side is not None)
+        return Event(position, name, str(attempt.id), sides, posted_at, self._transfer(attempt, progress))
 
 
 def _account(then: _AccountThen) -> Account:

@@ -2,11 +2,12 @@
 
 import asyncio
 import logging
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Final
+from typing import Final, NamedTuple
 
 from server.events.feed import Event, Feed
+from server.ledger.prefixes import Prefixes
 from server.store.background import stop
 from server.store.coalescer import QueueFullError
 from server.store.errors import DatabaseError, StoreError
@@ -26,21 +27,15 @@ SHARED_MAX: Final = 100
 log = logging.getLogger(__name__)
 
 
-class Chosen:
-    """
-    Which events a reader wants.
+class Chosen(NamedTuple):
+    """Which events a reader wants, and may see."""
 
-    Args:
-        types: Of `TYPES`; none means all.
-
-        account: Only what is about this account.
-    """
-
-    __slots__ = ("account", "types")
-
-    def __init__(self, types: Collection[str] = (), account: str | None = None) -> None:
-        self.types = frozenset(types)
-        self.account = account
+    # Of `TYPES`; none means all.
+    types: frozenset[str] = frozenset()
+    # Only what is about this account.
+    account: str | None = None
+    # Only what is about some of these.
+    accounts: Prefixes | None = None
 
 
 class Waiter:
@@ -202,6 +197,7 @@ class _News:
     """
 
     def __init__(self, events: list[Event]) -> None:
+        self._events = events
         self._of_types: dict[str, int] = {}
         self._of_accounts: dict[str, list[Event]] = {}
         for event in events:
@@ -211,11 +207,14 @@ class _News:
 
     def has(self, chosen: Chosen, after: int) -> bool:
         """Return whether something was chosen of what lies behind a position."""
-        if chosen.account is None:
-            return any(self._of_types.get(name, 0) > after for name in chosen.types)
+        types, account, accounts = chosen
+        if account is None and accounts is None:
+            return any(self._of_types.get(name, 0) > after for name in types)
         return any(
-            event.position > after and (not chosen.types or event.type in chosen.types)
-            for event in self._of_accounts.get(chosen.account, ())
+            event.position > after
+            and (not types or event.type in types)
+            and (accounts is None or any(map(accounts.has, event.accounts)))
+            for event in (self._events if account is None else self._of_accounts.get(account, ()))
         )
 
 
@@ -231,4 +230,4 @@ def _wake(waiters: list[Waiter]) -> None:
 
 
 def _chooses(chosen: Chosen) -> bool:
-    return chosen.account is not None or bool(chosen.types)
+    return chosen != Chosen()

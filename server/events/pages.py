@@ -6,6 +6,7 @@ from typing import Final, NamedTuple
 
 from server.events.feed import Event, Feed, envelope
 from server.events.heads import Chosen
+from server.ledger.prefixes import Prefixes
 from server.store.background import stop
 
 # Pages that are read at a time for readers who have waited, or are sent a stream: the other connections are for those
@@ -39,6 +40,7 @@ class _Asked(NamedTuple):
     limit: int
     types: frozenset[str]
     account: str | None
+    accounts: Prefixes | None
 
 
 class Pages:
@@ -58,11 +60,11 @@ class Pages:
 
     async def read(self, ledger_id: int, after: int, limit: int, chosen: Chosen) -> Page:
         """Return up to *limit* events behind the position *after*, fewer where they are large."""
-        return await self._read(_Asked(ledger_id, after, limit, chosen.types, chosen.account))
+        return await self._read(_Asked(ledger_id, after, limit, *chosen))
 
     async def share(self, ledger_id: int, after: int, limit: int, chosen: Chosen) -> Page:
         """Return the same to one who has waited: read for several of them, in their order, and maybe a moment ago."""
-        asked = _Asked(ledger_id, after, limit, chosen.types, chosen.account)
+        asked = _Asked(ledger_id, after, limit, *chosen)
         read = self._shared.get(asked)
         if read is None:
             read = self._shared[asked] = asyncio.create_task(self._read_in_turn(asked))
@@ -92,7 +94,12 @@ class Pages:
 
     async def _read(self, asked: _Asked) -> Page:
         page = await self._feed.page(
-            asked.ledger_id, asked.after, asked.limit, types=asked.types, account=asked.account
+            asked.ledger_id,
+            asked.after,
+            asked.limit,
+            types=asked.types,
+            account=asked.account,
+            accounts=asked.accounts,
         )
         ledger = await self._feed.ledger_name(asked.ledger_id) if page.events else ""
         envelopes: list[bytes] = []

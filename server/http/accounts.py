@@ -11,6 +11,7 @@ from server.http.cursors import Position, Version, read_cursor
 from server.http.headers import REPLAYED, etag
 from server.http.if_match import names_tag, read_if_match
 from server.http.listing import page
+from server.http.narrowing import check_opening, named_account
 from server.http.problems import Problem, invalid, retry_after_seconds
 from server.http.query import AccountQuery, AccountsQuery, BalanceQuery, EntriesQuery
 from server.http.reply import Reply
@@ -26,6 +27,7 @@ from server.ledger.accounts import (
     VersionChangedError,
 )
 from server.ledger.history import FutureInstantError, History
+from server.ledger.narrowed import without_hidden
 from server.ledger.self_check import SelfCheck
 from server.store.by_hand import needs_task
 from server.store.cache import Cache
@@ -61,6 +63,7 @@ class AccountHandlers:
     async def create_account(self, call: Call, body: models.AccountCreate) -> Reply:
         """Open an account, once."""
         request = _requested(body)
+        check_opening(call, request.id)
         opened = (await self._accounts.open_many(call.ledger_id, [request], call.release_place))[0]
         if opened.created:
             return Reply(201, render.account(opened.account), headers=etag(opened.account.version))
@@ -70,7 +73,7 @@ class AccountHandlers:
 
     async def create_accounts(self, call: Call, body: models.AccountBulk) -> Reply:
         """Open up to 1,000 accounts, each for itself."""
-        asked = [_read_item(number, raw) for number, raw in enumerate(body.accounts)]
+        asked = [_read_item(call, number, raw) for number, raw in enumerate(body.accounts)]
         requests = [item for item in asked if isinstance(item, AccountRequest)]
         results = await self._accounts.open_many(call.ledger_id, requests, call.release_place) if requests else []
         opened = iter(results)
@@ -79,10 +82,11 @@ class AccountHandlers:
 
     def snapshot(self, call: Call) -> tuple[LookUp, bytes]:
         """Return what the gate looks up for a read: the account's snapshot, unless the database has to be asked."""
-        account_id = call.names[0]
+        account_id, accounts = call.names[0], call.key.accounts
         if (
             call.query_string
             or call.head.no_cache
+            or (accounts is not None and not accounts.has(account_id))
             or not models.is_account_id(account_id)
             or self._cache.invalidation_pending(call.ledger_id, account_id)
         ):
@@ -91,15 +95,13 @@ class AccountHandlers:
 
     async def get_account(self, call: Call, query: AccountQuery) -> Reply:
         """Read an account: its snapshot, or as it is committed now."""
-        account_id = call.names[0]
         snapshot = call.decision.snapshot
         if snapshot is not None:
-            self._self_check.sample(call.ledger_id, account_id, snapshot)
+            self._self_check.sample(call.ledger_id, call.names[0], snapshot)
             if snapshot.version == 0:
                 raise Problem("account_not_found")
             return _shown(call, snapshot.version, snapshot.body)
-        if not models.is_account_id(account_id):
-            raise Problem("account_not_found")
+        account_id = named_account(call)
         await needs_task()
         try:
             account = await self._accounts.read_leased(call.ledger_id, account_id, call.decision.lease)
@@ -114,24 +116,23 @@ class AccountHandlers:
         after = "" if query.cursor is None else read_cursor(query.cursor, str)
         if not after.isascii() or "\x00" in after:
             raise invalid("cursor", "This is not a cursor of this list.")
-        accounts = await self._accounts.page(call.ledger_id, query.prefix, after, query.limit + 1)
+        own = call.key.accounts
+        prefixes = (query.prefix,) if own is None else own.under(query.prefix)
+        accounts = await self._accounts.page(call.ledger_id, prefixes, after, query.limit + 1)
         return page(accounts, query.limit, render.account, lambda account: account.id)
 
     async def patch_account(self, call: Call, body: models.AccountPatch) -> Reply:
         """Change an account's limits, metadata, or whether it is closed."""
         _check_limits(body)
         if_versions = read_if_match(call)
-        account_id = call.names[0]
         # Elsewhere this refusal is bound to a key; a change has none, and can only fail again.
-        missing = Problem("account_not_found", retry="never")
-        if not models.is_account_id(account_id):
-            raise missing
+        account_id = named_account(call, retry="never")
         try:
             account = await self._accounts.change(
                 call.ledger_id, account_id, _change(body), if_versions, call.release_place
             )
         except AccountNotFoundError:
-            raise missing from None
+            raise Problem("account_not_found", retry="never") from None
         except VersionChangedError:
             raise Problem("precondition_failed") from None
         except LimitsConflictError:
@@ -148,9 +149,7 @@ class AccountHandlers:
     async def list_entries(self, call: Call, query: EntriesQuery) -> Reply:
         """List what transfers did to an account, newest first."""
         before = None if query.cursor is None else read_cursor(query.cursor, tuple[Position, Version])
-        account_id = call.names[0]
-        if not models.is_account_id(account_id):
-            raise Problem("account_not_found")
+        account_id = named_account(call)
         try:
             entries = await self._history.entries(
                 call.ledger_id,
@@ -163,13 +162,16 @@ class AccountHandlers:
             )
         except AccountNotFoundError:
             raise Problem("account_not_found") from None
-        return page(entries, query.limit, render.entry, lambda entry: (entry.created_at, entry.version))
+        return page(
+            without_hidden(entries, call.key.accounts),
+            query.limit,
+            render.entry,
+            lambda entry: (entry.created_at, entry.version),
+        )
 
     async def get_balance(self, call: Call, query: BalanceQuery) -> Reply:
         """Read the balance of an account as it was at an instant."""
-        account_id = call.names[0]
-        if not models.is_account_id(account_id):
-            raise Problem("account_not_found")
+        account_id = named_account(call)
         try:
             past = await self._history.balance_at(
                 call.ledger_id, account_id, query.at, effective=query.by == "effective", on_wait=call.release_place
@@ -206,11 +208,13 @@ def _exists(fields: list[str]) -> Problem:
     )
 
 
-def _read_item(number: int, raw: msgspec.Raw) -> AccountRequest | Problem:
+def _read_item(call: Call, number: int, raw: msgspec.Raw) -> AccountRequest | Problem:
     """Return the account that an item of a bulk asks for, or what is wrong with it."""
     pointer = f"/accounts/{number}"
     try:
-        return _requested(models.account_create.decode(raw), pointer)
+        request = _requested(models.account_create.decode(raw), pointer)
+        check_opening(call, request.id)
+        return request
     except msgspec.ValidationError as error:
         return shape_problem(error, pointer)
     except ValueError:

@@ -6,6 +6,7 @@ from server.http import models
 from server.http.bulk_admission import BulkAdmission
 from server.http.call import Call
 from server.http.items import answer_bulk
+from server.http.narrowing import Narrowing, Post
 from server.http.reply import Reply
 from server.http.transfers import in_use
 from server.ledger.limits import BULK_ITEMS_MAX
@@ -18,10 +19,13 @@ class BulkHandlers:
 
     Args:
         posting: Posts them.
+
+        narrowing: Refuses what keys do not see.
     """
 
-    def __init__(self, posting: PostingLane) -> None:
+    def __init__(self, posting: PostingLane, narrowing: Narrowing) -> None:
         self._posting = posting
+        self._narrowing = narrowing
         self._admission = BulkAdmission()
 
     async def make_room(self, call: Call) -> None:
@@ -40,15 +44,18 @@ class BulkHandlers:
 
     async def create_transfers(self, call: Call, body: models.TransferBulk) -> Reply:
         """Post up to 1,000 transfers in order and say what became of each."""
-        post = partial(
+        post: Post = partial(
             self._posting.post_many,
             call.ledger_id,
             atomic=body.atomic,
             began=None if call.room is None else call.room.began,
             on_wait=call.release_place,
         )
+        refuse = partial(self._narrowing.problems, call)
         try:
-            return await answer_bulk(call, body, post)
+            if body.atomic:
+                return await answer_bulk(call, body, refuse, post)
+            return await answer_bulk(call, body, refuse, partial(self._narrowing.post_in_parts, call, post=post))
         except KeyInUseError:
             raise in_use() from None
 

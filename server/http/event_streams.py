@@ -57,7 +57,7 @@ class EventStreamHandlers:
     async def stream_events(self, call: Call, query: EventStreamQuery) -> Reply:
         """Answer with the events behind a position, and with each new one when it is there."""
         after = _resumed(call, query.after)
-        reading = self._readings.open(call, PAGE_MAX, Chosen(query.types, query.account))
+        reading = self._readings.open(call, PAGE_MAX, Chosen(query.types, query.account, call.key.accounts))
         page = await reading.begin(after)
         pieces = None
         ended = None
@@ -82,7 +82,8 @@ class EventStreamHandlers:
             told: The position that the client knows.
         """
         now = time.monotonic()
-        ends, proved, spoke = now + random.uniform(*LIFE_SECONDS), now, now  # noqa: S311 -- jitter, not a secret
+        ends = min(now + random.uniform(*LIFE_SECONDS), call.key.ends)  # noqa: S311 -- jitter, not a secret
+        proved = spoke = now
         yield b"retry: %d\n\n" % random.randint(*RETRY_MS)  # noqa: S311 -- the same
         more = False
         while True:
@@ -103,7 +104,8 @@ class EventStreamHandlers:
                 break
             try:
                 if time.monotonic() - proved >= KEY_SECONDS:
-                    if await self._authenticator.authenticate(call.token) is None:
+                    key = await self._authenticator.authenticate(call.token)
+                    if key is None or key.accounts != call.key.accounts:
                         break
                     proved = time.monotonic()
                 if more or await reading.wait(max(0.0, min(spoke + SILENCE_SECONDS, ends) - time.monotonic())):

@@ -40,7 +40,7 @@ class EventHandlers:
 
     async def list_events(self, call: Call, query: EventsQuery) -> Reply:
         """Answer with the events behind a position; where there are none, wait for some as long as is asked for."""
-        reading = self._readings.open(call, query.limit, Chosen(query.types, query.account))
+        reading = self._readings.open(call, query.limit, Chosen(query.types, query.account, call.key.accounts))
         waits = query.wait > 0 and call.method != "HEAD"
         page = await reading.begin(query.after, waits=waits)
         if page.events or not waits:

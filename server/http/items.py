@@ -13,17 +13,22 @@ from server.http.idempotency import fingerprint, is_plain_key, parse_key
 from server.http.problems import KINDS, Problem, invalid
 from server.http.reply import Reply
 from server.http.transfers import check_shape, not_bound, requested, requested_child, transfer_id
+from server.ledger.narrowed import seen
 from server.ledger.transfers import Bound, Outcome, TransferRequest, Unbound, resolve_known
 
 _Asked = TransferRequest | Problem
-Post = Callable[[Sequence[TransferRequest]], Awaitable[Sequence[Outcome]]]
+# Refuses items, or posts them.
+Post = Callable[[Sequence[TransferRequest]], Awaitable[Sequence[Outcome | Problem]]]
+Refuse = Callable[[Sequence[TransferRequest]], Awaitable[Sequence[Problem | None]]]
 
 
-async def answer_bulk(call: Call, body: models.TransferBulk, post: Post) -> Reply:
+async def answer_bulk(call: Call, body: models.TransferBulk, refuse: Refuse, post: Post) -> Reply:
     """
     Return the reply that says what became of each item.
 
     Args:
+        refuse: Is given the items of an atomic set, and says which of them are refused before any is posted.
+
         post: Is given the items that are well formed, in order, their keys distinct. It is not called for an atomic set
             with an item that is not.
     """
@@ -34,6 +39,7 @@ async def answer_bulk(call: Call, body: models.TransferBulk, post: Post) -> Repl
         for number in repeated:
             pointer = f"/transfers/{number}/key"
             asked[number] = invalid(pointer, "The key is used twice in one atomic set.")
+        asked = await _refused(asked, refuse)
         if any(isinstance(item, Problem) for item in asked):
             return _reply(call, [_unposted(item) for item in asked])
     requests = [
@@ -41,7 +47,14 @@ async def answer_bulk(call: Call, body: models.TransferBulk, post: Post) -> Repl
     ]
     outcomes = await post(requests) if requests else []
     by_key = {r.key: outcome for r, outcome in zip(requests, outcomes, strict=True)}
-    return _reply(call, [_judge(number, item, number in repeated, by_key) for number, item in enumerate(asked)])
+    return _reply(call, [_judge(call, number, item, by_key, number in repeated) for number, item in enumerate(asked)])
+
+
+async def _refused(asked: list[_Asked], refuse: Refuse) -> list[_Asked]:
+    """Return the items of an atomic set with what is wrong in the place of those that are refused."""
+    requests = [item for item in asked if isinstance(item, TransferRequest)]
+    problems = iter(await refuse(requests))
+    return [item if isinstance(item, Problem) else next(problems) or item for item in asked]
 
 
 class _Texts(dict[str, str]):
@@ -197,19 +210,21 @@ def _unposted(item: _Asked) -> Problem:
     return Problem("linked_failed", "Another transfer of the set is not valid; nothing was done.", retry="same_key")
 
 
-def _judge(number: int, item: _Asked, repeated: bool, by_key: dict[str, Outcome]) -> Bound | Problem:
+def _judge(
+    call: Call, number: int, item: _Asked, by_key: dict[str, Outcome | Problem], repeated: bool
+) -> Bound | Problem:
     if isinstance(item, Problem):
         return item
     outcome = by_key[item.key]
     if repeated:
-        if isinstance(outcome, Unbound):
+        if isinstance(outcome, Unbound | Problem):
             # The first item of the key came too early, and what this one would become was not tried.
             return Problem("idempotency_key_in_use", "Another item of the bulk has this key; nothing was done.")
         # A later item of a key is a retry of what the key is bound to, or another request under it.
         outcome = resolve_known(item, outcome.attempt)
-    if isinstance(outcome, Bound):
+    if isinstance(outcome, Bound | Problem):
         return outcome
-    return not_bound(outcome, f"/transfers/{number}")
+    return not_bound(call, outcome, f"/transfers/{number}")
 
 
 def _reply(call: Call, results: list[Bound | Problem] | list[Problem]) -> Reply:
@@ -218,6 +233,9 @@ def _reply(call: Call, results: list[Bound | Problem] | list[Problem]) -> Reply:
 
 def item_result(call: Call, result: Bound | Problem) -> bytes:
     """Return what became of an item, as JSON."""
+    if isinstance(result, Bound) and seen(result.attempt, call.key.accounts) is not result.attempt:
+        # A preview may have met a parent that was bound since its accounts were looked at.
+        result = Problem("transfer_not_found", retry="never")
     if isinstance(result, Problem):
         return b'{"status":%d,"replayed":false,"problem":%b}' % (
             result.kind.status,

@@ -9,7 +9,7 @@ from typing import Any, Final, NoReturn
 import msgspec
 
 from server.gate.gate import Decision, Gate, LookUp
-from server.gate.keys import ApiKey
+from server.gate.keys import ApiKey, Role
 from server.http.admission import Admission
 from server.http.amounts import as_strings
 from server.http.body import decode, read_body
@@ -262,11 +262,8 @@ class Pipeline:
     async def _serve(self, call: Call, match: Match | None) -> Reply:
         """Serve a request that has a key and a place: gate, then handler."""
         key, route = call.key, call.route
-        if route is not None and route.role is not None and key.role < route.role:
-            # Counted as any other request, and whatever the limit says of it: what a key may do comes first.
-            with contextlib.suppress(Problem):
-                await self._take_tokens(call, 1)
-            raise Problem("forbidden", f"This needs a key with the role {route.role.name.lower()}.")
+        if route is not None and route.role is not None and (key.role < route.role or key.accounts is not None):
+            await self._check_allowed(call, route, route.role)
         if not self.running.enter(key):
             await self._take_tokens(call, 0)
             raise too_many_running(key)
@@ -299,6 +296,24 @@ class Pipeline:
         finally:
             if not goes_on:
                 self.running.leave(key)
+
+    async def _check_allowed(self, call: Call, route: Route, role: Role) -> None:
+        """
+        Return if the key may use a route.
+
+        Raises:
+            Problem: It may not.
+        """
+        if call.key.role < role:
+            detail = f"This needs a key with the role {role.name.lower()}."
+        elif not route.narrowed:
+            detail = "This needs a key of the whole ledger: yours is narrowed to accounts."
+        else:
+            return
+        # Counted as any other request, and whatever the limit says of it: what a key may do comes first.
+        with contextlib.suppress(Problem):
+            await self._take_tokens(call, 1)
+        raise Problem("forbidden", detail)
 
     async def _read_items(self, call: Call, route: Route, items: str) -> Any:
         """Return the body of a bulk, which costs a token an item; one that is malformed costs one."""

@@ -8,6 +8,8 @@ from server.http import models
 from server.http.body import decode
 from server.http.call import Call
 from server.http.items import answer_bulk, item_result
+from server.http.narrowing import Narrowing
+from server.http.problems import Problem
 from server.http.reply import Reply
 from server.http.transfers import check_shape, not_bound, requested
 from server.ledger.preview import Previewer
@@ -25,18 +27,27 @@ class PreviewHandlers:
 
     Args:
         previewer: Decides them.
+
+        narrowing: Refuses what keys do not see.
     """
 
-    def __init__(self, previewer: Previewer) -> None:
+    def __init__(self, previewer: Previewer, narrowing: Narrowing) -> None:
         self._previewer = previewer
+        self._narrowing = narrowing
 
     async def preview_transfers(self, call: Call, body: models.Preview) -> Reply:
         """Say what the body, of a transfer or of a bulk, would be answered now."""
         if body.transfers is not None:
             bulk = decode(_bulk, call.body)
-            return await answer_bulk(call, bulk, partial(self._previewer.preview, call.ledger_id, atomic=bulk.atomic))
+            preview = partial(self._previewer.preview, call.ledger_id, atomic=bulk.atomic)
+            refuse = partial(self._narrowing.problems, call)
+            # Nothing is made by one part that the next could find.
+            post = preview if bulk.atomic else partial(self._narrowing.post_whole, call, post=preview)
+            return await answer_bulk(call, bulk, refuse, post)
         transfer = decode(_transfer, call.body)
         check_shape(transfer)
         request = requested(call, _NO_KEY, b"", transfer)
-        [outcome] = await self._previewer.preview(call.ledger_id, [request], atomic=False)
-        return Reply(200, item_result(call, outcome if isinstance(outcome, Bound) else not_bound(outcome)))
+        preview = partial(self._previewer.preview, call.ledger_id, atomic=False)
+        [outcome] = await self._narrowing.post_whole(call, [request], preview)
+        result = outcome if isinstance(outcome, Bound | Problem) else not_bound(call, outcome)
+        return Reply(200, item_result(call, result))

@@ -45,7 +45,7 @@ KINDS: dict[str, Kind] = {
     "idempotency_key_not_taken": Kind(400, "No Idempotency-Key is taken here", "never", "The header belongs to one transfer. Here it would be ignored, and a retry be less safe than its sender believes. In a bulk each transfer has a `key` of its own; an account is opened once under its `id`, however often it is asked for; a change of an account is made once with `If-Match`. Send the request without the header."),
     "cost_exceeds_capacity": Kind(400, "The request can never fit the limit", "never", "A bulk costs as many tokens as it has items, and this one has more than the limit holds. Send it in parts."),
     "unauthorized": Kind(401, "The API key is missing or not valid", "same_key", "Send `Authorization: Bearer <api key>` with a key that exists and has not been revoked."),
-    "forbidden": Kind(403, "The API key's role does not allow this", "same_key", "Reading needs the role read, changing needs write, administration needs admin."),
+    "forbidden": Kind(403, "The API key does not allow this", "same_key", "Reading needs the role read, changing needs write, administration needs admin. A key that is narrowed to accounts opens no others, and does nothing that is about the whole ledger."),
     "not_found": Kind(404, "There is nothing here", "never", "No such path, or nothing of that name in this ledger."),
     "method_not_allowed": Kind(405, "The method is not allowed here", "never", "The Allow header lists the methods of this path."),
     "request_timeout": Kind(408, "The request did not arrive whole", "same_key", "A part of the request came, and the rest did not follow within 10 s; the connection is closed. Nothing was done and no idempotency key was bound: send the request again."),

@@ -53,7 +53,11 @@ class AccountBody(msgspec.Struct, gc=False):
 
 
 class TransferBody(msgspec.Struct, gc=False):
-    """A transfer as it was answered when it was posted; it never changes."""
+    """
+    A transfer as it was answered when it was posted; it never changes.
+
+    A key that is narrowed to accounts and sees one side only is shown null for the other, its balance and its version.
+    """
 
     id: Uuid
     kind: TransferKind
@@ -80,7 +84,8 @@ class EntryBody(msgspec.Struct, gc=False):
     transfer_id: Uuid
     kind: TransferKind
     amount: Minor
-    counterparty: AccountName
+    # Null where the key does not see that account.
+    counterparty: AccountName | None
     balance: Minor
     version: Version
     reference: str | None

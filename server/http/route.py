@@ -74,6 +74,8 @@ class Route(NamedTuple):
 
         bodiless: A write may leave its body out: every member of it has a default.
 
+        narrowed: A key that is narrowed to accounts may use it, and is shown nothing of others.
+
         keyless: Why a write needs no Idempotency-Key, as told to a caller who sends one.
 
         items: Of a bulk: the member of the body that costs a token an item.
@@ -109,6 +111,7 @@ class Route(NamedTuple):
     answers: Mapping[int, Any] = MappingProxyType({})
     problems: tuple[str, ...] = ()
     bodiless: bool = False
+    narrowed: bool = False
     keyless: str | None = None
     items: str | None = None
     cost: Callable[..., int] | None = None

@@ -35,7 +35,8 @@ class StatementEntry(msgspec.Struct, gc=False):
     transfer_id: Uuid
     kind: TransferKind
     amount: Minor
-    counterparty: AccountName
+    # Null where the key does not see that account.
+    counterparty: AccountName | None
     balance: Sum
     version: Version
     reference: str | None

@@ -1,15 +1,16 @@
 """Handlers of statements and of the trial balance."""
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from functools import partial
 
 import msgspec
 
-from server.http import models, render
+from server.http import render
 from server.http.accept import prefers
 from server.http.call import Call
 from server.http.headers import VARY_ACCEPT
 from server.http.members import Count, CurrencyName, Instant, Sum
+from server.http.narrowing import named_account
 from server.http.problems import Problem, invalid
 from server.http.query import StatementQuery, TrialBalanceQuery
 from server.http.reply import Reply, StreamedReply
@@ -17,6 +18,8 @@ from server.http.statement_forms import CsvForm, Form, JsonForm
 from server.http.streams import Streams
 from server.ledger.accounts import AccountNotFoundError
 from server.ledger.history import FutureInstantError
+from server.ledger.narrowed import without_hidden
+from server.ledger.prefixes import Prefixes
 from server.ledger.statements import Line, Period, Statement, Statements
 from server.ledger.trial_balance import CURRENCIES_MAX, TooManyCurrenciesError, TrialBalances
 
@@ -58,9 +61,7 @@ class StatementHandlers:
 
     async def get_statement(self, call: Call, query: StatementQuery) -> Reply:
         """Answer with the statement of an account: at once where it is short, otherwise in pieces."""
-        account = call.names[0]
-        if not models.is_account_id(account):
-            raise Problem("account_not_found")
+        account, accounts = named_account(call), call.key.accounts
         if query.since is not None and query.until is not None and query.since > query.until:
             raise invalid("from", "The period begins after it ends.")
         period = Period(query.since, query.until, query.by == "effective")
@@ -71,7 +72,7 @@ class StatementHandlers:
         except FutureInstantError:
             raise invalid("from", "The instant has not come yet.") from None
         form: Form = CsvForm() if prefers(call.headers.getall("Accept", ()), "text/csv") else JsonForm()
-        lines = await statement.read_on()
+        lines = without_hidden(await statement.read_on(), accounts)
         if statement.ended:
             body = form.begin(statement) + form.lines(lines) + form.end(statement)
             return Reply(200, body, content_type=form.content_type, headers=VARY_ACCEPT)
@@ -80,7 +81,7 @@ class StatementHandlers:
         self._streams.enter(call.ledger_id)
         ended = partial(self._streams.leave, call.ledger_id)
         return StreamedReply(
-            _pieces(statement, form, lines), ended, content_type=form.content_type, headers=VARY_ACCEPT
+            _pieces(statement, form, lines, accounts), ended, content_type=form.content_type, headers=VARY_ACCEPT
         )
 
     async def get_balances(self, call: Call, query: TrialBalanceQuery) -> Reply:
@@ -88,7 +89,9 @@ class StatementHandlers:
         # It takes no place: others are answered in a thousandth of the time that it may take.
         call.release_place()
         try:
-            totals = await self._trial_balances.read(call.ledger_id, query.prefix, query.at)
+            own = call.key.accounts
+            prefixes = (query.prefix,) if own is None else own.under(query.prefix)
+            totals = await self._trial_balances.read(call.ledger_id, prefixes, query.at)
         except FutureInstantError:
             raise invalid("at", "The instant has not come yet.") from None
         except TooManyCurrenciesError:
@@ -102,9 +105,11 @@ class StatementHandlers:
         return Reply(200, msgspec.json.encode(body))
 
 
-async def _pieces(statement: Statement, form: Form, first: list[Line]) -> AsyncGenerator[bytes, None]:
-    """Make the pieces of a statement whose *first* entries have been read."""
+async def _pieces(
+    statement: Statement, form: Form, first: Sequence[Line], accounts: Prefixes | None
+) -> AsyncGenerator[bytes, None]:
+    """Make the pieces of a statement whose *first* entries have been read, for somebody who sees these accounts."""
     yield form.begin(statement) + form.lines(first)
     while not statement.ended:
-        yield form.lines(await statement.read_on())
+        yield form.lines(without_hidden(await statement.read_on(), accounts))
     yield form.end(statement)

@@ -8,6 +8,7 @@ from server.http.cursors import Position, read_cursor
 from server.http.listing import page
 from server.http.query import TransfersQuery
 from server.http.reply import Reply
+from server.ledger.narrowed import seen
 from server.ledger.transfer_lists import Chosen, TransferLists, place
 
 
@@ -24,7 +25,11 @@ class TransferListHandlers:
 
     async def list_transfers(self, call: Call, query: TransfersQuery) -> Reply:
         """List posted transfers, newest first."""
-        chosen = Chosen(query.reference, query.account, query.kind, query.metadata, query.since, query.until)
+        own = call.key.accounts
+        chosen = Chosen(query.reference, query.account, query.kind, query.metadata, query.since, query.until, own)
         before = None if query.cursor is None else read_cursor(query.cursor, tuple[Position, UUID])
+        if own is not None and query.account is not None and not own.has(query.account):
+            return page((), query.limit, render.transfer, place)
         found = await self._lists.page(call.ledger_id, chosen, before=before, limit=query.limit)
-        return page(found.attempts, query.limit, render.transfer, place, found.examined)
+        attempts = [attempt for attempt in (seen(attempt, own) for attempt in found.attempts) if attempt is not None]
+        return page(attempts, query.limit, render.transfer, place, found.examined)

@@ -9,14 +9,17 @@ from server.http.call import Call
 from server.http.headers import REPLAYED
 from server.http.idempotency import fingerprint, parse_key
 from server.http.instants import read_instant
+from server.http.narrowing import Narrowing
 from server.http.path import path_text
 from server.http.problems import Problem, invalid
 from server.http.query import Query
 from server.http.reply import JSON, PROBLEM, Reply
 from server.ledger.history import History
 from server.ledger.ids import new_transfer_id
+from server.ledger.narrowed import seen
 from server.ledger.posting import KeyInUseError, PostingLane
-from server.ledger.transfers import Bound, Outcome, Reused, TransferRequest, Unbound, meaning
+from server.ledger.transfers import Attempt, Bound, Outcome, Progress, Reused, TransferRequest, Unbound, meaning
+from server.store.by_hand import needs_task
 from server.store.cache import Replay
 from server.store.keyspace import Keyspace
 from server.telemetry.tallies import Tallies, Timing
@@ -36,18 +39,26 @@ class TransferHandlers:
 
         keyspace: Names of replays.
 
+        narrowing: Refuses what keys do not see.
+
         tallies: Of replays.
     """
 
-    def __init__(self, posting: PostingLane, history: History, keyspace: Keyspace, tallies: Tallies) -> None:
+    def __init__(
+        self, posting: PostingLane, history: History, keyspace: Keyspace, narrowing: Narrowing, tallies: Tallies
+    ) -> None:
         self._posting = posting
         self._history = history
         self._keyspace = keyspace
+        self._narrowing = narrowing
         self._replays = tallies.replays
         self._problems = tallies.problems
 
     def stored(self, call: Call) -> tuple[LookUp, bytes]:
         """Return what the gate looks up for a transfer: the answer that its key has been given before."""
+        if call.key.accounts is not None:
+            # It may be about accounts that this key does not see.
+            return LookUp.NOTHING, b""
         try:
             key = parse_key(call.idempotency_key)
         except Problem:
@@ -93,6 +104,9 @@ class TransferHandlers:
         return await self._post(call, request)
 
     async def _post(self, call: Call, request: TransferRequest) -> Reply:
+        if call.key.accounts is not None:
+            await needs_task()
+            await self._narrowing.check(call, request)
         stored = call.decision.replay
         # Another request is left to Postgres, which can say what differs.
         if stored is not None and stored.meaning == meaning(request):
@@ -104,7 +118,7 @@ class TransferHandlers:
         except KeyInUseError:
             raise in_use() from None
         if not isinstance(outcome, Bound):
-            raise not_bound(outcome)
+            raise not_bound(call, outcome)
         assert outcome.answer is not None, "the lane renders the answers of single requests"
         if outcome.replayed:
             self._replays["postgres"] += 1
@@ -116,9 +130,7 @@ class TransferHandlers:
         """Read a transfer and what has become of it since."""
         found = transfer_id(call.names[0])
         now = None if found is None else await self._history.by_id(call.ledger_id, found)
-        if now is None:
-            raise Problem("transfer_not_found")
-        return Reply(200, render.transfer_now(*now))
+        return _shown(call, now, "transfer_not_found")
 
     async def get_idempotency_key(self, call: Call, _query: Query) -> Reply:
         """Read the transfer a key is bound to: for callers who lost their answer."""
@@ -126,10 +138,7 @@ class TransferHandlers:
             key = parse_key(path_text(call.names[0]))
         except Problem:
             raise Problem("idempotency_key_not_found") from None
-        now = await self._history.by_key(call.ledger_id, key)
-        if now is None:
-            raise Problem("idempotency_key_not_found")
-        return Reply(200, render.transfer_now(*now))
+        return _shown(call, await self._history.by_key(call.ledger_id, key), "idempotency_key_not_found")
 
 
 def check_shape(body: models.TransferCreate, prefix: str = "") -> None:
@@ -234,7 +243,7 @@ def in_use() -> Problem:
     return Problem("idempotency_key_in_use", outcome="unknown", retry_after=KEY_IN_USE_RETRY_SECONDS)
 
 
-def not_bound(outcome: Outcome, prefix: str = "") -> Problem:
+def not_bound(call: Call, outcome: Outcome, prefix: str = "") -> Problem:
     """
     Return the problem of a request whose key is bound to another, whose set met such a key, or that is early.
 
@@ -250,11 +259,26 @@ def not_bound(outcome: Outcome, prefix: str = "") -> Problem:
         )
         return Problem("linked_failed", detail, retry="same_key")
     attempt, fields = outcome
+    if seen(attempt, call.key.accounts) is not attempt:
+        return Problem("idempotency_key_reused", "The key is bound to another request.")
     return Problem(
         "idempotency_key_reused",
         f"The key is bound to a transfer that differs in: {', '.join(fields)}.",
         members={"fields": list(fields), "transfer_id": str(attempt.id)},
     )
+
+
+def _shown(call: Call, found: tuple[Attempt, Progress] | None, missing: str) -> Reply:
+    """
+    Return the reply that shows an attempt as far as the key sees it.
+
+    Raises:
+        Problem: It is *missing*, or the key sees nothing of it.
+    """
+    attempt = None if found is None else seen(found[0], call.key.accounts)
+    if found is None or attempt is None:
+        raise Problem(missing)
+    return Reply(200, render.transfer_now(attempt, found[1]))
 
 
 def _answer(stored: Replay, headers: bytes) -> Reply:

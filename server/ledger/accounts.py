@@ -237,12 +237,21 @@ class Accounts:
         deadline = time.monotonic() + WRITE_DEADLINE_SECONDS
         return await self._rows.retry_while_locked(ledger_id, attempt, deadline, on_wait, needed=ids)
 
-    async def page(self, ledger_id: int, prefix: str, after: str, limit: int) -> list[Account]:
-        """Return up to *limit* accounts whose ids begin with *prefix*, those after the id *after*, by id."""
-        # Ids are ASCII: the character above all of theirs closes the range of the prefix.
-        last = prefix + "\x7f"
-        rows = await self._database.read(account_shown, "account_page", ledger_id, prefix, last, after, limit)
-        return [Account(*row.values()) for row in rows]
+    async def page(self, ledger_id: int, prefixes: Sequence[str], after: str, limit: int) -> list[Account]:
+        """
+        Return up to *limit* accounts whose ids begin with one of the *prefixes*, those after the id *after*, by id.
+
+        Args:
+            prefixes: In order; no two have an account in common.
+        """
+        found: list[Account] = []
+        for prefix in prefixes:
+            # Ids are ASCII: the character above all of theirs closes the range of the prefix.
+            last, missing = prefix + "\x7f", limit - len(found)
+            if after < last and missing:
+                rows = await self._database.read(account_shown, "account_page", ledger_id, prefix, last, after, missing)
+                found += [Account(*row.values()) for row in rows]
+        return found
 
     async def change(
         self,

@@ -28,7 +28,8 @@ class Entry(NamedTuple):
     kind: str
     # Signed: negative on the source.
     amount: int
-    counterparty: str
+    # None where it is hidden.
+    counterparty: str | None
     # After the transfer.
     balance: int
     version: int

@@ -9,6 +9,8 @@ from server.ledger.limits import ACCOUNT_ID_PATTERN
 # Prefixes at most: each is a range of its own in lists and sums.
 PREFIXES_MAX: Final = 20
 
+_is_prefix: Final = re.compile(ACCOUNT_ID_PATTERN.replace("$", r"\Z")).match
+
 
 class Prefixes(NamedTuple):
     """
@@ -37,6 +39,10 @@ class Prefixes(NamedTuple):
         """Return whether all of the *others* are among them; None is the whole ledger."""
         return others is not None and all(self.has(text) for text in others.texts)
 
+    def under(self, prefix: str) -> tuple[str, ...]:
+        """Return, as prefixes in order, those of the accounts whose ids begin with *prefix*; none is in two of them."""
+        return (prefix,) if self.has(prefix) else tuple(text for text in self.texts if text.startswith(prefix))
+
 
 def read_prefixes(texts: Collection[str]) -> Prefixes:
     """
@@ -47,8 +53,6 @@ def read_prefixes(texts: Collection[str]) -> Prefixes:
     """
     if not 1 <= len(texts) <= PREFIXES_MAX:
         raise ValueError(f"a key is narrowed to 1 to {PREFIXES_MAX} prefixes of account ids")
-    if not all(re.fullmatch(ACCOUNT_ID_PATTERN, text, re.ASCII) and not text.endswith("\n") for text in texts):
-        raise ValueError(
-            "no account id begins like that: a prefix has 1 to 64 letters, digits, and . : _ - after the first"
-        )
+    if not all(map(_is_prefix, texts)):
+        raise ValueError("a prefix has 1 to 64 letters (A to Z, a to z), digits, and . : _ - after the first")
     return Prefixes.of(texts)

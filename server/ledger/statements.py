@@ -32,7 +32,8 @@ class Line(NamedTuple):
     kind: str
     # Signed: negative on the source.
     amount: int
-    counterparty: str
+    # None where it is hidden.
+    counterparty: str | None
     version: int
     reference: str | None
     # None: the instant of posting.

@@ -9,6 +9,7 @@ import msgspec
 
 from server.ledger.history import TIME_MAX, TIME_MIN
 from server.ledger.invalidation import InvalidatingDatabase, transfer_shown
+from server.ledger.prefixes import Prefixes
 from server.ledger.transfers import Attempt
 from server.store.cache import Cache
 from server.store.postgres import Database
@@ -46,6 +47,8 @@ class Chosen(NamedTuple):
     # Posted at *since* or later, and before *until*.
     since: datetime = TIME_MIN
     until: datetime = TIME_MAX
+    # None that has neither of its sides among these.
+    accounts: Prefixes | None = None
 
 
 class TransferPage(NamedTuple):
@@ -79,10 +82,11 @@ class TransferLists:
         texts = [text for text in (chosen.reference, chosen.account) if text is not None]
         metadata = msgspec.json.encode(chosen.metadata).decode() if chosen.metadata else None
         size = limit + 1
-        examined = size if chosen.kind is None and metadata is None else EXAMINED_MAX
-        rows = await self._database.read(
-            transfer_shown, name, ledger_id, *at, chosen.since, chosen.kind, metadata, examined, size, *texts
-        )
+        # Whoever sees an account sees all of its transfers.
+        accounts = None if chosen.account is not None or chosen.accounts is None else list(chosen.accounts.texts)
+        examined = size if chosen.kind is None and metadata is None and accounts is None else EXAMINED_MAX
+        bounds = (*at, chosen.since, chosen.kind, metadata, examined, size, accounts)
+        rows = await self._database.read(transfer_shown, name, ledger_id, *bounds, *texts)
         attempts = [Attempt(*tuple(row.values())[: len(Attempt._fields)]) for row in rows if row["matches"]]
         if len(attempts) == size or not rows or rows[-1]["number"] < examined:
             return TransferPage(attempts, None)

@@ -1,6 +1,7 @@
 """The trial balance: what all accounts of a ledger hold, by currency, now or at an instant of the past."""
 
 import asyncio
+from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Final, NamedTuple
 
@@ -56,11 +57,13 @@ class TrialBalances:
         self._database = database
         self._reports = reports
 
-    async def read(self, ledger_id: int, prefix: str, at: datetime | None) -> list[Total]:
+    async def read(self, ledger_id: int, prefixes: Sequence[str], at: datetime | None) -> list[Total]:
         """
-        Return the sums over all accounts whose ids begin with *prefix*, by currency.
+        Return the sums over all accounts whose ids begin with one of the *prefixes*, by currency.
 
         Args:
+            prefixes: No two have an account in common.
+
             at: Each account as it was then, after all entries at or before that instant. One of the last moments is
                 waited for, so the answer never changes. None is now: as one snapshot of the database has them.
 
@@ -71,7 +74,7 @@ class TrialBalances:
             StoreUnavailableError: It could not be read, or not in time.
         """
         # Ids are ASCII: the character above all of theirs closes the range of the prefix.
-        span = (ledger_id, prefix, prefix + "\x7f")
+        span = (ledger_id, list(prefixes), [prefix + "\x7f" for prefix in prefixes])
         if at is None:
             rows = await self._reports.read("trial_balance", *span, CURRENCIES_MAX + 1)
         else:

@@ -19,9 +19,9 @@ SELECT name FROM ledgers WHERE id = $1;
 --     SELECT * FROM transfers WHERE ledger_id = $1 AND id >= e.id ORDER BY id LIMIT 1
 -- ) AS t ON t.id = e.id
 
--- name: event_page(ledger_id, after, examined, types, limit)
+-- name: event_page(ledger_id, after, examined, types, limit, accounts)
 -- Events of some types behind a position, in order, of so many that are examined; each row tells how far the look went.
--- Types that are not mere transfers are found by an index of their own.
+-- Where prefixes of accounts are given, those that name such an account. Types that are not mere transfers are found by an index of their own.
 WITH batch AS (
     SELECT b.*, (sum(b.events) OVER (ORDER BY b.position))::bigint - b.events AS before
     FROM (
@@ -59,6 +59,7 @@ FROM look AS l
 LEFT JOIN LATERAL (
     {event_with_transfer}
     WHERE event_type(coalesce(t.kind, e.change ->> 'type'), t.refusal) & $4 <> 0
+      AND ($6::text[] IS NULL OR e.account ^@ ANY ($6) OR t.source ^@ ANY ($6) OR t.destination ^@ ANY ($6))
     ORDER BY e.position
     LIMIT $5
 ) AS t ON true

@@ -50,25 +50,26 @@ LIMIT $8;
 -- The clock of the books.
 SELECT ledger_clock() AS clock;
 
--- name: trial_balance(ledger_id, prefix, prefix_end, limit)
--- Sums over the accounts whose ids begin with a prefix, by currency, as they are now.
+-- name: trial_balance(ledger_id, prefixes, prefix_ends, limit)
+-- Sums over the accounts whose ids begin with one of some prefixes, by currency, as they are now.
 SELECT currency,
        coalesce(-sum(balance) FILTER (WHERE balance < 0), 0) AS debit,
        coalesce(sum(balance) FILTER (WHERE balance > 0), 0) AS credit,
        count(*) AS accounts
-FROM accounts
-WHERE ledger_id = $1 AND id >= $2 AND id < $3
+FROM unnest($2::text[], $3::text[]) AS p (prefix, prefix_end)
+JOIN accounts ON ledger_id = $1 AND id >= p.prefix AND id < p.prefix_end
 GROUP BY currency
 ORDER BY currency
 LIMIT $4;
 
--- name: trial_balance_at(ledger_id, prefix, prefix_end, at, limit)
+-- name: trial_balance_at(ledger_id, prefixes, prefix_ends, at, limit)
 -- The same as it was at an instant: each account at its newest entry by then. Those opened later are left out.
 SELECT a.currency,
        coalesce(-sum(e.balance) FILTER (WHERE e.balance < 0), 0) AS debit,
        coalesce(sum(e.balance) FILTER (WHERE e.balance > 0), 0) AS credit,
        count(*) AS accounts
-FROM accounts AS a
+FROM unnest($2::text[], $3::text[]) AS p (prefix, prefix_end)
+JOIN accounts AS a ON a.ledger_id = $1 AND a.id >= p.prefix AND a.id < p.prefix_end
 LEFT JOIN LATERAL (
     SELECT s.balance FROM (
         (SELECT source_balance AS balance, source_version AS version
@@ -87,7 +88,7 @@ LEFT JOIN LATERAL (
     LIMIT 1
 ) AS e ON true
 -- An account may have an entry from before it was opened: the clock may have been set back between the two.
-WHERE a.ledger_id = $1 AND a.id >= $2 AND a.id < $3 AND (a.created_at <= $4::timestamptz OR e.balance IS NOT NULL)
+WHERE a.created_at <= $4::timestamptz OR e.balance IS NOT NULL
 GROUP BY a.currency
 ORDER BY a.currency
 LIMIT $5;

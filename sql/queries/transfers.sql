@@ -15,6 +15,19 @@ FROM unnest($1::bigint[], $2::text[]) WITH ORDINALITY AS w (ledger, key, positio
 CROSS JOIN LATERAL (SELECT * FROM transfers WHERE ledger_id = w.ledger AND idempotency_key = w.key) AS t
 ORDER BY w.position;
 
+-- name: transfer_sides_many(ledger_id, ids, keys)
+-- The accounts of the attempts of these ids, and of those that are bound to these idempotency keys.
+SELECT t.id, t.idempotency_key, t.source, t.destination, t.refusal IS NOT NULL AS refused
+FROM (
+    -- The first one from each id on: that has only one index, whatever is believed of the table.
+    SELECT i.* FROM unnest($2::uuid[]) AS w (id)
+    CROSS JOIN LATERAL (SELECT * FROM transfers WHERE ledger_id = $1 AND id >= w.id ORDER BY id LIMIT 1) AS i
+    WHERE i.id = w.id
+    UNION ALL
+    SELECT k.* FROM unnest($3::text[]) AS w (key)
+    CROSS JOIN LATERAL (SELECT * FROM transfers WHERE ledger_id = $1 AND idempotency_key = w.key) AS k
+) AS t;
+
 -- columns: progress_columns
 -- p.captured, CASE WHEN p.is_due THEN 0 ELSE p.remaining END AS remaining, p.reversed,
 -- CASE WHEN p.is_due THEN 'expired' ELSE p.state END AS state
@@ -48,10 +61,11 @@ ORDER BY t.created_at, t.id
 LIMIT $3;
 
 -- columns: examined_columns
--- *, ($5::text IS NULL OR kind = $5) AND ($6::jsonb IS NULL OR metadata::jsonb @> $6) AS matches,
+-- *, ($5::text IS NULL OR kind = $5) AND ($6::jsonb IS NULL OR metadata::jsonb @> $6)
+-- AND ($9::text[] IS NULL OR source ^@ ANY ($9) OR destination ^@ ANY ($9)) AS matches,
 -- row_number() OVER (ORDER BY created_at DESC, id DESC) AS number
 
--- name: transfer_page(ledger_id, before_at, before_id, since, kind, metadata, examined, limit)
+-- name: transfer_page(ledger_id, before_at, before_id, since, kind, metadata, examined, limit, accounts)
 -- One page of all transfers of a ledger, newest first: of those examined the ones that match, and the last one.
 SELECT {transfer_columns}, matches, number
 FROM (
@@ -78,14 +92,14 @@ WHERE matches OR number = $7
 ORDER BY created_at DESC, id DESC
 LIMIT $8;
 
--- name: transfer_page_by_reference(ledger_id, before_at, before_id, since, kind, metadata, examined, limit, reference)
+-- name: transfer_page_by_reference(ledger_id, before_at, before_id, since, kind, metadata, examined, limit, accounts, reference)
 -- The same of the transfers that carry a reference.
 SELECT {transfer_columns}, matches, number
 FROM (
     SELECT {examined_columns}
     FROM (
         SELECT * FROM transfers
-        WHERE ledger_id = $1 AND reference = $9 AND moves IS NOT NULL
+        WHERE ledger_id = $1 AND reference = $10 AND moves IS NOT NULL
           AND created_at >= $4::timestamptz AND (created_at, id) < ($2::timestamptz, $3::uuid)
         ORDER BY created_at DESC, id DESC
         LIMIT $7
@@ -95,7 +109,7 @@ WHERE matches OR number = $7
 ORDER BY created_at DESC, id DESC
 LIMIT $8;
 
--- name: transfer_page_by_reference_and_account(ledger_id, before_at, before_id, since, kind, metadata, examined, limit, reference, account)
+-- name: transfer_page_by_reference_and_account(ledger_id, before_at, before_id, since, kind, metadata, examined, limit, accounts, reference, account)
 -- The same of the transfers of an account that carry a reference, from both sides.
 SELECT {transfer_columns}, matches, number
 FROM (
@@ -103,13 +117,13 @@ FROM (
     FROM (
         SELECT * FROM (
             (SELECT * FROM transfers
-             WHERE ledger_id = $1 AND source = $10 AND reference = $9 AND moves IS NOT NULL
+             WHERE ledger_id = $1 AND source = $11 AND reference = $10 AND moves IS NOT NULL
                AND created_at >= $4::timestamptz AND (created_at, id) < ($2::timestamptz, $3::uuid)
              ORDER BY created_at DESC, id DESC
              LIMIT $7)
             UNION ALL
             (SELECT * FROM transfers
-             WHERE ledger_id = $1 AND destination = $10 AND reference = $9 AND moves IS NOT NULL
+             WHERE ledger_id = $1 AND destination = $11 AND reference = $10 AND moves IS NOT NULL
                AND created_at >= $4::timestamptz AND (created_at, id) < ($2::timestamptz, $3::uuid)
              ORDER BY created_at DESC, id DESC
              LIMIT $7)
@@ -122,7 +136,7 @@ WHERE matches OR number = $7
 ORDER BY created_at DESC, id DESC
 LIMIT $8;
 
--- name: transfer_page_by_account(ledger_id, before_at, before_id, since, kind, metadata, examined, limit, account)
+-- name: transfer_page_by_account(ledger_id, before_at, before_id, since, kind, metadata, examined, limit, accounts, account)
 -- The same of the transfers of an account, from both sides.
 SELECT {transfer_columns}, matches, number
 FROM (
@@ -130,7 +144,7 @@ FROM (
     FROM (
         SELECT * FROM (
             (SELECT * FROM transfers
-             WHERE ledger_id = $1 AND source = $9
+             WHERE ledger_id = $1 AND source = $10
                AND moves AND coalesce($5::text IN ('transfer', 'capture', 'reversal'), true)
                AND created_at >= $4::timestamptz AND created_at <= $2::timestamptz
                AND (created_at, id) < ($2::timestamptz, $3::uuid)
@@ -138,7 +152,7 @@ FROM (
              LIMIT $7)
             UNION ALL
             (SELECT * FROM transfers
-             WHERE ledger_id = $1 AND destination = $9
+             WHERE ledger_id = $1 AND destination = $10
                AND moves AND coalesce($5::text IN ('transfer', 'capture', 'reversal'), true)
                AND created_at >= $4::timestamptz AND created_at <= $2::timestamptz
                AND (created_at, id) < ($2::timestamptz, $3::uuid)
@@ -146,7 +160,7 @@ FROM (
              LIMIT $7)
             UNION ALL
             (SELECT * FROM transfers
-             WHERE ledger_id = $1 AND source = $9
+             WHERE ledger_id = $1 AND source = $10
                AND NOT moves AND coalesce($5::text IN ('hold', 'void', 'expiry'), true)
                AND created_at >= $4::timestamptz AND created_at <= $2::timestamptz
                AND (created_at, id) < ($2::timestamptz, $3::uuid)
@@ -154,7 +168,7 @@ FROM (
              LIMIT $7)
             UNION ALL
             (SELECT * FROM transfers
-             WHERE ledger_id = $1 AND destination = $9
+             WHERE ledger_id = $1 AND destination = $10
                AND NOT moves AND coalesce($5::text IN ('hold', 'void', 'expiry'), true)
                AND created_at >= $4::timestamptz AND created_at <= $2::timestamptz
                AND (created_at, id) < ($2::timestamptz, $3::uuid)

@@ -9,7 +9,7 @@ import pytest
 
 from server.http.reference import BUNDLE, BUNDLE_NAME, VERSION, accepts_gzip
 from server.http.streams import DOWNLOADS_MAX
-from tests.input.wire import Wire, connect, request
+from tests.input.wire import narrow, request
 from tests.support.client import Client
 from tests.support.service import Service
 from tests.support.waiting import until
@@ -94,8 +94,9 @@ async def test_who_does_not_read_takes_up_little(service: Service) -> None:
     client = Client(service.session, service.url, None)
     async with AsyncExitStack() as stack:
         for _ in range(DOWNLOADS_MAX):
-            wire = await stack.enter_async_context(connect(service.url))
-            await _begin(wire)
+            wire = await stack.enter_async_context(narrow(service.url))
+            await wire.send(request("GET", PATH))
+            await wire.reader.readexactly(1)
         waiting = [some.transport.get_write_buffer_size() for some in service.app.server.connections if some.transport]
         assert max(waiting) < WAITING_MAX_BYTES
         refused = await client.get(PATH)
@@ -107,8 +108,3 @@ async def test_who_does_not_read_takes_up_little(service: Service) -> None:
         return (await client.get(PATH)).status == 200
 
     await until(served)
-
-
-async def _begin(wire: Wire) -> None:
-    await wire.send(request("GET", PATH))
-    await wire.reader.readexactly(1)

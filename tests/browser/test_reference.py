@@ -5,7 +5,7 @@ import pytest
 from playwright.async_api import Page, expect
 
 from server.http.reference import BUNDLE_NAME
-from tests.support.browser import Chromium
+from tests.support.browser import WIDE, Chromium
 from tests.support.client import Client
 
 ORDER = {"source": "world", "destination": "alice", "amount": 1250, "currency": "EUR", "reference": "from-the-page"}
@@ -33,8 +33,7 @@ async def send_order(page: Page, url: str, token: str, key: str) -> None:
     await dialog.get_by_role("button", name="Send").first.click()
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("size", [(1280, 900), NARROW], ids=["wide", "narrow"])
+@pytest.mark.parametrize(("size", "scheme"), [(WIDE, "light"), (NARROW, "dark")])
 async def test_it_opens(chromium: Chromium, client: Client, size: tuple[int, int], scheme: str) -> None:
     """Three requests, all to the server that it came from, and no error on the console; no wider than the screen."""
     async with chromium.page(client.url, size=size, color_scheme=scheme) as watched:

@@ -12,6 +12,7 @@ from tests.cli.conftest import Shell
 from tests.support.client import Client
 from tests.support.command import call, ended, environment
 from tests.support.events import relaying
+from tests.support.listening import stop_accepting
 from tests.support.service import Service
 
 ALICE = ("accounts", "get", "alice")
@@ -210,3 +211,36 @@ async def test_without_a_package(
         end = await ended(child)
         assert end.code == code, end
         assert end.err.startswith(f"tallystick: {sentence}" if code else "")
+
+
+ANSWERS = [
+    pytest.param(b"HTTP/1.1 404 Not Found\r\nContent-Length: 2\r\n\r\nno", 2, "404: ", id="another server"),
+    pytest.param(
+        b"HTTP/1.1 302 Found\r\nLocation: /x\r\nContent-Length: 0\r\n\r\n", 2, "302: Redirects", id="a redirect"
+    ),
+    pytest.param(b"HTTP/1.1 502 Bad\r\nContent-Length: 2\r\n\r\nno", 5, "502: ", id="a proxy without a server"),
+    pytest.param(b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\n<p/>", 5, "", id="a page"),
+    pytest.param(b"nonsense", 5, "", id="no HTTP"),
+    pytest.param(b"", 5, "", id="nothing"),
+]
+
+
+@pytest.mark.parametrize(("answer", "code", "sentence"), ANSWERS)
+async def test_no_answer_of_a_ledger(shell: Shell, answer: bytes, code: int, sentence: str) -> None:
+    """What is no answer of Tallystick is none of its refusals, and ends in a sentence too."""
+
+    async def reply(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(answer)
+        writer.close()
+
+    server = await asyncio.start_server(reply, "127.0.0.1", 0)
+    try:
+        url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        end = await shell.run(*ALICE, "--deadline", "0.5", url=url)
+    finally:
+        await stop_accepting([server])
+        server.close()
+        await server.wait_closed()
+    assert (end.code, end.out) == (code, "")
+    assert re.match(f"tallystick: {sentence or f'{url} does not answer: '}", end.err), end

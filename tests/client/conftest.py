@@ -8,7 +8,9 @@ from tallystick_client import rules
 from tests.client.calling import KINDS, Caller, calling
 from tests.client.lossy import Lossy, lossy
 from tests.support.client import Client
-from tests.support.service import Service
+from tests.support.events import relaying
+from tests.support.postgres import create_database
+from tests.support.service import Service, in_process
 
 # Seconds of a call: many attempts, and no long wait for one that fails in the end.
 DEADLINE_SECONDS = 2.0
@@ -19,6 +21,14 @@ PAUSE_SECONDS = 0.01
 def kind(request: pytest.FixtureRequest) -> str:
     """Which client."""
     return str(request.param)
+
+
+@pytest.fixture(scope="module")
+async def told(template: str) -> AsyncIterator[Service]:
+    """A service of one file, with a relay."""
+    database_url = await create_database(template)
+    async with in_process(database_url) as service, relaying(database_url):
+        yield service
 
 
 @pytest.fixture

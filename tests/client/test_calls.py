@@ -1,16 +1,23 @@
 """What each call sends and returns, by both clients, against the service."""
 
-from datetime import UTC, datetime, timedelta
+import logging
+import math
+import pickle
+from datetime import UTC, datetime, timedelta, timezone
 
 import pytest
 
 from tallystick_client import (
     AccountItem,
     Conditions,
+    FollowUp,
     ProblemError,
     RefusedError,
+    Tallystick,
+    TransferItem,
 )
-from tests.client.calling import Caller
+from tests.client.calling import Asked, Caller, calling
+from tests.support.service import Service
 
 
 async def test_accounts(caller: Caller) -> None:
@@ -61,3 +68,161 @@ async def test_transfers(caller: Caller) -> None:
     assert await caller.take(
         lambda c: c.transfers.list(reference="o1", account="shop", since=before - timedelta(1))
     ) == [paid]
+
+
+async def test_bulks_and_previews(caller: Caller) -> None:
+    """Items have keys before they are sent; an atomic set is posted whole or not at all; a preview moves nothing."""
+    items = [
+        TransferItem("alice", "shop", 100, "EUR", hold=True, key="b1", effective_at=datetime(2026, 1, 1, tzinfo=UTC)),
+        FollowUp("capture", parent_key="b1", amount=60, release_rest=False),
+        FollowUp("void", parent_key="b1"),
+    ]
+    for _ in range(2):
+        results = await caller(lambda c: c.transfers.create_many(items, atomic=True))
+        assert [(result.status, result.transfer.kind) for result in results] == [
+            (201, "hold"),
+            (201, "capture"),
+            (201, "void"),
+        ]
+    assert (len(results), results[0].replayed) == (3, True)
+    failed = await caller(
+        lambda c: c.transfers.create_many(
+            [TransferItem("alice", "shop", 1, "EUR"), TransferItem("alice", "shop", 9_999, "EUR")], atomic=True
+        )
+    )
+    assert [result.problem.code for result in failed] == ["linked_failed", "insufficient_funds"]
+    preview = await caller(lambda c: c.transfers.preview("alice", "shop", 40, "EUR"))
+    assert (preview.status, preview.transfer.source_balance) == (201, 900)
+    hold = await caller(lambda c: c.idempotency_keys.get("b1"))
+    assert (hold.hold.state, hold.hold.captured, hold.hold.remaining) == ("voided", 60, 0)
+    assert (await caller(lambda c: c.accounts.get("alice"))).balance == 940
+
+
+async def test_statements(caller: Caller) -> None:
+    """Entries, balances and statements have their instants in UTC, and add up; so does the trial balance."""
+    for amount in range(1, 131):
+        await caller(lambda c, amount=amount: c.transfers.create("alice", "shop", amount // 100 + 1, "EUR"))
+    entries = await caller.take(lambda c: c.accounts.entries("shop"))
+    assert [entry.version for entry in entries] == list(range(131, 1, -1))
+    month = {"since": entries[-1].created_at, "until": datetime.now(timezone(timedelta(hours=5)))}
+    statement = await caller(lambda c: c.accounts.statement("shop", **month, by="effective"))
+    total = sum(entry.amount for entry in statement.entries)
+    assert statement.opening_balance + total == statement.closing_balance == entries[0].balance
+    assert (statement.since, statement.entries[0].effective_at) == (entries[-1].created_at, entries[-1].created_at)
+    past = await caller(lambda c: c.accounts.balance("shop", entries[-1].created_at, by="created"))
+    assert (past.balance, past.at) == (1, entries[-1].created_at)
+    [euros] = (await caller(lambda c: c.balances())).data
+    assert (euros.net, euros.accounts, euros.credit) == (0, 3, 1_000)
+    assert (await caller(lambda c: c.balances(prefix="shop"))).data[0].net == entries[0].balance
+
+
+async def test_webhook_endpoints(caller: Caller) -> None:
+    """Endpoints are made, changed, tried, replayed and removed; a secret is shown once, and never by repr."""
+    made = await caller(lambda c: c.webhook_endpoints.create("http://127.0.0.1:1/", types=["transfer.posted"]))
+    assert made.secret.startswith("whsec_")
+    assert made.secret not in repr(made)
+    changed = await caller(lambda c: c.webhook_endpoints.update(made.id, description="x", types=[], state="disabled"))
+    assert (changed.description, changed.types, changed.disabled_reason) == ("x", [], "requested")
+    assert await caller.take(lambda c: c.webhook_endpoints.list()) == [changed]
+    assert (await caller(lambda c: c.webhook_endpoints.rotate_secret(made.id))).secret != made.secret
+    assert not (await caller(lambda c: c.webhook_endpoints.test(made.id))).delivered
+    assert (await caller(lambda c: c.webhook_endpoints.replay(made.id, 1))).position == 0
+    for listed in ("deliveries", "undelivered"):
+        assert await caller.take(lambda c, listed=listed: getattr(c.webhook_endpoints, listed)(made.id)) == []
+    assert (await caller(lambda c: c.webhook_endpoints.delete(made.id))).deleted
+    with pytest.raises(ProblemError, match="404 webhook_endpoint_not_found"):
+        await caller(lambda c: c.webhook_endpoints.get(made.id))
+
+
+async def test_api_keys(caller: Caller, service: Service, kind: str) -> None:
+    """A key is made with a token, which opens the ledger until it is replaced or the key is revoked."""
+    made = await caller(
+        lambda c: c.api_keys.create(
+            "read", description="reports", accounts=["shop"], rate="100/s", expires_at=datetime(2100, 1, 1, tzinfo=UTC)
+        )
+    )
+    assert (made.role, made.accounts, made.rate, made.expires_at.year) == ("read", ["shop"], "100/s", 2100)
+    assert made.token not in repr(made)
+    async with calling(kind, service.url, made.token) as narrow:
+        assert (await narrow(lambda c: c.accounts.get("shop"))).balance == 0
+    changed = await caller(lambda c: c.api_keys.update(made.id, burst=7, expires_at=None))
+    assert (changed.burst, changed.expires_at, changed.token) == (7, None, None)
+    assert (await caller(lambda c: c.api_keys.rotate(made.id, overlap_seconds=60))).token != made.token
+    assert made.id in [key.id for key in await caller.take(lambda c: c.api_keys.list())]
+    assert (await caller(lambda c: c.api_keys.revoke(made.id))).revoked_at is not None
+    assert (await caller(lambda c: c.api_keys.get(made.id))).revoked_at is not None
+
+
+async def test_what_is_told_of_the_ledger(caller: Caller) -> None:
+    """Limits, the auditor and the ledger are read."""
+    limits = await caller(lambda c: c.limits())
+    assert (limits.policies[0].name, limits.concurrency.running) == ("default", 1)
+    assert (await caller(lambda c: c.integrity())).head.position >= 0
+
+
+ID = "0198b2c4-0000-7000-8000-000000000001"
+
+
+@pytest.mark.parametrize(
+    ("asked", "told"),
+    [
+        (lambda c: c.accounts.get(""), "an id is empty"),
+        (lambda c: c.accounts.entries("alice", since=datetime(2026, 1, 1)), "needs a time zone"),  # noqa: DTZ001
+        (lambda c: c.transfers.void(ID, idempotency_key="a\r\nb"), "visible ASCII"),
+        (lambda c: c.transfers.create("alice", "shop", 1, "EUR", idempotency_key=""), "visible ASCII"),
+        (lambda c: c.transfers.create_many([TransferItem("alice", "shop", 1, "EUR", key="é")]), "visible ASCII"),
+    ],
+)
+async def test_wrong_arguments(asked: Asked, told: str, caller: Caller) -> None:
+    """What cannot be sent is said before anything is."""
+    with pytest.raises(ValueError, match=told):
+        await caller(asked)
+
+
+@pytest.mark.parametrize("name", ["..", ".", "a/b", "a?b", "a%2Fb", "é", "a b"])
+async def test_names_stay_names(name: str, caller: Caller) -> None:
+    """Whatever an id or a key is, it does not become another path."""
+    with pytest.raises(ProblemError) as caught:
+        await caller(lambda c: c.accounts.get(name))
+    assert caught.value.code == "account_not_found"
+    with pytest.raises(ProblemError) as caught:
+        await caller(lambda c: c.idempotency_keys.get(name))
+    assert caught.value.code in ("idempotency_key_not_found", "invalid_request")
+
+
+@pytest.mark.parametrize(
+    ("url", "key", "options", "told"),
+    [
+        ("ftp://ledger", "k", {}, "looks like"),
+        ("http://user:secret@ledger", "k", {}, "no password"),
+        ("http://ledger?x=1", "k", {}, "looks like"),
+        ("http://ledger", "", {}, "visible ASCII"),
+        ("http://ledger", "a\nb", {}, "visible ASCII"),
+        ("http://ledger", "k", {"deadline_seconds": 0}, "above 0"),
+        ("http://ledger", "k", {"deadline_seconds": math.inf}, "above 0"),
+    ],
+)
+def test_wrong_clients(url: str, key: str, options: dict[str, float], told: str) -> None:
+    """A client that could not work is not made, and the error repeats no secret."""
+    with pytest.raises(ValueError, match=told) as caught:
+        Tallystick(url, key, **options)  # type: ignore[arg-type]  # few, by name
+    assert "secret" not in str(caught.value)
+
+
+async def test_no_secret_is_shown(caller: Caller, caplog: pytest.LogCaptureFixture) -> None:
+    """Neither repr nor a log of any level has the API key."""
+    with caplog.at_level(logging.DEBUG):
+        await caller(lambda c: c.accounts.get("alice"))
+    key = caller.client._driver._headers["Authorization"].removeprefix("Bearer ")
+    shown = [repr(caller.client), repr(vars(caller.client._driver)["_http"]), caplog.text]
+    assert [text for text in shown if key in text] == []
+    assert caplog.text
+
+
+async def test_errors_travel(caller: Caller) -> None:
+    """An error is the same on the other side of a pickle."""
+    with pytest.raises(RefusedError) as caught:
+        await caller(lambda c: c.transfers.create("alice", "nobody", 1, "EUR"))
+    back = pickle.loads(pickle.dumps(caught.value))  # noqa: S301 -- our own
+    assert (str(back), back.problem) == (str(caught.value), caught.value.problem)
+    assert str(back) == "404 account_not_found: The destination account does not exist."

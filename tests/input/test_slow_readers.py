@@ -1,36 +1,18 @@
 """Clients that do not take their answers, or slowly: little is made for them, and they are cut off in time."""
 
 import asyncio
-import socket
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 
 import pytest
 
 from server.http import protocol
 from server.http.connection import Connection
 from server.http.limits import READ_AHEAD_MAX_BYTES
-from tests.input.wire import Response, Wire, connect, request
+from tests.input.wire import Response, Wire, connect, narrow, request
 from tests.support.hot import OTHER_BODY, Hot, answered, plain
 from tests.support.waiting import until
 
 # Larger than what the kernel takes for a client who does not read.
 LARGE = {f"k{number}": "x" * 500 for number in range(50)}
-
-
-@asynccontextmanager
-async def narrow(url: str) -> AsyncIterator[Wire]:
-    """A connection whose client takes few bytes ahead of reading them."""
-    link = socket.socket()
-    link.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-    link.setblocking(False)
-    host, _, port = url.removeprefix("http://").partition(":")
-    await asyncio.get_running_loop().sock_connect(link, (host, int(port)))
-    reader, writer = await asyncio.open_connection(sock=link, limit=2**13)
-    try:
-        yield Wire(reader, writer)
-    finally:
-        writer.transport.abort()
 
 
 def connection(hot: Hot) -> protocol.Protocol:

@@ -1,6 +1,7 @@
 """Bytes on a socket: requests as broken as a test wants them, answers read by the letter of RFC 9112."""
 
 import asyncio
+import socket
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager, suppress
 from typing import Any, NamedTuple
@@ -142,3 +143,18 @@ def request(
     if body is not None:
         head.append(b"Content-Length: %d" % len(body))
     return b"\r\n".join(head) + b"\r\n\r\n" + (body or b"")
+
+
+@asynccontextmanager
+async def narrow(url: str) -> AsyncIterator[Wire]:
+    """A connection whose client takes few bytes ahead of reading them."""
+    link = socket.socket()
+    link.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    link.setblocking(False)
+    host, _, port = url.removeprefix("http://").partition(":")
+    await asyncio.get_running_loop().sock_connect(link, (host, int(port)))
+    reader, writer = await asyncio.open_connection(sock=link, limit=2**13)
+    try:
+        yield Wire(reader, writer)
+    finally:
+        writer.transport.abort()

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from loadtests.errors import NotRunError
 from loadtests.history import model
 from loadtests.history.__main__ import main
-from loadtests.history.checks import CHECKS, check
-from loadtests.history.model import History, load
+from loadtests.history.checks import CHECKS, check, check_balances_read
+from loadtests.history.model import History, Verdict, load
 from loadtests.history.recorder import HistoryFullError, Recorder, outcome_of
 from tests.loadtests.stories import Event, Ledger, Story, eventful, flagged, history
 
@@ -263,6 +263,26 @@ def test_a_falsified_history_is_caught(name: str, falsify: Falsify) -> None:
     events = eventful()
     falsify(events)
     assert name in flagged(check(history(events)))
+
+
+@pytest.mark.parametrize(
+    ("kind", "invoked", "balance", "found"),
+    [
+        pytest.param("expiry", 4.0, 70, 0, id="an expiry counts, and the transfer is not there yet"),
+        pytest.param("expiry", 6.0, 70, 1, id="the transfer had been told"),
+        pytest.param("expiry", 4.0, 71, 1, id="a balance that never was"),
+        pytest.param("void", 4.0, 70, 1, id="nothing expires"),
+    ],
+)
+def test_an_expiry_has_the_version_of_a_transfer(kind: str, invoked: float, balance: int, found: int) -> None:
+    """A read between the instant of a transfer and its commit may show the version of one with the balance before."""
+    entries = [model.Entry("main", "a", f"t{v}", f"k{v}", -5, "b", 80 - 5 * v, v) for v in (2, 3)]
+    row = model.Row("main", "x", kind, "", "h", "c", "a", 1, "")
+    paid = model.Operation("u1", "transfer", "main", "k3", "", "{}", 3.0, 5.0, "ok", shown=(model.Shown("a", 3, 65),))
+    read = model.Operation("u2", "read", "main", "", "", "", invoked, 7.0, "ok", shown=(model.Shown("a", 3, balance),))
+    verdict = Verdict()
+    check_balances_read(History([paid, read], entries=entries, rows=[row]), verdict, "C5")
+    assert len(verdict.violations) == found
 
 
 def test_every_check_is_tried() -> None:

@@ -17,7 +17,6 @@ from tests.support.books import check_books
 from tests.support.service import ServerProcess, make_key
 
 ROOT = Path(__file__).resolve().parents[2]
-PYTHON = ROOT / ".venv-load" / "bin" / "python"
 KEY_VARIABLE = "LEDGER_LOAD_KEY"
 # The first time, its packages are fetched.
 SETUP_SECONDS_MAX = 600
@@ -69,7 +68,7 @@ async def installed() -> None:
 
 async def load(reports: Path, *words: str, key: str | None = "any") -> Done:
     """Run load tests."""
-    return await run(str(PYTHON), "-m", "loadtests.kit", "--reports", str(reports), *words, key=key)
+    return await run(sys.executable, "-m", "loadtests.kit", "--reports", str(reports), *words, key=key)
 
 
 @pytest.fixture(scope="module")

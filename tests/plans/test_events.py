@@ -18,12 +18,15 @@ EACH = 3
 OF_ACCOUNT = PAGE + ACCOUNT_MARGIN
 
 CASES = [
-    pytest.param("event_page", (0, PAGE, ALL, PAGE), EACH * PAGE, id="first"),
-    pytest.param("event_page", (TOLD // 2, PAGE, ALL, PAGE), EACH * PAGE, id="deep"),
-    pytest.param("event_page", (2 * TOLD, PAGE, ALL, PAGE), 5, id="past the end"),
-    pytest.param("event_page", (0, EXAMINED_MAX, 2, PAGE), CHANGES + EACH * PAGE, id="of a rare type"),
-    pytest.param("event_page", (0, PAGE, 512, PAGE), PAGE + 2, id="of a type there is not"),
-    pytest.param("event_page", (0, EXAMINED_MAX, 3, PAGE), EACH * EXAMINED_MAX, id="of a common and a rare one"),
+    pytest.param("event_page", (0, PAGE, ALL, PAGE, None), EACH * PAGE, id="first"),
+    pytest.param("event_page", (TOLD // 2, PAGE, ALL, PAGE, None), EACH * PAGE, id="deep"),
+    pytest.param("event_page", (2 * TOLD, PAGE, ALL, PAGE, None), 5, id="past the end"),
+    pytest.param("event_page", (0, EXAMINED_MAX, 2, PAGE, None), CHANGES + EACH * PAGE, id="of a rare type"),
+    pytest.param("event_page", (0, PAGE, 512, PAGE, None), PAGE + 2, id="of a type there is not"),
+    pytest.param("event_page", (0, EXAMINED_MAX, 3, PAGE, None), EACH * EXAMINED_MAX, id="of a common and a rare one"),
+    pytest.param(
+        "event_page", (0, EXAMINED_MAX, ALL, PAGE, ["zebra:"]), EACH * EXAMINED_MAX, id="of accounts there are not"
+    ),
     pytest.param("event_page_of_account", (0, OF_ACCOUNT, ALL, PAGE, BUSY), 8 * OF_ACCOUNT, id="busy"),
     pytest.param("event_page_of_account", (15_000, OF_ACCOUNT, ALL, PAGE, BUSY), 8 * OF_ACCOUNT, id="busy, deep"),
     pytest.param("event_page_of_account", (0, OF_ACCOUNT, ALL, PAGE, "other"), 8 * OF_ACCOUNT, id="quiet"),

@@ -286,6 +286,11 @@ async def call_all(client: Client, large: Large) -> None:
             await call("GET", webhook + path)
         method, _, path = action.partition(" ")
         await call(method, webhook + path, {"from_position": 1} if path == "/replay" else {})
+    keys = "/v1/api-keys"
+    key = f"{keys}/{(await client.post(keys, {'role': 'read', 'accounts': ['account:']})).json['id']}"
+    for method, path in (("POST", keys), ("GET", keys), ("GET", key), ("PATCH", key), ("POST", f"{key}/rotate")):
+        await call(method, path, None if method == "GET" else {"role": "read"} if path == keys else {})
+    await call("DELETE", key, {})
     for path in ("/", "/livez", "/readyz", "/problems", "/problems/insufficient_funds"):
         await call("GET", path)
     unserved = {route.path for route in ROUTES if route.role is not None} - called

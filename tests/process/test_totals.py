@@ -161,7 +161,7 @@ async def test_what_is_gone() -> None:
     reporter = Reporter(process.send)
     for names in (["old", "new"], ["new"], ["new"], ["old"]):
         lags = [Sample("tallystick_sink_lag_events", (name,), 1) for name in names]
-        reporter.report(values_of(lags), METRICS, whole=True)
+        reporter.report(values_of(lags), NAMED, whole=True)
         supervisor.read_all()
         assert [labels for _, labels in counts.values] == [(name,) for name in names]
     process.close()

@@ -9,6 +9,7 @@ import orjson
 
 from server.http.router import Router
 from server.http.routes import ROUTES
+from tests.support.declared import check_answer
 
 ROUTES_BY_PATH = Router(ROUTES)
 _keys = itertools.count(1)
@@ -74,7 +75,7 @@ class Client:
             # A stream of events has no end.
             body = b"" if response.content_type == "text/event-stream" else await response.read()
             answer = Answer(response.status, response.headers, body)
-        _check_declared(method, path, answer)
+        _check_declared(method, path, answer, strings="amounts" in fields.get("Accept", ""))
         return answer
 
     async def get(self, path: str, **headers: str) -> Answer:
@@ -115,12 +116,19 @@ class Client:
             assert answer.status == 201, answer
 
 
-def _check_declared(method: str, path: str, answer: Answer) -> None:
-    """Check that a problem is one of those that the table of routes declares."""
+def _check_declared(method: str, path: str, answer: Answer, *, strings: bool) -> None:
+    """
+    Check that an answer is described in the OpenAPI document, and a problem declared in the table of routes.
+
+    Args:
+        strings: It may have amounts as strings, which is told in words alone.
+    """
     match = ROUTES_BY_PATH.find(path.partition("?")[0])
     route = None if match is None else match[0].get(method)
     if route is not None and answer.status >= 400 and answer.headers.get("Content-Type") == "application/problem+json":
         assert answer.code in route.codes, f"{method} {route.path} declares no {answer.code}"
+    if route is not None and not strings:
+        check_answer(route, answer.status, answer.headers, answer.body)
 
 
 def new_key() -> str:

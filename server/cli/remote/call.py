@@ -110,15 +110,20 @@ def _call(action: Action, options: argparse.Namespace) -> int:
 
 def complain_of(error: "ProblemError") -> int:
     """Print a problem, what can be done about it and which request it was; return the exit code."""
-    complain(f"tallystick: {error.code} ({error.status}): {in_decimals(error.detail or error.title)}")
-    for wrong in error.errors:
-        complain(f"  {wrong.pointer}: {wrong.detail}")
+    name = f"{error.code} ({error.status})" if error.code else str(error.status)
+    detail, wrong = in_decimals(error.detail or error.title), list(error.errors)
+    if len(wrong) == 1 and wrong[0].detail == error.detail:
+        detail = f"{wrong.pop().pointer}: {detail}"
+    complain(f"tallystick: {name}: {detail}")
+    for each in wrong:
+        complain(f"  {each.pointer}: {each.detail}")
     if error.retry in _RETRY:
         complain(f"  what to do: {_RETRY[error.retry]}")
     if error.request_id:
         # Mostly hexadecimal, and no secret.
         complain(f"  request id: {error.request_id}", may_be_secret=False)
-    if error.status in _REFUSED:
+    # Without a code it is not the ledger that says it.
+    if error.code and error.status in _REFUSED:
         return EXIT_REFUSED
     return EXIT_AWAY if error.status in _LATER or error.status >= 500 else EXIT_ERROR
 

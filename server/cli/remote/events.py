@@ -19,7 +19,12 @@ def _name(event: Row) -> str:
     return re.sub(r"^tallystick\.|\.v[0-9]+$", "", str(event["type"]))
 
 
-COLUMNS: Final = (Column("position", right=True), Column("time"), Column("type", show=_name), Column("subject"))
+COLUMNS: Final = (
+    Column("position", right=True, least=len("position")),
+    Column("time"),
+    Column("type", show=_name, least=len("transfer.reversed")),
+    Column("subject"),
+)
 
 
 def add_commands(commands: Commands) -> None:

@@ -5,12 +5,13 @@ import re
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Final
 
-from server.cli.remote.arguments import instant, row, say_answers
+from server.cli.remote.arguments import instant, row
 from server.process.commands.exits import OutputError, check_output, say
 from server.process.commands.key_rows import KEYS, say_key
+from server.process.commands.tables import say_listing
 
 if TYPE_CHECKING:
-    from tallystick_client import Tallystick
+    from tallystick_client import ApiKey, Tallystick
 
 # The word that takes back what a key has of its own.
 DEFAULT: Final = "default"
@@ -34,14 +35,13 @@ def limit(client: "Tallystick", options: argparse.Namespace) -> int:
     if not given:
         raise ValueError("name what to change: --rate, --burst, --concurrency, --expires, --description or --accounts")
     changed = client.api_keys.update(_id(options), **given)
-    say_key(KEYS, row(changed), as_json=options.json)
+    say_key(KEYS, _row(changed), as_json=options.json)
     return 0
 
 
 def list_keys(client: "Tallystick", options: argparse.Namespace) -> int:
     """List all keys of the ledger."""
-    options.limit = None
-    say_answers(KEYS, client.api_keys.list(), options)
+    say_listing(KEYS, map(_row, client.api_keys.list()), as_json=options.json)
     return 0
 
 
@@ -57,6 +57,13 @@ def revoke(client: "Tallystick", options: argparse.Namespace) -> int:
     """End a key."""
     client.api_keys.revoke(_id(options))
     return 0
+
+
+def _row(key: "ApiKey") -> dict[str, Any]:
+    """Return a key as its members; its token is shown only to whoever makes it."""
+    members = row(key)
+    del members["token"]
+    return members
 
 
 def _id(options: argparse.Namespace) -> str:

@@ -19,11 +19,13 @@ from server.cli.remote.call import on_server, server
 from server.cli.remote.columns import TRANSFERS, transfer_columns
 from server.cli.remote.posting import posted
 from server.cli.words import Commands
+from server.process.commands.exits import EXIT_AWAY, EXIT_ERROR, EXIT_REFUSED, EXIT_UNKNOWN, shown_codes
 from server.process.commands.tables import say_record
 
 if TYPE_CHECKING:
     from tallystick_client import Tallystick, Transfer
 
+_CODES = shown_codes(EXIT_ERROR, EXIT_REFUSED, EXIT_UNKNOWN, EXIT_AWAY)
 KINDS = ("transfer", "hold", "capture", "void", "expiry", "reversal")
 
 
@@ -56,6 +58,7 @@ def add_commands(commands: Commands) -> None:
 
 def _add_payment(commands: Commands, name: str, text: str) -> None:
     action = commands.add(name, text, posted(_create), server())
+    action.epilog, action.formatter_class = _CODES, argparse.RawDescriptionHelpFormatter
     action.add_argument("source", metavar="SOURCE", help="account that pays")
     action.add_argument("destination", metavar="DESTINATION", help="account that is paid")
     text = "as 12.50: with as many decimals as ISO 4217 gives the currency, or fewer"

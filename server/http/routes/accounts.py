@@ -32,6 +32,7 @@ ACCOUNTS: Final = (
         answers={201: render.AccountBody, 200: render.AccountBody},
         problems=("account_exists",),
         keyless=_OPENED_ONCE,
+        narrowed=True,
     ),
     Route(
         "GET",
@@ -42,6 +43,7 @@ ACCOUNTS: Final = (
         _TAG,
         query=AccountsQuery,
         answers={200: render.Page[render.AccountBody]},
+        narrowed=True,
     ),
     Route(
         "POST",
@@ -55,6 +57,7 @@ ACCOUNTS: Final = (
         answers={200: render.Results[render.AccountResult]},
         keyless=_OPENED_ONCE,
         items="accounts",
+        narrowed=True,
     ),
     Route(
         "GET",
@@ -70,6 +73,7 @@ ACCOUNTS: Final = (
         problems=("account_not_found", "version_not_reached"),
         look_up=AccountHandlers.snapshot,
         hot=True,
+        narrowed=True,
     ),
     Route(
         "PATCH",
@@ -89,6 +93,7 @@ ACCOUNTS: Final = (
         answers={200: render.AccountBody},
         problems=("account_not_found", "limits_conflict", "metadata_full", "precondition_failed"),
         keyless=_CHANGED_ONCE,
+        narrowed=True,
     ),
     Route(
         "GET",
@@ -101,6 +106,7 @@ ACCOUNTS: Final = (
         query=EntriesQuery,
         answers={200: render.Page[render.EntryBody]},
         problems=("account_not_found",),
+        narrowed=True,
     ),
     Route(
         "GET",
@@ -113,6 +119,7 @@ ACCOUNTS: Final = (
         query=BalanceQuery,
         answers={200: render.BalanceBody},
         problems=("account_not_found",),
+        narrowed=True,
     ),
     Route(
         "GET",
@@ -125,5 +132,6 @@ ACCOUNTS: Final = (
         query=StatementQuery,
         answers={200: (StatementBody, CSV_TEXT)},
         problems=("account_not_found",),
+        narrowed=True,
     ),
 )

@@ -49,6 +49,7 @@ def _api_key(
         _TAG,
         name=ApiKeyId if path else None,
         query=query,
+        narrowed=True,
         body=body,
         examples=examples or {},
         answers=answers,

@@ -22,6 +22,7 @@ EVENTS: Final = (
         query=EventsQuery,
         answers={200: EventsBody},
         problems=("position_not_reached",),
+        narrowed=True,
     ),
     Route(
         "GET",
@@ -52,5 +53,6 @@ EVENTS: Final = (
             )
         },
         problems=("position_not_reached",),
+        narrowed=True,
     ),
 )

@@ -32,6 +32,7 @@ LEDGER: Final = (
         _TAG,
         query=TrialBalanceQuery,
         answers={200: TrialBalanceBody},
+        narrowed=True,
     ),
     Route(
         "GET",
@@ -42,6 +43,7 @@ LEDGER: Final = (
         _TAG,
         answers={200: LimitsBody},
         cost=LimitHandlers.cost,
+        narrowed=True,
         has_amounts=False,
     ),
     Route(

@@ -48,6 +48,7 @@ def _posting(
         body=body,
         bodiless=of_parent,
         examples=examples,
+        narrowed=True,
         answers={201: render.TransferBody},
         problems=(*_KEY_PROBLEMS, *render.REFUSALS),
         look_up=TransferHandlers.stored,
@@ -78,6 +79,7 @@ TRANSFERS: Final = (
         _TAG,
         query=TransfersQuery,
         answers={200: render.Page[render.TransferBody]},
+        narrowed=True,
     ),
     Route(
         "POST",
@@ -103,6 +105,7 @@ TRANSFERS: Final = (
         keyless=_KEY_IN_ITEM,
         items="transfers",
         make_room=BulkHandlers.make_room,
+        narrowed=True,
     ),
     Route(
         "POST",
@@ -119,6 +122,7 @@ TRANSFERS: Final = (
         answers={200: (render.TransferResult, render.Results[render.TransferResult])},
         keyless=_NO_KEY_BOUND,
         items="transfers",
+        narrowed=True,
     ),
     Route(
         "GET",
@@ -130,6 +134,7 @@ TRANSFERS: Final = (
         name=models.TransferId,
         answers={200: render.TransferNow},
         problems=("transfer_not_found",),
+        narrowed=True,
     ),
     _posting(
         "/v1/transfers/{id}/capture",
@@ -157,5 +162,6 @@ TRANSFERS: Final = (
         answers={200: render.TransferNow},
         problems=("idempotency_key_not_found",),
         rest=True,
+        narrowed=True,
     ),
 )

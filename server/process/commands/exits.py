@@ -38,6 +38,12 @@ _SECRETS: Final = (
 )
 
 
+def shown_codes(*codes: int) -> str:
+    """Return what exit codes mean, as the help of commands has it; without any named, all of them."""
+    named = (0, *codes) if codes else EXIT_CODES
+    return "\n".join(("exit codes:", *(f"  {code:<3}  {EXIT_CODES[code]}" for code in named)))
+
+
 class OutputError(Exception):
     """Standard output cannot be written; the message says why."""
 

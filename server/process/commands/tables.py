@@ -36,11 +36,14 @@ class Column(NamedTuple):
         right: Its cells end below one another, as numbers do.
 
         show: Gives the cell of a row, where that is not the member as it is.
+
+        least: Places that it takes at least: in a listing without end nobody knows what is still to come.
     """
 
     name: str
     right: bool = False
     show: Callable[[Row], object] | None = None
+    least: int = 0
 
     @property
     def heading(self) -> str:
@@ -78,9 +81,9 @@ def say_record(columns: Sequence[Column], row: Row, *, as_json: bool) -> None:
     if as_json:
         say_json(row)
         return
-    width = max(len(column.name) for column in columns)
+    wide = max(len(column.name) for column in columns)
     for column in columns:
-        say(f"{_bold(f'{column.name:{width}}')}{GAP}{marked(column.cell(row))}")
+        say(f"{_bold(f'{column.name:{wide}}')}{GAP}{marked(column.cell(row))}")
 
 
 def say_line(columns: Sequence[Column], row: Row, *, as_json: bool) -> None:
@@ -93,7 +96,7 @@ def say_line(columns: Sequence[Column], row: Row, *, as_json: bool) -> None:
     if as_json:
         say_json(row)
     else:
-        say(GAP.join(marked(column.cell(row)) for column in columns))
+        _say_aligned(columns, [], [[column.cell(row) for column in columns]])
 
 
 def say_json(value: object) -> None:
@@ -164,7 +167,7 @@ def _blocks(rows: Iterable[Row]) -> Iterator[list[Row]]:
 def _say_aligned(columns: Sequence[Column], heading: list[list[str]], cells: list[list[str]]) -> None:
     """Print lines one below the other; the last column is as wide as each of its cells."""
     lines = heading + cells
-    widths = [max(width(line[number]) for line in lines) for number in range(len(columns))]
+    widths = [max(column.least, *(width(line[n]) for line in lines)) for n, column in enumerate(columns)]
     for line in lines:
         padded = [
             _padded(text, wide, right=column.right, last=column is columns[-1])

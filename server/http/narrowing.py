@@ -1,0 +1,140 @@
+"""What a key that is narrowed to accounts is told: that others are not there."""
+
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+
+from server.http.call import Call
+from server.http.models import is_account_id
+from server.http.problems import KINDS, Problem
+from server.ledger.narrowed import ParentSides, Sides
+from server.ledger.prefixes import Prefixes
+from server.ledger.transfers import Outcome, TransferRequest
+from server.store.coalescer import QueueFullError
+from server.store.errors import OutcomeUnknownError, StoreUnavailableError
+
+Post = Callable[[Sequence[TransferRequest]], Awaitable[Sequence[Outcome]]]
+
+
+def named_account(call: Call, retry: str | None = None) -> str:
+    """
+    Return the account in the path.
+
+    Args:
+        retry: What a writer is told, where it is not what the code usually means.
+
+    Raises:
+        Problem: No account has such an id, or none that the key sees.
+    """
+    account = call.names[0]
+    accounts = call.key.accounts
+    if not is_account_id(account) or (accounts is not None and not accounts.has(account)):
+        raise Problem("account_not_found", retry=retry)
+    return account
+
+
+def check_opening(call: Call, account: str) -> None:
+    """
+    Return if the key may open an account of that id.
+
+    Raises:
+        Problem: It may not, whether or not there is one.
+    """
+    accounts = call.key.accounts
+    if accounts is not None and not accounts.has(account):
+        raise Problem("forbidden", f"The key opens accounts whose ids begin with {' or '.join(accounts.texts)}.")
+
+
+class Narrowing:
+    """
+    Refuses transfers of accounts that a key does not see, before anything of them is looked up or bound.
+
+    Args:
+        parents: Finds the accounts of requests.
+    """
+
+    def __init__(self, parents: ParentSides) -> None:
+        self._parents = parents
+
+    async def check(self, call: Call, request: TransferRequest) -> None:
+        """
+        Return if the key sees both sides of a request, or all of the ledger.
+
+        Raises:
+            Problem: It does not. The idempotency key is not bound, since others who use it may see more.
+            QueueFullError, StoreUnavailableError: It cannot be told now.
+        """
+        if call.key.accounts is not None:
+            [problem] = await self.problems(call, [request])
+            if problem is not None:
+                raise problem
+
+    async def problems(self, call: Call, requests: Sequence[TransferRequest]) -> list[Problem | None]:
+        """Return what is wrong with each request, as `check` raises it; a parent may be made by one before it."""
+        accounts = call.key.accounts
+        if accounts is None:
+            return [None] * len(requests)
+        return [_problem(sides, accounts) for sides in await self._parents.find(call.ledger_id, requests)]
+
+    async def post_in_parts(
+        self, call: Call, requests: Sequence[TransferRequest], post: Post
+    ) -> Sequence[Outcome | Problem]:
+        """
+        Post requests in order, each for itself, but those that are refused here.
+
+        A parent that is named by the key of an earlier one is looked up when that has been posted: between the two, the
+        key might be bound by somebody else, to accounts that are hidden.
+
+        Raises:
+            As *post* does; OutcomeUnknownError too, where a part was posted.
+        """
+        if call.key.accounts is None:
+            return await post(requests)
+        outcomes: list[Outcome | Problem] = []
+        for part in _parts(requests):
+            try:
+                outcomes += await self.post_whole(call, part, post)
+            except (QueueFullError, StoreUnavailableError) as error:
+                if not outcomes:
+                    raise
+                raise OutcomeUnknownError("a part was posted") from error
+        return outcomes
+
+    async def post_whole(
+        self, call: Call, requests: Sequence[TransferRequest], post: Post
+    ) -> Sequence[Outcome | Problem]:
+        """Post requests in order but those that are refused here."""
+        problems = await self.problems(call, requests)
+        good = [request for request, problem in zip(requests, problems, strict=True) if problem is None]
+        outcomes = iter(await post(good) if good else ())
+        return [next(outcomes) if problem is None else problem for problem in problems]
+
+
+def _parts(requests: Sequence[TransferRequest]) -> Iterator[list[TransferRequest]]:
+    """Divide requests before each that names the key of one in the same part."""
+    part: list[TransferRequest] = []
+    keys: set[str | None] = set()
+    for request in requests:
+        if request.parent_key is not None and request.parent_key in keys:
+            yield part
+            part, keys = [], set()
+        part.append(request)
+        keys.add(request.key)
+    if part:
+        yield part
+
+
+def _problem(sides: Sides | None, accounts: Prefixes) -> Problem | None:
+    if sides is None:
+        return _missing("transfer_not_found", "parent")
+    hidden = [name for name in ("source", "destination") if not accounts.has(getattr(sides, name))]
+    if not hidden:
+        return None
+    if sides.parent and (len(hidden) > 1 or sides.refused):
+        return _missing("transfer_not_found", "parent")
+    return _missing("account_not_found", hidden[0])
+
+
+def _missing(code: str, side: str) -> Problem:
+    """Return a refusal in the words of one that is bound; this one is not, and the same again can only fail again."""
+    sentence = KINDS[code].sentence
+    assert sentence is not None, "transfers are refused with it"
+    return Problem(code, sentence.format(side=side), retry="never", members={"pointer": f"/{side}"})

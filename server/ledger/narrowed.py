@@ -1,0 +1,94 @@
+"""What of transfers somebody sees who does not see all accounts: nothing of the side that is hidden."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple, TypeVar
+from uuid import UUID
+
+from server.ledger.history import Entry
+from server.ledger.prefixes import Prefixes
+from server.ledger.statements import Line
+from server.ledger.transfers import CHILDREN, Attempt, TransferRequest
+from server.store.postgres import Database
+
+T = TypeVar("T", Entry, Line)
+
+
+class Sides(NamedTuple):
+    """The accounts that a request is about; None where it has a parent without any, which is a refusal."""
+
+    source: str | None
+    destination: str | None
+    # Whether it has them of its parent, and whether that was refused.
+    parent: bool = False
+    refused: bool = False
+
+
+def seen(attempt: Attempt, accounts: Prefixes | None) -> Attempt | None:
+    """
+    Return what of an attempt somebody sees who sees these accounts; None where that is nothing.
+
+    A transfer is seen from either side, without what it says of an account that is hidden. A refusal tells why, and so
+    of both: it is seen by those who see both.
+    """
+    if accounts is None:
+        return attempt
+    sees_source, sees_destination = accounts.has(attempt.source), accounts.has(attempt.destination)
+    if sees_source and sees_destination:
+        return attempt
+    if attempt.refusal is None and sees_source:
+        return attempt._replace(destination=None, destination_balance=None, destination_version=None)
+    if attempt.refusal is None and sees_destination:
+        return attempt._replace(source=None, source_balance=None, source_version=None)
+    return None
+
+
+def without_hidden(lines: Sequence[T], accounts: Prefixes | None) -> Sequence[T]:
+    """Return entries without the counterparties that somebody does not see who sees these accounts."""
+    if accounts is None:
+        return lines
+    return [line if accounts.has(line.counterparty) else line._replace(counterparty=None) for line in lines]
+
+
+class ParentSides:
+    """
+    Finds the accounts of requests, also of those that name a parent. They never change, so what is found holds.
+
+    Args:
+        database: Where the parents are.
+    """
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def find(self, ledger_id: int, requests: Sequence[TransferRequest]) -> list[Sides | None]:
+        """
+        Return the sides of each request, in order; None where its parent neither exists nor is made by one before it.
+
+        Raises:
+            QueueFullError, StoreUnavailableError: They could not be read.
+        """
+        parents = await self._parents(ledger_id, requests)
+        found: list[Sides | None] = []
+        made: dict[str | None, Sides | None] = {}
+        for request in requests:
+            if request.kind in CHILDREN:
+                sides = parents.get(request.parent_key or request.parent) or made.get(request.parent_key)
+                if sides is not None:
+                    source, destination = sides[:2] if request.kind != "reversal" else sides[1::-1]
+                    sides = Sides(source, destination, parent=True, refused=sides.refused)
+            else:
+                sides = Sides(request.source, request.destination)
+            found.append(sides)
+            made[request.key] = sides
+        return found
+
+    async def _parents(self, ledger_id: int, requests: Iterable[TransferRequest]) -> Mapping[UUID | str | None, Sides]:
+        """Return the sides of the parents that exist, by their ids and their keys."""
+        children = [request for request in requests if request.kind in CHILDREN]
+        if not children:
+            return {}
+        ids = {request.parent for request in children if request.parent is not None}
+        keys = {request.parent_key for request in children if request.parent_key is not None}
+        rows = await self._database.read("transfer_sides_many", ledger_id, list(ids), list(keys))
+        sides = [(row, Sides(row["source"], row["destination"], refused=row["refused"])) for row in rows]
+        return {name: of for row, of in sides for name in (row["id"], row["idempotency_key"])}

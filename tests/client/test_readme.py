@@ -1,0 +1,38 @@
+"""The README of the client: short, and every line of its code runs."""
+
+import asyncio
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support.service import Service
+
+README = Path(__file__).resolve().parents[2] / "client" / "README.md"
+LINES_MAX = 60
+
+
+def run(blocks: list[str]) -> None:
+    """Run blocks of code one after the other, as one program."""
+    names: dict[str, Any] = {}
+    for number, block in enumerate(blocks):
+        exec(compile(block, f"block {number}", "exec"), names)  # noqa: S102 -- our own README
+    names["ledger"].close()
+
+
+async def test_the_readme_runs(
+    told: Service, ledger: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The checkout ends with what is left, and the events with the refund."""
+    text = README.read_text()
+    assert len(text.splitlines()) <= LINES_MAX
+    client = await told.client(ledger)
+    monkeypatch.setenv("TALLYSTICK_URL", told.url)
+    monkeypatch.setenv("TALLYSTICK_API_KEY", str(client.token))
+    await asyncio.to_thread(run, re.findall(r"```python\n(.*?)```", text, re.DOTALL))
+    printed = capsys.readouterr().out.splitlines()
+    # 100.00 less 30.00, and 5.00 back.
+    assert printed[0] == "7500"
+    assert [line.split()[-2:] for line in printed[1:4]] == [["500", "7500"], ["-3000", "7000"], ["10000", "10000"]]
+    assert printed[-1].endswith(" 500")

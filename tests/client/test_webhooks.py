@@ -1,0 +1,88 @@
+"""Webhooks are verified as Standard Webhooks has it: what its own library has signed, and nothing else."""
+
+import time
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from standardwebhooks import Webhook
+
+from tallystick_client import WebhookError, verify_webhook
+
+SECRET, OTHER = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw", "whsec_C2FVsBQIhrscChlQIMV+b5sSYspob7oD"
+BODY = (
+    b'{"specversion":"1.0","id":"shop/4711","source":"/ledgers/shop","type":"tallystick.webhook.test.v1",'
+    b'"subject":"x","time":"2026-02-01T12:00:00.000001Z","datacontenttype":"application/json","position":0,"data":{}}'
+)
+
+
+def signed(*secrets: str, at: datetime | None = None, body: bytes = BODY) -> dict[str, str]:
+    """Return the header fields of a message, signed by the library of the standard."""
+    at = at or datetime.now(UTC)
+    signatures = [Webhook(secret).sign("shop/4711", at, body.decode()) for secret in secrets]
+    return {
+        "Webhook-Id": "shop/4711",
+        "Webhook-Timestamp": str(int(at.timestamp())),
+        "Webhook-Signature": " ".join(signatures),
+    }
+
+
+@pytest.mark.parametrize("secrets", [(SECRET,), (SECRET, OTHER), (OTHER, SECRET)], ids=len)
+def test_what_the_library_signs(secrets: tuple[str, ...]) -> None:
+    """One good signature of several is enough; names of header fields may have any case; the event is typed."""
+    event = verify_webhook(BODY, signed(*secrets), SECRET)
+    assert (event.id, event.name, event.position, event.transfer, event.account) == (
+        "shop/4711",
+        "webhook.test",
+        0,
+        None,
+        None,
+    )
+    lowered = {name.lower(): value for name, value in signed(*secrets).items()}
+    assert verify_webhook(BODY.decode(), lowered, SECRET) == event
+    Webhook(SECRET).verify(BODY, lowered)
+
+
+def off(seconds: float) -> datetime:
+    """Return an instant so far from now."""
+    return datetime.now(UTC) + timedelta(seconds=seconds)
+
+
+@pytest.mark.parametrize(
+    ("body", "headers", "told"),
+    [
+        (BODY, signed(OTHER), "no signature"),
+        (BODY + b" ", signed(SECRET), "no signature"),
+        (BODY, {**signed(SECRET), "Webhook-Id": "shop/4712"}, "no signature"),
+        (BODY, {**signed(SECRET), "Webhook-Timestamp": str(int(time.time()) + 1)}, "no signature"),
+        (BODY, {**signed(SECRET), "Webhook-Signature": ""}, "no signature"),
+        (BODY, {**signed(SECRET), "Webhook-Signature": "v1,é v1a,x " * 50}, "no signature"),
+        (
+            BODY,
+            {**signed(SECRET), "Webhook-Signature": signed(SECRET)["Webhook-Signature"].replace("v1,", "v2,")},
+            "no sig",
+        ),
+        (BODY, signed(SECRET, at=off(-400)), "300 s off"),
+        (BODY, signed(SECRET, at=off(400)), "300 s off"),
+        (BODY, {**signed(SECRET), "Webhook-Timestamp": "soon"}, "missing or wrong"),
+        (BODY, {}, "missing or wrong"),
+        (b"[]", signed(SECRET, body=b"[]"), "no event"),
+    ],
+)
+def test_what_is_not_trusted(body: bytes, headers: dict[str, str], told: str) -> None:
+    """Other secrets, other bodies, other times and no event at all are refused, as the library refuses them."""
+    with pytest.raises(WebhookError, match=told):
+        verify_webhook(body, headers, SECRET)
+
+
+def test_time_may_be_chosen() -> None:
+    """How old a message may be is said by who receives it."""
+    assert verify_webhook(BODY, signed(SECRET, at=off(-400)), SECRET, tolerance_seconds=500)
+    with pytest.raises(WebhookError):
+        verify_webhook(BODY, signed(SECRET, at=off(-4)), SECRET, tolerance_seconds=1)
+
+
+@pytest.mark.parametrize("secret", ["", "whsec_", "whsec_?", "wh sec"])
+def test_a_secret_that_is_none(secret: str) -> None:
+    """With an empty key anybody could sign."""
+    with pytest.raises(ValueError, match="a secret is"):
+        verify_webhook(BODY, signed(SECRET), secret)

@@ -1,0 +1,181 @@
+"""What breaks callers is found, and what does not is let through; the document of this release breaks none."""
+
+import copy
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from tests.contract.compatibility import breaks
+from tests.contract.documents import CURRENT, RELEASED
+
+Change = Callable[[Any], None]
+
+
+def place(document: Any, text: str) -> tuple[Any, Any]:
+    """Return what holds that to which *text* leads, by keys and numbers separated by blanks, and its key or number."""
+    *steps, last = text.split()
+    for step in steps:
+        document = document[int(step) if isinstance(document, list) else step]
+    return document, int(last) if isinstance(document, list) and last.isdigit() else last
+
+
+def at(text: str, value: Any) -> Change:
+    """Return the change that puts a value where *text* leads."""
+
+    def change(document: Any) -> None:
+        holder, last = place(document, text)
+        holder[last] = value
+
+    return change
+
+
+def without(text: str) -> Change:
+    """Return the change that removes what *text* leads to; of a list of texts it ends with one of them."""
+
+    def change(document: Any) -> None:
+        holder, last = place(document, text)
+        if isinstance(holder, list) and isinstance(last, str):
+            holder.remove(last)
+        else:
+            del holder[last]
+
+    return change
+
+
+def both(*changes: Change) -> Change:
+    """Return all of these changes as one."""
+
+    def change(document: Any) -> None:
+        for one in changes:
+            one(document)
+
+    return change
+
+
+POST, GET = "paths /things post", "paths /things get"
+TAKEN, SHOWN = "components schemas ThingCreate", "components schemas Thing"
+CONFLICT = "components schemas Conflict allOf 1 properties code enum"
+
+
+def thing() -> dict[str, Any]:
+    members = {
+        "name": {"type": "string", "maxLength": 9},
+        "kind": {"type": "string", "enum": ["a", "b"]},
+        "size": {"type": ["integer", "null"], "minimum": 1},
+    }
+    return {"type": "object", "properties": members, "required": ["name"]}
+
+
+def document() -> dict[str, Any]:
+    """Return a small document in the form of ours."""
+    limit = {"name": "limit", "in": "query", "required": False, "schema": {"type": "integer", "maximum": 9}}
+    shown = {"application/json": {"schema": {"$ref": "#/components/schemas/Thing"}}}
+    return {
+        "paths": {
+            "/things": {
+                "post": {
+                    "operationId": "create_thing",
+                    "security": [{"apiKey": ["write"]}],
+                    "parameters": [],
+                    "requestBody": {
+                        "required": True,
+                        "content": {"application/json": {"schema": {"$ref": "#/components/schemas/ThingCreate"}}},
+                    },
+                    "responses": {
+                        "201": {"headers": {"ETag": {}}, "content": shown},
+                        "409": {
+                            "content": {
+                                "application/problem+json": {"schema": {"$ref": "#/components/schemas/Conflict"}}
+                            }
+                        },
+                    },
+                },
+                "get": {
+                    "operationId": "get_thing",
+                    "security": [{"apiKey": ["read"]}],
+                    "parameters": [limit],
+                    "responses": {"200": {"content": {**shown, "text/csv": {"schema": {"type": "string"}}}}},
+                },
+            }
+        },
+        "components": {
+            "schemas": {
+                "ThingCreate": {**thing(), "additionalProperties": False},
+                "Thing": thing(),
+                "Problem": {"type": "object", "properties": {"code": {"type": "string"}}, "required": ["code"]},
+                "Conflict": {
+                    "allOf": [
+                        {"$ref": "#/components/schemas/Problem"},
+                        {"type": "object", "properties": {"code": {"type": "string", "enum": ["x", "y"]}}},
+                    ]
+                },
+            }
+        },
+    }
+
+
+BREAKING = [
+    pytest.param(without("paths /things"), "is gone", id="a path is gone"),
+    pytest.param(without(GET), "is gone", id="an operation is gone"),
+    pytest.param(at(f"{GET} operationId", "read_thing"), "is called", id="an operation has another name"),
+    pytest.param(at(f"{GET} security 0 apiKey 0", "admin"), "role", id="another role is needed"),
+    pytest.param(without(f"{POST} responses 409"), "not answered with 409", id="a status is gone"),
+    pytest.param(without(f"{POST} responses 201 headers ETag"), "no header", id="a header field is gone"),
+    pytest.param(without(f"{GET} responses 200 content text/csv"), "no text/csv", id="a media type is gone"),
+    pytest.param(without(f"{GET} parameters 0"), "limit is gone", id="a parameter is gone"),
+    pytest.param(at(f"{GET} parameters 0 required", True), "is required", id="a parameter is required"),
+    pytest.param(at(f"{GET} parameters 0 schema maximum", 8), "smaller maximum", id="a parameter has a smaller range"),
+    pytest.param(without(f"{TAKEN} properties size"), "size is gone", id="a member is not taken"),
+    pytest.param(at(f"{TAKEN} required", ["name", "size"]), "size is required", id="a member is required"),
+    pytest.param(at(f"{TAKEN} properties name maxLength", 8), "smaller maxLength", id="a text has to be shorter"),
+    pytest.param(at(f"{TAKEN} properties name pattern", "^a"), "another pattern", id="a text has a pattern"),
+    pytest.param(at(f"{TAKEN} properties size type", "integer"), "another type", id="null is not taken"),
+    pytest.param(without(f"{TAKEN} properties kind enum b"), "lost a value", id="a value is not taken"),
+    pytest.param(without(f"{SHOWN} properties size"), "size is gone", id="a member is not shown"),
+    pytest.param(at(f"{SHOWN} required", []), "left out", id="a member is not always shown"),
+    pytest.param(at(f"{SHOWN} properties name type", ["string", "null"]), "another type", id="null is shown"),
+    pytest.param(at(f"{SHOWN} properties size type", "string"), "another type", id="a number is shown as a text"),
+    pytest.param(without(f"{CONFLICT} y"), "lost a value", id="a code of a problem is gone"),
+]
+HARMLESS = [
+    pytest.param(at("paths /others", document()["paths"]["/things"]), id="a path is there besides"),
+    pytest.param(at(f"{GET} responses 503", {"description": "Busy"}), id="a status is there besides"),
+    pytest.param(at(f"{GET} security 0 apiKey 0", "read"), id="nothing is changed"),
+    pytest.param(at(f"{POST} security 0 apiKey 0", "read"), id="a role with fewer rights will do"),
+    pytest.param(at(f"{GET} parameters 0 schema maximum", 10), id="a parameter has a larger range"),
+    pytest.param(at(f"{TAKEN} properties note", {"type": "string"}), id="a member is taken besides"),
+    pytest.param(at(f"{TAKEN} required", []), id="a member may be left out"),
+    pytest.param(at(f"{TAKEN} properties kind enum", ["a", "b", "c"]), id="a value is taken besides"),
+    pytest.param(at(f"{SHOWN} properties note", {"type": "string"}), id="a member is shown besides"),
+    pytest.param(at(f"{SHOWN} properties size type", "integer"), id="null is not shown any more"),
+    pytest.param(at(CONFLICT, ["x", "y", "z"]), id="a code of a problem is there besides"),
+    pytest.param(
+        both(at("components schemas Item", thing()), at(SHOWN, {"$ref": "#/components/schemas/Item"})),
+        id="a schema has another name",
+    ),
+]
+
+
+@pytest.mark.parametrize(("change", "line"), BREAKING)
+def test_what_breaks_callers(change: Change, line: str) -> None:
+    """A removal or a narrowing is one line that says what is missed."""
+    new = copy.deepcopy(document())
+    change(new)
+    found = breaks(document(), new)
+    assert found
+    assert all(line in one for one in found), found
+
+
+@pytest.mark.parametrize("change", HARMLESS)
+def test_what_breaks_nobody(change: Change) -> None:
+    """An addition is let through."""
+    new = copy.deepcopy(document())
+    change(new)
+    assert breaks(document(), new) == []
+
+
+def test_callers_of_the_last_release() -> None:
+    """Nothing that the last release's document describes is taken away; what is added is no matter."""
+    assert breaks(json.loads(RELEASED.read_bytes()), json.loads(CURRENT.read_bytes())) == []

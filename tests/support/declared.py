@@ -1,0 +1,89 @@
+"""Answers held against the OpenAPI document: nothing is in them that it does not describe."""
+
+import json
+from collections import Counter
+from collections.abc import Mapping
+from functools import cache
+from typing import Any, Final
+
+from jsonschema import Draft202012Validator  # type: ignore[import-untyped]
+
+from server.http.openapi import document
+from server.http.route import Route
+
+# Answers of one status to one operation that a test process looks into; the others are alike.
+LOOKED_INTO_MAX: Final = 20
+_looked_into: Counter[tuple[str, int]] = Counter()
+
+
+def whole(described: Any, part: Any) -> dict[str, Any]:
+    """Return what a part of the document says, references followed and everything of `allOf` in one."""
+    while "$ref" in part:
+        found = described
+        for step in part["$ref"].removeprefix("#/").split("/"):
+            found = found[step]
+        part = found
+    one = {key: value for key, value in part.items() if key != "allOf"}
+    for piece in part.get("allOf", ()):
+        for key, value in whole(described, piece).items():
+            if key == "properties":
+                one[key] = {**one.get(key, {}), **value}
+            elif key == "required":
+                one[key] = [*one.get(key, ()), *value]
+            else:
+                one[key] = value
+    return one
+
+
+def check_answer(route: Route, status: int, headers: Mapping[str, str], body: bytes) -> None:
+    """Check that an answer has a status, header fields, a media type and members that the document has."""
+    name = f"{route.operation} answered {status}"
+    _looked_into[route.operation, status] += 1
+    if _looked_into[route.operation, status] > LOOKED_INTO_MAX:
+        return
+    described = _described()
+    answers = described["paths"][route.path][route.method.lower()]["responses"]
+    assert str(status) in answers, f"{name}, which is not described"
+    answer = whole(described, answers[str(status)])
+    for field, given in answer["headers"].items():
+        assert field in headers or not whole(described, given).get("required"), f"{name} without {field}"
+    media = headers.get("Content-Type", "").partition(";")[0]
+    forms = answer.get("content", {})
+    assert (media in forms) if body else not forms or media in forms, f"{name} as {media}"
+    if media.endswith("json"):
+        errors = [
+            error.message for error in _validator(route.path, route.method, status, media).iter_errors(json.loads(body))
+        ]
+        assert errors == [], f"{name} with {errors[0]}"
+
+
+@cache
+def _described() -> Any:
+    return json.loads(document())
+
+
+@cache
+def _validator(path: str, method: str, status: int, media: str) -> Any:
+    described = _described()
+    answer = whole(described, described["paths"][path][method.lower()]["responses"][str(status)])
+    return Draft202012Validator(_strict(answer["content"][media]["schema"]))
+
+
+def _strict(part: Any) -> Any:
+    """Return a schema without references, by which an object has no members but those that are described."""
+    if isinstance(part, list):
+        return [_strict(item) for item in part]
+    if not isinstance(part, dict):
+        return part
+    one = whole(_described(), part)
+    strict = {
+        key: value if key in ("enum", "examples", "example") else _strict_members(key, value)
+        for key, value in one.items()
+    }
+    if "properties" in one:
+        strict.setdefault("additionalProperties", False)
+    return strict
+
+
+def _strict_members(key: str, value: Any) -> Any:
+    return {name: _strict(member) for name, member in value.items()} if key == "properties" else _strict(value)
