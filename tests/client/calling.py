@@ -54,11 +54,8 @@ def _take(series: Iterator[Any], number: int) -> list[Any]:
 async def calling(kind: str, url: str, token: str, **options: float) -> AsyncIterator[Caller]:
     """Open a client of a kind."""
     if kind == "blocking":
-        client = Tallystick(url, token, **options)  # type: ignore[arg-type]  # few, by name
-        try:
+        with Tallystick(url, token, **options) as blocking:  # type: ignore[arg-type]  # few, by name
+            yield Caller(blocking)
+    else:
+        async with AsyncTallystick(url, token, **options) as client:  # type: ignore[arg-type]  # few, by name
             yield Caller(client)
-        finally:
-            client.close()
-        return
-    async with AsyncTallystick(url, token, **options) as client:  # type: ignore[arg-type]  # few, by name
-        yield Caller(client)

@@ -59,7 +59,7 @@ class Lossy:
         self.gets, self.rest_of_gets = list(gets), rest_of_gets
         self.sent.clear()
 
-    async def answer(self, request: web.Request) -> web.StreamResponse:
+    async def answer(self, request: web.BaseRequest) -> web.StreamResponse:
         """Answer a request as the script says."""
         self.sent.append((request.method, request.path_qs, request.headers.get("Idempotency-Key", "")))
         planned = self.gets if request.method == "GET" else self.posts
@@ -102,13 +102,13 @@ class Lossy:
         return web.Response(status=response.status, body=said, headers=told)
 
 
-def _lost(request: web.Request) -> web.Response:
+def _lost(request: web.BaseRequest) -> web.Response:
     assert request.transport is not None
     request.transport.abort()
     return web.Response()
 
 
-async def _half(request: web.Request, status: int, headers: dict[str, str], body: bytes) -> web.StreamResponse:
+async def _half(request: web.BaseRequest, status: int, headers: dict[str, str], body: bytes) -> web.StreamResponse:
     answer = web.StreamResponse(status=status, headers={**headers, "Content-Length": str(len(body))})
     await answer.prepare(request)
     await answer.write(body[: len(body) // 2])
@@ -116,7 +116,7 @@ async def _half(request: web.Request, status: int, headers: dict[str, str], body
     return answer
 
 
-async def _cut(request: web.Request, response: aiohttp.ClientResponse, size: int) -> web.StreamResponse:
+async def _cut(request: web.BaseRequest, response: aiohttp.ClientResponse, size: int) -> web.StreamResponse:
     answer = web.StreamResponse(status=response.status, headers={"Content-Type": response.headers["Content-Type"]})
     await answer.prepare(request)
     async for piece in response.content.iter_any():
