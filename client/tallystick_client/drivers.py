@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Generator, Iterator
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any, TypeVar
 
@@ -168,7 +168,7 @@ class BlockingDriver(Driver):
                 return end.value  # type: ignore[no-any-return]  # T, which the type of exceptions does not tell
             heard = self._do(step)
 
-    def iterate(self, course: Course[None]) -> Iterator[Any]:
+    def iterate(self, course: Course[None]) -> Generator[Any, None, None]:
         """Hand over what a course does."""
         with contextlib.closing(course), contextlib.ExitStack() as opened:
             pieces: Iterator[bytes] = iter(())
@@ -233,7 +233,7 @@ class AsyncDriver(Driver):
                 return end.value  # type: ignore[no-any-return]  # T, which the type of exceptions does not tell
             heard = await self._do(step)
 
-    async def iterate(self, course: Course[None]) -> AsyncIterator[Any]:
+    async def iterate(self, course: Course[None]) -> AsyncGenerator[Any, None]:
         """Hand over what a course does."""
         with contextlib.closing(course):
             async with contextlib.AsyncExitStack() as opened:

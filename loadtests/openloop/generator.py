@@ -44,11 +44,15 @@ def allow_files(connections: int) -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
+def account_names(number: int) -> list[str]:
+    return [f"{PREFIX}:{each}" for each in range(number)]
+
+
 async def prepare(url: str, keys: list[str], accounts: int = ACCOUNTS) -> Target:
     """Open the accounts of runs in the ledger of each key, without floors, unless they are there."""
     if address_of(url).tls:
         raise NotRunError(f"not an address of the form http://HOST:PORT: {url}")
-    names = [f"{PREFIX}:{number}" for number in range(accounts)]
+    names = account_names(accounts)
     for key in keys:
         async with patient(url, key) as ledger:
             await open_accounts(ledger, names)

@@ -4,7 +4,6 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
-from _pytest.outcomes import Failed, Skipped
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 
@@ -12,6 +11,7 @@ from tests.support.balancer import ALL_TESTS
 from tests.support.browser import Chromium, running_chromium
 from tests.support.waiting import until
 
+Failed, Skipped = pytest.fail.Exception, pytest.skip.Exception
 # Each with a part of what is noted, and where.
 WRONG = [
     pytest.param("console.error('said so')", "errors", "said so", id="an error on the console"),

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from loadtests.processes import free_port
 from tests.cli.conftest import Shell
 from tests.support.client import Client
 from tests.support.command import call, ended, environment
@@ -141,6 +142,13 @@ async def test_following(books: Shell, service: Service) -> None:
     assert (first[0], first[2]) == ("2", "account.created")
     assert (second[0], second[2:]) == ("3", ["transfer.posted", paid])
     assert (end.code, end.err) == (130, "")
+
+
+async def test_following_nobody(shell: Shell) -> None:
+    """A server that is away for too long ends it."""
+    end = await shell.run("events", "follow", "--deadline", "0.3", url=f"http://127.0.0.1:{free_port()}")
+    assert (end.code, end.out) == (5, "")
+    assert "does not answer" in end.err
 
 
 WRONG = [

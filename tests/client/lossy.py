@@ -10,6 +10,8 @@ from aiohttp import web
 from tests.support.listening import end
 
 PASS = "pass"
+# Seconds that requests under way get when a proxy ends: it holds some on purpose.
+END_SECONDS = 0.1
 HTML = "<html><body><h1>502 Bad Gateway</h1></body></html>"
 # Header fields that are passed on.
 _SENT = ("Authorization", "Idempotency-Key", "Content-Type", "If-Match", "Last-Event-ID")
@@ -137,7 +139,7 @@ def _problem(status: int, code: str, outcome: str = "not_applied", **more: objec
 async def lossy(target: str, session: aiohttp.ClientSession) -> AsyncIterator[Lossy]:
     """Put a proxy before a service."""
     proxy = Lossy(target, session)
-    runner = web.ServerRunner(web.Server(proxy.answer, handler_cancellation=True))
+    runner = web.ServerRunner(web.Server(proxy.answer, handler_cancellation=True), shutdown_timeout=END_SECONDS)
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", 0).start()
     proxy.url = f"http://127.0.0.1:{runner.addresses[0][1]}"

@@ -62,6 +62,7 @@ def _events(client: "Tallystick", options: argparse.Namespace) -> "Iterator[Even
 
 
 def _follow(client: "Tallystick", options: argparse.Namespace) -> int:
-    for event in client.events.follow(after=options.after, types=options.type or (), account=options.account):
+    chosen = {"types": options.type or (), "account": options.account}
+    for event in client.events.follow(after=options.after, outage_seconds=options.deadline, **chosen):
         say_line(COLUMNS, row(event), as_json=options.json)
     return 0
