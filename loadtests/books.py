@@ -2,11 +2,13 @@
 
 import asyncio
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence
+from contextlib import asynccontextmanager
 from datetime import datetime
 
 import msgspec
 
+from loadtests.client import Client
 from loadtests.errors import NotRunError
 from loadtests.history.recorder import Heard, Recorder
 from loadtests.payers import BULK, CURRENCY, body_of
@@ -25,9 +27,13 @@ READINGS_MAX = 12
 PAUSE_SECONDS = 1.0
 
 
-def patient(url: str, key: str) -> AsyncTallystick:
-    """Return a client for what is not measured."""
-    return AsyncTallystick(url, key, deadline_seconds=CALL_SECONDS_MAX)
+@asynccontextmanager
+async def patient(url: str, key: str) -> AsyncIterator[AsyncTallystick]:
+    """Yield a client for what is not measured. Nobody waits for a server that is not there."""
+    async with Client(url, key) as client:
+        await client.ask("GET", "/livez")
+    async with AsyncTallystick(url, key, deadline_seconds=CALL_SECONDS_MAX) as ledger:
+        yield ledger
 
 
 async def open_accounts(

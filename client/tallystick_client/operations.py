@@ -6,7 +6,7 @@ answer, of an `AsyncTallystick` something to await. `series` does the same for w
 are, for people and for type checkers.
 """
 
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from collections.abc import AsyncGenerator, Callable, Coroutine, Generator
 from functools import wraps
 from typing import Any, Concatenate, Generic, ParamSpec, Self, TypeVar, overload
 
@@ -90,9 +90,9 @@ class series(Generic[P, T]):  # noqa: N801 -- used as a decorator
     @overload
     def __get__(self, resource: None, owner: type) -> Self: ...
     @overload
-    def __get__(self, resource: Resource[BlockingDriver], owner: type) -> Callable[P, Iterator[T]]: ...
+    def __get__(self, resource: Resource[BlockingDriver], owner: type) -> Callable[P, Generator[T, None, None]]: ...
     @overload
-    def __get__(self, resource: Resource[AsyncDriver], owner: type) -> Callable[P, AsyncIterator[T]]: ...
+    def __get__(self, resource: Resource[AsyncDriver], owner: type) -> Callable[P, AsyncGenerator[T, None]]: ...
     def __get__(self, resource: Any, owner: type) -> Any:
         """Return the method of a resource."""
         if resource is None:

@@ -6,16 +6,17 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+import asyncpg
 import pytest
 
 from server.http.route import Route
 from server.http.routes import ROUTES
 from tests.api.narrowed import CASES, PREFIXES, SIDES, Part, ask, make_part, narrowed, outcome
 from tests.api.probes import GUARDED, route_name
-from tests.api.steps import bulk, codes, order, pages
-from tests.support.client import new_key
+from tests.api.steps import blocked, bulk, codes, lock_held, order, pages
+from tests.support.client import Client, new_key
 from tests.support.events import pulled, relaying, streaming
-from tests.support.service import Service
+from tests.support.service import Service, in_process
 from tests.support.waiting import until
 
 _ACCOUNT = ("200", "404 account_not_found", "404 account_not_found")
@@ -50,6 +51,7 @@ OUTCOMES = {
     "GET /v1/events": _LIST,
     "GET /v1/events/stream": _LIST,
     "GET /v1/limits": _LIST,
+    "GET /v1/ledger": _WHOLE,
     "GET /v1/integrity": _WHOLE,
     "POST /v1/api-keys": ("201", "403 forbidden", "403 forbidden"),
     "GET /v1/api-keys": _LIST,
@@ -239,6 +241,27 @@ async def test_parents_that_are_made_in_the_same_bulk(part: Part, atomic: bool) 
         ["linked_failed", "transfer_not_found"] if atomic else ["idempotency_key_reused", "transfer_not_found"]
     )
     assert (await part.whole.get(f"/v1/transfers/{part.held['outside']['id']}")).json["hold"]["state"] == "open"
+
+
+async def test_a_parent_s_key_that_is_bound_meanwhile(part: Part, service: Service) -> None:
+    """While an item of a bulk waits another server binds its key: the item behind it acts on nothing that is hidden."""
+    key = new_key()
+    items = [
+        {"key": key, **order("shop:a", "till:b", 5, hold=True)},
+        {"key": new_key(), "kind": "void", "parent_key": key},
+    ]
+    async with in_process(service.database_url) as elsewhere:
+        whole = Client(elsewhere.session, elsewhere.url, part.whole.token)
+        async with lock_held(service, "shop:a") as holder:
+            asking = asyncio.create_task(bulk(part.part, items))
+            await until(lambda: _is_blocking(holder))
+            hidden = await whole.transfer("bank:x", "bank:y", 5, key, hold=True)
+        assert codes(await asking) == ["idempotency_key_reused", "transfer_not_found"]
+    assert (await part.whole.get(f"/v1/transfers/{hidden.json['id']}")).json["hold"]["state"] == "open"
+
+
+async def _is_blocking(holder: "asyncpg.Connection[asyncpg.Record]") -> bool:
+    return bool(await blocked(holder))
 
 
 async def test_a_refused_transfer_is_seen_by_who_sees_both_sides(part: Part) -> None:

@@ -17,6 +17,7 @@ from tallystick_client import (
     TransferItem,
 )
 from tests.client.calling import Asked, Caller, calling
+from tests.support.client import Client
 from tests.support.service import Service
 
 
@@ -77,14 +78,14 @@ async def test_bulks_and_previews(caller: Caller) -> None:
         FollowUp("capture", parent_key="b1", amount=60, release_rest=False),
         FollowUp("void", parent_key="b1"),
     ]
-    for _ in range(2):
+    for replayed in (False, True):
         results = await caller(lambda c: c.transfers.create_many(items, atomic=True))
         assert [(result.status, result.transfer.kind) for result in results] == [
             (201, "hold"),
             (201, "capture"),
             (201, "void"),
         ]
-    assert (len(results), results[0].replayed) == (3, True)
+        assert (len(results), results[0].replayed) == (3, replayed)
     failed = await caller(
         lambda c: c.transfers.create_many(
             [TransferItem("alice", "shop", 1, "EUR"), TransferItem("alice", "shop", 9_999, "EUR")], atomic=True
@@ -98,10 +99,10 @@ async def test_bulks_and_previews(caller: Caller) -> None:
     assert (await caller(lambda c: c.accounts.get("alice"))).balance == 940
 
 
-async def test_statements(caller: Caller) -> None:
+async def test_statements(caller: Caller, books: Client) -> None:
     """Entries, balances and statements have their instants in UTC, and add up; so does the trial balance."""
     for amount in range(1, 131):
-        await caller(lambda c, amount=amount: c.transfers.create("alice", "shop", amount // 100 + 1, "EUR"))
+        await books.transfer("alice", "shop", amount // 100 + 1)
     entries = await caller.take(lambda c: c.accounts.entries("shop"))
     assert [entry.version for entry in entries] == list(range(131, 1, -1))
     month = {"since": entries[-1].created_at, "until": datetime.now(timezone(timedelta(hours=5)))}
@@ -127,8 +128,8 @@ async def test_webhook_endpoints(caller: Caller) -> None:
     assert (await caller(lambda c: c.webhook_endpoints.rotate_secret(made.id))).secret != made.secret
     assert not (await caller(lambda c: c.webhook_endpoints.test(made.id))).delivered
     assert (await caller(lambda c: c.webhook_endpoints.replay(made.id, 1))).position == 0
-    for listed in ("deliveries", "undelivered"):
-        assert await caller.take(lambda c, listed=listed: getattr(c.webhook_endpoints, listed)(made.id)) == []
+    assert await caller.take(lambda c: c.webhook_endpoints.deliveries(made.id)) == []
+    assert await caller.take(lambda c: c.webhook_endpoints.undelivered(made.id)) == []
     assert (await caller(lambda c: c.webhook_endpoints.delete(made.id))).deleted
     with pytest.raises(ProblemError, match="404 webhook_endpoint_not_found"):
         await caller(lambda c: c.webhook_endpoints.get(made.id))
@@ -196,6 +197,9 @@ async def test_names_stay_names(name: str, caller: Caller) -> None:
         ("ftp://ledger", "k", {}, "looks like"),
         ("http://user:secret@ledger", "k", {}, "no password"),
         ("http://ledger?x=1", "k", {}, "looks like"),
+        ("http://ledger:99999", "k", {}, "looks like"),
+        ("http://ledger:x", "k", {}, "not valid"),
+        ("ledger:8080", "k", {}, "looks like"),
         ("http://ledger", "", {}, "visible ASCII"),
         ("http://ledger", "a\nb", {}, "visible ASCII"),
         ("http://ledger", "k", {"deadline_seconds": 0}, "above 0"),

@@ -62,7 +62,8 @@ class Checkout(NamedTuple):
 
     def own(self, step: Step) -> Step:
         """Return a step with the ports of this server."""
-        return Step(step.title, *(text and self._own_ports(text) for text in step[1:]))
+        output = step.output and self._own_ports(step.output)
+        return Step(step.title, self._own_ports(step.commands), output)
 
     def leads(self) -> bool:
         """Tell whether its background process leads: a reader who types is slower than that."""

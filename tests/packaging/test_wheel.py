@@ -3,6 +3,7 @@ A wheel built from this checkout works by itself, its SQL inside (docs/decisions
 """
 
 import os
+import re
 import subprocess
 import sys
 import zipfile
@@ -93,3 +94,23 @@ def test_installed_wheel_loads_its_statements(wheel: Path, tmp_path: Path) -> No
         if line.startswith("-- name: ")
     ]
     assert loaded.split() == sorted(written)
+
+
+def test_the_client_has_a_wheel(tmp_path: Path) -> None:
+    """
+    The wheel of the client holds that package with its types and nothing else, and needs httpx and msgspec alone.
+    """
+    build = ("hatchling", "build", "--target", "wheel", "--directory", str(tmp_path / "dist"))
+    run(sys.executable, "-m", *build, cwd=ROOT / "client")
+    (built,) = (tmp_path / "dist").glob("tallystick_client-*.whl")
+    with zipfile.ZipFile(built) as archive:
+        names = {name for name in archive.namelist() if ".dist-info/" not in name}
+        (metadata,) = (archive.read(name).decode() for name in archive.namelist() if name.endswith("/METADATA"))
+        archive.extractall(tmp_path / "installed")
+    package = ROOT / "client" / "tallystick_client"
+    assert names == {f"tallystick_client/{path.name}" for path in package.iterdir() if path.is_file()}
+    needs = re.findall(r"^Requires-Dist: ([a-z]+)", metadata, re.MULTILINE)
+    assert sorted(needs) == ["httpx", "msgspec"]
+    loaded = "import tallystick_client as t; print(t.__file__); t.Tallystick('http://127.0.0.1:1', 'key').close()"
+    printed = run(sys.executable, "-c", loaded, cwd=tmp_path, python_path=tmp_path / "installed")
+    assert printed.startswith(str(tmp_path))

@@ -288,9 +288,8 @@ async def call_all(client: Client, large: Large) -> None:
         await call(method, webhook + path, {"from_position": 1} if path == "/replay" else {})
     keys = "/v1/api-keys"
     key = f"{keys}/{(await client.post(keys, {'role': 'read', 'accounts': ['account:']})).json['id']}"
-    for method, path in (("POST", keys), ("GET", keys), ("GET", key), ("PATCH", key), ("POST", f"{key}/rotate")):
-        await call(method, path, None if method == "GET" else {"role": "read"} if path == keys else {})
-    await call("DELETE", key, {})
+    for asked in (f"POST {keys}", f"GET {keys}", f"GET {key}", f"PATCH {key}", f"POST {key}/rotate", f"DELETE {key}"):
+        await call(*asked.split(), {"role": "read"} if asked == f"POST {keys}" else {})
     for path in ("/", "/livez", "/readyz", "/problems", "/problems/insufficient_funds"):
         await call("GET", path)
     unserved = {route.path for route in ROUTES if route.role is not None} - called

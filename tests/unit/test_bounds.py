@@ -1,4 +1,4 @@
-"""The table of bounds in docs/reference/operations.md."""
+"""The table of bounds in docs/reference/bounds.md."""
 
 import re
 from pathlib import Path
@@ -12,7 +12,7 @@ from server.http import admission, bulk_admission, limits, streams
 from server.ledger import accounts, posting, recent, row_locks, statements
 from server.store import lanes, postgres, redis, reports
 
-TABLE = Path(__file__).parents[2] / "docs" / "reference" / "operations.md"
+TABLE = Path(__file__).parents[2] / "docs" / "reference" / "bounds.md"
 CONSTANTS = {
     "connections": limits.CONNECTIONS_MAX,
     "unknown keys that wait to be looked up": keys.UNKNOWN_KEYS_QUEUE_MAX,

@@ -38,7 +38,7 @@ REQUEST: Final = {
     "Last-Event-ID": _taken(
         "Last-Event-ID",
         "The position to go on behind; it comes before `after`.",
-        "17",
+        "0",
         pattern="^(0|[1-9][0-9]{0,18})$",
     ),
     "X-Request-Id": _taken(
