@@ -229,7 +229,7 @@ async def test_a_token_that_is_set(database_url: str, tmp_path: Path) -> None:
 
 
 async def test_the_token_beside_the_embedded_servers() -> None:
-    """Where what is printed may be a log, the token is in a file that its owner alone can read; each start has its own."""
+    """Where what is printed may be a log, it is in a file that its owner alone can read; each start has its own."""
     with place() as data_dir:
         tokens = []
         for _ in range(2):
