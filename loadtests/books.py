@@ -12,7 +12,7 @@ from loadtests.client import Client
 from loadtests.errors import NotRunError
 from loadtests.history.recorder import Heard, Recorder
 from loadtests.payers import BULK, CURRENCY, body_of
-from tallystick_client import AccountItem, AccountResult, AsyncTallystick, TransferItem, TransferResult
+from tallystick_client import AccountItem, AccountResult, AsyncTallystick, Transfer, TransferItem, TransferResult
 
 # Seconds of a call with all its repeats: longer than a failover of the database, short enough to notice.
 CALL_SECONDS_MAX = 90.0
@@ -70,7 +70,8 @@ async def open_books(
             TransferItem(**json.loads(body), key=key) for key, body in items.items()
         )
         _check(list(some.values()), posted)
-        recorder.answered_bulk(numbers, Heard.of(200, msgspec.json.encode(posted).decode()))
+        for number, result in zip(numbers, posted, strict=True):
+            recorder.answered(number, Heard.of(result.status, json.dumps(_told(result.transfer)), result.replayed))
 
 
 async def record_books(client: AsyncTallystick, recorder: Recorder, prefix: str, ledger: str = "") -> None:
@@ -111,6 +112,14 @@ def _check(names: Iterable[str], results: Iterable[AccountResult | TransferResul
     for name, result in zip(names, results, strict=True):
         if result.problem is not None:
             raise NotRunError(f"{name} was answered {result.status} {result.problem.code}: {result.problem.detail}")
+
+
+def _told(transfer: Transfer | None) -> dict[str, object]:
+    """Return a transfer as it was answered."""
+    told = msgspec.structs.asdict(transfer) if transfer else {}
+    # These come with a look at it, not with its posting.
+    known = {name: value for name, value in told.items() if name not in ("hold", "reversed", "problem")}
+    return {name: _shown(value) if isinstance(value, datetime) else value for name, value in known.items()}
 
 
 def _shown(at: datetime) -> str:
