@@ -84,6 +84,10 @@ bench: ## measure it beside others, write benchmarks.md and its plots (ARGS="--q
 	@$(SETUP) bench
 	@exec $(BIN)/python -m loadtests.bench $(ARGS)
 
+screenshots: ## pictures of the console and the reference into docs/pictures, from demo data (ARGS="--only console")
+	@$(SETUP) test
+	$(BIN)/python -m scripts.screenshots $(ARGS)
+
 docs: ## build the documentation into site/, and check its links
 	@$(SETUP) run
 	@$(SETUP) docs
@@ -101,4 +105,4 @@ clean: ## remove caches, builds and reports; leaves .venv* and data alone
 	rm -rf dist reports site .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
 	find . -path "./.venv*" -prune -o -name __pycache__ -type d -exec rm -rf {} +
 
-.PHONY: help setup run test contract lint format load replay overload connections neighbour chaos bench docs lock wheel clean
+.PHONY: help setup run test contract lint format load replay overload connections neighbour chaos bench screenshots docs lock wheel clean
