@@ -35,6 +35,11 @@ test: ## the whole suite (ARGS="tests/unit -k name" for a part)
 	@$(SETUP) docs
 	@$(BIN)/python -m pytest -n 3 --dist worksteal $(ARGS)
 
+contract: ## a running server against its OpenAPI document, for a minute (CONTRACT_SECONDS=600 CONTRACT_SEED=2)
+	@$(SETUP) test
+	@$(SETUP) contract
+	@$(BIN)/python -m pytest -q -s -p no:xdist tests/contract/against_server.py $(ARGS)
+
 lint: ## ruff, mypy, import-linter, SQL checks
 	@$(SETUP) test
 	$(BIN)/ruff check
@@ -79,6 +84,10 @@ bench: ## measure it beside others, write benchmarks.md and its plots (ARGS="--q
 	@$(SETUP) bench
 	@exec $(BIN)/python -m loadtests.bench $(ARGS)
 
+screenshots: ## pictures of the console and the reference into docs/pictures, from demo data (ARGS="--only console")
+	@$(SETUP) test
+	$(BIN)/python -m scripts.screenshots $(ARGS)
+
 docs: ## build the documentation into site/, and check its links
 	@$(SETUP) run
 	@$(SETUP) docs
@@ -96,4 +105,4 @@ clean: ## remove caches, builds and reports; leaves .venv* and data alone
 	rm -rf dist reports site .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
 	find . -path "./.venv*" -prune -o -name __pycache__ -type d -exec rm -rf {} +
 
-.PHONY: help setup run test lint format load replay overload connections neighbour chaos bench docs lock wheel clean
+.PHONY: help setup run test contract lint format load replay overload connections neighbour chaos bench screenshots docs lock wheel clean

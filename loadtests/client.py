@@ -2,34 +2,23 @@
 The client of the ledger's HTTP API.
 
 A `Connection` carries one request at a time, in as few steps as there can be; the generator drives thousands of them.
-A `Client` keeps some of them and repeats what may be repeated, under the same key. Its answers are what came, byte for
-byte: whoever measures or judges needs no more, and everybody else uses `tallystick_client`.
+A `Client` keeps some of them, repeats nothing, and tells every answer byte for byte: that is for whoever measures or
+judges. Everybody else uses `tallystick_client`.
 """
 
 import asyncio
 import json
-import random
 import re
-import time
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple, Self, cast
 from urllib.parse import urlsplit
 
 from loadtests.errors import NotRunError
-from loadtests.history.recorder import NOT_NOW, problem_of
 
 # One request: above the server's own deadlines, so that its answer and not our impatience decides.
 REQUEST_SECONDS_MAX = 30.0
-# One call with all its repeats: longer than a failover of the database, short enough to notice.
-CALL_SECONDS_MAX = 90.0
-# Where the answer names no time: doubled with each attempt, up to the second.
-BACKOFF_SECONDS, BACKOFF_SECONDS_MAX = 0.05, 2.0
-# Spreads the repeats of many callers that were refused at the same instant.
-JITTER = 0.5
 # The contract's limit on one page.
 PAGE_MAX = 100
-# 409, but about another request that still runs: the contract has the caller ask again.
-IN_USE = "idempotency_key_in_use"
 # Told instead of a status where there was no answer.
 BROKEN = 0
 
@@ -39,17 +28,6 @@ _CLOSE = re.compile(rb"\r\nconnection: *close\r\n", re.IGNORECASE)
 
 class NoAnswer(NotRunError):
     """One request had no answer; whether it was executed is not known."""
-
-
-class UnexpectedAnswer(NotRunError):
-    """A request was answered, but not with success."""
-
-    def __init__(self, asked: str, status: int, problem: dict[str, Any]) -> None:
-        code = problem.get("code") or "(no problem code)"
-        super().__init__(f"{asked} answered {status} {code}: {problem.get('detail', '')}".removesuffix(": "))
-        self.status = status
-        # Whether the same request may be sent again, later.
-        self.not_now = status in NOT_NOW or (status == 409 and code == IN_USE)
 
 
 class Answer(NamedTuple):
@@ -231,29 +209,6 @@ class Client:
         self._open.discard(connection)
         if connection in self._idle:
             self._idle.remove(connection)
-
-    async def call(self, method: str, path: str, body: object = None, key: str = "") -> Answer:
-        """Send the same request until it is answered with success, or raise UnexpectedAnswer."""
-        asked = f"{method} {path}" + (f" with key {key}" if key else "")
-        deadline = time.monotonic() + CALL_SECONDS_MAX
-        backoff = BACKOFF_SECONDS
-        while True:
-            try:
-                answer = await self.ask(method, path, body, key)
-                if answer.status in (200, 201):
-                    return answer
-                error = UnexpectedAnswer(asked, answer.status, problem_of(answer.body))
-                if not error.not_now:
-                    raise error
-                wait, why = answer.retry_after, str(error)
-            except NoAnswer as error:
-                wait, why = 0, str(error)
-            # Never less than the answer asked for.
-            pause = max(wait, backoff) * random.uniform(1.0, 1.0 + JITTER)
-            backoff = min(2 * backoff, BACKOFF_SECONDS_MAX)
-            if time.monotonic() + pause > deadline:
-                raise NotRunError(f"{asked} was given up, at last because of: {why}")
-            await asyncio.sleep(pause)
 
 
 def _answered(connection: Connection, status: int, received: bytes, end: int) -> None:

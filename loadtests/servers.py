@@ -120,7 +120,7 @@ class Server(Program):
         async with Client(self.url, key) as client:
             while (left := self._began + seconds - time.monotonic()) > 0:
                 # Asked now and then: a Redis that nobody asks is not looked at.
-                await client.call("GET", "/v1/accounts?limit=1")
+                await client.ask("GET", "/v1/accounts?limit=1")
                 await asyncio.sleep(min(WARM_PAUSE_SECONDS, left))
 
     async def create_key(self, ledger: str, limits: Sequence[str] = PLENTY) -> str:

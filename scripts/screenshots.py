@@ -126,7 +126,7 @@ class Traffic:
         books = [{"id": name, "currency": "EUR", "floor": None} for name in ("bank", "shop", "fees")]
         await self.send("POST", "/v1/accounts/bulk", {"accounts": [*books, *customers]})
         for customer in customers:
-            await self.pay(f"top-up-{customer['id']}", "bank", customer["id"], 250_000, reference="top-up")
+            await self.pay(f"top-up-{customer['id']}", "bank", customer["id"], 25_000_000, reference="top-up")
         hold = await self.pay("order-1001", "customer:7", "shop", 24_000, **ORDER)
         first = f"/v1/transfers/{hold['id']}/capture"
         captured = await self.send("POST", first, {"amount": 12_000, "release_rest": False}, "order-1001-night-1")
@@ -152,7 +152,7 @@ class Traffic:
             amount = self._random.randint(100, 9_000)
             await self.pay(f"order-{self._number}", customer, "shop", amount, reference=f"order-{self._number}")
         elif chance < 0.86:
-            await self.pay(f"order-{self._number}", customer, "shop", 900_000_000)
+            await self.pay(f"order-{self._number}", customer, "shop", 90_000_000_000)
         elif chance < 0.93:
             await self.pay("order-1001", "customer:7", "shop", 24_000, **ORDER)
         elif batch_key:

@@ -54,7 +54,7 @@ def on_page_markdown(markdown: str, page: Page, files: Files, **_: object) -> st
         uri = _uri(normpath(folder / match["path"]))
         if uri not in files.src_uris:
             return match[0]
-        return get_relative_url(uri, page.file.src_uri) + (match["anchor"] or "")
+        return f"{get_relative_url(uri, page.file.src_uri)}{match['anchor'] or ''}"
 
     return _LINK.sub(moved, markdown)
 

@@ -105,9 +105,9 @@ def test_no_line_says(pattern: re.Pattern[str]) -> None:
 
 def test_modules_say_what_they_are() -> None:
     """
-    Every module of the service begins with a docstring.
+    Every module of the service and of the client begins with a docstring.
     """
-    modules = tracked("server/*.py")
+    modules = tracked("server/*.py", "client/*.py")
     silent = [shown(path) for path in modules if not ast.get_docstring(ast.parse(path.read_text()))]
     assert silent == []
 

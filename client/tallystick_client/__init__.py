@@ -2,20 +2,16 @@
 
 from msgspec import UNSET
 
+from tallystick_client.about import Integrity, Ledger, Limits
 from tallystick_client.accounts import AccountItem
+from tallystick_client.administration import ApiKey, Deleted, Delivery, Undelivered, WebhookEndpoint, WebhookTest
 from tallystick_client.answers import (
     Account,
     AccountResult,
-    ApiKey,
-    Deleted,
-    Delivery,
     Entry,
     Event,
     EventPage,
     Hold,
-    Integrity,
-    Ledger,
-    Limits,
     PastBalance,
     Problem,
     Results,
@@ -23,9 +19,6 @@ from tallystick_client.answers import (
     Transfer,
     TransferResult,
     TrialBalance,
-    Undelivered,
-    WebhookEndpoint,
-    WebhookTest,
 )
 from tallystick_client.clients import AsyncTallystick, Tallystick
 from tallystick_client.errors import (

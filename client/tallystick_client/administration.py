@@ -7,7 +7,7 @@ from typing import Literal, TypeVar
 from msgspec import UNSET, UnsetType
 
 from tallystick_client.accounts import PAGE_ROWS
-from tallystick_client.answers import ApiKey, Deleted, Delivery, Page, Undelivered, WebhookEndpoint, WebhookTest
+from tallystick_client.answers import Answered, Page
 from tallystick_client.operations import D, Pages, Resource, operation, series
 from tallystick_client.request import Repeat, Request, changes, get, members, segment
 
@@ -17,6 +17,111 @@ ENDPOINTS = "/v1/webhook-endpoints"
 KEYS = "/v1/api-keys"
 # Seconds for the test of an endpoint, which has 10 s to answer.
 TEST_SECONDS_MAX = 20.0
+
+
+class WebhookEndpoint(Answered, frozen=True):
+    """
+    A URL that events are sent to.
+
+    Attributes:
+        types: Names of events; empty for all.
+
+        state: `enabled` or `disabled`; then `disabled_reason` says why.
+
+        position: Events up to here were sent, or wait for a retry.
+
+        secret: Shown only by `create` and `rotate_secret`, and left out of `repr`.
+    """
+
+    id: str
+    url: str
+    types: list[str]
+    description: str | None
+    state: str
+    disabled_reason: str | None
+    position: int
+    created_at: datetime
+    secret: str | None = None
+
+    def __repr__(self) -> str:
+        return f"WebhookEndpoint(id={self.id!r}, url={self.url!r}, state={self.state!r})"
+
+
+class Deleted(Answered, frozen=True):
+    """Something that is there no more."""
+
+    id: str
+    deleted: bool
+
+
+class WebhookTest(Answered, frozen=True):
+    """What came of a test of an endpoint: a status or an error, and the first bytes of the answer."""
+
+    delivered: bool
+    status: int | None
+    error: str | None
+    duration_ms: int
+    answer: str
+
+
+class Delivery(Answered, frozen=True):
+    """An attempt to deliver an event: `delivered`, `failed` (tried again), `dead` (given up) or `gone`."""
+
+    position: int
+    type: str
+    attempt: int
+    outcome: str
+    status: int | None
+    error: str | None
+    attempted_at: datetime
+    duration_ms: int
+    answer: str
+
+
+class Undelivered(Answered, frozen=True):
+    """An event that has not arrived: `waiting` or `dead`."""
+
+    position: int
+    state: str
+    attempts: int
+    attempted_at: datetime
+    next_attempt_at: datetime | None
+
+
+class ApiKey(Answered, frozen=True):
+    """
+    A key of the ledger.
+
+    Attributes:
+        role: `read`, `write` or `admin`.
+
+        accounts: Prefixes of the accounts that it sees; None for all of the ledger.
+
+        rate: As `100/s`; None, as in `burst` and `concurrency`, for what the service gives every key.
+
+        last_used_at: To the minute.
+
+        previous_tokens_until: When the last of the tokens that were replaced ends; None where none works.
+
+        token: What callers send; shown only by `create` and `rotate`, and left out of `repr`.
+    """
+
+    id: str
+    role: str
+    description: str | None
+    accounts: list[str] | None
+    rate: str | None
+    burst: int | None
+    concurrency: int | None
+    created_at: datetime
+    expires_at: datetime | None
+    revoked_at: datetime | None
+    last_used_at: datetime | None
+    previous_tokens_until: datetime | None = None
+    token: str | None = None
+
+    def __repr__(self) -> str:
+        return f"ApiKey(id={self.id!r}, role={self.role!r})"
 
 
 class WebhookEndpoints(Resource[D]):

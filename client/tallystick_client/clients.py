@@ -5,9 +5,10 @@ from datetime import datetime
 from types import TracebackType
 from typing import Self, TypeVar
 
+from tallystick_client.about import Integrity, Ledger, Limits
 from tallystick_client.accounts import Accounts
 from tallystick_client.administration import ApiKeys, WebhookEndpoints
-from tallystick_client.answers import Integrity, Ledger, Limits, TrialBalance
+from tallystick_client.answers import TrialBalance
 from tallystick_client.drivers import AsyncDriver, BlockingDriver
 from tallystick_client.events import Events
 from tallystick_client.operations import D, Resource, operation

@@ -3,10 +3,9 @@
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Generator, Iterator
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any, TypeVar
-from urllib.parse import urlsplit
 
 import httpx
 
@@ -21,6 +20,7 @@ CONNECT_SECONDS_MAX = 5.0
 POOL_SECONDS_MAX = 10.0
 # Seconds that an idle connection is kept: less than servers and balancers keep it.
 IDLE_SECONDS_MAX = 10.0
+PORT_MAX = 65_535
 # Bytes of an answer. A statement of a million entries has 250 MB; longer ones are asked for in parts.
 ANSWER_BYTES_MAX = 536_870_912
 # Errors of httpx before anything was sent.
@@ -73,11 +73,15 @@ class Driver:
     """
 
     def __init__(self, url: str, api_key: str, rules: Rules) -> None:
-        parts = urlsplit(url)
-        if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
-            raise ValueError("the URL of a server looks like https://ledger.example.com")
-        if parts.username is not None or parts.password is not None:
+        try:
+            parts = httpx.URL(url)
+        except httpx.InvalidURL as error:
+            raise ValueError(f"the URL of a server is not valid: {error}") from None
+        if parts.userinfo:
             raise ValueError("the URL of a server holds no user and no password")
+        whole = parts.scheme in ("http", "https") and parts.host and 0 <= (parts.port or 0) <= PORT_MAX
+        if not whole or parts.query or parts.fragment:
+            raise ValueError("the URL of a server looks like https://ledger.example.com")
         if not api_key or not api_key.isascii() or not api_key.isprintable() or " " in api_key:
             raise ValueError("an API key is visible ASCII characters")
         self.url = url.rstrip("/")
@@ -164,7 +168,7 @@ class BlockingDriver(Driver):
                 return end.value  # type: ignore[no-any-return]  # T, which the type of exceptions does not tell
             heard = self._do(step)
 
-    def iterate(self, course: Course[None]) -> Iterator[Any]:
+    def iterate(self, course: Course[None]) -> Generator[Any, None, None]:
         """Hand over what a course does."""
         with contextlib.closing(course), contextlib.ExitStack() as opened:
             pieces: Iterator[bytes] = iter(())
@@ -182,7 +186,7 @@ class BlockingDriver(Driver):
                         opened.close()
                         try:
                             response = opened.enter_context(self._http.stream(**self._opening(step)))
-                            heard = None if streams(response) else Answer(*_head(response), response.read())
+                            heard = None if streams(response) else _read(response, TimeLeft(step.silence_seconds))
                             pieces = response.iter_bytes()
                         except httpx.RequestError as error:
                             heard = broken(error)
@@ -192,6 +196,8 @@ class BlockingDriver(Driver):
                         except httpx.RequestError as error:
                             heard = broken(error)
                     case _:
+                        # Whoever asks for something else has done with the stream.
+                        opened.close()
                         heard = self._do(step)
 
     def _do(self, step: Send | Pause) -> Answer | Broken | None:
@@ -201,10 +207,7 @@ class BlockingDriver(Driver):
         left = TimeLeft(step.seconds)
         try:
             with self._http.stream(**self._sending(step.request, left)) as response:
-                body = Body(left)
-                for piece in response.iter_bytes():
-                    body.take(piece)
-                return Answer(*_head(response), body.whole)
+                return _read(response, left)
         except httpx.RequestError as error:
             return broken(error)
 
@@ -227,10 +230,10 @@ class AsyncDriver(Driver):
             try:
                 step = course.send(heard)
             except StopIteration as end:
-                return end.value  # type: ignore[no-any-return]  # T, which the type of the exception does not tell
+                return end.value  # type: ignore[no-any-return]  # T, which the type of exceptions does not tell
             heard = await self._do(step)
 
-    async def iterate(self, course: Course[None]) -> AsyncIterator[Any]:
+    async def iterate(self, course: Course[None]) -> AsyncGenerator[Any, None]:
         """Hand over what a course does."""
         with contextlib.closing(course):
             async with contextlib.AsyncExitStack() as opened:
@@ -249,7 +252,8 @@ class AsyncDriver(Driver):
                             await opened.aclose()
                             try:
                                 response = await opened.enter_async_context(self._http.stream(**self._opening(step)))
-                                heard = None if streams(response) else Answer(*_head(response), await response.aread())
+                                left = TimeLeft(step.silence_seconds)
+                                heard = None if streams(response) else await _aread(response, left)
                                 pieces = response.aiter_bytes()
                             except httpx.RequestError as error:
                                 heard = broken(error)
@@ -260,6 +264,7 @@ class AsyncDriver(Driver):
                             except httpx.RequestError as error:
                                 heard = broken(error)
                         case _:
+                            await opened.aclose()
                             heard = await self._do(step)
 
     async def _do(self, step: Send | Pause) -> Answer | Broken | None:
@@ -272,10 +277,7 @@ class AsyncDriver(Driver):
                 asyncio.timeout(left.seconds),
                 self._http.stream(**self._sending(step.request, left)) as response,
             ):
-                body = Body(left)
-                async for piece in response.aiter_bytes():
-                    body.take(piece)
-                return Answer(*_head(response), body.whole)
+                return await _aread(response, left)
         except (httpx.RequestError, TimeoutError) as error:
             return broken(error)
 
@@ -291,5 +293,15 @@ def streams(response: httpx.Response) -> bool:
     return response.status_code == 200 and kind.startswith("text/event-stream")
 
 
-def _head(response: httpx.Response) -> tuple[int, httpx.Headers]:
-    return response.status_code, response.headers
+def _read(response: httpx.Response, left: TimeLeft) -> Answer:
+    body = Body(left)
+    for piece in response.iter_bytes():
+        body.take(piece)
+    return Answer(response.status_code, response.headers, body.whole)
+
+
+async def _aread(response: httpx.Response, left: TimeLeft) -> Answer:
+    body = Body(left)
+    async for piece in response.aiter_bytes():
+        body.take(piece)
+    return Answer(response.status_code, response.headers, body.whole)

@@ -135,7 +135,7 @@ class Rules:
         """Send a request until its outcome is known or the time is up."""
         end = self.clock() + self.deadline_seconds
         kept = min(LOOK_UP_SECONDS, self.deadline_seconds * LOOK_UP_SHARE) if request.key else 0.0
-        last = yield from self._attempts(request, end - kept)
+        last = yield from self._attempts(request, end, kept)
         if isinstance(last, Done):
             return last.value
         if not last.unknown:
@@ -159,13 +159,18 @@ class Rules:
             if cursor is None:
                 return
 
-    def _attempts(self, request: Request[T], until: float) -> Course[Done[T] | Failed[T]]:
-        """Send a request until it is done, or until trying again is no use; tell what is known then."""
+    def _attempts(self, request: Request[T], end: float, kept_seconds: float = 0.0) -> Course[Done[T] | Failed[T]]:
+        """
+        Send a request until it is done, or until trying again is no use; tell what is known then.
+
+        Args:
+            kept_seconds: What is left of the time at the end if it may have been done.
+        """
         pause_seconds = PAUSE_SECONDS
         lost = False
         while True:
-            heard = yield Send(request, min(request.seconds_max, until - self.clock()))
-            heard = judge(request, heard)
+            left = end - self.clock()
+            heard = judge(request, (yield Send(request, min(request.seconds_max, left - min(kept_seconds, left / 2)))))
             if isinstance(heard, Done) or heard.settled:
                 return heard
             lost = lost or heard.unknown
@@ -174,7 +179,7 @@ class Rules:
                 return last
             seconds = pause(heard.asked_seconds, pause_seconds)
             pause_seconds = min(2 * pause_seconds, PAUSE_SECONDS_MAX)
-            if self.clock() + seconds >= until:
+            if self.clock() + seconds >= end - (kept_seconds if lost else 0.0):
                 return last
             yield Pause(seconds)
 
@@ -277,7 +282,9 @@ def _differences(request: Request[Any], found: Transfer) -> tuple[str, ...]:
 def _problem(heard: Answer) -> Problem | None:
     """Return the problem that an answer is, None for a part of one; of what is none, say what HTTP says."""
     try:
-        return msgspec.json.decode(heard.body, type=Problem)
+        found = msgspec.json.decode(heard.body, type=Problem)
+        if found.status == heard.status:
+            return found
     except msgspec.ValidationError:
         # Whole, but somebody else's.
         pass

@@ -17,6 +17,7 @@ import aiohttp
 from aiohttp import web
 from aiokafka.errors import KafkaError
 
+from loadtests.books import patient
 from loadtests.brokers import Broker
 from loadtests.chaos.rig import Rig
 from loadtests.client import PAGE_MAX, NoAnswer
@@ -158,7 +159,8 @@ async def reading(rig: Rig, recorder: Recorder) -> AsyncIterator[Readers]:
     try:
         for ledger, (caller, *_) in rig.direct.items():
             url = f"http://{HOST}:{runner.addresses[0][1]}/{ledger}"
-            await caller.call("POST", "/v1/webhook-endpoints", {"url": url})
+            async with patient(caller.url, rig.keys[ledger]) as client:
+                await client.webhook_endpoints.create(url)
             tasks += [asyncio.create_task(read(ledger)) for read in (readers.poll, readers.stream)]
         for broker in rig.brokers.values():
             await broker.prepare(PLACE)

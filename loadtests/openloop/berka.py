@@ -5,12 +5,14 @@ import csv
 import gzip
 import itertools
 from collections.abc import Iterable, Iterator
+from datetime import datetime
 from pathlib import Path
-from typing import Annotated, Literal, NamedTuple
+from typing import Annotated, Literal
 
 import msgspec
 
 from loadtests.errors import NotRunError
+from tallystick_client import TransferItem
 
 CURRENCY = "CZK"
 ROUNDING = "rounding"
@@ -35,22 +37,6 @@ COUNTER_ACCOUNTS = {
     ("PREVOD NA UCET", "POJISTNE"): PARTNER_BANK,  # insurance premium
     ("PREVOD NA UCET", "UVER"): PARTNER_BANK,  # loan instalment
 }
-
-
-class Transfer(NamedTuple):
-    """One transfer to post, and the idempotency key it is posted under."""
-
-    key: str
-    source: str
-    destination: str
-    amount: int
-    reference: str
-    metadata: dict[str, str]
-    effective_at: str
-    currency: str = CURRENCY
-
-    def fields(self) -> dict[str, object]:
-        return {name: value for name, value in self._asdict().items() if name != "key"}
 
 
 class Row(msgspec.Struct, frozen=True):
@@ -82,10 +68,10 @@ class Row(msgspec.Struct, frozen=True):
         return f"19{self.date[:2]}-{self.date[2:4]}-{self.date[4:]}"
 
     @property
-    def month_end(self) -> str:
+    def month_end(self) -> datetime:
         """The last instant of its month."""
         year, month, _ = map(int, self.day.split("-"))
-        return f"{self.day[:8]}{calendar.monthrange(year, month)[1]}T23:59:59.999999Z"
+        return datetime.fromisoformat(f"{self.day[:8]}{calendar.monthrange(year, month)[1]}T23:59:59.999999Z")
 
     @property
     def counter_account(self) -> str:
@@ -102,7 +88,7 @@ class Row(msgspec.Struct, frozen=True):
 Book = list[Row]
 
 
-def transfers(row: Row) -> tuple[Transfer, ...]:
+def transfers(row: Row) -> tuple[TransferItem, ...]:
     """The transfer that a row stands for, and a second one for what the bank rounded away."""
     key, sign = f"berka:{row.trans_id}", 1 if row.sign == "+" else -1
     moved = _move(key, row, row.counter_account, sign * row.amount_cents)
@@ -111,11 +97,19 @@ def transfers(row: Row) -> tuple[Transfer, ...]:
     return (moved, _move(f"{key}:rounding", row, ROUNDING, row.rounding_cents))
 
 
-def _move(key: str, row: Row, other: str, signed_amount: int) -> Transfer:
+def _move(key: str, row: Row, other: str, signed_amount: int) -> TransferItem:
     sides = (other, row.account) if signed_amount > 0 else (row.account, other)
     said = {"operation": row.operation, "purpose": row.k_symbol}
     metadata = {name: text for name, text in said.items() if text}
-    return Transfer(key, *sides, abs(signed_amount), f"berka:{row.trans_id}", metadata, f"{row.day}T00:00:00Z")
+    return TransferItem(
+        *sides,
+        abs(signed_amount),
+        CURRENCY,
+        key=key,
+        reference=f"berka:{row.trans_id}",
+        metadata=metadata,
+        effective_at=datetime.fromisoformat(f"{row.day}T00:00:00Z"),
+    )
 
 
 def read_rows(path: Path, rows_max: int | None = None) -> list[Row]:

@@ -14,7 +14,7 @@ from multiprocessing.synchronize import Barrier
 import uvloop
 
 from loadtests.books import open_accounts, patient
-from loadtests.client import Client, address_of
+from loadtests.client import address_of
 from loadtests.errors import NotRunError
 from loadtests.figures import Run
 from loadtests.openloop.driver import Driver, Task, new_run
@@ -44,15 +44,16 @@ def allow_files(connections: int) -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
+def account_names(number: int) -> list[str]:
+    return [f"{PREFIX}:{each}" for each in range(number)]
+
+
 async def prepare(url: str, keys: list[str], accounts: int = ACCOUNTS) -> Target:
     """Open the accounts of runs in the ledger of each key, without floors, unless they are there."""
     if address_of(url).tls:
         raise NotRunError(f"not an address of the form http://HOST:PORT: {url}")
-    names = [f"{PREFIX}:{number}" for number in range(accounts)]
+    names = account_names(accounts)
     for key in keys:
-        async with Client(url, key) as client:
-            # Nobody waits for a server that is not there.
-            await client.ask("GET", "/v1/accounts?limit=1")
         async with patient(url, key) as ledger:
             await open_accounts(ledger, names)
     return Target(url.rstrip("/"), keys, names)

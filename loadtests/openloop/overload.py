@@ -9,9 +9,8 @@ import argparse
 import asyncio
 import os
 import random
-from urllib.parse import quote
 
-from loadtests.client import Client
+from loadtests.books import patient
 from loadtests.errors import FAILED, GOOD
 from loadtests.figures import Run, aligned, runs_table
 from loadtests.openloop.driver import Driver, Task, new_run
@@ -21,6 +20,7 @@ from loadtests.openloop.workloads import NAMES, Target, is_write, key_of
 from loadtests.processes import Done, keep_to, resident_bytes
 from loadtests.screen import Screen
 from loadtests.servers import Server, own_server
+from tallystick_client import ProblemError
 
 FACTORS = (1, 2, 5, 10)
 # Share of the peak that must come through at a factor.
@@ -41,7 +41,6 @@ UNLOADED = 0.3
 AFTERWARDS = 0.7
 # Requests whose fate is compared with the ledger, of each kind and run.
 CHECKED_MAX = 500
-LOOK_UPS_AT_ONCE = 16
 MIB = 1024 * 1024
 
 
@@ -146,11 +145,15 @@ class Curve:
 
     async def _check(self, target: Target, run: str, results: Results) -> None:
         """Compare what some requests were told with what the ledger says."""
-        async with Client(target.url, target.keys[0], LOOK_UPS_AT_ONCE) as client:
+        async with patient(target.url, target.keys[0]) as ledger:
 
             async def is_there(number: int) -> bool:
-                path = f"/v1/idempotency-keys/{quote(key_of(run, number), safe='')}"
-                return (await client.ask("GET", path)).status == 200
+                try:
+                    return bool(await ledger.idempotency_keys.get(key_of(run, number)))
+                except ProblemError as error:
+                    if error.code != "idempotency_key_not_found":
+                        raise
+                    return False
 
             for fate, there in ((ANSWERED, True), (REFUSED, False)):
                 noted = (number for number, noted in results.fates.items() if noted == fate)

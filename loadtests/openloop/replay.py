@@ -13,42 +13,43 @@ import os
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import TypeVar
 
-from loadtests.books import open_accounts, patient
-from loadtests.client import Answer, Client, UnexpectedAnswer
+import msgspec
+
+from loadtests.books import ITEMS_MAX, open_accounts, patient
 from loadtests.errors import FAILED, GOOD, NotRunError
-from loadtests.openloop.berka import CURRENCY, Book, Row, Transfer, books, read_rows, transfers
+from loadtests.openloop.berka import CURRENCY, Book, Row, books, read_rows, transfers
 from loadtests.processes import PROJECT
 from loadtests.screen import Screen
 from loadtests.servers import Server, own_server
-from tallystick_client import AsyncTallystick
+from tallystick_client import AsyncTallystick, Transfer, TransferItem, TransferResult
 
 LEDGER = "berka"
 KEY_VARIABLE = "TALLYSTICK_KEY"
 DATA = PROJECT.parent / "shared" / "data" / "berka" / "replay.csv.gz"
 # Accounts that are posted to at once.
-IN_FLIGHT = 64
+IN_FLIGHT = 16
 # Enough to see a pattern; more of the same would only hide it.
 MISMATCHES_MAX = 20
 T = TypeVar("T")
 
 
-Check = Callable[[Row, Transfer, Answer], None]
+Check = Callable[[Row, TransferItem, TransferResult, Transfer], None]
 
 
 class Replay:
     """
-    Both passes over the same books through one client; another one opens accounts and reads them.
+    Both passes over the same books.
 
     An account's rows go one after the other; many accounts are on their way at once. `mismatches`: what did not hold.
     """
 
-    def __init__(self, client: Client, ledger: AsyncTallystick, rows: Sequence[Row], screen: Screen) -> None:
+    def __init__(self, ledger: AsyncTallystick, rows: Sequence[Row], screen: Screen) -> None:
         self.mismatches: list[str] = []
         self.rows = self.transfers = 0
-        self._client = client
         self._ledger = ledger
         self._books = books(rows)
         every = (transfer for row in rows for transfer in transfers(row))
@@ -68,8 +69,6 @@ class Replay:
 
     async def run(self) -> None:
         """Make both passes, and the checks behind each."""
-        # Nobody waits for a server that is not there.
-        await self._client.ask("GET", "/v1/accounts?limit=1")
         await open_accounts(self._ledger, self._names, CURRENCY)
         self._screen.say(f"{len(self._names)} accounts are open")
         await self._post_all("first pass", self._check_first)
@@ -105,43 +104,51 @@ class Replay:
         # The last row of each month stands for its end.
         ends = [end for book in self._books for end in {row.month_end: row for row in book}.items()]
 
-        async def check(end: tuple[str, Row]) -> None:
+        async def check(end: tuple[datetime, Row]) -> None:
             at, row = end
             if self._stopped:
                 return
-            answer = await self._client.call("GET", f"/v1/accounts/{row.account}/balance?at={at}&by=effective")
-            self._expect(f"{row}, balance at the end of its month", row.bank_balance_cents, answer.json["balance"])
+            found = await self._ledger.accounts.balance(row.account, at, by="effective")
+            self._expect(f"{row}, balance at the end of its month", row.bank_balance_cents, found.balance)
 
         await _at_once(ends, check)
         self._screen.say(f"{len(ends):,} balances at the end of a month read")
 
     async def _post_book(self, book: Book, name: str, check: Check) -> None:
-        for row in book:
+        posted = [(row, transfer) for row in book for transfer in transfers(row)]
+        for start in range(0, len(posted), ITEMS_MAX):
             if self._stopped:
                 return
-            for transfer in transfers(row):
-                check(row, transfer, await self._client.call("POST", "/v1/transfers", transfer.fields(), transfer.key))
+            some = posted[start : start + ITEMS_MAX]
+            results = await self._ledger.transfers.create_many([transfer for _, transfer in some])
+            for (row, transfer), result in zip(some, results, strict=True):
+                if len(self.mismatches) >= MISMATCHES_MAX:
+                    return
+                if result.transfer is None:
+                    # A payment that the bank made was refused.
+                    self.mismatches.append(f"{row}, key {transfer.key}: {result.problem}")
+                else:
+                    check(row, transfer, result, result.transfer)
                 self.transfers += 1
-            self.rows += 1
+                self.rows += transfer.key == transfers(row)[-1].key
             self._screen.progress(f"{name}: {self.transfers:,} transfers, {len(self.mismatches)} mismatches")
 
-    def _check_first(self, row: Row, transfer: Transfer, answer: Answer) -> None:
+    def _check_first(self, row: Row, transfer: TransferItem, _: TransferResult, posted: Transfer) -> None:
         """After each row the account must stand where the bank says it stood."""
-        self._digests[transfer.key] = _digest(answer)
-        posted = answer.json
+        self._digests[transfer.key] = _digest(posted)
         asked = (transfer.source, transfer.destination, transfer.amount)
-        self._expect(f"{row}, the transfer", asked, (posted["source"], posted["destination"], posted["amount"]))
+        self._expect(f"{row}, the transfer", asked, (posted.source, posted.destination, posted.amount))
         if transfer.key == transfers(row)[-1].key:
-            side = "source" if transfer.source == row.account else "destination"
-            self._expect(f"{row}, balance", row.bank_balance_cents, posted[f"{side}_balance"])
+            balance = posted.source_balance if transfer.source == row.account else posted.destination_balance
+            self._expect(f"{row}, balance", row.bank_balance_cents, balance)
 
-    def _check_again(self, row: Row, transfer: Transfer, answer: Answer) -> None:
+    def _check_again(self, row: Row, transfer: TransferItem, result: TransferResult, posted: Transfer) -> None:
         """Each must get its first answer, marked as replayed."""
         what = f"{row}, key {transfer.key} again"
-        if not answer.replayed:
+        if not result.replayed:
             self._expect(what, "a replayed answer", "one not marked as such")
-        elif _digest(answer) != self._digests[transfer.key]:
-            self._expect(what, "the first answer's status and bytes", f"others ({answer.status})")
+        elif _digest(posted) != self._digests[transfer.key]:
+            self._expect(what, "the first answer", "another")
 
 
 async def _at_once(items: Iterable[T], work: Callable[[T], Awaitable[None]]) -> None:
@@ -162,8 +169,8 @@ async def _at_once(items: Iterable[T], work: Callable[[T], Awaitable[None]]) -> 
         raise errors.exceptions[0] from None
 
 
-def _digest(answer: Answer) -> bytes:
-    return hashlib.sha256(b"%d\n" % answer.status + answer.body).digest()
+def _digest(posted: Transfer) -> bytes:
+    return hashlib.sha256(msgspec.json.encode(posted)).digest()
 
 
 def options(parser: argparse.ArgumentParser) -> None:
@@ -191,15 +198,9 @@ async def run(asked: argparse.Namespace) -> int:
 
 
 async def _on_server(url: str, key: str, rows: list[Row], own: Server | None, screen: Screen) -> int:
-    async with Client(url, key, IN_FLIGHT) as client, patient(url, key) as ledger:
-        replay = Replay(client, ledger, rows, screen)
-        try:
-            await replay.run()
-        except UnexpectedAnswer as error:
-            if not replay.transfers:
-                raise
-            # A payment that the bank made was refused.
-            replay.mismatches.append(str(error))
+    async with patient(url, key) as ledger:
+        replay = Replay(ledger, rows, screen)
+        await replay.run()
     for mismatch in replay.mismatches:
         screen.say(f"MISMATCH {mismatch}")
     audit = own and await own.audit()

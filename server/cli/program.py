@@ -4,14 +4,14 @@ import argparse
 from collections.abc import Sequence
 
 from server.cli import completion, keys, operating
-from server.cli.remote import accounts, events, idempotency_keys, transfers
+from server.cli.remote import accounts, balances, events, idempotency_keys, transfers, webhook_endpoints
 from server.cli.words import Commands, Parser, Version
 from server.process.commands.exits import shown_codes
 
 EPILOG = """\
-Commands against a server (accounts, transfers, pay, idempotency-keys, events, keys) read its address from
-TALLYSTICK_URL (default: http://127.0.0.1:8080) and their key from TALLYSTICK_API_KEY, or from the file that
-TALLYSTICK_API_KEY_FILE names.
+Commands against a server (accounts, pay, transfers, idempotency-keys, balances, events, webhook-endpoints, keys) read
+its address from TALLYSTICK_URL (default: http://127.0.0.1:8080) and their key from TALLYSTICK_API_KEY, or from the
+file that TALLYSTICK_API_KEY_FILE names.
 
 Every setting of the service can also be given as TALLYSTICK_<NAME>, or as TALLYSTICK_<NAME>_FILE with the name of a
 file that holds it; an empty variable counts as not set. `tallystick config` shows them all.
@@ -39,6 +39,8 @@ def parser(words: Sequence[str] | None = None) -> Parser:
     accounts.add_commands(commands)
     transfers.add_commands(commands)
     idempotency_keys.add_commands(commands)
+    balances.add_commands(commands)
     events.add_commands(commands)
+    webhook_endpoints.add_commands(commands)
     completion.add_commands(commands)
     return main_parser

@@ -25,7 +25,13 @@ class HeadBody(msgspec.Struct, gc=False):
     """
 
     position: Position
-    link: Annotated[str, Meta(description="SHA-256, in hexadecimal.", extra_json_schema={"pattern": "^[0-9a-f]{64}$"})]
+    link: Annotated[
+        str,
+        Meta(
+            description="SHA-256, in hexadecimal; empty where nothing has happened.",
+            extra_json_schema={"pattern": "^([0-9a-f]{64})?$"},
+        ),
+    ]
     at: Annotated[Instant, Meta(description="The latest instant of the events up to it.")] | None
 
 

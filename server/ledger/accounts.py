@@ -46,7 +46,8 @@ class Account(NamedTuple):
     # JSON text: an object of strings.
     metadata: str
     created_at: datetime
-    # Milliseconds, when it was read, until a hold of it expires; None where none is open.
+    # Milliseconds, when it was read, until a hold of it expires; None where none is open. 0 where the version counts a
+    # due hold: a transfer that had not committed then may take the same version, so nobody may be shown this later.
     expires_in_ms: int | None
 
     @property

@@ -1,7 +1,7 @@
 -- columns: account_columns
 -- a.id, a.currency, a.balance, a.held_in - coalesce(d.held_in, 0) AS held_in,
 -- a.held_out - coalesce(d.held_out, 0) AS held_out, a.floor, a.ceiling, a.version + coalesce(d.holds, 0) AS version,
--- a.closed, a.metadata, a.created_at, d.expires_in_ms
+-- a.closed, a.metadata, a.created_at, CASE WHEN d.holds > 0 THEN 0 ELSE d.expires_in_ms END AS expires_in_ms
 
 -- columns: accounts_without_due_holds
 -- accounts AS a LEFT JOIN LATERAL (

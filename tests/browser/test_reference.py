@@ -49,6 +49,17 @@ async def test_it_opens(chromium: Chromium, client: Client, size: tuple[int, int
         watched.check()
 
 
+async def test_the_root_leads_there(chromium: Chromium, client: Client) -> None:
+    """Who opens the bare address of a server finds the reference, and the problems, without an error on the console."""
+    async with chromium.page(client.url) as watched:
+        await watched.page.goto(client.url)
+        for address in ("/docs", "/problems"):
+            async with watched.page.expect_navigation(url=f"**{address}"):
+                await watched.page.locator(f"a[href='{address}']").first.click()
+            await watched.page.go_back()
+        watched.check()
+
+
 async def test_a_transfer_is_made(chromium: Chromium, client: Client) -> None:
     """What is sent from the page moves money on the server it came from, once; the typed API key is not kept."""
     assert client.token is not None

@@ -1,14 +1,17 @@
 """A page of the browser tells what went wrong on it: what other tests build on."""
 
 from collections.abc import AsyncIterator
+from typing import Any
 
 import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 
-from tests.support.browser import Chromium
+from tests.support.balancer import ALL_TESTS
+from tests.support.browser import Chromium, running_chromium
 from tests.support.waiting import until
 
+Failed, Skipped = pytest.fail.Exception, pytest.skip.Exception
 # Each with a part of what is noted, and where.
 WRONG = [
     pytest.param("console.error('said so')", "errors", "said so", id="an error on the console"),
@@ -51,6 +54,16 @@ async def test_what_is_wrong_is_noted(chromium: Chromium, site: str, script: str
         await until(lambda: any(text in noted for noted in getattr(watched, where)))
         with pytest.raises(AssertionError):
             watched.check()
+
+
+@pytest.mark.parametrize(("everything", "ending"), [("1", Failed), ("", Skipped)])
+async def test_a_missing_browser_is_named(monkeypatch: pytest.MonkeyPatch, everything: str, ending: Any) -> None:
+    """Where nothing may be left out its tests fail, elsewhere they are skipped; both say what to install."""
+    monkeypatch.setenv(ALL_TESTS, everything)
+    monkeypatch.setenv("PATH", "/nowhere")
+    with pytest.raises(ending, match="chromium is not installed"):
+        async with running_chromium():
+            pass
 
 
 async def test_pages_share_nothing(chromium: Chromium, site: str) -> None:

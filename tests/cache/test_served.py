@@ -2,15 +2,20 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from functools import partial
 
 import pytest
 
+from server.ledger import batches
 from server.store.keyspace import Keyspace
 from server.store.postgres import Database
 from server.store.redis import RedisServer
 from tests.support.client import Client
+from tests.support.clock import moved_clock
+from tests.support.locks import inserts_held, somebody_waits
 from tests.support.postgres import administer, create_database
 from tests.support.service import Service, in_process
+from tests.support.waiting import until
 
 LEDGER = "served"
 
@@ -74,6 +79,23 @@ async def test_each_change_is_seen_by_the_next_read(client: Client) -> None:
     await client.post("/v1/transfers/bulk", {"transfers": [item]})
     assert (await client.account("alice"))["version"] == 5
     assert await client.balance("bob") == 2
+
+
+async def test_a_transfer_that_commits_after_an_expiry(
+    one: Service, client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A read before its commit counts the expiry, and so has the version of the transfer. It is cached for nobody."""
+    monkeypatch.setattr(batches, "LOCK_TIMEOUT_MS", 10_000)
+    assert (await client.transfer("alice", "bob", 5, hold=True, expires_in=60)).status == 201
+    async with moved_clock(one.database_url, one.redis_url) as clock:
+        async with inserts_held(one.database_url):
+            paying = asyncio.create_task(client.transfer("alice", "bob", 10))
+            await until(partial(somebody_waits, one.database_url))
+            await clock.advance(120)
+            early = await client.account("alice")
+        paid = await paying
+        assert (early["balance"], early["available"], early["version"]) == (100, 100, paid.json["source_version"])
+        assert await client.balance("alice") == 90
 
 
 async def test_an_absent_account_is_found_as_soon_as_it_is_opened(client: Client) -> None:

@@ -143,10 +143,12 @@ async def test_an_unknown_outcome_under_a_key(books: Shell) -> None:
     """A key of the caller's own is told as it was given, whatever it looks like."""
     key = "0" * 40 + "'"
     async with losing_answers(books.url) as url:
-        end = await books.run(*PAY, "--key", key, "--deadline", SHORT, url=url)
+        words = (*PAY, "--key", key, "--deadline", SHORT, "--url", url)
+        end = await books.run(*words)
     assert end.code == 4
-    assert end.err.splitlines()[1].endswith(f"tallystick idempotency-keys get {shlex.quote(key)}")
-    assert shlex.split(end.err.splitlines()[2])[-2:] != ["--key", key]
+    _, ask, send = (shlex.split(line.partition("tallystick ")[2]) for line in end.err.splitlines())
+    assert ask == ["idempotency-keys", "get", key, "--url", url]
+    assert send == list(words)
     assert (await books.json(*PAY, "--key", key))["amount"] == 1250
     assert await balance(books) == 1250
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from loadtests.processes import free_port
 from tests.cli.conftest import Shell
 from tests.support.client import Client
 from tests.support.command import call, ended, environment
@@ -143,6 +144,13 @@ async def test_following(books: Shell, service: Service) -> None:
     assert (end.code, end.err) == (130, "")
 
 
+async def test_following_nobody(shell: Shell) -> None:
+    """A server that is away for too long ends it."""
+    end = await shell.run("events", "follow", "--deadline", "0.3", url=f"http://127.0.0.1:{free_port()}")
+    assert (end.code, end.out) == (5, "")
+    assert "does not answer" in end.err
+
+
 WRONG = [
     pytest.param({"api_key": ""}, "no key to call the server with: set TALLYSTICK_API_KEY", id="no key"),
     pytest.param({"api_key": "a\nb"}, "what TALLYSTICK_API_KEY holds is no key", id="a key of two lines"),
@@ -244,3 +252,33 @@ async def test_no_answer_of_a_ledger(shell: Shell, answer: bytes, code: int, sen
         await server.wait_closed()
     assert (end.code, end.out) == (code, "")
     assert re.match(f"tallystick: {sentence or f'{url} does not answer: '}", end.err), end
+
+
+async def test_balances(books: Shell) -> None:
+    """The trial balance has a row for each currency, and nets to zero."""
+    await books.done("accounts", "create", "yen", "JPY")
+    await books.done("pay", "world", "alice", "12.50", "EUR")
+    assert await books.rows("balances") == [["EUR", "12.50", "12.50", "0.00", "2"], ["JPY", "0", "0", "0", "1"]]
+    assert await books.rows("balances", "--prefix", "ali") == [["EUR", "0.00", "12.50", "12.50", "1"]]
+    assert (await books.json("balances", "--at", "2026-01-01"))["data"] == []
+
+
+async def test_webhook_endpoints(shell: Shell) -> None:
+    """An endpoint is made, listed, changed and removed; its secret is shown when it is made or renewed."""
+    create = ("webhook-endpoints", "create", "http://127.0.0.1:9/hook", "--type", "transfer.posted")
+    made = await shell.record(*create, "--description", "for Köln")
+    assert made["secret"].startswith("whsec_")
+    listed = await shell.done("webhook-endpoints", "list")
+    assert made["secret"] not in listed
+    [cells] = [line.split() for line in listed.splitlines()[1:]]
+    assert cells[:2] + cells[3:5] == [made["id"], "enabled", "transfer.posted", "http://127.0.0.1:9/hook"]
+    update = ("webhook-endpoints", "update", made["id"])
+    assert (await shell.json(*update, "--state", "disabled"))["state"] == "disabled"
+    assert (await shell.run(*update)).err == "tallystick: name what to change: --to, --type, --description or --state\n"
+    assert (await shell.json("webhook-endpoints", "rotate-secret", made["id"]))["secret"] != made["secret"]
+    assert (await shell.record("webhook-endpoints", "test", made["id"]))["delivered"] == "no"
+    assert "secret" not in await shell.json("webhook-endpoints", "replay", made["id"], "1")
+    for words in (("deliveries",), ("undelivered",)):
+        assert isinstance(await shell.json("webhook-endpoints", *words, made["id"]), list)
+    assert await shell.done("webhook-endpoints", "delete", made["id"]) == ""
+    assert (await shell.run("webhook-endpoints", "get", made["id"])).code == 3

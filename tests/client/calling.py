@@ -1,10 +1,10 @@
 """Both clients behind one face: a test says what is called, and it is called blocking in a thread, or awaited."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Generator
+from contextlib import aclosing, asynccontextmanager, closing
 from itertools import islice
-from typing import Any, cast
+from typing import Any
 
 from tallystick_client import AsyncTallystick, Tallystick
 
@@ -35,30 +35,25 @@ class Caller:
         if isinstance(self.client, Tallystick):
             return await asyncio.to_thread(lambda: _take(asked(self.client), number))
         taken = []
-        series = cast(AsyncIterator[Any], asked(self.client))
-        async for item in series:
-            taken.append(item)
-            if len(taken) == number:
-                break
-        await series.aclose()  # type: ignore[attr-defined]  # every async generator has it
+        async with aclosing(asked(self.client)) as series:
+            async for item in series:
+                taken.append(item)
+                if len(taken) == number:
+                    break
         return taken
 
 
-def _take(series: Iterator[Any], number: int) -> list[Any]:
-    taken = list(islice(series, number))
-    series.close()  # type: ignore[attr-defined]  # every generator has it
-    return taken
+def _take(series: Generator[Any, None, None], number: int) -> list[Any]:
+    with closing(series):
+        return list(islice(series, number))
 
 
 @asynccontextmanager
 async def calling(kind: str, url: str, token: str, **options: float) -> AsyncIterator[Caller]:
     """Open a client of a kind."""
     if kind == "blocking":
-        client = Tallystick(url, token, **options)  # type: ignore[arg-type]  # few, by name
-        try:
+        with Tallystick(url, token, **options) as blocking:  # type: ignore[arg-type]  # few, by name
+            yield Caller(blocking)
+    else:
+        async with AsyncTallystick(url, token, **options) as client:  # type: ignore[arg-type]  # few, by name
             yield Caller(client)
-        finally:
-            client.close()
-        return
-    async with AsyncTallystick(url, token, **options) as client:  # type: ignore[arg-type]  # few, by name
-        yield Caller(client)

@@ -10,6 +10,8 @@ from aiohttp import web
 from tests.support.listening import end
 
 PASS = "pass"
+# Seconds that requests under way get when a proxy ends: it holds some on purpose.
+END_SECONDS = 0.1
 HTML = "<html><body><h1>502 Bad Gateway</h1></body></html>"
 # Header fields that are passed on.
 _SENT = ("Authorization", "Idempotency-Key", "Content-Type", "If-Match", "Last-Event-ID")
@@ -59,7 +61,7 @@ class Lossy:
         self.gets, self.rest_of_gets = list(gets), rest_of_gets
         self.sent.clear()
 
-    async def answer(self, request: web.Request) -> web.StreamResponse:
+    async def answer(self, request: web.BaseRequest) -> web.StreamResponse:
         """Answer a request as the script says."""
         self.sent.append((request.method, request.path_qs, request.headers.get("Idempotency-Key", "")))
         planned = self.gets if request.method == "GET" else self.posts
@@ -102,13 +104,13 @@ class Lossy:
         return web.Response(status=response.status, body=said, headers=told)
 
 
-def _lost(request: web.Request) -> web.Response:
+def _lost(request: web.BaseRequest) -> web.Response:
     assert request.transport is not None
     request.transport.abort()
     return web.Response()
 
 
-async def _half(request: web.Request, status: int, headers: dict[str, str], body: bytes) -> web.StreamResponse:
+async def _half(request: web.BaseRequest, status: int, headers: dict[str, str], body: bytes) -> web.StreamResponse:
     answer = web.StreamResponse(status=status, headers={**headers, "Content-Length": str(len(body))})
     await answer.prepare(request)
     await answer.write(body[: len(body) // 2])
@@ -116,7 +118,7 @@ async def _half(request: web.Request, status: int, headers: dict[str, str], body
     return answer
 
 
-async def _cut(request: web.Request, response: aiohttp.ClientResponse, size: int) -> web.StreamResponse:
+async def _cut(request: web.BaseRequest, response: aiohttp.ClientResponse, size: int) -> web.StreamResponse:
     answer = web.StreamResponse(status=response.status, headers={"Content-Type": response.headers["Content-Type"]})
     await answer.prepare(request)
     async for piece in response.content.iter_any():
@@ -137,7 +139,7 @@ def _problem(status: int, code: str, outcome: str = "not_applied", **more: objec
 async def lossy(target: str, session: aiohttp.ClientSession) -> AsyncIterator[Lossy]:
     """Put a proxy before a service."""
     proxy = Lossy(target, session)
-    runner = web.ServerRunner(web.Server(proxy.answer, handler_cancellation=True))
+    runner = web.ServerRunner(web.Server(proxy.answer, handler_cancellation=True), shutdown_timeout=END_SECONDS)
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", 0).start()
     proxy.url = f"http://127.0.0.1:{runner.addresses[0][1]}"

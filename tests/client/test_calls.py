@@ -3,6 +3,7 @@
 import logging
 import math
 import pickle
+import pydoc
 from datetime import UTC, datetime, timedelta, timezone
 
 import pytest
@@ -17,6 +18,7 @@ from tallystick_client import (
     TransferItem,
 )
 from tests.client.calling import Asked, Caller, calling
+from tests.support.client import Client
 from tests.support.service import Service
 
 
@@ -77,14 +79,14 @@ async def test_bulks_and_previews(caller: Caller) -> None:
         FollowUp("capture", parent_key="b1", amount=60, release_rest=False),
         FollowUp("void", parent_key="b1"),
     ]
-    for _ in range(2):
+    for replayed in (False, True):
         results = await caller(lambda c: c.transfers.create_many(items, atomic=True))
         assert [(result.status, result.transfer.kind) for result in results] == [
             (201, "hold"),
             (201, "capture"),
             (201, "void"),
         ]
-    assert (len(results), results[0].replayed) == (3, True)
+        assert (len(results), results[0].replayed) == (3, replayed)
     failed = await caller(
         lambda c: c.transfers.create_many(
             [TransferItem("alice", "shop", 1, "EUR"), TransferItem("alice", "shop", 9_999, "EUR")], atomic=True
@@ -98,10 +100,10 @@ async def test_bulks_and_previews(caller: Caller) -> None:
     assert (await caller(lambda c: c.accounts.get("alice"))).balance == 940
 
 
-async def test_statements(caller: Caller) -> None:
+async def test_statements(caller: Caller, books: Client) -> None:
     """Entries, balances and statements have their instants in UTC, and add up; so does the trial balance."""
     for amount in range(1, 131):
-        await caller(lambda c, amount=amount: c.transfers.create("alice", "shop", amount // 100 + 1, "EUR"))
+        await books.transfer("alice", "shop", amount // 100 + 1)
     entries = await caller.take(lambda c: c.accounts.entries("shop"))
     assert [entry.version for entry in entries] == list(range(131, 1, -1))
     month = {"since": entries[-1].created_at, "until": datetime.now(timezone(timedelta(hours=5)))}
@@ -127,8 +129,8 @@ async def test_webhook_endpoints(caller: Caller) -> None:
     assert (await caller(lambda c: c.webhook_endpoints.rotate_secret(made.id))).secret != made.secret
     assert not (await caller(lambda c: c.webhook_endpoints.test(made.id))).delivered
     assert (await caller(lambda c: c.webhook_endpoints.replay(made.id, 1))).position == 0
-    for listed in ("deliveries", "undelivered"):
-        assert await caller.take(lambda c, listed=listed: getattr(c.webhook_endpoints, listed)(made.id)) == []
+    assert await caller.take(lambda c: c.webhook_endpoints.deliveries(made.id)) == []
+    assert await caller.take(lambda c: c.webhook_endpoints.undelivered(made.id)) == []
     assert (await caller(lambda c: c.webhook_endpoints.delete(made.id))).deleted
     with pytest.raises(ProblemError, match="404 webhook_endpoint_not_found"):
         await caller(lambda c: c.webhook_endpoints.get(made.id))
@@ -196,6 +198,9 @@ async def test_names_stay_names(name: str, caller: Caller) -> None:
         ("ftp://ledger", "k", {}, "looks like"),
         ("http://user:secret@ledger", "k", {}, "no password"),
         ("http://ledger?x=1", "k", {}, "looks like"),
+        ("http://ledger:99999", "k", {}, "looks like"),
+        ("http://ledger:x", "k", {}, "not valid"),
+        ("ledger:8080", "k", {}, "looks like"),
         ("http://ledger", "", {}, "visible ASCII"),
         ("http://ledger", "a\nb", {}, "visible ASCII"),
         ("http://ledger", "k", {"deadline_seconds": 0}, "above 0"),
@@ -217,6 +222,14 @@ async def test_no_secret_is_shown(caller: Caller, caplog: pytest.LogCaptureFixtu
     shown = [repr(caller.client), repr(vars(caller.client._driver)["_http"]), caplog.text]
     assert [text for text in shown if key in text] == []
     assert caplog.text
+
+
+def test_help() -> None:
+    """`help` shows the parameters of a method, what it comes to, and its text."""
+    method = Tallystick("http://ledger", "k").accounts.get
+    shown = pydoc.plain(pydoc.render_doc(method))
+    assert "get(id: str, *, min_version: int | None = None) -> tallystick_client.answers.Account" in shown
+    assert "Return an account" in shown
 
 
 async def test_errors_travel(caller: Caller) -> None:

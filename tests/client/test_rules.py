@@ -86,9 +86,9 @@ class Ledger:
         answer = self.post() if request.method == "POST" else self.look_up()
         if fate == "half":
             return Answer(answer.status, answer.headers, answer.body[: len(answer.body) // 2])
-        return {"answer": Broken("the answer is lost", sent=True), "502 afterwards": Answer(502, {}, HTML)}.get(
-            fate, answer
-        )
+        if fate == "answer":
+            return Broken("the answer is lost", sent=True)
+        return Answer(502, {}, HTML) if fate == "502 afterwards" else answer
 
 
 # Fates of requests that do not arrive, or are turned away; what is heard of them.

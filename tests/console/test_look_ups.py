@@ -46,6 +46,7 @@ async def test_children(console: Console) -> None:
         pytest.param("/transfers/x/children", 404, id="children of what is no id"),
         pytest.param("/v1/idempotency-keys/x", 404, id="a key that is free"),
         pytest.param("/v1/events/stream", 404, id="a stream"),
+        pytest.param("/v1/balances", 404, id="what takes connections of its own"),
         pytest.param("/v1/events?after=9000000000000000000", 409, id="a position that is not reached"),
         pytest.param("/v1/nothing", 404, id="no such path"),
         pytest.param("/livez", 404, id="what is not of the API"),

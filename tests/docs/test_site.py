@@ -4,14 +4,18 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import AsyncIterator
 from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestServer
 
 from server.http.problems import KINDS
 from server.http.routes import ROUTES
 from server.settings import Settings
+from tests.support.browser import Chromium
 
 ROOT = Path(__file__).resolve().parents[2]
 # The first time, the packages of the site are fetched.
@@ -83,6 +87,27 @@ def test_nothing_outside_is_asked_for(site: Path) -> None:
     found = {page.name: [one for one in fetched(page) if FETCHED.match(one)] for page in pages}
     assert {name: addresses for name, addresses in found.items() if addresses} == {}
     assert [style.name for style in site.rglob("*.css") if IN_STYLES.search(style.read_text(encoding="utf-8"))] == []
+
+
+@pytest.fixture
+async def address(site: Path) -> AsyncIterator[str]:
+    """The site, served on this machine."""
+    app = web.Application()
+    app.router.add_static("/", site)
+    async with TestServer(app) as server:
+        yield str(server.make_url("/"))
+
+
+async def test_a_browser_asks_nobody_else(address: str, chromium: Chromium) -> None:
+    """Scripts of the pages ask for nothing outside either, the search among them; a narrow page has no bar below it."""
+    async with chromium.page(address, size=(400, 800)) as watched:
+        page = watched.page
+        for name in ("index", "tutorial", "explanations/cache", "reference/http-api"):
+            await page.goto(f"{address}{name}.html")
+            assert await page.evaluate("document.documentElement.scrollWidth <= window.innerWidth"), name
+        await page.goto(f"{address}index.html?q=idempotency")
+        await page.locator(".md-search-result__link").first.wait_for(state="attached")
+        watched.check()
 
 
 def test_the_reference_is_made_of_the_code(site: Path) -> None:

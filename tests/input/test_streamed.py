@@ -15,8 +15,7 @@ from server.http import reply, streams
 from server.ledger import statements
 from server.ledger.statements import Line, Statement
 from server.store.errors import StoreUnavailableError
-from tests.input.test_slow_readers import narrow
-from tests.input.wire import Response, Wire, connect, parse_head, request
+from tests.input.wire import Response, Wire, connect, narrow, parse_head, request
 from tests.support.client import Client
 from tests.support.fill import BUSY, fill
 from tests.support.hot import Hot, answered

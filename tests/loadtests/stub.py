@@ -14,6 +14,16 @@ from tests.support.listening import end
 
 # Every so-manieth payment is lied about.
 EVERY = 10
+# What else accounts, entries and transfers have.
+AT = "2026-01-01T00:00:00.000000Z"
+REST: dict[str, Any] = {
+    **dict.fromkeys(("ceiling", "reference", "description", "currency")),
+    "closed": False,
+    "kind": "transfer",
+    "metadata": {},
+    "created_at": AT,
+    "effective_at": AT,
+}
 
 
 class Stub:
@@ -37,6 +47,7 @@ class Stub:
         app = web.Application()
         app.add_routes(
             [
+                web.get("/livez", self._livez),
                 web.get("/v1/limits", self._limits),
                 web.get("/v1/accounts", self._list),
                 web.post("/v1/accounts/bulk", self._open),
@@ -50,20 +61,25 @@ class Stub:
         )
         return app
 
+    async def _livez(self, _: web.Request) -> web.Response:
+        return web.Response()
+
     async def _limits(self, _: web.Request) -> web.Response:
         policy = {"name": "default", "quota": 1_000_000, "window_seconds": 1, "burst": 1_000_000}
-        return web.json_response({"policies": [policy]})
+        left = {"remaining": 1_000_000, "reset_seconds": 0}
+        running = {"limit": 1_000, "running": 1}
+        return web.json_response({"policies": [policy | left], "concurrency": running, "counted_by": "service"})
 
     async def _list(self, request: web.Request) -> web.Response:
         prefix = request.query.get("prefix", "")
-        rows = [account for name, account in self._ledger.accounts.items() if name.startswith(prefix)]
+        rows = [REST | account for name, account in self._ledger.accounts.items() if name.startswith(prefix)]
         return web.json_response({"data": rows, "next_cursor": None})
 
     async def _open(self, request: web.Request) -> web.Response:
         asked = (await request.json())["accounts"]
         for account in asked:
             self._ledger.open(account["id"], account["floor"])
-        return web.json_response({"results": [{"status": 201} for _ in asked]})
+        return web.json_response({"results": [{"status": 201, "replayed": False} for _ in asked]})
 
     async def _read(self, request: web.Request) -> web.Response:
         name = request.match_info["id"]
@@ -73,12 +89,12 @@ class Stub:
 
     async def _entries(self, request: web.Request) -> web.Response:
         mine = [entry for entry in self._ledger.entries if entry["account"] == request.match_info["id"]]
-        rows = [{**entry, "reference": entry["key"].removesuffix(" again")} for entry in mine]
+        rows = [REST | entry | {"reference": entry["key"].removesuffix(" again")} for entry in mine]
         return web.json_response({"data": rows, "next_cursor": None})
 
     async def _rows(self, request: web.Request) -> web.Response:
         mine = [row for row in self._ledger.rows if row["source"] == request.query["account"]]
-        rows = [{**row, "id": row["transfer_id"], "reference": row["key"]} for row in mine]
+        rows = [REST | row | {"id": row["transfer_id"], "reference": row["key"]} for row in mine]
         return web.json_response({"data": rows, "next_cursor": None})
 
     async def _pay(self, request: web.Request) -> web.Response:
@@ -91,7 +107,7 @@ class Stub:
         results: list[dict[str, Any]] = []
         for item in (await request.json())["transfers"]:
             status, body, replayed = self._post(item["key"], json.dumps(item))
-            results.append({"status": status, "replayed": replayed, "transfer": json.loads(body)})
+            results.append({"status": status, "replayed": replayed, "transfer": REST | json.loads(body)})
         return web.json_response({"results": results})
 
     async def _look_up(self, request: web.Request) -> web.Response:

@@ -153,7 +153,7 @@ async def test_an_unknown_key_is_said(server: Server, books: Path) -> None:
     """
     done = await replay("--url", server.url, "--data", str(books), "--key", "made-up")
     assert done.code == 2
-    assert "answered 401" in done.last_lines
+    assert "401 unauthorized" in done.last_lines
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@ A wheel built from this checkout works by itself, its SQL inside (docs/decisions
 """
 
 import os
+import re
 import subprocess
 import sys
 import zipfile
@@ -67,13 +68,15 @@ def test_wheel_carries_all_sql(wheel: Path) -> None:
 
 def test_wheel_carries_what_pages_load(wheel: Path) -> None:
     """
-    Files taken over from elsewhere are in the wheel, each with its manifest and licence.
+    Files taken over from elsewhere are in the wheel, each with its manifest and licence, and so is the console.
     """
-    vendored = {path.relative_to(ROOT).as_posix(): path for path in (ROOT / "server").glob("**/vendor/**/*.*")}
+    paths = (path for place in ("**/vendor/**/*.*", "**/static/*.*") for path in (ROOT / "server").glob(place))
+    vendored = {path.relative_to(ROOT).as_posix(): path for path in paths}
     assert "server/http/vendor/scalar/scalar.js.gz" in vendored
     with zipfile.ZipFile(wheel) as archive:
         assert {name: archive.read(name) for name in vendored} == {n: p.read_bytes() for n, p in vendored.items()}
-        assert "server/http/vendor/scalar/LICENSE" in archive.namelist()
+        folders = ("server/http/vendor/scalar", "server/process/console/static/vendor/uplot")
+        assert {f"{folder}/LICENSE" for folder in folders} < set(archive.namelist())
 
 
 def test_installed_wheel_loads_its_statements(wheel: Path, tmp_path: Path) -> None:
@@ -93,3 +96,23 @@ def test_installed_wheel_loads_its_statements(wheel: Path, tmp_path: Path) -> No
         if line.startswith("-- name: ")
     ]
     assert loaded.split() == sorted(written)
+
+
+def test_the_client_has_a_wheel(tmp_path: Path) -> None:
+    """
+    The wheel of the client holds that package with its types and nothing else, and needs httpx and msgspec alone.
+    """
+    build = ("hatchling", "build", "--target", "wheel", "--directory", str(tmp_path / "dist"))
+    run(sys.executable, "-m", *build, cwd=ROOT / "client")
+    (built,) = (tmp_path / "dist").glob("tallystick_client-*.whl")
+    with zipfile.ZipFile(built) as archive:
+        names = {name for name in archive.namelist() if ".dist-info/" not in name}
+        (metadata,) = (archive.read(name).decode() for name in archive.namelist() if name.endswith("/METADATA"))
+        archive.extractall(tmp_path / "installed")
+    package = ROOT / "client" / "tallystick_client"
+    assert names == {f"tallystick_client/{path.name}" for path in package.iterdir() if path.is_file()}
+    needs = re.findall(r"^Requires-Dist: ([a-z]+)", metadata, re.MULTILINE)
+    assert sorted(needs) == ["httpx", "msgspec"]
+    loaded = "import tallystick_client as t; print(t.__file__); t.Tallystick('http://127.0.0.1:1', 'key').close()"
+    printed = run(sys.executable, "-c", loaded, cwd=tmp_path, python_path=tmp_path / "installed")
+    assert printed.startswith(str(tmp_path))

@@ -5,7 +5,6 @@ import re
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Sequence
 from datetime import UTC, datetime, timedelta
-from typing import Any
 from urllib.parse import quote
 
 import asyncpg
@@ -18,7 +17,7 @@ from server.store.sql import query, sql_root
 from tests.plans.conftest import DUE, LEDGER, Large
 from tests.plans.plan import explain, session
 from tests.plans.test_plans import IDS, check
-from tests.support.client import Answer, Client, new_key
+from tests.support.client import Client, new_key
 from tests.support.fill import BUSY, SINK
 from tests.support.service import in_process
 
@@ -224,27 +223,34 @@ async def counters(url: str, tables: Sequence[str] = TABLES) -> dict[str, tuple[
         await connection.close()
 
 
-async def call_of_keys(call: Callable[..., Awaitable[Any]]) -> None:
-    """Ask for something through every route of API keys."""
+async def administer(client: Client, call: Callable[..., Awaitable[None]]) -> None:
+    """Ask for something through every route of webhook endpoints and API keys."""
+    webhooks = "/v1/webhook-endpoints"
+    await call("POST", webhooks, {"url": "http://127.0.0.1:1/"})
+    await call("GET", webhooks)
+    webhook = f"{webhooks}/{(await client.get(webhooks)).json['data'][0]['id']}"
+    for action in ("PATCH ", "POST /rotate-secret", "POST /test", "POST /replay", "DELETE "):
+        for path in ("", "/deliveries", "/undelivered"):
+            await call("GET", webhook + path)
+        method, _, path = action.partition(" ")
+        await call(method, webhook + path, {"from_position": 1} if path == "/replay" else {})
     keys = "/v1/api-keys"
-    await call("POST", keys, {"role": "read", "accounts": ["account:"]})
-    key = f"{keys}/{(await call('GET', keys)).json['data'][0]['id']}"
-    for asked in (f"PATCH {key}", f"POST {key}/rotate", f"DELETE {key}"):
-        await call(*asked.split(), {})
+    key = f"{keys}/{(await client.post(keys, {'role': 'read', 'accounts': ['account:']})).json['id']}"
+    for asked in (f"POST {keys}", f"GET {keys}", f"GET {key}", f"PATCH {key}", f"POST {key}/rotate", f"DELETE {key}"):
+        method, _, path = asked.partition(" ")
+        await call(method, path, {"role": "read"} if asked == f"POST {keys}" else {})
 
 
 async def call_all(client: Client, large: Large) -> None:
     """Ask for something through every route of the table."""
     called = set()
 
-    async def call(method: str, path: str, value: object = None, **headers: str) -> Answer:
+    async def call(method: str, path: str, value: object = None, **headers: str) -> None:
         route = Router(ROUTES).find(path.partition("?")[0])
         assert route is not None
         called.add(route[0][method].path)
         fields = {name.replace("_", "-"): text for name, text in headers.items()}
-        answer = await client.send(method, path, value, headers=fields)
-        assert answer.status in (200, 201, 207), path
-        return answer
+        assert (await client.send(method, path, value, headers=fields)).status in (200, 201, 207), path
 
     order = {"source": BUSY, "destination": SINK, "amount": 5, "currency": "EUR", "reference": "salary"}
     first, bulk = new_key(), [{"key": new_key(), **order, "source": source} for source in ("account:00000001", BUSY)]
@@ -289,16 +295,7 @@ async def call_all(client: Client, large: Large) -> None:
     for path in ("/v1/events", "/v1/events/stream"):
         await call("GET", f"{path}?after=0")
         await call("GET", f"{path}?after=0&account={SINK}&type=transfer.posted,account.updated")
-    webhooks = "/v1/webhook-endpoints"
-    await call("POST", webhooks, {"url": "http://127.0.0.1:1/"})
-    await call("GET", webhooks)
-    webhook = f"{webhooks}/{(await client.get(webhooks)).json['data'][0]['id']}"
-    for action in ("PATCH ", "POST /rotate-secret", "POST /test", "POST /replay", "DELETE "):
-        for path in ("", "/deliveries", "/undelivered"):
-            await call("GET", webhook + path)
-        method, _, path = action.partition(" ")
-        await call(method, webhook + path, {"from_position": 1} if path == "/replay" else {})
-    await call_of_keys(call)
+    await administer(client, call)
     for path in ("/", "/livez", "/readyz", "/problems", "/problems/insufficient_funds"):
         await call("GET", path)
     unserved = {route.path for route in ROUTES if route.role is not None} - called

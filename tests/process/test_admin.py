@@ -6,6 +6,7 @@ import pty
 import re
 import signal
 import stat
+import subprocess
 import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -74,6 +75,16 @@ def counters(found: dict[Series, float]) -> dict[Series, float]:
     return {name: value for name, value in found.items() if name.metric == "tallystick_request_duration_seconds"}
 
 
+def test_the_supervisor_serves_nobody() -> None:
+    """It has no HTTP server, no service and no console, not even loaded: nothing of them can hold it up."""
+    program = (
+        "import sys, server.process.commands.supervise\n"
+        "print(*(name for name in sys.modules if name.startswith(('aiohttp', 'server.app', 'server.process.console'))))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == []
+
+
 async def test_killed(server: ServerProcess) -> None:
     """Another one is started, the workers do not notice, and all that was counted is told again."""
     workers, killed = await server.workers(), admin_of(server)
@@ -122,7 +133,11 @@ async def test_frozen(server: ServerProcess) -> None:
     await opened(server, "alice")
     silent = f"admin (process {frozen}) died: it gave no sign of life for {SILENCE_SECONDS:.0f} s"
     await until(lambda: silent in server.log_text(), REPLACED_SECONDS)
-    assert (await asked(server, "/readyz"))[0] == 200
+
+    async def is_ready() -> bool:
+        return (await asked(server, "/readyz"))[0] == 200
+
+    await until(is_ready, REPLACED_SECONDS)
 
 
 async def test_swapped(server: ServerProcess) -> None:
@@ -229,7 +244,7 @@ async def test_a_token_that_is_set(database_url: str, tmp_path: Path) -> None:
 
 
 async def test_the_token_beside_the_embedded_servers() -> None:
-    """Where what is printed may be a log, the token is in a file that its owner alone can read; each start has its own."""
+    """Where what is printed may be a log, it is in a file that its owner alone can read; each start has its own."""
     with place() as data_dir:
         tokens = []
         for _ in range(2):

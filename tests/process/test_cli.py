@@ -191,7 +191,7 @@ async def test_doctor(database_url: str, postgres_url: str) -> None:
     assert SECRET not in end.out + end.err
     end = await call("doctor", database_url=database_url, redis_url=NO_REDIS, workers="64")
     assert (
-        "      - it takes 197 connections, and this server may want 650: raise max_connections, or lower workers, "
+        "      - it takes 197 connections, and this server may want 656: raise max_connections, or lower workers, "
         in end.out
     )
     await administer(database_url, "DROP INDEX tallystick.transfers_source_index")

@@ -1,5 +1,6 @@
 """What the admin process knows of others: all of a moment or nothing of it, however much its channel takes."""
 
+import itertools
 import random
 from collections.abc import Callable, Iterator
 
@@ -55,6 +56,7 @@ async def test_a_channel_that_is_full() -> None:
     forwarding = Forwarding(refusing(mirror, iter(lambda: chosen.random() < 0.7, None)))
     ended, first, second = Counts(), Counts(), Counts()
     moments: list[dict[str, object]] = []
+    sources: dict[int, Counts] = {}
     for made in range(60):
         sources = {0: ended, 1: first, 2: second}
         report(first, made)
@@ -85,7 +87,7 @@ async def test_bounds_that_change() -> None:
     report(one, 3)
     report(other, 4, OTHER_BOUNDS)
     mirror = Mirror(lambda _: True)
-    forwarding = Forwarding(lambda message: mirror.handle(message) or True)
+    forwarding = Forwarding(refusing(mirror, itertools.repeat(True)))
     for counts in (one, other):
         ended.add(counts, has_ended=True)
         forwarding.tell({0: ended.counts()}, Status((0,), PLACES, {}))

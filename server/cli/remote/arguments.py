@@ -113,6 +113,18 @@ def say_answers(columns: Sequence[Column], answers: "Iterable[msgspec.Struct]", 
         complain(f"tallystick: there are more than these {options.limit}: ask with --limit N, or --limit all")
 
 
+def position(text: str) -> int:
+    """
+    Return the position in the feed that a text names.
+
+    Raises:
+        ArgumentTypeError: It names none.
+    """
+    if not re.fullmatch(r"[0-9]{1,18}", text, re.ASCII):
+        raise argparse.ArgumentTypeError("a position is 0 or more")
+    return int(text)
+
+
 def _rows(text: str) -> int | None:
     if text == "all":
         return None

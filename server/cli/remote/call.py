@@ -27,7 +27,7 @@ NO_KEY: Final = (
 )
 # What a header field can hold.
 _KEY: Final = re.compile(r"[\x21-\x7e]{1,500}")
-_URL: Final = re.compile(r"https?://[^\s/?#@]+/?", re.ASCII)
+_URL: Final = re.compile(r"https?://[^\s/?#@]+(?:/[^\s?#@]*)?", re.ASCII)
 # Statuses of what the ledger refuses, and of what may be answered otherwise some time later.
 _REFUSED: Final = frozenset({404, 409, 412, 422})
 _LATER: Final = frozenset({408, 429})

@@ -5,7 +5,7 @@ import re
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Final
 
-from server.cli.remote.arguments import add_rows, row, say_answers
+from server.cli.remote.arguments import add_rows, position, row, say_answers
 from server.cli.remote.call import on_server, server
 from server.cli.words import Commands
 from server.process.commands.tables import Column, Row, say_line
@@ -40,16 +40,10 @@ def add_commands(commands: Commands) -> None:
 
 def _add_filters(action: argparse.ArgumentParser) -> None:
     text = "only what lies behind this position (default: 0, from the first event)"
-    action.add_argument("--after", type=_position, default=0, metavar="POSITION", help=text)
+    action.add_argument("--after", type=position, default=0, metavar="POSITION", help=text)
     text = "only this type, as transfer.posted; may be given several times"
     action.add_argument("--type", action="append", metavar="TYPE", help=text)
     action.add_argument("--account", help="only what concerns this account")
-
-
-def _position(text: str) -> int:
-    if not re.fullmatch(r"[0-9]{1,18}", text, re.ASCII):
-        raise argparse.ArgumentTypeError("a position is 0 or more")
-    return int(text)
 
 
 def _list(client: "Tallystick", options: argparse.Namespace) -> int:
@@ -68,6 +62,7 @@ def _events(client: "Tallystick", options: argparse.Namespace) -> "Iterator[Even
 
 
 def _follow(client: "Tallystick", options: argparse.Namespace) -> int:
-    for event in client.events.follow(after=options.after, types=options.type or (), account=options.account):
+    chosen = {"types": options.type or (), "account": options.account}
+    for event in client.events.follow(after=options.after, outage_seconds=options.deadline, **chosen):
         say_line(COLUMNS, row(event), as_json=options.json)
     return 0

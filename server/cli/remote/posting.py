@@ -58,8 +58,9 @@ def _unknown(reason: str, options: argparse.Namespace, key: str) -> int:
     if options.key is None:
         # Behind the words that name the command: what follows `--` are no options.
         again.insert(1 if again[0] == "pay" else 2, f"--key={key}")
+    ask = ["idempotency-keys", "get", key, *([] if options.url is None else ["--url", options.url])]
     complain(f"tallystick: the outcome is unknown: {reason}")
     # Neither is a secret, and both have to be copied as they are.
-    complain(f"  ask what became of it:   tallystick idempotency-keys get {shlex.quote(key)}", may_be_secret=False)
+    complain(f"  ask what became of it:   tallystick {shlex.join(ask)}", may_be_secret=False)
     complain(f"  or send the same again:  tallystick {shlex.join(again)}", may_be_secret=False)
     return EXIT_UNKNOWN

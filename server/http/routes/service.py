@@ -78,6 +78,7 @@ SERVICE: Final = (
         "Fetch a file of the reference",
         _TAG,
         name=ReferenceFile,
+        fields=("If-None-Match",),
         answers={200: Text("text/javascript", "Scalar."), 304: None},
         problems=("not_found",),
     ),

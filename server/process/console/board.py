@@ -13,6 +13,9 @@ from server.process.usage import Usage, usage
 
 # Snapshots that are kept, one a second: ten minutes, some 2 kB each.
 KEPT_MAX: Final = 600
+# Seconds between two snapshots at least: a supervisor that was held up tells twice at once, and rates over a few
+# milliseconds would be noise.
+SECONDS_MIN: Final = 0.5
 # Of the p50, p95 and p99, with their names.
 QUANTILES: Final = (("p50", 0.50), ("p95", 0.95), ("p99", 0.99))
 
@@ -50,9 +53,10 @@ class Board:
 
     def _on_status(self) -> None:
         now = time.monotonic()
-        if self.ended:
+        seconds = now - self._seen_at
+        if self.ended or seconds < SECONDS_MIN:
             return
-        seconds, self._seen_at = now - self._seen_at, now
+        self._seen_at = now
         is_first = not self._changes.begin(self._mirror.totals(), seconds)
         snapshot = self._snapshot(seconds)
         if is_first:

@@ -40,8 +40,8 @@ OPERATOR: Final = "operator"
 CHILDREN_MAX: Final = 100
 # Ledgers that can be chosen from.
 LEDGERS_MAX: Final = 1_000
-# What is answered in pieces is not for a page.
-STREAMED: Final = frozenset({"/v1/accounts/{id}/statement", "/v1/events/stream"})
+# What is answered in pieces, or takes connections of its own, is not for a page.
+NOT_SHOWN: Final = frozenset({"/v1/accounts/{id}/statement", "/v1/events/stream", "/v1/balances"})
 # What an operator may change: no money is moved from here.
 CHANGED: Final = ("/v1/api-keys", "/v1/webhook-endpoints")
 
@@ -135,7 +135,7 @@ class Operator:
     def _may(self, method: str, path: str) -> bool:
         match = self._router.find(path)
         route = None if match is None else match[0].get(method)
-        if route is None or route.role is None or route.path in STREAMED:
+        if route is None or route.role is None or route.path in NOT_SHOWN:
             return False
         return method == "GET" or route.path.startswith(CHANGED)
 

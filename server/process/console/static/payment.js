@@ -22,14 +22,15 @@ function began(ledger, found) {
   return step(found.created_at, `${what}: ${money(found.amount, found.currency)}`, [accountLink(ledger, found.source), " to ", accountLink(ledger, found.destination)]);
 }
 
-function outcome(found) {
+function outcome(found, children) {
   const { currency, hold } = found;
   if (found.problem) return step(null, "Now: no money moved", "Retries are answered the same, for ever.", "now");
-  const left = found.reversed === "0" ? "" : `${money(found.reversed, currency)} went back. `;
+  const returned = children.filter(({ kind }) => kind === "reversal").reduce((sum, { amount }) => sum + BigInt(amount), 0n);
+  const left = returned ? `${money(returned, currency)} went back. ` : "";
   if (!hold) return step(null, `Now: ${left ? "posted, and reversed in part or whole" : "the money has moved"}`, `${left}A retry is answered with the first answer and moves nothing.`, "now");
   const captured = `${money(hold.captured, currency)} captured`;
   const rest = hold.state === "open" ? `, ${money(hold.remaining, currency)} held until ${instant(hold.expires_at)} UTC` : "";
-  return step(null, `Now: the hold is ${hold.state}`, `${left}${captured}${rest}.`, "now");
+  return step(null, `Now: the hold is ${hold.state}`, `${captured}${rest}. ${left}`, "now");
 }
 
 // What was posted on top of a transfer, and on top of that: a capture of a hold may be reversed.
@@ -55,6 +56,6 @@ export async function payment(place, ledger, key) {
   place.replaceChildren(
     card(["What became of this payment? ", state(found)],
       facts([["Key", h("span", { class: "id" }, key)], ["Transfer", transferLink(ledger, found.id)]]),
-      h("ol", { class: "timeline" }, began(ledger, found), steps, outcome(found))),
+      h("ol", { class: "timeline" }, began(ledger, found), steps, outcome(found, children))),
     card("The transfer", described(ledger, found)));
 }

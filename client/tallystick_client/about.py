@@ -1,0 +1,119 @@
+"""What is told of the ledger as a whole: its limits, what is in it, and what the auditor has found."""
+
+from datetime import datetime
+
+from tallystick_client.answers import Answered
+
+
+class LimitPolicy(Answered, frozen=True):
+    """A limit and what is left of it; after `reset_seconds` all of `burst` is there again."""
+
+    name: str
+    quota: int
+    window_seconds: int
+    burst: int
+    remaining: int
+    reset_seconds: int
+
+
+class Concurrency(Answered, frozen=True):
+    """How many requests of the key may run at once in a worker, and how many do."""
+
+    limit: int
+    running: int
+
+
+class Limits(Answered, frozen=True):
+    """What is left of the limits of a key, counted by the `service` or, without Redis, by the `worker`."""
+
+    policies: list[LimitPolicy]
+    concurrency: Concurrency
+    counted_by: str
+
+
+class Rows(Answered, frozen=True):
+    """A number of rows; above what is counted at once it is that of the auditor's last round, and not exact."""
+
+    count: int
+    exact: bool
+
+
+class LedgerCounts(Answered, frozen=True):
+    """How much is in a ledger; `events` is the newest position of its feed."""
+
+    accounts: Rows
+    transfers: Rows
+    events: int
+
+
+class LedgerEnd(Answered, frozen=True):
+    """The oldest or the newest transfer."""
+
+    id: str
+    created_at: datetime
+
+
+class RateLimit(Answered, frozen=True):
+    """A limit: `quota` requests come every window, `burst` fit in."""
+
+    name: str
+    quota: int
+    window_seconds: int
+    burst: int
+
+
+class LedgerLimits(Answered, frozen=True):
+    """The limits in force for the key that asks."""
+
+    rates: list[RateLimit]
+    concurrency: int
+    body_bytes: int
+    bulk_body_bytes: int
+    bulk_items: int
+    page_rows: int
+    metadata_entries: int
+    hold_seconds: int
+
+
+class Ledger(Answered, frozen=True):
+    """The ledger of the key."""
+
+    name: str
+    created_at: datetime
+    counts: LedgerCounts
+    oldest_transfer: LedgerEnd | None
+    newest_transfer: LedgerEnd | None
+    limits: LedgerLimits
+
+
+class ChainHead(Answered, frozen=True):
+    """The head of the chain of events: its link covers everything up to its position."""
+
+    position: int
+    link: str
+    at: datetime | None
+
+
+class Finding(Answered, frozen=True):
+    """Errors of one kind in the books: how many, and a sentence on each of the first ones."""
+
+    kind: str
+    total: int
+    details: list[str]
+
+
+class AuditRound(Answered, frozen=True):
+    """One pass of the auditor over the ledger; `finished_at` is None while it is under way."""
+
+    started_at: datetime
+    finished_at: datetime | None
+    rows: int
+    findings: list[Finding]
+
+
+class Integrity(Answered, frozen=True):
+    """What the auditor says of the ledger."""
+
+    head: ChainHead
+    last_round: AuditRound | None
+    current_round: AuditRound | None
