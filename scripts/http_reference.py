@@ -9,9 +9,9 @@ Json = Mapping[str, Any]
 INTRODUCTION: Final = """\
 # HTTP API
 
-Every operation, made of the OpenAPI document that a server has at `/openapi.json`. A running server shows it at `/docs`
-too, where requests can be tried. What callers need to know beyond it is in [Requests](requests.md), and what each
-problem means in [Problems](problems.md)."""
+Every operation, made of the OpenAPI document that a server has at `/openapi.json`, and this site as
+[openapi.json](openapi.json). A running server shows it at `/docs` too, where requests can be tried. What callers need
+to know beyond it is in [Requests](requests.md), and what each problem means in [Problems](problems.md)."""
 # What every operation takes or answers, and no operation says again.
 EVERYWHERE: Final = {"X-Request-Id"}
 PROBLEM: Final = "application/problem+json"

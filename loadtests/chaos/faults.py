@@ -26,7 +26,7 @@ KILLED_AFTER_RELAYING = "background process killed after it gave events their po
 KILLED_AFTER_CONFIRMING = "background process killed between a broker's confirmation and the sink's position"
 KILLED_BEFORE_SENDING = "background process killed before it sent to a broker"
 KILLED_AFTER_NOTING = "background process killed after it noted a sink's position"
-CRASHED_WHILE_RELAYING = "PostgreSQL crashed while the relay stood still"
+CRASHED = "PostgreSQL crashed while the background process stood at"
 # What a lost answer becomes when its connection is healed: gone, or late; this share of them gone.
 GONE_SHARE = 0.6
 # What a slow link adds to each piece, in each direction.
@@ -35,11 +35,9 @@ SLOW_SECONDS = 0.2
 CUT_SECONDS = 0.02
 END_SECONDS_MAX = 10.0
 # Until a background process leads where the others are killed.
-LEADING_SECONDS_MAX = 3.0
+LEADING_SECONDS_MAX = 8.0
 SESSIONS = "FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
 END_SESSIONS = f"SELECT pg_terminate_backend(pid) {SESSIONS}"
-# Events that would have their positions by now.
-LATE_EVENTS = "SELECT FROM tallystick.outbox WHERE posted_at < clock_timestamp() - interval '1 second' LIMIT 1"
 READ_ONLY = "ALTER SYSTEM SET default_transaction_read_only ="
 RELOAD = "SELECT pg_reload_conf()"
 
@@ -148,24 +146,30 @@ async def _arm(point: str, rig: Rig, fault: Fault, action: str = "kill") -> None
     rig.armed = set(server.family())
 
 
-async def _arm_background(point: str, rig: Rig, fault: Fault, action: str = "kill") -> None:
-    """Arm the background process of a server; kill the other one until it leads and reaches the failpoint."""
-    await _arm(point, rig, fault, action)
+async def _lead_to(point: str, action: str, rig: Rig, fault: Fault) -> bool:
+    """Arm the background process of a server; kill the other one until it leads and has reached the failpoint."""
     armed, other = rig.servers[fault.target], fault._replace(target=1 - fault.target)
+    told = armed.log.stat().st_size
+    await _arm(point, rig, fault, action)
     rig.armed = {armed.process(BACKGROUND)}
 
     async def reached() -> bool:
         await _kill_background(rig, other)
-        if action == "stall":
-            return bool(await rig.databases.postgres.ask(LATE_EVENTS))
-        return not rig.armed <= set(armed.family())
+        if action == "kill":
+            return not rig.armed <= set(armed.family())
+        return f"standing at the failpoint {point}".encode() in armed.log.read_bytes()[told:]
 
-    await answers(reached, LEADING_SECONDS_MAX)
+    return await answers(reached, LEADING_SECONDS_MAX)
 
 
-async def _stall_and_crash(point: str, rig: Rig, fault: Fault) -> None:
-    await _arm_background(point, rig, fault, "stall")
-    rig.counts[CRASHED_WHILE_RELAYING] += bool(await rig.databases.postgres.ask(LATE_EVENTS))
+async def _arm_background(point: str, rig: Rig, fault: Fault) -> None:
+    await _lead_to(point, "kill", rig, fault)
+
+
+async def _crash_at(points: tuple[str, ...], rig: Rig, fault: Fault) -> None:
+    """Crash PostgreSQL while the background process stands at a failpoint."""
+    point = points[int(fault.detail * len(points))]
+    rig.counts[f"{CRASHED} {point}"] += await _lead_to(point, "stall", rig, fault)
     await rig.databases.postgres.end(signal.SIGQUIT, END_SECONDS_MAX)
 
 
@@ -213,7 +217,8 @@ _COMMITTED = (partial(_arm, "posting.committed"), partial(_disarm, KILLED_AFTER_
 _COMMITTING = (partial(_arm, "posting.sent"), partial(_disarm, KILLED_WHILE_SENDING))
 _RELAYED = (partial(_arm_background, "relay.committed"), partial(_disarm, KILLED_AFTER_RELAYING))
 _RELAYING = (partial(_arm_background, "relay.before"), partial(_disarm, "background process killed before it relayed"))
-_STALLED = (partial(_stall_and_crash, "relay.committed"), _start_both)
+_RELAY_STANDS = (partial(_crash_at, ("relay.before", "relay.committed")), _start_both)
+_SINK_STANDS = (partial(_crash_at, ("sinks.before_batch", "sinks.confirmed", "sinks.stored")), _start_both)
 _PUBLISHING = (
     partial(_arm_background, "sinks.before_batch"),
     partial(_disarm, KILLED_BEFORE_SENDING),
@@ -236,7 +241,8 @@ KINDS = {
     "background process killed": Kind(SERVER, (0.2, 1.0), _kill_background, each=True),
     "relay killed after it commits": Kind(SERVER, (2.0, 3.0), *_RELAYED, needed=True, each=True, alone=True),
     "relay killed before it commits": Kind(SERVER, (2.0, 3.0), *_RELAYING, each=True, alone=True),
-    "postgres crashed while the relay stands": Kind(SERVER, (0.5, 1.5), *_STALLED, each=True, alone=True),
+    "postgres crashed while the relay stands": Kind(SERVER, (0.5, 1.5), *_RELAY_STANDS, each=True, alone=True),
+    "postgres crashed while a sink stands": Kind(SINKS, (0.5, 1.5), *_SINK_STANDS, each=True, alone=True),
     "publisher killed before it sends": Kind(SINKS, (2.0, 3.0), *_PUBLISHING, each=True, alone=True),
     "publisher killed after a confirmation": Kind(SINKS, (2.0, 3.0), *_PUBLISHED, needed=True, each=True, alone=True),
     "publisher killed after its position": Kind(SINKS, (2.0, 3.0), *_NOTED, each=True, alone=True),

@@ -1,6 +1,7 @@
 """Named places where a test can inject a failure, armed by a setting."""
 
 import asyncio
+import logging
 import os
 import re
 import signal
@@ -11,6 +12,8 @@ _POINT = re.compile(r"^(?P<name>[a-z_.]+)=(?P<action>kill|raise|stall)(?:@(?P<ti
 
 # A stall: longer than every deadline of the service.
 STALL_SECONDS = 60.0
+
+log = logging.getLogger(__name__)
 
 
 class FailpointError(Exception):
@@ -50,5 +53,6 @@ class Failpoints:
         if action == "kill":
             os.kill(os.getpid(), signal.SIGKILL)
         if action == "stall":
+            log.warning("standing at the failpoint %s", name)
             await asyncio.sleep(STALL_SECONDS)
         raise FailpointError(name)

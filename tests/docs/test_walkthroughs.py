@@ -28,10 +28,12 @@ from tests.support.waiting import until
 ROOT = Path(__file__).resolve().parents[2]
 START_SECONDS = 60.0
 STOP_SECONDS = 20.0
-# The titles of the block that starts the server, and of the one that all other pages begin with.
+# The titles of the blocks that start the server, and that set up a terminal to call it.
 SERVER = "Terminal 1"
 SET_UP = "Terminal 2"
 TUTORIAL = Path("docs/tutorial.md")
+# What the second terminal of the tutorial defines.
+HELPER = re.compile(r"\bapi [\"'/]")
 PAGES = [
     path.relative_to(ROOT)
     for path in (ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")))
@@ -95,7 +97,7 @@ async def running(folder: Path) -> AsyncIterator[Checkout]:
     await asyncio.to_thread(clone, folder)
     kept = {name: text for name, text in os.environ.items() if not name.startswith(("TALLYSTICK_", "PYTHON", "MAKE"))}
     ports = {"8080": free_port(), "8081": free_port()}
-    own = Checkout(folder, ports, kept)
+    own = Checkout(folder, ports, {**kept, "TALLYSTICK_URL": f"http://127.0.0.1:{ports['8080']}"})
     start = own.own(next(step for step in steps(ROOT / TUTORIAL) if step.title == SERVER))
     log = folder.with_name("log")
     listen = {"TALLYSTICK_PORT": str(ports["8080"]), "TALLYSTICK_ADMIN_PORT": str(ports["8081"])}
@@ -149,9 +151,10 @@ async def test_tutorial(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("page", PAGES, ids=str)
 async def test_pages(checkout: Checkout, page: Path) -> None:
-    """The commands of a page do what it says."""
+    """The commands of a page do what it says; before them come the tutorial's own if they use its `api`."""
+    own = steps(ROOT / page)
     set_up = [step for step in steps(ROOT / TUTORIAL) if step.title == SET_UP]
-    await follow(checkout, [*set_up, *steps(ROOT / page)])
+    await follow(checkout, [*set_up, *own] if any(HELPER.search(step.commands) for step in own) else own)
 
 
 @pytest.mark.parametrize(
