@@ -37,6 +37,8 @@ async def server(database_url: str, redis_url: str, tmp_path: Path) -> AsyncIter
     running = ServerProcess(database_url, tmp_path / "log", {}, redis_url, "tests.process.short_timeouts")
     try:
         await running.start()
+        # The admin process has started too.
+        await asked(running, "/livez")
         yield running
     finally:
         await running.stop()

@@ -117,7 +117,7 @@ class NoConsole:
 @asynccontextmanager
 async def open_console(settings: Settings, mirror: Mirror) -> AsyncIterator[Console | NoConsole]:
     """Make the console, where there is to be one, and close it."""
-    if not settings.console or settings.console_token is None:
+    if settings.console_token is None:
         yield NoConsole()
         return
     console = Console(settings, settings.console_token, mirror)
