@@ -133,7 +133,11 @@ async def test_frozen(server: ServerProcess) -> None:
     await opened(server, "alice")
     silent = f"admin (process {frozen}) died: it gave no sign of life for {SILENCE_SECONDS:.0f} s"
     await until(lambda: silent in server.log_text(), REPLACED_SECONDS)
-    assert (await asked(server, "/readyz"))[0] == 200
+
+    async def is_ready() -> bool:
+        return (await asked(server, "/readyz"))[0] == 200
+
+    await until(is_ready, REPLACED_SECONDS)
 
 
 async def test_swapped(server: ServerProcess) -> None:
