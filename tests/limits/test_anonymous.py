@@ -27,7 +27,7 @@ ANONYMOUS: dict[str, tuple[str, str, int]] = {
     "the pages": ("GET", "/problems", 200),
     "a page": ("GET", "/problems/overloaded", 200),
     "a page that there is not": ("GET", "/problems/x", 404),
-    "the root": ("GET", "/", 404),
+    "the root": ("GET", "/", 200),
     "no such path": ("GET", "/nothing", 404),
     "no such path, only its head": ("HEAD", "/nothing", 404),
     "a write to no such path": ("POST", "/v1/nothing", 404),
