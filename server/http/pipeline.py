@@ -131,7 +131,7 @@ class Pipeline:
             if match is None:
                 _refuse_target(match)
             methods, call.names = match
-            call.route, call.key = methods.get(call.method), key
+            call.route, call.key, call.token = methods.get(call.method), key, ""
             reply = await self._serve(call, match)
         except ConnectionError:
             raise

@@ -377,14 +377,22 @@ async def test_a_change_of_accounts_counts_for_what_is_cached(part: Part, monkey
     assert (replay.status, replay.replayed) == (201, True)
 
 
-async def test_a_stream_of_a_key_that_is_narrowed(part: Part, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A stream ends when its key sees other accounts than when it began: its client comes back and sees those."""
+@pytest.mark.usefixtures("relay")
+async def test_a_key_that_is_narrowed_while_it_waits(
+    part: Part, service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who waits for events is told of none that the key sees no more: a stream ends, and a page is empty."""
     monkeypatch.setattr("server.gate.keys.CACHE_SECONDS", 0.0)
-    monkeypatch.setattr("server.http.event_streams.KEY_SECONDS", 0.0)
-    monkeypatch.setattr("server.http.event_streams.SILENCE_SECONDS", 0.05)
     key = await narrowed(part.whole, None)
     assert key.token is not None
-    async with streaming(key) as stream:
+    query = "?type=account.created&account=bank:late"
+    async with streaming(key, query) as stream:
+        waiting = asyncio.create_task(key.get(f"/v1/events{query}&wait=20"))
+        assert service.app is not None
+        counts = service.app.waiting
+        await until(lambda: counts.count == 1)
         path = f"/v1/api-keys/{key.token.split('_')[2]}"
         assert (await part.whole.send("PATCH", path, {"accounts": ["shop:"]})).status == 200
-        await asyncio.wait_for(stream.rest(), 10)
+        assert (await part.whole.open("bank:late")).status == 201
+        assert (await waiting).json["data"] == []
+        assert await asyncio.wait_for(stream.rest(), 10) == []
