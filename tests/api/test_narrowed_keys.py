@@ -11,8 +11,9 @@ import pytest
 
 from server.http.route import Route
 from server.http.routes import ROUTES
+from server.ledger.narrowed import ParentSides
 from tests.api.narrowed import CASES, PREFIXES, SIDES, Part, ask, make_part, narrowed, outcome
-from tests.api.probes import GUARDED, route_name
+from tests.api.probes import GUARDED, NOBODY, route_name
 from tests.api.steps import blocked, bulk, codes, lock_held, order, pages
 from tests.support.client import Client, new_key
 from tests.support.events import pulled, relaying, streaming
@@ -243,6 +244,30 @@ async def test_parents_that_are_made_in_the_same_bulk(part: Part, atomic: bool) 
     assert (await part.whole.get(f"/v1/transfers/{part.held['outside']['id']}")).json["hold"]["state"] == "open"
 
 
+async def test_a_bulk_that_is_sent_again(part: Part, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many parents it makes, its replay is no slower for that: a client that was cut off comes to the end."""
+    keys = [new_key() for _ in range(20)]
+    pairs = [
+        [{"key": key, **order("shop:a", "till:b", 1, hold=True)}, {"key": new_key(), "kind": "void", "parent_key": key}]
+        for key in keys
+    ]
+    items = [item for pair in pairs for item in pair]
+    first = await bulk(part.part, items)
+    assert codes(first) == [201] * len(items)
+    looked = 0
+    original = ParentSides.find
+
+    async def find(self: ParentSides, *arguments: Any) -> Any:
+        nonlocal looked
+        looked += 1
+        return await original(self, *arguments)
+
+    monkeypatch.setattr(ParentSides, "find", find)
+    again = await bulk(part.part, items)
+    assert [result["transfer"] for result in again] == [result["transfer"] for result in first]
+    assert looked == 1
+
+
 async def test_a_parent_s_key_that_is_bound_meanwhile(part: Part, service: Service) -> None:
     """While an item of a bulk waits another server binds its key: the item behind it acts on nothing that is hidden."""
     key = new_key()
@@ -357,6 +382,27 @@ async def test_keys_within_keys(part: Part) -> None:
     for method, end in (("GET", ""), ("PATCH", ""), ("DELETE", ""), ("POST", "/rotate")):
         answer = await part.part.send(method, path + end, None if method == "GET" else {})
         assert (answer.status, answer.code) == (404, "api_key_not_found")
+
+
+async def test_a_key_that_was_known_to_see_more(part: Part) -> None:
+    """What outlives a key is held against the key as it is kept, however lately a worker has read it."""
+    webhook = {"url": NOBODY}
+    for change, status, code in (
+        (("PATCH", {"accounts": ["shop:"]}), 403, "forbidden"),
+        (("DELETE", {}), 401, "unauthorized"),
+    ):
+        key = await narrowed(part.whole, None)
+        assert key.token is not None
+        path = f"/v1/api-keys/{key.token.split('_')[2]}"
+        assert (await key.get("/v1/limits")).status == 200
+        assert (await part.whole.send(change[0], path, change[1])).status == 200
+        for method, asked, body in (
+            ("PATCH", path, {"accounts": None}),
+            ("POST", "/v1/api-keys", {"role": "admin"}),
+            ("POST", "/v1/webhook-endpoints", webhook),
+        ):
+            answer = await key.send(method, asked, body)
+            assert (answer.status, answer.code) == (status, code)
 
 
 async def test_a_change_of_accounts_counts_for_what_is_cached(part: Part, monkeypatch: pytest.MonkeyPatch) -> None:
