@@ -258,9 +258,11 @@ async def test_a_revoked_key_stays_revoked(client: Client) -> None:
     """Revoking is done once, told again, and for ever: no change and no rotation brings a key back."""
     key = await make(client)
     path = f"{KEYS}/{key['id']}"
+    assert (await client.post(f"{path}/rotate", {})).json["previous_tokens_until"] is not None
     first, second = [await client.send("DELETE", path) for _ in range(2)]
     assert (first.status, second.status) == (200, 200)
     assert first.json["revoked_at"] is not None
+    assert first.json["previous_tokens_until"] is None
     assert second.json == first.json
     for method, end in (("PATCH", ""), ("POST", "/rotate")):
         answer = await client.send(method, path + end, {})
