@@ -1,8 +1,9 @@
 """
 Programs that put load on a running ledger over HTTP.
 
-All of them use the client in `client`, start servers with `servers` and `databases` by `processes`, and show what came
-of it with `figures` and `screen`. They never import the service, but for how it starts its databases.
+What is measured or judged byte for byte is sent by `client`. All else, as opening accounts and reading the books, is
+done with `tallystick_client` by `books`. Servers are started with `servers` and `databases` by `processes`; `figures`
+and `screen` show what came of it. The service is never imported, but for how it starts its databases.
 
 `openloop` sends a load that does not wait: a fixed one, `make overload`, `connections`, `neighbour`; and it replays a
 bank's books. `kit` are virtual users under Locust, `chaos` are clients while everything is broken. What both do is in

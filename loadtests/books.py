@@ -4,7 +4,6 @@ import asyncio
 import json
 from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
-from datetime import datetime
 
 import msgspec
 
@@ -12,12 +11,11 @@ from loadtests.client import Client
 from loadtests.errors import NotRunError
 from loadtests.history.recorder import Heard, Recorder
 from loadtests.payers import BULK, CURRENCY, body_of
-from tallystick_client import AccountItem, AccountResult, AsyncTallystick, TransferItem, TransferResult
+from tallystick_client import AccountItem, AccountResult, AsyncTallystick, Transfer, TransferItem, TransferResult
+from tallystick_client.request import instant
 
 # Seconds of a call with all its repeats: longer than a failover of the database, short enough to notice.
 CALL_SECONDS_MAX = 90.0
-# The contract's limit on one bulk.
-ACCOUNTS_BULK_MAX = 1_000
 # Accounts or transfers of one request: an item costs a token, and more at once than the bucket of a key holds are never
 # let through.
 ITEMS_MAX = 20
@@ -37,15 +35,11 @@ async def patient(url: str, key: str) -> AsyncIterator[AsyncTallystick]:
 
 
 async def open_accounts(
-    client: AsyncTallystick,
-    names: Sequence[str],
-    currency: str = CURRENCY,
-    floor: int | None = None,
-    size: int = ACCOUNTS_BULK_MAX,
+    client: AsyncTallystick, names: Sequence[str], currency: str = CURRENCY, floor: int | None = None
 ) -> None:
-    """Open accounts, so many a request; one that is already open so stays as it is."""
-    for start in range(0, len(names), size):
-        some = names[start : start + size]
+    """Open accounts; one that is already open so stays as it is."""
+    for start in range(0, len(names), ITEMS_MAX):
+        some = names[start : start + ITEMS_MAX]
         _check(some, await client.accounts.create_many(AccountItem(name, currency, floor) for name in some))
 
 
@@ -61,7 +55,7 @@ async def open_books(
 ) -> None:
     """Open accounts and fill each, out of one that may go below zero; *keys* begins the keys of that."""
     await open_accounts(client, [world])
-    await open_accounts(client, accounts, floor=0, size=ITEMS_MAX)
+    await open_accounts(client, accounts, floor=0)
     for start in range(0, len(accounts), ITEMS_MAX):
         some = dict(enumerate(accounts[start : start + ITEMS_MAX], start))
         items = {f"{keys}{number}": body_of(f"{keys}{number}", (world, name), funds) for number, name in some.items()}
@@ -69,8 +63,10 @@ async def open_books(
         posted = await client.transfers.create_many(
             TransferItem(**json.loads(body), key=key) for key, body in items.items()
         )
-        _check(list(some.values()), posted)
-        recorder.answered_bulk(numbers, Heard.of(200, msgspec.json.encode(posted).decode()))
+        _check(some.values(), posted)
+        for number, result in zip(numbers, posted, strict=True):
+            if result.transfer is not None:
+                recorder.answered(number, Heard.of(201, json.dumps(_told(result.transfer)), result.replayed))
 
 
 async def record_books(client: AsyncTallystick, recorder: Recorder, prefix: str, ledger: str = "") -> None:
@@ -104,7 +100,7 @@ async def record_books(client: AsyncTallystick, recorder: Recorder, prefix: str,
     for row in rows:
         texts = {name: getattr(row, name) or "" for name in ("kind", "parent", "source", "destination")}
         named = {"transfer_id": row.id, "key": row.reference or "", "amount": row.amount}
-        recorder.write({"event": "row", "ledger": ledger, **named, **texts, "created_at": _shown(row.created_at)})
+        recorder.write({"event": "row", "ledger": ledger, **named, **texts, "created_at": instant(row.created_at)})
 
 
 def _check(names: Iterable[str], results: Iterable[AccountResult | TransferResult]) -> None:
@@ -113,6 +109,7 @@ def _check(names: Iterable[str], results: Iterable[AccountResult | TransferResul
             raise NotRunError(f"{name} was answered {result.status} {result.problem.code}: {result.problem.detail}")
 
 
-def _shown(at: datetime) -> str:
-    """Return an instant as answers have it."""
-    return at.isoformat(timespec="microseconds").replace("+00:00", "Z")
+def _told(transfer: Transfer) -> dict[str, object]:
+    """Return what was answered of a transfer, members that are null left out."""
+    told = {name: value for name, value in msgspec.to_builtins(transfer).items() if value is not None}
+    return told | {"effective_at": instant(transfer.effective_at), "created_at": instant(transfer.created_at)}

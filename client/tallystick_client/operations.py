@@ -8,7 +8,8 @@ are, for people and for type checkers.
 
 from collections.abc import AsyncGenerator, Callable, Coroutine, Generator
 from functools import wraps
-from typing import Any, Concatenate, Generic, ParamSpec, Self, TypeVar, overload
+from inspect import Signature, signature
+from typing import Any, Concatenate, Generic, ParamSpec, Self, TypeVar, get_args, overload
 
 from tallystick_client.answers import Event, EventPage, Page
 from tallystick_client.drivers import AsyncDriver, BlockingDriver, Driver
@@ -54,11 +55,20 @@ class Followed(Series[Event]):
         super().__init__(lambda rules: Following(rules, first, outage_seconds).course())
 
 
+def _shown(describe: Callable[..., Any]) -> Signature:
+    """Return the signature of a method for those who call it: without self, and with what it comes to."""
+    found = signature(describe)
+    _, *parameters = found.parameters.values()
+    answers = get_args(found.return_annotation)
+    return found.replace(parameters=parameters, return_annotation=answers[0] if answers else Event)
+
+
 class operation(Generic[P, T]):  # noqa: N801 -- used as a decorator
     """Makes a description of a request a method that sends it."""
 
     def __init__(self, describe: Callable[Concatenate[Any, P], Request[T]]) -> None:
         self._describe = describe
+        self._signature = _shown(describe)
         self.__doc__ = describe.__doc__
 
     @overload
@@ -77,6 +87,7 @@ class operation(Generic[P, T]):  # noqa: N801 -- used as a decorator
         def call(*args: P.args, **kwargs: P.kwargs) -> Any:
             return driver.call(driver.rules.call(self._describe(resource, *args, **kwargs)))
 
+        call.__signature__ = self._signature  # type: ignore[attr-defined]  # what `help` looks at
         return call
 
 
@@ -85,6 +96,7 @@ class series(Generic[P, T]):  # noqa: N801 -- used as a decorator
 
     def __init__(self, describe: Callable[Concatenate[Any, P], Series[T]]) -> None:
         self._describe = describe
+        self._signature = _shown(describe)
         self.__doc__ = describe.__doc__
 
     @overload
@@ -103,4 +115,5 @@ class series(Generic[P, T]):  # noqa: N801 -- used as a decorator
         def iterate(*args: P.args, **kwargs: P.kwargs) -> Any:
             return driver.iterate(self._describe(resource, *args, **kwargs).course(driver.rules))
 
+        iterate.__signature__ = self._signature  # type: ignore[attr-defined]  # what `help` looks at
         return iterate

@@ -14,12 +14,12 @@ class Round(msgspec.Struct):
 
     started_at: datetime
     rows: int = 0
-    # Rows that it has met of each table.
-    accounts: int = 0
-    transfers: int = 0
     findings: list[Finding] = msgspec.field(default_factory=list)
     place: Place | None = None
     finished_at: datetime | None = None
+    # That it has met.
+    accounts: int = 0
+    transfers: int = 0
 
     @property
     def total(self) -> int:

@@ -12,9 +12,9 @@ COUNTED_MAX: Final = 1_000
 
 
 class Count(NamedTuple):
-    """A number of rows; where it is not exact there are at least so many, up to what was opened or posted since."""
+    """A number of rows: those that there are, or those that there were when the auditor met them."""
 
-    count: int
+    rows: int
     exact: bool
 
 

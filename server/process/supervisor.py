@@ -31,7 +31,7 @@ ADMIN_MODULE: Final = "server.process.admin"
 BACKGROUND: Final = "background"
 ADMIN: Final = "admin"
 # Settings that only the latter is told.
-OF_ADMIN: Final = frozenset({"console", "console_token"})
+OF_ADMIN: Final = frozenset({"console_token"})
 
 # Failed starts of a worker in a row after which a server that has never served gives up.
 FIRST_ATTEMPTS_MAX: Final = 3

@@ -1,8 +1,8 @@
 -- columns: api_key_columns
 -- id, role, description, accounts::text[] AS accounts, rate_quota, rate_window, burst, concurrency, created_at, expires_at,
 -- revoked_at, last_used_at,
--- (SELECT max(f.until) FROM unnest(former_until) AS f (until)
---  WHERE f.until > ledger_clock() AND revoked_at IS NULL) AS former_until
+-- (SELECT max(f.until) FROM unnest(former_until) AS f (until) WHERE f.until > ledger_clock() AND revoked_at IS NULL)
+-- AS former_until
 
 -- Whether the key sees nothing but accounts whose ids begin with one of these prefixes; null is the whole ledger.
 -- columns: api_key_is_within

@@ -42,17 +42,17 @@ async def make_part(service: Service, ledger: str) -> Part:
     whole = await service.client(ledger)
     for account in ("shop:a", "till:b", "bank:x", "bank:y"):
         assert (await whole.open(account, floor=None, metadata={"owner": f"of {account}"})).status == 201
-    moved, held = {}, {}
+    found: dict[bool, dict[str, Any]] = {False: {}, True: {}}
     for case, sides in SIDES.items():
-        for found, hold in ((moved, False), (held, True)):
+        for hold, posted in found.items():
             made = await whole.transfer(*sides, 5, f"{case}-{hold}", hold=hold, reference="order-1")
             assert made.status == 201, made
-            found[case] = made.json
+            posted[case] = made.json
     webhook = (await whole.post("/v1/webhook-endpoints", {"url": NOBODY})).json["id"]
     api_keys = {}
     for case, accounts in (("inside", ["shop:1"]), ("mixed", ["shop:1", "bank:"]), ("outside", None)):
         api_keys[case] = (await whole.post("/v1/api-keys", {"role": "read", "accounts": accounts})).json["id"]
-    return Part(whole, await narrowed(whole, PREFIXES), moved, held, api_keys, webhook)
+    return Part(whole, await narrowed(whole, PREFIXES), found[False], found[True], api_keys, webhook)
 
 
 async def ask(

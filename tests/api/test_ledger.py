@@ -5,9 +5,9 @@ import re
 import pytest
 
 from server.background.auditor import LOOK_SECONDS, Auditor
+from server.gate.key_store import KeyLimit
 from server.ledger import summary
 from server.ledger.summary import COUNTED_MAX
-from server.process.commands.keys import KeyLimit
 from server.store.postgres import Database
 from tests.support.client import Client
 from tests.support.service import Service, in_process

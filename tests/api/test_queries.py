@@ -24,6 +24,8 @@ PARAMETERS = {
     "/v1/ledger": [],
     "/v1/limits": [],
     "/v1/integrity": [],
+    "/v1/api-keys": ["limit", "cursor"],
+    "/v1/api-keys/{id}": [],
     "/v1/webhook-endpoints": ["limit", "cursor"],
     "/v1/webhook-endpoints/{id}": [],
     "/v1/webhook-endpoints/{id}/deliveries": ["limit", "cursor"],

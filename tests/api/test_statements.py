@@ -188,7 +188,7 @@ async def test_a_statement_of_a_time(books: Client) -> None:
 
 async def test_periods_add_up_on_their_borders(books: Client) -> None:
     """
-    Opening, entries and closing add up as docs/reference/requests.md says, whichever transfers lie on the borders.
+    Opening, entries and closing add up as docs/reference/statements.md says, whichever transfers lie on the borders.
 
     Every instant at which something happened, and the microseconds beside it, is a border of some period here.
     """

@@ -3,6 +3,7 @@
 import logging
 import math
 import pickle
+import pydoc
 from datetime import UTC, datetime, timedelta, timezone
 
 import pytest
@@ -221,6 +222,14 @@ async def test_no_secret_is_shown(caller: Caller, caplog: pytest.LogCaptureFixtu
     shown = [repr(caller.client), repr(vars(caller.client._driver)["_http"]), caplog.text]
     assert [text for text in shown if key in text] == []
     assert caplog.text
+
+
+def test_help() -> None:
+    """`help` shows the parameters of a method, what it comes to, and its text."""
+    method = Tallystick("http://ledger", "k").accounts.get
+    shown = pydoc.plain(pydoc.render_doc(method))
+    assert "get(id: str, *, min_version: int | None = None) -> tallystick_client.answers.Account" in shown
+    assert "Return an account" in shown
 
 
 async def test_errors_travel(caller: Caller) -> None:

@@ -30,9 +30,13 @@ async def test_the_readme_runs(
     client = await told.client(ledger)
     monkeypatch.setenv("TALLYSTICK_URL", told.url)
     monkeypatch.setenv("TALLYSTICK_API_KEY", str(client.token))
-    await asyncio.to_thread(run, re.findall(r"```python\n(.*?)```", text, re.DOTALL))
+    blocks = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    await asyncio.to_thread(run, blocks)
     printed = capsys.readouterr().out.splitlines()
     # 100.00 less 30.00, and 5.00 back.
     assert printed[0] == "7500"
     assert [line.split()[-2:] for line in printed[1:4]] == [["500", "7500"], ["-3000", "7000"], ["10000", "10000"]]
     assert printed[-1].endswith(" 500")
+    # Begun again, it pays nothing again.
+    await asyncio.to_thread(run, blocks)
+    assert capsys.readouterr().out.splitlines() == printed

@@ -12,7 +12,7 @@ from tests.console.steps import TOKEN, Console, key_of
 from tests.support.service import ServerProcess
 
 # The page and its files, which are the same for everybody.
-OPEN = ("", "/static/app.js", "/static/style.css", "/static/favicon.svg")
+OPEN = ("", "/", "/static/app.js", "/static/style.css", "/static/favicon.svg")
 # All else.
 CLOSED = [
     ("GET", "/live"),
@@ -138,11 +138,18 @@ async def test_viewers_are_counted(console: Console) -> None:
         assert await view(stack) == 503
 
 
-async def test_without_one(server_process: ServerProcess) -> None:
-    """Where nobody could be told a token there is no console, and operators are answered all the same."""
-    await server_process.start()
+@pytest.mark.parametrize(
+    ("variables", "said"),
+    [
+        pytest.param({}, "there is no console", id="nobody could be told its token"),
+        pytest.param({"TALLYSTICK_CONSOLE": "false", "TALLYSTICK_CONSOLE_TOKEN": TOKEN}, "", id="it is turned off"),
+    ],
+)
+async def test_without_one(server_process: ServerProcess, variables: dict[str, str], said: str) -> None:
+    """There is nothing of it, and operators are answered all the same."""
+    await server_process.start(variables)
     async with aiohttp.ClientSession() as session:
         for path, status in (("/console", 404), ("/console/live", 404), ("/readyz", 200), ("/metrics", 200)):
             async with session.get(server_process.admin_url + path) as response:
                 assert response.status == status
-    assert "there is no console" in server_process.log_text()
+    assert said in server_process.log_text()

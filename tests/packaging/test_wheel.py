@@ -68,13 +68,15 @@ def test_wheel_carries_all_sql(wheel: Path) -> None:
 
 def test_wheel_carries_what_pages_load(wheel: Path) -> None:
     """
-    Files taken over from elsewhere are in the wheel, each with its manifest and licence.
+    Files taken over from elsewhere are in the wheel, each with its manifest and licence, and so is the console.
     """
-    vendored = {path.relative_to(ROOT).as_posix(): path for path in (ROOT / "server").glob("**/vendor/**/*.*")}
+    paths = (path for place in ("**/vendor/**/*.*", "**/static/*.*") for path in (ROOT / "server").glob(place))
+    vendored = {path.relative_to(ROOT).as_posix(): path for path in paths}
     assert "server/http/vendor/scalar/scalar.js.gz" in vendored
     with zipfile.ZipFile(wheel) as archive:
         assert {name: archive.read(name) for name in vendored} == {n: p.read_bytes() for n, p in vendored.items()}
-        assert "server/http/vendor/scalar/LICENSE" in archive.namelist()
+        folders = ("server/http/vendor/scalar", "server/process/console/static/vendor/uplot")
+        assert {f"{folder}/LICENSE" for folder in folders} < set(archive.namelist())
 
 
 def test_installed_wheel_loads_its_statements(wheel: Path, tmp_path: Path) -> None:

@@ -3,7 +3,7 @@
 import asyncio
 import re
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from urllib.parse import quote
 
@@ -223,6 +223,24 @@ async def counters(url: str, tables: Sequence[str] = TABLES) -> dict[str, tuple[
         await connection.close()
 
 
+async def administer(client: Client, call: Callable[..., Awaitable[None]]) -> None:
+    """Ask for something through every route of webhook endpoints and API keys."""
+    webhooks = "/v1/webhook-endpoints"
+    await call("POST", webhooks, {"url": "http://127.0.0.1:1/"})
+    await call("GET", webhooks)
+    webhook = f"{webhooks}/{(await client.get(webhooks)).json['data'][0]['id']}"
+    for action in ("PATCH ", "POST /rotate-secret", "POST /test", "POST /replay", "DELETE "):
+        for path in ("", "/deliveries", "/undelivered"):
+            await call("GET", webhook + path)
+        method, _, path = action.partition(" ")
+        await call(method, webhook + path, {"from_position": 1} if path == "/replay" else {})
+    keys = "/v1/api-keys"
+    key = f"{keys}/{(await client.post(keys, {'role': 'read', 'accounts': ['account:']})).json['id']}"
+    for asked in (f"POST {keys}", f"GET {keys}", f"GET {key}", f"PATCH {key}", f"POST {key}/rotate", f"DELETE {key}"):
+        method, _, path = asked.partition(" ")
+        await call(method, path, {"role": "read"} if asked == f"POST {keys}" else {})
+
+
 async def call_all(client: Client, large: Large) -> None:
     """Ask for something through every route of the table."""
     called = set()
@@ -277,19 +295,7 @@ async def call_all(client: Client, large: Large) -> None:
     for path in ("/v1/events", "/v1/events/stream"):
         await call("GET", f"{path}?after=0")
         await call("GET", f"{path}?after=0&account={SINK}&type=transfer.posted,account.updated")
-    webhooks = "/v1/webhook-endpoints"
-    await call("POST", webhooks, {"url": "http://127.0.0.1:1/"})
-    await call("GET", webhooks)
-    webhook = f"{webhooks}/{(await client.get(webhooks)).json['data'][0]['id']}"
-    for action in ("PATCH ", "POST /rotate-secret", "POST /test", "POST /replay", "DELETE "):
-        for path in ("", "/deliveries", "/undelivered"):
-            await call("GET", webhook + path)
-        method, _, path = action.partition(" ")
-        await call(method, webhook + path, {"from_position": 1} if path == "/replay" else {})
-    keys = "/v1/api-keys"
-    key = f"{keys}/{(await client.post(keys, {'role': 'read', 'accounts': ['account:']})).json['id']}"
-    for asked in (f"POST {keys}", f"GET {keys}", f"GET {key}", f"PATCH {key}", f"POST {key}/rotate", f"DELETE {key}"):
-        await call(*asked.split(), {"role": "read"} if asked == f"POST {keys}" else {})
+    await administer(client, call)
     for path in ("/", "/livez", "/readyz", "/problems", "/problems/insufficient_funds"):
         await call("GET", path)
     unserved = {route.path for route in ROUTES if route.role is not None} - called

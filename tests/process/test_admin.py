@@ -6,6 +6,7 @@ import pty
 import re
 import signal
 import stat
+import subprocess
 import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -36,6 +37,8 @@ async def server(database_url: str, redis_url: str, tmp_path: Path) -> AsyncIter
     running = ServerProcess(database_url, tmp_path / "log", {}, redis_url, "tests.process.short_timeouts")
     try:
         await running.start()
+        # The admin process has started too.
+        await asked(running, "/livez")
         yield running
     finally:
         await running.stop()
@@ -72,6 +75,16 @@ async def opened(server: ServerProcess, account: str) -> None:
 def counters(found: dict[Series, float]) -> dict[Series, float]:
     """Return what may only grow, of requests."""
     return {name: value for name, value in found.items() if name.metric == "tallystick_request_duration_seconds"}
+
+
+def test_the_supervisor_serves_nobody() -> None:
+    """It has no HTTP server, no service and no console, not even loaded: nothing of them can hold it up."""
+    program = (
+        "import sys, server.process.commands.supervise\n"
+        "print(*(name for name in sys.modules if name.startswith(('aiohttp', 'server.app', 'server.process.console'))))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == []
 
 
 async def test_killed(server: ServerProcess) -> None:
@@ -122,7 +135,11 @@ async def test_frozen(server: ServerProcess) -> None:
     await opened(server, "alice")
     silent = f"admin (process {frozen}) died: it gave no sign of life for {SILENCE_SECONDS:.0f} s"
     await until(lambda: silent in server.log_text(), REPLACED_SECONDS)
-    assert (await asked(server, "/readyz"))[0] == 200
+
+    async def is_ready() -> bool:
+        return (await asked(server, "/readyz"))[0] == 200
+
+    await until(is_ready, REPLACED_SECONDS)
 
 
 async def test_swapped(server: ServerProcess) -> None:

@@ -62,18 +62,23 @@ def problem_schemas() -> dict[str, Any]:
 
 def problem_responses() -> dict[str, Any]:
     """Return the answers that are problems, by name."""
-    found = {}
+    found: dict[str, Any] = {}
     for route in ROUTES:
         for status, codes in by_status(route).items():
             name = _names()[codes]
             limit = () if route.role is None or status in _UNCOUNTED else _LIMIT
             later = ("Retry-After",) if "idempotency_key_in_use" in codes else ()
             replayed = ("Idempotent-Replayed",) if route.takes_key and status in (404, 409) else ()
-            found[name] = {
-                "description": " ".join(f"`{code}`: {KINDS[code].title}." for code in codes),
-                "headers": given(*_FIELDS.get(status, ()), *later, *replayed, *limit, "X-Request-Id"),
-                "content": {"application/problem+json": {"schema": schemas.reference(name)}},
-            }
+            answer = found.setdefault(
+                name,
+                {
+                    "description": " ".join(f"`{code}`: {KINDS[code].title}." for code in codes),
+                    "headers": {},
+                    "content": {"application/problem+json": {"schema": schemas.reference(name)}},
+                },
+            )
+            # A field that only some of its routes have is one that may be missing.
+            answer["headers"] |= given(*_FIELDS.get(status, ()), *later, *replayed, *limit, "X-Request-Id")
     return dict(sorted(found.items()))
 
 

@@ -57,8 +57,8 @@ ANSWER: Final = {
     ),
     "RateLimit": _given("`r` tokens are left, and all of them are there again in `t` seconds.", '"default";r=57;t=1'),
     "Retry-After": _given("Seconds after which another try is worth it.", 1, type="integer", minimum=0),
-    "WWW-Authenticate": _given("The scheme of authentication.", "Bearer"),
-    "X-Request-Id": _given("The id of the request: the caller's, or one of ours.", "5f3a1c-2a"),
+    "WWW-Authenticate": {**_given("The scheme of authentication.", "Bearer"), "required": True},
+    "X-Request-Id": {**_given("The id of the request: the caller's, or one of ours.", "5f3a1c-2a"), "required": True},
 }
 
 

@@ -23,6 +23,10 @@ _KEY_PROBLEMS: Final = (
     "idempotency_key_in_use",
     "idempotency_key_reused",
 )
+# What keeps money from moving between two accounts that are there.
+_OF_MONEY: Final = ("account_closed", "insufficient_funds", "ceiling_exceeded", "balance_overflow")
+# What keeps anything from being done with a transfer; of its accounts, a key that is narrowed may not see one.
+_OF_PARENTS: Final = ("transfer_not_found", "account_not_found")
 _PAYMENT: Final = {"source": "customer:42", "destination": "merchant:7", "amount": 1_250, "currency": "EUR"}
 _FEE: Final = {"source": "merchant:7", "destination": "fees", "amount": 25, "currency": "EUR"}
 _HOLD: Final = {**_PAYMENT, "hold": True, "expires_in": 86_400}
@@ -34,8 +38,14 @@ def _posting(
     summary: str,
     body: type[msgspec.Struct],
     examples: Mapping[str, Any],
+    *refusals: str,
 ) -> Route:
-    """Return a route that posts one transfer under the key in its header."""
+    """
+    Return a route that posts one transfer under the key in its header.
+
+    Args:
+        refusals: Codes that the state of the ledger refuses it with, besides that of a set that it was part of.
+    """
     of_parent = NAME in path
     return Route(
         "POST",
@@ -50,7 +60,7 @@ def _posting(
         examples=examples,
         narrowed=True,
         answers={201: render.TransferBody},
-        problems=(*_KEY_PROBLEMS, *render.REFUSALS),
+        problems=(*_KEY_PROBLEMS, *refusals, "linked_failed"),
         look_up=TransferHandlers.stored,
         replay=TransferHandlers.replay,
         hot=True,
@@ -69,6 +79,10 @@ TRANSFERS: Final = (
             "A payment, only while 20.00 are there": {**_PAYMENT, "conditions": {"source_available_gte": 2_000}},
             "A correction of last month": {**_PAYMENT, "effective_at": "2026-01-31T23:59:59Z"},
         },
+        "account_not_found",
+        "currency_mismatch",
+        "condition_failed",
+        *_OF_MONEY,
     ),
     Route(
         "GET",
@@ -142,14 +156,29 @@ TRANSFERS: Final = (
         "Capture a hold",
         models.Capture,
         {"All of it": {}, "A part, and the rest stays held": {"amount": 500, "release_rest": False}},
+        *_OF_PARENTS,
+        "hold_not_open",
+        "capture_exceeds_hold",
+        *_OF_MONEY,
     ),
-    _posting("/v1/transfers/{id}/void", TransferHandlers.void_transfer, "Void a hold", models.Void, {"All of it": {}}),
+    _posting(
+        "/v1/transfers/{id}/void",
+        TransferHandlers.void_transfer,
+        "Void a hold",
+        models.Void,
+        {"All of it": {}},
+        *_OF_PARENTS,
+        "hold_not_open",
+    ),
     _posting(
         "/v1/transfers/{id}/reverse",
         TransferHandlers.reverse_transfer,
         "Reverse a transfer or a capture",
         models.Reversal,
         {"All of it": {}, "A part": {"amount": 250}},
+        *_OF_PARENTS,
+        "reversal_exceeds_transfer",
+        *_OF_MONEY,
     ),
     Route(
         "GET",

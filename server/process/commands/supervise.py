@@ -20,7 +20,7 @@ from server.settings import Loaded
 from server.telemetry.logs import configure_logs
 
 # What the supervisor alone needs to know: its children are not told.
-OF_SUPERVISOR: Final = frozenset({"background"})
+OF_SUPERVISOR: Final = frozenset({"background", "console"})
 
 log = logging.getLogger(__name__)
 
@@ -73,7 +73,9 @@ def child_values(loaded: Loaded, target: Target, workers: int, console_token: st
         if source != "default" and value is not None and name not in OF_SUPERVISOR:
             values[name] = value
     values.setdefault("database_url", target.database_url)
-    if console_token is not None:
+    if not settings.console:
+        values.pop("console_token", None)
+    elif console_token is not None:
         values.setdefault("console_token", console_token)
     if target.redis_url is not None:
         values.setdefault("redis_url", target.redis_url)

@@ -13,8 +13,8 @@ from server.process.usage import Usage, usage
 
 # Snapshots that are kept, one a second: ten minutes, some 2 kB each.
 KEPT_MAX: Final = 600
-# Seconds between two snapshots at least: after a moment in which it was held up, the supervisor tells twice at once, and
-# rates over a hundredth of a second would be noise.
+# Seconds between two snapshots at least: a supervisor that was held up tells twice at once, and rates over a few
+# milliseconds would be noise.
 SECONDS_MIN: Final = 0.5
 # Of the p50, p95 and p99, with their names.
 QUANTILES: Final = (("p50", 0.50), ("p95", 0.95), ("p99", 0.99))

@@ -43,8 +43,10 @@ class Console:
         known, named = self._with_token, self._by_name
         return [
             web.get("/console", named(self._page)),
+            web.get("/console/", named(self._page)),
             web.get("/console/static/{name:.+}", named(self._file)),
-            web.get("/console/live", known(self._live.stream)),
+            # A head alone would never end.
+            web.get("/console/live", known(self._live.stream), allow_head=False),
             web.get("/console/ledgers", known(self._list_ledgers)),
             web.get(LEDGER + "/transfers/{transfer}/children", known(self._list_children)),
             web.route("*", LEDGER + "/v1/{path:.+}", known(self._serve)),
@@ -115,7 +117,7 @@ class NoConsole:
 @asynccontextmanager
 async def open_console(settings: Settings, mirror: Mirror) -> AsyncIterator[Console | NoConsole]:
     """Make the console, where there is to be one, and close it."""
-    if not settings.console or settings.console_token is None:
+    if settings.console_token is None:
         yield NoConsole()
         return
     console = Console(settings, settings.console_token, mirror)

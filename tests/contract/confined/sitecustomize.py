@@ -31,6 +31,6 @@ async def _briefly(reading: Reading, page: Page, seconds: int) -> list[bytes]:
 
 
 socket.getaddrinfo = _loopback_only
-addresses._is_public = lambda _address: False
+addresses._is_public = lambda address: False
 events._waited = _briefly
 event_streams.LIFE_SECONDS = (0.1, 0.3)  # type: ignore[misc]  # a constant everywhere else

@@ -19,7 +19,7 @@ let page = null;
 
 const sum = (values) => Object.values(values).reduce((all, value) => all + value, 0);
 const of = (name) => (snapshot) => snapshot[name];
-const statusColour = { 200: "--s1", 201: "--s3", 409: "--s4", 429: "--s5", 503: "--s2", 500: "--bad" };
+const statusColour = { 200: "--s1", 201: "--s3", 400: "--s6", 404: "--s6", 409: "--s4", 422: "--s2", 429: "--s5", 500: "--bad", 503: "--bad" };
 
 const CHARTS = [
   ["Requests by status", "a second", of("requests"), null, statusColour],
@@ -56,24 +56,23 @@ function tiles(snapshot) {
 }
 
 class Page {
-  constructor(place) {
+  constructor() {
     this.charts = CHARTS.map((chart) => new Chart(...chart));
     this.range = h("input", { type: "range", min: 1 - KEPT_MAX, max: 0, value: 0, id: "moment", "aria-describedby": "moment-word", oninput: () => this.draw() });
     this.said = h("output", { id: "moment-word", for: "moment" });
     this.tiles = h("div", {});
     this.tables = h("div", { class: "grid" });
     const back = button("Now", () => { this.range.value = 0; this.draw(); });
-    place.replaceChildren(
+    this.element = h("div", {},
       this.tiles,
       h("div", { class: "moment" }, h("label", { for: "moment" }, "Moment"), this.range, this.said, back),
       h("div", { class: "grid", id: "charts" }, this.charts.map(({ element }) => element)),
-      h("h2", { class: "later" }, "At this moment"),
+      h("h2", {}, "At this moment"),
       this.tables);
-    this.place = place;
   }
 
   draw() {
-    if (!this.place.isConnected || document.hidden) return;
+    if (!this.element.isConnected || document.hidden) return;
     if (!snapshots.length) {
       this.said.textContent = "the first numbers come in a second";
       return;
@@ -109,7 +108,9 @@ function tell() {
 let following = false;
 
 export function live(place) {
-  page = new Page(place);
+  // Made once: its charts are told when colours or sizes change.
+  page ??= new Page();
+  place.replaceChildren(page.element);
   page.draw();
   if (following) return;
   following = true;

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from server.http import openapi
-from tests.clients.relay import losing
+from tests.client.lossy import PASS, lossy
 from tests.support.balancer import leave_out
 from tests.support.client import Client
 
@@ -83,8 +83,13 @@ async def test_it_pays(client: Client, tmp_path: Path, build: Callable[[Path], A
     for name in ("package.json", "pay.py", "pay.ts", "tsconfig.json"):
         shutil.copy(HERE / name, tmp_path)
     command = await build(tmp_path)
-    async with losing(client.url) as (relay, url):
-        said = json.loads(await run(*command, folder=tmp_path, TALLYSTICK_URL=url, TALLYSTICK_API_KEY=client.token))
+    async with lossy(client.url, client.session) as proxy:
+        # The second account has been opened: the payment comes next.
+        proxy.script([PASS, PASS, "lose answer"])
+        said = json.loads(
+            await run(*command, folder=tmp_path, TALLYSTICK_URL=proxy.url, TALLYSTICK_API_KEY=client.token)
+        )
+        keys = [key for _, path, key in proxy.sent if path == "/v1/transfers"]
     bound = (await client.get("/v1/idempotency-keys/order-1")).json
     assert said == {
         "lost": 1,
@@ -93,5 +98,5 @@ async def test_it_pays(client: Client, tmp_path: Path, build: Callable[[Path], A
         "problem": [409, "insufficient_funds", "refused", "new_key"],
         "balance": 1250,
     }
-    assert relay.lost == 1
+    assert keys == ["order-1", "order-1", "order-1", "order-2"]
     assert await client.balance("alice") == 1250
