@@ -9,7 +9,7 @@
 # No digest stands here because none could be looked up where this file was written.
 ARG PYTHON_IMAGE=python:3.13-slim
 
-# The wheel of the project itself, sql/ inside (docs/decisions/0001-sql-travels-in-the-wheel.md).
+# The wheels of the project itself, sql/ inside (docs/decisions/0001-sql-travels-in-the-wheel.md), and of its client.
 FROM ${PYTHON_IMAGE} AS wheel
 ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1 PIP_ROOT_USER_ACTION=ignore
 WORKDIR /src
@@ -18,7 +18,9 @@ RUN python -m pip install --require-hashes --requirement requirements/build.txt
 COPY pyproject.toml README.md LICENSE NOTICE ./
 COPY server/ server/
 COPY sql/ sql/
-RUN python -m hatchling build --target wheel --directory /dist
+COPY client/ client/
+RUN python -m hatchling build --target wheel --directory /dist \
+ && cd client && python -m hatchling build --target wheel --directory /dist
 
 # The service and its packages, each checked against its hash. All are wheels: no compiler is needed.
 # The environment has no pip: what runs cannot install.
@@ -26,10 +28,10 @@ FROM ${PYTHON_IMAGE} AS packages
 ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1 PIP_ROOT_USER_ACTION=ignore
 WORKDIR /src
 RUN python -m venv --without-pip /opt/tallystick
-# Clients of brokers as well: loaded only where a sink is set up.
-COPY requirements/run.txt requirements/sinks.txt requirements/
+# Clients of brokers as well, loaded only where a sink is set up, and what commands against a server need.
+COPY requirements/run.txt requirements/sinks.txt requirements/cli.txt requirements/
 RUN python -m pip --python /opt/tallystick install --require-hashes \
-    --requirement requirements/run.txt --requirement requirements/sinks.txt
+    --requirement requirements/run.txt --requirement requirements/sinks.txt --requirement requirements/cli.txt
 COPY --from=wheel /dist/ /dist/
 RUN python -m pip --python /opt/tallystick install --no-deps --no-index /dist/*.whl
 

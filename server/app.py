@@ -190,7 +190,7 @@ async def create_app(settings: Settings, workers: int = 1) -> AsyncIterator[App]
         readiness = Readiness(database, runtime_failures())
         uses = KeyUses(database)
         authenticator = Authenticator(database, defaults, uses)
-        readings, event_streams, waiting = Readings(books.feed), EventStreams(), Waiting()
+        readings, event_streams, waiting = Readings(books.feed, authenticator), EventStreams(), Waiting()
         failures = AddressLimit(redis, keyspace, defaults.failures, workers)
         anonymous = AddressLimit(redis, keyspace, defaults.anonymous, workers, "anonymous")
         callers = Callers(authenticator, failures, anonymous, proxies)
@@ -205,7 +205,7 @@ async def create_app(settings: Settings, workers: int = 1) -> AsyncIterator[App]
             StatementHandlers(Statements(database, cache, recent), TrialBalances(database, reports), streams),
             PreviewHandlers(Previewer(database, cache, render.answer), narrowing),
             EventHandlers(readings, waiting),
-            EventStreamHandlers(readings, authenticator, event_streams),
+            EventStreamHandlers(readings, event_streams),
             LimitHandlers(gate),
             IntegrityHandlers(Rounds(database)),
             LedgerHandlers(Summaries(database)),

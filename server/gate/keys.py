@@ -211,6 +211,16 @@ class Authenticator:
             self._ask(name, parsed, unknown=unknown)
         return await asyncio.shield(self._lookups[name])
 
+    async def read_anew(self, token: str) -> ApiKey | None:
+        """
+        Return the key of a token that was found good lately as it is kept now, or None when it is good no more.
+
+        Raises:
+            QueueFullError, StoreUnavailableError: It could not be looked up.
+        """
+        parsed = parse_token(token)
+        return None if parsed is None else await self._look_up(token_name(token), parsed, unknown=False)
+
     def _ask(self, name: bytes, parsed: ParsedToken, *, unknown: bool) -> None:
         """Look a token up, unless that is being done already."""
         if name in self._lookups:

@@ -95,6 +95,19 @@ class Callers:
                 await failures.count(address)
             raise
 
+    async def read_anew(self, call: Call) -> ApiKey:
+        """
+        Return the key of a request as it is kept now: of one whose effects outlive the key.
+
+        Raises:
+            Problem: It is good no more.
+            QueueFullError, StoreUnavailableError: It could not be looked up.
+        """
+        key = await self._authenticator.read_anew(call.token)
+        if key is None:
+            raise _unauthorized()
+        return key
+
     @asynccontextmanager
     async def anonymous(self, call: Call) -> AsyncIterator[None]:
         """
@@ -116,7 +129,7 @@ class Callers:
             QueueFullError: There was no place in time.
         """
         async with self._counted(call, AUTHENTICATION):
-            raise Problem("unauthorized", headers=[("WWW-Authenticate", "Bearer")])
+            raise _unauthorized()
 
     @asynccontextmanager
     async def _counted(self, call: Call, policy: str) -> AsyncIterator[None]:
@@ -138,6 +151,10 @@ class Callers:
             yield
         finally:
             self.admission.leave(write=False)
+
+
+def _unauthorized() -> Problem:
+    return Problem("unauthorized", headers=[("WWW-Authenticate", "Bearer")])
 
 
 def _refuse(policy: str, wait: int) -> None:

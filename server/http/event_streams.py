@@ -9,7 +9,6 @@ from typing import Final
 
 from server.events.heads import AWAY_SECONDS, Chosen
 from server.events.pages import Page
-from server.gate.keys import Authenticator
 from server.http.amounts import as_strings
 from server.http.call import Call
 from server.http.headers import NO_STORE, header
@@ -29,8 +28,6 @@ SILENCE_SECONDS: Final = 15.0
 # Seconds that a stream lives, at least and at most: after a deploy they all come back at once, to whatever worker was
 # there first, and are spread again by this.
 LIFE_SECONDS: Final = (600.0, 1_200.0)
-# Seconds between two looks whether the key of a stream is still good.
-KEY_SECONDS: Final = 30.0
 # Milliseconds after which a client comes back, at least and at most: a worker ends all of its streams at once.
 RETRY_MS: Final = (250, 1_250)
 # For nginx, which otherwise reads ahead of a slow client, onto its disk.
@@ -44,14 +41,11 @@ class EventStreamHandlers:
     Args:
         readings: Reads for requests.
 
-        authenticator: Knows whether a key is still good.
-
         streams: Counts the streams.
     """
 
-    def __init__(self, readings: Readings, authenticator: Authenticator, streams: EventStreams) -> None:
+    def __init__(self, readings: Readings, streams: EventStreams) -> None:
         self._readings = readings
-        self._authenticator = authenticator
         self._streams = streams
 
     async def stream_events(self, call: Call, query: EventStreamQuery) -> Reply:
@@ -83,7 +77,7 @@ class EventStreamHandlers:
         """
         now = time.monotonic()
         ends = min(now + random.uniform(*LIFE_SECONDS), call.key.ends)  # noqa: S311 -- jitter, not a secret
-        proved = spoke = now
+        spoke = now
         yield b"retry: %d\n\n" % random.randint(*RETRY_MS)  # noqa: S311 -- the same
         more = False
         while True:
@@ -103,12 +97,11 @@ class EventStreamHandlers:
             if reading.ending or time.monotonic() >= ends:
                 break
             try:
-                if time.monotonic() - proved >= KEY_SECONDS:
-                    key = await self._authenticator.authenticate(call.token)
-                    if key is None or key.accounts != call.key.accounts:
-                        break
-                    proved = time.monotonic()
-                if more or await reading.wait(max(0.0, min(spoke + SILENCE_SECONDS, ends) - time.monotonic())):
+                found = more or await reading.wait(max(0.0, min(spoke + SILENCE_SECONDS, ends) - time.monotonic()))
+                # It may have waited for long: nothing is sent to a key that has ended meanwhile.
+                if not await reading.allowed():
+                    break
+                if found:
                     began = time.monotonic()
                     read = await reading.read_on()
                     if more:

@@ -64,6 +64,9 @@ async def _waited(reading: Reading, page: Page, seconds: int) -> list[bytes]:
     while not page.events and not reading.ending and (left := deadline - time.monotonic()) > 0:
         if page.next_after >= page.head and not await reading.wait(left):
             break
+        if not await reading.allowed():
+            # What came is none of its business any more; the next request hears what the key may do.
+            break
         page = await reading.read_on()
     return page.envelopes
 

@@ -1,6 +1,6 @@
 """What a key that is narrowed to accounts is told: that others are not there."""
 
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterator, Sequence
 
 from server.http.call import Call
 from server.http.models import is_account_id
@@ -81,7 +81,8 @@ class Narrowing:
         Post requests in order, each for itself, but those that are refused here.
 
         A parent that is named by the key of an earlier one is looked up when that has been posted: between the two, the
-        key might be bound by somebody else, to accounts that are hidden.
+        key might be bound by somebody else, to accounts that are hidden. One that is bound already stays what it is, so
+        that a bulk that is sent again goes on fast where it was cut off.
 
         Raises:
             As *post* does; OutcomeUnknownError too, where a part was posted.
@@ -89,7 +90,8 @@ class Narrowing:
         if call.key.accounts is None:
             return await post(requests)
         outcomes: list[Outcome | Problem] = []
-        for part in _parts(requests):
+        bound = await self._parents.bound(call.ledger_id, requests)
+        for part in _parts(requests, bound):
             try:
                 outcomes += await self.post_whole(call, part, post)
             except (QueueFullError, StoreUnavailableError) as error:
@@ -108,8 +110,8 @@ class Narrowing:
         return [next(outcomes) if problem is None else problem for problem in problems]
 
 
-def _parts(requests: Sequence[TransferRequest]) -> Iterator[list[TransferRequest]]:
-    """Divide requests before each that names the key of one in the same part."""
+def _parts(requests: Sequence[TransferRequest], bound: Collection[object]) -> Iterator[list[TransferRequest]]:
+    """Divide requests before each that names the key, not *bound*, of one in the same part."""
     part: list[TransferRequest] = []
     keys: set[str | None] = set()
     for request in requests:
@@ -117,7 +119,8 @@ def _parts(requests: Sequence[TransferRequest]) -> Iterator[list[TransferRequest
             yield part
             part, keys = [], set()
         part.append(request)
-        keys.add(request.key)
+        if request.key not in bound:
+            keys.add(request.key)
     if part:
         yield part
 

@@ -131,7 +131,7 @@ class Pipeline:
             if match is None:
                 _refuse_target(match)
             methods, call.names = match
-            call.route, call.key = methods.get(call.method), key
+            call.route, call.key, call.token = methods.get(call.method), key, ""
             reply = await self._serve(call, match)
         except ConnectionError:
             raise
@@ -263,7 +263,7 @@ class Pipeline:
         """Serve a request that has a key and a place: gate, then handler."""
         key, route = call.key, call.route
         if route is not None and route.role is not None and (key.role < route.role or key.accounts is not None):
-            await self._check_allowed(call, route, route.role)
+            await self._check_allowed(call, route)
         if not self.running.enter(key):
             await self._take_tokens(call, 0)
             raise too_many_running(key)
@@ -287,7 +287,7 @@ class Pipeline:
                         return reply
                     asked = self._decode(call, route)
             if not route.hot:
-                await needs_task()
+                await self._go_on(call, route)
             reply = await route.handler(call, asked)
             if isinstance(reply, StreamedReply) and reply.pieces is not None:
                 reply.when_ended(partial(self.running.leave, key))
@@ -297,23 +297,33 @@ class Pipeline:
             if not goes_on:
                 self.running.leave(key)
 
-    async def _check_allowed(self, call: Call, route: Route, role: Role) -> None:
+    async def _go_on(self, call: Call, route: Route) -> None:
+        """
+        Go on in a task, with a key that is read anew where its effects outlive it: those of administrators.
+
+        Raises:
+            Problem: It was revoked or narrowed just now, and may not use the route.
+            QueueFullError, StoreUnavailableError: It could not be read.
+        """
+        await needs_task()
+        if route.role is Role.ADMIN and call.write and call.token:
+            call.key = await self.callers.read_anew(call)
+            _check_role(call.key, route)
+
+    async def _check_allowed(self, call: Call, route: Route) -> None:
         """
         Return if the key may use a route.
 
         Raises:
             Problem: It may not.
         """
-        if call.key.role < role:
-            detail = f"This needs a key with the role {role.name.lower()}."
-        elif not route.narrowed:
-            detail = "This needs a key of the whole ledger: yours is narrowed to accounts."
-        else:
-            return
-        # Counted as any other request, and whatever the limit says of it: what a key may do comes first.
-        with contextlib.suppress(Problem):
-            await self._take_tokens(call, 1)
-        raise Problem("forbidden", detail)
+        try:
+            _check_role(call.key, route)
+        except Problem:
+            # Counted as any other request, and whatever the limit says of it: what a key may do comes first.
+            with contextlib.suppress(Problem):
+                await self._take_tokens(call, 1)
+            raise
 
     async def _read_items(self, call: Call, route: Route, items: str) -> Any:
         """Return the body of a bulk, which costs a token an item; one that is malformed costs one."""
@@ -358,6 +368,20 @@ class Pipeline:
             raise QuotaExceededProblem(key.policies[decision.waits_for], decision.wait)
         call.decision = decision
         call.gated = time.monotonic()
+
+
+def _check_role(key: ApiKey, route: Route) -> None:
+    """
+    Return if a key may use a route.
+
+    Raises:
+        Problem: It may not.
+    """
+    assert route.role is not None, "pages are open to all"
+    if key.role < route.role:
+        raise Problem("forbidden", f"This needs a key with the role {route.role.name.lower()}.")
+    if key.accounts is not None and not route.narrowed:
+        raise Problem("forbidden", "This needs a key of the whole ledger: yours is narrowed to accounts.")
 
 
 def _refuse_line(call: Call, match: Match | None) -> NoReturn:

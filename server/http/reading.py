@@ -7,6 +7,7 @@ from functools import partial
 from server.events.feed import Feed
 from server.events.heads import Chosen, Heads
 from server.events.pages import Page, Pages
+from server.gate.keys import Authenticator
 from server.http.call import Call
 from server.http.departures import Departures
 from server.http.problems import Problem
@@ -19,13 +20,16 @@ class Readings:
     Args:
         feed: What they read.
 
+        authenticator: Knows what the key of one who has waited may see by then.
+
     Attributes:
         heads: Knows when there is more.
 
         departures: Knows when a client is gone.
     """
 
-    def __init__(self, feed: Feed) -> None:
+    def __init__(self, feed: Feed, authenticator: Authenticator) -> None:
+        self.authenticate = authenticator.authenticate
         self.pages = Pages(feed)
         self.heads = Heads(feed)
         self.departures = Departures()
@@ -101,6 +105,19 @@ class Reading:
                 timer.cancel()
         self.after = waiter.position
         return found
+
+    async def allowed(self) -> bool:
+        """
+        Return whether the key of the request is still good, and sees what it saw when the request began.
+
+        Raises:
+            QueueFullError, StoreUnavailableError: It could not be looked up.
+        """
+        if not self._call.token:
+            # An operator of the server needs none.
+            return True
+        key = await self._common.authenticate(self._call.token)
+        return key is not None and key.accounts == self._call.key.accounts
 
     async def _read(self, read: Callable[[int, int, int, Chosen], Awaitable[Page]]) -> Page:
         page = await read(self._call.ledger_id, self.after, self._limit, self._chosen)

@@ -1,6 +1,6 @@
 """What of transfers somebody sees who does not see all accounts: nothing of the side that is hidden."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import NamedTuple, TypeVar
 from uuid import UUID
 
@@ -81,6 +81,15 @@ class ParentSides:
             found.append(sides)
             made[request.key] = sides
         return found
+
+    async def bound(self, ledger_id: int, requests: Iterable[TransferRequest]) -> Collection[object]:
+        """
+        Return, among others, those keys of parents that are bound.
+
+        Raises:
+            As `find`.
+        """
+        return await self._parents(ledger_id, requests)
 
     async def _parents(self, ledger_id: int, requests: Iterable[TransferRequest]) -> Mapping[UUID | str | None, Sides]:
         """Return the sides of the parents that exist, by their ids and their keys."""

@@ -11,8 +11,9 @@ import pytest
 
 from server.http.route import Route
 from server.http.routes import ROUTES
+from server.ledger.narrowed import ParentSides
 from tests.api.narrowed import CASES, PREFIXES, SIDES, Part, ask, make_part, narrowed, outcome
-from tests.api.probes import GUARDED, route_name
+from tests.api.probes import GUARDED, NOBODY, route_name
 from tests.api.steps import blocked, bulk, codes, lock_held, order, pages
 from tests.support.client import Client, new_key
 from tests.support.events import pulled, relaying, streaming
@@ -153,6 +154,7 @@ async def test_a_refusal_binds_no_key(part: Part) -> None:
     key = new_key()
     refused, again = [await part.part.transfer("shop:a", "bank:x", 1, key) for _ in range(2)]
     assert (refused.status, refused.code, refused.json["pointer"]) == (404, "account_not_found", "/destination")
+    assert not refused.replayed
     assert (refused.json["outcome"], refused.json["retry"]) == ("not_applied", "never")
     assert comparable(again) == comparable(refused)
     assert (await part.whole.transfer("shop:a", "bank:x", 1, key)).status == 201
@@ -240,6 +242,28 @@ async def test_parents_that_are_made_in_the_same_bulk(part: Part, atomic: bool) 
         ["linked_failed", "transfer_not_found"] if atomic else ["idempotency_key_reused", "transfer_not_found"]
     )
     assert (await part.whole.get(f"/v1/transfers/{part.held['outside']['id']}")).json["hold"]["state"] == "open"
+
+
+async def test_a_bulk_that_is_sent_again(part: Part, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many parents it makes, its replay is no slower for that: a client that was cut off comes to the end."""
+    items: list[dict[str, object]] = []
+    for key in (new_key() for _ in range(20)):
+        items.append({"key": key, **order("shop:a", "till:b", 1, hold=True)})
+        items.append({"key": new_key(), "kind": "void", "parent_key": key})
+    first = await bulk(part.part, items)
+    assert codes(first) == [201] * len(items)
+    looked = 0
+    original = ParentSides.find
+
+    async def find(self: ParentSides, *arguments: Any) -> Any:
+        nonlocal looked
+        looked += 1
+        return await original(self, *arguments)
+
+    monkeypatch.setattr(ParentSides, "find", find)
+    again = await bulk(part.part, items)
+    assert [result["transfer"] for result in again] == [result["transfer"] for result in first]
+    assert looked == 1
 
 
 async def test_a_parent_s_key_that_is_bound_meanwhile(part: Part, service: Service) -> None:
@@ -358,6 +382,27 @@ async def test_keys_within_keys(part: Part) -> None:
         assert (answer.status, answer.code) == (404, "api_key_not_found")
 
 
+async def test_a_key_that_was_known_to_see_more(part: Part) -> None:
+    """What outlives a key is held against the key as it is kept, however lately a worker has read it."""
+    webhook = {"url": NOBODY}
+    for change, status, code in (
+        (("PATCH", {"accounts": ["shop:"]}), 403, "forbidden"),
+        (("DELETE", {}), 401, "unauthorized"),
+    ):
+        key = await narrowed(part.whole, None)
+        assert key.token is not None
+        path = f"/v1/api-keys/{key.token.split('_')[2]}"
+        assert (await key.get("/v1/limits")).status == 200
+        assert (await part.whole.send(change[0], path, change[1])).status == 200
+        for method, asked, body in (
+            ("PATCH", path, {"accounts": None}),
+            ("POST", "/v1/api-keys", {"role": "admin"}),
+            ("POST", "/v1/webhook-endpoints", webhook),
+        ):
+            answer = await key.send(method, asked, body)
+            assert (answer.status, answer.code) == (status, code)
+
+
 async def test_a_change_of_accounts_counts_for_what_is_cached(part: Part, monkeypatch: pytest.MonkeyPatch) -> None:
     """A key that is narrowed sees no snapshot and no replay any more that it was shown before."""
     monkeypatch.setattr("server.gate.keys.CACHE_SECONDS", 0.0)
@@ -376,14 +421,22 @@ async def test_a_change_of_accounts_counts_for_what_is_cached(part: Part, monkey
     assert (replay.status, replay.replayed) == (201, True)
 
 
-async def test_a_stream_of_a_key_that_is_narrowed(part: Part, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A stream ends when its key sees other accounts than when it began: its client comes back and sees those."""
+@pytest.mark.usefixtures("relay")
+async def test_a_key_that_is_narrowed_while_it_waits(
+    part: Part, service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who waits for events is told of none that the key sees no more: a stream ends, and a page is empty."""
     monkeypatch.setattr("server.gate.keys.CACHE_SECONDS", 0.0)
-    monkeypatch.setattr("server.http.event_streams.KEY_SECONDS", 0.0)
-    monkeypatch.setattr("server.http.event_streams.SILENCE_SECONDS", 0.05)
     key = await narrowed(part.whole, None)
     assert key.token is not None
-    async with streaming(key) as stream:
+    query = "?type=account.created&account=bank:late"
+    async with streaming(key, query) as stream:
+        waiting = asyncio.create_task(key.get(f"/v1/events{query}&wait=20"))
+        assert service.app is not None
+        counts = service.app.waiting
+        await until(lambda: counts.count == 1)
         path = f"/v1/api-keys/{key.token.split('_')[2]}"
         assert (await part.whole.send("PATCH", path, {"accounts": ["shop:"]})).status == 200
-        await asyncio.wait_for(stream.rest(), 10)
+        assert (await part.whole.open("bank:late")).status == 201
+        assert (await waiting).json["data"] == []
+        assert await asyncio.wait_for(stream.rest(), 10) == []

@@ -271,7 +271,7 @@ async def test_who_waits_too_long_is_told(books: Client, slow: Slow, monkeypatch
 async def test_one_that_takes_too_long_is_ended(books: Client, monkeypatch: pytest.MonkeyPatch) -> None:
     """PostgreSQL ends it at its own timeout, longer than that of other statements: 503, and the next one is served."""
     monkeypatch.setitem(reports.REPORT_SETTINGS, "statement_timeout", "50")
-    sleep = "SELECT pg_sleep(10) WHERE $1::bigint > 0 AND $2::text <> '-' AND $3::text <> '-' AND $4::bigint > 0"
+    sleep = "SELECT pg_sleep(10) WHERE $1::bigint > 0 AND $2::text[] <> '{}' AND $3::text[] <> '{}' AND $4::bigint > 0"
     with monkeypatch.context() as patch:
         patch.setattr(reports, "query", lambda name: sleep)
         answer = await ask(books)

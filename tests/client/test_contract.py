@@ -14,7 +14,7 @@ from tallystick_client.request import Request
 from tallystick_client.rules import Rules
 
 ID = "0198b2c4-0000-7000-8000-000000000001"
-NOW = datetime.now(UTC)
+NOW = datetime(2026, 5, 4, tzinfo=UTC)
 # What a CloudEvent and a problem have besides, for others than programs.
 LEFT_OUT = {"specversion", "datacontenttype", "type", "violated-policies", "failures"}
 

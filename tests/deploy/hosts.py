@@ -90,7 +90,7 @@ async def hosts_of(machines: Machines) -> AsyncIterator[Hosts]:
     servers, balancer = machines
     ledger, database_url = f"hosts-{next(_ledgers)}", servers[0].database_url
     async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session:
-        client = Client(session, balancer.url, await make_key(database_url, ledger))
+        client = Client(session, balancer.url, await make_key(database_url, ledger), through_others=True)
         await client.fund("payer", 1_000_000)
         for number in range(PAYEES):
             assert (await client.open(f"payee-{number}")).status == 201
@@ -139,7 +139,7 @@ class Callers:
         hosts, count = self._hosts, 0
         payee = f"payee-{number % PAYEES}"
         async with aiohttp.ClientSession() as session:
-            client = Client(session, hosts.client.url, hosts.client.token)
+            client = Client(session, hosts.client.url, hosts.client.token, through_others=True)
             while not self._stop.is_set():
                 answer = await hosts.history.insist(client, f"call-{number}-{count}", "payer", payee, 1)
                 assert verdict(answer) == "posted", answer

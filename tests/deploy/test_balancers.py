@@ -37,7 +37,7 @@ async def asked(balancer: Balancer) -> AsyncIterator[Client]:
     try:
         await balancer.start()
         async with aiohttp.ClientSession() as session:
-            yield Client(session, balancer.url, "key")
+            yield Client(session, balancer.url, "key", through_others=True)
     finally:
         await balancer.stop()
 
@@ -188,7 +188,8 @@ async def test_haproxy_counts(haproxy_hosts: Hosts) -> None:
     """Prometheus can ask HAProxy what it does; nothing else is answered there."""
     balancer = haproxy_hosts.balancer
     assert isinstance(balancer, Haproxy)
-    own = Client(haproxy_hosts.client.session, f"http://127.0.0.1:{balancer.metrics_port}", None)
+    url = f"http://127.0.0.1:{balancer.metrics_port}"
+    own = Client(haproxy_hosts.client.session, url, None, through_others=True)
     text = (await own.get("/metrics")).body.decode()
     assert 'haproxy_server_status{proxy="tallystick",server="one",state="UP"} 1' in text
     assert Counter(answer.status for answer in [await own.get("/"), await own.get("/stats")]) == {404: 2}

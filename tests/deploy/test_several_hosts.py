@@ -92,7 +92,7 @@ async def test_limits_hold_over_both(hosts: Hosts) -> None:
     """Of many requests at once, spread over both servers, exactly as many are admitted as the key may make."""
     limit = KeyLimit(1, DAY_SECONDS, BURST, ASKERS)
     key = await make_key(hosts.history.database_url, hosts.history.ledger, limit=limit)
-    limited = Client(hosts.client.session, hosts.client.url, key)
+    limited = Client(hosts.client.session, hosts.client.url, key, through_others=True)
     answers = await asyncio.gather(*(limited.get("/v1/accounts/payer") for _ in range(ASKERS)))
     assert Counter(answer.status for answer in answers) == {200: BURST, 429: ASKERS - BURST}
 
@@ -129,7 +129,7 @@ async def test_ids_pass(hosts: Hosts) -> None:
 async def called_from(hosts: Hosts, address: str) -> AsyncIterator[Client]:
     """Give a client of the balancer with another address and a wrong key."""
     async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(local_addr=(address, 0))) as session:
-        yield Client(session, hosts.client.url, "wrong")
+        yield Client(session, hosts.client.url, "wrong", through_others=True)
 
 
 def _runs(pid: int) -> bool:

@@ -13,6 +13,7 @@ import pytest
 from server.app import App
 from server.events import heads
 from server.events.feed import Feed
+from server.gate import keys
 from server.http import streams
 from server.store.errors import StoreUnavailableError
 from server.store.postgres import Database
@@ -175,6 +176,21 @@ async def test_more_news_than_are_told_apart_are_read_by_each(
     assert not left.done()
     app_of(pair[0]).readings.heads.drain()
     assert positions(await left) == ([], 5)
+
+
+async def test_its_key_is_revoked(
+    pair: tuple[Service, Service], reader: Client, writer: Client, ledger: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who has waited is told nothing once its key is good no more; others are."""
+    monkeypatch.setattr(keys, "CACHE_SECONDS", 0.0)
+    doomed = await pair[0].client(ledger)
+    assert doomed.token is not None
+    path = "/v1/events?after=2&wait=30"
+    ended, told = await wait_for(pair[0], doomed.get(path), reader.get(path))
+    assert (await writer.send("DELETE", f"/v1/api-keys/{doomed.token.split('_')[2]}")).status == 200
+    await writer.open("bob")
+    assert positions(await ended)[0] == []
+    assert positions(await told) == ([3], 3)
 
 
 async def test_nothing_came(pair: tuple[Service, Service], reader: Client) -> None:

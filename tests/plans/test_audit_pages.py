@@ -84,4 +84,6 @@ async def test_page(told: tuple[str, int], name: str, arguments: Arguments, rows
     assert plan.scanned <= {"outbox"}, plan.text
     if name in ("audit_parents", "audit_progress"):
         assert "transfers_parent_index" in plan.text
+    if name == "audit_accounts":
+        assert "feed_changes_index" in plan.text
     assert plan.rows <= rows_max, f"{plan.rows} rows read, {rows_max} allowed\n{plan.text}"

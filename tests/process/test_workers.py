@@ -56,7 +56,8 @@ class Crew(NamedTuple):
                 # A read that was lost counts, though it could be sent again.
                 session._retry_connection = False
                 # Every balancer that asks goes on hearing that the server is ready, on either port.
-                client = Client(session, self.server.url if number else self.server.admin_url, self.token)
+                url = self.server.url if number else self.server.admin_url
+                client = Client(session, url, self.token, through_others=not number)
                 count = 0
                 while not stop.is_set():
                     count += 1

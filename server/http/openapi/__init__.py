@@ -23,7 +23,8 @@ _INFO: Final = {
         "Keep an idempotency key until the answer to its transfer is known, and send the same request under it until "
         "then: it is done once. Every problem of a write says in `outcome` what was done and in `retry` which key to "
         "send it again with. `/problems` explains each `code`.\n\n"
-        "Members and parameters that are not described here are refused in requests. Answers may get more members, and "
+        "Members and parameters that are not described here are refused in requests with a key; pages that are open to "
+        "all take no notice of parameters. Answers may get more members, and "
         "lists of values more values: clients ignore what they do not know. A GET answers HEAD too. A path that is not "
         "here is a 404 `not_found`, a method that a path does not have a 405 `method_not_allowed`."
     ),
