@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import os
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Generator, Iterator
 from importlib.metadata import PackageNotFoundError, version
@@ -148,11 +149,23 @@ class Body:
 
 
 class BlockingDriver(Driver):
-    """Does it in the caller's thread; several threads may share one."""
+    """Does it in the caller's thread; several threads may share one, and so may processes forked from its own."""
 
     def __init__(self, url: str, api_key: str, rules: Rules, connections_max: int) -> None:
         super().__init__(url, api_key, rules)
-        self._http = httpx.Client(**self._options(connections_max))
+        self._connections_max = connections_max
+        self._opened = self._open()
+
+    def _open(self) -> tuple[int, httpx.Client]:
+        """Return this process and connections of its own."""
+        return os.getpid(), httpx.Client(**self._options(self._connections_max))
+
+    @property
+    def _http(self) -> httpx.Client:
+        # A forked process that used the connections of its parent would read the answers to the parent's payments.
+        if self._opened[0] != os.getpid():
+            self._opened = self._open()
+        return self._opened[1]
 
     def close(self) -> None:
         """Close all connections."""

@@ -1,5 +1,6 @@
 """What is sent: one request, described without being sent."""
 
+import json
 import re
 import uuid
 from collections.abc import Mapping
@@ -40,7 +41,7 @@ class Request(Generic[T]):
 
         parameters: Of the query; those that are None are left out.
 
-        body: What is sent as JSON; None for no body.
+        body: What is sent as JSON; None for no body. It is copied: what the caller changes later is not sent.
 
         key: Sent as `Idempotency-Key`.
 
@@ -51,6 +52,11 @@ class Request(Generic[T]):
         repeat: Whether it may be sent again when its answer was lost.
 
         seconds_max: What one attempt may take.
+
+        content: The body as it is sent, the same at every attempt.
+
+    Raises:
+        ValueError: A number of the body is not finite.
     """
 
     method: str
@@ -63,10 +69,17 @@ class Request(Generic[T]):
     if_version: int | None = None
     repeat: Repeat = Repeat.READ
     seconds_max: float = ATTEMPT_SECONDS_MAX
+    content: bytes | None = field(init=False, default=None)
 
     def __post_init__(self) -> None:
         texts = {name: _text(value) for name, value in self.parameters.items() if value is not None}
         object.__setattr__(self, "parameters", texts)
+        if self.body is not None:
+            copy = msgspec.to_builtins(self.body, str_keys=True)
+            object.__setattr__(self, "body", copy)
+            # msgspec would send a NaN as null, which asks for a capture of all that remains.
+            content = json.dumps(copy, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
+            object.__setattr__(self, "content", content)
 
     def __repr__(self) -> str:
         return f"{self.method} {self.target}"
@@ -87,11 +100,6 @@ class Request(Generic[T]):
         if self.if_version is not None:
             headers["If-Match"] = f'"{self.if_version}"'
         return headers
-
-    @property
-    def content(self) -> bytes | None:
-        """The body as it is sent, the same at every attempt."""
-        return None if self.body is None else msgspec.json.encode(self.body)
 
 
 def get(path: str, answer: type[T], seconds_max: float = ATTEMPT_SECONDS_MAX, **parameters: object) -> Request[T]:
@@ -122,8 +130,12 @@ def segment(name: str) -> str:
     Return a name as a segment of a path.
 
     Raises:
+        TypeError: It is no text.
+
         ValueError: It is empty, which would be the path of something else.
     """
+    if not isinstance(name, str):
+        raise TypeError(f"an id is a text, not {type(name).__name__}")
     if not name:
         raise ValueError("an id is empty")
     # A segment of dots alone would be taken for a step upwards.

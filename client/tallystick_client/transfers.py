@@ -106,7 +106,7 @@ class Transfers(Resource[D]):
 
             effective_at: The date that it counts for, not after now.
 
-            reference: Up to 128 characters that it is found by.
+            reference: Up to 255 characters that it is found by.
 
             description: For people.
 

@@ -11,7 +11,7 @@ MISSING = "completion needs the package shtab: install tallystick[cli]"
 
 def add_commands(commands: Commands) -> None:
     """Add it."""
-    text = "print what completes the words of this program in a shell, to be read at the shell's start"
+    text = "print a completion script, for the shell to read when it starts"
     command = commands.add("completion", text, _complete)
     command.add_argument("shell", choices=SHELLS, help="bash, zsh or fish")
 

@@ -174,6 +174,15 @@ async def test_no_way_to_a_server(shell: Shell, variables: dict[str, str], sente
     assert "made_up" not in end.err
 
 
+async def test_a_proxy_that_needs_a_package(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A proxy of the environment that cannot be used is named as what is wrong."""
+    monkeypatch.setenv("ALL_PROXY", "socks5://127.0.0.1:1")
+    end = await shell.run(*ALICE)
+    assert (end.code, end.out) == (2, "")
+    assert "SOCKS proxy" in end.err
+    assert "fault of this program" not in end.err
+
+
 async def test_a_key_in_a_file(books: Shell, tmp_path: Path) -> None:
     """The key may be in a file, the address an argument."""
     file = tmp_path / "key"

@@ -1,15 +1,18 @@
 """What each call sends and returns, by both clients, against the service."""
 
+import asyncio
 import logging
 import math
 import pickle
 import pydoc
+import sys
 from datetime import UTC, datetime, timedelta, timezone
 
 import pytest
 
 from tallystick_client import (
     AccountItem,
+    AsyncTallystick,
     Conditions,
     FollowUp,
     ProblemError,
@@ -173,12 +176,51 @@ ID = "0198b2c4-0000-7000-8000-000000000001"
         (lambda c: c.transfers.void(ID, idempotency_key="a\r\nb"), "visible ASCII"),
         (lambda c: c.transfers.create("alice", "shop", 1, "EUR", idempotency_key=""), "visible ASCII"),
         (lambda c: c.transfers.create_many([TransferItem("alice", "shop", 1, "EUR", key="é")]), "visible ASCII"),
+        # As null, each of these would ask for all that is left, or for no limit.
+        (lambda c: c.transfers.capture(ID, math.nan), "Out of range"),
+        (lambda c: c.transfers.reverse(ID, math.inf), "Out of range"),
+        (lambda c: c.transfers.create_many([FollowUp("capture", parent=ID, amount=math.nan)]), "Out of range"),  # type: ignore[arg-type]
+        (lambda c: c.accounts.create("bob", "EUR", floor=math.nan), "Out of range"),
+        (lambda c: c.accounts.update("alice", ceiling=-math.inf), "Out of range"),
     ],
 )
 async def test_wrong_arguments(asked: Asked, told: str, caller: Caller) -> None:
     """What cannot be sent is said before anything is."""
     with pytest.raises(ValueError, match=told):
         await caller(asked)
+
+
+async def test_a_request_is_what_was_asked(service: Service, books: Client) -> None:
+    """What the caller changes after the call is not sent."""
+    assert books.token is not None
+    metadata = {"order": "1"}
+    async with AsyncTallystick(service.url, books.token) as ledger:
+        payment = ledger.transfers.create("alice", "shop", 1, "EUR", metadata=metadata)
+        metadata["order"] = "2"
+        assert (await payment).metadata == {"order": "1"}
+
+
+# Pays and forks; each process pays on, and counts the answers that are those of the other.
+FORKS = """
+import os, sys
+from tallystick_client import Tallystick
+with Tallystick(sys.argv[1], sys.argv[2]) as ledger:
+    def pay(name):
+        return ledger.transfers.create("alice", "shop", 1, "EUR", reference=name).reference != name
+    assert not pay("before")
+    child = os.fork()
+    wrong = sum(pay(f"{child == 0}-{number}") for number in range(20))
+    if child == 0:
+        os._exit(wrong)
+    sys.exit(wrong or os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+
+
+async def test_a_forked_process_has_its_own_connections(service: Service, books: Client) -> None:
+    """A process that is forked from one with an open client is answered what it has asked."""
+    assert books.token is not None
+    process = await asyncio.create_subprocess_exec(sys.executable, "-c", FORKS, service.url, books.token)
+    assert await asyncio.wait_for(process.wait(), 60) == 0
 
 
 @pytest.mark.parametrize("name", ["..", ".", "a/b", "a?b", "a%2Fb", "é", "a b"])
@@ -219,7 +261,7 @@ async def test_no_secret_is_shown(caller: Caller, caplog: pytest.LogCaptureFixtu
     with caplog.at_level(logging.DEBUG):
         await caller(lambda c: c.accounts.get("alice"))
     key = caller.client._driver._headers["Authorization"].removeprefix("Bearer ")
-    shown = [repr(caller.client), repr(vars(caller.client._driver)["_http"]), caplog.text]
+    shown = [repr(caller.client), repr(caller.client._driver._http), caplog.text]
     assert [text for text in shown if key in text] == []
     assert caplog.text
 

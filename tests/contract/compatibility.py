@@ -9,10 +9,13 @@ Schema = Mapping[str, Any]
 
 METHODS: Final = ("get", "put", "post", "patch", "delete")
 # Keywords of what is taken that may only grow, and that may only shrink.
-UPPER: Final = ("maximum", "maxLength", "maxItems", "maxProperties")
-LOWER: Final = ("minimum", "minLength", "minItems", "minProperties")
+UPPER: Final = ("maximum", "exclusiveMaximum", "maxLength", "maxItems", "maxProperties")
+LOWER: Final = ("minimum", "exclusiveMinimum", "minLength", "minItems", "minProperties")
 # Those that may only stay as they are, or go.
-FIXED: Final = ("pattern", "format", "const", "propertyNames", "if", "then", "else")
+FIXED: Final = (
+    *("pattern", "format", "const", "multipleOf", "uniqueItems", "propertyNames", "dependentRequired"),
+    *("not", "oneOf", "if", "then", "else"),
+)
 ROLES: Final = ("read", "write", "admin")
 
 
@@ -50,6 +53,8 @@ def _operation(side: Side, old: Schema, new: Schema | None, *, sent: bool) -> It
         yield f"is called {new['operationId']} and no longer {old['operationId']}"
     if _role(new) > _role(old):
         yield "needs a role with more rights"
+    if _is_locked(old, new):
+        yield "is opened by another kind of key"
     yield from _parameters(side, old, new)
     if "requestBody" in new:
         # Without one, nothing was taken.
@@ -73,6 +78,12 @@ def _operation(side: Side, old: Schema, new: Schema | None, *, sent: bool) -> It
 def _role(operation: Schema) -> int:
     roles = [ROLES.index(role) + 1 for need in operation.get("security", ()) for role in need.get("apiKey", ())]
     return max(roles, default=0)
+
+
+def _is_locked(old: Schema, new: Schema) -> bool:
+    """Tell whether somebody who had all that one of the old alternatives asks for has too little for each new one."""
+    had, needs = (found.get("security") or [{}] for found in (old, new))
+    return any(not any(set(need) <= set(keys) for need in needs) for keys in had)
 
 
 def _parameters(side: Side, old: Schema, new: Schema) -> Iterator[str]:
@@ -112,15 +123,24 @@ def _schema(side: Side, where: str, old: Schema, new: Schema, *, taken: bool) ->
         yield f"{where} has lost a value"
     if taken:
         yield from _bounds(where, before, after)
+        if "default" in before and before["default"] != after.get("default"):
+            yield f"{where} has another default"
+    elif "format" in before and after.get("format") != before["format"]:
+        yield f"{where} has another format"
     yield from _members(side, where, before, after, taken=taken)
     for key in ("items", "additionalProperties"):
         if isinstance(before.get(key), Mapping) and isinstance(after.get(key), Mapping):
             yield from _schema(side, f"{where}/*", before[key], after[key], taken=taken)
+        elif taken and isinstance(after.get(key), Mapping) and before.get(key, True) is True:
+            yield f"{where}/* has a schema"
 
 
 def _choices(side: Side, where: str, old: Schema, new: Schema, *, taken: bool) -> Iterator[str]:
     """Find what is taken away of a choice: of a request each stays possible, of an answer none is added."""
-    before, after = old.get("anyOf", ()), new.get("anyOf", ())
+    if "anyOf" not in old and "anyOf" not in new:
+        return
+    # What offers no choice is the only one.
+    before, after = old.get("anyOf", [old]), new.get("anyOf", [new])
     for choice in before if taken else after:
         pairs = [(choice, other) if taken else (other, choice) for other in (after if taken else before)]
         if not any(not list(_schema(side, where, *pair, taken=taken)) for pair in pairs):

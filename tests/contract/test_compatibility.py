@@ -62,8 +62,10 @@ CONFLICT = "components schemas Conflict allOf 1 properties code enum"
 def thing() -> dict[str, Any]:
     members = {
         "name": {"type": "string", "maxLength": 9},
-        "kind": {"type": "string", "enum": ["a", "b"]},
+        "kind": {"type": "string", "enum": ["a", "b"], "default": "a"},
         "size": {"type": ["integer", "null"], "minimum": 1},
+        "tags": {"type": "array"},
+        "at": {"type": "string", "format": "date-time"},
     }
     return {"type": "object", "properties": members, "required": ["name"]}
 
@@ -121,6 +123,8 @@ BREAKING = [
     pytest.param(without(GET), "is gone", id="an operation is gone"),
     pytest.param(at(f"{GET} operationId", "read_thing"), "is called", id="an operation has another name"),
     pytest.param(at(f"{GET} security 0 apiKey 0", "admin"), "role", id="another role is needed"),
+    pytest.param(at(f"{GET} security", [{"basic": []}]), "another kind", id="another kind of key is needed"),
+    pytest.param(at(f"{GET} security 0 basic", []), "another kind", id="a second key is needed"),
     pytest.param(without(f"{POST} responses 409"), "not answered with 409", id="a status is gone"),
     pytest.param(without(f"{POST} responses 201 headers ETag"), "no header", id="a header field is gone"),
     pytest.param(without(f"{GET} responses 200 content text/csv"), "no text/csv", id="a media type is gone"),
@@ -131,12 +135,24 @@ BREAKING = [
     pytest.param(at(f"{TAKEN} required", ["name", "size"]), "size is required", id="a member is required"),
     pytest.param(at(f"{TAKEN} properties name maxLength", 8), "smaller maxLength", id="a text has to be shorter"),
     pytest.param(at(f"{TAKEN} properties name pattern", "^a"), "another pattern", id="a text has a pattern"),
+    pytest.param(at(f"{TAKEN} properties name not", {"const": "a"}), "another not", id="a text is not taken"),
+    pytest.param(at(f"{TAKEN} properties size multipleOf", 5), "multipleOf", id="a number has to be round"),
+    pytest.param(at(f"{TAKEN} properties size exclusiveMinimum", 1), "exclusiveMinimum", id="a number is larger"),
     pytest.param(at(f"{TAKEN} properties size type", "integer"), "another type", id="null is not taken"),
+    pytest.param(
+        at(f"{TAKEN} properties name", {"anyOf": [{"type": "integer"}, {"type": "null"}]}),
+        "another choice",
+        id="a text is none of the choices",
+    ),
+    pytest.param(at(f"{TAKEN} properties tags items", {"type": "string"}), "has a schema", id="items have to be texts"),
+    pytest.param(at(f"{TAKEN} properties kind default", "b"), "another default", id="what is left out means another"),
     pytest.param(without(f"{TAKEN} properties kind enum b"), "lost a value", id="a value is not taken"),
     pytest.param(without(f"{SHOWN} properties size"), "size is gone", id="a member is not shown"),
     pytest.param(at(f"{SHOWN} required", []), "left out", id="a member is not always shown"),
     pytest.param(at(f"{SHOWN} properties name type", ["string", "null"]), "another type", id="null is shown"),
     pytest.param(at(f"{SHOWN} properties size type", "string"), "another type", id="a number is shown as a text"),
+    pytest.param(at(f"{SHOWN} properties at format", "date"), "another format", id="an instant is shown as a day"),
+    pytest.param(without(f"{SHOWN} properties at format"), "another format", id="an instant may be any text"),
     pytest.param(without(f"{CONFLICT} y"), "lost a value", id="a code of a problem is gone"),
 ]
 HARMLESS = [
@@ -144,7 +160,15 @@ HARMLESS = [
     pytest.param(at(f"{GET} responses 503", {"description": "Busy"}), id="a status is there besides"),
     pytest.param(at(f"{GET} security 0 apiKey 0", "read"), id="nothing is changed"),
     pytest.param(at(f"{POST} security 0 apiKey 0", "read"), id="a role with fewer rights will do"),
+    pytest.param(at(f"{POST} security", [{"apiKey": ["write"]}, {"basic": []}]), id="another kind of key will do too"),
     pytest.param(at(f"{GET} parameters 0 schema maximum", 10), id="a parameter has a larger range"),
+    pytest.param(
+        at(f"{TAKEN} properties name", {"anyOf": [{"type": "string", "maxLength": 9}, {"type": "integer"}]}),
+        id="a number is taken besides",
+    ),
+    pytest.param(at(f"{TAKEN} properties size default", 1), id="a member has a default"),
+    pytest.param(without(f"{TAKEN} properties at format"), id="a text need not be an instant"),
+    pytest.param(at(f"{SHOWN} properties name format", "uuid"), id="a text is shown to be an id"),
     pytest.param(at(f"{TAKEN} properties note", {"type": "string"}), id="a member is taken besides"),
     pytest.param(at(f"{TAKEN} required", []), id="a member may be left out"),
     pytest.param(at(f"{TAKEN} properties kind enum", ["a", "b", "c"]), id="a value is taken besides"),

@@ -103,8 +103,8 @@ def _call(action: Action, options: argparse.Namespace) -> int:
     except UnavailableError as error:
         complain(f"tallystick: {url} does not answer: {error}")
         return EXIT_AWAY
-    except ValueError as error:
-        # Of an argument that no request can be made of.
+    except (ValueError, ImportError) as error:
+        # Of an argument that no request can be made of, or a proxy that httpx needs a further package for.
         return fail(str(error))
 
 

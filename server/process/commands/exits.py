@@ -21,10 +21,10 @@ EXIT_NO_READER: Final = 128 + signal.SIGPIPE
 EXIT_CODES: Final = {
     0: "done",
     EXIT_FAULTS: "audit or doctor found a fault, or a line of a file cannot be imported",
-    EXIT_ERROR: "not carried out: words, settings, a file, a key that may not, or a server of the operator's is wrong",
-    EXIT_REFUSED: "refused by the ledger, as with too little money, or there is no such thing",
+    EXIT_ERROR: "not carried out: wrong arguments, settings, file or API key, or PostgreSQL or Redis cannot be used",
+    EXIT_REFUSED: "refused by the ledger, for example for too little money, or not found",
     EXIT_UNKNOWN: "the outcome of a payment is unknown: standard error says how to ask what became of it",
-    EXIT_AWAY: "the server cannot be reached or has no time: nothing was done, try again later",
+    EXIT_AWAY: "the server cannot be reached or is overloaded: nothing was done, try again later",
     EXIT_INTERRUPTED: "interrupted by Ctrl-C",
     EXIT_NO_READER: "the reader of standard output has gone",
 }
