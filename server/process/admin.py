@@ -16,7 +16,7 @@ from server.process import attached
 from server.process.channel import Ask, Channel, Orders, Ready, Report, Retire, Serving, Stop, ToChild
 from server.process.console.routes import open_console
 from server.process.mirror import SILENCE_SECONDS, Mirror, UnknownError
-from server.process.operators import METRICS_TYPE, NO_STORE, Handler, answer_operators, json_response
+from server.process.operators import METRICS_TYPE, Handler, answer_operators, json_response
 from server.settings import Settings
 from server.store.background import stop
 
@@ -77,7 +77,7 @@ class Admin:
         except UnknownError:
             return json_response(503, _NO_WORD)
         body = scrape.metrics(self._mirror)
-        return web.Response(body=body, headers={**NO_STORE, "Content-Type": METRICS_TYPE})
+        return web.Response(body=body, headers={"Content-Type": METRICS_TYPE})
 
     async def _hot_accounts(self, _: web.Request) -> web.Response:
         """Answer with the accounts with most transfers in the last few seconds."""

@@ -28,7 +28,7 @@ class Orders(msgspec.Struct, tag="orders", frozen=True):
         must_be_ready: Whether to send `Refused` instead of `Serving` when it is not ready.
     """
 
-    values: dict[str, str | int]
+    values: dict[str, str | int | bool]
     workers: int
     must_be_ready: bool = False
 

@@ -1,5 +1,6 @@
 """What answers operators over HTTP."""
 
+import logging
 import socket
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Final
@@ -14,9 +15,21 @@ SHUTDOWN_SECONDS: Final = 1.0
 
 # The text format of Prometheus.
 METRICS_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
-NO_STORE: Final = {"Cache-Control": "no-store"}
+# Of every answer, refusals and faults included: nothing is kept, nothing but our own files is loaded, and no page of
+# others can show this one.
+HEADERS: Final[Mapping[str, str]] = {
+    "Cache-Control": "no-store",
+    "Content-Security-Policy": "default-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Referrer-Policy": "no-referrer",
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+}
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+log = logging.getLogger(__name__)
 
 
 async def answer_operators(
@@ -30,7 +43,8 @@ async def answer_operators(
 
         further: Other routes.
     """
-    app = web.Application()
+    app = web.Application(middlewares=[_without_faults])
+    app.on_response_prepare.append(_add_headers)
     app.add_routes([web.get(path, handler) for path, handler in routes.items()])
     app.add_routes(further)
     runner = web.AppRunner(app, access_log=None, keepalive_timeout=KEEPALIVE_SECONDS, shutdown_timeout=SHUTDOWN_SECONDS)
@@ -46,4 +60,22 @@ async def livez(_: web.Request) -> web.Response:
 
 def json_response(status: int, document: Mapping[str, object]) -> web.Response:
     """Return an answer of health."""
-    return web.Response(status=status, body=orjson.dumps(document), content_type="application/json", headers=NO_STORE)
+    return web.Response(status=status, body=orjson.dumps(document), content_type="application/json")
+
+
+@web.middleware
+async def _without_faults(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Log what fails: aiohttp's own log is quiet."""
+    try:
+        return await handler(request)
+    except (web.HTTPException, ConnectionError):
+        raise
+    except web.RequestPayloadError:
+        return json_response(400, {"status": 400, "detail": "The body cannot be read."})
+    except Exception:
+        log.exception("a request of an operator failed")
+        return json_response(500, {"status": 500, "detail": "An error of the server: its log says which."})
+
+
+async def _add_headers(_: web.Request, response: web.StreamResponse) -> None:
+    response.headers.update(HEADERS)

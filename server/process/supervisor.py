@@ -21,7 +21,7 @@ from server.process.totals import Totals
 from server.settings import SettingsError
 from server.store.background import stop
 
-Values = Mapping[str, str | int]
+Values = Mapping[str, str | int | bool]
 
 # What its children run.
 WORKER_MODULE: Final = "server.process.worker"

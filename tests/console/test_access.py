@@ -54,6 +54,28 @@ async def test_what_a_browser_is_told(console: Console, path: str) -> None:
     assert TOKEN not in text
 
 
+@pytest.mark.parametrize(
+    ("method", "path", "status"),
+    [
+        ("POST", "/console", 405),
+        ("OPTIONS", "/console", 405),
+        ("GET", "/console/live", 401),
+        ("GET", "/console/static/..%2fguard.py", 404),
+        ("GET", "/consoles", 404),
+        ("GET", "/livez", 200),
+        ("POST", "/metrics", 405),
+    ],
+    ids=str,
+)
+async def test_what_a_browser_is_told_of_all_else(console: Console, method: str, path: str, status: int) -> None:
+    """Every answer of the admin port has the same fields, also those that are no page."""
+    async with console.session.request(method, console.server.admin_url + path) as response:
+        assert response.status == status
+        assert response.headers["Content-Security-Policy"].startswith("default-src 'self';")
+        assert response.headers["X-Content-Type-Options"] == "nosniff"
+        assert response.headers["Cache-Control"] == "no-store"
+
+
 async def test_wrong_tokens(console: Console) -> None:
     """They are refused; after many of them callers are told to wait, but for who has the right one."""
     key = await key_of(console.server)

@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 
 from tests.console.steps import Console
+from tests.support.service import make_key
 
 
 async def test_an_account(console: Console) -> None:
@@ -33,7 +34,10 @@ async def test_children(console: Console) -> None:
     status, children = await console.ask("GET", f"/ledgers/{ledger}/transfers/{held['id']}/children")
     assert (status, [child["id"] for child in children]) == (200, [captured.json["id"]])
     assert children[0]["amount"] == "40"
-    assert await console.ask("GET", f"/ledgers/{ledger + 1}/transfers/{held['id']}/children") == (200, [])
+    await make_key(console.server.database_url, "others", "read")
+    _, ledgers = await console.ask("GET", "/ledgers")
+    other = next(found["id"] for found in ledgers if found["name"] == "others")
+    assert await console.ask("GET", f"/ledgers/{other}/transfers/{held['id']}/children") == (200, [])
 
 
 @pytest.mark.parametrize(
@@ -60,12 +64,23 @@ async def test_nonsense(console: Console, path: str, status: int) -> None:
     assert found["detail"]
 
 
-@pytest.mark.parametrize("ledger", ["0", "x", "-1", "99999999999999999999", "1%2F2"])
+@pytest.mark.parametrize("ledger", ["0", "x", "-1", "777777", "9999999999999999999", "99999999999999999999", "1%2F2"])
 async def test_what_is_no_ledger(console: Console, ledger: str) -> None:
-    """There is nothing in it."""
-    headers = {"Authorization": "Bearer a-token-that-is-long-enough-for-tests"}
-    async with console.session.get(f"{console.url}/ledgers/{ledger}/v1/accounts/x", headers=headers) as response:
-        assert response.status == 404
+    """There is nothing in it, and nothing can be made in it."""
+    asked = [
+        ("GET", "/v1/accounts", None),
+        ("GET", "/transfers/01999999-0000-7000-8000-000000000000/children", None),
+        ("POST", "/v1/api-keys", {"role": "read"}),
+        ("POST", "/v1/webhook-endpoints", {"url": "http://127.0.0.1:1/hooks"}),
+    ]
+    for method, path, body in asked:
+        assert (await console.ask(method, f"/ledgers/{ledger}{path}", body))[0] == 404
+
+
+async def test_a_body_that_cannot_be_unpacked(console: Console) -> None:
+    """It is the fault of who sent it."""
+    path = f"/ledgers/{await console.ledger()}/v1/api-keys"
+    assert (await console.ask("POST", path, {"role": "read"}, **{"Content-Encoding": "gzip"}))[0] == 400
 
 
 async def test_keys(console: Console) -> None:

@@ -222,6 +222,47 @@ async def test_a_narrow_screen(console: Console, chromium: Chromium, payment: di
         watched.check()
 
 
+async def test_names_as_long_as_they_may_be(console: Console, chromium: Chromium) -> None:
+    """On 400 pixels they are broken into lines, few of them."""
+    name = "n" * 64
+    await console.client.open("world", floor=None)
+    await console.client.open(name)
+    assert (await console.client.transfer("world", name, 100, name, hold=True)).status == 201
+    async with opened(console, chromium, size=NARROW) as watched:
+        page = watched.page
+        ledger = await console.ledger()
+        for place, shows in ((f"key/{name}", "ol.timeline"), (f"account/{name}", "td .tag")):
+            await page.evaluate("hash => { location.hash = hash }", f"find/{ledger}/{place}")
+            await page.wait_for_selector(shows)
+            assert await page.evaluate("() => document.documentElement.scrollWidth") <= NARROW[0], place
+        assert (
+            await page.evaluate(
+                "() => Math.max(...[...document.querySelectorAll('td')].map((cell) => cell.offsetHeight))"
+            )
+            < 200
+        )
+        watched.check()
+
+
+async def test_an_address_that_cannot_be_read(console: Console, chromium: Chromium) -> None:
+    """It opens the page all the same."""
+    async with opened(console, chromium) as watched:
+        await watched.page.evaluate("location.hash = 'find/1/account/%'")
+        await watched.page.get_by_role("heading", name="Live").wait_for()
+        watched.check()
+
+
+async def test_an_old_token_while_wrong_ones_come(console: Console, chromium: Chromium) -> None:
+    """Who has to wait is told so, and asked for the token."""
+    while (await console.ask("GET", "/ledgers", Authorization="Bearer x"))[0] != 429:
+        pass
+    async with chromium.page(console.server.admin_url) as watched:
+        await watched.page.goto(f"{console.url}#token={'x' * 40}")
+        await watched.page.get_by_role("alert").wait_for()
+        assert "Wait a minute" in await watched.page.get_by_role("alert").inner_text()
+        await watched.page.get_by_label("Token").wait_for()
+
+
 async def test_signing_in(console: Console, chromium: Chromium) -> None:
     """Without the token there is only the question for it; a wrong one is refused, the right one opens."""
     async with chromium.page(console.server.admin_url) as watched:

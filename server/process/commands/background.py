@@ -13,7 +13,7 @@ from aiohttp import web
 from server.process.background import Background, create_background
 from server.process.commands.serve import end_by_signal, end_if_signalled
 from server.process.listeners import open_listener
-from server.process.operators import METRICS_TYPE, NO_STORE, Handler, answer_operators, json_response, livez
+from server.process.operators import METRICS_TYPE, Handler, answer_operators, json_response, livez
 from server.settings import Loaded, Settings
 from server.telemetry.logs import configure_logs
 
@@ -112,4 +112,4 @@ class _Operators:
         from server.process import scrape  # noqa: PLC0415
 
         body = scrape.metrics_alone(self._background.leader.samples())
-        return web.Response(body=body, headers={**NO_STORE, "Content-Type": METRICS_TYPE})
+        return web.Response(body=body, headers={"Content-Type": METRICS_TYPE})

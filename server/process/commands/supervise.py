@@ -67,7 +67,7 @@ def child_values(loaded: Loaded, target: Target, workers: int, console_token: st
         console_token: Of the console, where none is set.
     """
     settings = loaded.settings
-    values: dict[str, str | int] = {}
+    values: dict[str, str | int | bool] = {}
     for name, source in loaded.sources.items():
         value = getattr(settings, name)
         if source != "default" and value is not None and name not in OF_SUPERVISOR:

@@ -5,8 +5,6 @@ from typing import Final, NamedTuple
 
 from aiohttp import web
 
-from server.process.console.guard import HEADERS
-
 ROOT: Final = Path(__file__).parent / "static"
 PAGE: Final = "index.html"
 # What a browser is told that they are.
@@ -26,7 +24,7 @@ class File(NamedTuple):
 
     def answer(self) -> web.Response:
         """Return it."""
-        return web.Response(body=self.body, content_type=self.content_type, charset="utf-8", headers=HEADERS)
+        return web.Response(body=self.body, content_type=self.content_type, charset="utf-8")
 
 
 def read_files() -> dict[str, File]:

@@ -6,7 +6,7 @@ from typing import Final
 from aiohttp import web
 
 from server.process.console.board import Board, together
-from server.process.console.guard import HEADERS, refusal
+from server.process.console.guard import refusal
 
 # Viewers at once: each holds a connection, and at its start is sent a megabyte.
 VIEWERS_MAX: Final = 16
@@ -33,7 +33,7 @@ class Live:
         if self._viewers >= VIEWERS_MAX:
             return refusal(503, f"There are {VIEWERS_MAX} viewers already.")
         self._viewers += 1
-        response = web.StreamResponse(headers={**HEADERS, "Content-Type": "text/event-stream; charset=utf-8"})
+        response = web.StreamResponse(headers={"Content-Type": "text/event-stream; charset=utf-8"})
         try:
             await response.prepare(request)
             await self._send(response)

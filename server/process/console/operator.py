@@ -24,7 +24,7 @@ from server.http.router import Router
 from server.http.routes import ROUTES
 from server.http.transfers import transfer_id
 from server.process.connections import CONSOLE_POSTING, CONSOLE_READING
-from server.process.console.guard import HEADERS, refusal
+from server.process.console.guard import refusal
 from server.settings import Settings
 from server.store.coalescer import QueueFullError
 from server.store.errors import StoreError
@@ -40,6 +40,8 @@ OPERATOR: Final = "operator"
 CHILDREN_MAX: Final = 100
 # Ledgers that can be chosen from.
 LEDGERS_MAX: Final = 1_000
+# Numbers of ledgers are of bigint.
+LEDGER_MAX: Final = 2**63 - 1
 # What is answered in pieces, or takes connections of its own, is not for a page.
 NOT_SHOWN: Final = frozenset({"/v1/accounts/{id}/statement", "/v1/events/stream", "/v1/balances"})
 # What an operator may change: no money is moved from here.
@@ -96,6 +98,8 @@ class Operator:
             return refusal(404, "No transfer has such an id.")
         try:
             async with self._app() as app:
+                if not await _knows(app, ledger):
+                    return _no_ledger()
                 children = await app.history.children(ledger, transfer, CHILDREN_MAX)
         except (StoreError, QueueFullError) as error:
             return _failed(error)
@@ -112,8 +116,10 @@ class Operator:
             body += piece
         try:
             async with self._app() as app:
+                if not await _knows(app, ledger):
+                    return _no_ledger()
                 reply = await self._respond(app, request, (path, query), bytes(body), ledger)
-        except QueueFullError as error:
+        except (StoreError, QueueFullError) as error:
             return _failed(error)
         if request.method != "GET":
             log.info("an operator sent %s %s of ledger %d: %d", request.method, path, ledger, reply.status)
@@ -175,10 +181,18 @@ def _answer(reply: Reply) -> web.Response:
     return response
 
 
+async def _knows(app: App, ledger: int) -> bool:
+    return ledger <= LEDGER_MAX and bool(await app.database.read("ledger_name", ledger))
+
+
+def _no_ledger() -> web.Response:
+    return refusal(404, "No ledger has such a number.")
+
+
 def _failed(error: Exception) -> web.Response:
     problem = problem_of(error)
     return refusal(problem.kind.status, problem.kind.text)
 
 
 def _json(status: int, body: bytes) -> web.Response:
-    return web.Response(status=status, body=body, content_type="application/json", headers=HEADERS)
+    return web.Response(status=status, body=body, content_type="application/json")

@@ -47,7 +47,12 @@ async function readLedgers() {
 }
 
 function parts() {
-  return location.hash.slice(1).split("/").map(decodeURIComponent);
+  try {
+    return location.hash.slice(1).split("/").map(decodeURIComponent);
+  } catch {
+    // It was cut off, or written by hand.
+    return [];
+  }
 }
 
 async function show() {
@@ -78,7 +83,12 @@ async function open() {
   try {
     await readLedgers();
   } catch (error) {
-    if (error.status === 401 || error.status === 429) return;
+    if (error.status === 401) return;
+    if (error.status === 429) {
+      api.dropToken();
+      signIn(error);
+      return;
+    }
     // Without Postgres there is nothing to look up, and much to see.
   }
   views.replaceChildren(...Object.entries(VIEWS).map(([name, [title]]) => h("a", { href: `#${name}` }, title)));
