@@ -16,7 +16,7 @@ from server.process import attached
 from server.process.channel import Ask, Channel, Orders, Ready, Report, Retire, Serving, Stop, ToChild
 from server.process.console.routes import open_console
 from server.process.mirror import SILENCE_SECONDS, Mirror, UnknownError
-from server.process.operators import METRICS_TYPE, Handler, answer_operators, json_response
+from server.process.operators import METRICS_TYPE, Handler, answer_operators, hand_over, json_response
 from server.settings import Settings
 from server.store.background import stop
 
@@ -105,7 +105,7 @@ async def serve(settings: Settings, listener: socket.socket, channel: Channel[To
     Args:
         settings: As the supervisor has told them.
     """
-    ending = asyncio.Event()
+    ending: asyncio.Future[Stop | Retire] = asyncio.get_running_loop().create_future()
     mirror = Mirror(channel.send)
 
     def handle(message: ToChild) -> None:
@@ -113,7 +113,8 @@ async def serve(settings: Settings, listener: socket.socket, channel: Channel[To
             case Ask():
                 channel.send(Ready())
             case Stop() | Retire():
-                ending.set()
+                if not ending.done():
+                    ending.set_result(message)
             case Orders():
                 log.error("orders came twice")
             case _:
@@ -127,7 +128,8 @@ async def serve(settings: Settings, listener: socket.socket, channel: Channel[To
             log.info("operators are answered at %s:%d", *listener.getsockname()[:2])
             channel.send(Serving())
             try:
-                await ending.wait()
+                if isinstance(await ending, Retire):
+                    await hand_over(runner)
             finally:
                 console.end_streams()
                 await runner.cleanup()

@@ -1,5 +1,6 @@
 """What answers operators over HTTP."""
 
+import asyncio
 import logging
 import socket
 from collections.abc import Awaitable, Callable, Iterable, Mapping
@@ -12,6 +13,10 @@ from server.http.limits import KEEPALIVE_SECONDS
 
 # Seconds that an answer under way gets when the server ends.
 SHUTDOWN_SECONDS: Final = 1.0
+# Seconds in which whoever has just connected may ask, once no more connections are taken: a round trip and a little.
+LAST_SECONDS: Final = 0.25
+# Set then: answers end their connections.
+_ENDING: Final = web.AppKey("_ENDING", asyncio.Event)
 
 # The text format of Prometheus.
 METRICS_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
@@ -44,6 +49,7 @@ async def answer_operators(
         further: Other routes.
     """
     app = web.Application(middlewares=[_without_faults])
+    app[_ENDING] = asyncio.Event()
     app.on_response_prepare.append(_add_headers)
     app.add_routes([web.get(path, handler) for path, handler in routes.items()])
     app.add_routes(further)
@@ -51,6 +57,15 @@ async def answer_operators(
     await runner.setup()
     await web.SockSite(runner, listener).start()
     return runner
+
+
+async def hand_over(runner: web.AppRunner) -> None:
+    """Take no more connections, since another process takes them, and answer those who have come before."""
+    for site in tuple(runner.sites):
+        await site.stop()
+    assert runner.app is not None, "it has been set up"
+    runner.app[_ENDING].set()
+    await asyncio.sleep(LAST_SECONDS)
 
 
 async def livez(_: web.Request) -> web.Response:
@@ -77,5 +92,7 @@ async def _without_faults(request: web.Request, handler: Handler) -> web.StreamR
         return json_response(500, {"status": 500, "detail": "An error of the server: its log says which."})
 
 
-async def _add_headers(_: web.Request, response: web.StreamResponse) -> None:
+async def _add_headers(request: web.Request, response: web.StreamResponse) -> None:
     response.headers.update(HEADERS)
+    if request.app[_ENDING].is_set():
+        response.force_close()
