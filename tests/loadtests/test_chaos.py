@@ -31,7 +31,6 @@ from loadtests.history.feed import READERS
 from loadtests.history.model import History, Verdict, load_folder
 from loadtests.history.recorder import Heard
 from tests.loadtests.stories import Ledger, Story, flagged, history
-from tests.support.balancer import ALL_TESTS
 
 ROOT = Path(__file__).resolve().parents[2]
 # Half of them without faults.
@@ -207,13 +206,13 @@ class Started(NamedTuple):
 
 
 @asynccontextmanager
-async def started(module: str, seconds: int, reports: Path, brokers: str = "none") -> AsyncIterator[Started]:
+async def started(module: str, seconds: int, reports: Path) -> AsyncIterator[Started]:
     """Start a short run; it has ended afterwards."""
     environment = {name: text for name, text in os.environ.items() if not name.startswith("TALLYSTICK_")}
     with tempfile.TemporaryDirectory(prefix="ts-") as temporary:
         process = await asyncio.create_subprocess_exec(
             *(sys.executable, "-m", module, "--seconds", str(seconds), "--seed", SEED),
-            *("--reports", reports, "--brokers", brokers),
+            *("--reports", reports, "--brokers", "none"),
             cwd=ROOT,
             env={**environment, "TMPDIR": temporary},
             stdin=asyncio.subprocess.DEVNULL,
@@ -230,11 +229,14 @@ async def started(module: str, seconds: int, reports: Path, brokers: str = "none
 
 @pytest.fixture(scope="module")
 async def runs(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[dict[str, Started]]:
-    """Two runs side by side, each with everything of its own: they mostly wait. They go on while tests run."""
+    """
+    Two runs side by side, each with everything of its own: they mostly wait. They go on while tests run.
+
+    Both are without brokers, which would take more of the processors than all else: `.ci/run` has a run with them.
+    """
     folder = tmp_path_factory.mktemp("chaos")
-    brokers = "required" if os.environ.get(ALL_TESTS) else "there"
     async with (
-        started("loadtests.chaos", SECONDS, folder / "honest", brokers) as honest,
+        started("loadtests.chaos", SECONDS, folder / "honest") as honest,
         started("tests.loadtests.lying", LYING_SECONDS, folder / "lying") as lying,
     ):
         yield {"honest": honest, "lying": lying}
