@@ -16,7 +16,7 @@ import pytest
 
 from server.process.commands.console import TOKEN_FILE
 from tests.process.home import Home, place
-from tests.process.process_table import children_of
+from tests.process.process_table import children_of, said_of
 from tests.process.short_timeouts import SILENCE_SECONDS
 from tests.support.client import Client
 from tests.support.command import NO_REDIS, call, environment
@@ -46,9 +46,7 @@ async def server(database_url: str, redis_url: str, tmp_path: Path) -> AsyncIter
 
 def admin_of(server: ServerProcess) -> int:
     """Return the process."""
-    [pid] = [
-        pid for pid in children_of(server.pid) if b"server.process.admin" in Path(f"/proc/{pid}/cmdline").read_bytes()
-    ]
+    [pid] = [pid for pid in children_of(server.pid) if b"server.process.admin" in said_of(pid, "cmdline")]
     return pid
 
 

@@ -17,7 +17,7 @@ import pytest
 
 from loadtests.processes import free_port
 from tests.process.home import Home, place
-from tests.process.process_table import children_of, is_alive, zombies_of
+from tests.process.process_table import children_of, is_alive, said_of, zombies_of
 from tests.support.command import NO_REDIS, call, environment, run
 from tests.support.postgres import create_database, drop_database
 from tests.support.service import ServerProcess
@@ -220,14 +220,6 @@ async def test_process_1(database_url: str, redis_url: str, tmp_path: Path) -> N
         if child.returncode is None:
             child.kill()
             await child.wait()
-
-
-def said_of(pid: int, name: str) -> bytes:
-    """Return what the system says of a process."""
-    try:
-        return Path(f"/proc/{pid}/{name}").read_bytes()
-    except OSError:
-        return b""
 
 
 @pytest.mark.skipif(not namespaces(), reason="may not make process namespaces")
