@@ -1,4 +1,4 @@
-"""What is told of the ledger as a whole: its limits, what is in it, and what the auditor has found."""
+"""The answers about a whole ledger: its limits, its contents, and the findings of the auditor."""
 
 from datetime import datetime
 
