@@ -269,7 +269,7 @@ async def test_an_account_with_other_limits(database_url: str, tmp_path: Path) -
         await client.send("PATCH", "/v1/accounts/a", {"floor": 0, "closed": True})
         file.write_text(HEAD + ACCOUNTS.replace("a,,,,,,,EUR,0,", "a,,,,,,,EUR,0,true") + line("k"))
         end = await imported(database_url, "books", file)
-        assert (end.code, "line 5: refused: account_closed (destination)" in end.err) == (1, True), end
+        assert (end.code, "line 5: destination: the account is closed" in end.err) == (1, True), end
 
 
 async def test_no_file(database_url: str, tmp_path: Path) -> None:

@@ -24,6 +24,8 @@ from server.store.postgres import Database
 
 # Lines that are held against the ledger by one statement of each kind.
 LINES_MAX: Final = 500
+# What a closed account takes.
+PASSING: Final = frozenset({"void", "expiry"})
 
 _encode = msgspec.json.Encoder(order="deterministic").encode
 
@@ -108,7 +110,7 @@ class _Check:
             return
         [row] = await self._database.read("import_clock")
         now: datetime = row["now"]
-        currencies = await self._currencies(lines)
+        currencies, closed = await self._sides(lines)
         rows = await self._known("import_parents", [line.record.parent for line in lines if line.record.parent])
         parents: dict[str, UUID] = {row["key"]: row["id"] for row in rows}
         bound = await self._bound(lines, parents)
@@ -116,15 +118,18 @@ class _Check:
             record = line.record
             if record.effective_at is not None and record.effective_at > now:
                 raise LineError(line.number, "effective_at: it is still to come")
+            attempt = bound.get(_key(record, parents))
             for name in ("source", "destination"):
-                currency = currencies.get(getattr(record, name))
+                side = getattr(record, name)
+                currency = currencies.get(side)
                 if currency is None:
                     raise LineError(line.number, f"{name}: neither the file nor the ledger has that account")
                 if currency != record.currency:
                     raise LineError(line.number, f"currency: that of the {name} is another")
+                if attempt is None and side in closed and record.kind not in PASSING:
+                    raise LineError(line.number, f"{name}: the account is closed")
             if record.parent is not None and record.parent not in parents and self._key(record.parent) is None:
                 raise LineError(line.number, "parent: nothing is posted under that key before it")
-            attempt = bound.get(_key(record, parents))
             why = None if attempt is None else fault_of(record, Bound(attempt, replayed=True), parents, now)
             if why is not None:
                 raise LineError(line.number, why)
@@ -142,16 +147,16 @@ class _Check:
             raise LineError(line.number, "key: it is in the file already, with other columns")
         self._before.execute("INSERT OR IGNORE INTO keys VALUES (?, ?)", (key, said))
 
-    async def _currencies(self, lines: Sequence[Line]) -> dict[str | None, str]:
-        """Return the currencies of those accounts that lines name, and that the file or the ledger has."""
+    async def _sides(self, lines: Sequence[Line]) -> tuple[dict[str | None, str], set[str]]:
+        """Return the currencies of the accounts that lines name, and which of them are closed already."""
         named = {side for line in lines for side in (line.record.source, line.record.destination)}
-        found: dict[str | None, str] = {}
-        for side in named:
+        rows = await self._known("import_sides", list(named))
+        found: dict[str | None, str] = {row["id"]: row["currency"] for row in rows}
+        for side in named - found.keys():
             currency = self._said("SELECT currency FROM accounts WHERE id = ?", side)
             if currency is not None:
                 found[side] = currency
-        rows = await self._known("import_currencies", list(named - found.keys()))
-        return found | {row["id"]: row["currency"] for row in rows}
+        return found, {row["id"] for row in rows if row["closed"]}
 
     async def _bound(self, lines: Sequence[Line], parents: dict[str, UUID]) -> dict[str | None, Attempt]:
         """Return what the keys of lines are bound to in the ledger."""
