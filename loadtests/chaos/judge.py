@@ -17,7 +17,7 @@ from loadtests.chaos.faults import (
 )
 from loadtests.chaos.nemesis import BOUNDED_STARTED, BOUNDED_STOPPED, Nemesis
 from loadtests.chaos.rig import POSTGRES, REDIS
-from loadtests.history.checks import CHECKS, by_key, check, check_balances_read, check_versions_read
+from loadtests.history.checks import CHECKS, check, check_balances_read, check_versions_read
 from loadtests.history.feed import FEED_CHECKS, READERS
 from loadtests.history.holds import check_accounts_read
 from loadtests.history.model import Check, History, Operation, Verdict, load_folder
@@ -128,7 +128,7 @@ def seen_in(history: History) -> Counter[str]:
         }
         for name, is_told in TOLD.items():
             seen[name] += is_told(operation, parts)
-    for operations in by_key(history).values():
+    for operations in history.by_key.values():
         _see_key(operations, seen)
     seen.update(f"event told by {told.reader}" for told in history.told)
     seen["hold expired, as the service itself posted"] = sum(row.kind == "expiry" for row in history.rows)

@@ -66,14 +66,13 @@ class Driver:
         self._task = task
         self._requests = Requests(task.workload, task.target, task.run or new_run(), task.seed)
         self._address = address_of(task.target.url)
-        self._make = self._requests.make
         self._patience_seconds = math.inf if task.rate is None else PATIENCE_SECONDS
         self._idle: deque[Connection] = deque()
         self._open: set[Connection] = set()
         # Numbers and instants of requests that are due and found no free connection.
         self._waiting: deque[tuple[int, float]] = deque()
         self._under_way = 0
-        self._began = self._settled = 0.0
+        self._settled = 0.0
         self._closed_loop = False
         # Whether nothing is sent any more.
         self._over = False
@@ -110,15 +109,16 @@ class Driver:
                 sent = map(client.send, first[start : start + FIRST_CONNECTIONS])
                 for answer in await asyncio.gather(*sent):
                     if not 200 <= answer.status < 300:
-                        text = f"{answer.status} {answer.body[:200]!r}"
-                        raise NotRunError(f"a request before the run was answered {text}")
+                        raise NotRunError(
+                            f"a request before the run was answered {answer.status} {answer.body[:200]!r}"
+                        )
 
     async def run(self) -> Results:
         """Send requests, at the instants of a Poisson process where there is a rate; then wait for the last answers."""
         clock, results, rate = time.perf_counter, self.results, self._task.rate
         arrivals = random.Random(self._task.seed)
         self._closed_loop = rate is None
-        self._began = began = now = clock()
+        began = now = clock()
         self._settled = began + results.settling_seconds
         end = began + self._task.seconds
         due = end if rate is None else began + arrivals.expovariate(rate)
@@ -166,7 +166,7 @@ class Driver:
 
     def _send(self, connection: Connection, number: int, due: float) -> None:
         self._under_way += 1
-        connection.send(self._make(number, next(connection.keys)), number, due)
+        connection.send(self._requests.make(number, next(connection.keys)), number, due)
 
     def _answered(self, connection: Connection, status: int, _received: bytes, _end: int) -> None:
         results = self.results
