@@ -14,7 +14,7 @@ from loadtests.servers import BACKGROUND
 # Marks, behind the name of a part: both servers are kept from it, and are not any more.
 AWAY, BACK = "away", "back"
 # Of the batches that a worker posts after its start, the one at which a failpoint acts, at most: it posts some fifteen
-# a second, and the fault holds for one.
+# a second.
 BATCHES_MAX = 10
 # So little that a store of these sizes has to throw away accounts and answers all the time.
 EVICTING = "CONFIG SET maxmemory 1600kb"
@@ -22,6 +22,7 @@ USUAL = "CONFIG SET maxmemory 256mb"
 # What is counted where a worker was killed at a failpoint.
 KILLED_AFTER_COMMIT = "server killed between commit and answer"
 KILLED_WHILE_SENDING = "server killed while a batch was on its way"
+KILLED_BEFORE_RELAYING = "background process killed before it relayed"
 KILLED_AFTER_RELAYING = "background process killed after it gave events their positions"
 KILLED_AFTER_CONFIRMING = "background process killed between a broker's confirmation and the sink's position"
 KILLED_BEFORE_SENDING = "background process killed before it sent to a broker"
@@ -34,8 +35,10 @@ SLOW_SECONDS = 0.2
 # What was cut is gone before anything flows again.
 CUT_SECONDS = 0.02
 END_SECONDS_MAX = 10.0
-# Until a background process leads where the others are killed.
-LEADING_SECONDS_MAX = 8.0
+# Until a worker that is armed posts its batch, or a background process leads where the others are killed.
+REACHED_SECONDS_MAX = 8.0
+# What the names of the failpoints of workers begin with; all others are of the background process.
+OF_WORKERS = "posting."
 SESSIONS = "FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
 END_SESSIONS = f"SELECT pg_terminate_backend(pid) {SESSIONS}"
 READ_ONLY = "ALTER SYSTEM SET default_transaction_read_only ="
@@ -137,53 +140,40 @@ async def _stop_server(rig: Rig, fault: Fault) -> None:
         rig.violations.append(f"server {server.name}, asked to end, gave {code}")
 
 
-async def _arm(point: str, rig: Rig, fault: Fault, action: str = "kill") -> None:
-    """Start a server anew whose worker is killed at a failpoint."""
+async def _reach(point: str, action: str, count: str, rig: Rig, fault: Fault) -> None:
+    """
+    Start a server anew with a failpoint; return when it was reached, or after REACHED_SECONDS_MAX. Failpoints of the
+    background process are reached by the one that leads: that of the other server is killed until then.
+    """
     server = rig.servers[fault.target]
     await _stop_server(rig, fault)
+    told = server.log.stat().st_size
     await server.start(failpoints=f"{point}={action}@{1 + int(fault.detail * BATCHES_MAX)}")
     await server.ready_again()
-    rig.armed = set(server.family())
-
-
-async def _lead_to(point: str, action: str, rig: Rig, fault: Fault) -> bool:
-    """Arm the background process of a server; kill the other one until it leads and has reached the failpoint."""
-    armed, other = rig.servers[fault.target], fault._replace(target=1 - fault.target)
-    told = armed.log.stat().st_size
-    await _arm(point, rig, fault, action)
-    rig.armed = {armed.process(BACKGROUND)}
 
     async def reached() -> bool:
-        await _kill_background(rig, other)
-        if action == "kill":
-            return not rig.armed <= set(armed.family())
-        return f"standing at the failpoint {point}".encode() in armed.log.read_bytes()[told:]
+        if not point.startswith(OF_WORKERS):
+            await _kill_background(rig, fault._replace(target=1 - fault.target))
+        return f"reached the failpoint {point}".encode() in server.log.read_bytes()[told:]
 
-    return await answers(reached, LEADING_SECONDS_MAX)
-
-
-async def _arm_background(point: str, rig: Rig, fault: Fault) -> None:
-    await _lead_to(point, "kill", rig, fault)
+    rig.counts[count] += await answers(reached, REACHED_SECONDS_MAX)
 
 
 async def _crash_at(points: tuple[str, ...], rig: Rig, fault: Fault) -> None:
     """Crash PostgreSQL while the background process stands at a failpoint."""
     point = points[int(fault.detail * len(points))]
-    rig.counts[f"{CRASHED} {point}"] += await _lead_to(point, "stall", rig, fault)
+    await _reach(point, "stall", f"{CRASHED} {point}", rig, fault)
     await rig.databases.postgres.end(signal.SIGQUIT, END_SECONDS_MAX)
+
+
+async def _renew(rig: Rig, fault: Fault) -> None:
+    await _stop_server(rig, fault)
+    await _start(rig, fault)
 
 
 async def _start_both(rig: Rig, fault: Fault) -> None:
     await rig.databases.postgres.start()
-    await _stop_server(rig, fault)
-    await _start(rig, fault)
-
-
-async def _disarm(count: str, rig: Rig, fault: Fault) -> None:
-    # One that was killed has been followed by another.
-    rig.counts[count] += not rig.armed <= set(rig.servers[fault.target].family())
-    await _stop_server(rig, fault)
-    await _start(rig, fault)
+    await _renew(rig, fault)
 
 
 async def _kill_worker(rig: Rig, fault: Fault) -> None:
@@ -213,21 +203,15 @@ async def _hang_up(rig: Rig, _fault: Fault) -> None:
 
 _CUT, _SLOW = partial(_clog, refuse=True), partial(_clog, requests=True, replies=True, delay_seconds=SLOW_SECONDS)
 _LOSE, _SILENCE = partial(_clog, requests=True), _clog
-_COMMITTED = (partial(_arm, "posting.committed"), partial(_disarm, KILLED_AFTER_COMMIT))
-_COMMITTING = (partial(_arm, "posting.sent"), partial(_disarm, KILLED_WHILE_SENDING))
-_RELAYED = (partial(_arm_background, "relay.committed"), partial(_disarm, KILLED_AFTER_RELAYING))
-_RELAYING = (partial(_arm_background, "relay.before"), partial(_disarm, "background process killed before it relayed"))
+_COMMITTED = (partial(_reach, "posting.committed", "kill", KILLED_AFTER_COMMIT), _renew)
+_COMMITTING = (partial(_reach, "posting.sent", "kill", KILLED_WHILE_SENDING), _renew)
+_RELAYED = (partial(_reach, "relay.committed", "kill", KILLED_AFTER_RELAYING), _renew)
+_RELAYING = (partial(_reach, "relay.before", "kill", KILLED_BEFORE_RELAYING), _renew)
+_PUBLISHING = (partial(_reach, "sinks.before_batch", "kill", KILLED_BEFORE_SENDING), _renew)
+_PUBLISHED = (partial(_reach, "sinks.confirmed", "kill", KILLED_AFTER_CONFIRMING), _renew)
+_NOTED = (partial(_reach, "sinks.stored", "kill", KILLED_AFTER_NOTING), _renew)
 _RELAY_STANDS = (partial(_crash_at, ("relay.before", "relay.committed")), _start_both)
 _SINK_STANDS = (partial(_crash_at, ("sinks.before_batch", "sinks.confirmed", "sinks.stored")), _start_both)
-_PUBLISHING = (
-    partial(_arm_background, "sinks.before_batch"),
-    partial(_disarm, KILLED_BEFORE_SENDING),
-)
-_PUBLISHED = (partial(_arm_background, "sinks.confirmed"), partial(_disarm, KILLED_AFTER_CONFIRMING))
-_NOTED = (
-    partial(_arm_background, "sinks.stored"),
-    partial(_disarm, KILLED_AFTER_NOTING),
-)
 _CRASH, _KILL = partial(_end, signal.SIGQUIT), partial(_end, signal.SIGKILL)
 _FREEZE, _THAW = signal.SIGSTOP, signal.SIGCONT
 _FULL = ("CONFIG SET maxmemory-policy noeviction", "CONFIG SET maxmemory 1")

@@ -44,6 +44,10 @@ class Step:
         return any(KINDS[fault.kind].bounded for fault in self.faults)
 
     @property
+    def needed(self) -> bool:
+        return any(KINDS[fault.kind].needed for fault in self.faults)
+
+    @property
     def lasts(self) -> float:
         slow = any(KINDS[fault.kind].alone or KINDS[fault.kind].slow for fault in self.faults)
         heals = SLOW_SECONDS if slow else HEAL_SECONDS

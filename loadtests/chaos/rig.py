@@ -58,9 +58,8 @@ class Rig:
 
     `brokers`: by kind. `keys`: API keys by ledger. `callers`: how clients reach each server in each ledger; `direct`:
     past whatever stands before them. `answered`: when the last request that was well answered had been sent, by client.
-    `hang_up`: whether clients end connections before they are answered. `armed`: the processes of a server that waits
-    at a failpoint. `counts`: what must happen at times. `violations`: what must not happen, as seen by others than the
-    checks.
+    `hang_up`: whether clients end connections before they are answered. `counts`: what must happen at times.
+    `violations`: what must not happen, as seen by others than the checks.
     """
 
     def __init__(
@@ -78,7 +77,6 @@ class Rig:
         self.direct: dict[str, list[Client]] = {}
         self.answered: dict[str, float] = {}
         self.hang_up = self.stopped = False
-        self.armed: set[int] = set()
         self.counts: Counter[str] = Counter()
         self.violations: list[str] = []
         self._proxies = proxies

@@ -50,9 +50,9 @@ class Failpoints:
             self._points[name] = (action, countdown - 1)
             return
         del self._points[name]
+        log.warning("reached the failpoint %s: %s", name, action)
         if action == "kill":
             os.kill(os.getpid(), signal.SIGKILL)
         if action == "stall":
-            log.warning("standing at the failpoint %s", name)
             await asyncio.sleep(STALL_SECONDS)
         raise FailpointError(name)
