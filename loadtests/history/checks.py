@@ -1,13 +1,13 @@
 """The checks of a history."""
 
-import bisect
 import itertools
 import math
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Hashable, Iterator, Mapping
+from functools import partial
 
 from loadtests.history.holds import check_accounts_read, check_caps, check_progress
-from loadtests.history.model import SIDES, Account, Check, History, Name, Operation, Shown, Verdict, grouped
+from loadtests.history.model import SIDES, Account, Check, History, Name, Operation, Shown, Timeline, Verdict, grouped
 from loadtests.history.recorder import FAIL, FAULTS_STARTED, FAULTS_STOPPED, LOOK_UP, OK, UNKNOWN
 
 _REUSED = 422
@@ -171,12 +171,14 @@ def check_bindings(history: History, verdict: Verdict) -> None:
         requests = {operation.fingerprint for operation in operations}
         bound = {operation.fingerprint for operation in operations if operation.bound}
         reused = {operation.fingerprint for operation in operations if operation.status == _REUSED}
+        unknown = {operation.fingerprint for operation in operations if operation.outcome == UNKNOWN}
         verdict.judged["C7"] += len(requests) > 1
         if len(bound) > 1:
             verdict.flag("C7", f"{key} was answered for {len(bound)} different requests")
         if reused & bound:
             verdict.flag("C7", f"{key} was refused as reused for the very request that it is bound to")
-        elif reused and not bound and not _may_be_bound(operations):
+        # Each may have met another one of an unknown outcome.
+        elif not bound and not all(unknown - {request} for request in reused):
             verdict.flag("C7", f"{key} was refused as reused, and no other request can have bound it")
         for operation in operations:
             if operation.outcome == OK:
@@ -187,13 +189,6 @@ def check_bindings(history: History, verdict: Verdict) -> None:
         for transfer_id, of_transfer in transfers.items():
             if len(of_transfer) > 1:
                 verdict.flag("C7", f"{key} names {transfer_id} in the ledgers {sorted(of_transfer)}")
-
-
-def _may_be_bound(operations: list[Operation]) -> bool:
-    """Tell whether every request that was called reused may have met another one of an unknown outcome."""
-    unknown = {operation.fingerprint for operation in operations if operation.outcome == UNKNOWN}
-    reused = {operation.fingerprint for operation in operations if operation.status == _REUSED}
-    return all(unknown - {request} for request in reused)
 
 
 def check_look_ups(history: History, verdict: Verdict) -> None:
@@ -243,16 +238,11 @@ def check_versions_read(
     told: dict[Hashable, list[tuple[float, int]]] = defaultdict(list)
     for operation, shown in _shown(history, *told_by):
         told[told_to(operation), operation.ledger, shown.account].append((operation.ended, shown.version))
-    # By account: the instants of answers, and the newest version that had been told before and at each of them.
-    newest: dict[Hashable, tuple[list[float], list[int]]] = defaultdict(lambda: ([], [0]))
-    for name, answers in told.items():
-        answers.sort()
-        versions = itertools.accumulate((version for _, version in answers), max)
-        newest[name] = [ended for ended, _ in answers], [0, *versions]
+    newest = {name: Timeline(versions, 0) for name, versions in told.items()}
     behind = f" more than {seconds:.0f} s" if seconds else ""
     for operation, shown in _shown(history, read):
-        ended, versions_then = newest[told_to(operation), operation.ledger, shown.account]
-        due = versions_then[bisect.bisect_left(ended, operation.invoked - seconds)]
+        timeline = newest.get((told_to(operation), operation.ledger, shown.account))
+        due = timeline.before(operation.invoked - seconds) if timeline else 0
         verdict.judged[check] += due > 0
         if shown.version < due:
             who = f"{operation.process} read {shown.account} at version {shown.version}"
@@ -292,11 +282,10 @@ def check_acknowledged(history: History, verdict: Verdict) -> None:
     check_balances_read(history, verdict, "C5")
 
 
-def check_versions(history: History, verdict: Verdict) -> None:
-    """C6. Judged of reads by a client that had been shown the account before."""
-    check_versions_read(history, verdict, "C6", told_to=lambda o: o.process, told_by=("transfer", "read"))
-
-
+# C6. Judged of reads by a client that had been shown the account before.
+check_versions = partial(
+    check_versions_read, check="C6", told_to=lambda operation: operation.process, told_by=("transfer", "read")
+)
 # In the order in which they are made.
 CHECKS = {
     "C1": Check("balances sum to zero, every account is known, none is below its floor", check_balances),

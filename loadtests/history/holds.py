@@ -5,14 +5,13 @@ Whether a hold is due is judged by the service's own clock, as far as its answer
 answer that names it has been heard.
 """
 
-import bisect
-import itertools
+import operator
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple
 
-from loadtests.history.model import History, Name, Operation, Row, Verdict, grouped
+from loadtests.history.model import History, Name, Operation, Row, Timeline, Verdict, grouped
 from loadtests.history.recorder import OK, PROGRESS
 
 # Of a hold that names no time, by the contract.
@@ -39,22 +38,9 @@ class Hold(NamedTuple):
         return child.kind == "void" or child.asked.get("release_rest", True)
 
 
-class Clock:
-    """How far the service's clock was at least, by an instant of the clients: as answers had told by then."""
-
-    def __init__(self, history: History) -> None:
-        told = sorted((o.ended, o.created_at) for o in history.transfers() if o.created_at)
-        self._ended = [ended for ended, _ in told]
-        self._newest = list(itertools.accumulate((created_at for _, created_at in told), max))
-
-    def at(self, instant: float) -> str:
-        known = bisect.bisect_left(self._ended, instant)
-        return self._newest[known - 1] if known else ""
-
-    def reaches(self, created_at: str) -> float | None:
-        """Return when it was known to have reached an instant."""
-        first = bisect.bisect_left(self._newest, created_at)
-        return self._ended[first] if first < len(self._ended) else None
+def clock_of(history: History) -> Timeline:
+    """Return how far the service's clock was at least, by an instant of the clients: as answers had told by then."""
+    return Timeline(((o.ended, o.created_at) for o in history.transfers() if o.created_at), "")
 
 
 def _told_of(history: History) -> dict[Name, list[Operation]]:
@@ -116,7 +102,7 @@ def check_progress(history: History, verdict: Verdict) -> None:
     """H2. Judged of transfers that were read, where the history has books."""
     if not history.accounts:
         return
-    told, clock, booked = _told_of(history), Clock(history), holds(history)
+    told, clock, booked = _told_of(history), clock_of(history), holds(history)
     for operation in history.operations:
         if operation.operation != PROGRESS or operation.status != 200:
             continue
@@ -131,7 +117,7 @@ def check_progress(history: History, verdict: Verdict) -> None:
             if not least <= shown <= most:
                 verdict.flag("H2", f"{said['id']} was read with {kind} {shown}, not {least} to {most}")
         if hold and name in booked:
-            _check_state(booked[name], hold, known, clock.at(operation.invoked), verdict)
+            _check_state(booked[name], hold, known, clock.before(operation.invoked), verdict)
 
 
 def _check_state(hold: Hold, shown: Mapping[str, Any], known: Iterable[Operation], now: str, verdict: Verdict) -> None:
@@ -156,7 +142,7 @@ def check_accounts_read(
     """
     if not history.accounts:
         return
-    clock = Clock(history)
+    clock = clock_of(history)
     # By account and side: instants from which so much may be held, and from which so much is not any more.
     begun: dict[Side, Changes] = defaultdict(list)
     over: dict[Side, Changes] = defaultdict(list)
@@ -165,7 +151,10 @@ def check_accounts_read(
             name = hold.row.ledger, str(getattr(hold.row, side)), side
             begun[name].append((hold.invoked, hold.row.amount))
             over[name] += _ends(hold._replace(told=[]) if too_old else hold, clock)
-    most_begun, least_over = _running(begun), _running(over)
+    nothing = Timeline((), 0)
+    most_begun, least_over = (
+        {name: Timeline(some, 0, operator.add) for name, some in changes.items()} for changes in (begun, over)
+    )
     for operation in history.operations:
         if operation.operation != read or operation.status != 200:
             continue
@@ -176,15 +165,16 @@ def check_accounts_read(
             verdict.flag(check, f"{said['id']} was read with {shown}")
         for side, held in HELD.items():
             name = operation.ledger, said["id"], side
-            most = most_begun(name, operation.ended) - least_over(name, operation.invoked)
+            most = most_begun.get(name, nothing).before(operation.ended)
+            most -= least_over.get(name, nothing).before(operation.invoked)
             if not 0 <= said[held] <= most:
                 verdict.flag(check, f"{said['id']} was read with {said[held]} {held}; {most} can have been")
 
 
-def _ends(hold: Hold, clock: Clock) -> Changes:
+def _ends(hold: Hold, clock: Timeline) -> Changes:
     """Return when it became known that parts of a hold reserve nothing any more."""
     ends, left = [], hold.row.amount
-    due = clock.reaches(hold.expires_at)
+    due = clock.reached(hold.expires_at)
     for child in hold.told:
         part = left if hold.ends(child) else min(left, child.said["amount"])
         if due is not None and child.ended > due:
@@ -192,17 +182,3 @@ def _ends(hold: Hold, clock: Clock) -> Changes:
         ends.append((child.ended, part))
         left -= part
     return ends if due is None else [*ends, (due, left)]
-
-
-def _running(changes: Mapping[Side, Changes]) -> Callable[[Side, float], int]:
-    """Return what sums up the changes of a name before an instant."""
-    instants, sums = {}, {}
-    for name, some in changes.items():
-        some.sort()
-        instants[name] = [at for at, _ in some]
-        sums[name] = [0, *itertools.accumulate(amount for _, amount in some)]
-
-    def until(name: Side, instant: float) -> int:
-        return sums[name][bisect.bisect_left(instants[name], instant)] if name in sums else 0
-
-    return until

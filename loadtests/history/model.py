@@ -1,5 +1,7 @@
 """A history as the checks see it, read from its files, and what a check is and finds."""
 
+import bisect
+import itertools
 import json
 import math
 import sys
@@ -35,6 +37,23 @@ def grouped(items: Iterable[T], name: Callable[[T], K]) -> dict[K, list[T]]:
     for item in items:
         found.setdefault(name(item), []).append(item)
     return found
+
+
+class Timeline:
+    """What changes came to by an instant: by default the highest, or what *fold* makes of them, beginning with one."""
+
+    def __init__(self, changes: Iterable[tuple[float, Any]], start: Any, fold: Callable[[Any, Any], Any] = max) -> None:
+        ordered = sorted(changes)
+        self._instants = [at for at, _ in ordered]
+        self._values = list(itertools.accumulate((value for _, value in ordered), fold, initial=start))
+
+    def before(self, instant: float) -> Any:
+        return self._values[bisect.bisect_left(self._instants, instant)]
+
+    def reached(self, value: Any) -> float | None:
+        """Return when a value above the first one was reached; None where it never was."""
+        first = bisect.bisect_left(self._values, value)
+        return self._instants[first - 1] if first < len(self._values) else None
 
 
 class Shown(NamedTuple):
@@ -235,14 +254,20 @@ class Check(NamedTuple):
     make: Callable[[History, Verdict], None]
 
 
-# What an event is noted as, and in which list.
-_NOTED: dict[str, tuple[str, type[Account | Entry | Row | Told | Mark]]] = {
-    "account": ("accounts", Account),
-    "entry": ("entries", Entry),
-    "row": ("rows", Row),
-    "told": ("told", Told),
-    "mark": ("marks", Mark),
+# What is written down beside operations, in which list it comes.
+_LISTS: dict[type[Account | Entry | Row | Told | Mark], str] = {
+    Account: "accounts",
+    Entry: "entries",
+    Row: "rows",
+    Told: "told",
+    Mark: "marks",
 }
+_NOTED = {kind.__name__.lower(): kind for kind in _LISTS}
+
+
+def noted(item: Account | Entry | Row | Told) -> dict[str, Any]:
+    """Return the event by which something is written down."""
+    return {"event": type(item).__name__.lower(), **item._asdict()}
 
 
 def load(paths: Iterable[Path]) -> History:
@@ -274,11 +299,11 @@ def read(history: History, lines: Iterable[str], name: str) -> None:
             elif kind in (OK, FAIL, UNKNOWN):
                 _end(pending.pop(event["op"]), kind, event)
             else:
-                where, what = _NOTED[kind]
+                what = _NOTED[kind]
                 if what is Told:
                     # All readers are told the same.
                     event["data"] = sys.intern(event["data"])
-                getattr(history, where).append(what(**event))
+                getattr(history, _LISTS[what]).append(what(**event))
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise NotRunError(f"{name}, line {number}: {type(error).__name__} {error}") from error
 

@@ -25,7 +25,7 @@ from loadtests.client import Client
 from loadtests.errors import FAILED, GOOD, NotRunError
 from loadtests.history.model import SHOWN_MAX
 from loadtests.history.recorder import Recorder
-from loadtests.kit.catalogue import FLOOD, FLOOD_LIMIT, OBJECTIVES, PERCENTILES, SCENARIOS, SHAPES, judge
+from loadtests.kit.catalogue import FLOOD, FLOOD_LIMIT, OBJECTIVES, PERCENTILES, SCENARIOS, SHAPES, Finding, judge
 from loadtests.kit.plan import KEY_VARIABLE, PLAN_VARIABLE, Limit, Plan
 from loadtests.kit.promises import ask_limit, probe, verify
 from loadtests.processes import HOST, PROJECT, Program, free_port, run_program, spawn, tail
@@ -97,7 +97,6 @@ async def run_scenario(name: str, place: Place, asked: argparse.Namespace, scree
         "good": all(finding.met for finding in findings) and not (audit and audit.code),
         "figures": figures,
         "objectives": [{**finding._asdict(), "met": finding.met} for finding in findings],
-        "missed": [str(finding) for finding in findings if not finding.met],
         "judged": verdict.judged,
         "lies": [violation._asdict() for violation in verdict.violations],
         "audit": audit and audit.last_line,
@@ -114,7 +113,9 @@ def told(name: str, verdict: dict[str, Any]) -> list[str]:
     counts = f"{figures['requests']:,} requests, {figures['failures']:,} failed, {figures['lies']:g} lies"
     audit = verdict["audit"] or "not run; run `tallystick audit` where the database is"
     lines = [f"{name}: {word}: {counts}, {latencies} ms", f"  judged: {judged}"]
-    lines += [f"  missed: {finding}" for finding in verdict["missed"]]
+    for name, bar, figure, met in (objective.values() for objective in verdict["objectives"]):
+        if not met:
+            lines.append(f"  missed: {Finding(name, bar, figure)}")
     lines += [f"  {lie['check']}: {lie['what']}" for lie in verdict["lies"][:SHOWN_MAX]]
     lines.append(f"  audit: {audit}")
     if "knee" in figures:

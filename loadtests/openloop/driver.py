@@ -10,13 +10,16 @@ from collections import deque
 from collections.abc import Iterator
 from typing import NamedTuple, Self
 
-from loadtests.client import BROKEN, Client, Connection, address_of
+from loadtests.client import BROKEN, Client, Connection, address_of, connect
 from loadtests.errors import NotRunError
-from loadtests.openloop.results import ANSWERED, REFUSED, SETTLING_SECONDS, UNKNOWN, Results
+from loadtests.openloop.results import ANSWERED, REFUSED, UNKNOWN, Results
 from loadtests.openloop.workloads import Requests, Target
 
 # Seconds after which an answer comes too late to be good.
 PATIENCE_SECONDS = 1.0
+# Seconds at the start of a run in which its queues fill: what is answered then says little about what comes after.
+# They count in a run that is shorter than twice that, and where callers wait for answers, who fill no queues.
+SETTLING_SECONDS = 1.0
 # Seconds that a request waits for a free connection before it is given up: its caller is busy with another one. A
 # longer queue in here would send only what is old already, and measure itself.
 WAIT_SECONDS = 0.01
@@ -61,8 +64,7 @@ class Driver:
     """A generator in this process: connected while its body runs."""
 
     def __init__(self, task: Task) -> None:
-        # Whoever waits for answers fills no queues and loses no patience.
-        self.results = Results(settling_seconds=0.0 if task.rate is None else SETTLING_SECONDS)
+        self.results = Results()
         self._task = task
         self._requests = Requests(task.workload, task.target, task.run or new_run(), task.seed)
         self._address = address_of(task.target.url)
@@ -119,7 +121,8 @@ class Driver:
         arrivals = random.Random(self._task.seed)
         self._closed_loop = rate is None
         began = now = clock()
-        self._settled = began + results.settling_seconds
+        settles = rate is not None and self._task.seconds > 2 * SETTLING_SECONDS
+        self._settled = began + SETTLING_SECONDS * settles
         end = began + self._task.seconds
         due = end if rate is None else began + arrivals.expovariate(rate)
         while self._closed_loop and self._idle:
@@ -138,7 +141,7 @@ class Driver:
             results.due = self._number
         self._closed_loop = False
         self._over = True
-        results.seconds = clock() - began
+        results.seconds, results.window = clock() - began, clock() - self._settled
         results.gave_up += len(self._waiting)
         self._waiting.clear()
         deadline = clock() + DRAIN_SECONDS
@@ -179,11 +182,9 @@ class Driver:
                 results.late += 1
             else:
                 results.good += 1
-                if self._over:
-                    results.drained += 1
-                else:
+                if not self._over:
                     results.latencies.append(taken)
-                    results.early += now < self._settled
+                    results.counted += now >= self._settled
         elif status in REFUSALS:
             fate = REFUSED
             results.refused += 1
@@ -219,10 +220,7 @@ class Driver:
                 continue
 
     async def _connect(self, keys: Iterator[int]) -> None:
-        host, port, *_ = self._address
-        _, connection = await asyncio.get_running_loop().create_connection(
-            lambda: Connection(self._answered, self._ended), host, port
-        )
+        connection = await connect(self._address, self._answered, self._ended)
         connection.keys = keys
         self._open.add(connection)
         if self._closed_loop:
