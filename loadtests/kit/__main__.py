@@ -113,9 +113,8 @@ def told(name: str, verdict: dict[str, Any]) -> list[str]:
     counts = f"{figures['requests']:,} requests, {figures['failures']:,} failed, {figures['lies']:g} lies"
     audit = verdict["audit"] or "not run; run `tallystick audit` where the database is"
     lines = [f"{name}: {word}: {counts}, {latencies} ms", f"  judged: {judged}"]
-    for name, bar, figure, met in (objective.values() for objective in verdict["objectives"]):
-        if not met:
-            lines.append(f"  missed: {Finding(name, bar, figure)}")
+    missed = (Finding(*list(objective.values())[:3]) for objective in verdict["objectives"] if not objective["met"])
+    lines += [f"  missed: {finding}" for finding in missed]
     lines += [f"  {lie['check']}: {lie['what']}" for lie in verdict["lies"][:SHOWN_MAX]]
     lines.append(f"  audit: {audit}")
     if "knee" in figures:
