@@ -14,8 +14,6 @@ from collections import Counter
 from functools import partial
 from pathlib import Path
 
-import uvloop
-
 from loadtests.books import open_books, patient, record_books
 from loadtests.chaos.clients import ACCOUNTS, FUNDS, PREFIX, WORLD, make_clients
 from loadtests.chaos.judge import Judged, judge
@@ -63,7 +61,7 @@ def main(arguments: list[str] | None = None) -> int:
     # For history and logs, which stay there when something was wrong.
     folder = asked.reports / "chaos" / f"{time.strftime('%Y%m%d-%H%M%S')}-seed-{asked.seed}"
     folder.mkdir(parents=True, exist_ok=True)
-    return run_program("chaos", _main(asked, phases, folder), uvloop.new_event_loop)
+    return run_program("chaos", _main(asked, phases, folder))
 
 
 async def _main(asked: argparse.Namespace, phases: list[Phase], folder: Path) -> int:
