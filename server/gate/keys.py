@@ -139,12 +139,13 @@ class _Token(NamedTuple):
 
 
 class _Known:
-    """A key that was found good, until when that is trusted, and when it is read anew."""
+    """A key that was found good, what it was read from, until when that is trusted, and when it is read anew."""
 
-    __slots__ = ("expires", "key", "parsed", "refresh_at")
+    __slots__ = ("expires", "key", "parsed", "refresh_at", "row")
 
-    def __init__(self, key: ApiKey, parsed: ParsedToken, expires: float) -> None:
+    def __init__(self, key: ApiKey, row: asyncpg.Record, parsed: ParsedToken, expires: float) -> None:
         self.key = key
+        self.row = row
         self.parsed = parsed
         self.expires = min(expires, key.ends)
         self.refresh_at = expires - REFRESH_SECONDS
@@ -271,15 +272,17 @@ class Authenticator:
         """Remember what was read of a token, on the clock of `time.monotonic`, and return the key that it is."""
         name, parsed = token
         expires = read_at + CACHE_SECONDS
-        self._known.pop(name, None)
+        before = self._known.pop(name, None)
         self._unknown.pop(name, None)
         seconds_left = _seconds_left(row, parsed.digest)
         if row is None or seconds_left <= 0:
             _keep(self._unknown, name, expires)
             return None
-        key = self._key(row, parsed, read_at + seconds_left)
+        # A key that ends is never the same: each time less is left of it.
+        same = before.key if before is not None and before.row == row else None
+        key = same or self._key(row, parsed, read_at + seconds_left)
         self._uses.note(parsed.ledger_id, parsed.id, read_at)
-        _keep(self._known, name, _Known(key, parsed, expires))
+        _keep(self._known, name, _Known(key, row, parsed, expires))
         return key
 
     def _key(self, row: asyncpg.Record, parsed: ParsedToken, ends: float) -> ApiKey:
