@@ -1,4 +1,4 @@
-"""What the processes of a server load when they start, and what not: it costs each of them time and memory."""
+"""What processes load when they start, and what not: it costs each of them time and memory."""
 
 import subprocess
 import sys
@@ -16,6 +16,8 @@ NOT_LOADED = {
         *("asyncpg", "prometheus_client", "redis", "server.app", "server.ledger"),
         *("server.process.embedded.postgres", "server.store.postgres"),
     ),
+    "server.process.commands.operate": ("aiohttp", "httpx", "redis", "server.app", "server.process.embedded.postgres"),
+    "server.process.commands.keys": ("aiohttp", "httpx", "redis", "server.app"),
     "server.process.worker": ("httpx", "prometheus_client", "server.process.embedded.postgres"),
     "server.process.background": ("httpx", "prometheus_client", "server.app", "server.process.embedded.postgres"),
 }
