@@ -20,9 +20,9 @@ from tests.support.service import ServerProcess, Service, in_process
 # Seconds that the fixtures of a test may take to end.
 TEARDOWN_SECONDS = 120
 
-# Tests name the authorities that they trust. Those of the system are read whenever a process loads aiohttp, and reading
-# them takes longer than any of its modules.
-os.environ["SSL_CERT_FILE"] = os.devnull
+# Tests name the authorities that they trust. Those of the system, 140 of them, would be read whenever a process loads
+# aiohttp and whenever a client of httpx is made. The key of this one was never kept.
+os.environ["SSL_CERT_FILE"] = str(Path(__file__).parent / "support" / "authority.pem")
 
 _ledgers = itertools.count(1)
 
