@@ -4,7 +4,7 @@
 #   scripts/vendor_scalar.sh 1.76.0
 #
 # npm checks the package against the registry's checksum. The bundle is kept as it is, compressed.
-# VERSION of server/http/reference.py says which one is served.
+# VERSION of server/http/handlers/reference.py says which one is served.
 set -euo pipefail
 
 version=$1

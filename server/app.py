@@ -15,33 +15,33 @@ from server.gate.gate import Gate
 from server.gate.key_uses import KeyUses
 from server.gate.keys import Authenticator
 from server.http import openapi, render
-from server.http.accounts import AccountHandlers
-from server.http.api_keys import ApiKeyHandlers
-from server.http.bulk import BulkHandlers
 from server.http.callers import Callers
 from server.http.cors import Cors, read_origins
-from server.http.event_streams import EventStreamHandlers
-from server.http.events import EventHandlers
-from server.http.forwarded import TrustedProxies
-from server.http.health import HealthHandlers
-from server.http.integrity import IntegrityHandlers
-from server.http.key_limits import LimitHandlers
-from server.http.ledger import LedgerHandlers
+from server.http.handlers.accounts import AccountHandlers
+from server.http.handlers.api_keys import ApiKeyHandlers
+from server.http.handlers.bulk import BulkHandlers
+from server.http.handlers.event_streams import EventStreamHandlers
+from server.http.handlers.events import EventHandlers
+from server.http.handlers.health import HealthHandlers
+from server.http.handlers.integrity import IntegrityHandlers
+from server.http.handlers.key_limits import LimitHandlers
+from server.http.handlers.ledger import LedgerHandlers
+from server.http.handlers.pages import PageHandlers
+from server.http.handlers.previews import PreviewHandlers
+from server.http.handlers.reference import ReferenceHandlers
+from server.http.handlers.statements import StatementHandlers
+from server.http.handlers.transfer_lists import TransferListHandlers
+from server.http.handlers.transfers import TransferHandlers
+from server.http.handlers.webhook_endpoints import WebhookHandlers
 from server.http.narrowing import Narrowing
 from server.http.observer import Observer
-from server.http.pages import PageHandlers
 from server.http.pipeline import Pipeline
-from server.http.previews import PreviewHandlers
 from server.http.reading import Readings
-from server.http.reference import ReferenceHandlers
 from server.http.router import Router, bind
 from server.http.runtime import runtime_failures
-from server.http.server import HttpServer
-from server.http.statements import StatementHandlers
 from server.http.streams import Downloads, EventStreams, Streams, Waiting
-from server.http.transfer_lists import TransferListHandlers
-from server.http.transfers import TransferHandlers
-from server.http.webhook_endpoints import WebhookHandlers
+from server.http.wire.forwarded import TrustedProxies
+from server.http.wire.server import HttpServer
 from server.ledger.audit_rounds import Rounds
 from server.ledger.history import History
 from server.ledger.narrowed import ParentSides

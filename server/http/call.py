@@ -11,8 +11,8 @@ from server.gate.gate import Decision
 from server.gate.keys import ApiKey
 from server.http.admission import Admission
 from server.http.bulk_admission import Room
-from server.http.head import Head
 from server.http.route import Route
+from server.http.wire.head import Head
 from server.telemetry.tallies import Timing
 
 # Request ids of this process: a random part, then a count.

@@ -8,9 +8,9 @@ from server.gate.addresses import AddressLimit
 from server.gate.keys import ApiKey, Authenticator, UnknownKeysFullError
 from server.http.admission import AnonymousAdmission
 from server.http.call import Call
-from server.http.forwarded import TrustedProxies
 from server.http.problems import Problem
 from server.http.rate_limits import QuotaExceededProblem
+from server.http.wire.forwarded import TrustedProxies
 from server.store.coalescer import QueueFullError
 
 # The limits of a network address, as callers read them.

@@ -7,12 +7,12 @@ import msgspec
 from msgspec import UNSET
 
 from server.http import models, render
-from server.http.body import shape_problem
 from server.http.call import Call
+from server.http.handlers.transfers import check_shape, not_bound, requested, requested_child, transfer_id
 from server.http.idempotency import fingerprint, is_plain_key, parse_key
 from server.http.problems import KINDS, Problem, invalid
 from server.http.reply import Reply
-from server.http.transfers import check_shape, not_bound, requested, requested_child, transfer_id
+from server.http.wire.body import shape_problem
 from server.ledger.narrowed import seen
 from server.ledger.transfers import Bound, Outcome, TransferRequest, Unbound, resolve_known
 

@@ -12,7 +12,6 @@ from server.gate.gate import Decision, Gate, LookUp
 from server.gate.keys import ApiKey, Role
 from server.http.admission import Admission
 from server.http.amounts import as_strings
-from server.http.body import decode, read_body
 from server.http.call import Call
 from server.http.callers import Callers, needs_key
 from server.http.cors import Cors
@@ -26,7 +25,8 @@ from server.http.rate_limits import QuotaExceededProblem, limit_fields, too_cost
 from server.http.reply import JSON, PROBLEM, Reply, StreamedReply
 from server.http.route import Route
 from server.http.router import Match, Methods, Router
-from server.http.unread import Unread
+from server.http.wire.body import decode, read_body
+from server.http.wire.unread import Unread
 from server.store.by_hand import needs_task
 from server.store.coalescer import QueueFullError
 

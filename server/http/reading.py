@@ -9,8 +9,8 @@ from server.events.heads import Chosen, Heads
 from server.events.pages import Page, Pages
 from server.gate.keys import Authenticator
 from server.http.call import Call
-from server.http.departures import Departures
 from server.http.problems import Problem
+from server.http.wire.departures import Departures
 
 
 class Readings:

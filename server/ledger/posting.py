@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 from functools import partial
 from operator import attrgetter
 
-from server.ledger.batches import BatchPoster
+from server.ledger.batch_poster import BatchPoster
 from server.ledger.row_locks import RowLocks
 from server.ledger.sending import BatchSender
 from server.ledger.transfers import Attempt, Outcome, TransferRequest, Unbound, resolve_known, with_answer

@@ -15,8 +15,8 @@ from typing import NamedTuple
 import msgspec
 
 from server.background.auditor import Auditor
+from server.background.hold_sweeper import Sweeper
 from server.background.leader import Leader
-from server.background.sweeper import Sweeper
 from server.books import create_books, postgres_address
 from server.events.relay import Relay
 from server.events.sinks.publisher import SinkPublisher
@@ -26,8 +26,8 @@ from server.events.webhooks.pruning import WebhookPruning
 from server.events.webhooks.sender import Sender
 from server.process import attached
 from server.process.channel import Ask, Channel, Orders, Retire, Serving, Stop, ToChild
-from server.process.connections import BACKGROUND_POSTING, BACKGROUND_READING
 from server.process.error_messages import NotReadyError
+from server.process.postgres_connections import BACKGROUND_POSTING, BACKGROUND_READING
 from server.process.reporting import repeat
 from server.settings import Settings
 from server.store.background import stop

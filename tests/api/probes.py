@@ -4,7 +4,7 @@ import secrets
 from typing import Any, NamedTuple
 from uuid import uuid4
 
-from server.http.reference import BUNDLE_NAME
+from server.http.handlers.reference import BUNDLE_NAME
 from server.http.route import Route
 from server.http.routes import ROUTES
 from tests.api.steps import order

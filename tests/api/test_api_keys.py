@@ -329,13 +329,13 @@ async def test_uses_that_cannot_be_written_are_kept(service: Service, client: Cl
 
 async def test_what_is_done_to_keys_is_logged(client: Client, caplog: pytest.LogCaptureFixture) -> None:
     """Operators are told who made, changed, rotated and revoked which key, by ids and never by tokens."""
-    caplog.set_level("INFO", "server.http.api_keys")
+    caplog.set_level("INFO", "server.http.handlers.api_keys")
     key = await make(client)
     path = f"{KEYS}/{key['id']}"
     await client.send("PATCH", path, {"rate": "1/s", "accounts": None})
     rotated = (await client.post(f"{path}/rotate", {"overlap_seconds": 5})).json
     answer = await client.send("DELETE", path)
-    records = [record for record in caplog.records if record.name == "server.http.api_keys"]
+    records = [record for record in caplog.records if record.name == "server.http.handlers.api_keys"]
     done = ("created", "changed", "rotated", "revoked")
     assert [record.getMessage() for record in records] == [f"API key {what}" for what in done]
     assert client.token is not None

@@ -7,7 +7,7 @@ from contextlib import AsyncExitStack
 
 import pytest
 
-from server.http.reference import BUNDLE, BUNDLE_NAME, VERSION, accepts_gzip
+from server.http.handlers.reference import BUNDLE, BUNDLE_NAME, VERSION, accepts_gzip
 from server.http.streams import DOWNLOADS_MAX
 from tests.input.wire import narrow, request
 from tests.support.client import Client

@@ -11,8 +11,8 @@ import pytest
 
 from server.background import auditor as module
 from server.background.auditor import LOOK_SECONDS, SHARE, Auditor
+from server.background.hold_sweeper import Sweeper
 from server.background.jobs import Job, keep
-from server.background.sweeper import Sweeper
 from server.books import create_books
 from server.events.relay import Relay
 from server.ledger.audit_pages import Page, PageAudit, Place

@@ -4,7 +4,7 @@ import orjson
 import pytest
 from playwright.async_api import Page, expect
 
-from server.http.reference import BUNDLE_NAME
+from server.http.handlers.reference import BUNDLE_NAME
 from tests.support.browser import WIDE, Chromium
 from tests.support.client import Client
 

@@ -6,7 +6,7 @@ from functools import partial
 
 import pytest
 
-from server.ledger import batches
+from server.ledger import batch_poster
 from server.store.keyspace import Keyspace
 from server.store.postgres import Database
 from server.store.redis import RedisServer
@@ -85,7 +85,7 @@ async def test_a_transfer_that_commits_after_an_expiry(
     one: Service, client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A read before its commit counts the expiry, and so has the version of the transfer. It is cached for nobody."""
-    monkeypatch.setattr(batches, "LOCK_TIMEOUT_MS", 10_000)
+    monkeypatch.setattr(batch_poster, "LOCK_TIMEOUT_MS", 10_000)
     assert (await client.transfer("alice", "bob", 5, hold=True, expires_in=60)).status == 201
     async with moved_clock(one.database_url, one.redis_url) as clock:
         async with inserts_held(one.database_url):

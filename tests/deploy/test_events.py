@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from server.http.event_streams import SILENCE_SECONDS
+from server.http.handlers.event_streams import SILENCE_SECONDS
 from server.http.parameters import WAIT_MAX_SECONDS
 from tests.deploy.hosts import Hosts
 from tests.support.balancer import DEPLOY

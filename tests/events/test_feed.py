@@ -7,7 +7,7 @@ from typing import Any
 
 import orjson
 
-from server.background.sweeper import Sweeper
+from server.background.hold_sweeper import Sweeper
 from server.books import create_books
 from server.events.feed import envelope
 from server.events.relay import Relay

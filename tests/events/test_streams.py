@@ -7,7 +7,8 @@ import pytest
 
 from server.events.feed import Feed, FeedPage
 from server.gate import keys
-from server.http import event_streams, streams
+from server.http import streams
+from server.http.handlers import event_streams
 from server.store.errors import StoreUnavailableError
 from tests.api.test_roles import revoke
 from tests.input.test_streamed import tight

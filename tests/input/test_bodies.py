@@ -112,7 +112,7 @@ async def test_a_body_that_does_not_come_is_given_up(
     funded: Client, monkeypatch: pytest.MonkeyPatch, framing: str, place: places.Place
 ) -> None:
     """A body that stalls past its deadline is no fault of its meaning: 408, to be sent again under the same key."""
-    monkeypatch.setattr("server.http.body.BODY_DEADLINE_SECONDS", 0.1)
+    monkeypatch.setattr("server.http.wire.body.BODY_DEADLINE_SECONDS", 0.1)
     key = new_key()
     body = place.body().encode().ljust(40)
     lines = [CHUNKED if framing == "in chunks" else f"Content-Length: {len(body)}"]
@@ -145,7 +145,7 @@ async def test_a_head_that_does_not_come_is_given_up(
     service: Service, monkeypatch: pytest.MonkeyPatch, start: bytes, before: bool
 ) -> None:
     """A connection that never completes a head ends: with a 408 where a request had begun, else without a word."""
-    monkeypatch.setattr("server.http.protocol.HEAD_DEADLINE_SECONDS", 0.4)
+    monkeypatch.setattr("server.http.wire.protocol.HEAD_DEADLINE_SECONDS", 0.4)
     for module in ("protocol", "server"):
         monkeypatch.setattr(f"server.http.{module}.KEEPALIVE_SECONDS", 1.0)
     async with in_process(service.database_url) as impatient, connect(impatient.url) as wire:

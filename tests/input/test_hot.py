@@ -4,7 +4,7 @@ import pytest
 
 from server.gate.key_store import revoke_whole_key
 from server.http.call import Call
-from server.http.connection import Connection
+from server.http.wire.connection import Connection
 from server.store.postgres import Database
 from tests.input.wire import Response, connect, request
 from tests.support.client import Client, new_key

@@ -19,12 +19,12 @@ from server.gate.keys import ApiKey
 from server.gate.tokens import new_key as api_key
 from server.http.admission import Admission
 from server.http.call import Call
-from server.http.connection import Connection
-from server.http.head import Head
 from server.http.limits import BODY_MAX_BYTES, HEADERS_MAX, READ_BUFFER_BYTES, REQUEST_LINE_MAX_BYTES
-from server.http.repeated import HEAD_MAX_BYTES, HEADS_MAX, MISSES_MAX, RepeatedHead, RepeatedHeads
 from server.http.router import Router
 from server.http.routes import ROUTES
+from server.http.wire.connection import Connection
+from server.http.wire.head import Head
+from server.http.wire.repeated import HEAD_MAX_BYTES, HEADS_MAX, MISSES_MAX, RepeatedHead, RepeatedHeads
 from server.ledger.limits import IDEMPOTENCY_KEY_LENGTH_MAX
 from tests.input.test_hot import alone, revoke
 from tests.input.wire import Response, Wire, connect, request

@@ -4,9 +4,9 @@ import asyncio
 
 import pytest
 
-from server.http import protocol
-from server.http.connection import Connection
 from server.http.limits import READ_AHEAD_MAX_BYTES
+from server.http.wire import protocol
+from server.http.wire.connection import Connection
 from tests.input.wire import Response, Wire, connect, narrow, request
 from tests.support.hot import OTHER_BODY, Hot, answered, plain
 from tests.support.waiting import until
@@ -78,7 +78,7 @@ async def test_who_never_reads_is_cut_off(hot: Hot, monkeypatch: pytest.MonkeyPa
     read = await large(hot)
     before = hot.server.open_connections.count
     async with narrow(hot.url) as wire:
-        monkeypatch.setattr("server.http.protocol.SEND_DEADLINE_SECONDS", 0.2)
+        monkeypatch.setattr("server.http.wire.protocol.SEND_DEADLINE_SECONDS", 0.2)
         sending = await stuck(hot, wire, read * 400)
         await until(lambda: hot.server.open_connections.count == before)
         sending.cancel()
@@ -89,7 +89,7 @@ async def test_who_reads_in_time_is_not_cut_off(hot: Hot, monkeypatch: pytest.Mo
     """A client that was slow for a while starts with a new deadline when it has taken its answers."""
     read = await large(hot)
     async with narrow(hot.url) as wire:
-        monkeypatch.setattr("server.http.protocol.SEND_DEADLINE_SECONDS", 1.0)
+        monkeypatch.setattr("server.http.wire.protocol.SEND_DEADLINE_SECONDS", 1.0)
         sending = await stuck(hot, wire, read * 400)
         responses: list[Response] = [await answered(wire) for _ in range(400)]
         await sending
@@ -100,13 +100,13 @@ async def test_who_reads_in_time_is_not_cut_off(hot: Hot, monkeypatch: pytest.Mo
 
 async def test_who_never_reads_does_not_keep_what_is_closed(hot: Hot, monkeypatch: pytest.MonkeyPatch) -> None:
     """A connection that the server ends lives on for its last answers, and not longer than they may take."""
-    monkeypatch.setattr("server.http.protocol.KEEPALIVE_SECONDS", 0.3)
-    monkeypatch.setattr("server.http.protocol.HEAD_DEADLINE_SECONDS", 0.3)
+    monkeypatch.setattr("server.http.wire.protocol.KEEPALIVE_SECONDS", 0.3)
+    monkeypatch.setattr("server.http.wire.protocol.HEAD_DEADLINE_SECONDS", 0.3)
     read = await large(hot)
     async with narrow(hot.url) as wire:
         sending = await stuck(hot, wire, read * 400)
         stopped = connection(hot)
-        monkeypatch.setattr("server.http.protocol.SEND_DEADLINE_SECONDS", 0.2)
+        monkeypatch.setattr("server.http.wire.protocol.SEND_DEADLINE_SECONDS", 0.2)
         # It counts as idle.
         await until(lambda: stopped.transport is None)
         await until(lambda: stopped not in hot.server.connections)

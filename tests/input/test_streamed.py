@@ -292,7 +292,7 @@ async def test_who_never_reads_is_cut_off(
     """A client that takes nothing for too long loses its connection, and its stream is free."""
     before = hot.server.open_connections.count
     async with tight(hot.service) as wire:
-        monkeypatch.setattr("server.http.protocol.SEND_DEADLINE_SECONDS", 0.2)
+        monkeypatch.setattr("server.http.wire.protocol.SEND_DEADLINE_SECONDS", 0.2)
         await wire.send(ask(client, *(["Connection: close"] if closes else [])))
         await until(lambda: hot.app.streams.count == 1)
         await until(lambda: hot.server.open_connections.count == before)
@@ -302,7 +302,7 @@ async def test_who_never_reads_is_cut_off(
 
 async def test_who_reads_slowly_gets_all(client: Client, hot: Hot, monkeypatch: pytest.MonkeyPatch) -> None:
     """The deadline is that of each piece, not of the whole: who goes on reading is not cut off."""
-    monkeypatch.setattr("server.http.protocol.SEND_DEADLINE_SECONDS", 0.5)
+    monkeypatch.setattr("server.http.wire.protocol.SEND_DEADLINE_SECONDS", 0.5)
     began = time.monotonic()
     async with tight(hot.service) as wire:
         await wire.send(ask(client, CSV))

@@ -3,7 +3,7 @@
 import pytest
 from multidict import CIMultiDict, CIMultiDictProxy
 
-from server.http.forwarded import HOPS_MAX, TrustedProxies
+from server.http.wire.forwarded import HOPS_MAX, TrustedProxies
 from server.settings import SettingsError
 from tests.support.client import Client
 from tests.support.service import NO_REDIS, in_process

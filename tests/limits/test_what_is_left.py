@@ -8,7 +8,7 @@ import pytest
 
 from server.gate.key_store import KeyLimit
 from server.gate.limits import Limit
-from server.http import key_limits
+from server.http.handlers import key_limits
 from tests.limits.steps import DAY, left, limited, once
 from tests.support.client import Client
 from tests.support.service import NO_REDIS, Service, in_process

@@ -216,7 +216,7 @@ async def test_every_end_gives_its_place_back(hot: Hot, monkeypatch: pytest.Monk
     monkeypatch.setattr(admission, "RUNNING_WRITES_MAX", 1)
     monkeypatch.setattr(admission, "RUNNING_READS_MAX", 1)
     monkeypatch.setattr(admission, "WAIT_SECONDS", 5.0)
-    monkeypatch.setattr("server.http.body.BODY_DEADLINE_SECONDS", 0.05)
+    monkeypatch.setattr("server.http.wire.body.BODY_DEADLINE_SECONDS", 0.05)
     huge = b" " * 65_537
     stranger = request("GET", "/v1/accounts/alice", token="tsk_wrong")
     reading = await hot.service.client("hot", "read")

@@ -8,8 +8,8 @@ from typing import cast
 import pytest
 
 from server.http import bulk_admission
-from server.http.bulk import BulkHandlers
 from server.http.bulk_admission import BulkAdmission, Room
+from server.http.handlers.bulk import BulkHandlers
 from server.ledger import posting
 from server.store.coalescer import QueueFullError
 from tests.support.books import check_books

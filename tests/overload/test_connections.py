@@ -66,7 +66,7 @@ async def test_one_connection_too_many(hot: Hot, monkeypatch: pytest.MonkeyPatch
 
 async def test_heads_that_never_end(hot: Hot, monkeypatch: pytest.MonkeyPatch) -> None:
     """Silent connections are closed in time, those within a head with a 408; good clients are served meanwhile."""
-    monkeypatch.setattr("server.http.protocol.HEAD_DEADLINE_SECONDS", FLOOD_HEAD_SECONDS)
+    monkeypatch.setattr("server.http.wire.protocol.HEAD_DEADLINE_SECONDS", FLOOD_HEAD_SECONDS)
     async with many(hot, FLOOD) as wires, connect(hot.url) as good:
         for number, wire in enumerate(wires):
             await wire.send(STARTS[number % len(STARTS)])
@@ -82,7 +82,7 @@ async def test_heads_that_never_end(hot: Hot, monkeypatch: pytest.MonkeyPatch) -
         await ending
         assert served
         # The others had less time than a connection that has been served.
-        monkeypatch.setattr("server.http.protocol.HEAD_DEADLINE_SECONDS", HEAD_SECONDS)
+        monkeypatch.setattr("server.http.wire.protocol.HEAD_DEADLINE_SECONDS", HEAD_SECONDS)
         await good.send(hot.get())
         assert (await answered(good)).status == 200
         async with connect(hot.url) as new:
@@ -94,7 +94,7 @@ async def test_heads_that_never_end(hot: Hot, monkeypatch: pytest.MonkeyPatch) -
 @pytest.mark.parametrize("served", [0, 1], ids=["new", "served"])
 async def test_heads_that_dribble(hot: Hot, monkeypatch: pytest.MonkeyPatch, served: int) -> None:
     """A head has to come to its end in time, however busily its bytes come; what has come before changes nothing."""
-    monkeypatch.setattr("server.http.protocol.HEAD_DEADLINE_SECONDS", HEAD_SECONDS)
+    monkeypatch.setattr("server.http.wire.protocol.HEAD_DEADLINE_SECONDS", HEAD_SECONDS)
     async with connect(hot.url) as wire:
         for _ in range(served):
             await wire.send(hot.get())
@@ -135,8 +135,8 @@ async def test_a_head_without_an_end_is_not_kept(hot: Hot, start: bytes, line: b
 
 async def test_idle_connections_are_closed(hot: Hot, monkeypatch: pytest.MonkeyPatch) -> None:
     """Connections that were served and are silent since are closed; one that is waiting for its answer is not."""
-    monkeypatch.setattr("server.http.protocol.KEEPALIVE_SECONDS", HEAD_SECONDS)
-    monkeypatch.setattr("server.http.protocol.HEAD_DEADLINE_SECONDS", HEAD_SECONDS)
+    monkeypatch.setattr("server.http.wire.protocol.KEEPALIVE_SECONDS", HEAD_SECONDS)
+    monkeypatch.setattr("server.http.wire.protocol.HEAD_DEADLINE_SECONDS", HEAD_SECONDS)
     async with many(hot, 20) as wires, connect(hot.url) as waiting:
         for wire in wires:
             await wire.send(hot.get() * 2)

@@ -13,10 +13,10 @@ from multidict import CIMultiDict, CIMultiDictProxy
 from yarl import URL
 
 from server.http import admission
-from server.http.connection import Connection
 from server.http.cors import Cors
-from server.http.head import Head
-from server.http.unread import UNREAD_MAX_BYTES, unread
+from server.http.wire.connection import Connection
+from server.http.wire.head import Head
+from server.http.wire.unread import UNREAD_MAX_BYTES, unread
 from tests.input.wire import Wire, connect, request
 from tests.support.client import new_key
 from tests.support.hot import BODY, JSON, OTHER_BODY, Hot, answered

@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 import asyncpg
 import pytest
 
-from server.background.sweeper import BATCH_MAX, LEDGERS_PAGE
+from server.background.hold_sweeper import BATCH_MAX, LEDGERS_PAGE
 from server.ledger.limits import TIME_MIN
 from server.store.sql import query
 from tests.plans.plan import explain, session

@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 import orjson
 
 from loadtests.brokers import Received
+from server.background.hold_sweeper import Sweeper
 from server.background.jobs import Job, keep
-from server.background.sweeper import Sweeper
 from server.books import Books, create_books
 from server.events.feed import Event, envelope
 from server.events.relay import Relay

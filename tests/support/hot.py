@@ -13,7 +13,7 @@ import pytest
 
 from server.app import App
 from server.http.admission import Admission
-from server.http.server import HttpServer
+from server.http.wire.server import HttpServer
 from server.store.postgres import ACQUIRE_TIMEOUT_SECONDS
 from tests.input.wire import Response, Wire, request
 from tests.support.client import Client

@@ -10,7 +10,7 @@ from server.events.webhooks import deliveries, endpoints, pruning, records, send
 from server.gate import keys
 from server.http import admission, bulk_admission, limits, streams
 from server.ledger import accounts, posting, recent, row_locks, statements
-from server.process import connections
+from server.process import postgres_connections
 from server.store import lanes, postgres, redis, reports
 
 TABLE = Path(__file__).parents[2] / "docs" / "reference" / "bounds.md"
@@ -74,6 +74,6 @@ def test_documented_bounds_are_those_in_force(bound: str) -> None:
 @pytest.mark.parametrize("page", ["reference/operations.md", "how-to/deployment.md"])
 def test_documented_connections_are_those_that_doctor_counts(page: str) -> None:
     """Both pages tell operators the `max_connections` that a server needs."""
-    beside = connections.connections_max(0, 0, 0, background=True)
+    beside = postgres_connections.connections_max(0, 0, 0, background=True)
     said = f"(`posting_connections` + `reading_connections` + {reports.REPORTS_MAX}) + {beside}"
     assert said in " ".join((TABLE.parents[1] / page).read_text().split())

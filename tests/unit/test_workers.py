@@ -8,9 +8,9 @@ import pytest
 
 from server.process.channel import Ask, Beat, Channel, Ready, Stop, ToChild, ToSupervisor
 from server.process.commands.serve import worker_count
-from server.process.connections import EMBEDDED_CONNECTIONS_MAX, connections_max, share_connections
 from server.process.embedded.postgres_settings import SETTINGS
 from server.process.listeners import open_listener, open_listeners
+from server.process.postgres_connections import EMBEDDED_CONNECTIONS_MAX, connections_max, share_connections
 from server.settings import WORKERS_MAX
 
 

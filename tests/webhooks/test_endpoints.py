@@ -21,8 +21,8 @@ from server.events.webhooks.endpoints import (
 )
 from server.events.webhooks.secrets import Vault
 from server.events.webhooks.sender import Sender
+from server.http.handlers.webhook_endpoints import EventType
 from server.http.problems import KINDS
-from server.http.webhook_endpoints import EventType
 from server.settings import Settings
 from tests.support.client import Client
 from tests.support.clock import BooksClock

@@ -2,8 +2,8 @@
 
 from typing import Any, Final
 
-from server.http.head import REQUEST_ID_FORM
 from server.http.route import Route
+from server.http.wire.head import REQUEST_ID_FORM
 from server.ledger.limits import IDEMPOTENCY_KEY_LENGTH_MAX as _KEY_MAX
 
 

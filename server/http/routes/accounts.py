@@ -4,11 +4,11 @@ from typing import Final
 
 from server.gate.keys import Role
 from server.http import models, render
-from server.http.accounts import AccountHandlers
+from server.http.handlers.accounts import AccountHandlers
+from server.http.handlers.statements import StatementHandlers
 from server.http.query import AccountQuery, AccountsQuery, BalanceQuery, EntriesQuery, StatementQuery
 from server.http.route import Route
 from server.http.statement_forms import CSV_TEXT, StatementBody
-from server.http.statements import StatementHandlers
 
 _TAG: Final = "Accounts"
 _OPENED_ONCE: Final = "An account's id is its key: the same request again opens nothing and is answered 200."

@@ -7,7 +7,7 @@ import msgspec
 
 from server.gate.keys import Role
 from server.http import render
-from server.http.api_keys import (
+from server.http.handlers.api_keys import (
     ApiKeyBody,
     ApiKeyCreate,
     ApiKeyHandlers,

@@ -4,8 +4,8 @@ from typing import Final
 
 from server.events.feed import TYPES
 from server.gate.keys import Role
-from server.http.event_streams import EventStreamHandlers
-from server.http.events import EventHandlers, EventsBody
+from server.http.handlers.event_streams import EventStreamHandlers
+from server.http.handlers.events import EventHandlers, EventsBody
 from server.http.query import EventsQuery, EventStreamQuery
 from server.http.route import Route, Text
 

@@ -3,12 +3,12 @@
 from typing import Final
 
 from server.gate.keys import Role
-from server.http.integrity import IntegrityBody, IntegrityHandlers
-from server.http.key_limits import LimitHandlers, LimitsBody
-from server.http.ledger import LedgerBody, LedgerHandlers
+from server.http.handlers.integrity import IntegrityBody, IntegrityHandlers
+from server.http.handlers.key_limits import LimitHandlers, LimitsBody
+from server.http.handlers.ledger import LedgerBody, LedgerHandlers
+from server.http.handlers.statements import StatementHandlers, TrialBalanceBody
 from server.http.query import TrialBalanceQuery
 from server.http.route import Route
-from server.http.statements import StatementHandlers, TrialBalanceBody
 
 _TAG: Final = "Ledger"
 

@@ -2,9 +2,9 @@
 
 from typing import Final
 
-from server.http.health import HealthHandlers, LiveBody, ReadyBody
-from server.http.pages import DocumentBody, PageHandlers, ProblemCode, ServiceBody
-from server.http.reference import ReferenceFile, ReferenceHandlers
+from server.http.handlers.health import HealthHandlers, LiveBody, ReadyBody
+from server.http.handlers.pages import DocumentBody, PageHandlers, ProblemCode, ServiceBody
+from server.http.handlers.reference import ReferenceFile, ReferenceHandlers
 from server.http.route import Route, Text
 
 _TAG: Final = "Service"

@@ -7,12 +7,12 @@ import msgspec
 
 from server.gate.keys import Role
 from server.http import models, render
-from server.http.bulk import BulkHandlers
-from server.http.previews import PreviewHandlers
+from server.http.handlers.bulk import BulkHandlers
+from server.http.handlers.previews import PreviewHandlers
+from server.http.handlers.transfer_lists import TransferListHandlers
+from server.http.handlers.transfers import TransferHandlers
 from server.http.query import TransfersQuery
 from server.http.route import NAME, Handler, Route
-from server.http.transfer_lists import TransferListHandlers
-from server.http.transfers import TransferHandlers
 
 _TAG: Final = "Transfers"
 _NO_KEY_BOUND: Final = "A preview posts nothing and binds no key."

@@ -7,9 +7,7 @@ import msgspec
 
 from server.gate.keys import Role
 from server.http import render
-from server.http.query import PageQuery, Query
-from server.http.route import Handler, Route
-from server.http.webhook_endpoints import (
+from server.http.handlers.webhook_endpoints import (
     DeliveryBody,
     UndeliveredBody,
     WebhookAction,
@@ -23,6 +21,8 @@ from server.http.webhook_endpoints import (
     WebhookSecretBody,
     WebhookTested,
 )
+from server.http.query import PageQuery, Query
+from server.http.route import Handler, Route
 
 _TAG: Final = "Webhook endpoints"
 _NO_MONEY: Final = "No money moves here: what was done is seen in the endpoint, and doing it again does no harm."

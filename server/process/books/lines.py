@@ -6,9 +6,9 @@ from typing import BinaryIO, Final, NamedTuple
 
 import msgspec
 
-from server.http.body import decode, shape_problem
 from server.http.models import Metadata
 from server.http.problems import Problem
+from server.http.wire.body import decode, shape_problem
 from server.process.books.record import Record, RecordError, check_record
 
 # Bytes of a record: those of the largest that there can be, with every character escaped, and some more.

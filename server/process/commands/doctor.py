@@ -17,7 +17,7 @@ from server.process.commands.exits import masked, say
 from server.process.commands.serve import worker_count
 from server.process.commands.tables import marked, say_listing
 from server.process.commands.target import Target
-from server.process.connections import connections_max
+from server.process.postgres_connections import connections_max
 from server.settings import Settings
 from server.store.coalescer import QueueFullError
 from server.store.errors import DatabaseError, PrivilegeMissingError, StoreError

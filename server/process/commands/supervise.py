@@ -13,7 +13,7 @@ from server.process.commands.exits import OutputError, say
 from server.process.commands.serve import end_if_signalled
 from server.process.commands.target import Target, migrate_target, open_target
 from server.process.commands.webhook_key import webhook_key
-from server.process.connections import share_connections
+from server.process.postgres_connections import share_connections
 from server.process.supervisor import Supervisor, Values
 from server.settings import Loaded
 from server.telemetry.logs import configure_logs

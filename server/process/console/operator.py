@@ -16,15 +16,15 @@ from server.gate.limits import Limit
 from server.http import render
 from server.http.amounts import as_strings
 from server.http.call import Call
-from server.http.head import Head
+from server.http.handlers.transfers import transfer_id
 from server.http.limits import BODY_MAX_BYTES
 from server.http.problems import problem_of
 from server.http.reply import Reply, StreamedReply
 from server.http.router import Router
 from server.http.routes import ROUTES
-from server.http.transfers import transfer_id
-from server.process.connections import CONSOLE_POSTING, CONSOLE_READING
+from server.http.wire.head import Head
 from server.process.console.guard import refusal
+from server.process.postgres_connections import CONSOLE_POSTING, CONSOLE_READING
 from server.settings import Settings
 from server.store.coalescer import QueueFullError
 from server.store.errors import StoreError

@@ -10,7 +10,7 @@ from typing import Any
 
 from server.events.pages import Page
 from server.events.webhooks import addresses
-from server.http import event_streams, events
+from server.http.handlers import event_streams, events
 from server.http.reading import Reading
 
 _waited = events._waited

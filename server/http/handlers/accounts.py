@@ -5,16 +5,16 @@ from msgspec import UNSET
 
 from server.gate.gate import LookUp
 from server.http import models, render
-from server.http.body import shape_problem
 from server.http.call import Call
 from server.http.cursors import Position, Version, read_cursor
+from server.http.entity_tags import names_tag, read_if_match
 from server.http.headers import REPLAYED, etag
-from server.http.if_match import names_tag, read_if_match
 from server.http.listing import page
 from server.http.narrowing import check_opening, named_account
 from server.http.problems import Problem, invalid, retry_after_seconds
 from server.http.query import AccountQuery, AccountsQuery, BalanceQuery, EntriesQuery
 from server.http.reply import Reply
+from server.http.wire.body import shape_problem
 from server.ledger.accounts import (
     Account,
     AccountChange,

@@ -11,14 +11,14 @@ from aiohttp.http_parser import RawRequestMessage
 from aiohttp.web_protocol import _ErrInfo
 
 from server.http.call import Call, new_request_id
-from server.http.head import Head
 from server.http.overload import overloaded
 from server.http.path import origin_form
 from server.http.pipeline import Pipeline
-from server.http.protocol import Protocol
-from server.http.repeated import RepeatedHeads
 from server.http.reply import AiohttpReply, Reply, StreamedReply
-from server.http.unread import Unread, unread
+from server.http.wire.head import Head
+from server.http.wire.protocol import Protocol
+from server.http.wire.repeated import RepeatedHeads
+from server.http.wire.unread import Unread, unread
 
 
 class Connections:

@@ -9,9 +9,9 @@ from aiohttp.web_protocol import RequestHandler
 from server.gate.tokens import TOKEN_FORM, token_name
 from server.http.admission import Admission
 from server.http.call import Call
-from server.http.head import REQUEST_ID_FORM, Head
 from server.http.limits import BODY_MAX_BYTES
 from server.http.route import Route
+from server.http.wire.head import REQUEST_ID_FORM, Head
 from server.ledger.limits import ACCOUNT_ID_PATTERN, IDEMPOTENCY_KEY_LENGTH_MAX
 
 # Heads that a connection remembers: a balancer sends the reads and transfers of several kinds of clients.

@@ -1,8 +1,6 @@
 """Pages and documents: what the service is, what each problem means, and what programs read of it."""
 
-import hashlib
 from collections.abc import Callable
-from functools import cache
 from html import escape
 from typing import Annotated, Any, Literal
 
@@ -12,15 +10,13 @@ from msgspec import Meta
 from server.http import asyncapi
 from server.http.accept import prefers
 from server.http.call import Call
+from server.http.entity_tags import names_tag, tag_of
 from server.http.headers import VARY_ACCEPT
-from server.http.if_match import names_tag
 from server.http.problems import KINDS, Problem
 from server.http.query import Query
 from server.http.reply import Reply
 from server.telemetry.version import VERSION
 
-# Of the hash of a document: enough that no two of its versions meet.
-_TAG_DIGITS = 16
 _HTML = b"text/html; charset=utf-8"
 _POLICY = (
     b"Content-Security-Policy: default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; "
@@ -75,17 +71,12 @@ def _page(title: str, body: str, headers: bytes = _KEPT) -> Reply:
 
 def _document(call: Call, document: bytes) -> Reply:
     """Return a document, or word that the one that the caller keeps is still the same."""
-    tag = _tag(document)
+    tag = tag_of(document)
     headers = b'Cache-Control: public, no-cache\r\nETag: "%b"\r\n' % tag.encode()
     match = call.head.if_none_match
     if match is not None and names_tag(match, tag):
         return Reply(304, b"", headers=headers)
     return Reply(200, document, headers=headers)
-
-
-@cache
-def _tag(document: bytes) -> str:
-    return hashlib.sha256(document).hexdigest()[:_TAG_DIGITS]
 
 
 class PageHandlers:

@@ -1,6 +1,8 @@
-"""If-Match and If-None-Match (RFC 9110, section 13.1): versions that a change may be made to, or that are kept."""
+"""Entity tags (RFC 9110, section 8.8.3): of documents, and what If-Match and If-None-Match say of them."""
 
+import hashlib
 import re
+from functools import cache
 
 from server.http.call import Call
 from server.http.problems import invalid
@@ -10,10 +12,16 @@ _TAG = r'(?:W/)?"[^\x00-\x20"\x7f]*"'
 _TAGS = re.compile(rf"(?:[ \t]*,)*[ \t]*{_TAG}[ \t]*(?:,[ \t]*(?:{_TAG}[ \t]*)?)*")
 # A strong tag as ETag gives it; a weak one is none, and matches nothing.
 _VERSION = re.compile(r'(?<!W/)"([1-9][0-9]{0,17})"')
-
-
 # A tag as callers keep it: a weak one is as good as a strong one.
 _KEPT = re.compile(r'(?:W/)?"([^"]*)"')
+# Of the hash of a document: enough to tell two of them apart.
+_TAG_DIGITS = 16
+
+
+@cache
+def tag_of(document: bytes) -> str:
+    """Return the entity tag of a document, which is one of a few. That of an account is its version."""
+    return hashlib.sha256(document).hexdigest()[:_TAG_DIGITS]
 
 
 def names_tag(given: str, tag: str) -> bool:

@@ -7,8 +7,6 @@ from typing import cast
 from aiohttp import web
 from aiohttp.web_protocol import RequestHandler
 
-from server.http.connection import Connection, Connections
-from server.http.departures import Departures
 from server.http.limits import (
     CONNECTIONS_MAX,
     FILES_RESERVED,
@@ -19,6 +17,8 @@ from server.http.limits import (
     REQUEST_LINE_MAX_BYTES,
 )
 from server.http.pipeline import Pipeline
+from server.http.wire.connection import Connection, Connections
+from server.http.wire.departures import Departures
 
 
 class HttpServer(web.Server):

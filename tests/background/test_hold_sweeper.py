@@ -6,9 +6,9 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from server.background import sweeper as module
+from server.background import hold_sweeper as module
+from server.background.hold_sweeper import Sweeper
 from server.background.jobs import keep
-from server.background.sweeper import Sweeper
 from server.books import create_books
 from server.settings import Settings
 from server.store.background import stop

@@ -3,7 +3,7 @@
 import re
 from typing import Final
 
-from server.http.head import Head, sane_request_id
+from server.http.wire.head import Head, sane_request_id
 
 # Bytes of a request that waits unread: a head as most are, and a transfer.
 UNREAD_MAX_BYTES: Final = 8 * 1024

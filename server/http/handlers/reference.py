@@ -19,7 +19,7 @@ from server.http.streams import Downloads
 
 # Of Scalar. Its bundle is as it was published: vendor/scalar/manifest.json has its hash.
 VERSION: Final = "1.76.0"
-BUNDLE: Final = Path(__file__).parent / "vendor" / "scalar" / "scalar.js.gz"
+BUNDLE: Final = Path(__file__).parents[1] / "vendor" / "scalar" / "scalar.js.gz"
 # The address of the bundle names the version: what is there never changes.
 BUNDLE_NAME: Final = f"scalar-{VERSION}.js"
 ReferenceFile = Annotated[str, Meta(description="A file, as the page names it.", examples=[BUNDLE_NAME])]

@@ -5,13 +5,13 @@ from functools import partial
 import msgspec
 
 from server.http import models
-from server.http.body import decode
 from server.http.call import Call
+from server.http.handlers.transfers import check_shape, not_bound, requested
 from server.http.items import answer_bulk, item_result
 from server.http.narrowing import Narrowing
 from server.http.problems import Problem
 from server.http.reply import Reply
-from server.http.transfers import check_shape, not_bound, requested
+from server.http.wire.body import decode
 from server.ledger.preview import Previewer
 from server.ledger.transfers import Bound
 

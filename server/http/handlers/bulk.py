@@ -5,10 +5,10 @@ from functools import partial
 from server.http import models
 from server.http.bulk_admission import BulkAdmission
 from server.http.call import Call
+from server.http.handlers.transfers import in_use
 from server.http.items import answer_bulk
 from server.http.narrowing import Narrowing, Post
 from server.http.reply import Reply
-from server.http.transfers import in_use
 from server.ledger.limits import BULK_ITEMS_MAX
 from server.ledger.posting import KeyInUseError, PostingLane
 
