@@ -10,10 +10,10 @@ from server.events.webhooks.configuration import make_vault, read_destinations
 from server.events.webhooks.endpoints import Endpoints
 from server.events.webhooks.sender import Sender
 from server.gate.addresses import AddressLimit
+from server.gate.default_limits import default_limits
 from server.gate.gate import Gate
 from server.gate.key_uses import KeyUses
-from server.gate.keys import Authenticator, Defaults
-from server.gate.limits import Limit, read_rate
+from server.gate.keys import Authenticator
 from server.http import openapi, render
 from server.http.callers import Callers
 from server.http.cors import Cors, read_origins
@@ -67,31 +67,6 @@ if TYPE_CHECKING:
 
 # Seconds that an invalidation may wait in another process, between the commit and its first attempt and among attempts.
 INVALIDATION_MARGIN_SECONDS = 1.0
-
-
-def default_limits(settings: Settings) -> Defaults:
-    """
-    Return the limits of keys that have none of their own.
-
-    Raises:
-        SettingsError: A rate is not one, or cannot be counted exactly together with its burst.
-    """
-    key = _limit("", settings.rate, settings.burst)
-    ledger = None if settings.ledger_rate is None else _limit("ledger_", settings.ledger_rate, settings.ledger_burst)
-    failures = _limit("auth_failure_", settings.auth_failure_rate, settings.auth_failure_burst)
-    anonymous = _limit("anonymous_", settings.anonymous_rate, settings.anonymous_burst)
-    return Defaults(key, ledger, failures, anonymous, settings.concurrency)
-
-
-def _limit(prefix: str, rate: str, burst: int) -> Limit:
-    """Return the limit that the settings `<prefix>rate` and `<prefix>burst` give."""
-    try:
-        limit = Limit(*read_rate(rate), burst)
-    except ValueError as error:
-        raise SettingsError(f"{prefix}rate: {error}") from None
-    if not limit.exact:
-        raise SettingsError(f"{prefix}burst: too large for so slow a rate")
-    return limit
 
 
 def trusted_proxies(settings: Settings) -> TrustedProxies:

@@ -4,15 +4,16 @@ import subprocess
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-from server.process.embedded import EmbeddedError, EmbeddedServers
+from server.process.embedded.errors import EmbeddedError
 from server.settings import Settings
-from server.store.migrations import MigrationChangedError, migrate
-from server.store.postgres import Database
+
+if TYPE_CHECKING:
+    from server.store.postgres import Database
 
 # What a command does on a database, once its words have been understood; it returns the exit code.
-Action = Callable[[Database], Awaitable[int]]
+Action = Callable[["Database"], Awaitable[int]]
 
 
 class Target(NamedTuple):
@@ -43,6 +44,9 @@ def open_target(settings: Settings, *, redis: bool = False, serving: bool = Fals
         assert settings.database_url is not None, "otherwise Postgres would be started"
         yield Target(settings.database_url, settings.redis_url, embedded=False)
         return
+    # `serve` on servers that are named loads neither these nor the driver.
+    from server.process.embedded.servers import EmbeddedServers  # noqa: PLC0415
+
     with EmbeddedServers.open(
         Path(settings.data_dir), postgres=start_postgres, redis=start_redis, serving=serving
     ) as servers:
@@ -60,6 +64,8 @@ async def migrate_target(target: Target, settings: Settings) -> list[str]:
         EmbeddedError: The embedded data were made by another program than a released one.
         MigrationError, StoreUnavailableError, DatabaseError: As `migrate`.
     """
+    from server.store.migrations import MigrationChangedError, migrate  # noqa: PLC0415
+
     try:
         return await migrate(target.database_url)
     except MigrationChangedError as error:
