@@ -16,6 +16,7 @@ NOT_LOADED = {
         *("asyncpg", "prometheus_client", "redis", "server.app", "server.ledger"),
         *("server.process.embedded.postgres", "server.store.postgres"),
     ),
+    "server.checked_settings": ("aiohttp", "httpx", "prometheus_client", "redis", "server.app"),
     "server.process.commands.operate": ("aiohttp", "httpx", "redis", "server.app", "server.process.embedded.postgres"),
     "server.process.commands.keys": ("aiohttp", "httpx", "redis", "server.app"),
     "server.process.worker": ("httpx", "prometheus_client", "server.process.embedded.postgres"),
