@@ -73,7 +73,8 @@ CASES = [
 async def test_page(told: tuple[str, int], name: str, arguments: Arguments, rows_max: int, seqscan: str) -> None:
     """Each statement of a page."""
     url, ledger_id = told
-    own = {name: AUDITOR_SETTINGS[name] for name in ("plan_cache_mode", "max_parallel_workers_per_gather")}
+    names = ("plan_cache_mode", "max_parallel_workers_per_gather", "enable_nestloop")
+    own = {name: AUDITOR_SETTINGS[name] for name in names}
     connection = await session(url, seqscan=seqscan, **own)
     try:
         middle = "SELECT id FROM transfers WHERE ledger_id = $1 ORDER BY id OFFSET $2 LIMIT 1"
