@@ -14,7 +14,7 @@ import orjson
 import pytest
 
 from loadtests.processes import free_port
-from server.process.embedded import postgres_bin
+from server.process.embedded.binaries import postgres_bin
 from server.process.embedded.directory import DataDirectory
 from server.process.embedded.postgres import STOP_STEPS, Postgres
 from tests.process.embedded_helpers import ended, is_alive
@@ -141,6 +141,33 @@ async def test_stopped_while_one_cannot_start() -> None:
         assert "Traceback" not in end.err
         assert ended(valkey)
         assert processes_of(data_dir) == []
+
+
+async def test_a_command_meanwhile() -> None:
+    """A command that finds no PostgreSQL beside a server waits for the one that is started again, and uses that."""
+    with place() as data_dir:
+        async with serving(data_dir) as kept:
+            await kept.opens("before")
+            with DataDirectory.prepare(data_dir).locked():
+                os.kill(kept.pid("postgres"), signal.SIGKILL)
+                await kept.home.logs("ended: signal 9")
+                audited = asyncio.create_task(call("audit", "--data-dir", str(data_dir)))
+            assert (await audited).out.splitlines()[-1].endswith(": clean")
+            end = await kept.home.stop()
+        assert end.err.count("PostgreSQL (process") == 2
+
+
+async def test_a_directory_that_is_held() -> None:
+    """A start waits while another process looks for servers there, which is no failure."""
+    with place() as data_dir:
+        async with serving(data_dir) as kept:
+            with DataDirectory.prepare(data_dir).locked():
+                os.kill(kept.pid("postgres"), signal.SIGKILL)
+                await kept.home.logs("ended: signal 9")
+                await until(kept.is_not_ready)
+            await kept.opens("after")
+            end = await kept.home.stop()
+        assert "cannot be started" not in end.err
 
 
 async def test_data_that_are_gone() -> None:

@@ -3,15 +3,17 @@
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-from server.process.embedded import EmbeddedError, EmbeddedServers
+from server.process.embedded.errors import EmbeddedError
 from server.settings import Settings
-from server.store.migrations import MigrationChangedError, migrate
-from server.store.postgres import Database
+
+if TYPE_CHECKING:
+    from server.process.embedded.servers import EmbeddedServers
+    from server.store.postgres import Database
 
 # What a command does on a database, once its words have been understood; it returns the exit code.
-Action = Callable[[Database], Awaitable[int]]
+Action = Callable[["Database"], Awaitable[int]]
 
 
 class Target(NamedTuple):
@@ -46,6 +48,9 @@ def open_target(
         assert settings.database_url is not None, "otherwise Postgres would be started"
         yield Target(settings.database_url, settings.redis_url, embedded=False)
         return
+    # `serve` on servers that are named loads neither these nor the driver.
+    from server.process.embedded.servers import EmbeddedServers  # noqa: PLC0415
+
     with EmbeddedServers.open(
         Path(settings.data_dir),
         postgres=start_postgres,
@@ -74,6 +79,8 @@ def open_stores(settings: Settings) -> Iterator[Stores]:
     Embedded servers are started where no process serves with them, and stopped afterwards; nothing is made where there
     is no ledger.
     """
+    from server.process.embedded.servers import EmbeddedServers  # noqa: PLC0415
+
     making = settings.database_url is not None
     with ExitStack() as stack:
 
@@ -101,6 +108,8 @@ async def migrate_target(target: Target, settings: Settings) -> list[str]:
         EmbeddedError: The embedded data were made by another program than a released one.
         MigrationError, StoreUnavailableError, DatabaseError: As `migrate`.
     """
+    from server.store.migrations import MigrationChangedError, migrate  # noqa: PLC0415
+
     try:
         return await migrate(target.database_url)
     except MigrationChangedError as error:
