@@ -148,13 +148,17 @@ async def test_a_command_meanwhile() -> None:
     with place() as data_dir:
         async with serving(data_dir) as kept:
             await kept.opens("before")
-            with DataDirectory.prepare(data_dir).locked():
-                os.kill(kept.pid("postgres"), signal.SIGKILL)
-                await kept.home.logs("ended: signal 9")
-                audited = asyncio.create_task(call("audit", "--data-dir", str(data_dir)))
-            assert (await audited).out.splitlines()[-1].endswith(": clean")
-            end = await kept.home.stop()
-        assert end.err.count("PostgreSQL (process") == 2
+            needed = data_dir / "postgres" / "global" / "pg_control"
+            needed.rename(data_dir / "kept")
+            os.kill(kept.pid("postgres"), signal.SIGKILL)
+            await kept.home.logs("could not find the database system")
+            audited = asyncio.create_task(call("audit", "--data-dir", str(data_dir)))
+            lock = data_dir / "tallystick.lock"
+            await until(lambda: lock.read_text().split() == [str(os.getpid())])
+            (data_dir / "kept").rename(needed)
+            end = await audited
+            assert end.code == 0, end
+            assert "ledger demo: 1 accounts" in end.out
 
 
 async def test_a_directory_that_is_held() -> None:
