@@ -6,7 +6,7 @@ from typing import Final
 
 import msgspec
 
-from server.ledger.history import TIME_MAX, TIME_MIN
+from server.ledger.limits import TIME_MAX, TIME_MIN
 
 # The fraction of a second, and its digits past the microsecond.
 _FINE_FRACTION: Final = re.compile(r"(\.[0-9]{6})[0-9]+")

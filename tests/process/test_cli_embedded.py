@@ -13,7 +13,7 @@ import aiohttp
 import orjson
 import pytest
 
-from server.process.embedded import EmbeddedServers
+from server.process.embedded.servers import EmbeddedServers
 from server.store.migrations import migrate
 from tests.process.home import Home, place
 from tests.support.client import Client
@@ -120,7 +120,7 @@ async def test_a_server_outlives_the_command_that_was_there_first() -> None:
 
 async def start_holder(data_dir: Path) -> asyncio.subprocess.Process:
     """Start servers as a command does, which keeps them until its standard input ends."""
-    program = "import pathlib, sys; from server.process.embedded import EmbeddedServers\n"
+    program = "import pathlib, sys; from server.process.embedded.servers import EmbeddedServers\n"
     program += "with EmbeddedServers.open(pathlib.Path(sys.argv[1])): print('open', flush=True); sys.stdin.read()"
     pipe = asyncio.subprocess.PIPE
     child = await asyncio.create_subprocess_exec(sys.executable, "-c", program, str(data_dir), stdin=pipe, stdout=pipe)

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Final
 
 from server.process.commands.console import open_access
-from server.process.commands.demo import demo_key, welcome
 from server.process.commands.exits import OutputError, say
 from server.process.commands.serve import end_if_signalled
 from server.process.commands.target import Target, migrate_target, open_target
@@ -35,6 +34,9 @@ def supervise(
     with open_target(settings, redis=True, serving=True, making=True) as target:
         text = f"Tallystick serves at {url}"
         if target.embedded:
+            # Keys and what they need are loaded only where there is a demo ledger.
+            from server.process.commands.demo import demo_key, welcome  # noqa: PLC0415
+
             asyncio.run(migrate_target(target, settings))
             text = welcome(url, asyncio.run(demo_key(target.database_url, Path(settings.data_dir))))
         access = open_access(settings, admin, embedded=target.embedded)
