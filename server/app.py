@@ -18,6 +18,7 @@ from server.gate.keys import Authenticator
 from server.http import openapi, render
 from server.http.callers import Callers
 from server.http.cors import Cors
+from server.http.feed_reading import Readings
 from server.http.handlers.accounts import AccountHandlers
 from server.http.handlers.api_keys import ApiKeyHandlers
 from server.http.handlers.bulk import BulkHandlers
@@ -37,7 +38,6 @@ from server.http.handlers.webhook_endpoints import WebhookHandlers
 from server.http.narrowing import Narrowing
 from server.http.observer import Observer
 from server.http.pipeline import Pipeline
-from server.http.reading import Readings
 from server.http.router import Router, bind
 from server.http.runtime import runtime_failures
 from server.http.streams import Downloads, EventStreams, Streams, Waiting
