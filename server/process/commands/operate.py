@@ -10,7 +10,7 @@ import uvloop
 
 from server.process.commands.exits import EXIT_FAULTS, fail, say
 from server.process.commands.ledgers import check_ledger
-from server.process.commands.target import Action, Target, migrate_target, open_target
+from server.process.commands.target import Action, Target, migrate_target, open_stores, open_target
 from server.settings import Loaded, Settings
 from server.store.postgres import Database
 from server.store.readiness import UNMIGRATED, explain_refusal
@@ -31,7 +31,7 @@ def _run(work: Coroutine[Any, Any, T]) -> T:
 
 
 def _migrate(loaded: Loaded, _: argparse.Namespace) -> int:
-    with open_target(loaded.settings) as target:
+    with open_target(loaded.settings, making=True) as target:
         done = _run(migrate_target(target, loaded.settings))
     say("\n".join(f"applied {line}" for line in done) or "nothing to do")
     return 0
@@ -95,8 +95,8 @@ def _audit(loaded: Loaded, options: argparse.Namespace) -> int:
 def _doctor(loaded: Loaded, options: argparse.Namespace) -> int:
     from server.process.commands.doctor import examine, say_findings  # noqa: PLC0415
 
-    with open_target(loaded.settings, redis=True) as target:
-        findings = _run(examine(loaded.settings, target))
+    with open_stores(loaded.settings) as stores:
+        findings = _run(examine(loaded.settings, stores))
     say_findings(findings, as_json=options.json)
     return EXIT_FAULTS if any(finding.faults for finding in findings) else 0
 
