@@ -9,6 +9,7 @@ import msgspec
 
 from loadtests.client import Client
 from loadtests.errors import NotRunError
+from loadtests.history.model import Account, Entry, Row, noted
 from loadtests.history.recorder import Heard, Recorder
 from loadtests.payers import BULK, CURRENCY, body_of
 from tallystick_client import AccountItem, AccountResult, AsyncTallystick, Transfer, TransferItem, TransferResult
@@ -87,20 +88,16 @@ async def record_books(client: AsyncTallystick, recorder: Recorder, prefix: str,
         await asyncio.sleep(PAUSE_SECONDS)
     else:
         raise NotRunError(f"the accounts {prefix}* moved on during {READINGS_MAX} readings of the books")
-    for account in accounts:
-        fields = {name: getattr(account, name) for name in ("id", "currency", "balance", "version", "floor")}
-        recorder.write({"event": "account", "ledger": ledger, **fields})
-    for account_id, entry in entries:
-        fields = {
-            name: getattr(entry, name) for name in ("transfer_id", "amount", "counterparty", "balance", "version")
-        }
-        # Whoever records a history puts the key there.
-        key = entry.reference or ""
-        recorder.write({"event": "entry", "ledger": ledger, "account": account_id, "key": key, **fields})
-    for row in rows:
-        texts = {name: getattr(row, name) or "" for name in ("kind", "parent", "source", "destination")}
-        named = {"transfer_id": row.id, "key": row.reference or "", "amount": row.amount}
-        recorder.write({"event": "row", "ledger": ledger, **named, **texts, "created_at": instant(row.created_at)})
+    for a in accounts:
+        recorder.write(noted(Account(ledger, a.id, a.currency, a.balance, a.version, a.floor)))
+    # Whoever records a history puts the key into the reference.
+    for account, e in entries:
+        moved = (e.amount, e.counterparty or "")
+        recorder.write(noted(Entry(ledger, account, e.transfer_id, e.reference or "", *moved, e.balance, e.version)))
+    for t in rows:
+        key, parent, *sides = (text or "" for text in (t.reference, t.parent, t.source, t.destination))
+        created_at = instant(t.created_at)
+        recorder.write(noted(Row(ledger, t.id, t.kind, key, parent, sides[0], sides[1], t.amount or 0, created_at)))
 
 
 def _check(names: Iterable[str], results: Iterable[AccountResult | TransferResult]) -> None:

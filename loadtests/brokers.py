@@ -43,6 +43,7 @@ class Received(NamedTuple):
 
 class Broker(Program):
     kind: ClassVar[str]
+    _command: list[str]
 
     def __init__(self, folder: Path, log: Path) -> None:
         super().__init__()
@@ -57,7 +58,7 @@ class Broker(Program):
 
     async def start(self) -> None:
         """Start it and return when it answers."""
-        self._process = spawn(self._command(), self.log, self._environment)
+        self._process = spawn(self._command, self.log, self._environment)
 
         async def probe() -> bool:
             return self.ended or await self._answers()
@@ -80,9 +81,6 @@ class Broker(Program):
 
     def follow(self, name: str, *, keep: bool = False) -> AsyncGenerator[Received, None]:
         """Return what arrives there, of each key in the order of its arrival; *keep* leaves it there for others."""
-        raise NotImplementedError
-
-    def _command(self) -> list[str]:
         raise NotImplementedError
 
     async def _answers(self) -> bool:
@@ -120,6 +118,7 @@ broker.heartbeat.interval.ms=300
         super().__init__(folder, log)
         self.secure_port = free_port()
         self._properties = folder / "server.properties"
+        self._command = [*self._java("kafka.Kafka"), str(self._properties)]
         self._properties.write_text(
             self._PROPERTIES.format(
                 port=self.port,
@@ -192,9 +191,6 @@ broker.heartbeat.interval.ms=300
         machine = ["-Xmx384m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-Djava.net.preferIPv4Stack=true"]
         return ["java", *machine, "-cp", f"{self._jars()}/*", program]
 
-    def _command(self) -> list[str]:
-        return [*self._java("kafka.Kafka"), str(self._properties)]
-
     async def _answers(self) -> bool:
         async with self._admin() as admin:
             await admin.list_topics()
@@ -205,6 +201,7 @@ class RabbitMQ(Broker):
     """One node, with a port mapper of its own that ends with it."""
 
     kind = "rabbitmq"
+    _command = [str(RABBITMQ)]  # noqa: RUF012 -- never changed
 
     def __init__(self, folder: Path, log: Path) -> None:
         super().__init__(folder, log)
@@ -273,9 +270,6 @@ class RabbitMQ(Broker):
                 yield Received(message.routing_key, told | mode, message.body)
                 if not keep:
                     await message.ack()
-
-    def _command(self) -> list[str]:
-        return [str(RABBITMQ)]
 
     async def _answers(self) -> bool:
         # One that cannot be opened has to be closed too.

@@ -50,13 +50,6 @@ class Answer(NamedTuple):
         found = self.headers.get("retry-after", "")
         return int(found) if found.isdigit() else 0
 
-    @property
-    def json(self) -> Any:
-        try:
-            return json.loads(self.body)
-        except ValueError as error:
-            raise NotRunError(f"{self.status} without JSON: {self.body[:200]!r}") from error
-
 
 class Address(NamedTuple):
     """Where a server is, and what requests call it."""
@@ -86,9 +79,7 @@ class Connection(asyncio.Protocol):
     how many of them are the head's lines. `ended`: called when it has ended; nothing is under way then.
     """
 
-    def __init__(
-        self, answered: "Callable[[Connection, int, bytes, int], None]", ended: "Callable[[Connection], None]"
-    ) -> None:
+    def __init__(self, answered: "Answered", ended: "Ended") -> None:
         self.transport: asyncio.Transport | None = None
         # What the owner notes about the request under way; and the numbers of API keys that its requests have in turns.
         self.tag: Any = None
@@ -144,6 +135,17 @@ class Connection(asyncio.Protocol):
         self._ended(self)
 
 
+Answered = Callable[[Connection, int, bytes, int], None]
+Ended = Callable[[Connection], None]
+
+
+async def connect(address: Address, answered: Answered, ended: Ended) -> Connection:
+    host, port, tls, _ = address
+    loop = asyncio.get_running_loop()
+    _, connection = await loop.create_connection(lambda: Connection(answered, ended), host, port, ssl=tls or None)
+    return connection
+
+
 class Client:
     """Calls one ledger through at most *connections_max* connections."""
 
@@ -182,7 +184,8 @@ class Client:
         future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
         try:
             async with asyncio.timeout(seconds_max), self._slots:
-                connection = self._idle.pop() if self._idle else await self._connect()
+                connection = self._idle.pop() if self._idle else await connect(self._address, _answered, self._ended)
+                self._open.add(connection)
                 connection.send(request, future, 0.0)
                 answer = await future
         except OSError as error:
@@ -196,14 +199,6 @@ class Client:
                 elif connection.transport is not None:
                     self._idle.append(connection)
         return answer
-
-    async def _connect(self) -> Connection:
-        host, port, tls, _ = self._address
-        _, connection = await asyncio.get_running_loop().create_connection(
-            lambda: Connection(_answered, self._ended), host, port, ssl=tls or None
-        )
-        self._open.add(connection)
-        return connection
 
     def _ended(self, connection: Connection) -> None:
         self._open.discard(connection)

@@ -9,7 +9,8 @@ import json
 import random
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 from urllib.parse import quote
 
@@ -164,7 +165,8 @@ class Payer(ABC):
             await self._follow(hold["id"], "void")
         else:
             part = self.dice.randint(1, hold["amount"])
-            captures = [await self._follow(hold["id"], "capture", amount=part, release_rest=part == hold["amount"])]
+            asked = {"amount": part, "release_rest": part == hold["amount"]}
+            captures = [await self._follow(hold["id"], "capture", asked)]
             if part < hold["amount"]:
                 captures.append(await self._follow(hold["id"], "capture"))
             for capture in captures:
@@ -176,7 +178,7 @@ class Payer(ABC):
         if capture.outcome == OK:
             said = json.loads(capture.response)
             part = self.dice.randint(1, said["amount"])
-            await self._follow(said["id"], "reverse", amount=part)
+            await self._follow(said["id"], "reverse", {"amount": part})
             if part < said["amount"]:
                 await self._follow(said["id"], "reverse")
             await self._ask(PROGRESS, Request(f"{TRANSFERS}/{said['id']}"))
@@ -190,7 +192,7 @@ class Payer(ABC):
             # Short: whoever waits until all clients are answered again waits for this one too.
             await self.pause(self.dice.uniform(0, GLANCE_SECONDS))
             if self._one_in(seconds):
-                heard = await self._follow(hold["id"], "capture", amount=1, release_rest=False, expected=(409,))
+                heard = await self._follow(hold["id"], "capture", {"amount": 1, "release_rest": False}, expected=(409,))
                 left = left - 1 if heard.outcome == OK else 0
             await self._look_at(hold)
 
@@ -200,10 +202,11 @@ class Payer(ABC):
         if hold is None:
             return
         part = {"amount": hold["amount"] // 2 + 1}
-        answers = await self._follow_at_once(hold["id"], "capture", **part, release_rest=False)
-        captured = [json.loads(heard.response)["id"] for heard in answers if heard.outcome == OK]
-        for capture in captured:
-            await self._follow_at_once(capture, "reverse", **part)
+        capture = partial(self._follow, hold["id"], "capture", {**part, "release_rest": False}, expected=(409,))
+        for heard in await self._at_once(capture):
+            if heard.outcome == OK:
+                capture_id = json.loads(heard.response)["id"]
+                await self._at_once(partial(self._follow, capture_id, "reverse", part, expected=(409,)))
         await self._look_at(hold)
 
     async def _hold(self, seconds: int) -> dict[str, Any] | None:
@@ -212,18 +215,15 @@ class Payer(ABC):
         heard = await self._settle(key, body_of(key, self.pair(), self._amount(), hold=True, expires_in=seconds))
         return json.loads(heard.response) if heard.outcome == OK else None
 
-    async def _follow(
-        self, parent: str, action: str, *, process: str = "", expected: tuple[int, ...] = (), **asked: Any
-    ) -> Heard:
+    async def _follow(self, parent: str, action: str, asked: Mapping[str, object] = {}, **how: Any) -> Heard:
+        """Capture, void or reverse a transfer; *how* are fields of the `Request`."""
         path, body = f"{TRANSFERS}/{parent}/{action}", json.dumps(asked, separators=(",", ":"))
-        return await self._settle(next(self._keys), body, path=path, process=process, expected=expected)
+        return await self._settle(next(self._keys), body, path=path, **how)
 
-    async def _follow_at_once(self, parent: str, action: str, **asked: Any) -> list[Heard]:
-        """Ask for the same several times at once, as different requests."""
-        names = [f"{self.process}.{number}" for number in range(self._habits.at_once)]
-        return await self.together(
-            [self._follow(parent, action, process=name, expected=(409,), **asked) for name in names]
-        )
+    async def _at_once(self, send: Callable[..., Coroutine[Any, Any, Heard]]) -> list[Heard]:
+        """Send several times at once, each by another process and in another turn."""
+        turns = range(self._habits.at_once)
+        return await self.together([send(process=f"{self.process}.{turn}", turn=turn) for turn in turns])
 
     async def _look_at(self, hold: dict[str, Any]) -> None:
         await self._ask(PROGRESS, Request(f"{TRANSFERS}/{hold['id']}"))
@@ -254,9 +254,7 @@ class Payer(ABC):
     async def storm(self) -> None:
         """Send one payment several times at once; again until it is known where nobody was answered."""
         key, body = self.payment(self.pair())
-        names = (f"{self.process}.{number}" for number in range(self._habits.at_once))
-        sendings = [self.transfer(key, body, process=name, turn=turn) for turn, name in enumerate(names)]
-        if not any(heard.settled for heard in await self.together(sendings)):
+        if not any(heard.settled for heard in await self._at_once(partial(self.transfer, key, body))):
             await self.insist(key, body)
 
     async def confuse(self) -> None:

@@ -134,19 +134,13 @@ class TransferOut(TransferIn):
     created_at: datetime.datetime
 
 
-class KeyInfo(NamedTuple):
-    ledger: str
-    limit: str
-    until: float
-
-
 class Resources(NamedTuple):
-    """The parts of a running peer; keys by their digests."""
+    """The parts of a running peer; keys by their digests, each with the instant until which it is believed."""
 
     sessions: async_sessionmaker[AsyncSession]
     redis: Redis
     limiter: FixedWindowRateLimiter
-    keys: dict[bytes, KeyInfo]
+    keys: dict[bytes, tuple[ApiKey, float]]
 
 
 @asynccontextmanager
@@ -186,15 +180,20 @@ async def _resources(request: Request) -> Resources:
 Parts = Annotated[Resources, Depends(_resources)]
 
 
-async def _caller(parts: Parts, authorization: Annotated[str | None, Header()] = None) -> KeyInfo:
+async def _caller(parts: Parts, authorization: Annotated[str | None, Header()] = None) -> ApiKey:
     """Return who asks, unless it is nobody known or somebody who has asked too often."""
     scheme, _, secret = (authorization or "").partition(" ")
     if scheme.lower() != "bearer" or not secret:
         raise HTTPException(401, "an API key is needed")
     digest = hashlib.sha256(secret.encode()).digest()
-    known = parts.keys.get(digest)
-    if known is None or known.until < time.monotonic():
-        known = await _look_up(parts, digest)
+    known, until = parts.keys.get(digest, (None, 0.0))
+    if until < time.monotonic():
+        async with parts.sessions() as session:
+            known = await session.get(ApiKey, digest)
+        if known is None:
+            raise HTTPException(401, "this API key is not known")
+        parts.keys[digest] = known, time.monotonic() + KEY_SECONDS
+    assert known is not None
     limit = parse(known.limit)
     if not await parts.limiter.hit(limit, known.ledger):
         stats = await parts.limiter.get_window_stats(limit, known.ledger)
@@ -203,16 +202,7 @@ async def _caller(parts: Parts, authorization: Annotated[str | None, Header()] =
     return known
 
 
-Caller = Annotated[KeyInfo, Depends(_caller)]
-
-
-async def _look_up(parts: Resources, digest: bytes) -> KeyInfo:
-    async with parts.sessions() as session:
-        row = await session.scalar(select(ApiKey).where(ApiKey.digest == digest))
-    if row is None:
-        raise HTTPException(401, "this API key is not known")
-    known = parts.keys[digest] = KeyInfo(row.ledger, row.limit, time.monotonic() + KEY_SECONDS)
-    return known
+Caller = Annotated[ApiKey, Depends(_caller)]
 
 
 app = FastAPI(lifespan=lifespan)
@@ -222,15 +212,15 @@ app = FastAPI(lifespan=lifespan)
 async def open_accounts(
     accounts: Annotated[list[AccountIn], Body(embed=True)], who: Caller, parts: Parts
 ) -> dict[str, list[dict[str, object]]]:
-    return {"results": [await _open(parts, who.ledger, account) for account in accounts]}
-
-
-async def _open(parts: Resources, ledger: str, asked: AccountIn) -> dict[str, object]:
+    """Open accounts, unless they are there."""
+    results: list[dict[str, object]] = []
     async with parts.sessions() as session, session.begin():
-        values = {"ledger": ledger, **asked.model_dump()}
-        row = await session.scalar(insert(Account).values(**values).on_conflict_do_nothing().returning(Account))
-        found = row or await session.get_one(Account, (ledger, asked.id))
-        return {"status": 200 if row is None else 201, "account": AccountOut.model_validate(found)}
+        for asked in accounts:
+            opening = insert(Account).values(ledger=who.ledger, **asked.model_dump()).on_conflict_do_nothing()
+            row = await session.scalar(opening.returning(Account))
+            found = AccountOut.model_validate(row or await session.get_one(Account, (who.ledger, asked.id)))
+            results.append({"status": 200 if row is None else 201, "account": found})
+    return {"results": results}
 
 
 @app.get("/v1/accounts/{account}", response_model=AccountOut)
@@ -241,7 +231,7 @@ async def read_account(account: str, who: Caller, parts: Parts) -> Response:
     if cached is not None:
         return Response(cached, media_type=JSON)
     async with parts.sessions() as session:
-        found = await session.scalar(select(Account).where(Account.ledger == who.ledger, Account.id == account))
+        found = await session.get(Account, (who.ledger, account))
     if found is None:
         raise HTTPException(404, "this account does not exist")
     body = AccountOut.model_validate(found).model_dump_json()

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import psutil
+import uvloop
 
 from loadtests.errors import INTERRUPTED, NOT_RUN, NotRunError
 from tallystick_client import TallystickError
@@ -40,9 +41,7 @@ DIE_WITH_US = ("setpriv", "--pdeathsig", "TERM") if shutil.which("setpriv") else
 Times = dict[str, tuple[float, float]]
 
 
-def run_program(
-    name: str, main: Coroutine[Any, Any, int], loop: "Callable[[], asyncio.AbstractEventLoop] | None" = None
-) -> int:
+def run_program(name: str, main: Coroutine[Any, Any, int]) -> int:
     """Run a program and return its exit code: INTERRUPTED once SIGINT or SIGTERM has cancelled it and it has ended."""
 
     async def cancelled_by_signals() -> int:
@@ -54,7 +53,7 @@ def run_program(
         return await main
 
     try:
-        with asyncio.Runner(loop_factory=loop) as runner:
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             return runner.run(cancelled_by_signals())
     except (NotRunError, TallystickError) as error:
         print(f"{name}: {error}", file=sys.stderr)

@@ -3,14 +3,13 @@
 import asyncio
 import contextlib
 import os
-import shutil
 import signal
 import sys
-import tempfile
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
+from tempfile import NamedTemporaryFile, TemporaryDirectory
 
 import psutil
 
@@ -152,12 +151,12 @@ class Server(Program):
 @asynccontextmanager
 async def own_server() -> AsyncIterator[Server]:
     """Run a server on a free port with databases and data of its own, ready; all of it is gone afterwards."""
-    data = Path(tempfile.mkdtemp(prefix="tallystick-own-"))
-    log = data.with_suffix(".log")
-    server = Server("of its own", {**OWN_SETTINGS, "data_dir": str(data)}, log, Path(tempfile.gettempdir()))
-    try:
-        await server.start()
+    name = "tallystick-own-"
+    with TemporaryDirectory(prefix=name, ignore_cleanup_errors=True) as data, NamedTemporaryFile(prefix=name) as file:
+        log = Path(file.name)
+        server = Server("of its own", {**OWN_SETTINGS, "data_dir": data}, log, log.parent)
         try:
+            await server.start()
             await server.ready()
             yield server
         except NotRunError as error:
@@ -165,6 +164,3 @@ async def own_server() -> AsyncIterator[Server]:
             raise NotRunError(f"{error}\n{tail(log)}") from error
         finally:
             await server.stop()
-    finally:
-        log.unlink(missing_ok=True)
-        shutil.rmtree(data, ignore_errors=True)

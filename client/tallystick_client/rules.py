@@ -41,6 +41,8 @@ _IN_USE = "idempotency_key_in_use"
 # Answers that show that no earlier attempt of the same request was done.
 _NEVER_DONE = frozenset({"idempotency_key_reused", "account_exists"})
 _TRANSFERS = "/v1/transfers"
+# Seconds after which a hold ends that was not told when.
+_HOLD_SECONDS = 604_800
 # Digits of a Retry-After that is a number of seconds.
 _SECONDS = re.compile(r"[0-9]{1,9}")
 
@@ -261,7 +263,11 @@ def _bound(request: Request[T], found: Transfer) -> T:
 
 
 def _differences(request: Request[Any], found: Transfer) -> tuple[str, ...]:
-    """Return the members in which a transfer is another one than a request asks for."""
+    """
+    Return the members in which a transfer is another one than a request asks for.
+
+    Neither `conditions` nor `release_rest` is among them: a transfer does not tell them.
+    """
     body = request.body or {}
     if request.path == _TRANSFERS:
         names = ("source", "destination", "amount", "currency", "reference", "description")
@@ -273,6 +279,13 @@ def _differences(request: Request[Any], found: Transfer) -> tuple[str, ...]:
         if body.get("amount") is not None:
             asked["amount"] = body["amount"]
     told = {name: getattr(found, name) for name in asked}
+    if request.path == _TRANSFERS:
+        dated = body.get("effective_at")
+        asked["effective_at"] = found.created_at if dated is None else datetime.fromisoformat(str(dated))
+        told["effective_at"] = found.effective_at
+        if found.hold is not None:
+            asked["expires_in"] = body.get("expires_in") or _HOLD_SECONDS
+            told["expires_in"] = (found.hold.expires_at - found.created_at).total_seconds()
     # A refused one does not tell accounts that there are not.
     return tuple(
         name for name in asked if told[name] != asked[name] and not (told[name] is None and found.state == "refused")

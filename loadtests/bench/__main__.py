@@ -14,8 +14,6 @@ import sys
 import time
 from pathlib import Path
 
-import uvloop
-
 from loadtests.bench import machine, record
 from loadtests.bench.parts import PARTS
 from loadtests.bench.places import PEER_PYTHON
@@ -49,7 +47,7 @@ def main() -> int:
         parser.error("processes are kept to cores, which only Linux can")
     if not PEER_PYTHON.exists():
         parser.error("what is compared with is not there; `make bench` makes it, or scripts/bootstrap.py bench")
-    return run_program("bench", _run(arguments, chosen), uvloop.new_event_loop)
+    return run_program("bench", _run(arguments, chosen))
 
 
 async def _run(arguments: argparse.Namespace, chosen: list[str]) -> int:

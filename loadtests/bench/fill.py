@@ -1,6 +1,7 @@
 """Transfers and API keys by SQL, as a database's superuser, while nobody posts to the ledgers concerned."""
 
 import hashlib
+import itertools
 import re
 import secrets
 import time
@@ -60,18 +61,16 @@ async def new_keys(url: str, ledgers: int, keys: int) -> list[str]:
     """Make new ledgers and so many admin keys with plenty, which open one ledger after the other."""
     connection = await asyncpg.connect(url, command_timeout=STATEMENT_SECONDS_MAX)
     try:
-        ids = [
-            await connection.fetchval(statement("new_ledger"), f"bench-{secrets.token_hex(8)}") for _ in range(ledgers)
-        ]
-        made = [_new_key(ids[number % ledgers]) for number in range(keys)]
-        await connection.executemany(statement("new_key"), [row for _, row in made])
-        return [token for token, _ in made]
+        names = [f"bench-{secrets.token_hex(8)}" for _ in range(ledgers)]
+        ids = [await connection.fetchval(statement("new_ledger"), name) for name in names]
+        tokens, rows = [], []
+        for ledger in itertools.islice(itertools.cycle(ids), keys):
+            # As `tallystick keys create` makes them.
+            key_id, secret = secrets.token_hex(8), secrets.token_bytes(32)
+            body = f"tsk_{ledger:x}_{key_id}_{secret.hex()}"
+            tokens.append(f"{body}{zlib.crc32(body.encode()):08x}")
+            rows.append((ledger, key_id, hashlib.sha256(secret).digest()))
+        await connection.executemany(statement("new_key"), rows)
+        return tokens
     finally:
         await connection.close()
-
-
-def _new_key(ledger: int) -> tuple[str, tuple[int, str, bytes]]:
-    """Return a key as `tallystick keys create` prints it, and what is kept of it."""
-    key_id, secret = secrets.token_hex(8), secrets.token_bytes(32)
-    body = f"tsk_{ledger:x}_{key_id}_{secret.hex()}"
-    return f"{body}{zlib.crc32(body.encode()):08x}", (ledger, key_id, hashlib.sha256(secret).digest())

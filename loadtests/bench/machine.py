@@ -1,10 +1,14 @@
 """What a run was made on: facts that decide figures, and nothing that names the machine or its owner."""
 
-import importlib.metadata
 import os
 import platform
+import re
 import subprocess
+import sys
+from functools import partial
 from pathlib import Path
+
+import psutil
 
 from loadtests.databases import programs
 from loadtests.processes import PROJECT
@@ -23,31 +27,22 @@ def commit() -> str:
 
 def facts(peer_python: Path) -> dict[str, str]:
     """Return the machine and the versions that are measured, by what they are."""
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / GIB
-    found = {
-        "CPU": f"{_cpu_model()}, {os.cpu_count()} cores",
-        "memory": f"{memory:.0f} GiB",
+    model = re.search(r"^model name\s*: (.*)$", Path("/proc/cpuinfo").read_text(encoding="utf-8"), re.MULTILINE)
+    versions = "import importlib.metadata as m, sys; print(', '.join(f'{n} {m.version(n)}' for n in sys.argv[1:]))"
+    return {
+        "CPU": f"{model[1] if model else platform.machine()}, {os.cpu_count()} cores",
+        "memory": f"{psutil.virtual_memory().total / GIB:.0f} GiB",
         "kernel": f"{platform.system()} {platform.release()}",
         "Python": f"{platform.python_version()} ({platform.python_compiler()})",
-        "packages": ", ".join(f"{name} {importlib.metadata.version(name)}" for name in PACKAGES),
+        "packages": _said(sys.executable, "-c", versions, *PACKAGES),
         **{name: _said(str(path), "--version") for name, path in programs().items()},
+        "peer": _said(str(peer_python), "-c", versions, *PEER_PACKAGES),
     }
-    code = "import importlib.metadata as m, sys; print(', '.join(f'{n} {m.version(n)}' for n in sys.argv[1:]))"
-    found["peer"] = _said(str(peer_python), "-c", code, *PEER_PACKAGES)
-    return found
-
-
-def _cpu_model() -> str:
-    lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    models = (line.partition(":")[2] for line in lines if line.startswith("model name"))
-    return " ".join(next(models, platform.machine()).split())
 
 
 def _said(*command: str) -> str:
+    run = partial(subprocess.run, cwd=PROJECT, capture_output=True, text=True, check=False)
     try:
-        done = subprocess.run(
-            command, cwd=PROJECT, capture_output=True, text=True, check=False, timeout=COMMAND_SECONDS_MAX
-        )
+        return run(command, timeout=COMMAND_SECONDS_MAX).stdout.strip()
     except (OSError, subprocess.TimeoutExpired):
         return ""
-    return done.stdout.strip()

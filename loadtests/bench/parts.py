@@ -55,21 +55,21 @@ async def in_turns(work: Work, cases: Sequence[Case], base: Case | None = None, 
             work.keep(**run, **more)
 
 
-def closed(work: Work, workload: str, target: Target, roots: list[int], connections: int = USUAL) -> Awaitable[Run]:
+def closed(work: Work, workload: str, target: Target, connections: int = USUAL) -> Awaitable[Run]:
     """Send requests on each connection as soon as the last one is answered."""
-    return run_apart(Task(target, workload, connections, work.scale.seconds), roots)
+    return run_apart(Task(target, workload, connections, work.scale.seconds))
 
 
 async def bulk(work: Work, running: Tallystick, connections: int) -> Run:
     """Send bulks, which count by their transfers."""
-    run = await closed(work, "bulk", running.target, [running.server.pid], connections)
+    run = await closed(work, "bulk", running.target, connections)
     return run | {name: run[name] * BULK_TRANSFERS for name in ("good", "answered", "per_second")}
 
 
 async def api(work: Work) -> None:
     """Each kind of request, as fast as it is answered, on few and on many connections."""
     async with work.tallystick() as running:
-        ask = partial(closed, work, target=running.target, roots=[running.server.pid])
+        ask = partial(closed, work, target=running.target)
         plan = [(workload, number) for workload in COMPARED for number in work.scale.connections]
         cases = [Case({}, partial(ask, workload=workload, connections=number)) for workload, number in plan]
         cases += [Case({}, partial(bulk, work, running, number)) for number in work.scale.bulk_connections]
@@ -83,15 +83,13 @@ async def sides(work: Work) -> None:
         await databases.postgres.make(INSERT_DATABASE)
         await tallystick("migrate", settings={"database_url": databases.postgres.url(INSERT_DATABASE)})
         work.say("starting the peer")
-        async with peer(databases) as (other, peer_pid), bare() as (nothing, bare_pid):
-            roots = [databases.postgres.pid, databases.valkey.pid]
-            leave_cores([peer_pid, bare_pid, *roots])
+        async with peer(databases) as other, bare() as nothing:
+            leave_cores([*other.roots, *nothing.roots])
             cases = []
             for what in COMPARED:
-                cases.append(Case({}, partial(closed, work, what, running.target, [running.server.pid])))
-                cases.append(Case({"side": "peer"}, partial(closed, work, what, other, [peer_pid, *roots])))
-            nothing_at_all = partial(closed, work, "bare", nothing, [bare_pid])
-            cases.append(Case({"side": "bare", "workload": "read"}, nothing_at_all))
+                cases.append(Case({}, partial(closed, work, what, running.target)))
+                cases.append(Case({"side": "peer"}, partial(closed, work, what, other)))
+            cases.append(Case({"side": "bare", "workload": "read"}, partial(closed, work, "bare", nothing)))
             cases += _pgbench_cases(work, databases)
             try:
                 await in_turns(work, cases)
@@ -135,12 +133,11 @@ async def open_loop(work: Work) -> None:
     """Latency under a load that does not wait, at shares of the peak."""
     scale = work.scale
     async with work.tallystick() as running:
-        roots = [running.server.pid]
         for number in range(scale.rounds):
             for workload in OPEN_WORKLOADS:
-                peak = (await closed(work, workload, running.target, roots, MANY))["per_second"]
+                peak = (await closed(work, workload, running.target, MANY))["per_second"]
                 for share in SHARES:
-                    run = await run_apart(Task(running.target, workload, MANY, scale.seconds, share * peak), roots)
+                    run = await run_apart(Task(running.target, workload, MANY, scale.seconds, share * peak))
                     work.keep(side="tallystick", round=number, share=share, peak=peak, **run)
 
 
@@ -160,8 +157,8 @@ async def overload_curve(work: Work) -> None:
 async def generators(work: Work) -> None:
     """The fastest handler there is: what the generator itself takes. It has no books that could be wrong."""
     work.part.audited("bare", True, "nothing to audit")
-    async with bare() as (target, pid):
-        ask = partial(closed, work, "bare", target, [pid])
+    async with bare() as target:
+        ask = partial(closed, work, "bare", target)
         await in_turns(work, [Case({"side": "ours"}, partial(ask, number)) for number in (USUAL, MANY)])
 
 
@@ -182,7 +179,7 @@ async def transfers(work: Work) -> None:
             # What SQL has changed, the cache was not told of.
             await databases.valkey.ask("FLUSHALL")
             labels: Run = {"transfers": size, "held_at_first": held}
-            asked = (partial(closed, work, workload, target, [running.server.pid]) for workload in ASKED)
+            asked = (partial(closed, work, workload, target) for workload in ASKED)
             await in_turns(work, [Case(labels, measure) for measure in asked])
 
 
@@ -192,7 +189,7 @@ async def crowds(work: Work) -> None:
     async def measure(running: Tallystick, size: int) -> Run:
         before = resident_bytes(running.server.worker)
         task = Task(running.target, "mixed", size, work.scale.crowd_seconds, CROWD_RATE)
-        run = await run_apart(task, [running.server.pid])
+        run = await run_apart(task)
         return {**run, "memory_mib": (resident_bytes(running.server.worker) - before) / MIB}
 
     async with work.tallystick() as running:
@@ -211,7 +208,7 @@ async def many(work: Work, name: str, workloads: Sequence[str]) -> None:
     """The same requests over more and more ledgers, or by more and more API keys of one, beside a single one."""
     sizes: Sequence[int] = getattr(work.scale, name)
     async with work.tallystick() as running:
-        ask = partial(closed, work, roots=[running.server.pid], connections=MANY)
+        ask = partial(closed, work, connections=MANY)
         targets = {}
         for size in sizes:
             work.say(f"making {size:,} {name}")
@@ -235,7 +232,7 @@ async def one_caller(work: Work) -> None:
     [size, *_] = PGBENCH_SCALES
     async with work.tallystick() as running, beside() as databases, filled(work, databases, size):
         base = Case({}, partial(transactions, databases, work.scale.seconds, f"pgbench{size}", 1))
-        cases = [Case({}, partial(closed, work, "post", running.target, [running.server.pid], 1))]
+        cases = [Case({}, partial(closed, work, "post", running.target, 1))]
         await in_turns(work, cases, base, "p50")
 
 

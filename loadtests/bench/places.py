@@ -45,7 +45,7 @@ class Tallystick(NamedTuple):
         """Return new ledgers that share as many accounts as there usually are, and new keys of them."""
         made = await new_keys(self.databases.postgres.url(), ledgers, keys)
         target = await prepare(self.server.url, made[:ledgers], max(ACCOUNTS_MIN, ACCOUNTS // ledgers))
-        return target._replace(keys=made, ledgers=ledgers)
+        return target._replace(keys=made, ledgers=ledgers, roots=self.target.roots)
 
 
 @asynccontextmanager
@@ -101,27 +101,28 @@ def _transaction_times(folder: Path) -> list[float]:
 
 
 @asynccontextmanager
-async def bare() -> AsyncIterator[tuple[Target, int]]:
+async def bare() -> AsyncIterator[Target]:
     port = free_port()
     command = [sys.executable, "-m", "loadtests.bench.bare", str(port)]
     async with _running(command, port, "/", os.environ) as pid:
-        yield Target(f"http://{HOST}:{port}", ["none"], []), pid
+        yield Target(f"http://{HOST}:{port}", ["none"], [], roots=(pid,))
 
 
 @asynccontextmanager
-async def peer(databases: Databases) -> AsyncIterator[tuple[Target, int]]:
+async def peer(databases: Databases) -> AsyncIterator[Target]:
     await databases.postgres.make(PEER_DATABASE)
     database = databases.postgres.url(PEER_DATABASE, scheme="postgresql+asyncpg")
     key = secrets.token_urlsafe()
     async with run_peer(database, databases.valkey.url, {key: ("bench", PEER_LIMIT)}) as (url, pid):
-        target = Target(url, [key], account_names(ACCOUNTS))
+        roots = (pid, databases.postgres.pid, databases.valkey.pid)
+        target = Target(url, [key], account_names(ACCOUNTS), roots=roots)
         # It has a part of the API, which the ledger's own client would not make do with.
         asked = [{"id": name, "currency": CURRENCY, "floor": None} for name in target.accounts]
         async with Client(url, key) as client:
             answer = await client.ask("POST", "/v1/accounts/bulk", {"accounts": asked})
         if answer.status != 200:
             raise NotRunError(f"the peer answered {answer.status}: {answer.body[:200]!r}")
-        yield target, pid
+        yield target
 
 
 @asynccontextmanager

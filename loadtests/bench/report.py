@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -47,10 +47,7 @@ def _without_generator(run: Run) -> float:
     return sum(_microseconds(run, kind=kind, mode=mode) or 0.0 for kind in kinds for mode in (0, 1))
 
 
-def _not_answered(run: Run) -> float:
-    return float(sum(run["other"].values()))
-
-
+NOT_ANSWERED = Column("not answered 2xx", lambda run: sum(run["other"].values()))
 P50, P99, P999 = Column("p50 ms", "p50"), Column("p99 ms", "p99"), Column("p99.9 ms", "p999")
 TIMES = Column("times that beside it", "times", spreads=True)
 
@@ -60,10 +57,6 @@ class Table(NamedTuple):
     by: tuple[str, ...]
     columns: tuple[Column, ...]
     head: str = "what"
-
-    def markdown(self, part: Part) -> str:
-        rows = [(", ".join(map(_label, self.by, key)), runs) for key, runs in group(part.runs, *self.by).items()]
-        return runs_table(self.head, rows, self.columns)
 
 
 def _label(name: str, value: Any) -> str:
@@ -75,7 +68,7 @@ def _label(name: str, value: Any) -> str:
 
 # By the name that the template knows.
 TABLES = {
-    "api": Table("api", ("workload", "connections"), (RATE, P50, P99, P999, Column("not answered 2xx", _not_answered))),
+    "api": Table("api", ("workload", "connections"), (RATE, P50, P99, P999, NOT_ANSWERED)),
     "sides": Table("sides", ("side", "workload"), (RATE, P50, P99, Column("times the peer", "times", spreads=True))),
     "cpu": Table(
         "sides",
@@ -123,26 +116,23 @@ TABLES = {
 
 def render(parts: Sequence[Part], template: str, document: Path, plots: Path) -> str:
     found = {part.name: part for part in parts}
-
-    def fill(match: "re.Match[str]") -> str:
-        name = match[1]
-        return _how(parts) if name == "how" else _figures(name, found, document, plots)
-
-    return _PLACE.sub(fill, template)
+    figures = {
+        name: _figures(table, found.get(table.part), document, plots / f"{name}.svg") for name, table in TABLES.items()
+    }
+    return _PLACE.sub(lambda match: {"how": _how(parts), **figures}[match[1]], template)
 
 
-def _figures(name: str, found: Mapping[str, Part], document: Path, plots: Path) -> str:
-    part = found.get(TABLES[name].part)
+def _figures(table: Table, part: Part | None, document: Path, plot: Path) -> str:
     if part is None:
         return "Not measured."
     if not part.counts:
         return f"Measured, but it does not count: {part.audit}."
-    pieces = [TABLES[name].markdown(part), *part.notes]
+    rows = [(", ".join(map(_label, table.by, key)), runs) for key, runs in group(part.runs, *table.by).items()]
+    pieces = [runs_table(table.head, rows, table.columns), *part.notes]
     if not part.complete:
         pieces.append("This part was interrupted; these are the runs that were made until then.")
-    plot = plots / f"{name}.svg"
     if plot.exists():
-        pieces.insert(0, f"![{name}]({os.path.relpath(plot, document.parent)})")
+        pieces.insert(0, f"![{plot.stem}]({os.path.relpath(plot, document.parent)})")
     return "\n\n".join(pieces)
 
 

@@ -74,6 +74,7 @@ class Work(NamedTuple):
         self.say("starting a server, warming up")
         async with own_server() as server:
             target = await prepare(server.url, [await server.create_key("bench")])
+            target = target._replace(roots=(server.pid,))
             self.part.settings = settings_told()
             await server.warm(target.keys[0])
             try:

@@ -10,18 +10,17 @@ import shutil
 import sys
 import time
 import traceback
+from collections import Counter
 from functools import partial
 from pathlib import Path
 
-import uvloop
-
 from loadtests.books import open_books, patient, record_books
 from loadtests.chaos.clients import ACCOUNTS, FUNDS, PREFIX, WORLD, make_clients
-from loadtests.chaos.judge import judge
+from loadtests.chaos.judge import Judged, judge
 from loadtests.chaos.nemesis import Nemesis
 from loadtests.chaos.plan import SECONDS_MIN, Phase, plan
 from loadtests.chaos.readers import reading
-from loadtests.chaos.rig import BROKERS, SINKS, Front, Rig, running
+from loadtests.chaos.rig import BROKERS, SINKS, Rig, running
 from loadtests.errors import FAILED, GOOD, NOT_RUN, NotRunError
 from loadtests.history.recorder import Recorder
 from loadtests.payers import INSIST_SECONDS_MAX
@@ -36,8 +35,7 @@ MARGIN_SECONDS = 10.0
 say = partial(print, flush=True)
 
 
-def main(arguments: list[str] | None = None, front: Front | None = None) -> int:
-    """Run as the command line says, with something between clients and servers where it is given."""
+def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="make chaos", description="Break everything under the clients and check.")
     parser.add_argument("--seconds", type=float, default=SECONDS, help=f"{SECONDS_MIN:.0f} to {SECONDS_MAX:.0f}")
     parser.add_argument("--seed", type=int, default=SEED, help="chooses faults; requests are not timed by it")
@@ -63,12 +61,12 @@ def main(arguments: list[str] | None = None, front: Front | None = None) -> int:
     # For history and logs, which stay there when something was wrong.
     folder = asked.reports / "chaos" / f"{time.strftime('%Y%m%d-%H%M%S')}-seed-{asked.seed}"
     folder.mkdir(parents=True, exist_ok=True)
-    return run_program("chaos", _main(asked, phases, folder, front), uvloop.new_event_loop)
+    return run_program("chaos", _main(asked, phases, folder))
 
 
-async def _main(asked: argparse.Namespace, phases: list[Phase], folder: Path, front: Front | None) -> int:
+async def _main(asked: argparse.Namespace, phases: list[Phase], folder: Path) -> int:
     try:
-        return GOOD if await _run(asked, phases, folder, front) else FAILED
+        return GOOD if await _run(asked, phases, folder) else FAILED
     except NotRunError as error:
         raise NotRunError(f"{error}; logs: {folder}") from error
     except ExceptionGroup as error:
@@ -77,11 +75,11 @@ async def _main(asked: argparse.Namespace, phases: list[Phase], folder: Path, fr
         raise NotRunError(f"it could not go on; logs: {folder}") from error
 
 
-async def _run(asked: argparse.Namespace, phases: list[Phase], folder: Path, front: Front | None) -> bool:
+async def _run(asked: argparse.Namespace, phases: list[Phase], folder: Path) -> bool:
     """Run, say what came of it, and return whether all is well."""
     began = time.monotonic()
     say(f"seed {asked.seed}, {asked.seconds:.0f} s, {sum(len(phase.steps) for phase in phases)} steps")
-    async with running(folder, front, asked.brokers) as rig:
+    async with running(folder, asked.brokers) as rig:
         with Recorder(folder / "feed.jsonl") as feed:
             async with reading(rig, feed) as readers:
                 nemesis = await _traffic(rig, asked.seed, phases, folder)
@@ -93,18 +91,22 @@ async def _run(asked: argparse.Namespace, phases: list[Phase], folder: Path, fro
                 await readers.catch_up()
         await rig.audit()
         await rig.stop()
-    judged = judge(folder)
+    judged = judge(folder, rig.violations)
     judged.seen.update(rig.counts)
-    for line in judged.lines(nemesis, rig.violations):
+    return conclude(asked, judged, nemesis.done, folder, time.monotonic() - began)
+
+
+def conclude(asked: argparse.Namespace, judged: Judged, done: Counter[str], folder: Path, seconds: float) -> bool:
+    """Say what was found after which faults; the folder stays where not all is well."""
+    for line in judged.lines(done):
         say(line)
-    violations = len(judged.verdict.violations) + len(rig.violations)
     missing = judged.missing(asked.seconds, asked.brokers)
     for what in missing:
         say(f"not seen: {what}")
+    violations = len(judged.verdict.violations) + len(judged.others)
     good = not violations and not missing
     found = f"{violations:,} violations" if violations or good else "not enough was seen"
-    took = f"{judged.operations:,} operations, {nemesis.done.total()} faults, {time.monotonic() - began:.0f} s"
-    say(f"seed {asked.seed}: {took}: {found}")
+    say(f"seed {asked.seed}: {judged.operations:,} operations, {done.total()} faults, {seconds:.0f} s: {found}")
     if good:
         shutil.rmtree(folder)
     else:

@@ -19,15 +19,7 @@ BATCHES_MAX = 10
 # So little that a store of these sizes has to throw away accounts and answers all the time.
 EVICTING = "CONFIG SET maxmemory 1600kb"
 USUAL = "CONFIG SET maxmemory 256mb"
-# What is counted where a worker was killed at a failpoint.
-KILLED_AFTER_COMMIT = "server killed between commit and answer"
-KILLED_WHILE_SENDING = "server killed while a batch was on its way"
-KILLED_BEFORE_RELAYING = "background process killed before it relayed"
-KILLED_AFTER_RELAYING = "background process killed after it gave events their positions"
-KILLED_AFTER_CONFIRMING = "background process killed between a broker's confirmation and the sink's position"
-KILLED_BEFORE_SENDING = "background process killed before it sent to a broker"
-KILLED_AFTER_NOTING = "background process killed after it noted a sink's position"
-CRASHED = "PostgreSQL crashed while the background process stood at"
+
 # What a lost answer becomes when its connection is healed: gone, or late; this share of them gone.
 GONE_SHARE = 0.6
 # What a slow link adds to each piece, in each direction.
@@ -89,14 +81,13 @@ class Kind(NamedTuple):
 async def injected(rig: Rig, fault: Fault, mark: Callable[[str], None]) -> AsyncIterator[None]:
     """Do a fault; undo it afterwards; mark in between when both servers are kept from a part."""
     kind = KINDS[fault.kind]
-    away = kind.away and fault.target == BOTH
     try:
         await _act(rig, fault, kind.do)
-        if away:
+        if kind.away and fault.target == BOTH:
             mark(f"{kind.part} {AWAY}")
         yield
     finally:
-        if away:
+        if kind.away and fault.target == BOTH:
             mark(f"{kind.part} {BACK}")
         await _act(rig, fault, kind.undo)
 
@@ -113,12 +104,12 @@ async def _act(rig: Rig, fault: Fault, deed: Deed) -> None:
 
 
 async def _clog(rig: Rig, fault: Fault, **how: Any) -> None:
-    for proxy in rig.proxies(KINDS[fault.kind].part, fault.target):
+    for proxy in rig.links(KINDS[fault.kind].part, fault.target):
         proxy.clog(**how)
 
 
 async def _heal(rig: Rig, fault: Fault) -> None:
-    for proxy in rig.proxies(KINDS[fault.kind].part, fault.target):
+    for proxy in rig.links(KINDS[fault.kind].part, fault.target):
         if fault.detail < GONE_SHARE:
             proxy.cut()
             await asyncio.sleep(CUT_SECONDS)
@@ -140,10 +131,12 @@ async def _stop_server(rig: Rig, fault: Fault) -> None:
         rig.violations.append(f"server {server.name}, asked to end, gave {code}")
 
 
-async def _reach(point: str, action: str, count: str, rig: Rig, fault: Fault) -> None:
+async def _reach(point: str, action: str, rig: Rig, fault: Fault) -> None:
     """
-    Start a server anew with a failpoint; return when it was reached, or after REACHED_SECONDS_MAX. Failpoints of the
-    background process are reached by the one that leads: that of the other server is killed until then.
+    Start a server anew with a failpoint; return when it was reached, or after REACHED_SECONDS_MAX.
+
+    Failpoints of the background process are reached by the one that leads: that of the other server is killed until
+    then.
     """
     server = rig.servers[fault.target]
     await _stop_server(rig, fault)
@@ -156,13 +149,13 @@ async def _reach(point: str, action: str, count: str, rig: Rig, fault: Fault) ->
             await _kill_background(rig, fault._replace(target=1 - fault.target))
         return f"reached the failpoint {point}".encode() in server.log.read_bytes()[told:]
 
-    rig.counts[count] += await answers(reached, REACHED_SECONDS_MAX)
+    rig.counts[f"{fault.kind}, at {point}"] += await answers(reached, REACHED_SECONDS_MAX)
 
 
 async def _crash_at(points: tuple[str, ...], rig: Rig, fault: Fault) -> None:
     """Crash PostgreSQL while the background process stands at a failpoint."""
     point = points[int(fault.detail * len(points))]
-    await _reach(point, "stall", f"{CRASHED} {point}", rig, fault)
+    await _reach(point, "stall", rig, fault)
     await rig.databases.postgres.end(signal.SIGQUIT, END_SECONDS_MAX)
 
 
@@ -177,8 +170,7 @@ async def _start_both(rig: Rig, fault: Fault) -> None:
 
 
 async def _kill_worker(rig: Rig, fault: Fault) -> None:
-    workers = rig.servers[fault.target].family()[1:]
-    if workers:
+    if workers := rig.servers[fault.target].family()[1:]:
         send(workers[int(fault.detail * len(workers))], signal.SIGKILL)
 
 
@@ -188,8 +180,7 @@ async def _kill_background(rig: Rig, fault: Fault) -> None:
 
 
 async def _kill_backend(rig: Rig, fault: Fault) -> None:
-    rows = await rig.databases.postgres.ask(f"SELECT pid {SESSIONS} ORDER BY pid")
-    if rows:
+    if rows := await rig.databases.postgres.ask(f"SELECT pid {SESSIONS} ORDER BY pid"):
         send(rows[int(fault.detail * len(rows))]["pid"], signal.SIGKILL)
 
 
@@ -203,33 +194,34 @@ async def _hang_up(rig: Rig, _fault: Fault) -> None:
 
 _CUT, _SLOW = partial(_clog, refuse=True), partial(_clog, requests=True, replies=True, delay_seconds=SLOW_SECONDS)
 _LOSE, _SILENCE = partial(_clog, requests=True), _clog
-_COMMITTED = (partial(_reach, "posting.committed", "kill", KILLED_AFTER_COMMIT), _renew)
-_COMMITTING = (partial(_reach, "posting.sent", "kill", KILLED_WHILE_SENDING), _renew)
-_RELAYED = (partial(_reach, "relay.committed", "kill", KILLED_AFTER_RELAYING), _renew)
-_RELAYING = (partial(_reach, "relay.before", "kill", KILLED_BEFORE_RELAYING), _renew)
-_PUBLISHING = (partial(_reach, "sinks.before_batch", "kill", KILLED_BEFORE_SENDING), _renew)
-_PUBLISHED = (partial(_reach, "sinks.confirmed", "kill", KILLED_AFTER_CONFIRMING), _renew)
-_NOTED = (partial(_reach, "sinks.stored", "kill", KILLED_AFTER_NOTING), _renew)
-_RELAY_STANDS = (partial(_crash_at, ("relay.before", "relay.committed")), _start_both)
-_SINK_STANDS = (partial(_crash_at, ("sinks.before_batch", "sinks.confirmed", "sinks.stored")), _start_both)
+_RELAY_STANDS = partial(_crash_at, ("relay.before", "relay.committed"))
+_SINK_STANDS = partial(_crash_at, ("sinks.before_batch", "sinks.confirmed", "sinks.stored"))
 _CRASH, _KILL = partial(_end, signal.SIGQUIT), partial(_end, signal.SIGKILL)
 _FREEZE, _THAW = signal.SIGSTOP, signal.SIGCONT
 _FULL = ("CONFIG SET maxmemory-policy noeviction", "CONFIG SET maxmemory 1")
 _NOT_FULL = (USUAL, "CONFIG SET maxmemory-policy volatile-lru")
 _REPLICAS = "CONFIG SET min-replicas-to-write"
+
+
+def _killed_at(point: str, part: str, hold: tuple[float, float], *, needed: bool = False) -> Kind:
+    return Kind(part, hold, partial(_reach, point, "kill"), _renew, needed=needed, each=True, alone=True)
+
+
 KINDS = {
     "server killed": Kind(SERVER, (0.1, 1.0), _KILL, _start, needed=True, each=True),
     "server stopped in order": Kind(SERVER, (0.1, 0.6), _stop_server, _start, each=True),
-    "server killed after a commit": Kind(SERVER, (1.0, 2.0), *_COMMITTED, needed=True, each=True, alone=True),
-    "server killed while it commits": Kind(SERVER, (1.0, 2.0), *_COMMITTING, each=True, alone=True),
+    "server killed after a commit": _killed_at("posting.committed", SERVER, (1.0, 2.0), needed=True),
+    "server killed while it commits": _killed_at("posting.sent", SERVER, (1.0, 2.0)),
     "background process killed": Kind(SERVER, (0.2, 1.0), _kill_background, each=True),
-    "relay killed after it commits": Kind(SERVER, (2.0, 3.0), *_RELAYED, needed=True, each=True, alone=True),
-    "relay killed before it commits": Kind(SERVER, (2.0, 3.0), *_RELAYING, each=True, alone=True),
-    "postgres crashed while the relay stands": Kind(SERVER, (0.5, 1.5), *_RELAY_STANDS, each=True, alone=True),
-    "postgres crashed while a sink stands": Kind(SINKS, (0.5, 1.5), *_SINK_STANDS, each=True, alone=True),
-    "publisher killed before it sends": Kind(SINKS, (2.0, 3.0), *_PUBLISHING, each=True, alone=True),
-    "publisher killed after a confirmation": Kind(SINKS, (2.0, 3.0), *_PUBLISHED, needed=True, each=True, alone=True),
-    "publisher killed after its position": Kind(SINKS, (2.0, 3.0), *_NOTED, each=True, alone=True),
+    "relay killed after it commits": _killed_at("relay.committed", SERVER, (2.0, 3.0), needed=True),
+    "relay killed before it commits": _killed_at("relay.before", SERVER, (2.0, 3.0)),
+    "postgres crashed while the relay stands": Kind(
+        SERVER, (0.5, 1.5), _RELAY_STANDS, _start_both, each=True, alone=True
+    ),
+    "postgres crashed while a sink stands": Kind(SINKS, (0.5, 1.5), _SINK_STANDS, _start_both, each=True, alone=True),
+    "publisher killed before it sends": _killed_at("sinks.before_batch", SINKS, (2.0, 3.0)),
+    "publisher killed after a confirmation": _killed_at("sinks.confirmed", SINKS, (2.0, 3.0), needed=True),
+    "publisher killed after its position": _killed_at("sinks.stored", SINKS, (2.0, 3.0)),
     "kafka killed": Kind(KAFKA, (0.5, 2.0), _KILL, _start, needed=True, slow=True),
     "kafka frozen": Kind(KAFKA, (1.0, 5.0), _FREEZE, _THAW),
     "rabbitmq killed": Kind(RABBITMQ, (0.5, 2.0), _KILL, _start, needed=True, slow=True),

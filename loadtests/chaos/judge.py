@@ -7,17 +7,10 @@ from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
 from typing import NamedTuple
 
-from loadtests.chaos.faults import (
-    AWAY,
-    BACK,
-    KILLED_AFTER_COMMIT,
-    KILLED_AFTER_CONFIRMING,
-    KILLED_AFTER_RELAYING,
-    KINDS,
-)
-from loadtests.chaos.nemesis import BOUNDED_STARTED, BOUNDED_STOPPED, Nemesis
+from loadtests.chaos.faults import AWAY, BACK, KINDS
+from loadtests.chaos.nemesis import BOUNDED_STARTED, BOUNDED_STOPPED
 from loadtests.chaos.rig import POSTGRES, REDIS
-from loadtests.history.checks import CHECKS, by_key, check, check_balances_read, check_versions_read
+from loadtests.history.checks import CHECKS, check, check_balances_read, check_versions_read
 from loadtests.history.feed import FEED_CHECKS, READERS
 from loadtests.history.holds import check_accounts_read
 from loadtests.history.model import Check, History, Operation, Verdict, load_folder
@@ -70,17 +63,24 @@ SOMETIMES = (
     "one request answered several times at once",
     "hold expired, as the service itself posted",
     "account read out of Redis",
-    KILLED_AFTER_COMMIT,
-    KILLED_AFTER_RELAYING,
+    "server killed after a commit, at posting.committed",
+    "relay killed after it commits, at relay.committed",
 )
+# Where there are brokers.
+PUBLISHER_KILLED = "publisher killed after a confirmation, at sinks.confirmed"
 
 
 class Judged(NamedTuple):
-    """What was found, how many operations there were, and what was seen how often."""
+    """
+    What was found, how many operations there were, and what was seen how often.
+
+    `others` are violations that the history does not hold.
+    """
 
     verdict: Verdict
     operations: int
     seen: Counter[str]
+    others: list[str]
 
     def missing(self, seconds: float, brokers: Collection[str]) -> list[str]:
         """Return what a run of that length with some brokers had to see and has not seen."""
@@ -89,26 +89,26 @@ class Judged(NamedTuple):
         never = [f"nothing for check {name} to judge" for name in checks if not self.verdict.judged[name]]
         due = [f"event told by {reader}" for reader in (*READERS, *brokers)]
         if is_long:
-            due += [*SOMETIMES, *([KILLED_AFTER_CONFIRMING] if brokers else [])]
+            due += [*SOMETIMES, *([PUBLISHER_KILLED] if brokers else [])]
         return never + [f"never: {name}" for name in due if not self.seen[name]]
 
-    def lines(self, nemesis: Nemesis, others: list[str]) -> Iterable[str]:
-        """Tell what was done and found; *others* are violations that the history does not hold."""
+    def lines(self, done: Counter[str]) -> Iterable[str]:
+        """Tell which faults were done and what was found."""
         yield "faults"
-        yield from (f"  {nemesis.done[kind]:>9,}  {kind}" for kind in KINDS)
+        yield from (f"  {done[kind]:>9,}  {kind}" for kind in KINDS)
         yield "seen"
         extra = sorted(self.seen.keys() - {*SOMETIMES})
         yield from (f"  {self.seen[name]:>9,}  {name}" for name in (*SOMETIMES, *extra))
         yield "checks"
         yield from self.verdict.lines(ALL_CHECKS)
-        yield from (f"  violation: {what}" for what in others)
+        yield from (f"  violation: {what}" for what in self.others)
 
 
-def judge(folder: Path) -> Judged:
+def judge(folder: Path, others: list[str]) -> Judged:
     history = load_folder(folder)
     set_apart(history)
     verdict = check(history, ALL_CHECKS)
-    return Judged(verdict, len(history.operations), seen_in(history))
+    return Judged(verdict, len(history.operations), seen_in(history), others)
 
 
 def _windows(history: History, starts: str, stops: str) -> list[tuple[float, float]]:
@@ -128,7 +128,7 @@ def seen_in(history: History) -> Counter[str]:
         }
         for name, is_told in TOLD.items():
             seen[name] += is_told(operation, parts)
-    for operations in by_key(history).values():
+    for operations in history.by_key.values():
         _see_key(operations, seen)
     seen.update(f"event told by {told.reader}" for told in history.told)
     seen["hold expired, as the service itself posted"] = sum(row.kind == "expiry" for row in history.rows)

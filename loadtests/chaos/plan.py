@@ -70,32 +70,24 @@ class Phase:
 
 def plan(seed: int, seconds: float, without: Collection[str] = ()) -> list[Phase]:
     """Return the faults of a run without some parts: the same for the same arguments."""
-    dice = random.Random(seed)
+    dice, at = random.Random(seed), WARM_UP_SECONDS
     phases: list[Phase] = []
     done: set[str] = set()
-    at = WARM_UP_SECONDS
     # A round has a phase in which no read may be too old and one in which some may, a minute of each if there is time.
-    rounds = max(1, round((seconds - WARM_UP_SECONDS) / 120))
+    rounds = max(1, round((seconds - at) / 120))
+    each = (seconds - at) / rounds - 2 * QUIET_SECONDS
+    lengths: list[tuple[tuple[bool, ...], float]] = [((False,), 0.68 * each), ((True,), 0.32 * each)] * rounds
     if seconds < TWO_PHASES_SECONDS:
-        return [_phase(dice, at, seconds - at - QUIET_SECONDS, (False, True), without, done)]
-    each = (seconds - WARM_UP_SECONDS) / rounds - 2 * QUIET_SECONDS
-    for _ in range(rounds):
-        for bounded, share in ((False, 0.68), (True, 0.32)):
-            phases.append(_phase(dice, at, each * share, (bounded,), without, done))
-            at = phases[-1].until + QUIET_SECONDS
+        lengths = [((False, True), seconds - at - QUIET_SECONDS)]
+    for bounded, length in lengths:
+        kinds = [name for name, kind in KINDS.items() if kind.bounded in bounded and kind.part not in without]
+        phases.append(_phase(dice, at, length, kinds, done))
+        at = phases[-1].until + QUIET_SECONDS
     return phases
 
 
-def _phase(  # noqa: PLR0917 -- what a phase is made of
-    dice: random.Random,
-    begin: float,
-    seconds: float,
-    bounded: tuple[bool, ...],
-    without: Collection[str],
-    done: set[str],
-) -> Phase:
+def _phase(dice: random.Random, begin: float, seconds: float, kinds: list[str], done: set[str]) -> Phase:
     """Return a phase; kinds that are not in *done* come before the others, and are in it then."""
-    kinds = [name for name, kind in KINDS.items() if kind.bounded in bounded and kind.part not in without]
     needed = [name for name in kinds if KINDS[name].needed]
     others = [name for name in kinds if name not in needed]
     dice.shuffle(needed)
@@ -103,7 +95,7 @@ def _phase(  # noqa: PLR0917 -- what a phase is made of
     steps: list[Step] = []
     at = begin = round(begin, 1)
     # Links are swizzled where reads may be too old: those to Redis are among them.
-    swizzle = [""] if True in bounded else []
+    swizzle = [""] if any(KINDS[name].bounded for name in kinds) else []
     for name in sorted([*needed, *swizzle, *others], key=done.__contains__):
         step = _step(dice, at, name, kinds) if name else _swizzle(dice, at)
         if at + step.lasts > begin + seconds:

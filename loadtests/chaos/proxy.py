@@ -2,9 +2,8 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Self
 
 # Bytes passed on at once, and held back at most for a direction of a connection.
 CHUNK_BYTES = 65_536
@@ -13,10 +12,12 @@ CONNECT_SECONDS = 2.0
 
 
 class Proxy:
-    """Forwards one unix socket to another."""
+    """Forwards what comes to a unix socket at one place to another one."""
 
-    def __init__(self, target: Path) -> None:
-        self._target = target
+    _server: asyncio.Server
+
+    def __init__(self, target: Path, place: Path) -> None:
+        self._target, self._place = target, place
         self._requests, self._replies = asyncio.Event(), asyncio.Event()
         self._connections: set[asyncio.Task[None]] = set()
         self.heal()
@@ -74,15 +75,14 @@ class Proxy:
                 writer.write(data)
                 await writer.drain()
 
-    @asynccontextmanager
-    async def at(self, place: Path) -> AsyncIterator[None]:
-        """Take connections at a socket; all of them end with the body."""
-        server = await asyncio.start_unix_server(self.serve, place, limit=CHUNK_BYTES)
-        try:
-            yield
-        finally:
-            self._refuse = True
-            server.close()
-            tasks = list(self._connections)
-            self.cut()
-            await asyncio.gather(*tasks, return_exceptions=True)
+    async def __aenter__(self) -> Self:
+        """Take connections; all of them end with the body."""
+        self._server = await asyncio.start_unix_server(self.serve, self._place, limit=CHUNK_BYTES)
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._refuse = True
+        self._server.close()
+        tasks = list(self._connections)
+        self.cut()
+        await asyncio.gather(*tasks, return_exceptions=True)

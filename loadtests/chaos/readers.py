@@ -8,12 +8,12 @@ import asyncio
 import itertools
 import json
 from collections import defaultdict
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Any
 
 import aio_pika
 import aiohttp
+import msgspec
 from aiohttp import web
 from aiokafka.errors import KafkaError
 
@@ -22,9 +22,12 @@ from loadtests.brokers import Broker
 from loadtests.chaos.rig import Rig
 from loadtests.client import PAGE_MAX, NoAnswer
 from loadtests.history.feed import POLL, READERS, STREAM, WEBHOOK
+from loadtests.history.model import Told, noted
 from loadtests.history.recorder import Recorder
 from loadtests.processes import HOST, answers
 from loadtests.servers import tallystick
+from tallystick_client import Event, EventPage
+from tallystick_client.following import Lines
 
 # Where brokers keep the events of all ledgers.
 PLACE = "events"
@@ -56,17 +59,16 @@ class Readers:
         self._over = False
         self._heads: dict[str, int] = {}
 
-    def _note(self, reader: str, ledger: str, event: Mapping[str, Any]) -> None:
-        kind = event["type"].removeprefix("tallystick.").removesuffix(".v1")
-        known = {"type": kind, "position": event["position"], "subject": event["subject"]}
-        data = json.dumps(event["data"], separators=(",", ":"))
-        self._recorder.write({"event": "told", "reader": reader, "ledger": ledger, **known, "data": data})
-        self._told[reader, ledger].add(event["position"])
+    def _note(self, reader: str, ledger: str, event: Event) -> None:
+        data = json.dumps(event.data, separators=(",", ":"))
+        told = Told(reader, ledger, event.position, event.name, event.subject or "", data)
+        self._recorder.write(noted(told))
+        self._told[reader, ledger].add(event.position)
 
     async def poll(self, ledger: str) -> None:
         """Read pages of either server in turns, until there is none any more."""
         after = 0
-        for caller in itertools.cycle(self._rig.direct[ledger]):
+        for caller in itertools.cycle(self._rig.callers[ledger]):
             path, over = f"{EVENTS}?after={after}&limit={PAGE_MAX}&wait={WAIT_SECONDS}", self._over
             try:
                 answer = await caller.ask("GET", path, seconds_max=ANSWER_SECONDS_MAX)
@@ -76,10 +78,11 @@ class Readers:
             if answer.status != 200:
                 await self._again(answer.status)
                 continue
-            for event in answer.json["data"]:
+            page = msgspec.json.decode(answer.body, type=EventPage)
+            for event in page.data:
                 self._note(POLL, ledger, event)
-            after = answer.json["next_after"]
-            if over and not answer.json["data"]:
+            after = page.next_after
+            if over and not page.data:
                 self._heads[ledger] = after
                 return
 
@@ -88,21 +91,24 @@ class Readers:
         headers = {"Authorization": f"Bearer {self._rig.keys[ledger]}", "Last-Event-ID": "0"}
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=ANSWER_SECONDS_MAX, sock_read=SILENCE_SECONDS_MAX)
         async with aiohttp.ClientSession(timeout=timeout) as session:
-            for caller in itertools.cycle(self._rig.direct[ledger]):
+            for caller in itertools.cycle(self._rig.callers[ledger]):
                 try:
                     async with session.get(f"{caller.url}{EVENTS}/stream", headers=headers) as response:
                         if response.status != 200:
                             await self._again(response.status)
                             continue
-                        async for block in _blocks(response.content):
-                            headers["Last-Event-ID"] = block.get("id", headers["Last-Event-ID"])
-                            if "data" in block:
-                                self._note(STREAM, ledger, json.loads(block["data"]))
+                        lines = Lines()
+                        async for piece in response.content.iter_any():
+                            for found in lines.take(piece):
+                                if isinstance(found, Event):
+                                    self._note(STREAM, ledger, found)
+                                position = found.position if isinstance(found, Event) else found
+                                headers["Last-Event-ID"] = str(position)
                 except (aiohttp.ClientError, TimeoutError):
                     await asyncio.sleep(PAUSE_SECONDS)
 
     async def receive(self, request: web.Request) -> web.Response:
-        self._note(WEBHOOK, request.match_info["ledger"], await request.json())
+        self._note(WEBHOOK, request.match_info["ledger"], msgspec.json.decode(await request.read(), type=Event))
         return web.Response(status=204)
 
     async def consume(self, broker: Broker) -> None:
@@ -110,7 +116,8 @@ class Readers:
         while True:
             try:
                 async for message in broker.follow(PLACE):
-                    self._note(broker.kind, message.event["source"].removeprefix("/ledgers/"), message.event)
+                    event = msgspec.json.decode(message.body, type=Event)
+                    self._note(broker.kind, event.source.removeprefix("/ledgers/"), event)
             except (OSError, KafkaError, *aio_pika.exceptions.CONNECTION_EXCEPTIONS):
                 pass
             await asyncio.sleep(PAUSE_SECONDS)
@@ -125,25 +132,13 @@ class Readers:
         self._over = True
 
         async def done() -> bool:
-            return len(self._heads) == len(self._rig.direct) and all(
+            return len(self._heads) == len(self._rig.callers) and all(
                 len(self._told[reader, ledger]) >= head
                 for ledger, head in self._heads.items()
                 for reader in (*READERS, *self._rig.brokers)
             )
 
         await answers(done, CATCH_UP_SECONDS_MAX)
-
-
-async def _blocks(stream: aiohttp.StreamReader) -> AsyncIterator[dict[str, str]]:
-    """Return the fields of each block of server-sent events that has come whole."""
-    fields: dict[str, str] = {}
-    async for line in stream:
-        if line == b"\n":
-            yield fields
-            fields = {}
-        elif line.endswith(b"\n"):
-            name, _, text = line.decode().removesuffix("\n").partition(": ")
-            fields[name] = text
 
 
 @asynccontextmanager
@@ -157,7 +152,7 @@ async def reading(rig: Rig, recorder: Recorder) -> AsyncIterator[Readers]:
     await web.TCPSite(runner, HOST, 0).start()
     tasks: list[asyncio.Task[None]] = []
     try:
-        for ledger, (caller, *_) in rig.direct.items():
+        for ledger, (caller, *_) in rig.callers.items():
             url = f"http://{HOST}:{runner.addresses[0][1]}/{ledger}"
             async with patient(caller.url, rig.keys[ledger]) as client:
                 await client.webhook_endpoints.create(url)

@@ -6,11 +6,12 @@ import logging
 import os
 import re
 import shutil
-import tempfile
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Collection, Mapping
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Collection, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from loadtests.brokers import Broker, Kafka, RabbitMQ
 from loadtests.chaos.proxy import Proxy
@@ -48,38 +49,30 @@ REDIS_SOCKET = "redis.sock"
 CONNECTIONS_MAX = 1_000
 # What a server says at its end of what it has read out of Redis.
 _HITS = re.compile(r"cache: hits=(\d+)")
-# Stands between clients and a server: takes the server's address, gives the one that clients use.
-Front = Callable[[str], AbstractAsyncContextManager[str]]
 
 
+@dataclass
 class Rig:
     """
     What runs, and what is being done to it.
 
-    `brokers`: by kind. `keys`: API keys by ledger. `callers`: how clients reach each server in each ledger; `direct`:
-    past whatever stands before them. `answered`: when the last request that was well answered had been sent, by client.
-    `hang_up`: whether clients end connections before they are answered. `counts`: what must happen at times.
-    `violations`: what must not happen, as seen by others than the checks.
+    `proxies`: by part and server. `brokers`: by kind. `keys`: API keys by ledger. `callers`: how clients reach each
+    server in each ledger. `answered`: when the last request that was well answered had been sent, by client. `hang_up`:
+    whether clients end connections before they are answered. `counts`: what must happen at times. `violations`: what
+    must not happen, as seen by others than the checks.
     """
 
-    def __init__(
-        self,
-        databases: Databases,
-        servers: list[Server],
-        proxies: Mapping[tuple[str, int], Proxy],
-        brokers: Mapping[str, Broker],
-    ) -> None:
-        self.databases = databases
-        self.servers = servers
-        self.brokers = brokers
-        self.keys: dict[str, str] = {}
-        self.callers: dict[str, list[Client]] = {}
-        self.direct: dict[str, list[Client]] = {}
-        self.answered: dict[str, float] = {}
-        self.hang_up = self.stopped = False
-        self.counts: Counter[str] = Counter()
-        self.violations: list[str] = []
-        self._proxies = proxies
+    databases: Databases
+    servers: list[Server]
+    proxies: Mapping[tuple[str, int], Proxy]
+    brokers: Mapping[str, Broker]
+    keys: dict[str, str] = field(default_factory=dict)
+    callers: dict[str, list[Client]] = field(default_factory=dict)
+    answered: dict[str, float] = field(default_factory=dict)
+    hang_up: bool = False
+    stopped: bool = False
+    counts: Counter[str] = field(default_factory=Counter)
+    violations: list[str] = field(default_factory=list)
 
     async def start(self) -> None:
         await tallystick("migrate", settings=self.servers[0].settings)
@@ -98,8 +91,8 @@ class Rig:
         else:
             await self.databases.valkey.ask(*command.split())
 
-    def proxies(self, part: str, target: int) -> list[Proxy]:
-        return [self._proxies[part, number] for number in range(SERVERS) if target in (number, BOTH)]
+    def links(self, part: str, target: int) -> list[Proxy]:
+        return [self.proxies[part, number] for number in range(SERVERS) if target in (number, BOTH)]
 
     async def ready(self) -> None:
         """Return when both servers are ready, started again where they ended at their start."""
@@ -123,7 +116,7 @@ class Rig:
 
 
 @asynccontextmanager
-async def running(logs: Path, front: Front | None, kinds: Collection[str]) -> AsyncIterator[Rig]:
+async def running(logs: Path, kinds: Collection[str]) -> AsyncIterator[Rig]:
     """
     Start everything with new data, brokers of some kinds too; end and remove it afterwards, whatever happens. The logs
     are left in a folder.
@@ -131,53 +124,40 @@ async def running(logs: Path, front: Front | None, kinds: Collection[str]) -> As
     # They say whenever a broker is away.
     for library in ("aiokafka", "aio_pika", "aiormq"):
         logging.getLogger(library).setLevel(logging.CRITICAL)
-    # The paths of sockets must be short.
-    home = Path(tempfile.mkdtemp(prefix="ts-chaos-"))
-    try:
+    async with AsyncExitStack() as stack:
+        # The paths of sockets must be short.
+        home = Path(stack.enter_context(TemporaryDirectory(prefix="ts-chaos-", ignore_cleanup_errors=True)))
         databases = Databases(home / "d")
         webhook_key = base64.urlsafe_b64encode(os.urandom(32)).decode()
-        postgres, valkey = databases.postgres, databases.valkey
         servers: list[Server] = []
-        brokers = {
-            kind.kind: kind(home / kind.kind, logs / f"{kind.kind}.log") for kind in BROKERS if kind.kind in kinds
-        }
         proxies = {}
-        async with AsyncExitStack() as stack:
-            for number in range(SERVERS):
-                sockets = home / str(number)
-                sockets.mkdir(mode=0o700)
-                for part, target, place in (
-                    (POSTGRES, postgres.socket, sockets / SOCKET),
-                    (REDIS, valkey.socket, sockets / REDIS_SOCKET),
-                ):
-                    proxies[part, number] = Proxy(target)
-                    await stack.enter_async_context(proxies[part, number].at(place))
-                name, redis_url = str(number + 1), f"unix://{sockets / REDIS_SOCKET}"
-                settings = {
-                    **SETTINGS,
-                    "webhook_key": webhook_key,
-                    "database_url": postgres.url(folder=sockets),
-                    "redis_url": redis_url,
-                }
-                servers.append(Server(name, settings, logs / f"server-{name}.log", home))
-            try:
-                await databases.start()
-                await postgres.make(postgres.DATABASE)
-                await asyncio.gather(*(broker.start() for broker in brokers.values()))
-                rig = Rig(databases, servers, proxies, brokers)
-                await rig.start()
-                urls = [server.url for server in servers]
-                if front is not None:
-                    urls = [await stack.enter_async_context(front(url)) for url in urls]
-                for ledger, key in rig.keys.items():
-                    rig.direct[ledger] = [await stack.enter_async_context(Client(s.url, key)) for s in servers]
-                    callers = [Client(url, key, CONNECTIONS_MAX) for url in urls]
-                    rig.callers[ledger] = [await stack.enter_async_context(caller) for caller in callers]
-                yield rig
-            finally:
-                for program in (*servers, *brokers.values()):
-                    await program.close()
-                await databases.close()
-                shutil.copytree(databases.logs, logs / "databases", dirs_exist_ok=True)
-    finally:
-        shutil.rmtree(home, ignore_errors=True)
+        for number in range(SERVERS):
+            sockets = home / str(number)
+            sockets.mkdir(mode=0o700)
+            proxies[POSTGRES, number] = Proxy(databases.postgres.socket, sockets / SOCKET)
+            proxies[REDIS, number] = Proxy(databases.valkey.socket, sockets / REDIS_SOCKET)
+            settings = {
+                **SETTINGS,
+                "webhook_key": webhook_key,
+                "database_url": databases.postgres.url(folder=sockets),
+                "redis_url": f"unix://{sockets / REDIS_SOCKET}",
+            }
+            name = str(number + 1)
+            servers.append(Server(name, settings, logs / f"server-{name}.log", home))
+        brokers = {
+            each.kind: each(home / each.kind, logs / f"{each.kind}.log") for each in BROKERS if each.kind in kinds
+        }
+        for proxy in proxies.values():
+            await stack.enter_async_context(proxy)
+        stack.callback(shutil.copytree, databases.logs, logs / "databases", dirs_exist_ok=True)
+        for part in (databases, *brokers.values(), *servers):
+            stack.push_async_callback(part.close)
+        await databases.start()
+        await databases.postgres.make(databases.postgres.DATABASE)
+        await asyncio.gather(*(broker.start() for broker in brokers.values()))
+        rig = Rig(databases, servers, proxies, brokers)
+        await rig.start()
+        for ledger, key in rig.keys.items():
+            callers = [Client(server.url, key, CONNECTIONS_MAX) for server in servers]
+            rig.callers[ledger] = [await stack.enter_async_context(caller) for caller in callers]
+        yield rig

@@ -1,19 +1,16 @@
 """The checks of a history."""
 
-import bisect
 import itertools
-import json
 import math
 from collections import Counter, defaultdict
-from collections.abc import Callable, Hashable, Iterator, Mapping
+from collections.abc import Callable, Collection, Hashable, Iterator, Mapping
+from functools import partial
 
 from loadtests.history.holds import check_accounts_read, check_caps, check_progress
-from loadtests.history.model import MOVING, Account, Check, Entry, History, Operation, Row, Shown, Verdict
+from loadtests.history.model import SIDES, Account, Check, History, Name, Operation, Shown, Timeline, Verdict, grouped
 from loadtests.history.recorder import FAIL, FAULTS_STARTED, FAULTS_STOPPED, LOOK_UP, OK, UNKNOWN
 
 _REUSED = 422
-# Ledger and idempotency key.
-Name = tuple[str, str]
 # Seconds in which a service must be back after faults have stopped, and the share that must succeed from then on.
 BACK_SECONDS = 10.0
 BACK_SHARE = 0.999
@@ -22,7 +19,7 @@ BACK_SHARE = 0.999
 def check_balances(history: History, verdict: Verdict) -> None:
     """C1. The books must hold all accounts that the recorded clients moved money on, and floors must not have moved."""
     sums: Counter[tuple[str, str]] = Counter()
-    accounts: dict[tuple[str, str], Account] = {}
+    accounts: dict[Name, Account] = {}
     for account in history.accounts:
         sums[account.ledger, account.currency] += account.balance
         accounts[account.ledger, account.id] = account
@@ -51,15 +48,11 @@ def check_balances(history: History, verdict: Verdict) -> None:
 
 def check_folds(history: History, verdict: Verdict) -> None:
     """C3. Judged from the statements alone, so that no sum of the service is believed."""
-    entries: dict[tuple[str, str], list[Entry]] = defaultdict(list)
-    sides: dict[tuple[str, str], list[Entry]] = defaultdict(list)
-    for entry in history.entries:
-        entries[entry.ledger, entry.account].append(entry)
-        sides[entry.ledger, entry.transfer_id].append(entry)
+    entries = grouped(history.entries, lambda entry: (entry.ledger, entry.account))
     for account in history.accounts:
         verdict.judged["C3"] += 1
         balance, version = 0, 0
-        for entry in sorted(entries[account.ledger, account.id], key=lambda entry: entry.version):
+        for entry in sorted(entries.get((account.ledger, account.id), ()), key=lambda entry: entry.version):
             balance += entry.amount
             if entry.balance != balance:
                 verdict.flag("C3", f"{account.id} says {entry.balance} at version {entry.version}, not {balance}")
@@ -70,7 +63,7 @@ def check_folds(history: History, verdict: Verdict) -> None:
         if account.balance != balance or account.version < version:
             at = f"{account.balance} at version {account.version}"
             verdict.flag("C3", f"{account.id} has {at}; its entries end with {balance} at {version}")
-    for (_, transfer_id), legs in sides.items():
+    for (_, transfer_id), legs in history.legs.items():
         if sum(leg.amount for leg in legs) != 0 or len(legs) != 2 or legs[0].account != legs[1].counterparty:
             verdict.flag("C3", f"{transfer_id} has the legs {[(leg.account, leg.amount) for leg in legs]}")
 
@@ -92,35 +85,25 @@ def check_liveness(history: History, verdict: Verdict) -> None:
                 )
 
 
-def by_key(history: History) -> dict[Name, list[Operation]]:
-    """Return the operations that ask for transfers, by the ledger and the key that they name."""
-    found: dict[Name, list[Operation]] = defaultdict(list)
-    for operation in history.transfers():
-        found[operation.ledger, operation.key].append(operation)
-    return found
-
-
-def in_books(history: History) -> dict[Name, dict[str, list[Entry]]]:
-    """Return the transfers of the books by key, with their entries; expiries, which nobody asks for, are left out."""
+def in_books(history: History) -> dict[Name, list[str]]:
+    """Return the transfers of the books by key; expiries, which nobody asks for, are left out."""
     # The books do not know the key of a capture, void or reversal: it is the one that was answered with its id, or one
     # whose outcome nobody knows.
     told = {(o.ledger, o.transfer_id): o.key for o in history.operations if o.transfer_id}
     lost: dict[tuple[str, str, str], list[str]] = defaultdict(list)
-    for (ledger, key), operations in by_key(history).items():
+    for (ledger, key), operations in history.by_key.items():
         if any(o.outcome == UNKNOWN for o in operations) and not any(o.bound for o in operations):
             lost[ledger, operations[0].parent, operations[0].kind].append(key)
-    names: dict[Name, str] = {}
-    found: dict[Name, dict[str, list[Entry]]] = defaultdict(lambda: defaultdict(list))
-    for row in history.rows:
-        if row.kind == "expiry":
-            continue
-        key = row.key or told.get((row.ledger, row.transfer_id), "")
-        candidates = lost[row.ledger, row.parent, row.kind]
-        names[row.ledger, row.transfer_id] = key or (candidates.pop() if candidates else "")
-        found[row.ledger, names[row.ledger, row.transfer_id]][row.transfer_id] = []
+    keys: dict[Name, str] = {}
+    for name, row in history.listed.items():
+        if row.kind != "expiry":
+            candidates = lost[row.ledger, row.parent, row.kind]
+            keys[name] = row.key or told.get(name, "") or (candidates.pop() if candidates else "")
     for entry in history.entries:
-        key = names.get((entry.ledger, entry.transfer_id), entry.key)
-        found[entry.ledger, key][entry.transfer_id].append(entry)
+        keys.setdefault((entry.ledger, entry.transfer_id), entry.key)
+    found: dict[Name, list[str]] = defaultdict(list)
+    for (ledger, transfer_id), key in keys.items():
+        found[ledger, key].append(transfer_id)
     return found
 
 
@@ -128,66 +111,48 @@ def check_promises(history: History, verdict: Verdict) -> None:
     """C2. Judged where the history has books; of transfers whose key the books know."""
     if not history.accounts:
         return
-    booked, asked = in_books(history), by_key(history)
-    rows = {row.transfer_id: row for row in history.rows}
-    for name in booked.keys() - asked.keys():
+    booked = in_books(history)
+    for name in booked.keys() - history.by_key.keys():
         verdict.flag("C2", f"{', '.join(booked[name])} under the key {name[1]!r} was asked for by nobody")
-    for name, operations in asked.items():
+    for name, operations in history.by_key.items():
         verdict.judged["C2"] += 1
-        _check_key(name[1], operations, booked.get(name, {}), verdict)
+        key, transfers = name[1], booked.get(name, [])
+        _check_key(key, operations, transfers, verdict)
         for operation in operations:
-            if operation.outcome == OK and operation.transfer_id in rows:
-                _check_row(name[1], operation, rows[operation.transfer_id], verdict)
+            if operation.outcome == OK and operation.transfer_id in transfers:
+                _check_transfer(history, operation, verdict)
 
 
-def _check_key(key: str, operations: list[Operation], booked: dict[str, list[Entry]], verdict: Verdict) -> None:
-    acknowledged = [operation for operation in operations if operation.outcome == OK]
+def _check_key(key: str, operations: list[Operation], booked: Collection[str], verdict: Verdict) -> None:
+    acknowledged = {operation.transfer_id for operation in operations if operation.outcome == OK}
     if len(booked) > 1:
         verdict.flag("C2", f"{key} was executed {len(booked)} times: {', '.join(booked)}")
-    if acknowledged:
-        for operation in acknowledged:
-            if operation.transfer_id not in booked:
-                verdict.flag("C2", f"{key} was acknowledged as {operation.transfer_id}, which is not in the books")
-            else:
-                _check_legs(key, operation, booked[operation.transfer_id], verdict)
-    elif booked and any(operation.bound for operation in operations):
+    for transfer_id in acknowledged.difference(booked):
+        verdict.flag("C2", f"{key} was acknowledged as {transfer_id}, which is not in the books")
+    if acknowledged or not booked:
+        return
+    if any(operation.bound for operation in operations):
         verdict.flag("C2", f"{key} was refused for ever and is in the books as {', '.join(booked)}")
-    elif booked and all(operation.outcome == FAIL for operation in operations):
+    elif all(operation.outcome == FAIL for operation in operations):
         verdict.flag("C2", f"{key} was never applied, as was said, and is in the books as {', '.join(booked)}")
 
 
-def _check_legs(key: str, operation: Operation, legs: list[Entry], verdict: Verdict) -> None:
-    """Compare what was asked for and answered with what was done."""
-    asked, said = json.loads(operation.request), json.loads(operation.response)
-    done = {(leg.account, leg.amount, leg.counterparty) for leg in legs}
+def _check_transfer(history: History, operation: Operation, verdict: Verdict) -> None:
+    """Compare what was asked for with what was answered, and that with what was done."""
+    said, asked = operation.said, operation.asked
     # A capture or reversal does not name its accounts, and may leave its amount to the service.
-    source, destination, amount = (asked.get(n) or said[n] for n in ("source", "destination", "amount"))
-    moves = operation.kind in MOVING
-    if done != ({(source, -amount, destination), (destination, amount, source)} if moves else set()):
-        verdict.flag("C2", f"{key} asked for {amount} from {source} to {destination}; done was {sorted(done)}")
-    states = {(leg.account, leg.version, leg.balance) for leg in legs}
-    if moves and states != set(operation.shown):
-        verdict.flag("C2", f"{key} was answered {sorted(operation.shown)}; the books have {sorted(states)}")
-
-
-def _check_row(key: str, operation: Operation, row: Row, verdict: Verdict) -> None:
-    """Compare a hold or what came of one with what was asked for and answered."""
-    said, asked = json.loads(operation.response), json.loads(operation.request)
-    answered = {name: said[name] or "" for name in ("kind", "parent", "source", "destination", "amount", "created_at")}
-    due = {**answered, **{n: asked[n] for n in answered if asked.get(n)}}
+    due = {name: asked[name] for name in (*SIDES, "amount") if asked.get(name)}
     due |= {"kind": operation.kind, "parent": operation.parent}
-    booked = {name: getattr(row, name) for name in due}
-    if not due == answered == booked:
-        verdict.flag("C2", f"{key} asked for {due} and was answered {answered}; the books have {booked}")
+    if any((said.get(name) or "") != value for name, value in due.items()):
+        verdict.flag("C2", f"{operation.key} asked for {due} and was answered {said}")
+    if other := history.booked_otherwise((operation.ledger, operation.transfer_id), said):
+        verdict.flag("C2", f"{operation.key} was answered {said}; the books have {other}")
 
 
 def check_answers(history: History, verdict: Verdict) -> None:
     """C4. Judged of requests that were answered for ever more than once."""
-    answers: dict[tuple[str, str, str], list[Operation]] = defaultdict(list)
-    for operation in history.transfers():
-        if operation.bound:
-            answers[operation.ledger, operation.key, operation.fingerprint].append(operation)
-    for (_, key, _), operations in answers.items():
+    bound = (operation for operation in history.transfers() if operation.bound)
+    for (_, key, _), operations in grouped(bound, lambda o: (o.ledger, o.key, o.fingerprint)).items():
         if len(operations) < 2:
             continue
         verdict.judged["C4"] += 1
@@ -202,16 +167,18 @@ def check_answers(history: History, verdict: Verdict) -> None:
 def check_bindings(history: History, verdict: Verdict) -> None:
     """C7. Judged of keys that were sent with more than one request, or in more than one ledger."""
     ledgers: dict[str, dict[str, set[str]]] = defaultdict(lambda: defaultdict(set))
-    for (ledger, key), operations in by_key(history).items():
+    for (ledger, key), operations in history.by_key.items():
         requests = {operation.fingerprint for operation in operations}
         bound = {operation.fingerprint for operation in operations if operation.bound}
         reused = {operation.fingerprint for operation in operations if operation.status == _REUSED}
+        unknown = {operation.fingerprint for operation in operations if operation.outcome == UNKNOWN}
         verdict.judged["C7"] += len(requests) > 1
         if len(bound) > 1:
             verdict.flag("C7", f"{key} was answered for {len(bound)} different requests")
         if reused & bound:
             verdict.flag("C7", f"{key} was refused as reused for the very request that it is bound to")
-        elif reused and not bound and not _may_be_bound(operations):
+        # Each may have met another one of an unknown outcome.
+        elif not bound and not all(unknown - {request} for request in reused):
             verdict.flag("C7", f"{key} was refused as reused, and no other request can have bound it")
         for operation in operations:
             if operation.outcome == OK:
@@ -224,19 +191,12 @@ def check_bindings(history: History, verdict: Verdict) -> None:
                 verdict.flag("C7", f"{key} names {transfer_id} in the ledgers {sorted(of_transfer)}")
 
 
-def _may_be_bound(operations: list[Operation]) -> bool:
-    """Tell whether every request that was called reused may have met another one of an unknown outcome."""
-    unknown = {operation.fingerprint for operation in operations if operation.outcome == UNKNOWN}
-    reused = {operation.fingerprint for operation in operations if operation.status == _REUSED}
-    return all(unknown - {request} for request in reused)
-
-
 def check_look_ups(history: History, verdict: Verdict) -> None:
     """K. Judged of look-ups that were answered, where the history has books."""
     if not history.accounts:
         return
-    booked = {name: next(iter(transfers)) for name, transfers in in_books(history).items()}
-    told = {name: [o.ended for o in operations if o.outcome == OK] for name, operations in by_key(history).items()}
+    booked = {name: transfers[0] for name, transfers in in_books(history).items()}
+    told = {name: [o.ended for o in operations if o.outcome == OK] for name, operations in history.by_key.items()}
     for operation in history.operations:
         if operation.operation != LOOK_UP or operation.status not in (200, 404):
             continue
@@ -246,7 +206,7 @@ def check_look_ups(history: History, verdict: Verdict) -> None:
             if any(ended < operation.invoked for ended in told.get(name, ())):
                 verdict.flag("K", f"{operation.key} was not found by a look-up after it had been acknowledged")
             continue
-        said = json.loads(operation.response)
+        said = operation.said
         posted = said.get("id") if said.get("state") == "posted" else None
         if posted != booked.get(name):
             shown = f"{said.get('id')}, {said.get('state')}"
@@ -278,16 +238,11 @@ def check_versions_read(
     told: dict[Hashable, list[tuple[float, int]]] = defaultdict(list)
     for operation, shown in _shown(history, *told_by):
         told[told_to(operation), operation.ledger, shown.account].append((operation.ended, shown.version))
-    # By account: the instants of answers, and the newest version that had been told before and at each of them.
-    newest: dict[Hashable, tuple[list[float], list[int]]] = defaultdict(lambda: ([], [0]))
-    for name, answers in told.items():
-        answers.sort()
-        versions = itertools.accumulate((version for _, version in answers), max)
-        newest[name] = [ended for ended, _ in answers], [0, *versions]
+    newest = {name: Timeline(versions, 0) for name, versions in told.items()}
     behind = f" more than {seconds:.0f} s" if seconds else ""
     for operation, shown in _shown(history, read):
-        ended, versions_then = newest[told_to(operation), operation.ledger, shown.account]
-        due = versions_then[bisect.bisect_left(ended, operation.invoked - seconds)]
+        timeline = newest.get((told_to(operation), operation.ledger, shown.account))
+        due = timeline.before(operation.invoked - seconds) if timeline else 0
         verdict.judged[check] += due > 0
         if shown.version < due:
             who = f"{operation.process} read {shown.account} at version {shown.version}"
@@ -327,11 +282,10 @@ def check_acknowledged(history: History, verdict: Verdict) -> None:
     check_balances_read(history, verdict, "C5")
 
 
-def check_versions(history: History, verdict: Verdict) -> None:
-    """C6. Judged of reads by a client that had been shown the account before."""
-    check_versions_read(history, verdict, "C6", told_to=lambda o: o.process, told_by=("transfer", "read"))
-
-
+# C6. Judged of reads by a client that had been shown the account before.
+check_versions = partial(
+    check_versions_read, check="C6", told_to=lambda operation: operation.process, told_by=("transfer", "read")
+)
 # In the order in which they are made.
 CHECKS = {
     "C1": Check("balances sum to zero, every account is known, none is below its floor", check_balances),

@@ -1,16 +1,12 @@
 """The checks of the feed: what its readers were told, beside the books and beside what was answered."""
 
 import json
-from collections import Counter, defaultdict
+from collections import Counter
 from typing import Any
 
-from loadtests.history.checks import by_key
-from loadtests.history.model import MOVING, Check, Entry, History, Row, Told, Verdict
+from loadtests.history.model import SIDES, Check, History, Name, Told, Verdict, grouped
 from loadtests.history.recorder import FAIL, OK
 
-# A ledger, and a transfer, an account or a key of it.
-Name = tuple[str, str]
-SIDES = ("source", "destination")
 # What a transfer that was posted is told as, by its kind.
 TYPES = {
     "transfer": "transfer.posted",
@@ -29,9 +25,7 @@ BROKERS = ("kafka", "rabbitmq")
 def check_readers(history: History, verdict: Verdict) -> None:
     """F1. Judged of all that readers were told."""
     first: dict[tuple[str, int], Told] = {}
-    positions: dict[tuple[str, str], list[int]] = defaultdict(list)
     for told in history.told:
-        positions[told.reader, told.ledger].append(told.position)
         known = first.setdefault((told.ledger, told.position), told)
         if told[1:] != known[1:]:
             verdict.flag(
@@ -39,10 +33,10 @@ def check_readers(history: History, verdict: Verdict) -> None:
             )
     # Of each ledger the last one.
     heads = dict(sorted(first))
-    for reader in {told.reader for told in history.told}:
+    for reader, mine in grouped(history.told, lambda told: told.reader).items():
         for ledger, head in heads.items():
             verdict.judged["F1"] += 1
-            found, due = positions[reader, ledger], list(range(1, head + 1))
+            found, due = [told.position for told in mine if told.ledger == ledger], list(range(1, head + 1))
             if missing := sorted(set(due) - set(found)):
                 count = f"{len(missing)} of {head} events of {ledger}"
                 verdict.flag("F1", f"{reader} was never told {count}, the first of them at {missing[0]}")
@@ -84,10 +78,6 @@ def check_booked(history: History, verdict: Verdict) -> None:
     """F2. Judged of the events, where the history has books and a feed."""
     if not history.told or not history.accounts:
         return
-    legs: dict[Name, list[Entry]] = defaultdict(list)
-    for entry in history.entries:
-        legs[entry.ledger, entry.transfer_id].append(entry)
-    rows = {(row.ledger, row.transfer_id): row for row in history.rows}
     times: Counter[Name] = Counter()
     versions: Counter[Name] = Counter()
     for told, said in _events(history):
@@ -99,7 +89,9 @@ def check_booked(history: History, verdict: Verdict) -> None:
         else:
             name = told.ledger, told.subject
             times[name] += 1
-            _check_transfer(told, said, rows.get(name), legs.get(name, []), verdict)
+            other = history.booked_otherwise(name, said)
+            if other or told.type != TYPES[said["kind"]]:
+                verdict.flag("F2", f"{told} shows {said}; the books have {other or 'the same'}")
             shown = {said[side]: said[f"{side}_version"] for side in SIDES}
         for account, version in shown.items():
             last = versions[told.ledger, account]
@@ -107,30 +99,13 @@ def check_booked(history: History, verdict: Verdict) -> None:
             if version < last or (version == last and told.type != TYPES["expiry"]):
                 verdict.flag("F2", f"{told} has version {version} of {account}, behind {last}")
             versions[told.ledger, account] = version
-    for name in {**rows, **legs}:
-        if times[name] != 1:
+    for name in {*history.listed, *history.legs, *times}:
+        if times[name] != (name in history.listed or name in history.legs):
             verdict.flag("F2", f"{name[1]}, of the books of {name[0]}, is told {times[name]} times")
     for known in history.accounts:
         last = versions[known.ledger, known.id]
         if last != known.version:
             verdict.flag("F2", f"{known.id} has version {known.version}; its events end with {last}")
-
-
-def _check_transfer(told: Told, said: dict[str, Any], row: Row | None, legs: list[Entry], verdict: Verdict) -> None:
-    """Compare what is told of a transfer with what the books have of it."""
-    if row is None and not legs:
-        verdict.flag("F2", f"{told} is not in the books")
-    fields = {name: said[name] or "" for name in ("kind", "parent", *SIDES, "amount", "created_at")}
-    if told.type != TYPES[said["kind"]] or (row and fields != {name: getattr(row, name) for name in fields}):
-        verdict.flag("F2", f"{told} is in the books as {row}")
-    done = {(leg.account, leg.amount, leg.version, leg.balance) for leg in legs}
-    due = {
-        (said[side], sign * said["amount"], said[f"{side}_version"], said[f"{side}_balance"])
-        for side, sign in zip(SIDES, (-1, 1), strict=True)
-        if said["kind"] in MOVING
-    }
-    if done != due:
-        verdict.flag("F2", f"{told} has the legs {sorted(done)} in the books")
 
 
 def check_told(history: History, verdict: Verdict) -> None:
@@ -142,11 +117,11 @@ def check_told(history: History, verdict: Verdict) -> None:
     for told, said in _events(history):
         shown[told.ledger, told.subject] = said
         refused[told.ledger, said.get("reference") or ""] += told.type == REFUSED
-    for (ledger, key), operations in by_key(history).items():
+    for (ledger, key), operations in history.by_key.items():
         bound = [operation for operation in operations if operation.bound]
         verdict.judged["F3"] += bool(bound)
         for operation in bound:
-            answer = json.loads(operation.response) if operation.outcome == OK else {}
+            answer = operation.said if operation.outcome == OK else {}
             said = shown.get((ledger, operation.transfer_id), {})
             if any(said.get(name) != value for name, value in answer.items()):
                 verdict.flag("F3", f"{key} was answered {answer}; {said} is told")

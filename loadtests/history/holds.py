@@ -5,21 +5,17 @@ Whether a hold is due is judged by the service's own clock, as far as its answer
 answer that names it has been heard.
 """
 
-import bisect
-import itertools
-import json
+import operator
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple
 
-from loadtests.history.model import History, Operation, Row, Verdict
+from loadtests.history.model import History, Name, Operation, Row, Timeline, Verdict, grouped
 from loadtests.history.recorder import OK, PROGRESS
 
 # Of a hold that names no time, by the contract.
 HOLD_SECONDS_DEFAULT = 604_800
-# A ledger and a transfer of it.
-Name = tuple[str, str]
 # A ledger, an account of it, and the side that it has in holds.
 Side = tuple[str, str, str]
 # Amounts, each with the instant from which it counts.
@@ -39,25 +35,12 @@ class Hold(NamedTuple):
 
     def ends(self, child: Operation) -> bool:
         """Whether nothing was left of it after a capture or void that was acknowledged."""
-        return child.kind == "void" or json.loads(child.request).get("release_rest", True)
+        return child.kind == "void" or child.asked.get("release_rest", True)
 
 
-class Clock:
-    """How far the service's clock was at least, by an instant of the clients: as answers had told by then."""
-
-    def __init__(self, history: History) -> None:
-        told = sorted((o.ended, o.created_at) for o in history.transfers() if o.created_at)
-        self._ended = [ended for ended, _ in told]
-        self._newest = list(itertools.accumulate((created_at for _, created_at in told), max))
-
-    def at(self, instant: float) -> str:
-        known = bisect.bisect_left(self._ended, instant)
-        return self._newest[known - 1] if known else ""
-
-    def reaches(self, created_at: str) -> float | None:
-        """Return when it was known to have reached an instant."""
-        first = bisect.bisect_left(self._newest, created_at)
-        return self._ended[first] if first < len(self._ended) else None
+def clock_of(history: History) -> Timeline:
+    """Return how far the service's clock was at least, by an instant of the clients: as answers had told by then."""
+    return Timeline(((o.ended, o.created_at) for o in history.transfers() if o.created_at), "")
 
 
 def _told_of(history: History) -> dict[Name, list[Operation]]:
@@ -66,38 +49,22 @@ def _told_of(history: History) -> dict[Name, list[Operation]]:
     for operation in sorted(history.transfers(), key=lambda o: o.ended):
         if operation.outcome == OK and operation.parent:
             firsts.setdefault((operation.ledger, operation.transfer_id), operation)
-    told: dict[Name, list[Operation]] = defaultdict(list)
-    for operation in firsts.values():
-        told[operation.ledger, operation.parent].append(operation)
-    return told
+    return grouped(firsts.values(), lambda operation: (operation.ledger, operation.parent))
 
 
-def _children(history: History) -> dict[Name, list[Row]]:
-    children: dict[Name, list[Row]] = defaultdict(list)
-    for row in history.rows:
-        children[row.ledger, row.parent].append(row)
-    return children
-
-
-def holds(history: History) -> list[Hold]:
-    asked: dict[Name, Operation] = {}
-    for operation in sorted(history.transfers(), key=lambda o: o.invoked):
-        asked.setdefault((operation.ledger, operation.key), operation)
-    children, told = _children(history), _told_of(history)
-    found = []
-    for row in history.rows:
-        first = asked.get((row.ledger, row.key))
-        if row.kind == "hold" and first is not None:
-            lasts = timedelta(seconds=json.loads(first.request).get("expires_in") or HOLD_SECONDS_DEFAULT)
-            name = row.ledger, row.transfer_id
-            expires_at = _instant(datetime.fromisoformat(row.created_at) + lasts)
-            found.append(Hold(row, first.invoked, expires_at, children[name], told[name]))
+def holds(history: History) -> dict[Name, Hold]:
+    """Return the holds of the books that somebody has asked for."""
+    told, found = _told_of(history), {}
+    for name, row in history.listed.items():
+        asked = history.by_key.get((row.ledger, row.key))
+        if row.kind == "hold" and asked:
+            first = min(asked, key=lambda operation: operation.invoked)
+            lasts = timedelta(seconds=first.asked.get("expires_in") or HOLD_SECONDS_DEFAULT)
+            # As the service spells it, so that earlier instants are the smaller texts.
+            at = (datetime.fromisoformat(row.created_at) + lasts).astimezone(UTC)
+            expires_at = f"{at:%Y-%m-%dT%H:%M:%S.%f}Z"
+            found[name] = Hold(row, first.invoked, expires_at, history.children.get(name, []), told.get(name, []))
     return found
-
-
-def _instant(at: datetime) -> str:
-    """Return an instant as the service spells it, so that earlier ones are the smaller texts."""
-    return at.astimezone(UTC).isoformat(timespec="microseconds")[:-6] + "Z"
 
 
 def _sum(rows: Iterable[Row], kind: str) -> int:
@@ -106,13 +73,12 @@ def _sum(rows: Iterable[Row], kind: str) -> int:
 
 def check_caps(history: History, verdict: Verdict) -> None:
     """H1. Judged of the holds in the books, and of all that was moved back."""
-    moved = {(entry.ledger, entry.transfer_id): abs(entry.amount) for entry in history.entries}
-    for name, rows in _children(history).items():
-        reversed_ = _sum(rows, "reversal")
+    for name, rows in history.children.items():
+        moved, reversed_ = max((leg.amount for leg in history.legs.get(name, ())), default=0), _sum(rows, "reversal")
         verdict.judged["H1"] += reversed_ > 0
-        if reversed_ > moved.get(name, 0):
-            verdict.flag("H1", f"of {name[1]}, which moved {moved.get(name, 0)}, {reversed_} was moved back")
-    for hold in holds(history):
+        if reversed_ > moved:
+            verdict.flag("H1", f"of {name[1]}, which moved {moved}, {reversed_} was moved back")
+    for hold in holds(history).values():
         verdict.judged["H1"] += 1
         _check_hold(hold, verdict)
 
@@ -136,23 +102,22 @@ def check_progress(history: History, verdict: Verdict) -> None:
     """H2. Judged of transfers that were read, where the history has books."""
     if not history.accounts:
         return
-    children, told, clock = _children(history), _told_of(history), Clock(history)
-    booked = {(hold.row.ledger, hold.row.transfer_id): hold for hold in holds(history)}
+    told, clock, booked = _told_of(history), clock_of(history), holds(history)
     for operation in history.operations:
         if operation.operation != PROGRESS or operation.status != 200:
             continue
-        said = json.loads(operation.response)
+        said = operation.said
         name = operation.ledger, said["id"]
-        known = [child for child in told[name] if child.ended < operation.invoked]
+        known = [child for child in told.get(name, ()) if child.ended < operation.invoked]
         verdict.judged["H2"] += 1
         hold = said["hold"] or {}
         for kind, shown in (("capture", hold.get("captured", 0)), ("reversal", said["reversed"])):
-            least = sum(json.loads(child.response)["amount"] for child in known if child.kind == kind)
-            most = _sum(children[name], kind)
+            least = sum(child.said["amount"] for child in known if child.kind == kind)
+            most = _sum(history.children.get(name, ()), kind)
             if not least <= shown <= most:
                 verdict.flag("H2", f"{said['id']} was read with {kind} {shown}, not {least} to {most}")
         if hold and name in booked:
-            _check_state(booked[name], hold, known, clock.at(operation.invoked), verdict)
+            _check_state(booked[name], hold, known, clock.before(operation.invoked), verdict)
 
 
 def _check_state(hold: Hold, shown: Mapping[str, Any], known: Iterable[Operation], now: str, verdict: Verdict) -> None:
@@ -177,56 +142,43 @@ def check_accounts_read(
     """
     if not history.accounts:
         return
-    clock = Clock(history)
+    clock = clock_of(history)
     # By account and side: instants from which so much may be held, and from which so much is not any more.
     begun: dict[Side, Changes] = defaultdict(list)
     over: dict[Side, Changes] = defaultdict(list)
-    for hold in holds(history):
+    for hold in holds(history).values():
         for side in HELD:
             name = hold.row.ledger, str(getattr(hold.row, side)), side
             begun[name].append((hold.invoked, hold.row.amount))
             over[name] += _ends(hold._replace(told=[]) if too_old else hold, clock)
-    most_begun, least_over = _running(begun), _running(over)
+    nothing = Timeline((), 0)
+    most_begun, least_over = (
+        {name: Timeline(some, 0, operator.add) for name, some in changes.items()} for changes in (begun, over)
+    )
     for operation in history.operations:
         if operation.operation != read or operation.status != 200:
             continue
-        said = json.loads(operation.response)
+        said = operation.said
         verdict.judged[check] += 1
         if said["available"] != said["balance"] - said["held_out"]:
-            verdict.flag(
-                check,
-                f"{said['id']} was read with {said['balance']}, {said['held_out']} of it held, and "
-                f"{said['available']} available",
-            )
+            shown = f"{said['balance']}, {said['held_out']} of it held, and {said['available']} available"
+            verdict.flag(check, f"{said['id']} was read with {shown}")
         for side, held in HELD.items():
             name = operation.ledger, said["id"], side
-            most = most_begun(name, operation.ended) - least_over(name, operation.invoked)
+            most = most_begun.get(name, nothing).before(operation.ended)
+            most -= least_over.get(name, nothing).before(operation.invoked)
             if not 0 <= said[held] <= most:
                 verdict.flag(check, f"{said['id']} was read with {said[held]} {held}; {most} can have been")
 
 
-def _ends(hold: Hold, clock: Clock) -> Changes:
+def _ends(hold: Hold, clock: Timeline) -> Changes:
     """Return when it became known that parts of a hold reserve nothing any more."""
     ends, left = [], hold.row.amount
-    due = clock.reaches(hold.expires_at)
+    due = clock.reached(hold.expires_at)
     for child in hold.told:
-        part = left if hold.ends(child) else min(left, json.loads(child.response)["amount"])
+        part = left if hold.ends(child) else min(left, child.said["amount"])
         if due is not None and child.ended > due:
             break
         ends.append((child.ended, part))
         left -= part
     return ends if due is None else [*ends, (due, left)]
-
-
-def _running(changes: Mapping[Side, Changes]) -> Callable[[Side, float], int]:
-    """Return what sums up the changes of a name before an instant."""
-    instants, sums = {}, {}
-    for name, some in changes.items():
-        some.sort()
-        instants[name] = [at for at, _ in some]
-        sums[name] = [0, *itertools.accumulate(amount for _, amount in some)]
-
-    def until(name: Side, instant: float) -> int:
-        return sums[name][bisect.bisect_left(instants[name], instant)] if name in sums else 0
-
-    return until

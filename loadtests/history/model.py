@@ -1,13 +1,16 @@
 """A history as the checks see it, read from its files, and what a check is and finds."""
 
+import bisect
+import itertools
 import json
 import math
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from loadtests.errors import NotRunError
 from loadtests.history.recorder import FAIL, LOOK_UP, OK, UNKNOWN, problem_of
@@ -18,8 +21,39 @@ _DEFAULTS: tuple[object, ...] = (None, False, {})
 CHILDREN = {"capture": "capture", "void": "void", "reverse": "reversal"}
 # Kinds of transfers that move money.
 MOVING = ("transfer", "capture", "reversal")
+SIDES = ("source", "destination")
+# What rows of the books have of transfers.
+LISTED = ("kind", "parent", *SIDES, "amount", "created_at")
 # Violations that are shown of each check; the count says how many there are.
 SHOWN_MAX = 10
+# A ledger, and a transfer, an account or a key of it.
+Name = tuple[str, str]
+T = TypeVar("T")
+K = TypeVar("K", bound=Hashable)
+
+
+def grouped(items: Iterable[T], name: Callable[[T], K]) -> dict[K, list[T]]:
+    found: dict[K, list[T]] = {}
+    for item in items:
+        found.setdefault(name(item), []).append(item)
+    return found
+
+
+class Timeline:
+    """What changes came to by an instant: by default the highest, or what *fold* makes of them, beginning with one."""
+
+    def __init__(self, changes: Iterable[tuple[float, Any]], start: Any, fold: Callable[[Any, Any], Any] = max) -> None:
+        ordered = sorted(changes)
+        self._instants = [at for at, _ in ordered]
+        self._values = list(itertools.accumulate((value for _, value in ordered), fold, initial=start))
+
+    def before(self, instant: float) -> Any:
+        return self._values[bisect.bisect_left(self._instants, instant)]
+
+    def reached(self, value: Any) -> float | None:
+        """Return when a value above the first one was reached; None where it never was."""
+        first = bisect.bisect_left(self._values, value)
+        return self._instants[first - 1] if first < len(self._values) else None
 
 
 class Shown(NamedTuple):
@@ -49,6 +83,14 @@ class Operation:
     shown: tuple[Shown, ...] = ()
 
     @property
+    def asked(self) -> Any:
+        return json.loads(self.request)
+
+    @property
+    def said(self) -> Any:
+        return json.loads(self.response)
+
+    @property
     def parent(self) -> str:
         """The transfer that a capture, void or reversal names in its path; empty for anything else."""
         return self.path.split("/")[3] if self.path.rpartition("/")[2] in CHILDREN else ""
@@ -58,7 +100,7 @@ class Operation:
         """What kind of transfer it asks for."""
         if self.parent:
             return CHILDREN[self.path.rpartition("/")[2]]
-        return "hold" if json.loads(self.request).get("hold") else "transfer"
+        return "hold" if self.asked.get("hold") else "transfer"
 
     @property
     def bound(self) -> bool:
@@ -71,8 +113,7 @@ class Operation:
     @property
     def fingerprint(self) -> str:
         """What makes a transfer the same request: what it asks for, in whatever bytes, alone or in a bulk."""
-        members = json.loads(self.request).items()
-        asked = {name: value for name, value in members if name != "key" and value not in _DEFAULTS}
+        asked = {name: value for name, value in self.asked.items() if name != "key" and value not in _DEFAULTS}
         return f"{self.path if self.parent else ''}{json.dumps(asked, sort_keys=True)}"
 
 
@@ -133,7 +174,7 @@ class Mark(NamedTuple):
     name: str
 
 
-@dataclass(slots=True)
+@dataclass
 class History:
     """All that was noted of one run; the books are there when `accounts` is not empty."""
 
@@ -146,6 +187,38 @@ class History:
 
     def transfers(self) -> Iterator[Operation]:
         return (operation for operation in self.operations if operation.operation == "transfer")
+
+    @cached_property
+    def by_key(self) -> dict[Name, list[Operation]]:
+        """The operations that ask for transfers, by the key that they name."""
+        return grouped(self.transfers(), lambda operation: (operation.ledger, operation.key))
+
+    @cached_property
+    def legs(self) -> dict[Name, list[Entry]]:
+        """The entries of each transfer."""
+        return grouped(self.entries, lambda entry: (entry.ledger, entry.transfer_id))
+
+    @cached_property
+    def listed(self) -> dict[Name, Row]:
+        """The rows by their transfers."""
+        return {(row.ledger, row.transfer_id): row for row in self.rows}
+
+    @cached_property
+    def children(self) -> dict[Name, list[Row]]:
+        """The rows by the transfers that they came of."""
+        return grouped(self.rows, lambda row: (row.ledger, row.parent))
+
+    def booked_otherwise(self, name: Name, said: Mapping[str, Any]) -> str:
+        """Return what the books have of a transfer, unless that is what was told of it."""
+        row, legs = self.listed.get(name), self.legs.get(name, [])
+        due = {
+            (said[side], amount, said[other], said[f"{side}_version"], said[f"{side}_balance"])
+            for side, other, amount in zip(SIDES, SIDES[::-1], (-said["amount"], said["amount"]), strict=True)
+            if said["kind"] in MOVING
+        }
+        done = {(leg.account, leg.amount, leg.counterparty, leg.version, leg.balance) for leg in legs}
+        same = row is None or all(getattr(row, each) == (said.get(each) or "") for each in LISTED)
+        return "" if done == due and same else f"{row} with {legs}"
 
 
 class Violation(NamedTuple):
@@ -181,14 +254,20 @@ class Check(NamedTuple):
     make: Callable[[History, Verdict], None]
 
 
-# What an event is noted as, and in which list.
-_NOTED: dict[str, tuple[str, type[Account | Entry | Row | Told | Mark]]] = {
-    "account": ("accounts", Account),
-    "entry": ("entries", Entry),
-    "row": ("rows", Row),
-    "told": ("told", Told),
-    "mark": ("marks", Mark),
+# What is written down beside operations, in which list it comes.
+_LISTS: dict[type[Account | Entry | Row | Told | Mark], str] = {
+    Account: "accounts",
+    Entry: "entries",
+    Row: "rows",
+    Told: "told",
+    Mark: "marks",
 }
+_NOTED = {kind.__name__.lower(): kind for kind in _LISTS}
+
+
+def noted(item: Account | Entry | Row | Told) -> dict[str, Any]:
+    """Return the event by which something is written down."""
+    return {"event": type(item).__name__.lower(), **item._asdict()}
 
 
 def load(paths: Iterable[Path]) -> History:
@@ -220,11 +299,11 @@ def read(history: History, lines: Iterable[str], name: str) -> None:
             elif kind in (OK, FAIL, UNKNOWN):
                 _end(pending.pop(event["op"]), kind, event)
             else:
-                where, what = _NOTED[kind]
+                what = _NOTED[kind]
                 if what is Told:
                     # All readers are told the same.
                     event["data"] = sys.intern(event["data"])
-                getattr(history, where).append(what(**event))
+                getattr(history, _LISTS[what]).append(what(**event))
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise NotRunError(f"{name}, line {number}: {type(error).__name__} {error}") from error
 
@@ -237,11 +316,10 @@ def _end(operation: Operation, outcome: str, event: Mapping[str, Any]) -> None:
     operation.replayed = event.get("replayed", False)
     # A read that was answered 304 shows nothing.
     if outcome == OK and operation.response:
-        answer = json.loads(operation.response)
+        answer = operation.said
         if operation.operation == "transfer":
             operation.transfer_id, operation.created_at = answer["id"], answer.get("created_at", "")
-            sides = ("source", "destination")
-            operation.shown = tuple(Shown(answer[s], answer[f"{s}_version"], answer[f"{s}_balance"]) for s in sides)
+            operation.shown = tuple(Shown(answer[s], answer[f"{s}_version"], answer[f"{s}_balance"]) for s in SIDES)
         elif operation.operation == LOOK_UP and answer.get("state") == "posted":
             operation.transfer_id = answer["id"]
         elif operation.operation == "read":

@@ -15,7 +15,7 @@ import shutil
 import signal
 import sys
 import uuid
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,12 +23,12 @@ from typing import Any, NamedTuple
 from loadtests.books import open_books, patient
 from loadtests.client import Client
 from loadtests.errors import FAILED, GOOD, NotRunError
-from loadtests.history.model import SHOWN_MAX, Verdict
+from loadtests.history.model import SHOWN_MAX
 from loadtests.history.recorder import Recorder
 from loadtests.kit.catalogue import FLOOD, FLOOD_LIMIT, OBJECTIVES, PERCENTILES, SCENARIOS, SHAPES, Finding, judge
 from loadtests.kit.plan import KEY_VARIABLE, PLAN_VARIABLE, Limit, Plan
 from loadtests.kit.promises import ask_limit, probe, verify
-from loadtests.processes import HOST, PROJECT, Done, Program, free_port, run_program, spawn, tail
+from loadtests.processes import HOST, PROJECT, Program, free_port, run_program, spawn, tail
 from loadtests.screen import Screen
 from loadtests.servers import PLENTY, WARM_UP_SECONDS, Server, own_server
 
@@ -44,8 +44,6 @@ FINISH_SECONDS = 45
 END_SECONDS_MAX = 60.0
 # The first file in the folder of a run.
 PREPARED = "history-prepare.jsonl"
-# Users that start in a second.
-SPAWN_RATE = 50
 # Of each scenario when nothing else is asked for: long enough for every check to have something to judge.
 SECONDS = 8.0
 # Of a soak and of a search for the knee.
@@ -73,71 +71,57 @@ class Place(NamedTuple):
         return await self.server.create_key(scenario, limits), own
 
 
-class Outcome(NamedTuple):
-    """What a run came to: figures of locust and of the checks, and the audit where there is somebody to be asked."""
-
-    plan: Plan
-    figures: Mapping[str, Any]
-    findings: list[Finding]
-    verdict: Verdict
-    audit: Done | None
-
-    @property
-    def good(self) -> bool:
-        return all(finding.met for finding in self.findings) and (self.audit is None or self.audit.code == 0)
-
-    def lines(self) -> list[str]:
-        """Return what is to be said about it: its figures, and plainly what was missed."""
-        figures, verdict = self.figures, self.verdict
-        judged = ", ".join(f"{name} {verdict.judged[name]:,}" for name in sorted(verdict.judged))
-        latencies = ", ".join(f"{name.removesuffix('_ms')} {figures[name]:g}" for name in PERCENTILES)
-        word = "good" if self.good else "FAILED"
-        counts = f"{figures['requests']:,} requests, {figures['failures']:,} failed, {figures['lies']:g} lies"
-        text = [f"{self.plan.scenario}: {word}: {counts}, {latencies} ms", f"  judged: {judged}"]
-        text += [f"  missed: {finding}" for finding in self.findings if not finding.met]
-        text += [f"  {violation.check}: {violation.what}" for violation in verdict.violations[:SHOWN_MAX]]
-        audit = "not run; run `tallystick audit` where the database is" if self.audit is None else self.audit.last_line
-        text.append(f"  audit: {audit}")
-        if "knee" in figures:
-            tried = ", ".join(f"{users} users {rate:,.0f}/s" for users, rate, _ in figures["steps"])
-            users, rate, p95_ms = figures["knee"]
-            text.append(f"  knee: {users} users, {rate:,.0f} requests/s, p95 {p95_ms:g} ms (tried: {tried})")
-        return text
-
-    def write(self) -> None:
-        document = {
-            "good": self.good,
-            "figures": self.figures,
-            "objectives": [{**finding._asdict(), "met": finding.met} for finding in self.findings],
-            "judged": self.verdict.judged,
-            "lies": [violation._asdict() for violation in self.verdict.violations],
-            "audit": self.audit and self.audit.last_line,
-        }
-        path = Path(self.plan.folder) / "verdict.json"
-        path.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
-
-
-async def run_scenario(name: str, place: Place, asked: argparse.Namespace, screen: Screen) -> Outcome:
-    """Prepare a ledger, let the users loose on it, and judge."""
+async def run_scenario(name: str, place: Place, asked: argparse.Namespace, screen: Screen) -> dict[str, Any]:
+    """Prepare a ledger, let the users loose on it, judge, and return the verdict as it is kept."""
     key, own = await place.keys(name)
     async with patient(place.url, key) as user, patient(place.url, own) as client:
         limit = await ask_limit(user)
         plan = _plan(name, place.url, asked, limit)
+        folder = Path(plan.folder)
         screen.say(f"{name}: {plan.users} users for {plan.seconds:g} s")
-        _make_fresh(Path(plan.folder))
-        with Recorder(Path(plan.folder) / PREPARED) as recorder:
+        _make_fresh(folder)
+        with Recorder(folder / PREPARED) as recorder:
             keys = f"{plan.run}-open-"
             await open_books(client, recorder, plan.world, plan.accounts, OPENING_BALANCE, keys=keys)
         await run_locust(plan, key, asked.processes, asked.ui, screen)
         screen.progress("checking what every user was promised")
-        figures: dict[str, Any] = json.loads((Path(plan.folder) / "figures.json").read_text(encoding="utf-8"))
+        figures: dict[str, Any] = json.loads((folder / "figures.json").read_text(encoding="utf-8"))
         if name == "flood":
             async with Client(place.url, key) as users:
                 figures |= await probe(users, limit)
         verdict, found = await verify(plan, client, limit)
     figures |= found
+    audit = await place.server.audit() if place.server else None
     findings = judge(name, plan.shape, dict(asked.bar), figures)
-    return Outcome(plan, figures, findings, verdict, await place.server.audit() if place.server else None)
+    document = {
+        "good": all(finding.met for finding in findings) and not (audit and audit.code),
+        "figures": figures,
+        "objectives": [{**finding._asdict(), "met": finding.met} for finding in findings],
+        "judged": verdict.judged,
+        "lies": [violation._asdict() for violation in verdict.violations],
+        "audit": audit and audit.last_line,
+    }
+    (folder / "verdict.json").write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
+    return document
+
+
+def told(name: str, verdict: dict[str, Any]) -> list[str]:
+    """Return what is to be said about a run: its figures, and plainly what was missed."""
+    figures, word = verdict["figures"], "good" if verdict["good"] else "FAILED"
+    judged = ", ".join(f"{check} {count:,}" for check, count in sorted(verdict["judged"].items()))
+    latencies = ", ".join(f"{each.removesuffix('_ms')} {figures[each]:g}" for each in PERCENTILES)
+    counts = f"{figures['requests']:,} requests, {figures['failures']:,} failed, {figures['lies']:g} lies"
+    audit = verdict["audit"] or "not run; run `tallystick audit` where the database is"
+    lines = [f"{name}: {word}: {counts}, {latencies} ms", f"  judged: {judged}"]
+    missed = (Finding(*list(objective.values())[:3]) for objective in verdict["objectives"] if not objective["met"])
+    lines += [f"  missed: {finding}" for finding in missed]
+    lines += [f"  {lie['check']}: {lie['what']}" for lie in verdict["lies"][:SHOWN_MAX]]
+    lines.append(f"  audit: {audit}")
+    if "knee" in figures:
+        tried = ", ".join(f"{users} users {rate:,.0f}/s" for users, rate, _ in figures["steps"])
+        users, rate, p95_ms = figures["knee"]
+        lines.append(f"  knee: {users} users, {rate:,.0f} requests/s, p95 {p95_ms:g} ms (tried: {tried})")
+    return lines
 
 
 def _plan(name: str, url: str, asked: argparse.Namespace, limit: Limit) -> Plan:
@@ -165,8 +149,6 @@ def command(plan: Plan, processes: int, ui_port: int | None) -> list[str]:
     words = [str(PYTHON), "-m", "locust", "--locustfile", str(LOCUSTFILE), "--host", plan.url]
     words += ["--csv", str(folder / "stats"), "--csv-full-history", "--html", str(folder / "report.html")]
     words += ["--stop-timeout", str(FINISH_SECONDS), "--only-summary"]
-    if plan.shape == "steady":
-        words += ["--users", str(plan.users), "--spawn-rate", str(SPAWN_RATE), "--run-time", f"{plan.seconds:g}s"]
     if ui_port is None:
         words.append("--headless")
     else:
@@ -229,11 +211,9 @@ async def _run(names: list[str], asked: argparse.Namespace, screen: Screen) -> i
     failed = []
     async with _place(asked, screen) as place:
         for name in names:
-            outcome = await run_scenario(name, place, asked, screen)
-            outcome.write()
-            for line in outcome.lines():
-                screen.say(line)
-            if not outcome.good:
+            verdict = await run_scenario(name, place, asked, screen)
+            screen.say("\n".join(told(name, verdict)))
+            if not verdict["good"]:
                 failed.append(name)
     screen.say(f"{len(names) - len(failed)} of {len(names)} scenarios are good; reports are in {asked.reports}/")
     if failed:

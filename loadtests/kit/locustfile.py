@@ -161,8 +161,6 @@ class ScenarioUser(FastHttpUser):
 class Shape(LoadTestShape):
     """The users of every instant: as a curve has them, or twice as many step by step."""
 
-    # One that is so is none that locust takes.
-    abstract = PLAN.shape == "steady"
     search = KneeSearch(PLAN.users, PLAN.seconds)
 
     def __init__(self) -> None:

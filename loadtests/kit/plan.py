@@ -8,6 +8,7 @@ PLAN_VARIABLE = "TALLYSTICK_LOAD_PLAN"
 KEY_VARIABLE = "LEDGER_LOAD_KEY"
 # Shares of the run, and of the users that there are then; in between as many more as time has passed.
 CURVES = {
+    "steady": ((0.0, 1.0), (1.0, 1.0)),
     "ramp": ((0.0, 0.0), (1.0, 1.0)),
     "spike": ((0.0, 0.2), (0.4, 0.2), (0.4, 1.0), (0.6, 1.0), (0.6, 0.2), (1.0, 0.2)),
     "soak": ((0.0, 0.0), (0.1, 1.0), (1.0, 1.0)),
@@ -88,23 +89,15 @@ class KneeSearch:
         self.step_seconds = max(2 * KNEE_SETTLE_SECONDS, seconds / KNEE_STEPS)
         self.users = 1
         self.steps: list[Step] = []
+        # The step from which more users brought next to nothing.
+        self.knee: Step | None = None
 
     def step_is_over(self, rate: float, p95_ms: float) -> bool:
         """Note what the present users came to and go to the next step; tell whether the search is over."""
-        best = self.knee
-        self.steps.append(Step(self.users, rate, p95_ms))
-        if best is not None and rate < best.rate * (1 + KNEE_GAIN_MIN):
+        step = Step(self.users, rate, p95_ms)
+        self.steps.append(step)
+        if self.knee is not None and rate < self.knee.rate * (1 + KNEE_GAIN_MIN):
             return True
-        if self.users >= self._users_max or len(self.steps) >= KNEE_STEPS:
-            return True
+        self.knee = step
         self.users = min(self._users_max, 2 * self.users)
-        return False
-
-    @property
-    def knee(self) -> Step | None:
-        """The step from which more users brought next to nothing."""
-        best: Step | None = None
-        for step in self.steps:
-            if best is None or step.rate >= best.rate * (1 + KNEE_GAIN_MIN):
-                best = step
-        return best
+        return self.users == step.users or len(self.steps) == KNEE_STEPS

@@ -9,9 +9,9 @@ from pathlib import Path
 from loadtests.books import record_books
 from loadtests.client import Client
 from loadtests.figures import quantile
-from loadtests.history.checks import CHECKS, by_key, check
+from loadtests.history.checks import CHECKS, check
 from loadtests.history.model import History, Operation, Verdict, load_folder
-from loadtests.history.recorder import Recorder
+from loadtests.history.recorder import FAIL, Recorder
 from loadtests.kit.catalogue import PERCENTILES, SCENARIOS
 from loadtests.kit.plan import Limit, Plan
 from tallystick_client import AsyncTallystick
@@ -35,12 +35,11 @@ async def verify(plan: Plan, client: AsyncTallystick, limit: Limit) -> tuple[Ver
         await record_books(client, recorder, plan.prefix)
     history = load_folder(folder)
     verdict = check(history, _CHECKS)
-    figures = _figures(plan, history, verdict, limit)
-    return verdict, {**figures, "cut_short": float((folder / "full").exists())}
+    return verdict, {"cut_short": float((folder / "full").exists()), **_figures(plan, history, verdict, limit)}
 
 
 def _figures(plan: Plan, history: History, verdict: Verdict, limit: Limit) -> dict[str, float]:
-    sent = list(by_key(history).values())
+    sent = list(history.by_key.values())
     by_users = [operation for operation in history.operations if operation.process != "prepare"]
     latencies = _latencies(by_users)
     different = len({violation.what for violation in verdict.violations if violation.check == "C4"})
@@ -52,24 +51,16 @@ def _figures(plan: Plan, history: History, verdict: Verdict, limit: Limit) -> di
     }
     if verdict.judged["C4"]:
         figures["replays_equal"] = 1 - different / verdict.judged["C4"]
-    if plan.scenario == "retry_storm":
-        figures.update(_storms(sent))
-    if plan.scenario == "flood":
-        figures.update(accuracy(limit, by_users))
-    if plan.shape == "soak":
-        figures.update(_drift(by_users))
-    return figures
+    storms = [operations for operations in sent if len(operations) > 1 and all(o.bound for o in operations)]
+    if storms:
+        once = sum(sum(not operation.replayed for operation in operations) == 1 for operations in storms)
+        figures["one_first"] = once / len(storms)
+    return figures | accuracy(limit, by_users) | _drift(by_users)
 
 
 def _is_known(operations: list[Operation]) -> bool:
     # Answered for ever, or told every time that nothing was done.
-    return any(operation.bound for operation in operations) or all(o.outcome == "fail" for o in operations)
-
-
-def _storms(sent: list[list[Operation]]) -> dict[str, float]:
-    storms = [operations for operations in sent if len(operations) > 1 and all(o.bound for o in operations)]
-    once = sum(sum(not operation.replayed for operation in operations) == 1 for operations in storms)
-    return {"one_first": once / len(storms)} if storms else {}
+    return any(operation.bound for operation in operations) or all(o.outcome == FAIL for o in operations)
 
 
 def _latencies(operations: Iterable[Operation]) -> list[float]:

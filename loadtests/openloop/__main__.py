@@ -9,8 +9,6 @@ import argparse
 import json
 import sys
 
-import uvloop
-
 from loadtests.errors import GOOD
 from loadtests.openloop import connections, neighbour, overload, replay
 from loadtests.openloop.driver import Driver, Task
@@ -32,7 +30,7 @@ def main(words: list[str]) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     program.options(parser)
-    return run_program(name, program.run(parser.parse_args(words[named:])), uvloop.new_event_loop)
+    return run_program(name, program.run(parser.parse_args(words[named:])))
 
 
 def options(parser: argparse.ArgumentParser) -> None:

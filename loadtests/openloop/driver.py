@@ -10,13 +10,16 @@ from collections import deque
 from collections.abc import Iterator
 from typing import NamedTuple, Self
 
-from loadtests.client import BROKEN, Client, Connection, address_of
+from loadtests.client import BROKEN, Client, Connection, address_of, connect
 from loadtests.errors import NotRunError
-from loadtests.openloop.results import ANSWERED, REFUSED, SETTLING_SECONDS, UNKNOWN, Results
+from loadtests.openloop.results import ANSWERED, REFUSED, UNKNOWN, Results
 from loadtests.openloop.workloads import Requests, Target
 
 # Seconds after which an answer comes too late to be good.
 PATIENCE_SECONDS = 1.0
+# Seconds at the start of a run in which its queues fill: what is answered then says little about what comes after.
+# They count in a run that is shorter than twice that, and where callers wait for answers, who fill no queues.
+SETTLING_SECONDS = 1.0
 # Seconds that a request waits for a free connection before it is given up: its caller is busy with another one. A
 # longer queue in here would send only what is old already, and measure itself.
 WAIT_SECONDS = 0.01
@@ -61,19 +64,17 @@ class Driver:
     """A generator in this process: connected while its body runs."""
 
     def __init__(self, task: Task) -> None:
-        # Whoever waits for answers fills no queues and loses no patience.
-        self.results = Results(settling_seconds=0.0 if task.rate is None else SETTLING_SECONDS)
+        self.results = Results()
         self._task = task
         self._requests = Requests(task.workload, task.target, task.run or new_run(), task.seed)
         self._address = address_of(task.target.url)
-        self._make = self._requests.make
         self._patience_seconds = math.inf if task.rate is None else PATIENCE_SECONDS
         self._idle: deque[Connection] = deque()
         self._open: set[Connection] = set()
         # Numbers and instants of requests that are due and found no free connection.
         self._waiting: deque[tuple[int, float]] = deque()
         self._under_way = 0
-        self._began = self._settled = 0.0
+        self._settled = 0.0
         self._closed_loop = False
         # Whether nothing is sent any more.
         self._over = False
@@ -110,16 +111,18 @@ class Driver:
                 sent = map(client.send, first[start : start + FIRST_CONNECTIONS])
                 for answer in await asyncio.gather(*sent):
                     if not 200 <= answer.status < 300:
-                        text = f"{answer.status} {answer.body[:200]!r}"
-                        raise NotRunError(f"a request before the run was answered {text}")
+                        raise NotRunError(
+                            f"a request before the run was answered {answer.status} {answer.body[:200]!r}"
+                        )
 
     async def run(self) -> Results:
         """Send requests, at the instants of a Poisson process where there is a rate; then wait for the last answers."""
         clock, results, rate = time.perf_counter, self.results, self._task.rate
         arrivals = random.Random(self._task.seed)
         self._closed_loop = rate is None
-        self._began = began = now = clock()
-        self._settled = began + results.settling_seconds
+        began = now = clock()
+        settles = rate is not None and self._task.seconds > 2 * SETTLING_SECONDS
+        self._settled = began + SETTLING_SECONDS * settles
         end = began + self._task.seconds
         due = end if rate is None else began + arrivals.expovariate(rate)
         while self._closed_loop and self._idle:
@@ -138,7 +141,7 @@ class Driver:
             results.due = self._number
         self._closed_loop = False
         self._over = True
-        results.seconds = clock() - began
+        results.seconds, results.window = clock() - began, clock() - self._settled
         results.gave_up += len(self._waiting)
         self._waiting.clear()
         deadline = clock() + DRAIN_SECONDS
@@ -166,7 +169,7 @@ class Driver:
 
     def _send(self, connection: Connection, number: int, due: float) -> None:
         self._under_way += 1
-        connection.send(self._make(number, next(connection.keys)), number, due)
+        connection.send(self._requests.make(number, next(connection.keys)), number, due)
 
     def _answered(self, connection: Connection, status: int, _received: bytes, _end: int) -> None:
         results = self.results
@@ -179,11 +182,9 @@ class Driver:
                 results.late += 1
             else:
                 results.good += 1
-                if self._over:
-                    results.drained += 1
-                else:
+                if not self._over:
                     results.latencies.append(taken)
-                    results.early += now < self._settled
+                    results.counted += now >= self._settled
         elif status in REFUSALS:
             fate = REFUSED
             results.refused += 1
@@ -219,10 +220,7 @@ class Driver:
                 continue
 
     async def _connect(self, keys: Iterator[int]) -> None:
-        host, port, *_ = self._address
-        _, connection = await asyncio.get_running_loop().create_connection(
-            lambda: Connection(self._answered, self._ended), host, port
-        )
+        connection = await connect(self._address, self._answered, self._ended)
         connection.keys = keys
         self._open.add(connection)
         if self._closed_loop:

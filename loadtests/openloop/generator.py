@@ -86,23 +86,23 @@ def _get_ready(connected: Barrier) -> None:
 
 def _work(task: Task) -> tuple[Results, list[float]]:
     """Return the results, and the seconds of user and of system time that they took."""
+
+    async def run_when_connected() -> tuple[Results, list[float]]:
+        async with Driver(task) as driver:
+            await asyncio.to_thread(_Share.connected.wait)
+            before = os.times()
+            results = await driver.run()
+            after = os.times()
+        return results, [after.user - before.user, after.system - before.system]
+
     try:
         allow_files(task.connections)
         if task.core is not None:
             os.sched_setaffinity(0, {task.core})
-        return uvloop.run(_run_when_connected(task))
+        return uvloop.run(run_when_connected())
     except (NotRunError, OSError) as error:
         _Share.connected.abort()
         raise NotRunError(f"a generator failed: {type(error).__name__} {error}") from None
-
-
-async def _run_when_connected(task: Task) -> tuple[Results, list[float]]:
-    async with Driver(task) as driver:
-        await asyncio.to_thread(_Share.connected.wait)
-        before = os.times()
-        results = await driver.run()
-        after = os.times()
-    return results, [after.user - before.user, after.system - before.system]
 
 
 def cores() -> list[int | None]:
@@ -117,8 +117,9 @@ def leave_cores(roots: Sequence[int]) -> None:
         keep_to(os.sched_getaffinity(0) - taken, [pid for root in roots for pid in family(root)])
 
 
-async def run_apart(task: Task, roots: Sequence[int]) -> Run:
-    """Make one run; the CPU time of the roots and their children is counted. One with a rate has one process."""
+async def run_apart(task: Task) -> Run:
+    """Make one run, in one process where it has a rate."""
+    roots = task.target.roots
     chosen = cores() if task.rate is None and task.connections >= GENERATORS else cores()[:1]
     leave_cores(roots)
     run, keys = new_run(), task.target.keys

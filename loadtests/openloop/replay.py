@@ -8,7 +8,6 @@ the same keys: the same answers, marked as replayed, and no account has changed.
 
 import argparse
 import asyncio
-import hashlib
 import os
 import time
 from collections import Counter
@@ -24,7 +23,7 @@ from loadtests.errors import FAILED, GOOD, NotRunError
 from loadtests.openloop.berka import CURRENCY, Book, Row, books, read_rows, transfers
 from loadtests.processes import PROJECT
 from loadtests.screen import Screen
-from loadtests.servers import Server, own_server
+from loadtests.servers import own_server
 from tallystick_client import AsyncTallystick, Transfer, TransferItem, TransferResult
 
 LEDGER = "berka"
@@ -56,8 +55,8 @@ class Replay:
         # Each once, in the order in which it first appears.
         self._names = list(dict.fromkeys(name for each in every for name in (each.source, each.destination)))
         self._screen = screen
-        # Of the first answer, by key.
-        self._digests: dict[str, bytes] = {}
+        # Hashes of the first answers, by key.
+        self._answers: dict[str, int] = {}
 
     @property
     def _stopped(self) -> bool:
@@ -135,7 +134,7 @@ class Replay:
 
     def _check_first(self, row: Row, transfer: TransferItem, _: TransferResult, posted: Transfer) -> None:
         """After each row the account must stand where the bank says it stood."""
-        self._digests[transfer.key] = _digest(posted)
+        self._answers[transfer.key] = hash(msgspec.json.encode(posted))
         asked = (transfer.source, transfer.destination, transfer.amount)
         self._expect(f"{row}, the transfer", asked, (posted.source, posted.destination, posted.amount))
         if transfer.key == transfers(row)[-1].key:
@@ -147,7 +146,7 @@ class Replay:
         what = f"{row}, key {transfer.key} again"
         if not result.replayed:
             self._expect(what, "a replayed answer", "one not marked as such")
-        elif _digest(posted) != self._digests[transfer.key]:
+        elif hash(msgspec.json.encode(posted)) != self._answers[transfer.key]:
             self._expect(what, "the first answer", "another")
 
 
@@ -160,17 +159,8 @@ async def _at_once(items: Iterable[T], work: Callable[[T], Awaitable[None]]) -> 
         for item in waiting:
             await work(item)
 
-    try:
-        async with asyncio.TaskGroup() as group:
-            for _ in range(IN_FLIGHT):
-                group.create_task(worker())
-    except BaseExceptionGroup as errors:
-        # The workers fail alike; the first error says what happened.
-        raise errors.exceptions[0] from None
-
-
-def _digest(posted: Transfer) -> bytes:
-    return hashlib.sha256(msgspec.json.encode(posted)).digest()
+    # The workers fail alike; the first error says what happened.
+    await asyncio.gather(*(worker() for _ in range(IN_FLIGHT)))
 
 
 def options(parser: argparse.ArgumentParser) -> None:
@@ -190,20 +180,23 @@ async def run(asked: argparse.Namespace) -> int:
     rows = read_rows(asked.data, asked.rows)
     if not rows:
         raise NotRunError(f"{asked.data} has no rows")
+    audit = None
     if asked.url:
-        return await _on_server(asked.url, asked.key, rows, None, screen)
-    screen.say("starting a server of its own")
-    async with own_server() as server:
-        return await _on_server(server.url, await server.create_key(LEDGER), rows, server, screen)
+        found = await _replay(asked.url, asked.key, rows, screen)
+    else:
+        screen.say("starting a server of its own")
+        async with own_server() as server:
+            found = await _replay(server.url, await server.create_key(LEDGER), rows, screen)
+            audit = await server.audit()
+    for mismatch in found.mismatches:
+        screen.say(f"MISMATCH {mismatch}")
+    screen.say(f"{found.rows:,} of twice {len(rows):,} rows posted, {len(found.mismatches)} mismatches")
+    screen.say(f"audit: {audit.last_line if audit else 'not run; run `tallystick audit` yourself'}")
+    return FAILED if found.mismatches or (audit and audit.code) else GOOD
 
 
-async def _on_server(url: str, key: str, rows: list[Row], own: Server | None, screen: Screen) -> int:
+async def _replay(url: str, key: str, rows: list[Row], screen: Screen) -> Replay:
     async with patient(url, key) as ledger:
         replay = Replay(ledger, rows, screen)
         await replay.run()
-    for mismatch in replay.mismatches:
-        screen.say(f"MISMATCH {mismatch}")
-    audit = own and await own.audit()
-    screen.say(f"{replay.rows:,} of twice {len(rows):,} rows posted, {len(replay.mismatches)} mismatches")
-    screen.say(f"audit: {audit.last_line if audit else 'not run; run `tallystick audit` yourself'}")
-    return FAILED if replay.mismatches or (audit and audit.code) else GOOD
+    return replay

@@ -6,8 +6,6 @@ from dataclasses import dataclass, field, fields
 from loadtests.client import BROKEN
 from loadtests.figures import Column, Run, percent, quantile
 
-# Seconds at the start of a run in which its queues fill: what is answered then says little about what comes after.
-SETTLING_SECONDS = 1.0
 # What became of a request.
 ANSWERED, REFUSED, UNKNOWN = range(3)
 # What is shown of each run of a curve of overload.
@@ -31,20 +29,19 @@ class Results:
     """
     Counts of a run while it lasts; `fates` by the numbers of requests, times from the instant a request was due.
 
-    `good` is what was answered 2xx in time, `early` those among them that were answered while the run had not settled,
-    `drained` those that were answered when nothing was sent any more, `late` what was answered 2xx when its caller had
-    lost patience, `refused` 429 and 503, `failed` all other answers, `broken` what had none because its connection
-    ended, `gave_up` what found no free connection in time and was never sent. In the first `settling_seconds` answers
-    do not count for the rate. `lags` is by how much the generator itself sent late when a connection was free.
+    `good` is what was answered 2xx in time, `counted` those among them that were answered within the `window`: while
+    requests were sent, and since the run had settled. `late` is what was answered 2xx when its caller had lost
+    patience, `refused` 429 and 503, `failed` all other answers, `broken` what had none because its connection ended,
+    `gave_up` what found no free connection in time and was never sent. `lags` is by how much the generator itself sent
+    late when a connection was free.
     """
 
     fates: dict[int, int] = field(default_factory=dict)
-    settling_seconds: float = SETTLING_SECONDS
     seconds: float = 0.0
+    window: float = 0.0
     due: int = 0
     good: int = 0
-    early: int = 0
-    drained: int = 0
+    counted: int = 0
     late: int = 0
     refused: int = 0
     failed: int = 0
@@ -56,25 +53,23 @@ class Results:
     lags: list[float] = field(default_factory=list)
 
     def add(self, other: "Results") -> None:
-        self.seconds = max(self.seconds, other.seconds)
         for name in (each.name for each in fields(self)):
             mine, theirs = getattr(self, name), getattr(other, name)
-            if isinstance(mine, list):
-                mine.extend(theirs)
-            elif isinstance(mine, Counter):
+            if isinstance(mine, dict):
                 mine.update(theirs)
-            elif isinstance(mine, int):
+            elif isinstance(mine, float):
+                setattr(self, name, max(mine, theirs))
+            else:
                 setattr(self, name, mine + theirs)
 
     def figures(self) -> Run:
         """
         Return the figures, as all reports keep them; latencies are in milliseconds.
 
-        `per_second` are good answers a second while requests were sent and since the run had settled. Where `lag_p99`,
-        the generator's own lateness, is much, a run says little about the server.
+        `per_second` are good answers a second within the window. Where `lag_p99`, the generator's own lateness, is
+        much, a run says little about the server.
         """
-        seconds, settling = max(self.seconds, 1e-9), self.settling_seconds
-        during, latencies = self.good - self.drained, sorted(self.latencies)
+        seconds, latencies = max(self.seconds, 1e-9), sorted(self.latencies)
         bad = self.late + self.refused + self.failed + self.broken + self.gave_up
         return {
             **{each.name: getattr(self, each.name) for each in fields(self) if each.type in (int, float)},
@@ -82,7 +77,7 @@ class Results:
             "other": {str(status): count for status, count in self.statuses.items() if not 200 <= status < 300},
             "failing": bad / max(self.due, 1),
             "offered": self.due / seconds,
-            "per_second": (during - self.early) / (seconds - settling) if seconds > 2 * settling else during / seconds,
+            "per_second": self.counted / max(self.window, 1e-9),
             "refused_per_second": self.refused / seconds,
             "unsent_per_second": self.gave_up / seconds,
             **{f"p{name}": _milliseconds(latencies, share) for name, share in _SHARES.items()},

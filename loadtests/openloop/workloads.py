@@ -24,12 +24,14 @@ class Target(NamedTuple):
     Where requests go: all ledgers have the same accounts.
 
     Each of the first `ledgers` API keys opens another one, and so do the next ones again; 0 is a ledger for each key.
+    `roots` are the processes whose CPU time is counted, with that of their children.
     """
 
     url: str
     keys: list[str]
     accounts: list[str]
     ledgers: int = 0
+    roots: tuple[int, ...] = ()
 
 
 def key_of(run: str, number: int) -> str:

@@ -15,7 +15,7 @@ from server.ledger.audit_pages import Finding, Page, PageAudit, Place, after
 from server.ledger.audit_rounds import Rounds, Total, Visit
 from server.store.errors import DatabaseError, RolledBackError, UnpreparedError
 from server.store.postgres import Database
-from server.store.sessions import COMMAND_TIMEOUT_SECONDS, SESSION_SETTINGS, KeptSession
+from server.store.sessions import AUDIT_SETTINGS, COMMAND_TIMEOUT_SECONDS, SESSION_SETTINGS, KeptSession
 from server.telemetry.metrics import LAG_DIGITS, Sample
 
 # The part of the time in which it works: a core has 97 % left. It still checks eighty million transfers in two days.
@@ -39,6 +39,7 @@ STATEMENT_TIMEOUT_MS: Final = 30_000
 # A plan is made for the page that is asked for, and by one process.
 AUDITOR_SETTINGS: Final = {
     **SESSION_SETTINGS,
+    **AUDIT_SETTINGS,
     "application_name": "tallystick-auditor",
     "plan_cache_mode": "force_custom_plan",
     "max_parallel_workers_per_gather": "0",

@@ -6,7 +6,7 @@ from typing import Final
 
 import msgspec
 
-from server.ledger.history import TIME_MAX, TIME_MIN
+from server.ledger.limits import TIME_MAX, TIME_MIN
 
 _YEARS: Final = f"Years, in UTC, are {TIME_MIN.year + 1:04} to {TIME_MAX.year - 1}."
 _LEAP_SECOND: Final = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt ][0-9]{2}:[0-9]{2}:60(?![0-9])")

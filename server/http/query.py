@@ -25,8 +25,7 @@ from server.http.parameters import (
     read,
 )
 from server.http.problems import Problem, invalid
-from server.ledger.history import TIME_MAX, TIME_MIN
-from server.ledger.limits import METADATA_KEY_LENGTH_MAX, PAGE_DEFAULT
+from server.ledger.limits import METADATA_KEY_LENGTH_MAX, PAGE_DEFAULT, TIME_MAX, TIME_MIN
 
 Q = TypeVar("Q", bound="Query")
 

@@ -8,7 +8,7 @@ import asyncpg
 from server.ledger.audit_pages import ACCOUNTS, INDEX, SAMPLES_MAX, TRANSFERS, Finding, behind, merge
 from server.store.errors import StoreError
 from server.store.readiness import UNMIGRATED, explain_refusal
-from server.store.sessions import Session, scanning_session
+from server.store.sessions import AUDIT_SETTINGS, Session, scanning_session
 from server.store.sql import query
 
 # The passes over a ledger in order: a statement, and how a person is told of it. The first one takes the snapshot and
@@ -81,7 +81,7 @@ async def audit(
         DatabaseError: It refuses.
     """
     try:
-        async with scanning_session(dsn) as connection:
+        async with scanning_session(dsn, **AUDIT_SETTINGS) as connection:
             ledgers = [
                 (row["id"], row["name"])
                 for row in await connection.fetch(query("ledger_list"))

@@ -45,6 +45,9 @@ SESSION_SETTINGS = {
     "client_connection_check_interval": "1000",
 }
 
+# What an audit joins are many rows on either side, of which the planner may know nothing: with these each side is read
+# once. Where a query asks for row after row, by LATERAL, they change nothing.
+AUDIT_SETTINGS = {"enable_nestloop": "off"}
 # Settings of a connection that reads whole ledgers beside the traffic, for as long as it takes. It reads the rows
 # themselves; an index may find a small ledger in a big table, and a query chooses which by its order, so bitmaps are
 # off. At most three processes work for it, with two sorts or hashes each. It ends soon after its client does.
@@ -193,6 +196,6 @@ class KeptSession:
             await stack.aclose()
 
 
-def scanning_session(dsn: str) -> AbstractAsyncContextManager[Session]:
-    """Lend a connection that may read for as long as it takes, as `session`."""
-    return session(dsn, SCAN_SETTINGS, COMMAND_TIMEOUT_SECONDS)
+def scanning_session(dsn: str, **settings: str) -> AbstractAsyncContextManager[Session]:
+    """Lend a connection that may read for as long as it takes, as `session`, with settings of its own."""
+    return session(dsn, {**SCAN_SETTINGS, **settings}, COMMAND_TIMEOUT_SECONDS)

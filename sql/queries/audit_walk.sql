@@ -24,11 +24,19 @@ LIMIT $2;
 -- instant is of one batch and is never parted. What was posted after the instant is followed by the next round, or a busy
 -- account would never end. Versions of entries count holds from the instant of their expiry on, those of accounts
 -- only once it is posted; limits are judged, as by `audit_entries`, where there was never a hold.
+-- Account and instant are compared as one, and ordered by both: whatever is believed of the tables, only the indexes by
+-- account serve that, and no plan reads the rows of all accounts.
 WITH walk AS MATERIALIZED (
     SELECT a.*, w.at, w.walked, w.folded, w.folded_out, w.folded_in, EXISTS (
-               SELECT FROM transfers WHERE ledger_id = $1 AND source = a.id AND NOT moves
+               SELECT FROM transfers
+               WHERE ledger_id = $1 AND (source, created_at) >= (a.id, '-infinity')
+                   AND (source, created_at) <= (a.id, 'infinity') AND NOT moves
+               ORDER BY source, created_at OFFSET 0
            ) OR EXISTS (
-               SELECT FROM transfers WHERE ledger_id = $1 AND destination = a.id AND NOT moves
+               SELECT FROM transfers
+               WHERE ledger_id = $1 AND (destination, created_at) >= (a.id, '-infinity')
+                   AND (destination, created_at) <= (a.id, 'infinity') AND NOT moves
+               ORDER BY destination, created_at OFFSET 0
            ) AS holds
     FROM unnest($2::text[], $3::timestamptz[], $4::bigint[], $5::bigint[], $6::bigint[], $7::bigint[])
         AS w (account, at, walked, folded, folded_out, folded_in)
@@ -46,25 +54,29 @@ WITH walk AS MATERIALIZED (
             (SELECT id AS transfer, created_at, source_version AS version, source_balance AS balance, -amount AS signed,
                     coalesce(held, 0) AS held_out, 0::bigint AS held_in, currency, false AS shares
              FROM transfers
-             WHERE ledger_id = $1 AND source = w.id AND created_at > w.at AND created_at <= $9 AND moves
-             ORDER BY created_at FETCH FIRST $8 ROWS WITH TIES)
+             WHERE ledger_id = $1 AND (source, created_at) > (w.id, w.at) AND (source, created_at) <= (w.id, $9)
+                 AND moves
+             ORDER BY source, created_at FETCH FIRST $8 ROWS WITH TIES)
             UNION ALL
             (SELECT id, created_at, destination_version, destination_balance, amount, 0, coalesce(held, 0), currency, false
              FROM transfers
-             WHERE ledger_id = $1 AND destination = w.id AND created_at > w.at AND created_at <= $9 AND moves
-             ORDER BY created_at FETCH FIRST $8 ROWS WITH TIES)
+             WHERE ledger_id = $1 AND (destination, created_at) > (w.id, w.at) AND (destination, created_at) <= (w.id, $9)
+                 AND moves
+             ORDER BY destination, created_at FETCH FIRST $8 ROWS WITH TIES)
             UNION ALL
             -- An expiry comes after the row whose version it shares.
             (SELECT id, created_at, source_version, source_balance, 0, coalesce(held, 0), 0, currency, kind = 'expiry'
              FROM transfers
-             WHERE ledger_id = $1 AND source = w.id AND created_at > w.at AND created_at <= $9 AND NOT moves
-             ORDER BY created_at FETCH FIRST $8 ROWS WITH TIES)
+             WHERE ledger_id = $1 AND (source, created_at) > (w.id, w.at) AND (source, created_at) <= (w.id, $9)
+                 AND NOT moves
+             ORDER BY source, created_at FETCH FIRST $8 ROWS WITH TIES)
             UNION ALL
             (SELECT id, created_at, destination_version, destination_balance, 0, 0, coalesce(held, 0), currency,
                     kind = 'expiry'
              FROM transfers
-             WHERE ledger_id = $1 AND destination = w.id AND created_at > w.at AND created_at <= $9 AND NOT moves
-             ORDER BY created_at FETCH FIRST $8 ROWS WITH TIES)
+             WHERE ledger_id = $1 AND (destination, created_at) > (w.id, w.at) AND (destination, created_at) <= (w.id, $9)
+                 AND NOT moves
+             ORDER BY destination, created_at FETCH FIRST $8 ROWS WITH TIES)
         ) AS e
         ORDER BY created_at FETCH FIRST $8 ROWS WITH TIES
     ) AS e
@@ -120,20 +132,28 @@ LEFT JOIN LATERAL (
     -- The last row of all.
     SELECT e.* FROM (
         (SELECT created_at, source_version AS version, source_balance AS balance, false AS shares
-         FROM transfers WHERE ledger_id = $1 AND source = s.account AND moves AND s.ended
-         ORDER BY created_at DESC FETCH FIRST 1 ROW WITH TIES)
+         FROM transfers
+         WHERE ledger_id = $1 AND (source, created_at) >= (s.account, '-infinity')
+             AND (source, created_at) <= (s.account, 'infinity') AND moves AND s.ended
+         ORDER BY source DESC, created_at DESC FETCH FIRST 1 ROW WITH TIES)
         UNION ALL
         (SELECT created_at, destination_version, destination_balance, false
-         FROM transfers WHERE ledger_id = $1 AND destination = s.account AND moves AND s.ended
-         ORDER BY created_at DESC FETCH FIRST 1 ROW WITH TIES)
+         FROM transfers
+         WHERE ledger_id = $1 AND (destination, created_at) >= (s.account, '-infinity')
+             AND (destination, created_at) <= (s.account, 'infinity') AND moves AND s.ended
+         ORDER BY destination DESC, created_at DESC FETCH FIRST 1 ROW WITH TIES)
         UNION ALL
         (SELECT created_at, source_version, source_balance, kind = 'expiry'
-         FROM transfers WHERE ledger_id = $1 AND source = s.account AND NOT moves AND s.ended
-         ORDER BY created_at DESC FETCH FIRST 1 ROW WITH TIES)
+         FROM transfers
+         WHERE ledger_id = $1 AND (source, created_at) >= (s.account, '-infinity')
+             AND (source, created_at) <= (s.account, 'infinity') AND NOT moves AND s.ended
+         ORDER BY source DESC, created_at DESC FETCH FIRST 1 ROW WITH TIES)
         UNION ALL
         (SELECT created_at, destination_version, destination_balance, kind = 'expiry'
-         FROM transfers WHERE ledger_id = $1 AND destination = s.account AND NOT moves AND s.ended
-         ORDER BY created_at DESC FETCH FIRST 1 ROW WITH TIES)
+         FROM transfers
+         WHERE ledger_id = $1 AND (destination, created_at) >= (s.account, '-infinity')
+             AND (destination, created_at) <= (s.account, 'infinity') AND NOT moves AND s.ended
+         ORDER BY destination DESC, created_at DESC FETCH FIRST 1 ROW WITH TIES)
     ) AS e
     ORDER BY created_at DESC, version DESC, shares DESC
     LIMIT 1

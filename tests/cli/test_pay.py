@@ -155,8 +155,9 @@ async def test_an_unknown_outcome_under_a_key(books: Shell) -> None:
     assert await balance(books) == 1250
 
 
-async def test_interrupted(books: Shell, tmp_path: Path) -> None:
-    """Ctrl-C while an answer is awaited leaves its key behind too."""
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
+async def test_interrupted(books: Shell, sent: signal.Signals) -> None:
+    """Ctrl-C or the end of a session while an answer is awaited leaves its key behind too."""
     asked = asyncio.Event()
 
     async def hang(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -175,7 +176,7 @@ async def test_interrupted(books: Shell, tmp_path: Path) -> None:
     )
     try:
         await asyncio.wait_for(asked.wait(), 30)
-        os.kill(child.pid, signal.SIGINT)
+        os.kill(child.pid, sent)
         end = await ended(child)
     finally:
         stopped.set()

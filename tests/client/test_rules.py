@@ -242,6 +242,14 @@ def test_what_ends_a_call(fates: list[str], attempts: int, kind: type[Tallystick
         ({"kind": "hold", "reference": "r"}, ("reference", "kind")),
         ({"metadata": {"a": "b"}}, ("metadata",)),
         ({"source": None, "state": "refused", "amount": 7}, ("amount",)),
+        ({"effective_at": "2020-01-01T00:00:00.000000Z"}, ("effective_at",)),
+        (
+            {
+                "kind": "hold",
+                "hold": {"state": "open", "captured": 0, "remaining": 5, "expires_at": "2020-01-01T00:00:00.000000Z"},
+            },
+            ("kind", "expires_in"),
+        ),
     ],
 )
 def test_a_key_of_another_payment(found: dict[str, Any], fields: tuple[str, ...]) -> None:

@@ -1,5 +1,7 @@
 """A ledger in memory whose clients write a history; tests falsify what it wrote."""
 
+import copy
+import functools
 import itertools
 import json
 import tempfile
@@ -253,6 +255,11 @@ def history(events: list[Event]) -> History:
 
 def eventful() -> list[Event]:
     """Return a true history in which every check has something to judge."""
+    return copy.deepcopy(_eventful())
+
+
+@functools.cache
+def _eventful() -> list[Event]:
     main, other = Ledger("main"), Ledger("other")
     story = Story(main, other)
     for ledger in (main, other):

@@ -1,4 +1,4 @@
-"""A ledger in memory behind HTTP, honest or lying in one way: what load tests must tell apart."""
+"""A ledger in memory behind HTTP that lies in all ways that load tests must see."""
 
 import itertools
 import json
@@ -12,7 +12,7 @@ from loadtests.history.recorder import OK, outcome_of
 from tests.loadtests.stories import Ledger
 from tests.support.listening import end
 
-# Every so-manieth payment is lied about.
+# One in so many payments is forgotten, and as many are doubled.
 EVERY = 10
 # What else accounts, entries and transfers have.
 AT = "2026-01-01T00:00:00.000000Z"
@@ -28,15 +28,13 @@ REST: dict[str, Any] = {
 
 class Stub:
     """
-    Answers what load tests ask for.
+    Answers what load tests ask for, with lies.
 
-    Args:
-        lie: `""` for none; `forgets` acknowledges a transfer that it does not keep; `duplicates` moves its money twice;
-            `stale` shows accounts as they were; `rewrites` answers a replay otherwise.
+    It acknowledges transfers that it does not keep, moves the money of others twice, shows accounts as they were, and
+    answers replays otherwise.
     """
 
-    def __init__(self, lie: str = "") -> None:
-        self._lie = lie
+    def __init__(self) -> None:
         self._ledger = Ledger()
         self._count = itertools.count(1)
         self._asked: dict[str, str] = {}
@@ -83,8 +81,7 @@ class Stub:
 
     async def _read(self, request: web.Request) -> web.Response:
         name = request.match_info["id"]
-        now = json.dumps(self._ledger.accounts[name])
-        shown = self._old.setdefault(name, now) if self._lie == "stale" else now
+        shown = self._old.setdefault(name, json.dumps(self._ledger.accounts[name]))
         return web.Response(text=shown, content_type="application/json")
 
     async def _entries(self, request: web.Request) -> web.Response:
@@ -118,15 +115,15 @@ class Stub:
         return web.json_response({"id": min(found), "state": "posted"})
 
     def _post(self, key: str, body: str) -> tuple[int, str, bool]:
-        lies = next(self._count) % EVERY == 0
+        turn = next(self._count) % EVERY
         before = len(self._ledger.entries)
         status, answer, replayed = self._ledger.post(key, body)
         posted = outcome_of(status, answer) == OK and not replayed
-        if self._lie == "forgets" and posted and lies:
+        if posted and turn == 0:
             self._forget(before)
-        elif self._lie == "duplicates" and posted and lies:
+        elif posted and turn == 1:
             self._ledger.post(f"{key} again", body)
-        elif self._lie == "rewrites" and replayed and status == 201:
+        elif replayed and status == 201:
             answer = json.dumps({**json.loads(answer), "created_at": "later"})
         return status, answer, replayed
 
@@ -141,9 +138,9 @@ class Stub:
 
 
 @asynccontextmanager
-async def stub_server(lie: str = "") -> AsyncIterator[str]:
+async def stub_server() -> AsyncIterator[str]:
     """Serve a stub on a free port; gives its address."""
-    runner = web.AppRunner(Stub(lie).app(), access_log=None)
+    runner = web.AppRunner(Stub().app(), access_log=None)
     await runner.setup()
     try:
         await web.TCPSite(runner, "127.0.0.1", 0).start()

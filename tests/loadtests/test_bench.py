@@ -159,8 +159,8 @@ async def test_the_generator_counts_what_happened(database_url: str, redis_url: 
     """It says as many answers as the ledger has transfers; what SQL fills in has right books, and they go on."""
     async with in_process(database_url, redis_url) as service:
         key = await make_key(database_url, "bench")
-        target = await prepare(service.url, [key])
-        run = await run_apart(Task(target, "post", 8, 0.5), [os.getpid()])
+        target = (await prepare(service.url, [key]))._replace(roots=(os.getpid(),))
+        run = await run_apart(Task(target, "post", 8, 0.5))
         [[count]] = await administer(database_url, "SELECT count(*) FROM tallystick.transfers")
         assert run["answered"] == count > 0
         assert run["other"] == {}
@@ -168,7 +168,7 @@ async def test_the_generator_counts_what_happened(database_url: str, redis_url: 
         assert sum(run["cpu"]["server"]) >= 0
         held = await fill(database_url, target.accounts, count + 2_000, float("inf"))
         assert held == count + 2_000
-        more = await run_apart(Task(target, "hot", 8, 0.3), [os.getpid()])
+        more = await run_apart(Task(target, "hot", 8, 0.3))
         assert more["other"] == {}
         assert more["good"] > 0
     await check_books(database_url)
@@ -178,8 +178,8 @@ async def test_keys_that_sql_has_made_open_their_ledgers(database_url: str, redi
     """Each key is taken, and so many keys as connections have turns, which go around all ledgers."""
     async with in_process(database_url, redis_url) as service:
         keys = await new_keys(database_url, 2, 5)
-        target = (await prepare(service.url, keys[:2], 3))._replace(keys=keys, ledgers=2)
-        run = await run_apart(Task(target, "post", 2, 0.3), [os.getpid()])
+        target = (await prepare(service.url, keys[:2], 3))._replace(keys=keys, ledgers=2, roots=(os.getpid(),))
+        run = await run_apart(Task(target, "post", 2, 0.3))
         assert run["other"] == {}
         counts = await administer(
             database_url, "SELECT count(*) FROM tallystick.transfers GROUP BY ledger_id ORDER BY ledger_id"

@@ -1,5 +1,6 @@
 """Chaos: the seed decides what happens, a correct service passes, lies are found, and nothing is left behind."""
 
+import argparse
 import asyncio
 import json
 import os
@@ -14,10 +15,12 @@ from typing import NamedTuple
 
 import pytest
 
-from loadtests.chaos.faults import KILLED_AFTER_CONFIRMING, KINDS
+from loadtests.chaos.__main__ import conclude
+from loadtests.chaos.faults import KINDS
 from loadtests.chaos.judge import (
     ALL_CHECKS,
     BOUNDED_READ,
+    PUBLISHER_KILLED,
     SOMETIMES,
     Judged,
     check_bounded,
@@ -26,20 +29,18 @@ from loadtests.chaos.judge import (
 )
 from loadtests.chaos.nemesis import MEMORY_GROWTH_MAX, grown
 from loadtests.chaos.plan import Phase, plan
-from loadtests.history.checks import CHECKS, check
+from loadtests.history.checks import check
 from loadtests.history.feed import READERS
-from loadtests.history.model import History, Verdict, load_folder
+from loadtests.history.model import History, Verdict, load
 from loadtests.history.recorder import Heard
 from tests.loadtests.stories import Ledger, Story, flagged, history
 
 ROOT = Path(__file__).resolve().parents[2]
-# Half of them without faults.
-SECONDS = 30
-# The shortest: what is lied about needs no faults.
-LYING_SECONDS = 20
-# Of the short runs: PostgreSQL, a broker and a publisher are killed, and no read may be too old.
-SEED = "6"
-# With all that is started and read before and after, on a machine busy with other tests and with three such runs.
+# More than half of them without faults.
+SECONDS = 24
+# A server is killed between a commit and its answer, and PostgreSQL crashes.
+SEED = "3"
+# With all that is started and read before and after, on a machine busy with other tests and with two such runs.
 RUN_SECONDS_MAX = 170
 SEEDS = range(200)
 
@@ -51,15 +52,16 @@ def steps(phases: list[Phase]) -> list[str]:
 
 def test_the_seed_decides() -> None:
     """The same seed and time give the same faults, in order, with their times; another seed gives others."""
-    assert steps(plan(7, 120)) == steps(plan(7, 120))
-    assert len({tuple(steps(plan(seed, 120))) for seed in SEEDS}) == len(SEEDS)
+    plans = [tuple(steps(plan(seed, 120))) for seed in SEEDS]
+    assert len(set(plans)) == len(SEEDS)
+    assert tuple(steps(plan(SEEDS[7], 120))) == plans[7]
 
 
 @pytest.mark.parametrize("seconds", [120.0, 600.0])
 @pytest.mark.parametrize("without", [(), ("kafka",), ("kafka", "rabbitmq", "sinks")])
 def test_a_run_has_what_it_needs(seconds: float, without: tuple[str, ...]) -> None:
     """Whatever the seed: all that the counters need is planned, swizzled too; nothing begins past its phase."""
-    for seed in SEEDS:
+    for seed in SEEDS[:50]:
         phases = plan(seed, seconds, without)
         kinds = {fault.kind for phase in phases for step in phase.steps for fault in step.faults}
         assert {name for name, kind in KINDS.items() if kind.needed and kind.part not in without} <= kinds
@@ -166,17 +168,34 @@ def test_what_was_never_seen_fails_a_long_run() -> None:
     """Each of the rare cases has to have happened, and each check has to have judged something."""
     verdict = Verdict()
     verdict.judged.update(dict.fromkeys(ALL_CHECKS, 1))
-    judged = Judged(verdict, 0, Counter(dict.fromkeys(SOMETIMES, 1)))
+    judged = Judged(verdict, 0, Counter(dict.fromkeys(SOMETIMES, 1)), [])
     judged.seen.update(f"event told by {reader}" for reader in READERS)
     assert judged.missing(120, ()) == []
     assert judged.missing(SECONDS, ["kafka"]) == ["never: event told by kafka"]
     judged.seen["event told by kafka"] = 1
-    assert judged.missing(120, ["kafka"]) == [f"never: {KILLED_AFTER_CONFIRMING}"]
+    assert judged.missing(120, ["kafka"]) == [f"never: {PUBLISHER_KILLED}"]
     judged.seen["replayed while Redis was away"] = 0
     assert judged.missing(120, ()) == ["never: replayed while Redis was away"]
     assert judged.missing(SECONDS, ()) == []
     verdict.judged.update(C2=-1, F4=-1)
     assert judged.missing(SECONDS, ()) == ["nothing for check C2 to judge"]
+
+
+@pytest.mark.parametrize("good", [True, False])
+def test_what_a_run_concludes(tmp_path: Path, capsys: pytest.CaptureFixture[str], good: bool) -> None:
+    """Of a good run nothing stays; of another one all does, and it says how to make it again."""
+    folder = tmp_path / "run"
+    folder.mkdir()
+    verdict = Verdict()
+    verdict.judged.update(dict.fromkeys(ALL_CHECKS, 1))
+    seen = Counter(f"event told by {reader}" for reader in READERS)
+    judged = Judged(verdict, 0, seen, [] if good else ["server 1 ended by itself"])
+    asked = argparse.Namespace(seed=3, seconds=SECONDS, brokers=set())
+    assert conclude(asked, judged, Counter(), folder, 1.0) == good
+    said = capsys.readouterr().out
+    assert ("0 violations" if good else "violation: server 1 ended by itself") in said
+    assert (f"again: make chaos SEED=3 DURATION={SECONDS} " in said) != good
+    assert folder.exists() != good
 
 
 class Started(NamedTuple):
@@ -185,12 +204,6 @@ class Started(NamedTuple):
     process: asyncio.subprocess.Process
     temporary: Path
     reports: Path
-
-    async def output(self) -> str:
-        """Return all that it says when it has ended by itself."""
-        async with asyncio.timeout(RUN_SECONDS_MAX):
-            said, _ = await self.process.communicate()
-        return said.decode()
 
     def left_behind(self) -> list[str]:
         """Return the files that are still there, and the processes that were started with one of them."""
@@ -206,12 +219,16 @@ class Started(NamedTuple):
 
 
 @asynccontextmanager
-async def started(module: str, seconds: int, reports: Path) -> AsyncIterator[Started]:
-    """Start a short run; it has ended afterwards."""
+async def started(reports: Path) -> AsyncIterator[Started]:
+    """
+    Start a short run; it has ended afterwards.
+
+    It is without brokers, which would take more of the processors than all else: `.ci/run` has a run with them.
+    """
     environment = {name: text for name, text in os.environ.items() if not name.startswith("TALLYSTICK_")}
     with tempfile.TemporaryDirectory(prefix="ts-") as temporary:
         process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", module, "--seconds", str(seconds), "--seed", SEED),
+            *(sys.executable, "-m", "loadtests.chaos", "--seconds", str(SECONDS), "--seed", SEED),
             *("--reports", reports, "--brokers", "none"),
             cwd=ROOT,
             env={**environment, "TMPDIR": temporary},
@@ -228,24 +245,16 @@ async def started(module: str, seconds: int, reports: Path) -> AsyncIterator[Sta
 
 
 @pytest.fixture(scope="module")
-async def runs(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[dict[str, Started]]:
-    """
-    Two runs side by side, each with everything of its own: they mostly wait. They go on while tests run.
-
-    Both are without brokers, which would take more of the processors than all else: `.ci/run` has a run with them.
-    """
-    folder = tmp_path_factory.mktemp("chaos")
-    async with (
-        started("loadtests.chaos", SECONDS, folder / "honest") as honest,
-        started("tests.loadtests.lying", LYING_SECONDS, folder / "lying") as lying,
-    ):
-        yield {"honest": honest, "lying": lying}
+async def honest(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Started]:
+    """A run that goes on while the next test has one of its own: both mostly wait."""
+    async with started(tmp_path_factory.mktemp("chaos")) as run:
+        yield run
 
 
 @pytest.mark.timeout(RUN_SECONDS_MAX + 30)
-async def test_it_ends_what_it_started(runs: dict[str, Started], tmp_path: Path) -> None:
-    """Told to end while something is broken, it heals and ends everything."""
-    async with started("loadtests.chaos", SECONDS, tmp_path) as run, asyncio.timeout(RUN_SECONDS_MAX):
+async def test_it_ends_what_it_started(honest: Started, tmp_path: Path) -> None:
+    """Told to end while all is broken, it heals and ends everything. What it saw holds, with a lie it does not."""
+    async with started(tmp_path) as run, asyncio.timeout(RUN_SECONDS_MAX):
         assert run.process.stdout is not None
         await run.process.stdout.readline()
         # The first fault.
@@ -254,37 +263,32 @@ async def test_it_ends_what_it_started(runs: dict[str, Started], tmp_path: Path)
         said = (await run.process.stdout.read()).decode()
         assert await run.process.wait() == 130, said
         assert run.left_behind() == []
-
-
-@pytest.mark.timeout(RUN_SECONDS_MAX + 30)
-async def test_a_correct_service_passes(runs: dict[str, Started]) -> None:
-    """A short run is clean, has done what its seed says, and leaves nothing behind."""
-    run = runs["honest"]
-    said = await run.output()
-    assert run.process.returncode == 0, said
-    assert re.search(r": 0 violations$", said, re.MULTILINE), said
-    assert run.left_behind() == []
-    assert list((run.reports / "chaos").iterdir()) == []
-
-
-@pytest.mark.timeout(RUN_SECONDS_MAX + 30)
-async def test_lies_are_found(runs: dict[str, Started]) -> None:
-    """Payments are forgotten and doubled, captures doubled, accounts shown as they were: all of it is said."""
-    run = runs["lying"]
-    said = await run.output()
-    assert run.process.returncode == 1, said
-    assert f"again: make chaos SEED={SEED} " in said
-    assert run.left_behind() == []
-    [kept] = (run.reports / "chaos").iterdir()
+    [kept] = (tmp_path / "chaos").iterdir()
     assert {"history.jsonl", "server-1.log", "server-2.log", "databases"} <= {path.name for path in kept.iterdir()}
-    found = "\n".join(
-        violation.what
-        for violation in check(load_folder(kept), {name: CHECKS[name] for name in ("C2", "C5")}).violations
-    )
-    for lie in (
-        "which is not in the books",
-        "was executed 2 times",
-        "under the key '' was asked for by nobody",
-        r"was told$",
-    ):
-        assert re.search(lie, found, re.MULTILINE), said
+    assert check(load([kept / "history.jsonl"])).violations == []
+    show_as_it_was(kept / "history.jsonl")
+    assert "C5" in flagged(check(load([kept / "history.jsonl"])))
+
+
+def show_as_it_was(path: Path) -> None:
+    """Let the last read of an account show it as it was when it was first read."""
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+    events = [json.loads(line) for line in lines if line.endswith("\n")]
+    reads = {event["op"]: event["path"] for event in events if event.get("operation") == "read"}
+    answers = [n for n, event in enumerate(events) if event["event"] == "ok" and event["op"] in reads]
+    first = next(n for n in answers if reads[events[n]["op"]].endswith("hot"))
+    last = [n for n in answers if reads[events[n]["op"]] == reads[events[first]["op"]]][-1]
+    events[last]["response"] = events[first]["response"]
+    path.write_text("".join(json.dumps(event) + "\n" for event in events), encoding="utf-8")
+
+
+@pytest.mark.timeout(RUN_SECONDS_MAX + 30)
+async def test_a_correct_service_passes(honest: Started) -> None:
+    """A short run is clean, has done what its seed says, and leaves nothing behind."""
+    async with asyncio.timeout(RUN_SECONDS_MAX):
+        output, _ = await honest.process.communicate()
+    said = output.decode()
+    assert honest.process.returncode == 0, said
+    assert re.search(r": 0 violations$", said, re.MULTILINE), said
+    assert honest.left_behind() == []
+    assert list((honest.reports / "chaos").iterdir()) == []

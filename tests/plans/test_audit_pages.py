@@ -7,7 +7,7 @@ import pytest
 
 from server.background.auditor import AUDITOR_SETTINGS
 from server.ledger.audit_pages import SAMPLES_MAX, WAITING_MAX, Walk
-from server.ledger.history import TIME_MAX
+from server.ledger.limits import TIME_MAX
 from server.store.sql import query
 from tests.plans.conftest import CHANGES, TOLD
 from tests.plans.plan import explain, session
@@ -73,7 +73,8 @@ CASES = [
 async def test_page(told: tuple[str, int], name: str, arguments: Arguments, rows_max: int, seqscan: str) -> None:
     """Each statement of a page."""
     url, ledger_id = told
-    own = {name: AUDITOR_SETTINGS[name] for name in ("plan_cache_mode", "max_parallel_workers_per_gather")}
+    names = ("plan_cache_mode", "max_parallel_workers_per_gather", "enable_nestloop")
+    own = {name: AUDITOR_SETTINGS[name] for name in names}
     connection = await session(url, seqscan=seqscan, **own)
     try:
         middle = "SELECT id FROM transfers WHERE ledger_id = $1 ORDER BY id OFFSET $2 LIMIT 1"

@@ -1,6 +1,6 @@
 """A ledger that nobody has analyzed yet: plans made on nothing still find rows by index when the tables have grown."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -8,7 +8,9 @@ import asyncpg
 import pytest
 
 from server.events.relay import Relay
+from server.ledger.audit_pages import Finding
 from tests.plans.test_requests import sessions_ended
+from tests.support.audits import look, look_by_pages, relay_all
 from tests.support.client import Client, new_key
 from tests.support.postgres import create_database, drop_database
 from tests.support.service import in_process
@@ -19,6 +21,11 @@ BATCHES = 20
 BATCH = 200
 # Batches that come while the tables are all but empty: as many as it takes for a plan to be kept, twice over.
 EARLY = 10
+# Transfers that have a row of the feed each.
+SINGLE = 100
+# Of an audit by pages, and how often an audit may read a table.
+PAGE = 500
+PASSES_MAX = 20
 
 
 async def rows_read(url: str) -> dict[str, int]:
@@ -145,6 +152,47 @@ async def test_a_relay_and_its_readers_read_what_they_name(template: str) -> Non
     assert read["transfers"] < batches * (BATCH + 4 * 300), read
     assert read["feed"] < batches * 4 * 400, read
     assert read["outbox"] < batches * 20, read
+
+
+async def by_pages(url: str) -> dict[str, Finding]:
+    """Audit as the auditor does."""
+    return await look_by_pages(url, PAGE)
+
+
+async def at_once(url: str) -> dict[str, Finding]:
+    """Audit as `tallystick audit` does."""
+    return (await look(url))[0]
+
+
+@pytest.mark.parametrize("audit", [at_once, by_pages])
+async def test_an_audit_reads_each_row_some_times(
+    template: str, audit: Callable[[str], Awaitable[dict[str, Finding]]]
+) -> None:
+    """The same of an audit, also where all that is known of the tables is of a time at which they were small."""
+    async with young(template) as url:
+        async with in_process(url, posting_connections=1) as service:
+            client = await service.client("young")
+            opened = [{"id": f"a{number}", "currency": "EUR", "floor": None} for number in range(ACCOUNTS)]
+            await client.post("/v1/accounts/bulk", {"accounts": opened[:100]})
+            await post(client, 0)
+            await relay_all(url)
+            connection = await asyncpg.connect(url)
+            await connection.execute("ANALYZE")
+            await connection.close()
+            await client.post("/v1/accounts/bulk", {"accounts": opened[100:]})
+            for number in range(BATCHES):
+                await post(client, number, hold=number % 2 == 0)
+            for _ in range(SINGLE):
+                await client.transfer("a0", "a1", 1)
+            await relay_all(url)
+        before = await rows_read(url)
+        assert not await audit(url)
+        after = await rows_read(url)
+    read = {table: after[table] - before[table] for table in TABLES}
+    transfers = (1 + BATCHES) * BATCH + SINGLE
+    assert transfers <= read["transfers"] < PASSES_MAX * transfers, read
+    assert read["accounts"] < PASSES_MAX * (ACCOUNTS + transfers), read
+    assert read["feed"] < PASSES_MAX * (ACCOUNTS + BATCHES + SINGLE + transfers), read
 
 
 @asynccontextmanager

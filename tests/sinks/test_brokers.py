@@ -1,11 +1,19 @@
 """Real brokers: every event arrives, those of an account in order, whatever becomes of the broker meanwhile."""
 
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
 
+import aio_pika
+import pytest
+
 from loadtests.brokers import MESSAGE_MAX_BYTES, Broker, Kafka, RabbitMQ
 from server.events.feed import TYPES, envelope
-from server.events.sinks.sink import CONTENT_TYPE
+from server.events.sinks.make import make_sink
+from server.events.sinks.options import RabbitOptions
+from server.events.sinks.sink import CONTENT_TYPE, AwayError, Message, Sink
 from tests.sinks.steps import assert_arrived, every_type, new_name, opened, post, publishing, sinks, status
 from tests.support.brokers import received
 from tests.support.service import Service
@@ -230,4 +238,85 @@ async def test_nothing_overtakes_what_nobody_takes(own: Service, rabbitmq: Rabbi
         await rabbitmq.prepare(name)
         await sinks(own, "resume", name)
         await running.settled(name)
+    assert_arrived(await received(rabbitmq, name), events)
+
+
+# Bytes that have gone on to the broker when its queue is bound again: a few events.
+GONE_BYTES = 4_096
+
+
+@asynccontextmanager
+async def unbound_for_a_moment(broker: RabbitMQ, name: str) -> AsyncIterator[tuple[str, asyncio.Event]]:
+    """
+    Stand before a broker, and once the event is set unbind the queue of an exchange before what arrives next goes on.
+
+    When the broker has returned a message, the queue is bound, what has arrived meanwhile goes on, and only then the
+    sender hears of it.
+    """
+    armed, returned, bound = asyncio.Event(), asyncio.Event(), asyncio.Event()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        from_broker, to_broker = await asyncio.open_connection("127.0.0.1", broker.port)
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(outwards(reader, to_broker))
+                group.create_task(back(from_broker, writer))
+        finally:
+            writer.close()
+            to_broker.close()
+
+    async def outwards(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while data := await reader.read(GONE_BYTES):
+            if not armed.is_set() or bound.is_set():
+                writer.write(data)
+                continue
+            await queue.unbind(name, "#")
+            writer.write(data)
+            await returned.wait()
+            await queue.bind(name, "#")
+            bound.set()
+        writer.close()
+
+    async def back(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while data := await reader.read(GONE_BYTES):
+            if b"NO_ROUTE" in data:
+                returned.set()
+                await bound.wait()
+            writer.write(data)
+        writer.close()
+
+    async with await aio_pika.connect(broker.url) as connection:
+        queue = await (await connection.channel()).get_queue(name)
+        async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
+            yield f"amqp://127.0.0.1:{server.sockets[0].getsockname()[1]}/", armed
+
+
+async def test_a_queue_that_is_unbound_for_a_moment(own: Service, rabbitmq: RabbitMQ) -> None:
+    """An event that comes back is overtaken by none of its account, though a queue is bound again already."""
+    name = new_name()
+    await rabbitmq.prepare(name)
+    client = await opened(own, "books")
+    await post(client, 100)
+    async with publishing(own) as running:
+        await running.settled()
+        events = {id_: event for id_, event in (await running.events()).items() if event.account == "alice"}
+    messages = [Message("books", event, envelope(event, "books")) for event in events.values()]
+
+    @asynccontextmanager
+    async def connected(url: str) -> AsyncIterator[Sink]:
+        sink = make_sink(RabbitOptions(url=url, exchange=name))
+        try:
+            await sink.open()
+            yield sink
+        finally:
+            await sink.close()
+
+    async with unbound_for_a_moment(rabbitmq, name) as (url, armed), connected(url) as sink:
+        # Both routing keys have led to the queue.
+        await sink.send(messages[:5])
+        armed.set()
+        with pytest.raises(AwayError, match="no queue is bound"):
+            await sink.send(messages[5:])
+    async with connected(rabbitmq.url) as sink:
+        await sink.send(messages[5:])
     assert_arrived(await received(rabbitmq, name), events)

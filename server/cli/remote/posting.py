@@ -2,8 +2,11 @@
 
 import argparse
 import shlex
+import signal
+import threading
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from server.cli.remote.arguments import row
@@ -32,7 +35,8 @@ def _post(post: Post, client: "Tallystick", options: argparse.Namespace) -> int:
     # What cannot be shown is not paid.
     check_output()
     try:
-        transfer = post(client, options, key)
+        with _ended_as_by_ctrl_c():
+            transfer = post(client, options, key)
     except OutcomeUnknownError as error:
         return _unknown(str(error), options, key)
     except ProblemError as error:
@@ -50,6 +54,20 @@ def _post(post: Post, client: "Tallystick", options: argparse.Namespace) -> int:
         complain(f"tallystick: {transfer.id} is posted, under the idempotency key {key}", may_be_secret=False)
         raise
     return 0
+
+
+@contextmanager
+def _ended_as_by_ctrl_c() -> Iterator[None]:
+    """Have SIGTERM end what is done as Ctrl-C does: whoever is ended by it tells the key of its payment first."""
+    if threading.current_thread() is not threading.main_thread():
+        # Python hands signals to the first thread alone.
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _unknown(reason: str, options: argparse.Namespace, key: str) -> int:

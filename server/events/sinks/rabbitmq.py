@@ -7,7 +7,6 @@ Imported only where a sink of this kind runs.
 import asyncio
 import ssl
 from collections.abc import Sequence
-from typing import Final
 
 import aio_pika
 import yarl
@@ -35,16 +34,14 @@ from server.events.sinks.sink import (
 )
 from server.store.background import stop
 
-# Routing keys that are remembered to lead to a queue: those of ten thousand ledgers.
-ROUTED_MAX: Final = 100_000
-
 
 class RabbitSink:
     """
     An exchange.
 
-    A message that leads to no queue comes back and is sent again until somebody is bound. So the first message of each
-    routing key is confirmed before any other is sent: those behind it must not overtake it.
+    A message that leads to no queue, or to one that is full, comes back and is sent again. Queues may be bound, unbound
+    and emptied at any moment. So a message is confirmed before the next one of its account is sent, which must not
+    overtake it.
 
     Args:
         options: Which, and how it is reached.
@@ -55,7 +52,6 @@ class RabbitSink:
         self._password: str | None = None
         self._connection: AbstractConnection | None = None
         self._exchange: AbstractExchange | None = None
-        self._routed: set[str] = set()
 
     async def open(self) -> None:
         """Connect, and make the exchange unless it is there."""
@@ -82,22 +78,38 @@ class RabbitSink:
 
     async def send(self, messages: Sequence[Message]) -> None:
         """Return when every queue that a message leads to has it on its disk."""
-        if len(self._routed) > ROUTED_MAX:
-            self._routed.clear()
-        await within(CONFIRM_SECONDS, self._send(messages), "not confirmed", CONNECTION_EXCEPTIONS, self._password)
-
-    async def _send(self, messages: Sequence[Message]) -> None:
+        tasks: list[asyncio.Task[None]] = []
+        newest: dict[tuple[str, str], asyncio.Task[None]] = {}
         try:
-            run: list[Message] = []
             for message in messages:
-                if _routing_key(message) not in self._routed:
-                    await self._publish(run)
-                    await self._publish([message])
-                    self._routed.add(_routing_key(message))
-                    run = []
-                else:
-                    run.append(message)
-            await self._publish(run)
+                account = message.ledger, message.event.account
+                if account in newest:
+                    await newest[account]
+                newest[account] = asyncio.create_task(self._confirm(message))
+                tasks.append(newest[account])
+            await asyncio.gather(*tasks)
+        except BaseException:
+            await stop(*tasks)
+            raise
+
+    async def _confirm(self, message: Message) -> None:
+        # Each has the time for itself: what comes one after the other takes longer the more there is.
+        work = self._publish(message)
+        await within(CONFIRM_SECONDS, work, "not confirmed", CONNECTION_EXCEPTIONS, self._password)
+
+    async def _publish(self, message: Message) -> None:
+        assert self._exchange is not None, "it is open"
+        packed = aio_pika.Message(
+            message.body,
+            content_type=CONTENT_TYPE,
+            delivery_mode=aio_pika.DeliveryMode.PERSISTENT,
+            message_id=message.id,
+            timestamp=message.event.at,
+            type=message.attributes["type"],
+            app_id="tallystick",
+        )
+        try:
+            await self._exchange.publish(packed, _routing_key(message), mandatory=True)
         except PublishError as error:
             raise AwayError(f"no queue is bound for the routing key {error.args[1]}") from error
         except DeliveryError as error:
@@ -109,28 +121,6 @@ class RabbitSink:
             if "larger than" in text:
                 raise RefusedError(text) from error
             raise AwayError(text) from error
-
-    async def _publish(self, messages: Sequence[Message]) -> None:
-        """Send messages one after another, and return when all are confirmed."""
-        tasks = [asyncio.create_task(self._publish_one(message)) for message in messages]
-        try:
-            await asyncio.gather(*tasks)
-        except BaseException:
-            await stop(*tasks)
-            raise
-
-    async def _publish_one(self, message: Message) -> None:
-        assert self._exchange is not None, "it is open"
-        packed = aio_pika.Message(
-            message.body,
-            content_type=CONTENT_TYPE,
-            delivery_mode=aio_pika.DeliveryMode.PERSISTENT,
-            message_id=message.id,
-            timestamp=message.event.at,
-            type=message.attributes["type"],
-            app_id="tallystick",
-        )
-        await self._exchange.publish(packed, _routing_key(message), mandatory=True)
 
     async def close(self) -> None:
         """Close the connection."""

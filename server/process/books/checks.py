@@ -15,7 +15,7 @@ from msgspec import UNSET
 
 from server.http.models import canonical
 from server.ledger.accounts import Account, AccountLimits, AccountRequest
-from server.ledger.expiries import expiry_key
+from server.ledger.expiry_requests import expiry_key
 from server.ledger.transfers import Attempt, Bound, Outcome, Reused
 from server.process.books.lines import Line, LineError, read_lines
 from server.process.books.record import Record

@@ -11,7 +11,7 @@ import msgspec
 
 from server.books import Books
 from server.http.models import HOLD_SECONDS_MAX, canonical
-from server.ledger.expiries import expiry_key
+from server.ledger.expiry_requests import expiry_key
 from server.ledger.ids import new_transfer_id
 from server.ledger.posting import BATCH_MAX, KeyInUseError
 from server.ledger.transfers import Attempt, Bound, Outcome, TransferRequest, Unbound
