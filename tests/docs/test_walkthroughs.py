@@ -95,7 +95,9 @@ def clone(folder: Path) -> None:
 async def running(folder: Path) -> AsyncIterator[Checkout]:
     """A clone of HEAD in which the tutorial's first terminal runs."""
     await asyncio.to_thread(clone, folder)
-    kept = {name: text for name, text in os.environ.items() if not name.startswith(("TALLYSTICK_", "PYTHON", "MAKE"))}
+    # Nor what `make test` was called with, which it hands on.
+    names = ("TALLYSTICK_", "PYTHON", "MAKE", "MFLAGS", "ARGS")
+    kept = {name: text for name, text in os.environ.items() if not name.startswith(names)}
     ports = {"8080": free_port(), "8081": free_port()}
     own = Checkout(folder, ports, {**kept, "TALLYSTICK_URL": f"http://127.0.0.1:{ports['8080']}"})
     start = own.own(next(step for step in steps(ROOT / TUTORIAL) if step.title == SERVER))

@@ -147,7 +147,7 @@ async def test_a_head_that_does_not_come_is_given_up(
     """A connection that never completes a head ends: with a 408 where a request had begun, else without a word."""
     monkeypatch.setattr("server.http.wire.protocol.HEAD_DEADLINE_SECONDS", 0.4)
     for module in ("protocol", "server"):
-        monkeypatch.setattr(f"server.http.{module}.KEEPALIVE_SECONDS", 1.0)
+        monkeypatch.setattr(f"server.http.wire.{module}.KEEPALIVE_SECONDS", 1.0)
     async with in_process(service.database_url) as impatient, connect(impatient.url) as wire:
         if before:
             token = await make_key(service.database_url, "heads")

@@ -109,6 +109,7 @@ async def test_killed(server: ServerProcess) -> None:
     """It is followed by another one, which leads; the worker stays, and goes on."""
     [worker] = await server.workers()
     killed = await worker_of(server)
+    await until(lambda: LEADS in server.log_text())
     os.kill(killed, signal.SIGKILL)
     await serves(server)
     await until(lambda: f"background (process {killed}) died: signal 9" in server.log_text())

@@ -110,7 +110,7 @@ async def test_a_connection_that_was_closed_meanwhile() -> None:
         # Without a word of it in the answer.
         asyncio.get_running_loop().call_soon(writer.close)
 
-    sender = Sender(Destinations(LOOPBACK), seconds=SHORT_SECONDS)
+    sender = Sender(Destinations(LOOPBACK))
     async with receiving(close_soon) as receiver:
         for _ in range(20):
             answer = await sender.send(receiver.url(), MESSAGE, SECRETS)
@@ -143,7 +143,7 @@ async def test_a_long_answer_is_not_read() -> None:
 )
 async def test_where_nothing_is_sent(host: str, look_up: Callable[..., Any], error: str) -> None:
     """No connection is made to an address that is not allowed, however it comes to be one."""
-    sender = Sender(Destinations(LOOPBACK), seconds=SHORT_SECONDS, look_up=look_up)
+    sender = Sender(Destinations(LOOPBACK), look_up=look_up)
     async with receiving(status(200)) as receiver:
         answer = await sender.send(receiver.url(host), MESSAGE, SECRETS)
         await sender.close()
@@ -168,7 +168,7 @@ async def test_a_name_that_changes_is_connected_to_as_it_was_found() -> None:
         asked.append(host)
         return finds(host, port, **kind)
 
-    sender = Sender(Destinations("127.0.0.1"), seconds=SHORT_SECONDS, look_up=look_up)
+    sender = Sender(Destinations("127.0.0.1"), look_up=look_up)
     async with receiving(status(200)) as receiver:
         answer = await sender.send(receiver.url(NAME), MESSAGE, SECRETS)
         assert (answer.status, asked, receiver.requests[0].headers["host"]) == (200, [NAME], f"{NAME}:{receiver.port}")
