@@ -16,7 +16,7 @@ from typing import Any, Generic, NamedTuple, TypeVar
 
 import msgspec
 
-from tallystick_client.answers import Page, Problem, Results, Transfer
+from tallystick_client.answers import Page, Posted, Problem, Results, Transfer
 from tallystick_client.errors import (
     OutcomeUnknownError,
     ProblemError,
@@ -144,7 +144,7 @@ class Rules:
             if last.partial is not None:
                 return last.partial
             raise last.error
-        if request.key is not None and request.answer is Transfer:
+        if request.key is not None and request.answer is Posted:
             found = yield from self._attempts(_look_up(request.key), end)
             if isinstance(found, Done):
                 return _bound(request, found.value)
@@ -218,6 +218,8 @@ def _success(request: Request[T], heard: Answer) -> Done[T] | Failed[T]:
         waiting = [item.problem for item in value.results if item.problem and _is_transient(item.problem)]
         if waiting:
             return Failed(ProblemError(waiting[0]), again=True, partial=value)
+    if isinstance(value, Posted):
+        value = msgspec.structs.replace(value, replayed=heard.headers.get("idempotent-replayed") == "true")
     return Done(value)
 
 
@@ -259,7 +261,8 @@ def _bound(request: Request[T], found: Transfer) -> T:
         )
     if found.problem is not None:
         raise RefusedError(found.problem)
-    return found  # type: ignore[return-value]  # T is Transfer: only such requests have a key
+    posted = msgspec.convert(found, Posted, from_attributes=True)
+    return msgspec.structs.replace(posted, replayed=True)  # type: ignore[return-value]  # T is Posted: only such have a key
 
 
 def _differences(request: Request[Any], found: Transfer) -> tuple[str, ...]:
