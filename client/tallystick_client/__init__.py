@@ -23,6 +23,7 @@ from tallystick_client.answers import (
 )
 from tallystick_client.clients import AsyncTallystick, Tallystick
 from tallystick_client.errors import (
+    AddressError,
     OutcomeUnknownError,
     ProblemError,
     RefusedError,
@@ -39,6 +40,7 @@ __all__ = [
     "Account",
     "AccountItem",
     "AccountResult",
+    "AddressError",
     "ApiKey",
     "AsyncTallystick",
     "Conditions",

@@ -18,6 +18,7 @@ import msgspec
 
 from tallystick_client.answers import Page, Posted, Problem, Results, Transfer
 from tallystick_client.errors import (
+    AddressError,
     OutcomeUnknownError,
     ProblemError,
     RefusedError,
@@ -56,10 +57,11 @@ class Answer(NamedTuple):
 
 
 class Broken(NamedTuple):
-    """No answer, or a part of one; `sent` tells whether the request may have arrived."""
+    """No answer, or a part of one; `sent`: the request may have arrived; `plain`: the server speaks no TLS."""
 
     reason: str
     sent: bool
+    plain: bool = False
 
 
 class Send(NamedTuple):
@@ -189,6 +191,8 @@ class Rules:
 def judge(request: Request[T], heard: Answer | Broken) -> Done[T] | Failed[T]:
     """Return what an answer means for a request."""
     writes = request.repeat is not Repeat.READ
+    if isinstance(heard, Broken) and heard.plain:
+        return Failed(AddressError(f"it speaks no TLS: {heard.reason}"))
     if isinstance(heard, Broken):
         return Failed(UnavailableError(heard.reason), again=True, unknown=writes and heard.sent)
     if 200 <= heard.status < 300:
@@ -210,6 +214,9 @@ def _success(request: Request[T], heard: Answer) -> Done[T] | Failed[T]:
     try:
         value = msgspec.json.decode(heard.body, type=request.answer)
     except msgspec.DecodeError as error:
+        kind = heard.headers.get("content-type", "json")
+        if request.repeat is Repeat.READ and "json" not in kind:
+            return Failed(AddressError(f"{request} was answered {heard.status} with {kind}"))
         reason = (
             f"{request} was answered {heard.status} with what is no answer of Tallystick, or a part of one: {error}"
         )
