@@ -27,13 +27,14 @@ run: ## serve on 127.0.0.1:8080 with embedded servers and a demo ledger (ARGS="-
 	@$(SETUP) run
 	@exec $(BIN)/tallystick serve $(ARGS)
 
+# Bytecode is kept whatever the environment says: hundreds of processes are started, and each would compile the program.
 test: ## the whole suite (ARGS="tests/unit -k name" for a part)
 	@$(SETUP) test
 	@$(SETUP) locust
 	@$(SETUP) peer
 	@$(SETUP) contract
 	@$(SETUP) docs
-	@$(BIN)/python -m pytest -n 3 --dist worksteal $(ARGS)
+	@env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -m pytest -n 3 --dist worksteal $(ARGS)
 
 contract: ## a running server against its OpenAPI document, for a minute (CONTRACT_SECONDS=600 CONTRACT_SEED=2)
 	@$(SETUP) test

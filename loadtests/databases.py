@@ -11,9 +11,10 @@ from redis.exceptions import RedisError
 
 from loadtests.errors import NotRunError
 from loadtests.processes import Program, answers
-from server.process.embedded import EmbeddedError, postgres, valkey
+from server.process.embedded import postgres, valkey
 from server.process.embedded.binaries import postgres_bin, valkey_bin
 from server.process.embedded.directory import DataDirectory
+from server.process.embedded.errors import EmbeddedError
 from server.process.embedded.postgres_settings import SETTINGS
 
 SOCKET = postgres.SOCKET

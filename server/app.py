@@ -4,19 +4,21 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, NamedTuple
 
-from server.books import connect_redis, create_books, postgres_address
+from server.books import create_books
+from server.checked_settings import allowed_origins, postgres_address, trusted_proxies
 from server.events.feed import Feed
 from server.events.webhooks.configuration import make_vault, read_destinations
 from server.events.webhooks.endpoints import Endpoints
 from server.events.webhooks.sender import Sender
 from server.gate.addresses import AddressLimit
+from server.gate.default_limits import default_limits
 from server.gate.gate import Gate
 from server.gate.key_uses import KeyUses
-from server.gate.keys import Authenticator, Defaults
-from server.gate.limits import Limit, read_rate
+from server.gate.keys import Authenticator
 from server.http import openapi, render
 from server.http.callers import Callers
-from server.http.cors import Cors, read_origins
+from server.http.cors import Cors
+from server.http.feed_reading import Readings
 from server.http.handlers.accounts import AccountHandlers
 from server.http.handlers.api_keys import ApiKeyHandlers
 from server.http.handlers.bulk import BulkHandlers
@@ -36,11 +38,9 @@ from server.http.handlers.webhook_endpoints import WebhookHandlers
 from server.http.narrowing import Narrowing
 from server.http.observer import Observer
 from server.http.pipeline import Pipeline
-from server.http.reading import Readings
 from server.http.router import Router, bind
 from server.http.runtime import runtime_failures
 from server.http.streams import Downloads, EventStreams, Streams, Waiting
-from server.http.wire.forwarded import TrustedProxies
 from server.http.wire.server import HttpServer
 from server.ledger.audit_rounds import Rounds
 from server.ledger.history import History
@@ -53,90 +53,20 @@ from server.ledger.statements import Statements
 from server.ledger.summary import Summaries
 from server.ledger.transfer_lists import TransferLists
 from server.ledger.trial_balance import TrialBalances
-from server.settings import Settings, SettingsError
+from server.settings import Settings
 from server.store.cache_counters import CacheCounters
 from server.store.postgres import Database
 from server.store.readiness import Readiness
 from server.store.redis import INVALIDATION_ATTEMPTS_MAX, INVALIDATION_PAUSE_SECONDS, Redis
 from server.store.reports import Reports
 from server.telemetry.tallies import Tallies
-from server.telemetry.trace import check_collector, open_traces
+from server.telemetry.trace import open_traces
 
 if TYPE_CHECKING:
     from server.telemetry.otel import Traces
 
 # Seconds that an invalidation may wait in another process, between the commit and its first attempt and among attempts.
 INVALIDATION_MARGIN_SECONDS = 1.0
-
-
-def default_limits(settings: Settings) -> Defaults:
-    """
-    Return the limits of keys that have none of their own.
-
-    Raises:
-        SettingsError: A rate is not one, or cannot be counted exactly together with its burst.
-    """
-    key = _limit("", settings.rate, settings.burst)
-    ledger = None if settings.ledger_rate is None else _limit("ledger_", settings.ledger_rate, settings.ledger_burst)
-    failures = _limit("auth_failure_", settings.auth_failure_rate, settings.auth_failure_burst)
-    anonymous = _limit("anonymous_", settings.anonymous_rate, settings.anonymous_burst)
-    return Defaults(key, ledger, failures, anonymous, settings.concurrency)
-
-
-def _limit(prefix: str, rate: str, burst: int) -> Limit:
-    """Return the limit that the settings `<prefix>rate` and `<prefix>burst` give."""
-    try:
-        limit = Limit(*read_rate(rate), burst)
-    except ValueError as error:
-        raise SettingsError(f"{prefix}rate: {error}") from None
-    if not limit.exact:
-        raise SettingsError(f"{prefix}burst: too large for so slow a rate")
-    return limit
-
-
-def trusted_proxies(settings: Settings) -> TrustedProxies:
-    """
-    Return the proxies that are believed.
-
-    Raises:
-        SettingsError: One is neither an address nor a network.
-    """
-    try:
-        return TrustedProxies(settings.trusted_proxies)
-    except ValueError as error:
-        raise SettingsError(f"trusted_proxies: {error}") from None
-
-
-def cross_origin(settings: Settings) -> Cors | None:
-    """
-    Return what is said to pages of other origins; None where none is named.
-
-    Raises:
-        SettingsError: One is no origin, or no browser ever sends it.
-    """
-    try:
-        origins = read_origins(settings.cors_origins)
-    except ValueError as error:
-        raise SettingsError(f"cors_origins: {error}") from None
-    return Cors(origins) if origins else None
-
-
-def check_settings(settings: Settings) -> None:
-    """
-    Return if a service could be made with the settings: what each of them may be alone was checked when it was read.
-
-    Raises:
-        SettingsError: As `create_app`, in the same words.
-    """
-    default_limits(settings)
-    trusted_proxies(settings)
-    read_destinations(settings)
-    cross_origin(settings)
-    check_collector(settings.otel_endpoint)
-    if settings.database_url is not None:
-        postgres_address(settings)
-    if settings.redis_url is not None:
-        connect_redis(settings, Tallies())
 
 
 class App(NamedTuple):
@@ -216,7 +146,9 @@ async def create_app(settings: Settings, workers: int = 1) -> AsyncIterator[App]
             ReferenceHandlers(Downloads()),
         )
         observer = Observer(tallies, settings.slow_ms / 1000, settings.log_sample, traces)
-        pipeline = Pipeline(Router(bind(handlers)), callers, gate, observer, cross_origin(settings))
+        origins = allowed_origins(settings)
+        cors = Cors(origins) if origins else None
+        pipeline = Pipeline(Router(bind(handlers)), callers, gate, observer, cors)
         uses.start()
         try:
             server = HttpServer(pipeline, readings.departures)

@@ -6,22 +6,19 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import NamedTuple
 
-from redis.exceptions import RedisError
-
+from server.checked_settings import connect_redis, postgres_address
 from server.events.feed import Feed
 from server.http import render
 from server.ledger.accounts import Accounts
 from server.ledger.posting import PostingLane
 from server.ledger.row_locks import RowLocks
-from server.settings import Settings, SettingsError
+from server.settings import Settings
 from server.store.background import stop
 from server.store.cache import Cache
 from server.store.cache_counters import CacheCounters
-from server.store.hosts import check_address
 from server.store.keyspace import Keyspace
 from server.store.postgres import Database
 from server.store.redis import Redis
-from server.store.redis_cluster import connect
 from server.telemetry.failpoints import Failpoints
 from server.telemetry.tallies import Tallies
 
@@ -29,37 +26,6 @@ from server.telemetry.tallies import Tallies
 DRAIN_SECONDS = 6.0
 
 log = logging.getLogger(__name__)
-
-
-def connect_redis(settings: Settings, tallies: Tallies) -> Redis:
-    """
-    Return the client of Redis; nothing is connected to yet.
-
-    Raises:
-        SettingsError: The address has an option that there is not, or one with a wrong value.
-    """
-    assert settings.redis_url is not None, "the caller decides between an address and the embedded server"
-    try:
-        return connect(settings.redis_url, settings.redis_timeout_ms / 1000, tallies.batches["redis"])
-    except (ValueError, TypeError, RedisError):
-        # What the driver says may hold a piece of the password.
-        text = "behind its ? is an option that there is not, or one that cannot have that value"
-        raise SettingsError(f"redis_url: {text}") from None
-
-
-def postgres_address(settings: Settings) -> str:
-    """
-    Return the address of Postgres.
-
-    Raises:
-        SettingsError: It means nothing.
-    """
-    assert settings.database_url is not None, "the caller decides between an address and the embedded servers"
-    try:
-        check_address(settings.database_url)
-    except ValueError as error:
-        raise SettingsError(f"database_url: {error}") from None
-    return settings.database_url
 
 
 class Books(NamedTuple):

@@ -1,13 +1,14 @@
 """Fixtures of all tests: one embedded PostgreSQL a test process, one service, a ledger a test."""
 
 import itertools
+import os
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
 from pytest_timeout import Settings as Timeout  # type: ignore[import-untyped]
 
-from server.process.embedded import EmbeddedServers
+from server.process.embedded.servers import EmbeddedServers
 from tests.support.browser import Chromium, running_chromium
 from tests.support.client import Client
 from tests.support.folders import server_folder
@@ -18,6 +19,10 @@ from tests.support.service import ServerProcess, Service, in_process
 
 # Seconds that the fixtures of a test may take to end.
 TEARDOWN_SECONDS = 120
+
+# Tests name the authorities that they trust. Those of the system, 140 of them, would be read whenever a process loads
+# aiohttp and whenever a client of httpx is made. The key of this one was never kept.
+os.environ["SSL_CERT_FILE"] = str(Path(__file__).parent / "support" / "authority.pem")
 
 _ledgers = itertools.count(1)
 

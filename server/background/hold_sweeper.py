@@ -15,8 +15,8 @@ from typing import Final
 from uuid import UUID
 
 from server.background.jobs import PASSING
-from server.ledger.expiries import expiry
-from server.ledger.history import TIME_MIN
+from server.ledger.expiry_requests import expiry
+from server.ledger.limits import TIME_MIN
 from server.ledger.posting import DEADLINE_SECONDS, PostingLane
 from server.ledger.transfers import Bound, TransferRequest
 from server.store.background import stop

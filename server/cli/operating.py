@@ -90,7 +90,7 @@ def _reader(options: argparse.Namespace) -> "Callable[[], Loaded]":
 
 
 def _checked(loaded: "Loaded") -> "Loaded":
-    from server.app import check_settings
+    from server.checked_settings import check_settings
 
     check_settings(loaded.settings)
     return loaded

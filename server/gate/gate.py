@@ -5,7 +5,7 @@ import itertools
 import secrets
 from collections.abc import Sequence
 from enum import IntEnum
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 
@@ -27,6 +27,8 @@ from server.telemetry.tallies import Tallies
 BATCH_MAX = 500
 # Batches away at once.
 IN_FLIGHT_MAX = 2
+
+_pack: Final = msgspec.msgpack.Encoder().encode
 
 
 class LookUp(IntEnum):
@@ -242,7 +244,7 @@ class Gate:
             self._count_key(key, requests[counted])
         token = f"{self._process}.{next(self._batches):x}."
         keys = [*places, *names]
-        return first, script("gate").call(keys, token, LEASE_MS, len(places), *buckets, *requests)
+        return first, script("gate").call(keys, token, LEASE_MS, _pack((len(places), *buckets, *requests)))
 
     def _count(self, by: str, number: int, admitted: int) -> None:
         decisions = self._tallies.decisions

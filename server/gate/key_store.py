@@ -9,7 +9,7 @@ import asyncpg
 from server.gate.keys import Defaults
 from server.gate.limits import Limit
 from server.gate.tokens import NewKey, new_key, new_token, read_key_name
-from server.ledger.history import TIME_MAX
+from server.ledger.limits import TIME_MAX
 from server.ledger.prefixes import Prefixes
 from server.store.errors import OutcomeUnknownError, StoreError
 from server.store.postgres import Database

@@ -36,6 +36,10 @@ UNKNOWN_KEYS_BATCH_MAX = 100
 # Such tokens that may wait: a few milliseconds of queries. It refuses none of the clients that a restart meets at
 # once, who share their keys.
 UNKNOWN_KEYS_QUEUE_MAX = 400
+# Tokens found good before that are looked up with one query, a few milliseconds, and such queries away at a time. No
+# more wait than are remembered.
+KNOWN_KEYS_BATCH_MAX = 200
+KNOWN_KEYS_IN_FLIGHT_MAX = 2
 
 T = TypeVar("T")
 
@@ -131,13 +135,22 @@ class UnknownKeysFullError(QueueFullError):
     """Too many tokens never found good before wait to be looked up; those that were are not concerned."""
 
 
+class _Token(NamedTuple):
+    """A token that is looked up."""
+
+    # What `token_name` says of it.
+    name: bytes
+    parsed: ParsedToken
+
+
 class _Known:
-    """A key that was found good, until when that is trusted, and when it is read anew."""
+    """A key that was found good, what it was read from, until when that is trusted, and when it is read anew."""
 
-    __slots__ = ("expires", "key", "parsed", "refresh_at")
+    __slots__ = ("expires", "key", "parsed", "refresh_at", "row")
 
-    def __init__(self, key: ApiKey, parsed: ParsedToken, expires: float) -> None:
+    def __init__(self, key: ApiKey, row: asyncpg.Record, parsed: ParsedToken, expires: float) -> None:
         self.key = key
+        self.row = row
         self.parsed = parsed
         self.expires = min(expires, key.ends)
         self.refresh_at = expires - REFRESH_SECONDS
@@ -147,8 +160,8 @@ class Authenticator:
     """
     Knows who a token belongs to, and asks Postgres once in *CACHE_SECONDS* a token, or a little sooner.
 
-    A token that was found good is asked about again as any reader asks; the others go together, through a lane of
-    their own, so that made-up ones cost those who have a key nothing.
+    Tokens that are asked about at the same time share a query. Those that were found good and the others have a lane
+    each, so that made-up ones cost those who have a key nothing.
 
     Args:
         uses: Is told when a key is used. A token that is in use is asked about again and again, and then it is told.
@@ -161,9 +174,12 @@ class Authenticator:
         # By `token_name`. An expired entry stays until it is read again or pushed out: its token was good once.
         self._known: dict[bytes, _Known] = {}
         self._unknown: dict[bytes, float] = {}
-        self._lookups: dict[bytes, asyncio.Task[ApiKey | None]] = {}
-        self._unknown_keys: Coalescer[ParsedToken, asyncpg.Record | None] = Coalescer(
-            self._read, batch_max=UNKNOWN_KEYS_BATCH_MAX, in_flight_max=1, queue_max=UNKNOWN_KEYS_QUEUE_MAX
+        self._lookups: dict[bytes, asyncio.Future[ApiKey | None]] = {}
+        self._known_keys: Coalescer[_Token, ApiKey | None] = Coalescer(
+            self._look_up, batch_max=KNOWN_KEYS_BATCH_MAX, in_flight_max=KNOWN_KEYS_IN_FLIGHT_MAX
+        )
+        self._unknown_keys: Coalescer[_Token, ApiKey | None] = Coalescer(
+            self._look_up, batch_max=UNKNOWN_KEYS_BATCH_MAX, in_flight_max=1, queue_max=UNKNOWN_KEYS_QUEUE_MAX
         )
 
     def knew(self, name: bytes) -> bool:
@@ -224,44 +240,54 @@ class Authenticator:
             QueueFullError, StoreUnavailableError: It could not be looked up.
         """
         parsed = parse_token(token)
-        return None if parsed is None else await self._look_up(token_name(token), parsed, unknown=False)
+        return None if parsed is None else await self._known_keys.submit(_Token(token_name(token), parsed))
 
     def _ask(self, name: bytes, parsed: ParsedToken, *, unknown: bool) -> None:
-        """Look a token up, unless that is being done already."""
+        """
+        Look a token up, unless that is being done already.
+
+        Raises:
+            UnknownKeysFullError: It is one of too many that were never found good.
+        """
         if name in self._lookups:
             return
 
-        def done(lookup: "asyncio.Task[ApiKey | None]") -> None:
+        def done(lookup: "asyncio.Future[ApiKey | None]") -> None:
             del self._lookups[name]
             if not lookup.cancelled():
                 # Nobody may be waiting for it: then the next request finds out.
                 lookup.exception()
 
-        lookup = asyncio.get_running_loop().create_task(self._look_up(name, parsed, unknown=unknown))
+        lane = self._unknown_keys if unknown else self._known_keys
+        try:
+            lookup = lane.submit(_Token(name, parsed))
+        except QueueFullError:
+            raise UnknownKeysFullError from None
         self._lookups[name] = lookup
         lookup.add_done_callback(done)
 
-    async def _look_up(self, name: bytes, parsed: ParsedToken, *, unknown: bool) -> ApiKey | None:
+    async def _look_up(self, tokens: list[_Token]) -> list[ApiKey | None]:
+        """Return the keys that these tokens are, and remember them."""
         # Counted from before the read, so that a revocation is never outlived by more than the bound.
         now = time.monotonic()
-        expires = now + CACHE_SECONDS
-        if unknown:
-            try:
-                future = self._unknown_keys.submit(parsed)
-            except QueueFullError:
-                raise UnknownKeysFullError from None
-            row = await future
-        else:
-            row = (await self._read([parsed]))[0]
-        self._known.pop(name, None)
+        rows = await self._read([token.parsed for token in tokens])
+        return [self._remember(token, row, now) for token, row in zip(tokens, rows, strict=True)]
+
+    def _remember(self, token: _Token, row: asyncpg.Record | None, read_at: float) -> ApiKey | None:
+        """Remember what was read of a token, on the clock of `time.monotonic`, and return the key that it is."""
+        name, parsed = token
+        expires = read_at + CACHE_SECONDS
+        before = self._known.pop(name, None)
         self._unknown.pop(name, None)
         seconds_left = _seconds_left(row, parsed.digest)
         if row is None or seconds_left <= 0:
-            _remember(self._unknown, name, expires)
+            _keep(self._unknown, name, expires)
             return None
-        key = self._key(row, parsed, now + seconds_left)
-        self._uses.note(parsed.ledger_id, parsed.id, now)
-        _remember(self._known, name, _Known(key, parsed, expires))
+        # A key that ends is never the same: each time less is left of it.
+        same = before.key if before is not None and before.row == row else None
+        key = same or self._key(row, parsed, read_at + seconds_left)
+        self._uses.note(parsed.ledger_id, parsed.id, read_at)
+        _keep(self._known, name, _Known(key, row, parsed, expires))
         return key
 
     def _key(self, row: asyncpg.Record, parsed: ParsedToken, ends: float) -> ApiKey:
@@ -305,7 +331,7 @@ def _seconds_left(row: asyncpg.Record | None, digest: bytes) -> float:
     return seconds if ends is None else min(seconds, ends)
 
 
-def _remember(cache: dict[bytes, T], name: bytes, value: T) -> None:
+def _keep(cache: dict[bytes, T], name: bytes, value: T) -> None:
     """Keep *value*, dropping the oldest entry when the cache is full."""
     if len(cache) >= CACHE_KEYS_MAX:
         del cache[next(iter(cache))]

@@ -1,6 +1,5 @@
 """Cross-origin requests (Fetch, section 3.3): pages of the origins named in the settings may read answers."""
 
-import re
 from collections.abc import Iterable
 from typing import Final
 
@@ -8,9 +7,6 @@ from server.http.call import Call
 from server.http.headers import VARY_ACCEPT, header
 from server.http.reply import Reply
 
-# An origin as browsers write it.
-_ORIGIN: Final = re.compile(r"[a-z][a-z0-9+.-]*://(?:[a-z0-9._-]+|\[[0-9a-f:.]+\])(?::[1-9][0-9]{0,4})?")
-_DEFAULT_PORT: Final = re.compile(r"https://.*:443|http://.*:80")
 # What callers may send, and read of answers, besides what any page may.
 _REQUEST_FIELDS: Final = (
     "Accept",
@@ -39,24 +35,6 @@ MAX_AGE_SECONDS: Final = 7_200
 # No answer that a cache keeps for one origin is for another one, nor for none.
 _VARY: Final = b"Vary: Origin\r\n"
 _VARY_BOTH: Final = b"Vary: Accept, Origin\r\n"
-
-
-def read_origins(text: str) -> tuple[str, ...]:
-    """
-    Return the origins of a list separated by commas.
-
-    Raises:
-        ValueError: One is none, or is never sent by a browser as it is written.
-    """
-    origins = tuple(part.strip() for part in text.split(",")) if text.strip() else ()
-    for origin in origins:
-        if origin == "*":
-            raise ValueError("* is not taken: name each origin whose pages may read answers")
-        if not _ORIGIN.fullmatch(origin):
-            raise ValueError(f"{origin!r} is not an origin such as https://app.example.com, in small letters, no path")
-        if _DEFAULT_PORT.fullmatch(origin):
-            raise ValueError(f"{origin!r}: browsers leave out the port where it is the usual one")
-    return origins
 
 
 class Cors:

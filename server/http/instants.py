@@ -6,8 +6,10 @@ from typing import Final
 
 import msgspec
 
-from server.ledger.history import TIME_MAX, TIME_MIN
+from server.ledger.limits import TIME_MAX, TIME_MIN
 
+_YEARS: Final = f"Years, in UTC, are {TIME_MIN.year + 1:04} to {TIME_MAX.year - 1}."
+_LEAP_SECOND: Final = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt ][0-9]{2}:[0-9]{2}:60(?![0-9])")
 # The fraction of a second, and its digits past the microsecond.
 _FINE_FRACTION: Final = re.compile(r"(\.[0-9]{6})[0-9]+")
 
@@ -22,8 +24,13 @@ def read_instant(text: str) -> datetime:
     try:
         at = msgspec.convert(_FINE_FRACTION.sub(r"\1", text, count=1), datetime)
         # In UTC, as it is answered, the year must be one that is taken.
-        if at.tzinfo is not None and TIME_MIN.year < (at := at.astimezone(UTC)).year < TIME_MAX.year:
-            return at
-    except (msgspec.ValidationError, OverflowError):
-        pass
+        if at.tzinfo is not None:
+            if TIME_MIN.year < (at := at.astimezone(UTC)).year < TIME_MAX.year:
+                return at
+            raise ValueError(_YEARS)
+    except OverflowError:
+        raise ValueError(_YEARS) from None
+    except msgspec.ValidationError:
+        if _LEAP_SECOND.match(text):
+            raise ValueError("Leap seconds are not taken: write second 59, or the second that follows.") from None
     raise ValueError("An instant with its offset is expected, as 2026-01-31T12:00:00Z.")

@@ -113,7 +113,7 @@ def _read_item(call: Call, prefix: str, raw: msgspec.Raw, digest: bytes) -> _Ask
         check_shape(item, prefix)
         return requested(call, _item_key(item.key, prefix), digest, item, prefix)
     except msgspec.ValidationError as error:
-        problem = shape_problem(error, prefix)
+        problem = shape_problem(error, prefix, text=raw)
         return _key_problem(call, raw, prefix) if problem.errors[0][0] == f"{prefix}/key" else problem
     except ValueError:
         return invalid(prefix, "The item is not JSON in UTF-8.")
@@ -183,7 +183,7 @@ def _key_problem(call: Call, raw: msgspec.Raw, prefix: str) -> Problem:
             item = models.transfer_item_any_key.decode(raw)
             check_shape(item, prefix)
     except msgspec.ValidationError as error:
-        return shape_problem(error, prefix)
+        return shape_problem(error, prefix, text=raw)
     except Problem as problem:
         return problem
     code = "idempotency_key_missing" if item.key is UNSET else "idempotency_key_invalid"

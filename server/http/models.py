@@ -103,6 +103,7 @@ AnyItem = Annotated[
     Meta(extra_json_schema={"anyOf": [{"$ref": _SCHEMA.format(name)} for name in ("TransferItem", "ChildItem")]}),
 ]
 Metadata = Annotated[dict[MetadataKey, MetadataValue], Meta(max_length=METADATA_KEYS_MAX)]
+MetadataPatch = Annotated[dict[MetadataKey, MetadataValue | None], Meta(max_length=METADATA_KEYS_MAX)]
 
 
 is_account_id = re.compile(ACCOUNT_ID_PATTERN.replace("$", r"\Z")).match
@@ -135,9 +136,7 @@ class AccountPatch(Strict, kw_only=True):
     floor: Floor | UnsetType | None = UNSET
     ceiling: Ceiling | UnsetType | None = UNSET
     closed: Annotated[bool, Meta(description="A closed account takes part in no transfer.")] | UnsetType = UNSET
-    metadata: (
-        Annotated[dict[MetadataKey, MetadataValue | None], Meta(max_length=METADATA_KEYS_MAX)] | UnsetType | None
-    ) = UNSET
+    metadata: MetadataPatch | UnsetType | None = UNSET
 
 
 class Conditions(Strict, kw_only=True):

@@ -48,6 +48,12 @@ class EventTypes(frozenset[str]):
     """Types of events; none means all."""
 
 
+class AccountName(str):
+    """The id of an account, which need not exist."""
+
+    __slots__ = ()
+
+
 class Prefix(str):
     """How an account id begins."""
 
@@ -113,6 +119,12 @@ def _page_size(text: str) -> PageSize:
     return PageSize(size)
 
 
+def _account(text: str) -> AccountName:
+    if not is_account_id(text):
+        raise ValueError("No account has such an id.")
+    return AccountName(text)
+
+
 def _prefix(text: str) -> Prefix:
     if not is_account_id(text):
         raise ValueError("No account id begins like this.")
@@ -169,6 +181,7 @@ _READINGS: Final[Mapping[type[Any], Reading]] = {
     PageSize: Reading(_page_size, {"type": "integer", "minimum": 1, "maximum": PAGE_MAX}),
     Wait: Reading(_wait, {**_INTEGER, "maximum": WAIT_MAX_SECONDS}),
     EventTypes: Reading(_event_types, {"type": "array", "minItems": 1, "items": {"type": "string", "enum": [*TYPES]}}),
+    AccountName: Reading(_account, {"type": "string", "pattern": ACCOUNT_ID_PATTERN}),
     Prefix: Reading(_prefix, {"type": "string", "pattern": ACCOUNT_ID_PATTERN}),
     Reference: Reading(_reference, {"type": "string", "minLength": 1, "maxLength": REFERENCE_LENGTH_MAX}),
     Kind: Reading(_kind, {"type": "string", "enum": [*KINDS]}),

@@ -158,11 +158,11 @@ class Pipeline:
         self.observer.refused(*request.route, reply.status, request.arrived)
         return reply
 
-    async def malformed(self, call: Call) -> Reply:
-        """Return the reply to what is not HTTP; the connection ends with it."""
+    async def malformed(self, call: Call, detail: str = "") -> Reply:
+        """Return the reply to what is not HTTP, or too much of it; the connection ends with it."""
         try:
             async with self.callers.anonymous(call):
-                raise Problem("malformed_request")
+                raise Problem("malformed_request", detail)
         except (Problem, QueueFullError) as error:
             return self._last(call, error)
 

@@ -169,6 +169,11 @@ def invalid(pointer: str, detail: str) -> Problem:
     return Problem("invalid_request", detail, errors=[(pointer, detail)])
 
 
+def not_reached(head: int) -> Problem:
+    """Return the problem of a position past the newest one of a ledger's feed."""
+    return Problem("position_not_reached", f"The newest position of this ledger is {head}.")
+
+
 def prepared(problem: Problem, *, write: bool) -> tuple[bytes, bytes]:
     """Return the body of a problem before and after the id of its request: a flood is answered with it."""
     before, after = Problem.body(problem, _PLACE, write=write).split(_PLACE.encode())

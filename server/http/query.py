@@ -11,6 +11,7 @@ from msgspec import Meta, field
 
 from server.http.parameters import (
     FREE,
+    AccountName,
     Entries,
     EventTypes,
     Instant,
@@ -24,8 +25,7 @@ from server.http.parameters import (
     read,
 )
 from server.http.problems import Problem, invalid
-from server.ledger.history import TIME_MAX, TIME_MIN
-from server.ledger.limits import METADATA_KEY_LENGTH_MAX, PAGE_DEFAULT
+from server.ledger.limits import METADATA_KEY_LENGTH_MAX, PAGE_DEFAULT, TIME_MAX, TIME_MIN
 
 Q = TypeVar("Q", bound="Query")
 
@@ -46,14 +46,7 @@ After = Annotated[WholeNumber, Meta(description="The position to read on behind.
 Beginning = Annotated[Instant, Meta(description="From this instant on.", examples=[_EXAMPLE])]
 End = Annotated[Instant, Meta(description="Until before this instant.", examples=["2099-01-01T00:00:00Z"])]
 IdPrefix = Annotated[Prefix, Meta(description="Only accounts whose ids begin like this.", examples=["customer:"])]
-Account = Annotated[
-    str,
-    Meta(
-        description="Only what names this account.",
-        examples=["customer:42"],
-        extra_json_schema={"minLength": 1},
-    ),
-]
+Account = Annotated[AccountName, Meta(description="Only what names this account.", examples=["customer:42"])]
 By = Annotated[
     Order,
     Meta(

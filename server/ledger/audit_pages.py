@@ -13,7 +13,7 @@ from uuid import UUID
 import asyncpg
 import msgspec
 
-from server.ledger.history import TIME_MIN
+from server.ledger.limits import TIME_MIN
 from server.store.sessions import Session
 from server.store.sql import query
 

@@ -8,7 +8,7 @@ from itertools import pairwise
 from typing import NamedTuple
 from uuid import UUID
 
-from server.ledger.history import TIME_MAX, TIME_MIN
+from server.ledger.limits import TIME_MAX, TIME_MIN
 from server.store.errors import StoreError
 from server.store.sessions import COMMAND_TIMEOUT_SECONDS, SCAN_SETTINGS, Session, session
 from server.store.sql import query

@@ -1,7 +1,7 @@
 """Reads of committed transfers: by id and by key, as statements, and as balances of the past."""
 
 from collections.abc import Callable
-from datetime import UTC, datetime
+from datetime import datetime
 from functools import partial
 from typing import NamedTuple
 from uuid import UUID
@@ -10,15 +10,11 @@ import asyncpg
 
 from server.ledger.accounts import AccountNotFoundError, Accounts
 from server.ledger.invalidation import InvalidatingDatabase, Versions, transfer_shown
-from server.ledger.limits import BALANCE_MAX
+from server.ledger.limits import BALANCE_MAX, TIME_MAX
 from server.ledger.recent import RecentInstants
 from server.ledger.transfers import Attempt, Progress
 from server.store.cache import Cache
 from server.store.postgres import Database
-
-# Edges of the ranges of cursors.
-TIME_MIN = datetime(1, 1, 1, tzinfo=UTC)
-TIME_MAX = datetime(9999, 12, 31, 23, 59, 59, 999999, tzinfo=UTC)
 
 
 class Entry(NamedTuple):

@@ -1,8 +1,14 @@
 """Limits of the ledger's own values, each with its unit. The database and the published schema hold the same ones."""
 
+from datetime import UTC, datetime
+
 # Smallest and largest balance, in minor units of the currency: what 64 bits hold.
 BALANCE_MIN = -(2**63)
 BALANCE_MAX = 2**63 - 1
+
+# Edges of the ranges of instants, and of cursors.
+TIME_MIN = datetime(1, 1, 1, tzinfo=UTC)
+TIME_MAX = datetime(9999, 12, 31, 23, 59, 59, 999999, tzinfo=UTC)
 
 # An account id: what fits into a path segment, a log line and a key without escaping.
 ACCOUNT_ID_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9:._-]{0,63}$"

@@ -11,8 +11,9 @@ from uuid import UUID
 import asyncpg
 
 from server.ledger.accounts import AccountNotFoundError
-from server.ledger.history import TIME_MIN, FutureInstantError
+from server.ledger.history import FutureInstantError
 from server.ledger.invalidation import InvalidatingDatabase, Versions
+from server.ledger.limits import TIME_MIN
 from server.ledger.recent import RecentInstants
 from server.store.cache import Cache
 from server.store.postgres import Database

@@ -7,8 +7,8 @@ from uuid import UUID
 
 import msgspec
 
-from server.ledger.history import TIME_MAX, TIME_MIN
 from server.ledger.invalidation import InvalidatingDatabase, transfer_shown
+from server.ledger.limits import TIME_MAX, TIME_MIN
 from server.ledger.prefixes import Prefixes
 from server.ledger.transfers import Attempt
 from server.store.cache import Cache

@@ -8,7 +8,7 @@ import platform
 import signal
 import socket
 from collections.abc import Callable, Coroutine
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import uvloop
 
@@ -16,8 +16,11 @@ from server.process.channel import Beat, Channel, Orders, Ready, Refused, ToChil
 from server.process.embedded.child import PR_SET_PDEATHSIG
 from server.process.error_messages import explain
 from server.settings import Settings, load
-from server.store.readiness import Readiness
 from server.telemetry.logs import configure_logs
+
+if TYPE_CHECKING:
+    # The admin process has no database: it loads no driver.
+    from server.store.readiness import Readiness
 
 # Seconds between two beats.
 BEAT_SECONDS: Final = 1.0
@@ -72,7 +75,7 @@ async def beat(channel: Channel[ToChild]) -> None:
         await asyncio.sleep(BEAT_SECONDS)
 
 
-async def answer(channel: Channel[ToChild], readiness: Readiness | None) -> None:
+async def answer(channel: Channel[ToChild], readiness: "Readiness | None") -> None:
     """Answer the supervisor whether this process is ready; without *readiness* it still starts."""
     failures = ("it starts",) if readiness is None else await readiness.failures()
     channel.send(Ready(failures))

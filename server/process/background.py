@@ -17,7 +17,8 @@ import msgspec
 from server.background.auditor import Auditor
 from server.background.hold_sweeper import Sweeper
 from server.background.leader import Leader
-from server.books import create_books, postgres_address
+from server.books import create_books
+from server.checked_settings import postgres_address
 from server.events.relay import Relay
 from server.events.sinks.publisher import SinkPublisher
 from server.events.webhooks.configuration import make_vault, read_destinations

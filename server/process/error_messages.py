@@ -3,7 +3,7 @@
 import traceback
 from pathlib import Path
 
-from server.process.embedded import EmbeddedError
+from server.process.embedded.errors import EmbeddedError
 from server.settings import SettingsError
 from server.store.errors import AddressError, DatabaseError, RowLockedError, StoreError, StoreUnavailableError
 

@@ -3,14 +3,17 @@
 import asyncio
 import time
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
-from server.app import App
 from server.process.channel import BusyKey, Channel, Hot, HotAccount
 from server.process.reporter import Reporter, values_of
 from server.store.cache_counters import CacheCounters
 from server.telemetry.metrics import METRICS, Sample
 from server.telemetry.tallies import Histogram
+
+if TYPE_CHECKING:
+    # The background process reports without it.
+    from server.app import App
 
 # Seconds between two reports. A process that crashes loses what it has counted since the last one.
 REPORT_SECONDS: Final = 1.0
@@ -22,7 +25,7 @@ BUSY_KEYS_REPORTED: Final = 10
 LAG_SECONDS: Final = 0.1
 
 
-def samples(app: App) -> Iterator[Sample]:
+def samples(app: "App") -> Iterator[Sample]:
     """Return all values of a worker, except those of its busy accounts."""
     tallies = app.tallies
     for (method, path, status), histogram in list(tallies.requests.items()):
@@ -56,7 +59,7 @@ def _cache(counters: CacheCounters) -> Iterator[Sample]:
     yield Sample("tallystick_self_checks_total", ("wrong",), counters.stale)
 
 
-def _now(app: App) -> Iterator[Sample]:
+def _now(app: "App") -> Iterator[Sample]:
     admission = app.server.pipeline.admission
     waiting_reads, waiting_writes = admission.waiting
     yield Sample("tallystick_breaker_open", ("redis",), int(app.redis.away))
@@ -90,7 +93,7 @@ async def repeat(samples: Callable[[], Iterable[Sample]], channel: Channel[Any])
         reporter.report(values_of(samples()), METRICS, whole=True)
 
 
-async def report(app: App, channel: Channel[Any]) -> None:
+async def report(app: "App", channel: Channel[Any]) -> None:
     """Report for as long as the worker runs."""
     reporter = Reporter(channel.send)
     lagging = asyncio.create_task(_watch_lag(app.tallies.loop_lag))
@@ -110,13 +113,13 @@ async def report(app: App, channel: Channel[Any]) -> None:
         reporter.report(values_of(samples(app)), METRICS)
 
 
-def _hot_accounts(app: App) -> tuple[HotAccount, ...]:
+def _hot_accounts(app: "App") -> tuple[HotAccount, ...]:
     """Return the busiest accounts since the last call."""
     busiest = app.tallies.hot_accounts.take(HOT_ACCOUNTS_REPORTED)
     return tuple(HotAccount(ledger_id, account, number) for (ledger_id, account), number in busiest)
 
 
-def _busy_keys(app: App) -> tuple[BusyKey, ...]:
+def _busy_keys(app: "App") -> tuple[BusyKey, ...]:
     """Return the busiest API keys since the last call: those that asked most, and those that were refused most."""
     asked = dict(app.tallies.asking_keys.take(BUSY_KEYS_REPORTED))
     limited = dict(app.tallies.limited_keys.take(BUSY_KEYS_REPORTED))

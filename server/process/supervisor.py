@@ -5,11 +5,10 @@ import logging
 import os
 import signal
 import socket
-import subprocess
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from types import TracebackType
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from server.process.channel import Orders, Reported, Retire, Status, Stop
 from server.process.children import Child, Program
@@ -20,6 +19,9 @@ from server.process.timeouts import TIMEOUTS, Timeouts
 from server.process.totals import Totals
 from server.settings import SettingsError
 from server.store.background import stop
+
+if TYPE_CHECKING:
+    from server.process.embedded.keeper import Keeper
 
 Values = Mapping[str, str | int | bool]
 
@@ -83,7 +85,7 @@ class Supervisor:
         self._timeouts = timeouts
         # Each with its place.
         self._children: dict[Child, Slot] = {}
-        self._others: Sequence[subprocess.Popen[bytes]] = ()
+        self._keeper: Keeper | None = None
         self._values: Values = {}
         self._reload: Callable[[], Values] | None = None
         self._started: Callable[[], None] | None = None
@@ -119,7 +121,7 @@ class Supervisor:
         values: Values,
         reload: Callable[[], Values],
         started: Callable[[], None],
-        others: "Sequence[subprocess.Popen[bytes]]" = (),
+        keeper: "Keeper | None" = None,
     ) -> str | None:
         """
         Serve until a signal to stop; a second signal ends everything at once.
@@ -131,13 +133,13 @@ class Supervisor:
 
             started: Called when the first worker serves.
 
-            others: Further children of this process.
+            keeper: Of the embedded servers.
 
         Returns:
             The reason if no worker could be started, otherwise None.
         """
         loop = asyncio.get_running_loop()
-        self._values, self._reload, self._started, self._others = values, reload, started, others
+        self._values, self._reload, self._started, self._keeper = values, reload, started, keeper
         self._outcome = loop.create_future()
         # A terminal that is closed sends SIGHUP too.
         loop.add_signal_handler(signal.SIGHUP, self._on_hangup, os.isatty(0))
@@ -214,7 +216,11 @@ class Supervisor:
             self._ended_counts.add(child.counts, has_ended=True)
             self._ended_told = self._ended_counts.counts()
             self._ended(child, slot)
-        collect_orphans([*(child.process for child in self._children), *self._others])
+        own = [child.process for child in self._children]
+        if self._keeper is not None:
+            self._keeper.look()
+            own += self._keeper.servers.processes
+        collect_orphans(own)
 
     def _ended(self, child: Child, slot: Slot) -> None:
         code = child.process.returncode
@@ -340,6 +346,8 @@ class Supervisor:
         """Let all children finish what they are at and end."""
         self.stopping = True
         log.info("stopping")
+        if self._keeper is not None:
+            self._keeper.stop()
         # Closed here first: then each socket is closed for good when its worker has accepted what is queued.
         for listener in self._listeners:
             listener.close()

@@ -3,12 +3,10 @@
 import logging
 import sys
 import traceback
-from collections.abc import Iterator
-from types import TracebackType
-from typing import Any
+from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
 
 import orjson
-import structlog
 
 # The least level of loggers of libraries. asyncpg's pool logs a traceback for every connection that it cannot open,
 # aiohttp's server one for every malformed request, and OpenTelemetry one for every batch; our own lines say it once.
@@ -21,29 +19,40 @@ _QUIET = {
 }
 
 
-def _serialize(event: Any, **_: Any) -> str:
-    return orjson.dumps(event, default=str).decode()
-
-
-_ExcInfo = tuple[type[BaseException], BaseException, TracebackType | None]
-
 # Exceptions shown of a chain of causes.
 CAUSES_MAX = 8
 
 
-def _first_line(_: Any, __: str, event: structlog.types.EventDict) -> structlog.types.EventDict:
-    """Keep the first line of asyncio's messages: the lines below it show objects and their contents."""
-    if event.get("logger") == "asyncio":
-        event["event"] = str(event["event"]).partition("\n")[0]
-    return event
+class _Lines(logging.Formatter):
+    """
+    A record as a JSON object: its text is the event, its fields stand beside it.
 
+    Args:
+        fields: Further fields of every line.
+    """
 
-def _with_fields(_: Any, __: str, event: structlog.types.EventDict) -> structlog.types.EventDict:
-    """Put the fields of a record beside its text."""
-    record = event.get("_record")
-    if record is not None:
-        event.update(getattr(record, "fields", {}))
-    return event
+    def __init__(self, fields: Mapping[str, object]) -> None:
+        super().__init__()
+        self._fields = fields
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the line."""
+        event = record.getMessage()
+        if record.name == "asyncio":
+            # The lines below the first show objects and their contents.
+            event = event.partition("\n")[0]
+        line = {
+            "event": event,
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "at": datetime.fromtimestamp(record.created, UTC).isoformat().replace("+00:00", "Z"),
+            **self._fields,
+            **getattr(record, "fields", {}),
+        }
+        if record.exc_info and record.exc_info[1] is not None:
+            # Locals and messages stay out of tracebacks: they hold what callers sent.
+            line["exception"] = "".join(_traceback(record.exc_info[1]))
+        return orjson.dumps(line, default=str).decode()
 
 
 def _named(error: BaseException) -> str:
@@ -72,10 +81,6 @@ def _traceback(error: BaseException, left: int = CAUSES_MAX) -> Iterator[str]:
     yield _named(error) + "\n"
 
 
-def _format_exception(exc_info: _ExcInfo) -> str:
-    return "".join(_traceback(exc_info[1]))
-
-
 def configure_logs(level: str, **fields: object) -> None:
     """
     Send all log records of the process, ours and the libraries', through one formatter.
@@ -84,31 +89,8 @@ def configure_logs(level: str, **fields: object) -> None:
         fields: Further fields of every line.
     """
 
-    def add_fields(_: Any, __: str, event: structlog.types.EventDict) -> structlog.types.EventDict:
-        event.update(fields)
-        return event
-
-    shared: list[structlog.types.Processor] = [
-        structlog.stdlib.add_log_level,
-        structlog.stdlib.add_logger_name,
-        structlog.processors.TimeStamper(fmt="iso", utc=True, key="at"),
-        structlog.stdlib.PositionalArgumentsFormatter(),
-        add_fields,
-    ]
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(
-        structlog.stdlib.ProcessorFormatter(
-            foreign_pre_chain=shared,
-            processors=[
-                _with_fields,
-                structlog.stdlib.ProcessorFormatter.remove_processors_meta,
-                _first_line,
-                # Locals and messages stay out of tracebacks: they hold what callers sent.
-                structlog.processors.ExceptionRenderer(_format_exception),
-                structlog.processors.JSONRenderer(serializer=_serialize),
-            ],
-        )
-    )
+    handler.setFormatter(_Lines(fields))
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level.upper())

@@ -4,7 +4,8 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from server.http.cors import MAX_AGE_SECONDS, read_origins
+from server.http.cors import MAX_AGE_SECONDS
+from server.http.origins import read_origins
 from server.http.routes import ROUTES
 from tests.input.wire import connect, request
 from tests.limits.steps import limited, once

@@ -31,6 +31,8 @@ PARAMETERS = {
     "/v1/webhook-endpoints/{id}/deliveries": ["limit", "cursor"],
     "/v1/webhook-endpoints/{id}/undelivered": ["limit", "cursor"],
 }
+# Those that hold the id of an account, or its beginning.
+NAMING = ("account", "prefix")
 READS = [route for route in GUARDED if route.method == "GET"]
 EACH = [pytest.param(path, name, id=f"{path} {name}") for path, names in PARAMETERS.items() for name in names]
 
@@ -73,6 +75,14 @@ async def test_an_empty_parameter_is_refused(client: Client, path: str, name: st
     assert answer.json["errors"] == [
         {"pointer": name, "detail": "The parameter is empty: give it a value, or leave it out."}
     ]
+
+
+@pytest.mark.parametrize(("path", "name"), [(p, n) for p, ns in PARAMETERS.items() for n in ns if n in NAMING])
+@pytest.mark.parametrize("value", ["bad%20id", "-a", "%25", "a" * 65])
+async def test_what_is_no_account_id_is_refused(client: Client, path: str, name: str, value: str) -> None:
+    """An account that cannot be is a 400, as the beginning of an id is that none has; one that is not there is not."""
+    answer = await client.get(at(path, f"{name}={value}"))
+    assert (answer.status, answer.code, answer.json["errors"][0]["pointer"]) == (400, "invalid_request", name)
 
 
 @pytest.mark.parametrize(

@@ -114,6 +114,25 @@ async def test_a_date_at_the_edge_is_taken_right_or_pointed_at(
         assert (answer.status, answer.json["effective_at"].partition(".")[0] in shown) == (201, True), answer
 
 
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        pytest.param("0001-01-01T00:00:00Z", "Years, in UTC, are 0002 to 9998.", id="the first year"),
+        pytest.param("9999-12-31T23:59:59Z", "Years, in UTC, are 0002 to 9998.", id="the last year"),
+        pytest.param("0001-01-01T00:00:00+14:00", "Years, in UTC, are 0002 to 9998.", id="before all years"),
+        pytest.param("2016-12-31T23:59:60Z", "Leap seconds are not taken: ", id="a leap second"),
+        pytest.param("2020-01-01T00:00:00", "An instant with its offset is expected", id="without an offset"),
+    ],
+)
+async def test_an_instant_that_is_not_taken_is_told_why(funded: Client, text: str, says: str) -> None:
+    """Alone, in bulk and in a query the same is said of it."""
+    single = await post(funded, order(effective_at=text), "key")
+    [item] = await bulk(funded, [{"key": "key", **order(effective_at=text)}])
+    listed = await funded.get(f"/v1/transfers?from={quote(text)}")
+    for problem in (single.json, item["problem"], listed.json):
+        assert problem["detail"].startswith(says)
+
+
 async def test_now_is_what_the_books_say(timed: Client, clock: BooksClock) -> None:
     """Whether a date has come is judged by the clock of the books, to the microsecond."""
     await timed.fund("alice", 100)

@@ -10,7 +10,7 @@ from typing import Any
 
 import orjson
 
-from server.ledger.expiries import expiry
+from server.ledger.expiry_requests import expiry
 from server.ledger.transfers import Bound
 from tests.support.client import Answer, Client, new_key
 from tests.support.clock import BooksClock, moved_clock

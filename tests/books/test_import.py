@@ -141,10 +141,42 @@ def line(
         ),
         pytest.param(ACCOUNTS + line("k") + line("k2")[:-1], "line 6: the file ends in the middle", id="cut off"),
         pytest.param(line("k") + ACCOUNTS, "line 3: accounts come before transfers", id="an account after a transfer"),
+        pytest.param(
+            ACCOUNTS + line("k") + line("v", kind="void", parent="no"),
+            "line 6: parent: nothing is posted under that key before it",
+            id="a parent there is not",
+        ),
+        pytest.param(
+            ACCOUNTS + line("c", kind="capture", parent="h") + line("h", kind="hold"),
+            "line 5: parent: nothing is posted under that key before it",
+            id="a parent behind it",
+        ),
+        pytest.param(
+            ACCOUNTS + line("k", destination="nobody"),
+            "line 5: destination: neither the file nor the ledger has that account",
+            id="an account there is not",
+        ),
+        pytest.param(
+            ACCOUNTS + line("k", currency="USD"), "line 5: currency: that of the source is another", id="a currency"
+        ),
+        pytest.param(
+            ACCOUNTS + line("k", effective_at="2999-01-01T00:00:00Z"),
+            "line 5: effective_at: it is still to come",
+            id="an instant to come",
+        ),
+        pytest.param(
+            ACCOUNTS + line("k") + line("k", amount=6), "line 6: key: it is in the file already", id="a key twice"
+        ),
+        pytest.param(
+            ACCOUNTS + "account,a,,,,,,,USD,0,,\n", "line 5: id: the account is in the file already", id="an id twice"
+        ),
+        pytest.param(
+            ACCOUNTS + "account,a,,,,,,,EUR,1,,\n", "line 5: id: the account is in the file already", id="two floors"
+        ),
     ],
 )
 async def test_a_bad_file(database_url: str, tmp_path: Path, text: str, error: str) -> None:
-    """Of a file that is not whole nothing is done, not even a ledger made."""
+    """Of a file with a wrong line nothing is done, not even a ledger made."""
     file = tmp_path / "bad.csv"
     file.write_text(HEAD + text)
     end = await imported(database_url, "books", file)
@@ -156,33 +188,6 @@ async def test_a_bad_file(database_url: str, tmp_path: Path, text: str, error: s
 @pytest.mark.parametrize(
     ("text", "error", "posted"),
     [
-        pytest.param(
-            ACCOUNTS + line("k") + line("v", kind="void", parent="no"),
-            "line 6: parent: nothing is posted under that key before it",
-            [],
-            id="a parent there is not",
-        ),
-        pytest.param(
-            ACCOUNTS + line("c", kind="capture", parent="h") + line("h", kind="hold"),
-            "line 5: parent: nothing is posted under that key before it",
-            [],
-            id="a parent behind it",
-        ),
-        pytest.param(
-            ACCOUNTS + line("k", destination="nobody"),
-            "line 5: destination: neither the file nor the ledger has that account",
-            [],
-            id="an account there is not",
-        ),
-        pytest.param(
-            ACCOUNTS + line("k", currency="USD"), "line 5: currency: that of the source is another", [], id="a currency"
-        ),
-        pytest.param(
-            ACCOUNTS + line("k", effective_at="2999-01-01T00:00:00Z"),
-            "line 5: effective_at: it is still to come",
-            [],
-            id="an instant to come",
-        ),
         pytest.param(
             ACCOUNTS + line("k") + line("v", kind="void", parent="k") + line("k3"),
             "line 6: refused: hold_not_open (parent); its key is bound to that",
@@ -202,24 +207,12 @@ async def test_a_bad_file(database_url: str, tmp_path: Path, text: str, error: s
             id="an expiry twice",
         ),
         pytest.param(ACCOUNTS + 2 * line("k"), None, ["k"], id="a line twice"),
-        pytest.param(
-            ACCOUNTS + line("k") + line("k", amount=6),
-            "line 6: amount: what is posted under its key differs",
-            ["k"],
-            id="a key twice",
-        ),
-        pytest.param(
-            ACCOUNTS + "account,a,,,,,,,USD,0,,\n",
-            "line 5: currency: the account is in the ledger already",
-            [],
-            id="twice",
-        ),
     ],
 )
 async def test_a_line_that_cannot_be_posted(
     database_url: str, tmp_path: Path, text: str, error: str | None, posted: list[str]
 ) -> None:
-    """The line is named with what is wrong, and what was posted before stays."""
+    """The line is named with what is wrong, what was posted before stays, and accounts have their floors."""
     file = tmp_path / "books.csv"
     file.write_text(HEAD + text)
     end = await imported(database_url, "books", file)
@@ -230,6 +223,37 @@ async def test_a_line_that_cannot_be_posted(
         database_url, "SELECT idempotency_key AS key FROM tallystick.transfers WHERE refusal IS NULL ORDER BY 1"
     )
     assert [row["key"].split()[0] for row in rows] == posted
+    rows = await administer(database_url, "SELECT id, floor FROM tallystick.accounts")
+    assert {row["id"]: row["floor"] for row in rows} == {"world": None, "a": 0, "b": 0}
+
+
+@pytest.mark.parametrize(
+    ("text", "error"),
+    [
+        pytest.param(line("k", amount=6), "line 6: amount: what is posted under its key differs", id="another amount"),
+        pytest.param(line("r"), "line 6: refused: insufficient_funds", id="a refusal"),
+        pytest.param(line("n", destination="usd"), "line 6: currency: that of the destination", id="a currency"),
+        pytest.param(line("v", kind="void", parent="no"), "line 6: parent: nothing is posted", id="a parent"),
+    ],
+)
+async def test_a_line_that_the_ledger_contradicts(database_url: str, tmp_path: Path, text: str, error: str) -> None:
+    """What the ledger has is looked at before anything is done: no account is opened, no other line posted."""
+    file = tmp_path / "books.csv"
+    file.write_text(HEAD + ACCOUNTS.replace("world,,,,,,,EUR,", "world,,,,,,,EUR,0") + line("before") + text)
+    async with in_process(database_url) as service:
+        client = await service.client("books")
+        await client.open("world", floor=0)
+        await client.open("fund", floor=None)
+        await client.open("usd", currency="USD", floor=None)
+        await client.open("a")
+        assert (await client.transfer("world", "a", 5, key="r")).code == "insufficient_funds"
+        await client.transfer("fund", "world", 9)
+        assert (await client.transfer("world", "a", 5, key="k")).status == 201
+        end = await imported(database_url, "books", file)
+        assert (end.code, f"{file}, {error}" in end.err) == (1, True), end
+        accounts = await stands(client)
+        assert accounts.keys() == {"world", "fund", "usd", "a"}
+        assert (accounts["a"]["balance"], accounts["a"]["floor"]) == (5, 0)
 
 
 async def test_an_account_with_other_limits(database_url: str, tmp_path: Path) -> None:
@@ -245,7 +269,7 @@ async def test_an_account_with_other_limits(database_url: str, tmp_path: Path) -
         await client.send("PATCH", "/v1/accounts/a", {"floor": 0, "closed": True})
         file.write_text(HEAD + ACCOUNTS.replace("a,,,,,,,EUR,0,", "a,,,,,,,EUR,0,true") + line("k"))
         end = await imported(database_url, "books", file)
-        assert (end.code, "line 5: refused: account_closed (destination)" in end.err) == (1, True), end
+        assert (end.code, "line 5: destination: the account is closed" in end.err) == (1, True), end
 
 
 async def test_no_file(database_url: str, tmp_path: Path) -> None:

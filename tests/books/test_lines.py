@@ -209,7 +209,7 @@ def test_forms(data: bytes) -> None:
         ),
         pytest.param(
             b'record,id,currency,metadata\naccount,a,EUR,"{""a"":1}"\n',
-            "line 2: metadata: it is not",
+            "line 2: metadata.a: expected str, got int",
             id="a number in metadata",
         ),
         pytest.param(

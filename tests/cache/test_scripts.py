@@ -3,6 +3,7 @@
 import itertools
 from collections.abc import AsyncIterator
 
+import msgspec
 import pytest
 
 from server.store.cache import Snapshot
@@ -74,7 +75,8 @@ async def test_every_script_does_what_its_model_does(redis: RedisServer, value: 
         assert stored == (after == ("S", version, 0) and value is not None and value[0] == "L")
     await put(redis, key, value)
     # A token prefix of 7, no bucket, one request that costs nothing and asks for a snapshot.
-    found = (await redis.submit(key, script("gate").call([key], "7", LEASE_MS, 0, 0, 1, 0, 1)))[2]
+    numbers = msgspec.msgpack.encode([0, 0, 1, 0, 1])
+    found = (await redis.submit(key, script("gate").call([key], "7", LEASE_MS, numbers)))[2]
     after, how = look_up(value, 71)
     assert await held(redis, key) == after
     assert found[:1] == {"hit": b"S", "lease": b"G", "busy": b"L"}[how]

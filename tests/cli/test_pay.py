@@ -128,10 +128,12 @@ async def test_refused(books: Shell, words: tuple[str, ...], code: int, sentence
 
 async def test_a_key_of_another_payment(books: Shell) -> None:
     """Nothing is paid under a key that another payment has."""
-    await books.done(*PAY, "--key", "order-7")
+    paid = await books.json(*PAY, "--key", "order-7", "--json")
     end = await books.run("pay", "world", "alice", "3", "EUR", "--key", "order-7")
     assert (end.code, end.out) == (3, "")
     assert end.err.startswith("tallystick: idempotency_key_reused (422): ")
+    assert f"the key belongs to another payment, whose transfer is {paid['id']}: " in end.err
+    assert "when the cause is gone" not in end.err
     assert await balance(books) == 1250
 
 

@@ -86,7 +86,9 @@ async def test_wrong_tokens(console: Console) -> None:
         f"Bearer {TOKEN}x",
         *["Bearer x"] * FAILURES_MAX,
     ]
-    statuses = [(await console.ask("GET", "/ledgers", Authorization=text))[0] for text in wrong]
+    answers = [await console.ask("GET", "/ledgers", Authorization=text) for text in wrong]
+    statuses = [status for status, _ in answers]
+    assert "The token is wrong" in answers[0][1]["detail"]
     assert statuses[:FAILURES_MAX] == [401] * FAILURES_MAX
     assert set(statuses[FAILURES_MAX:]) == {429}
     assert (await console.ask("GET", "/ledgers"))[0] == 200

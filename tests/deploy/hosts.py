@@ -2,6 +2,7 @@
 
 import asyncio
 import itertools
+import random
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
@@ -21,6 +22,8 @@ from tests.support.service import ServerProcess, make_key
 _ledgers = itertools.count(1)
 # Callers at once, each on connections of its own: enough to have requests under way on both servers at any moment.
 CALLERS = 12
+# Seconds that a caller thinks, at most: some requests are under way at any moment, and the machine is not full of them.
+THINK_SECONDS = 0.05
 # Accounts they pay into; each is written by several of them and read by all.
 PAYEES = 4
 # Transfers that must have been acknowledged before something happens, and after it.
@@ -136,7 +139,7 @@ class Callers:
                     await failed[0]
 
     async def _call(self, number: int) -> None:
-        hosts, count = self._hosts, 0
+        hosts, count, chance = self._hosts, 0, random.Random(number)
         payee = f"payee-{number % PAYEES}"
         async with aiohttp.ClientSession() as session:
             client = Client(session, hosts.client.url, hosts.client.token, through_others=True)
@@ -148,6 +151,7 @@ class Callers:
                 # Whichever server answers, it knows of what was acknowledged through the other.
                 read = await self._read(client, payee)
                 assert read.json["version"] >= answer.json["destination_version"], (read, answer)
+                await asyncio.sleep(chance.uniform(0, THINK_SECONDS))
 
     async def _read(self, client: Client, account: str) -> Answer:
         async with asyncio.timeout(BACK_SECONDS):

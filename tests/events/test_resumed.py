@@ -25,6 +25,8 @@ WORKERS = 2
 STREAMS = 6
 POLLERS = 2
 SWAPS = 2
+# Seconds between two transfers: every reader gets each of them.
+THINK_SECONDS = 0.01
 # Seconds in which workers are replaced on a machine busy with other tests.
 REPLACED_SECONDS = 60.0
 
@@ -101,6 +103,7 @@ async def write(client: Client, posted: list[str]) -> None:
                 assert answer.status == 201, answer
                 posted.append(answer.json["id"])
                 break
+        await asyncio.sleep(THINK_SECONDS)
 
 
 async def test_nothing_is_lost_and_nothing_doubled(server: ServerProcess) -> None:

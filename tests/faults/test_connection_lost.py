@@ -181,14 +181,14 @@ async def test_connections_cut_at_random_under_load(line: Line) -> None:
 
     async def cutter() -> None:
         while True:
-            # Long enough, at times, for a connection to be opened and used.
-            await asyncio.sleep(chance.uniform(0.01, 0.15))
+            # Long enough, at times, for a connection to be opened and used, on a busy machine too.
+            await asyncio.sleep(chance.choice([chance.uniform(0.01, 0.15)] * 9 + [1.0]))
             line.proxy.cut_all()
 
     opened, rounds = line.proxy.accepted, 0
     cutting = asyncio.create_task(cutter())
     try:
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             # Every cut is followed by a new connection, if something is under way.
             while line.proxy.accepted < opened + 12:
                 rounds += 1

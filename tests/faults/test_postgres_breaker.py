@@ -18,6 +18,7 @@ from server.store.postgres import Database
 from tests.support.client import Answer, Client
 from tests.support.history import History
 from tests.support.own_postgres import OwnPostgres
+from tests.support.postgres import administer
 from tests.support.proxy import Proxy, proxied
 from tests.support.service import Service, in_process, make_key
 from tests.support.waiting import until
@@ -223,6 +224,7 @@ async def test_keys_that_are_known_stay_known(
             await authenticator.authenticate(token)
         proxy.heal()
         await until(lambda: not database.away)
+        await administer(database_url, "UPDATE tallystick.api_keys SET concurrency = 7")
         fresh = await authenticator.authenticate(token)
         assert fresh is not None
-        assert fresh is not known
+        assert fresh.concurrency == 7

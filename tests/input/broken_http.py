@@ -100,7 +100,7 @@ def _bodies(token: str, mark: str) -> Iterator[tuple[str, Refused]]:
     ):
         refused = Refused(post(key, f"Content-Type: {media}"), 415, "unsupported_media_type")
         yield f"Content-Type {media.replace(mark, 'garbage')!r}", refused
-    for coding in ("gzip", "identity", "br, gzip", mark):
+    for coding in ("gzip", "identity, gzip", "br, gzip", mark):
         refused = Refused(post(key, JSON, f"Content-Encoding: {coding}", body=gzip), 415, "unsupported_media_type")
         yield f"Content-Encoding {coding.replace(mark, 'garbage')}", refused
     yield "a body that is no JSON", Refused(post(key, JSON, body=mark.encode()), 400, "invalid_request")

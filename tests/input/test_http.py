@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from server.http.limits import HEADERS_MAX, HEADERS_MAX_BYTES, REQUEST_LINE_MAX_BYTES
 from tests.input import broken_http
 from tests.input.broken_http import JSON, MARK
 from tests.input.conftest import Book
@@ -50,6 +51,34 @@ async def test_what_is_no_http_ends_the_connection(book: Book, name: str) -> Non
     assert response.headers["connection"] == "close"
     assert problem.get("outcome", "not_applied") == "not_applied"
     assert MARK.encode() not in response.raw.lower()
+
+
+@pytest.mark.parametrize("name", ["a line over 8 KiB", "a field over 8 KiB", "more than 64 fields"])
+async def test_a_head_that_is_too_large(book: Book, name: str) -> None:
+    """The answer says that the head is too large, and how large it may be."""
+    assert book.client.token is not None
+    async with connect(book.client.url) as wire:
+        await wire.send(broken_http.malformed(book.client.token, MARK)[name])
+        detail = checked(await wire.receive(), 400, "malformed_request")["detail"]
+    assert "too large" in detail
+    assert all(str(bound) in detail for bound in (REQUEST_LINE_MAX_BYTES, HEADERS_MAX, HEADERS_MAX_BYTES))
+
+
+async def test_a_body_that_is_not_coded(book: Book) -> None:
+    """`identity` says that a body is sent as it is."""
+    data = request(
+        "POST",
+        "/v1/transfers/preview",
+        JSON,
+        "Content-Encoding: Identity",
+        token=book.client.token,
+        body=broken_http.TRANSFER,
+    )
+    async with connect(book.client.url) as wire:
+        await wire.send(data)
+        response = await wire.receive()
+    assert response is not None
+    assert response.status == 200, response.raw
 
 
 @pytest.mark.parametrize("name", broken_http.refused("", MARK))

@@ -5,6 +5,7 @@ from fractions import Fraction
 from itertools import groupby
 from typing import Any, NamedTuple
 
+import msgspec
 from hypothesis import strategies as st
 
 from server.gate.limits import BURST_MAX, QUOTA_MAX, Bucket, Limit
@@ -99,11 +100,12 @@ class Script:
         names = list(self.names[: len(buckets)])
         flat = [number for bucket in buckets for number in bucket]
         requests = []
-        for numbers, group in groupby(asked, lambda request: request[0]):
+        for places, group in groupby(asked, lambda request: request[0]):
             found = list(group)
-            requests += [len(numbers), *(number + 1 for number in numbers), len(found)]
+            requests += [len(places), *(place + 1 for place in places), len(found)]
             requests += [number for _, cost in found for number in (cost, 0)]
-        arguments = ["t", 1_000, len(buckets), *flat, *requests, now // MICROSECONDS, now % MICROSECONDS]
+        numbers = msgspec.msgpack.encode([len(buckets), *flat, *requests])
+        arguments = ["t", 1_000, numbers, now // MICROSECONDS, now % MICROSECONDS]
         reply = self._redis.evalsha(self._sha, len(names), *names, *arguments)
         thirds = zip(reply[::3], reply[1::3], reply[2::3], strict=True)
         return [Reply(wait, left, found - 1 if wait else 0) for wait, left, found in thirds]

@@ -5,7 +5,8 @@ import asyncio
 import asyncpg
 import pytest
 
-from server.app import create_app, default_limits
+from server.app import create_app
+from server.gate.default_limits import default_limits
 from server.gate.key_store import KeyLimit, list_keys
 from server.gate.limits import Limit
 from server.settings import Settings, SettingsError

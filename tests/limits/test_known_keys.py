@@ -62,6 +62,18 @@ async def test_nobody_waits_while_a_key_is_read_anew(service: Service, client: C
     await until(revoked, FOR_EVER + keys.CACHE_AWAY_SECONDS)
 
 
+async def test_keys_that_are_read_anew_at_once_share_queries(service: Service, asked: list[int]) -> None:
+    """Of a hundred keys whose time has come together each is read once, with fewer queries."""
+    clients = [await service.client("books") for _ in range(100)]
+    for _ in range(2):
+        asked.clear()
+        answers = await asyncio.gather(*(client.get("/v1/accounts/nobody") for client in clients))
+        assert {answer.status for answer in answers} == {404}
+    await until(lambda: sum(asked) >= len(clients), FOR_EVER)
+    assert sum(asked) == len(clients)
+    assert len(asked) < len(clients), asked
+
+
 async def test_a_key_that_cannot_be_read_anew_is_trusted_on(
     client: Client, asked: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:

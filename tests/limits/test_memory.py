@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from redis import Redis
 from redis.exceptions import OutOfMemoryError
@@ -136,7 +137,8 @@ async def test_a_script_that_is_refused_has_taken_nothing(valkey: OwnValkey) -> 
 
         def ask(cost: int) -> Any:
             """Take tokens of a bucket of ten, and look a snapshot up."""
-            return redis.evalsha(gate, 2, bucket, snapshot, "t", 1_000, 1, 1, 10**12, 10**13, 1, 1, 1, cost, 1)[:2]
+            numbers = msgspec.msgpack.encode([1, 1, 10**12, 10**13, 1, 1, 1, cost, 1])
+            return redis.evalsha(gate, 2, bucket, snapshot, "t", 1_000, numbers)[:2]
 
         def fail(name: str, cost: int) -> Any:
             """Take tokens of an address's bucket of ten."""

@@ -73,13 +73,14 @@ async def admitted_each_time(client: Client, way: str) -> None:
     for _ in range(8):
         answers = [await ask(client, way) for _ in range(3)]
         admitted += sum(answer.status != 429 for answer in answers)
-        refused = [answer for answer in answers if answer.status == 429]
-        if not refused:
+        for answer in answers:
+            if answer.status == 429:
+                check(answer)
+                assert answer.json["retry_after_ms"] <= PERIOD_MS
+        if answers[-1].status != 429:
+            # On a slow machine a token comes, and is taken, between two of them: what an earlier one was told is over.
             continue
-        for answer in refused:
-            check(answer)
-            assert answer.json["retry_after_ms"] <= PERIOD_MS
-        await wait_as_told(refused[-1])
+        await wait_as_told(answers[-1])
         answer = await ask(client, way)
         assert answer.status != 429
         admitted += 1

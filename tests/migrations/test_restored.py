@@ -8,7 +8,7 @@ from pathlib import Path
 import asyncpg
 import pytest
 
-from server.process.embedded import postgres_bin
+from server.process.embedded.binaries import postgres_bin
 from server.store.migrations import MigrationError, migrate
 from tests.migrations.test_ordinary_owner import CREATES_ROLES, prepared
 from tests.migrations.test_privileges import PRIVILEGES

@@ -7,7 +7,7 @@ import pytest
 
 from server.background.auditor import AUDITOR_SETTINGS
 from server.ledger.audit_pages import SAMPLES_MAX, WAITING_MAX, Walk
-from server.ledger.history import TIME_MAX
+from server.ledger.limits import TIME_MAX
 from server.store.sql import query
 from tests.plans.conftest import CHANGES, TOLD
 from tests.plans.plan import explain, session

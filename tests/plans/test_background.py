@@ -7,7 +7,7 @@ import asyncpg
 import pytest
 
 from server.background.hold_sweeper import BATCH_MAX, LEDGERS_PAGE
-from server.ledger.history import TIME_MIN
+from server.ledger.limits import TIME_MIN
 from server.store.sql import query
 from tests.plans.plan import explain, session
 from tests.support.postgres import create_database, drop_database

@@ -7,8 +7,7 @@ from uuid import UUID
 
 import pytest
 
-from server.ledger.history import TIME_MAX, TIME_MIN
-from server.ledger.limits import BALANCE_MAX, PAGE_MAX
+from server.ledger.limits import BALANCE_MAX, PAGE_MAX, TIME_MAX, TIME_MIN
 from server.ledger.statements import PAGE_ENTRIES
 from server.ledger.summary import COUNTED_MAX
 from server.ledger.transfer_lists import EXAMINED_MAX, ID_MAX

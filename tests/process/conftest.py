@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from server.process.embedded import EmbeddedServers
+from server.process.embedded.servers import EmbeddedServers
 from tests.process.embedded_helpers import copied
 from tests.support.folders import server_folder
 

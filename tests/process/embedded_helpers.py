@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from server.process.embedded import postgres_bin
+from server.process.embedded.binaries import postgres_bin
 
 
 @contextlib.contextmanager

@@ -71,7 +71,8 @@ def installed_packages() -> Path:
 
 
 def main() -> None:
-    from server.process.embedded import EmbeddedError, EmbeddedServers
+    from server.process.embedded.errors import EmbeddedError
+    from server.process.embedded.servers import EmbeddedServers
 
     try:
         servers = EmbeddedServers.open(Path(sys.argv[1]))

@@ -34,6 +34,7 @@ class Home:
         self.data_dir = data_dir
         self._settings = settings
         self.welcome: list[str] = []
+        self._logged = b""
         self._child: asyncio.subprocess.Process | None = None
 
     @property
@@ -63,9 +64,20 @@ class Home:
                     raise AssertionError(f"it ended: {await ended(self._child)}")
                 self.welcome.append(line.decode().rstrip("\n"))
 
+    async def logs(self, text: str) -> None:
+        """Return when it logs a line with that text."""
+        assert self._child is not None
+        assert self._child.stderr is not None
+        async with asyncio.timeout(START_SECONDS):
+            while text not in self._logged.decode():
+                line = await self._child.stderr.readline()
+                assert line, f"it ended: {self._logged.decode()}"
+                self._logged += line
+
     async def stop(self, number: int = signal.SIGTERM) -> Ended:
         """Send it a signal and wait for its end."""
         assert self._child is not None
         if self._child.returncode is None:
             os.kill(self._child.pid, number)
-        return await ended(self._child)
+        end = await ended(self._child)
+        return end._replace(err=self._logged.decode() + end.err)

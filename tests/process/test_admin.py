@@ -6,7 +6,6 @@ import pty
 import re
 import signal
 import stat
-import subprocess
 import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -73,16 +72,6 @@ async def opened(server: ServerProcess, account: str) -> None:
 def counters(found: dict[Series, float]) -> dict[Series, float]:
     """Return what may only grow, of requests."""
     return {name: value for name, value in found.items() if name.metric == "tallystick_request_duration_seconds"}
-
-
-def test_the_supervisor_serves_nobody() -> None:
-    """It has no HTTP server, no service and no console, not even loaded: nothing of them can hold it up."""
-    program = (
-        "import sys, server.process.commands.supervise\n"
-        "print(*(name for name in sys.modules if name.startswith(('aiohttp', 'server.app', 'server.process.console'))))"
-    )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    assert done.stdout.split() == []
 
 
 async def test_killed(server: ServerProcess) -> None:

@@ -1,6 +1,7 @@
 """The command line with embedded servers: what a newcomer types."""
 
 import asyncio
+import os
 import re
 import shutil
 import signal
@@ -12,7 +13,7 @@ import aiohttp
 import orjson
 import pytest
 
-from server.process.embedded import EmbeddedServers
+from server.process.embedded.servers import EmbeddedServers
 from server.store.migrations import migrate
 from tests.process.home import Home, place
 from tests.support.client import Client
@@ -21,6 +22,7 @@ from tests.support.postgres import administer
 from tests.support.waiting import until
 
 CURL_SECONDS = 20.0
+BOOK = '{"record":"account","id":"alice","currency":"EUR"}\n'
 
 
 @pytest.fixture(scope="module")
@@ -118,7 +120,7 @@ async def test_a_server_outlives_the_command_that_was_there_first() -> None:
 
 async def start_holder(data_dir: Path) -> asyncio.subprocess.Process:
     """Start servers as a command does, which keeps them until its standard input ends."""
-    program = "import pathlib, sys; from server.process.embedded import EmbeddedServers\n"
+    program = "import pathlib, sys; from server.process.embedded.servers import EmbeddedServers\n"
     program += "with EmbeddedServers.open(pathlib.Path(sys.argv[1])): print('open', flush=True); sys.stdin.read()"
     pipe = asyncio.subprocess.PIPE
     child = await asyncio.create_subprocess_exec(sys.executable, "-c", program, str(data_dir), stdin=pipe, stdout=pipe)
@@ -135,6 +137,73 @@ async def test_commands_start_servers_for_themselves() -> None:
         assert len(commanded(await run("keys", "create", "--ledger", "books", "--role", "admin", *arguments))) == 1
         assert {line[:5] for line in commanded(await run("doctor", *arguments))} == {"ok   "}
         assert not (data_dir / "postgres" / "postmaster.pid").exists()
+
+
+WITHOUT_LEDGER = [
+    pytest.param(("audit",), id="audit"),
+    pytest.param(("audit", "--json"), id="audit for programs"),
+    pytest.param(("export", "--ledger", "books", "--format", "csv"), id="export"),
+    pytest.param(("import", "FILE", "--ledger", "books"), id="import"),
+    pytest.param(("keys", "create", "--ledger", "books", "--role", "read"), id="keys create"),
+    pytest.param(("keys", "limit", "--ledger", "books", "0" * 16, "--rate", "5/s"), id="keys limit"),
+    pytest.param(("keys", "list"), id="keys list"),
+    pytest.param(("keys", "rotate", "--ledger", "books", "0" * 16), id="keys rotate"),
+    pytest.param(("keys", "revoke", "--ledger", "books", "0" * 16), id="keys revoke"),
+    pytest.param(
+        ("sinks", "create", "kafka", "--name", "new", "--bootstrap", "a:1", "--topic", "t"), id="sinks create"
+    ),
+    pytest.param(("sinks", "list"), id="sinks list"),
+    pytest.param(("sinks", "status"), id="sinks status"),
+    pytest.param(("sinks", "pause", "new"), id="sinks pause"),
+    pytest.param(("sinks", "resume", "new"), id="sinks resume"),
+    pytest.param(("sinks", "delete", "new"), id="sinks delete"),
+]
+
+
+@pytest.mark.parametrize("command", WITHOUT_LEDGER)
+@pytest.mark.parametrize("is_named", [True, False], ids=["a named folder", "the folder by default"])
+async def test_no_ledger(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: tuple[str, ...], is_named: bool
+) -> None:
+    """A command that works on a ledger makes none: it says where there is none, and makes nothing there."""
+    file = tmp_path / "book.jsonl"
+    file.write_text(BOOK)
+    work = tmp_path / "work"
+    work.mkdir()
+    monkeypatch.chdir(work)
+    words = [str(file) if word == "FILE" else word for word in command]
+    end = await call(*words, *(("--data-dir", str(tmp_path / "nope")) if is_named else ()))
+    assert (end.code, end.out) == (2, "")
+    assert end.err.startswith(f"tallystick: There is no ledger in {tmp_path / 'nope' if is_named else work / 'data'}: ")
+    assert sorted(os.listdir(tmp_path)) == ["book.jsonl", "work"]
+    assert os.listdir(work) == []
+
+
+async def test_doctor_without_a_ledger(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Doctor looks at the rest, says that there is no ledger, and makes nothing."""
+    monkeypatch.chdir(tmp_path)
+    end = await call("doctor")
+    assert end.code == 1
+    assert "ok    machine\n" in end.out
+    assert f"FAULT Postgres\n      - There is no ledger in {tmp_path / 'data'}: " in end.out
+    assert os.listdir(tmp_path) == []
+
+
+async def test_a_folder_without_a_ledger() -> None:
+    """An empty folder, and one that only ever had a cache, hold no ledger either; `migrate` makes one there."""
+    with place() as data_dir:
+        data_dir.mkdir()
+        check_no_ledger(await call("audit", "--data-dir", str(data_dir)), data_dir)
+        assert os.listdir(data_dir) == []
+        EmbeddedServers.open(data_dir, postgres=False).close()
+        check_no_ledger(await call("audit", "--data-dir", str(data_dir)), data_dir)
+        assert commanded(await run("migrate", "--data-dir", str(data_dir)))[0].startswith("applied migration 0001_")
+        assert commanded(await run("audit", "--data-dir", str(data_dir)))[-1].endswith(": clean")
+
+
+def check_no_ledger(end: Ended, data_dir: Path) -> None:
+    assert (end.code, end.out) == (2, "")
+    assert end.err.startswith(f"tallystick: There is no ledger in {data_dir}: ")
 
 
 async def test_data_of_an_unreleased_version() -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from server.process.embedded import EmbeddedServers
+from server.process.embedded.servers import EmbeddedServers
 from tests.process.embedded_helpers import ended, is_alive, psql, valkey
 from tests.process.embedded_parent import Parent
 from tests.support.folders import server_folder

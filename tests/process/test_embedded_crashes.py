@@ -12,9 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from server.process.embedded import EmbeddedError, EmbeddedServers, postgres_bin
+from server.process.embedded.binaries import postgres_bin
 from server.process.embedded.child import stop
+from server.process.embedded.errors import EmbeddedError
 from server.process.embedded.postgres_settings import LOG_BYTES_MAX
+from server.process.embedded.servers import EmbeddedServers
 from tests.process.embedded_helpers import copied, psql, valkey
 from tests.process.embedded_parent import Parent
 

@@ -8,8 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from server.process.embedded import EmbeddedError, EmbeddedServers, postgres_bin, valkey_bin
 from server.process.embedded.account import CAP_DAC_OVERRIDE
+from server.process.embedded.binaries import postgres_bin, valkey_bin
+from server.process.embedded.errors import EmbeddedError
+from server.process.embedded.servers import EmbeddedServers
 from tests.process.embedded_helpers import psql, valkey
 from tests.process.embedded_parent import ROOT, Parent, installed_packages
 from tests.process.users import DEFAULT_CONTAINER, NOBODY, needs_root, root_with, user
@@ -112,7 +114,8 @@ def test_other_systems(place: Path, pretence: str, name: str) -> None:
     program = f"""
 import asyncpg, os, pathlib, signal, subprocess, sys, tempfile
 {pretence}
-from server.process.embedded import EmbeddedError, EmbeddedServers
+from server.process.embedded.errors import EmbeddedError
+from server.process.embedded.servers import EmbeddedServers
 try:
     EmbeddedServers.open(pathlib.Path(sys.argv[1]))
 except EmbeddedError as error:

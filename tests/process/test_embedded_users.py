@@ -14,8 +14,9 @@ from typing import NamedTuple
 
 import pytest
 
-from server.process.embedded import EmbeddedServers, postgres_bin
 from server.process.embedded.account import OWN_UIDS
+from server.process.embedded.binaries import postgres_bin
+from server.process.embedded.servers import EmbeddedServers
 from tests.process.embedded_helpers import open_place, psql, valkey
 from tests.process.embedded_parent import ROOT, installed_packages
 from tests.process.users import DEFAULT_CONTAINER, NAMELESS, NOBODY, needs_root, root_with, user

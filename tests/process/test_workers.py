@@ -31,7 +31,7 @@ WORKERS = 2
 SWAPS = 2
 CLIENTS = 24
 # Seconds a client lets pass between two requests, at most.
-PAUSE_SECONDS = 0.05
+PAUSE_SECONDS = 0.15
 # Seconds in which a worker is replaced on a machine busy with other tests.
 REPLACED_SECONDS = 30.0
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from server.process.embedded import postgres_bin
 from server.process.embedded.account import CAP_DAC_OVERRIDE, Account, become, reaching
+from server.process.embedded.binaries import postgres_bin
 
 NOBODY = 65534
 # As OpenShift runs a container: a number without a name, in the group of root.

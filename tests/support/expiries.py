@@ -1,6 +1,6 @@
 """Posting the expiries that are due, now and not when the background process comes to it."""
 
-from server.ledger.expiries import expiry
+from server.ledger.expiry_requests import expiry
 from server.ledger.transfers import Bound
 from tests.support.postgres import administer
 from tests.support.service import Service

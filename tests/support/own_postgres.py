@@ -5,7 +5,7 @@ import signal
 import subprocess
 from pathlib import Path
 
-from server.process.embedded import EmbeddedServers
+from server.process.embedded.servers import EmbeddedServers
 from tests.support.waiting import until
 
 # Seconds that a server gets to end at once.

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from loadtests.processes import free_port
-from server.process.embedded import postgres_bin
 from server.process.embedded.account import Account, account_for, reaching
+from server.process.embedded.binaries import postgres_bin
 from server.process.embedded.child import prepared
 from server.process.embedded.nameless import initdb_for
 from tests.support.postgres import administer

@@ -25,6 +25,8 @@ from tests.support.waiting import until
 # Seconds that a server process gets to become ready or to stop.
 START_SECONDS = 30.0
 STOP_SECONDS = 15.0
+# Seconds between two questions whether it is ready.
+ASK_SECONDS = 0.05
 
 
 # Seconds within which whatever must not hang has happened, on a machine busy with other tests too.
@@ -175,7 +177,7 @@ class ServerProcess:
                             return
                 except aiohttp.ClientError:
                     pass
-                await asyncio.sleep(0.02)
+                await asyncio.sleep(ASK_SECONDS)
 
     async def reports(self) -> list[dict[str, Any]]:
         """Return what its admin port says of its workers, each serving or not."""

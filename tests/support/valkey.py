@@ -12,7 +12,7 @@ from typing import Any
 from redis import Redis, RedisError
 
 from loadtests.processes import free_port
-from server.process.embedded import valkey_bin
+from server.process.embedded.binaries import valkey_bin
 
 # Seconds that a server gets to answer.
 START_SECONDS = 10.0

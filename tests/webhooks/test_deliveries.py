@@ -278,7 +278,7 @@ async def test_changes_are_noticed(admin: Client, delivering: Delivering) -> Non
 
 
 async def test_replay(admin: Client, delivering: Delivering) -> None:
-    """From a position on everything is sent again, in order; a position ahead skips nothing."""
+    """From a position on everything is sent again, in order; none that is still to come is taken."""
     async with delivering(), receiving(status(200)) as receiver:
         made = await make(admin, receiver.url())
         await happen(admin, 5)
@@ -287,7 +287,9 @@ async def test_replay(admin: Client, delivering: Delivering) -> None:
         assert (answer.status, answer.json["position"]) == (200, 3)
         await until(lambda: receiver.positions == [1, 2, 3, 4, 5, 4, 5])
         answer = await admin.post(f"{PATH}/{made['id']}/replay", {"from_position": 100})
-        assert answer.json["position"] == 5
+        assert (answer.status, answer.code, "is 5." in answer.json["detail"]) == (409, "position_not_reached", True)
+        answer = await admin.post(f"{PATH}/{made['id']}/replay", {"from_position": 6})
+        assert (answer.status, answer.json["position"]) == (200, 5)
         await happen(admin, 1, "more")
         await until(lambda: receiver.positions[7:] == [6])
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from cryptography.fernet import Fernet
 
-from server.app import check_settings
+from server.checked_settings import check_settings
 from server.process.commands.supervise import child_values
 from server.process.commands.target import Target
 from server.process.commands.webhook_key import KEY_FILE, webhook_key

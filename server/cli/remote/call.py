@@ -126,7 +126,9 @@ def complain_of(error: "ProblemError") -> int:
     complain(f"tallystick: {name}: {detail}")
     for each in wrong:
         complain(f"  {each.pointer}: {each.detail}")
-    if error.retry in _RETRY:
+    if error.code == "idempotency_key_reused":
+        complain(f"  what to do: {_of_another(error)}")
+    elif error.retry in _RETRY:
         complain(f"  what to do: {_RETRY[error.retry]}")
     if error.request_id:
         # Mostly hexadecimal, and no secret.
@@ -135,6 +137,13 @@ def complain_of(error: "ProblemError") -> int:
     if error.code and error.status in _REFUSED:
         return EXIT_REFUSED
     return EXIT_AWAY if error.status in _LATER or error.status >= 500 else EXIT_ERROR
+
+
+def _of_another(error: "ProblemError") -> str:
+    """Return what can be done where a key belongs to another payment, as far as the answer names that."""
+    transfer = error.problem.transfer_id
+    named = "" if transfer is None else f", whose transfer is {transfer}"
+    return f"the key belongs to another payment{named}: look at that one, or send this one under a key of its own"
 
 
 def _is_utf8(text: str) -> bool:

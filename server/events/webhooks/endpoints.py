@@ -89,6 +89,19 @@ class EndpointNotFoundError(Exception):
     """The ledger has no such endpoint."""
 
 
+class PositionNotReachedError(Exception):
+    """
+    The feed has not come as far as the position that was named.
+
+    Args:
+        head: Its newest position.
+    """
+
+    def __init__(self, head: int) -> None:
+        super().__init__(head)
+        self.head = head
+
+
 class EndpointsFullError(Exception):
     """The ledger has as many endpoints as it may."""
 
@@ -205,7 +218,13 @@ class Endpoints:
 
         Raises:
             EndpointNotFoundError: There is none.
+            PositionNotReachedError: The feed has not come as far.
         """
+        await self.read(ledger_id, endpoint_id)
+        head = (await self._feed.heads([ledger_id]))[ledger_id]
+        # Behind the newest position there is nothing to send again; past it there is none to begin at.
+        if from_position - 1 > head:
+            raise PositionNotReachedError(head)
         rows = await self._database.write("webhook_endpoint_replay", ledger_id, endpoint_id, from_position)
         return _endpoint(rows)
 

@@ -216,7 +216,7 @@ def _read_item(call: Call, number: int, raw: msgspec.Raw) -> AccountRequest | Pr
         check_opening(call, request.id)
         return request
     except msgspec.ValidationError as error:
-        return shape_problem(error, pointer)
+        return shape_problem(error, pointer, text=raw)
     except ValueError:
         return invalid(pointer, "The item is not JSON in UTF-8.")
     except Problem as problem:

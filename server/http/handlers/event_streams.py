@@ -11,11 +11,11 @@ from server.events.heads import AWAY_SECONDS, Chosen
 from server.events.pages import Page
 from server.http.amounts import as_strings
 from server.http.call import Call
+from server.http.feed_reading import Reading, Readings
 from server.http.headers import NO_STORE, header
 from server.http.parameters import whole_number
 from server.http.problems import Problem, invalid
 from server.http.query import EventStreamQuery
-from server.http.reading import Reading, Readings
 from server.http.reply import Reply, StreamedReply
 from server.http.streams import EventStreams
 from server.ledger.limits import PAGE_MAX

@@ -10,9 +10,9 @@ from server.events.feed import Envelope
 from server.events.heads import Chosen
 from server.events.pages import Page
 from server.http.call import Call
+from server.http.feed_reading import Reading, Readings
 from server.http.members import Position
 from server.http.query import EventsQuery
-from server.http.reading import Reading, Readings
 from server.http.reply import Reply
 from server.http.streams import Waiting
 

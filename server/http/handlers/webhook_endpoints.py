@@ -18,6 +18,7 @@ from server.events.webhooks.endpoints import (
     Endpoints,
     EndpointsFullError,
     NotConfiguredError,
+    PositionNotReachedError,
     Retry,
 )
 from server.events.webhooks.secrets import UnreadableSecretError, shown
@@ -27,7 +28,7 @@ from server.http.headers import NO_STORE
 from server.http.listing import page
 from server.http.members import Count, EventName, Instant, Position, Uuid
 from server.http.models import Description, Strict
-from server.http.problems import Problem, invalid
+from server.http.problems import Problem, invalid, not_reached
 from server.http.query import PageQuery, Query
 from server.http.render import instant
 from server.http.reply import Reply
@@ -285,6 +286,8 @@ def _refusals() -> Iterator[None]:
         raise Problem("webhook_endpoint_not_found") from None
     except EndpointsFullError:
         raise Problem("webhook_endpoints_full") from None
+    except PositionNotReachedError as error:
+        raise not_reached(error.head) from None
     except (NotConfiguredError, UnreadableSecretError):
         raise Problem("webhooks_not_configured") from None
 

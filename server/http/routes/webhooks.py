@@ -130,6 +130,7 @@ WEBHOOKS: Final = (
         WebhookHandlers.replay_webhook_endpoint,
         "Send events again",
         {200: WebhookBody},
+        "position_not_reached",
         body=WebhookReplay,
         examples={"From the first one on": {"from_position": 1}},
     ),

@@ -4,12 +4,13 @@ import asyncio
 import json
 import re
 from json.scanner import make_scanner
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import msgspec
 from aiohttp import StreamReader
 from aiohttp.http_exceptions import HttpProcessingError
 
+from server.http import models
 from server.http.call import Call
 from server.http.limits import BODY_DEADLINE_SECONDS
 from server.http.problems import Problem, invalid
@@ -19,7 +20,7 @@ T = TypeVar("T")
 # As most clients announce JSON.
 PLAIN_JSON = "application/json"
 _AT = re.compile(r" - at `(?P<key>key` in `)?\$(?P<path>[^`]*)`$")
-_STEP = re.compile(r"\.([^.\[\]]+)|\[(\d+)\]|(\[\.\.\.\])")
+_STEP = re.compile(r"\.([^.\[\]]+)|\[(\d+)\]")
 _FIELD = re.compile(r"^Object (?:missing required|contains unknown) field `(?P<name>.*)`", re.DOTALL)
 # Characters of a member's name that are repeated to its sender.
 _NAME_SHOWN_MAX = 64
@@ -47,7 +48,7 @@ async def read_body(call: Call, limit: int) -> bytes:
         charset = parameters.strip().lower().replace('"', "")
         if media.strip().lower() != "application/json" or charset not in ("", "charset=utf-8"):
             raise Problem("unsupported_media_type")
-    if "Content-Encoding" in headers:
+    if "Content-Encoding" in headers and not _is_plain(headers.getall("Content-Encoding")):
         raise Problem("unsupported_media_type", "Compressed bodies are not taken.")
     length = _length(call)
     if length is not None and length > limit:
@@ -64,6 +65,11 @@ async def read_body(call: Call, limit: int) -> bytes:
     if len(body) > limit:
         raise Problem("body_too_large", f"The body has more than {limit} bytes.")
     return body
+
+
+def _is_plain(codings: list[str]) -> bool:
+    """Return whether a body that is coded like this is sent as it is."""
+    return all(coding.strip().lower() == "identity" for coding in ",".join(codings).split(","))
 
 
 def _refuse_key(call: Call) -> None:
@@ -124,22 +130,32 @@ def decode(decoder: "msgspec.json.Decoder[T]", body: bytes) -> T:
         if b"\\u0000" in body:
             _refuse_nul(body)
     except msgspec.ValidationError as error:
-        raise shape_problem(error) from None
+        raise shape_problem(error, text=body) from None
     except (ValueError, RecursionError):
         raise invalid("", "The body is not JSON in UTF-8.") from None
     return value
 
 
-def shape_problem(error: msgspec.ValidationError, prefix: str = "") -> Problem:
-    """Return the problem that a decoder's message describes, with a JSON pointer below *prefix*."""
+def shape_problem(
+    error: msgspec.ValidationError, prefix: str = "", *, text: "bytes | msgspec.Raw | None" = None
+) -> Problem:
+    """
+    Return the problem that a decoder's message describes, with a JSON pointer below *prefix*.
+
+    Args:
+        text: What was decoded: the message does not name a member of free name.
+    """
     message = str(error)
     pointer = prefix
     at = _AT.search(message)
     if at is not None:
         message = message[: at.start()]
-        for step in _STEP.finditer(at["path"]):
-            # The last form stands for a member of free name: the object it is in is pointed to.
-            pointer += "" if step[3] else "/" + (step[1] or step[2])
+        path = at["path"].removesuffix("[...]")
+        for step in _STEP.finditer(path):
+            pointer += "/" + (step[1] or step[2])
+        if text is not None and (at["key"] or path != at["path"]):
+            name = _free_name(bytes(text), path, message)
+            pointer = pointer if name is None else _below(pointer, name)
     named = _FIELD.match(message)
     if named is not None:
         pointer = _below(pointer, named["name"])
@@ -147,6 +163,26 @@ def shape_problem(error: msgspec.ValidationError, prefix: str = "") -> Problem:
     elif at is not None and at["key"]:
         message = "A key: " + message
     return invalid(pointer, message.replace("`", ""))
+
+
+def _free_name(text: bytes, path: str, message: str) -> str | None:
+    """Return the name of the member, of the object at *path*, that a decoder complains of; None if it is not found."""
+    try:
+        found: Any = json.loads(text, object_pairs_hook=_Members)
+        for step in _STEP.finditer(path):
+            found = found[int(step[2])] if step[2] else dict(found)[step[1]]
+        for name, value in found:
+            member = dict(value) if isinstance(value, _Members) else value
+            for kind in (models.Metadata, models.MetadataPatch):
+                try:
+                    msgspec.convert({name: member}, kind)
+                except msgspec.ValidationError as error:
+                    if _AT.sub("", str(error)) == message:
+                        return str(name)
+    except (ValueError, LookupError, TypeError, RecursionError):
+        # What stands behind the member may be no JSON at all.
+        pass
+    return None
 
 
 def _below(pointer: str, step: str | int) -> str:

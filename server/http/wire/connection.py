@@ -4,13 +4,15 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable, Coroutine
 from functools import partial
-from typing import Any, cast
+from typing import Any, Final, cast
 
 from aiohttp import StreamReader, web
+from aiohttp.http_exceptions import BadHttpMessage, LineTooLong
 from aiohttp.http_parser import RawRequestMessage
 from aiohttp.web_protocol import _ErrInfo
 
 from server.http.call import Call, new_request_id
+from server.http.limits import HEADERS_MAX, HEADERS_MAX_BYTES, REQUEST_LINE_MAX_BYTES
 from server.http.overload import overloaded
 from server.http.path import origin_form
 from server.http.pipeline import Pipeline
@@ -19,6 +21,12 @@ from server.http.wire.head import Head
 from server.http.wire.protocol import Protocol
 from server.http.wire.repeated import RepeatedHeads
 from server.http.wire.unread import Unread, unread
+
+TOO_LARGE: Final = (
+    f"The head of the request is too large. The request line and each header field have up to {REQUEST_LINE_MAX_BYTES} "
+    f"bytes, and the header fields are up to {HEADERS_MAX} of up to {HEADERS_MAX_BYTES} bytes together. The connection "
+    "is closed."
+)
 
 
 class Connections:
@@ -415,13 +423,19 @@ class Connection(Protocol):
 
     def _make_error_handler(self, err_info: _ErrInfo) -> Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]:
         """Return what answers bytes that are not HTTP."""
-        del err_info
+        detail = TOO_LARGE if _is_too_large(err_info.exc) else ""
 
         async def answer(request: web.BaseRequest) -> web.StreamResponse:
             call = self.call_of(request)
-            return _for_aiohttp(call, await self._pipeline.malformed(call))
+            return _for_aiohttp(call, await self._pipeline.malformed(call, detail))
 
         return answer
+
+
+def _is_too_large(error: BaseException) -> bool:
+    """Return whether the parser gave up on a head because of its size."""
+    many = isinstance(error, BadHttpMessage) and "Too many headers" in error.message
+    return many or isinstance(error, LineTooLong)
 
 
 def _for_aiohttp(call: Call, reply: Reply) -> web.StreamResponse:

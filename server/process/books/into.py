@@ -1,22 +1,30 @@
 """Books posted from a file into a ledger, under the keys that they have in it."""
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from itertools import islice
 from typing import BinaryIO, Final, NamedTuple
 from uuid import UUID
 
 import msgspec
-from msgspec import UNSET
 
 from server.books import Books
 from server.http.models import HOLD_SECONDS_MAX, canonical
-from server.ledger.accounts import AccountLimits, AccountRequest, Opened
-from server.ledger.expiries import expiry_key
+from server.ledger.expiry_requests import expiry_key
 from server.ledger.ids import new_transfer_id
 from server.ledger.posting import BATCH_MAX, KeyInUseError
-from server.ledger.transfers import Attempt, Bound, Outcome, Reused, TransferRequest, Unbound
+from server.ledger.transfers import Attempt, Bound, Outcome, TransferRequest, Unbound
+from server.process.books.checks import (
+    OnProgress,
+    check_account,
+    chunked,
+    fault_of,
+    is_gone,
+    limits_of,
+    opening_of,
+    releases,
+)
 from server.process.books.lines import Line, LineError, read_lines
 from server.process.books.record import Record
 from server.store.coalescer import QueueFullError
@@ -24,8 +32,6 @@ from server.store.errors import StoreError
 
 # Accounts that are opened, or given their limits, by one statement.
 ACCOUNTS_MAX: Final = 500
-# Accounts whose currencies are remembered: some tens of megabytes.
-KNOWN_MAX: Final = 200_000
 # In refusals, in the place of a request's id.
 REQUEST_ID: Final = "import"
 # What names its sides itself; everything else takes them from its parent.
@@ -34,9 +40,6 @@ WITH_SIDES: Final = frozenset({"transfer", "hold"})
 WITHOUT_AMOUNT: Final = frozenset({"void", "expiry"})
 
 _encode = msgspec.json.Encoder(order="deterministic").encode
-
-# Is told how far it is: bytes of the file, and how many records were done.
-OnProgress = Callable[[int, int], None]
 
 
 class BusyError(StoreError):
@@ -53,22 +56,6 @@ class Imported(NamedTuple):
     transfers_known: int
 
 
-def check_file(file: BinaryIO, on_progress: OnProgress) -> None:
-    """
-    Read a file to its end before anything of it is posted.
-
-    Raises:
-        LineError: A line is not what it should be.
-    """
-    transfers = False
-    for done, line in enumerate(read_lines(file), 1):
-        if line.record.record == "transfer":
-            transfers = True
-        elif transfers:
-            raise LineError(line.number, "accounts come before transfers")
-        on_progress(line.end, done)
-
-
 class Import:
     """
     Posts a file into a ledger.
@@ -77,7 +64,7 @@ class Import:
     makes. So one bulk is under way at a time.
 
     Args:
-        file: Was checked.
+        file: Was checked against the ledger.
 
         on_progress: Is told how far the posting is.
     """
@@ -89,7 +76,6 @@ class Import:
         self._on_progress = on_progress
         # The books' time, when it was last looked at.
         self._now = datetime.min.replace(tzinfo=UTC)
-        self._currencies: dict[str, str] = {}
         self._known = 0
 
     async def run(self) -> Imported:
@@ -97,13 +83,18 @@ class Import:
         Post everything, or what is not there yet.
 
         Raises:
-            LineError: A line cannot be posted; those before it are.
+            LineError: A line cannot be posted; those before it are, and the accounts have their limits.
             StoreError: It could not go on now; run again, it does.
         """
         try:
             accounts, accounts_known = await self._open_accounts()
             await self._look_at_the_clock()
-            transfers = await self._post()
+            try:
+                transfers = await self._post()
+            except LineError:
+                # Somebody has to mend the file first: until then no account is to be looser than it says.
+                await self._limit_accounts()
+                raise
             await self._expire()
             await self._limit_accounts()
         except (QueueFullError, KeyInUseError) as error:
@@ -113,22 +104,21 @@ class Import:
     async def _open_accounts(self) -> "tuple[int, int]":
         """Open the accounts, those that are new without limits; return how many there are, and were before."""
         count = known = 0
-        for lines in _chunks(self._accounts(), ACCOUNTS_MAX):
-            asked = [_opening(line.record) for line in lines]
+        for lines in chunked(self._accounts(), ACCOUNTS_MAX):
+            asked = [opening_of(line.record) for line in lines]
             opened = await self._books.accounts.open_many(self._ledger_id, asked)
             for line, account in zip(lines, opened, strict=True):
-                _check_account(line, account)
-                self._currencies[account.account.id] = account.account.currency
-                known += not account.created
+                if not account.created:
+                    check_account(line, account.account)
+                    known += 1
             count += len(lines)
-            self._bound_currencies()
             self._on_progress(lines[-1].end, count)
         return count, known
 
     async def _limit_accounts(self) -> None:
         """Give the accounts their limits: what was posted kept those of its day."""
-        for lines in _chunks(self._accounts(), ACCOUNTS_MAX):
-            limits = {line.record.id: _limits(line.record) for line in lines}
+        for lines in chunked(self._accounts(), ACCOUNTS_MAX):
+            limits = {line.record.id: limits_of(line.record) for line in lines}
             await self._books.accounts.limit_many(self._ledger_id, list(limits.values()))
 
     def _accounts(self) -> Iterator[Line]:
@@ -144,8 +134,6 @@ class Import:
             record = line.record
             if record.record == "account":
                 continue
-            if record.effective_at is not None and record.effective_at > self._now:
-                raise LineError(line.number, "effective_at: it is still to come")
             # A hold expires once; its expiry has no key of its own here.
             name = record.key or expiry_key(record.parent)
             if len(bulk) == BATCH_MAX or name in bulk:
@@ -165,7 +153,7 @@ class Import:
     async def _expire(self) -> None:
         """Post the expiries of holds that have expired since they were exported; the service may have done some."""
         await self._look_at_the_clock()
-        gone = (line.record for line in read_lines(self._file) if _is_gone(line.record, self._now))
+        gone = (line.record for line in read_lines(self._file) if is_gone(line.record, self._now))
         while holds := {hold.key: hold for hold in islice(gone, BATCH_MAX)}:
             rows = await self._books.database.read("import_parents", self._ledger_id, list(holds))
             parents = {row["key"]: row["id"] for row in rows}
@@ -175,7 +163,6 @@ class Import:
     async def _post_bulk(self, lines: Sequence[Line]) -> None:
         """Post some lines, whose keys are distinct, and check what became of each."""
         await self._look_at_the_clock()
-        await self._check_sides(lines)
         parents = await self._find_parents(lines)
         requests = []
         for line in lines:
@@ -188,7 +175,7 @@ class Import:
         faults = []
         for line, request, posted in zip(lines, requests, outcomes, strict=True):
             outcome = await self._expired(request) if isinstance(posted, Unbound) else posted
-            fault = _fault(line.record, outcome, parents, self._now)
+            fault = fault_of(line.record, outcome, parents, self._now)
             if fault is not None:
                 faults.append((line.number, fault))
             self._known += not isinstance(outcome, Bound) or outcome.replayed
@@ -202,70 +189,13 @@ class Import:
         rows = await self._books.database.read("transfer_by_keys", [self._ledger_id], [request.key])
         return Bound(Attempt.from_row(rows[0]), replayed=True) if rows else Unbound()
 
-    async def _check_sides(self, lines: Sequence[Line]) -> None:
-        """Check that all accounts are there: a refusal would bind the key for ever."""
-        named = {side for line in lines for side in (line.record.source, line.record.destination) if side is not None}
-        missing = [account for account in named if account not in self._currencies]
-        if missing:
-            rows = await self._books.database.read("import_currencies", self._ledger_id, missing)
-            self._currencies.update((row["id"], row["currency"]) for row in rows)
-        for line in lines:
-            for name in ("source", "destination"):
-                currency = self._currencies.get(getattr(line.record, name))
-                if currency is None:
-                    raise LineError(line.number, f"{name}: neither the file nor the ledger has that account")
-                if currency != line.record.currency:
-                    raise LineError(line.number, f"currency: that of the {name} is another")
-        self._bound_currencies()
-
-    def _bound_currencies(self) -> None:
-        if len(self._currencies) > KNOWN_MAX:
-            self._currencies.clear()
-
     async def _find_parents(self, lines: Sequence[Line]) -> dict[str, UUID]:
         """Return what is in the ledger of the parents that lines name, by key."""
         named = {line.record.parent for line in lines} - {None}
         if not named:
             return {}
         rows = await self._books.database.read("import_parents", self._ledger_id, list(named))
-        found = {row["key"]: row["id"] for row in rows}
-        before: set[str | None] = set()
-        for line in lines:
-            parent = line.record.parent
-            if parent is not None and parent not in found and parent not in before:
-                raise LineError(line.number, "parent: nothing is posted under that key before it")
-            before.add(line.record.key)
-        return found
-
-
-def _chunks(lines: Iterator[Line], size: int) -> Iterable[list[Line]]:
-    while chunk := list(islice(lines, size)):
-        yield chunk
-
-
-def _limits(record: Record) -> AccountLimits:
-    assert record.id is not None, "accounts have been checked"
-    return AccountLimits(record.id, 0 if record.floor is UNSET else record.floor, record.ceiling, bool(record.closed))
-
-
-def _opening(record: Record) -> AccountRequest:
-    assert record.id is not None, "accounts have been checked"
-    assert record.currency is not None, "accounts have been checked"
-    return AccountRequest(record.id, record.currency, None, None, canonical(record.metadata))
-
-
-def _check_account(line: Line, opened: Opened) -> None:
-    """Check that an account that was there before is the one that the line names."""
-    account = opened.account
-    if opened.created:
-        return
-    if account.currency != line.record.currency:
-        raise LineError(line.number, "currency: the account is in the ledger already, in another one")
-    if msgspec.json.decode(account.metadata) != line.record.metadata:
-        raise LineError(line.number, "metadata: the account is in the ledger already, with another one")
-    limits = AccountLimits(account.id, account.floor, account.ceiling, account.closed)
-    if limits not in (_limits(line.record), AccountLimits(account.id, None, None, closed=False)):
-        raise LineError(line.number, "floor, ceiling, closed: the account is in the ledger already, with other ones")
+        return {row["key"]: row["id"] for row in rows}
 
 
 def _request(record: Record, parents: dict[str, UUID], now: datetime) -> TransferRequest:
@@ -279,7 +209,7 @@ def _request(record: Record, parents: dict[str, UUID], now: datetime) -> Transfe
         key = record.key
     sides = kind in WITH_SIDES
     # What ends it is in the file too, however long ago that was and however long it takes to get there.
-    ends = kind == "hold" and (record.expires_at is None or _is_gone(record, now))
+    ends = kind == "hold" and (record.expires_at is None or is_gone(record, now))
     return TransferRequest(
         key=key,
         fingerprint=_fingerprint(record),
@@ -299,13 +229,8 @@ def _request(record: Record, parents: dict[str, UUID], now: datetime) -> Transfe
         expires_in=HOLD_SECONDS_MAX if ends else None,
         parent_key=record.parent,
         # An expiry is posted though its hold is not due.
-        release_rest=True if kind == "expiry" else _releases(record),
+        release_rest=True if kind == "expiry" else releases(record),
     )
-
-
-def _is_gone(hold: Record, now: datetime) -> bool:
-    """Return whether a record is a hold that has expired since it was exported."""
-    return hold.expires_at is not None and hold.expires_at <= now
 
 
 def _expiry(hold: Record) -> Record:
@@ -313,47 +238,7 @@ def _expiry(hold: Record) -> Record:
     return Record(kind="expiry", parent=hold.key, effective_at=hold.expires_at)
 
 
-def _releases(record: Record) -> bool | None:
-    """Return whether a capture releases what it leaves, as it does unless it is told otherwise."""
-    return None if record.kind != "capture" else record.release_rest is not False
-
-
 def _fingerprint(record: Record) -> bytes:
     """Return the SHA-256 of what a record asks for."""
     asked = msgspec.structs.replace(record, id=None, created_at=None)
     return hashlib.sha256(b"import\n" + _encode(asked)).digest()
-
-
-def _fault(record: Record, outcome: Outcome, parents: dict[str, UUID], now: datetime) -> str | None:
-    """Return why a line was not posted as it stands there, or None."""
-    if not isinstance(outcome, Bound | Reused):
-        return "the hold is no longer open"
-    attempt = outcome.attempt
-    if attempt.refusal is not None:
-        where = "" if attempt.refusal_pointer is None else f" ({attempt.refusal_pointer.lstrip('/')})"
-        return f"refused: {attempt.refusal}{where}; its key is bound to that"
-    differing = [name for name, asked, posted in _compared(record, attempt, parents, now) if asked != posted]
-    if not differing:
-        return None
-    return f"{', '.join(differing)}: what is posted under its key differs"
-
-
-def _compared(
-    record: Record, attempt: Attempt, parents: dict[str, UUID], now: datetime
-) -> Iterator["tuple[str, object, object]"]:
-    """Give what a record says and what is posted, by column."""
-    yield "kind", record.kind or "transfer", attempt.kind
-    for name in ("source", "destination", "amount", "currency", "reference", "description"):
-        yield name, getattr(record, name), getattr(attempt, name)
-    yield "parent", record.parent and parents.get(record.parent), attempt.parent
-    effective_at: datetime = attempt.effective_at or attempt.created_at
-    if attempt.kind == "expiry" and attempt.effective_at is None:
-        # The service posts it some time after the instant at which it took effect.
-        effective_at = record.effective_at or effective_at
-    yield "effective_at", record.effective_at or effective_at, effective_at
-    if not _is_gone(record, now):
-        yield "expires_at", record.expires_at or attempt.expires_at, attempt.expires_at
-    if record.kind == "capture":
-        yield "release_rest", _releases(record), attempt.release_rest
-    if record.metadata or attempt.metadata != "{}":
-        yield "metadata", record.metadata, msgspec.json.decode(attempt.metadata)

@@ -17,9 +17,10 @@ import msgspec
 from server.books import create_books
 from server.gate.key_store import ledger_id
 from server.ledger.export import Book, open_book
+from server.process.books.checks import check_against, check_file
 from server.process.books.columns import CSV, JSONL, Format
 from server.process.books.hledger import HLEDGER
-from server.process.books.into import Import, check_file
+from server.process.books.into import Import
 from server.process.books.record import Instant
 from server.process.commands.exits import check_output, say, say_bytes
 from server.process.commands.progress import Bar
@@ -145,15 +146,21 @@ async def import_books(settings: Settings, ledger: str, file: BinaryIO) -> None:
         file: Was checked.
 
     Raises:
-        LineError, StoreError: As `Import.run`.
+        LineError, StoreError: As `check_against` and `Import.run`.
     """
     size = file.seek(0, io.SEEK_END)
-    bar = Bar("import")
     began = time.monotonic()
     async with create_books(settings) as books:
+        check = Bar("check")
+        try:
+            number = await ledger_id(books.database, ledger)
+            await check_against(books.database, number, file, lambda end, records: check.show(end / size, records))
+        finally:
+            check.clear()
         await books.database.write("ledger_create", ledger)
         number = await ledger_id(books.database, ledger)
         assert number is not None, "ledgers are never removed"
+        bar = Bar("import")
         try:
             done = await Import(books, number, file, lambda end, records: bar.show(end / size, records)).run()
         finally:

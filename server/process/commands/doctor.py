@@ -16,7 +16,8 @@ from server.http.runtime import runtime_failures
 from server.process.commands.exits import masked, say
 from server.process.commands.serve import worker_count
 from server.process.commands.tables import marked, say_listing
-from server.process.commands.target import Target
+from server.process.commands.target import Stores
+from server.process.embedded.errors import EmbeddedError
 from server.process.postgres_connections import connections_max
 from server.settings import Settings
 from server.store.coalescer import QueueFullError
@@ -61,14 +62,14 @@ def say_findings(findings: Sequence[Finding], *, as_json: bool) -> None:
             say(f"      - {masked(fault)}")
 
 
-async def examine(settings: Settings, target: Target) -> list[Finding]:
+async def examine(settings: Settings, stores: Stores) -> list[Finding]:
     """Look at the program, the machine, Postgres and Redis."""
     return [
         Finding("program", tuple(runtime_failures())),
         Finding("machine", tuple(_machine_faults())),
-        Finding("Postgres", tuple(await _postgres_faults(settings, target))),
-        Finding("Redis", tuple(await _redis_faults(target))),
-        Finding("webhooks", tuple(await _webhook_faults(settings, target))),
+        Finding("Postgres", tuple(await _postgres_faults(settings, stores))),
+        Finding("Redis", tuple(await _redis_faults(stores))),
+        Finding("webhooks", tuple(await _webhook_faults(settings))),
     ]
 
 
@@ -79,10 +80,12 @@ def _machine_faults() -> list[str]:
     return []
 
 
-async def _postgres_faults(settings: Settings, target: Target) -> list[str]:
+async def _postgres_faults(settings: Settings, stores: Stores) -> list[str]:
+    if isinstance(stores.postgres, EmbeddedError):
+        return [str(stores.postgres)]
     try:
         async with Database(
-            target.database_url,
+            stores.postgres,
             posting_connections=settings.posting_connections,
             reading_connections=settings.reading_connections,
         ) as database:
@@ -123,13 +126,13 @@ async def _run_faults(database: Database) -> list[str]:
     return []
 
 
-async def _webhook_faults(settings: Settings, target: Target) -> list[str]:
+async def _webhook_faults(settings: Settings) -> list[str]:
     """Return a fault when secrets of webhook endpoints cannot be read, so that nothing is sent."""
     # The embedded servers keep their key beside their data.
-    if target.embedded:
+    if settings.database_url is None:
         return []
     try:
-        async with Database(target.database_url, posting_connections=1, reading_connections=1) as database:
+        async with Database(settings.database_url, posting_connections=1, reading_connections=1) as database:
             secrets = [row["secrets"] for row in await database.read("webhook_secret_list", SECRETS_MAX)]
     except (StoreError, QueueFullError, DatabaseError):
         # Told as a fault of Postgres.
@@ -167,10 +170,10 @@ def memory_faults(facts: Mapping[str, object]) -> list[str]:
     return [f"{what} (maxmemory-policy {policy}): set maxmemory-policy volatile-lru"]
 
 
-async def _redis_faults(target: Target) -> list[str]:
-    if target.redis_url is None:
-        return []
-    client = _redis_client(target.redis_url)
+async def _redis_faults(stores: Stores) -> list[str]:
+    if isinstance(stores.redis, EmbeddedError):
+        return [str(stores.redis)]
+    client = _redis_client(stores.redis)
     try:
         async with asyncio.timeout(REDIS_DEADLINE_SECONDS):
             memories = await _memories(client)

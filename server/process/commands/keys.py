@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from datetime import UTC, datetime
 from typing import Any, Final
 
-from server.app import default_limits
+from server.gate.default_limits import default_limits
 from server.gate.key_store import (
     OVERLAP_SECONDS_DEFAULT,
     OVERLAP_SECONDS_MAX,
@@ -36,7 +36,6 @@ from server.settings import Settings
 from server.store.postgres import Database
 
 # As the database has it.
-LEDGER_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9:._-]{0,63}")
 # The word that takes back what a key has of its own: limits, expiry, description and accounts.
 DEFAULT: Final = "default"
 

@@ -1,4 +1,4 @@
-"""The commands migrate, keys, sinks, audit, doctor, export and import."""
+"""The commands migrate, keys, sinks, audit, doctor, export and import; each loads what it needs when it runs."""
 
 import argparse
 from collections.abc import Coroutine
@@ -8,21 +8,9 @@ from typing import Any, TypeVar
 import msgspec
 import uvloop
 
-from server.process.books.lines import LineError
-from server.process.commands.audit import report_audit
-from server.process.commands.books import (
-    FORMATS,
-    FileError,
-    export_books,
-    import_books,
-    open_checked,
-    read_instant,
-)
-from server.process.commands.doctor import examine, say_findings
 from server.process.commands.exits import EXIT_FAULTS, fail, say
-from server.process.commands.keys import LEDGER_NAME, keys_action
-from server.process.commands.sinks import sinks_action
-from server.process.commands.target import Action, Target, migrate_target, open_target
+from server.process.commands.ledgers import check_ledger
+from server.process.commands.target import Action, Target, migrate_target, open_stores, open_target
 from server.settings import Loaded, Settings
 from server.store.postgres import Database
 from server.store.readiness import UNMIGRATED, explain_refusal
@@ -43,15 +31,17 @@ def _run(work: Coroutine[Any, Any, T]) -> T:
 
 
 def _migrate(loaded: Loaded, _: argparse.Namespace) -> int:
-    with open_target(loaded.settings) as target:
+    with open_target(loaded.settings, making=True) as target:
         done = _run(migrate_target(target, loaded.settings))
     say("\n".join(f"applied {line}" for line in done) or "nothing to do")
     return 0
 
 
 def _keys(loaded: Loaded, options: argparse.Namespace) -> int:
+    from server.process.commands.keys import keys_action  # noqa: PLC0415
+
     try:
-        _check_ledger(options.ledger)
+        check_ledger(options.ledger)
         act = keys_action(loaded.settings, options)
     except ValueError as error:
         return fail(str(error))
@@ -60,8 +50,10 @@ def _keys(loaded: Loaded, options: argparse.Namespace) -> int:
 
 
 def _sinks(loaded: Loaded, options: argparse.Namespace) -> int:
+    from server.process.commands.sinks import sinks_action  # noqa: PLC0415
+
     try:
-        _check_ledger(getattr(options, "ledger", None))
+        check_ledger(getattr(options, "ledger", None))
         act = sinks_action(options)
     except ValueError as error:
         return fail(str(error))
@@ -84,20 +76,11 @@ def _act(settings: Settings, act: Action) -> int:
             return fail(explain_refusal(error))
 
 
-def _check_ledger(name: str | None) -> None:
-    """
-    Check the name of a ledger.
-
-    Raises:
-        ValueError: The name is not valid; the message does not repeat it, because it may be a secret.
-    """
-    if name is not None and not LEDGER_NAME.fullmatch(name):
-        raise ValueError("a ledger's name has 1 to 64 letters (A to Z, a to z), digits, and . : _ - after the first")
-
-
 def _audit(loaded: Loaded, options: argparse.Namespace) -> int:
+    from server.process.commands.audit import report_audit  # noqa: PLC0415
+
     try:
-        _check_ledger(options.ledger)
+        check_ledger(options.ledger)
     except ValueError as error:
         return fail(str(error))
     metrics = None if options.metrics is None else Path(options.metrics)
@@ -110,15 +93,19 @@ def _audit(loaded: Loaded, options: argparse.Namespace) -> int:
 
 
 def _doctor(loaded: Loaded, options: argparse.Namespace) -> int:
-    with open_target(loaded.settings, redis=True) as target:
-        findings = _run(examine(loaded.settings, target))
+    from server.process.commands.doctor import examine, say_findings  # noqa: PLC0415
+
+    with open_stores(loaded.settings) as stores:
+        findings = _run(examine(loaded.settings, stores))
     say_findings(findings, as_json=options.json)
     return EXIT_FAULTS if any(finding.faults for finding in findings) else 0
 
 
 def _export(loaded: Loaded, options: argparse.Namespace) -> int:
+    from server.process.commands.books import FORMATS, export_books, read_instant  # noqa: PLC0415
+
     try:
-        _check_ledger(options.ledger)
+        check_ledger(options.ledger)
         since, until = (None if text is None else read_instant(text) for text in (options.since, options.until))
     except ValueError as error:
         return fail(str(error))
@@ -135,8 +122,11 @@ def _export(loaded: Loaded, options: argparse.Namespace) -> int:
 
 
 def _import(loaded: Loaded, options: argparse.Namespace) -> int:
+    from server.process.books.lines import LineError  # noqa: PLC0415
+    from server.process.commands.books import FileError, import_books, open_checked  # noqa: PLC0415
+
     try:
-        _check_ledger(options.ledger)
+        check_ledger(options.ledger)
     except ValueError as error:
         return fail(str(error))
     settings = loaded.settings

@@ -10,7 +10,7 @@ from server.events.sinks.options import read_options
 from server.events.sinks.store import Lag, Refused, SinkError, SinkRow, Sinks
 from server.gate.key_store import ledger_id
 from server.process.commands.exits import fail, say
-from server.process.commands.keys import LEDGER_NAME
+from server.process.commands.ledgers import LEDGER_NAME
 from server.process.commands.tables import Column, say_listing
 from server.process.commands.target import Action
 from server.store.postgres import Database

@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Final
 
 from server.process.commands.console import open_access
-from server.process.commands.demo import demo_key, welcome
 from server.process.commands.exits import OutputError, say
 from server.process.commands.serve import end_if_signalled
 from server.process.commands.target import Target, migrate_target, open_target
 from server.process.commands.webhook_key import webhook_key
 from server.process.postgres_connections import share_connections
 from server.process.supervisor import Supervisor, Values
+from server.process.timeouts import TIMEOUTS
 from server.settings import Loaded
 from server.telemetry.logs import configure_logs
 
@@ -31,9 +31,12 @@ def supervise(
     """Prepare databases and settings, and serve; arguments and result as for `serve.serve`."""
     settings = loaded.settings
     configure_logs(settings.log_level, pid=os.getpid())
-    with open_target(settings, redis=True, serving=True) as target:
+    with open_target(settings, redis=True, serving=True, making=True) as target:
         text = f"Tallystick serves at {url}"
         if target.embedded:
+            # Keys and what they need are loaded only where there is a demo ledger.
+            from server.process.commands.demo import demo_key, welcome  # noqa: PLC0415
+
             asyncio.run(migrate_target(target, settings))
             text = welcome(url, asyncio.run(demo_key(target.database_url, Path(settings.data_dir))))
         access = open_access(settings, admin, embedded=target.embedded)
@@ -47,13 +50,20 @@ def supervise(
                 # The server runs all the same.
                 log.warning("standard output cannot be written: %s", error)
 
+        keeper = None
+        if target.servers is not None:
+            # A server of others' databases loads no driver for this.
+            from server.process.embedded.keeper import Keeper  # noqa: PLC0415
+
+            keeper = Keeper(target.servers, TIMEOUTS.restart, TIMEOUTS.stable)
+
         async def run() -> str | None:
             end_if_signalled()
             return await supervisor.run(
                 child_values(loaded, target, supervisor.size, access.token),
                 lambda: child_values(reload(), target, supervisor.size, access.token),
                 started,
-                target.processes,
+                keeper,
             )
 
         return asyncio.run(run())

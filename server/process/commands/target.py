@@ -1,31 +1,34 @@
 """The database a command works on: the one that is named, or the embedded one, running already or started for it."""
 
-import subprocess
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-from server.process.embedded import EmbeddedError, EmbeddedServers
+from server.process.embedded.errors import EmbeddedError
 from server.settings import Settings
-from server.store.migrations import MigrationChangedError, migrate
-from server.store.postgres import Database
+
+if TYPE_CHECKING:
+    from server.process.embedded.servers import EmbeddedServers
+    from server.store.postgres import Database
 
 # What a command does on a database, once its words have been understood; it returns the exit code.
-Action = Callable[[Database], Awaitable[int]]
+Action = Callable[["Database"], Awaitable[int]]
 
 
 class Target(NamedTuple):
-    """Addresses of the servers, whether they are the embedded ones, and the processes that were started for this."""
+    """Addresses of the servers, whether PostgreSQL is the embedded one, and the embedded servers if there are any."""
 
     database_url: str
     redis_url: str | None
     embedded: bool
-    processes: "tuple[subprocess.Popen[bytes], ...]" = ()
+    servers: "EmbeddedServers | None" = None
 
 
 @contextmanager
-def open_target(settings: Settings, *, redis: bool = False, serving: bool = False) -> Iterator[Target]:
+def open_target(
+    settings: Settings, *, redis: bool = False, serving: bool = False, making: bool = False
+) -> Iterator[Target]:
     """
     Give the servers that the settings name; embedded servers that are started here are stopped afterwards.
 
@@ -34,8 +37,10 @@ def open_target(settings: Settings, *, redis: bool = False, serving: bool = Fals
 
         serving: Whether the embedded servers must not end before this process does.
 
+        making: Whether an embedded PostgreSQL may be made: a command that reads would find an empty one in order.
+
     Raises:
-        EmbeddedError: An embedded server cannot be started, or another process serves with it.
+        EmbeddedError: An embedded server cannot be started, another process serves with it, or there is no ledger.
     """
     start_postgres = settings.database_url is None
     start_redis = redis and settings.redis_url is None
@@ -43,13 +48,56 @@ def open_target(settings: Settings, *, redis: bool = False, serving: bool = Fals
         assert settings.database_url is not None, "otherwise Postgres would be started"
         yield Target(settings.database_url, settings.redis_url, embedded=False)
         return
+    # `serve` on servers that are named loads neither these nor the driver.
+    from server.process.embedded.servers import EmbeddedServers  # noqa: PLC0415
+
     with EmbeddedServers.open(
-        Path(settings.data_dir), postgres=start_postgres, redis=start_redis, serving=serving
+        Path(settings.data_dir),
+        postgres=start_postgres,
+        redis=start_redis,
+        serving=serving,
+        making=making or not start_postgres,
     ) as servers:
         database_url = settings.database_url or servers.database_url
         assert database_url is not None, "one of the two was started or given"
         redis_url = settings.redis_url or servers.redis_url
-        yield Target(database_url, redis_url, embedded=start_postgres, processes=servers.processes)
+        yield Target(database_url, redis_url, embedded=start_postgres, servers=servers)
+
+
+class Stores(NamedTuple):
+    """Addresses of PostgreSQL and Redis, or why one of them is not there."""
+
+    postgres: str | EmbeddedError
+    redis: str | EmbeddedError
+
+
+@contextmanager
+def open_stores(settings: Settings) -> Iterator[Stores]:
+    """
+    Give what there is of the servers that the settings name.
+
+    Embedded servers are started where no process serves with them, and stopped afterwards; nothing is made where there
+    is no ledger.
+    """
+    from server.process.embedded.servers import EmbeddedServers  # noqa: PLC0415
+
+    making = settings.database_url is not None
+    with ExitStack() as stack:
+
+        def opened(*, postgres: bool) -> str | EmbeddedError:
+            try:
+                servers = stack.enter_context(
+                    EmbeddedServers.open(
+                        Path(settings.data_dir), postgres=postgres, redis=not postgres, making=making, patient=False
+                    )
+                )
+            except EmbeddedError as error:
+                return error
+            address = servers.database_url if postgres else servers.redis_url
+            assert address is not None, "it was asked for"
+            return address
+
+        yield Stores(settings.database_url or opened(postgres=True), settings.redis_url or opened(postgres=False))
 
 
 async def migrate_target(target: Target, settings: Settings) -> list[str]:
@@ -60,6 +108,8 @@ async def migrate_target(target: Target, settings: Settings) -> list[str]:
         EmbeddedError: The embedded data were made by another program than a released one.
         MigrationError, StoreUnavailableError, DatabaseError: As `migrate`.
     """
+    from server.store.migrations import MigrationChangedError, migrate  # noqa: PLC0415
+
     try:
         return await migrate(target.database_url)
     except MigrationChangedError as error:

@@ -56,7 +56,8 @@ class Guard:
             answer = refusal(429, "Too many wrong tokens came. Wait a minute.")
             answer.headers["Retry-After"] = str(round(FAILURES_SECONDS))
             return answer
-        answer = refusal(401, "This needs the token of the console, which `tallystick serve` printed.")
+        wrong = "The token is wrong. " if is_bearer and token else ""
+        answer = refusal(401, f"{wrong}This needs the token of the console, which `tallystick serve` printed.")
         answer.headers["WWW-Authenticate"] = "Bearer"
         return answer
 

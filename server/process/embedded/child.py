@@ -6,6 +6,7 @@ import os
 import platform
 import signal
 import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -18,6 +19,9 @@ PR_SET_PDEATHSIG = 1
 # Enough for the cause of a failed start and its hint, little enough to read in a terminal.
 TAIL_LINES = 8
 TAIL_BYTES = 16_384
+
+# `ps` reads one line about one process.
+PS_SECONDS = 5.0
 
 # The only variables the servers get: no PG* variable may steer them, no secret may reach them.
 PASSED_ON = ("PATH", "TMPDIR", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH")
@@ -95,9 +99,24 @@ def stop(process: subprocess.Popen[bytes], steps: Sequence[tuple[str, float]]) -
             return
 
 
-def tail(path: Path) -> str:
-    """The last lines of a log, or nothing when it cannot be read."""
+def command_line(pid: int) -> str:
+    """Return the command line of a process; empty when there is none."""
     try:
+        if sys.platform == "linux":
+            text = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ")
+        else:
+            command = ["ps", "-ww", "-o", "command=", "-p", str(pid)]
+            text = subprocess.run(command, capture_output=True, timeout=PS_SECONDS, check=False).stdout
+    except (OSError, subprocess.SubprocessError):
+        return ""
+    return os.fsdecode(text)
+
+
+def tail(path: Path, since: float = 0.0) -> str:
+    """The last lines of a log, or nothing when it cannot be read or was not written to since then."""
+    try:
+        if path.stat().st_mtime < since:
+            return ""
         with path.open("rb") as file:
             file.seek(max(0, path.stat().st_size - TAIL_BYTES))
             text = file.read(TAIL_BYTES).decode("utf-8", "replace")

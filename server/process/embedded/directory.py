@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from .account import Account, account_for, is_reachable, reaching
-from .errors import EmbeddedError
+from .errors import EmbeddedError, LockedError
 
 if sys.platform != "win32":
     import fcntl
@@ -71,18 +71,23 @@ class DataDirectory:
         """What the servers write down."""
         return self.path / "logs"
 
+    @property
+    def is_marked(self) -> bool:
+        """Whether it is ours already."""
+        return (self.path / MARKER).exists()
+
     @contextlib.contextmanager
-    def locked(self) -> Iterator[None]:
-        """Hold the directory while servers are looked for, started or stopped."""
+    def locked(self, seconds: float = LOCK_SECONDS) -> Iterator[None]:
+        """Hold the directory while servers are looked for, started or stopped; wait for it so long."""
         lock = self.open_lock(LOCK)
         try:
-            deadline = time.monotonic() + LOCK_SECONDS
+            deadline = time.monotonic() + seconds
             while not try_lock(lock):
-                if time.monotonic() > deadline:
+                if time.monotonic() >= deadline:
                     holder = os.pread(lock, 20, 0).decode("ascii", "replace").strip()
-                    raise EmbeddedError(
+                    raise LockedError(
                         f"Process {holder} has been starting or stopping the servers of "
-                        f"{self.path} for {LOCK_SECONDS:.0f} seconds. End it and try again."
+                        f"{self.path} for {seconds:.0f} seconds. End it and try again."
                     )
                 time.sleep(LOCK_POLL_SECONDS)
             os.pwrite(lock, b"%-20d" % os.getpid(), 0)
@@ -114,7 +119,7 @@ class DataDirectory:
     def adopt(self) -> None:
         """Mark the directory as ours and make its parts; only while it is locked."""
         self._refuse_foreign_files()
-        if not (self.path / MARKER).exists():
+        if not self.is_marked:
             os.chmod(self.path, PRIVATE)
             if self.account.foreign:
                 os.chown(self.path, self.account.uid, self.account.gid)
@@ -145,7 +150,7 @@ class DataDirectory:
     def _refuse_foreign_files(self) -> None:
         # The marker is checked last: a process that races us writes it before any other file.
         names = set(os.listdir(self.path)) - HARMLESS
-        if names and not (self.path / MARKER).exists():
+        if names and not self.is_marked:
             raise EmbeddedError(
                 f"{self.path} holds files that are not Tallystick's, such as {min(names)}. Name an "
                 "empty or a new directory with --data-dir."

@@ -1,5 +1,6 @@
 """The error of this package, and its texts for errors of the operating system."""
 
+import contextlib
 import errno
 import shutil
 from pathlib import Path
@@ -7,6 +8,14 @@ from pathlib import Path
 
 class EmbeddedError(Exception):
     """An embedded server cannot be used; the message says what is wrong and what to do."""
+
+
+class LockedError(EmbeddedError):
+    """Another process starts or stops the servers."""
+
+
+class NotRunningError(EmbeddedError):
+    """A server does not run that another process has to start."""
 
 
 # How the C library words ENOSPC, EDQUOT and EFBIG, and PostgreSQL a write that was cut short; the
@@ -29,12 +38,31 @@ def disk_full(path: Path) -> EmbeddedError:
     )
 
 
+def no_ledger(path: Path) -> EmbeddedError:
+    """The error for a data directory in which nothing was ever made."""
+    return EmbeddedError(
+        f"There is no ledger in {path.resolve()}: name its folder with --data-dir, or make one there with `tallystick "
+        "migrate`."
+    )
+
+
 def failure(what: str, output: str, path: Path) -> EmbeddedError:
     """The error for a server that did not start, with its last lines of output."""
-    # A full disk may have no room for the message about it.
-    if any(text in output for text in DISK_FULL_TEXTS) or shutil.disk_usage(path).free < START_BYTES_MIN:
-        return disk_full(path)
-    return EmbeddedError(f"{what}. Its last words were:\n{output or '(nothing)'}")
+    return disk_full(path) if _is_full(output, path) else EmbeddedError(f"{what}. {cause(output, path)}")
+
+
+def cause(output: str, path: Path) -> str:
+    """Say why a server ended, by its last lines of output."""
+    return str(disk_full(path)) if _is_full(output, path) else f"Its last words were:\n{output or '(nothing)'}"
+
+
+def _is_full(output: str, path: Path) -> bool:
+    if any(text in output for text in DISK_FULL_TEXTS):
+        return True
+    # A full disk may have no room for the message about it. The directory may be gone.
+    with contextlib.suppress(OSError):
+        return shutil.disk_usage(path).free < START_BYTES_MIN
+    return False
 
 
 def explain(error: OSError, path: Path) -> EmbeddedError:

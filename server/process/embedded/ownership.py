@@ -2,6 +2,7 @@
 
 import os
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from .directory import OWNER, DataDirectory, try_lock, unlock
@@ -12,6 +13,8 @@ COMMAND_SECONDS = 60.0
 POLL_SECONDS = 0.02
 
 SERVES, COMMAND = b"serve", b"command"
+# Bytes of what the owner notes: its process, which of the two it is, and the servers.
+NOTES_BYTES = 50
 
 
 @dataclass(frozen=True)
@@ -26,14 +29,36 @@ class Ownership:
         os.close(self.descriptor)
 
 
-def own(directory: DataDirectory, *, serving: bool) -> Ownership | None:
-    """Become the owner, or return None if another process is; only while the directory is locked."""
+@dataclass(frozen=True)
+class Owner:
+    """Another process, whether it serves, and the servers that it needs."""
+
+    pid: int
+    serves: bool
+    servers: tuple[str, ...]
+
+
+def own(directory: DataDirectory, servers: Sequence[str], *, serving: bool) -> Ownership | None:
+    """Become the owner of these servers, or return None if another process is; only while the directory is locked."""
     descriptor = directory.open_lock(OWNER)
     if not try_lock(descriptor):
         os.close(descriptor)
         return None
-    os.pwrite(descriptor, b"%-20d%-10b" % (os.getpid(), SERVES if serving else COMMAND), 0)
+    role = SERVES if serving else COMMAND
+    os.pwrite(descriptor, b"%-20d%-10b%-20b" % (os.getpid(), role, " ".join(servers).encode()), 0)
     return Ownership(descriptor)
+
+
+def owner_of(directory: DataDirectory) -> Owner:
+    """Return the owner that `own` has just met."""
+    descriptor = directory.open_lock(OWNER)
+    try:
+        noted = os.pread(descriptor, NOTES_BYTES, 0).decode("ascii", "replace").split()
+    finally:
+        os.close(descriptor)
+    pid = int(noted[0]) if noted and noted[0].isdigit() else 0
+    # Children of a killed process may hold its lock for a moment.
+    return Owner(pid, noted[1:2] == [SERVES.decode()] and _is_alive(pid), tuple(noted[2:]))
 
 
 def wait_for_owner(directory: DataDirectory, deadline: float) -> None:
@@ -43,21 +68,16 @@ def wait_for_owner(directory: DataDirectory, deadline: float) -> None:
     Raises:
         EmbeddedError: The owner serves, or the command has not ended by *deadline*.
     """
-    descriptor = directory.open_lock(OWNER)
-    try:
-        noted = os.pread(descriptor, 30, 0).decode("ascii", "replace").split()
-    finally:
-        os.close(descriptor)
-    pid = int(noted[0]) if noted and noted[0].isdigit() else 0
-    # Children of a killed process may hold its lock for a moment.
-    if noted[1:] == [SERVES.decode()] and _is_alive(pid):
+    owner = owner_of(directory)
+    if owner.serves:
         raise EmbeddedError(
-            f"Process {pid} serves from {directory.path} already. End it first, or name another directory with "
+            f"Process {owner.pid} serves from {directory.path} already. End it first, or name another directory with "
             "--data-dir."
         )
     if time.monotonic() > deadline:
         raise EmbeddedError(
-            f"Process {pid} works on {directory.path} with servers that end when it does. Try again when it is done."
+            f"Process {owner.pid} works on {directory.path} with servers that end when it does. Try again when it is "
+            "done."
         )
     time.sleep(POLL_SECONDS)
 

@@ -7,11 +7,11 @@ import secrets
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 from urllib.parse import quote
 
 import asyncpg
@@ -61,9 +61,6 @@ SILENT_SECONDS = 10.0
 # the server itself needs 5 s of it for a stuck session; SIGKILL is for a frozen server.
 STOP_STEPS = (("SIGINT", 30.0), ("SIGQUIT", 10.0), ("SIGKILL", 5.0))
 
-# `ps` reads one line about one process.
-PS_SECONDS = 5.0
-
 # Copying the template's 8 MB takes 20 ms, and a minute where the disk is busy with others.
 CREATE_SECONDS = 60.0
 
@@ -96,6 +93,8 @@ DISK_FULL = "53100"
 class Postgres:
     """The PostgreSQL of one data directory."""
 
+    name: ClassVar = "PostgreSQL"
+
     directory: DataDirectory
     sockets: Path
 
@@ -121,9 +120,7 @@ class Postgres:
             pid = self._noted_pid()
             if trouble is None and pid is not None:
                 return pid
-            if isinstance(trouble, (FileNotFoundError, ConnectionRefusedError)) and (
-                pid is None or not self._is_ours(pid)
-            ):
+            if isinstance(trouble, (FileNotFoundError, ConnectionRefusedError)) and self.running() is None:
                 return None
             talks = isinstance(trouble, asyncpg.PostgresError)
             if time.monotonic() - began > (START_SECONDS if talks else SILENT_SECONDS):
@@ -132,6 +129,11 @@ class Postgres:
                     f"connections: {trouble}. End that process and try again."
                 )
             time.sleep(POLL_SECONDS)
+
+    def running(self) -> int | None:
+        """Return the pid of the server if it runs, whether or not it takes connections."""
+        pid = self._noted_pid()
+        return None if pid is None or not self._is_ours(pid) else pid
 
     def start(self) -> "subprocess.Popen[bytes]":
         """Start the server, making its files at the first time; it takes connections a moment later: see `wait`."""
@@ -150,12 +152,21 @@ class Postgres:
                     if self.passfile.exists():
                         return process
                     self._set_password()
-                    child.stop(process, STOP_STEPS)
+                    self.stop(process)
             except BaseException:
-                child.stop(process, STOP_STEPS)
+                self.stop(process)
                 raise
             time.sleep(ORPHANS_PAUSE_SECONDS)
             process = self._spawn()
+
+    def stop(self, process: "subprocess.Popen[bytes]") -> None:
+        """Stop a server that was started here."""
+        child.stop(process, STOP_STEPS)
+
+    def last_words(self, since: float) -> str:
+        """Return the last lines of the server: of its output, then of its own log."""
+        logs = [self._output, *self.directory.logs.glob("postgres-???.log")]
+        return "\n".join(filter(None, (child.tail(log, since) for log in logs)))
 
     def _spawn(self) -> "subprocess.Popen[bytes]":
         self._remove_leftovers()
@@ -229,13 +240,13 @@ class Postgres:
                 return True
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(POLL_SECONDS)
-                output = self._last_output(since)
+                output = self.last_words(since)
                 if ORPHANS_TEXT in output and time.monotonic() < deadline:
                     return False
                 raise failure("PostgreSQL ended while it started", output, self.directory.path)
             if time.monotonic() > deadline:
                 what = f"PostgreSQL does not answer after {START_SECONDS:.0f} seconds: {trouble}"
-                raise failure(what, self._last_output(since), self.directory.path)
+                raise failure(what, self.last_words(since), self.directory.path)
 
     def _initdb(self) -> None:
         # Made under another name and renamed when complete: a process killed half-way leaves no incomplete cluster.
@@ -289,7 +300,7 @@ class Postgres:
 
     def _is_ours(self, pid: int) -> bool:
         """Whether that process is a postgres that was given our directory."""
-        return f"postgres -D {self.directory.cluster} --" in _command_line(pid)
+        return f"postgres -D {self.directory.cluster} --" in child.command_line(pid)
 
     def _remove_leftovers(self) -> None:
         """Remove what a crash left behind; only after `find` found no server."""
@@ -311,12 +322,6 @@ class Postgres:
             if log.lstat().st_size > LOG_BYTES_MAX:
                 log.unlink(missing_ok=True)
 
-    def _last_output(self, since: float) -> str:
-        """Return the last lines of the server: of its output, then of its own log."""
-        logs = [self._output, *self.directory.logs.glob("postgres-???.log")]
-        recent = [log for log in logs if log.exists() and log.stat().st_mtime >= since]
-        return "\n".join(filter(None, map(child.tail, recent)))
-
 
 async def _ask(address: str, sql: str, seconds: float) -> "list[asyncpg.Record]":
     try:
@@ -327,16 +332,3 @@ async def _ask(address: str, sql: str, seconds: float) -> "list[asyncpg.Record]"
             await connection.close(timeout=seconds)
     except TimeoutError:
         raise TimeoutError(f"it does not answer in {seconds:.0f} seconds") from None
-
-
-def _command_line(pid: int) -> str:
-    """Return the command line of a process; empty when there is none."""
-    try:
-        if sys.platform == "linux":
-            text = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ")
-        else:
-            command = ["ps", "-ww", "-o", "command=", "-p", str(pid)]
-            text = subprocess.run(command, capture_output=True, timeout=PS_SECONDS, check=False).stdout
-    except (OSError, subprocess.SubprocessError):
-        return ""
-    return os.fsdecode(text)

@@ -6,13 +6,21 @@ import subprocess
 import time
 from pathlib import Path
 from types import TracebackType
+from typing import Final, Literal
 from urllib.parse import quote
 
-from . import child, postgres, valkey
+from . import postgres, valkey
 from .binaries import postgres_bin, valkey_bin
 from .directory import DataDirectory
-from .errors import EmbeddedError, explain
-from .ownership import COMMAND_SECONDS, Ownership, own, wait_for_owner
+from .errors import EmbeddedError, NotRunningError, explain, no_ledger
+from .kept import Kept
+from .ownership import COMMAND_SECONDS, Ownership, own, owner_of, wait_for_owner
+
+Kind = Literal["postgres", "redis"]
+
+# Seconds for which a command waits for a server that the owner of the directory starts again: longer than its pauses.
+AGAIN_SECONDS = 15.0
+AGAIN_POLL_SECONDS: Final = 0.1
 
 
 class EmbeddedServers:
@@ -26,28 +34,35 @@ class EmbeddedServers:
     def __init__(self) -> None:
         self.database_url: str | None = None
         self.redis_url: str | None = None
-        self.postgres_pid: int | None = None
-        self.redis_pid: int | None = None
+        # Those in use, in the order of their starts.
+        self.kept: dict[Kind, Kept] = {}
         self._directory: DataDirectory | None = None
-        self._postgres: subprocess.Popen[bytes] | None = None
-        self._valkey: subprocess.Popen[bytes] | None = None
-        self._cache: valkey.Valkey | None = None
         self._ownership: Ownership | None = None
         self._opened_by = os.getpid()
 
     @classmethod
     def open(
-        cls, data_dir: Path, *, postgres: bool = True, redis: bool = True, serving: bool = False
+        cls,
+        data_dir: Path,
+        *,
+        postgres: bool = True,
+        redis: bool = True,
+        serving: bool = False,
+        making: bool = True,
+        patient: bool = True,
     ) -> "EmbeddedServers":
         """
         Find or start the servers of `data_dir`; to be called from the main thread.
 
         A process that is `serving` never uses servers that end with another process: it waits for a command to end,
-        and raises an error when another process serves.
+        and raises an error when another process serves. Beside a process that serves, nobody else starts the servers
+        that it keeps: who is `patient` waits until it has started them again.
+
+        Without `making`, nothing is made where there is no ledger.
         """
         servers = cls()
         try:
-            servers._open(data_dir, postgres, redis, serving)
+            servers._open(data_dir, postgres, redis, serving=serving, making=making, patient=patient)
         except OSError as error:
             servers.close()
             raise explain(error, data_dir) from error
@@ -57,14 +72,44 @@ class EmbeddedServers:
         return servers
 
     @property
+    def postgres_pid(self) -> int | None:
+        """The process of PostgreSQL, if it is in use."""
+        return self.kept["postgres"].pid if "postgres" in self.kept else None
+
+    @property
+    def redis_pid(self) -> int | None:
+        """The process of Valkey, if it is in use."""
+        return self.kept["redis"].pid if "redis" in self.kept else None
+
+    @property
     def started(self) -> bool:
         """Whether at least one server is a child of this object."""
-        return self._postgres is not None or self._valkey is not None
+        return bool(self.processes)
 
     @property
     def processes(self) -> "tuple[subprocess.Popen[bytes], ...]":
         """The servers that are children of this object."""
-        return tuple(process for process in (self._postgres, self._valkey) if process is not None)
+        return tuple(kept.process for kept in self.kept.values() if kept.process is not None)
+
+    def start_again(self, kept: Kept) -> None:
+        """
+        Start one that has ended, or find that somebody else has; it takes connections later, or ends.
+
+        To be called from the thread that has opened this object.
+
+        Raises:
+            LockedError: Another process looks for servers or stops them.
+            EmbeddedError: It cannot be started.
+        """
+        assert self._directory is not None, "it was opened"
+        try:
+            with self._directory.locked(0):
+                if kept is self.kept.get("postgres") and not self._directory.cluster.exists():
+                    # An empty one in its place would be taken for the ledger.
+                    raise no_ledger(self._directory.path)
+                kept.start()
+        except OSError as error:
+            raise explain(error, self._directory.path) from error
 
     def close(self) -> None:
         """Stop what was started here; a second call does nothing."""
@@ -77,13 +122,11 @@ class EmbeddedServers:
                 # directory is gone or stuck, they are stopped all the same.
                 with contextlib.suppress(EmbeddedError, OSError):
                     stack.enter_context(self._directory.locked())
-            if self._valkey is not None and self._cache is not None:
-                self._cache.stop(self._valkey)
-            if self._postgres is not None:
-                child.stop(self._postgres, postgres.STOP_STEPS)
+            for kept in reversed(self.kept.values()):
+                kept.stop()
             if self._ownership is not None:
                 self._ownership.release()
-        self._postgres = self._valkey = self._ownership = None
+        self._ownership = None
 
     def __enter__(self) -> "EmbeddedServers":
         return self
@@ -96,43 +139,66 @@ class EmbeddedServers:
     ) -> None:
         self.close()
 
-    def _open(self, data_dir: Path, with_postgres: bool, with_redis: bool, serving: bool) -> None:
+    def _open(
+        self, data_dir: Path, with_postgres: bool, with_redis: bool, *, serving: bool, making: bool, patient: bool
+    ) -> None:
+        if not (making or data_dir.exists()):
+            raise no_ledger(data_dir)
         # Checked before anything is made: a missing package leaves no directory behind.
         programs = [postgres_bin("postgres")] if with_postgres else []
         programs += [valkey_bin()] if with_redis else []
         directory = self._directory = DataDirectory.prepare(data_dir, *programs)
-        deadline = time.monotonic() + COMMAND_SECONDS
+        if not (making or directory.is_marked):
+            raise no_ledger(data_dir)
+        needed: dict[Kind, bool] = {"postgres": with_postgres, "redis": with_redis}
+        wanted = [kind for kind, is_needed in needed.items() if is_needed]
+        began = time.monotonic()
         while True:
             with directory.locked():
+                if with_postgres and not (making or directory.cluster.exists()):
+                    raise no_ledger(data_dir)
                 directory.adopt()
-                self._ownership = own(directory, serving=serving)
+                self._ownership = own(directory, wanted, serving=serving)
                 if self._ownership is not None or not serving:
-                    self._find_or_start(directory, with_postgres, with_redis)
+                    absent = self._find_or_start(directory, wanted)
                     if not (self.started or serving) and self._ownership is not None:
                         self._ownership.release()
                         self._ownership = None
-                    return
-            # Not while the directory is locked: the owner locks it before it ends.
-            wait_for_owner(directory, deadline)
+                    if absent is None:
+                        return
+                    if not patient or time.monotonic() > began + AGAIN_SECONDS:
+                        raise absent
+            # Not while the directory is locked: the owner locks it before it ends, or starts a server again.
+            if serving:
+                wait_for_owner(directory, began + COMMAND_SECONDS)
+            else:
+                time.sleep(AGAIN_POLL_SECONDS)
 
-    def _find_or_start(self, directory: DataDirectory, with_postgres: bool, with_redis: bool) -> None:
+    def _find_or_start(self, directory: DataDirectory, wanted: list[Kind]) -> NotRunningError | None:
+        """Return the error for one that another process has to start, or None when all run."""
         sockets = directory.sockets()
         database = postgres.Postgres(directory, sockets)
-        cache = self._cache = valkey.Valkey(directory, sockets)
-        if with_postgres:
-            self.postgres_pid = database.find()
-            if self.postgres_pid is None:
-                self._postgres = database.start()
-        if with_redis:
-            self.redis_pid = cache.find()
-            if self.redis_pid is None:
-                self._valkey = cache.start()
-        # Both start at the same time, and PostgreSQL takes longer.
-        if self._valkey is not None:
-            cache.wait(self._valkey)
-            self.redis_pid = self._valkey.pid
-        if self._postgres is not None:
-            self._postgres = database.wait(self._postgres)
-            self.postgres_pid = self._postgres.pid
-        self.database_url = database.url if with_postgres else None
-        self.redis_url = f"unix://{quote(str(cache.socket))}" if with_redis else None
+        cache = valkey.Valkey(directory, sockets)
+        owner = None if self._ownership is not None else owner_of(directory)
+        programs: dict[Kind, postgres.Postgres | valkey.Valkey] = {"postgres": database, "redis": cache}
+        missing: list[Kind] = []
+        for kind in wanted:
+            kept = Kept(programs[kind])
+            if kept.find():
+                self.kept[kind] = kept
+            elif owner is not None and owner.serves and kind in owner.servers:
+                return NotRunningError(
+                    f"Process {owner.pid} serves from {directory.path}, and its {kept.name} does not run: the log of "
+                    "that process says why. It goes on trying to start it."
+                )
+            else:
+                missing.append(kind)
+        # All start at the same time, and PostgreSQL takes longer.
+        for kind in missing:
+            self.kept[kind] = Kept(programs[kind])
+            self.kept[kind].start()
+        for kind in reversed(missing):
+            self.kept[kind].wait()
+        self.database_url = database.url if "postgres" in wanted else None
+        self.redis_url = f"unix://{quote(str(cache.socket))}" if "redis" in wanted else None
+        return None

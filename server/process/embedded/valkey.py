@@ -6,6 +6,7 @@ import subprocess
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 from . import child
 from .binaries import valkey_bin
@@ -51,6 +52,8 @@ class NotAnsweringError(Exception):
 class Valkey:
     """The Valkey of one data directory."""
 
+    name: ClassVar = "Valkey"
+
     directory: DataDirectory
     sockets: Path
 
@@ -69,11 +72,17 @@ class Valkey:
             except NotAnsweringError as trouble:
                 if time.monotonic() > deadline:
                     raise EmbeddedError(
-                        f"The Valkey of {self.directory.path} (process {self._noted_pid()}) does "
+                        f"The Valkey of {self.directory.path} (process {self._noted_pid() or 'unknown'}) does "
                         f"not answer: {trouble}. End that process and try again."
                     ) from trouble
             time.sleep(POLL_SECONDS)
         return None
+
+    def running(self) -> int | None:
+        """Return the pid of the server if it runs, whether or not it answers."""
+        pid = self._noted_pid()
+        # It calls itself by the place where it listens.
+        return None if pid is None or str(self.socket) not in child.command_line(pid) else pid
 
     def start(self) -> "subprocess.Popen[bytes]":
         """Start the server, which takes connections a moment later: see `wait`."""
@@ -88,13 +97,13 @@ class Valkey:
             death_signal=signal.SIGKILL,
         )
 
-    def wait(self, process: "subprocess.Popen[bytes]") -> None:
-        """Return when a server just started takes connections."""
+    def wait(self, process: "subprocess.Popen[bytes]") -> "subprocess.Popen[bytes]":
+        """Return a server just started when it takes connections."""
         deadline = time.monotonic() + START_SECONDS
         while True:
             with contextlib.suppress(ConnectionRefusedError, NotAnsweringError):
                 self._ask()
-                return
+                return process
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(POLL_SECONDS)
                 raise failure("Valkey ended while it started", child.tail(self._output), self.directory.path)
@@ -108,14 +117,18 @@ class Valkey:
         with contextlib.suppress(OSError):
             self.socket.unlink()
 
+    def last_words(self, since: float) -> str:
+        """Return the last lines of the server."""
+        return child.tail(self._output, since)
+
     @property
     def _output(self) -> Path:
         return self.directory.logs / "valkey.log"
 
-    def _noted_pid(self) -> str:
-        with contextlib.suppress(OSError):
-            return (self.sockets / PID_FILE).read_text().strip()
-        return "unknown"
+    def _noted_pid(self) -> int | None:
+        with contextlib.suppress(OSError, ValueError):
+            return int((self.sockets / PID_FILE).read_text())
+        return None
 
     def _ask(self) -> int:
         """

@@ -1,10 +1,10 @@
 -- One round trip for all requests that wait, whatever their API keys: take tokens, then look up what each request needs.
 --
 -- KEYS: the buckets, each once, then one key for each request that looks something up.
--- ARGV: prefix of lease tokens; life of a lease in milliseconds; number of buckets; for each bucket refill, price and
--- capacity; then the requests in the order in which they came. Neighbours of one API key go together: number of its
--- buckets, their places among KEYS, number of requests, and for each its cost and what it looks up: 0 nothing,
--- 1 a snapshot, 2 a replay.
+-- ARGV: prefix of lease tokens; life of a lease in milliseconds; numbers, as one array of MessagePack, since each
+-- argument costs more than what it says: how many buckets; for each refill, price and capacity; then the requests in the
+-- order in which they came. Neighbours of one API key go together: number of its buckets, their places among KEYS, number
+-- of requests, and for each its cost and what it looks up: 0 nothing, 1 a snapshot, 2 a replay.
 --
 -- A bucket counts units: `refill` of them come in each microsecond, a token costs `price` of them and `capacity` of
 -- them fit in. All are whole numbers below 2^53, so no rate drifts. State: "units:microseconds of the server:price".
@@ -13,16 +13,18 @@
 -- narrowest bucket, and what was found: nil, a value, or for snapshots "G<token>" (nothing there, the lease is now
 -- the caller's) or "L..." (somebody else's lease); for a request that is not admitted, the number of the bucket that
 -- it waits for longest.
-local token, lease, bucket_count = ARGV[1], ARGV[2], tonumber(ARGV[3])
+local token, lease = ARGV[1], ARGV[2]
+local numbers = cmsgpack.unpack(ARGV[3])
+local bucket_count = numbers[1]
 local clock = redis.call('TIME')
 local now = clock[1] * 1000000 + clock[2]
 -- MGET, since it finds nothing where a value is no string: what somebody has put in one place is no error for all.
 local values = redis.call('MGET', unpack(KEYS))
 local refill, price, capacity, units, changed = {}, {}, {}, {}, {}
 for b = 1, bucket_count do
-  refill[b] = tonumber(ARGV[3 * b + 1])
-  price[b] = tonumber(ARGV[3 * b + 2])
-  capacity[b] = tonumber(ARGV[3 * b + 3])
+  refill[b] = numbers[3 * b - 1]
+  price[b] = numbers[3 * b]
+  capacity[b] = numbers[3 * b + 1]
   units[b] = capacity[b]
   local held, since, old_price
   if values[b] then held, since, old_price = string.match(values[b], '^(%d+):(%d+):(%d+)$') end
@@ -42,23 +44,23 @@ for b = 1, bucket_count do
   end
 end
 
-local argument = 3 * bucket_count + 4
+local argument = 3 * bucket_count + 2
 local key = bucket_count
 local reply = {}
 local number = 0
 -- Leases given here, by the key of the snapshot.
 local leases = {}
 local places = {}
-while argument <= #ARGV do
-  local count = tonumber(ARGV[argument])
-  for n = 1, count do places[n] = tonumber(ARGV[argument + n]) end
+while argument <= #numbers do
+  local count = numbers[argument]
+  for n = 1, count do places[n] = numbers[argument + n] end
   argument = argument + count + 1
-  local requests = tonumber(ARGV[argument])
+  local requests = numbers[argument]
   argument = argument + 1
   for _ = 1, requests do
     number = number + 1
-    local cost = tonumber(ARGV[argument])
-    local kind = ARGV[argument + 1]
+    local cost = numbers[argument]
+    local kind = numbers[argument + 1]
     argument = argument + 2
     local wait = 0
     local waits_for = 0
@@ -79,11 +81,11 @@ while argument <= #ARGV do
       end
     end
     local found = false
-    if kind ~= '0' then key = key + 1 end
+    if kind ~= 0 then key = key + 1 end
     if wait == 0 then
-      if kind ~= '0' then
+      if kind ~= 0 then
         found = values[key]
-        if not found and kind == '1' then
+        if not found and kind == 1 then
           found = leases[KEYS[key]]
           if not found then
             leases[KEYS[key]] = 'L' .. token .. number .. ':0'

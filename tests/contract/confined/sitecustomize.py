@@ -10,8 +10,8 @@ from typing import Any
 
 from server.events.pages import Page
 from server.events.webhooks import addresses
+from server.http.feed_reading import Reading
 from server.http.handlers import event_streams, events
-from server.http.reading import Reading
 
 _waited = events._waited
 _look_up = socket.getaddrinfo

@@ -21,7 +21,8 @@ export function takeToken() {
   return hasToken();
 }
 
-export const keepToken = (token) => sessionStorage.setItem(STORED, token);
+// A header takes no other signs, and no token has them.
+export const keepToken = (token) => sessionStorage.setItem(STORED, token.replace(/[^\x21-\x7e]/g, "?"));
 export const dropToken = () => sessionStorage.removeItem(STORED);
 export const hasToken = () => sessionStorage.getItem(STORED) !== null;
 

@@ -29,7 +29,7 @@ function signIn(error) {
     h("h1", {}, "Console"),
     h("p", { class: "note" }, "It opens with the token that ", h("code", {}, "tallystick serve"), " printed when it started, or that is set as ", h("code", {}, "console_token"), "."),
     error ? problem(error) : null,
-    field("Token", "token", { type: "password", required: true, minlength: 32 }),
+    field("Token", "token", { type: "password", required: true }),
     h("div", { class: "buttons" }, h("button", { type: "submit", class: "main" }, "Open")));
   form.addEventListener("submit", (event) => {
     event.preventDefault();

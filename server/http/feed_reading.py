@@ -9,7 +9,7 @@ from server.events.heads import Chosen, Heads
 from server.events.pages import Page, Pages
 from server.gate.keys import Authenticator
 from server.http.call import Call
-from server.http.problems import Problem
+from server.http.problems import not_reached
 from server.http.wire.departures import Departures
 
 
@@ -122,6 +122,6 @@ class Reading:
     async def _read(self, read: Callable[[int, int, int, Chosen], Awaitable[Page]]) -> Page:
         page = await read(self._call.ledger_id, self.after, self._limit, self._chosen)
         if page.head < self.after:
-            raise Problem("position_not_reached", f"The newest position of this ledger is {page.head}.")
+            raise not_reached(page.head)
         self.after = page.next_after
         return page

@@ -1,4 +1,4 @@
-"""Expiries: the rows that end holds that were due, posted by the service itself."""
+"""Requests for expiries, the rows that end holds that are due. `background/hold_sweeper.py` posts them."""
 
 from hashlib import sha256
 from uuid import UUID
