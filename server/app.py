@@ -140,7 +140,7 @@ async def create_app(settings: Settings, workers: int = 1) -> AsyncIterator[App]
             IntegrityHandlers(Rounds(database)),
             LedgerHandlers(Summaries(database)),
             WebhookHandlers(endpoints, destinations),
-            ApiKeyHandlers(database, defaults.key),
+            ApiKeyHandlers(database, defaults),
             HealthHandlers(readiness),
             PageHandlers(openapi.document),
             ReferenceHandlers(Downloads()),

@@ -13,6 +13,7 @@ from tallystick_client.answers import (
     EventPage,
     Hold,
     PastBalance,
+    Posted,
     Problem,
     Results,
     Statement,
@@ -22,6 +23,7 @@ from tallystick_client.answers import (
 )
 from tallystick_client.clients import AsyncTallystick, Tallystick
 from tallystick_client.errors import (
+    AddressError,
     OutcomeUnknownError,
     ProblemError,
     RefusedError,
@@ -38,6 +40,7 @@ __all__ = [
     "Account",
     "AccountItem",
     "AccountResult",
+    "AddressError",
     "ApiKey",
     "AsyncTallystick",
     "Conditions",
@@ -53,6 +56,7 @@ __all__ = [
     "Limits",
     "OutcomeUnknownError",
     "PastBalance",
+    "Posted",
     "Problem",
     "ProblemError",
     "RefusedError",

@@ -120,6 +120,17 @@ class Transfer(Answered, frozen=True):
     problem: Problem | None = None
 
 
+class Posted(Transfer, frozen=True):
+    """
+    A transfer as the answer to posting it.
+
+    Attributes:
+        replayed: Whether its key was bound before: by an earlier call, or an attempt of this one whose answer was lost.
+    """
+
+    replayed: bool = False
+
+
 class AccountResult(Answered, frozen=True):
     """What became of an account of `create_many`: it is there, or there is a problem."""
 

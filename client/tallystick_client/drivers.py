@@ -27,6 +27,9 @@ ANSWER_BYTES_MAX = 536_870_912
 # Errors of httpx before anything was sent.
 _NOT_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout)
 
+# How OpenSSL calls an answer that is no TLS.
+_PLAIN = "[SSL: WRONG_VERSION_NUMBER]"
+
 try:
     _VERSION = version("tallystick-client")
 except PackageNotFoundError:
@@ -297,7 +300,8 @@ class AsyncDriver(Driver):
 
 def broken(error: Exception) -> Broken:
     """Return what an error of httpx means."""
-    return Broken(f"{type(error).__name__} {error}".rstrip(), not isinstance(error, _NOT_SENT))
+    reason = f"{type(error).__name__} {error}".rstrip()
+    return Broken(reason, not isinstance(error, _NOT_SENT), plain=_PLAIN in reason)
 
 
 def streams(response: httpx.Response) -> bool:

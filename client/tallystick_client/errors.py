@@ -5,6 +5,7 @@ What calls raise.
     ├── ProblemError          the server said no; its problem says why and what to do
     │   └── RefusedError      the ledger refused it for ever under this key: another attempt needs a new key
     ├── UnavailableError      no answer in time, and nothing was done
+    │   └── AddressError      what answers at the address is no Tallystick server: trying again is no use
     ├── OutcomeUnknownError   no answer in time, and it may have been done: send the same again under the same key
     └── WebhookError          a webhook whose signature does not hold
 """
@@ -89,6 +90,10 @@ class RefusedError(ProblemError):
 
 class UnavailableError(TallystickError):
     """The server could not be reached in time, or did not answer a read; nothing was changed."""
+
+
+class AddressError(UnavailableError):
+    """What answers at the address is no Tallystick server, or speaks no TLS; nothing was changed."""
 
 
 class OutcomeUnknownError(TallystickError):

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from tallystick_client.answers import Event, EventPage
-from tallystick_client.errors import ProblemError, TallystickError, UnavailableError
+from tallystick_client.errors import AddressError, ProblemError, TallystickError, UnavailableError
 from tallystick_client.request import Request
 from tallystick_client.rules import (
     PAUSE_SECONDS,
@@ -201,5 +201,6 @@ def _check(failed: Failed[Any], *, final: bool) -> None:
     """
     error: TallystickError = failed.error
     # What stands between may know no streams, and still let pages through.
-    if not failed.again and (final or not isinstance(error, ProblemError) or error.code):
+    between = isinstance(error, AddressError) or (isinstance(error, ProblemError) and not error.code)
+    if not failed.again and (final or not between):
         raise error

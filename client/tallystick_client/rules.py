@@ -16,8 +16,9 @@ from typing import Any, Generic, NamedTuple, TypeVar
 
 import msgspec
 
-from tallystick_client.answers import Page, Problem, Results, Transfer
+from tallystick_client.answers import Page, Posted, Problem, Results, Transfer
 from tallystick_client.errors import (
+    AddressError,
     OutcomeUnknownError,
     ProblemError,
     RefusedError,
@@ -56,10 +57,11 @@ class Answer(NamedTuple):
 
 
 class Broken(NamedTuple):
-    """No answer, or a part of one; `sent` tells whether the request may have arrived."""
+    """No answer, or a part of one; `sent`: the request may have arrived; `plain`: the server speaks no TLS."""
 
     reason: str
     sent: bool
+    plain: bool = False
 
 
 class Send(NamedTuple):
@@ -144,7 +146,7 @@ class Rules:
             if last.partial is not None:
                 return last.partial
             raise last.error
-        if request.key is not None and request.answer is Transfer:
+        if request.key is not None and request.answer is Posted:
             found = yield from self._attempts(_look_up(request.key), end)
             if isinstance(found, Done):
                 return _bound(request, found.value)
@@ -189,6 +191,8 @@ class Rules:
 def judge(request: Request[T], heard: Answer | Broken) -> Done[T] | Failed[T]:
     """Return what an answer means for a request."""
     writes = request.repeat is not Repeat.READ
+    if isinstance(heard, Broken) and heard.plain:
+        return Failed(AddressError(f"it speaks no TLS: {heard.reason}"))
     if isinstance(heard, Broken):
         return Failed(UnavailableError(heard.reason), again=True, unknown=writes and heard.sent)
     if 200 <= heard.status < 300:
@@ -210,6 +214,9 @@ def _success(request: Request[T], heard: Answer) -> Done[T] | Failed[T]:
     try:
         value = msgspec.json.decode(heard.body, type=request.answer)
     except msgspec.DecodeError as error:
+        kind = heard.headers.get("content-type", "json")
+        if request.repeat is Repeat.READ and "json" not in kind:
+            return Failed(AddressError(f"{request} was answered {heard.status} with {kind}"))
         reason = (
             f"{request} was answered {heard.status} with what is no answer of Tallystick, or a part of one: {error}"
         )
@@ -218,6 +225,8 @@ def _success(request: Request[T], heard: Answer) -> Done[T] | Failed[T]:
         waiting = [item.problem for item in value.results if item.problem and _is_transient(item.problem)]
         if waiting:
             return Failed(ProblemError(waiting[0]), again=True, partial=value)
+    if isinstance(value, Posted):
+        value = msgspec.structs.replace(value, replayed=heard.headers.get("idempotent-replayed") == "true")
     return Done(value)
 
 
@@ -259,7 +268,8 @@ def _bound(request: Request[T], found: Transfer) -> T:
         )
     if found.problem is not None:
         raise RefusedError(found.problem)
-    return found  # type: ignore[return-value]  # T is Transfer: only such requests have a key
+    posted = msgspec.convert(found, Posted, from_attributes=True)
+    return msgspec.structs.replace(posted, replayed=True)  # type: ignore[return-value]  # T is Posted: only such have a key
 
 
 def _differences(request: Request[Any], found: Transfer) -> tuple[str, ...]:

@@ -7,7 +7,7 @@ from typing import Literal
 from msgspec import Struct, field
 
 from tallystick_client.accounts import BULK_SECONDS_MAX, PAGE_ROWS
-from tallystick_client.answers import Page, Results, Transfer, TransferResult
+from tallystick_client.answers import Page, Posted, Results, Transfer, TransferResult
 from tallystick_client.operations import D, Pages, Resource, operation, series
 from tallystick_client.request import Repeat, Request, checked_key, get, members, new_key, segment
 
@@ -84,7 +84,7 @@ class Transfers(Resource[D]):
         description: str | None = None,
         conditions: Conditions | None = None,
         metadata: Mapping[str, str] | None = None,
-    ) -> Request[Transfer]:
+    ) -> Request[Posted]:
         """
         Move an amount, or hold it, exactly once, and return the transfer.
 
@@ -194,7 +194,7 @@ class Transfers(Resource[D]):
         *,
         release_rest: bool = True,
         idempotency_key: str | None = None,
-    ) -> Request[Transfer]:
+    ) -> Request[Posted]:
         """
         Move what a hold reserves, or *amount* of it, and return the capture.
 
@@ -207,7 +207,7 @@ class Transfers(Resource[D]):
         return _post(f"{PATH}/{segment(id)}/capture", body, idempotency_key)
 
     @operation
-    def void(self, id: str, *, idempotency_key: str | None = None) -> Request[Transfer]:  # noqa: A002
+    def void(self, id: str, *, idempotency_key: str | None = None) -> Request[Posted]:  # noqa: A002
         """Release what a hold still reserves, and return the void."""
         return _post(f"{PATH}/{segment(id)}/void", {}, idempotency_key)
 
@@ -218,7 +218,7 @@ class Transfers(Resource[D]):
         amount: int | None = None,
         *,
         idempotency_key: str | None = None,
-    ) -> Request[Transfer]:
+    ) -> Request[Posted]:
         """Move back what a transfer or capture has moved, or *amount* of it, and return the reversal."""
         return _post(f"{PATH}/{segment(id)}/reverse", members(amount=amount), idempotency_key)
 
@@ -232,6 +232,6 @@ class IdempotencyKeys(Resource[D]):
         return get(f"/v1/idempotency-keys/{segment(key)}", Transfer)
 
 
-def _post(path: str, body: Mapping[str, object], key: str | None) -> Request[Transfer]:
+def _post(path: str, body: Mapping[str, object], key: str | None) -> Request[Posted]:
     key = new_key() if key is None else checked_key(key)
-    return Request(method="POST", path=path, answer=Transfer, body=body, key=key, repeat=Repeat.KEYED)
+    return Request(method="POST", path=path, answer=Posted, body=body, key=key, repeat=Repeat.KEYED)

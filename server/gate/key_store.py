@@ -1,6 +1,6 @@
 """API keys as they are kept: made, read, changed, rotated and revoked, for the command line and for administrators."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from datetime import datetime
 from typing import Final, NamedTuple
 
@@ -57,6 +57,20 @@ class KeyLimit(NamedTuple):
             and not Limit(self.quota or default.quota, self.window or default.window, self.burst).exact
         ):
             raise ValueError("the burst is too large for so slow a rate")
+
+    def changed(self, named: Collection[str], to: "KeyLimit") -> "KeyLimit":
+        """Return this with what is *named* as *to* has it."""
+        rate, burst, concurrency = (to if name in named else self for name in ("rate", "burst", "concurrency"))
+        return KeyLimit(rate.quota, rate.window, burst.burst, concurrency.concurrency)
+
+    def exceeds(self, other: "KeyLimit", defaults: Defaults) -> bool:
+        """Return whether it lets a key do in any way more than the *other* does."""
+        new, old = (defaults.limit(limit.quota, limit.window, limit.burst) for limit in (self, other))
+        return (
+            new.quota * old.window > old.quota * new.window
+            or new.burst > old.burst
+            or (self.concurrency or defaults.concurrency) > (other.concurrency or defaults.concurrency)
+        )
 
 
 class KeyRequest(NamedTuple):
@@ -271,6 +285,7 @@ async def change_key(
     *,
     within: Prefixes | None = None,
     default: Limit = SERVICE_LIMIT,
+    check: Callable[[StoredKey], None] | None = None,
 ) -> StoredKey:
     """
     Change a key, in force within five seconds, and return it as it is then.
@@ -279,6 +294,8 @@ async def change_key(
         within: Only a key that is narrowed to these accounts or to some of them.
 
         default: Of keys without a rate of their own.
+
+        check: Is shown the key before it is changed, and raises to keep it as it is.
 
     Raises:
         ValueError: The burst would be too large for the rate.
@@ -292,9 +309,10 @@ async def change_key(
         key = await read_key(database, of_ledger, key_id, within)
         if key.revoked_at is not None:
             raise KeyEndedError
+        if check is not None:
+            check(key)
         if not {"rate", "burst"}.isdisjoint(named):
-            rate = limit if "rate" in named else key.limit
-            KeyLimit(rate.quota, rate.window, (limit if "burst" in named else key.limit).burst).check(default)
+            key.limit.changed(named, limit).check(default)
         seen = (key.quota, key.window, key.burst)
         arguments = (of_ledger, key_id, _texts(within), list(named), *values, *seen)
         if rows := await database.write("api_key_change", *arguments):

@@ -68,6 +68,11 @@ class Defaults(NamedTuple):
     # Requests that one key may have running at once in one worker.
     concurrency: int = 1_000
 
+    def limit(self, quota: int | None, window: int | None, burst: int | None) -> Limit:
+        """Return the limit of a key that has these of its own."""
+        bursts = self.key.burst if quota is None else quota
+        return Limit(quota or self.key.quota, window or self.key.window, burst or bursts)
+
 
 class ApiKey:
     """
@@ -287,11 +292,7 @@ class Authenticator:
 
     def _key(self, row: asyncpg.Record, parsed: ParsedToken, ends: float) -> ApiKey:
         defaults = self._defaults
-        limit = Limit(
-            row["rate_quota"] or defaults.key.quota,
-            row["rate_window"] or defaults.key.window,
-            row["burst"] or (defaults.key.burst if row["rate_quota"] is None else row["rate_quota"]),
-        )
+        limit = defaults.limit(row["rate_quota"], row["rate_window"], row["burst"])
         return ApiKey(
             parsed.ledger_id,
             parsed.id,

@@ -283,6 +283,80 @@ async def test_a_key_may_end_itself(service: Service, ledger: str) -> None:
     await until(refused, 10)
 
 
+SOON = (datetime.now(UTC) + timedelta(hours=1)).isoformat()
+SOONER = (datetime.now(UTC) + timedelta(minutes=30)).isoformat()
+SLOW = {"rate": "60/min", "burst": 10, "concurrency": 5}
+# Of the key that asks; what it asks for, of itself or of another key; and whether it is done.
+MORE_THAN_IT_HAS = [
+    pytest.param({}, "make", {}, True, id="a key for ever by one for ever"),
+    pytest.param({"expires_at": SOON}, "make", {}, False, id="a key for ever"),
+    pytest.param({"expires_at": SOON}, "make", {"expires_at": LATER}, False, id="a key for longer"),
+    pytest.param({"expires_at": SOON}, "make", {"expires_at": SOON}, True, id="a key for as long"),
+    pytest.param({"expires_at": SOON}, "make", {"expires_at": SOONER}, True, id="a key for a shorter time"),
+    pytest.param({"expires_at": SOON}, "itself", {"expires_at": None}, False, id="no end"),
+    pytest.param({"expires_at": SOON}, "itself", {"expires_at": LATER}, False, id="a later end"),
+    pytest.param({"expires_at": SOON}, "itself", {"expires_at": SOONER}, True, id="an earlier end"),
+    pytest.param({"expires_at": SOON}, "itself", {"description": "x", "expires_at": SOON}, True, id="the same end"),
+    pytest.param({"expires_at": SOON}, "other", {"expires_at": LATER}, False, id="a later end of another key"),
+    pytest.param({"expires_at": SOON}, "other", {"expires_at": SOONER}, True, id="an earlier end of another key"),
+    pytest.param({"expires_at": SOON}, "other", {"description": "x"}, True, id="another word of another key"),
+    pytest.param({"expires_at": SOON}, "rotate other", {}, False, id="a token of a key for ever"),
+    pytest.param({"expires_at": SOON}, "rotate itself", {}, True, id="a token of its own"),
+    pytest.param({"expires_at": SOON}, "revoke other", {}, True, id="the end of another key"),
+    pytest.param(SLOW, "itself", {"rate": "2/s"}, False, id="a higher rate"),
+    pytest.param(SLOW, "itself", {"rate": None}, False, id="the service's rate"),
+    pytest.param(SLOW, "itself", {"burst": 11}, False, id="a larger burst"),
+    pytest.param(SLOW, "itself", {"burst": None}, False, id="a burst of the rate's number"),
+    pytest.param(SLOW, "itself", {"concurrency": 6}, False, id="more at once"),
+    pytest.param(SLOW, "itself", {"concurrency": None}, False, id="as many at once as the service's"),
+    pytest.param(SLOW, "itself", {"rate": "1/s", "burst": 9, "concurrency": 4}, True, id="lower limits"),
+    pytest.param({}, "itself", {"rate": "1001/s"}, False, id="more than the service's rate"),
+    pytest.param({}, "itself", {"rate": "1000/s"}, True, id="as much as the service's rate"),
+    pytest.param(SLOW, "other", {"rate": "500/s", "burst": None}, True, id="a higher rate of another key"),
+    pytest.param(SLOW, "make", {"rate": "500/s"}, True, id="a key with a higher rate"),
+    pytest.param({"accounts": ["a:"]}, "itself", {"accounts": None}, False, id="the whole ledger"),
+    pytest.param({"accounts": ["a:"]}, "itself", {"accounts": ["a:", "b:"]}, False, id="further accounts"),
+    pytest.param({"accounts": ["a:"]}, "make", {}, False, id="a key of the whole ledger"),
+    pytest.param({}, "itself", {"role": "admin"}, None, id="another role"),
+]
+
+
+@pytest.mark.parametrize(("own", "asked", "fields", "done"), MORE_THAN_IT_HAS)
+async def test_no_key_gives_more_than_it_has(
+    client: Client, own: dict[str, Any], asked: str, fields: dict[str, Any], done: bool | None
+) -> None:
+    """No key outlives itself, by itself or by another one, nor lifts its own limits or sees more; the rest it may."""
+    other = await make(client, role="admin", description="other")
+    key = await make(client, role="admin", **own)
+    asking = with_token(client, key["token"])
+    itself, others = f"{KEYS}/{key['id']}", f"{KEYS}/{other['id']}"
+    method, path = {
+        "make": ("POST", KEYS),
+        "itself": ("PATCH", itself),
+        "other": ("PATCH", others),
+        "rotate itself": ("POST", f"{itself}/rotate"),
+        "rotate other": ("POST", f"{others}/rotate"),
+        "revoke other": ("DELETE", others),
+    }[asked]
+    answer = await asking.send(method, path, {"role": "admin", **fields} if asked == "make" else fields)
+    if done:
+        assert answer.status in (200, 201), answer.json
+    else:
+        assert (answer.status, answer.code) == ((400, "invalid_request") if done is None else (403, "forbidden"))
+        assert without_use((await client.get(itself)).json) == without_use(without_token(key))
+        assert without_use((await client.get(others)).json) == without_use(without_token(other))
+
+
+async def test_a_replaced_token_still_rotates(client: Client) -> None:
+    """A token that is being replaced may ask again for the one that was lost: its key has no end, though it has one."""
+    key = await make(client, role="admin")
+    old = with_token(client, key["token"])
+    path = f"{KEYS}/{key['id']}/rotate"
+    answers = [await old.post(path, {"overlap_seconds": 600}) for _ in range(2)]
+    assert [answer.status for answer in answers] == [200, 200]
+    assert await opens(client, answers[1].json["token"])
+
+
 @pytest.mark.parametrize("name", ["nothing", "0" * 16, "0" * 15, "F" * 16, "0" * 17, "%00"])
 async def test_a_key_that_is_not_there(client: Client, name: str) -> None:
     """What is no id, and an id that no key has, is the same 404."""

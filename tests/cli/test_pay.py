@@ -41,11 +41,28 @@ async def test_paid(books: Shell) -> None:
 async def test_paid_once(books: Shell) -> None:
     """Under a key of the caller's own it is paid once, however often it is sent; without one each time."""
     first = await books.json(*PAY, "--key", "order-7")
-    assert await books.json(*PAY, "--key", "order-7") == first
-    assert (await books.json("transfers", "create", *PAY[1:], "--key", "order-7"))["id"] == first["id"]
+    assert first["replayed"] is False
+    assert await books.json(*PAY, "--key", "order-7") == {**first, "replayed": True}
+    again = await books.record("transfers", "create", *PAY[1:], "--key", "order-7")
+    assert (again["id"], again["replayed"]) == (first["id"], "yes")
     assert await balance(books) == 1250
     assert (await books.json(*PAY))["id"] != first["id"]
     assert await balance(books) == 2500
+
+
+async def test_done_once(books: Shell) -> None:
+    """Whatever is sent again under its key says that it was done before."""
+    hold = (await books.json(*PAY, "--hold", "--key", "hold"))["id"]
+    other = (await books.json(*PAY, "--hold"))["id"]
+    paid = (await books.json(*PAY))["id"]
+    for words in (
+        (*PAY, "--hold", "--key", "hold"),
+        ("transfers", "capture", hold, "--key", "capture"),
+        ("transfers", "void", other, "--key", "void"),
+        ("transfers", "reverse", paid, "--key", "reverse"),
+    ):
+        first, again = await books.json(*words), await books.record(*words)
+        assert (first["replayed"], again["replayed"]) == ("--hold" in words, "yes"), words
 
 
 async def test_minor_units(books: Shell) -> None:

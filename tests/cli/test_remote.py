@@ -230,11 +230,19 @@ async def test_without_a_package(
         assert end.err.startswith(f"tallystick: {sentence}" if code else "")
 
 
+ELSEWHERE = "this is not the address of a Tallystick server"
 ANSWERS = [
-    pytest.param(b"HTTP/1.1 404 Not Found\r\nContent-Length: 2\r\n\r\nno", 2, "404: ", id="another server"),
+    pytest.param(b"HTTP/1.1 404 Not Found\r\nContent-Length: 2\r\n\r\nno", 2, f"404: {ELSEWHERE}", id="another server"),
     pytest.param(
-        b"HTTP/1.1 302 Found\r\nLocation: /x\r\nContent-Length: 0\r\n\r\n", 2, "302: Redirects", id="a redirect"
+        b"HTTP/1.1 302 Found\r\nLocation: /x\r\nContent-Length: 0\r\n\r\n",
+        2,
+        f"302: {ELSEWHERE}: Redirects are not followed; this one leads to /x.",
+        id="a redirect",
     ),
+    pytest.param(
+        b"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nContent-Length: 4\r\n\r\n<p/>", 2, ELSEWHERE, id="a website"
+    ),
+    pytest.param(b"HTTP/1.1 413 Large\r\nContent-Length: 0\r\n\r\n", 2, "413: The answer is no problem", id="a proxy"),
     pytest.param(b"HTTP/1.1 502 Bad\r\nContent-Length: 2\r\n\r\nno", 5, "502: ", id="a proxy without a server"),
     pytest.param(b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\n<p/>", 5, "", id="a page"),
     pytest.param(b"nonsense", 5, "", id="no HTTP"),
@@ -261,6 +269,23 @@ async def test_no_answer_of_a_ledger(shell: Shell, answer: bytes, code: int, sen
         await server.wait_closed()
     assert (end.code, end.out) == (code, "")
     assert re.match(f"tallystick: {sentence or f'{url} does not answer: '}", end.err), end
+
+
+@pytest.mark.parametrize("words", [ALICE, ("pay", "world", "alice", "1", "EUR"), ("events", "follow")])
+async def test_a_wrong_path(shell: Shell, words: tuple[str, ...]) -> None:
+    """A path of a server that has nothing there is a wrong address, and nothing that the ledger refuses."""
+    end = await shell.run(*words, "--url", f"{shell.url}/wrong")
+    assert (end.code, end.out) == (2, "")
+    assert end.err.startswith(f"tallystick: not_found (404): {ELSEWHERE}"), end
+
+
+@pytest.mark.parametrize("words", [ALICE, ("pay", "world", "alice", "1", "EUR")])
+async def test_https_of_a_server_without_it(shell: Shell, words: tuple[str, ...]) -> None:
+    """A server that speaks HTTP alone is not asked again and again for HTTPS."""
+    url = shell.url.replace("http:", "https:")
+    end = await shell.run(*words, url=url)
+    assert (end.code, end.out) == (2, "")
+    assert re.fullmatch(f"tallystick: {ELSEWHERE}: .*WRONG_VERSION_NUMBER.*\n", end.err), end
 
 
 async def test_balances(books: Shell) -> None:

@@ -8,6 +8,7 @@ import pydoc
 import sys
 from datetime import UTC, datetime, timedelta, timezone
 
+import msgspec
 import pytest
 
 from tallystick_client import (
@@ -15,6 +16,7 @@ from tallystick_client import (
     AsyncTallystick,
     Conditions,
     FollowUp,
+    Posted,
     ProblemError,
     RefusedError,
     Tallystick,
@@ -60,7 +62,8 @@ async def test_transfers(caller: Caller) -> None:
     again = await caller(
         lambda c: c.transfers.create("alice", "shop", 250, "EUR", idempotency_key="order-1", reference="o1")
     )
-    assert (paid, paid.source_balance, paid.kind) == (again, 750, "transfer")
+    assert (paid.source_balance, paid.kind, paid.replayed) == (750, "transfer", False)
+    assert again == msgspec.structs.replace(paid, replayed=True)
     assert abs(paid.created_at - before) < timedelta(minutes=1)
     with pytest.raises(RefusedError) as caught:
         await caller(
@@ -70,9 +73,10 @@ async def test_transfers(caller: Caller) -> None:
     read = await caller(lambda c: c.transfers.get(paid.id))
     assert read == await caller(lambda c: c.idempotency_keys.get("order-1"))
     assert (read.reversed, read.id) == (0, paid.id)
-    assert await caller.take(
+    [listed] = await caller.take(
         lambda c: c.transfers.list(reference="o1", account="shop", since=before - timedelta(1))
-    ) == [paid]
+    )
+    assert msgspec.convert(listed, Posted, from_attributes=True) == paid
 
 
 async def test_bulks_and_previews(caller: Caller) -> None:

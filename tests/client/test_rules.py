@@ -11,10 +11,10 @@ from tallystick_client import (
     Account,
     ApiKey,
     OutcomeUnknownError,
+    Posted,
     ProblemError,
     RefusedError,
     TallystickError,
-    Transfer,
     UnavailableError,
 )
 from tallystick_client.request import Repeat, Request
@@ -67,13 +67,14 @@ class Ledger:
         if self.first is None:
             self.posted += self.funded
             self.first = Answer(201, {}, json.dumps(POSTED).encode()) if self.funded else REFUSED
-        return self.first
+            return self.first
+        return self.first._replace(headers={**self.first.headers, "idempotent-replayed": "true"})
 
     def look_up(self) -> Answer:
         """Tell what the key is bound to."""
         if self.first is None:
             return Answer(404, {}, b'{"status": 404, "code": "idempotency_key_not_found"}')
-        if self.first is REFUSED:
+        if self.first == REFUSED:
             return Answer(
                 200, {}, json.dumps({**POSTED, "state": "refused", "problem": json.loads(REFUSED.body)}).encode()
             )
@@ -156,10 +157,10 @@ def forever(values: list[Any], last: Any) -> Any:
         yield last
 
 
-def paying(**options: Any) -> Request[Transfer]:
+def paying(**options: Any) -> Request[Posted]:
     """Return the request of a payment."""
     chosen = {"key": "k1", "repeat": Repeat.KEYED, **options}
-    return Request(method="POST", path="/v1/transfers", answer=Transfer, body=PAYMENT, **chosen)
+    return Request(method="POST", path="/v1/transfers", answer=Posted, body=PAYMENT, **chosen)
 
 
 @given(st.booleans(), st.lists(FATES, max_size=12), FATES, st.lists(st.floats(0, 20), max_size=12))
@@ -178,6 +179,17 @@ def test_what_is_told_is_true(funded: bool, fates: list[str], last: str, seconds
             assert (code, ledger.posted, ledger.first) == ("insufficient_funds", 0, REFUSED)
         case ProblemError() | UnavailableError():
             assert (ledger.posted, ledger.first) == (0, None)
+
+
+@pytest.mark.parametrize(
+    ("fates", "replayed"),
+    [([], False), (["request"], False), (["answer"], True), (["answer", "401"], True)],
+    ids=["posted", "posted by the second attempt", "posted by the first attempt", "looked up"],
+)
+def test_whether_a_key_was_bound_before(fates: list[str], replayed: bool) -> None:
+    """A caller is told whether the answer is that of another attempt, of this call or an earlier one."""
+    run = Run(Ledger(funded=True), paying(), forever(fates, "well"), forever([], 0.0))
+    assert (type(run.value), run.value.replayed) == (Posted, replayed)
 
 
 @given(st.lists(FATES, max_size=12), FATES)

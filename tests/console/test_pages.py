@@ -222,6 +222,16 @@ async def test_a_narrow_screen(console: Console, chromium: Chromium, payment: di
         watched.check()
 
 
+@pytest.mark.parametrize("width", [1000, 1280, 1600, 2400])
+async def test_a_wide_screen(console: Console, chromium: Chromium, width: int) -> None:
+    """No table of the live numbers is cut off."""
+    async with opened(console, chromium, size=(width, 1000)) as watched:
+        await watched.page.locator("section", has_text="Processes").locator("td").first.wait_for()
+        cut = "() => [...document.querySelectorAll('.scroll')].filter((e) => e.scrollWidth > e.clientWidth).length"
+        assert await watched.page.evaluate(cut) == 0
+        watched.check()
+
+
 async def test_names_as_long_as_they_may_be(console: Console, chromium: Chromium) -> None:
     """On 400 pixels they are broken into lines, few of them."""
     name = "n" * 64

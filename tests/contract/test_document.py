@@ -94,7 +94,9 @@ def test_what_an_operation_says(described: Any, route: Route) -> None:
         for code in whole(described, form["schema"]).get("properties", {}).get("code", {}).get("enum", ())
         if int(status) >= 400
     }
-    assert codes == {(KINDS[code].status, code) for code in route.codes}
+    # Whatever the path, it has no other methods.
+    assert codes == {(KINDS[code].status, code) for code in {*route.codes, "method_not_allowed"}}
+    assert whole(described, whole(described, found["responses"]["405"])["headers"]["Allow"])["required"]
     assert {int(status) for status in found["responses"]} == {*route.answers, *(status for status, _ in codes)}
 
 

@@ -11,6 +11,14 @@ from jsonschema import Draft202012Validator  # type: ignore[import-untyped]
 from server.http.openapi import document
 from server.http.route import Route
 
+# Header fields that are none of the API's: those of any HTTP, and what browsers and proxies are told.
+EVERYWHERE: Final = frozenset(
+    (
+        *("cache-control", "connection", "content-encoding", "content-length", "content-type", "date"),
+        *("transfer-encoding", "content-security-policy", "cross-origin-opener-policy", "referrer-policy"),
+        *("x-accel-buffering", "x-content-type-options"),
+    )
+)
 # Answers of one status to one operation that a test process looks into; the others are alike.
 LOOKED_INTO_MAX: Final = 20
 _looked_into: Counter[tuple[str, int]] = Counter()
@@ -47,6 +55,9 @@ def check_answer(route: Route, status: int, headers: Mapping[str, str], body: by
     answer = whole(described, answers[str(status)])
     for field, given in answer["headers"].items():
         assert field in headers or not whole(described, given).get("required"), f"{name} without {field}"
+    told = {name.lower() for name in headers if not name.lower().startswith("access-control-")}
+    undescribed = told - {name.lower() for name in answer["headers"]} - EVERYWHERE
+    assert not undescribed, f"{name} with {sorted(undescribed)}"
     media = headers.get("Content-Type", "").partition(";")[0]
     forms = answer.get("content", {})
     assert (media in forms) if body else not forms or media in forms, f"{name} as {media}"

@@ -28,6 +28,11 @@ NO_KEY: Final = (
 # What a header field can hold.
 _KEY: Final = re.compile(r"[\x21-\x7e]{1,500}")
 _URL: Final = re.compile(r"https?://[^\s/?#@]+(?:/[^\s?#@]*)?", re.ASCII)
+ELSEWHERE: Final = "this is not the address of a Tallystick server"
+# Answers of what stands at another address: a page, another service, a server of TLS that is not spoken to so.
+_ELSEWHERE: Final = frozenset({400, 404, 405})
+# The code of a path that a server does not have.
+_NO_PATH: Final = "not_found"
 # Statuses of what the ledger refuses, and of what may be answered otherwise some time later.
 _REFUSED: Final = frozenset({404, 409, 412, 422})
 _LATER: Final = frozenset({408, 429})
@@ -78,7 +83,7 @@ def _call(action: Action, options: argparse.Namespace) -> int:
     from server.settings import read_client_variable
 
     try:
-        from tallystick_client import OutcomeUnknownError, ProblemError, Tallystick, UnavailableError
+        from tallystick_client import AddressError, OutcomeUnknownError, ProblemError, Tallystick, UnavailableError
     except ImportError:
         return fail(MISSING)
     url = options.url if options.url is not None else read_client_variable("url") or DEFAULT_URL
@@ -100,6 +105,8 @@ def _call(action: Action, options: argparse.Namespace) -> int:
         return EXIT_UNKNOWN
     except ProblemError as error:
         return complain_of(error)
+    except AddressError as error:
+        return fail(f"{ELSEWHERE}: {error}")
     except UnavailableError as error:
         complain(f"tallystick: {url} does not answer: {error}")
         return EXIT_AWAY
@@ -111,6 +118,8 @@ def _call(action: Action, options: argparse.Namespace) -> int:
 def complain_of(error: "ProblemError") -> int:
     """Print a problem, what can be done about it and which request it was; return the exit code."""
     name = f"{error.code} ({error.status})" if error.code else str(error.status)
+    if error.code == _NO_PATH or (not error.code and (error.status < 400 or error.status in _ELSEWHERE)):
+        return fail(f"{name}: {ELSEWHERE}{f': {error.detail}' if error.status < 400 else ''}")
     detail, wrong = in_decimals(error.detail or error.title), list(error.errors)
     if len(wrong) == 1 and wrong[0].detail == error.detail:
         detail = f"{wrong.pop().pointer}: {detail}"

@@ -17,9 +17,9 @@ from server.process.commands.exits import EXIT_UNKNOWN, OutputError, check_outpu
 from server.process.commands.tables import Column, say_record
 
 if TYPE_CHECKING:
-    from tallystick_client import Tallystick, Transfer
+    from tallystick_client import Posted, Tallystick
 
-Post = Callable[["Tallystick", argparse.Namespace, str], "Transfer"]
+Post = Callable[["Tallystick", argparse.Namespace, str], "Posted"]
 
 
 def posted(post: Post) -> Run:
@@ -47,7 +47,7 @@ def _post(post: Post, client: "Tallystick", options: argparse.Namespace) -> int:
     except KeyboardInterrupt:
         return _unknown("interrupted before the answer came", options, key)
     found = row(transfer)
-    columns = [*transfer_columns(found), Column("idempotency_key", show=lambda _: key)]
+    columns = [*transfer_columns(found), Column("idempotency_key", show=lambda _: key), Column("replayed")]
     try:
         say_record(columns, {**found, "idempotency_key": key}, as_json=options.json)
     except OutputError:

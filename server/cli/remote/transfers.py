@@ -23,7 +23,7 @@ from server.process.commands.exits import EXIT_AWAY, EXIT_ERROR, EXIT_REFUSED, E
 from server.process.commands.tables import say_record
 
 if TYPE_CHECKING:
-    from tallystick_client import Tallystick, Transfer
+    from tallystick_client import Posted, Tallystick
 
 _CODES = shown_codes(EXIT_ERROR, EXIT_REFUSED, EXIT_UNKNOWN, EXIT_AWAY)
 KINDS = ("transfer", "hold", "capture", "void", "expiry", "reversal")
@@ -105,7 +105,7 @@ def _get(client: "Tallystick", options: argparse.Namespace) -> int:
     return 0
 
 
-def _create(client: "Tallystick", options: argparse.Namespace, key: str) -> "Transfer":
+def _create(client: "Tallystick", options: argparse.Namespace, key: str) -> "Posted":
     currency = read_currency(options.currency)
     return client.transfers.create(
         options.source,
@@ -122,16 +122,16 @@ def _create(client: "Tallystick", options: argparse.Namespace, key: str) -> "Tra
     )
 
 
-def _capture(client: "Tallystick", options: argparse.Namespace, key: str) -> "Transfer":
+def _capture(client: "Tallystick", options: argparse.Namespace, key: str) -> "Posted":
     part = _part(client, options)
     return client.transfers.capture(options.id, part, release_rest=not options.keep_rest, idempotency_key=key)
 
 
-def _void(client: "Tallystick", options: argparse.Namespace, key: str) -> "Transfer":
+def _void(client: "Tallystick", options: argparse.Namespace, key: str) -> "Posted":
     return client.transfers.void(options.id, idempotency_key=key)
 
 
-def _reverse(client: "Tallystick", options: argparse.Namespace, key: str) -> "Transfer":
+def _reverse(client: "Tallystick", options: argparse.Namespace, key: str) -> "Posted":
     return client.transfers.reverse(options.id, _part(client, options), idempotency_key=key)
 
 

@@ -1,6 +1,7 @@
 """Handlers of API keys."""
 
 import logging
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -27,7 +28,8 @@ from server.gate.key_store import (
     revoke_key,
     rotate_key,
 )
-from server.gate.limits import BURST_MAX, CONCURRENCY_MAX, Limit, read_rate, shown_rate
+from server.gate.keys import Defaults
+from server.gate.limits import BURST_MAX, CONCURRENCY_MAX, read_rate, shown_rate
 from server.gate.tokens import is_key_id
 from server.http.call import Call
 from server.http.cursors import Position, read_cursor
@@ -149,23 +151,28 @@ class ApiKeyHandlers:
     """
     Handlers of API keys. One that is narrowed to accounts knows, and makes, only such as are narrowed to some of them.
 
+    No key gets more by itself than it has been given: it does not lift its own limits, and whatever it makes, changes
+    or is told a token of ends when it does, or before.
+
     Args:
         database: Where keys are.
 
-        default: The limit of keys without a rate of their own.
+        defaults: The limits of keys without their own.
     """
 
-    def __init__(self, database: Database, default: Limit) -> None:
+    def __init__(self, database: Database, defaults: Defaults) -> None:
         self._database = database
-        self._default = default
+        self._defaults = defaults
 
     async def create_api_key(self, call: Call, body: ApiKeyCreate) -> Reply:
         """Make a key, and tell its token."""
         limit = _limit(body)
         with _refusals():
-            limit.check(self._default)
+            limit.check(self._defaults.key)
         accounts = _accounts(call, body.accounts)
-        asked = KeyRequest(body.role, limit, body.description, _expiry(body.expires_at), accounts)
+        expires_at = _expiry(body.expires_at)
+        await self._check_end(call, expires_at)
+        asked = KeyRequest(body.role, limit, body.description, expires_at, accounts)
         try:
             key, token = await make_key(self._database, call.ledger_id, asked)
         except KeyOutcomeUnknownError as error:
@@ -193,12 +200,22 @@ class ApiKeyHandlers:
         """Change a key."""
         named = {name for name in CHANGES if getattr(body, name) is not UNSET}
         expires_at = None if body.expires_at is UNSET else _expiry(body.expires_at)
+        if body.expires_at is not UNSET:
+            await self._check_end(call, expires_at)
         accounts = None if body.accounts is UNSET else _accounts(call, body.accounts)
         description = None if body.description is UNSET else body.description
         change = KeyChange(named, _limit(body), description, expires_at, accounts)
+
+        def check(key: StoredKey) -> None:
+            if key.id == call.key.id and key.limit.changed(named, change.limit).exceeds(key.limit, self._defaults):
+                raise Problem("forbidden", "A key does not lift its own limits: another key of the role admin may.")
+
         with _refusals():
             key = await change_key(
-                self._database, call.ledger_id, _named(call), change, within=call.key.accounts, default=self._default
+                *(self._database, call.ledger_id, _named(call), change),
+                within=call.key.accounts,
+                default=self._defaults.key,
+                check=check,
             )
         _log(call, "changed", key, fields=sorted(named))
         return Reply(200, _shown(key))
@@ -206,6 +223,8 @@ class ApiKeyHandlers:
     async def rotate_api_key(self, call: Call, body: ApiKeyRotate) -> Reply:
         """Give a key a new token, and tell it."""
         with _refusals():
+            key = await read_key(self._database, call.ledger_id, _named(call), call.key.accounts)
+            await self._check_end(call, key.expires_at)
             key, token = await rotate_key(
                 self._database, call.ledger_id, _named(call), body.overlap_seconds, within=call.key.accounts
             )
@@ -218,6 +237,21 @@ class ApiKeyHandlers:
             key = await revoke_key(self._database, call.ledger_id, _named(call), within=call.key.accounts)
         _log(call, "revoked", key)
         return Reply(200, _shown(key))
+
+    async def _check_end(self, call: Call, at: datetime | None) -> None:
+        """
+        Return if a key that ends *at* an instant, or never, does not outlive the one that asks.
+
+        Raises:
+            Problem: It does. A token that is being replaced ends before its key, which counts here.
+        """
+        if call.key.ends == math.inf:
+            return
+        with _refusals():
+            own = (await read_key(self._database, call.ledger_id, call.key.id)).expires_at
+        if own is not None and (at is None or at > own):
+            detail = f"A key makes, extends or rotates none that outlives it: this one ends at {instant(own)}."
+            raise Problem("forbidden", detail)
 
 
 @contextmanager

@@ -17,9 +17,16 @@ Codes = tuple[str, ...]
 
 _LIMIT: Final = ("RateLimit-Policy", "RateLimit")
 # Header fields of problems by status, besides those of every answer.
-_FIELDS: Final[Mapping[int, Codes]] = {401: ("WWW-Authenticate",), 429: ("Retry-After",), 503: ("Retry-After",)}
-# What may be said before the limit of a key is asked.
-_UNCOUNTED: Final = (401, 500, 503)
+_FIELDS: Final[Mapping[int, Codes]] = {
+    401: ("WWW-Authenticate",),
+    405: ("Allow",),
+    429: ("Retry-After",),
+    503: ("Retry-After",),
+}
+# Of every answer.
+_ALWAYS: Final = ("Vary", "X-Request-Id")
+# What a path answers to methods that it does not have.
+_OTHER_METHOD: Final = "method_not_allowed"
 # Codes that the name of a set of them holds, at most.
 _NAMED_MAX: Final = 2
 
@@ -33,9 +40,9 @@ def answers(route: Route) -> dict[str, Any]:
 
 
 def by_status(route: Route) -> dict[int, Codes]:
-    """Return the codes that a route can answer, by status."""
+    """Return the codes that a route can answer, by status, and that of the methods which its path does not have."""
     found: dict[int, list[str]] = {}
-    for code in sorted(route.codes):
+    for code in sorted({*route.codes, _OTHER_METHOD}):
         found.setdefault(KINDS[code].status, []).append(code)
     return {status: tuple(found[status]) for status in sorted(found)}
 
@@ -66,7 +73,7 @@ def problem_responses() -> dict[str, Any]:
     for route in ROUTES:
         for status, codes in by_status(route).items():
             name = _names()[codes]
-            limit = () if route.role is None or status in _UNCOUNTED else _LIMIT
+            limit = () if status == HTTPStatus.UNAUTHORIZED else _limit(route)
             later = ("Retry-After",) if "idempotency_key_in_use" in codes else ()
             replayed = ("Idempotent-Replayed",) if route.takes_key and status in (404, 409) else ()
             answer = found.setdefault(
@@ -78,7 +85,7 @@ def problem_responses() -> dict[str, Any]:
                 },
             )
             # A field that only some of its routes have is one that may be missing.
-            answer["headers"] |= given(*_FIELDS.get(status, ()), *later, *replayed, *limit, "X-Request-Id")
+            answer["headers"] |= given(*_FIELDS.get(status, ()), *later, *replayed, *limit, *_ALWAYS)
     return dict(sorted(found.items()))
 
 
@@ -111,14 +118,19 @@ def _good(route: Route, status: int) -> dict[str, Any]:
     # A write that is answered in two ways says 200 to a retry.
     if route.takes_key or (route.body is not None and status == HTTPStatus.OK and HTTPStatus.CREATED in route.answers):
         names.append("Idempotent-Replayed")
-    names.extend(() if route.role is None else _LIMIT)
+    names.extend(_limit(route))
     links = {"links": found} if (found := _links(route, status)) else {}
     return {
         "description": HTTPStatus(status).phrase,
-        "headers": given(*names, "X-Request-Id"),
+        "headers": given(*names, *_ALWAYS),
         **({"content": content} if content else {}),
         **links,
     }
+
+
+def _limit(route: Route) -> Codes:
+    """Return the header fields of the limit of a key, which pages that are open to all count too."""
+    return () if route.free else _LIMIT
 
 
 def _links(route: Route, status: int) -> dict[str, Any]:

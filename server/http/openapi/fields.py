@@ -49,6 +49,7 @@ REQUEST: Final = {
 }
 
 ANSWER: Final = {
+    "Allow": {**_given("The methods of the path.", "GET, PATCH, HEAD"), "required": True},
     "ETag": _given("The version of the account, for If-None-Match and If-Match.", '"3"'),
     "Idempotent-Replayed": _given("`true` where it is the first answer again.", "true", type="string", enum=["true"]),
     "RateLimit-Policy": _given(
@@ -57,6 +58,7 @@ ANSWER: Final = {
     ),
     "RateLimit": _given("`r` tokens are left, and all of them are there again in `t` seconds.", '"default";r=57;t=1'),
     "Retry-After": _given("Seconds after which another try is worth it.", 1, type="integer", minimum=0),
+    "Vary": _given("The header fields of the request that the answer depends on.", "Accept"),
     "WWW-Authenticate": {**_given("The scheme of authentication.", "Bearer"), "required": True},
     "X-Request-Id": {**_given("The id of the request: the caller's, or one of ours.", "5f3a1c-2a"), "required": True},
 }

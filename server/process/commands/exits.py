@@ -21,7 +21,7 @@ EXIT_NO_READER: Final = 128 + signal.SIGPIPE
 EXIT_CODES: Final = {
     0: "done",
     EXIT_FAULTS: "audit or doctor found a fault, or a line of a file cannot be imported",
-    EXIT_ERROR: "not carried out: wrong arguments, settings, file or API key, or PostgreSQL or Redis cannot be used",
+    EXIT_ERROR: "not carried out: wrong arguments, settings, file, address or key; or PostgreSQL or Redis is unusable",
     EXIT_REFUSED: "refused by the ledger, for example for too little money, or not found",
     EXIT_UNKNOWN: "the outcome of a payment is unknown: standard error says how to ask what became of it",
     EXIT_AWAY: "the server cannot be reached or is overloaded: nothing was done, try again later",

@@ -1,6 +1,7 @@
 """Server-sent events: what was in the last ten minutes, then a snapshot a second."""
 
 import asyncio
+import contextlib
 from typing import Final
 
 from aiohttp import web
@@ -14,6 +15,9 @@ VIEWERS_MAX: Final = 16
 PAST_AT_ONCE: Final = 60
 # Seconds in which a viewer must take what it is sent.
 TAKE_SECONDS: Final = 10.0
+# Seconds of a stream, after which the page asks for another one: the buffers of a viewer that hangs take what is sent
+# for half an hour, and it must not have its place for so long.
+LIFE_SECONDS: Final = 300.0
 
 
 class Live:
@@ -29,7 +33,7 @@ class Live:
         self._viewers = 0
 
     async def stream(self, request: web.Request) -> web.StreamResponse:
-        """Send what there is, and what comes, until the viewer goes."""
+        """Send what there is, and what comes, until the viewer goes or has been served for long enough."""
         if self._viewers >= VIEWERS_MAX:
             return refusal(503, f"There are {VIEWERS_MAX} viewers already.")
         self._viewers += 1
@@ -49,8 +53,18 @@ class Live:
         past = list(self._board.kept)
         for start in range(0, len(past), PAST_AT_ONCE):
             await _write(response, b"past", together(past[start : start + PAST_AT_ONCE]))
-        while (snapshot := await self._board.next()) is not None:
+        ends = asyncio.get_running_loop().time() + LIFE_SECONDS
+        while (snapshot := await self._next(ends)) is not None:
             await _write(response, b"now", snapshot)
+        async with asyncio.timeout(TAKE_SECONDS):
+            await response.write_eof()
+
+    async def _next(self, ends: float) -> bytes | None:
+        """Return the next snapshot, or None when there is none before the stream ends."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout_at(ends):
+                return await self._board.next()
+        return None
 
 
 async def _write(response: web.StreamResponse, name: bytes, data: bytes) -> None:

@@ -61,7 +61,7 @@ class Page {
     this.range = h("input", { type: "range", min: 1 - KEPT_MAX, max: 0, value: 0, id: "moment", "aria-describedby": "moment-word", oninput: () => this.draw() });
     this.said = h("output", { id: "moment-word", for: "moment" });
     this.tiles = h("div", {});
-    this.tables = h("div", { class: "grid" });
+    this.tables = h("div", { class: "grid tables" });
     const back = button("Now", () => { this.range.value = 0; this.draw(); });
     this.element = h("div", {},
       this.tiles,
