@@ -73,7 +73,6 @@ def problem_responses() -> dict[str, Any]:
     for route in ROUTES:
         for status, codes in by_status(route).items():
             name = _names()[codes]
-            limit = () if status == HTTPStatus.UNAUTHORIZED else _limit(route)
             later = ("Retry-After",) if "idempotency_key_in_use" in codes else ()
             replayed = ("Idempotent-Replayed",) if route.takes_key and status in (404, 409) else ()
             answer = found.setdefault(
@@ -85,7 +84,7 @@ def problem_responses() -> dict[str, Any]:
                 },
             )
             # A field that only some of its routes have is one that may be missing.
-            answer["headers"] |= given(*_FIELDS.get(status, ()), *later, *replayed, *limit, *_ALWAYS)
+            answer["headers"] |= given(*_FIELDS.get(status, ()), *later, *replayed, *_limit(route), *_ALWAYS)
     return dict(sorted(found.items()))
 
 
