@@ -27,8 +27,8 @@ ANSWER_BYTES_MAX = 536_870_912
 # Errors of httpx before anything was sent.
 _NOT_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout)
 
-# How OpenSSL calls an answer that is no TLS.
-_PLAIN = "[SSL: WRONG_VERSION_NUMBER]"
+# OpenSSL's name of an answer that is not TLS.
+_NO_TLS = "[SSL: WRONG_VERSION_NUMBER]"
 
 try:
     _VERSION = version("tallystick-client")
@@ -301,7 +301,7 @@ class AsyncDriver(Driver):
 def broken(error: Exception) -> Broken:
     """Return what an error of httpx means."""
     reason = f"{type(error).__name__} {error}".rstrip()
-    return Broken(reason, not isinstance(error, _NOT_SENT), plain=_PLAIN in reason)
+    return Broken(reason, not isinstance(error, _NOT_SENT), no_tls=_NO_TLS in reason)
 
 
 def streams(response: httpx.Response) -> bool:

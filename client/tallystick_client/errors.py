@@ -93,7 +93,7 @@ class UnavailableError(TallystickError):
 
 
 class AddressError(UnavailableError):
-    """What answers at the address is no Tallystick server, or speaks no TLS; nothing was changed."""
+    """What answers at the address is no Tallystick server, or does not speak TLS; nothing was changed."""
 
 
 class OutcomeUnknownError(TallystickError):

@@ -42,7 +42,7 @@ _IN_USE = "idempotency_key_in_use"
 # Answers that show that no earlier attempt of the same request was done.
 _NEVER_DONE = frozenset({"idempotency_key_reused", "account_exists"})
 _TRANSFERS = "/v1/transfers"
-# Seconds after which a hold ends that was not told when.
+# The service's default of `expires_in`, in seconds.
 _HOLD_SECONDS = 604_800
 # Digits of a Retry-After that is a number of seconds.
 _SECONDS = re.compile(r"[0-9]{1,9}")
@@ -57,11 +57,11 @@ class Answer(NamedTuple):
 
 
 class Broken(NamedTuple):
-    """No answer, or a part of one; `sent`: the request may have arrived; `plain`: the server speaks no TLS."""
+    """No answer, or a part of one; `sent`: the request may have arrived; `no_tls`: the server does not speak TLS."""
 
     reason: str
     sent: bool
-    plain: bool = False
+    no_tls: bool = False
 
 
 class Send(NamedTuple):
@@ -191,8 +191,8 @@ class Rules:
 def judge(request: Request[T], heard: Answer | Broken) -> Done[T] | Failed[T]:
     """Return what an answer means for a request."""
     writes = request.repeat is not Repeat.READ
-    if isinstance(heard, Broken) and heard.plain:
-        return Failed(AddressError(f"it speaks no TLS: {heard.reason}"))
+    if isinstance(heard, Broken) and heard.no_tls:
+        return Failed(AddressError(f"the server does not speak TLS: {heard.reason}"))
     if isinstance(heard, Broken):
         return Failed(UnavailableError(heard.reason), again=True, unknown=writes and heard.sent)
     if 200 <= heard.status < 300:
@@ -214,9 +214,9 @@ def _success(request: Request[T], heard: Answer) -> Done[T] | Failed[T]:
     try:
         value = msgspec.json.decode(heard.body, type=request.answer)
     except msgspec.DecodeError as error:
-        kind = heard.headers.get("content-type", "json")
-        if request.repeat is Repeat.READ and "json" not in kind:
-            return Failed(AddressError(f"{request} was answered {heard.status} with {kind}"))
+        media_type = heard.headers.get("content-type", "json")
+        if request.repeat is Repeat.READ and "json" not in media_type:
+            return Failed(AddressError(f"{request} was answered {heard.status} with {media_type}"))
         reason = (
             f"{request} was answered {heard.status} with what is no answer of Tallystick, or a part of one: {error}"
         )
@@ -239,11 +239,11 @@ def pause(asked_seconds: float, usual_seconds: float) -> float:
     return max(asked_seconds, usual_seconds) * random.uniform(1.0, 1.0 + JITTER)  # noqa: S311 -- jitter, not a secret
 
 
-def _look_up(key: str) -> Request[Transfer]:
-    return get(f"/v1/idempotency-keys/{segment(key)}", Transfer)
+def _look_up(key: str) -> Request[Posted]:
+    return get(f"/v1/idempotency-keys/{segment(key)}", Posted)
 
 
-def _bound(request: Request[T], found: Transfer) -> T:
+def _bound(request: Request[T], found: Posted) -> T:
     """
     Return the transfer that a key is bound to as the answer to a request.
 
@@ -268,8 +268,7 @@ def _bound(request: Request[T], found: Transfer) -> T:
         )
     if found.problem is not None:
         raise RefusedError(found.problem)
-    posted = msgspec.convert(found, Posted, from_attributes=True)
-    return msgspec.structs.replace(posted, replayed=True)  # type: ignore[return-value]  # T is Posted: only such have a key
+    return msgspec.structs.replace(found, replayed=True)  # type: ignore[return-value]  # T is Posted: only such have a key
 
 
 def _differences(request: Request[Any], found: Transfer) -> tuple[str, ...]:

@@ -9,14 +9,12 @@ import pytest
 from server.background import hold_sweeper as module
 from server.background.hold_sweeper import Sweeper
 from server.background.jobs import keep
-from server.books import create_books
-from server.settings import Settings
 from server.store.background import stop
 from tests.support.books import check_books
 from tests.support.client import Client, new_key
 from tests.support.holds import expiries, hold, stored
 from tests.support.locks import held
-from tests.support.service import REDIS_PATIENCE_MS, Service, in_process
+from tests.support.service import Service, in_process, leader_books
 from tests.support.waiting import until
 
 # Expiries posted together, and more than one batch of them.
@@ -38,14 +36,7 @@ async def own(database_url: str, redis_url: str, monkeypatch: pytest.MonkeyPatch
 @asynccontextmanager
 async def sweeping(service: Service) -> AsyncIterator[Sweeper]:
     """Sweep as a leader does."""
-    settings = Settings(
-        database_url=service.database_url,
-        redis_url=service.redis_url,
-        redis_timeout_ms=REDIS_PATIENCE_MS,
-        posting_connections=2,
-        reading_connections=2,
-    )
-    async with create_books(settings) as books:
+    async with leader_books(service) as books:
         sweeper = Sweeper(books.database, books.posting)
         running = asyncio.create_task(keep(sweeper))
         try:

@@ -12,7 +12,7 @@ import orjson
 from loadtests.brokers import Received
 from server.background.hold_sweeper import Sweeper
 from server.background.jobs import Job, keep
-from server.books import Books, create_books
+from server.books import Books
 from server.events.feed import Event, envelope
 from server.events.relay import Relay
 from server.events.sinks.make import make_sink
@@ -20,12 +20,11 @@ from server.events.sinks.options import Options
 from server.events.sinks.publisher import SinkPublisher
 from server.events.sinks.sink import Message, Sink
 from server.events.sinks.store import Sinks
-from server.settings import Settings
 from server.store.background import stop
 from tests.support.client import Client, new_key
 from tests.support.command import NO_REDIS, call
 from tests.support.postgres import administer
-from tests.support.service import REDIS_PATIENCE_MS, Service
+from tests.support.service import Service, leader_books
 from tests.support.waiting import until
 
 # Seconds in which all arrives, brokers that are started anew included.
@@ -98,14 +97,7 @@ async def publishing(
     Args:
         works: Whether it does; otherwise another process is watched.
     """
-    settings = Settings(
-        database_url=service.database_url,
-        redis_url=service.redis_url,
-        redis_timeout_ms=REDIS_PATIENCE_MS,
-        posting_connections=2,
-        reading_connections=2,
-    )
-    async with create_books(settings) as books:
+    async with leader_books(service) as books:
         publisher = SinkPublisher(books.database, books.feed, make=make)
         sweeper = Sweeper(books.database, books.posting)
         jobs: list[Job] = [publisher, sweeper, Relay(service.database_url, [publisher.tell])]

@@ -5,7 +5,7 @@ import os
 import signal
 import sys
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
@@ -14,6 +14,7 @@ from aiohttp import web
 
 from loadtests.processes import free_port
 from server.app import App, create_app
+from server.books import Books, create_books
 from server.gate.key_store import KeyLimit, create_key
 from server.settings import Settings
 from server.store.postgres import Database
@@ -62,6 +63,18 @@ class Service(NamedTuple):
         assert self.app is not None
         redis = self.app.redis
         await until(lambda: redis.serves_snapshots(b""), 2 * QUARANTINE_SECONDS)
+
+
+def leader_books(service: Service) -> AbstractAsyncContextManager[Books]:
+    """Return the books as the background process has them, on the databases of a service."""
+    settings = Settings(
+        database_url=service.database_url,
+        redis_url=service.redis_url,
+        redis_timeout_ms=REDIS_PATIENCE_MS,
+        posting_connections=2,
+        reading_connections=2,
+    )
+    return create_books(settings)
 
 
 async def make_key(database_url: str, ledger: str, role: str = "admin", limit: KeyLimit = PLENTY) -> str:

@@ -8,18 +8,16 @@ from typing import Any
 import pytest
 
 from server.background.jobs import keep
-from server.books import create_books
 from server.events.relay import Relay
 from server.events.webhooks import deliveries as module
 from server.events.webhooks.addresses import Destinations
 from server.events.webhooks.deliveries import Deliveries
 from server.events.webhooks.secrets import Vault
 from server.events.webhooks.sender import Sender
-from server.settings import Settings
 from server.store.background import stop
 from tests.support.client import Client
 from tests.support.clock import BooksClock, moved_clock
-from tests.support.service import LOOPBACK, REDIS_PATIENCE_MS, WEBHOOK_KEY, Service, in_process
+from tests.support.service import LOOPBACK, WEBHOOK_KEY, Service, in_process, leader_books
 from tests.webhooks.receiver import Trust, make_trust
 
 # Not the one of the service.
@@ -57,15 +55,8 @@ def delivering(own: Service, monkeypatch: pytest.MonkeyPatch) -> Delivering:
 
     @asynccontextmanager
     async def run(key: str | None = WEBHOOK_KEY, seconds: float = 10.0) -> AsyncIterator[Deliveries]:
-        settings = Settings(
-            database_url=own.database_url,
-            redis_url=own.redis_url,
-            redis_timeout_ms=REDIS_PATIENCE_MS,
-            posting_connections=2,
-            reading_connections=2,
-        )
         sender = Sender(Destinations(LOOPBACK), seconds=seconds)
-        async with create_books(settings) as books:
+        async with leader_books(own) as books:
             job = Deliveries(books.database, books.feed, None if key is None else Vault(key), sender)
             running = [asyncio.create_task(keep(each)) for each in (Relay(own.database_url, [job.notice]), job)]
             try:

@@ -118,7 +118,7 @@ def _call(action: Action, options: argparse.Namespace) -> int:
 def complain_of(error: "ProblemError") -> int:
     """Print a problem, what can be done about it and which request it was; return the exit code."""
     name = f"{error.code} ({error.status})" if error.code else str(error.status)
-    if error.code == _NO_PATH or (not error.code and (error.status < 400 or error.status in _ELSEWHERE)):
+    if _is_elsewhere(error):
         return fail(f"{name}: {ELSEWHERE}{f': {error.detail}' if error.status < 400 else ''}")
     detail, wrong = in_decimals(error.detail or error.title), list(error.errors)
     if len(wrong) == 1 and wrong[0].detail == error.detail:
@@ -137,6 +137,13 @@ def complain_of(error: "ProblemError") -> int:
     if error.code and error.status in _REFUSED:
         return EXIT_REFUSED
     return EXIT_AWAY if error.status in _LATER or error.status >= 500 else EXIT_ERROR
+
+
+def _is_elsewhere(error: "ProblemError") -> bool:
+    """Return whether an answer shows that no Tallystick server is at the address, or not under its path."""
+    if error.code:
+        return error.code == _NO_PATH
+    return error.status < 400 or error.status in _ELSEWHERE
 
 
 def _of_another(error: "ProblemError") -> str:

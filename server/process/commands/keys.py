@@ -35,7 +35,6 @@ from server.process.commands.target import Action
 from server.settings import Settings
 from server.store.postgres import Database
 
-# As the database has it.
 # The word that takes back what a key has of its own: limits, expiry, description and accounts.
 DEFAULT: Final = "default"
 

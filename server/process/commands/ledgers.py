@@ -3,6 +3,7 @@
 import re
 from typing import Final
 
+# As the database has it.
 LEDGER_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9:._-]{0,63}")
 
 
