@@ -149,12 +149,12 @@ class Server(Program):
 
 
 @asynccontextmanager
-async def own_server() -> AsyncIterator[Server]:
+async def own_server(**settings: str) -> AsyncIterator[Server]:
     """Run a server on a free port with databases and data of its own, ready; all of it is gone afterwards."""
     name = "tallystick-own-"
     with TemporaryDirectory(prefix=name, ignore_cleanup_errors=True) as data, NamedTemporaryFile(prefix=name) as file:
         log = Path(file.name)
-        server = Server("of its own", {**OWN_SETTINGS, "data_dir": data}, log, log.parent)
+        server = Server("of its own", {**OWN_SETTINGS, **settings, "data_dir": data}, log, log.parent)
         try:
             await server.start()
             await server.ready()

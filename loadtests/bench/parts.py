@@ -236,6 +236,15 @@ async def one_caller(work: Work) -> None:
         await in_turns(work, cases, base, "p50")
 
 
+async def workers(work: Work) -> None:
+    """Each kind of request by a server with two workers beside one with a single worker."""
+    async with work.tallystick() as one, work.tallystick(workers="2") as two:
+        for workload in COMPARED:
+            single, pair = (partial(closed, work, workload, running.target, MANY) for running in (one, two))
+            cases = [Case({"workers": 1}, single), Case({"workers": 2}, pair)]
+            await in_turns(work, cases, Case({}, single))
+
+
 PARTS: dict[str, Callable[[Work], Awaitable[None]]] = {
     "api": api,
     "sides": sides,
@@ -245,6 +254,7 @@ PARTS: dict[str, Callable[[Work], Awaitable[None]]] = {
     "keys": partial(many, name="keys", workloads=("read",)),
     "bulk": many_bulks,
     "one": one_caller,
+    "workers": workers,
     "connections": crowds,
     "overload": overload_curve,
     "transfers": transfers,

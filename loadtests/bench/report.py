@@ -13,7 +13,7 @@ from loadtests.openloop.results import CURVE
 
 TEMPLATE = Path(__file__).with_name("template.md")
 # The fields that identify runs of one kind.
-KIND = ("side", "workload", "connections", "share", "step", "transfers", "ledgers", "keys")
+KIND = ("side", "workload", "connections", "share", "step", "transfers", "ledgers", "keys", "workers")
 _PLACE = re.compile(r"^\{\{(\w+)\}\}$", re.MULTILINE)
 # What the figures call it, and what a reader does.
 NAMES = {
@@ -105,6 +105,12 @@ TABLES = {
     "keys": Table("keys", ("workload", "keys"), (RATE, P99, TIMES), "256 connections"),
     "bulk": Table("bulk", ("connections",), (RATE, P50, P99, Column("bulks refused", "refused"), TIMES), "callers"),
     "one": Table("one", ("workload",), (P50, P99, Column("`pgbench -c 1`, p50 ms", "base"), TIMES), "one caller"),
+    "workers": Table(
+        "workers",
+        ("workload", "workers"),
+        (RATE, P99, Column("µs of CPU without the generator", _without_generator), TIMES),
+        "256 connections",
+    ),
     "generator": Table(
         "generator",
         ("side", "connections"),

@@ -69,10 +69,10 @@ class Work(NamedTuple):
         self.say(shown + (f" {rate:,.0f}/s" if isinstance(rate, float) else ""))
 
     @asynccontextmanager
-    async def tallystick(self) -> AsyncIterator[Tallystick]:
+    async def tallystick(self, **settings: str) -> AsyncIterator[Tallystick]:
         """A server; its books are audited afterwards, however this ends."""
         self.say("starting a server, warming up")
-        async with own_server() as server:
+        async with own_server(**settings) as server:
             target = await prepare(server.url, [await server.create_key("bench")])
             target = target._replace(roots=(server.pid,))
             self.part.settings = settings_told()
