@@ -2,6 +2,7 @@
 
 import itertools
 import os
+import signal
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
@@ -23,6 +24,9 @@ TEARDOWN_SECONDS = 120
 # Tests name the authorities that they trust. Those of the system, 140 of them, would be read whenever a process loads
 # aiohttp and whenever a client of httpx is made. The key of this one was never kept.
 os.environ["SSL_CERT_FILE"] = str(Path(__file__).parent / "support" / "authority.pem")
+
+# A script that runs the tests in its background has them ignore SIGINT, and so would the programs that they start.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 _ledgers = itertools.count(1)
 

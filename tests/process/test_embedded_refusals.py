@@ -184,7 +184,8 @@ def full_disk(place: Path, size: str) -> contextlib.ExitStack:
     mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", disk], capture_output=True, check=False)
     if mounted.returncode != 0:
         pytest.skip(f"no small file system can be mounted here: {mounted.stderr.decode().strip()}")
-    stack.callback(lambda: subprocess.run(["umount", disk], check=True))
+    # PostgreSQL's logger keeps its file open for a moment after the server has ended.
+    stack.callback(lambda: subprocess.run(["umount", "--lazy", disk], check=True))
     return stack
 
 
