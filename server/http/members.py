@@ -1,4 +1,4 @@
-"""Types of members of answers, as the reference describes them. To the encoder they are what they are made of."""
+"""Types of the members of answers, as the reference describes them. The encoder sees only the plain types below."""
 
 from typing import Annotated, Final, Literal
 
