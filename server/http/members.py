@@ -1,4 +1,4 @@
-"""Types of the members of answers, as the reference describes them. The encoder sees only the plain types below."""
+"""Types of the members of answers, with their descriptions for the reference. The encoder ignores the annotations."""
 
 from typing import Annotated, Final, Literal
 

@@ -13,7 +13,8 @@ STREAMS_OF_LEDGER_MAX: Final = 8
 # 256 KB.
 EVENT_STREAMS_MAX: Final = 500
 EVENT_STREAMS_OF_LEDGER_MAX: Final = 200
-# Requests that wait for events, in all and of one ledger: half and a quarter of a worker's connections, some 20 KB each.
+# Requests that wait for events, in all and of one ledger: half and a quarter of a worker's connections. Each takes some
+# 20 KB.
 WAITING_MAX: Final = 10_000
 WAITING_OF_LEDGER_MAX: Final = 5_000
 # Copies of the reference's script that a worker sends at once. Each holds a piece or two, 300 KB at most.

@@ -1,1 +1,1 @@
-"""Handlers, a file for each resource: what a decoded call asks of the ledger, and what it is answered."""
+"""Handlers, one file for each resource: they turn a decoded call into work of the ledger and the result into a reply."""
