@@ -1,1 +1,1 @@
-"""Handlers, one file for each resource: they turn a decoded call into work of the ledger and the result into a reply."""
+"""Handlers, one file for each resource: they have the ledger do what a decoded call asks, and make the reply."""
