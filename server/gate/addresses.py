@@ -30,7 +30,7 @@ def network(address: str) -> str:
 
 class AddressLimit:
     """
-    Counts requests of one kind by network address, exactly and across workers while Redis is there.
+    Limits requests of one kind by network address: exactly and across all workers, unless Redis is away.
 
     Args:
         limit: The limit of each network address.

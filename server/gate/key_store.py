@@ -108,7 +108,7 @@ class StoredKey(NamedTuple):
     created_at: datetime
     expires_at: datetime | None
     revoked_at: datetime | None
-    # The minute in which it was used last.
+    # The minute of the last use.
     last_used_at: datetime | None
     # When the last replaced token stops working; None if none works.
     former_until: datetime | None

@@ -59,8 +59,8 @@ class Defaults(NamedTuple):
 
     key: Limit = Limit(1_000, 1, 2_000)
     ledger: Limit | None = None
-    # Failed authentications from one network address: a deployment that starts with a wrong key on fifty machines
-    # behind one address still learns that it is wrong, and guessing 256 bits at ten a second is hopeless.
+    # Failed authentications from one network address: fifty machines behind one address that start with a wrong key
+    # still learn that it is wrong, and guessing 256 bits at ten a second is hopeless.
     failures: Limit = Limit(10, 1, 50)
     # Other requests without a key from one network address: enough for an office that reads the pages of problems, too
     # few for a scanner of paths.

@@ -8,7 +8,7 @@ from server.gate.limits import LOCAL_BUCKETS_MAX, Taken
 Name = TypeVar("Name")
 
 # Microseconds for which a worker remembers, without asking again, that a limit is used up. In a flood the worker then
-# asks ten times a second, so it notices within a tenth that Redis has lost its buckets or that its clock was set.
+# asks ten times a second, so it soon notices that Redis has lost its buckets or that its clock was set.
 REMEMBERED_MAX: Final = 100_000
 
 

@@ -5,7 +5,6 @@ from email.utils import formatdate
 from http import HTTPStatus
 from typing import Final
 
-# Header lines that some answers have.
 REPLAYED: Final = b"Idempotent-Replayed: true\r\n"
 # The limit of a key: the items of RateLimit-Policy, the whole tokens left, and the seconds until it is full again.
 RATE_LIMIT: Final = b'RateLimit-Policy: %b\r\nRateLimit: "default";r=%d;t=%d\r\n'

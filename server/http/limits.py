@@ -20,7 +20,7 @@ KEEPALIVE_SECONDS = 75.0
 LINGERING_SECONDS = 2.0
 # Seconds in which a new connection must send its first head, and an incomplete head must become complete.
 HEAD_DEADLINE_SECONDS = 10.0
-# Bytes of an incomplete head. It may exceed the limits above a little, so that its refusal can say why.
+# Bytes of an incomplete head. It may exceed the limits above, so that its refusal can say why.
 HEAD_PART_MAX_BYTES = 2 * (HEADERS_MAX_BYTES + REQUEST_LINE_MAX_BYTES)
 # Bytes of the bodies of pipelined requests that wait on a connection; above this, the connection is not read.
 READ_AHEAD_MAX_BYTES = 64 * 1024

@@ -111,7 +111,7 @@ is_currency = re.compile(CURRENCY_PATTERN.replace("$", r"\Z")).match
 
 
 class Strict(msgspec.Struct, forbid_unknown_fields=True, gc=False):
-    """A body in which every field is known."""
+    """A body that refuses unknown fields."""
 
 
 class AccountCreate(Strict, kw_only=True):
@@ -254,7 +254,7 @@ child_item = msgspec.json.Decoder(ChildItem)
 child_item_any_key = msgspec.json.Decoder(ChildItemAnyKey)
 item_kind = msgspec.json.Decoder(ItemKind)
 
-# Keys sorted and no spaces: equal objects have equal texts.
+# Sorts keys and writes no spaces, so that equal objects have equal texts.
 _canonical = msgspec.json.Encoder(order="deterministic")
 
 

@@ -220,4 +220,4 @@ class AiohttpReply:
             await protocol._drain_helper()
 
     async def write_eof(self, data: bytes = b"") -> None:
-        """Nothing is left to write."""
+        """Do nothing: `prepare` has written the whole answer."""

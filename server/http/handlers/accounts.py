@@ -61,7 +61,7 @@ class AccountHandlers:
         self._self_check = self_check
 
     async def create_account(self, call: Call, body: models.AccountCreate) -> Reply:
-        """Open an account, once."""
+        """Open an account; a repeated request gets the existing one."""
         request = _requested(body)
         check_opening(call, request.id)
         opened = (await self._accounts.open_many(call.ledger_id, [request], call.release_place))[0]

@@ -26,7 +26,7 @@ ReferenceFile = Annotated[str, Meta(description="A file, as the page names it.",
 # Bytes of the compressed bundle that are read at once; unpacked, they become some four times as many.
 PIECE_BYTES: Final = 32 * 1024
 # Seconds between two pieces of all downloads together. Reading a piece takes 0.05 ms and unpacking it 0.4 ms, so
-# clients that download the script again and again take at most a tenth of a worker's time.
+# clients that download the script again and again take about a tenth of a worker's time.
 PAUSE_SECONDS: Final = 0.001
 UNPACKED_PAUSE_SECONDS: Final = 0.004
 # Stands for a ledger in the count of downloads, which belong to none.

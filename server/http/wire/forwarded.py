@@ -6,8 +6,8 @@ from typing import Final
 
 from multidict import CIMultiDictProxy
 
-# The most proxies that one request may pass. In a longer list, only the last entries, as many as this, are read:
-# callers wrote the others.
+# The most proxies that one request may pass. Of a longer list only this many entries are read, from the end, because
+# callers may have written the others.
 HOPS_MAX: Final = 8
 # An address with the port that some proxies append: 192.0.2.7:4711 or [2001:db8::7]:4711.
 _WITH_PORT: Final = re.compile(r"([0-9.]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?")

@@ -67,7 +67,7 @@ class Protocol(RequestHandler):
 
     @property
     def stuck(self) -> bool:
-        """Whether reading has stopped for good, at an unread body in very many pieces with no request behind it."""
+        """Whether reading has stopped because of an unread body in very many pieces, with no request behind it."""
         return self._reading_paused and not self._messages
 
     @property

@@ -28,7 +28,7 @@ class HttpServer(web.Server):
     Args:
         pipeline: Answers the requests.
 
-        departures: Gets a call for every connection that is lost.
+        departures: Ends the wait of a request whose connection is lost.
 
     Attributes:
         open_connections: The number of open connections, its maximum, and whether they are being drained.
