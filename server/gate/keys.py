@@ -183,7 +183,7 @@ class Authenticator:
         )
 
     def knew(self, name: bytes) -> bool:
-        """Return whether the token called *name* was ever found good."""
+        """Return whether the token called *name* is remembered as one that was found good, however long ago."""
         return name in self._known
 
     def remembered(self, name: bytes) -> ApiKey | None:
