@@ -1,1 +1,1 @@
-"""Who may pass, and how often: API keys, roles and rate limits. The cache is read together with the tokens."""
+"""API keys, roles and rate limits. The gate takes tokens and reads the cache in one round trip."""

@@ -1,4 +1,4 @@
-"""Limits on requests without a good key, by the network address they come from."""
+"""Limits requests without a good key by their network address."""
 
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import Final
@@ -9,17 +9,17 @@ from server.store.keyspace import Keyspace
 from server.store.redis import Redis, RedisAwayError
 from server.store.scripts import script
 
-# Leading bits of an IPv6 address that tell one customer of a provider from another: whoever has one address of such
-# a network has all of them.
+# Leading bits of an IPv6 address that distinguish the customers of a provider: a customer with one address of such a
+# network has all of them.
 IPV6_NETWORK_BITS: Final = 64
 
 
 def network(address: str) -> str:
-    """Return the network that the peer at *address* stands for: an IPv4 address, or the /64 of an IPv6 address."""
+    """Return the network by which *address* is limited: an IPv4 address, or the /64 of an IPv6 address."""
     try:
         peer: IPv4Address | IPv6Address = ip_address(address.partition("%")[0])
     except ValueError:
-        # A Unix socket has no address: all who come through it are one.
+        # A Unix socket has no address: all its callers share one limit.
         return "local"
     if isinstance(peer, IPv6Address):
         if peer.ipv4_mapped is None:
@@ -30,14 +30,14 @@ def network(address: str) -> str:
 
 class AddressLimit:
     """
-    Counts requests of one kind by network address, exactly and across workers while Redis is there.
+    Limits requests of one kind by network address: exactly and across all workers, unless Redis is away.
 
     Args:
-        limit: Of each network address.
+        limit: The limit of each network address.
 
-        workers: Processes that share it; each takes its part alone when Redis is away.
+        workers: Processes that share the limit; each admits its share alone when Redis is away.
 
-        family: Whose buckets these are in Redis; what else is counted by address has a family of its own.
+        family: The name of these buckets in Redis; requests of another kind have another family.
     """
 
     def __init__(
@@ -57,7 +57,7 @@ class AddressLimit:
         Count a request.
 
         Returns:
-            0, or microseconds until another one is within the limit when this one is not.
+            0 if the request is within the limit; otherwise microseconds until one would be.
         """
         peer = network(address)
         if taken := self._exhausted.taken(peer):
@@ -70,30 +70,30 @@ class AddressLimit:
 
     def remembered(self, address: str) -> int:
         """
-        Return what is known, without asking, of the next request.
+        Return the remembered wait for the next request, without asking Redis.
 
         Returns:
-            Microseconds until one is within the limit; 0 where that is not known.
+            Microseconds until a request is within the limit; 0 if that is not known.
         """
         taken = self._exhausted.taken(network(address))
         return 0 if taken is None else taken.wait
 
     async def peek(self, address: str) -> int:
         """
-        Ask whether a request would be within the limit, without counting one while it would.
+        Return whether a request would be within the limit, without counting one if it is.
 
         Returns:
-            0, or microseconds until one is.
+            0 if it would be; otherwise microseconds until one is.
         """
         peer = network(address)
         if taken := self._exhausted.taken(peer):
             return taken.wait
         _, left = await self._take(peer, 0)
-        # Only counting returns the wait. With no token left it takes none.
+        # Only `count` returns the wait. With no token left it takes none.
         return 0 if left else await self.count(address)
 
     async def _take(self, peer: str, cost: int) -> tuple[int, int]:
-        """Take *cost* tokens; return the wait for them, 0 when they were there, and how many whole ones are left."""
+        """Take *cost* tokens; return the wait for them (0 if taken), and how many whole tokens are left."""
         if not self._redis.away and self._keyspace.known:
             names = self._keyspace.addresses(self._family)
             command = script("address").call(names, peer, *self._limit.bucket(), cost)

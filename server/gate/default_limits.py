@@ -1,4 +1,4 @@
-"""The limits of keys that have none of their own."""
+"""The default limits, as the settings give them."""
 
 from server.gate.keys import Defaults
 from server.gate.limits import Limit, read_rate
@@ -7,10 +7,10 @@ from server.settings import Settings, SettingsError
 
 def default_limits(settings: Settings) -> Defaults:
     """
-    Return the limits of keys that have none of their own.
+    Return the default limits of keys, and the limits of ledgers and network addresses.
 
     Raises:
-        SettingsError: A rate is not one, or cannot be counted exactly together with its burst.
+        SettingsError: A rate is malformed, or cannot be counted exactly together with its burst.
     """
     key = _limit("", settings.rate, settings.burst)
     ledger = None if settings.ledger_rate is None else _limit("ledger_", settings.ledger_rate, settings.ledger_burst)

@@ -1,4 +1,4 @@
-"""The gate: tokens, replays and snapshots for all requests that wait, in one round trip."""
+"""The gate: gets tokens, replays and snapshots for all waiting requests in one round trip."""
 
 import asyncio
 import itertools
@@ -22,17 +22,17 @@ from server.store.redis_link import Command
 from server.store.scripts import script
 from server.telemetry.tallies import Tallies
 
-# Requests a batch, of all keys: a script that runs longer than a few milliseconds holds up everybody else's. They leave
-# in the order in which they came, and admission lets in few more than this: no key keeps others waiting for long.
+# Requests in a batch, of all keys: a script that runs longer than a few milliseconds delays all other users of Redis.
+# Requests are sent in order of arrival, and admission lets in few more than this, so no key delays others for long.
 BATCH_MAX = 500
-# Batches away at once.
+# Batches sent and not yet answered.
 IN_FLIGHT_MAX = 2
 
 _pack: Final = msgspec.msgpack.Encoder().encode
 
 
 class LookUp(IntEnum):
-    """What a request wants to know besides its tokens."""
+    """What the gate looks up for a request besides its tokens."""
 
     NOTHING = 0
     SNAPSHOT = 1
@@ -40,17 +40,17 @@ class LookUp(IntEnum):
 
 
 class Decision(msgspec.Struct, gc=False):
-    """What the gate says to a request."""
+    """The gate's answer to a request."""
 
-    # Microseconds until the tokens would be there; 0: admitted; -1: more than the bucket can ever hold.
+    # Microseconds until the tokens would be there; 0: admitted; -1: more tokens than the bucket can ever hold.
     wait: int
     # Whole tokens left in the narrowest bucket.
     left: int
     snapshot: Snapshot | None = None
     replay: Replay | None = None
-    # Token of the lease that this request holds now, on the snapshot it asked for.
+    # Token of the lease that this request now holds on the snapshot that it asked for.
     lease: bytes | None = None
-    # Position, among the key's limits, of the one that is waited for longest.
+    # Position, among the key's limits, of the one with the longest wait.
     waits_for: int = 0
 
 
@@ -63,18 +63,18 @@ class _Item(msgspec.Struct, gc=False):
 
 class Gate:
     """
-    Admits requests.
+    Admits requests within the limits of their keys, and looks up a replay or snapshot for them.
 
     Args:
-        redis: Where buckets, replays and snapshots are.
+        redis: The server that holds buckets, replays and snapshots.
 
-        keyspace: Names in it.
+        keyspace: The names of the keys in Redis.
 
-        workers: Processes that share the limits; each takes its part alone when Redis is away.
+        workers: Processes that share the limits; each admits its share alone when Redis is away.
 
-        counters: Of snapshots found and not found.
+        counters: Counts snapshots found and not found.
 
-        tallies: Of batches and of what was decided.
+        tallies: Counts batches and decisions.
 
     Attributes:
         running: How many requests each key has under way in this worker.
@@ -90,12 +90,12 @@ class Gate:
         self._tallies = tallies
         self._local = LocalBuckets()
         self.running = Running()
-        # By the key as it was read last: one whose limits have changed is another one.
+        # By the key object: a key whose limits have changed is another object.
         self._exhausted: LimitMemory[ApiKey] = LimitMemory()
-        # Lease tokens are never given twice: a random part of this process, a count, a position.
+        # A lease token is a random part of this process, a count and a position, so none is ever given twice.
         self._process = secrets.token_hex(4)
         self._batches = itertools.count(1)
-        # Whether each ledger is served by a call of its own.
+        # Whether each ledger needs a separate call, as in a cluster.
         self._ledgers_apart = redis.ledgers_apart
         self._coalescer: Coalescer[_Item, Decision] = Coalescer(
             self._run,
@@ -105,7 +105,7 @@ class Gate:
         )
 
     def exhausted(self, key: ApiKey) -> Decision | None:
-        """Return the refusal of a request for one token of a key, if it is known that there is none yet."""
+        """Return the refusal of a request for one token if the key is known to have none left; otherwise None."""
         taken = self._exhausted.taken(key)
         if taken is None:
             return None
@@ -120,19 +120,19 @@ class Gate:
         Take *cost* tokens of a key and look something up.
 
         Args:
-            name: The key in Redis of what is looked up.
+            name: The name in Redis of what is looked up.
 
         Raises:
-            QueueFullError: Too much waits already.
+            QueueFullError: Too many requests wait already.
         """
         return self._coalescer.submit(_Item(key, cost, look_up, name))
 
     async def left(self, key: ApiKey) -> list[int]:
         """
-        Return how many whole tokens are left of each limit of a key, and take none.
+        Return how many whole tokens are left of each limit of a key, without taking any.
 
         Raises:
-            QueueFullError: Too much waits already.
+            QueueFullError: Too many requests wait already.
         """
         positions = range(len(key.limits))
         decisions = await asyncio.gather(*(self.enter(key.of_one_limit(position), 0) for position in positions))
@@ -140,11 +140,11 @@ class Gate:
 
     @property
     def is_alone(self) -> bool:
-        """Whether this worker counts by itself, and admits its part of each limit."""
+        """Whether this worker counts without Redis, and admits its share of each limit."""
         return self._redis.away or not self.keyspace.known
 
     async def drain(self) -> None:
-        """Return when all who wait have been answered."""
+        """Wait until all waiting requests have been answered."""
         await self._coalescer.drain()
 
     async def _run(self, items: list[_Item]) -> list[Decision]:
@@ -152,7 +152,7 @@ class Gate:
             try:
                 return await self._serve(items)
             except RedisElsewhereError:
-                # The address is that of a cluster's server and does not say so. Nothing was run.
+                # The address belongs to a server of a cluster, which the settings do not say. Nothing was run.
                 self._ledgers_apart = True
         ledgers: dict[int, list[int]] = {}
         for number, item in enumerate(items):
@@ -162,7 +162,7 @@ class Gate:
         return [found[number] for number in range(len(items))]
 
     async def _serve_ledger(self, items: Sequence[_Item]) -> list[Decision]:
-        """Serve requests of one ledger; its keys may be on a server of the cluster that does not have them now."""
+        """Serve requests of one ledger: in Redis, or alone while its keys move between servers of the cluster."""
         try:
             return await self._serve(items)
         except RedisElsewhereError:
@@ -170,10 +170,10 @@ class Gate:
 
     async def _serve(self, items: Sequence[_Item]) -> list[Decision]:
         """
-        Serve requests whose keys in Redis may be used together: in Redis, or alone while it is away.
+        Serve requests whose keys in Redis may be used in one call: in Redis, or alone while it is away.
 
         Raises:
-            RedisElsewhereError: They may not.
+            RedisElsewhereError: The keys may not be used in one call, or are on another server.
         """
         if self.is_alone:
             return [self._alone(item) for item in items]
@@ -203,16 +203,16 @@ class Gate:
         return decisions
 
     def _command(self, items: Sequence[_Item]) -> tuple[bytes, Command]:
-        """Return the call of the script for these requests, in this order, and a key whose slot all its keys share."""
-        # The place of each bucket in the call, by name.
+        """Return the script call for these requests, in order, after a key whose cluster slot all its keys share."""
+        # The position of each bucket in the call, by name.
         places: dict[bytes, int] = {}
         buckets: list[int] = []
         names: list[bytes] = []
         requests: list[int] = []
-        # Where in `requests` the number of requests of a key stands, for each of its runs.
+        # For each run of requests of one key: the key, and the position in `requests` of the number of its requests.
         runs: list[tuple[ApiKey, int]] = []
-        # No snapshots are read and no leases taken while the server is in quarantine. No replays are read while the run
-        # of the database is in doubt.
+        # While the Redis server is in quarantine, no snapshots are read and no leases taken. While the run of the
+        # database is in doubt, no replays are read.
         first = self.keyspace.bucket(items[0].key.ledger_id, items[0].key.buckets[0][0])
         looks_up = {
             LookUp.NOTHING: 0,

@@ -1,4 +1,4 @@
-"""API keys as they are kept: made, read, changed, rotated and revoked, for the command line and for administrators."""
+"""Stored API keys: makes, reads, changes, rotates and revokes them, for the command line and for administrators."""
 
 from collections.abc import Callable, Collection, Sequence
 from datetime import datetime
@@ -14,28 +14,29 @@ from server.ledger.prefixes import Prefixes
 from server.store.errors import OutcomeUnknownError, StoreError
 from server.store.postgres import Database
 
-# What a change may name.
+# The fields that a change may name.
 CHANGES: Final = frozenset({"rate", "burst", "concurrency", "description", "expires_at", "accounts"})
-# Of keys without one, unless the settings say otherwise.
+# The limit of keys without one, unless the settings give another.
 SERVICE_LIMIT: Final = Defaults().key
-# Attempts at a change while others change the same key; more than two administrators at once are unlikely.
+# Attempts at a change while others change the same key: more than two administrators at once are unlikely.
 CHANGE_ATTEMPTS_MAX: Final = 5
-# Seconds for which a token works beside the one that has replaced it: a day to bring the new one to all programs unless
-# something else is asked for, and a week at most, after which what is forgotten ends.
+# Seconds for which a replaced token works beside the new one. By default a day, to bring the new one to all programs;
+# at most a week, so that forgotten tokens end.
 OVERLAP_SECONDS_DEFAULT: Final = 86_400
 OVERLAP_SECONDS_MAX: Final = 604_800
-# Replaced tokens that work at once: who has lost a new one asks again, and the one in use must not end for that.
+# Replaced tokens that work at once: a caller that has lost a new token rotates again, and that must not end the token
+# in use.
 FORMER_MAX: Final = 4
-# Keys that a command reads at a time.
+# Keys that a command reads in one page.
 PAGE_KEYS: Final = 1_000
-# Behind every key of an instant, in the order of lists.
+# Sorts after every key id of the same instant in a list.
 ID_MAX: Final = "g"
 
 
 class KeyLimit(NamedTuple):
-    """What a key may ask for; None takes the service's default."""
+    """The limits of a key; None takes the service's default."""
 
-    # Requests every window, and the window in seconds.
+    # Requests in each window, and the window in seconds.
     quota: int | None = None
     window: int | None = None
     # Requests at once, and requests running at once in one worker.
@@ -44,13 +45,13 @@ class KeyLimit(NamedTuple):
 
     def check(self, default: Limit = SERVICE_LIMIT) -> None:
         """
-        Return if the burst can be counted.
+        Check that the burst can be counted.
 
         Args:
-            default: Of keys without a rate of their own.
+            default: The limit of keys without a rate.
 
         Raises:
-            ValueError: It is too large for so slow a rate.
+            ValueError: The burst is too large for so slow a rate.
         """
         if (
             self.burst is not None
@@ -59,12 +60,12 @@ class KeyLimit(NamedTuple):
             raise ValueError("the burst is too large for so slow a rate")
 
     def changed(self, named: Collection[str], to: "KeyLimit") -> "KeyLimit":
-        """Return this with what is *named* as *to* has it."""
+        """Return these limits with the *named* fields replaced by those of *to*."""
         rate, burst, concurrency = (to if name in named else self for name in ("rate", "burst", "concurrency"))
         return KeyLimit(rate.quota, rate.window, burst.burst, concurrency.concurrency)
 
     def exceeds(self, other: "KeyLimit", defaults: Defaults) -> bool:
-        """Return whether it lets a key do in any way more than the *other* does."""
+        """Return whether these limits allow more than the *other* ones in any respect."""
         new, old = (defaults.limit(limit.quota, limit.window, limit.burst) for limit in (self, other))
         return (
             new.quota * old.window > old.quota * new.window
@@ -74,7 +75,7 @@ class KeyLimit(NamedTuple):
 
 
 class KeyRequest(NamedTuple):
-    """What a key is to be; None takes the service's default of a limit, no end, and the whole ledger."""
+    """A request for a new key. None takes the service's default limits, no end, and the whole ledger."""
 
     role: str
     limit: KeyLimit = KeyLimit()
@@ -84,7 +85,7 @@ class KeyRequest(NamedTuple):
 
 
 class KeyChange(NamedTuple):
-    """What to change of a key: what is *named*, of CHANGES."""
+    """A change of a key: only the fields in *named*, which are from CHANGES, are changed."""
 
     named: Collection[str]
     limit: KeyLimit = KeyLimit()
@@ -94,7 +95,7 @@ class KeyChange(NamedTuple):
 
 
 class StoredKey(NamedTuple):
-    """A key without its secrets, its columns in the order of `api_key_columns`."""
+    """A key without its secrets. The fields are in the order of `api_key_columns`."""
 
     id: str
     role: str
@@ -107,19 +108,19 @@ class StoredKey(NamedTuple):
     created_at: datetime
     expires_at: datetime | None
     revoked_at: datetime | None
-    # The minute in which it was used last.
+    # The minute of the last use.
     last_used_at: datetime | None
-    # When the last of the tokens that were replaced stops to work; None where none works.
+    # When the last replaced token stops working; None if none works.
     former_until: datetime | None
 
     @property
     def limit(self) -> KeyLimit:
-        """What it may ask for."""
+        """The limits of the key."""
         return KeyLimit(self.quota, self.window, self.burst, self.concurrency)
 
 
 class KeyNotFoundError(Exception):
-    """The ledger has no such key, or none that the one who asks may know of."""
+    """The ledger has no such key, or the caller may not know of it."""
 
 
 class KeyEndedError(Exception):
@@ -128,10 +129,10 @@ class KeyEndedError(Exception):
 
 class KeyOutcomeUnknownError(OutcomeUnknownError):
     """
-    Nobody knows whether a key was made, and nobody has its token.
+    It is unknown whether a key was made, and nobody has its token.
 
     Args:
-        key_id: Its public id.
+        key_id: The public id of the key.
     """
 
     def __init__(self, key_id: str) -> None:
@@ -146,12 +147,12 @@ async def ledger_id(database: Database, name: str) -> int | None:
 
 
 async def ledger_name(database: Database, number: int) -> str:
-    """Return what a ledger is called."""
+    """Return the name of a ledger."""
     return str((await database.read("ledger_name", number))[0]["name"])
 
 
 async def key_ledger(database: Database, name: str | None, number: int | None) -> int | None:
-    """Return the number of a ledger given by name, by number or by both; None where there is none or they differ."""
+    """Return the number of the ledger with this name, number or both; None if the name is unknown or they differ."""
     found = number if name is None else await ledger_id(database, name)
     return found if number in (None, found) else None
 
@@ -167,15 +168,15 @@ async def create_key(
     accounts: Prefixes | None = None,
 ) -> str:
     """
-    Make a key of a ledger, and the ledger when it does not exist; return the token, which is kept nowhere.
+    Make a key of a ledger, and the ledger if it does not exist; return the token, which is stored nowhere.
 
     Args:
-        limit: Of the key; without one it has the service's defaults.
+        limit: The limits of the key; None takes the service's defaults.
 
     Raises:
-        ConstraintError: The ledger's name is not one.
-        OutcomeUnknownError: One may have been made, and could not be revoked; the message says which.
-        StoreError: None was made, or it is revoked.
+        ConstraintError: The name of the ledger is not valid.
+        OutcomeUnknownError: A key may have been made, and could not be revoked; the message says which.
+        StoreError: No key was made, or it is revoked.
     """
     await database.write("ledger_create", ledger)
     found = await ledger_id(database, ledger)
@@ -192,11 +193,12 @@ async def make_key(database: Database, of_ledger: int, asked: KeyRequest) -> tup
     """
     Make a key of a ledger, and return it with its token.
 
-    After a lost connection the same key is sent again, so the token that is returned is that of the key that exists.
+    After a lost connection the same key is sent again, so the returned token is that of the key that exists. If the
+    outcome stays unknown, the key is revoked, so that no key lives whose token nobody has.
 
     Raises:
-        KeyOutcomeUnknownError: One may have been made, and could not be revoked.
-        StoreError: None was made, or it is revoked.
+        KeyOutcomeUnknownError: A key may have been made, and could not be revoked.
+        StoreError: No key was made, or it is revoked.
     """
     key = new_key(of_ledger)
     others = (*asked.limit, asked.description, asked.expires_at, _texts(asked.accounts))
@@ -220,7 +222,7 @@ async def _withdraw(database: Database, of_ledger: int, key: NewKey, role: str) 
     Revoke a key that may or may not have been made, so that it never opens anything.
 
     Raises:
-        KeyOutcomeUnknownError: That could not be done.
+        KeyOutcomeUnknownError: The key could not be revoked.
     """
     try:
         await database.write("api_key_withdraw", of_ledger, key.id, key.digest, role)
@@ -237,12 +239,12 @@ async def read_page(
     within: Prefixes | None = None,
 ) -> list[StoredKey]:
     """
-    Return up to *limit* keys of a ledger, newest first, revoked ones too.
+    Return up to *limit* keys of a ledger, newest first, including revoked ones.
 
     Args:
-        before: Instant and id of the last one already seen.
+        before: The instant and the id of the last key of the page before.
 
-        within: Only those that are narrowed to these accounts or to some of them.
+        within: Return only keys that are narrowed to these accounts or to some of them.
     """
     at, key_id = before or (TIME_MAX, ID_MAX)
     rows = await database.read("api_key_page", of_ledger, limit, _texts(within), at, key_id)
@@ -250,7 +252,7 @@ async def read_page(
 
 
 async def list_keys(database: Database, ledger: str | None) -> list[tuple[str, StoredKey]] | None:
-    """Return the keys of one ledger or of all, each with its ledger's name; None when there is no such ledger."""
+    """Return the keys of one ledger or of all, each with its ledger's name; None if there is no such ledger."""
     ledgers = [row for row in await database.read("ledger_list") if ledger in (None, row["name"])]
     if ledger is not None and not ledgers:
         return None
@@ -272,7 +274,7 @@ async def read_key(database: Database, of_ledger: int, key_id: str, within: Pref
     Return a key.
 
     Raises:
-        KeyNotFoundError: There is none.
+        KeyNotFoundError: There is no such key.
     """
     return _stored(await database.read("api_key_read", of_ledger, key_id, _texts(within)))
 
@@ -288,20 +290,20 @@ async def change_key(
     check: Callable[[StoredKey], None] | None = None,
 ) -> StoredKey:
     """
-    Change a key, in force within five seconds, and return it as it is then.
+    Change a key and return it as changed. The change is in force within five seconds.
 
     Args:
-        within: Only a key that is narrowed to these accounts or to some of them.
+        within: Change only a key that is narrowed to these accounts or to some of them.
 
-        default: Of keys without a rate of their own.
+        default: The limit of keys without a rate.
 
-        check: Is shown the key before it is changed, and raises to keep it as it is.
+        check: Gets the key before it is changed, and raises to prevent the change.
 
     Raises:
         ValueError: The burst would be too large for the rate.
-        KeyNotFoundError: There is none.
-        KeyEndedError: It is revoked.
-        StoreError: It could not be done, or others change the same key again and again.
+        KeyNotFoundError: There is no such key.
+        KeyEndedError: The key is revoked.
+        StoreError: The change failed, or others kept changing the same key.
     """
     named, limit = change.named, change.limit
     values = (*limit, change.description, change.expires_at, _texts(change.accounts))
@@ -324,12 +326,12 @@ async def rotate_key(
     database: Database, of_ledger: int, key_id: str, overlap_seconds: int, *, within: Prefixes | None = None
 ) -> tuple[StoredKey, str]:
     """
-    Give a key a new token, and return both. All others work for *overlap_seconds* from now on, and no longer.
+    Give a key a new token, and return both. Its older tokens work for *overlap_seconds* from now, and no longer.
 
     Raises:
-        KeyNotFoundError: There is none.
-        KeyEndedError: It is revoked, or has expired.
-        OutcomeUnknownError: It may have been done: those that worked still do, for the overlap.
+        KeyNotFoundError: There is no such key.
+        KeyEndedError: The key is revoked, or has expired.
+        OutcomeUnknownError: The rotation may have been done. The older tokens still work for the overlap.
     """
     new = new_token(of_ledger, key_id)
     rows = await database.write(
@@ -343,10 +345,10 @@ async def rotate_key(
 
 async def revoke_key(database: Database, of_ledger: int, key_id: str, *, within: Prefixes | None = None) -> StoredKey:
     """
-    Revoke a key, in force within five seconds, for ever, and return it.
+    Revoke a key for ever and return it. The revocation is in force within five seconds.
 
     Raises:
-        KeyNotFoundError: There is none.
+        KeyNotFoundError: There is no such key.
     """
     return _stored(await database.write("api_key_revoke", of_ledger, key_id, _texts(within)))
 

@@ -1,4 +1,4 @@
-"""When keys were used last: kept in memory, and written now and then."""
+"""Records when keys were last used: in memory, and written to Postgres once a minute."""
 
 import asyncio
 import logging
@@ -10,9 +10,9 @@ from server.store.coalescer import QueueFullError
 from server.store.errors import DatabaseError, StoreError
 from server.store.postgres import Database
 
-# Seconds between two writes, and so what a crash loses: as much as what is written is exact to.
+# Seconds between two writes, and so the most that a crash loses. The stored times are exact to a minute too.
 WRITE_SECONDS: Final = 60.0
-# Keys of one write: as many as a worker remembers. Of those on top the next use is noted.
+# Keys of one write: as many as a worker remembers. The use of a further key is not noted, but its next use may be.
 USES_MAX: Final = 10_000
 # Seconds that the last write may take when a worker ends.
 CLOSE_SECONDS: Final = 1.0
@@ -22,30 +22,30 @@ log = logging.getLogger(__name__)
 
 class KeyUses:
     """
-    The keys that were used since the last write.
+    Remembers the keys that were used since the last write.
 
     Args:
-        database: Where that is written, in one statement for all of them.
+        database: The database that the uses are written to, in one statement.
     """
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        # By ledger and id: when, on the clock of `time.monotonic`.
+        # By ledger and id: the time of the last use, on the clock of `time.monotonic`.
         self._uses: dict[tuple[int, str], float] = {}
         self._writing: asyncio.Task[None] | None = None
 
     def note(self, ledger_id: int, key_id: str, at: float) -> None:
-        """Remember that a key is used, on the clock of `time.monotonic`."""
+        """Remember that a key was used at *at*, on the clock of `time.monotonic`."""
         name = (ledger_id, key_id)
         if name in self._uses or len(self._uses) < USES_MAX:
             self._uses[name] = at
 
     def start(self) -> None:
-        """Write from now on."""
+        """Begin to write regularly."""
         self._writing = asyncio.create_task(self._write_on())
 
     async def close(self) -> None:
-        """Write no more, but what there is."""
+        """Write the remaining uses and stop."""
         await stop(self._writing)
         try:
             async with asyncio.timeout(CLOSE_SECONDS):
@@ -54,7 +54,7 @@ class KeyUses:
             log.warning("the last uses of %d keys could not be written in time", len(self._uses))
 
     async def write(self) -> None:
-        """Write what was noted. What cannot be written is kept for the next time."""
+        """Write the noted uses; if that fails, keep them for the next write."""
         uses = dict(self._uses)
         if not uses:
             return

@@ -1,4 +1,4 @@
-"""API keys: whose a token is, and what that key may do."""
+"""API keys: finds the key of a token, with its role and its limits."""
 
 import asyncio
 import hmac
@@ -20,24 +20,24 @@ from server.store.coalescer import Coalescer, QueueFullError
 from server.store.errors import StoreUnavailableError, UnpreparedError
 from server.store.postgres import Database
 
-# How long a worker trusts what it read of a key, and so how long a revoked key may still pass.
+# How long a worker trusts a key that it has read, and so how long a revoked key may still pass.
 CACHE_SECONDS = 5.0
-# The same while Postgres is known to be away: its last snapshots live for ten seconds more, and can be read only by
-# keys that are known. Nothing is written meanwhile.
+# The same while Postgres is known to be away: the last snapshots live for ten seconds more, and only remembered keys
+# can read them. Nothing can be written during that time.
 CACHE_AWAY_SECONDS = 15.0
-# Before that time is over the key of a request is read anew while it is still trusted: the requests of a busy key never
-# wait for it, thousands at once. Also the time between two such readings when one fails.
+# A request in the last REFRESH_SECONDS of that time starts a new read of its key, which is still trusted meanwhile. So
+# the requests of a busy key, perhaps thousands, never wait for a read. Also the time before a failed read is repeated.
 REFRESH_SECONDS = 1.0
-# Keys remembered at once, known and unknown apart, so that made-up keys never push out real ones.
+# Tokens remembered at once. Known and unknown ones are kept apart, so that made-up tokens never evict real ones.
 CACHE_KEYS_MAX = 10_000
-# Tokens never found good before that are looked up with one query. One such query is away at a time: made-up tokens,
-# however many, take one place of the readers' queue and one of their connections.
+# Tokens never found good before that one query looks up. Only one such query runs at a time, so made-up tokens, however
+# many, take one place of the readers' queue and one of their connections.
 UNKNOWN_KEYS_BATCH_MAX = 100
-# Such tokens that may wait: a few milliseconds of queries. It refuses none of the clients that a restart meets at
-# once, who share their keys.
+# Such tokens that may wait: a few milliseconds of queries. A restart does not refuse clients that all come at once,
+# because they share their keys.
 UNKNOWN_KEYS_QUEUE_MAX = 400
-# Tokens found good before that are looked up with one query, a few milliseconds, and such queries away at a time. No
-# more wait than are remembered.
+# Tokens found good before that one query looks up, in a few milliseconds, and the number of such queries that run at
+# once. The queue needs no limit: no more tokens wait than are remembered.
 KNOWN_KEYS_BATCH_MAX = 200
 KNOWN_KEYS_IN_FLIGHT_MAX = 2
 
@@ -47,7 +47,7 @@ log = logging.getLogger(__name__)
 
 
 class Role(IntEnum):
-    """What a key may do; each role may do all that the ones before it may."""
+    """What a key may do. Each role includes the ones before it."""
 
     READ = 1
     WRITE = 2
@@ -55,39 +55,39 @@ class Role(IntEnum):
 
 
 class Defaults(NamedTuple):
-    """Limits of keys that have none of their own, of the ledger as a whole (None: unlimited), and of addresses."""
+    """The default limits of keys, and the limits of a ledger as a whole (None: unlimited) and of network addresses."""
 
     key: Limit = Limit(1_000, 1, 2_000)
     ledger: Limit | None = None
-    # Failed authentications from one network address: a deployment that starts with a wrong key on fifty machines
-    # behind one address still learns that it is wrong, and guessing 256 bits at ten a second is hopeless.
+    # Failed authentications from one network address: fifty machines behind one address that start with a wrong key
+    # still learn that it is wrong, and guessing 256 bits at ten a second is hopeless.
     failures: Limit = Limit(10, 1, 50)
-    # Other requests without a key from one network address: an office that reads the pages of problems, and a scanner
-    # that looks for what is not there.
+    # Other requests without a key from one network address: enough for an office that reads the pages of problems, too
+    # few for a scanner of paths.
     anonymous: Limit = Limit(50, 1, 200)
     # Requests that one key may have running at once in one worker.
     concurrency: int = 1_000
 
     def limit(self, quota: int | None, window: int | None, burst: int | None) -> Limit:
-        """Return the limit of a key that has these of its own."""
+        """Return the limit of a key with these values; None takes the default."""
         bursts = self.key.burst if quota is None else quota
         return Limit(quota or self.key.quota, window or self.key.window, burst or bursts)
 
 
 class ApiKey:
     """
-    A key that is known and not revoked, with its limits ready to be counted.
+    A key that exists and is not revoked, with its limits ready to be counted.
 
     Args:
-        limit: Of the key itself.
+        limit: The limit of the key itself.
 
         concurrency: Requests of the key that may be running at once in one worker.
 
-        ledger_limit: Of all keys of the ledger together.
+        ledger_limit: The limit of all keys of the ledger together.
 
-        accounts: What of the ledger it sees; None is all.
+        accounts: The accounts that the key is narrowed to; None is the whole ledger.
 
-        ends: When it does, on the clock of `time.monotonic`, in seconds.
+        ends: When the key ends, on the clock of `time.monotonic`, in seconds.
     """
 
     __slots__ = (
@@ -114,37 +114,37 @@ class ApiKey:
         self.ends = ends
         self.limit = limit
         self.concurrency = concurrency
-        # Their names within the ledger, what they are, and what they hold.
+        # The limits by their names within the ledger, and then their buckets.
         self.limits = [(f"k:{key_id}", limit)]
         if ledger_limit is not None:
             self.limits.append(("l", ledger_limit))
         self.buckets = [(name, of.bucket()) for name, of in self.limits]
-        # Their names as callers read them.
+        # The names of the limits as callers read them.
         self.policies = ("default", "ledger")[: len(self.limits)]
         shown = (of.policy(name) for name, (_, of) in zip(self.policies, self.limits, strict=True))
         self.policy = ", ".join(shown).encode()
 
     def of_one_limit(self, position: int) -> "ApiKey":
-        """Return the key as if it had only the limit at *position*."""
+        """Return a copy of the key that has only the limit at *position*."""
         single = copy(self)
         single.limits, single.buckets = [self.limits[position]], [self.buckets[position]]
         return single
 
 
 class UnknownKeysFullError(QueueFullError):
-    """Too many tokens never found good before wait to be looked up; those that were are not concerned."""
+    """Too many tokens never found good before wait to be looked up. Other tokens are not affected."""
 
 
 class _Token(NamedTuple):
-    """A token that is looked up."""
+    """A token to look up."""
 
-    # What `token_name` says of it.
+    # The result of `token_name`.
     name: bytes
     parsed: ParsedToken
 
 
 class _Known:
-    """A key that was found good, what it was read from, until when that is trusted, and when it is read anew."""
+    """A key that was found good, with the row it was read from, until when it is trusted, and when it is read anew."""
 
     __slots__ = ("expires", "key", "parsed", "refresh_at", "row")
 
@@ -158,20 +158,20 @@ class _Known:
 
 class Authenticator:
     """
-    Knows who a token belongs to, and asks Postgres once in *CACHE_SECONDS* a token, or a little sooner.
+    Finds the key of a token. Asks Postgres about a token in use once every *CACHE_SECONDS*, or a little sooner.
 
-    Tokens that are asked about at the same time share a query. Those that were found good and the others have a lane
-    each, so that made-up ones cost those who have a key nothing.
+    Tokens that are looked up at the same time share a query. Tokens found good before and other tokens have a lane
+    each, so that made-up tokens do not delay callers that have a key.
 
     Args:
-        uses: Is told when a key is used. A token that is in use is asked about again and again, and then it is told.
+        uses: Records when a key is used: at each look-up, which a token in use repeats.
     """
 
     def __init__(self, database: Database, defaults: Defaults | None = None, uses: KeyUses | None = None) -> None:
         self._database = database
         self._defaults = defaults or Defaults()
         self._uses = uses or KeyUses(database)
-        # By `token_name`. An expired entry stays until it is read again or pushed out: its token was good once.
+        # By `token_name`. An expired entry stays until it is read again or evicted: it shows that its token was good.
         self._known: dict[bytes, _Known] = {}
         self._unknown: dict[bytes, float] = {}
         self._lookups: dict[bytes, asyncio.Future[ApiKey | None]] = {}
@@ -183,11 +183,11 @@ class Authenticator:
         )
 
     def knew(self, name: bytes) -> bool:
-        """Return whether the token of that *name* was found good before, however long ago."""
+        """Return whether the token called *name* is remembered as one that was found good, however long ago."""
         return name in self._known
 
     def remembered(self, name: bytes) -> ApiKey | None:
-        """Return the key of the token of that *name* if it was looked up lately."""
+        """Return the key of the token called *name* if it is still trusted; otherwise None."""
         entry = self._known.get(name)
         if entry is None:
             return None
@@ -205,15 +205,14 @@ class Authenticator:
         self, token: str, before_lookup: Callable[[], Awaitable[None]] | None = None
     ) -> ApiKey | None:
         """
-        Return the key this token is, or None when it is unknown or revoked.
+        Return the key of a token, or None if it is unknown or revoked.
 
         Args:
-            before_lookup: Called before a token is looked up that was never found good; raises to keep it from
-                being looked up.
+            before_lookup: Called before a token that was never found good is looked up; raises to prevent the look-up.
 
         Raises:
-            UnknownKeysFullError: It is one of too many such tokens.
-            QueueFullError, StoreUnavailableError: It could not be looked up.
+            UnknownKeysFullError: Too many such tokens wait to be looked up.
+            QueueFullError, StoreUnavailableError: The token could not be looked up.
         """
         name = token_name(token)
         key = self.remembered(name)
@@ -234,20 +233,20 @@ class Authenticator:
 
     async def read_anew(self, token: str) -> ApiKey | None:
         """
-        Return the key of a token that was found good lately as it is kept now, or None when it is good no more.
+        Read the key of a remembered token from Postgres and return it, or None if it is not good any more.
 
         Raises:
-            QueueFullError, StoreUnavailableError: It could not be looked up.
+            QueueFullError, StoreUnavailableError: The key could not be read.
         """
         parsed = parse_token(token)
         return None if parsed is None else await self._known_keys.submit(_Token(token_name(token), parsed))
 
     def _ask(self, name: bytes, parsed: ParsedToken, *, unknown: bool) -> None:
         """
-        Look a token up, unless that is being done already.
+        Start to look up a token, unless a look-up of it is running.
 
         Raises:
-            UnknownKeysFullError: It is one of too many that were never found good.
+            UnknownKeysFullError: Too many tokens never found good before wait.
         """
         if name in self._lookups:
             return
@@ -255,7 +254,7 @@ class Authenticator:
         def done(lookup: "asyncio.Future[ApiKey | None]") -> None:
             del self._lookups[name]
             if not lookup.cancelled():
-                # Nobody may be waiting for it: then the next request finds out.
+                # Marks an exception as seen: perhaps no request waits, and then the next one looks the token up again.
                 lookup.exception()
 
         lane = self._unknown_keys if unknown else self._known_keys
@@ -267,14 +266,14 @@ class Authenticator:
         lookup.add_done_callback(done)
 
     async def _look_up(self, tokens: list[_Token]) -> list[ApiKey | None]:
-        """Return the keys that these tokens are, and remember them."""
-        # Counted from before the read, so that a revocation is never outlived by more than the bound.
+        """Read the keys of these tokens, remember them and return them."""
+        # The time counts from before the read, so that a revoked key never passes for longer than the bound.
         now = time.monotonic()
         rows = await self._read([token.parsed for token in tokens])
         return [self._remember(token, row, now) for token, row in zip(tokens, rows, strict=True)]
 
     def _remember(self, token: _Token, row: asyncpg.Record | None, read_at: float) -> ApiKey | None:
-        """Remember what was read of a token, on the clock of `time.monotonic`, and return the key that it is."""
+        """Remember the row of a token, read at *read_at* on the clock of `time.monotonic`, and return its key."""
         name, parsed = token
         expires = read_at + CACHE_SECONDS
         before = self._known.pop(name, None)
@@ -283,7 +282,7 @@ class Authenticator:
         if row is None or seconds_left <= 0:
             _keep(self._unknown, name, expires)
             return None
-        # A key that ends is never the same: each time less is left of it.
+        # The row of a key that ends always differs, because it says how many seconds are left.
         same = before.key if before is not None and before.row == row else None
         key = same or self._key(row, parsed, read_at + seconds_left)
         self._uses.note(parsed.ledger_id, parsed.id, read_at)
@@ -305,12 +304,12 @@ class Authenticator:
         )
 
     async def _read(self, keys: list[ParsedToken]) -> list[asyncpg.Record | None]:
-        """Read what is kept of the keys of these tokens: None of one that does not exist or is revoked."""
+        """Return the rows of the keys of these tokens; None for a key that does not exist or is revoked."""
         names = list({(key.ledger_id, key.id) for key in keys})
         try:
             rows = await self._database.read("api_key_read_many", *map(list, zip(*names, strict=True)))
         except UnpreparedError as error:
-            # Readiness says what is missing. Nothing is served to anybody until a key could be looked up.
+            # Readiness says what is missing. No request is served until keys can be looked up.
             log.warning("keys cannot be looked up: %s", error.kind)
             raise StoreUnavailableError(error.kind) from error
         found = {(row["ledger_id"], row["id"]): row for row in rows}
@@ -318,9 +317,9 @@ class Authenticator:
 
 
 def _seconds_left(row: asyncpg.Record | None, digest: bytes) -> float:
-    """Return for how long a secret of that digest opens its key: not at all where it is none of its secrets."""
+    """Return for how many seconds a secret with this digest still opens its key; 0 if it is not one of its secrets."""
     seconds = 0.0
-    # Compared in constant time, against zeros where there is no such key.
+    # The comparison takes constant time; if there is no such key, it is made with zeros.
     kept = [(bytes(32), 0.0)]
     if row is not None:
         kept = [(row["digest"], math.inf), *zip(row["former_digests"], row["former_seconds_left"], strict=True)]

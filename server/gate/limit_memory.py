@@ -1,4 +1,4 @@
-"""Limits that have nothing left: until they have, asking again could only say the same."""
+"""Remembers limits that have no token left, so that Redis is not asked again before they have one."""
 
 import time
 from typing import Final, Generic, TypeVar
@@ -7,8 +7,8 @@ from server.gate.limits import LOCAL_BUCKETS_MAX, Taken
 
 Name = TypeVar("Name")
 
-# Microseconds for which a worker remembers that a limit is used up, without asking again: a flood then asks ten times a
-# second, and so soon is it seen that Redis has lost its buckets or that its clock was set.
+# Microseconds for which a worker remembers, without asking again, that a limit is used up. In a flood the worker then
+# asks ten times a second, so it soon notices that Redis has lost its buckets or that its clock was set.
 REMEMBERED_MAX: Final = 100_000
 
 
@@ -19,10 +19,10 @@ def now() -> int:
 
 class LimitMemory(Generic[Name]):
     """
-    The limits, by name, that are known to have no token left, and how long that lasts.
+    Remembers, by name, which limits have no token left and for how long.
 
-    This is exact: while a limit is remembered here, asking Redis could only give the same answer. A bucket does not
-    fill sooner because others take from it.
+    This is exact: while a limit is remembered here, Redis could only give the same answer, because a bucket does not
+    fill sooner when others take from it.
     """
 
     def __init__(self) -> None:
@@ -31,7 +31,7 @@ class LimitMemory(Generic[Name]):
         self._until: dict[Name, tuple[int, int, int]] = {}
 
     def taken(self, name: Name) -> Taken | None:
-        """Return the result of an attempt to take one token; None where it is not known without asking."""
+        """Return the result of an attempt to take one token if it is known without asking; otherwise None."""
         if name not in self._until:
             return None
         remembered, until, waits_for = self._until[name]
@@ -46,15 +46,15 @@ class LimitMemory(Generic[Name]):
         Remember that there was no token.
 
         Args:
-            asked: When that was asked, in microseconds of the monotonic clock.
+            asked: When Redis was asked, in microseconds of the monotonic clock.
 
-            wait: Microseconds until there is one, as it was answered just now.
+            wait: Microseconds until there is a token, as Redis has just answered.
 
-            waits_for: Position of the bucket that is waited for longest.
+            waits_for: Position of the bucket with the longest wait.
         """
         self._until.pop(name, None)
         if len(self._until) >= LOCAL_BUCKETS_MAX:
             del self._until[next(iter(self._until))]
-        # Remembering starts at the question, so that it ends before the wait does. The wait that callers are given
-        # starts at the answer, so that nobody comes too early.
+        # The memory starts at the question, so that it ends before the wait does. The wait that callers are told
+        # starts at the answer, so that no caller comes back too early.
         self._until[name] = (asked + min(wait, REMEMBERED_MAX), now() + wait, waits_for)

@@ -1,4 +1,4 @@
-"""Token buckets: what a limit means, exactly, wherever it is counted."""
+"""Token buckets: the exact arithmetic of a limit, in Python and in Redis."""
 
 import math
 import re
@@ -12,18 +12,18 @@ _MICROSECONDS: Final = 1_000_000
 _UNITS: Final = {"s": 1, "min": 60, "h": 3600, "day": 86_400}
 _RATE: Final = re.compile(r"(?P<quota>[1-9][0-9]{0,6})(?:/(?P<unit>s|min|h|day))?")
 
-# Requests that may come in a window, and at once.
+# The largest numbers of requests that a limit may allow in a window, and at once.
 QUOTA_MAX: Final = 1_000_000
 BURST_MAX: Final = 1_000_000
-# Requests that a key may have running at once in one worker.
+# The largest number of requests that a key may be allowed to have running at once in one worker.
 CONCURRENCY_MAX: Final = 100_000
 
 
 class Bucket(NamedTuple):
     """
-    A bucket in whole units: *refill* come in each microsecond, a token costs *price*, *capacity* fit in.
+    A bucket in whole units: it gains *refill* units each microsecond, a token costs *price*, and it holds *capacity*.
 
-    The units are chosen so that nothing is ever rounded: no rate drifts, however odd and however long.
+    The units are chosen so that nothing is ever rounded. So no rate drifts, however odd it is or however long it runs.
     """
 
     refill: int
@@ -39,7 +39,7 @@ class Limit(NamedTuple):
     burst: int
 
     def bucket(self, share: int = 1) -> Bucket:
-        """Return the bucket of this limit, or of one *share*-th of it, but never of less than a token."""
+        """Return the bucket of this limit, or of one *share*-th of it, which holds at least one token."""
         price = self.window * _MICROSECONDS * share
         divisor = math.gcd(self.quota, price)
         tokens = max(1, self.burst // share)
@@ -47,31 +47,31 @@ class Limit(NamedTuple):
 
     @property
     def exact(self) -> bool:
-        """Whether it can be counted without rounding, everywhere."""
+        """Whether the limit can be counted without rounding, in Lua too."""
         return self.bucket().capacity < _EXACT_MAX
 
     @property
     def counted(self) -> "Limit":
-        """This limit with as much of its burst as can be counted without rounding."""
+        """This limit, with its burst reduced to what can be counted without rounding."""
         return self._replace(burst=min(self.burst, (_EXACT_MAX - 1) // self._replace(burst=1).bucket().capacity))
 
     def policy(self, name: str) -> str:
-        """Return it as an item of RateLimit-Policy (IETF draft-ietf-httpapi-ratelimit-headers-10)."""
+        """Return the limit as an item of RateLimit-Policy (IETF draft-ietf-httpapi-ratelimit-headers-10)."""
         return f'"{name}";q={self.quota};w={self.window}'
 
 
 def shown_rate(quota: int, window: int) -> str:
-    """Return a rate as `read_rate` takes it; a window that has no name as its seconds."""
+    """Return a rate as text such as `6/min`; a window without a unit is shown in seconds."""
     units = {seconds: name for name, seconds in _UNITS.items()}
     return f"{quota}/{units.get(window, f'{window}s')}"
 
 
 def read_rate(text: str) -> tuple[int, int]:
     """
-    Return quota and window in seconds of a rate such as `100`, `100/s`, `6/min` or `1/day`.
+    Return the quota and the window in seconds of a rate such as `100`, `100/s`, `6/min` or `1/day`.
 
     Raises:
-        ValueError: It has another form.
+        ValueError: *text* does not have this form.
     """
     match = _RATE.fullmatch(text)
     if match is None or int(match["quota"]) > QUOTA_MAX:
@@ -79,7 +79,7 @@ def read_rate(text: str) -> tuple[int, int]:
     return int(match["quota"]), _UNITS[match["unit"] or "s"]
 
 
-# Buckets a worker keeps while it limits alone; the one used longest ago goes first.
+# Buckets that a worker keeps while it limits alone; the least recently used is evicted first.
 LOCAL_BUCKETS_MAX: Final = 10_000
 
 
@@ -88,38 +88,38 @@ def _microseconds() -> int:
 
 
 class Taken(NamedTuple):
-    """What became of an attempt to take tokens of several buckets at once."""
+    """The result of an attempt to take tokens from several buckets at once."""
 
-    # Microseconds until they would all be there; 0: taken; -1: more than a bucket can ever hold.
+    # Microseconds until all of them would be there; 0: taken; -1: more tokens than a bucket can ever hold.
     wait: int
     # Whole tokens left in the narrowest bucket.
     left: int
-    # Position of the bucket that is waited for longest.
+    # Position of the bucket with the longest wait.
     waits_for: int = 0
 
 
 class LocalBuckets:
     """
-    Buckets of one worker, for while Redis is away: it admits its share, alone.
+    The buckets of one worker while Redis is away: the worker admits its share of each limit, alone.
 
-    The arithmetic is that of `gate.lua`. One thing is added: what the limit as a whole can hold is never refused for
-    ever because a share of it cannot. It is admitted by a full bucket, whose level then falls below zero.
+    The arithmetic is that of `gate.lua`, with one addition. A request that fits the whole limit, but not one share of
+    it, is not refused for ever: a full bucket admits it, and its level then falls below zero.
 
     Args:
-        clock: Gives microseconds.
+        clock: Returns microseconds.
     """
 
     def __init__(self, clock: Callable[[], int] = _microseconds) -> None:
         self._clock = clock
-        # Units, when they were counted, and the price of a token then.
+        # By ledger and name: units, when they were counted, and the price of a token then.
         self._states: dict[tuple[int, str], tuple[int, int, int]] = {}
 
     def take(self, ledger_id: int, limits: Sequence[tuple[str, Limit]], share: int, cost: int) -> Taken:
         """
-        Take *cost* tokens out of one *share*-th of each of the *limits*, or out of none.
+        Take *cost* tokens from one *share*-th of each of the *limits*, or from none of them.
 
         Args:
-            limits: Their names within the ledger, and what they are.
+            limits: The limits with their names within the ledger.
         """
         now = self._clock()
         wait, waits_for = 0, 0
@@ -144,13 +144,13 @@ class LocalBuckets:
         return Taken(wait, min(left), waits_for)
 
     def _units(self, key: tuple[int, str], bucket: Bucket, now: int) -> int:
-        """Return what a bucket holds now."""
+        """Return how many units a bucket holds now."""
         state = self._states.get(key)
         if state is None:
             return bucket.capacity
         units, since, price = state
         if price != bucket.price:
-            # The limit has changed, and with it what a unit is: whole tokens are what stays.
+            # The limit has changed, and with it the size of a unit: keep the whole tokens.
             units = units // price * bucket.price
         return min(bucket.capacity, units + max(0, now - since) * bucket.refill)
 

@@ -1,16 +1,16 @@
-"""How many requests of a key are running: a limit of another kind, on what is held rather than on what comes."""
+"""Limits how many requests of a key run at once: it bounds the work in progress, while rates bound the arrivals."""
 
 from server.gate.keys import ApiKey
 
 
 class Running:
-    """The requests that are running in this worker, by key. Keys that have none take no room."""
+    """Counts the requests that run in this worker, by key. Keys without running requests take no memory."""
 
     def __init__(self) -> None:
         self._counts: dict[tuple[int, str], int] = {}
 
     def enter(self, key: ApiKey) -> bool:
-        """Count one more, or return False when the key has as many as it may."""
+        """Count one more request, or return False if the key has as many as it may."""
         name = (key.ledger_id, key.id)
         count = self._counts.get(name, 0)
         if count >= key.concurrency:
@@ -19,7 +19,7 @@ class Running:
         return True
 
     def leave(self, key: ApiKey) -> None:
-        """Count one less; the key may have been read anew since it entered."""
+        """Count one request less; *key* may be another object than the one that entered, because keys are read anew."""
         name = (key.ledger_id, key.id)
         count = self._counts[name] - 1
         if count:
@@ -28,7 +28,7 @@ class Running:
             del self._counts[name]
 
     def count(self, key: ApiKey) -> int:
-        """Return how many of a key are running."""
+        """Return how many requests of a key are running."""
         return self._counts.get((key.ledger_id, key.id), 0)
 
     def __len__(self) -> int:

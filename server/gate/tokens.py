@@ -1,4 +1,4 @@
-"""Tokens: what API keys look like, and what of them is kept."""
+"""Tokens: the form of API keys, and the parts of them that are stored."""
 
 import hashlib
 import re
@@ -14,14 +14,14 @@ ID_BYTES: Final = 8
 _TOKEN: Final = re.compile(
     r"tsk_(?P<ledger>[0-9a-f]{1,16})_(?P<id>[0-9a-f]{16})_(?P<secret>[0-9a-f]{64})(?P<check>[0-9a-f]{8})"
 )
-# The same, of bytes among others.
+# The same form, to be found in bytes.
 TOKEN_FORM: Final = re.compile(re.sub(r"\?P<\w+>", "?:", _TOKEN.pattern).encode())
 
 _ID: Final = re.compile(r"[0-9a-f]{16}")
 
 
 class NewKey(NamedTuple):
-    """A token just made: it is shown once, the rest is kept."""
+    """A new token, which is shown once, and the id and digest, which are stored."""
 
     token: str
     id: str
@@ -29,7 +29,7 @@ class NewKey(NamedTuple):
 
 
 class ParsedToken(NamedTuple):
-    """What a token says of its key."""
+    """The parts of a token: its ledger, the id of its key, and the digest of its secret."""
 
     ledger_id: int
     id: str
@@ -53,7 +53,7 @@ def _digest(secret: str) -> bytes:
 
 
 def parse_token(token: str) -> ParsedToken | None:
-    """Take a token apart; None when it cannot be one of ours, which the checksum tells without asking anybody."""
+    """Return the parts of a token; None if its form or its checksum shows, without a look-up, that it is not ours."""
     match = _TOKEN.fullmatch(token)
     if match is None or int(match["check"], 16) != zlib.crc32(token[:-8].encode()):
         return None
@@ -68,10 +68,10 @@ def is_key_id(text: str) -> bool:
 
 def read_key_name(text: str) -> tuple[int | None, str]:
     """
-    Return the ledger and the public id of a key that is given by its public id, which has no ledger in it, or whole.
+    Return the ledger and the public id of a key, given as a whole token or as a public id, which contains no ledger.
 
     Raises:
-        ValueError: It is neither; the message does not repeat it.
+        ValueError: *text* is neither; the message does not repeat it.
     """
     text = text.strip()
     if is_key_id(text):
@@ -83,5 +83,5 @@ def read_key_name(text: str) -> tuple[int | None, str]:
 
 
 def token_name(token: str) -> bytes:
-    """Return what a token is remembered by: no secret outlives its connection in memory."""
+    """Return the hash by which a token is remembered, so that no secret stays in memory after its connection."""
     return hashlib.sha256(token.encode(errors="surrogateescape")).digest()

@@ -1,4 +1,4 @@
 """
-What callers see. `wire/` makes calls of bytes, `routes/` is the table of what there is, `handlers/` do what is asked,
-and `pipeline.py` is the way of every request.
+The HTTP interface. `wire/` turns bytes into calls, `routes/` is the table of routes, `handlers/` do what a call asks,
+and `pipeline.py` is the path of every request.
 """

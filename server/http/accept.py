@@ -1,16 +1,16 @@
-"""The form of an answer that a caller prefers."""
+"""Content negotiation: whether a caller prefers a media type over JSON."""
 
 import re
 from collections.abc import Iterable
 from typing import Final
 
-# One media range of Accept, and its weight.
+# A media range of Accept, and its weight.
 _RANGE: Final = re.compile(r"\s*(?P<type>[^\s;,]+)\s*(?:;(?P<parameters>.*))?", re.DOTALL)
 _WEIGHT: Final = re.compile(r"(?:^|;)\s*q\s*=\s*(?P<weight>[01](?:\.[0-9]{0,3})?)\s*(?:;|$)", re.IGNORECASE)
 
 
 def prefers(accept: Iterable[str], media: str) -> bool:
-    """Return whether fields of Accept name a media type, and nothing that says they want JSON more."""
+    """Return whether the Accept fields name a media type and do not prefer JSON to it."""
     weights: dict[str, float] = {}
     for text in ",".join(accept).split(","):
         found = _RANGE.fullmatch(text)

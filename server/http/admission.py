@@ -1,4 +1,4 @@
-"""How much a worker has under way at once: what comes on top waits shortly for its turn, and is then refused."""
+"""Limits how many requests a worker has under way at once: further ones wait shortly and are then refused."""
 
 import asyncio
 import math
@@ -13,39 +13,40 @@ from server.store.coalescer import QueueFullError
 
 # Requests a worker has under way at once, reads and writes together: some tens of milliseconds of work.
 RUNNING_MAX = 512
-# Writes among them: two batches of postings. More would not be done sooner, but hold more memory than the caches of a
-# processor do.
+# Writes among them: two batches of postings. More would not be done sooner, but would take more memory than a
+# processor's caches hold.
 RUNNING_WRITES_MAX = 168
-# Reads among them: what they cannot take is kept for writes, and what writes cannot take for them.
+# Reads among them. The remaining places are kept for writes, and those that writes cannot take for reads.
 RUNNING_READS_MAX = 448
-# Requests without a good key that a worker has under way at once, on top: a sixteenth of the others, so that is about
-# what a flood from any number of addresses takes of the worker's time.
+# Requests without a good key that a worker has under way at once, besides the others: a sixteenth of their number. So a
+# flood from any number of addresses takes about a sixteenth of the worker's time.
 RUNNING_ANONYMOUS_MAX = 32
-# Reads, and writes, that may wait and are still served in the order in which they came: those of a burst, or of as many
-# callers as a worker answers in good time. When more wait than that, the last that came is served first.
+# The numbers of reads and writes that may wait and are still served in order of arrival: those of a burst, or of as
+# many callers as a worker answers in good time. When more wait, the newest is served first.
 IN_ORDER_MAX = (4_096, 1_024)
-# Seconds a request waits for a place before it is refused: long enough for a burst to pass on a slow machine too, short
-# enough that who is admitted is answered within a second, and who is not has time to try elsewhere.
+# Seconds a request waits for a place before it is refused: long enough for a burst to pass even on a slow machine, and
+# short enough that an admitted request is answered within a second and a refused caller has time to try elsewhere.
 WAIT_SECONDS = 0.5
-# Seconds between looks at what has waited too long.
+# Seconds between looks for requests that have waited too long.
 LOOK_SECONDS = 0.01
-# Share of a worker's time that refusing takes while a flood lasts. It bounds what connections that send again at once,
-# whatever Retry-After says, cost those who are served. Those who wait longer for that may still be admitted.
+# Share of a worker's time that refusing takes while a flood lasts. Clients that ignore Retry-After and send again at
+# once cost the served requests no more than this. Requests that wait longer because of it may still be admitted.
 REFUSING_SHARE = 0.05
-# Requests that wait for each such share, and shares at most. The more wait, the faster they are refused: otherwise the
-# last of ten thousand would wait for many seconds. It costs those who are served up to a fifth.
+# One such share is spent for each REFUSING_CROWD waiting requests, up to REFUSING_SHARES_MAX shares. The more wait, the
+# faster they are refused: otherwise the last of ten thousand would wait for many seconds. Refusing then takes up to a
+# fifth of the worker's time.
 REFUSING_CROWD = 1_000
 REFUSING_SHARES_MAX = 4
-# Seconds of that time that are saved up before a flood, and spent when it begins: those of ten thousand refusals, at 25
-# microseconds each, most of it the kernel's. Callers who then heed Retry-After come back one by one.
+# Seconds of refusing that are saved up before a flood and spent when it begins: enough for ten thousand refusals at 25
+# microseconds each, most of which the kernel takes. Callers that obey Retry-After then come back one by one.
 REFUSING_SAVED_SECONDS = 0.25
-# Share of a worker's time that refusing takes at most, so that others are served meanwhile.
+# Share of a worker's time that refusing may ever take, so that other requests are still served.
 REFUSING_SHARE_MAX = 0.4
-# Seconds that it takes at most to send a refusal once a waiting request has been woken: too late to be measured here.
+# Seconds that a woken request takes at most to send its refusal. This happens too late to be measured here.
 WOKEN_SECONDS = 0.00005
 
 
-# Tells how long refusing takes.
+# Measures how long refusing takes.
 clock = time.perf_counter
 
 
@@ -57,11 +58,11 @@ class _Waiting(NamedTuple):
 
 class Admission:
     """
-    The requests under way in this worker, and those that wait for one of them to end.
+    Counts the requests under way in this worker, and admits waiting ones when others end.
 
-    As many wait at most as there are connections, one each. Few are admitted in the order in which they came, and none
-    that comes later gets in before them. Of many the newest is admitted first: in a flood the ones served are then
-    served fast, while the oldest are about to be refused anyway (adaptive LIFO: Maurer, "Fail at Scale", 2015).
+    Each connection has at most one waiting request. A few waiting requests are admitted in order of arrival, and no
+    later request gets in before them. Of many, the newest is admitted first: so a flood's admitted requests are served
+    fast, and the oldest are about to be refused anyway (adaptive LIFO: Maurer, "Fail at Scale", 2015).
     """
 
     def __init__(self) -> None:
@@ -72,10 +73,10 @@ class Admission:
         self._waiting: tuple[deque[_Waiting], deque[_Waiting]] = (deque(), deque())
         self._loop: asyncio.AbstractEventLoop | None = None
         self._admitting = False
-        # Whether somebody waits, or has waited at the last look.
+        # Whether a request waits, or did at the last look.
         self.crowded = False
         self._looked = 0.0
-        # Seconds of refusing that are saved up, and those of the present look that are spent after it.
+        # Seconds of refusing that are saved up, and those that woken requests spend after the present look.
         self._saved = REFUSING_SAVED_SECONDS
         self._saved_at = 0.0
         self._left_to_do = 0.0
@@ -86,31 +87,31 @@ class Admission:
         return len(self._waiting[0]), len(self._waiting[1])
 
     def enter(self, *, write: bool) -> bool:
-        """Count one more request, or return False when there is no place, or others have waited for it."""
+        """Take a place for a request, or return False if none is free or earlier requests wait for one."""
         if self.full(write=write):
             return False
         self._count(1, write=write)
         return True
 
     def full(self, *, write: bool) -> bool:
-        """Return whether one more would have to wait."""
+        """Return whether one more request would have to wait."""
         return 0 < len(self._waiting[write]) <= IN_ORDER_MAX[write] or not self._has_room(write=write)
 
     def leave(self, *, write: bool) -> None:
-        """Count one request less; its place goes to one that waits."""
+        """Give back a request's place; a waiting request gets it."""
         self._count(-1, write=write)
         if (self._waiting[0] or self._waiting[1]) and not self._admitting:
-            # Not at once: what is admitted may end at once too, and so on.
+            # Not at once: an admitted request may end at once too, and this would recurse.
             self._admitting = True
             self._running_loop().call_soon(self._admit)
 
     @asynccontextmanager
     async def outside(self, *, write: bool) -> AsyncIterator[None]:
         """
-        Give a request's place away while it waits for what is none of the worker's work, and take one again then.
+        Give a request's place away while it waits for something that takes no work of this worker, then take one again.
 
         Raises:
-            QueueFullError: There was no place again in time.
+            QueueFullError: No place became free again in time.
         """
         self.leave(write=write)
         admitted = False
@@ -121,7 +122,7 @@ class Admission:
                 admitted = await self.entered(write=write)
             finally:
                 if not admitted:
-                    # It ends at once, and gives back then what it has not taken.
+                    # The request now fails and gives back a place that it does not have: count one for that.
                     self._count(1, write=write)
         if not admitted:
             raise QueueFullError
@@ -129,10 +130,10 @@ class Admission:
     @asynccontextmanager
     async def arriving(self, size: int, *, write: bool) -> AsyncIterator[None]:
         """
-        Be outside while the request's body, of up to *size* bytes, arrives.
+        Give the place away, as `outside` does, while a body of up to *size* bytes arrives.
 
         Raises:
-            QueueFullError: Too many bytes are arriving already, or as `outside`.
+            QueueFullError: Too many bytes are arriving already, or no place became free again in time.
         """
         if self.arriving_bytes + size > ARRIVING_MAX_BYTES:
             raise QueueFullError
@@ -148,9 +149,9 @@ class Admission:
         Wait for a place.
 
         Args:
-            admitted: Called when there is one; the request has entered.
+            admitted: Called when the request has got a place.
 
-            refused: Called instead when there was none for too long.
+            refused: Called instead when it has waited too long.
         """
         loop = self._running_loop()
         self._waiting[write].append(_Waiting(loop.time(), admitted, refused))
@@ -160,7 +161,7 @@ class Admission:
             loop.call_later(LOOK_SECONDS, self._look)
 
     async def entered(self, *, write: bool) -> bool:
-        """Enter, waiting for a place if need be, and return whether there was one in time."""
+        """Take a place, waiting for one if necessary; return whether one became free in time."""
         if self.enter(write=write):
             return True
         waiter: asyncio.Future[bool] = self._running_loop().create_future()
@@ -181,7 +182,7 @@ class Admission:
             return await waiter
         except asyncio.CancelledError:
             if not waiter.cancelled() and waiter.result():
-                # It had a place already.
+                # The request had a place already.
                 self.leave(write=write)
             raise
 
@@ -203,7 +204,7 @@ class Admission:
 
     def _admit(self) -> None:
         self._admitting = False
-        # Writes first: a payment that fails is worse than a balance that does.
+        # Writes go first: a refused payment is worse than a refused balance.
         for write in (True, False):
             waiting = self._waiting[write]
             while waiting and self._has_room(write=write):
@@ -212,14 +213,14 @@ class Admission:
                 chosen.admitted()
 
     def _look(self) -> None:
-        """Refuse those that have waited too long, the oldest first."""
+        """Refuse requests that have waited too long, the oldest first."""
         loop = self._running_loop()
         now = loop.time()
         allowed = min(self._save(now), (now - self._looked) * REFUSING_SHARE_MAX)
         self._looked = now
         began, self._left_to_do, taken = clock(), 0.0, 0.0
         while True:
-            # A flood of the ones must not keep the others waiting.
+            # Take the older of both queues, so that a flood of reads does not keep writes waiting, nor the reverse.
             waiting = min(self._waiting, key=lambda some: some[0].arrived if some else math.inf)
             if not waiting or waiting[0].arrived + WAIT_SECONDS > now:
                 break
@@ -234,7 +235,7 @@ class Admission:
             loop.call_later(LOOK_SECONDS, self._look)
 
     def _save(self, now: float) -> float:
-        """Add what has come since the last look to the time for refusing, and return how much there is."""
+        """Add the share of the time since the last look to the saved seconds of refusing, and return them."""
         shares = min(REFUSING_SHARES_MAX, max(1.0, sum(self.waiting) / REFUSING_CROWD))
         self._saved = min(REFUSING_SAVED_SECONDS, self._saved + (now - self._saved_at) * REFUSING_SHARE * shares)
         self._saved_at = now
@@ -242,7 +243,7 @@ class Admission:
 
 
 class AnonymousAdmission(Admission):
-    """The requests without a good key under way in this worker: their places are few, and their own."""
+    """Admits requests without a good key: they have few places, separate from those of other requests."""
 
     def _has_room(self, *, write: bool) -> bool:  # noqa: ARG002 -- reads and writes are alike here
         return self.reads + self.writes < RUNNING_ANONYMOUS_MAX

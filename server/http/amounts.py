@@ -1,10 +1,10 @@
-"""Amounts as strings, for callers whose numbers are not exact past 2^53, as those of JavaScript."""
+"""Turns amounts into strings, for callers whose numbers are not exact above 2^53, as in JavaScript."""
 
 import re
 from collections.abc import Iterable
 from typing import Final
 
-# Every member of an answer that holds minor units of a currency. Versions, statuses and counts are numbers always.
+# Every member of an answer that holds minor units of a currency. Versions, statuses and counts are always numbers.
 AMOUNTS: Final = (
     "amount",
     "available",
@@ -24,19 +24,19 @@ AMOUNTS: Final = (
     "reversed",
     "source_balance",
 )
-# Characters of a value of Accept that is looked into: browsers send 150, and every range of a long one takes time.
+# The most characters of an Accept value that is examined: browsers send 150, and each range of a long value takes time.
 ACCEPT_LENGTH_MAX: Final = 512
-# No text can be taken for such a member: a quote inside of one is escaped, so `{` or `,` never stands before it. The
-# metadata that callers name hold strings.
+# No text can be taken for such a member: quotes inside a text are escaped, so `{` or `,` never comes before one. The
+# metadata of callers holds only strings.
 _AMOUNT: Final = re.compile(rb'(?<=[{,])"(%b)":(-?[0-9]+)' % "|".join(AMOUNTS).encode())
 
 
 def as_strings(body: bytes) -> bytes:
     """
-    Return JSON, as it is written here, with its amounts as strings and everything else byte for byte.
+    Return the JSON of this service with amounts as strings and everything else unchanged.
 
     Args:
-        body: All of an answer, or a part of one that begins and ends with an object.
+        body: A whole answer, or a part of one that begins and ends with an object.
     """
     return _AMOUNT.sub(rb'"\1":"\2"', body)
 
@@ -58,5 +58,5 @@ def _is_asking(media_range: str) -> bool:
 
 
 def _is_refused(quality: str) -> bool:
-    """Return whether a weight of 0 says that the media range is not wanted."""
+    """Return whether a weight is 0, which means that the media range is not wanted."""
     return quality.strip("0.") == "" and quality.startswith("0")

@@ -1,4 +1,4 @@
-"""The AsyncAPI 3 document: every type of event and the ways on which they are sent, made of the types in the code."""
+"""Makes the AsyncAPI 3 document from the types in the code: the types of events, and the ways they are sent."""
 
 from functools import cache
 from typing import Any, Final
@@ -9,7 +9,7 @@ from server.events.feed import TYPES, Envelope
 from server.http.render import AccountBody, TransferNow
 from server.telemetry.version import VERSION
 
-# What each type of event tells.
+# The meaning of each type of event.
 SUMMARIES: Final = {
     "transfer.posted": "Money moved from the source to the destination.",
     "transfer.refused": "A transfer, hold, capture, void or reversal was refused by the state of the ledger, for ever.",
@@ -28,8 +28,8 @@ _REFERENCE: Final = "#/components/schemas/{name}"
 
 @cache
 def document() -> bytes:
-    """Return the document, the same bytes whenever it is asked for."""
-    # Not at import: servers that nobody asks need no schemas.
+    """Return the document, always the same bytes."""
+    # Not made at import: many servers are never asked for it.
     types = (Envelope, TransferNow, AccountBody)
     _, schemas = msgspec.json.schema_components(types, ref_template=_REFERENCE)
     names = {name: {"$ref": f"#/components/messages/{name}"} for name in TYPES}

@@ -1,4 +1,4 @@
-"""How many transfers of bulks a worker has under way at once: bulks on top wait undecoded, and are then refused."""
+"""Limits how many transfers of bulks a worker has under way at once: further bulks wait undecoded or are refused."""
 
 import asyncio
 import time
@@ -8,23 +8,23 @@ from typing import NamedTuple
 from server.store.coalescer import QueueFullError
 
 # Transfers of the bulks of one ledger that a worker has under way at once: two batches that PostgreSQL posts, one that
-# goes next, and one that is answered. More would be done no sooner, but hold more memory than the caches of a processor
-# do: a transfer takes a kilobyte once it is decoded, and a tenth of that as it came.
+# goes next, and one that is being answered. More would not be done sooner, but would take more memory than a
+# processor's caches hold: a decoded transfer takes a kilobyte, an undecoded one a tenth of that.
 TRANSFERS_MAX = 2_000
-# Bulks of all ledgers that may wait in a worker, each in a place of the admission: the places that they leave are for
-# other writes. They hold 64 MiB at most, and usually 4.
+# Bulks of all ledgers that may wait in a worker, each holding a place of the admission. The remaining places are for
+# other writes. The waiting bulks take 64 MiB at most, and usually 4.
 WAITING_MAX = 64
-# Seconds that a bulk may wait: it is asked for by a program that has time, rather than by a person who has not. What is
-# left of its deadline is enough to post it.
+# Seconds that a bulk may wait: the caller is usually a program that has time, not a person who waits. The rest of its
+# deadline is enough to post it.
 WAIT_SECONDS = 4.0
 
 
 class Room:
     """
-    What the transfers of a bulk take up, from before it is decoded until it has been answered.
+    The room that the transfers of one bulk take, from before it is decoded until it has been answered.
 
     Attributes:
-        began: When it was asked for, on the clock of `time.monotonic`, in seconds.
+        began: When the bulk asked for room, on the clock of `time.monotonic`, in seconds.
     """
 
     __slots__ = ("_admission", "_ledger_id", "_transfers", "began")
@@ -36,7 +36,7 @@ class Room:
         self.began = began
 
     def leave(self) -> None:
-        """Give it to bulks that wait; done once, however often it is asked for."""
+        """Give the room back, for waiting bulks; further calls do nothing."""
         transfers, self._transfers = self._transfers, 0
         if transfers:
             self._admission.leave(self._ledger_id, transfers)
@@ -48,7 +48,7 @@ class _Waiting(NamedTuple):
 
 
 class _Ledger:
-    """The bulks of a ledger: their transfers under way, and those that wait, in the order in which they came."""
+    """The bulks of a ledger: the number of transfers under way, and the waiting bulks in order of arrival."""
 
     __slots__ = ("transfers", "waiting")
 
@@ -57,7 +57,7 @@ class _Ledger:
         self.waiting: deque[_Waiting] = deque()
 
     def admit(self) -> None:
-        """Give the room that there is to bulks that wait, and to none before the first of them."""
+        """Give free room to waiting bulks, strictly in order of arrival."""
         while self.waiting:
             transfers, admitted = self.waiting[0]
             if not admitted.done():
@@ -70,10 +70,10 @@ class _Ledger:
 
 class BulkAdmission:
     """
-    The bulks under way in this worker, and those that wait for others of their ledger to end.
+    Counts the transfers of bulks under way in this worker, and admits waiting bulks when others of their ledger end.
 
     Attributes:
-        waiting: How many wait.
+        waiting: How many bulks wait.
     """
 
     def __init__(self) -> None:
@@ -82,10 +82,10 @@ class BulkAdmission:
 
     async def enter(self, ledger_id: int, transfers: int) -> Room:
         """
-        Return room for the transfers of a bulk, once there is some; it waits for nothing but a future.
+        Return room for the transfers of a bulk, waiting for it if necessary. It awaits nothing but a future.
 
         Raises:
-            QueueFullError: There was none in time, or too many wait for it.
+            QueueFullError: No room became free in time, or too many bulks wait for it.
         """
         room = Room(self, ledger_id, transfers, time.monotonic())
         ledger = self._ledgers.get(ledger_id)
@@ -98,7 +98,7 @@ class BulkAdmission:
         return room
 
     def leave(self, ledger_id: int, transfers: int) -> None:
-        """Count so many transfers less."""
+        """Give back the room of so many transfers."""
         ledger = self._ledgers[ledger_id]
         ledger.transfers -= transfers
         ledger.admit()
@@ -124,7 +124,7 @@ class BulkAdmission:
             timer.cancel()
             self.waiting -= 1
             if not admitted:
-                # What has come behind it may be small enough.
+                # The bulk behind this one may be small enough.
                 ledger.admit()
         if not admitted:
             raise QueueFullError

@@ -1,4 +1,4 @@
-"""One request on its way through the service."""
+"""A request on its way through the service."""
 
 import itertools
 import secrets
@@ -15,63 +15,63 @@ from server.http.route import Route
 from server.http.wire.head import Head
 from server.telemetry.tallies import Timing
 
-# Request ids of this process: a random part, then a count.
+# The request ids of this process are a random part and a count.
 _process = secrets.token_hex(6)
 _counter = itertools.count(1)
 
 
 def new_request_id() -> str:
-    """Return the id of a request whose caller gave it none."""
+    """Return a new id for a request whose caller gave none."""
     return f"{_process}-{next(_counter):x}"
 
 
 class Call:
     """
-    A request, and what each step of its way adds to it.
+    A request, with the results of each step on its way.
 
     Args:
         start: Method, path and query as received.
 
-        head: Its header fields.
+        head: The header fields.
 
-        content: The body: all of it, or what gives it as it arrives.
+        content: The body, or a stream of it.
 
-        connection: Where it came from.
+        connection: The connection that the request came from.
 
-        admission: Where its place is.
+        admission: The admission in which the request holds its place.
 
-        arrived: When it had been read, on the clock of `time.monotonic`, in seconds.
+        arrived: When the request had been read, on the clock of `time.monotonic`, in seconds.
 
     Attributes:
-        token: Of the Bearer scheme; empty where there is none.
+        token: The Bearer token; empty if absent.
 
-        token_name: Its hash, by which it is known.
+        token_name: The hash of the token, which identifies it.
 
-        request_id: The caller's, or else one of ours.
+        request_id: The caller's, or else a new one.
 
-        idempotency_key: As given, good or not; None where there is none.
+        idempotency_key: As given, valid or not; None if absent.
 
-        traceparent: As given; empty where there is none.
+        traceparent: As given; empty if absent.
 
-        route: What it asks for; None where there is no such path or method.
+        route: The route of the request; None if there is no such path or method.
 
-        names: The texts that the names in the route's path stand for.
+        names: The texts in the path at the places of the route's names.
 
-        key: The key it came with, once that is known.
+        key: The API key of the request, once it is known.
 
-        placed: Whether it holds a place of the admission.
+        placed: Whether the request holds a place of the admission.
 
-        room: What the transfers of a bulk take up besides; None where it is no bulk, or has none yet.
+        room: The room of a bulk's transfers; None before the bulk has it, and for other requests.
 
-        gated: When the gate had let it in, on the same clock; 0 before.
+        gated: When the gate let the request in, on the same clock; 0 before.
 
-        decision: What the gate has decided, and found for it.
+        decision: What the gate decided and found for the request.
 
-        limit_fields: The header lines about the limit, once the gate has been asked.
+        limit_fields: The header lines about the limit, once the gate has answered.
 
         body: As received, once it has been read.
 
-        fingerprint: Hash of a transfer's request as received.
+        fingerprint: The hash of a transfer's request as received.
 
         timing: How long a transfer waited and took.
     """
@@ -133,7 +133,7 @@ class Call:
         self.limit_fields = b""
         self.timing: Timing | None = None
         self.write = self.method not in ("GET", "HEAD", "OPTIONS")
-        # Of this request, where the head may be that of another with the same fields but for these.
+        # Copied, because a repeated head is shared by requests that differ in these fields.
         self.token, self.token_name = head.token, head.token_name
         self.request_id = head.request_id or new_request_id()
         self.idempotency_key = head.idempotency_key
@@ -141,12 +141,12 @@ class Call:
 
     @property
     def authenticated(self) -> bool:
-        """Whether it is known whose request it is."""
+        """Whether the key of the request is known."""
         return hasattr(self, "key")
 
     @property
     def route_path(self) -> str:
-        """The path of its route, with names; `other` where there is none."""
+        """The path of the route, with names; `other` if there is no route."""
         return "other" if self.route is None else self.route.path
 
     @property
@@ -156,12 +156,12 @@ class Call:
 
     @property
     def ledger_id(self) -> int:
-        """The ledger of the key, and so of everything this request can see."""
+        """The ledger of the key, which is the only ledger that this request can see."""
         return self.key.ledger_id
 
     @property
     def remote(self) -> str:
-        """The network address at the other end of the connection; empty where there is none."""
+        """The network address at the other end of the connection; empty if it has none."""
         peer = self.connection.peername
         return str(peer[0]) if isinstance(peer, tuple) else ""
 
@@ -171,7 +171,7 @@ class Call:
         return self.connection.transport is None
 
     def release_place(self) -> None:
-        """Give its place to another request: it has ended, or waits for something that takes no place."""
+        """Give back the request's place and room: it has ended, or waits for something that needs no place."""
         if self.placed:
             self.placed = False
             self.admission.leave(write=self.write)

@@ -1,4 +1,4 @@
-"""Whose request it is, and what a request without a good key may cost."""
+"""Finds the key of a request, and limits requests without a good key."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -13,36 +13,36 @@ from server.http.rate_limits import QuotaExceededProblem
 from server.http.wire.forwarded import TrustedProxies
 from server.store.coalescer import QueueFullError
 
-# The limits of a network address, as callers read them.
+# The names of the limits of a network address, as callers read them.
 AUTHENTICATION: Final = "authentication"
 ANONYMOUS: Final = "anonymous"
 
 
 def needs_key(call: Call) -> bool:
-    """Return whether a request without a good key has failed to authenticate: a page asks for none."""
+    """Return whether a request without a good key counts as a failed authentication: pages need no key."""
     return bool(call.token) if call.route is None else call.route.role is not None
 
 
 class Callers:
     """
-    Tells requests with a good key from those without, and bounds the latter.
+    Finds the key of each request, and limits requests without a good key.
 
-    A network address has one limit for failed authentications and one for all else that comes without a good key: an
-    office that reads the pages of problems does not wait for a broken client behind the same address.
+    A network address has one limit for failed authentications and one for all other requests without a good key. So an
+    office that reads the pages of problems does not wait because of a broken client behind the same address.
 
     Args:
-        authenticator: Knows the keys.
+        authenticator: Finds the key of a token.
 
         failures: The limit of failed authentications.
 
         anonymous: The limit of other requests without a good key.
 
-        proxies: Whose word on the address of a caller is taken.
+        proxies: The proxies that are trusted to name the address of a caller.
 
     Attributes:
         admission: The places of requests without a good key.
 
-        remembered: Returns the key of a token if it was looked up lately, by the hash of the token.
+        remembered: Takes the hash of a token and returns its key, or None if the key has to be looked up.
     """
 
     def __init__(
@@ -60,10 +60,10 @@ class Callers:
 
     def refuse_flood(self, call: Call) -> None:
         """
-        Refuse a request without a key that is known, if its address is known to have nothing left of its limit.
+        Refuse a request whose token was never found good, if its address is known to have used up its limit.
 
         Raises:
-            Problem: It has not; nothing was asked and nothing looked up.
+            Problem: The limit is used up. Neither Redis nor Postgres was asked.
         """
         if not self._authenticator.knew(call.token_name):
             policy = AUTHENTICATION if needs_key(call) else ANONYMOUS
@@ -71,15 +71,15 @@ class Callers:
 
     async def authenticate(self, call: Call) -> ApiKey | None:
         """
-        Look up the key that a request came with. It needs no place meanwhile.
+        Look up the key of a request, which needs no place while it waits.
 
         Returns:
-            None where the request has no good key. The key of a request for an open page is not looked up.
+            None if the request has no good key. The key of a request for an open page is not looked up.
 
         Raises:
-            Problem: The key is not known, and its address has failed too often for it to be looked up.
-            UnknownKeysFullError: It is one of too many keys that are not known.
-            QueueFullError, StoreUnavailableError: It could not be looked up.
+            Problem: The token was never found good, and its address has failed too often for a look-up.
+            UnknownKeysFullError: Too many such tokens wait to be looked up.
+            QueueFullError, StoreUnavailableError: The key could not be looked up.
         """
         if not call.token or (call.route is not None and call.route.role is None):
             return None
@@ -97,11 +97,11 @@ class Callers:
 
     async def read_anew(self, call: Call) -> ApiKey:
         """
-        Return the key of a request as it is kept now: of one whose effects outlive the key.
+        Read the key of a request anew and return it: for requests whose effects outlive the key.
 
         Raises:
-            Problem: It is good no more.
-            QueueFullError, StoreUnavailableError: It could not be looked up.
+            Problem: The key is not good any more.
+            QueueFullError, StoreUnavailableError: The key could not be read.
         """
         key = await self._authenticator.read_anew(call.token)
         if key is None:
@@ -111,22 +111,22 @@ class Callers:
     @asynccontextmanager
     async def anonymous(self, call: Call) -> AsyncIterator[None]:
         """
-        Give a request without a good key a place, once it is within the limit of its address.
+        Give a place to a request without a good key, if it is within the limit of its address.
 
         Raises:
             Problem: The limit is used up.
-            QueueFullError: There was no place in time.
+            QueueFullError: No place became free in time.
         """
         async with self._counted(call, ANONYMOUS):
             yield
 
     async def refuse(self, call: Call) -> NoReturn:
         """
-        Refuse a request that needs a good key, or shows a bad one.
+        Refuse a request that needs a good key, or has a bad one.
 
         Raises:
-            Problem: It failed to authenticate, or its address has done so too often.
-            QueueFullError: There was no place in time.
+            Problem: The request failed to authenticate, or too many from its address have failed.
+            QueueFullError: No place became free in time.
         """
         async with self._counted(call, AUTHENTICATION):
             raise _unauthorized()
@@ -162,10 +162,10 @@ def _refuse(policy: str, wait: int) -> None:
     Refuse a request whose address has to wait.
 
     Args:
-        wait: Microseconds; 0 where there is room.
+        wait: Microseconds to wait; 0 if the request is within the limit.
 
     Raises:
-        Problem: There is none.
+        Problem: The address has to wait.
     """
     if wait:
         raise QuotaExceededProblem(policy, wait)

@@ -7,7 +7,7 @@ from server.http.call import Call
 from server.http.headers import VARY_ACCEPT, header
 from server.http.reply import Reply
 
-# What callers may send, and read of answers, besides what any page may.
+# The header fields that pages may send, and may read of answers, besides those that any page may.
 _REQUEST_FIELDS: Final = (
     "Accept",
     "Authorization",
@@ -30,19 +30,19 @@ _ANSWER_FIELDS: Final = (
     "WWW-Authenticate",
     "X-Request-Id",
 )
-# Seconds for which a browser need not ask again: as many as Chromium keeps; an origin is rarely taken off the list.
+# Seconds for which a browser may keep a preflight's answer: the most that Chromium accepts. Origins are rarely removed.
 MAX_AGE_SECONDS: Final = 7_200
-# No answer that a cache keeps for one origin is for another one, nor for none.
+# A cached answer for one origin is not valid for another, nor for a request without an origin.
 _VARY: Final = b"Vary: Origin\r\n"
 _VARY_BOTH: Final = b"Vary: Accept, Origin\r\n"
 
 
 class Cors:
     """
-    What is said to pages of other origins; the only place that writes these header lines.
+    Writes the header lines for pages of other origins; nothing else writes them.
 
     Args:
-        origins: Those whose pages may read answers, as browsers write them.
+        origins: The origins whose pages may read answers, as browsers write them.
     """
 
     def __init__(self, origins: Iterable[str]) -> None:
@@ -50,7 +50,7 @@ class Cors:
         self._allowed = {origin: header("Access-Control-Allow-Origin", origin) + exposed for origin in origins}
 
     def with_fields(self, headers: bytes, origin: str) -> bytes:
-        """Return the header lines of an answer, and those for a page of *origin*; empty is none."""
+        """Return the header lines of an answer with those for a page of *origin*; an empty text is no origin."""
         if VARY_ACCEPT in headers:
             headers = headers.replace(VARY_ACCEPT, _VARY_BOTH)
         else:
@@ -58,7 +58,7 @@ class Cors:
         return headers + self._allowed.get(origin, b"")
 
     def is_preflight(self, call: Call) -> bool:
-        """Return whether a browser asks, for a page of an origin that is named, what it may send."""
+        """Return whether a request is a preflight for a page of an allowed origin."""
         return (
             call.method == "OPTIONS"
             and call.head.origin in self._allowed
@@ -66,7 +66,7 @@ class Cors:
         )
 
     def preflight(self, methods: Iterable[str]) -> Reply:
-        """Return the answer to such a question, about a path that has these methods."""
+        """Return the answer to a preflight for a path that has these methods."""
         lines = (
             header("Access-Control-Allow-Methods", ", ".join(methods)),
             header("Access-Control-Allow-Headers", ", ".join(_REQUEST_FIELDS)),

@@ -1,4 +1,4 @@
-"""Reading on in the feed for a request, and waiting there for more."""
+"""Reads the feed for requests, and waits for new events."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -15,17 +15,17 @@ from server.http.wire.departures import Departures
 
 class Readings:
     """
-    What the requests that read events have in common.
+    The state shared by all requests that read events.
 
     Args:
-        feed: What they read.
+        feed: The feed that they read.
 
-        authenticator: Knows what the key of one who has waited may see by then.
+        authenticator: Looks up a key again after a wait.
 
     Attributes:
-        heads: Knows when there is more.
+        heads: Knows when there are new events.
 
-        departures: Knows when a client is gone.
+        departures: Ends the wait of a request whose client has gone.
     """
 
     def __init__(self, feed: Feed, authenticator: Authenticator) -> None:
@@ -35,21 +35,21 @@ class Readings:
         self.departures = Departures()
 
     def open(self, call: Call, limit: int, chosen: Chosen) -> "Reading":
-        """Begin to read for a request, *limit* events at a time."""
+        """Return a reading for a request, of up to *limit* events at a time."""
         return Reading(self, call, limit, chosen)
 
     async def close(self) -> None:
-        """Read no more."""
+        """Stop reading."""
         await self.heads.close()
         await self.pages.close()
 
 
 class Reading:
     """
-    One request's.
+    Reads the feed for one request.
 
     Attributes:
-        after: The position up to which all has been read, or was not chosen.
+        after: The position up to which the request has read or skipped all events.
     """
 
     def __init__(self, common: Readings, call: Call, limit: int, chosen: Chosen) -> None:
@@ -61,15 +61,16 @@ class Reading:
 
     @property
     def ending(self) -> bool:
-        """Whether nobody is to wait any more: the worker ends."""
+        """Whether requests must stop waiting because the worker ends."""
         return self._common.heads.draining
 
     async def begin(self, after: int, *, waits: bool = False) -> Page:
         """
-        Return the first page, behind the position *after*; errors are those of `read_on`.
+        Return the first page after the position *after*; errors are those of `read_on`.
 
         Args:
-            waits: Whether it then waits. A crowd that comes back reads nothing where there is known to be nothing.
+            waits: Whether the request waits if the page is empty. Then nothing is read if there is known to be nothing
+                new, so that a crowd of clients that reconnects costs no reads.
         """
         self.after = after
         if waits and self._common.heads.at(self._call.ledger_id, after):
@@ -81,17 +82,17 @@ class Reading:
         Return the next page.
 
         Raises:
-            Problem: The ledger has no event yet at the position that was read up to.
-            QueueFullError, StoreUnavailableError, DatabaseError: It could not be read.
+            Problem: The ledger has not reached the position `after`.
+            QueueFullError, StoreUnavailableError, DatabaseError: The page could not be read.
         """
         return await self._read(self._common.pages.share)
 
     async def wait(self, seconds: float) -> bool:
         """
-        Return True when there may be more, False after *seconds* or when nobody is to wait any more.
+        Return True once there may be new events, or False after *seconds* or when the worker ends.
 
         Raises:
-            ConnectionResetError: The client is gone.
+            ConnectionResetError: The client has gone.
         """
         common, call = self._common, self._call
         with (
@@ -108,13 +109,13 @@ class Reading:
 
     async def allowed(self) -> bool:
         """
-        Return whether the key of the request is still good, and sees what it saw when the request began.
+        Return whether the key of the request is still good and still sees the same accounts.
 
         Raises:
-            QueueFullError, StoreUnavailableError: It could not be looked up.
+            QueueFullError, StoreUnavailableError: The key could not be looked up.
         """
         if not self._call.token:
-            # An operator of the server needs none.
+            # The server's operator has no token.
             return True
         key = await self._common.authenticate(self._call.token)
         return key is not None and key.accounts == self._call.key.accounts

@@ -1,15 +1,14 @@
-"""Header lines: each of every answer is written here."""
+"""Header lines of answers."""
 
 import time
 from email.utils import formatdate
 from http import HTTPStatus
 from typing import Final
 
-# Header lines that some answers have.
 REPLAYED: Final = b"Idempotent-Replayed: true\r\n"
-# The limit of a key: its items of RateLimit-Policy, whole tokens left, and seconds until it has all of them again.
+# The limit of a key: the items of RateLimit-Policy, the whole tokens left, and the seconds until it is full again.
 RATE_LIMIT: Final = b'RateLimit-Policy: %b\r\nRateLimit: "default";r=%d;t=%d\r\n'
-# Of what a caller may keep: with amounts as strings it is another answer.
+# For answers that a caller may cache: with amounts as strings the answer is another one.
 VARY_ACCEPT: Final = b"Vary: Accept\r\n"
 NO_STORE: Final = b"Cache-Control: no-store\r\n"
 
@@ -17,12 +16,12 @@ STATUS_LINES: Final = {status.value: f"HTTP/1.1 {status.value} {status.phrase}\r
 
 
 def etag(version: int) -> bytes:
-    """Return the header lines of an account at *version*: callers may keep it, and have to ask if it still holds."""
+    """Return the header lines of an account at *version*: callers may cache it, but must revalidate it."""
     return b'ETag: "%d"\r\nCache-Control: private, no-cache\r\n%b' % (version, VARY_ACCEPT)
 
 
 def retry_after(seconds: int) -> bytes:
-    """Return the header line of an answer to a request that is worth another try in *seconds*."""
+    """Return the header line that lets a caller retry in *seconds*."""
     return b"Retry-After: %d\r\n" % seconds
 
 
@@ -32,7 +31,7 @@ def header(name: str, value: str) -> bytes:
 
 
 class Clock:
-    """The Date header, made once a second."""
+    """Makes the Date header, once a second."""
 
     def __init__(self) -> None:
         self._second = 0

@@ -1,4 +1,4 @@
-"""Instants as callers write them."""
+"""Reads instants of callers."""
 
 import re
 from datetime import UTC, datetime
@@ -10,20 +10,20 @@ from server.ledger.limits import TIME_MAX, TIME_MIN
 
 _YEARS: Final = f"Years, in UTC, are {TIME_MIN.year + 1:04} to {TIME_MAX.year - 1}."
 _LEAP_SECOND: Final = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt ][0-9]{2}:[0-9]{2}:60(?![0-9])")
-# The fraction of a second, and its digits past the microsecond.
+# The fraction of a second, with digits finer than microseconds.
 _FINE_FRACTION: Final = re.compile(r"(\.[0-9]{6})[0-9]+")
 
 
 def read_instant(text: str) -> datetime:
     """
-    Return the instant that *text* names in RFC 3339, in UTC; what is finer than microseconds is cut off.
+    Return *text*, in RFC 3339, as an instant in UTC, cut off to microseconds.
 
     Raises:
-        ValueError: It names none, or one without an offset or outside the years that are taken.
+        ValueError: *text* is not an instant, has no offset, or is outside the accepted years.
     """
     try:
         at = msgspec.convert(_FINE_FRACTION.sub(r"\1", text, count=1), datetime)
-        # In UTC, as it is answered, the year must be one that is taken.
+        # Answers show instants in UTC, so the year in UTC must be an accepted one.
         if at.tzinfo is not None:
             if TIME_MIN.year < (at := at.astimezone(UTC)).year < TIME_MAX.year:
                 return at

@@ -1,4 +1,4 @@
-"""The items of a bulk of transfers: from bytes to requests, and from what became of them to the answer."""
+"""The items of a bulk of transfers: decodes them into requests, and turns their outcomes into the answer."""
 
 import hashlib
 from collections.abc import Awaitable, Callable, Sequence
@@ -17,20 +17,20 @@ from server.ledger.narrowed import seen
 from server.ledger.transfers import Bound, Outcome, TransferRequest, Unbound, resolve_known
 
 _Asked = TransferRequest | Problem
-# Refuses items, or posts them.
+# The functions that post items, and that refuse items.
 Post = Callable[[Sequence[TransferRequest]], Awaitable[Sequence[Outcome | Problem]]]
 Refuse = Callable[[Sequence[TransferRequest]], Awaitable[Sequence[Problem | None]]]
 
 
 async def answer_bulk(call: Call, body: models.TransferBulk, refuse: Refuse, post: Post) -> Reply:
     """
-    Return the reply that says what became of each item.
+    Post the items of a bulk and return the reply with the result of each.
 
     Args:
-        refuse: Is given the items of an atomic set, and says which of them are refused before any is posted.
+        refuse: Gets the items of an atomic set and returns the problems of those to refuse before any is posted.
 
-        post: Is given the items that are well formed, in order, their keys distinct. It is not called for an atomic set
-            with an item that is not.
+        post: Gets the well-formed items in order, with distinct keys. It is not called for an atomic set with a bad
+            item.
     """
     whole = fingerprint(call.method, call.path, call.body) if body.atomic else None
     asked = _read_items(call, body.transfers, whole)
@@ -51,14 +51,14 @@ async def answer_bulk(call: Call, body: models.TransferBulk, refuse: Refuse, pos
 
 
 async def _refused(asked: list[_Asked], refuse: Refuse) -> list[_Asked]:
-    """Return the items of an atomic set with what is wrong in the place of those that are refused."""
+    """Return the items of an atomic set, with the refused ones replaced by their problems."""
     requests = [item for item in asked if isinstance(item, TransferRequest)]
     problems = iter(await refuse(requests))
     return [item if isinstance(item, Problem) else next(problems) or item for item in asked]
 
 
 class _Texts(dict[str, str]):
-    """Texts that match, each kept once: those of a bulk repeat, and need no second look and no memory of their own."""
+    """Texts that match a pattern. The texts of a bulk repeat: each is matched once and stored once."""
 
     def __init__(self, match: Callable[[str], object]) -> None:
         self._match = match
@@ -72,11 +72,11 @@ class _Texts(dict[str, str]):
 
 def _read_items(call: Call, items: list[msgspec.Raw], whole: bytes | None) -> list[_Asked]:
     """
-    Return the transfer that each item asks for, or what is wrong with it.
+    Return the transfer that each item requests, or the problem of the item.
 
-    The fingerprint of an item of an atomic set is that of the whole request, elsewhere that of the item's own bytes.
-    An item is told from another by what it means; fingerprints are for workers of the version before, which tell
-    by them and run beside these during a deploy.
+    An item of an atomic set has the fingerprint of the whole request; any other item has that of its own bytes. This
+    version compares items by meaning. The fingerprints are for workers of the previous version, which compare them and
+    run beside these workers during a deploy.
     """
     head = f"{call.method} {call.path}\n".encode()
     decode = models.transfer_item_unmatched.decode
@@ -91,19 +91,19 @@ def _read_items(call: Call, items: list[msgspec.Raw], whole: bytes | None) -> li
             check_shape(item)
             asked.append(requested(call, keys[item.key], digest, item, f"/transfers/{number}"))
         except (ValueError, Problem):
-            # What is wrong with it is said with its place, and in the order of checks.
+            # Decode the item again, strictly: that finds the member that is wrong, in the order of checks.
             asked.append(_read_item(call, f"/transfers/{number}", raw, digest))
     return asked
 
 
 def _read_item(call: Call, prefix: str, raw: msgspec.Raw, digest: bytes) -> _Asked:
     """
-    Return the transfer an item asks for, or what is wrong with it.
+    Return the transfer that an item requests, or the problem of the item.
 
     Args:
-        prefix: JSON pointer of the item.
+        prefix: The JSON pointer of the item.
 
-        digest: Its fingerprint.
+        digest: The fingerprint of the item.
     """
     try:
         if _is_child(raw):
@@ -122,7 +122,7 @@ def _read_item(call: Call, prefix: str, raw: msgspec.Raw, digest: bytes) -> _Ask
 
 
 def _is_child(raw: msgspec.Raw) -> bool:
-    """Return whether an item says of what kind it is: then it names a parent."""
+    """Return whether an item has a `kind`, and so is a capture, void or reversal of a parent."""
     return models.item_kind.decode(raw).kind is not UNSET
 
 
@@ -130,10 +130,10 @@ def _child(
     call: Call, item: models.ChildItem | models.ChildItemAnyKey, key: str, digest: bytes, prefix: str
 ) -> TransferRequest:
     """
-    Return the capture, void or reversal that an item asks for under a key.
+    Return the capture, void or reversal that an item requests under a key.
 
     Raises:
-        Problem: Its members do not go together.
+        Problem: The members of the item do not go together.
     """
     if (item.parent is UNSET) == (item.parent_key is UNSET):
         raise invalid(f"{prefix}/parent", "Either parent or parent_key names what is acted on.")
@@ -165,7 +165,7 @@ def _child(
 
 
 def _item_key(text: str, prefix: str) -> str:
-    """Return the key that an item's text names, raw or quoted, as a header's would."""
+    """Return the key in an item's text, raw or quoted, as in the header."""
     try:
         return parse_key(text)
     except Problem as error:
@@ -173,7 +173,7 @@ def _item_key(text: str, prefix: str) -> str:
 
 
 def _key_problem(call: Call, raw: msgspec.Raw, prefix: str) -> Problem:
-    """Return what is wrong with an item that has no good key: its shape, or else its key, as with a single transfer."""
+    """Return the problem of an item without a valid key: its shape if that is wrong, as in a single transfer."""
     try:
         item: models.TransferItemAnyKey | models.ChildItemAnyKey
         if _is_child(raw):
@@ -191,7 +191,7 @@ def _key_problem(call: Call, raw: msgspec.Raw, prefix: str) -> Problem:
 
 
 def _find_repeated(asked: list[_Asked]) -> set[int]:
-    """Return the positions of items whose key an earlier item has."""
+    """Return the positions of items that have the key of an earlier item."""
     seen: set[str] = set()
     repeated = set()
     for number, item in enumerate(asked):
@@ -204,7 +204,7 @@ def _find_repeated(asked: list[_Asked]) -> set[int]:
 
 
 def _unposted(item: _Asked) -> Problem:
-    """Return what an item of a set is told that was never sent, because an item of it is wrong."""
+    """Return the problem of an item of an atomic set that was not posted because some item of the set is wrong."""
     if isinstance(item, Problem):
         return item
     return Problem("linked_failed", "Another transfer of the set is not valid; nothing was done.", retry="same_key")
@@ -218,9 +218,9 @@ def _judge(
     outcome = by_key[item.key]
     if repeated:
         if isinstance(outcome, Unbound | Problem):
-            # The first item of the key came too early, and what this one would become was not tried.
+            # The first item with this key was not bound, and this one was not tried.
             return Problem("idempotency_key_in_use", "Another item of the bulk has this key; nothing was done.")
-        # A later item of a key is a retry of what the key is bound to, or another request under it.
+        # A later item with the same key is a retry, or another request under the key.
         outcome = resolve_known(item, outcome.attempt)
     if isinstance(outcome, Bound | Problem):
         return outcome
@@ -232,9 +232,9 @@ def _reply(call: Call, results: list[Bound | Problem] | list[Problem]) -> Reply:
 
 
 def item_result(call: Call, result: Bound | Problem) -> bytes:
-    """Return what became of an item, as JSON."""
+    """Return the result of an item as JSON."""
     if isinstance(result, Bound) and seen(result.attempt, call.key.accounts) is not result.attempt:
-        # A preview may have met a parent that was bound since its accounts were looked at.
+        # In a preview, the parent may have been bound after its accounts were checked.
         result = Problem("transfer_not_found", retry="never")
     if isinstance(result, Problem):
         return b'{"status":%d,"replayed":false,"problem":%b}' % (

@@ -19,16 +19,17 @@ def page(
     examined: object = None,
 ) -> Reply:
     """
-    Return a page of *items*: as many as were asked for, or fewer where they are large, but at least one.
+    Return a page of *items*: as many as *limit*, or fewer if they are large, but at least one.
 
     Args:
-        items: Up to one more than the page may have, which tells that there are more.
+        items: Up to one more than the page may have, which shows that there are more.
 
         show: Renders an item as JSON.
 
-        position: What a cursor says of the last item of a page.
+        position: Returns what the cursor of a page holds about its last item.
 
-        examined: What it says where all *items* fit and more may follow behind others that were looked at in vain.
+        examined: The content of the cursor if all *items* fit but rows without a match were skipped behind them, so
+            that more may follow.
     """
     rows: list[bytes] = []
     size = 0

@@ -1,4 +1,4 @@
-"""Types of members of answers, as the reference describes them. To the encoder they are what they are made of."""
+"""Types of the members of answers, with their descriptions for the reference. The encoder ignores the annotations."""
 
 from typing import Annotated, Final, Literal
 
@@ -60,7 +60,7 @@ NextCursor = Annotated[str, Meta(description="For the parameter `cursor` of the 
 
 
 class ErrorBody(msgspec.Struct, gc=False):
-    """One thing that is wrong with a request."""
+    """One error in a request."""
 
     pointer: Annotated[str, Meta(description="JSON pointer into the body, or the name of a parameter or header field.")]
     detail: str
@@ -68,9 +68,9 @@ class ErrorBody(msgspec.Struct, gc=False):
 
 class ProblemBody(msgspec.Struct, kw_only=True, gc=False):
     """
-    Why a request was not done (RFC 9457).
+    The reason why a request failed (RFC 9457).
 
-    `outcome` and `retry` are in the answer to every write: what was done, and which key to send it again with.
+    In the answer to a write, `outcome` says what was done, and `retry` with which key to send it again.
     """
 
     type: Annotated[

@@ -20,12 +20,12 @@ from server.ledger.limits import (
     REFERENCE_LENGTH_MAX,
 )
 
-# Seconds a hold may stay open: 30 days; and where nothing is said: a week.
+# Seconds that a hold may stay open: 30 days at most, and a week by default.
 HOLD_SECONDS_MAX = 2_592_000
 HOLD_SECONDS_DEFAULT = 604_800
 
-# `$` would match before a line feed at the end too; JSON strings without control characters end where they end,
-# but escapes can spell one, so the patterns are closed with \Z.
+# The patterns end with \Z, because `$` would also match before a line feed at the end, which a JSON string can hold as
+# an escape.
 AccountId = Annotated[
     str,
     Meta(
@@ -95,7 +95,7 @@ Reference = Annotated[str, Meta(min_length=1, max_length=REFERENCE_LENGTH_MAX)]
 Description = Annotated[str, Meta(max_length=DESCRIPTION_LENGTH_MAX)]
 MetadataKey = Annotated[str, Meta(min_length=1, max_length=METADATA_KEY_LENGTH_MAX)]
 MetadataValue = Annotated[str, Meta(max_length=METADATA_VALUE_LENGTH_MAX)]
-# Items of bulks: each is decoded for itself, later, as one of these types.
+# Items of bulks: each is decoded separately, later, as one of these types.
 _SCHEMA = "#/components/schemas/{}"
 AccountItem = Annotated[msgspec.Raw, Meta(extra_json_schema={"$ref": _SCHEMA.format("AccountCreate")})]
 AnyItem = Annotated[
@@ -111,7 +111,7 @@ is_currency = re.compile(CURRENCY_PATTERN.replace("$", r"\Z")).match
 
 
 class Strict(msgspec.Struct, forbid_unknown_fields=True, gc=False):
-    """A body in which every field is known."""
+    """A body that refuses unknown fields."""
 
 
 class AccountCreate(Strict, kw_only=True):
@@ -125,13 +125,13 @@ class AccountCreate(Strict, kw_only=True):
 
 
 class AccountBulk(Strict, kw_only=True):
-    """Accounts to open, each for itself."""
+    """Accounts to open, each independently of the others."""
 
     accounts: Annotated[list[AccountItem], Meta(min_length=1, max_length=BULK_ITEMS_MAX)]
 
 
 class AccountPatch(Strict, kw_only=True):
-    """What to change of an account; metadata is merged, a null removes an entry, and a null for all of it clears it."""
+    """A change of an account. Metadata is merged; null removes an entry, and null for all metadata clears it."""
 
     floor: Floor | UnsetType | None = UNSET
     ceiling: Ceiling | UnsetType | None = UNSET
@@ -140,7 +140,7 @@ class AccountPatch(Strict, kw_only=True):
 
 
 class Conditions(Strict, kw_only=True):
-    """What must hold at the moment of posting."""
+    """Conditions that must hold at the moment of posting."""
 
     source_version: Version | None = None
     destination_version: Version | None = None
@@ -166,33 +166,33 @@ class TransferCreate(Strict, kw_only=True):
 
 
 class Capture(Strict, kw_only=True):
-    """What to take of a hold: a part, or (null) all that remains."""
+    """The amount to capture of a hold: a part, or (null) all that remains."""
 
     amount: Amount | None = None
     release_rest: ReleaseRest = True
 
 
 class Void(Strict, kw_only=True):
-    """The release of a hold: there is nothing to say of it."""
+    """The release of a hold, which has no parameters."""
 
 
 class Reversal(Strict, kw_only=True):
-    """What to move back of a transfer: a part, or (null) all that has not been moved back."""
+    """The amount to move back of a transfer: a part, or (null) all that has not been moved back."""
 
     amount: Amount | None = None
 
 
 class TransferItem(TransferCreate, kw_only=True):
-    """A transfer to post, with the key that a single one has in its header."""
+    """A transfer to post, with the idempotency key that a single transfer has in its header."""
 
     key: IdempotencyKey
 
 
 class TransferItemUnmatched(TransferItem, kw_only=True):
     """
-    An item whose texts are not held against their patterns yet, which is most of the work of decoding one.
+    An item whose texts have not been matched with their patterns, which is most of the work of decoding an item.
 
-    Those of a bulk repeat: whoever reads many items looks at each text once.
+    The texts of a bulk repeat, so the reader of many items matches each distinct text once.
     """
 
     source: str
@@ -202,13 +202,13 @@ class TransferItemUnmatched(TransferItem, kw_only=True):
 
 
 class TransferItemAnyKey(TransferCreate, kw_only=True):
-    """An item whose key is not looked at: it tells whether the key is all that is wrong."""
+    """An item whose key is not checked: it shows whether only the key is wrong."""
 
     key: Any = UNSET
 
 
 class ChildItem(Strict, kw_only=True):
-    """A capture, void or reversal of a parent, named by its id or by the key that it is bound to."""
+    """A capture, void or reversal of a parent, which is given by its id or by its idempotency key."""
 
     key: IdempotencyKey
     kind: Literal["capture", "void", "reversal"]
@@ -221,31 +221,31 @@ class ChildItem(Strict, kw_only=True):
 
 
 class ChildItemAnyKey(ChildItem, kw_only=True):
-    """The same, whose key is not looked at."""
+    """A capture, void or reversal whose key is not checked."""
 
     key: Any = UNSET
 
 
 class ItemKind(msgspec.Struct):
-    """Of an item: whether it says of what kind it is."""
+    """The `kind` of an item, if it has one."""
 
     kind: Any = UNSET
 
 
 class TransferBulk(Strict, kw_only=True):
-    """Transfers to post: each for itself, or (atomic) all or none."""
+    """Transfers to post: each independently, or (atomic) all or none."""
 
     transfers: Annotated[list[AnyItem], Meta(min_length=1, max_length=BULK_ITEMS_MAX)]
     atomic: Annotated[bool, Meta(description="All are posted, or none is.")] = False
 
 
 class Preview(msgspec.Struct, kw_only=True):
-    """The body of a transfer or of a bulk, as far as it tells which of the two it is."""
+    """The body of a transfer or of a bulk, decoded only as far as needed to tell which it is."""
 
     transfers: list[msgspec.Raw] | None = None
 
 
-# Of the items of bulks; the bodies of routes are decoded by what `ROUTES` declares.
+# Decoders for the items of bulks; the bodies of routes are decoded as the types in `ROUTES`.
 account_create = msgspec.json.Decoder(AccountCreate)
 transfer_item = msgspec.json.Decoder(TransferItem)
 transfer_item_unmatched = msgspec.json.Decoder(TransferItemUnmatched)
@@ -254,7 +254,7 @@ child_item = msgspec.json.Decoder(ChildItem)
 child_item_any_key = msgspec.json.Decoder(ChildItemAnyKey)
 item_kind = msgspec.json.Decoder(ItemKind)
 
-# Keys sorted and no spaces: equal objects have equal texts.
+# Sorts keys and writes no spaces, so that equal objects have equal texts.
 _canonical = msgspec.json.Encoder(order="deterministic")
 
 

@@ -1,4 +1,4 @@
-"""What a key that is narrowed to accounts is told: that others are not there."""
+"""Limits what a key that is narrowed to accounts can do: for it, other accounts do not exist."""
 
 from collections.abc import Awaitable, Callable, Collection, Iterator, Sequence
 
@@ -19,10 +19,10 @@ def named_account(call: Call, retry: str | None = None) -> str:
     Return the account in the path.
 
     Args:
-        retry: What a writer is told, where it is not what the code usually means.
+        retry: The `retry` of the problem, if it differs from what the code usually means.
 
     Raises:
-        Problem: No account has such an id, or none that the key sees.
+        Problem: The text is not an account id, or the key does not see the account.
     """
     account = call.names[0]
     accounts = call.key.accounts
@@ -33,10 +33,10 @@ def named_account(call: Call, retry: str | None = None) -> str:
 
 def check_opening(call: Call, account: str) -> None:
     """
-    Return if the key may open an account of that id.
+    Refuse to open an account that the key may not open.
 
     Raises:
-        Problem: It may not, whether or not there is one.
+        Problem: The key may not open it; this does not show whether the account exists.
     """
     accounts = call.key.accounts
     if accounts is not None and not accounts.has(account):
@@ -45,7 +45,7 @@ def check_opening(call: Call, account: str) -> None:
 
 class Narrowing:
     """
-    Refuses transfers of accounts that a key does not see, before anything of them is looked up or bound.
+    Refuses transfers of accounts that a key does not see, before their idempotency keys are looked up or bound.
 
     Args:
         parents: Finds the accounts of requests.
@@ -56,11 +56,12 @@ class Narrowing:
 
     async def check(self, call: Call, request: TransferRequest) -> None:
         """
-        Return if the key sees both sides of a request, or all of the ledger.
+        Refuse a request unless the key sees both of its accounts.
 
         Raises:
-            Problem: It does not. The idempotency key is not bound, since others who use it may see more.
-            QueueFullError, StoreUnavailableError: It cannot be told now.
+            Problem: The key does not see both accounts. The idempotency key is not bound, because another API key that
+                uses it may see more.
+            QueueFullError, StoreUnavailableError: The accounts could not be looked up.
         """
         if call.key.accounts is not None:
             [problem] = await self.problems(call, [request])
@@ -68,7 +69,7 @@ class Narrowing:
                 raise problem
 
     async def problems(self, call: Call, requests: Sequence[TransferRequest]) -> list[Problem | None]:
-        """Return what is wrong with each request, as `check` raises it; a parent may be made by one before it."""
+        """Return the problem of each request, as `check` raises it; a parent may be made by an earlier request."""
         accounts = call.key.accounts
         if accounts is None:
             return [None] * len(requests)
@@ -78,14 +79,14 @@ class Narrowing:
         self, call: Call, requests: Sequence[TransferRequest], post: Post
     ) -> Sequence[Outcome | Problem]:
         """
-        Post requests in order, each for itself, but those that are refused here.
+        Post requests in order and independently, except those that are refused here.
 
-        A parent that is named by the key of an earlier one is looked up when that has been posted: between the two, the
-        key might be bound by somebody else, to accounts that are hidden. One that is bound already stays what it is, so
-        that a bulk that is sent again goes on fast where it was cut off.
+        If a request names its parent by the key of an earlier request, the parent is looked up only after that request
+        has been posted: until then another caller could bind the key to hidden accounts. A key that is bound already
+        cannot change, so it needs no new part; a bulk that is sent again thus continues fast where it was cut off.
 
         Raises:
-            As *post* does; OutcomeUnknownError too, where a part was posted.
+            As *post* does; also OutcomeUnknownError, if a part was posted.
         """
         if call.key.accounts is None:
             return await post(requests)
@@ -103,7 +104,7 @@ class Narrowing:
     async def post_whole(
         self, call: Call, requests: Sequence[TransferRequest], post: Post
     ) -> Sequence[Outcome | Problem]:
-        """Post requests in order but those that are refused here."""
+        """Post requests in order, except those that are refused here."""
         problems = await self.problems(call, requests)
         good = [request for request, problem in zip(requests, problems, strict=True) if problem is None]
         outcomes = iter(await post(good) if good else ())
@@ -111,7 +112,7 @@ class Narrowing:
 
 
 def _parts(requests: Sequence[TransferRequest], bound: Collection[object]) -> Iterator[list[TransferRequest]]:
-    """Divide requests before each that names the key, not *bound*, of one in the same part."""
+    """Split requests into parts: a new one begins where a parent's key, if not *bound*, is that of the present part."""
     part: list[TransferRequest] = []
     keys: set[str | None] = set()
     for request in requests:
@@ -137,7 +138,7 @@ def _problem(sides: Sides | None, accounts: Prefixes) -> Problem | None:
 
 
 def _missing(code: str, side: str) -> Problem:
-    """Return a refusal in the words of one that is bound; this one is not, and the same again can only fail again."""
+    """Return a refusal with the text of a bound one. It is not bound, but the same request can only fail again."""
     sentence = KINDS[code].sentence
     assert sentence is not None, "transfers are refused with it"
     return Problem(code, sentence.format(side=side), retry="never", members={"pointer": f"/{side}"})

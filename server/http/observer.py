@@ -1,4 +1,4 @@
-"""What is noted of a request when it ends: its duration, a log line for errors, slow ones and a sample, and spans."""
+"""Records requests when they end: durations, spans, and log lines for errors, slow requests and a sample."""
 
 import logging
 import time
@@ -15,7 +15,7 @@ from server.telemetry.trace import Part, read_traceparent
 if TYPE_CHECKING:
     from server.telemetry.otel import Traces
 
-# The methods that are told apart; whatever else a caller makes up is one.
+# The methods that are counted separately; all others are counted as one.
 _METHODS: Final = frozenset(("GET", "HEAD", "POST", "PATCH", "PUT", "DELETE", "OPTIONS"))
 
 log = logging.getLogger(__name__)
@@ -23,16 +23,16 @@ log = logging.getLogger(__name__)
 
 class Observer:
     """
-    Counts requests, and says something of some.
+    Counts all requests, and logs and traces some of them.
 
     Args:
-        tallies: Where they are counted.
+        tallies: Holds the counts.
 
         slow_seconds: Requests that take longer are logged.
 
-        sample: One in so many others is logged too; 0 for none.
+        sample: One in so many other requests is logged too; 0 for none.
 
-        traces: Takes their spans; None where nobody wants any.
+        traces: Takes the spans; None if tracing is off.
     """
 
     def __init__(self, tallies: Tallies, slow_seconds: float, sample: int, traces: "Traces | None" = None) -> None:
@@ -45,11 +45,11 @@ class Observer:
         self._lines = LogThrottle(log, "request")
 
     def ended(self, call: Call, status: int) -> None:
-        """Note a request that is answered with *status*; its `arrived` has been stamped."""
+        """Record a request that is answered with *status*."""
         now = time.monotonic()
         seconds = now - call.arrived
         histogram = self._requests.get((call.method, call.route_path, status)) or self._open(call, status)
-        # As `Histogram.add` does, without a call on the path of every request.
+        # The same as `Histogram.add`, without the cost of a call for every request.
         histogram.counts[bisect_left(SECONDS, seconds)] += 1
         histogram.total += seconds
         if seconds > self._slow_seconds or (status >= 500 and status != HTTPStatus.SERVICE_UNAVAILABLE):
@@ -63,7 +63,7 @@ class Observer:
             self._trace(self._traces, call, status, now)
 
     def refused(self, method: str, route: str, status: int, arrived: float) -> None:
-        """Note a request that was refused unread: it is counted, and nothing else is known of it."""
+        """Count a request that was refused unread: nothing else is known about it."""
         histogram = self._requests.get((method, route, status)) or self._requests.setdefault(
             (method, route, status), Histogram(SECONDS)
         )
@@ -73,11 +73,11 @@ class Observer:
         return self._requests.setdefault((_method(call), call.route_path, status), Histogram(SECONDS))
 
     def _say(self, call: Call, status: int, now: float) -> None:
-        """Log one line, unless there have been many this second; nothing in it is of the caller's making but ids."""
+        """Log one line, unless there were too many this second. Of the caller's text, the line holds only ids."""
         if not self._lines.allows(now):
             return
         parent = read_traceparent(call.traceparent)
-        # A failure has been logged where it happened.
+        # A failure has its own log line, written where it happened.
         self._lines.write(
             {
                 "request_id": call.request_id,
@@ -94,7 +94,7 @@ class Observer:
         )
 
     def _trace(self, traces: "Traces", call: Call, status: int, now: float) -> None:
-        """Make the spans of a request, if it is one of those that are traced."""
+        """Make the spans of a request if it is to be traced."""
         wanted, parent = traces.wanted(call.traceparent, now)
         if not wanted:
             return
@@ -116,7 +116,7 @@ def _method(call: Call) -> str:
 
 
 def _parts(call: Call) -> Iterator[Part]:
-    """Return where a request spent its time, as far as that is known."""
+    """Return the parts of a request's time that are known: gate, lane and database."""
     if call.gated:
         yield Part("gate", call.arrived, call.gated)
     timing = call.timing

@@ -1,4 +1,4 @@
-"""Origins (RFC 6454), as browsers write them."""
+"""Reads origins (RFC 6454)."""
 
 import re
 from typing import Final
@@ -13,7 +13,7 @@ def read_origins(text: str) -> tuple[str, ...]:
     Return the origins of a list separated by commas.
 
     Raises:
-        ValueError: One is none, or is never sent by a browser as it is written.
+        ValueError: An entry is not an origin, or browsers never write it like this.
     """
     origins = tuple(part.strip() for part in text.split(",")) if text.strip() else ()
     for origin in origins:

@@ -1,4 +1,4 @@
-"""The refusal of a worker that has more to do than it can: prepared, since every request of a flood needs one."""
+"""The refusal of an overloaded worker. Its body is prepared, because every request of a flood needs one."""
 
 from typing import Final
 
@@ -10,6 +10,6 @@ _BODIES: Final = {write: prepared(Problem("overloaded"), write=write) for write 
 
 
 def overloaded(request_id: str, *, write: bool) -> Reply:
-    """Return the answer to a request for which there is no room; nothing of it has been done."""
+    """Return the answer to a request for which there is no room; the request had no effect."""
     body = request_id.encode().join(_BODIES[write])
     return Reply(503, body, content_type=PROBLEM, headers=retry_after(retry_after_seconds()))

@@ -1,4 +1,4 @@
-"""The types of parameters in queries: how each is read, and how the reference describes it."""
+"""The types of query parameters, how each is read, and its JSON schema for the reference."""
 
 import re
 from collections.abc import Callable, Mapping
@@ -19,16 +19,16 @@ from server.ledger.limits import (
 )
 from server.ledger.transfer_lists import KINDS
 
-# Seconds that a request may wait for events: less than clients and balancers wait for an answer.
+# The most seconds that a request may wait for events: less than clients and balancers wait for an answer.
 WAIT_MAX_SECONDS: Final = 30
-# By the instant of posting, and by the instant that an entry counts for.
+# The order of posting, and the order of the instants for which entries count.
 ORDERS: Final = ("created", "effective")
-# Entries of metadata that a list may be chosen by, at most: each row is held against all of them.
+# The most metadata entries by which a list may be filtered: each row is compared with all of them.
 METADATA_ENTRIES_MAX: Final = 8
-# Ends the declared name of parameters of which a caller may send several, each with a key of its choice in this place.
+# The end of a declared name for which a caller may send several parameters, each with its own key in this place.
 FREE: Final = "<key>"
 _WHOLE_NUMBER: Final = re.compile(r"0|[1-9][0-9]{0,18}")
-# An offset whose plus sign was not escaped: in a query it stands for a space.
+# An offset whose plus sign was not escaped, and so was read as a space.
 _PLUS_LOST: Final = re.compile(r" [0-9]{2}:?[0-9]{2}\Z")
 
 
@@ -37,15 +37,15 @@ class WholeNumber(int):
 
 
 class PageSize(int):
-    """How many rows a page has."""
+    """The number of rows of a page."""
 
 
 class Wait(int):
-    """Seconds to wait for something."""
+    """Seconds to wait for events."""
 
 
 class EventTypes(frozenset[str]):
-    """Types of events; none means all."""
+    """Types of events; empty means all."""
 
 
 class AccountName(str):
@@ -55,7 +55,7 @@ class AccountName(str):
 
 
 class Prefix(str):
-    """How an account id begins."""
+    """The beginning of an account id."""
 
     __slots__ = ()
 
@@ -67,31 +67,31 @@ class Reference(str):
 
 
 class Order(str):
-    """The order of an account's entries: that of their posting, or of the instants that they count for."""
+    """The order of an account's entries: of their posting, or of the instants for which they count."""
 
     __slots__ = ()
 
 
 class Kind(str):
-    """A kind of transfers."""
+    """A kind of transfer."""
 
     __slots__ = ()
 
 
 class Entries(dict[str, str]):
-    """Entries of metadata, each asked for by a parameter with its key behind the point."""
+    """Entries of metadata. Each is requested by its own parameter, with the key after `metadata.`."""
 
 
 class Instant(datetime):
-    """An instant with its offset; what is finer than microseconds is cut off."""
+    """An instant with its offset, cut off to microseconds."""
 
 
 def whole_number(text: str) -> WholeNumber:
     """
-    Return the whole number that *text* is.
+    Return *text* as a whole number.
 
     Raises:
-        ValueError: It is none, or is too large.
+        ValueError: *text* is not a whole number, or is too large.
     """
     if not _WHOLE_NUMBER.fullmatch(text) or int(text) >= 2**63:
         raise ValueError("A whole number is expected.")
@@ -159,7 +159,7 @@ def _entries(found: dict[str, str]) -> Entries:
 
 
 def _instant(text: str) -> Instant:
-    """Return the instant that *text* names in RFC 3339."""
+    """Return *text*, in RFC 3339, as an instant."""
     try:
         at = read_instant(text)
     except ValueError as error:
@@ -169,7 +169,7 @@ def _instant(text: str) -> Instant:
 
 
 class Reading(NamedTuple):
-    """How a type of parameters is read, and the JSON schema of what is taken."""
+    """The function that reads a type of parameter, and the type's JSON schema."""
 
     read: Callable[[Any], Any]
     schema: Mapping[str, Any]
@@ -201,10 +201,10 @@ _READINGS: Final[Mapping[type[Any], Reading]] = {
 
 def read(kind: type[Any], value: Any) -> Any:
     """
-    Return what *value*, as it was sent, means as a parameter of a type.
+    Return a parameter's *value*, as sent, as a value of its type.
 
     Raises:
-        ValueError: It means nothing; the message says what is expected.
+        ValueError: The value does not have this type; the message says what is expected.
     """
     return _READINGS[kind].read(value)
 

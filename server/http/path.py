@@ -1,10 +1,10 @@
-"""Targets of requests and the texts in their paths."""
+"""Request targets and the texts in their paths."""
 
 import re
 from typing import Final
 from urllib.parse import unquote
 
-# A target that names the server too: RFC 9112, section 3.2.2.
+# The beginning of a target in absolute form, which names the server too: RFC 9112, section 3.2.2.
 _ABSOLUTE: Final = re.compile(r"https?://[^/?]*", re.IGNORECASE)
 
 
@@ -18,7 +18,7 @@ def origin_form(target: str) -> str:
 
 
 def path_text(segment: str) -> str:
-    """Return a path segment with its percent-escapes undone; text that is not UTF-8 names nothing and becomes empty."""
+    """Return a path segment with its percent-escapes decoded; if it is not UTF-8, the result is empty."""
     if "%" not in segment:
         return segment
     try:

@@ -1,4 +1,4 @@
-"""The way of every request, from its head to its reply: route, key, place, gate, handler."""
+"""The path of every request from its head to its reply: route, key, place, gate, handler."""
 
 import contextlib
 import logging
@@ -32,7 +32,7 @@ from server.store.coalescer import QueueFullError
 
 log = logging.getLogger(__name__)
 
-# What the gate looks up for most routes.
+# For most routes the gate looks up nothing.
 NOTHING: Final = (LookUp.NOTHING, b"")
 
 
@@ -40,26 +40,26 @@ class Pipeline:
     """
     Answers requests.
 
-    Until the handler begins, and in handlers of hot routes, a request waits for nothing but futures: so it can be run
+    Until the handler begins, and in handlers of hot routes, a request awaits nothing but futures. So it can be run
     without a task (see `Connection`).
 
     Args:
         router: The routes, with their handlers.
 
-        callers: Tells whose request it is.
+        callers: Finds the key of a request.
 
-        gate: Takes tokens and looks up what the route wants.
+        gate: Takes tokens and looks up what the route needs.
 
-        observer: Is told of every request that ends.
+        observer: Records every request that ends.
 
-        cors: What is said to pages of other origins; None where none is named.
+        cors: The answers to pages of other origins; None if no origin is allowed.
 
     Attributes:
         admission: The places of requests with a good key.
 
         running: How many requests each key has under way.
 
-        remembered: Returns the key of a token if it need not be looked up, by the hash of the token.
+        remembered: Takes the hash of a token and returns its key, or None if the key has to be looked up.
     """
 
     def __init__(
@@ -82,7 +82,7 @@ class Pipeline:
 
     async def respond(self, call: Call) -> Reply:
         """
-        Return the reply to a request; nothing that a caller sends makes this raise.
+        Return the reply to a request. No bytes of a caller make this raise.
 
         Raises:
             ConnectionError: The caller is gone.
@@ -121,7 +121,7 @@ class Pipeline:
 
     async def operate(self, call: Call, key: ApiKey) -> Reply:
         """
-        Return the reply to a request of an operator of the server, as to one that came with *key*.
+        Return the reply to a request of the server's operator, treated as one that came with *key*.
 
         Raises:
             ConnectionError: The operator is gone.
@@ -143,7 +143,7 @@ class Pipeline:
         return reply
 
     def _suit(self, call: Call, reply: Reply) -> None:
-        """Give a reply the form that its caller asks for, and leave to be read by a page of another origin."""
+        """Turn amounts into strings if the caller asks for it, and add the header fields of CORS."""
         has_amounts = call.route is None or call.route.has_amounts
         if call.head.amounts_as_strings and has_amounts and reply.content_type in (JSON, PROBLEM):
             reply.change(as_strings)
@@ -151,7 +151,7 @@ class Pipeline:
             reply.headers = self._cors.with_fields(reply.headers, call.head.origin)
 
     def refuse_unread(self, request: Unread, request_id: str) -> Reply:
-        """Return the reply to a request of a flood for which there was no place: it has not even been read."""
+        """Return the refusal of an unread request of a flood that got no place in time."""
         reply = self._overloaded(request_id, write=request.write)
         if self._cors is not None:
             reply.headers = self._cors.with_fields(reply.headers, request.origin)
@@ -159,7 +159,7 @@ class Pipeline:
         return reply
 
     async def malformed(self, call: Call, detail: str = "") -> Reply:
-        """Return the reply to what is not HTTP, or too much of it; the connection ends with it."""
+        """Return the reply to bytes that are not HTTP, or to a head that is too large; it ends the connection."""
         try:
             async with self.callers.anonymous(call):
                 raise Problem("malformed_request", detail)
@@ -167,8 +167,8 @@ class Pipeline:
             return self._last(call, error)
 
     def crashed(self, call: Call, error: BaseException | None) -> Reply:
-        """Return the reply to a request that failed outside the pipeline; the connection ends with it."""
-        # A client that leaves while its body is read is no failure of ours.
+        """Return the reply to a request that failed outside the pipeline; it ends the connection."""
+        # A client that leaves while its body is read is no error of the server.
         if not isinstance(error, ConnectionError):
             log.error("request failed outside its handler", exc_info=error)
         return self._last(call, Problem("internal_error"))
@@ -193,7 +193,7 @@ class Pipeline:
             headers += retry_after(problem.retry_after)
         body = problem.body(call.request_id, write=call.write)
         reply = Reply(problem.kind.status, body, content_type=PROBLEM, headers=headers)
-        # The rest of a request that comes late after all is no request.
+        # Late bytes of the timed-out request must not be taken for a new request.
         reply.keep_alive = problem.code != "request_timeout"
         return reply
 
@@ -207,7 +207,7 @@ class Pipeline:
         return await route.handler(call, None)
 
     async def _preflight(self, call: Call, cors: Cors, methods: Methods) -> Reply:
-        """Answer a browser that asks before it sends a request: it shows no key, and pays as others without one do."""
+        """Answer a browser's preflight, which has no key and counts against the address like others without a key."""
         await needs_task()
         async with self.callers.anonymous(call):
             call.head.check()
@@ -215,16 +215,16 @@ class Pipeline:
 
     async def _find_key(self, call: Call) -> ApiKey | None:
         """
-        Return the key of a request; None where it has no good one.
+        Return the key of a request, or None if it has no good one.
 
         Raises:
-            Problem: The head is wrong, or too much has come from the address without a good key.
+            Problem: The head is wrong, or the address has sent too many requests without a good key.
             QueueFullError, StoreUnavailableError: The key could not be looked up.
         """
         try:
             call.head.check()
         except Problem:
-            # Whose request it is cannot be told from it.
+            # A wrong head does not show reliably whose request it is.
             await needs_task()
             async with self.callers.anonymous(call):
                 raise
@@ -236,7 +236,7 @@ class Pipeline:
         return await self.callers.authenticate(call)
 
     async def _serve_anyone(self, call: Call, match: Match | None) -> Reply:
-        """Serve a request without a good key: pages are open to all."""
+        """Serve a request without a good key: refuse it, unless it is for a page, which is open to all."""
         if needs_key(call):
             await self.callers.refuse(call)
         async with self.callers.anonymous(call):
@@ -249,8 +249,8 @@ class Pipeline:
         Wait for a place, and return True.
 
         Raises:
-            QueueFullError: There was none in time.
-            ConnectionError: The caller has gone, and nothing has been done yet.
+            QueueFullError: No place became free in time.
+            ConnectionError: The caller has gone. The request has had no effect yet.
         """
         if not await self.admission.entered(write=call.write):
             raise QueueFullError
@@ -260,7 +260,7 @@ class Pipeline:
         return True
 
     async def _serve(self, call: Call, match: Match | None) -> Reply:
-        """Serve a request that has a key and a place: gate, then handler."""
+        """Pass a request that has a key and a place through the gate and then to its handler."""
         key, route = call.key, call.route
         if route is not None and route.role is not None and (key.role < route.role or key.accounts is not None):
             await self._check_allowed(call, route)
@@ -299,11 +299,11 @@ class Pipeline:
 
     async def _go_on(self, call: Call, route: Route) -> None:
         """
-        Go on in a task, with a key that is read anew where its effects outlive it: those of administrators.
+        Go on in a task, and read the key anew for writes of administrators, because their effects outlive the key.
 
         Raises:
-            Problem: It was revoked or narrowed just now, and may not use the route.
-            QueueFullError, StoreUnavailableError: It could not be read.
+            Problem: The key has just been revoked or narrowed and may no longer use the route.
+            QueueFullError, StoreUnavailableError: The key could not be read.
         """
         await needs_task()
         if route.role is Role.ADMIN and call.write and call.token:
@@ -312,21 +312,21 @@ class Pipeline:
 
     async def _check_allowed(self, call: Call, route: Route) -> None:
         """
-        Return if the key may use a route.
+        Refuse a request whose key may not use the route.
 
         Raises:
-            Problem: It may not.
+            Problem: The key may not use the route.
         """
         try:
             _check_role(call.key, route)
         except Problem:
-            # Counted as any other request, and whatever the limit says of it: what a key may do comes first.
+            # The request costs a token like any other, but even if none is left, the missing permission is reported.
             with contextlib.suppress(Problem):
                 await self._take_tokens(call, 1)
             raise
 
     async def _read_items(self, call: Call, route: Route, items: str) -> Any:
-        """Return the body of a bulk, which costs a token an item; one that is malformed costs one."""
+        """Return the body of a bulk, which costs one token per item; a malformed bulk costs one token."""
         try:
             call.body = await read_body(call, BULK_BODY_MAX_BYTES)
             if route.make_room is not None:
@@ -335,7 +335,7 @@ class Pipeline:
         except Problem:
             await self._take_tokens(call, 1)
             raise
-        # A preview may be of one transfer.
+        # A preview may be of a single transfer: it has no list and costs one token.
         await self._take_tokens(call, len(getattr(body, items) or (None,)))
         return body
 
@@ -345,20 +345,20 @@ class Pipeline:
 
     async def _take_tokens(self, call: Call, cost: int) -> None:
         """
-        Take tokens for a request that needs nothing looked up.
+        Take tokens for a request without a look-up.
 
         Raises:
-            Problem, QueueFullError: As `_judge` and the gate.
+            Problem, QueueFullError: As `_judge` and the gate raise them.
         """
         decision = self._gate.exhausted(call.key) if cost == 1 else None
         self._judge(call, cost, decision or await self._gate.enter(call.key, cost))
 
     def _judge(self, call: Call, cost: int, decision: Decision) -> None:
         """
-        Note what the gate has decided, and what the caller is told of its limit.
+        Store the gate's decision in the call, and the limit fields of the reply.
 
         Raises:
-            Problem: The tokens are not there (429), or can never be (400). No idempotency key is bound.
+            Problem: There are not enough tokens (429), or there never can be (400). No idempotency key is bound.
         """
         key = call.key
         call.limit_fields = limit_fields(key, decision.left)
@@ -372,10 +372,10 @@ class Pipeline:
 
 def _check_role(key: ApiKey, route: Route) -> None:
     """
-    Return if a key may use a route.
+    Refuse a key that may not use a route.
 
     Raises:
-        Problem: It may not.
+        Problem: The key may not use the route.
     """
     assert route.role is not None, "pages are open to all"
     if key.role < route.role:
@@ -386,10 +386,10 @@ def _check_role(key: ApiKey, route: Route) -> None:
 
 def _refuse_line(call: Call, match: Match | None) -> NoReturn:
     """
-    Refuse a request for its first line.
+    Refuse a request because of its first line.
 
     Raises:
-        Problem: There is no such path, it has no such method, or it is a write and so takes no parameters.
+        Problem: The path does not exist, it does not have the method, or a write has query parameters.
     """
     if call.route is None:
         _refuse_target(match)
@@ -399,10 +399,10 @@ def _refuse_line(call: Call, match: Match | None) -> NoReturn:
 
 def _refuse_target(match: Match | None) -> NoReturn:
     """
-    Refuse a request for what there is not.
+    Refuse a request whose path or method does not exist.
 
     Raises:
-        Problem: There is no such path, or it has no such method.
+        Problem: The path does not exist, or it does not have the method.
     """
     if match is None:
         raise Problem("not_found")
@@ -410,5 +410,5 @@ def _refuse_target(match: Match | None) -> NoReturn:
 
 
 def _allowed(methods: Methods) -> list[str]:
-    """Return the methods of a path, those included that need no route."""
+    """Return the methods of a path, including HEAD where it has GET."""
     return [*methods, *(["HEAD"] if "GET" in methods else [])]

@@ -1,4 +1,4 @@
-"""Problem details (RFC 9457): every way to say no, what it means, and what the caller can do."""
+"""Problem details (RFC 9457): every kind of refusal, what it means, and what the caller can do."""
 
 import random
 from collections.abc import Mapping, Sequence
@@ -9,23 +9,23 @@ import orjson
 from server.store.coalescer import QueueFullError
 from server.store.errors import OutcomeUnknownError, StoreError
 
-# Seconds after which a request that could not be served now is worth another try, at least and at most: spread, so that
+# The fewest and the most seconds after which a caller may retry a request that could not be served: spread, so that
 # refused requests do not all come back at once.
 RETRY_AFTER_SECONDS: Final = (1, 3)
-# Stands in a prepared body for the id of the request, and is found in no id.
+# Stands for the request's id in a prepared body; no id contains it.
 _PLACE: Final = "\x7f"
 
 
 class Kind(NamedTuple):
     """
-    What a code means.
+    The meaning of a problem code.
 
     Attributes:
-        retry: Which key a write is to be retried with: `same_key`, `new_key`, or `never` where the same request can
+        retry: How to retry a write: with the `same_key`, with a `new_key`, or `never`, because the same request can
             only fail again.
 
-        sentence: Of a refusal that is bound to a key: what the caller of such a transfer is told. It is part of
-            answers already given, which are repeated for ever.
+        sentence: The text of a transfer's refusal that is bound to its idempotency key. Do not change it: it is part of
+            answers already given, which are replayed for ever.
     """
 
     status: int
@@ -51,7 +51,7 @@ KINDS: dict[str, Kind] = {
     "request_timeout": Kind(408, "The request did not arrive whole", "same_key", "A part of the request came, and the rest did not follow within 10 s; the connection is closed. Nothing was done and no idempotency key was bound: send the request again."),
     "body_too_large": Kind(413, "The body is too large", "never", "A body may have 64 KiB, a bulk 1 MiB."),
     "unsupported_media_type": Kind(415, "The body must be JSON", "never", "Send `Content-Type: application/json`, not compressed."),
-    # Refused by the state of the ledger. On transfers the refusal is bound to the key, for ever.
+    # The state of the ledger refuses the request. A transfer's refusal is bound to its key for ever.
     "account_not_found": Kind(404, "The account does not exist", "new_key", "The ledger has no account of that id. A refused transfer stays refused: open the account, then use a new key.", "The {side} account does not exist."),
     "transfer_not_found": Kind(404, "The transfer does not exist", "new_key", "The ledger has no transfer of that id, or under that key.", "There is no transfer to act on."),
     "idempotency_key_not_found": Kind(404, "The key is not bound", "same_key", "No transfer was made or refused under this key: a request with it has not been executed."),
@@ -78,7 +78,7 @@ KINDS: dict[str, Kind] = {
     "idempotency_key_in_use": Kind(409, "A request with this key is still running", "same_key", "The first request with this key has not been resolved in time. Ask again with the same key."),
     "precondition_failed": Kind(412, "The account has moved on", "never", "If-Match names another version than the account's. Read it again and decide anew."),
     "idempotency_key_reused": Kind(422, "The key is bound to another request", "new_key", "This idempotency key was used for a request that differs in the fields named. Nothing was done. If this is a new payment, give it a new key. Requests are compared by what they mean: spaces, the order of members and defaults that are spelled out make no difference."),
-    # Not now.
+    # The request cannot be served now.
     "quota_exceeded": Kind(429, "A limit is used up", "same_key", "More requests came than a rate allows; `violated-policies` says whose: `default` is the key's, `ledger` that of all keys of its ledger, `authentication` that of failed authentications from one network address, `anonymous` that of other requests without a key from there. Wait as Retry-After says in seconds, or `retry_after_ms` in milliseconds: then there is room. Nothing was done and no idempotency key was bound."),
     "too_many_running": Kind(429, "Too many requests of this key are running", "same_key", "The key has as many requests running as it may. Nothing was done and no idempotency key was bound."),
     "internal_error": Kind(500, "The server failed", "same_key", "An error of the server, logged under the request id. The same request with the same key finds out what happened."),
@@ -98,24 +98,24 @@ TYPES = {
 
 class Problem(Exception):
     """
-    An answer that says no.
+    A refusal of a request, raised as an exception.
 
     Args:
-        code: One of KINDS.
+        code: A key of KINDS.
 
         detail: What is wrong with this request, in a sentence that repeats no secret.
 
         outcome: On writes: `not_applied`, `refused` or `unknown`.
 
-        retry: On writes: `same_key`, `new_key` or `never`, where it is not what the code usually means.
+        retry: On writes: `same_key`, `new_key` or `never`, if it differs from what the code usually means.
 
         errors: Pairs of JSON pointer and detail, on 400.
 
         members: Extension members.
 
-        retry_after: Seconds after which another try is worth it.
+        retry_after: Seconds after which the caller may retry.
 
-        headers: Header fields to add, name and value.
+        headers: Names and values of further header fields.
     """
 
     def __init__(
@@ -142,7 +142,7 @@ class Problem(Exception):
         self.headers = headers
 
     def document(self, request_id: str, *, write: bool) -> dict[str, object]:
-        """Return the problem as the members of its JSON object; writes learn outcome and retry too."""
+        """Return the members of the problem's JSON object; on writes, with `outcome` and `retry`."""
         document: dict[str, object] = {
             "type": TYPES.get(self.code, f"/problems/{self.code}"),
             "title": self.kind.title,
@@ -165,29 +165,29 @@ class Problem(Exception):
 
 
 def invalid(pointer: str, detail: str) -> Problem:
-    """Return the problem of one member of the request: a JSON pointer, or the name of a header or parameter."""
+    """Return the problem of one wrong part of a request, by its JSON pointer or the name of a header or parameter."""
     return Problem("invalid_request", detail, errors=[(pointer, detail)])
 
 
 def not_reached(head: int) -> Problem:
-    """Return the problem of a position past the newest one of a ledger's feed."""
+    """Return the problem of a position after the newest one of a ledger's feed."""
     return Problem("position_not_reached", f"The newest position of this ledger is {head}.")
 
 
 def prepared(problem: Problem, *, write: bool) -> tuple[bytes, bytes]:
-    """Return the body of a problem before and after the id of its request: a flood is answered with it."""
+    """Return the parts of a problem's body before and after the request's id: made once to answer a flood."""
     before, after = Problem.body(problem, _PLACE, write=write).split(_PLACE.encode())
     return before, after
 
 
 def retry_after_seconds() -> int:
-    """Return seconds after which a request that could not be served now is worth another try."""
+    """Return the seconds, jittered, after which the caller may retry a request that could not be served."""
     first, last = RETRY_AFTER_SECONDS
     return first + int(random.random() * (last + 1 - first))  # noqa: S311 -- jitter, not a secret
 
 
 def problem_of(error: Exception) -> Problem:
-    """Return the problem that a request is answered with which ended with *error*: here errors become statuses."""
+    """Return the problem that answers a request that ended with *error*. All errors become statuses here."""
     match error:
         case Problem():
             return error

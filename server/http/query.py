@@ -1,4 +1,4 @@
-"""Queries of reads: their parameters, as types that decode and check them."""
+"""Query parameters of reads, as types that decode and check them."""
 
 import re
 from collections.abc import Mapping
@@ -29,11 +29,11 @@ from server.ledger.limits import METADATA_KEY_LENGTH_MAX, PAGE_DEFAULT, TIME_MAX
 
 Q = TypeVar("Q", bound="Query")
 
-# Parameters of a query, at most.
+# The most parameters that a query may have.
 PARAMETERS_MAX: Final = 32
-# The standard library takes such an escape for plain text.
+# A broken escape, which the standard library would take for plain text.
 _BROKEN_ESCAPE: Final = re.compile(r"%(?![0-9A-Fa-f]{2})")
-# A parameter that a decoder complains of.
+# The end of a decoder's message names the parameter that is wrong.
 _AT: Final = re.compile(r"(?P<detail>.*) - at `\$\.(?P<name>[a-z_]+)`", re.DOTALL)
 _MISSING: Final = re.compile(r"Object missing required field `(?P<name>[a-z_]+)`")
 
@@ -61,7 +61,7 @@ class Query(msgspec.Struct, kw_only=True, frozen=True):
 
 
 class AccountQuery(Query, kw_only=True, frozen=True):
-    """Parameters of the read of an account."""
+    """Parameters of a read of an account."""
 
     min_version: Annotated[
         WholeNumber, Meta(description="The account as it is in the database, at this version or later.", examples=[1])
@@ -69,7 +69,7 @@ class AccountQuery(Query, kw_only=True, frozen=True):
 
 
 class PageQuery(Query, kw_only=True, frozen=True):
-    """Parameters of a list of all there is."""
+    """Parameters of a list without filters."""
 
     limit: Limit = PageSize(PAGE_DEFAULT)
     cursor: Cursor | None = None
@@ -84,21 +84,21 @@ class AccountsQuery(Query, kw_only=True, frozen=True):
 
 
 class EntriesQuery(PageQuery, kw_only=True, frozen=True):
-    """Parameters of the list of an account's entries: from an instant on, and until before another."""
+    """Parameters of the list of an account's entries: from an instant, included, until another, excluded."""
 
     since: Beginning = field(name="from", default=Instant.combine(TIME_MIN.date(), TIME_MIN.timetz()))
     until: End = field(name="to", default=Instant.combine(TIME_MAX.date(), TIME_MAX.timetz()))
 
 
 class BalanceQuery(Query, kw_only=True, frozen=True):
-    """Parameters of the read of a balance of the past."""
+    """Parameters of a read of a past balance."""
 
     at: Annotated[Instant, Meta(description="An instant that has come, itself included.", examples=[_EXAMPLE])]
     by: By = Order("created")
 
 
 class StatementQuery(Query, kw_only=True, frozen=True):
-    """Parameters of a statement: from an instant on, and until before another."""
+    """Parameters of a statement: from an instant, included, until another, excluded."""
 
     since: Beginning | None = field(name="from", default=None)
     until: End | None = field(name="to", default=None)
@@ -119,7 +119,7 @@ class TrialBalanceQuery(Query, kw_only=True, frozen=True):
 
 
 class EventStreamQuery(Query, kw_only=True, frozen=True):
-    """Parameters of the stream of events: all that are given have to hold."""
+    """Parameters of the stream of events. An event must match all that are given."""
 
     after: After = WholeNumber(0)
     types: Annotated[
@@ -140,7 +140,7 @@ class EventsQuery(EventStreamQuery, kw_only=True, frozen=True):
 
 
 class TransfersQuery(Query, kw_only=True, frozen=True):
-    """Parameters of the list of transfers: all that are given have to hold."""
+    """Parameters of the list of transfers. A transfer must match all that are given."""
 
     reference: (
         Annotated[Reference, Meta(description="Only those with this reference.", examples=["order-1001"])] | None
@@ -165,10 +165,10 @@ class TransfersQuery(Query, kw_only=True, frozen=True):
 
 def decode_query(text: str, kind: type[Q]) -> Q:
     """
-    Return the parameters that the query *text* holds.
+    Decode the parameters of the query *text*.
 
     Raises:
-        Problem: One is not known here, is missing, repeated, empty or wrong, or the query is not well-escaped UTF-8
+        Problem: A parameter is unknown, missing, repeated, empty or wrong, or the query is not well-escaped UTF-8
             without NUL.
     """
     if not text:
@@ -225,7 +225,7 @@ def _split(text: str, names: tuple[str, ...]) -> dict[str, str]:
 
 
 def _declared(name: str, names: tuple[str, ...]) -> str | None:
-    """Return the one of the declared *names* that a parameter goes by; None where there is none."""
+    """Return the declared name, of *names*, that matches a parameter; None if none does."""
     for declared in names:
         if declared.endswith(FREE):
             if name.startswith(declared.removesuffix(FREE)):
@@ -236,12 +236,12 @@ def _declared(name: str, names: tuple[str, ...]) -> str | None:
 
 
 def _key(name: str, declared: str) -> str:
-    """Return what a caller has put in the free place of a declared name."""
+    """Return the text of *name* at the free place of the declared name."""
     return name[len(declared) - len(FREE) :]
 
 
 def _gathered(parameters: dict[str, str], names: tuple[str, ...]) -> dict[str, str | dict[str, str]]:
-    """Return parameters by the names that are declared; those of a free name become one, by key."""
+    """Return the parameters by declared name; those that match a free name become one dictionary, by key."""
     gathered: dict[str, str | dict[str, str]] = {}
     families: dict[str, dict[str, str]] = {declared: {} for declared in names if declared.endswith(FREE)}
     for name, value in parameters.items():
@@ -254,7 +254,7 @@ def _gathered(parameters: dict[str, str], names: tuple[str, ...]) -> dict[str, s
 
 
 def _malformed(text: str) -> str:
-    """Return what is wrong with a query that is not well formed."""
+    """Return why a query is not well formed."""
     if _BROKEN_ESCAPE.search(text):
         return "The query is not well formed: write %25 for a percent sign that begins no escape."
     pairs = text.split("&")

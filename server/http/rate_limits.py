@@ -1,4 +1,4 @@
-"""Limits as callers hear of them: the RateLimit fields of an answer, and the problem of a limit that is used up."""
+"""How callers learn of limits: the RateLimit fields of an answer, and the problem of a limit that is used up."""
 
 from functools import lru_cache
 from typing import Final
@@ -9,41 +9,41 @@ from server.http.headers import RATE_LIMIT
 from server.http.problems import Problem, prepared
 
 MICROSECONDS: Final = 1_000_000
-# Seconds after which a key that has too many requests running may try again: when they end, nobody knows.
+# Seconds after which a key with too many running requests may retry: it is not known when they end.
 RUNNING_RETRY_SECONDS: Final = 1
-# Bodies of 429 that are kept: most floods hear one number of seconds for long.
+# Bodies of 429 that are kept: most floods are answered with the same few numbers of seconds.
 PREPARED_MAX: Final = 1_000
 
 
 def seconds_of(wait: int) -> int:
-    """Return whole seconds that are no shorter than *wait* microseconds."""
+    """Return *wait* microseconds as whole seconds, rounded up."""
     return -(-wait // MICROSECONDS)
 
 
 def milliseconds_of(wait: int) -> int:
-    """Return whole milliseconds that are no shorter than *wait* microseconds."""
+    """Return *wait* microseconds as whole milliseconds, rounded up."""
     return -(-wait // 1_000)
 
 
 def limit_fields(key: ApiKey, left: int) -> bytes:
-    """Return the header lines that tell the caller of its limit, of which *left* whole tokens are left."""
+    """Return the header lines about the limit of a key that has *left* whole tokens left."""
     return RATE_LIMIT % (key.policy, left, seconds_until_full(key.limit, left))
 
 
 def seconds_until_full(limit: Limit, left: int) -> int:
-    """Return whole seconds until a limit with *left* tokens has all of them again, if nobody takes any."""
+    """Return the whole seconds until a limit with *left* tokens is full again, if no request takes any."""
     quota, window, burst = limit
     return -((left - burst) * window // quota)
 
 
 class QuotaExceededProblem(Problem):
     """
-    The problem of a limit that has no token left. A flood is answered with it, so its body is prepared.
+    The problem of a limit that has no token left. It answers floods, so its body is prepared once and kept.
 
     Args:
-        policy: Name of the limit.
+        policy: The name of the limit.
 
-        wait: Microseconds until there is room again.
+        wait: Microseconds until the limit has room again.
     """
 
     def __init__(self, policy: str, wait: int) -> None:
@@ -65,7 +65,7 @@ class QuotaExceededProblem(Problem):
 
 @lru_cache(PREPARED_MAX)
 def _prepared(policy: str, seconds: int, *, write: bool) -> tuple[bytes, bytes]:
-    """Return the body before the id of the request, and from there to the milliseconds, which end it."""
+    """Return the body before the request's id, and from there to the milliseconds, which come last."""
     before, after = prepared(QuotaExceededProblem(policy, seconds * MICROSECONDS), write=write)
     rest, ending = after.rsplit(b"%d" % (seconds * 1_000), 1)
     assert rest.endswith(b'"retry_after_ms":'), "the milliseconds are its last member"
@@ -74,7 +74,7 @@ def _prepared(policy: str, seconds: int, *, write: bool) -> tuple[bytes, bytes]:
 
 
 def too_many_running(key: ApiKey) -> Problem:
-    """Return the problem of a key that has as many requests running as it may."""
+    """Return the problem of a key that has as many running requests as it may."""
     return Problem(
         "too_many_running",
         f"The key may have {key.concurrency} requests running at once.",

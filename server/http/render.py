@@ -1,4 +1,4 @@
-"""What the ledger knows, as the JSON callers see. A first answer and its replay are made by the same lines."""
+"""Renders what the ledger holds as JSON for callers. The same code makes a first answer and its replay."""
 
 from datetime import UTC, datetime
 from functools import lru_cache
@@ -29,7 +29,7 @@ from server.ledger.transfers import Attempt, Progress
 
 T = TypeVar("T")
 
-# The codes that a transfer is refused with, for ever: those whose sentence is part of the answer.
+# The codes of refusals that are bound to a transfer's key: those with a sentence.
 REFUSALS = tuple(code for code, kind in KINDS.items() if kind.sentence is not None)
 
 _encode = msgspec.json.Encoder().encode
@@ -54,9 +54,9 @@ class AccountBody(msgspec.Struct, gc=False):
 
 class TransferBody(msgspec.Struct, gc=False):
     """
-    A transfer as it was answered when it was posted; it never changes.
+    A transfer as in its first answer; it never changes.
 
-    A key that is narrowed to accounts and sees one side only is shown null for the other, its balance and its version.
+    A key that is narrowed to accounts and sees only one side gets null for the other side, its balance and its version.
     """
 
     id: Uuid
@@ -79,12 +79,12 @@ class TransferBody(msgspec.Struct, gc=False):
 
 
 class EntryBody(msgspec.Struct, gc=False):
-    """One line of a statement."""
+    """A line of a statement."""
 
     transfer_id: Uuid
     kind: TransferKind
     amount: Minor
-    # Null where the key does not see that account.
+    # Null if the key does not see that account.
     counterparty: AccountName | None
     balance: Minor
     version: Version
@@ -103,7 +103,7 @@ class BalanceBody(msgspec.Struct, gc=False):
 
 
 class HoldBody(msgspec.Struct, gc=False):
-    """What has become of a hold."""
+    """The present state of a hold."""
 
     state: HoldState
     captured: Minor
@@ -112,7 +112,7 @@ class HoldBody(msgspec.Struct, gc=False):
 
 
 class TransferNow(TransferBody, gc=False):
-    """A transfer with what has become of it since, or with its refusal."""
+    """A transfer with its present state, or with its refusal."""
 
     hold: HoldBody | None
     reversed: Minor
@@ -120,7 +120,7 @@ class TransferNow(TransferBody, gc=False):
 
 
 class AccountResult(msgspec.Struct, gc=False):
-    """What became of an item of a bulk of accounts."""
+    """The result of an item of a bulk of accounts."""
 
     status: Status
     replayed: bool
@@ -129,7 +129,7 @@ class AccountResult(msgspec.Struct, gc=False):
 
 
 class TransferResult(msgspec.Struct, gc=False):
-    """What became of an item of a bulk of transfers."""
+    """The result of an item of a bulk of transfers."""
 
     status: Status
     replayed: bool
@@ -138,19 +138,19 @@ class TransferResult(msgspec.Struct, gc=False):
 
 
 class Results(msgspec.Struct, Generic[T], gc=False):
-    """What became of the items of a bulk, in their order."""
+    """The results of the items of a bulk, in their order."""
 
     results: list[T]
 
 
 class Page(msgspec.Struct, Generic[T], gc=False):
-    """A page of a list; the cursor is null on the last one."""
+    """A page of a list. The cursor is null on the last page."""
 
     data: list[T]
     next_cursor: NextCursor | None
 
 
-# All transfers of a batch share their instant.
+# Cached, because all transfers of a batch share their instant.
 @lru_cache(maxsize=256)
 def instant(at: datetime) -> str:
     """Return an instant as RFC 3339 in UTC with microseconds."""
@@ -178,7 +178,7 @@ def account(value: Account) -> bytes:
 
 
 def transfer(attempt: Attempt) -> bytes:
-    """Return a transfer as JSON, byte for byte what its first answer was."""
+    """Return a transfer as JSON, byte for byte as in its first answer."""
     created_at = instant(attempt.created_at)
     return _encode(
         TransferBody(
@@ -204,7 +204,7 @@ def transfer(attempt: Attempt) -> bytes:
 
 
 def answer(attempt: Attempt) -> tuple[int, bytes]:
-    """Return status and body of what the request of an attempt is answered, now and for ever."""
+    """Return the status and the body of the answer to an attempt's request, which never change."""
     if attempt.refusal is None:
         return 201, transfer(attempt)
     problem = refusal(attempt)
@@ -212,7 +212,7 @@ def answer(attempt: Attempt) -> tuple[int, bytes]:
 
 
 def transfer_now(attempt: Attempt, progress: Progress) -> bytes:
-    """Return a transfer with what has become of it since, or with its refusal, as JSON."""
+    """Return a transfer with its present state, or with its refusal, as JSON."""
     hold = None
     if progress.state is not None and attempt.expires_at is not None:
         hold = HoldBody(progress.state, progress.captured, progress.remaining, instant(attempt.expires_at))
@@ -244,17 +244,17 @@ def past_balance(account_id: str, at: datetime, value: PastBalance) -> bytes:
 
 
 def page(rows: list[bytes], next_cursor: str | None) -> bytes:
-    """Return a page of rows that are JSON already."""
+    """Return a page of rows that are already JSON."""
     return _encode(Page([msgspec.Raw(row) for row in rows], next_cursor))
 
 
 def results(items: list[bytes]) -> bytes:
-    """Return the results of a bulk, which are JSON already."""
+    """Return the results of a bulk, which are already JSON."""
     return b'{"results":[' + b",".join(items) + b"]}"
 
 
 def refusal(attempt: Attempt) -> Problem:
-    """Return the problem that a refused attempt was answered with, the same at every replay."""
+    """Return the problem that answers a refused attempt, the same at every replay."""
     code = attempt.refusal
     assert code is not None, "only refused attempts have a refusal"
     pointer = attempt.refusal_pointer

@@ -1,4 +1,4 @@
-"""Answers: most leave as one piece, those of any length in many."""
+"""Answers: most are sent in one piece, those of unknown length in many."""
 
 import logging
 from collections.abc import AsyncGenerator, Callable
@@ -12,15 +12,15 @@ from server.http.headers import STATUS_LINES, clock
 from server.store.coalescer import QueueFullError
 from server.store.errors import StoreError
 
-# Statuses whose answers have no body, and no header lines of one.
+# Statuses whose answers have no body, and no header lines about a body.
 _BODILESS: Final = (HTTPStatus.NO_CONTENT, HTTPStatus.NOT_MODIFIED)
 JSON: Final = b"application/json"
 PROBLEM: Final = b"application/problem+json"
-# Status, date, further lines of the reply and of the request, the end of the connection, the request's id, and what
-# tells where the body ends.
+# Status, date, further lines of the reply and of the request, the end of the connection, the request's id, and the
+# lines that say what the body is and where it ends.
 _HEAD: Final = b"%b%b%b%b%bX-Request-Id: %b\r\n%b\r\n"
 _WHOLE: Final = _HEAD + b"%b"
-# Seconds for which an answer in pieces goes on when the server stops; longer ones are cut off.
+# Seconds for which an answer in pieces continues after the server begins to stop; then it is cut off.
 STOPPING_SECONDS: Final = 5.0
 
 log = logging.getLogger(__name__)
@@ -28,19 +28,19 @@ log = logging.getLogger(__name__)
 
 class Reply:
     """
-    An answer.
+    An answer to a request.
 
     Args:
-        status: HTTP status.
+        status: The HTTP status.
 
-        body: All of it.
+        body: The whole body.
 
-        content_type: Its media type.
+        content_type: The media type of the body.
 
-        headers: Further header lines, each ended by CRLF. Values must be free of control characters.
+        headers: Further header lines, each ended by CRLF. Values must not contain control characters.
 
     Attributes:
-        keep_alive: Whether the connection goes on.
+        keep_alive: Whether the connection stays open.
     """
 
     __slots__ = ("body", "content_type", "headers", "keep_alive", "status")
@@ -53,19 +53,19 @@ class Reply:
         self.keep_alive = True
 
     def change(self, changed: Callable[[bytes], bytes]) -> None:
-        """Have its body, or each piece of it, be what *changed* makes of it."""
+        """Replace the body, or each piece of it, by the result of *changed*."""
         self.body = changed(self.body)
 
     def encoded(self, request_id: str, fields: bytes = b"", *, head: bool = False) -> bytes:
         """
-        Return all that is sent.
+        Return the bytes to send.
 
         Args:
-            request_id: Of the request.
+            request_id: The id of the request.
 
-            fields: Header lines that the request has got on its way, besides those of the reply.
+            fields: Header lines of the request, such as those about the limit, added to those of the reply.
 
-            head: Leave the body out, as HEAD asks for; its length is told all the same.
+            head: Leave the body out, but state its length, as HEAD requires.
         """
         body = self.body
         if not body and self.status in _BODILESS:
@@ -86,15 +86,15 @@ class Reply:
 
 class StreamedReply(Reply):
     """
-    An answer in pieces, each of which is made when the client has taken those before it.
+    An answer in pieces. Each piece is made when the client has read the earlier ones.
 
     Args:
-        pieces: Its body; None where only the head is asked for.
+        pieces: The body; None if the request is a HEAD.
 
-        ended: Called when it ends, however it does.
+        ended: Called when the answer ends, whether complete or not.
 
     Attributes:
-        chunked: Whether the client is told where it ends; one of HTTP/1.0 knows no chunks.
+        chunked: Whether the pieces are sent as chunks, so that the client sees the end; HTTP/1.0 has no chunks.
     """
 
     __slots__ = ("_changed", "_ended", "chunked", "pieces")
@@ -114,15 +114,15 @@ class StreamedReply(Reply):
         self._ended = [] if ended is None else [ended]
 
     def change(self, changed: Callable[[bytes], bytes]) -> None:
-        """Have each piece be what *changed* makes of it."""
+        """Replace each piece by the result of *changed*."""
         self._changed = changed
 
     def when_ended(self, call: Callable[[], None]) -> None:
-        """Have *call* called when it ends, however it does."""
+        """Call *call* when the answer ends, whether complete or not."""
         self._ended.append(call)
 
     def encoded(self, request_id: str, fields: bytes = b"", *, head: bool = False) -> bytes:  # noqa: ARG002 -- of Reply
-        """Return its head; the pieces follow."""
+        """Return the head of the answer; the pieces follow."""
         return _HEAD % (
             STATUS_LINES[self.status],
             clock.field(),
@@ -135,11 +135,11 @@ class StreamedReply(Reply):
 
     async def send(self, protocol: RequestHandler, request_id: str) -> None:
         """
-        Send the pieces. Whoever takes too long is cut off by the protocol.
+        Send the pieces. The protocol cuts off a client that reads too slowly.
 
         Raises:
-            ConnectionError: The client has gone, or a piece could not be made. Then the connection is cut, so that
-                nobody takes a part of the answer for all of it.
+            ConnectionError: The client has gone, or a piece could not be made. Then the connection is cut, so that no
+                client takes part of the answer for all of it.
         """
         assert self.pieces is not None, "the whole answer is asked for"
         try:
@@ -174,7 +174,7 @@ class StreamedReply(Reply):
                 if now - stopping > STOPPING_SECONDS:
                     transport.abort()
                     raise ConnectionAbortedError
-            # The next piece is made when there is room for it.
+            # The next piece is made when the write buffer has room for it.
             await protocol._drain_helper()
         if self.chunked and protocol.transport is not None:
             protocol.transport.write(b"0\r\n\r\n")
@@ -182,14 +182,14 @@ class StreamedReply(Reply):
 
 class AiohttpReply:
     """
-    A reply as aiohttp takes it from the handler of a `web.Server`.
+    A reply in the form that aiohttp expects from the handler of a `web.Server`.
 
     Args:
-        reply: What is answered.
+        reply: The reply to send.
 
-        request_id: Of the request.
+        request_id: The id of the request.
 
-        fields: As `Reply.encoded` takes them.
+        fields: Header lines, as for `Reply.encoded`.
     """
 
     def __init__(self, reply: Reply, request_id: str, fields: bytes) -> None:
@@ -199,11 +199,11 @@ class AiohttpReply:
 
     @property
     def keep_alive(self) -> bool:
-        """Whether the connection goes on; aiohttp asks once the reply is written."""
+        """Whether the connection stays open; aiohttp reads this once the reply is written."""
         return self._reply.keep_alive
 
     async def prepare(self, request: BaseRequest) -> None:
-        """Write the answer; wait while the client is slow to take it. Called once by aiohttp's protocol."""
+        """Write the answer and wait while the client is slow to read it. aiohttp's protocol calls this once."""
         # HTTP/1.0 connections are closed after one answer: its keep-alive is ambiguous through proxies.
         if not request.keep_alive or request.version < (1, 1):
             self._reply.keep_alive = False
@@ -216,8 +216,8 @@ class AiohttpReply:
         if isinstance(reply, StreamedReply) and reply.pieces is not None:
             await reply.send(protocol, self._request_id)
         if protocol.transport is not None:
-            # Whoever takes too long is cut off by the protocol.
+            # The protocol cuts off a client that reads too slowly.
             await protocol._drain_helper()
 
     async def write_eof(self, data: bytes = b"") -> None:
-        """Nothing is left to write."""
+        """Do nothing: `prepare` has written the whole answer."""

@@ -1,4 +1,4 @@
-"""What a route declares."""
+"""The declaration of a route."""
 
 from collections.abc import Awaitable, Callable, Mapping
 from types import MappingProxyType
@@ -11,28 +11,28 @@ from server.gate.keys import Role
 from server.http.query import Query
 from server.http.reply import Reply
 
-# Codes of problems that every route can answer, that those have which need a key, and those that take a body.
+# The codes of problems that every route can answer, and those added by routes with a key and by routes with a body.
 _ANY: Final = ("malformed_request", "invalid_request", "quota_exceeded", "overloaded", "unavailable", "internal_error")
 _WITH_KEY: Final = ("unauthorized", "forbidden", "too_many_running", "cost_exceeds_capacity")
 _WITH_BODY: Final = ("body_too_large", "unsupported_media_type", "request_timeout")
 
-# Stands in a path for one segment.
+# In a path, stands for one segment.
 NAME: Final = "{id}"
 
-# Takes the family of handlers until it is bound to one, the call, and its body or query as decoded.
+# Takes the call and its decoded body or query; while it is not bound, the object of the handler class comes first.
 Handler = Callable[..., Awaitable[Reply]]
 
 
 class Text(NamedTuple):
     """
-    An answer that is no JSON.
+    An answer that is not JSON.
 
     Attributes:
-        media_type: Without parameters.
+        media_type: The media type without parameters.
 
-        description: What it holds.
+        description: What the answer holds.
 
-        schema: Of a piece of it, where it has some: an event of a stream.
+        schema: The JSON Schema of the answer, or of one piece of it: an event of a stream.
     """
 
     media_type: str
@@ -42,59 +42,59 @@ class Text(NamedTuple):
 
 class Route(NamedTuple):
     """
-    A route: what the dispatcher, the OpenAPI document and the tests know of it.
+    A route, as the dispatcher, the OpenAPI document and the tests use it.
 
     Attributes:
-        method: Of HTTP; a GET answers HEAD too.
+        method: The HTTP method; a GET route answers HEAD too.
 
-        path: With `{id}` in the place of a segment that callers choose.
+        path: The path, with `{id}` for a segment that callers choose.
 
-        role: What a key needs at least; None is open to all, without a key.
+        role: The lowest role that a key needs; None if the route is open to all without a key.
 
-        handler: A method of one of the handler classes. Its name is the id of the operation.
+        handler: A method of a handler class. Its name is the id of the operation.
 
-        summary: What it does, for callers: a few words that begin with a verb.
+        summary: What the route does, for callers: a few words that begin with a verb.
 
-        tag: The part of the reference that it stands in.
+        tag: The section of the reference that lists the route.
 
-        name: The type of what stands in the path for `{id}`, with a description and an example.
+        name: The type of the text in the path at `{id}`, with a description and an example.
 
-        query: What a read takes: the parameters of its query.
+        query: The type of a read's query parameters.
 
-        body: What a write takes.
+        body: The type of a write's body.
 
-        examples: Of bodies, by title. Sent to a ledger in its first state, each is answered with the first answer.
+        examples: Example bodies by title. Each one, sent to a ledger in its first state, gets the first of `answers`.
 
-        fields: Header fields that it takes, of `server.http.fields`, besides those of every route.
+        fields: Header fields that the route takes, from `server.http.openapi.fields`, besides those of every route.
 
-        answers: Status and type of what is answered when it goes well: several types where it may be one of them, a
-            `Text` where it is no JSON, None where there is no body.
+        answers: The types of successful answers by status: a tuple if there are several types, a `Text` if the answer
+            is not JSON, None if it has no body.
 
         problems: Codes that this route can answer, besides those of every route.
 
-        bodiless: A write may leave its body out: every member of it has a default.
+        bodiless: Whether a write may leave its body out, because every member has a default.
 
-        narrowed: A key that is narrowed to accounts may use it, and is shown nothing of others.
+        narrowed: Whether a key that is narrowed to accounts may use the route. It is shown nothing of other accounts.
 
-        keyless: Why a write needs no Idempotency-Key, as told to a caller who sends one.
+        keyless: Why a write needs no Idempotency-Key: the text for a caller that sends one.
 
-        items: Of a bulk: the member of the body that costs a token an item.
+        items: For a bulk: the member of the body whose items cost a token each.
 
-        cost: Returns the tokens that a request of another route costs, where that is not one.
+        cost: Returns how many tokens a request costs, for a route without `items` where it is not always one.
 
-        make_room: Of a bulk: returns when there is room for what its body, not decoded yet, asks for.
+        make_room: For a bulk: waits for room for the transfers of its body, which is not decoded yet.
 
         look_up: What the gate looks up together with the tokens.
 
-        replay: Returns the stored answer the gate has found, where the request is the same byte for byte.
+        replay: Returns the stored answer that the gate found, if the request is the same byte for byte.
 
-        hot: Its handler says itself when it needs a task; until then it waits for nothing but futures.
+        hot: Whether the handler itself asks for a task when it needs one; until then it awaits nothing but futures.
 
-        free: Takes neither token nor place: for health alone.
+        free: Whether a request takes neither token nor place: for health only.
 
-        rest: The last name takes the rest of the path, slashes too.
+        rest: Whether the last name takes the rest of the path, including slashes.
 
-        has_amounts: Its answers hold amounts of money, where they hold members of such names.
+        has_amounts: Whether members of its answers that have an amount's name hold amounts of money.
     """
 
     method: str
@@ -125,22 +125,22 @@ class Route(NamedTuple):
 
     @property
     def operation(self) -> str:
-        """The id of the operation, which clients that are generated make a name of."""
+        """The id of the operation; generated clients make a name of it."""
         return str(self.handler.__name__)
 
     def forms(self, status: int) -> tuple[Any, ...]:
-        """Return the types of what is answered with *status*; none where there is no body."""
+        """Return the types of the answers with *status*; an empty tuple if there is no body."""
         answer = self.answers[status]
         return () if answer is None else answer if type(answer) is tuple else (answer,)
 
     @property
     def takes_key(self) -> bool:
-        """Whether it needs an Idempotency-Key."""
+        """Whether the route needs an Idempotency-Key."""
         return self.body is not None and self.keyless is None
 
     @property
     def codes(self) -> frozenset[str]:
-        """Every code that a request for this route can be answered with."""
+        """All problem codes that this route can answer."""
         codes = {*_ANY, *self.problems}
         if self.role is not None:
             codes.update(_WITH_KEY)

@@ -1,4 +1,4 @@
-"""The way from a path to its routes."""
+"""Finds the routes of a path."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -9,7 +9,7 @@ from server.http.routes import ROUTES
 
 # The routes of a path, by method.
 Methods = dict[str, Route]
-# These, and the texts that the names in the path stand for.
+# The routes of a path, and the texts at the names in it.
 Match = tuple[Methods, tuple[str, ...]]
 
 
@@ -18,10 +18,10 @@ class Router:
     Finds routes by path.
 
     Args:
-        routes: All of them.
+        routes: All routes.
 
     Attributes:
-        routes: The same.
+        routes: All routes.
     """
 
     def __init__(self, routes: Iterable[Route]) -> None:
@@ -32,16 +32,16 @@ class Router:
             index = self._prefixes if route.rest else paths
             index.setdefault(route.path.removesuffix(NAME) if route.rest else route.path, {})[route.method] = route
         for path, methods in paths.items():
-            # An account may be called `bulk`: such a path has the other methods of an account too.
+            # An account may be called `bulk`, so the path of bulks has the other methods of an account too.
             parent, _, last = path.rpartition("/")
             if last != NAME:
                 paths[path] = {**paths.get(f"{parent}/{NAME}", {}), **methods}
         self._paths = paths
-        # By what stands before the last segment, where that is a name.
+        # For paths that end with a name: the routes by the path before it.
         self._items = {path[: -len(NAME) - 1]: methods for path, methods in paths.items() if path.endswith(NAME)}
 
     def find(self, path: str) -> Match | None:
-        """Return the routes of a path, and the texts its names stand for; None when there is no such path."""
+        """Return the routes of a path, and the texts at its names; None if there is no such path."""
         parent, _, last = path.rpartition("/")
         methods = self._paths.get(path)
         if methods is not None and NAME not in path:
@@ -61,7 +61,7 @@ class Router:
 
 
 def bind(handlers: Iterable[object]) -> list[Route]:
-    """Return the routes with the methods of these objects as their handlers."""
+    """Return all routes, with their handlers bound to these objects."""
     by_type = {type(handler): handler for handler in handlers}
 
     def bound(method: Any) -> Any:

@@ -1,4 +1,4 @@
-"""What must be true of the program itself before it may serve."""
+"""Checks of the installed libraries, before the server may serve."""
 
 from importlib.metadata import version
 from typing import Final
@@ -6,7 +6,7 @@ from typing import Final
 from aiohttp.http import HttpRequestParser
 from aiohttp.http_parser import HttpRequestParserPy
 
-# Below these versions, known faults lose requests or lend data to the wrong connection (docs/decisions/0002).
+# Older versions have known bugs that lose requests or give data to the wrong connection (docs/decisions/0002).
 LIBRARY_FLOORS: Final = {
     "aiohttp": (3, 14, 1),
     "asyncpg": (0, 32, 0),
@@ -16,7 +16,7 @@ LIBRARY_FLOORS: Final = {
 
 
 def runtime_failures() -> list[str]:
-    """Return what is wrong with this installation, a sentence each."""
+    """Return the faults of this installation, one sentence each."""
     failures = []
     if HttpRequestParser is HttpRequestParserPy:
         failures.append("aiohttp's C parser is not active: its Python twin lets smuggled requests through")

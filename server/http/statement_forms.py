@@ -1,4 +1,4 @@
-"""The forms in which a statement is written, piece by piece: JSON, and CSV for spreadsheets."""
+"""Writes a statement piece by piece, in one of two forms: JSON, or CSV for spreadsheets."""
 
 import csv
 import io
@@ -23,8 +23,8 @@ COLUMNS: Final = (
 CSV_TEXT: Final = Text(
     "text/csv", f"The same by RFC 4180, for `Accept: text/csv`: {', '.join(COLUMNS)}; the last line closes it."
 )
-# What makes a spreadsheet take a text for a formula, or run on into the next cell; and the sign that marks such a text,
-# which is doubled where a text begins with it.
+# First characters that make a spreadsheet take a text for a formula, or continue in the next cell. Such a text gets the
+# guard in front, and so does a text that begins with the guard.
 _GUARDED: Final = ("=", "+", "-", "@", "\t", "\r", "\n", "'")
 _GUARD: Final = "'"
 
@@ -35,7 +35,7 @@ class StatementEntry(msgspec.Struct, gc=False):
     transfer_id: Uuid
     kind: TransferKind
     amount: Minor
-    # Null where the key does not see that account.
+    # Null if the key does not see that account.
     counterparty: AccountName | None
     balance: Sum
     version: Version
@@ -45,7 +45,7 @@ class StatementEntry(msgspec.Struct, gc=False):
 
 
 class StatementHead(msgspec.Struct, gc=False):
-    """What a statement begins with."""
+    """The members of a statement before its entries."""
 
     account: AccountName
     currency: CurrencyName
@@ -57,32 +57,32 @@ class StatementHead(msgspec.Struct, gc=False):
 
 
 class StatementBody(StatementHead, gc=False):
-    """A statement: the opening balance and the amounts of all entries make the closing balance."""
+    """A statement. The opening balance plus the amounts of all entries is the closing balance."""
 
     entries: list[StatementEntry]
     closing_balance: Sum
 
 
 class Form(Protocol):
-    """A form of statements. One is made for each."""
+    """Writes one statement in some form."""
 
     content_type: bytes
 
     def begin(self, statement: Statement) -> bytes:
-        """Return what stands before the entries."""
+        """Return the text before the entries."""
         ...
 
     def lines(self, lines: Iterable[Line]) -> bytes:
-        """Return the entries that come next; nothing for none."""
+        """Return the next entries; an empty text if there are none."""
         ...
 
     def end(self, statement: Statement) -> bytes:
-        """Return what stands behind the entries."""
+        """Return the text after the entries."""
         ...
 
 
 class JsonForm:
-    """One object, whose last member is the closing balance."""
+    """Writes a statement as one JSON object, whose last member is the closing balance."""
 
     content_type = JSON
 
@@ -90,7 +90,7 @@ class JsonForm:
         self._joint = b""
 
     def begin(self, statement: Statement) -> bytes:
-        """Return what stands before the entries."""
+        """Return the text before the entries."""
         since, until, effective = statement.period
         head = StatementHead(
             statement.account,
@@ -104,7 +104,7 @@ class JsonForm:
         return _encode(head)[:-1] + b',"entries":['
 
     def lines(self, lines: Iterable[Line]) -> bytes:
-        """Return the entries that come next; nothing for none."""
+        """Return the next entries; an empty text if there are none."""
         rows = b",".join([_encode(_entry(line)) for line in lines])
         if not rows:
             return b""
@@ -112,12 +112,12 @@ class JsonForm:
         return joint + rows
 
     def end(self, statement: Statement) -> bytes:
-        """Return what stands behind the entries."""
+        """Return the text after the entries."""
         return b'],"closing_balance":%d}' % statement.closing
 
 
 class CsvForm:
-    """RFC 4180: a line of names, the opening balance, the entries, the closing balance; lines end with CRLF."""
+    """Writes a statement by RFC 4180: column names, opening balance, entries, closing balance; lines end with CRLF."""
 
     content_type = CSV
 
@@ -126,14 +126,14 @@ class CsvForm:
         self._currency = ""
 
     def begin(self, statement: Statement) -> bytes:
-        """Return what stands before the entries."""
+        """Return the text before the entries."""
         self._account, self._currency = statement.account, statement.currency
         since = statement.period.since
         at = "" if since is None else instant(since)
         return _rows([COLUMNS, self._balance("opening", at, "", statement.opening)])
 
     def lines(self, lines: Iterable[Line]) -> bytes:
-        """Return the entries that come next; nothing for none."""
+        """Return the next entries; an empty text if there are none."""
         account, currency = self._account, self._currency
         return _rows(
             (
@@ -154,7 +154,7 @@ class CsvForm:
         )
 
     def end(self, statement: Statement) -> bytes:
-        """Return what stands behind the entries."""
+        """Return the text after the entries."""
         until, as_of = statement.period.until, statement.as_of
         at = as_of if until is None else min(until, as_of)
         return _rows([self._balance("closing", instant(at), instant(as_of), statement.closing)])
@@ -178,7 +178,7 @@ def _entry(line: Line) -> StatementEntry:
 
 
 def _guarded(text: str | None) -> str:
-    """Return a text as a cell that no spreadsheet takes for a formula."""
+    """Return a text as a cell that no spreadsheet takes for a formula; it may get the guard in front."""
     if text is None:
         return ""
     return _GUARD + text if text.startswith(_GUARDED) else text

@@ -1,4 +1,4 @@
-"""How many answers a worker has under way that last: those sent in pieces, and those that wait for events."""
+"""Limits how many long answers a worker has under way: those sent in pieces, and those that wait for events."""
 
 from collections import Counter
 from typing import ClassVar, Final
@@ -7,12 +7,14 @@ from server.http.problems import Problem, retry_after_seconds
 
 # Answers in pieces that a worker sends at once. Each holds a piece or two, some 200 KB and a megabyte at most.
 STREAMS_MAX: Final = 32
-# Those of one ledger: the others have room, however slowly its clients read.
+# Those of one ledger: the other ledgers have room, however slowly its clients read.
 STREAMS_OF_LEDGER_MAX: Final = 8
-# Streams of events that a worker sends at once, and of one ledger. Each that is not read holds a page of 256 KB.
+# Streams of events that a worker sends at once, in all and of one ledger. A stream that is not read holds a page of
+# 256 KB.
 EVENT_STREAMS_MAX: Final = 500
 EVENT_STREAMS_OF_LEDGER_MAX: Final = 200
-# Requests that wait for events, and those of one ledger: half of the connections that a worker has, each some 20 KB.
+# Requests that wait for events, in all and of one ledger: half and a quarter of a worker's connections. Each takes some
+# 20 KB.
 WAITING_MAX: Final = 10_000
 WAITING_OF_LEDGER_MAX: Final = 5_000
 # Copies of the reference's script that a worker sends at once. Each holds a piece or two, 300 KB at most.
@@ -21,13 +23,13 @@ DOWNLOADS_MAX: Final = 32
 
 class Streams:
     """
-    The answers in pieces that are being sent.
+    Limits the answers in pieces that are being sent.
 
     Attributes:
-        count: How many there are.
+        count: How many are being sent.
     """
 
-    # What one who is refused hears that there are as many of.
+    # The end of the refusal's text, which begins with "... has as many".
     told: ClassVar = "long answers under way as it may: read those to their ends, or ask again later."
 
     def __init__(self) -> None:
@@ -36,10 +38,10 @@ class Streams:
 
     def enter(self, ledger_id: int) -> None:
         """
-        Count one more.
+        Count one more answer.
 
         Raises:
-            Problem: There are as many as there may be.
+            Problem: As many answers as allowed are under way.
         """
         most, most_of_ledger = self._bounds()
         if self.count >= most or self._of_ledgers[ledger_id] >= most_of_ledger:
@@ -49,7 +51,7 @@ class Streams:
         self._of_ledgers[ledger_id] += 1
 
     def leave(self, ledger_id: int) -> None:
-        """Count one less."""
+        """Count one answer less."""
         self.count -= 1
         self._of_ledgers[ledger_id] -= 1
         if not self._of_ledgers[ledger_id]:
@@ -60,7 +62,7 @@ class Streams:
 
 
 class EventStreams(Streams):
-    """The streams of events that are being sent."""
+    """Limits the streams of events that are being sent."""
 
     told = "streams of events under way as it may: share one, or ask again later."
 
@@ -69,7 +71,7 @@ class EventStreams(Streams):
 
 
 class Waiting(Streams):
-    """The requests that wait for events."""
+    """Limits the requests that wait for events."""
 
     told = "requests waiting for events as it may: ask without `wait`, or again later."
 
@@ -78,7 +80,7 @@ class Waiting(Streams):
 
 
 class Downloads(Streams):
-    """The copies of the reference's script that are being sent."""
+    """Limits the copies of the reference's script that are being sent."""
 
     told = "copies of this script under way as it may: ask again later."
 

@@ -1,1 +1,1 @@
-"""Handlers, a file for each resource: what a decoded call asks of the ledger, and what it is answered."""
+"""Handlers, one file for each resource: they have the ledger do what a decoded call asks, and make the reply."""

@@ -40,15 +40,15 @@ class AccountHandlers:
     Handlers of accounts.
 
     Args:
-        accounts: Opens, reads and changes them.
+        accounts: Opens, reads and changes accounts.
 
-        history: Their entries and balances of the past.
+        history: Reads their entries and past balances.
 
-        cache: Tells of which accounts the snapshot is not to be used.
+        cache: Knows the accounts whose snapshots must not be used.
 
-        keyspace: Names of snapshots.
+        keyspace: The names of the snapshots in Redis.
 
-        self_check: Compares some of the snapshots shown with the database.
+        self_check: Compares a sample of the answered snapshots with the database.
     """
 
     def __init__(
@@ -61,7 +61,7 @@ class AccountHandlers:
         self._self_check = self_check
 
     async def create_account(self, call: Call, body: models.AccountCreate) -> Reply:
-        """Open an account, once."""
+        """Open an account; a repeated request gets the existing one."""
         request = _requested(body)
         check_opening(call, request.id)
         opened = (await self._accounts.open_many(call.ledger_id, [request], call.release_place))[0]
@@ -72,7 +72,7 @@ class AccountHandlers:
         return Reply(200, render.account(opened.account), headers=REPLAYED + etag(opened.account.version))
 
     async def create_accounts(self, call: Call, body: models.AccountBulk) -> Reply:
-        """Open up to 1,000 accounts, each for itself."""
+        """Open up to 1,000 accounts, each independently of the others."""
         asked = [_read_item(call, number, raw) for number, raw in enumerate(body.accounts)]
         requests = [item for item in asked if isinstance(item, AccountRequest)]
         results = await self._accounts.open_many(call.ledger_id, requests, call.release_place) if requests else []
@@ -81,7 +81,7 @@ class AccountHandlers:
         return Reply(200, render.results(items))
 
     def snapshot(self, call: Call) -> tuple[LookUp, bytes]:
-        """Return what the gate looks up for a read: the account's snapshot, unless the database has to be asked."""
+        """Return what the gate looks up for a read: the account's snapshot, unless the read needs the database."""
         account_id, accounts = call.names[0], call.key.accounts
         if (
             call.query_string
@@ -94,7 +94,7 @@ class AccountHandlers:
         return LookUp.SNAPSHOT, self._keyspace.snapshot(call.ledger_id, account_id)
 
     async def get_account(self, call: Call, query: AccountQuery) -> Reply:
-        """Read an account: its snapshot, or as it is committed now."""
+        """Answer with an account: its snapshot, or its committed state."""
         snapshot = call.decision.snapshot
         if snapshot is not None:
             self._self_check.sample(call.ledger_id, call.names[0], snapshot)
@@ -125,7 +125,7 @@ class AccountHandlers:
         """Change an account's limits, metadata, or whether it is closed."""
         _check_limits(body)
         if_versions = read_if_match(call)
-        # Elsewhere this refusal is bound to a key; a change has none, and can only fail again.
+        # On transfers this refusal is bound to a key. A change has no key, so the same request can only fail again.
         account_id = named_account(call, retry="never")
         try:
             account = await self._accounts.change(
@@ -141,13 +141,13 @@ class AccountHandlers:
             raise Problem("metadata_full") from None
         except OutcomeUnknownError:
             if if_versions is not None:
-                # Sent again, it is made once: a 412 then says that it was.
+                # With If-Match a retry is safe: a 412 then says that the change was made.
                 raise
             raise _lost_change() from None
         return Reply(200, render.account(account), headers=etag(account.version))
 
     async def list_entries(self, call: Call, query: EntriesQuery) -> Reply:
-        """List what transfers did to an account, newest first."""
+        """List the entries of an account, newest first."""
         before = None if query.cursor is None else read_cursor(query.cursor, tuple[Position, Version])
         account_id = named_account(call)
         try:
@@ -170,7 +170,7 @@ class AccountHandlers:
         )
 
     async def get_balance(self, call: Call, query: BalanceQuery) -> Reply:
-        """Read the balance of an account as it was at an instant."""
+        """Answer with the balance of an account at a past instant."""
         account_id = named_account(call)
         try:
             past = await self._history.balance_at(
@@ -195,7 +195,7 @@ def _check_limits(body: models.AccountCreate | models.AccountPatch, prefix: str 
 
 
 def _difference(request: AccountRequest, account: Account) -> list[str]:
-    """Return the names of the fields in which an existing account differs from what was asked for."""
+    """Return the names of the fields in which an existing account differs from the request."""
     fields = [name for name in ("currency", "floor", "ceiling") if getattr(request, name) != getattr(account, name)]
     if msgspec.json.decode(request.metadata) != msgspec.json.decode(account.metadata):
         fields.append("metadata")
@@ -209,7 +209,7 @@ def _exists(fields: list[str]) -> Problem:
 
 
 def _read_item(call: Call, number: int, raw: msgspec.Raw) -> AccountRequest | Problem:
-    """Return the account that an item of a bulk asks for, or what is wrong with it."""
+    """Return the account that an item of a bulk requests, or the problem of the item."""
     pointer = f"/accounts/{number}"
     try:
         request = _requested(models.account_create.decode(raw), pointer)
@@ -263,6 +263,6 @@ def _shown(call: Call, version: int, body: bytes) -> Reply:
 
 
 def _lost_change() -> Problem:
-    """Return the problem of a change that has no key to find out by, and could overwrite another if sent again."""
+    """Return the problem of a change with unknown outcome: without a key, a retry could overwrite another change."""
     detail = "It is not known whether the account was changed: read it, and decide anew."
     return Problem("unavailable", detail, outcome="unknown", retry="never", retry_after=retry_after_seconds())

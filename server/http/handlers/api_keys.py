@@ -104,7 +104,7 @@ class ApiKeyCreate(Strict, kw_only=True):
 
 
 class ApiKeyPatch(Strict, kw_only=True):
-    """What to change of a key; a null takes away what it has of its own."""
+    """A change of a key; null sets a field back to its default."""
 
     description: Description | UnsetType | None = UNSET
     expires_at: Expiry | UnsetType | None = UNSET
@@ -115,13 +115,13 @@ class ApiKeyPatch(Strict, kw_only=True):
 
 
 class ApiKeyRotate(Strict, kw_only=True):
-    """For how long the tokens work that the key has had before."""
+    """How long the older tokens of the key still work."""
 
     overlap_seconds: Annotated[int, Meta(ge=0, le=OVERLAP_SECONDS_MAX)] = OVERLAP_SECONDS_DEFAULT
 
 
 class ApiKeyRevoke(Strict, kw_only=True):
-    """The end of a key: there is nothing to say of it."""
+    """The revocation of a key, which has no parameters."""
 
 
 class ApiKeyBody(msgspec.Struct, gc=False):
@@ -149,15 +149,15 @@ class ApiKeyTokenBody(ApiKeyBody, kw_only=True, gc=False):
 
 class ApiKeyHandlers:
     """
-    Handlers of API keys. One that is narrowed to accounts knows, and makes, only such as are narrowed to some of them.
+    Handlers of API keys. A key that is narrowed to accounts sees and makes only keys that are narrowed to some of them.
 
-    No key gets more by itself than it has been given: it does not lift its own limits, and whatever it makes, changes
-    or is told a token of ends when it does, or before.
+    No key can extend its own rights: it cannot lift its own limits, and no key that it makes, extends or rotates ends
+    later than itself.
 
     Args:
-        database: Where keys are.
+        database: Stores the keys.
 
-        defaults: The limits of keys without their own.
+        defaults: The limits of keys without limits of their own.
     """
 
     def __init__(self, database: Database, defaults: Defaults) -> None:
@@ -165,7 +165,7 @@ class ApiKeyHandlers:
         self._defaults = defaults
 
     async def create_api_key(self, call: Call, body: ApiKeyCreate) -> Reply:
-        """Make a key, and tell its token."""
+        """Make a key, and answer with its token."""
         limit = _limit(body)
         with _refusals():
             limit.check(self._defaults.key)
@@ -191,7 +191,7 @@ class ApiKeyHandlers:
         return page(found, query.limit, _shown, lambda key: (key.created_at, key.id))
 
     async def get_api_key(self, call: Call, _query: Query) -> Reply:
-        """Read a key."""
+        """Answer with a key."""
         with _refusals():
             key = await read_key(self._database, call.ledger_id, _named(call), call.key.accounts)
         return Reply(200, _shown(key))
@@ -221,7 +221,7 @@ class ApiKeyHandlers:
         return Reply(200, _shown(key))
 
     async def rotate_api_key(self, call: Call, body: ApiKeyRotate) -> Reply:
-        """Give a key a new token, and tell it."""
+        """Give a key a new token, and answer with it."""
         with _refusals():
             key = await read_key(self._database, call.ledger_id, _named(call), call.key.accounts)
             await self._check_end(call, key.expires_at)
@@ -232,7 +232,7 @@ class ApiKeyHandlers:
         return _told(200, key, token)
 
     async def revoke_api_key(self, call: Call, _body: ApiKeyRevoke) -> Reply:
-        """Revoke a key, for ever."""
+        """Revoke a key for ever."""
         with _refusals():
             key = await revoke_key(self._database, call.ledger_id, _named(call), within=call.key.accounts)
         _log(call, "revoked", key)
@@ -240,10 +240,10 @@ class ApiKeyHandlers:
 
     async def _check_end(self, call: Call, at: datetime | None) -> None:
         """
-        Return if a key that ends *at* an instant, or never, does not outlive the one that asks.
+        Refuse a key that would end *at* an instant, or never, if it outlived the key of the request.
 
         Raises:
-            Problem: It does. A token that is being replaced ends before its key, which counts here.
+            Problem: It would. The end of the request's key counts, not the earlier end of a replaced token.
         """
         if call.key.ends == math.inf:
             return
@@ -257,10 +257,10 @@ class ApiKeyHandlers:
 @contextmanager
 def _refusals() -> Iterator[None]:
     """
-    Say no as the store does.
+    Turn errors of the key store into problems.
 
     Raises:
-        Problem: It does.
+        Problem: The body raised such an error.
     """
     try:
         yield
@@ -277,7 +277,7 @@ def _named(call: Call) -> str:
     Return the id in the path.
 
     Raises:
-        Problem: It is none.
+        Problem: The text in the path is not an id.
     """
     if not is_key_id(call.names[0]):
         raise Problem("api_key_not_found")
@@ -286,10 +286,10 @@ def _named(call: Call) -> str:
 
 def _limit(body: ApiKeyCreate | ApiKeyPatch) -> KeyLimit:
     """
-    Return the limits that a body names.
+    Return the limits in a body.
 
     Raises:
-        Problem: Its rate is none.
+        Problem: The rate is malformed.
     """
     quota = window = None
     if isinstance(body.rate, str):
@@ -310,7 +310,8 @@ def _expiry(text: str | None) -> datetime | None:
     Return the instant at which a key is to end.
 
     Raises:
-        Problem: It is none, or has passed. Up to the difference of clocks: the database's decides what a key opens.
+        Problem: The text is not an instant, or the instant has passed by this server's clock. The database's clock
+            decides later when the key ends.
     """
     if text is None:
         return None
@@ -328,7 +329,7 @@ def _accounts(call: Call, texts: list[str] | None) -> Prefixes | None:
     Return the accounts that a key is to be narrowed to.
 
     Raises:
-        Problem: Whoever asks does not see all of them.
+        Problem: The key of the request does not see all of them.
     """
     accounts = None if texts is None else Prefixes.of(texts)
     own = call.key.accounts
@@ -339,13 +340,13 @@ def _accounts(call: Call, texts: list[str] | None) -> Prefixes | None:
 
 
 def _lost_key(key_id: str) -> Problem:
-    """Return the problem of a key that may have been made, and whose token nobody has."""
+    """Return the problem of a key that may have been made and whose token nobody has."""
     detail = f"It is not known whether the key {key_id} was made; nobody has its token. Revoke it, and make another."
     return Problem("unavailable", detail, outcome="unknown", retry_after=retry_after_seconds())
 
 
 def _log(call: Call, what: str, key: StoredKey, **fields: object) -> None:
-    """Tell operators who did what to a key; never a token."""
+    """Log for operators what was done to a key, and by which key; a token is never logged."""
     shown = {"api_key": key.id, "by": call.key.id, "ledger_id": call.ledger_id, "request_id": call.request_id}
     log.info("API key %s", what, extra={"fields": {**shown, **fields}})
 
@@ -376,6 +377,6 @@ def _shown(key: StoredKey) -> bytes:
 
 
 def _told(status: int, key: StoredKey, token: str) -> Reply:
-    """Return the reply that shows a token."""
+    """Return the reply with a key and its token."""
     body: dict[str, Any] = {**msgspec.structs.asdict(_body(key)), "token": token}
     return Reply(status, _encode(ApiKeyTokenBody(**body)), headers=NO_STORE)

@@ -1,4 +1,4 @@
-"""The handler that posts many transfers: each for itself, or all or none."""
+"""The handler that posts many transfers: each independently, or all or none."""
 
 from functools import partial
 
@@ -18,9 +18,9 @@ class BulkHandlers:
     Handlers of bulks of transfers.
 
     Args:
-        posting: Posts them.
+        posting: Posts transfers.
 
-        narrowing: Refuses what keys do not see.
+        narrowing: Refuses transfers of accounts that a key does not see.
     """
 
     def __init__(self, posting: PostingLane, narrowing: Narrowing) -> None:
@@ -30,11 +30,11 @@ class BulkHandlers:
 
     async def make_room(self, call: Call) -> None:
         """
-        Return when there is room for the transfers of a bulk: before its body is decoded, which is most of its work.
+        Wait for room for the transfers of a bulk before its body is decoded, which is most of the worker's work.
 
         Raises:
-            QueueFullError: There was none in time; nothing was done.
-            ConnectionError: The caller has gone meanwhile, and nothing has been done.
+            QueueFullError: There was no room in time; nothing was done.
+            ConnectionError: The caller has gone; nothing was done.
         """
         items = _count_items(call.body)
         call.room = await self._admission.enter(call.ledger_id, items)
@@ -43,7 +43,7 @@ class BulkHandlers:
         self._posting.check_room(call.ledger_id, items)
 
     async def create_transfers(self, call: Call, body: models.TransferBulk) -> Reply:
-        """Post up to 1,000 transfers in order and say what became of each."""
+        """Post up to 1,000 transfers in order, and answer with the result of each."""
         post: Post = partial(
             self._posting.post_many,
             call.ledger_id,
@@ -62,9 +62,9 @@ class BulkHandlers:
 
 def _count_items(body: bytes) -> int:
     """
-    Return how many items a bulk has, as far as that is seen without decoding it: each has one member `key`.
+    Estimate how many items an undecoded bulk has, by counting `"key"`, of which each item has one.
 
-    Text that reads so too, as of metadata, counts as well, and what is spelled otherwise does not. A bulk then waits a
-    little longer or shorter than it might.
+    The same text in metadata counts too, and an escaped spelling does not. Then a bulk only waits a little longer or
+    shorter than it should.
     """
     return min(max(body.count(b'"key"'), 1), BULK_ITEMS_MAX)

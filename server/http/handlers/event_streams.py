@@ -23,14 +23,15 @@ from server.store.coalescer import QueueFullError
 from server.store.errors import DatabaseError, StoreError
 
 EVENT_STREAM: Final = b"text/event-stream; charset=utf-8"
-# Seconds of silence after which a comment is sent: balancers and clients take what is silent for longer to be dead.
+# Seconds of silence after which a comment is sent: balancers and clients take a longer silence for a dead connection.
 SILENCE_SECONDS: Final = 15.0
-# Seconds that a stream lives, at least and at most: after a deploy they all come back at once, to whatever worker was
-# there first, and are spread again by this.
+# The least and the most seconds that a stream lives: after a deploy all streams reconnect at once to the first worker
+# that is up, and this spreads them again.
 LIFE_SECONDS: Final = (600.0, 1_200.0)
-# Milliseconds after which a client comes back, at least and at most: a worker ends all of its streams at once.
+# The least and the most milliseconds after which a client reconnects: spread, because a worker ends all of its streams
+# at once.
 RETRY_MS: Final = (250, 1_250)
-# For nginx, which otherwise reads ahead of a slow client, onto its disk.
+# Without this, nginx reads ahead of a slow client and writes to its disk.
 _UNBUFFERED: Final = header("X-Accel-Buffering", "no")
 
 
@@ -39,9 +40,9 @@ class EventStreamHandlers:
     The handler of streams of events.
 
     Args:
-        readings: Reads for requests.
+        readings: Makes the readings of requests.
 
-        streams: Counts the streams.
+        streams: Limits the streams.
     """
 
     def __init__(self, readings: Readings, streams: EventStreams) -> None:
@@ -49,7 +50,7 @@ class EventStreamHandlers:
         self._streams = streams
 
     async def stream_events(self, call: Call, query: EventStreamQuery) -> Reply:
-        """Answer with the events behind a position, and with each new one when it is there."""
+        """Answer with the events after a position, and then with each new event."""
         after = _resumed(call, query.after)
         reading = self._readings.open(call, PAGE_MAX, Chosen(query.types, query.account, call.key.accounts))
         page = await reading.begin(after)
@@ -62,18 +63,18 @@ class EventStreamHandlers:
         reply = StreamedReply(pieces, ended, content_type=EVENT_STREAM, headers=NO_STORE + _UNBUFFERED)
         if call.head.amounts_as_strings:
             reply.change(as_strings)
-        # It ends when the worker does, so that the client comes back to another one.
+        # The connection ends with the stream, so that the client reconnects, perhaps to another worker.
         reply.keep_alive = False
         return reply
 
     async def _pieces(self, call: Call, reading: Reading, read: Page | None, told: int) -> AsyncGenerator[bytes, None]:
         """
-        Make the pieces of a stream. It ends whole: its client comes back.
+        Make the pieces of a stream, which always ends as a complete answer: its client reconnects.
 
         Args:
             read: The first page.
 
-            told: The position that the client knows.
+            told: The last position that the client knows.
         """
         now = time.monotonic()
         ends = min(now + random.uniform(*LIFE_SECONDS), call.key.ends)  # noqa: S311 -- jitter, not a secret
@@ -87,31 +88,31 @@ class EventStreamHandlers:
                     yield _blocks(read)
                     spoke = time.monotonic()
                 more = read.next_after < read.head
-                # It is not kept while nothing happens.
+                # Drops the page, so that it takes no memory while the stream waits.
                 read = None
             if time.monotonic() - spoke >= SILENCE_SECONDS:
                 told = reading.after
-                # An id without data is no event, but clients keep it and read on from there.
+                # An id without data makes no event, but clients remember it and continue from there.
                 yield b": waiting\nid: %d\n\n" % told
                 spoke = time.monotonic()
             if reading.ending or time.monotonic() >= ends:
                 break
             try:
                 found = more or await reading.wait(max(0.0, min(spoke + SILENCE_SECONDS, ends) - time.monotonic()))
-                # It may have waited for long: nothing is sent to a key that has ended meanwhile.
+                # After a long wait the key may have ended: then nothing more is sent.
                 if not await reading.allowed():
                     break
                 if found:
                     began = time.monotonic()
                     read = await reading.read_on()
                     if more:
-                        # Who is far behind rests as long as a page took: half of the time is others'.
+                        # A stream that is far behind pauses as long as a page took: others get half of the time.
                         await asyncio.sleep(time.monotonic() - began)
             except (StoreError, QueueFullError, DatabaseError):
-                # A browser that came back now would hear 503 and give up.
+                # A browser that reconnected now would get a 503 and give up.
                 await asyncio.sleep(AWAY_SECONDS)
             except Problem:
-                # The database is one that was restored: it comes back and hears that.
+                # The database was restored from a copy: the client reconnects and gets the problem.
                 break
         if reading.after > told:
             yield b"id: %d\n\n" % reading.after
@@ -119,10 +120,10 @@ class EventStreamHandlers:
 
 def _resumed(call: Call, after: int) -> int:
     """
-    Return the position that a stream begins behind: a client that comes back names the last one that it was sent.
+    Return the position after which a stream begins: a client that reconnects names the last one it was sent.
 
     Raises:
-        Problem: What it names is none.
+        Problem: The Last-Event-ID is not a position.
     """
     last = call.headers.get("Last-Event-ID")
     if last is None:

@@ -1,4 +1,4 @@
-"""The handler that reads events, at once or when there are some."""
+"""The handler of pages of events, which can wait for new events."""
 
 import time
 from typing import Annotated
@@ -18,7 +18,7 @@ from server.http.streams import Waiting
 
 
 class EventsBody(msgspec.Struct, gc=False):
-    """Events in order, and the position to read on from."""
+    """Events in order, and the position after which the next page begins."""
 
     data: list[Envelope]
     next_after: Annotated[Position, Meta(description="For the parameter `after` of the next page.")]
@@ -29,9 +29,9 @@ class EventHandlers:
     The handler of pages of events.
 
     Args:
-        readings: Reads for requests.
+        readings: Makes the readings of requests.
 
-        waiting: Counts the requests that wait.
+        waiting: Limits the requests that wait.
     """
 
     def __init__(self, readings: Readings, waiting: Waiting) -> None:
@@ -39,13 +39,13 @@ class EventHandlers:
         self._waiting = waiting
 
     async def list_events(self, call: Call, query: EventsQuery) -> Reply:
-        """Answer with the events behind a position; where there are none, wait for some as long as is asked for."""
+        """Answer with the events after a position; if there are none, wait for some as long as the caller asks."""
         reading = self._readings.open(call, query.limit, Chosen(query.types, query.account, call.key.accounts))
         waits = query.wait > 0 and call.method != "HEAD"
         page = await reading.begin(query.after, waits=waits)
         if page.events or not waits:
             return _reply(page.envelopes, page.next_after)
-        # It takes no place while it waits, nor is its time anything that a caller complains of.
+        # The request keeps no place while it waits, and its duration leaves the wait out.
         call.release_place()
         self._waiting.enter(call.ledger_id)
         try:
@@ -59,13 +59,13 @@ class EventHandlers:
 
 
 async def _waited(reading: Reading, page: Page, seconds: int) -> list[bytes]:
-    """Return the envelopes of the next page that has any; none if there was none in time."""
+    """Return the envelopes of the next page that is not empty; none if there is no event in time."""
     deadline = time.monotonic() + seconds
     while not page.events and not reading.ending and (left := deadline - time.monotonic()) > 0:
         if page.next_after >= page.head and not await reading.wait(left):
             break
         if not await reading.allowed():
-            # What came is none of its business any more; the next request hears what the key may do.
+            # The key may not read these events any more; its next request is refused.
             break
         page = await reading.read_on()
     return page.envelopes

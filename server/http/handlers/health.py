@@ -1,4 +1,4 @@
-"""Probes: whether the process lives, and whether it should be given work."""
+"""Handlers of probes: whether the process lives, and whether it is ready to serve."""
 
 from typing import Literal
 
@@ -19,7 +19,7 @@ class LiveBody(msgspec.Struct, gc=False):
 
 
 class ReadyBody(msgspec.Struct, gc=False):
-    """It is safe to serve."""
+    """The server is ready to serve."""
 
     status: Literal["ready"]
 
@@ -29,18 +29,18 @@ class HealthHandlers:
     Handlers of probes.
 
     Args:
-        readiness: Knows what is missing.
+        readiness: Knows what keeps the server from serving.
     """
 
     def __init__(self, readiness: Readiness) -> None:
         self._readiness = readiness
 
     async def check_live(self, _call: Call, _query: Query) -> Reply:
-        """Answer as long as the process runs its loop."""
+        """Answer 200 as long as the event loop runs."""
         return Reply(200, b'{"status":"ok"}', headers=NO_STORE)
 
     async def check_ready(self, _call: Call, _query: Query) -> Reply:
-        """Answer 200 when it is safe to serve, and else why not."""
+        """Answer 200 if it is safe to serve, and otherwise with the reasons."""
         failures = await self._readiness.failures()
         if failures:
             raise Problem("not_ready", "; ".join(failures) + ".", members={"failures": list(failures)})

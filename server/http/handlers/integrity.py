@@ -1,4 +1,4 @@
-"""The handler that tells how far the books have been checked, and what is wrong with them."""
+"""The handler that reports how far the auditor has checked the ledger, and the errors it has found."""
 
 from datetime import datetime
 from typing import Annotated, Final
@@ -19,9 +19,9 @@ _encode: Final = msgspec.json.Encoder().encode
 
 class HeadBody(msgspec.Struct, gc=False):
     """
-    The head of the chain of events: the link holds all that happened up to its position.
+    The head of the chain of events: the link is a hash over all events up to its position.
 
-    Who keeps it elsewhere can tell whether anything before it was written anew.
+    A copy kept elsewhere shows later whether any event before it was rewritten.
     """
 
     position: Position
@@ -44,7 +44,7 @@ class FindingBody(msgspec.Struct, gc=False):
 
 
 class RoundBody(msgspec.Struct, gc=False):
-    """A way through all of the ledger; `finished_at` is null while it is under way."""
+    """A round: one pass over the whole ledger; `finished_at` is null while it is under way."""
 
     started_at: Instant
     finished_at: Instant | None
@@ -53,7 +53,7 @@ class RoundBody(msgspec.Struct, gc=False):
 
 
 class IntegrityBody(msgspec.Struct, gc=False):
-    """What the auditor has to say of the ledger; a round is null where there is none yet, or none is under way."""
+    """The auditor's report on the ledger. A round is null if none has finished, or none is under way."""
 
     head: HeadBody
     last_round: RoundBody | None
@@ -65,14 +65,14 @@ class IntegrityHandlers:
     The handler of the auditor's rounds.
 
     Args:
-        rounds: Keeps them.
+        rounds: Stores the rounds.
     """
 
     def __init__(self, rounds: Rounds) -> None:
         self._rounds = rounds
 
     async def get_integrity(self, call: Call, _query: Query) -> Reply:
-        """Tell the head of the chain, and what the last round and the one under way have found."""
+        """Answer with the head of the chain, and the findings of the last round and of the one under way."""
         found = await self._rounds.read(call.ledger_id)
         head = HeadBody(found.position, found.link.hex(), _instant(found.at))
         body = IntegrityBody(head, _round(found.last), _round(found.running))

@@ -1,4 +1,4 @@
-"""The handler that tells what is left of a key's limits."""
+"""The handler that shows what is left of a key's limits."""
 
 from typing import Annotated, Final, Literal
 
@@ -14,8 +14,8 @@ from server.http.query import Query
 from server.http.rate_limits import seconds_until_full
 from server.http.reply import Reply
 
-# Such requests of a key that a worker answers for nothing: those of a screen that shows it and of clients that look
-# before they send. One on top costs a token, so that asking in a circle is limited as everything else is.
+# Requests for its limits that a worker answers a key for free: enough for a dashboard, and for clients that look before
+# they send. A further one costs a token, so that a client that asks in a loop is limited like any other.
 FREE: Final = Limit(quota=10, window=1, burst=20)
 
 _encode = msgspec.json.Encoder().encode
@@ -40,7 +40,7 @@ class ConcurrencyBody(msgspec.Struct, gc=False):
 
 
 class LimitsBody(msgspec.Struct, gc=False):
-    """What a key may ask for."""
+    """The limits of a key."""
 
     policies: list[PolicyBody]
     concurrency: ConcurrencyBody
@@ -55,7 +55,7 @@ class LimitHandlers:
     The handler of the limits of a key.
 
     Args:
-        gate: Knows what is left, and what runs.
+        gate: Knows the tokens that are left, and the requests that are running.
     """
 
     def __init__(self, gate: Gate) -> None:
@@ -63,13 +63,13 @@ class LimitHandlers:
         self._free = LocalBuckets()
 
     def cost(self, call: Call) -> int:
-        """Return what a request costs: nothing, unless its key asks too often."""
+        """Return how many tokens a request costs: none, unless its key asks too often."""
         return 0 if self._free.take(call.ledger_id, [(call.key.id, FREE)], 1, 1).wait == 0 else 1
 
     async def get_limits(self, call: Call, _query: Query) -> Reply:
-        """Tell what is left, and take nothing."""
+        """Answer with the tokens that are left, without taking any."""
         key = call.key
-        # Of a single limit that is known already.
+        # For a key with a single limit, the gate has already answered.
         left = [call.decision.left] if len(key.limits) == 1 else await self._gate.left(key)
         policies = [
             PolicyBody(name, *limit, remaining, seconds_until_full(limit, remaining))

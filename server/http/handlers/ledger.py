@@ -1,4 +1,4 @@
-"""The handler that tells what the ledger of a key is, and what may be asked of it."""
+"""The handler that describes the ledger of a key and the limits in force."""
 
 from typing import Annotated, Final
 
@@ -17,7 +17,7 @@ from server.ledger import summary
 from server.ledger.limits import BULK_ITEMS_MAX, METADATA_KEYS_MAX, PAGE_MAX
 from server.ledger.summary import Summaries
 
-# Of every key, by the members of `LedgerLimitsBody`.
+# The limits that are the same for every key, by member of `LedgerLimitsBody`.
 _LIMITS: Final = {
     "body_bytes": BODY_MAX_BYTES,
     "bulk_body_bytes": BULK_BODY_MAX_BYTES,
@@ -41,7 +41,7 @@ class LedgerRowsBody(msgspec.Struct, gc=False):
 
 
 class LedgerCountsBody(msgspec.Struct, gc=False):
-    """What is in the ledger."""
+    """The numbers of rows in the ledger."""
 
     accounts: LedgerRowsBody
     transfers: Annotated[LedgerRowsBody, Meta(description="Attempts that a key is bound to, refused ones too.")]
@@ -65,7 +65,7 @@ class LedgerRateBody(msgspec.Struct, gc=False):
 
 
 class LedgerLimitsBody(msgspec.Struct, gc=False):
-    """Limits in force."""
+    """The limits in force."""
 
     rates: list[LedgerRateBody]
     concurrency: Annotated[Count, Meta(description="Requests of the key that may run at once in one worker.")]
@@ -78,7 +78,7 @@ class LedgerLimitsBody(msgspec.Struct, gc=False):
 
 
 class LedgerBody(msgspec.Struct, gc=False):
-    """A ledger; it has no oldest and no newest transfer before one is posted."""
+    """A ledger. It has no oldest and newest transfer before the first is posted."""
 
     name: str
     created_at: Instant
@@ -93,14 +93,14 @@ class LedgerHandlers:
     The handler of the ledger.
 
     Args:
-        summaries: Knows what is in it.
+        summaries: Reads the summary of a ledger.
     """
 
     def __init__(self, summaries: Summaries) -> None:
         self._summaries = summaries
 
     async def get_ledger(self, call: Call, _query: Query) -> Reply:
-        """Tell what the ledger is, and the limits in force."""
+        """Answer with a summary of the ledger, and the limits in force."""
         found = await self._summaries.read(call.ledger_id)
         key = call.key
         rates = [LedgerRateBody(name, *limit) for name, (_, limit) in zip(key.policies, key.limits, strict=True)]

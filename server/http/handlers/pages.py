@@ -1,4 +1,4 @@
-"""Pages and documents: what the service is, what each problem means, and what programs read of it."""
+"""Handlers of pages and documents: the start page, the pages of problems, and the OpenAPI and AsyncAPI documents."""
 
 from collections.abc import Callable
 from html import escape
@@ -41,11 +41,11 @@ _RETRY = {
 
 
 ProblemCode = Annotated[str, Meta(description="The code of a problem.", examples=["insufficient_funds"])]
-# A document that other standards describe.
+# A document whose form another standard defines.
 DocumentBody = dict[str, Any]
 
 
-# What there is to see of a server, without a key.
+# The pages and documents of a server that are open to all.
 _LINKS = {
     "docs": ("/docs", "The reference, where every operation can be tried"),
     "openapi": ("/openapi.json", "The same for programs: OpenAPI 3.1"),
@@ -57,7 +57,7 @@ _LINKS = {
 
 
 class ServiceBody(msgspec.Struct, gc=False):
-    """What the service is."""
+    """The name and version of the service, and links to its documents."""
 
     service: Literal["tallystick"]
     version: str
@@ -70,7 +70,7 @@ def _page(title: str, body: str, headers: bytes = _KEPT) -> Reply:
 
 
 def _document(call: Call, document: bytes) -> Reply:
-    """Return a document, or word that the one that the caller keeps is still the same."""
+    """Return the reply with a document, or a 304 if the caller's copy is still the same."""
     tag = tag_of(document)
     headers = b'Cache-Control: public, no-cache\r\nETag: "%b"\r\n' % tag.encode()
     match = call.head.if_none_match
@@ -84,14 +84,15 @@ class PageHandlers:
     Handlers of pages and documents.
 
     Args:
-        openapi: Makes the OpenAPI document, of the table in which these handlers stand.
+        openapi: Returns the OpenAPI document. It is a function, because the document is made of the table of routes,
+            which contains these handlers.
     """
 
     def __init__(self, openapi: Callable[[], bytes]) -> None:
         self._openapi = openapi
 
     async def get_service(self, call: Call, _query: Query) -> Reply:
-        """Tell what the service is, and where to read on."""
+        """Answer with the name and version of the service, and links to its documents."""
         headers = VARY_ACCEPT + b"Cache-Control: no-cache\r\n"
         if prefers(call.headers.getall("Accept", ()), "text/html"):
             rows = "".join(
@@ -104,11 +105,11 @@ class PageHandlers:
         return Reply(200, msgspec.json.encode(body), headers=headers)
 
     async def get_asyncapi(self, call: Call, _query: Query) -> Reply:
-        """Describe the events and the ways on which they are sent."""
+        """Answer with the AsyncAPI document: the events and how they are sent."""
         return _document(call, asyncapi.document())
 
     async def get_openapi(self, call: Call, _query: Query) -> Reply:
-        """Describe the service."""
+        """Answer with the OpenAPI document."""
         return _document(call, self._openapi())
 
     async def list_problems(self, _call: Call, _query: Query) -> Reply:
@@ -121,7 +122,7 @@ class PageHandlers:
         return _page("Problems", f"<table>{rows}</table>")
 
     async def get_problem(self, call: Call, _query: Query) -> Reply:
-        """Explain one problem."""
+        """Answer with the page of a problem."""
         code = call.names[0]
         kind = KINDS.get(code)
         if kind is None:

@@ -1,4 +1,4 @@
-"""The handler of previews: what a transfer or a bulk would be answered if it were posted now."""
+"""The handler of previews: the answer that a transfer or a bulk would get if it were posted now."""
 
 from functools import partial
 
@@ -15,7 +15,7 @@ from server.http.wire.body import decode
 from server.ledger.preview import Previewer
 from server.ledger.transfers import Bound
 
-# No key is bound, and none is asked for.
+# A preview needs no idempotency key and binds none.
 _NO_KEY = ""
 _transfer = msgspec.json.Decoder(models.TransferCreate)
 _bulk = msgspec.json.Decoder(models.TransferBulk)
@@ -26,9 +26,9 @@ class PreviewHandlers:
     Handlers of previews.
 
     Args:
-        previewer: Decides them.
+        previewer: Decides transfers without posting them.
 
-        narrowing: Refuses what keys do not see.
+        narrowing: Refuses transfers of accounts that a key does not see.
     """
 
     def __init__(self, previewer: Previewer, narrowing: Narrowing) -> None:
@@ -36,12 +36,12 @@ class PreviewHandlers:
         self._narrowing = narrowing
 
     async def preview_transfers(self, call: Call, body: models.Preview) -> Reply:
-        """Say what the body, of a transfer or of a bulk, would be answered now."""
+        """Answer as the transfer or the bulk in the body would be answered now."""
         if body.transfers is not None:
             bulk = decode(_bulk, call.body)
             preview = partial(self._previewer.preview, call.ledger_id, atomic=bulk.atomic)
             refuse = partial(self._narrowing.problems, call)
-            # Nothing is made by one part that the next could find.
+            # A preview makes nothing, so a later item never finds the transfer of an earlier one.
             post = preview if bulk.atomic else partial(self._narrowing.post_whole, call, post=preview)
             return await answer_bulk(call, bulk, refuse, post)
         transfer = decode(_transfer, call.body)

@@ -17,28 +17,28 @@ from server.http.query import Query
 from server.http.reply import Reply, StreamedReply
 from server.http.streams import Downloads
 
-# Of Scalar. Its bundle is as it was published: vendor/scalar/manifest.json has its hash.
+# The version of Scalar. The bundle is unchanged from the published one; vendor/scalar/manifest.json has its hash.
 VERSION: Final = "1.76.0"
 BUNDLE: Final = Path(__file__).parents[1] / "vendor" / "scalar" / "scalar.js.gz"
-# The address of the bundle names the version: what is there never changes.
+# The bundle's address contains the version, so the content at that address never changes.
 BUNDLE_NAME: Final = f"scalar-{VERSION}.js"
 ReferenceFile = Annotated[str, Meta(description="A file, as the page names it.", examples=[BUNDLE_NAME])]
-# Bytes of the compressed bundle that are read at once; unpacked they are some four times as many.
+# Bytes of the compressed bundle that are read at once; unpacked, they become some four times as many.
 PIECE_BYTES: Final = 32 * 1024
-# Between two pieces of all downloads together. Reading a piece takes 0.05 ms and unpacking it 0.4 ms, so whoever asks
-# for the script over and over takes a tenth of a worker from the payments.
+# Seconds between two pieces of all downloads together. Reading a piece takes 0.05 ms and unpacking it 0.4 ms, so
+# clients that download the script again and again take about a tenth of a worker's time.
 PAUSE_SECONDS: Final = 0.001
 UNPACKED_PAUSE_SECONDS: Final = 0.004
-# Counts downloads, which belong to no ledger.
+# Stands for a ledger in the count of downloads, which belong to none.
 _NO_LEDGER: Final = 0
-# Scalar as published fetches fonts, and offers services of its maker: a proxy for requests, a chat, a hosted client.
+# By default, Scalar fetches fonts and offers its maker's services: a proxy for requests, a chat, a hosted client.
 _CONFIGURATION: Final = {
     "url": "/openapi.json",
     "agent": {"disabled": True},
     "authentication": {"preferredSecurityScheme": "apiKey"},
     "hideClientButton": True,
     "mcp": {"disabled": True},
-    # An API key that was typed in is forgotten with the page.
+    # An API key that was typed in is forgotten when the page closes.
     "persistAuth": False,
     "proxyUrl": "",
     "showDeveloperTools": "never",
@@ -47,7 +47,7 @@ _CONFIGURATION: Final = {
     "defaultHttpClient": {"targetKey": "shell", "clientKey": "curl"},
     "documentDownloadType": "direct",
 }
-# Whatever Scalar does, nothing leaves for another server. It writes styles into the page, and draws icons out of data.
+# Keeps Scalar from sending anything to another server. It needs inline styles, and draws icons from data URLs.
 _POLICY: Final = "; ".join(
     (
         "default-src 'none'",
@@ -79,7 +79,7 @@ _PAGE_HEADERS: Final = (
     f"Cache-Control: no-cache\r\nContent-Security-Policy: {_POLICY}\r\n"
     "Cross-Origin-Opener-Policy: same-origin\r\nReferrer-Policy: no-referrer\r\nX-Content-Type-Options: nosniff\r\n"
 ).encode()
-# One form of it for each encoding, and a tag for each form.
+# The bundle has one form and one ETag for each encoding.
 _BUNDLE_HEADERS: Final = (
     b'ETag: "%b"\r\n%bCache-Control: public, max-age=31536000, immutable\r\n'
     b"Vary: Accept-Encoding\r\nX-Content-Type-Options: nosniff\r\n"
@@ -88,10 +88,10 @@ _BUNDLE_HEADERS: Final = (
 
 class ReferenceHandlers:
     """
-    Handlers of the reference.
+    Handlers of the API reference.
 
     Args:
-        downloads: Counts the bundles that are being sent.
+        downloads: Limits the bundles that are being sent.
     """
 
     def __init__(self, downloads: Downloads) -> None:
@@ -102,7 +102,7 @@ class ReferenceHandlers:
         return Reply(200, _PAGE, content_type=b"text/html; charset=utf-8", headers=_PAGE_HEADERS)
 
     async def get_reference_file(self, call: Call, _query: Query) -> Reply:
-        """Answer with Scalar, in pieces: no worker keeps it in memory, and none waits for one who reads slowly."""
+        """Answer with Scalar's bundle, in pieces, so that a worker never holds all of it for a slow reader."""
         if call.names[0] != BUNDLE_NAME:
             raise Problem("not_found")
         packed = accepts_gzip(call.headers.getall("Accept-Encoding", ()))
@@ -128,7 +128,7 @@ class ReferenceHandlers:
 
 
 def accepts_gzip(fields: Iterable[str]) -> bool:
-    """Return whether Accept-Encoding names gzip, and with a weight; who says nothing gets the bundle as it is."""
+    """Return whether Accept-Encoding names gzip with a weight above 0; without the field, nothing is compressed."""
     for coding in ",".join(fields).lower().split(","):
         name, _, weight = coding.partition(";")
         if name.strip() == "gzip":

@@ -25,7 +25,7 @@ from server.ledger.trial_balance import CURRENCIES_MAX, TooManyCurrenciesError, 
 
 
 class TotalBody(msgspec.Struct, gc=False):
-    """The accounts of one currency: sums of balances below zero, of those above, and of both."""
+    """The accounts of one currency: the sums of balances below zero, of those above zero, and of both."""
 
     currency: CurrencyName
     debit: Sum
@@ -35,7 +35,7 @@ class TotalBody(msgspec.Struct, gc=False):
 
 
 class TrialBalanceBody(msgspec.Struct, gc=False):
-    """A trial balance, by currency; `at` is null where it is that of now."""
+    """A trial balance by currency; `at` is null if it is the present one."""
 
     prefix: str | None
     at: Instant | None
@@ -51,7 +51,7 @@ class StatementHandlers:
 
         trial_balances: Makes trial balances.
 
-        streams: Counts the answers that are sent in pieces.
+        streams: Limits the answers that are sent in pieces.
     """
 
     def __init__(self, statements: Statements, trial_balances: TrialBalances, streams: Streams) -> None:
@@ -60,7 +60,7 @@ class StatementHandlers:
         self._streams = streams
 
     async def get_statement(self, call: Call, query: StatementQuery) -> Reply:
-        """Answer with the statement of an account: at once where it is short, otherwise in pieces."""
+        """Answer with the statement of an account: in one piece if it is short, otherwise in many."""
         account, accounts = named_account(call), call.key.accounts
         if query.since is not None and query.until is not None and query.since > query.until:
             raise invalid("from", "The period begins after it ends.")
@@ -86,7 +86,7 @@ class StatementHandlers:
 
     async def get_balances(self, call: Call, query: TrialBalanceQuery) -> Reply:
         """Answer with the trial balance of the ledger, or of the accounts of a prefix."""
-        # It takes no place: others are answered in a thousandth of the time that it may take.
+        # A trial balance keeps no place: it may take a thousand times as long as other requests.
         call.release_place()
         try:
             own = call.key.accounts
@@ -108,7 +108,7 @@ class StatementHandlers:
 async def _pieces(
     statement: Statement, form: Form, first: Sequence[Line], accounts: Prefixes | None
 ) -> AsyncGenerator[bytes, None]:
-    """Make the pieces of a statement whose *first* entries have been read, for somebody who sees these accounts."""
+    """Make the pieces of a statement, after the *first* lines that are read already, for a key of these *accounts*."""
     yield form.begin(statement) + form.lines(first)
     while not statement.ended:
         yield form.lines(without_hidden(await statement.read_on(), accounts))

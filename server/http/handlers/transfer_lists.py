@@ -17,7 +17,7 @@ class TransferListHandlers:
     The handler of lists of transfers.
 
     Args:
-        lists: What it shows.
+        lists: Reads the lists.
     """
 
     def __init__(self, lists: TransferLists) -> None:

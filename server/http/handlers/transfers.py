@@ -1,4 +1,4 @@
-"""Handlers of transfers: posting one, and finding it again by its id or key."""
+"""Handlers of transfers: post a transfer, and find it by its id or its key."""
 
 from http import HTTPStatus
 from uuid import UUID
@@ -24,7 +24,7 @@ from server.store.cache import Replay
 from server.store.keyspace import Keyspace
 from server.telemetry.tallies import Tallies, Timing
 
-# Seconds after which a key that was still in use is worth asking for again.
+# Seconds after which a caller may ask again about a key that was still in use.
 KEY_IN_USE_RETRY_SECONDS = 1
 
 
@@ -33,15 +33,15 @@ class TransferHandlers:
     Handlers of transfers.
 
     Args:
-        posting: Posts them.
+        posting: Posts transfers.
 
-        history: Finds them again.
+        history: Finds posted transfers.
 
-        keyspace: Names of replays.
+        keyspace: The names of the replays in Redis.
 
-        narrowing: Refuses what keys do not see.
+        narrowing: Refuses transfers of accounts that a key does not see.
 
-        tallies: Of replays.
+        tallies: Counts replays and refusals.
     """
 
     def __init__(
@@ -55,19 +55,19 @@ class TransferHandlers:
         self._problems = tallies.problems
 
     def stored(self, call: Call) -> tuple[LookUp, bytes]:
-        """Return what the gate looks up for a transfer: the answer that its key has been given before."""
+        """Return what the gate looks up for a transfer: the answer that is stored for its idempotency key."""
         if call.key.accounts is not None:
-            # It may be about accounts that this key does not see.
+            # The stored answer may be about accounts that this API key does not see.
             return LookUp.NOTHING, b""
         try:
             key = parse_key(call.idempotency_key)
         except Problem:
-            # What is wrong with it is said later, in the order of checks.
+            # A later step refuses the key, in the order of checks.
             return LookUp.NOTHING, b""
         return LookUp.REPLAY, self._keyspace.replay(call.ledger_id, key)
 
     def replay(self, call: Call) -> Reply | None:
-        """Return the stored answer if the request is the first one byte for byte; nothing else of it need be read."""
+        """Return the stored answer if the request repeats the first byte for byte, so that it need not be decoded."""
         call.fingerprint = fingerprint(call.method, call.path, call.body)
         stored = call.decision.replay
         if stored is None or stored.fingerprint != call.fingerprint:
@@ -76,12 +76,12 @@ class TransferHandlers:
         return _answer(stored, REPLAYED)
 
     async def create_transfer(self, call: Call, body: models.TransferCreate) -> Reply:
-        """Post a transfer or a hold, exactly once however often it is sent."""
+        """Post a transfer or a hold exactly once, however often the request is sent."""
         check_shape(body)
         return await self._post(call, requested(call, parse_key(call.idempotency_key), call.fingerprint, body))
 
     async def capture_transfer(self, call: Call, body: models.Capture) -> Reply:
-        """Move what a hold reserves, or a part of it."""
+        """Move the money that a hold reserves, or a part of it."""
         return await self._post_child(call, "capture", body.amount, body.release_rest)
 
     async def void_transfer(self, call: Call, _body: models.Void) -> Reply:
@@ -89,14 +89,14 @@ class TransferHandlers:
         return await self._post_child(call, "void", None, None)
 
     async def reverse_transfer(self, call: Call, body: models.Reversal) -> Reply:
-        """Move back what a transfer or a capture has moved, or a part of it."""
+        """Move back the money that a transfer or a capture has moved, or a part of it."""
         return await self._post_child(call, "reversal", body.amount, None)
 
     async def _post_child(self, call: Call, kind: str, amount: int | None, release_rest: bool | None) -> Reply:
         key = parse_key(call.idempotency_key)
         parent = transfer_id(call.names[0])
         if parent is None:
-            # Nothing can ever have this id, so no key need be bound to that.
+            # No transfer can ever have this id, so the key need not be bound to the refusal.
             raise Problem("transfer_not_found", retry="never")
         request = requested_child(
             call, key, call.fingerprint, kind, parent=parent, amount=amount, release_rest=release_rest
@@ -108,7 +108,7 @@ class TransferHandlers:
             await needs_task()
             await self._narrowing.check(call, request)
         stored = call.decision.replay
-        # Another request is left to Postgres, which can say what differs.
+        # If the request differs, Postgres decides: it can say which fields differ.
         if stored is not None and stored.meaning == meaning(request):
             self._replays["redis"] += 1
             return _answer(stored, REPLAYED)
@@ -127,13 +127,13 @@ class TransferHandlers:
         return _answer(outcome.answer, REPLAYED if outcome.replayed else b"")
 
     async def get_transfer(self, call: Call, _query: Query) -> Reply:
-        """Read a transfer and what has become of it since."""
+        """Answer with a transfer and its present state."""
         found = transfer_id(call.names[0])
         now = None if found is None else await self._history.by_id(call.ledger_id, found)
         return _shown(call, now, "transfer_not_found")
 
     async def get_idempotency_key(self, call: Call, _query: Query) -> Reply:
-        """Read the transfer a key is bound to: for callers who lost their answer."""
+        """Answer with the transfer that a key is bound to, for callers that lost their answer."""
         try:
             key = parse_key(path_text(call.names[0]))
         except Problem:
@@ -146,10 +146,10 @@ def check_shape(body: models.TransferCreate, prefix: str = "") -> None:
     Refuse a transfer that is wrong whatever the ledger holds.
 
     Args:
-        prefix: JSON pointer of the body within the request.
+        prefix: The JSON pointer of the body within the request.
 
     Raises:
-        Problem: What is wrong, and where.
+        Problem: The transfer is wrong; `errors` points to the member.
     """
     if body.source == body.destination:
         raise invalid(prefix + "/destination", "Source and destination are the same account.")
@@ -159,13 +159,13 @@ def check_shape(body: models.TransferCreate, prefix: str = "") -> None:
 
 def requested(call: Call, key: str, digest: bytes, body: models.TransferCreate, prefix: str = "") -> TransferRequest:
     """
-    Return the transfer that a well-formed body asks for under a key.
+    Return the transfer that a well-formed body requests under a key.
 
     Args:
-        prefix: JSON pointer of the body within the request.
+        prefix: The JSON pointer of the body within the request.
 
     Raises:
-        Problem: Its instant is none.
+        Problem: `effective_at` is not a valid instant.
     """
     conditions = body.conditions
     effective_at = None
@@ -207,7 +207,7 @@ def requested_child(
     amount: int | None = None,
     release_rest: bool | None = None,
 ) -> TransferRequest:
-    """Return the capture, void or reversal that is asked for under a key."""
+    """Return the capture, void or reversal that is requested under a key."""
     return TransferRequest(
         key,
         digest,
@@ -229,26 +229,29 @@ def requested_child(
 
 
 def transfer_id(name: str) -> UUID | None:
-    """Return the id of a transfer that *name* is, or None."""
+    """Return *name* as the id of a transfer, or None if it cannot be one."""
     try:
         found = UUID(name)
     except ValueError:
         return None
-    # UUID() takes braces, prefixes and foreign digits too: names that no answer ever gave.
+    # UUID() also accepts braces, prefixes and foreign digits, which no answer ever contains.
     return found if str(found) == name.lower() else None
 
 
 def in_use() -> Problem:
-    """Return the problem of a key whose first request is unresolved past its deadline."""
+    """Return the problem of a key whose first request is still unresolved after its deadline."""
     return Problem("idempotency_key_in_use", outcome="unknown", retry_after=KEY_IN_USE_RETRY_SECONDS)
 
 
 def not_bound(call: Call, outcome: Outcome, prefix: str = "") -> Problem:
     """
-    Return the problem of a request whose key is bound to another, whose set met such a key, or that is early.
+    Return the problem of a transfer to which no key was bound.
+
+    Either its instant has not come yet, or its key is bound to another request, or one of these is true of another
+    transfer of its atomic set.
 
     Args:
-        prefix: JSON pointer of the body within the request.
+        prefix: The JSON pointer of the body within the request.
     """
     if isinstance(outcome, Unbound) and outcome.future:
         return invalid(prefix + "/effective_at", "The instant has not come yet.")
@@ -270,10 +273,10 @@ def not_bound(call: Call, outcome: Outcome, prefix: str = "") -> Problem:
 
 def _shown(call: Call, found: tuple[Attempt, Progress] | None, missing: str) -> Reply:
     """
-    Return the reply that shows an attempt as far as the key sees it.
+    Return the reply with an attempt, as far as the key sees it.
 
     Raises:
-        Problem: It is *missing*, or the key sees nothing of it.
+        Problem: There is none, or the key sees nothing of it; the code is *missing*.
     """
     attempt = None if found is None else seen(found[0], call.key.accounts)
     if found is None or attempt is None:

@@ -71,12 +71,12 @@ DisabledReason = Annotated[
     str,
     Meta(description="`gone` where it has answered 410.", extra_json_schema={"enum": ["requested", "gone"]}),
 ]
-# Of answers to deliveries.
+# Parts of an endpoint's answer to a delivery.
 Answered = Annotated[int, Meta(description="The status of its answer; null where there was none.", examples=[204])]
 Failure = Annotated[str, Meta(description="Why there was no answer; null where there was one.")]
 FirstBytes = Annotated[str, Meta(description="The first bytes of its answer.")]
 
-# Edges of ids.
+# The lowest and the highest id.
 _ID_MIN: Final = UUID(int=0)
 _ID_MAX: Final = UUID(int=2**128 - 1)
 
@@ -92,7 +92,7 @@ class WebhookCreate(Strict, kw_only=True):
 
 
 class WebhookPatch(Strict, kw_only=True):
-    """What to change of an endpoint; enabled again, it goes on where it was."""
+    """A change of an endpoint. When it is enabled again, it continues where it stopped."""
 
     url: Url | UnsetType = UNSET
     types: Types | UnsetType = UNSET
@@ -101,13 +101,13 @@ class WebhookPatch(Strict, kw_only=True):
 
 
 class WebhookReplay(Strict, kw_only=True):
-    """From which event on an endpoint is sent again what it was sent already."""
+    """The position from which an endpoint is sent its events again."""
 
     from_position: Annotated[int, Meta(ge=1, le=BALANCE_MAX)]
 
 
 class WebhookAction(Strict, kw_only=True):
-    """What is done with an endpoint: there is nothing to say of it."""
+    """An action on an endpoint, which has no parameters."""
 
 
 class WebhookBody(msgspec.Struct, gc=False):
@@ -130,14 +130,14 @@ class WebhookSecretBody(WebhookBody, kw_only=True, gc=False):
 
 
 class WebhookDeleted(msgspec.Struct, gc=False):
-    """An endpoint that is there no more."""
+    """An endpoint that has been removed."""
 
     id: Uuid
     deleted: bool = True
 
 
 class WebhookTested(msgspec.Struct, gc=False):
-    """What came of a test."""
+    """The result of a test."""
 
     delivered: bool
     status: Answered | None
@@ -183,9 +183,9 @@ class WebhookHandlers:
     Handlers of webhook endpoints.
 
     Args:
-        endpoints: Keeps them.
+        endpoints: Stores the endpoints.
 
-        destinations: Says where they may be.
+        destinations: Decides which URLs are allowed.
     """
 
     def __init__(self, endpoints: Endpoints, destinations: Destinations) -> None:
@@ -193,20 +193,20 @@ class WebhookHandlers:
         self._destinations = destinations
 
     async def create_webhook_endpoint(self, call: Call, body: WebhookCreate) -> Reply:
-        """Make an endpoint, and tell its secret."""
+        """Make an endpoint, and answer with its secret."""
         self._check_url(body.url)
         with _refusals():
             made = await self._endpoints.create(call.ledger_id, body.url, _bits(body.types), body.description)
         return _told(201, *made)
 
     async def list_webhook_endpoints(self, call: Call, query: PageQuery) -> Reply:
-        """List the endpoints of the ledger in the order in which they were made."""
+        """List the endpoints of the ledger, oldest first."""
         after = _ID_MIN if query.cursor is None else read_cursor(query.cursor, UUID)
         found = await self._endpoints.page(call.ledger_id, after, query.limit + 1)
         return page(found, query.limit, _shown, lambda endpoint: endpoint.id)
 
     async def get_webhook_endpoint(self, call: Call, _query: Query) -> Reply:
-        """Read an endpoint."""
+        """Answer with an endpoint."""
         with _refusals():
             return Reply(200, _shown(await self._endpoints.read(call.ledger_id, _named(call))))
 
@@ -232,13 +232,13 @@ class WebhookHandlers:
         return Reply(200, _encode(WebhookDeleted(str(endpoint_id))))
 
     async def rotate_webhook_secret(self, call: Call, _body: WebhookAction) -> Reply:
-        """Give an endpoint a new secret, and tell it."""
+        """Give an endpoint a new secret, and answer with it."""
         with _refusals():
             return _told(200, *await self._endpoints.rotate(call.ledger_id, _named(call)))
 
     async def send_webhook_test(self, call: Call, _body: WebhookAction) -> Reply:
-        """Send an endpoint a test, and tell what came of it."""
-        # It may take seconds, in which nothing of this service is used.
+        """Send an endpoint a test, and answer with the result."""
+        # The test may take seconds, and the worker only waits for it.
         call.release_place()
         with _refusals():
             answer = await self._endpoints.test(call.ledger_id, _named(call))
@@ -246,20 +246,20 @@ class WebhookHandlers:
         return Reply(200, _encode(tested))
 
     async def replay_webhook_endpoint(self, call: Call, body: WebhookReplay) -> Reply:
-        """Have an endpoint sent again what it was sent already."""
+        """Send an endpoint its events again, from a position on."""
         with _refusals():
             moved = await self._endpoints.replay(call.ledger_id, _named(call), body.from_position)
         return Reply(200, _shown(moved))
 
     async def list_webhook_deliveries(self, call: Call, query: PageQuery) -> Reply:
-        """List what was tried lately, newest first."""
+        """List the latest attempts to deliver, newest first."""
         before = _ID_MAX if query.cursor is None else read_cursor(query.cursor, UUID)
         with _refusals():
             found = await self._endpoints.attempts(call.ledger_id, _named(call), before, query.limit + 1)
         return page(found, query.limit, _delivery, lambda attempt: attempt.id)
 
     async def list_undelivered_events(self, call: Call, query: PageQuery) -> Reply:
-        """List the events that have not arrived, in their order."""
+        """List the undelivered events, in the order of the feed."""
         after = 0 if query.cursor is None else read_cursor(query.cursor, Version)
         with _refusals():
             found = await self._endpoints.undelivered(call.ledger_id, _named(call), after, query.limit + 1)
@@ -275,10 +275,10 @@ class WebhookHandlers:
 @contextmanager
 def _refusals() -> Iterator[None]:
     """
-    Say no as the endpoints do.
+    Turn errors of `Endpoints` into problems.
 
     Raises:
-        Problem: They do.
+        Problem: The body raised such an error.
     """
     try:
         yield
@@ -297,7 +297,7 @@ def _named(call: Call) -> UUID:
     Return the id in the path.
 
     Raises:
-        Problem: It is none.
+        Problem: The text in the path is not an id.
     """
     try:
         return UUID(call.names[0])
@@ -327,7 +327,7 @@ def _shown(endpoint: Endpoint) -> bytes:
 
 
 def _told(status: int, endpoint: Endpoint, secret: bytes) -> Reply:
-    """Return the reply that shows a secret."""
+    """Return the reply with an endpoint and its secret."""
     body = WebhookSecretBody(**msgspec.structs.asdict(_body(endpoint)), secret=shown(secret))
     return Reply(status, _encode(body), headers=NO_STORE)
 
@@ -361,5 +361,5 @@ def _undelivered(retry: Retry) -> bytes:
 
 
 def _text(answer: bytes) -> str:
-    """Return the beginning of an answer as text, whatever bytes it is."""
+    """Return the first bytes of an answer as text, even if they are not valid UTF-8."""
     return answer.decode(errors="replace")

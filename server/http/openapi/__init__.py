@@ -1,4 +1,4 @@
-"""The OpenAPI 3.1 document, made of the table of routes and of the types that read requests and write answers."""
+"""Makes the OpenAPI 3.1 document from the table of routes and the types of requests and answers."""
 
 from functools import cache
 from typing import Any, Final
@@ -52,8 +52,8 @@ _SECURITY: Final = {
 
 @cache
 def document() -> bytes:
-    """Return the document, the same bytes whenever it is asked for."""
-    # Not at import: servers that nobody asks need no schemas.
+    """Return the document, always the same bytes."""
+    # Not made at import: many servers are never asked for it.
     whole = {
         "openapi": "3.1.0",
         "info": _INFO,

@@ -1,4 +1,4 @@
-"""Answers: what each route says when it goes well, and its problems by status."""
+"""The answers of routes in the OpenAPI document: successful ones, and problems by status."""
 
 from collections.abc import Mapping
 from functools import cache
@@ -23,11 +23,11 @@ _FIELDS: Final[Mapping[int, Codes]] = {
     429: ("Retry-After",),
     503: ("Retry-After",),
 }
-# Of every answer.
+# Header fields of every answer.
 _ALWAYS: Final = ("Vary", "X-Request-Id")
-# What a path answers to methods that it does not have.
+# The code with which a path answers methods that it does not have.
 _OTHER_METHOD: Final = "method_not_allowed"
-# Codes that the name of a set of them holds, at most.
+# The most codes of a set whose name is made of its codes.
 _NAMED_MAX: Final = 2
 
 
@@ -40,7 +40,7 @@ def answers(route: Route) -> dict[str, Any]:
 
 
 def by_status(route: Route) -> dict[int, Codes]:
-    """Return the codes that a route can answer, by status, and that of the methods which its path does not have."""
+    """Return the codes that a route can answer, by status, including the code for other methods."""
     found: dict[int, list[str]] = {}
     for code in sorted({*route.codes, _OTHER_METHOD}):
         found.setdefault(KINDS[code].status, []).append(code)
@@ -48,7 +48,7 @@ def by_status(route: Route) -> dict[int, Codes]:
 
 
 def problem_schemas() -> dict[str, Any]:
-    """Return the schemas of problems, each with the codes that it may have, by name."""
+    """Return the schemas of problems by name; each lists the codes that it may have."""
     return {
         name: {
             "allOf": [
@@ -83,7 +83,7 @@ def problem_responses() -> dict[str, Any]:
                     "content": {"application/problem+json": {"schema": schemas.reference(name)}},
                 },
             )
-            # A field that only some of its routes have is one that may be missing.
+            # A field that only some of the routes have may be missing.
             answer["headers"] |= given(*_FIELDS.get(status, ()), *later, *replayed, *_limit(route), *_ALWAYS)
     return dict(sorted(found.items()))
 
@@ -106,7 +106,7 @@ def _camel(name: str) -> str:
 
 
 def _good(route: Route, status: int) -> dict[str, Any]:
-    """Return an answer that is no problem."""
+    """Return a successful answer of a route."""
     forms = route.forms(status)
     texts = [form for form in forms if isinstance(form, Text)]
     kinds = [form for form in forms if not isinstance(form, Text)]
@@ -114,7 +114,7 @@ def _good(route: Route, status: int) -> dict[str, Any]:
     for text in texts:
         content[text.media_type] = {"schema": {**text.schema, "description": text.description}}
     names = ["ETag"] if forms == (render.AccountBody,) or HTTPStatus.NOT_MODIFIED in route.answers else []
-    # A write that is answered in two ways says 200 to a retry.
+    # A write with both statuses answers 200 to a retry.
     if route.takes_key or (route.body is not None and status == HTTPStatus.OK and HTTPStatus.CREATED in route.answers):
         names.append("Idempotent-Replayed")
     names.extend(_limit(route))
@@ -128,12 +128,12 @@ def _good(route: Route, status: int) -> dict[str, Any]:
 
 
 def _limit(route: Route) -> Codes:
-    """Return the header fields of the limit of a key, which pages that are open to all count too."""
+    """Return the header fields of a key's limit: pages that are open to all count a key's requests too."""
     return () if route.free else _LIMIT
 
 
 def _links(route: Route, status: int) -> dict[str, Any]:
-    """Return what acts on the thing that was made."""
+    """Return links to the operations on the thing that was made."""
     if status != HTTPStatus.CREATED:
         return {}
     collection = route.path.partition(f"/{NAME}")[0]

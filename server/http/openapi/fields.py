@@ -1,4 +1,4 @@
-"""Header fields of requests and of answers."""
+"""Header fields of requests and answers in the OpenAPI document."""
 
 from typing import Any, Final
 

@@ -1,4 +1,4 @@
-"""Operations: what each route takes and answers."""
+"""The operations of the OpenAPI document: the parameters, body and answers of each route."""
 
 from collections.abc import Mapping
 from types import NoneType, UnionType
@@ -50,24 +50,24 @@ def _query(kind: type[Query]) -> list[dict[str, Any]]:
 
 def _parameter(field: msgspec.structs.FieldInfo) -> dict[str, Any]:
     described = _described(schemas.schema(_given(field.type)))
-    # Parameters of free name are the members of an object, exploded: `metadata.channel=web`.
+    # Parameters with a free name are the members of an exploded object: `metadata.channel=web`.
     name, free, _ = field.encode_name.partition(f".{FREE}")
     form = {"style": "form", "explode": bool(free)} if described["schema"]["type"] in ("array", "object") else {}
-    # Defaults that stand for no bound, or for all there is, say nothing.
+    # Defaults that mean "no bound" or "all" are left out.
     if type(field.default).__mro__[1] in (int, str) and field.default != "":
         described["schema"]["default"] = type(field.default).__mro__[1](field.default)
     return {"name": name, "in": "query", "required": field.required, **form, **described}
 
 
 def _given(kind: Any) -> Any:
-    """Return the type of a parameter that is given."""
+    """Return the type of a parameter without its None."""
     if get_origin(kind) in (Union, UnionType):
         (kind,) = (choice for choice in get_args(kind) if choice is not NoneType)
     return kind
 
 
 def _described(schema: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a schema as a parameter has it: description and example stand beside it."""
+    """Return a schema in the form of a parameter, with description and example outside the schema."""
     inner = {**schema}
     assert "description" in inner, "a parameter has a description, by msgspec.Meta"
     described = {"description": inner.pop("description")}

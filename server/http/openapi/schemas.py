@@ -1,4 +1,4 @@
-"""JSON schemas of the types that read requests and write answers."""
+"""JSON schemas of the types of requests and answers."""
 
 import re
 from collections.abc import Iterable, Mapping
@@ -15,18 +15,18 @@ from server.http.route import Text
 from server.http.routes import ROUTES
 
 _REFERENCE: Final = "#/components/schemas/{name}"
-# Types that others name in schemas of their own.
+# Types to which hand-written schemas of other types refer.
 _NAMED: Final = (models.AccountCreate, models.TransferItem, models.ChildItem, AccountBody, TransferNow, ProblemBody)
-# Bodies that tell only which of several there is.
+# Types that only find out which of several bodies was sent, and those bodies.
 _STAND_FOR: Final[Mapping[Any, tuple[Any, ...]]] = {models.Preview: (models.TransferCreate, models.TransferBulk)}
 _NULL: Final = {"type": "null"}
-# What callers know types by, where that is not the name in the code.
+# The names of types for callers, if they differ from the names in the code.
 _NAMES: Final = {"Envelope": "Event", "EventsBody": "EventPage"}
 _HOLDS_EXPIRE: Final = {
     "if": {"properties": {"expires_in": {"type": "integer"}}, "required": ["expires_in"]},
     "then": {"properties": {"hold": {"const": True}}, "required": ["hold"]},
 }
-# What no type says of members that go together.
+# Rules for members that go together, which types cannot express.
 _RULES: Final[Mapping[str, Any]] = {
     "TransferCreate": _HOLDS_EXPIRE,
     "TransferItem": _HOLDS_EXPIRE,
@@ -40,7 +40,7 @@ _GENERIC: Final = re.compile(r"(?P<of>Page|Results)_(?P<item>\w+?)(?:Body|Result
 
 
 def components() -> dict[str, Any]:
-    """Return the schemas of all types that have a name, by name."""
+    """Return the schemas of all named types, by name."""
     found: dict[str, Any] = {}
     for kind in (*_NAMED, Envelope, *_types()):
         _, named = _generated(kind)
@@ -55,12 +55,12 @@ def components() -> dict[str, Any]:
 
 
 def schema(kind: Any) -> dict[str, Any]:
-    """Return the schema of a type: a reference where the type has a name."""
+    """Return the schema of a type: a reference if the type has a name."""
     return one_of(_STAND_FOR[kind]) if kind in _STAND_FOR else {**_generated(kind)[0]}
 
 
 def one_of(kinds: Iterable[Any]) -> dict[str, Any]:
-    """Return the schema of what is of one of these types."""
+    """Return the schema of a value that has one of these types."""
     choices = [schema(kind) for kind in kinds]
     return choices[0] if len(choices) == 1 else {"anyOf": choices}
 
@@ -72,7 +72,7 @@ def reference(name: str) -> dict[str, str]:
 
 @cache
 def _generated(kind: Any) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return the schema of a type, and those of all that it names."""
+    """Return the schema of a type, and the schemas of all types that it refers to."""
     (made,), named = msgspec.json.schema_components((kind,), schema_hook=parameters.schema, ref_template=_REFERENCE)
     return _tidied(made), {_name(name): _tidied(value) for name, value in named.items()}
 
@@ -86,23 +86,23 @@ def _types() -> Iterable[Any]:
 
 
 def _name(name: str) -> str:
-    """Return what callers know a type by: `AccountPage` is `Page[AccountBody]`."""
+    """Return the name of a type for callers: `AccountPage` for `Page[AccountBody]`."""
     generic = _GENERIC.fullmatch(name)
     return f"{generic['item']}{generic['of']}" if generic else _NAMES.get(name, name.removesuffix("Body"))
 
 
 def _tidied(value: Any) -> Any:
-    """Return a schema with the names that callers know types by, as short as others write it."""
+    """Return a schema with the names of types for callers, in the usual short form."""
     if isinstance(value, list):
         return [_tidied(item) for item in value]
     if not isinstance(value, dict):
         return value
-    # A member may be called `title` as well.
+    # Titles are left out; a member called `title` stays.
     made = {key: _tidied(item) for key, item in value.items() if not (key == "title" and isinstance(item, str))}
     if isinstance(made.get("$ref"), str):
         made["$ref"] = reference(_name(made["$ref"].rpartition("/")[2]))["$ref"]
     if isinstance(made.get("pattern"), str):
-        # Python's end of a text, which is the only one that `$` means elsewhere.
+        # Elsewhere, `$` means only the end of the text, which Python writes as `\Z`.
         made["pattern"] = made["pattern"].replace(r"\Z", "$")
     if isinstance(made.get("enum"), list) and all(isinstance(item, str) for item in made["enum"]):
         made["type"] = "string"
@@ -110,7 +110,7 @@ def _tidied(value: Any) -> Any:
 
 
 def _nullable(made: dict[str, Any]) -> dict[str, Any]:
-    """Return a schema of one type or null as that type with null."""
+    """Return a schema that is "one type or null" in the short form, with a list of types."""
     choices = made.get("anyOf", [])
     if len(choices) != 2 or choices[1] != _NULL or "type" not in choices[0]:
         return made

@@ -1,4 +1,4 @@
-"""Webhooks: what an endpoint is sent."""
+"""The webhooks of the OpenAPI document: the requests that an endpoint is sent."""
 
 from typing import Any, Final
 
@@ -20,7 +20,7 @@ _ANSWERS: Final = {
 
 
 def webhook(name: str) -> dict[str, Any]:
-    """Return what an endpoint is sent of a type of events."""
+    """Return the request that an endpoint is sent for an event of this type."""
     data = AccountBody if name.startswith("account.") else TransferNow
     event = {
         "allOf": [

@@ -1,4 +1,4 @@
-"""Routes of accounts and of what was posted on them."""
+"""Routes of accounts and of their entries, balances and statements."""
 
 from typing import Final
 

@@ -39,7 +39,7 @@ def _api_key(
     query: type[Query] = Query,
     keyless: str | None = None,
 ) -> Route:
-    """Return a route of API keys, of which administrators alone know."""
+    """Return a route of API keys, which only administrators may use."""
     return Route(
         method,
         f"/v1/api-keys{path}",

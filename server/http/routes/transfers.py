@@ -23,9 +23,9 @@ _KEY_PROBLEMS: Final = (
     "idempotency_key_in_use",
     "idempotency_key_reused",
 )
-# What keeps money from moving between two accounts that are there.
+# The codes that refuse a movement of money between two accounts that exist.
 _OF_MONEY: Final = ("account_closed", "insufficient_funds", "ceiling_exceeded", "balance_overflow")
-# What keeps anything from being done with a transfer; of its accounts, a key that is narrowed may not see one.
+# The codes that refuse any action on a transfer. A narrowed key that does not see one of its accounts gets the second.
 _OF_PARENTS: Final = ("transfer_not_found", "account_not_found")
 _PAYMENT: Final = {"source": "customer:42", "destination": "merchant:7", "amount": 1_250, "currency": "EUR"}
 _FEE: Final = {"source": "merchant:7", "destination": "fees", "amount": 25, "currency": "EUR"}
@@ -44,7 +44,8 @@ def _posting(
     Return a route that posts one transfer under the key in its header.
 
     Args:
-        refusals: Codes that the state of the ledger refuses it with, besides that of a set that it was part of.
+        refusals: The codes with which the state of the ledger refuses the transfer, besides `linked_failed`, which a
+            retry gets if the key was bound in an atomic set.
     """
     of_parent = NAME in path
     return Route(

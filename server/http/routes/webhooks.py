@@ -40,7 +40,7 @@ def _webhook(
     examples: Mapping[str, Any] | None = None,
     query: type[Query] = Query,
 ) -> Route:
-    """Return a route of webhook endpoints, of which administrators alone know."""
+    """Return a route of webhook endpoints, which only administrators may use."""
     bodiless = body is WebhookAction
     return Route(
         method,

@@ -1,4 +1,4 @@
-"""Bodies: read within limits, decoded strictly, with a pointer to whatever is wrong."""
+"""Request bodies: reads them within limits and decodes them strictly, with a pointer to what is wrong."""
 
 import asyncio
 import json
@@ -17,12 +17,12 @@ from server.http.problems import Problem, invalid
 
 T = TypeVar("T")
 
-# As most clients announce JSON.
+# The way in which most clients announce JSON.
 PLAIN_JSON = "application/json"
 _AT = re.compile(r" - at `(?P<key>key` in `)?\$(?P<path>[^`]*)`$")
 _STEP = re.compile(r"\.([^.\[\]]+)|\[(\d+)\]")
 _FIELD = re.compile(r"^Object (?:missing required|contains unknown) field `(?P<name>.*)`", re.DOTALL)
-# Characters of a member's name that are repeated to its sender.
+# Characters of a member's name that an error message repeats.
 _NAME_SHOWN_MAX = 64
 
 
@@ -31,11 +31,11 @@ async def read_body(call: Call, limit: int) -> bytes:
     Return the body of a JSON request, waiting for it if need be.
 
     Args:
-        limit: Bytes it may have.
+        limit: The most bytes that the body may have.
 
     Raises:
-        Problem: It is not JSON by its headers, is too large, has an idempotency key where none is taken, or does not
-            arrive in time.
+        Problem: Its headers do not say JSON, it is too large, it does not arrive in time, or the request has an
+            idempotency key where none is taken.
         QueueFullError: Too many bytes of bodies are arriving already.
     """
     headers = call.headers
@@ -68,16 +68,16 @@ async def read_body(call: Call, limit: int) -> bytes:
 
 
 def _is_plain(codings: list[str]) -> bool:
-    """Return whether a body that is coded like this is sent as it is."""
+    """Return whether these content codings leave the body as it is."""
     return all(coding.strip().lower() == "identity" for coding in ",".join(codings).split(","))
 
 
 def _refuse_key(call: Call) -> None:
     """
-    Return unless there is an idempotency key where none is taken.
+    Refuse an idempotency key where none is taken.
 
     Raises:
-        Problem: There is.
+        Problem: The request has an idempotency key and its route takes none.
     """
     keyless = None if call.route is None else call.route.keyless
     if keyless is not None and call.idempotency_key is not None:
@@ -85,12 +85,12 @@ def _refuse_key(call: Call) -> None:
 
 
 def _is_absent(call: Call) -> bool:
-    """Return whether a request has no body: then it does not matter what it says of its type."""
+    """Return whether a request has no body, so that its Content-Type does not matter."""
     return not _length(call) and "Transfer-Encoding" not in call.headers
 
 
 def _length(call: Call) -> int | None:
-    """Return the bytes of the body, as counted or announced; None where its end is told otherwise."""
+    """Return the number of bytes of the body, counted or announced; None if it has no Content-Length."""
     if isinstance(call.content, bytes):
         return len(call.content)
     announced = call.headers.get("Content-Length")
@@ -98,7 +98,7 @@ def _length(call: Call) -> int | None:
 
 
 async def _read_slowly(call: Call, content: StreamReader, limit: int) -> bytes:
-    """Read a body that has not arrived yet, one piece over the limit at most."""
+    """Read a body that has not arrived yet, and stop at the first piece that exceeds the limit."""
     transport = call.connection.transport
     if call.headers.get("Expect", "").lower() == "100-continue" and transport is not None:
         transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
@@ -119,10 +119,10 @@ async def _read_slowly(call: Call, content: StreamReader, limit: int) -> bytes:
 
 def decode(decoder: "msgspec.json.Decoder[T]", body: bytes) -> T:
     """
-    Return what *decoder* makes of *body*.
+    Return the value that *decoder* decodes from *body*.
 
     Raises:
-        Problem: The body is not JSON in UTF-8, repeats a member, holds a NUL, or is of another shape.
+        Problem: The body is not JSON in UTF-8, repeats a member, holds a NUL, or has the wrong shape.
     """
     try:
         value = decoder.decode(body)
@@ -143,7 +143,7 @@ def shape_problem(
     Return the problem that a decoder's message describes, with a JSON pointer below *prefix*.
 
     Args:
-        text: What was decoded: the message does not name a member of free name.
+        text: The JSON that was decoded. It serves to find members of free name, which the message does not name.
     """
     message = str(error)
     pointer = prefix
@@ -166,7 +166,7 @@ def shape_problem(
 
 
 def _free_name(text: bytes, path: str, message: str) -> str | None:
-    """Return the name of the member, of the object at *path*, that a decoder complains of; None if it is not found."""
+    """Return the name of the member, of the object at *path*, that *message* is about; None if it is not found."""
     try:
         found: Any = json.loads(text, object_pairs_hook=_Members)
         for step in _STEP.finditer(path):
@@ -180,13 +180,13 @@ def _free_name(text: bytes, path: str, message: str) -> str | None:
                     if _AT.sub("", str(error)) == message:
                         return str(name)
     except (ValueError, LookupError, TypeError, RecursionError):
-        # What stands behind the member may be no JSON at all.
+        # The text behind the member may be no JSON at all.
         pass
     return None
 
 
 def _below(pointer: str, step: str | int) -> str:
-    """Return *pointer* with one more step, escaped (RFC 6901) and cut where a sender makes it long."""
+    """Return *pointer* with one more step, escaped (RFC 6901) and cut if it is long."""
     return f"{pointer}/{str(step)[:_NAME_SHOWN_MAX].replace('~', '~0').replace('/', '~1')}"
 
 
@@ -199,8 +199,8 @@ def _unique_members(pairs: list[tuple[str, object]]) -> None:
         raise _RepeatedMemberError
 
 
-# Python's own decoder is the one that shows repeated members. It takes more than JSON (NaN), so it comes after the
-# decoder that does not; what it makes of the text is not used. Its scanner alone is a third of the cost of `loads`.
+# Only Python's own decoder shows repeated members. It accepts more than JSON (NaN), so it runs after the strict decoder
+# and its result is not used. Its scanner alone costs a third of `loads`.
 _scan = make_scanner(
     json.JSONDecoder(object_pairs_hook=_unique_members)  # type: ignore[arg-type]  # typeshed takes the context for itself
 )
@@ -214,7 +214,7 @@ def _refuse_repeated_members(body: bytes) -> None:
 
 
 class _Members(list[tuple[str, object]]):
-    """The members of an object, repeated ones too."""
+    """The members of an object, including repeated ones."""
 
 
 def _find_repeated(value: object, pointer: str) -> None:
@@ -232,7 +232,7 @@ def _find_repeated(value: object, pointer: str) -> None:
 
 
 def _refuse_nul(body: bytes) -> None:
-    """Find the string that holds a NUL, which JSON can spell and Postgres cannot store."""
+    """Refuse a string that holds a NUL, which JSON can express and Postgres cannot store."""
 
     def search(value: object, pointer: str) -> None:
         if isinstance(value, str):

@@ -1,4 +1,4 @@
-"""A connection: bytes become calls, each runs through the pipeline, and its reply is written."""
+"""A client connection: turns received bytes into calls, runs each through the pipeline and writes its reply."""
 
 import asyncio
 import time
@@ -31,15 +31,15 @@ TOO_LARGE: Final = (
 
 class Connections:
     """
-    What all connections of a server share.
+    The state that all connections of a server share.
 
     Args:
-        count_max: How many there may be; the one on top is refused.
+        count_max: The most connections that may be open; any further one is refused.
 
     Attributes:
-        count: How many there are.
+        count: How many connections are open.
 
-        draining: Set when no new work is wanted: every reply then closes its connection.
+        draining: Set when the server takes no new work: every reply then closes its connection.
     """
 
     def __init__(self, count_max: int) -> None:
@@ -50,16 +50,16 @@ class Connections:
 
 class Connection(Protocol):
     """
-    Serves the requests of a connection, one after the other.
+    Serves the requests of one connection, one after the other.
 
-    A request that is there whole, and whose connection goes on behind it, is served from here: its coroutine is run at
-    once, by hand, and gets a task only when it says that it needs one. The others are served by aiohttp's task of the
-    connection, through the same pipeline: it knows how to wait for bodies and how to end a connection.
+    A request that has arrived whole and does not end its connection is served here: its coroutine is stepped by hand at
+    once, and gets a task only when it asks for one. aiohttp's task of the connection serves all other requests through
+    the same pipeline, because it knows how to wait for bodies and how to end a connection.
 
     Args:
         pipeline: Answers the requests.
 
-        connections: All of the server.
+        connections: The state shared with the server's other connections.
     """
 
     __slots__ = (
@@ -87,25 +87,25 @@ class Connection(Protocol):
         super().__init__(manager, loop=loop, **options)
         self._pipeline = pipeline
         self._connections = connections
-        # The request under way here; its answer is the next thing written.
+        # The request being served here; its answer is the next thing written.
         self.call: Call | None = None
-        # The same, of one that waits for a place unread.
+        # The request that waits for a place unread, if there is one.
         self._unread: Unread | None = None
-        # Whether what comes next is known to begin a request: the parser does not tell that it holds a part of one.
+        # Whether the next bytes are known to begin a request: the parser does not say whether it holds part of one.
         self._at_start = True
-        # Of the request before, or of this one, with nothing wrong in it.
+        # The last head that passed its check: of the request before, or of this one.
         self.head: Head | None = None
         self._repeated = RepeatedHeads()
         self._coroutine: Coroutine[Any, Any, Reply] | None = None
         self._task: asyncio.Task[Reply] | None = None
-        # What sends an answer in pieces.
+        # The task that sends an answer in pieces.
         self._sending: asyncio.Task[None] | None = None
         self._serving = False
 
-    # --- Bytes that come.
+    # --- Received bytes.
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Take a connection, or refuse it when there are as many as there may be."""
+        """Accept a connection, or refuse it when too many are open."""
         super().connection_made(transport)
         if self._connections.count <= self._connections.count_max:
             self.expect_first_head()
@@ -117,10 +117,10 @@ class Connection(Protocol):
         self.force_close()
 
     def data_received(self, data: bytes) -> None:
-        """Parse what came, and serve it if nothing is under way."""
+        """Parse the received bytes, and serve their request unless another is under way."""
         if not self.aiohttp_waits:
-            # aiohttp is at work, and takes what comes in its turn. Its task has not begun when a request comes with
-            # the connection.
+            # aiohttp is serving a request and takes the next in turn; or its task has not started yet, because this
+            # request came together with the connection.
             super().data_received(data)
             if data:
                 self._at_start = self._at_start and self._is_one_request(data)
@@ -139,24 +139,24 @@ class Connection(Protocol):
                 self._repeated.remember(data, self.call)
 
     def resume_writing(self) -> None:
-        """Serve what came meanwhile."""
+        """Serve the requests that arrived while writing was paused."""
         super().resume_writing()
         self._serve()
 
     def close(self) -> None:
-        """End the connection when what is under way has been answered."""
+        """End the connection once the request under way has been answered."""
         if not self.busy:
             super().close()
         else:
             self._close = True
 
     def _parse(self, data: bytes) -> bool:
-        """Parse what came, serve it if nothing is under way, and return whether it was one request from a start."""
+        """Parse bytes, serve their request if none is under way, and return whether *data* was exactly one request."""
         self.parse(data)
         one = self._at_start and self._is_one_request(data)
         if data:
-            # aiohttp feeds nothing when a body has been read, in case the parser holds more: behind one request it
-            # does not.
+            # After it has read a body, aiohttp calls with no data in case the parser holds more. Behind exactly one
+            # request the parser holds nothing, so such a call changes nothing here.
             self._at_start = one
         if self._messages:
             self._serve()
@@ -166,20 +166,20 @@ class Connection(Protocol):
         return one
 
     def _is_one_request(self, data: bytes) -> bool:
-        """Return whether *data*, just parsed from a start, was one request and nothing else."""
+        """Return whether *data*, which began a request and was just parsed, is one request and nothing else."""
         if len(self._messages) != 1:
             return False
         message, payload = self._messages[0]
         if not isinstance(message, RawRequestMessage) or message.upgrade:
-            # What comes behind it is no request.
+            # The bytes after an upgrade are no request.
             return False
         return payload.is_eof() and data.find(b"\r\n\r\n") + 4 + payload.total_bytes == len(data)
 
-    # --- Requests served from here.
+    # --- Requests served here.
 
     @property
     def _idle(self) -> bool:
-        """Whether what comes next begins a request that may be served, where aiohttp waits and nothing waits unread."""
+        """Whether the next bytes may be served at once as a new request, if `aiohttp_waits` and none waits unread."""
         return (
             self._at_start
             and self.call is None
@@ -199,7 +199,7 @@ class Connection(Protocol):
         return not self.busy and self.aiohttp_waits and self.may_answer
 
     def _serve(self) -> None:
-        """Serve what waits until something is under way, or aiohttp has to take over."""
+        """Serve parsed requests until one is left under way or aiohttp has to take over."""
         if self._serving:
             return
         self._serving = True
@@ -215,11 +215,11 @@ class Connection(Protocol):
             self._serving = False
 
     def _read(self, message: RawRequestMessage | _ErrInfo, payload: StreamReader) -> Call | None:
-        """Return the call that a message is; None where aiohttp has to serve it."""
+        """Return the call for a parsed message, or None if aiohttp has to serve it."""
         if self._connections.draining or not payload.is_eof() or not isinstance(message, RawRequestMessage):
             return None
         if self._reading_paused:
-            # Its body is in so many pieces that somebody has to read it, or nothing is read behind it.
+            # Its body is in so many pieces that the connection reads nothing more until somebody reads the body.
             return None
         head = Head.of(message, self.head)
         if not head.keeps_alive:
@@ -240,14 +240,14 @@ class Connection(Protocol):
         )
 
     def _start(self, call: Call) -> None:
-        """Run a request as far as it gets now."""
+        """Run a request until it first has to wait."""
         self.call = call
         self.begin_request()
         self._coroutine = self._pipeline.respond(call)
         self._step()
 
     def _step(self, _waited_for: "asyncio.Future[Any] | None" = None) -> None:
-        """Run the request to where it waits next, or to its end: what a task does, without its cost."""
+        """Run the request until it waits again or ends, as a task would but without a task's cost."""
         assert self._coroutine is not None
         try:
             future = self._coroutine.send(None)
@@ -260,11 +260,11 @@ class Connection(Protocol):
             raise
         else:
             if future is None:
-                # It needs a task from here on.
+                # The coroutine asks for a task from here on (`needs_task`).
                 self._task = self._loop.create_task(self._coroutine)
                 self._task.add_done_callback(self._ended)
                 return
-            # As a task does with what its coroutine waits for.
+            # A task does the same with the future that its coroutine awaits.
             future._asyncio_future_blocking = False
             future.add_done_callback(self._step)
 
@@ -289,7 +289,7 @@ class Connection(Protocol):
         self._go_on(call, reply)
 
     def _sent(self, reply: Reply, task: "asyncio.Task[None]") -> None:
-        """Note that the last piece of an answer has been written, or that it has been cut off."""
+        """Finish a streamed answer: its last piece was written, or it was cut off."""
         call = self.call
         assert call is not None, "a request is under way"
         self._sending = None
@@ -300,7 +300,7 @@ class Connection(Protocol):
             self._go_on(call, reply)
 
     def _go_on(self, call: Call, reply: Reply) -> None:
-        """Serve what waits behind a request that has been answered, unless the connection ends with it."""
+        """Serve the requests behind one that was answered, unless the connection ends with it."""
         if call.head.checked:
             self.head = call.head
         if self._close or not reply.keep_alive:
@@ -309,7 +309,7 @@ class Connection(Protocol):
             self._serve()
 
     def _fail(self) -> None:
-        """End a request whose answer is lost, and its connection with it: nothing else may take the answer's place."""
+        """End a request whose answer is lost, and its connection, so that no later answer is taken for the lost one."""
         self._end()
         self.force_close()
 
@@ -323,10 +323,10 @@ class Connection(Protocol):
         if self.transport is not None:
             self.transport.write(data)
 
-    # --- Requests that wait for a place unread, in a flood.
+    # --- Requests that wait unread for a place, during a flood.
 
     def _waits_unread(self, data: bytes) -> bool:
-        """Have a hot request of a known key wait for a place as it is, if that can be done and there is none."""
+        """Let a hot request of a known key wait unparsed if no place is free; return whether it waits."""
         head = self.head
         if head is None:
             return False
@@ -343,20 +343,20 @@ class Connection(Protocol):
         return True
 
     def _read_admitted(self) -> None:
-        """Read a request that has a place now."""
+        """Parse and serve an unread request that has just got a place."""
         request = self._unread
         assert request is not None, "it waits"
         self._end()
         if self.transport is None or self._close:
-            # The caller has gone, or nothing is read any more; nothing has been done yet.
+            # The caller has gone, or the connection is closing. The request has had no effect yet.
             self._pipeline.admission.leave(write=request.write)
             if self.transport is not None:
                 self._refuse_unread(request)
             return
-        # It has its place: it is not served as one that comes now.
+        # Keeps `_parse` from serving it as a new request: this one already has its place.
         self._serving = True
         try:
-            # Whether it is idle has changed if the service drains now.
+            # The connection is not idle any more if the server began to drain while the request waited.
             call = self._repeated.call(request.data, self, self._pipeline.admission) if self._idle else None
             if call is None:
                 self._parse(request.data)
@@ -389,7 +389,7 @@ class Connection(Protocol):
             self._go_on_behind(request)
 
     def _go_on_behind(self, request: Unread) -> None:
-        """Read what has come behind a request that waited unread, and serve it in its turn."""
+        """Parse and serve the bytes that arrived behind an unread request."""
         self.read_on()
         if request.rest:
             self.data_received(request.rest)
@@ -399,15 +399,15 @@ class Connection(Protocol):
     # --- Requests served by aiohttp's task.
 
     def call_of(self, request: web.BaseRequest) -> Call:
-        """Return the call that aiohttp's request is."""
+        """Return the call for a request of aiohttp."""
         return self._new_call(request.method, request.raw_path, Head.of(request._message, self.head), request.content)
 
     async def answer(self, request: web.BaseRequest) -> web.StreamResponse:
         """Return the reply to a request that aiohttp serves."""
         call = self.call_of(request)
         reply = await self._pipeline.respond(call)
-        # aiohttp drops what came in one packet behind an upgrade it does not know, and reads nothing behind a body in
-        # very many pieces that nobody has read: the connection ends with the answer.
+        # The connection has to end in two cases: aiohttp drops bytes that came in one packet behind an upgrade that it
+        # does not know, and it reads nothing more behind an unread body in very many pieces.
         stuck = request.content.is_eof() and self.stuck
         if self._connections.draining or stuck or "Upgrade" in request.headers:
             reply.keep_alive = False
@@ -416,13 +416,13 @@ class Connection(Protocol):
     def handle_error(
         self, request: web.BaseRequest, status: int = 500, exc: BaseException | None = None, message: str | None = None
     ) -> web.StreamResponse:
-        """Answer a request that failed; what was received is neither repeated nor logged: aiohttp's pages do both."""
+        """Answer a request that failed, without showing or logging its bytes, both of which aiohttp's own pages do."""
         del status, message
         call = self.call_of(request)
         return _for_aiohttp(call, self._pipeline.crashed(call, exc))
 
     def _make_error_handler(self, err_info: _ErrInfo) -> Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]:
-        """Return what answers bytes that are not HTTP."""
+        """Return the handler that answers bytes that are not HTTP."""
         detail = TOO_LARGE if _is_too_large(err_info.exc) else ""
 
         async def answer(request: web.BaseRequest) -> web.StreamResponse:
@@ -439,5 +439,5 @@ def _is_too_large(error: BaseException) -> bool:
 
 
 def _for_aiohttp(call: Call, reply: Reply) -> web.StreamResponse:
-    """Return a reply in the form in which aiohttp sends it: no response of its own, but what its protocol calls."""
+    """Return a reply in a form that aiohttp can send: it has the methods that aiohttp's protocol calls."""
     return cast(web.StreamResponse, AiohttpReply(reply, call.request_id, call.limit_fields))

@@ -1,4 +1,4 @@
-"""Clients that go away while their requests wait: who waits for nothing of the worker's hears of it at once."""
+"""Clients that go away while their request waits for events: the wait ends at once."""
 
 import asyncio
 from collections.abc import Iterator
@@ -9,7 +9,7 @@ from aiohttp.web_protocol import RequestHandler
 
 
 class Departures:
-    """What is ended by the loss of connections. A connection serves one request at a time."""
+    """Ends the wait of a request whose connection is lost. A connection serves one request at a time."""
 
     def __init__(self) -> None:
         self._waiting: dict[RequestHandler, asyncio.Future[Any]] = {}
@@ -17,10 +17,10 @@ class Departures:
     @contextmanager
     def ending(self, connection: RequestHandler, waited_for: "asyncio.Future[Any]") -> Iterator[None]:
         """
-        Have *waited_for* fail with ConnectionResetError when a connection is lost.
+        Make *waited_for* fail with ConnectionResetError when the connection is lost.
 
         Raises:
-            ConnectionResetError: It is lost already.
+            ConnectionResetError: The connection is lost already.
         """
         if connection.transport is None:
             raise ConnectionResetError
@@ -31,7 +31,7 @@ class Departures:
             del self._waiting[connection]
 
     def lost(self, connection: RequestHandler) -> None:
-        """Note that a connection is lost."""
+        """End the wait of the connection's request: the connection is lost."""
         waited_for = self._waiting.get(connection)
         if waited_for is not None and not waited_for.done():
             waited_for.set_exception(ConnectionResetError())

@@ -1,4 +1,4 @@
-"""Whose request it is when it comes through a proxy: X-Forwarded-For, as far as those who wrote it are trusted."""
+"""Finds the caller's address behind proxies: X-Forwarded-For, as far as the proxies that wrote it are trusted."""
 
 import re
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
@@ -6,7 +6,8 @@ from typing import Final
 
 from multidict import CIMultiDictProxy
 
-# Proxies that one request passes on its way at most. A longer list was not written by them alone, and is read so far.
+# The most proxies that one request may pass. Of a longer list only this many entries are read, from the end, because
+# callers may have written the others.
 HOPS_MAX: Final = 8
 # An address with the port that some proxies append: 192.0.2.7:4711 or [2001:db8::7]:4711.
 _WITH_PORT: Final = re.compile(r"([0-9.]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?")
@@ -16,13 +17,13 @@ Address = IPv4Address | IPv6Address
 
 class TrustedProxies:
     """
-    Tells the address of a caller from those of the proxies in between.
+    Finds the address of a caller behind trusted proxies.
 
     Args:
-        networks: Of the proxies that are believed, separated by commas: addresses, or networks as 10.0.0.0/8.
+        networks: The addresses of the trusted proxies, or networks like 10.0.0.0/8, separated by commas.
 
     Raises:
-        ValueError: One of them is none.
+        ValueError: An entry is neither an address nor a network.
     """
 
     def __init__(self, networks: str) -> None:
@@ -31,14 +32,14 @@ class TrustedProxies:
 
     def caller(self, peer: str, headers: "CIMultiDictProxy[str]") -> str:
         """
-        Return the address of whoever sent a request.
+        Return the address of the caller that sent a request.
 
-        Each proxy appends the address it was sent the request from, and a caller may have begun the list with
-        anything. So it is read from its end, for as long as what stands there is a proxy that is believed; the first
-        other address is the caller's.
+        Each proxy appends the address that the request came from, and a caller may begin the list with anything. So the
+        list is read from its end for as long as its entries are trusted proxies. The first other address is the
+        caller's.
 
         Args:
-            peer: The other end of the connection; empty where it has no address.
+            peer: The address at the other end of the connection; empty if it has none.
         """
         if not self._networks or "X-Forwarded-For" not in headers or not self._trusts(_address(peer)):
             return peer
@@ -46,7 +47,7 @@ class TrustedProxies:
         for hop in reversed(",".join(headers.getall("X-Forwarded-For")).rsplit(",", HOPS_MAX)[-HOPS_MAX:]):
             address = _address(hop.strip())
             if address is None:
-                # The last one to be believed did not say where it came from.
+                # The last trusted proxy did not say where the request came from.
                 break
             caller = str(address)
             if not self._trusts(address):
@@ -58,7 +59,7 @@ class TrustedProxies:
 
 
 def _address(text: str) -> Address | None:
-    """Return the address that *text* is, with a port or without; an IPv4 address written as one of IPv6 is itself."""
+    """Return the address in *text*, with or without a port; an IPv4 address in IPv6 notation becomes IPv4."""
     match = _WITH_PORT.fullmatch(text)
     try:
         address = ip_address(match[1].strip("[]") if match else text.partition("%")[0])

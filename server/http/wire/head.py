@@ -1,4 +1,4 @@
-"""The header fields of a request, checked once for all requests of a connection that repeat them."""
+"""The header fields of a request. Requests of a connection that repeat them are checked only once."""
 
 import re
 from typing import Final
@@ -11,46 +11,46 @@ from server.http.amounts import asks_for_strings
 from server.http.limits import HEADERS_MAX_BYTES, REQUEST_ID_LENGTH_MAX
 from server.http.problems import Problem, invalid
 
-# The form of a request's id that can be repeated everywhere.
+# The form of a request id that is safe to repeat in headers, logs and JSON.
 REQUEST_ID_FORM: Final = rf"[A-Za-z0-9._:-]{{1,{REQUEST_ID_LENGTH_MAX}}}"
 _REQUEST_ID: Final = re.compile(REQUEST_ID_FORM)
 
-# Fields that decide who is served what: two of them mean two readers could disagree.
+# Fields that decide who is served what. If one is sent twice, two readers could disagree about its value.
 _SINGLE_FIELDS = ("Authorization", "Idempotency-Key", "Content-Type", "If-Match", "If-None-Match")
 
 
 def sane_request_id(given: str | None) -> str | None:
-    """Return the id that a caller gave its request, if it can be repeated everywhere."""
+    """Return the request id that a caller gave, if it is safe to repeat; otherwise None."""
     return given if given and _REQUEST_ID.fullmatch(given) else None
 
 
 class Head:
     """
-    What the header fields of a request say.
+    The header fields of a request, interpreted.
 
     Args:
-        message: Its head.
+        message: The head as aiohttp parsed it.
 
-        before: That of the request before it on the connection, checked; token and names are mostly the same.
+        before: The checked head of the previous request on the connection: usually it has the same token and names.
 
     Attributes:
-        amounts_as_strings: Whether amounts are wanted as strings.
+        amounts_as_strings: Whether the caller wants amounts as strings.
 
-        origin: Of the page that a browser asks for; empty where there is none.
+        origin: The origin of the page that sent the request; empty if there is none.
 
-        request_id: The caller's, if it gave a sane one.
+        request_id: The caller's, if it gave one that is safe to repeat.
 
-        idempotency_key: As given, good or not; None where there is none.
+        idempotency_key: As given, valid or not; None if absent.
 
-        traceparent: As given; empty where there is none.
+        traceparent: As given; empty if absent.
 
-        token: Of the Bearer scheme; empty where there is none.
+        token: The Bearer token; empty if absent.
 
-        token_name: Its hash, by which it is known.
+        token_name: The hash of the token, which identifies it.
 
-        checked: Whether `check` has found nothing wrong.
+        checked: Whether `check` has passed.
 
-        keeps_alive: The connection goes on behind the request as HTTP/1.1.
+        keeps_alive: Whether the connection stays open after the request, as HTTP/1.1.
     """
 
     __slots__ = (
@@ -75,7 +75,7 @@ class Head:
 
     token: str
     token_name: bytes
-    # Of the fields, once they have been checked.
+    # The names of the fields, once they have been checked.
     names: list[bytes]
 
     def __init__(self, message: RawRequestMessage, before: "Head | None" = None) -> None:
@@ -109,17 +109,17 @@ class Head:
 
     @classmethod
     def of(cls, message: RawRequestMessage, before: "Head | None") -> "Head":
-        """Return the head of a message: the one *before* where it says the same, which need not be read again."""
+        """Return the head of a message: *before* itself if the fields are the same, so that it is not read again."""
         if before is None or before.raw_headers != message.raw_headers or before.version != message.version:
             return cls(message, before)
         return before
 
     def check(self) -> None:
         """
-        Refuse requests of an ancient version, and those whose headers are too large or say one thing twice.
+        Refuse a request of HTTP/0.9, with headers that are too large, or with a repeated field that must be single.
 
         Raises:
-            Problem: Why.
+            Problem: The request is refused.
         """
         if self.checked:
             return
@@ -133,7 +133,8 @@ class Head:
         if size > HEADERS_MAX_BYTES:
             raise invalid("headers", f"The header fields exceed {HEADERS_MAX_BYTES} bytes.")
         headers = self.headers
-        # Where nothing is repeated, none of them is; mostly the fields are those of the request before.
+        # Usually the names are those of the previous request. If not, look for repeated single fields only when some
+        # name is repeated.
         if names != self.good_names and len(headers) > len(set(map(str.lower, headers))):
             for name in _SINGLE_FIELDS:
                 if name in headers and len(headers.getall(name)) > 1:

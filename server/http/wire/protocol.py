@@ -1,4 +1,4 @@
-"""aiohttp's protocol of a connection: what is needed of its inside, and bounds on what a client can make it hold."""
+"""aiohttp's connection protocol, with access to its internals and bounds on the memory and time a client can hold."""
 
 import asyncio
 from typing import Any
@@ -16,23 +16,23 @@ from server.http.limits import (
 from server.http.problems import Problem
 from server.http.reply import PROBLEM, Reply
 
-# Bytes of an empty line: some clients send one behind a body, and it begins no request.
+# Bytes of an empty line: some clients send one after a body, and it begins no request.
 _EMPTY_LINE_BYTES = 2
 
 
 class Protocol(RequestHandler):
     """
-    A connection whose client has to send heads in time, take its answers in time, and not send far ahead.
+    A connection whose client must send heads in time, read its answers in time, and not send far ahead.
 
-    Parsed requests wait in a queue. Either side may serve the first one: aiohttp's task of the connection, which sleeps
-    until it is woken, or a subclass, which takes it from the queue. While one side is at work the other takes nothing.
+    Parsed requests wait in a queue. The first may be served by aiohttp's task of the connection, which sleeps until it
+    is woken, or by a subclass, which takes it from the queue. While one of the two is at work, the other takes nothing.
     """
 
     __slots__ = ("_head_part_bytes", "_reader_deadline")
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
-        # Of a head that has not come to its end yet.
+        # Bytes received of a head that is not complete yet.
         self._head_part_bytes = 0
         self._reader_deadline: asyncio.TimerHandle | None = None
 
@@ -42,21 +42,21 @@ class Protocol(RequestHandler):
         self._end_reader_deadline()
 
     def force_close(self) -> None:
-        """End the connection now, but for what has been written and is still being taken."""
+        """End the connection now, except that the client may still read what has been written."""
         transport = self.transport
         super().force_close()
         if transport is not None and transport.get_write_buffer_size():
-            # Who never takes it would keep the connection for ever.
+            # A client that never reads it would keep the connection for ever.
             self._loop.call_later(SEND_DEADLINE_SECONDS, transport.abort)
 
     def pause_writing(self) -> None:
-        """Give the client some time to take its answers; until then nothing more is written."""
+        """Give the client a deadline to read its answers; until it does, nothing more is written."""
         super().pause_writing()
         if self.transport is not None:
             self._reader_deadline = self._loop.call_later(SEND_DEADLINE_SECONDS, self.transport.abort)
 
     def resume_writing(self) -> None:
-        """Note that the client has taken its answers."""
+        """Lift the deadline: the client has read its answers."""
         super().resume_writing()
         self._end_reader_deadline()
 
@@ -67,21 +67,21 @@ class Protocol(RequestHandler):
 
     @property
     def stuck(self) -> bool:
-        """Whether nothing is read any more because of a body in very many pieces, and nothing else waits behind it."""
+        """Whether reading has stopped because of an unread body in very many pieces, with no request behind it."""
         return self._reading_paused and not self._messages
 
     @property
     def aiohttp_waits(self) -> bool:
-        """Whether aiohttp's task sleeps: it serves nothing, and has not been woken."""
+        """Whether aiohttp's task sleeps: it serves no request and has not been woken."""
         return self._waiter is not None and not self._waiter.done()
 
     @property
     def may_answer(self) -> bool:
-        """Whether an answer may be written: those before it have been taken, and the connection goes on."""
+        """Whether an answer may be written: the client keeps up with reading and the connection is not closing."""
         return not (self._paused or self._close or self._force_close)
 
     def parse(self, data: bytes) -> None:
-        """Parse what came, without waking aiohttp."""
+        """Parse received bytes without waking aiohttp."""
         waiter, self._waiter = self._waiter, None
         try:
             super().data_received(data)
@@ -91,7 +91,7 @@ class Protocol(RequestHandler):
             self._head_part_bytes = 0
 
     def take_message(self) -> None:
-        """Take the first request out of the queue: aiohttp is not to see it."""
+        """Remove the first request from the queue, so that aiohttp does not see it."""
         self._messages.popleft()
         assert self._parser is not None, "the connection is open"
         self._parser.message_consumed()
@@ -100,32 +100,32 @@ class Protocol(RequestHandler):
         self.note_activity()
 
     def note_activity(self) -> None:
-        """Begin anew to count how long the connection has been idle."""
-        # aiohttp's timer of idle connections looks at this.
+        """Restart the count of how long the connection has been idle."""
+        # aiohttp's timer for idle connections reads this.
         self._next_keepalive_close_time = self._loop.time() + KEEPALIVE_SECONDS
 
     def wake_aiohttp(self) -> None:
-        """Let aiohttp serve what is in the queue."""
+        """Let aiohttp serve the queue."""
         assert self._waiter is not None, "aiohttp waits"
         self._waiter.set_result(None)
 
     def begin_request(self) -> None:
-        """Note a request that is served outside aiohttp's task: a shutdown waits for it."""
+        """Note that a request is served outside aiohttp's task, so that a shutdown waits for it."""
         self._request_in_progress = True
 
     def end_request(self) -> None:
-        """Note that it has ended."""
+        """Note that the request served outside aiohttp's task has ended."""
         self._request_in_progress = False
         waiter, self._handler_waiter = self._handler_waiter, None
         if waiter is not None and not waiter.done():
             waiter.set_result(None)
 
     def expect_first_head(self) -> None:
-        """Give a new connection less time than one that has been served."""
+        """Close a new connection if no request comes in time; it gets less time than one that was served before."""
         self.expect_by(self._loop.time() + HEAD_DEADLINE_SECONDS)
 
     def expect_rest_of_head(self, size: int) -> None:
-        """Note *size* bytes of a head: the rest has to come in time, and what is too long is not waited for."""
+        """Note *size* more bytes of an incomplete head: it must be complete in time, and may not grow too long."""
         self._head_part_bytes += size
         if self._head_part_bytes > HEAD_PART_MAX_BYTES:
             self.force_close()
@@ -142,17 +142,17 @@ class Protocol(RequestHandler):
         self._keepalive_handle = self._loop.call_at(instant, self._process_keepalive)
 
     def bound_waiting_bytes(self, more: int = 0) -> None:
-        """Stop reading when the requests that wait, and *more* bytes behind them, hold too much memory."""
+        """Stop reading when the waiting requests, and *more* bytes behind them, take too much memory."""
         if (self._messages or more) and not self._buffer_paused and self._waiting_bytes() + more > READ_AHEAD_MAX_BYTES:
             self._pause_reading_for_buffer()
 
     def read_on(self) -> None:
-        """Read again what the bound on waiting bytes has stopped."""
+        """Resume reading if the bound on waiting bytes has stopped it."""
         if self._buffer_paused:
             self._resume_reading_for_buffer()
 
     def _process_keepalive(self) -> None:
-        """Close the connection if it is idle when it may be no longer; a head that has begun to come is answered."""
+        """Close a connection that has been idle for too long; an incomplete head is answered with a 408 first."""
         if self.busy:
             self.expect_by(self._loop.time() + KEEPALIVE_SECONDS)
             return
@@ -163,7 +163,7 @@ class Protocol(RequestHandler):
         super()._process_keepalive()
 
     def _resume_reading_if_drained(self) -> None:
-        """Read again, unless what waits still holds too much; called whenever one of few is taken."""
+        """Resume reading unless the waiting requests take too much memory; called when few requests are left."""
         if self._waiting_bytes() <= READ_AHEAD_MAX_BYTES:
             super()._resume_reading_if_drained()
 
@@ -177,9 +177,9 @@ class Protocol(RequestHandler):
 
 
 def _late_head() -> bytes:
-    """Return all that is sent on a connection where the head of a request has not come to its end in time."""
+    """Return the bytes of the answer to a request whose head was not complete in time."""
     request_id = new_request_id()
-    # Its method may be among what is missing: what a write is told holds for a read too.
+    # The method may be missing, so the request counts as a write: what a write is told holds for a read too.
     body = Problem("request_timeout", "The head did not arrive whole in time.").body(request_id, write=True)
     reply = Reply(408, body, content_type=PROBLEM)
     reply.keep_alive = False

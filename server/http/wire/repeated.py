@@ -1,4 +1,4 @@
-"""Request heads that repeat on a connection: told by comparing bytes with a head that the parser has accepted."""
+"""Request heads that repeat on a connection: recognized by comparing bytes with a head that the parser accepted."""
 
 import re
 import time
@@ -14,11 +14,11 @@ from server.http.route import Route
 from server.http.wire.head import REQUEST_ID_FORM, Head
 from server.ledger.limits import ACCOUNT_ID_PATTERN, IDEMPOTENCY_KEY_LENGTH_MAX
 
-# Heads that a connection remembers: a balancer sends the reads and transfers of several kinds of clients.
+# Heads that a connection remembers: a balancer's connection carries reads and transfers of several kinds of clients.
 HEADS_MAX: Final = 4
-# Bytes of a head that is remembered: most have a few hundred.
+# The most bytes of a head that is remembered: most heads have a few hundred.
 HEAD_MAX_BYTES: Final = 2 * 1024
-# Requests parsed in a row after which a connection remembers the head of only one in so many: its heads do not repeat,
+# After this many requests parsed in a row, a connection remembers only every so-many-th head: its heads do not repeat,
 # and remembering one costs as much as a repetition saves.
 MISSES_MAX: Final = 16
 
@@ -31,7 +31,8 @@ _REQUEST_ID: Final = b"x-request-id"
 _TRACEPARENT: Final = b"traceparent"
 _AUTHORIZATION: Final = b"authorization"
 _BODY: Final = b""
-# What may differ from one request to the next, in the only forms that are taken: none holds the byte that ends it.
+# The parts that may differ from one request to the next, and their accepted forms. No form matches the byte that ends
+# the part.
 _ACCOUNT_ID: Final = re.compile(ACCOUNT_ID_PATTERN.strip("^$").encode())
 _READ_FIELDS: Final = {
     _AUTHORIZATION: TOKEN_FORM,
@@ -40,28 +41,28 @@ _READ_FIELDS: Final = {
 }
 _WRITE_FIELDS: Final = {
     **_READ_FIELDS,
-    # A quoted key is another way to write one.
+    # A quoted key is left to the parser, because quotes are only another way to write a key.
     _KEY: re.compile(rb"[!#-~][!-~]{0,%d}" % (IDEMPOTENCY_KEY_LENGTH_MAX - 1)),
     _LENGTH: re.compile(rb"0|[1-9][0-9]{0,%d}" % (len(str(BODY_MAX_BYTES)) - 1)),
 }
-# Fields by which a body is not what its length says: heads with one of them are left to the parser.
+# With one of these fields, Content-Length does not describe the body: such heads are left to the parser.
 _CODINGS: Final = {b"transfer-encoding", b"content-encoding"}
 
 
 class RepeatedHead:
     """
-    A head that the parser has accepted, as the bytes that stay and the places of those that may differ.
+    A head that the parser has accepted, as its fixed bytes and the variable parts between them.
 
     Args:
-        parts: What stands before each place, the name of the place, and the form of what may stand there.
+        parts: For each variable part: the fixed bytes before it, its name, and its accepted form.
 
-        end: What stands behind the last one.
+        end: The fixed bytes behind the last variable part.
 
-        head: Its fields.
+        head: The header fields.
 
-        route: What it asks for.
+        route: The route of the request.
 
-        rest: What stands behind the account in the read that this was made of; empty for a write.
+        rest: The bytes behind the account id in the read that this head was made of; empty for a write.
     """
 
     __slots__ = ("end", "head", "parts", "rest", "route", "token", "write")
@@ -85,12 +86,12 @@ class RepeatedHead:
     @classmethod
     def of(cls, data: bytes, call: Call) -> "RepeatedHead | None":
         """
-        Return the head of a request; None where requests like it have to be parsed.
+        Make a RepeatedHead of a request; return None if requests like it always have to be parsed.
 
         Args:
             data: The request as received, and nothing else.
 
-            call: What the parser has made of it.
+            call: The call that was parsed from it.
         """
         head, route, write = call.head, call.route, data.startswith(_WRITE)
         if route is None or not (head.checked and head.keeps_alive) or data.find(b"\r\n\r\n", 0, HEAD_MAX_BYTES) < 0:
@@ -118,11 +119,11 @@ class RepeatedHead:
             return None
         rest = b"" if write else data[data.find(b" ", len(_READ)) :]
         found = cls(tuple(parts), before + b"\r\n", head, route, rest)
-        # What was written in another way than it is put together here is not recognized.
+        # A head that was not written as it is put together here would never be recognized.
         return found if found._differing(data) is not None else None
 
     def call(self, data: bytes, connection: RequestHandler, admission: Admission) -> Call | None:
-        """Return the call that *data* is, if it is one whole request with this head and nothing else."""
+        """Return the call for *data* if it is exactly one whole request with this head; otherwise None."""
         found = self._same_but_account(data) or self._differing(data)
         if found is None:
             return None
@@ -139,7 +140,7 @@ class RepeatedHead:
         return call
 
     def _same_but_account(self, data: bytes) -> dict[bytes, bytes] | None:
-        """Return the account of *data*, if it is the very request that this was made of but for that."""
+        """Return the account in *data* if only the account differs from the request that this head was made of."""
         rest = self.rest
         if not rest or not data.endswith(rest) or not data.startswith(_READ):
             return None
@@ -147,7 +148,7 @@ class RepeatedHead:
         return {_ACCOUNT: account} if _ACCOUNT_ID.fullmatch(account) else None
 
     def _differing(self, data: bytes) -> dict[bytes, bytes] | None:
-        """Return what stands in each place of *data* and its body, if it is one whole request and nothing else."""
+        """Return the variable parts of *data* and its body if it is exactly one whole request; otherwise None."""
         at = 0
         found: dict[bytes, bytes] = {}
         for before, name, form in self.parts:
@@ -155,7 +156,7 @@ class RepeatedHead:
                 return None
             at += len(before)
             if form is TOKEN_FORM and data.startswith(self.token, at):
-                # The same caller, as mostly.
+                # The caller is the same, as it usually is.
                 at += len(self.token)
                 continue
             match = form.match(data, at)
@@ -174,7 +175,7 @@ class RepeatedHead:
 
 
 def _note(found: dict[bytes, bytes], call: Call) -> None:
-    """Note in a call what its fields say otherwise than those of the head that is remembered."""
+    """Set in a call the fields that differ from those of the remembered head."""
     if _AUTHORIZATION in found:
         call.token = found[_AUTHORIZATION].decode()
         call.token_name = token_name(call.token)
@@ -187,7 +188,7 @@ def _note(found: dict[bytes, bytes], call: Call) -> None:
 
 
 class RepeatedHeads:
-    """The heads that a connection remembers: the last one met comes first."""
+    """The heads that a connection remembers, the most recently used first."""
 
     __slots__ = ("_heads", "_misses")
 
@@ -197,7 +198,7 @@ class RepeatedHeads:
         self._misses = 0
 
     def call(self, data: bytes, connection: RequestHandler, admission: Admission) -> Call | None:
-        """Return the call that *data* is, if it is one whole request with a head that is remembered."""
+        """Return the call for *data* if it is exactly one whole request with a remembered head; otherwise None."""
         for place, head in enumerate(self._heads):
             call = head.call(data, connection, admission)
             if call is not None:
@@ -214,7 +215,7 @@ class RepeatedHeads:
         Args:
             data: The request as received, and nothing else.
 
-            call: What the parser has made of it.
+            call: The call that was parsed from it.
         """
         if not data.startswith((_READ, _WRITE)):
             return

@@ -1,4 +1,4 @@
-"""The server: what it makes of a new connection, and how many there may be."""
+"""The HTTP server: makes the protocol of each new connection, and counts the connections."""
 
 import asyncio
 import resource
@@ -23,15 +23,15 @@ from server.http.wire.departures import Departures
 
 class HttpServer(web.Server):
     """
-    A server of the routes.
+    Serves HTTP connections through the pipeline.
 
     Args:
         pipeline: Answers the requests.
 
-        departures: Is told of every connection that is lost.
+        departures: Ends the wait of a request whose connection is lost.
 
     Attributes:
-        open_connections: How many there are and may be, and whether they are to end.
+        open_connections: The number of open connections, its maximum, and whether they are being drained.
     """
 
     def __init__(self, pipeline: Pipeline, departures: Departures) -> None:
@@ -61,7 +61,7 @@ class HttpServer(web.Server):
         super().connection_made(handler, transport)
 
     def connection_lost(self, handler: RequestHandler, exc: BaseException | None = None) -> None:
-        """Count a connection less."""
+        """Count one connection less, and end the wait of its request."""
         self.open_connections.count -= 1
         self._departures.lost(handler)
         super().connection_lost(handler, exc)
@@ -72,7 +72,7 @@ async def _answer(request: web.BaseRequest) -> web.StreamResponse:
 
 
 def _connections_max() -> int:
-    """Return how many connections there may be, having asked for as many files as this process may have."""
+    """Raise this process's limit of open files as far as needed and allowed; return how many connections fit in it."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = CONNECTIONS_MAX + FILES_RESERVED
     if hard != resource.RLIM_INFINITY:

@@ -1,15 +1,15 @@
-"""Requests of a flood: they wait for a place as the bytes they came in, since most of them are refused."""
+"""Requests of a flood: they wait for a place as unparsed bytes, because most of them are refused."""
 
 import re
 from typing import Final
 
 from server.http.wire.head import Head, sane_request_id
 
-# Bytes of a request that waits unread: a head as most are, and a transfer.
+# The most bytes of a request that waits unread: enough for a usual head and a transfer.
 UNREAD_MAX_BYTES: Final = 8 * 1024
 
 _HOT: Final = re.compile(rb"(?:GET /v1/accounts/[^/?% \r\n]+|POST /v1/transfers) HTTP/1\.1\r\n")
-# The fields that decide where a request ends, who is asking and from where, and what its connection is for.
+# The fields that decide where a request ends, who sent it, from which page, and what happens to its connection.
 _FIELD: Final = re.compile(
     rb"\r\n(authorization|connection|content-length|expect|origin|transfer-encoding|upgrade|x-request-id)"
     rb"[ \t]*:[ \t]*([^\r\n]*)",
@@ -19,14 +19,16 @@ _FIELD: Final = re.compile(
 
 class Unread:
     """
-    A request that waits unread, and what has come behind it.
+    A request that waits unread, and the bytes that have arrived behind it.
 
     Args:
-        data: All of it, and nothing else.
+        data: The whole request, and nothing else.
 
-        request_id: The caller's, if it gave a sane one.
+        request_id: The caller's, if it gave one that is safe to repeat.
 
-        origin: Of the page that a browser asks for; empty where there is none.
+        origin: The origin of the page that sent the request; empty if there is none.
+
+        arrived: When it arrived, on the clock of `time.monotonic`, in seconds.
     """
 
     __slots__ = ("arrived", "data", "origin", "request_id", "rest", "write")
@@ -41,21 +43,21 @@ class Unread:
 
     @property
     def route(self) -> tuple[str, str]:
-        """Its method, and the path of its route."""
+        """The method of the request and the path of its route."""
         return ("POST", "/v1/transfers") if self.write else ("GET", "/v1/accounts/{id}")
 
 
 def unread(data: bytes, before: Head, arrived: float) -> Unread | None:
     """
-    Return the one whole request that *data* is, of the caller of the request before, if that is certain unparsed.
+    Return *data* as an unread request if it is surely one whole request of the same caller as before; otherwise None.
 
-    It is either read after all, by the parser, or all of *data* is thrown away; so whatever another reader of the same
-    bytes could take for two requests, or for a part of one, is none here.
+    An unread request is later parsed, or all of its bytes are thrown away. So bytes that another reader could take for
+    two requests, or for part of one, are not accepted here.
 
     Args:
-        before: The head of the request before on the connection, with nothing wrong in it.
+        before: The checked head of the previous request on the connection.
 
-        arrived: When it came, on the clock of `time.monotonic`.
+        arrived: When the request arrived, on the clock of `time.monotonic`.
     """
     if len(data) > UNREAD_MAX_BYTES or _HOT.match(data) is None:
         return None
