@@ -48,7 +48,7 @@ class Problem(Answered, frozen=True):
 
 
 class FieldError(Answered, frozen=True):
-    """What is wrong with one member, header or parameter of a request."""
+    """An error in one member, header or parameter of a request."""
 
     pointer: str
     detail: str

@@ -69,7 +69,7 @@ class Driver:
     The part common to both drivers.
 
     Args:
-        url: The address of the server, including a path if it is behind one.
+        url: The address of the server, including a path if the server is below one.
 
         api_key: The token sent with each request; it is never shown.
 
@@ -175,7 +175,7 @@ class BlockingDriver(Driver):
         self._http.close()
 
     def call(self, course: Course[T]) -> T:
-        """Return what a course comes to."""
+        """Run a course and return its outcome."""
         heard = None
         while True:
             try:
@@ -185,7 +185,7 @@ class BlockingDriver(Driver):
             heard = self._do(step)
 
     def iterate(self, course: Course[None]) -> Generator[Any, None, None]:
-        """Hand over what a course does."""
+        """Run a course and yield its items."""
         with contextlib.closing(course), contextlib.ExitStack() as opened:
             pieces: Iterator[bytes] = iter(())
             heard: Any = None
@@ -240,7 +240,7 @@ class AsyncDriver(Driver):
         await self._http.aclose()
 
     async def call(self, course: Course[T]) -> T:
-        """Return what a course comes to."""
+        """Run a course and return its outcome."""
         heard = None
         while True:
             try:
@@ -250,7 +250,7 @@ class AsyncDriver(Driver):
             heard = await self._do(step)
 
     async def iterate(self, course: Course[None]) -> AsyncGenerator[Any, None]:
-        """Hand over what a course does."""
+        """Run a course and yield its items."""
         with contextlib.closing(course):
             async with contextlib.AsyncExitStack() as opened:
                 pieces: AsyncIterator[bytes] | None = None

@@ -57,7 +57,7 @@ class ProblemError(TallystickError):
 
     @property
     def detail(self) -> str:
-        """What is wrong with this request."""
+        """The reason why this request failed."""
         return self.problem.detail
 
     @property

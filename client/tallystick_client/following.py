@@ -158,7 +158,7 @@ class Following:
                 yield from self._hand_over(each)
 
     def _read_pages(self, wait_seconds: int) -> Course[Failed[Any] | None]:
-        """Hand over pages until one is empty; return why one could not be read."""
+        """Hand over the events of pages until one is empty; return why one could not be read, or None."""
         while True:
             request = self._at(self._page.path, wait=wait_seconds)
             judged = judge(request, (yield Send(request, wait_seconds + WAIT_MARGIN_SECONDS)))

@@ -78,7 +78,7 @@ class Pause(NamedTuple):
 
 
 class Item(NamedTuple, Generic[T]):
-    """Hand something to the caller of an iteration."""
+    """Hand an item to the caller of an iteration."""
 
     value: T
 

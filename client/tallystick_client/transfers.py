@@ -219,7 +219,7 @@ class Transfers(Resource[D]):
         *,
         idempotency_key: str | None = None,
     ) -> Request[Posted]:
-        """Move back what a transfer or capture has moved, or *amount* of it, and return the reversal."""
+        """Reverse a transfer or capture, or *amount* of it, and return the reversal."""
         return _post(f"{PATH}/{segment(id)}/reverse", members(amount=amount), idempotency_key)
 
 

@@ -96,7 +96,7 @@ class BusyKey(NamedTuple):
 
 class Hot(msgspec.Struct, tag="hot", frozen=True):
     """
-    To the supervisor, every ten seconds: what was busiest since the last time.
+    To the supervisor, every ten seconds: the busiest accounts and API keys since the last such message.
 
     Args:
         accounts: The accounts that took part in most transfers.

@@ -98,7 +98,7 @@ class Child:
                 env=_environment(),
                 stdin=subprocess.DEVNULL,
                 pass_fds=(channel, *program.descriptors),
-                # Ctrl-C in the terminal reaches the supervisor only.
+                # Ctrl-C in the terminal must reach only the supervisor.
                 start_new_session=True,
             )
             # The process exists, so our end stays open.

@@ -72,7 +72,7 @@ class Worker:
         self._channel = channel
         self._app: App | None = None
         self._ending = asyncio.Event()
-        # Set when no other worker will accept from the socket.
+        # Set when the whole server stops, so that no other worker will accept from the socket.
         self._stop = asyncio.Event()
         self._answers: set[asyncio.Task[None]] = set()
 

@@ -78,7 +78,7 @@ class Client:
         if data is not None:
             fields.setdefault("Content-Type", "application/json")
         async with self.session.request(method, self.url + path, data=data, headers=fields) as response:
-            # A stream of events has no end.
+            # Do not read a stream of events, which has no end.
             body = b"" if response.content_type == "text/event-stream" else await response.read()
             answer = Answer(response.status, response.headers, body)
         if not self._through_others:

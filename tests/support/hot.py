@@ -109,7 +109,7 @@ class Hot(NamedTuple):
                 await pool.release(connection, failed=False)
 
     def resume(self) -> None:
-        """Let Redis answer."""
+        """Let Redis answer again."""
         os.kill(self.valkey.pid, signal.SIGCONT)
 
 

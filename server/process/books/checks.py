@@ -230,7 +230,7 @@ def releases(record: Record) -> bool | None:
 
 
 def fault_of(record: Record, outcome: Outcome, parents: dict[str, UUID], now: datetime) -> str | None:
-    """Return why what was posted is not what the line says, or None if it is."""
+    """Return how the outcome differs from what the line asks for, or None if it does not."""
     if not isinstance(outcome, Bound | Reused):
         return "the hold is no longer open"
     attempt = outcome.attempt

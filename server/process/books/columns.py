@@ -16,7 +16,7 @@ class Columns(NamedTuple):
     """A record: an account or a transfer. Columns that do not apply to it are None."""
 
     record: str
-    # The id of the account, or of the transfer in the ledger that it was exported from. An import ignores the latter.
+    # The id of the account, or of the transfer in the ledger it was exported from; an import ignores a transfer's id.
     id: str | None = None
     key: str | None = None
     kind: str | None = None

@@ -134,7 +134,7 @@ class Import:
             record = line.record
             if record.record == "account":
                 continue
-            # A hold expires once; its expiry has no key of its own here.
+            # An expiry has no key in the file. A hold expires only once, so the hold's key identifies its expiry.
             name = record.key or expiry_key(record.parent)
             if len(bulk) == BATCH_MAX or name in bulk:
                 await self._post_bulk(list(bulk.values()))

@@ -128,7 +128,7 @@ async def _run_faults(database: Database) -> list[str]:
 
 async def _webhook_faults(settings: Settings) -> list[str]:
     """Return a fault if secrets of webhook endpoints cannot be read, so that nothing is sent to them."""
-    # The embedded servers keep their key beside their data.
+    # With embedded servers the key is in the data directory, so the secrets can be read.
     if settings.database_url is None:
         return []
     try:

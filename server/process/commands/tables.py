@@ -12,7 +12,7 @@ from server.process.commands.exits import say, say_bytes
 
 Row = Mapping[str, Any]
 
-# Between the columns of a table.
+# The text between the columns of a table.
 GAP: Final = "  "
 # The text of an empty cell: every cell has some text, so that scripts can count the words of a line.
 NONE: Final = "-"

@@ -11,7 +11,7 @@ SETTINGS = {
     "fsync": "on",
     "full_page_writes": "on",
     "synchronous_commit": "on",
-    # Only processes of this machine that may enter the private socket directory can connect.
+    # Only processes on this machine that may enter the private socket directory can connect.
     "listen_addresses": "",
     "unix_socket_permissions": "0700",
     # pg_hba.conf requires this method, whatever a file of the cluster says.
