@@ -1,9 +1,9 @@
 """
-Find a Python that is new enough, then let make_venv.py make the virtual environment of a level with it.
+Find a Python that is new enough, and run make_venv.py with it, which makes the virtual environment of a level.
 
     python3 scripts/bootstrap.py [run|test|load|locust|contract|docs|peer|bench]
 
-This file is kept so simple that every Python back to 2.7 can read it and say plainly what is due.
+This file is so simple that every Python back to 2.7 can run it and say which version is needed.
 """
 
 import os

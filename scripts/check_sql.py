@@ -1,14 +1,14 @@
 """
-Check what no general linter knows about sql/: the house rules that other code relies on.
+Check the project's own rules for sql/, which no general linter knows and other code relies on.
 
 - Every statement under queries/ has `-- name: noun_verb(args)` and one English line, and the
   arguments are exactly the parameters $1..$n that it uses. The loader reads that form.
-- Nothing sets session state, listens or notifies: the pool gives connections back unreset, and a
+- No statement sets session state, listens or notifies: the pool does not reset connections, and a
   NOTIFY in a posting transaction would serialise all commits.
-- Every constraint of a migration has a name, because errors are told apart by that name alone.
+- Every constraint of a migration has a name, because the code tells errors apart only by that name.
 - Migrations are numbered 0001, 0002, ... without a gap.
 
-Standard library only. Prints `path:line: what is wrong` and exits 1 when anything is.
+Uses the standard library only. Prints `path:line: what is wrong`, and exits 1 if there is a finding.
 """
 
 import re
@@ -23,7 +23,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 class Finding(NamedTuple):
     """
-    One broken rule and where.
+    One broken rule and its place.
     """
 
     path: Path
@@ -31,7 +31,7 @@ class Finding(NamedTuple):
     text: str
 
 
-# Comments and literals, in the order in which they must be tried. A body between $$ is code.
+# Comments and literals, in the order in which to try them. A body between $$ is code.
 NOT_CODE = re.compile(
     r"""
       --[^\n]*
@@ -61,7 +61,7 @@ BANNED = [
     (r"\bCREATE\s+(?:LOCAL\s+|GLOBAL\s+)?TEMP(?:ORARY)?\b", "temporary objects are session state"),
 ]
 BANNED_PATTERNS = [(re.compile(pattern, re.IGNORECASE), text) for pattern, text in BANNED]
-# File under sql/ and what it may say nevertheless -> why.
+# Exceptions: the file under sql/ and the text that it may contain -> why.
 ALLOWED = {
     (
         "queries/background.sql",
@@ -71,7 +71,7 @@ ALLOWED = {
 
 CONSTRAINT = re.compile(r"\b(PRIMARY\s+KEY|UNIQUE|CHECK|FOREIGN\s+KEY|EXCLUDE|REFERENCES)\b", re.IGNORECASE)
 NAMED = re.compile(r"\bCONSTRAINT\s+\w+\s*\Z", re.IGNORECASE)
-# What stands before these words when they are no constraint: an index, a view, a foreign key.
+# The text before these words if they are not a constraint of their own: an index, a view, a foreign key.
 NOT_A_CONSTRAINT = {
     "UNIQUE": re.compile(r"\bCREATE\s+\Z", re.IGNORECASE),
     "CHECK": re.compile(r"\bWITH\s+(?:LOCAL\s+|CASCADED\s+)?\Z", re.IGNORECASE),
@@ -84,7 +84,7 @@ HEADER_FORM = re.compile(r"-- name: (?P<name>[a-z][a-z0-9]*(?:_[a-z0-9]+)+)\((?P
 ARGUMENT = re.compile(r"[a-z][a-z0-9_]*")
 ENGLISH_LINE = re.compile(r"-- [A-Z][^\n]*\.")
 PARAMETER = re.compile(r"\$(\d+)")
-# What several statements have in common, and where it is put.
+# A text that several statements share, and the place where it is inserted.
 SHARED = re.compile(r"^-- columns: (\w+)\n((?:--[^\n]*\n)+)", re.MULTILINE)
 SHARED_USE = re.compile(r"\{(\w+)\}")
 MIGRATION_NAME = re.compile(r"(\d{4})_[a-z0-9_]+\.sql")
@@ -92,7 +92,7 @@ MIGRATION_NAME = re.compile(r"(\d{4})_[a-z0-9_]+\.sql")
 
 def code_of(text: str) -> str:
     """
-    Blank out comments and literals; every character that stays keeps its place.
+    Replace comments and literals by blanks, so that all other characters keep their place.
     """
     return NOT_CODE.sub(lambda match: re.sub(r"[^\n]", " ", match.group()), text)
 
@@ -135,7 +135,7 @@ def check_numbering(paths: list[Path]) -> Iterator[Finding]:
 
 def check_queries(path: Path, text: str, shared: Mapping[str, str]) -> Iterator[tuple[str, Finding | None]]:
     """
-    Give each statement's name, with what is wrong with it, if anything; *shared* texts are put into statements.
+    Yield each statement's name and the finding about it, if any; *shared* texts are inserted into statements.
     """
     starts = [match.start() for match in HEADER.finditer(text)]
     if not starts or code_of(text[: starts[0]]).strip():
@@ -153,7 +153,7 @@ def check_queries(path: Path, text: str, shared: Mapping[str, str]) -> Iterator[
 
 def what_is_wrong(statement: str, arguments_text: str, shared: Mapping[str, str]) -> str | None:
     """
-    Say what is wrong with one statement, its header apart; *shared* texts are put into it.
+    Return what is wrong with one statement apart from its header, or None; *shared* texts are inserted into it.
     """
     arguments = arguments_text.split(", ") if arguments_text else []
     if not all(ARGUMENT.fullmatch(argument) for argument in arguments):

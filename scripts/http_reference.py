@@ -1,4 +1,4 @@
-"""The page of the HTTP API, made of the OpenAPI document."""
+"""Makes the page of the HTTP API from the OpenAPI document."""
 
 import json
 from collections.abc import Iterable, Iterator, Mapping
@@ -12,7 +12,7 @@ INTRODUCTION: Final = """\
 Every operation, made of the OpenAPI document that a server has at `/openapi.json`, and this site as
 [openapi.json](openapi.json). A running server shows it at `/docs` too, where requests can be tried. What callers need
 to know beyond it is in [Requests](requests.md), and what each problem means in [Problems](problems.md)."""
-# What every operation takes or answers, and no operation says again.
+# Parameters of every operation, which are not listed for each.
 EVERYWHERE: Final = {"X-Request-Id"}
 PROBLEM: Final = "application/problem+json"
 _BAR: Final = str.maketrans({"|": r"\|", "\n": " "})
@@ -77,7 +77,7 @@ def _forms(content: Json) -> str:
 
 
 def _codes_of_all(document: Json) -> frozenset[str]:
-    """Return the codes of problems that every operation with a key can answer."""
+    """Return the codes of the problems that every operation with a key can answer."""
     found = [
         frozenset[str]().union(
             *(
@@ -93,7 +93,7 @@ def _codes_of_all(document: Json) -> frozenset[str]:
 
 
 def _codes(document: Json, schema: Json) -> frozenset[str]:
-    """Return the codes that a problem's type allows; of the types that it has to be all at once, what each allows."""
+    """Return the codes that a problem's type allows; if it combines types with `allOf`, those that all allow."""
     schema = _resolved(document, schema)
     parts = [_codes(document, part) for part in schema.get("allOf", ())]
     if parts:
@@ -119,7 +119,7 @@ def _type(name: str, schema: Json) -> Iterator[str]:
 
 
 def _name(schema: Json) -> str:
-    """Return what a type is called, with a link where it has a place of its own."""
+    """Return the name of a type, with a link if it has its own section."""
     if "$ref" in schema:
         name = schema["$ref"].rpartition("/")[2]
         return f"[{name}](#{name.lower()})"
@@ -143,7 +143,7 @@ def _either(names: Iterable[str]) -> str:
 
 
 def _resolved(document: Json, part: Json) -> Json:
-    """Return what a reference leads to, or the part itself."""
+    """Return the part that a reference points to, or the part itself."""
     if "$ref" not in part:
         return part
     found: Any = document

@@ -1,13 +1,13 @@
 """
-Make the virtual environment of one level with its locked packages, or do nothing when it is there already.
+Make the virtual environment of one level with its locked packages, or do nothing if it is complete.
 
-Most levels are in `.venv`. Four others never meet the service: `locust` in `.venv-load`, because of gevent; `contract`
-(what holds a server against its OpenAPI document) and `docs` in virtual environments of their own; `peer` and `bench`
-in `.venv-peer`, what the benchmark compares with and what draws its plots.
+Most levels are in `.venv`. Others are kept apart from the service: `locust` in `.venv-load`, because of gevent;
+`contract`, which checks a server against its OpenAPI document, in `.venv-contract`; `docs` in `.venv-docs`; `peer`, the
+system that the benchmark compares with, and `bench`, which draws its plots, in `.venv-peer`.
 
-Started by bootstrap.py. Standard library only. Every package is checked against its hash in
-requirements/*.txt. A stamp is written when a level is complete, and only then, so an interrupted
-install is never believed.
+bootstrap.py starts this script, which uses the standard library only. Every package is checked against its hash in
+requirements/*.txt. A stamp is written only when a level is complete, so that an interrupted install does not count as
+complete.
 """
 
 import argparse
@@ -24,7 +24,7 @@ from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parent.parent
 
-# The lock files of each level. `test` holds everything of `.venv`, so it stands for the two others there.
+# The lock files of each level. `test` includes everything in `.venv`, so it stands for the two other levels there.
 LEVELS = {
     "run": ("embedded", "cli", "build"),
     "load": ("load", "sinks", "cli", "build"),
@@ -53,11 +53,12 @@ APART = {
     "peer": ".venv-peer",
     "bench": ".venv-peer",
 }
-# The projects of this checkout that `.venv` holds: the service, and the Python client that its command line uses.
+# The projects of this checkout that are installed in `.venv`: the service, and the Python client that its command line
+# uses.
 PROJECTS = (ROOT, ROOT / "client")
 
-PYTHON_MIN = (3, 11)  # for a .venv that is here already; see bootstrap.py for our own
-OUTPUT_LINES_MAX = 40  # of a failed command: enough for pip's reason, not its whole story
+PYTHON_MIN = (3, 11)  # for a .venv that already exists; bootstrap.py checks the Python that runs this
+OUTPUT_LINES_MAX = 40  # of a failed command: enough for pip's reason
 
 NO_ENSUREPIP = """\
 This Python has no `ensurepip`, so it cannot make a virtual environment by itself.
@@ -68,13 +69,13 @@ Then run the same command again."""
 
 class SetupFailed(Exception):
     """
-    Something that only a person can mend; the message says how.
+    An error that only a person can fix; the message says how.
     """
 
 
 class Venv(NamedTuple):
     """
-    A virtual environment of this checkout; *with_project* tells whether the project itself is installed in it.
+    A virtual environment of this checkout; *with_project* says whether the project itself is installed in it.
     """
 
     folder: Path
@@ -108,7 +109,7 @@ def say(text: str) -> None:
 
 def stamp_of(level: str) -> str:
     """
-    Sum up what a complete install of *level* depends on: place, Python, locks, metadata.
+    Return a hash of everything that an install of *level* depends on: place, Python, locks, metadata.
     """
     venv = venv_of(level)
     digest = hashlib.sha256(f"{ROOT} {venv.python.resolve()}".encode())
@@ -124,7 +125,7 @@ def lock_files(level: str) -> list[Path]:
 
 def is_complete(level: str) -> bool:
     """
-    Tell whether *level*, or one that holds all of it, is installed and nothing changed since.
+    Return whether *level*, or a level that includes it, is installed and nothing has changed since.
     """
     venv = venv_of(level)
     if venv.unfinished.exists() or not venv.python.exists():
@@ -136,7 +137,7 @@ def is_complete(level: str) -> bool:
 @contextmanager
 def only_one() -> Iterator[None]:
     """
-    Let one set-up of this checkout run at a time; the others wait and then find it done.
+    Let only one set-up of this checkout run at a time; others wait, and then find it done.
     """
     with (ROOT / "pyproject.toml").open() as held:
         try:
@@ -153,7 +154,7 @@ def works(*command: str) -> bool:
 
 def is_usable(venv: Venv) -> bool:
     """
-    Tell whether a virtual environment has a working pip, a new enough Python and is still where it was made.
+    Return whether a virtual environment has a working pip and a new enough Python, and is still where it was made.
     """
     if (venv.state / "making").exists():
         return False
@@ -166,7 +167,7 @@ def is_usable(venv: Venv) -> bool:
 
 def venv_command(folder: Path) -> list[str]:
     """
-    Choose what makes the virtual environment: the standard library or what stands in for it.
+    Return the command that makes the virtual environment: the standard library, or else uv or virtualenv.
     """
     if works(sys.executable, "-c", "import ensurepip, venv"):
         return [sys.executable, "-m", "venv", str(folder)]
@@ -180,7 +181,7 @@ def venv_command(folder: Path) -> list[str]:
 
 def make(venv: Venv) -> None:
     """
-    Make an empty virtual environment; a mark stays inside until it is whole.
+    Make an empty virtual environment; a mark inside it stays until it is complete.
     """
     name = venv.folder.name
     command = venv_command(venv.folder)
@@ -198,7 +199,7 @@ def make(venv: Venv) -> None:
 
 def run(command: list[str], what: str) -> None:
     """
-    Run *command*, showing which package pip is at; on failure show the end of what it printed.
+    Run *command* and show which package pip is working on; on failure show the end of its output.
     """
     lines: list[str] = []
     on_terminal = sys.stdout.isatty()
@@ -220,7 +221,7 @@ def run(command: list[str], what: str) -> None:
 
 def install(level: str, venv: Venv) -> None:
     """
-    Install the locked packages of *level*, then the projects of this checkout, without asking the network.
+    Install the locked packages of *level*, then, without the network, the projects of this checkout.
     """
     cut_short = venv.unfinished.exists()
     if cut_short:

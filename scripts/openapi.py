@@ -1,7 +1,7 @@
 """
-Write the OpenAPI document of the code where the repository keeps it, for tests to compare with.
+Write the OpenAPI document of the code to docs/reference/openapi.json, which tests compare with the code.
 
-With `--release` it becomes that of the last release as well, from which nothing may be taken away.
+With `--release` also write it as the document of the last release, from which nothing may be removed.
 """
 
 import sys

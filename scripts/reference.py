@@ -1,7 +1,7 @@
 """
-Pages of the reference that are made of the code: prints them as JSON, by name.
+Print the pages of the reference that are made from the code, as JSON by name.
 
-scripts/site_pages.py runs it where the service's packages are, and adds the pages to the site.
+scripts/site_pages.py runs this with the service's packages and adds the pages to the site.
 """
 
 import json
@@ -23,7 +23,7 @@ PROBLEMS: Final = """\
 Every error is `application/problem+json` (RFC 9457) with one of these codes. On a write `outcome` says whether it was
 done, and `retry` which idempotency key to send next: [Exactly once](../explanations/exactly-once.md). A running server
 has the same pages at `/problems`."""
-# Bars end a column of a table.
+# Escapes bars, which would end a column of a table.
 _BAR: Final = str.maketrans({"|": r"\|", "\n": " "})
 
 

@@ -1,7 +1,7 @@
 """
-The pictures of the documentation: a server with demo data and traffic, as Chromium shows it.
+Take the pictures of the documentation: a server with demo data and traffic, as Chromium shows it.
 
-Writes docs/pictures/*.png; `--seconds` is how long there is traffic before the first picture, `--only NAME` makes one.
+Writes docs/pictures/*.png. Traffic runs for `--seconds` before the first picture; `--only NAME` takes one picture.
 """
 
 import argparse
@@ -25,11 +25,11 @@ from tests.support.browser import running_chromium
 ROOT: Final = Path(__file__).resolve().parents[1]
 FOLDER: Final = ROOT / "docs" / "pictures"
 TOKEN: Final = "a-token-of-a-console-for-pictures-only"  # noqa: S105 -- of no other server
-# A picture that a reader of the documentation has to load.
+# Most bytes of a picture: readers of the documentation have to load it.
 PICTURE_BYTES_MAX: Final = 200_000
 START_SECONDS: Final = 60
 END_SECONDS: Final = 30
-# Customers, and requests a second of all of them.
+# The number of customers, and how many requests they send together per second.
 CUSTOMERS: Final = 40
 REQUESTS_A_SECOND: Final = 60
 # A payment that pictures show: a hold for two nights.
@@ -42,7 +42,7 @@ ORDER: Final[dict[str, Any]] = {
 
 
 class Server(NamedTuple):
-    """Where a running server is, and a key of it."""
+    """The addresses of a running server, and one of its keys."""
 
     url: str
     admin: str
@@ -50,7 +50,7 @@ class Server(NamedTuple):
 
 
 class Picture(NamedTuple):
-    """A picture: its address, its size in pixels, the colours, and what is waited for."""
+    """A picture: its address, its size in pixels, the colours, and the element to wait for."""
 
     address: str
     size: tuple[int, int]
@@ -93,12 +93,12 @@ async def running_server(data_dir: Path) -> AsyncIterator[Server]:
 
 class Traffic:
     """
-    What the customers of a shop do.
+    Sends the requests of a shop's customers.
 
     Args:
-        session: Of all requests.
+        session: The HTTP session of all requests.
 
-        server: Where they are sent.
+        server: The server to send them to.
     """
 
     def __init__(self, session: aiohttp.ClientSession, server: Server) -> None:
@@ -121,7 +121,7 @@ class Traffic:
         return await self.send("POST", "/v1/transfers", body, key)
 
     async def prepare(self, receiver: str) -> str:
-        """Open accounts, make a few payments by name, an endpoint and keys; return the key of a batch job."""
+        """Open accounts, make named payments, a webhook endpoint and keys; return the key of a batch job."""
         customers = [{"id": f"customer:{number}", "currency": "EUR"} for number in range(1, CUSTOMERS + 1)]
         books = [{"id": name, "currency": "EUR", "floor": None} for name in ("bank", "shop", "fees")]
         await self.send("POST", "/v1/accounts/bulk", {"accounts": [*books, *customers]})
@@ -186,7 +186,7 @@ async def take(server: Server, chosen: dict[str, Picture]) -> None:
                 else:
                     await lent.page.goto(picture.address)
                 await lent.page.wait_for_selector(picture.shows)
-                # Until what is drawn once a second has been drawn with all there is.
+                # Charts are drawn once a second; wait until they show all data.
                 await lent.page.wait_for_timeout(2_500)
                 if lent.errors or lent.outside:
                     raise RuntimeError(f"{name}: {lent.errors} {lent.outside}")
@@ -221,7 +221,7 @@ async def main() -> None:
 
 @asynccontextmanager
 async def receiving() -> AsyncIterator[str]:
-    """Take webhooks; one in ten is refused."""
+    """Receive webhooks and refuse one in ten; yield the address for them."""
     number = 0
 
     async def answer(_: web.Request) -> web.Response:

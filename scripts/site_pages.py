@@ -1,8 +1,8 @@
 """
-What MkDocs adds to the pages of docs/: the reference that is made of the code, and files of the repository.
+Add pages to those of docs/ when MkDocs builds the site: the reference made from the code, and files of the repository.
 
-A page may link to any file of the repository, as `../../deploy/haproxy.cfg`. The site has no repository beside it, so
-it carries a copy of each file that is linked to. A link to nothing is left as it is, which fails the build.
+A page may link to any file of the repository, for example `../../deploy/haproxy.cfg`. The site does not include the
+repository, so it gets a copy of each file that is linked to. A link to a missing file stays and fails the build.
 """
 
 import json
@@ -21,12 +21,12 @@ from mkdocs.utils import get_relative_url
 
 ROOT: Final = Path(__file__).resolve().parents[1]
 DOCS: Final = "docs/"
-# What is made of the code is made where its packages are.
+# The interpreter that makes the reference: it has the service's packages.
 PYTHON: Final = ROOT / ".venv" / "bin" / "python"
 REFERENCE_SECONDS_MAX: Final = 60
-# Pages beside docs/.
+# Pages outside docs/.
 PAGES: Final = ("CONTRIBUTING.md", "CHANGELOG.md", "benchmarks.md", "client/README.md")
-# Where the site has its copies of files that are no pages; as .txt, browsers show them.
+# The site's folder for copies of files that are not pages; they end in .txt, so that browsers show them.
 COPIES: Final = "repository/"
 _LINK: Final = re.compile(r"(?<=\]\()(?P<path>[\w./-]+)(?P<anchor>#[\w-]+)?(?=\))")
 _TITLE: Final = re.compile(r"^# (.+)$", re.MULTILINE)
@@ -47,7 +47,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 def on_page_markdown(markdown: str, page: Page, files: Files, **_: object) -> str:
-    """Lead links to files of the repository to where the site has them."""
+    """Change links to files of the repository into links to their copies in the site."""
     folder = _repository_path(page.file.src_uri).parent
 
     def moved(match: re.Match[str]) -> str:
@@ -60,12 +60,12 @@ def on_page_markdown(markdown: str, page: Page, files: Files, **_: object) -> st
 
 
 def _repository_path(uri: str) -> PurePosixPath:
-    """Return where in the repository a page lies."""
+    """Return the path of a page in the repository."""
     return PurePosixPath(uri if uri in PAGES else DOCS + uri)
 
 
 def _uri(path: str) -> str:
-    """Return where in the site a file of the repository is."""
+    """Return the path in the site of a file of the repository."""
     if path.startswith(DOCS):
         return path.removeprefix(DOCS)
     return path if path in PAGES else f"{COPIES}{path}.txt"
@@ -79,7 +79,7 @@ def _targets(uri: str, text: str) -> Iterator[str]:
 
 
 def _reference() -> dict[str, str]:
-    """Return the pages that are made of the code."""
+    """Return the pages that are made from the code."""
     command = [str(PYTHON), "-m", "scripts.reference"]
     try:
         done = subprocess.run(

@@ -1,4 +1,4 @@
-"""The Python client of the Tallystick payments ledger: payments that are made once, however often they are retried."""
+"""The Python client of the Tallystick payments ledger: it makes each payment once, however often it is retried."""
 
 from msgspec import UNSET
 

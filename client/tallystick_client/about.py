@@ -1,4 +1,4 @@
-"""The answers about a whole ledger: its limits, its contents, and the findings of the auditor."""
+"""The answers about a whole ledger: its limits, its contents, and the auditor's findings."""
 
 from datetime import datetime
 
@@ -6,7 +6,7 @@ from tallystick_client.answers import Answered
 
 
 class LimitPolicy(Answered, frozen=True):
-    """A limit and what is left of it; after `reset_seconds` all of `burst` is there again."""
+    """A rate limit and what remains of it; after `reset_seconds` all of `burst` is available again."""
 
     name: str
     quota: int
@@ -17,14 +17,14 @@ class LimitPolicy(Answered, frozen=True):
 
 
 class Concurrency(Answered, frozen=True):
-    """How many requests of the key may run at once in a worker, and how many do."""
+    """How many requests of the key may run at once in a worker, and how many are running."""
 
     limit: int
     running: int
 
 
 class Limits(Answered, frozen=True):
-    """What is left of the limits of a key, counted by the `service` or, without Redis, by the `worker`."""
+    """What remains of the limits of a key; `counted_by` is `service`, or `worker` while Redis is unavailable."""
 
     policies: list[LimitPolicy]
     concurrency: Concurrency
@@ -32,14 +32,14 @@ class Limits(Answered, frozen=True):
 
 
 class Rows(Answered, frozen=True):
-    """A number of rows; above what is counted at once it is that of the auditor's last round, and not exact."""
+    """A number of rows. If there are too many to count at once, it is from the auditor's last round and not exact."""
 
     count: int
     exact: bool
 
 
 class LedgerCounts(Answered, frozen=True):
-    """How much is in a ledger; `events` is the newest position of its feed."""
+    """How many rows a ledger has; `events` is the newest position of its feed."""
 
     accounts: Rows
     transfers: Rows
@@ -54,7 +54,7 @@ class LedgerEnd(Answered, frozen=True):
 
 
 class RateLimit(Answered, frozen=True):
-    """A limit: `quota` requests come every window, `burst` fit in."""
+    """A rate limit: `quota` requests per window, and up to `burst` at once."""
 
     name: str
     quota: int
@@ -63,7 +63,7 @@ class RateLimit(Answered, frozen=True):
 
 
 class LedgerLimits(Answered, frozen=True):
-    """The limits in force for the key that asks."""
+    """The limits in force for the key of this request."""
 
     rates: list[RateLimit]
     concurrency: int
@@ -95,7 +95,7 @@ class ChainHead(Answered, frozen=True):
 
 
 class Finding(Answered, frozen=True):
-    """Errors of one kind in the books: how many, and a sentence on each of the first ones."""
+    """Errors of one kind in the books: how many there are, and a sentence about each of the first ones."""
 
     kind: str
     total: int
@@ -103,7 +103,7 @@ class Finding(Answered, frozen=True):
 
 
 class AuditRound(Answered, frozen=True):
-    """One pass of the auditor over the ledger; `finished_at` is None while it is under way."""
+    """One pass of the auditor over the ledger; `finished_at` is None while it is running."""
 
     started_at: datetime
     finished_at: datetime | None
@@ -112,7 +112,7 @@ class AuditRound(Answered, frozen=True):
 
 
 class Integrity(Answered, frozen=True):
-    """What the auditor says of the ledger."""
+    """The auditor's report on the ledger."""
 
     head: ChainHead
     last_round: AuditRound | None

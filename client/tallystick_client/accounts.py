@@ -1,4 +1,4 @@
-"""Accounts: opening, reading and changing them, and what was posted on them."""
+"""Accounts: opens, reads and changes them, and reads what was posted on them."""
 
 from collections.abc import Iterable, Mapping
 from datetime import datetime
@@ -11,9 +11,9 @@ from tallystick_client.operations import D, Pages, Resource, operation, series
 from tallystick_client.request import Repeat, Request, changes, get, segment
 
 PATH = "/v1/accounts"
-# Rows of a page: the most that the server gives.
+# Rows of a page: the server's maximum.
 PAGE_ROWS = 100
-# Seconds for a bulk of a thousand items, and for a statement of any length.
+# Seconds that one attempt may take for a bulk of a thousand items, and for a statement of any length.
 BULK_SECONDS_MAX, STATEMENT_SECONDS_MAX = 30.0, 3_600.0
 
 Order = Literal["created", "effective"]
@@ -26,13 +26,13 @@ class AccountItem(Struct, frozen=True):
     Args:
         id: Chosen by the caller.
 
-        currency: As `EUR`.
+        currency: For example `EUR`.
 
-        floor: The lowest that `available` may become by a transfer out; None is no limit.
+        floor: A transfer out may not bring `available` below this; None means no limit.
 
-        ceiling: The highest that the balance with what is held may become by a transfer in; None is no limit.
+        ceiling: A transfer in may not bring the balance and all incoming holds above this; None means no limit.
 
-        metadata: Up to 50 texts.
+        metadata: Up to 50 texts by name.
     """
 
     id: str
@@ -43,7 +43,7 @@ class AccountItem(Struct, frozen=True):
 
 
 class Accounts(Resource[D]):
-    """What can be done with accounts."""
+    """Operations on accounts."""
 
     @operation
     def create(
@@ -56,25 +56,25 @@ class Accounts(Resource[D]):
         metadata: Mapping[str, str] | None = None,
     ) -> Request[Account]:
         """
-        Open an account and return it; one that is open with the same fields is returned as it is.
+        Open an account and return it; if it is already open with the same fields, only return it.
 
         Args:
             id: Chosen by the caller.
 
-            currency: As `EUR`.
+            currency: For example `EUR`.
 
-            floor: The lowest that `available` may become by a transfer out; None is no limit.
+            floor: A transfer out may not bring `available` below this; None means no limit.
 
-            ceiling: The highest that the balance with what is held may become by a transfer in; None is no limit.
+            ceiling: A transfer in may not bring the balance and all incoming holds above this; None means no limit.
 
-            metadata: Up to 50 texts.
+            metadata: Up to 50 texts by name.
         """
         body = {"id": id, "currency": currency, "floor": floor, "ceiling": ceiling, "metadata": metadata or {}}
         return Request(method="POST", path=PATH, answer=Account, body=body, repeat=Repeat.KEYED)
 
     @operation
     def create_many(self, accounts: Iterable[AccountItem]) -> Request[Results[AccountResult]]:
-        """Open up to 1,000 accounts, each for itself, and return what became of each."""
+        """Open up to 1,000 accounts, each independently, and return the result of each."""
         body = {"accounts": list(accounts)}
         return Request(
             method="POST",
@@ -87,12 +87,12 @@ class Accounts(Resource[D]):
 
     @operation
     def get(self, id: str, *, min_version: int | None = None) -> Request[Account]:  # noqa: A002
-        """Return an account, at *min_version* or later; what was acknowledged to anybody before is in it."""
+        """Return an account at *min_version* or later, including all changes acknowledged to any caller before."""
         return get(f"{PATH}/{segment(id)}", Account, min_version=min_version)
 
     @series
     def list(self, *, prefix: str | None = None) -> Pages[Account]:
-        """Iterate over all accounts whose ids begin with *prefix*, in the order of their ids."""
+        """Iterate over all accounts whose ids begin with *prefix*, sorted by id."""
         return Pages(get(PATH, Page[Account], prefix=prefix, limit=PAGE_ROWS))
 
     @operation
@@ -107,7 +107,7 @@ class Accounts(Resource[D]):
         if_version: int | None = None,
     ) -> Request[Account]:
         """
-        Change what is given of an account, and return it.
+        Change the given fields of an account, and return it.
 
         Args:
             floor: As in `create`.
@@ -116,10 +116,11 @@ class Accounts(Resource[D]):
 
             closed: A closed account takes part in no transfer.
 
-            metadata: Merged into what is there; a None removes an entry, None for all of it clears it.
+            metadata: Merged into the existing entries; an entry of None removes one, and None as a whole removes all.
 
-            if_version: Only if the account has this version: else ProblemError `precondition_failed`. Without it, a
-                change whose answer is lost is not sent again, since it could undo the change of somebody else.
+            if_version: Change the account only if it has this version; otherwise raise ProblemError
+                `precondition_failed`. Without it, a change whose answer is lost is not sent again, because it could
+                undo another caller's change.
         """
         return Request(
             method="PATCH",
@@ -138,13 +139,13 @@ class Accounts(Resource[D]):
         since: datetime | None = None,
         until: datetime | None = None,
     ) -> Pages[Entry]:
-        """Iterate over what moved money on an account, newest first: from *since* on and until before *until*."""
+        """Iterate over the entries of an account, newest first, from *since* on and before *until*."""
         path = f"{PATH}/{segment(id)}/entries"
         return Pages(get(path, Page[Entry], from_=since, to=until, limit=PAGE_ROWS))
 
     @operation
     def balance(self, id: str, at: datetime, *, by: Order | None = None) -> Request[PastBalance]:  # noqa: A002
-        """Return the balance after all entries at *at* or earlier, by posting or by the date that they count for."""
+        """Return the balance after all entries at or before *at*, by time of posting or by effective time."""
         return get(f"{PATH}/{segment(id)}/balance", PastBalance, at=at, by=by)
 
     @operation
@@ -156,6 +157,6 @@ class Accounts(Resource[D]):
         until: datetime | None = None,
         by: Order | None = None,
     ) -> Request[Statement]:
-        """Return all entries of a period with the balances before and after it; a long one needs a longer deadline."""
+        """Return all entries of a period with the balances before and after it; a long one needs a long deadline."""
         path = f"{PATH}/{segment(id)}/statement"
         return get(path, Statement, STATEMENT_SECONDS_MAX, from_=since, to=until, by=by)

@@ -1,4 +1,4 @@
-"""What administrators do over HTTP: webhook endpoints and API keys."""
+"""Operations of administrators: webhook endpoints and API keys."""
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
@@ -15,7 +15,7 @@ T = TypeVar("T")
 
 ENDPOINTS = "/v1/webhook-endpoints"
 KEYS = "/v1/api-keys"
-# Seconds for the test of an endpoint, which has 10 s to answer.
+# Seconds that one attempt to test an endpoint may take; the endpoint has 10 s to answer.
 TEST_SECONDS_MAX = 20.0
 
 
@@ -24,13 +24,13 @@ class WebhookEndpoint(Answered, frozen=True):
     A URL that events are sent to.
 
     Attributes:
-        types: Names of events; empty for all.
+        types: Types of the events to send; empty for all.
 
-        state: `enabled` or `disabled`; then `disabled_reason` says why.
+        state: `enabled` or `disabled`; if disabled, `disabled_reason` says why.
 
-        position: Events up to here were sent, or wait for a retry.
+        position: Events up to this position were sent or wait for a retry.
 
-        secret: Shown only by `create` and `rotate_secret`, and left out of `repr`.
+        secret: Present only in the answers of `create` and `rotate_secret`, and left out of `repr`.
     """
 
     id: str
@@ -48,14 +48,14 @@ class WebhookEndpoint(Answered, frozen=True):
 
 
 class Deleted(Answered, frozen=True):
-    """Something that is there no more."""
+    """Something that was deleted."""
 
     id: str
     deleted: bool
 
 
 class WebhookTest(Answered, frozen=True):
-    """What came of a test of an endpoint: a status or an error, and the first bytes of the answer."""
+    """The result of a test of an endpoint: a status or an error, and the first bytes of the answer."""
 
     delivered: bool
     status: int | None
@@ -65,7 +65,7 @@ class WebhookTest(Answered, frozen=True):
 
 
 class Delivery(Answered, frozen=True):
-    """An attempt to deliver an event: `delivered`, `failed` (tried again), `dead` (given up) or `gone`."""
+    """An attempt to deliver an event; it was `delivered`, `failed` (to be retried), `dead` (given up) or `gone`."""
 
     position: int
     type: str
@@ -79,7 +79,7 @@ class Delivery(Answered, frozen=True):
 
 
 class Undelivered(Answered, frozen=True):
-    """An event that has not arrived: `waiting` or `dead`."""
+    """An event that was not delivered; it is `waiting` for a retry or `dead`."""
 
     position: int
     state: str
@@ -90,20 +90,21 @@ class Undelivered(Answered, frozen=True):
 
 class ApiKey(Answered, frozen=True):
     """
-    A key of the ledger.
+    An API key of the ledger.
 
     Attributes:
         role: `read`, `write` or `admin`.
 
-        accounts: Prefixes of the accounts that it sees; None for all of the ledger.
+        accounts: Prefixes of the account ids that the key can see; None for the whole ledger.
 
-        rate: As `100/s`; None, as in `burst` and `concurrency`, for what the service gives every key.
+        rate: For example `100/s`. None means the service's default, also for `burst` and `concurrency`.
 
-        last_used_at: To the minute.
+        last_used_at: Exact to the minute.
 
-        previous_tokens_until: When the last of the tokens that were replaced ends; None where none works.
+        previous_tokens_until: When the last of its earlier tokens ends; None if none of them works.
 
-        token: What callers send; shown only by `create` and `rotate`, and left out of `repr`.
+        token: The token that callers send; present only in the answers of `create` and `rotate`, and left out of
+            `repr`.
     """
 
     id: str
@@ -125,13 +126,13 @@ class ApiKey(Answered, frozen=True):
 
 
 class WebhookEndpoints(Resource[D]):
-    """What can be done with webhook endpoints, by keys of the role admin."""
+    """Operations on webhook endpoints; they need a key with the role admin."""
 
     @operation
     def create(
         self, url: str, *, types: Sequence[str] = (), description: str | None = None
     ) -> Request[WebhookEndpoint]:
-        """Make an endpoint and return it with its secret, which is shown this once; no types means all."""
+        """Make an endpoint and return it with its secret, which is shown only once; no types means all events."""
         return _post(ENDPOINTS, WebhookEndpoint, {"url": url, "types": types, "description": description})
 
     @series
@@ -154,44 +155,44 @@ class WebhookEndpoints(Resource[D]):
         description: str | UnsetType | None = UNSET,
         state: Literal["enabled", "disabled"] | UnsetType = UNSET,
     ) -> Request[WebhookEndpoint]:
-        """Change what is given of an endpoint; enabled again, it goes on where it was."""
+        """Change the given fields of an endpoint; one that is enabled again continues from its position."""
         body = changes(url=url, types=types, description=description, state=state)
         return _change("PATCH", f"{ENDPOINTS}/{segment(id)}", WebhookEndpoint, body)
 
     @operation
     def delete(self, id: str) -> Request[Deleted]:  # noqa: A002
-        """Remove an endpoint with all that is known of it."""
+        """Delete an endpoint with the records of its deliveries."""
         return _change("DELETE", f"{ENDPOINTS}/{segment(id)}", Deleted)
 
     @operation
     def rotate_secret(self, id: str) -> Request[WebhookEndpoint]:  # noqa: A002
-        """Return an endpoint with a new secret; the one before signs beside it for 24 hours."""
+        """Give an endpoint a new secret and return both; for 24 hours webhooks are signed with the old one too."""
         return _post(f"{ENDPOINTS}/{segment(id)}/rotate-secret", WebhookEndpoint, {})
 
     @operation
     def test(self, id: str) -> Request[WebhookTest]:  # noqa: A002
-        """Send an endpoint a test event, and return what came of it."""
+        """Send an endpoint a test event, and return the result."""
         return _post(f"{ENDPOINTS}/{segment(id)}/test", WebhookTest, {}, TEST_SECONDS_MAX)
 
     @operation
     def replay(self, id: str, from_position: int) -> Request[WebhookEndpoint]:  # noqa: A002
-        """Have an endpoint sent everything from a position on again, in order."""
+        """Send an endpoint all events from a position on again, in order."""
         path = f"{ENDPOINTS}/{segment(id)}/replay"
         return _change("POST", path, WebhookEndpoint, {"from_position": from_position})
 
     @series
     def deliveries(self, id: str) -> Pages[Delivery]:  # noqa: A002
-        """Iterate over the attempts of late, newest first."""
+        """Iterate over the recent attempts to deliver, newest first."""
         return Pages(get(f"{ENDPOINTS}/{segment(id)}/deliveries", Page[Delivery], limit=PAGE_ROWS))
 
     @series
     def undelivered(self, id: str) -> Pages[Undelivered]:  # noqa: A002
-        """Iterate over the events that have not arrived, in their order."""
+        """Iterate over the events that were not delivered, in the order of the feed."""
         return Pages(get(f"{ENDPOINTS}/{segment(id)}/undelivered", Page[Undelivered], limit=PAGE_ROWS))
 
 
 class ApiKeys(Resource[D]):
-    """What can be done with the API keys of the ledger, by keys of the role admin."""
+    """Operations on the API keys of the ledger; they need a key with the role admin."""
 
     @operation
     def create(
@@ -206,20 +207,20 @@ class ApiKeys(Resource[D]):
         concurrency: int | None = None,
     ) -> Request[ApiKey]:
         """
-        Make a key and return it with its token, which is shown this once.
+        Make a key and return it with its token, which is shown only once.
 
         Args:
-            role: What it may do.
+            role: What the key may do.
 
-            description: For people.
+            description: A text for people.
 
-            expires_at: When it ends by itself.
+            expires_at: When the key expires.
 
-            accounts: Prefixes of the accounts that it sees; to it, everything else is not there.
+            accounts: Prefixes of the account ids that the key can see; all other accounts do not exist for it.
 
-            rate: Requests a period, as `100/s`.
+            rate: Requests per period, for example `100/s`.
 
-            burst: Requests at once.
+            burst: Requests that it may make at once.
 
             concurrency: Requests that may run at once.
         """
@@ -249,27 +250,27 @@ class ApiKeys(Resource[D]):
         burst: int | UnsetType | None = UNSET,
         concurrency: int | UnsetType | None = UNSET,
     ) -> Request[ApiKey]:
-        """Change what is given of a key; a None takes away what it has of its own."""
+        """Change the given fields of a key; None removes its own value."""
         limits = changes(rate=rate, burst=burst, concurrency=concurrency)
         body = {**changes(description=description, expires_at=expires_at, accounts=accounts), **limits}
         return _change("PATCH", f"{KEYS}/{segment(id)}", ApiKey, body)
 
     @operation
     def rotate(self, id: str, *, overlap_seconds: int | None = None) -> Request[ApiKey]:  # noqa: A002
-        """Return a key with a new token; those before it work for *overlap_seconds* more, or else for a day."""
+        """Give a key a new token and return both; its old tokens work for *overlap_seconds* more, by default a day."""
         return _post(f"{KEYS}/{segment(id)}/rotate", ApiKey, members(overlap_seconds=overlap_seconds))
 
     @operation
     def revoke(self, id: str) -> Request[ApiKey]:  # noqa: A002
-        """End a key for ever."""
+        """Revoke a key for ever."""
         return _change("DELETE", f"{KEYS}/{segment(id)}", ApiKey)
 
 
 def _post(path: str, answer: type[T], body: Mapping[str, object], seconds_max: float = 10.0) -> Request[T]:
-    """Return a write that would be done again if it were sent again."""
+    """Return a write that must not be sent again, because it would be done twice."""
     return Request(method="POST", path=path, answer=answer, body=body, repeat=Repeat.NOTHING, seconds_max=seconds_max)
 
 
 def _change(method: str, path: str, answer: type[T], body: Mapping[str, object] | None = None) -> Request[T]:
-    """Return a write that comes to the same if it is sent again."""
+    """Return a write that may be sent again, because it has the same result."""
     return Request(method=method, path=path, answer=answer, body=body, repeat=Repeat.KEYED)

@@ -1,4 +1,4 @@
-"""What the ledger answers, as types. Amounts are integers of minor units, instants are in UTC."""
+"""The types of the ledger's answers. Amounts are integers of minor units, and instants are in UTC."""
 
 from collections.abc import Iterator
 from datetime import datetime
@@ -10,27 +10,27 @@ T = TypeVar("T")
 
 
 class Answered(msgspec.Struct, frozen=True):
-    """A part of an answer. Members that this version does not know are passed over."""
+    """The base of all answers. Members that this version does not know are ignored."""
 
 
 class Problem(Answered, frozen=True):
     """
-    Why something was not done (RFC 9457).
+    A problem (RFC 9457): why a request failed.
 
     Attributes:
-        code: Names the kind of problem; `/problems/<code>` of a server explains it.
+        code: The kind of problem; `/problems/<code>` of a server explains it.
 
         outcome: On writes: `not_applied`, `refused` (for ever, under this key) or `unknown`.
 
         retry: On writes: `same_key`, `new_key` or `never`.
 
-        retry_after_ms: On 429: until there is room again.
+        retry_after_ms: On 429: the time until a request is allowed again.
 
-        pointer: On refusals: the member of the request that it is about.
+        pointer: On refusals: the member of the request that caused it.
 
-        fields: On 409 and 422: in what the request differs from the one before.
+        fields: On 409 and 422: the fields in which the request differs from the earlier one.
 
-        transfer_id: On 422: what the key is bound to.
+        transfer_id: On 422: the transfer that the key is bound to.
     """
 
     status: int
@@ -48,14 +48,14 @@ class Problem(Answered, frozen=True):
 
 
 class FieldError(Answered, frozen=True):
-    """What is wrong with one member, header or parameter of a request."""
+    """An error in one member, header or parameter of a request."""
 
     pointer: str
     detail: str
 
 
 class Account(Answered, frozen=True):
-    """An account; `available` is the balance without what is held on it."""
+    """An account; `available` is the balance minus `held_out`, the amounts that holds reserve."""
 
     id: str
     currency: str
@@ -72,7 +72,7 @@ class Account(Answered, frozen=True):
 
 
 class Hold(Answered, frozen=True):
-    """What has become of a hold: it is `open`, `captured`, `voided` or `expired`."""
+    """The state of a hold: it is `open`, `captured`, `voided` or `expired`."""
 
     state: str
     captured: int
@@ -85,17 +85,17 @@ class Transfer(Answered, frozen=True):
     A transfer, hold, capture, void, expiry or reversal.
 
     Attributes:
-        kind: One of these.
+        kind: Which of these it is.
 
         state: `posted` or `refused`.
 
-        parent: The id of the transfer that it captures, voids or reverses.
+        parent: The id of the transfer that it captures, voids, expires or reverses.
 
-        hold: What has become of a hold, where the transfer was read; the answer to posting one does not tell.
+        hold: The state of a hold; only in answers to reads, not in the answer to posting it.
 
-        reversed: How much of it was moved back, where it was read.
+        reversed: How much of it was moved back; only in answers to reads.
 
-        problem: Of a refused one: why.
+        problem: Why it was refused, if it was.
     """
 
     id: str
@@ -122,17 +122,18 @@ class Transfer(Answered, frozen=True):
 
 class Posted(Transfer, frozen=True):
     """
-    A transfer as the answer to posting it.
+    A transfer in the answer to posting it.
 
     Attributes:
-        replayed: Whether its key was bound before: by an earlier call, or an attempt of this one whose answer was lost.
+        replayed: Whether it was already posted under its key, by an earlier call or by an attempt of this call whose
+            answer was lost.
     """
 
     replayed: bool = False
 
 
 class AccountResult(Answered, frozen=True):
-    """What became of an account of `create_many`: it is there, or there is a problem."""
+    """The result of an item of `create_many`: the account or a problem."""
 
     status: int
     replayed: bool
@@ -141,7 +142,7 @@ class AccountResult(Answered, frozen=True):
 
 
 class TransferResult(Answered, frozen=True):
-    """What became of an item of `create_many`, or what would become of it: a transfer or a problem."""
+    """The result of an item of `create_many`, or of a preview: the transfer or a problem."""
 
     status: int
     replayed: bool
@@ -150,7 +151,7 @@ class TransferResult(Answered, frozen=True):
 
 
 class Results(Answered, Generic[T], frozen=True):
-    """What became of the items of a bulk, in their order."""
+    """The results of the items of a bulk, in their order."""
 
     results: list[T]
 
@@ -165,14 +166,14 @@ class Results(Answered, Generic[T], frozen=True):
 
 
 class Page(Answered, Generic[T], frozen=True):
-    """A page of a list; the cursor is None on the last one."""
+    """A page of a list; the cursor of the last page is None."""
 
     data: list[T]
     next_cursor: str | None
 
 
 class Entry(Answered, frozen=True):
-    """A line of an account: a transfer that moved money on it, with the balance after it."""
+    """An entry of an account: a transfer that moved money on it, with the balance after it."""
 
     transfer_id: str
     kind: str
@@ -186,7 +187,7 @@ class Entry(Answered, frozen=True):
 
 
 class PastBalance(Answered, frozen=True):
-    """The balance of an account at an instant; the version is that of the newest posting in it."""
+    """The balance of an account at an instant; the version is that after the newest posting it includes."""
 
     account: str
     currency: str
@@ -196,7 +197,7 @@ class PastBalance(Answered, frozen=True):
 
 
 class Statement(Answered, frozen=True, rename={"since": "from", "until": "to"}):
-    """The entries of a period, oldest first: the opening balance and all amounts make the closing balance."""
+    """The entries of a period, oldest first; the opening balance plus all amounts is the closing balance."""
 
     account: str
     currency: str
@@ -210,7 +211,7 @@ class Statement(Answered, frozen=True, rename={"since": "from", "until": "to"}):
 
 
 class CurrencyTotal(Answered, frozen=True):
-    """The accounts of one currency: the sums of balances below zero, of those above, and of both."""
+    """The accounts of one currency: the sums of balances below zero, of those above zero, and of all."""
 
     currency: str
     debit: int
@@ -229,18 +230,18 @@ class TrialBalance(Answered, frozen=True):
 
 class Event(Answered, frozen=True):
     """
-    Something that happened, a CloudEvent 1.0.
+    An event, as a CloudEvent 1.0.
 
     Attributes:
-        id: The same wherever and however often it arrives.
+        id: The same wherever and however often the event arrives.
 
-        type: As in `tallystick.transfer.posted.v1`.
+        type: For example `tallystick.transfer.posted.v1`.
 
         subject: The id of the transfer or account.
 
         position: Its place in the feed of the ledger: 1, 2, 3 and so on.
 
-        data: What its GET showed then, as it came; `transfer` and `account` give it a type.
+        data: What a GET of the subject showed at that time, not decoded; `transfer` and `account` give it a type.
     """
 
     id: str
@@ -253,22 +254,22 @@ class Event(Answered, frozen=True):
 
     @property
     def name(self) -> str:
-        """The type as filters name it: `transfer.posted`."""
+        """The type as filters name it, for example `transfer.posted`."""
         return self.type.removeprefix("tallystick.").rpartition(".")[0]
 
     @property
     def transfer(self) -> Transfer | None:
-        """What was posted or refused, if that is what it tells."""
+        """The transfer that was posted or refused, if the event is about one."""
         return msgspec.convert(self.data, Transfer) if self.name.startswith(("transfer.", "hold.")) else None
 
     @property
     def account(self) -> Account | None:
-        """What was opened or changed, if that is what it tells."""
+        """The account that was opened or changed, if the event is about one."""
         return msgspec.convert(self.data, Account) if self.name.startswith("account.") else None
 
 
 class EventPage(Answered, frozen=True):
-    """Events in order; `next_after` is where to read on, and the position asked with where nothing is newer."""
+    """Events in order; read on after `next_after`, which stays the same if there is nothing newer."""
 
     data: list[Event]
     next_after: int

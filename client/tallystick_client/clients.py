@@ -1,4 +1,4 @@
-"""The two clients. What they can do is written once, in the resources; here is only how they begin and end."""
+"""The two clients, blocking and for asyncio. Their operations are written once, in the resources."""
 
 import math
 from datetime import datetime
@@ -19,16 +19,16 @@ from tallystick_client.transfers import IdempotencyKeys, Transfers
 T = TypeVar("T")
 
 URL = "http://127.0.0.1:8080"
-# Seconds of a call with all its attempts: a failover of the database fits in.
+# Seconds that a call may take with all its attempts: longer than a failover of the database.
 DEADLINE_SECONDS = 30.0
-# Connections at once; a call on top waits for one.
+# Most connections at once; further calls wait for one.
 CONNECTIONS_MAX = 20
-# Seconds for sums over millions of accounts; the server gives up after 30.
+# Seconds that one attempt to sum millions of accounts may take; the server gives up after 30.
 BALANCES_SECONDS_MAX = 40.0
 
 
 class Client(Resource[D]):
-    """What both clients can do."""
+    """The operations of both clients."""
 
     def __init__(self, driver: D) -> None:
         super().__init__(driver)
@@ -49,22 +49,22 @@ class Client(Resource[D]):
 
     @operation
     def limits(self) -> Request[Limits]:
-        """Return what is left of the limits of the key; this takes nothing of it."""
+        """Return what remains of the limits of the key; this call uses up nothing."""
         return get("/v1/limits", Limits)
 
     @operation
     def integrity(self) -> Request[Integrity]:
-        """Return what the auditor says of the ledger; for keys of the role admin."""
+        """Return the auditor's report on the ledger; this needs a key with the role admin."""
         return get("/v1/integrity", Integrity)
 
     @operation
     def ledger(self) -> Request[Ledger]:
-        """Return the name of the ledger, what is in it and the limits in force."""
+        """Return the name of the ledger, the number of its rows and the limits in force."""
         return get("/v1/ledger", Ledger)
 
     @operation
     def send(self, request: Request[T]) -> Request[T]:
-        """Send a request again, such as that of an OutcomeUnknownError: under the same key it is done at most once."""
+        """Send a request again, such as that of an OutcomeUnknownError; under the same key it is done at most once."""
         return request
 
 
@@ -73,13 +73,13 @@ class Tallystick(Client[BlockingDriver]):
     A client that blocks; threads may share one.
 
     Args:
-        url: Of the server.
+        url: The address of the server.
 
-        api_key: Of the ledger.
+        api_key: The token of an API key of the ledger.
 
-        deadline_seconds: What a call may take, with all its attempts and pauses.
+        deadline_seconds: The time a call may take, with all its attempts and pauses.
 
-        connections_max: Connections at once.
+        connections_max: Most connections at once.
     """
 
     def __init__(
@@ -108,13 +108,13 @@ class AsyncTallystick(Client[AsyncDriver]):
     A client for asyncio; tasks may share one.
 
     Args:
-        url: Of the server.
+        url: The address of the server.
 
-        api_key: Of the ledger.
+        api_key: The token of an API key of the ledger.
 
-        deadline_seconds: What a call may take, with all its attempts and pauses.
+        deadline_seconds: The time a call may take, with all its attempts and pauses.
 
-        connections_max: Connections at once.
+        connections_max: Most connections at once.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""The two ways to do what a course says: blocking, and under asyncio. Both are httpx; neither decides anything."""
+"""The two drivers that carry out a course, blocking and under asyncio. Both use httpx, and neither decides anything."""
 
 import asyncio
 import contextlib
@@ -16,18 +16,18 @@ from tallystick_client.rules import Answer, Broken, Course, Item, Pause, Rules, 
 
 T = TypeVar("T")
 
-# Seconds to connect, and to wait for a connection of the pool: beyond, another attempt is better.
+# Seconds to connect, and to wait for a connection of the pool; after that, a new attempt is better.
 CONNECT_SECONDS_MAX = 5.0
 POOL_SECONDS_MAX = 10.0
 # Seconds that an idle connection is kept: less than servers and balancers keep it.
 IDLE_SECONDS_MAX = 10.0
 PORT_MAX = 65_535
-# Bytes of an answer. A statement of a million entries has 250 MB; longer ones are asked for in parts.
+# Most bytes of an answer. A statement of a million entries has 250 MB; ask for longer ones in parts.
 ANSWER_BYTES_MAX = 536_870_912
-# Errors of httpx before anything was sent.
+# Errors of httpx that happen before anything was sent.
 _NOT_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout)
 
-# OpenSSL's name of an answer that is not TLS.
+# OpenSSL's error for an answer that is not TLS.
 _NO_TLS = "[SSL: WRONG_VERSION_NUMBER]"
 
 try:
@@ -38,10 +38,10 @@ except PackageNotFoundError:
 
 class TimeLeft(dict[str, float | None]):
     """
-    The timeouts of an attempt, as httpx takes them: what is left of it, asked for at the beginning of each phase.
+    The timeouts of an attempt in the form httpx expects; each phase gets the time that is left when it begins.
 
     Args:
-        seconds: What all of it may take.
+        seconds: The time the whole attempt may take.
     """
 
     def __init__(self, seconds: float) -> None:
@@ -50,12 +50,12 @@ class TimeLeft(dict[str, float | None]):
 
     @property
     def seconds(self) -> float:
-        """What is left; never nothing, which would be refused as a timeout."""
+        """The time left, but never zero, which is not valid as a timeout."""
         return max(0.001, self._end - time.monotonic())
 
     @property
     def is_over(self) -> bool:
-        """Whether nothing is left."""
+        """Whether no time is left."""
         return time.monotonic() >= self._end
 
     def get(self, phase: str, _default: Any = None) -> float:
@@ -66,14 +66,14 @@ class TimeLeft(dict[str, float | None]):
 
 class Driver:
     """
-    What both have in common.
+    The part common to both drivers.
 
     Args:
-        url: Of the server, with a path where it stands behind one.
+        url: The address of the server, including a path if the server is below one.
 
-        api_key: Sent with each request, and shown nowhere.
+        api_key: The token sent with each request; it is never shown.
 
-        rules: Make the courses.
+        rules: Makes the courses.
     """
 
     def __init__(self, url: str, api_key: str, rules: Rules) -> None:
@@ -105,7 +105,7 @@ class Driver:
         return {"headers": self._headers, "limits": limits, "follow_redirects": False}
 
     def _sending(self, request: Request[Any], left: TimeLeft) -> dict[str, Any]:
-        """Return a request as httpx takes it."""
+        """Return the arguments with which httpx sends a request."""
         return {
             "method": request.method,
             "url": self.url + request.target,
@@ -115,14 +115,14 @@ class Driver:
         }
 
     def _opening(self, step: Open) -> dict[str, Any]:
-        """Return the request of a stream as httpx takes it."""
+        """Return the arguments with which httpx opens a stream."""
         timeout = httpx.Timeout(step.silence_seconds, connect=CONNECT_SECONDS_MAX, pool=POOL_SECONDS_MAX)
         request = step.request
         return {"method": request.method, "url": self.url + request.target, "timeout": timeout}
 
 
 class Body:
-    """The body of an answer, as it comes."""
+    """Collects the body of an answer as it arrives."""
 
     def __init__(self, left: TimeLeft) -> None:
         self._left = left
@@ -131,12 +131,12 @@ class Body:
 
     def take(self, piece: bytes) -> None:
         """
-        Take a piece.
+        Add a piece of the body.
 
         Raises:
             httpx.ReadError: The body is too long.
 
-            httpx.ReadTimeout: It takes too long.
+            httpx.ReadTimeout: No time is left.
         """
         self._pieces.append(piece)
         self._size += len(piece)
@@ -147,12 +147,12 @@ class Body:
 
     @property
     def whole(self) -> bytes:
-        """All of it."""
+        """The whole body."""
         return b"".join(self._pieces)
 
 
 class BlockingDriver(Driver):
-    """Does it in the caller's thread; several threads may share one, and so may processes forked from its own."""
+    """Runs courses in the caller's thread; threads may share one, and so may processes forked from this one."""
 
     def __init__(self, url: str, api_key: str, rules: Rules, connections_max: int) -> None:
         super().__init__(url, api_key, rules)
@@ -160,12 +160,12 @@ class BlockingDriver(Driver):
         self._opened = self._open()
 
     def _open(self) -> tuple[int, httpx.Client]:
-        """Return this process and connections of its own."""
+        """Return the id of this process and a new pool of connections."""
         return os.getpid(), httpx.Client(**self._options(self._connections_max))
 
     @property
     def _http(self) -> httpx.Client:
-        # A forked process that used the connections of its parent would read the answers to the parent's payments.
+        # A forked process needs its own connections: on its parent's it would read answers to the parent's payments.
         if self._opened[0] != os.getpid():
             self._opened = self._open()
         return self._opened[1]
@@ -175,7 +175,7 @@ class BlockingDriver(Driver):
         self._http.close()
 
     def call(self, course: Course[T]) -> T:
-        """Return what a course comes to."""
+        """Run a course and return its outcome."""
         heard = None
         while True:
             try:
@@ -185,7 +185,7 @@ class BlockingDriver(Driver):
             heard = self._do(step)
 
     def iterate(self, course: Course[None]) -> Generator[Any, None, None]:
-        """Hand over what a course does."""
+        """Run a course and yield its items."""
         with contextlib.closing(course), contextlib.ExitStack() as opened:
             pieces: Iterator[bytes] = iter(())
             heard: Any = None
@@ -212,7 +212,7 @@ class BlockingDriver(Driver):
                         except httpx.RequestError as error:
                             heard = broken(error)
                     case _:
-                        # Whoever asks for something else has done with the stream.
+                        # Any other step means that the course no longer needs the stream.
                         opened.close()
                         heard = self._do(step)
 
@@ -229,7 +229,7 @@ class BlockingDriver(Driver):
 
 
 class AsyncDriver(Driver):
-    """Does it under asyncio."""
+    """Runs courses under asyncio."""
 
     def __init__(self, url: str, api_key: str, rules: Rules, connections_max: int) -> None:
         super().__init__(url, api_key, rules)
@@ -240,7 +240,7 @@ class AsyncDriver(Driver):
         await self._http.aclose()
 
     async def call(self, course: Course[T]) -> T:
-        """Return what a course comes to."""
+        """Run a course and return its outcome."""
         heard = None
         while True:
             try:
@@ -250,7 +250,7 @@ class AsyncDriver(Driver):
             heard = await self._do(step)
 
     async def iterate(self, course: Course[None]) -> AsyncGenerator[Any, None]:
-        """Hand over what a course does."""
+        """Run a course and yield its items."""
         with contextlib.closing(course):
             async with contextlib.AsyncExitStack() as opened:
                 pieces: AsyncIterator[bytes] | None = None
@@ -299,7 +299,7 @@ class AsyncDriver(Driver):
 
 
 def broken(error: Exception) -> Broken:
-    """Return what an error of httpx means."""
+    """Return an error of httpx as Broken."""
     reason = f"{type(error).__name__} {error}".rstrip()
     return Broken(reason, not isinstance(error, _NOT_SENT), no_tls=_NO_TLS in reason)
 

@@ -1,13 +1,13 @@
 """
-What calls raise.
+The errors that calls raise.
 
     TallystickError
-    ├── ProblemError          the server said no; its problem says why and what to do
+    ├── ProblemError          the server answered with a problem, which says why and what to do
     │   └── RefusedError      the ledger refused it for ever under this key: another attempt needs a new key
-    ├── UnavailableError      no answer in time, and nothing was done
-    │   └── AddressError      what answers at the address is no Tallystick server: trying again is no use
-    ├── OutcomeUnknownError   no answer in time, and it may have been done: send the same again under the same key
-    └── WebhookError          a webhook whose signature does not hold
+    ├── UnavailableError      no answer came in time, and nothing was done
+    │   └── AddressError      the address is not that of a Tallystick server: do not try again
+    ├── OutcomeUnknownError   no answer came in time, and it may have been done: send it again under the same key
+    └── WebhookError          the signature of a webhook is not valid
 """
 
 from typing import Any
@@ -17,15 +17,16 @@ from tallystick_client.request import Request
 
 
 class TallystickError(Exception):
-    """The base of all errors of this package, but of wrong arguments, which are a ValueError or TypeError."""
+    """The base of all errors of this package, except wrong arguments, which raise ValueError or TypeError."""
 
 
 class ProblemError(TallystickError):
     """
-    The server said no.
+    The server answered with a problem.
 
     Args:
-        problem: Its answer. Where something else has answered, only the status is known, and `code` is empty.
+        problem: The problem. If something other than the server has answered, `code` is empty and only the status is
+            known.
 
     Attributes:
         problem: The same.
@@ -41,12 +42,12 @@ class ProblemError(TallystickError):
 
     @property
     def status(self) -> int:
-        """The status of HTTP."""
+        """The HTTP status."""
         return self.problem.status
 
     @property
     def code(self) -> str:
-        """The kind of problem, as `insufficient_funds`."""
+        """The kind of problem, for example `insufficient_funds`."""
         return self.problem.code
 
     @property
@@ -56,7 +57,7 @@ class ProblemError(TallystickError):
 
     @property
     def detail(self) -> str:
-        """What is wrong with this request."""
+        """The reason why this request failed."""
         return self.problem.detail
 
     @property
@@ -71,7 +72,7 @@ class ProblemError(TallystickError):
 
     @property
     def request_id(self) -> str:
-        """What the server's log calls the request."""
+        """The id of the request in the server's log."""
         return self.problem.request_id
 
     @property
@@ -82,9 +83,9 @@ class ProblemError(TallystickError):
 
 class RefusedError(ProblemError):
     """
-    The state of the ledger refused a transfer: too little available, an account that does not exist or is closed.
+    The ledger refused a transfer, for example because of too little money, or because an account is missing or closed.
 
-    The refusal is bound to the key and stays. Another try, when the state has changed, is a new payment with a new key.
+    The refusal is bound to the key for ever. Another attempt after the state has changed needs a new key.
     """
 
 
@@ -93,20 +94,20 @@ class UnavailableError(TallystickError):
 
 
 class AddressError(UnavailableError):
-    """What answers at the address is no Tallystick server, or does not speak TLS; nothing was changed."""
+    """The address is not that of a Tallystick server, or the server does not speak TLS; nothing was changed."""
 
 
 class OutcomeUnknownError(TallystickError):
     """
-    A write may have been done, and time was up before its answer came.
+    A write may have been done, but its answer did not come before the deadline.
 
-    Send the same again, `client.send(error.request)`, when the server is back: under the same key it is done at most
-    once. A request without a key, such as the creation of an API key, has to be looked for in its list.
+    When the server is back, send the request again with `client.send(error.request)`: under the same key it is done at
+    most once. For a request without a key, such as the creation of an API key, look in the list for its result.
 
     Args:
-        request: What was sent.
+        request: The request that was sent.
 
-        reason: What happened to it.
+        reason: Why its outcome is unknown.
 
     Attributes:
         request: The same.
@@ -125,9 +126,9 @@ class OutcomeUnknownError(TallystickError):
 
     @property
     def idempotency_key(self) -> str | None:
-        """The key of the transfer; None of a bulk, whose items have theirs, and of what has no key."""
+        """The key of the request; None for a bulk, whose items have their own keys, and for a request without a key."""
         return self.request.key
 
 
 class WebhookError(TallystickError):
-    """A webhook that must not be trusted: its signature does not hold, or it is too old."""
+    """A webhook must not be trusted: its signature is not valid, or it is too old."""

@@ -1,4 +1,4 @@
-"""Events: everything that was decided in a ledger, in one order."""
+"""Events: reads the feed of everything that was decided in a ledger, in one order."""
 
 from collections.abc import Iterable
 
@@ -11,7 +11,7 @@ PATH = "/v1/events"
 
 
 class Events(Resource[D]):
-    """What can be read of the feed of the ledger."""
+    """Operations on the feed of the ledger."""
 
     @operation
     def list(
@@ -24,18 +24,18 @@ class Events(Resource[D]):
         account: str | None = None,
     ) -> Request[EventPage]:
         """
-        Return the events behind a position; read on from its `next_after`.
+        Return a page of the events after a position; read on after its `next_after`.
 
         Args:
             after: The position; 0 is the beginning.
 
-            limit: Events of the page at most, up to 100.
+            limit: Most events of the page, up to 100.
 
             wait_seconds: How long to wait for an event if there is none, up to 30.
 
-            types: Only these, as `transfer.posted`.
+            types: Only events of these types, for example `transfer.posted`.
 
-            account: Only what names this account.
+            account: Only events about this account.
         """
         wait = wait_seconds or None
         seconds_max = wait_seconds + WAIT_MARGIN_SECONDS
@@ -53,19 +53,19 @@ class Events(Resource[D]):
         outage_seconds: float = OUTAGE_SECONDS,
     ) -> Followed:
         """
-        Iterate over the events behind a position, and over each new one when it is there, for ever.
+        Iterate over the events after a position, then over new ones as they happen, for ever.
 
-        No event is left out, none comes twice, and they come in order: when the stream breaks it is resumed, and where
-        none is let through, pages are read. Remember the `position` of what you have dealt with, and begin there again.
+        Events come in order, each exactly once. A stream that breaks is resumed; if a proxy blocks streams, pages are
+        read instead. Store the `position` of the last event that you have handled, and pass it as *after* next time.
 
         Args:
             after: The position; 0 is the beginning.
 
-            types: Only these, as `transfer.posted`.
+            types: Only events of these types, for example `transfer.posted`.
 
-            account: Only what names this account.
+            account: Only events about this account.
 
-            outage_seconds: How long the server may be away before that is raised.
+            outage_seconds: How long the server may be unavailable before an error is raised.
         """
         return Followed(
             get(PATH, EventPage, after=after, limit=PAGE_EVENTS, type=_listed(types), account=account), outage_seconds

@@ -1,4 +1,4 @@
-"""Following events: a stream that is opened again wherever it broke, and pages where there is no stream."""
+"""Follows events: reopens a stream where it broke, and reads pages if there is no stream."""
 
 import itertools
 from typing import Any, NamedTuple
@@ -23,35 +23,35 @@ from tallystick_client.rules import (
     pause,
 )
 
-# Seconds of silence after which a stream is taken to be dead: the server says something every 15 s.
+# Seconds of silence after which a stream counts as dead; the server sends something every 15 s.
 SILENCE_SECONDS_MAX = 40.0
-# Seconds that a page is waited for where there is no stream, and what the answer may take beyond.
+# Seconds that the server waits for an event of a page if there is no stream, and additional seconds for its answer.
 WAIT_SECONDS, WAIT_MARGIN_SECONDS = 20, 10.0
-# Events of a page: the most that the server gives.
+# Events of a page: the server's maximum.
 PAGE_EVENTS = 100
-# Seconds after which a server without an answer is given up, unless the caller says otherwise: longer than a failover.
+# Default seconds without an answer after which following fails: longer than a failover.
 OUTAGE_SECONDS = 300.0
-# Bytes of one line of a stream: above the largest event.
+# Most bytes of one line of a stream: more than the largest event has.
 LINE_BYTES_MAX = 1_048_576
 
 
 class Open(NamedTuple):
-    """Open a stream, which so many seconds of silence break. What comes back: None if it is open, Answer or Broken."""
+    """Open a stream that breaks after so many seconds of silence; the result is None if it opened, Answer or Broken."""
 
     request: Request[Any]
     silence_seconds: float
 
 
 class Read(NamedTuple):
-    """Read on in the stream: bytes, none at its end, or Broken."""
+    """Read more of the stream; the result is bytes, empty at its end, or Broken."""
 
 
 class Lines:
     """
-    Takes server-sent events apart (HTML, section 9.2.6). What has come of an event that did not end is no event.
+    Parses server-sent events (HTML, section 9.2.6). An event whose end has not arrived does not count.
 
     Attributes:
-        retry_seconds: After how long the server wants its client back.
+        retry_seconds: The pause that the server asks for before the client reconnects.
     """
 
     def __init__(self) -> None:
@@ -62,10 +62,10 @@ class Lines:
 
     def take(self, piece: bytes) -> "list[Event | int]":
         """
-        Return what a piece of the stream completes: events, and positions that the stream has passed.
+        Return the events that a piece of the stream completes, and positions that the stream has passed.
 
         Raises:
-            ValueError: It is not what the server sends.
+            ValueError: The piece does not come from a Tallystick server.
         """
         *lines, self._rest = (self._rest + piece).split(b"\n")
         if len(self._rest) > LINE_BYTES_MAX:
@@ -91,17 +91,16 @@ class Lines:
 
 class Following:
     """
-    The course of a reader of events.
+    Makes the course that follows events.
 
-    Each event comes at least once and in order; none is left out. One comes twice only to a reader that begins anew at
-    an earlier position.
+    Events come in order, and none is left out. One comes twice only if the caller begins again at an earlier position.
 
     Args:
-        rules: Of the client.
+        rules: The rules of the client.
 
-        page: The request of the first page: its parameters say where to begin and what is wanted.
+        page: The request for the first page; its parameters are the position and the filters.
 
-        outage_seconds: How long the server may be away.
+        outage_seconds: How long the server may be unavailable.
     """
 
     def __init__(self, rules: Rules, page: Request[EventPage], outage_seconds: float) -> None:
@@ -114,10 +113,10 @@ class Following:
 
     def course(self) -> Course[None]:
         """
-        Hand over events for ever: those of a stream and, when it has ended, those of pages until none is left.
+        Hand over events for ever: those of a stream and, when it has ended, those of pages until one is empty.
 
         Raises:
-            TallystickError: The server says no to the request itself, or is away for too long.
+            TallystickError: The server refuses the request itself, or is unavailable for too long.
         """
         pause_seconds = PAUSE_SECONDS
         failed: Failed[Any] | None = None
@@ -136,7 +135,7 @@ class Following:
             pause_seconds = min(2 * pause_seconds, PAUSE_SECONDS_MAX)
 
     def _read_stream(self) -> Course[Failed[Any] | None]:
-        """Hand over what a stream brings; return why it failed, or None where it has ended or was of use."""
+        """Hand over the events of a stream; return why it failed, or None if it ended after bringing something."""
         lines = Lines()
         request = self._at("/v1/events/stream", limit=None)
         answer = yield Open(request, SILENCE_SECONDS_MAX)
@@ -159,7 +158,7 @@ class Following:
                 yield from self._hand_over(each)
 
     def _read_pages(self, wait_seconds: int) -> Course[Failed[Any] | None]:
-        """Hand over pages until one is empty; return why one could not be read."""
+        """Hand over the events of pages until one is empty; return why one could not be read, or None."""
         while True:
             request = self._at(self._page.path, wait=wait_seconds)
             judged = judge(request, (yield Send(request, wait_seconds + WAIT_MARGIN_SECONDS)))
@@ -174,11 +173,11 @@ class Following:
 
     def _hand_over(self, found: Event | int) -> Course[None]:
         position = found.position if isinstance(found, Event) else found
-        # A proxy that replays a part of a stream tells what is known already.
+        # Skip known positions: a proxy may replay a part of a stream.
         if position > self._position:
             if isinstance(found, Event):
                 yield Item(found)
-            # Only when its reader has come back for the next one.
+            # Move on only now, when the caller has asked for the next event.
             self._position = position
 
     def _at(self, path: str, **parameters: object) -> Request[EventPage]:
@@ -194,13 +193,13 @@ def _failed(judged: Done[Any] | Failed[Any]) -> Failed[Any]:
 
 def _check(failed: Failed[Any], *, final: bool) -> None:
     """
-    Return if it is worth trying on.
+    Check that another attempt can help.
 
     Raises:
-        TallystickError: The server says no, and it is the server that says it.
+        TallystickError: The server itself refuses the request.
     """
     error: TallystickError = failed.error
-    # What stands between may know no streams, and still let pages through.
+    # A proxy between may not support streams but still pass on pages.
     between = isinstance(error, AddressError) or (isinstance(error, ProblemError) and not error.code)
     if not failed.again and (final or not between):
         raise error

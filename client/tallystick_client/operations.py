@@ -1,9 +1,9 @@
 """
-Methods that are written once and work for both clients.
+Decorators for methods that are written once and work for both clients.
 
-A method of a resource only describes its request. `operation` makes it a call: of a `Tallystick` it returns the
-answer, of an `AsyncTallystick` something to await. `series` does the same for what is iterated. Parameters stay as they
-are, for people and for type checkers.
+A method of a resource only describes its request. `operation` turns it into a call: on a `Tallystick` it returns the
+answer, on an `AsyncTallystick` something to await. `series` does the same for iterations. People and type checkers see
+the method's own parameters.
 """
 
 from collections.abc import AsyncGenerator, Callable, Coroutine, Generator
@@ -24,10 +24,10 @@ D = TypeVar("D", bound=Driver)
 
 class Resource(Generic[D]):
     """
-    What a client can do with things of one kind.
+    The operations of a client on things of one kind.
 
     Args:
-        driver: Does it.
+        driver: Sends their requests.
     """
 
     def __init__(self, driver: D) -> None:
@@ -35,28 +35,28 @@ class Resource(Generic[D]):
 
 
 class Series(Generic[T]):
-    """Things that come one after the other; *course* hands them over."""
+    """A description of an iteration; the course that *course* makes hands over its items."""
 
     def __init__(self, course: Callable[[Rules], Course[None]]) -> None:
         self.course = course
 
 
 class Pages(Series[T]):
-    """The rows of a list, which is read page by page as they are asked for."""
+    """The rows of a list; pages are read when their rows are needed."""
 
     def __init__(self, first: Request[Page[T]]) -> None:
         super().__init__(lambda rules: rules.pages(first))
 
 
 class Followed(Series[Event]):
-    """The events behind a position, for ever."""
+    """The events after a position, for ever."""
 
     def __init__(self, first: Request[EventPage], outage_seconds: float) -> None:
         super().__init__(lambda rules: Following(rules, first, outage_seconds).course())
 
 
 def _shown(describe: Callable[..., Any]) -> Signature:
-    """Return the signature of a method for those who call it: without self, and with what it comes to."""
+    """Return the signature that callers of a method see: without self, and with the type of the answer."""
     found = signature(describe)
     _, *parameters = found.parameters.values()
     answers = get_args(found.return_annotation)
@@ -64,7 +64,7 @@ def _shown(describe: Callable[..., Any]) -> Signature:
 
 
 class operation(Generic[P, T]):  # noqa: N801 -- used as a decorator
-    """Makes a description of a request a method that sends it."""
+    """Turns a method that describes a request into one that sends it."""
 
     def __init__(self, describe: Callable[Concatenate[Any, P], Request[T]]) -> None:
         self._describe = describe
@@ -92,7 +92,7 @@ class operation(Generic[P, T]):  # noqa: N801 -- used as a decorator
 
 
 class series(Generic[P, T]):  # noqa: N801 -- used as a decorator
-    """Makes a description of a series a method that iterates over it."""
+    """Turns a method that describes a series into one that iterates over it."""
 
     def __init__(self, describe: Callable[Concatenate[Any, P], Series[T]]) -> None:
         self._describe = describe

@@ -1,4 +1,4 @@
-"""What is sent: one request, described without being sent."""
+"""Describes a request without sending it."""
 
 import json
 import re
@@ -14,13 +14,13 @@ import msgspec
 
 T = TypeVar("T")
 
-# Seconds that one attempt may take. The server answers or gives up within 5 s; the rest is for the way.
+# Seconds that one attempt may take. The server answers or gives up within 5 s; the rest is for the network.
 ATTEMPT_SECONDS_MAX = 10.0
 _KEY = re.compile(r"[\x21-\x7e]{1,255}")
 
 
 class Repeat(Enum):
-    """What makes it safe to send a request again whose answer was lost."""
+    """Why a request whose answer was lost may or may not be sent again."""
 
     READ = "it changes nothing"
     KEYED = "it is done once under its key, or under the id that it names"
@@ -33,27 +33,28 @@ class Request(Generic[T]):
     A request.
 
     Attributes:
-        method: Of HTTP.
+        method: The HTTP method.
 
-        path: Below the address of the server.
+        path: The path below the address of the server.
 
-        answer: What a success is decoded as.
+        answer: The type as which the body of a success is decoded.
 
-        parameters: Of the query; those that are None are left out.
+        parameters: The parameters of the query; those that are None are left out.
 
-        body: What is sent as JSON; None for no body. It is copied: what the caller changes later is not sent.
+        body: The body to send as JSON; None for no body. It is copied, so that later changes by the caller have no
+            effect.
 
         key: Sent as `Idempotency-Key`.
 
-        item_keys: Of a bulk: the keys of its items.
+        item_keys: The keys of the items of a bulk.
 
         if_version: Sent as `If-Match`.
 
-        repeat: Whether it may be sent again when its answer was lost.
+        repeat: Whether it may be sent again after its answer was lost.
 
-        seconds_max: What one attempt may take.
+        seconds_max: The time one attempt may take.
 
-        content: The body as it is sent, the same at every attempt.
+        content: The bytes of the body, the same in every attempt.
 
     Raises:
         ValueError: A number of the body is not finite.
@@ -77,7 +78,7 @@ class Request(Generic[T]):
         if self.body is not None:
             copy = msgspec.to_builtins(self.body, str_keys=True)
             object.__setattr__(self, "body", copy)
-            # msgspec would send a NaN as null, which asks for a capture of all that remains.
+            # Not msgspec: it would encode NaN as null, and an amount of null captures all that remains.
             content = json.dumps(copy, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
             object.__setattr__(self, "content", content)
 
@@ -91,7 +92,7 @@ class Request(Generic[T]):
 
     @property
     def headers(self) -> dict[str, str]:
-        """The header fields that belong to it."""
+        """The header fields of this request."""
         headers = {}
         if self.body is not None:
             headers["Content-Type"] = "application/json"
@@ -103,22 +104,22 @@ class Request(Generic[T]):
 
 
 def get(path: str, answer: type[T], seconds_max: float = ATTEMPT_SECONDS_MAX, **parameters: object) -> Request[T]:
-    """Return a read. In names of parameters an underscore at the end is left off: `from_`."""
+    """Return a read. An underscore at the end of a parameter's name is removed: `from_` becomes `from`."""
     named = {name.removesuffix("_"): value for name, value in parameters.items()}
     return Request(method="GET", path=path, answer=answer, parameters=named, seconds_max=seconds_max)
 
 
 def new_key() -> str:
-    """Return an idempotency key that nobody else has."""
+    """Return a new, unique idempotency key."""
     return str(uuid.uuid4())
 
 
 def checked_key(key: str) -> str:
     """
-    Return an idempotency key.
+    Return an idempotency key if it is valid.
 
     Raises:
-        ValueError: It is none.
+        ValueError: It is not.
     """
     if not _KEY.fullmatch(key):
         raise ValueError("an idempotency key is 1 to 255 visible ASCII characters")
@@ -130,20 +131,20 @@ def segment(name: str) -> str:
     Return a name as a segment of a path.
 
     Raises:
-        TypeError: It is no text.
+        TypeError: It is not a text.
 
-        ValueError: It is empty, which would be the path of something else.
+        ValueError: It is empty, which would make a different path.
     """
     if not isinstance(name, str):
         raise TypeError(f"an id is a text, not {type(name).__name__}")
     if not name:
         raise ValueError("an id is empty")
-    # A segment of dots alone would be taken for a step upwards.
+    # A segment of dots alone would mean a step upwards.
     return quote(name, safe="") if name.strip(".") else name.replace(".", "%2E")
 
 
 def members(**given: object) -> dict[str, object]:
-    """Return the members of a body that are not None: those left out have the server's defaults."""
+    """Return the members of a body that are not None; the server uses its defaults for the others."""
     return {
         name: instant(value) if isinstance(value, datetime) else value
         for name, value in given.items()
@@ -152,7 +153,7 @@ def members(**given: object) -> dict[str, object]:
 
 
 def changes(**given: object) -> dict[str, object]:
-    """Return what is to be changed: None is a value, UNSET leaves a member as it is."""
+    """Return the members to change: None is a value, and UNSET leaves a member unchanged."""
     return {
         name: instant(value) if isinstance(value, datetime) else value
         for name, value in given.items()
@@ -165,7 +166,7 @@ def instant(at: datetime) -> str:
     Return an instant as RFC 3339 in UTC.
 
     Raises:
-        ValueError: It has no zone, and could be any of 25 instants.
+        ValueError: It has no time zone, so it could mean many instants.
     """
     if at.tzinfo is None:
         raise ValueError(f"an instant needs a time zone: {at.isoformat()}")

@@ -1,8 +1,8 @@
 """
-How a request is brought to its end: what is sent when, and what an answer means.
+The rules for sending a request until its outcome is known: what is sent when, and what an answer means.
 
-Nothing here reads, writes or sleeps. A course is a generator that yields what is to be done and is sent what came of
-it; the drivers of the two clients do it, one blocking and one under asyncio. So both follow the same rules.
+Nothing here reads, writes or sleeps. A course is a generator that yields each step and is sent its result. The drivers
+of the two clients carry out the steps, one blocking and one under asyncio, so both clients follow the same rules.
 """
 
 import random
@@ -29,27 +29,27 @@ from tallystick_client.request import Repeat, Request, get, segment
 
 T = TypeVar("T")
 
-# Seconds between attempts where the answer names none: doubled from one to the next, up to the second.
+# Seconds between attempts if the answer names none: the first pause, which doubles each time, and the longest one.
 PAUSE_SECONDS, PAUSE_SECONDS_MAX = 0.1, 2.0
-# Pauses are spread by this share: callers that were refused together do not come back together.
+# Pauses are lengthened at random by up to this share, so that callers refused together do not come back together.
 JITTER = 0.5
-# What is kept of the deadline to ask what became of a payment whose answers were lost: seconds, and a share at most.
+# The part of the deadline kept to look up a payment whose answers were lost: seconds, and the largest share.
 LOOK_UP_SECONDS, LOOK_UP_SHARE = 5.0, 0.25
-# Answers that say "not now", some of them from a balancer.
+# Statuses after which the request may succeed later; some come from a balancer.
 TRANSIENT = frozenset({408, 429, 500, 502, 503, 504})
-# A 409 about another request under the same key that still runs.
+# The code of a 409 because another request under the same key is still running.
 _IN_USE = "idempotency_key_in_use"
-# Answers that show that no earlier attempt of the same request was done.
+# Codes which show that no earlier attempt of the same request was done.
 _NEVER_DONE = frozenset({"idempotency_key_reused", "account_exists"})
 _TRANSFERS = "/v1/transfers"
 # The service's default of `expires_in`, in seconds.
 _HOLD_SECONDS = 604_800
-# Digits of a Retry-After that is a number of seconds.
+# A Retry-After that is a number of seconds.
 _SECONDS = re.compile(r"[0-9]{1,9}")
 
 
 class Answer(NamedTuple):
-    """An answer that came whole."""
+    """A complete answer."""
 
     status: int
     headers: Mapping[str, str]
@@ -57,7 +57,7 @@ class Answer(NamedTuple):
 
 
 class Broken(NamedTuple):
-    """No answer, or a part of one; `sent`: the request may have arrived; `no_tls`: the server does not speak TLS."""
+    """No complete answer; `sent`: the request may have arrived; `no_tls`: the server does not speak TLS."""
 
     reason: str
     sent: bool
@@ -65,7 +65,7 @@ class Broken(NamedTuple):
 
 
 class Send(NamedTuple):
-    """Send a request, and come back with an Answer or Broken after so many seconds at most."""
+    """Send a request; the result is an Answer or Broken, after so many seconds at most."""
 
     request: Request[Any]
     seconds: float
@@ -78,7 +78,7 @@ class Pause(NamedTuple):
 
 
 class Item(NamedTuple, Generic[T]):
-    """Hand something to the caller of an iteration."""
+    """Hand an item to the caller of an iteration."""
 
     value: T
 
@@ -86,20 +86,20 @@ class Item(NamedTuple, Generic[T]):
 @dataclass(frozen=True)
 class Failed(Generic[T]):
     """
-    An attempt that did not end its call.
+    An attempt that failed.
 
     Attributes:
-        error: What the caller is told if this is the last one.
+        error: The error to raise if this is the last attempt.
 
         again: Whether the same request may succeed later.
 
-        unknown: Whether it may have been done.
+        unknown: Whether the request may have been done.
 
-        settled: Whether this is how it ends, whatever was heard before.
+        settled: Whether this decides the outcome, whatever became of earlier attempts.
 
-        asked_seconds: What the answer asks to wait for.
+        asked_seconds: The pause that the answer asks for.
 
-        partial: The results of a bulk, some of which are to come later.
+        partial: The results of a bulk of which some items may succeed later.
     """
 
     error: TallystickError
@@ -112,12 +112,12 @@ class Failed(Generic[T]):
 
 @dataclass(frozen=True)
 class Done(Generic[T]):
-    """What was asked for."""
+    """An attempt that succeeded, and its answer."""
 
     value: T
 
 
-# What a driver is told to do; what it was sent comes back; and the end of it.
+# Yields steps for a driver, is sent their results, and returns the outcome.
 Course = Generator[Any, Any, T]
 
 
@@ -126,9 +126,9 @@ class Rules:
     The rules of one client.
 
     Args:
-        deadline_seconds: What a call may take with all its attempts and pauses.
+        deadline_seconds: The time a call may take with all its attempts and pauses.
 
-        clock: Tells seconds.
+        clock: Returns the time in seconds.
     """
 
     def __init__(self, deadline_seconds: float, clock: Callable[[], float] = time.monotonic) -> None:
@@ -136,7 +136,7 @@ class Rules:
         self.clock = clock
 
     def call(self, request: Request[T]) -> Course[T]:
-        """Send a request until its outcome is known or the time is up."""
+        """Send a request until its outcome is known or the deadline has passed."""
         end = self.clock() + self.deadline_seconds
         kept = min(LOOK_UP_SECONDS, self.deadline_seconds * LOOK_UP_SHARE) if request.key else 0.0
         last = yield from self._attempts(request, end, kept)
@@ -153,7 +153,7 @@ class Rules:
         raise OutcomeUnknownError(request, str(last.error)) from last.error
 
     def pages(self, request: Request[Page[T]]) -> Course[None]:
-        """Hand over the rows of a list, page by page as they are asked for; each page has the whole deadline."""
+        """Hand over the rows of a list, reading each page when it is needed; each page has the whole deadline."""
         cursor = None
         while True:
             page = yield from self.call(replace(request, parameters={**request.parameters, "cursor": cursor}))
@@ -165,10 +165,10 @@ class Rules:
 
     def _attempts(self, request: Request[T], end: float, kept_seconds: float = 0.0) -> Course[Done[T] | Failed[T]]:
         """
-        Send a request until it is done, or until trying again is no use; tell what is known then.
+        Send a request until it is done or another attempt cannot help; return the last result.
 
         Args:
-            kept_seconds: What is left of the time at the end if it may have been done.
+            kept_seconds: Time to keep before *end* for a look-up, if the request may have been done.
         """
         pause_seconds = PAUSE_SECONDS
         lost = False
@@ -204,7 +204,7 @@ def judge(request: Request[T], heard: Answer | Broken) -> Done[T] | Failed[T]:
     asked = _asked_seconds(problem, heard.headers)
     if problem.outcome == "refused":
         return Failed(RefusedError(problem), settled=True)
-    # Whatever stands between may answer for a server that is still at work.
+    # A proxy may have answered while the server is still working on the request.
     unknown = writes and (problem.outcome == "unknown" or (problem.outcome is None and problem.status >= 500))
     settled = problem.code in _NEVER_DONE
     return Failed(ProblemError(problem), _is_transient(problem), unknown, settled, asked)
@@ -235,7 +235,7 @@ def _is_transient(problem: Problem) -> bool:
 
 
 def pause(asked_seconds: float, usual_seconds: float) -> float:
-    """Return how long to wait: as long as was asked for at least, and not as long as all others."""
+    """Return how long to wait: at least as long as asked for, with jitter."""
     return max(asked_seconds, usual_seconds) * random.uniform(1.0, 1.0 + JITTER)  # noqa: S311 -- jitter, not a secret
 
 
@@ -248,9 +248,9 @@ def _bound(request: Request[T], found: Posted) -> T:
     Return the transfer that a key is bound to as the answer to a request.
 
     Raises:
-        RefusedError: It was refused.
+        RefusedError: The transfer was refused.
 
-        ProblemError: It is another transfer: somebody has used the key for it.
+        ProblemError: It is a different transfer, because the key was used before.
     """
     fields = _differences(request, found)
     if fields:
@@ -273,9 +273,9 @@ def _bound(request: Request[T], found: Posted) -> T:
 
 def _differences(request: Request[Any], found: Transfer) -> tuple[str, ...]:
     """
-    Return the members in which a transfer is another one than a request asks for.
+    Return the members in which a transfer differs from the one that a request asks for.
 
-    Neither `conditions` nor `release_rest` is among them: a transfer does not tell them.
+    `conditions` and `release_rest` are not compared, because a transfer does not show them.
     """
     body = request.body or {}
     if request.path == _TRANSFERS:
@@ -295,20 +295,20 @@ def _differences(request: Request[Any], found: Transfer) -> tuple[str, ...]:
         if found.hold is not None:
             asked["expires_in"] = body.get("expires_in") or _HOLD_SECONDS
             told["expires_in"] = (found.hold.expires_at - found.created_at).total_seconds()
-    # A refused one does not tell accounts that there are not.
+    # A refused transfer does not show accounts that do not exist.
     return tuple(
         name for name in asked if told[name] != asked[name] and not (told[name] is None and found.state == "refused")
     )
 
 
 def _problem(heard: Answer) -> Problem | None:
-    """Return the problem that an answer is, None for a part of one; of what is none, say what HTTP says."""
+    """Return the problem in an answer, None if it is incomplete, or a problem with only the status if it is none."""
     try:
         found = msgspec.json.decode(heard.body, type=Problem)
         if found.status == heard.status:
             return found
     except msgspec.ValidationError:
-        # Whole, but somebody else's.
+        # It is complete JSON, but not a problem of Tallystick.
         pass
     except msgspec.DecodeError:
         if "json" in heard.headers.get("content-type", ""):
@@ -320,7 +320,7 @@ def _problem(heard: Answer) -> Problem | None:
 
 
 def _asked_seconds(problem: Problem, headers: Mapping[str, str]) -> float:
-    """Return how long an answer asks to wait: exactly where it says so, else by its Retry-After, seconds or a date."""
+    """Return how long an answer asks to wait: from `retry_after_ms`, or else from Retry-After (seconds or a date)."""
     if problem.retry_after_ms is not None:
         return problem.retry_after_ms / 1_000
     text = headers.get("retry-after", "").strip()

@@ -1,4 +1,4 @@
-"""Transfers: payments, holds and what follows them. Each has one key, made before the first attempt and kept."""
+"""Transfers: payments, holds and their follow-ups. Each has one key, made before the first attempt and kept."""
 
 from collections.abc import Iterable, Mapping
 from datetime import datetime
@@ -17,7 +17,7 @@ Kind = Literal["transfer", "hold", "capture", "void", "expiry", "reversal"]
 
 
 class Conditions(Struct, frozen=True, omit_defaults=True):
-    """What must hold at the moment of posting, else the transfer is refused with `condition_failed`."""
+    """Conditions that must hold at the moment of posting; otherwise the transfer is refused with `condition_failed`."""
 
     source_version: int | None = None
     destination_version: int | None = None
@@ -25,7 +25,7 @@ class Conditions(Struct, frozen=True, omit_defaults=True):
 
 
 class TransferItem(Struct, frozen=True, omit_defaults=True):
-    """A transfer of `create_many`; its fields are those of `create`. It has its key from the moment it is made."""
+    """A transfer of `create_many`; its fields are those of `create`. It gets its key when this object is made."""
 
     source: str
     destination: str
@@ -48,13 +48,13 @@ class FollowUp(Struct, frozen=True, omit_defaults=True):
     Args:
         kind: Which of the three.
 
-        parent: The id of the transfer that it follows, or else
+        parent: The id of the transfer that it follows; give either this or `parent_key`.
 
-        parent_key: the key of that transfer, which may be an earlier item.
+        parent_key: The key of that transfer, which may be an earlier item.
 
-        amount: A part; None is all that is left. A void has none.
+        amount: A part of the amount; None for all that remains. A void has none.
 
-        release_rest: Of a capture: False keeps the rest for further captures.
+        release_rest: For a capture, False keeps the rest reserved for further captures.
     """
 
     kind: Literal["capture", "void", "reversal"]
@@ -66,7 +66,7 @@ class FollowUp(Struct, frozen=True, omit_defaults=True):
 
 
 class Transfers(Resource[D]):
-    """What can be done with transfers."""
+    """Operations on transfers."""
 
     @operation
     def create(
@@ -95,29 +95,29 @@ class Transfers(Resource[D]):
 
             amount: Minor units: 1250 is 12.50 EUR.
 
-            currency: That of both accounts.
+            currency: The currency of both accounts.
 
-            idempotency_key: Names this payment, for ever. With one that you keep with the order, the payment is made
-                once even if your program dies and begins again; without, one is made for this call.
+            idempotency_key: Names this payment for ever. If you store the key with the order, the payment is made once
+                even if your program crashes and starts again. By default a new key is made for this call.
 
-            hold: Reserve the amount, to be captured or voided.
+            hold: Only reserve the amount, to be captured or voided later.
 
-            expires_in: Seconds until a hold ends by itself; a week, unless said otherwise.
+            expires_in: Seconds until a hold expires; by default a week.
 
-            effective_at: The date that it counts for, not after now.
+            effective_at: The time at which it takes effect, not in the future.
 
-            reference: Up to 255 characters that it is found by.
+            reference: Up to 255 characters by which it can be found.
 
-            description: For people.
+            description: A text for people.
 
-            conditions: What must hold.
+            conditions: Conditions that must hold at the moment of posting.
 
-            metadata: Up to 50 texts.
+            metadata: Up to 50 texts by name.
 
         Raises:
             RefusedError: The ledger refused it; this key will never move money.
 
-            OutcomeUnknownError: Time was up before it was known whether it was made.
+            OutcomeUnknownError: The deadline passed before the outcome was known.
         """
         moved = {"source": source, "destination": destination, "amount": amount, "currency": currency, "hold": hold}
         dated = members(expires_in=expires_in, effective_at=effective_at, conditions=conditions)
@@ -137,7 +137,7 @@ class Transfers(Resource[D]):
         effective_at: datetime | None = None,
         conditions: Conditions | None = None,
     ) -> Request[TransferResult]:
-        """Return what `create` would be answered at this moment; nothing moves."""
+        """Return what `create` would return at this moment, without moving anything."""
         moved = {"source": source, "destination": destination, "amount": amount, "currency": currency, "hold": hold}
         body = {**moved, **members(expires_in=expires_in, effective_at=effective_at, conditions=conditions)}
         return Request(method="POST", path=f"{PATH}/preview", answer=TransferResult, body=body, repeat=Repeat.READ)
@@ -147,12 +147,12 @@ class Transfers(Resource[D]):
         self, items: Iterable[TransferItem | FollowUp], *, atomic: bool = False
     ) -> Request[Results[TransferResult]]:
         """
-        Post up to 1,000 transfers in their order, and return what became of each.
+        Post up to 1,000 transfers in order, and return the result of each.
 
         Args:
-            items: Keep them to send the same again: each has its key.
+            items: The transfers; each has its key. Keep them if you may have to send the same again.
 
-            atomic: All or none; else each is for itself.
+            atomic: Post all or none; otherwise each is posted independently.
         """
         listed = list(items)
         return Request(
@@ -167,7 +167,7 @@ class Transfers(Resource[D]):
 
     @operation
     def get(self, id: str) -> Request[Transfer]:  # noqa: A002 -- what the ledger calls it
-        """Return a transfer with what has become of it."""
+        """Return a transfer, including the state of its hold and its reversals."""
         return get(f"{PATH}/{segment(id)}", Transfer)
 
     @series
@@ -181,7 +181,7 @@ class Transfers(Resource[D]):
         until: datetime | None = None,
         metadata: Mapping[str, str] | None = None,
     ) -> Pages[Transfer]:
-        """Iterate over what was posted, newest first; all that is given has to hold, *account* on either side."""
+        """Iterate over the transfers that match all given filters, newest first; *account* may be on either side."""
         entries = {f"metadata.{name}": text for name, text in (metadata or {}).items()}
         asked = {"account": account, "reference": reference, "kind": kind, "from": since, "to": until, **entries}
         return Pages(Request(method="GET", path=PATH, answer=Page[Transfer], parameters={**asked, "limit": PAGE_ROWS}))
@@ -199,7 +199,7 @@ class Transfers(Resource[D]):
         Move what a hold reserves, or *amount* of it, and return the capture.
 
         Args:
-            release_rest: Give back what is left; else it stays held for further captures.
+            release_rest: Whether to release the rest; otherwise it stays reserved for further captures.
 
             idempotency_key: As in `create`.
         """
@@ -219,16 +219,16 @@ class Transfers(Resource[D]):
         *,
         idempotency_key: str | None = None,
     ) -> Request[Posted]:
-        """Move back what a transfer or capture has moved, or *amount* of it, and return the reversal."""
+        """Reverse a transfer or capture, or *amount* of it, and return the reversal."""
         return _post(f"{PATH}/{segment(id)}/reverse", members(amount=amount), idempotency_key)
 
 
 class IdempotencyKeys(Resource[D]):
-    """What is known of the keys of transfers."""
+    """Look-ups by the keys of transfers."""
 
     @operation
     def get(self, key: str) -> Request[Transfer]:
-        """Return the transfer that a key is bound to, refused ones too; ProblemError 404 where it is not bound."""
+        """Return the transfer that a key is bound to, even if it was refused; ProblemError 404 if there is none."""
         return get(f"/v1/idempotency-keys/{segment(key)}", Transfer)
 
 

@@ -1,4 +1,4 @@
-"""Whether a webhook comes from the ledger: Standard Webhooks, version 1."""
+"""Verifies that a webhook comes from the ledger (Standard Webhooks, version 1)."""
 
 import base64
 import binascii
@@ -13,11 +13,11 @@ import msgspec
 from tallystick_client.answers import Event
 from tallystick_client.errors import WebhookError
 
-# Seconds that the clocks of the two sides may be apart, and a message may take.
+# Seconds allowed for the difference of the two clocks and the way of a message.
 TOLERANCE_SECONDS = 300
 _PREFIX = "whsec_"
 _TIMESTAMP = re.compile(r"[0-9]{1,12}")
-# Signatures that are looked at; a server signs with five secrets at most.
+# Most signatures that are checked; a server signs with at most five secrets.
 _SIGNATURES_MAX = 16
 
 
@@ -25,21 +25,21 @@ def verify_webhook(
     body: bytes | str, headers: Mapping[str, str], secret: str, tolerance_seconds: float = TOLERANCE_SECONDS
 ) -> Event:
     """
-    Return the event that a webhook brings.
+    Verify a webhook and return its event.
 
     Args:
-        body: Exactly as it came, before anything has parsed it.
+        body: The body exactly as received, before any parsing.
 
-        headers: Of the message, their names in any case.
+        headers: The header fields of the message; their names may be in any case.
 
-        secret: Of the endpoint: `whsec_…`.
+        secret: The secret of the endpoint: `whsec_…`.
 
-        tolerance_seconds: How old it may be, or how far ahead.
+        tolerance_seconds: How far its time stamp may be in the past or in the future.
 
     Raises:
-        WebhookError: It was not signed with this secret, or is too old: answer 400 and do nothing.
+        WebhookError: It was not signed with this secret, or its time stamp is too far off: answer 400 and do nothing.
 
-        ValueError: The secret is none.
+        ValueError: The secret is not valid.
     """
     key = _key(secret)
     named = {name.lower(): value for name, value in headers.items()}
@@ -52,7 +52,7 @@ def verify_webhook(
     digest = hmac.digest(key, f"{message_id}.{timestamp}.".encode() + content, hashlib.sha256)
     expected = b"v1," + base64.b64encode(digest)
     signatures = named.get("webhook-signature", "").split(" ")[:_SIGNATURES_MAX]
-    # All are looked at, so that the time tells nothing.
+    # Check all signatures, so that the time taken reveals nothing.
     if not sum(hmac.compare_digest(expected, signature.encode()) for signature in signatures):
         raise WebhookError("no signature is that of this secret")
     try:

@@ -1,4 +1,4 @@
-"""The command `completion`: what a shell completes commands with."""
+"""The command `completion`: prints a script with which a shell completes commands."""
 
 import argparse
 
@@ -10,7 +10,7 @@ MISSING = "completion needs the package shtab: install tallystick[cli]"
 
 
 def add_commands(commands: Commands) -> None:
-    """Add it."""
+    """Add the command."""
     text = "print a completion script, for the shell to read when it starts"
     command = commands.add("completion", text, _complete)
     command.add_argument("shell", choices=SHELLS, help="bash, zsh or fish")

@@ -1,4 +1,4 @@
-"""The words of `tallystick keys`, which work on the database, or ask a server."""
+"""The arguments of `tallystick keys`, whose actions work on the database or call a server."""
 
 import argparse
 from typing import Final
@@ -13,7 +13,7 @@ ROLES: Final = ("read", "write", "admin")
 
 
 def add_commands(commands: Commands) -> None:
-    """Add them."""
+    """Add the commands."""
     text = (
         "make, limit, list, rotate and revoke API keys, in the database; or those of a server, where --url or "
         "TALLYSTICK_API_KEY is given and neither --ledger nor --data-dir"
@@ -43,7 +43,7 @@ def add_commands(commands: Commands) -> None:
 
 
 def _either(action: Action) -> Run:
-    """Return what asks a server, or works on the database where the command line names a place in it."""
+    """Return a function that works on the database if the command line names a place in it, or else calls a server."""
     ask = on_server(action)
 
     def run(options: argparse.Namespace) -> int:

@@ -1,4 +1,4 @@
-"""The commands of operators, which work on the settings, the databases and the processes of this machine."""
+"""The commands of operators: they work on the settings, databases and processes of this machine."""
 
 import argparse
 from collections.abc import Callable, Sequence
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def add_commands(commands: Commands, words: Sequence[str] | None = None) -> None:
-    """Add them; what *words* do not name is left out where it takes long to load."""
+    """Add the commands; those that take long to load are added only if *words* name them."""
     place = data_place()
     _add_serving(commands, place)
     commands.add("migrate", "bring the database to the state this program needs", operate, place)
@@ -31,14 +31,14 @@ def add_commands(commands: Commands, words: Sequence[str] | None = None) -> None
 
 
 def data_place() -> Parser:
-    """Return the parent of commands that may work on embedded servers."""
+    """Return the parent parser of commands that may work on embedded servers."""
     parent = Parser(add_help=False)
     parent.add_argument("--data-dir", help="folder of the embedded servers (default: data)")
     return parent
 
 
 def operate(options: argparse.Namespace) -> int:
-    """Carry out a command on the databases that the settings name."""
+    """Run a command on the databases that the settings name."""
     loaded = _checked(_reader(options)())
     from server.process.commands.operate import operate as carry_out
 
@@ -81,7 +81,7 @@ def _add_books(commands: Commands, place: Parser) -> None:
 
 
 def _reader(options: argparse.Namespace) -> "Callable[[], Loaded]":
-    """Return what reads the settings, those of the command line included."""
+    """Return a function that reads the settings, including those of the command line."""
     from server.settings import load
 
     names = ("data_dir", "host", "port", "admin_host", "admin_port", "workers", "background")

@@ -1,4 +1,4 @@
-"""The whole command line, put together."""
+"""Puts the whole command line together."""
 
 import argparse
 from collections.abc import Sequence
@@ -23,8 +23,8 @@ def parser(words: Sequence[str] | None = None) -> Parser:
     Return the parser of the command line.
 
     Args:
-        words: That will be parsed: what they do not name is left out where it takes long to load. None leaves nothing
-            out.
+        words: The arguments that will be parsed. Commands that take long to load are left out unless these name them;
+            None leaves nothing out.
     """
     main_parser = Parser(
         prog="tallystick",

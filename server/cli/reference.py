@@ -1,4 +1,4 @@
-"""The reference of the command line, made of the parser: `python -m server.cli.reference` prints a page of Markdown."""
+"""Makes the reference of the command line from the parser; `python -m server.cli.reference` prints it as Markdown."""
 
 import argparse
 from collections.abc import Iterator
@@ -10,7 +10,7 @@ Path = tuple[str, ...]
 
 
 def commands(of: argparse.ArgumentParser, path: Path = ()) -> Iterator[tuple[Path, argparse.ArgumentParser]]:
-    """Give every command there is: the words to type, and its parser."""
+    """Yield every command: the words to type, and its parser."""
     yield path, of
     for action in of._actions:
         if isinstance(action, argparse._SubParsersAction):
@@ -32,7 +32,7 @@ def page() -> str:
 
 
 def _section(path: Path, command: argparse.ArgumentParser) -> str:
-    """Return what the page says of a command: what is typed, what it does, and what each argument means."""
+    """Return the section of a command: how to type it, what it does, and what each argument means."""
     own = [action for action in command._actions if not isinstance(action, argparse._HelpAction)]
     groups = [action for action in own if isinstance(action, argparse._SubParsersAction)]
     explained = [action for action in own if action not in groups]

@@ -1,4 +1,4 @@
-"""The words of `tallystick sinks`."""
+"""The arguments of `tallystick sinks`."""
 
 from collections.abc import Sequence
 
@@ -6,7 +6,7 @@ from server.cli.words import Commands, Parser, Run, listing
 
 
 def add_commands(commands: Commands, place: Parser, run: Run, words: Sequence[str] | None = None) -> None:
-    """Add them; what a kind of sink takes is left out where *words* do not name them: it takes long to load."""
+    """Add the commands; the kinds of sinks, which take long to load, only if *words* name `sinks`."""
     actions = commands.group("sinks", "set up brokers that are sent every event, and see how far they are")
     kinds = actions.group("create", "make a sink; events are sent to it within a second", "KIND")
     if words is None or "sinks" in words:

@@ -1,4 +1,4 @@
-"""What commands are made of: a parser that repeats no secret, and groups of commands."""
+"""The parts that commands are made of: a parser that repeats no secrets, and groups of commands."""
 
 import argparse
 import sys
@@ -7,12 +7,12 @@ from typing import Any, NoReturn
 
 from server.process.commands.exits import EXIT_ERROR, complain, say
 
-# Carries a command out, and returns the exit code.
+# Runs a command and returns its exit code.
 Run = Callable[[argparse.Namespace], int]
 
 
 class Parser(argparse.ArgumentParser):
-    """A parser whose messages repeat no secret, and that says so when its help cannot be written."""
+    """A parser whose messages repeat no secrets, and that raises OutputError if its help cannot be written."""
 
     def error(self, message: str) -> NoReturn:
         complain(f"{self.format_usage()}{self.prog}: error: {message}")
@@ -26,7 +26,7 @@ class Parser(argparse.ArgumentParser):
 
 
 class Version(argparse.Action):
-    """Prints the version, which is looked up only then."""
+    """Prints the version; looks it up only when asked."""
 
     def __call__(self, *_: Any, **__: Any) -> NoReturn:
         from server.telemetry.version import VERSION
@@ -37,12 +37,12 @@ class Version(argparse.Action):
 
 class Commands:
     """
-    Commands of which one is chosen.
+    A group of commands, of which the command line names one.
 
     Args:
         of: The parser that they belong to.
 
-        name: What the help calls them, in capitals; the chosen word is kept under it in small letters.
+        name: Their name in the help, in capitals; the parsed options hold the chosen command under it in small letters.
     """
 
     def __init__(self, of: argparse.ArgumentParser, name: str = "ACTION") -> None:
@@ -53,11 +53,11 @@ class Commands:
         Add a command and return its parser.
 
         Args:
-            text: What it does, without a capital and a full stop.
+            text: What the command does, without a capital and a full stop.
 
-            run: Carries it out; None where it has commands of its own.
+            run: Runs the command; None if it is a group.
 
-            parents: Parsers whose arguments it takes too.
+            parents: Parsers whose arguments it also takes.
         """
         description = f"{text[0].upper()}{text[1:]}."
         command: Parser = self._choices.add_parser(name, parents=parents, help=text, description=description)
@@ -66,12 +66,12 @@ class Commands:
         return command
 
     def group(self, name: str, text: str, actions: str = "ACTION") -> "Commands":
-        """Add a command that has commands of its own, and return these."""
+        """Add a command that is a group of commands, and return the group."""
         return Commands(self.add(name, text), actions)
 
 
 def listing() -> Parser:
-    """Return the parent of commands that show something to people or to programs."""
+    """Return the parent parser of commands that print for people or for programs."""
     parent = Parser(add_help=False)
     parent.add_argument("--json", action="store_true", help="as JSON, for programs")
     return parent

@@ -1,8 +1,8 @@
 """
-The admin process: it answers operators, so that the supervisor serves nobody.
+The admin process: it answers operators, so that the supervisor need not answer any requests.
 
-Run as `python -m server.process.admin CHANNEL SUPERVISOR LISTENER`: an inherited descriptor, the process that started
-it, and another inherited descriptor.
+Run as `python -m server.process.admin CHANNEL SUPERVISOR LISTENER`. CHANNEL and LISTENER are inherited descriptors, and
+SUPERVISOR is the id of the parent process.
 """
 
 import asyncio
@@ -20,7 +20,7 @@ from server.process.operators import METRICS_TYPE, Handler, answer_operators, ha
 from server.settings import Settings
 from server.store.background import stop
 
-# By name: this module is run as a program.
+# Named explicitly: this module runs as a program, so its __name__ is "__main__".
 log = logging.getLogger("server.process.admin")
 
 _NO_WORD = {"status": "not_ready", "failures": ["the supervisor does not answer"]}
@@ -28,10 +28,10 @@ _NO_WORD = {"status": "not_ready", "failures": ["the supervisor does not answer"
 
 class Admin:
     """
-    Health and metrics of the whole server.
+    Answers requests for the health and metrics of the whole server.
 
     Args:
-        mirror: Knows the children.
+        mirror: Holds what the children have reported.
     """
 
     def __init__(self, mirror: Mirror) -> None:
@@ -47,12 +47,12 @@ class Admin:
         }
 
     async def _livez(self, _: web.Request) -> web.Response:
-        """Answer 200 while the supervisor gives signs of life."""
+        """Answer 200 while the supervisor sends messages, otherwise 503."""
         silent = self._mirror.silent_seconds > SILENCE_SECONDS
         return json_response(503, {"status": "stuck"}) if silent else json_response(200, {"status": "ok"})
 
     async def _readyz(self, _: web.Request) -> web.Response:
-        """Answer 200 when requests can be served, by at least one worker, and else why not."""
+        """Answer 200 if at least one worker can serve requests, otherwise 503; show the state of each child."""
         try:
             told = await self._mirror.reports()
         except UnknownError:
@@ -60,7 +60,7 @@ class Admin:
         children = told.children
         of_workers = [child for child in children if child.vital]
         shown: dict[str, object] = {"workers": [{"worker": int(of.label), **_shown(of)} for of in of_workers]}
-        # At most one: how it is does not decide whether requests can be served.
+        # Other children: at most the background process. Requests can be served without it.
         shown.update((child.label, _shown(child)) for child in children if not child.vital)
         if told.stopping:
             return json_response(503, {"status": "stopping", **shown})
@@ -68,8 +68,8 @@ class Admin:
         return json_response(200 if is_ready else 503, {"status": "ready" if is_ready else "not_ready", **shown})
 
     async def _metrics(self, _: web.Request) -> web.Response:
-        """Answer with the numbers of all workers, for Prometheus."""
-        # Loaded when it is asked for: see there.
+        """Answer with the metrics of all processes, for Prometheus."""
+        # Imported when first needed: the import is slow, as its docstring says.
         from server.process import scrape  # noqa: PLC0415
 
         try:
@@ -80,7 +80,7 @@ class Admin:
         return web.Response(body=body, headers={"Content-Type": METRICS_TYPE})
 
     async def _hot_accounts(self, _: web.Request) -> web.Response:
-        """Answer with the accounts with most transfers in the last few seconds."""
+        """Answer with the accounts that had most transfers in the last few seconds."""
         try:
             await self._mirror.known()
         except UnknownError:
@@ -100,10 +100,10 @@ def main() -> int:
 
 async def serve(settings: Settings, listener: socket.socket, channel: Channel[ToChild]) -> None:
     """
-    Answer operators on a socket that the supervisor keeps.
+    Answer operators on a socket that the supervisor keeps open.
 
     Args:
-        settings: As the supervisor has told them.
+        settings: The settings that the supervisor has sent.
     """
     ending: asyncio.Future[Stop | Retire] = asyncio.get_running_loop().create_future()
     mirror = Mirror(channel.send)

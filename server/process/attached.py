@@ -1,4 +1,4 @@
-"""What every child of the supervisor does: it takes its settings from it, gives it signs of life, and ends with it."""
+"""The part common to all children: they get their settings from the supervisor, send it beats, and end with it."""
 
 import asyncio
 import ctypes
@@ -19,7 +19,7 @@ from server.settings import Settings, load
 from server.telemetry.logs import configure_logs
 
 if TYPE_CHECKING:
-    # The admin process has no database: it loads no driver.
+    # The admin process has no database and must not load the driver.
     from server.store.readiness import Readiness
 
 # Seconds between two beats.
@@ -30,29 +30,29 @@ EXIT_REFUSED: Final = 2
 
 log = logging.getLogger(__name__)
 
-# Takes the supervisor's first message, the settings that it gives, and the channel to the supervisor.
+# A child's work: takes the supervisor's first message, the settings made from it, and the channel to the supervisor.
 Work = Callable[[Orders, Settings, Channel[ToChild]], Coroutine[Any, Any, None]]
 
 
 def run(channel: int, supervisor: int, work: Work, **fields: object) -> int:
     """
-    Run *work* with the settings of the supervisor, and return the exit code.
+    Run *work* with the settings that the supervisor sends, and return the exit code.
 
     Args:
-        channel: The descriptor of this end.
+        channel: The descriptor of this end of the channel.
 
-        supervisor: The process that has started this one.
+        supervisor: The id of the process that started this one.
 
-        fields: Of every line of the log.
+        fields: Fields of every line of the log.
     """
     _end_with(supervisor)
-    # Signals for the whole group are handled by the supervisor, which ends its children in order.
+    # The supervisor handles signals to the whole group and ends its children in order.
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     channel_to_supervisor: Channel[ToChild] = Channel(socket.socket(fileno=channel), ToChild)
     orders = channel_to_supervisor.wait()
     if not isinstance(orders, Orders):
-        # The supervisor has ended, or ends before there was anything to work with.
+        # The supervisor has ended, or is ending before it sent any settings.
         return 0
     try:
         settings = load({}, orders.values).settings
@@ -69,20 +69,20 @@ def run(channel: int, supervisor: int, work: Work, **fields: object) -> int:
 
 
 async def beat(channel: Channel[ToChild]) -> None:
-    """Give the supervisor signs of life, for ever."""
+    """Send the supervisor beats until cancelled."""
     while True:
         channel.send(Beat())
         await asyncio.sleep(BEAT_SECONDS)
 
 
 async def answer(channel: Channel[ToChild], readiness: "Readiness | None") -> None:
-    """Answer the supervisor whether this process is ready; without *readiness* it still starts."""
+    """Tell the supervisor whether this process is ready; without *readiness* it is still starting."""
     failures = ("it starts",) if readiness is None else await readiness.failures()
     channel.send(Ready(failures))
 
 
 def leave() -> None:
-    """End at once: the supervisor has ended, and its successor may want the address."""
+    """End at once: the supervisor has ended, and its successor may need the address."""
     os._exit(EXIT_FAULT)
 
 
@@ -91,5 +91,5 @@ def _end_with(supervisor: int) -> None:
     if platform.system() == "Linux":
         ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0)
     if os.getppid() != supervisor:
-        # It ended before the request took effect.
+        # The supervisor ended before prctl took effect.
         os._exit(EXIT_FAULT)

@@ -1,8 +1,8 @@
 """
-The background process: what is done without anybody asking, by the leader of all such processes of a database.
+The background process: one such process of each database is the leader and runs the background jobs.
 
-Run beside workers as `python -m server.process.background CHANNEL SUPERVISOR`: an inherited descriptor, and the process
-that started it. `tallystick background` runs the same parts by itself.
+Run beside workers as `python -m server.process.background CHANNEL SUPERVISOR`. CHANNEL is an inherited descriptor, and
+SUPERVISOR is the id of the parent process. `tallystick background` runs the same parts without a supervisor.
 """
 
 import asyncio
@@ -34,7 +34,7 @@ from server.settings import Settings
 from server.store.background import stop
 from server.store.readiness import Readiness
 
-# By name: this module is run as a program.
+# Named explicitly: this module runs as a program, so its __name__ is "__main__".
 log = logging.getLogger("server.process.background")
 
 
@@ -48,10 +48,10 @@ class Background(NamedTuple):
 @asynccontextmanager
 async def create_background(settings: Settings) -> AsyncIterator[Background]:
     """
-    Make the parts, stand for election, and close them in reverse: the jobs end, then another process may lead.
+    Make the parts, stand for election, and close the parts in reverse: the jobs end, then another process may lead.
 
     Args:
-        settings: As for `create_books`; the pools are those of this process, whatever workers have.
+        settings: As for `create_books`; its pool sizes are replaced by those of a background process.
 
     Raises:
         SettingsError: As `create_books`.
@@ -79,7 +79,7 @@ async def create_background(settings: Settings) -> AsyncIterator[Background]:
 
 
 def main() -> int:
-    """Work with the settings of the supervisor, and return the exit code."""
+    """Work with the settings that the supervisor sends, and return the exit code."""
     channel, supervisor = map(int, sys.argv[1:])
     return attached.run(channel, supervisor, work, process="background")
 
@@ -89,7 +89,7 @@ async def work(orders: Orders, settings: Settings, channel: Channel[ToChild]) ->
     Work until the supervisor ends it.
 
     Raises:
-        NotReadyError: There is a reason not to be ready, and this process had to be.
+        NotReadyError: This process had to be ready and is not.
         SettingsError: As `create_background`.
     """
     ending = asyncio.Event()

@@ -1,4 +1,4 @@
-"""The messages between the supervisor and its children: one JSON object a line, over a pair of sockets."""
+"""The messages between the supervisor and its children: one JSON object per line, over a pair of sockets."""
 
 import asyncio
 import contextlib
@@ -10,9 +10,9 @@ import msgspec
 
 from server.telemetry.metrics import Metric
 
-# Longest message, in bytes: settings are far shorter. A line that never ends must not fill the memory.
+# Longest message, in bytes; settings are far shorter. A line that never ends must not fill the memory.
 MESSAGE_MAX_BYTES: Final = 256 * 1024
-# Bytes read at once.
+# Most bytes read in one call.
 READ_BYTES: Final = 64 * 1024
 
 
@@ -23,7 +23,7 @@ class Orders(msgspec.Struct, tag="orders", frozen=True):
     Args:
         values: Settings that differ from the defaults, including secrets.
 
-        workers: The number of workers that serve; a worker counts itself.
+        workers: The number of workers of the server, including the one that reads this.
 
         must_be_ready: Whether to send `Refused` instead of `Serving` when it is not ready.
     """
@@ -34,11 +34,11 @@ class Orders(msgspec.Struct, tag="orders", frozen=True):
 
 
 class Retire(msgspec.Struct, tag="retire", frozen=True):
-    """To a child: another one is in its place now, and accepts from its socket. End, after what is under way."""
+    """To a child: a successor has its place now and accepts from its socket. Finish running requests and end."""
 
 
 class Stop(msgspec.Struct, tag="stop", frozen=True):
-    """To a child: no other one takes its place. A worker accepts what is queued at its socket; answer and end."""
+    """To a child: end without a successor. A worker first answers the connections that are queued at its socket."""
 
 
 class Ask(msgspec.Struct, tag="ask", frozen=True):
@@ -54,8 +54,8 @@ class Value(NamedTuple):
     A metric's value for some values of its labels.
 
     Args:
-        numbers: One, or the counts of a histogram's buckets and then the sum of what was counted; none says that it is
-            gone.
+        numbers: One number, or for a histogram the counts of its buckets and then the sum of the observations. None at
+            all means that the value is gone.
     """
 
     name: str
@@ -68,9 +68,9 @@ class Counted(msgspec.Struct, tag="counted", frozen=True):
     To the supervisor, once a second: the values that have changed since the last report.
 
     Args:
-        values: Totals since the child started, not increments: a lost message is made good by a later one.
+        values: Totals since the child started, not increments, so that a later message makes up for a lost one.
 
-        metrics: Descriptions of the metrics that are named for the first time, by name.
+        metrics: Descriptions, by name, of metrics that this channel carries for the first time.
     """
 
     values: tuple[Value, ...] = ()
@@ -86,7 +86,7 @@ class HotAccount(NamedTuple):
 
 
 class BusyKey(NamedTuple):
-    """An API key, how many requests of it asked for tokens in the last few seconds, and how many of them got none."""
+    """An API key, how many of its requests asked for tokens in the last few seconds, and how many got none."""
 
     ledger_id: int
     key: str
@@ -96,12 +96,12 @@ class BusyKey(NamedTuple):
 
 class Hot(msgspec.Struct, tag="hot", frozen=True):
     """
-    To the supervisor, every ten seconds: what was busiest since the last time.
+    To the supervisor, every ten seconds: the busiest accounts and API keys since the last such message.
 
     Args:
-        accounts: Those that took part in most transfers.
+        accounts: The accounts that took part in most transfers.
 
-        keys: Those that asked for most tokens, and those that got none most often.
+        keys: The API keys with most requests for tokens, and those that most often got none.
     """
 
     accounts: tuple[HotAccount, ...] = ()
@@ -110,10 +110,10 @@ class Hot(msgspec.Struct, tag="hot", frozen=True):
 
 class Told(msgspec.Struct, tag="told", frozen=True):
     """
-    To the admin process: what a process has reported.
+    To the admin process: a report of another process.
 
     Args:
-        source: Number of the process; 0 stands for all that have ended.
+        source: The number of that process; 0 stands for all that have ended.
     """
 
     source: int
@@ -121,7 +121,7 @@ class Told(msgspec.Struct, tag="told", frozen=True):
 
 
 class Place(NamedTuple):
-    """A place for a child; its process is 0 while it waits for another one to be started."""
+    """A place for a child; `pid` is 0 while no process runs there."""
 
     label: str
     vital: bool
@@ -133,14 +133,14 @@ class Place(NamedTuple):
 
 class Status(msgspec.Struct, tag="status", frozen=True):
     """
-    To the admin process, once a second: all that changed before it has been told, and holds together with it.
+    To the admin process, once a second: the state of the children. The reports sent before it take effect with it.
 
     Args:
         sources: The processes whose reports count; all others have ended.
 
-        states: How many workers are in which state.
+        states: How many workers are in each state.
 
-        background: The same of background processes; None where there is to be none.
+        background: The same for background processes; None if the server runs none.
     """
 
     sources: tuple[int, ...]
@@ -150,11 +150,11 @@ class Status(msgspec.Struct, tag="status", frozen=True):
 
 
 class Inquire(msgspec.Struct, tag="inquire", frozen=True):
-    """To the supervisor, of the admin process: answer with `Reported`."""
+    """From the admin process to the supervisor: answer with `Reported`."""
 
 
 class Report(NamedTuple):
-    """The state of a child; it is ready when the state is `serving` and there are no failures."""
+    """The state of a child. It is ready if the state is `serving` and there are no failures."""
 
     label: str
     vital: bool
@@ -171,19 +171,19 @@ class Reported(msgspec.Struct, tag="reported", frozen=True):
 
 
 class Serving(msgspec.Struct, tag="serving", frozen=True):
-    """To the supervisor: the child works; the reasons why it is not ready, if there are any."""
+    """To the supervisor: the child serves; `failures` says why it is not ready and is empty if it is."""
 
     failures: tuple[str, ...] = ()
 
 
 class Ready(msgspec.Struct, tag="ready", frozen=True):
-    """To the supervisor, in answer to `Ask`: the reasons why the child is not ready; none when it is."""
+    """To the supervisor, in answer to `Ask`: `failures` says why the child is not ready and is empty if it is."""
 
     failures: tuple[str, ...] = ()
 
 
 class Refused(msgspec.Struct, tag="refused", frozen=True):
-    """To the supervisor: the child cannot work with these settings; the reason is a sentence for a person."""
+    """To the supervisor: the child cannot work with these settings; `text` tells the operator why."""
 
     text: str
 
@@ -195,45 +195,45 @@ M = TypeVar("M")
 
 
 def _ignore(*_: object) -> None:
-    """Ignore a message, or the end, until `listen` is called."""
+    """Ignore messages and the end of the channel until `listen` is called."""
 
 
 class Channel(Generic[M]):
     """
-    One end of the pair.
+    One end of the pair of sockets.
 
     Args:
-        end: The socket; closed with the channel.
+        end: The socket; the channel closes it.
 
-        kind: The messages of the other end: the structs of M, as a union.
+        kind: The messages that the other end sends: the structs of M, as a union.
     """
 
     def __init__(self, end: socket.socket, kind: Any) -> None:
         self._end = end
         self._decoder = msgspec.json.Decoder(kind)
         self._buffer = bytearray()
-        # The end of a message of which the socket took only the beginning.
+        # The rest of a message of which the socket took only the beginning.
         self._unsent = b""
         self._loop: asyncio.AbstractEventLoop | None = None
         self._handle: Callable[[M], None] = _ignore
         self._at_end: Callable[[], None] = _ignore
 
     def send(self, message: "ToChild | ToSupervisor") -> bool:
-        """Send a message without waiting; return False when the other end is gone or its buffer is full."""
+        """Send a message without waiting; return False if the other end is gone or its buffer is full."""
         try:
             if self._unsent:
                 self._unsent = self._unsent[self._end.send(self._unsent, socket.MSG_DONTWAIT) :]
             if self._unsent:
                 return False
             line = msgspec.json.encode(message) + b"\n"
-            # A message is far smaller than the buffer of the socket: it is cut only when the buffer is nearly full.
+            # A message is far smaller than the buffer of the socket, so it is cut only if the buffer is nearly full.
             self._unsent = line[self._end.send(line, socket.MSG_DONTWAIT) :]
             return not self._unsent
         except OSError:
             return False
 
     def wait(self) -> M | None:
-        """Wait for the next message and return it, or None when the other end is gone; only before a loop runs."""
+        """Wait for the next message and return it, or None if the other end is gone; only before a loop runs."""
         while b"\n" not in self._buffer:
             if not self._read():
                 return None
@@ -245,7 +245,7 @@ class Channel(Generic[M]):
         self._end.setblocking(False)
         self._handle, self._at_end = handle, at_end
         self._loop.add_reader(self._end.fileno(), self.read_all)
-        # What came together with the message that was waited for.
+        # Messages that arrived together with the one that `wait` returned.
         self._loop.call_soon(self._handle_all)
 
     def read_all(self) -> None:
@@ -268,12 +268,12 @@ class Channel(Generic[M]):
 
     def _handle_all(self) -> None:
         while b"\n" in self._buffer:
-            # During a deploy the other end may be of a newer release, with messages that this one does not know.
+            # During a deploy the other end may be a newer release, with messages that this one does not know.
             with contextlib.suppress(msgspec.ValidationError):
                 self._handle(self._next())
 
     def _read(self) -> bool:
-        """Read what has arrived; return False at the end."""
+        """Read what has arrived; return False at the end of the channel or if a message is too long."""
         try:
             data = self._end.recv(READ_BYTES)
         except BlockingIOError:

@@ -1,4 +1,4 @@
-"""Child processes as their supervisor sees them."""
+"""Child processes, as the supervisor sees them."""
 
 import asyncio
 import contextlib
@@ -37,13 +37,13 @@ from server.process.timeouts import Timeouts
 from server.process.totals import Counts
 from server.settings import PREFIX
 
-# Seconds in which a child must answer whether it is ready: a little more than its own check of Postgres may take.
+# Seconds a child has to answer whether it is ready: a little more than its own check of Postgres may take.
 ASK_SECONDS: Final = 2.5
 
-# Of all children of this process, in their order; 0 stands for all that have ended.
+# Numbers the children of this process in the order of their start; 0 stands for all that have ended.
 _numbers = itertools.count(1)
 
-# Of a child.
+# States of a child.
 STATES: Final = ("starting", "serving", "draining")
 
 log = logging.getLogger(__name__)
@@ -51,18 +51,19 @@ log = logging.getLogger(__name__)
 
 class Program(NamedTuple):
     """
-    What a child runs.
+    The program that a child runs.
 
     Args:
-        name: In the log.
+        name: Its name in the log.
 
-        label: In metrics and on the admin port.
+        label: Its name in metrics and on the admin port.
 
-        module: Run with the number of its end of the channel, that of this process, and *arguments*.
+        module: The module to run. Its arguments are the descriptor of its end of the channel, the id of this process,
+            and *arguments*.
 
-        descriptors: It inherits them under the same numbers; this process keeps them.
+        descriptors: Descriptors that the child inherits under the same numbers; this process keeps them open.
 
-        vital: Whether nothing can be served without it, so that a server that never could start it gives up.
+        vital: Whether nothing can be served without it. A server that could never start a vital child gives up.
     """
 
     name: str
@@ -75,10 +76,10 @@ class Program(NamedTuple):
 
 class Child:
     """
-    A process of a program.
+    A child process.
 
     Args:
-        program: What it runs.
+        program: The program that it runs.
     """
 
     def __init__(self, program: Program) -> None:
@@ -86,34 +87,34 @@ class Child:
         self.number = next(_numbers)
         self.counts = Counts()
         ours, theirs = socket.socketpair()
-        # Settings go as a whole; the buffers of some systems are smaller.
+        # All settings must fit in one message; the default buffers of some systems are smaller.
         ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, MESSAGE_MAX_BYTES)
         with theirs, contextlib.ExitStack() as stack:
             stack.enter_context(ours)
             channel = theirs.fileno()
             self.process = subprocess.Popen(
-                # -P: no folder that the program happens to be started in is looked for modules.
+                # -P: Python must not look for modules in the current folder.
                 [sys.executable, "-P", "-m", program.module, str(channel), str(os.getpid()), *program.arguments],
                 env=_environment(),
                 stdin=subprocess.DEVNULL,
                 pass_fds=(channel, *program.descriptors),
-                # Ctrl-C in the terminal reaches the supervisor only.
+                # Ctrl-C in the terminal must reach only the supervisor.
                 start_new_session=True,
             )
-            # Our end stays open once the process exists.
+            # The process exists, so our end stays open.
             stack.pop_all()
         self._channel: Channel[ToSupervisor] = Channel(ours, ToSupervisor)
         # One of STATES.
         self.state = "starting"
         # Why it cannot work, if it has sent `Refused`.
         self.refusal: str | None = None
-        # On the loop's clock: when it was given its settings, when it began to work, when its last message came, and
-        # by when it must have ended.
+        # On the loop's clock: when it got its settings, when it began to serve, when its last message came, and the
+        # deadline for its end.
         self.began = self.served = self.last_message_at = 0.0
         self.must_end = float("inf")
         # Why it was killed, if it was.
         self.killed_for = ""
-        # The first is set when it works or has ended, the second when it has ended.
+        # The first is set when it serves or has ended, the second when it has ended.
         self.served_or_ended, self.ended = asyncio.Event(), asyncio.Event()
         self._failures: tuple[str, ...] = ()
         self._asking: asyncio.Future[None] | None = None
@@ -122,17 +123,17 @@ class Child:
 
     @property
     def pid(self) -> int:
-        """Of the process."""
+        """The id of the process."""
         return self.process.pid
 
     def begin(self, orders: Orders, serves: Callable[[], None], inquires: Callable[[], None]) -> None:
         """
-        Send its settings and handle its messages from now on.
+        Send the child its settings and handle its messages from now on.
 
         Args:
-            serves: Called when it works.
+            serves: Called when it serves.
 
-            inquires: Called when it asks how the server is.
+            inquires: Called when it asks for the state of the server.
         """
         self._serves, self._inquires = serves, inquires
         self.began = self.last_message_at = asyncio.get_running_loop().time()
@@ -141,17 +142,17 @@ class Child:
             self.kill("it could not be told what to work with")
 
     def send(self, message: ToChild) -> bool:
-        """Send a message, and return whether it was taken as a whole."""
+        """Send a message, and return whether the socket took all of it."""
         return self._channel.send(message)
 
     def drain(self, message: Retire | Stop, seconds: float) -> None:
-        """Tell it to end within *seconds*."""
+        """Tell the child to end within *seconds*."""
         self.state = "draining"
         self.must_end = asyncio.get_running_loop().time() + seconds
         self._channel.send(message)
 
     def overdue(self, now: float, timeouts: Timeouts) -> str | None:
-        """Return the reason to kill it now, or None."""
+        """Return the reason to kill the child now, or None."""
         if now > self.must_end:
             return "it did not end in time"
         if self.state == "starting":
@@ -161,26 +162,26 @@ class Child:
         return None
 
     def kill(self, reason: str) -> None:
-        """End it at once."""
+        """Kill the child at once and keep the reason."""
         if not self.killed_for:
             self.killed_for = reason
             self.process.send_signal(signal.SIGKILL)
 
     def close(self) -> None:
-        """Handle its last messages and note that it has ended."""
+        """Handle the child's last messages and mark it as ended."""
         self._channel.read_all()
         self._channel.close()
         self.served_or_ended.set()
         self.ended.set()
 
     def abandon(self) -> None:
-        """Kill it and wait until it has ended; blocks."""
+        """Kill the child and wait until it has ended; this blocks."""
         self._channel.close()
         self.process.kill()
         self.process.wait()
 
     async def report(self) -> Report:
-        """Ask it whether it is ready, and return its state."""
+        """Ask the child whether it is ready, and return its state."""
         failures: tuple[str, ...] = ()
         if self.state == "serving":
             if self._asking is None:
@@ -225,11 +226,11 @@ class Child:
 
 
 def _do_nothing() -> None:
-    """Do nothing: the end of the channel is noticed as the end of the process."""
+    """Do nothing: the supervisor notices the end of the process instead of the end of the channel."""
 
 
 def _environment() -> Mapping[str, str]:
-    """Return this process's environment without TALLYSTICK_ variables, and with this program on Python's path."""
+    """Return this process's environment without TALLYSTICK_ variables and with this program on PYTHONPATH."""
     variables = {name: text for name, text in os.environ.items() if not name.startswith(PREFIX)}
     root = str(Path(server.__file__).parents[1])
     if root not in site.getsitepackages():

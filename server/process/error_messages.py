@@ -1,4 +1,4 @@
-"""Errors as sentences for a person."""
+"""Turns errors into sentences for operators."""
 
 import traceback
 from pathlib import Path
@@ -11,11 +11,11 @@ UNREACHABLE = "Postgres cannot be reached ({}): check TALLYSTICK_DATABASE_URL, a
 
 
 class NotReadyError(Exception):
-    """A worker that had to be ready is not; the message says why."""
+    """A child process had to be ready and is not; the message says why."""
 
 
 def explain(error: BaseException) -> str | None:
-    """Return what an error means to an operator, or None when it is a fault of the program."""
+    """Return what an error means to an operator, or None if it is a fault of the program."""
     match error:
         case RowLockedError():
             return f"{error}: try again when that has ended"
@@ -36,7 +36,7 @@ def explain(error: BaseException) -> str | None:
 
 
 def explain_fault(error: BaseException) -> str:
-    """Return the type and place of a fault of the program, without the values that it quotes."""
+    """Return the type and place of a fault of the program, without its message, which may quote values."""
     frames = traceback.extract_tb(error.__traceback__)
     place = f" at {Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else ""
     fault = f"{type(error).__name__}{place}"

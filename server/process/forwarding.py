@@ -1,4 +1,4 @@
-"""What the supervisor tells the admin process: what its children report, and how they are."""
+"""How the supervisor forwards the reports and states of its children to the admin process."""
 
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -12,24 +12,24 @@ Send = Callable[[Told | Status], bool]
 
 class Forwarding:
     """
-    What one admin process has been told.
+    Sends one admin process what has changed since it was last sent something.
 
     Args:
-        send: Sends it a message, and returns whether it was taken as a whole.
+        send: Sends it a message, and returns whether the socket took all of it.
     """
 
     def __init__(self, send: Send) -> None:
         self._send = send
-        # By the number of the process that the reports are of.
+        # By the number of the process that made the reports.
         self._reporters: dict[int, Reporter] = {}
         self._hot: dict[int, Hot] = {}
 
     def tell(self, sources: Mapping[int, Counts], status: Status) -> None:
         """
-        Tell what has changed, then *status*; what is not taken now is told the next time.
+        Send what has changed, then *status*; the next call sends what the socket does not take now.
 
         Args:
-            sources: The numbers of each process, by its number.
+            sources: The counts of each process, by the number of the process.
         """
         for number, counts in sources.items():
             if not self._tell_counts(number, counts):

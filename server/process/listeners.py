@@ -1,4 +1,4 @@
-"""The sockets of the workers: bound once, by the supervisor, which keeps them."""
+"""The listening sockets of the workers: the supervisor binds them once and keeps them."""
 
 import errno
 import socket
@@ -8,23 +8,24 @@ from typing import Final
 
 from server.http.limits import BACKLOG
 
-# Seconds in which the processes of a server that was just killed have released the port.
+# Seconds to wait for a port that is taken: the processes of a server that was just killed release it within this time.
 TAKEN_SECONDS: Final = 0.5
 TAKEN_POLL_SECONDS: Final = 0.02
 
-# Elsewhere the last socket bound to a port gets all of its connections.
+# Whether the kernel divides the connections to a port among its sockets. Elsewhere the last socket bound to the port
+# gets all of them.
 BALANCED: Final = sys.platform == "linux"
 
 
 def open_listeners(host: str, port: int, count: int) -> list[socket.socket]:
     """
-    Return *count* listening sockets of one address, among which the kernel divides the connections.
+    Return *count* listening sockets for one address, among which the kernel divides the connections.
 
-    Where the kernel does not, all of them are the same one. Nobody else has the port, and no other server of ours
-    gets a part of it either.
+    Where the kernel does not divide them, all are duplicates of one socket. If any other process has the port, even
+    another server of ours, this fails.
 
     Args:
-        port: 0 takes a free one.
+        port: 0 takes a free port.
 
     Raises:
         OSError: The address is taken or is not this machine's.
@@ -33,7 +34,7 @@ def open_listeners(host: str, port: int, count: int) -> list[socket.socket]:
     listeners = [first]
     try:
         if BALANCED:
-            # Only now: bound without it, the first socket was refused what any other process has.
+            # Set this only after the bind: without it, the bind failed if any other process had the port.
             first.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         address = first.getsockname()[:2]
         while len(listeners) < count:

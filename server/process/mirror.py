@@ -1,4 +1,4 @@
-"""What the admin process knows of the server: what its supervisor has told it."""
+"""What the admin process knows about the server from the messages of its supervisor."""
 
 import asyncio
 from collections import Counter
@@ -8,29 +8,29 @@ from typing import Final
 from server.process.channel import BusyKey, Counted, Hot, HotAccount, Inquire, Place, Reported, Status, Told
 from server.process.totals import Counts, Totals
 
-# Seconds in which the supervisor must answer which children are ready: a little more than it waits for them.
+# Seconds the supervisor has to answer which children are ready: a little more than it waits for them.
 REPORT_SECONDS: Final = 3.5
-# Seconds that a question waits for the first account of everything, after a start of this process.
+# Seconds that a request waits for the first `Status` after this process has started.
 KNOWN_SECONDS: Final = 5.0
-# Seconds without a word of the supervisor, which speaks once a second, after which it is taken to be stuck.
+# The supervisor sends `Status` once a second. After this many seconds without one it counts as stuck.
 SILENCE_SECONDS: Final = 10.0
-# Accounts and API keys shown.
+# Most accounts and API keys that are shown.
 HOT_ACCOUNTS_SHOWN: Final = 10
 BUSY_KEYS_SHOWN: Final = 10
 
 
 class UnknownError(Exception):
-    """The supervisor has not told yet."""
+    """The supervisor has not sent the state of the server in time."""
 
 
 class Mirror:
     """
-    The reports of all children, as the supervisor forwards them.
+    Holds the reports of all children, as the supervisor forwards them.
 
-    What it sends between two of `Status` is applied together with the second: a process that ends is counted once.
+    Reports take effect together with the next `Status`, so that a process that ends is counted once.
 
     Args:
-        inquire: Sends the supervisor a question.
+        inquire: Sends the supervisor an inquiry.
     """
 
     def __init__(self, inquire: Callable[[Inquire], object]) -> None:
@@ -41,11 +41,11 @@ class Mirror:
         self._known = asyncio.Event()
         self._heard_at = asyncio.get_running_loop().time()
         self._asking: asyncio.Future[Reported] | None = None
-        # Called after each word of the supervisor.
+        # Called after each `Status`.
         self.on_status: Callable[[], None] | None = None
 
     def handle(self, message: Told | Status | Reported) -> None:
-        """Take what the supervisor says."""
+        """Take a message of the supervisor."""
         match message:
             case Told():
                 self._told.append(message)
@@ -75,10 +75,10 @@ class Mirror:
 
     async def known(self) -> None:
         """
-        Return once everything is known.
+        Wait for the first `Status`.
 
         Raises:
-            UnknownError: It takes too long.
+            UnknownError: It did not come in time.
         """
         try:
             await asyncio.wait_for(self._known.wait(), KNOWN_SECONDS)
@@ -90,7 +90,7 @@ class Mirror:
         Ask which children are ready.
 
         Raises:
-            UnknownError: The supervisor does not answer.
+            UnknownError: The supervisor did not answer in time.
         """
         if self._asking is None:
             self._asking = asyncio.get_running_loop().create_future()
@@ -106,29 +106,29 @@ class Mirror:
 
     @property
     def silent_seconds(self) -> float:
-        """How long ago the supervisor spoke."""
+        """Seconds since the last `Status`."""
         return asyncio.get_running_loop().time() - self._heard_at
 
     @property
     def status(self) -> Status:
-        """The last one; only once everything is known."""
+        """The last `Status`; only after `known` has returned."""
         assert self._status is not None, "the caller has waited for it"
         return self._status
 
     def places(self) -> list[Place]:
-        """Return the places of children as they are now."""
+        """Return the places of children, with their silence up to now."""
         passed = self.silent_seconds
         return [place._replace(silent_seconds=place.silent_seconds + passed) for place in self.status.places]
 
     def totals(self) -> Totals:
-        """Return the sums over all children, those that have ended included."""
+        """Return the sums over all children, including those that have ended."""
         totals = Totals()
         for counts in self._sources.values():
             totals.add(counts)
         return totals
 
     def hot_accounts(self) -> list[HotAccount]:
-        """Return the accounts with most transfers in the last few seconds."""
+        """Return the accounts that had most transfers in the last few seconds."""
         transfers: Counter[tuple[int, str]] = Counter()
         for counts in self._sources.values():
             for ledger_id, account, number in counts.hot.accounts:
@@ -136,7 +136,7 @@ class Mirror:
         return [HotAccount(*which, number) for which, number in transfers.most_common(HOT_ACCOUNTS_SHOWN)]
 
     def busy_keys(self) -> list[BusyKey]:
-        """Return the API keys that asked for most tokens in the last few seconds, those that got none first."""
+        """Return the busiest API keys of the last few seconds, those that were most often limited first."""
         asked: Counter[tuple[int, str]] = Counter()
         limited: Counter[tuple[int, str]] = Counter()
         for counts in self._sources.values():

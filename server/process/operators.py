@@ -1,4 +1,4 @@
-"""What answers operators over HTTP."""
+"""The HTTP server that answers operators."""
 
 import asyncio
 import logging
@@ -11,17 +11,18 @@ from aiohttp import web
 
 from server.http.limits import KEEPALIVE_SECONDS
 
-# Seconds that an answer under way gets when the server ends.
+# Seconds that a running request gets to finish when the server ends.
 SHUTDOWN_SECONDS: Final = 1.0
-# Seconds in which whoever has just connected may ask, once no more connections are taken: a round trip and a little.
+# Seconds between the end of listening and shutdown, in which a client that has just connected may send its request: a
+# round trip and a little more.
 LAST_SECONDS: Final = 0.25
-# Set then: answers end their connections.
+# Set during these seconds, so that each answer ends its connection.
 _ENDING: Final = web.AppKey("_ENDING", asyncio.Event)
 
-# The text format of Prometheus.
+# Content type of the text format of Prometheus.
 METRICS_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
-# Of every answer, refusals and faults included: nothing is kept, nothing but our own files is loaded, and no page of
-# others can show this one.
+# Header fields of every answer, including refusals and faults: browsers store nothing, load only our own files, and let
+# no other site frame these pages.
 HEADERS: Final[Mapping[str, str]] = {
     "Cache-Control": "no-store",
     "Content-Security-Policy": "default-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
@@ -41,12 +42,12 @@ async def answer_operators(
     routes: Mapping[str, Handler], listener: socket.socket, further: Iterable[web.AbstractRouteDef] = ()
 ) -> web.AppRunner:
     """
-    Answer on *listener* until the runner returned is cleaned up.
+    Answer on *listener* until the returned runner is cleaned up.
 
     Args:
         routes: Handlers of GET, by path.
 
-        further: Other routes.
+        further: More routes.
     """
     app = web.Application(middlewares=[_without_faults])
     app[_ENDING] = asyncio.Event()
@@ -60,7 +61,7 @@ async def answer_operators(
 
 
 async def hand_over(runner: web.AppRunner) -> None:
-    """Take no more connections, since another process takes them, and answer those who have come before."""
+    """Accept no more connections, because another process does, and answer those accepted before."""
     for site in tuple(runner.sites):
         await site.stop()
     assert runner.app is not None, "it has been set up"
@@ -69,18 +70,18 @@ async def hand_over(runner: web.AppRunner) -> None:
 
 
 async def livez(_: web.Request) -> web.Response:
-    """Answer that the loop runs."""
+    """Answer 200: this process and its event loop run."""
     return json_response(200, {"status": "ok"})
 
 
 def json_response(status: int, document: Mapping[str, object]) -> web.Response:
-    """Return an answer of health."""
+    """Return a JSON answer."""
     return web.Response(status=status, body=orjson.dumps(document), content_type="application/json")
 
 
 @web.middleware
 async def _without_faults(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Log what fails: aiohttp's own log is quiet."""
+    """Log exceptions of handlers and answer 500: aiohttp's own log is turned off."""
     try:
         return await handler(request)
     except (web.HTTPException, ConnectionError):

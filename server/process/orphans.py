@@ -1,20 +1,20 @@
-"""Process 1 of a container becomes the parent of every orphan and must collect its exit status."""
+"""Collects orphans: process 1 of a container becomes the parent of every orphan and must collect its exit status."""
 
 import os
 import subprocess
 from collections.abc import Iterable
 from typing import Final
 
-# Ended processes collected in one call; the next call collects the rest.
+# Most ended processes collected in one call; the next call collects the rest.
 COLLECTED_MAX: Final = 1_000
 
 
 def collect_orphans(own: "Iterable[subprocess.Popen[bytes]]") -> None:
     """
-    Collect ended processes that this one did not start, if it is process 1.
+    If this is process 1, collect ended processes that it did not start.
 
     Args:
-        own: Its own children; their exit statuses are left for those who wait for them.
+        own: Its own children; their exit statuses are kept for the code that waits for them.
     """
     if os.getpid() != 1:
         return

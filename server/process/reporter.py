@@ -1,4 +1,4 @@
-"""Numbers are reported once a second, and only those that have changed since the last report."""
+"""Sends reports of metrics that hold only the values that have changed since the last report."""
 
 from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Final
@@ -7,12 +7,12 @@ from server.process.channel import Counted, Value
 from server.telemetry.metrics import Metric, Sample
 from server.telemetry.tallies import Histogram
 
-# Values in one message, each of at most some 300 bytes: small enough for any socket to take it as a whole.
+# Most values in one message. A value has at most about 300 bytes, so any socket takes the message as a whole.
 VALUES_MAX: Final = 100
 
 
 def values_of(samples: Iterable[Sample]) -> list[Value]:
-    """Return samples as they are sent."""
+    """Return samples in the form in which they are sent."""
     return [
         Value(name, labels, value.numbers() if isinstance(value, Histogram) else (value,))
         for name, labels, value in samples
@@ -21,29 +21,29 @@ def values_of(samples: Iterable[Sample]) -> list[Value]:
 
 class Reporter:
     """
-    Sends what has changed since the last report.
+    Sends the values that have changed since the last report.
 
     Args:
-        send: Sends a message, and returns whether it was taken as a whole.
+        send: Sends a message, and returns whether the socket took all of it.
     """
 
     def __init__(self, send: Callable[[Counted], bool]) -> None:
         self._send = send
         self._described: dict[str, Metric] = {}
-        # Numbers that have been sent, by name and labels.
+        # The numbers that were last sent, by name and labels.
         self._sent: dict[tuple[str, tuple[str, ...]], tuple[float, ...]] = {}
 
     def report(self, values: Collection[Value], metrics: Mapping[str, Metric], *, whole: bool = False) -> bool:
         """
-        Send the values that have changed; what is not taken now is sent with the next report.
+        Send the values that have changed; the next report sends what the socket does not take now.
 
         Args:
-            metrics: Descriptions of all of them, by name.
+            metrics: Descriptions of all metrics, by name.
 
-            whole: Whether these are all values there are: what was sent before and is not among them is gone.
+            whole: Whether *values* holds all values. Values that were sent before and are missing are then gone.
 
         Returns:
-            Whether all of it was taken.
+            Whether the socket took all of it.
         """
         changed = [value for value in values if self._sent.get(value[:2]) != value.numbers]
         if whole:

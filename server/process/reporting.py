@@ -1,4 +1,4 @@
-"""Workers and the background process report their numbers to the supervisor once a second, outside the request path."""
+"""How workers and the background process report metrics to the supervisor once a second, outside the request path."""
 
 import asyncio
 import time
@@ -12,21 +12,21 @@ from server.telemetry.metrics import METRICS, Sample
 from server.telemetry.tallies import Histogram
 
 if TYPE_CHECKING:
-    # The background process reports without it.
+    # The background process does not load it.
     from server.app import App
 
-# Seconds between two reports. A process that crashes loses what it has counted since the last one.
+# Seconds between two reports. A process that crashes loses what it has counted since its last report.
 REPORT_SECONDS: Final = 1.0
 # Seconds over which busy accounts and API keys are counted, and how many of them are reported.
 HOT_SECONDS: Final = 10.0
 HOT_ACCOUNTS_REPORTED: Final = 10
 BUSY_KEYS_REPORTED: Final = 10
-# Seconds between two measurements of how late the loop is.
+# Seconds between two measurements of the event loop's lag.
 LAG_SECONDS: Final = 0.1
 
 
 def samples(app: "App") -> Iterator[Sample]:
-    """Return all values of a worker, except those of its busy accounts."""
+    """Return all metrics of a worker except those of its busiest accounts."""
     tallies = app.tallies
     for (method, path, status), histogram in list(tallies.requests.items()):
         yield Sample("tallystick_request_duration_seconds", (method, path, str(status)), histogram)
@@ -83,7 +83,7 @@ def _now(app: "App") -> Iterator[Sample]:
 
 
 async def repeat(samples: Callable[[], Iterable[Sample]], channel: Channel[Any]) -> None:
-    """Report samples for as long as the process runs."""
+    """Report samples until cancelled."""
     reporter = Reporter(channel.send)
     try:
         while True:
@@ -94,7 +94,7 @@ async def repeat(samples: Callable[[], Iterable[Sample]], channel: Channel[Any])
 
 
 async def report(app: "App", channel: Channel[Any]) -> None:
-    """Report for as long as the worker runs."""
+    """Report the metrics of a worker until cancelled."""
     reporter = Reporter(channel.send)
     lagging = asyncio.create_task(_watch_lag(app.tallies.loop_lag))
     hot_due = time.monotonic() + HOT_SECONDS
@@ -109,7 +109,7 @@ async def report(app: "App", channel: Channel[Any]) -> None:
             await asyncio.sleep(REPORT_SECONDS)
     finally:
         lagging.cancel()
-        # What was counted since the last report.
+        # Report what was counted since the last report.
         reporter.report(values_of(samples(app)), METRICS)
 
 
@@ -120,7 +120,7 @@ def _hot_accounts(app: "App") -> tuple[HotAccount, ...]:
 
 
 def _busy_keys(app: "App") -> tuple[BusyKey, ...]:
-    """Return the busiest API keys since the last call: those that asked most, and those that were refused most."""
+    """Return the API keys that asked for tokens or were limited most often since the last call."""
     asked = dict(app.tallies.asking_keys.take(BUSY_KEYS_REPORTED))
     limited = dict(app.tallies.limited_keys.take(BUSY_KEYS_REPORTED))
     return tuple(
@@ -129,7 +129,7 @@ def _busy_keys(app: "App") -> tuple[BusyKey, ...]:
 
 
 def _ranks(hot_accounts: tuple[HotAccount, ...]) -> Iterator[Sample]:
-    """Return the transfers of the busiest accounts by rank; 0 where there are fewer accounts."""
+    """Return the number of transfers of the busiest accounts, by rank; 0 for ranks without an account."""
     for rank in range(HOT_ACCOUNTS_REPORTED):
         number = hot_accounts[rank].transfers if rank < len(hot_accounts) else 0
         yield Sample("tallystick_hot_account_transfers", (str(rank + 1),), number)

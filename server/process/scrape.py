@@ -1,4 +1,4 @@
-"""The body of `/metrics` on the admin port. Importing this takes a tenth of a second."""
+"""Makes the body of `/metrics` on the admin port. Importing this module takes a tenth of a second."""
 
 from collections.abc import Iterable, Iterator, Mapping
 
@@ -17,12 +17,12 @@ from server.telemetry.version import VERSION
 
 
 def metrics(mirror: Mirror) -> bytes:
-    """Return the numbers of all children together and what there is to say of them, in Prometheus's text format."""
+    """Return the sums of all children's metrics and the supervisor's own, in Prometheus's text format."""
     return text(mirror.totals(), _supervised(mirror))
 
 
 def metrics_alone(samples: Iterable[Sample]) -> bytes:
-    """Return the numbers of this process, which has no supervisor."""
+    """Return the metrics of this process, which has no supervisor, in Prometheus's text format."""
     counts, totals = Counts(), Totals()
     values = values_of(samples)
     counts.update(Counted(tuple(values), {value.name: METRICS[value.name] for value in values}))
@@ -31,7 +31,7 @@ def metrics_alone(samples: Iterable[Sample]) -> bytes:
 
 
 def text(totals: Totals, supervised: Mapping[str, Mapping[Labels, float]]) -> bytes:
-    """Return the sums of children and values of the metrics of SUPERVISED, in Prometheus's text format."""
+    """Return totals and the values of the metrics in SUPERVISED, in Prometheus's text format."""
     registry = CollectorRegistry()
     registry.register(_Collector(totals, supervised))
     return generate_latest(registry)
@@ -61,7 +61,7 @@ def _restarts(places: Iterable[Place], label: str) -> int:
 
 
 class _Collector:
-    """All metrics, as prometheus-client collects them."""
+    """Yields all metrics in the form that prometheus-client collects."""
 
     def __init__(self, totals: Totals, supervised: Mapping[str, Mapping[Labels, float]]) -> None:
         self._totals = totals

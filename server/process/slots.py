@@ -8,24 +8,24 @@ from server.process.children import STATES, Child, Program
 
 
 class Slot:
-    """A place for a child: what runs there, and the process that does."""
+    """A place for a child: its program, and the process that runs it now."""
 
     def __init__(self, program: Program) -> None:
         self.program = program
         self.current: Child | None = None
         # Failed starts and early ends in a row.
         self.failures = 0
-        # Children that died here and were, or are to be, started again.
+        # Children that died here; each was started again or will be.
         self.restarts = 0
 
     async def report(self) -> Report:
-        """Return the state of its child; `restarting` when there is none."""
+        """Return the state of its child; `restarting` if there is none."""
         if self.current is None:
             return Report(self.program.label, self.program.vital, 0, "restarting", ())
         return await self.current.report()
 
     def place(self, now: float) -> Place:
-        """Return how it is; *now* is the time of the loop."""
+        """Return its state for `Status`; *now* is the time of the loop."""
         label, vital = self.program.label, self.program.vital
         if self.current is None:
             return Place(label, vital, 0, "restarting", self.restarts, 0.0)

@@ -1,4 +1,4 @@
-"""The supervisor: keeps the sockets, starts its children, replaces them and ends them."""
+"""The supervisor: keeps the listening sockets, and starts, replaces and stops its child processes."""
 
 import asyncio
 import logging
@@ -25,20 +25,20 @@ if TYPE_CHECKING:
 
 Values = Mapping[str, str | int | bool]
 
-# What its children run.
+# Modules that the children run.
 WORKER_MODULE: Final = "server.process.worker"
 BACKGROUND_MODULE: Final = "server.process.background"
 ADMIN_MODULE: Final = "server.process.admin"
-# Of the background process and of the one that answers operators, in the log and in metrics.
+# Names of the background process and of the admin process in the log and in metrics.
 BACKGROUND: Final = "background"
 ADMIN: Final = "admin"
-# Settings that only the latter is told.
+# Settings that only the admin process gets.
 OF_ADMIN: Final = frozenset({"console_token"})
 
-# Failed starts of a worker in a row after which a server that has never served gives up.
+# A server that has never served gives up after this many failed starts of a worker in a row.
 FIRST_ATTEMPTS_MAX: Final = 3
-# Seconds between two checks of the children. A check that is late by the second number of seconds shows that this
-# process itself was stopped or starved.
+# Seconds between two checks of the children. If a check is late by HELD_UP_SECONDS, this process itself was stopped or
+# starved of CPU.
 WATCH_SECONDS: Final = 1.0
 HELD_UP_SECONDS: Final = 2.0
 
@@ -47,17 +47,17 @@ log = logging.getLogger(__name__)
 
 class Supervisor:
     """
-    Keeps one worker on each of its sockets, and beside them the background process and the one that answers operators.
+    Keeps one worker running on each socket, and also the background process and the admin process.
 
-    Requests are served without these two: whatever becomes of them, the workers go on, and neither start nor end waits
-    for them for long.
+    Workers serve requests without those two processes. If one of the two fails, the workers go on, and neither start
+    nor shutdown waits long for it.
 
     Args:
-        listeners: One for each worker; closed with the supervisor.
+        listeners: One socket for each worker; the supervisor closes them when it ends.
 
-        admin: The socket on which operators are answered.
+        admin: The socket on which the admin process answers operators.
 
-        background: Whether there is a background process.
+        background: Whether to run a background process.
 
         timeouts: Time-outs for children.
     """
@@ -70,7 +70,7 @@ class Supervisor:
         background: bool,
         timeouts: Timeouts = TIMEOUTS,
     ):
-        # Sums of what ended children had counted; the same as an admin process is told it.
+        # Sums of the counts of children that have ended, and the same sums in the form that the admin process is sent.
         self._ended_counts = Totals()
         self._ended_told = self._ended_counts.counts()
         self._listeners = listeners
@@ -79,24 +79,24 @@ class Supervisor:
         self._admin = Slot(_admin(admin))
         # In the order in which they are swapped.
         self._slots = [*self._workers, *([self._background] if self._background else []), self._admin]
-        # What each admin process has been told, and the answers to its questions.
+        # For each admin process: what it has been sent, and the task that answers its inquiry.
         self._forwarding: dict[Child, Forwarding] = {}
         self._answers: dict[Child, asyncio.Task[None]] = {}
         self._timeouts = timeouts
-        # Each with its place.
+        # The slot of each child.
         self._children: dict[Child, Slot] = {}
         self._keeper: Keeper | None = None
         self._values: Values = {}
         self._reload: Callable[[], Values] | None = None
         self._started: Callable[[], None] | None = None
-        # Whether requests have been served at all.
+        # Whether any worker has served yet.
         self._served = False
-        # Set when it ends: the reason why nothing can be served, or None after a signal.
+        # Set when the server must end: the reason why nothing can be served, or None after a signal.
         self._outcome: asyncio.Future[str | None] | None = None
         self._swap_wanted = asyncio.Event()
         self.stopping = False
-        # Workers load their code while the rest of the server starts; then they wait for their settings. The background
-        # process is started when requests are served.
+        # Workers start now, so that they load their code while the rest of the server starts; then they wait for their
+        # settings. The background process starts when the first worker serves.
         for slot in self._workers:
             slot.current = self._spawn(slot)
 
@@ -113,7 +113,7 @@ class Supervisor:
 
     @property
     def size(self) -> int:
-        """How many workers it keeps."""
+        """The number of workers."""
         return len(self._workers)
 
     async def run(
@@ -124,24 +124,24 @@ class Supervisor:
         keeper: "Keeper | None" = None,
     ) -> str | None:
         """
-        Serve until a signal to stop; a second signal ends everything at once.
+        Serve until a signal asks to stop; a second signal ends everything at once.
 
         Args:
-            values: Settings for the children, those that differ from the defaults.
+            values: Settings for the children that differ from the defaults.
 
-            reload: Gives the settings as they are now; called on SIGHUP.
+            reload: Returns the current settings; called on SIGHUP.
 
             started: Called when the first worker serves.
 
-            keeper: Of the embedded servers.
+            keeper: Keeps the embedded servers running, if there are any.
 
         Returns:
-            The reason if no worker could be started, otherwise None.
+            Why no worker could be started, or None if one could.
         """
         loop = asyncio.get_running_loop()
         self._values, self._reload, self._started, self._keeper = values, reload, started, keeper
         self._outcome = loop.create_future()
-        # A terminal that is closed sends SIGHUP too.
+        # Closing the terminal sends SIGHUP too.
         loop.add_signal_handler(signal.SIGHUP, self._on_hangup, os.isatty(0))
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._on_stop_signal)
@@ -158,7 +158,7 @@ class Supervisor:
             await stop(*tasks)
 
     def _tell(self) -> None:
-        """Tell the admin process how all children are, and what they have reported."""
+        """Send the admin process the state of all children and what they have reported."""
         sources = {0: self._ended_told, **{child.number: child.counts for child in self._children}}
         now = asyncio.get_running_loop().time()
         background = None if self._background is None else self._states(self._background)
@@ -169,11 +169,11 @@ class Supervisor:
                 self._forwarding.setdefault(child, Forwarding(child.send)).tell(sources, status)
 
     def _states(self, *slots: Slot) -> dict[str, int]:
-        """Return how many children of these places are in which state."""
+        """Return how many children of these slots are in each state."""
         return count_states(slots, [child for child, slot in self._children.items() if slot in slots])
 
     def _on_inquiry(self, child: Child) -> None:
-        """Answer an admin process how the other children are."""
+        """Answer an admin process that asks for the state of the other children."""
         if child not in self._answers:
             task = asyncio.get_running_loop().create_task(self._report(child))
             self._answers[child] = task
@@ -208,7 +208,7 @@ class Supervisor:
                 self._restart(self._background)
 
     def _collect_ended(self) -> None:
-        """Collect children that have ended."""
+        """Collect children that have ended, and restart them if they died."""
         for child in [child for child in self._children if child.process.poll() is not None]:
             slot = self._children.pop(child)
             child.close()
@@ -238,7 +238,7 @@ class Supervisor:
         self._failed(slot, reason, is_final=child.refusal is not None)
 
     def _failed(self, slot: Slot, reason: str, *, is_final: bool) -> None:
-        """Start a child after a delay, or give up if no worker has ever served."""
+        """Restart a child after a delay, or give up if no worker has ever served."""
         slot.failures += 1
         if slot.program.vital and not self._served and (is_final or slot.failures >= FIRST_ATTEMPTS_MAX):
             self._end(reason if is_final else f"no worker could be started ({reason}): its log says why")
@@ -251,21 +251,21 @@ class Supervisor:
         try:
             slot.current = self._start(slot, self._values)
         except OSError as error:
-            # No memory, too many processes, or the program is just being replaced.
+            # There is no memory, there are too many processes, or the program is being replaced right now.
             reason = error.strerror or type(error).__name__
             log.error("%s cannot be started: %s", slot.program.name, reason)
             self._failed(slot, reason, is_final=False)
 
     async def _watch(self) -> None:
-        """Kill children that send nothing, do not begin to work, or do not end in time."""
+        """Kill children that are silent for too long, or do not start or end in time."""
         loop = asyncio.get_running_loop()
         planned = loop.time() + WATCH_SECONDS
         while True:
             await asyncio.sleep(planned - loop.time())
             now = loop.time()
             if now - planned > HELD_UP_SECONDS:
-                # This process was stopped or starved: messages are handled late, and perhaps the children were
-                # stopped too. Every time-out begins anew.
+                # This process was stopped or starved, so it handles messages late, and the children may have been
+                # stopped too. Every time-out begins again.
                 for child in self._children:
                     child.last_message_at = max(child.last_message_at, now)
                     child.began = max(child.began, now)
@@ -303,7 +303,7 @@ class Supervisor:
                     log.info("all %d workers were swapped", self.size)
 
     async def _swap(self, slot: Slot, values: Values) -> bool:
-        """Replace the child of a slot by a new one; return False when that fails and the old one stays."""
+        """Replace the child of a slot by a new one; return False if that fails and the old one stays."""
         is_ready = slot.current is not None and not (await slot.current.report()).failures
         if self.stopping:
             return False
@@ -317,9 +317,9 @@ class Supervisor:
             reason = successor.refusal or successor.killed_for or f"code {successor.process.returncode}"
             log.error("swapping stops at %s, which stays: its successor ended: %s", slot.program.name, reason)
             return False
-        # A child works with these settings, so restarted ones get them too.
+        # These settings work, so children that are restarted later get them too.
         self._values = values
-        # Not the child from the beginning of the swap, if that one has died meanwhile.
+        # The child from the beginning of the swap may have died during the swap, so this looks again.
         predecessor, slot.current = slot.current, successor
         slot.failures = 0
         if predecessor is not None:
@@ -329,7 +329,7 @@ class Supervisor:
 
     def _on_stop_signal(self) -> None:
         if self.stopping:
-            # Postings under way are safe to abandon: callers retry with the same key.
+            # Running postings can be abandoned safely: callers retry with the same key.
             log.warning("stopping at once")
             for child in self._children:
                 child.kill("the server was told twice to stop")
@@ -343,15 +343,15 @@ class Supervisor:
             self._outcome.set_result(outcome)
 
     async def _stop(self) -> None:
-        """Let all children finish what they are at and end."""
+        """Let all children finish their work and end."""
         self.stopping = True
         log.info("stopping")
         if self._keeper is not None:
             self._keeper.stop()
-        # Closed here first: then each socket is closed for good when its worker has accepted what is queued.
+        # Close them here first: each socket is then closed for good when its worker has accepted what is queued.
         for listener in self._listeners:
             listener.close()
-        # Operators are answered until the others have ended.
+        # The admin process ends last, so that operators get answers until then.
         await self._end_children([child for child, slot in self._children.items() if slot is not self._admin])
         await self._end_children(list(self._children))
 
@@ -363,7 +363,7 @@ class Supervisor:
             await child.ended.wait()
 
     def _end_seconds(self, slot: Slot) -> float:
-        """Return how long a child may take to end."""
+        """Return how many seconds a child may take to end."""
         return self._timeouts.end if slot.program.vital else self._timeouts.end_background
 
 
@@ -374,10 +374,10 @@ def _worker(number: int, listener: socket.socket) -> Program:
 
 
 def _admin(listener: socket.socket) -> Program:
-    """Return the program that answers operators."""
+    """Return the program of the admin process."""
     descriptor = listener.fileno()
     return Program(ADMIN, ADMIN, ADMIN_MODULE, (str(descriptor),), (descriptor,), vital=False)
 
 
 def _do_nothing() -> None:
-    """Do nothing: only that a worker serves is of consequence."""
+    """Do nothing: stands in for a callback of a child that needs no reaction."""

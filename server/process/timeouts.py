@@ -10,19 +10,18 @@ BACK_OFF_EXPONENT_MAX: Final = 10
 class Timeouts(NamedTuple):
     """Time-outs and delays of the supervisor, in seconds."""
 
-    # Until a child works: half a second, and much longer on a machine that starts everything at once.
+    # For a child to start: it takes half a second, and much longer on a machine that starts everything at once.
     start: float = 30.0
-    # Without a message of a child, which sends one a second: its loop is stuck or the process is stopped.
+    # Without a message from a child, which sends one a second: its loop is stuck or the process is stopped.
     silence: float = 10.0
-    # For a worker to end: it waits for idle connections, running requests, postings and pools, each with a bound of
-    # its own.
+    # For a worker to end: it waits for idle connections, running requests, postings and pools, each with its own bound.
     end: float = 30.0
-    # For the background process: nobody waits for what it does, and another one finishes it.
+    # For the background or the admin process to end: no caller waits for a job, and the next leader finishes it.
     end_background: float = 10.0
-    # Before a restart: short at first, and long enough to cost nothing when a worker dies at every start.
+    # Before a restart: short at first, then long enough to cost little if a worker dies at every start.
     restart_first: float = 0.1
     restart_max: float = 10.0
-    # After serving for this long a failure counts as the first one again.
+    # After a child has served for this long, its next failure counts as the first one.
     stable: float = 30.0
 
     def restart(self, failures: int) -> float:

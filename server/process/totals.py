@@ -1,4 +1,4 @@
-"""The numbers of workers: the last report of each, and the sums of all."""
+"""The metrics of child processes: what each last reported, and the sums of all."""
 
 import math
 from collections import defaultdict
@@ -7,18 +7,18 @@ from server.process.channel import Counted, Hot
 from server.telemetry.metrics import Metric
 
 Labels = tuple[str, ...]
-# By name and labels of a metric: one number, or the counts of a histogram's buckets and then the sum.
+# By the name and labels of a metric: one number, or the counts of a histogram's buckets and then the sum.
 Values = dict[tuple[str, Labels], tuple[float, ...]]
 
 
 class Counts:
     """
-    The numbers of one worker, as it last reported them.
+    The metrics that one child process last reported.
 
     Attributes:
-        metrics: Descriptions by name. They come from the worker, whose release may be newer than this process.
+        metrics: Descriptions by name. They come from the child, which may be a newer release than this process.
 
-        hot: What was busiest in the last few seconds.
+        hot: The busiest accounts and API keys of the last few seconds.
     """
 
     def __init__(self) -> None:
@@ -27,10 +27,10 @@ class Counts:
         self.hot = Hot()
 
     def update(self, report: Counted) -> None:
-        """Apply a report; what has no numbers is gone."""
+        """Apply a report; drop values that it has no numbers for."""
         for name, metric in report.metrics.items():
             if self.metrics.get(name, metric).bounds != metric.bounds:
-                # Its values come again, with as many numbers as there are bounds.
+                # The values held so far have the old number of buckets; all values come again with the new bounds.
                 self.values = {key: numbers for key, numbers in self.values.items() if key[0] != name}
         self.metrics.update(report.metrics)
         for name, labels, numbers in report.values:
@@ -42,7 +42,7 @@ class Counts:
 
 class Totals:
     """
-    The numbers of several workers, added up.
+    The metrics of several child processes, added up.
 
     Attributes:
         series: By name and labels, then by cell: the upper bound of a bucket, or None for a sum or a single number.
@@ -53,19 +53,19 @@ class Totals:
         self.series: dict[str, dict[Labels, dict[float | None, float]]] = {}
 
     def add(self, counts: Counts, *, has_ended: bool = False) -> None:
-        """Add the numbers of a worker; the gauges of one that has ended are left out."""
+        """Add the metrics of a child process, without its gauges if it has ended."""
         for (name, labels), numbers in counts.values.items():
             metric = counts.metrics[name]
             if has_ended and metric.kind == "gauge":
                 continue
             self.metrics.setdefault(name, metric)
             cells = self.series.setdefault(name, {}).setdefault(labels, defaultdict(float))
-            # By bound, not by position: workers of two releases may have different bounds.
+            # Add by bound, not by position: processes of two releases may have different bounds.
             for bound, number in zip((*metric.bounds, math.inf, None)[-len(numbers) :], numbers, strict=True):
                 cells[bound] += number
 
     def counts(self) -> Counts:
-        """Return the sums as the numbers of one worker."""
+        """Return the sums as if one child process had reported them."""
         counts = Counts()
         for name, series in self.series.items():
             metric = self.metrics[name]

@@ -1,25 +1,25 @@
-"""Processor time and memory of a process, on Linux."""
+"""Reads the processor time and memory of a process, on Linux."""
 
 import os
 from pathlib import Path
 from typing import Final, NamedTuple
 
-# Fields of /proc/PID/stat behind the name of the program, which may hold anything: processor time in user and in
-# kernel mode, in ticks, and resident pages.
+# Positions in /proc/PID/stat, counted after the name of the program, which may hold anything: processor time in user
+# and in kernel mode, in ticks, and resident pages.
 _USER: Final = 11
 _KERNEL: Final = 12
 _PAGES: Final = 21
 
 
 class Usage(NamedTuple):
-    """Processor time since it started, and memory that it holds."""
+    """The processor time a process has used since it started, and the memory it holds."""
 
     cpu_seconds: float
     resident_bytes: int
 
 
 def usage(pid: int) -> Usage | None:
-    """Return what a process uses; None on other systems, or when the process has ended."""
+    """Return what a process uses, or None on other systems or if the process has ended."""
     try:
         text = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
     except OSError:

@@ -1,8 +1,8 @@
 """
-A worker: one process and one loop that serves from an inherited socket until the supervisor ends it.
+A worker: one process with one event loop that serves requests from an inherited socket until the supervisor ends it.
 
-Run as `python -m server.process.worker CHANNEL SUPERVISOR NUMBER LISTENER`: an inherited descriptor, the process that
-started it, its number, and another inherited descriptor.
+Run as `python -m server.process.worker CHANNEL SUPERVISOR NUMBER LISTENER`. CHANNEL and LISTENER are inherited
+descriptors, SUPERVISOR is the id of the parent process, and NUMBER is the worker's own number.
 """
 
 import asyncio
@@ -23,24 +23,26 @@ from server.process.reporting import report
 from server.settings import Settings
 from server.store.background import stop
 
-# Seconds between the end of listening and the closing of idle connections, for what the kernel had accepted.
+# Seconds between the end of listening and the closing of idle connections: connections that the kernel had already
+# accepted can still send a request.
 STOP_LISTENING_SECONDS: Final = 0.25
-# The same for a worker that has a successor: a client that sends within this time gets `Connection: close`; the
-# connections of the others are closed.
+# The same for a worker that has a successor: a client that sends within this time gets `Connection: close`; idle
+# connections are then closed.
 RETIRE_SECONDS: Final = 5.0
 RETIRE_POLL_SECONDS: Final = 0.05
 # Seconds that running requests get to finish: a little more than the deadline of a posting.
 SHUTDOWN_SECONDS: Final = 6.0
-# Objects made before the collector looks at the young ones, and how often it looks at the older ones. Requests die by
-# reference count, so it finds little; with Python's default of 700 it took a fifth of a busy worker's time.
+# Thresholds of the garbage collector: new objects before it scans the youngest generation, and scans of each generation
+# before it scans the next. Reference counts free the objects of requests, so it finds little; with Python's default of
+# 700 it took a fifth of a busy worker's time.
 COLLECT_AFTER: Final = (50_000, 20, 100)
 
-# By name: this module is run as a program.
+# Named explicitly: this module runs as a program, so its __name__ is "__main__".
 log = logging.getLogger("server.process.worker")
 
 
 def main() -> int:
-    """Serve with the settings of the supervisor, and return the exit code."""
+    """Serve with the settings that the supervisor sends, and return the exit code."""
     channel, supervisor, number, listener = map(int, sys.argv[1:])
 
     async def serve(orders: Orders, settings: Settings, channel: Channel[ToChild]) -> None:
@@ -51,16 +53,16 @@ def main() -> int:
 
 class Worker:
     """
-    Serves on a socket that its supervisor keeps.
+    Serves requests on a socket that the supervisor keeps open.
 
     Args:
         orders: The supervisor's first message.
 
-        settings: Made of the orders.
+        settings: Made from the orders.
 
-        listener: Bound and listening.
+        listener: A bound and listening socket.
 
-        channel: To the supervisor.
+        channel: The channel to the supervisor.
     """
 
     def __init__(self, orders: Orders, settings: Settings, listener: socket.socket, channel: Channel[ToChild]) -> None:
@@ -70,7 +72,7 @@ class Worker:
         self._channel = channel
         self._app: App | None = None
         self._ending = asyncio.Event()
-        # Set when no other worker will accept from the socket.
+        # Set when the whole server stops, so that no other worker will accept from the socket.
         self._stop = asyncio.Event()
         self._answers: set[asyncio.Task[None]] = set()
 
@@ -79,7 +81,7 @@ class Worker:
         Serve until the supervisor ends it, then finish the running requests.
 
         Raises:
-            NotReadyError: There is a reason not to be ready, and this worker had to be.
+            NotReadyError: This worker had to be ready and is not.
             SettingsError: As `create_app`.
         """
         self._channel.listen(self._handle, attached.leave)
@@ -96,7 +98,7 @@ class Worker:
                 failures = await app.readiness.failures()
                 for failure in failures:
                     log.error("not ready: %s", failure)
-                # What start-up made stays until the end: the garbage collector need not visit it again and again.
+                # The objects made at start-up live until the end, so the garbage collector need not scan them again.
                 gc.collect()
                 gc.freeze()
                 gc.set_threshold(*COLLECT_AFTER)
@@ -123,11 +125,11 @@ class Worker:
                 log.error("orders came twice")
 
     async def _drain(self, app: App, runner: web.ServerRunner, site: web.SockSite) -> None:
-        """Stop without losing a request: not ready, close the listener, `Connection: close`, then the rest."""
+        """Stop without losing a request: answer `Connection: close`, close the listener, then let requests finish."""
         app.server.open_connections.draining = True
         app.readings.heads.drain()
         if not self._stop.is_set():
-            # What the kernel has accepted and will accept is the successor's: the supervisor keeps the socket.
+            # The supervisor keeps the socket open, so the successor gets the connections that wait in its queue.
             log.info("retiring")
             await site.stop()
             await self._let_clients_go(app)
@@ -142,7 +144,7 @@ class Worker:
         await runner.cleanup()
 
     async def _let_clients_go(self, app: App) -> None:
-        """Return when no client is connected, after RETIRE_SECONDS, or when the whole server stops."""
+        """Wait until no client is connected, the whole server stops, or RETIRE_SECONDS have passed."""
         # A connection that the loop has just accepted is not counted yet.
         await asyncio.sleep(STOP_LISTENING_SECONDS)
         for _ in range(round(RETIRE_SECONDS / RETIRE_POLL_SECONDS)):
@@ -153,12 +155,12 @@ class Worker:
 
 async def accept_the_rest(app: App, listener: socket.socket) -> None:
     """
-    Accept the connections that wait in the kernel's queue: closing the listener would reset them, and a caller who
-    has sent a request already could not know whether it was executed.
+    Accept the connections that wait in the kernel's queue.
 
-    Returns without giving up control after it has seen the queue empty.
+    Closing the listener would reset them, and a caller that has already sent a request could not know whether it was
+    executed. Once the queue is empty, this returns without yielding to the event loop.
     """
-    # From here on a new connection finds the queue full and, when it tries again, no listener.
+    # From here on a new connection finds the queue full; when the client tries again, it finds no listener.
     listener.listen(0)
     while True:
         try:

@@ -1,1 +1,1 @@
-"""What tests share: real servers, ledgers to work in, clients that show every byte."""
+"""Helpers that tests share: real servers, ledgers to work in, and clients that show every byte."""

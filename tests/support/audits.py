@@ -1,4 +1,4 @@
-"""Relaying, auditing as a whole and page by page, and planting what no service can do."""
+"""Helpers that relay events, audit at once or page by page, and plant errors that the service cannot make."""
 
 import asyncpg
 
@@ -11,7 +11,7 @@ from server.store.sql import query
 
 
 async def relay_all(url: str) -> None:
-    """Give all that has committed its positions."""
+    """Give all committed events their positions in the feed."""
     relay = Relay(url)
     while await relay.step() == 0.0:
         pass
@@ -19,7 +19,7 @@ async def relay_all(url: str) -> None:
 
 
 async def plant(url: str, *statements: str) -> None:
-    """Do as the superuser what nothing in the service can do."""
+    """Run statements as the superuser, which the service itself may not run."""
     settings = {"search_path": "tallystick", "allow_system_table_mods": "on"}
     connection = await asyncpg.connect(url, server_settings=settings)
     for statement in statements:

@@ -1,4 +1,4 @@
-"""`tallystick background` as a process of its own, and who leads."""
+"""Runs `tallystick background` as a separate process, and counts leaders."""
 
 import asyncio
 import os
@@ -18,13 +18,13 @@ from tests.support.waiting import until
 
 START_SECONDS = 30.0
 END_SECONDS = 30.0
-# What a process says when it becomes the leader, and when it learns that it is none.
+# Log lines of a process that becomes the leader, and of one that learns that another process leads.
 LEADS = "the background process leads"
 WAITS = "the background process waits: another process leads"
 
 
 async def leaders(database_url: str) -> int:
-    """Return how many sessions hold a lock of leaders in the database."""
+    """Return how many sessions hold the leader's lock in the database."""
     rows = await administer(
         database_url,
         """
@@ -41,13 +41,13 @@ class BackgroundProcess:
     `tallystick background` as a child process.
 
     Args:
-        database_url: Of Postgres.
+        database_url: The address of Postgres.
 
-        log: File that takes its standard error.
+        log: The file for its standard error.
 
-        redis_url: Of Redis; without one it is away.
+        redis_url: The address of Redis; by default Redis is unavailable.
 
-        variables: Further ones of its environment.
+        variables: More environment variables.
     """
 
     def __init__(
@@ -67,7 +67,7 @@ class BackgroundProcess:
         self._child: asyncio.subprocess.Process | None = None
 
     async def start(self) -> None:
-        """Start it and return when it leads or waits."""
+        """Start it and wait until it leads or knows that another process leads."""
         with self._log.open("ab") as log:
             self._child = await asyncio.create_subprocess_exec(
                 *(sys.executable, "-m", "server.cli", "background"),
@@ -80,7 +80,7 @@ class BackgroundProcess:
         assert child.returncode is None, self.log_text()
 
     async def ask(self, path: str) -> tuple[int, Any]:
-        """Return status and body of what its admin port answers."""
+        """Return the status and body of an answer of its admin port."""
         url = f"http://127.0.0.1:{self._admin_port}{path}"
         async with aiohttp.ClientSession() as session, session.get(url) as response:
             is_json = response.content_type == "application/json"
@@ -99,11 +99,11 @@ class BackgroundProcess:
         os.kill(cast(asyncio.subprocess.Process, self._child).pid, number)
 
     async def wait(self) -> int:
-        """Return its exit code when it has ended."""
+        """Wait until it has ended, and return its exit code."""
         return await asyncio.wait_for(cast(asyncio.subprocess.Process, self._child).wait(), END_SECONDS)
 
     async def stop(self) -> None:
-        """End it, also when it is frozen."""
+        """End it, even if it is frozen."""
         if self._child is None or self._child.returncode is not None:
             return
         self.kill(signal.SIGCONT)

@@ -1,4 +1,4 @@
-"""HAProxy and nginx as child processes, with the configuration files that are shipped."""
+"""Runs HAProxy and nginx as child processes, with the configuration files that are shipped."""
 
 import asyncio
 import os
@@ -14,22 +14,22 @@ from loadtests.processes import free_port
 from tests.support.waiting import until
 
 DEPLOY = Path(__file__).resolve().parents[2] / "deploy"
-# Set by .ci/run: there a missing program is a failure, and elsewhere tests that need it are left out.
+# .ci/run sets this variable, so that a missing program fails the tests that need it; elsewhere they are skipped.
 ALL_TESTS = "TESTS_LEAVE_NOTHING_OUT"
-# Seconds that a balancer gets to listen, to answer on its socket, or to end.
+# Seconds a balancer has to listen, to answer on its socket, or to end.
 START_SECONDS = 10.0
 RUNTIME_SECONDS = 5.0
 STOP_SECONDS = 10.0
-# Bytes of an answer on the runtime socket: two servers take two kilobytes.
+# Most bytes read at once from the runtime socket; an answer about two servers has two kilobytes.
 RUNTIME_MAX_BYTES = 1024 * 1024
-# A connection's state in /proc/net/tcp.
+# The state of an open connection in /proc/net/tcp.
 ESTABLISHED = "01"
 _VARIABLE = re.compile(r"\$\{(BALANCER_[A-Z0-9_]+)\}")
 
 
 def program(name: str) -> str:
-    """Return the path of a program, or leave the test out where it is not installed; in CI fail."""
-    # Debian's are where only root looks.
+    """Return the path of a program; if it is not installed, skip the test, or fail it in CI."""
+    # Debian installs these programs in folders that only root has on its PATH.
     path = shutil.which(name, path=f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/local/sbin")
     if path is None:
         leave_out(f"{name} is not installed (Debian: apt-get install haproxy nginx-light hledger)")
@@ -37,7 +37,7 @@ def program(name: str) -> str:
 
 
 def leave_out(reason: str) -> NoReturn:
-    """Leave the test out; in CI fail."""
+    """Skip the test, or fail it in CI."""
     if os.environ.get(ALL_TESTS):
         pytest.fail(f"{reason}, and CI must not leave these tests out")
     pytest.skip(reason)
@@ -48,11 +48,11 @@ class Balancer:
     A balancer in front of two servers.
 
     Args:
-        folder: For its files; short, because the path of a socket is bounded.
+        folder: The folder for its files; its path must be short, because that of a socket is limited.
 
-        servers: Ports on 127.0.0.1.
+        servers: The servers' ports on 127.0.0.1.
 
-        variables: Further ones of its configuration file.
+        variables: More variables of its configuration file.
     """
 
     name: ClassVar[str]
@@ -70,20 +70,20 @@ class Balancer:
         self._child: asyncio.subprocess.Process | None = None
 
     def command(self) -> list[str]:
-        """Return what is run."""
+        """Return the command to run."""
         raise NotImplementedError
 
     @property
     def log(self) -> Path:
-        """What it says."""
+        """The file of its log."""
         return self.folder / f"{self.name}.log"
 
     async def uses(self, number: int) -> bool:
-        """Return whether it sends requests to a server, the first or the second."""
+        """Return whether it sends requests to server *number*, 0 or 1."""
         raise NotImplementedError
 
     async def start(self) -> None:
-        """Start it and return when it listens."""
+        """Start it and wait until it listens."""
         with self.log.open("ab") as log:
             self._child = await asyncio.create_subprocess_exec(
                 *self.command(), cwd=self.folder, env={**os.environ, **self.variables}, stdout=log, stderr=log
@@ -114,7 +114,7 @@ class Balancer:
 
 
 class Haproxy(Balancer):
-    """HAProxy with `deploy/haproxy.cfg`, as it is."""
+    """HAProxy with `deploy/haproxy.cfg`, unchanged."""
 
     name = "haproxy"
 
@@ -125,7 +125,7 @@ class Haproxy(Balancer):
         super().__init__(folder, servers, **places, **variables)
 
     def command(self) -> list[str]:
-        """Return what is run."""
+        """Return the command to run."""
         return [program("haproxy"), "-W", "-f", str(DEPLOY / "haproxy.cfg")]
 
     async def ask(self, command: str) -> str:
@@ -150,11 +150,11 @@ class Haproxy(Balancer):
         return True
 
     async def uses(self, number: int) -> bool:
-        """Return whether it sends requests to a server, the first or the second."""
+        """Return whether it sends requests to server *number*, 0 or 1."""
         return (await self.state(("one", "two")[number]))["status"].startswith("UP")
 
     async def state(self, server: str) -> dict[str, str]:
-        """Return what it knows of a server: `status`, `scur` (under way), `stot` (served), `weight`, and more."""
+        """Return its statistics of a server: `status`, `scur` (running), `stot` (served), `weight`, and more."""
         header, *rows = (await self.ask("show stat")).lstrip("# ").strip().splitlines()
         for row in rows:
             found = dict(zip(header.split(","), row.split(","), strict=False))
@@ -164,19 +164,19 @@ class Haproxy(Balancer):
 
 
 class Nginx(Balancer):
-    """nginx with `deploy/nginx.conf`, the addresses put in as its comments say."""
+    """nginx with `deploy/nginx.conf`, with the addresses inserted as its comments say."""
 
     name = "nginx"
 
     def command(self) -> list[str]:
-        """Return what is run, having put the addresses in."""
+        """Write the configuration with the addresses, and return the command to run."""
         text = (DEPLOY / "nginx.conf").read_text()
         (self.folder / "nginx.conf").write_text(_VARIABLE.sub(lambda match: self.variables[match[1]], text))
         path = program("nginx")
         return [path, "-e", "stderr", "-p", str(self.folder), "-c", "nginx.conf", "-g", "daemon off;"]
 
     async def uses(self, number: int) -> bool:
-        """Return whether it sends a server more than the one request by which it finds out whether it is back."""
+        """Return whether it sends a server more than the one request with which it checks that it is back."""
         port = self.variables[f"BALANCER_SERVER_{number + 1}"].rpartition(":")[2]
         return sum(row[2].endswith(f":{int(port):04X}") and row[3] == ESTABLISHED for row in _connections()) > 1
 

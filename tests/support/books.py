@@ -1,4 +1,4 @@
-"""Checks the books of a database, and what clients were told against what the books say."""
+"""Checks that the books of a database add up and agree with the answers that clients got."""
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
@@ -13,7 +13,7 @@ from tests.support.postgres import administer
 
 Verdict = Literal["posted", "refused", "reused", "not_applied", "unknown"]
 
-# Members of a 201 that the row holds too.
+# Members of a 201 that are columns of the row too.
 _ROW_MEMBERS = (
     "source",
     "destination",
@@ -27,7 +27,7 @@ _ROW_MEMBERS = (
     "description",
 )
 
-# Each returns the rows that break what its name says.
+# Each statement returns the rows that break the law in its name.
 _LAWS: Mapping[str, str] = {
     "per ledger and currency all balances sum to zero": """
         SELECT ledger_id, currency, sum(balance) FROM tallystick.accounts
@@ -142,17 +142,17 @@ _ENTRIES = """
 
 
 class Operation(NamedTuple):
-    """One sending of a request by a client, and the answer it had; None where it had none."""
+    """One request that a client sent, and its answer, or None if none came."""
 
     key: str
-    # What makes two sendings the same request: all that is asked for, alone or in a bulk.
+    # Equal for two sendings of the same request, alone or in a bulk: all that is asked for.
     request: bytes
     fields: Mapping[str, Any]
     answer: Answer | None
 
 
 def verdict(answer: Answer | None) -> Verdict:
-    """Return what an answer tells its caller about the request."""
+    """Return what an answer tells its caller about the outcome of the request."""
     if answer is None:
         return "unknown"
     if answer.status == 201:
@@ -176,10 +176,10 @@ async def check_books(database_url: str) -> None:
 
 async def check_history(database_url: str, ledger: str, operations: Iterable[Operation]) -> None:
     """
-    Assert that the books hold what the clients of a ledger were told, and nothing that none of them asked for.
+    Assert that the books agree with the answers to a ledger's clients, and hold nothing that no client asked for.
 
     Args:
-        operations: All that was sent to the ledger, except under keys that begin with `test-`.
+        operations: All requests sent to the ledger, except under keys that begin with `test-`.
     """
     rows = {
         row["idempotency_key"]: row
@@ -201,7 +201,7 @@ async def check_history(database_url: str, ledger: str, operations: Iterable[Ope
 
 
 def _check_key(row: "asyncpg.Record | None", sendings: list[Operation]) -> None:
-    """Assert what must hold between the row of a key and everything that was answered under it."""
+    """Assert that the row of a key agrees with all answers under that key."""
     verdicts = {verdict(sending.answer) for sending in sendings}
     key = sendings[0].key
     if row is None:
@@ -234,12 +234,12 @@ def _check_key(row: "asyncpg.Record | None", sendings: list[Operation]) -> None:
 
 
 def meaning(fields: Mapping[str, Any]) -> bytes:
-    """Return what makes sendings under one key the same request."""
+    """Return bytes that are equal for the same request sent twice under one key."""
     return orjson.dumps({name: fields[name] for name in fields if name != "key"}, option=orjson.OPT_SORT_KEYS)
 
 
 def items(requests: list[dict[str, Any]], answer: Answer | None) -> list[Operation]:
-    """Return the items of a bulk as operations of their own."""
+    """Return the items of a bulk as separate operations."""
     operations = []
     for number, request in enumerate(requests):
         single: Answer | None = answer

@@ -1,4 +1,4 @@
-"""Apache Kafka and RabbitMQ in tests: started where they are installed, and read from their first message on."""
+"""Runs Apache Kafka and RabbitMQ for tests if they are installed, and reads them from their first message on."""
 
 from collections.abc import AsyncIterator
 from contextlib import aclosing, asynccontextmanager
@@ -13,7 +13,7 @@ B = TypeVar("B", bound=Broker)
 
 @asynccontextmanager
 async def running(kind: type[B], folder: Path) -> AsyncIterator[B]:
-    """Run a broker, or leave the test out where it is not installed; in CI fail."""
+    """Run a broker; if it is not installed, skip the test, or fail it in CI."""
     if reason := kind.missing():
         leave_out(reason)
     broker = kind(folder / kind.kind, folder / f"{kind.kind}.log")
@@ -25,7 +25,7 @@ async def running(kind: type[B], folder: Path) -> AsyncIterator[B]:
 
 
 async def received(broker: Broker, name: str) -> list[Received]:
-    """Return all that has arrived at a place, of each key in the order of its arrival; it stays there."""
+    """Return all messages of a topic or queue, in order for each key, without removing them."""
     count, found = await broker.count(name), []
     if count:
         async with aclosing(broker.follow(name, keep=True)) as messages:

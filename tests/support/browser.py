@@ -1,4 +1,4 @@
-"""Debian's Chromium, driven by playwright: pages of tests, each with a record of what went wrong on it."""
+"""Runs Debian's Chromium with playwright; each page of a test records what goes wrong on it."""
 
 import shutil
 from collections.abc import AsyncIterator
@@ -12,11 +12,11 @@ from tests.support.balancer import leave_out
 if TYPE_CHECKING:
     from playwright.async_api import Browser, BrowserContext, ConsoleMessage, Page
 
-# Seconds that a page gets for each thing that it is asked to do, on a machine busy with other tests too.
+# Seconds a page has for each step, even on a machine that is busy with other tests.
 STEP_SECONDS = 30.0
-# A wide screen.
+# The size of a wide screen.
 WIDE = (1280, 900)
-# Debian's launcher takes these as they are. No name but these addresses is resolved, so nothing leaves the machine.
+# Debian's launcher passes these on unchanged. Only the loopback addresses are resolved, so nothing leaves the machine.
 ARGUMENTS = (
     "--disable-gpu",
     "--disable-quic",
@@ -29,7 +29,7 @@ ARGUMENTS = (
 
 
 def chromium() -> str:
-    """Return the path of the browser, or leave the test out where it is not installed; in CI fail."""
+    """Return the path of the browser; if it is not installed, skip the test, or fail it in CI."""
     path = shutil.which("chromium")
     if path is None:
         leave_out("chromium is not installed (Debian: apt-get install chromium fonts-dejavu-core)")
@@ -38,19 +38,19 @@ def chromium() -> str:
 
 class WatchedPage:
     """
-    A page in a browser profile of its own.
+    A page in its own browser profile.
 
     Args:
-        page: Of playwright.
+        page: The page of playwright.
 
-        origins: Those that it may send requests to.
+        origins: The origins that it may send requests to.
 
     Attributes:
-        page: The same: it is clicked, filled and read through playwright.
+        page: The same page; tests click, fill and read it through playwright.
 
-        errors: What the browser's console took for an error, and exceptions that nobody caught.
+        errors: Errors in the browser's console, and uncaught exceptions.
 
-        outside: Addresses of other origins that were asked for.
+        outside: Addresses of other origins that were requested.
 
         requests: All requests, each as method and address.
     """
@@ -64,7 +64,7 @@ class WatchedPage:
         page.on("console", self._said)
         page.on("pageerror", lambda error: self.errors.append(f"uncaught: {error}"))
         page.on("websocket", lambda socket: self.outside.append(socket.url))
-        # Of the context, so that what workers and new windows ask for counts too.
+        # Listen on the context, so that requests of workers and new windows count too.
         page.context.on("request", lambda request: self._asked(request.method, request.url))
 
     def _said(self, message: "ConsoleMessage") -> None:
@@ -74,12 +74,12 @@ class WatchedPage:
     def _asked(self, method: str, address: str) -> None:
         self.requests.append((method, address))
         url = yarl.URL(address)
-        # What the page has made itself (data:, blob:) has no host.
+        # Addresses that the page has made itself (data:, blob:) have no host.
         if url.scheme in ("http", "https", "ws", "wss") and url.origin() not in self._origins:
             self.outside.append(address)
 
     def check(self) -> None:
-        """Check that nothing went wrong and nothing outside was asked for."""
+        """Check that nothing went wrong and no other origin was requested."""
         assert (self.errors, self.outside) == ([], [])
 
 
@@ -88,7 +88,7 @@ class Chromium:
     A running browser.
 
     Args:
-        browser: Of playwright.
+        browser: The browser of playwright.
     """
 
     def __init__(self, browser: "Browser") -> None:
@@ -97,14 +97,14 @@ class Chromium:
     @asynccontextmanager
     async def page(self, *origins: str, size: tuple[int, int] = WIDE, **options: Any) -> AsyncIterator[WatchedPage]:
         """
-        Lend a page that knows nothing of those before it, no cookie and no stored word.
+        Yield a new page that shares no cookies and no storage with earlier ones.
 
         Args:
-            origins: Those that it may send requests to.
+            origins: The origins that it may send requests to.
 
-            size: Of the window, in pixels.
+            size: The size of the window in pixels.
 
-            options: Further ones of a browser context of playwright, such as `color_scheme="dark"`.
+            options: More options of playwright's browser context, such as `color_scheme="dark"`.
         """
         context: BrowserContext = await self._browser.new_context(
             viewport={"width": size[0], "height": size[1]}, **options
@@ -118,7 +118,7 @@ class Chromium:
 
 @asynccontextmanager
 async def running_chromium() -> AsyncIterator[Chromium]:
-    """Run the browser; it ends with the process that has started it, however that ends."""
+    """Run the browser; it ends with the process that started it, however that ends."""
     path = chromium()
     # Imported here: most test processes open no page.
     from playwright.async_api import async_playwright

@@ -1,4 +1,4 @@
-"""A client for tests: sends what it is told, shows status, headers and bytes."""
+"""A client for tests: it sends any request, and shows the status, headers and bytes of the answer."""
 
 import itertools
 from collections.abc import Mapping
@@ -40,17 +40,17 @@ class Answer(NamedTuple):
 
 class Client:
     """
-    Requests with one API key.
+    Sends requests with one API key.
 
     Args:
-        session: Of aiohttp; shared.
+        session: The session of aiohttp, which clients share.
 
-        url: Of the server, without a slash at its end.
+        url: The address of the server, without a slash at its end.
 
         token: The API key, or None to send none.
 
-        through_others: A balancer may answer in place of the server, or the address is not that of the API. Otherwise
-            every answer must be described in the OpenAPI document.
+        through_others: Whether a balancer may answer in place of the server, or the address is not that of the API.
+            Otherwise every answer must be described in the OpenAPI document.
     """
 
     def __init__(
@@ -70,7 +70,7 @@ class Client:
         raw: bytes | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> Answer:
-        """Send *body* as JSON, or *raw* as it is; the content type is JSON unless *headers* name one."""
+        """Send *body* as JSON, or *raw* unchanged; the content type is JSON unless *headers* name one."""
         fields = dict(headers or {})
         if self.token is not None:
             fields.setdefault("Authorization", f"Bearer {self.token}")
@@ -78,7 +78,7 @@ class Client:
         if data is not None:
             fields.setdefault("Content-Type", "application/json")
         async with self.session.request(method, self.url + path, data=data, headers=fields) as response:
-            # A stream of events has no end.
+            # Do not read a stream of events, which has no end.
             body = b"" if response.content_type == "text/event-stream" else await response.read()
             answer = Answer(response.status, response.headers, body)
         if not self._through_others:
@@ -86,11 +86,11 @@ class Client:
         return answer
 
     async def get(self, path: str, **headers: str) -> Answer:
-        """GET; underscores in header names stand for hyphens."""
+        """Send a GET; underscores in names of headers become hyphens."""
         return await self.send("GET", path, headers={k.replace("_", "-"): v for k, v in headers.items()})
 
     async def post(self, path: str, body: object) -> Answer:
-        """POST without an idempotency key."""
+        """Send a POST without an idempotency key."""
         return await self.send("POST", path, body)
 
     async def open(self, account: str, currency: str = "EUR", **fields: object) -> Answer:
@@ -100,7 +100,7 @@ class Client:
     async def transfer(
         self, source: str, destination: str, amount: object, key: str | None = None, **fields: object
     ) -> Answer:
-        """Post a transfer in EUR unless told otherwise; without *key* under a key of its own."""
+        """Post a transfer, by default in EUR and under a new key."""
         body = {"source": source, "destination": destination, "amount": amount, "currency": "EUR", **fields}
         return await self.send("POST", "/v1/transfers", body, headers={"Idempotency-Key": key or new_key()})
 
@@ -115,7 +115,7 @@ class Client:
         return cast(int, (await self.account(account))["balance"])
 
     async def fund(self, account: str, amount: int, *, currency: str = "EUR", **fields: object) -> None:
-        """Open an account and give it money out of a funding account without a floor."""
+        """Open an account and give it money from a funding account without a floor."""
         assert (await self.open("world", floor=None)).status in (200, 201)
         assert (await self.open(account, currency, **fields)).status == 201
         if amount:
@@ -125,10 +125,10 @@ class Client:
 
 def _check_declared(method: str, path: str, answer: Answer, *, strings: bool) -> None:
     """
-    Check that an answer is described in the OpenAPI document, and a problem declared in the table of routes.
+    Check that the OpenAPI document describes an answer, and that the table of routes declares its problem.
 
     Args:
-        strings: It may have amounts as strings, which is told in words alone.
+        strings: Whether the answer may have amounts as strings, which the document describes only in words.
     """
     match = ROUTES_BY_PATH.find(path.partition("?")[0])
     route = None if match is None else match[0].get(method)

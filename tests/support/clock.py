@@ -1,4 +1,4 @@
-"""The clock of the books, which tests move: holds expire and value dates pass without anybody waiting."""
+"""Moves the clock of the books in tests, so that holds expire and value dates pass without a wait."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -9,27 +9,27 @@ from redis.asyncio import Redis
 
 from tests.support.postgres import administer
 
-# A clock; the service knows its own by the very text, and is not ready with another.
+# A clock. The service compares the text of this function with its own, and is not ready if it differs.
 _CLOCK = """
     CREATE OR REPLACE FUNCTION tallystick.ledger_clock() RETURNS timestamptz LANGUAGE sql VOLATILE AS $$
     SELECT {now}
 $$
 """
-# Snapshots of accounts, of whatever database and ledger.
+# Snapshots of accounts, of any database and ledger.
 _SNAPSHOTS = "*:s:*"
 
 
 class BooksClock:
     """
-    The clock of one database; nobody else may use that database.
+    The clock of one database, which no other test may use.
 
-    A cached snapshot lives for a time measured when it was read. Where the books' time jumps that time is wrong, so
-    each jump removes the snapshots.
+    The lifetime of a cached snapshot is computed when it is read. A jump of the books' time makes it wrong, so each
+    jump removes the snapshots.
 
     Args:
-        database_url: As its superuser.
+        database_url: The address of the database, as its superuser.
 
-        redis_url: Of the service; None where it has no Redis.
+        redis_url: The address of the service's Redis; None if it has none.
     """
 
     def __init__(self, database_url: str, redis_url: str | None) -> None:
@@ -38,28 +38,28 @@ class BooksClock:
         self._ahead = timedelta()
 
     async def now(self) -> datetime:
-        """Return what the clock says."""
+        """Return the time of the clock."""
         [row] = await administer(self._database_url, "SELECT tallystick.ledger_clock() AS now")
         return cast(datetime, row["now"])
 
     async def advance(self, seconds: float) -> None:
-        """Let the clock jump so far, and run on from there."""
+        """Move the clock forward by *seconds*; it runs on from there."""
         self._ahead += timedelta(seconds=seconds)
         await self._run_ahead()
 
     async def stop_at(self, instant: datetime | str) -> None:
-        """Let the clock stand still at an instant."""
+        """Stop the clock at an instant."""
         text = instant if isinstance(instant, str) else instant.isoformat()
         await self._set(f"timestamptz '{text}'")
 
     async def run_true(self) -> None:
-        """Let the clock be the one of the service again."""
+        """Restore the clock of the service."""
         self._ahead = timedelta()
         await self._set("clock_timestamp()")
 
     @asynccontextmanager
     async def true_meanwhile(self) -> AsyncIterator[None]:
-        """Let the clock be that of the service for a while: a server that starts is not ready with another."""
+        """Restore the clock of the service during the block: a server that starts is not ready with another one."""
         await self._set("clock_timestamp()")
         try:
             yield
@@ -81,7 +81,7 @@ class BooksClock:
 
 @asynccontextmanager
 async def moved_clock(database_url: str, redis_url: str | None) -> AsyncIterator[BooksClock]:
-    """Lend the clock of a database, and set it right afterwards."""
+    """Yield the clock of a database, and restore it afterwards."""
     clock = BooksClock(database_url, redis_url)
     try:
         yield clock

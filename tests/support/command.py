@@ -1,4 +1,4 @@
-"""The command `tallystick`, run to its end: as a child process, or in this one."""
+"""Runs the command `tallystick` to its end, as a child process or in this one."""
 
 import asyncio
 import contextlib
@@ -12,13 +12,13 @@ from unittest import mock
 
 from server.cli import main
 
-# Nothing listens there: it keeps an embedded Redis from being started where none is needed.
+# No server listens there. With this address no embedded Redis is started.
 NO_REDIS = "redis://127.0.0.1:1"
 END_SECONDS = 60.0
 
 
 class Ended(NamedTuple):
-    """What a command left behind."""
+    """The exit code and output of a command."""
 
     code: int
     out: str
@@ -27,9 +27,9 @@ class Ended(NamedTuple):
 
 def environment(variables: Mapping[str, str]) -> dict[str, str]:
     """
-    Return this process's environment with no settings of ours but *variables*, and servers that share a machine.
+    Return this process's environment with *variables* as the only settings of ours, and defaults for tests.
 
-    They have no background process, which most tests have no use for.
+    By default a server has one worker, any free admin port, and no background process, which most tests do not need.
     """
     inherited = {k: v for k, v in os.environ.items() if not k.startswith("TALLYSTICK_")}
     shared = {"TALLYSTICK_ADMIN_PORT": "0", "TALLYSTICK_WORKERS": "1", "TALLYSTICK_BACKGROUND": "false"}
@@ -37,7 +37,7 @@ def environment(variables: Mapping[str, str]) -> dict[str, str]:
 
 
 async def start(*arguments: str, **variables: str) -> asyncio.subprocess.Process:
-    """Start the command; *variables* are settings, by name, without the prefix."""
+    """Start the command; *variables* are settings by name, without the prefix."""
     return await asyncio.create_subprocess_exec(
         sys.executable,
         "-m",
@@ -56,12 +56,12 @@ async def run(*arguments: str, **variables: str) -> Ended:
 
 
 async def call(*arguments: str, **variables: str) -> Ended:
-    """Run the command on a thread of this process: faster than `run`, for tests of what a command does and says."""
+    """Run the command on a thread of this process, which is faster than `run`; for tests of its work and output."""
     return await asyncio.to_thread(_call, arguments, _settings(variables))
 
 
 def _call(arguments: tuple[str, ...], settings: Mapping[str, str]) -> Ended:
-    # With bytes below their letters, as those of a process are.
+    # Use text over bytes, like the streams of a process: commands write to the buffer too.
     out, err = (io.TextIOWrapper(io.BytesIO(), encoding="utf-8", newline="") for _ in range(2))
     with (
         mock.patch.dict(os.environ, environment(settings), clear=True),
@@ -72,7 +72,7 @@ def _call(arguments: tuple[str, ...], settings: Mapping[str, str]) -> Ended:
         try:
             code = main(arguments)
         except SystemExit as end:
-            # The parser of arguments ends the program by itself.
+            # The parser of arguments exits by itself.
             code = int(end.code or 0)
     return Ended(code, _written(out), _written(err))
 
@@ -86,7 +86,7 @@ def _written(stream: io.TextIOWrapper) -> str:
 
 @contextlib.contextmanager
 def _own_logs() -> Iterator[None]:
-    """Give the root logger back as it was: a command configures it for its process."""
+    """Restore the root logger, which a command configures for its process."""
     root = logging.getLogger()
     handlers, level = root.handlers[:], root.level
     try:
@@ -101,7 +101,7 @@ def _settings(variables: Mapping[str, str]) -> dict[str, str]:
 
 
 async def ended(child: asyncio.subprocess.Process) -> Ended:
-    """Wait until the child has ended, and return what it said since it was last read."""
+    """Wait until the child has ended, and return its exit code and the output not read before."""
     try:
         out, err = await asyncio.wait_for(child.communicate(), END_SECONDS)
     except BaseException:

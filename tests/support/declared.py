@@ -1,4 +1,4 @@
-"""Answers held against the OpenAPI document: nothing is in them that it does not describe."""
+"""Checks that answers contain nothing that the OpenAPI document does not describe."""
 
 import json
 from collections import Counter
@@ -11,7 +11,7 @@ from jsonschema import Draft202012Validator  # type: ignore[import-untyped]
 from server.http.openapi import document
 from server.http.route import Route
 
-# Header fields that are none of the API's: those of any HTTP, and what browsers and proxies are told.
+# Header fields that do not belong to the API: those of any HTTP answer, and those for browsers and proxies.
 EVERYWHERE: Final = frozenset(
     (
         *("cache-control", "connection", "content-encoding", "content-length", "content-type", "date"),
@@ -19,13 +19,13 @@ EVERYWHERE: Final = frozenset(
         *("x-accel-buffering", "x-content-type-options"),
     )
 )
-# Answers of one status to one operation that a test process looks into; the others are alike.
+# A test process checks this many answers of each status to each operation; the others are alike.
 LOOKED_INTO_MAX: Final = 20
 _looked_into: Counter[tuple[str, int]] = Counter()
 
 
 def whole(described: Any, part: Any) -> dict[str, Any]:
-    """Return what a part of the document says, references followed and everything of `allOf` in one."""
+    """Return a part of the document with references resolved and `allOf` merged."""
     while "$ref" in part:
         found = described
         for step in part["$ref"].removeprefix("#/").split("/"):
@@ -44,7 +44,7 @@ def whole(described: Any, part: Any) -> dict[str, Any]:
 
 
 def check_answer(route: Route, status: int, headers: Mapping[str, str], body: bytes) -> None:
-    """Check that an answer has a status, header fields, a media type and members that the document has."""
+    """Check that the document has the status, header fields, media type and members of an answer."""
     name = f"{route.operation} answered {status}"
     _looked_into[route.operation, status] += 1
     if _looked_into[route.operation, status] > LOOKED_INTO_MAX:
@@ -81,7 +81,7 @@ def _validator(path: str, method: str, status: int, media: str) -> Any:
 
 
 def _strict(part: Any) -> Any:
-    """Return a schema without references, by which an object has no members but those that are described."""
+    """Return a schema without references that allows objects only the members that are described."""
     if isinstance(part, list):
         return [_strict(item) for item in part]
     if not isinstance(part, dict):

@@ -1,4 +1,4 @@
-"""Reading events as consumers do, and a relay beside a service of a test's own process."""
+"""Reads events as consumers do, and runs a relay beside a service in the test's own process."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -16,7 +16,7 @@ from tests.support.client import Client
 
 @asynccontextmanager
 async def relaying(database_url: str) -> AsyncIterator[Relay]:
-    """Relay what commits in a database, as the background process does."""
+    """Relay committed events of a database, as the background process does."""
     relay = Relay(database_url)
     task = asyncio.create_task(keep(relay))
     try:
@@ -26,7 +26,7 @@ async def relaying(database_url: str) -> AsyncIterator[Relay]:
 
 
 class Sent(NamedTuple):
-    """An event as it was dispatched: its type, its data and the id that was the last one then."""
+    """An event as dispatched: its type, its data and the last id at that time."""
 
     type: str
     data: Any
@@ -35,14 +35,14 @@ class Sent(NamedTuple):
 
 class EventSource:
     """
-    Reads server-sent events line by line, as the standard has it (HTML, section 9.2.6); what is not whole is dropped.
+    Parses server-sent events line by line as the standard says (HTML, section 9.2.6); drops an incomplete event.
 
     Attributes:
-        last_id: What a client sends when it comes back.
+        last_id: The id that a client sends when it reconnects.
 
-        retry: Milliseconds until it does.
+        retry: The milliseconds a client waits before it reconnects.
 
-        comments: How many there were.
+        comments: The number of comments.
     """
 
     def __init__(self, last_id: str = "") -> None:
@@ -53,7 +53,7 @@ class EventSource:
         self._data: list[str] = []
 
     def take(self, line: str) -> Sent | None:
-        """Return the event that a line ends, if it does."""
+        """Return the event that this line ends, if any."""
         if line:
             self._note(line)
             return None
@@ -88,20 +88,20 @@ class Stream:
         self.source = source
 
     async def next(self) -> Sent | None:
-        """Return the next event; None where the stream ends."""
+        """Return the next event, or None at the end of the stream."""
         while line := await self.response.content.readline():
             if sent := self.source.take(line.decode().removesuffix("\n")):
                 return sent
         return None
 
     async def take(self, number: int) -> list[Sent]:
-        """Return so many events."""
+        """Return the next *number* events."""
         found = [await self.next() for _ in range(number)]
         assert None not in found, "the stream has ended"
         return [sent for sent in found if sent is not None]
 
     async def rest(self) -> list[Sent]:
-        """Return all that comes until the stream ends."""
+        """Return all events until the stream ends."""
         found = []
         while sent := await self.next():
             found.append(sent)
@@ -112,7 +112,7 @@ class Stream:
 async def streaming(
     client: Client, query: str = "", source: EventSource | None = None, **headers: str
 ) -> AsyncIterator[Stream]:
-    """Open a stream; *source* has been reading before."""
+    """Open a stream; *source* may continue from an earlier one."""
     source = source or EventSource()
     fields = {"Authorization": f"Bearer {client.token}", **{k.replace("_", "-"): v for k, v in headers.items()}}
     if source.last_id:
@@ -123,7 +123,7 @@ async def streaming(
 
 
 async def pulled(client: Client, query: str = "", after: int = 0) -> list[Any]:
-    """Return all events behind a position, page by page, until one that says nothing new."""
+    """Return all events after a position, read page by page until the position stays the same."""
     found = []
     while True:
         answer = await client.get(f"/v1/events?after={after}{query}")

@@ -1,4 +1,4 @@
-"""Posting the expiries that are due, now and not when the background process comes to it."""
+"""Posts the expiries that are due at once, without the background process."""
 
 from server.ledger.expiry_requests import expiry
 from server.ledger.transfers import Bound
@@ -13,7 +13,7 @@ _DUE = """
 
 
 async def post_expiries(service: Service, ledger: str) -> int:
-    """Post the expiry of each hold of a ledger that is due, and return how many there were."""
+    """Post the expiry of each due hold of a ledger, and return how many were posted."""
     assert service.app is not None
     due = await administer(service.database_url, _DUE, ledger)
     if not due:

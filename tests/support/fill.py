@@ -1,10 +1,10 @@
-"""A ledger of any size, made by SQL: what `post_transfers` would have left behind, thousands of times faster."""
+"""Fills a ledger of any size by SQL, with the rows that `post_transfers` would make, but thousands of times faster."""
 
 import asyncpg
 
-# Of each ten transfers four touch `busy` (on alternating sides), one goes into `sink`, one comes out of `spring`;
-# the other accounts share the rest. One in three counts for a midnight of the forty days before. Refusals come on top:
-# one a thousand transfers.
+# Of each ten transfers, four touch `busy` (on alternating sides), one goes into `sink` and one comes from `spring`; the
+# other accounts share the rest. One in three takes effect at a midnight of the forty days before. One refusal is added
+# for each thousand transfers.
 BUSY, SINK, SPRING = "busy", "sink", "spring"
 _MOVES = """
     CREATE TEMPORARY TABLE moves AS
@@ -71,10 +71,10 @@ async def fill(
     connection: "asyncpg.Connection[asyncpg.Record]", ledger_id: int, *, accounts: int, transfers: int
 ) -> None:
     """
-    Fill an empty ledger as if *transfers* had been posted one after the other, and let the planner know.
+    Fill an empty ledger as if *transfers* had been posted one after another, and update the planner's statistics.
 
     Args:
-        connection: Of the superuser, with the schema on its search path.
+        connection: A connection of the superuser, with the schema on its search path.
     """
     await connection.execute("SET work_mem = '256MB'")
     started = await connection.fetchval("SELECT now() - interval '1 hour' - $1 * interval '1 millisecond'", transfers)

@@ -1,4 +1,4 @@
-"""Clients that write down everything they send and everything they hear."""
+"""Records everything that clients send and every answer that they get."""
 
 import asyncio
 from typing import Any
@@ -9,34 +9,34 @@ import orjson
 from tests.support.books import Operation, check_books, check_history, items, meaning, verdict
 from tests.support.client import Answer, Client
 
-# Seconds after which an answer counts as lost: nothing in the service may take this long.
+# Seconds after which a missing answer fails the test: nothing in the service may take this long.
 ANSWER_SECONDS = 20.0
-# Seconds between a client's retries, and the seconds in which a service must be back after faults have stopped.
+# Seconds between a client's retries, and seconds within which a service must be back after faults have stopped.
 RETRY_SECONDS = 0.05
 BACK_SECONDS = 20.0
 
 
 class History:
     """
-    What the clients of one ledger sent and heard.
+    Sends requests to one ledger, and records them with their answers.
 
     Args:
-        database_url: Of the books.
+        database_url: The address of the ledger's database.
 
-        ledger: Its name.
+        ledger: The name of the ledger.
     """
 
     def __init__(self, database_url: str, ledger: str) -> None:
         self.database_url = database_url
         self.ledger = ledger
         self.operations: list[Operation] = []
-        # Those of them that were sent alone.
+        # The operations that were sent alone, not in a bulk.
         self._singles: list[Operation] = []
-        # Why answers did not come.
+        # The errors because of which answers did not come.
         self.errors: list[Exception] = []
 
     async def transfer(self, client: Client, key: str, source: str, destination: str, amount: int) -> Answer | None:
-        """Send a transfer and note what came of it; None where no answer came."""
+        """Send a transfer and record its answer; return None if none came."""
         fields = {"source": source, "destination": destination, "amount": amount, "currency": "EUR"}
         body = orjson.dumps(fields)
         answer = await self._hear(client, "/v1/transfers", body, {"Idempotency-Key": key})
@@ -53,7 +53,7 @@ class History:
         return answer
 
     async def insist(self, client: Client, key: str, source: str, destination: str, amount: int) -> Answer:
-        """Send a transfer again and again, under its key, until it has a definite answer."""
+        """Send a transfer repeatedly under its key until it has a definite answer."""
         async with asyncio.timeout(BACK_SECONDS):
             while True:
                 answer = await self.transfer(client, key, source, destination, amount)
@@ -62,7 +62,7 @@ class History:
                 await asyncio.sleep(RETRY_SECONDS)
 
     async def settle(self, client: Client) -> None:
-        """Ask again for every single transfer, whatever was heard of it, until each has a definite answer."""
+        """Send every transfer that was sent alone again, whatever its answer was, until each has a definite answer."""
         singles = {o.request + o.key.encode(): o for o in self._singles}
         for start in range(0, len(singles), 100):
             await asyncio.gather(
@@ -73,12 +73,12 @@ class History:
             )
 
     async def check(self) -> None:
-        """Assert that the books balance and hold what was answered."""
+        """Assert that the books balance and agree with the answers."""
         await check_books(self.database_url)
         await check_history(self.database_url, self.ledger, self.operations)
 
     def count(self, *verdicts: str) -> int:
-        """Return how many sendings ended so."""
+        """Return how many operations had one of these verdicts."""
         return sum(verdict(operation.answer) in verdicts for operation in self.operations)
 
     async def _hear(self, client: Client, path: str, body: bytes, headers: dict[str, str]) -> Answer | None:

@@ -1,4 +1,4 @@
-"""A service of a few tests alone, whose Redis they may hold, and the requests that it serves from the connection."""
+"""A service for a few tests, whose Redis they may freeze, and its requests as bytes for a connection."""
 
 import asyncio
 import os
@@ -24,15 +24,15 @@ from tests.support.waiting import until
 
 JSON = "Content-Type: application/json"
 BODY = b'{"source":"world","destination":"alice","amount":1,"currency":"EUR"}'
-# Of another account, whose row is not held.
+# A transfer between other accounts, whose rows are not locked.
 OTHER_BODY = BODY.replace(b"alice", b"bob").replace(b"world", b"other-world")
 CHUNKED = "Transfer-Encoding: chunked"
-# Longer than a test holds Redis: nobody gives it up meanwhile.
+# Longer than a test freezes Redis, so that the service does not give up on it.
 REDIS_PATIENCE_MS = 10_000
 
 
 class Hot(NamedTuple):
-    """A service with the accounts `world` and `other-world` (no floor), `alice` and `bob` in the ledger of a client."""
+    """A service, with the accounts `world` and `other-world` (no floor), `alice` and `bob` in the client's ledger."""
 
     service: Service
     client: Client
@@ -40,45 +40,45 @@ class Hot(NamedTuple):
 
     @property
     def url(self) -> str:
-        """Its address."""
+        """The address of the service."""
         return self.service.url
 
     @property
     def server(self) -> HttpServer:
-        """What serves."""
+        """The HTTP server of the service."""
         return self.app.server
 
     @property
     def app(self) -> App:
-        """Its parts."""
+        """The parts of the service."""
         assert self.service.app is not None
         return self.service.app
 
     @property
     def admission(self) -> Admission:
-        """Who is under way in it."""
+        """The counts of running and waiting requests."""
         return self.server.pipeline.admission
 
     def get(self, account: str = "alice", *lines: str, token: str | None = None) -> bytes:
-        """Return a read of an account, with the client's token unless another is given."""
+        """Return the bytes of a read of an account, with the client's token unless another is given."""
         return request("GET", f"/v1/accounts/{account}", *lines, token=token or self.client.token)
 
     def post(self, key: str, *lines: str, body: bytes | None = BODY, token: str | None = None) -> bytes:
-        """Return a transfer; without *body* only its head, and no length."""
+        """Return the bytes of a transfer; without *body* only the head, without a length."""
         fields = (JSON, f"Idempotency-Key: {key}", *lines)
         return request("POST", "/v1/transfers", *fields, body=body, token=token or self.client.token)
 
     async def bound(self, key: str) -> bool:
-        """Tell whether a transfer was made under a key."""
+        """Return whether a transfer was made under a key."""
         return (await self.client.get(f"/v1/idempotency-keys/{key}")).status == 200
 
     def counts(self) -> tuple[int, int, int, int, int]:
-        """Return reads and writes under way, reads and writes that wait for a place, and bytes that are arriving."""
+        """Return the numbers of running reads, running writes, waiting reads, waiting writes and arriving bytes."""
         reads, writes = self.admission._waiting
         return self.admission.reads, self.admission.writes, len(reads), len(writes), self.admission.arriving_bytes
 
     async def counted(self, *counts: int) -> None:
-        """Return when the first of the counts are these; all others are zero by then."""
+        """Wait until `counts` begins with *counts* and all further counts are zero."""
         wanted = (*counts, *[0] * (5 - len(counts)))
         try:
             await until(lambda: self.counts() == wanted)
@@ -86,7 +86,7 @@ class Hot(NamedTuple):
             raise AssertionError(f"{self.counts()} is not {wanted}") from None
 
     async def quiet(self) -> None:
-        """Return when nothing is under way, of no key either."""
+        """Wait until no request is running, of any key."""
         await self.counted()
         await until(lambda: len(self.server.pipeline.running) == 0)
 
@@ -98,7 +98,7 @@ class Hot(NamedTuple):
 
     @asynccontextmanager
     async def postings_held(self) -> AsyncIterator[None]:
-        """Keep every posting without a connection until the block ends: shorter than it waits for one."""
+        """Keep connections from all postings until the block ends, which must be sooner than they give up waiting."""
         assert self.service.app is not None
         pool = self.service.app.database.posting_pool
         connections = [await pool.acquire(ACQUIRE_TIMEOUT_SECONDS) for _ in range(pool.size_max)]
@@ -109,13 +109,13 @@ class Hot(NamedTuple):
                 await pool.release(connection, failed=False)
 
     def resume(self) -> None:
-        """Let Redis answer."""
+        """Let Redis answer again."""
         os.kill(self.valkey.pid, signal.SIGCONT)
 
 
 @asynccontextmanager
 async def hot_service(template: str) -> AsyncIterator[Hot]:
-    """Start one whose Redis is trusted at once, so that snapshots are read."""
+    """Start a service that trusts its Redis at once, so that it reads snapshots."""
     database_url = await create_database(template)
     with tempfile.TemporaryDirectory(prefix="ts-") as folder, pytest.MonkeyPatch.context() as patch:
         patch.setattr("server.store.redis_connections.QUARANTINE_SECONDS", 0.0)
@@ -157,7 +157,7 @@ def chunks(body: bytes, size: int) -> bytes:
 
 
 def plain(response: Response) -> tuple[int, dict[str, str], bytes]:
-    """Return an answer without what differs each time: its date, its request's id, what is left of a limit."""
+    """Return an answer without what differs each time: its date, its request's id, what remains of a limit."""
     own = ("date", "x-request-id", "ratelimit", "connection", "retry-after", "content-length")
     headers = {name: value for name, value in response.headers.items() if name not in own}
     return response.status, headers, response.body.replace(response.headers["x-request-id"].encode(), b"<id>")

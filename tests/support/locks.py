@@ -1,4 +1,4 @@
-"""Row locks in the way of the service."""
+"""Holds locks that block the service."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -10,7 +10,7 @@ from tests.support.postgres import administer
 
 @asynccontextmanager
 async def held(database_url: str, *accounts: str) -> AsyncIterator[None]:
-    """Hold the row locks of accounts, in all ledgers, in one foreign transaction."""
+    """Hold the row locks of accounts in all ledgers, in a transaction outside the service."""
     connection = await asyncpg.connect(database_url)
     try:
         async with connection.transaction():
@@ -22,7 +22,7 @@ async def held(database_url: str, *accounts: str) -> AsyncIterator[None]:
 
 @asynccontextmanager
 async def inserts_held(database_url: str) -> AsyncIterator[None]:
-    """Keep every posting just before it binds its keys, when it has looked whether they are bound."""
+    """Stop every posting after it has checked whether its keys are bound, just before it binds them."""
     connection = await asyncpg.connect(database_url)
     try:
         async with connection.transaction():
@@ -33,7 +33,7 @@ async def inserts_held(database_url: str) -> AsyncIterator[None]:
 
 
 async def somebody_waits(database_url: str, sessions: int = 1) -> bool:
-    """Whether so many sessions of the database wait for a lock."""
+    """Return whether at least *sessions* sessions of the database wait for a lock."""
     rows = await administer(
         database_url,
         "SELECT FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()",

@@ -1,4 +1,4 @@
-"""A PostgreSQL that a test may crash and start again."""
+"""A PostgreSQL server that a test may crash and restart."""
 
 import shutil
 import signal
@@ -8,18 +8,18 @@ from pathlib import Path
 from server.process.embedded.servers import EmbeddedServers
 from tests.support.waiting import until
 
-# Seconds that a server gets to end at once.
+# Seconds a server has to end after a crash signal.
 CRASH_SECONDS = 30.0
 
 
 class OwnPostgres:
     """
-    A server that a test may stop and start; its address stays.
+    A server that a test may stop and start; its address stays the same.
 
     Args:
-        folder: For its files.
+        folder: The folder for its files.
 
-        fresh: The files of a server at rest, which it begins with.
+        fresh: The files of a stopped server, which are copied.
     """
 
     def __init__(self, folder: Path, fresh: Path) -> None:
@@ -30,27 +30,27 @@ class OwnPostgres:
         self.database_url = self._running.database_url
 
     def start(self) -> None:
-        """Start it, after whatever end; return when it takes connections."""
+        """Start it, however it ended, and wait until it takes connections."""
         self._running = EmbeddedServers.open(self._folder / "data", redis=False)
 
     async def crash(self) -> None:
-        """Stop it as a crash would: no session ends in order, the log is read back at the next start."""
+        """Stop it as a crash would: no session ends in order, and the next start replays the log."""
         [server] = self._running.processes
         server.send_signal(signal.SIGQUIT)
         await until(lambda: server.poll() is not None, CRASH_SECONDS)
         self.close()
 
     def copy(self) -> None:
-        """Keep a copy of its files, which must be at rest."""
+        """Copy its files; the server must not run."""
         _copy(self._folder / "data", self._folder / "copy")
 
     def put_back(self) -> None:
-        """Replace its files, which must be at rest, by the copy."""
+        """Replace its files by the copy; the server must not run."""
         shutil.rmtree(self._folder / "data")
         _copy(self._folder / "copy", self._folder / "data")
 
     def close(self) -> None:
-        """Stop it for good, or take note that it has ended."""
+        """Stop it, or clean up if it has ended."""
         self._running.close()
 
 

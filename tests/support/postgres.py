@@ -1,4 +1,4 @@
-"""Databases for tests: one migrated template, copied for every test that needs a database of its own."""
+"""Makes databases for tests: one migrated template, copied for every test that needs its own database."""
 
 import itertools
 from urllib.parse import urlsplit, urlunsplit
@@ -32,7 +32,7 @@ async def create_template(url: str) -> None:
 
 
 async def create_database(url: str, template: str = TEMPLATE) -> str:
-    """Copy a database that nobody is connected to, and return the address of the copy."""
+    """Copy a database without open connections, and return the address of the copy."""
     name = f"test_{next(_numbers)}"
     await administer(url, f"CREATE DATABASE {name} TEMPLATE {template}")
     return with_database(url, name)
@@ -46,5 +46,5 @@ async def create_empty_database(url: str) -> str:
 
 
 async def drop_database(url: str, copy: str) -> None:
-    """Remove a copy, whoever is still connected to it."""
+    """Drop a copy, even if it has open connections."""
     await administer(url, f"DROP DATABASE IF EXISTS {urlsplit(copy).path[1:]} WITH (FORCE)")

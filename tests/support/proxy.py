@@ -1,4 +1,4 @@
-"""A proxy in front of Postgres' socket that can lose what passes through it."""
+"""A proxy in front of the socket of Postgres that can lose data."""
 
 import asyncio
 import contextlib
@@ -9,26 +9,26 @@ from urllib.parse import parse_qs, urlencode, urlsplit, urlunsplit
 
 from tests.support.listening import stop_accepting
 
-# Bytes passed on at once.
+# Most bytes forwarded at once.
 CHUNK_BYTES = 65_536
 
 
 class Proxy:
     """
-    Forwards a unix socket to another.
+    Forwards one unix socket to another.
 
     Args:
-        target: Postgres' socket.
+        target: The socket of Postgres.
 
     Attributes:
-        cut_at: Bytes that, once a client has sent them, doom its connection: they are forwarded, the server's reply
-            to them is awaited and dropped, and the connection is cut.
+        cut_at: When a client sends these bytes, they are forwarded, the server's reply is awaited and dropped, and the
+            connection is cut.
 
-        cuts_left: Connections that may still be cut this way.
+        cuts_left: How many more connections may be cut this way.
 
-        refuse: New connections are closed at once.
+        refuse: Whether new connections are closed at once.
 
-        refuse_after_cut: So are those after a connection was cut.
+        refuse_after_cut: Whether new connections are closed at once after a connection was cut.
     """
 
     def __init__(self, target: Path) -> None:
@@ -46,22 +46,22 @@ class Proxy:
         self._tasks: set[asyncio.Task[None]] = set()
 
     def hang(self) -> None:
-        """Let nothing through from now on, in either direction, and say nothing."""
+        """Forward nothing from now on in either direction, without closing connections."""
         self._flows.clear()
 
     def heal(self) -> None:
-        """Let everything through again, what was held back first."""
+        """Forward everything again, beginning with what was held back."""
         self.refuse = self.refuse_after_cut = False
         self.cut_at = None
         self._delay_seconds = 0.0
         self._flows.set()
 
     def delay(self, seconds: float) -> None:
-        """Hold every piece back for some time."""
+        """Delay every piece by *seconds*."""
         self._delay_seconds = seconds
 
     def cut_all(self) -> None:
-        """Cut every connection there is."""
+        """Cut all open connections."""
         for writer in list(self._writers):
             writer.transport.abort()
 
@@ -135,7 +135,7 @@ class _Ended(Exception):
 
 @asynccontextmanager
 async def proxied(database_url: str, folder: Path) -> AsyncIterator[tuple[Proxy, str]]:
-    """Put a proxy, with its socket in *folder*, before the server of *database_url*; yield it and its address."""
+    """Put a proxy in front of the server of *database_url*, with its socket in *folder*; yield it and its address."""
     address = urlsplit(database_url)
     query = parse_qs(address.query)
     name = f".s.PGSQL.{query['port'][0]}"

@@ -1,4 +1,4 @@
-"""A proxy in front of Redis that counts what comes and spoils what goes back."""
+"""A proxy in front of Redis that records what clients send and can spoil the server's answers."""
 
 import asyncio
 import ssl
@@ -19,14 +19,14 @@ class RedisProxy:
         target: The server's socket.
 
     Attributes:
-        pieces: What clients sent, one entry a read.
+        pieces: What clients sent, one entry for each read.
 
-        spoil: Takes a piece of the server's, returns what the client gets instead; None cuts the connection behind
-            what was passed on before.
+        spoil: Takes a piece from the server and returns the pieces that the client gets instead; None among them cuts
+            the connection after the pieces before it.
 
-        delay_seconds: For which every piece of the server's is held back.
+        delay_seconds: The delay of every piece from the server.
 
-        refuse: New connections are cut at once.
+        refuse: Whether new connections are cut at once.
     """
 
     def __init__(self, target: Path) -> None:
@@ -40,7 +40,7 @@ class RedisProxy:
         self._tasks: set[asyncio.Task[None]] = set()
 
     def say(self, unasked: bytes) -> None:
-        """Send something to every client that has not asked for it."""
+        """Send every client bytes that it has not asked for."""
         for writer in self._writers:
             writer.write(unasked)
 
@@ -102,7 +102,7 @@ class RedisProxy:
 async def redis_proxied(
     target: Path, *, port: int = 0, secure: ssl.SSLContext | None = None
 ) -> AsyncIterator[tuple[RedisProxy, int]]:
-    """Put a proxy on a TCP port, with TLS when told, before a server's socket; yield it and its port."""
+    """Put a proxy on a TCP port, with TLS if *secure* is given, in front of a socket; yield it and its port."""
     proxy = RedisProxy(target)
     server = await asyncio.start_server(proxy.serve, "127.0.0.1", port, ssl=secure, limit=CHUNK_BYTES)
     try:

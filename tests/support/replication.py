@@ -1,4 +1,4 @@
-"""A PostgreSQL with a synchronous standby, on two ports of this machine, to be killed, frozen and promoted."""
+"""A PostgreSQL with a synchronous standby on two ports of this machine, which tests crash, freeze and promote."""
 
 import contextlib
 import os
@@ -15,7 +15,7 @@ from server.process.embedded.nameless import initdb_for
 from tests.support.postgres import administer
 from tests.support.waiting import until
 
-# Seconds that initdb, pg_basebackup, a start and a stop each get.
+# Seconds that initdb, pg_basebackup, a start and a stop may each take.
 STEP_SECONDS = 60.0
 DATABASE = "tallystick"
 STANDBY = "standby"
@@ -24,7 +24,7 @@ SETTINGS = {
     "unix_socket_directories": "",
     "shared_buffers": "32MB",
     "max_connections": "100",
-    # Says soon that the other side is gone.
+    # Short time-outs, so that each side soon notices that the other is gone.
     "wal_receiver_timeout": "5s",
     "wal_sender_timeout": "5s",
     "wal_retrieve_retry_interval": "200ms",
@@ -36,9 +36,9 @@ class Node:
     One of the two servers.
 
     Args:
-        folder: Of its data, in one that belongs to the account.
+        folder: The folder for its data, inside one that belongs to the account.
 
-        account: That it runs as: never root.
+        account: The user that it runs as, which is never root.
     """
 
     def __init__(self, folder: Path, account: Account) -> None:
@@ -48,7 +48,7 @@ class Node:
         self._process: subprocess.Popen[bytes] | None = None
 
     def url(self, database: str = DATABASE) -> str:
-        """Return the address of a database, for this server alone."""
+        """Return the address of a database on this server."""
         return f"postgresql://postgres@127.0.0.1:{self.port}/{database}"
 
     async def run(self, program: Path, *arguments: str) -> None:
@@ -62,13 +62,13 @@ class Node:
         assert child.returncode == 0, self._log.read_text()
 
     async def start(self) -> None:
-        """Start it and return when it takes connections."""
+        """Start it and wait until it takes connections."""
         arguments = [f"--{name}={value}" for name, value in {**SETTINGS, "port": self.port}.items()]
         self._process = self._popen(postgres_bin("postgres"), "-D", str(self.folder), *arguments)
         await until(self._answers, STEP_SECONDS)
 
     def crash(self) -> None:
-        """End it as a crash would: no session ends in order, nothing more is sent to the standby."""
+        """End it as a crash would: no session ends in order, and nothing more is sent to the standby."""
         if self._process is not None:
             self.thaw()
             self._process.send_signal(signal.SIGQUIT)
@@ -76,16 +76,16 @@ class Node:
             self._process = None
 
     def freeze(self) -> None:
-        """Hold all its processes: connections are taken by the kernel, and nobody answers."""
+        """Stop all its processes: the kernel still accepts connections, but no process answers."""
         self._signal(signal.SIGSTOP)
 
     def thaw(self) -> None:
-        """Let them go on."""
+        """Let its processes continue."""
         self._signal(signal.SIGCONT)
 
     def _signal(self, number: signal.Signals) -> None:
         assert self._process is not None
-        # Its sessions are children of its own, in its own group.
+        # Its sessions are child processes, each in its own process group, so each needs its own signal.
         children = Path(f"/proc/{self._process.pid}/task/{self._process.pid}/children").read_text().split()
         for pid in (self._process.pid, *map(int, children)):
             with contextlib.suppress(ProcessLookupError):
@@ -121,10 +121,10 @@ class Node:
 
 class Replicated:
     """
-    A primary and a standby without which it acknowledges nothing.
+    A primary, and a standby without which the primary acknowledges no commit.
 
     Args:
-        folder: For both.
+        folder: The folder for the files of both.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -136,12 +136,12 @@ class Replicated:
 
     @property
     def database_url(self) -> str:
-        """Its address: both hosts, of which the one that takes writes is used."""
+        """The address: it names both hosts, and clients use the one that takes writes."""
         hosts = f"127.0.0.1:{self.primary.port},127.0.0.1:{self.standby.port}"
         return f"postgresql://postgres@{hosts}/{DATABASE}?target_session_attrs=read-write"
 
     async def start(self) -> None:
-        """Make both, and have the primary wait for the standby with each commit."""
+        """Make and start both, and let the primary wait for the standby at each commit."""
         primary, standby = self.primary, self.standby
         with initdb_for(self._account, self._folder) as initdb:
             await primary.run(
@@ -149,7 +149,7 @@ class Replicated:
             )
         await primary.start()
         await administer(primary.url("postgres"), f"CREATE DATABASE {DATABASE}")
-        # Copied before the primary is told to wait, so the standby waits for nobody once it is promoted.
+        # Copy before the primary is set to wait, so that the standby does not wait for a server once it is promoted.
         source = f"host=127.0.0.1 port={primary.port} user=postgres application_name={STANDBY}"
         copy = postgres_bin("pg_basebackup")
         await standby.run(copy, "-D", str(standby.folder), "-d", source, "-R", "-X", "stream", "-c", "fast", "-N")
@@ -159,7 +159,7 @@ class Replicated:
         await until(self._in_sync, STEP_SECONDS)
 
     async def promote(self) -> None:
-        """Have the standby take writes from now on."""
+        """Make the standby take writes from now on."""
         [row] = await administer(self.standby.url("postgres"), "SELECT pg_promote() AS done")
         assert row["done"]
 
@@ -175,7 +175,7 @@ class Replicated:
 
 @contextlib.contextmanager
 def replicated(folder: Path) -> Iterator[Replicated]:
-    """Give two servers that have not been started; end them."""
+    """Yield two servers that have not been started, and end them afterwards."""
     both = Replicated(folder)
     try:
         yield both

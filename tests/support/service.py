@@ -1,4 +1,4 @@
-"""The service in the test's own process, on a real socket, and the service as a process of its own."""
+"""Runs the service in the test's own process on a real socket, or as a separate process."""
 
 import asyncio
 import os
@@ -23,28 +23,28 @@ from tests.support.client import Client
 from tests.support.listening import end
 from tests.support.waiting import until
 
-# Seconds that a server process gets to become ready or to stop.
+# Seconds a server process has to become ready, and to stop.
 START_SECONDS = 30.0
 STOP_SECONDS = 15.0
-# Seconds between two questions whether it is ready.
+# Seconds between two checks whether it is ready.
 ASK_SECONDS = 0.05
 
 
-# Seconds within which whatever must not hang has happened, on a machine busy with other tests too.
+# Seconds after which something that must not hang counts as hanging, even on a machine that is busy with other tests.
 BOUND_SECONDS = 5.0
-# A machine busy with tests is not a Redis that is away.
+# Time-out of Redis. It is long, so that a slow answer on a machine busy with tests does not count as an outage.
 REDIS_PATIENCE_MS = 2_000
-# A key of Fernet, and where webhooks may go: tests send to themselves.
+# A Fernet key, and the networks that webhooks may go to: tests send them to themselves.
 WEBHOOK_KEY = "a" * 42 + "A="
 LOOPBACK = "127.0.0.0/8"
-# Nobody listens there: the service does without Redis.
+# No server listens there, so the service runs without Redis.
 NO_REDIS = "redis://127.0.0.1:1"
-# A limit that tests of other things do not meet.
+# A limit that tests of other features do not reach.
 PLENTY = KeyLimit(1_000_000, 1, 1_000_000, 100_000)
 
 
 class Service(NamedTuple):
-    """A running service and how to reach it."""
+    """A running service and its addresses."""
 
     url: str
     database_url: str
@@ -53,20 +53,20 @@ class Service(NamedTuple):
     app: App | None = None
 
     async def client(self, ledger: str, role: str = "admin", limit: KeyLimit = PLENTY) -> Client:
-        """Return a client with a new key of a ledger, made on a connection that the service has already."""
+        """Return a client with a new key of a ledger; the key is made on a connection of the service if it has one."""
         if self.app is None:
             return Client(self.session, self.url, await make_key(self.database_url, ledger, role, limit))
         return Client(self.session, self.url, await create_key(self.app.database, ledger, role, limit))
 
     async def reads_snapshots(self) -> None:
-        """Return when accounts are read out of its Redis, which must have been up for a while; it has been asked."""
+        """Wait until it reads accounts from its Redis, which must have been up for a while and used before."""
         assert self.app is not None
         redis = self.app.redis
         await until(lambda: redis.serves_snapshots(b""), 2 * QUARANTINE_SECONDS)
 
 
 def leader_books(service: Service) -> AbstractAsyncContextManager[Books]:
-    """Return the books as the background process has them, on the databases of a service."""
+    """Return the books as the background process makes them, on the databases of a service."""
     settings = Settings(
         database_url=service.database_url,
         redis_url=service.redis_url,
@@ -86,10 +86,12 @@ async def make_key(database_url: str, ledger: str, role: str = "admin", limit: K
 @asynccontextmanager
 async def in_process(database_url: str, redis_url: str = NO_REDIS, **settings: object) -> AsyncIterator[Service]:
     """
-    Serve from this process and loop, on a free port; all of a test's requests come from one address.
+    Serve from this process and event loop, on a free port.
+
+    Limits by address are high, because all requests of a test come from one address.
 
     Args:
-        settings: By name; `workers` is how many the service takes itself to be one of.
+        settings: Settings by name; `workers` is the number of workers that the service believes there are.
     """
     workers = int(str(settings.pop("workers", 1)))
     patience = {
@@ -121,13 +123,13 @@ class ServerProcess:
     `tallystick serve` as a child process.
 
     Args:
-        database_url: Of Postgres.
+        database_url: The address of Postgres.
 
-        log: File that takes its standard error.
+        log: The file for its standard error.
 
-        environment: Further variables.
+        environment: More environment variables.
 
-        redis_url: Of Redis; without one it is away.
+        redis_url: The address of Redis; by default Redis is unavailable.
 
         module: The program, run with the arguments of `tallystick serve`.
     """
@@ -151,12 +153,12 @@ class ServerProcess:
         self.environment = {
             "TALLYSTICK_ADMIN_PORT": str(self.admin_port),
             "TALLYSTICK_WORKERS": "1",
-            # Most tests have no use for it.
+            # Most tests do not need a background process.
             "TALLYSTICK_BACKGROUND": "false",
             "TALLYSTICK_DATABASE_URL": self.database_url,
             "TALLYSTICK_REDIS_URL": self.redis_url,
             "TALLYSTICK_REDIS_TIMEOUT_MS": str(REDIS_PATIENCE_MS),
-            # All of a test's requests come from one address.
+            # High limits, because all requests of a test come from one address.
             "TALLYSTICK_ANONYMOUS_RATE": "1000000/s",
             "TALLYSTICK_ANONYMOUS_BURST": "1000000",
             **(environment or {}),
@@ -165,12 +167,12 @@ class ServerProcess:
 
     @property
     def pid(self) -> int:
-        """Of the child, which is the supervisor."""
+        """The id of the child, which is the supervisor."""
         assert self._child is not None
         return self._child.pid
 
     async def start(self, environment: Mapping[str, str] | None = None) -> None:
-        """Start it and return when it is ready."""
+        """Start it and wait until it is ready."""
         inherited = {k: v for k, v in os.environ.items() if not k.startswith("TALLYSTICK_")}
         with self._log.open("ab") as log:
             self._child = await asyncio.create_subprocess_exec(
@@ -193,12 +195,12 @@ class ServerProcess:
                 await asyncio.sleep(ASK_SECONDS)
 
     async def reports(self) -> list[dict[str, Any]]:
-        """Return what its admin port says of its workers, each serving or not."""
+        """Return what its admin port reports about each worker."""
         async with aiohttp.ClientSession() as session, session.get(f"{self.admin_url}/readyz") as response:
             return cast(list[dict[str, Any]], (await response.json())["workers"])
 
     async def workers(self) -> list[int]:
-        """Return the processes of its workers once all of them serve and are ready."""
+        """Wait until all workers serve and are ready, and return their process ids."""
         found: list[dict[str, Any]] = []
 
         async def all_serve() -> bool:
@@ -209,20 +211,20 @@ class ServerProcess:
         return [report["pid"] for report in found]
 
     def log_text(self) -> str:
-        """Return what it has logged, as have servers before it with the same log."""
+        """Return the log, including that of earlier servers with the same file."""
         return self._log.read_text()
 
     def kill(self, number: int = signal.SIGKILL) -> None:
-        """Send a signal to it, which is the supervisor; the workers of one that is killed end as well."""
+        """Send a signal to the supervisor; if it is killed, its workers end too."""
         os.kill(self.pid, number)
 
     async def wait(self) -> int:
-        """Return its exit code when it has ended by itself or by a signal sent before."""
+        """Wait until it has ended, and return its exit code; this sends no signal."""
         assert self._child is not None
         return await asyncio.wait_for(self._child.wait(), STOP_SECONDS)
 
     async def stop(self) -> None:
-        """End it, gracefully if it can, and wait until it is gone."""
+        """End it, gracefully if possible, and wait until it is gone."""
         if self._child is None or self._child.returncode is not None:
             return
         try:

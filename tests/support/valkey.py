@@ -1,4 +1,4 @@
-"""Valkey servers that a test may break: started by it, ended by it, on a unix socket and a TCP port."""
+"""Valkey servers that a test starts, breaks and ends itself, on a unix socket and a TCP port."""
 
 import contextlib
 import os
@@ -14,7 +14,7 @@ from redis import Redis, RedisError
 from loadtests.processes import free_port
 from server.process.embedded.binaries import valkey_bin
 
-# Seconds that a server gets to answer.
+# Seconds a server has to answer after its start.
 START_SECONDS = 10.0
 
 
@@ -23,9 +23,9 @@ class OwnValkey:
     A server of one test.
 
     Args:
-        folder: For its socket and its log; short, because the path of a socket is bounded.
+        folder: The folder for its socket and log; its path must be short, because that of a socket is limited.
 
-        settings: Further settings, by name.
+        settings: More settings, by name.
     """
 
     def __init__(self, folder: Path, **settings: str) -> None:
@@ -39,22 +39,22 @@ class OwnValkey:
 
     @property
     def url(self) -> str:
-        """Its address by its socket."""
+        """The address of its socket."""
         return f"unix://{self.socket}"
 
     @property
     def tcp_url(self) -> str:
-        """Its address by its port."""
+        """The address of its TCP port."""
         return f"redis://127.0.0.1:{self.port}"
 
     @property
     def pid(self) -> int:
-        """Of its process."""
+        """The id of its process."""
         assert self._process is not None
         return self._process.pid
 
     def start(self) -> None:
-        """Start it and return when it answers."""
+        """Start it and wait until it answers."""
         settings = {"port": str(self.port), "bind": "127.0.0.1", "unixsocket": str(self.socket), **self._settings}
         arguments = [part for name, value in settings.items() for part in (f"--{name.replace('_', '-')}", value)]
         with (self._folder / f"{self.port}.log").open("ab") as log:
@@ -81,7 +81,7 @@ class OwnValkey:
 
     @contextlib.contextmanager
     def frozen(self) -> Iterator[None]:
-        """Hold its process; it goes on afterwards, whatever happens."""
+        """Stop its process during the block; it always continues afterwards."""
         os.kill(self.pid, signal.SIGSTOP)
         try:
             yield
@@ -89,18 +89,18 @@ class OwnValkey:
             os.kill(self.pid, signal.SIGCONT)
 
     def ask(self, *command: object) -> Any:
-        """Send it a command on a connection of its own."""
+        """Send it a command on a new connection."""
         with Redis(unix_socket_path=str(self.socket), password=self._password, socket_timeout=5) as client:
             return client.execute_command(*command)
 
     def calls(self, command: str) -> int:
-        """Return how often a command has been run, by any client."""
+        """Return how often clients have run a command."""
         return int(self.ask("INFO", "commandstats").get(f"cmdstat_{command}", {"calls": 0})["calls"])
 
 
 @contextlib.contextmanager
 def running_valkey(folder: Path, **settings: str) -> Iterator[OwnValkey]:
-    """Start a server, and stop it whatever the test has done to it."""
+    """Start a server, and stop it afterwards, whatever the test has done to it."""
     server = OwnValkey(folder, **settings)
     server.start()
     try:

@@ -1,4 +1,4 @@
-"""A Redis Cluster of Valkey servers, formed and changed by commands."""
+"""A Redis Cluster of Valkey servers, which commands form and change."""
 
 import asyncio
 from pathlib import Path
@@ -15,12 +15,12 @@ SLOTS = 16_384
 
 class OwnCluster:
     """
-    Three primaries, and when asked for a replica of the first, or a primary without slots.
+    A cluster of three primaries, and optionally a replica of the first or a primary without slots.
 
     Args:
-        folder: For their sockets, logs and topologies.
+        folder: The folder for their sockets, logs and topologies.
 
-        replica: Whether the first has one.
+        replica: Whether the first primary has a replica.
 
         spare: Whether there is a primary without slots.
     """
@@ -45,11 +45,11 @@ class OwnCluster:
 
     @property
     def url(self) -> str:
-        """Its address: that of one of its servers."""
+        """The address of the cluster: that of one of its servers."""
         return f"{self.nodes[0].tcp_url}?cluster=true"
 
     async def start(self) -> None:
-        """Start the servers, divide the slots among them, and return when all agree."""
+        """Start the servers, divide the slots among them, and wait until all agree."""
         for node in self.nodes:
             node.start()
         for number, node in enumerate(self.nodes[:3]):
@@ -62,27 +62,27 @@ class OwnCluster:
             await until(lambda node=node: node.ask("INFO", "replication").get("master_link_status") == "up", 30)
 
     def stop(self) -> None:
-        """End all of them."""
+        """End all servers."""
         for node in self.nodes:
             node.stop()
 
     def id_of(self, node: OwnValkey) -> str:
-        """Return the name by which the others know a server."""
+        """Return the id of a server in the cluster."""
         name = node.ask("CLUSTER", "MYID")
         return name.decode() if isinstance(name, bytes) else str(name)
 
     def node_of(self, key: bytes) -> OwnValkey:
-        """Return the primary of a key's slot, as the division was at the start."""
+        """Return the primary that had a key's slot at the start."""
         slot = key_slot(key)
         return next(node for number, node in enumerate(self.nodes) if slot < (number + 1) * SLOTS // 3)
 
     def begin_move(self, slot: int, source: OwnValkey, target: OwnValkey) -> None:
-        """Let a slot be on its way: keys that exist are where they were, all others where it goes."""
+        """Begin to move a slot: existing keys stay at the source, and new keys go to the target."""
         target.ask("CLUSTER", "SETSLOT", slot, "IMPORTING", self.id_of(source))
         source.ask("CLUSTER", "SETSLOT", slot, "MIGRATING", self.id_of(target))
 
     async def end_move(self, slot: int, source: OwnValkey, target: OwnValkey) -> None:
-        """Take the slot's keys along and tell everybody."""
+        """Move the slot's keys and tell all servers."""
         while keys := source.ask("CLUSTER", "GETKEYSINSLOT", slot, 1_000):
             source.ask("MIGRATE", "127.0.0.1", target.port, "", 0, 5_000, "KEYS", *keys)
         for node in (target, source, *self.nodes[:3]):

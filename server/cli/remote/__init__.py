@@ -1,1 +1,1 @@
-"""Commands against a server: what they are called, what they take, and what they do."""
+"""Commands that call a server: their names, their arguments and their work."""

@@ -1,4 +1,4 @@
-"""`tallystick accounts`: accounts of the ledger that the key belongs to."""
+"""`tallystick accounts`: reads and changes accounts of the key's ledger."""
 
 import argparse
 from typing import TYPE_CHECKING, Any
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 def add_commands(commands: Commands) -> None:
-    """Add them."""
+    """Add the commands."""
     actions = commands.group("accounts", "open, change and read accounts, on a server")
     action = actions.add("list", "list accounts by id", on_server(_list), server())
     action.add_argument("--prefix", help="only those whose id begins with it")
@@ -81,7 +81,7 @@ def _create(client: "Tallystick", options: argparse.Namespace) -> int:
 
 
 def _limits(options: argparse.Namespace, currency: str) -> dict[str, Any]:
-    """Return the limits that are named."""
+    """Return the limits that the command line names."""
     named = {name: getattr(options, name) for name in ("floor", "ceiling")}
     return {name: read_limit(text, currency, minor=options.minor) for name, text in named.items() if text is not None}
 
@@ -89,7 +89,7 @@ def _limits(options: argparse.Namespace, currency: str) -> dict[str, Any]:
 def _update(client: "Tallystick", options: argparse.Namespace) -> int:
     given: dict[str, Any] = {}
     if options.floor is not None or options.ceiling is not None:
-        # Decimals are those of the account's currency.
+        # The amounts are decimals of the account's currency, so look it up.
         given = _limits(options, client.accounts.get(options.id).currency)
     if options.metadata:
         given["metadata"] = {name: value or None for name, value in metadata(options).items()}

@@ -1,4 +1,4 @@
-"""Amounts of money as people write them: decimals, by the minor units that ISO 4217 gives a currency."""
+"""Reads and writes amounts of money as people do: with the decimals that ISO 4217 gives a currency."""
 
 import re
 from collections.abc import Mapping
@@ -7,7 +7,7 @@ from typing import Final
 # The largest amount and balance of the service.
 AMOUNT_MAX: Final = 2**63 - 1
 
-# Currencies by the number of their decimals, as ISO 4217 has them; those without minor units, as XAU, are left out.
+# Currencies by the number of their decimals in ISO 4217, without those that have no minor units, such as XAU.
 _DECIMALS: Final[Mapping[int, str]] = {
     0: "BIF CLP DJF GNF ISK JPY KMF KRW PYG RWF UGX UYI VND VUV XAF XOF XPF",
     2: """
@@ -30,10 +30,10 @@ _NUMBER: Final = re.compile(r"(-?)([0-9]{1,40})(?:\.([0-9]{1,40}))?", re.ASCII)
 
 def read_currency(text: str) -> str:
     """
-    Return a currency as it was given.
+    Return the text if it can be a currency.
 
     Raises:
-        ValueError: It can be none.
+        ValueError: It cannot.
     """
     if not _CURRENCY.fullmatch(text):
         raise ValueError("a currency has 3 to 8 capital letters or digits, as EUR")
@@ -42,17 +42,18 @@ def read_currency(text: str) -> str:
 
 def read_amount(text: str, currency: str, *, minor: bool = False, signed: bool = False) -> int:
     """
-    Return the minor units that an amount has.
+    Return an amount in minor units.
 
     Args:
-        text: Decimals of the currency, as 12.50; or minor units themselves.
+        text: Decimals of the currency, such as 12.50, or minor units.
 
-        minor: Whether it is in minor units.
+        minor: Whether the text is in minor units.
 
-        signed: Whether it may be zero or negative, as the limits of accounts may be.
+        signed: Whether the amount may be zero or negative, as the limits of accounts may be.
 
     Raises:
-        ValueError: It is none, it has more digits than the currency, or nobody knows how many that has.
+        ValueError: The text is not an amount, it has more decimals than the currency, or the decimals of the currency
+            are unknown.
     """
     found = _NUMBER.fullmatch(text)
     if found is None:
@@ -73,12 +74,12 @@ def read_amount(text: str, currency: str, *, minor: bool = False, signed: bool =
 
 
 def in_decimals(sentence: str) -> str:
-    """Return a sentence of the service with its amounts, minor units beside a currency, as people read them."""
+    """Return a sentence of the service with each amount in minor units replaced by decimals of its currency."""
     return _BESIDE.sub(lambda found: f"{shown_amount(int(found[1]), found[2])} {found[2]}", sentence)
 
 
 def shown_amount(amount: int | None, currency: str | None) -> str | None:
-    """Return minor units as a person reads them: with the decimals of ISO 4217, else as they are."""
+    """Return minor units as decimals of the currency, or unchanged if ISO 4217 gives it none."""
     digits = DECIMALS.get(currency or "", 0)
     if amount is None or not digits:
         return None if amount is None else str(amount)

@@ -1,4 +1,4 @@
-"""Arguments that several commands against a server take, and how they are read."""
+"""The arguments that several commands against a server share, and functions that read them."""
 
 import argparse
 import re
@@ -14,53 +14,53 @@ from server.process.commands.tables import Column, Row, say_listing
 if TYPE_CHECKING:
     import msgspec
 
-# Rows that are shown where nothing is said: some screens full.
+# Most rows that are shown by default: a few screens.
 ROWS_DEFAULT: Final = 100
-# Rows that can be asked for; `all` is without end.
+# Most rows that can be asked for; `all` has no limit.
 ROWS_MAX: Final = 1_000_000
-# What a limit of an account is called that there is not.
+# The word for no floor or no ceiling.
 NO_LIMIT: Final = "none"
 
 
 def add_rows(command: argparse.ArgumentParser) -> None:
-    """Add how many rows are shown."""
+    """Add the argument for how many rows are shown."""
     text = f"show so many at most, or all (default: {ROWS_DEFAULT})"
     command.add_argument("--limit", type=_rows, default=ROWS_DEFAULT, metavar="N", help=text)
 
 
 def add_period(command: argparse.ArgumentParser, what: str) -> None:
-    """Add the borders of a period."""
+    """Add the arguments for the beginning and end of a period."""
     command.add_argument("--from", dest="since", type=instant, metavar="TIME", help=f"only {what} from then on")
     command.add_argument("--to", dest="until", type=instant, metavar="TIME", help=f"only {what} before then")
 
 
 def add_metadata(command: argparse.ArgumentParser, text: str) -> None:
-    """Add an argument that is given once for each entry."""
+    """Add the argument for metadata, given once for each entry."""
     command.add_argument("--metadata", type=_entry, action="append", metavar="NAME=VALUE", help=text)
 
 
 def add_minor(command: argparse.ArgumentParser) -> None:
-    """Add how amounts are written."""
+    """Add the argument that says that amounts are in minor units."""
     command.add_argument("--minor", action="store_true", help="amounts are in minor units: 1250 for 12.50 EUR")
 
 
 def add_key(command: argparse.ArgumentParser) -> None:
-    """Add the idempotency key of a payment."""
+    """Add the argument for the idempotency key of a payment."""
     text = "idempotency key: sent again under it, nothing is done twice (default: a new one)"
     command.add_argument("--key", help=text)
 
 
 def metadata(options: argparse.Namespace) -> dict[str, str]:
-    """Return the entries that were given; the last one of a name counts."""
+    """Return the given entries of metadata; if a name is given twice, the last entry counts."""
     return dict(options.metadata or ())
 
 
 def instant(text: str) -> datetime:
     """
-    Return the instant that a text names; a day stands for its beginning in UTC.
+    Return the instant that a text names; a day means its beginning in UTC.
 
     Raises:
-        ArgumentTypeError: It names none.
+        ArgumentTypeError: The text names neither an instant nor a day.
     """
     try:
         if re.fullmatch(r"[0-9]{4}-[0-9]{2}-[0-9]{2}", text, re.ASCII):
@@ -75,10 +75,10 @@ def instant(text: str) -> datetime:
 
 def read_limit(text: str | None, currency: str, *, minor: bool) -> int | None:
     """
-    Return the floor or ceiling of an account; None where there is to be none.
+    Return the floor or ceiling of an account, or None for no limit.
 
     Raises:
-        ValueError: It can be none.
+        ValueError: The text is not an amount.
     """
     if text is None or text == NO_LIMIT:
         return None
@@ -86,7 +86,7 @@ def read_limit(text: str | None, currency: str, *, minor: bool) -> int | None:
 
 
 def row(answer: "msgspec.Struct") -> dict[str, Any]:
-    """Return an answer as its members."""
+    """Return the members of an answer."""
     import msgspec
 
     members: dict[str, Any] = msgspec.to_builtins(answer, builtin_types=(datetime,))
@@ -95,7 +95,7 @@ def row(answer: "msgspec.Struct") -> dict[str, Any]:
 
 def say_answers(columns: Sequence[Column], answers: "Iterable[msgspec.Struct]", options: argparse.Namespace) -> None:
     """
-    Print what a list has, up to the number of rows that is wanted.
+    Print the items of a list, up to the number of rows that the command line asks for.
 
     Raises:
         OutputError: Standard output cannot be written.
@@ -118,7 +118,7 @@ def position(text: str) -> int:
     Return the position in the feed that a text names.
 
     Raises:
-        ArgumentTypeError: It names none.
+        ArgumentTypeError: The text is not a position.
     """
     if not re.fullmatch(r"[0-9]{1,18}", text, re.ASCII):
         raise argparse.ArgumentTypeError("a position is 0 or more")

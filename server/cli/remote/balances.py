@@ -1,4 +1,4 @@
-"""`tallystick balances`: the trial balance of the ledger that the key belongs to."""
+"""`tallystick balances`: shows the trial balance of the key's ledger."""
 
 import argparse
 from typing import TYPE_CHECKING, Final
@@ -16,7 +16,7 @@ COLUMNS: Final = (Column("currency"), *map(money, ("debit", "credit", "net")), C
 
 
 def add_commands(commands: Commands) -> None:
-    """Add it."""
+    """Add the command."""
     text = "sum the balances of accounts by currency, on a server: of the whole ledger they net to zero"
     command = commands.add("balances", text, on_server(_show), server())
     command.add_argument("--prefix", help="only of accounts whose id begins with it")

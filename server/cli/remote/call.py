@@ -1,4 +1,4 @@
-"""The way to a server: its address and key from the environment, and what its answers mean as exit codes."""
+"""Calls a server: finds its address and key in the environment, and turns its problems into exit codes."""
 
 import argparse
 import os
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from tallystick_client import ProblemError, Tallystick
 
 DEFAULT_URL: Final = "http://127.0.0.1:8080"
-# Seconds for which a command tries to get an answer: longer than a restart of a server takes.
+# Seconds that a command goes on trying to get an answer: longer than a server takes to restart.
 DEADLINE_SECONDS: Final = 30.0
 DEADLINE_SECONDS_MAX: Final = 3_600.0
 
@@ -25,38 +25,39 @@ MISSING: Final = (
 NO_KEY: Final = (
     "no key to call the server with: set TALLYSTICK_API_KEY to it, or TALLYSTICK_API_KEY_FILE to the name of its file"
 )
-# What a header field can hold.
+# Characters that a header field can hold.
 _KEY: Final = re.compile(r"[\x21-\x7e]{1,500}")
 _URL: Final = re.compile(r"https?://[^\s/?#@]+(?:/[^\s?#@]*)?", re.ASCII)
 ELSEWHERE: Final = "this is not the address of a Tallystick server"
-# Answers of what stands at another address: a page, another service, a server of TLS that is not spoken to so.
+# Statuses of answers from something other than a Tallystick server: a web page, another service, or a TLS server that
+# gets plain HTTP.
 _ELSEWHERE: Final = frozenset({400, 404, 405})
-# The code of a path that a server does not have.
+# The code of a problem for a path that the server does not have.
 _NO_PATH: Final = "not_found"
-# Statuses of what the ledger refuses, and of what may be answered otherwise some time later.
+# Statuses of refusals by the ledger, and of problems that may pass with time.
 _REFUSED: Final = frozenset({404, 409, 412, 422})
 _LATER: Final = frozenset({408, 429})
 
-# What a caller can do, by the problem's `retry`.
+# Advice for the caller, by the problem's `retry`.
 _RETRY: Final = {
     "same_key": "send it again later, under the same key",
     "new_key": "it stays refused under this key: when the cause is gone, send it under another one",
     "never": "change the request: sent as it is, it is refused again",
 }
 
-# Does what the command line asks for, and returns the exit code.
+# Does what the command line asks for with a client, and returns the exit code.
 Action = Callable[["Tallystick", argparse.Namespace], int]
 
 
 def server() -> Parser:
-    """Return the parent of commands that show what a server answers."""
+    """Return the parent parser of commands that show a server's answer."""
     parent = Parser(add_help=False, parents=[way()])
     parent.add_argument("--json", action="store_true", help="as JSON, for programs; amounts are in minor units")
     return parent
 
 
 def way() -> Parser:
-    """Return the parent of all commands that may go to a server."""
+    """Return the parent parser of all commands that may call a server."""
     parent = Parser(add_help=False)
     parent.add_argument("--url", help=f"address of the server (default: TALLYSTICK_URL, or {DEFAULT_URL})")
     parent.add_argument(
@@ -70,12 +71,12 @@ def way() -> Parser:
 
 
 def named_in_environment(name: str) -> bool:
-    """Tell whether the environment holds a variable of commands against a server, or names a file for it."""
+    """Return whether the environment has this variable for commands against a server, or names a file for it."""
     return any(os.environ.get(f"TALLYSTICK_{name.upper()}{end}", "").strip() for end in ("", "_FILE"))
 
 
 def on_server(action: Action) -> Run:
-    """Return what carries an action out on the server that the command line and the environment name."""
+    """Return a function that runs an action on the server that the command line or the environment names."""
     return lambda options: _call(action, options)
 
 
@@ -111,12 +112,12 @@ def _call(action: Action, options: argparse.Namespace) -> int:
         complain(f"tallystick: {url} does not answer: {error}")
         return EXIT_AWAY
     except (ValueError, ImportError) as error:
-        # Of an argument that no request can be made of, or a proxy that httpx needs a further package for.
+        # An argument fits in no request, or httpx needs another package for the proxy.
         return fail(str(error))
 
 
 def complain_of(error: "ProblemError") -> int:
-    """Print a problem, what can be done about it and which request it was; return the exit code."""
+    """Print a problem, what to do about it and the request's id; return the exit code."""
     name = f"{error.code} ({error.status})" if error.code else str(error.status)
     if _is_elsewhere(error):
         return fail(f"{name}: {ELSEWHERE}{f': {error.detail}' if error.status < 400 else ''}")
@@ -131,30 +132,30 @@ def complain_of(error: "ProblemError") -> int:
     elif error.retry in _RETRY:
         complain(f"  what to do: {_RETRY[error.retry]}")
     if error.request_id:
-        # Mostly hexadecimal, and no secret.
+        # The id is hexadecimal and would be masked, but it is no secret.
         complain(f"  request id: {error.request_id}", may_be_secret=False)
-    # Without a code it is not the ledger that says it.
+    # An answer without a code does not come from the ledger.
     if error.code and error.status in _REFUSED:
         return EXIT_REFUSED
     return EXIT_AWAY if error.status in _LATER or error.status >= 500 else EXIT_ERROR
 
 
 def _is_elsewhere(error: "ProblemError") -> bool:
-    """Return whether an answer shows that no Tallystick server is at the address, or not under its path."""
+    """Return whether an answer shows that there is no Tallystick server at the address or under its path."""
     if error.code:
         return error.code == _NO_PATH
     return error.status < 400 or error.status in _ELSEWHERE
 
 
 def _of_another(error: "ProblemError") -> str:
-    """Return what can be done where a key belongs to another payment, as far as the answer names that."""
+    """Return what to do if a key belongs to another payment, which is named if the answer names it."""
     transfer = error.problem.transfer_id
     named = "" if transfer is None else f", whose transfer is {transfer}"
     return f"the key belongs to another payment{named}: look at that one, or send this one under a key of its own"
 
 
 def _is_utf8(text: str) -> bool:
-    """Tell whether a text can be sent: what the system gives of other bytes cannot."""
+    """Return whether a text can be sent: Python represents bytes that are not UTF-8 by characters that cannot."""
     try:
         text.encode()
     except UnicodeEncodeError:

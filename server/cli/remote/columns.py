@@ -1,4 +1,4 @@
-"""How accounts, transfers and entries are shown to people."""
+"""The columns in which accounts and transfers are shown to people."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -8,7 +8,7 @@ from server.process.commands.tables import Column, Row
 
 
 def money(name: str) -> Column:
-    """Return the column of an amount of a row that has a currency."""
+    """Return the column of an amount, for rows that have a currency."""
     return Column(name, right=True, show=lambda row: shown_amount(row[name], row["currency"]))
 
 
@@ -68,7 +68,7 @@ _TRANSFER = (
 
 
 def transfer_columns(row: Row) -> list[Column]:
-    """Return the lines of a transfer: what has become of it too, where that is known."""
+    """Return the lines that show a transfer, including the state of its hold, its reversals and its problem."""
     columns = list(_TRANSFER)
     hold, problem = row["hold"], row["problem"]
     if hold is not None:

@@ -1,4 +1,4 @@
-"""`tallystick events`: what happened in the ledger that the key belongs to, in the order of commits."""
+"""`tallystick events`: lists or follows the events of the key's ledger, in the order of commits."""
 
 import argparse
 import re
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def _name(event: Row) -> str:
-    """Return the type of an event as it is asked for: without the prefix and the version."""
+    """Return the type of an event as the filter names it: without the prefix and the version."""
     return re.sub(r"^tallystick\.|\.v[0-9]+$", "", str(event["type"]))
 
 
@@ -28,7 +28,7 @@ COLUMNS: Final = (
 
 
 def add_commands(commands: Commands) -> None:
-    """Add them."""
+    """Add the commands."""
     actions = commands.group("events", "read and follow what happens in the ledger, on a server")
     action = actions.add("list", "list events in their order", on_server(_list), server())
     _add_filters(action)
@@ -52,12 +52,12 @@ def _list(client: "Tallystick", options: argparse.Namespace) -> int:
 
 
 def _events(client: "Tallystick", options: argparse.Namespace) -> "Iterator[Event]":
-    """Give what there is at this moment, page by page."""
+    """Yield the events that exist at this moment, page by page."""
     after, more = options.after, True
     while more:
         page = client.events.list(after=after, types=options.type or (), account=options.account)
         yield from page.data
-        # A filter leaves nothing of some pages; only at the end is there no way on.
+        # With a filter a page may be empty before the end; only at the end does the position stay the same.
         after, more = page.next_after, page.next_after > after
 
 

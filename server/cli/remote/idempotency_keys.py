@@ -1,4 +1,4 @@
-"""`tallystick idempotency-keys`: what became of a payment whose answer was lost."""
+"""`tallystick idempotency-keys`: shows what became of a payment whose answer was lost."""
 
 import argparse
 from typing import TYPE_CHECKING
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def add_commands(commands: Commands) -> None:
-    """Add them."""
+    """Add the commands."""
     actions = commands.group("idempotency-keys", "ask what became of a payment, on a server")
     text = "show the transfer or the refusal that a key is bound to; exit code 3 when it is bound to nothing"
     action = actions.add("get", text, on_server(_get), server())

@@ -1,4 +1,4 @@
-"""What `tallystick keys` asks a server for: the keys of the ledger that an administrator's key belongs to."""
+"""The actions of `tallystick keys` on a server: they manage the keys of the ledger of an administrator's key."""
 
 import argparse
 import re
@@ -13,12 +13,12 @@ from server.process.commands.tables import say_listing
 if TYPE_CHECKING:
     from tallystick_client import ApiKey, Tallystick
 
-# The word that takes back what a key has of its own.
+# The word that removes a key's own limit, expiry, description or accounts.
 DEFAULT: Final = "default"
 
 
 def create(client: "Tallystick", options: argparse.Namespace) -> int:
-    """Make a key and print its token; one that cannot be shown is revoked."""
+    """Make a key and print its token; revoke the key if that fails."""
     check_output()
     key = client.api_keys.create(options.role, **_given(options))
     try:
@@ -30,7 +30,7 @@ def create(client: "Tallystick", options: argparse.Namespace) -> int:
 
 
 def limit(client: "Tallystick", options: argparse.Namespace) -> int:
-    """Change what is named of a key, and show it."""
+    """Change the members of a key that the command line names, and show the key."""
     given = _given(options)
     if not given:
         raise ValueError("name what to change: --rate, --burst, --concurrency, --expires, --description or --accounts")
@@ -46,7 +46,7 @@ def list_keys(client: "Tallystick", options: argparse.Namespace) -> int:
 
 
 def rotate(client: "Tallystick", options: argparse.Namespace) -> int:
-    """Give a key a new token, and print that."""
+    """Give a key a new token, and print the token."""
     check_output()
     overlap = None if options.overlap is None else _number("overlap", options.overlap)
     say(str(client.api_keys.rotate(_id(options), overlap_seconds=overlap).token))
@@ -54,27 +54,27 @@ def rotate(client: "Tallystick", options: argparse.Namespace) -> int:
 
 
 def revoke(client: "Tallystick", options: argparse.Namespace) -> int:
-    """End a key."""
+    """Revoke a key."""
     client.api_keys.revoke(_id(options))
     return 0
 
 
 def _row(key: "ApiKey") -> dict[str, Any]:
-    """Return a key as its members; its token is shown only to whoever makes it."""
+    """Return the members of a key without its token, which is shown only when the key is made."""
     members = row(key)
     del members["token"]
     return members
 
 
 def _id(options: argparse.Namespace) -> str:
-    """Return the public id of the key that is named by it, or whole: no secret is sent as a part of an address."""
+    """Return the public id of the key, which may be given whole: no secret may be sent as a part of a URL."""
     from server.gate.tokens import read_key_name
 
     return read_key_name(options.id)[1]
 
 
 def _given(options: argparse.Namespace) -> dict[str, Any]:
-    """Return what the command line gives a key, by the names of the API; what is to be taken back is null."""
+    """Return the members of a key that the command line sets, under their API names; None removes a member."""
     texts = {
         "rate": options.rate,
         "burst": options.burst,
@@ -88,10 +88,10 @@ def _given(options: argparse.Namespace) -> dict[str, Any]:
 
 def _value(name: str, text: str) -> object:
     """
-    Return what a server takes for a text of the command line.
+    Return the value that a server takes for a text of the command line.
 
     Raises:
-        ValueError: It is none.
+        ValueError: The text is not valid.
     """
     if text == DEFAULT:
         return None

@@ -1,4 +1,4 @@
-"""How a payment is sent under one idempotency key, and what is said when nobody knows what became of it."""
+"""Sends a payment under one idempotency key, and says what to do if its outcome is unknown."""
 
 import argparse
 import shlex
@@ -23,16 +23,16 @@ Post = Callable[["Tallystick", argparse.Namespace, str], "Posted"]
 
 
 def posted(post: Post) -> Run:
-    """Return what posts a transfer under the key that the command line gives, or a new one, and shows it."""
+    """Return a function that posts a transfer under the key from the command line or a new key, and shows it."""
     return on_server(lambda client, options: _post(post, client, options))
 
 
 def _post(post: Post, client: "Tallystick", options: argparse.Namespace) -> int:
     from tallystick_client import OutcomeUnknownError, ProblemError
 
-    # An empty one is a slip, as of a variable that is not set, and refused as any other that is none.
+    # An empty key is a mistake, such as a variable that is not set. It is sent, so that the server refuses it.
     key = str(uuid.uuid4()) if options.key is None else options.key
-    # What cannot be shown is not paid.
+    # Pay nothing whose outcome could not be shown.
     check_output()
     try:
         with _ended_as_by_ctrl_c():
@@ -58,9 +58,9 @@ def _post(post: Post, client: "Tallystick", options: argparse.Namespace) -> int:
 
 @contextmanager
 def _ended_as_by_ctrl_c() -> Iterator[None]:
-    """Have SIGTERM end what is done as Ctrl-C does: whoever is ended by it tells the key of its payment first."""
+    """Let SIGTERM interrupt the block like Ctrl-C, so that the command prints its idempotency key before it ends."""
     if threading.current_thread() is not threading.main_thread():
-        # Python hands signals to the first thread alone.
+        # Python handles signals only in the main thread.
         yield
         return
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)
@@ -71,14 +71,14 @@ def _ended_as_by_ctrl_c() -> Iterator[None]:
 
 
 def _unknown(reason: str, options: argparse.Namespace, key: str) -> int:
-    """Say how to ask what became of a payment, and how to send the same again; return the exit code."""
+    """Print how to ask for the outcome of a payment and how to send it again; return the exit code."""
     again = list(options.words)
     if options.key is None:
-        # Behind the words that name the command: what follows `--` are no options.
+        # Insert it after the words that name the command: after `--` it would not be an option.
         again.insert(1 if again[0] == "pay" else 2, f"--key={key}")
     ask = ["idempotency-keys", "get", key, *([] if options.url is None else ["--url", options.url])]
     complain(f"tallystick: the outcome is unknown: {reason}")
-    # Neither is a secret, and both have to be copied as they are.
+    # Neither line contains a secret, and both have to be copied unchanged.
     complain(f"  ask what became of it:   tallystick {shlex.join(ask)}", may_be_secret=False)
     complain(f"  or send the same again:  tallystick {shlex.join(again)}", may_be_secret=False)
     return EXIT_UNKNOWN

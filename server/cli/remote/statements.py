@@ -1,4 +1,4 @@
-"""What moved money on an account: entries, a balance of the past, and whole statements."""
+"""The commands for an account's history: its entries, its balance at an instant, and its statement."""
 
 import argparse
 from collections.abc import Callable
@@ -19,7 +19,7 @@ _BALANCE: Final = (Column("account"), Column("currency"), Column("at"), money("b
 
 
 def add_commands(actions: Commands) -> None:
-    """Add them to the commands of accounts."""
+    """Add these commands to those of accounts."""
     action = actions.add("entries", "list what moved money on an account, newest first", on_server(_entries), server())
     _add_account(action)
     add_period(action, "what was posted")
@@ -45,7 +45,7 @@ def _add_order(action: argparse.ArgumentParser) -> None:
 
 
 def _columns(at: str, currency: str) -> tuple[Column, ...]:
-    """Return the columns of entries, whose currency is that of their account."""
+    """Return the columns of entries; *currency* is that of their account."""
 
     def amount(name: str) -> Callable[[Row], object]:
         return lambda entry: shown_amount(entry[name], currency)
@@ -70,7 +70,8 @@ def _entries(client: "Tallystick", options: argparse.Namespace) -> int:
 
 def _balance(client: "Tallystick", options: argparse.Namespace) -> int:
     if options.at is None:
-        # By either order it is all that was posted. What is now, the server knows better than this machine.
+        # The current balance includes everything posted, in either order. The server's clock says what is current, not
+        # the clock of this machine.
         account = client.accounts.get(options.id)
         members = ("currency", "balance", "version")
         found = {"account": account.id, "at": None, **{name: getattr(account, name) for name in members}}

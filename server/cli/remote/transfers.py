@@ -30,7 +30,7 @@ KINDS = ("transfer", "hold", "capture", "void", "expiry", "reversal")
 
 
 def add_commands(commands: Commands) -> None:
-    """Add them."""
+    """Add the commands."""
     _add_payment(commands, "pay", "pay an amount: the same as `transfers create`")
     actions = commands.group("transfers", "post, read, capture, void and reverse transfers, on a server")
     action = actions.add("list", "list what was posted, newest first", on_server(_list), server())
@@ -136,7 +136,7 @@ def _reverse(client: "Tallystick", options: argparse.Namespace, key: str) -> "Po
 
 
 def _part(client: "Tallystick", options: argparse.Namespace) -> int | None:
-    """Return the amount that is named, in the currency of the transfer that it is a part of."""
+    """Return the amount from the command line, in the currency of the transfer, or None if none is given."""
     if options.amount is None:
         return None
     currency = "" if options.minor else client.transfers.get(options.id).currency

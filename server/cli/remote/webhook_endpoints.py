@@ -1,4 +1,4 @@
-"""`tallystick webhook-endpoints`: URLs that events are sent to."""
+"""`tallystick webhook-endpoints`: manages the URLs that events are sent to."""
 
 import argparse
 from typing import TYPE_CHECKING, Any, Final
@@ -48,7 +48,7 @@ UNDELIVERED: Final = (
 
 
 def add_commands(commands: Commands) -> None:
-    """Add them."""
+    """Add the commands."""
     actions = commands.group("webhook-endpoints", "set up URLs that events are sent to, on a server")
     actions.add("list", "list endpoints", on_server(_list), server())
     text = "make an endpoint, and show the secret of its signatures, this once"
@@ -96,7 +96,7 @@ def _list(client: "Tallystick", options: argparse.Namespace) -> int:
 
 
 def _row(endpoint: "WebhookEndpoint") -> dict[str, Any]:
-    """Return an endpoint as its members; its secret only where there is one to show."""
+    """Return the members of an endpoint, without `secret` if there is none to show."""
     members = row(endpoint)
     if members["secret"] is None:
         del members["secret"]
@@ -110,7 +110,7 @@ def _say(endpoint: "WebhookEndpoint", options: argparse.Namespace) -> int:
 
 
 def _create(client: "Tallystick", options: argparse.Namespace) -> int:
-    # What cannot be shown is not made: the secret is told this once.
+    # Make nothing that could not be printed: the secret is shown only once.
     check_output()
     endpoints = client.webhook_endpoints
     return _say(endpoints.create(options.address, types=options.type or (), description=options.description), options)

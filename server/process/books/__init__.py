@@ -1,1 +1,1 @@
-"""Books as files: written from a ledger and read into one."""
+"""Books as files: exported from a ledger and imported into one."""

@@ -1,4 +1,4 @@
-"""What is wrong with a file, by itself and beside the ledger that it is to be posted into."""
+"""Checks a file for errors before it is imported: first by itself, then against the ledger."""
 
 import hashlib
 import sqlite3
@@ -22,23 +22,23 @@ from server.process.books.record import Record
 from server.store.errors import StoreError
 from server.store.postgres import Database
 
-# Lines that are held against the ledger by one statement of each kind.
+# Most lines that one statement of each kind checks against the ledger.
 LINES_MAX: Final = 500
-# What a closed account takes.
+# Kinds of transfers that a closed account still takes.
 PASSING: Final = frozenset({"void", "expiry"})
 
 _encode = msgspec.json.Encoder(order="deterministic").encode
 
-# Is told how far it is: bytes of the file, and how many records were done.
+# Called with the progress: bytes of the file and number of records done.
 OnProgress = Callable[[int, int], None]
 
 
 def check_file(file: BinaryIO, on_progress: OnProgress) -> None:
     """
-    Read a file to its end before anything of it is posted.
+    Check that a file can be read to its end, before any of it is posted.
 
     Raises:
-        LineError: A line is not what it should be.
+        LineError: A line is wrong.
     """
     transfers = False
     for done, line in enumerate(read_lines(file), 1):
@@ -51,19 +51,19 @@ def check_file(file: BinaryIO, on_progress: OnProgress) -> None:
 
 async def check_against(database: Database, ledger_id: int | None, file: BinaryIO, on_progress: OnProgress) -> None:
     """
-    Hold a file against a ledger before anything of it is posted, or any account opened.
+    Check a file against a ledger, before any of it is posted or any account is opened.
 
     Args:
-        ledger_id: None where the ledger is still to be made.
+        ledger_id: None if the ledger does not exist yet.
 
-        file: Was checked by itself.
+        file: A file that `check_file` has accepted.
 
     Raises:
-        LineError: A line does not fit to those before it, or to the ledger.
+        LineError: A line does not fit with earlier lines or with the ledger.
         StoreError: The ledger could not be read, or there is no room for a temporary file.
     """
     try:
-        # A private database in a file that goes with it: there may be more lines than memory.
+        # A private database in a temporary file, because the file may have more lines than fit in memory.
         with closing(sqlite3.connect("")) as before:
             check = _Check(database, ledger_id, before)
             done = 0
@@ -78,10 +78,10 @@ async def check_against(database: Database, ledger_id: int | None, file: BinaryI
 
 class _Check:
     """
-    Checks lines, some at a time, in their order.
+    Checks lines in order, some at a time.
 
     Args:
-        before: Gets what the lines name, for those behind them.
+        before: Keeps the accounts and keys of checked lines, to check later lines against them.
     """
 
     def __init__(self, database: Database, ledger_id: int | None, before: sqlite3.Connection) -> None:
@@ -148,7 +148,7 @@ class _Check:
         self._before.execute("INSERT OR IGNORE INTO keys VALUES (?, ?)", (key, said))
 
     async def _sides(self, lines: Sequence[Line]) -> tuple[dict[str | None, str], set[str]]:
-        """Return the currencies of the accounts that lines name, and which of them are closed already."""
+        """Return the currencies of the accounts that lines name, and which accounts are already closed."""
         named = {side for line in lines for side in (line.record.source, line.record.destination)}
         rows = await self._known("import_sides", list(named))
         found: dict[str | None, str] = {row["id"]: row["currency"] for row in rows}
@@ -159,7 +159,7 @@ class _Check:
         return found, {row["id"] for row in rows if row["closed"]}
 
     async def _bound(self, lines: Sequence[Line], parents: dict[str, UUID]) -> dict[str | None, Attempt]:
-        """Return what the keys of lines are bound to in the ledger."""
+        """Return the attempts that the keys of lines are bound to in the ledger."""
         keys = {_key(line.record, parents) for line in lines} - {None}
         if self._ledger_id is None or not keys:
             return {}
@@ -185,7 +185,7 @@ def _digest(said: object) -> bytes:
 
 
 def _key(record: Record, parents: dict[str, UUID]) -> str | None:
-    """Return the key under which a record is posted; None for the expiry of what is not there yet."""
+    """Return the key under which a record is posted; None for the expiry of a hold that is not in the ledger yet."""
     if record.kind != "expiry":
         return record.key
     parent = parents.get(record.parent or "")
@@ -209,7 +209,7 @@ def opening_of(record: Record) -> AccountRequest:
 
 
 def check_account(line: Line, account: Account) -> None:
-    """Check that an account that was there before is the one that the line names."""
+    """Check that an account that already existed is the same as in the line."""
     if account.currency != line.record.currency:
         raise LineError(line.number, "currency: the account is in the ledger already, in another one")
     if msgspec.json.decode(account.metadata) != line.record.metadata:
@@ -225,12 +225,12 @@ def is_gone(hold: Record, now: datetime) -> bool:
 
 
 def releases(record: Record) -> bool | None:
-    """Return whether a capture releases what it leaves, as it does unless it is told otherwise."""
+    """Return whether a capture releases the rest of its hold, which is the default; None for other kinds."""
     return None if record.kind != "capture" else record.release_rest is not False
 
 
 def fault_of(record: Record, outcome: Outcome, parents: dict[str, UUID], now: datetime) -> str | None:
-    """Return why a line was not posted as it stands there, or None."""
+    """Return how the outcome differs from what the line asks for, or None if it does not."""
     if not isinstance(outcome, Bound | Reused):
         return "the hold is no longer open"
     attempt = outcome.attempt
@@ -246,14 +246,14 @@ def fault_of(record: Record, outcome: Outcome, parents: dict[str, UUID], now: da
 def _compared(
     record: Record, attempt: Attempt, parents: dict[str, UUID], now: datetime
 ) -> Iterator["tuple[str, object, object]"]:
-    """Give what a record says and what is posted, by column."""
+    """Yield each column's name, its value in the record and its value in the ledger."""
     yield "kind", record.kind or "transfer", attempt.kind
     for name in ("source", "destination", "amount", "currency", "reference", "description"):
         yield name, getattr(record, name), getattr(attempt, name)
     yield "parent", record.parent and parents.get(record.parent), attempt.parent
     effective_at: datetime = attempt.effective_at or attempt.created_at
     if attempt.kind == "expiry" and attempt.effective_at is None:
-        # The service posts it some time after the instant at which it took effect.
+        # The service posts an expiry some time after the instant at which it took effect.
         effective_at = record.effective_at or effective_at
     yield "effective_at", record.effective_at or effective_at, effective_at
     if not is_gone(record, now):

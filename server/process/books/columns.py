@@ -1,4 +1,4 @@
-"""The columns that CSV and JSON Lines share, and the text of a record in each."""
+"""The columns that CSV and JSON Lines share, and how a record is written in each format."""
 
 from collections.abc import Callable
 from typing import Final, NamedTuple
@@ -13,10 +13,10 @@ Value = str | int | bool | None
 
 
 class Columns(NamedTuple):
-    """A record: an account, or something that was posted. What it does not have is None."""
+    """A record: an account or a transfer. Columns that do not apply to it are None."""
 
     record: str
-    # The id of the account; that of the transfer in the ledger it was exported from, which an import does not use.
+    # The id of the account, or of the transfer in the ledger it was exported from; an import ignores a transfer's id.
     id: str | None = None
     key: str | None = None
     kind: str | None = None
@@ -34,13 +34,13 @@ class Columns(NamedTuple):
     closed: bool | None = None
     reference: str | None = None
     description: str | None = None
-    # Canonical JSON text. It is never empty, so that a line that was cut off cannot pass for a whole one.
+    # Canonical JSON text. It is never empty, so that a line that was cut off cannot look complete.
     metadata: str = "{}"
 
 
 COLUMNS: Final = Columns._fields
 _METADATA: Final = COLUMNS.index("metadata")
-# Characters for which a field of CSV is put in quotes.
+# A field of CSV that contains one of these characters is put in quotes.
 _QUOTED: Final = frozenset('",\r\n')
 
 _encode = msgspec.json.Encoder().encode
@@ -61,7 +61,7 @@ def account_columns(account: ExportedAccount) -> Columns:
 
 
 def transfer_columns(transfer: ExportedTransfer) -> Columns:
-    """Return the record of something that was posted."""
+    """Return the record of a transfer."""
     return Columns(
         "transfer",
         id=None if transfer.created_at is None else str(transfer.id),
@@ -83,7 +83,7 @@ def transfer_columns(transfer: ExportedTransfer) -> Columns:
 
 
 def _canonical(metadata: str) -> str:
-    """Return metadata with its keys sorted: a change of an account leaves them as Postgres orders them."""
+    """Return metadata with its keys sorted: after a change of an account they are in Postgres's order."""
     return metadata if metadata == "{}" else canonical(msgspec.json.decode(metadata))
 
 
@@ -95,7 +95,7 @@ def jsonl_line(record: Columns) -> bytes:
 
 
 def csv_line(record: Columns) -> bytes:
-    """Return a record as a line of CSV (RFC 4180, but for its line feed)."""
+    """Return a record as a line of CSV (RFC 4180, except that it ends with a line feed alone)."""
     return (",".join(map(_csv_field, record)) + "\n").encode()
 
 
@@ -105,7 +105,7 @@ def csv_head() -> bytes:
 
 
 def _csv_field(value: Value) -> str:
-    """Return a value as a field. Nothing at all stands for None, and quotes with nothing between them for no text."""
+    """Return a value as a field of CSV. None becomes an empty field, and an empty text becomes two quotes."""
     if value is None:
         return ""
     if isinstance(value, bool):
@@ -118,7 +118,7 @@ def _csv_field(value: Value) -> str:
 
 
 class Format(NamedTuple):
-    """How a book is written: what stands before all records, and the text of each kind of record."""
+    """A format of books: the text before all records, and functions that write each kind of record."""
 
     head: bytes
     account: Callable[[ExportedAccount], bytes]

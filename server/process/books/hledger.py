@@ -1,4 +1,4 @@
-"""Books as a journal of hledger: a transaction for each transfer that moved money."""
+"""Writes books as an hledger journal: one transaction for each transfer that moved money."""
 
 import re
 from datetime import UTC
@@ -9,11 +9,11 @@ from server.ledger.export import ExportedAccount, ExportedTransfer
 from server.process.books.columns import Format
 
 HEAD: Final = b"; Written by `tallystick export`. Amounts are whole numbers of minor units.\n\n"
-# What moves money; holds, and what ends them without a capture, only reserve it.
+# Kinds of transfers that move money. Holds only reserve it, and voids and expiries only release it.
 MOVES: Final = frozenset({"transfer", "capture", "reversal"})
-# A commodity is written without quotes only if it is nothing but letters.
+# A commodity needs no quotes if it consists of letters only.
 _LETTERS: Final = re.compile(r"[A-Z]+")
-# What means something in the first line of a transaction: a comment, the end of a payee, the end of a code.
+# Replaces characters with a meaning in the first line of a transaction: those of a comment, a payee and a code.
 _SYNTAX: Final = str.maketrans({";": ",", "|": "/", "(": "[", ")": "]"})
 
 
@@ -23,14 +23,14 @@ def account_directive(account: ExportedAccount) -> bytes:
 
 
 def transaction(transfer: ExportedTransfer) -> bytes:
-    """Return a transfer as a transaction dated by the day it counts for, or as a comment if it moved nothing."""
+    """Return a transfer as a transaction on the day it took effect, or as a comment if it moved nothing."""
     lines = _transaction(transfer) if transfer.kind in MOVES else _comment(transfer)
     return ("\n" + "\n".join(lines) + "\n").encode()
 
 
 def _transaction(transfer: ExportedTransfer) -> list[str]:
     amount = f"{transfer.amount} {_commodity(transfer.currency)}"
-    # The day is that of UTC, as all instants of the API.
+    # The day is in UTC, like all instants of the API.
     day = transfer.effective_at.astimezone(UTC).date().isoformat()
     text = _one_line(transfer.description or transfer.reference or transfer.kind).translate(_SYNTAX)
     return [
@@ -68,7 +68,7 @@ def _commodity(currency: str) -> str:
 
 
 def _one_line(text: str) -> str:
-    """Return a text without characters that end a line or show nothing."""
+    """Return a text with a space in place of each character that ends a line or cannot be printed."""
     return "".join(character if character.isprintable() else " " for character in text)
 
 

@@ -1,4 +1,4 @@
-"""Books posted from a file into a ledger, under the keys that they have in it."""
+"""Posts a file of books into a ledger, under the keys in the file."""
 
 import hashlib
 from collections.abc import Iterator, Sequence
@@ -30,28 +30,28 @@ from server.process.books.record import Record
 from server.store.coalescer import QueueFullError
 from server.store.errors import StoreError
 
-# Accounts that are opened, or given their limits, by one statement.
+# Most accounts that one statement opens or gives their limits.
 ACCOUNTS_MAX: Final = 500
-# In refusals, in the place of a request's id.
+# Stands in for a request's id in refusals.
 REQUEST_ID: Final = "import"
-# What names its sides itself; everything else takes them from its parent.
+# Kinds that name their own sides; the others take them from their parent.
 WITH_SIDES: Final = frozenset({"transfer", "hold"})
-# What always takes all that remains of its parent.
+# Kinds that always release all that remains of their parent.
 WITHOUT_AMOUNT: Final = frozenset({"void", "expiry"})
 
 _encode = msgspec.json.Encoder(order="deterministic").encode
 
 
 class BusyError(StoreError):
-    """The ledger had no time for it."""
+    """The ledger is too busy to go on with the import."""
 
 
 class Imported(NamedTuple):
-    """What was done."""
+    """How many accounts and transfers the file has."""
 
     accounts: int
     transfers: int
-    # Of both, what was there already.
+    # How many of them were already in the ledger.
     accounts_known: int
     transfers_known: int
 
@@ -60,13 +60,13 @@ class Import:
     """
     Posts a file into a ledger.
 
-    Lines are posted in their order: a later one may need the money that an earlier one brings, or the hold that it
-    makes. So one bulk is under way at a time.
+    Lines are posted in order, because a later one may need the money that an earlier one moves or the hold that it
+    makes. So only one bulk is posted at a time.
 
     Args:
-        file: Was checked against the ledger.
+        file: A file that was checked against the ledger.
 
-        on_progress: Is told how far the posting is.
+        on_progress: Called with the progress.
     """
 
     def __init__(self, books: Books, ledger_id: int, file: BinaryIO, on_progress: OnProgress) -> None:
@@ -74,17 +74,17 @@ class Import:
         self._ledger_id = ledger_id
         self._file = file
         self._on_progress = on_progress
-        # The books' time, when it was last looked at.
+        # The time of the database, as last read.
         self._now = datetime.min.replace(tzinfo=UTC)
         self._known = 0
 
     async def run(self) -> Imported:
         """
-        Post everything, or what is not there yet.
+        Post every line that is not in the ledger yet.
 
         Raises:
-            LineError: A line cannot be posted; those before it are, and the accounts have their limits.
-            StoreError: It could not go on now; run again, it does.
+            LineError: A line cannot be posted; earlier lines are posted, and the accounts have their limits.
+            StoreError: The import could not go on now; another run continues it.
         """
         try:
             accounts, accounts_known = await self._open_accounts()
@@ -92,7 +92,7 @@ class Import:
             try:
                 transfers = await self._post()
             except LineError:
-                # Somebody has to mend the file first: until then no account is to be looser than it says.
+                # The file must be mended before another run. Until then no account may have looser limits than it says.
                 await self._limit_accounts()
                 raise
             await self._expire()
@@ -102,7 +102,7 @@ class Import:
         return Imported(accounts, transfers, accounts_known, self._known)
 
     async def _open_accounts(self) -> "tuple[int, int]":
-        """Open the accounts, those that are new without limits; return how many there are, and were before."""
+        """Open the accounts, new ones without limits; return how many there are, and how many existed before."""
         count = known = 0
         for lines in chunked(self._accounts(), ACCOUNTS_MAX):
             asked = [opening_of(line.record) for line in lines]
@@ -116,7 +116,7 @@ class Import:
         return count, known
 
     async def _limit_accounts(self) -> None:
-        """Give the accounts their limits: what was posted kept those of its day."""
+        """Give the accounts their limits; only after posting, because older transfers kept older limits."""
         for lines in chunked(self._accounts(), ACCOUNTS_MAX):
             limits = {line.record.id: limits_of(line.record) for line in lines}
             await self._books.accounts.limit_many(self._ledger_id, list(limits.values()))
@@ -134,7 +134,7 @@ class Import:
             record = line.record
             if record.record == "account":
                 continue
-            # A hold expires once; its expiry has no key of its own here.
+            # An expiry has no key in the file. A hold expires only once, so the hold's key identifies its expiry.
             name = record.key or expiry_key(record.parent)
             if len(bulk) == BATCH_MAX or name in bulk:
                 await self._post_bulk(list(bulk.values()))
@@ -151,7 +151,7 @@ class Import:
         self._now = row["now"]
 
     async def _expire(self) -> None:
-        """Post the expiries of holds that have expired since they were exported; the service may have done some."""
+        """Post the expiries of holds that have expired since the export; the service may have posted some already."""
         await self._look_at_the_clock()
         gone = (line.record for line in read_lines(self._file) if is_gone(line.record, self._now))
         while holds := {hold.key: hold for hold in islice(gone, BATCH_MAX)}:
@@ -161,14 +161,14 @@ class Import:
             await self._books.posting.post_many(self._ledger_id, requests, atomic=False)
 
     async def _post_bulk(self, lines: Sequence[Line]) -> None:
-        """Post some lines, whose keys are distinct, and check what became of each."""
+        """Post lines whose keys are distinct, and check the outcome of each."""
         await self._look_at_the_clock()
         parents = await self._find_parents(lines)
         requests = []
         for line in lines:
             request = _request(line.record, parents, self._now)
             if request.kind != "expiry":
-                # Its children in this bulk find it, unless it was there before.
+                # Children of this transfer in the same bulk need its id. If it was posted before, its old id is known.
                 parents.setdefault(request.key, request.id)
             requests.append(request)
         outcomes = await self._books.posting.post_many(self._ledger_id, requests, atomic=False)
@@ -185,12 +185,12 @@ class Import:
             raise LineError(number, text + more)
 
     async def _expired(self, request: TransferRequest) -> Outcome:
-        """Return what became of an expiry whose hold was not open any more: it may be there already."""
+        """Return the outcome of an expiry whose hold is no longer open: the expiry may already be in the ledger."""
         rows = await self._books.database.read("transfer_by_keys", [self._ledger_id], [request.key])
         return Bound(Attempt.from_row(rows[0]), replayed=True) if rows else Unbound()
 
     async def _find_parents(self, lines: Sequence[Line]) -> dict[str, UUID]:
-        """Return what is in the ledger of the parents that lines name, by key."""
+        """Return the ids, by key, of the parents that lines name and the ledger already has."""
         named = {line.record.parent for line in lines} - {None}
         if not named:
             return {}
@@ -202,13 +202,13 @@ def _request(record: Record, parents: dict[str, UUID], now: datetime) -> Transfe
     kind = record.kind or "transfer"
     if kind == "expiry":
         assert record.parent is not None, "transfers have been checked"
-        # The key under which the service itself would post it: only one of the two is.
+        # The key under which the service would post the expiry, so that it is posted only once.
         key = expiry_key(parents[record.parent])
     else:
         assert record.key is not None, "transfers have been checked"
         key = record.key
     sides = kind in WITH_SIDES
-    # What ends it is in the file too, however long ago that was and however long it takes to get there.
+    # A later line of the file, or `_expire`, ends this hold. It must stay open until then, however long that takes.
     ends = kind == "hold" and (record.expires_at is None or is_gone(record, now))
     return TransferRequest(
         key=key,
@@ -228,17 +228,17 @@ def _request(record: Record, parents: dict[str, UUID], now: datetime) -> Transfe
         expires_at=None if ends else record.expires_at,
         expires_in=HOLD_SECONDS_MAX if ends else None,
         parent_key=record.parent,
-        # An expiry is posted though its hold is not due.
+        # For an expiry, True posts it although its hold is not due yet.
         release_rest=True if kind == "expiry" else releases(record),
     )
 
 
 def _expiry(hold: Record) -> Record:
-    """Return the record of the expiry that an export of today would have for a hold."""
+    """Return the record of a hold's expiry as an export made now would write it."""
     return Record(kind="expiry", parent=hold.key, effective_at=hold.expires_at)
 
 
 def _fingerprint(record: Record) -> bytes:
-    """Return the SHA-256 of what a record asks for."""
+    """Return the SHA-256 of a record without its id and time of creation."""
     asked = msgspec.structs.replace(record, id=None, created_at=None)
     return hashlib.sha256(b"import\n" + _encode(asked)).digest()

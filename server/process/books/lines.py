@@ -1,4 +1,4 @@
-"""The records of a file, read line by line and each checked before it is used."""
+"""Reads the records of a file one after another and checks each."""
 
 import re
 from collections.abc import Iterator
@@ -11,11 +11,11 @@ from server.http.problems import Problem
 from server.http.wire.body import decode, shape_problem
 from server.process.books.record import Record, RecordError, check_record
 
-# Bytes of a record: those of the largest that there can be, with every character escaped, and some more.
+# Most bytes of a record: a little more than the largest possible record has with every character escaped.
 RECORD_BYTES_MAX: Final = 512 * 1024
 
 _BOM: Final = b"\xef\xbb\xbf"
-# A field of CSV, and what stands behind it.
+# A field of CSV, and the comma or end after it.
 _FIELD: Final = re.compile(r'(?:"(?P<quoted>(?:[^"]|"")*)"|(?P<plain>[^",]*))(?P<end>,|\Z)')
 _INTEGER: Final = re.compile(r"-?(?:0|[1-9][0-9]{0,18})", re.ASCII)
 _BOOLEANS: Final = {"true": True, "false": False}
@@ -28,12 +28,12 @@ _metadata = msgspec.json.Decoder(Metadata)
 
 class LineError(Exception):
     """
-    A line of the file is not what it should be.
+    A line of the file is wrong.
 
     Args:
-        number: Of the line, from 1.
+        number: The number of the line, from 1.
 
-        text: What is wrong with it; it repeats nothing of the line but names.
+        text: What is wrong with it; it quotes nothing from the line but names.
     """
 
     def __init__(self, number: int, text: str) -> None:
@@ -42,20 +42,20 @@ class LineError(Exception):
 
 
 class Line(NamedTuple):
-    """A record, and where it begins and ends in the file."""
+    """A record, and its place in the file."""
 
     number: int
     record: Record
-    # Bytes of the file up to its end.
+    # Bytes of the file up to the end of the record.
     end: int
 
 
 def read_lines(file: BinaryIO) -> Iterator[Line]:
     """
-    Give all records of a file from its beginning: JSON Lines if it begins with a brace, and CSV otherwise.
+    Yield all records of a file from its beginning: JSON Lines if it begins with a brace, otherwise CSV.
 
     Raises:
-        LineError: A line is not what it should be.
+        LineError: A line is wrong.
     """
     begin, is_json = _layout(file)
     file.seek(begin)
@@ -93,10 +93,10 @@ class _Raw(NamedTuple):
 
 def _records(file: BinaryIO, *, quotes: bool) -> Iterator[_Raw]:
     """
-    Give the text of each record, without its end of line.
+    Yield the text of each record, without its end of line.
 
     Args:
-        quotes: Whether a record runs over several lines where a line ends inside quotes.
+        quotes: Whether a record continues on the next line if a line ends inside quotes.
     """
     number = first = size = open_quotes = 0
     parts: list[bytes] = []
@@ -155,7 +155,7 @@ def _from_csv(raw: _Raw, names: list[str]) -> Record:
     members: dict[str, object] = {}
     for name, value in zip(names, values, strict=True):
         if value is None:
-            # An empty floor is none, where a file without that column has the usual one.
+            # An empty floor means no floor; a file without this column means the default floor.
             if name == "floor":
                 members[name] = None
         elif name in _INTEGERS:
@@ -184,7 +184,7 @@ def _metadata_of(raw: _Raw, value: str) -> dict[str, str]:
 
 
 def _fields(raw: _Raw) -> list[str | None]:
-    """Return the fields of a line of CSV. One that is empty and not quoted is None."""
+    """Return the fields of a line of CSV. A field that is empty and not quoted is None."""
     try:
         text = raw.text.decode()
     except UnicodeDecodeError:
@@ -207,9 +207,9 @@ def _fields(raw: _Raw) -> list[str | None]:
 
 
 def _shape_error(raw: _Raw, problem: Problem, otherwise: str, inside: str = "") -> LineError:
-    """Return the error of a line that a decoder does not take."""
+    """Return the error for a line that a decoder refuses."""
     pointer, detail = problem.errors[0]
     path = ".".join(part for part in (inside, *pointer.split("/")) if part)
-    # The decoder's own words for the whole of it are about the body of a request.
+    # If the error is about the whole record, the decoder's text speaks of the body of a request.
     text = detail[:1].lower() + detail[1:].rstrip(".") if pointer else otherwise
     return LineError(raw.number, f"{path}: {text}" if path else text)

@@ -1,4 +1,4 @@
-"""A record of a file as a type that decodes and checks it."""
+"""The type of a record in a file, and the checks that its columns fit together."""
 
 from datetime import datetime
 from typing import Annotated, Final, Literal
@@ -10,16 +10,16 @@ from server.http.models import AccountId, Amount, Balance, Currency, Description
 
 # An instant with its offset.
 Instant = Annotated[datetime, Meta(tz=True)]
-# Years that every offset leaves within those of Python and of Postgres.
+# Years that stay within the range of Python and Postgres with every offset.
 YEARS: Final = range(2, 9999)
 
 
 class RecordError(Exception):
-    """What a record says cannot be; the message names the column."""
+    """The columns of a record contradict each other; the message names the column."""
 
 
 class Record(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, gc=False):
-    """An account or a transfer, as the columns of a file have it. Columns that it has no use for are empty."""
+    """An account or a transfer, as the columns of a file describe it. Columns that do not apply are empty."""
 
     record: Literal["account", "transfer"] = "transfer"
     id: str | None = None
@@ -34,7 +34,7 @@ class Record(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, gc=False)
     created_at: Instant | None = None
     expires_at: Instant | None = None
     release_rest: bool | None = None
-    # Without a word on it, an account has the floor that the API gives it.
+    # Without this column, an account gets the API's default floor.
     floor: Balance | UnsetType | None = UNSET
     ceiling: Balance | None = None
     closed: bool | None = None
@@ -43,7 +43,7 @@ class Record(msgspec.Struct, kw_only=True, forbid_unknown_fields=True, gc=False)
     metadata: Metadata = {}
 
 
-# Of each kind of record: the columns that it needs, and further ones that it may have.
+# For each kind of record: the columns that it needs, and the others that it may have.
 _SIDES: Final = ("source", "destination", "amount", "currency")
 _TEXTS: Final = ("id", "effective_at", "created_at", "reference", "description")
 _USES: Final[dict[str, tuple[tuple[str, ...], tuple[str, ...]]]] = {
@@ -56,7 +56,7 @@ _USES: Final[dict[str, tuple[tuple[str, ...], tuple[str, ...]]]] = {
     "reversal": (("key", "parent", *_SIDES), _TEXTS),
 }
 _ALWAYS: Final = frozenset({"record", "kind", "metadata"})
-# Of each kind, the columns that must be empty.
+# For each kind of record, the columns that must be empty.
 _EMPTY: Final = {
     kind: tuple(set(Record.__struct_fields__) - _ALWAYS - set(needs) - set(may)) for kind, (needs, may) in _USES.items()
 }
@@ -64,7 +64,7 @@ _EMPTY: Final = {
 
 def check_record(record: Record) -> None:
     """
-    Return if the columns of a record fit together.
+    Check that the columns of a record fit together.
 
     Raises:
         RecordError: They do not.

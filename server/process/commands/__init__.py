@@ -1,1 +1,1 @@
-"""What the command line can do besides serving."""
+"""What the commands do that run the service or work on its database."""

@@ -1,4 +1,4 @@
-"""The report of `tallystick audit`."""
+"""Prints the report of `tallystick audit`."""
 
 import asyncio
 import time
@@ -12,7 +12,7 @@ from server.process.commands.exits import complain, say
 from server.process.commands.tables import say_json
 from server.telemetry.metrics import AUDITED
 
-# Seconds between two lines of progress; a small ledger is done before the first.
+# Seconds between two lines of progress; the audit of a small ledger ends before the first.
 PROGRESS_SECONDS = 5.0
 
 
@@ -38,17 +38,17 @@ class _Progress:
 
 async def report_audit(dsn: str, ledger: str | None, metrics: Path | None = None, *, as_json: bool = False) -> bool:
     """
-    Audit, print the report, and return whether the books are clean.
+    Audit a ledger or all ledgers, print the report, and return whether the books are clean.
 
     Args:
         metrics: File for Prometheus's node exporter; written when the audit is complete.
 
-        as_json: Whether the report is one object of JSON, when the audit is complete.
+        as_json: Whether to print the report as one JSON object when the audit is complete.
 
     Raises:
         AuditError, StoreUnavailableError, DatabaseError: As `audit`.
         OutputError: The report cannot be written.
-        OSError: The file of *metrics* cannot be.
+        OSError: The file *metrics* cannot be written.
     """
     progress = _Progress()
     ticker = asyncio.get_running_loop().create_task(progress.run())
@@ -81,7 +81,7 @@ def _total(findings: Sequence[Finding]) -> int:
 
 
 def _members(report: LedgerReport) -> dict[str, Any]:
-    """Return a report for programs."""
+    """Return a report as members of a JSON object."""
     return {**report._asdict(), "link": report.link.hex(), "findings": _all(report.findings)}
 
 
@@ -90,7 +90,7 @@ def _all(findings: Sequence[Finding]) -> list[dict[str, Any]]:
 
 
 def _print_part(part: LedgerReport | Finding) -> None:
-    """Print what is known of a ledger, or of the schema."""
+    """Print the report of a ledger, or a finding about the schema."""
     if isinstance(part, Finding):
         say("schema:")
         _print_finding(part)
@@ -123,7 +123,7 @@ def _print_sum(reports: list[LedgerReport], findings: int, seconds: float) -> No
 
 
 def _write_metrics(file: Path, findings: int, transfers: int, seconds: float) -> None:
-    """Replace the file as a whole: a reader sees the old outcome or the new one."""
+    """Replace the file atomically: a reader sees the old outcome or the new one."""
     from prometheus_client import CollectorRegistry, Gauge, write_to_textfile  # noqa: PLC0415
 
     values = {

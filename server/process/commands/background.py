@@ -1,4 +1,4 @@
-"""The command `background`: the background process by itself, in the foreground, beside servers that have none."""
+"""The command `background`: runs a background process in the foreground, for servers that have none."""
 
 import asyncio
 import contextlib
@@ -25,7 +25,7 @@ def run_background(loaded: Loaded) -> str | None:
     Work until SIGTERM, SIGHUP or Ctrl-C.
 
     Returns:
-        The reason why nothing can be done, or None.
+        The reason why it cannot work, or None.
 
     Raises:
         SettingsError, OSError: As `create_background`.
@@ -36,7 +36,7 @@ def run_background(loaded: Loaded) -> str | None:
             "background works on the PostgreSQL and the Redis of the servers: set TALLYSTICK_DATABASE_URL and "
             "TALLYSTICK_REDIS_URL. With embedded ones, `tallystick serve` does this work itself"
         )
-    # Beside a server on the same host the port would be taken: where none is named, any will do.
+    # If no port is named, take any free one: a server on the same host would have the default port.
     port = 0 if loaded.sources["admin_port"] == "default" else settings.admin_port
     end_by_signal()
     with contextlib.ExitStack() as stack:
@@ -56,12 +56,12 @@ def run_background(loaded: Loaded) -> str | None:
 
 
 async def _work(settings: Settings, admin: socket.socket) -> None:
-    """Work until a signal; a second one ends it at once."""
+    """Work until a signal; a second one ends the process at once."""
     ending = asyncio.Event()
 
     def end() -> None:
         if ending.is_set():
-            # What is under way is safe to abandon: it is done again, once, by whoever leads next.
+            # Running work can be abandoned safely: the next leader does it again, with effect only once.
             log.warning("stopping at once")
             logging.shutdown()
             os._exit(1)
@@ -86,10 +86,10 @@ async def _work(settings: Settings, admin: socket.socket) -> None:
 
 class _Operators:
     """
-    What operators are told of a background process without a supervisor.
+    Answers operators for a background process without a supervisor.
 
     Args:
-        background: Its parts.
+        background: The parts of the process.
     """
 
     def __init__(self, background: Background) -> None:
@@ -100,15 +100,15 @@ class _Operators:
         return {"/livez": livez, "/readyz": self._readyz, "/metrics": self._metrics}
 
     async def _readyz(self, _: web.Request) -> web.Response:
-        """Answer 200 when it can lead, or does, and else why not."""
+        """Answer 200 if this process is ready to lead or leads, otherwise 503 with the reasons."""
         failures = await self._background.readiness.failures()
         shown = {"pid": os.getpid(), "leads": self._background.leader.leads, "failures": failures}
         status = "not_ready" if failures else "ready"
         return json_response(503 if failures else 200, {"status": status, "background": shown})
 
     async def _metrics(self, _: web.Request) -> web.Response:
-        """Answer with its numbers, for Prometheus."""
-        # Loaded when it is asked for: see there.
+        """Answer with the metrics of this process, for Prometheus."""
+        # Imported when first needed: the import is slow, as its docstring says.
         from server.process import scrape  # noqa: PLC0415
 
         body = scrape.metrics_alone(self._background.leader.samples())

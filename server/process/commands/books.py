@@ -27,22 +27,22 @@ from server.process.commands.progress import Bar
 from server.settings import Settings
 
 FORMATS: Final[dict[str, Format]] = {"csv": CSV, "hledger": HLEDGER, "jsonl": JSONL}
-# Bytes that are written at a time.
+# Bytes that one call writes.
 WRITE_BYTES: Final = 64 * 1024
 
 Write = Callable[[bytes], object]
 
 
 class FileError(Exception):
-    """The file that was named cannot be imported; the message says why."""
+    """The named file cannot be imported; the message says why."""
 
 
 def read_instant(text: str) -> datetime:
     """
-    Return the instant that *text* names; a day stands for its beginning in UTC.
+    Return the instant that *text* names; a day means its beginning in UTC.
 
     Raises:
-        ValueError: It names none.
+        ValueError: The text names neither an instant nor a day.
     """
     try:
         return msgspec.convert(text if "T" in text.upper() else f"{text}T00:00:00Z", Instant)
@@ -65,7 +65,7 @@ async def export_books(
     Raises:
         NoLedgerError, StoreUnavailableError, DatabaseError: As `open_book`.
         OutputError: Standard output cannot be written.
-        OSError: The file cannot be.
+        OSError: The file cannot be written.
     """
     check_output()
     bar = Bar("export", beside=file is None and sys.stdout.isatty())
@@ -101,9 +101,9 @@ async def _write_book(book: Book, layout: Format, write: Write, bar: Bar) -> Non
 @contextmanager
 def _output(path: Path | None) -> Iterator[Write]:
     """
-    Give what writes to a file, or to standard output.
+    Yield a function that writes to a file or to standard output.
 
-    A file appears, or replaces another, as a whole when all of it has been written.
+    A file appears, or replaces another one, only when all of it has been written.
     """
     if path is None:
         yield say_bytes
@@ -112,7 +112,7 @@ def _output(path: Path | None) -> Iterator[Write]:
         path = path.resolve()
         whole = not path.exists() or path.is_file()
         if not whole:
-            # A device or a pipe is written to, and not replaced.
+            # A device or a pipe must be written to, not replaced.
             with path.open("wb") as file:
                 yield file.write
             return
@@ -129,7 +129,7 @@ def _output(path: Path | None) -> Iterator[Write]:
 
 @contextmanager
 def _naming(path: Path) -> Iterator[None]:
-    """Have errors of the system name the file, as a full disk's do not."""
+    """Add the file's name to errors of the system, because that of a full disk has none."""
     try:
         yield
     except OSError as error:
@@ -138,12 +138,12 @@ def _naming(path: Path) -> Iterator[None]:
 
 async def import_books(settings: Settings, ledger: str, file: BinaryIO) -> None:
     """
-    Post a file into a ledger, which is made when it does not exist, and say what was done.
+    Post a file into a ledger, which is made if it does not exist, and print what was done.
 
     Args:
-        settings: With the addresses of Postgres and Redis.
+        settings: Settings with the addresses of Postgres and Redis.
 
-        file: Was checked.
+        file: A file that `check_file` has accepted.
 
     Raises:
         LineError, StoreError: As `check_against` and `Import.run`.
@@ -175,11 +175,11 @@ async def import_books(settings: Settings, ledger: str, file: BinaryIO) -> None:
 @contextmanager
 def open_checked(path: Path) -> Iterator[BinaryIO]:
     """
-    Lend a file that has been read to its end, so that nothing is posted of one that is not whole.
+    Yield a file after checking all of it, so that no part of an incomplete file is posted.
 
     Raises:
-        FileError: It is no regular file.
-        LineError: A line of it is not what it should be.
+        FileError: It is not a regular file.
+        LineError: A line of it is wrong.
         OSError: It cannot be read.
     """
     with path.open("rb") as file:

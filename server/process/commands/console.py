@@ -1,4 +1,4 @@
-"""How operators get into the console of `serve`."""
+"""Gives operators of `serve` access to the console."""
 
 import ipaddress
 import logging
@@ -11,16 +11,16 @@ from typing import Final, NamedTuple
 
 from server.settings import Settings
 
-# In the data directory of the embedded servers, readable by its owner only; another one at each start.
+# In the data directory of the embedded servers, readable only by its owner. Each start makes a new token.
 TOKEN_FILE: Final = "console.token"  # noqa: S105 -- its name
-# Bytes of a token.
+# Random bytes in a token.
 TOKEN_BYTES: Final = 32
 
 log = logging.getLogger(__name__)
 
 
 class Access(NamedTuple):
-    """The token of the console, None where there is no console, and what `serve` prints of it on standard output."""
+    """The token of the console, or None if there is no console, and what `serve` prints about the console."""
 
     token: str | None
     said: str = ""
@@ -28,7 +28,10 @@ class Access(NamedTuple):
 
 def open_access(settings: Settings, admin: socket.socket, *, embedded: bool) -> Access:
     """
-    Return the token that is set, or make one. It is told on a terminal alone: elsewhere what is printed is a log.
+    Return the token from the settings, or make one.
+
+    A new token is printed only on a terminal, because other output may be a log. Otherwise it is written to a file in
+    the data directory; if there is none either, there is no console.
 
     Args:
         admin: The socket on which operators are answered.
@@ -36,7 +39,7 @@ def open_access(settings: Settings, admin: socket.socket, *, embedded: bool) -> 
         embedded: Whether there is a data directory.
 
     Raises:
-        OSError: The token cannot be kept there.
+        OSError: The token cannot be written there.
     """
     if not settings.console:
         return Access(None)
@@ -44,7 +47,7 @@ def open_access(settings: Settings, admin: socket.socket, *, embedded: bool) -> 
     if settings.console_token is not None:
         return Access(settings.console_token, f"Console: {url}")
     token = secrets.token_urlsafe(TOKEN_BYTES)
-    # Closed, it is None.
+    # If standard output is closed, sys.stdout is None.
     if sys.stdout is not None and sys.stdout.isatty():
         return Access(token, f"Console: {url}#token={token}")
     if embedded:

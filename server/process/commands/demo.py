@@ -1,4 +1,4 @@
-"""The welcome of `serve` with embedded servers: a demo ledger, its key, and three lines to paste."""
+"""The welcome text of `serve` with embedded servers: a demo ledger, its key, and three lines to paste."""
 
 import os
 from pathlib import Path
@@ -8,12 +8,12 @@ from server.gate.keys import Authenticator
 from server.store.postgres import Database
 
 LEDGER = "demo"
-# In the data directory of the embedded servers, readable by its owner only: the key stays the same after a restart.
+# In the data directory of the embedded servers, readable only by its owner. The key stays the same after a restart.
 KEY_FILE = "demo.key"
 
 
 async def demo_key(database_url: str, data_dir: Path) -> str:
-    """Return the key of the demo ledger: the one in the data directory while it is good, otherwise a new one."""
+    """Return the key of the demo ledger: the one in the data directory if it is still valid, otherwise a new one."""
     path = data_dir / KEY_FILE
     async with Database(database_url, posting_connections=1, reading_connections=1) as database:
         kept = path.read_text(encoding="utf-8").strip() if path.exists() else ""
@@ -25,7 +25,7 @@ async def demo_key(database_url: str, data_dir: Path) -> str:
                 file.write(key + "\n")
         except OSError as error:
             await revoke_whole_key(database, key)
-            # A file that is full has no name of its own.
+            # The error of a full disk does not name the file.
             raise OSError(error.errno, error.strerror, str(path)) from error
         return key
 

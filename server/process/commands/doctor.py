@@ -1,4 +1,4 @@
-"""The checks of `tallystick doctor`; every fault says what to do."""
+"""Makes the checks of `tallystick doctor`; every fault says what to do."""
 
 import asyncio
 import os
@@ -29,17 +29,17 @@ from server.store.redis_cluster import split_address
 from server.store.reports import REPORTS_MAX
 from server.store.sessions import SERVICE_ROLE
 
-# Seconds in which one server of Redis must answer, and all servers of a cluster together.
+# Seconds that one server of Redis has to answer, and that all servers of a cluster have together.
 REDIS_TIMEOUT_SECONDS = 2.0
 REDIS_DEADLINE_SECONDS = 10.0
-# File descriptors below which a flood of connections is refused by the kernel before the service can.
+# With fewer file descriptors than this, the kernel refuses connections in a flood before the service can.
 DESCRIPTORS_MIN = 4_096
-# Webhook endpoints whose secrets are tried: a few milliseconds. Those of the newest ledgers come first.
+# Most webhook endpoints whose secrets are tried, those of the newest ledgers first. This takes a few milliseconds.
 SECRETS_MAX = 1_000
 
 
 class Finding(NamedTuple):
-    """One subject and its faults; none when it is well."""
+    """One subject and its faults, if it has any."""
 
     subject: str
     faults: tuple[str, ...]
@@ -47,7 +47,7 @@ class Finding(NamedTuple):
 
 def say_findings(findings: Sequence[Finding], *, as_json: bool) -> None:
     """
-    Print findings, without what may be a secret.
+    Print findings, with possible secrets masked.
 
     Raises:
         OutputError: Standard output cannot be written.
@@ -63,7 +63,7 @@ def say_findings(findings: Sequence[Finding], *, as_json: bool) -> None:
 
 
 async def examine(settings: Settings, stores: Stores) -> list[Finding]:
-    """Look at the program, the machine, Postgres and Redis."""
+    """Check the program, the machine, Postgres, Redis and webhooks."""
     return [
         Finding("program", tuple(runtime_failures())),
         Finding("machine", tuple(_machine_faults())),
@@ -101,14 +101,14 @@ async def _postgres_faults(settings: Settings, stores: Stores) -> list[str]:
 
 
 async def _connection_faults(settings: Settings, database: Database) -> list[str]:
-    """Return a fault when a server of ours may need more connections than PostgreSQL has."""
+    """Return a fault if this server may need more connections than PostgreSQL has."""
     workers = worker_count(settings.workers)
     wanted = connections_max(
         settings.posting_connections, settings.reading_connections, workers, background=settings.background
     )
     wanted += (workers + 1) * REPORTS_MAX
     room = (await database.read("connection_room"))[0]["room"]
-    # The embedded server's part of them is divided among the workers.
+    # With the embedded PostgreSQL, pools are made small enough for its connections.
     if settings.database_url is None or wanted <= room:
         return []
     what_to_do = "raise max_connections, or lower workers, posting_connections or reading_connections"
@@ -116,7 +116,7 @@ async def _connection_faults(settings: Settings, database: Database) -> list[str
 
 
 async def _run_faults(database: Database) -> list[str]:
-    """Return a fault when a restored backup could not be noticed."""
+    """Return a fault if the service could not notice that a backup was restored."""
     try:
         await database.read("identity_read")
     except PrivilegeMissingError as error:
@@ -127,15 +127,15 @@ async def _run_faults(database: Database) -> list[str]:
 
 
 async def _webhook_faults(settings: Settings) -> list[str]:
-    """Return a fault when secrets of webhook endpoints cannot be read, so that nothing is sent."""
-    # The embedded servers keep their key beside their data.
+    """Return a fault if secrets of webhook endpoints cannot be read, so that nothing is sent to them."""
+    # With embedded servers the key is in the data directory, so the secrets can be read.
     if settings.database_url is None:
         return []
     try:
         async with Database(settings.database_url, posting_connections=1, reading_connections=1) as database:
             secrets = [row["secrets"] for row in await database.read("webhook_secret_list", SECRETS_MAX)]
     except (StoreError, QueueFullError, DatabaseError):
-        # Told as a fault of Postgres.
+        # The check of Postgres reports this fault.
         return []
     vault = make_vault(settings)
     if vault is None:
@@ -153,10 +153,10 @@ async def _webhook_faults(settings: Settings) -> list[str]:
 
 def memory_faults(facts: Mapping[str, object]) -> list[str]:
     """
-    Return a fault when a Redis without free memory would forget limits or refuse writes.
+    Return a fault if this Redis, with its memory full, would forget limits or refuse writes.
 
     Args:
-        facts: The answer to `INFO memory`; `CONFIG` is often forbidden.
+        facts: The answer to `INFO memory`, because `CONFIG` is often forbidden.
     """
     policy = str(facts.get("maxmemory_policy", ""))
     if not facts.get("maxmemory"):
@@ -188,12 +188,12 @@ async def _redis_faults(stores: Stores) -> list[str]:
 
 async def _memories(client: "RedisCluster | Redis") -> list[Mapping[str, object]]:
     """
-    Return `INFO memory` of each server, once all of them have answered.
+    Return `INFO memory` of each server, after all have answered; an empty list if the user may not read it.
 
     Raises:
         RedisError, OSError, TimeoutError: A server does not answer.
     """
-    # Each server of a cluster, as the first one knows them.
+    # Ask every server of a cluster that the first one knows.
     everywhere = {"target_nodes": RedisCluster.ALL_NODES} if isinstance(client, RedisCluster) else {}
     await client.ping(**everywhere)
     try:
@@ -204,7 +204,7 @@ async def _memories(client: "RedisCluster | Redis") -> list[Mapping[str, object]
 
 
 def _redis_client(url: str) -> "RedisCluster | Redis":
-    """Return a client of an address whose options have been checked."""
+    """Return a client for an address whose options have been checked."""
     plain, of_cluster = split_address(url)
     options: dict[str, Any] = {
         "socket_timeout": REDIS_TIMEOUT_SECONDS,

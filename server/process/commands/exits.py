@@ -1,4 +1,4 @@
-"""Output and exit codes of commands."""
+"""The output and exit codes of commands."""
 
 import os
 import re
@@ -14,10 +14,10 @@ EXIT_REFUSED: Final = 3
 EXIT_UNKNOWN: Final = 4
 EXIT_AWAY: Final = 5
 EXIT_INTERRUPTED: Final = 128 + signal.SIGINT
-# The reader of standard output is gone: the code that a shell shows for a program ended by SIGPIPE.
+# The reader of standard output has gone. A shell shows this code for a program that SIGPIPE has ended.
 EXIT_NO_READER: Final = 128 + signal.SIGPIPE
 
-# As the help of the program shows them.
+# The exit codes in the help of the program.
 EXIT_CODES: Final = {
     0: "done",
     EXIT_FAULTS: "audit or doctor found a fault, or a line of a file cannot be imported",
@@ -29,7 +29,8 @@ EXIT_CODES: Final = {
     EXIT_NO_READER: "the reader of standard output has gone",
 }
 
-# Secrets that may be pasted in the wrong place: a key or a part of one, a webhook's, and a password in an address.
+# Secrets that may be pasted in the wrong place: an API key or a part of one, a webhook's secret, and a password in an
+# address.
 _SECRETS: Final = (
     (re.compile(r"tsk_\w+"), "tsk_..."),
     (re.compile(r"whsec_[\w+/=-]+"), "whsec_..."),
@@ -40,7 +41,7 @@ _SECRETS: Final = (
 
 
 def shown_codes(*codes: int) -> str:
-    """Return what exit codes mean, as the help of commands has it; without any named, all of them."""
+    """Return the meaning of these exit codes and of 0, or of all exit codes, for the help of a command."""
     named = (0, *codes) if codes else EXIT_CODES
     return "\n".join(("exit codes:", *(f"  {code:<3}  {EXIT_CODES[code]}" for code in named)))
 
@@ -54,14 +55,14 @@ class NoReaderError(OutputError):
 
 
 def masked(text: str) -> str:
-    """Return *text* without what may be a secret."""
+    """Return *text* with possible secrets masked."""
     for pattern, instead in _SECRETS:
         text = pattern.sub(instead, text)
     return text
 
 
 def open_descriptors() -> None:
-    """Open standard input, output and error where they are closed, so that no connection gets their numbers."""
+    """Open standard input, output and error if they are closed, so that no connection gets their numbers."""
     for number in range(3):
         try:
             os.fstat(number)
@@ -70,7 +71,7 @@ def open_descriptors() -> None:
             os.open(os.devnull, os.O_RDWR)
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
-            # Characters that the locale cannot show are escaped.
+            # Escape characters that the locale cannot show.
             stream.reconfigure(errors="backslashreplace")
 
 
@@ -79,7 +80,7 @@ def check_output() -> None:
     Check that standard output is open.
 
     Raises:
-        OutputError: It was closed when this program was started.
+        OutputError: It was closed when this program started.
     """
     if sys.stdout is None:
         raise OutputError("it is closed")
@@ -87,7 +88,7 @@ def check_output() -> None:
 
 @contextmanager
 def _output() -> Iterator[None]:
-    """Raise OutputError where standard output is closed, or cannot be written in the block."""
+    """Raise OutputError if standard output is closed or cannot be written to in the block."""
     check_output()
     try:
         yield
@@ -101,7 +102,7 @@ def _output() -> Iterator[None]:
 
 def say(text: str, *, end: str = "\n") -> None:
     """
-    Print on standard output, at once.
+    Print on standard output and flush it.
 
     Raises:
         OutputError: It cannot be written.
@@ -112,7 +113,7 @@ def say(text: str, *, end: str = "\n") -> None:
 
 def say_bytes(text: bytes) -> None:
     """
-    Print UTF-8 on standard output, at once and as it is, whatever the locale.
+    Print UTF-8 on standard output unchanged, whatever the locale, and flush it.
 
     Raises:
         OutputError: It cannot be written.
@@ -123,7 +124,7 @@ def say_bytes(text: bytes) -> None:
 
 
 def complain(text: str, *, end: str = "\n", may_be_secret: bool = True) -> None:
-    """Print on standard error, with secrets masked; if that fails, only the exit code tells the error."""
+    """Print on standard error, with secrets masked; if that fails, only the exit code shows the error."""
     if sys.stderr is None:
         return
     try:
@@ -139,7 +140,7 @@ def fail(text: str) -> int:
 
 
 def _abandon(stream: TextIO) -> None:
-    """Discard what is left in the stream's buffer: Python would try to write it again at exit."""
+    """Discard the rest of the stream's buffer, because Python would try to write it again at exit."""
     null = os.open(os.devnull, os.O_WRONLY)
     os.dup2(null, stream.fileno())
     os.close(null)

@@ -1,4 +1,4 @@
-"""How API keys are shown to people; those of a database have their ledger beside them."""
+"""How listings show API keys; those of a whole database also show the ledger of each key."""
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -8,7 +8,7 @@ from server.process.commands.tables import Column, Row, printable, say_json, say
 
 
 def _state(row: Row) -> str:
-    """Return whether a key opens something."""
+    """Return whether a key is active, expires, has expired or is revoked."""
     if row["revoked_at"] is not None:
         return f"revoked {printable(row['revoked_at'])}"
     if row["expires_at"] is None:
@@ -38,7 +38,7 @@ KEYS_OF_LEDGERS: Final = (Column("ledger"), *KEYS)
 
 def say_key(columns: Sequence[Column], key: Row, *, as_json: bool) -> None:
     """
-    Print one key as lists show it, or as an object of JSON.
+    Print one key as a table with one row, or as a JSON object.
 
     Raises:
         OutputError: Standard output cannot be written.

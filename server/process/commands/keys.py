@@ -1,4 +1,4 @@
-"""The command `keys`: API keys of all ledgers, on the database itself."""
+"""The command `keys`: manages API keys of all ledgers directly in the database."""
 
 import argparse
 import re
@@ -35,16 +35,16 @@ from server.process.commands.target import Action
 from server.settings import Settings
 from server.store.postgres import Database
 
-# The word that takes back what a key has of its own: limits, expiry, description and accounts.
+# The word that removes a key's own limit, expiry, description or accounts.
 DEFAULT: Final = "default"
 
 
 def keys_action(settings: Settings, options: argparse.Namespace) -> Action:
     """
-    Return what the command line asks for.
+    Return the action that the command line asks for.
 
     Raises:
-        ValueError: It cannot be understood.
+        ValueError: An argument is not valid.
     """
     return ACTIONS[options.action](settings, options)
 
@@ -54,7 +54,7 @@ def _create(settings: Settings, options: argparse.Namespace) -> Action:
         raise ValueError("name the ledger with --ledger; to ask a server instead, set TALLYSTICK_API_KEY")
     change = _change(options)
     change.limit.check(default_limits(settings).key)
-    # What cannot be shown is not made.
+    # Make no key that could not be printed.
     check_output()
 
     async def act(database: Database) -> int:
@@ -138,7 +138,7 @@ ACTIONS: Final[Mapping[str, Callable[[Settings, argparse.Namespace], Action]]] =
 
 def _on_key(options: argparse.Namespace, act: Callable[[Database, int, str], Awaitable[int]]) -> Action:
     """
-    Return what is done with the key that the command line names.
+    Return an action that calls *act* with the key that the command line names.
 
     Raises:
         ValueError: The text is not a key, or its ledger is missing.
@@ -177,10 +177,10 @@ def _named(options: argparse.Namespace) -> tuple[int | None, str]:
 
 def _change(options: argparse.Namespace) -> KeyChange:
     """
-    Return what the command line gives a key, and names for that.
+    Return the change of a key that the command line asks for, with the names of the changed members.
 
     Raises:
-        ValueError: Some of it is none.
+        ValueError: A value is not valid.
     """
     given = {
         "rate": options.rate,
@@ -217,7 +217,7 @@ def _number(name: str, text: str | None, least: int, most: int) -> int | None:
 
 
 def _members(ledger: str, key: StoredKey) -> dict[str, Any]:
-    """Return a key by the names that the API has for its members, with its ledger."""
+    """Return the members of a key under their names in the API, with its ledger."""
     rate = None if key.quota is None or key.window is None else shown_rate(key.quota, key.window)
     return {
         "ledger": ledger,

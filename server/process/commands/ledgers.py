@@ -1,9 +1,9 @@
-"""Names of ledgers, as commands are given them."""
+"""Checks names of ledgers in the arguments of commands."""
 
 import re
 from typing import Final
 
-# As the database has it.
+# The same pattern as in the database.
 LEDGER_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9:._-]{0,63}")
 
 

@@ -1,4 +1,4 @@
-"""The commands migrate, keys, sinks, audit, doctor, export and import; each loads what it needs when it runs."""
+"""Runs the commands migrate, keys, sinks, audit, doctor, export and import; each imports what it needs when it runs."""
 
 import argparse
 from collections.abc import Coroutine
@@ -21,7 +21,7 @@ T = TypeVar("T")
 
 def operate(loaded: Loaded, options: argparse.Namespace) -> int:
     """Run one of COMMANDS and return its exit code."""
-    # A command reports its own errors; logs are shown only to operators who set a level.
+    # A command reports its own errors, so show less serious log lines only to operators who set a level.
     configure_logs("error" if loaded.sources["log_level"] == "default" else loaded.settings.log_level)
     return COMMANDS[options.command](loaded, options)
 
@@ -61,7 +61,7 @@ def _sinks(loaded: Loaded, options: argparse.Namespace) -> int:
 
 
 def _act(settings: Settings, act: Action) -> int:
-    """Do it on the database that the settings name, and return the exit code."""
+    """Do an action on the database that the settings name, and return its exit code."""
 
     async def run(target: Target) -> int:
         if target.embedded:

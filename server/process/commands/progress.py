@@ -1,4 +1,4 @@
-"""How far a long command is, as a bar on a terminal."""
+"""Shows the progress of a long command as a bar on a terminal."""
 
 import shutil
 import sys
@@ -7,19 +7,19 @@ from typing import Final
 
 from server.process.commands.exits import complain
 
-# Seconds between two states of the bar.
+# Least seconds between two updates of the bar.
 CHANGE_SECONDS: Final = 0.2
 BAR_WIDTH: Final = 30
 
 
 class Bar:
     """
-    A line on standard error that fills up, if that is a terminal; elsewhere nothing.
+    A progress bar on standard error; shows nothing if that is not a terminal.
 
     Args:
-        what: Is done.
+        what: The word for what is being done.
 
-        beside: Whether standard output shows something else on the same terminal.
+        beside: Whether standard output shows something else on the same terminal; then nothing is shown.
     """
 
     def __init__(self, what: str, *, beside: bool = False) -> None:
@@ -31,11 +31,11 @@ class Bar:
 
     @property
     def shown(self) -> bool:
-        """Whether anybody sees it."""
+        """Whether the bar is shown at all."""
         return self._shown
 
     def show(self, part: float, records: int) -> None:
-        """Show how much is done, 0 to 1, and how many records that is, if nothing was shown shortly before."""
+        """Show the part done, from 0 to 1, and the number of records, unless the last update was very recent."""
         now = time.monotonic()
         if not self._shown or now < self._next:
             return
@@ -46,12 +46,12 @@ class Bar:
         left = f", {seconds / part - seconds:,.0f} s left" if part else ""
         rate = f"{records / seconds:,.0f}/s" if seconds else ""
         text = f"{self._what} [{'#' * filled:{BAR_WIDTH}}] {part:4.0%}  {records:,} records, {rate}{left}"
-        # A line that wraps cannot be taken back.
+        # A line that wraps could not be removed.
         complain(f"\r\033[K{text[: shutil.get_terminal_size().columns - 1]}", end="")
         self._drawn = True
 
     def clear(self) -> None:
-        """Take it away."""
+        """Remove the bar."""
         if self._drawn:
             complain("\r\033[K", end="")
             self._drawn = False

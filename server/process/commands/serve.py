@@ -1,4 +1,4 @@
-"""The command `serve`: it opens the sockets, starts the workers, and prepares the rest while these load."""
+"""The command `serve`: opens the sockets, starts the workers, and prepares the rest while these load their code."""
 
 import contextlib
 import os
@@ -20,9 +20,9 @@ def serve(loaded: Loaded, reload: Callable[[], Loaded], timeouts: Timeouts = TIM
     Serve until SIGTERM or Ctrl-C.
 
     Args:
-        reload: Gives the settings as they are now; called on SIGHUP.
+        reload: Returns the current settings; called on SIGHUP.
 
-        timeouts: Time-outs for workers.
+        timeouts: Time-outs for child processes.
 
     Returns:
         The reason why nothing can be served, or None.
@@ -31,7 +31,7 @@ def serve(loaded: Loaded, reload: Callable[[], Loaded], timeouts: Timeouts = TIM
         EmbeddedError, StoreError, OSError, DatabaseError: The embedded servers cannot be started or migrated.
     """
     settings = loaded.settings
-    # Process 1 of a container is sent no signal that it has no handler for.
+    # The kernel does not deliver a signal to process 1 of a container unless it has a handler.
     end_by_signal()
     with contextlib.ExitStack() as stack:
         try:
@@ -50,7 +50,7 @@ def serve(loaded: Loaded, reload: Callable[[], Loaded], timeouts: Timeouts = TIM
         supervisor = stack.enter_context(
             Supervisor(listeners, admin, background=settings.background, timeouts=timeouts)
         )
-        # Loading this takes as long as loading a worker, and both go on at the same time.
+        # Import this only now: it takes as long as a worker takes to load, and both can go on at the same time.
         from server.process.commands.supervise import supervise  # noqa: PLC0415
 
         url = _url(listeners[0])
@@ -61,7 +61,7 @@ def serve(loaded: Loaded, reload: Callable[[], Loaded], timeouts: Timeouts = TIM
 
 
 def worker_count(setting: str) -> int:
-    """Return how many workers the setting asks for: a number, or `auto` for one a processor this process may use."""
+    """Return how many workers the setting asks for: a number, or `auto` for one per processor this process may use."""
     if setting != "auto":
         return int(setting)
     usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -69,15 +69,16 @@ def worker_count(setting: str) -> int:
 
 
 def end_by_signal() -> None:
-    """Let SIGTERM and SIGHUP end this process in order, as Ctrl-C does, while no loop handles them."""
+    """Let SIGTERM, SIGHUP and Ctrl-C end this process in order while no event loop handles signals."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _end)
 
 
 def end_if_signalled() -> None:
     """
-    End this process if a signal has come and had no effect: an exception raised by a signal handler is lost where
-    Python calls back from C code, for example during an import.
+    End this process if a signal has come without effect.
+
+    An exception that a signal handler raises is lost while C code calls Python, for example during an import.
 
     Raises:
         SystemExit: A signal has come.
@@ -86,7 +87,7 @@ def end_if_signalled() -> None:
         raise SystemExit(EXIT_SIGNAL + _signals[0])
 
 
-# Signals that have come.
+# The numbers of signals that have come.
 _signals: list[int] = []
 
 

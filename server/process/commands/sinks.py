@@ -1,4 +1,4 @@
-"""The command `sinks`: brokers that are sent every event."""
+"""The command `sinks`: manages sinks, the brokers that are sent every event."""
 
 import argparse
 from collections.abc import Callable, Mapping
@@ -27,10 +27,10 @@ STATED: Final = (
 
 def sinks_action(options: argparse.Namespace) -> Action:
     """
-    Return what the command line asks for.
+    Return the action that the command line asks for.
 
     Raises:
-        ValueError: It cannot be understood.
+        ValueError: An argument is not valid.
     """
     name = getattr(options, "name", None)
     if name is not None and not LEDGER_NAME.fullmatch(name):
@@ -121,7 +121,7 @@ def _id(refused: Refused) -> str:
 
 
 def _described(row: SinkRow) -> dict[str, Any]:
-    """Return a sink as an operator set it up."""
+    """Return how an operator has set up a sink."""
     return {
         "name": row.name,
         "kind": row.kind,
@@ -134,7 +134,7 @@ def _described(row: SinkRow) -> dict[str, Any]:
 
 
 def _stated(row: SinkRow, lag: Lag) -> dict[str, Any]:
-    """Return what has become of a sink."""
+    """Return the state of a sink: how far it is behind, and its last error."""
     refused = None if row.refused_position is None else Refused(row.refused_ledger or "", row.refused_position)
     return {
         "name": row.name,

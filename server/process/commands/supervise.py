@@ -1,4 +1,4 @@
-"""The second half of `serve`: databases, migrations, the welcome text, and the supervisor until the end."""
+"""The second half of `serve`: prepares the databases, prints the welcome text, and runs the supervisor to the end."""
 
 import asyncio
 import logging
@@ -19,7 +19,7 @@ from server.process.timeouts import TIMEOUTS
 from server.settings import Loaded
 from server.telemetry.logs import configure_logs
 
-# What the supervisor alone needs to know: its children are not told.
+# Settings that only the supervisor needs; its children do not get them.
 OF_SUPERVISOR: Final = frozenset({"background", "console"})
 
 log = logging.getLogger(__name__)
@@ -34,7 +34,7 @@ def supervise(
     with open_target(settings, redis=True, serving=True, making=True) as target:
         text = f"Tallystick serves at {url}"
         if target.embedded:
-            # Keys and what they need are loaded only where there is a demo ledger.
+            # Import the code for API keys only if there is a demo ledger.
             from server.process.commands.demo import demo_key, welcome  # noqa: PLC0415
 
             asyncio.run(migrate_target(target, settings))
@@ -47,12 +47,12 @@ def supervise(
                 if access.said:
                     say(access.said)
             except OutputError as error:
-                # The server runs all the same.
+                # The server runs without this output too.
                 log.warning("standard output cannot be written: %s", error)
 
         keeper = None
         if target.servers is not None:
-            # A server of others' databases loads no driver for this.
+            # Import this, with its driver, only if there are embedded servers.
             from server.process.embedded.keeper import Keeper  # noqa: PLC0415
 
             keeper = Keeper(target.servers, TIMEOUTS.restart, TIMEOUTS.stable)
@@ -71,10 +71,10 @@ def supervise(
 
 def child_values(loaded: Loaded, target: Target, workers: int, console_token: str | None = None) -> Values:
     """
-    Return the settings that differ from the defaults, with the embedded servers' addresses where none are set.
+    Return the settings that differ from the defaults, with the embedded servers' addresses if none are set.
 
     Args:
-        console_token: Of the console, where none is set.
+        console_token: The console's token, used if the settings have none.
     """
     settings = loaded.settings
     values: dict[str, str | int | bool] = {}

@@ -1,4 +1,4 @@
-"""Listings: aligned tables for people, JSON for programs, colour on terminals alone."""
+"""Prints listings: aligned tables for people, JSON for programs, and colour only on terminals."""
 
 import os
 import sys
@@ -12,17 +12,17 @@ from server.process.commands.exits import say, say_bytes
 
 Row = Mapping[str, Any]
 
-# Between the columns of a table.
+# The text between the columns of a table.
 GAP: Final = "  "
-# What stands for nothing: no cell is empty, so that the words of a line can be counted.
+# The text of an empty cell: every cell has some text, so that scripts can count the words of a line.
 NONE: Final = "-"
-# Rows that are aligned together: a listing of any length is held in memory for so many at a time.
+# Most rows that are aligned together and held in memory at a time, because a listing can have any length.
 ALIGNED_ROWS_MAX: Final = 1_000
 
 _BOLD: Final = "\033[1m"
 _RED: Final = "\033[31m"
 _PLAIN: Final = "\033[0m"
-# First words of cells that a person should not overlook.
+# First words of cells that are shown in red, because people should not overlook them.
 _ALARMING: Final = frozenset({"FAULT", "closed", "disabled", "expired", "failing", "halted", "refused", "revoked"})
 
 
@@ -31,13 +31,13 @@ class Column(NamedTuple):
     A column of a table.
 
     Attributes:
-        name: Member of the rows that it shows, and its heading.
+        name: The member of each row that it shows; the heading is made from it.
 
-        right: Its cells end below one another, as numbers do.
+        right: Whether its cells are aligned to the right, like numbers.
 
-        show: Gives the cell of a row, where that is not the member as it is.
+        show: Returns the cell of a row, if that is not just the member.
 
-        least: Places that it takes at least: in a listing without end nobody knows what is still to come.
+        least: Its least width. In an endless listing later rows may need more width than those shown so far.
     """
 
     name: str
@@ -47,17 +47,17 @@ class Column(NamedTuple):
 
     @property
     def heading(self) -> str:
-        """What stands above it."""
+        """The heading of the column."""
         return self.name.upper().replace("_", " ")
 
     def cell(self, row: Row) -> str:
-        """Return what it shows of a row."""
+        """Return the text of the column's cell in a row."""
         return printable(self.show(row) if self.show else row.get(self.name))
 
 
 def say_listing(columns: Sequence[Column], rows: Iterable[Row], *, as_json: bool) -> None:
     """
-    Print rows: a table with headings, or an array of JSON with all that each row has.
+    Print rows as a table with headings, or as a JSON array with all members of each row.
 
     Raises:
         OutputError: Standard output cannot be written.
@@ -73,7 +73,7 @@ def say_listing(columns: Sequence[Column], rows: Iterable[Row], *, as_json: bool
 
 def say_record(columns: Sequence[Column], row: Row, *, as_json: bool) -> None:
     """
-    Print one row: a line for each column, or an object of JSON with all that it has.
+    Print one row as a line for each column, or as a JSON object with all its members.
 
     Raises:
         OutputError: Standard output cannot be written.
@@ -88,7 +88,7 @@ def say_record(columns: Sequence[Column], row: Row, *, as_json: bool) -> None:
 
 def say_line(columns: Sequence[Column], row: Row, *, as_json: bool) -> None:
     """
-    Print a row at once, as one line of a listing without end.
+    Print a row as one line of an endless listing.
 
     Raises:
         OutputError: Standard output cannot be written.
@@ -101,7 +101,7 @@ def say_line(columns: Sequence[Column], row: Row, *, as_json: bool) -> None:
 
 def say_json(value: object) -> None:
     """
-    Print one line of JSON, in UTF-8 whatever the locale.
+    Print a value as one line of JSON, in UTF-8 whatever the locale.
 
     Raises:
         OutputError: Standard output cannot be written.
@@ -113,8 +113,8 @@ def printable(value: object) -> str:
     """
     Return a value as the text of a cell.
 
-    Control characters are escaped: what callers have written must not move the cursor of whoever looks at it. So is
-    what standard output has no letters for, before widths are counted.
+    Control characters are escaped, because text from callers must not control the reader's terminal. Characters that
+    the encoding of standard output lacks are escaped too, before widths are computed.
     """
     if value is None or value == "":
         return NONE
@@ -128,20 +128,20 @@ def printable(value: object) -> str:
 
 
 def width(text: str) -> int:
-    """Return how many places of a terminal a text takes."""
+    """Return how many columns of a terminal a text takes."""
     if text.isascii():
         return len(text)
     return sum(_places(character) for character in text)
 
 
 def marked(cell: str) -> str:
-    """Return a cell, in red where a person should not overlook it."""
+    """Return a cell, in red if people should not overlook it."""
     first, _, _ = cell.partition(" ")
     return f"{_RED}{cell}{_PLAIN}" if first in _ALARMING and coloured() else cell
 
 
 def coloured() -> bool:
-    """Tell whether standard output is a terminal that shows colour to somebody who wants it (NO_COLOR, TERM=dumb)."""
+    """Return whether standard output is a terminal that shows colour and NO_COLOR is not set."""
     return (
         sys.stdout is not None
         and sys.stdout.isatty()
@@ -157,7 +157,7 @@ def _places(character: str) -> int:
 
 
 def _blocks(rows: Iterable[Row]) -> Iterator[list[Row]]:
-    """Give the rows in parts, of which the first may be empty."""
+    """Yield the rows in blocks; the first one may be empty, so that its headings are printed."""
     left = iter(rows)
     yield list(islice(left, ALIGNED_ROWS_MAX))
     while block := list(islice(left, ALIGNED_ROWS_MAX)):
@@ -165,7 +165,7 @@ def _blocks(rows: Iterable[Row]) -> Iterator[list[Row]]:
 
 
 def _say_aligned(columns: Sequence[Column], heading: list[list[str]], cells: list[list[str]]) -> None:
-    """Print lines one below the other; the last column is as wide as each of its cells."""
+    """Print aligned lines; cells of the last column are not padded."""
     lines = heading + cells
     widths = [max(column.least, *(width(line[n]) for line in lines)) for n, column in enumerate(columns)]
     for line in lines:
@@ -188,7 +188,7 @@ def _bold(text: str) -> str:
 
 
 def _say_array(rows: Iterable[Row]) -> None:
-    """Print an array row by row: one that is cut is no JSON, and nobody takes it for the whole."""
+    """Print an array row by row; if the output is cut off, it is not valid JSON and cannot pass for complete."""
     begin = b"["
     for row in rows:
         say_bytes(begin + _json(row))
@@ -197,14 +197,14 @@ def _say_array(rows: Iterable[Row]) -> None:
 
 
 def _json(value: object) -> bytes:
-    # Loaded only for those who want it: most commands print none.
+    # Import it only when needed: most commands print no JSON.
     import orjson  # noqa: PLC0415
 
     return orjson.dumps(value, default=_instant, option=orjson.OPT_PASSTHROUGH_DATETIME)
 
 
 def _instant(value: object) -> str:
-    """Return an instant as the service writes it."""
+    """Return an instant in the format of the API."""
     if isinstance(value, datetime):
         return value.astimezone(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
     raise TypeError

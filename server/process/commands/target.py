@@ -1,4 +1,4 @@
-"""The database a command works on: the one that is named, or the embedded one, running already or started for it."""
+"""Opens the database that a command works on: the one in the settings, or the embedded one, started if necessary."""
 
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -12,12 +12,12 @@ if TYPE_CHECKING:
     from server.process.embedded.servers import EmbeddedServers
     from server.store.postgres import Database
 
-# What a command does on a database, once its words have been understood; it returns the exit code.
+# The work of a command on a database, made from its arguments; returns the exit code.
 Action = Callable[["Database"], Awaitable[int]]
 
 
 class Target(NamedTuple):
-    """Addresses of the servers, whether PostgreSQL is the embedded one, and the embedded servers if there are any."""
+    """The addresses of the servers, whether PostgreSQL is embedded, and the embedded servers if there are any."""
 
     database_url: str
     redis_url: str | None
@@ -30,14 +30,15 @@ def open_target(
     settings: Settings, *, redis: bool = False, serving: bool = False, making: bool = False
 ) -> Iterator[Target]:
     """
-    Give the servers that the settings name; embedded servers that are started here are stopped afterwards.
+    Yield the servers that the settings name; embedded servers that are started here are stopped afterwards.
 
     Args:
         redis: Whether Redis is needed too.
 
         serving: Whether the embedded servers must not end before this process does.
 
-        making: Whether an embedded PostgreSQL may be made: a command that reads would find an empty one in order.
+        making: Whether an embedded PostgreSQL may be made. A command that only reads must not make an empty one,
+            because it would find nothing wrong with it.
 
     Raises:
         EmbeddedError: An embedded server cannot be started, another process serves with it, or there is no ledger.
@@ -48,7 +49,7 @@ def open_target(
         assert settings.database_url is not None, "otherwise Postgres would be started"
         yield Target(settings.database_url, settings.redis_url, embedded=False)
         return
-    # `serve` on servers that are named loads neither these nor the driver.
+    # Import this, with its driver, only if embedded servers are needed.
     from server.process.embedded.servers import EmbeddedServers  # noqa: PLC0415
 
     with EmbeddedServers.open(
@@ -65,7 +66,7 @@ def open_target(
 
 
 class Stores(NamedTuple):
-    """Addresses of PostgreSQL and Redis, or why one of them is not there."""
+    """The addresses of PostgreSQL and Redis, or for each the error why it is not available."""
 
     postgres: str | EmbeddedError
     redis: str | EmbeddedError
@@ -74,10 +75,10 @@ class Stores(NamedTuple):
 @contextmanager
 def open_stores(settings: Settings) -> Iterator[Stores]:
     """
-    Give what there is of the servers that the settings name.
+    Yield those of the servers in the settings that are available.
 
-    Embedded servers are started where no process serves with them, and stopped afterwards; nothing is made where there
-    is no ledger.
+    Embedded servers are started if no process serves with them, and stopped afterwards. If there is no ledger, nothing
+    is made.
     """
     from server.process.embedded.servers import EmbeddedServers  # noqa: PLC0415
 
@@ -102,10 +103,10 @@ def open_stores(settings: Settings) -> Iterator[Stores]:
 
 async def migrate_target(target: Target, settings: Settings) -> list[str]:
     """
-    Bring the target's database to the state this program needs and return what was done, a line each.
+    Migrate the target's database to what this program needs, and return a line for each change.
 
     Raises:
-        EmbeddedError: The embedded data were made by another program than a released one.
+        EmbeddedError: An unreleased version of this program made the embedded data.
         MigrationError, StoreUnavailableError, DatabaseError: As `migrate`.
     """
     from server.store.migrations import MigrationChangedError, migrate  # noqa: PLC0415

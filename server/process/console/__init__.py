@@ -1,1 +1,1 @@
-"""The console of operators: what the server does now, look-ups, and actions, at `/console` of the admin port."""
+"""The operators' console at `/console` of the admin port: shows what the server does; has look-ups and actions."""

@@ -1,4 +1,4 @@
-"""What the console shows of the server: a snapshot a second, and those of the last ten minutes."""
+"""Makes the snapshots of the server that the console shows: one each second, kept for ten minutes."""
 
 import asyncio
 import json
@@ -11,12 +11,12 @@ from server.process.console.changes import Changes, quantile
 from server.process.mirror import Mirror
 from server.process.usage import Usage, usage
 
-# Snapshots that are kept, one a second: ten minutes, some 2 kB each.
+# Most snapshots that are kept: one a second for ten minutes, about 2 kB each.
 KEPT_MAX: Final = 600
-# Seconds between two snapshots at least: a supervisor that was held up tells twice at once, and rates over a few
+# Least seconds between two snapshots: a supervisor that was held up may send two `Status` at once, and rates over a few
 # milliseconds would be noise.
 SECONDS_MIN: Final = 0.5
-# Of the p50, p95 and p99, with their names.
+# The percentiles that are shown, by name.
 QUANTILES: Final = (("p50", 0.50), ("p95", 0.95), ("p99", 0.99))
 
 LANES: Final = ("gate", "redis", "read", "post")
@@ -24,10 +24,10 @@ LANES: Final = ("gate", "redis", "read", "post")
 
 class Board:
     """
-    Makes a snapshot whenever the supervisor has told how the server is.
+    Makes a snapshot after each `Status` of the supervisor.
 
     Args:
-        mirror: Knows the children.
+        mirror: Holds what the children have reported.
     """
 
     def __init__(self, mirror: Mirror) -> None:
@@ -35,18 +35,18 @@ class Board:
         self._changes = Changes()
         self._used: dict[int, Usage] = {}
         self._seen_at = 0.0
-        # As they are sent, oldest first.
+        # Snapshots as they are sent, oldest first.
         self.kept: deque[bytes] = deque(maxlen=KEPT_MAX)
         self._next: asyncio.Future[bytes | None] = asyncio.get_running_loop().create_future()
         self.ended = False
         mirror.on_status = self._on_status
 
     async def next(self) -> bytes | None:
-        """Return the next snapshot, or None when there will be none."""
+        """Wait for the next snapshot and return it, or None if there will be no more."""
         return None if self.ended else await asyncio.shield(self._next)
 
     def end(self) -> None:
-        """Have everybody who waits told that there will be no more."""
+        """Make no more snapshots, and let all waiting calls of `next` return None."""
         self.ended = True
         if not self._next.done():
             self._next.set_result(None)
@@ -60,7 +60,7 @@ class Board:
         is_first = not self._changes.begin(self._mirror.totals(), seconds)
         snapshot = self._snapshot(seconds)
         if is_first:
-            # There is nothing yet that it could be compared with.
+            # There is no earlier status to compare with yet.
             return
         made = json.dumps(snapshot, separators=(",", ":")).encode()
         self.kept.append(made)
@@ -139,7 +139,7 @@ class Board:
 
 
 def _of_api(labels: tuple[str, ...]) -> bool:
-    """Return whether a request was of the API, by method, route and status: probes would hide how the others fare."""
+    """Return whether these labels are those of an API request: probes would distort the figures of the others."""
     return labels[1].startswith("/v1/")
 
 
@@ -157,10 +157,10 @@ def _ms(seconds: float | None) -> float | None:
 
 
 def _one(values: dict[str, float]) -> float | None:
-    """Return the value of a gauge without labels, of which at most one process tells more than zero."""
+    """Return the value of a gauge without labels; at most one process reports more than zero."""
     return max(values.values(), default=None)
 
 
 def together(snapshots: Iterable[bytes]) -> bytes:
-    """Return snapshots as one text."""
+    """Return snapshots as one JSON array."""
     return b"[%b]" % b",".join(snapshots)

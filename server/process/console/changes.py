@@ -1,4 +1,4 @@
-"""What has happened between two accounts of all that was counted."""
+"""Computes how metrics have changed between two totals."""
 
 import math
 from collections import Counter
@@ -7,7 +7,7 @@ from typing import Final
 
 from server.process.totals import Labels, Totals
 
-# Digits of rates.
+# Decimal places of rates and gauges.
 DIGITS: Final = 1
 
 Cells = Counter[float | None]
@@ -19,7 +19,7 @@ def _all(_: Labels) -> bool:
 
 
 class Changes:
-    """The difference between the last two accounts."""
+    """The difference between the last two totals."""
 
     def __init__(self) -> None:
         self._before: Totals | None = None
@@ -27,7 +27,7 @@ class Changes:
         self._seconds = 1.0
 
     def begin(self, totals: Totals, seconds: float) -> bool:
-        """Take the next account, *seconds* after the one before; return whether there was one before."""
+        """Take the next totals, *seconds* after the previous ones; return whether there were previous ones."""
         had_one = self._before is not None
         self._before = self._after if had_one else totals
         self._after, self._seconds = totals, max(seconds, 0.001)
@@ -35,15 +35,15 @@ class Changes:
 
     def sums(self, name: str, label: int | None, keep: Keep = _all) -> dict[str, float]:
         """
-        Return how much a counter, or the number of a histogram's values, has grown each second.
+        Return the rate per second of a counter, or of the observations of a histogram.
 
         Args:
-            label: Position of the label by which the sums are told apart; without one there is one sum.
+            label: Position of the label to group by; None makes one sum of all series.
 
-            keep: Says which series count.
+            keep: Returns whether a series with these labels counts.
 
         Returns:
-            The sums that are not zero.
+            The rates that are not zero, by the value of the label.
         """
         found: Counter[str] = Counter()
         for labels, cells in self._grown(name, keep):
@@ -53,7 +53,7 @@ class Changes:
         return {text: round(number / self._seconds, DIGITS) for text, number in found.items() if number > 0}
 
     def histogram(self, name: str, keep: Keep = _all) -> Cells:
-        """Return the values that a histogram has got, by upper bound; None is their sum."""
+        """Return the new observations of a histogram by upper bound; their sum is under None."""
         found: Cells = Counter()
         for _, cells in self._grown(name, keep):
             found.update(cells)
@@ -69,7 +69,8 @@ class Changes:
         for labels, cells in self._after.series.get(name, {}).items():
             if keep(labels):
                 old = before.get(labels, {})
-                # A process that crashed takes along what it had not reported: nothing is ever taken back.
+                # A total can be smaller than before, because a process that crashed did not report everything. Count
+                # that as no change.
                 grown = {bound: max(0.0, number - old.get(bound, 0.0)) for bound, number in cells.items()}
                 if any(grown.values()):
                     yield labels, Counter(grown)
@@ -77,9 +78,10 @@ class Changes:
 
 def quantile(cells: Cells, share: float) -> float | None:
     """
-    Return the value below which *share* of a histogram's values lie, None where it has none.
+    Return the value below which *share* of a histogram's observations are, or None if it has none.
 
-    It is exact to a bucket; within one, values are taken to be spread evenly. Above the last bound it is that bound.
+    The bucket is exact; within it, observations are assumed to be spread evenly. Above the last finite bound the result
+    is that bound.
     """
     bounds = sorted(bound for bound in cells if bound is not None)
     wanted = share * sum(cells[bound] for bound in bounds)

@@ -1,4 +1,4 @@
-"""The page of the console and its files, as they are in the folder `static`."""
+"""Reads the console's page and its other files from the folder `static`."""
 
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -7,7 +7,7 @@ from aiohttp import web
 
 ROOT: Final = Path(__file__).parent / "static"
 PAGE: Final = "index.html"
-# What a browser is told that they are.
+# The media type of each kind of file.
 TYPES: Final = {
     ".css": "text/css",
     ".html": "text/html",
@@ -17,18 +17,18 @@ TYPES: Final = {
 
 
 class File(NamedTuple):
-    """A file and its media type."""
+    """The contents of a file and its media type."""
 
     body: bytes
     content_type: str
 
     def answer(self) -> web.Response:
-        """Return it."""
+        """Return the file as an answer."""
         return web.Response(body=self.body, content_type=self.content_type, charset="utf-8")
 
 
 def read_files() -> dict[str, File]:
-    """Return all files by their path in the folder."""
+    """Return all files by their path below the folder."""
     return {
         path.relative_to(ROOT).as_posix(): File(path.read_bytes(), TYPES[path.suffix])
         for path in sorted(ROOT.rglob("*"))

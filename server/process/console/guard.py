@@ -1,4 +1,4 @@
-"""Whom the console lets in: who has its token, and asks for it by a name that no stranger's page can take."""
+"""Decides which requests the console admits: they need its token and a host name that no other site can use."""
 
 import asyncio
 import hmac
@@ -9,34 +9,35 @@ from typing import Final
 import yarl
 from aiohttp import web
 
-# Wrong tokens that are answered 401 in a while, and its seconds; more than a tab that was left open sends. The right
-# one is always let in, so that nobody can keep others out: its length is what keeps it from being guessed.
+# So many wrong tokens are answered 401 in this many seconds, more than a tab that was left open sends; further ones get
+# 429. The right token is always admitted, so that nobody can lock others out; its length prevents guessing.
 FAILURES_MAX: Final = 20
 FAILURES_SECONDS: Final = 60.0
 
 
 class Guard:
     """
-    Refuses who may not enter.
+    Refuses requests that may not use the console.
 
     Args:
-        token: Of the console.
+        token: The token of the console.
 
-        host: The address on which operators are answered, as it was set.
+        host: The address on which operators are answered, as in the settings.
     """
 
     def __init__(self, token: str, host: str) -> None:
         self._token = token.encode()
         self._host = host.lower()
-        # When the present while began, on the clock of the loop, and the wrong tokens in it.
+        # When the current period began, on the loop's clock, and the number of wrong tokens in it.
         self._since = 0.0
         self._failures = 0
 
     def refused_name(self, request: web.Request) -> web.Response | None:
         """
-        Return the answer to a request under a name that is not the server's own; None where it is.
+        Return a refusal if the request's host name is not the server's own, otherwise None.
 
-        A page elsewhere can have its own name point to this machine, and the browser then takes both for one site.
+        Another site can make its own name point to this machine (DNS rebinding), and the browser then treats both as
+        one site.
         """
         try:
             name = (yarl.URL(f"http://{request.headers.get('Host', '')}").host or "").lower()
@@ -47,7 +48,7 @@ class Guard:
         return refusal(421, "Ask for the console by an address such as 127.0.0.1, or as localhost.")
 
     def refused_token(self, request: web.Request) -> web.Response | None:
-        """Return the answer to a request without the token; None where it has it."""
+        """Return a refusal if the request does not have the token, otherwise None."""
         scheme, _, token = request.headers.get("Authorization", "").partition(" ")
         is_bearer = scheme.lower() == "bearer"
         if is_bearer and hmac.compare_digest(token.strip().encode(errors="surrogateescape"), self._token):
@@ -70,7 +71,7 @@ class Guard:
 
 
 def refusal(status: int, detail: str) -> web.Response:
-    """Return an answer that says why there is no other."""
+    """Return an answer that refuses a request and says why."""
     body = json.dumps({"status": status, "detail": detail})
     return web.Response(status=status, text=body, content_type="application/problem+json")
 

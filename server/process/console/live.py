@@ -1,4 +1,4 @@
-"""Server-sent events: what was in the last ten minutes, then a snapshot a second."""
+"""Streams server-sent events to viewers: the snapshots of the last ten minutes, then one each second."""
 
 import asyncio
 import contextlib
@@ -9,14 +9,14 @@ from aiohttp import web
 from server.process.console.board import Board, together
 from server.process.console.guard import refusal
 
-# Viewers at once: each holds a connection, and at its start is sent a megabyte.
+# Most viewers at once: each holds a connection and is first sent about a megabyte.
 VIEWERS_MAX: Final = 16
-# Snapshots of the past in one event.
+# Past snapshots in one event.
 PAST_AT_ONCE: Final = 60
-# Seconds in which a viewer must take what it is sent.
+# Seconds a viewer has to take an event.
 TAKE_SECONDS: Final = 10.0
-# Seconds of a stream, after which the page asks for another one: the buffers of a viewer that hangs take what is sent
-# for half an hour, and it must not have its place for so long.
+# Seconds after which a stream ends; the page then asks for another one. A viewer that hangs must not keep its place for
+# long, and its buffers could take half an hour of events before a write fails.
 LIFE_SECONDS: Final = 300.0
 
 
@@ -25,7 +25,7 @@ class Live:
     Sends snapshots to viewers.
 
     Args:
-        board: Makes them.
+        board: Makes the snapshots.
     """
 
     def __init__(self, board: Board) -> None:
@@ -33,7 +33,7 @@ class Live:
         self._viewers = 0
 
     async def stream(self, request: web.Request) -> web.StreamResponse:
-        """Send what there is, and what comes, until the viewer goes or has been served for long enough."""
+        """Send past snapshots, then new ones, until the viewer leaves or LIFE_SECONDS have passed."""
         if self._viewers >= VIEWERS_MAX:
             return refusal(503, f"There are {VIEWERS_MAX} viewers already.")
         self._viewers += 1
@@ -42,7 +42,7 @@ class Live:
             await response.prepare(request)
             await self._send(response)
         except (TimeoutError, ConnectionError):
-            # The viewer has gone, or takes nothing.
+            # The viewer has left, or does not read.
             if request.transport is not None:
                 request.transport.abort()
         finally:
@@ -60,7 +60,7 @@ class Live:
             await response.write_eof()
 
     async def _next(self, ends: float) -> bytes | None:
-        """Return the next snapshot, or None when there is none before the stream ends."""
+        """Return the next snapshot, or None if there is none before *ends*."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout_at(ends):
                 return await self._board.next()

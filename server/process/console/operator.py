@@ -1,4 +1,4 @@
-"""Look-ups and actions: operators are answered by the service's own handlers, on connections of their own."""
+"""Look-ups and actions of operators: the API's own handlers answer them, on separate PostgreSQL connections."""
 
 import asyncio
 import logging
@@ -29,22 +29,22 @@ from server.settings import Settings
 from server.store.coalescer import QueueFullError
 from server.store.errors import StoreError
 
-# Requests under way at once, and those that wait for them: a page asks for a few at once.
+# Most requests that run at once, and that wait; a page sends a few at once.
 RUNNING_MAX: Final = 4
 WAITING_MAX: Final = 32
-# Requests that an operator may make: more than a person does.
+# Rate limit of operators: more requests than a person makes.
 LIMIT: Final = Limit(100, 1, 200)
-# Of its tokens, and in the log.
+# The operators' name as an API key, in the rate limiter and in the log.
 OPERATOR: Final = "operator"
-# Children of a transfer that are shown; a hold that is captured in small parts may have many.
+# Most children of a transfer that are shown; a hold that is captured in small parts may have many.
 CHILDREN_MAX: Final = 100
-# Ledgers that can be chosen from.
+# Most ledgers to choose from.
 LEDGERS_MAX: Final = 1_000
-# Numbers of ledgers are of bigint.
+# The largest number of a ledger, which is a bigint.
 LEDGER_MAX: Final = 2**63 - 1
-# What is answered in pieces, or takes connections of its own, is not for a page.
+# Routes that are not for a page, because they answer in pieces or need their own connections.
 NOT_SHOWN: Final = frozenset({"/v1/accounts/{id}/statement", "/v1/events/stream", "/v1/balances"})
-# What an operator may change: no money is moved from here.
+# What an operator may change; the console moves no money.
 CHANGED: Final = ("/v1/api-keys", "/v1/webhook-endpoints")
 
 log = logging.getLogger(__name__)
@@ -60,10 +60,10 @@ class Ledger(msgspec.Struct):
 
 class Operator:
     """
-    Answers an operator; the service is made when it is first needed.
+    Answers an operator's look-ups and actions; makes the service when it is first needed.
 
     Args:
-        settings: Of the server.
+        settings: The settings of the server.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -77,7 +77,7 @@ class Operator:
         self._waiting = 0
 
     async def close(self) -> None:
-        """Close what was made."""
+        """Close the service, if it was made."""
         await self._stack.aclose()
 
     async def list_ledgers(self) -> web.Response:
@@ -92,7 +92,7 @@ class Operator:
         return _json(200, msgspec.json.encode(ledgers))
 
     async def list_children(self, ledger: int, name: str) -> web.Response:
-        """Answer with what was posted on top of a transfer."""
+        """Answer with the children of a transfer."""
         transfer = transfer_id(name)
         if transfer is None:
             return refusal(404, "No transfer has such an id.")
@@ -106,7 +106,7 @@ class Operator:
         return _json(200, as_strings(b"[%b]" % b",".join(render.transfer(child) for child in children)))
 
     async def serve(self, request: web.Request) -> web.Response:
-        """Answer as the API does."""
+        """Answer a request to the API as the API does."""
         ledger = int(request.match_info["ledger"])
         path, _, query = request.raw_path.partition(f"/console/ledgers/{ledger}")[2].partition("?")
         if not self._may(request.method, path):
@@ -148,10 +148,10 @@ class Operator:
     @asynccontextmanager
     async def _app(self) -> AsyncIterator[App]:
         """
-        Lend the service.
+        Yield the service to at most RUNNING_MAX requests at once.
 
         Raises:
-            QueueFullError: Too many want it.
+            QueueFullError: Too many requests wait for it.
         """
         if self._waiting >= WAITING_MAX:
             raise QueueFullError
@@ -170,7 +170,7 @@ class Operator:
 
 
 def _key(ledger_id: int) -> ApiKey:
-    """Return what an operator's requests come with: all rights in one ledger."""
+    """Return the API key of an operator's requests: it has all rights in one ledger."""
     return ApiKey(ledger_id, OPERATOR, Role.ADMIN, limit=LIMIT.counted, concurrency=RUNNING_MAX, ledger_limit=None)
 
 

@@ -1,4 +1,4 @@
-"""The routes of the console, and who may ask for them."""
+"""The routes of the console, and what each request to them needs."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -25,9 +25,11 @@ class Console:
     The console of a server.
 
     Args:
-        settings: Of the server, with a token.
+        settings: The settings of the server.
 
-        mirror: Knows the children.
+        token: The token of the console.
+
+        mirror: Holds what the children have reported.
     """
 
     def __init__(self, settings: Settings, token: str, mirror: Mirror) -> None:
@@ -39,13 +41,13 @@ class Console:
         self._operator: Operator | None = None
 
     def routes(self) -> list[web.AbstractRouteDef]:
-        """Return all of them: the page and its files are the same for everybody, the others need the token."""
+        """Return all routes. All but the page and its files, which hold no data, need the token."""
         known, named = self._with_token, self._by_name
         return [
             web.get("/console", named(self._page)),
             web.get("/console/", named(self._page)),
             web.get("/console/static/{name:.+}", named(self._file)),
-            # A head alone would never end.
+            # Allow no HEAD request: it would run like the stream and send nothing.
             web.get("/console/live", known(self._live.stream), allow_head=False),
             web.get("/console/ledgers", known(self._list_ledgers)),
             web.get(LEDGER + "/transfers/{transfer}/children", known(self._list_children)),
@@ -54,11 +56,11 @@ class Console:
         ]
 
     def end_streams(self) -> None:
-        """End what would not end by itself."""
+        """End the live streams, which would otherwise hold up the shutdown."""
         self._board.end()
 
     async def close(self) -> None:
-        """Close its connections."""
+        """Close the connections of look-ups and actions."""
         if self._operator is not None:
             await self._operator.close()
 
@@ -92,7 +94,7 @@ class Console:
 
     def _operates(self) -> "Operator":
         if self._operator is None:
-            # Loaded when it is asked for: most of the memory of this process would be for nobody.
+            # Imported when first needed: it takes most of the memory of this process, and many servers never need it.
             from server.process.console.operator import Operator  # noqa: PLC0415
 
             self._operator = Operator(self._settings)
@@ -104,10 +106,10 @@ async def _nothing(_: web.Request) -> web.Response:
 
 
 class NoConsole:
-    """In its place where there is none."""
+    """Stands in for the console of a server that has none."""
 
     def routes(self) -> list[web.AbstractRouteDef]:
-        """Return none."""
+        """Return no routes."""
         return []
 
     def end_streams(self) -> None:
@@ -116,7 +118,7 @@ class NoConsole:
 
 @asynccontextmanager
 async def open_console(settings: Settings, mirror: Mirror) -> AsyncIterator[Console | NoConsole]:
-    """Make the console, where there is to be one, and close it."""
+    """Yield the console, or a stand-in if the settings have no token for one, and close it."""
     if settings.console_token is None:
         yield NoConsole()
         return

@@ -1,6 +1,7 @@
 """
-PostgreSQL and Valkey from two Python packages, for a machine that has neither.
+Runs PostgreSQL and Valkey from two Python packages, on a machine that has neither.
 
-`servers.EmbeddedServers.open(data_dir)` finds or starts them. Nothing listens on a network, nothing is
-written outside the data directory, and on Linux no server outlives the process that started it.
+`servers.EmbeddedServers.open(data_dir)` finds or starts the servers. They do not listen on a network and write only
+below the data directory; if its path is too long, their sockets are in a temporary directory. On Linux no server
+outlives the process that started it.
 """

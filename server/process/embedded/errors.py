@@ -1,4 +1,4 @@
-"""The error of this package, and its texts for errors of the operating system."""
+"""The errors of this package, and its texts for errors of the operating system."""
 
 import contextlib
 import errno
@@ -11,15 +11,15 @@ class EmbeddedError(Exception):
 
 
 class LockedError(EmbeddedError):
-    """Another process starts or stops the servers."""
+    """Another process is starting or stopping the servers."""
 
 
 class NotRunningError(EmbeddedError):
-    """A server does not run that another process has to start."""
+    """A server that another process has to start does not run."""
 
 
-# How the C library words ENOSPC, EDQUOT and EFBIG, and PostgreSQL a write that was cut short; the
-# servers run with LC_ALL=C.
+# The C library's messages for ENOSPC, EDQUOT and EFBIG, and PostgreSQL's hint after a write that was cut short. The
+# servers run with LC_ALL=C, so the messages are in English.
 DISK_FULL_TEXTS = (
     "No space left on device",
     "Disk quota exceeded",
@@ -32,14 +32,14 @@ START_BYTES_MIN = 16 * 1024 * 1024
 
 
 def disk_full(path: Path) -> EmbeddedError:
-    """The error for a disk, quota or file-size limit that is used up."""
+    """Return the error for a full disk, or a quota or file-size limit that is reached."""
     return EmbeddedError(
         f"The disk that holds {path} is full. Free some space, or name another directory with --data-dir."
     )
 
 
 def no_ledger(path: Path) -> EmbeddedError:
-    """The error for a data directory in which nothing was ever made."""
+    """Return the error for a data directory without a ledger."""
     return EmbeddedError(
         f"There is no ledger in {path.resolve()}: name its folder with --data-dir, or make one there with `tallystick "
         "migrate`."
@@ -47,26 +47,26 @@ def no_ledger(path: Path) -> EmbeddedError:
 
 
 def failure(what: str, output: str, path: Path) -> EmbeddedError:
-    """The error for a server that did not start, with its last lines of output."""
+    """Return the error for a server that did not start, with the last lines of its output."""
     return disk_full(path) if _is_full(output, path) else EmbeddedError(f"{what}. {cause(output, path)}")
 
 
 def cause(output: str, path: Path) -> str:
-    """Say why a server ended, by its last lines of output."""
+    """Return why a server ended, according to the last lines of its output."""
     return str(disk_full(path)) if _is_full(output, path) else f"Its last words were:\n{output or '(nothing)'}"
 
 
 def _is_full(output: str, path: Path) -> bool:
     if any(text in output for text in DISK_FULL_TEXTS):
         return True
-    # A full disk may have no room for the message about it. The directory may be gone.
+    # A full disk may have no room for the message about it. The error is suppressed because the directory may be gone.
     with contextlib.suppress(OSError):
         return shutil.disk_usage(path).free < START_BYTES_MIN
     return False
 
 
 def explain(error: OSError, path: Path) -> EmbeddedError:
-    """Return the error for an error of the operating system about the data directory `path`."""
+    """Return the EmbeddedError for an error of the operating system about the data directory `path`."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         return disk_full(path)
     if error.errno == errno.EROFS:

@@ -1,4 +1,4 @@
-"""Starts embedded servers again that have ended, while a server serves with them."""
+"""Restarts embedded servers that have ended, while the service uses them."""
 
 import asyncio
 import logging
@@ -8,7 +8,7 @@ from .errors import EmbeddedError, LockedError
 from .kept import Kept
 from .servers import EmbeddedServers
 
-# Seconds after which a directory that somebody else holds is tried again.
+# Seconds before the next attempt if another process holds the directory's lock.
 HELD_SECONDS = 0.1
 
 log = logging.getLogger(__name__)
@@ -16,16 +16,16 @@ log = logging.getLogger(__name__)
 
 class Keeper:
     """
-    Starts servers again that have ended, after pauses that grow.
+    Restarts embedded servers that have ended, after growing pauses.
 
-    Nothing here waits: one that does not come up ends, which is seen like every other end.
+    It does not wait until a server takes connections: a server that fails to start ends, and `look` finds that.
 
     Args:
-        servers: They were opened by this thread, as one that serves.
+        servers: The embedded servers, opened by this thread with `serving`.
 
-        pause: Gives the seconds before a start, by how many have failed in a row.
+        pause: Returns the seconds before a start, given the number of failures in a row.
 
-        stable: Seconds of life after which an end counts as the first one again.
+        stable: After a server has run for this many seconds, its next end counts as the first failure.
     """
 
     def __init__(self, servers: EmbeddedServers, pause: Callable[[int], float], stable: float) -> None:
@@ -34,12 +34,12 @@ class Keeper:
         self._stable = stable
         self._failures: dict[Kept, int] = {}
         self._started_at: dict[Kept, float] = {}
-        # Those that have ended.
+        # Servers that have ended, each with the timer of its next start.
         self._planned: dict[Kept, asyncio.TimerHandle] = {}
         self._stopped = False
 
     def look(self) -> None:
-        """Log which servers have ended, and plan their starts; to be called when a child ends, and now and then."""
+        """Log which servers have ended and plan their starts; call this when a child ends and at regular intervals."""
         now = asyncio.get_running_loop().time()
         for kept in self.servers.kept.values():
             started_at = self._started_at.setdefault(kept, now)
@@ -51,7 +51,7 @@ class Keeper:
             self._fail(kept)
 
     def stop(self) -> None:
-        """Start none any more."""
+        """Start no more servers."""
         self._stopped = True
         for planned in self._planned.values():
             planned.cancel()

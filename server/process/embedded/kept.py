@@ -1,4 +1,4 @@
-"""A server that is in use, whoever has started it."""
+"""An embedded server that is in use, whether this process started it or found it running."""
 
 import subprocess
 import time
@@ -7,7 +7,7 @@ from .errors import cause
 from .postgres import Postgres
 from .valkey import Valkey
 
-# Seconds by which the time of a file may be behind the clock.
+# Seconds by which the time stamp of a file may be behind the clock.
 CLOCK_SECONDS = 1.0
 
 
@@ -16,38 +16,38 @@ class Kept:
     A server that is in use: a child of this process, or one that was found.
 
     Args:
-        server: What is known of it.
+        server: Its programs, files and settings.
     """
 
     def __init__(self, server: "Postgres | Valkey") -> None:
         self.server = server
         self.process: subprocess.Popen[bytes] | None = None
         self._found: int | None = None
-        # Since when its files are about the process that is in use.
+        # Log files written before this time are from an earlier process.
         self._since = 0.0
 
     @property
     def name(self) -> str:
-        """Its name in messages."""
+        """The server's name in messages."""
         return self.server.name
 
     @property
     def pid(self) -> int | None:
-        """Its process, which may have ended."""
+        """The id of its process, which may have ended."""
         return self._found if self.process is None else self.process.pid
 
     def find(self) -> bool:
-        """Return whether it runs; wait until it has finished starting or stopping."""
+        """Return whether it runs; if it is starting or stopping, wait until it is done."""
         self._take(None, self.server.find())
         return self._found is not None
 
     def start(self) -> None:
-        """Start it, or take the one that runs: see `Postgres.start`."""
+        """Start it, or use the one that runs: see `Postgres.start`."""
         running = self.server.running()
         self._take(self.server.start() if running is None else None, running)
 
     def wait(self) -> None:
-        """Return when it takes connections after `start`."""
+        """Wait until it takes connections after `start`."""
         if self.process is not None:
             self.process = self.server.wait(self.process)
 
@@ -58,13 +58,13 @@ class Kept:
             self._found, self.process = self.process.pid, None
 
     def has_ended(self) -> bool:
-        """Whether it does not run any more."""
+        """Return whether it no longer runs."""
         if self.process is not None:
             return self.process.poll() is not None
         return self._found is None or self.server.running() != self._found
 
     def ending(self) -> str:
-        """Say how it ended, and what it last said."""
+        """Return how it ended, with the last lines of its output."""
         code = None if self.process is None else self.process.returncode
         how = "" if code is None else f": signal {-code}" if code < 0 else f": code {code}"
         said = cause(self.server.last_words(self._since), self.server.directory.path)

@@ -1,9 +1,9 @@
 """
-`initdb` for a user without a name, such as the one that OpenShift gives to a container.
+Makes an `initdb` for a user without a name, such as the one that OpenShift gives to a container.
 
-`initdb` looks up the name of its user, prints it, and stops without one; so does `postgres --single`, which it runs.
-Neither uses the name otherwise, and the server never looks it up. So copies of both programs call another function of
-the C library, which returns the first user of the system.
+`initdb` looks up the name of its user, prints it, and stops if there is none; so does `postgres --single`, which it
+runs. Neither uses the name for anything else, and the server never looks it up. So this module makes copies of both
+programs that call another function of the C library, which returns the first user of the system.
 """
 
 import contextlib
@@ -15,7 +15,7 @@ from pathlib import Path
 from .account import Account
 from .binaries import postgres_bin
 
-# Names in the programs' tables of imported functions: of equal length and version, and with the same type of result.
+# Names in the programs' tables of imported functions. Both have the same length, version and type of result.
 ASKED, ANSWERED = b"\0getpwuid\0", b"\0getpwent\0"
 PROGRAMS = ("initdb", "postgres")
 FOLDER = "programs.new"
@@ -24,9 +24,10 @@ FOLDER = "programs.new"
 @contextlib.contextmanager
 def initdb_for(account: Account, folder: Path) -> Iterator[Path]:
     """
-    Give the path of an `initdb` for `account`; `folder` takes copies of programs until the end.
+    Yield the path of an `initdb` for `account`; copies of programs are in `folder` until the context ends.
 
-    Elsewhere than on Linux it is the one of the package, which wants a name: macOS runs no changed copy of a program.
+    On other systems than Linux this is the package's own `initdb`, which needs a name: macOS does not run modified
+    programs.
     """
     if not account.nameless or sys.platform != "linux":
         yield postgres_bin("initdb")
@@ -46,11 +47,11 @@ def _copy(place: Path) -> Path:
     copy = place / home.relative_to(packages)
     for step in (place, copy.parent, copy, copy / "bin"):
         step.mkdir()
-        # Whatever the umask is: the account has to enter.
+        # mkdir applies the umask, but the account must be able to enter.
         step.chmod(0o755)
     for name in ("lib", "share"):
         (copy / name).symlink_to(home / name)
-    # Where the wheel's builder put the libraries.
+    # The wheel keeps its libraries here.
     for libraries in packages.glob(f"{home.parent.name}.libs"):
         (place / libraries.name).symlink_to(libraries)
     for name in PROGRAMS:

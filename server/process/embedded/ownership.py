@@ -1,4 +1,4 @@
-"""The owner of the servers of a data directory: the process that started them, with which they end."""
+"""The owner of a data directory's servers: the process that started them and with which they end."""
 
 import os
 import time
@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from .directory import OWNER, DataDirectory, try_lock, unlock
 from .errors import EmbeddedError
 
-# How long a command may keep servers that a `serve` waits for; most take a second, an audit takes longer.
+# Seconds that `serve` waits for a command that owns the servers. Most commands take a second; an audit takes longer.
 COMMAND_SECONDS = 60.0
 POLL_SECONDS = 0.02
 
 SERVES, COMMAND = b"serve", b"command"
-# Bytes of what the owner notes: its process, which of the two it is, and the servers.
+# Bytes of the owner's note: its process id, one of the two roles above, and its servers.
 NOTES_BYTES = 50
 
 
@@ -24,14 +24,14 @@ class Ownership:
     descriptor: int
 
     def release(self) -> None:
-        """Release it, also for forked workers that inherited it."""
+        """Release the lock, also for forked workers that inherited it."""
         unlock(self.descriptor)
         os.close(self.descriptor)
 
 
 @dataclass(frozen=True)
 class Owner:
-    """Another process, whether it serves, and the servers that it needs."""
+    """Another process that owns the servers, whether it serves, and which servers it needs."""
 
     pid: int
     serves: bool
@@ -39,7 +39,7 @@ class Owner:
 
 
 def own(directory: DataDirectory, servers: Sequence[str], *, serving: bool) -> Ownership | None:
-    """Become the owner of these servers, or return None if another process is; only while the directory is locked."""
+    """Become the owner of the servers, or return None if another process is; only while the directory is locked."""
     descriptor = directory.open_lock(OWNER)
     if not try_lock(descriptor):
         os.close(descriptor)
@@ -50,7 +50,7 @@ def own(directory: DataDirectory, servers: Sequence[str], *, serving: bool) -> O
 
 
 def owner_of(directory: DataDirectory) -> Owner:
-    """Return the owner that `own` has just met."""
+    """Return the owner, after `own` has returned None."""
     descriptor = directory.open_lock(OWNER)
     try:
         noted = os.pread(descriptor, NOTES_BYTES, 0).decode("ascii", "replace").split()

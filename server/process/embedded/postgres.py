@@ -31,7 +31,7 @@ SOCKET = f".s.PGSQL.{PORT}"
 # The file with the password, in the format of PostgreSQL's `passfile`: addresses need not contain it.
 PASSFILE = "postgres.pgpass"
 PASSWORD_BYTES = 32
-# The file from which initdb reads it; removed afterwards.
+# The file from which initdb reads the password; removed afterwards.
 INITDB_PASSWORD = "postgres.password.new"  # noqa: S105 (the name of a file)
 
 # pg_hba.conf: which clients are admitted, and by which method.
@@ -42,33 +42,33 @@ local replication all {method}
 """
 WITH_PASSWORD, WITHOUT_PASSWORD = "scram-sha-256", "trust"
 
-# A healthy local server answers in a few milliseconds, a starting one refuses as fast.
+# A healthy local server answers in a few milliseconds, and a starting one refuses as quickly.
 ANSWER_SECONDS = 2.0
 
-# initdb takes 0.4 s on a laptop; a slow disk that syncs a thousand files takes a minute.
+# initdb takes 0.4 s on a laptop, and a minute on a slow disk that has to sync a thousand files.
 INITDB_SECONDS = 120.0
 INITDB_STOP_STEPS = (("SIGTERM", 5.0), ("SIGKILL", 5.0))
 
-# After a crash the server first reads back the log since the last checkpoint: half a minute for
-# max_wal_size of it, more on a slow machine.
+# After a crash the server first replays the write-ahead log since the last checkpoint: half a minute for max_wal_size
+# of it, more on a slow machine.
 START_SECONDS = 120.0
 POLL_SECONDS = 0.01
 
-# A server that reads back its log says so; one that says nothing for this long is frozen.
+# A server that replays its log answers that it is starting; one that does not answer for this long is frozen.
 SILENT_SECONDS = 10.0
 
-# SIGINT ends all sessions and writes one checkpoint; SIGQUIT leaves that to the next start, and
-# the server itself needs 5 s of it for a stuck session; SIGKILL is for a frozen server.
+# SIGINT ends all sessions and writes a checkpoint. SIGQUIT leaves that work to the next start; the server itself waits
+# up to 5 s of these 10 for a stuck session. SIGKILL is for a frozen server.
 STOP_STEPS = (("SIGINT", 30.0), ("SIGQUIT", 10.0), ("SIGKILL", 5.0))
 
-# Copying the template's 8 MB takes 20 ms, and a minute where the disk is busy with others.
+# Copying the template's 8 MB takes 20 ms, and up to a minute on a disk that is busy with other work.
 CREATE_SECONDS = 60.0
 
-# Message of the server while sessions of a killed server still hold its shared memory.
+# The server's message while sessions of a killed server still hold its shared memory.
 ORPHANS_TEXT = "pre-existing shared memory block"
 ORPHANS_PAUSE_SECONDS = 0.1
 
-# Sorted by bytes, on every machine alike: no system locale, whose updates break indexes.
+# Text sorts by bytes, the same on every machine. A system locale is not used, because its updates break indexes.
 INITDB_OPTIONS = (
     f"--username={USER}",
     f"--auth={WITH_PASSWORD}",
@@ -84,14 +84,14 @@ IDENTIFY = """
            EXISTS (SELECT FROM pg_database WHERE datname = 'tallystick')
 """
 
-# Refusals that are temporary: starting or stopping, all connections taken, ended by an administrator.
+# Temporary refusals: the server is starting or stopping, all connections are taken, an administrator ended the session.
 PASSING = {"57P03", "53300", "57P01", "57P02"}
 DISK_FULL = "53100"
 
 
 @dataclass(frozen=True)
 class Postgres:
-    """The PostgreSQL of one data directory."""
+    """The PostgreSQL server of one data directory."""
 
     name: ClassVar = "PostgreSQL"
 
@@ -105,7 +105,7 @@ class Postgres:
 
     @property
     def passfile(self) -> Path:
-        """The file with the password: for its owner only, and missing where an earlier release made the cluster."""
+        """The file with the password, readable only by its owner; missing if an earlier release made the cluster."""
         return self.directory.path / PASSFILE
 
     def _address(self, database: str) -> str:
@@ -113,7 +113,7 @@ class Postgres:
         return f"postgresql://{USER}@/{database}?host={quote(str(self.sockets))}&port={PORT}{passfile}"
 
     def find(self) -> int | None:
-        """Return the pid of the server if it runs; wait until it has finished starting or stopping."""
+        """Return the pid of the server if it runs; if it is starting or stopping, wait until it is done."""
         began = time.monotonic()
         while True:
             trouble = self._probe()
@@ -136,7 +136,7 @@ class Postgres:
         return None if pid is None or not self._is_ours(pid) else pid
 
     def start(self) -> "subprocess.Popen[bytes]":
-        """Start the server, making its files at the first time; it takes connections a moment later: see `wait`."""
+        """Start the server, after making its files the first time; `wait` waits until it takes connections."""
         self._check_version()
         if not self.directory.cluster.exists():
             self._initdb()
@@ -144,7 +144,7 @@ class Postgres:
         return self._spawn()
 
     def wait(self, process: "subprocess.Popen[bytes]") -> "subprocess.Popen[bytes]":
-        """Return the server that takes connections: *process*, or one that had to be started in its place."""
+        """Wait until the server takes connections; return *process*, or the process that had to replace it."""
         deadline = time.monotonic() + START_SECONDS
         while True:
             try:
@@ -164,7 +164,7 @@ class Postgres:
         child.stop(process, STOP_STEPS)
 
     def last_words(self, since: float) -> str:
-        """Return the last lines of the server: of its output, then of its own log."""
+        """Return the last lines of the server's output, then of its own log."""
         logs = [self._output, *self.directory.logs.glob("postgres-???.log")]
         return "\n".join(filter(None, (child.tail(log, since) for log in logs)))
 
@@ -185,7 +185,7 @@ class Postgres:
         return self.directory.logs / "postgres-start.log"
 
     def _probe(self) -> Exception | None:
-        """Return None when our server answers and its database exists, otherwise the error."""
+        """Return None if our server answers, otherwise the error; make the database if it does not exist."""
         try:
             [(place, has_database)] = self._ask(IDENTIFY)
             if place == str(self.directory.cluster) and not has_database:
@@ -213,13 +213,13 @@ class Postgres:
         return None
 
     def _ask(self, sql: str, seconds: float = ANSWER_SECONDS) -> "list[asyncpg.Record]":
-        """Run one statement on a connection of its own."""
-        # On a thread of its own: the thread of the caller may have a running loop.
+        """Run one statement on its own connection."""
+        # Use a separate thread: the caller's thread may have a running loop.
         with ThreadPoolExecutor(1) as threads:
             return threads.submit(asyncio.run, _ask(self._address("postgres"), sql, seconds)).result()
 
     def _set_password(self) -> None:
-        """Set a password of the superuser and keep it; the next start requires it."""
+        """Set the superuser's password and write it to the passfile; the next start requires it."""
         password = secrets.token_urlsafe(PASSWORD_BYTES)
         self._ask(f"ALTER ROLE {USER} PASSWORD '{password}'")
         self._keep_password(password)
@@ -232,7 +232,7 @@ class Postgres:
         self.directory.write_private(self.directory.cluster / "pg_hba.conf", rules)
 
     def _wait_until_ready(self, process: "subprocess.Popen[bytes]", deadline: float) -> bool:
-        """True when it answers, False when sessions of a killed server are in its way."""
+        """Return True when the server answers, or False if sessions of a killed server prevent its start."""
         since = time.time() - 1
         while True:
             trouble = self._probe()
@@ -249,7 +249,7 @@ class Postgres:
                 raise failure(what, self.last_words(since), self.directory.path)
 
     def _initdb(self) -> None:
-        # Made under another name and renamed when complete: a process killed half-way leaves no incomplete cluster.
+        # Make it under another name and rename it when complete, so that a kill half-way leaves no incomplete cluster.
         draft = self.directory.cluster.with_name("postgres.new")
         with contextlib.suppress(FileNotFoundError):
             shutil.rmtree(draft)
@@ -299,20 +299,20 @@ class Postgres:
             return None
 
     def _is_ours(self, pid: int) -> bool:
-        """Whether that process is a postgres that was given our directory."""
+        """Return whether that process is a postgres that was started with our directory."""
         return f"postgres -D {self.directory.cluster} --" in child.command_line(pid)
 
     def _remove_leftovers(self) -> None:
-        """Remove what a crash left behind; only after `find` found no server."""
+        """Remove the files that a crash left behind; only after `find` found no server."""
         for name in (SOCKET, f"{SOCKET}.lock"):
             (self.sockets / name).unlink(missing_ok=True)
         notes = self.directory.cluster / "postmaster.pid"
         with contextlib.suppress(FileNotFoundError):
             _, _, rest = notes.read_text().partition("\n")
             if rest:
-                # The pid in the file may belong to another process by now, and postgres would not start. A pid
-                # equal to its own parent's counts as dead for it; it still does the safer check, whether
-                # anything holds the shared memory of the old server.
+                # The pid in the file may belong to another process by now, and postgres would then not start. It
+                # treats the pid of its own parent as dead, so write ours. It still makes the safer check: whether
+                # any process holds the shared memory of the old server.
                 self.directory.write_private(notes, f"{os.getpid()}\n{rest}")
             else:
                 notes.unlink()

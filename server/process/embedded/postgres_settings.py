@@ -2,62 +2,62 @@
 
 from pathlib import Path
 
-# A log above this is removed at the next start; the days of the week below bound their number.
+# A log larger than this is removed at the next start. There are at most seven logs, one for each day of the week.
 LOG_BYTES_MAX = 16_777_216
 
-# Given on the command line: no file and no ALTER SYSTEM can change them.
+# Settings are given on the command line, so that no file and no ALTER SYSTEM can change them.
 SETTINGS = {
-    # A commit that was answered survives a power cut: nothing here may ever be off.
+    # A commit that was answered must survive a power cut, so none of these may ever be off.
     "fsync": "on",
     "full_page_writes": "on",
     "synchronous_commit": "on",
-    # Only processes of this machine that may enter the private socket directory can connect.
+    # Only processes on this machine that may enter the private socket directory can connect.
     "listen_addresses": "",
     "unix_socket_permissions": "0700",
-    # The one way in, whatever a file of the cluster says: pg_hba.conf asks for it.
+    # pg_hba.conf requires this method, whatever a file of the cluster says.
     "password_encryption": "scram-sha-256",
-    # 20 workers with a posting and a read pool of a few connections each; 5 MB apiece at work.
+    # Enough for 20 workers with a few posting and reading connections each; a busy connection takes 5 MB.
     "max_connections": "200",
-    # Holds the hot accounts, keys and index tips of a large ledger, and fits a small machine.
+    # This holds the hot accounts, keys and index tips of a large ledger, and fits in a small machine.
     "shared_buffers": "256MB",
-    # 4 GB of log between checkpoints: few full pages are written again, and reading it back after
-    # a crash takes half a minute (8 s a GB were measured). The minimum stays for reuse.
+    # With 4 GB of log between checkpoints few full pages are written again, and replaying it after a crash takes half a
+    # minute (8 s per GB were measured). Files up to the minimum are kept for reuse.
     "max_wal_size": "4GB",
     "min_wal_size": "256MB",
-    # A new file of the log is not written full of zeros first: all commits waited 50 ms for that, more than once a
-    # second under load. Blocks are then allocated as they are needed; a commit alone was as fast as before (ext4).
+    # Do not fill new log files with zeros first: under load, all commits waited 50 ms for that more than once a second.
+    # Without it, blocks are allocated as they are needed, and a single commit was as fast as before (on ext4).
     "wal_init_zero": "off",
     "checkpoint_timeout": "15min",
     "checkpoint_completion_target": "0.9",
-    # These binaries know only pglz. It made the log after a checkpoint a fifth of its size and
-    # took a quarter of the rate (pgbench, 16 clients, 2 cores): the disk is the cheaper part.
+    # These binaries have only pglz. It reduced the log after a checkpoint to a fifth of its size but cost a quarter of
+    # the throughput (pgbench, 16 clients, 2 cores), and disk space is cheaper.
     "wal_compression": "off",
-    # Short indexed statements: compiling costs more than it saves, and all data is on an SSD
-    # or in memory.
+    # Statements are short and use indexes, so compiling them costs more than it saves.
     "jit": "off",
+    # All data is on an SSD or in memory.
     "random_page_cost": "1.1",
-    # Balances are updated all day and transfers only appended: little and often keeps the row
-    # versions of hot accounts few and index-only scans possible.
+    # Balances are updated all day, and transfers are only appended. Frequent small vacuums keep the row versions of hot
+    # accounts few and index-only scans possible.
     "autovacuum_naptime": "10s",
     "autovacuum_vacuum_scale_factor": "0.05",
     "autovacuum_vacuum_insert_scale_factor": "0.05",
     "autovacuum_analyze_scale_factor": "0.05",
     "autovacuum_vacuum_cost_limit": "1000",
-    # A transaction forgotten in a terminal would hold back the feed and vacuum for ever.
+    # A transaction left open in a terminal would block the feed and vacuum for ever.
     "idle_in_transaction_session_timeout": "60s",
-    # The machine's own zone and language have no part in what is stored or logged.
+    # What is stored or logged must not depend on the machine's time zone and language.
     "timezone": "UTC",
     "log_timezone": "UTC",
     "lc_messages": "C",
-    # One file per day of the week, emptied when its day comes again.
+    # One file for each day of the week; it is emptied when the day comes again.
     "logging_collector": "on",
     "log_filename": "postgres-%a.log",
     "log_file_mode": "0600",
     "log_rotation_age": "1d",
     "log_rotation_size": "0",
     "log_truncate_on_rotation": "on",
-    # An error of a statement goes to the client that sent it, and its text can hold a row's
-    # contents or a secret: the server itself writes down only what concerns the server.
+    # The text of a statement's error can hold a row's contents or a secret, and the client gets it anyway. So the
+    # server logs only what concerns the server itself.
     "log_min_messages": "log",
     "log_min_error_statement": "panic",
     "log_error_verbosity": "terse",
@@ -70,8 +70,8 @@ SETTINGS = {
 
 
 def as_arguments(cluster: Path, sockets: Path, logs: Path, port: int) -> list[str]:
-    """The command line of `postgres` after its name."""
-    # Relative to the cluster: the path above may hold any character.
+    """Return the arguments of the command `postgres`."""
+    # The log directory is relative to the cluster, because the path above it may contain any character.
     places = {
         "port": str(port),
         "unix_socket_directories": str(sockets),

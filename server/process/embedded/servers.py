@@ -1,4 +1,4 @@
-"""Both servers of one data directory, as one context manager."""
+"""Opens both servers of one data directory, as one context manager."""
 
 import contextlib
 import os
@@ -18,7 +18,7 @@ from .ownership import COMMAND_SECONDS, Ownership, own, owner_of, wait_for_owner
 
 Kind = Literal["postgres", "redis"]
 
-# Seconds for which a command waits for a server that the owner of the directory starts again: longer than its pauses.
+# Seconds that a command waits for the directory's owner to restart a server: longer than the owner's pauses.
 AGAIN_SECONDS = 15.0
 AGAIN_POLL_SECONDS: Final = 0.1
 
@@ -27,14 +27,14 @@ class EmbeddedServers:
     """
     The PostgreSQL and the Valkey of one data directory.
 
-    Servers that were running already are used and left alone; those started here end with
-    `close`, and on Linux also with this process, however it ends.
+    Servers that were already running are used and left running. Servers started here end with `close`, and on Linux
+    also with this process, however it ends.
     """
 
     def __init__(self) -> None:
         self.database_url: str | None = None
         self.redis_url: str | None = None
-        # Those in use, in the order of their starts.
+        # The servers in use, in the order of their starts.
         self.kept: dict[Kind, Kept] = {}
         self._directory: DataDirectory | None = None
         self._ownership: Ownership | None = None
@@ -52,13 +52,13 @@ class EmbeddedServers:
         patient: bool = True,
     ) -> "EmbeddedServers":
         """
-        Find or start the servers of `data_dir`; to be called from the main thread.
+        Find or start the servers of `data_dir`; call this from the main thread.
 
-        A process that is `serving` never uses servers that end with another process: it waits for a command to end,
-        and raises an error when another process serves. Beside a process that serves, nobody else starts the servers
-        that it keeps: who is `patient` waits until it has started them again.
+        With `serving`, servers that end with another process are not used: this waits for a command to end, and raises
+        an error if another process serves. While a process serves, no other process starts its servers: with `patient`,
+        this waits until that process has restarted them.
 
-        Without `making`, nothing is made where there is no ledger.
+        Without `making`, nothing is made if there is no ledger, and an error is raised.
         """
         servers = cls()
         try:
@@ -73,12 +73,12 @@ class EmbeddedServers:
 
     @property
     def postgres_pid(self) -> int | None:
-        """The process of PostgreSQL, if it is in use."""
+        """The process id of PostgreSQL, if it is in use."""
         return self.kept["postgres"].pid if "postgres" in self.kept else None
 
     @property
     def redis_pid(self) -> int | None:
-        """The process of Valkey, if it is in use."""
+        """The process id of Valkey, if it is in use."""
         return self.kept["redis"].pid if "redis" in self.kept else None
 
     @property
@@ -93,33 +93,33 @@ class EmbeddedServers:
 
     def start_again(self, kept: Kept) -> None:
         """
-        Start one that has ended, or find that somebody else has; it takes connections later, or ends.
+        Start a server that has ended, unless another process has started it; do not wait until it takes connections.
 
-        To be called from the thread that has opened this object.
+        Call this from the thread that opened this object.
 
         Raises:
-            LockedError: Another process looks for servers or stops them.
-            EmbeddedError: It cannot be started.
+            LockedError: Another process is starting or stopping servers.
+            EmbeddedError: The server cannot be started.
         """
         assert self._directory is not None, "it was opened"
         try:
             with self._directory.locked(0):
                 if kept is self.kept.get("postgres") and not self._directory.cluster.exists():
-                    # An empty one in its place would be taken for the ledger.
+                    # A new, empty cluster would be mistaken for the ledger.
                     raise no_ledger(self._directory.path)
                 kept.start()
         except OSError as error:
             raise explain(error, self._directory.path) from error
 
     def close(self) -> None:
-        """Stop what was started here; a second call does nothing."""
+        """Stop the servers that were started here; a second call does nothing."""
         if os.getpid() != self._opened_by:
-            # A forked worker inherits this object, and its end must not stop its siblings' servers.
+            # A forked worker inherits this object, but its end must not stop the servers of the other workers.
             return
         with contextlib.ExitStack() as stack:
             if self.started and self._directory is not None:
-                # A process that opens the directory now waits, instead of finding servers that stop. If the
-                # directory is gone or stuck, they are stopped all the same.
+                # With the lock held, a process that opens the directory now waits, instead of finding servers that are
+                # stopping. If the directory is gone or stuck, the servers are stopped without the lock.
                 with contextlib.suppress(EmbeddedError, OSError):
                     stack.enter_context(self._directory.locked())
             for kept in reversed(self.kept.values()):
@@ -144,7 +144,7 @@ class EmbeddedServers:
     ) -> None:
         if not (making or data_dir.exists()):
             raise no_ledger(data_dir)
-        # Checked before anything is made: a missing package leaves no directory behind.
+        # Look for the programs before making anything, so that a missing package leaves no directory behind.
         programs = [postgres_bin("postgres")] if with_postgres else []
         programs += [valkey_bin()] if with_redis else []
         directory = self._directory = DataDirectory.prepare(data_dir, *programs)
@@ -168,14 +168,14 @@ class EmbeddedServers:
                         return
                     if not patient or time.monotonic() > began + AGAIN_SECONDS:
                         raise absent
-            # Not while the directory is locked: the owner locks it before it ends, or starts a server again.
+            # Wait without the lock: the owner needs it to end or to restart a server.
             if serving:
                 wait_for_owner(directory, began + COMMAND_SECONDS)
             else:
                 time.sleep(AGAIN_POLL_SECONDS)
 
     def _find_or_start(self, directory: DataDirectory, wanted: list[Kind]) -> NotRunningError | None:
-        """Return the error for one that another process has to start, or None when all run."""
+        """Find or start these servers; return None if all run, or an error if another process has to start one."""
         sockets = directory.sockets()
         database = postgres.Postgres(directory, sockets)
         cache = valkey.Valkey(directory, sockets)
@@ -193,7 +193,7 @@ class EmbeddedServers:
                 )
             else:
                 missing.append(kind)
-        # All start at the same time, and PostgreSQL takes longer.
+        # Start all at the same time, then wait for Valkey first, because PostgreSQL takes longer.
         for kind in missing:
             self.kept[kind] = Kept(programs[kind])
             self.kept[kind].start()

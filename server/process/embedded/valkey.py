@@ -1,4 +1,4 @@
-"""The embedded Valkey, a Redis server: a cache that may be lost at any moment."""
+"""The embedded Valkey, a Redis server: finds or starts it. It is a cache that may be lost at any moment."""
 
 import contextlib
 import signal
@@ -19,24 +19,24 @@ PID_FILE = "valkey.pid"
 # A healthy local server answers in a few milliseconds.
 ANSWER_SECONDS = 2.0
 
-# It has nothing to read at its start, and answers after some 10 ms.
+# It reads nothing when it starts, and answers after about 10 ms.
 START_SECONDS = 5.0
 POLL_SECONDS = 0.005
 
-# It has nothing to save, so it is killed: asked to end, it would go on answering for up to 100 ms, and a start in that
-# time would take it for a server that stays.
+# It has nothing to save, so it is killed. After SIGTERM it would go on answering for up to 100 ms, and a start in that
+# time would mistake it for a server that stays.
 STOP_STEPS = (("SIGKILL", 5.0),)
 
 SETTINGS = {
     "port": "0",
     "unixsocketperm": "700",
-    # PostgreSQL alone is the truth: nothing here is worth a write to the disk.
+    # PostgreSQL alone holds the truth, so nothing here is worth a write to the disk.
     "save": "",
     "appendonly": "no",
-    # Room for the buckets, the snapshots, and some minutes of answers: docs/how-to/deployment.md counts them.
+    # Room for the buckets, the snapshots, and a few minutes of answers: docs/how-to/deployment.md has the figures.
     "maxmemory": "256mb",
-    # What has a lifetime can be made again, so the coldest of it goes. Buckets have none: a limit is
-    # never forgotten for want of memory.
+    # Entries with a lifetime can be made again, so the coldest of them are evicted. Buckets have no lifetime, so that a
+    # limit is never forgotten when memory is short.
     "maxmemory-policy": "volatile-lru",
     "maxclients": "1000",
     "daemonize": "no",
@@ -45,12 +45,12 @@ SETTINGS = {
 
 
 class NotAnsweringError(Exception):
-    """The server does not answer, or with an error; the message says why."""
+    """The server does not answer, or answers with an error; the message says why."""
 
 
 @dataclass(frozen=True)
 class Valkey:
-    """The Valkey of one data directory."""
+    """The Valkey server of one data directory."""
 
     name: ClassVar = "Valkey"
 
@@ -81,11 +81,11 @@ class Valkey:
     def running(self) -> int | None:
         """Return the pid of the server if it runs, whether or not it answers."""
         pid = self._noted_pid()
-        # It calls itself by the place where it listens.
+        # Valkey shows the path of its socket in its process title.
         return None if pid is None or str(self.socket) not in child.command_line(pid) else pid
 
     def start(self) -> "subprocess.Popen[bytes]":
-        """Start the server, which takes connections a moment later: see `wait`."""
+        """Start the server; `wait` waits until it takes connections."""
         self.socket.unlink(missing_ok=True)
         places = {"unixsocket": str(self.socket), "pidfile": str(self.sockets / PID_FILE)}
         settings = {**SETTINGS, **places}
@@ -98,7 +98,7 @@ class Valkey:
         )
 
     def wait(self, process: "subprocess.Popen[bytes]") -> "subprocess.Popen[bytes]":
-        """Return a server just started when it takes connections."""
+        """Wait until a server that was just started takes connections, and return it."""
         deadline = time.monotonic() + START_SECONDS
         while True:
             with contextlib.suppress(ConnectionRefusedError, NotAnsweringError):
@@ -112,13 +112,13 @@ class Valkey:
                 raise failure(what, child.tail(self._output), self.directory.path)
 
     def stop(self, process: "subprocess.Popen[bytes]") -> None:
-        """Stop a server that was started here, and remove its socket, where the next start looks first."""
+        """Stop a server that was started here, and remove its socket, because `find` looks there first."""
         child.stop(process, STOP_STEPS)
         with contextlib.suppress(OSError):
             self.socket.unlink()
 
     def last_words(self, since: float) -> str:
-        """Return the last lines of the server."""
+        """Return the last lines of the server's output."""
         return child.tail(self._output, since)
 
     @property
@@ -132,13 +132,13 @@ class Valkey:
 
     def _ask(self) -> int:
         """
-        Return the pid of the server, by `INFO`.
+        Return the pid of the server, from `INFO`.
 
         Raises:
-            ConnectionRefusedError: Nobody listens at the socket.
-            NotAnsweringError: The server there does not answer, or with an error.
+            ConnectionRefusedError: No server listens at the socket.
+            NotAnsweringError: The server there does not answer, or answers with an error.
         """
-        # Loading the driver takes a tenth of a second, in which PostgreSQL starts.
+        # Loading the driver takes a tenth of a second, so load it here, while PostgreSQL starts.
         from redis import Redis, RedisError  # noqa: PLC0415
         from redis.backoff import NoBackoff  # noqa: PLC0415
         from redis.retry import Retry  # noqa: PLC0415
