@@ -23,13 +23,14 @@ from server.process.reporting import report
 from server.settings import Settings
 from server.store.background import stop
 
-# Seconds between the end of listening and the closing of idle connections: connections that the kernel had already
-# accepted can still send a request.
-STOP_LISTENING_SECONDS: Final = 0.25
-# The same for a worker that has a successor: a client that sends within this time gets `Connection: close`; idle
-# connections are then closed.
-RETIRE_SECONDS: Final = 5.0
-RETIRE_POLL_SECONDS: Final = 0.05
+# Seconds after which the event loop has counted every connection that the kernel had accepted.
+ACCEPT_SECONDS: Final = 0.25
+# Seconds that idle connections stay open after the listener is closed; a request that comes in this time is answered
+# with `Connection: close`. A balancer that checks once a second needs almost as long to notice that a server stops, and
+# until then it sends requests on connections that it has kept. A swapped worker can wait longer: its successor serves.
+STOP_IDLE_SECONDS: Final = 2.0
+RETIRE_IDLE_SECONDS: Final = 5.0
+IDLE_POLL_SECONDS: Final = 0.05
 # Seconds that running requests get to finish: a little more than the deadline of a posting.
 SHUTDOWN_SECONDS: Final = 6.0
 # Thresholds of the garbage collector: new objects before it scans the youngest generation, and scans of each generation
@@ -132,7 +133,7 @@ class Worker:
             # The supervisor keeps the socket open, so the successor gets the connections that wait in its queue.
             log.info("retiring")
             await site.stop()
-            await self._let_clients_go(app)
+            await self._let_clients_go(app, RETIRE_IDLE_SECONDS)
         else:
             log.info("stopping")
             app.readiness.draining = True
@@ -140,17 +141,17 @@ class Worker:
             await site.stop()
         if self._stop.is_set():
             app.readiness.draining = True
-            await asyncio.sleep(STOP_LISTENING_SECONDS)
+            await self._let_clients_go(app, STOP_IDLE_SECONDS)
         await runner.cleanup()
 
-    async def _let_clients_go(self, app: App) -> None:
-        """Wait until no client is connected, the whole server stops, or RETIRE_SECONDS have passed."""
-        # A connection that the loop has just accepted is not counted yet.
-        await asyncio.sleep(STOP_LISTENING_SECONDS)
-        for _ in range(round(RETIRE_SECONDS / RETIRE_POLL_SECONDS)):
-            if self._stop.is_set() or not app.server.open_connections.count:
+    async def _let_clients_go(self, app: App, seconds: float) -> None:
+        """Wait until no client is connected, so many seconds have passed, or a worker that retires has to stop."""
+        stopping = self._stop.is_set()
+        await asyncio.sleep(ACCEPT_SECONDS)
+        for _ in range(round(seconds / IDLE_POLL_SECONDS)):
+            if self._stop.is_set() != stopping or not app.server.open_connections.count:
                 return
-            await asyncio.sleep(RETIRE_POLL_SECONDS)
+            await asyncio.sleep(IDLE_POLL_SECONDS)
 
 
 async def accept_the_rest(app: App, listener: socket.socket) -> None:

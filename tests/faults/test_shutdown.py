@@ -1,8 +1,11 @@
 """Told to stop under load: nobody is left without a definite answer; told twice, it stops at once."""
 
 import asyncio
+import errno
 import random
 import signal
+import socket
+import time
 from collections.abc import AsyncIterator
 from functools import partial
 from pathlib import Path
@@ -10,7 +13,9 @@ from typing import NamedTuple
 
 import aiohttp
 import pytest
+import yarl
 
+from server.process.worker import STOP_IDLE_SECONDS
 from tests.support.client import Client
 from tests.support.history import History
 from tests.support.locks import held, somebody_waits
@@ -76,6 +81,30 @@ async def test_told_to_stop_under_load(running: Running, kept_alive: bool) -> No
     assert history.count("unknown") == 40
     assert history.count("posted") == len(history.operations) - 40
     await history.check()
+
+
+async def test_idle_connections_are_kept_for_a_while(running: Running) -> None:
+    """A balancer that has not noticed the stop may still send a request on a connection that it has kept."""
+    server, client, _ = running
+    url = yarl.URL(client.url)
+    address = (url.host, url.port)
+    with socket.create_connection(address) as idle:
+        idle.setblocking(False)
+        began = time.monotonic()
+        server.kill(signal.SIGTERM)
+        await until(partial(refused, address))
+        answer = await client.get("/v1/accounts/alice")
+        assert (answer.status, answer.headers["Connection"]) == (200, "close")
+        async with asyncio.timeout(20):
+            assert await asyncio.get_running_loop().sock_recv(idle, 1) == b""
+        assert time.monotonic() - began > STOP_IDLE_SECONDS
+    assert await server.wait() == 0
+
+
+def refused(address: tuple[str | None, int | None]) -> bool:
+    """Whether nothing listens there any more."""
+    with socket.socket() as probe:
+        return probe.connect_ex(address) == errno.ECONNREFUSED
 
 
 async def test_told_to_stop_while_postings_run(running: Running, database_url: str) -> None:
