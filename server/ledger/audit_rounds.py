@@ -10,7 +10,7 @@ from server.store.postgres import Database
 
 
 class Round(msgspec.Struct):
-    """One way through a ledger; `place` is null when it is done, `finished_at` until then."""
+    """One pass of the auditor through a ledger; `place` is null once it is done, `finished_at` until then."""
 
     started_at: datetime
     rows: int = 0

@@ -19,7 +19,7 @@ BATCHES_WAITED_FOR: Final = 4
 SHARED_WAIT_MIN_SECONDS: Final = 0.1
 # How fast the usual time falls when batches get shorter: within ten batches or so. It rises at once.
 FALLING_SHARE: Final = 0.1
-# Statements that may retry units of one ledger at once without waiting for locks: shared batches need connections, too.
+# Statements in flight that retry units of one ledger and do not wait for locks: shared batches need connections, too.
 APART_IN_FLIGHT_MAX: Final = 2
 
 log = logging.getLogger(__name__)

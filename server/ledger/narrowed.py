@@ -84,7 +84,7 @@ class ParentSides:
 
     async def bound(self, ledger_id: int, requests: Iterable[TransferRequest]) -> Collection[object]:
         """
-        Return the keys of parents that are bound, among other values.
+        Return which keys of parents are bound; the result has other values, too.
 
         Raises:
             As `find`.

@@ -1,4 +1,4 @@
-"""Prefixes of account ids: the accounts of a ledger that a caller sees who does not see all of them."""
+"""Prefixes of account ids, which limit the accounts of a ledger that a caller sees."""
 
 import re
 from collections.abc import Collection, Iterable

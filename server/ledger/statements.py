@@ -69,7 +69,7 @@ class Statement:
     The statement of an account.
 
     Args:
-        account, currency: Of the account.
+        account, currency: Id and currency of the account.
 
         period: The requested period.
 

@@ -112,8 +112,8 @@ class Cache:
         self._ledgers_apart = redis.ledgers_apart
         self._keyspace = keyspace
         self._replay_seconds = replay_seconds
-        # Pending invalidations by ledger and account, in the order of their expiry: the version to be shown, and when
-        # any older snapshot has expired (monotonic clock).
+        # Pending invalidations by ledger and account, in the order of their expiry: the version below which a snapshot
+        # is outdated, and when any such snapshot has expired (monotonic clock).
         self._pending: OrderedDict[Name, tuple[int, float]] = OrderedDict()
         # No snapshot is read until then (monotonic clock), because a pending invalidation was dropped; 0: none was.
         self._no_reads_until = 0.0

@@ -92,7 +92,7 @@ class FairQueue(Generic[Item, Result]):
         return batch
 
     def ahead(self, group: int, weight: int) -> int:
-        """Return the weight of all groups that is sent until *weight* more of *group* has been sent, that included."""
+        """Return how much weight, of all groups together, is sent until *weight* more of *group* has been sent."""
         own = self._groups.get(group)
         least = weight if own is None else own.weight + weight
         return least + sum(min(other.weight, least) for other in self._groups.values() if other is not own)

@@ -53,9 +53,9 @@ class Keyspace:
     Two services may share a Redis by mistake; a database may be restored, or a standby promoted that misses the last
     commits. No database's requests may ever be answered from what another one stored.
 
-    Limits belong to the database. Snapshots and replays belong to a *run* of it: from a start of the server, on one
-    timeline, with the tables it has. A database cannot be replaced within a run, so what was stored in the present run
-    is valid. Whenever a connection is lost, the run is in doubt until a connection confirms that it still lasts.
+    Limits belong to the database. Snapshots and replays belong to a *run* of it: one start of the server, one timeline
+    and the same tables. A database cannot be replaced within a run, so what was stored in the present run is valid.
+    Whenever a connection is lost, the run is in doubt until a connection confirms that it still lasts.
 
     All names of a ledger share a slot of a cluster (the tag in braces), so one script may use them together.
 

@@ -1,4 +1,4 @@
--- One round trip for all requests that wait, whatever their API keys: take tokens, then look up what each request needs.
+-- One round trip for all waiting requests, whatever their API keys: take tokens, then look up what each request needs.
 --
 -- KEYS: the buckets, each once, then one key for each request that looks something up.
 -- ARGV: prefix of lease tokens; life of a lease in milliseconds; one array of numbers in MessagePack, since each
