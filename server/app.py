@@ -1,4 +1,4 @@
-"""The only place where the parts meet."""
+"""Puts the parts of the service together; no other module knows all of them."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -65,7 +65,8 @@ from server.telemetry.trace import open_traces
 if TYPE_CHECKING:
     from server.telemetry.otel import Traces
 
-# Seconds that an invalidation may wait in another process, between the commit and its first attempt and among attempts.
+# Seconds that an invalidation may wait in another process: between the commit and its first attempt, and between
+# attempts.
 INVALIDATION_MARGIN_SECONDS = 1.0
 
 
@@ -87,22 +88,22 @@ class App(NamedTuple):
     streams: Streams
     event_streams: EventStreams
     waiting: Waiting
-    # None where nobody wants any.
+    # None if no collector is configured.
     traces: "Traces | None" = None
 
 
 @asynccontextmanager
 async def create_app(settings: Settings, workers: int = 1) -> AsyncIterator[App]:
     """
-    Make the service and close it in reverse: what was posted is resolved before the pools go.
+    Make the service, and close it in reverse: everything submitted is resolved before the pools close.
 
     Args:
-        settings: With a `database_url`; the schema need not be there, and Postgres need not run.
+        settings: With a `database_url`. The schema need not exist, and Postgres need not run.
 
-        workers: Processes that serve with them, this one included; each admits its part while Redis is away.
+        workers: Number of processes that serve with them, this one included. Each admits its share while Redis is away.
 
     Raises:
-        SettingsError: A setting fits its kind and cannot be used.
+        SettingsError: A setting has a valid form but cannot be used.
     """
     defaults = default_limits(settings)
     proxies = trusted_proxies(settings)

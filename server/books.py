@@ -1,4 +1,4 @@
-"""The books as every process of the service works on them: database, cache, and the lanes that post and read."""
+"""Makes what every process of the service works with: database, cache, and the lanes that post and read."""
 
 import asyncio
 import logging
@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 
 
 class Books(NamedTuple):
-    """The parts that do not depend on who asks."""
+    """The parts that every process of the service needs."""
 
     database: Database
     keyspace: Keyspace
@@ -47,13 +47,13 @@ class Books(NamedTuple):
 @asynccontextmanager
 async def create_books(settings: Settings) -> AsyncIterator[Books]:
     """
-    Make these parts and close them in reverse: what was posted is resolved before the pools go.
+    Make these parts, and close them in reverse: everything submitted is resolved before the pools close.
 
     Args:
-        settings: With a `database_url` and a `redis_url`; the schema need not be there, and neither server need run.
+        settings: With a `database_url` and a `redis_url`. The schema need not exist, and neither server need run.
 
     Raises:
-        SettingsError: A setting fits its kind and cannot be used.
+        SettingsError: A setting has a valid form but cannot be used.
     """
     async with Database(
         postgres_address(settings),
@@ -85,7 +85,7 @@ async def create_books(settings: Settings) -> AsyncIterator[Books]:
 
 
 async def _drain(posting: PostingLane, accounts: Accounts) -> None:
-    """Return when all that was submitted has been resolved, or when that takes too long."""
+    """Return when everything submitted has been resolved, or after `DRAIN_SECONDS`."""
     try:
         async with asyncio.timeout(DRAIN_SECONDS):
             await posting.drain()

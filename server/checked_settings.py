@@ -1,4 +1,4 @@
-"""What is made of settings before there is a service, and whether one could be made with them."""
+"""Makes parts of the service from settings, and checks whether a service could be made with them."""
 
 from typing import TYPE_CHECKING
 
@@ -17,10 +17,10 @@ if TYPE_CHECKING:
 
 def connect_redis(settings: Settings, tallies: Tallies) -> "Redis":
     """
-    Return the client of Redis; nothing is connected to yet.
+    Return the client of Redis, which is not connected yet.
 
     Raises:
-        SettingsError: The address has an option that there is not, or one with a wrong value.
+        SettingsError: The address has an unknown option, or an option with a wrong value.
     """
     from redis.exceptions import RedisError  # noqa: PLC0415 -- most commands do without Redis
 
@@ -30,7 +30,7 @@ def connect_redis(settings: Settings, tallies: Tallies) -> "Redis":
     try:
         return connect(settings.redis_url, settings.redis_timeout_ms / 1000, tallies.batches["redis"])
     except (ValueError, TypeError, RedisError):
-        # What the driver says may hold a piece of the password.
+        # The driver's message may hold a piece of the password.
         text = "behind its ? is an option that there is not, or one that cannot have that value"
         raise SettingsError(f"redis_url: {text}") from None
 
@@ -40,7 +40,7 @@ def postgres_address(settings: Settings) -> str:
     Return the address of Postgres.
 
     Raises:
-        SettingsError: It means nothing.
+        SettingsError: The address is not valid.
     """
     assert settings.database_url is not None, "the caller decides between an address and the embedded servers"
     try:
@@ -52,7 +52,7 @@ def postgres_address(settings: Settings) -> str:
 
 def trusted_proxies(settings: Settings) -> TrustedProxies:
     """
-    Return the proxies that are believed.
+    Return the proxies whose X-Forwarded-For is believed.
 
     Raises:
         SettingsError: One is neither an address nor a network.
@@ -68,7 +68,7 @@ def allowed_origins(settings: Settings) -> tuple[str, ...]:
     Return the origins whose pages may read answers.
 
     Raises:
-        SettingsError: One is no origin, or no browser ever sends it.
+        SettingsError: One is not an origin, or no browser ever sends it.
     """
     try:
         return read_origins(settings.cors_origins)
@@ -78,10 +78,10 @@ def allowed_origins(settings: Settings) -> tuple[str, ...]:
 
 def check_settings(settings: Settings) -> None:
     """
-    Return if a service could be made with the settings: what each of them may be alone was checked when it was read.
+    Raise an error if no service could be made with the settings. Each value by itself was checked when it was read.
 
     Raises:
-        SettingsError: As `create_app`, in the same words.
+        SettingsError: As `create_app`, with the same messages.
     """
     default_limits(settings)
     trusted_proxies(settings)

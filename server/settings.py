@@ -15,21 +15,21 @@ FILE_SUFFIX: Final = "_FILE"
 # Bytes read of such a file.
 FILE_MAX_BYTES: Final = 64 * 1024
 
-# Told apart here, because what a driver says of a malformed address can hold a piece of the password.
+# Checked here, because a driver's message about a malformed address can hold a piece of the password.
 _HOST = r"(?:[^/?#@:,\[\]]*|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?"
 POSTGRES_URL: Final = rf"^postgres(?:ql)?://(?:[^/?#@]*@)?{_HOST}(?:,{_HOST})*(?:/[^/?#]*)?(?:\?[^#]*)?\Z"
 REDIS_URL: Final = rf"^(?:rediss?://(?:[^/?#@]*@)?{_HOST}(?:/[0-9]*)?|unix://(?:[^/?#@]*@)?/[^?#]+)(?:\?[^#]*)?\Z"
 
-# No user and password: what is no secret is shown.
+# Without user and password: this setting is not secret, so it is shown.
 COLLECTOR_URL: Final = rf"^https?://{_HOST}(?:/[^?#@]*)?\Z"
 
 # Keys of Fernet: 32 bytes each.
 FERNET_KEYS: Final = r"^[A-Za-z0-9_-]{43}=(?:,[A-Za-z0-9_-]{43}=)*\Z"
 
-# Too long to be guessed, and nothing that a URL would have to escape.
+# Too long to be guessed, and without characters that a URL would have to escape.
 CONSOLE_TOKEN: Final = r"^[A-Za-z0-9_-]{32,128}\Z"  # noqa: S105 -- the form of one
 
-# Where a process can be told to fail on purpose, and how it is said.
+# Where a process can be told to fail on purpose, and the form of the setting that tells it.
 POSTING_FAILPOINTS: Final = ("posting.before_batch", "posting.sent", "posting.committed")
 FAILPOINT_NAMES: Final = (
     *POSTING_FAILPOINTS,
@@ -39,14 +39,14 @@ FAILPOINT_NAMES: Final = (
 _POINT = rf"\s*(?:{'|'.join(map(re.escape, FAILPOINT_NAMES))})=(?:kill|raise|stall)(?:@[1-9][0-9]*)?\s*"
 FAILPOINTS: Final = rf"^(?:{_POINT}(?:,{_POINT})*)?\Z"
 
-# What commands that call a server read of the environment; the service itself has no use for it.
+# Settings of commands that call a server, read from the environment; the service itself ignores them.
 CLIENT_VARIABLES: Final = ("url", "api_key")
 
-# Kubernetes gives each pod such variables for every Service of its namespace; those of `tallystick` have our prefix.
+# Kubernetes sets such variables in each pod for every Service of its namespace; a Service `tallystick` has our prefix.
 _SERVICE_LINK: Final = re.compile(r"(?:.*_)?(?:SERVICE_HOST|SERVICE_PORT(?:_.*)?|PORT_[0-9]+_(?:TCP|UDP|SCTP)(?:_.*)?)")
 _SERVICE_ADDRESS: Final = re.compile(r"(?:tcp|udp|sctp)://.*")
 
-# Each worker wants a part of a processor and of Postgres's connections; past this, use more machines.
+# Each worker needs a share of a processor and of Postgres's connections; for more than this, use more machines.
 WORKERS_MAX: Final = 64
 WORKERS: Final = r"^(?:auto|[1-9]|[1-5][0-9]|6[0-4])\Z"
 
@@ -55,7 +55,7 @@ Connections = Annotated[int, Meta(ge=1, le=100)]
 
 
 class SettingsError(Exception):
-    """A setting is unknown or has a value it cannot have."""
+    """A setting is unknown or has an invalid value."""
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
@@ -187,16 +187,16 @@ def load(environment: Mapping[str, str] | None = None, overrides: Mapping[str, o
     """
     Read the settings.
 
-    An empty variable counts as not set, as `${X:-}` in a compose file gives it. A file or an argument that is empty is
-    a slip, and refused.
+    An empty variable counts as not set, as `${X:-}` in a compose file gives it. An empty file or argument is refused as
+    a mistake.
 
     Args:
-        environment: Instead of the process's own.
+        environment: Variables to read instead of the process's own.
 
         overrides: Values of the command line; None means not given.
 
     Raises:
-        SettingsError: A variable with our prefix is unknown, is given twice, or has a value it cannot have.
+        SettingsError: A variable with our prefix is unknown, sets a value a second time, or has an invalid value.
     """
     variables = os.environ if environment is None else environment
     values: dict[str, Any] = {}
@@ -224,15 +224,15 @@ def load(environment: Mapping[str, str] | None = None, overrides: Mapping[str, o
 
 
 def _refusal(text: str, sources: Mapping[str, str]) -> str:
-    """Say which setting cannot have its value and what it is for, never the value, which may be a secret."""
+    """Return which setting has an invalid value and what it is for, but never the value, which may be a secret."""
     expected, _, name = text.replace("`", "").partition(" - at $.")
-    # A pattern says less to a person than what the setting is for.
+    # The purpose of a setting says more to a person than a pattern.
     expected = "" if "matching regex" in expected else f" {expected}."
     return f"{name} cannot have the value given by {sources[name]}.{expected} {HELP[name].text}"
 
 
 def _read_variable(variable: str, text: str) -> tuple[str, str, str | None]:
-    """Return name, source and text of the setting that an environment variable gives; an empty one gives no text."""
+    """Return name, source and text of the setting that an environment variable sets; no text if it is empty."""
     word = variable.removeprefix(PREFIX)
     name = word.lower()
     if name.removesuffix(FILE_SUFFIX.lower()) in CLIENT_VARIABLES:
@@ -254,7 +254,7 @@ def _read_variable(variable: str, text: str) -> tuple[str, str, str | None]:
 
 
 def _read_file(variable: str, path: str) -> str:
-    """Return what the file that a variable names holds."""
+    """Return the contents of the file that a variable names."""
     try:
         with Path(path).open(encoding="utf-8") as file:
             found = file.read(FILE_MAX_BYTES).strip()
@@ -267,10 +267,10 @@ def _read_file(variable: str, path: str) -> str:
 
 def read_client_variable(name: str, environment: Mapping[str, str] | None = None) -> str | None:
     """
-    Return what a variable of CLIENT_VARIABLES holds, or the file that it names; None where it is not set.
+    Return the value of a variable of CLIENT_VARIABLES, or of the file that it names; None if it is not set.
 
     Raises:
-        SettingsError: It is given twice, or its file cannot be read.
+        SettingsError: It is set twice, or its file cannot be read.
     """
     variables = os.environ if environment is None else environment
     variable = PREFIX + name.upper()
@@ -283,10 +283,10 @@ def read_client_variable(name: str, environment: Mapping[str, str] | None = None
 
 def _text(text: str, source: str) -> str | None:
     """
-    Return a value, or None where it is empty.
+    Return a value, or None if it is empty.
 
     Raises:
-        SettingsError: It is not UTF-8: no other process can be given it as text.
+        SettingsError: The value is not UTF-8, so no other process could be given it as text.
     """
     try:
         text.encode()
@@ -296,7 +296,7 @@ def _text(text: str, source: str) -> str | None:
 
 
 def shown(loaded: Loaded) -> list[tuple[str, str, str]]:
-    """Return name, value and source of every setting, secrets masked."""
+    """Return name, value and source of every setting, with secrets masked."""
     rows = []
     for name in Settings.__struct_fields__:
         value = getattr(loaded.settings, name)

@@ -1,7 +1,7 @@
--- What migrations stand on: two roles and the schema. Safe to run again.
+-- Create what migrations need: two roles and the schema. Safe to run again.
 --
--- tallystick_owner owns everything and serves nobody; tallystick_service serves and owns nothing. Whoever connects
--- needs to be a member of both. Where that user may not create roles, an administrator creates them beforehand.
+-- tallystick_owner owns everything and does not serve; tallystick_service serves and owns nothing. The user who
+-- connects must be a member of both. If that user may not create roles, an administrator creates them beforehand.
 DO $$
 BEGIN
     IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = 'tallystick_owner') THEN
@@ -11,7 +11,7 @@ BEGIN
         CREATE ROLE tallystick_service NOLOGIN;
     END IF;
 EXCEPTION
-    -- Roles belong to the whole server: another database's migration can be at this very line.
+    -- Roles belong to the whole server: a migration of another database may be creating them, too.
     WHEN duplicate_object OR unique_violation THEN NULL;
 END
 $$;

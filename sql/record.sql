@@ -1,4 +1,4 @@
--- All that follows is the owner's, the record of what has been applied first. Safe to run again.
+-- Everything from here on belongs to the owner; first the record of what has been applied. Safe to run again.
 SET LOCAL ROLE tallystick_owner;
 SET LOCAL search_path = tallystick;
 

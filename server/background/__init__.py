@@ -1,1 +1,1 @@
-"""What is done without anybody asking: jobs, which only the leader of a database's background processes runs."""
+"""Jobs that run without being asked for, only in the leader of a database's background processes."""

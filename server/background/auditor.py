@@ -1,9 +1,9 @@
 """
-The auditor goes through all ledgers, a page at a time, round after round, and tells what is wrong. It repairs nothing.
+The auditor checks all ledgers, a page at a time, round after round, and reports what is wrong. It repairs nothing.
 
-What it finds is an error in the log and a number in the metrics at once, and is kept with the ledger until a later
-round has looked everywhere and found nothing. Each page is judged in one snapshot, so nothing that is posted meanwhile
-is taken for wrong, and no snapshot is kept for longer than a page takes.
+A finding is logged as an error and counted in the metrics at once, and is kept with the ledger until a later round has
+checked everything and found nothing. Each page is judged in one snapshot, so nothing that is posted in the meantime is
+taken for an error, and no snapshot lasts longer than a page.
 """
 
 import logging
@@ -18,25 +18,26 @@ from server.store.postgres import Database
 from server.store.sessions import AUDIT_SETTINGS, COMMAND_TIMEOUT_SECONDS, SESSION_SETTINGS, KeptSession
 from server.telemetry.metrics import LAG_DIGITS, Sample
 
-# The part of the time in which it works: a core has 97 % left. It still checks eighty million transfers in two days.
+# Share of the time in which it works: 97 % of a core are left. It still checks eighty million transfers in two days.
 SHARE: Final = 0.03
-# Seconds that a page should take, and rows of the first one and of any: what others wait for at most, on one core.
+# Seconds that a page should take: the longest that others wait for it, on one core. Rows of the first page, and the
+# least and the most rows of any page.
 PAGE_SECONDS: Final = 0.05
 PAGE_FIRST: Final = 500
 PAGE_MIN: Final = 50
 PAGE_MAX: Final = 5_000
-# Pages of a ledger before it is the next one's turn, so that a large one holds up no other. How far it has come is kept
-# then: who goes on after a crash checks so many once more.
+# Pages of a ledger before it is the next ledger's turn, so that a large one delays no other. Progress is stored then:
+# after a crash, this many pages at most are checked again.
 VISIT_PAGES: Final = 20
-# Seconds between the beginnings of two rounds of a ledger: in small books, what is changed is found in that time.
+# Seconds between the beginnings of two rounds of a ledger: in small books, a change is found within that time.
 REST_SECONDS: Final = 600.0
-# Seconds between two looks for a ledger when none is due, and between two readings of what is known over all.
+# Seconds between two searches for a ledger when none is due, and between two readings of the totals.
 LOOK_SECONDS: Final = 10.0
 TOTAL_SECONDS: Final = 30.0
-# Milliseconds that a statement may take: the sums of ten million accounts. Longer a snapshot would keep dead rows.
+# Milliseconds that a statement may take: the sums of ten million accounts. A longer snapshot would keep dead rows.
 STATEMENT_TIMEOUT_MS: Final = 30_000
 
-# A plan is made for the page that is asked for, and by one process.
+# Each plan is made for the requested page, and run by one process.
 AUDITOR_SETTINGS: Final = {
     **SESSION_SETTINGS,
     **AUDIT_SETTINGS,
@@ -51,17 +52,17 @@ log = logging.getLogger(__name__)
 
 class Auditor:
     """
-    Audits, as a job. Of two auditors at once, one finds that the other was there, and leaves the ledger to it.
+    Audits, as a job. If two auditors work at once, one finds that the other was there, and leaves the ledger to it.
 
     Args:
-        dsn: Address of Postgres: it has a connection of its own, which nobody waits for.
+        dsn: Address of Postgres, for a connection that nothing else waits for.
 
-        database: Where it keeps what it has found.
+        database: Stores the findings.
 
     Attributes:
-        rows: That were checked.
+        rows: Number of rows that were checked.
 
-        known: What is known over all ledgers.
+        known: The totals over all ledgers.
     """
 
     name = "the auditor"
@@ -79,7 +80,7 @@ class Auditor:
         self.known = Total(0, 0.0)
 
     async def step(self) -> float:
-        """Check the next page, and return for how long to rest after it."""
+        """Check the next page, and return the seconds to rest after it."""
         began = time.monotonic()
         if began >= self._total_due:
             self.known = await self._rounds.total()
@@ -99,20 +100,20 @@ class Auditor:
         return (time.monotonic() - began) * (1 / SHARE - 1)
 
     def samples(self) -> Iterator[Sample]:
-        """Return its numbers."""
+        """Return the job's metrics."""
         yield Sample("tallystick_integrity_rows_total", (), self.rows)
         yield Sample("tallystick_integrity_findings", (), self.known.findings)
         yield Sample("tallystick_integrity_age_seconds", (), round(self.known.age_seconds, LAG_DIGITS))
 
     async def close(self) -> None:
-        """Leave what is under way to the next leader, who knows of findings himself."""
+        """Leave the current round to the next leader, which reads the findings itself."""
         self._visit = None
         self._total_due = 0.0
         self.known = Total(0, 0.0)
         await self._session.close()
 
     async def _begin(self) -> Visit | None:
-        """Return the next ledger in turn that has something to be checked, or None."""
+        """Return the next ledger in turn that has something to check, or None."""
         visit = await self._rounds.next(self._after, REST_SECONDS)
         if visit is None and self._after:
             visit = await self._rounds.next(0, REST_SECONDS)
@@ -121,7 +122,7 @@ class Auditor:
         return visit
 
     async def _check(self, ledger_id: int, place: Place) -> Page | None:
-        """Check a page; None where it has to be tried again, and is smaller then."""
+        """Check a page; return None if it must be tried again, smaller."""
         try:
             async with (
                 self._session.use() as own,
@@ -132,13 +133,14 @@ class Auditor:
             if place.part != "sums":
                 self._size = max(PAGE_MIN, self._size // 4)
                 raise
-            # The sums follow from the rows: each takes from one account what it gives to another.
+            # The sums follow from the rows: each transfer takes from one account what it gives to another.
             log.warning("the balances of ledger %d could not be summed up: %s", ledger_id, error)
             return Page(0, {}, after(place))
         except UnpreparedError:
             raise
         except DatabaseError as error:
-            # It would refuse it again: rows that cannot be read are damaged, or hold what nothing here has written.
+            # Postgres would refuse again: rows that cannot be read are damaged, or hold what this program has not
+            # written.
             if self._size > PAGE_MIN:
                 self._size = PAGE_MIN
                 return None
@@ -146,18 +148,18 @@ class Auditor:
             return Page(0, {"unreadable": Finding("unreadable", 1, (detail,))}, after(place))
 
     async def _take(self, visit: Visit, place: Place, page: Page) -> None:
-        """Count a page, tell what is wrong, and keep it, at once where there is something to tell."""
+        """Add a page to the round, report what is wrong, and store the round, at once if anything is wrong."""
         self.rows += page.rows
         self._pages += 1
         for finding in page.findings.values():
-            # No names of accounts, which callers chose: GET /v1/integrity has them.
+            # Account names are chosen by callers, so they are not logged: GET /v1/integrity has them.
             told = (visit.ledger_id, finding.kind, finding.total, place.part)
             log.error("the books of ledger %d are wrong: %s (%d), found in %s", *told)
         known = visit.findings
         visit.running.take(page)
         ends = page.next is None or self._pages >= VISIT_PAGES
         if page.findings or ends:
-            # Where it cannot be kept, or another auditor was there, the ledger is taken up anew as it was kept.
+            # If it cannot be stored, or another auditor was there, the ledger is read again as it was stored.
             self._visit = None
             if await self._rounds.save(visit) and not ends:
                 self._visit = visit
@@ -165,7 +167,7 @@ class Auditor:
                 self._total_due = 0.0
 
     def _fit(self, took: float) -> None:
-        """Let pages take as long as they should."""
+        """Adapt the size of pages to the time that they should take."""
         if took > 2 * PAGE_SECONDS:
             self._size = max(PAGE_MIN, self._size // 2)
         elif took < PAGE_SECONDS / 2:

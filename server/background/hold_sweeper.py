@@ -1,9 +1,9 @@
 """
-The sweeper posts the `expiry` of holds that are due.
+The sweeper posts the `expiry` of due holds.
 
 A hold reserves nothing from the instant of its expiry on, whether or not it has been swept: readers and postings leave
-it out. What the sweeper posts makes the stored balances say the same, and tells when it ended. An expiry is posted once
-however often it is tried: its key is made of the hold's id, and it is decided under the locks of both accounts.
+it out. The posted expiry makes the stored balances say the same, and records when the hold ended. An expiry is posted
+once however often it is tried: its key is made of the hold's id, and it is decided under the locks of both accounts.
 """
 
 import asyncio
@@ -28,16 +28,16 @@ from server.telemetry.metrics import LAG_DIGITS, Sample
 BATCH_MAX: Final = 200
 # Ledgers that one statement looks at: some milliseconds of index look-ups.
 LEDGERS_PAGE: Final = 1_000
-# Ledgers that are swept at once. Those with locked accounts take seconds, and few are locked at a time.
+# Ledgers that are swept at once. Ledgers with locked accounts take seconds, and few are locked at a time.
 LEDGERS_MAX: Final = 64
-# Seconds between two looks at most: what was held for a shorter time than the last look foresaw is found then. And at
-# least, so that what expires bit by bit is posted together.
+# Most seconds between two looks: a hold that was made after a look and is already due is found then. Least seconds
+# between two looks, so that holds that expire one after another are posted together.
 LOOK_SECONDS: Final = 1.0
 LOOK_MIN_SECONDS: Final = 0.1
-# Seconds that a batch may take in all. Nobody waits for its answer, and what is behind it should not wait for accounts
-# that somebody keeps locked.
+# Seconds that a batch may take in all. Nobody waits for its answer, and the batches behind it should not wait for
+# accounts that stay locked.
 PATIENCE_SECONDS: Final = 2.0
-# Seconds for which a ledger is left alone after some of its holds could not be expired.
+# Seconds for which a ledger is skipped after some of its holds could not be expired.
 LEFT_SECONDS: Final = 2.0
 
 _ID_MIN: Final = UUID(int=0)
@@ -47,17 +47,17 @@ log = logging.getLogger(__name__)
 
 class Sweeper:
     """
-    Finds due holds and posts their expiries, a few ledgers at once, so that one with locked accounts holds up no other.
+    Finds due holds and posts their expiries, a few ledgers at once, so that one with locked accounts delays no other.
 
     Args:
         database: Where the holds are.
 
-        posting: Posts.
+        posting: Posts the expiries.
 
     Attributes:
-        swept: Expiries that were posted.
+        swept: Number of expiries that were posted.
 
-        failures: Times that holds of a ledger were left for later.
+        failures: How often holds of a ledger were left for later.
     """
 
     name = "the sweeper"
@@ -67,20 +67,20 @@ class Sweeper:
         self._posting = posting
         self.swept = 0
         self.failures = 0
-        # On the clock of `time.monotonic`: since when the oldest due hold has been due, as of the last look.
+        # Since when the oldest due hold has been due, as of the last look, on the clock of `time.monotonic`.
         self._due_since: float | None = None
         self._places = asyncio.Semaphore(LEDGERS_MAX)
         self._sweeping: dict[int, asyncio.Task[None]] = {}
-        # Until when ledgers are left alone, on the same clock.
+        # Until when each ledger is skipped, on the same clock.
         self._left: dict[int, float] = {}
 
     @property
     def lag_seconds(self) -> float:
-        """For how long the oldest hold that is due has been so; 0 when none was at the last look."""
+        """Seconds for which the oldest due hold has been due; 0 if none was at the last look."""
         return 0.0 if self._due_since is None else time.monotonic() - self._due_since
 
     async def step(self) -> float:
-        """Look at all ledgers, begin to sweep those that have due holds, and return when to look again."""
+        """Look at all ledgers, begin to sweep those that have due holds, and return the seconds until the next look."""
         after, next_expiry, oldest = 0, LOOK_SECONDS, 0.0
         while True:
             page = await self._database.read("ledger_expiry_page", after, LEDGERS_PAGE)
@@ -101,19 +101,19 @@ class Sweeper:
         return max(LOOK_MIN_SECONDS, next_expiry)
 
     def samples(self) -> Iterator[Sample]:
-        """Return its numbers."""
+        """Return the job's metrics."""
         yield Sample("tallystick_holds_expired_total", (), self.swept)
         yield Sample("tallystick_sweep_failures_total", (), self.failures)
         yield Sample("tallystick_sweep_lag_seconds", (), round(self.lag_seconds, LAG_DIGITS))
 
     async def close(self) -> None:
-        """Stop sweeping. What is on its way to PostgreSQL may still be posted."""
+        """Stop sweeping. Batches in flight may still be posted."""
         await stop(*self._sweeping.values())
         self._left.clear()
         self._due_since = None
 
     def _begin(self, ledger_id: int) -> None:
-        """Sweep a ledger beside the others, on a place that was acquired for it."""
+        """Sweep a ledger in a task of its own, in a place that was acquired for it."""
         task = asyncio.create_task(self._sweep(ledger_id))
         self._sweeping[ledger_id] = task
 
@@ -124,7 +124,7 @@ class Sweeper:
         task.add_done_callback(ended)
 
     async def _sweep(self, ledger_id: int) -> None:
-        """Expire the due holds of a ledger; what cannot be expired now is left for some seconds."""
+        """Expire the due holds of a ledger; if some cannot be expired now, skip the ledger for some seconds."""
         try:
             reason = await self._expire_all(ledger_id)
         except PASSING as error:
@@ -151,7 +151,7 @@ class Sweeper:
                 reason = await self._expire(ledger_id, [row["id"] for row in page]) or reason
             if len(page) < BATCH_MAX:
                 return reason
-            # Past those that are left: they must not hold up what is behind them.
+            # Continue after the holds that are left, so that they do not delay those behind them.
             last, at = page[-1]["id"], page[-1]["expires_at"]
 
     async def _expire(self, ledger_id: int, holds: Sequence[UUID]) -> str | None:
@@ -161,7 +161,7 @@ class Sweeper:
             await self._post(ledger_id, requests)
             return None
         except RowLockedError:
-            # A batch waits for all accounts of its holds. Each by itself, only those wait whose accounts are locked.
+            # A batch waits for the accounts of all its holds. Posted one by one, only holds with locked accounts wait.
             pass
         posted = (self._post(ledger_id, [request]) for request in requests)
         failures = [error for error in await asyncio.gather(*posted, return_exceptions=True) if error is not None]
@@ -171,8 +171,8 @@ class Sweeper:
         return str(failures[0]) if failures else None
 
     async def _post(self, ledger_id: int, requests: Sequence[TransferRequest]) -> None:
-        """Post expiries, and count those that were not posted already, nor captured or voided meanwhile."""
-        # As if they had waited already, so that they are given up sooner.
+        """Post expiries, and count the new ones: not those posted before, nor of holds captured or voided since."""
+        # They begin as if they had already waited, so that they give up sooner.
         began = time.monotonic() + PATIENCE_SECONDS - DEADLINE_SECONDS
         outcomes = await self._posting.post_many(ledger_id, requests, atomic=False, began=began)
         self.swept += sum(isinstance(outcome, Bound) and not outcome.replayed for outcome in outcomes)

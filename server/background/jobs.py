@@ -1,4 +1,4 @@
-"""Jobs: steps that are repeated for as long as the process leads, whatever becomes of one of them."""
+"""Jobs: steps that are repeated for as long as the process leads, even if some of them fail."""
 
 import asyncio
 import logging
@@ -11,12 +11,12 @@ from server.store.coalescer import QueueFullError
 from server.store.errors import DatabaseError, StoreError
 from server.telemetry.metrics import Sample
 
-# Seconds before what has failed is tried again: short at first, and never so long that work waits for it when
+# Seconds before a failed step is tried again: short at first, and never so long that work waits for it when
 # PostgreSQL is back.
 PAUSE_FIRST_SECONDS: Final = 0.25
 PAUSE_MAX_SECONDS: Final = 5.0
 
-# What is no fault of the program: a store is away, busy, or refuses.
+# Errors that are not the program's fault: a store is away, busy, or refuses.
 PASSING: Final = (StoreError, DatabaseError, QueueFullError, KeyInUseError)
 
 log = logging.getLogger(__name__)
@@ -24,10 +24,10 @@ log = logging.getLogger(__name__)
 
 class Job(Protocol):
     """
-    Work in steps. A step may be cancelled, and may be made by two processes at once for a moment.
+    Work in steps. A step may be cancelled, and two processes may run it at once for a moment.
 
     Attributes:
-        name: In the log.
+        name: The job's name in the log.
     """
 
     name: str
@@ -37,18 +37,18 @@ class Job(Protocol):
         Do what is due, and return the seconds until the next step.
 
         Raises:
-            Exception: It could not be done; it is tried again after a pause.
+            Exception: The step failed; it is tried again after a pause.
         """
 
     async def close(self) -> None:
-        """End what a step has left running: this process leads no more."""
+        """End what a step has left running, since this process no longer leads."""
 
     def samples(self) -> Iterable[Sample]:
-        """Return its numbers."""
+        """Return the job's metrics."""
 
 
 def pause_seconds(failures: int) -> float:
-    """Return the pause after so many failures in a row."""
+    """Return the pause after this many failures in a row."""
     return growing_pause(failures, PAUSE_FIRST_SECONDS, PAUSE_MAX_SECONDS)
 
 

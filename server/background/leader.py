@@ -1,9 +1,10 @@
 """
-The leader of a database's background processes: the one whose session holds a lock.
+The leader of a database's background processes: the process whose session holds a lock.
 
-PostgreSQL ends the session of a leader that gives no sign of life, and with it the lock: another process leads within
-seconds, whether the leader has ended, is frozen or is cut off. One that comes back learns of it at its next ping and
-stops its jobs. Until then both may make a step, so what a step does must be the same when it is done twice.
+PostgreSQL ends the session of a leader that gives no sign of life, and so releases the lock: another process leads
+within seconds, whether the leader has ended, is frozen or is cut off. A leader that comes back notices this at its next
+ping and stops its jobs. Until then both may run a step, so running a step twice must have the effect of running it
+once.
 """
 
 import asyncio
@@ -18,15 +19,15 @@ from server.store.sessions import SESSION_SETTINGS, Session, session
 from server.store.sql import query
 from server.telemetry.metrics import Sample
 
-# Of the lock. It belongs to a database by itself; whoever migrates has another one.
+# The number of the lock, which belongs to one database; migrations use another one.
 LEADER_KEY: Final = 0x7A11_9571_C501
-# Seconds between two attempts to become the leader, and between two signs of life of one.
+# Seconds between two attempts to become the leader, and between two pings of the leader.
 ELECTION_SECONDS: Final = 1.0
 PING_SECONDS: Final = 1.0
-# Milliseconds without a sign of life after which PostgreSQL ends the session. Three pings may be late; together with an
-# attempt of another process it is less than 5 s.
+# Milliseconds without a ping after which PostgreSQL ends the session. Three pings may be late; together with an attempt
+# of another process this is less than 5 s.
 IDLE_SESSION_TIMEOUT_MS: Final = 3_000
-# Seconds in which such a statement must be answered: the session of a leader that is cut off is ended by then.
+# Seconds in which a ping must be answered: a leader that is cut off stops by the time its session is ended.
 COMMAND_SECONDS: Final = 2.0
 # Seconds that closing the session may take: a server that does not answer has ended it, or will.
 CLOSE_SECONDS: Final = 0.5
@@ -42,13 +43,13 @@ log = logging.getLogger(__name__)
 
 class Leader:
     """
-    Stands for election, and runs jobs while it leads.
+    Takes part in the election, and runs jobs while it leads.
 
     Args:
-        dsn: Address of the database. Behind a pooler that lends connections for a transaction the lock would be
-            anybody's: it has to lead to PostgreSQL itself.
+        dsn: Address of the database. It must lead to PostgreSQL itself: behind a pooler that lends connections for a
+            transaction, the lock would be anybody's.
 
-        jobs: What the leader does.
+        jobs: The jobs of the leader.
 
     Attributes:
         leads: Whether this process is the leader, as far as it knows.
@@ -61,13 +62,13 @@ class Leader:
         self.leads = False
 
     def samples(self) -> Iterator[Sample]:
-        """Return whether it leads, and the numbers of its jobs."""
+        """Return whether it leads, and the metrics of its jobs."""
         yield Sample("tallystick_background_leads", (), int(self.leads))
         for job in self._jobs:
             yield from job.samples()
 
     async def run(self) -> None:
-        """Stand for election until cancelled; then the jobs are stopped and another process may lead."""
+        """Take part in the election until cancelled; then the jobs are stopped and another process may lead."""
         failures = 0
         while True:
             try:
@@ -96,7 +97,7 @@ class Leader:
             await stop(*running)
 
     def _say(self, state: str, reason: str = "") -> None:
-        """Log a state, with its reason, unless it was the last one that was logged."""
+        """Log a state, with its reason, unless it is the state that was logged last."""
         if state != self._said:
             self._said = state
             log.warning("the background process %s%s", state, reason)

@@ -1,1 +1,1 @@
-"""What happened, told to everyone: the feed of events, and who is sent them."""
+"""Events: the feed of what happened in each ledger, and the webhooks and sinks that are sent it."""

@@ -1,4 +1,4 @@
-"""The feed: what happened in a ledger, in one order, with positions 1, 2, 3, ... without a gap."""
+"""The feed: the events of a ledger in one order, with positions 1, 2, 3, ... without a gap."""
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import UTC, datetime
@@ -17,7 +17,7 @@ from server.ledger.transfers import Attempt, Progress
 from server.store.cache import Cache
 from server.store.postgres import Database
 
-# The types there are, and the bits that stand for them in the database: those of the function `event_type`.
+# All types of events, and the bits that stand for them in the database: those of the function `event_type`.
 TYPES: Final[Mapping[str, int]] = {
     "transfer.posted": 1,
     "transfer.refused": 2,
@@ -31,7 +31,7 @@ TYPES: Final[Mapping[str, int]] = {
     "account.closed": 512,
 }
 _ALL: Final = sum(TYPES.values())
-# What a posted transfer is told as, by its kind.
+# The type of a posted transfer's event, by the transfer's kind.
 _OF_KIND: Final[Mapping[str, str]] = {
     "transfer": "transfer.posted",
     "hold": "hold.created",
@@ -40,14 +40,14 @@ _OF_KIND: Final[Mapping[str, str]] = {
     "expiry": "hold.expired",
     "reversal": "transfer.reversed",
 }
-# Events that one look examines in each index where only some are asked for: some 20 ms of a reading connection.
+# Events that one look examines in each index if only some are asked for: some 20 ms of a reading connection.
 EXAMINED_MAX: Final = 5_000
-# Entries that the first look at an account examines besides those it wants, since some may lie before the position.
+# Entries that the first look at an account examines besides those it wants, since some may be before the position.
 ACCOUNT_MARGIN: Final = 60
 # Names of ledgers that are remembered; they never change.
 NAMES_MAX: Final = 10_000
 
-# Of a transfer that was just posted.
+# The progress of a transfer that was just posted.
 _NOTHING_YET: Final = Progress(0, 0, 0, None)
 
 
@@ -59,16 +59,16 @@ class Event(NamedTuple):
     type: str
     # The id of the transfer or of the account.
     subject: str
-    # The accounts that it names, as far as they are seen: of a transfer its source and its destination. A refusal may
+    # The accounts that it names and the reader may see: of a transfer its source and its destination. A refusal may
     # have none.
     accounts: tuple[str, ...]
     at: datetime
-    # JSON: the transfer or account as a read of it showed it then.
+    # JSON: the transfer or account as a read showed it at that time.
     data: bytes
 
     @property
     def account(self) -> str:
-        """The account that it is about: of a transfer its source, empty where it has none."""
+        """The account that the event is about: of a transfer its source; empty if it has none."""
         return self.accounts[0] if self.accounts else ""
 
 
@@ -76,7 +76,7 @@ class FeedPage(NamedTuple):
     """Events in order."""
 
     events: list[Event]
-    # The position to read on from. It moves on where a filter left nothing.
+    # The position to read on from. It also moves on when a filter has left nothing.
     next_after: int
     # The newest position of the ledger.
     head: int
@@ -134,15 +134,15 @@ class Feed:
     Reads the feed. Every method may raise QueueFullError, StoreUnavailableError or DatabaseError.
 
     Args:
-        database: Where it is.
+        database: Holds the feed.
 
         cache: Is told of the versions that are shown.
 
-        transfer: Renders a transfer with what had become of it when it was posted.
+        transfer: Renders a transfer with the progress that it had when it was posted.
 
         account: Renders an account.
 
-        examined_max: Events that one look examines.
+        examined_max: Maximum number of events that one look examines.
     """
 
     def __init__(
@@ -171,30 +171,30 @@ class Feed:
         accounts: Prefixes | None = None,
     ) -> FeedPage:
         """
-        Return up to *limit* events behind the position *after*.
+        Return up to *limit* events after the position *after*.
 
-        A page that is not full may have more behind it, as long as its `next_after` is not its `head`: each look
+        More events may follow a page that is not full, as long as its `next_after` is not its `head`: each look
         examines a bounded number of rows.
 
         Args:
             types: Of `TYPES`; none means all.
 
-            account: Only what is about this account: its changes, and transfers that name it.
+            account: Return only events about this account: its changes, and transfers that name it.
 
-            accounts: Only what somebody sees who sees these, and of transfers nothing of others.
+            accounts: Return only what a caller who sees these accounts may see, and of transfers nothing about others.
         """
         bits = sum(TYPES[name] for name in types) or _ALL
         read = partial(self._look, ledger_id, accounts)
         if account is not None:
             if accounts is not None and not accounts.has(account):
-                # As one that there is not.
+                # Treated as an account that does not exist.
                 account = ""
             first = limit + ACCOUNT_MARGIN if bits == _ALL else self._examined_max
             for examined in (first, self._examined_max):
                 page = await read("event_page_of_account", after, examined, bits, limit, account)
                 if page.next_after > after or page.head <= after:
                     return page
-            # None of them can be told from what may lie before the position: examine what happened to all accounts.
+            # The examined entries may all be before the position: examine the events of all accounts instead.
             page = await read("event_page", after, self._examined_max, bits, self._examined_max, None)
             events = [event for event in page.events if account in event.accounts]
             if len(events) <= limit:
@@ -216,7 +216,7 @@ class Feed:
         limit: int,
         chosen: str | list[str] | None,
     ) -> FeedPage:
-        """Return what a statement finds, as somebody sees it who sees these accounts."""
+        """Return what a statement finds, as a caller who sees these accounts may see it."""
         rows = await self._database.read(_shown, statement, ledger_id, after, examined, bits, limit, chosen)
         head = rows[0]["head"] or 0
         found = [row for row in rows if row["position"] is not None]
@@ -227,12 +227,12 @@ class Feed:
         return FeedPage(events, max(after, head) if end is None else end, head)
 
     async def heads(self, ledger_ids: Sequence[int]) -> dict[int, int]:
-        """Return the newest position of each of these ledgers, 0 where nothing has happened."""
+        """Return the newest position of each of these ledgers, 0 if nothing has happened in it."""
         rows = await self._read("feed_positions", ledger_ids)
         return {**dict.fromkeys(ledger_ids, 0), **{row["ledger_id"]: row["position"] for row in rows}}
 
     async def ledger_name(self, ledger_id: int) -> str:
-        """Return what a ledger is called."""
+        """Return the name of a ledger."""
         name = self._names.get(ledger_id)
         if name is None:
             name = (await self._read("ledger_name", ledger_id))[0]["name"]
@@ -270,7 +270,7 @@ def _account(then: _AccountThen) -> Account:
 
 
 def _shown(row: asyncpg.Record) -> Versions:
-    """Return what a row shows: a change of an account shows the version that it made."""
+    """Return the account versions that a row shows; a change of an account shows the version that it made."""
     if row["position"] is None:
         return ()
     if row["change"] is not None:
@@ -283,7 +283,7 @@ def envelope(event: Event, ledger: str) -> bytes:
     Return an event as CloudEvents 1.0 in its JSON form.
 
     Args:
-        ledger: Its name.
+        ledger: Name of the ledger.
     """
     return _encode(
         Envelope(

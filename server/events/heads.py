@@ -1,4 +1,4 @@
-"""Readers that wait for new events: one look at the database for all of them, however many there are."""
+"""Lets readers wait for new events, with one look at the database for all of them, however many there are."""
 
 import asyncio
 import logging
@@ -12,16 +12,16 @@ from server.store.background import stop
 from server.store.coalescer import QueueFullError
 from server.store.errors import DatabaseError, StoreError
 
-# Seconds between two looks while somebody waits: half of what lies between two looks of the relay.
+# Seconds between two looks while a reader waits: half of the time between two looks of the relay.
 LOOK_SECONDS: Final = 0.025
-# The same after one that failed.
+# The same after a look that failed.
 AWAY_SECONDS: Final = 1.0
 # Readers of a ledger that are woken at once, and seconds until the next ones are: some seven milliseconds of work, so
-# that the others of this worker are served between.
+# that other requests of this worker are served in between.
 WOKEN_MAX: Final = 100
 WOKEN_SECONDS: Final = 0.01
-# Events between two looks that are read once for all who wait for some of them: a page. Where there are more, those who
-# wait read for themselves.
+# Events between two looks that are read once for all readers that wait for some of them: a page. If there are more,
+# these readers read for themselves.
 SHARED_MAX: Final = 100
 
 log = logging.getLogger(__name__)
@@ -32,9 +32,9 @@ class Chosen(NamedTuple):
 
     # Of `TYPES`; none means all.
     types: frozenset[str] = frozenset()
-    # Only what is about this account.
+    # Only events about this account.
     account: str | None = None
-    # Only what is about some of these.
+    # Only events about some of these accounts.
     accounts: Prefixes | None = None
 
 
@@ -43,11 +43,11 @@ class Waiter:
     A reader that waits.
 
     Attributes:
-        position: Up to here there is nothing for it; moves on while it waits.
+        position: Up to here there is no event for the reader; moves on while it waits.
 
-        due: Whether it is going to be woken.
+        due: Whether the reader is about to be woken.
 
-        woken: Done when it is to go on: True where there may be something behind that position.
+        woken: Done when the reader is to go on: True if there may be an event for it after that position.
     """
 
     __slots__ = ("chosen", "due", "position", "woken")
@@ -59,13 +59,13 @@ class Waiter:
         self.woken: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
 
     def wake(self, *, found: bool = True) -> None:
-        """Let it go on."""
+        """Let the reader go on."""
         if not self.woken.done():
             self.woken.set_result(found)
 
 
 class _Ledger:
-    """A ledger that somebody waits for, and its newest position at the last look."""
+    """A ledger that readers wait for, and its newest position at the last look."""
 
     __slots__ = ("position", "waiters")
 
@@ -76,16 +76,16 @@ class _Ledger:
 
 class Heads:
     """
-    Knows when a ledger has new events. While nobody waits it asks nothing.
+    Finds out when a ledger has new events. While no reader waits it asks nothing.
 
-    Who waits for all events is woken by a new position. For those who wait for some, new events are read once and told
-    apart here: a thousand readers, each of an account of its own, cost one page and not a thousand.
+    A reader that waits for all events is woken by a new position. For readers that wait for some, new events are read
+    once and matched here: a thousand readers, each with its own account, cost one page and not a thousand.
 
     Args:
-        feed: Where the events are.
+        feed: Reads the events.
 
     Attributes:
-        draining: Whether nobody is to wait any more.
+        draining: Whether readers may no longer wait.
     """
 
     def __init__(self, feed: Feed) -> None:
@@ -96,7 +96,7 @@ class Heads:
 
     @contextmanager
     def waiting(self, ledger_id: int, position: int, chosen: Chosen) -> Iterator[Waiter]:
-        """Give a reader of a ledger, which has read up to *position*, what wakes it."""
+        """Yield what wakes a reader of a ledger that has read up to *position*."""
         waiter = Waiter(position, chosen)
         if self.draining:
             waiter.wake(found=False)
@@ -106,7 +106,7 @@ class Heads:
         if ledger is None:
             ledger = self._ledgers[ledger_id] = _Ledger()
         elif ledger.position > position:
-            # It has read before that look.
+            # The reader has read before that look.
             waiter.wake()
         ledger.waiters.add(waiter)
         if self._looking is None:
@@ -117,19 +117,19 @@ class Heads:
             ledger.waiters.discard(waiter)
 
     def at(self, ledger_id: int, position: int) -> bool:
-        """Return whether that was the newest position at the last look, if somebody waits for the ledger."""
+        """Return whether *position* was the newest one at the last look, if a reader waits for the ledger."""
         ledger = self._ledgers.get(ledger_id)
         return ledger is not None and ledger.position == position
 
     def drain(self) -> None:
-        """Wake all who wait; nobody waits from now on."""
+        """Wake all readers; from now on none waits."""
         self.draining = True
         for ledger in self._ledgers.values():
             for waiter in ledger.waiters:
                 waiter.wake(found=False)
 
     async def close(self) -> None:
-        """Look no more."""
+        """Stop looking."""
         await stop(self._looking)
 
     async def _look_on(self) -> None:
@@ -139,10 +139,10 @@ class Heads:
                 try:
                     await self._look()
                 except (StoreError, DatabaseError, QueueFullError):
-                    # Said where it happened. Those who wait go on waiting, to the ends of their times.
+                    # It was logged where it happened. Readers keep waiting, until their time is over.
                     pause = AWAY_SECONDS
                 await asyncio.sleep(pause)
-                # Who was woken and waits again is back by now.
+                # By now, readers that were woken and wait again are back.
                 self._ledgers = {name: ledger for name, ledger in self._ledgers.items() if ledger.waiters}
         except Exception:
             log.exception("nobody looks for new events: the next one who waits begins again")
@@ -160,7 +160,7 @@ class Heads:
             for waiter in ledger.waiters:
                 if waiter.due or waiter.position == head:
                     continue
-                # A position past the head is of a database that has been restored since.
+                # A position past the head comes from before the database was restored.
                 if before < 0 or not before <= waiter.position < head or not _chooses(waiter.chosen):
                     due.append(waiter)
                 else:
@@ -170,13 +170,13 @@ class Heads:
             _wake(due)
 
     async def _told(self, ledger_id: int, before: int, head: int, waiters: list[Waiter]) -> list[Waiter]:
-        """Return those for whom there is something between two positions, and move the others on."""
+        """Return the readers that have an event between two positions, and move the others on."""
         if head - before > SHARED_MAX:
             return waiters
         try:
             page = await self._feed.page(ledger_id, before, SHARED_MAX)
         except (StoreError, DatabaseError, QueueFullError):
-            # They read for themselves, and hear what is wrong.
+            # They read for themselves, and are told what is wrong.
             return waiters
         news = _News(page.events)
         due = []
@@ -190,7 +190,7 @@ class Heads:
 
 class _News:
     """
-    Some events, by what readers choose them by.
+    Some events, indexed by what readers choose them by.
 
     Args:
         events: In order.
@@ -206,7 +206,7 @@ class _News:
                 self._of_accounts.setdefault(account, []).append(event)
 
     def has(self, chosen: Chosen, after: int) -> bool:
-        """Return whether something was chosen of what lies behind a position."""
+        """Return whether any of the chosen events is after a position."""
         types, account, accounts = chosen
         if account is None and accounts is None:
             return any(self._of_types.get(name, 0) > after for name in types)
@@ -219,7 +219,7 @@ class _News:
 
 
 def _wake(waiters: list[Waiter]) -> None:
-    """Wake some at once, and the others little by little."""
+    """Wake the first readers at once, and the others little by little."""
     loop = asyncio.get_running_loop()
     for number, waiter in enumerate(waiters):
         waiter.due = True

@@ -1,4 +1,4 @@
-"""Pages of the feed as readers are sent them: one read for all who ask for the same at once."""
+"""Pages of the feed as readers are sent them: one read for all readers that want the same page at once."""
 
 import asyncio
 from functools import partial
@@ -9,14 +9,14 @@ from server.events.heads import Chosen
 from server.ledger.prefixes import Prefixes
 from server.store.background import stop
 
-# Pages that are read at a time for readers who have waited, or are sent a stream: the other connections are for those
-# who ask now.
+# Pages that are read at once for readers that have waited or are sent a stream: the other connections serve readers
+# that ask now.
 PAGES_MAX: Final = 2
-# Bytes of a page: a hundred plain events take a quarter of it, a hundred with all the metadata that there may be would
-# take three megabytes.
+# Bytes of a page: a hundred plain events take a quarter of it; a hundred with all the metadata allowed would take three
+# megabytes.
 PAGE_BYTES_MAX: Final = 256 * 1024
-# Seconds for which a page with events is given to others who have waited for it: they are woken one after the other.
-# And pages kept so.
+# Seconds for which a page with events is kept for other readers that have waited for it, since they are woken one after
+# the other, and the number of pages that are kept.
 KEPT_SECONDS: Final = 1.0
 KEPT_MAX: Final = 16
 
@@ -33,7 +33,7 @@ class Page(NamedTuple):
 
 
 class _Asked(NamedTuple):
-    """What a read is asked for; equal ones may be one read."""
+    """The arguments of a read; reads with equal arguments may be shared."""
 
     ledger_id: int
     after: int
@@ -48,22 +48,22 @@ class Pages:
     Reads pages. Every method may raise what `Feed` does.
 
     Args:
-        feed: What is read.
+        feed: Reads the events.
     """
 
     def __init__(self, feed: Feed) -> None:
         self._feed = feed
-        # Those under way, and those that are kept.
+        # The reads in progress, and the pages that are kept.
         self._shared: dict[_Asked, asyncio.Task[Page]] = {}
         self._kept = 0
         self._reading = asyncio.Semaphore(PAGES_MAX)
 
     async def read(self, ledger_id: int, after: int, limit: int, chosen: Chosen) -> Page:
-        """Return up to *limit* events behind the position *after*, fewer where they are large."""
+        """Return up to *limit* events after the position *after*, fewer if they are large."""
         return await self._read(_Asked(ledger_id, after, limit, *chosen))
 
     async def share(self, ledger_id: int, after: int, limit: int, chosen: Chosen) -> Page:
-        """Return the same to one who has waited: read for several of them, in their order, and maybe a moment ago."""
+        """Return the same for a reader that has waited: it is read for several readers, in turn, maybe a moment ago."""
         asked = _Asked(ledger_id, after, limit, *chosen)
         read = self._shared.get(asked)
         if read is None:
@@ -72,11 +72,11 @@ class Pages:
         return await asyncio.shield(read)
 
     async def close(self) -> None:
-        """End what is being read."""
+        """Cancel the reads in progress."""
         await stop(*self._shared.values())
 
     def _ended(self, asked: _Asked, read: asyncio.Task[Page]) -> None:
-        # An error is asked for, since nobody may be there any more to hear of it.
+        # The error is retrieved here, since no reader may be left to retrieve it.
         failed = read.cancelled() or read.exception() is not None
         if failed or not read.result().events or self._kept >= KEPT_MAX:
             del self._shared[asked]

@@ -1,4 +1,4 @@
-"""The relay gives what has committed its positions in the feed, and links it into the chain."""
+"""The relay gives committed events their positions in the feed, and links them into the chain."""
 
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
@@ -10,21 +10,21 @@ from server.store.sql import query
 from server.telemetry.failpoints import Failpoints
 from server.telemetry.metrics import LAG_DIGITS, Sample
 
-# Seconds between two looks: what commits is readable some hundredths of a second later. A look that finds nothing takes
-# PostgreSQL a tenth of a millisecond, one that finds something half a millisecond and 6 us an event.
+# Seconds between two looks: an event is readable some hundredths of a second after its commit. A look that finds
+# nothing takes PostgreSQL a tenth of a millisecond; one that finds events takes half a millisecond and 6 us for each.
 RELAY_SECONDS: Final = 0.05
-# Rows and events that one call relays: a tenth of a second of work, in which the rows of the ledgers' heads are locked.
+# Rows and events that one call relays: a tenth of a second of work, while the rows of the ledgers' heads are locked.
 ROWS_MAX: Final = 2_000
 EVENTS_MAX: Final = 10_000
 # Seconds that closing the connection may take: a server that does not answer has ended it, or will.
 CLOSE_SECONDS: Final = 0.5
-# Seconds between two looks at the whole outbox, at least, and how much longer than a look they are: behind rows that
-# cannot be vacuumed yet, under a dump for instance, one may take a second.
+# Minimum seconds between two looks at the whole outbox, and how many times as long as a look they last: if rows cannot
+# be vacuumed yet, during a dump for instance, such a look may take a second.
 WHOLE_SECONDS: Final = 10.0
 WHOLE_SHARE: Final = 20
-# Seconds that a step may take, with its commit.
+# Seconds that a step may take, its commit included.
 STEP_SECONDS: Final = 30.0
-# Seconds after which a relay that has made no step says how far it is behind.
+# Seconds after which the lag of a relay that completes no step grows.
 SILENT_SECONDS: Final = 5.0
 
 RELAY_SETTINGS: Final = {
@@ -36,20 +36,20 @@ RELAY_SETTINGS: Final = {
 
 class Relay:
     """
-    Relays, as a job. Two relays at once do no harm: they wait for one another at the heads of the ledgers.
+    Relays events, as a job. Two relays at once do no harm: they wait for each other at the heads of the ledgers.
 
-    What it has seen, it has seen on one connection. After a crash of the server ids of transactions are given again and
-    a standby may know fewer; so on a new connection it looks at everything.
+    What it has seen is true for one connection only: after a crash of the server, ids of transactions are assigned
+    again, and a standby may know fewer. So on a new connection it looks at everything.
 
     Args:
-        dsn: Address of the database. It has to lead to PostgreSQL itself, as that of the leader.
+        dsn: Address of the database. It must lead to PostgreSQL itself, as the leader's.
 
-        listeners: Each is told which ledgers have new positions.
+        listeners: Each is called with the ledgers that have new positions.
 
-        failpoints: Where it fails on purpose.
+        failpoints: Where tests inject failures.
 
     Attributes:
-        relayed: Events that got their positions.
+        relayed: Number of events that got their positions.
     """
 
     name = "the relay"
@@ -66,7 +66,7 @@ class Relay:
         self._listeners = listeners
         self._failpoints = failpoints or Failpoints("")
         self.relayed = 0
-        # The snapshot of the last look: "0" before the first, and where more was left.
+        # The snapshot of the last look: "0" before the first one, and if more was left.
         self._since = "0"
         self._running: list[str] = []
         # On the clock of `time.monotonic`: when the next look at everything is due, and when the last step was made.
@@ -76,12 +76,12 @@ class Relay:
 
     @property
     def lag_seconds(self) -> float:
-        """The age of the oldest event that waited at the last look; it grows while steps fail."""
+        """Age in seconds of the oldest event that waited at the last look; it grows while steps fail."""
         silent = time.monotonic() - self._stepped
         return self._lag_seconds + silent if silent > SILENT_SECONDS else self._lag_seconds
 
     async def step(self) -> float:
-        """Relay what has committed since the last step, a bounded number of events, and return when to look again."""
+        """Relay a bounded number of events that have committed, and return the seconds until the next look."""
         began = time.monotonic()
         if not self._session.is_open or began >= self._whole_due:
             self._since, self._running = "0", []
@@ -103,11 +103,11 @@ class Relay:
         return RELAY_SECONDS if row["whole"] else 0.0
 
     def samples(self) -> Iterator[Sample]:
-        """Return its numbers."""
+        """Return the job's metrics."""
         yield Sample("tallystick_events_total", (), self.relayed)
         yield Sample("tallystick_relay_lag_seconds", (), round(self.lag_seconds, LAG_DIGITS))
 
     async def close(self) -> None:
-        """Leave what has no position to the next leader."""
+        """Leave events without a position to the next leader."""
         await self._session.close()
         self._stepped = time.monotonic()

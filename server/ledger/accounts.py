@@ -19,13 +19,13 @@ from server.store.postgres import Database
 from server.store.sessions import LOCK_TIMEOUT_MS
 from server.telemetry.tallies import BatchTally
 
-# Accounts a query. The query's cost grows with them; 200 take about a millisecond.
+# Accounts in a query. The query's cost grows with their number; 200 take about a millisecond.
 READ_BATCH_MAX = 200
 # Read batches of one ledger in flight at once.
 READ_IN_FLIGHT_MAX = 2
 # Seconds that a read may wait for a batch: its caller has given up by then.
 READ_WAIT_MAX_SECONDS = 1.0
-# Seconds that an opening or a change may take in all while rows are locked.
+# Seconds that opening or changing accounts may take in all while rows are locked.
 WRITE_DEADLINE_SECONDS = 5.0
 # The lock_timeout of a statement, in milliseconds, by whether it may wait for locked rows.
 WAIT_MS = {False: "1", True: str(LOCK_TIMEOUT_MS)}
@@ -46,8 +46,9 @@ class Account(NamedTuple):
     # JSON text: an object of strings.
     metadata: str
     created_at: datetime
-    # Milliseconds, when it was read, until a hold of it expires; None where none is open. 0 where the version counts a
-    # due hold: a transfer that had not committed then may take the same version, so nobody may be shown this later.
+    # Milliseconds from the read until one of its holds expires; None if no open hold does. 0 if the version counts a
+    # due hold: a transfer that has not committed yet may take the same version, so this must not be shown to anyone
+    # later.
     expires_in_ms: int | None
 
     @property
@@ -57,7 +58,7 @@ class Account(NamedTuple):
 
 
 class AccountRequest(NamedTuple):
-    """An account to be opened, all its values checked for shape."""
+    """An account to be opened, with the shape of all values checked."""
 
     id: str
     currency: str
@@ -68,7 +69,7 @@ class AccountRequest(NamedTuple):
 
 
 class AccountLimits(NamedTuple):
-    """What bounds an account, in the order of the arrays of `account_limit_many`."""
+    """The limits of an account, in the order of the arrays of `account_limit_many`."""
 
     id: str
     floor: int | None
@@ -77,14 +78,14 @@ class AccountLimits(NamedTuple):
 
 
 class Opened(NamedTuple):
-    """The account of that id, and whether this call opened it."""
+    """An account, and whether this call opened it."""
 
     account: Account
     created: bool
 
 
 class AccountChange(NamedTuple):
-    """What a change sets. A flag tells whether a limit is set at all, since null is a value of it."""
+    """What a change sets. A flag says whether a limit is set at all, since null is a valid limit."""
 
     set_floor: bool = False
     floor: int | None = None
@@ -105,14 +106,14 @@ class VersionChangedError(Exception):
 
 
 class LimitsConflictError(Exception):
-    """The floor would lie above the ceiling."""
+    """The floor would be above the ceiling."""
 
 
 class MetadataFullError(Exception):
     """The account would hold more metadata than it may."""
 
 
-# What a constraint means that refuses a statement, by its name; all others are faults of ours.
+# The error of each constraint that a caller can violate, by its name; a violation of any other is a bug of ours.
 CONSTRAINTS: Mapping[str | None, type[Exception]] = {"accounts_limits_check": LimitsConflictError}
 
 
@@ -121,11 +122,11 @@ class Accounts:
     The accounts of all ledgers. Reads of one ledger that wait at the same time share one query.
 
     Args:
-        cache: Is told of every version before a caller is.
+        cache: Is told of every version before any caller is.
 
-        rows: What is known of locked accounts, and who waits for them.
+        rows: Knows the locked accounts, and the requests that wait for them.
 
-        body: Renders an account, for the snapshots that the cache keeps.
+        body: Renders an account for its snapshot in the cache.
 
         tally: Counts the batches.
     """
@@ -155,7 +156,7 @@ class Accounts:
         Return the account as it is committed now.
 
         Raises:
-            AccountNotFoundError: There is none.
+            AccountNotFoundError: There is no such account.
             QueueFullError, StoreUnavailableError: It could not be read.
         """
         return await self.read_leased(ledger_id, account_id, None)
@@ -184,13 +185,13 @@ class Accounts:
         self, ledger_id: int, requests: Sequence[AccountRequest], on_wait: Callable[[], None] | None = None
     ) -> list[Opened]:
         """
-        Open those of the accounts that do not exist and return all of them, in order.
+        Open the accounts that do not exist yet, and return all of them, in order.
 
         Args:
-            on_wait: Called once if it has to wait for another transaction that opens one of them.
+            on_wait: Called once if the call has to wait for another transaction that opens one of them.
 
         Raises:
-            QueueFullError, StoreUnavailableError: It could not be done; the same call again is safe.
+            QueueFullError, StoreUnavailableError, OutcomeUnknownError: Not all was done; the same call again is safe.
         """
         columns = [list(column) for column in zip(*requests, strict=True)]
         statement = partial(self._database.write, account_shown, "account_create_many", ledger_id, *columns)
@@ -220,7 +221,7 @@ class Accounts:
         on_wait: Callable[[], None] | None,
     ) -> Sequence[asyncpg.Record]:
         """
-        Return the rows of a statement that locks accounts, run again while they are locked.
+        Return the rows of a statement that locks accounts, repeating it while they are locked.
 
         Args:
             statement: Takes its lock_timeout, in milliseconds.
@@ -240,14 +241,14 @@ class Accounts:
 
     async def page(self, ledger_id: int, prefixes: Sequence[str], after: str, limit: int) -> list[Account]:
         """
-        Return up to *limit* accounts whose ids begin with one of the *prefixes*, those after the id *after*, by id.
+        Return up to *limit* accounts, by id, whose ids begin with one of the *prefixes* and come after the id *after*.
 
         Args:
-            prefixes: In order; no two have an account in common.
+            prefixes: In order; no two match the same account.
         """
         found: list[Account] = []
         for prefix in prefixes:
-            # Ids are ASCII: the character above all of theirs closes the range of the prefix.
+            # Ids are ASCII, so this character, which is above all of theirs, ends the range of the prefix.
             last, missing = prefix + "\x7f", limit - len(found)
             if after < last and missing:
                 rows = await self._database.read(account_shown, "account_page", ledger_id, prefix, last, after, missing)
@@ -266,12 +267,12 @@ class Accounts:
         Change an account and return it.
 
         Args:
-            on_wait: Called once if it has to wait for a locked account.
+            on_wait: Called once if the change has to wait for a locked account.
 
         Raises:
-            AccountNotFoundError: There is none.
+            AccountNotFoundError: There is no such account.
             VersionChangedError: Its version is none of *if_versions*.
-            LimitsConflictError, MetadataFullError: What it holds does not allow the change.
+            LimitsConflictError, MetadataFullError: Its other limits or its metadata do not allow the change.
             QueueFullError, StoreUnavailableError: Nothing was done.
             OutcomeUnknownError: It may have been done.
         """
@@ -293,7 +294,7 @@ class Accounts:
 
     async def limit_many(self, ledger_id: int, limits: Sequence[AccountLimits]) -> None:
         """
-        Give limits to those of the accounts that are open and have none.
+        Set the limits of those accounts that are open and have none.
 
         Raises:
             QueueFullError, StoreUnavailableError, OutcomeUnknownError: As `change`; the same call again is safe.
@@ -313,7 +314,7 @@ class Accounts:
 
 
 async def _read_batch(database: Database, ledger_id: int, ids: list[str]) -> list[Account | None]:
-    """Read accounts for a lane, whose callers tell the cache what they show each by themselves."""
+    """Read accounts for a lane; each of its callers tells the cache what it shows."""
     rows = await database.read("account_read_many", ledger_id, list(set(ids)))
     accounts = {row["id"]: Account(*row.values()) for row in rows}
     return [accounts.get(account_id) for account_id in ids]

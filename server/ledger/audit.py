@@ -11,8 +11,8 @@ from server.store.readiness import UNMIGRATED, explain_refusal
 from server.store.sessions import AUDIT_SETTINGS, Session, scanning_session
 from server.store.sql import query
 
-# The passes over a ledger in order: a statement, and how a person is told of it. The first one takes the snapshot and
-# looks at the clock: what falls due later, during a long audit, is swept where the snapshot does not see it.
+# The passes over a ledger, in order: a statement, and its description for a person. The first one takes the snapshot
+# and reads the clock: holds that fall due later, during a long audit, are swept where the snapshot does not show it.
 PASSES = {
     "audit_unswept": "holds that are due",
     "audit_currencies": "sums of the balances",
@@ -25,13 +25,13 @@ PASSES = {
     "audit_waiting": "events that wait",
     "audit_head": "the head of the feed",
 }
-# Further passes, over a ledger in which there is more than transfers.
+# Further passes, for a ledger that has more than transfers.
 HOLD_PASSES = {
     "audit_parents": "captures, voids, expiries and reversals",
     "audit_progress": "what has become of holds and transfers",
     "audit_holds": "holds along the accounts",
 }
-# Those that could be made over a part of a ledger, and bounds that leave nothing out.
+# Bounds that leave nothing out, for the passes that can also check a part of a ledger.
 BOUNDS: dict[str, tuple[object, ...]] = {
     "audit_rows": TRANSFERS,
     "audit_parents": TRANSFERS,
@@ -40,8 +40,8 @@ BOUNDS: dict[str, tuple[object, ...]] = {
     "audit_accounts": (*ACCOUNTS, None),
     "audit_indexed": INDEX,
 }
-# Events and transfers of a page of what is made page by page: as much as memory is not noticed, and so many that what
-# comes on top of a page is not either.
+# Events, and transfers, in a page of the passes that go page by page: so few that the memory does not matter, and so
+# many that the overhead of a page does not matter either.
 FEED_PAGE = 10_000
 TOLD_PAGE = 20_000
 
@@ -59,8 +59,8 @@ class LedgerReport(NamedTuple):
     # Two for each transfer that moved money.
     entries: int
     holds: int
-    # The newest position, and the link of the chain that is there: whoever keeps it can tell whether anything before it
-    # was written anew.
+    # The newest position, and the link of the chain there: a person who keeps it can tell whether anything before it
+    # was rewritten.
     events: int
     link: bytes
     findings: tuple[Finding, ...]
@@ -70,15 +70,15 @@ async def audit(
     dsn: str, ledger: str | None, on_pass: Callable[[str, str], None]
 ) -> AsyncIterator[LedgerReport | Finding]:
     """
-    Check the ledger called *ledger*, or all one after the other; a fault of the schema comes first.
+    Check the ledger called *ledger*, or all of them one after the other; a fault of the schema comes first.
 
     Args:
-        on_pass: Is told the ledger and what is checked whenever a pass begins.
+        on_pass: Called with the ledger and what is checked, whenever a pass begins.
 
     Raises:
         AuditError: There is no such ledger, or no schema.
-        StoreUnavailableError: Postgres cannot be reached, or is lost.
-        DatabaseError: It refuses.
+        StoreUnavailableError: Postgres cannot be reached, or the connection is lost.
+        DatabaseError: Postgres refuses.
     """
     try:
         async with scanning_session(dsn, **AUDIT_SETTINGS) as connection:
@@ -102,7 +102,7 @@ async def _audit_ledger(
     connection: Session, ledger_id: int, name: str, on_pass: Callable[[str, str], None]
 ) -> LedgerReport:
     found: dict[str, Finding] = {}
-    # All passes see the same instant, whatever is posted meanwhile.
+    # All passes see the same instant, whatever is posted in the meantime.
     async with connection.transaction(isolation="repeatable_read", readonly=True):
 
         async def run(passes: Iterable[tuple[str, str]]) -> None:

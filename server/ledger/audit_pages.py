@@ -1,8 +1,8 @@
 """
-The audit by pages: a ledger of any size is checked while it is in use, a little at a time, by whoever comes back.
+The audit by pages: checks a ledger of any size while it is in use, a little at a time, over many visits.
 
-Each page is judged in one snapshot. What lies behind a page cannot make it wrong: rows of transfers and of the feed
-never change, an account is compared with its rows where they end, and sums are taken at one instant.
+Each page is judged in one snapshot. Rows after a page cannot make it wrong: rows of transfers and of the feed never
+change, an account is compared with its rows where they end, and sums are taken at one instant.
 """
 
 from collections.abc import Iterable, Mapping
@@ -17,17 +17,17 @@ from server.ledger.limits import TIME_MIN
 from server.store.sessions import Session
 from server.store.sql import query
 
-# Findings of one kind that are reported one by one; the rest is counted.
+# Findings of one kind that are reported one by one; the others are only counted.
 SAMPLES_MAX: Final = 20
-# The first and the last of all transfers and accounts: bounds of a page that is everything.
+# The lowest and highest ids of transfers and accounts: bounds of a page that has everything.
 TRANSFERS: Final = (UUID(int=0), UUID(int=2**128 - 1))
 ACCOUNTS: Final = ("", "\x7f")
 INDEX: Final = ("", 0, "\x7f", 0)
-# Batches of the outbox that are looked through for what is not in the feed: some milliseconds. The relay is behind
-# where there are more, and what waits is looked for in the next round.
+# Batches of the outbox that are searched for what is not in the feed: some milliseconds. If there are more, the relay
+# is behind, and the next round searches again.
 WAITING_MAX: Final = 10_000
-# Accounts that are followed at once, and rows that each of them gets: few accounts have more, and those that have
-# are followed further by fewer at a time.
+# Accounts that are followed at once, and the least rows that each of them gets. Few accounts have more rows, and those
+# that do are followed further, fewer at a time.
 WALKS_MAX: Final = 100
 WALK_ROWS_MIN: Final = 10
 
@@ -44,7 +44,7 @@ class Finding(NamedTuple):
 
 
 class Walk(NamedTuple):
-    """How far the rows of an account were followed: the newest one, and what is held after it."""
+    """How far the rows of an account were followed: the newest row, and what the account held after it."""
 
     account: str
     at: datetime = TIME_MIN
@@ -56,19 +56,19 @@ class Walk(NamedTuple):
 
 class Place(msgspec.Struct, frozen=True, omit_defaults=True):
     """
-    Where the audit of a ledger goes on.
+    Where the audit of a ledger continues.
 
     Attributes:
         part: One of `PARTS`.
 
-        until, newest, at: The head of the feed, the newest transfer, and the instant when their part began: what comes
-            later is the next round's, or the part would never end while a ledger is busy.
+        until, newest, at: The head of the feed, the newest transfer, and the instant when their part began. The next
+            round checks what comes later, or the part would never end while a ledger is busy.
 
-        position: Up to which the feed was checked; in the index by accounts, of the account up to which it was.
+        position: Where the check of the feed has come to; in the index by accounts, within *account*.
 
-        transfer: The first transfer that was not.
+        transfer: The first transfer that was not checked.
 
-        account: Up to which accounts were taken up, and those whose rows go on.
+        account, walks: The last account whose check has begun, and the accounts up to it that have more rows.
     """
 
     part: str = "feed"
@@ -82,7 +82,7 @@ class Place(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Page(NamedTuple):
-    """How many rows were checked, what is wrong with them, the next place, or None, and how many accounts came up."""
+    """Rows that were checked, what is wrong with them, the next place or None, and the number of accounts begun."""
 
     rows: int
     findings: Mapping[str, Finding]
@@ -91,7 +91,7 @@ class Page(NamedTuple):
 
 
 def merge(found: dict[str, Finding], rows: "Iterable[asyncpg.Record | Mapping[str, Any]]") -> None:
-    """Add what a statement has found; two of them may find errors of one kind."""
+    """Add what a statement has found; several statements may find errors of one kind."""
     by_kind: dict[str, Finding] = {}
     for row in rows:
         earlier = by_kind.get(row["kind"], Finding(row["kind"], 0, ()))
@@ -108,7 +108,7 @@ def add(found: dict[str, Finding], findings: Iterable[Finding]) -> None:
 
 
 def behind(transfer_id: UUID) -> UUID:
-    """Return the next id; the last one is its own next."""
+    """Return the next id; the last id is its own next one."""
     return UUID(int=min(transfer_id.int + 1, TRANSFERS[1].int))
 
 
@@ -117,7 +117,7 @@ class PageAudit:
     Checks pages of one ledger on a session.
 
     Args:
-        session: In a transaction with one snapshot.
+        session: A session in a transaction with one snapshot.
 
         ledger_id: The ledger.
     """
@@ -147,7 +147,7 @@ class PageAudit:
         return 0, after(place)
 
     async def transfers(self, place: Place, size: int) -> tuple[int, Place | None]:
-        """Check transfers by themselves, against the feed, their accounts and what was posted after them."""
+        """Check transfers on their own, against the feed, their accounts and what was posted after them."""
         newest = place.newest
         if newest is None:
             rows = await self._fetch("transfer_newest", self._ledger_id)
@@ -162,7 +162,7 @@ class PageAudit:
         return page["transfers"], msgspec.structs.replace(place, newest=newest, transfer=behind(last))
 
     async def accounts(self, place: Place, size: int) -> tuple[int, Place | None]:
-        """Follow accounts along their rows, and compare them with what they say."""
+        """Follow accounts along their rows, and compare them with these."""
         walks, account, at = place.walks, place.account, place.at
         if at is None:
             at = (await self._fetch("clock_read"))[0]["clock"]
@@ -186,7 +186,7 @@ class PageAudit:
         return rows, msgspec.structs.replace(place, at=at, account=account, walks=left)
 
     async def index(self, place: Place, size: int) -> tuple[int, Place | None]:
-        """Check that the index by accounts leads to nothing but their events."""
+        """Check that the index by accounts leads only to their events."""
         until = await self._head() if place.until is None else place.until
         begin = (place.account, place.position)
         [page] = await self._fetch("index_range", self._ledger_id, *begin, until, size)
@@ -224,7 +224,7 @@ PARTS: Final = {
 
 
 def after(place: Place) -> Place | None:
-    """Return where the part after that of a place begins; None when it was the last."""
+    """Return where the part after that of *place* begins; None if that was the last."""
     parts = list(PARTS)
     following = parts.index(place.part) + 1
     return Place(parts[following]) if following < len(parts) else None

@@ -1,4 +1,4 @@
-"""Rounds of the auditor: how far it has come in each ledger, and what it has found."""
+"""The auditor's rounds: how far it has come in each ledger, and what it has found."""
 
 from datetime import UTC, datetime
 from typing import Final, NamedTuple
@@ -10,24 +10,24 @@ from server.store.postgres import Database
 
 
 class Round(msgspec.Struct):
-    """One way through a ledger; `place` is null when it is done, `finished_at` until then."""
+    """One pass of the auditor through a ledger; `place` is null once it is done, `finished_at` until then."""
 
     started_at: datetime
     rows: int = 0
     findings: list[Finding] = msgspec.field(default_factory=list)
     place: Place | None = None
     finished_at: datetime | None = None
-    # That it has met.
+    # The number of each that it has checked.
     accounts: int = 0
     transfers: int = 0
 
     @property
     def total(self) -> int:
-        """How many errors it has found."""
+        """Number of errors that the round has found."""
         return sum(finding.total for finding in self.findings)
 
     def take(self, page: Page) -> None:
-        """Add what a page has shown; behind the last one the round is done."""
+        """Add the result of a page; after the last page the round is done."""
         found = {finding.kind: finding for finding in self.findings}
         add(found, page.findings.values())
         self.findings = list(found.values())
@@ -41,7 +41,7 @@ class Round(msgspec.Struct):
 
 
 class Visit(msgspec.Struct):
-    """A ledger whose round is under way, as it was read: `revision` tells whether another auditor was there since."""
+    """A ledger with its current round, as it was read: `revision` tells whether another auditor was there since."""
 
     ledger_id: int
     revision: int
@@ -50,14 +50,14 @@ class Visit(msgspec.Struct):
 
     @property
     def findings(self) -> int:
-        """What is known to be wrong: what a round has found stands until a later one has looked everywhere."""
+        """Number of known errors: those of a round stand until a later one has checked everything."""
         if self.last is None or self.running.finished_at is not None:
             return self.running.total
         return max(self.running.total, self.last.total)
 
 
 class Integrity(NamedTuple):
-    """What there is to say of a ledger: the head of its chain, and the auditor's rounds."""
+    """The state of a ledger: the head of its chain, and the auditor's rounds."""
 
     position: int
     link: bytes
@@ -68,7 +68,7 @@ class Integrity(NamedTuple):
 
 
 class Total(NamedTuple):
-    """Over all ledgers: errors that are known, and seconds since the one that waits longest was checked."""
+    """Over all ledgers: known errors, and seconds since the ledger that waits longest was checked."""
 
     findings: int
     age_seconds: float
@@ -79,16 +79,16 @@ _decode: Final = msgspec.json.Decoder(Round).decode
 
 
 def read_round(text: str | None) -> Round | None:
-    """Return a round as it is kept; None where there is none."""
+    """Return a stored round; None if there is none."""
     return None if text is None else _decode(text)
 
 
 class Rounds:
     """
-    Keeps rounds. Every method may raise StoreError, QueueFullError or DatabaseError.
+    Stores rounds. Every method may raise StoreError, QueueFullError or DatabaseError.
 
     Args:
-        database: Where they are.
+        database: Holds the rounds.
     """
 
     def __init__(self, database: Database) -> None:
@@ -96,10 +96,10 @@ class Rounds:
 
     async def next(self, after: int, rest_seconds: float) -> Visit | None:
         """
-        Return the next ledger behind *after* with a round under way or to be begun, or None.
+        Return the next ledger after the id *after* whose round is in progress or due, or None.
 
         Args:
-            rest_seconds: Between the beginnings of two rounds of a ledger.
+            rest_seconds: Seconds between the beginnings of two rounds of a ledger.
         """
         rows = await self._database.read("audit_round_next", after, rest_seconds)
         if not rows:
@@ -109,7 +109,7 @@ class Rounds:
         return Visit(row["id"], row["revision"], running, read_round(row["last"]))
 
     async def save(self, visit: Visit) -> bool:
-        """Keep how far a visit has come; False where another auditor was there since it was read."""
+        """Store how far a visit has come; return False if another auditor was there since it was read."""
         running = visit.running
         text = _encode(running).decode()
         done = running.finished_at is not None
@@ -128,12 +128,12 @@ class Rounds:
         return bool(kept)
 
     async def read(self, ledger_id: int) -> Integrity:
-        """Return what there is to say of a ledger."""
+        """Return the state of a ledger."""
         (row,) = await self._database.read("audit_round_read", ledger_id)
         rounds = (read_round(row["running"]), read_round(row["last"]))
         return Integrity(row["position"] or 0, row["link"] or b"", row["peak"], *rounds)
 
     async def total(self) -> Total:
-        """Return what is known over all ledgers."""
+        """Return the totals over all ledgers."""
         (row,) = await self._database.read("audit_round_total")
         return Total(*row)

@@ -1,4 +1,4 @@
-"""How a batch is posted so that no unit pays for another: for its locked accounts, or for what is wrong with it."""
+"""Posts a batch so that no unit pays for another unit's locked accounts or errors."""
 
 import asyncio
 import logging
@@ -12,14 +12,14 @@ from server.ledger.unit import Unit
 from server.store.errors import DatabaseError, RowLockedError, StoreError
 from server.store.sessions import LOCK_TIMEOUT_MS
 
-# A batch of several ledgers waits for a locked row as long as so many batches usually take, and at least so many
-# seconds: this worker's other batch may hold the row, or those of other workers. Who holds it longer must not hold up
-# the other ledgers of the batch.
+# A batch of several ledgers waits for a locked row as long as this many batches usually take, and at least this many
+# seconds, since another batch of this or another worker may hold the row. A transaction that holds the row longer must
+# not delay the other ledgers of the batch.
 BATCHES_WAITED_FOR: Final = 4
 SHARED_WAIT_MIN_SECONDS: Final = 0.1
-# How fast the usual time falls when batches get shorter: within ten or so. It rises at once.
+# How fast the usual time falls when batches get shorter: within ten batches or so. It rises at once.
 FALLING_SHARE: Final = 0.1
-# Statements at once that ask apart again for what was locked, and do not wait: the shared batches need connections.
+# Statements in flight that retry units of one ledger and do not wait for locks: shared batches need connections, too.
 APART_IN_FLIGHT_MAX: Final = 2
 
 log = logging.getLogger(__name__)
@@ -27,10 +27,10 @@ log = logging.getLogger(__name__)
 
 class BatchPoster:
     """
-    Posts the units of a batch, whatever is the matter with some of them.
+    Posts the units of a batch, even when some of them fail or meet locked accounts.
 
     Args:
-        sender: Sends them.
+        sender: Sends the units.
 
         rows: Knows the locked accounts.
     """
@@ -51,13 +51,13 @@ class BatchPoster:
         await self._post_units(units, self._send_shared)
 
     async def post_apart(self, units: list[Unit]) -> None:
-        """Do the same for units of one ledger that have met locked accounts, waiting for these where it may help."""
+        """Do the same for units of one ledger that have met locked accounts, waiting for those that are not stuck."""
         stuck = [unit for unit in units if self._rows.stuck(unit.ledger_id, unit.accounts)]
         await self._post_units(stuck, self._send_free)
         await self._post_units([unit for unit in units if unit not in stuck], self._send_waiting)
 
     async def _post_units(self, units: list[Unit], send: Callable[[list[Unit]], Awaitable[None]]) -> None:
-        """Post units together; when their batch fails for itself, find out which of them is at fault."""
+        """Post units together; if one of them makes the batch fail, halve the batch until that unit is alone."""
         batches = [units] if units else []
         while batches:
             batch = batches.pop()
@@ -71,7 +71,7 @@ class BatchPoster:
                     unit.result = error
             except Exception as error:
                 if len(batch) == 1:
-                    # Logged under the id of the request that it is.
+                    # The caller logs it, under the id of its request.
                     batch[0].result = error
                     continue
                 kind = error.kind if isinstance(error, DatabaseError) else type(error).__name__
@@ -79,7 +79,7 @@ class BatchPoster:
                 batches += reversed(_halves(batch))
 
     async def _send_shared(self, units: list[Unit]) -> None:
-        """Send units of any ledgers, waiting shortly for rows of ledgers where that was worth it."""
+        """Send units of any ledgers, waiting briefly for locked rows of contended ledgers."""
         waits = self._rows.contended({unit.ledger_id for unit in units})
         if waits and self._rows.any_stuck:
             waits -= {unit.ledger_id for unit in units if self._rows.stuck(unit.ledger_id, unit.accounts)}
@@ -88,14 +88,14 @@ class BatchPoster:
                 await self._send_timed(units, waits)
                 return
             except RowLockedError:
-                # The wait ran out. The next batch tells of which ledger a row is locked, and posts all others.
+                # The wait timed out. The next batch finds out which ledgers have locked rows, and posts all others.
                 pass
         await self._send_timed(units, ())
         if waits:
             self._rows.note_held_up({unit.ledger_id for unit in units if isinstance(unit.result, RowLockedError)})
 
     async def _send_timed(self, units: list[Unit], waits: Collection[int]) -> None:
-        """Send units, waiting for rows of the ledgers *waits* no longer than the usual time allows."""
+        """Send units, waiting for rows of the ledgers *waits* only as long as the usual time allows."""
         wait_seconds = max(SHARED_WAIT_MIN_SECONDS, BATCHES_WAITED_FOR * self._usual_seconds)
         began = time.monotonic()
         await self._sender.send(units, waits=waits, wait_ms=min(LOCK_TIMEOUT_MS, round(1000 * wait_seconds)))
@@ -108,7 +108,7 @@ class BatchPoster:
             await self._sender.send(units)
 
     async def _send_waiting(self, units: list[Unit]) -> None:
-        """Send units of one ledger, waiting for locked accounts unless too many statements do so already."""
+        """Send units of one ledger, waiting for locked accounts unless too many statements already wait."""
         ledger_id = units[0].ledger_id
         turns = self._rows.posting_lock_waits
         if turns.locked():
@@ -120,7 +120,8 @@ class BatchPoster:
                 self._rows.note_contended(ledger_id)
                 return
             except RowLockedError:
-                # The wait ran out. The next batch tells for which accounts, and posts what does not need them.
+                # The wait timed out. The next batch finds out which accounts are locked, and posts units that do not
+                # need them.
                 pass
         await self._send_free(units)
         for unit in units:
@@ -129,7 +130,7 @@ class BatchPoster:
 
 
 def _halves(units: list[Unit]) -> tuple[list[Unit], list[Unit]]:
-    """Return two parts of a batch: each has half of the ledgers, or half of the units where there is only one."""
+    """Return two parts of a batch: each has half of the ledgers, or half of the units if there is only one ledger."""
     ledgers = sorted({unit.ledger_id for unit in units})
     if len(ledgers) == 1:
         half = len(units) // 2

@@ -1,4 +1,4 @@
-"""Requests for expiries, the rows that end holds that are due. `background/hold_sweeper.py` posts them."""
+"""Makes requests for expiries, the rows that end due holds. `background/hold_sweeper.py` posts them."""
 
 from hashlib import sha256
 from uuid import UUID
@@ -8,7 +8,7 @@ from server.ledger.transfers import TransferRequest
 
 
 def expiry_key(hold: object) -> str:
-    """Return the idempotency key of the expiry of a hold, by its id. No caller's key can hold a blank."""
+    """Return the idempotency key of the expiry of a hold, by its id. No caller's key can contain a blank."""
     return f"expiry {hold}"
 
 

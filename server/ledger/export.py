@@ -1,4 +1,4 @@
-"""The whole book of a ledger, read in one snapshot and in an order in which it can be posted again."""
+"""Reads the whole book of a ledger, in one snapshot and in an order in which it can be posted again."""
 
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -35,25 +35,25 @@ class ExportedAccount(NamedTuple):
 
 
 class ExportedTransfer(NamedTuple):
-    """Something that was posted, its columns in the order of `export_transfers` and `export_expiries`."""
+    """A transfer that was posted, or an expiry that is due; columns as in `export_transfers` and `export_expiries`."""
 
-    # Its place in the order: the instant of posting, or for an expiry the one at which it took effect.
+    # Its place in the order: the instant of posting, or for an expiry the instant at which it took effect.
     place: datetime
-    # Of an expiry that is due and not posted: that of its hold.
+    # For an expiry that is due but not posted, the id of its hold.
     id: UUID
-    # None of an expiry, which nobody asked for.
+    # None for an expiry, which no caller asked for.
     key: str | None
     kind: str
-    # The key of the hold that it ends, or of what it takes back.
+    # The key of the hold that it ends, or of the transfer that it reverses.
     parent: str | None
     source: str
     destination: str
     amount: int
     currency: str
     effective_at: datetime
-    # None of an expiry that is due and not posted.
+    # None for an expiry that is due but not posted.
     created_at: datetime | None
-    # Of a hold that is open.
+    # Only for an open hold.
     expires_at: datetime | None
     release_rest: bool | None
     reference: str | None
@@ -68,11 +68,11 @@ class Book:
     A ledger as it was at one instant.
 
     Args:
-        connection: In a transaction that sees that instant.
+        connection: A session in a transaction that sees that instant.
 
-        since, until: Of the transfers only those posted from the one on, and before the other.
+        since, until: Only transfers posted at *since* or later, and before *until*, are read.
 
-        now: Holds that expire up to then are gone.
+        now: Holds that expire up to this instant are gone.
     """
 
     def __init__(self, connection: Session, ledger_id: int, since: datetime, until: datetime, now: datetime) -> None:
@@ -83,17 +83,17 @@ class Book:
         self._now = now
 
     async def count(self) -> int:
-        """Return how many records it has, about."""
+        """Return about how many records the book has."""
         [row] = await self._connection.fetch(query("export_count"), self._ledger_id, self._since, self._until)
         return int(row["records"])
 
     async def accounts(self) -> AsyncIterator[ExportedAccount]:
-        """Give all accounts, by id."""
+        """Yield all accounts, by id."""
         async for row in self._connection.stream(query("export_accounts"), self._ledger_id):
             yield ExportedAccount(*row.values())
 
     async def transfers(self) -> AsyncIterator[ExportedTransfer]:
-        """Give all that was posted, in an order in which it can be posted again."""
+        """Yield everything that was posted, in an order in which it can be posted again."""
         batch: list[ExportedTransfer] = []
         async for transfer in self._by_place():
             if batch and transfer.place != batch[0].place:
@@ -105,7 +105,7 @@ class Book:
             yield each
 
     async def _by_place(self) -> AsyncIterator[ExportedTransfer]:
-        """Give transfers and expiries by place, then by id."""
+        """Yield transfers and expiries by place, then by id."""
         expiries = self._read("export_expiries")
         expiry = await anext(expiries, None)
         async for transfer in self._read("export_transfers"):
@@ -130,9 +130,9 @@ async def open_book(
     Lend the book of the ledger called *ledger*, as it is now.
 
     Raises:
-        NoLedgerError: There is none.
-        StoreUnavailableError: Postgres cannot be reached, or is lost.
-        DatabaseError: It refuses.
+        NoLedgerError: There is no such ledger.
+        StoreUnavailableError: Postgres cannot be reached, or the connection is lost.
+        DatabaseError: Postgres refuses.
     """
     async with (
         session(dsn, EXPORT_SETTINGS, COMMAND_TIMEOUT_SECONDS) as connection,
@@ -150,7 +150,7 @@ def in_order(batch: Sequence[ExportedTransfer]) -> Sequence[ExportedTransfer]:
     Return what was posted at one instant in an order in which it can have been posted.
 
     Args:
-        batch: By id, which is nearly always the order: ids are made when requests arrive.
+        batch: Ordered by id, which is nearly always the right order: ids are made when requests arrive.
     """
     followers, missing = _constraints(batch)
     if all(place < after for place, afters in enumerate(followers) for after in afters):
@@ -165,13 +165,14 @@ def in_order(batch: Sequence[ExportedTransfer]) -> Sequence[ExportedTransfer]:
             missing[after] -= 1
             if not missing[after]:
                 heappush(ready, after)
-    # Rows that follow one another in a circle are damaged; they are exported as they are, for whoever looks into it.
+    # Rows that follow one another in a circle are damaged; they are exported unchanged, so that somebody can examine
+    # them.
     ordered += [place for place, count in enumerate(missing) if count]
     return [batch[place] for place in ordered]
 
 
 def _constraints(batch: Sequence[ExportedTransfer]) -> tuple[list[list[int]], list[int]]:
-    """Return of each transfer which come after it at once, and how many come before it at once."""
+    """Return for each transfer which ones directly follow it, and how many directly precede it."""
     followers: list[list[int]] = [[] for _ in batch]
     missing = [0] * len(batch)
 
@@ -180,7 +181,7 @@ def _constraints(batch: Sequence[ExportedTransfer]) -> tuple[list[list[int]], li
         missing[after] += 1
 
     places = {transfer.key: place for place, transfer in enumerate(batch)}
-    # Along an account, versions tell the order.
+    # Versions give the order along an account.
     steps: dict[str, list[tuple[int, int]]] = {}
     for place, transfer in enumerate(batch):
         for account, version in (

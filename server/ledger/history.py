@@ -1,4 +1,4 @@
-"""Reads of committed transfers: by id and by key, as statements, and as balances of the past."""
+"""Reads committed transfers: by id and by key, as statements, and as balances of the past."""
 
 from collections.abc import Callable
 from datetime import datetime
@@ -26,7 +26,7 @@ class Entry(NamedTuple):
     amount: int
     # None where it is hidden.
     counterparty: str | None
-    # After the transfer.
+    # The balance after the transfer.
     balance: int
     version: int
     reference: str | None
@@ -47,16 +47,16 @@ class FutureInstantError(Exception):
 
 class History:
     """
-    Reads of committed transfers. Every method may raise QueueFullError or StoreUnavailableError.
+    Reads committed transfers. Every method may raise QueueFullError or StoreUnavailableError.
 
     Args:
-        database: Where they are.
+        database: Holds the transfers.
 
         cache: Is told of the versions that are shown.
 
-        accounts: Tells whether there is an account.
+        accounts: Tells whether an account exists.
 
-        recent: Waits for postings under way.
+        recent: Waits for postings that have not committed yet.
     """
 
     def __init__(self, database: Database, cache: Cache, accounts: Accounts, recent: RecentInstants) -> None:
@@ -65,11 +65,11 @@ class History:
         self._recent = recent
 
     async def by_id(self, ledger_id: int, transfer_id: UUID) -> tuple[Attempt, Progress] | None:
-        """Return the attempt of that id with what has become of it, or None."""
+        """Return the attempt with this id and its progress, or None."""
         return await self._attempt("transfer_by_id", ledger_id, transfer_id)
 
     async def by_key(self, ledger_id: int, key: str) -> tuple[Attempt, Progress] | None:
-        """Return the attempt an idempotency key is bound to with what has become of it, or None."""
+        """Return the attempt that an idempotency key is bound to and its progress, or None."""
         return await self._attempt("transfer_by_key", ledger_id, key)
 
     async def children(self, ledger_id: int, transfer_id: UUID, limit: int) -> list[Attempt]:
@@ -98,15 +98,15 @@ class History:
         on_wait: Callable[[], None] | None = None,
     ) -> list[Entry]:
         """
-        Return up to *limit* lines of the account's statement, newest first. Lines before an instant that has come never
-        change.
+        Return up to *limit* lines of the account's statement, newest first. Lines before an instant that has passed
+        never change.
 
         Args:
             since, until: Instants; *since* is included, *until* is not.
 
             before: Instant and version of the last line already seen.
 
-            on_wait: Called once if it has to wait for a locked account.
+            on_wait: Called once if the call has to wait for a locked account.
 
         Raises:
             AccountNotFoundError: There is no such account.
@@ -132,14 +132,14 @@ class History:
         Return the account's balance at the instant *at*, 0 before its first entry.
 
         Args:
-            effective: With all entries that count for that instant or an earlier one by now, and not only those posted
-                by then. It changes when one is posted later; otherwise it never does.
+            effective: Whether to count all entries that by now count for that instant or an earlier one, and not only
+                those posted by then. Such a balance changes when another one is posted later; otherwise it never does.
 
-            on_wait: Called once if it has to wait for a locked account.
+            on_wait: Called once if the call has to wait for a locked account.
 
         Raises:
             AccountNotFoundError: There is no such account.
-            FutureInstantError: The instant is still to come, by the database's clock.
+            FutureInstantError: The instant has not come yet, by the database's clock.
         """
         has_come = await self._recent.wait(ledger_id, account, at, on_wait)
         shows = partial(_version_shown, account)

@@ -1,4 +1,4 @@
-"""The one way to the rows of accounts and transfers: no statement returns before the cache knows what it shows."""
+"""The only way to the rows of accounts and transfers: the cache learns what a statement shows before it returns."""
 
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from functools import partial
@@ -13,15 +13,15 @@ from server.store.postgres import Database
 
 T = TypeVar("T")
 
-# Accounts of one ledger at the versions that somebody is about to be shown; None counts as nothing.
+# Accounts of one ledger, and the versions that a caller is about to see; None is ignored.
 Versions = Iterable[tuple[str, int | None]]
 Shows = Callable[[asyncpg.Record], Versions]
 
 
 class Shown(NamedTuple):
     """
-    What callers of any ledgers are about to be shown: versions of accounts, where None counts as nothing, and answers
-    of finished writes by idempotency key.
+    What callers of any ledgers are about to see: versions of accounts, where None is ignored, and answers of finished
+    writes by idempotency key.
     """
 
     versions: Iterable[tuple[Name, int | None]]
@@ -29,17 +29,17 @@ class Shown(NamedTuple):
 
 
 def account_shown(row: asyncpg.Record) -> Versions:
-    """Return what a row of an account shows."""
+    """Return the version that an account's row shows."""
     return ((row["id"], row["version"]),)
 
 
 def transfer_shown(row: asyncpg.Record) -> Versions:
-    """Return what a row of a transfer shows."""
+    """Return the account versions that a transfer's row shows."""
     return _sides_shown(row["source"], row["source_version"], row["destination"], row["destination_version"])
 
 
 def attempt_shown(attempt: Attempt) -> Versions:
-    """Return what an attempt shows."""
+    """Return the account versions that an attempt shows."""
     return _sides_shown(attempt.source, attempt.source_version, attempt.destination, attempt.destination_version)
 
 
@@ -54,11 +54,11 @@ def _sides_shown(
 
 class InvalidatingDatabase:
     """
-    The database with the cache in front of it.
+    Runs statements on the database, and tells the cache what they show.
 
-    Every method runs a statement and then tells the cache which versions of accounts it shows, before it returns them.
-    So no caller can forget it, and no snapshot older than an answer is served after that answer. Parts of the ledger
-    that show accounts have no other way to Postgres. All methods raise what the database's raise.
+    Each method runs a statement, then tells the cache which account versions it shows, and only then returns. So no
+    caller can forget it, and no snapshot older than an answer is served after that answer. The parts of the ledger that
+    show accounts have no other way to Postgres. Each method raises what the method of `Database` raises.
     """
 
     def __init__(self, database: Database, cache: Cache) -> None:
@@ -66,7 +66,7 @@ class InvalidatingDatabase:
         self._cache = cache
 
     async def read(self, shows: Shows, name: str, ledger_id: int, *arguments: object) -> Sequence[asyncpg.Record]:
-        """Return what `Database.read` returns; *shows* tells what a row shows."""
+        """Return what `Database.read` returns; *shows* returns the versions that a row shows."""
         statement = partial(self._database.read, name, ledger_id, *arguments)
         return await self.run(ledger_id, statement, partial(_rows_shown, shows))
 
@@ -82,12 +82,12 @@ class InvalidatingDatabase:
 
     async def run(self, ledger_id: int, statement: Callable[[], Awaitable[T]], shown: Callable[[T], Versions]) -> T:
         """
-        Return what *statement* returns when no snapshot older than it can be served.
+        Return what *statement* returns, once no older snapshot can be served.
 
         Args:
-            statement: Commits. It is about accounts of one ledger.
+            statement: Commits before it returns. It is about accounts of one ledger.
 
-            shown: Takes what it returns.
+            shown: Returns the versions that a result of *statement* shows.
         """
 
         def of_ledger(result: T) -> Shown:
@@ -97,14 +97,14 @@ class InvalidatingDatabase:
 
     async def run_batch(self, statement: Callable[[], Awaitable[T]], shown: Callable[[T], Shown]) -> T:
         """
-        Return what *statement* returns when no snapshot older than it can be served, and its answers are kept.
+        Return what *statement* returns, once no older snapshot can be served and its answers are stored.
 
         Args:
-            statement: Commits.
+            statement: Commits before it returns.
 
-            shown: Takes what it returns.
+            shown: Returns the versions and answers that a result of *statement* shows.
         """
-        # Looked at before anything is sent: where it is another one afterwards, no answer is kept.
+        # Read before anything is sent: if it has changed afterwards, no answer is stored.
         confirmation = self._cache.confirmation
         result = await statement()
         versions, replays = shown(result)
@@ -123,9 +123,9 @@ class InvalidatingDatabase:
         Return what *statement* returns, and store it as the account's snapshot unless something newer has been shown.
 
         Args:
-            lease: On the account's snapshot.
+            lease: The lease on the account's snapshot.
 
-            snapshot: Takes what the statement returns.
+            snapshot: Makes the snapshot of what the statement returns.
         """
         confirmation = self._cache.confirmation
         result = await statement()

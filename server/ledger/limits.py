@@ -27,9 +27,9 @@ METADATA_KEYS_MAX = 50
 METADATA_KEY_LENGTH_MAX = 40
 METADATA_VALUE_LENGTH_MAX = 500
 
-# Lists: rows a page.
+# Rows in a page of a list.
 PAGE_MAX = 100
 PAGE_DEFAULT = 20
 
-# Bulk requests: items. An atomic set must fit into one database transaction that holds its row locks briefly.
+# Items in a bulk request. An atomic set must fit into one database transaction that holds its row locks briefly.
 BULK_ITEMS_MAX = 1_000

@@ -1,4 +1,4 @@
-"""What of transfers somebody sees who does not see all accounts: nothing of the side that is hidden."""
+"""Hides from a caller who may not see all accounts what transfers say about the others."""
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import NamedTuple, TypeVar
@@ -14,21 +14,21 @@ T = TypeVar("T", Entry, Line)
 
 
 class Sides(NamedTuple):
-    """The accounts that a request is about; None where it has a parent without any, which is a refusal."""
+    """The accounts that a request is about; None if its parent is a refusal that has none."""
 
     source: str | None
     destination: str | None
-    # Whether it has them of its parent, and whether that was refused.
+    # Whether they are those of a parent, and whether that was refused.
     parent: bool = False
     refused: bool = False
 
 
 def seen(attempt: Attempt, accounts: Prefixes | None) -> Attempt | None:
     """
-    Return what of an attempt somebody sees who sees these accounts; None where that is nothing.
+    Return the part of an attempt that a caller who sees these accounts may see; None if that is nothing.
 
-    A transfer is seen from either side, without what it says of an account that is hidden. A refusal tells why, and so
-    of both: it is seen by those who see both.
+    A transfer is visible from either side, without what it says about a hidden account. The reason of a refusal may
+    concern both sides, so only a caller who sees both sees the refusal.
     """
     if accounts is None:
         return attempt
@@ -43,7 +43,7 @@ def seen(attempt: Attempt, accounts: Prefixes | None) -> Attempt | None:
 
 
 def without_hidden(lines: Sequence[T], accounts: Prefixes | None) -> Sequence[T]:
-    """Return entries without the counterparties that somebody does not see who sees these accounts."""
+    """Return entries, without counterparties that a caller who sees these accounts may not see."""
     if accounts is None:
         return lines
     return [line if accounts.has(line.counterparty) else line._replace(counterparty=None) for line in lines]
@@ -51,10 +51,10 @@ def without_hidden(lines: Sequence[T], accounts: Prefixes | None) -> Sequence[T]
 
 class ParentSides:
     """
-    Finds the accounts of requests, also of those that name a parent. They never change, so what is found holds.
+    Finds the accounts of requests, also of requests that name a parent. They never change, so the result stays true.
 
     Args:
-        database: Where the parents are.
+        database: Holds the parents.
     """
 
     def __init__(self, database: Database) -> None:
@@ -62,10 +62,10 @@ class ParentSides:
 
     async def find(self, ledger_id: int, requests: Sequence[TransferRequest]) -> list[Sides | None]:
         """
-        Return the sides of each request, in order; None where its parent neither exists nor is made by one before it.
+        Return the sides of each request, in order; None if its parent neither exists nor is made by an earlier request.
 
         Raises:
-            QueueFullError, StoreUnavailableError: They could not be read.
+            QueueFullError, StoreUnavailableError: The parents could not be read.
         """
         parents = await self._parents(ledger_id, requests)
         found: list[Sides | None] = []
@@ -84,7 +84,7 @@ class ParentSides:
 
     async def bound(self, ledger_id: int, requests: Iterable[TransferRequest]) -> Collection[object]:
         """
-        Return, among others, those keys of parents that are bound.
+        Return which keys of parents are bound; the result has other values, too.
 
         Raises:
             As `find`.

@@ -1,4 +1,4 @@
-"""From a batch to the arrays that `post_transfers` takes, and from the arrays it gives back to outcomes."""
+"""Turns a batch into the arrays that `post_transfers` takes, and the arrays that it returns into outcomes."""
 
 from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime, timedelta
@@ -22,7 +22,7 @@ from server.ledger.transfers import (
 from server.ledger.unit import Unit
 from server.store.errors import RowLockedError
 
-# Where a request names its sides, and where its conditions begin.
+# Positions of a request's sides, and of its first condition, among its fields.
 _SOURCE = TransferRequest._fields.index("source")
 _DESTINATION = TransferRequest._fields.index("destination")
 _CONDITIONS = TransferRequest._fields.index("source_version")
@@ -30,7 +30,7 @@ _CONDITIONS = TransferRequest._fields.index("source_version")
 _UNBOUND: Final = {"unbound": Unbound(), "future": Unbound(future=True)}
 
 
-# What the function gives back for each request.
+# The arrays that the function returns for each request.
 _DECISION: Final = (
     "outcomes",
     "pointers",
@@ -42,7 +42,7 @@ _DECISION: Final = (
 
 
 class Child(NamedTuple):
-    """What it gives back besides for a request with a parent: what that has told; the names are those of its arrays."""
+    """What it also returns for a request with a parent: values of the parent. The names are those of its arrays."""
 
     child_parents: UUID | None
     child_sources: str | None
@@ -52,7 +52,7 @@ class Child(NamedTuple):
 
 
 class Columns(NamedTuple):
-    """A batch as arrays: the arguments of `transfer_post_many` but for the last three."""
+    """A batch as arrays: the arguments of `transfer_post_many` except the last three."""
 
     # Distinct and ascending.
     ledgers: Sequence[int]
@@ -60,12 +60,12 @@ class Columns(NamedTuple):
     last_accounts: Sequence[int]
     # Of each account, the position of its ledger from 1.
     account_ledgers: Sequence[int]
-    # By ledger and id; those of requests with a parent are left to the function.
+    # By ledger and id; the function itself finds the accounts of requests with a parent.
     accounts: Sequence[str]
     # Of each request, the position of its ledger from 1.
     request_ledgers: Sequence[int]
-    # The fields of TransferRequest, in its order, an array each, or None where no request has the field. The sides are
-    # positions in the accounts from 1, and the numbers of sets and bulks stand before the conditions.
+    # The fields of TransferRequest, in its order, an array each, or None if no request has the field. The sides are
+    # positions in the accounts from 1, and the numbers of sets and bulks come before the conditions.
     fields: Sequence[Sequence[Any] | None]
 
     @property
@@ -80,7 +80,7 @@ def columns(units: Sequence[Unit]) -> Columns:
     Return a batch as arrays.
 
     Args:
-        units: The batch by ledger, the units of a ledger in the order in which they are to be decided.
+        units: The batch, ordered by ledger; the units of a ledger are decided in this order.
     """
     ledgers: list[int] = []
     last_accounts: list[int] = []
@@ -108,7 +108,7 @@ def columns(units: Sequence[Unit]) -> Columns:
 
 
 def _filled(field: Sequence[Any]) -> Sequence[Any] | None:
-    """Return a field of all requests, or None where it is nothing but nulls: to Postgres both are the same."""
+    """Return a field of all requests, or None if every value is null: Postgres treats both the same."""
     return None if field[0] is None and field.count(None) == len(field) else field
 
 
@@ -125,11 +125,11 @@ def resolve(
     Args:
         arrays: What `columns` made of the units.
 
-        result: The row that `post_transfers` gave back.
+        result: The row that `post_transfers` returned.
 
         known: The attempts that known keys are bound to, in the order of their requests.
 
-        render: Returns status and body of what a single request is answered.
+        render: Returns status and body of the answer to a single request.
     """
     posted_at = dict(zip(arrays.ledgers, result["posted_ats"], strict=True))
     locked: dict[int, set[str]] = {}
@@ -165,7 +165,7 @@ def resolve(
 
 
 def _attempt(request: TransferRequest, posted_at: datetime, decision: tuple[Any, ...]) -> Attempt:
-    """Return the attempt that a request has become, as its row has it; *decision* is in the order of `_DECISION`."""
+    """Return the attempt that a request became, equal to its row; *decision* is in the order of `_DECISION`."""
     code, pointer, source_balance, destination_balance, source_version, destination_version = decision
     refused = code != "posted"
     return Attempt(
@@ -196,7 +196,7 @@ def _attempt(request: TransferRequest, posted_at: datetime, decision: tuple[Any,
 
 
 def _with_parent(attempt: Attempt, request: TransferRequest, child: Child) -> Attempt:
-    """Return the attempt of a request with a parent, with what the parent has told."""
+    """Return the attempt of a request with a parent, with the values of the parent filled in."""
     return attempt._replace(
         parent=child.child_parents,
         source=child.child_sources,

@@ -1,4 +1,4 @@
-"""The posting lane: transfers of all ledgers, sent to Postgres together, each posted once."""
+"""The posting lane: sends the transfers of all ledgers to Postgres in shared batches, and posts each one once."""
 
 import asyncio
 import time
@@ -22,25 +22,26 @@ from server.store.throughput import Throughput
 from server.telemetry.failpoints import Failpoints
 from server.telemetry.tallies import Tallies, Timing
 
-# Requests a batch. Shared by 500, a commit costs each a few microseconds; larger batches only hold locks longer.
+# Requests in a batch. Shared by 500, a commit costs each a few microseconds; larger batches only hold locks longer.
 BATCH_MAX = 500
 # A batch larger than this takes only half of what waits, so that this worker answers one batch while PostgreSQL posts
-# the other. At 100 requests the cost of a batch is still shared by enough.
+# the other. A batch of 100 requests still shares its cost among enough of them.
 SPLIT_FROM = 100
 # Batches in flight at once: one decides while the one before it commits. More would only wait for locks.
 IN_FLIGHT_MAX = 2
 # Seconds that a posting may take in all: waiting, posting, and finding out what was done after a lost connection.
 DEADLINE_SECONDS = 5.0
-# Seconds that a request may wait for its batch. Then it is refused unsent: the rest of its deadline is needed to find
-# out what was done after a lost connection. What would wait longer is refused at once.
+# Seconds that a request may wait for its batch. One that has waited longer is refused unsent: the rest of its deadline
+# is needed to find out what was done after a lost connection. One that would have to wait longer is refused at once.
 WAIT_MAX_SECONDS = 2.5
-# Transfers a second that are expected before any were posted. What is measured takes its place within some batches.
+# Transfers a second that are expected before any were posted. Measurements replace it within a few batches.
 EXPECTED_PER_SECOND = 16_000
-# Transfers that may wait, however few were posted in the last seconds: some large bulks.
+# Transfers that may wait even if few were posted in the last seconds: some large bulks.
 QUEUE_MIN = 8_000
-# Transfers that may wait, however many were posted: some tens of megabytes.
+# Transfers that may wait even if many were posted in the last seconds: some tens of megabytes.
 QUEUE_MAX = 64_000
-# Transfers of one ledger that may wait for a statement apart: as many as 64 bulks of 500, which were admitted before.
+# Transfers of one ledger that have met locked accounts and may wait for a statement of their own: as many as 64 bulks
+# of 500, all of them admitted before.
 APART_MAX = 32_000
 
 
@@ -49,7 +50,7 @@ class KeyInUseError(Exception):
 
 
 class _Pending:
-    """A key whose request waits or is in flight in this process, and the duplicates that wait for its outcome."""
+    """The duplicates that wait for the outcome of a request that is queued or in flight in this process."""
 
     __slots__ = ("waiters",)
 
@@ -59,25 +60,25 @@ class _Pending:
 
 class PostingLane:
     """
-    Posts transfers, each exactly once however often it is asked for.
+    Posts transfers, each exactly once however often it is requested.
 
-    What waits of all ledgers is sent together, in shares that are fair between ledgers, and without waiting for locked
-    accounts but where such a wait has just been worth it. What needs a locked account is then sent again, apart from
-    the other ledgers: at once, and whenever it may be free.
+    Waiting transfers of all ledgers are sent together, in shares that are fair between ledgers. A batch does not wait
+    for locked accounts, except of ledgers where such a wait has just succeeded. A transfer that needs a locked account
+    is sent again, apart from the other ledgers: at once, and then whenever the account may be free.
 
-    Of duplicates within this process one is sent, and the others wait for its outcome. Duplicates in several processes
-    meet in the database, on the locks of `post_transfers` and on the unique key.
+    Of several duplicates within this process only one is sent, and the others wait for its outcome. Duplicates in
+    several processes meet in the database, on the locks of `post_transfers` and on the unique key.
 
     Args:
-        cache: Is told what was committed before a caller is.
+        cache: Is told what was committed before any caller is.
 
-        render: Returns status and body of what a single request is answered.
+        render: Returns status and body of the answer to a single request.
 
         rows: Knows the locked accounts.
 
-        failpoints: Where tests make it fail.
+        failpoints: Where tests inject failures.
 
-        tallies: Of batches and of busy accounts.
+        tallies: Count batches and busy accounts.
     """
 
     def __init__(
@@ -116,13 +117,13 @@ class PostingLane:
 
     def check_room(self, ledger_id: int, count: int) -> None:
         """
-        Return if so many more requests of a ledger would not wait too long.
+        Raise an error if *count* more requests of a ledger would wait too long.
 
         Raises:
-            QueueFullError: They would: for what waits of their ledger, and for the fair shares of the others.
+            QueueFullError: They would, given the waiting requests of their ledger and the fair shares of the others.
         """
         room = min(QUEUE_MAX, max(QUEUE_MIN, self._throughput.per_second * WAIT_MAX_SECONDS))
-        # All that waits is easily told, and seldom too much.
+        # The total is cheap to check, and seldom too high.
         if self._shared.queued + count > room and self._queue.ahead(ledger_id, count) > room:
             raise QueueFullError
 
@@ -134,17 +135,17 @@ class PostingLane:
         on_wait: Callable[[], None] | None = None,
     ) -> Outcome:
         """
-        Post one transfer, or learn what its key is bound to.
+        Post one transfer, or find out what its key is bound to.
 
         Args:
-            timing: Takes how long it waited for its batch, and how long Postgres took.
+            timing: Receives how long the transfer waited for its batch, and how long Postgres took.
 
-            on_wait: Called once if it has to wait for a locked account.
+            on_wait: Called once if the transfer has to wait for a locked account.
 
         Raises:
-            QueueFullError: Too much waits already; nothing was done.
+            QueueFullError: Too many transfers wait already; nothing was done.
             StoreUnavailableError: Postgres could not be used in time; nothing was done.
-            OutcomeUnknownError: Postgres was lost meanwhile; the same request finds out later.
+            OutcomeUnknownError: The connection was lost; the same request, sent again later, finds out what was done.
             KeyInUseError: A request with this key is still unresolved past its deadline.
         """
         deadline = time.monotonic() + DEADLINE_SECONDS
@@ -177,13 +178,13 @@ class PostingLane:
         Post the requests in order; the keys must be distinct. An atomic set is posted whole or not at all.
 
         Args:
-            began: Where they have waited already: since when, on the clock of `time.monotonic`, in seconds.
+            began: When the requests began to wait, on the clock of `time.monotonic`, in seconds; None is now.
 
-            on_wait: Called once if they have to wait for a locked account.
+            on_wait: Called once if the requests have to wait for a locked account.
 
         Raises:
-            QueueFullError, StoreUnavailableError, OutcomeUnknownError: As `post`. Without *atomic* a part of the
-                requests may have been posted: the same call finds out.
+            QueueFullError, StoreUnavailableError: As `post`.
+            OutcomeUnknownError: As `post`. Without *atomic*, some of the requests may have been posted.
             KeyInUseError: As `post`.
         """
         step = len(requests) if atomic else BATCH_MAX
@@ -198,12 +199,12 @@ class PostingLane:
             except (QueueFullError, StoreUnavailableError) as error:
                 if start == 0:
                     raise
-                # Nothing was done of this part, but the ones before it are posted.
+                # Nothing was done for this part, but the parts before it are posted.
                 raise OutcomeUnknownError("a part was posted") from error
         return outcomes
 
     async def drain(self) -> None:
-        """Return when all that was submitted has been resolved."""
+        """Return when every submitted transfer has been resolved."""
         await self._shared.drain()
         await self._apart.drain()
 
@@ -222,7 +223,7 @@ class PostingLane:
         return await waiter
 
     def _submit(self, unit: Unit, apart: bool) -> "asyncio.Future[list[Outcome]]":
-        # Batches that were lost may block the lane until their deadline: nobody queues behind them.
+        # Lost batches may block the lane until their deadline: no request may queue behind them.
         self._database.check()
         ledger_id, count = unit.ledger_id, len(unit.requests)
         if apart:
@@ -251,7 +252,7 @@ class PostingLane:
     async def _run_shared(self, units: list[Unit]) -> list[list[Outcome] | BaseException]:
         began = time.monotonic()
         results = await self._run(self._poster.post_shared, units)
-        # What was refused unsent is not what could be done.
+        # Units without outcomes were refused or failed: they do not show how much can be done.
         done = sum(len(unit.requests) for unit in units if isinstance(unit.result, list))
         self._throughput.ended(done, began, time.monotonic())
         return results
@@ -262,7 +263,7 @@ class PostingLane:
     async def _run(
         self, post: Callable[[list[Unit]], Awaitable[None]], units: list[Unit]
     ) -> list[list[Outcome] | BaseException]:
-        """Post a batch. Each step sets the results of the units that it decides, and the next takes the others."""
+        """Post a batch. Each step sets the results of the units that it decides, and the next step takes the others."""
         try:
             self._refuse_late(units)
             await post([unit for unit in units if unit.result is None])
@@ -276,7 +277,7 @@ class PostingLane:
         return [unit.result for unit in units if unit.result is not None]
 
     def _refuse_late(self, units: Iterable[Unit]) -> None:
-        """Refuse units that have waited too long; only before anything is sent, so that they are unsent for sure."""
+        """Refuse units that have waited too long. Call this before anything is sent, when they are certainly unsent."""
         now = time.monotonic()
         for unit in units:
             if unit.arrived < now - WAIT_MAX_SECONDS or unit.deadline < now + SENDING_MIN_SECONDS:

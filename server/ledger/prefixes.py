@@ -1,4 +1,4 @@
-"""Prefixes of account ids: what of a ledger somebody sees who does not see all of it."""
+"""Prefixes of account ids, which limit the accounts of a ledger that a caller sees."""
 
 import re
 from collections.abc import Collection, Iterable
@@ -6,7 +6,7 @@ from typing import Final, NamedTuple
 
 from server.ledger.limits import ACCOUNT_ID_PATTERN
 
-# Prefixes at most: each is a range of its own in lists and sums.
+# Maximum number of prefixes: each is a range of its own in lists and sums.
 PREFIXES_MAX: Final = 20
 
 _is_prefix: Final = re.compile(ACCOUNT_ID_PATTERN.replace("$", r"\Z")).match
@@ -14,10 +14,10 @@ _is_prefix: Final = re.compile(ACCOUNT_ID_PATTERN.replace("$", r"\Z")).match
 
 class Prefixes(NamedTuple):
     """
-    Accounts, by how their ids begin.
+    A set of accounts, given by prefixes of their ids.
 
     Attributes:
-        texts: In order; none of them begins with another one.
+        texts: Sorted; none of them begins with another one.
     """
 
     texts: tuple[str, ...]
@@ -32,15 +32,15 @@ class Prefixes(NamedTuple):
         return cls(tuple(kept))
 
     def has(self, account: str | None) -> bool:
-        """Return whether an account is one of them; None is none."""
+        """Return whether an account is one of them; False for None."""
         return account is not None and account.startswith(self.texts)
 
     def cover(self, others: "Prefixes | None") -> bool:
-        """Return whether all of the *others* are among them; None is the whole ledger."""
+        """Return whether all of the *others* are among them; None stands for the whole ledger."""
         return others is not None and all(self.has(text) for text in others.texts)
 
     def under(self, prefix: str) -> tuple[str, ...]:
-        """Return, as prefixes in order, those of the accounts whose ids begin with *prefix*; none is in two of them."""
+        """Return those of the accounts whose ids begin with *prefix*, as sorted prefixes without overlap."""
         return (prefix,) if self.has(prefix) else tuple(text for text in self.texts if text.startswith(prefix))
 
 
@@ -49,7 +49,7 @@ def read_prefixes(texts: Collection[str]) -> Prefixes:
     Return the accounts whose ids begin with one of these texts.
 
     Raises:
-        ValueError: There are too many, or no account id begins like one of them.
+        ValueError: There are none or too many, or no account id can begin with one of them.
     """
     if not 1 <= len(texts) <= PREFIXES_MAX:
         raise ValueError(f"a key is narrowed to 1 to {PREFIXES_MAX} prefixes of account ids")

@@ -18,7 +18,7 @@ class Previewer:
     Decides transfers without posting them: by the function that posts, which then locks nothing and writes nothing.
 
     Args:
-        render: Returns status and body of what a single request is answered.
+        render: Returns status and body of the answer to a single request.
     """
 
     def __init__(self, database: Database, cache: Cache, render: Callable[[Attempt], tuple[int, bytes]]) -> None:
@@ -30,10 +30,10 @@ class Previewer:
         self, ledger_id: int, requests: Sequence[TransferRequest], *, atomic: bool
     ) -> Sequence[Bound | Unbound]:
         """
-        Return what would become of the requests, in order, if they were posted now under keys that are not bound.
+        Return what would become of the requests, in order, if they were posted now under unbound keys.
 
         Raises:
-            QueueFullError, StoreUnavailableError: It cannot be told now.
+            QueueFullError, StoreUnavailableError: It cannot be decided now.
         """
         return await self._invalidating.run(ledger_id, partial(self._decide, ledger_id, requests, atomic), _shown)
 
@@ -48,7 +48,7 @@ class Previewer:
 
 
 def _shown(outcomes: Sequence[Bound | Unbound]) -> Versions:
-    """Return the versions that the accounts have now, from which those that are shown were counted."""
+    """Return the present versions of the accounts; the versions in the preview are counted on from these."""
     first: dict[str, int] = {}
     for outcome in outcomes:
         if isinstance(outcome, Bound):

@@ -1,4 +1,4 @@
-"""Recent instants: a question about one waits until no entry before it can be added any more."""
+"""Recent instants: waits until no entry before such an instant can be added any more."""
 
 import time
 from collections.abc import Callable
@@ -14,7 +14,7 @@ from server.store.postgres import READ_DEADLINE_SECONDS, Database
 # No entry can be added before an instant that is older than this by this machine's clock. A posting holds its locks for
 # at most the two and a half seconds of a statement; the rest allows for clocks that differ from the database's.
 RECENT: Final = timedelta(seconds=60)
-# Accounts a statement: it locks their rows (FOR SHARE) until it commits, and postings wait for it.
+# Accounts in a statement: it locks their rows (FOR SHARE) until it commits, and postings wait for it.
 BATCH_MAX: Final = 50
 # Callers of one ledger that may wait for a statement: tens of milliseconds of work.
 QUEUE_MAX: Final = 1_000
@@ -25,12 +25,12 @@ class RecentInstants:
     Waits for postings that have taken an earlier instant and have not committed yet.
 
     A posting takes its instant while it holds the rows of its accounts. So once an account's row has been locked here
-    after an instant, all its entries up to that instant are committed, and all entries to come are later.
+    after an instant, all its entries up to that instant are committed, and all later entries get later instants.
 
     Args:
-        database: Where the accounts are.
+        database: Holds the accounts.
 
-        rows: What is known of locked accounts, and who waits for them.
+        rows: Knows the locked accounts, and the requests that wait for them.
     """
 
     def __init__(self, database: Database, rows: RowLocks) -> None:
@@ -49,16 +49,16 @@ class RecentInstants:
 
     async def wait(self, ledger_id: int, account: str, at: datetime, on_wait: Callable[[], None] | None = None) -> bool:
         """
-        Return when no entry at or before *at* can be added to the account any more; at once unless it is recent.
+        Return when no entry at or before *at* can be added to the account any more; at once if *at* is not recent.
 
         Args:
-            on_wait: Called once if it has to wait for a locked account.
+            on_wait: Called once if the caller has to wait for a locked account.
 
         Returns:
-            False when the instant is still to come, by the database's clock.
+            False if the instant is recent and has not come yet, by the database's clock.
 
         Raises:
-            QueueFullError: Too many wait already.
+            QueueFullError: Too many callers wait already.
             StoreUnavailableError: The account stayed locked, or Postgres could not be asked in time.
         """
         if not -RECENT <= at - datetime.now(UTC) <= RECENT:
@@ -72,8 +72,8 @@ class RecentInstants:
 
     async def now(self, ledger_id: int, account: str, on_wait: Callable[[], None] | None = None) -> datetime | None:
         """
-        Return an instant, by the database's clock: all entries of the account up to it are committed, and none can be
-        added any more. None where there is no such account.
+        Return an instant of the database's clock: all entries of the account up to it are committed, and none can be
+        added any more. None if there is no such account.
 
         Args, Raises: As `wait`.
         """
@@ -91,7 +91,7 @@ class RecentInstants:
         return [clocks.get(account) for account in accounts]
 
     async def _run_waiting(self, ledger_id: int, accounts: list[str]) -> list[datetime | BaseException | None]:
-        """Do the same, waiting for locked rows; when one stays locked the result of all is a RowLockedError."""
+        """Do the same, but wait for locked rows; if one stays locked, the result of all is a RowLockedError."""
         stuck = {account for account in accounts if self._rows.stuck(ledger_id, [account])}
         names = sorted({*accounts} - stuck)
         clocks: dict[str, datetime | BaseException] = {account: RowLockedError((account,)) for account in stuck}

@@ -1,4 +1,4 @@
-"""Accounts whose rows are locked by other transactions, and the requests that wait for them without a connection."""
+"""Tracks accounts whose rows other transactions have locked; requests wait for them here without a connection."""
 
 import asyncio
 import time
@@ -12,22 +12,22 @@ from server.store.postgres import Database
 from server.store.resend import SENDING_MIN_SECONDS
 from server.store.semaphores import acquired
 
-# Seconds for which batches of several ledgers may wait for locked rows of a ledger after a wait for one was worth it.
-# Batches that post to the same accounts queue in the database this way.
+# Seconds for which batches of several ledgers may wait for locked rows of a ledger after such a wait succeeded. This
+# way, batches that post to the same accounts queue in the database.
 CONTENDED_SECONDS: Final = 10.0
 # Seconds for which no statement waits for a row after a wait for it timed out.
 STUCK_SECONDS: Final = 10.0
-# Seconds for which no batch of several ledgers waits for rows of a ledger after it did so in vain. By then it is known
-# which row is stuck.
+# Seconds for which no batch of several ledgers waits for rows of a ledger after such a wait timed out. By then it is
+# known which row is stuck.
 HELD_UP_SECONDS: Final = 2.0
-# One connection of so many may wait for locked rows; the others serve requests that need none of these rows.
+# One in this many connections may wait for locked rows; the others serve requests that need none of these rows.
 CONNECTIONS_PER_LOCK_WAIT: Final = 2
 # Seconds that a statement waits for one of these connections: two lock timeouts of the statements that hold them.
 LOCK_WAIT_SECONDS: Final = 0.5
 # Seconds between two polls of the rows that requests wait for.
 POLL_SECONDS: Final = 0.25
-# Requests that may wait for one row, and for rows in all. Each holds its body in memory. When a row is free its
-# requests come back at once, so they should fit into one batch.
+# Requests that may wait for one row, and for rows in all. Each holds its body in memory. When a row becomes free, all
+# its requests are sent at once, so they should fit into one batch.
 ROW_WAITERS_MAX: Final = 500
 WAITERS_MAX: Final = 4_000
 
@@ -47,12 +47,13 @@ class _Watched:
 
 class RowLocks:
     """
-    What this process knows of locked accounts, and the requests that wait for them.
+    Tracks locked accounts and the requests that wait for them.
 
-    A statement first takes only rows that are free. What needs a locked row waits for it in the database, apart from
-    other ledgers and on a bounded share of the connections. Then there are two cases. Another posting held it for some
-    milliseconds: the ledger counts as contended for a while, and batches wait for its rows at once. Or somebody keeps
-    the row: the wait times out, the row counts as stuck, and requests wait here until a poll finds it free or changed.
+    A statement first takes only rows that are free. A request that needs a locked row is then sent again to wait for it
+    in the database, apart from other ledgers and on a limited share of the connections. There are two cases. If another
+    posting held the row for some milliseconds, the ledger counts as contended for a while, and batches wait for its
+    rows at once. If a transaction keeps the row locked, the wait times out, the row counts as stuck, and requests wait
+    here until a poll finds it free or changed.
 
     Args:
         database: Where the accounts are.
@@ -66,7 +67,7 @@ class RowLocks:
         self._database = database
         self.posting_lock_waits = asyncio.Semaphore(max(1, database.posting_connections // CONNECTIONS_PER_LOCK_WAIT))
         self.reading_lock_waits = asyncio.Semaphore(max(1, database.reading_connections // CONNECTIONS_PER_LOCK_WAIT))
-        # Until when, on the clock of `time.monotonic`.
+        # Until when each ledger or row counts as such, on the clock of `time.monotonic`.
         self._contended: dict[int, float] = {}
         self._held_up: dict[int, float] = {}
         self._stuck: dict[Row, float] = {}
@@ -75,14 +76,14 @@ class RowLocks:
         self._poller: asyncio.Task[None] | None = None
 
     def contended(self, ledger_ids: Iterable[int]) -> set[int]:
-        """Return those of the ledgers for whose rows a batch of several ledgers may wait."""
+        """Return which of the ledgers are contended: a batch of several ledgers may wait for their rows."""
         if not self._contended:
             return set()
         now = time.monotonic()
         return {ledger_id for ledger_id in ledger_ids if self._contended.get(ledger_id, 0.0) > now}
 
     def note_contended(self, ledger_id: int) -> None:
-        """Note that rows of the ledger were locked for a moment only, unless others were just held up by it."""
+        """Note that rows of the ledger were locked only for a moment, unless the ledger has just held up a batch."""
         now = time.monotonic()
         if self._held_up.get(ledger_id, 0.0) > now:
             return
@@ -90,7 +91,7 @@ class RowLocks:
         self._contended[ledger_id] = now + CONTENDED_SECONDS
 
     def note_held_up(self, ledger_ids: Iterable[int]) -> None:
-        """Note ledgers for whose rows a batch of several ledgers has waited in vain: for a while none does."""
+        """Note ledgers for whose rows a batch of several ledgers waited until the timeout: for a while none waits."""
         now = time.monotonic()
         self._held_up = {ledger: until for ledger, until in self._held_up.items() if until > now}
         for ledger_id in ledger_ids:
@@ -99,11 +100,11 @@ class RowLocks:
 
     @property
     def any_stuck(self) -> bool:
-        """Whether any account may be known to stay locked."""
+        """Whether any account may be stuck."""
         return bool(self._stuck or self._watched)
 
     def stuck(self, ledger_id: int, accounts: Iterable[str]) -> bool:
-        """Whether one of the accounts is known to stay locked; costs nothing while none is."""
+        """Whether one of the accounts is stuck; this costs nothing while none is."""
         if not self.any_stuck:
             return False
         now = time.monotonic()
@@ -113,7 +114,7 @@ class RowLocks:
         )
 
     def note_stuck(self, ledger_id: int, accounts: Iterable[str]) -> None:
-        """Note accounts that a statement has waited for in vain."""
+        """Note accounts as stuck: a statement's wait for them timed out."""
         now = time.monotonic()
         self._stuck = {row: until for row, until in self._stuck.items() if until > now}
         self._stuck.update(((ledger_id, account), now + STUCK_SECONDS) for account in accounts)
@@ -127,14 +128,14 @@ class RowLocks:
         needed: Sequence[str] = (),
     ) -> T:
         """
-        Return what *attempt* returns. While rows that it needs are locked it is made again, until the deadline.
+        Return what *attempt* returns. It is repeated until the deadline while rows that it needs are locked.
 
         Args:
-            attempt: Is told whether it may wait for rows. Raises RowLockedError with the accounts that are locked.
+            attempt: Takes whether it may wait for rows. Raises RowLockedError with the accounts that are locked.
 
             deadline: On the clock of `time.monotonic`, in seconds.
 
-            on_wait: Called once before the first wait, for the request to give its place to another one.
+            on_wait: Called once before the first wait, so that the request can give its place to another one.
 
             needed: Accounts that every attempt needs, as far as they are known.
 
@@ -169,10 +170,10 @@ class RowLocks:
         statement: Callable[[], Awaitable[T]],
     ) -> T:
         """
-        Run a statement that may wait for the rows of *accounts*, on one of the few connections for that.
+        Run a statement that may wait for the rows of *accounts*, on one of the few connections that may wait.
 
         Args:
-            semaphore: Of the pool that the statement runs on.
+            semaphore: Semaphore of the pool that the statement runs on.
 
         Raises:
             RowLockedError: A row stayed locked, or the semaphore was not free in time; nothing was done.
@@ -181,7 +182,7 @@ class RowLocks:
             raise RowLockedError(accounts)
         try:
             if self.stuck(ledger_id, accounts):
-                # Another statement has found it out meanwhile.
+                # Another statement has found that out in the meantime.
                 raise RowLockedError(accounts)
             return await statement()
         except RowLockedError as error:
@@ -199,8 +200,8 @@ class RowLocks:
         Return when a poll finds one of the accounts free or changed.
 
         Raises:
-            RowLockedError: None was free or changed in time.
-            QueueFullError: Too many requests wait for one of the rows, or for rows at all.
+            RowLockedError: No account was free or changed in time.
+            QueueFullError: Too many requests wait for one of the rows, or for rows in all.
         """
         loop = asyncio.get_running_loop()
         rows = [(ledger_id, account) for account in accounts]
@@ -243,14 +244,14 @@ class RowLocks:
                 try:
                     rows = await self._database.read_locks("account_locked_many", ledger_id, sorted(accounts))
                 except StoreError:
-                    # What keeps Postgres from answering keeps it from posting too: the deadlines end the waits.
+                    # While Postgres does not answer, nothing can be posted either: the deadlines end the waits.
                     continue
                 versions = {row["id"]: row["version"] for row in rows}
                 for account in accounts:
                     self._note_version((ledger_id, account), versions.get(account))
 
     def _note_version(self, row: Row, version: int | None) -> None:
-        """Wake the requests that wait for a row, unless it is locked at the *version* it had before (None: free)."""
+        """Wake the requests that wait for a row, unless it is still locked at the same *version* (None: it is free)."""
         watched = self._watched.get(row)
         if watched is None:
             return

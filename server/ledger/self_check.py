@@ -1,4 +1,4 @@
-"""Compares a sample of the snapshots that are served with Postgres, to prove that the cache is right."""
+"""Compares a sample of the served snapshots with Postgres, to prove that the cache is right."""
 
 import asyncio
 import logging
@@ -13,7 +13,7 @@ from server.store.errors import StoreError
 from server.store.postgres import Database
 from server.store.redis import RedisAwayError
 
-# One in so many hits is compared, one at a time: the reads of Postgres that this costs do not matter.
+# One in this many hits is compared, one at a time, so the extra reads of Postgres do not matter.
 SAMPLE_EVERY = 1_000
 
 log = logging.getLogger(__name__)
@@ -23,14 +23,14 @@ class SelfCheck:
     """
     Compares snapshots with the committed accounts, and counts and removes those that are wrong.
 
-    A difference alone is no proof: a write may have been committed in between whose invalidation is under way. A
-    snapshot is wrong if it is still there when every invalidation of that write has been answered or given up, if its
-    version has never been committed, or if it differs at the same version.
+    A difference alone proves nothing: a write may have been committed in between whose invalidation is still in flight.
+    A snapshot is wrong if it is still stored when every invalidation of that write has been answered or given up, if
+    its version has never been committed, or if it differs at the same version.
 
     Args:
         body: Renders an account, as for the snapshots.
 
-        invalidation_seconds: Longer than an invalidation takes, retries included.
+        invalidation_seconds: A time longer than an invalidation takes, retries included.
     """
 
     def __init__(

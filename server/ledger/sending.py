@@ -1,4 +1,4 @@
-"""A batch on its way: sent until it is known what became of it, then invalidated, and only then heard of."""
+"""Sends a batch until its outcome is known, then invalidates the cache, and only then returns."""
 
 import asyncio
 import time
@@ -21,17 +21,17 @@ from server.store.sessions import LOCK_TIMEOUT_MS
 from server.telemetry.failpoints import Failpoints
 from server.telemetry.top import Top
 
-# Seconds for which keys are looked up before they are inserted, after a batch had one that was known. Whoever repeats
-# old requests seldom does so once, and each batch that meets such a key unprepared is sent twice.
+# Seconds for which keys are looked up before they are inserted, after a batch had a known key. A client that repeats
+# old requests usually repeats several, and each batch that meets such a key unprepared is sent twice.
 KNOWN_KEYS_SECONDS: Final = 10.0
-# By then an armed failpoint has seen the batch leave; nothing waits for it otherwise.
+# Seconds after which the batch has certainly left. Only an armed failpoint waits for them.
 _SENT_SECONDS = 0.001
 
 
 class _Batch(NamedTuple):
     """
-    Units that travel together, by ledger; the ledgers that may wait for locked accounts, and how long, in milliseconds;
-    when they left and when they give up, in seconds of `time.monotonic`.
+    Units that are sent together, ordered by ledger; the ledgers that may wait for locked accounts, and for how many
+    milliseconds; when the batch was first sent and when it gives up, in seconds of `time.monotonic`.
     """
 
     units: Sequence[Unit]
@@ -43,18 +43,18 @@ class _Batch(NamedTuple):
 
 class BatchSender:
     """
-    Sends batches.
+    Sends batches to the database.
 
     Args:
-        database: Where they go.
+        database: Receives the batches.
 
-        cache: Is told what was committed before anybody else is.
+        cache: Is told what was committed before any caller is.
 
-        render: Returns status and body of what a single request is answered.
+        render: Returns status and body of the answer to a single request.
 
-        failpoints: Where tests make it fail.
+        failpoints: Where tests inject failures.
 
-        hot_accounts: Counts what accounts batches are about.
+        hot_accounts: Counts the accounts that batches are about.
     """
 
     def __init__(
@@ -70,7 +70,7 @@ class BatchSender:
         self._render = render
         self._failpoints = failpoints
         self._hot_accounts = hot_accounts
-        # Until when keys are looked up, on the clock of `time.monotonic`.
+        # Until when keys are looked up before they are inserted, on the clock of `time.monotonic`.
         self._known_keys_until = 0.0
 
     async def send(self, units: Sequence[Unit], *, waits: Collection[int] = (), wait_ms: int = LOCK_TIMEOUT_MS) -> None:
@@ -78,15 +78,16 @@ class BatchSender:
         Post a batch in one transaction and set the result of each unit.
 
         Args:
-            waits: Ledgers that may wait for locked accounts. Of the others, the result of the units that name them is a
-                RowLockedError, unless a sending was lost on the way: then it may be the one that holds them.
+            waits: Ledgers that may wait for locked accounts. In the other ledgers, a unit that names a locked account
+                gets a RowLockedError as its result. After a sending was lost on the way, all ledgers wait: the lost
+                sending may hold the locks.
 
-            wait_ms: Milliseconds that they may wait for each.
+            wait_ms: Milliseconds that each wait may take.
 
         Raises:
             RowLockedError: The wait for a locked row ran out; nothing was done.
             StoreUnavailableError: Nothing was done.
-            OutcomeUnknownError: It was lost on the way, and nothing after it found out.
+            OutcomeUnknownError: The batch was lost on the way, and no later sending found out what it did.
             DatabaseError: Postgres refuses the batch; nothing was done.
         """
         by_ledger = sorted(units, key=attrgetter("ledger_id"))
@@ -95,7 +96,7 @@ class BatchSender:
         await self._invalidating.run_batch(sending, lambda _: _shown(units))
 
     async def _send_once(self, batch: _Batch, lost: bool) -> None:
-        """Send a batch, then read what its known keys are bound to."""
+        """Send a batch, then read the attempts that its known keys are bound to."""
         async with self._database.posting() as connection:
             await self._failpoints.reach("posting.before_batch")
             arrays = columns(batch.units)
@@ -123,7 +124,7 @@ class BatchSender:
                 try:
                     rows = await self._database.run(connection, "transfer_by_keys", *zip(*known, strict=True))
                 except StoreUnavailableError as error:
-                    # The batch has committed: a refusal from here on is not one of the batch.
+                    # The batch has committed, so this must not look as if nothing was done.
                     raise OutcomeUnknownError(str(error)) from error
         resolve(batch.units, arrays, result, map(Attempt.from_row, rows), self._render)
         seconds = time.monotonic() - batch.left
@@ -134,7 +135,7 @@ class BatchSender:
         self._known_keys_until = time.monotonic() + KNOWN_KEYS_SECONDS
 
     async def _watched(self, posting: "Coroutine[Any, Any, list[asyncpg.Record]]") -> "list[asyncpg.Record]":
-        """Send the batch and reach a failpoint while it is away."""
+        """Send the batch and reach a failpoint while it is in flight."""
         sent = asyncio.ensure_future(posting)
         try:
             await asyncio.sleep(_SENT_SECONDS)
@@ -147,7 +148,7 @@ class BatchSender:
 
 
 def _shown(units: Sequence[Unit]) -> Shown:
-    """Return what the outcomes of the units show."""
+    """Return the account versions and the answers that the outcomes of the units show."""
     versions: list[tuple[Name, int | None]] = []
     replays: dict[Name, Replay] = {}
     for unit in units:

@@ -1,4 +1,4 @@
-"""Statements: every entry of an account in a period with its running balance, read page by page, of any length."""
+"""Statements: all entries of an account in a period with its running balance, of any length, read page by page."""
 
 import asyncio
 from collections import deque
@@ -18,9 +18,9 @@ from server.ledger.recent import RecentInstants
 from server.store.cache import Cache
 from server.store.postgres import Database
 
-# Entries read at a time: a few milliseconds of a worker, in which it serves nobody else, and 100 to 200 KB of answer.
+# Entries in a page: a few milliseconds in which the worker serves no other request, and 100 to 200 KB of answer.
 PAGE_ENTRIES: Final = 500
-# Pages of all statements of a worker that are read at a time: the other connections are for those who ask for less.
+# Pages of all statements that a worker reads at once: the other connections serve smaller requests.
 PAGES_MAX: Final = 2
 # The finest step of an instant.
 STEP: Final = timedelta(microseconds=1)
@@ -40,23 +40,23 @@ class Line(NamedTuple):
     # None: the instant of posting.
     effective_at: datetime | None
     created_at: datetime
-    # After it, in the order of the statement.
+    # The balance after the entry, in the order of the statement.
     balance: int
 
     @property
     def counts_at(self) -> datetime:
-        """The instant it counts for."""
+        """The instant that the entry counts for."""
         return self.effective_at or self.created_at
 
 
 class Period(NamedTuple):
     """
-    What a statement is asked for.
+    The period and the order of a statement.
 
     Attributes:
-        since, until: *since* is included, *until* is not; None is the beginning of the books, and now.
+        since, until: *since* is included, *until* is not. None is the beginning of the books, and now.
 
-        effective: In the order of the instants that entries count for; otherwise in that of their posting.
+        effective: Whether entries are ordered by the instants that they count for; otherwise by their posting.
     """
 
     since: datetime | None
@@ -69,15 +69,15 @@ class Statement:
     The statement of an account.
 
     Args:
-        account, currency: Of the account.
+        account, currency: Id and currency of the account.
 
-        period: As it was asked for.
+        period: The requested period.
 
-        as_of: What was posted up to this instant is in it.
+        as_of: The statement has what was posted up to this instant.
 
         opening: The balance before the period.
 
-        sources: Its entries, in one order or two.
+        sources: Where its entries are read from, in one order or two.
 
     Attributes:
         closing: The balance after all entries that have been read.
@@ -101,10 +101,10 @@ class Statement:
 
     async def read_on(self) -> list[Line]:
         """
-        Return the entries that come next. There may be none though it has not ended.
+        Return the next entries. There may be none although the statement has not ended.
 
         Raises:
-            QueueFullError, StoreUnavailableError: They could not be read.
+            QueueFullError, StoreUnavailableError: The entries could not be read.
         """
         for source in self._sources:
             if not source.rows and not source.ended:
@@ -116,7 +116,7 @@ class Statement:
         return lines
 
     def _next_rows(self) -> list[asyncpg.Record]:
-        """Take the rows that are known to come next: none that has still to be read can come between them."""
+        """Take the rows that are known to come next: no row that has still to be read can come between them."""
         if len(self._sources) == 1:
             return self._sources[0].take_all()
         first, second = self._sources
@@ -133,15 +133,15 @@ class Statements:
     """
     Makes statements.
 
-    No connection is kept from one page to the next, and no transaction: what is read never changes, since nothing can
-    be added up to the instant as of which a statement is made.
+    Neither a connection nor a transaction is kept from one page to the next: what is read never changes, since nothing
+    can be added up to the instant as of which a statement is made.
 
     Args:
-        database: Where the entries are.
+        database: Holds the entries.
 
         cache: Is told of the versions that are shown.
 
-        recent: Waits for postings under way.
+        recent: Waits for postings that have not committed yet.
     """
 
     def __init__(self, database: Database, cache: Cache, recent: RecentInstants) -> None:
@@ -153,15 +153,15 @@ class Statements:
         self, ledger_id: int, account: str, period: Period, on_wait: Callable[[], None] | None = None
     ) -> Statement:
         """
-        Return the statement of an account, none of whose entries has been read.
+        Return the statement of an account, with no entry read yet.
 
         Args:
-            on_wait: Called once if it has to wait for a locked account.
+            on_wait: Called once if the call has to wait for a locked account.
 
         Raises:
             AccountNotFoundError: There is no such account.
             FutureInstantError: The period has not begun, by the database's clock.
-            QueueFullError, StoreUnavailableError: It could not be read.
+            QueueFullError, StoreUnavailableError: The statement could not be read.
         """
         since, until, effective = period
         as_of = await self._as_of(ledger_id, account, period, on_wait)
@@ -190,7 +190,7 @@ class Statements:
     async def _as_of(
         self, ledger_id: int, account: str, period: Period, on_wait: Callable[[], None] | None
     ) -> datetime:
-        """Return the instant up to which entries are in the statement: no other can be added up to it any more."""
+        """Return the instant up to which the statement has entries: none can be added up to it any more."""
         until = period.until
         if until is not None and not period.effective and self._recent.is_past(until):
             return until
@@ -212,20 +212,20 @@ class _Read(Protocol):
 
 class _Source:
     """
-    Entries in the order of one index.
+    Reads entries in the order of one index.
 
     Args:
-        read: Runs the statement of a page: takes the place behind which it begins, then *bounds*, then its size.
+        read: Runs the statement of a page: takes the place after which it begins, then *bounds*, then its size.
 
-        place: Behind which the first page begins.
+        place: The place after which the first page begins.
 
     Attributes:
-        back_dated: False leaves those out that count for another instant than that of their posting: they come in
+        back_dated: False leaves out entries that count for another instant than that of their posting: they come in
             another order, from another source.
 
-        rows: That have been read, and not been taken.
+        rows: Rows that have been read, but not taken.
 
-        ended: Whether no others follow.
+        ended: Whether no other rows follow.
     """
 
     def __init__(self, read: _Read, place: tuple[object, ...], bounds: tuple[object, ...]) -> None:
@@ -245,13 +245,13 @@ class _Source:
         self.rows.extend(row for row in page if self.back_dated or row["effective_at"] is None)
 
     def take_all(self) -> list[asyncpg.Record]:
-        """Take the rows."""
+        """Remove and return the rows."""
         rows, self.rows = self.rows, deque()
         return list(rows)
 
 
 def _place(row: asyncpg.Record) -> tuple[datetime, datetime, int]:
-    """Return where a row stands in the order of what entries count for; the end of that, in the order of posting."""
+    """Return a row's place in the order of the instants that entries count for; its end is that in order of posting."""
     created_at: datetime = row["created_at"]
     return row["effective_at"] or created_at, created_at, row["version"]
 

@@ -1,4 +1,4 @@
-"""A ledger in a few numbers, at a cost that does not grow with it."""
+"""Summarises a ledger in a few numbers, at a cost that does not grow with it."""
 
 from datetime import datetime
 from typing import Final, NamedTuple
@@ -7,26 +7,26 @@ from uuid import UUID
 from server.ledger.audit_rounds import read_round
 from server.store.postgres import Database
 
-# Rows that are counted at once, well below a millisecond. Of more there is what the auditor has counted.
+# Rows that are counted when asked, well below a millisecond. If there are more, the auditor's count is given.
 COUNTED_MAX: Final = 1_000
 
 
 class Count(NamedTuple):
-    """A number of rows: those that there are, or those that there were when the auditor met them."""
+    """A number of rows: exact, or as the auditor has counted them."""
 
     rows: int
     exact: bool
 
 
 class End(NamedTuple):
-    """The first or the last of the posted transfers."""
+    """The first or the last posted transfer."""
 
     id: UUID
     created_at: datetime
 
 
 class Summary(NamedTuple):
-    """A ledger: `transfers` are all attempts that a key is bound to, refused ones too."""
+    """A ledger in numbers: `transfers` counts all attempts that a key is bound to, refused ones too."""
 
     name: str
     created_at: datetime
@@ -42,7 +42,7 @@ class Summaries:
     Makes summaries.
 
     Args:
-        database: Where the ledgers are.
+        database: Holds the ledgers.
     """
 
     def __init__(self, database: Database) -> None:

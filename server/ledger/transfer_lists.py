@@ -1,4 +1,4 @@
-"""Lists of posted transfers: chosen, newest first, a page at a time, each of which reads a bounded number of rows."""
+"""Lists of posted transfers: filtered, newest first, in pages that each read a bounded number of rows."""
 
 from collections.abc import Mapping
 from datetime import datetime
@@ -14,16 +14,16 @@ from server.ledger.transfers import Attempt
 from server.store.cache import Cache
 from server.store.postgres import Database
 
-# The kinds there are. Those that move money and those that do not have indexes of their own; the statements know both.
+# All kinds. Those that move money and those that do not have indexes of their own; the statements know both.
 KINDS: Final = ("transfer", "hold", "capture", "void", "expiry", "reversal")
-# Rows that one page looks at, where no index tells which of them match: some 20 ms of a reading connection, and a fifth
-# of what a statement may take where all of them have as much metadata as may be. A page ends there, full or not.
+# Rows that one page examines if no index tells which of them match: some 20 ms of a reading connection, and a fifth of
+# a statement's time if all of them have the most metadata allowed. A page ends there, full or not.
 EXAMINED_MAX: Final = 5_000
-# Before and behind every transfer of an instant, in the order of lists.
+# Ids above and below those of all transfers.
 ID_MAX: Final = UUID(int=2**128 - 1)
 _ID_MIN: Final = UUID(int=0)
 
-# By whether a reference and an account are given: each is served by indexes of its own.
+# The statement by whether a reference and an account are given: each is served by indexes of its own.
 _STATEMENTS: Final = {
     (False, False): "transfer_page",
     (True, False): "transfer_page_by_reference",
@@ -36,18 +36,18 @@ Place = tuple[datetime, UUID]
 
 
 class Chosen(NamedTuple):
-    """Which transfers a list has: those for which all of this holds."""
+    """The conditions that each transfer of a list meets."""
 
     reference: str | None = None
     # On either side.
     account: str | None = None
     kind: str | None = None
-    # Entries that their metadata has, among others.
+    # Entries that the metadata has, among others.
     metadata: Mapping[str, str] | None = None
     # Posted at *since* or later, and before *until*.
     since: datetime = TIME_MIN
     until: datetime = TIME_MAX
-    # None that has neither of its sides among these.
+    # At least one side is among these.
     accounts: Prefixes | None = None
 
 
@@ -55,13 +55,13 @@ class TransferPage(NamedTuple):
     """Transfers of a list, newest first."""
 
     attempts: list[Attempt]
-    # The last one that was looked at, where older ones have not been; None where *attempts* has one more than was asked
-    # for, or the list ends with them.
+    # The last transfer that was examined, if older ones were not; None if *attempts* has one more than was asked for,
+    # or the list ends with them.
     examined: Place | None
 
 
 class TransferLists:
-    """Lists of posted transfers. Every method may raise QueueFullError or StoreUnavailableError."""
+    """Reads lists of posted transfers. Every method may raise QueueFullError or StoreUnavailableError."""
 
     def __init__(self, database: Database, cache: Cache) -> None:
         self._database = InvalidatingDatabase(database, cache)
@@ -69,20 +69,20 @@ class TransferLists:
     async def page(self, ledger_id: int, chosen: Chosen, *, before: Place | None, limit: int) -> TransferPage:
         """
         Return up to *limit* of the chosen transfers in the order of their instants and ids, newest first, and one more
-        where there is one.
+        if there is one.
 
-        A row of a posting under way may still appear before rows that were read: docs/reference/requests.md tells how
-        to read on without missing one.
+        A posting that has not committed yet may still add a row before rows that were read: docs/reference/requests.md
+        tells how to read on without missing one.
 
         Args:
-            before: Place of the last one already seen.
+            before: Place of the last transfer already seen.
         """
         at = min(before or (TIME_MAX, ID_MAX), (chosen.until, _ID_MIN))
         name = _STATEMENTS[chosen.reference is not None, chosen.account is not None]
         texts = [text for text in (chosen.reference, chosen.account) if text is not None]
         metadata = msgspec.json.encode(chosen.metadata).decode() if chosen.metadata else None
         size = limit + 1
-        # Whoever sees an account sees all of its transfers.
+        # A caller who sees an account sees all of its transfers.
         accounts = None if chosen.account is not None or chosen.accounts is None else list(chosen.accounts.texts)
         examined = size if chosen.kind is None and metadata is None and accounts is None else EXAMINED_MAX
         bounds = (*at, chosen.since, chosen.kind, metadata, examined, size, accounts)
@@ -94,7 +94,7 @@ class TransferLists:
 
 
 def place(attempt: Attempt) -> Place:
-    """Return where a transfer stands in lists."""
+    """Return a transfer's place in lists."""
     return _place(attempt.created_at, attempt.id)
 
 

@@ -14,27 +14,27 @@ from server.store.cache import Replay
 
 class TransferRequest(NamedTuple):
     """
-    One transfer asked for under one idempotency key, all its values checked for shape; its fields in the order of the
-    arrays of `post_transfers`.
+    A request for one transfer under one idempotency key, with the shape of all values checked. Its fields are in the
+    order of the arrays of `post_transfers`.
 
     A transfer or a hold names its sides. A capture, void, expiry or reversal names its parent instead, by id or by the
     key that the parent is bound to.
     """
 
     key: str
-    # SHA-256 over method, path and body as received: 32 bytes. Requests with equal ones mean the same; others may, too.
+    # SHA-256 over method, path and body as received: 32 bytes. Equal ones mean equal requests; unequal ones may, too.
     fingerprint: bytes
     id: UUID
     source: str | None
     destination: str | None
-    # None is all that remains, of a capture or a reversal.
+    # Of a capture or a reversal, None is all that remains.
     amount: int | None
     currency: str | None
     reference: str | None
     description: str | None
     # Canonical JSON text (keys sorted, no spaces): an object of strings.
     metadata: str
-    # Canonical JSON text of the conditions, or None. The three fields behind the next one are the same conditions.
+    # Canonical JSON text of the conditions, or None. The three fields after `request_id` are the same conditions.
     conditions: str | None
     request_id: str
     source_version: int | None = None
@@ -47,14 +47,14 @@ class TransferRequest(NamedTuple):
     expires_in: int | None = None
     parent: UUID | None = None
     parent_key: str | None = None
-    # Of a capture: whether what it leaves of the hold is released. Of an expiry: whether its hold need not be due.
+    # Of a capture: whether the rest of the hold is released. Of an expiry: whether the hold need not be due.
     release_rest: bool | None = None
-    # The instant at which a hold is released, where it is not told by seconds.
+    # The instant at which a hold is released, if it is not given in seconds.
     expires_at: datetime | None = None
 
 
 class Attempt(NamedTuple):
-    """A row of `transfers`: an attempt bound to its key, which was posted or refused."""
+    """A row of `transfers`: a posted or refused attempt that its key is bound to."""
 
     id: UUID
     idempotency_key: str
@@ -82,7 +82,7 @@ class Attempt(NamedTuple):
     effective_at: datetime | None = None
     # Of a hold.
     expires_at: datetime | None = None
-    # What a capture, void, expiry or reversal asked for: None is all that remains.
+    # The amount that a capture, void, expiry or reversal asked for: None is all that remained.
     amount_asked: int | None = None
     release_rest: bool | None = None
     parent_key: str | None = None
@@ -108,7 +108,7 @@ class Bound(NamedTuple):
 
     attempt: Attempt
     replayed: bool
-    # The rendered answer, of a request that was posted by itself.
+    # The rendered answer, if the request was posted by itself.
     answer: Replay | None = None
 
 
@@ -121,7 +121,7 @@ class Reused(NamedTuple):
 
 class Unbound(NamedTuple):
     """
-    Nothing was done and no key was bound: since keys of the linked set are bound by other requests, or since
+    Nothing was done and no key was bound, because keys of the linked set are bound by other requests, or because
     (*future*) effective_at has not come.
     """
 
@@ -133,7 +133,7 @@ Outcome = Bound | Reused | Unbound
 # The kinds that name a parent instead of sides.
 CHILDREN: Final = ("capture", "void", "expiry", "reversal")
 
-# The fields that make the meaning of a request, by whether it names a parent.
+# The fields that define what a request means: if it names its sides, and if it names a parent.
 _OF_SIDES: Final = (
     "source",
     "destination",
@@ -148,15 +148,15 @@ _OF_SIDES: Final = (
     "metadata",
 )
 _OF_PARENT: Final = ("kind", "parent", "parent_key", "amount", "release_rest")
-# Members sorted: equal objects have equal texts.
+# With sorted members, equal objects have equal texts.
 _encode = msgspec.json.Encoder(order="deterministic").encode
 
 
 def _asked(of: TransferRequest | Attempt) -> tuple[object, ...]:
-    """Return the values of `_OF_SIDES` or `_OF_PARENT`, each in a form in which equal ones compare equal."""
+    """Return the values of `_OF_SIDES` or `_OF_PARENT`, each in a form in which equal values compare equal."""
     if of.kind in CHILDREN:
         amount = of.amount_asked if isinstance(of, Attempt) else of.amount
-        # A row has its parent's id, by whatever its request named it.
+        # A row has its parent's id even if the request named the parent by its key.
         parent = None if of.parent_key is not None else of.parent
         return (of.kind, None if parent is None else str(parent), of.parent_key, amount, of.release_rest)
     conditions: dict[str, int | None] = {} if of.conditions is None else msgspec.json.decode(of.conditions)
@@ -172,7 +172,7 @@ def _asked(of: TransferRequest | Attempt) -> tuple[object, ...]:
         of.effective_at,
         of.reference,
         of.description,
-        # A condition that is null is none, and so are conditions that are all null.
+        # A null condition counts as none, and so do conditions that are all null.
         {name: value for name, value in conditions.items() if value is not None},
         metadata,
     )
@@ -185,7 +185,7 @@ def _expires_in(of: TransferRequest | Attempt) -> int | None:
 
 
 def meaning(of: TransferRequest | Attempt) -> bytes:
-    """Return the SHA-256 over all that a request asks for: equal requests have equal ones, however they are written."""
+    """Return the SHA-256 over all that a request asks for, which is equal however equal requests are written."""
     return hashlib.sha256(_encode(_asked(of))).digest()
 
 
@@ -196,14 +196,14 @@ def resolve_known(request: TransferRequest, attempt: Attempt) -> Outcome:
         # Each request has an id of its own. If the row has it, an earlier sending of the same batch was committed.
         return Bound(attempt, replayed=attempt.id != request.id)
     if (request.kind in CHILDREN) != (attempt.kind in CHILDREN):
-        # One has fields that the other has not.
+        # One has fields that the other lacks.
         return Reused(attempt, ("kind",))
     names = _OF_PARENT if request.kind in CHILDREN else _OF_SIDES
     return Reused(attempt, tuple(name for name, a, b in zip(names, asked, bound, strict=True) if a != b))
 
 
 def with_answer(outcome: Outcome, render: Callable[[Attempt], tuple[int, bytes]]) -> Outcome:
-    """Return the outcome of a single request with what the request is answered."""
+    """Return the outcome of a single request, with its rendered answer filled in."""
     if not isinstance(outcome, Bound):
         return outcome
     attempt, replayed, _ = outcome

@@ -1,4 +1,4 @@
-"""The trial balance: what all accounts of a ledger hold, by currency, now or at an instant of the past."""
+"""The trial balance: the sums of all balances of a ledger, by currency, now or at an instant of the past."""
 
 import asyncio
 from collections.abc import Sequence
@@ -9,23 +9,23 @@ from server.ledger.history import FutureInstantError
 from server.store.postgres import Database
 from server.store.reports import Reports
 
-# An instant so old has all of its entries: a posting is visible, or has failed, two and a half seconds after it has
-# taken its instant; the rest allows for a clock that was set back.
+# An instant this old has all of its entries: two and a half seconds after a posting has taken its instant, it is
+# visible or has failed; the rest allows for a clock that was set back.
 SETTLED: Final = timedelta(seconds=5)
-# Currencies of one answer: more than there are in ISO 4217, and a bound on its size.
+# Currencies in one answer: more than ISO 4217 has, and a bound on its size.
 CURRENCIES_MAX: Final = 1_000
 
 
 class Total(NamedTuple):
     """
-    The accounts of one currency.
+    The sums over the accounts of one currency.
 
     Attributes:
         debit: Sum of the magnitudes of all balances below zero.
 
         credit: Sum of all balances above zero.
 
-        accounts: How many there are.
+        accounts: Number of accounts.
     """
 
     currency: str
@@ -35,7 +35,7 @@ class Total(NamedTuple):
 
     @property
     def net(self) -> int:
-        """What all of them hold together: zero for a whole ledger."""
+        """Sum of all balances: zero for a whole ledger."""
         return self.credit - self.debit
 
 
@@ -50,7 +50,7 @@ class TrialBalances:
     Args:
         database: Tells the time.
 
-        reports: Where the accounts are read.
+        reports: Reads the accounts.
     """
 
     def __init__(self, database: Database, reports: Reports) -> None:
@@ -62,18 +62,18 @@ class TrialBalances:
         Return the sums over all accounts whose ids begin with one of the *prefixes*, by currency.
 
         Args:
-            prefixes: No two have an account in common.
+            prefixes: No two match the same account.
 
-            at: Each account as it was then, after all entries at or before that instant. One of the last moments is
-                waited for, so the answer never changes. None is now: as one snapshot of the database has them.
+            at: Count each account as it was then, after all entries at or before that instant. If the instant is not
+                yet settled, the call waits, so the answer never changes. None is now, in one snapshot of the database.
 
         Raises:
-            FutureInstantError: The instant is still to come, by the database's clock.
+            FutureInstantError: The instant has not come yet, by the database's clock.
             TooManyCurrenciesError: The answer would be too large.
-            QueueFullError: Too many wait already.
-            StoreUnavailableError: It could not be read, or not in time.
+            QueueFullError: Too many callers wait already.
+            StoreUnavailableError: The accounts could not be read, or not in time.
         """
-        # Ids are ASCII: the character above all of theirs closes the range of the prefix.
+        # Ids are ASCII, so this character, which is above all of theirs, ends the range of the prefix.
         span = (ledger_id, list(prefixes), [prefix + "\x7f" for prefix in prefixes])
         if at is None:
             rows = await self._reports.read("trial_balance", *span, CURRENCIES_MAX + 1)

@@ -10,17 +10,17 @@ class Unit:
     Requests that are sent in the same batch, and their result.
 
     Args:
-        ledger_id: Of all of them.
+        ledger_id: The ledger of all requests.
 
         requests: A single one, a part of a bulk, or (*atomic*) a linked set.
 
         arrived, deadline: When it joined the queue, and when its callers give up, on the clock of `time.monotonic`, in
             seconds.
 
-        timing: Takes how long a single request took.
+        timing: Receives how long a single request took.
 
     Attributes:
-        result: The outcomes of the requests in order, or why there are none; None until one of the two is known.
+        result: The outcomes of the requests in order, or the error that prevented them; None until either is known.
     """
 
     __slots__ = ("arrived", "atomic", "deadline", "ledger_id", "requests", "result", "timing")
@@ -45,25 +45,25 @@ class Unit:
 
     @property
     def accounts(self) -> set[str]:
-        """All accounts it names; those of parents are known to the database alone."""
+        """All accounts that the unit names; only the database knows those of parents."""
         sides = (side for request in self.requests for side in (request.source, request.destination))
         return {side for side in sides if side is not None}
 
     def meets(self, locked: set[str]) -> set[str]:
-        """Return those of the *locked* accounts of its ledger that it may need: all of them where it names a parent."""
+        """Return which of the *locked* accounts of its ledger the unit may need: all of them if it names a parent."""
         if any(request.source is None for request in self.requests):
             return locked
         return self.accounts & locked
 
     def set_number(self, number: int) -> int:
-        """Return its element of `p_sets` of `post_transfers`, given its *number* in the batch, from 1."""
+        """Return the unit's element of `p_sets` of `post_transfers`; *number* is its position in the batch, from 1."""
         if self.atomic:
             return number
         return -number if len(self.requests) > 1 else 0
 
     def note(self, hot_accounts: Top[tuple[int, str]], left: float, seconds: float) -> None:
         """
-        Note which accounts it was about and how long it took.
+        Record which accounts the unit was about, and how long it took.
 
         Args:
             left: When its batch was sent, on the clock of `time.monotonic`, in seconds.

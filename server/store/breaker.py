@@ -1,4 +1,4 @@
-"""A circuit breaker: after some failures in a row a dependency is not asked any more, until it answers a probe."""
+"""A circuit breaker: after some failures in a row a dependency is no longer asked, until it answers a probe."""
 
 import asyncio
 import logging
@@ -17,12 +17,12 @@ log = logging.getLogger(__name__)
 
 class Breaker:
     """
-    The state of a dependency, as this process sees it.
+    Tracks whether a dependency answers this process.
 
     Args:
-        name: Of the dependency, for the log.
+        name: Name of the dependency, for the log.
 
-        probe: Asks it something harmless, within a bounded time. Raises if it does not answer.
+        probe: Asks the dependency something harmless, within a bounded time. Raises if it does not answer.
     """
 
     def __init__(self, name: str, probe: Callable[[], Awaitable[object]]) -> None:
@@ -34,11 +34,11 @@ class Breaker:
         self.open = False
 
     def succeeded(self) -> None:
-        """Note an answer."""
+        """Record an answer."""
         self._failures = 0
 
     def failed(self, error: BaseException) -> None:
-        """Note a failure; the last of FAILURES_MAX in a row opens the breaker."""
+        """Record a failure; the last of FAILURES_MAX in a row opens the breaker."""
         self._failures += 1
         if self._failures >= FAILURES_MAX and not self.open:
             self.open = True

@@ -26,21 +26,21 @@ from server.store.redis import Redis, RedisAwayError, RedisElsewhereError
 from server.store.redis_link import Command
 from server.store.scripts import script
 
-# Invalidations that may be pending: they are kept until the snapshot is removed or has expired.
+# Maximum number of pending invalidations. Each is kept until its snapshot is removed or has expired.
 PENDING_MAX = 100_000
-# Seconds between attempts to send them.
+# Seconds between attempts to send pending invalidations.
 PENDING_RETRY_SECONDS = 0.1
 # Pending invalidations that one attempt sends: about a millisecond of this process and of Redis.
 PENDING_STEP_MAX = 1_000
 
-# Redis counts whole milliseconds, and keeps a key for the last of them: one for the beginning of a life, one for its
-# end.
+# Redis counts whole milliseconds, and keeps a key through the last of them: one millisecond for the beginning of a
+# life, one for its end.
 EXPIRY_MARGIN_MS = 2
 
-# The first bytes of a stored replay. Those of an earlier version began with a digest.
+# The first bytes of a stored replay. A replay of an earlier version began with a digest.
 _REPLAY_FORMAT = b"R2"
 
-# Of an account or of an idempotency key: its ledger, and its id there.
+# The name of an account or idempotency key: its ledger, and its id there.
 Name = tuple[int, str]
 
 log = logging.getLogger(__name__)
@@ -71,7 +71,7 @@ class Snapshot(msgspec.Struct, gc=False, frozen=True):
     """
     An account as it is stored: its version (0: there is no such account) and the body of the answer.
 
-    Before it is stored it also tells for how many milliseconds it is right, where that is known: until a hold expires.
+    Before it is stored, it also says for how many milliseconds it is right (until a hold expires), where that is known.
     """
 
     version: int
@@ -94,7 +94,7 @@ class Snapshot(msgspec.Struct, gc=False, frozen=True):
 
 class Cache:
     """
-    Stores and invalidates snapshots and replays, and keeps the invalidations that are pending.
+    Stores and invalidates snapshots and replays, and keeps pending invalidations until they are sent.
 
     Args:
         redis: Where they are stored.
@@ -108,21 +108,21 @@ class Cache:
 
     def __init__(self, redis: Redis, keyspace: Keyspace, counters: CacheCounters, replay_seconds: int) -> None:
         self._redis = redis
-        # Whether what belongs to each ledger is sent by itself.
+        # Whether each ledger's keys are sent in a command of their own.
         self._ledgers_apart = redis.ledgers_apart
         self._keyspace = keyspace
         self._replay_seconds = replay_seconds
-        # Pending invalidations by ledger and account, in the order of their expiry: the version to be shown, and when
-        # any older snapshot has expired (monotonic clock).
+        # Pending invalidations by ledger and account, in the order of their expiry: the version below which a snapshot
+        # is outdated, and when any such snapshot has expired (monotonic clock).
         self._pending: OrderedDict[Name, tuple[int, float]] = OrderedDict()
-        # Until then (monotonic clock) no snapshot is read, since a pending invalidation was dropped; 0: none was.
+        # No snapshot is read until then (monotonic clock), because a pending invalidation was dropped; 0: none was.
         self._no_reads_until = 0.0
         self._sender: asyncio.Task[None] | None = None
         self.counters = counters
 
     @property
     def confirmation(self) -> Confirmation | None:
-        """Of the database's present run. Take it before reading or writing what is then stored here."""
+        """Confirmation of the database's present run. Take it before you read or write what you then store here."""
         return self._keyspace.confirmation
 
     def invalidation_pending(self, ledger_id: int, account_id: str) -> bool:
@@ -140,17 +140,17 @@ class Cache:
         """
         Remove the snapshots of accounts that are older than *versions*; call it before anybody is shown these versions.
 
-        When Redis is away this returns all the same. The invalidations are pending then: this process does not read
-        those accounts from Redis and goes on trying to remove them. Other processes that reach Redis may read them
-        until they expire.
+        This returns even when Redis is away. The invalidations are then pending: this process does not read those
+        accounts from Redis, and keeps trying to remove their snapshots. Other processes that reach Redis may read these
+        snapshots until they expire.
 
         Args:
-            versions: By account.
+            versions: The versions that will be shown, by account.
 
             replays: Answers of finished writes to store, by idempotency key.
 
-            confirmation: As it was before the writes were sent. Where it is another one now, the writes may have been
-                made in a run that has ended, and *replays* are not stored.
+            confirmation: The confirmation taken before the writes were sent. If it has changed, the writes may have
+                been made in a run that has ended, and *replays* are not stored.
         """
         if replays is None or confirmation is None or confirmation is not self._keyspace.confirmation:
             replays = {}
@@ -181,11 +181,11 @@ class Cache:
         Store a snapshot under a lease, unless the lease was invalidated by a newer version.
 
         Args:
-            token: Of the lease.
+            token: Token of the lease.
 
-            snapshot: As it was read from Postgres.
+            snapshot: The snapshot as it was read from Postgres.
 
-            confirmation: As it was before the snapshot was read. If it is another one now, nothing is stored.
+            confirmation: The confirmation taken before the snapshot was read. If it has changed, nothing is stored.
         """
         unconfirmed = confirmation is None or confirmation is not self._keyspace.confirmation
         if unconfirmed or (self._no_reads_until and self._reads_nothing()):
@@ -223,7 +223,7 @@ class Cache:
         Remove the snapshot or lease of an account.
 
         Raises:
-            RedisAwayError: Redis does not answer: it may still be there.
+            RedisAwayError: Redis does not answer; the snapshot may still be there.
         """
         key = self._keyspace.snapshot(ledger_id, account_id)
         await self._redis.submit(key, ("DEL", key))
@@ -245,7 +245,7 @@ class Cache:
         return self._redis.submit(key, command)
 
     async def _send(self, versions: Mapping[Name, int], replays: Mapping[Name, Replay]) -> bool:
-        """Invalidate snapshots and store replays, which are on one server; False if Redis is away."""
+        """Invalidate snapshots and store replays, all on one server; return whether that was done."""
         names = self._keyspace
         if not names.known:
             return False
@@ -257,7 +257,7 @@ class Cache:
                 replay_seconds=self._replay_seconds,
             )
         except RedisElsewhereError:
-            # The address may be that of a cluster's server and not say so.
+            # The address may lead to a cluster without saying so.
             self._ledgers_apart = True
             return False
         except RedisAwayError:
@@ -273,7 +273,7 @@ class Cache:
             if len(self._pending) >= PENDING_MAX:
                 self._pending.popitem(last=False)
                 self.counters.dropped += 1
-                # By then the snapshot that the dropped one was to remove has expired.
+                # By then the snapshot of the dropped invalidation has expired.
                 self._no_reads_until = expiry
             self._pending[name] = (max(version, pending[0]), expiry)
         if self._sender is None or self._sender.done():
@@ -325,7 +325,7 @@ def highest(pairs: Iterable[tuple[Name, int | None]]) -> dict[Name, int]:
 def _by_ledger(
     versions: Mapping[Name, int], replays: Mapping[Name, Replay]
 ) -> list[tuple[dict[Name, int], dict[Name, Replay]]]:
-    """Return the same, apart for each ledger."""
+    """Split versions and replays by ledger."""
     parts: dict[int, tuple[dict[Name, int], dict[Name, Replay]]] = {}
     for name, version in versions.items():
         parts.setdefault(name[0], ({}, {}))[0][name] = version

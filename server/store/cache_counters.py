@@ -1,4 +1,4 @@
-"""What the cache did, as numbers."""
+"""Counts what the cache did."""
 
 from dataclasses import dataclass, fields
 

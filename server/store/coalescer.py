@@ -1,4 +1,4 @@
-"""Coalescing: items that wait for the network are sent as one batch."""
+"""Coalescing: items that wait are sent to the store as one batch."""
 
 import asyncio
 import math
@@ -12,36 +12,36 @@ from server.telemetry.tallies import BatchTally
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
-# An item that waits: with its weight, the future of its result, and when it came, on the clock of `time.monotonic`.
+# A waiting item, its weight, the future of its result, and when it arrived, on the clock of `time.monotonic`.
 Entry: TypeAlias = tuple[Item, int, asyncio.Future[Result], float]
 
 
 class QueueFullError(Exception):
-    """Too much waits for the store already. Nothing was sent, nothing was done."""
+    """Too many items wait for the store, or the item has waited too long. It was not sent, so nothing was done."""
 
 
 class Queue(Protocol[Item, Result]):
-    """Items that wait."""
+    """Holds the items that wait."""
 
     def __len__(self) -> int:
-        """Return how many there are."""
+        """Return the number of items."""
 
     def append(self, entry: Entry[Item, Result], /) -> None:
         """Add an item."""
 
     def take(self, most: int, now: float) -> list[Entry[Item, Result]]:
         """
-        Take the items of the next batch, at least one if any waits.
+        Remove and return the items of the next batch, at least one if any waits.
 
         Args:
-            most: Weight of the batch at most; an item heavier than this comes alone.
+            most: Maximum weight of the batch; a heavier item is returned alone.
 
-            now: On the clock of their arrival.
+            now: The present time, on the clock of the items' arrival.
         """
 
 
 class InOrder(deque[Entry[Item, Result]]):
-    """A queue that is taken in the order in which the items came."""
+    """A queue whose items are taken in the order in which they arrived."""
 
     def take(self, most: int, now: float) -> list[Entry[Item, Result]]:  # noqa: ARG002
         """Do what `Queue.take` says."""
@@ -55,30 +55,30 @@ class InOrder(deque[Entry[Item, Result]]):
 
 class Coalescer(Generic[Item, Result]):
     """
-    Sends all items that wait as one batch.
+    Collects waiting items and sends them as one batch.
 
     The first item of a loop tick schedules a batch at the end of the tick; the other items of the tick join it. While
-    as many batches as allowed are in flight, items wait and join the next one. Nothing waits for a timer.
+    the maximum number of batches is in flight, items wait and join the next one. Nothing waits for a timer.
 
     Args:
-        run: Takes the items of a batch and returns one result an item, in order. A result that is an exception fails
+        run: Takes the items of a batch and returns one result per item, in order. A result that is an exception fails
             only its own caller; an exception raised fails every caller of the batch.
 
-        batch_max: Weight of a batch at most. An item heavier than this is sent alone.
+        batch_max: Maximum weight of a batch. A heavier item is sent alone.
 
         in_flight_max: Batches that may be in flight at once.
 
-        queue_max: Weight that may wait; past it `submit` raises. None where admission bounds the callers already.
+        queue_max: Weight that may wait; beyond it `submit` raises. None where admission limits the callers already.
 
-        split_from: A batch heavier than this takes only half of what waits. If it took all, this process would be idle
-            while the store works, and the store while this process answers.
+        split_from: Weight up to which a batch takes everything that waits; a heavier batch takes only half of it. If it
+            took everything, this process would be idle while the store works, and the store while this process answers.
 
         wait_max_seconds: Seconds that an item may wait. An item that has waited longer is refused and not sent: its
             caller has most likely given up.
 
         tally: Counts the batches.
 
-        queue: Where items wait; the first comes first unless another one is given.
+        queue: Holds the waiting items; `InOrder` by default.
     """
 
     def __init__(
@@ -101,7 +101,7 @@ class Coalescer(Generic[Item, Result]):
         self._in_flight_max = in_flight_max
         self._queue_max = math.inf if queue_max is None else queue_max
         self._queue: Queue[Item, Result] = InOrder[Item, Result]() if queue is None else queue
-        # Weight of what waits.
+        # Weight of the items that wait.
         self.queued = 0
         self._scheduled = False
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -109,7 +109,7 @@ class Coalescer(Generic[Item, Result]):
 
     @property
     def idle(self) -> bool:
-        """True when nothing waits and nothing is in flight."""
+        """True when no item waits and no batch is in flight."""
         return not self._queue and not self._in_flight
 
     def submit(self, item: Item, weight: int = 1) -> asyncio.Future[Result]:
@@ -136,7 +136,7 @@ class Coalescer(Generic[Item, Result]):
         return future
 
     async def drain(self) -> None:
-        """Return when all that was submitted has been answered."""
+        """Return when every submitted item has been answered."""
         while not self.idle:
             if self._in_flight:
                 await self._in_flight.one_ended()
@@ -161,14 +161,14 @@ class Coalescer(Generic[Item, Result]):
             self._in_flight.start(self._run_batch(batch))
 
     def _refuse_late(self, batch: list[Entry[Item, Result]], oldest: float) -> list[Entry[Item, Result]]:
-        """Refuse what came before *oldest*, and return the others."""
+        """Refuse the items that arrived before *oldest*, and return the others."""
         for _, _, future, arrived in batch:
             if arrived < oldest and not future.done():
                 future.set_exception(QueueFullError())
         return [entry for entry in batch if entry[3] >= oldest]
 
     def _batch_ended(self) -> None:
-        # What its callers ask for next, now that they have been answered, joins the next batch.
+        # Sent at the end of the tick, so that the next requests of the callers just answered join this batch.
         if self._queue and not self._scheduled and self._loop is not None:
             self._scheduled = True
             self._loop.call_soon(self._send)

@@ -1,10 +1,10 @@
-"""A timeout for answers of another server that delays of our own loop do not use up."""
+"""A timeout for another server's answers that is not used up by delays of our own event loop."""
 
 import asyncio
 from types import TracebackType
 
-# Seconds after the deadline in which answers that have arrived are still read. Timers that are due run before sockets
-# are read: after a delay of the loop, by garbage collection or a large batch, an answer may have arrived unread.
+# Seconds after the deadline in which answers that have arrived are still read. Due timers run before sockets are read:
+# after a delay of the loop, by garbage collection or a large batch, an answer may have arrived unread.
 ARRIVED_SECONDS = 0.01
 
 
@@ -13,9 +13,9 @@ class Deadline:
     `asyncio.timeout`, except that an answer which has arrived by the deadline is still read after it.
 
     Args:
-        loop: The running one. Callers keep it, since getting it is a system call on CPython 3.11.
+        loop: The running loop. Callers keep it, since getting it is a system call on CPython 3.11.
 
-        seconds: From the beginning of the block.
+        seconds: Seconds from the beginning of the block.
     """
 
     __slots__ = ("_handle", "_loop", "_seconds", "_timeout")
@@ -45,5 +45,6 @@ class Deadline:
         await self._timeout.__aexit__(kind, error, trace)
 
     def _due(self) -> None:
-        # A deadline in the past takes effect after all that is ready to run, such as a task whose answer was read.
+        # A deadline in the past takes effect after everything that is ready to run, such as a task whose answer was
+        # read.
         self._handle = self._loop.call_later(ARRIVED_SECONDS, self._timeout.reschedule, 0.0)

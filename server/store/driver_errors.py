@@ -1,4 +1,4 @@
-"""What the driver raises, translated into errors of the store: nobody above `server/store` sees an asyncpg error."""
+"""Translates the driver's errors into errors of the store: no code above `server/store` sees an asyncpg error."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,10 +21,10 @@ from server.store.errors import (
     UnpreparedError,
 )
 
-# All that the driver raises: of the socket, of the server, and of its own. A timeout is an OSError.
+# All errors of the driver: of the socket, of the server, and its own. A timeout is an OSError.
 DRIVER_ERRORS = (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError)
 
-# The connection is lost, or its server is shutting down; what was under way may or may not have been done.
+# The connection is lost, or its server is shutting down; the statement may or may not have been done.
 _LOST = (
     OSError,
     asyncpg.InterfaceError,
@@ -35,7 +35,7 @@ _LOST = (
     asyncpg.IdleInTransactionSessionTimeoutError,
     asyncpg.InternalClientError,
 )
-# The server has rolled the transaction back, for a reason that passes.
+# The server has rolled the transaction back, for a transient reason.
 _ROLLED_BACK = (
     asyncpg.SerializationError,
     asyncpg.DeadlockDetectedError,
@@ -44,7 +44,7 @@ _ROLLED_BACK = (
     asyncpg.InsufficientResourcesError,
     asyncpg.InvalidCachedStatementError,
 )
-# The server is shutting down, or has become a replica: its other connections are of no more use.
+# The server is shutting down, or has become a replica: its other connections cannot be used any more.
 _SHUTTING_DOWN = (
     asyncpg.ReadOnlySQLTransactionError,
     asyncpg.AdminShutdownError,
@@ -54,7 +54,7 @@ _SHUTTING_DOWN = (
 
 
 def translated(error: Exception) -> StoreError | DatabaseError:
-    """Return what one of DRIVER_ERRORS means."""
+    """Return the error of the store that one of DRIVER_ERRORS stands for."""
     kind = type(error).__name__
     match error:
         case TimeoutError():
@@ -83,7 +83,7 @@ def translated(error: Exception) -> StoreError | DatabaseError:
 
 
 def server_is_shutting_down(error: BaseException | None) -> bool:
-    """Return whether a driver's error means that no connection to its server is of use any more."""
+    """Return whether a driver's error means that no connection to its server can be used any more."""
     return isinstance(error, _SHUTTING_DOWN)
 
 
@@ -100,6 +100,6 @@ def translating() -> Iterator[None]:
         yield
     except DRIVER_ERRORS as error:
         if isinstance(error, OSError) and error.filename:
-            # Of a file, not of the connection.
+            # This concerns a file, not the connection.
             raise
         raise translated(error) from error

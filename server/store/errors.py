@@ -1,23 +1,23 @@
 """
-What goes wrong in the store, as the rest of the service sees it; `driver_errors.py` tells which it is.
+The errors of the store, as the rest of the service sees them; `driver_errors.py` chooses among them.
 
-    StoreError                      it could not be done now, and nobody's request is wrong
+    StoreError                      it could not be done now, and the request is not at fault
     ├── StoreUnavailableError       nothing was done
-    │   ├── NoConnectionError       no connection could be had
-    │   │   └── NoneFreeError       since all of the pool are in use
+    │   ├── NoConnectionError       no connection was available
+    │   │   └── NoneFreeError       all connections of the pool are in use
     │   ├── RolledBackError         the server has rolled the transaction back
     │   ├── RowLockedError          another transaction has locked a row
     │   └── StoreAwayError          the breaker is open
     └── OutcomeUnknownError         it may have been done
-        └── ConnectionLostError     the connection was lost under the statement
+        └── ConnectionLostError     the connection was lost during the statement
             └── NoAnswerError       no answer came in time
-    DatabaseError                   Postgres refuses it, and would again
+    DatabaseError                   Postgres refuses the statement, and would again
     ├── ConstraintError             a constraint forbids it
-    │   └── DuplicateError          a unique one
+    │   └── DuplicateError          a unique constraint
     └── UnpreparedError             the database is not ready for this program
-        ├── AddressError            the address means nothing to the driver
-        ├── AccessRefusedError      it knows no such user or database
-        ├── RoleMissingError        it has no such role
+        ├── AddressError            the driver cannot use the address
+        ├── AccessRefusedError      the user or the database does not exist
+        ├── RoleMissingError        our role does not exist
         └── SchemaMissingError      a table is missing
             └── PrivilegeMissingError
 """
@@ -26,7 +26,7 @@ from collections.abc import Iterable
 
 
 class StoreError(Exception):
-    """The store could not do it now."""
+    """The store could not do what was asked now."""
 
 
 class StoreUnavailableError(StoreError):
@@ -34,15 +34,15 @@ class StoreUnavailableError(StoreError):
 
 
 class NoConnectionError(StoreUnavailableError):
-    """No connection to Postgres could be had. Nothing was sent."""
+    """No connection to Postgres was available. Nothing was sent."""
 
 
 class NoneFreeError(NoConnectionError):
-    """All connections of the pool stayed in use: Postgres is there, and busy."""
+    """All connections of the pool stayed in use: Postgres answers, but is busy."""
 
 
 class RolledBackError(StoreUnavailableError):
-    """Postgres has rolled the transaction back for a reason that passes, such as a deadlock or a switch-over."""
+    """Postgres has rolled the transaction back for a transient reason, such as a deadlock or a switch-over."""
 
 
 class RowLockedError(StoreUnavailableError):
@@ -50,7 +50,7 @@ class RowLockedError(StoreUnavailableError):
     Another transaction has locked rows that are needed. Nothing was done.
 
     Args:
-        accounts: The accounts whose rows may be meant.
+        accounts: The accounts whose rows may be locked.
     """
 
     def __init__(self, accounts: Iterable[str] = ()) -> None:
@@ -63,11 +63,11 @@ class StoreAwayError(StoreUnavailableError):
 
 
 class OutcomeUnknownError(StoreError):
-    """The store was lost while it worked, and did not come back in time to say whether it was done."""
+    """The connection was lost during the work, and it was not found out in time whether the work was done."""
 
 
 class ConnectionLostError(OutcomeUnknownError):
-    """The connection, or the server behind it, went away while a statement was under way."""
+    """The connection, or the server behind it, was lost during a statement."""
 
 
 class NoAnswerError(ConnectionLostError):
@@ -78,10 +78,10 @@ class DatabaseError(Exception):
     """
     Postgres refuses a statement or a connection, and would refuse it again.
 
-    As a string it is safe to log: it names the driver's error, and no value of a row.
+    Its string is safe to log: it has the name of the driver's error, and no value of a row.
 
     Args:
-        text: What Postgres says. It may quote a whole row, so it is shown to operators only.
+        text: The message of Postgres. It may quote a whole row, so it is shown to operators only.
 
         kind: The name of the driver's error.
     """
@@ -97,7 +97,7 @@ class ConstraintError(DatabaseError):
     A constraint forbids what a statement does.
 
     Args:
-        constraint: Its name.
+        constraint: The name of the constraint.
     """
 
     def __init__(self, text: str, kind: str, constraint: str | None) -> None:
@@ -105,7 +105,7 @@ class ConstraintError(DatabaseError):
         self.constraint = constraint
 
     def __str__(self) -> str:
-        """Return the name of the driver's error, and that of the constraint."""
+        """Return the names of the driver's error and of the constraint."""
         return f"{self.kind} ({self.constraint})"
 
 
@@ -134,4 +134,4 @@ class SchemaMissingError(UnpreparedError):
 
 
 class PrivilegeMissingError(SchemaMissingError):
-    """The service's role may not do it."""
+    """The service's role lacks a privilege."""

@@ -8,13 +8,13 @@ from typing import Final, Generic
 
 from server.store.coalescer import Entry, Item, Result
 
-# Seconds after which the item that has waited longest goes with the next batch, whatever its weight. Otherwise a heavy
-# one might wait for ever where enough groups have light ones.
+# Seconds after which the item that has waited longest joins the next batch, whatever its weight. Without this, a heavy
+# item might wait for ever while enough groups send light ones.
 PATIENCE_SECONDS: Final = 0.5
 
 
 class _Group(Generic[Item, Result]):
-    """What waits of a group: its entries, and their weight."""
+    """The waiting entries of a group, and their total weight."""
 
     __slots__ = ("entries", "name", "weight")
 
@@ -26,11 +26,13 @@ class _Group(Generic[Item, Result]):
 
 class FairQueue(Generic[Item, Result]):
     """
-    The queue of a `Coalescer` whose items belong to groups.
+    A queue for a `Coalescer` that shares the batches fairly between groups of items.
 
-    Each group that waits gets the same weight sent as every other one, in the order in which its items came. An item is
-    due at the weight that each group has been sent when its turn comes, and the one that is due first goes first: what
-    is light goes before what is heavy, and the heavy one after as much has been sent of every other group.
+    Every group that waits gets the same weight sent, and its items are sent in the order in which they arrived. The
+    queue's clock counts the weight sent per group. An item is due when the clock has advanced by the item's weight
+    since the group's previous item was due, or since it arrived if its group was empty. The item that is due first is
+    sent first: a light item goes before a heavy one, and a heavy item goes once as much has been sent of every other
+    group.
 
     Args:
         group: Returns the group of an item.
@@ -39,15 +41,15 @@ class FairQueue(Generic[Item, Result]):
     def __init__(self, group: Callable[[Item], int]) -> None:
         self._group = group
         self._groups: dict[int, _Group[Item, Result]] = {}
-        # When the first item of each group is due, by weight; a serial number tells equal ones apart.
+        # When the first item of each group is due, on the queue's clock; a serial number orders equal times.
         self._due: list[tuple[int, int, _Group[Item, Result]]] = []
         self._serials = count()
-        # When the item was due that was taken last.
+        # When the item taken last was due.
         self._clock = 0
         self._count = 0
 
     def __len__(self) -> int:
-        """Return how many items wait."""
+        """Return the number of items that wait."""
         return self._count
 
     def append(self, entry: Entry[Item, Result]) -> None:
@@ -63,12 +65,12 @@ class FairQueue(Generic[Item, Result]):
 
     def take(self, most: int, now: float) -> list[Entry[Item, Result]]:
         """
-        Return the items of the next batch, at least one if any waits.
+        Remove and return the items of the next batch, at least one if any waits.
 
         Args:
-            most: Weight of the batch. An item that is heavier comes alone; one that has waited too long comes on top.
+            most: Maximum weight of the batch. A heavier item is returned alone; an overdue item is not counted.
 
-            now: On the clock of their arrival.
+            now: The present time, on the clock of the items' arrival.
         """
         batch = self._overdue(now)
         load, due = 0, self._due
@@ -90,13 +92,13 @@ class FairQueue(Generic[Item, Result]):
         return batch
 
     def ahead(self, group: int, weight: int) -> int:
-        """Return the weight that is sent until *weight* more of a group has been sent."""
+        """Return how much weight, of all groups together, is sent until *weight* more of *group* has been sent."""
         own = self._groups.get(group)
         least = weight if own is None else own.weight + weight
         return least + sum(min(other.weight, least) for other in self._groups.values() if other is not own)
 
     def _overdue(self, now: float) -> list[Entry[Item, Result]]:
-        """Take the item that has waited longest, if it has waited too long."""
+        """Remove and return the item that has waited longest, if it has waited longer than `PATIENCE_SECONDS`."""
         oldest = min(self._groups.values(), key=lambda group: group.entries[0][3], default=None)
         if oldest is None or oldest.entries[0][3] > now - PATIENCE_SECONDS:
             return []

@@ -1,4 +1,4 @@
-"""A connection to that one of several hosts which takes writes, even if others do not answer."""
+"""Connects to the one of several hosts that takes writes, even if others do not answer."""
 
 import asyncio
 import re
@@ -7,9 +7,9 @@ from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
 import asyncpg
 
-# Attributes that only one of the hosts can have: the order in which they are asked does not matter.
+# Attributes that only one of the hosts can have, so the order in which they are asked does not matter.
 SINGLE_ATTRIBUTES: Final = ("read-write", "primary")
-# A host that is away, a standby, starting or stopping: another one may take writes.
+# Errors of a host that is away, a standby, starting or stopping: another host may take writes.
 _NOT_THIS_ONE: Final = (OSError, asyncpg.InternalClientError, asyncpg.CannotConnectNowError)
 
 
@@ -23,10 +23,10 @@ _PORT_MAX: Final = 65_535
 
 def check_address(dsn: str) -> None:
     """
-    Return if an address of the right form has valid parts.
+    Raise an error if an address of the right form has an invalid part.
 
     Raises:
-        ValueError: It has not; the message names the part and not its value.
+        ValueError: It has; the message names the part, not its value.
     """
     parts = urlsplit(dsn)
     query = dict(parse_qsl(parts.query, keep_blank_values=True))
@@ -50,10 +50,10 @@ async def connect(dsn: str, **options: Any) -> "asyncpg.Connection[asyncpg.Recor
     """
     Connect as `asyncpg.connect` does, but to several hosts at once if only one of them takes writes.
 
-    Asked one after the other, a host that is cut off would use up the timeout, and the next one would never be asked.
+    If they were asked one after the other, a host that is cut off would use up the timeout.
 
     Raises:
-        OSError, asyncpg.PostgresError, asyncpg.InternalClientError: None of them could be connected to.
+        OSError, asyncpg.PostgresError, asyncpg.InternalClientError: No host could be connected to.
     """
     addresses = each_host(dsn)
     if len(addresses) == 1:
@@ -69,7 +69,7 @@ async def connect(dsn: str, **options: Any) -> "asyncpg.Connection[asyncpg.Recor
                 if chosen is None and _connected(attempt):
                     chosen = attempt
                 elif failure is None or isinstance(failure, _NOT_THIS_ONE):
-                    # A reason that does not pass by itself is the one to report.
+                    # Report an error that will not pass by itself in preference to the others.
                     failure = attempt.exception()
     finally:
         for attempt in attempts:
@@ -83,7 +83,7 @@ async def connect(dsn: str, **options: Any) -> "asyncpg.Connection[asyncpg.Recor
 
 
 def each_host(dsn: str) -> list[str]:
-    """Return an address for each host to ask at once, or the address as it is where their order matters."""
+    """Return an address for each host to ask at once, or the address unchanged if the order of its hosts matters."""
     parts = urlsplit(dsn)
     query = dict(parse_qsl(parts.query, keep_blank_values=True))
     if query.get("target_session_attrs") not in SINGLE_ATTRIBUTES:
@@ -108,6 +108,6 @@ def _connected(attempt: "asyncio.Task[asyncpg.Connection[asyncpg.Record]]") -> b
 
 
 def _terminate(attempt: "asyncio.Task[asyncpg.Connection[asyncpg.Record]]") -> None:
-    """End a connection that came too late."""
+    """Close a connection that was made too late."""
     if _connected(attempt):
         attempt.result().terminate()

@@ -1,4 +1,4 @@
-"""A coalescer for each ledger: requests of one neither wait for nor fail with those of another."""
+"""A coalescer for each ledger: requests of one ledger neither wait for nor fail with those of another."""
 
 import asyncio
 import math
@@ -11,19 +11,19 @@ from server.telemetry.tallies import BatchTally
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
-# Ledgers with a lane at one time, in one process. Idle lanes, of a few hundred bytes each, are dropped when room is
-# needed; more ledgers than this that are busy in the same instant are refused.
+# Ledgers that may have a lane at once in one process. Idle lanes, of a few hundred bytes each, are dropped when room is
+# needed; if more ledgers than this are busy in the same instant, further ones are refused.
 LANES_MAX = 1_024
 
 
 class LedgerLanes(Generic[Item, Result]):
     """
-    One coalescer a ledger, made at its first use.
+    Keeps one coalescer for each ledger, made at its first use.
 
     Args:
-        make_run: Takes a ledger's id, returns the `run` of its coalescer.
+        make_run: Takes a ledger's id and returns the `run` of its coalescer.
 
-        batch_max, in_flight_max, queue_max, split_from, wait_max_seconds, tally: Of each coalescer.
+        batch_max, in_flight_max, queue_max, split_from, wait_max_seconds, tally: Arguments of each coalescer.
     """
 
     def __init__(
@@ -51,7 +51,7 @@ class LedgerLanes(Generic[Item, Result]):
         Put *item* in the next batch of its ledger.
 
         Raises:
-            QueueFullError: The ledger's queue, or the number of busy ledgers, is at its bound.
+            QueueFullError: The ledger's queue is full, or too many ledgers are busy.
         """
         lane = self._lanes.get(ledger_id)
         if lane is None:
@@ -59,7 +59,7 @@ class LedgerLanes(Generic[Item, Result]):
         return lane.submit(item, weight)
 
     async def drain(self) -> None:
-        """Return when all that was submitted has been answered."""
+        """Return when every submitted item has been answered."""
         for lane in list(self._lanes.values()):
             await lane.drain()
 

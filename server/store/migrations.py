@@ -1,4 +1,4 @@
-"""Migrations: numbered files, applied once and in order. Functions, owners and grants are made as the files say."""
+"""Migrations: numbered files, applied once and in order. Functions, owners and grants are made as `sql/` says."""
 
 import hashlib
 import re
@@ -12,7 +12,7 @@ from server.store.errors import DatabaseError, PrivilegeMissingError, RowLockedE
 from server.store.sessions import Session, session
 from server.store.sql import query, sql_root
 
-# Of an advisory lock: any number that no other program uses on the same database.
+# The number of an advisory lock: any that no other program uses on the same database.
 LOCK_KEY = 0x7A11_9571_C500
 # A migration may wait this long for the locks of running transactions, which are all short.
 LOCK_TIMEOUT_MS = 10_000
@@ -35,7 +35,7 @@ class MigrationError(StoreError):
 
 
 class MigrationChangedError(MigrationError):
-    """A migration was applied with another text than this program's."""
+    """The text of an applied migration differs from this program's."""
 
 
 class Migration(NamedTuple):
@@ -81,7 +81,7 @@ def stale_functions(
     expected: Mapping[str, tuple[str, str]], recorded: Iterable[asyncpg.Record], found: Sequence[asyncpg.Record]
 ) -> dict[str, tuple[str, str]]:
     """
-    Return those of the expected functions that are missing, twice there, or have another text than this program's.
+    Return the expected functions that are missing, exist twice, or have another text than this program's.
 
     Args:
         expected: As `expected_functions` returns them.
@@ -113,9 +113,9 @@ class Expected(NamedTuple):
     """What this program needs of a database, read from `sql/` once."""
 
     migrations: Sequence[Migration]
-    # By name: checksum and text.
+    # Checksum and text by name.
     functions: Mapping[str, tuple[str, str]]
-    # Of constraints and indexes.
+    # Names of constraints and indexes.
     names: frozenset[str]
 
 
@@ -132,11 +132,11 @@ def expected_schema() -> Expected:
 
 async def migrate(dsn: str, root: Path | None = None) -> list[str]:
     """
-    Bring the database to the state this program needs and return what was done, a line each.
+    Bring the database to the state this program needs, and return what was done, a line each.
 
-    All of it is one transaction under an advisory lock, so what a migration locks is used again only with the functions
-    that go with it. Each step checks first whether it is still due: any number of processes may do this at once, and
-    when one dies the next one does it.
+    All of it is one transaction under an advisory lock, so the tables that a migration locks are used again only with
+    the functions that go with it. Each step first checks whether it is still needed: any number of processes may do
+    this at once, and if one dies, the next one does it.
 
     Args:
         dsn: Address of Postgres, with a user that may create the roles and the schema, or is a member of them.
@@ -145,9 +145,9 @@ async def migrate(dsn: str, root: Path | None = None) -> list[str]:
 
     Raises:
         MigrationChangedError: A migration has been changed after it was applied.
-        MigrationError: One fails.
-        StoreUnavailableError: Postgres cannot be reached, or is lost.
-        DatabaseError: It refuses.
+        MigrationError: A migration fails.
+        StoreUnavailableError: Postgres cannot be reached, or the connection is lost.
+        DatabaseError: Postgres refuses.
     """
     folder = root or sql_root()
     done: list[str] = []
@@ -156,7 +156,7 @@ async def migrate(dsn: str, root: Path | None = None) -> list[str]:
         "lock_timeout": str(LOCK_TIMEOUT_MS),
         "statement_timeout": str(STATEMENT_TIMEOUT_MS),
         "client_min_messages": "warning",
-        # A process that is killed releases its locks at once, and not when its statement is done.
+        # A killed process then releases its locks at once, not only when its statement is done.
         "client_connection_check_interval": "1000",
     }
     async with session(dsn, settings) as connection, connection.transaction():
@@ -174,7 +174,7 @@ async def migrate(dsn: str, root: Path | None = None) -> list[str]:
 
 
 async def _prepare(connection: Session, folder: Path, done: list[str]) -> None:
-    """Take the lock, then make roles, schema, owners and record where they are missing."""
+    """Take the lock, then create the roles, schema, owners and record that are missing."""
     try:
         await connection.execute(query("migration_lock"), LOCK_KEY)
     except RowLockedError as error:
@@ -200,13 +200,14 @@ async def _prepare(connection: Session, folder: Path, done: list[str]) -> None:
 
 
 async def _renew_functions(connection: Session, functions: Mapping[str, tuple[str, str]], done: list[str]) -> None:
-    """Create those functions again that differ from the files."""
+    """Create again the functions that differ from the files."""
     found = await connection.fetch(query("function_bodies"))
     recorded = await connection.fetch(query("function_list"))
-    # One may call another that is made after it.
+    # A function may call another one that is created after it.
     await connection.execute("SET LOCAL check_function_bodies = off")
     for name, (checksum, text) in stale_functions(functions, recorded, found).items():
-        # Dropped first: with other arguments it would stay beside the new one, and with another result forbid it.
+        # Dropped first: with other arguments the old one would stay beside it, and another result type would be
+        # refused.
         for row in found:
             if row["name"] == name:
                 await connection.execute(f"DROP FUNCTION {row['signature']}")

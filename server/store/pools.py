@@ -1,4 +1,4 @@
-"""Pools of connections. A connection is kept ready between two uses, without the driver's work of releasing it."""
+"""Connection pools that keep connections ready between uses, to save the driver's work of releasing them."""
 
 import logging
 from collections.abc import Awaitable, Callable
@@ -16,8 +16,8 @@ from server.store.sessions import (
     ServiceConnection,
 )
 
-# Seconds that releasing a connection may take, while its caller waits: the driver waits for the backend of a cancelled
-# statement, or for a server to close. What was done is decided by then; past this the connection is cut.
+# Seconds that releasing a connection may take while its caller waits. The driver waits for the backend of a cancelled
+# statement, or for a server to close. The statement's outcome is decided by then; after this the connection is cut.
 RELEASE_TIMEOUT_SECONDS = 0.5
 
 log = logging.getLogger(__name__)
@@ -28,16 +28,16 @@ Connection: TypeAlias = "asyncpg.pool.PoolConnectionProxy[asyncpg.Record]"
 
 class Pool:
     """
-    Up to *size* connections, opened as they are needed, so PostgreSQL may be away at first.
+    Lends up to *size* connections. They are opened as they are needed, so PostgreSQL may be away at first.
 
-    The driver's pool makes them, and makes callers wait when all are in use. It starts two tasks and two timers for
-    each use of a connection, which takes longer than a short statement. So a connection whose statements went well is
-    not given back to it, but kept here for the next caller, unless somebody waits there.
+    The driver's pool opens them, and makes callers wait when all are in use. It starts two tasks and two timers for
+    each use of a connection, which takes longer than a short statement. So a connection whose statements succeeded is
+    not returned to the driver's pool but kept here for the next caller, unless a caller waits in the driver's pool.
 
     Args:
         dsn: Address of PostgreSQL.
 
-        size: Connections at most.
+        size: Maximum number of connections.
 
         meet: Examines each connection before it is used.
     """
@@ -49,7 +49,7 @@ class Pool:
         take_lists_and_tuples()
         self._pool = asyncpg.create_pool(
             dsn,
-            # The stub of asyncpg spells out every argument that is handed through.
+            # asyncpg's stub wants a function with every argument spelled out.
             connect=cast(Any, hosts.connect),
             connection_class=ServiceConnection,
             init=cast(Any, meet),
@@ -62,37 +62,37 @@ class Pool:
             max_cached_statement_lifetime=0,
             server_settings=SESSION_SETTINGS,
         )
-        # Connections that nobody uses, the last used at the end.
+        # Connections that are not in use, the most recently used last.
         self._kept: list[Connection] = []
-        # Those that may be kept: they are not older than the last expiry.
+        # Connections that may be kept: they are newer than the last `expire`.
         self._valid: set[Connection] = set()
-        # Callers in the driver's pool.
+        # Number of callers that wait in the driver's pool.
         self._waiting = 0
         self._expiries = 0
 
     async def open(self) -> None:
-        """Make it ready for use."""
+        """Open the pool."""
         await self._pool
 
     @property
     def size(self) -> int:
-        """How many connections there are."""
+        """Number of connections."""
         return self._pool.get_size()
 
     @property
     def idle(self) -> int:
-        """How many of them nobody uses."""
+        """Number of connections that are not in use."""
         return self._pool.get_idle_size() + len(self._kept)
 
     async def acquire(self, timeout: float) -> Connection:
         """
-        Return a connection that nobody else uses; the caller has to `release` it.
+        Return an unused connection; the caller must `release` it.
 
         Args:
             timeout: Seconds to wait for one, opening it included.
 
         Raises:
-            DRIVER_ERRORS: There was none in time, or it could not be opened.
+            DRIVER_ERRORS: No connection was free in time, or it could not be opened.
         """
         while self._kept:
             connection = self._kept.pop()
@@ -100,7 +100,7 @@ class Pool:
                 return connection
             self._valid.discard(connection)
         expiries = self._expiries
-        # From now on what is released goes to the driver's pool.
+        # While callers wait, released connections go to the driver's pool.
         self._waiting += 1
         try:
             await needs_task()
@@ -113,10 +113,10 @@ class Pool:
 
     async def release(self, connection: Connection, *, failed: bool) -> None:
         """
-        Release a connection; a failure to do so does not concern what was done on it.
+        Release a connection. A failure to release it is only logged: it does not change what its statements did.
 
         Args:
-            failed: Whether a statement on it has failed, which may be at work still.
+            failed: Whether a statement on it has failed and may still be running.
         """
         if not failed and not self._waiting and connection in self._valid and _usable(connection):
             self._kept.append(connection)
@@ -133,7 +133,7 @@ class Pool:
         self._expiries += 1
         self._valid.clear()
         await self._pool.expire_connections()
-        # Nothing is under way on those that are kept. The driver's pool gets their places back.
+        # No statement runs on the kept connections. Terminating one returns its place to the driver's pool.
         while self._kept:
             connection = self._kept.pop()
             if _usable(connection):
@@ -141,7 +141,7 @@ class Pool:
 
     async def close(self) -> None:
         """Close the connections once they have been released."""
-        # From now on they are given back to the driver.
+        # From now on connections are returned to the driver's pool.
         self._valid.clear()
         while self._kept:
             await self.release(self._kept.pop(), failed=False)
@@ -153,12 +153,12 @@ class Pool:
 
 
 def _usable(connection: Connection) -> bool:
-    """Whether a connection can be used; the place of one that has ended goes back to the driver's pool."""
+    """Return whether a connection is open; the place of a closed one goes back to the driver's pool."""
     try:
         if not connection.is_closed():
             return True
         connection.terminate()
     except asyncpg.InterfaceError:
-        # It has gone back already.
+        # The driver's pool has it back already.
         pass
     return False

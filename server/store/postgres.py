@@ -43,7 +43,7 @@ READ_DEADLINE_SECONDS = 5.0
 READ_WAITERS_MAX = 1_000
 # Connections of the posting pool that are kept for transfers: one batch decides while another commits.
 POSTING_CONNECTIONS_MIN = 2
-# A timeout shorter than this, in seconds, is no sign that Postgres does not answer.
+# A timeout shorter than this, in seconds, is no evidence that Postgres does not answer.
 TELLING_SECONDS = 0.5
 
 log = logging.getLogger(__name__)
@@ -53,16 +53,16 @@ class Watcher(Protocol):
     """Examines new connections."""
 
     async def meet(self, connection: "asyncpg.Connection[asyncpg.Record]") -> bool:
-        """Examine a new connection before it is used; True when those made before it are to be replaced."""
+        """Examine a new connection before it is used; return True when all older connections must be replaced."""
 
 
 class Database:
     """
-    The two pools of a worker, and a breaker: after a few failed connects or timeouts in a row Postgres is not asked any
-    more until it answers a probe.
+    The two connection pools of a worker, and a breaker.
 
-    A connection that is lost under a statement does not count. The statement is sent again, and the connect that this
-    takes counts.
+    After a few failed connects or timeouts in a row, the breaker opens: nothing is sent to Postgres until it answers a
+    probe. A connection that is lost during a statement does not count. The statement is sent again, and if that needs a
+    new connection, its connect counts.
 
     Args:
         dsn: Address of Postgres; may name several hosts with `target_session_attrs=read-write`.
@@ -110,7 +110,7 @@ class Database:
 
     def check(self) -> None:
         """
-        Return unless Postgres is known not to answer.
+        Raise an error if Postgres is known not to answer.
 
         Raises:
             StoreAwayError: Postgres is known not to answer; nothing was sent.
@@ -129,7 +129,7 @@ class Database:
         Lend a connection of the posting pool, for `run`.
 
         Raises:
-            StoreUnavailableError: None could be had in time; nothing was sent.
+            StoreUnavailableError: No connection was available in time; nothing was sent.
         """
         try:
             connection = await self._acquire(self.posting_pool)
@@ -154,9 +154,9 @@ class Database:
         Run the named statement on a connection and return its rows.
 
         Args:
-            timeout: Seconds it may take, less than the connection's own.
+            timeout: Seconds that the statement may take, fewer than the connection's own timeout.
 
-            items: Requests it is about, for the log of slow statements.
+            items: Number of requests that the statement serves, for the log of slow statements.
 
         Raises:
             RowLockedError, RolledBackError: Nothing was done.
@@ -179,12 +179,12 @@ class Database:
 
     async def read(self, name: str, *arguments: object) -> "list[asyncpg.Record]":
         """
-        Run the named statement on the reading pool and return its rows; after a failure that passes it is run again.
+        Run the named statement on the reading pool and return its rows, retrying transient failures.
 
         Raises:
             QueueFullError: Too many readers wait already.
             StoreUnavailableError: Postgres did not answer in time.
-            DatabaseError: It refuses.
+            DatabaseError: Postgres refuses the statement.
         """
         if self._reading_waiters >= self._waiters_max:
             raise QueueFullError
@@ -196,12 +196,12 @@ class Database:
 
     async def read_once(self, name: str, *arguments: object) -> "list[asyncpg.Record]":
         """
-        Run the named statement on the reading pool, without running it again when it fails.
+        Run the named statement on the reading pool, without retrying it when it fails.
 
         Raises:
             RowLockedError: A row stayed locked.
             StoreUnavailableError: Postgres did not answer in time.
-            DatabaseError: It refuses.
+            DatabaseError: Postgres refuses the statement.
         """
         try:
             return await self._run_on(self.reading_pool, name, arguments, time.monotonic() + ACQUIRE_TIMEOUT_SECONDS)
@@ -219,13 +219,14 @@ class Database:
 
     async def write(self, name: str, *arguments: object) -> "list[asyncpg.Record]":
         """
-        Run the named statement, whose effect is the same when it is run again, on the posting pool.
+        Run the named statement, which is safe to repeat, on the posting pool, retrying transient failures.
 
         Raises:
             RowLockedError: A row stayed locked; nothing was done.
             StoreUnavailableError: Nothing was done.
-            OutcomeUnknownError: Postgres was lost while it worked, and did not answer again in time.
-            DatabaseError: It refuses.
+            OutcomeUnknownError: The connection was lost during the statement, and Postgres did not answer again in
+                time.
+            DatabaseError: Postgres refuses the statement.
         """
         async with self._writing():
             return await self._run_retrying(self.posting_pool, name, arguments)
@@ -237,15 +238,15 @@ class Database:
         Raises:
             RowLockedError: A row stayed locked; nothing was done.
             StoreUnavailableError: Nothing was done.
-            OutcomeUnknownError: Postgres was lost while it worked.
-            DatabaseError: It refuses.
+            OutcomeUnknownError: The connection was lost during the statement.
+            DatabaseError: Postgres refuses the statement.
         """
         async with self._writing(), self.posting() as connection:
             return await self.run(connection, name, *arguments)
 
     @asynccontextmanager
     async def _writing(self) -> AsyncIterator[None]:
-        """Bound the connections that changes of accounts use at a time."""
+        """Limit the connections of the posting pool that `write` and `write_once` use at once."""
         if not await acquired(self._writers, ACQUIRE_TIMEOUT_SECONDS):
             raise StoreUnavailableError("no connection was free for a change in time")
         try:
@@ -257,11 +258,11 @@ class Database:
         try:
             return await self._run_retrying(pool, name, arguments)
         except OutcomeUnknownError as error:
-            # It changes nothing, so nothing was done.
+            # A read changes nothing, whether or not it was run.
             raise StoreUnavailableError(str(error)) from error
 
     async def _run_retrying(self, pool: Pool, name: str, arguments: Sequence[object]) -> "list[asyncpg.Record]":
-        """Run the named statement, again after failures that pass, unless Postgres is known to be away."""
+        """Run the named statement, retrying transient failures unless Postgres is known to be away."""
         deadline = time.monotonic() + READ_DEADLINE_SECONDS
         return await resend(lambda _: self._run_on(pool, name, arguments, deadline), deadline, while_away=False)
 
@@ -312,7 +313,7 @@ class Database:
             raise
 
     async def _probe(self) -> None:
-        """Return when Postgres answers on a new connection; no older connection is used any more then."""
+        """Return once Postgres answers on a new connection; from then on no older connection is used."""
         try:
             with translating():
                 connection = await hosts.connect(
@@ -327,6 +328,6 @@ class Database:
                 finally:
                     await connection.close(timeout=RELEASE_TIMEOUT_SECONDS)
         except (DatabaseError, StoreUnavailableError) as error:
-            # It answers, and each caller must hear why it refuses.
+            # Postgres answers, and each caller must be told why it refuses.
             log.warning("postgres refuses: %s", type(error.__cause__).__name__)
         await self.expire()

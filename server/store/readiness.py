@@ -1,4 +1,4 @@
-"""Whether it is safe to serve from this database: checked at start-up, and again while the service runs."""
+"""Checks whether it is safe to serve from this database, at start-up and again while the service runs."""
 
 import asyncio
 import time
@@ -38,23 +38,23 @@ class Readiness:
     Args:
         database: The database to check.
 
-        standing: Failures of the program itself, which last until it is started anew.
+        standing: Failures of the program itself, which last until it is restarted.
     """
 
     def __init__(self, database: Database, standing: Sequence[str] = ()) -> None:
         self._database = database
-        # Read once: requests do not wait for files, and a new version that is installed beside this one does not change
-        # what this one needs.
+        # Read once: requests do not wait for files, and installing a new version beside this one does not change what
+        # this one needs.
         self._expected = expected_schema()
         self._standing = tuple(standing)
         self._answer: tuple[str, ...] = ("the first check has not been made",)
         self._expires = 0.0
         self._lock = asyncio.Lock()
-        # Set when the service stops: it finishes requests that run, and wants no others.
+        # Set when the service stops: it finishes the requests that run, and wants no others.
         self.draining = False
 
     async def failures(self) -> tuple[str, ...]:
-        """Return the reasons not to be ready, none when ready; asked of the database at most once a second."""
+        """Return the reasons not to be ready, none if ready; the database is asked at most once a second."""
         if self.draining:
             return ("the server is stopping",)
         async with self._lock:
@@ -74,7 +74,7 @@ class Readiness:
 
 
 def explain_refusal(error: DatabaseError) -> str:
-    """Return in a sentence why Postgres refused to be checked."""
+    """Return a sentence that says why Postgres refused the check."""
     match error:
         case SchemaMissingError():
             return "the schema or the service's privileges on it are missing: run `tallystick migrate`"
@@ -86,13 +86,13 @@ def explain_refusal(error: DatabaseError) -> str:
 
 async def check_database(database: Database, expected: Expected) -> list[str]:
     """
-    Return what is wrong with the database, a sentence each; nothing when it is safe to serve from.
+    Return what is wrong with the database, a sentence each; nothing if it is safe to serve from.
 
     If a privilege is missing nothing more is checked, since most of it could not be read.
 
     Raises:
-        StoreError, QueueFullError: It cannot be asked.
-        DatabaseError: It refuses the question; no schema, for example.
+        StoreError, QueueFullError: Postgres cannot be asked.
+        DatabaseError: Postgres refuses, for example because there is no schema.
     """
     failures = _judge_settings((await database.read("readiness_settings"))[0])
     lacking = await database.read("grant_list", list(expected.functions))

@@ -1,7 +1,7 @@
 """
-One Redis or Valkey server: commands that wait are sent as one pipeline, which must be answered within a deadline.
+One Redis or Valkey server: waiting commands are sent as one pipeline, which must be answered within a deadline.
 
-A command without an answer is not sent again. Only an invalidation is: running it twice does no harm.
+A command without an answer is not sent again, except an invalidation: running that twice does no harm.
 """
 
 import asyncio
@@ -37,7 +37,7 @@ FLUSH_SECONDS = 0.05
 CONNECT_SECONDS = 0.25
 # Connections of a worker to one server: one sends while replies are read from the other.
 CONNECTIONS_MAX = 2
-# Commands a flush: about 10 ms of Redis's time.
+# Commands in one flush: about 10 ms of Redis's time.
 FLUSH_COMMANDS_MAX = 1_000
 # Commands that may wait: 50 ms of work.
 QUEUE_MAX = 5_000
@@ -80,14 +80,14 @@ class Redis(Protocol):
 
     @property
     def away(self) -> bool:
-        """Whether it is known not to answer."""
+        """Whether Redis is known not to answer."""
 
     def serves_snapshots(self, key: bytes) -> bool:
         """Whether snapshots may be read from the server of *key*, and stored there."""
 
     def submit(self, key: bytes, command: Command) -> Awaitable[Any]:
         """
-        Send a command whose keys share the slot of *key*, and return what gives the reply.
+        Send a command whose keys share the slot of *key*, and return an awaitable of its reply.
 
         Raises:
             RedisAwayError: Here, or when the reply is awaited: there is no reply.
@@ -104,16 +104,16 @@ class Redis(Protocol):
 
             replays: By the key of the replay.
 
-            run: Of the database.
+            run: The present run of the database.
 
             replay_seconds: Seconds for which the replays are kept.
 
         Raises:
-            RedisAwayError: It was not done, or that is not known.
+            RedisAwayError: It was not done, or it is unknown whether it was.
         """
 
     async def close(self) -> None:
-        """Answer what waits, then close the connections."""
+        """Answer the waiting commands, then close the connections."""
 
 
 def invalidate_command(
@@ -126,7 +126,7 @@ def invalidate_command(
 
 class RedisServer:
     """
-    One server, reached over few connections that all callers share.
+    One server, reached over a few connections that all callers share.
 
     Args:
         url: redis://, rediss:// or unix://.
@@ -135,12 +135,12 @@ class RedisServer:
 
         flush_seconds: Seconds in which a flush must be answered.
 
-        took_over: The server has taken the slots of another one, and so counts as just started.
+        took_over: Whether the server has taken over the slots of another one, and so counts as just started.
 
         tally: Counts the flushes.
 
     Raises:
-        ValueError, TypeError: The address has an option that there is not.
+        ValueError, TypeError: The address has an unknown option.
     """
 
     ledgers_apart = False
@@ -158,7 +158,7 @@ class RedisServer:
         self._flush_seconds = flush_seconds
         self._connections = Connections(name, url, place, CONNECT_SECONDS, took_over=took_over)
         self._closed = False
-        # Each command with the epoch of the server in which it was submitted.
+        # Each command, with the server's epoch when it was submitted.
         self._coalescer: Coalescer[tuple[int, Command], Any] = Coalescer(
             self._flush,
             batch_max=FLUSH_COMMANDS_MAX,
@@ -171,11 +171,11 @@ class RedisServer:
 
     @property
     def away(self) -> bool:
-        """Whether it is known not to answer."""
+        """Whether the server is known not to answer."""
         return self.breaker.open
 
     def serves_snapshots(self, _key: bytes) -> bool:
-        """Whether snapshots may be read from it and stored there."""
+        """Whether snapshots may be read from the server and stored there."""
         return self._connections.serves_snapshots
 
     async def invalidate(
@@ -190,7 +190,7 @@ class RedisServer:
         Put *command* in the next flush. The future gives its reply.
 
         Raises:
-            RedisAwayError: Here, or from the future: it is away, or refuses.
+            RedisAwayError: Here, or from the future: the server is away or refuses.
             RedisElsewhereError: From the future: another server of the cluster has the keys.
         """
         if self.breaker.open or self._closed:
@@ -201,14 +201,14 @@ class RedisServer:
             raise RedisAwayError from None
 
     async def close(self) -> None:
-        """Answer what waits, then close the connections."""
+        """Answer the waiting commands, then close the connections."""
         self._closed = True
         await self._coalescer.drain()
         await self.breaker.close()
         await self._connections.close()
 
     async def _ask(self) -> None:
-        """Connect and write a key: a server may answer and take no writes."""
+        """Connect and write a key, since a server may answer but take no writes."""
         link = await self._connections.take()
         try:
             async with asyncio.timeout(CONNECT_SECONDS):
@@ -218,7 +218,7 @@ class RedisServer:
             await self._connections.drop(link)
             raise
         reply = (await self._exchange([("SET", PROBE, b"", "PX", PROBE_MS)], link, None))[0]
-        # A cluster's server that does not have the key has answered.
+        # A cluster's server that does not have the key answers all the same.
         if isinstance(reply, ResponseError) and _is_of_server(reply):
             raise reply
 
@@ -238,12 +238,12 @@ class RedisServer:
             self.breaker.succeeded()
             return replies
         refusals = [error for error in errors if not isinstance(error, _ELSEWHERE)]
-        # Out of memory, read-only, or busy with a script: the server answers and is of no use.
+        # Out of memory, read-only, or busy with a script: the server answers but cannot be used.
         refused = next(filter(_is_of_server, refusals), None)
         if refused is not None:
             self.breaker.failed(refused)
         elif refusals:
-            # What the server quotes may come from a caller.
+            # The text that the server quotes may come from a caller.
             log.warning("Redis refuses a command: %s", str(refusals[0]).partition("'")[0])
         return [_failure(reply) if isinstance(reply, ResponseError) else reply for reply in replies]
 
@@ -252,7 +252,7 @@ class RedisServer:
         Send the commands and return their replies, errors of single commands among them.
 
         Args:
-            epochs: In which the commands were submitted; None if they may be sent in any epoch.
+            epochs: Epochs in which the commands were submitted; None if they may be sent in any epoch.
 
         Raises:
             RedisAwayError: The server was restarted since the commands were submitted. Nothing was sent.
@@ -272,7 +272,7 @@ class RedisServer:
             if epochs is None or epochs == {link.epoch}:
                 replies = await _run(link, commands, deadline)
         except BaseException:
-            # Replies may still arrive on this connection: nobody may read them as replies to other commands.
+            # Late replies may still arrive on this connection, and must not be read as replies to other commands.
             await self._connections.drop(link)
             raise
         await self._connections.give_back(link)

@@ -47,10 +47,10 @@ log = logging.getLogger(__name__)
 
 class ClusterClient:
     """
-    A cluster, known by one of its addresses.
+    The client of a cluster, which is given one of its addresses.
 
     Args:
-        url: redis:// or rediss://, with the address of any server of it.
+        url: redis:// or rediss://, with the address of any of its servers.
 
         flush_seconds: Seconds in which one server must answer a flush.
 
@@ -76,7 +76,7 @@ class ClusterClient:
         self._servers: dict[tuple[str, int], RedisServer] = {}
         self._slots: dict[int, RedisServer] = {}
         self._reader: asyncio.Task[None] | None = None
-        # Set when the topology has been read once, or could not be; when it has to be read again; when it need not be.
+        # Set when the first reading of the topology has ended; when it must be read again; when the client is closing.
         self._was_read, self._outdated, self._closing = asyncio.Event(), asyncio.Event(), asyncio.Event()
         # Whether the last reading of the topology failed.
         self._lost = False
@@ -97,7 +97,7 @@ class ClusterClient:
         Send a command to the server that is known to have the slot of *key*, and to no other.
 
         Raises:
-            RedisAwayError: That server does not answer or refuses, or none is known in time.
+            RedisAwayError: That server does not answer or refuses, or no server is known in time.
             RedisElsewhereError: The slot has moved or is being moved.
         """
         if self._closing.is_set():
@@ -122,7 +122,7 @@ class ClusterClient:
     async def invalidate(
         self, versions: Mapping[bytes, int], replays: Mapping[bytes, bytes], *, run: bytes, replay_seconds: int
     ) -> None:
-        """Do what `Redis.invalidate` says, but for the replays when the slot moves: retries then reach Postgres."""
+        """Do what `Redis.invalidate` says; replays are not stored while the slot moves, so retries reach Postgres."""
         command = invalidate_command(versions, replays, run, replay_seconds)
         try:
             await send_until_answered(lambda: self.submit(next(iter((*versions, *replays))), command))
@@ -130,11 +130,11 @@ class ClusterClient:
             await self._find_and_invalidate(versions, run)
 
     async def close(self) -> None:
-        """Answer what waits, then close the connections."""
+        """Answer the waiting commands, then close the connections."""
         self._closing.set()
         self._outdated.set()
         if self._reader is not None:
-            # Cancelled while it reads, redis-py may leave a connection behind.
+            # If it is cancelled while it reads, redis-py may leave a connection behind.
             await asyncio.wait([self._reader], timeout=TOPOLOGY_DEADLINE_SECONDS)
             await stop(self._reader)
         for server in self._servers.values():
@@ -145,17 +145,17 @@ class ClusterClient:
         Invalidate key by key, and let redis-py follow the keys that move.
 
         Raises:
-            RedisAwayError: Not all of it was done.
+            RedisAwayError: Not all keys were invalidated.
         """
         done = 0
         await needs_task()
-        # Any error: redis-py does not check what the servers answer, and knows no server that gets its first slot.
+        # Any error: redis-py does not check the servers' answers, and does not know a server that gets its first slot.
         with suppress(Exception):
             # redis-py sends ASKING and the command over the same connection only while nobody else uses the client
             # and it has no other connection.
             async with asyncio.timeout(MOVING_SECONDS), self._moving, self._redis_py(*self._servers) as cluster:
                 for key, version in versions.items():
-                    # The next key may be where it is read, wherever this one is.
+                    # A failure at one key says nothing about the next one.
                     with suppress(Exception):
                         await cluster.execute_command(*with_text(invalidate_command({key: version}, {}, run, 0)))
                         done += 1
@@ -174,7 +174,7 @@ class ClusterClient:
             # The host in the address is asked as well: its name may lead to a server after all of these are gone.
             startup_nodes=[ClusterNode(*place) for place in places],
             dynamic_startup_nodes=False,
-            # The other slots can be used when nobody has one.
+            # If a slot has no server, the other slots can still be used.
             require_full_coverage=False,
             max_connections=1,
             protocol=2,
@@ -225,7 +225,7 @@ class ClusterClient:
 
 def connect(url: str, flush_seconds: float | None = None, tally: BatchTally | None = None) -> Redis:
     """
-    Return the client of an address; one that ends in `?cluster=true` is that of a cluster.
+    Return the client for an address. An address that ends in `?cluster=true` is that of a cluster.
 
     Args:
         flush_seconds: Seconds in which a whole flush must be answered.
@@ -233,7 +233,7 @@ def connect(url: str, flush_seconds: float | None = None, tally: BatchTally | No
         tally: Counts the flushes.
 
     Raises:
-        ValueError, TypeError, RedisError: The address has an option that there is not, or one with a wrong value.
+        ValueError, TypeError, RedisError: The address has an unknown option, or an option with a wrong value.
     """
     plain, of_cluster = split_address(url)
     if of_cluster:

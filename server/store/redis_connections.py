@@ -1,5 +1,5 @@
 """
-The connections of a worker to one Redis or Valkey server, and its restarts.
+The connections of a worker to one Redis or Valkey server, and how its restarts are noticed.
 
 The time between two restarts of the server is an epoch. A server that was just started is in quarantine: no snapshots
 are read from it or stored there (docs/decisions/0011).
@@ -22,7 +22,7 @@ from server.store.redis_link import ConfusedError, Link
 # Seconds that a server must have been up before snapshots are read from it: the lifetime of a snapshot. By then every
 # worker has noticed the restart, and snapshots that the server loaded from a disk or another server have expired.
 QUARANTINE_SECONDS = SNAPSHOT_MS / 1_000
-# Seconds by which the uptime may be too long: it is the difference of two instants in whole seconds.
+# Seconds by which the reported uptime may be too long: it is the difference of two instants in whole seconds.
 UPTIME_ERROR_SECONDS = 1
 
 log = logging.getLogger(__name__)
@@ -32,11 +32,11 @@ class Connections:
     """
     The connections to one server.
 
-    Each new connection first asks for the server's run id. Another run id than before tells that the server was
-    restarted, or that another one answers at its address.
+    Each new connection first asks for the server's run id. A changed run id means that the server was restarted, or
+    that another server answers at its address.
 
     Args:
-        name: Of the server, for the log.
+        name: Name of the server, for the log.
 
         url: redis://, rediss:// or unix://.
 
@@ -44,13 +44,13 @@ class Connections:
 
         connect_seconds: Seconds in which a connection must be made.
 
-        took_over: The server has taken the slots of another one, and so counts as just started.
+        took_over: Whether the server has taken over the slots of another one, and so counts as just started.
 
     Attributes:
         epoch: Number of restarts that were noticed. A command that was submitted in one epoch is not sent in another.
 
     Raises:
-        ValueError, TypeError: The address has an option that there is not.
+        ValueError, TypeError: The address has an unknown option.
     """
 
     def __init__(
@@ -72,11 +72,11 @@ class Connections:
             "socket_connect_timeout": connect_seconds,
             "maint_notifications_config": MaintNotificationsConfig(enabled=False),
         }
-        # Made now, though not connected, so that a wrong option is found now.
+        # Created now, but not connected, so that a wrong option is found now.
         self._idle = [Link(self._connection_class(**self._options))]
         self._run_id = b""
         self._quarantine_is_over = False
-        # In the loop's time; None until the first connection was made.
+        # End of the quarantine, in the loop's time; None until the first connection was opened.
         self._quarantine_until: float | None = None
 
     @property
@@ -87,10 +87,10 @@ class Connections:
         return self._quarantine_is_over
 
     async def take(self) -> Link:
-        """Return a connection that nobody uses; the caller has to `open` it."""
+        """Return an unused connection; if its `epoch` is None, the caller must `open` it."""
         while self._idle:
             link = self._idle.pop()
-            # The server has closed it, or has sent something that nobody asked for. Another connection will do.
+            # Otherwise the server has closed the connection, or has sent something unexpected.
             if link.usable:
                 return link
             await link.close()
@@ -101,10 +101,10 @@ class Connections:
         Connect, and find out whether the server was restarted.
 
         Args:
-            deadline: In the loop's time, for the server to say so.
+            deadline: When the server must have answered, in the loop's time.
 
         Raises:
-            RedisError, OSError, ValueError: It cannot be connected, or the server is of no use now.
+            RedisError, OSError, ValueError: The connection failed, or the server cannot be used now.
         """
         await link.connect()
         (reply,) = await link.exchange([("INFO", "server")], deadline)
@@ -130,11 +130,11 @@ class Connections:
             await link.close()
 
     async def _note_run(self, run_id: bytes, uptime: int) -> None:
-        """Take note of the server's run id, and of its uptime in seconds; another run id begins an epoch."""
+        """Record the server's run id, and its uptime in seconds; a changed run id begins a new epoch."""
         first = self._quarantine_until is None
         if not first and run_id == self._run_id:
             return
-        # The uptime of a server that took over says nothing: as a replica it has long been up.
+        # The uptime of a server that took over proves nothing: it has long been up as a replica.
         age = max(uptime - UPTIME_ERROR_SECONDS, 0) if first and not self._took_over else 0
         self._run_id = run_id
         self._quarantine_is_over = False
@@ -151,10 +151,10 @@ class Connections:
 
 def _identity(reply: object) -> tuple[bytes, int]:
     """
-    Return the run id of a server, empty if it does not tell it, and the seconds since its start.
+    Return the run id of a server, empty if it does not report one, and the seconds since its start.
 
     Raises:
-        ResponseError: The server is of no use now.
+        ResponseError: The server cannot be used now.
 
         ConfusedError: The reply belongs to another command.
     """

@@ -1,9 +1,9 @@
 """
 A connection to a Redis or Valkey server, and the pipelines that it carries.
 
-redis-py makes it: address, TLS, password, database. From then on replies are read here, out of the bytes as they come.
-Its own way to them is a coroutine, a stream and a future for each reply, which costs more than all the rest of a short
-pipeline.
+redis-py opens it: address, TLS, password, database. From then on, this module parses the replies from the received
+bytes. redis-py itself uses a coroutine, a stream and a future for each reply, which costs more than all the rest of a
+short pipeline.
 """
 
 import asyncio
@@ -18,7 +18,7 @@ from server.store.deadline import ARRIVED_SECONDS
 
 Command = tuple[bytes | str | int, ...]
 
-# One for each pipeline: its replies are never taken for those of another one.
+# One mark for each pipeline, so that its replies are never taken for those of another one.
 _marks: Final = itertools.count(1)
 
 
@@ -28,37 +28,37 @@ class ConfusedError(RedisError):
 
 class Link(asyncio.Protocol):
     """
-    A connection, made or still to be made.
+    A connection to a server, open or still to be opened.
 
     Args:
-        connection: Of redis-py, not connected yet.
+        connection: A connection of redis-py, not connected yet.
 
     Attributes:
-        epoch: Of the server when the connection was made; None until it may be used.
+        epoch: Epoch of the server when the connection was opened; None until the connection may be used.
     """
 
     def __init__(self, connection: AbstractConnection) -> None:
         self.connection = connection
         self.epoch: int | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
-        # Of the last connection made; redis-py forgets it when the connection fails.
+        # Transport of the last connect; redis-py forgets it when the connection fails.
         self._transport: asyncio.WriteTransport | None = None
         self._reader = hiredis.Reader(protocolError=InvalidResponse, replyError=connection._parser.parse_error)
-        # Replies of the pipeline under way that have come, how many there will be, and who waits for them.
+        # Replies to the pipeline in flight that have arrived, how many are expected, and the future of its caller.
         self._replies: list[Any] = []
         self._expected = 0
         self._waiter: asyncio.Future[list[Any]] | None = None
-        # Whether the server has closed it, or has sent something that nobody asked for.
+        # Whether the server has closed the connection, or has sent something unexpected.
         self._spent = False
 
     @property
     def usable(self) -> bool:
-        """Whether it can carry a pipeline, as far as is known, or is still to be connected."""
+        """Whether the connection is not known to be broken; also true before it is opened."""
         return not self._spent
 
     async def connect(self) -> None:
         """
-        Connect, within the time that redis-py was told.
+        Connect, within redis-py's connect timeout.
 
         Raises:
             RedisError, OSError: It cannot be connected.
@@ -101,23 +101,23 @@ class Link(asyncio.Protocol):
         if replies.pop() != mark:
             raise ConfusedError
         for reply in replies:
-            # The server is of no use now: it loads its data, or has lost its primary.
+            # The server cannot be used now: it loads its data, or has lost its primary.
             if isinstance(reply, RedisError) and not isinstance(reply, ResponseError):
                 raise reply
         return replies
 
     async def close(self) -> None:
-        """Close it; all its replies have been read."""
+        """Close the connection, after all its replies have been read."""
         await self.connection.disconnect(nowait=True)
 
     async def abort(self) -> None:
-        """Close it at once: an orderly close would wait for a server that hangs to read what was sent."""
+        """Close the connection at once: an orderly close would wait for a server that hangs to read what was sent."""
         if self._transport is not None:
             self._transport.abort()
         await self.connection.disconnect(nowait=True)
 
     def data_received(self, data: bytes) -> None:
-        """Read the replies that came."""
+        """Parse the replies that have arrived."""
         self._reader.feed(data)
         try:
             while len(self._replies) < self._expected:
@@ -130,17 +130,17 @@ class Link(asyncio.Protocol):
             return
         waiter = self._waiter
         if waiter is None or waiter.done() or self._reader.has_data():
-            # More than what was asked for. Those who asked have theirs.
+            # Unexpected data. A caller that waits still gets its own replies.
             self._spent = True
         if waiter is not None and not waiter.done():
             waiter.set_result(self._replies)
 
     def eof_received(self) -> None:
-        """Note that the server has closed it; the transport closes this end."""
+        """Note that the server has closed the connection; the transport closes this end."""
         self._fail(ConnectionResetError())
 
     def connection_lost(self, error: Exception | None) -> None:
-        """Fail what is under way."""
+        """Fail the pipeline in flight."""
         self._fail(error or ConnectionResetError())
 
     def _fail(self, error: Exception) -> None:

@@ -1,4 +1,4 @@
-"""Statements that read whole ledgers for a caller: on connections of their own, so that nobody else waits for them."""
+"""Runs statements that read whole ledgers for a caller, on connections of their own, so that nothing waits for them."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -15,16 +15,16 @@ from server.store.semaphores import acquired
 from server.store.sessions import CONNECT_TIMEOUT_SECONDS, SESSION_SETTINGS
 from server.store.sql import query
 
-# Connections of a worker for them, each opened when it is needed: one ledger uses one, so another finds one free.
+# Connections of a worker for reports, opened as they are needed: a ledger uses one, so another ledger finds one free.
 REPORTS_MAX = 2
 # Reports of one ledger that may wait in a worker, and seconds that each waits for the one before it and for a
 # connection: most take a second or less.
 REPORT_WAITERS_MAX = 16
 REPORT_WAIT_SECONDS = 10.0
-# Seconds that one may take: 300,000 accounts at an instant of the past take three to five, without any entries.
+# Seconds that a report may take: 300,000 accounts at an instant of the past take three to five, without any entries.
 REPORT_SECONDS = 30.0
 
-# A plan is made for the range that is asked for. Scans stay off: what is read is a part of the table, by its index.
+# Each plan is made for the requested range. Scans stay off: a report reads a part of the table, by its index.
 REPORT_SETTINGS = {
     **SESSION_SETTINGS,
     "application_name": "tallystick-report",
@@ -38,13 +38,13 @@ class _Turn(asyncio.Semaphore):
 
     def __init__(self) -> None:
         super().__init__(1)
-        # Those that run or wait.
+        # The reports that run or wait.
         self.count = 0
 
 
 class Reports:
     """
-    Runs statements that take seconds.
+    Runs reports: statements that take seconds.
 
     Args:
         dsn: Address of Postgres.
@@ -62,7 +62,7 @@ class Reports:
         Raises:
             QueueFullError: Too many reports of the ledger wait already, or those before it took too long.
             StoreUnavailableError: Postgres did not answer, or not in time.
-            DatabaseError: It refuses.
+            DatabaseError: Postgres refuses the statement.
         """
         turn = self._turns.get(ledger_id)
         if turn is None:
@@ -93,7 +93,7 @@ class Reports:
                 finally:
                     await connection.close(timeout=RELEASE_TIMEOUT_SECONDS)
         except ConnectionLostError as error:
-            # It changes nothing, so nothing was done.
+            # A report changes nothing, whether or not it was run.
             raise StoreUnavailableError(str(error)) from error
 
 

@@ -1,4 +1,4 @@
-"""Running a transaction again until its outcome is known: it must have the same effect however often it is run."""
+"""Runs a transaction again until its outcome is known; running it again must not change its effect."""
 
 import time
 from collections.abc import Awaitable, Callable
@@ -20,32 +20,32 @@ T = TypeVar("T")
 # Seconds between sendings: full jitter, growing from the first to the last.
 WAIT_FIRST_SECONDS = 0.02
 WAIT_LAST_SECONDS = 0.5
-# Least time left in which a statement is still sent. The server gives up on a locked row after twice its lock timeout
+# Minimum time left in which a statement is still sent. The server gives up on a locked row after twice its lock timeout
 # (a turn in the queue for the row, then the row), and its definite answer must come before we stop waiting for it.
 SENDING_MIN_SECONDS = 2 * LOCK_TIMEOUT_MS / 1000 + 0.25
 
-# A duplicate is a key that another transaction has bound meanwhile: sent again, the transaction finds it.
+# A duplicate means that another transaction has just bound the same key: when sent again, our transaction finds it.
 _RETRIED = (StoreUnavailableError, OutcomeUnknownError, DuplicateError)
 
 
 async def resend(send: Callable[[bool], Awaitable[T]], deadline: float, *, while_away: bool = True) -> T:
     """
-    Return what *send* returns, calling it again after failures that pass until *deadline*.
+    Return what *send* returns, calling it again after transient failures until *deadline*.
 
     Args:
-        send: Runs one transaction that finds out for itself what an earlier sending did. It is told whether one was
-            lost on the way, which may be at work still. It raises `OutcomeUnknownError` where it cannot say what was
-            done.
+        send: Runs one transaction that finds out for itself what an earlier sending did. Its argument says whether an
+            earlier sending was lost on the way and may still be running. It raises `OutcomeUnknownError` where it
+            cannot say what was done.
 
         deadline: On the clock of `time.monotonic`; no sending starts after it.
 
-        while_away: Whether to go on after a sending was lost although the store is known to be away, or a row is
-            locked. What was never sent is refused at once.
+        while_away: Whether to go on after a sending was lost, even while the store is known to be away or a row is
+            locked. If no sending was lost, these two failures are raised at once.
 
     Raises:
         RowLockedError: A row is locked; nothing was done.
         StoreUnavailableError: Nothing was done.
-        OutcomeUnknownError: A sending was lost on the way, and none after it found out.
+        OutcomeUnknownError: A sending was lost on the way, and no later one found out what it did.
         DatabaseError: Postgres refuses.
     """
     lost = False
@@ -83,7 +83,7 @@ async def resend(send: Callable[[bool], Awaitable[T]], deadline: float, *, while
 
 def statement_seconds(deadline: float) -> float:
     """
-    Return how long a statement may take that is sent now.
+    Return how many seconds a statement may take that is sent now.
 
     Raises:
         StoreUnavailableError: Too little time is left; nothing was sent.

@@ -1,4 +1,4 @@
-"""The scripts that Redis runs for us."""
+"""The Lua scripts that Redis runs."""
 
 from collections.abc import Sequence
 from functools import cache
@@ -10,13 +10,13 @@ from server.store.redis_link import Command
 
 
 class Script(NamedTuple):
-    """A Lua script: its text, and its SHA-1 by which EVALSHA calls it."""
+    """A Lua script: its text, and the SHA-1 by which EVALSHA calls it."""
 
     text: str
     sha: str
 
     def call(self, keys: Sequence[bytes], *arguments: bytes | str | int) -> Command:
-        """Return the command that runs it."""
+        """Return the command that runs the script."""
         return ("EVALSHA", self.sha, len(keys), *keys, *arguments)
 
 
@@ -33,5 +33,5 @@ def _texts() -> dict[str, str]:
 
 
 def with_text(command: Command) -> Command:
-    """Return EVAL with the script's text in place of EVALSHA; any other command as it is."""
+    """Return EVAL with the script's text instead of EVALSHA; any other command unchanged."""
     return ("EVAL", _texts()[str(command[1])], *command[2:]) if command[0] == "EVALSHA" else command

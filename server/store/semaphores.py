@@ -1,4 +1,4 @@
-"""Waiting for a semaphore, but not for long."""
+"""Waits for a semaphore, for a limited time."""
 
 import asyncio
 
@@ -6,7 +6,7 @@ from server.store.by_hand import needs_task
 
 
 async def acquired(semaphore: asyncio.Semaphore, seconds: float) -> bool:
-    """Acquire a semaphore and return True, or False when it was not free within so many seconds."""
+    """Acquire a semaphore and return True, or return False if it was not free within this many seconds."""
     if not semaphore.locked():
         return await semaphore.acquire()
     await needs_task()

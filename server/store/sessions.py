@@ -1,4 +1,4 @@
-"""Sessions of Postgres: their settings, their limits, and connections of their own."""
+"""Sessions of Postgres: their settings, their timeouts, and connections outside the pools."""
 
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, suppress
@@ -13,24 +13,25 @@ from server.store.errors import AddressError, ConnectionLostError, DatabaseError
 
 # One batch of 500 takes about 15 ms; a statement that runs a hundred times longer is stuck, and its row locks with it.
 STATEMENT_TIMEOUT_MS = 2_000
-# Batches of several workers queue on a hot row for tens of milliseconds each; past this the holder does not work on it.
+# Batches of several workers queue on a hot row for tens of milliseconds each; a longer wait means that the row is
+# stuck.
 # It stays below the time that requests of other ledgers wait for the connection that a waiting batch holds.
 LOCK_TIMEOUT_MS = 250
-# Nothing in the service leaves a transaction idle: one that is idle has lost its client.
+# Nothing in the service leaves a transaction idle: the client of an idle one is gone.
 IDLE_IN_TRANSACTION_TIMEOUT_MS = 5_000
 # The client's own timeout of a statement, in seconds. It is longer than the server's, so that the server's definite
-# answer comes first, and takes effect only when the backend does not answer any more.
+# answer comes first, and takes effect only when the backend no longer answers.
 COMMAND_TIMEOUT_SECONDS = 2.5
 # Seconds to open a connection.
 CONNECT_TIMEOUT_SECONDS = 2.0
-# Rows that a stream asks for at a time: enough to share a round trip, and a megabyte or so.
+# Rows that a stream fetches at a time: enough to share a round trip, and about a megabyte.
 STREAM_ROWS = 1_000
 SERVICE_ROLE = "tallystick_service"
 SCHEMA = "tallystick"
 
 # Settings of every connection, given at connect: they are the session's defaults, so no later statement sets any.
-# Row counts of a young table mislead the planner for as long as a cached plan lives; every statement of the
-# service is made to be answered by an index, so it is never offered a scan.
+# Row counts of a young table mislead the planner for as long as a cached plan lives, so scans are off: every statement
+# of the service is made to be answered by an index.
 SESSION_SETTINGS = {
     "application_name": "tallystick",
     "role": SERVICE_ROLE,
@@ -45,12 +46,12 @@ SESSION_SETTINGS = {
     "client_connection_check_interval": "1000",
 }
 
-# What an audit joins are many rows on either side, of which the planner may know nothing: with these each side is read
-# once. Where a query asks for row after row, by LATERAL, they change nothing.
+# An audit joins many rows on either side, and the planner may know nothing about them: with these settings each side is
+# read once. They change nothing for a query that asks for row after row, by LATERAL.
 AUDIT_SETTINGS = {"enable_nestloop": "off"}
 # Settings of a connection that reads whole ledgers beside the traffic, for as long as it takes. It reads the rows
-# themselves; an index may find a small ledger in a big table, and a query chooses which by its order, so bitmaps are
-# off. At most three processes work for it, with two sorts or hashes each. It ends soon after its client does.
+# themselves. An index may find a small ledger in a big table, and a query chooses the index by its order, so bitmaps
+# are off. At most three processes work for it, with two sorts or hashes each. It ends soon after its client.
 SCAN_SETTINGS = {
     **SESSION_SETTINGS,
     "application_name": "tallystick-scan",
@@ -67,14 +68,14 @@ SCAN_SETTINGS = {
 
 
 class ServiceConnection(asyncpg.Connection):
-    """A connection that is released as it is: the service sets no session state (a check over `sql/` proves it)."""
+    """A connection that is released without a reset: the service sets no session state (`sql/` is checked for it)."""
 
     def get_reset_query(self) -> str:
         return ""
 
 
 class Session:
-    """A connection of its own, with what it raises translated into errors of the store."""
+    """A connection outside the pools, whose errors are translated into errors of the store."""
 
     def __init__(self, connection: "asyncpg.Connection[asyncpg.Record]") -> None:
         self._connection = connection
@@ -90,14 +91,14 @@ class Session:
             return await self._connection.fetch(text, *arguments)
 
     async def stream(self, text: str, *arguments: object) -> "AsyncIterator[asyncpg.Record]":
-        """Give the rows of a statement, some at a time; only in a transaction."""
+        """Yield the rows of a statement, fetched some at a time; only in a transaction."""
         with translating():
             async for row in self._connection.cursor(text, *arguments, prefetch=STREAM_ROWS):
                 yield row
 
     @asynccontextmanager
     async def transaction(self, **options: Any) -> AsyncIterator[None]:
-        """Run what is in the block in one transaction, with the driver's options."""
+        """Run the block in one transaction, with the driver's options."""
         with translating():
             async with self._connection.transaction(**options):
                 yield
@@ -112,18 +113,18 @@ async def session(
     command_seconds: float | None = None,
 ) -> AsyncIterator[Session]:
     """
-    Lend a connection of its own.
+    Lend a connection outside the pools.
 
     Args:
-        settings: Of the session.
+        settings: Settings of the session.
 
-        close_seconds: That closing it may take.
+        close_seconds: Seconds that closing the connection may take.
 
-        command_seconds: That a statement may take.
+        command_seconds: Seconds that a statement may take.
 
     Raises:
-        StoreUnavailableError: Postgres cannot be reached, or is lost.
-        DatabaseError: It refuses.
+        StoreUnavailableError: Postgres cannot be reached, or the connection is lost.
+        DatabaseError: Postgres refuses.
         OSError: A file that the address names cannot be read.
     """
     try:
@@ -154,7 +155,7 @@ async def _connect(
 
 class KeptSession:
     """
-    A connection of its own that is kept until it fails or is closed, and then made anew.
+    A connection outside the pools that is kept until it fails or is closed, and is then opened anew.
 
     Args:
         As `session`.
@@ -169,13 +170,13 @@ class KeptSession:
 
     @property
     def is_open(self) -> bool:
-        """Whether the next one is the same as the last."""
+        """Whether the next use gets the same connection as the last."""
         return self._session is not None
 
     @asynccontextmanager
     async def use(self) -> AsyncIterator[Session]:
         """
-        Lend the connection. It is closed where what is done with it fails.
+        Lend the connection. It is closed if the block fails.
 
         Raises:
             As `session`.
@@ -189,7 +190,7 @@ class KeptSession:
             raise
 
     async def close(self) -> None:
-        """Close it; the next one is another."""
+        """Close the connection; the next use opens another."""
         self._session = None
         stack, self._stack = self._stack, AsyncExitStack()
         with suppress(StoreError, DatabaseError, OSError):
@@ -197,5 +198,5 @@ class KeptSession:
 
 
 def scanning_session(dsn: str, **settings: str) -> AbstractAsyncContextManager[Session]:
-    """Lend a connection that may read for as long as it takes, as `session`, with settings of its own."""
+    """Lend a connection that may read for as long as it takes, as `session` does, with additional settings."""
     return session(dsn, {**SCAN_SETTINGS, **settings}, COMMAND_TIMEOUT_SECONDS)

@@ -1,10 +1,10 @@
-"""The SQL of the project, found by name: Python holds names, the folder `sql/` holds statements."""
+"""Finds the project's SQL by name: Python code has the names, the folder `sql/` has the statements."""
 
 import re
 from functools import cache
 from pathlib import Path
 
-# A list of columns that several statements return, a comment; statements of any file name it in braces.
+# A comment with a list of columns that several statements return; statements of any file name it in braces.
 _COLUMNS = re.compile(r"^-- columns: (?P<name>[a-z0-9_]+)\n(?P<list>(?:-- .*\n)+)", re.MULTILINE)
 _HEADER = re.compile(r"^-- name: (?P<name>[a-z0-9_]+)\((?P<arguments>[a-z0-9_, ]*)\)$", re.MULTILINE)
 
@@ -21,9 +21,9 @@ def queries() -> dict[str, str]:
     """
     Return all named statements of `sql/queries/`, by name.
 
-    A statement begins with `-- name: noun_verb(argument, ...)`, the arguments in the order of `$1`,
-    `$2`, ..., and carries its name into the database as a comment, where the server's log shows it. Columns that
-    several statements return are listed once, under `-- columns: name`, and stand for `{name}`.
+    A statement begins with `-- name: noun_verb(argument, ...)`, the arguments in the order of `$1`, `$2`, ... It
+    carries its name into the database as a comment, so that the server's log shows it. Columns that several statements
+    return are listed once, under `-- columns: name`, and replace `{name}`.
 
     Raises:
         ValueError: Two statements have one name.
@@ -51,6 +51,6 @@ def query(name: str) -> str:
     Return the statement called *name*.
 
     Raises:
-        KeyError: There is none.
+        KeyError: There is no such statement.
     """
     return queries()[name]

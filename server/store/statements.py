@@ -1,4 +1,4 @@
-"""A log line for statements that take long."""
+"""Logs slow statements."""
 
 import logging
 import math
@@ -24,14 +24,14 @@ class Statements:
 
     def ended(self, name: str, began: float, *, items: int | None = None, rows: Sized | None = None) -> None:
         """
-        Note that the named statement has ended, well or not.
+        Record that the named statement has ended, successfully or not.
 
         Args:
             began: When it began, on the clock of `time.monotonic`, in seconds.
 
-            items: The number of requests it was about.
+            items: Number of requests that it served.
 
-            rows: What it returned; None if it failed.
+            rows: The rows that it returned; None if it failed.
         """
         now = time.monotonic()
         seconds = now - began

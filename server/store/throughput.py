@@ -1,22 +1,22 @@
-"""How much a lane gets done, measured while it works."""
+"""Measures how much work a lane gets done while it works."""
 
 from typing import Final
 
-# What is told of the past by each batch: the last ten or so count.
+# Each measured batch multiplies all earlier measurements by this: about the last ten batches count.
 KEPT: Final = 0.9
-# Seconds that the expectation counts as if it had been measured.
+# The expected throughput counts as much as a measurement of this many seconds.
 EXPECTED_SECONDS: Final = 0.2
 
 
 class Throughput:
     """
-    The weight that a lane gets done in a second.
+    Measures the weight that a lane processes in a second.
 
     Args:
-        expected: What it is before anything is measured.
+        expected: Weight per second that is assumed before anything is measured.
 
-        telling: Batches lighter than this tell nothing of how much could be done: most of their time is not spent on
-            their items.
+        telling: Minimum weight of a batch that is measured. Lighter batches spend most of their time on other things
+            than their items, so they do not show how much could be done.
     """
 
     def __init__(self, expected: float, telling: int) -> None:
@@ -27,12 +27,12 @@ class Throughput:
 
     @property
     def per_second(self) -> float:
-        """Weight a second."""
+        """Weight per second."""
         return self._weight / self._seconds
 
     def ended(self, weight: int, began: float, now: float) -> None:
-        """Note that a batch has ended; *began* and *now* are on one clock, in seconds."""
-        # Batches overlap: only the time that the one before did not take counts.
+        """Record that a batch has ended; *began* and *now* are seconds on the same clock."""
+        # Batches overlap: only the time since the previous batch ended counts.
         seconds = now - max(began, self._last_end)
         self._last_end = now
         if weight >= self._telling:

@@ -1,1 +1,1 @@
-"""What the service says of itself. Used by all, uses none of them."""
+"""Logs, metrics, traces and failpoints. All packages may use this one; it uses none of them."""

@@ -10,7 +10,7 @@ from server.settings import FAILPOINT_NAMES
 
 _POINT = re.compile(r"^(?P<name>[a-z_.]+)=(?P<action>kill|raise|stall)(?:@(?P<time>[1-9][0-9]*))?$")
 
-# A stall: longer than every deadline of the service.
+# Seconds of a stall: longer than every deadline of the service.
 STALL_SECONDS = 60.0
 
 log = logging.getLogger(__name__)

@@ -1,21 +1,21 @@
-"""A bound on the log lines that requests cause."""
+"""Limits the log lines that requests cause."""
 
 import logging
 from collections.abc import Mapping
 from typing import Final
 
-# Lines of one kind a second: when everything is slow, the first of them show it.
+# Lines of one kind in a second: when everything is slow, the first of them show it.
 LINES_PER_SECOND_MAX: Final = 50
 
 
 class LogThrottle:
     """
-    A limited number of log lines of one kind.
+    Limits how many log lines of one kind are written in a second.
 
     Args:
-        log: Where they go.
+        log: The logger of the lines.
 
-        text: Of each line.
+        text: The text of each line.
     """
 
     def __init__(self, log: logging.Logger, text: str) -> None:
@@ -47,5 +47,5 @@ class LogThrottle:
 
 
 def milliseconds(seconds: float) -> float:
-    """Return a duration as lines show it."""
+    """Return a duration in milliseconds, rounded as log lines show it."""
     return round(seconds * 1000, 2)

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 
 import orjson
 
-# The least level of loggers of libraries. asyncpg's pool logs a traceback for every connection that it cannot open,
+# The lowest level at which libraries may log. asyncpg's pool logs a traceback for every connection that it cannot open,
 # aiohttp's server one for every malformed request, and OpenTelemetry one for every batch; our own lines say it once.
 _QUIET = {
     "asyncio": logging.WARNING,
@@ -19,13 +19,13 @@ _QUIET = {
 }
 
 
-# Exceptions shown of a chain of causes.
+# Maximum number of exceptions shown of a chain of causes.
 CAUSES_MAX = 8
 
 
 class _Lines(logging.Formatter):
     """
-    A record as a JSON object: its text is the event, its fields stand beside it.
+    Formats a record as a JSON object: its text is the event, and its fields stand beside it.
 
     Args:
         fields: Further fields of every line.
@@ -39,7 +39,7 @@ class _Lines(logging.Formatter):
         """Return the line."""
         event = record.getMessage()
         if record.name == "asyncio":
-            # The lines below the first show objects and their contents.
+            # The other lines show objects and their contents.
             event = event.partition("\n")[0]
         line = {
             "event": event,

@@ -12,11 +12,11 @@ class Metric(NamedTuple):
     kind: str
     help: str
     labels: tuple[str, ...] = ()
-    # Of a histogram.
+    # Only of a histogram.
     bounds: tuple[float, ...] = ()
 
 
-# Digits of a second that are reported of how far a job is behind.
+# Decimal places of a second with which a job's lag is reported.
 LAG_DIGITS: Final = 1
 
 METRICS: Final[Mapping[str, Metric]] = {

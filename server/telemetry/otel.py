@@ -1,7 +1,7 @@
 """
-Spans of sampled requests. They are made with OpenTelemetry when the request has ended, and sent in the background.
+Spans of sampled requests, made with OpenTelemetry when the request has ended, and sent in the background.
 
-Imported only where a collector is named.
+This module is imported only if a collector is configured.
 """
 
 import asyncio
@@ -30,17 +30,17 @@ from opentelemetry.trace import (
 from server.telemetry.trace import Parent, Part, read_traceparent
 from server.telemetry.version import VERSION
 
-# Requests a second that are traced at most, whatever callers ask for: at 150 us each, sending included, that is 1.5 %
-# of a worker.
+# Requests that are traced in a second at most, whatever callers ask for: at 150 us each, sending included, that is
+# 1.5 % of a worker.
 TRACED_PER_SECOND_MAX: Final = 100
-# Spans that may wait for the collector: some 10 s of the above. Further spans are dropped and counted.
+# Spans that may wait for the collector: those of some 10 s at that rate. Further spans are dropped and counted.
 QUEUE_MAX: Final = 4_096
 # Spans sent at once, and seconds between two sendings.
 BATCH_MAX: Final = 512
 SEND_SECONDS: Final = 2.0
 # Seconds in which the collector must take a batch, retries included; after that the batch is dropped.
 TIMEOUT_SECONDS: Final = 5.0
-# Seconds that the last spans get when the worker ends.
+# Seconds for sending the last spans when the worker ends.
 FLUSH_SECONDS: Final = 2.0
 # Spans of one request at most: the request, the gate, the lane, the database.
 SPANS_A_REQUEST_MAX: Final = 4
@@ -52,10 +52,10 @@ log = logging.getLogger(__name__)
 
 class Traces:
     """
-    Sends spans.
+    Makes and sends spans.
 
     Args:
-        endpoint: Of the collector, for OTLP over HTTP, without `/v1/traces`.
+        endpoint: Address of the collector, for OTLP over HTTP, without `/v1/traces`.
 
         every: One in this many requests without a `traceparent` is traced; 0 for none.
     """
@@ -78,7 +78,7 @@ class Traces:
         self._second = 0
         self._count = 0
         self._made = 0
-        # Spans that were not made because of a bound.
+        # Spans that were not made because of a limit.
         self._refused = 0
 
     @property
@@ -88,7 +88,7 @@ class Traces:
 
     @property
     def dropped(self) -> int:
-        """Spans that it has not taken, or that were too many."""
+        """Spans that the collector has not taken, or that were too many."""
         return self._delivery.lost + self._refused
 
     def wanted(self, traceparent: str, now: float) -> tuple[bool, Parent | None]:
@@ -132,7 +132,7 @@ class Traces:
         span.end(instant(whole.ended))
 
     async def close(self) -> None:
-        """Send the rest, if the collector takes it in time."""
+        """Send the remaining spans, if the collector takes them in time."""
         closing = threading.Thread(target=self._processor.shutdown, daemon=True)
         closing.start()
         await asyncio.to_thread(closing.join, FLUSH_SECONDS)
@@ -153,10 +153,10 @@ class Traces:
 
 class _Delivery:
     """
-    An exporter that counts what the collector takes, and logs when it stops taking and when it begins again.
+    Counts the spans that the collector takes, and logs when it stops taking them and when it takes them again.
 
     Args:
-        exporter: Sends.
+        exporter: Sends the spans.
     """
 
     def __init__(self, exporter: SpanExporter) -> None:
@@ -184,7 +184,7 @@ class _Delivery:
         return result
 
     def shutdown(self) -> None:
-        """End what is under way; called again it does nothing."""
+        """End the export in progress; a further call does nothing."""
         if not self._ended:
             self._ended = True
             self._exporter.shutdown()

@@ -1,4 +1,4 @@
-"""What a worker counts: plain numbers, so that counting costs a request next to nothing."""
+"""The counts of a worker: plain numbers, so that counting costs a request next to nothing."""
 
 from bisect import bisect_left
 from collections import Counter
@@ -12,13 +12,13 @@ SECONDS: Final = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.
 SIZES: Final = (1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0)
 # Busy accounts that are counted: ten times as many as are shown, so that the right ones are shown.
 HOT_ACCOUNTS_COUNTED: Final = 100
-# The same of API keys.
+# The same for API keys.
 BUSY_KEYS_COUNTED: Final = 100
 
 
 class Histogram:
     """
-    A histogram: how many values lie between which bounds.
+    Counts how many values lie between which bounds.
 
     Args:
         bounds: Upper bounds, ascending; a value equal to a bound counts below it.
@@ -43,7 +43,7 @@ class Histogram:
 
 
 class BatchTally:
-    """The batches of a lane: their sizes, and how long the first item of each had waited."""
+    """Counts the batches of a lane: their sizes, and how long the first item of each had waited."""
 
     __slots__ = ("sizes", "waits")
 
@@ -52,7 +52,7 @@ class BatchTally:
         self.waits = Histogram(SECONDS)
 
     def left(self, size: int, waited: float) -> None:
-        """Count a batch of *size* items that is sent *waited* seconds after its first item came."""
+        """Count a batch of *size* items that is sent *waited* seconds after its first item arrived."""
         self.sizes.add(size)
         self.waits.add(waited)
 
@@ -68,7 +68,7 @@ class Timing:
 
 
 class Tallies:
-    """Everything that a worker has counted since it started; all but what is busy only grow."""
+    """Everything that a worker has counted since it started. Counts only grow, except those of accounts and keys."""
 
     def __init__(self) -> None:
         # By method, path with its wildcards, and status.

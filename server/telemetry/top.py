@@ -1,4 +1,4 @@
-"""The most frequent of very many things, counted in bounded memory."""
+"""Counts the most frequent of very many things, in bounded memory."""
 
 from collections.abc import Hashable
 from heapq import nlargest
@@ -7,7 +7,7 @@ from typing import Final, Generic, TypeVar
 
 T = TypeVar("T", bound=Hashable)
 
-# Counters for each one that is kept when there is no room left. Choosing costs 130 us, once for so many new things.
+# Counters for each one that is kept when room is made. Making room costs 130 us, once for this many new things.
 ROOM_FACTOR: Final = 10
 
 

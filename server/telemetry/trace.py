@@ -1,4 +1,4 @@
-"""Traces: the caller's `traceparent` (W3C Trace Context), and the spans of ours that a collector gets."""
+"""Traces: reads the caller's `traceparent` (W3C Trace Context), and opens the sender of our own spans."""
 
 import re
 from importlib import import_module
@@ -26,7 +26,7 @@ class Parent(NamedTuple):
 
 
 def read_traceparent(text: str) -> Parent | None:
-    """Return what a `traceparent` field says; None where there is none or it is malformed."""
+    """Return the contents of a `traceparent` field; None if it is empty or malformed."""
     match = _FORM.fullmatch(text)
     if match is None or (match["version"] == "00" and match["more"]):
         return None
@@ -43,10 +43,10 @@ class Part(NamedTuple):
 
 def open_traces(endpoint: str | None, every: int) -> "Traces | None":
     """
-    Return the sender of spans; None when no collector is named.
+    Return the sender of spans; None if no collector is configured.
 
     Raises:
-        SettingsError: A collector is named and the packages are missing.
+        SettingsError: A collector is configured, but the packages are missing.
     """
     check_collector(endpoint)
     if endpoint is None:
@@ -58,7 +58,7 @@ def open_traces(endpoint: str | None, every: int) -> "Traces | None":
 
 def check_collector(endpoint: str | None) -> None:
     """
-    Check that the packages are there if a collector is named.
+    Check that the packages are installed if a collector is configured.
 
     Raises:
         SettingsError: They are missing.

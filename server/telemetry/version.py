@@ -1,4 +1,4 @@
-"""The version that runs."""
+"""The version of the program that runs."""
 
 from importlib.metadata import PackageNotFoundError, version
 from typing import Final

@@ -9,7 +9,7 @@
 -- ) AS d ON true
 
 -- name: account_create_many(ledger_id, ids, currencies, floors, ceilings, metadata, wait_ms)
--- Open those that do not exist yet, in id order so that two such calls cannot deadlock; of equal ids the first counts.
+-- Open accounts that are missing, in id order so that two such calls cannot deadlock; of equal ids the first counts.
 WITH opened AS (
     INSERT INTO accounts AS a (ledger_id, id, currency, floor, ceiling, metadata, created_at)
     SELECT $1, r.id, r.currency, r.floor, r.ceiling, r.metadata, ledger_clock()
@@ -35,7 +35,7 @@ FROM {accounts_without_due_holds}
 WHERE a.ledger_id = $1 AND a.id = ANY ($2::text[]);
 
 -- name: account_locked_many(ledger_id, ids)
--- Those of the accounts whose rows another transaction has locked; waits for none of them.
+-- The accounts whose rows another transaction has locked, found without waiting for any.
 WITH free AS (
     SELECT id FROM accounts
     WHERE ledger_id = $1 AND id = ANY ($2::text[])
@@ -46,7 +46,7 @@ SELECT id, version FROM accounts
 WHERE ledger_id = $1 AND id = ANY ($2::text[]) AND id NOT IN (SELECT id FROM free);
 
 -- name: account_clock_many(ledger_id, ids)
--- An instant for each account that no other transaction has locked: its entries not committed by then are later.
+-- An instant for each account that no other transaction has locked: entries not committed by then get later ones.
 WITH free AS (
     SELECT id, ledger_clock() AS clock
     FROM accounts
@@ -75,11 +75,11 @@ ORDER BY a.id
 LIMIT $5;
 
 -- name: account_patch(ledger_id, id, if_versions, set_floor, floor, set_ceiling, ceiling, closed, merge, clear, keys_max, wait_ms)
--- Change an account, unless it moved on from the versions the caller saw or its metadata would hold too many keys.
+-- Change an account, unless its version is none that the caller saw or its metadata would have too many keys.
 SELECT * FROM change_account($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12);
 
 -- name: account_limit_many(ledger_id, ids, floors, ceilings, closeds, wait_ms)
--- Give these limits to those of the accounts that are open and have none, in id order.
+-- Set these limits on the accounts that are open and have none, in id order.
 SELECT c.id, c.version
 FROM (
     SELECT r.* FROM unnest($2::text[], $3::bigint[], $4::bigint[], $5::boolean[]) AS r (id, floor, ceiling, closed)
@@ -135,7 +135,7 @@ LIMIT $7;
 -- LIMIT 1
 
 -- name: account_balance_at(ledger_id, account, at)
--- The account's newest entry at or before an instant, and whether that instant is still to come.
+-- The account's newest entry at or before an instant, and whether that instant has not come yet.
 SELECT a.currency, e.balance, e.version, ledger_clock() < $3::timestamptz AS is_future
 FROM accounts AS a
 LEFT JOIN LATERAL (
@@ -144,7 +144,7 @@ LEFT JOIN LATERAL (
 WHERE a.ledger_id = $1 AND a.id = $2;
 
 -- name: account_balance_effective_at(ledger_id, account, at, as_of)
--- What the books say at one instant of the balance at another: back-dated entries posted between the two are in it.
+-- The balance at one instant as the books show it at another: back-dated entries posted between the two count.
 SELECT a.currency, coalesce(e.balance, 0) + coalesce(b.amount, 0) AS balance, greatest(e.version, b.version) AS version,
        ledger_clock() < $3::timestamptz AS is_future
 FROM accounts AS a
@@ -152,7 +152,7 @@ LEFT JOIN LATERAL (
     {newest_entry}
 ) AS e ON true
 CROSS JOIN LATERAL (
--- OFFSET 0: they are found by what they count for, and not among all that was posted since.
+-- OFFSET 0: entries are found by the instants that they count for, not among all that was posted since.
     SELECT sum(s.amount) AS amount, max(s.version) AS version FROM (
         (SELECT -amount AS amount, source_version AS version, created_at
          FROM transfers

@@ -4,14 +4,14 @@
 -- (SELECT max(f.until) FROM unnest(former_until) AS f (until) WHERE f.until > ledger_clock() AND revoked_at IS NULL)
 -- AS former_until
 
--- Whether the key sees nothing but accounts whose ids begin with one of these prefixes; null is the whole ledger.
+-- Whether the key sees only accounts whose ids begin with one of these prefixes; null is the whole ledger.
 -- columns: api_key_is_within
 -- ($3::text[] IS NULL OR accounts IS NOT NULL AND NOT EXISTS (
 --     SELECT FROM unnest(accounts::text[]) AS p (prefix) WHERE NOT p.prefix ^@ ANY ($3::text[])
 -- ))
 
 -- name: api_key_create(ledger_id, id, digest, role, rate_quota, rate_window, burst, concurrency, description, expires_at, accounts)
--- Keep the digest of a new key's secret, and what it may do; the same key again changes nothing.
+-- Store the digest of a new key's secret, and what the key may do; the same key again changes nothing.
 INSERT INTO api_keys AS k
     (ledger_id, id, digest, role, rate_quota, rate_window, burst, concurrency, description, expires_at, accounts)
 VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11::text[])
@@ -19,7 +19,7 @@ ON CONFLICT (ledger_id, id) DO UPDATE SET revoked_at = k.revoked_at
 RETURNING {api_key_columns};
 
 -- name: api_key_withdraw(ledger_id, id, digest, role)
--- Revoke a key that may have been made, or may yet be: the row is there afterwards, and no later attempt makes it live.
+-- Revoke a key that may or may not have been made: its row exists afterwards, and no later attempt makes it live.
 INSERT INTO api_keys (ledger_id, id, digest, role, revoked_at) VALUES ($1, $2, $3, $4, now())
 ON CONFLICT (ledger_id, id) DO UPDATE SET revoked_at = coalesce(api_keys.revoked_at, excluded.revoked_at);
 
@@ -35,7 +35,7 @@ ORDER BY created_at DESC, id DESC
 LIMIT $2;
 
 -- name: api_key_change(ledger_id, id, within, named, rate_quota, rate_window, burst, concurrency, description, expires_at, accounts, quota_seen, window_seen, burst_seen)
--- Change what is named of a key that is not revoked, unless its rate or burst is no longer as seen; a null resets it.
+-- Change the named fields of a key that is not revoked, unless its rate or burst is not as seen; a null resets a field.
 UPDATE api_keys
 SET rate_quota = CASE WHEN 'rate' = ANY ($4::text[]) THEN $5::integer ELSE rate_quota END,
     rate_window = CASE WHEN 'rate' = ANY ($4::text[]) THEN $6::integer ELSE rate_window END,
@@ -51,7 +51,7 @@ WHERE ledger_id = $1 AND id = $2 AND {api_key_is_within} AND revoked_at IS NULL
 RETURNING {api_key_columns};
 
 -- name: api_key_rotate(ledger_id, id, within, digest, overlap_seconds, former_max)
--- Give a live key a new secret; those before it open for the overlap and no longer. The same again changes little.
+-- Give a live key a new secret; earlier ones open it for the overlap and no longer. The same again changes little.
 UPDATE api_keys
 SET digest = $4,
     (former_digests, former_until) = (
@@ -76,8 +76,8 @@ WHERE ledger_id = $1 AND id = $2 AND {api_key_is_within}
 RETURNING {api_key_columns};
 
 -- name: api_key_read_many(ledger_ids, ids)
--- What is known of those keys that open something, with the seconds for which their secrets do.
--- Whose they are is what is asked, so it spans ledgers.
+-- Those of these keys that still open something, with the seconds for which their secrets do.
+-- The question is whose keys they are, so it spans ledgers.
 SELECT k.ledger_id, k.id, k.digest, k.role, k.accounts::text[] AS accounts, k.rate_quota, k.rate_window, k.burst,
        k.concurrency, extract(epoch FROM k.expires_at - ledger_clock())::float8 AS seconds_left, k.former_digests,
        ARRAY(
@@ -89,7 +89,7 @@ JOIN api_keys AS k ON k.ledger_id = w.ledger_id AND k.id = w.id
 WHERE k.revoked_at IS NULL;
 
 -- name: api_key_use_many(ledger_ids, ids, seconds_ago)
--- Note the minutes in which keys were used last, in one order so that two workers cannot deadlock; it spans ledgers.
+-- Record the minutes in which keys were last used, in one order so that two workers cannot deadlock; it spans ledgers.
 WITH used AS (
     SELECT k.ledger_id, k.id, date_trunc('minute', ledger_clock() - w.seconds_ago * interval '1 second') AS at
     FROM unnest($1::bigint[], $2::text[], $3::float8[]) AS w (ledger_id, id, seconds_ago)

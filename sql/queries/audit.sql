@@ -1,5 +1,5 @@
 -- name: audit_key_constraint()
--- Whether the constraint that binds a key to one row is there, on these columns, and its index is in use.
+-- Whether the constraint that binds a key to one row exists, on these columns, and its index is in use.
 SELECT EXISTS (
     SELECT FROM pg_constraint AS c
     JOIN pg_index AS i ON i.indexrelid = c.conindid
@@ -31,7 +31,7 @@ ORDER BY currency
 LIMIT $2;
 
 -- name: audit_rows(ledger_id, samples, first, last)
--- Rows of a part of the transfers that are wrong in themselves, or not what their kind is.
+-- Rows of a part of the transfers that are wrong by themselves, or are not what their kind says.
 SELECT kind, total, detail
 FROM (
     SELECT k.kind, count(*) OVER (PARTITION BY k.bit) AS total,
@@ -46,7 +46,7 @@ FROM (
                       WHEN 1024 THEN format(' at %s, effective at %s', t.created_at, t.effective_at)
                   END) AS detail, k.bit
     FROM (
-        -- Nearly all rows are whole transfers, and are told by that.
+        -- Nearly all rows are whole transfers, which this condition recognises.
         SELECT *, CASE WHEN kind = 'transfer' AND moves AND refusal IS NULL AND source <> destination AND amount > 0
                             AND num_nulls(source_balance, destination_balance, source_version, destination_version,
                                           currency) = 0
@@ -68,7 +68,7 @@ FROM (
                   ELSE held IS DISTINCT FROM -amount::numeric END THEN 64 ELSE 0 END
             | CASE WHEN CASE WHEN kind IN ('transfer', 'hold') THEN parent IS NOT NULL
                              ELSE refusal IS NULL AND parent IS NULL END THEN 128 ELSE 0 END
-            -- Of a hold that was imported, the instant may have passed before it was posted.
+            -- The instant of a hold that was imported may have passed before it was posted.
             | CASE WHEN CASE WHEN kind = 'hold'
                              THEN refusal IS NULL AND (expires_at > coalesce(effective_at, created_at)) IS NOT TRUE
                              ELSE expires_at IS NOT NULL END THEN 256 ELSE 0 END
@@ -92,22 +92,23 @@ WHERE place <= $2
 ORDER BY bit, place;
 
 -- name: audit_keys(ledger_id, samples)
--- Idempotency keys that more than one row is bound to, found in the rows and not in the index that should forbid it.
+-- Idempotency keys that more than one row is bound to, found in the rows, not in the index that should forbid it.
 WITH attempts AS NOT MATERIALIZED (
-    -- In the order of ids, so that no plan reads through the index over keys: what it has lost would be lost here too.
+    -- In the order of ids, so that no plan reads through the index over keys: rows that it lacks would be missed here,
+    -- too.
     SELECT id, idempotency_key, hashtextextended(idempotency_key, 0) AS hash
     FROM transfers
     WHERE ledger_id = $1
     ORDER BY id OFFSET 0
 ), repeated AS MATERIALIZED (
-    -- Eight bytes a key instead of the key; what shares them by chance is told apart below.
+    -- Eight bytes for each key instead of the key; keys that share them by chance are told apart below.
     SELECT hash FROM attempts GROUP BY hash HAVING count(*) > 1
 )
 SELECT 'key_bound_twice' AS kind, count(*) OVER () AS total,
        format('key %s: bound to transfers %s', idempotency_key,
               array_to_string((array_agg(id ORDER BY id))[:5], ', ')) AS detail
 FROM attempts
--- Asked before the rows are read again, which nearly always need not be.
+-- Asked before the rows are read again, which is rarely necessary.
 WHERE (SELECT EXISTS (SELECT FROM repeated)) AND hash IN (SELECT hash FROM repeated)
 GROUP BY idempotency_key
 HAVING count(*) > 1
@@ -115,11 +116,11 @@ ORDER BY idempotency_key
 LIMIT $2;
 
 -- name: audit_entries(ledger_id, samples)
--- What is wrong along the rows of each account, in the order of their versions, and with what the account says now.
--- Limits are judged by balances, and the account's version as if no hold were due. Both is right where there was never
--- a hold; of all other accounts `audit_holds` judges them.
+-- What is wrong along the rows of each account, in the order of their versions, and compared with the account now.
+-- Limits are judged by balances, and the account's version as if no hold were due. Both are right if there never was a
+-- hold; `audit_holds` judges all other accounts.
 WITH entries AS (
-    -- Where a row lies names its account for the time of a snapshot, and sorts faster than the account's id.
+    -- The place of a row identifies its account for the time of a snapshot, and sorts faster than the account's id.
     SELECT a.ctid AS account, t.source_version AS version, t.source_balance AS balance,
            CASE WHEN t.moves THEN -t.amount ELSE 0 END AS signed, t.created_at, t.id,
            CASE WHEN a.id IS NULL THEN t.source END AS missing,
@@ -148,7 +149,7 @@ WITH entries AS (
     FROM entries
     WINDOW w AS (PARTITION BY account ORDER BY version, created_at, faults)
 ), judged AS (
-    -- Entries of missing accounts follow nothing. Numbers near the edge are added without an edge, all others fast.
+    -- Entries of missing accounts follow nothing. Numbers that might overflow are added as numeric, all others fast.
     SELECT *, faults & 4095 | CASE WHEN account IS NULL THEN 0 ELSE
         CASE WHEN CASE WHEN before BETWEEN -4e18::bigint AND 4e18::bigint AND signed BETWEEN -4e18::bigint AND 4e18::bigint
                        THEN balance <> before + signed
@@ -169,7 +170,7 @@ WITH entries AS (
     FROM (SELECT * FROM judged WHERE is_last OR found <> 0) AS e
     FULL JOIN (SELECT ctid AS place, * FROM accounts WHERE ledger_id = $1) AS a ON a.place = e.account
 ), told AS (
-    -- The rows are read once more only where there is something to leave to `audit_holds`.
+    -- The rows are read once more only if something is left to `audit_holds`.
     SELECT *, found & CASE WHEN found & (4 | 8 | 256) = 0 THEN 4095
                            WHEN account IN (SELECT source FROM transfers WHERE ledger_id = $1 AND held IS NOT NULL
                                             UNION ALL

@@ -1,7 +1,7 @@
 -- name: audit_accounts(ledger_id, samples, after, upto, waiting_max)
--- Columns of a part of the accounts that are not what the newest change of the account says.
--- A change waits in the outbox until it has its position. Where more waits than is looked at, nothing can be said. An
--- account that was opened before there was a feed has no change until it is changed.
+-- Columns of a part of the accounts that differ from the newest change of the account.
+-- A change waits in the outbox until it has its position. If more changes wait than are examined, nothing can be said.
+-- An account that was opened before there was a feed has no change until it is changed.
 WITH waiting AS MATERIALIZED (
     SELECT account, posted_at, change FROM outbox WHERE ledger_id = $1 LIMIT $5
 ), newest AS (
@@ -33,7 +33,7 @@ WITH waiting AS MATERIALIZED (
         (5, 'metadata', n.metadata::text, (n.change -> 'account' -> 'metadata')::text),
         (6, 'created_at', to_char(n.created_at AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"'),
             n.change -> 'account' ->> 'created_at'),
-        -- Changes of before tell nothing of it.
+        -- Changes made by earlier versions do not have it.
         (7, 'limits_version', n.limits_version::text, coalesce(n.change ->> 'limits_version', n.limits_version::text))
     ) AS c (place, field, present, told)
     WHERE n.change IS NOT NULL AND c.present IS DISTINCT FROM c.told
@@ -48,7 +48,7 @@ WHERE number <= $2
 ORDER BY kind, number;
 
 -- name: audit_index(ledger_id, samples, after, upto)
--- Events of a part of the feed that the index by accounts lacks, and changes of accounts that there are not.
+-- Events of a part of the feed that the index by accounts lacks, and changes of accounts that do not exist.
 WITH page AS MATERIALIZED (
     SELECT * FROM feed WHERE ledger_id = $1 AND position > $3 AND position <= $4
 ), named AS MATERIALIZED (
@@ -63,7 +63,7 @@ WITH page AS MATERIALIZED (
         OFFSET 0
     ) AS t
     CROSS JOIN LATERAL (VALUES (t.source), (t.destination)) AS n (account)
-    -- Those with refusals.
+    -- Only batches with refusals.
     WHERE p.types & 2 <> 0 AND n.account IS NOT NULL
 )
 SELECT kind, total, detail
@@ -91,7 +91,7 @@ WHERE number <= $2
 ORDER BY kind, number;
 
 -- name: index_range(ledger_id, account, position, until, limit)
--- How many rows the next part of the index by accounts has, of events up to a position, and the last of them.
+-- The number of rows in the next part of the index by accounts, of events up to a position, and the last of them.
 SELECT count(*) AS events, (array_agg(account ORDER BY account DESC, position DESC))[1] AS account,
        (array_agg(position ORDER BY account DESC, position DESC))[1] AS position
 FROM (

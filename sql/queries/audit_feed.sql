@@ -1,5 +1,5 @@
 -- name: audit_head(ledger_id, samples)
--- A head that is not what the last row of the feed says.
+-- A head that differs from the last row of the feed.
 SELECT 'head_differs' AS kind, count(*) OVER () AS total,
        format('the head is position %s with link %s, the last row has position %s and link %s', h.position,
               encode(h.link, 'hex'), l.position, encode(l.link, 'hex')) AS detail
@@ -9,7 +9,7 @@ WHERE (h.position, h.link, h.peak) IS DISTINCT FROM (l.position, l.link, l.peak)
 LIMIT $2;
 
 -- name: audit_waiting(ledger_id, samples)
--- Transfers that wait in the outbox and that there are not.
+-- Transfers that wait in the outbox but do not exist.
 SELECT 'feed_without_transfer' AS kind, count(*) OVER () AS total,
        format('waiting for their positions: there is no transfer %s', w.id) AS detail
 FROM (SELECT unnest(transfers) AS id FROM outbox WHERE ledger_id = $1) AS w
@@ -19,7 +19,7 @@ ORDER BY w.id
 LIMIT $2;
 
 -- name: feed_range(ledger_id, after, events)
--- How far a page of so many events reaches, by whole rows and at least one of them; null where nothing lies behind.
+-- How far a page of so many events reaches, in whole rows and at least one of them; null if no row follows.
 SELECT max(position) AS upto, coalesce(sum(size), 0) AS events
 FROM feed
 WHERE ledger_id = $1 AND position > $2::bigint AND position <= greatest(
@@ -28,7 +28,7 @@ WHERE ledger_id = $1 AND position > $2::bigint AND position <= greatest(
 );
 
 -- name: audit_feed(ledger_id, samples, after, upto)
--- Rows of a part of the feed that do not follow the row before them, or do not say what they cover.
+-- Rows of a part of the feed that do not follow the row before them, or do not match what they cover.
 WITH page AS MATERIALIZED (
     SELECT *, lag(position, 1, $3) OVER w AS position_before, lag(link, 1, (
                SELECT link FROM feed WHERE ledger_id = $1 AND position = $3
@@ -45,7 +45,7 @@ WITH page AS MATERIALIZED (
     FROM page AS p
     CROSS JOIN LATERAL unnest(p.transfers) WITH ORDINALITY AS i (id, place)
     LEFT JOIN LATERAL (
-        -- Found one by one, whatever is believed of the tables.
+        -- Found one by one, whatever the planner believes of the tables.
         SELECT t.id, t.kind, t.refusal, t.created_at, transfer_text(t) AS text
         FROM transfers AS t
         WHERE t.ledger_id = $1 AND t.id = i.id
@@ -93,15 +93,15 @@ ORDER BY bit, place;
 SELECT id FROM transfers WHERE ledger_id = $1 ORDER BY id DESC LIMIT 1;
 
 -- name: transfer_range(ledger_id, first, limit)
--- How many transfers a page has, refused ones too, and the last of them.
+-- The number of transfers in a page, refused ones too, and the last of them.
 SELECT count(*) AS transfers, (array_agg(id ORDER BY id DESC))[1] AS upto
 FROM (SELECT id FROM transfers WHERE ledger_id = $1 AND id >= $2 ORDER BY id LIMIT $3) AS t;
 
 -- name: audit_told(ledger_id, samples, first, last, waiting_max)
--- Transfers of a part of a ledger that are not told once: in the feed, or in the outbox, where they wait.
--- Where more batches wait than are looked at, what is not in the feed is taken to wait.
+-- Transfers of a part of a ledger that are not told exactly once: in the feed, or in the outbox, where they wait.
+-- If more batches wait than are examined, a transfer that is not in the feed is taken to wait.
 WITH page AS MATERIALIZED (
-    -- By id, so that no plan reads through the index over keys: what it has lost would be lost here too.
+    -- By id, so that no plan reads through the index over keys: rows that it lacks would be missed here, too.
     SELECT id, created_at FROM transfers WHERE ledger_id = $1 AND id >= $3 AND id <= $4 ORDER BY id
 ), told AS (
     SELECT i.id, count(*) AS times

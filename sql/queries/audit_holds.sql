@@ -1,6 +1,6 @@
 -- name: audit_unswept(ledger_id, samples)
--- Holds whose expiry was not posted within a minute of its instant, or of their own posting where that was later.
--- It is asked before all else, since the clock runs on and the snapshot stands still.
+-- Holds whose expiry was not posted within a minute of its instant, or of their own posting if that was later.
+-- This is asked before all else, since the clock runs on while the snapshot stands still.
 SELECT 'hold_not_swept' AS kind, count(*) OVER () AS total,
        format('hold %s: due since %s and still open, %s from %s to %s', p.id, p.expires_at, p.remaining, p.source,
               p.destination) AS detail
@@ -12,7 +12,7 @@ ORDER BY p.expires_at, p.id
 LIMIT $2;
 
 -- name: audit_parents(ledger_id, samples, first, last)
--- Captures, voids, expiries and reversals that their parents, of a part of the ledger, do not allow.
+-- Captures, voids, expiries and reversals that their parents, in a part of the ledger, do not allow.
 SELECT kind, total, CASE bit
     WHEN 1 THEN format('%s %s: there is no posted transfer %s', child, id, parent)
     WHEN 2 THEN format('%s %s: of a %s, %s', child, id, parent_kind, parent)
@@ -35,7 +35,7 @@ FROM (
                           ELSE c.source <> p.source OR c.destination <> p.destination END THEN 4 ELSE 0 END
                    | CASE WHEN c.created_at < p.created_at THEN 8 ELSE 0 END
                    | CASE WHEN c.kind <> 'expiry' AND c.created_at >= p.expires_at THEN 16 ELSE 0 END
-                   -- An expiry that was imported has the mark of one that need not be due.
+                   -- An imported expiry is marked as one that need not be due.
                    | CASE WHEN c.kind = 'expiry' AND c.release_rest IS NULL AND c.created_at < p.expires_at
                           THEN 32 ELSE 0 END AS faults
         FROM transfers AS c
@@ -54,12 +54,12 @@ WHERE place <= $2
 ORDER BY bit, place;
 
 -- name: audit_progress(ledger_id, samples, first, last)
--- What is said of holds and of reversed transfers, of a part of the ledger, and does not follow from what was posted after them.
+-- Progress of holds and reversed transfers, in a part of the ledger, that does not follow from the later postings.
 WITH children AS (
     SELECT parent AS id, coalesce(sum(amount) FILTER (WHERE kind = 'capture'), 0) AS captured,
            coalesce(sum(amount) FILTER (WHERE kind = 'reversal'), 0) AS reversed, coalesce(sum(held), 0) AS held,
            bool_or(kind = 'void') AS voided, bool_or(kind = 'expiry') AS expired,
-           -- Whatever of these comes first ends a hold.
+           -- The first of these ends a hold.
            count(*) FILTER (WHERE kind IN ('void', 'expiry') OR release_rest) AS ends,
            max(source_version) FILTER (WHERE kind IN ('void', 'expiry') OR release_rest) AS ended,
            max(source_version) AS newest
@@ -129,7 +129,7 @@ WHERE place <= $2
 ORDER BY bit, place;
 
 -- name: audit_held(ledger_id, samples, after, upto)
--- Accounts of a part of the ledger that do not say what their open holds sum to, on either side.
+-- Accounts of a part of the ledger that differ from the sums of their open holds, on either side.
 SELECT 'held_not_the_holds' AS kind, count(*) OVER () AS total,
        format('account %s: held_out %s and held_in %s, its open holds sum to %s and %s', coalesce(a.id, h.id),
               a.held_out, a.held_in, coalesce(h.held_out, 0), coalesce(h.held_in, 0)) AS detail
@@ -152,7 +152,7 @@ ORDER BY coalesce(a.id, h.id)
 LIMIT $2;
 
 -- name: audit_holds(ledger_id, samples)
--- What is wrong along the rows of each account that a hold has touched: what is reserved, limits, and versions.
+-- What is wrong along the rows of each account that a hold has touched: reserved amounts, limits, and versions.
 WITH holders AS (
     SELECT a.ctid AS place, a.*
     FROM accounts AS a
@@ -163,8 +163,8 @@ WITH holders AS (
     ) AS h ON h.id = a.id
     WHERE a.ledger_id = $1
 ), gone AS (
-    -- Holds that came to their instant while they were open, and the expiry where it was posted after that. An instant
-    -- that had passed before the hold was posted, of books that were imported, comes after all that was posted with it.
+    -- Holds that were open when they fell due, with their expiry if it was posted after that. If the instant had passed
+    -- before the hold was posted, as in imported books, it comes after everything that was posted with the hold.
     SELECT h.source, h.destination, g.at, p.amount - p.captured AS rest, x.id AS expiry
     FROM transfer_progress AS p
     JOIN transfers AS h ON h.ledger_id = $1 AND h.id = p.id
@@ -173,11 +173,11 @@ WITH holders AS (
     WHERE p.ledger_id = $1 AND p.state IN ('open', 'expired') AND (x.created_at >= g.at) IS NOT FALSE
 ), moments AS (
     -- Such a hold reserves nothing from then on, and has raised the version. The stored columns follow when its expiry
-    -- is posted: until then, rows differ from them by what is late.
+    -- is posted: until then, rows differ from them by the amounts that are late.
     SELECT a.place AS account, t.created_at AS at, t.source_version AS version, t.source_balance AS balance, t.id,
            coalesce(t.held, 0) AS held_out, 0::bigint AS held_in, coalesce(g.rest, 0) AS late_out, 0::bigint AS late_in,
            CASE WHEN g.expiry IS NOT NULL THEN -1 ELSE 0 END AS late,
-           -- Only what takes more than was reserved for it has to leave the limits unbroken.
+           -- Only a row that takes more than was reserved for it must keep the limits.
            CASE WHEN t.held IS NULL OR t.held > 0 THEN a.floor END AS floor, NULL::bigint AS ceiling
     FROM transfers AS t
     JOIN holders AS a ON a.id = t.source
@@ -205,7 +205,8 @@ WITH holders AS (
            sum(held_in) OVER w AS held_in, sum(late_out) OVER w AS late_out, sum(late_in) OVER w AS late_in,
            version - sum(late) OVER w AS stored_version, lead(at) OVER w IS NULL AS is_last
     FROM moments
-    -- What is due at the instant of a row is gone before it; an expiry comes after the row whose version it shares.
+    -- Holds that fall due at the instant of a row are gone before it; an expiry comes after the row whose version it
+    -- shares.
     WINDOW w AS (PARTITION BY account ORDER BY at, version NULLS FIRST, late DESC ROWS UNBOUNDED PRECEDING)
 ), steps AS (
     SELECT *, max(stored_version) OVER w AS stored_before

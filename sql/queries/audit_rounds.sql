@@ -1,5 +1,5 @@
 -- name: audit_round_next(after, rest_seconds)
--- The next ledger whose round is under way, or begins: the one before began so long ago, or there was none.
+-- The next ledger whose round is in progress or due: its last round began that long ago, or it has had none.
 SELECT l.id, coalesce(r.revision, 0) AS revision, r.began_at, r.running, r.last
 FROM ledgers AS l
 LEFT JOIN audit_rounds AS r ON r.ledger_id = l.id
@@ -10,7 +10,7 @@ ORDER BY l.id
 LIMIT 1;
 
 -- name: audit_round_save(ledger_id, revision, began_at, ended_at, findings, running, last)
--- Keep how far a round has come, unless another auditor has changed the row since it was read.
+-- Store how far a round has come, unless another auditor has changed the row since it was read.
 INSERT INTO audit_rounds AS r (ledger_id, revision, began_at, ended_at, findings, running, last)
 VALUES ($1, $2 + 1, $3, $4, $5, $6, $7)
 ON CONFLICT ON CONSTRAINT audit_rounds_pkey DO UPDATE
@@ -27,7 +27,7 @@ LEFT JOIN feed_heads AS h ON h.ledger_id = l.id
 LEFT JOIN audit_rounds AS r ON r.ledger_id = l.id;
 
 -- name: audit_round_total()
--- What is known to be wrong over all ledgers, and the seconds since the ledger that waits longest was checked.
+-- The number of known errors over all ledgers, and the seconds since the ledger that waits longest was checked.
 SELECT coalesce(sum(r.findings), 0)::bigint AS findings,
        coalesce(extract(epoch FROM clock_timestamp() - min(coalesce(r.ended_at, l.created_at))), 0)::float8 AS age_seconds
 FROM ledgers AS l

@@ -3,7 +3,7 @@
 SELECT id FROM accounts WHERE ledger_id = $1 AND id > $2 ORDER BY id LIMIT $3;
 
 -- name: audit_sides(ledger_id, samples, first, last)
--- Sides of a part of the transfers that are no accounts.
+-- Sides of a part of the transfers that are not accounts.
 SELECT 'account_missing' AS kind, count(*) OVER () AS total,
        format('transfer %s: there is no account %s', s.transfer, s.account) AS detail
 FROM (
@@ -19,13 +19,13 @@ ORDER BY s.transfer
 LIMIT $2;
 
 -- name: audit_walk(ledger_id, accounts, ats, versions, balances, helds_out, helds_in, limit, until)
--- Follow accounts along their next rows up to an instant, and compare with what they say where there are no more.
--- A row for each account that there is: how far it was followed from where it was left, and what is wrong on the way. An
--- instant is of one batch and is never parted. What was posted after the instant is followed by the next round, or a busy
--- account would never end. Versions of entries count holds from the instant of their expiry on, those of accounts
--- only once it is posted; limits are judged, as by `audit_entries`, where there was never a hold.
--- Account and instant are compared as one, and ordered by both: whatever is believed of the tables, only the indexes by
--- account serve that, and no plan reads the rows of all accounts.
+-- Follow accounts along their next rows up to an instant, and compare them with their rows if no more follow.
+-- One row for each account that exists: how far it was followed from where it was left, and what is wrong on the way.
+-- The rows of an instant belong to one batch and are never parted. The next round follows rows posted after the
+-- instant, or a busy account would never end. Versions of entries count holds from the instant of their expiry on,
+-- versions of accounts only once it is posted; as in `audit_entries`, limits are judged only if there never was a hold.
+-- Account and instant are compared as one row, and ordered by both: only the indexes by account serve that, whatever
+-- the planner believes of the tables, and no plan reads the rows of all accounts.
 WITH walk AS MATERIALIZED (
     SELECT a.*, w.at, w.walked, w.folded, w.folded_out, w.folded_in, EXISTS (
                SELECT FROM transfers
@@ -129,7 +129,7 @@ SELECT s.account, s.rows, s.at, s.version, s.balance, s.held_out::bigint AS held
 FROM state AS s
 LEFT JOIN told AS t ON t.account = s.account
 LEFT JOIN LATERAL (
-    -- The last row of all.
+    -- The very last row of the account.
     SELECT e.* FROM (
         (SELECT created_at, source_version AS version, source_balance AS balance, false AS shares
          FROM transfers
@@ -163,7 +163,7 @@ CROSS JOIN LATERAL (
     FROM (VALUES
         ('balance_differs', s.balance_now <> coalesce(n.balance, 0),
          format('account %s: balance %s, its last entry left %s', s.account, s.balance_now, coalesce(n.balance, 0))),
-        -- The fold of all rows, where all were followed.
+        -- The sums over all rows, if all were followed.
         ('held_differs', n.created_at > s.at IS NOT TRUE
                          AND (s.held_out_now <> s.held_out OR s.held_in_now <> s.held_in),
          format('account %s: held_out %s and held_in %s, its rows leave %s and %s', s.account, s.held_out_now,

@@ -1,5 +1,5 @@
 -- name: outbox_relay(since, running, rows, events)
--- Give what has committed its positions in the feed, and say which ledgers have new ones.
+-- Give committed events their positions in the feed, and return which ledgers have new ones.
 SELECT rows_relayed, events_relayed, oldest, whole, ledgers, since::text, running::text[]
 FROM relay_outbox($1::text::xid8, $2::text[]::xid8[], $3, $4);
 
@@ -8,10 +8,10 @@ FROM relay_outbox($1::text::xid8, $2::text[]::xid8[], $3, $4);
 SELECT ledger_id, position FROM feed_heads WHERE ledger_id = ANY ($1::bigint[]);
 
 -- name: ledger_name(ledger_id)
--- What a ledger is called.
+-- The name of a ledger.
 SELECT name FROM ledgers WHERE id = $1;
 
--- The first transfer from an id on is looked up: that takes the index of ids, whatever the planner believes of the table.
+-- The first transfer from an id on is looked up: only the index of ids serves that, whatever the planner believes.
 -- columns: event_with_transfer
 -- SELECT e.position, e.posted_at, e.account, e.change, t.*
 -- FROM event AS e
@@ -20,8 +20,9 @@ SELECT name FROM ledgers WHERE id = $1;
 -- ) AS t ON t.id = e.id
 
 -- name: event_page(ledger_id, after, examined, types, limit, accounts)
--- Events of some types behind a position, in order, of so many that are examined; each row tells how far the look went.
--- Where prefixes of accounts are given, those that name such an account. Types that are not mere transfers are found by an index of their own.
+-- Events of some types after a position, in order, from so many that are examined; each row says how far the look went.
+-- If prefixes of accounts are given, only events that name such an account. If plain transfers are not asked for, an
+-- index of their own finds the other types.
 WITH batch AS (
     SELECT b.*, (sum(b.events) OVER (ORDER BY b.position))::bigint - b.events AS before
     FROM (
@@ -38,7 +39,7 @@ WITH batch AS (
         ) AS f
     ) AS b
 ), event AS (
-    -- Of a batch, the events behind the position, as far as they are examined.
+    -- The events of a batch that are after the position, as far as they are examined.
     SELECT b.position - b.size + i.place AS position, b.posted_at, b.account, b.change, i.id
     FROM batch AS b
     CROSS JOIN LATERAL (
@@ -50,7 +51,7 @@ WITH batch AS (
     WHERE b.before < $3 AND b.types & $4 <> 0
 ), look AS (
     SELECT (SELECT position FROM feed_heads WHERE ledger_id = $1) AS head,
-           -- Null where nothing is left.
+           -- Null if nothing is left.
            (SELECT max(position - events + least(events, $3 - before)) FROM batch WHERE before < $3
             HAVING sum(events) >= $3) AS examined
 )
@@ -66,10 +67,10 @@ LEFT JOIN LATERAL (
 ORDER BY t.position;
 
 -- name: event_page_of_account(ledger_id, after, examined, types, limit, account)
--- The same of one account, of so many that are examined in each index; those that have none of the types are left out.
--- Entries and holds are found by their instants, from which they cannot lie far behind the position: a batch that is
--- positioned behind another is earlier than it by what it committed late. Where an index has more than are examined, the
--- look goes as far as nothing unseen can lie before, by `peak`.
+-- The same for one account, from so many that are examined in each index; rows with none of the types are left out.
+-- Entries and holds are found by their instants, which cannot be far below those at the position: a batch positioned
+-- after another one is earlier than it only by as much as it committed late. If an index has more rows than are
+-- examined, the look goes as far as nothing unseen can precede, by `peak`.
 WITH late AS (
     SELECT max(f.peak - f.posted_at) AS by, count(*) AS number FROM (
         SELECT peak, posted_at FROM feed
@@ -78,7 +79,7 @@ WITH late AS (
         LIMIT $3
     ) AS f
 ), start AS (
-    -- None where more than are examined were late.
+    -- No row if more batches were late than are examined.
     SELECT f.posted_at - greatest(interval '100 milliseconds', late.by) AS at
     FROM feed AS f, late
     WHERE f.ledger_id = $1 AND f.position > $2 AND late.number < $3
@@ -123,7 +124,7 @@ WITH late AS (
         SELECT * FROM feed WHERE ledger_id = $1 AND position >= told.position ORDER BY position LIMIT 1
     ) AS f
 ), ending AS (
-    -- Where an index has more, from when on.
+    -- If an index has more rows, the instant from which it has them.
     SELECT min(m.at) AS at
     FROM (SELECT max(created_at) AS at FROM candidate GROUP BY index HAVING count(*) = $3) AS m
 ), look AS (

@@ -1,9 +1,9 @@
 -- name: export_begin()
--- The instant by which an export tells open holds from those that are due.
+-- The instant by which an export tells open holds from due ones.
 SELECT ledger_clock() AS now;
 
 -- name: export_count(ledger_id, from, to)
--- How many records an export has, about: it shows how far it is.
+-- About how many records an export has, to show its progress.
 SELECT (SELECT count(*) FROM accounts WHERE ledger_id = $1)
     + (SELECT count(*) FROM transfers
        WHERE ledger_id = $1 AND moves IS NOT NULL
@@ -17,11 +17,11 @@ WHERE ledger_id = $1
 ORDER BY id;
 
 -- name: export_transfers(ledger_id, from, to, now)
--- All that was posted but for expiries, in the order of posting, each with its place in that order; parents by key.
+-- Everything posted except expiries, in the order of posting, each with its place in that order; parents by key.
 SELECT t.created_at AS place, t.id, t.idempotency_key AS key, t.kind,
        (SELECT p.idempotency_key FROM transfers AS p WHERE p.ledger_id = $1 AND p.id = t.parent) AS parent,
        t.source, t.destination, t.amount, t.currency, coalesce(t.effective_at, t.created_at) AS effective_at, t.created_at,
-       -- Of a hold that is open; what ended any other is exported too.
+       -- Only of an open hold; whatever ended any other hold is exported, too.
        CASE WHEN t.kind = 'hold' THEN (
            SELECT p.expires_at FROM transfer_progress AS p
            WHERE p.ledger_id = $1 AND p.id = t.id AND p.remaining > 0 AND p.expires_at > $4::timestamptz
@@ -38,7 +38,7 @@ FROM (
 ORDER BY t.created_at, t.id;
 
 -- name: export_expiries(ledger_id, from, to, now)
--- The expiries of all holds that are gone at an instant, posted or not; each stands where it took effect.
+-- The expiries of all holds that are gone at an instant, posted or not; each has the place where it took effect.
 SELECT least(p.expires_at, e.created_at) AS place, coalesce(e.id, p.id) AS id, NULL::text AS key, 'expiry' AS kind,
        h.idempotency_key AS parent, p.source, p.destination, p.amount - p.captured AS amount, h.currency,
        coalesce(e.effective_at, p.expires_at) AS effective_at, e.created_at, NULL::timestamptz AS expires_at,
@@ -46,7 +46,7 @@ SELECT least(p.expires_at, e.created_at) AS place, coalesce(e.id, p.id) AS id, N
        e.source_version, e.destination_version
 FROM transfer_progress AS p
 JOIN transfers AS h ON h.ledger_id = p.ledger_id AND h.id = p.id
--- An expiry that nobody has posted yet has no row.
+-- An expiry that has not been posted yet has no row.
 LEFT JOIN transfers AS e ON e.ledger_id = p.ledger_id AND e.idempotency_key = 'expiry ' || p.id
 WHERE p.ledger_id = $1 AND (p.state = 'expired' OR p.remaining > 0 AND p.expires_at <= $4::timestamptz)
   AND least(p.expires_at, e.created_at) >= $2::timestamptz AND least(p.expires_at, e.created_at) < $3::timestamptz

@@ -1,8 +1,8 @@
 -- name: grant_list(functions)
--- What the service's role needs and does not have, each with the statement that grants it.
+-- The privileges that the service's role needs and lacks, each with the statement that grants it.
 WITH needed (relation, privilege, columns) AS (
-    -- The service reads, opens accounts and posts. It cannot change or remove a transfer, nor remove anything but what
-    -- the relay takes out of the outbox, webhooks and sinks.
+    -- The service reads, opens accounts and posts. It cannot change or remove a transfer. It can remove only what the
+    -- relay takes out of the outbox, webhooks and sinks.
     VALUES
         ('schema_migrations', 'SELECT', NULL),
         ('schema_functions', 'SELECT', NULL),
@@ -72,7 +72,7 @@ WITH needed (relation, privilege, columns) AS (
         SELECT string_agg(quote_ident(a.attname), ', ' ORDER BY a.attnum)
         FROM pg_attribute AS a
         WHERE a.attrelid = c.oid AND NOT a.attisdropped AND a.attname = ANY (string_to_array(n.columns, ' '))
-          -- Asked of columns only: a privilege of a whole table, such as DELETE, is an error here.
+          -- Asked only for columns: a privilege of a whole table, such as DELETE, is an error here.
           AND CASE WHEN n.columns IS NOT NULL
                    THEN NOT has_column_privilege('tallystick_service', c.oid, a.attnum, n.privilege) END
     ) AS m (columns)
@@ -86,19 +86,19 @@ WITH needed (relation, privilege, columns) AS (
 SELECT what, format('GRANT %s TO tallystick_service', granted) AS statement FROM lacking ORDER BY what;
 
 -- name: owner_list(tables, functions)
--- What of the schema belongs to another role than its owner's, each with the statement that changes that.
+-- Objects of the schema that belong to another role than its owner's, each with the statement that changes that.
 WITH place AS (
     SELECT oid, nspname, nspowner FROM pg_namespace WHERE nspname = 'tallystick'
 ), ours AS (
     SELECT c.oid, c.relname, c.relowner FROM place AS p JOIN pg_class AS c ON c.relnamespace = p.oid
     WHERE c.relkind IN ('r', 'p') AND c.relname = ANY ($1::text[])
 ), owned (rank, what, owner, altered) AS (
-    -- The schema first: who owns it may have things in it.
+    -- The schema first: its owner may have objects in it.
     SELECT 1, 'schema ' || nspname, nspowner, format('SCHEMA %I', nspname) FROM place
     UNION ALL
     SELECT 2, 'table ' || relname, relowner, format('TABLE tallystick.%I', relname) FROM ours
     UNION ALL
-    -- The domains of their columns.
+    -- The domains of the tables' columns.
     SELECT DISTINCT 3, 'domain ' || t.typname, t.typowner, format('DOMAIN tallystick.%I', t.typname)
     FROM ours AS o
     JOIN pg_attribute AS a ON a.attrelid = o.oid

@@ -1,9 +1,9 @@
 -- name: import_clock()
--- The instant up to which what is imported may count.
+-- The latest instant that imported entries may count for.
 SELECT ledger_clock() AS now;
 
 -- name: import_parents(ledger_id, keys)
--- What is posted under these keys, by id.
+-- The transfers posted under these keys, by id.
 SELECT idempotency_key AS key, id
 FROM transfers
 WHERE ledger_id = $1 AND idempotency_key = ANY ($2::text[]) AND moves IS NOT NULL;

@@ -11,7 +11,7 @@ SELECT id FROM ledgers WHERE name = $1;
 SELECT id, name, created_at FROM ledgers ORDER BY id;
 
 -- name: ledger_summary(ledger_id, counted_max)
--- A ledger: its accounts and transfers, counted up to a number, what the auditor has counted, and the ends of its posted transfers.
+-- A ledger: its accounts and transfers, counted up to a number, the auditor's counts, and its first and last transfer.
 SELECT l.name, l.created_at,
        (SELECT count(*) FROM (SELECT FROM accounts WHERE ledger_id = $1 LIMIT $2) AS a) AS accounts,
        (SELECT count(*) FROM (SELECT FROM transfers WHERE ledger_id = $1 LIMIT $2) AS t) AS transfers,

@@ -1,9 +1,9 @@
 -- name: migration_lock(key)
--- Wait until no other process migrates this database; held until the end of the transaction.
+-- Wait until no other process migrates this database; the lock is held until the end of the transaction.
 SELECT pg_advisory_xact_lock($1::bigint);
 
 -- name: migration_record(number, name, checksum)
--- Note that a migration has been applied.
+-- Record that a migration has been applied.
 INSERT INTO schema_migrations (number, name, checksum) VALUES ($1, $2, $3);
 
 -- name: migration_list()
@@ -11,7 +11,7 @@ INSERT INTO schema_migrations (number, name, checksum) VALUES ($1, $2, $3);
 SELECT number, name, checksum FROM schema_migrations ORDER BY number;
 
 -- name: function_record(name, checksum)
--- Note the text a function has.
+-- Record the text that a function has.
 INSERT INTO schema_functions (name, checksum) VALUES ($1, $2)
 ON CONFLICT (name) DO UPDATE SET checksum = excluded.checksum, applied_at = now();
 
@@ -20,17 +20,17 @@ ON CONFLICT (name) DO UPDATE SET checksum = excluded.checksum, applied_at = now(
 SELECT name, checksum FROM schema_functions;
 
 -- name: function_bodies()
--- The functions there are, by their signatures, and their bodies as they would run.
+-- The functions that exist, by their signatures, and their bodies as they would run.
 SELECT p.proname AS name, p.oid::regprocedure::text AS signature, p.prosrc AS body
 FROM pg_proc AS p
 WHERE p.pronamespace = current_schema()::regnamespace;
 
 -- name: connection_room()
--- Say how many connections the server takes from others than superusers.
+-- Return how many connections the server accepts from users who are not superusers.
 SELECT current_setting('max_connections')::integer - current_setting('superuser_reserved_connections')::integer AS room;
 
 -- name: readiness_settings()
--- What decides whether an acknowledged transfer can be lost, and whether this server takes writes at all.
+-- The settings that decide whether an acknowledged transfer can be lost, and whether this server takes writes at all.
 SELECT current_setting('fsync') AS fsync,
        current_setting('full_page_writes') AS full_page_writes,
        current_setting('synchronous_commit') AS synchronous_commit,
@@ -40,7 +40,7 @@ SELECT current_setting('fsync') AS fsync,
        current_setting('transaction_read_only') = 'on' AS read_only;
 
 -- name: readiness_names()
--- The names of the constraints and indexes of the schema that hold: checked, and with an index in use.
+-- The names of the constraints and indexes of the schema that are in force: checked, and with an index in use.
 SELECT c.conname AS name FROM pg_constraint AS c LEFT JOIN pg_index AS i ON i.indexrelid = c.conindid
 WHERE c.connamespace = current_schema()::regnamespace AND c.convalidated
   AND (i.indexrelid IS NULL OR i.indisvalid AND i.indisready AND i.indislive)
@@ -52,14 +52,14 @@ SELECT c.conname FROM pg_constraint AS c JOIN pg_type AS t ON t.oid = c.contypid
 WHERE t.typnamespace = current_schema()::regnamespace;
 
 -- name: readiness_grants()
--- What the service's role may do to transfers and must not.
+-- What the service's role may do to transfers although it must not.
 SELECT has_any_column_privilege('transfers', 'UPDATE') AS updates,
        has_table_privilege('transfers', 'DELETE') OR has_table_privilege('transfers', 'TRUNCATE') AS deletes;
 
 -- name: identity_read()
 -- Which database this is, and which run of it.
--- Within a run nothing can have been put in its place: a copy of the files is put back between two starts of the server,
--- a promotion begins a timeline, and a dump that is read back into the same database makes new files for its tables.
+-- A database cannot be replaced within a run: copied files are put in place between two starts of the server, a
+-- promotion begins a timeline, and a dump that is restored into the same database makes new files for its tables.
 SELECT to_hex(s.system_identifier) || '.' || to_hex(d.oid::bigint) AS database,
        concat_ws(
            '.', left(pg_walfile_name(pg_current_wal_lsn()), 8), extract(epoch FROM pg_postmaster_start_time()),

@@ -1,5 +1,5 @@
 -- name: sink_create(name, kind, ledger_id, options, from_now, sinks_max)
--- Make a sink that begins behind what has happened, or with the first event; without a row there were too many.
+-- Create a sink that begins after the events so far, or with the first event; no row means that there are too many.
 WITH made AS (
     INSERT INTO sinks (name, kind, ledger_id, options)
     SELECT $1::text, $2::text, $3::bigint, $4::json WHERE (SELECT count(*) FROM sinks) < $6::bigint
@@ -22,13 +22,13 @@ LEFT JOIN ledgers AS r ON r.id = s.refused_ledger_id
 ORDER BY s.name;
 
 -- name: sink_pause(name)
--- Let a sink be sent nothing; one that is halted stays so.
+-- Stop sending to a sink; a halted sink stays halted.
 UPDATE sinks SET state = CASE state WHEN 'running' THEN 'paused' ELSE state END, revision = revision + 1
 WHERE name = $1
 RETURNING state;
 
 -- name: sink_resume(name, skip)
--- Let a sink be sent events again, without the one that its broker refused if that is to be skipped; tell which it was.
+-- Resume sending to a sink, without the event that its broker refused if that is to be skipped; return which it was.
 WITH before AS (
     SELECT s.*, l.name AS ledger
     FROM sinks AS s
@@ -47,27 +47,27 @@ WHERE s.id = b.id
 RETURNING b.state, b.ledger AS refused_ledger, b.refused_position;
 
 -- name: sink_delete(name)
--- Remove a sink, with how far it was.
+-- Remove a sink and its positions.
 DELETE FROM sinks WHERE name = $1 RETURNING id;
 
 -- name: sink_failed(id, revision, error)
--- Note why nothing can be sent to a sink.
+-- Record why nothing can be sent to a sink.
 UPDATE sinks SET failing_since = coalesce(failing_since, now()), error = $3, error_at = now()
 WHERE id = $1 AND revision = $2;
 
 -- name: sink_works(id)
--- Note that a sink's broker has confirmed something.
+-- Record that a sink's broker has confirmed something.
 UPDATE sinks SET failing_since = NULL WHERE id = $1 AND failing_since IS NOT NULL;
 
 -- name: sink_halt(id, revision, ledger_id, position, error)
--- Let a sink be sent nothing because of an event that its broker will never take.
+-- Stop sending to a sink because of an event that its broker will never take.
 UPDATE sinks
 SET state = 'halted', refused_ledger_id = $3, refused_position = $4, error = $5, error_at = now(),
     failing_since = coalesce(failing_since, now())
 WHERE id = $1 AND revision = $2 AND state = 'running';
 
 -- name: sink_behind_page(sink_id, ledger_id, after, limit)
--- One page of the ledgers that have events for a sink, its own or all, with the age of the first of them in seconds.
+-- One page of the ledgers that have events for a sink, its own or all, with the age in seconds of the first event.
 SELECT b.ledger_id, b.position, b.head, extract(epoch FROM clock_timestamp() - f.posted_at)::float8 AS seconds
 FROM (
     SELECT h.ledger_id, coalesce(p.position, 0) AS position, h.position AS head
@@ -84,11 +84,11 @@ CROSS JOIN LATERAL (
 ORDER BY b.ledger_id;
 
 -- name: sink_position_list(sink_id, ledgers)
--- How far a sink is in each of these ledgers; where it has not begun there is no row.
+-- A sink's position in each of these ledgers; a ledger in which it has not begun has no row.
 SELECT ledger_id, position FROM sink_positions WHERE ledger_id = ANY ($2::bigint[]) AND sink_id = $1;
 
 -- name: sink_position_store(sink_id, ledgers, positions)
--- Note how far a sink is, never backwards; of one that was removed nothing.
+-- Store a sink's positions, never backwards; nothing is stored for a sink that was removed.
 INSERT INTO sink_positions AS p (ledger_id, sink_id, position)
 SELECT n.ledger_id, s.id, n.position
 FROM unnest($2::bigint[], $3::bigint[]) AS n (ledger_id, position)

@@ -1,5 +1,5 @@
 -- name: statement_page(ledger_id, account, after_at, after_version, until, limit)
--- One page of what moved money on an account, in the order of posting, oldest first, from both sides of its transfers.
+-- One page of an account's entries in the order of posting, oldest first, from both sides of its transfers.
 SELECT e.* FROM (
     (SELECT id, kind, -amount AS amount, destination AS counterparty, source_version AS version, reference,
             effective_at, created_at
@@ -23,7 +23,7 @@ ORDER BY e.created_at, e.version
 LIMIT $6;
 
 -- name: statement_page_back_dated(ledger_id, account, after_effective, after_at, after_version, until, as_of, limit)
--- One page of what counts for an earlier instant than that of its posting, in the order of the first, posted by as_of.
+-- One page of back-dated entries posted by as_of, in the order of the instants that they count for.
 SELECT e.* FROM (
     (SELECT id, kind, -amount AS amount, destination AS counterparty, source_version AS version, reference,
             effective_at, created_at
@@ -51,7 +51,7 @@ LIMIT $8;
 SELECT ledger_clock() AS clock;
 
 -- name: trial_balance(ledger_id, prefixes, prefix_ends, limit)
--- Sums over the accounts whose ids begin with one of some prefixes, by currency, as they are now.
+-- Sums over the accounts whose ids begin with one of the prefixes, by currency, as they are now.
 SELECT currency,
        coalesce(-sum(balance) FILTER (WHERE balance < 0), 0) AS debit,
        coalesce(sum(balance) FILTER (WHERE balance > 0), 0) AS credit,
@@ -63,7 +63,7 @@ ORDER BY currency
 LIMIT $4;
 
 -- name: trial_balance_at(ledger_id, prefixes, prefix_ends, at, limit)
--- The same as it was at an instant: each account at its newest entry by then. Those opened later are left out.
+-- The same at an instant: each account at its newest entry by then. Accounts opened later are left out.
 SELECT a.currency,
        coalesce(-sum(e.balance) FILTER (WHERE e.balance < 0), 0) AS debit,
        coalesce(sum(e.balance) FILTER (WHERE e.balance > 0), 0) AS credit,

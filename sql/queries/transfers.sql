@@ -5,7 +5,7 @@
 -- t.expires_at, t.amount_asked, t.release_rest, t.parent_key
 
 -- name: transfer_post_many(ledgers, last_accounts, account_ledgers, accounts, request_ledgers, keys, fingerprints, ids, sources, destinations, amounts, currencies, references, descriptions, metadata, conditions, request_ids, sets, source_versions, destination_versions, source_availables, effective_ats, kinds, expires_ins, parents, parent_keys, releases_rest, expires_ats, waits, wait_ms, looks_up)
--- Post a batch in one transaction: the function says what became of each.
+-- Post a batch in one transaction; the function returns the outcome of each request.
 SELECT * FROM post_transfers($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22, $23, $24, $25, $26, $27, $28, $29, $30, $31);
 
 -- name: transfer_by_keys(ledgers, keys)
@@ -16,10 +16,10 @@ CROSS JOIN LATERAL (SELECT * FROM transfers WHERE ledger_id = w.ledger AND idemp
 ORDER BY w.position;
 
 -- name: transfer_sides_many(ledger_id, ids, keys)
--- The accounts of the attempts of these ids, and of those that are bound to these idempotency keys.
+-- The accounts of the attempts with these ids, and of those that these idempotency keys are bound to.
 SELECT t.id, t.idempotency_key, t.source, t.destination, t.refusal IS NOT NULL AS refused
 FROM (
-    -- The first one from each id on: that has only one index, whatever is believed of the table.
+    -- The first transfer from each id on: only one index serves that, whatever the planner believes of the table.
     SELECT i.* FROM unnest($2::uuid[]) AS w (id)
     CROSS JOIN LATERAL (SELECT * FROM transfers WHERE ledger_id = $1 AND id >= w.id ORDER BY id LIMIT 1) AS i
     WHERE i.id = w.id
@@ -37,16 +37,16 @@ FROM (
 -- FROM transfer_progress WHERE ledger_id = t.ledger_id AND id = t.id OFFSET 0
 
 -- name: transfer_by_key(ledger_id, key)
--- The attempt that an idempotency key is bound to, and what has become of it.
--- That is looked up by itself (OFFSET 0): a join may read all that the ledger has, when ids grow past the statistics.
+-- The attempt that an idempotency key is bound to, and its progress.
+-- The progress is looked up separately (OFFSET 0): a join may read the whole ledger when ids grow past the statistics.
 SELECT {transfer_columns}, {progress_columns}
 FROM transfers AS t
 LEFT JOIN LATERAL ({progress_of_it}) AS p ON true
 WHERE t.ledger_id = $1 AND t.idempotency_key = $2;
 
 -- name: transfer_by_id(ledger_id, id)
--- The attempt of this id, and what has become of it.
--- The first one from the id on: that has only one index, whatever is believed of the table.
+-- The attempt with this id, and its progress.
+-- The first transfer from the id on: only one index serves that, whatever the planner believes of the table.
 SELECT {transfer_columns}, {progress_columns}
 FROM (SELECT * FROM transfers WHERE ledger_id = $1 AND id >= $2 ORDER BY id LIMIT 1) AS t
 LEFT JOIN LATERAL ({progress_of_it}) AS p ON true
@@ -66,7 +66,7 @@ LIMIT $3;
 -- row_number() OVER (ORDER BY created_at DESC, id DESC) AS number
 
 -- name: transfer_page(ledger_id, before_at, before_id, since, kind, metadata, examined, limit, accounts)
--- One page of all transfers of a ledger, newest first: of those examined the ones that match, and the last one.
+-- One page of all transfers of a ledger, newest first: of those examined, the ones that match, and the last one.
 SELECT {transfer_columns}, matches, number
 FROM (
     SELECT {examined_columns}
@@ -93,7 +93,7 @@ ORDER BY created_at DESC, id DESC
 LIMIT $8;
 
 -- name: transfer_page_by_reference(ledger_id, before_at, before_id, since, kind, metadata, examined, limit, accounts, reference)
--- The same of the transfers that carry a reference.
+-- The same for the transfers that have a reference.
 SELECT {transfer_columns}, matches, number
 FROM (
     SELECT {examined_columns}
@@ -110,7 +110,7 @@ ORDER BY created_at DESC, id DESC
 LIMIT $8;
 
 -- name: transfer_page_by_reference_and_account(ledger_id, before_at, before_id, since, kind, metadata, examined, limit, accounts, reference, account)
--- The same of the transfers of an account that carry a reference, from both sides.
+-- The same for the transfers of an account that have a reference, from both sides.
 SELECT {transfer_columns}, matches, number
 FROM (
     SELECT {examined_columns}
@@ -137,7 +137,7 @@ ORDER BY created_at DESC, id DESC
 LIMIT $8;
 
 -- name: transfer_page_by_account(ledger_id, before_at, before_id, since, kind, metadata, examined, limit, accounts, account)
--- The same of the transfers of an account, from both sides.
+-- The same for the transfers of an account, from both sides.
 SELECT {transfer_columns}, matches, number
 FROM (
     SELECT {examined_columns}

@@ -6,7 +6,7 @@
 -- ) AS secrets
 
 -- name: webhook_endpoint_create(ledger_id, id, url, types, description, secret, places)
--- Make an endpoint at the ledger's present end, on its first free place; none where all are taken, or this one meanwhile.
+-- Create an endpoint at the present end of the feed, in the ledger's first free place; no row if no place was free.
 INSERT INTO webhook_endpoints (ledger_id, id, url, types, description, position, place, secrets, secrets_until)
 SELECT $1, $2, $3, $4, $5, coalesce((SELECT h.position FROM feed_heads AS h WHERE h.ledger_id = $1), 0), n.place,
        ARRAY[$6::bytea], ARRAY['infinity'::timestamptz]
@@ -22,11 +22,11 @@ RETURNING {webhook_endpoint_columns};
 SELECT {webhook_endpoint_columns} FROM webhook_endpoints WHERE ledger_id = $1 AND id = $2;
 
 -- name: webhook_endpoint_page(ledger_id, after, limit)
--- One page of the endpoints of a ledger, in the order in which they were made.
+-- One page of the endpoints of a ledger, in the order of their creation.
 SELECT {webhook_endpoint_columns} FROM webhook_endpoints WHERE ledger_id = $1 AND id > $2 ORDER BY id LIMIT $3;
 
 -- name: webhook_endpoint_change(ledger_id, id, url, types, describes, description, enabled)
--- Change what is not null of an endpoint, and its description where that is said; one that is enabled has no reason.
+-- Change what is not null of an endpoint, and its description if asked; enabling it removes the reason it was disabled.
 UPDATE webhook_endpoints
 SET url = coalesce($3, url),
     types = coalesce($4, types),
@@ -37,11 +37,11 @@ WHERE ledger_id = $1 AND id = $2
 RETURNING {webhook_endpoint_columns};
 
 -- name: webhook_endpoint_delete(ledger_id, id)
--- Remove an endpoint with all that is known of it.
+-- Remove an endpoint with everything that is known of it.
 DELETE FROM webhook_endpoints WHERE ledger_id = $1 AND id = $2 RETURNING id;
 
 -- name: webhook_endpoint_rotate(ledger_id, id, secret, overlap_seconds, secrets_max)
--- Give an endpoint a new secret; the one before signs for a while, as do those before it until their instants.
+-- Give an endpoint a new secret; the old one signs for a while, and still older ones until their instants.
 UPDATE webhook_endpoints
 SET secrets = ($3::bytea || secrets)[1:$5::integer],
     secrets_until = (
@@ -52,7 +52,7 @@ WHERE ledger_id = $1 AND id = $2
 RETURNING {webhook_endpoint_columns};
 
 -- name: webhook_endpoint_replay(ledger_id, id, from_position)
--- Move an endpoint back, never on; what waited or was given up from there on is sent with all the rest.
+-- Move an endpoint back, never forward; events from there on that waited or were given up are sent with the others.
 WITH forgotten AS (
     DELETE FROM webhook_retries WHERE ledger_id = $1 AND endpoint_id = $2 AND position >= $3
 )
@@ -62,7 +62,7 @@ WHERE ledger_id = $1 AND id = $2
 RETURNING {webhook_endpoint_columns};
 
 -- name: webhook_attempt_page(ledger_id, endpoint_id, before, limit)
--- One page of what was tried lately at an endpoint, newest first.
+-- One page of the recent attempts at an endpoint, newest first.
 SELECT id, position, type, attempt, outcome, status, error, attempted_at, duration_ms, answer
 FROM webhook_attempts
 WHERE ledger_id = $1 AND endpoint_id = $2 AND id < $3
@@ -70,7 +70,7 @@ ORDER BY id DESC
 LIMIT $4;
 
 -- name: webhook_retry_page(ledger_id, endpoint_id, after, limit)
--- One page of the events that have not arrived at an endpoint, in their order.
+-- One page of the events that have not arrived at an endpoint, in order.
 SELECT position, attempts, attempted_at, due_at
 FROM webhook_retries
 WHERE ledger_id = $1 AND endpoint_id = $2 AND position > $3
@@ -86,7 +86,7 @@ ORDER BY due_at
 LIMIT $3;
 
 -- name: webhook_work_page(after_ledger, after_id, limit)
--- One page of the endpoints of all ledgers that are sent something, with what each may have to be sent now.
+-- One page of the endpoints of all ledgers that are sent events, with what each may have to be sent now.
 SELECT e.ledger_id, e.id, e.version, greatest(0, coalesce(h.position, 0) - e.position) AS behind,
        coalesce(r.due_at <= c.clock, false) AS due
 FROM (SELECT ledger_clock() AS clock) AS c
@@ -104,7 +104,7 @@ LEFT JOIN LATERAL (
 ORDER BY e.ledger_id, e.id;
 
 -- name: webhook_attempt_record(ledger_ids, endpoint_ids, replays, reached, positions, attempts, outcomes, due_seconds, ids, types, attempted_at, durations_ms, statuses, errors, answers, waiting_max)
--- Write down what became of attempts at many endpoints, and say of each whether the endpoint's position moved on to it.
+-- Record the outcomes of attempts at many endpoints, and return for each whether the endpoint's position moved on.
 WITH told AS MATERIALIZED (
     SELECT t.*
     FROM unnest(
@@ -122,8 +122,8 @@ WITH told AS MATERIALIZED (
     ORDER BY e.ledger_id, e.id
     FOR NO KEY UPDATE
 ), judged AS MATERIALIZED (
-    -- A first attempt moves the position on, unless somebody else has moved it meanwhile, the endpoint is gone, or it
-    -- failed and too many wait already.
+    -- A first attempt moves the position on, unless another transaction has moved it, the endpoint is gone, or the
+    -- attempt failed and too many events wait already.
     SELECT t.*, l.replay = t.replay AND l.position < t.reached AND t.outcome IS DISTINCT FROM 'gone'
         AND CASE WHEN t.reached IS NULL OR t.outcome IS DISTINCT FROM 'failed' THEN true ELSE (
             SELECT count(*) FROM (
@@ -181,7 +181,7 @@ SELECT ledger_id, id FROM webhook_endpoints WHERE (ledger_id, id) > ($1, $2) ORD
 SELECT secrets FROM webhook_endpoints ORDER BY ledger_id DESC, id DESC LIMIT $1;
 
 -- name: webhook_attempt_prune(ledger_id, endpoint_id, kept, oldest, limit)
--- Remove attempts at an endpoint but the newest, and those before the oldest, a bounded number.
+-- Remove attempts at an endpoint except the newest, and those before the oldest, a bounded number.
 DELETE FROM webhook_attempts
 WHERE ledger_id = $1 AND endpoint_id = $2 AND id <= (
     SELECT o.id FROM (

@@ -1,1 +1,1 @@
-"""Sinks: brokers of operators, which are sent every event."""
+"""Sinks: the operators' message brokers, which are sent events."""

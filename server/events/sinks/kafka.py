@@ -1,9 +1,9 @@
 """
-Kafka: an idempotent producer, and a key for each account, so that its events stay in the order of their positions.
+Kafka: an idempotent producer, and the account as key, so that an account's events stay in the order of their positions.
 
-A producer that has failed is thrown away: the numbers that it counts its batches by no longer fit the broker's.
+A producer that has failed is thrown away: its sequence numbers no longer match the broker's.
 
-Imported only where a sink of this kind runs.
+This module is imported only if a sink of this kind runs.
 """
 
 import asyncio
@@ -28,16 +28,16 @@ from server.events.sinks.sink import (
 
 # Milliseconds that one request may take: shorter than `CONFIRM_SECONDS`, so that a lost one can be repeated.
 REQUEST_MS: Final = 5_000
-# Bytes that leave as one batch of a partition: a fourth of what a broker takes unless it is told otherwise.
+# Bytes in one batch of a partition: a fourth of what a broker takes by default.
 BATCH_BYTES: Final = 256 * 1024
 
 
 class KafkaSink:
     """
-    A topic.
+    A topic of Kafka.
 
     Args:
-        options: Which, and how it is reached.
+        options: Which topic, and how to reach it.
     """
 
     def __init__(self, options: KafkaOptions) -> None:
@@ -46,7 +46,7 @@ class KafkaSink:
         self._producer: AIOKafkaProducer | None = None
 
     async def open(self) -> None:
-        """Connect, and learn what the producer is called by its cluster."""
+        """Connect, and get the producer's id from the cluster."""
         self._password = await connected(self._options, ("aiokafka",), self._open, (KafkaError,))
 
     async def _open(self, password: str | None, tls: ssl.SSLContext | None) -> None:
@@ -72,7 +72,7 @@ class KafkaSink:
         await self._producer.start()
 
     async def send(self, messages: Sequence[Message]) -> None:
-        """Return when all replicas that are in step have the messages."""
+        """Return when all in-sync replicas have the messages."""
         await within(CONFIRM_SECONDS, self._send(messages), "not confirmed", (KafkaError,), self._password)
 
     async def _send(self, messages: Sequence[Message]) -> None:
@@ -85,19 +85,19 @@ class KafkaSink:
             raise RefusedError(shown(f"larger than the topic takes: {error}", self._password)) from error
         finally:
             for future in sent:
-                # What nobody asks for is logged by asyncio.
+                # asyncio would log an error that is never retrieved.
                 if not future.cancel() and not future.cancelled():
                     future.exception()
 
     async def _begin(self, message: Message) -> "asyncio.Future[object]":
-        """Put a message behind those before it, and return what is done when it is confirmed."""
+        """Queue a message behind those before it, and return a future that is done when it is confirmed."""
         assert self._producer is not None, "it is open"
         account = message.event.account
         headers = [("content-type", CONTENT_TYPE), *((f"ce_{k}", v) for k, v in message.attributes.items())]
         sent: asyncio.Future[object] = await self._producer.send(
             self._options.topic,
             message.body,
-            # A refusal may name no account. It goes to any partition.
+            # A refusal may name no account: it goes to any partition.
             key=account.encode() if account else None,
             timestamp_ms=int(message.event.at.timestamp() * 1000),
             headers=[(name, value.encode()) for name, value in headers],
@@ -105,11 +105,11 @@ class KafkaSink:
         return sent
 
     async def close(self) -> None:
-        """Close the producer without what it has not sent."""
+        """Close the producer without sending the rest."""
         producer, self._producer = self._producer, None
         if producer is None:
             return
-        # `stop` would wait for as long as the broker is away, and go on trying.
+        # `stop` would wait for as long as the broker is away, and keep trying.
         producer._closed = True
         sending = producer._sender.sender_task
         if sending is not None:

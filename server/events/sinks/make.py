@@ -1,4 +1,4 @@
-"""Makes a sink of its kind, with the packages of that kind alone."""
+"""Makes a sink of its kind, and imports the packages of that kind only."""
 
 from server.events.sinks.options import KafkaOptions, Options, RabbitOptions
 from server.events.sinks.sink import AwayError, Sink
@@ -6,7 +6,7 @@ from server.events.sinks.sink import AwayError, Sink
 
 def make_sink(options: Options) -> Sink:
     """
-    Return the sink that the options describe; nothing is connected to yet.
+    Return the sink that the options describe, which is not connected yet.
 
     Raises:
         AwayError: The packages of its kind are not installed.

@@ -1,4 +1,4 @@
-"""How the broker of a sink is reached: what `tallystick sinks create` takes, and what is kept of it."""
+"""The options of a sink's broker: what `tallystick sinks create` takes, and what is stored of it."""
 
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, Final, Literal, NamedTuple, get_args, get_type_hints
@@ -48,7 +48,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     @property
     def target(self) -> str:
-        """Where events go, for a person."""
+        """Where events go, as a person is shown it."""
         raise NotImplementedError
 
     @property
@@ -98,7 +98,7 @@ class KafkaOptions(Options, frozen=True, kw_only=True, omit_defaults=True):
 
     @property
     def target(self) -> str:
-        """Where events go, for a person."""
+        """Where events go, as a person is shown it."""
         return f"{self.topic} at {self.bootstrap}"
 
     def __post_init__(self) -> None:
@@ -128,31 +128,31 @@ class RabbitOptions(Options, frozen=True, kw_only=True, omit_defaults=True):
 
     @property
     def target(self) -> str:
-        """Where events go, for a person."""
+        """Where events go, as a person is shown it."""
         return f"{self.exchange} at {self.url}"
 
 
-# The kinds of sinks that there are.
+# All kinds of sinks.
 KINDS: Final[Mapping[str, type[Options]]] = {"kafka": KafkaOptions, "rabbitmq": RabbitOptions}
 
 
 class Argument(NamedTuple):
-    """An argument of the command line: a field of options."""
+    """An argument of the command line, made of a field of options."""
 
     name: str
     help: str
     required: bool
-    # Whether it stands alone.
+    # Whether it takes no value.
     flag: bool
 
     @property
     def word(self) -> str:
-        """How it is written."""
+        """The argument as it is written."""
         return f"--{self.name.replace('_', '-')}"
 
 
 def arguments(kind: str) -> Iterator[Argument]:
-    """Return the arguments of a kind, its own before those of all kinds."""
+    """Yield the arguments of a kind, its own before those of all kinds."""
     options = KINDS[kind]
     hints = get_type_hints(options, include_extras=True)
     fields = {field.name: field for field in msgspec.structs.fields(options)}
@@ -167,7 +167,7 @@ def read_options(kind: str, given: Mapping[str, Any]) -> Options:
     Return the options that a command line gives; None counts as not given.
 
     Raises:
-        ValueError: They are none. The message repeats no value, which may be a secret in the wrong place.
+        ValueError: They are not valid. The message repeats no value, which may be a secret in the wrong place.
     """
     known = {argument.name: argument for argument in arguments(kind)}
     try:

@@ -1,4 +1,4 @@
-"""The publisher: a task for each sink, so that one that is away holds up nobody."""
+"""The publisher: a task for each sink, so that a sink that is away delays no other."""
 
 import asyncio
 import time
@@ -17,10 +17,10 @@ from server.store.postgres import Database
 from server.telemetry.failpoints import Failpoints
 from server.telemetry.metrics import LAG_DIGITS, Sample
 
-# Seconds between two looks at the sinks: what an operator changes is heeded by then.
+# Seconds between two looks at the sinks: an operator's change takes effect within this time.
 STEP_SECONDS: Final = 1.0
-# Seconds between two looks at what each sink has not been sent: they count how far it is behind, and find what another
-# process has relayed, of which this one was not told.
+# Seconds between two looks at what each sink has not been sent: they count how far it is behind, and find events that
+# another process has relayed without telling this one.
 LOOK_SECONDS: Final = 5.0
 
 OUTCOMES: Final = ("confirmed", "failed", "refused")
@@ -32,7 +32,7 @@ class _Running(NamedTuple):
 
 
 class _Seen(NamedTuple):
-    """What the last look at a sink has shown, and since when its oldest event waits, by `time.monotonic`."""
+    """What the last look at a sink has found, and since when its oldest event has waited, by `time.monotonic`."""
 
     events: int
     since: float
@@ -41,14 +41,15 @@ class _Seen(NamedTuple):
 
 class SinkPublisher:
     """
-    Sends events to all sinks, as a job. Two at once do no harm: events arrive twice, and positions only grow.
+    Sends events to all sinks, as a job. Two publishers at once do no harm: events arrive twice, and positions only
+    grow.
 
     Args:
-        database: Where the sinks are.
+        database: Holds the sinks.
 
-        feed: What is sent.
+        feed: Reads the events.
 
-        failpoints: Where it fails on purpose.
+        failpoints: Where tests inject failures.
 
         make: Makes the client of a broker.
     """
@@ -78,7 +79,7 @@ class SinkPublisher:
             running.publishing.tell(ledger_ids)
 
     async def step(self) -> float:
-        """Begin and end to send as the sinks are now, and look at what they have not been sent."""
+        """Start and stop sending as the sinks now say, and look at what they have not been sent."""
         rows = await self._sinks.rows()
         wanted = {row.id: row for row in rows if row.state == "running"}
         over = [
@@ -97,13 +98,13 @@ class SinkPublisher:
         return STEP_SECONDS
 
     async def close(self) -> None:
-        """Send no more."""
+        """Stop sending."""
         await self._end(list(self._running))
         self._seen = {}
         self._look_due = 0.0
 
     def samples(self) -> Iterator[Sample]:
-        """Return its numbers."""
+        """Return the job's metrics."""
         for name, seen in self._seen.items():
             seconds = time.monotonic() - seen.since if seen.events else 0.0
             yield Sample("tallystick_sink_lag_events", (name,), seen.events)
@@ -124,7 +125,7 @@ class SinkPublisher:
         await stop(*(running.task for running in ended))
 
     async def _look(self, rows: Collection[SinkRow]) -> None:
-        """See what each sink has not been sent, also those that are sent nothing."""
+        """Look at what each sink has not been sent, also at sinks that are paused or halted."""
         seen: dict[str, _Seen] = {}
         for row in rows:
             lag = Lag()

@@ -1,8 +1,8 @@
 """
-Sending to one sink: batch after batch, each confirmed before the next is sent.
+Sends to one sink, batch after batch; each batch is confirmed before the next is sent.
 
-How far it is, is stored after the broker has confirmed: what was confirmed and not stored is sent again, so that every
-event arrives, and some more than once. After a failure the next batch is one event, and batches grow from there.
+A sink's position is stored after the broker has confirmed. Events that were confirmed but not stored are sent again, so
+every event arrives, and some more than once. After a failure the next batch is one event, and batches grow from there.
 """
 
 import asyncio
@@ -20,36 +20,36 @@ from server.store.coalescer import QueueFullError
 from server.store.errors import DatabaseError, StoreError
 from server.telemetry.failpoints import Failpoints
 
-# Events of one batch: some hundredths of a second of a processor, and one commit for how far the sink is.
+# Events of one batch: some hundredths of a second of a processor, and one commit for the sink's positions.
 EVENTS_MAX: Final = 500
-# Bytes of one batch, unless one event alone has more: what a broker confirms well in time.
+# Bytes of one batch, unless one event alone has more: a broker confirms this well in time.
 BYTES_MAX: Final = 4 * 1024 * 1024
 # Ledgers of one batch, whose pages are read at once. Ledgers take turns, so one that is far behind delays no other.
 LEDGERS_MAX: Final = 16
-# Ledgers that may wait for their turn, and whose positions are remembered: some ten megabytes. Those on top are found
-# by the next look at all ledgers.
+# Ledgers that may wait for their turn, and ledgers whose positions are remembered: some ten megabytes. The next look at
+# all ledgers finds the others.
 REMEMBERED_MAX: Final = 100_000
-# Seconds before a sink that is away is tried again: short at first, and never so long that events wait for one that is
-# back.
+# Seconds before a sink that is away is tried again: short at first, and never so long that events wait for a sink that
+# is back.
 PAUSE_FIRST_SECONDS: Final = 0.5
 PAUSE_MAX_SECONDS: Final = 30.0
 
-# What is the database's and not the sink's.
+# Errors of the database, not of the sink.
 PASSING: Final = (StoreError, DatabaseError, QueueFullError)
 
 log = logging.getLogger(__name__)
 
 
 def pause_seconds(failures: int) -> float:
-    """Return the pause after so many failures in a row."""
+    """Return the pause after this many failures in a row."""
     return growing_pause(failures, PAUSE_FIRST_SECONDS, PAUSE_MAX_SECONDS)
 
 
 class Batch(NamedTuple):
-    """What is sent at once."""
+    """The events that are sent together."""
 
     messages: list[Message]
-    # How far it goes in each of its ledgers, and those that have more.
+    # The position that it reaches in each of its ledgers, and the ledgers that have more events.
     ends: dict[int, int]
     unfinished: list[int]
 
@@ -61,18 +61,18 @@ class Publishing:
     Args:
         row: The sink, as it was when this began.
 
-        sinks: Where is noted how far it is.
+        sinks: Stores the sink's positions.
 
-        feed: What is sent.
+        feed: Reads the events.
 
-        make: Makes its broker's client.
+        make: Makes the client of the sink's broker.
 
         counts: Counts events by outcome.
 
-        failpoints: Where it fails on purpose.
+        failpoints: Where tests inject failures.
 
     Attributes:
-        halted: Whether its broker has refused an event: nothing more is sent.
+        halted: Whether the broker has refused an event: nothing more is sent.
     """
 
     def __init__(
@@ -92,11 +92,11 @@ class Publishing:
         self._counts = counts
         self._failpoints = failpoints
         self._sink: Sink | None = None
-        # Ledgers that have something for it, in the order of their turns.
+        # Ledgers that have events for the sink, in the order of their turns.
         self._waiting: dict[int, None] = {}
         self._news = asyncio.Event()
         self._positions: dict[int, int] = {}
-        # Events of the next batch at most.
+        # Maximum number of events in the next batch.
         self._most = 1
         self._failing = row.failing_since is not None
         self.halted = False
@@ -111,11 +111,11 @@ class Publishing:
             self._news.set()
 
     def find(self, page: Collection[Behind]) -> None:
-        """Take note of ledgers that a look has found, and how far the sink is there."""
+        """Take note of ledgers that a look has found, and of the sink's positions there."""
         if len(self._positions) >= REMEMBERED_MAX:
             self._positions.clear()
         for ledger in page:
-            # What was confirmed since the look began counts more.
+            # A position that was confirmed since the look began is newer.
             self._positions[ledger.ledger_id] = max(self._positions.get(ledger.ledger_id, 0), ledger.position)
         self.tell([ledger.ledger_id for ledger in page])
 
@@ -145,7 +145,7 @@ class Publishing:
             await self._close()
 
     async def _send_next(self) -> None:
-        """Send a batch and note how far the sink is then."""
+        """Send a batch and store the sink's new positions."""
         chosen = [ledger for ledger, _ in zip(self._waiting, range(min(LEDGERS_MAX, self._most)), strict=False)]
         for ledger in chosen:
             del self._waiting[ledger]
@@ -175,7 +175,7 @@ class Publishing:
             log.info("the sink %s goes on", self.row.name)
 
     async def _confirmed(self, sink: Sink, batch: Batch) -> bool:
-        """Send a batch; False where one of its events was refused, and is to be found or has halted the sink."""
+        """Send a batch; return False if an event was refused, which must still be found or has halted the sink."""
         try:
             await sink.send(batch.messages)
         except AwayError:
@@ -194,7 +194,7 @@ class Publishing:
         return True
 
     async def _read(self, ledgers: Collection[int]) -> Batch:
-        """Read what comes next in each of these ledgers, in equal shares."""
+        """Read the next events of these ledgers, in equal shares."""
         unknown = [ledger for ledger in ledgers if ledger not in self._positions]
         if unknown:
             self._positions.update(await self._sinks.positions(self.row.id, unknown))

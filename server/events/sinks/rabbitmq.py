@@ -1,7 +1,7 @@
 """
 RabbitMQ: persistent messages to a durable topic exchange, each confirmed by the broker.
 
-Imported only where a sink of this kind runs.
+This module is imported only if a sink of this kind runs.
 """
 
 import asyncio
@@ -37,14 +37,14 @@ from server.store.background import stop
 
 class RabbitSink:
     """
-    An exchange.
+    An exchange of RabbitMQ.
 
-    A message that leads to no queue, or to one that is full, comes back and is sent again. Queues may be bound, unbound
-    and emptied at any moment. So a message is confirmed before the next one of its account is sent, which must not
-    overtake it.
+    A message that reaches no queue, or a full one, comes back and is sent again. Queues may be bound, unbound and
+    emptied at any moment. So a message is confirmed before the next one of its account is sent, which must not overtake
+    it.
 
     Args:
-        options: Which, and how it is reached.
+        options: Which exchange, and how to reach it.
     """
 
     def __init__(self, options: RabbitOptions) -> None:
@@ -54,7 +54,7 @@ class RabbitSink:
         self._exchange: AbstractExchange | None = None
 
     async def open(self) -> None:
-        """Connect, and make the exchange unless it is there."""
+        """Connect, and create the exchange if it does not exist."""
         libraries = ("aio_pika", "aiormq")
         self._password = await connected(self._options, libraries, self._open, CONNECTION_EXCEPTIONS)
 
@@ -62,14 +62,14 @@ class RabbitSink:
         url = yarl.URL(self._options.url)
         if self._options.username is not None:
             url = url.with_user(self._options.username).with_password(password)
-        # Known before it is there: one that could not be opened has to be closed too.
+        # Stored before it is open: a connection that could not be opened must be closed, too.
         self._connection = connection = aio_pika.Connection(
             url, ssl_context=tls, client_properties={"connection_name": "tallystick"}
         )
         try:
             await connection.connect()
         except InvalidFrameError as error:
-            # The library does not tell what the broker said.
+            # The library does not pass on what the broker said.
             raise AwayError("the broker refuses the connection: it may have no such virtual host") from error
         channel = await connection.channel(publisher_confirms=True, on_return_raises=True)
         self._exchange = await channel.declare_exchange(
@@ -77,7 +77,7 @@ class RabbitSink:
         )
 
     async def send(self, messages: Sequence[Message]) -> None:
-        """Return when every queue that a message leads to has it on its disk."""
+        """Return when every queue that a message reaches has it on its disk."""
         tasks: list[asyncio.Task[None]] = []
         newest: dict[tuple[str, str], asyncio.Task[None]] = {}
         try:
@@ -93,7 +93,7 @@ class RabbitSink:
             raise
 
     async def _confirm(self, message: Message) -> None:
-        # Each has the time for itself: what comes one after the other takes longer the more there is.
+        # Each message has the whole time for itself: messages sent one after the other take longer the more there are.
         work = self._publish(message)
         await within(CONFIRM_SECONDS, work, "not confirmed", CONNECTION_EXCEPTIONS, self._password)
 

@@ -1,4 +1,4 @@
-"""What a sink is, to whoever sends: it is opened, takes messages until something goes wrong, and is closed."""
+"""The interface of a sink: it is opened, takes messages until something goes wrong, and is closed."""
 
 import asyncio
 import logging
@@ -15,21 +15,21 @@ from server.store.background import stop
 
 T = TypeVar("T")
 
-# Seconds in which a broker must be reached and have let us in: a few round trips, and what a loaded broker takes.
+# Seconds in which a broker must be reached and have let us in: a few round trips, and the delay of a loaded broker.
 OPEN_SECONDS: Final = 10.0
-# Seconds in which it must confirm what it was sent: it may have to wait for its disk and for replicas.
+# Seconds in which it must confirm messages: it may have to wait for its disk and for replicas.
 CONFIRM_SECONDS: Final = 10.0
 # Seconds that closing a connection may take: a broker that does not answer is left.
 CLOSE_SECONDS: Final = 5.0
-# Characters of an error that are kept: brokers say it in a sentence.
+# Characters of an error that are kept: brokers explain it in a sentence.
 ERROR_MAX: Final = 500
-# Bytes read of a file with a password.
+# Bytes read of a password file.
 PASSWORD_MAX_BYTES: Final = 4_096
 
-# How a message is marked that is a CloudEvent as a whole.
+# The content type of a message that is a whole CloudEvent.
 CONTENT_TYPE: Final = "application/cloudevents+json; charset=UTF-8"
 
-# What a library has last logged in the task that is looking, and in those that it has begun.
+# What a library has last logged in the present task, and in tasks that it has started.
 _heard: ContextVar[list[str] | None] = ContextVar("heard", default=None)
 
 
@@ -39,17 +39,17 @@ class Message(NamedTuple):
     # The name of its ledger.
     ledger: str
     event: Event
-    # The event as CloudEvents has it in JSON.
+    # The event as a CloudEvent in JSON.
     body: bytes
 
     @property
     def id(self) -> str:
-        """As CloudEvents has it."""
+        """The message's id, as CloudEvents has it."""
         return f"{self.ledger}/{self.event.position}"
 
     @property
     def attributes(self) -> dict[str, str]:
-        """What CloudEvents says of it besides its data, for headers: nobody has to parse the body to choose."""
+        """The attributes of the CloudEvent besides its data, for headers: readers need not parse the body to choose."""
         return {
             "specversion": "1.0",
             "id": self.id,
@@ -60,20 +60,20 @@ class Message(NamedTuple):
 
 
 class AwayError(Exception):
-    """The broker cannot be reached, lets nobody in, or does not confirm. It may do so later; the message says why."""
+    """The broker cannot be reached, denies access, or does not confirm. This may pass; the message says why."""
 
 
 class RefusedError(Exception):
-    """The broker has been reached, and takes one of the messages neither now nor later; the message says why."""
+    """The broker was reached, but will never take one of the messages; the message says why."""
 
 
 class Sink(Protocol):
     """
-    A broker. Each kind is a class that is made of its options. After an error it is closed, and another one is sent the
-    whole batch again.
+    A client of a broker. Each kind is a class that is made of its options. After an error it is closed, and another one
+    is sent the whole batch again.
 
-    No message may be taken before those of the same account that precede it: readers may leave out what lies behind
-    what they have seen.
+    No message may be taken before earlier messages of the same account: readers may ignore positions below those they
+    have seen.
     """
 
     async def open(self) -> None:
@@ -81,7 +81,7 @@ class Sink(Protocol):
         Connect.
 
         Raises:
-            AwayError: It could not be done.
+            AwayError: The connection failed.
         """
 
     async def send(self, messages: Sequence[Message]) -> None:
@@ -89,7 +89,7 @@ class Sink(Protocol):
         Return when the broker has confirmed all messages, in their order.
 
         Raises:
-            AwayError: Some may have been taken.
+            AwayError: Some messages may have been taken.
             RefusedError: The same; if there was only one message, it has not been taken.
         """
 
@@ -98,7 +98,7 @@ class Sink(Protocol):
 
 
 class _Listener(logging.Handler):
-    """Keeps what a library logs instead of raising it."""
+    """Keeps what a library logs instead of raising."""
 
     def emit(self, record: logging.LogRecord) -> None:
         heard = _heard.get()
@@ -113,15 +113,15 @@ async def connected(
     errors: tuple[type[Exception], ...],
 ) -> str | None:
     """
-    Connect with the password and the encryption that the options lead to, and return the password.
+    Connect with the password and the encryption that the options name, and return the password.
 
     Args:
-        libraries: Those whose last words explain an error.
+        libraries: Libraries whose last log line explains an error.
 
-        errors: Those of the library that mean that the broker is away.
+        errors: Errors of the library that mean that the broker is away.
 
     Raises:
-        AwayError: It could not be done.
+        AwayError: The connection failed.
     """
     for library in libraries:
         _listen_to(library)
@@ -131,7 +131,7 @@ async def connected(
 
 
 def _listen_to(library: str) -> None:
-    """Keep what a library logs for the errors of its sink: a failure is logged once, and no event is."""
+    """Keep what a library logs, to explain the errors of its sink: a failure is logged once, and no event is."""
     logger = logging.getLogger(library)
     logger.propagate = False
     logger.setLevel(logging.WARNING)
@@ -147,22 +147,22 @@ async def within(
     password: str | None,
 ) -> T:
     """
-    Return what comes of the work, which is cancelled when it takes too long, and left where it goes on nevertheless.
+    Return the result of the work. It is cancelled when it takes too long, and abandoned if it then still goes on.
 
     Args:
-        doing: What it is, for the message of an error.
+        doing: Name of the work, for the message of an error.
 
-        errors: Those of the library that mean that the broker is away.
+        errors: Errors of the library that mean that the broker is away.
 
         password: Is left out of messages.
 
     Raises:
-        AwayError: It took too long, or one of the errors came.
+        AwayError: It took too long, or raised one of the errors.
     """
     away: tuple[type[Exception], ...] = (OSError, *errors)
     heard: list[str] = []
     token = _heard.set(heard)
-    # A library may not heed its cancellation, so it has a task of its own.
+    # A library may ignore its cancellation, so the work has a task of its own.
     task = asyncio.create_task(work)
     try:
         await asyncio.wait([task], timeout=seconds)
@@ -179,17 +179,17 @@ async def within(
 
 
 def shown(text: str, password: str | None) -> str:
-    """Return what may be kept of an error: a line without the password."""
+    """Return an error's text as it may be stored: one line, without the password."""
     line = " ".join(text.replace("\0", "").split())
     return (line.replace(password, "...") if password else line)[:ERROR_MAX]
 
 
 def password_of(options: Options) -> str | None:
     """
-    Return the password that the options lead to.
+    Return the password that the options name.
 
     Raises:
-        AwayError: There is none.
+        AwayError: The password cannot be read, or is empty.
     """
     if options.password_env is not None:
         found = os.environ.get(options.password_env)
@@ -210,7 +210,7 @@ def password_of(options: Options) -> str | None:
 
 def tls_context(options: Options) -> ssl.SSLContext | None:
     """
-    Return how the connection is encrypted; None where it is not.
+    Return how the connection is encrypted; None if it is not.
 
     Raises:
         AwayError: A file cannot be used.
@@ -220,7 +220,7 @@ def tls_context(options: Options) -> ssl.SSLContext | None:
     try:
         context = ssl.create_default_context(cafile=options.ca_file)
         if options.cert_file is not None:
-            # Without a password of its own: none is asked for on a terminal.
+            # With an empty password, so that none is asked for on a terminal.
             context.load_cert_chain(options.cert_file, options.key_file, password="")
     except (OSError, ValueError) as error:
         raise AwayError(f"a certificate cannot be used: {error}") from None

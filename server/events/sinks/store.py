@@ -1,4 +1,4 @@
-"""Sinks as the database knows them: how they are reached, their state, and how far each is."""
+"""Sinks in the database: how they are reached, their state, and their positions."""
 
 from collections.abc import AsyncIterator, Mapping, Sequence
 from datetime import datetime
@@ -10,14 +10,15 @@ from server.events.sinks.options import KINDS, Options
 from server.store.errors import ConstraintError, DuplicateError
 from server.store.postgres import Database
 
-# Sinks that there may be: each is a connection of the background process, and a look at the ledgers every few seconds.
+# Maximum number of sinks: each takes a connection of the background process, and a look at the ledgers every few
+# seconds.
 SINKS_MAX: Final = 32
 # Ledgers that one statement looks at.
 LEDGERS_PAGE: Final = 1_000
 
 
 class SinkError(Exception):
-    """What an operator asks for cannot be done; the message says why."""
+    """A request of an operator cannot be met; the message says why."""
 
 
 class SinkRow(NamedTuple):
@@ -26,7 +27,7 @@ class SinkRow(NamedTuple):
     id: int
     name: str
     kind: str
-    # None takes the events of all ledgers.
+    # None stands for all ledgers.
     ledger_id: int | None
     ledger: str | None
     options: str
@@ -41,10 +42,10 @@ class SinkRow(NamedTuple):
 
     def read_options(self) -> Options:
         """
-        Return how its broker is reached.
+        Return how to reach the sink's broker.
 
         Raises:
-            ValueError: A newer version of this program has made them.
+            ValueError: A newer version of this program has made the options.
         """
         if self.kind not in KINDS:
             raise ValueError(f"there is no kind {self.kind}")
@@ -57,7 +58,7 @@ class Behind(NamedTuple):
     ledger_id: int
     position: int
     head: int
-    # The age of the first of them.
+    # Age of the first of them, in seconds.
     seconds: float
 
 
@@ -69,7 +70,7 @@ class Lag(NamedTuple):
 
 
 class Refused(NamedTuple):
-    """An event that a broker does not take."""
+    """An event that a broker refuses."""
 
     ledger: str
     position: int
@@ -77,10 +78,10 @@ class Refused(NamedTuple):
 
 class Sinks:
     """
-    Every method may raise StoreError, QueueFullError or DatabaseError.
+    Stores sinks. Every method may raise StoreError, QueueFullError or DatabaseError.
 
     Args:
-        database: Where they are.
+        database: Holds the sinks.
     """
 
     def __init__(self, database: Database) -> None:
@@ -88,13 +89,13 @@ class Sinks:
 
     async def create(self, name: str, kind: str, ledger_id: int | None, options: Options, *, from_now: bool) -> None:
         """
-        Make a sink.
+        Create a sink.
 
         Args:
-            from_now: Whether it begins behind what has happened so far, and not with the first event.
+            from_now: Whether it begins after the events so far, and not with the first event.
 
         Raises:
-            SinkError: There is one of that name, or there are too many.
+            SinkError: There is a sink of that name, or there are too many.
         """
         text = msgspec.json.encode(options).decode()
         try:
@@ -109,16 +110,17 @@ class Sinks:
         return [SinkRow._make(row) for row in await self._database.read("sink_list")]
 
     async def pause(self, name: str) -> str | None:
-        """Send nothing to a sink from now on and return its state; None where there is no such sink."""
+        """Stop sending to a sink and return its state; None if there is no such sink."""
         rows = await self._database.write("sink_pause", name)
         return rows[0]["state"] if rows else None
 
     async def resume(self, name: str, *, skip: bool) -> tuple[str, Refused | None] | None:
         """
-        Send events to a sink again and return its state before, with the event that had halted it.
+        Send events to a sink again. Return its state before, with the event that had halted it; None if there is no
+        such sink.
 
         Args:
-            skip: Whether that event is left out.
+            skip: Whether to leave that event out.
         """
         rows = await self._database.write_once("sink_resume", name, skip)
         if not rows:
@@ -127,11 +129,11 @@ class Sinks:
         return state, None if position is None else Refused(ledger, position)
 
     async def delete(self, name: str) -> bool:
-        """Remove a sink; False where there is none."""
+        """Remove a sink; return whether there was one."""
         return bool(await self._database.write_once("sink_delete", name))
 
     async def behind(self, row: SinkRow) -> AsyncIterator[list[Behind]]:
-        """Return the ledgers that have events for a sink, page by page."""
+        """Yield the ledgers that have events for a sink, page by page."""
         after, full = 0, True
         while full:
             found = await self._database.read("sink_behind_page", row.id, row.ledger_id, after, LEDGERS_PAGE)
@@ -148,33 +150,33 @@ class Sinks:
         return lag
 
     async def positions(self, sink_id: int, ledger_ids: Sequence[int]) -> dict[int, int]:
-        """Return how far a sink is in each of these ledgers."""
+        """Return a sink's position in each of these ledgers."""
         rows = await self._database.read("sink_position_list", sink_id, ledger_ids)
         return {**dict.fromkeys(ledger_ids, 0), **{row["ledger_id"]: row["position"] for row in rows}}
 
     async def store(self, sink_id: int, positions: Mapping[int, int]) -> None:
-        """Note how far a sink is."""
+        """Store a sink's positions."""
         try:
             await self._database.write("sink_position_store", sink_id, list(positions), list(positions.values()))
         except ConstraintError:
-            # It was removed at this moment.
+            # The sink was removed at this moment.
             return
 
     async def note_failure(self, row: SinkRow, text: str) -> None:
-        """Note why nothing can be sent."""
+        """Record why nothing can be sent."""
         await self._database.write("sink_failed", row.id, row.revision, text)
 
     async def note_success(self, row: SinkRow) -> None:
-        """Note that events are sent again."""
+        """Record that events are sent again."""
         await self._database.write("sink_works", row.id)
 
     async def halt(self, row: SinkRow, ledger_id: int, position: int, text: str) -> None:
-        """Send nothing to a sink until an operator has decided about an event that its broker does not take."""
+        """Stop sending to a sink until an operator has decided about an event that its broker refuses."""
         await self._database.write("sink_halt", row.id, row.revision, ledger_id, position, text)
 
 
 def more(lag: Lag, page: Sequence[Behind]) -> Lag:
-    """Return a lag with that of further ledgers."""
+    """Return a lag, with that of further ledgers added."""
     return Lag(
         lag.events + sum(ledger.head - ledger.position for ledger in page),
         max([lag.seconds, *(ledger.seconds for ledger in page)]),

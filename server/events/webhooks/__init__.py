@@ -1,1 +1,1 @@
-"""Webhooks: endpoints that callers name are sent the events of their ledger, signed, until each has arrived."""
+"""Webhooks: endpoints that callers choose are sent the events of their ledger, signed, with retries for three days."""

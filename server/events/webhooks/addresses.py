@@ -1,4 +1,4 @@
-"""Where webhooks may go: a caller names the receiver, and must reach nothing by it that the caller could not reach."""
+"""Decides where webhooks may go: a caller must reach nothing by them that the caller could not reach directly."""
 
 import re
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
@@ -6,7 +6,7 @@ from typing import Final
 
 from yarl import URL
 
-# Characters of a URL: what all proxies and logs take.
+# Characters of a URL: as many as all proxies and logs take.
 URL_LENGTH_MAX: Final = 2_048
 # Characters of a host name, and of a part of it (RFC 1035).
 HOST_LENGTH_MAX: Final = 253
@@ -15,17 +15,18 @@ LABEL_LENGTH_MAX: Final = 63
 Address = IPv4Address | IPv6Address
 Network = IPv4Network | IPv6Network
 
-# Visible ASCII without what some parsers take for a slash and others do not.
+# Visible ASCII without the backslash, which some parsers take for a slash and others do not.
 _PLAIN: Final = re.compile(r"[!-\[\]-~]+")
 _LABEL: Final = rf"[A-Za-z0-9_](?:[A-Za-z0-9_-]{{0,{LABEL_LENGTH_MAX - 2}}}[A-Za-z0-9_])?"
 _NAME: Final = re.compile(rf"{_LABEL}(?:\.{_LABEL})*")
-# A host whose last part is a number is an address to some, however it is written: 2130706433, 0x7f.1, 127.1.
+# Some programs take a host whose last part is a number for an address, however it is written: 2130706433, 0x7f.1,
+# 127.1.
 _NUMBER: Final = re.compile(r"(?:.*\.)?(?:[0-9]+|0[xX][0-9A-Fa-f]*)")
 
 _AUTHORITY_END: Final = re.compile(r"[/?#]")
 
-# What is not the public internet (IANA's registries of special addresses). Of IPv6 nothing outside 2000::/3 is, which
-# leaves out loopback, link-local and unique local addresses, and those that IPv4 ones are mapped or translated to.
+# Networks that are not the public internet (IANA's registries of special addresses). In IPv6 nothing outside 2000::/3
+# is public, which excludes loopback, link-local and unique local addresses, and mapped or translated IPv4 addresses.
 _NOT_PUBLIC_V4: Final = tuple(
     map(
         IPv4Network,
@@ -37,20 +38,20 @@ _NOT_PUBLIC_V4: Final = tuple(
     )
 )
 _PUBLIC_V6: Final = IPv6Network("2000::/3")
-# 2001::/23 holds Teredo, 2002::/16 is 6to4: an IPv4 address is in each of theirs.
+# 2001::/23 has Teredo, 2002::/16 is 6to4: each of their addresses contains an IPv4 address.
 _NOT_PUBLIC_V6: Final = tuple(map(IPv6Network, ("2001::/23", "2001:db8::/32", "2002::/16", "3fff::/20")))
 
 
 class Destinations:
     """
-    Tells which addresses webhooks may go to.
+    Decides which addresses webhooks may go to.
 
     Args:
-        networks: Those that are no part of the public internet and allowed all the same, separated by commas:
-            addresses, or networks as 10.0.0.0/8. Only there HTTP without TLS will do.
+        networks: Networks that are not part of the public internet, but allowed, separated by commas: addresses, or
+            networks as 10.0.0.0/8. Only there HTTP without TLS is allowed.
 
     Raises:
-        ValueError: One of them is none.
+        ValueError: One of them is not valid.
     """
 
     def __init__(self, networks: str = "") -> None:
@@ -63,10 +64,10 @@ class Destinations:
 
     def check_url(self, text: str) -> None:
         """
-        Return if *text* may be the URL of a receiver; what its name stands for is seen when it is sent something.
+        Raise an error if *text* cannot be the URL of a receiver. The addresses of its name are checked at each sending.
 
         Raises:
-            ValueError: It may not; the message says why.
+            ValueError: It cannot; the message says why.
         """
         if len(text) > URL_LENGTH_MAX:
             raise ValueError(f"A URL has up to {URL_LENGTH_MAX} characters.")
@@ -101,7 +102,7 @@ class Destinations:
 
 
 def literal(host: str) -> Address | None:
-    """Return the address that the host of a URL is; None where it is a name."""
+    """Return the address that the host of a URL is; None if it is a name."""
     try:
         return None if "%" in host else ip_address(host)
     except ValueError:

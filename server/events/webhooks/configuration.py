@@ -1,4 +1,4 @@
-"""The parts of webhooks as the settings have them."""
+"""Makes the parts of webhooks from the settings."""
 
 from server.events.webhooks.addresses import Destinations
 from server.events.webhooks.secrets import Vault
@@ -7,10 +7,10 @@ from server.settings import Settings, SettingsError
 
 def read_destinations(settings: Settings) -> Destinations:
     """
-    Return where webhooks may go.
+    Return which addresses webhooks may be sent to.
 
     Raises:
-        SettingsError: A network is none.
+        SettingsError: A network is not valid.
     """
     try:
         return Destinations(settings.webhook_private_networks)
@@ -19,5 +19,5 @@ def read_destinations(settings: Settings) -> Destinations:
 
 
 def make_vault(settings: Settings) -> Vault | None:
-    """Return what reads the secrets of endpoints; None where there is no key for them."""
+    """Return the vault of the endpoints' secrets; None if no key for them is configured."""
     return None if settings.webhook_key is None else Vault(settings.webhook_key)

@@ -1,8 +1,8 @@
 """
-Every endpoint is sent the events of its ledger in order, one after another; one that fails is tried again by itself.
+Sends every endpoint the events of its ledger in order, one after another; an event that fails is retried separately.
 
-The position of an endpoint is stored after the outcome of an attempt is known, so an event is sent at least once: after
-a crash in between, or where two processes do this for a moment, it is sent again under the same id.
+The position of an endpoint is stored once the outcome of an attempt is known, so an event is sent at least once: after
+a crash in between, or while two processes do this for a moment, it is sent again under the same id.
 """
 
 import asyncio
@@ -30,43 +30,43 @@ from server.store.postgres import Database
 from server.telemetry.failpoints import Failpoints
 from server.telemetry.metrics import Sample
 
-# Seconds between two looks at all endpoints: a change of one is noticed by then. What happens in a ledger is heard of
-# at once.
+# Seconds between two looks at all endpoints: a change of an endpoint is noticed within this time. New events of a
+# ledger are noticed at once.
 LOOK_SECONDS: Final = 0.5
 # Endpoints that one statement looks at: some milliseconds of index look-ups.
 ENDPOINTS_PAGE: Final = 1_000
-# Endpoints that are sent new events at once, and those at which events are tried again: with a connection for each
-# attempt, fewer than the 1,024 files that a process may have open unless told otherwise.
+# Endpoints that are sent new events at once, and endpoints whose events are retried at once: with a connection for each
+# attempt, fewer than the 1,024 files that a process may have open by default.
 WALKS_MAX: Final = 256
 RETRYING_MAX: Final = 128
-# Of these, endpoints of one ledger, and those of all ledgers that were slow when they answered last: others have room,
-# however many of them somebody makes.
+# Of these, endpoints of one ledger, and endpoints of all ledgers whose last answer was slow: the others have room,
+# however many of these a caller makes.
 OF_LEDGER_MAX: Final = 32
 SLOW_MAX: Final = 64
-# Seconds that a good answer takes at most. One slow answer ends a turn.
+# Seconds after which an answer counts as slow. One slow answer ends a turn.
 SLOW_SECONDS: Final = 1.0
 # Events that an endpoint is sent in one turn.
 EVENTS_OF_TURN: Final = 50
-# Attempts at once at one endpoint beside the one in order: a receiver that is back is not flooded with what it missed.
+# Retries at once at one endpoint, besides the attempt in order: a receiver that is back is not flooded with old events.
 RETRIES_AT_ONCE: Final = 3
-# Seconds between the attempts for an event: three days in all, long enough for a weekend. Then it is given up.
+# Seconds between the attempts for an event: three days in all, long enough for a weekend. Then the event is given up.
 RETRY_SECONDS: Final = (5, 30, 300, 1_800, 7_200, 18_000, 36_000, 50_400, 72_000, 86_400)
-# Share of such a pause by which it may be longer: what failed together does not come back together.
+# Share of such a pause by which it may be longer, so that events that failed together are not retried together.
 JITTER: Final = 0.1
-# First attempts that may fail one after another before the next one waits, and seconds that it then waits: twice as
-# long each time, so that a receiver that is down holds no connection that others need. Its events wait in the feed.
+# First attempts that may fail in a row before the next one waits, and seconds that it then waits: twice as long each
+# time, so that a receiver that is down uses no connection that others need. Its events wait in the feed.
 FAILURES_FREE: Final = 2
 PAUSE_FIRST_SECONDS: Final = 1.0
 PAUSE_MAX_SECONDS: Final = 60.0
 
-# Of an endpoint: its ledger and its id.
+# An endpoint: its ledger and its id.
 Key = tuple[int, UUID]
 
 log = logging.getLogger(__name__)
 
 
 class _Receiver(NamedTuple):
-    """An endpoint that can be sent something, with its secrets, and what its ledger is called."""
+    """An endpoint that can be sent events, with its secrets and the name of its ledger."""
 
     key: Key
     endpoint: Endpoint
@@ -75,7 +75,7 @@ class _Receiver(NamedTuple):
 
 
 class _Failing(NamedTuple):
-    """First attempts that have failed one after another, and until when the next one waits, by `time.monotonic`."""
+    """First attempts that have failed in a row, and until when the next one waits, by `time.monotonic`."""
 
     times: int
     until: float
@@ -86,18 +86,18 @@ _WELL: Final = _Failing(0, 0.0)
 
 class Deliveries:
     """
-    Delivers, as a job.
+    Delivers webhooks, as a job.
 
     Args:
-        database: Where endpoints and retries are.
+        database: Holds endpoints and retries.
 
-        feed: What they are sent.
+        feed: Reads the events.
 
-        vault: Reads their secrets; None where there is no key for them, and so nothing is sent.
+        vault: Reads the secrets; None if no key for them is configured: then nothing is sent.
 
-        sender: Sends.
+        sender: Sends messages.
 
-        failpoints: Where it fails on purpose.
+        failpoints: Where tests inject failures.
     """
 
     name = "the webhooks"
@@ -113,7 +113,7 @@ class Deliveries:
         self._records = Records(database)
         self._walks = Turns(partial(self._work, self._send_next), WALKS_MAX, self._group)
         self._retrying = Turns(partial(self._work, self._try_again), RETRYING_MAX, self._group)
-        # The version of each endpoint that is sent anything, by ledger and id.
+        # The version of each endpoint that is sent events, by ledger and id.
         self._versions: dict[int, dict[UUID, int]] = {}
         self._failing: dict[Key, _Failing] = {}
         # Endpoints whose last answer was slow, or did not come.
@@ -121,17 +121,17 @@ class Deliveries:
         # Endpoints whose secrets cannot be read, so that each is logged once.
         self._unreadable: set[Key] = set()
         self._outcomes: Counter[str] = Counter(dict.fromkeys(OUTCOMES, 0))
-        # Events that the endpoint which is furthest behind has yet to be sent, as of the last look.
+        # Number of events that the endpoint furthest behind has yet to be sent, as of the last look.
         self._behind = 0
 
     def notice(self, ledger_ids: Collection[int]) -> None:
-        """Hear of ledgers in which something has happened."""
+        """Take note that ledgers have new events."""
         for ledger_id in ledger_ids:
             for endpoint_id in self._versions.get(ledger_id, ()):
                 self._ask_walk((ledger_id, endpoint_id))
 
     async def step(self) -> float:
-        """Look at all endpoints, begin with what there is to do, and return when to look again."""
+        """Look at all endpoints, begin the work that is due, and return the seconds until the next look."""
         after: Key = (0, UUID(int=0))
         versions: dict[int, dict[UUID, int]] = {}
         behind = 0
@@ -141,7 +141,7 @@ class Deliveries:
                 after = key = (row["ledger_id"], row["id"])
                 versions.setdefault(key[0], {})[key[1]] = row["version"]
                 if self._version(key) != row["version"]:
-                    # It may lead elsewhere now.
+                    # Its URL may have changed.
                     self._failing.pop(key, None)
                     self._slow.discard(key)
                 behind = max(behind, row["behind"])
@@ -162,8 +162,8 @@ class Deliveries:
         return LOOK_SECONDS
 
     async def close(self) -> None:
-        """Stop sending; what is on its way and not answered at once may arrive, and is then sent again."""
-        # What nobody knows is sent nothing more.
+        """Stop sending. A message in flight that is not answered at once may arrive, and is then sent again."""
+        # Endpoints that are not listed here are sent nothing more.
         self._versions.clear()
         await asyncio.gather(self._walks.close(), self._retrying.close())
         await self._records.drain()
@@ -171,21 +171,21 @@ class Deliveries:
         self._behind = 0
 
     def samples(self) -> Iterator[Sample]:
-        """Return its numbers."""
+        """Return the job's metrics."""
         for outcome, number in self._outcomes.items():
             yield Sample("tallystick_webhook_attempts_total", (outcome,), number)
         yield Sample("tallystick_webhook_lag_events", (), self._behind)
 
     def _version(self, key: Key) -> int | None:
-        """Return the version of an endpoint as it was last seen; None of one that is not sent anything."""
+        """Return the version of an endpoint as it was last seen; None for an endpoint that is not sent anything."""
         return self._versions.get(key[0], {}).get(key[1])
 
     def _group(self, key: Key) -> tuple[Hashable, int]:
-        """Return the group that shares places with an endpoint, and how many it has."""
+        """Return the group that shares places with an endpoint, and the number of its places."""
         return ("slow", SLOW_MAX) if key in self._slow else (key[0], OF_LEDGER_MAX)
 
     def _rests(self, key: Key) -> bool:
-        """Return whether an endpoint has failed so often that it is sent nothing new yet."""
+        """Return whether an endpoint has failed so often that it is not sent new events yet."""
         return self._failing.get(key, _WELL).until > time.monotonic()
 
     def _ask_walk(self, key: Key) -> None:
@@ -204,7 +204,7 @@ class Deliveries:
         return False
 
     async def _load(self, key: Key) -> _Receiver | None:
-        """Return who is sent something; None where nothing can be."""
+        """Return the endpoint to send to; None if nothing can be sent."""
         assert self._vault is not None, "nothing is asked for without it"
         rows = await self._database.read("webhook_endpoint_read", *key)
         if not rows:
@@ -224,16 +224,16 @@ class Deliveries:
         return _Receiver(key, endpoint, secrets, await self._feed.ledger_name(key[0]))
 
     async def _send_next(self, receiver: _Receiver) -> bool:
-        """Send an endpoint its next events, one after another; return whether there are more to be sent now."""
+        """Send an endpoint its next events, one after another; return whether there are more to send now."""
         key, endpoint = receiver.key, receiver.endpoint
         if self._rests(key):
-            # Since it was asked for.
+            # It has failed since this turn was asked for.
             return False
         page = await self._feed.page(key[0], endpoint.position, EVENTS_OF_TURN, types=endpoint.type_names)
         reached = endpoint.position
         for event in page.events:
             if self._version(key) != endpoint.version:
-                # It was changed or removed.
+                # The endpoint was changed or removed.
                 return self._version(key) is not None
             answer, moved = await self._deliver(receiver, event)
             may_go_on = self._may_go_on(key, answer)
@@ -241,15 +241,15 @@ class Deliveries:
                 return False
             reached = event.position
             if key in self._slow:
-                # Others have their turns before the next one.
+                # Other endpoints have their turns before the next event.
                 return True
         if page.next_after > reached:
-            # What it is not sent is behind it too.
+            # The position also passes the events that the endpoint is not sent.
             await self._records.write(Outcome(*key, endpoint.replay, page.next_after))
         return page.next_after < page.head
 
     def _may_go_on(self, key: Key, answer: Answer) -> bool:
-        """Note how a first attempt went, and return whether the next one may follow at once."""
+        """Record how a first attempt ended, and return whether the next one may follow at once."""
         if answer.delivered:
             self._failing.pop(key, None)
             return True
@@ -260,7 +260,7 @@ class Deliveries:
         return pause == 0.0
 
     async def _try_again(self, receiver: _Receiver) -> bool:
-        """Try some of the events again that are due at an endpoint; return whether there may be more of them."""
+        """Retry some events that are due at an endpoint; return whether there may be more of them."""
         key = receiver.key
         due = await self._database.read("webhook_retry_due", *key, RETRIES_AT_ONCE)
 
@@ -275,7 +275,7 @@ class Deliveries:
         return len(due) == RETRIES_AT_ONCE and self._version(key) is not None
 
     async def _deliver(self, receiver: _Receiver, event: Event, attempt: int = 1) -> tuple[Answer, bool]:
-        """Make an attempt and write its outcome down; return the answer, and whether the position moved on."""
+        """Make an attempt and record its outcome; return the answer, and whether the position moved on."""
         key, endpoint, secrets, ledger = receiver
         at = datetime.now(UTC)
         message = Message(f"{ledger}/{event.position}", envelope(event, ledger))
@@ -307,7 +307,7 @@ class Deliveries:
         )
         await self._failpoints.reach("webhooks.recorded")
         if outcome == "gone":
-            # It is sent nothing from now on, and not only from the next look.
+            # It is sent nothing from now on, not only from the next look on.
             self._versions.get(key[0], {}).pop(key[1], None)
         return answer, moved
 
@@ -321,5 +321,5 @@ def _outcome(answer: Answer, attempt: int) -> str:
 
 
 def pause_seconds(attempts: int) -> float:
-    """Return the pause after so many attempts, at most all but the last."""
+    """Return the seconds until the next attempt, after this many; there is none after the last one."""
     return RETRY_SECONDS[attempts - 1] * (1 + random.random() * JITTER)  # noqa: S311 -- jitter, not a secret

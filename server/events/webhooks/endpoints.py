@@ -1,4 +1,4 @@
-"""Endpoints of a ledger: made, read, changed and removed by its administrators."""
+"""Endpoints of a ledger: its administrators create, read, change and remove them."""
 
 from collections import Counter
 from datetime import UTC, datetime
@@ -17,16 +17,17 @@ from server.store.postgres import Database
 
 # Endpoints of a ledger: each is sent every event, and takes some connections and rows.
 ENDPOINTS_OF_LEDGER_MAX: Final = 50
-# Times that a place may be taken by somebody else while an endpoint is made.
+# Times that another caller may take a free place while an endpoint is created.
 CREATE_ATTEMPTS_MAX: Final = 5
-# Seconds for which a secret signs beside the one that has followed it: time to bring the new one to all receivers.
+# Seconds for which an old secret signs beside the new one: time to bring the new one to all receivers.
 OVERLAP_SECONDS: Final = 86_400
-# Secrets that sign at once: who has lost a new one asks again, and the one in use must not be forgotten for that.
+# Secrets that sign at once: a caller who has lost a new one asks again, and the one in use must not be dropped for
+# that.
 SECRETS_MAX: Final = 5
 # Tests of endpoints that a worker makes at once, in all and for one ledger: each may take ten seconds.
 TESTS_MAX: Final = 32
 TESTS_OF_LEDGER_MAX: Final = 4
-# What an attempt does to an event: it has arrived, is tried again, is given up, or its endpoint is disabled.
+# The outcomes of an attempt: the event has arrived, is retried, is given up, or its endpoint is disabled.
 OUTCOMES: Final = ("delivered", "failed", "dead", "gone")
 
 
@@ -35,7 +36,7 @@ class Endpoint(NamedTuple):
 
     id: UUID
     url: str
-    # As bits of `TYPES`; 0 is all of them.
+    # As bits of `TYPES`; 0 means all.
     types: int
     description: str | None
     # Why nothing is sent to it: `requested` or `gone`.
@@ -45,17 +46,17 @@ class Endpoint(NamedTuple):
     replay: int
     version: int
     created_at: datetime
-    # Those that sign, newest first, encrypted.
+    # The secrets that sign, newest first, encrypted.
     secrets: list[bytes]
 
     @property
     def type_names(self) -> list[str]:
-        """The types of events that are sent; none means all."""
+        """The types of events that the endpoint is sent; none means all."""
         return [name for name, bit in TYPES.items() if self.types & bit]
 
 
 class Attempt(NamedTuple):
-    """What was tried."""
+    """An attempt to deliver an event."""
 
     id: UUID
     position: int
@@ -77,12 +78,12 @@ class Retry(NamedTuple):
     position: int
     attempts: int
     attempted_at: datetime
-    # None where nothing is tried any more.
+    # None if it is not retried any more.
     due_at: datetime | None
 
 
 class NotConfiguredError(Exception):
-    """There is no key to encrypt secrets under."""
+    """No key to encrypt secrets with is configured."""
 
 
 class EndpointNotFoundError(Exception):
@@ -91,10 +92,10 @@ class EndpointNotFoundError(Exception):
 
 class PositionNotReachedError(Exception):
     """
-    The feed has not come as far as the position that was named.
+    The feed has not reached the position that was named.
 
     Args:
-        head: Its newest position.
+        head: Newest position of the feed.
     """
 
     def __init__(self, head: int) -> None:
@@ -107,7 +108,7 @@ class EndpointsFullError(Exception):
 
 
 class Change(NamedTuple):
-    """What to change of an endpoint; None leaves it as it is."""
+    """What to change in an endpoint; None leaves a value unchanged."""
 
     url: str | None
     types: int | None
@@ -119,14 +120,14 @@ class Change(NamedTuple):
 
 class Endpoints:
     """
-    The endpoints of ledgers. Every method may raise QueueFullError, StoreError or DatabaseError.
+    Manages the endpoints of ledgers. Every method may raise QueueFullError, StoreError or DatabaseError.
 
     Args:
-        database: Where they are.
+        database: Holds the endpoints.
 
-        feed: Knows what ledgers are called.
+        feed: Knows the names of ledgers and their newest positions.
 
-        vault: Encrypts their secrets; None where there is no key for them.
+        vault: Encrypts secrets; None if no key for them is configured.
 
         sender: Sends tests.
     """
@@ -146,11 +147,11 @@ class Endpoints:
 
     async def create(self, ledger_id: int, url: str, types: int, description: str | None) -> tuple[Endpoint, bytes]:
         """
-        Make an endpoint that is sent what happens from now on, and return it with its secret.
+        Create an endpoint that is sent events from now on, and return it with its secret.
 
         Raises:
             NotConfiguredError: It could not be given a secret.
-            EndpointsFullError: There are too many.
+            EndpointsFullError: The ledger has too many endpoints.
         """
         secret = new_secret()
         sealed = self._vault.seal(secret)
@@ -163,11 +164,11 @@ class Endpoints:
                 return _endpoint(rows), secret
             if len(await self.page(ledger_id, UUID(int=0), ENDPOINTS_OF_LEDGER_MAX)) == ENDPOINTS_OF_LEDGER_MAX:
                 raise EndpointsFullError
-        # Others took each place that was free: they are too many at once.
+        # Other callers took each free place: too many create endpoints at once.
         raise QueueFullError
 
     async def page(self, ledger_id: int, after: UUID, limit: int) -> list[Endpoint]:
-        """Return up to *limit* endpoints behind the id *after*, in the order in which they were made."""
+        """Return up to *limit* endpoints after the id *after*, in the order of their creation."""
         rows = await self._database.read("webhook_endpoint_page", ledger_id, after, limit)
         return [Endpoint(*row.values()) for row in rows]
 
@@ -176,36 +177,36 @@ class Endpoints:
         Return an endpoint.
 
         Raises:
-            EndpointNotFoundError: There is none.
+            EndpointNotFoundError: There is no such endpoint.
         """
         return _endpoint(await self._database.read("webhook_endpoint_read", ledger_id, endpoint_id))
 
     async def change(self, ledger_id: int, endpoint_id: UUID, change: Change) -> Endpoint:
         """
-        Change an endpoint and return it. Enabled again, it goes on where it was.
+        Change an endpoint and return it. When it is enabled again, it continues where it was.
 
         Raises:
-            EndpointNotFoundError: There is none.
+            EndpointNotFoundError: There is no such endpoint.
         """
         return _endpoint(await self._database.write("webhook_endpoint_change", ledger_id, endpoint_id, *change))
 
     async def delete(self, ledger_id: int, endpoint_id: UUID) -> None:
         """
-        Remove an endpoint; what is on its way may still arrive there.
+        Remove an endpoint; a message in flight may still arrive there.
 
         Raises:
-            EndpointNotFoundError: There is none.
+            EndpointNotFoundError: There is no such endpoint.
         """
         if not await self._database.write_once("webhook_endpoint_delete", ledger_id, endpoint_id):
             raise EndpointNotFoundError
 
     async def rotate(self, ledger_id: int, endpoint_id: UUID) -> tuple[Endpoint, bytes]:
         """
-        Give an endpoint a new secret and return both; the one before signs beside it for a day.
+        Give an endpoint a new secret and return both; the old secret signs beside it for a day.
 
         Raises:
-            NotConfiguredError: The secret could not be kept.
-            EndpointNotFoundError: There is none.
+            NotConfiguredError: The secret could not be stored.
+            EndpointNotFoundError: There is no such endpoint.
         """
         secret = new_secret()
         arguments = (self._vault.seal(secret), OVERLAP_SECONDS, SECRETS_MAX)
@@ -214,15 +215,15 @@ class Endpoints:
 
     async def replay(self, ledger_id: int, endpoint_id: UUID, from_position: int) -> Endpoint:
         """
-        Have an endpoint sent everything from a position on that it was sent already, and return it.
+        Send an endpoint again everything that it was already sent from a position on, and return the endpoint.
 
         Raises:
-            EndpointNotFoundError: There is none.
-            PositionNotReachedError: The feed has not come as far.
+            EndpointNotFoundError: There is no such endpoint.
+            PositionNotReachedError: The feed has not reached the position.
         """
         await self.read(ledger_id, endpoint_id)
         head = (await self._feed.heads([ledger_id]))[ledger_id]
-        # Behind the newest position there is nothing to send again; past it there is none to begin at.
+        # Right after the newest position there is nothing to send again; further on there is no position to start at.
         if from_position - 1 > head:
             raise PositionNotReachedError(head)
         rows = await self._database.write("webhook_endpoint_replay", ledger_id, endpoint_id, from_position)
@@ -230,12 +231,12 @@ class Endpoints:
 
     async def test(self, ledger_id: int, endpoint_id: UUID) -> Answer:
         """
-        Send an endpoint a message that says nothing but that it is a test, also while it is disabled.
+        Send an endpoint a message that only says that it is a test, even while the endpoint is disabled.
 
         Raises:
-            NotConfiguredError, UnreadableSecretError: Nothing could be signed.
-            EndpointNotFoundError: There is none.
-            QueueFullError: Too many are being tested.
+            NotConfiguredError, UnreadableSecretError: The message could not be signed.
+            EndpointNotFoundError: There is no such endpoint.
+            QueueFullError: Too many endpoints are being tested.
         """
         vault = self._vault
         endpoint = await self.read(ledger_id, endpoint_id)
@@ -252,7 +253,7 @@ class Endpoints:
 
     async def attempts(self, ledger_id: int, endpoint_id: UUID, before: UUID, limit: int) -> list[Attempt]:
         """
-        Return up to *limit* attempts of late before that of the id *before*, newest first.
+        Return up to *limit* recent attempts before the one with the id *before*, newest first.
 
         Raises:
             EndpointNotFoundError: There is no such endpoint.
@@ -264,7 +265,7 @@ class Endpoints:
 
     async def undelivered(self, ledger_id: int, endpoint_id: UUID, after: int, limit: int) -> list[Retry]:
         """
-        Return up to *limit* events behind the position *after* that have not arrived, in their order.
+        Return up to *limit* events after the position *after* that have not arrived, in order.
 
         Raises:
             EndpointNotFoundError: There is no such endpoint.
@@ -282,7 +283,7 @@ def _endpoint(rows: list[asyncpg.Record]) -> Endpoint:
 
 
 def _test_message(ledger: str, endpoint_id: UUID) -> Message:
-    """Return a message that no receiver takes for one that it has seen: its id is not that of an event."""
+    """Return a message that no receiver takes for an earlier one: its id is not that of an event."""
     event = Event(0, "webhook.test", str(endpoint_id), (), datetime.now(UTC), b"{}")
     message_id = f"{ledger}/test-{new_transfer_id()}"
     body = {**msgspec.json.decode(envelope(event, ledger)), "id": message_id}

@@ -1,4 +1,4 @@
-"""What was tried long ago is forgotten, a little at a time."""
+"""Removes old attempts and given up events of webhooks, a little at a time."""
 
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -8,10 +8,10 @@ from uuid import UUID
 from server.store.postgres import Database
 from server.telemetry.metrics import Sample
 
-# Attempts that are kept of an endpoint, and days for which they are.
+# Attempts of an endpoint that are kept, and days for which they are kept.
 ATTEMPTS_KEPT: Final = 1_000
 ATTEMPT_DAYS: Final = 30
-# Days for which an event that was given up is listed. The feed has it for ever.
+# Days for which an event that was given up is listed. The feed keeps it for ever.
 DEAD_DAYS: Final = 90
 # Endpoints that one step looks at, and rows that a statement removes: some milliseconds.
 ENDPOINTS_PAGE: Final = 20
@@ -25,10 +25,10 @@ _BEGINNING: Final = (0, UUID(int=0))
 
 class WebhookPruning:
     """
-    Removes old rows, as a job.
+    Removes old rows of webhooks, as a job.
 
     Args:
-        database: Where from.
+        database: Holds the rows.
     """
 
     name = "the pruning of webhooks"
@@ -39,7 +39,7 @@ class WebhookPruning:
         self._removed = 0
 
     async def step(self) -> float:
-        """Prune what is known of some endpoints, and return when to go on."""
+        """Prune the rows of some endpoints, and return the seconds until the next step."""
         oldest = _id_at(datetime.now(UTC) - timedelta(days=ATTEMPT_DAYS))
         page = await self._database.read("webhook_endpoint_key_page", *self._after, ENDPOINTS_PAGE)
         for row in page:
@@ -48,7 +48,7 @@ class WebhookPruning:
             dead = await self._database.write("webhook_dead_prune", *key, DEAD_DAYS, ROWS_MAX)
             self._removed += len(attempts) + len(dead)
             if max(len(attempts), len(dead)) >= ROWS_MAX:
-                # There may be more of these.
+                # There may be more rows of this endpoint.
                 return STEP_SECONDS
             self._after = key
         if len(page) < ENDPOINTS_PAGE:
@@ -57,14 +57,14 @@ class WebhookPruning:
         return STEP_SECONDS
 
     async def close(self) -> None:
-        """Begin anew when this process leads again."""
+        """Start from the beginning when this process leads again."""
         self._after = _BEGINNING
 
     def samples(self) -> Iterator[Sample]:
-        """Return its numbers."""
+        """Return the job's metrics."""
         yield Sample("tallystick_webhook_rows_pruned_total", (), self._removed)
 
 
 def _id_at(at: datetime) -> UUID:
-    """Return the least id of an attempt of an instant: ids begin with its milliseconds."""
+    """Return the lowest id that an attempt at this instant can have: ids begin with its milliseconds."""
     return UUID(int=int(at.timestamp() * 1000) << 80)

@@ -1,4 +1,4 @@
-"""What became of attempts is written down: for many endpoints with one statement."""
+"""Records the outcomes of attempts: those of many endpoints with one statement."""
 
 from collections.abc import Sequence
 from datetime import datetime
@@ -8,23 +8,23 @@ from uuid import UUID
 from server.store.coalescer import Coalescer
 from server.store.postgres import Database
 
-# Outcomes written with one statement: some milliseconds of work.
+# Outcomes in one statement: some milliseconds of work.
 BATCH_MAX: Final = 500
-# Events of an endpoint that wait for a retry. With as many as these its position stays where it is: the feed itself
-# holds what is behind it.
+# Events of an endpoint that may wait for a retry. With this many, its position stays where it is: the feed itself holds
+# the events after it.
 WAITING_MAX: Final = 1_000
 
 
 class Outcome(NamedTuple):
-    """What became of an attempt, in the order of the arguments of the statement that records it."""
+    """The outcome of an attempt, in the order of the arguments of the statement that records it."""
 
     ledger_id: int
     endpoint_id: UUID
-    # Of the endpoint when the attempt was made.
+    # The endpoint's replay number when the attempt was made.
     replay: int
-    # Of a first attempt, or of events that are not sent there: the position that the endpoint has come to.
+    # For a first attempt, or for events that are not sent there: the position that the endpoint has reached.
     reached: int | None
-    # Of the event; these are None where none was sent.
+    # Position of the event; this and all fields below are None if none was sent.
     position: int | None = None
     attempt: int | None = None
     outcome: str | None = None
@@ -41,28 +41,29 @@ class Outcome(NamedTuple):
 
 class Records:
     """
-    Writes outcomes down.
+    Records outcomes.
 
     Args:
+        database: Stores the outcomes.
         database: Where to.
     """
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        # Whoever sends bounds how many wait.
+        # The sender limits how many outcomes wait.
         self._lane: Coalescer[Outcome, bool] = Coalescer(self._write, batch_max=BATCH_MAX, in_flight_max=1)
 
     async def write(self, outcome: Outcome) -> bool:
         """
-        Write an outcome down, and return whether the endpoint has come to the position that it reached.
+        Record an outcome, and return whether the endpoint has moved to the position that it reached.
 
         Raises:
-            StoreError, DatabaseError: It is not known whether it was written.
+            StoreError, DatabaseError: It is unknown whether the outcome was recorded.
         """
         return await self._lane.submit(outcome)
 
     async def drain(self) -> None:
-        """Return when all that was to be written has been."""
+        """Return when every submitted outcome has been recorded."""
         await self._lane.drain()
 
     async def _write(self, outcomes: Sequence[Outcome]) -> list[bool]:

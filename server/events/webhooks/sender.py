@@ -1,4 +1,4 @@
-"""One attempt to deliver a message: a signed POST to an address that was looked up once and is allowed."""
+"""Makes one attempt to deliver a message: a signed POST to an allowed address, which is looked up once."""
 
 import asyncio
 import socket
@@ -21,19 +21,19 @@ from server.telemetry.version import VERSION
 
 # Seconds that an attempt may take in all, from the look-up of the name to the end of the answer.
 ATTEMPT_SECONDS: Final = 10.0
-# Bytes of an answer that are read: then its connection can be used again. Longer ones are cut off.
+# Bytes of an answer that are read, so that its connection can be used again. Longer answers are cut off.
 ANSWER_BYTES_MAX: Final = 64 * 1024
-# Bytes of an answer that are kept for whoever wonders why.
+# Bytes of an answer that are kept for a person who looks for the reason.
 ANSWER_BYTES_KEPT: Final = 1024
-# Seconds that an unused connection is kept: less than servers keep theirs, which would close it under the next message.
+# Seconds that an unused connection is kept: less than servers keep theirs, so that none is closed under a message.
 IDLE_SECONDS: Final = 2.0
-# Seconds for which what a name stands for is remembered. Connections last about as long.
+# Seconds for which the addresses of a name are remembered. Connections last about as long.
 NAME_SECONDS: Final = 10
-# Names that are looked up at once. The library call blocks a thread, for half a minute where nobody answers: there is
-# one for each endpoint that may be sent something, so that nobody's name waits behind those of others.
+# Names that are looked up at once. The library call blocks a thread, for half a minute if no server answers: there is
+# one thread for each endpoint that may be sent something, so that no name waits behind those of others.
 LOOKUPS_MAX: Final = 256
-# Bytes that an attempt may receive in all, with heads, interim answers and the framing of chunks: whoever sends more is
-# cut off, since each of them takes time of this process.
+# Bytes that an attempt may receive in all, with heads, interim answers and the framing of chunks. A receiver that sends
+# more is cut off, since each byte takes time of this process.
 RECEIVED_BYTES_MAX: Final = 2 * ANSWER_BYTES_MAX
 
 _HEADERS: Final = {
@@ -45,19 +45,19 @@ Found = list[tuple[Any, ...]]
 
 
 class Answer(NamedTuple):
-    """What became of an attempt."""
+    """The result of an attempt."""
 
-    # None where there was no answer, or not even a head of one.
+    # None if there was no answer, or not even the head of one.
     status: int | None
-    # Why there was none.
+    # Why there was no answer.
     error: str | None
-    # Its first bytes.
+    # The first bytes of the answer.
     body: bytes
     duration_ms: int
 
     @property
     def delivered(self) -> bool:
-        """Whether the receiver has taken the message: its status says so, whatever becomes of the rest."""
+        """Whether the receiver has taken the message: its status says so, whatever follows it."""
         return self.status is not None and 200 <= self.status < 300
 
     @property
@@ -67,14 +67,14 @@ class Answer(NamedTuple):
 
 
 class Message(NamedTuple):
-    """What is sent."""
+    """A message to a receiver."""
 
     id: str
     body: bytes
 
 
 class RefusedAddressError(OSError):
-    """A name stands for no address that is allowed."""
+    """A host has no address that is allowed."""
 
 
 class Sender:
@@ -82,13 +82,13 @@ class Sender:
     Sends messages. Nothing that a receiver does makes it raise.
 
     Args:
-        destinations: Where to.
+        destinations: Decides which addresses are allowed.
 
-        seconds: That an attempt may take.
+        seconds: Seconds that an attempt may take.
 
-        tls: Which receivers are believed; those that the system believes unless given.
+        tls: Which certificates are trusted; those that the system trusts by default.
 
-        look_up: As `socket.getaddrinfo`.
+        look_up: A function like `socket.getaddrinfo`.
     """
 
     def __init__(
@@ -104,11 +104,11 @@ class Sender:
         self._tls = tls
         self._look_up = look_up
         self._threads: ThreadPoolExecutor | None = None
-        # By whether with TLS, and whether each connection is used once; made at their first use.
+        # By whether TLS is used, and whether each connection is used once; made at their first use.
         self._sessions: dict[tuple[bool, bool], aiohttp.ClientSession] = {}
 
     async def send(self, url: str, message: Message, secrets: Sequence[bytes]) -> Answer:
-        """Send a message, signed with each of the secrets, and return what became of it."""
+        """Send a message, signed with each of the secrets, and return the result."""
         began = time.monotonic()
         status, body, error = None, bytearray(), None
         try:
@@ -116,7 +116,7 @@ class Sender:
                 try:
                     response = await self._posted(URL(url), message, secrets)
                 except (aiohttp.ServerDisconnectedError, ConnectionError):
-                    # A connection that was kept may have been closed by the receiver meanwhile.
+                    # The receiver may have closed a kept connection in the meantime.
                     response = await self._posted(URL(url), message, secrets, fresh=True)
                 async with response:
                     status = response.status
@@ -133,7 +133,7 @@ class Sender:
         return Answer(status, error if status is None else None, bytes(body[:ANSWER_BYTES_KEPT]), duration_ms)
 
     async def close(self) -> None:
-        """Close the connections; a look-up under way is left to end."""
+        """Close the connections; a look-up in progress is left to end."""
         for session in self._sessions.values():
             await session.close()
         self._sessions.clear()
@@ -148,10 +148,10 @@ class Sender:
         Return the request.
 
         Args:
-            fresh: On a connection that no message was sent on.
+            fresh: Use a connection on which no message was sent before.
 
         Raises:
-            RefusedAddressError: It would go to an address that is not allowed.
+            RefusedAddressError: The address is not allowed.
         """
         secure = url.scheme == "https"
         address = literal(url.raw_host or "")
@@ -164,7 +164,7 @@ class Sender:
             "webhook-timestamp": str(timestamp),
             "webhook-signature": signatures(secrets, message.id, timestamp, message.body),
         }
-        # No redirect is followed: it would lead where nobody has looked.
+        # No redirect is followed: its target was not checked.
         return self._session(secure, fresh).post(url, data=message.body, headers=fields, allow_redirects=False)
 
     def _session(self, secure: bool, fresh: bool) -> aiohttp.ClientSession:
@@ -177,7 +177,7 @@ class Sender:
                 ttl_dns_cache=NAME_SECONDS,
                 force_close=fresh,
                 **({} if fresh else {"keepalive_timeout": IDLE_SECONDS}),
-                # Whoever sends bounds how much it sends.
+                # The callers limit how much is sent.
                 limit=0,
             )
             self._sessions[secure, fresh] = aiohttp.ClientSession(
@@ -190,7 +190,7 @@ class Sender:
         return self._sessions[secure, fresh]
 
     async def _find(self, host: str, port: int) -> Found:
-        """Look a name up in a thread of our own: those of the loop are few, and used by others."""
+        """Look a name up in a thread of our own: the loop has few, and others use them."""
         if self._threads is None:
             self._threads = ThreadPoolExecutor(LOOKUPS_MAX, "webhooks")
         look_up = partial(self._look_up, host, port, type=socket.SOCK_STREAM)
@@ -203,12 +203,12 @@ class _Connection(ResponseHandler):
     _received = 0
 
     def set_response_params(self, **parameters: Any) -> None:
-        """Begin with the answer to a message."""
+        """Begin to count for the answer to a message."""
         self._received = 0
         super().set_response_params(**parameters)
 
     def data_received(self, data: bytes) -> None:
-        """Take bytes, before anything is made of them."""
+        """Count bytes before they are parsed."""
         self._received += len(data)
         if self._received <= RECEIVED_BYTES_MAX:
             super().data_received(data)
@@ -217,17 +217,17 @@ class _Connection(ResponseHandler):
 
 
 class _Connector(aiohttp.TCPConnector):
-    """Makes such connections."""
+    """Makes connections of that class."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
-        # The one place where the client takes another protocol.
+        # The only place where the client accepts another protocol class.
         self._factory = partial(_Connection, loop=asyncio.get_running_loop())  # type: ignore[assignment]  # a subclass
 
 
 class _Resolver(AbstractResolver):
     """
-    Gives the client those addresses of a name that are allowed: it connects to exactly these.
+    Gives the client the allowed addresses of a name: it connects to exactly these.
 
     Args:
         find: Looks a name up.
@@ -263,11 +263,11 @@ class _Resolver(AbstractResolver):
         return found
 
     async def close(self) -> None:
-        """Nothing is held."""
+        """Do nothing: there is nothing to close."""
 
 
 def _reason(error: Exception) -> str:
-    """Return why there was no answer, in words that tell nothing of our own network."""
+    """Return why there was no answer, in words that reveal nothing about our own network."""
     if isinstance(error, aiohttp.ClientSSLError | ssl.SSLError):
         return "TLS failed"
     match error.os_error if isinstance(error, aiohttp.ClientConnectorError) else error:

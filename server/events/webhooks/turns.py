@@ -1,4 +1,4 @@
-"""Work on many things, a few at a time: each by itself, in turn, so that a slow one holds up no other."""
+"""Works on many keys, a few at a time and each in turn, so that a slow one delays no other."""
 
 import asyncio
 from collections import Counter
@@ -7,7 +7,7 @@ from typing import Final, Generic, TypeVar
 
 from server.store.background import stop
 
-# Seconds in which turns may end by themselves: what is cut off is done again. Whoever ends them waits for a second.
+# Seconds in which turns may end by themselves, since cancelled work is done again. `stop` cancels again after a second.
 GRACE_SECONDS: Final = 0.4
 
 Key = TypeVar("Key", bound=Hashable)
@@ -18,12 +18,11 @@ class Turns(Generic[Key]):
     Gives turns to keys that have work.
 
     Args:
-        work: Does a turn's worth of work on a key, which is bounded, and returns whether there is more. It raises
-            nothing.
+        work: Does one turn of bounded work on a key, and returns whether there is more. It raises nothing.
 
         turns_max: Keys that are worked on at once.
 
-        group: Returns a key's group and how many of that are worked on at once.
+        group: Returns a key's group, and how many keys of that group are worked on at once.
     """
 
     def __init__(
@@ -37,21 +36,21 @@ class Turns(Generic[Key]):
         self._group = group
         self._running: dict[Key, asyncio.Task[None]] = {}
         self._of_groups: Counter[Hashable] = Counter()
-        # In the order in which they came. As many as there are keys, each once.
+        # Keys that wait for a turn, each once, in the order in which they came.
         self._waiting: dict[Key, None] = {}
 
     def ask(self, key: Key) -> None:
-        """Ask for a turn; a key that has one now gets another one after it."""
+        """Ask for a turn; a key that has a turn now gets another one after it."""
         self._waiting[key] = None
         self._begin()
 
     async def close(self) -> None:
-        """End all turns; those that end by themselves at once may."""
+        """End all turns; those that end by themselves at once may do so."""
         self._waiting.clear()
         if self._running:
             await asyncio.wait(self._running.values(), timeout=GRACE_SECONDS)
         await stop(*self._running.values())
-        # A turn that had not begun has not ended either.
+        # A turn that had not begun does not remove itself.
         self._running.clear()
         self._of_groups.clear()
 

@@ -3,17 +3,18 @@
 -- KEYS: the buckets of the family, by address; an index of them by the microsecond in which each is full again.
 -- ARGV: the address; refill, price and capacity, as in gate.lua; the cost.
 --
--- Nothing here has a lifetime, since a server that is short of memory may evict what has. A full bucket and no bucket
--- are the same, so each call removes up to two that are full again: there are never many more than are in use.
+-- These keys have no lifetime, since a server that is short of memory may evict keys that have one. A full bucket and a
+-- missing one are the same, so each call removes up to two buckets that are full again: there are never many more
+-- buckets than are in use.
 --
--- Reply: wait in microseconds (0 admitted, -1 it can never be), whole tokens left.
+-- Reply: wait in microseconds (0 admitted, -1 never admitted), whole tokens left.
 local address = ARGV[1]
 local refill, price, capacity = tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
 local cost = tonumber(ARGV[5])
 local clock = redis.call('TIME')
 local now = clock[1] * 1000000 + clock[2]
 
--- First, since it is allowed where memory is short, and makes room for what follows.
+-- First, since deleting is allowed when memory is short, and makes room for the writes below.
 for _, full in ipairs(redis.call('ZRANGEBYSCORE', KEYS[2], '-inf', now, 'LIMIT', 0, 2)) do
   redis.call('ZREM', KEYS[2], full)
   redis.call('HDEL', KEYS[1], full)
@@ -27,10 +28,10 @@ if state then held, since, old_price = string.match(state, '^(%d+):(%d+):(%d+)$'
 if held then
   held = tonumber(held)
   old_price = tonumber(old_price)
-  -- The limit has changed, and with it what a unit is: whole tokens are what stays.
+  -- The limit has changed, and with it the size of a unit: only whole tokens are kept.
   if old_price ~= price then held = math.floor(held / old_price) * price end
   local elapsed = now - tonumber(since)
-  -- A clock that stepped back refills nothing, and is believed from now on: also when nobody is admitted.
+  -- A clock that stepped back refills nothing. Its new time is stored even if no request is admitted.
   if elapsed < 0 then
     elapsed = 0
     changed = true

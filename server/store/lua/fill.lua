@@ -3,8 +3,8 @@
 -- KEYS[1]: the snapshot. ARGV: token of the lease, version read, snapshot, its life and that of a lease in
 -- milliseconds, the run of the database it was read in.
 -- The lifetime begins when the lease was taken, since what was read may be that old.
--- Replies 1 when it was stored. Under a good lease, a snapshot whose life is over by now ends the lease; under none, this
--- does what invalidate.lua does with the reader's version. Both reply 0.
+-- Replies 1 if it was stored, else 0. If the lease is good but the snapshot's life is over by now, the lease is
+-- removed. Without a good lease, this does what invalidate.lua does with the reader's version.
 local value = redis.call('GET', KEYS[1])
 if not value then return 0 end
 local seen = tonumber(ARGV[2])
@@ -24,7 +24,7 @@ if token then
     redis.call('SET', KEYS[1], 'L' .. token .. ':' .. ARGV[2], 'KEEPTTL')
   end
 elseif run ~= ARGV[6] or tonumber(version) < seen then
-  -- Older, of another run, or nothing of ours.
+  -- An older snapshot, one of another run, or a value that is not ours.
   redis.call('DEL', KEYS[1])
 end
 return 0

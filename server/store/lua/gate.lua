@@ -1,24 +1,24 @@
--- One round trip for all requests that wait, whatever their API keys: take tokens, then look up what each request needs.
+-- One round trip for all waiting requests, whatever their API keys: take tokens, then look up what each request needs.
 --
 -- KEYS: the buckets, each once, then one key for each request that looks something up.
--- ARGV: prefix of lease tokens; life of a lease in milliseconds; numbers, as one array of MessagePack, since each
--- argument costs more than what it says: how many buckets; for each refill, price and capacity; then the requests in the
--- order in which they came. Neighbours of one API key go together: number of its buckets, their places among KEYS, number
--- of requests, and for each its cost and what it looks up: 0 nothing, 1 a snapshot, 2 a replay.
+-- ARGV: prefix of lease tokens; life of a lease in milliseconds; one array of numbers in MessagePack, since each
+-- argument costs more than a number. The numbers: how many buckets; refill, price and capacity of each; then the requests
+-- in the order in which they came. Neighbours with one API key share a group: number of its buckets, their places among
+-- KEYS, number of requests, and for each request its cost and what it looks up: 0 nothing, 1 a snapshot, 2 a replay.
 --
 -- A bucket counts units: `refill` of them come in each microsecond, a token costs `price` of them and `capacity` of
 -- them fit in. All are whole numbers below 2^53, so no rate drifts. State: "units:microseconds of the server:price".
 --
--- Reply, flat, three a request: wait in microseconds (0 admitted, -1 it can never be), whole tokens left in the
+-- Reply, flat, three a request: wait in microseconds (0 admitted, -1 never admitted), whole tokens left in the
 -- narrowest bucket, and what was found: nil, a value, or for snapshots "G<token>" (nothing there, the lease is now
--- the caller's) or "L..." (somebody else's lease); for a request that is not admitted, the number of the bucket that
+-- the caller's) or "L..." (another caller's lease); for a request that is not admitted, the number of the bucket that
 -- it waits for longest.
 local token, lease = ARGV[1], ARGV[2]
 local numbers = cmsgpack.unpack(ARGV[3])
 local bucket_count = numbers[1]
 local clock = redis.call('TIME')
 local now = clock[1] * 1000000 + clock[2]
--- MGET, since it finds nothing where a value is no string: what somebody has put in one place is no error for all.
+-- MGET, since it returns nothing for a value that is no string: one foreign value must not fail all requests.
 local values = redis.call('MGET', unpack(KEYS))
 local refill, price, capacity, units, changed = {}, {}, {}, {}, {}
 for b = 1, bucket_count do
@@ -31,10 +31,10 @@ for b = 1, bucket_count do
   if held then
     held = tonumber(held)
     old_price = tonumber(old_price)
-    -- The limit has changed, and with it what a unit is: whole tokens are what stays.
+    -- The limit has changed, and with it the size of a unit: only whole tokens are kept.
     if old_price ~= price[b] then held = math.floor(held / old_price) * price[b] end
     local elapsed = now - tonumber(since)
-    -- A clock that stepped back refills nothing, and is believed from now on: also when nobody is admitted.
+    -- A clock that stepped back refills nothing. Its new time is stored even if no request is admitted.
     if elapsed < 0 then
       elapsed = 0
       changed[b] = true
@@ -120,6 +120,6 @@ for b = 1, bucket_count do
     states[#states + 1] = string.format('%.0f:%.0f:%.0f', units[b], now, price[b])
   end
 end
--- Without a lifetime: a server that is short of memory may evict what has one, and no bucket is a full one.
+-- Without a lifetime: a server short of memory may evict keys that have one, and a missing bucket counts as full.
 if #states > 0 then redis.call('MSET', unpack(states)) end
 return reply

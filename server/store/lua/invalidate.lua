@@ -1,8 +1,8 @@
--- Before a batch of postings is answered: remove snapshots older than what it committed, and store its answers, so that
--- retries need not reach the database.
+-- Remove snapshots older than what a batch of postings committed, and store its answers, so that retries need not reach
+-- the database. This runs before the batch is answered.
 --
 -- A snapshot of another run of the database is removed too: its version belongs to another history. A lease stays, and
--- from then on takes no older snapshot.
+-- from then on accepts no older snapshot.
 --
 -- KEYS: account snapshots, then replays. ARGV: number of snapshots; the run; the version of each; life of a replay in
 -- seconds; the replays.
@@ -18,7 +18,7 @@ for i = 1, count do
         redis.call('SET', KEYS[i], 'L' .. token .. ':' .. ARGV[i + 2], 'KEEPTTL')
       end
     elseif run ~= ARGV[2] or tonumber(version) < seen then
-      -- Older, of another run, or nothing of ours.
+      -- An older snapshot, one of another run, or a value that is not ours.
       redis.call('DEL', KEYS[i])
     end
   end
