@@ -12,8 +12,10 @@ from tests.support.events import relaying
 from tests.support.postgres import create_database
 from tests.support.service import Service, in_process
 
-# Seconds of a call: many attempts, and no long wait for one that fails in the end.
+# Seconds of a call that fails in the end: many attempts, and no long wait.
 DEADLINE_SECONDS = 2.0
+# Of one that succeeds in the end, on a busy machine too.
+LONG_DEADLINE_SECONDS = 30.0
 PAUSE_SECONDS = 0.01
 
 
@@ -62,9 +64,17 @@ def proxy(proxy_of_file: Lossy) -> Lossy:
 
 
 @pytest.fixture
-async def losing(kind: str, books: Client, proxy: Lossy, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Caller]:
-    """A client of that ledger behind the proxy, with little patience."""
+def deadline_seconds() -> float:
+    """Seconds that `losing` goes on for."""
+    return DEADLINE_SECONDS
+
+
+@pytest.fixture
+async def losing(
+    kind: str, books: Client, proxy: Lossy, deadline_seconds: float, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[Caller]:
+    """A client of that ledger behind the proxy."""
     monkeypatch.setattr(rules, "PAUSE_SECONDS", PAUSE_SECONDS)
     assert books.token is not None
-    async with calling(kind, proxy.url, books.token, deadline_seconds=DEADLINE_SECONDS) as caller:
+    async with calling(kind, proxy.url, books.token, deadline_seconds=deadline_seconds) as caller:
         yield caller

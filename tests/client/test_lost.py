@@ -16,6 +16,7 @@ from tallystick_client import (
     UnavailableError,
 )
 from tests.client.calling import Caller, calling
+from tests.client.conftest import LONG_DEADLINE_SECONDS
 from tests.client.lossy import Lossy
 from tests.support.client import Client
 
@@ -46,6 +47,7 @@ async def rows(books: Client) -> list[tuple[str, int]]:
     return [(row["kind"], row["amount"]) for row in reversed(listed)]
 
 
+@pytest.mark.parametrize("deadline_seconds", [LONG_DEADLINE_SECONDS], ids=[""])
 @pytest.mark.parametrize("faults", FAULTS, ids=", ".join)
 async def test_every_write_is_done_once(faults: list[str], losing: Caller, proxy: Lossy, books: Client) -> None:
     """Whatever happens to the attempts of each write, the ledger holds each of them once, and the answers are true."""
