@@ -1,5 +1,6 @@
 """The command line with embedded servers works for every kind of user, and lets in nobody else."""
 
+import compileall
 import contextlib
 import http.client
 import os
@@ -95,7 +96,9 @@ def checkout() -> Iterator[Path]:
         folder = path / "checkout"
         folder.mkdir()
         for name in ("server", "sql"):
-            shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+            shutil.copytree(ROOT / name, folder / name)
+        # Once for all processes, none of which keeps what it has compiled.
+        compileall.compile_dir(folder / "server", quiet=1)
         for name in OWN_PACKAGES:
             shutil.copytree(installed_packages() / name, folder / "packages" / name)
         yield folder
