@@ -40,11 +40,11 @@ class Person(NamedTuple):
     def start(self, *arguments: str) -> "subprocess.Popen[str]":
         """Start the command in the checkout, with nothing in the environment that is not needed."""
         path = os.pathsep.join(map(str, (self.checkout, self.checkout / "packages", installed_packages())))
-        ports = {"TALLYSTICK_ADMIN_PORT": "0", "TALLYSTICK_WORKERS": "1"}
+        settings = {"TALLYSTICK_ADMIN_PORT": "0", "TALLYSTICK_WORKERS": "1", "TALLYSTICK_BACKGROUND": "false"}
         return subprocess.Popen(
             [sys.executable, "-m", "server.cli", *arguments],
             cwd=self.checkout,
-            env={"PATH": os.defpath, "PYTHONPATH": path, "PYTHONDONTWRITEBYTECODE": "1", **ports, **self.variables},
+            env={"PATH": os.defpath, "PYTHONPATH": path, "PYTHONDONTWRITEBYTECODE": "1", **settings, **self.variables},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
