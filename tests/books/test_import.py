@@ -33,8 +33,7 @@ async def stands(client: Client) -> Mapping[str, Any]:
     return {account["id"]: {name: account.get(name) for name in STANDS} for account in data}
 
 
-@pytest.mark.parametrize("layout", ["csv", "jsonl"])
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize(("seed", "layout"), [(0, "csv"), (1, "jsonl"), (2, "csv")])
 async def test_a_copy_is_the_same(database_url: str, tmp_path: Path, seed: int, layout: str) -> None:
     """Exported, imported into an empty ledger and exported again, books of all kinds are the same."""
     async with made_book(database_url, seed) as posted:

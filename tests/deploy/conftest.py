@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.deploy.hosts import Hosts, Machines, hosts_of, machines_behind
+from tests.deploy.hosts import Hosts, Machines, Servers, hosts_of, machines_behind, two_servers
 from tests.support.balancer import BALANCERS, Balancer, Haproxy
 from tests.support.folders import server_folder
 from tests.support.postgres import create_database, drop_database
@@ -28,22 +28,28 @@ def folder() -> Iterator[Path]:
         yield place
 
 
-@asynccontextmanager
-async def machines_of_file(
-    kind: type[Balancer], template: str, redis_url: str, **variables: str
-) -> AsyncIterator[Machines]:
-    """Run two servers and a balancer for the tests of a file, each of which leaves both servers serving."""
+@pytest.fixture(scope="package")
+async def servers(template: str, redis_url: str) -> AsyncIterator[Servers]:
+    """Two servers for all tests here, each of which leaves both serving."""
     copy = await create_database(template)
     with short_folder() as folder:
-        async with machines_behind(kind, copy, redis_url, folder, **variables) as machines:
-            yield machines
+        async with two_servers(copy, redis_url, folder) as both:
+            yield both
     await drop_database(template, copy)
 
 
+@asynccontextmanager
+async def machines_of_file(kind: type[Balancer], servers: Servers, **variables: str) -> AsyncIterator[Machines]:
+    """Run a balancer for the tests of a file."""
+    with short_folder() as folder:
+        async with machines_behind(kind, servers, folder, **variables) as machines:
+            yield machines
+
+
 @pytest.fixture(scope="module", params=sorted(BALANCERS))
-async def machines(request: pytest.FixtureRequest, template: str, redis_url: str) -> AsyncIterator[Machines]:
+async def machines(request: pytest.FixtureRequest, servers: Servers) -> AsyncIterator[Machines]:
     """Two servers behind HAProxy, and behind nginx."""
-    async with machines_of_file(BALANCERS[request.param], template, redis_url) as running:
+    async with machines_of_file(BALANCERS[request.param], servers) as running:
         yield running
 
 
@@ -55,9 +61,9 @@ async def hosts(machines: Machines) -> AsyncIterator[Hosts]:
 
 
 @pytest.fixture(scope="module")
-async def haproxy_machines(template: str, redis_url: str) -> AsyncIterator[Machines]:
+async def haproxy_machines(servers: Servers) -> AsyncIterator[Machines]:
     """Two servers that HAProxy asks by turns."""
-    async with machines_of_file(Haproxy, template, redis_url, BALANCER_ALGORITHM="roundrobin") as running:
+    async with machines_of_file(Haproxy, servers, BALANCER_ALGORITHM="roundrobin") as running:
         yield running
 
 

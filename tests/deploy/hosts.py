@@ -21,30 +21,33 @@ from tests.support.service import ServerProcess, make_key
 # A ledger for each test: what its callers sent and heard is all that is in it.
 _ledgers = itertools.count(1)
 # Callers at once, each on connections of its own: enough to have requests under way on both servers at any moment.
-CALLERS = 12
+CALLERS = 8
 # Seconds that a caller thinks, at most: some requests are under way at any moment, and the machine is not full of them.
-THINK_SECONDS = 0.05
+THINK_SECONDS = 0.15
 # Accounts they pay into; each is written by several of them and read by all.
 PAYEES = 4
 # Transfers that must have been acknowledged before something happens, and after it.
-STEADY = 60
+STEADY = 40
 # Failed authentications that the servers allow an address; none comes back during a test.
 FAILURES_BURST = 20
 # Seconds that callers get to finish what they are at.
 END_SECONDS = 40.0
 
 
+Servers = tuple[ServerProcess, ServerProcess]
+
+
 class Machines(NamedTuple):
     """Two servers and the balancer before them."""
 
-    servers: tuple[ServerProcess, ServerProcess]
+    servers: Servers
     balancer: Balancer
 
 
 class Hosts(NamedTuple):
     """The same, a client of the balancer, and what its callers sent and heard."""
 
-    servers: tuple[ServerProcess, ServerProcess]
+    servers: Servers
     balancer: Balancer
     client: Client
     history: History
@@ -55,36 +58,38 @@ class Hosts(NamedTuple):
 
     async def audited(self) -> None:
         """Assert that every caller was told the truth, and that the books add up by the command of operators too."""
-        await self.history.settle(self.client)
         await self.history.check()
         ended = await call("audit", database_url=self.history.database_url)
         assert ended.code == 0, (ended.out, ended.err)
 
 
 @asynccontextmanager
-async def machines_behind(
-    kind: type[Balancer], database_url: str, redis_url: str, folder: Path, **variables: str
-) -> AsyncIterator[Machines]:
-    """Start two servers and the balancer."""
+async def two_servers(database_url: str, redis_url: str, folder: Path) -> AsyncIterator[Servers]:
+    """Start two servers."""
     settings = {
         "TALLYSTICK_TRUSTED_PROXIES": "127.0.0.1",
         "TALLYSTICK_AUTH_FAILURE_RATE": "1/day",
         "TALLYSTICK_AUTH_FAILURE_BURST": str(FAILURES_BURST),
     }
-    servers = (
-        ServerProcess(database_url, folder / "one.log", settings, redis_url),
-        ServerProcess(database_url, folder / "two.log", settings, redis_url),
-    )
-    balancer = kind(folder, (servers[0].port, servers[1].port), **variables)
-    # Before anything is started: the test is left out where there is no such balancer.
-    balancer.command()
+    one, two = (ServerProcess(database_url, folder / f"{name}.log", settings, redis_url) for name in ("one", "two"))
     try:
-        await asyncio.gather(*(server.start() for server in servers))
+        await asyncio.gather(one.start(), two.start())
+        yield one, two
+    finally:
+        await asyncio.gather(one.stop(), two.stop())
+
+
+@asynccontextmanager
+async def machines_behind(
+    kind: type[Balancer], servers: Servers, folder: Path, **variables: str
+) -> AsyncIterator[Machines]:
+    """Start the balancer before two servers."""
+    balancer = kind(folder, (servers[0].port, servers[1].port), **variables)
+    try:
         await balancer.start()
         yield Machines(servers, balancer)
     finally:
         await balancer.stop()
-        await asyncio.gather(*(server.stop() for server in servers))
 
 
 @asynccontextmanager

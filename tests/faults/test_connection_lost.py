@@ -193,10 +193,10 @@ async def test_connections_cut_at_random_under_load(line: Line) -> None:
             while line.proxy.accepted < opened + 12:
                 rounds += 1
                 await asyncio.gather(
-                    *(line.history.insist(line.client, f"rain-{rounds}-{n}", "alice", "bob", 1) for n in range(50))
+                    *(line.history.insist(line.client, f"rain-{rounds}-{n}", "alice", "bob", 1) for n in range(25))
                 )
     finally:
         cutting.cancel()
     await line.history.settle(line.client)
-    assert await line.client.balance("bob") == rounds * 50
+    assert await line.client.balance("bob") == rounds * 25
     await line.history.check()

@@ -39,8 +39,11 @@ async def counted(database_url: str) -> int:
     return int(row["keys"])
 
 
-@pytest.mark.parametrize("time", [1, 3])
-@pytest.mark.parametrize("name", POSTING_FAILPOINTS)
+# Each at its third time, and one at its first.
+TIMES = [*((name, 3) for name in POSTING_FAILPOINTS), (POSTING_FAILPOINTS[-1], 1)]
+
+
+@pytest.mark.parametrize(("name", "time"), TIMES)
 async def test_killed_at_a_failpoint(database_url: str, tmp_path: Path, name: str, time: int) -> None:
     """What was acknowledged is there once, what was refused is not, what was lost is told by a retry."""
     server = ServerProcess(database_url, tmp_path / "server.log")
@@ -101,7 +104,7 @@ def _has_posted(history: History, count: int) -> bool:
 
 
 async def test_killed_again_and_again(database_url: str, tmp_path: Path) -> None:
-    """Killed at a random moment, three times, under clients that insist: every transfer is there once."""
+    """Killed at a random moment, twice, under clients that insist: every transfer is there once."""
     server = ServerProcess(database_url, tmp_path / "server.log")
     history = History(database_url, LEDGER)
     token = await make_key(database_url, LEDGER)
@@ -117,14 +120,14 @@ async def test_killed_again_and_again(database_url: str, tmp_path: Path) -> None
                     await history.insist(client, f"work-{number}-{count}", "alice", "bob", 1)
 
             workers = asyncio.gather(*(insist(number) for number in range(10)))
-            for kill in range(1, 4):
+            for kill in range(1, 3):
                 await until(partial(_has_posted, history, kill * 60))
                 server.kill()
                 await server.wait()
                 await server.start()
             async with asyncio.timeout(30):
                 await workers
-            assert history.count("unknown") >= 3
+            assert history.count("unknown") >= 2
             assert await client.balance("bob") == 400
         await history.check()
     finally:

@@ -1,14 +1,10 @@
 """A copy of PostgreSQL's files is put back while Redis goes on: nothing is answered out of what the copy never saw."""
 
-import asyncio
 import time
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
-from pathlib import Path
-from typing import NamedTuple
 
-import aiohttp
 import asyncpg
 import pytest
 
@@ -19,21 +15,44 @@ from tests.support.client import Answer, Client
 from tests.support.folders import server_folder
 from tests.support.own_postgres import OwnPostgres
 from tests.support.postgres import administer
-from tests.support.service import ServerProcess, make_key
+from tests.support.service import in_process, make_key
 from tests.support.valkey import OwnValkey, running_valkey
 from tests.support.waiting import until
 
 LEDGER = "restored"
-# Seconds in which a server process has found its database again.
+# Seconds in which a service has found its database again.
 BACK_SECONDS = 20.0
 
 
-class Scene(NamedTuple):
-    """Two server processes on one PostgreSQL and one Redis, and a client of each."""
+class Scene:
+    """
+    Two services on one PostgreSQL and one Redis, each as a server has it.
 
-    servers: list[ServerProcess]
-    clients: list[Client]
-    valkey: OwnValkey
+    Args:
+        database_url: Of PostgreSQL.
+
+        valkey: The Redis.
+
+        token: An API key.
+    """
+
+    def __init__(self, database_url: str, valkey: OwnValkey, token: str) -> None:
+        self._database_url = database_url
+        self._token = token
+        self._running = AsyncExitStack()
+        self.valkey = valkey
+        self.clients: list[Client] = []
+
+    async def start(self) -> None:
+        """Serve; the clients are those of the new services."""
+        for _ in range(2):
+            service = await self._running.enter_async_context(in_process(self._database_url, self.valkey.url))
+            self.clients.append(Client(service.session, service.url, self._token))
+
+    async def stop(self) -> None:
+        """End the services."""
+        await self._running.aclose()
+        self.clients.clear()
 
 
 async def reads(client: Client, account: str = "alice") -> bool:
@@ -42,16 +61,14 @@ async def reads(client: Client, account: str = "alice") -> bool:
 
 
 @asynccontextmanager
-async def serving(database_url: str, valkey: OwnValkey, tmp_path: Path) -> AsyncIterator[Scene]:
-    """Serve; `alice` has 100 and `bob` nothing."""
-    token = await make_key(database_url, LEDGER)
-    servers = [ServerProcess(database_url, tmp_path / f"{n}.log", redis_url=valkey.url) for n in range(2)]
+async def serving(database_url: str, valkey: OwnValkey) -> AsyncIterator[Scene]:
+    """Serve."""
+    scene = Scene(database_url, valkey, await make_key(database_url, LEDGER))
     try:
-        await asyncio.gather(*(server.start() for server in servers))
-        async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(force_close=True)) as session:
-            yield Scene(servers, [Client(session, server.url, token) for server in servers], valkey)
+        await scene.start()
+        yield scene
     finally:
-        await asyncio.gather(*(server.stop() for server in servers))
+        await scene.stop()
 
 
 @pytest.fixture(scope="module")
@@ -82,7 +99,7 @@ async def insist(client: Client, amount: int, key: str) -> Answer:
 
 
 async def cached(scene: Scene, account: str) -> None:
-    """Return when Redis holds the account's snapshot, which every process has served."""
+    """Return when Redis holds the account's snapshot, which every service has served."""
 
     async def stored() -> bool:
         for client in scene.clients:
@@ -93,16 +110,14 @@ async def cached(scene: Scene, account: str) -> None:
     await until(stored, BACK_SECONDS)
 
 
-@pytest.mark.parametrize("goes_on", [True, False], ids=["the servers go on", "the servers are restarted"])
-async def test_a_copy_is_put_back(
-    own_postgres: OwnPostgres, valkey: OwnValkey, tmp_path: Path, *, goes_on: bool
-) -> None:
+@pytest.mark.parametrize("goes_on", [True, False], ids=["the services go on", "the services are restarted"])
+async def test_a_copy_is_put_back(own_postgres: OwnPostgres, valkey: OwnValkey, *, goes_on: bool) -> None:
     """
     What was posted after the copy is posted again under the same key, once, and every balance is that of the copy and
-    of what came after it, through each process.
+    of what came after it, through each service.
     """
     await migrate(own_postgres.database_url)
-    async with serving(own_postgres.database_url, valkey, tmp_path) as scene:
+    async with serving(own_postgres.database_url, valkey) as scene:
         one, two = scene.clients
         await one.fund("alice", 100)
         await one.open("bob")
@@ -120,17 +135,18 @@ async def test_a_copy_is_put_back(
         await own_postgres.crash()
         own_postgres.put_back()
         if not goes_on:
-            await asyncio.gather(*(server.stop() for server in scene.servers))
+            await scene.stop()
         own_postgres.start()
         # What the copy has written by itself meanwhile says nothing about what it has seen.
         await administer(own_postgres.database_url, "SELECT pg_switch_wal()")
         if not goes_on:
-            await asyncio.gather(*(server.start() for server in scene.servers))
+            await scene.start()
+            one, two = scene.clients
         # To another amount than before the copy was put back: the key is free.
         posted = await insist(two, 20, "k")
         assert not posted.replayed
         for client in scene.clients:
-            # The other process finds the database again when its next probe is answered.
+            # The other service finds the database again when its next probe is answered.
             await until(partial(reads, client), BACK_SECONDS)
             assert (await client.balance("alice"), await client.balance("bob")) == (79, 21)
             again = await insist(client, 20, "k")
@@ -140,10 +156,12 @@ async def test_a_copy_is_put_back(
     await check_books(own_postgres.database_url)
 
 
-async def test_a_dump_is_read_back(own_postgres: OwnPostgres, valkey: OwnValkey, tmp_path: Path) -> None:
+async def test_a_dump_is_read_back(
+    own_postgres: OwnPostgres, valkey: OwnValkey, caplog: pytest.LogCaptureFixture
+) -> None:
     """A table that was emptied and filled from a dump, in the same database and server, is noticed within a moment."""
     await migrate(own_postgres.database_url)
-    async with serving(own_postgres.database_url, valkey, tmp_path) as scene:
+    async with serving(own_postgres.database_url, valkey) as scene:
         one, two = scene.clients
         await one.fund("alice", 100)
         await one.open("bob")
@@ -160,11 +178,7 @@ async def test_a_dump_is_read_back(own_postgres: OwnPostgres, valkey: OwnValkey,
         finally:
             await connection.close()
 
-        async def noticed() -> bool:
-            logs = [server.log_text() for server in scene.servers]
-            return all("restarted, restored or replaced" in log for log in logs)
-
-        await until(noticed)
+        await until(lambda: caplog.text.count("restarted, restored or replaced") >= len(scene.clients))
         posted = await insist(two, 10, "k")
         assert not posted.replayed
         for client in scene.clients:
@@ -172,13 +186,13 @@ async def test_a_dump_is_read_back(own_postgres: OwnPostgres, valkey: OwnValkey,
     await check_books(own_postgres.database_url)
 
 
-async def test_no_replay_while_postgres_is_away(own_postgres: OwnPostgres, valkey: OwnValkey, tmp_path: Path) -> None:
+async def test_no_replay_while_postgres_is_away(own_postgres: OwnPostgres, valkey: OwnValkey) -> None:
     """
     While PostgreSQL is down it may be being replaced: a replay has to wait for it, and an account is read out of Redis
-    for as long as a snapshot lives. Started again, the same server answers everything as before.
+    for as long as a snapshot lives. Started again, the same service answers everything as before.
     """
     await migrate(own_postgres.database_url)
-    async with serving(own_postgres.database_url, valkey, tmp_path) as scene:
+    async with serving(own_postgres.database_url, valkey) as scene:
         one, two = scene.clients
         await one.fund("alice", 100)
         await one.open("bob")

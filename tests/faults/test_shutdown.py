@@ -20,7 +20,7 @@ from tests.support.client import Client
 from tests.support.history import History
 from tests.support.locks import held, somebody_waits
 from tests.support.postgres import administer
-from tests.support.service import ServerProcess, make_key
+from tests.support.service import ServerProcess, in_process, make_key
 from tests.support.waiting import until
 
 LEDGER = "shutdown"
@@ -37,9 +37,10 @@ class Running(NamedTuple):
 
 
 @pytest.fixture
-async def running(database_url: str, tmp_path: Path) -> AsyncIterator[Running]:
-    """Start it, with two workers; stop it if the test has not."""
-    server = ServerProcess(database_url, tmp_path / "server.log", {"TALLYSTICK_WORKERS": "2"})
+async def running(request: pytest.FixtureRequest, database_url: str, tmp_path: Path) -> AsyncIterator[Running]:
+    """Start it, with one worker or as many as the test says; stop it if the test has not."""
+    workers = getattr(request, "param", 1)
+    server = ServerProcess(database_url, tmp_path / "server.log", {"TALLYSTICK_WORKERS": str(workers)})
     token = await make_key(database_url, LEDGER)
     try:
         await server.start()
@@ -53,9 +54,13 @@ async def running(database_url: str, tmp_path: Path) -> AsyncIterator[Running]:
         await server.stop()
 
 
-@pytest.mark.parametrize("kept_alive", [True, False], ids=["connections kept", "a connection each"])
-async def test_told_to_stop_under_load(running: Running, kept_alive: bool) -> None:
-    """Every request that reached the server is answered for good; afterwards connections are refused."""
+@pytest.mark.parametrize("running", [pytest.param(2, id="two workers")], indirect=True)
+async def test_told_to_stop_under_load(running: Running) -> None:
+    """
+    Every request that reached the server is answered for good; afterwards connections are refused.
+
+    Half of the clients keep their connections, the others make one for each request.
+    """
     server, client, history = running
     chance = random.Random(7)
 
@@ -67,9 +72,11 @@ async def test_told_to_stop_under_load(running: Running, kept_alive: bool) -> No
             if number % 2:
                 await asyncio.sleep(chance.uniform(0, 0.02))
 
-    connector = aiohttp.TCPConnector(limit=0, force_close=not kept_alive)
-    async with aiohttp.ClientSession(connector=connector) as session:
-        workers = asyncio.gather(*(work(session, number) for number in range(40)))
+    async with (
+        aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as keeping,
+        aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0, force_close=True)) as closing,
+    ):
+        workers = asyncio.gather(*(work(keeping if number < 20 else closing, number) for number in range(40)))
         await until(lambda: history.count("posted") >= 200)
         server.kill(signal.SIGTERM)
         async with asyncio.timeout(20):
@@ -165,6 +172,6 @@ async def test_told_twice_it_stops_at_once(running: Running, database_url: str) 
         async with asyncio.timeout(AT_ONCE_SECONDS):
             assert await server.wait() != 0
         await asyncio.gather(*sending)
-    await server.start()
-    await history.settle(client)
+    async with in_process(database_url) as after:
+        await history.settle(Client(after.session, after.url, client.token))
     await history.check()

@@ -266,13 +266,13 @@ async def test_a_flood_costs_those_with_keys_nothing(database_url: str, redis_ur
 
         floods = [asyncio.create_task(flood(number)) for number in range(40)]
         statuses: Counter[int] = Counter()
-        for number in range(40):
+        for number in range(20):
             statuses[(await client.get("/v1/accounts/alice")).status] += 1
             statuses[(await client.transfer("alice", "bob", 1)).status] += 1
             if number % 10 == 0:
                 statuses[(await client.get("/nothing")).status] += 1
         over.set()
         await asyncio.gather(*floods)
-        assert statuses == {200: 40, 201: 40, 404: 4}
+        assert statuses == {200: 20, 201: 20, 404: 2}
         assert flooded.keys() <= {200, 401, 404, 429, 503}
         assert flooded.total() > 100

@@ -31,17 +31,17 @@ async def test_a_burst_is_exact(service: Service, ledger: str) -> None:
 
 
 async def test_a_burst_is_exact_across_processes(database_url: str, redis_url: str, tmp_path: Path) -> None:
-    """Four processes on one Redis admit together what one would."""
-    servers = [ServerProcess(database_url, tmp_path / f"{n}.log", redis_url=redis_url) for n in range(4)]
+    """Two processes on one Redis admit together what one would."""
+    servers = [ServerProcess(database_url, tmp_path / f"{n}.log", redis_url=redis_url) for n in range(2)]
     try:
         await asyncio.gather(*(server.start() for server in servers))
         async with in_process(database_url, redis_url) as service:
             token = await make_key(database_url, "books", limit=once(100))
             clients = [Client(service.session, server.url, token) for server in servers]
             # Each of them sees what the others took.
-            assert [left(await client.get("/v1/accounts/nobody")) for client in clients] == [99, 98, 97, 96]
-            answers = await asyncio.gather(*(clients[n % 4].get("/v1/accounts/nobody") for n in range(400)))
-            assert Counter(answer.status for answer in answers) == {404: 96, 429: 304}
+            assert [left(await client.get("/v1/accounts/nobody")) for client in clients] == [99, 98]
+            answers = await asyncio.gather(*(clients[n % 2].get("/v1/accounts/nobody") for n in range(400)))
+            assert Counter(answer.status for answer in answers) == {404: 98, 429: 302}
     finally:
         await asyncio.gather(*(server.stop() for server in servers))
 

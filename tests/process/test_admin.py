@@ -1,46 +1,72 @@
 """The process that answers operators: whatever becomes of it, requests are served and no number goes back."""
 
 import asyncio
+import itertools
 import os
 import pty
 import re
 import signal
-import stat
 import sys
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 
 import aiohttp
 import pytest
 
-from server.process.commands.console import TOKEN_FILE
-from tests.process.home import Home, place
 from tests.process.process_table import children_of, said_of
 from tests.process.short_timeouts import SILENCE_SECONDS
 from tests.support.client import Client
 from tests.support.command import NO_REDIS, call, environment
+from tests.support.postgres import create_database, drop_database
 from tests.support.service import ServerProcess, make_key
 from tests.support.waiting import until
 from tests.telemetry.documented import Series, series
 
 REPLACED_SECONDS = 30.0
 END_SECONDS = 30.0
+# Seconds between two questions of an operator.
+THINK_SECONDS = 0.02
+SWAPPED = "the admin process was swapped"
 RESTARTS = Series("tallystick_admin_restarts_total", ())
+CREATED = Series(
+    "tallystick_request_duration_seconds", (("method", "POST"), ("route", "/v1/accounts"), ("status", "201"))
+)
+_ledgers = itertools.count(1)
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
 
 
-@pytest.fixture
-async def server(database_url: str, redis_url: str, tmp_path: Path) -> AsyncIterator[ServerProcess]:
+@asynccontextmanager
+async def running(database_url: str, redis_url: str, log: Path) -> AsyncIterator[ServerProcess]:
     """A server that waits three seconds for a sign of life."""
-    running = ServerProcess(database_url, tmp_path / "log", {}, redis_url, "tests.process.short_timeouts")
+    server = ServerProcess(database_url, log, {}, redis_url, "tests.process.short_timeouts")
     try:
-        await running.start()
+        await server.start()
         # The admin process has started too.
-        await asked(running, "/livez")
-        yield running
+        await asked(server, "/livez")
+        yield server
     finally:
-        await running.stop()
+        await server.stop()
+
+
+@pytest.fixture(scope="module")
+async def lasting(
+    template: str, redis_url: str, tmp_path_factory: pytest.TempPathFactory
+) -> AsyncIterator[ServerProcess]:
+    """One for all tests here that leave it serving."""
+    database_url = await create_database(template)
+    async with running(database_url, redis_url, tmp_path_factory.mktemp("lasting") / "log") as server:
+        yield server
+    await drop_database(template, database_url)
+
+
+@pytest.fixture
+async def server(lasting: ServerProcess) -> ServerProcess:
+    """The same, ready again after the test before."""
+    await until(partial(is_ready, lasting), REPLACED_SECONDS)
+    return lasting
 
 
 def admin_of(server: ServerProcess) -> int:
@@ -62,11 +88,16 @@ async def scraped(server: ServerProcess) -> dict[Series, float]:
     return series(page.decode())
 
 
-async def opened(server: ServerProcess, account: str) -> None:
-    """Open an account."""
+async def is_ready(server: ServerProcess) -> bool:
+    """Tell whether it says so."""
+    return (await asked(server, "/readyz"))[0] == 200
+
+
+async def opened(server: ServerProcess) -> None:
+    """Open an account in a new ledger."""
     async with aiohttp.ClientSession() as session:
-        client = Client(session, server.url, await make_key(server.database_url, "books"))
-        assert (await client.open(account)).status == 201
+        client = Client(session, server.url, await make_key(server.database_url, f"books-{next(_ledgers)}"))
+        assert (await client.open("alice")).status == 201
 
 
 def counters(found: dict[Series, float]) -> dict[Series, float]:
@@ -77,18 +108,20 @@ def counters(found: dict[Series, float]) -> dict[Series, float]:
 async def test_killed(server: ServerProcess) -> None:
     """Another one is started, the workers do not notice, and all that was counted is told again."""
     workers, killed = await server.workers(), admin_of(server)
-    await opened(server, "alice")
+    first = (await scraped(server)).get(CREATED, 0)
+    await opened(server)
 
     async def told() -> bool:
-        return any(dict(name.labels)["status"] == "201" for name in counters(await scraped(server)))
+        return (await scraped(server)).get(CREATED) == first + 1
 
     await until(told)
-    before = counters(await scraped(server))
+    found = await scraped(server)
+    before, restarts = counters(found), found[RESTARTS]
     os.kill(killed, signal.SIGKILL)
-    await opened(server, "bob")
+    await opened(server)
     # The port stays open: whoever asks waits for the next process.
     after = await scraped(server)
-    assert after[RESTARTS] == 1
+    assert after[RESTARTS] == restarts + 1
     assert {name for name, value in before.items() if counters(after).get(name, -1) < value} == set()
     assert admin_of(server) != killed
     assert await server.workers() == workers
@@ -98,64 +131,42 @@ async def test_killed(server: ServerProcess) -> None:
 async def test_a_worker_that_ends_is_counted_once(server: ServerProcess) -> None:
     """What it has counted stays, whichever of the two processes ends first."""
     [worker] = await server.workers()
-    await opened(server, "alice")
-    created = Series(
-        "tallystick_request_duration_seconds", (("method", "POST"), ("route", "/v1/accounts"), ("status", "201"))
-    )
+    first = (await scraped(server)).get(CREATED, 0)
+    await opened(server)
 
     async def told() -> bool:
-        return (await scraped(server)).get(created) == 1
+        return (await scraped(server)).get(CREATED) == first + 1
 
     await until(told)
+    died = server.log_text().count("died: signal 9")
     os.kill(worker, signal.SIGKILL)
     os.kill(admin_of(server), signal.SIGKILL)
     for _ in range(5):
-        assert (await scraped(server))[created] == 1
+        assert (await scraped(server))[CREATED] == first + 1
+    await until(lambda: server.log_text().count("died: signal 9") == died + 2)
     await until(lambda: "serves after" in server.log_text().rpartition("died: signal 9")[2])
-    assert (await scraped(server))[created] == 1
+    assert (await scraped(server))[CREATED] == first + 1
 
 
 async def test_frozen(server: ServerProcess) -> None:
     """It is killed after a while without a sign of life; meanwhile requests are served."""
     frozen = admin_of(server)
     os.kill(frozen, signal.SIGSTOP)
-    await opened(server, "alice")
+    await opened(server)
     silent = f"admin (process {frozen}) died: it gave no sign of life for {SILENCE_SECONDS:.0f} s"
     await until(lambda: silent in server.log_text(), REPLACED_SECONDS)
-
-    async def is_ready() -> bool:
-        return (await asked(server, "/readyz"))[0] == 200
-
-    await until(is_ready, REPLACED_SECONDS)
+    await until(partial(is_ready, server), REPLACED_SECONDS)
 
 
 async def test_swapped(server: ServerProcess) -> None:
     """After the workers it is exchanged too, without an answer lost; the supervisor stays."""
-    before = admin_of(server)
+    before, swaps = admin_of(server), server.log_text().count(SWAPPED)
     server.kill(signal.SIGHUP)
-    while "the admin process was swapped" not in server.log_text():
+    while server.log_text().count(SWAPPED) == swaps:
         assert (await asked(server, "/livez"))[0] == 200
+        await asyncio.sleep(THINK_SECONDS)
     assert admin_of(server) != before
     assert f"admin (process {before}) ended: code 0" in server.log_text()
-
-
-async def test_the_end(server: ServerProcess) -> None:
-    """While the server stops it says so; it ends last, in order."""
-    pid, [worker] = admin_of(server), await server.workers()
-    os.kill(worker, signal.SIGSTOP)
-    server.kill(signal.SIGTERM)
-    found: list[tuple[int, bytes]] = []
-
-    async def stopping() -> bool:
-        found[:] = [await asked(server, "/readyz")]
-        return b'"stopping"' in found[0][1]
-
-    await until(stopping)
-    assert found[0][0] == 503
-    os.kill(worker, signal.SIGCONT)
-    assert await server.wait() == 0
-    log = server.log_text()
-    assert log.index(f"(process {worker}) ended") < log.index(f"admin (process {pid}) ended: code 0")
 
 
 async def test_a_supervisor_that_hangs(server: ServerProcess) -> None:
@@ -173,6 +184,26 @@ async def test_a_supervisor_that_hangs(server: ServerProcess) -> None:
         os.kill(server.pid, signal.SIGCONT)
 
 
+async def test_the_end(database_url: str, redis_url: str, tmp_path: Path) -> None:
+    """While the server stops it says so; it ends last, in order."""
+    async with running(database_url, redis_url, tmp_path / "log") as server:
+        pid, [worker] = admin_of(server), await server.workers()
+        os.kill(worker, signal.SIGSTOP)
+        server.kill(signal.SIGTERM)
+        found: list[tuple[int, bytes]] = []
+
+        async def stopping() -> bool:
+            found[:] = [await asked(server, "/readyz")]
+            return b'"stopping"' in found[0][1]
+
+        await until(stopping)
+        assert found[0][0] == 503
+        os.kill(worker, signal.SIGCONT)
+        assert await server.wait() == 0
+        log = server.log_text()
+        assert log.index(f"(process {worker}) ended") < log.index(f"admin (process {pid}) ended: code 0")
+
+
 async def test_one_that_fails_at_every_start(
     database_url: str, redis_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -187,7 +218,7 @@ async def test_one_that_fails_at_every_start(
         await server.start()
         # More often than a server tries whose workers fail.
         await until(lambda: server.log_text().count("died: code 1") > 3, REPLACED_SECONDS)
-        await opened(server, "alice")
+        await opened(server)
         server.kill(signal.SIGTERM)
         assert await server.wait() == 0
     finally:
@@ -230,22 +261,6 @@ async def test_a_token_that_is_set(database_url: str, tmp_path: Path) -> None:
     """Who has set it knows it: it is not printed."""
     said = await serve_on_a_terminal(database_url, tmp_path / "log", TALLYSTICK_CONSOLE_TOKEN="t" * 40)
     assert re.search(r"^Console: http://127\.0\.0\.1:\d+/console\s*$", said, re.MULTILINE)
-
-
-async def test_the_token_beside_the_embedded_servers() -> None:
-    """Where what is printed may be a log, it is in a file that its owner alone can read; each start has its own."""
-    with place() as data_dir:
-        tokens = []
-        for _ in range(2):
-            home = Home(data_dir)
-            await home.start()
-            path = data_dir / TOKEN_FILE
-            assert stat.S_IMODE(path.stat().st_mode) == 0o600
-            tokens.append(path.read_text().strip())
-            ended = await home.stop()
-            assert str(path) in ended.out
-            assert not any(token in ended.out + ended.err for token in tokens)
-        assert tokens[0] != tokens[1]
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ import os
 import signal
 import sys
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +16,15 @@ from tests.process.short_timeouts import SILENCE_SECONDS
 from tests.support.background import LEADS, leaders
 from tests.support.client import Client
 from tests.support.holds import expiries, hold, stored
+from tests.support.postgres import create_database, drop_database
 from tests.support.service import ServerProcess, make_key
 from tests.support.waiting import until
 from tests.telemetry.documented import series
 
 REPLACED_SECONDS = 30.0
-LEDGER = "background"
+# What a server says when it has exchanged the process.
+SWAPPED = "the background process was swapped"
+RESTARTS = "tallystick_background_restarts_total"
 
 on_linux = pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
 
@@ -46,99 +50,129 @@ async def worker_of(server: ServerProcess) -> int:
     return pid
 
 
-async def serves(server: ServerProcess) -> None:
+async def serves(server: ServerProcess, ledger: str) -> None:
     """Read and write."""
     async with aiohttp.ClientSession() as session:
-        client = Client(session, server.url, await make_key(server.database_url, LEDGER))
+        client = Client(session, server.url, await make_key(server.database_url, ledger))
         assert (await client.open("alice")).status == 201
         assert await client.balance("alice") == 0
 
 
-@pytest.fixture
-async def server(database_url: str, redis_url: str, tmp_path: Path) -> AsyncIterator[ServerProcess]:
+async def scraped(server: ServerProcess) -> dict[tuple[str, str | None], float]:
+    """Return the numbers that have no label but a state."""
+    async with aiohttp.ClientSession() as session, session.get(f"{server.admin_url}/metrics") as response:
+        page = series(await response.text())
+    return {(name, dict(labels).get("state")): value for (name, labels), value in page.items()}
+
+
+@asynccontextmanager
+async def running(database_url: str, redis_url: str, log: Path) -> AsyncIterator[ServerProcess]:
     """A server with a worker and a background process that it waits three seconds for; it has started."""
     variables = {"TALLYSTICK_BACKGROUND": "true"}
-    running = ServerProcess(database_url, tmp_path / "log", variables, redis_url, "tests.process.short_timeouts")
+    server = ServerProcess(database_url, log, variables, redis_url, "tests.process.short_timeouts")
     try:
-        await running.start()
-        yield running
+        await server.start()
+        yield server
     finally:
-        await running.stop()
+        await server.stop()
 
 
-async def test_it_runs_beside_the_workers(server: ServerProcess) -> None:
+@pytest.fixture(scope="module")
+async def lasting(
+    template: str, redis_url: str, tmp_path_factory: pytest.TempPathFactory
+) -> AsyncIterator[ServerProcess]:
+    """One for all tests here that leave it serving."""
+    database_url = await create_database(template)
+    async with running(database_url, redis_url, tmp_path_factory.mktemp("lasting") / "log") as server:
+        yield server
+    await drop_database(template, database_url)
+
+
+@pytest.fixture
+async def server(database_url: str, redis_url: str, tmp_path: Path) -> AsyncIterator[ServerProcess]:
+    """One of a test that ends it."""
+    async with running(database_url, redis_url, tmp_path / "log") as server:
+        yield server
+
+
+async def test_it_runs_beside_the_workers(lasting: ServerProcess) -> None:
     """It leads, is shown to operators, and its numbers are among those of the server."""
-    await worker_of(server)
-    await until(lambda: LEADS in server.log_text())
+    await worker_of(lasting)
+    await until(lambda: LEADS in lasting.log_text())
 
-    async def scraped() -> bool:
-        async with aiohttp.ClientSession() as session, session.get(f"{server.admin_url}/metrics") as response:
-            page = series(await response.text())
-        found = {(name, dict(labels).get("state")): value for (name, labels), value in page.items()}
+    async def told() -> bool:
+        found = await scraped(lasting)
         return (
             found.get(("tallystick_background_leads", None)) == 1
             and found["tallystick_background_processes", "serving"] == 1
-            and found["tallystick_background_restarts_total", None] == 0
             and found["tallystick_workers", "serving"] == 1
         )
 
-    await until(scraped)
+    await until(told)
 
 
-async def test_it_sweeps(server: ServerProcess) -> None:
+async def test_it_sweeps(lasting: ServerProcess, ledger: str) -> None:
     """Holds of the server's callers get their expiries, before and after workers and background process are swapped."""
+    swaps = lasting.log_text().count(SWAPPED)
     async with aiohttp.ClientSession() as session:
-        client = Client(session, server.url, await make_key(server.database_url, LEDGER))
+        client = Client(session, lasting.url, await make_key(lasting.database_url, ledger))
         await client.open("shop")
         await client.fund("alice", 1_000)
         holds = await hold(client, "alice", 10)
 
         async def swept() -> bool:
-            return await expiries(server.database_url) == sorted(holds)
+            return await expiries(lasting.database_url) == sorted(holds)
 
         await until(swept)
         holds += await hold(client, "alice", 10)
-        server.kill(signal.SIGHUP)
-        await until(lambda: "the background process was swapped" in server.log_text(), REPLACED_SECONDS)
+        lasting.kill(signal.SIGHUP)
+        await until(lambda: lasting.log_text().count(SWAPPED) > swaps, REPLACED_SECONDS)
         holds += await hold(client, "alice", 10)
         await until(swept)
-    assert await stored(server.database_url) == 0
+    assert await stored(lasting.database_url) == 0
 
 
-async def test_killed(server: ServerProcess) -> None:
-    """It is followed by another one, which leads; the worker stays, and goes on."""
-    [worker] = await server.workers()
-    killed = await worker_of(server)
-    await until(lambda: LEADS in server.log_text())
+async def test_killed(lasting: ServerProcess, ledger: str) -> None:
+    """It is followed by another one, which leads; the worker stays, and goes on; operators are told."""
+    [worker] = await lasting.workers()
+    killed = await worker_of(lasting)
+    await until(lambda: LEADS in lasting.log_text())
+    led, restarts = lasting.log_text().count(LEADS), (await scraped(lasting))[RESTARTS, None]
     os.kill(killed, signal.SIGKILL)
-    await serves(server)
-    await until(lambda: f"background (process {killed}) died: signal 9" in server.log_text())
-    assert await worker_of(server) != killed
-    await until(lambda: server.log_text().count(LEADS) == 2)
-    assert await server.workers() == [worker]
+    await serves(lasting, ledger)
+    await until(lambda: f"background (process {killed}) died: signal 9" in lasting.log_text())
+    assert await worker_of(lasting) != killed
+    await until(lambda: lasting.log_text().count(LEADS) > led)
+    assert await lasting.workers() == [worker]
+    assert (await scraped(lasting))[RESTARTS, None] == restarts + 1
 
 
-async def test_frozen(server: ServerProcess) -> None:
+async def test_frozen(lasting: ServerProcess, ledger: str) -> None:
     """It is killed after a while without a sign of life; meanwhile requests are served."""
-    frozen = await worker_of(server)
+    frozen = await worker_of(lasting)
     os.kill(frozen, signal.SIGSTOP)
-    await serves(server)
+    await serves(lasting, ledger)
     silent = f"background (process {frozen}) died: it gave no sign of life for {SILENCE_SECONDS:.0f} s"
-    await until(lambda: silent in server.log_text(), REPLACED_SECONDS)
-    assert await worker_of(server) != frozen
+    await until(lambda: silent in lasting.log_text(), REPLACED_SECONDS)
+    assert await worker_of(lasting) != frozen
 
 
-async def test_swapped(server: ServerProcess) -> None:
+async def test_swapped(lasting: ServerProcess) -> None:
     """After the workers it is exchanged too; the old one ends in order, so that the new one leads at once."""
-    before = await worker_of(server)
-    await until(lambda: LEADS in server.log_text())
-    server.kill(signal.SIGHUP)
-    await until(lambda: "the background process was swapped" in server.log_text(), REPLACED_SECONDS)
-    assert "all 1 workers were swapped" in server.log_text()
-    assert await worker_of(server) != before
-    assert f"background (process {before}) ended: code 0" in server.log_text()
-    await until(lambda: server.log_text().count(LEADS) == 2)
-    assert await leaders(server.database_url) == 1
+    before = await worker_of(lasting)
+
+    async def leads() -> bool:
+        return await leaders(lasting.database_url) == 1
+
+    await until(leads)
+    log = lasting.log_text()
+    lasting.kill(signal.SIGHUP)
+    await until(lambda: lasting.log_text().count(SWAPPED) > log.count(SWAPPED), REPLACED_SECONDS)
+    assert lasting.log_text().count("all 1 workers were swapped") > log.count("all 1 workers were swapped")
+    assert await worker_of(lasting) != before
+    assert f"background (process {before}) ended: code 0" in lasting.log_text()
+    await until(lambda: lasting.log_text().count(LEADS) > log.count(LEADS))
+    assert await leaders(lasting.database_url) == 1
 
 
 @on_linux
@@ -177,21 +211,8 @@ async def test_one_that_fails_at_every_start(
         # More often than a server tries whose workers fail.
         await until(lambda: server.log_text().count("died: code 1") > 3, REPLACED_SECONDS)
         assert (await asked(server))["background"]["state"] in ("starting", "restarting")
-        await serves(server)
+        await serves(server, "books")
         server.kill(signal.SIGTERM)
         assert await server.wait() == 0
-    finally:
-        await server.stop()
-
-
-async def test_without_one(database_url: str, redis_url: str, tmp_path: Path) -> None:
-    """Where it runs elsewhere the server has none, and says nothing of it."""
-    server = ServerProcess(database_url, tmp_path / "log", {"TALLYSTICK_BACKGROUND": "false"}, redis_url)
-    try:
-        await server.start()
-        await server.workers()
-        assert "background" not in await asked(server)
-        assert "background" not in server.log_text()
-        assert await leaders(database_url) == 0
     finally:
         await server.stop()

@@ -1,5 +1,6 @@
 """The command line with embedded servers works for every kind of user, and lets in nobody else."""
 
+import compileall
 import contextlib
 import http.client
 import os
@@ -39,11 +40,11 @@ class Person(NamedTuple):
     def start(self, *arguments: str) -> "subprocess.Popen[str]":
         """Start the command in the checkout, with nothing in the environment that is not needed."""
         path = os.pathsep.join(map(str, (self.checkout, self.checkout / "packages", installed_packages())))
-        ports = {"TALLYSTICK_ADMIN_PORT": "0", "TALLYSTICK_WORKERS": "1"}
+        settings = {"TALLYSTICK_ADMIN_PORT": "0", "TALLYSTICK_WORKERS": "1", "TALLYSTICK_BACKGROUND": "false"}
         return subprocess.Popen(
             [sys.executable, "-m", "server.cli", *arguments],
             cwd=self.checkout,
-            env={"PATH": os.defpath, "PYTHONPATH": path, "PYTHONDONTWRITEBYTECODE": "1", **ports, **self.variables},
+            env={"PATH": os.defpath, "PYTHONPATH": path, "PYTHONDONTWRITEBYTECODE": "1", **settings, **self.variables},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -95,7 +96,9 @@ def checkout() -> Iterator[Path]:
         folder = path / "checkout"
         folder.mkdir()
         for name in ("server", "sql"):
-            shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+            shutil.copytree(ROOT / name, folder / name)
+        # Once for all processes, none of which keeps what it has compiled.
+        compileall.compile_dir(folder / "server", quiet=1)
         for name in OWN_PACKAGES:
             shutil.copytree(installed_packages() / name, folder / "packages" / name)
         yield folder

@@ -6,6 +6,7 @@ import pty
 import shutil
 import signal
 import socket
+import stat
 import subprocess
 import sys
 from collections.abc import AsyncIterator
@@ -16,8 +17,10 @@ import aiohttp
 import pytest
 
 from loadtests.processes import free_port
+from server.process.commands.console import TOKEN_FILE
 from tests.process.home import Home, place
 from tests.process.process_table import children_of, is_alive, said_of, zombies_of
+from tests.support.background import leaders
 from tests.support.command import NO_REDIS, call, environment, run
 from tests.support.postgres import create_database, drop_database
 from tests.support.service import ServerProcess
@@ -95,6 +98,14 @@ async def test_not_ready(tmp_path: Path) -> None:
         assert await asyncio.wait_for(child.wait(), END_SECONDS) == 0
 
 
+async def test_without_a_background_process(serving: ServerProcess) -> None:
+    """Where it runs elsewhere the server has none, and says nothing of it."""
+    _, said = await ask(f"{serving.admin_url}/readyz")
+    assert "background" not in said
+    assert "background" not in serving.log_text()
+    assert await leaders(serving.database_url) == 0
+
+
 @on_linux
 async def test_workers_are_told_no_secret_in_the_open(serving: ServerProcess) -> None:
     """Neither the command line nor the environment of a worker holds an address."""
@@ -108,9 +119,14 @@ async def test_workers_are_told_no_secret_in_the_open(serving: ServerProcess) ->
 
 @on_linux
 async def test_nothing_outlives_the_supervisor() -> None:
-    """Killed with -9 it takes its workers and the embedded servers along, and another one starts at the same place."""
+    """
+    Killed with -9 it takes its workers and the embedded servers along, and another one starts at the same place.
+
+    Each start has a token of its own for the console. What is printed may be a log: it is in a file that its owner
+    alone can read.
+    """
     with place() as data_dir:
-        port = free_port()
+        port, file = free_port(), data_dir / TOKEN_FILE
         home = Home(data_dir, admin_port=str(port), workers="2")
         await home.start()
         _, said = await ask(f"http://127.0.0.1:{port}/readyz")
@@ -118,12 +134,21 @@ async def test_nothing_outlives_the_supervisor() -> None:
         # Postgres, Valkey, two workers, and the admin process.
         assert len(family) == 5
         assert {worker["pid"] for worker in said["workers"]} < set(family)  # type: ignore[attr-defined]  # JSON
-        await home.stop(signal.SIGKILL)
+        tokens = [file.read_text().strip()]
+        assert stat.S_IMODE(file.stat().st_mode) == 0o600
+        killed = await home.stop(signal.SIGKILL)
         await until(lambda: not any(map(is_alive, family)), GONE_SECONDS)
         again = Home(data_dir, admin_port=str(port))
         await again.start()
         assert again.key == home.key
-        assert (await again.stop()).code == 0
+        tokens.append(file.read_text().strip())
+        assert stat.S_IMODE(file.stat().st_mode) == 0o600
+        end = await again.stop()
+        assert end.code == 0
+        assert tokens[0] != tokens[1]
+        for printed in (killed.out + killed.err, end.out + end.err):
+            assert str(file) in printed
+            assert not any(token in printed for token in tokens)
 
 
 @on_linux

@@ -173,18 +173,18 @@ async def test_every_answer_stays_right(fault: Fault, database_url: str, valkey:
             token = await make_key(database_url, LEDGER)
             customer = Customer(*(Client(service.session, service.url, token) for service in (one, two)))
             await customer.begin()
-            await customer.go("before", 10)
+            await customer.go("before", 4)
             assert await admitted(one, LEDGER) == SMALL.burst
             async with fault(Broken(valkey, proxy)):
                 await customer.go("at-first", 5)
-                longest = await customer.go("during", 10)
+                longest = await customer.go("during", 6)
                 # The breaker is open, or all is well: nobody waits for Redis any more.
                 assert longest < BOUND_SECONDS
                 assert 1 <= await admitted(two, LEDGER) <= SMALL.burst * 2
-            await customer.go("afterwards", 5)
+            await customer.go("afterwards", 4)
             for service in (one, two):
                 await until(partial(_uses_redis, service, token, valkey))
-            await customer.go("well-again", 10)
+            await customer.go("well-again", 4)
             assert await admitted(two, LEDGER) == SMALL.burst
     await check_books(database_url)
 
