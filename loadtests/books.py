@@ -30,7 +30,9 @@ PAUSE_SECONDS = 1.0
 async def patient(url: str, key: str) -> AsyncIterator[AsyncTallystick]:
     """Yield a client for what is not measured. Nobody waits for a server that is not there."""
     async with Client(url, key) as client:
-        await client.ask("GET", "/livez")
+        heard = await client.ask("GET", "/livez")
+    if not heard.status:
+        raise NotRunError(f"{url}: {heard.response}")
     async with AsyncTallystick(url, key, deadline_seconds=CALL_SECONDS_MAX) as ledger:
         yield ledger
 

@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any, NamedTuple
 
 from loadtests.chaos.rig import BOTH, CLIENTS, KAFKA, POSTGRES, RABBITMQ, REDIS, SERVER, SINKS, Rig
-from loadtests.processes import answers, send
+from loadtests.processes import answers, family, send
 from loadtests.servers import BACKGROUND
 
 # Marks, behind the name of a part: both servers are kept from it, and are not any more.
@@ -170,7 +170,7 @@ async def _start_both(rig: Rig, fault: Fault) -> None:
 
 
 async def _kill_worker(rig: Rig, fault: Fault) -> None:
-    if workers := rig.servers[fault.target].family()[1:]:
+    if workers := family(rig.servers[fault.target].pid)[1:]:
         send(workers[int(fault.detail * len(workers))], signal.SIGKILL)
 
 

@@ -6,8 +6,9 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Hashable, Iterator, Mapping
 from functools import partial
 
+from loadtests.figures import grouped
 from loadtests.history.holds import check_accounts_read, check_caps, check_progress
-from loadtests.history.model import SIDES, Account, Check, History, Name, Operation, Shown, Timeline, Verdict, grouped
+from loadtests.history.model import SIDES, Account, Check, History, Name, Operation, Shown, Timeline, Verdict
 from loadtests.history.recorder import FAIL, FAULTS_STARTED, FAULTS_STOPPED, LOOK_UP, OK, UNKNOWN
 
 _REUSED = 422

@@ -100,10 +100,7 @@ class LocustPayer(Payer):
                 response.success()
             else:
                 response.failure(f"{status} {problem_of(text).get('code', '') or response.error or ''}".rstrip())
-            told = response.headers or {}
-            retry_after = told.get("Retry-After") or ""
-            wait = int(retry_after) if retry_after.isdigit() else 0
-            return Heard.of(status, text if status else "no answer", told.get("Idempotent-Replayed") == "true", wait)
+            return Heard.told(status, text if status else "no answer", response.headers or {})
 
     def _send_deaf(self, request: Request) -> Heard:
         address = urlsplit(PLAN.url)

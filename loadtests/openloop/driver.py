@@ -111,9 +111,7 @@ class Driver:
                 sent = map(client.send, first[start : start + FIRST_CONNECTIONS])
                 for answer in await asyncio.gather(*sent):
                     if not 200 <= answer.status < 300:
-                        raise NotRunError(
-                            f"a request before the run was answered {answer.status} {answer.body[:200]!r}"
-                        )
+                        raise NotRunError(f"a request before the run was answered {answer.status} {answer.response}")
 
     async def run(self) -> Results:
         """Send requests, at the instants of a Poisson process where there is a rate; then wait for the last answers."""

@@ -17,7 +17,7 @@ from loadtests.openloop.driver import Driver, Task, new_run
 from loadtests.openloop.generator import allow_files, prepare
 from loadtests.openloop.results import ANSWERED, CURVE, REFUSED, Results
 from loadtests.openloop.workloads import NAMES, Target, is_write, key_of
-from loadtests.processes import Done, keep_to, resident_bytes
+from loadtests.processes import Done, family, keep_to, resident_bytes
 from loadtests.screen import Screen
 from loadtests.servers import Server, own_server
 from tallystick_client import ProblemError
@@ -73,7 +73,7 @@ async def measure_own(
         curve = Curve(server, screen, workload, seconds, connections)
         if pin:
             # The server and all it has started get the first core, this process the others.
-            keep_to({min(cores)}, server.family())
+            keep_to({min(cores)}, family(server.pid))
             keep_to(cores - {min(cores)} or cores, [os.getpid()])
         try:
             await curve.measure()

@@ -5,10 +5,32 @@ from contextlib import aclosing, asynccontextmanager
 from pathlib import Path
 from typing import TypeVar
 
-from loadtests.brokers import Broker, Received
+import aio_pika
+
+from loadtests.brokers import Broker, Kafka, RabbitMQ, Received
+from loadtests.processes import free_port
 from tests.support.balancer import leave_out
 
 B = TypeVar("B", bound=Broker)
+
+
+class SecuredKafka(Kafka):
+    """Kafka with a second listener, at which one user has a password."""
+
+    USERNAME, PASSWORD = "tally", "right"
+    _SECURE = """
+listener.security.protocol.map=PLAINTEXT:PLAINTEXT,SECURE:SASL_PLAINTEXT,CONTROLLER:PLAINTEXT
+listener.name.secure.sasl.enabled.mechanisms=PLAIN
+listener.name.secure.plain.sasl.jaas.config=org.apache.kafka.common.security.plain.PlainLoginModule required \
+user_{username}="{password}";
+"""
+
+    def __init__(self, folder: Path, log: Path) -> None:
+        super().__init__(folder, log)
+        self.secure_port = free_port()
+        plain = f"PLAINTEXT://127.0.0.1:{self.port}"
+        text = self.properties.read_text().replace(plain, f"{plain},SECURE://127.0.0.1:{self.secure_port}")
+        self.properties.write_text(text + self._SECURE.format(username=self.USERNAME, password=self.PASSWORD))
 
 
 @asynccontextmanager
@@ -26,11 +48,17 @@ async def running(kind: type[B], folder: Path) -> AsyncIterator[B]:
 
 async def received(broker: Broker, name: str) -> list[Received]:
     """Return all that has arrived at a place, of each key in the order of its arrival; it stays there."""
-    count, found = await broker.count(name), []
-    if count:
-        async with aclosing(broker.follow(name, keep=True)) as messages:
-            async for message in messages:
-                found.append(message)
-                if len(found) == count:
-                    break
+    found: list[Received] = []
+    if isinstance(broker, Kafka):
+        async with broker.consumer(name) as consumer:
+            count = sum((await consumer.end_offsets(consumer.assignment())).values())
+        async with aclosing(broker.follow(name)) as messages:
+            while len(found) < count:
+                found.append(await anext(messages))
+    elif isinstance(broker, RabbitMQ):
+        # What is not acknowledged goes back in its order.
+        async with await aio_pika.connect(broker.url) as connection:
+            queue = await (await connection.channel()).get_queue(name)
+            while message := await queue.get(fail=False):
+                found.append(broker.taken(message))
     return found
