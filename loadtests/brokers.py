@@ -1,17 +1,15 @@
 """Apache Kafka and RabbitMQ, real ones on ports of loopback; they may be broken and started again."""
 
-import json
 import os
 import shutil
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar
 
 import aio_pika
 import aiokafka
 import yarl
-from aio_pika.abc import AbstractIncomingMessage
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.errors import KafkaError
 
@@ -28,18 +26,6 @@ MESSAGE_MAX_BYTES = 20_000
 PARTITIONS = 3
 # Messages that a consumer of RabbitMQ gets before it has acknowledged any.
 PREFETCH = 1_000
-
-
-class Received(NamedTuple):
-    """A message as a consumer gets it; `key` is the key of Kafka, or the routing key of RabbitMQ."""
-
-    key: str | None
-    headers: Mapping[str, Any]
-    body: bytes
-
-    @property
-    def event(self) -> Any:
-        return json.loads(self.body)
 
 
 class Broker(Program):
@@ -76,8 +62,8 @@ class Broker(Program):
         """Make a place that keeps what it is sent."""
         raise NotImplementedError
 
-    def follow(self, name: str) -> AsyncGenerator[Received, None]:
-        """Return what arrives there, of each key in the order of its arrival."""
+    def follow(self, name: str) -> AsyncGenerator[bytes, None]:
+        """Return the messages that arrive there, of each key in the order of its arrival."""
         raise NotImplementedError
 
     async def _answers(self) -> bool:
@@ -132,15 +118,14 @@ broker.heartbeat.interval.ms=300
     def target(self, name: str) -> list[str]:
         return ["--bootstrap", f"{HOST}:{self.port}", "--topic", name]
 
-    async def prepare(self, name: str, **config: str) -> None:
+    async def prepare(self, name: str) -> None:
         async with self._admin() as admin:
-            await admin.create_topics([NewTopic(name, PARTITIONS, 1, topic_configs=config)])
+            await admin.create_topics([NewTopic(name, PARTITIONS, 1)])
 
-    async def follow(self, name: str) -> AsyncGenerator[Received, None]:
+    async def follow(self, name: str) -> AsyncGenerator[bytes, None]:
         async with self.consumer(name) as consumer:
             async for record in consumer:
-                key = None if record.key is None else record.key.decode()
-                yield Received(key, {key: value.decode() for key, value in record.headers}, record.value)
+                yield record.value
 
     @asynccontextmanager
     async def consumer(self, name: str) -> AsyncIterator[aiokafka.AIOKafkaConsumer]:
@@ -230,19 +215,14 @@ class RabbitMQ(Broker):
             queue = await channel.declare_queue(name, durable=True, arguments=dict(arguments or {}))
             await queue.bind(exchange, binding)
 
-    async def follow(self, name: str) -> AsyncGenerator[Received, None]:
+    async def follow(self, name: str) -> AsyncGenerator[bytes, None]:
         async with await aio_pika.connect(self.url) as connection:
             channel = await connection.channel()
             await channel.set_qos(PREFETCH)
             queue = await channel.declare_queue(name, passive=True)
             async for message in queue.iterator():
-                yield self.taken(message)
+                yield message.body
                 await message.ack()
-
-    @staticmethod
-    def taken(message: AbstractIncomingMessage) -> Received:
-        told = {"content-type": message.content_type, "id": message.message_id, "type": message.type}
-        return Received(message.routing_key, told | {"mode": str(int(message.delivery_mode or 0))}, message.body)
 
     async def _answers(self) -> bool:
         # One that cannot be opened has to be closed too.

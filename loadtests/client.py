@@ -10,8 +10,8 @@ import asyncio
 import json
 import re
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple, Self, cast
-from urllib.parse import urlsplit
+from typing import Any, Self, cast
+from urllib.parse import SplitResult, urlsplit
 
 from loadtests.errors import NotRunError
 from loadtests.history.recorder import Heard
@@ -25,24 +25,15 @@ _LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)\r\n", re.IGNORECASE)
 _CLOSE = re.compile(rb"\r\nconnection: *close\r\n", re.IGNORECASE)
 
 
-class Address(NamedTuple):
-    """Where a server is, and what requests call it."""
-
-    host: str
-    port: int
-    tls: bool
-    header: str
-
-
-def address_of(url: str) -> Address:
+def address_of(url: str) -> SplitResult:
     parts = urlsplit(url)
     try:
-        port = parts.port or (443 if parts.scheme == "https" else 80)
+        host, _ = parts.hostname, parts.port
     except ValueError as error:
         raise NotRunError(f"not an address: {url}: {error}") from error
-    if parts.scheme not in ("http", "https") or not parts.hostname or parts.path.strip("/") or parts.query:
+    if parts.scheme not in ("http", "https") or not host or parts.path.strip("/") or parts.query:
         raise NotRunError(f"not an address of the form http://HOST:PORT: {url}")
-    return Address(parts.hostname, port, parts.scheme == "https", parts.netloc)
+    return parts
 
 
 class Connection(asyncio.Protocol):
@@ -113,9 +104,9 @@ Answered = Callable[[Connection, int, bytes, int], None]
 Ended = Callable[[Connection], None]
 
 
-async def connect(address: Address, answered: Answered, ended: Ended = lambda _: None) -> Connection:
-    host, port, tls, _ = address
-    loop = asyncio.get_running_loop()
+async def connect(address: SplitResult, answered: Answered, ended: Ended = lambda _: None) -> Connection:
+    host, tls, loop = address.hostname or "", address.scheme == "https", asyncio.get_running_loop()
+    port = address.port or (443 if tls else 80)
     _, connection = await loop.create_connection(lambda: Connection(answered, ended), host, port, ssl=tls or None)
     return connection
 
@@ -126,7 +117,7 @@ class Client:
     def __init__(self, url: str, key: str, connections_max: int = 16) -> None:
         self.url = url.rstrip("/")
         self._address = address_of(self.url)
-        self._head = f"Host: {self._address.header}\r\nAuthorization: Bearer {key}\r\n"
+        self._head = f"Host: {self._address.netloc}\r\nAuthorization: Bearer {key}\r\n"
         # Some may have ended meanwhile.
         self._idle: list[Connection] = []
         self._slots = asyncio.Semaphore(connections_max)

@@ -111,7 +111,7 @@ async def _clog(rig: Rig, fault: Fault, **how: Any) -> None:
 async def _heal(rig: Rig, fault: Fault) -> None:
     for proxy in rig.links(KINDS[fault.kind].part, fault.target):
         if fault.detail < GONE_SHARE:
-            proxy.cut()
+            proxy.cut_all()
             await asyncio.sleep(CUT_SECONDS)
         proxy.heal()
 

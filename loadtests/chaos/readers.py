@@ -110,8 +110,8 @@ class Readers:
         """Read what a broker was sent of all ledgers, whatever becomes of it."""
         while True:
             try:
-                async for message in broker.follow(PLACE):
-                    event = msgspec.json.decode(message.body, type=Event)
+                async for body in broker.follow(PLACE):
+                    event = msgspec.json.decode(body, type=Event)
                     self._note(broker.kind, event.source.removeprefix("/ledgers/"), event)
             except (OSError, KafkaError, *aio_pika.exceptions.CONNECTION_EXCEPTIONS):
                 pass

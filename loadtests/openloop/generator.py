@@ -50,7 +50,7 @@ def account_names(number: int) -> list[str]:
 
 async def prepare(url: str, keys: list[str], accounts: int = ACCOUNTS) -> Target:
     """Open the accounts of runs in the ledger of each key, without floors, unless they are there."""
-    if address_of(url).tls:
+    if address_of(url).scheme == "https":
         raise NotRunError(f"not an address of the form http://HOST:PORT: {url}")
     names = account_names(accounts)
     for key in keys:

@@ -198,6 +198,7 @@ FALSIFIED: list[tuple[str, str, Falsify]] = [
     ("C4", "a replay that differs", answer("k1", 1, created_at="later")),
     ("C4", "a refusal that succeeds later", succeed_later),
     ("C4", "two firsts", lambda events: outcomes(events, key="k1")[1].update(replayed=False)),
+    ("C4", "no first", lambda events: outcomes(events, key="k1")[0].update(replayed=True)),
     ("C5", "a read behind an acknowledged write", read("a", version=2)),
     ("C5", "a balance of another version", read("a", balance=71)),
     ("C6", "a version that goes back", read("a", 1, "u2", version=4)),

@@ -1,17 +1,31 @@
 """Apache Kafka and RabbitMQ in tests: started where they are installed, and read from their first message on."""
 
-from collections.abc import AsyncIterator
-from contextlib import aclosing, asynccontextmanager
+import json
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import aio_pika
 
-from loadtests.brokers import Broker, Kafka, RabbitMQ, Received
+from loadtests.brokers import Broker, Kafka, RabbitMQ
 from loadtests.processes import free_port
 from tests.support.balancer import leave_out
 
 B = TypeVar("B", bound=Broker)
+
+
+class Received(NamedTuple):
+    """A message as a consumer gets it; `key` is the key of Kafka, or the routing key of RabbitMQ."""
+
+    key: str | None
+    headers: Mapping[str, Any]
+    body: bytes
+
+    @property
+    def event(self) -> Any:
+        """What it tells."""
+        return json.loads(self.body)
 
 
 class SecuredKafka(Kafka):
@@ -48,17 +62,32 @@ async def running(kind: type[B], folder: Path) -> AsyncIterator[B]:
 
 async def received(broker: Broker, name: str) -> list[Received]:
     """Return all that has arrived at a place, of each key in the order of its arrival; it stays there."""
+    match broker:
+        case Kafka():
+            return await _in_topic(broker, name)
+        case RabbitMQ():
+            return await _in_queue(broker, name)
+    raise NotImplementedError(broker.kind)
+
+
+async def _in_topic(broker: Kafka, name: str) -> list[Received]:
     found: list[Received] = []
-    if isinstance(broker, Kafka):
-        async with broker.consumer(name) as consumer:
-            count = sum((await consumer.end_offsets(consumer.assignment())).values())
-        async with aclosing(broker.follow(name)) as messages:
-            while len(found) < count:
-                found.append(await anext(messages))
-    elif isinstance(broker, RabbitMQ):
-        # What is not acknowledged goes back in its order.
-        async with await aio_pika.connect(broker.url) as connection:
-            queue = await (await connection.channel()).get_queue(name)
-            while message := await queue.get(fail=False):
-                found.append(broker.taken(message))
+    async with broker.consumer(name) as consumer:
+        count = sum((await consumer.end_offsets(consumer.assignment())).values())
+        while len(found) < count:
+            record = await consumer.getone()
+            key = None if record.key is None else record.key.decode()
+            found.append(Received(key, {name: value.decode() for name, value in record.headers}, record.value))
+    return found
+
+
+async def _in_queue(broker: RabbitMQ, name: str) -> list[Received]:
+    found: list[Received] = []
+    # What is not acknowledged goes back in its order.
+    async with await aio_pika.connect(broker.url) as connection:
+        queue = await (await connection.channel()).get_queue(name)
+        while message := await queue.get(fail=False):
+            told = {"content-type": message.content_type, "id": message.message_id, "type": message.type}
+            mode = {"mode": str(int(message.delivery_mode or 0))}
+            found.append(Received(message.routing_key, told | mode, message.body))
     return found
