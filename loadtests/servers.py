@@ -99,16 +99,11 @@ class Server(Program):
         variables = environment({**self.settings, **settings}) | {"TMPDIR": self._temporary}
         self._process = spawn([*program(), "serve"], self.log, variables)
 
-    async def ready(self) -> None:
-        if not await serves(self, self.url, "/readyz", READY_SECONDS_MAX):
-            raise NotRunError(f"server {self.name} is not ready; {self.log} says why")
-        self._may_end = False
-
-    async def ready_again(self) -> None:
-        """Return when it is ready, started again where it has ended before it was."""
-        deadline = time.monotonic() + AGAIN_SECONDS_MAX
+    async def ready(self, *, again: bool = False) -> None:
+        """Return when it is ready; one that runs *again* is started anew where it has ended before it was."""
+        deadline = time.monotonic() + (AGAIN_SECONDS_MAX if again else READY_SECONDS_MAX)
         while not await serves(self, self.url, "/readyz", deadline - time.monotonic()):
-            if time.monotonic() > deadline:
+            if not again or time.monotonic() > deadline:
                 raise NotRunError(f"server {self.name} is not ready; {self.log} says why")
             await asyncio.sleep(AGAIN_PAUSE_SECONDS)
             await self.start()

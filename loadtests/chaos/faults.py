@@ -142,7 +142,7 @@ async def _reach(point: str, action: str, rig: Rig, fault: Fault) -> None:
     await _stop_server(rig, fault)
     told = server.log.stat().st_size
     await server.start(failpoints=f"{point}={action}@{1 + int(fault.detail * BATCHES_MAX)}")
-    await server.ready_again()
+    await server.ready(again=True)
 
     async def reached() -> bool:
         if not point.startswith(OF_WORKERS):

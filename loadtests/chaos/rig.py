@@ -98,7 +98,7 @@ class Rig:
         for server in self.servers:
             if server.died is not None:
                 self.violations.append(f"server {server.name} ended by itself with code {server.died}")
-        await asyncio.gather(*(server.ready_again() for server in self.servers))
+        await asyncio.gather(*(server.ready(again=True) for server in self.servers))
 
     async def audit(self) -> None:
         done = await self.servers[0].audit()

@@ -22,7 +22,7 @@ from locust.exception import StopUser
 from locust.runners import WorkerRunner
 from locust.user.task import LOCUST_STATE_STOPPING, LOCUST_STATE_WAITING
 
-from loadtests.history.recorder import OK, Heard, HistoryFullError, Recorder, outcome_of, problem_of
+from loadtests.history.recorder import OK, Heard, HistoryFullError, Recorder, problem_of
 from loadtests.kit.catalogue import SCENARIOS
 from loadtests.kit.plan import KEY_VARIABLE, KNEE_SETTLE_SECONDS, PLAN_VARIABLE, KneeSearch, Plan, users_at
 from loadtests.payers import Act, Habits, Payer, Request
@@ -96,11 +96,12 @@ class LocustPayer(Payer):
         name = _ID.sub(r"\1/ID", path)
         with self._client.request(method, path, data=body, headers=headers, name=name, catch_response=True) as response:
             status, text = response.status_code or 0, response.text or ""
-            if status in request.expected or (status and outcome_of(status, text) == OK):
+            heard = Heard.told(status, text if status else "no answer", response.headers or {})
+            if status in request.expected or heard.outcome == OK:
                 response.success()
             else:
                 response.failure(f"{status} {problem_of(text).get('code', '') or response.error or ''}".rstrip())
-            return Heard.told(status, text if status else "no answer", response.headers or {})
+            return heard
 
     def _send_deaf(self, request: Request) -> Heard:
         address = urlsplit(PLAN.url)

@@ -13,7 +13,7 @@ import random
 from loadtests.books import patient
 from loadtests.errors import FAILED, GOOD
 from loadtests.figures import Run, aligned, runs_table
-from loadtests.openloop.driver import Driver, Task, new_run
+from loadtests.openloop.driver import Driver, Task
 from loadtests.openloop.generator import allow_files, prepare
 from loadtests.openloop.results import ANSWERED, CURVE, REFUSED, Results
 from loadtests.openloop.workloads import NAMES, Target, is_write, key_of
@@ -100,7 +100,6 @@ class Curve:
         self.steps: list[Run] = []
         self.missed: list[str] = []
         self.lies: list[str] = []
-        self._peak = 0.0
 
     async def measure(self) -> None:
         key = await self._server.create_key("overload")
@@ -108,8 +107,7 @@ class Curve:
         self._screen.progress("warming up")
         await self._server.warm(key)
         callers = [await self._run(target, f"{number} callers", None, number) for number in CALLERS]
-        await self._find_peak(target, max(run["per_second"] for run in callers))
-        peak = self._peak
+        peak = await self._find_peak(target, max(run["per_second"] for run in callers))
         unloaded = await self._run(target, "unloaded", UNLOADED * peak, CALM_CONNECTIONS)
         for factor in FACTORS:
             run = await self._run(target, f"{factor:g}x", factor * peak, self._connections)
@@ -120,8 +118,8 @@ class Curve:
             step["of_peak"] = step["per_second"] / peak
             step["of_unloaded_p99"] = step["p99"] / unloaded["p99"] if unloaded["p99"] else None
 
-    async def _find_peak(self, target: Target, most: float) -> None:
-        """Look for the highest rate that is served, from *most* downwards; of the tries, that one stays as a step."""
+    async def _find_peak(self, target: Target, most: float) -> float:
+        """Return the highest rate that is served, from *most* downwards; of the tries, that one stays as a step."""
         for share in PEAK_TRIED:
             run = await self._run(target, "peak", share * most, self._connections)
             if run["failing"] <= PEAK_FAILED and run["p99"] <= PEAK_P99_MS:
@@ -129,18 +127,16 @@ class Curve:
             # Where none was served, the last one that was tried is taken.
             if share != PEAK_TRIED[-1]:
                 self.steps.pop()
-        self._peak = self.steps[-1]["per_second"]
+        return float(self.steps[-1]["per_second"])
 
     async def _run(self, target: Target, name: str, rate: float | None, connections: int) -> Run:
-        run = new_run()
         self._screen.progress(name)
-        task = Task(target, self._workload, connections, self._seconds, rate, run=run)
-        async with Driver(task) as driver:
+        async with Driver(Task(target, self._workload, connections, self._seconds, rate)) as driver:
             results = await driver.run()
             memory = resident_bytes(self._server.worker) / MIB
         found = {"step": name, "memory_mib": memory, **results.figures()}
         self.steps.append(found)
-        await self._check(target, run, results)
+        await self._check(target, driver.name, results)
         return found
 
     async def _check(self, target: Target, run: str, results: Results) -> None:
