@@ -47,21 +47,14 @@ async def open_accounts(
 
 
 async def open_books(
-    client: AsyncTallystick,
-    recorder: Recorder,
-    world: str,
-    accounts: Sequence[str],
-    funds: int,
-    *,
-    keys: str,
-    ledger: str = "",
+    client: AsyncTallystick, recorder: Recorder, world: str, accounts: Sequence[str], funds: int, ledger: str = ""
 ) -> None:
-    """Open accounts and fill each, out of one that may go below zero; *keys* begins the keys of that."""
+    """Open accounts and fill each, out of one that may go below zero and whose name begins the keys of that."""
     await open_accounts(client, [world])
     await open_accounts(client, accounts, floor=0)
     for start in range(0, len(accounts), ITEMS_MAX):
-        some = dict(enumerate(accounts[start : start + ITEMS_MAX], start))
-        items = {f"{keys}{number}": body_of(f"{keys}{number}", (world, name), funds) for number, name in some.items()}
+        some = {f"{world}-{number}": name for number, name in enumerate(accounts[start : start + ITEMS_MAX], start)}
+        items = {key: body_of(key, (world, name), funds) for key, name in some.items()}
         numbers = recorder.invoke_bulk(list(items.items()), "prepare", BULK, atomic=False, ledger=ledger)
         posted = await client.transfers.create_many(
             TransferItem(**json.loads(body), key=key) for key, body in items.items()

@@ -54,8 +54,7 @@ def run_program(name: str, main: Coroutine[Any, Any, int]) -> int:
         return await main
 
     try:
-        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            return runner.run(cancelled_by_signals())
+        return uvloop.run(cancelled_by_signals())
     except (NotRunError, TallystickError) as error:
         print(f"{name}: {error}", file=sys.stderr)
         return NOT_RUN

@@ -73,8 +73,7 @@ async def run_scenario(name: str, server: Server | None, asked: argparse.Namespa
         screen.say(f"{name}: {plan.users} users for {plan.seconds:g} s")
         _make_fresh(folder)
         with Recorder(folder / PREPARED) as recorder:
-            keys = f"{plan.run}-open-"
-            await open_books(client, recorder, plan.world, plan.accounts, OPENING_BALANCE, keys=keys)
+            await open_books(client, recorder, plan.world, plan.accounts, OPENING_BALANCE)
         await run_locust(plan, key, asked.processes, asked.ui, screen)
         screen.progress("checking what every user was promised")
         figures: dict[str, Any] = json.loads((folder / "figures.json").read_text(encoding="utf-8"))
