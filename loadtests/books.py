@@ -47,7 +47,7 @@ async def open_accounts(
 
 
 async def open_books(
-    client: AsyncTallystick, recorder: Recorder, world: str, accounts: Sequence[str], funds: int, ledger: str = ""
+    client: AsyncTallystick, recorder: Recorder, world: str, accounts: Sequence[str], funds: int, *, ledger: str = ""
 ) -> None:
     """Open accounts and fill each, out of one that may go below zero and whose name begins the keys of that."""
     await open_accounts(client, [world])

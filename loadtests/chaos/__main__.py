@@ -106,7 +106,7 @@ async def _traffic(rig: Rig, seed: int, phases: list[Phase], folder: Path) -> Ne
     with Recorder(folder / "history.jsonl") as recorder:
         for ledger, key in rig.keys.items():
             async with patient(rig.servers[0].url, key) as client:
-                await open_books(client, recorder, WORLD, ACCOUNTS, FUNDS, ledger)
+                await open_books(client, recorder, WORLD, ACCOUNTS, FUNDS, ledger=ledger)
         clients = make_clients(rig, recorder, seed)
         nemesis = Nemesis(rig, recorder, [client.process for client, _ in clients], say)
         async with asyncio.TaskGroup() as group:
