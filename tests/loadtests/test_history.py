@@ -349,6 +349,19 @@ def test_true_histories_pass(script: list[Step]) -> None:
     assert check(history(told(script)), CALM).violations == []
 
 
+def test_the_first_answer_may_have_got_lost() -> None:
+    """Then all that come are marked as replayed, and none is wrong."""
+    ledger = Ledger()
+    story = Story(ledger)
+    for name in ("world", "a"):
+        ledger.open(name, floor=None)
+    for lost in (True, False, False):
+        story.pay(ledger, "k1", "world", "a", 5, lost=lost)
+    verdict = check(history(story.end()), CALM)
+    assert verdict.violations == []
+    assert verdict.judged["C4"] == 1
+
+
 @settings(deadline=None)
 @given(steps, st.data())
 def test_a_forgotten_transfer_is_always_caught(script: list[Step], data: st.DataObject) -> None:
