@@ -30,7 +30,9 @@ PAUSE_SECONDS = 1.0
 async def patient(url: str, key: str) -> AsyncIterator[AsyncTallystick]:
     """Yield a client for what is not measured. Nobody waits for a server that is not there."""
     async with Client(url, key) as client:
-        await client.ask("GET", "/livez")
+        heard = await client.ask("GET", "/livez")
+    if not heard.status:
+        raise NotRunError(f"{url}: {heard.response}")
     async with AsyncTallystick(url, key, deadline_seconds=CALL_SECONDS_MAX) as ledger:
         yield ledger
 
@@ -45,21 +47,14 @@ async def open_accounts(
 
 
 async def open_books(
-    client: AsyncTallystick,
-    recorder: Recorder,
-    world: str,
-    accounts: Sequence[str],
-    funds: int,
-    *,
-    keys: str,
-    ledger: str = "",
+    client: AsyncTallystick, recorder: Recorder, world: str, accounts: Sequence[str], funds: int, *, ledger: str = ""
 ) -> None:
-    """Open accounts and fill each, out of one that may go below zero; *keys* begins the keys of that."""
+    """Open accounts and fill each, out of one that may go below zero and whose name begins the keys of that."""
     await open_accounts(client, [world])
     await open_accounts(client, accounts, floor=0)
     for start in range(0, len(accounts), ITEMS_MAX):
-        some = dict(enumerate(accounts[start : start + ITEMS_MAX], start))
-        items = {f"{keys}{number}": body_of(f"{keys}{number}", (world, name), funds) for number, name in some.items()}
+        some = {f"{world}-{number}": name for number, name in enumerate(accounts[start : start + ITEMS_MAX], start)}
+        items = {key: body_of(key, (world, name), funds) for key, name in some.items()}
         numbers = recorder.invoke_bulk(list(items.items()), "prepare", BULK, atomic=False, ledger=ledger)
         posted = await client.transfers.create_many(
             TransferItem(**json.loads(body), key=key) for key, body in items.items()

@@ -1,12 +1,11 @@
 """Apache Kafka and RabbitMQ, real ones on ports of loopback; they may be broken and started again."""
 
-import json
 import os
 import shutil
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar
 
 import aio_pika
 import aiokafka
@@ -27,18 +26,6 @@ MESSAGE_MAX_BYTES = 20_000
 PARTITIONS = 3
 # Messages that a consumer of RabbitMQ gets before it has acknowledged any.
 PREFETCH = 1_000
-
-
-class Received(NamedTuple):
-    """A message as a consumer gets it; `key` is the key of Kafka, or the routing key of RabbitMQ."""
-
-    key: str | None
-    headers: Mapping[str, Any]
-    body: bytes
-
-    @property
-    def event(self) -> Any:
-        return json.loads(self.body)
 
 
 class Broker(Program):
@@ -75,12 +62,8 @@ class Broker(Program):
         """Make a place that keeps what it is sent."""
         raise NotImplementedError
 
-    async def count(self, name: str) -> int:
-        """Return how many messages are there."""
-        raise NotImplementedError
-
-    def follow(self, name: str, *, keep: bool = False) -> AsyncGenerator[Received, None]:
-        """Return what arrives there, of each key in the order of its arrival; *keep* leaves it there for others."""
+    def follow(self, name: str) -> AsyncGenerator[bytes, None]:
+        """Return the messages that arrive there, of each key in the order of its arrival."""
         raise NotImplementedError
 
     async def _answers(self) -> bool:
@@ -88,7 +71,7 @@ class Broker(Program):
 
 
 class Kafka(Broker):
-    """One broker that is its own controller; *more* are further properties."""
+    """One broker that is its own controller."""
 
     kind = "kafka"
     _PROPERTIES = """
@@ -96,11 +79,8 @@ process.roles=broker,controller
 node.id=1
 controller.quorum.voters=1@127.0.0.1:{controller}
 controller.listener.names=CONTROLLER
-listeners=PLAINTEXT://127.0.0.1:{port},SECURE://127.0.0.1:{secure},CONTROLLER://127.0.0.1:{controller}
-advertised.listeners=PLAINTEXT://127.0.0.1:{port},SECURE://127.0.0.1:{secure}
-listener.security.protocol.map=PLAINTEXT:PLAINTEXT,SECURE:SASL_PLAINTEXT,CONTROLLER:PLAINTEXT
-listener.name.secure.sasl.enabled.mechanisms=PLAIN
-listener.name.secure.plain.sasl.jaas.config={login} required user_{username}="{password}";
+listeners=PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller}
+advertised.listeners=PLAINTEXT://127.0.0.1:{port}
 log.dirs={folder}/data
 auto.create.topics.enable=false
 offsets.topic.replication.factor=1
@@ -111,26 +91,13 @@ log.index.size.max.bytes=100000
 broker.session.timeout.ms=1500
 broker.heartbeat.interval.ms=300
 """
-    # Who may connect to its second listener.
-    USERNAME, PASSWORD = "tally", "right"
 
     def __init__(self, folder: Path, log: Path) -> None:
         super().__init__(folder, log)
-        self.secure_port = free_port()
-        self._properties = folder / "server.properties"
-        self._command = [*self._java("kafka.Kafka"), str(self._properties)]
-        self._properties.write_text(
-            self._PROPERTIES.format(
-                port=self.port,
-                secure=self.secure_port,
-                controller=free_port(),
-                folder=folder,
-                login="org.apache.kafka.common.security.plain.PlainLoginModule",
-                username=self.USERNAME,
-                password=self.PASSWORD,
-                message_max=MESSAGE_MAX_BYTES,
-            )
-        )
+        self.properties = folder / "server.properties"
+        self._command = [*self._java("kafka.Kafka"), str(self.properties)]
+        fields = {"port": self.port, "controller": free_port(), "folder": folder, "message_max": MESSAGE_MAX_BYTES}
+        self.properties.write_text(self._PROPERTIES.format(**fields))
 
     @classmethod
     def missing(cls) -> str | None:
@@ -142,7 +109,7 @@ broker.heartbeat.interval.ms=300
 
     async def start(self) -> None:
         if not (self.folder / "data").exists():
-            arguments = ("format", "--cluster-id", "4L6g3nShT-eMCtK--X86sw", "--config", str(self._properties))
+            arguments = ("format", "--cluster-id", "4L6g3nShT-eMCtK--X86sw", "--config", str(self.properties))
             once = Program(spawn([*self._java("kafka.tools.StorageTool"), *arguments], self.log))
             if not await once.ends_within(START_SECONDS_MAX) or once.code != 0:
                 raise NotRunError(f"Kafka cannot format its folder:\n{tail(self.log)}")
@@ -151,22 +118,17 @@ broker.heartbeat.interval.ms=300
     def target(self, name: str) -> list[str]:
         return ["--bootstrap", f"{HOST}:{self.port}", "--topic", name]
 
-    async def prepare(self, name: str, **config: str) -> None:
+    async def prepare(self, name: str) -> None:
         async with self._admin() as admin:
-            await admin.create_topics([NewTopic(name, PARTITIONS, 1, topic_configs=config)])
+            await admin.create_topics([NewTopic(name, PARTITIONS, 1)])
 
-    async def count(self, name: str) -> int:
-        async with self._consumer(name) as consumer:
-            return sum((await consumer.end_offsets(consumer.assignment())).values())
-
-    async def follow(self, name: str, *, keep: bool = False) -> AsyncGenerator[Received, None]:  # noqa: ARG002 -- it keeps all
-        async with self._consumer(name) as consumer:
+    async def follow(self, name: str) -> AsyncGenerator[bytes, None]:
+        async with self.consumer(name) as consumer:
             async for record in consumer:
-                key = None if record.key is None else record.key.decode()
-                yield Received(key, {key: value.decode() for key, value in record.headers}, record.value)
+                yield record.value
 
     @asynccontextmanager
-    async def _consumer(self, name: str) -> AsyncIterator[aiokafka.AIOKafkaConsumer]:
+    async def consumer(self, name: str) -> AsyncIterator[aiokafka.AIOKafkaConsumer]:
         address, earliest = f"{HOST}:{self.port}", "earliest"
         async with aiokafka.AIOKafkaConsumer(bootstrap_servers=address, auto_offset_reset=earliest) as consumer:
             consumer.assign([aiokafka.TopicPartition(name, number) for number in range(PARTITIONS)])
@@ -253,23 +215,14 @@ class RabbitMQ(Broker):
             queue = await channel.declare_queue(name, durable=True, arguments=dict(arguments or {}))
             await queue.bind(exchange, binding)
 
-    async def count(self, name: str) -> int:
-        async with await aio_pika.connect(self.url) as connection:
-            queue = await (await connection.channel()).declare_queue(name, passive=True)
-            return queue.declaration_result.message_count or 0
-
-    async def follow(self, name: str, *, keep: bool = False) -> AsyncGenerator[Received, None]:
+    async def follow(self, name: str) -> AsyncGenerator[bytes, None]:
         async with await aio_pika.connect(self.url) as connection:
             channel = await connection.channel()
-            # What is not acknowledged goes back, in its order.
-            await channel.set_qos(0 if keep else PREFETCH)
+            await channel.set_qos(PREFETCH)
             queue = await channel.declare_queue(name, passive=True)
             async for message in queue.iterator():
-                told = {"content-type": message.content_type, "id": message.message_id, "type": message.type}
-                mode = {"mode": str(int(message.delivery_mode or 0))}
-                yield Received(message.routing_key, told | mode, message.body)
-                if not keep:
-                    await message.ack()
+                yield message.body
+                await message.ack()
 
     async def _answers(self) -> bool:
         # One that cannot be opened has to be closed too.

@@ -10,15 +10,14 @@ import asyncio
 import json
 import re
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple, Self, cast
-from urllib.parse import urlsplit
+from typing import Any, Self, cast
+from urllib.parse import SplitResult, urlsplit
 
 from loadtests.errors import NotRunError
+from loadtests.history.recorder import Heard
 
 # One request: above the server's own deadlines, so that its answer and not our impatience decides.
 REQUEST_SECONDS_MAX = 30.0
-# The contract's limit on one page.
-PAGE_MAX = 100
 # Told instead of a status where there was no answer.
 BROKEN = 0
 
@@ -26,49 +25,15 @@ _LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)\r\n", re.IGNORECASE)
 _CLOSE = re.compile(rb"\r\nconnection: *close\r\n", re.IGNORECASE)
 
 
-class NoAnswer(NotRunError):
-    """One request had no answer; whether it was executed is not known."""
-
-
-class Answer(NamedTuple):
-    status: int
-    head: bytes
-    body: bytes
-
-    @property
-    def headers(self) -> dict[str, str]:
-        lines = self.head.decode("latin-1").split("\r\n")[1:]
-        return {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
-
-    @property
-    def replayed(self) -> bool:
-        return self.headers.get("idempotent-replayed") == "true"
-
-    @property
-    def retry_after(self) -> int:
-        """Seconds to wait before the next request; 0 where it names none, or a date, as some balancers do."""
-        found = self.headers.get("retry-after", "")
-        return int(found) if found.isdigit() else 0
-
-
-class Address(NamedTuple):
-    """Where a server is, and what requests call it."""
-
-    host: str
-    port: int
-    tls: bool
-    header: str
-
-
-def address_of(url: str) -> Address:
+def address_of(url: str) -> SplitResult:
     parts = urlsplit(url)
     try:
-        port = parts.port or (443 if parts.scheme == "https" else 80)
+        host, _ = parts.hostname, parts.port
     except ValueError as error:
         raise NotRunError(f"not an address: {url}: {error}") from error
-    if parts.scheme not in ("http", "https") or not parts.hostname or parts.path.strip("/") or parts.query:
+    if parts.scheme not in ("http", "https") or not host or parts.path.strip("/") or parts.query:
         raise NotRunError(f"not an address of the form http://HOST:PORT: {url}")
-    return Address(parts.hostname, port, parts.scheme == "https", parts.netloc)
+    return parts
 
 
 class Connection(asyncio.Protocol):
@@ -139,9 +104,9 @@ Answered = Callable[[Connection, int, bytes, int], None]
 Ended = Callable[[Connection], None]
 
 
-async def connect(address: Address, answered: Answered, ended: Ended) -> Connection:
-    host, port, tls, _ = address
-    loop = asyncio.get_running_loop()
+async def connect(address: SplitResult, answered: Answered, ended: Ended = lambda _: None) -> Connection:
+    host, tls, loop = address.hostname or "", address.scheme == "https", asyncio.get_running_loop()
+    port = address.port or (443 if tls else 80)
     _, connection = await loop.create_connection(lambda: Connection(answered, ended), host, port, ssl=tls or None)
     return connection
 
@@ -152,24 +117,24 @@ class Client:
     def __init__(self, url: str, key: str, connections_max: int = 16) -> None:
         self.url = url.rstrip("/")
         self._address = address_of(self.url)
-        self._head = f"Host: {self._address.header}\r\nAuthorization: Bearer {key}\r\n"
+        self._head = f"Host: {self._address.netloc}\r\nAuthorization: Bearer {key}\r\n"
+        # Some may have ended meanwhile.
         self._idle: list[Connection] = []
-        self._open: set[Connection] = set()
         self._slots = asyncio.Semaphore(connections_max)
 
     async def __aenter__(self) -> Self:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        for connection in list(self._open):
+        for connection in self._idle:
             connection.close()
         # Aborted transports tell their connections in the next round of the loop.
         await asyncio.sleep(0)
 
     async def ask(
         self, method: str, path: str, body: object = None, key: str = "", seconds_max: float = REQUEST_SECONDS_MAX
-    ) -> Answer:
-        """Send one request, a body that is not bytes as JSON; return its answer, whatever it is, or raise NoAnswer."""
+    ) -> Heard:
+        """Send one request, a body that is not bytes as JSON; return its answer, whatever it is."""
         head = f"{method} {path} HTTP/1.1\r\n{self._head}"
         if key:
             head += f"Idempotency-Key: {key}\r\n"
@@ -179,38 +144,33 @@ class Client:
         head += f"Content-Type: application/json\r\nContent-Length: {len(sent)}\r\n\r\n"
         return await self.send(head.encode() + sent, seconds_max)
 
-    async def send(self, request: bytes, seconds_max: float = REQUEST_SECONDS_MAX) -> Answer:
+    async def send(self, request: bytes, seconds_max: float = REQUEST_SECONDS_MAX) -> Heard:
+        """Send one request, and return its answer, or why there is none."""
         connection = None
-        future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+        future: asyncio.Future[Heard] = asyncio.get_running_loop().create_future()
         try:
             async with asyncio.timeout(seconds_max), self._slots:
-                connection = self._idle.pop() if self._idle else await connect(self._address, _answered, self._ended)
-                self._open.add(connection)
+                while connection is None or connection.transport is None:
+                    connection = self._idle.pop() if self._idle else await connect(self._address, _answered)
                 connection.send(request, future, 0.0)
-                answer = await future
+                return await future
         except OSError as error:
-            line = request.partition(b" HTTP/1.1\r\n")[0].decode()
-            raise NoAnswer(f"{self.url}: {line}: {type(error).__name__} {error}") from error
+            return Heard.of(BROKEN, f"{type(error).__name__} {error}")
         finally:
-            if connection is not None:
-                # Nobody waits for what it still may hear.
-                if not future.done() or future.cancelled():
-                    connection.close()
-                elif connection.transport is not None:
-                    self._idle.append(connection)
-        return answer
-
-    def _ended(self, connection: Connection) -> None:
-        self._open.discard(connection)
-        if connection in self._idle:
-            self._idle.remove(connection)
+            # Nobody waits for what it still may hear.
+            if connection is not None and (not future.done() or future.cancelled()):
+                connection.close()
+            elif connection is not None:
+                self._idle.append(connection)
 
 
 def _answered(connection: Connection, status: int, received: bytes, end: int) -> None:
-    future: asyncio.Future[Answer] = connection.tag
+    future: asyncio.Future[Heard] = connection.tag
     if future.done():
         return
     if status == BROKEN:
         future.set_exception(ConnectionResetError("the connection ended"))
     else:
-        future.set_result(Answer(status, received[:end], received[end + 2 :]))
+        lines = (line.partition(":") for line in received[:end].decode("latin-1").split("\r\n")[1:])
+        headers = {name.lower(): value.strip() for name, _, value in lines}
+        future.set_result(Heard.told(status, received[end + 2 :].decode(errors="backslashreplace"), headers))

@@ -17,7 +17,6 @@ from server.process.embedded.directory import DataDirectory
 from server.process.embedded.errors import EmbeddedError
 from server.process.embedded.postgres_settings import SETTINGS
 
-SOCKET = postgres.SOCKET
 # Reading back the log after a crash, on a busy machine.
 START_SECONDS_MAX = 60.0
 # One command of ours; a database that is frozen is not asked.
@@ -45,7 +44,7 @@ class Postgres(Program):
     def __init__(self, directory: DataDirectory, sockets: Path) -> None:
         super().__init__()
         self._server = postgres.Postgres(directory, sockets)
-        self.socket = sockets / SOCKET
+        self.socket = sockets / postgres.SOCKET
 
     def url(self, name: str = postgres.DATABASE, folder: Path | None = None, scheme: str = "postgresql") -> str:
         """Return the address of a database through the socket in a folder, by default its own."""

@@ -1,11 +1,13 @@
 """What runs came to: figures by name, their medians over several runs, and tables of them."""
 
 import statistics
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Hashable, Iterable, Sequence
+from typing import Any, NamedTuple, TypeVar
 
 # A run: what was measured and its figures, by name.
 Run = dict[str, Any]
+T = TypeVar("T")
+K = TypeVar("K", bound=Hashable)
 
 
 def spread(values: Sequence[float]) -> tuple[float, float, float]:
@@ -18,12 +20,16 @@ def quantile(ordered: Sequence[float], share: float) -> float:
     return ordered[min(len(ordered) - 1, int(share * len(ordered)))] if ordered else 0.0
 
 
+def grouped(items: Iterable[T], name: Callable[[T], K]) -> dict[K, list[T]]:
+    found: dict[K, list[T]] = {}
+    for item in items:
+        found.setdefault(name(item), []).append(item)
+    return found
+
+
 def group(runs: Iterable[Run], *names: str) -> dict[tuple[Any, ...], list[Run]]:
     """Return the runs that have the same values under these names, in the order in which they were first made."""
-    found: dict[tuple[Any, ...], list[Run]] = {}
-    for run in runs:
-        found.setdefault(tuple(run.get(name) for name in names), []).append(run)
-    return found
+    return grouped(runs, lambda run: tuple(run.get(name) for name in names))
 
 
 def number(value: float) -> str:

@@ -3,7 +3,8 @@ The same API written the usual way: FastAPI, SQLAlchemy, `limits` and redis-py, 
 
 It keeps what matters: an API key looked up by its digest, a limit for each key, a row lock on both accounts, a unique
 idempotency key in the transfer's own transaction, a cache in Redis that is invalidated after the commit. It leaves out
-what the comparison does not touch: holds, bulk, statements, problem details, refusals that stay.
+what the comparison does not touch: accounts that are opened, holds, bulk, statements, problem details, refusals that
+stay.
 """
 
 import datetime
@@ -16,14 +17,13 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Annotated, NamedTuple
 
-from fastapi import Body, Depends, FastAPI, Header, HTTPException, Request, Response
+from fastapi import Depends, FastAPI, Header, HTTPException, Request, Response
 from limits import parse
 from limits.aio.storage import RedisStorage
 from limits.aio.strategies import FixedWindowRateLimiter
 from pydantic import BaseModel, ConfigDict, Field
 from redis.asyncio import BlockingConnectionPool, Redis
 from sqlalchemy import BigInteger, DateTime, Index, Text, UniqueConstraint, func, select
-from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker, create_async_engine
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
@@ -106,13 +106,10 @@ class Message(BaseModel):
     model_config = ConfigDict(extra="forbid", from_attributes=True)
 
 
-class AccountIn(Message):
+class AccountOut(Message):
     id: Name
     currency: Currency
     floor: int | None = 0
-
-
-class AccountOut(AccountIn):
     balance: int
     version: int
     created_at: datetime.datetime
@@ -206,21 +203,6 @@ Caller = Annotated[ApiKey, Depends(_caller)]
 
 
 app = FastAPI(lifespan=lifespan)
-
-
-@app.post("/v1/accounts/bulk")
-async def open_accounts(
-    accounts: Annotated[list[AccountIn], Body(embed=True)], who: Caller, parts: Parts
-) -> dict[str, list[dict[str, object]]]:
-    """Open accounts, unless they are there."""
-    results: list[dict[str, object]] = []
-    async with parts.sessions() as session, session.begin():
-        for asked in accounts:
-            opening = insert(Account).values(ledger=who.ledger, **asked.model_dump()).on_conflict_do_nothing()
-            row = await session.scalar(opening.returning(Account))
-            found = AccountOut.model_validate(row or await session.get_one(Account, (who.ledger, asked.id)))
-            results.append({"status": 200 if row is None else 201, "account": found})
-    return {"results": results}
 
 
 @app.get("/v1/accounts/{account}", response_model=AccountOut)

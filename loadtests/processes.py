@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 import time
+import traceback
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -53,10 +54,13 @@ def run_program(name: str, main: Coroutine[Any, Any, int]) -> int:
         return await main
 
     try:
-        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            return runner.run(cancelled_by_signals())
+        return uvloop.run(cancelled_by_signals())
     except (NotRunError, TallystickError) as error:
         print(f"{name}: {error}", file=sys.stderr)
+        return NOT_RUN
+    except ExceptionGroup:
+        # Out of the midst of it: where it happened says more than what.
+        traceback.print_exc()
         return NOT_RUN
     except (asyncio.CancelledError, KeyboardInterrupt):
         print("interrupted", file=sys.stderr)
@@ -109,11 +113,8 @@ class Program:
     async def start(self) -> None:
         raise NotImplementedError
 
-    def family(self) -> list[int]:
-        return family(self.pid)
-
     def send_all(self, number: signal.Signals) -> None:
-        for pid in self.family():
+        for pid in family(self.pid):
             send(pid, number)
 
     async def end(self, number: signal.Signals, seconds_max: float) -> bool:

@@ -13,9 +13,9 @@ from tempfile import NamedTemporaryFile, TemporaryDirectory
 
 import psutil
 
-from loadtests.client import Client, NoAnswer
+from loadtests.client import Client
 from loadtests.errors import NotRunError
-from loadtests.processes import HOST, PROJECT, Done, Program, answers, free_port, run_command, spawn, tail
+from loadtests.processes import HOST, PROJECT, Done, Program, answers, family, free_port, run_command, spawn, tail
 
 # The first start makes a database cluster, on a busy machine too.
 READY_SECONDS_MAX = 180.0
@@ -70,7 +70,7 @@ async def serves(program: Program, url: str, path: str, seconds_max: float) -> b
         async def probe() -> bool:
             return program.ended or (await client.ask("GET", path, seconds_max=PROBE_SECONDS_MAX)).status == 200
 
-        return await answers(probe, seconds_max, NoAnswer) and not program.ended
+        return await answers(probe, seconds_max) and not program.ended
 
 
 class Server(Program):
@@ -99,16 +99,11 @@ class Server(Program):
         variables = environment({**self.settings, **settings}) | {"TMPDIR": self._temporary}
         self._process = spawn([*program(), "serve"], self.log, variables)
 
-    async def ready(self) -> None:
-        if not await serves(self, self.url, "/readyz", READY_SECONDS_MAX):
-            raise NotRunError(f"server {self.name} is not ready; {self.log} says why")
-        self._may_end = False
-
-    async def ready_again(self) -> None:
-        """Return when it is ready, started again where it has ended before it was."""
-        deadline = time.monotonic() + AGAIN_SECONDS_MAX
+    async def ready(self, *, again: bool = False) -> None:
+        """Return when it is ready; one that runs *again* is started anew where it has ended before it was."""
+        deadline = time.monotonic() + (AGAIN_SECONDS_MAX if again else READY_SECONDS_MAX)
         while not await serves(self, self.url, "/readyz", deadline - time.monotonic()):
-            if time.monotonic() > deadline:
+            if not again or time.monotonic() > deadline:
                 raise NotRunError(f"server {self.name} is not ready; {self.log} says why")
             await asyncio.sleep(AGAIN_PAUSE_SECONDS)
             await self.start()
@@ -137,7 +132,7 @@ class Server(Program):
     def process(self, module: str) -> int:
         """Return the process of the server that runs a module; 0 where there is none."""
         with contextlib.suppress(psutil.NoSuchProcess):
-            return next((pid for pid in self.family() if module in psutil.Process(pid).cmdline()), 0)
+            return next((pid for pid in family(self.pid) if module in psutil.Process(pid).cmdline()), 0)
         return 0
 
     async def end(self, number: signal.Signals, seconds_max: float) -> bool:

@@ -12,14 +12,12 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import NamedTuple
 
-from loadtests.bench.fill import new_keys
-from loadtests.client import Client
+from loadtests.bench.fill import new_keys, statement
 from loadtests.databases import Databases, programs
 from loadtests.errors import NotRunError
 from loadtests.figures import Run, quantile
 from loadtests.openloop.generator import ACCOUNTS, account_names, prepare
 from loadtests.openloop.workloads import Target
-from loadtests.payers import CURRENCY
 from loadtests.processes import HOST, PROJECT, Program, cpu_times, cpu_used, free_port, run_command, spawn, tail
 from loadtests.servers import Server, serves
 
@@ -30,7 +28,7 @@ STOP_SECONDS_MAX = 20.0
 PGBENCH_SECONDS_MAX = 300.0
 # The fewest accounts of a ledger of many.
 ACCOUNTS_MIN = 4
-PEER_DATABASE = "peer"
+PEER_DATABASE, LEDGER = "peer", "bench"
 PEER_LIMIT = "1000000/second"
 
 
@@ -113,15 +111,11 @@ async def peer(databases: Databases) -> AsyncIterator[Target]:
     await databases.postgres.make(PEER_DATABASE)
     database = databases.postgres.url(PEER_DATABASE, scheme="postgresql+asyncpg")
     key = secrets.token_urlsafe()
-    async with run_peer(database, databases.valkey.url, {key: ("bench", PEER_LIMIT)}) as (url, pid):
+    async with run_peer(database, databases.valkey.url, {key: (LEDGER, PEER_LIMIT)}) as (url, pid):
         roots = (pid, databases.postgres.pid, databases.valkey.pid)
         target = Target(url, [key], account_names(ACCOUNTS), roots=roots)
-        # It has a part of the API, which the ledger's own client would not make do with.
-        asked = [{"id": name, "currency": CURRENCY, "floor": None} for name in target.accounts]
-        async with Client(url, key) as client:
-            answer = await client.ask("POST", "/v1/accounts/bulk", {"accounts": asked})
-        if answer.status != 200:
-            raise NotRunError(f"the peer answered {answer.status}: {answer.body[:200]!r}")
+        floors = [None] * ACCOUNTS
+        await databases.postgres.ask(statement("peer_accounts"), LEDGER, target.accounts, floors, name=PEER_DATABASE)
         yield target
 
 

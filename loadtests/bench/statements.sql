@@ -95,6 +95,11 @@ FROM (SELECT (random() * 998)::int AS a FROM generate_series(1, 500)) AS r;
 SELECT (SELECT sum(abalance) FROM pgbench_accounts) = (SELECT sum(bbalance) FROM pgbench_branches)
    AND (SELECT sum(bbalance) FROM pgbench_branches) = (SELECT sum(tbalance) FROM pgbench_tellers);
 
+-- name: peer_accounts(ledger, ids, floors)
+-- Open accounts of a peer.
+INSERT INTO accounts (ledger, id, currency, balance, floor, version)
+SELECT $1, id, 'EUR', 0, floor, 1 FROM unnest($2::text[], $3::bigint[]) AS a (id, floor);
+
 -- name: peer_audit()
 -- Whether nothing was made or lost in a peer's books and every balance is what its transfers make it. That no key
 -- moved money twice its constraint sees to.

@@ -9,7 +9,6 @@ import asyncio
 import shutil
 import sys
 import time
-import traceback
 from collections import Counter
 from functools import partial
 from pathlib import Path
@@ -21,7 +20,7 @@ from loadtests.chaos.nemesis import Nemesis
 from loadtests.chaos.plan import SECONDS_MIN, Phase, plan
 from loadtests.chaos.readers import reading
 from loadtests.chaos.rig import BROKERS, SINKS, Rig, running
-from loadtests.errors import FAILED, GOOD, NOT_RUN, NotRunError
+from loadtests.errors import FAILED, GOOD, NOT_RUN
 from loadtests.history.recorder import Recorder
 from loadtests.payers import INSIST_SECONDS_MAX
 from loadtests.processes import PROJECT, run_program
@@ -61,24 +60,12 @@ def main(arguments: list[str] | None = None) -> int:
     # For history and logs, which stay there when something was wrong.
     folder = asked.reports / "chaos" / f"{time.strftime('%Y%m%d-%H%M%S')}-seed-{asked.seed}"
     folder.mkdir(parents=True, exist_ok=True)
-    return run_program("chaos", _main(asked, phases, folder))
+    return run_program("chaos", _run(asked, phases, folder))
 
 
-async def _main(asked: argparse.Namespace, phases: list[Phase], folder: Path) -> int:
-    try:
-        return GOOD if await _run(asked, phases, folder) else FAILED
-    except NotRunError as error:
-        raise NotRunError(f"{error}; logs: {folder}") from error
-    except ExceptionGroup as error:
-        # Out of the midst of it: where it happened says more than what.
-        traceback.print_exc()
-        raise NotRunError(f"it could not go on; logs: {folder}") from error
-
-
-async def _run(asked: argparse.Namespace, phases: list[Phase], folder: Path) -> bool:
-    """Run, say what came of it, and return whether all is well."""
-    began = time.monotonic()
-    say(f"seed {asked.seed}, {asked.seconds:.0f} s, {sum(len(phase.steps) for phase in phases)} steps")
+async def _run(asked: argparse.Namespace, phases: list[Phase], folder: Path) -> int:
+    began, steps = time.monotonic(), sum(len(phase.steps) for phase in phases)
+    say(f"seed {asked.seed}, {asked.seconds:.0f} s, {steps} steps; logs: {folder}")
     async with running(folder, asked.brokers) as rig:
         with Recorder(folder / "feed.jsonl") as feed:
             async with reading(rig, feed) as readers:
@@ -93,11 +80,11 @@ async def _run(asked: argparse.Namespace, phases: list[Phase], folder: Path) -> 
         await rig.stop()
     judged = judge(folder, rig.violations)
     judged.seen.update(rig.counts)
-    return conclude(asked, judged, nemesis.done, folder, time.monotonic() - began)
+    return GOOD if conclude(asked, judged, nemesis.done, folder, time.monotonic() - began) else FAILED
 
 
 def conclude(asked: argparse.Namespace, judged: Judged, done: Counter[str], folder: Path, seconds: float) -> bool:
-    """Say what was found after which faults; the folder stays where not all is well."""
+    """Say what was found after which faults, and return whether all is well; where it is not, the folder stays."""
     for line in judged.lines(done):
         say(line)
     missing = judged.missing(asked.seconds, asked.brokers)
@@ -119,7 +106,7 @@ async def _traffic(rig: Rig, seed: int, phases: list[Phase], folder: Path) -> Ne
     with Recorder(folder / "history.jsonl") as recorder:
         for ledger, key in rig.keys.items():
             async with patient(rig.servers[0].url, key) as client:
-                await open_books(client, recorder, WORLD, ACCOUNTS, FUNDS, keys="fund-", ledger=ledger)
+                await open_books(client, recorder, WORLD, ACCOUNTS, FUNDS, ledger=ledger)
         clients = make_clients(rig, recorder, seed)
         nemesis = Nemesis(rig, recorder, [client.process for client, _ in clients], say)
         async with asyncio.TaskGroup() as group:

@@ -6,7 +6,6 @@ from collections.abc import Coroutine, Sequence
 from typing import Any
 
 from loadtests.chaos.rig import LEDGERS, Rig
-from loadtests.client import NoAnswer
 from loadtests.history.recorder import Heard, Recorder
 from loadtests.payers import Act, Habits, Payer, Request
 
@@ -74,15 +73,12 @@ class Client(Payer):
         hangs_up = request.deaf or (rig.hang_up and self.dice.random() < HANG_UP_SHARE)
         seconds = self.dice.uniform(0, PATIENCE_SECONDS_MAX) if hangs_up else ANSWER_SECONDS_MAX
         sent = time.monotonic()
-        try:
-            method, data = ("POST", request.body.encode()) if request.body else ("GET", None)
-            heard = await callers[turn].ask(method, request.path, data, request.key, seconds)
-        except NoAnswer as error:
-            return Heard.of(0, type(error.__cause__).__name__)
-        if heard.status < 500 and heard.status != 429:
+        method, data = ("POST", request.body.encode()) if request.body else ("GET", None)
+        heard = await callers[turn].ask(method, request.path, data, request.key, seconds)
+        if 0 < heard.status < 500 and heard.status != 429:
             # The service works.
             rig.answered[self.process] = max(sent, rig.answered.get(self.process, 0.0))
-        return Heard.of(heard.status, heard.body.decode(), heard.replayed, heard.retry_after)
+        return heard
 
     async def pause(self, seconds: float) -> None:
         await asyncio.sleep(seconds)

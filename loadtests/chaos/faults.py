@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any, NamedTuple
 
 from loadtests.chaos.rig import BOTH, CLIENTS, KAFKA, POSTGRES, RABBITMQ, REDIS, SERVER, SINKS, Rig
-from loadtests.processes import answers, send
+from loadtests.processes import answers, family, send
 from loadtests.servers import BACKGROUND
 
 # Marks, behind the name of a part: both servers are kept from it, and are not any more.
@@ -111,7 +111,7 @@ async def _clog(rig: Rig, fault: Fault, **how: Any) -> None:
 async def _heal(rig: Rig, fault: Fault) -> None:
     for proxy in rig.links(KINDS[fault.kind].part, fault.target):
         if fault.detail < GONE_SHARE:
-            proxy.cut()
+            proxy.cut_all()
             await asyncio.sleep(CUT_SECONDS)
         proxy.heal()
 
@@ -142,7 +142,7 @@ async def _reach(point: str, action: str, rig: Rig, fault: Fault) -> None:
     await _stop_server(rig, fault)
     told = server.log.stat().st_size
     await server.start(failpoints=f"{point}={action}@{1 + int(fault.detail * BATCHES_MAX)}")
-    await server.ready_again()
+    await server.ready(again=True)
 
     async def reached() -> bool:
         if not point.startswith(OF_WORKERS):
@@ -170,7 +170,7 @@ async def _start_both(rig: Rig, fault: Fault) -> None:
 
 
 async def _kill_worker(rig: Rig, fault: Fault) -> None:
-    if workers := rig.servers[fault.target].family()[1:]:
+    if workers := family(rig.servers[fault.target].pid)[1:]:
         send(workers[int(fault.detail * len(workers))], signal.SIGKILL)
 
 

@@ -10,7 +10,7 @@ from loadtests.chaos.faults import SESSIONS, injected
 from loadtests.chaos.plan import GAP_SECONDS, QUIET_SECONDS, STAGGER_SECONDS, Phase, Step
 from loadtests.chaos.rig import POOL, SERVERS, WORKERS, Rig
 from loadtests.history.recorder import FAULTS_STARTED, FAULTS_STOPPED, Recorder
-from loadtests.processes import resident_bytes
+from loadtests.processes import family, resident_bytes
 
 # Marks between which, and a snapshot's life after which, reads may be too old.
 BOUNDED_STARTED, BOUNDED_STOPPED = "bounded_started", "bounded_stopped"
@@ -96,7 +96,7 @@ class Nemesis:
     async def _sizes(self) -> dict[str, int]:
         """Return the sizes that must be back in the end."""
         [row] = await self._rig.databases.postgres.ask(f"SELECT count(*) {SESSIONS}")
-        memory = {f"bytes of server {s.name}": sum(map(resident_bytes, s.family())) for s in self._rig.servers}
+        memory = {f"bytes of server {s.name}": sum(map(resident_bytes, family(s.pid))) for s in self._rig.servers}
         return {"sessions": max(SESSIONS_MAX, row["count"]), **memory}
 
 

@@ -2,22 +2,24 @@
 
 import asyncio
 import contextlib
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Self
 
-# Bytes passed on at once, and held back at most for a direction of a connection.
-CHUNK_BYTES = 65_536
 # Seconds for the connection to the database.
 CONNECT_SECONDS = 2.0
+# Seconds in which what was passed on goes out before its connection is cut.
+LEAVE_SECONDS = 0.001
 
 
 class Proxy:
-    """Forwards what comes to a unix socket at one place to another one."""
+    """Forwards what comes to where it listens to a unix socket."""
 
-    _server: asyncio.Server
+    # Bytes passed on at once, and held back at most for a direction of a connection.
+    CHUNK_BYTES = 65_536
 
-    def __init__(self, target: Path, place: Path) -> None:
-        self._target, self._place = target, place
+    def __init__(self, target: Path) -> None:
+        self._target = target
         self._requests, self._replies = asyncio.Event(), asyncio.Event()
         self._connections: set[asyncio.Task[None]] = set()
         self.heal()
@@ -30,13 +32,13 @@ class Proxy:
         self, *, requests: bool = False, replies: bool = False, delay_seconds: float = 0.0, refuse: bool = False
     ) -> None:
         """Hold back, without a word, what is not to flow; delay every piece of the rest; or cut each new connection."""
-        self._delay_seconds, self._refuse = delay_seconds, refuse
+        self.delay_seconds, self.refuse = delay_seconds, refuse
         for flow, flows in ((self._requests, requests), (self._replies, replies)):
             flow.set() if flows else flow.clear()
         if refuse:
-            self.cut()
+            self.cut_all()
 
-    def cut(self) -> None:
+    def cut_all(self) -> None:
         """Cut all connections; what was held back is lost."""
         for task in self._connections:
             task.cancel()
@@ -47,13 +49,13 @@ class Proxy:
         self._connections.add(task)
         ends, flows = [writer], list[asyncio.Task[None]]()
         try:
-            if self._refuse:
+            if self.refuse:
                 return
             async with asyncio.timeout(CONNECT_SECONDS):
-                up_reader, up_writer = await asyncio.open_unix_connection(self._target, limit=CHUNK_BYTES)
+                up_reader, up_writer = await asyncio.open_unix_connection(self._target, limit=self.CHUNK_BYTES)
             ends.append(up_writer)
-            flows.append(asyncio.create_task(self._flow(reader, up_writer, self._requests)))
-            flows.append(asyncio.create_task(self._flow(up_reader, writer, self._replies)))
+            flows.append(asyncio.create_task(self._flow(reader, up_writer, writer, is_reply=False)))
+            flows.append(asyncio.create_task(self._flow(up_reader, writer, writer, is_reply=True)))
             await asyncio.wait(flows, return_when=asyncio.FIRST_COMPLETED)
         except (OSError, asyncio.CancelledError):
             # A cut is not an end of this program: nobody waits for this task.
@@ -66,23 +68,38 @@ class Proxy:
                 end.transport.abort()
             await asyncio.gather(*flows, return_exceptions=True)
 
-    async def _flow(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, flows: asyncio.Event) -> None:
+    async def _flow(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, client: object, *, is_reply: bool
+    ) -> None:
         with contextlib.suppress(OSError):
-            while data := await reader.read(CHUNK_BYTES):
-                if self._delay_seconds:
-                    await asyncio.sleep(self._delay_seconds)
-                await flows.wait()
-                writer.write(data)
+            while data := await reader.read(self.CHUNK_BYTES):
+                for piece in await self.passed(data, client, is_reply):
+                    if piece is None:
+                        await asyncio.sleep(LEAVE_SECONDS)
+                        return
+                    writer.write(piece)
                 await writer.drain()
 
-    async def __aenter__(self) -> Self:
-        """Take connections; all of them end with the body."""
-        self._server = await asyncio.start_unix_server(self.serve, self._place, limit=CHUNK_BYTES)
-        return self
+    async def passed(self, data: bytes, _client: object, is_reply: bool) -> Sequence[bytes | None]:
+        """Return what a piece of a client's connection becomes when it may pass; None cuts the connection behind it."""
+        if self.delay_seconds:
+            await asyncio.sleep(self.delay_seconds)
+        await (self._replies if is_reply else self._requests).wait()
+        return [data]
 
-    async def __aexit__(self, *_: object) -> None:
-        self._refuse = True
-        self._server.close()
+    @asynccontextmanager
+    async def at(self, place: Path) -> AsyncIterator[None]:
+        """Take connections at a unix socket; all of them end with the body."""
+        server = await asyncio.start_unix_server(self.serve, place, limit=self.CHUNK_BYTES)
+        try:
+            yield
+        finally:
+            self.refuse = True
+            server.close()
+            await self.close()
+
+    async def close(self) -> None:
+        """End all connections."""
         tasks = list(self._connections)
-        self.cut()
+        self.cut_all()
         await asyncio.gather(*tasks, return_exceptions=True)

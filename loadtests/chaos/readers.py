@@ -20,14 +20,13 @@ from aiokafka.errors import KafkaError
 from loadtests.books import patient
 from loadtests.brokers import Broker
 from loadtests.chaos.rig import Rig
-from loadtests.client import PAGE_MAX, NoAnswer
 from loadtests.history.feed import POLL, READERS, STREAM, WEBHOOK
 from loadtests.history.model import Told, noted
 from loadtests.history.recorder import Recorder
 from loadtests.processes import HOST, answers
 from loadtests.servers import tallystick
 from tallystick_client import Event, EventPage
-from tallystick_client.following import Lines
+from tallystick_client.following import PAGE_EVENTS, Lines
 
 # Where brokers keep the events of all ledgers.
 PLACE = "events"
@@ -40,8 +39,8 @@ ANSWER_SECONDS_MAX = 10.0
 SILENCE_SECONDS_MAX = 18.0
 # Seconds before somebody asks again who was not answered well.
 PAUSE_SECONDS = 0.1
-# Answers of a service that is on its way down, or busy.
-AGAIN = (429, 503)
+# No answer, and those of a service that is on its way down, or busy.
+AGAIN = (0, 429, 503)
 # Seconds in which all readers are told of everything, once nothing happens any more: a webhook that was not taken is
 # sent again after 5 s, and then after 30 s.
 CATCH_UP_SECONDS_MAX = 60.0
@@ -69,16 +68,12 @@ class Readers:
         """Read pages of either server in turns, until there is none any more."""
         after = 0
         for caller in itertools.cycle(self._rig.callers[ledger]):
-            path, over = f"{EVENTS}?after={after}&limit={PAGE_MAX}&wait={WAIT_SECONDS}", self._over
-            try:
-                answer = await caller.ask("GET", path, seconds_max=ANSWER_SECONDS_MAX)
-            except NoAnswer:
-                await asyncio.sleep(PAUSE_SECONDS)
+            path, over = f"{EVENTS}?after={after}&limit={PAGE_EVENTS}&wait={WAIT_SECONDS}", self._over
+            heard = await caller.ask("GET", path, seconds_max=ANSWER_SECONDS_MAX)
+            if heard.status != 200:
+                await self._again(heard.status)
                 continue
-            if answer.status != 200:
-                await self._again(answer.status)
-                continue
-            page = msgspec.json.decode(answer.body, type=EventPage)
+            page = msgspec.json.decode(heard.response, type=EventPage)
             for event in page.data:
                 self._note(POLL, ledger, event)
             after = page.next_after
@@ -115,8 +110,8 @@ class Readers:
         """Read what a broker was sent of all ledgers, whatever becomes of it."""
         while True:
             try:
-                async for message in broker.follow(PLACE):
-                    event = msgspec.json.decode(message.body, type=Event)
+                async for body in broker.follow(PLACE):
+                    event = msgspec.json.decode(body, type=Event)
                     self._note(broker.kind, event.source.removeprefix("/ledgers/"), event)
             except (OSError, KafkaError, *aio_pika.exceptions.CONNECTION_EXCEPTIONS):
                 pass

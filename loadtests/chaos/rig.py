@@ -16,7 +16,7 @@ from tempfile import TemporaryDirectory
 from loadtests.brokers import Broker, Kafka, RabbitMQ
 from loadtests.chaos.proxy import Proxy
 from loadtests.client import Client
-from loadtests.databases import SOCKET, Databases
+from loadtests.databases import Databases
 from loadtests.processes import Program
 from loadtests.servers import Server, tallystick
 
@@ -44,7 +44,6 @@ SETTINGS = {
     "posting_connections": str(POOL),
     "reading_connections": str(POOL),
 }
-REDIS_SOCKET = "redis.sock"
 # Of all clients to one server in one ledger: each has its own, and a storm several.
 CONNECTIONS_MAX = 1_000
 # What a server says at its end of what it has read out of Redis.
@@ -99,7 +98,7 @@ class Rig:
         for server in self.servers:
             if server.died is not None:
                 self.violations.append(f"server {server.name} ended by itself with code {server.died}")
-        await asyncio.gather(*(server.ready_again() for server in self.servers))
+        await asyncio.gather(*(server.ready(again=True) for server in self.servers))
 
     async def audit(self) -> None:
         done = await self.servers[0].audit()
@@ -134,21 +133,20 @@ async def running(logs: Path, kinds: Collection[str]) -> AsyncIterator[Rig]:
         for number in range(SERVERS):
             sockets = home / str(number)
             sockets.mkdir(mode=0o700)
-            proxies[POSTGRES, number] = Proxy(databases.postgres.socket, sockets / SOCKET)
-            proxies[REDIS, number] = Proxy(databases.valkey.socket, sockets / REDIS_SOCKET)
+            for link, target in ((POSTGRES, databases.postgres.socket), (REDIS, databases.valkey.socket)):
+                proxies[link, number] = Proxy(target)
+                await stack.enter_async_context(proxies[link, number].at(sockets / target.name))
             settings = {
                 **SETTINGS,
                 "webhook_key": webhook_key,
                 "database_url": databases.postgres.url(folder=sockets),
-                "redis_url": f"unix://{sockets / REDIS_SOCKET}",
+                "redis_url": f"unix://{sockets / databases.valkey.socket.name}",
             }
             name = str(number + 1)
             servers.append(Server(name, settings, logs / f"server-{name}.log", home))
         brokers = {
             each.kind: each(home / each.kind, logs / f"{each.kind}.log") for each in BROKERS if each.kind in kinds
         }
-        for proxy in proxies.values():
-            await stack.enter_async_context(proxy)
         stack.callback(shutil.copytree, databases.logs, logs / "databases", dirs_exist_ok=True)
         for part in (databases, *brokers.values(), *servers):
             stack.push_async_callback(part.close)

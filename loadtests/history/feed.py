@@ -4,7 +4,8 @@ import json
 from collections import Counter
 from typing import Any
 
-from loadtests.history.model import SIDES, Check, History, Name, Told, Verdict, grouped
+from loadtests.figures import grouped
+from loadtests.history.model import SIDES, Check, History, Name, Told, Verdict
 from loadtests.history.recorder import FAIL, OK
 
 # What a transfer that was posted is told as, by its kind.

@@ -11,7 +11,8 @@ from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple
 
-from loadtests.history.model import History, Name, Operation, Row, Timeline, Verdict, grouped
+from loadtests.figures import grouped
+from loadtests.history.model import History, Name, Operation, Row, Timeline, Verdict
 from loadtests.history.recorder import OK, PROGRESS
 
 # Of a hold that names no time, by the contract.

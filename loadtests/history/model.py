@@ -6,13 +6,14 @@ import json
 import math
 import sys
 from collections import Counter
-from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 from loadtests.errors import NotRunError
+from loadtests.figures import grouped
 from loadtests.history.recorder import FAIL, LOOK_UP, OK, UNKNOWN, problem_of
 
 # A member with such a value says what its absence says.
@@ -28,15 +29,6 @@ LISTED = ("kind", "parent", *SIDES, "amount", "created_at")
 SHOWN_MAX = 10
 # A ledger, and a transfer, an account or a key of it.
 Name = tuple[str, str]
-T = TypeVar("T")
-K = TypeVar("K", bound=Hashable)
-
-
-def grouped(items: Iterable[T], name: Callable[[T], K]) -> dict[K, list[T]]:
-    found: dict[K, list[T]] = {}
-    for item in items:
-        found.setdefault(name(item), []).append(item)
-    return found
 
 
 class Timeline:
@@ -254,15 +246,9 @@ class Check(NamedTuple):
     make: Callable[[History, Verdict], None]
 
 
-# What is written down beside operations, in which list it comes.
-_LISTS: dict[type[Account | Entry | Row | Told | Mark], str] = {
-    Account: "accounts",
-    Entry: "entries",
-    Row: "rows",
-    Told: "told",
-    Mark: "marks",
-}
-_NOTED = {kind.__name__.lower(): kind for kind in _LISTS}
+# What is written down beside operations, and in which list it comes.
+_LISTS = {Account: "accounts", Entry: "entries", Row: "rows", Told: "told", Mark: "marks"}
+_NOTED = {kind.__name__.lower(): (kind, name) for kind, name in _LISTS.items()}
 
 
 def noted(item: Account | Entry | Row | Told) -> dict[str, Any]:
@@ -299,11 +285,11 @@ def read(history: History, lines: Iterable[str], name: str) -> None:
             elif kind in (OK, FAIL, UNKNOWN):
                 _end(pending.pop(event["op"]), kind, event)
             else:
-                what = _NOTED[kind]
+                what, name_of_list = _NOTED[kind]
                 if what is Told:
                     # All readers are told the same.
                     event["data"] = sys.intern(event["data"])
-                getattr(history, _LISTS[what]).append(what(**event))
+                getattr(history, name_of_list).append(what(**event))
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise NotRunError(f"{name}, line {number}: {type(error).__name__} {error}") from error
 

@@ -13,7 +13,7 @@ clock that all processes of a machine share. books.py writes what the ledger say
 import json
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
@@ -67,6 +67,13 @@ class Heard(NamedTuple):
     def of(cls, status: int, response: str, replayed: bool = False, retry_after: int = 0) -> Self:
         """Return an answer with what it says; without one, the response says why."""
         return cls(status, response, replayed, outcome_of(status, response) if status else UNKNOWN, retry_after)
+
+    @classmethod
+    def told(cls, status: int, response: str, headers: Mapping[str, str]) -> Self:
+        """Return an answer over HTTP; a Retry-After may be a date, as of some balancers, which is left out."""
+        wait = headers.get("retry-after", "")
+        replayed = headers.get("idempotent-replayed") == "true"
+        return cls.of(status, response, replayed, int(wait) if wait.isdigit() else 0)
 
     @property
     def settled(self) -> bool:

@@ -15,10 +15,9 @@ import shutil
 import signal
 import sys
 import uuid
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import nullcontext
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from loadtests.books import open_books, patient
 from loadtests.client import Client
@@ -52,46 +51,38 @@ LONG_SECONDS = {"soak": 600.0, "knee": 80.0}
 OPENING_BALANCE = 1_000_000_000
 
 
-class Place(NamedTuple):
-    """Where runs are made: a server of one's own, with a ledger for every scenario, or one that has given us a key."""
-
-    url: str
-    server: Server | None
-    key: str = ""
-
-    async def keys(self, scenario: str) -> tuple[str, str]:
-        """Return the key of the users of a scenario, and the one that prepares and verifies."""
-        if self.server is None:
-            return self.key, self.key
-        own = await self.server.create_key(scenario)
-        if scenario != "flood":
-            return own, own
-        # A flood is sent with one that has a limit worth the name.
-        limits = ("--rate", f"{FLOOD_LIMIT.quota}/s", "--burst", str(FLOOD_LIMIT.burst), *PLENTY[4:])
-        return await self.server.create_key(scenario, limits), own
+async def _keys(scenario: str, server: Server | None) -> tuple[str, str]:
+    """Return the key of the users of a scenario, and the one that prepares and verifies."""
+    # A server of one's own has a ledger for every scenario; whose it is has given us a key.
+    own = await server.create_key(scenario) if server else os.environ[KEY_VARIABLE]
+    if scenario != "flood" or not server:
+        return own, own
+    # A flood is sent with one that has a limit worth the name.
+    limits = ("--rate", f"{FLOOD_LIMIT.quota}/s", "--burst", str(FLOOD_LIMIT.burst), *PLENTY[4:])
+    return await server.create_key(scenario, limits), own
 
 
-async def run_scenario(name: str, place: Place, asked: argparse.Namespace, screen: Screen) -> dict[str, Any]:
+async def run_scenario(name: str, server: Server | None, asked: argparse.Namespace, screen: Screen) -> dict[str, Any]:
     """Prepare a ledger, let the users loose on it, judge, and return the verdict as it is kept."""
-    key, own = await place.keys(name)
-    async with patient(place.url, key) as user, patient(place.url, own) as client:
+    url: str = server.url if server else asked.host.rstrip("/")
+    key, own = await _keys(name, server)
+    async with patient(url, key) as user, patient(url, own) as client:
         limit = await ask_limit(user)
-        plan = _plan(name, place.url, asked, limit)
+        plan = _plan(name, url, asked, limit)
         folder = Path(plan.folder)
         screen.say(f"{name}: {plan.users} users for {plan.seconds:g} s")
         _make_fresh(folder)
         with Recorder(folder / PREPARED) as recorder:
-            keys = f"{plan.run}-open-"
-            await open_books(client, recorder, plan.world, plan.accounts, OPENING_BALANCE, keys=keys)
+            await open_books(client, recorder, plan.world, plan.accounts, OPENING_BALANCE)
         await run_locust(plan, key, asked.processes, asked.ui, screen)
         screen.progress("checking what every user was promised")
         figures: dict[str, Any] = json.loads((folder / "figures.json").read_text(encoding="utf-8"))
         if name == "flood":
-            async with Client(place.url, key) as users:
+            async with Client(url, key) as users:
                 figures |= await probe(users, limit)
         verdict, found = await verify(plan, client, limit)
     figures |= found
-    audit = await place.server.audit() if place.server else None
+    audit = await server.audit() if server else None
     findings = judge(name, plan.shape, dict(asked.bar), figures)
     document = {
         "good": all(finding.met for finding in findings) and not (audit and audit.code),
@@ -209,9 +200,14 @@ def main(words: list[str] | None = None) -> int:
 
 async def _run(names: list[str], asked: argparse.Namespace, screen: Screen) -> int:
     failed = []
-    async with _place(asked, screen) as place:
+    if not asked.host:
+        screen.say("starting a server of its own")
+    async with nullcontext() if asked.host else own_server() as server:
+        if server and asked.warm_up:
+            screen.say(f"warming up for {asked.warm_up:g} s: until then the cache is not read from")
+            await server.warm(await server.create_key("reads"), asked.warm_up)
         for name in names:
-            verdict = await run_scenario(name, place, asked, screen)
+            verdict = await run_scenario(name, server, asked, screen)
             screen.say("\n".join(told(name, verdict)))
             if not verdict["good"]:
                 failed.append(name)
@@ -219,19 +215,6 @@ async def _run(names: list[str], asked: argparse.Namespace, screen: Screen) -> i
     if failed:
         screen.say(f"missed: {', '.join(failed)}")
     return FAILED if failed else GOOD
-
-
-@asynccontextmanager
-async def _place(asked: argparse.Namespace, screen: Screen) -> AsyncIterator[Place]:
-    if asked.host:
-        yield Place(asked.host.rstrip("/"), None, os.environ[KEY_VARIABLE])
-        return
-    screen.say("starting a server of its own")
-    async with own_server() as server:
-        if asked.warm_up:
-            screen.say(f"warming up for {asked.warm_up:g} s: until then the cache is not read from")
-            await server.warm(await server.create_key("reads"), asked.warm_up)
-        yield Place(server.url, server)
 
 
 def _bar(text: str) -> tuple[str, float]:

@@ -10,7 +10,6 @@ import os
 import random
 import re
 import signal
-import time
 from collections.abc import Callable, Coroutine, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -22,7 +21,7 @@ from locust.exception import StopUser
 from locust.runners import WorkerRunner
 from locust.user.task import LOCUST_STATE_STOPPING, LOCUST_STATE_WAITING
 
-from loadtests.history.recorder import OK, Heard, HistoryFullError, Recorder, outcome_of, problem_of
+from loadtests.history.recorder import OK, Heard, HistoryFullError, Recorder, problem_of
 from loadtests.kit.catalogue import SCENARIOS
 from loadtests.kit.plan import KEY_VARIABLE, KNEE_SETTLE_SECONDS, PLAN_VARIABLE, KneeSearch, Plan, users_at
 from loadtests.payers import Act, Habits, Payer, Request
@@ -96,14 +95,12 @@ class LocustPayer(Payer):
         name = _ID.sub(r"\1/ID", path)
         with self._client.request(method, path, data=body, headers=headers, name=name, catch_response=True) as response:
             status, text = response.status_code or 0, response.text or ""
-            if status in request.expected or (status and outcome_of(status, text) == OK):
+            heard = Heard.told(status, text if status else "no answer", response.headers or {})
+            if status in request.expected or heard.outcome == OK:
                 response.success()
             else:
                 response.failure(f"{status} {problem_of(text).get('code', '') or response.error or ''}".rstrip())
-            told = response.headers or {}
-            retry_after = told.get("Retry-After") or ""
-            wait = int(retry_after) if retry_after.isdigit() else 0
-            return Heard.of(status, text if status else "no answer", told.get("Idempotent-Replayed") == "true", wait)
+            return heard
 
     def _send_deaf(self, request: Request) -> Heard:
         address = urlsplit(PLAN.url)
@@ -162,11 +159,8 @@ class Shape(LoadTestShape):
     """The users of every instant: as a curve has them, or twice as many step by step."""
 
     search = KneeSearch(PLAN.users, PLAN.seconds)
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._began = time.monotonic()
-        self._counted: tuple[float, int] | None = None
+    # Seconds of a step, and how many answers there were then: the first ones do not count.
+    _counted: tuple[float, int] | None = None
 
     def tick(self) -> tuple[int, float] | None:
         if PLAN.shape == "knee":
@@ -176,19 +170,19 @@ class Shape(LoadTestShape):
         return None if users is None else (users, SPAWN_RATE)
 
     def _next_step(self) -> int | None:
-        now = time.monotonic()
         if self.runner is None or self.get_current_user_count() == 0:
-            self._began = now
+            self.reset_time()
             return self.search.users
-        total = self.runner.stats.total
-        if self._counted is None and now - self._began >= KNEE_SETTLE_SECONDS:
+        now, total = self.get_run_time(), self.runner.stats.total
+        if self._counted is None and now >= KNEE_SETTLE_SECONDS:
             self._counted = now, total.num_requests
-        if now - self._began >= self.search.step_seconds and self._counted is not None:
+        if now >= self.search.step_seconds and self._counted is not None:
             since, count = self._counted
             rate = (total.num_requests - count) / (now - since)
             if self.search.step_is_over(rate, total.get_current_response_time_percentile(0.95) or 0.0):
                 return None
-            self._began, self._counted = now, None
+            self.reset_time()
+            self._counted = None
         return self.search.users
 
 

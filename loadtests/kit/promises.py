@@ -42,19 +42,12 @@ def _figures(plan: Plan, history: History, verdict: Verdict, limit: Limit) -> di
     sent = list(history.by_key.values())
     by_users = [operation for operation in history.operations if operation.process != "prepare"]
     latencies = _latencies(by_users)
-    different = len({violation.what for violation in verdict.violations if violation.check == "C4"})
     figures = {
         "lies": float(len(verdict.violations)),
         "unknown": float(sum(not _is_known(operations) for operations in sent)),
         "unjudged": float(sum(not verdict.judged[name] for name in SCENARIOS[plan.scenario].must_judge.split())),
         **{name: round(quantile(latencies, share), 1) for name, share in PERCENTILES.items()},
     }
-    if verdict.judged["C4"]:
-        figures["replays_equal"] = 1 - different / verdict.judged["C4"]
-    storms = [operations for operations in sent if len(operations) > 1 and all(o.bound for o in operations)]
-    if storms:
-        once = sum(sum(not operation.replayed for operation in operations) == 1 for operations in storms)
-        figures["one_first"] = once / len(storms)
     return figures | accuracy(limit, by_users) | _drift(by_users)
 
 

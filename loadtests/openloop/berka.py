@@ -12,6 +12,7 @@ from typing import Annotated, Literal
 import msgspec
 
 from loadtests.errors import NotRunError
+from loadtests.figures import grouped
 from tallystick_client import TransferItem
 
 CURRENCY = "CZK"
@@ -125,12 +126,9 @@ def read_rows(path: Path, rows_max: int | None = None) -> list[Row]:
 
 def books(rows: Iterable[Row]) -> list[Book]:
     """The rows by account, each account in *seq* order, the longest book first."""
-    by_account: dict[str, Book] = {}
-    for row in rows:
-        by_account.setdefault(row.account, []).append(row)
-    every = [sorted(book, key=lambda row: row.seq) for book in by_account.values()]
+    by_account = grouped(sorted(rows, key=lambda row: row.seq), lambda row: row.account)
     # A book goes one row after the other: a long one that started last would run on alone.
-    return sorted(every, key=len, reverse=True)
+    return sorted(by_account.values(), key=len, reverse=True)
 
 
 def _rows(reader: "csv.DictReader[str]", rows_max: int | None) -> Iterator[Row]:

@@ -52,21 +52,17 @@ class Task(NamedTuple):
     seconds: float
     rate: float | None = None
     seed: int = 1
-    run: str = ""
     core: int | None = None
 
 
-def new_run() -> str:
-    return uuid.uuid4().hex[:12]
-
-
 class Driver:
-    """A generator in this process: connected while its body runs."""
+    """A generator in this process: connected while its body runs. `name` begins the keys of its requests."""
 
     def __init__(self, task: Task) -> None:
+        self.name = uuid.uuid4().hex[:12]
         self.results = Results()
         self._task = task
-        self._requests = Requests(task.workload, task.target, task.run or new_run(), task.seed)
+        self._requests = Requests(task.workload, task.target, self.name, task.seed)
         self._address = address_of(task.target.url)
         self._patience_seconds = math.inf if task.rate is None else PATIENCE_SECONDS
         self._idle: deque[Connection] = deque()
@@ -111,9 +107,7 @@ class Driver:
                 sent = map(client.send, first[start : start + FIRST_CONNECTIONS])
                 for answer in await asyncio.gather(*sent):
                     if not 200 <= answer.status < 300:
-                        raise NotRunError(
-                            f"a request before the run was answered {answer.status} {answer.body[:200]!r}"
-                        )
+                        raise NotRunError(f"a request before the run was answered {answer.status} {answer.response}")
 
     async def run(self) -> Results:
         """Send requests, at the instants of a Poisson process where there is a rate; then wait for the last answers."""

@@ -17,7 +17,7 @@ from loadtests.books import open_accounts, patient
 from loadtests.client import address_of
 from loadtests.errors import NotRunError
 from loadtests.figures import Run
-from loadtests.openloop.driver import Driver, Task, new_run
+from loadtests.openloop.driver import Driver, Task
 from loadtests.openloop.results import Results
 from loadtests.openloop.workloads import PREFIX, Target
 from loadtests.processes import cpu_times, cpu_used, family, keep_to
@@ -50,7 +50,7 @@ def account_names(number: int) -> list[str]:
 
 async def prepare(url: str, keys: list[str], accounts: int = ACCOUNTS) -> Target:
     """Open the accounts of runs in the ledger of each key, without floors, unless they are there."""
-    if address_of(url).tls:
+    if address_of(url).scheme == "https":
         raise NotRunError(f"not an address of the form http://HOST:PORT: {url}")
     names = account_names(accounts)
     for key in keys:
@@ -122,12 +122,11 @@ async def run_apart(task: Task) -> Run:
     roots = task.target.roots
     chosen = cores() if task.rate is None and task.connections >= GENERATORS else cores()[:1]
     leave_cores(roots)
-    run, keys = new_run(), task.target.keys
+    keys = task.target.keys
     parts = [
         task._replace(
             # Each begins with another key.
             target=task.target._replace(keys=keys[number:] + keys[:number]),
-            run=f"{run}-{number}",
             seed=task.seed + number,
             connections=task.connections // len(chosen) + (number < task.connections % len(chosen)),
             core=core,

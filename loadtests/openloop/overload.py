@@ -13,13 +13,13 @@ import random
 from loadtests.books import patient
 from loadtests.errors import FAILED, GOOD
 from loadtests.figures import Run, aligned, runs_table
-from loadtests.openloop.driver import Driver, Task, new_run
+from loadtests.openloop.driver import Driver, Task
 from loadtests.openloop.generator import allow_files, prepare
 from loadtests.openloop.results import ANSWERED, CURVE, REFUSED, Results
-from loadtests.openloop.workloads import NAMES, Target, is_write, key_of
-from loadtests.processes import Done, keep_to, resident_bytes
+from loadtests.openloop.workloads import NAMES, is_write, key_of
+from loadtests.processes import Done, family, keep_to, resident_bytes
 from loadtests.screen import Screen
-from loadtests.servers import Server, own_server
+from loadtests.servers import own_server
 from tallystick_client import ProblemError
 
 FACTORS = (1, 2, 5, 10)
@@ -70,12 +70,16 @@ async def measure_own(
     allow_files(connections)
     cores = os.sched_getaffinity(0)
     async with own_server() as server:
-        curve = Curve(server, screen, workload, seconds, connections)
         if pin:
             # The server and all it has started get the first core, this process the others.
-            keep_to({min(cores)}, server.family())
+            keep_to({min(cores)}, family(server.pid))
             keep_to(cores - {min(cores)} or cores, [os.getpid()])
         try:
+            key = await server.create_key("overload")
+            task = Task(await prepare(server.url, [key]), workload, connections, seconds)
+            screen.progress("warming up")
+            await server.warm(key)
+            curve = Curve(task, server.worker, screen)
             await curve.measure()
         finally:
             if pin:
@@ -85,66 +89,55 @@ async def measure_own(
 
 class Curve:
     """
-    The runs of one curve and what they came to.
+    The runs of one curve and what they came to; a task says what they have in common, and *worker* is a process.
 
     `steps`: the figures of the runs, with their names. `missed`: bars that were missed. `lies`: requests that were told
     something else than the ledger says.
     """
 
-    def __init__(self, server: Server, screen: Screen, workload: str, seconds: float, connections: int) -> None:
-        self._server = server
-        self._screen = screen
-        self._workload = workload
-        self._seconds = seconds
-        self._connections = connections
+    def __init__(self, task: Task, worker: int, screen: Screen) -> None:
+        self._task, self._worker, self._screen = task, worker, screen
         self.steps: list[Run] = []
         self.missed: list[str] = []
         self.lies: list[str] = []
-        self._peak = 0.0
 
     async def measure(self) -> None:
-        key = await self._server.create_key("overload")
-        target = await prepare(self._server.url, [key])
-        self._screen.progress("warming up")
-        await self._server.warm(key)
-        callers = [await self._run(target, f"{number} callers", None, number) for number in CALLERS]
-        await self._find_peak(target, max(run["per_second"] for run in callers))
-        peak = self._peak
-        unloaded = await self._run(target, "unloaded", UNLOADED * peak, CALM_CONNECTIONS)
+        callers = [await self._run(f"{number} callers", None, number) for number in CALLERS]
+        peak = await self._find_peak(max(run["per_second"] for run in callers))
+        unloaded = await self._run("unloaded", UNLOADED * peak, CALM_CONNECTIONS)
         for factor in FACTORS:
-            run = await self._run(target, f"{factor:g}x", factor * peak, self._connections)
+            run = await self._run(f"{factor:g}x", factor * peak, self._task.connections)
             if run["per_second"] < BARS.get(factor, 0.0) * peak:
                 self.missed.append(f"{factor:g}x: {run['per_second'] / peak:.0%} of the peak")
-        await self._run(target, "after", AFTERWARDS * peak, CALM_CONNECTIONS)
+        await self._run("after", AFTERWARDS * peak, CALM_CONNECTIONS)
         for step in self.steps:
             step["of_peak"] = step["per_second"] / peak
             step["of_unloaded_p99"] = step["p99"] / unloaded["p99"] if unloaded["p99"] else None
 
-    async def _find_peak(self, target: Target, most: float) -> None:
-        """Look for the highest rate that is served, from *most* downwards; of the tries, that one stays as a step."""
+    async def _find_peak(self, most: float) -> float:
+        """Return the highest rate that is served, from *most* downwards; of the tries, that one stays as a step."""
         for share in PEAK_TRIED:
-            run = await self._run(target, "peak", share * most, self._connections)
+            run = await self._run("peak", share * most, self._task.connections)
             if run["failing"] <= PEAK_FAILED and run["p99"] <= PEAK_P99_MS:
                 break
             # Where none was served, the last one that was tried is taken.
             if share != PEAK_TRIED[-1]:
                 self.steps.pop()
-        self._peak = self.steps[-1]["per_second"]
+        return float(self.steps[-1]["per_second"])
 
-    async def _run(self, target: Target, name: str, rate: float | None, connections: int) -> Run:
-        run = new_run()
+    async def _run(self, name: str, rate: float | None, connections: int) -> Run:
         self._screen.progress(name)
-        task = Task(target, self._workload, connections, self._seconds, rate, run=run)
-        async with Driver(task) as driver:
+        async with Driver(self._task._replace(rate=rate, connections=connections)) as driver:
             results = await driver.run()
-            memory = resident_bytes(self._server.worker) / MIB
+            memory = resident_bytes(self._worker) / MIB
         found = {"step": name, "memory_mib": memory, **results.figures()}
         self.steps.append(found)
-        await self._check(target, run, results)
+        await self._check(driver.name, results)
         return found
 
-    async def _check(self, target: Target, run: str, results: Results) -> None:
+    async def _check(self, run: str, results: Results) -> None:
         """Compare what some requests were told with what the ledger says."""
+        target, workload = self._task.target, self._task.workload
         async with patient(target.url, target.keys[0]) as ledger:
 
             async def is_there(number: int) -> bool:
@@ -157,7 +150,7 @@ class Curve:
 
             for fate, there in ((ANSWERED, True), (REFUSED, False)):
                 noted = (number for number, noted in results.fates.items() if noted == fate)
-                numbers = [number for number in noted if is_write(self._workload, number)]
+                numbers = [number for number in noted if is_write(workload, number)]
                 chosen = random.sample(numbers, min(len(numbers), CHECKED_MAX))
                 for number, found in zip(chosen, await asyncio.gather(*map(is_there, chosen)), strict=True):
                     if found != there:

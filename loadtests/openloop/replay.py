@@ -12,6 +12,7 @@ import os
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Sequence
+from contextlib import nullcontext
 from datetime import datetime
 from pathlib import Path
 from typing import TypeVar
@@ -180,23 +181,14 @@ async def run(asked: argparse.Namespace) -> int:
     rows = read_rows(asked.data, asked.rows)
     if not rows:
         raise NotRunError(f"{asked.data} has no rows")
-    audit = None
-    if asked.url:
-        found = await _replay(asked.url, asked.key, rows, screen)
-    else:
-        screen.say("starting a server of its own")
-        async with own_server() as server:
-            found = await _replay(server.url, await server.create_key(LEDGER), rows, screen)
-            audit = await server.audit()
+    async with nullcontext() if asked.url else own_server() as server:
+        url, key = (server.url, await server.create_key(LEDGER)) if server else (asked.url, asked.key)
+        async with patient(url, key) as ledger:
+            found = Replay(ledger, rows, screen)
+            await found.run()
+        audit = await server.audit() if server else None
     for mismatch in found.mismatches:
         screen.say(f"MISMATCH {mismatch}")
     screen.say(f"{found.rows:,} of twice {len(rows):,} rows posted, {len(found.mismatches)} mismatches")
     screen.say(f"audit: {audit.last_line if audit else 'not run; run `tallystick audit` yourself'}")
     return FAILED if found.mismatches or (audit and audit.code) else GOOD
-
-
-async def _replay(url: str, key: str, rows: list[Row], screen: Screen) -> Replay:
-    async with patient(url, key) as ledger:
-        replay = Replay(ledger, rows, screen)
-        await replay.run()
-    return replay

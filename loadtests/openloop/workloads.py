@@ -55,7 +55,7 @@ class Requests:
         self._run = run
         self._accounts = target.accounts
         self._random = random.Random(seed).random
-        host = address_of(target.url).header
+        host = address_of(target.url).netloc
         self._heads = [f"Host: {host}\r\nAuthorization: Bearer {key}\r\n" for key in target.keys]
         self._ends = [f"{head}\r\n".encode() for head in self._heads]
         rest = "/entries?limit=20" if workload == "statement" else ""

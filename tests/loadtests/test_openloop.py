@@ -1,7 +1,7 @@
 """The open-loop generator: what it takes for an answer, what it counts, and that it catches a server that lies."""
 
-import argparse
 import asyncio
+import os
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
@@ -15,11 +15,12 @@ from loadtests.figures import Run, quantile
 from loadtests.openloop import driver as driver_module
 from loadtests.openloop import overload
 from loadtests.openloop.driver import Driver, Task
+from loadtests.openloop.generator import prepare
 from loadtests.openloop.results import ANSWERED, REFUSED, Results
 from loadtests.openloop.workloads import Target
 from loadtests.processes import family
 from loadtests.screen import Screen
-from tests.support.service import Service, in_process, make_key
+from tests.support.service import in_process, make_key
 from tests.support.waiting import until
 
 
@@ -96,11 +97,11 @@ class _Curve(overload.Curve):
     """A curve whose runs are made up: one that fails above a rate."""
 
     def __init__(self, served: float) -> None:
-        super().__init__(argparse.Namespace(), Screen(), "mixed", 1.0, 64)  # type: ignore[arg-type]  # never used
+        super().__init__(Task(Target("http://127.0.0.1:1", ["made-up"], ["a"]), "mixed", 64, 1.0), 1, Screen())
         self.served = served
         self.rates: list[float] = []
 
-    async def _run(self, target: Target, name: str, rate: float | None, connections: int) -> Run:
+    async def _run(self, name: str, rate: float | None, connections: int) -> Run:
         assert rate is not None
         self.rates.append(rate)
         results = Results()
@@ -117,11 +118,10 @@ class _Curve(overload.Curve):
 async def test_the_peak_is_the_highest_rate_that_is_served(served: float, tries: int, peak: float) -> None:
     """Rates are tried downwards, and one run stays as a step: that of the first which is served, or the last."""
     curve = _Curve(served)
-    await curve._find_peak(Target("http://127.0.0.1:1", ["made-up"], ["a"]), 1_000.0)
+    assert await curve._find_peak(1_000.0) == pytest.approx(peak)
     assert len(curve.rates) == tries
     assert curve.rates == sorted(curve.rates, reverse=True)
     assert [step["step"] for step in curve.steps] == ["peak"]
-    assert curve.steps[0]["per_second"] == pytest.approx(peak)
 
 
 @given(st.lists(st.floats(0, 1e6), min_size=1), st.floats(0, 0.999))
@@ -130,22 +130,6 @@ def test_a_quantile_is_one_of_the_values(values: list[float], share: float) -> N
     value = quantile(ordered, share)
     assert value in ordered
     assert sum(other <= value for other in ordered) >= share * len(ordered)
-
-
-class _Here:
-    """A server of one's own that runs in the test's process, as far as a curve looks at it."""
-
-    worker = 1
-
-    def __init__(self, service: Service, key: str) -> None:
-        self.url = service.url
-        self._key = key
-
-    async def create_key(self, _ledger: str) -> str:
-        return self._key
-
-    async def warm(self, key: str) -> None:
-        """Do not wait: nothing is read out of a cache."""
 
 
 @asynccontextmanager
@@ -157,8 +141,8 @@ async def curve(database_url: str, monkeypatch: pytest.MonkeyPatch) -> AsyncIter
     monkeypatch.setattr(overload, "FACTORS", (2,))
     monkeypatch.setattr(overload, "CHECKED_MAX", 20)
     async with in_process(database_url) as service:
-        server = _Here(service, await make_key(database_url, "overload"))
-        yield overload.Curve(server, Screen(), "mixed", 0.3, 64)  # type: ignore[arg-type]  # as far as it looks
+        target = await prepare(service.url, [await make_key(database_url, "overload")])
+        yield overload.Curve(Task(target, "mixed", 64, 0.3), os.getpid(), Screen())
 
 
 async def test_a_curve_of_a_real_server(database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from loadtests.brokers import Broker, Kafka, RabbitMQ
+from loadtests.brokers import Broker, RabbitMQ
 from server.events.sinks import kafka as kafka_module
 from server.events.sinks import publisher, publishing, sink
 from server.events.sinks import rabbitmq as rabbitmq_module
-from tests.support.brokers import running
+from tests.support.brokers import SecuredKafka, running
 from tests.support.folders import server_folder
 from tests.support.service import Service, in_process
 
@@ -32,9 +32,9 @@ def broker_folder() -> Iterator[Path]:
 
 
 @pytest.fixture(scope="session")
-async def kafka(broker_folder: Path) -> AsyncIterator[Kafka]:
+async def kafka(broker_folder: Path) -> AsyncIterator[SecuredKafka]:
     """Kafka, for all tests of this process; a test works in topics of its own."""
-    async with running(Kafka, broker_folder) as broker:
+    async with running(SecuredKafka, broker_folder) as broker:
         yield broker
 
 

@@ -9,7 +9,6 @@ from typing import Any, NamedTuple
 
 import orjson
 
-from loadtests.brokers import Received
 from server.background.hold_sweeper import Sweeper
 from server.background.jobs import Job, keep
 from server.books import Books
@@ -21,6 +20,7 @@ from server.events.sinks.publisher import SinkPublisher
 from server.events.sinks.sink import Message, Sink
 from server.events.sinks.store import Sinks
 from server.store.background import stop
+from tests.support.brokers import Received
 from tests.support.client import Client, new_key
 from tests.support.command import NO_REDIS, call
 from tests.support.postgres import administer

@@ -9,13 +9,13 @@ from pathlib import Path
 import aio_pika
 import pytest
 
-from loadtests.brokers import MESSAGE_MAX_BYTES, Broker, Kafka, RabbitMQ
+from loadtests.brokers import MESSAGE_MAX_BYTES, Broker, RabbitMQ
 from server.events.feed import TYPES, envelope
 from server.events.sinks.make import make_sink
 from server.events.sinks.options import RabbitOptions
 from server.events.sinks.sink import CONTENT_TYPE, AwayError, Message, Sink
 from tests.sinks.steps import assert_arrived, every_type, new_name, opened, post, publishing, sinks, status
-from tests.support.brokers import received
+from tests.support.brokers import SecuredKafka, received
 from tests.support.service import Service
 from tests.support.waiting import until
 
@@ -133,14 +133,14 @@ WRONG_KAFKA = {
     "nobody listens": (["--bootstrap", "127.0.0.1:1"], "127.0.0.1:1"),
     "no such topic": (["--topic", "missing"], "UnknownTopicOrPartition"),
     "a wrong password": (
-        ["--sasl", "PLAIN", "--username", Kafka.USERNAME, "--password-file", "wrong"],
+        ["--sasl", "PLAIN", "--username", SecuredKafka.USERNAME, "--password-file", "wrong"],
         "Authentication failed: Invalid username or password",
     ),
     "no password": (
-        ["--sasl", "PLAIN", "--username", Kafka.USERNAME, "--password-env", "NOT_SET"],
+        ["--sasl", "PLAIN", "--username", SecuredKafka.USERNAME, "--password-env", "NOT_SET"],
         "the background process has no environment variable NOT_SET",
     ),
-    "no file": (["--sasl", "PLAIN", "--username", Kafka.USERNAME, "--password-file", "no"], "no cannot be read"),
+    "no file": (["--sasl", "PLAIN", "--username", SecuredKafka.USERNAME, "--password-file", "no"], "no cannot be read"),
     "no TLS": (["--tls"], "cannot connect"),
     "a certificate that is none": (["--tls", "--ca-file", "wrong"], "a certificate cannot be used"),
 }
@@ -183,7 +183,7 @@ async def assert_found_wrong(
     return names
 
 
-async def test_kafka_set_up_wrong(own: Service, kafka: Kafka, tmp_path: Path, impatient: None) -> None:
+async def test_kafka_set_up_wrong(own: Service, kafka: SecuredKafka, tmp_path: Path, impatient: None) -> None:
     """Each sink says what is wrong with it and holds up no other; what is put right goes on by itself."""
     secure = ("--bootstrap", f"127.0.0.1:{kafka.secure_port}")
     wrong = {
@@ -193,7 +193,7 @@ async def test_kafka_set_up_wrong(own: Service, kafka: Kafka, tmp_path: Path, im
     names = await assert_found_wrong(own, kafka, tmp_path, wrong, places)
     await kafka.prepare(missing)
     await kafka.prepare(names["a wrong password"])
-    (tmp_path / "wrong").write_text(Kafka.PASSWORD)
+    (tmp_path / "wrong").write_text(SecuredKafka.PASSWORD)
     async with publishing(own) as running:
         await running.settled(names["no such topic"], names["a wrong password"])
         events = await running.events()

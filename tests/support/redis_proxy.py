@@ -1,113 +1,62 @@
-"""A proxy in front of Redis that records what clients send and can spoil the server's answers."""
+"""A proxy in front of Redis that counts what comes and spoils what goes back."""
 
 import asyncio
 import ssl
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-from tests.support.listening import stop_accepting
-
-CHUNK_BYTES = 1_048_576
+from tests.support.proxy import CountingProxy
 
 
-class RedisProxy:
+class RedisProxy(CountingProxy):
     """
-    Forwards connections to the socket of a server.
-
-    Args:
-        target: The server's socket.
+    Forwards Redis' connections.
 
     Attributes:
-        pieces: What clients sent, one entry for each read.
+        pieces: What clients sent, one entry a read.
 
-        spoil: Takes a piece from the server and returns the pieces that the client gets instead; None among them cuts
-            the connection after the pieces before it.
+        spoil: Takes a piece of the server's, returns what the client gets instead; None cuts the connection behind
+            what was passed on before.
 
-        delay_seconds: The delay of every piece from the server.
-
-        refuse: Whether new connections are cut at once.
+        delay_seconds: For which every piece of the server's is held back.
     """
 
+    CHUNK_BYTES = 1_048_576
+
     def __init__(self, target: Path) -> None:
-        self._target = target
+        super().__init__(target)
         self.pieces: list[bytes] = []
         self.spoil: Callable[[bytes], list[bytes | None]] | None = None
-        self.delay_seconds = 0.0
-        self.refuse = False
-        self.accepted = 0
         self._writers: set[asyncio.StreamWriter] = set()
-        self._tasks: set[asyncio.Task[None]] = set()
 
     def say(self, unasked: bytes) -> None:
-        """Send every client bytes that it has not asked for."""
+        """Send something to every client that has not asked for it."""
         for writer in self._writers:
             writer.write(unasked)
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Forward one connection."""
-        self.accepted += 1
-        if self.refuse:
-            writer.transport.abort()
-            return
-        try:
-            server_reader, server_writer = await asyncio.open_unix_connection(self._target)
-        except OSError:
-            writer.transport.abort()
-            return
-        task = asyncio.current_task()
-        assert task is not None
-        self._tasks.add(task)
         self._writers.add(writer)
         try:
-            flows = [
-                asyncio.ensure_future(self._upstream(reader, server_writer)),
-                asyncio.ensure_future(self._downstream(server_reader, writer)),
-            ]
-            await asyncio.wait(flows, return_when=asyncio.FIRST_COMPLETED)
-            for flow in flows:
-                flow.cancel()
-            await asyncio.gather(*flows, return_exceptions=True)
+            await super().serve(reader, writer)
         finally:
             self._writers.discard(writer)
-            self._tasks.discard(task)
-            writer.transport.abort()
-            server_writer.transport.abort()
 
-    async def close(self) -> None:
-        """End all connections."""
-        for writer in self._writers:
-            writer.transport.abort()
-        await asyncio.gather(*self._tasks)
-
-    async def _upstream(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        while data := await reader.read(CHUNK_BYTES):
+    async def passed(self, data: bytes, client: object, is_reply: bool) -> Sequence[bytes | None]:
+        if not is_reply:
             self.pieces.append(data)
-            writer.write(data)
-            await writer.drain()
-
-    async def _downstream(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        while data := await reader.read(CHUNK_BYTES):
-            if self.delay_seconds:
-                await asyncio.sleep(self.delay_seconds)
-            for piece in [data] if self.spoil is None else self.spoil(data):
-                if piece is None:
-                    await asyncio.sleep(0.001)
-                    return
-                writer.write(piece)
-            await writer.drain()
+            return [data]
+        pieces = await super().passed(data, client, is_reply)
+        return pieces if self.spoil is None else self.spoil(data)
 
 
 @asynccontextmanager
 async def redis_proxied(
     target: Path, *, port: int = 0, secure: ssl.SSLContext | None = None
 ) -> AsyncIterator[tuple[RedisProxy, int]]:
-    """Put a proxy on a TCP port, with TLS if *secure* is given, in front of a socket; yield it and its port."""
+    """Put a proxy on a TCP port, with TLS when told, before a server's socket; yield it and its port."""
     proxy = RedisProxy(target)
-    server = await asyncio.start_server(proxy.serve, "127.0.0.1", port, ssl=secure, limit=CHUNK_BYTES)
-    try:
+    server = await asyncio.start_server(proxy.serve, "127.0.0.1", port, ssl=secure, limit=proxy.CHUNK_BYTES)
+    async with proxy.behind(server):
         yield proxy, server.sockets[0].getsockname()[1]
-    finally:
-        await stop_accepting([server])
-        server.close()
-        await proxy.close()
