@@ -38,7 +38,7 @@ class Kind(NamedTuple):
 # fmt: off
 KINDS: dict[str, Kind] = {
     # The request is wrong, whatever the ledger holds. No key is bound.
-    "malformed_request": Kind(400, "The request is not valid HTTP", "never", "The bytes received are not a request this server understands. The connection is closed."),
+    "malformed_request": Kind(400, "The request is not valid HTTP", "never", "The bytes received are not a request that this server understands. The connection is closed."),
     "invalid_request": Kind(400, "The request is not valid", "never", "A field, header or parameter is missing, unknown or has a value that is not allowed; `errors` points to it. Nothing was done and no idempotency key was bound."),
     "idempotency_key_missing": Kind(400, "An Idempotency-Key is required", "never", "Every transfer needs an Idempotency-Key header. It makes a retry safe: make one for each transfer, and keep it until the answer is known."),
     "idempotency_key_invalid": Kind(400, "The Idempotency-Key is not valid", "never", "A key is 1 to 255 visible ASCII characters, sent once, raw or as a quoted string."),
@@ -54,7 +54,7 @@ KINDS: dict[str, Kind] = {
     # The state of the ledger refuses the request. A transfer's refusal is bound to its key for ever.
     "account_not_found": Kind(404, "The account does not exist", "new_key", "The ledger has no account with that id. A refused transfer stays refused: open the account, then use a new key.", "The {side} account does not exist."),
     "transfer_not_found": Kind(404, "The transfer does not exist", "new_key", "The ledger has no transfer with that id or key.", "There is no transfer to act on."),
-    "idempotency_key_not_found": Kind(404, "The key is not bound", "same_key", "No transfer was posted or refused with this key: no request with it has been executed."),
+    "idempotency_key_not_found": Kind(404, "The key is not bound", "same_key", "No transfer was posted or refused with this key: no request with it has been executed so far."),
     "webhook_endpoint_not_found": Kind(404, "The webhook endpoint does not exist", "never", "The ledger has no webhook endpoint with that id."),
     "api_key_not_found": Kind(404, "The API key does not exist", "never", "The ledger has no API key with that id."),
     "api_key_ended": Kind(409, "The API key opens nothing any more", "never", "The key is revoked, or has expired. A revoked key never works again: make another. An expired key works again once its `expires_at` is set to an instant in the future."),
@@ -72,7 +72,7 @@ KINDS: dict[str, Kind] = {
     "reversal_exceeds_transfer": Kind(409, "The transfer has less left to reverse", "new_key", "Transfers and captures can be reversed, at once or in parts, up to the amount that they moved. Other kinds of transfers cannot be reversed.", "The transfer has moved less than this that was not moved back."),
     "linked_failed": Kind(409, "Another transfer of the set was refused", "new_key", "All transfers of an atomic set are posted, or none is; the transfer that failed says why. If `retry` is `same_key`, nothing was tried: an item is not valid, or its key was already bound. Correct or remove that item, and send the others again with the same keys.", "Another transfer of the atomic set was refused."),
     "limits_conflict": Kind(409, "The floor would lie above the ceiling", "never", "The change would put the floor of the account above its ceiling. Change both limits in one request."),
-    "metadata_full": Kind(409, "The account would hold too much metadata", "never", "An account can have up to 50 metadata keys. Remove some of them."),
+    "metadata_full": Kind(409, "The account would hold too much metadata", "never", "An account can have up to 50 metadata keys. Set those that are not needed to null."),
     "version_not_reached": Kind(409, "The account has not reached that version", "never", "No acknowledged write has brought the account to the requested version."),
     "position_not_reached": Kind(409, "The feed has not reached that position", "never", "This ledger has no event at the requested position. The position comes from another ledger, or from before the database was restored from an older copy. Read on from an earlier position to find out which events still exist."),
     "idempotency_key_in_use": Kind(409, "A request with this key is still running", "same_key", "The first request with this key did not finish in time. Send the request again with the same key."),
