@@ -12,15 +12,15 @@ from server.telemetry.version import VERSION
 # The meaning of each type of event.
 SUMMARIES: Final = {
     "transfer.posted": "Money moved from the source to the destination.",
-    "transfer.refused": "A transfer, hold, capture, void or reversal was refused by the state of the ledger, for ever.",
+    "transfer.refused": "A transfer, hold, capture, void or reversal was refused for ever by the state of the ledger.",
     "hold.created": "An amount was reserved on the source for the destination.",
-    "hold.captured": "A hold, or a part of it, was moved; `parent` is the hold.",
+    "hold.captured": "A hold, or a part of it, was captured; `parent` is the hold.",
     "hold.voided": "What remained of a hold was released; `parent` is the hold.",
-    "hold.expired": "A hold's time was up, and what remained of it was released; `parent` is the hold.",
+    "hold.expired": "A hold expired, and what remained of it was released; `parent` is the hold.",
     "transfer.reversed": "A transfer or capture, or a part of it, was moved back; `parent` is what was reversed.",
     "account.created": "An account was opened.",
     "account.updated": "Limits or metadata of an account were changed.",
-    "account.closed": "An account was closed: it takes no transfers any more.",
+    "account.closed": "An account was closed: no more money moves to or from it.",
 }
 _CONTENT_TYPE: Final = "application/cloudevents+json"
 _REFERENCE: Final = "#/components/schemas/{name}"
@@ -37,20 +37,20 @@ def document() -> bytes:
         "feed": {
             "address": "/v1/events/stream",
             "title": "The feed of a ledger",
-            "description": "Server-sent events, resumed by Last-Event-ID; `GET /v1/events` has the same in pages.",
+            "description": "Server-sent events, resumed by Last-Event-ID. `GET /v1/events` has them in pages.",
             "messages": names,
         },
         "webhook": {
             "address": None,
             "title": "A webhook endpoint",
-            "description": "A POST to the address of the endpoint, signed as Standard Webhooks says.",
+            "description": "A POST to the URL of the endpoint, signed as in Standard Webhooks.",
             "messages": names,
         },
         "kafka": {
             "address": "{topic}",
             "title": "A topic of Kafka",
-            "description": "The key of a message is the account that the event is about: of a transfer its source.",
-            "parameters": {"topic": {"description": "As it was given to `tallystick sinks create kafka`."}},
+            "description": "The key of a message is the account that the event is about; for a transfer, its source.",
+            "parameters": {"topic": {"description": "The topic that was given to `tallystick sinks create kafka`."}},
             "messages": names,
         },
         "rabbitmq": {
@@ -74,7 +74,7 @@ def document() -> bytes:
             "version": VERSION,
             "description": (
                 "What happened in a ledger, in the order of commits, with positions 1, 2, 3, ... without a gap. Each "
-                "way delivers every event at least once; `id` is the same in every delivery."
+                "channel delivers every event at least once; `id` is the same in every delivery."
             ),
         },
         "defaultContentType": _CONTENT_TYPE,

@@ -40,5 +40,5 @@ def read_if_match(call: Call) -> list[int] | None:
     if given is None or given.strip() == "*":
         return None
     if not _TAGS.fullmatch(given):
-        raise invalid("If-Match", "Entity tags are expected, as ETag gave them, or an asterisk.")
+        raise invalid("If-Match", "Entity tags, as given in ETag, or an asterisk are expected.")
     return [int(version) for version in _VERSION.findall(given)]

@@ -8,7 +8,7 @@ import msgspec
 
 from server.ledger.limits import TIME_MAX, TIME_MIN
 
-_YEARS: Final = f"Years, in UTC, are {TIME_MIN.year + 1:04} to {TIME_MAX.year - 1}."
+_YEARS: Final = f"The year in UTC must be {TIME_MIN.year + 1:04} to {TIME_MAX.year - 1}."
 _LEAP_SECOND: Final = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt ][0-9]{2}:[0-9]{2}:60(?![0-9])")
 # The fraction of a second, with digits finer than microseconds.
 _FINE_FRACTION: Final = re.compile(r"(\.[0-9]{6})[0-9]+")
@@ -32,5 +32,5 @@ def read_instant(text: str) -> datetime:
         raise ValueError(_YEARS) from None
     except msgspec.ValidationError:
         if _LEAP_SECOND.match(text):
-            raise ValueError("Leap seconds are not taken: write second 59, or the second that follows.") from None
-    raise ValueError("An instant with its offset is expected, as 2026-01-31T12:00:00Z.")
+            raise ValueError("Leap seconds are not supported: write second 59, or the second that follows.") from None
+    raise ValueError("An instant with an offset is expected, such as 2026-01-31T12:00:00Z.")

@@ -136,21 +136,21 @@ def _child(
         Problem: The members of the item do not go together.
     """
     if (item.parent is UNSET) == (item.parent_key is UNSET):
-        raise invalid(f"{prefix}/parent", "Either parent or parent_key names what is acted on.")
+        raise invalid(f"{prefix}/parent", "Give either parent or parent_key.")
     if item.amount is not UNSET and item.kind == "void":
-        raise invalid(f"{prefix}/amount", "A void releases all that remains.")
+        raise invalid(f"{prefix}/amount", "A void releases all that remains: leave out amount.")
     if item.release_rest is not UNSET and item.kind != "capture":
-        raise invalid(f"{prefix}/release_rest", "Only a capture leaves a rest.")
+        raise invalid(f"{prefix}/release_rest", "Only a capture takes release_rest.")
     parent = parent_key = None
     if item.parent is not UNSET:
         parent = transfer_id(item.parent)
         if parent is None:
-            raise invalid(f"{prefix}/parent", "This is no id of a transfer.")
+            raise invalid(f"{prefix}/parent", "This is not the id of a transfer.")
     elif item.parent_key is not UNSET:
         try:
             parent_key = parse_key(item.parent_key)
         except Problem:
-            raise invalid(f"{prefix}/parent_key", "This is no idempotency key.") from None
+            raise invalid(f"{prefix}/parent_key", "This is not an idempotency key.") from None
     release_rest = True if item.release_rest is UNSET else item.release_rest
     return requested_child(
         call,

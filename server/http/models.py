@@ -30,7 +30,7 @@ AccountId = Annotated[
     str,
     Meta(
         pattern=ACCOUNT_ID_PATTERN.replace("$", r"\Z"),
-        description="Chosen by the caller.",
+        description="Id of the account, chosen by the caller.",
         examples=["customer:42"],
     ),
 ]
@@ -38,7 +38,7 @@ Currency = Annotated[
     str,
     Meta(
         pattern=CURRENCY_PATTERN.replace("$", r"\Z"),
-        description="ISO 4217 and beyond.",
+        description="ISO 4217 code, or another code of 3 to 8 upper-case letters or digits.",
         examples=["EUR"],
     ),
 ]
@@ -46,14 +46,14 @@ IdempotencyKey = Annotated[
     str,
     Meta(
         pattern=rf"^[\x21-\x7e]{{1,{IDEMPOTENCY_KEY_LENGTH_MAX}}}\Z",
-        description="1 to 255 visible ASCII characters.",
+        description="Idempotency key: 1 to 255 visible ASCII characters.",
         examples=["order-1002"],
     ),
 ]
 TransferId = Annotated[
     str,
     Meta(
-        description="The id of the transfer.",
+        description="Id of the transfer.",
         examples=["019b76da-a800-7000-8000-000000000001"],
         extra_json_schema={"format": "uuid"},
     ),
@@ -61,37 +61,45 @@ TransferId = Annotated[
 BoundKey = Annotated[
     str,
     Meta(
-        description="The idempotency key; slashes need no escape.",
+        description="The idempotency key. Slashes need not be escaped.",
         examples=["order-1001"],
         extra_json_schema={"pattern": r"^[\x21-\x7e]{1,255}$"},
     ),
 ]
-Amount = Annotated[int, Meta(ge=1, le=BALANCE_MAX, description="Minor units of the currency.")]
-Balance = Annotated[int, Meta(ge=BALANCE_MIN, le=BALANCE_MAX, description="Minor units of the currency.")]
+Amount = Annotated[int, Meta(ge=1, le=BALANCE_MAX, description="Amount in minor units of the currency.")]
+Balance = Annotated[int, Meta(ge=BALANCE_MIN, le=BALANCE_MAX, description="Balance in minor units of the currency.")]
 Floor = Annotated[
-    Balance, Meta(description="The lowest `available` that a transfer out may leave; null is no limit.", examples=[0])
+    Balance,
+    Meta(description="Lowest `available` that an outgoing transfer may leave; null means no limit.", examples=[0]),
 ]
 Ceiling = Annotated[
-    Balance, Meta(description="The highest `balance` + `held_in` that a transfer in may reach; null is no limit.")
+    Balance, Meta(description="Highest `balance` + `held_in` that an incoming transfer may reach; null means no limit.")
 ]
-Version = Annotated[int, Meta(ge=0, le=BALANCE_MAX)]
+Version = Annotated[int, Meta(ge=0, le=BALANCE_MAX, description="Version that the account must have.")]
 ExpiresIn = Annotated[
     int,
     Meta(
         ge=1,
         le=HOLD_SECONDS_MAX,
-        description=f"Of a hold: seconds until it is released; {HOLD_SECONDS_DEFAULT} where nothing is said.",
+        description=f"Seconds until a hold expires, for holds only. Default: {HOLD_SECONDS_DEFAULT}.",
     ),
 ]
 EffectiveAt = Annotated[
     str,
     Meta(
-        description="The date that it counts for, not after now; else the instant of posting.",
+        description="Instant that the transfer counts for, not in the future. Default: the instant of posting.",
         extra_json_schema={"format": "date-time"},
     ),
 ]
-ReleaseRest = Annotated[bool, Meta(description="Of a capture: whether it releases what it leaves of the hold.")]
-Reference = Annotated[str, Meta(min_length=1, max_length=REFERENCE_LENGTH_MAX)]
+ReleaseRest = Annotated[bool, Meta(description="Whether a capture releases the rest of the hold.")]
+Reference = Annotated[
+    str,
+    Meta(
+        min_length=1,
+        max_length=REFERENCE_LENGTH_MAX,
+        description="Reference of the caller, by which transfers can be listed.",
+    ),
+]
 Description = Annotated[str, Meta(max_length=DESCRIPTION_LENGTH_MAX)]
 MetadataKey = Annotated[str, Meta(min_length=1, max_length=METADATA_KEY_LENGTH_MAX)]
 MetadataValue = Annotated[str, Meta(max_length=METADATA_VALUE_LENGTH_MAX)]
@@ -135,7 +143,10 @@ class AccountPatch(Strict, kw_only=True):
 
     floor: Floor | UnsetType | None = UNSET
     ceiling: Ceiling | UnsetType | None = UNSET
-    closed: Annotated[bool, Meta(description="A closed account takes part in no transfer.")] | UnsetType = UNSET
+    closed: (
+        Annotated[bool, Meta(description="Whether the account is closed. No money moves to or from a closed account.")]
+        | UnsetType
+    ) = UNSET
     metadata: MetadataPatch | UnsetType | None = UNSET
 
 
@@ -144,9 +155,9 @@ class Conditions(Strict, kw_only=True):
 
     source_version: Version | None = None
     destination_version: Version | None = None
-    source_available_gte: Annotated[Balance, Meta(description="The source has so much available, or more.")] | None = (
-        None
-    )
+    source_available_gte: (
+        Annotated[Balance, Meta(description="Lowest `available` that the source must have.")] | None
+    ) = None
 
 
 class TransferCreate(Strict, kw_only=True):
@@ -156,7 +167,7 @@ class TransferCreate(Strict, kw_only=True):
     destination: AccountId
     amount: Amount
     currency: Currency
-    hold: Annotated[bool, Meta(description="Reserve the amount and move nothing.")] = False
+    hold: Annotated[bool, Meta(description="Whether to reserve the amount instead of moving it.")] = False
     expires_in: ExpiresIn | None = None
     effective_at: EffectiveAt | None = None
     reference: Reference | None = None
@@ -212,8 +223,8 @@ class ChildItem(Strict, kw_only=True):
 
     key: IdempotencyKey
     kind: Literal["capture", "void", "reversal"]
-    parent: TransferId | UnsetType = UNSET
-    parent_key: Annotated[str, Meta(description="In place of `parent`: the key that it is bound to.")] | UnsetType = (
+    parent: Annotated[TransferId, Meta(description="Id of the parent transfer.")] | UnsetType = UNSET
+    parent_key: Annotated[str, Meta(description="Idempotency key of the parent, instead of `parent`.")] | UnsetType = (
         UNSET
     )
     amount: Amount | UnsetType | None = UNSET
@@ -236,7 +247,7 @@ class TransferBulk(Strict, kw_only=True):
     """Transfers to post: each independently, or (atomic) all or none."""
 
     transfers: Annotated[list[AnyItem], Meta(min_length=1, max_length=BULK_ITEMS_MAX)]
-    atomic: Annotated[bool, Meta(description="All are posted, or none is.")] = False
+    atomic: Annotated[bool, Meta(description="Whether to post all transfers or none.")] = False
 
 
 class Preview(msgspec.Struct, kw_only=True):

@@ -40,7 +40,9 @@ def check_opening(call: Call, account: str) -> None:
     """
     accounts = call.key.accounts
     if accounts is not None and not accounts.has(account):
-        raise Problem("forbidden", f"The key opens accounts whose ids begin with {' or '.join(accounts.texts)}.")
+        raise Problem(
+            "forbidden", f"The key may only open accounts whose ids begin with {' or '.join(accounts.texts)}."
+        )
 
 
 class Narrowing:

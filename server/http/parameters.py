@@ -108,7 +108,7 @@ def _wait(text: str) -> Wait:
 def _event_types(text: str) -> EventTypes:
     types = EventTypes(text.split(","))
     if not types <= TYPES.keys():
-        raise ValueError(f"Types, separated by commas, are {', '.join(TYPES)}.")
+        raise ValueError(f"Types separated by commas are expected, of: {', '.join(TYPES)}.")
     return types
 
 
@@ -121,13 +121,13 @@ def _page_size(text: str) -> PageSize:
 
 def _account(text: str) -> AccountName:
     if not is_account_id(text):
-        raise ValueError("No account has such an id.")
+        raise ValueError("This is not a valid account id.")
     return AccountName(text)
 
 
 def _prefix(text: str) -> Prefix:
     if not is_account_id(text):
-        raise ValueError("No account id begins like this.")
+        raise ValueError("No valid account id begins with this text.")
     return Prefix(text)
 
 
@@ -139,7 +139,7 @@ def _reference(text: str) -> Reference:
 
 def _order(text: str) -> Order:
     if text not in ORDERS:
-        raise ValueError(f"One of {' and '.join(ORDERS)} is expected.")
+        raise ValueError(f"The order is {' or '.join(ORDERS)}.")
     return Order(text)
 
 
@@ -151,7 +151,7 @@ def _kind(text: str) -> Kind:
 
 def _entries(found: dict[str, str]) -> Entries:
     if len(found) > METADATA_ENTRIES_MAX:
-        raise invalid(f"metadata.{FREE}", f"A list is chosen by at most {METADATA_ENTRIES_MAX} entries of metadata.")
+        raise invalid(f"metadata.{FREE}", f"A list can be filtered by at most {METADATA_ENTRIES_MAX} metadata entries.")
     for key, value in found.items():
         if len(value) > METADATA_VALUE_LENGTH_MAX:
             raise invalid(f"metadata.{key}", f"A value has up to {METADATA_VALUE_LENGTH_MAX} characters.")

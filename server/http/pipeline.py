@@ -379,9 +379,9 @@ def _check_role(key: ApiKey, route: Route) -> None:
     """
     assert route.role is not None, "pages are open to all"
     if key.role < route.role:
-        raise Problem("forbidden", f"This needs a key with the role {route.role.name.lower()}.")
+        raise Problem("forbidden", f"This request needs a key with the role {route.role.name.lower()}.")
     if key.accounts is not None and not route.narrowed:
-        raise Problem("forbidden", "This needs a key of the whole ledger: yours is narrowed to accounts.")
+        raise Problem("forbidden", "This request needs a key of the whole ledger, and yours is narrowed to accounts.")
 
 
 def _refuse_line(call: Call, match: Match | None) -> NoReturn:

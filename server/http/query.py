@@ -40,17 +40,19 @@ _MISSING: Final = re.compile(r"Object missing required field `(?P<name>[a-z_]+)`
 
 _EXAMPLE: Final = "2026-01-01T00:00:00Z"
 
-Limit = Annotated[PageSize, Meta(description="Rows of a page, at most.", examples=[50])]
-Cursor = Annotated[str, Meta(description="The `next_cursor` of the page before.", extra_json_schema={"minLength": 1})]
-After = Annotated[WholeNumber, Meta(description="The position to read on behind.", examples=[0])]
-Beginning = Annotated[Instant, Meta(description="From this instant on.", examples=[_EXAMPLE])]
-End = Annotated[Instant, Meta(description="Until before this instant.", examples=["2099-01-01T00:00:00Z"])]
-IdPrefix = Annotated[Prefix, Meta(description="Only accounts whose ids begin like this.", examples=["customer:"])]
-Account = Annotated[AccountName, Meta(description="Only what names this account.", examples=["customer:42"])]
+Limit = Annotated[PageSize, Meta(description="Maximum number of rows in the page.", examples=[50])]
+Cursor = Annotated[str, Meta(description="The `next_cursor` of the previous page.", extra_json_schema={"minLength": 1})]
+After = Annotated[WholeNumber, Meta(description="Position after which to read.", examples=[0])]
+Beginning = Annotated[Instant, Meta(description="Start of the period, inclusive.", examples=[_EXAMPLE])]
+End = Annotated[Instant, Meta(description="End of the period, exclusive.", examples=["2099-01-01T00:00:00Z"])]
+IdPrefix = Annotated[Prefix, Meta(description="Only accounts whose ids begin with this text.", examples=["customer:"])]
+Account = Annotated[
+    AccountName, Meta(description="Only events or transfers that name this account.", examples=["customer:42"])
+]
 By = Annotated[
     Order,
     Meta(
-        description="`created` is the order of posting, `effective` that of the instants that transfers count for.",
+        description="`created` goes by the instants of posting, `effective` by the instants that transfers count for.",
         examples=["effective"],
     ),
 ]
@@ -64,7 +66,7 @@ class AccountQuery(Query, kw_only=True, frozen=True):
     """Parameters of a read of an account."""
 
     min_version: Annotated[
-        WholeNumber, Meta(description="The account as it is in the database, at this version or later.", examples=[1])
+        WholeNumber, Meta(description="Read the database, and require this version or a later one.", examples=[1])
     ] = WholeNumber(0)
 
 
@@ -93,7 +95,9 @@ class EntriesQuery(PageQuery, kw_only=True, frozen=True):
 class BalanceQuery(Query, kw_only=True, frozen=True):
     """Parameters of a read of a past balance."""
 
-    at: Annotated[Instant, Meta(description="An instant that has come, itself included.", examples=[_EXAMPLE])]
+    at: Annotated[
+        Instant, Meta(description="Instant of the balance, inclusive and not in the future.", examples=[_EXAMPLE])
+    ]
     by: By = Order("created")
 
 
@@ -112,7 +116,7 @@ class TrialBalanceQuery(Query, kw_only=True, frozen=True):
     at: (
         Annotated[
             Instant,
-            Meta(description="The instant of the balances; else now.", examples=[_EXAMPLE]),
+            Meta(description="Instant of the balances, inclusive. Default: now.", examples=[_EXAMPLE]),
         ]
         | None
     ) = None
@@ -125,7 +129,7 @@ class EventStreamQuery(Query, kw_only=True, frozen=True):
     types: Annotated[
         EventTypes,
         Meta(
-            description="Only these types, separated by commas.",
+            description="Only events of these types, separated by commas.",
             examples=[["transfer.posted", "hold.created"]],
         ),
     ] = field(name="type", default=EventTypes())
@@ -136,24 +140,26 @@ class EventsQuery(EventStreamQuery, kw_only=True, frozen=True):
     """Parameters of a page of events."""
 
     limit: Limit = PageSize(PAGE_DEFAULT)
-    wait: Annotated[Wait, Meta(description="Seconds to wait for an event.", examples=[0])] = Wait(0)
+    wait: Annotated[Wait, Meta(description="Seconds to wait for an event if there is none yet.", examples=[0])] = Wait(
+        0
+    )
 
 
 class TransfersQuery(Query, kw_only=True, frozen=True):
     """Parameters of the list of transfers. A transfer must match all that are given."""
 
     reference: (
-        Annotated[Reference, Meta(description="Only those with this reference.", examples=["order-1001"])] | None
+        Annotated[Reference, Meta(description="Only transfers with this reference.", examples=["order-1001"])] | None
     ) = None
     account: Account | None = None
-    kind: Annotated[Kind, Meta(description="Only those of this kind.", examples=["transfer"])] | None = None
+    kind: Annotated[Kind, Meta(description="Only transfers of this kind.", examples=["transfer"])] | None = None
     since: Beginning = field(name="from", default=Instant.combine(TIME_MIN.date(), TIME_MIN.timetz()))
     until: End = field(name="to", default=Instant.combine(TIME_MAX.date(), TIME_MAX.timetz()))
     metadata: (
         Annotated[
             Entries,
             Meta(
-                description="Only those with these entries of metadata: `metadata.channel=web` asks for one.",
+                description="Only transfers with these metadata entries, such as `metadata.channel=web`.",
                 examples=[{"metadata.channel": "web"}],
             ),
         ]
@@ -209,17 +215,17 @@ def _split(text: str, names: tuple[str, ...]) -> dict[str, str]:
     for name, value in pairs:
         declared = _declared(name, names)
         if declared is None:
-            hint = " Leave out the _ that some clients add against caches."
-            known = f"Parameters of this path: {', '.join(names) or 'none'}."
+            hint = " Leave out the _ that some clients add to bypass caches."
+            known = f"A parameter is unknown. Parameters of this path: {', '.join(names) or 'none'}."
             raise Problem("invalid_request", known + (hint if name == "_" else ""))
         if declared.endswith(FREE) and not (1 <= len(_key(name, declared)) <= METADATA_KEY_LENGTH_MAX):
-            raise invalid(declared, f"A key has 1 to {METADATA_KEY_LENGTH_MAX} characters.")
+            raise invalid(declared, f"A metadata key has 1 to {METADATA_KEY_LENGTH_MAX} characters.")
         if name in parameters:
             raise invalid(name, "The parameter is sent more than once.")
         if not value:
             raise invalid(name, "The parameter is empty: give it a value, or leave it out.")
         if "\x00" in name + value:
-            raise invalid(name, "The parameter holds a NUL character.")
+            raise invalid(name, "The parameter contains a NUL character.")
         parameters[name] = value
     return parameters
 
@@ -256,10 +262,10 @@ def _gathered(parameters: dict[str, str], names: tuple[str, ...]) -> dict[str, s
 def _malformed(text: str) -> str:
     """Return why a query is not well formed."""
     if _BROKEN_ESCAPE.search(text):
-        return "The query is not well formed: write %25 for a percent sign that begins no escape."
+        return "The query is not well formed: write %25 for a percent sign that does not begin an escape."
     pairs = text.split("&")
     if "" in pairs:
-        return "The query is not well formed: it has an ampersand with no parameter behind or before it."
+        return "The query is not well formed: it has an ampersand with no parameter before or after it."
     if not all("=" in pair for pair in pairs):
         return "The query is not well formed: a parameter is a name, an equals sign and a value."
     return "The query is not well formed: it is not UTF-8, or has too many parameters."

@@ -50,7 +50,7 @@ class QuotaExceededProblem(Problem):
         seconds = seconds_of(wait)
         super().__init__(
             "quota_exceeded",
-            f"The limit {policy} is used up; there is room again in {seconds} s.",
+            f"The limit {policy} is used up. Retry in {seconds} s.",
             members={"violated-policies": [policy], "retry_after_ms": milliseconds_of(wait)},
             retry_after=seconds,
         )
@@ -77,7 +77,7 @@ def too_many_running(key: ApiKey) -> Problem:
     """Return the problem of a key that has as many running requests as it may."""
     return Problem(
         "too_many_running",
-        f"The key may have {key.concurrency} requests running at once.",
+        f"The key may have {key.concurrency} requests running at once. Retry when one of them has ended.",
         members={"violated-policies": ["concurrency"], "retry_after_ms": RUNNING_RETRY_SECONDS * 1_000},
         retry_after=RUNNING_RETRY_SECONDS,
     )
@@ -86,4 +86,6 @@ def too_many_running(key: ApiKey) -> Problem:
 def too_costly(key: ApiKey, cost: int, position: int) -> Problem:
     """Return the problem of a request that costs more tokens than the limit at *position* can ever hold."""
     burst = key.limits[position][1].burst
-    return Problem("cost_exceeds_capacity", f"The request costs {cost} tokens; the limit holds {burst} of them.")
+    return Problem(
+        "cost_exceeds_capacity", f"The request costs {cost} tokens, but the limit holds only {burst}. Send it in parts."
+    )

@@ -21,7 +21,9 @@ COLUMNS: Final = (
     *("amount", "balance", "currency", "version"),
 )
 CSV_TEXT: Final = Text(
-    "text/csv", f"The same by RFC 4180, for `Accept: text/csv`: {', '.join(COLUMNS)}; the last line closes it."
+    "text/csv",
+    f"The same as CSV (RFC 4180), with `Accept: text/csv`. Columns: {', '.join(COLUMNS)}. "
+    "The first line is the opening balance, the last line the closing balance.",
 )
 # First characters that make a spreadsheet take a text for a formula, or continue in the next cell. Such a text gets the
 # guard in front, and so does a text that begins with the guard.

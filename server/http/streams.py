@@ -30,7 +30,7 @@ class Streams:
     """
 
     # The end of the refusal's text, which begins with "... has as many".
-    told: ClassVar = "long answers under way as it may: read those to their ends, or ask again later."
+    told: ClassVar = "long answers under way as it may have: read those to the end, or retry later."
 
     def __init__(self) -> None:
         self.count = 0
@@ -64,7 +64,7 @@ class Streams:
 class EventStreams(Streams):
     """Limits the streams of events that are being sent."""
 
-    told = "streams of events under way as it may: share one, or ask again later."
+    told = "streams of events under way as it may have: share one, or retry later."
 
     def _bounds(self) -> tuple[int, int]:
         return EVENT_STREAMS_MAX, EVENT_STREAMS_OF_LEDGER_MAX
@@ -73,7 +73,7 @@ class EventStreams(Streams):
 class Waiting(Streams):
     """Limits the requests that wait for events."""
 
-    told = "requests waiting for events as it may: ask without `wait`, or again later."
+    told = "requests waiting for events as it may have: ask without `wait`, or retry later."
 
     def _bounds(self) -> tuple[int, int]:
         return WAITING_MAX, WAITING_OF_LEDGER_MAX
@@ -82,7 +82,7 @@ class Waiting(Streams):
 class Downloads(Streams):
     """Limits the copies of the reference's script that are being sent."""
 
-    told = "copies of this script under way as it may: ask again later."
+    told = "copies of this script under way as it may have: retry later."
 
     def _bounds(self) -> tuple[int, int]:
         return DOWNLOADS_MAX, DOWNLOADS_MAX

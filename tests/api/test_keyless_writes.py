@@ -34,8 +34,9 @@ async def test_a_key_is_refused(client: Client, route: Route, key: str) -> None:
     answer = await client.send(route.method, path_of(route, names), body, headers={"Idempotency-Key": key})
     assert (answer.status, answer.code) == (400, "idempotency_key_not_taken")
     assert (answer.json["outcome"], answer.json["retry"]) == ("not_applied", "never")
-    assert answer.json["detail"] == route.keyless
-    assert answer.json["errors"] == [{"pointer": "Idempotency-Key", "detail": route.keyless}]
+    detail = f"Send the request without the header. {route.keyless}"
+    assert answer.json["detail"] == detail
+    assert answer.json["errors"] == [{"pointer": "Idempotency-Key", "detail": detail}]
     assert (await client.get(f"/v1/accounts/{names.account}")).body == before
     assert (await client.get(f"/v1/accounts/{names.account}-new")).status == 404
     assert (await client.get("/v1/idempotency-keys/i")).status == 404

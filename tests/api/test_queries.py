@@ -57,7 +57,7 @@ async def test_an_unknown_parameter_is_refused(client: Client, path: str, names:
     """A 400 lists the parameters of the path; one that clients add against caches is recognised."""
     answer = await client.get(at(path, "unheard=1"))
     assert (answer.status, answer.code) == (400, "invalid_request")
-    assert answer.json["detail"] == f"Parameters of this path: {', '.join(names) or 'none'}."
+    assert answer.json["detail"] == f"A parameter is unknown. Parameters of this path: {', '.join(names) or 'none'}."
     against_caches = await client.get(at(path, "_=1"))
     assert (against_caches.status, against_caches.code) == (400, "invalid_request")
     assert against_caches.json["detail"].startswith(answer.json["detail"] + " Leave out the _")
@@ -128,4 +128,4 @@ async def test_a_write_takes_no_query(client: Client, route: Route) -> None:
     """A parameter of a write is a 400: nothing that asks for money is written there."""
     answer = await client.send(route.method, path_of(route, await furnish(client)) + "?_=1", {})
     assert (answer.status, answer.code, answer.json["retry"]) == (400, "invalid_request", "never")
-    assert answer.json["detail"].startswith("Parameters of this path: none. Leave out the _")
+    assert answer.json["detail"].startswith("A parameter is unknown. Parameters of this path: none. Leave out the _")

@@ -294,7 +294,7 @@ async def test_a_balance_has_two_orders(books: Client) -> None:
     """Another word is a 400 that says which there are; an instant to come is one in both."""
     answer = await books.get(f"/v1/accounts/alice/balance?at={MONTHS[0]}&by=value")
     assert (answer.status, answer.json["errors"][0]["pointer"]) == (400, "by")
-    assert "created and effective" in answer.json["errors"][0]["detail"]
+    assert "created or effective" in answer.json["errors"][0]["detail"]
     answer = await books.get("/v1/accounts/alice/balance?at=2999-01-01T00:00:00Z&by=effective")
     assert (answer.status, answer.json["errors"][0]["pointer"]) == (400, "at")
 

@@ -179,7 +179,7 @@ class AccountHandlers:
         except AccountNotFoundError:
             raise Problem("account_not_found") from None
         except FutureInstantError:
-            raise invalid("at", "The instant has not come yet.") from None
+            raise invalid("at", "The instant is in the future.") from None
         return Reply(200, render.past_balance(account_id, query.at, past))
 
 
@@ -191,7 +191,7 @@ def _requested(body: models.AccountCreate, prefix: str = "") -> AccountRequest:
 def _check_limits(body: models.AccountCreate | models.AccountPatch, prefix: str = "") -> None:
     """Refuse limits that contradict each other, whatever the ledger holds."""
     if isinstance(body.floor, int) and isinstance(body.ceiling, int) and body.floor > body.ceiling:
-        raise invalid(f"{prefix}/floor", "The floor lies above the ceiling.")
+        raise invalid(f"{prefix}/floor", "The floor is above the ceiling.")
 
 
 def _difference(request: AccountRequest, account: Account) -> list[str]:
@@ -264,5 +264,5 @@ def _shown(call: Call, version: int, body: bytes) -> Reply:
 
 def _lost_change() -> Problem:
     """Return the problem of a change with unknown outcome: without a key, a retry could overwrite another change."""
-    detail = "It is not known whether the account was changed: read it, and decide anew."
+    detail = "It is not known whether the account was changed. Read it before you send the change again."
     return Problem("unavailable", detail, outcome="unknown", retry="never", retry_after=retry_after_seconds())

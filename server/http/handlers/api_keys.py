@@ -55,33 +55,34 @@ ApiKeyId = Annotated[
 ]
 RoleName = Annotated[
     Literal["read", "write", "admin"],
-    Meta(description="What the key may do: each role may do all that the ones before it may."),
+    Meta(description="What the key may do: each role includes the ones before it."),
 ]
 Accounts = Annotated[
-    list[AccountId],
+    list[Annotated[AccountId, Meta(description="Beginning of account ids.")]],
     Meta(
         min_length=1,
         max_length=PREFIXES_MAX,
-        description="Prefixes of account ids that the key is narrowed to; null is the whole ledger.",
+        description="Prefixes of the account ids that the key is narrowed to; null means the whole ledger.",
         examples=[["customer:"]],
     ),
 ]
 Rate = Annotated[
     str,
     Meta(
-        description="Requests that the key may make; null is the service's default.",
+        description="Rate of requests that the key may make; null means the service's default.",
         examples=["100/s"],
         extra_json_schema={"pattern": "^[1-9][0-9]{0,6}(/(s|min|h|day))?$"},
     ),
 ]
-Burst = Annotated[int, Meta(ge=1, le=BURST_MAX, description="Requests at once; null is as many as the rate's number.")]
+Burst = Annotated[int, Meta(ge=1, le=BURST_MAX, description="Most requests at once; null means the number in `rate`.")]
 Concurrency = Annotated[
-    int, Meta(ge=1, le=CONCURRENCY_MAX, description="Requests running at once in one worker; null is the default.")
+    int,
+    Meta(ge=1, le=CONCURRENCY_MAX, description="Most requests that run at once in one worker; null means the default."),
 ]
 Expiry = Annotated[
     str,
     Meta(
-        description="From this instant on the key opens nothing; null is never.",
+        description="Instant at which the key stops working; null means never.",
         extra_json_schema={"format": "date-time"},
     ),
 ]
@@ -117,7 +118,9 @@ class ApiKeyPatch(Strict, kw_only=True):
 class ApiKeyRotate(Strict, kw_only=True):
     """How long the older tokens of the key still work."""
 
-    overlap_seconds: Annotated[int, Meta(ge=0, le=OVERLAP_SECONDS_MAX)] = OVERLAP_SECONDS_DEFAULT
+    overlap_seconds: Annotated[
+        int, Meta(ge=0, le=OVERLAP_SECONDS_MAX, description="Seconds for which the older tokens still work.")
+    ] = OVERLAP_SECONDS_DEFAULT
 
 
 class ApiKeyRevoke(Strict, kw_only=True):
@@ -135,16 +138,18 @@ class ApiKeyBody(msgspec.Struct, gc=False):
     burst: Burst | None
     concurrency: Concurrency | None
     created_at: Instant
-    expires_at: Annotated[Instant, Meta(description="From then on it opens nothing.")] | None
+    expires_at: Annotated[Instant, Meta(description="Instant at which the key stops working; null means never.")] | None
     revoked_at: Instant | None
-    last_used_at: Annotated[Instant, Meta(description="The minute of its last use.")] | None
-    previous_tokens_until: Annotated[Instant, Meta(description="When the tokens that were replaced stop.")] | None
+    last_used_at: Annotated[Instant, Meta(description="Minute in which the key was last used.")] | None
+    previous_tokens_until: (
+        Annotated[Instant, Meta(description="Instant at which the replaced tokens stop working.")] | None
+    )
 
 
 class ApiKeyTokenBody(ApiKeyBody, kw_only=True, gc=False):
     """A key with its token, which is shown once."""
 
-    token: Annotated[str, Meta(description="`Authorization: Bearer <token>`; it is not shown again.")]
+    token: Annotated[str, Meta(description="Token for `Authorization: Bearer <token>`. It is not shown again.")]
 
 
 class ApiKeyHandlers:
@@ -208,7 +213,7 @@ class ApiKeyHandlers:
 
         def check(key: StoredKey) -> None:
             if key.id == call.key.id and key.limit.changed(named, change.limit).exceeds(key.limit, self._defaults):
-                raise Problem("forbidden", "A key does not lift its own limits: another key of the role admin may.")
+                raise Problem("forbidden", "A key cannot raise its own limits. Use another key with the role admin.")
 
         with _refusals():
             key = await change_key(
@@ -250,7 +255,7 @@ class ApiKeyHandlers:
         with _refusals():
             own = (await read_key(self._database, call.ledger_id, call.key.id)).expires_at
         if own is not None and (at is None or at > own):
-            detail = f"A key makes, extends or rotates none that outlives it: this one ends at {instant(own)}."
+            detail = f"A key cannot make, extend or rotate a key that outlives it. This one ends at {instant(own)}."
             raise Problem("forbidden", detail)
 
 
@@ -334,7 +339,7 @@ def _accounts(call: Call, texts: list[str] | None) -> Prefixes | None:
     accounts = None if texts is None else Prefixes.of(texts)
     own = call.key.accounts
     if own is not None and not own.cover(accounts):
-        detail = "A key that is narrowed to accounts gives away no more than it has: name some of these in accounts: "
+        detail = "A key that is narrowed to accounts can give no access to others. Narrow the key to some of these: "
         raise Problem("forbidden", f"{detail}{', '.join(own.texts)}.")
     return accounts
 

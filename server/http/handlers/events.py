@@ -21,7 +21,7 @@ class EventsBody(msgspec.Struct, gc=False):
     """Events in order, and the position after which the next page begins."""
 
     data: list[Envelope]
-    next_after: Annotated[Position, Meta(description="For the parameter `after` of the next page.")]
+    next_after: Annotated[Position, Meta(description="Value of the parameter `after` for the next page.")]
 
 
 class EventHandlers:

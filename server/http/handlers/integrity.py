@@ -28,11 +28,11 @@ class HeadBody(msgspec.Struct, gc=False):
     link: Annotated[
         str,
         Meta(
-            description="SHA-256, in hexadecimal; empty where nothing has happened.",
+            description="SHA-256 in hexadecimal; empty if there are no events.",
             extra_json_schema={"pattern": "^([0-9a-f]{64})?$"},
         ),
     ]
-    at: Annotated[Instant, Meta(description="The latest instant of the events up to it.")] | None
+    at: Annotated[Instant, Meta(description="Latest instant of the events up to the position.")] | None
 
 
 class FindingBody(msgspec.Struct, gc=False):

@@ -25,11 +25,11 @@ class PolicyBody(msgspec.Struct, gc=False):
     """A limit, and what is left of it."""
 
     name: str
-    quota: Annotated[Count, Meta(description="Tokens that come in every window.")]
+    quota: Annotated[Count, Meta(description="Tokens that are added in each window.")]
     window_seconds: Count
-    burst: Annotated[Count, Meta(description="Tokens that the limit holds.")]
+    burst: Annotated[Count, Meta(description="Most tokens that the limit can hold.")]
     remaining: Count
-    reset_seconds: Annotated[Count, Meta(description="Until all of `burst` is there again, if no request comes.")]
+    reset_seconds: Annotated[Count, Meta(description="Seconds until the limit is full again, if no request comes.")]
 
 
 class ConcurrencyBody(msgspec.Struct, gc=False):
@@ -46,7 +46,9 @@ class LimitsBody(msgspec.Struct, gc=False):
     concurrency: ConcurrencyBody
     counted_by: Annotated[
         Literal["service", "worker"],
-        Meta(description="`worker` while Redis is away: the worker that answers counts alone, for its part."),
+        Meta(
+            description="`worker` while Redis is away: each worker then counts alone, against its share of the limits."
+        ),
     ]
 
 

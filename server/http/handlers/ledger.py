@@ -36,7 +36,7 @@ class LedgerRowsBody(msgspec.Struct, gc=False):
     count: Count
     exact: Annotated[
         bool,
-        Meta(description=f"False from {summary.COUNTED_MAX} on: then so many were there in the auditor's last round."),
+        Meta(description=f"False from {summary.COUNTED_MAX} on: `count` is then from the auditor's last round."),
     ]
 
 
@@ -44,8 +44,10 @@ class LedgerCountsBody(msgspec.Struct, gc=False):
     """The numbers of rows in the ledger."""
 
     accounts: LedgerRowsBody
-    transfers: Annotated[LedgerRowsBody, Meta(description="Attempts that a key is bound to, refused ones too.")]
-    events: Annotated[Count, Meta(description="The newest position of the feed.")]
+    transfers: Annotated[
+        LedgerRowsBody, Meta(description="Attempts that an idempotency key is bound to, including refused ones.")
+    ]
+    events: Annotated[Count, Meta(description="Newest position of the feed.")]
 
 
 class LedgerEndBody(msgspec.Struct, gc=False):
@@ -58,17 +60,19 @@ class LedgerEndBody(msgspec.Struct, gc=False):
 class LedgerRateBody(msgspec.Struct, gc=False):
     """A limit of requests."""
 
-    name: Annotated[str, Meta(description="`default` is the key's, `ledger` that of all keys of the ledger.")]
-    quota: Annotated[Count, Meta(description="Tokens that come in every window.")]
+    name: Annotated[
+        str, Meta(description="`default` is the limit of the key, `ledger` that of all keys of the ledger.")
+    ]
+    quota: Annotated[Count, Meta(description="Tokens that are added in each window.")]
     window_seconds: Count
-    burst: Annotated[Count, Meta(description="Tokens that the limit holds.")]
+    burst: Annotated[Count, Meta(description="Most tokens that the limit can hold.")]
 
 
 class LedgerLimitsBody(msgspec.Struct, gc=False):
     """The limits in force."""
 
     rates: list[LedgerRateBody]
-    concurrency: Annotated[Count, Meta(description="Requests of the key that may run at once in one worker.")]
+    concurrency: Annotated[Count, Meta(description="Most requests of the key that may run at once in one worker.")]
     body_bytes: Count
     bulk_body_bytes: Count
     bulk_items: Count

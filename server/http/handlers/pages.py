@@ -34,13 +34,13 @@ code{{background:#8883;padding:.1em .3em}}td{{padding:.2rem .8rem .2rem 0;vertic
 </body></html>
 """
 _RETRY = {
-    "same_key": "The same request with the same idempotency key may be sent again.",
+    "same_key": "Send the same request again, with the same idempotency key.",
     "new_key": "This request stays refused under its key. Another attempt needs a new key.",
-    "never": "The same request can only fail again: change it first.",
+    "never": "The same request would fail again: change it first.",
 }
 
 
-ProblemCode = Annotated[str, Meta(description="The code of a problem.", examples=["insufficient_funds"])]
+ProblemCode = Annotated[str, Meta(description="Code of a problem.", examples=["insufficient_funds"])]
 # A document whose form another standard defines.
 DocumentBody = dict[str, Any]
 
@@ -51,8 +51,8 @@ _LINKS = {
     "openapi": ("/openapi.json", "The same for programs: OpenAPI 3.1"),
     "asyncapi": ("/asyncapi.json", "Events and how they are sent: AsyncAPI 3"),
     "problems": ("/problems", "What each problem means"),
-    "live": ("/livez", "Whether the process lives"),
-    "ready": ("/readyz", "Whether it is safe to serve"),
+    "live": ("/livez", "Whether the process is alive"),
+    "ready": ("/readyz", "Whether the server is ready"),
 }
 
 

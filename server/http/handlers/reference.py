@@ -22,7 +22,9 @@ VERSION: Final = "1.76.0"
 BUNDLE: Final = Path(__file__).parents[1] / "vendor" / "scalar" / "scalar.js.gz"
 # The bundle's address contains the version, so the content at that address never changes.
 BUNDLE_NAME: Final = f"scalar-{VERSION}.js"
-ReferenceFile = Annotated[str, Meta(description="A file, as the page names it.", examples=[BUNDLE_NAME])]
+ReferenceFile = Annotated[
+    str, Meta(description="Name of a file that the reference page loads.", examples=[BUNDLE_NAME])
+]
 # Bytes of the compressed bundle that are read at once; unpacked, they become some four times as many.
 PIECE_BYTES: Final = 32 * 1024
 # Seconds between two pieces of all downloads together. Reading a piece takes 0.05 ms and unpacking it 0.4 ms, so
@@ -69,7 +71,7 @@ _PAGE: Final = f"""<!doctype html>
 <link rel="icon" href="data:,">
 </head>
 <body>
-<noscript>This page needs JavaScript. What it shows is in <a href="/openapi.json">/openapi.json</a>.</noscript>
+<noscript>This page needs JavaScript. Its content is in <a href="/openapi.json">/openapi.json</a>.</noscript>
 <div id="api-reference" data-configuration="{escape(json.dumps(_CONFIGURATION))}"></div>
 <script src="/docs/{BUNDLE_NAME}"></script>
 </body>

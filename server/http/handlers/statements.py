@@ -70,7 +70,7 @@ class StatementHandlers:
         except AccountNotFoundError:
             raise Problem("account_not_found") from None
         except FutureInstantError:
-            raise invalid("from", "The instant has not come yet.") from None
+            raise invalid("from", "The instant is in the future.") from None
         form: Form = CsvForm() if prefers(call.headers.getall("Accept", ()), "text/csv") else JsonForm()
         lines = without_hidden(await statement.read_on(), accounts)
         if statement.ended:
@@ -93,9 +93,9 @@ class StatementHandlers:
             prefixes = (query.prefix,) if own is None else own.under(query.prefix)
             totals = await self._trial_balances.read(call.ledger_id, prefixes, query.at)
         except FutureInstantError:
-            raise invalid("at", "The instant has not come yet.") from None
+            raise invalid("at", "The instant is in the future.") from None
         except TooManyCurrenciesError:
-            detail = f"These accounts have more than {CURRENCIES_MAX} currencies: ask for them by longer prefixes."
+            detail = f"These accounts have more than {CURRENCIES_MAX} currencies. Use longer prefixes."
             raise invalid("prefix", detail) from None
         body = TrialBalanceBody(
             str(query.prefix) or None,

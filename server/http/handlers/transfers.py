@@ -154,7 +154,7 @@ def check_shape(body: models.TransferCreate, prefix: str = "") -> None:
     if body.source == body.destination:
         raise invalid(prefix + "/destination", "Source and destination are the same account.")
     if body.expires_in is not None and not body.hold:
-        raise invalid(prefix + "/expires_in", "Only a hold expires.")
+        raise invalid(prefix + "/expires_in", "Only a hold expires: leave out expires_in, or set hold to true.")
 
 
 def requested(call: Call, key: str, digest: bytes, body: models.TransferCreate, prefix: str = "") -> TransferRequest:
@@ -254,11 +254,11 @@ def not_bound(call: Call, outcome: Outcome, prefix: str = "") -> Problem:
         prefix: The JSON pointer of the body within the request.
     """
     if isinstance(outcome, Unbound) and outcome.future:
-        return invalid(prefix + "/effective_at", "The instant has not come yet.")
+        return invalid(prefix + "/effective_at", "The instant is in the future.")
     if not isinstance(outcome, Reused):
         detail = (
-            "Another transfer of the set has a key that is bound, or an instant that has not come; nothing was done "
-            "and this key was not bound."
+            "Another transfer of the set has a key that is already bound, or an instant in the future. Nothing was "
+            "done and this key was not bound."
         )
         return Problem("linked_failed", detail, retry="same_key")
     attempt, fields = outcome

@@ -51,17 +51,19 @@ Url = Annotated[
     Meta(
         min_length=1,
         max_length=URL_LENGTH_MAX,
-        description="HTTPS; HTTP will do in networks that the operator has named.",
+        description="HTTPS URL to which events are sent. HTTP is allowed in networks that the operator has listed.",
         examples=["https://example.com/webhooks"],
         extra_json_schema={"format": "uri", "pattern": "^https?://[^@#]+$"},
     ),
 ]
-Types = Annotated[list[EventType], Meta(max_length=len(TYPES), description="Empty for all.")]
+Types = Annotated[
+    list[EventType], Meta(max_length=len(TYPES), description="Types of events to send. An empty list means all.")
+]
 
 WebhookId = Annotated[
     str,
     Meta(
-        description="The id of the endpoint.",
+        description="Id of the endpoint.",
         examples=["019b76da-a800-7000-8000-000000000002"],
         extra_json_schema={"format": "uuid"},
     ),
@@ -69,12 +71,17 @@ WebhookId = Annotated[
 
 DisabledReason = Annotated[
     str,
-    Meta(description="`gone` where it has answered 410.", extra_json_schema={"enum": ["requested", "gone"]}),
+    Meta(
+        description="Why the endpoint is disabled: `gone` means that it answered 410.",
+        extra_json_schema={"enum": ["requested", "gone"]},
+    ),
 ]
 # Parts of an endpoint's answer to a delivery.
-Answered = Annotated[int, Meta(description="The status of its answer; null where there was none.", examples=[204])]
-Failure = Annotated[str, Meta(description="Why there was no answer; null where there was one.")]
-FirstBytes = Annotated[str, Meta(description="The first bytes of its answer.")]
+Answered = Annotated[
+    int, Meta(description="HTTP status of the endpoint's answer; null if there was none.", examples=[204])
+]
+Failure = Annotated[str, Meta(description="Why there was no answer; null if there was one.")]
+FirstBytes = Annotated[str, Meta(description="First bytes of the endpoint's answer.")]
 
 # The lowest and the highest id.
 _ID_MIN: Final = UUID(int=0)
@@ -115,18 +122,18 @@ class WebhookBody(msgspec.Struct, gc=False):
 
     id: Uuid
     url: Annotated[str, Meta(examples=["https://example.com/webhooks"])]
-    types: Annotated[list[EventName], Meta(description="None is all of them.")]
+    types: Annotated[list[EventName], Meta(description="Types of events that are sent. An empty list means all.")]
     description: str | None
     state: Annotated[str, Meta(extra_json_schema={"enum": ["enabled", "disabled"]})]
     disabled_reason: DisabledReason | None
-    position: Annotated[Position, Meta(description="Events up to here were sent, or wait for a retry.")]
+    position: Annotated[Position, Meta(description="Position up to which all events were sent or wait for a retry.")]
     created_at: Instant
 
 
 class WebhookSecretBody(WebhookBody, kw_only=True, gc=False):
     """An endpoint with its secret, which is shown once."""
 
-    secret: Annotated[str, Meta(description="As Standard Webhooks has it; it is not shown again.")]
+    secret: Annotated[str, Meta(description="Secret in the form of Standard Webhooks. It is not shown again.")]
 
 
 class WebhookDeleted(msgspec.Struct, gc=False):
@@ -151,11 +158,11 @@ class DeliveryBody(msgspec.Struct, gc=False):
 
     position: Position
     type: EventName
-    attempt: Annotated[Count, Meta(description="The first is 1.")]
+    attempt: Annotated[Count, Meta(description="Number of the attempt; the first is 1.")]
     outcome: Annotated[
         str,
         Meta(
-            description="`failed` is tried again, `dead` is given up; with `gone` the endpoint was disabled.",
+            description="`failed` is retried, `dead` is not. With `gone` the endpoint was disabled.",
             extra_json_schema={"enum": ["delivered", "failed", "dead", "gone"]},
         ),
     ]
@@ -171,7 +178,7 @@ class UndeliveredBody(msgspec.Struct, gc=False):
 
     position: Position
     state: Annotated[
-        str, Meta(description="`dead` is not tried again.", extra_json_schema={"enum": ["waiting", "dead"]})
+        str, Meta(description="`waiting` is retried, `dead` is not.", extra_json_schema={"enum": ["waiting", "dead"]})
     ]
     attempts: Count
     attempted_at: Instant

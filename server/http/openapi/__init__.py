@@ -19,24 +19,24 @@ _INFO: Final = {
     "description": (
         "Amounts are whole numbers of minor units, 1 to 2^63-1; `1250` of EUR is 12.50. With `Accept: "
         "application/json; amounts=string` every amount and balance in an answer is a string, for languages whose "
-        "numbers are not exact past 2^53; requests take numbers. Times are RFC 3339 in UTC.\n\n"
-        "Keep an idempotency key until the answer to its transfer is known, and send the same request under it until "
-        "then: it is done once. Every problem of a write says in `outcome` what was done and in `retry` which key to "
-        "send it again with. `/problems` explains each `code`.\n\n"
-        "Members and parameters that are not described here are refused in requests with a key; pages that are open to "
-        "all take no notice of parameters. Answers may get more members, and "
-        "lists of values more values: clients ignore what they do not know. A GET answers HEAD too. A path that is not "
-        "here is a 404 `not_found`, a method that a path does not have a 405 `method_not_allowed`."
+        "numbers are not exact above 2^53. Requests always take numbers. Times are RFC 3339 in UTC.\n\n"
+        "Keep an idempotency key until you know the answer to its transfer. Until then, send the same request again "
+        "with the same key: it is done once. Every problem of a write says in `outcome` what was done and in `retry` "
+        "with which key to send it again. `/problems` explains each `code`.\n\n"
+        "Requests with an API key are refused if they have members or parameters that are not described here. Pages "
+        "that are open to all ignore parameters. Later versions may add members to answers and values to lists of "
+        "values: clients should ignore what they do not know. Every path with GET answers HEAD too. An unknown path "
+        "gets a 404 `not_found`, and a method that the path does not have a 405 `method_not_allowed`."
     ),
     "license": {"name": "Apache License 2.0", "identifier": "Apache-2.0"},
 }
 _TAGS: Final = {
-    "Accounts": "Who holds money, and what was posted on it.",
-    "Transfers": "Payments, holds, captures, voids and reversals, each under an idempotency key.",
+    "Accounts": "Accounts with their limits, balances, entries and statements.",
+    "Transfers": "Payments, holds, captures, voids and reversals, each with an idempotency key.",
     "Events": "What happened in the ledger, in the order of commits. `/asyncapi.json` describes every way to read it.",
-    "API keys": "What opens the ledger, for administrators: each has a role, limits and, where asked for, an end.",
-    "Webhook endpoints": "Addresses that are sent events.",
-    "Ledger": "The books as a whole, and what the key may ask for.",
+    "API keys": "Keys to the ledger, managed by administrators. Each has a role, limits and, if set, an expiry.",
+    "Webhook endpoints": "URLs to which events are sent.",
+    "Ledger": "The ledger as a whole, and the limits of the key.",
     "Service": "Probes, documents and pages, open to all.",
 }
 _SECURITY: Final = {
@@ -44,8 +44,8 @@ _SECURITY: Final = {
     "scheme": "bearer",
     "bearerFormat": "tsk_<ledger>_<id>_<secret>",
     "description": (
-        "A key of one ledger. `read` reads, `write` does all that `read` does and changes, `admin` does all. Each "
-        "operation names the role it needs at least."
+        "A key belongs to one ledger. A `read` key may read, a `write` key may also make changes, and an `admin` key "
+        "may do everything. Each operation names the lowest role that it needs."
     ),
 }
 

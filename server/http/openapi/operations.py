@@ -32,7 +32,7 @@ def operation(route: Route) -> dict[str, Any]:
 def _description(route: Route) -> str:
     texts = ["Open to all." if route.role is None else f"Needs a key with the role `{route.role.name.lower()}`."]
     if route.items is not None:
-        texts.append("Costs a token of the limit for each item.")
+        texts.append("Costs one token of the limit for each item.")
     if route.keyless is not None:
         texts.append(f"Takes no Idempotency-Key. {route.keyless}")
     return " ".join(texts)

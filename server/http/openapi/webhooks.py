@@ -9,12 +9,12 @@ from server.http.render import AccountBody, TransferNow
 
 _FIELDS: Final = {
     "webhook-id": ("The `id` of the event, the same in every attempt.", "main/17"),
-    "webhook-timestamp": ("When this attempt was made, in seconds since 1970.", "1767225600"),
-    "webhook-signature": ("Signatures as Standard Webhooks has them, one for each secret.", "v1,Z2l2ZW4="),
+    "webhook-timestamp": ("Time of this attempt, in seconds since 1970.", "1767225600"),
+    "webhook-signature": ("Signatures in the form of Standard Webhooks, one for each secret.", "v1,Z2l2ZW4="),
 }
 _ANSWERS: Final = {
-    "2XX": "The event has arrived.",
-    "410": "The endpoint is gone: it is disabled, and sent nothing more.",
+    "2XX": "The event was delivered.",
+    "410": "The endpoint is gone. It is disabled, and gets no more events.",
     "default": "The event is sent again later, up to ten times.",
 }
 

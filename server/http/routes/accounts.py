@@ -11,8 +11,8 @@ from server.http.route import Route
 from server.http.statement_forms import CSV_TEXT, StatementBody
 
 _TAG: Final = "Accounts"
-_OPENED_ONCE: Final = "An account's id is its key: the same request again opens nothing and is answered 200."
-_CHANGED_ONCE: Final = "A change is made once with If-Match: sent again, it is answered 412."
+_OPENED_ONCE: Final = "The id of the account serves as the key: a repeated request opens nothing and gets a 200."
+_CHANGED_ONCE: Final = "With If-Match a change is made once: a repeated request gets a 412."
 _ACCOUNT: Final = {"id": "customer:43", "currency": "EUR", "metadata": {"plan": "basic"}}
 
 ACCOUNTS: Final = (
@@ -86,8 +86,8 @@ ACCOUNTS: Final = (
         body=models.AccountPatch,
         examples={
             "A credit line": {"floor": -50_000},
-            "One entry of metadata set, another removed": {"metadata": {"plan": "gold", "trial": None}},
-            "Closed": {"closed": True},
+            "Set one metadata entry and remove another": {"metadata": {"plan": "gold", "trial": None}},
+            "Close the account": {"closed": True},
         },
         fields=("If-Match",),
         answers={200: render.AccountBody},
@@ -113,7 +113,7 @@ ACCOUNTS: Final = (
         "/v1/accounts/{id}/balance",
         Role.READ,
         AccountHandlers.get_balance,
-        "Read a balance of the past",
+        "Read a past balance",
         _TAG,
         name=models.AccountId,
         query=BalanceQuery,

@@ -22,9 +22,9 @@ from server.http.route import Handler, Route
 
 _TAG: Final = "API keys"
 _TOKEN_LOST: Final = (
-    "A key whose token was lost opens nothing: list the keys, revoke the one that nobody has, and make another."  # noqa: S105 -- no token
+    "If the answer with the token is lost, list the keys, revoke the one that was made, and make another."  # noqa: S105 -- no token
 )
-_NO_HARM: Final = "No money moves here: what was done is seen in the key, and doing it again does no harm."
+_NO_HARM: Final = "No money moves: the key shows what was done, and a repeated request does no harm."
 
 
 def _api_key(
@@ -97,7 +97,7 @@ API_KEYS: Final = (
         {200: ApiKeyBody},
         "api_key_ended",
         body=ApiKeyPatch,
-        examples={"Another limit": {"rate": "50/s", "burst": None}},
+        examples={"Another rate": {"rate": "50/s", "burst": None}},
     ),
     _api_key(
         "DELETE",
@@ -106,7 +106,7 @@ API_KEYS: Final = (
         "Revoke an API key",
         {200: ApiKeyBody},
         body=ApiKeyRevoke,
-        examples={"Nothing to say": {}},
+        examples={"An empty body": {}},
     ),
     _api_key(
         "POST",
@@ -116,6 +116,6 @@ API_KEYS: Final = (
         {200: ApiKeyTokenBody},
         "api_key_ended",
         body=ApiKeyRotate,
-        examples={"An hour for all programs": {"overlap_seconds": 3600}},
+        examples={"Older tokens work for another hour": {"overlap_seconds": 3600}},
     ),
 )

@@ -17,7 +17,7 @@ EVENTS: Final = (
         "/v1/events",
         Role.READ,
         EventHandlers.list_events,
-        "Read events, or wait for some",
+        "Read events, or wait for new ones",
         _TAG,
         query=EventsQuery,
         answers={200: EventsBody},
@@ -29,15 +29,16 @@ EVENTS: Final = (
         "/v1/events/stream",
         Role.READ,
         EventStreamHandlers.stream_events,
-        "Follow events as they come",
+        "Stream events as they happen",
         _TAG,
         query=EventStreamQuery,
         fields=("Last-Event-ID",),
         answers={
             200: Text(
                 "text/event-stream",
-                "Server-sent events, each as a browser shows it: `id` is the position, `event` the type without "
-                "`tallystick.` and version, `data` the event as a page has it. A comment breaks 15 s of silence.",
+                "Server-sent events, described as a browser parses them: `id` is the position, `event` is the type "
+                "without `tallystick.` and the version, `data` is the event as in a page of events. After 15 s without "
+                "an event, a comment is sent.",
                 {
                     "type": "object",
                     "properties": {

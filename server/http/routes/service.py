@@ -8,7 +8,7 @@ from server.http.handlers.reference import ReferenceFile, ReferenceHandlers
 from server.http.route import Route, Text
 
 _TAG: Final = "Service"
-_PAGE: Final = Text("text/html", "A page for people.")
+_PAGE: Final = Text("text/html", "An HTML page.")
 
 SERVICE: Final = (
     Route(
@@ -16,16 +16,16 @@ SERVICE: Final = (
         "/",
         None,
         PageHandlers.get_service,
-        "Read what the service is",
+        "Read the name and version of the service",
         _TAG,
-        answers={200: (ServiceBody, Text("text/html", "The same for people, for `Accept: text/html`."))},
+        answers={200: (ServiceBody, Text("text/html", "The same as an HTML page, with `Accept: text/html`."))},
     ),
     Route(
         "GET",
         "/livez",
         None,
         HealthHandlers.check_live,
-        "Tell whether the process lives",
+        "Check whether the process is alive",
         _TAG,
         answers={200: LiveBody},
         free=True,
@@ -35,7 +35,7 @@ SERVICE: Final = (
         "/readyz",
         None,
         HealthHandlers.check_ready,
-        "Tell whether it is safe to serve",
+        "Check whether the server is ready",
         _TAG,
         answers={200: ReadyBody},
         problems=("not_ready",),
@@ -79,7 +79,7 @@ SERVICE: Final = (
         _TAG,
         name=ReferenceFile,
         fields=("If-None-Match",),
-        answers={200: Text("text/javascript", "Scalar."), 304: None},
+        answers={200: Text("text/javascript", "The script of the reference page, Scalar."), 304: None},
         problems=("not_found",),
     ),
     Route("GET", "/problems", None, PageHandlers.list_problems, "List all problems", _TAG, answers={200: _PAGE}),

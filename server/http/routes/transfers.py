@@ -16,7 +16,7 @@ from server.http.route import NAME, Handler, Route
 
 _TAG: Final = "Transfers"
 _NO_KEY_BOUND: Final = "A preview posts nothing and binds no key."
-_KEY_IN_ITEM: Final = "In a bulk each transfer has a key of its own, in its member key."
+_KEY_IN_ITEM: Final = "Each transfer of a bulk has its own key, in its member `key`."
 _KEY_PROBLEMS: Final = (
     "idempotency_key_missing",
     "idempotency_key_invalid",
@@ -77,8 +77,8 @@ TRANSFERS: Final = (
         {
             "A payment": {**_PAYMENT, "reference": "order-1001"},
             "A hold, to be captured within a day": _HOLD,
-            "A payment, only while 20.00 are there": {**_PAYMENT, "conditions": {"source_available_gte": 2_000}},
-            "A correction of last month": {**_PAYMENT, "effective_at": "2026-01-31T23:59:59Z"},
+            "A payment, only if 20.00 is available": {**_PAYMENT, "conditions": {"source_available_gte": 2_000}},
+            "A correction for last month": {**_PAYMENT, "effective_at": "2026-01-31T23:59:59Z"},
         },
         "account_not_found",
         "currency_mismatch",
@@ -105,7 +105,7 @@ TRANSFERS: Final = (
         _TAG,
         body=models.TransferBulk,
         examples={
-            "Each for itself": {"transfers": [{"key": "order-1002", **_PAYMENT}, {"key": "fee-1002", **_FEE}]},
+            "Independent transfers": {"transfers": [{"key": "order-1002", **_PAYMENT}, {"key": "fee-1002", **_FEE}]},
             "All or none: a hold, its capture and a fee": {
                 "atomic": True,
                 "transfers": [
@@ -127,7 +127,7 @@ TRANSFERS: Final = (
         "/v1/transfers/preview",
         Role.WRITE,
         PreviewHandlers.preview_transfers,
-        "Tell what a transfer or a bulk would be answered",
+        "Preview the answer to a transfer or a bulk",
         _TAG,
         body=models.Preview,
         examples={
@@ -144,7 +144,7 @@ TRANSFERS: Final = (
         "/v1/transfers/{id}",
         Role.READ,
         TransferHandlers.get_transfer,
-        "Read a transfer and what has become of it",
+        "Read a transfer and its present state",
         _TAG,
         name=models.TransferId,
         answers={200: render.TransferNow},
@@ -156,7 +156,7 @@ TRANSFERS: Final = (
         TransferHandlers.capture_transfer,
         "Capture a hold",
         models.Capture,
-        {"All of it": {}, "A part, and the rest stays held": {"amount": 500, "release_rest": False}},
+        {"All of it": {}, "A part, while the rest stays held": {"amount": 500, "release_rest": False}},
         *_OF_PARENTS,
         "hold_not_open",
         "capture_exceeds_hold",

@@ -25,8 +25,8 @@ from server.http.query import PageQuery, Query
 from server.http.route import Handler, Route
 
 _TAG: Final = "Webhook endpoints"
-_NO_MONEY: Final = "No money moves here: what was done is seen in the endpoint, and doing it again does no harm."
-_NOTHING_TO_SAY: Final[Mapping[str, Any]] = {"Nothing to say": {}}
+_NO_MONEY: Final = "No money moves: the endpoint shows what was done, and a repeated request does no harm."
+_NO_MEMBERS: Final[Mapping[str, Any]] = {"An empty body": {}}
 
 
 def _webhook(
@@ -52,7 +52,7 @@ def _webhook(
         name=WebhookId if path else None,
         query=query,
         body=body,
-        examples=_NOTHING_TO_SAY if bodiless else examples or {},
+        examples=_NO_MEMBERS if bodiless else examples or {},
         answers=answers,
         problems=(*(("webhook_endpoint_not_found",) if path else ()), *problems),
         bodiless=bodiless,
@@ -73,7 +73,7 @@ WEBHOOKS: Final = (
         body=WebhookCreate,
         examples={
             "All events": {"url": "https://example.com/webhooks"},
-            "Holds alone": {
+            "Only holds": {
                 "url": "https://example.com/holds",
                 "types": ["hold.created", "hold.captured", "hold.voided", "hold.expired"],
                 "description": "Authorisations",
@@ -96,7 +96,7 @@ WEBHOOKS: Final = (
         "Change a webhook endpoint",
         {200: WebhookBody},
         body=WebhookPatch,
-        examples={"Paused": {"state": "disabled"}, "Described": {"description": "Bookkeeping"}},
+        examples={"Pause": {"state": "disabled"}, "Change the description": {"description": "Bookkeeping"}},
     ),
     _webhook(
         "DELETE",
@@ -110,7 +110,7 @@ WEBHOOKS: Final = (
         "POST",
         "/{id}/rotate-secret",
         WebhookHandlers.rotate_webhook_secret,
-        "Give a webhook endpoint a new secret",
+        "Rotate the secret of a webhook endpoint",
         {200: WebhookSecretBody},
         "webhooks_not_configured",
         body=WebhookAction,
@@ -119,7 +119,7 @@ WEBHOOKS: Final = (
         "POST",
         "/{id}/test",
         WebhookHandlers.send_webhook_test,
-        "Send a webhook endpoint a test",
+        "Send a test to a webhook endpoint",
         {200: WebhookTested},
         "webhooks_not_configured",
         body=WebhookAction,
@@ -128,17 +128,17 @@ WEBHOOKS: Final = (
         "POST",
         "/{id}/replay",
         WebhookHandlers.replay_webhook_endpoint,
-        "Send events again",
+        "Send events to a webhook endpoint again",
         {200: WebhookBody},
         "position_not_reached",
         body=WebhookReplay,
-        examples={"From the first one on": {"from_position": 1}},
+        examples={"From the first event on": {"from_position": 1}},
     ),
     _webhook(
         "GET",
         "/{id}/deliveries",
         WebhookHandlers.list_webhook_deliveries,
-        "List attempts, newest first",
+        "List delivery attempts, newest first",
         {200: render.Page[DeliveryBody]},
         query=PageQuery,
     ),
@@ -146,7 +146,7 @@ WEBHOOKS: Final = (
         "GET",
         "/{id}/undelivered",
         WebhookHandlers.list_undelivered_events,
-        "List events that have not arrived",
+        "List undelivered events",
         {200: render.Page[UndeliveredBody]},
         query=PageQuery,
     ),

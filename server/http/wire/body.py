@@ -49,7 +49,7 @@ async def read_body(call: Call, limit: int) -> bytes:
         if media.strip().lower() != "application/json" or charset not in ("", "charset=utf-8"):
             raise Problem("unsupported_media_type")
     if "Content-Encoding" in headers and not _is_plain(headers.getall("Content-Encoding")):
-        raise Problem("unsupported_media_type", "Compressed bodies are not taken.")
+        raise Problem("unsupported_media_type", "Compressed bodies are not accepted: send the body uncompressed.")
     length = _length(call)
     if length is not None and length > limit:
         raise Problem("body_too_large", f"The body has more than {limit} bytes.")
@@ -81,7 +81,8 @@ def _refuse_key(call: Call) -> None:
     """
     keyless = None if call.route is None else call.route.keyless
     if keyless is not None and call.idempotency_key is not None:
-        raise Problem("idempotency_key_not_taken", keyless, errors=[("Idempotency-Key", keyless)])
+        detail = f"Send the request without the header. {keyless}"
+        raise Problem("idempotency_key_not_taken", detail, errors=[("Idempotency-Key", detail)])
 
 
 def _is_absent(call: Call) -> bool:
@@ -111,9 +112,9 @@ async def _read_slowly(call: Call, content: StreamReader, limit: int) -> bytes:
                     break
                 parts += part
     except TimeoutError:
-        raise Problem("request_timeout", "The body did not arrive whole in time.") from None
+        raise Problem("request_timeout", "The whole body did not arrive in time.") from None
     except HttpProcessingError:
-        raise Problem("malformed_request", "The body is not framed as its headers say.") from None
+        raise Problem("malformed_request", "The framing of the body does not match the headers.") from None
     return bytes(parts)
 
 
@@ -159,7 +160,7 @@ def shape_problem(
     named = _FIELD.match(message)
     if named is not None:
         pointer = _below(pointer, named["name"])
-        message = "The field is required." if "missing" in message[:16] else "The field is not known here."
+        message = "The field is required." if "missing" in message[:16] else "The field is unknown."
     elif at is not None and at["key"]:
         message = "A key: " + message
     return invalid(pointer, message.replace("`", ""))
@@ -237,7 +238,7 @@ def _refuse_nul(body: bytes) -> None:
     def search(value: object, pointer: str) -> None:
         if isinstance(value, str):
             if "\x00" in value:
-                raise invalid(pointer, "The text holds a NUL character.")
+                raise invalid(pointer, "The text contains a NUL character.")
         elif isinstance(value, dict):
             for name, member in value.items():
                 search(name, pointer)

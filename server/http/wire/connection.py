@@ -23,9 +23,9 @@ from server.http.wire.repeated import RepeatedHeads
 from server.http.wire.unread import Unread, unread
 
 TOO_LARGE: Final = (
-    f"The head of the request is too large. The request line and each header field have up to {REQUEST_LINE_MAX_BYTES} "
-    f"bytes, and the header fields are up to {HEADERS_MAX} of up to {HEADERS_MAX_BYTES} bytes together. The connection "
-    "is closed."
+    "The head of the request is too large. The request line and each header field may have up to "
+    f"{REQUEST_LINE_MAX_BYTES} bytes. There may be up to {HEADERS_MAX} header fields, of {HEADERS_MAX_BYTES} bytes "
+    "together. The connection is closed."
 )
 
 

@@ -180,7 +180,9 @@ def _late_head() -> bytes:
     """Return the bytes of the answer to a request whose head was not complete in time."""
     request_id = new_request_id()
     # The method may be missing, so the request counts as a write: what a write is told holds for a read too.
-    body = Problem("request_timeout", "The head did not arrive whole in time.").body(request_id, write=True)
+    body = Problem("request_timeout", "The whole head of the request did not arrive in time.").body(
+        request_id, write=True
+    )
     reply = Reply(408, body, content_type=PROBLEM)
     reply.keep_alive = False
     return reply.encoded(request_id)
