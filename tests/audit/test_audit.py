@@ -53,7 +53,7 @@ async def test_planted(books: str, statements: list[str], kinds: dict[str, int],
     said = "\n".join(detail for finding in findings.values() for detail in finding.details)
     assert [text for text in texts if text not in said] == [], said
     assert not any(report.findings for report in reports if report.ledger == NEIGHBOUR)
-    by_pages = await look_by_pages(books, 7)
+    by_pages = await look_by_pages(books, 40, LEDGER)
     alone = WHOLE_ALONE | OF_HOLDERS if statements in HOLDERS else WHOLE_ALONE
     assert bool(by_pages) == bool(kinds.keys() - alone), by_pages
 

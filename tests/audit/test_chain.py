@@ -15,8 +15,8 @@ from tests.support.audits import look, look_by_pages, plant, relay_all
 from tests.support.command import call
 from tests.support.postgres import administer
 
-# Few enough that books of a hundred rows have many pages, and accounts several.
-SIZE = 7
+# Few enough that books of a hundred rows have several pages, and accounts two.
+SIZE = 15
 
 
 async def test_real_traffic_is_clean(told: str) -> None:

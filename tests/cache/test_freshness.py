@@ -37,8 +37,8 @@ FILL = "for n = 1, 2000 do redis.call('SET', 'fill:' .. n, string.rep('x', 1000)
 RESTARTS = 5
 # Seconds that a writer thinks; without a pause no snapshot would live long enough to be read. Readers think less: as
 # long as lets both processes answer the others.
-THINK_SECONDS = 0.02
-GLANCE_SECONDS = 0.01
+THINK_SECONDS = 0.08
+GLANCE_SECONDS = 0.05
 # Seconds in which a service that was killed is back and an answer must have come.
 BACK_SECONDS = 30.0
 
