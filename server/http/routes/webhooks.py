@@ -25,7 +25,7 @@ from server.http.query import PageQuery, Query
 from server.http.route import Handler, Route
 
 _TAG: Final = "Webhook endpoints"
-_NO_MONEY: Final = "No money moves, and the endpoint shows what was done. An endpoint that was created twice can be deleted."
+_NO_MONEY: Final = "No money moves, and the endpoint shows what was done. One that was created twice can be deleted."
 _NO_MEMBERS: Final[Mapping[str, Any]] = {"An empty body": {}}
 
 
