@@ -17,6 +17,7 @@ from server.http.overload import overloaded
 from server.http.path import origin_form
 from server.http.pipeline import Pipeline
 from server.http.reply import AiohttpReply, Reply, StreamedReply
+from server.http.wire.connections import Connections
 from server.http.wire.head import Head
 from server.http.wire.protocol import Protocol
 from server.http.wire.repeated import RepeatedHeads
@@ -27,25 +28,6 @@ TOO_LARGE: Final = (
     f"{REQUEST_LINE_MAX_BYTES} bytes. There may be up to {HEADERS_MAX} header fields, of {HEADERS_MAX_BYTES} bytes "
     "together. The connection is closed."
 )
-
-
-class Connections:
-    """
-    The state that all connections of a server share.
-
-    Args:
-        count_max: The most connections that may be open; any further one is refused.
-
-    Attributes:
-        count: How many connections are open.
-
-        draining: Set when the server takes no new work: every reply then closes its connection.
-    """
-
-    def __init__(self, count_max: int) -> None:
-        self.count_max = count_max
-        self.count = 0
-        self.draining = False
 
 
 class Connection(Protocol):
@@ -107,7 +89,7 @@ class Connection(Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Accept a connection, or refuse it when too many are open."""
         super().connection_made(transport)
-        if self._connections.count <= self._connections.count_max:
+        if not self._connections.too_many:
             self.expect_first_head()
             return
         request_id = new_request_id()

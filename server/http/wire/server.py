@@ -1,15 +1,12 @@
 """The HTTP server: makes the protocol of each new connection, and counts the connections."""
 
 import asyncio
-import resource
 from typing import cast
 
 from aiohttp import web
 from aiohttp.web_protocol import RequestHandler
 
 from server.http.limits import (
-    CONNECTIONS_MAX,
-    FILES_RESERVED,
     HEADERS_MAX,
     KEEPALIVE_SECONDS,
     LINGERING_SECONDS,
@@ -17,7 +14,8 @@ from server.http.limits import (
     REQUEST_LINE_MAX_BYTES,
 )
 from server.http.pipeline import Pipeline
-from server.http.wire.connection import Connection, Connections
+from server.http.wire.connection import Connection
+from server.http.wire.connections import Connections, connections_max
 from server.http.wire.departures import Departures
 
 
@@ -37,7 +35,7 @@ class HttpServer(web.Server):
     def __init__(self, pipeline: Pipeline, departures: Departures) -> None:
         self.pipeline = pipeline
         self._departures = departures
-        self.open_connections = Connections(_connections_max())
+        self.open_connections = Connections(connections_max())
         super().__init__(
             _answer,
             access_log=None,
@@ -69,14 +67,3 @@ class HttpServer(web.Server):
 
 async def _answer(request: web.BaseRequest) -> web.StreamResponse:
     return await cast(Connection, request.protocol).answer(request)
-
-
-def _connections_max() -> int:
-    """Raise this process's limit of open files as far as needed and allowed; return how many connections fit in it."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = CONNECTIONS_MAX + FILES_RESERVED
-    if hard != resource.RLIM_INFINITY:
-        wanted = min(wanted, hard)
-    if soft != resource.RLIM_INFINITY and soft < wanted:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
-    return min(CONNECTIONS_MAX, wanted - FILES_RESERVED)
