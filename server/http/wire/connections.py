@@ -13,20 +13,22 @@ class Connections:
         count_max: The most connections that may be open; any further one is refused.
 
     Attributes:
+        count_max: As given.
+
         count: How many connections are open.
 
         draining: Set when the server takes no new work: every reply then closes its connection.
     """
 
     def __init__(self, count_max: int) -> None:
-        self._count_max = count_max
+        self.count_max = count_max
         self.count = 0
         self.draining = False
 
     @property
     def too_many(self) -> bool:
         """Whether the newest connection has to be refused."""
-        return self.count > self._count_max
+        return self.count > self.count_max
 
 
 def connections_max() -> int:
