@@ -31,7 +31,7 @@ async def test_a_tick_leaves_as_one_piece(proxy: tuple[RedisProxy, str], connect
 async def test_few_connections_carry_everything(
     valkey: OwnValkey, proxy: tuple[RedisProxy, str], connect: Connect
 ) -> None:
-    """However many ticks and callers there are, two connections are enough, and all replies are right."""
+    """For any number of turns and callers, two connections are enough, and all replies are right."""
     between, url = proxy
     client = connect(url)
 

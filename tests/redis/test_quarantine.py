@@ -95,7 +95,7 @@ async def test_a_server_that_does_not_tell_its_run_id(valkey: OwnValkey, connect
 async def test_invalidations_outlast_accidents(
     valkey: OwnValkey, proxy: tuple[RedisProxy, str], connect: Connect
 ) -> None:
-    """An invalidation whose replies are lost is sent again, until it is answered or the server counts as away."""
+    """An invalidation whose replies are lost is sent again until it is answered or the server counts as away."""
     between, url = proxy
     client = connect(url)
     lost = iter((None, None))

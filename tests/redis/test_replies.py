@@ -209,7 +209,7 @@ async def test_idle_connections_that_died(valkey: OwnValkey, client: RedisServer
     valkey.start()
     await asyncio.sleep(0.02)
     with pytest.raises(RedisAwayError):
-        # The replies were meant for the server that has ended.
+        # The command was meant for the server that has ended.
         await client.submit(b"", ("PING",))
     assert await client.submit(b"", ("PING",)) == b"PONG"
     valkey.ask("CONFIG", "SET", "timeout", "1")
