@@ -1,4 +1,4 @@
-"""Many clients of one ledger at once."""
+"""Sends requests of many clients of one ledger at once."""
 
 import asyncio
 import itertools
@@ -9,26 +9,26 @@ from tests.support.books import verdict
 from tests.support.client import Answer, Client
 from tests.support.history import History
 
-# Times that a transfer is sent: on a machine busy with other tests some may wait too long for a place.
+# How often a transfer is sent: on a busy machine, some may wait too long for a place and be refused.
 SENT_MAX = 10
 
 
 class Crowd(NamedTuple):
-    """Clients, one an instance of the service, and what they sent and heard."""
+    """A client for each instance of the service, and the history of their requests and answers."""
 
     clients: Sequence[Client]
     history: History
 
     @property
     def first(self) -> Client:
-        """The client used to prepare and to look."""
+        """The client that prepares the ledger and reads results."""
         return self.clients[0]
 
     async def all_at_once(self, transfers: Sequence[tuple[str, str, str, int]]) -> list[Answer]:
         """
-        Send transfers (key, source, destination, amount), by turns to each instance, all in the same instant.
+        Send transfers (key, source, destination, amount) to the instances in turn, all at the same instant.
 
-        Every one of them must get a definite answer: contention is no excuse.
+        Each of them must get a definite answer, even under contention.
         """
         turns = itertools.cycle(self.clients)
         async with asyncio.timeout(60):
@@ -36,7 +36,7 @@ class Crowd(NamedTuple):
         return [definite(answer) for answer in answers]
 
     async def _send(self, client: Client, transfer: tuple[str, str, str, int]) -> Answer | None:
-        """Send a transfer, and again while there is no place for it."""
+        """Send a transfer, and again while the service is overloaded."""
         answer = await self.history.transfer(client, *transfer)
         for _ in range(SENT_MAX - 1):
             if answer is None or answer.status != 503 or answer.code != "overloaded":
@@ -46,7 +46,7 @@ class Crowd(NamedTuple):
 
 
 def definite(answer: Answer | None) -> Answer:
-    """Return an answer that must tell for good what became of the request."""
+    """Return an answer, which must tell the final outcome of the request."""
     assert answer is not None
     assert verdict(answer) in ("posted", "refused", "reused"), answer
     return answer

@@ -122,8 +122,8 @@ async def test_a_bad_request_fails_alone(ground: Ground, poison: dict[str, Any])
 
 async def test_what_a_failed_set_reversed_is_reversed_of_itself(ground: Ground) -> None:
     """
-    A set that is rolled back leaves no trace: another reversal of the same transfer in the same batch sees its own
-    amounts.
+    A set that is rolled back leaves no trace: a later reversal of the same transfer in the batch is checked as if the
+    set had not run.
     """
     lane = offline_lane(ground.database, Failpoints())
     reversal = {"source": None, "destination": None, "currency": None, "kind": "reversal", "parent_key": "moved"}
