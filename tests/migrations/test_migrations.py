@@ -50,7 +50,7 @@ async def empty(template: str) -> AsyncIterator[str]:
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    """A copy of `sql/` to be changed."""
+    """A copy of `sql/` that a test may change."""
     return Path(shutil.copytree(sql_root(), tmp_path / "sql"))
 
 
