@@ -83,7 +83,7 @@ async def two_servers(database_url: str, redis_url: str, folder: Path) -> AsyncI
 async def machines_behind(
     kind: type[Balancer], servers: Servers, folder: Path, **variables: str
 ) -> AsyncIterator[Machines]:
-    """Start the balancer before two servers."""
+    """Start a balancer in front of two servers."""
     balancer = kind(folder, (servers[0].port, servers[1].port), **variables)
     try:
         await balancer.start()

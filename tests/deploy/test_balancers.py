@@ -161,7 +161,7 @@ async def test_weights_divide(haproxy_hosts: Hosts) -> None:
 
 @pytest.mark.parametrize("way", ["set server tallystick/one state drain", "set weight tallystick/one 0"])
 async def test_drained_by_hand(haproxy_hosts: Hosts, way: str) -> None:
-    """An operator takes a server out and stops it when nothing runs there: no caller notices anything."""
+    """If an operator drains a server and stops it once it is idle, no caller notices anything."""
     hosts = haproxy_hosts
     balancer, callers = hosts.balancer, Callers(haproxy_hosts)
     assert isinstance(balancer, Haproxy)
@@ -175,7 +175,7 @@ async def test_drained_by_hand(haproxy_hosts: Hosts, way: str) -> None:
         served = (await balancer.state("one"))["stot"]
         await callers.more()
         assert (await balancer.state("one"))["stot"] == served
-        # Nothing runs there: not even this hurts.
+        # The server is idle, so even a kill does no harm.
         hosts.servers[0].kill()
         await hosts.servers[0].wait()
         await hosts.servers[0].start()
@@ -189,7 +189,7 @@ async def test_drained_by_hand(haproxy_hosts: Hosts, way: str) -> None:
 
 
 async def test_haproxy_counts(haproxy_hosts: Hosts) -> None:
-    """Prometheus can ask HAProxy what it does; nothing else is answered there."""
+    """HAProxy has metrics for Prometheus at this address, and nothing else."""
     balancer = haproxy_hosts.balancer
     assert isinstance(balancer, Haproxy)
     url = f"http://127.0.0.1:{balancer.metrics_port}"
