@@ -100,7 +100,7 @@ class Transfer(Base):
 
 
 class Message(BaseModel):
-    """Of all that goes in and out: no other members, and made of rows too."""
+    """Base of all bodies: refuses unknown members, and can be made from rows."""
 
     model_config = ConfigDict(extra="forbid", from_attributes=True)
 

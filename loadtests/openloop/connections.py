@@ -1,4 +1,4 @@
-"""`make connections`: ten thousand callers that are connected all the time and ask now and then."""
+"""`make connections`: ten thousand callers that stay connected and send a request now and then."""
 
 import argparse
 

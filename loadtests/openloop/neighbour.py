@@ -1,4 +1,4 @@
-"""`make neighbour`: what a caller notices of another one that sends ten times what its limit allows."""
+"""`make neighbour`: what one caller notices while another sends ten times what its limit allows."""
 
 import argparse
 import asyncio

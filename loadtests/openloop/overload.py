@@ -1,8 +1,8 @@
 """
-`make overload`: what a server of one's own does at 1, 2, 5 and 10 times the load it can take, and afterwards.
+`make overload`: measure a new server at 1, 2, 5 and 10 times the load that it can take, and afterwards.
 
-All runs but those of callers that wait for their answers are open-loop: arrivals are fixed beforehand. What was refused
-must not have been executed, what was answered must be there, and the books must be right.
+All runs are open-loop, with arrivals that are fixed beforehand, except those of callers that wait for their answers.
+Refused requests must not have been executed, answered ones must be in the ledger, and the books must be right.
 """
 
 import argparse

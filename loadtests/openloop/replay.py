@@ -1,9 +1,10 @@
 """
-Feed a real bank's books through the HTTP API and hold every answer against the bank's own figures.
+Post a real bank's books through the HTTP API and compare every answer with the bank's own figures.
 
-After each row, posted with the bank's own date, the account's balance is the bank's. The sum of all balances is zero.
-By the bank's dates, each account stood at the end of each month where the bank says. Everything is posted again under
-the same keys: the same answers, marked as replayed, and no account has changed. Last comes the audit.
+After each row, posted with the bank's date, the account's balance must be the bank's. The sum of all balances must be
+zero. By the bank's dates, each account must have the bank's balance at the end of each month. Then everything is posted
+again under the same keys: it must get the same answers, marked as replayed, and change no account. A server that was
+started for the replay is audited at the end.
 """
 
 import argparse
