@@ -52,7 +52,7 @@ class Base(DeclarativeBase):
 
 
 class ApiKey(Base):
-    """Who may ask: the digest of a secret, the ledger it opens and how much it may ask for."""
+    """An API key: the digest of its secret, the ledger that it opens, and its limit."""
 
     __tablename__ = "api_keys"
 

@@ -1,4 +1,4 @@
-"""What a person sees while a program runs."""
+"""Shows people the progress and the results of a program."""
 
 import sys
 import time

@@ -118,7 +118,7 @@ def start(
         losses: How often the key alone is lost.
 
         cuts: How often a worker is cut off from Redis, which goes on; others may then be shown what it could not
-        remove.
+            remove.
 
         ends: How often Postgres starts a new run, with the same data or with a copy from the beginning.
     """

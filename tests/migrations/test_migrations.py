@@ -59,7 +59,7 @@ async def schema(url: str) -> list[tuple[str, ...]]:
 
 
 async def contents(url: str) -> dict[str, list[asyncpg.Record]]:
-    # The names of the tables are ours.
+    # The names are constants of this file, so the statement may contain them.
     return {table: await administer(url, f"SELECT * FROM tallystick.{table} ORDER BY 1, 2") for table in TABLES}
 
 
