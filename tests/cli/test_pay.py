@@ -107,8 +107,8 @@ REFUSED = [
     pytest.param((*PAY[:3], "1.005", "EUR"), 2, "EUR has 2 decimals, but the amount has 3", id="too many decimals"),
     pytest.param((*PAY[:3], "-1", "EUR"), 2, "an amount must be more than zero", id="below zero"),
     pytest.param((*PAY[:4], "eur"), 2, "a currency has 3 to 8 capital letters", id="a currency in small letters"),
-    pytest.param((*PAY, "--key", ""), 2, "an idempotency key is 1 to 255", id="an empty key"),
-    pytest.param((*PAY, "--key", "a b"), 2, "an idempotency key is 1 to 255", id="a key with a blank"),
+    pytest.param((*PAY, "--key", ""), 2, "an idempotency key must have 1 to 255", id="an empty key"),
+    pytest.param((*PAY, "--key", "a b"), 2, "an idempotency key must have 1 to 255", id="a key with a blank"),
     pytest.param((*PAY, "--reference", "\udcff"), 2, "an argument is not UTF-8", id="bytes that are no text"),
     pytest.param((*PAY, "--reference", "a\0b"), 2, "invalid_request (400)", id="NUL"),
 ]

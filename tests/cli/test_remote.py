@@ -180,7 +180,7 @@ async def test_a_proxy_that_needs_a_package(shell: Shell, monkeypatch: pytest.Mo
     end = await shell.run(*ALICE)
     assert (end.code, end.out) == (2, "")
     assert "SOCKS proxy" in end.err
-    assert "fault of this program" not in end.err
+    assert "bug in this program" not in end.err
 
 
 async def test_a_key_in_a_file(books: Shell, tmp_path: Path) -> None:
@@ -242,7 +242,9 @@ ANSWERS = [
     pytest.param(
         b"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nContent-Length: 4\r\n\r\n<p/>", 2, ELSEWHERE, id="a website"
     ),
-    pytest.param(b"HTTP/1.1 413 Large\r\nContent-Length: 0\r\n\r\n", 2, "413: The answer is no problem", id="a proxy"),
+    pytest.param(
+        b"HTTP/1.1 413 Large\r\nContent-Length: 0\r\n\r\n", 2, "413: The answer does not come from", id="a proxy"
+    ),
     pytest.param(b"HTTP/1.1 502 Bad\r\nContent-Length: 2\r\n\r\nno", 5, "502: ", id="a proxy without a server"),
     pytest.param(b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\n<p/>", 5, "", id="a page"),
     pytest.param(b"nonsense", 5, "", id="no HTTP"),
