@@ -70,16 +70,16 @@ def _add_key(action: argparse.ArgumentParser) -> None:
 
 def _add_limits(action: argparse.ArgumentParser) -> None:
     action.add_argument(
-        "--rate", help="requests the key may make: N/s, N/min, N/h or N/day, or default for the service's limit"
+        "--rate", help="requests the key may make: N/s, N/min, N/h or N/day, or 'default' for the service's limit"
     )
-    action.add_argument("--burst", help="requests it may make at once, or default for the N of its rate")
-    action.add_argument("--concurrency", help="requests it may have running at once in one worker, or default")
+    action.add_argument("--burst", help="requests it may make at once, or 'default' for the N of its rate")
+    action.add_argument("--concurrency", help="requests it may have running at once in one worker, or 'default'")
 
 
 def _add_bounds(action: argparse.ArgumentParser) -> None:
     action.add_argument(
-        "--expires", metavar="TIME", help="instant from which the key no longer works, or default for never"
+        "--expires", metavar="TIME", help="instant from which the key no longer works, or 'default' for never"
     )
-    action.add_argument("--description", metavar="TEXT", help="what the key is for, or default for no description")
-    accounts = "prefixes of account ids, separated by commas, that narrow the key, or default for the whole ledger"
+    action.add_argument("--description", metavar="TEXT", help="what the key is for, or 'default' for no description")
+    accounts = "prefixes of account ids, separated by commas, that narrow the key, or 'default' for the whole ledger"
     action.add_argument("--accounts", metavar="PREFIXES", help=accounts)
