@@ -127,7 +127,7 @@ async def test_without_an_address(given: dict[str, str]) -> None:
     """It works on servers that are named, and starts none; the sentence says what to set."""
     end = await call("background", **given)
     assert (end.code, end.out) == (2, "")
-    assert end.err.startswith("tallystick: background works on the PostgreSQL and the Redis of the servers: set ")
+    assert end.err.startswith("tallystick: background needs the PostgreSQL and Redis of the servers: set ")
 
 
 async def test_what_the_leader_left_is_swept_once(pair: Pair, database_url: str) -> None:

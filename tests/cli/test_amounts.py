@@ -19,17 +19,17 @@ READ = [
     ("9223372036854775807", "JPY", AMOUNT_MAX),
 ]
 REFUSED = [
-    ("12.505", "EUR", "EUR has 2 decimals, and the amount has 3"),
-    ("12.500", "EUR", "EUR has 2 decimals, and the amount has 3"),
-    ("1.0", "JPY", "JPY has no decimals, and the amount has 1"),
+    ("12.505", "EUR", "EUR has 2 decimals, but the amount has 3"),
+    ("12.500", "EUR", "EUR has 2 decimals, but the amount has 3"),
+    ("1.0", "JPY", "JPY has no decimals, but the amount has 1"),
     ("0.0001", "KWD", "KWD has 3 decimals"),
-    ("0", "EUR", "an amount is more than zero"),
-    ("0.00", "EUR", "an amount is more than zero"),
-    ("-1", "EUR", "an amount is more than zero"),
-    ("92233720368547758.08", "EUR", "no amount is larger than 92233720368547758.07"),
-    ("9" * 40, "JPY", "no amount is larger than 9223372036854775807"),
-    ("5", "POINTS", "POINTS is no currency of ISO 4217: give its amounts in minor units, with --minor"),
-    ("5", "XAU", "XAU is no currency"),
+    ("0", "EUR", "an amount must be more than zero"),
+    ("0.00", "EUR", "an amount must be more than zero"),
+    ("-1", "EUR", "an amount must be more than zero"),
+    ("92233720368547758.08", "EUR", "an amount must not be larger than 92233720368547758.07"),
+    ("9" * 40, "JPY", "an amount must not be larger than 9223372036854775807"),
+    ("5", "POINTS", "POINTS is not a currency of ISO 4217: give its amounts in minor units, with --minor"),
+    ("5", "XAU", "XAU is not a currency"),
     *((text, "EUR", "an amount is written as 12.50") for text in ("", ".5", "5.", "1,50", "1 000", "1e3", "+1", "NaN")),
     *(
         (text, "EUR", "an amount is written as 12.50")

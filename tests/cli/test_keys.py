@@ -49,13 +49,13 @@ async def test_keys_of_a_server(shell: Shell, service: Service) -> None:
 
 REFUSED = [
     pytest.param(("create", "--role", "read", "--rate", "fast"), 2, "invalid_request (400)", id="a rate"),
-    pytest.param(("create", "--role", "read", "--burst", "x"), 2, "the burst is a number, or default", id="a burst"),
+    pytest.param(("create", "--role", "read", "--burst", "x"), 2, "the burst must be a number", id="a burst"),
     pytest.param(("create", "--role", "read", "--expires", "soon"), 2, "name an instant as", id="an instant"),
     pytest.param(("create", "--role", "read", "--expires", "2020-01-01"), 2, "invalid_request (400)", id="the past"),
     pytest.param(("limit", "0" * 16), 2, "name what to change", id="nothing named"),
     pytest.param(("limit", "0" * 16, "--rate", "5/s"), 3, "api_key_not_found (404)", id="no key"),
     pytest.param(("revoke", "nothing"), 2, "that is neither the public id of a key", id="no name of a key"),
-    pytest.param(("rotate", "0" * 16, "--overlap", "long"), 2, "the overlap is a number", id="no seconds"),
+    pytest.param(("rotate", "0" * 16, "--overlap", "long"), 2, "the overlap must be a number", id="no seconds"),
 ]
 
 
@@ -77,7 +77,8 @@ async def test_server_or_database(shell: Shell, database_url: str) -> None:
     assert row.split()[:3] == ["elsewhere", named.out.split("_")[2], "read"]
     assert len(await shell.json("keys", "list")) == 1
     end = await shell.run("keys", "list", "--ledger", "elsewhere", "--url", shell.url, **at)
-    assert end == (2, "", "tallystick: --url names a server, --ledger and --data-dir a database: give one of them\n")
+    sentence = "--url names a server, --ledger and --data-dir name a database: do not give both"
+    assert end == (2, "", f"tallystick: {sentence}\n")
     end = await call("keys", "create", "--role", "read", **at)
     assert end == (
         2,
@@ -85,7 +86,7 @@ async def test_server_or_database(shell: Shell, database_url: str) -> None:
         "tallystick: name the ledger with --ledger; to ask a server instead, set TALLYSTICK_API_KEY\n",
     )
     end = await call("keys", "list", "--url", shell.url, **at)
-    assert (end.code, end.err.startswith("tallystick: no key to call the server with")) == (2, True)
+    assert (end.code, end.err.startswith("tallystick: no API key: set")) == (2, True)
 
 
 async def test_only_administrators(service: Service, ledger: str) -> None:

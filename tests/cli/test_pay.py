@@ -72,7 +72,8 @@ async def test_minor_units(books: Shell) -> None:
         await books.done("accounts", "create", name, "POINTS", "--floor", "-100", "--minor")
     end = await books.run("pay", "mint", "bob", "7", "POINTS")
     assert (end.code, end.out) == (2, "")
-    assert end.err == "tallystick: POINTS is no currency of ISO 4217: give its amounts in minor units, with --minor\n"
+    sentence = "POINTS is not a currency of ISO 4217: give its amounts in minor units, with --minor"
+    assert end.err == f"tallystick: {sentence}\n"
     assert (await books.record("pay", "mint", "bob", "7", "POINTS", "--minor"))["amount"] == "7"
 
 
@@ -103,11 +104,11 @@ REFUSED = [
     pytest.param(("pay", "a b", "alice", "1", "EUR"), 2, "invalid_request (400)", id="an account that can be none"),
     pytest.param((*PAY, "--expires-in", "5"), 2, "invalid_request (400)", id="no hold expires"),
     pytest.param((*PAY, "--effective-at", "2999-01-01"), 2, "invalid_request (400)", id="a date to come"),
-    pytest.param((*PAY[:3], "1.005", "EUR"), 2, "EUR has 2 decimals, and the amount has 3", id="too many decimals"),
-    pytest.param((*PAY[:3], "-1", "EUR"), 2, "an amount is more than zero", id="below zero"),
+    pytest.param((*PAY[:3], "1.005", "EUR"), 2, "EUR has 2 decimals, but the amount has 3", id="too many decimals"),
+    pytest.param((*PAY[:3], "-1", "EUR"), 2, "an amount must be more than zero", id="below zero"),
     pytest.param((*PAY[:4], "eur"), 2, "a currency has 3 to 8 capital letters", id="a currency in small letters"),
-    pytest.param((*PAY, "--key", ""), 2, "an idempotency key is 1 to 255", id="an empty key"),
-    pytest.param((*PAY, "--key", "a b"), 2, "an idempotency key is 1 to 255", id="a key with a blank"),
+    pytest.param((*PAY, "--key", ""), 2, "an idempotency key must have 1 to 255", id="an empty key"),
+    pytest.param((*PAY, "--key", "a b"), 2, "an idempotency key must have 1 to 255", id="a key with a blank"),
     pytest.param((*PAY, "--reference", "\udcff"), 2, "an argument is not UTF-8", id="bytes that are no text"),
     pytest.param((*PAY, "--reference", "a\0b"), 2, "invalid_request (400)", id="NUL"),
 ]
@@ -132,8 +133,8 @@ async def test_a_key_of_another_payment(books: Shell) -> None:
     end = await books.run("pay", "world", "alice", "3", "EUR", "--key", "order-7")
     assert (end.code, end.out) == (3, "")
     assert end.err.startswith("tallystick: idempotency_key_reused (422): ")
-    assert f"the key belongs to another payment, whose transfer is {paid['id']}: " in end.err
-    assert "when the cause is gone" not in end.err
+    assert f"the key belongs to another payment (transfer {paid['id']}): " in end.err
+    assert "once the cause is gone" not in end.err
     assert await balance(books) == 1250
 
 

@@ -51,7 +51,7 @@ async def test_a_list_of_accounts(books: Shell) -> None:
     ]
     end = await books.run("accounts", "list", "--limit", "1")
     assert (end.code, len(end.out.splitlines())) == (0, 2)
-    assert end.err == "tallystick: there are more than these 1: ask with --limit N, or --limit all\n"
+    assert end.err == "tallystick: there are more than these 1: use --limit N or --limit all\n"
     assert await books.done("accounts", "list", "--prefix", "nobody", "--json") == "[]\n"
 
 
@@ -152,9 +152,9 @@ async def test_following_nobody(shell: Shell) -> None:
 
 
 WRONG = [
-    pytest.param({"api_key": ""}, "no key to call the server with: set TALLYSTICK_API_KEY", id="no key"),
-    pytest.param({"api_key": "a\nb"}, "what TALLYSTICK_API_KEY holds is no key", id="a key of two lines"),
-    pytest.param({"api_key": "\N{SNOWMAN}"}, "what TALLYSTICK_API_KEY holds is no key", id="a key of other letters"),
+    pytest.param({"api_key": ""}, "no API key: set TALLYSTICK_API_KEY", id="no key"),
+    pytest.param({"api_key": "a\nb"}, "TALLYSTICK_API_KEY does not hold a key", id="a key of two lines"),
+    pytest.param({"api_key": "\N{SNOWMAN}"}, "TALLYSTICK_API_KEY does not hold a key", id="a key of other letters"),
     pytest.param({"api_key_file": "/nowhere"}, "api_key is set twice", id="two keys"),
     pytest.param({"api_key": "", "api_key_file": "/nowhere"}, "TALLYSTICK_API_KEY_FILE: the file cannot", id="no file"),
     pytest.param({"url": "ftp://127.0.0.1"}, "the address of a server is http://", id="another protocol"),
@@ -180,7 +180,7 @@ async def test_a_proxy_that_needs_a_package(shell: Shell, monkeypatch: pytest.Mo
     end = await shell.run(*ALICE)
     assert (end.code, end.out) == (2, "")
     assert "SOCKS proxy" in end.err
-    assert "fault of this program" not in end.err
+    assert "bug in this program" not in end.err
 
 
 async def test_a_key_in_a_file(books: Shell, tmp_path: Path) -> None:
@@ -208,8 +208,8 @@ async def test_the_service_knows_the_names() -> None:
 @pytest.mark.parametrize(
     ("module", "words", "sentence"),
     [
-        ("tallystick_client", ALICE, "commands against a server need the Python client"),
-        ("httpx", ALICE, "commands against a server need the Python client"),
+        ("tallystick_client", ALICE, "commands that call a server need the Python client"),
+        ("httpx", ALICE, "commands that call a server need the Python client"),
         ("shtab", ("completion", "bash"), "completion needs the package shtab: install tallystick[cli]"),
     ],
 )
@@ -242,7 +242,9 @@ ANSWERS = [
     pytest.param(
         b"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nContent-Length: 4\r\n\r\n<p/>", 2, ELSEWHERE, id="a website"
     ),
-    pytest.param(b"HTTP/1.1 413 Large\r\nContent-Length: 0\r\n\r\n", 2, "413: The answer is no problem", id="a proxy"),
+    pytest.param(
+        b"HTTP/1.1 413 Large\r\nContent-Length: 0\r\n\r\n", 2, "413: The answer does not come from", id="a proxy"
+    ),
     pytest.param(b"HTTP/1.1 502 Bad\r\nContent-Length: 2\r\n\r\nno", 5, "502: ", id="a proxy without a server"),
     pytest.param(b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\n<p/>", 5, "", id="a page"),
     pytest.param(b"nonsense", 5, "", id="no HTTP"),

@@ -175,7 +175,7 @@ ID = "0198b2c4-0000-7000-8000-000000000001"
 @pytest.mark.parametrize(
     ("asked", "told"),
     [
-        (lambda c: c.accounts.get(""), "an id is empty"),
+        (lambda c: c.accounts.get(""), "an id must not be empty"),
         (lambda c: c.accounts.entries("alice", since=datetime(2026, 1, 1)), "needs a time zone"),  # noqa: DTZ001
         (lambda c: c.transfers.void(ID, idempotency_key="a\r\nb"), "visible ASCII"),
         (lambda c: c.transfers.create("alice", "shop", 1, "EUR", idempotency_key=""), "visible ASCII"),
@@ -241,12 +241,12 @@ async def test_names_stay_names(name: str, caller: Caller) -> None:
 @pytest.mark.parametrize(
     ("url", "key", "options", "told"),
     [
-        ("ftp://ledger", "k", {}, "looks like"),
-        ("http://user:secret@ledger", "k", {}, "no password"),
-        ("http://ledger?x=1", "k", {}, "looks like"),
-        ("http://ledger:99999", "k", {}, "looks like"),
+        ("ftp://ledger", "k", {}, "must look like"),
+        ("http://user:secret@ledger", "k", {}, "must not contain a user"),
+        ("http://ledger?x=1", "k", {}, "must look like"),
+        ("http://ledger:99999", "k", {}, "must look like"),
         ("http://ledger:x", "k", {}, "not valid"),
-        ("ledger:8080", "k", {}, "looks like"),
+        ("ledger:8080", "k", {}, "must look like"),
         ("http://ledger", "", {}, "visible ASCII"),
         ("http://ledger", "a\nb", {}, "visible ASCII"),
         ("http://ledger", "k", {"deadline_seconds": 0}, "above 0"),

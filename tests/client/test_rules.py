@@ -236,7 +236,7 @@ def test_pauses_are_those_asked_for(fate: str, pause_min: float, pause_max: floa
         (["429 for long"], 1, ProblemError, "429"),
         (["401"], 1, ProblemError, "401 unauthorized"),
         (["302"], 1, ProblemError, "302: Redirects are not followed; this one leads to https://elsewhere"),
-        (["413"], 1, ProblemError, "413: The answer is no problem of Tallystick"),
+        (["413"], 1, ProblemError, "413: The answer does not come from Tallystick"),
         (["request", "401"], 3, OutcomeUnknownError, "under the key k1 may have been done: 401 unauthorized"),
     ],
 )

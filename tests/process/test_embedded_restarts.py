@@ -94,7 +94,7 @@ async def test_a_killed_server_is_started_again(kind: str, name: str) -> None:
         assert end.code == 0, end
         lines = [orjson.loads(line) for line in end.err.splitlines()]
         [error] = [line["event"] for line in lines if line["level"] == "error"]
-        assert error.startswith(f"{name} (process {first}) ended: signal 9. Its last words were:\n")
+        assert error.startswith(f"{name} (process {first}) ended: signal 9. Its last output was:\n")
         assert f"{name} (process {second}) starts" in [line["event"] for line in lines]
         assert ended(second)
 

@@ -262,7 +262,10 @@ async def test_a_swap_that_cannot_be_stops(database_url: str, redis_url: str, tm
         workers = await server.workers()
         for content, said in (
             ("nonsense", "workers are not swapped: database_url cannot have the value given by"),
-            ("postgresql://nobody@127.0.0.1:1/books", "which stays: its successor ended: Postgres cannot be reached"),
+            (
+                "postgresql://nobody@127.0.0.1:1/books",
+                "which keeps running: its successor ended: Postgres cannot be reached",
+            ),
         ):
             file.write_text(content)
             server.kill(signal.SIGHUP)
