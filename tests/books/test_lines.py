@@ -173,7 +173,7 @@ def test_forms(data: bytes) -> None:
         pytest.param(GOOD.replace(b"5", b"true"), "line 1: amount: ", id="true as a number"),
         pytest.param(GOOD.replace(b"5", b'5,"amount":6'), "line 1: amount: the field is repeated", id="a member twice"),
         pytest.param(
-            GOOD.replace(b"5", b'5,"amout":6'), "line 1: amout: the field is not known", id="a member there is not"
+            GOOD.replace(b"5", b'5,"amout":6'), "line 1: amout: the field is unknown", id="a member there is not"
         ),
         pytest.param(GOOD.replace(b'"k"', b'"k\\u0000"'), "line 1: key: ", id="a NUL as an escape"),
         pytest.param(GOOD.replace(b"5", b'5,"kind":"gift"'), "line 1: kind: ", id="a kind there is not"),
