@@ -2,15 +2,18 @@
 
 import asyncio
 import itertools
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
+from typing import NamedTuple, TypeVar
 
 from tests.support.books import verdict
 from tests.support.client import Answer, Client
 from tests.support.history import History
 
-# Times that a transfer is sent: on a machine busy with other tests some may wait too long for a place.
+# Times that a request is sent: on a machine busy with other tests some may wait too long for a place.
 SENT_MAX = 10
+
+Sent = TypeVar("Sent", Answer, Answer | None)
 
 
 class Crowd(NamedTuple):
@@ -36,13 +39,7 @@ class Crowd(NamedTuple):
         return [definite(answer) for answer in answers]
 
     async def _send(self, client: Client, transfer: tuple[str, str, str, int]) -> Answer | None:
-        """Send a transfer, and again while there is no place for it."""
-        answer = await self.history.transfer(client, *transfer)
-        for _ in range(SENT_MAX - 1):
-            if answer is None or answer.status != 503 or answer.code != "overloaded":
-                break
-            answer = await self.history.transfer(client, *transfer)
-        return answer
+        return await placed(partial(self.history.transfer, client, *transfer))
 
 
 def definite(answer: Answer | None) -> Answer:
@@ -50,3 +47,17 @@ def definite(answer: Answer | None) -> Answer:
     assert answer is not None
     assert verdict(answer) in ("posted", "refused", "reused"), answer
     return answer
+
+
+async def placed(send: Callable[[], Awaitable[Sent]]) -> Sent:
+    """Send a request, and again while there is no place for it: nothing has been done then."""
+    answer = await send()
+    for _ in range(SENT_MAX - 1):
+        if not _overloaded(answer):
+            break
+        answer = await send()
+    return answer
+
+
+def _overloaded(answer: Answer | None) -> bool:
+    return answer is not None and answer.status == 503 and answer.code == "overloaded"
