@@ -32,7 +32,7 @@ CLIENTS = 24
 # The numbers of those that ask on the admin port, as balancers do: with a connection kept, and with one each time.
 OPERATORS = (0, 2)
 # Seconds a client lets pass between two requests, at most.
-PAUSE_SECONDS = 0.3
+PAUSE_SECONDS = 0.15
 # Seconds in which a worker is replaced on a machine busy with other tests.
 REPLACED_SECONDS = 30.0
 
