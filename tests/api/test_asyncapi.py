@@ -8,9 +8,7 @@ from tests.support.service import Service
 
 
 async def test_the_document(service: Service) -> None:
-    """
-    The document needs no key, is the same at every start, has a message for each type, and its references resolve.
-    """
+    """The document needs no key, is the same at every start, covers every type, and all its references resolve."""
     async with service.session.get(f"{service.url}/asyncapi.json") as answer:
         assert (answer.status, answer.content_type) == (200, "application/json")
         body = await answer.read()
