@@ -70,7 +70,7 @@ async def test_only_money_that_moved_is_on_the_statement(books: Client) -> None:
 
 
 async def test_a_statement_adds_up(books: Client) -> None:
-    """Entries come newest first, without gaps in their versions, and each balance is the sum of all amounts up to it."""
+    """Entries come newest first, without gaps in the versions, and each balance is the sum of all amounts up to it."""
     for number in range(1, 15):
         await books.transfer("alice", "bob", number % 7 + 1)
         await books.transfer("bob", "alice", 1)
