@@ -232,7 +232,7 @@ async def slow(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Slow]:
 async def test_a_large_one_starves_nobody(
     books: Client, service: Service, ledger: str, slow: Slow, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A trial balance uses no admission slot and no pooled connection; each ledger makes one at a time, others wait."""
+    """A trial balance takes no place and no pooled connection; each ledger makes one at a time, and others wait."""
     monkeypatch.setattr(reports, "REPORT_WAITERS_MAX", 2)
     assert service.app is not None
     app = service.app
