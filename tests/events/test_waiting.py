@@ -209,7 +209,7 @@ async def test_nothing_came(pair: tuple[Service, Service], reader: Client) -> No
 async def test_a_crowd_costs_nearly_nothing(
     pair: tuple[Service, Service], reader: Client, writer: Client, reads: Counter[str]
 ) -> None:
-    """Five thousand wait without admission slots or connections and share looks and reads; one more is refused."""
+    """Five thousand wait without places or connections, and share looks and reads; one more is refused."""
     app = app_of(pair[0])
     asked = request("GET", "/v1/events?after=2&wait=30", token=reader.token)
     async with AsyncExitStack() as stack:

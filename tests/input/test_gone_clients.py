@@ -95,7 +95,7 @@ async def test_gone_while_the_gate_is_asked(hot: Hot, reset: bool) -> None:
 async def test_gone_while_waiting_for_a_place(
     hot: Hot, monkeypatch: pytest.MonkeyPatch, reset: bool, whole: bool
 ) -> None:
-    """A client that disconnects while it waits for admission is not served; the next one gets its slot."""
+    """A client that disconnects while it waits for a place is not served; the next one gets the place."""
     monkeypatch.setattr(admission, "RUNNING_MAX", 1)
     monkeypatch.setattr(admission, "WAIT_SECONDS", 60.0)
     keys = [new_key() for _ in range(3)]

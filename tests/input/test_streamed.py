@@ -217,7 +217,7 @@ async def stuck(hot: Hot, wire: Wire, data: bytes, pages_read: list[int]) -> Non
 
 
 async def test_what_is_not_taken_is_not_read(client: Client, hot: Hot, pages_read: list[int]) -> None:
-    """For a client that does not read, few pages are made; it holds no connection or slot, and delays no one."""
+    """For a client that does not read, few pages are made; it holds no connection or place, and delays no one."""
     async with tight(hot.service) as wire:
         await stuck(hot, wire, ask(client), pages_read)
         assert len(pages_read) * statements.PAGE_ENTRIES < ENTRIES
