@@ -148,7 +148,7 @@ async def test_the_list_has_pages(client: Client) -> None:
 
 
 async def test_a_change_names_what_it_changes(client: Client) -> None:
-    """Omitted fields stay unchanged, and null resets a field to the service's default."""
+    """Omitted fields stay unchanged, and null removes a key's own value."""
     key = await make(client, description="one", rate="5/min", burst=9, accounts=["a:"], expires_at=LATER)
     path = f"{KEYS}/{key['id']}"
     expected = without_token(key)

@@ -74,7 +74,7 @@ async def test_a_hold_lives_as_long_as_asked(funded: Client, seconds: int) -> No
 
 
 async def test_captures_move_what_was_reserved(funded: Client) -> None:
-    """Several captures take parts of a hold; the last one takes the rest, and alice's available amount never rises."""
+    """Several captures take parts of a hold; the last takes the rest, and alice's available amount never changes."""
     parent = await held(funded, 30)
     first = await followed(funded, "capture", parent, amount=10, release_rest=False)
     shown = ("kind", "state", "parent", "source", "destination", "amount", "currency")

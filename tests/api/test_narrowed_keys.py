@@ -383,7 +383,7 @@ async def test_keys_within_keys(part: Part) -> None:
 
 
 async def test_a_key_that_was_known_to_see_more(part: Part) -> None:
-    """Creating a key or an endpoint is checked against the stored key, even if a worker read the key just before."""
+    """Writes of keys and endpoints are checked against the stored key, even if a worker read the key just before."""
     webhook = {"url": NOBODY}
     for change, status, code in (
         (("PATCH", {"accounts": ["shop:"]}), 403, "forbidden"),

@@ -50,7 +50,7 @@ async def test_links(anybody: Client) -> None:
 
 @pytest.mark.parametrize("path", ["/", "/problems", "/problems/insufficient_funds"])
 async def test_in_a_browser(service: Service, chromium: Chromium, path: str) -> None:
-    """The page makes one request, none to another host, logs no error, and is no wider than a phone."""
+    """A page makes one request, none to another host, logs no error, and is no wider than a phone."""
     async with chromium.page(service.url, size=(400, 800)) as watched:
         await watched.page.goto(service.url + path)
         assert await watched.page.evaluate("document.documentElement.scrollWidth") <= 400

@@ -192,7 +192,7 @@ async def test_a_key_in_a_file(books: Shell, tmp_path: Path) -> None:
 
 
 async def test_a_role_that_may_not(service: Service, ledger: str, books: Shell) -> None:
-    """A missing role has the exit code of a usage error, not of a refusal by the ledger."""
+    """A missing role has the exit code of a command not carried out, not of a refusal by the ledger."""
     reader = Shell(service.url, str((await service.client(ledger, "read")).token))
     end = await reader.run("pay", "world", "alice", "1", "EUR")
     assert (end.code, end.err.split()[1]) == (2, "forbidden")

@@ -170,7 +170,7 @@ async def test_what_is_told_in_the_end(row: Row, losing: Caller, proxy: Lossy, b
 async def test_what_has_no_key(
     asked: Callable[[Any], Any], posts: str, attempts: int, losing: Caller, proxy: Lossy
 ) -> None:
-    """A write without a key is not sent again, and a changed version does not show who changed it."""
+    """A write that could be done twice is not sent again; after a retry, a 412 leaves the outcome unknown."""
     proxy.script([posts])
     with pytest.raises(OutcomeUnknownError) as caught:
         await losing(asked)

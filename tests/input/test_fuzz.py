@@ -43,7 +43,7 @@ def quiet() -> Iterator[None]:
 
 
 async def send(book: Book, place: Place, body: bytes) -> int:
-    """Send a body to a place and return the status; an error must be a problem, and a 400 must bind no key."""
+    """Send a body to a place and return the status; an error must be a problem, and 400, 413 and 415 bind no key."""
     key = new_key()
     answer = await place.send(book.client, body, key)
     assert answer.status < 500, (place.name, body, answer)

@@ -64,7 +64,7 @@ async def test_gone_while_the_posting_runs(hot: Hot, reset: bool) -> None:
         await wire.send(hot.post(key) + hot.post(behind))
         await until(partial(somebody_waits, database_url))
         await leave(wire, hot, reset=reset)
-        # The posting waits for the locked account, and no longer counts for admission.
+        # The posting waits for the locked account, without a place.
         await hot.counted()
         assert len(hot.server.pipeline.running) == 1
     await hot.quiet()

@@ -598,7 +598,7 @@ async def test_a_part_of_a_head_is_never_taken_for_a_request(hot: Hot, repeated:
 async def test_a_request_may_come_with_its_connection(
     hot: Hot, repeated: list[str], monkeypatch: pytest.MonkeyPatch, cut: int | None
 ) -> None:
-    """Data may arrive before aiohttp's task starts, as under uvloop: a whole head is remembered, a part is not."""
+    """If a whole request arrives before aiohttp's task starts, as under uvloop, later heads are recognized."""
     made = Connection.connection_made
 
     def made_with_request(self: Connection, transport: asyncio.BaseTransport) -> None:

@@ -197,7 +197,7 @@ async def test_a_part_of_a_request_is_never_taken_for_one(hot: Hot) -> None:
         await wires[1].send(body[: -len(inner)])
         await until(lambda: hot.counts()[3] == 2)
         await wires[1].send(inner)
-        # A request line is not a valid header field, so the refusal of the first needs an anonymous place.
+        # The first is refused for its repeated fields, as a request without a key.
         await until(lambda: hot.server.pipeline.callers.admission.reads == 1)
         assert waiting_unread(hot) == 0
         hot.resume()

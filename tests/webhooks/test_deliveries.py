@@ -314,7 +314,7 @@ async def test_a_replay_under_way(admin: Client, delivering: Delivering) -> None
 
 
 async def test_two_at_once(admin: Client, delivering: Delivering) -> None:
-    """Two processes that both act as leader send an event at most twice, and lose none."""
+    """Two processes that both act as leader lose no event, and list a failed one once."""
     async with receiving(fails_at(7)) as receiver:
         made = await make(admin, receiver.url())
         async with delivering(), delivering():
