@@ -1,4 +1,4 @@
-"""`tallystick keys` against a server, and when it is the database that it works on."""
+"""`tallystick keys` against a server, and when it uses the database instead."""
 
 import re
 
@@ -13,19 +13,19 @@ TOKEN = re.compile(r"tsk_[0-9a-f]{1,16}_(?P<id>[0-9a-f]{16})_[0-9a-f]{72}\n")
 
 
 async def made(shell: Shell, *words: str) -> tuple[str, str]:
-    """Make a key and return its token and its public id: the token is printed alone."""
+    """Create a key and return its token and public id, after checking that only the token was printed."""
     match = TOKEN.fullmatch(await shell.done("keys", "create", *words))
     assert match is not None
     return match[0].strip(), match["id"]
 
 
 async def status(service: Service, token: str) -> int:
-    """Return how a server answers a key."""
+    """Return the status of a request with a key."""
     return (await Client(service.session, service.url, token).get("/v1/accounts")).status
 
 
 async def test_keys_of_a_server(shell: Shell, service: Service) -> None:
-    """An administrator makes, lists, changes, rotates and revokes keys without the database."""
+    """An administrator creates, lists, changes, rotates and revokes keys without the database."""
     words = ("--role", "read", "--rate", "5/min", "--burst", "9", "--description", "for Köln", "--accounts", "a:,b:")
     token, key_id = await made(shell, *words, "--expires", "2999-01-01")
     assert await status(service, token) == 200
@@ -34,7 +34,7 @@ async def test_keys_of_a_server(shell: Shell, service: Service) -> None:
     lines = (await shell.done("keys", "list")).splitlines()
     assert lines[0].split("  ")[0] == "ID"
     assert re.search(rf"^{key_id}  read .* expires 2999-01-01T00:00:00Z  for Köln$", lines[1])
-    # Named whole, it is not sent as it is.
+    # A whole token names its key too, and only its id is sent.
     for name in (key_id, token):
         changed = await shell.json("keys", "limit", name, "--rate", "default", "--expires", "default", "--burst", "8")
         assert (changed["rate"], changed["burst"], changed["expires_at"]) == (None, 8, None)
@@ -61,7 +61,7 @@ REFUSED = [
 
 @pytest.mark.parametrize(("words", "code", "sentence"), REFUSED)
 async def test_refused(shell: Shell, words: tuple[str, ...], code: int, sentence: str) -> None:
-    """What a server refuses is refused in its words, and no key is made."""
+    """A refusal is shown with the server's code or a reason, and no key is created."""
     end = await shell.run("keys", *words)
     assert (end.code, end.out) == (code, "")
     assert end.err.startswith(f"tallystick: {sentence}"), end
@@ -69,7 +69,7 @@ async def test_refused(shell: Shell, words: tuple[str, ...], code: int, sentence
 
 
 async def test_server_or_database(shell: Shell, database_url: str) -> None:
-    """A named ledger or data directory is in the database, whatever the environment holds; both at once is a slip."""
+    """`--ledger` and `--data-dir` select the database, whatever the environment says; with `--url` they are refused."""
     at = {"database_url": database_url, "redis_url": NO_REDIS}
     named = await shell.run("keys", "create", "--ledger", "elsewhere", "--role", "read", **at)
     assert (named.code, named.err) == (0, "")
@@ -90,7 +90,7 @@ async def test_server_or_database(shell: Shell, database_url: str) -> None:
 
 
 async def test_only_administrators(service: Service, ledger: str) -> None:
-    """A key that only writes knows of no keys."""
+    """A key below the role admin cannot list keys."""
     writer = Shell(service.url, str((await service.client(ledger, "write")).token))
     end = await writer.run("keys", "list")
     assert (end.code, end.err.split()[1]) == (2, "forbidden")
