@@ -31,7 +31,7 @@ def connect_redis(settings: Settings, tallies: Tallies) -> "Redis":
         return connect(settings.redis_url, settings.redis_timeout_ms / 1000, tallies.batches["redis"])
     except (ValueError, TypeError, RedisError):
         # The driver's message may hold a piece of the password.
-        text = "behind its ? is an option that there is not, or one that cannot have that value"
+        text = "an option after its ? is unknown or has an invalid value"
         raise SettingsError(f"redis_url: {text}") from None
 
 

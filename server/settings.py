@@ -106,69 +106,74 @@ class Help(NamedTuple):
 
 HELP: Final[Mapping[str, Help]] = {
     "host": Help("Address to listen on."),
-    "port": Help("TCP port to listen on; 0 takes a free one."),
-    "admin_host": Help("Address to listen on for operators; it asks for no key, so keep it private."),
-    "admin_port": Help("TCP port of /livez and /readyz of the whole server, for operators; 0 takes a free one."),
-    "workers": Help(f"Worker processes: 1 to {WORKERS_MAX}, or auto for one a usable processor."),
+    "port": Help("TCP port to listen on; 0 picks a free one."),
+    "admin_host": Help("Address of the admin port, for operators; requests there need no key, so keep it private."),
+    "admin_port": Help("TCP port of /livez and /readyz of the whole server, for operators; 0 picks a free one."),
+    "workers": Help(f"Worker processes: 1 to {WORKERS_MAX}, or auto for one per usable processor."),
     "background": Help(
-        "Whether a background process runs beside the workers: true, or false where `tallystick background` is run."
+        "Whether `serve` runs a background process beside the workers: true, or false if `tallystick background` runs "
+        "elsewhere."
     ),
-    "console": Help("Whether operators have a console in the browser, at /console of the admin port: true or false."),
+    "console": Help("Whether operators have a console in the browser, at /console on the admin port: true or false."),
     "console_token": Help(
-        "Token of the console: 32 to 128 letters, digits, - and _. Not set, `serve` makes one at each start and "
-        "prints it on a terminal, or keeps it in console.token beside the embedded servers; without either there is no "
-        "console.",
+        "Token of the console: 32 to 128 letters, digits, - and _. If it is not set, `serve` makes a new one at each "
+        "start and prints it on a terminal, or else writes it to console.token in the folder of the embedded servers. "
+        "With neither a terminal nor embedded servers there is no console.",
         secret=True,
     ),
     "data_dir": Help("Folder of the embedded servers, used when an address below is not set."),
     "database_url": Help(
-        "Address of PostgreSQL, postgresql://user:password@host:port/database, special characters in it as %XX; "
-        "several hosts and target_session_attrs=read-write for failover.",
+        "Address of PostgreSQL: postgresql://user:password@host:port/database, with special characters as %XX; for "
+        "failover, name several hosts and add ?target_session_attrs=read-write.",
         secret=True,
     ),
     "redis_url": Help(
-        "Address of Redis or Valkey: redis://, rediss:// or unix://; with ?cluster=true a cluster's.", secret=True
+        "Address of Redis or Valkey: redis://, rediss:// or unix://; add ?cluster=true for a cluster.", secret=True
     ),
-    "redis_timeout_ms": Help("Milliseconds in which Redis must answer; past them a request goes on without it."),
+    "redis_timeout_ms": Help("Milliseconds that Redis has to answer; after that a request goes on without it."),
     "replay_seconds": Help(
         "Seconds for which Redis keeps the answers of finished transfers for retries; PostgreSQL keeps them for ever."
     ),
-    "posting_connections": Help("Connections to PostgreSQL that post transfers, for each worker."),
-    "reading_connections": Help("Connections to PostgreSQL that read, for each worker."),
+    "posting_connections": Help("Connections to PostgreSQL for posting transfers, per worker."),
+    "reading_connections": Help("Connections to PostgreSQL for reading, per worker."),
     "rate": Help("Requests that a key without a limit of its own may make: N/s, N/min, N/h or N/day."),
-    "burst": Help("Requests that such a key may make at once."),
-    "ledger_rate": Help("Requests that all keys of a ledger may make together; not limited when not set."),
-    "ledger_burst": Help("Requests that they may make at once."),
-    "concurrency": Help("Requests that one key may have running at once in one worker."),
-    "auth_failure_rate": Help("Failed authentications that one network address may have: N/s, N/min, N/h or N/day."),
-    "auth_failure_burst": Help("Failed authentications that it may have at once."),
-    "anonymous_rate": Help(
-        "Other requests without a key that one network address may make, health excepted: N/s, N/min, N/h or N/day."
+    "burst": Help("Requests that a key without a limit of its own may make at once."),
+    "ledger_rate": Help(
+        "Requests that all keys of a ledger may make together: N/s, N/min, N/h or N/day; no limit if not set."
     ),
-    "anonymous_burst": Help("Requests without a key that it may make at once."),
+    "ledger_burst": Help("Requests that all keys of a ledger may make together at once."),
+    "concurrency": Help("Requests that one key may have running at once in one worker."),
+    "auth_failure_rate": Help("Failed authentications allowed per network address: N/s, N/min, N/h or N/day."),
+    "auth_failure_burst": Help("Failed authentications allowed per network address at once."),
+    "anonymous_rate": Help(
+        "Other requests without a key allowed per network address, except for health: N/s, N/min, N/h or N/day."
+    ),
+    "anonymous_burst": Help("Other requests without a key allowed per network address at once."),
     "trusted_proxies": Help(
-        "Proxies whose X-Forwarded-For is believed: addresses and networks as 10.0.0.0/8, separated by commas."
+        "Proxies whose X-Forwarded-For is trusted: addresses and networks such as 10.0.0.0/8, separated by commas."
     ),
     "cors_origins": Help(
-        "Origins whose pages may read answers, as https://app.example.com, separated by commas; * is not taken."
+        "Origins whose pages may read answers, such as https://app.example.com, separated by commas; * is not allowed."
     ),
     "webhook_key": Help(
-        "Keys that secrets of webhooks are encrypted under, each 32 bytes in URL-safe base64, separated by commas: the "
-        "first encrypts, all decrypt. The embedded servers have one; without one there are no webhooks.",
+        "Keys for encrypting the secrets of webhooks, each 32 bytes in URL-safe base64, separated by commas: the first "
+        "encrypts, all decrypt. The embedded servers have one; without one there are no webhooks.",
         secret=True,
     ),
     "webhook_private_networks": Help(
-        "Networks that are no part of the public internet and may be sent webhooks all the same, and without TLS: "
-        "addresses and networks as 10.0.0.0/8, separated by commas."
+        "Networks outside the public internet that may still be sent webhooks, even without TLS: addresses and "
+        "networks such as 10.0.0.0/8, separated by commas."
     ),
-    "log_level": Help("Least level that is logged: debug, info, warning or error."),
-    "slow_ms": Help("Milliseconds past which a request, or a statement in PostgreSQL, is logged."),
-    "log_sample": Help("One in so many of the other requests is logged too; 0 for none."),
+    "log_level": Help("Lowest level that is logged: debug, info, warning or error."),
+    "slow_ms": Help(
+        "A request, or a statement in PostgreSQL, is logged if it takes longer than this many milliseconds."
+    ),
+    "log_sample": Help("One in this many of the other requests is logged too; 0 for none."),
     "otel_endpoint": Help(
-        "Address of a collector that takes traces by OTLP over HTTP, such as http://localhost:4318; none when not set. "
-        "Needs the packages of tallystick[otel]."
+        "Address of a collector that takes traces by OTLP over HTTP, such as http://localhost:4318; no traces if not "
+        "set. Needs the packages of tallystick[otel]."
     ),
-    "otel_sample": Help("One in so many requests whose callers do not say by traceparent is traced; 0 for none."),
+    "otel_sample": Help("One in this many requests without a traceparent is traced; 0 for none."),
     "failpoints": Help(
         "For tests only: where this process fails on purpose, as NAME=kill|raise|stall[@N],...; "
         f"names are {', '.join(FAILPOINT_NAMES)}."
@@ -250,7 +255,7 @@ def _read_variable(variable: str, text: str) -> tuple[str, str, str | None]:
             return file_name, variable, None
         return file_name, f"{variable}={path}", _read_file(variable, path)
     known = ", ".join(PREFIX + field.upper() for field in Settings.__struct_fields__)
-    raise SettingsError(f"unknown setting {variable}; known are {known}, each also with {FILE_SUFFIX}")
+    raise SettingsError(f"unknown setting {variable}; the settings are {known}, each also with {FILE_SUFFIX}")
 
 
 def _read_file(variable: str, path: str) -> str:

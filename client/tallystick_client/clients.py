@@ -142,5 +142,5 @@ class AsyncTallystick(Client[AsyncDriver]):
 
 def _rules(deadline_seconds: float) -> Rules:
     if not 0 < deadline_seconds < math.inf:
-        raise ValueError("a deadline is a number of seconds above 0")
+        raise ValueError("a deadline must be a number of seconds above 0")
     return Rules(deadline_seconds)

@@ -82,12 +82,12 @@ class Driver:
         except httpx.InvalidURL as error:
             raise ValueError(f"the URL of a server is not valid: {error}") from None
         if parts.userinfo:
-            raise ValueError("the URL of a server holds no user and no password")
+            raise ValueError("the URL of a server must not contain a user or a password")
         whole = parts.scheme in ("http", "https") and parts.host and 0 <= (parts.port or 0) <= PORT_MAX
         if not whole or parts.query or parts.fragment:
-            raise ValueError("the URL of a server looks like https://ledger.example.com")
+            raise ValueError("the URL of a server must look like https://ledger.example.com")
         if not api_key or not api_key.isascii() or not api_key.isprintable() or " " in api_key:
-            raise ValueError("an API key is visible ASCII characters")
+            raise ValueError("an API key must have only visible ASCII characters")
         self.url = url.rstrip("/")
         self.rules = rules
         self._headers = {
@@ -143,7 +143,7 @@ class Body:
         if self._size > ANSWER_BYTES_MAX:
             raise httpx.ReadError(f"the answer has more than {ANSWER_BYTES_MAX} bytes")
         if self._left.is_over:
-            raise httpx.ReadTimeout("the answer did not come whole in time")
+            raise httpx.ReadTimeout("the answer was not complete in time")
 
     @property
     def whole(self) -> bytes:

@@ -69,7 +69,7 @@ class Lines:
         """
         *lines, self._rest = (self._rest + piece).split(b"\n")
         if len(self._rest) > LINE_BYTES_MAX:
-            raise ValueError("a line has no end")
+            raise ValueError("a line is too long")
         found: list[Event | int] = []
         for line in lines:
             name, _, value = line.removesuffix(b"\r").partition(b":")
@@ -147,11 +147,11 @@ class Following:
             if isinstance(piece, Broken):
                 return None if of_use else Failed(UnavailableError(piece.reason), again=True)
             if not piece:
-                return None if of_use else Failed(UnavailableError("the stream has ended at once"), again=True)
+                return None if of_use else Failed(UnavailableError("the stream ended before anything came"), again=True)
             try:
                 found = lines.take(piece)
             except (ValueError, msgspec.DecodeError) as error:
-                return Failed(UnavailableError(f"what came is no stream of events: {error}"), again=True)
+                return Failed(UnavailableError(f"the server did not send a stream of events: {error}"), again=True)
             self._heard_at, self._retry_seconds = self._clock(), lines.retry_seconds
             for each in found:
                 of_use = True
@@ -188,7 +188,7 @@ class Following:
 def _failed(judged: Done[Any] | Failed[Any]) -> Failed[Any]:
     if isinstance(judged, Failed):
         return judged
-    return Failed(UnavailableError("the stream was answered with something else"), again=True)
+    return Failed(UnavailableError("the server answered with something other than a stream"), again=True)
 
 
 def _check(failed: Failed[Any], *, final: bool) -> None:

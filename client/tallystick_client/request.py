@@ -122,7 +122,7 @@ def checked_key(key: str) -> str:
         ValueError: It is not.
     """
     if not _KEY.fullmatch(key):
-        raise ValueError("an idempotency key is 1 to 255 visible ASCII characters")
+        raise ValueError("an idempotency key must have 1 to 255 visible ASCII characters")
     return key
 
 
@@ -136,9 +136,9 @@ def segment(name: str) -> str:
         ValueError: It is empty, which would make a different path.
     """
     if not isinstance(name, str):
-        raise TypeError(f"an id is a text, not {type(name).__name__}")
+        raise TypeError(f"an id must be a str, not {type(name).__name__}")
     if not name:
-        raise ValueError("an id is empty")
+        raise ValueError("an id must not be empty")
     # A segment of dots alone would mean a step upwards.
     return quote(name, safe="") if name.strip(".") else name.replace(".", "%2E")
 

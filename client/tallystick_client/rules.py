@@ -199,7 +199,7 @@ def judge(request: Request[T], heard: Answer | Broken) -> Done[T] | Failed[T]:
         return _success(request, heard)
     problem = _problem(heard)
     if problem is None:
-        reason = f"{request} was answered {heard.status} with a part of a problem"
+        reason = f"{request} was answered {heard.status} with an incomplete problem"
         return Failed(UnavailableError(reason), again=True, unknown=writes)
     asked = _asked_seconds(problem, heard.headers)
     if problem.outcome == "refused":
@@ -218,7 +218,7 @@ def _success(request: Request[T], heard: Answer) -> Done[T] | Failed[T]:
         if request.repeat is Repeat.READ and "json" not in media_type:
             return Failed(AddressError(f"{request} was answered {heard.status} with {media_type}"))
         reason = (
-            f"{request} was answered {heard.status} with what is no answer of Tallystick, or a part of one: {error}"
+            f"{request} was answered {heard.status} with something that is not a complete answer of Tallystick: {error}"
         )
         return Failed(UnavailableError(reason), again=True, unknown=request.repeat is not Repeat.READ)
     if isinstance(value, Results):
@@ -313,7 +313,7 @@ def _problem(heard: Answer) -> Problem | None:
     except msgspec.DecodeError:
         if "json" in heard.headers.get("content-type", ""):
             return None
-    detail = "The answer is no problem of Tallystick; something between has given it."
+    detail = "The answer does not come from Tallystick, but from something in between."
     if 300 <= heard.status < 400:
         detail = f"Redirects are not followed; this one leads to {heard.headers.get('location', 'nowhere')}."
     return Problem(status=heard.status, detail=detail)

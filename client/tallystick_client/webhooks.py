@@ -54,11 +54,11 @@ def verify_webhook(
     signatures = named.get("webhook-signature", "").split(" ")[:_SIGNATURES_MAX]
     # Check all signatures, so that the time taken reveals nothing.
     if not sum(hmac.compare_digest(expected, signature.encode()) for signature in signatures):
-        raise WebhookError("no signature is that of this secret")
+        raise WebhookError("no signature matches this secret")
     try:
         return msgspec.json.decode(content, type=Event)
     except msgspec.DecodeError as error:
-        raise WebhookError(f"the body is no event: {error}") from None
+        raise WebhookError(f"the body is not an event: {error}") from None
 
 
 def _key(secret: str) -> bytes:
@@ -67,5 +67,5 @@ def _key(secret: str) -> bytes:
     except (binascii.Error, ValueError):
         key = b""
     if not key:
-        raise ValueError("a secret is whsec_ and base64")
+        raise ValueError("a secret must be whsec_ followed by base64")
     return key

@@ -16,16 +16,18 @@ def add_commands(commands: Commands, words: Sequence[str] | None = None) -> None
     """Add the commands; those that take long to load are added only if *words* name them."""
     place = data_place()
     _add_serving(commands, place)
-    commands.add("migrate", "bring the database to the state this program needs", operate, place)
+    commands.add("migrate", "migrate the database to the schema that this version needs", operate, place)
     sinks.add_commands(commands, place, operate, words)
-    text = "prove that the books add up; exit code 1 when they do not"
+    text = "check that the books add up; exit code 1 if they do not"
     command = commands.add("audit", text, operate, place, listing())
     command.add_argument("--ledger", help="only this ledger")
     command.add_argument(
-        "--metrics", metavar="FILE", help="write the outcome for a Prometheus node exporter, NAME.prom"
+        "--metrics",
+        metavar="FILE",
+        help="also write the outcome to this file, NAME.prom, for the Prometheus node exporter",
     )
     _add_books(commands, place)
-    text = "check what start-up asserts and say what to do; exit code 1 when there is a fault"
+    text = "check program, machine, stores and webhooks, and say how to fix each fault; exit code 1 if there is one"
     commands.add("doctor", text, operate, place, listing())
     commands.add("config", "show every setting, its value and where it came from", _config, place, listing())
 
@@ -50,34 +52,36 @@ def _add_serving(commands: Commands, place: Parser) -> None:
     command = commands.add("serve", text, _serve, place)
     command.add_argument("--host", help="address to listen on (default: 127.0.0.1)")
     command.add_argument("--port", help="TCP port to listen on, 0 for a free one (default: 8080)")
-    command.add_argument("--admin-host", help="address to answer operators on (default: 127.0.0.1)")
+    command.add_argument("--admin-host", help="address of the admin port, for operators (default: 127.0.0.1)")
     command.add_argument(
         "--admin-port", help="TCP port of /livez and /readyz for operators, 0 for a free one (default: 8081)"
     )
-    command.add_argument("--workers", help="worker processes: a number, or auto for one a processor (default: auto)")
+    command.add_argument("--workers", help="worker processes: a number, or auto for one per processor (default: auto)")
     command.add_argument(
         "--background",
         action=argparse.BooleanOptionalAction,
-        help="whether a background process runs beside the workers (default: it does)",
+        help="whether a background process runs beside the workers (default: yes)",
     )
-    text = "do the background work of servers with --no-background, until SIGTERM or Ctrl-C; one of several leads"
+    text = (
+        "do the background work of servers run with --no-background, until SIGTERM or Ctrl-C; if several run, one leads"
+    )
     command = commands.add("background", text, _background)
-    command.add_argument("--admin-host", help="address to answer operators on (default: 127.0.0.1)")
+    command.add_argument("--admin-host", help="address of the admin port, for operators (default: 127.0.0.1)")
     command.add_argument("--admin-port", help="TCP port of /livez, /readyz and /metrics (default: a free one)")
 
 
 def _add_books(commands: Commands, place: Parser) -> None:
-    command = commands.add("export", "write the accounts and all that was posted of a ledger", operate, place)
+    command = commands.add("export", "write a ledger's accounts and postings", operate, place)
     command.add_argument("--ledger", required=True, help="name of the ledger")
-    formats = "a journal of hledger, or what import reads: CSV or JSON Lines"
+    formats = "an hledger journal, or what import reads: CSV or JSON Lines"
     command.add_argument("--format", required=True, choices=["hledger", "csv", "jsonl"], help=formats)
-    command.add_argument("--output", metavar="FILE", help="file to make or replace (default: standard output)")
-    command.add_argument("--from", dest="since", metavar="TIME", help="only what was posted from then on")
-    command.add_argument("--to", dest="until", metavar="TIME", help="only what was posted before then")
-    text = "post a file of CSV or JSON Lines into a ledger; run again, it goes on where it stopped"
+    command.add_argument("--output", metavar="FILE", help="file to create or replace (default: standard output)")
+    command.add_argument("--from", dest="since", metavar="TIME", help="only postings from this time on")
+    command.add_argument("--to", dest="until", metavar="TIME", help="only postings before this time")
+    text = "post a CSV or JSON Lines file into a ledger; when run again, it continues where it stopped"
     command = commands.add("import", text, operate, place)
-    command.add_argument("file", metavar="FILE", help="with the columns that export writes")
-    command.add_argument("--ledger", required=True, help="name of the ledger; made when it does not exist")
+    command.add_argument("file", metavar="FILE", help="file with the columns that export writes")
+    command.add_argument("--ledger", required=True, help="name of the ledger; created if it does not exist")
 
 
 def _reader(options: argparse.Namespace) -> "Callable[[], Loaded]":

@@ -9,7 +9,7 @@ from server.cli.words import Commands, Parser, Version
 from server.process.commands.exits import shown_codes
 
 EPILOG = """\
-Commands against a server (accounts, pay, transfers, idempotency-keys, balances, events, webhook-endpoints, keys) read
+Commands that call a server (accounts, pay, transfers, idempotency-keys, balances, events, webhook-endpoints, keys) read
 its address from TALLYSTICK_URL (default: http://127.0.0.1:8080) and their key from TALLYSTICK_API_KEY, or from the
 file that TALLYSTICK_API_KEY_FILE names.
 

@@ -73,5 +73,5 @@ class Commands:
 def listing() -> Parser:
     """Return the parent parser of commands that print for people or for programs."""
     parent = Parser(add_help=False)
-    parent.add_argument("--json", action="store_true", help="as JSON, for programs")
+    parent.add_argument("--json", action="store_true", help="print JSON, for programs")
     return parent

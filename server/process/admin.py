@@ -125,7 +125,7 @@ async def serve(settings: Settings, listener: socket.socket, channel: Channel[To
     try:
         async with open_console(settings, mirror) as console:
             runner = await answer_operators(Admin(mirror).routes(), listener, console.routes())
-            log.info("operators are answered at %s:%d", *listener.getsockname()[:2])
+            log.info("listening for operators at %s:%d", *listener.getsockname()[:2])
             channel.send(Serving())
             try:
                 if isinstance(await ending, Retire):

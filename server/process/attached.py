@@ -77,7 +77,7 @@ async def beat(channel: Channel[ToChild]) -> None:
 
 async def answer(channel: Channel[ToChild], readiness: "Readiness | None") -> None:
     """Tell the supervisor whether this process is ready; without *readiness* it is still starting."""
-    failures = ("it starts",) if readiness is None else await readiness.failures()
+    failures = ("it is starting",) if readiness is None else await readiness.failures()
     channel.send(Ready(failures))
 
 

@@ -139,7 +139,7 @@ class Child:
         self.began = self.last_message_at = asyncio.get_running_loop().time()
         self._channel.listen(self._handle, _do_nothing)
         if not self._channel.send(orders):
-            self.kill("it could not be told what to work with")
+            self.kill("its settings could not be sent to it")
 
     def send(self, message: ToChild) -> bool:
         """Send a message, and return whether the socket took all of it."""

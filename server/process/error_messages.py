@@ -40,4 +40,4 @@ def explain_fault(error: BaseException) -> str:
     frames = traceback.extract_tb(error.__traceback__)
     place = f" at {Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else ""
     fault = f"{type(error).__name__}{place}"
-    return f"a fault of this program ({fault}): report it with what is logged with TALLYSTICK_LOG_LEVEL=debug"
+    return f"a bug in this program ({fault}): report it with the log that TALLYSTICK_LOG_LEVEL=debug gives"

@@ -90,7 +90,7 @@ async def _without_faults(request: web.Request, handler: Handler) -> web.StreamR
         return json_response(400, {"status": 400, "detail": "The body cannot be read."})
     except Exception:
         log.exception("a request of an operator failed")
-        return json_response(500, {"status": 500, "detail": "An error of the server: its log says which."})
+        return json_response(500, {"status": 500, "detail": "An error in the server: its log has the details."})
 
 
 async def _add_headers(request: web.Request, response: web.StreamResponse) -> None:

@@ -310,12 +310,12 @@ class Supervisor:
         try:
             successor = self._start(slot, values, must_be_ready=is_ready)
         except OSError as error:
-            log.error("swapping stops at %s, which stays: %s", slot.program.name, error.strerror)
+            log.error("swapping stops at %s, which keeps running: %s", slot.program.name, error.strerror)
             return False
         await successor.served_or_ended.wait()
         if not successor.served:
             reason = successor.refusal or successor.killed_for or f"code {successor.process.returncode}"
-            log.error("swapping stops at %s, which stays: its successor ended: %s", slot.program.name, reason)
+            log.error("swapping stops at %s, which keeps running: its successor ended: %s", slot.program.name, reason)
             return False
         # These settings work, so children that are restarted later get them too.
         self._values = values

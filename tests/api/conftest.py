@@ -1,4 +1,4 @@
-"""A service whose books' clock tests may move."""
+"""Fixtures for a service whose ledger clock tests may move."""
 
 from collections.abc import AsyncIterator
 
@@ -12,19 +12,19 @@ from tests.support.service import Service, in_process
 
 @pytest.fixture(scope="session")
 async def timed_service(template: str, redis_url: str) -> AsyncIterator[Service]:
-    """A service on a database apart from that of all other tests, who live in the present."""
+    """A service on its own database: all other tests share one that stays in the present."""
     async with in_process(await create_database(template), redis_url) as running:
         yield running
 
 
 @pytest.fixture
 async def clock(timed_service: Service) -> AsyncIterator[BooksClock]:
-    """The clock of the books of `timed`."""
+    """The ledger clock of `timed`."""
     async with moved_clock(timed_service.database_url, timed_service.redis_url) as clock:
         yield clock
 
 
 @pytest.fixture
 async def timed(timed_service: Service, ledger: str, clock: BooksClock) -> Client:
-    """A client with an admin key of this test's ledger, where `clock` is the clock."""
+    """A client with an admin key for this test's ledger, whose time is `clock`."""
     return await timed_service.client(ledger)

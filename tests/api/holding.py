@@ -1,4 +1,4 @@
-"""Steps of tests of holds and of what follows them."""
+"""Steps for tests of holds, captures, voids and reversals."""
 
 from typing import Any
 
@@ -12,7 +12,7 @@ NO_ID = "00000000-0000-7000-8000-000000000000"
 
 
 async def hold(client: Client, amount: object, key: str | None = None, **fields: Any) -> Answer:
-    """Reserve money of alice for bob unless told otherwise."""
+    """Reserve money from alice for bob unless told otherwise."""
     sides = (str(fields.pop("source", "alice")), str(fields.pop("destination", "bob")))
     return await client.transfer(*sides, amount, key, hold=True, **fields)
 
@@ -25,7 +25,7 @@ async def held(client: Client, amount: object, key: str | None = None, **fields:
 
 
 async def paid(client: Client, amount: object, key: str | None = None, **fields: Any) -> str:
-    """Move money of alice to bob unless told otherwise, and return the id of the transfer."""
+    """Move money from alice to bob unless told otherwise, and return the id of the transfer."""
     sides = (str(fields.pop("source", "alice")), str(fields.pop("destination", "bob")))
     answer = await client.transfer(*sides, amount, key, **fields)
     assert answer.status == 201, answer
@@ -33,7 +33,7 @@ async def paid(client: Client, amount: object, key: str | None = None, **fields:
 
 
 async def follow(client: Client, kind: str, parent: str, key: str | None = None, **fields: Any) -> Answer:
-    """Capture, void or reverse a transfer, under a key of its own unless told otherwise."""
+    """Capture, void or reverse a transfer, under a new key unless told otherwise."""
     path = f"/v1/transfers/{parent}/{ACTIONS[kind]}"
     return await client.send("POST", path, fields, headers={"Idempotency-Key": key or new_key()})
 
@@ -47,10 +47,10 @@ async def followed(client: Client, kind: str, parent: str, key: str | None = Non
 
 async def followed_in_every_way(client: Client, kind: str, parent: str, parent_key: str, **fields: Any) -> list[Any]:
     """
-    Ask for the same under new keys: alone, in a bulk by id and by key, and in an atomic bulk.
+    Send the same follow-up under new keys: alone, in a bulk by id and by key, and in an atomic bulk.
 
     Returns:
-        Status, code and pointer of each; where one is answered 201, of that one alone.
+        Status, code and pointer of each answer, up to the first 201.
     """
     single = await follow(client, kind, parent, **fields)
     told = [(single.status, single.json.get("code"), pointer_of(single.json))]
@@ -65,14 +65,14 @@ async def followed_in_every_way(client: Client, kind: str, parent: str, parent_k
 
 
 def pointer_of(document: dict[str, Any]) -> str | None:
-    """Return the member of a request that its problem is about, an item's as that of a single one."""
+    """Return the member that a problem points to; an item's pointer is returned as a single request's."""
     errors = document.get("errors")
     pointer: str | None = errors[0]["pointer"] if errors else document.get("pointer")
     return pointer.removeprefix("/transfers/0") if pointer else pointer
 
 
 async def progress(client: Client, transfer: str) -> Any:
-    """Return what has become of a transfer: its hold (or None) without the expiry, and how much was reversed."""
+    """Return what became of a transfer: its hold (or None) without the expiry, and how much was reversed."""
     answer = await client.get(f"/v1/transfers/{transfer}")
     assert answer.status == 200, answer
     shown = answer.json["hold"]
@@ -90,7 +90,7 @@ async def figures(client: Client, account: str) -> tuple[int, int, int, int]:
 
 
 async def raw_follow(client: Client, kind: str, parent: str, raw: bytes, key: str) -> Answer:
-    """Send the very bytes of a capture, void or reversal."""
+    """Send a capture, void or reversal with exactly these bytes."""
     return await client.send(
         "POST", f"/v1/transfers/{parent}/{ACTIONS[kind]}", raw=raw, headers={"Idempotency-Key": key}
     )

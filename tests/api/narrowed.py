@@ -1,4 +1,4 @@
-"""A ledger of which a key sees a part: what lies within its prefixes, what does not, and transfers of each kind."""
+"""A ledger of which a key sees a part: accounts within its prefixes and others, and transfers of each kind."""
 
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -9,23 +9,23 @@ from tests.api.steps import order
 from tests.support.client import Answer, Client, new_key
 from tests.support.service import Service
 
-# How ids begin of the accounts that the key sees, and of others.
+# The prefixes of the accounts that the key sees, and the prefix of those that it does not.
 PREFIXES = ["shop:", "till:"]
 HIDDEN = "bank:"
-# Where a request's accounts lie: both within, one of them, none.
+# Which of a request's two accounts the key sees: both, one, none.
 CASES = ("inside", "mixed", "outside")
 SIDES = {"inside": ("shop:a", "till:b"), "mixed": ("shop:a", "bank:x"), "outside": ("bank:x", "bank:y")}
 
 
 class Part(NamedTuple):
-    """A ledger, and what it holds by the case that it is of."""
+    """A ledger, with its transfers and holds by case."""
 
     whole: Client
-    # The client whose key sees a part.
+    # The client whose key sees only a part.
     part: Client
     moved: Mapping[str, Any]
     held: Mapping[str, Any]
-    # The ids of API keys that a narrowed key may know of, and of others.
+    # The ids of API keys by case: those that a narrowed key may see, and others.
     api_keys: Mapping[str, str]
     webhook: str
 
@@ -38,7 +38,7 @@ async def narrowed(client: Client, accounts: list[str] | None, role: str = "admi
 
 
 async def make_part(service: Service, ledger: str) -> Part:
-    """Furnish a ledger and narrow a key to a part of it."""
+    """Fill a ledger and narrow a key to a part of it."""
     whole = await service.client(ledger)
     for account in ("shop:a", "till:b", "bank:x", "bank:y"):
         assert (await whole.open(account, floor=None, metadata={"owner": f"of {account}"})).status == 201
@@ -59,13 +59,13 @@ async def ask(
     client: Client, route: Route, case: str, part: Part, *, account: str | None = None, key: str | None = None
 ) -> Answer:
     """
-    Send the request of a route about accounts of a case.
+    Send a route's request about the accounts of a case.
 
     Args:
-        account, key: In the path, instead of those of the case.
+        account, key: Used in the path instead of those of the case.
     """
     source, destination = SIDES[case]
-    # Where a request is about one account: the other one of a mixed case is the hidden one.
+    # If the request names only one account, a mixed case uses the hidden one.
     account = account or {"inside": "shop:a", "mixed": "bank:x", "outside": "bank:y"}[case]
     name = route.path.partition("{id}")[0]
     found = part.moved if route.path.endswith("/reverse") or route.method == "GET" else part.held
@@ -108,7 +108,7 @@ async def ask(
 
 
 def outcome(answer: Answer) -> str:
-    """Return what came of a request in a word or two: of a bulk, what became of its item."""
+    """Return the status and problem code of an answer; for a bulk, those of its item."""
     document = answer.json if answer.headers["Content-Type"].endswith("json") else {}
     result = document["results"][0] if "results" in document else document if "replayed" in document else None
     problem = document if result is None else result.get("problem", {})

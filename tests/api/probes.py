@@ -1,4 +1,4 @@
-"""One good request for every route, made from the table of routes: a new route without one fails the tests."""
+"""One valid request for every route in the route table. A new route without one fails the tests."""
 
 import secrets
 from typing import Any, NamedTuple
@@ -12,7 +12,7 @@ from tests.support.client import Answer, Client, new_key
 
 
 class Names(NamedTuple):
-    """What requests name: an account, a transfer, its key and reference, a hold, a webhook endpoint, and an API key."""
+    """The names that requests use: account, transfer, its key and reference, hold, webhook endpoint, API key."""
 
     account: str
     transfer: str
@@ -23,18 +23,18 @@ class Names(NamedTuple):
     api_key: str
 
 
-# Where nobody listens.
+# Nothing listens at this address.
 NOBODY = "http://127.0.0.1:1/"
 
 
 def route_name(route: Route) -> str:
-    """Return how tests call a route."""
+    """Return the name that tests use for a route."""
     return f"{route.method} {route.path}"
 
 
 GUARDED = [route for route in ROUTES if route.role is not None]
 OPEN = [route for route in ROUTES if route.role is None]
-# Those about what a request names; the others are about its key or its ledger, or tell what has been relayed since.
+# Routes whose requests name a resource. The others concern the key or the ledger, or list relayed events.
 _NAMELESS = (
     *("/v1/ledger", "/v1/limits", "/v1/integrity", "/v1/events", "/v1/events/stream"),
     *("/v1/webhook-endpoints", "/v1/api-keys"),
@@ -68,7 +68,7 @@ def path_of(route: Route, names: Names) -> str:
 
 
 def body_of(route: Route, names: Names, key: str) -> Any:
-    """Return the body of a request to *route* that names *names*; None where it has none."""
+    """Return the body of a request to *route* that names *names*, or None if it has none."""
     if route.method == "GET":
         return None
     account = {"id": names.account, "currency": "EUR", "floor": None}
@@ -97,7 +97,7 @@ def body_of(route: Route, names: Names, key: str) -> Any:
 
 
 async def probe(client: Client, route: Route, names: Names, *, key: str | None = None, request_id: str = "") -> Answer:
-    """Send the request of a route, a transfer under *key* or a new one."""
+    """Send the request of a route. A transfer uses *key*, or a new key."""
     key = key or new_key()
     headers = {"Idempotency-Key": key} if route.method == "POST" and route.keyless is None else {}
     if request_id:
@@ -106,7 +106,7 @@ async def probe(client: Client, route: Route, names: Names, *, key: str | None =
 
 
 def new_names() -> Names:
-    """Return names that no ledger of any test has, all of one length, so that answers can be compared to the byte."""
+    """Return names that no test's ledger has, all of one length, so that answers can be compared byte for byte."""
     tag = secrets.token_hex(6)
     return Names(
         f"vault-{tag}", str(uuid4()), f"key-{tag}", f"ref-{tag}", str(uuid4()), str(uuid4()), secrets.token_hex(8)
@@ -114,7 +114,7 @@ def new_names() -> Names:
 
 
 async def furnish(client: Client, names: Names | None = None) -> Names:
-    """Put an account, a transfer, a hold, a webhook endpoint and an API key into a ledger and return their names."""
+    """Create an account, a transfer, a hold, a webhook endpoint and an API key in a ledger and return their names."""
     account, _, key, reference, *_ = names or new_names()
     assert (await client.open(account, floor=None)).status == 201
     assert (await client.open("other")).status == 201

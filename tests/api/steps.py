@@ -1,4 +1,4 @@
-"""Steps that the contract tests share: orders, bulks, locks held by somebody else, answers without their request id."""
+"""Steps that the contract tests share: orders, bulks, held locks, answers without their request id."""
 
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -18,7 +18,7 @@ def order(source: str = "alice", destination: str = "bob", amount: object = 10, 
 
 
 async def post(client: Client, body: object, key: str, path: str = "/v1/transfers") -> Answer:
-    """Post *body* (bytes as they are, anything else as JSON) under a key as it stands in the header."""
+    """Post *body* (bytes unchanged, anything else as JSON); *key* is the header's value as sent."""
     raw = body if isinstance(body, bytes) else orjson.dumps(body)
     return await client.send("POST", path, raw=raw, headers={"Idempotency-Key": key})
 
@@ -33,17 +33,17 @@ async def bulk(client: Client, items: Sequence[Mapping[str, object]], *, atomic:
 
 
 def codes(results: Sequence[Any]) -> list[str | int]:
-    """Return the code of each result's problem, or its status where it has none."""
+    """Return the code of each result's problem, or its status if it has no problem."""
     return [result["problem"]["code"] if "problem" in result else result["status"] for result in results]
 
 
 async def bound(client: Client, key: str) -> Answer:
-    """Ask what a key is bound to."""
+    """Ask which request a key is bound to."""
     return await client.get("/v1/idempotency-keys/" + quote(key, safe=""))
 
 
 def without_request_id(answer: Answer) -> tuple[int, dict[str, object]]:
-    """Return status and members of a problem, but for the id of the request."""
+    """Return status and members of a problem, without its request id."""
     document: dict[str, object] = answer.json
     assert document.pop("request_id")
     return answer.status, document
@@ -64,7 +64,7 @@ async def pages(client: Client, path: str, limit: int) -> list[list[Any]]:
 
 @asynccontextmanager
 async def lock_held(service: Service, account: str) -> AsyncIterator[asyncpg.Connection]:
-    """Hold the row of *account*, in every ledger that has one, so that postings to it wait; lend the connection."""
+    """Lock the row of *account* in every ledger that has one, so that postings to it wait; yield the connection."""
     holder = await asyncpg.connect(service.database_url)
     try:
         async with holder.transaction():
@@ -75,7 +75,7 @@ async def lock_held(service: Service, account: str) -> AsyncIterator[asyncpg.Con
 
 
 async def blocked(connection: asyncpg.Connection) -> list[int]:
-    """Return the processes of Postgres that wait for a lock."""
-    # Not pg_stat_activity: a transaction that has looked at it once sees it the same until its end.
+    """Return the ids of the PostgreSQL processes that wait for a lock."""
+    # Not pg_stat_activity: a transaction that has read it once sees the same rows until it ends.
     rows = await connection.fetch("SELECT DISTINCT pid FROM pg_locks WHERE NOT granted")
     return [row["pid"] for row in rows]

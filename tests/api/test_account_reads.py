@@ -7,7 +7,7 @@ from tests.support.client import Client
 
 
 async def test_an_entity_tag_is_the_version(client: Client) -> None:
-    """The tag follows every change of the account, and a reader who has it is told that nothing changed."""
+    """The tag follows every change of the account, and a reader that sends the current tag gets a 304."""
     await client.fund("alice", 100)
     first = await client.get("/v1/accounts/alice")
     assert (first.status, first.headers["ETag"], first.json["version"]) == (200, '"2"', 2)
@@ -34,18 +34,18 @@ async def test_an_entity_tag_is_the_version(client: Client) -> None:
     ],
 )
 async def test_if_none_match(client: Client, tags: str, status: int) -> None:
-    """If-None-Match is compared as HTTP says: weakly, with every tag of the list."""
+    """If-None-Match is compared as HTTP says: weakly, and with every tag of the list."""
     await client.open("alice")
     assert (await client.get("/v1/accounts/alice", If_None_Match=tags)).status == status
 
 
 async def test_a_missing_account_is_missing_whatever_tag_is_sent(client: Client) -> None:
-    """There is no 304 for what is not there."""
+    """A missing account is never answered with 304."""
     assert (await client.get("/v1/accounts/nobody", If_None_Match="*")).status == 404
 
 
 async def test_head_is_get_without_its_body(client: Client) -> None:
-    """HEAD answers what GET answers, status and headers, for what is there and what is not."""
+    """HEAD returns the status and headers of GET, for existing and for missing resources."""
     await client.open("alice")
     for path, tags in (("/v1/accounts/alice", ""), ("/v1/accounts/alice", '"1"'), ("/v1/accounts/nobody", "")):
         headers = {"If-None-Match": tags, "X-Request-Id": "same"}
@@ -58,14 +58,14 @@ async def test_head_is_get_without_its_body(client: Client) -> None:
 
 @pytest.mark.parametrize("version", ["0", "1", "2"])
 async def test_a_version_that_was_reached_is_served(client: Client, version: str) -> None:
-    """A reader may ask for at least the version it knows of."""
+    """A reader may ask for at least a given version."""
     await client.fund("alice", 1)
     answer = await client.get(f"/v1/accounts/alice?min_version={version}")
     assert (answer.status, answer.json["version"]) == (200, 2)
 
 
 async def test_a_version_that_was_not_reached_is_refused(client: Client) -> None:
-    """No older state is passed off as the one asked for."""
+    """An older state is not returned when a later version is asked for."""
     await client.open("alice")
     answer = await client.get("/v1/accounts/alice?min_version=2", If_None_Match='"1"')
     assert (answer.status, answer.code) == (409, "version_not_reached")
@@ -75,13 +75,13 @@ async def test_a_version_that_was_not_reached_is_refused(client: Client) -> None
     "query", ["min_version=-1", "min_version=x", "min_version=9223372036854775808", "min_version=", "version=1"]
 )
 async def test_a_wrong_query_is_refused(client: Client, query: str) -> None:
-    """A parameter that is unknown or no number is a 400."""
+    """A query parameter that is unknown or not a number is a 400."""
     await client.open("alice")
     assert (await client.get(f"/v1/accounts/alice?{query}")).status == 400
 
 
 async def test_no_cache_reads_what_is_committed(client: Client) -> None:
-    """With `Cache-Control: no-cache` the answer holds the write just acknowledged, as without it."""
+    """With `Cache-Control: no-cache`, as without it, the answer includes the write just acknowledged."""
     await client.fund("alice", 5)
     for expected in range(6, 10):
         await client.transfer("world", "alice", 1)
@@ -91,7 +91,7 @@ async def test_no_cache_reads_what_is_committed(client: Client) -> None:
 
 
 async def test_an_account_whose_id_is_a_word_of_the_api_can_be_read(client: Client) -> None:
-    """Ids are the caller's choice: one that is spelled like a path of the API is an account like any other."""
+    """Callers choose ids: an account whose id equals a path segment of the API is an account like any other."""
     await client.fund("bulk", 5)
     answer = await client.get("/v1/accounts/bulk")
     assert (answer.status, answer.json["balance"]) == (200, 5)
@@ -107,7 +107,7 @@ async def _open_all(client: Client, ids: list[str]) -> None:
 
 
 async def test_accounts_are_listed_by_id(client: Client) -> None:
-    """The list has whole accounts in the order of their ids' characters, 20 a page unless told otherwise."""
+    """The list has whole accounts ordered by the characters of their ids, 20 a page by default."""
     ids = ["B", "a:1", "a", "a.1", "Z9", "0", "x", "a-1", "a_1", *(f"n{n:02}" for n in range(20))]
     await _open_all(client, ids)
     first = (await client.get("/v1/accounts")).json
@@ -119,7 +119,7 @@ async def test_accounts_are_listed_by_id(client: Client) -> None:
 
 @pytest.mark.parametrize("limit", [1, 2, 3, 6, 7, 100])
 async def test_pages_hold_every_account_once(client: Client, limit: int) -> None:
-    """Following the cursors shows every account once, whatever the size of a page; the last cursor is null."""
+    """Following the cursors shows every account once, whatever the page size; the last cursor is null."""
     ids = [f"a{n}" for n in range(6)]
     await _open_all(client, ids)
     found = await pages(client, "/v1/accounts", limit)
@@ -128,7 +128,7 @@ async def test_pages_hold_every_account_once(client: Client, limit: int) -> None
 
 
 async def test_a_prefix_chooses(client: Client) -> None:
-    """A prefix is compared character by character, its special signs too, and goes with cursors."""
+    """A prefix is compared character by character, special characters included, and works with cursors."""
     await _open_all(client, ["c", "c:1", "c:2", "c:2.x", "c_2", "cx", "C:1", "d"])
     found = await pages(client, "/v1/accounts?prefix=c:", 2)
     assert [[row["id"] for row in page] for page in found] == [["c:1", "c:2"], ["c:2.x"]]
@@ -137,7 +137,7 @@ async def test_a_prefix_chooses(client: Client) -> None:
 
 
 async def test_a_cursor_stays_valid_while_accounts_are_added(client: Client) -> None:
-    """Accounts opened between two pages are shown if they come after the cursor, and move nothing else."""
+    """An account opened between two pages is shown if it comes after the cursor; no other is skipped or repeated."""
     await _open_all(client, ["b", "d", "f", "h"])
     first = (await client.get("/v1/accounts?limit=2")).json
     assert [row["id"] for row in first["data"]] == ["b", "d"]
@@ -155,6 +155,6 @@ async def test_a_cursor_stays_valid_while_accounts_are_added(client: Client) -> 
     ],
 )
 async def test_a_wrong_list_query_is_refused(client: Client, query: str) -> None:
-    """A parameter that is out of bounds, unknown, repeated or no cursor of this list is a 400."""
+    """A parameter that is out of bounds, unknown or repeated, or a cursor of another list, is a 400."""
     answer = await client.get(f"/v1/accounts?{query}")
     assert (answer.status, answer.code) == (400, "invalid_request")

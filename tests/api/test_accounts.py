@@ -1,4 +1,4 @@
-"""Accounts: opened once, changed with care."""
+"""Accounts are opened once and changed under conditions."""
 
 from typing import Any
 
@@ -15,7 +15,7 @@ async def patch(client: Client, change: object, if_match: str | None = None) -> 
 
 
 async def test_an_account_is_opened_once(client: Client) -> None:
-    """The first time it is created, with what was left out filled in; the second time it is a replay of the same."""
+    """The first request creates the account and fills in defaults; the second is a replay."""
     first = await client.open("customer:42")
     assert (first.status, first.replayed, first.headers["ETag"]) == (201, False, '"1"')
     created_at = first.json["created_at"]
@@ -33,7 +33,7 @@ async def test_an_account_is_opened_once(client: Client) -> None:
 
 
 async def test_every_field_is_kept(client: Client) -> None:
-    """What an account was opened with is what it has, text in any script and limits of 64 bits included."""
+    """An account keeps the fields that it was opened with, including text in any script and limits of 64 bits."""
     fields = {"floor": -(2**63), "ceiling": 2**63 - 1, "metadata": {"Straße": "日本 \U0001f9ee", "empty": ""}}
     answer = await client.open("A.b_c:d-9", "POINTS1", **fields)
     assert answer.status == 201
@@ -59,7 +59,7 @@ async def test_every_field_is_kept(client: Client) -> None:
 async def test_another_account_of_that_id_is_refused(
     client: Client, changed: dict[str, object], fields: list[str]
 ) -> None:
-    """An id names one account: opening it with other fields is a 409 that names them and changes nothing."""
+    """Opening an existing id with other fields is a 409 that names those fields and changes nothing."""
     first = await client.post("/v1/accounts", original := {"id": "alice", "currency": "EUR", "metadata": {"k": "v"}})
     answer = await client.post("/v1/accounts", {**original, **changed})
     assert (answer.status, answer.code, answer.json["fields"]) == (409, "account_exists", fields)
@@ -68,7 +68,7 @@ async def test_another_account_of_that_id_is_refused(
 
 
 async def test_metadata_in_another_order_is_the_same(client: Client) -> None:
-    """Metadata is an object: the order of its members means nothing."""
+    """Metadata is an object, so the order of its members does not matter."""
     await client.open("alice", metadata={"a": "1", "b": "2"})
     assert (await client.open("alice", metadata={"b": "2", "a": "1"})).status == 200
 
@@ -116,14 +116,14 @@ async def test_a_wrong_account_is_pointed_at(client: Client, body: dict[str, obj
 
 
 async def test_the_largest_metadata_fits(client: Client) -> None:
-    """50 keys of 40 characters with values of 500 are kept."""
+    """50 metadata keys of 40 characters with values of 500 characters are kept."""
     metadata = {f"{n:02}".ljust(40, "ü"): "é" * 500 for n in range(50)}
     assert (await client.open("alice", metadata=metadata)).status == 201
     assert (await client.account("alice"))["metadata"] == metadata
 
 
 async def test_a_bulk_opens_each_for_itself(client: Client) -> None:
-    """Every account of a bulk is answered at its place: opened, replayed, refused or wrong."""
+    """Every account of a bulk is answered at its position: opened, replayed, refused or wrong."""
     await client.open("old")
     accounts: list[dict[str, object]] = [
         {"id": "new", "currency": "EUR"},
@@ -147,7 +147,7 @@ async def test_a_bulk_opens_each_for_itself(client: Client) -> None:
 
 
 async def test_a_bulk_opens_a_thousand_accounts(client: Client) -> None:
-    """1,000 accounts are one request, 1,001 and none are a 400."""
+    """A bulk opens up to 1,000 accounts; 1,001 accounts or none are a 400."""
     accounts = [{"id": f"a{n}", "currency": "EUR"} for n in range(1001)]
     for wrong in (accounts, []):
         answer = await client.post("/v1/accounts/bulk", {"accounts": wrong})
@@ -157,7 +157,7 @@ async def test_a_bulk_opens_a_thousand_accounts(client: Client) -> None:
 
 
 async def test_a_change_touches_what_it_names(client: Client) -> None:
-    """A change sets what it names, null included, leaves the rest alone and counts as one version."""
+    """A change sets the fields that it names, null included, leaves the others unchanged and adds one version."""
     opened = (await client.open("alice", floor=-5, ceiling=10, metadata={"a": "1", "b": "2"})).json
     changes: list[tuple[dict[str, object], dict[str, object]]] = [
         ({"floor": None}, {"floor": None}),
@@ -191,7 +191,7 @@ async def test_a_change_touches_what_it_names(client: Client) -> None:
     ],
 )
 async def test_a_change_that_cannot_be_is_refused(client: Client, change: object, status: int, code: str) -> None:
-    """A refused change changes nothing, not even the version."""
+    """A refused change changes neither the fields nor the version."""
     opened = await client.open("alice", ceiling=10, metadata={str(n): "" for n in range(50)})
     answer = await patch(client, change)
     assert (answer.status, answer.code) == (status, code)
@@ -200,14 +200,14 @@ async def test_a_change_that_cannot_be_is_refused(client: Client, change: object
 
 
 async def test_a_full_account_can_exchange_metadata(client: Client) -> None:
-    """The limit counts what the account holds after the change."""
+    """The limit on metadata applies to the account after the change."""
     await client.open("alice", metadata={str(n): "" for n in range(50)})
     answer = await patch(client, {"metadata": {"0": None, "new": "", "1": "changed"}})
     assert (answer.status, len(answer.json["metadata"]), answer.json["metadata"]["1"]) == (200, 50, "changed")
 
 
 async def test_if_match_lets_only_one_version_pass(client: Client) -> None:
-    """A change that names a version is made on that version, and is a 412 when the account has moved on."""
+    """A change with If-Match applies to that version, and is a 412 if the account has a newer one."""
     await client.open("alice")
     assert (await patch(client, {"floor": -1}, '"1"')).json["version"] == 2
     for stale in ('"1"', '"3"', '"never-given-out"', '"99999999999999999999"'):
@@ -219,7 +219,7 @@ async def test_if_match_lets_only_one_version_pass(client: Client) -> None:
 
 
 async def test_if_match_takes_a_list(client: Client) -> None:
-    """One of several strong tags has to be the account's; a weak one never is, as RFC 9110 has it."""
+    """One of the strong tags in the list must match the account's; a weak tag never matches, as RFC 9110 requires."""
     await client.open("alice")
     assert (await patch(client, {"floor": -1}, '"7", W/"3" , "1"')).json["version"] == 2
     for stale in ('W/"2"', '"1", W/"2"', '"1","3"'):
@@ -228,7 +228,7 @@ async def test_if_match_takes_a_list(client: Client) -> None:
 
 
 async def test_a_transfer_moves_an_account_on(client: Client) -> None:
-    """If-Match guards against transfers too."""
+    """A transfer raises the version, so an earlier If-Match no longer passes."""
     await client.fund("alice", 5)
     assert (await patch(client, {"closed": True}, '"1"')).status == 412
     assert (await patch(client, {"closed": True}, '"2"')).status == 200
@@ -236,7 +236,7 @@ async def test_a_transfer_moves_an_account_on(client: Client) -> None:
 
 @pytest.mark.parametrize("path", ["nobody", "-", "a%00b", "%ff", "a" * 65, "%E2%82%AC"])
 async def test_what_is_no_account_is_not_found(client: Client, path: str) -> None:
-    """An id that names no account, or cannot be one, is the same 404 to every reader and to a change."""
+    """An id that names no account, or cannot be an account id, is the same 404 for reads and changes."""
     for suffix in ("", "/entries", "/balance?at=2026-01-01T00:00:00Z"):
         answer = await client.get(f"/v1/accounts/{path}{suffix}")
         assert (answer.status, answer.code) == (404, "account_not_found"), suffix
@@ -248,7 +248,7 @@ async def test_what_is_no_account_is_not_found(client: Client, path: str) -> Non
 
 @pytest.mark.parametrize("path", ["nobody", "-", "%ff"])
 async def test_shape_comes_before_existence(client: Client, path: str) -> None:
-    """A parameter or header that is wrong whatever the ledger holds is a 400, whether or not there is an account."""
+    """A parameter or header that is always wrong is a 400, whether or not the account exists."""
     wrong = ("?min_version=abc", "?x=1", "/entries?from=x", "/entries?to=x", "/entries?cursor=x", "/entries?limit=0")
     for suffix in (*wrong, "/balance?at=x", "/balance"):
         assert (await client.get(f"/v1/accounts/{path}{suffix}")).status == 400, suffix
@@ -257,7 +257,7 @@ async def test_shape_comes_before_existence(client: Client, path: str) -> None:
 
 
 async def test_of_equal_ids_in_a_bulk_the_first_counts(client: Client) -> None:
-    """The item that is told 201 is the one whose fields the account has, however large the bulk."""
+    """Of equal ids in a bulk of any size, the item answered 201 is the one whose fields the account has."""
     items = [{"id": f"twin-{n % 200}", "currency": "EUR", "floor": -(n // 200)} for n in range(800)]
     results = (await client.post("/v1/accounts/bulk", {"accounts": items})).json["results"]
     assert [result["status"] for result in results] == [201] * 200 + [409] * 600

@@ -1,4 +1,4 @@
-"""Amounts as strings on request: in every answer, and nothing else of it changed."""
+"""Amounts are strings on request, in every answer, and nothing else in the answer changes."""
 
 import re
 from collections.abc import Iterator, Mapping
@@ -22,22 +22,22 @@ from tests.support.hot import JSON, answered
 from tests.support.service import Service
 
 ASKING = "application/json; amounts=string"
-# Members of answers that are numbers for everybody: they count, and none of them is money.
+# Members that stay numbers, because they are not amounts of money.
 NUMBERS = {
     *("accounts", "version", "source_version", "destination_version", "status", "position", "next_after"),
     "retry_after_ms",
 }
-# Members that are others in every ledger.
+# Members whose values differ between ledgers.
 DIFFERING = {
     *("id", "transfer_id", "parent", "name", "secret", "token", "duration_ms"),
     *("as_of", "created_at", "effective_at", "revoked_at", "previous_tokens_until"),
 }
-# Past 2^53, where JavaScript's numbers are not exact any more.
+# Above 2^53, where JavaScript's numbers are no longer exact.
 LARGE = 2**53 + 1
 
 
 def expected(value: Any) -> Any:
-    """Return what an answer is with its amounts as strings."""
+    """Return an answer with its amounts as strings."""
     if isinstance(value, list):
         return [expected(item) for item in value]
     if not isinstance(value, dict):
@@ -49,7 +49,7 @@ def expected(value: Any) -> Any:
 
 
 def without_ids(body: bytes) -> bytes:
-    """Return an answer without the id of its request."""
+    """Return a body without its request id."""
     return re.sub(rb'"request_id":"[^"]*"', b'"request_id":"<id>"', body)
 
 
@@ -74,14 +74,14 @@ def without_ids(body: bytes) -> bytes:
     ],
 )
 def test_what_asks(accept: str, asks: bool) -> None:
-    """The parameter of the media type asks for it, however it is written."""
+    """The media type's parameter requests strings, however it is written."""
     assert asks_for_strings([accept]) is asks
     assert asks_for_strings(["text/html", accept]) is asks
 
 
 @given(st.text(max_size=40))
 def test_any_accept_is_read(accept: str) -> None:
-    """Whatever a caller sends is taken or left, and fails nothing."""
+    """Any Accept header is parsed without an error."""
     assert asks_for_strings([accept, f"{accept}=;,={accept}"]) in (True, False)
 
 
@@ -100,7 +100,7 @@ def test_any_accept_is_read(accept: str) -> None:
     ),
 )
 def test_nothing_else_changes(answer: Any, metadata: dict[str, str]) -> None:
-    """Amounts become strings wherever they stand; metadata that look like them, and all else, stay byte for byte."""
+    """Amounts become strings at every level. All else stays byte for byte, even metadata that looks like an amount."""
     body = {"metadata": metadata, "answer": answer}
     assert as_strings(orjson.dumps(body)) == orjson.dumps({"metadata": metadata, "answer": expected(answer)})
     assert as_strings(msgspec.json.encode(body)) == msgspec.json.encode(expected(body) | {"metadata": metadata})
@@ -118,17 +118,17 @@ class Asking(Client):
         raw: bytes | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> Answer:
-        """Send it as any client does."""
+        """Send a request that asks for strings."""
         return await super().send(method, path, body, raw=raw, headers={**(headers or {}), "Accept": ASKING})
 
 
 def is_number(kind: Any) -> bool:
-    """Return whether what is of this type may be a whole number."""
+    """Return whether a value of this schema may be a whole number."""
     return kind is int or (get_origin(kind) in (Annotated, Union, UnionType) and any(map(is_number, get_args(kind))))
 
 
 def members(kind: Any) -> Iterator[str]:
-    """Return the names of the members of an answer that may be whole numbers."""
+    """Return the names of an answer's members that may be whole numbers."""
     if isinstance(kind, type) and issubclass(kind, msgspec.Struct):
         for field in msgspec.structs.fields(kind):
             if is_number(field.type):
@@ -144,7 +144,7 @@ def members(kind: Any) -> Iterator[str]:
 
 
 def test_every_number_is_one_or_the_other() -> None:
-    """A member of an answer that is a whole number is an amount or is known to be none."""
+    """Every member that may be a whole number is either an amount or listed as a plain number."""
     routes = [route for route in ROUTES if route.has_amounts]
     kinds = [kind for route in routes for status in route.answers for kind in route.forms(status)]
     found = {name for kind in kinds for name in members(kind)}
@@ -155,7 +155,7 @@ def test_every_number_is_one_or_the_other() -> None:
 
 @pytest.mark.parametrize("route", [route for route in GUARDED if route.path != "/v1/events/stream"], ids=route_name)
 async def test_every_route(service: Service, ledger: str, route: Route) -> None:
-    """Each answers the same with amounts as strings: the numbers are in other marks, and nothing else differs."""
+    """Every route gives the same answer with amounts as strings: the numbers are quoted, and nothing else differs."""
     names = new_names()
     plain = await service.client(f"{ledger}-plain")
     other = await service.client(f"{ledger}-asking")
@@ -171,7 +171,7 @@ async def test_every_route(service: Service, ledger: str, route: Route) -> None:
 
 
 def shape(value: Any) -> Any:
-    """Return an answer with what differs between two ledgers left out: ids, instants, durations and secrets."""
+    """Return an answer without what differs between two ledgers: ids, instants, durations and secrets."""
     if isinstance(value, list):
         return [shape(item) for item in value]
     if isinstance(value, dict):
@@ -180,7 +180,7 @@ def shape(value: Any) -> Any:
 
 
 async def test_large_amounts_are_exact(client: Client) -> None:
-    """Amounts past 2^53 come as they are, and a null stays one."""
+    """Amounts above 2^53 are exact, and a null amount stays null."""
     await client.open("world", floor=None)
     await client.open("alice", ceiling=2**63 - 1)
     headers = {"Idempotency-Key": "k1", "Accept": ASKING}
@@ -199,7 +199,7 @@ async def test_large_amounts_are_exact(client: Client) -> None:
 
 
 async def test_a_replay_comes_as_it_is_asked_for(client: Client) -> None:
-    """The first answer again is the same transfer, in the spelling of the request that asks again."""
+    """A replay returns the same transfer, with amounts in the form that the repeated request asks for."""
     await client.fund("alice", 100)
     await client.open("bob")
     key = new_key()
@@ -219,7 +219,7 @@ async def test_a_replay_comes_as_it_is_asked_for(client: Client) -> None:
 
 
 async def test_a_bulk_and_its_refusals(client: Client) -> None:
-    """Items of a bulk have strings, and statuses stay numbers."""
+    """Amounts in the items of a bulk are strings, and statuses stay numbers."""
     await client.fund("alice", 100)
     await client.open("bob")
     items = [{"key": new_key(), **order("alice", "bob", amount)} for amount in (60, 60)]
@@ -234,7 +234,7 @@ async def test_a_bulk_and_its_refusals(client: Client) -> None:
 
 
 async def test_a_cached_account(service: Service, client: Client) -> None:
-    """Read out of the cache it has strings for whoever asks, a tag that is its version, and says that both differ."""
+    """A cached account has strings on request; its tag is its version, and the answer says that it varies by Accept."""
     await client.fund("alice", LARGE)
     await client.get("/v1/accounts/alice")
     await service.reads_snapshots()
@@ -253,7 +253,7 @@ async def test_a_cached_account(service: Service, client: Client) -> None:
 
 
 async def test_repeated_heads_are_told_apart(service: Service, client: Client) -> None:
-    """On one connection, requests that differ in Accept alone are answered each in its form."""
+    """On one connection, requests that differ only in Accept are each answered in their own form."""
     await client.fund("alice", 7)
     await client.fund("bob", 7)
     async with connect(client.url) as wire:
@@ -273,7 +273,7 @@ async def test_repeated_heads_are_told_apart(service: Service, client: Client) -
 
 
 async def test_problems_and_pages_stay(client: Client) -> None:
-    """What holds no amount is answered as to anybody: a problem, and a page for people."""
+    """Answers without amounts, such as problems and HTML pages, do not change."""
     for path in (
         "/v1/accounts/nobody",
         "/v1/transfers?kind=x",

@@ -1,4 +1,4 @@
-"""API keys by the API: made, shown once, listed, changed, rotated, revoked, and ended at their instants."""
+"""API keys over the API: created, shown once, listed, changed, rotated, revoked and expired."""
 
 import json
 from collections.abc import Mapping
@@ -18,29 +18,29 @@ LATER = "2099-12-31T23:59:59.000000Z"
 
 
 async def make(client: Client, **fields: object) -> Any:
-    """Make a key and return it."""
+    """Create a key and return it."""
     answer = await client.post(KEYS, {"role": "read", **fields})
     assert answer.status == 201, answer
     return answer.json
 
 
 def with_token(client: Client, token: str) -> Client:
-    """Return a client that shows another token."""
+    """Return a client that sends another token."""
     return Client(client.session, client.url, token)
 
 
 async def opens(client: Client, token: str) -> bool:
-    """Return whether a token opens something, by a worker that has never seen it."""
+    """Return whether a worker that has never seen the token accepts it."""
     return (await with_token(client, token).get("/v1/limits")).status == 200
 
 
 def without_token(key: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a key as it is shown later."""
+    """Return a key as later answers show it."""
     return {name: value for name, value in key.items() if name != "token"}
 
 
 async def test_a_key_is_made_and_its_token_shown_once(client: Client) -> None:
-    """The answer has the token, which opens the ledger at once, and no later answer has it."""
+    """The answer has the token, which works at once, and no later answer has it."""
     asked = {
         "role": "write",
         "description": "web shop",
@@ -66,7 +66,7 @@ async def test_a_key_is_made_and_its_token_shown_once(client: Client) -> None:
 
 
 async def test_what_is_left_out_is_the_default(client: Client) -> None:
-    """A key needs nothing but a role: it has the service's limits, the whole ledger, and no end."""
+    """A key needs only a role: by default it has the service's limits, the whole ledger, and no expiry."""
     key = await make(client)
     absent = ("description", "accounts", "expires_at", "rate", "burst", "concurrency")
     assert [key[name] for name in absent] == [None] * len(absent)
@@ -75,7 +75,7 @@ async def test_what_is_left_out_is_the_default(client: Client) -> None:
 
 
 async def test_prefixes_that_others_cover_are_left_out(client: Client) -> None:
-    """What a key is narrowed to is shown as it counts: in order, each account once."""
+    """A key's prefixes are shown in order, without those that another prefix covers."""
     key = await make(client, accounts=["shop:", "customer:42", "customer:", "shop:", "s"])
     assert key["accounts"] == ["customer:", "s"]
 
@@ -109,7 +109,7 @@ REFUSED = [
 
 @pytest.mark.parametrize(("fields", "pointer"), REFUSED)
 async def test_what_a_key_cannot_be(client: Client, fields: dict[str, Any], pointer: str) -> None:
-    """A field that is wrong is named, to make a key and to change one; nothing is done."""
+    """A wrong field is named when a key is created or changed, and nothing is done."""
     key = await make(client)
     before = (await client.get(KEYS)).json["data"]
     answers = [await client.post(KEYS, {"role": "read", **fields})]
@@ -128,7 +128,7 @@ def without_use(key: dict[str, Any]) -> dict[str, Any]:
 
 
 async def test_the_list_has_pages(client: Client) -> None:
-    """Keys are listed newest first, page by page, revoked ones too; a cursor stays valid while keys are made."""
+    """Keys are listed newest first, page by page, revoked ones too; a cursor stays valid while keys are created."""
     made = [await make(client, description=str(n)) for n in range(5)]
     await client.send("DELETE", f"{KEYS}/{made[2]['id']}")
     found = []
@@ -148,7 +148,7 @@ async def test_the_list_has_pages(client: Client) -> None:
 
 
 async def test_a_change_names_what_it_changes(client: Client) -> None:
-    """What is left out stays, and a null takes away what a key has of its own."""
+    """Omitted fields stay unchanged, and null removes a key's own value."""
     key = await make(client, description="one", rate="5/min", burst=9, accounts=["a:"], expires_at=LATER)
     path = f"{KEYS}/{key['id']}"
     expected = without_token(key)
@@ -168,7 +168,7 @@ async def test_a_change_names_what_it_changes(client: Client) -> None:
 
 
 async def test_a_burst_is_held_against_the_rate_that_stays(client: Client) -> None:
-    """A burst is counted at the rate that the key has, and a rate with its burst."""
+    """A changed burst is checked against the key's present rate, and a changed rate against its present burst."""
     path = f"{KEYS}/{(await make(client, rate='1/day'))['id']}"
     answer = await client.send("PATCH", path, {"burst": 1_000_000})
     assert (answer.status, answer.json["errors"][0]["pointer"]) == (400, "/burst")
@@ -176,7 +176,7 @@ async def test_a_burst_is_held_against_the_rate_that_stays(client: Client) -> No
 
 
 async def test_a_rotated_key_has_two_tokens_for_a_while(client: Client) -> None:
-    """The new token and those before it open the same key: its id, limits and bucket stay."""
+    """The new token and the one before it are accepted for the same key: its id, limits and bucket stay."""
     key = await make(client, rate="5/h", burst=5)
     answer = await client.post(f"{KEYS}/{key['id']}/rotate", {"overlap_seconds": 3_600})
     assert (answer.status, answer.headers["Cache-Control"]) == (200, "no-store")
@@ -194,7 +194,7 @@ async def test_a_rotated_key_has_two_tokens_for_a_while(client: Client) -> None:
 
 
 async def test_no_overlap_ends_all_tokens_before(client: Client) -> None:
-    """After a leak the tokens before are ended at once, also those that an earlier rotation had left alive."""
+    """After a leak a rotation without overlap ends all earlier tokens at once, those of an earlier rotation too."""
     key = await make(client)
     path = f"{KEYS}/{key['id']}/rotate"
     second = (await client.post(path, {})).json
@@ -205,7 +205,7 @@ async def test_no_overlap_ends_all_tokens_before(client: Client) -> None:
 
 
 async def test_who_lost_the_new_token_rotates_again(client: Client) -> None:
-    """The token in use works on for its overlap, however often the answer with the new one is lost, within reason."""
+    """The first token keeps working through its overlap if a client loses the new token and rotates again."""
     key = await make(client)
     rotated = [await client.send("POST", f"{KEYS}/{key['id']}/rotate") for _ in range(4)]
     assert [answer.status for answer in rotated] == [200] * 4
@@ -214,7 +214,7 @@ async def test_who_lost_the_new_token_rotates_again(client: Client) -> None:
 
 
 async def test_the_end_of_an_overlap(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A token that was replaced works until its overlap is over and not a moment longer, once that was read."""
+    """A replaced token works until its overlap ends and no longer, once a worker has read that end."""
     monkeypatch.setattr("server.gate.keys.CACHE_SECONDS", 0.5)
     key = await make(client)
     old = with_token(client, key["token"])
@@ -225,7 +225,7 @@ async def test_the_end_of_an_overlap(client: Client, monkeypatch: pytest.MonkeyP
 
 
 async def _ends_at(client: Client, instant: datetime) -> None:
-    """Check that a token opens something until an instant, by the database's clock, which is this machine's."""
+    """Check that a token works until an instant, by the database's clock, which is this machine's."""
 
     async def ended() -> bool:
         asked = datetime.now(UTC)
@@ -238,7 +238,7 @@ async def _ends_at(client: Client, instant: datetime) -> None:
 
 
 async def test_a_key_ends_at_its_instant(client: Client) -> None:
-    """From `expires_at` on a key opens nothing, though it was read a moment ago; with a later one it opens again."""
+    """From `expires_at` on a key is refused, even if it was read a moment ago; a later `expires_at` revives it."""
     at = datetime.now(UTC) + timedelta(seconds=2)
     key = await make(client, expires_at=at.isoformat())
     doomed = with_token(client, key["token"])
@@ -255,7 +255,7 @@ async def _is_good(client: Client) -> bool:
 
 
 async def test_a_revoked_key_stays_revoked(client: Client) -> None:
-    """Revoking is done once, told again, and for ever: no change and no rotation brings a key back."""
+    """A second revocation is answered as the first, and neither a change nor a rotation makes the key valid again."""
     key = await make(client)
     path = f"{KEYS}/{key['id']}"
     assert (await client.post(f"{path}/rotate", {})).json["previous_tokens_until"] is not None
@@ -271,7 +271,7 @@ async def test_a_revoked_key_stays_revoked(client: Client) -> None:
 
 
 async def test_a_key_may_end_itself(service: Service, ledger: str) -> None:
-    """A key that was leaked can be ended with itself; the answer says that it is."""
+    """A leaked key can revoke itself, and the answer shows it as revoked."""
     client = await service.client(ledger)
     assert client.token is not None
     own = client.token.split("_")[2]
@@ -286,7 +286,7 @@ async def test_a_key_may_end_itself(service: Service, ledger: str) -> None:
 SOON = (datetime.now(UTC) + timedelta(hours=1)).isoformat()
 SOONER = (datetime.now(UTC) + timedelta(minutes=30)).isoformat()
 SLOW = {"rate": "60/min", "burst": 10, "concurrency": 5}
-# Of the key that asks; what it asks for, of itself or of another key; and whether it is done.
+# The fields of the key that asks, what it asks for (on itself or another key), and whether it is allowed.
 MORE_THAN_IT_HAS = [
     pytest.param({}, "make", {}, True, id="a key for ever by one for ever"),
     pytest.param({"expires_at": SOON}, "make", {}, False, id="a key for ever"),
@@ -325,7 +325,7 @@ MORE_THAN_IT_HAS = [
 async def test_no_key_gives_more_than_it_has(
     client: Client, own: dict[str, Any], asked: str, fields: dict[str, Any], done: bool | None
 ) -> None:
-    """No key outlives itself, by itself or by another one, nor lifts its own limits or sees more; the rest it may."""
+    """No key can extend its own expiry, create a key that outlives it, raise its own limits or widen its own view."""
     other = await make(client, role="admin", description="other")
     key = await make(client, role="admin", **own)
     asking = with_token(client, key["token"])
@@ -348,7 +348,7 @@ async def test_no_key_gives_more_than_it_has(
 
 
 async def test_a_replaced_token_still_rotates(client: Client) -> None:
-    """A token that is being replaced may ask again for the one that was lost: its key has no end, though it has one."""
+    """A replaced token may rotate its key again: only the token expires, not the key."""
     key = await make(client, role="admin")
     old = with_token(client, key["token"])
     path = f"{KEYS}/{key['id']}/rotate"
@@ -359,14 +359,14 @@ async def test_a_replaced_token_still_rotates(client: Client) -> None:
 
 @pytest.mark.parametrize("name", ["nothing", "0" * 16, "0" * 15, "F" * 16, "0" * 17, "%00"])
 async def test_a_key_that_is_not_there(client: Client, name: str) -> None:
-    """What is no id, and an id that no key has, is the same 404."""
+    """A malformed id and an unknown id are the same 404."""
     for method, end in (("GET", ""), ("PATCH", ""), ("DELETE", ""), ("POST", "/rotate")):
         answer = await client.send(method, f"{KEYS}/{name}{end}", None if method == "GET" else {})
         assert (answer.status, answer.code) == (404, "api_key_not_found")
 
 
 async def test_the_minute_of_the_last_use(database_url: str, redis_url: str) -> None:
-    """A use is told to the minute once it is written, at the latest when the worker ends, by either of its tokens."""
+    """A use by either token is shown to the minute once it is written, at the latest when the worker stops."""
     async with in_process(database_url, redis_url) as service:
         client = await service.client("books")
         key = await make(client)
@@ -383,7 +383,7 @@ async def test_the_minute_of_the_last_use(database_url: str, redis_url: str) -> 
 
 
 async def test_uses_that_cannot_be_written_are_kept(service: Service, client: Client) -> None:
-    """While its rows are locked a use is written later, and nobody who asks waits for that."""
+    """While key rows are locked, uses are written later, and no request waits for them."""
     assert service.app is not None
     key = await make(client)
     assert await opens(client, key["token"])
@@ -402,7 +402,7 @@ async def test_uses_that_cannot_be_written_are_kept(service: Service, client: Cl
 
 
 async def test_what_is_done_to_keys_is_logged(client: Client, caplog: pytest.LogCaptureFixture) -> None:
-    """Operators are told who made, changed, rotated and revoked which key, by ids and never by tokens."""
+    """The log shows who created, changed, rotated and revoked which key, by ids and never by tokens."""
     caplog.set_level("INFO", "server.http.handlers.api_keys")
     key = await make(client)
     path = f"{KEYS}/{key['id']}"

@@ -1,4 +1,4 @@
-"""The AsyncAPI document describes the events that there are."""
+"""The AsyncAPI document describes all events."""
 
 import json
 
@@ -8,7 +8,7 @@ from tests.support.service import Service
 
 
 async def test_the_document(service: Service) -> None:
-    """Anybody may read it; it is the same at every start, has a message for each type, and every reference leads on."""
+    """The document needs no key, is the same at every start, covers every type, and all its references resolve."""
     async with service.session.get(f"{service.url}/asyncapi.json") as answer:
         assert (answer.status, answer.content_type) == (200, "application/json")
         body = await answer.read()
@@ -26,7 +26,7 @@ async def test_the_document(service: Service) -> None:
 
 
 def test_messages_say_what_events_have() -> None:
-    """What a message describes has the members of what a read of it answers."""
+    """Each message describes exactly the members that reading the event returns."""
     schemas = json.loads(document())["components"]["schemas"]
     assert set(schemas) >= {"Envelope", "TransferNow", "AccountBody", "HoldBody"}
     assert {"position", "data", "id", "type"} <= set(schemas["Envelope"]["required"])

@@ -1,4 +1,4 @@
-"""Bulks and linked sets: items in order, each for itself or all or none."""
+"""Bulks and linked sets: items in order, independent or all-or-nothing."""
 
 import asyncio
 from typing import Any
@@ -37,7 +37,7 @@ def items(*orders: dict[str, object], prefix: str = "item") -> list[dict[str, ob
 
 @pytest.mark.parametrize("atomic", [False, True])
 async def test_an_item_spends_what_an_earlier_one_brought(books: Client, atomic: bool) -> None:
-    """Items are decided in order, each against what those before it left behind."""
+    """Items are decided in order: each sees the effect of those before it."""
     results = await bulk(books, items(order(amount=60), order("bob", "carol", 60), order(amount=40)), atomic=atomic)
     assert codes(results) == [201, 201, 201]
     sides = [(r["transfer"]["source_balance"], r["transfer"]["destination_balance"]) for r in results]
@@ -45,14 +45,14 @@ async def test_an_item_spends_what_an_earlier_one_brought(books: Client, atomic:
 
 
 async def test_an_item_cannot_spend_what_a_later_one_brings(books: Client) -> None:
-    """An item that comes too early is refused, and the others are not."""
+    """An item that needs a later item's money is refused, and the others are not."""
     results = await bulk(books, items(order("bob", "carol", 60), order(amount=60), order("bob", "carol", 60)))
     assert codes(results) == ["insufficient_funds", 201, 201]
     assert await books.balance("carol") == 60
 
 
 async def test_each_item_is_answered_at_its_place(books: Client) -> None:
-    """One bad item never fails its neighbours, whatever is wrong with it."""
+    """A wrong item never affects the other items, whatever is wrong with it."""
     mixed: list[dict[str, object]] = items(
         order(amount=1),
         order(amount=0),
@@ -77,7 +77,7 @@ async def test_each_item_is_answered_at_its_place(books: Client) -> None:
 
 
 async def test_a_linked_payment_in_two_currencies_is_posted_whole(books: Client) -> None:
-    """Several legs in several currencies are one payment."""
+    """Several legs in several currencies are posted as one payment."""
     legs = items(
         order("alice", "bob", 100),
         {**order("alice-usd", "bob-usd", 100), "currency": "USD"},
@@ -113,7 +113,7 @@ LEGS = [
 async def test_a_linked_payment_that_fails_leaves_nothing(
     books: Client, failing: dict[str, object], code: str, position: int
 ) -> None:
-    """Wherever a leg fails, no balance and no version of any account changes, and only that leg says why."""
+    """If any leg fails, no balance or version of any account changes, and only that leg says why."""
     before = await state(books)
     results = await bulk(books, items(*LEGS[:position], failing, *LEGS[position:]), atomic=True)
     expected: list[Any] = ["linked_failed"] * 5
@@ -128,7 +128,7 @@ async def test_a_linked_payment_that_fails_leaves_nothing(
 
 
 async def test_a_failing_set_does_not_touch_its_neighbours(books: Client) -> None:
-    """Sets and single transfers that travel together are decided each for itself."""
+    """Sets and single transfers in one batch are decided independently."""
     failing = [bulk(books, items(order(amount=1), order(amount=1_000), prefix=f"f{n}"), atomic=True) for n in range(5)]
     fitting = [bulk(books, items(order(amount=1), order(amount=2), prefix=f"g{n}"), atomic=True) for n in range(5)]
     single = [books.transfer("alice", "bob", 1) for _ in range(5)]
@@ -154,7 +154,7 @@ async def test_a_failing_set_does_not_touch_its_neighbours(books: Client) -> Non
     ],
 )
 async def test_a_text_is_looked_at_wherever_it_stands(books: Client, wrong: dict[str, object], pointer: str) -> None:
-    """Texts that were good in one place of a bulk are refused in another, each time and with its place."""
+    """A text that was accepted in one field of a bulk is refused in another, each time with its position."""
     good = order(amount=1)
     results = await bulk(books, items(good, {**good, **wrong}, good, {**good, **wrong}, good))
     assert [result["status"] for result in results] == [201, 400, 201, 400, 201]
@@ -176,7 +176,7 @@ async def test_a_bulk_takes_a_thousand_items(books: Client, atomic: bool) -> Non
 
 @pytest.mark.parametrize("number", [0, 1001])
 async def test_a_bulk_has_one_to_a_thousand_items(books: Client, number: int) -> None:
-    """Another number of items is a 400 for the bulk as a whole."""
+    """Any other number of items is a 400 for the whole bulk."""
     answer = await books.post("/v1/transfers/bulk", {"transfers": items(*[order(amount=1)] * number)})
     assert (answer.status, answer.code) == (400, "invalid_request")
     assert answer.json["errors"][0]["pointer"] == "/transfers"

@@ -1,4 +1,4 @@
-"""Cross-origin requests: pages of the origins that are named may read answers, whatever these say; others may not."""
+"""Cross-origin requests: pages of the configured origins may read every answer; pages of other origins may not."""
 
 from collections.abc import AsyncIterator
 
@@ -35,7 +35,7 @@ def nobody(service: Service) -> Client:
 
 @pytest.mark.parametrize("path", sorted({route.path for route in ROUTES}))
 async def test_a_browser_may_ask_first(open_to_pages: Service, path: str) -> None:
-    """A preflight is answered without a key, with the methods of the path and the fields that callers send."""
+    """A preflight is answered without a key, with the methods of the path and the header fields that callers send."""
     answer = await nobody(open_to_pages).send("OPTIONS", path.replace("{id}", "x"), headers={"Origin": APP, **ASKED})
     assert (answer.status, answer.body) == (204, b"")
     assert "Content-Length" not in answer.headers
@@ -52,7 +52,7 @@ async def test_a_browser_may_ask_first(open_to_pages: Service, path: str) -> Non
 
 
 async def test_no_preflight(open_to_pages: Service) -> None:
-    """Of an origin that is not named, of no origin, without a question, or about no path, OPTIONS is what it was."""
+    """OPTIONS is no preflight from an unlisted origin, without an origin or a method, or for an unknown path."""
     client = nobody(open_to_pages)
     for headers in ({"Origin": STRANGER, **ASKED}, {"Origin": "null", **ASKED}, dict(ASKED), {"Origin": APP}):
         answer = await client.send("OPTIONS", "/v1/transfers", headers=headers)
@@ -63,7 +63,7 @@ async def test_no_preflight(open_to_pages: Service) -> None:
 
 
 async def test_preflights_are_bounded(database_url: str) -> None:
-    """They count as other requests without a key do, and say so where a page can read it."""
+    """Preflights count against the limit for requests without a key, and a page can read the 429."""
     async with in_process(
         database_url, NO_REDIS, cors_origins=SETTING, anonymous_rate="1/day", anonymous_burst=3
     ) as service:
@@ -75,7 +75,7 @@ async def test_preflights_are_bounded(database_url: str) -> None:
 
 @pytest.mark.parametrize("origin", [APP, OTHER, STRANGER, "null", None])
 async def test_every_answer_may_be_read(open_to_pages: Service, origin: str | None) -> None:
-    """Good ones, refusals, a 304 and a 401 alike carry the origin that asked, and name what a page may read of them."""
+    """Successes, refusals, a 304 and a 401 all allow the origin that asked, and list the fields a page may read."""
     client = await open_to_pages.client("books")
     poor = await limited(open_to_pages, "books", once(1))
     await client.open("alice")
@@ -108,7 +108,7 @@ async def test_every_answer_may_be_read(open_to_pages: Service, origin: str | No
 
 
 async def test_an_overloaded_service_may_be_read(database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A 503 reaches the page too."""
+    """A page can read a 503 too."""
     async with in_process(database_url, NO_REDIS, cors_origins=SETTING) as service:
         client = await service.client("books")
         monkeypatch.setattr("server.http.admission.RUNNING_READS_MAX", 0)
@@ -118,7 +118,7 @@ async def test_an_overloaded_service_may_be_read(database_url: str, monkeypatch:
 
 
 async def test_repeated_heads_keep_their_origin(open_to_pages: Service) -> None:
-    """On one connection, each request is answered to its own origin."""
+    """On one connection, each answer names the origin of its own request."""
     client = await open_to_pages.client("books")
     await client.open("alice")
     async with connect(client.url) as wire:
@@ -129,7 +129,7 @@ async def test_repeated_heads_keep_their_origin(open_to_pages: Service) -> None:
 
 
 async def test_nothing_is_said_where_no_origin_is_named(service: Service, client: Client) -> None:
-    """Without the setting answers are what they are to anybody."""
+    """Without the setting, answers have no cross-origin fields."""
     await client.open("alice")
     answer = await client.get("/v1/accounts/alice", Origin=APP)
     assert answer.headers["Vary"] == "Accept"
@@ -152,7 +152,7 @@ async def test_nothing_is_said_where_no_origin_is_named(service: Service, client
     ],
 )
 def test_origins(text: str, origins: tuple[str, ...]) -> None:
-    """Origins are separated by commas, with blanks or without."""
+    """Origins are separated by commas, with or without blanks."""
     assert read_origins(text) == origins
 
 
@@ -176,6 +176,6 @@ def test_origins(text: str, origins: tuple[str, ...]) -> None:
     ],
 )
 def test_what_no_browser_sends_is_refused(text: str, why: str) -> None:
-    """What could never match says why, instead of doing nothing."""
+    """An origin that no browser could send is refused with a reason."""
     with pytest.raises(ValueError, match=why):
         read_origins(text)

@@ -1,4 +1,4 @@
-"""Holds end at their instant: in every answer, whether or not anybody has posted their expiry yet."""
+"""Holds end at their instant in every answer, whether or not their expiry has been posted."""
 
 from datetime import datetime, timedelta
 from typing import Any
@@ -14,9 +14,9 @@ from tests.support.expiries import post_expiries
 from tests.support.service import Service
 
 MOMENT = timedelta(microseconds=1)
-# Seconds that holds live here.
+# The lifetime of holds here, in seconds.
 SHORT = 60
-# How long after the end of a hold cached reads are looked at.
+# How long after the end of a hold the test keeps reading from the cache.
 LOOKED_ON = timedelta(milliseconds=100)
 
 
@@ -34,7 +34,7 @@ async def expiry_of(client: Client, hold: str) -> datetime:
 
 
 async def accounts(client: Client) -> list[Any]:
-    """Return alice and bob, who must be the same in the list, out of the cache and out of the database."""
+    """Return alice and bob, which must be the same in the list, the cache and the database."""
     listed = [row for row in (await client.get("/v1/accounts")).json["data"] if row["id"] in ("alice", "bob")]
     for row in listed:
         for headers in ({}, {}, {"Cache_Control": "no-cache"}):
@@ -44,7 +44,7 @@ async def accounts(client: Client) -> list[Any]:
 
 
 async def test_a_hold_is_there_until_its_instant_and_gone_from_it_on(funded: Client, clock: BooksClock) -> None:
-    """A microsecond before it reserves all that remains; at the instant itself it reserves nothing."""
+    """A microsecond before its instant a hold reserves all that remains; at its instant it reserves nothing."""
     parent = await held(funded, 30, expires_in=SHORT)
     await followed(funded, "capture", parent, amount=10, release_rest=False)
     instant = await expiry_of(funded, parent)
@@ -63,7 +63,7 @@ async def test_a_hold_is_there_until_its_instant_and_gone_from_it_on(funded: Cli
 
 
 async def test_a_capture_just_before_the_end(funded: Client, clock: BooksClock) -> None:
-    """Until its instant a hold is as good as ever: a capture two microseconds before it, and a void one before."""
+    """Until its instant a hold can be captured and voided, even two microseconds and one microsecond before."""
     parent = await held(funded, 30, expires_in=SHORT)
     # The void is posted a microsecond after the capture, since no two batches share an instant.
     await clock.stop_at(await expiry_of(funded, parent) - 2 * MOMENT)
@@ -75,7 +75,7 @@ async def test_a_capture_just_before_the_end(funded: Client, clock: BooksClock) 
 
 
 async def test_entity_tags_change_at_the_instant(funded: Client, clock: BooksClock) -> None:
-    """A reader who holds the tag of before is shown the account of after; the versions asked for are those of after."""
+    """At its instant a hold's end changes tag and version: the old tag no longer matches in reads or in changes."""
     parent = await held(funded, 30, expires_in=SHORT)
     old = (await funded.get("/v1/accounts/alice")).headers["ETag"]
     assert (await funded.get("/v1/accounts/alice", If_None_Match=old)).status == 304
@@ -97,7 +97,7 @@ async def test_entity_tags_change_at_the_instant(funded: Client, clock: BooksClo
 async def test_what_a_due_hold_reserved_can_be_used(
     funded: Client, timed_service: Service, ledger: str, clock: BooksClock, posted: bool
 ) -> None:
-    """From then on funds, ceilings and conditions are judged without it, whether or not its expiry was posted."""
+    """From its instant on, funds, ceilings and conditions ignore the hold, whether or not its expiry was posted."""
     await funded.open("purse", ceiling=30)
     await held(funded, 100, expires_in=SHORT)
     await held(funded, 30, source="world", destination="purse", expires_in=SHORT)
@@ -119,7 +119,7 @@ async def test_what_a_due_hold_reserved_can_be_used(
 async def test_posting_an_expiry_changes_no_answer(
     funded: Client, timed_service: Service, ledger: str, clock: BooksClock
 ) -> None:
-    """Accounts, tags, holds and statements are the same before and after, byte for byte; a second time does nothing."""
+    """Accounts, tags, holds and statements stay the same, byte for byte; a second posting does nothing."""
     parents = [await held(funded, 10 + n, expires_in=SHORT + n) for n in range(3)]
     await held(funded, 5, expires_in=3 * SHORT)
     await followed(funded, "capture", parents[0], amount=4, release_rest=False)
@@ -149,7 +149,7 @@ async def test_posting_an_expiry_changes_no_answer(
 
 
 async def test_an_expiry_is_a_row(funded: Client, timed_service: Service, ledger: str, clock: BooksClock) -> None:
-    """Once it is posted it names its hold and releases what remained, under a key that no caller can have."""
+    """A posted expiry names its hold and releases what remained, under a key that no caller can have."""
     parent = await held(funded, 30, expires_in=SHORT)
     await followed(funded, "capture", parent, amount=10, release_rest=False)
     await clock.advance(SHORT)
@@ -166,7 +166,7 @@ async def test_an_expiry_is_a_row(funded: Client, timed_service: Service, ledger
 async def test_holds_that_are_not_due_are_not_expired(
     funded: Client, timed_service: Service, ledger: str, clock: BooksClock
 ) -> None:
-    """Whoever asks for an expiry too early, or of what is no open hold any more, changes nothing."""
+    """Posting an expiry too early, or for a hold that is no longer open, changes nothing."""
     parents = [await held(funded, 10, expires_in=SHORT) for _ in range(3)]
     await followed(funded, "void", parents[0])
     await followed(funded, "capture", parents[1])
@@ -178,7 +178,7 @@ async def test_holds_that_are_not_due_are_not_expired(
 
 
 async def test_several_holds_of_one_instant_count_a_version_each(funded: Client, clock: BooksClock) -> None:
-    """Each hold that ends counts a version of both sides, as every other change does."""
+    """Each hold that ends adds a version to both accounts, as every other change does."""
     items: list[dict[str, Any]] = [
         {"key": f"hold-{n}", **order(amount=5, hold=True, expires_in=SHORT)} for n in range(7)
     ]
@@ -189,7 +189,7 @@ async def test_several_holds_of_one_instant_count_a_version_each(funded: Client,
 
 
 async def test_both_sides_of_one_account(funded: Client, clock: BooksClock) -> None:
-    """An account that gives and takes is rid of both kinds of holds."""
+    """If an account is the source of one hold and the destination of another, both end."""
     await funded.open("carol")
     await held(funded, 10, expires_in=SHORT)
     await held(funded, 20, source="world", destination="alice", expires_in=SHORT)
@@ -202,7 +202,7 @@ async def test_both_sides_of_one_account(funded: Client, clock: BooksClock) -> N
 
 
 async def test_what_is_due_never_overflows(timed: Client, clock: BooksClock) -> None:
-    """Until its expiry is posted a due hold counts in what is stored; a sum that does not fit is refused."""
+    """A due hold still counts in the stored sums until its expiry is posted; a sum that would overflow is refused."""
     for account in ("from", "to"):
         await timed.open(account, floor=None)
     most = 2**63 - 1
@@ -214,7 +214,7 @@ async def test_what_is_due_never_overflows(timed: Client, clock: BooksClock) -> 
 
 
 async def test_a_set_meets_holds_that_are_due(funded: Client, clock: BooksClock) -> None:
-    """An atomic set that fails takes back neither the end of a hold nor its version."""
+    """A failing atomic set undoes neither the end of a hold nor its version."""
     parent = await held(funded, 60, expires_in=SHORT)
     await clock.advance(SHORT)
     items: list[dict[str, Any]] = [{"key": "a", **order(amount=100)}, {"key": "b", "kind": "capture", "parent": parent}]
@@ -227,7 +227,7 @@ async def test_a_set_meets_holds_that_are_due(funded: Client, clock: BooksClock)
 
 
 async def test_no_cached_read_shows_a_hold_that_is_gone(service: Service, client: Client) -> None:
-    """In true time: of all cached reads around the end of a hold, none that was asked for after it shows it held."""
+    """In real time, no cached read that starts after the end of a hold shows it as held."""
     assert service.app is not None
     await client.fund("alice", 100)
     await client.open("bob")

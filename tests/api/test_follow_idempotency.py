@@ -23,7 +23,7 @@ async def funded(client: Client) -> Client:
 
 
 async def _parent(client: Client, kind: str) -> str:
-    """Return what a request of a kind follows."""
+    """Return the parent that a request of a kind follows."""
     return await paid(client, 10) if kind == "reversal" else await held(client, 10) if kind in ACTIONS else ""
 
 
@@ -35,7 +35,7 @@ async def _ask(client: Client, kind: str, parent: str, key: str, **fields: objec
 
 @pytest.mark.parametrize("kind", KINDS)
 async def test_a_retry_is_answered_as_the_first(funded: Client, kind: str) -> None:
-    """Out of Redis and out of Postgres, alone and in a bulk, though the parent and the accounts have moved on."""
+    """Redis and PostgreSQL replay the first answer, alone and in a bulk, after the parent and accounts have changed."""
     parent = await _parent(funded, kind)
     first = await _ask(funded, kind, parent, "once")
     assert (first.status, first.replayed) == (201, False)
@@ -57,7 +57,7 @@ async def test_a_retry_is_answered_as_the_first(funded: Client, kind: str) -> No
 
 @pytest.mark.parametrize("kind", KINDS)
 async def test_postgres_alone_gives_the_same_answer(database_url: str, redis_url: str, kind: str) -> None:
-    """The first answer, posted or refused, can be rendered again from its row, by a service that has no Redis."""
+    """A service without Redis renders the first answer, posted or refused, from its row."""
     async with in_process(database_url, redis_url) as first, in_process(database_url) as second:
         client = await first.client("replays")
         await client.fund("alice", 100)
@@ -89,7 +89,7 @@ async def test_postgres_alone_gives_the_same_answer(database_url: str, redis_url
 async def test_what_makes_two_captures_the_same(
     funded: Client, first: dict[str, Any], same: dict[str, Any], other: dict[str, Any], fields: list[str]
 ) -> None:
-    """Defaults that are spelled out make no difference; everything else does, and is named."""
+    """Explicit defaults make no difference; every other difference makes another request, and the answer names it."""
     parent = await held(funded, 10)
     posted = await followed(funded, "capture", parent, "key", **first)
     again = await follow(funded, "capture", parent, "key", **same)
@@ -102,7 +102,7 @@ async def test_what_makes_two_captures_the_same(
 
 
 async def test_what_makes_two_reversals_the_same(funded: Client) -> None:
-    """Null and the equal amount are different requests, and so are two parents."""
+    """A null amount and the equal number are different requests, and so are two parents."""
     parent, other = await paid(funded, 10), await paid(funded, 10)
     await followed(funded, "reversal", parent, "key")
     assert (await follow(funded, "reversal", parent, "key", amount=10)).json["fields"] == ["amount"]
@@ -136,7 +136,7 @@ async def test_what_makes_two_reversals_the_same(funded: Client) -> None:
 async def test_what_makes_two_holds_the_same(
     funded: Client, first: dict[str, Any], same: dict[str, Any], other: dict[str, Any], field: str
 ) -> None:
-    """They are compared by what they mean."""
+    """Holds are compared by meaning, not by bytes."""
     posted = await post(funded, order(hold=True, **first), "key")
     assert posted.status == 201, posted
     again = await post(funded, order(hold=True, **same), "key")
@@ -146,7 +146,7 @@ async def test_what_makes_two_holds_the_same(
 
 
 async def test_kinds_do_not_share_a_key(funded: Client) -> None:
-    """A key that is bound to one kind is refused to every other, and the answer names what differs and what it is."""
+    """A key bound to one kind is refused for every other, and the answer names the differing members."""
     parents = {kind: await _parent(funded, kind) for kind in KINDS}
     posted = {"transfer": await post(funded, order(), "transfer")}
     for kind in KINDS:
@@ -169,7 +169,7 @@ async def test_kinds_do_not_share_a_key(funded: Client) -> None:
 
 
 async def test_other_bytes_are_the_same_capture(funded: Client) -> None:
-    """Spaces, the order of members and escapes make no other request."""
+    """Spaces, the order of members and escapes do not make another request."""
     parent = await held(funded, 10)
     first = await raw_follow(funded, "capture", parent, b'{"amount":4,"release_rest":false}', "key")
     assert first.status == 201
@@ -181,7 +181,7 @@ async def test_other_bytes_are_the_same_capture(funded: Client) -> None:
 
 
 async def test_a_refused_capture_stays_refused(funded: Client) -> None:
-    """What was refused is refused under its key for ever, though a new key would succeed now."""
+    """A refusal stays bound to its key for ever, even when a new key would succeed."""
     parent = await held(funded, 10)
     await funded.send("PATCH", "/v1/accounts/bob", {"closed": True})
     first = await follow(funded, "capture", parent, "late")
@@ -195,7 +195,7 @@ async def test_a_refused_capture_stays_refused(funded: Client) -> None:
 
 
 async def test_a_retry_after_the_end_of_its_hold(timed: Client, timed_service: Service, clock: BooksClock) -> None:
-    """A hold and its captures are replayed when the hold is long gone."""
+    """A hold and its captures are replayed long after the hold has ended."""
     await timed.fund("alice", 100)
     await timed.open("bob")
     first = await hold(timed, 10, "hold", expires_in=60)
@@ -208,7 +208,7 @@ async def test_a_retry_after_the_end_of_its_hold(timed: Client, timed_service: S
 
 
 async def test_a_key_names_a_parent_or_an_id_does(funded: Client) -> None:
-    """A parent that is named in another way is another request; the first is replayed as it was asked."""
+    """Naming the parent in another way makes another request; the first is replayed only as it was sent."""
     parent = await held(funded, 10, "hold")
     item = {"key": "key", "kind": "capture", "parent_key": "hold"}
     [first] = await bulk(funded, [item])

@@ -1,4 +1,4 @@
-"""The outcomes of captures, voids and reversals: every kind, every state of the parent, every limit, in their order."""
+"""The outcomes of captures, voids and reversals: every kind, parent state and limit, in the order of checks."""
 
 from collections.abc import Awaitable, Callable
 from typing import Any, NamedTuple
@@ -13,21 +13,21 @@ from tests.support.expiries import post_expiries
 from tests.support.postgres import administer
 from tests.support.service import Service
 
-# Seconds that some holds live, and after which they are due.
+# The lifetime in seconds of the holds that become due here.
 SHORT = 60
-# More than any parent has left, and less than each of those that have something left.
+# More than any parent has left, and less than what every parent with something left has.
 TOO_MUCH, FITTING = 1_000, 5
 
 
 class Parent(NamedTuple):
-    """A row that requests name."""
+    """A parent that requests name."""
 
     id: str
     key: str
 
 
 class Stage:
-    """A ledger with a row in every state."""
+    """A ledger with a parent in every state."""
 
     def __init__(self, client: Client, service: Service, ledger: str, clock: BooksClock) -> None:
         self.client = client
@@ -40,13 +40,13 @@ class Stage:
         return Parent((await bound(self.client, key)).json["id"], key)
 
     async def after(self, kind: str, parent: Parent, **fields: Any) -> Parent:
-        """Capture, void or reverse, and return the row of that."""
+        """Capture, void or reverse, and return the new row."""
         key = new_key()
         await followed(self.client, kind, parent.id, key, **fields)
         return await self.named(key)
 
     async def hold(self, *after: tuple[str, dict[str, Any]], **fields: Any) -> Parent:
-        """Make a hold of 20, and do to it what *after* says."""
+        """Create a hold of 20, and apply *after* to it."""
         key = new_key()
         parent = Parent(await held(self.client, 20, key, **fields), key)
         for kind, asked in after:
@@ -54,7 +54,7 @@ class Stage:
         return parent
 
     async def transfer(self, *reversed_: int) -> Parent:
-        """Make a transfer of 20, and reverse these amounts of it."""
+        """Create a transfer of 20, and reverse these amounts of it."""
         key = new_key()
         parent = Parent(await paid(self.client, 20, key), key)
         for amount in reversed_:
@@ -62,13 +62,13 @@ class Stage:
         return parent
 
     async def refused(self, post: Callable[..., Awaitable[object]], **fields: Any) -> Parent:
-        """Have a posting refused."""
+        """Return the row of a refused posting."""
         key = new_key()
         await post(self.client, 10_000, key, **fields)
         return await self.named(key)
 
     async def all(self) -> dict[str, Parent]:
-        """Make a row in every state, by the name of that state."""
+        """Create a row in every state, by the name of that state."""
         partly: tuple[str, dict[str, Any]] = ("capture", {"amount": FITTING, "release_rest": False})
         expired = await self.hold(expires_in=SHORT)
         await self._clock.advance(SHORT)
@@ -120,19 +120,18 @@ async def stage(timed: Client, timed_service: Service, ledger: str, clock: Books
     return Stage(timed, timed_service, ledger, clock)
 
 
-# What each kind can follow; every other state is refused as such, before anything else is looked at.
+# The states that each kind can follow; every other state is refused before anything else is checked.
 RIGHT = {
     "capture": ("open hold", "partly captured hold"),
     "void": ("open hold", "partly captured hold"),
     "reversal": ("capture", "transfer", "transfer reversed in part"),
 }
 WRONG = {"capture": "hold_not_open", "void": "hold_not_open", "reversal": "reversal_exceeds_transfer"}
-# Reversed wholly: the state is right, and nothing is left.
+# Wholly reversed: the state is valid, but nothing is left to reverse.
 SPENT = ("reversed transfer", "reversed capture")
 EXCESS = {"capture": "capture_exceeds_hold", "reversal": "reversal_exceeds_transfer"}
 
-# One after the other puts right what it names; what is refused until then, in the order of the checks. A reversal's
-# source is bob.
+# The refusals in the order of checks, each with the change that removes it. A reversal's source is bob.
 BARRIERS: dict[str, list[tuple[str, str, str, dict[str, object]]]] = {
     "capture": [
         ("account_closed", "/source", "alice", {"closed": False}),
@@ -158,7 +157,7 @@ async def patch(client: Client, account: str, changes: dict[str, object]) -> Non
 
 @pytest.mark.parametrize("kind", ["capture", "void", "reversal"])
 async def test_the_first_broken_rule_decides(stage: Stage, kind: str) -> None:
-    """Whatever else is wrong too, the first rule in the order of the contract answers, alone and in every bulk."""
+    """The first broken rule in the contract's order decides the answer, alone and in every bulk."""
     client = stage.client
     states = await stage.all()
     source, destination = ("bob", "alice") if kind == "reversal" else ("alice", "bob")
@@ -197,7 +196,7 @@ async def test_the_first_broken_rule_decides(stage: Stage, kind: str) -> None:
 
 
 async def test_refusals_change_nothing(stage: Stage) -> None:
-    """All that the table refuses leaves every parent and both accounts as they were, versions included."""
+    """No refusal in the table changes the parent or either account, versions included."""
     client = stage.client
     states = await stage.all()
     before = [await client.account(account) for account in ("alice", "bob")]
@@ -212,7 +211,7 @@ async def test_refusals_change_nothing(stage: Stage) -> None:
 
 
 async def test_what_each_state_shows(stage: Stage) -> None:
-    """A look at a row shows what has become of it: state, what was captured, what remains, and what was reversed."""
+    """A read shows the state, what was captured, what remains and what was reversed."""
     expected = {
         "refused hold": (None, 0),
         "refused transfer": (None, 0),

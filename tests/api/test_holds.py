@@ -1,4 +1,4 @@
-"""Holds, captures and voids: what they reserve, move and release, and what each look at them shows."""
+"""Holds, captures and voids: what they reserve, move and release, and how reads show it."""
 
 from datetime import datetime, timedelta
 from typing import Any
@@ -33,7 +33,7 @@ async def funded(client: Client) -> Client:
 
 
 async def test_a_hold_reserves_and_moves_nothing(funded: Client) -> None:
-    """It counts against what the source has available, is on its way to the destination, and is in no statement."""
+    """A hold reduces the source's available amount, shows as incoming for the destination, and is in no statement."""
     answer = await hold(funded, 30, reference="order-1", description="a room", metadata={"a": "b"})
     document = answer.json
     assert (answer.status, document["kind"], document["state"], document["parent"]) == (201, "hold", "posted", None)
@@ -51,7 +51,7 @@ async def test_a_hold_reserves_and_moves_nothing(funded: Client) -> None:
 
 
 async def test_a_hold_shows_what_has_become_of_it(funded: Client) -> None:
-    """What it was answered stays as it was; what remains, and when it ends, is shown beside it."""
+    """A hold's first answer stays the same; a read adds what remains of it and when it ends."""
     answer = await hold(funded, 30, "a-hold")
     now = (await funded.get(f"/v1/transfers/{answer.json['id']}")).json
     created = datetime.fromisoformat(answer.json["created_at"])
@@ -66,7 +66,7 @@ async def test_a_hold_shows_what_has_become_of_it(funded: Client) -> None:
 
 @pytest.mark.parametrize("seconds", [1, 59, 2_592_000])
 async def test_a_hold_lives_as_long_as_asked(funded: Client, seconds: int) -> None:
-    """It ends so many seconds after it was posted."""
+    """A hold ends the given number of seconds after it was posted."""
     answer = await hold(funded, 1, expires_in=seconds)
     now = (await funded.get(f"/v1/transfers/{answer.json['id']}")).json
     created, ends = (datetime.fromisoformat(text) for text in (answer.json["created_at"], now["hold"]["expires_at"]))
@@ -74,7 +74,7 @@ async def test_a_hold_lives_as_long_as_asked(funded: Client, seconds: int) -> No
 
 
 async def test_captures_move_what_was_reserved(funded: Client) -> None:
-    """Several captures take parts of a hold; the last one takes the rest, and nothing is available in between."""
+    """Several captures take parts of a hold; the last takes the rest, and alice's available amount never changes."""
     parent = await held(funded, 30)
     first = await followed(funded, "capture", parent, amount=10, release_rest=False)
     shown = ("kind", "state", "parent", "source", "destination", "amount", "currency")
@@ -115,7 +115,7 @@ async def test_captures_move_what_was_reserved(funded: Client) -> None:
 async def test_what_a_capture_takes_and_leaves(
     funded: Client, asked: dict[str, Any], captured: int, remaining: int
 ) -> None:
-    """What it moves, and what stays reserved after it."""
+    """What a capture moves, and what it leaves reserved."""
     parent = await held(funded, 30)
     assert (await followed(funded, "capture", parent, **asked))["amount"] == captured
     assert await figures(funded, "alice") == (100 - captured, 0, remaining, 100 - captured - remaining)
@@ -126,7 +126,7 @@ async def test_what_a_capture_takes_and_leaves(
 
 @pytest.mark.parametrize("captured", [0, 10])
 async def test_a_void_releases_what_remains(funded: Client, captured: int) -> None:
-    """What was not captured is available again; what was captured stays where it is."""
+    """A void makes the uncaptured rest available again; captured money stays where it is."""
     parent = await held(funded, 30)
     if captured:
         await followed(funded, "capture", parent, amount=captured, release_rest=False)
@@ -143,7 +143,7 @@ async def test_a_void_releases_what_remains(funded: Client, captured: int) -> No
 
 
 async def test_what_is_held_is_not_available_to_anybody_else(funded: Client) -> None:
-    """Transfers and holds may use what holds have left above the floor, and not one unit more."""
+    """Transfers and holds may use what other holds leave above the floor, and not one unit more."""
     await held(funded, 60)
     for is_hold in (False, True):
         refused = await funded.transfer("alice", "bob", 41, hold=is_hold)
@@ -155,7 +155,7 @@ async def test_what_is_held_is_not_available_to_anybody_else(funded: Client) -> 
 
 
 async def test_what_is_held_counts_against_the_ceiling_of_the_destination(funded: Client) -> None:
-    """Transfers and holds may fill what holds have left below the ceiling, and not one unit more."""
+    """Transfers and holds may fill what other holds leave below the ceiling, and not one unit more."""
     await funded.open("purse", ceiling=50)
     await held(funded, 30, destination="purse")
     for is_hold in (False, True):
@@ -166,7 +166,7 @@ async def test_what_is_held_counts_against_the_ceiling_of_the_destination(funded
 
 
 async def test_held_money_of_the_destination_is_not_spent_before_it_is_captured(funded: Client) -> None:
-    """What is on its way in is nothing the destination could pay with."""
+    """The destination of a hold cannot spend the money before it is captured."""
     parent = await held(funded, 30)
     await funded.open("carol")
     assert (await funded.transfer("bob", "carol", 1)).code == "insufficient_funds"
@@ -175,7 +175,7 @@ async def test_held_money_of_the_destination_is_not_spent_before_it_is_captured(
 
 
 async def test_no_limit_stops_a_capture(funded: Client) -> None:
-    """A capture makes nothing less available than its hold did: limits that were drawn meanwhile do not refuse it."""
+    """A capture never makes less available than its hold did, so a limit set after the hold does not refuse it."""
     parent = await held(funded, 30)
     for account, changes in (("alice", {"floor": 100}), ("bob", {"ceiling": 0})):
         assert (await funded.send("PATCH", f"/v1/accounts/{account}", changes)).status == 200
@@ -184,7 +184,7 @@ async def test_no_limit_stops_a_capture(funded: Client) -> None:
 
 
 async def test_holds_end_with_64_bits(client: Client) -> None:
-    """Sums of balance and holds are refused beyond 64 bits on either side, never wrapped."""
+    """A balance plus its holds never leaves 64 bits: what would overflow is refused on either side, never wrapped."""
     for account in ("low", "high", "spare"):
         await client.open(account, floor=None)
     await held(client, MAX, source="low", destination="high")
@@ -198,7 +198,7 @@ async def test_holds_end_with_64_bits(client: Client) -> None:
 
 
 async def test_what_is_held_ends_with_64_bits(client: Client) -> None:
-    """The sum of all holds of a side is refused beyond 64 bits, though what is available would have room."""
+    """The sum of all holds on one side is refused beyond 64 bits, even if the available amount has room."""
     for account in ("rich", "poor", "spare"):
         await client.open(account, floor=None)
     await paid(client, 10, source="poor", destination="rich")
@@ -213,7 +213,7 @@ async def test_what_is_held_ends_with_64_bits(client: Client) -> None:
 
 
 async def test_a_hold_checks_its_conditions(funded: Client) -> None:
-    """Conditions are judged as those of a transfer."""
+    """A hold's conditions are checked like those of a transfer."""
     refused = await hold(funded, 1, conditions={"source_version": 1})
     assert (refused.code, refused.json["pointer"]) == ("condition_failed", "/conditions/source_version")
     assert (await hold(funded, 1, conditions={"source_version": 2, "destination_version": 1})).status == 201
@@ -239,7 +239,7 @@ async def test_a_hold_checks_its_conditions(funded: Client) -> None:
     ],
 )
 async def test_a_wrong_shape_is_pointed_at(funded: Client, kind: str, fields: dict[str, object], pointer: str) -> None:
-    """Whatever the parent is, a wrong member is a 400 that points to it and binds nothing, alone and in bulk."""
+    """A wrong member is a 400 that points to it and binds no key, alone and in bulk, whatever the parent is."""
     for parent in (await held(funded, 30), NO_ID):
         single = await follow(funded, kind, parent, "key", **fields)
         [item] = await bulk(funded, [{"key": "key", "kind": kind, "parent": parent, **fields}])
@@ -270,7 +270,7 @@ async def test_a_wrong_shape_is_pointed_at(funded: Client, kind: str, fields: di
 async def test_an_item_that_names_no_parent_well_is_wrong(
     funded: Client, item: dict[str, object], pointer: str
 ) -> None:
-    """It is a 400 with its place, binds nothing, and stops an atomic set before the ledger."""
+    """An item that names its parent wrongly is a 400 with its position, binds no key, and fails an atomic set."""
     sound = {"key": "sound", **order()}
     for atomic in (False, True):
         wrong, other = await bulk(funded, [{"key": "key", **item}, sound], atomic=atomic)
@@ -282,7 +282,7 @@ async def test_an_item_that_names_no_parent_well_is_wrong(
 
 
 async def test_the_way_to_a_parent_that_is_no_id_leads_nowhere(funded: Client) -> None:
-    """A path that names no transfer in any ledger is a 404 that binds nothing; an id that nobody has binds the key."""
+    """A malformed transfer id in the path is a 404 that binds no key; a well-formed unknown id binds the key."""
     for kind in ("capture", "void", "reversal"):
         for name in ("not-an-id", "{" + NO_ID + "}", NO_ID.replace("-", ""), "x" * 65):
             answer = await follow(funded, kind, name, "key")
@@ -298,7 +298,7 @@ async def test_the_way_to_a_parent_that_is_no_id_leads_nowhere(funded: Client) -
 
 @pytest.mark.parametrize("kind", ["capture", "void", "reversal"])
 async def test_what_follows_needs_a_key(funded: Client, kind: str) -> None:
-    """Without an idempotency key, or with one that is none, nothing is done."""
+    """Without a valid idempotency key, nothing is done."""
     parent = await (paid if kind == "reversal" else held)(funded, 30)
     action = {"reversal": "reverse"}.get(kind, kind)
     for headers, code in (({}, "idempotency_key_missing"), ({"Idempotency-Key": "a b"}, "idempotency_key_invalid")):
@@ -310,12 +310,12 @@ async def test_what_follows_needs_a_key(funded: Client, kind: str) -> None:
 
 
 async def test_a_body_that_says_nothing_may_be_left_out(funded: Client) -> None:
-    """No body, an empty object, and defaults spelled out are one request."""
+    """No body, an empty object, and explicit defaults are the same request."""
     for kind in ("capture", "void", "reversal"):
         parent = await (paid if kind == "reversal" else held)(funded, 10)
         action = {"reversal": "reverse"}.get(kind, kind)
         path, headers = f"/v1/transfers/{parent}/{action}", {"Idempotency-Key": f"key-{kind}"}
-        # The library of the test announces bytes of no kind where it sends none.
+        # Without a body, the test's HTTP library sends `Content-Type: application/octet-stream`.
         first = await funded.send("POST", path, headers=headers)
         assert first.status == 201, first
         assert (first.json["amount"], first.replayed) == (10, False)
@@ -328,7 +328,7 @@ async def test_a_body_that_says_nothing_may_be_left_out(funded: Client) -> None:
 
 
 async def test_another_ledgers_transfers_do_not_exist(funded: Client, service: Service, ledger: str) -> None:
-    """Ids and keys of another ledger name nothing here."""
+    """Ids and keys of another ledger's transfers are not found."""
     other = await service.client(f"{ledger}-other")
     await other.fund("alice", 100)
     await other.open("bob")
@@ -341,7 +341,7 @@ async def test_another_ledgers_transfers_do_not_exist(funded: Client, service: S
 
 
 async def test_a_reader_may_not_capture(funded: Client, service: Service, ledger: str) -> None:
-    """What follows a transfer is a write."""
+    """Captures, voids and reversals need the role write."""
     parent = await held(funded, 30)
     reader = await service.client(ledger, "read")
     for kind in ("capture", "void", "reversal"):
@@ -350,7 +350,7 @@ async def test_a_reader_may_not_capture(funded: Client, service: Service, ledger
 
 
 async def test_a_hold_is_another_request_than_a_transfer(funded: Client) -> None:
-    """The same sides and amount, held or moved, are two meanings."""
+    """A hold and a transfer with the same accounts and amount are different requests."""
     await post(funded, order(), "moved")
     reused = await post(funded, order(hold=True), "moved")
     assert (reused.status, reused.code) == (422, "idempotency_key_reused")
@@ -358,7 +358,7 @@ async def test_a_hold_is_another_request_than_a_transfer(funded: Client) -> None
 
 
 async def test_lists_hold_every_kind(funded: Client) -> None:
-    """The list of transfers has holds, captures, voids and reversals among what was posted, newest first."""
+    """The list of transfers also has holds, captures, voids and reversals, newest first."""
     parent = await held(funded, 10)
     await followed(funded, "capture", parent, amount=5, release_rest=False)
     await followed(funded, "void", parent)

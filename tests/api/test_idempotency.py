@@ -39,7 +39,7 @@ async def funded(client: Client) -> Client:
     ],
 )
 async def test_a_malformed_key_is_refused(funded: Client, header: str) -> None:
-    """A header that names no key is a 400 of its own, and nothing moves."""
+    """A malformed key in the header is a 400 with its own code, and nothing moves."""
     answer = await post(funded, order(), header)
     assert (answer.status, answer.code) == (400, "idempotency_key_invalid")
     assert (answer.json["outcome"], answer.json["retry"]) == ("not_applied", "never")
@@ -47,7 +47,7 @@ async def test_a_malformed_key_is_refused(funded: Client, header: str) -> None:
 
 
 async def test_a_missing_key_is_refused(funded: Client) -> None:
-    """A transfer without a key is a 400 of its own, and nothing moves."""
+    """A transfer without a key is a 400 with its own code, and nothing moves."""
     answer = await funded.post("/v1/transfers", order())
     assert (answer.status, answer.code) == (400, "idempotency_key_missing")
     assert await funded.balance("bob") == 0
@@ -65,7 +65,7 @@ async def test_a_missing_key_is_refused(funded: Client) -> None:
     ],
 )
 async def test_both_forms_name_one_key(funded: Client, one: str, other: str) -> None:
-    """The raw and the quoted form of a key are the same key, whichever came first."""
+    """The raw and the quoted form of a key are the same key, whichever was used first."""
     first, second = await post(funded, order(), one), await post(funded, order(), other)
     assert (first.status, first.replayed, second.status, second.replayed) == (201, False, 201, True)
     assert first.body == second.body
@@ -80,7 +80,7 @@ async def test_keys_that_differ_in_case_differ(funded: Client) -> None:
 
 
 async def test_a_first_use_is_executed(funded: Client) -> None:
-    """A first use moves the money, says what was asked for, and does not call itself a replay."""
+    """A first use moves the money, returns the transfer that was asked for, and is not marked as a replay."""
     answer = await post(funded, order(reference="r", description="d", metadata={"b": "2", "a": "1"}), "first")
     body = answer.json
     assert answer.status == 201
@@ -103,7 +103,7 @@ async def test_a_first_use_is_executed(funded: Client) -> None:
 
 
 async def test_a_replay_is_the_first_answer_for_ever(funded: Client, service: Service) -> None:
-    """Whatever becomes of the ledger, and whichever worker is asked, a replay is the first answer byte for byte."""
+    """A replay is the first answer byte for byte, from every worker, whatever happens in the ledger afterwards."""
     first = await post(funded, order(metadata={"z": "ü", "a": ""}), "once")
     await post(funded, order("alice", "bob", 30), "another")
     for account in ("alice", "bob"):
@@ -136,7 +136,7 @@ async def test_a_replay_is_the_first_answer_for_ever(funded: Client, service: Se
     ],
 )
 async def test_a_key_answers_no_other_request(funded: Client, changed: dict[str, object], fields: list[str]) -> None:
-    """Another request under a bound key is told which fields differ, and from what; a known key answers first."""
+    """Another request under a bound key is refused with the names of the fields that differ."""
     original = order(reference="r", metadata={"k": "v"})
     first = await post(funded, original, "taken")
     answer = await post(funded, {**original, **changed}, "taken")
@@ -177,7 +177,7 @@ OTHER_BYTES = [
 
 @pytest.fixture(params=["out of Redis", "out of PostgreSQL"])
 async def remembering(request: pytest.FixtureRequest, service: Service, ledger: str) -> AsyncIterator[Client]:
-    """A client whose retries are answered out of the one or the other; alice has 100 and bob nothing."""
+    """A client whose replays come from Redis or from PostgreSQL; alice has 100 and bob nothing."""
     if request.param == "out of Redis":
         sender = await service.client(ledger)
         await sender.fund("alice", 100)
@@ -193,7 +193,7 @@ async def remembering(request: pytest.FixtureRequest, service: Service, ledger: 
 
 @pytest.mark.parametrize(("one", "other"), OTHER_BYTES)
 async def test_other_bytes_of_one_meaning_are_the_same_request(remembering: Client, one: bytes, other: bytes) -> None:
-    """Spaces, the order of members, escapes and defaults make no other request, alone or in a bulk, in either order."""
+    """Spaces, member order, escapes and defaults do not make another request, alone or in a bulk, in either order."""
     for number, bodies in enumerate(((one, other), (other, one))):
         versions = {"source_version": 2 + number}
         written = [body.replace(b'version":2', b'version":%d' % versions["source_version"]) for body in bodies]
@@ -221,7 +221,7 @@ async def test_other_bytes_of_one_meaning_are_the_same_request(remembering: Clie
     ],
 )
 async def test_what_is_nearly_the_same_is_another_request(remembering: Client, change: tuple[bytes, bytes]) -> None:
-    """What differs in meaning is refused by both memories, and the field is named."""
+    """A request with another meaning is refused by both stores, and the answer names the field."""
     raw = PLAIN[:-1] + b',"reference":"r","description":"d","conditions":null,"metadata":{}}'
     assert (await post(remembering, raw, "near")).status == 201
     answer = await post(remembering, raw.replace(*change), "near")
@@ -230,7 +230,7 @@ async def test_what_is_nearly_the_same_is_another_request(remembering: Client, c
 
 
 async def test_other_bytes_of_a_refused_transfer_are_refused_alike(remembering: Client) -> None:
-    """A refusal is replayed byte for byte to the same request in other bytes."""
+    """A refusal is replayed byte for byte when the same request comes in other bytes."""
     raw = b'{"source":"alice","destination":"nobody","amount":10,"currency":"EUR"}'
     first = await post(remembering, raw, "refused-bytes")
     assert (first.status, first.json["retry"]) == (404, "new_key")
@@ -247,14 +247,14 @@ async def test_other_bytes_of_a_refused_transfer_are_refused_alike(remembering: 
     ],
 )
 async def test_the_shape_comes_before_a_known_key(remembering: Client, body: bytes, pointer: str) -> None:
-    """What is malformed is a 400, however close it comes to what the key is bound to."""
+    """A malformed request is a 400, however similar it is to the one that the key is bound to."""
     assert (await post(remembering, PLAIN, "shape")).status == 201
     answer = await post(remembering, body, "shape")
     assert (answer.status, answer.json["errors"][0]["pointer"]) == (400, pointer)
 
 
 async def test_other_bytes_are_answered_without_postgres(database_url: str, redis_url: str) -> None:
-    """A replay that Redis remembers needs no PostgreSQL, in whatever bytes it is asked for."""
+    """A replay from Redis needs no PostgreSQL, even if the request comes in other bytes."""
     async with in_process(database_url, redis_url) as running:
         client = await running.client("replays")
         await client.fund("alice", 100)
@@ -268,7 +268,7 @@ async def test_other_bytes_are_answered_without_postgres(database_url: str, redi
 
 
 async def test_what_an_earlier_version_stored_is_replayed(database_url: str, redis_url: str) -> None:
-    """Rows and replays that were written under fingerprints of bytes are found again in any bytes."""
+    """Rows and replays stored under a fingerprint of a request's bytes are found again, whatever bytes a retry has."""
     async with in_process(database_url, redis_url) as running:
         client = await running.client("earlier")
         await client.fund("alice", 100)
@@ -293,20 +293,20 @@ async def test_what_an_earlier_version_stored_is_replayed(database_url: str, red
 
 
 def test_the_fingerprint_is_of_method_path_and_body() -> None:
-    """Each of the three makes another fingerprint."""
+    """Changing the method, the path or the body changes the fingerprint."""
     asked = [("POST", "/a", b"{}"), ("PUT", "/a", b"{}"), ("POST", "/b", b"{}"), ("POST", "/a", b"{ }")]
     assert len({fingerprint(*request) for request in asked}) == 4
 
 
 async def test_a_wrong_request_is_wrong_under_any_key(funded: Client) -> None:
-    """The shape of a request is checked before its key: a 400 stays a 400 under a bound key."""
+    """The shape is checked before the key, so an invalid request is a 400 under a bound key too."""
     await post(funded, order(), "bound")
     answer = await post(funded, order(amount=0), "bound")
     assert (answer.status, answer.code) == (400, "invalid_request")
 
 
 async def test_a_key_bound_to_a_refusal_answers_no_other_request(client: Client) -> None:
-    """A refusal binds the key as firmly as a transfer does, and the one it is bound to can be read."""
+    """A refusal binds the key as a transfer does, and the refused attempt can be read."""
     refused = await post(client, order(), "refused")
     assert refused.code == "account_not_found"
     answer = await post(client, order(amount=11), "refused")
@@ -342,7 +342,7 @@ async def _patch_bob(client: Client) -> Answer:
 async def test_a_refusal_is_for_ever(
     client: Client, bob: dict[str, object] | None, body: dict[str, object], code: str, remedy: object
 ) -> None:
-    """What the ledger refused stays refused under its key, byte for byte, though a new key would succeed now."""
+    """A refusal stays bound to its key for ever, byte for byte, even if a new key would succeed."""
     await client.fund("alice", 100)
     if bob is not None:
         await client.open("bob", ceiling=bob.get("ceiling"))
@@ -399,7 +399,7 @@ async def test_what_never_reached_the_ledger_binds_nothing(
 
 
 async def test_ledgers_do_not_share_keys(funded: Client, service: Service, ledger: str) -> None:
-    """The same key in another ledger is another key."""
+    """Ledgers do not share keys: the same key in another ledger is unused."""
     other = await service.client(f"{ledger}-other")
     await other.fund("alice", 100)
     await other.open("bob")
@@ -412,7 +412,7 @@ async def test_ledgers_do_not_share_keys(funded: Client, service: Service, ledge
 
 
 async def test_replays_of_a_refusal_keep_the_id_of_the_request_that_met_it(client: Client) -> None:
-    """The body of a replayed refusal names the first request, the header the one it answers."""
+    """The body of a replayed refusal has the first request's id; the header has the current request's id."""
     headers = {"Idempotency-Key": "lost"}
     first = await client.send("POST", "/v1/transfers", order(), headers={**headers, "X-Request-Id": "one"})
     again = await client.send("POST", "/v1/transfers", order(), headers={**headers, "X-Request-Id": "two"})

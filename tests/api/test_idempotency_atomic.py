@@ -1,4 +1,4 @@
-"""The idempotency table of the contract for linked sets: bulks that are posted whole or not at all."""
+"""The idempotency table of the contract for linked sets: bulks that are posted as a whole or not at all."""
 
 from typing import Any
 
@@ -29,12 +29,12 @@ def changed(number: int, **fields: object) -> list[dict[str, object]]:
 
 
 async def states(client: Client) -> list[int]:
-    """Return the status of the look-up of each key of the set."""
+    """Return the status of a lookup of each of the set's keys."""
     return [(await bound(client, key)).status for key in ("a", "b", "c")]
 
 
 async def test_the_keys_of_a_failed_set_stay_bound(funded: Client) -> None:
-    """After a business failure every key of the set is bound to what it was told, for ever."""
+    """After a business failure every key of the set stays bound to its answer for ever."""
     failing = changed(1, amount=1_000)
     first = await bulk(funded, failing, atomic=True)
     assert codes(first) == ["linked_failed", "insufficient_funds", "linked_failed"]
@@ -50,7 +50,7 @@ async def test_the_keys_of_a_failed_set_stay_bound(funded: Client) -> None:
 
 
 async def test_a_changed_item_is_told_so_and_the_others_are_replayed(funded: Client) -> None:
-    """Each item of a set that is known is judged for itself; nothing is posted again."""
+    """Each item of a known set is compared on its own; nothing is posted again."""
     first = await bulk(funded, SET, atomic=True)
     results = await bulk(funded, changed(1, amount=21), atomic=True)
     assert codes(results) == [201, "idempotency_key_reused", 201]
@@ -73,7 +73,7 @@ async def test_a_changed_item_is_told_so_and_the_others_are_replayed(funded: Cli
 async def test_another_set_under_bound_keys_is_not_posted(
     funded: Client, items: list[dict[str, Any]], bound_ones: list[int]
 ) -> None:
-    """Known items are replayed, and the rest of the set is neither posted nor bound: it keeps its keys."""
+    """Known items are replayed; the other items are not posted, and their keys stay free."""
     first = {result["transfer"]["id"] for result in await bulk(funded, SET, atomic=True)}
     results = await bulk(funded, items, atomic=True)
     for number, result in enumerate(results):
@@ -89,7 +89,7 @@ async def test_another_set_under_bound_keys_is_not_posted(
 
 
 async def test_a_set_that_meets_a_foreign_key_can_be_sent_again_with_that_key_changed(funded: Client) -> None:
-    """Keys that a set did not bind are free: `same_key` is true."""
+    """The keys that a refused set did not bind are free, as `same_key` says."""
     await post(funded, order(amount=19), "b")
     results = await bulk(funded, SET, atomic=True)
     assert codes(results) == ["linked_failed", "idempotency_key_reused", "linked_failed"]
@@ -101,7 +101,7 @@ async def test_a_set_that_meets_a_foreign_key_can_be_sent_again_with_that_key_ch
 
 @pytest.mark.parametrize("atomic", [False, True])
 async def test_the_same_items_one_by_one_are_the_same_requests(funded: Client, atomic: bool) -> None:
-    """Items mean the same in a set, each for itself, and alone: what was posted is replayed in every way."""
+    """An item means the same in a set, in a plain bulk and alone: each way replays it."""
     first = await bulk(funded, SET, atomic=atomic)
     for again in (await bulk(funded, SET, atomic=not atomic), await bulk(funded, SET, atomic=atomic)):
         assert again == [{**result, "replayed": True} for result in first]
@@ -112,7 +112,7 @@ async def test_the_same_items_one_by_one_are_the_same_requests(funded: Client, a
 
 
 async def test_a_set_of_which_one_is_posted_already_is_not_posted(funded: Client) -> None:
-    """The item that was posted before is replayed; the others are not posted, and may be sent without it."""
+    """The item that was posted before is replayed; the others are not posted, and can be sent without it."""
     alone = await post(funded, order(amount=20), "b")
     results = await bulk(funded, SET, atomic=True)
     assert codes(results) == ["linked_failed", 201, "linked_failed"]
@@ -124,7 +124,7 @@ async def test_a_set_of_which_one_is_posted_already_is_not_posted(funded: Client
 
 
 async def test_a_wrong_item_binds_nothing_of_its_set(funded: Client) -> None:
-    """One item that is wrong in itself stops the set before the ledger: all keys are free, and the others say why."""
+    """One invalid item stops the set before the ledger: all keys stay free, and the other items are `linked_failed`."""
     results = await bulk(funded, changed(1, amount=0), atomic=True)
     assert codes(results) == ["linked_failed", "invalid_request", "linked_failed"]
     assert results[1]["problem"]["errors"][0]["pointer"] == "/transfers/1/amount"
@@ -135,7 +135,7 @@ async def test_a_wrong_item_binds_nothing_of_its_set(funded: Client) -> None:
 
 
 async def test_a_key_used_twice_in_a_set_is_wrong(funded: Client) -> None:
-    """A set has one key an item: a second use is a 400 that points to it, even of the same bytes, and binds nothing."""
+    """A key used twice in one set is a 400 that points to the second use, even for equal bytes, and binds nothing."""
     results = await bulk(funded, [SET[0], SET[1], SET[0]], atomic=True)
     assert codes(results) == ["linked_failed", "linked_failed", "invalid_request"]
     assert results[2]["problem"]["errors"][0]["pointer"] == "/transfers/2/key"
@@ -143,7 +143,7 @@ async def test_a_key_used_twice_in_a_set_is_wrong(funded: Client) -> None:
 
 
 async def test_other_bytes_of_a_set_are_the_same_set(funded: Client) -> None:
-    """Spaces, the order of members and defaults make no other set."""
+    """Spaces, the order of members and defaults do not make another set."""
     first = await bulk(funded, SET, atomic=True)
     full = [{"metadata": {}, "conditions": {}, **dict(reversed(list(item.items())))} for item in SET]
     body = orjson.dumps({"transfers": full, "atomic": True}, option=orjson.OPT_INDENT_2)

@@ -1,4 +1,4 @@
-"""The idempotency table of the contract for bulks whose items stand alone."""
+"""The idempotency table of the contract for bulks whose items are independent."""
 
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -29,7 +29,7 @@ AsRole = Callable[[str | None], Awaitable[Client]]
 
 @pytest.fixture
 def as_role(service: Service, ledger: str) -> AsRole:
-    """Make a client of this test's ledger with a key of some role, or without a key."""
+    """Make a client of this test's ledger with a key of a given role, or without a key."""
 
     async def make(role: str | None) -> Client:
         return await service.client(ledger, role) if role else Client(service.session, service.url, None)
@@ -51,7 +51,7 @@ def as_role(service: Service, ledger: str) -> AsRole:
     ],
 )
 async def test_an_item_needs_a_key(funded: Client, key: object, code: str, atomic: bool) -> None:
-    """An item without a good key says so, points to it, and moves nothing."""
+    """An item without a valid key is refused with a pointer to the key, and moves nothing."""
     wrong = item(key) if key is not None else order()
     problem = (await bulk(funded, [wrong], atomic=atomic))[0]["problem"]
     assert (problem["status"], problem["code"]) == (400, code)
@@ -62,7 +62,7 @@ async def test_an_item_needs_a_key(funded: Client, key: object, code: str, atomi
 
 @pytest.mark.parametrize("atomic", [False, True])
 async def test_the_shape_of_an_item_comes_before_its_key(funded: Client, atomic: bool) -> None:
-    """What else is wrong with an item is said before its key is looked at, as for a single transfer."""
+    """Other errors of an item are reported before its key is checked, as for a single transfer."""
     wrong: list[dict[str, object]] = [item("a b", amount=0), item("a b", destination="alice"), order("alice", "alice")]
     results = await bulk(funded, wrong, atomic=atomic)
     pointers = [result["problem"]["errors"][0]["pointer"] for result in results]
@@ -71,7 +71,7 @@ async def test_the_shape_of_an_item_comes_before_its_key(funded: Client, atomic:
 
 @pytest.mark.parametrize("atomic", [False, True])
 async def test_a_bulk_is_replayed_byte_for_byte(funded: Client, atomic: bool) -> None:
-    """Every result of a replayed bulk is the first one, byte for byte, and says that it is a replay."""
+    """Every result of a replayed bulk is the first one, byte for byte, and is marked as a replay."""
     body = orjson.dumps({"atomic": atomic, "transfers": [item("one", metadata={"b": "", "a": "ü"}), item("two")]})
     first = await funded.send("POST", "/v1/transfers/bulk", raw=body)
     assert [result["status"] for result in first.json["results"]] == [201, 201]
@@ -85,7 +85,7 @@ async def test_a_bulk_is_replayed_byte_for_byte(funded: Client, atomic: bool) ->
 
 @pytest.mark.parametrize("atomic", [False, True])
 async def test_refusals_of_a_bulk_are_for_ever(funded: Client, atomic: bool) -> None:
-    """Items that the ledger refused stay refused, byte for byte, though they would succeed now."""
+    """Refused items stay refused, byte for byte, even if they would succeed now."""
     items = [item("absent", destination="carol"), item("poor", amount=101)]
     body = orjson.dumps({"atomic": atomic, "transfers": items})
     first = await funded.send("POST", "/v1/transfers/bulk", raw=body)
@@ -101,7 +101,7 @@ async def test_refusals_of_a_bulk_are_for_ever(funded: Client, atomic: bool) -> 
 
 
 async def test_an_item_may_be_retried_in_other_company(funded: Client) -> None:
-    """What is retried is the item: it is a replay in any other bulk, at any place."""
+    """A retried item is a replay in any other bulk, at any position."""
     first = await bulk(funded, [item("a"), item("b")])
     again = await bulk(funded, [item("c"), item("b"), item("a")])
     assert [result["replayed"] for result in again] == [False, True, True]
@@ -110,7 +110,7 @@ async def test_an_item_may_be_retried_in_other_company(funded: Client) -> None:
 
 
 async def test_other_items_under_bound_keys_are_told_so_one_by_one(funded: Client) -> None:
-    """Each item is judged for itself: a replay, another request, a new one."""
+    """Each item is compared on its own: it is a replay, another request or a new one."""
     first = await bulk(funded, [item("a"), item("b")])
     results = await bulk(funded, [item("a"), item("b", amount=11, reference="r"), item("c")])
     assert codes(results) == [201, "idempotency_key_reused", 201]
@@ -122,7 +122,7 @@ async def test_other_items_under_bound_keys_are_told_so_one_by_one(funded: Clien
 
 @pytest.mark.parametrize("atomic", [False, True])
 async def test_items_and_single_transfers_are_the_same_requests(funded: Client, atomic: bool) -> None:
-    """A key names one request of the ledger, alone or as an item of a bulk: each replays the other."""
+    """A key names one request of the ledger: a single transfer and an item of a bulk replay each other."""
     single = await post(funded, order(), "single")
     results = await bulk(funded, [item("single")], atomic=atomic)
     assert results == [{"status": 201, "replayed": True, "transfer": single.json}]
@@ -135,7 +135,7 @@ async def test_items_and_single_transfers_are_the_same_requests(funded: Client, 
 
 
 async def test_a_wrong_item_binds_nothing_and_the_others_go_on(funded: Client) -> None:
-    """A 400 of one item leaves its key free and the others alone."""
+    """An item's 400 leaves its key free and does not affect the other items."""
     results = await bulk(funded, [item("a"), item("b", amount=0), item("c")])
     assert codes(results) == [201, "invalid_request", 201]
     assert results[1]["problem"]["errors"][0]["pointer"] == "/transfers/1/amount"
@@ -146,7 +146,7 @@ async def test_a_wrong_item_binds_nothing_and_the_others_go_on(funded: Client) -
 
 
 async def test_a_key_used_twice_in_one_bulk_is_used_once(funded: Client) -> None:
-    """The second item of a key is a replay where it means the same, and another request where it does not."""
+    """The second item with a key is a replay if it means the same, and otherwise another request."""
     results = await bulk(funded, [item("a"), item("a", metadata={}), item("a", amount=11)])
     assert codes(results) == [201, 201, "idempotency_key_reused"]
     assert [result["replayed"] for result in results] == [False, True, False]
@@ -156,7 +156,7 @@ async def test_a_key_used_twice_in_one_bulk_is_used_once(funded: Client) -> None
 
 
 async def test_a_refused_item_repeated_in_its_bulk_is_refused_alike(funded: Client) -> None:
-    """The second item of a refused key is the replay of that refusal."""
+    """A repeated refused item in the same bulk replays the refusal."""
     results = await bulk(funded, [item("a", amount=101), item("a", amount=101)])
     assert codes(results) == ["insufficient_funds"] * 2
     assert results[0]["problem"] == results[1]["problem"]
@@ -177,7 +177,7 @@ async def test_a_refused_item_repeated_in_its_bulk_is_refused_alike(funded: Clie
 async def test_a_bulk_that_never_reached_the_ledger_binds_nothing(
     funded: Client, as_role: AsRole, status: int, role: str | None, change: dict[str, Any]
 ) -> None:
-    """After a bulk is turned away as a whole, all its keys are free."""
+    """After a whole bulk is turned away, all its keys are free."""
     body = orjson.dumps({"transfers": [item("a"), item("b")]})
     sender = await as_role(role)
     headers = {"Content-Type": change.get("content_type", "application/json")}
@@ -193,7 +193,7 @@ async def test_a_bulk_that_never_reached_the_ledger_binds_nothing(
 async def test_ledgers_do_not_share_the_keys_of_bulks(
     funded: Client, service: Service, ledger: str, atomic: bool
 ) -> None:
-    """The same bulk in another ledger is another bulk."""
+    """Ledgers do not share keys: the same bulk in another ledger is a new bulk."""
     other = await service.client(f"{ledger}-other")
     await other.fund("alice", 100)
     await other.open("bob")
@@ -203,7 +203,7 @@ async def test_ledgers_do_not_share_the_keys_of_bulks(
 
 
 async def test_a_quoted_key_is_the_same_key_in_a_bulk(client: Client) -> None:
-    """Raw or quoted, in a header or in an item: one key, which moves money once."""
+    """The raw and the quoted form of a key are one key in headers and in items, and move money once."""
     await client.fund("alice", 100)
     await client.open("bob")
     single = await client.transfer("alice", "bob", 10, '"quoted"')

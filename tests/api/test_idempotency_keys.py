@@ -1,4 +1,4 @@
-"""Asking what a key is bound to: for callers who lost their answer."""
+"""Looking up what a key is bound to, for callers that lost their answer."""
 
 from urllib.parse import quote
 
@@ -17,7 +17,7 @@ async def funded(client: Client) -> Client:
 
 
 async def test_a_key_shows_its_transfer(funded: Client) -> None:
-    """A key bound to a posted transfer shows all that was answered, and what has become of it since."""
+    """A key bound to a posted transfer shows its first answer, and what became of the transfer since."""
     posted = await post(funded, order(reference="r"), "posted")
     answer = await bound(funded, "posted")
     assert answer.status == 200
@@ -26,7 +26,7 @@ async def test_a_key_shows_its_transfer(funded: Client) -> None:
 
 
 async def test_a_key_shows_its_refusal(funded: Client) -> None:
-    """A key bound to a refusal shows the attempt and the answer it was given."""
+    """A key bound to a refusal shows the attempt and the refusal."""
     refused = await post(funded, order(amount=101), "refused")
     answer = await bound(funded, "refused")
     body = answer.json
@@ -48,7 +48,7 @@ async def test_a_key_shows_its_refusal(funded: Client) -> None:
     ],
 )
 async def test_what_is_not_bound_is_not_found(funded: Client, path: str) -> None:
-    """A key that is bound to nothing, or cannot be a key, is a 404 that says so."""
+    """An unbound or malformed key is a 404."""
     answer = await funded.get(f"/v1/idempotency-keys/{path}")
     assert (answer.status, answer.code) == (404, "idempotency_key_not_found")
     assert "outcome" not in answer.json

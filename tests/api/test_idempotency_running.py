@@ -1,4 +1,4 @@
-"""The rows of the idempotency table about time: a first request that still runs, and one the store had no time for."""
+"""The idempotency table's rows about time: a first request that is still running, and one that the store dropped."""
 
 import asyncio
 
@@ -21,7 +21,7 @@ async def funded(client: Client) -> Client:
 
 
 async def _joined(service: Service, key: str, number: int) -> None:
-    """Return when *number* requests of this process wait for another one with the same key."""
+    """Return once *number* requests of this process wait for another one with the same key."""
     assert service.app is not None
     pending = service.app.posting._pending
 
@@ -32,7 +32,7 @@ async def _joined(service: Service, key: str, number: int) -> None:
 
 
 async def _blocked(holder: asyncpg.Connection, number: int) -> None:
-    """Return when *number* postings wait for a lock."""
+    """Return once *number* postings wait for a lock."""
 
     async def all_wait() -> bool:
         return len(await blocked(holder)) == number
@@ -41,7 +41,7 @@ async def _blocked(holder: asyncpg.Connection, number: int) -> None:
 
 
 async def test_a_duplicate_of_a_running_request_waits_for_its_answer(funded: Client, service: Service) -> None:
-    """Duplicates that meet a running first request are given its answer, as replays, when it has one."""
+    """Duplicates of a running request wait for its answer and get it as replays."""
     async with asyncio.TaskGroup() as group, lock_held(service, "alice") as holder:
         first = group.create_task(post(funded, order(), "running"))
         await _blocked(holder, 1)
@@ -55,7 +55,7 @@ async def test_a_duplicate_of_a_running_request_waits_for_its_answer(funded: Cli
 
 
 async def test_a_duplicate_at_another_worker_waits_for_its_answer(funded: Client, service: Service) -> None:
-    """Duplicates at two workers are one transfer on an exactly sufficient balance, and one of them is the replay."""
+    """Duplicates at two workers post one transfer, when the balance suffices for one, and one of them is a replay."""
     async with in_process(service.database_url, service.redis_url) as elsewhere, asyncio.TaskGroup() as group:
         there = Client(elsewhere.session, elsewhere.url, funded.token)
         assert await there.balance("alice") == 10
@@ -70,7 +70,7 @@ async def test_a_duplicate_at_another_worker_waits_for_its_answer(funded: Client
 
 
 async def test_another_request_waits_for_the_running_one_too(funded: Client, service: Service) -> None:
-    """Another request under the key of a running one learns what the key was bound to."""
+    """Another request under the key of a running one waits, and is then told which request the key is bound to."""
     async with asyncio.TaskGroup() as group, lock_held(service, "alice") as holder:
         first = group.create_task(post(funded, order(), "contested"))
         await _blocked(holder, 1)
@@ -82,7 +82,7 @@ async def test_another_request_waits_for_the_running_one_too(funded: Client, ser
 
 
 async def test_a_bulk_waits_for_a_running_request_too(funded: Client, service: Service) -> None:
-    """An item whose key is in use by a running single request is not executed beside it."""
+    """An item whose key a running single request uses waits for it and replays its answer."""
     async with asyncio.TaskGroup() as group, lock_held(service, "alice") as holder:
         first = group.create_task(post(funded, order(), "single"))
         await _blocked(holder, 1)
@@ -98,8 +98,8 @@ async def test_a_bulk_waits_for_a_running_request_too(funded: Client, service: S
 async def test_a_key_that_stays_unresolved_is_in_use(
     funded: Client, service: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Past the deadline of a lost first request its duplicate is told to come back, and then finds out."""
-    # Long enough for the duplicate to arrive, and for one more sending, which waits for the lock in vain.
+    """When the first request is lost past its deadline, its duplicate is told to retry, and the retry succeeds."""
+    # Long enough for the duplicate to arrive, and for one more attempt to post, which waits for the lock until then.
     monkeypatch.setattr(posting, "DEADLINE_SECONDS", 1.5)
     async with lock_held(service, "alice") as holder:
         first = asyncio.create_task(post(funded, order(), "lost"))
@@ -120,7 +120,7 @@ async def test_a_key_that_stays_unresolved_is_in_use(
 
 
 async def test_what_the_store_had_no_time_for_binds_nothing(funded: Client, monkeypatch: pytest.MonkeyPatch) -> None:
-    """After a 503 that says nothing was done, nothing was done, and the same key can be used again."""
+    """After a 503 with `not_applied` nothing was done, and the same key can be used again."""
     monkeypatch.setattr(posting, "DEADLINE_SECONDS", 0.0)
     answer = await post(funded, order(), "later")
     assert (answer.status, answer.code) == (503, "unavailable")

@@ -1,4 +1,4 @@
-"""Writes that take no Idempotency-Key: it is refused there, and what makes a retry of them safe is true."""
+"""Writes that refuse an Idempotency-Key, and what makes a retry of them safe."""
 
 import pytest
 
@@ -25,7 +25,7 @@ def test_every_write_takes_a_key_or_refuses_it() -> None:
 @pytest.mark.parametrize("key", ["a-key", '"quoted"', "", "not good", "k" * 256])
 @pytest.mark.parametrize("route", REFUSING, ids=route_name)
 async def test_a_key_is_refused(client: Client, route: Route, key: str) -> None:
-    """A good key or none at all: a 400 that says what is safe here, and nothing is done."""
+    """A valid or an invalid key is a 400 that says how to retry safely, and nothing is done."""
     names = await furnish(client)
     before = (await client.get(f"/v1/accounts/{names.account}")).body
     body = body_of(
@@ -44,7 +44,7 @@ async def test_a_key_is_refused(client: Client, route: Route, key: str) -> None:
 
 @pytest.mark.parametrize("route", [route for route in REFUSING if route.bodiless], ids=route_name)
 async def test_a_key_is_refused_without_a_body(client: Client, route: Route) -> None:
-    """Where a body may be left out, the header is refused all the same."""
+    """The header is refused even if the request has no body."""
     path = path_of(route, await furnish(client))
     answer = await client.send(route.method, path, headers={"Idempotency-Key": "a-key"})
     assert (answer.status, answer.code) == (400, "idempotency_key_not_taken")
@@ -53,7 +53,7 @@ async def test_a_key_is_refused_without_a_body(client: Client, route: Route) -> 
 
 @pytest.mark.parametrize("route", REFUSING, ids=route_name)
 async def test_who_may_not_write_hears_that_first(client: Client, service: Service, ledger: str, route: Route) -> None:
-    """The order of checks: who it is, what they may do, the type of the body, then its headers."""
+    """The order of checks: the key, its role, the type of the body, then the idempotency header."""
     names = new_names()
     headers = {"Idempotency-Key": "a-key", "Content-Type": "text/plain"}
     stranger, reader = Client(client.session, client.url, None), await service.client(ledger, "read")
@@ -63,14 +63,14 @@ async def test_who_may_not_write_hears_that_first(client: Client, service: Servi
 
 
 async def test_a_key_on_a_read_is_no_harm(client: Client) -> None:
-    """A client that sends the header with everything may read: there is nothing to make safe."""
+    """The header is accepted on reads, because a client may send it with every request."""
     await client.open("alice")
     answer = await client.get("/v1/accounts/alice", Idempotency_Key="a-key")
     assert answer.status == 200
 
 
 async def test_what_is_said_to_be_safe_is_safe(client: Client) -> None:
-    """An opening and a bulk sent again do nothing anew; a change with If-Match is made once."""
+    """A repeated account opening or bulk does nothing new; a repeated change with If-Match is made once."""
     opened = [await client.open("alice", floor=-5) for _ in range(2)]
     assert [(answer.status, answer.replayed) for answer in opened] == [(201, False), (200, True)]
     await client.open("bob")

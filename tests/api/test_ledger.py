@@ -1,4 +1,4 @@
-"""What a ledger is: its name, what is in it, and what may be asked of it."""
+"""The ledger resource: its name, its counts and its limits."""
 
 import re
 
@@ -16,7 +16,7 @@ COUNTS = {"accounts": {"count": 0, "exact": True}, "transfers": {"count": 0, "ex
 
 
 async def test_an_empty_ledger(client: Client, ledger: str) -> None:
-    """It has a name, and neither accounts nor transfers."""
+    """An empty ledger has a name, and neither accounts nor transfers."""
     answer = await client.get("/v1/ledger")
     assert (answer.status, answer.headers["Cache-Control"]) == (200, "no-store")
     assert answer.json["name"] == ledger
@@ -25,7 +25,7 @@ async def test_an_empty_ledger(client: Client, ledger: str) -> None:
 
 
 async def test_what_is_in_it(client: Client) -> None:
-    """Accounts and transfers are counted, refused ones too; the oldest and the newest are of those that were posted."""
+    """Accounts and transfers are counted, refused ones too; the oldest and newest transfer are posted ones."""
     await client.fund("alice", 100)
     oldest = (await client.get("/v1/transfers")).json["data"][0]
     newest = (await client.transfer("alice", "world", 1, hold=True)).json
@@ -38,7 +38,7 @@ async def test_what_is_in_it(client: Client) -> None:
 
 
 async def test_limits_in_force(service: Service, ledger: str) -> None:
-    """The rates of the key, and the bounds of bodies, pages and bulks."""
+    """The answer shows the rates of the key, and the bounds of bodies, pages and bulks."""
     client = await service.client(ledger, "read", KeyLimit(50, 60, 70, 8))
     limits = (await client.get("/v1/ledger")).json["limits"]
     assert limits["rates"] == [{"name": "default", "quota": 50, "window_seconds": 60, "burst": 70}]
@@ -47,7 +47,7 @@ async def test_limits_in_force(service: Service, ledger: str) -> None:
 
 
 async def test_a_large_ledger(database_url: str, redis_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of more rows than are counted at once the auditor has met so many; before its first round it is the bound."""
+    """Above the bound of exact counting, the count is the auditor's, or the bound before its first round."""
     monkeypatch.setattr(summary, "COUNTED_MAX", 3)
     async with in_process(database_url, redis_url) as service:
         client = await service.client("large")
@@ -68,7 +68,7 @@ async def test_a_large_ledger(database_url: str, redis_url: str, monkeypatch: py
 
 
 def test_the_bound_is_documented() -> None:
-    """The number is small enough to be counted for every answer, and the one that callers are told."""
+    """The documented bound of exact counting is the one in force."""
     from server.http.openapi import document
 
     told = re.findall(rb"False from (\d+) on", document())

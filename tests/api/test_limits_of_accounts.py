@@ -1,4 +1,4 @@
-"""The edges of what an account allows: floors, ceilings, 64 bits, conditions, closing, and the counting of versions."""
+"""The limits of an account at their edges: floors, ceilings, 64 bits, conditions, closing, and version counting."""
 
 from typing import Any
 
@@ -12,12 +12,12 @@ MIN = -(2**63)
 
 
 async def _with_balance(client: Client, account: str, balance: int, **limits: object) -> None:
-    """Open an account without limits, bring it to *balance*, and then give it its limits."""
+    """Open an account without limits, bring it to *balance*, and then set its limits."""
     await client.open(account, floor=None)
     other = f"{account}-other-side"
     await client.open(other, floor=None)
     while balance:
-        # -2^63 takes two steps: no amount is that large.
+        # -2^63 takes two transfers, because an amount is at most 2^63-1.
         amount = min(abs(balance), MAX)
         sides = (other, account) if balance > 0 else (account, other)
         assert (await client.transfer(*sides, amount)).status == 201
@@ -43,7 +43,7 @@ async def _with_balance(client: Client, account: str, balance: int, **limits: ob
     ],
 )
 async def test_exactly_enough_is_enough(client: Client, balance: int, floor: int, enough: int) -> None:
-    """A transfer may take the source down to its floor, and not one unit further."""
+    """A transfer may take the source down to exactly its floor, and not one unit further."""
     await _with_balance(client, "alice", balance, floor=floor)
     await client.open("bob")
     if enough < MAX:
@@ -67,7 +67,7 @@ async def test_exactly_enough_is_enough(client: Client, balance: int, floor: int
     ],
 )
 async def test_an_exact_fit_fits(client: Client, balance: int, ceiling: int, room: int) -> None:
-    """A transfer may lift the destination to its ceiling, and not one unit further."""
+    """A transfer may lift the destination to exactly its ceiling, and not one unit further."""
     await _with_balance(client, "bob", balance, floor=None, ceiling=ceiling)
     await client.open("alice", floor=None)
     if room < MAX:
@@ -81,7 +81,7 @@ async def test_an_exact_fit_fits(client: Client, balance: int, ceiling: int, roo
 
 @pytest.mark.parametrize("balance", [MIN, MIN + 1, MIN + MAX - 1])
 async def test_a_balance_without_a_floor_ends_with_64_bits(client: Client, balance: int) -> None:
-    """A source without a floor may reach -2^63, and what would pass it is refused, never wrapped."""
+    """A source without a floor may reach -2^63; a transfer beyond that is refused, never wrapped."""
     await _with_balance(client, "alice", balance)
     await client.open("bob")
     room = balance - MIN
@@ -95,7 +95,7 @@ async def test_a_balance_without_a_floor_ends_with_64_bits(client: Client, balan
 
 @pytest.mark.parametrize("balance", [MAX, MAX - 1, 1])
 async def test_a_balance_without_a_ceiling_ends_with_64_bits(client: Client, balance: int) -> None:
-    """A destination without a ceiling may reach 2^63-1, and what would pass it is refused, never wrapped."""
+    """A destination without a ceiling may reach 2^63-1; a transfer beyond that is refused, never wrapped."""
     await _with_balance(client, "bob", balance)
     await client.open("alice", floor=None)
     if balance < MAX:
@@ -106,7 +106,7 @@ async def test_a_balance_without_a_ceiling_ends_with_64_bits(client: Client, bal
 
 
 async def test_a_floor_above_the_balance_stops_only_what_goes_out(client: Client) -> None:
-    """Limits bind transfers, not what the account already holds."""
+    """An account below its floor can receive but not pay."""
     await client.fund("alice", 10)
     await client.open("bob")
     await client.send("PATCH", "/v1/accounts/alice", {"floor": 50, "ceiling": 60})
@@ -116,7 +116,7 @@ async def test_a_floor_above_the_balance_stops_only_what_goes_out(client: Client
 
 
 async def test_a_ceiling_below_the_balance_stops_only_what_comes_in(client: Client) -> None:
-    """An account above its ceiling may still pay."""
+    """An account above its ceiling can pay but not receive."""
     await client.fund("alice", 100)
     await client.open("bob")
     await client.send("PATCH", "/v1/accounts/alice", {"ceiling": 20})
@@ -144,7 +144,7 @@ async def test_a_ceiling_below_the_balance_stops_only_what_comes_in(client: Clie
     ],
 )
 async def test_conditions_hold_exactly(client: Client, conditions: dict[str, object], pointer: str | None) -> None:
-    """Each condition is compared with the account as it is at the moment of posting."""
+    """Each condition is compared with the account at the moment of posting."""
     await client.fund("alice", 100)
     await client.open("bob")
     answer = await client.transfer("alice", "bob", 10, conditions=conditions)
@@ -157,7 +157,7 @@ async def test_conditions_hold_exactly(client: Client, conditions: dict[str, obj
 
 
 async def test_conditions_see_what_the_bulk_did_before(client: Client) -> None:
-    """The moment of posting of an item is after the items before it."""
+    """An item's conditions see the effect of the items before it."""
     await client.fund("alice", 100)
     await client.open("bob")
     wanted = [{"source_version": 2}, {"source_version": 2}, {"source_version": 3, "source_available_gte": 90}]
@@ -167,7 +167,7 @@ async def test_conditions_see_what_the_bulk_did_before(client: Client) -> None:
 
 @pytest.mark.parametrize("side", ["source", "destination"])
 async def test_a_closed_account_takes_no_part(client: Client, side: str) -> None:
-    """A closed account neither pays nor is paid; opened again it does both."""
+    """A closed account neither pays nor receives; reopened, it does both."""
     await client.fund("alice", 100)
     await client.open("bob")
     account = {"source": "alice", "destination": "bob"}[side]
@@ -180,7 +180,7 @@ async def test_a_closed_account_takes_no_part(client: Client, side: str) -> None
 
 
 async def test_versions_count_what_touched_the_account(client: Client) -> None:
-    """A version grows by one with each transfer, on both sides, and each change; refusals and replays do not count."""
+    """Each transfer, on both sides, and each change adds one version; refusals and replays add none."""
     await client.fund("alice", 100)
     await client.open("bob")
 

@@ -1,4 +1,4 @@
-"""Holds and what follows them in bulks: parents named by key, sets of captures, fees and payouts, all or nothing."""
+"""Holds and their follow-ups in bulks: parents named by key, sets of captures, fees and payouts, all or nothing."""
 
 import asyncio
 from typing import Any
@@ -20,7 +20,7 @@ async def market(client: Client) -> Client:
 
 
 def settlement(hold: str, captured: int, fee: int, payout: int) -> list[dict[str, Any]]:
-    """Return a set: a capture of a hold, the fee that is due of it, and the payout of the rest."""
+    """Return a set: a capture of a hold, its fee, and the payout of the rest."""
     return [
         {"key": "take", "kind": "capture", "parent": hold, "amount": captured},
         {"key": "fee", **order("shop", "platform", fee)},
@@ -33,7 +33,7 @@ async def _figures(client: Client) -> list[tuple[int, int, int, int]]:
 
 
 async def test_capture_fee_and_payout_in_one_set(market: Client) -> None:
-    """What a capture brings in can be paid out by the items after it, in one step that cannot be seen half done."""
+    """Later items of a set can pay out what its capture brings in, in one atomic step."""
     parent = await held(market, 50, destination="shop")
     results = await bulk(market, settlement(parent, 40, 4, 36), atomic=True)
     assert codes(results) == [201, 201, 201]
@@ -47,7 +47,7 @@ async def test_capture_fee_and_payout_in_one_set(market: Client) -> None:
 
 @pytest.mark.parametrize("kind", ["capture", "void", "reversal"])
 async def test_a_set_that_fails_takes_all_back(market: Client, kind: str) -> None:
-    """Balances, holds, versions, and what remains of a parent are as before; its keys are bound to what they heard."""
+    """Balances, holds, versions and the parent's rest stay as before; the set's keys are bound to their answers."""
     parent = await (paid if kind == "reversal" else held)(market, 50, destination="shop")
     amounts: dict[str, Any] = {} if kind == "void" else {"amount": 20}
     before = [await market.account(account) for account in ("alice", "shop", "platform", "bank")]
@@ -73,7 +73,7 @@ async def test_a_set_that_fails_takes_all_back(market: Client, kind: str) -> Non
 
 
 async def test_failed_sets_leave_the_rest_of_their_batch_alone(market: Client) -> None:
-    """What others do to the same hold and transfer, in the same batch as sets that fail, is done as if alone."""
+    """Other requests on the same hold and transfer succeed in the same batch as sets that fail."""
     parent, transfer = await held(market, 50, destination="shop"), await paid(market, 40, destination="shop")
     before = await market.account("alice")
     wrong = [
@@ -105,7 +105,7 @@ async def test_failed_sets_leave_the_rest_of_their_batch_alone(market: Client) -
 
 
 async def test_a_whole_life_in_one_set(market: Client) -> None:
-    """Hold, captures, a reversal and a void, each of the one before it, named by keys of the same set."""
+    """A hold, its captures, a reversal and a void in one set, each named by the key of an earlier item."""
     items: list[dict[str, Any]] = [
         {"key": "hold", **order("alice", "shop", 50, hold=True, expires_in=60)},
         {"key": "first", "kind": "capture", "parent_key": "hold", "amount": 20, "release_rest": False},
@@ -129,7 +129,7 @@ async def test_a_whole_life_in_one_set(market: Client) -> None:
 
 
 async def test_a_parent_key_names_what_was_bound_before(market: Client) -> None:
-    """A key names its parent in a later request too; of items of one bulk only those before it."""
+    """A parent key refers to an earlier request or to an earlier item of the same bulk."""
     await hold(market, 30, "early", destination="shop")
     items: list[dict[str, Any]] = [
         {"key": "none", "kind": "capture", "parent_key": "late"},
@@ -146,7 +146,7 @@ async def test_a_parent_key_names_what_was_bound_before(market: Client) -> None:
 
 
 async def test_each_for_itself_goes_on_after_a_refusal(market: Client) -> None:
-    """A refused hold has no captures, and what does not need it is posted."""
+    """A capture of a refused hold is refused, and the items that do not need it are posted."""
     items: list[dict[str, Any]] = [
         {"key": "too-much", **order("alice", "shop", 101, hold=True)},
         {"key": "of-nothing", "kind": "capture", "parent_key": "too-much"},
@@ -160,7 +160,7 @@ async def test_each_for_itself_goes_on_after_a_refusal(market: Client) -> None:
 
 
 async def test_holds_race_within_a_bulk(market: Client) -> None:
-    """Of 300 captures of one hold in one bulk exactly as many succeed as it has money for."""
+    """Of 300 captures of one hold in one bulk, exactly as many succeed as its amount covers."""
     parent = await held(market, 100, destination="shop")
     items: list[dict[str, Any]] = [
         {"key": f"take-{n}", "kind": "capture", "parent": parent, "amount": 1, "release_rest": False}
@@ -171,7 +171,7 @@ async def test_holds_race_within_a_bulk(market: Client) -> None:
 
 
 async def test_an_item_means_what_the_single_request_means(market: Client) -> None:
-    """A capture is the same request alone and as an item that names the parent by its id."""
+    """A capture is the same request alone and as an item that names its parent by id."""
     parent = await held(market, 30, destination="shop")
     first = await follow(market, "capture", parent, "take", amount=10)
     item = {"key": "take", "kind": "capture", "parent": parent, "amount": 10, "release_rest": True}
@@ -185,7 +185,7 @@ async def test_an_item_means_what_the_single_request_means(market: Client) -> No
 
 
 async def test_a_set_with_a_wrong_parent_binds_its_keys(market: Client) -> None:
-    """A parent that is no open hold is a refusal by the ledger: the set fails and stays failed."""
+    """A parent that is not an open hold is refused by the ledger: the set fails, and its keys stay bound."""
     transfer = await paid(market, 10, destination="shop")
     items: list[dict[str, Any]] = [
         {"key": "a", **order("alice", "bank", 1)},

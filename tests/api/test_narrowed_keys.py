@@ -1,4 +1,4 @@
-"""Keys that are narrowed to accounts: what they do with each route, and that nothing of other accounts is told."""
+"""Keys narrowed to some accounts: what each route does for them, and that other accounts stay hidden."""
 
 import asyncio
 import re
@@ -26,10 +26,10 @@ _CHILD = ("201", "404 account_not_found", "404 transfer_not_found")
 _OPEN = ("201", "403 forbidden", "403 forbidden")
 _KEY = ("200", "404 api_key_not_found", "404 api_key_not_found")
 _WHOLE = ("403 forbidden",) * 3
-# Of lists and sums: they have what is within.
+# Lists and sums contain only the key's accounts.
 _LIST = ("200", "200", "200")
-# What a key that is narrowed hears where accounts lie within, where one side is hidden, and where both are. A route
-# without a row fails.
+# The answers to a narrowed key if both accounts are visible, if one is hidden, and if both are. A route without a row
+# fails.
 OUTCOMES = {
     "POST /v1/accounts": _OPEN,
     "GET /v1/accounts": _LIST,
@@ -75,7 +75,7 @@ async def part(service: Service, ledger: str) -> Part:
 
 @pytest.mark.parametrize("route", GUARDED, ids=route_name)
 async def test_every_route_has_its_outcome(part: Part, route: Route) -> None:
-    """Each route answers a narrowed key as its row says, and a key of the whole ledger as ever."""
+    """Each route answers a narrowed key as its row says, and a key of the whole ledger as usual."""
     found = [outcome(await ask(part.part, route, case, part)) for case in CASES]
     assert tuple(found) == OUTCOMES[route_name(route)]
     if route.narrowed:
@@ -84,7 +84,7 @@ async def test_every_route_has_its_outcome(part: Part, route: Route) -> None:
 
 
 def test_the_reference_has_every_route() -> None:
-    """What a narrowed key may do with a route is written down for all of them."""
+    """docs/reference/keys.md says for every route what a narrowed key may do."""
     text = (Path(__file__).parents[2] / "docs/reference/keys.md").read_text(encoding="utf-8")
     told = set(re.findall(r"`((?:GET|POST|PATCH|DELETE) /v1/[^`?]*)`", text))
     assert told >= {route_name(route) for route in GUARDED if not route.path.startswith("/v1/webhook-endpoints")}
@@ -92,7 +92,7 @@ def test_the_reference_has_every_route() -> None:
 
 @pytest.mark.parametrize("route", [route for route in NARROWED if "{id}" in route.path], ids=route_name)
 async def test_what_is_hidden_is_as_if_it_were_not_there(part: Part, route: Route) -> None:
-    """A name that is hidden is answered as one that nothing has, status, headers and body."""
+    """A hidden resource is answered exactly like a missing one: status, headers and body."""
     hidden = await ask(part.part, route, "outside", part)
     nothing = "00000000-0000-7000-8000-000000000000"
     absent = part._replace(
@@ -105,14 +105,14 @@ async def test_what_is_hidden_is_as_if_it_were_not_there(part: Part, route: Rout
 
 
 def comparable(answer: Any) -> tuple[int, dict[str, str], bytes]:
-    """Return an answer without the id of its request, its date and what is left of a limit."""
+    """Return an answer without its request id, date and rate limit."""
     varying = ("date", "x-request-id", "ratelimit")
     headers = {name: value for name, value in answer.headers.items() if name.lower() not in varying}
     return answer.status, headers, re.sub(rb'"request_id":"[^"]*"', b"", answer.body)
 
 
 async def test_lists_have_what_is_within(part: Part) -> None:
-    """Accounts, sums and transfers of the prefixes alone, whichever way they are asked for."""
+    """Lists have only the accounts, sums and transfers within the prefixes, whatever the query."""
     ids = [account["id"] for page in await pages(part.part, "/v1/accounts", 1) for account in page]
     assert ids == ["shop:a", "till:b"]
     for prefix, found in (("s", ["shop:a"]), ("shop:a", ["shop:a"]), ("bank:", []), ("bank:x", []), ("shop:ab", [])):
@@ -135,7 +135,7 @@ async def test_lists_have_what_is_within(part: Part) -> None:
 
 
 async def test_the_hidden_side_is_null(part: Part) -> None:
-    """Of a transfer of which one side is hidden its account, balance and version are null; the rest is as posted."""
+    """If one side of a transfer is hidden, its account, balance and version are null; the rest is as posted."""
     for case, side in (("mixed", "destination"),):
         whole = (await part.whole.get(f"/v1/transfers/{part.held[case]['id']}")).json
         expected = {**whole, side: None, f"{side}_balance": None, f"{side}_version": None}
@@ -150,7 +150,7 @@ async def test_the_hidden_side_is_null(part: Part) -> None:
 
 
 async def test_a_refusal_binds_no_key(part: Part) -> None:
-    """What a narrowed key may not post leaves its idempotency key free: another key posts under it."""
+    """A narrowed key's refused request leaves the idempotency key free: another key can post under it."""
     key = new_key()
     refused, again = [await part.part.transfer("shop:a", "bank:x", 1, key) for _ in range(2)]
     assert (refused.status, refused.code, refused.json["pointer"]) == (404, "account_not_found", "/destination")
@@ -163,7 +163,7 @@ async def test_a_refusal_binds_no_key(part: Part) -> None:
 
 
 async def test_a_replay_of_what_is_hidden(part: Part) -> None:
-    """The same bytes under the same key are answered to who sees both sides, and to nobody else, cached or not."""
+    """A request that another key posted is replayed only to a key that sees both accounts."""
     for case in CASES:
         body, key = order(*SIDES[case], 5, reference="order-2"), new_key()
         headers = {"Idempotency-Key": key}
@@ -181,7 +181,7 @@ async def test_a_replay_of_what_is_hidden(part: Part) -> None:
 
 
 async def test_a_key_that_is_bound_to_what_is_hidden(part: Part) -> None:
-    """Another request under it is a 422 as ever, which names neither the transfer nor what differs."""
+    """Another request under the key is a 422; it names the transfer and fields only if both accounts are visible."""
     for case in CASES:
         answer = await part.part.transfer("shop:a", "till:b", 77, f"{case}-False")
         assert (answer.status, answer.code) == (422, "idempotency_key_reused")
@@ -191,7 +191,7 @@ async def test_a_key_that_is_bound_to_what_is_hidden(part: Part) -> None:
 
 
 async def test_bulks_of_several_kinds(part: Part) -> None:
-    """Items that are refused leave the others alone; in an atomic set nothing is posted and no key is bound."""
+    """Refused items do not affect the others; in an atomic set nothing is posted and no key is bound."""
     items: list[dict[str, object]] = [
         {"key": new_key(), **order("shop:a", "till:b", 1)},
         {"key": new_key(), **order("shop:a", "bank:x", 1)},
@@ -224,7 +224,7 @@ async def test_bulks_of_several_kinds(part: Part) -> None:
 
 @pytest.mark.parametrize("atomic", [False, True])
 async def test_parents_that_are_made_in_the_same_bulk(part: Part, atomic: bool) -> None:
-    """An item acts on what an earlier one of the bulk makes, and not on what its key was bound to before."""
+    """A parent key refers to the earlier item of the bulk, and not to a hidden transfer that the key was bound to."""
     first, second = new_key(), new_key()
     items: list[dict[str, object]] = [
         {"key": first, **order("shop:a", "till:b", 5, hold=True)},
@@ -245,7 +245,7 @@ async def test_parents_that_are_made_in_the_same_bulk(part: Part, atomic: bool) 
 
 
 async def test_a_bulk_that_is_sent_again(part: Part, monkeypatch: pytest.MonkeyPatch) -> None:
-    """However many parents it makes, its replay is no slower for that: a client that was cut off comes to the end."""
+    """A replayed bulk looks up all its parents at once, so a client that was cut off gets its answer."""
     items: list[dict[str, object]] = []
     for key in (new_key() for _ in range(20)):
         items.append({"key": key, **order("shop:a", "till:b", 1, hold=True)})
@@ -267,7 +267,7 @@ async def test_a_bulk_that_is_sent_again(part: Part, monkeypatch: pytest.MonkeyP
 
 
 async def test_a_parent_s_key_that_is_bound_meanwhile(part: Part, service: Service) -> None:
-    """While an item of a bulk waits another server binds its key: the item behind it acts on nothing that is hidden."""
+    """If another worker binds the first item's key to a hidden hold meanwhile, the second item does not void it."""
     key = new_key()
     items: list[dict[str, object]] = [
         {"key": key, **order("shop:a", "till:b", 5, hold=True)},
@@ -288,7 +288,7 @@ async def _is_blocking(holder: "asyncpg.Connection[asyncpg.Record]") -> bool:
 
 
 async def test_a_refused_transfer_is_seen_by_who_sees_both_sides(part: Part) -> None:
-    """A refusal tells of both of its accounts: it is hidden from who sees one."""
+    """A refused transfer names both accounts, so a key that sees only one of them cannot read it."""
     for case in CASES:
         key = new_key()
         refused = await part.whole.transfer(*SIDES[case], 1, key, conditions={"source_version": 0})
@@ -299,14 +299,14 @@ async def test_a_refused_transfer_is_seen_by_who_sees_both_sides(part: Part) -> 
 
 @pytest.fixture
 async def relay(service: Service) -> AsyncIterator[None]:
-    """Events come."""
+    """Run the relay of events."""
     async with relaying(service.database_url):
         yield
 
 
 @pytest.mark.usefixtures("relay")
 async def test_events_of_what_is_within(part: Part) -> None:
-    """Pages and streams skip what is hidden, keep the positions of the ledger, and hide the other side."""
+    """Pages and streams skip hidden events, keep the ledger's positions, and blank the hidden side."""
     for case in CASES:
         await part.whole.transfer(*SIDES[case], 1, conditions={"source_version": 0})
     await part.whole.open("till:last")
@@ -338,7 +338,7 @@ def names(event: Any) -> list[str]:
 
 
 def as_seen(event: Any) -> Any:
-    """Return an event as who sees the prefixes sees it; None where that is nothing."""
+    """Return an event as the narrowed key sees it, or None if it is hidden."""
 
     def has(account: str | None) -> bool:
         return account is not None and account.startswith(tuple(PREFIXES))
@@ -357,7 +357,7 @@ def as_seen(event: Any) -> Any:
 
 @pytest.mark.usefixtures("relay")
 async def test_waiting_for_events_of_what_is_within(part: Part) -> None:
-    """A reader that waits is told of what it sees, and not of what it does not."""
+    """A waiting reader is woken by a visible event, and not by a hidden one."""
     after = (await part.part.get("/v1/events?after=0&limit=100&wait=1")).json["next_after"]
     waiting = asyncio.create_task(part.part.get(f"/v1/events?after={after}&wait=20&type=account.updated"))
     for account in ("bank:x", "shop:a"):
@@ -367,7 +367,7 @@ async def test_waiting_for_events_of_what_is_within(part: Part) -> None:
 
 
 async def test_keys_within_keys(part: Part) -> None:
-    """A narrowed key makes and changes only keys that see a part of what it sees, and knows of no others."""
+    """A narrowed key creates, changes and sees only keys whose view lies within its own."""
     mine = [key["id"] for key in (await part.part.get("/v1/api-keys")).json["data"]]
     assert part.api_keys["inside"] in mine
     assert not {part.api_keys["mixed"], part.api_keys["outside"]} & set(mine)
@@ -383,7 +383,7 @@ async def test_keys_within_keys(part: Part) -> None:
 
 
 async def test_a_key_that_was_known_to_see_more(part: Part) -> None:
-    """What outlives a key is held against the key as it is kept, however lately a worker has read it."""
+    """Writes of keys and endpoints are checked against the stored key, even if a worker read the key just before."""
     webhook = {"url": NOBODY}
     for change, status, code in (
         (("PATCH", {"accounts": ["shop:"]}), 403, "forbidden"),
@@ -404,7 +404,7 @@ async def test_a_key_that_was_known_to_see_more(part: Part) -> None:
 
 
 async def test_a_change_of_accounts_counts_for_what_is_cached(part: Part, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A key that is narrowed sees no snapshot and no replay any more that it was shown before."""
+    """A key that was narrowed gets no cached account and no replay that it may no longer see."""
     monkeypatch.setattr("server.gate.keys.CACHE_SECONDS", 0.0)
     key = await narrowed(part.whole, None)
     body, headers = order("shop:a", "bank:x", 3), {"Idempotency-Key": new_key()}
@@ -425,7 +425,7 @@ async def test_a_change_of_accounts_counts_for_what_is_cached(part: Part, monkey
 async def test_a_key_that_is_narrowed_while_it_waits(
     part: Part, service: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Who waits for events is told of none that the key sees no more: a stream ends, and a page is empty."""
+    """A reader that waits for events gets none that its key may no longer see: a stream ends, and a page is empty."""
     monkeypatch.setattr("server.gate.keys.CACHE_SECONDS", 0.0)
     key = await narrowed(part.whole, None)
     assert key.token is not None

@@ -17,18 +17,18 @@ from tests.support.waiting import until
 
 ACCOUNTS = ("shop:a", "shop:b", "bank:secret-1", "bank:secret-2")
 HIDDEN = [account for account in ACCOUNTS if account.startswith("bank:")]
-# What a hidden account begins with: no number that is shown is as long.
+# The balance that hidden accounts start with: no other number in an answer has as many digits.
 TREASURE = 7_777_777_000_000_000
-# Of the metadata of hidden accounts.
+# Part of the metadata of hidden accounts.
 MARK = "whispered"
-# Ways to act on a transfer.
+# Actions on a transfer, with their bodies.
 ACTIONS = {"capture": {"amount": 1, "release_rest": False}, "void": {}, "reverse": {"amount": 1}}
 
 _ledgers = itertools.count(1)
 
 
 class Step(NamedTuple):
-    """A transfer or a hold between two accounts, and what is then done with it."""
+    """A transfer or a hold between two accounts, and the action that follows it."""
 
     source: str
     destination: str
@@ -47,10 +47,10 @@ STEPS = st.lists(
 
 class Told:
     """
-    What a client with a narrowed key is told, all of it.
+    Everything that a client with a narrowed key is told.
 
     Args:
-        client: With the key.
+        client: The client with that key.
     """
 
     def __init__(self, client: Client) -> None:
@@ -58,7 +58,7 @@ class Told:
         self.said: list[tuple[str, bytes]] = []
 
     async def send(self, method: str, path: str, body: Any = None, **headers: str) -> Answer:
-        """Ask for something and keep the answer with its header fields."""
+        """Send a request and keep the answer with its header fields."""
         fields = {name.replace("_", "-"): value for name, value in headers.items()}
         answer = await self._client.send(method, path, body, headers=fields)
         self.said.append((f"{method} {path}", repr(dict(answer.headers)).encode() + answer.body))
@@ -73,7 +73,7 @@ class Told:
 
 
 async def happen(client: Client, steps: list[Step]) -> tuple[list[Any], set[str]]:
-    """Let all of it happen; return what was posted, and all balances that hidden accounts have had."""
+    """Carry out the steps; return what was posted, and all balances that hidden accounts have had."""
     posted, balances = [], set()
     for account in ACCOUNTS:
         hidden = account in HIDDEN
@@ -101,7 +101,7 @@ async def happen(client: Client, steps: list[Step]) -> tuple[list[Any], set[str]
 
 
 async def read_all(told: Told, posted: list[Any], keys: int) -> None:
-    """Ask for all that there is, by all that names it."""
+    """Read everything, by every name that a request can use."""
     for path in ("/v1/accounts?", "/v1/transfers?", "/v1/api-keys?"):
         await told.pages(path)
     for path in ("/v1/balances", "/v1/balances?prefix=b", "/v1/limits", "/v1/integrity", "/v1/webhook-endpoints"):
@@ -126,7 +126,7 @@ async def read_all(told: Told, posted: list[Any], keys: int) -> None:
 
 
 async def write_all(told: Told, posted: list[Any], keys: int) -> None:
-    """Try to do something with all that there is."""
+    """Try every write, on everything there is."""
     orders = [order(source, destination, 1) for source, destination in itertools.permutations(ACCOUNTS, 2)]
     for asked in orders:
         await told.send("POST", "/v1/transfers/preview", asked)
@@ -153,13 +153,13 @@ async def write_all(told: Told, posted: list[Any], keys: int) -> None:
 
 @pytest.fixture
 async def relay(service: Service) -> AsyncIterator[None]:
-    """Events come."""
+    """Run the relay of events."""
     async with relaying(service.database_url):
         yield
 
 
 def leaks(said: list[tuple[str, bytes]], secrets: set[str]) -> Iterator[tuple[str, str]]:
-    """Return which answers have which secrets."""
+    """Return each answer that contains a secret, with that secret."""
     for asked, text in said:
         yield from ((asked, secret) for secret in secrets if secret.encode() in text)
 
@@ -175,7 +175,7 @@ def leaks(said: list[tuple[str, bytes]], secrets: set[str]) -> Iterator[tuple[st
 )
 @given(steps=STEPS)
 async def test_nothing_hidden_is_told(service: Service, steps: list[Step]) -> None:
-    """Bodies, header fields, events and CSV of all that can be asked for have nothing of a hidden account."""
+    """No body, header field, event or CSV tells a narrowed key anything about a hidden account."""
     whole = await service.client(f"hidden-{next(_ledgers)}")
     posted, balances = await happen(whole, steps)
     told = Told(await narrowed(whole, ["shop:"]))
@@ -196,7 +196,7 @@ async def test_nothing_hidden_is_told(service: Service, steps: list[Step]) -> No
         await told.send("GET", f"/v1/events?account={account}")
     secrets = {*HIDDEN, "bank:mint", MARK, *balances, str(TREASURE)[:10]}
     assert list(leaks(told.said, secrets)) == []
-    # It can fail: a key of the whole ledger is told all of it.
+    # The test can fail: a key of the whole ledger is told every secret.
     everything = Told(whole)
     await read_all(everything, posted, keys)
     assert {secret for _, secret in leaks(everything.said, secrets)} == secrets

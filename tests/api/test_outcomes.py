@@ -1,4 +1,4 @@
-"""The outcomes of transfers: every rule in the order of the contract, and which of several broken ones answers."""
+"""The outcomes of transfers: every rule in the order of the contract, and which one decides when several are broken."""
 
 from collections.abc import Iterator
 from typing import Any, NamedTuple
@@ -13,7 +13,7 @@ from tests.support.service import Service
 
 
 class Attempt(NamedTuple):
-    """A request in which everything is wrong that can be, until a row of the table puts it right."""
+    """A request in which everything possible is wrong, until the rows of the table correct it."""
 
     role: str | None = None
     content_type: str = "text/plain"
@@ -27,22 +27,22 @@ class Attempt(NamedTuple):
     source_available_gte: int = 99
 
     def body(self) -> dict[str, object]:
-        """Return the transfer asked for."""
+        """Return the transfer of this attempt."""
         names = ("source_version", "destination_version", "source_available_gte")
         conditions = {name: getattr(self, name) for name in names}
         return order(self.source, self.destination, self.amount, conditions=conditions)
 
 
 class Row(NamedTuple):
-    """What the request is answered once the rows before have put right what they name."""
+    """The answer once the earlier rows have corrected their members, and what this row corrects."""
 
     code: str | int
     pointer: str | None
     then_right: dict[str, Any]
 
 
-# In the order of the contract: auth, limit (in an issue to come), shape, key, existence, currency, state, conditions,
-# funds. Each row still breaks its own rule and all rules after it.
+# In the order of the contract: auth, shape, key, existence, currency, state, conditions, funds. The rate limit, after
+# auth, is tested elsewhere. Each row still breaks its own rule and all later rules.
 ROWS = {
     "auth comes first": Row("unauthorized", None, {"role": "read"}),
     "then the role": Row("forbidden", None, {"role": "write"}),
@@ -84,7 +84,7 @@ TABLE = [pytest.param(attempt, row, id=name) for (attempt, row), name in zip(_at
 
 @pytest.fixture
 async def stage(client: Client) -> Client:
-    """A client in whose ledger stands an account for every way to be refused."""
+    """A client whose ledger has an account for every reason to be refused."""
     assert (await client.open("world", floor=None)).status == 201
     for account, currency, ceiling in (
         ("dollars", "USD", None),
@@ -134,7 +134,7 @@ async def _send(sender: Client, path: str, attempt: Attempt, body: object, *, he
 @pytest.mark.filterwarnings("ignore:Sending a large body")
 @pytest.mark.parametrize(("attempt", "row"), TABLE)
 async def test_the_first_broken_rule_decides(stage: Client, senders: Senders, attempt: Attempt, row: Row) -> None:
-    """A transfer that breaks this rule and every later one is answered by this rule."""
+    """A transfer that breaks a rule and all later ones is answered by that rule."""
     sender = await senders.of(attempt.role)
     answer = await _send(sender, "/v1/transfers", attempt, attempt.body(), header=True)
     document = answer.json
@@ -154,7 +154,7 @@ async def test_the_first_broken_rule_decides(stage: Client, senders: Senders, at
 async def test_the_first_broken_rule_decides_in_bulk(
     stage: Client, senders: Senders, attempt: Attempt, row: Row, atomic: bool
 ) -> None:
-    """An item that breaks this rule and every later one is answered as the same transfer alone would be."""
+    """An item that breaks a rule and all later ones is answered like the same transfer alone."""
     sender = await senders.of(attempt.role)
     item = {**attempt.body(), **({"key": attempt.key} if attempt.key is not None else {})}
     answer = await _send(sender, "/v1/transfers/bulk", attempt, {"atomic": atomic, "transfers": [item]}, header=False)
@@ -172,7 +172,7 @@ async def test_the_first_broken_rule_decides_in_bulk(
 
 
 async def test_every_refusal_of_the_ledger_is_in_the_table() -> None:
-    """The table above knows every code a transfer can be refused with, but for those that it cannot reach alone."""
+    """The table above has every refusal code, except those that need a sum beyond 64 bits, a set or a parent."""
     with_parent = {"transfer_not_found", "hold_not_open", "capture_exceeds_hold", "reversal_exceeds_transfer"}
     assert set(REFUSALS) - {row.code for row in ROWS.values()} == {"balance_overflow", "linked_failed", *with_parent}
 
@@ -202,7 +202,7 @@ async def test_every_refusal_of_the_ledger_is_in_the_table() -> None:
     ],
 )
 async def test_a_wrong_shape_is_pointed_at(client: Client, body: dict[str, object], pointer: str) -> None:
-    """Whatever the ledger holds, a wrong field is a 400 that points to it, alone and in bulk."""
+    """A wrong field is a 400 that points to it, alone and in bulk, whatever the ledger holds."""
     single = await post(client, body, "key")
     item = (await bulk(client, [{"key": "key", **body}]))[0]["problem"]
     assert (single.status, single.code, item["status"], item["code"]) == (400, "invalid_request") * 2

@@ -1,4 +1,4 @@
-"""Pages are bounded by bytes too: a list of large rows comes in more pages, and none of them is left out."""
+"""Pages are bounded by bytes too: a list of large rows takes more pages and leaves out no row."""
 
 import pytest
 
@@ -6,14 +6,14 @@ from server.http.limits import PAGE_BYTES_MAX
 from tests.api.steps import pages
 from tests.support.client import Client
 
-# As large as a body lets it be: about 60 kB.
+# About 60 kB, close to the largest body.
 LARGE = {f"key-{number}": "€" * 400 for number in range(50)}
 ROWS = 12
 
 
 @pytest.fixture
 async def large(client: Client) -> Client:
-    """A client whose ledger holds large accounts, and large transfers between two of them."""
+    """A client whose ledger has large accounts, and large transfers between two of them."""
     await client.open("world", floor=None)
     for number in range(ROWS):
         assert (await client.open(f"large-{number:02d}", metadata=LARGE)).status == 201
@@ -24,7 +24,7 @@ async def large(client: Client) -> Client:
 
 @pytest.mark.parametrize("path", ["/v1/accounts?prefix=large", "/v1/transfers", "/v1/transfers?account=large-00"])
 async def test_a_page_of_large_rows_ends_early(large: Client, path: str) -> None:
-    """A page holds what fits, and its cursor leads to the next row."""
+    """A page holds the rows that fit, and its cursor leads to the next row."""
     answer = await large.get(f"{path}{'&' if '?' in path else '?'}limit=100")
     assert answer.status == 200
     assert PAGE_BYTES_MAX / 2 < len(answer.body) < PAGE_BYTES_MAX + 1_000
@@ -35,7 +35,7 @@ async def test_a_page_of_large_rows_ends_early(large: Client, path: str) -> None
 
 
 async def test_a_row_larger_than_a_page_is_a_page(large: Client, monkeypatch: pytest.MonkeyPatch) -> None:
-    """However small the bound, a page has a row, and the list comes to its end."""
+    """A page has at least one row, however small the bound, so the list always ends."""
     monkeypatch.setattr("server.http.listing.PAGE_BYTES_MAX", 1_000)
     found = await pages(large, "/v1/accounts?prefix=large", 100)
     assert [len(rows) for rows in found] == [1] * ROWS

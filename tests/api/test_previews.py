@@ -1,4 +1,4 @@
-"""Previews: what a request would be answered now, without doing anything of it."""
+"""Previews: the answer that a request would get now, without doing anything."""
 
 from typing import Any
 
@@ -10,9 +10,9 @@ from tests.support.client import Answer, Client
 from tests.support.clock import BooksClock
 from tests.support.service import Service
 
-# What a preview cannot know of the row that it tells of.
+# Members that a preview cannot know.
 UNKNOWN = ("id", "created_at", "effective_at")
-# What belongs to the request and not to its refusal.
+# Members that belong to the request and not to its refusal.
 OWN = ("request_id",)
 
 
@@ -25,18 +25,18 @@ async def funded(client: Client) -> Client:
 
 
 async def preview(client: Client, body: object) -> Answer:
-    """Ask what a body would be answered."""
+    """Preview a body."""
     return await client.post("/v1/transfers/preview", body)
 
 
 async def state(client: Client) -> list[bytes]:
-    """Return all that callers can see of a ledger's books."""
+    """Return the ledger's accounts and transfers, alice's entries and bob."""
     paths = ("/v1/accounts", "/v1/transfers", "/v1/accounts/alice/entries", "/v1/accounts/bob")
     return [(await client.get(path, Cache_Control="no-cache")).body for path in paths]
 
 
 def compared(result: dict[str, Any]) -> dict[str, Any]:
-    """Return of a result what a preview of it must say too."""
+    """Return the members of a result that its preview must equal."""
     shown = {"status": result["status"], "replayed": result["replayed"]}
     for member in ("transfer", "problem"):
         if member in result:
@@ -45,7 +45,7 @@ def compared(result: dict[str, Any]) -> dict[str, Any]:
 
 
 def of_single(answer: Answer) -> dict[str, Any]:
-    """Return the answer of a single request as a result of a bulk."""
+    """Return a single request's answer as the result of a bulk."""
     member = "transfer" if answer.status == 201 else "problem"
     return compared({"status": answer.status, "replayed": answer.replayed, member: answer.json})
 
@@ -65,7 +65,7 @@ def of_single(answer: Answer) -> dict[str, Any]:
     ],
 )
 async def test_a_preview_says_what_the_request_is_answered(funded: Client, body: dict[str, object]) -> None:
-    """Status, balances, versions and problem are those of the request that is sent after it; it changes nothing."""
+    """A preview has the status, balances, versions and problem of the request sent next, and changes nothing."""
     await funded.open("full", ceiling=0)
     await funded.open("dollars", "USD")
     await funded.open("closed")
@@ -79,7 +79,7 @@ async def test_a_preview_says_what_the_request_is_answered(funded: Client, body:
 
 @pytest.mark.parametrize("atomic", [False, True], ids=["each for itself", "linked"])
 async def test_a_bulk_is_previewed_in_order(funded: Client, atomic: bool) -> None:
-    """Each item is judged as after those before it: holds, what captures them, and what they bring in."""
+    """Each item of a preview sees the effect of those before it: holds, their captures, and the money they bring."""
     await paid(funded, 20, "payment")
     parent = await held(funded, 30)
     items: list[dict[str, Any]] = [
@@ -99,14 +99,14 @@ async def test_a_bulk_is_previewed_in_order(funded: Client, atomic: bool) -> Non
     posted = await bulk(funded, items, atomic=atomic)
     assert codes(posted) == [201] * 6
     for result, real in zip(told, map(compared, posted), strict=True):
-        # The hold of the preview has another id than the one that was posted.
+        # The hold in the preview has another id than the posted one.
         if result["transfer"]["parent"] in ids:
             result["transfer"]["parent"] = real["transfer"]["parent"]
         assert result == real
 
 
 async def test_a_set_that_would_fail_is_told_so(funded: Client) -> None:
-    """The item that would be refused says why, and the others that they are linked to it."""
+    """The preview of a failing set gives the failing item's reason, and `linked_failed` for the others."""
     parent = await held(funded, 30)
     items: list[dict[str, Any]] = [
         {"key": "a", "kind": "capture", "parent": parent},
@@ -136,14 +136,14 @@ async def test_a_set_that_would_fail_is_told_so(funded: Client) -> None:
     ],
 )
 async def test_a_wrong_body_is_pointed_at(funded: Client, body: object, pointer: str) -> None:
-    """What is wrong whatever the ledger holds is the 400 that it would be in earnest."""
+    """A request that is always wrong is the same 400 in a preview."""
     answer = await preview(funded, body)
     assert (answer.status, answer.code) == (400, "invalid_request"), answer
     assert answer.json["errors"][0]["pointer"].startswith(pointer)
 
 
 async def test_a_wrong_item_is_told_in_its_place(funded: Client) -> None:
-    """As in earnest, one wrong item of a bulk is a result, and stops a set."""
+    """In a preview too, a wrong item of a bulk is a result, and fails a set."""
     items: list[dict[str, Any]] = [{"key": "a", **order()}, {"key": "b", **order(amount=0)}]
     each = (await preview(funded, {"transfers": items})).json["results"]
     assert codes(each) == [201, "invalid_request"]
@@ -153,28 +153,28 @@ async def test_a_wrong_item_is_told_in_its_place(funded: Client) -> None:
 
 
 async def test_a_date_to_come_is_told(funded: Client) -> None:
-    """What would be a 400 by the clock is told as such."""
+    """A date in the future is a 400 in a preview too."""
     answer = await preview(funded, order(effective_at="2999-01-01T00:00:00Z"))
     document = answer.json.get("problem", answer.json)
     assert (document["status"], document["errors"][0]["pointer"]) == (400, "/effective_at")
 
 
 async def test_a_preview_takes_no_key(funded: Client) -> None:
-    """A key in the header would be ignored, so it is refused, as elsewhere."""
+    """A preview refuses a key in the header, because it would not use it."""
     answer = await funded.send("POST", "/v1/transfers/preview", order(), headers={"Idempotency-Key": "key"})
     assert (answer.status, answer.code) == (400, "idempotency_key_not_taken")
     assert (await bound(funded, "key")).status == 404
 
 
 async def test_a_preview_waits_for_nobody(funded: Client, service: Service) -> None:
-    """Whoever holds an account locked does not hold up a preview."""
+    """A preview does not wait for a locked account."""
     async with lock_held(service, "alice"):
         answer = await preview(funded, order())
         assert (answer.status, answer.json["status"]) == (200, 201)
 
 
 async def test_a_preview_knows_which_holds_are_gone(timed: Client, clock: BooksClock) -> None:
-    """It is judged by the clock of the books, like everything else."""
+    """A preview decides by the ledger's clock which holds have ended."""
     await timed.fund("alice", 100)
     await timed.open("bob")
     parent = await held(timed, 100, expires_in=60)
@@ -188,7 +188,7 @@ async def test_a_preview_knows_which_holds_are_gone(timed: Client, clock: BooksC
 
 
 async def test_previews_are_of_one_ledger(funded: Client, service: Service, ledger: str) -> None:
-    """A parent of another ledger does not exist here, and neither do its accounts."""
+    """A preview does not find another ledger's parents or accounts."""
     parent = await held(funded, 10, "elsewhere")
     other = await service.client(f"{ledger}-other")
     items: list[dict[str, Any]] = [
@@ -200,7 +200,7 @@ async def test_previews_are_of_one_ledger(funded: Client, service: Service, ledg
 
 
 async def test_a_later_preview_sees_what_was_done(funded: Client) -> None:
-    """A preview promises nothing: what others do meanwhile counts."""
+    """A preview reserves nothing: a later preview sees what was done since."""
     parent = await held(funded, 60)
     assert (await preview(funded, order(amount=60))).json["status"] == 409
     await followed(funded, "void", parent)

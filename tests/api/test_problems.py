@@ -1,4 +1,4 @@
-"""How the service says no: every problem has a page, every answer the members it should, and every request an id."""
+"""Problems: every code has a page, every problem its members, and every request an id."""
 
 import ast
 import re
@@ -19,13 +19,13 @@ from tests.support.client import Answer, Client
 from tests.support.service import Service, make_key
 
 MEMBERS = {"type", "title", "status", "detail", "code", "request_id"}
-# What each status may mean, as the contract lists it; 500 is for what nobody meant.
+# The statuses that the contract lists; 500 is for errors in the service.
 STATUSES = {400, 401, 403, 404, 405, 408, 409, 412, 413, 415, 422, 429, 500, 503}
 
 
 @pytest.mark.parametrize("code", KINDS)
 async def test_every_problem_has_a_page(service: Service, code: str) -> None:
-    """The page that `type` leads to explains the code to anybody, without a key."""
+    """Anybody can read the page that `type` leads to, without a key."""
     page = await Client(service.session, service.url, None).get(f"/problems/{code}")
     assert (page.status, page.headers["Content-Type"]) == (200, "text/html; charset=utf-8")
     text = page.body.decode()
@@ -34,21 +34,21 @@ async def test_every_problem_has_a_page(service: Service, code: str) -> None:
 
 
 async def test_the_index_lists_every_problem(service: Service) -> None:
-    """The index leads to every page."""
+    """The index of problems links to every page."""
     page = await Client(service.session, service.url, None).get("/problems")
     linked = re.findall(r'href="/problems/([a-z_]+)"', page.body.decode())
     assert sorted(linked) == sorted(KINDS)
 
 
 async def test_a_problem_nobody_has_is_not_found(service: Service) -> None:
-    """A page for a code that does not exist is a 404, which repeats nothing of the path."""
+    """The page of an unknown code is a 404 that repeats nothing of the path."""
     answer = await Client(service.session, service.url, None).get("/problems/<script>")
     assert (answer.status, answer.code) == (404, "not_found")
     assert b"script" not in answer.body
 
 
 def _codes_in_code() -> set[str]:
-    """Return every code that the service makes a problem of, as its sources spell them."""
+    """Return every code that the service's sources make a problem of."""
     found = set()
     for path in Path(server.__file__).parent.rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
@@ -59,14 +59,14 @@ def _codes_in_code() -> set[str]:
 
 
 def _makes_problem(path: Path, function: ast.expr) -> bool:
-    """Return whether a call makes a problem: of the class itself, or as the base of one in server/http."""
+    """Return whether a call makes a problem, itself or as a base class's constructor in server/http."""
     if getattr(function, "attr", "") == "__init__":
         return path.parent.name == "http"
     return getattr(function, "id", "") == "Problem"
 
 
 def _codes_in_sql() -> set[str]:
-    """Return every refusal of the function that posts."""
+    """Return every refusal in the SQL function that posts."""
     text = (sql_root() / "functions" / "post_transfers.sql").read_text(encoding="utf-8")
     lines = [
         line for line in text.splitlines() if re.search(r"refusal := |outcomes\[j\] := |(unfit|exceeding) +:=", line)
@@ -76,7 +76,7 @@ def _codes_in_sql() -> set[str]:
 
 
 def test_the_catalogue_is_complete() -> None:
-    """Every code that is used is in the catalogue, and every code of the catalogue is used."""
+    """Every code in use is in the catalogue, and every code of the catalogue is in use."""
     assert _codes_in_sql() == set(REFUSALS)
     used = _codes_in_code() | set(REFUSALS)
     assert used - set(KINDS) == set()
@@ -84,7 +84,7 @@ def test_the_catalogue_is_complete() -> None:
 
 
 def test_every_problem_tells_what_it_means() -> None:
-    """Each code has one of the contract's statuses, a sentence, and advice that a caller can follow."""
+    """Each code has one of the contract's statuses, a title, a sentence, and advice on retries."""
     for code, kind in KINDS.items():
         assert kind.status in STATUSES, code
         assert kind.retry in ("same_key", "new_key", "never"), code
@@ -93,7 +93,7 @@ def test_every_problem_tells_what_it_means() -> None:
 
 
 async def _answers(client: Client, service: Service, ledger: str) -> dict[str, Answer]:
-    """Return an answer of every code that a caller can bring about, by method and code."""
+    """Return an answer for every code that a caller can cause, by method and code."""
     await client.fund("alice", 100)
     for account, ceiling in (("bob", None), ("full", 0), ("closed", None)):
         await client.open(account, ceiling=ceiling)
@@ -159,7 +159,7 @@ async def _answers(client: Client, service: Service, ledger: str) -> dict[str, A
 
 
 async def test_every_problem_has_its_members(client: Client, service: Service, ledger: str) -> None:
-    """Every problem a caller can bring about is complete, names its page, and tells writers what to do."""
+    """Every problem that a caller can cause is complete, names its page, and gives writers its outcome and retry."""
     answers = await _answers(client, service, ledger)
     for name, answer in answers.items():
         _check(answer.json, name)
@@ -168,15 +168,15 @@ async def test_every_problem_has_its_members(client: Client, service: Service, l
     (linked, _) = await bulk(client, [{"key": "l1", **order()}, {"key": "l2", **order("nobody", "bob")}], atomic=True)
     _check(linked["problem"], "write linked_failed")
     brought_about = {name.split()[1] for name in answers} | {"linked_failed"}
-    # These take a server that is stopping, lost, broken or busy, or bytes that are not HTTP: tests of faults, limits,
-    # input and webhooks.
+    # These need a server that is stopping, lost, broken or busy, or bytes that are not HTTP. The tests of faults,
+    # limits, input and webhooks cover them.
     others = {"idempotency_key_in_use", "internal_error", "malformed_request", "not_ready", "overloaded", "unavailable"}
     others |= {"request_timeout", "too_many_running", "webhook_endpoints_full", "webhooks_not_configured"}
     assert brought_about == set(KINDS) - others
 
 
 def _check(document: dict[str, Any], name: str) -> None:
-    """Check the members of a problem, called *name*: `write` or `read` and its code."""
+    """Check the members of a problem; *name* is `write` or `read` and the code."""
     kind, _, code = name.partition(" ")
     extra = {"outcome", "retry"} if kind == "write" else set()
     assert MEMBERS | extra <= set(document), name
@@ -200,7 +200,7 @@ def _check(document: dict[str, Any], name: str) -> None:
 )
 @pytest.mark.parametrize("method", ["GET", "POST", "HEAD", "DELETE"])
 async def test_an_unknown_path_is_a_problem(client: Client, method: str, path: str) -> None:
-    """Where there is nothing, the answer is a problem, with a key and without."""
+    """An unknown path is a 404 problem, with a key and without."""
     for sender in (client, Client(client.session, client.url, None)):
         answer = await sender.send(method, path)
         assert (answer.status, answer.headers["Content-Type"]) == (404, "application/problem+json")
@@ -210,7 +210,7 @@ async def test_an_unknown_path_is_a_problem(client: Client, method: str, path: s
 
 
 def _allowed() -> dict[str, set[str]]:
-    """Return the methods of every path of the table of routes, an id in place of each name."""
+    """Return the methods of every path in the route table, with an id in place of each name."""
     methods: dict[str, set[str]] = {}
     for route in ROUTES:
         methods.setdefault(route.path, set()).update(
@@ -223,7 +223,7 @@ def _allowed() -> dict[str, set[str]]:
 
 @pytest.mark.parametrize(("path", "allowed"), _allowed().items(), ids=list(_allowed()))
 async def test_an_unknown_method_is_a_problem(client: Client, path: str, allowed: set[str]) -> None:
-    """A method that a path does not have is a 405 whose Allow lists those it has."""
+    """A method that a path does not have is a 405 whose Allow lists the path's methods."""
     for method in {"GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "PURGE"} - allowed:
         answer = await client.send(method, path, {} if method in ("PUT", "PATCH") else None)
         assert (answer.status, answer.code) == (405, "method_not_allowed"), method
@@ -233,7 +233,7 @@ async def test_an_unknown_method_is_a_problem(client: Client, path: str, allowed
 
 @pytest.mark.parametrize("request_id", ["a", "7f0c", "client-1:step.2_x", "A" * 64])
 async def test_a_sane_request_id_is_kept(client: Client, request_id: str) -> None:
-    """The caller's own id comes back in the header of every answer, and in the body of every problem."""
+    """The caller's id is returned in the header of every answer, and in the body of every problem."""
     await client.open("alice")
     for path, status in (("/v1/accounts/alice", 200), ("/v1/accounts/nobody", 404), ("/nothing", 404), ("/livez", 200)):
         answer = await client.get(path, X_Request_Id=request_id)
@@ -246,7 +246,7 @@ async def test_a_sane_request_id_is_kept(client: Client, request_id: str) -> Non
 
 @pytest.mark.parametrize("request_id", ["", " ", "a b", "A" * 65, "é", '"quoted"', "<b>", "a,b", "{}", "a;b", "a/b"])
 async def test_an_insane_request_id_is_replaced(client: Client, request_id: str) -> None:
-    """What could break a log or a page is not taken over: the request gets an id of ours, in header and body."""
+    """An id that could break a log or a page is replaced by a generated one, in header and body."""
     answer = await client.get("/v1/accounts/nobody", X_Request_Id=request_id)
     given = answer.headers["X-Request-Id"]
     assert given == answer.json["request_id"]
@@ -255,13 +255,13 @@ async def test_an_insane_request_id_is_replaced(client: Client, request_id: str)
 
 
 async def test_request_ids_are_not_repeated(client: Client) -> None:
-    """Without an id of the caller every request gets one of its own."""
+    """Without a caller's id, every request gets its own."""
     ids = [(await client.get("/livez")).headers["X-Request-Id"] for _ in range(20)]
     assert len(set(ids)) == 20
 
 
 async def test_the_items_of_a_bulk_carry_its_request_id(client: Client) -> None:
-    """A problem inside a bulk names the request it came with."""
+    """A problem inside a bulk has the request id of the bulk."""
     body = {"transfers": [{"key": "a", **order()}, {"key": "b", **order(amount=0)}]}
     answer = await client.send("POST", "/v1/transfers/bulk", body, headers={"X-Request-Id": "bulk-7"})
     assert [result["problem"]["request_id"] for result in answer.json["results"]] == ["bulk-7", "bulk-7"]

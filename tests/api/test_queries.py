@@ -1,4 +1,4 @@
-"""Queries: what is answered to parameters that are empty, unknown, repeated or badly written, on every path."""
+"""Query parameters on every path: what is answered if one is empty, unknown, repeated or malformed."""
 
 import pytest
 
@@ -8,7 +8,7 @@ from tests.api.probes import GUARDED, furnish, path_of, route_name
 from tests.input.wire import connect, request
 from tests.support.client import Client
 
-# All parameters there are, by path. What the service itself says of a path is compared with this.
+# All parameters, by path. The paths' own error messages are compared with this.
 PARAMETERS = {
     "/v1/accounts": ["prefix", "limit", "cursor"],
     "/v1/accounts/{id}": ["min_version"],
@@ -31,7 +31,7 @@ PARAMETERS = {
     "/v1/webhook-endpoints/{id}/deliveries": ["limit", "cursor"],
     "/v1/webhook-endpoints/{id}/undelivered": ["limit", "cursor"],
 }
-# Those that hold the id of an account, or its beginning.
+# Parameters that are an account's id, or its beginning.
 NAMING = ("account", "prefix")
 READS = [route for route in GUARDED if route.method == "GET"]
 EACH = [pytest.param(path, name, id=f"{path} {name}") for path, names in PARAMETERS.items() for name in names]
@@ -43,7 +43,7 @@ def at(path: str, query: str) -> str:
 
 
 def test_every_read_is_in_the_table() -> None:
-    """A route that reads has its parameters listed above."""
+    """Every read route has its parameters listed above."""
     assert {route.path for route in READS} == set(PARAMETERS)
     assert {route.method for route in ROUTES if route not in READS and route.role is not None} == {
         "POST",
@@ -54,7 +54,7 @@ def test_every_read_is_in_the_table() -> None:
 
 @pytest.mark.parametrize(("path", "names"), PARAMETERS.items(), ids=list(PARAMETERS))
 async def test_an_unknown_parameter_is_refused(client: Client, path: str, names: list[str]) -> None:
-    """A 400 lists the parameters of the path; one that clients add against caches is recognised."""
+    """A 400 lists the path's parameters, and explains the `_` that some clients add to avoid caches."""
     answer = await client.get(at(path, "unheard=1"))
     assert (answer.status, answer.code) == (400, "invalid_request")
     assert answer.json["detail"] == f"A parameter is unknown. Parameters of this path: {', '.join(names) or 'none'}."
@@ -66,7 +66,7 @@ async def test_an_unknown_parameter_is_refused(client: Client, path: str, names:
 @pytest.mark.parametrize(("path", "name"), EACH)
 @pytest.mark.parametrize("value", ["", "&limit=1"])
 async def test_an_empty_parameter_is_refused(client: Client, path: str, name: str, value: str) -> None:
-    """A parameter without a value is a 400, whichever it is: a variable that was not set must not widen a query."""
+    """Any parameter without a value is a 400: an unset variable must not widen a query."""
     if value and ("limit" not in PARAMETERS[path] or name == "limit"):
         value = ""
     await client.open("alice")
@@ -80,7 +80,7 @@ async def test_an_empty_parameter_is_refused(client: Client, path: str, name: st
 @pytest.mark.parametrize(("path", "name"), [(p, n) for p, ns in PARAMETERS.items() for n in ns if n in NAMING])
 @pytest.mark.parametrize("value", ["bad%20id", "-a", "%25", "a" * 65])
 async def test_what_is_no_account_id_is_refused(client: Client, path: str, name: str, value: str) -> None:
-    """An account that cannot be is a 400, as the beginning of an id is that none has; one that is not there is not."""
+    """A malformed account id or prefix is a 400."""
     answer = await client.get(at(path, f"{name}={value}"))
     assert (answer.status, answer.code, answer.json["errors"][0]["pointer"]) == (400, "invalid_request", name)
 
@@ -101,8 +101,8 @@ async def test_what_is_no_account_id_is_refused(client: Client, path: str, name:
 )
 @pytest.mark.parametrize("path", ["/v1/accounts", "/v1/accounts/{id}/entries", "/v1/transfers"])
 async def test_a_query_that_is_not_well_formed_is_explained(client: Client, path: str, query: str, hint: str) -> None:
-    """A 400 says which sign is at fault."""
-    # Byte by byte: other clients put a lone percent sign right.
+    """A 400 names the character at fault."""
+    # Sent as raw bytes, because HTTP clients correct a lone percent sign.
     async with connect(client.url) as wire:
         await wire.send(request("GET", at(path, query.format("limit=1")), token=client.token))
         answer = await wire.receive()
@@ -114,18 +114,18 @@ async def test_a_query_that_is_not_well_formed_is_explained(client: Client, path
 
 @pytest.mark.parametrize("route", READS, ids=route_name)
 async def test_a_question_mark_alone_is_no_query(client: Client, route: Route) -> None:
-    """A path that ends in a question mark is that path."""
+    """A question mark without a query is ignored."""
     plain = path_of(route, await furnish(client)).partition("?")[0]
     expected = await client.get(plain)
     answer = await client.get(plain + "?")
     assert answer.status == expected.status
-    # A statement says when it was made, and a refusal the id of its request.
+    # A balance and a statement contain the time of the request, and a problem its id.
     assert route.path.endswith(("/balance", "/statement")) or answer.body == expected.body
 
 
 @pytest.mark.parametrize("route", [route for route in GUARDED if route.method != "GET"], ids=route_name)
 async def test_a_write_takes_no_query(client: Client, route: Route) -> None:
-    """A parameter of a write is a 400: nothing that asks for money is written there."""
+    """A parameter of a write is a 400: nothing about a payment may be written in the query."""
     answer = await client.send(route.method, path_of(route, await furnish(client)) + "?_=1", {})
     assert (answer.status, answer.code, answer.json["retry"]) == (400, "invalid_request", "never")
     assert answer.json["detail"].startswith("A parameter is unknown. Parameters of this path: none. Leave out the _")

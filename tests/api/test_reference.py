@@ -1,4 +1,4 @@
-"""The reference page and the script that it loads, as they are sent; tests/browser opens them."""
+"""The reference page and its script, as they are sent; tests/browser opens them."""
 
 import gzip
 import hashlib
@@ -15,12 +15,12 @@ from tests.support.service import Service
 from tests.support.waiting import until
 
 PATH = f"/docs/{BUNDLE_NAME}"
-# Bytes of the script that may wait for a client who does not read: two pieces, unpacked.
+# Bytes of the script that may wait for a client that does not read: two chunks, uncompressed.
 WAITING_MAX_BYTES = 512 * 1024
 
 
 def test_the_script_is_the_published_one() -> None:
-    """What is served has the hash, version and licence that stand beside it."""
+    """The served script has the hash, version and licence in its manifest."""
     manifest = json.loads(BUNDLE.with_name("manifest.json").read_bytes())
     script = gzip.decompress(BUNDLE.read_bytes())
     assert hashlib.sha256(script).hexdigest() == manifest["sha256"]
@@ -43,13 +43,13 @@ def test_the_script_is_the_published_one() -> None:
     ],
 )
 def test_who_gets_it_compressed(fields: list[str], accepted: bool) -> None:
-    """It is sent compressed to whoever says that this is understood."""
+    """The script is compressed for clients that accept gzip."""
     assert accepts_gzip(fields) is accepted
 
 
 @pytest.mark.parametrize("coding", ["identity", "gzip"])
 async def test_the_script(service: Service, coding: str) -> None:
-    """Both forms are the same script, are kept for ever, and are not sent to who has them; HEAD shows their heads."""
+    """Both forms are the same script, immutable in caches, and answered 304 by tag; HEAD has the same headers."""
     client = Client(service.session, service.url, None)
     answer = await client.get(PATH, Accept_Encoding=coding)
     assert answer.status == 200
@@ -71,7 +71,7 @@ async def test_the_script(service: Service, coding: str) -> None:
 
 
 async def test_the_page(service: Service) -> None:
-    """The page loads that script, and may reach no other server, whatever the script does."""
+    """The page loads only that script, and its policy lets it reach no other server."""
     answer = await Client(service.session, service.url, None).get("/docs")
     assert (answer.status, answer.headers["Content-Type"]) == (200, "text/html; charset=utf-8")
     assert f'src="{PATH}"' in answer.body.decode()
@@ -84,13 +84,13 @@ async def test_the_page(service: Service) -> None:
 
 @pytest.mark.parametrize("name", ["scalar-0.0.0.js", "manifest.json", "..%2f..%2freference.py", "LICENSE"])
 async def test_nothing_else_is_there(service: Service, name: str) -> None:
-    """No name leads to another file."""
+    """Other names under /docs are a 404."""
     answer = await Client(service.session, service.url, None).get(f"/docs/{name}")
     assert (answer.status, answer.code) == (404, "not_found")
 
 
 async def test_who_does_not_read_takes_up_little(service: Service) -> None:
-    """Clients that do not read hold a piece each, and so many of them that others get all but the script."""
+    """A client that does not read holds little memory, and once there are too many the script is refused with 503."""
     assert service.app is not None
     client = Client(service.session, service.url, None)
     async with AsyncExitStack() as stack:

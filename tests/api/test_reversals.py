@@ -1,4 +1,4 @@
-"""Reversals: money goes back once, under the limits of whoever has to pay it."""
+"""Reversals: money goes back at most once, within the limits of the account that pays it back."""
 
 from typing import Any
 
@@ -18,7 +18,7 @@ async def funded(client: Client) -> Client:
 
 
 async def test_a_reversal_moves_the_money_back(funded: Client) -> None:
-    """It is a row of its own, from the parent's destination to its source, and the parent shows how much went back."""
+    """A reversal is its own row, from the parent's destination to its source; the parent shows how much went back."""
     parent = await paid(funded, 30, reference="order-1")
     row = await followed(funded, "reversal", parent)
     shown = ("kind", "state", "parent", "source", "destination", "amount", "currency")
@@ -34,7 +34,7 @@ async def test_a_reversal_moves_the_money_back(funded: Client) -> None:
 
 
 async def test_several_reversals_never_exceed_what_was_moved(funded: Client) -> None:
-    """Parts go back until all has gone back; what exceeds the rest is refused, and so is what comes after it."""
+    """Parts go back until nothing is left; a reversal of more than the rest is refused."""
     await paid(funded, 50)
     parent = await paid(funded, 30)
     for amount, before in ((10, 0), (19, 10)):
@@ -50,7 +50,7 @@ async def test_several_reversals_never_exceed_what_was_moved(funded: Client) -> 
 
 
 async def test_a_capture_is_reversed_and_its_hold_is_not(funded: Client) -> None:
-    """What a capture moved goes back; the hold it took from is neither reopened nor reversed."""
+    """A capture can be reversed; its hold is neither reopened nor reversible."""
     hold = await held(funded, 30)
     capture = (await followed(funded, "capture", hold, amount=10, release_rest=False))["id"]
     assert (await follow(funded, "reversal", hold)).code == "reversal_exceeds_transfer"
@@ -65,7 +65,7 @@ async def test_a_capture_is_reversed_and_its_hold_is_not(funded: Client) -> None
 
 
 async def test_who_pays_back_stays_above_the_floor(funded: Client) -> None:
-    """The payer's floor counts, holds included; without a floor it may go below zero."""
+    """A reversal keeps the payer above its floor, holds included; without a floor it may go below zero."""
     parent = await paid(funded, 30)
     await funded.open("carol", floor=None)
     hold = await held(funded, 5, source="bob", destination="carol")
@@ -82,7 +82,7 @@ async def test_who_pays_back_stays_above_the_floor(funded: Client) -> None:
 
 
 async def test_who_is_paid_back_stays_below_the_ceiling(funded: Client) -> None:
-    """The ceiling counts, what is on its way in included."""
+    """A reversal keeps the receiver below its ceiling, incoming holds included."""
     parent = await paid(funded, 30)
     await funded.send("PATCH", "/v1/accounts/alice", {"ceiling": 90})
     await held(funded, 5, source="world", destination="alice")
@@ -92,14 +92,14 @@ async def test_who_is_paid_back_stays_below_the_ceiling(funded: Client) -> None:
 
 
 async def test_a_reversal_is_not_reversed(funded: Client) -> None:
-    """Whoever wants the money once more pays once more."""
+    """A reversal cannot be reversed; a new transfer has to pay the money again."""
     back = await followed(funded, "reversal", await paid(funded, 30))
     refused = await follow(funded, "reversal", back["id"])
     assert (refused.code, refused.json["pointer"]) == ("reversal_exceeds_transfer", "/parent")
 
 
 async def test_a_bulk_reverses_in_order(funded: Client) -> None:
-    """Each item finds what the items before it have left of the transfer."""
+    """Each item sees what the items before it left of the transfer."""
     parent = await paid(funded, 30, "payment")
     items: list[dict[str, Any]] = [
         {"key": f"back-{n}", "kind": "reversal", "parent": parent, "amount": 12} for n in range(3)
@@ -111,7 +111,7 @@ async def test_a_bulk_reverses_in_order(funded: Client) -> None:
 
 
 async def test_a_hold_that_pays_a_hold_back(funded: Client) -> None:
-    """What a reversal frees can be used by the next item of the same bulk."""
+    """The next item of the same bulk can use the money that a reversal returns."""
     await paid(funded, 100, "payment")
     items: list[dict[str, Any]] = [
         {"key": "back", "kind": "reversal", "parent_key": "payment", "amount": 40},

@@ -1,4 +1,4 @@
-"""Who may do what: a matrix of all routes and all kinds of key, and what a key is."""
+"""Which key may do what: a matrix of all routes and kinds of keys, and the form of a key."""
 
 import re
 import time
@@ -20,17 +20,17 @@ from tests.support.service import Service, in_process
 from tests.support.waiting import until
 
 Bearers = Callable[[str], Awaitable[Client]]
-# Seconds that a worker trusts a key here.
+# Seconds that a worker caches a key in these tests.
 SHORT_SECONDS = 2.0
 
 
 def _checked(body: str) -> str:
-    """Return a token with its checksum."""
+    """Return a token's body with its checksum."""
     return f"{body}{zlib.crc32(body.encode()):08x}"
 
 
 def _other_secret(token: str) -> str:
-    """Return a well-formed token that differs in its secret."""
+    """Return a well-formed token with another secret."""
     return _checked(token[:-9] + ("0" if token[-9] != "0" else "1"))
 
 
@@ -42,7 +42,7 @@ async def revoke(service: Service, token: str) -> None:
 
 @pytest.fixture
 def bearer(service: Service, ledger: str) -> Bearers:
-    """Make a client with a key of some kind, of this test's ledger."""
+    """Make clients of this test's ledger with a key of a given kind."""
 
     async def make(kind: str) -> Client:
         if kind == "none":
@@ -62,7 +62,7 @@ def bearer(service: Service, ledger: str) -> Bearers:
 
 @pytest.mark.parametrize("route", GUARDED, ids=route_name)
 async def test_a_key_may_do_what_its_role_allows(client: Client, bearer: Bearers, route: Route) -> None:
-    """Without a good key every guarded route answers 401, and below its role 403; nothing is done."""
+    """Every guarded route answers 401 without a valid key, and 403 below its role; nothing is done."""
     names = await furnish(client)
     before = (await client.get("/v1/accounts")).body
     assert route.role is not None
@@ -84,21 +84,21 @@ SERVED = [
 
 @pytest.mark.parametrize(("route", "role"), SERVED)
 async def test_from_its_role_on_a_route_serves(client: Client, bearer: Bearers, route: Route, role: Role) -> None:
-    """A key with the role that a route asks for, or with more."""
+    """A key with the route's role, or a higher one, is served."""
     answer = await probe(await bearer(role.name.lower()), route, await furnish(client))
     assert answer.status in (200, 201), answer
 
 
 @pytest.mark.parametrize("route", OPEN, ids=route_name)
 async def test_open_routes_ask_for_no_key(client: Client, bearer: Bearers, route: Route) -> None:
-    """Probes and pages answer everybody alike."""
+    """Probes and pages are served with any key and without."""
     names = await furnish(client)
     for kind in ("none", "malformed", "unknown", "revoked", "read", "admin"):
         assert (await probe(await bearer(kind), route, names)).status == 200, kind
 
 
 def test_writing_takes_more_than_reading() -> None:
-    """No route that changes anything is open or content with the role read; few reads ask for more."""
+    """Every write needs at least the role write; reads need read or nothing, except those for admins."""
     for route in ROUTES:
         if route.method == "GET":
             administered = route.path.startswith(("/v1/webhook-endpoints", "/v1/api-keys", "/v1/integrity"))
@@ -109,7 +109,7 @@ def test_writing_takes_more_than_reading() -> None:
 
 
 async def test_a_refused_key_learns_nothing(client: Client, bearer: Bearers) -> None:
-    """Malformed, unknown and revoked keys get one and the same answer, whether what they name exists or not."""
+    """Malformed, unknown and revoked keys get the same answer, whether the resource exists or not."""
     names = await furnish(client)
     answers = [
         without_request_id(await (await bearer(kind)).get(f"/v1/accounts/{account}"))
@@ -127,7 +127,7 @@ async def test_a_refused_key_learns_nothing(client: Client, bearer: Bearers) -> 
 
 @pytest.fixture
 def looked_up(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The names of the statements that the service reads with, as it does."""
+    """The names of the statements that the service has read with so far."""
     names: list[str] = []
     original = Database.read
 
@@ -158,7 +158,7 @@ def looked_up(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 async def test_what_cannot_be_a_key_is_not_looked_up(
     client: Client, looked_up: list[str], spoil: Callable[[str], str]
 ) -> None:
-    """The form and the checksum of a key tell most made-up ones without asking the database."""
+    """A key with a wrong form or checksum is refused without a query to the database."""
     assert client.token is not None
     spoilt = Client(client.session, client.url, spoil(client.token))
     assert (await spoilt.get("/v1/accounts")).status == 401
@@ -168,7 +168,7 @@ async def test_what_cannot_be_a_key_is_not_looked_up(
 
 
 async def test_an_unknown_key_is_looked_up_once(client: Client, bearer: Bearers, looked_up: list[str]) -> None:
-    """What the database said of a key is remembered, no as well as yes."""
+    """The result of a key's lookup is cached, for unknown keys too."""
     stranger = await bearer("unknown")
     looked_up.clear()
     for _ in range(3):
@@ -181,7 +181,7 @@ async def test_an_unknown_key_is_looked_up_once(client: Client, bearer: Bearers,
 
 
 async def test_a_key_opens_only_its_own_ledger(client: Client, service: Service, ledger: str) -> None:
-    """The ledger's number in a key is part of it: the same secret under another number is unknown."""
+    """A key contains its ledger's number: the same secret with another number is unknown."""
     other = await service.client(f"{ledger}-other")
     assert client.token is not None
     assert other.token is not None
@@ -198,7 +198,7 @@ async def test_a_key_opens_only_its_own_ledger(client: Client, service: Service,
     ],
 )
 async def test_a_key_is_sent_as_a_bearer_token(client: Client, form: str, status: int) -> None:
-    """Only the scheme Bearer, in any case, brings a key; a query does not."""
+    """A key is accepted only with the scheme Bearer, in any case, and not in a query."""
     headers = {"Authorization": form.format(client.token)}
     assert (await client.send("GET", "/v1/accounts", headers=headers)).status == status
     bare = Client(client.session, client.url, None)
@@ -208,7 +208,7 @@ async def test_a_key_is_sent_as_a_bearer_token(client: Client, form: str, status
 async def test_a_revoked_key_is_refused_within_five_seconds(
     client: Client, service: Service, ledger: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A worker that has just used a key serves it for some seconds at most, others not at all; other keys stay good."""
+    """A worker that has just used the key accepts it for a few seconds, others not at all; other keys stay valid."""
     assert CACHE_SECONDS <= 5
     monkeypatch.setattr("server.gate.keys.CACHE_SECONDS", SHORT_SECONDS)
     doomed = await service.client(ledger)

@@ -1,4 +1,4 @@
-"""What the service says of itself at its root: to programs as JSON, to people as a page."""
+"""The root of the service: JSON for programs, a page for people."""
 
 import re
 
@@ -30,14 +30,14 @@ def anybody(service: Service) -> Client:
     ],
 )
 async def test_form(anybody: Client, accept: str, media: str) -> None:
-    """Whoever asks for a page gets one, everybody else JSON; a cache keeps both apart."""
+    """A request for HTML gets a page, every other one JSON; Vary keeps caches from mixing them."""
     answer = await anybody.get("/", Accept=accept)
     assert (answer.status, answer.headers["Content-Type"]) == (200, media)
     assert "Accept" in answer.headers["Vary"]
 
 
 async def test_links(anybody: Client) -> None:
-    """Both forms name the version, and lead to pages that are there."""
+    """Both forms show the version, and all their links lead to existing pages."""
     told = (await anybody.get("/")).json
     page = (await anybody.get("/", Accept=BROWSER)).body.decode()
     assert (told["service"], told["version"]) == ("tallystick", VERSION)
@@ -50,7 +50,7 @@ async def test_links(anybody: Client) -> None:
 
 @pytest.mark.parametrize("path", ["/", "/problems", "/problems/insufficient_funds"])
 async def test_in_a_browser(service: Service, chromium: Chromium, path: str) -> None:
-    """One request, none to another host, no error on the console, and no wider than a phone."""
+    """A page makes one request, none to another host, logs no error, and is no wider than a phone."""
     async with chromium.page(service.url, size=(400, 800)) as watched:
         await watched.page.goto(service.url + path)
         assert await watched.page.evaluate("document.documentElement.scrollWidth") <= 400

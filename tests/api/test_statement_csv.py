@@ -1,4 +1,4 @@
-"""Statements as CSV: what a spreadsheet opens, and a program reads back without loss."""
+"""Statements as CSV: spreadsheets open them, and programs read them back without loss."""
 
 import csv
 import io
@@ -18,7 +18,7 @@ REFERENCES = [
 
 
 async def rows(client: Client, query: str = "", account: str = "alice") -> list[dict[str, str]]:
-    """Return a statement's lines by the names of their columns."""
+    """Return a statement's lines as dictionaries by column."""
     answer = await client.get(f"/v1/accounts/{account}/statement{query}", Accept="text/csv")
     assert answer.status == 200, answer
     assert answer.headers["Content-Type"] == "text/csv; charset=utf-8; header=present"
@@ -34,7 +34,7 @@ async def rows(client: Client, query: str = "", account: str = "alice") -> list[
 @pytest.mark.parametrize("size", [3, 500])
 @pytest.mark.parametrize("by", ["created", "effective"])
 async def test_both_forms_say_the_same(client: Client, by: str, size: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each entry, both balances and every text of the JSON are in the CSV, whole or in pieces."""
+    """The CSV has each entry, both balances and every text of the JSON, whether sent whole or in pieces."""
     monkeypatch.setattr(statements, "PAGE_ENTRIES", size)
     await client.fund("alice", 1_000)
     await client.open("bob")
@@ -52,12 +52,12 @@ async def test_both_forms_say_the_same(client: Client, by: str, size: int, monke
     for row, entry in zip(entries, whole["entries"], strict=True):
         shared = COLUMNS[2:7] + COLUMNS[8:10] + COLUMNS[11:]
         assert {name: row[name] for name in shared} == {name: str(entry[name]) for name in shared}
-        # The sign that keeps a spreadsheet from calculating is taken off again.
+        # Without the apostrophe that keeps a spreadsheet from calculating.
         assert row["reference"].removeprefix("'") == (entry["reference"] or "")
 
 
 async def test_no_cell_is_a_formula(client: Client) -> None:
-    """A text of a caller never begins with what a spreadsheet calculates; amounts are numbers, below zero too."""
+    """A caller's text never starts like a formula; amounts are plain numbers, negative ones too."""
     await client.fund("alice", 1_000)
     await client.open("bob")
     for reference in REFERENCES:
@@ -69,7 +69,7 @@ async def test_no_cell_is_a_formula(client: Client) -> None:
 
 
 async def test_the_borders_are_in_it(client: Client) -> None:
-    """The opening line says from when on, the closing line until when and as of when."""
+    """The opening line has the start of the period, the closing line its end and `as_of`."""
     await client.fund("alice", 100)
     posted = (await client.transfer("alice", "world", 1)).json["created_at"]
     since, until = shifted(posted, 0), shifted(posted, 1)
@@ -81,13 +81,13 @@ async def test_the_borders_are_in_it(client: Client) -> None:
 
 
 async def test_an_empty_statement_has_its_balances(client: Client) -> None:
-    """Without entries there are the names, the opening and the closing balance."""
+    """An empty statement has the column names, the opening and the closing balance."""
     await client.open("alice")
     assert [row["line"] for row in await rows(client)] == ["opening", "closing"]
 
 
 async def test_a_problem_is_json(client: Client) -> None:
-    """What is wrong is told as everywhere, whatever form was wanted."""
+    """Problems are JSON, even if CSV was asked for."""
     answer = await client.get("/v1/accounts/nobody/statement", Accept="text/csv")
     assert (answer.status, answer.headers["Content-Type"]) == (404, "application/problem+json")
 
@@ -109,5 +109,5 @@ async def test_a_problem_is_json(client: Client) -> None:
     ],
 )
 def test_who_gets_csv(accept: list[str], csv_wanted: bool) -> None:
-    """Whoever names it, unless JSON is named with more weight; everybody else gets JSON."""
+    """CSV is sent if Accept names it, unless JSON has more weight."""
     assert prefers(accept, "text/csv") == csv_wanted

@@ -1,4 +1,4 @@
-"""Statements and balances of the past: what happened to an account, line by line."""
+"""Entries and balances of the past: what happened to an account, line by line."""
 
 import asyncio
 from datetime import UTC, datetime, timedelta, timezone
@@ -40,7 +40,7 @@ def shifted(instant: str, microseconds: int) -> str:
 
 
 async def test_a_line_says_what_a_transfer_did(books: Client) -> None:
-    """Both sides of a transfer have a line of it: signed amount, counterparty, balance and version after it."""
+    """Both accounts of a transfer get an entry: signed amount, counterparty, and the balance and version after it."""
     transfer = (await books.transfer("alice", "bob", 30, reference="invoice 7")).json
     common = {
         "transfer_id": transfer["id"],
@@ -61,7 +61,7 @@ async def test_a_line_says_what_a_transfer_did(books: Client) -> None:
 
 
 async def test_only_money_that_moved_is_on_the_statement(books: Client) -> None:
-    """Refusals, replays and changes of the account leave no line."""
+    """Refusals, replays and changes of the account leave no entry."""
     await books.transfer("alice", "bob", 1_000)
     await books.transfer("alice", "bob", 5, "once")
     await books.transfer("alice", "bob", 5, "once")
@@ -70,7 +70,7 @@ async def test_only_money_that_moved_is_on_the_statement(books: Client) -> None:
 
 
 async def test_a_statement_adds_up(books: Client) -> None:
-    """Newest first; each balance is the sum of all amounts up to it; versions rise without a gap; nothing is lost."""
+    """Entries come newest first, without gaps in the versions, and each balance is the sum of all amounts up to it."""
     for number in range(1, 15):
         await books.transfer("alice", "bob", number % 7 + 1)
         await books.transfer("bob", "alice", 1)
@@ -86,7 +86,7 @@ async def test_a_statement_adds_up(books: Client) -> None:
 
 
 async def test_a_page_has_twenty_lines_unless_told_otherwise(books: Client) -> None:
-    """Of 21 lines the first page shows 20, and the cursor leads to the last."""
+    """Of 21 entries the first page shows 20, and the cursor leads to the last."""
     await bulk(books, [{"key": str(n), **order(amount=1)} for n in range(20)])
     first = (await books.get("/v1/accounts/alice/entries")).json
     assert [row["version"] for row in first["data"]] == list(range(22, 2, -1))
@@ -97,7 +97,7 @@ async def test_a_page_has_twenty_lines_unless_told_otherwise(books: Client) -> N
 @pytest.mark.parametrize("atomic", [False, True])
 @pytest.mark.parametrize("limit", [1, 2, 3, 5])
 async def test_lines_of_one_instant_keep_their_order(books: Client, atomic: bool, limit: int) -> None:
-    """Rows of one bulk share their instant, and are told apart by version, across pages and from both sides."""
+    """Entries of one bulk share their instant and are ordered by version, across pages and for both accounts."""
     legs = [order(amount=10), order("bob", "alice", 3), order("bob", "alice", 4), order(amount=1)]
     results = await bulk(books, [{"key": str(n), **leg} for n, leg in enumerate(legs)], atomic=atomic)
     assert len({result["transfer"]["created_at"] for result in results}) == 1
@@ -110,7 +110,7 @@ async def test_lines_of_one_instant_keep_their_order(books: Client, atomic: bool
 
 
 async def test_a_long_statement_is_whole_from_any_place(books: Client) -> None:
-    """Every page and every balance of a long statement, of bulks and single transfers, is as if read from its end."""
+    """In a long statement of bulks and single transfers every page and every balance is consistent."""
     for number in range(12):
         legs = [order(amount=2), order("bob", "alice", 1), order("bob", "carol", 1)]
         await books.open("carol")
@@ -132,12 +132,12 @@ async def test_a_long_statement_is_whole_from_any_place(books: Client) -> None:
 
 
 def in_the_order_of_lists(row: dict[str, Any]) -> tuple[str, str]:
-    """Return what lists of transfers are sorted by."""
+    """Return the sort key of transfer lists."""
     return row["created_at"], row["transfer_id"]
 
 
 async def test_sets_that_fail_leave_no_line(books: Client) -> None:
-    """Lines of one batch follow one another, whatever sets between them moved money before they failed."""
+    """Failed sets leave no gap between the entries of a batch, although they moved money before they failed."""
     legs = [order(amount=5), order("bob", "alice", 4)]
     sets = [[*legs, order(amount=1_000)] if number % 2 else legs for number in range(20)]
     results = await asyncio.gather(
@@ -154,7 +154,7 @@ async def test_sets_that_fail_leave_no_line(books: Client) -> None:
 
 
 async def test_a_cursor_stays_valid_while_lines_are_added(books: Client) -> None:
-    """Lines added between two pages move none of those still to be shown."""
+    """Entries added between two pages do not move those still to be shown."""
     for _ in range(4):
         await books.transfer("alice", "bob", 1)
     first = (await books.get("/v1/accounts/alice/entries?limit=2")).json
@@ -164,7 +164,7 @@ async def test_a_cursor_stays_valid_while_lines_are_added(books: Client) -> None
 
 
 async def test_a_statement_of_a_time(books: Client) -> None:
-    """`from` is included and `to` is not, to the microsecond, in any offset, with cursors."""
+    """`from` is included and `to` is not, to the microsecond, in any offset, and with cursors."""
     for _ in range(4):
         await books.transfer("alice", "bob", 1)
     rows = await entries(books)
@@ -188,9 +188,9 @@ async def test_a_statement_of_a_time(books: Client) -> None:
 
 async def test_periods_add_up_on_their_borders(books: Client) -> None:
     """
-    Opening, entries and closing add up as docs/reference/statements.md says, whichever transfers lie on the borders.
+    Opening, entries and closing add up as docs/reference/statements.md says, whichever transfers fall on the borders.
 
-    Every instant at which something happened, and the microseconds beside it, is a border of some period here.
+    Every instant at which something happened, and the microseconds next to it, is a border of some period here.
     """
     for number in range(1, 4):
         await books.transfer("alice", "bob", number)
@@ -211,7 +211,7 @@ async def test_periods_add_up_on_their_borders(books: Client) -> None:
 
 
 async def test_an_account_without_lines_has_an_empty_statement(books: Client) -> None:
-    """Nothing has happened yet, which is not the same as no account."""
+    """An account without entries has an empty list, unlike a missing account."""
     answer = await books.get("/v1/accounts/bob/entries")
     assert (answer.status, answer.json) == (200, {"data": [], "next_cursor": None})
 
@@ -224,13 +224,13 @@ async def test_an_account_without_lines_has_an_empty_statement(books: Client) ->
     ],
 )
 async def test_a_wrong_statement_query_is_refused(books: Client, query: str) -> None:
-    """A parameter that is out of bounds, unknown, or no instant with its offset is a 400."""
+    """A parameter that is out of bounds, unknown, or not an instant with an offset is a 400."""
     answer = await books.get(f"/v1/accounts/alice/entries?{query}")
     assert (answer.status, answer.code) == (400, "invalid_request")
 
 
 async def test_a_cursor_of_another_list_is_refused(books: Client) -> None:
-    """A cursor belongs to the kind of list that gave it."""
+    """A cursor is valid only for the kind of list that issued it."""
     for _ in range(2):
         await books.transfer("alice", "bob", 1)
     lists = ("/v1/accounts", "/v1/accounts/alice/entries", "/v1/transfers")
@@ -242,7 +242,7 @@ async def test_a_cursor_of_another_list_is_refused(books: Client) -> None:
 
 
 async def test_a_balance_at_every_instant(books: Client) -> None:
-    """The balance of the past is the last line's at or before the instant: before, at, between and after the lines."""
+    """The balance at an instant is that of the last entry at or before it, wherever the instant falls."""
     for number in (1, 2, 3):
         await books.transfer("alice", "bob", number)
     rows = (await entries(books))[::-1]
@@ -263,7 +263,7 @@ async def test_a_balance_at_every_instant(books: Client) -> None:
 
 
 async def test_a_balance_within_one_instant_is_the_last(books: Client) -> None:
-    """Of several lines of one instant the last one is the balance at it."""
+    """If several entries share an instant, the balance at it is that of the last one."""
     results = await bulk(books, [{"key": str(n), **order(amount=1)} for n in range(3)])
     at = results[0]["transfer"]["created_at"]
     assert ((await balance_at(books, at)).json["balance"], (await balance_at(books, at, "bob")).json["balance"]) == (
@@ -273,7 +273,7 @@ async def test_a_balance_within_one_instant_is_the_last(books: Client) -> None:
 
 
 async def test_a_balance_before_the_account_was_opened_is_zero(books: Client) -> None:
-    """Before its first line an account held nothing."""
+    """Before its first entry an account has the balance 0."""
     answer = await balance_at(books, "1999-12-31T23:59:59+01:00")
     assert (answer.json["balance"], answer.json["version"], answer.json["at"]) == (
         0,
@@ -283,7 +283,7 @@ async def test_a_balance_before_the_account_was_opened_is_zero(books: Client) ->
 
 
 async def test_the_future_has_no_balance(books: Client) -> None:
-    """An instant still to come is a 400: its balance could still change."""
+    """An instant in the future is a 400, because its balance could still change."""
     future = (datetime.now(UTC) + timedelta(hours=1)).isoformat()
     answer = await balance_at(books, future)
     assert (answer.status, answer.code, answer.json["errors"][0]["pointer"]) == (400, "invalid_request", "at")
@@ -291,7 +291,7 @@ async def test_the_future_has_no_balance(books: Client) -> None:
 
 @pytest.mark.parametrize("digits", ["5", "50", "9", "999", "999999999", "0" * 20 + "9", "9" * 100])
 async def test_digits_past_the_microsecond_are_cut(books: Client, digits: str) -> None:
-    """An instant is never rounded into the microsecond, the second or the month that follows it."""
+    """Digits past the microsecond are cut, never rounded up to the next microsecond, second or month."""
     posted = (await books.transfer("alice", "bob", 30)).json["created_at"]
     before = shifted(posted, -1).removesuffix("Z") + digits + "Z"
     exact = posted.removesuffix("Z") + digits + "Z"
@@ -318,7 +318,7 @@ async def test_digits_past_the_microsecond_are_cut(books: Client, digits: str) -
     ],
 )
 async def test_an_instant_is_read_to_the_microsecond(books: Client, text: str, shown: str) -> None:
-    """The instant that an answer names is the one asked for, less what is finer than microseconds."""
+    """The answer shows the instant that was asked for, cut to microseconds."""
     assert (await balance_at(books, text)).json["at"] == shown
 
 
@@ -332,7 +332,7 @@ async def test_an_instant_is_read_to_the_microsecond(books: Client, text: str, s
 )
 @pytest.mark.parametrize("name", ["at", "from", "to"])
 async def test_what_is_no_instant_is_refused(books: Client, name: str, text: str) -> None:
-    """Cutting digits off makes no instant of what is none."""
+    """A malformed instant stays malformed when its extra digits are cut."""
     path = "balance" if name == "at" else "entries"
     answer = await books.get(f"/v1/accounts/alice/{path}?{name}={quote(text)}")
     assert (answer.status, answer.json["errors"][0]["pointer"]) == (400, name)
@@ -340,7 +340,7 @@ async def test_what_is_no_instant_is_refused(books: Client, name: str, text: str
 
 @pytest.mark.parametrize(("path", "name"), [("balance", "at"), ("entries", "from"), ("entries", "to")])
 async def test_a_plus_sign_that_is_not_escaped_is_explained(books: Client, path: str, name: str) -> None:
-    """An offset whose plus sign became a space is a 400 that says how to write it; written so, it is taken."""
+    """An offset whose plus sign became a space is a 400 that says how to escape it; the escaped form is accepted."""
     query = f"/v1/accounts/alice/{path}?{name}=2026-01-31T12:00:00"
     answer = await books.get(f"{query}+02:00")
     assert (answer.status, answer.json["errors"][0]["pointer"]) == (400, name)
@@ -351,6 +351,6 @@ async def test_a_plus_sign_that_is_not_escaped_is_explained(books: Client, path:
 
 @pytest.mark.parametrize("query", ["", "at=", "at=now", "at=2026-01-01T00:00:00", "when=2026-01-01T00:00:00Z"])
 async def test_a_wrong_balance_query_is_refused(books: Client, query: str) -> None:
-    """An instant is required, with its offset."""
+    """An instant with its offset is required."""
     answer = await books.get(f"/v1/accounts/alice/balance?{query}")
     assert (answer.status, answer.code) == (400, "invalid_request")

@@ -1,4 +1,4 @@
-"""Walls between ledgers: what belongs to another ledger is answered as what does not exist at all."""
+"""Isolation of ledgers: another ledger's resources are answered like resources that do not exist."""
 
 import re
 
@@ -17,7 +17,7 @@ async def stranger(service: Service, ledger: str) -> Client:
 
 
 def comparable(answer: Answer, names: Names) -> tuple[int, dict[str, str], str]:
-    """Return an answer without what differs between any two: the names asked for, instants, new ids."""
+    """Return an answer without what differs between any two: the requested names, instants and new ids."""
     text = answer.body.decode()
     for field in Names._fields:
         text = text.replace(getattr(names, field), f"<{field}>")
@@ -28,7 +28,7 @@ def comparable(answer: Answer, names: Names) -> tuple[int, dict[str, str], str]:
 
 @pytest.mark.parametrize("route", GUARDED, ids=route_name)
 async def test_what_is_another_ledgers_does_not_exist(client: Client, stranger: Client, route: Route) -> None:
-    """With a key of another ledger every route answers, status, headers and body, as if nothing were there."""
+    """With a key of another ledger every route answers as if nothing existed: status, headers and body."""
     names, nothing = await furnish(client), new_names()
     before = [await client.get(path) for path in ("/v1/accounts", "/v1/transfers")]
     theirs = await probe(stranger, route, names, key=names.key, request_id="same")
@@ -39,7 +39,7 @@ async def test_what_is_another_ledgers_does_not_exist(client: Client, stranger: 
 
 
 async def test_the_probes_do_meet_what_exists(client: Client) -> None:
-    """The comparison above can fail: in its own ledger each read of what exists differs from one of nothing."""
+    """The comparison above can fail: in its own ledger each read of something differs from a read of nothing."""
     names, nothing = await furnish(client), new_names()
     for route in NAMING:
         if route.method == "GET":
@@ -48,7 +48,7 @@ async def test_the_probes_do_meet_what_exists(client: Client) -> None:
 
 
 def test_every_probe_names_what_it_is_about() -> None:
-    """No route's probe is so empty that it names nothing of the other ledger."""
+    """Every route's probe names at least one resource of the other ledger."""
     names = new_names()
     for route in NAMING:
         said = path_of(route, names) + repr(body_of(route, names, names.key))
@@ -56,7 +56,7 @@ def test_every_probe_names_what_it_is_about() -> None:
 
 
 async def _reads(client: Client, names: Names, at: str) -> dict[str, bytes]:
-    """Return every read of the two accounts of a furnished ledger and of its transfers."""
+    """Return the body of every read of a furnished ledger's two accounts and of its transfers."""
     paths = [
         *("/v1/accounts", "/v1/transfers", f"/v1/transfers/{names.transfer}", f"/v1/idempotency-keys/{names.key}"),
         f"/v1/transfers?reference={names.reference}",
@@ -73,7 +73,7 @@ async def _reads(client: Client, names: Names, at: str) -> dict[str, bytes]:
 
 
 async def test_ledgers_hold_the_same_names_side_by_side(client: Client, stranger: Client) -> None:
-    """What happens in one ledger changes no answer of another with equal accounts, keys and references."""
+    """Activity in one ledger changes no answer of another with equal accounts, keys and references."""
     mine = await furnish(client)
     at = (await client.transfer("other", mine.account, 1, reference=mine.reference)).json["created_at"]
     before = await _reads(client, mine, at)
@@ -82,7 +82,7 @@ async def test_ledgers_hold_the_same_names_side_by_side(client: Client, stranger
         at = (await stranger.transfer(*sides, 5, reference=mine.reference)).json["created_at"]
     after = await _reads(client, mine, at)
     for path, again in zip(before, after, strict=True):
-        # The instants asked for differ; the balances at them do not.
+        # The requested instants differ; the balances at them do not.
         assert re.sub(rb'"at":"[^"]*"', b"", before[path]) == re.sub(rb'"at":"[^"]*"', b"", after[again]), path
     assert (await stranger.get(f"/v1/transfers/{mine.transfer}")).status == 404
     assert (await client.get(f"/v1/transfers/{other.transfer}")).status == 404
@@ -99,7 +99,7 @@ async def test_a_cursor_of_another_ledger_shows_nothing_of_it(client: Client, st
 
 
 async def test_a_transfer_cannot_reach_into_another_ledger(client: Client, stranger: Client) -> None:
-    """A transfer from one's own account to another ledger's account finds no such account."""
+    """A transfer between an own account and another ledger's account is refused as `account_not_found`."""
     names = await furnish(client)
     await stranger.open("own", floor=None)
     for source, destination, side in (("own", names.account, "destination"), (names.account, "own", "source")):

@@ -1,9 +1,9 @@
 """
-What TigerBeetle calls pending, posted, voided and linked transfers, asked of this ledger.
+TigerBeetle's pending, posted, voided and linked transfers, run on this ledger.
 
 `debits_must_not_exceed_credits` is a floor of 0, `credits_must_not_exceed_debits` a ceiling of 0, a pending transfer a
 hold, its timeout `expires_in`, a post a capture that releases the rest, and a chain of linked events an atomic bulk.
-The cases are our own; the words on the right are those of TigerBeetle for the same outcome.
+The cases are our own; the words on the right are TigerBeetle's for the same outcome.
 """
 
 from typing import Any, NamedTuple
@@ -19,14 +19,14 @@ ok = 201
 
 
 class Figures(NamedTuple):
-    """What TigerBeetle keeps of an account; here the posted sums are one balance."""
+    """An account's amounts as TigerBeetle keeps them; here the posted sums are one balance."""
 
     debits_pending: int
     credits_pending: int
     credits_less_debits: int
 
 
-# Flags of the accounts, as floor and ceiling.
+# The accounts' flags, as floor and ceiling.
 FREE: dict[str, Any] = {"floor": None}
 DEBITS_MUST_NOT_EXCEED_CREDITS: dict[str, Any] = {"floor": 0}
 CREDITS_MUST_NOT_EXCEED_DEBITS: dict[str, Any] = {"floor": None, "ceiling": 0}
@@ -44,17 +44,17 @@ def transfer(key: str, debit: str, credit: str, amount: int, **fields: object) -
 
 
 def pending(key: str, debit: str, credit: str, amount: int, timeout: int | None = None) -> dict[str, object]:
-    """Return an event that reserves it."""
+    """Return an event that reserves money."""
     return transfer(key, debit, credit, amount, hold=True, expires_in=timeout)
 
 
 def post_pending(key: str, of: str, amount: int | None = None) -> dict[str, object]:
-    """Return an event that moves what was reserved, and releases the rest."""
+    """Return an event that moves reserved money and releases the rest."""
     return {"key": key, "kind": "capture", "parent_key": of, "amount": amount, "release_rest": True}
 
 
 def void_pending(key: str, of: str) -> dict[str, object]:
-    """Return an event that releases it."""
+    """Return an event that releases reserved money."""
     return {"key": key, "kind": "void", "parent_key": of}
 
 
@@ -63,7 +63,7 @@ class Linked(list[dict[str, object]]):
 
 
 class Tick(NamedTuple):
-    """Seconds that pass."""
+    """Lets this many seconds pass."""
 
     seconds: int
 
@@ -261,7 +261,7 @@ CASES: dict[str, tuple[list[Step], dict[str, Figures]]] = {
 
 @pytest.mark.parametrize(("steps", "left"), [pytest.param(*case, id=name) for name, case in CASES.items()])
 async def test_case(timed: Client, clock: BooksClock, steps: list[Step], left: dict[str, Figures]) -> None:
-    """Each event has the outcome it would have there, and the accounts are left as they would be."""
+    """Each event has the outcome that it has in TigerBeetle, and so do the accounts."""
     for account, limits in ACCOUNTS.items():
         assert (await timed.open(account, **limits)).status == 201
     for event, expected in steps:

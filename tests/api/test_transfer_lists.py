@@ -1,4 +1,4 @@
-"""Lists of transfers by kind, instants and metadata: what they hold, and how far one page looks."""
+"""Lists of transfers by kind, instants and metadata: which rows they have, and how many one page examines."""
 
 import asyncio
 import json
@@ -18,7 +18,7 @@ from tests.api.steps import bulk, order, pages
 from tests.support.client import Answer, Client, new_key
 from tests.support.service import Service
 
-# A row of a kind, as it is posted between two accounts.
+# Inserts a row of a kind, as if it had been posted between two accounts.
 _POSTED = """
     INSERT INTO tallystick.transfers (ledger_id, amount, source_balance, destination_balance, source_version,
         destination_version, created_at, id, moves, held, idempotency_key, fingerprint, kind, source, destination,
@@ -33,7 +33,7 @@ SECOND = timedelta(seconds=1)
 
 
 class Books:
-    """A ledger whose transfers a test has put there, and who reads it."""
+    """A ledger that a test fills with transfers, and a client that reads it."""
 
     def __init__(self, client: Client, connection: asyncpg.Connection, ledger: str) -> None:
         self.client = client
@@ -42,20 +42,20 @@ class Books:
         self._count = 0
 
     async def put(self, kind: str, reference: str | None = None, metadata: str = "{}") -> str:
-        """Put a row there, one second after the last one, and return its id."""
+        """Insert a row, one second after the last one, and return its id."""
         at = BEGINNING + self._count * SECOND
         self._count += 1
         return str(await self._connection.fetchval(_POSTED, self._ledger, at, kind, reference, metadata))
 
     async def found(self, chosen: Mapping[str, str], limit: int = 100) -> list[str]:
-        """Return the ids of a list, all pages of it."""
+        """Return the ids of all pages of a list."""
         path = "/v1/transfers?" + urlencode(chosen)
         return [row["id"] for page in await pages(self.client, path, limit) for row in page]
 
 
 @pytest.fixture
 async def books(service: Service, client: Client, ledger: str) -> Any:
-    """Books of two accounts, without a transfer."""
+    """A ledger with two accounts, without a transfer."""
     for account in ("alice", "bob"):
         await client.open(account)
     connection = await asyncpg.connect(service.database_url)
@@ -74,7 +74,7 @@ CHOSEN: list[dict[str, str]] = [
 
 @pytest.mark.parametrize("chosen", CHOSEN, ids=str)
 async def test_lists_by_kind(books: Books, chosen: dict[str, str]) -> None:
-    """Every kind is in the list, in the order of posting, and alone where it is asked for."""
+    """The list has every kind in the order of posting, or only the kind that is asked for."""
     ids = {kind: await books.put(kind, "r") for kind in (*KINDS, *KINDS[::-1])}
     every = await books.found(chosen)
     assert len(every) == 2 * len(KINDS)
@@ -86,7 +86,7 @@ async def test_lists_by_kind(books: Books, chosen: dict[str, str]) -> None:
 
 
 async def test_kinds_are_listed_as_they_were_answered(client: Client) -> None:
-    """What callers post is found by the kind that they were answered, in the bytes of the answer."""
+    """Posted transfers are found by the kind in their answer, and listed with the bytes of that answer."""
     await client.fund("alice", 100)
     await client.open("bob")
 
@@ -137,7 +137,7 @@ async def test_lists_of_a_time(books: Books, chosen: dict[str, str]) -> None:
 
 
 async def test_lists_by_metadata(books: Books) -> None:
-    """All entries that are asked for have to be there, among others; each is compared as text, to the letter."""
+    """A row must have every requested metadata entry, and may have more; values are compared exactly, as text."""
     shops = [
         await books.put("transfer", "r", f'{{"shop":"{n}","order id":"50%","ü&=":"+ \\"x\\"","n":"7"}}') for n in "78"
     ]
@@ -158,7 +158,7 @@ async def test_lists_by_metadata(books: Books) -> None:
 
 
 async def test_a_name_is_escaped_as_others_are(books: Books) -> None:
-    """A space of a key may be %20 or a plus sign, and a point may be escaped too."""
+    """A space in a metadata key may be written as %20 or as a plus sign, and the point may be escaped too."""
     identifier = await books.put("transfer", None, '{"order id":"7"}')
     for query in ("metadata.order%20id=7", "metadata.order+id=7", "metadata%2Eorder%20id=%37"):
         rows = (await books.client.get(f"/v1/transfers?{query}")).json["data"]
@@ -170,7 +170,7 @@ async def test_a_name_is_escaped_as_others_are(books: Books) -> None:
 async def test_a_page_looks_at_so_many_rows(
     books: Books, chosen: dict[str, str], limit: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A page ends where it has looked at as many rows as one may, and its cursor leads on: every match is met once."""
+    """A page ends once it has examined the most rows allowed; following the cursors finds every match once."""
     monkeypatch.setattr(transfer_lists, "EXAMINED_MAX", 3)
     matches = []
     for number in range(20):
@@ -188,7 +188,7 @@ async def test_a_page_looks_at_so_many_rows(
 
 
 async def test_a_list_that_ends_where_a_page_does(books: Books, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The last of as many rows as one page may look at may be the last of all: the next page is empty, and ends."""
+    """If the list ends exactly where a page does, the next page is empty and has no cursor."""
     monkeypatch.setattr(transfer_lists, "EXAMINED_MAX", 3)
     ids = [await books.put("transfer", None, '{"a":"b"}') for _ in range(3)]
     assert [[row["id"] for row in page] for page in await pages(books.client, "/v1/transfers?metadata.a=b", 3)] == [
@@ -199,7 +199,7 @@ async def test_a_list_that_ends_where_a_page_does(books: Books, monkeypatch: pyt
 
 
 async def test_rows_of_one_instant_come_once(books: Books, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A bulk shares its instant: pages that end within it lose none of it."""
+    """Pages that end within a bulk, whose rows share an instant, lose none of them."""
     await books.client.open("world", floor=None)
     monkeypatch.setattr(transfer_lists, "EXAMINED_MAX", 4)
     items = [
@@ -213,7 +213,7 @@ async def test_rows_of_one_instant_come_once(books: Books, monkeypatch: pytest.M
 
 
 async def test_pages_while_transfers_are_added(books: Books, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whatever is posted between two pages, those that were there are shown once each."""
+    """Rows that existed before are shown once each, even if transfers are posted between two pages."""
     client = books.client
     await client.open("world", floor=None)
     monkeypatch.setattr(transfer_lists, "EXAMINED_MAX", 5)
@@ -259,7 +259,7 @@ async def test_pages_while_transfers_are_added(books: Books, monkeypatch: pytest
     ],
 )
 async def test_a_wrong_choice_is_pointed_at(client: Client, query: str, pointer: str) -> None:
-    """What cannot be chosen by is a 400 that names the parameter."""
+    """An invalid filter is a 400 that names the parameter."""
     answer = await client.get(f"/v1/transfers?{query}")
     assert (answer.status, answer.code) == (400, "invalid_request")
     assert [error["pointer"] for error in answer.json["errors"]] == [pointer]
@@ -267,13 +267,13 @@ async def test_a_wrong_choice_is_pointed_at(client: Client, query: str, pointer:
 
 @pytest.mark.parametrize("query", ["metadata=1", "metadata%00=1", "metadatax=1", "metadata.%ff=1", "from", "until=1"])
 async def test_what_is_no_parameter_is_refused(client: Client, query: str) -> None:
-    """An unknown name, or one that is no text, is a 400."""
+    """A parameter that is unknown or not UTF-8 is a 400."""
     answer = await client.get(f"/v1/transfers?{query}")
     assert (answer.status, answer.code) == (400, "invalid_request")
 
 
 async def test_as_much_as_one_may_ask_for(client: Client) -> None:
-    """Keys and values of full length, and as many as may be, are taken; nothing that a key holds is code."""
+    """Keys and values of full length, and the most entries allowed, are accepted; a key is never run as code."""
     entries = {f"metadata.{number}{'€' * 39}": "€" * 70 for number in range(METADATA_ENTRIES_MAX)}
     for chosen in (
         entries,
@@ -286,7 +286,7 @@ async def test_as_much_as_one_may_ask_for(client: Client) -> None:
 
 
 def test_the_bound_is_that_of_the_docs() -> None:
-    """docs/reference/requests.md says how far a page looks."""
+    """docs/reference/requests.md says how many rows a page examines."""
     assert (
         f"{EXAMINED_MAX:,} transfers" in (Path(__file__).parents[2] / "docs" / "reference" / "requests.md").read_text()
     )

@@ -1,4 +1,4 @@
-"""Finding transfers again: one by its id, many by reference and account."""
+"""Finding transfers: one by its id, many by reference and account."""
 
 import time
 from uuid import UUID, uuid4
@@ -19,12 +19,12 @@ async def books(client: Client) -> Client:
 
 
 async def listed(client: Client, query: str, limit: int = 100) -> list[str]:
-    """Return the ids of a list, all pages of it."""
+    """Return the ids of all pages of a list."""
     return [row["id"] for page in await pages(client, f"/v1/transfers?{query}", limit) for row in page]
 
 
 async def test_ids_are_uuids_of_version_7(books: Client) -> None:
-    """The id of a transfer is a UUIDv7: it carries the time it was made, and rises."""
+    """A transfer's id is a UUIDv7: it carries the time of its creation, and ids rise."""
     before = time.time_ns() // 1_000_000
     ids = [UUID((await books.transfer("alice", "bob", 1)).json["id"]) for _ in range(10)]
     ids += [UUID(r["transfer"]["id"]) for r in await bulk(books, [{"key": str(n), **order()} for n in range(5)])]
@@ -36,7 +36,7 @@ async def test_ids_are_uuids_of_version_7(books: Client) -> None:
 
 
 async def test_a_transfer_can_be_read(books: Client) -> None:
-    """What was answered can be read again, with what has become of it since; it never changes."""
+    """A read returns the first answer, with its hold and what was reversed since; other transfers do not change it."""
     posted = await post(books, order(reference="r", description="d", metadata={"k": "v"}), "key")
     path = f"/v1/transfers/{posted.json['id']}"
     first = await books.get(path)
@@ -46,7 +46,7 @@ async def test_a_transfer_can_be_read(books: Client) -> None:
 
 
 async def test_a_refused_attempt_can_be_read(books: Client) -> None:
-    """A refusal is kept as an attempt that says why, and is in no list."""
+    """A refused attempt can be read with its reason, and is in no list."""
     refused = await post(books, order(amount=101, reference="too much"), "key")
     attempt_id = (await books.get("/v1/idempotency-keys/key")).json["id"]
     read = (await books.get(f"/v1/transfers/{attempt_id}")).json
@@ -67,7 +67,7 @@ async def test_what_is_no_transfer_is_not_found(books: Client, path: str) -> Non
 
 
 async def test_transfers_are_found_by_reference_and_account(books: Client) -> None:
-    """The list is chosen by reference, by account on either side, or by both, newest first."""
+    """The list can be filtered by reference, by account on either side, or by both, newest first."""
     ids = {}
     for name, (source, destination, reference) in {
         "ab-x": ("alice", "bob", "x"),
@@ -93,7 +93,7 @@ async def test_transfers_are_found_by_reference_and_account(books: Client) -> No
 
 
 async def test_a_list_has_the_transfers_as_they_were_answered(books: Client) -> None:
-    """A row of the list is the first answer."""
+    """A row of the list equals the transfer's first answer."""
     posted = await books.transfer("alice", "bob", 1, reference="ü & co", metadata={"b": "1", "a": "2"})
     for query in ("reference=%C3%BC%20%26%20co", "reference=%C3%BC+%26+co", "account=bob", "limit=1"):
         rows = (await books.get(f"/v1/transfers?{query}")).json["data"]
@@ -103,7 +103,7 @@ async def test_a_list_has_the_transfers_as_they_were_answered(books: Client) -> 
 @pytest.mark.parametrize("query", ["", "reference=r", "account=bob", "reference=r&account=bob"])
 @pytest.mark.parametrize("limit", [1, 3, 6, 7])
 async def test_pages_hold_every_transfer_once(books: Client, query: str, limit: int) -> None:
-    """Following the cursors shows every transfer once, newest first, rows of one instant and both sides included."""
+    """Following the cursors shows every transfer once, newest first, even if rows share an instant and accounts."""
     legs = [order("alice", "bob", 2), order("bob", "alice", 1)] * 3
     results = await bulk(books, [{"key": str(n), "reference": "r", **leg} for n, leg in enumerate(legs)])
     ids = [result["transfer"]["id"] for result in results][::-1]
@@ -116,7 +116,7 @@ async def test_pages_hold_every_transfer_once(books: Client, query: str, limit: 
 
 @pytest.mark.parametrize("query", ["", "reference=r", "account=bob", "reference=r&account=bob"])
 async def test_a_cursor_stays_valid_while_transfers_are_added(books: Client, query: str) -> None:
-    """Transfers posted between two pages move none of those still to be shown."""
+    """Transfers posted between two pages do not move those still to be shown."""
     ids = [(await books.transfer("alice", "bob", 1, reference="r")).json["id"] for _ in range(4)][::-1]
     path = f"/v1/transfers?{query}&limit=" if query else "/v1/transfers?limit="
     first = (await books.get(f"{path}2")).json
@@ -142,6 +142,6 @@ async def test_a_page_has_twenty_transfers_unless_told_otherwise(books: Client) 
     ],
 )
 async def test_a_wrong_list_query_is_refused(books: Client, query: str) -> None:
-    """A parameter that is out of bounds, unknown, repeated, or no text is a 400."""
+    """A parameter that is out of bounds, unknown, repeated or not text is a 400."""
     answer = await books.get(f"/v1/transfers?{query}")
     assert (answer.status, answer.code) == (400, "invalid_request")

@@ -1,4 +1,4 @@
-"""The trial balance: what all accounts hold, by currency, of a prefix and at an instant; a large one starves nobody."""
+"""The trial balance: sums over all accounts by currency, by prefix and at an instant, without delaying other work."""
 
 import asyncio
 import json
@@ -22,10 +22,10 @@ from tests.support.waiting import until
 
 
 async def trial(client: Client, **query: str) -> Any:
-    """Return the sums of a trial balance, which must be there."""
+    """Return the sums of a trial balance, which must succeed."""
     answer = await ask(client, **query)
     assert answer.status == 200, answer
-    # Not by orjson, which rounds what is larger than 64 bits.
+    # Not with orjson, which rounds numbers beyond 64 bits.
     body = json.loads(answer.body)
     assert list(body) == ["prefix", "at", "data"]
     assert [row["net"] for row in body["data"]] == [row["credit"] - row["debit"] for row in body["data"]]
@@ -39,7 +39,7 @@ async def ask(client: Client, **query: str) -> Answer:
 
 @pytest.fixture
 async def books(client: Client) -> Client:
-    """Two currencies, customers that owe and own, and accounts that have never moved anything."""
+    """Two currencies, customers with positive and negative balances, and accounts without transfers."""
     await client.open("world", floor=None)
     await client.open("world-usd", "USD", floor=None)
     for name in ("customer:1", "customer:2", "customer:3"):
@@ -56,12 +56,12 @@ async def books(client: Client) -> Client:
 
 @pytest.fixture
 def settled_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing is being posted while a test reads what it has posted: no instant need be waited for."""
+    """Nothing else posts during these tests, so a trial balance need not wait for postings that are not committed."""
     monkeypatch.setattr(trial_balance, "SETTLED", timedelta(0))
 
 
 async def test_the_whole_ledger_nets_to_zero(books: Client) -> None:
-    """Debit is what accounts owe, credit what they own; in each currency both are the same."""
+    """Debit is the sum of negative balances, credit that of positive ones; they are equal in each currency."""
     answer = await ask(books)
     assert answer.json == {
         "prefix": None,
@@ -75,7 +75,7 @@ async def test_the_whole_ledger_nets_to_zero(books: Client) -> None:
 
 
 async def test_a_prefix_is_a_part_of_it(books: Client) -> None:
-    """Only accounts whose ids begin so are summed, in the letters given; the whole id is a prefix too."""
+    """Only accounts whose ids start with the prefix are summed, case-sensitively; a whole id is a prefix too."""
     assert await trial(books, prefix="customer:") == [("EUR", 30, 130, 3), ("USD", 0, 7, 1)]
     assert await trial(books, prefix="customer:3") == [("EUR", 0, 55, 1)]
     assert await trial(books, prefix="world") == [("EUR", 100, 0, 1), ("USD", 7, 0, 1)]
@@ -87,7 +87,7 @@ async def test_a_prefix_is_a_part_of_it(books: Client) -> None:
 
 @pytest.mark.usefixtures("settled_at_once")
 async def test_an_instant_of_the_past(books: Client) -> None:
-    """At every instant the sums are those of the balances then, on its border too, and net to zero."""
+    """The sums at any instant, borders included, are those of the balances then, and net to zero."""
     names = ("world", "world-usd", "customer:1", "customer:2", "customer:3", "customer:4", "zebra")
     late = (await books.open("late", floor=None)).json["created_at"]
     await books.transfer("late", "customer:1", 5, effective_at="2020-01-01T00:00:00Z")
@@ -116,7 +116,7 @@ async def test_an_instant_of_the_past(books: Client) -> None:
 
 @pytest.mark.usefixtures("settled_at_once")
 async def test_entries_before_an_account_was_opened_count(books: Client, service: Service) -> None:
-    """Where the clock was set back after an account was opened, what it held before that is in the sums."""
+    """If the clock was set back after an account was opened, the balance it had before that is in the sums."""
     at = (await books.transfer("customer:1", "customer:2", 1)).json["created_at"]
     await administer(
         service.database_url,
@@ -128,7 +128,7 @@ async def test_entries_before_an_account_was_opened_count(books: Client, service
 
 
 async def test_sums_may_pass_64_bits(client: Client) -> None:
-    """Two accounts may hold more together than one can."""
+    """Accounts may hold more together than 64 bits can express."""
     large = 2**63 - 1
     for name in ("w1", "w2", "a1", "a2"):
         await client.open(name, floor=None)
@@ -138,13 +138,13 @@ async def test_sums_may_pass_64_bits(client: Client) -> None:
 
 
 async def test_an_empty_ledger_has_no_sums(client: Client) -> None:
-    """Without accounts there is no currency."""
+    """A ledger without accounts has no currencies."""
     assert await trial(client) == []
     assert await trial(client, at="2020-01-01T00:00:00Z") == []
 
 
 async def test_holds_play_no_part(books: Client) -> None:
-    """What is reserved has not moved."""
+    """A hold does not change the sums."""
     before = await trial(books)
     assert (await books.transfer("customer:1", "customer:2", 10, hold=True)).status == 201
     assert await trial(books) == before
@@ -161,14 +161,14 @@ async def test_holds_play_no_part(books: Client) -> None:
     ],
 )
 async def test_a_wrong_query_is_refused(client: Client, query: dict[str, str], pointer: str) -> None:
-    """An instant to come, what is no instant, and what no id begins with is a 400 that names it."""
+    """An instant in the future, a malformed instant and an impossible prefix are a 400 that names the parameter."""
     answer = await ask(client, **query)
     assert (answer.status, answer.code) == (400, "invalid_request")
     assert [error["pointer"] for error in answer.json["errors"]] == [pointer]
 
 
 async def test_so_many_currencies(books: Client, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An answer has a size that is known: with more currencies it is asked for in parts."""
+    """The answer's size is bounded: with more currencies the caller has to narrow the prefix."""
     monkeypatch.setattr(trial_balance, "CURRENCIES_MAX", 2)
     answer = await ask(books)
     assert (answer.status, answer.json["errors"][0]["pointer"]) == (400, "prefix")
@@ -178,30 +178,30 @@ async def test_so_many_currencies(books: Client, monkeypatch: pytest.MonkeyPatch
 async def test_the_last_moments_are_waited_for(
     books: Client, service: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A posting that has taken its instant and is not committed is in the sums of that instant."""
+    """A posting that has its instant but is not committed yet is waited for and counted."""
     monkeypatch.setattr(trial_balance, "SETTLED", timedelta(seconds=1.5))
     async with inserts_held(service.database_url):
         posting = asyncio.create_task(books.transfer("customer:1", "customer:2", 9))
         await until(partial(somebody_waits, service.database_url))
         at = datetime.now(UTC).isoformat()
         asked = asyncio.create_task(ask(books, at=at))
-        # Long enough for one that does not wait, and shorter than postings wait for a lock.
+        # Long enough for an answer that does not wait, and shorter than a posting's lock timeout.
         done, _ = await asyncio.wait([asked], timeout=0.1)
         assert not done
     posted = await posting
     assert posted.status == 201, posted
     answer = await asked
-    # On a machine that was too slow it was sent again, and has a later instant.
+    # On a slow machine the posting is retried and has a later instant.
     assert answer.json["data"][0]["debit"] == (121 if posted.json["created_at"] <= at.replace("+00:00", "Z") else 130)
     assert (await ask(books, at=at)).body == answer.body
 
 
 class Slow:
     """
-    Trial balances that take until `end` is set.
+    Trial balances that run until `end` is set.
 
     Attributes:
-        reports: What makes them, once one has begun.
+        reports: The object that makes them, once one has started.
     """
 
     def __init__(self) -> None:
@@ -209,13 +209,13 @@ class Slow:
         self.reports: Reports | None = None
 
     def turns(self) -> list[int]:
-        """Return for each ledger how many run or wait."""
+        """Return, for each ledger, how many are running or waiting."""
         return [] if self.reports is None else sorted(turn.count for turn in self.reports._turns.values())
 
 
 @pytest.fixture
 async def slow(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Slow]:
-    """Every trial balance takes as long as the test says."""
+    """Make every trial balance wait until the test ends it."""
     slowly = Slow()
     original = Reports._run
 
@@ -232,7 +232,7 @@ async def slow(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Slow]:
 async def test_a_large_one_starves_nobody(
     books: Client, service: Service, ledger: str, slow: Slow, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It takes no place and no pooled connection, and of a ledger one is made at a time: the others wait."""
+    """A trial balance takes no place and no pooled connection; each ledger makes one at a time, and others wait."""
     monkeypatch.setattr(reports, "REPORT_WAITERS_MAX", 2)
     assert service.app is not None
     app = service.app
@@ -241,7 +241,7 @@ async def test_a_large_one_starves_nobody(
     await until(lambda: slow.turns() == [3])
     refused = await ask(books)
     assert (refused.status, refused.code) == (503, "overloaded")
-    # Another ledger finds a connection free, a third one has to wait.
+    # One other ledger gets the second connection; a third ledger has to wait.
     theirs = [asyncio.create_task(ask(other)) for other in others]
     await until(lambda: slow.turns() == [1, 1, 3])
     assert slow.reports is not None
@@ -258,7 +258,7 @@ async def test_a_large_one_starves_nobody(
 
 
 async def test_who_waits_too_long_is_told(books: Client, slow: Slow, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A turn that does not come in time is a 503."""
+    """A trial balance whose turn does not come in time is a 503."""
     monkeypatch.setattr(reports, "REPORT_WAIT_SECONDS", 0.05)
     first = asyncio.create_task(ask(books))
     await until(lambda: slow.turns() == [1])
@@ -269,7 +269,7 @@ async def test_who_waits_too_long_is_told(books: Client, slow: Slow, monkeypatch
 
 
 async def test_one_that_takes_too_long_is_ended(books: Client, monkeypatch: pytest.MonkeyPatch) -> None:
-    """PostgreSQL ends it at its own timeout, longer than that of other statements: 503, and the next one is served."""
+    """PostgreSQL cancels a long one at its own timeout: it is a 503, and the next one is served."""
     monkeypatch.setitem(reports.REPORT_SETTINGS, "statement_timeout", "50")
     sleep = "SELECT pg_sleep(10) WHERE $1::bigint > 0 AND $2::text[] <> '{}' AND $3::text[] <> '{}' AND $4::bigint > 0"
     with monkeypatch.context() as patch:
@@ -280,7 +280,7 @@ async def test_one_that_takes_too_long_is_ended(books: Client, monkeypatch: pyte
 
 
 async def test_it_is_not_distorted_by_a_running_posting(books: Client) -> None:
-    """However many transfers commit meanwhile, each sum is of one moment: it nets to zero."""
+    """Each trial balance is of one moment and nets to zero, however many transfers commit at the same time."""
 
     async def post() -> None:
         for number in range(20):

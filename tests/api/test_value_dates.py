@@ -1,4 +1,4 @@
-"""Value dates: what a transfer counts for, apart from when it was posted."""
+"""Value dates: the instant at which a transfer takes effect, apart from when it was posted."""
 
 from datetime import UTC, datetime, timedelta
 from urllib.parse import quote
@@ -11,7 +11,7 @@ from tests.support.client import Client
 from tests.support.clock import BooksClock
 
 MOMENT = timedelta(microseconds=1)
-# Digits of a second, past what is kept.
+# Fractional digits of a second, more than are kept.
 DIGITS = "123456789012345678901234567890"
 
 
@@ -38,7 +38,7 @@ async def funded(client: Client) -> Client:
     ],
 )
 async def test_a_date_is_shown_in_utc(funded: Client, text: str, shown: str) -> None:
-    """Any offset is taken, and what is finer than a microsecond is cut."""
+    """Any offset is accepted, and digits past the microsecond are cut."""
     for is_hold in (False, True):
         answer = await post(funded, order(effective_at=text, hold=is_hold), f"key-{is_hold}")
         assert (answer.status, answer.json["effective_at"]) == (201, shown), answer
@@ -77,7 +77,7 @@ async def test_a_date_is_shown_in_utc(funded: Client, text: str, shown: str) -> 
     ],
 )
 async def test_a_date_that_cannot_be_is_pointed_at(funded: Client, value: object) -> None:
-    """What is no instant, or has not come, is a 400 that binds nothing, alone, in bulk and in a set."""
+    """A malformed or future date is a 400 that binds no key, alone, in bulk and in a set."""
     single = await post(funded, order(effective_at=value), "key")
     assert (single.status, single.code, single.json["outcome"]) == (400, "invalid_request", "not_applied"), single
     assert single.json["errors"][0]["pointer"] == "/effective_at"
@@ -106,7 +106,7 @@ async def test_a_date_that_cannot_be_is_pointed_at(funded: Client, value: object
 async def test_a_date_at_the_edge_is_taken_right_or_pointed_at(
     funded: Client, text: str, shown: tuple[str, ...]
 ) -> None:
-    """What RFC 3339 leaves open is either understood or refused; it is never another instant."""
+    """A form that RFC 3339 leaves open is either read correctly or refused, never read as another instant."""
     answer = await post(funded, order(effective_at=text), "key")
     if answer.status == 400:
         assert answer.json["errors"][0]["pointer"] == "/effective_at"
@@ -125,7 +125,7 @@ async def test_a_date_at_the_edge_is_taken_right_or_pointed_at(
     ],
 )
 async def test_an_instant_that_is_not_taken_is_told_why(funded: Client, text: str, says: str) -> None:
-    """Alone, in bulk and in a query the same is said of it."""
+    """A refused instant has the same reason alone, in bulk and in a query."""
     single = await post(funded, order(effective_at=text), "key")
     [item] = await bulk(funded, [{"key": "key", **order(effective_at=text)}])
     listed = await funded.get(f"/v1/transfers?from={quote(text)}")
@@ -134,7 +134,7 @@ async def test_an_instant_that_is_not_taken_is_told_why(funded: Client, text: st
 
 
 async def test_now_is_what_the_books_say(timed: Client, clock: BooksClock) -> None:
-    """Whether a date has come is judged by the clock of the books, to the microsecond."""
+    """Whether a date is in the future is decided by the ledger's clock, to the microsecond."""
     await timed.fund("alice", 100)
     await timed.open("bob")
     tomorrow = datetime.now(UTC) + timedelta(days=1)
@@ -148,7 +148,7 @@ async def test_now_is_what_the_books_say(timed: Client, clock: BooksClock) -> No
 
 
 async def test_the_balance_of_a_day_counts_what_was_posted_later(funded: Client) -> None:
-    """By posting the books of the past stay what they were; by date they are what they are today."""
+    """A back-dated transfer changes past balances by value date, but not those by posting."""
 
     async def balance(at: str, by: str) -> int:
         answer = await funded.get(f"/v1/accounts/alice/balance?at={quote(at)}&by={by}")
@@ -164,7 +164,7 @@ async def test_the_balance_of_a_day_counts_what_was_posted_later(funded: Client)
 
 
 async def test_what_follows_counts_for_its_own_instant(funded: Client) -> None:
-    """A capture or reversal of what counts for an earlier day counts for the instant at which it was posted."""
+    """A capture or reversal of a back-dated transfer takes effect when it is posted."""
     parent = await held(funded, 10, effective_at="2020-01-01T00:00:00Z")
     for kind, of in (("capture", parent), ("reversal", await paid(funded, 1, effective_at="2020-01-01T00:00:00Z"))):
         row = await followed(funded, kind, of)
@@ -172,7 +172,7 @@ async def test_what_follows_counts_for_its_own_instant(funded: Client) -> None:
 
 
 async def test_a_date_makes_no_difference_to_funds(funded: Client) -> None:
-    """What is posted for an earlier day is paid out of what is there today."""
+    """A back-dated transfer is paid from the funds of today."""
     assert (await post(funded, order(amount=101, effective_at="2020-01-01T00:00:00Z"), "a")).code == (
         "insufficient_funds"
     )

@@ -1,4 +1,4 @@
-"""Whole statements: opening balance, every entry, closing balance, by posting and by what entries count for."""
+"""Whole statements: opening balance, every entry, closing balance, by posting or by value date."""
 
 import asyncio
 import json
@@ -18,29 +18,29 @@ from tests.api.test_statements import shifted
 from tests.support.client import Answer, Client
 
 ORDERS = pytest.mark.parametrize("by", ["created", "effective"])
-# The first microsecond of months that entries count for: many of them fall on the same.
+# Value dates: the first microsecond of a few months, so that many entries share one.
 MONTHS = [f"2020-0{month}-01T00:00:00.000000Z" for month in (1, 2, 3)]
 
 
 async def statement(client: Client, account: str = "alice", **query: str | None) -> Any:
-    """Return a statement, which must be there."""
+    """Return a statement, which must succeed."""
     answer = await ask(client, account, **query)
     assert answer.status == 200, answer
-    # Of the form that is published, and nothing else.
+    # The answer has exactly the published form.
     assert msgspec.json.encode(msgspec.json.decode(answer.body, type=StatementBody)) == answer.body
-    # Not by orjson, which rounds what is larger than 64 bits.
+    # Not with orjson, which rounds numbers beyond 64 bits.
     return json.loads(answer.body)
 
 
 async def ask(client: Client, account: str = "alice", **query: str | None) -> Answer:
-    """Ask for a statement; `since` and `until` stand for `from` and `to`, and None for nothing."""
+    """Ask for a statement; `since` and `until` stand for `from` and `to`, and None leaves a parameter out."""
     names = {"since": "from", "until": "to"}
     chosen = {names.get(name, name): value for name, value in query.items() if value is not None}
     return await client.get(f"/v1/accounts/{account}/statement?{urlencode(chosen)}")
 
 
 async def balance(client: Client, at: str, by: str, account: str = "alice") -> int:
-    """Return the balance at an instant, in one of the two orders."""
+    """Return the balance at an instant, by posting or by value date."""
     answer = await client.get(f"/v1/accounts/{account}/balance?at={quote(at)}&by={by}")
     assert answer.status == 200, answer
     value: int = json.loads(answer.body)["balance"]
@@ -49,7 +49,7 @@ async def balance(client: Client, at: str, by: str, account: str = "alice") -> i
 
 @pytest.fixture
 async def books(client: Client) -> Client:
-    """Alice and bob, who have paid one another, at once and for months long ago, from both sides and in bulks."""
+    """Alice and bob have paid each other, some payments back-dated, some in bulks."""
     dice = random.Random(7)
     await client.fund("alice", 1_000)
     await client.open("bob", floor=None)
@@ -64,13 +64,13 @@ async def books(client: Client) -> Client:
 
 
 def dated(dice: random.Random) -> dict[str, str]:
-    """Return what makes a transfer count for a month long ago; most of them do not."""
+    """Return a value date for some transfers, and nothing for most."""
     return {"effective_at": dice.choice(MONTHS)} if dice.random() < 0.4 else {}
 
 
 @pytest.fixture(params=[1, 2, 3, 7, 500])
 def page_entries(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
-    """How many entries are read at a time: statements of more leave in pieces."""
+    """How many entries are read at a time: longer statements are sent in pieces."""
     size: int = request.param
     monkeypatch.setattr(statements, "PAGE_ENTRIES", size)
     return size
@@ -78,7 +78,7 @@ def page_entries(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
 
 @pytest.mark.usefixtures("page_entries")
 async def test_a_statement_is_what_entries_and_balances_say(books: Client) -> None:
-    """By posting it has the entries of the list, oldest first, with the balances that they left behind."""
+    """By posting, the statement has the entries of the list, oldest first, with their balances."""
     listed = [row for page in await pages(books, "/v1/accounts/alice/entries", 100) for row in page][::-1]
     whole = await statement(books)
     assert [{k: v for k, v in entry.items() if k != "effective_at"} for entry in whole["entries"]] == listed
@@ -93,7 +93,7 @@ async def test_a_statement_is_what_entries_and_balances_say(books: Client) -> No
 @pytest.mark.parametrize("account", ["alice", "bob", "world"])
 @ORDERS
 async def test_a_statement_adds_up(books: Client, by: str, account: str) -> None:
-    """Entries stand in the order asked for, each with the sum up to it, and the last sum is the closing balance."""
+    """Entries are in the requested order, each with the sum so far, and the last sum is the closing balance."""
     whole = await statement(books, account, by=by)
     total = whole["opening_balance"]
     for entry in whole["entries"]:
@@ -112,9 +112,9 @@ async def test_a_statement_adds_up(books: Client, by: str, account: str) -> None
 @ORDERS
 async def test_any_period_adds_up(books: Client, by: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """
-    Opening + entries = closing, and both are the balances that are told, whichever entries lie on the borders.
+    Opening + entries = closing, and both equal the balances read, whichever entries fall on the borders.
 
-    Every instant at which something happened or for which it counts, and the microseconds beside it, is a border.
+    The borders are every posting instant and value date, and the microseconds next to them.
     """
     monkeypatch.setattr(statements, "PAGE_ENTRIES", 3)
     whole = await statement(books, by=by)
@@ -134,7 +134,7 @@ async def test_any_period_adds_up(books: Client, by: str, monkeypatch: pytest.Mo
 
 
 async def test_a_back_dated_transfer_changes_what_the_books_say_of_the_past(client: Client) -> None:
-    """Posted today for last year: by posting nothing of last year changes, by what it counts for its balances do."""
+    """A transfer back-dated to last year changes last year's balances by value date, but not by posting."""
     await client.fund("alice", 100)
     await client.open("bob")
     now = (await client.transfer("alice", "bob", 1)).json["created_at"]
@@ -159,7 +159,7 @@ async def test_a_back_dated_transfer_changes_what_the_books_say_of_the_past(clie
 
 
 async def test_the_version_of_an_effective_balance(client: Client) -> None:
-    """It is that of the newest entry in the balance, whenever that was posted."""
+    """A balance by value date has the version of its newest entry, whenever that was posted."""
     await client.fund("alice", 100)
     await client.open("bob")
     late = (await client.transfer("alice", "bob", 30, effective_at=MONTHS[0])).json
@@ -173,7 +173,7 @@ async def test_the_version_of_an_effective_balance(client: Client) -> None:
 
 
 async def test_holds_are_no_entries(client: Client) -> None:
-    """A hold, its release and its expiry leave no line; a capture and a reversal do, on both sides."""
+    """A hold, its release and its expiry leave no entry; a capture and a reversal do, on both sides."""
     await client.fund("alice", 100)
     await client.open("bob")
     hold = (await client.transfer("alice", "bob", 10, hold=True)).json
@@ -203,7 +203,7 @@ async def test_holds_are_no_entries(client: Client) -> None:
 
 @ORDERS
 async def test_a_statement_has_what_was_posted_when_it_was_asked_for(books: Client, by: str) -> None:
-    """It ends at `as_of`: what is posted later is in none of its pieces, and a `to` still to come means until now."""
+    """A statement ends at `as_of`: later postings are not in it, and a future `to` means until now."""
     tomorrow = (datetime.now(UTC) + timedelta(days=1)).isoformat()
     first = await statement(books, until=tomorrow, by=by)
     later = (await books.transfer("alice", "bob", 1, effective_at=MONTHS[0])).json
@@ -212,7 +212,7 @@ async def test_a_statement_has_what_was_posted_when_it_was_asked_for(books: Clie
     assert len(second["entries"]) == len(first["entries"]) + 1
     assert second["closing_balance"] == first["closing_balance"] - 1
     if by == "created":
-        # Cut off where the first one ended, the second one is the same.
+        # Cut where the first one ended, the new statement has the same entries.
         until = shifted(first["as_of"], 1)
         again = await statement(books, until=until)
         assert again["entries"] == first["entries"]
@@ -221,7 +221,7 @@ async def test_a_statement_has_what_was_posted_when_it_was_asked_for(books: Clie
 
 @ORDERS
 async def test_statements_made_while_others_post(books: Client, by: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Read in many pieces while others post, for long ago too, each has what was posted up to its `as_of`."""
+    """A statement read in pieces while others post, back-dated too, has what was posted up to its `as_of`."""
     monkeypatch.setattr(statements, "PAGE_ENTRIES", 5)
 
     async def post(number: int) -> None:
@@ -246,7 +246,7 @@ async def test_statements_made_while_others_post(books: Client, by: str, monkeyp
 
 @ORDERS
 async def test_an_account_without_entries(client: Client, by: str) -> None:
-    """Its statement has no entry, and both balances are 0."""
+    """The statement of an account without entries is empty, and both balances are 0."""
     await client.open("alice")
     empty = await statement(client, by=by)
     assert (empty["opening_balance"], empty["entries"], empty["closing_balance"]) == (0, [], 0)
@@ -254,7 +254,7 @@ async def test_an_account_without_entries(client: Client, by: str) -> None:
 
 @ORDERS
 async def test_a_period_without_entries(books: Client, by: str) -> None:
-    """Opening and closing balance are the same; a period may be empty."""
+    """Opening and closing balance are equal; a period may be empty."""
     for since, until in (("2020-05-01T00:00:00Z", "2020-06-01T00:00:00Z"), (MONTHS[1], MONTHS[1])):
         part = await statement(books, since=since, until=until, by=by)
         assert part["entries"] == []
@@ -274,7 +274,7 @@ async def test_a_period_without_entries(books: Client, by: str) -> None:
     ],
 )
 async def test_a_wrong_query_is_refused(books: Client, query: dict[str, str], pointer: str) -> None:
-    """A period that ends before it begins or has not begun, or an order that there is not, is a 400 that names it."""
+    """A period that ends before it begins or starts in the future, and an unknown order, are a 400 that names them."""
     answer = await ask(books, **query)
     assert (answer.status, answer.code) == (400, "invalid_request")
     assert [error["pointer"] for error in answer.json["errors"]] == [pointer]
@@ -283,7 +283,7 @@ async def test_a_wrong_query_is_refused(books: Client, query: dict[str, str], po
 @pytest.mark.parametrize("account", ["nobody", "-", "x" * 65])
 @pytest.mark.parametrize("query", ["", "?by=effective", "?to=2020-01-01T00:00:00Z"])
 async def test_no_account_no_statement(client: Client, account: str, query: str) -> None:
-    """An account that is not there, or cannot be, is a 404, in any order and of any time."""
+    """A missing or impossible account is a 404, in any order and for any time."""
     answer = await client.get(f"/v1/accounts/{account}/statement{query}")
     assert (answer.status, answer.code) == (404, "account_not_found")
     answer = await client.get(f"/v1/accounts/{account}/balance?at=2020-01-01T00:00:00Z&by=effective")
@@ -291,7 +291,7 @@ async def test_no_account_no_statement(client: Client, account: str, query: str)
 
 
 async def test_a_balance_has_two_orders(books: Client) -> None:
-    """Another word is a 400 that says which there are; an instant to come is one in both."""
+    """An unknown order is a 400 that names the two; an instant in the future is a 400 in both orders."""
     answer = await books.get(f"/v1/accounts/alice/balance?at={MONTHS[0]}&by=value")
     assert (answer.status, answer.json["errors"][0]["pointer"]) == (400, "by")
     assert "created or effective" in answer.json["errors"][0]["detail"]
@@ -300,7 +300,7 @@ async def test_a_balance_has_two_orders(books: Client) -> None:
 
 
 async def test_running_sums_may_pass_64_bits(client: Client) -> None:
-    """In the order of what entries count for, a sum on the way may be larger than any balance, and is told."""
+    """By value date, a running sum may be larger than any balance, and is still exact."""
     large = 2**63 - 1
     await client.open("world", floor=None)
     await client.open("other", floor=None)

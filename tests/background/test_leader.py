@@ -75,7 +75,19 @@ async def test_one_that_waits_and_freezes_is_no_leader_afterwards(pair: Pair) ->
 
 
 async def test_each_database_has_a_leader(template: str, pair: Pair, tmp_path: Path) -> None:
-    """The lock of one says nothing about another on the same server."""
+    """
+    Both processes of a database are ready, one says that it leads, and the numbers are there to be scraped.
+
+    The lock of one database says nothing about another on the same server.
+    """
+    for process, leads in ((pair.leader, True), (pair.other, False)):
+        status, said = await process.ask("/readyz")
+        assert (status, said["status"], said["background"]["leads"]) == (200, "ready", leads)
+        status, page = await process.ask("/metrics")
+        assert status == 200
+        assert f"tallystick_background_leads {float(leads)}" in page
+        assert "tallystick_holds_expired_total 0.0" in page
+        assert await process.ask("/livez") == (200, {"status": "ok"})
     database_url = await create_database(template)
     third = BackgroundProcess(database_url, tmp_path / "third")
     try:
@@ -85,18 +97,6 @@ async def test_each_database_has_a_leader(template: str, pair: Pair, tmp_path: P
     finally:
         await third.stop()
         await drop_database(template, database_url)
-
-
-async def test_what_operators_are_told(pair: Pair) -> None:
-    """Both are ready, one says that it leads, and the numbers are there to be scraped."""
-    for process, leads in ((pair.leader, True), (pair.other, False)):
-        status, said = await process.ask("/readyz")
-        assert (status, said["status"], said["background"]["leads"]) == (200, "ready", leads)
-        status, page = await process.ask("/metrics")
-        assert status == 200
-        assert f"tallystick_background_leads {float(leads)}" in page
-        assert "tallystick_holds_expired_total 0.0" in page
-        assert await process.ask("/livez") == (200, {"status": "ok"})
 
 
 async def test_postgres_goes_and_comes_back(own_postgres: OwnPostgres, tmp_path: Path) -> None:
@@ -127,7 +127,7 @@ async def test_without_an_address(given: dict[str, str]) -> None:
     """It works on servers that are named, and starts none; the sentence says what to set."""
     end = await call("background", **given)
     assert (end.code, end.out) == (2, "")
-    assert end.err.startswith("tallystick: background works on the PostgreSQL and the Redis of the servers: set ")
+    assert end.err.startswith("tallystick: background needs the PostgreSQL and Redis of the servers: set ")
 
 
 async def test_what_the_leader_left_is_swept_once(pair: Pair, database_url: str) -> None:

@@ -66,7 +66,7 @@ async def test_imported_where_it_is(database_url: str, tmp_path: Path) -> None:
         assert end.code == 0, end
         # The import posts due expiries, which the service would have done.
         due = before.count(b'"kind":"expiry"') - posted["expiry"]
-        assert f"{count} transfers, of which {count - due} were there" in end.out
+        assert f"{count} transfers ({count - due} already there)" in end.out
         assert same(await export(database_url, LEDGER, "jsonl", tmp_path)) == same(before)
 
 
@@ -113,7 +113,7 @@ async def test_killed_and_run_again(database_url: str, tmp_path: Path, name: str
     assert 0 < row["posted"] < 2 * MANY - 1
     end = await run(*words, **settings)
     assert end.code == 0, end
-    assert f"{2 * MANY - 1:,} transfers, of which {row['posted']:,} were there" in end.out
+    assert f"{2 * MANY - 1:,} transfers ({row['posted']:,} already there)" in end.out
     exported = await export(database_url, "books", "jsonl", tmp_path)
     records = [orjson.loads(line) for line in exported.splitlines()]
     keys = [record["key"] for record in records if record["record"] == "transfer"]
@@ -144,12 +144,12 @@ def line(
         pytest.param(line("k") + ACCOUNTS, "line 3: accounts come before transfers", id="an account after a transfer"),
         pytest.param(
             ACCOUNTS + line("k") + line("v", kind="void", parent="no"),
-            "line 6: parent: nothing is posted under that key before it",
+            "line 6: parent: nothing earlier is posted under that key",
             id="a parent there is not",
         ),
         pytest.param(
             ACCOUNTS + line("c", kind="capture", parent="h") + line("h", kind="hold"),
-            "line 5: parent: nothing is posted under that key before it",
+            "line 5: parent: nothing earlier is posted under that key",
             id="a parent behind it",
         ),
         pytest.param(
@@ -158,21 +158,21 @@ def line(
             id="an account there is not",
         ),
         pytest.param(
-            ACCOUNTS + line("k", currency="USD"), "line 5: currency: that of the source is another", id="a currency"
+            ACCOUNTS + line("k", currency="USD"), "line 5: currency: the source has a different one", id="a currency"
         ),
         pytest.param(
             ACCOUNTS + line("k", effective_at="2999-01-01T00:00:00Z"),
-            "line 5: effective_at: it is still to come",
+            "line 5: effective_at: it is in the future",
             id="an instant to come",
         ),
         pytest.param(
-            ACCOUNTS + line("k") + line("k", amount=6), "line 6: key: it is in the file already", id="a key twice"
+            ACCOUNTS + line("k") + line("k", amount=6), "line 6: key: it is already in the file", id="a key twice"
         ),
         pytest.param(
-            ACCOUNTS + "account,a,,,,,,,USD,0,,\n", "line 5: id: the account is in the file already", id="an id twice"
+            ACCOUNTS + "account,a,,,,,,,USD,0,,\n", "line 5: id: the account is already in the file", id="an id twice"
         ),
         pytest.param(
-            ACCOUNTS + "account,a,,,,,,,EUR,1,,\n", "line 5: id: the account is in the file already", id="two floors"
+            ACCOUNTS + "account,a,,,,,,,EUR,1,,\n", "line 5: id: the account is already in the file", id="two floors"
         ),
     ],
 )
@@ -233,8 +233,8 @@ async def test_a_line_that_cannot_be_posted(
     [
         pytest.param(line("k", amount=6), "line 6: amount: what is posted under its key differs", id="another amount"),
         pytest.param(line("r"), "line 6: refused: insufficient_funds", id="a refusal"),
-        pytest.param(line("n", destination="usd"), "line 6: currency: that of the destination", id="a currency"),
-        pytest.param(line("v", kind="void", parent="no"), "line 6: parent: nothing is posted", id="a parent"),
+        pytest.param(line("n", destination="usd"), "line 6: currency: the destination has", id="a currency"),
+        pytest.param(line("v", kind="void", parent="no"), "line 6: parent: nothing earlier", id="a parent"),
     ],
 )
 async def test_a_line_that_the_ledger_contradicts(database_url: str, tmp_path: Path, text: str, error: str) -> None:
@@ -283,7 +283,7 @@ async def test_no_file(database_url: str, tmp_path: Path) -> None:
         end = await imported(database_url, "books", tmp_path / "pipe")
     finally:
         os.close(writer)
-    assert (end.code, "is no regular file" in end.err) == (2, True)
+    assert (end.code, "is not a regular file" in end.err) == (2, True)
     end = await imported(database_url, "not a ledger", tmp_path / "none.csv")
     assert (end.code, "a ledger's name has" in end.err) == (2, True)
 

@@ -132,10 +132,10 @@ def test_forms(data: bytes) -> None:
 @pytest.mark.parametrize(
     ("data", "text"),
     [
-        pytest.param(b"", "line 1: the file holds nothing", id="nothing"),
-        pytest.param(b"\n\n", "line 1: the file holds nothing", id="empty lines"),
+        pytest.param(b"", "line 1: the file is empty", id="nothing"),
+        pytest.param(b"\n\n", "line 1: the file is empty", id="empty lines"),
         pytest.param(b"key,amout\nk,1\n", "line 1: there is no column 'amout'", id="a column there is not"),
-        pytest.param(b"key,key\n", "line 1: the column key stands there twice", id="a column twice"),
+        pytest.param(b"key,key\n", "line 1: the column key appears twice", id="a column twice"),
         pytest.param(HEAD + b"k,a,b,5\n", "line 2: it has 4 fields, and the first line has 5", id="a field missing"),
         pytest.param(HEAD + b"k,a,b,5,EUR,\n", "line 2: it has 6 fields", id="a field too many"),
         pytest.param(HEAD + b"k,a,b,5.00,EUR\n", "line 2: amount: a whole number is expected", id="decimals in CSV"),
@@ -159,7 +159,9 @@ def test_forms(data: bytes) -> None:
         pytest.param(HEAD + b"k k,a,b,5,EUR\n", "line 2: key: ", id="a key with a blank"),
         pytest.param(HEAD + b"k,a b,b,5,EUR\n", "line 2: source: ", id="no account id"),
         pytest.param(HEAD + b"k,a,b,5,eur\n", "line 2: currency: ", id="no currency"),
-        pytest.param(HEAD + b"k,a,a,5,EUR\n", "line 2: destination: it is the source", id="one account twice"),
+        pytest.param(
+            HEAD + b"k,a,a,5,EUR\n", "line 2: destination: it is the same as the source", id="one account twice"
+        ),
         pytest.param(HEAD + b"k" * RECORD_BYTES_MAX + b"\n", "line 2: it is longer than 512 KiB", id="a huge line"),
         pytest.param(HEAD + b'"\n' * RECORD_BYTES_MAX, "line 2: ", id="quotes over many lines"),
         pytest.param(GOOD + b"[]\n", "line 2: it is not a JSON object in UTF-8", id="no object"),
@@ -171,7 +173,7 @@ def test_forms(data: bytes) -> None:
         pytest.param(GOOD.replace(b"5", b"true"), "line 1: amount: ", id="true as a number"),
         pytest.param(GOOD.replace(b"5", b'5,"amount":6'), "line 1: amount: the field is repeated", id="a member twice"),
         pytest.param(
-            GOOD.replace(b"5", b'5,"amout":6'), "line 1: amout: the field is not known", id="a member there is not"
+            GOOD.replace(b"5", b'5,"amout":6'), "line 1: amout: the field is unknown", id="a member there is not"
         ),
         pytest.param(GOOD.replace(b'"k"', b'"k\\u0000"'), "line 1: key: ", id="a NUL as an escape"),
         pytest.param(GOOD.replace(b"5", b'5,"kind":"gift"'), "line 1: kind: ", id="a kind there is not"),

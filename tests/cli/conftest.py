@@ -1,4 +1,4 @@
-"""A shell of a caller: commands against the service, with a key of this test's ledger in the environment."""
+"""A caller's shell: commands against the service, with a key of this test's ledger in the environment."""
 
 from typing import Any, cast
 
@@ -15,7 +15,7 @@ class Shell:
     Runs commands.
 
     Args:
-        url: Of the server.
+        url: The address of the server.
 
         token: The key.
     """
@@ -25,26 +25,26 @@ class Shell:
         self.token = token
 
     async def run(self, *words: str, **variables: str) -> Ended:
-        """Run a command to its end; *variables* are further ones, without the prefix."""
+        """Run a command to its end; *variables* are further environment variables, without the prefix."""
         return await call(*words, **{"url": self.url, "api_key": self.token, **variables})
 
     async def done(self, *words: str) -> str:
-        """Run a command that succeeds, and return what it printed."""
+        """Run a command that must succeed, and return its output."""
         end = await self.run(*words)
         assert (end.code, end.err) == (0, ""), end
         return end.out
 
     async def json(self, *words: str) -> Any:
-        """Run such a command with `--json`, and return what it printed."""
+        """Run a command with `--json`, and return its decoded output."""
         return orjson.loads(await self.done(*words, "--json"))
 
     async def record(self, *words: str) -> dict[str, str]:
-        """Run such a command, and return the lines of the record that it printed, by their names."""
+        """Run a command that prints a record, and return its lines by name."""
         lines = (await self.done(*words)).splitlines()
         return {line.split()[0]: line.partition(" ")[2].strip() for line in lines}
 
     async def rows(self, *words: str) -> list[list[str]]:
-        """Run such a command, and return the cells of the table that it printed, without the headings."""
+        """Run a command that prints a table, and return its cells without the headings."""
         return [line.split() for line in (await self.done(*words)).splitlines()[1:]]
 
 
@@ -56,7 +56,7 @@ def shell(service: Service, client: Client) -> Shell:
 
 @pytest.fixture
 async def books(shell: Shell) -> Shell:
-    """The same, with an account that may fall below zero, `world`, and one that may not, `alice`."""
+    """The shell, whose ledger has `world`, which may fall below zero, and `alice`, which may not."""
     await shell.done("accounts", "create", "world", "EUR", "--floor", "none")
     await shell.done("accounts", "create", "alice", "EUR")
     return shell

@@ -1,4 +1,4 @@
-"""A way to a service on which answers are lost."""
+"""A path to a service on which all answers are lost."""
 
 import asyncio
 import re
@@ -11,7 +11,7 @@ from tests.support.listening import stop_accepting
 
 @asynccontextmanager
 async def losing_answers(url: str) -> AsyncIterator[str]:
-    """Forward requests to a service: each is answered, and no answer arrives."""
+    """Forward requests to a service: each is executed, and no answer arrives."""
     target = urlsplit(url)
 
     async def forward(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -21,7 +21,7 @@ async def losing_answers(url: str) -> AsyncIterator[str]:
             body = await reader.readexactly(int(length[1]) if length else 0)
             back, forth = await asyncio.open_connection(target.hostname, target.port)
             forth.write(head + body)
-            # When it begins, the service has done its part.
+            # Once the answer begins, the service has executed the request.
             await back.readuntil(b"\r\n")
             forth.close()
             await forth.wait_closed()

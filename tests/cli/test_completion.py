@@ -1,4 +1,4 @@
-"""Words that a shell completes: asked of the function that bash itself would call."""
+"""Shell completion, through the function that bash itself would call."""
 
 import asyncio
 import shlex
@@ -23,7 +23,7 @@ COMPLETED = [
 
 @pytest.fixture(scope="module")
 async def script(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What bash is given to read."""
+    """The script that bash reads."""
     end = await call("completion", "bash")
     assert (end.code, end.err) == (0, "")
     file = tmp_path_factory.mktemp("completion") / "tallystick.bash"
@@ -31,7 +31,7 @@ async def script(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return file
 
 
-# Asks bash what it would call for the command, and calls it as bash does.
+# Asks bash for the command's function, and calls it as bash does.
 ASK = """\
 source {script}
 COMP_WORDS=({words})
@@ -45,7 +45,7 @@ printf '%s\\n' "${{COMPREPLY[@]}}"
 
 @pytest.mark.parametrize(("words", "completed"), COMPLETED)
 async def test_bash(script: Path, words: tuple[str, ...], completed: list[str]) -> None:
-    """Commands, options and choices are completed wherever they stand."""
+    """Commands, options and choices are completed in every position."""
     asked = ASK.format(script=shlex.quote(str(script)), words=shlex.join(words), last=len(words) - 1)
     child = await asyncio.create_subprocess_exec(
         *(program("bash"), "--norc", "-c", asked), stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
@@ -57,13 +57,13 @@ async def test_bash(script: Path, words: tuple[str, ...], completed: list[str]) 
 
 @pytest.mark.parametrize("name", ["zsh", "fish"])
 async def test_other_shells(name: str) -> None:
-    """Others get a script of their own."""
+    """Other shells get their own script."""
     end = await call("completion", name)
     assert (end.code, end.err) == (0, "")
     assert "idempotency-keys" in end.out
 
 
 async def test_a_shell_there_is_not() -> None:
-    """What is no shell is refused."""
+    """An unknown shell is refused."""
     end = await call("completion", "cmd")
     assert (end.code, end.out) == (2, "")

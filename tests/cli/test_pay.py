@@ -1,4 +1,4 @@
-"""`tallystick pay`: an amount is paid once, and whoever pays knows what became of it, by words and by exit code."""
+"""`tallystick pay`: an amount is paid once, and words and exit code tell the payer the outcome."""
 
 import asyncio
 import os
@@ -17,7 +17,7 @@ from tests.support.command import ended, environment
 
 PAY = ("pay", "world", "alice", "12.50", "EUR")
 UUID = re.compile(r"[0-9a-f]{8}-(?:[0-9a-f]{4}-){3}[0-9a-f]{12}")
-# Seconds in which a command gives up a server that does not answer.
+# Seconds until a command gives up on a server that does not answer.
 SHORT = "1"
 
 
@@ -27,7 +27,7 @@ async def balance(shell: Shell, account: str = "alice") -> int:
 
 
 async def test_paid(books: Shell) -> None:
-    """The amount moves; the transfer, both balances and the key are shown, to people and to programs."""
+    """The amount moves; people and programs are shown the transfer, both balances and the key."""
     shown = await books.record(*PAY, "--reference", "order 7", "--description", "Größe", "--metadata", "shop=1")
     assert (shown["state"], shown["amount"], shown["currency"]) == ("posted", "12.50", "EUR")
     assert (shown["source_balance"], shown["destination_balance"]) == ("-12.50", "12.50")
@@ -39,7 +39,7 @@ async def test_paid(books: Shell) -> None:
 
 
 async def test_paid_once(books: Shell) -> None:
-    """Under a key of the caller's own it is paid once, however often it is sent; without one each time."""
+    """With the caller's key it is paid once, however often it is sent; without a key, each time."""
     first = await books.json(*PAY, "--key", "order-7")
     assert first["replayed"] is False
     assert await books.json(*PAY, "--key", "order-7") == {**first, "replayed": True}
@@ -51,7 +51,7 @@ async def test_paid_once(books: Shell) -> None:
 
 
 async def test_done_once(books: Shell) -> None:
-    """Whatever is sent again under its key says that it was done before."""
+    """A repeated command under the same key is shown as a replay."""
     hold = (await books.json(*PAY, "--hold", "--key", "hold"))["id"]
     other = (await books.json(*PAY, "--hold"))["id"]
     paid = (await books.json(*PAY))["id"]
@@ -66,18 +66,19 @@ async def test_done_once(books: Shell) -> None:
 
 
 async def test_minor_units(books: Shell) -> None:
-    """Amounts in minor units are called so; currencies that ISO 4217 does not know have no others."""
+    """`--minor` marks amounts in minor units; currencies not in ISO 4217 have no others."""
     assert (await books.json("pay", "world", "alice", "5", "EUR", "--minor"))["amount"] == 5
     for name in ("mint", "bob"):
         await books.done("accounts", "create", name, "POINTS", "--floor", "-100", "--minor")
     end = await books.run("pay", "mint", "bob", "7", "POINTS")
     assert (end.code, end.out) == (2, "")
-    assert end.err == "tallystick: POINTS is no currency of ISO 4217: give its amounts in minor units, with --minor\n"
+    sentence = "POINTS is not a currency of ISO 4217: give its amounts in minor units, with --minor"
+    assert end.err == f"tallystick: {sentence}\n"
     assert (await books.record("pay", "mint", "bob", "7", "POINTS", "--minor"))["amount"] == "7"
 
 
 async def test_a_hold(books: Shell) -> None:
-    """A hold reserves; it is captured in parts, and what is moved is moved back, in amounts of its currency."""
+    """A hold reserves, its captures move parts, and reversals move them back, in amounts of the currency."""
     hold = (await books.json(*PAY, "--hold", "--expires-in", "60"))["id"]
     await books.done("transfers", "capture", hold, "--amount", "2.50", "--keep-rest")
     shown = await books.record("transfers", "get", hold)
@@ -103,11 +104,11 @@ REFUSED = [
     pytest.param(("pay", "a b", "alice", "1", "EUR"), 2, "invalid_request (400)", id="an account that can be none"),
     pytest.param((*PAY, "--expires-in", "5"), 2, "invalid_request (400)", id="no hold expires"),
     pytest.param((*PAY, "--effective-at", "2999-01-01"), 2, "invalid_request (400)", id="a date to come"),
-    pytest.param((*PAY[:3], "1.005", "EUR"), 2, "EUR has 2 decimals, and the amount has 3", id="too many decimals"),
-    pytest.param((*PAY[:3], "-1", "EUR"), 2, "an amount is more than zero", id="below zero"),
+    pytest.param((*PAY[:3], "1.005", "EUR"), 2, "EUR has 2 decimals, but the amount has 3", id="too many decimals"),
+    pytest.param((*PAY[:3], "-1", "EUR"), 2, "an amount must be more than zero", id="below zero"),
     pytest.param((*PAY[:4], "eur"), 2, "a currency has 3 to 8 capital letters", id="a currency in small letters"),
-    pytest.param((*PAY, "--key", ""), 2, "an idempotency key is 1 to 255", id="an empty key"),
-    pytest.param((*PAY, "--key", "a b"), 2, "an idempotency key is 1 to 255", id="a key with a blank"),
+    pytest.param((*PAY, "--key", ""), 2, "an idempotency key must have 1 to 255", id="an empty key"),
+    pytest.param((*PAY, "--key", "a b"), 2, "an idempotency key must have 1 to 255", id="a key with a blank"),
     pytest.param((*PAY, "--reference", "\udcff"), 2, "an argument is not UTF-8", id="bytes that are no text"),
     pytest.param((*PAY, "--reference", "a\0b"), 2, "invalid_request (400)", id="NUL"),
 ]
@@ -115,7 +116,7 @@ REFUSED = [
 
 @pytest.mark.parametrize(("words", "code", "sentence"), REFUSED)
 async def test_refused(books: Shell, words: tuple[str, ...], code: int, sentence: str) -> None:
-    """A refusal says why and what to do; what the ledger refuses has an exit code of its own."""
+    """A refusal says why and what to do; refusals by the ledger have their own exit code."""
     end = await books.run(*words)
     assert (end.code, end.out) == (code, "")
     assert re.match(f"tallystick: {re.escape(sentence).replace(re.escape('.*'), '.*')}", end.err), end
@@ -127,25 +128,25 @@ async def test_refused(books: Shell, words: tuple[str, ...], code: int, sentence
 
 
 async def test_a_key_of_another_payment(books: Shell) -> None:
-    """Nothing is paid under a key that another payment has."""
+    """Nothing is paid under the key of another payment."""
     paid = await books.json(*PAY, "--key", "order-7", "--json")
     end = await books.run("pay", "world", "alice", "3", "EUR", "--key", "order-7")
     assert (end.code, end.out) == (3, "")
     assert end.err.startswith("tallystick: idempotency_key_reused (422): ")
-    assert f"the key belongs to another payment, whose transfer is {paid['id']}: " in end.err
-    assert "when the cause is gone" not in end.err
+    assert f"the key belongs to another payment (transfer {paid['id']}): " in end.err
+    assert "once the cause is gone" not in end.err
     assert await balance(books) == 1250
 
 
 async def test_a_server_that_is_away(books: Shell) -> None:
-    """Nothing was paid, and the exit code says that it may be sent again later."""
+    """If the server does not answer, nothing was paid, and the exit code says that a retry is possible."""
     end = await books.run(*PAY, "--deadline", SHORT, url=f"http://127.0.0.1:{free_port()}")
     assert (end.code, end.out) == (5, "")
     assert re.fullmatch(r"tallystick: http://127.0.0.1:\d+ does not answer: .+\n", end.err)
 
 
 async def test_an_unknown_outcome(books: Shell) -> None:
-    """Where all answers are lost, the key is told with the two commands to go on with, and both work as they are."""
+    """If all answers are lost, the key is shown with two commands to continue, and both work as printed."""
     async with losing_answers(books.url) as url:
         end = await books.run(*PAY, "--reference", "a b", "--deadline", SHORT, url=url)
     assert (end.code, end.out) == (4, "")
@@ -159,7 +160,7 @@ async def test_an_unknown_outcome(books: Shell) -> None:
 
 
 async def test_an_unknown_outcome_under_a_key(books: Shell) -> None:
-    """A key of the caller's own is told as it was given, whatever it looks like."""
+    """The caller's own key is shown as given, quoted for the shell."""
     key = "0" * 40 + "'"
     async with losing_answers(books.url) as url:
         words = (*PAY, "--key", key, "--deadline", SHORT, "--url", url)
@@ -174,7 +175,7 @@ async def test_an_unknown_outcome_under_a_key(books: Shell) -> None:
 
 @pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
 async def test_interrupted(books: Shell, sent: signal.Signals) -> None:
-    """Ctrl-C or the end of a session while an answer is awaited leaves its key behind too."""
+    """After Ctrl-C or a termination signal during a payment, the key is shown too."""
     asked = asyncio.Event()
 
     async def hang(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -206,7 +207,7 @@ async def test_interrupted(books: Shell, sent: signal.Signals) -> None:
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a file that is always full")
 async def test_an_output_that_cannot_be_written(books: Shell) -> None:
-    """Where nothing can be shown nothing is paid; where that fails later it is said that it was paid."""
+    """Without an output nothing is paid; if writing fails afterwards, the message says that it was paid."""
     for redirection, paid in ((">&-", 0), (">/dev/full", 1250)):
         child = await asyncio.create_subprocess_exec(
             *("sh", "-c", f"{shlex.quote(sys.executable)} -m server.cli {shlex.join(PAY)} --key k {redirection}"),

@@ -1,4 +1,4 @@
-"""The page of the command line: all commands, all their arguments, and the exit codes."""
+"""The reference page of the command line: all commands, all arguments, and the exit codes."""
 
 import re
 
@@ -13,7 +13,7 @@ PAGE = page()
 
 
 def test_everything_is_there() -> None:
-    """Each command has its section, and each argument its line with a meaning."""
+    """Each command has a section, and each option a line with a description."""
     sections = re.split(r"^#{2,4} ", PAGE, flags=re.MULTILINE)[1:]
     by_name = {section.partition("\n")[0]: section for section in sections}
     for path, command in commands(parser()):
@@ -33,6 +33,6 @@ async def test_exit_codes() -> None:
 
 
 def test_the_same_everywhere(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It depends on no terminal."""
+    """The page does not depend on the terminal's width."""
     monkeypatch.setenv("COLUMNS", "40")
     assert page() == PAGE

@@ -1,4 +1,4 @@
-"""Accounts, transfers and events from the command line: what is shown and changed, and how a server is found."""
+"""Accounts, transfers and events on the command line: what is shown and changed, and how the server is found."""
 
 import asyncio
 import re
@@ -25,7 +25,7 @@ async def test_accounts(shell: Shell) -> None:
     opened = await shell.record(*create, "--metadata", "city=Köln")
     assert (opened["floor"], opened["ceiling"], opened["closed"]) == ("-5.00", "20.00", "no")
     assert opened["metadata"] == "city=Köln, tier=gold"
-    # The same again changes nothing, whatever comes first.
+    # The same fields in another order are the same account.
     assert await shell.record(*create, "--metadata", "city=Köln") == opened
     update = ("accounts", "update", "alice", "--ceiling", "none", "--floor", "0.05", "--metadata", "tier=")
     end = await shell.run(*update, "--if-version", "7")
@@ -37,7 +37,7 @@ async def test_accounts(shell: Shell) -> None:
 
 
 async def test_a_list_of_accounts(books: Shell) -> None:
-    """A list has a row for each account, as a table and as JSON; more than is shown is said to be there."""
+    """A list has a row for each account, as a table and as JSON; a message says if there are more."""
     await books.done("pay", "world", "alice", "12.50", "EUR")
     rows = [
         ["alice", "EUR", "12.50", "12.50", "0.00", "0.00", "no"],
@@ -51,12 +51,12 @@ async def test_a_list_of_accounts(books: Shell) -> None:
     ]
     end = await books.run("accounts", "list", "--limit", "1")
     assert (end.code, len(end.out.splitlines())) == (0, 2)
-    assert end.err == "tallystick: there are more than these 1: ask with --limit N, or --limit all\n"
+    assert end.err == "tallystick: there are more than these 1: use --limit N or --limit all\n"
     assert await books.done("accounts", "list", "--prefix", "nobody", "--json") == "[]\n"
 
 
 async def test_all_pages(books: Shell, client: Client) -> None:
-    """A list goes on behind the pages that the server gives."""
+    """A list continues over all pages of the server."""
     opened = [{"id": f"many:{number:03}", "currency": "EUR"} for number in range(150)]
     await client.post("/v1/accounts/bulk", {"accounts": opened})
     many = ("accounts", "list", "--prefix", "many:")
@@ -85,7 +85,7 @@ async def test_transfers(books: Shell) -> None:
 
 
 async def test_statements(books: Shell) -> None:
-    """Entries, balances of the past and statements are in amounts of the account's currency."""
+    """Entries, past balances and statements are shown in the account's currency."""
     await books.done("pay", "world", "alice", "12.50", "EUR", "--effective-at", "2026-01-31")
     await books.done("pay", "alice", "world", "2", "EUR")
     entries = await books.rows("accounts", "entries", "alice")
@@ -105,7 +105,7 @@ async def test_statements(books: Shell) -> None:
 
 
 async def test_events(books: Shell, service: Service) -> None:
-    """Events are listed in their order, by type and account, as far as there are any."""
+    """Events are listed in order, filtered by type and account."""
     await books.done("pay", "world", "alice", "12.50", "EUR")
     async with relaying(service.database_url):
         async with asyncio.timeout(30):
@@ -124,7 +124,7 @@ async def test_events(books: Shell, service: Service) -> None:
 
 
 async def test_following(books: Shell, service: Service) -> None:
-    """Each event is printed as it comes, until Ctrl-C."""
+    """Each event is printed as it happens, until Ctrl-C."""
     async with relaying(service.database_url):
         child = await asyncio.create_subprocess_exec(
             *(sys.executable, "-m", "server.cli", "events", "follow", "--after", "1"),
@@ -145,16 +145,16 @@ async def test_following(books: Shell, service: Service) -> None:
 
 
 async def test_following_nobody(shell: Shell) -> None:
-    """A server that is away for too long ends it."""
+    """The command ends if the server is unreachable for too long."""
     end = await shell.run("events", "follow", "--deadline", "0.3", url=f"http://127.0.0.1:{free_port()}")
     assert (end.code, end.out) == (5, "")
     assert "does not answer" in end.err
 
 
 WRONG = [
-    pytest.param({"api_key": ""}, "no key to call the server with: set TALLYSTICK_API_KEY", id="no key"),
-    pytest.param({"api_key": "a\nb"}, "what TALLYSTICK_API_KEY holds is no key", id="a key of two lines"),
-    pytest.param({"api_key": "\N{SNOWMAN}"}, "what TALLYSTICK_API_KEY holds is no key", id="a key of other letters"),
+    pytest.param({"api_key": ""}, "no API key: set TALLYSTICK_API_KEY", id="no key"),
+    pytest.param({"api_key": "a\nb"}, "TALLYSTICK_API_KEY does not hold a key", id="a key of two lines"),
+    pytest.param({"api_key": "\N{SNOWMAN}"}, "TALLYSTICK_API_KEY does not hold a key", id="a key of other letters"),
     pytest.param({"api_key_file": "/nowhere"}, "api_key is set twice", id="two keys"),
     pytest.param({"api_key": "", "api_key_file": "/nowhere"}, "TALLYSTICK_API_KEY_FILE: the file cannot", id="no file"),
     pytest.param({"url": "ftp://127.0.0.1"}, "the address of a server is http://", id="another protocol"),
@@ -166,7 +166,7 @@ WRONG = [
 
 @pytest.mark.parametrize(("variables", "sentence"), WRONG)
 async def test_no_way_to_a_server(shell: Shell, variables: dict[str, str], sentence: str) -> None:
-    """Without an address and a key that can be, nothing is asked; no secret is repeated."""
+    """Without a valid address and key nothing is sent, and no secret is repeated."""
     end = await shell.run(*ALICE, **variables)
     assert (end.code, end.out) == (2, "")
     assert end.err.startswith(f"tallystick: {sentence}"), end
@@ -175,16 +175,16 @@ async def test_no_way_to_a_server(shell: Shell, variables: dict[str, str], sente
 
 
 async def test_a_proxy_that_needs_a_package(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A proxy of the environment that cannot be used is named as what is wrong."""
+    """If the environment's proxy cannot be used, the error names it."""
     monkeypatch.setenv("ALL_PROXY", "socks5://127.0.0.1:1")
     end = await shell.run(*ALICE)
     assert (end.code, end.out) == (2, "")
     assert "SOCKS proxy" in end.err
-    assert "fault of this program" not in end.err
+    assert "bug in this program" not in end.err
 
 
 async def test_a_key_in_a_file(books: Shell, tmp_path: Path) -> None:
-    """The key may be in a file, the address an argument."""
+    """The key may come from a file, and the address from an argument."""
     file = tmp_path / "key"
     file.write_text(f"{books.token}\n")
     end = await call(*ALICE, "--url", f"{books.url}/", api_key_file=str(file))
@@ -192,14 +192,14 @@ async def test_a_key_in_a_file(books: Shell, tmp_path: Path) -> None:
 
 
 async def test_a_role_that_may_not(service: Service, ledger: str, books: Shell) -> None:
-    """What a key may not is no refusal of the ledger."""
+    """A missing role has the exit code of a command not carried out, not of a refusal by the ledger."""
     reader = Shell(service.url, str((await service.client(ledger, "read")).token))
     end = await reader.run("pay", "world", "alice", "1", "EUR")
     assert (end.code, end.err.split()[1]) == (2, "forbidden")
 
 
 async def test_the_service_knows_the_names() -> None:
-    """Commands of the operator pass over what those against a server read, and show nothing of it."""
+    """Operator commands ignore the settings for commands against a server, and show none of them."""
     end = await call("config", url="http://there", api_key="tsk_1_secret", api_key_file="/nowhere")
     assert (end.code, end.err) == (0, "")
     assert not re.search("tsk_|there|nowhere", end.out)
@@ -208,15 +208,15 @@ async def test_the_service_knows_the_names() -> None:
 @pytest.mark.parametrize(
     ("module", "words", "sentence"),
     [
-        ("tallystick_client", ALICE, "commands against a server need the Python client"),
-        ("httpx", ALICE, "commands against a server need the Python client"),
+        ("tallystick_client", ALICE, "commands that call a server need the Python client"),
+        ("httpx", ALICE, "commands that call a server need the Python client"),
         ("shtab", ("completion", "bash"), "completion needs the package shtab: install tallystick[cli]"),
     ],
 )
 async def test_without_a_package(
     shell: Shell, tmp_path: Path, module: str, words: tuple[str, ...], sentence: str
 ) -> None:
-    """Without what only some commands need, these say what to install, and the others work."""
+    """Without an optional package, commands that need it say what to install, and the others work."""
     (tmp_path / f"{module}.py").write_text("raise ModuleNotFoundError(__name__)")
     for command, code in ((words, 2), (("--help",), 0), (("config",), 0)):
         child = await asyncio.create_subprocess_exec(
@@ -242,7 +242,9 @@ ANSWERS = [
     pytest.param(
         b"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nContent-Length: 4\r\n\r\n<p/>", 2, ELSEWHERE, id="a website"
     ),
-    pytest.param(b"HTTP/1.1 413 Large\r\nContent-Length: 0\r\n\r\n", 2, "413: The answer is no problem", id="a proxy"),
+    pytest.param(
+        b"HTTP/1.1 413 Large\r\nContent-Length: 0\r\n\r\n", 2, "413: The answer does not come from", id="a proxy"
+    ),
     pytest.param(b"HTTP/1.1 502 Bad\r\nContent-Length: 2\r\n\r\nno", 5, "502: ", id="a proxy without a server"),
     pytest.param(b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\n<p/>", 5, "", id="a page"),
     pytest.param(b"nonsense", 5, "", id="no HTTP"),
@@ -252,7 +254,7 @@ ANSWERS = [
 
 @pytest.mark.parametrize(("answer", "code", "sentence"), ANSWERS)
 async def test_no_answer_of_a_ledger(shell: Shell, answer: bytes, code: int, sentence: str) -> None:
-    """What is no answer of Tallystick is none of its refusals, and ends in a sentence too."""
+    """An answer that is not Tallystick's is reported in a sentence, and not as a refusal by the ledger."""
 
     async def reply(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readuntil(b"\r\n\r\n")
@@ -273,7 +275,7 @@ async def test_no_answer_of_a_ledger(shell: Shell, answer: bytes, code: int, sen
 
 @pytest.mark.parametrize("words", [ALICE, ("pay", "world", "alice", "1", "EUR"), ("events", "follow")])
 async def test_a_wrong_path(shell: Shell, words: tuple[str, ...]) -> None:
-    """A path of a server that has nothing there is a wrong address, and nothing that the ledger refuses."""
+    """A path without Tallystick is reported as a wrong address, and not as a refusal by the ledger."""
     end = await shell.run(*words, "--url", f"{shell.url}/wrong")
     assert (end.code, end.out) == (2, "")
     assert end.err.startswith(f"tallystick: not_found (404): {ELSEWHERE}"), end
@@ -281,7 +283,7 @@ async def test_a_wrong_path(shell: Shell, words: tuple[str, ...]) -> None:
 
 @pytest.mark.parametrize("words", [ALICE, ("pay", "world", "alice", "1", "EUR")])
 async def test_https_of_a_server_without_it(shell: Shell, words: tuple[str, ...]) -> None:
-    """A server that speaks HTTP alone is not asked again and again for HTTPS."""
+    """HTTPS to a server that speaks only HTTP fails at once, without retries."""
     url = shell.url.replace("http:", "https:")
     end = await shell.run(*words, url=url)
     assert (end.code, end.out) == (2, "")
@@ -298,7 +300,7 @@ async def test_balances(books: Shell) -> None:
 
 
 async def test_webhook_endpoints(shell: Shell) -> None:
-    """An endpoint is made, listed, changed and removed; its secret is shown when it is made or renewed."""
+    """An endpoint is created, listed, changed and removed; its secret is shown on creation and rotation."""
     create = ("webhook-endpoints", "create", "http://127.0.0.1:9/hook", "--type", "transfer.posted")
     made = await shell.record(*create, "--description", "for Köln")
     assert made["secret"].startswith("whsec_")

@@ -1,4 +1,4 @@
-"""Tables are aligned for any letters, cannot move anybody's cursor, and are coloured on terminals alone."""
+"""Tables are aligned for all scripts, cannot move the cursor, and are coloured only on terminals."""
 
 import asyncio
 import os
@@ -21,7 +21,7 @@ ROWS = [
 
 
 def test_aligned(capsys: pytest.CaptureFixture[str]) -> None:
-    """Letters that are wide or take no place of their own count as what they take; no cell is empty."""
+    """Wide and combining characters count by their width on the screen; empty cells show a dash."""
     say_listing(COLUMNS, ROWS, as_json=False)
     assert capsys.readouterr().out.splitlines() == [
         "ID     AMOUNT  STATE",
@@ -32,7 +32,7 @@ def test_aligned(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_nothing_to_list(capsys: pytest.CaptureFixture[str]) -> None:
-    """Where there are no rows, the headings say what there could be, and JSON is an array."""
+    """Without rows a table has its headings, and JSON is an empty array."""
     say_listing(COLUMNS, [], as_json=False)
     say_listing(COLUMNS, [], as_json=True)
     assert capsys.readouterr().out == "ID  AMOUNT  STATE\n[]\n"
@@ -45,7 +45,7 @@ def test_rows_without_end(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_json(capsys: pytest.CaptureFixture[str]) -> None:
-    """JSON has all members as they are."""
+    """JSON has all members unchanged."""
     say_listing(COLUMNS, ROWS, as_json=True)
     say_record(COLUMNS, ROWS[1], as_json=True)
     lines = capsys.readouterr().out.splitlines()
@@ -54,7 +54,7 @@ def test_json(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_nothing_moves_the_cursor() -> None:
-    """Control characters, of the terminal and of writing directions, are escaped; so are lone surrogates."""
+    """Control characters, direction marks and lone surrogates are escaped."""
     assert printable("a\x1b[31m\r\n\t\x00\u202eb\u2028\ud800") == r"a\x1b[31m\r\n\t\x00\u202eb\u2028\ud800"
     assert [printable(value) for value in (None, "", True, False, 0)] == ["-", "-", "yes", "no", "0"]
     assert [width(text) for text in ("abc", "日本", "e\u0301", "🙂")] == [3, 4, 1, 2]
@@ -69,7 +69,7 @@ say_listing((Column("id"), Column("state")), {ROWS!a}, as_json=False)
 
 
 async def printed(settings: Mapping[str, str], *, terminal: bool) -> str:
-    """Return what a process prints on a terminal of its own, or into a pipe."""
+    """Return what a process prints to a terminal or into a pipe."""
     reader, writer = pty.openpty() if terminal else os.pipe()
     try:
         child = await asyncio.create_subprocess_exec(
@@ -94,14 +94,14 @@ async def printed(settings: Mapping[str, str], *, terminal: bool) -> str:
     ],
 )
 async def test_colour(settings: dict[str, str], terminal: bool, coloured: bool) -> None:
-    """Headings and what is wrong stand out, where somebody sees it and wants it."""
+    """Headings and bad states are coloured on terminals, unless the environment forbids it."""
     said = await printed({"LC_ALL": "C.UTF-8", **settings}, terminal=terminal)
     assert ("\033[1mID" in said, "\033[31mrevoked yesterday\033[0m" in said) == (coloured, coloured)
     assert coloured or "\033" not in said
 
 
 async def test_a_locale_without_letters() -> None:
-    """What the locale has no letters for is escaped, and counted as it is printed."""
+    """Characters that the locale cannot show are escaped, and counted with their escapes."""
     ascii_locale = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
     lines = (await printed(ascii_locale, terminal=False)).splitlines()
     assert [line.rindex("  ") for line in lines] == [len(r"\u65e5\u672c")] * 4

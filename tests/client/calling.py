@@ -1,4 +1,4 @@
-"""Both clients behind one face: a test says what is called, and it is called blocking in a thread, or awaited."""
+"""One interface to both clients: a test names a call, which runs in a thread or is awaited."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Generator
@@ -9,7 +9,7 @@ from typing import Any
 from tallystick_client import AsyncTallystick, Tallystick
 
 KINDS = ("blocking", "async")
-# What a test says: something to call of either client. Their methods have the same names and parameters.
+# A call on either client; their methods have the same names and parameters.
 Asked = Callable[[Any], Any]
 
 
@@ -25,13 +25,13 @@ class Caller:
         self.client = client
 
     async def __call__(self, asked: Asked) -> Any:
-        """Return what a call returns."""
+        """Return the result of a call."""
         if isinstance(self.client, Tallystick):
             return await asyncio.to_thread(asked, self.client)
         return await asked(self.client)
 
     async def take(self, asked: Asked, number: int = 1_000) -> list[Any]:
-        """Return the first of a series, all of them where there are fewer, and leave it."""
+        """Return the first items of a series, or all if there are fewer, and close it."""
         if isinstance(self.client, Tallystick):
             return await asyncio.to_thread(lambda: _take(asked(self.client), number))
         taken = []
@@ -50,7 +50,7 @@ def _take(series: Generator[Any, None, None], number: int) -> list[Any]:
 
 @asynccontextmanager
 async def calling(kind: str, url: str, token: str, **options: float) -> AsyncIterator[Caller]:
-    """Open a client of a kind."""
+    """Open a client of one kind."""
     if kind == "blocking":
         with Tallystick(url, token, **options) as blocking:  # type: ignore[arg-type]  # few, by name
             yield Caller(blocking)

@@ -10,7 +10,7 @@ from aiohttp import web
 from tests.support.listening import end
 
 PASS = "pass"
-# Seconds that requests under way get when a proxy ends: it holds some on purpose.
+# Seconds that running requests get when the proxy ends: it holds some on purpose.
 END_SECONDS = 0.1
 HTML = "<html><body><h1>502 Bad Gateway</h1></body></html>"
 # Header fields that are passed on.
@@ -20,24 +20,24 @@ _TOLD = ("Content-Type", "Retry-After", "Idempotent-Replayed")
 
 class Lossy:
     """
-    The proxy. What it does with a request:
+    A proxy that can do this with a request:
 
     - `pass`
-    - `lose request`, `lose answer`: ends the connection before or after it was executed
-    - `half`: passes the head and half of the body, and ends the connection
-    - `slow`: executes it, and answers when the caller has gone
-    - `502`, `502 afterwards`: answers as a balancer does, before or after it was executed
+    - `lose request`, `lose answer`: closes the connection before or after the request is executed
+    - `half`: passes the head and half of the body, and closes the connection
+    - `slow`: executes it, and answers only after the caller has gone
+    - `502`, `502 afterwards`: answers as a balancer does, before or after the request is executed
     - `redirect`
-    - `cut N`: passes N bytes of the answer as they come, and ends the connection
+    - `cut N`: passes N bytes of the answer as they come, and closes the connection
     - `429`, `503`, `503 unknown`: answers as the service does
 
     Args:
         target: Address of the service.
 
-        session: For requests to it.
+        session: Sends requests to it.
 
     Attributes:
-        posts: What is done with requests that are no GET, one after the other; then `rest`, for ever.
+        posts: What to do with the next requests other than GETs; after them always `rest`.
 
         gets: The same for GETs.
 
@@ -56,7 +56,7 @@ class Lossy:
     def script(
         self, posts: Iterable[str] = (), rest: str = PASS, gets: Iterable[str] = (), rest_of_gets: str = PASS
     ) -> None:
-        """Say what is done with the next requests, and forget the ones that were sent."""
+        """Set what to do with the next requests, and forget those already sent."""
         self.posts, self.rest = list(posts), rest
         self.gets, self.rest_of_gets = list(gets), rest_of_gets
         self.sent.clear()
@@ -99,7 +99,7 @@ class Lossy:
             case "503 unknown":
                 return _problem(503, "unavailable", outcome="unknown")
             case "slow":
-                # It ends with the connection, when the caller has had enough.
+                # Ends with the connection, when the caller gives up.
                 await asyncio.Event().wait()
         return web.Response(status=response.status, body=said, headers=told)
 

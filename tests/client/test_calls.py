@@ -1,4 +1,4 @@
-"""What each call sends and returns, by both clients, against the service."""
+"""What each call of both clients sends and returns, against the service."""
 
 import asyncio
 import logging
@@ -54,7 +54,7 @@ async def test_accounts(caller: Caller) -> None:
 
 
 async def test_transfers(caller: Caller) -> None:
-    """A transfer is posted once under its key, refused for ever under another, and found."""
+    """A transfer is posted once under its key, stays refused under another, and is found."""
     before = datetime.now(UTC)
     paid = await caller(
         lambda c: c.transfers.create("alice", "shop", 250, "EUR", idempotency_key="order-1", reference="o1")
@@ -80,7 +80,7 @@ async def test_transfers(caller: Caller) -> None:
 
 
 async def test_bulks_and_previews(caller: Caller) -> None:
-    """Items have keys before they are sent; an atomic set is posted whole or not at all; a preview moves nothing."""
+    """Items get keys before they are sent; an atomic set is posted whole or not at all; a preview moves nothing."""
     items = [
         TransferItem("alice", "shop", 100, "EUR", hold=True, key="b1", effective_at=datetime(2026, 1, 1, tzinfo=UTC)),
         FollowUp("capture", parent_key="b1", amount=60, release_rest=False),
@@ -108,7 +108,7 @@ async def test_bulks_and_previews(caller: Caller) -> None:
 
 
 async def test_statements(caller: Caller, books: Client) -> None:
-    """Entries, balances and statements have their instants in UTC, and add up; so does the trial balance."""
+    """Entries, balances and statements have instants in UTC, and add up; so does the trial balance."""
     for amount in range(1, 131):
         await books.transfer("alice", "shop", amount // 100 + 1)
     entries = await caller.take(lambda c: c.accounts.entries("shop"))
@@ -126,7 +126,7 @@ async def test_statements(caller: Caller, books: Client) -> None:
 
 
 async def test_webhook_endpoints(caller: Caller) -> None:
-    """Endpoints are made, changed, tried, replayed and removed; a secret is shown once, and never by repr."""
+    """Endpoints are created, changed, tested, replayed and removed; a secret is shown once, and never by repr."""
     made = await caller(lambda c: c.webhook_endpoints.create("http://127.0.0.1:1/", types=["transfer.posted"]))
     assert made.secret.startswith("whsec_")
     assert made.secret not in repr(made)
@@ -144,7 +144,7 @@ async def test_webhook_endpoints(caller: Caller) -> None:
 
 
 async def test_api_keys(caller: Caller, service: Service, kind: str) -> None:
-    """A key is made with a token, which opens the ledger until it is replaced or the key is revoked."""
+    """A key is created with a token, which works until it is replaced or the key is revoked."""
     made = await caller(
         lambda c: c.api_keys.create(
             "read", description="reports", accounts=["shop"], rate="100/s", expires_at=datetime(2100, 1, 1, tzinfo=UTC)
@@ -163,7 +163,7 @@ async def test_api_keys(caller: Caller, service: Service, kind: str) -> None:
 
 
 async def test_what_is_told_of_the_ledger(caller: Caller) -> None:
-    """Limits, the auditor and the ledger are read."""
+    """The limits and the auditor's findings can be read."""
     limits = await caller(lambda c: c.limits())
     assert (limits.policies[0].name, limits.concurrency.running) == ("default", 1)
     assert (await caller(lambda c: c.integrity())).head.position >= 0
@@ -175,12 +175,12 @@ ID = "0198b2c4-0000-7000-8000-000000000001"
 @pytest.mark.parametrize(
     ("asked", "told"),
     [
-        (lambda c: c.accounts.get(""), "an id is empty"),
+        (lambda c: c.accounts.get(""), "an id must not be empty"),
         (lambda c: c.accounts.entries("alice", since=datetime(2026, 1, 1)), "needs a time zone"),  # noqa: DTZ001
         (lambda c: c.transfers.void(ID, idempotency_key="a\r\nb"), "visible ASCII"),
         (lambda c: c.transfers.create("alice", "shop", 1, "EUR", idempotency_key=""), "visible ASCII"),
         (lambda c: c.transfers.create_many([TransferItem("alice", "shop", 1, "EUR", key="é")]), "visible ASCII"),
-        # As null, each of these would ask for all that is left, or for no limit.
+        # Encoded as null, each of these would mean all that is left, or no limit.
         (lambda c: c.transfers.capture(ID, math.nan), "Out of range"),
         (lambda c: c.transfers.reverse(ID, math.inf), "Out of range"),
         (lambda c: c.transfers.create_many([FollowUp("capture", parent=ID, amount=math.nan)]), "Out of range"),  # type: ignore[arg-type]
@@ -189,13 +189,13 @@ ID = "0198b2c4-0000-7000-8000-000000000001"
     ],
 )
 async def test_wrong_arguments(asked: Asked, told: str, caller: Caller) -> None:
-    """What cannot be sent is said before anything is."""
+    """Invalid arguments are refused before anything is sent."""
     with pytest.raises(ValueError, match=told):
         await caller(asked)
 
 
 async def test_a_request_is_what_was_asked(service: Service, books: Client) -> None:
-    """What the caller changes after the call is not sent."""
+    """Changes to an argument after the call are not sent."""
     assert books.token is not None
     metadata = {"order": "1"}
     async with AsyncTallystick(service.url, books.token) as ledger:
@@ -204,7 +204,7 @@ async def test_a_request_is_what_was_asked(service: Service, books: Client) -> N
         assert (await payment).metadata == {"order": "1"}
 
 
-# Pays and forks; each process pays on, and counts the answers that are those of the other.
+# Pays and forks; each process keeps paying, and counts answers that belong to the other.
 FORKS = """
 import os, sys
 from tallystick_client import Tallystick
@@ -221,7 +221,7 @@ with Tallystick(sys.argv[1], sys.argv[2]) as ledger:
 
 
 async def test_a_forked_process_has_its_own_connections(service: Service, books: Client) -> None:
-    """A process that is forked from one with an open client is answered what it has asked."""
+    """A process forked with an open client gets the answers to its own requests."""
     assert books.token is not None
     process = await asyncio.create_subprocess_exec(sys.executable, "-c", FORKS, service.url, books.token)
     assert await asyncio.wait_for(process.wait(), 60) == 0
@@ -229,7 +229,7 @@ async def test_a_forked_process_has_its_own_connections(service: Service, books:
 
 @pytest.mark.parametrize("name", ["..", ".", "a/b", "a?b", "a%2Fb", "é", "a b"])
 async def test_names_stay_names(name: str, caller: Caller) -> None:
-    """Whatever an id or a key is, it does not become another path."""
+    """No id or key can change the path."""
     with pytest.raises(ProblemError) as caught:
         await caller(lambda c: c.accounts.get(name))
     assert caught.value.code == "account_not_found"
@@ -241,12 +241,12 @@ async def test_names_stay_names(name: str, caller: Caller) -> None:
 @pytest.mark.parametrize(
     ("url", "key", "options", "told"),
     [
-        ("ftp://ledger", "k", {}, "looks like"),
-        ("http://user:secret@ledger", "k", {}, "no password"),
-        ("http://ledger?x=1", "k", {}, "looks like"),
-        ("http://ledger:99999", "k", {}, "looks like"),
+        ("ftp://ledger", "k", {}, "must look like"),
+        ("http://user:secret@ledger", "k", {}, "must not contain a user"),
+        ("http://ledger?x=1", "k", {}, "must look like"),
+        ("http://ledger:99999", "k", {}, "must look like"),
         ("http://ledger:x", "k", {}, "not valid"),
-        ("ledger:8080", "k", {}, "looks like"),
+        ("ledger:8080", "k", {}, "must look like"),
         ("http://ledger", "", {}, "visible ASCII"),
         ("http://ledger", "a\nb", {}, "visible ASCII"),
         ("http://ledger", "k", {"deadline_seconds": 0}, "above 0"),
@@ -254,14 +254,14 @@ async def test_names_stay_names(name: str, caller: Caller) -> None:
     ],
 )
 def test_wrong_clients(url: str, key: str, options: dict[str, float], told: str) -> None:
-    """A client that could not work is not made, and the error repeats no secret."""
+    """Invalid options are refused, and the error repeats no secret."""
     with pytest.raises(ValueError, match=told) as caught:
         Tallystick(url, key, **options)  # type: ignore[arg-type]  # few, by name
     assert "secret" not in str(caught.value)
 
 
 async def test_no_secret_is_shown(caller: Caller, caplog: pytest.LogCaptureFixture) -> None:
-    """Neither repr nor a log of any level has the API key."""
+    """Neither repr nor a log of any level shows the API key."""
     with caplog.at_level(logging.DEBUG):
         await caller(lambda c: c.accounts.get("alice"))
     key = caller.client._driver._headers["Authorization"].removeprefix("Bearer ")
@@ -271,7 +271,7 @@ async def test_no_secret_is_shown(caller: Caller, caplog: pytest.LogCaptureFixtu
 
 
 def test_help() -> None:
-    """`help` shows the parameters of a method, what it comes to, and its text."""
+    """`help` shows a method's parameters, result and description."""
     method = Tallystick("http://ledger", "k").accounts.get
     shown = pydoc.plain(pydoc.render_doc(method))
     assert "get(id: str, *, min_version: int | None = None) -> tallystick_client.answers.Account" in shown
@@ -279,7 +279,7 @@ def test_help() -> None:
 
 
 async def test_errors_travel(caller: Caller) -> None:
-    """An error is the same on the other side of a pickle."""
+    """An error can be pickled."""
     with pytest.raises(RefusedError) as caught:
         await caller(lambda c: c.transfers.create("alice", "nobody", 1, "EUR"))
     back = pickle.loads(pickle.dumps(caught.value))  # noqa: S301 -- our own

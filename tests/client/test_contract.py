@@ -1,4 +1,4 @@
-"""The client beside the table of routes: it has a call for each of them, and knows what each answers."""
+"""The client against the route table: it has a call for every route, and knows every answer."""
 
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
@@ -15,12 +15,12 @@ from tallystick_client.rules import Rules
 
 ID = "0198b2c4-0000-7000-8000-000000000001"
 NOW = datetime(2026, 5, 4, tzinfo=UTC)
-# What a CloudEvent and a problem have besides, for others than programs.
+# Members of a CloudEvent or a problem that programs do not need.
 LEFT_OUT = {"specversion", "datacontenttype", "type", "violated-policies", "failures"}
 
 
 class Noting:
-    """In place of a driver: returns the first request of what is called, and sends nothing."""
+    """Replaces a driver: returns the first request of a call, and sends nothing."""
 
     url = ""
     rules = Rules(1.0)
@@ -90,7 +90,7 @@ def route(request: Request[Any]) -> Any:
 
 
 def structs(kind: Any) -> Iterator[Any]:
-    """Return the objects in a type: itself, or those that it is one of or holds."""
+    """Return the objects in a type: itself, its options or its items."""
     if isinstance(kind, msgspec.inspect.StructType):
         yield kind
     elif isinstance(kind, msgspec.inspect.UnionType):
@@ -101,7 +101,7 @@ def structs(kind: Any) -> Iterator[Any]:
 
 
 def differences(served: Any, known: Any, where: str) -> Iterator[str]:
-    """Return the members that the client does not know, and those that it needs and are not served."""
+    """Return the served members that the client does not know, and the required ones that are not served."""
     for theirs, ours in zip(structs(served), structs(known), strict=False):
         told = {field.encode_name: field for field in theirs.fields}
         read = {field.encode_name: field for field in ours.fields}
@@ -113,17 +113,17 @@ def differences(served: Any, known: Any, where: str) -> Iterator[str]:
 
 
 def test_every_route_has_a_call() -> None:
-    """Whatever /v1 offers, the client has."""
+    """The client has a call for every route below /v1."""
     called = {(request.method, route(request).path) for request in requests()}
     assert {(each.method, each.path) for each in ROUTES if each.path.startswith("/v1/")} == called
 
 
 @pytest.mark.parametrize("request_", requests(), ids=str)
 def test_answers_are_known(request_: Request[Any]) -> None:
-    """Every member of an answer is known, and none is asked for that is not served."""
+    """The client knows every member of each answer, and requires none that is not served."""
     found: list[str] = []
     for status, answers in route(request_).answers.items():
-        # The first of several is that of this request.
+        # The first of several forms belongs to this request.
         answer = answers[0] if isinstance(answers, tuple) else answers
         if status < 300 and answer is not None and request_.path != "/v1/events/stream":
             served, known = msgspec.inspect.multi_type_info([answer, request_.answer])
@@ -133,7 +133,7 @@ def test_answers_are_known(request_: Request[Any]) -> None:
 
 
 def test_queries_are_taken() -> None:
-    """The service takes every parameter that the client sends."""
+    """The service accepts every parameter that the client sends."""
     for request in requests():
         names = {name.split(".")[0] for name in route(request).query.__struct_encode_fields__}
         assert {name.split(".")[0] for name in request.parameters} <= names, request

@@ -1,4 +1,4 @@
-"""Following events: each comes once and in order, whatever ends the stream."""
+"""Following events: each comes once and in order, however the stream ends."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -18,7 +18,7 @@ PAYMENTS = 30
 
 @pytest.fixture
 async def books(told: Service, ledger: str) -> Client:
-    """A ledger whose accounts are the first two events."""
+    """A client of a ledger whose first two events are its accounts."""
     client = await told.client(ledger)
     await client.open("world", floor=None)
     await client.open("alice")
@@ -34,13 +34,13 @@ async def proxy(told: Service) -> AsyncIterator[Lossy]:
 
 @pytest.fixture
 async def caller(kind: str, books: Client, proxy: Lossy) -> AsyncIterator[Caller]:
-    """A client of the ledger behind the proxy."""
+    """A client of either kind, for that ledger behind the proxy."""
     assert books.token is not None
     async with calling(kind, proxy.url, books.token, deadline_seconds=10.0) as caller:
         yield caller
 
 
-# What happens to the GETs of a reader, and to all that come then.
+# What the proxy does with the first GETs, and with all later ones.
 @pytest.mark.parametrize(
     ("gets", "rest"),
     [
@@ -51,7 +51,7 @@ async def caller(kind: str, books: Client, proxy: Lossy) -> AsyncIterator[Caller
     ],
 )
 async def test_each_event_comes_once(gets: list[str], rest: str, caller: Caller, proxy: Lossy, books: Client) -> None:
-    """Positions follow one another without a gap, those of payments that are made meanwhile too."""
+    """Positions follow one another without a gap, including those of payments made during the read."""
     proxy.script(gets=gets, rest_of_gets=rest)
     reading = asyncio.create_task(caller.take(lambda c: c.events.follow(), PAYMENTS + 2))
     for number in range(PAYMENTS):
@@ -61,13 +61,13 @@ async def test_each_event_comes_once(gets: list[str], rest: str, caller: Caller,
     assert [event.name for event in events[:3]] == ["account.created", "account.created", "transfer.posted"]
     assert (events[0].account.id, events[0].transfer) == ("world", None)
     assert [event.transfer.amount for event in events[2:]] == list(range(1, PAYMENTS + 1))
-    # It goes on where it was told to, with what is wanted.
+    # A new follow starts after the given position, with the given filters.
     some = await caller.take(lambda c: c.events.follow(after=2, types=["transfer.posted"], account="alice"), 2)
     assert some == events[2:4]
 
 
 async def test_what_ends_it(caller: Caller, proxy: Lossy, kind: str) -> None:
-    """A position that there is not is said at once; a server that is away, when it was for as long as was allowed."""
+    """An unknown position fails at once; an unreachable server fails after the allowed outage."""
     with pytest.raises(ProblemError) as caught:
         await caller.take(lambda c: c.events.follow(after=1_000))
     assert caught.value.code == "position_not_reached"
@@ -77,7 +77,7 @@ async def test_what_ends_it(caller: Caller, proxy: Lossy, kind: str) -> None:
 
 
 async def test_pages(caller: Caller, books: Client) -> None:
-    """A page waits for what comes, and says where to go on."""
+    """A page waits for events, and gives the position to continue from."""
     first = await caller(lambda c: c.events.list(wait_seconds=20))
     assert first.data[0].name == "account.created"
     waiting = asyncio.create_task(caller(lambda c: c.events.list(after=2, wait_seconds=20, types=["transfer.posted"])))
@@ -95,14 +95,14 @@ async def test_pages(caller: Caller, books: Client) -> None:
     ],
 )
 def test_lines(pieces: list[bytes], found: list[Any]) -> None:
-    """Lines may come in any pieces; what did not end does not count."""
+    """Lines may arrive in any pieces; an incomplete event does not count."""
     lines = Lines()
     assert [each for piece in pieces for each in lines.take(piece)] == found
 
 
 def test_lines_are_bounded() -> None:
-    """A line without an end is no stream of events."""
+    """An endless line is refused."""
     lines = Lines()
     assert lines.take(b"x" * LINE_BYTES_MAX) == []
-    with pytest.raises(ValueError, match="no end"):
+    with pytest.raises(ValueError, match="too long"):
         lines.take(b"x")

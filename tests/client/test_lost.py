@@ -1,4 +1,4 @@
-"""Payments whose requests and answers are lost: each is made exactly once, or it is said that nobody knows."""
+"""Payments whose requests and answers are lost: each is made exactly once, or the outcome is reported as unknown."""
 
 from collections.abc import Callable
 from typing import Any
@@ -20,7 +20,7 @@ from tests.client.conftest import LONG_DEADLINE_SECONDS
 from tests.client.lossy import Lossy
 from tests.support.client import Client
 
-# What happens to the attempts of one request, one after the other, until one passes.
+# What happens to the attempts of one request, in order; the next attempt passes.
 FAULTS = [
     ["lose request"],
     ["lose answer"],
@@ -35,14 +35,14 @@ FAULTS = [
 
 
 async def sums(books: Client) -> dict[str, tuple[int, int, int]]:
-    """Return balance and held amounts of each account, and check that no money was made or lost."""
+    """Return balance and held amounts of each account, after checking that the balances sum to zero."""
     accounts = (await books.get("/v1/accounts?limit=100")).json["data"]
     assert sum(account["balance"] for account in accounts) == 0
     return {account["id"]: (account["balance"], account["held_in"], account["held_out"]) for account in accounts}
 
 
 async def rows(books: Client) -> list[tuple[str, int]]:
-    """Return kind and amount of all that alice and shop have to do with, oldest first, but of her funds."""
+    """Return kind and amount of shop's transfers, oldest first."""
     listed = (await books.get("/v1/transfers?account=shop&limit=100")).json["data"]
     return [(row["kind"], row["amount"]) for row in reversed(listed)]
 
@@ -50,7 +50,7 @@ async def rows(books: Client) -> list[tuple[str, int]]:
 @pytest.mark.parametrize("deadline_seconds", [LONG_DEADLINE_SECONDS], ids=[""])
 @pytest.mark.parametrize("faults", FAULTS, ids=", ".join)
 async def test_every_write_is_done_once(faults: list[str], losing: Caller, proxy: Lossy, books: Client) -> None:
-    """Whatever happens to the attempts of each write, the ledger holds each of them once, and the answers are true."""
+    """Whatever happens to its attempts, each write is done once in the ledger, and its answer is true."""
 
     async def lossily(asked: Callable[[Any], Any]) -> Any:
         proxy.script(faults)
@@ -109,18 +109,18 @@ Row = tuple[str, str, str, type[TallystickError] | None, str, bool]
 
 
 @pytest.mark.parametrize(
-    # What is asked for; what happens to POSTs and to GETs; what is raised, and says; whether it was made.
+    # The request; what happens to POSTs and to GETs; the error and its text; whether the payment was made.
     "row",
     [
-        # The answers are lost for ever, and the key tells what became of it.
+        # All answers are lost, and a lookup of the key tells the outcome.
         (PAY, "lose answer", "pass", None, "", True),
         (PAY, "slow", "pass", None, "", True),
         (OVERDRAW, "half", "pass", RefusedError, "409 insufficient_funds", False),
         (PAY, "502 afterwards", "pass", None, "", True),
-        # The requests are: a key that is not bound does not say that none of them is still on its way.
+        # All requests are lost: an unbound key does not prove that no request is still on its way.
         (PAY, "lose request", "pass", OutcomeUnknownError, "may have been done: RemoteProtocolError", False),
         (PAY, "502", "pass", OutcomeUnknownError, "may have been done: 502", False),
-        # Nothing can be asked any more.
+        # Lookups fail too.
         (PAY, "lose answer", "lose answer", OutcomeUnknownError, "may have been done: RemoteProtocolError", True),
         (PAY, "503 unknown", "502", OutcomeUnknownError, "may have been done: 503 unavailable", True),
         # It is certain that nothing was done.
@@ -130,7 +130,7 @@ Row = tuple[str, str, str, type[TallystickError] | None, str, bool]
     ],
 )
 async def test_what_is_told_in_the_end(row: Row, losing: Caller, proxy: Lossy, books: Client) -> None:
-    """Where every attempt fails, the caller is told the truth; what is unknown is sent again when it is over."""
+    """If every attempt fails, the caller is told the truth; a request with unknown outcome can be sent again later."""
     what, posts, gets, kind, told, paid = row
     proxy.script(rest=posts, rest_of_gets=gets)
 
@@ -170,7 +170,7 @@ async def test_what_is_told_in_the_end(row: Row, losing: Caller, proxy: Lossy, b
 async def test_what_has_no_key(
     asked: Callable[[Any], Any], posts: str, attempts: int, losing: Caller, proxy: Lossy
 ) -> None:
-    """What would be done twice is not sent twice, and a version that has moved on does not say by whom."""
+    """A write that could be done twice is not sent again; after a retry, a 412 leaves the outcome unknown."""
     proxy.script([posts])
     with pytest.raises(OutcomeUnknownError) as caught:
         await losing(asked)
@@ -179,14 +179,14 @@ async def test_what_has_no_key(
 
 
 async def test_what_has_no_key_and_was_not_done(losing: Caller, proxy: Lossy) -> None:
-    """What was certainly not done is sent again, without a key too."""
+    """A write without a key is sent again if it was certainly not done."""
     proxy.script(["503", "429"])
     made = await losing(lambda c: c.webhook_endpoints.create("http://127.0.0.1:1/"))
     assert [made.id] == [endpoint.id for endpoint in await losing.take(lambda c: c.webhook_endpoints.list())]
 
 
 async def test_no_server(kind: str, unused_tcp_port: int) -> None:
-    """Where nothing listens, a payment is tried until the time is up, and is known not to be made."""
+    """If nothing listens, a payment is tried until the deadline, and is known not to be made."""
     async with calling(kind, f"http://127.0.0.1:{unused_tcp_port}", "tsk_1", deadline_seconds=0.5) as caller:
         with pytest.raises(UnavailableError, match="ConnectError"):
             await caller(lambda c: c.transfers.create("alice", "shop", 1, "EUR"))

@@ -1,4 +1,4 @@
-"""The README of the client: short, and every line of its code runs."""
+"""The client's README is short, and all of its code runs."""
 
 import asyncio
 import re
@@ -14,7 +14,7 @@ LINES_MAX = 60
 
 
 def run(blocks: list[str]) -> None:
-    """Run blocks of code one after the other, as one program."""
+    """Run blocks of code in order, as one program."""
     names: dict[str, Any] = {}
     for number, block in enumerate(blocks):
         exec(compile(block, f"block {number}", "exec"), names)  # noqa: S102 -- our own README
@@ -24,7 +24,7 @@ def run(blocks: list[str]) -> None:
 async def test_the_readme_runs(
     told: Service, ledger: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The checkout ends with what is left, and the events with the refund."""
+    """The checkout prints the final balance, and the events end with the refund."""
     text = README.read_text()
     assert len(text.splitlines()) <= LINES_MAX
     client = await told.client(ledger)
@@ -33,10 +33,10 @@ async def test_the_readme_runs(
     blocks = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
     await asyncio.to_thread(run, blocks)
     printed = capsys.readouterr().out.splitlines()
-    # 100.00 less 30.00, and 5.00 back.
+    # 100.00 minus 30.00, plus 5.00.
     assert printed[0] == "7500"
     assert [line.split()[-2:] for line in printed[1:4]] == [["500", "7500"], ["-3000", "7000"], ["10000", "10000"]]
     assert printed[-1].endswith(" 500")
-    # Begun again, it pays nothing again.
+    # A second run pays nothing again.
     await asyncio.to_thread(run, blocks)
     assert capsys.readouterr().out.splitlines() == printed

@@ -1,4 +1,4 @@
-"""The rules without a network: whatever is lost, refused or late, what a caller is told is true."""
+"""The rules without a network: whatever is lost, refused or late, the caller is told the truth."""
 
 import json
 from typing import Any
@@ -38,7 +38,7 @@ HTML = b"<html><body>Bad Gateway</body></html>"
 
 
 def problem(status: int, code: str, outcome: str, retry: str, **more: object) -> Answer:
-    """Return an answer that says no."""
+    """Return an answer with a problem."""
     body = {"status": status, "code": code, "title": code, "detail": code, "outcome": outcome, "retry": retry, **more}
     return Answer(status, {"content-type": "application/problem+json"}, json.dumps(body).encode())
 
@@ -48,7 +48,7 @@ REFUSED = problem(409, "insufficient_funds", "refused", "new_key")
 
 class Ledger:
     """
-    One payment's ledger, behind whatever loses requests and answers.
+    The ledger of one payment, behind a network that loses requests and answers.
 
     Args:
         funded: Whether the payment can be made.
@@ -63,7 +63,7 @@ class Ledger:
         self.first: Answer | None = None
 
     def post(self) -> Answer:
-        """Execute the payment once under its key, and give the first answer again."""
+        """Execute the payment once under its key, and repeat the first answer."""
         if self.first is None:
             self.posted += self.funded
             self.first = Answer(201, {}, json.dumps(POSTED).encode()) if self.funded else REFUSED
@@ -71,7 +71,7 @@ class Ledger:
         return self.first._replace(headers={**self.first.headers, "idempotent-replayed": "true"})
 
     def look_up(self) -> Answer:
-        """Tell what the key is bound to."""
+        """Return what the key is bound to."""
         if self.first is None:
             return Answer(404, {}, b'{"status": 404, "code": "idempotency_key_not_found"}')
         if self.first == REFUSED:
@@ -81,7 +81,7 @@ class Ledger:
         return Answer(200, {}, json.dumps({**POSTED, "hold": None, "reversed": 0}).encode())
 
     def hear(self, request: Request[Any], fate: str) -> Answer | Broken:
-        """Return what is heard of a request that has such a fate on its way."""
+        """Return what the client gets for a request with this fate."""
         if fate in UNDONE:
             return UNDONE[fate]
         answer = self.post() if request.method == "POST" else self.look_up()
@@ -92,7 +92,7 @@ class Ledger:
         return Answer(502, {}, HTML) if fate == "502 afterwards" else answer
 
 
-# Fates of requests that do not arrive, or are turned away; what is heard of them.
+# Fates of requests that do not arrive or are refused, with what the client gets.
 UNDONE: dict[str, Answer | Broken] = {
     "refused connection": Broken("ConnectError", sent=False),
     "request": Broken("the request is lost", sent=True),
@@ -112,14 +112,14 @@ FATES = st.sampled_from(["well", "half", "answer", "502 afterwards", *UNDONE])
 
 class Run:
     """
-    A course of which each step is noted, with a clock that only its steps move.
+    A recorded run, with a clock that only its steps move.
 
     Attributes:
         sent: The requests.
 
-        value: What it came to.
+        value: The result.
 
-        error: What it raised instead.
+        error: The error raised instead.
     """
 
     def __init__(self, ledger: Ledger, request: Request[Any], fates: Any, seconds: Any) -> None:
@@ -151,7 +151,7 @@ class Run:
 
 
 def forever(values: list[Any], last: Any) -> Any:
-    """Return values, and the last one for ever."""
+    """Yield values, and then always the last one."""
     yield from values
     while True:
         yield last
@@ -165,7 +165,7 @@ def paying(**options: Any) -> Request[Posted]:
 
 @given(st.booleans(), st.lists(FATES, max_size=12), FATES, st.lists(st.floats(0, 20), max_size=12))
 def test_what_is_told_is_true(funded: bool, fates: list[str], last: str, seconds: list[float]) -> None:
-    """A payment is made at most once and is as it is told; where that is not known, key and request are told."""
+    """A payment is made at most once and reported truly; an unknown outcome is reported with key and request."""
     ledger, request = Ledger(funded=funded), paying()
     run = Run(ledger, request, forever(fates, last), forever(seconds, 0.001))
     assert ledger.posted <= 1
@@ -187,14 +187,14 @@ def test_what_is_told_is_true(funded: bool, fates: list[str], last: str, seconds
     ids=["posted", "posted by the second attempt", "posted by the first attempt", "looked up"],
 )
 def test_whether_a_key_was_bound_before(fates: list[str], replayed: bool) -> None:
-    """A caller is told whether the answer is that of another attempt, of this call or an earlier one."""
+    """A caller is told whether the answer comes from an earlier attempt, in this call or before."""
     run = Run(Ledger(funded=True), paying(), forever(fates, "well"), forever([], 0.0))
     assert (type(run.value), run.value.replayed) == (Posted, replayed)
 
 
 @given(st.lists(FATES, max_size=12), FATES)
 def test_what_has_no_key_is_not_done_twice(fates: list[str], last: str) -> None:
-    """A request without a key is sent again only as long as it cannot have been done."""
+    """A request without a key is sent again only while it cannot have been done."""
     done = []
 
     class Once(Ledger):
@@ -219,7 +219,7 @@ def test_what_has_no_key_is_not_done_twice(fates: list[str], last: str) -> None:
     ],
 )
 def test_pauses_are_those_asked_for(fate: str, pause_min: float, pause_max: float) -> None:
-    """Exact milliseconds win over whole seconds; a pause is never shorter than asked for, and is spread."""
+    """Exact milliseconds take precedence over seconds; a pause is never shorter than asked for, and varies."""
     pauses = set()
     for _ in range(20):
         run = Run(Ledger(funded=True), paying(), forever([fate], "well"), forever([], 0.0))
@@ -236,12 +236,12 @@ def test_pauses_are_those_asked_for(fate: str, pause_min: float, pause_max: floa
         (["429 for long"], 1, ProblemError, "429"),
         (["401"], 1, ProblemError, "401 unauthorized"),
         (["302"], 1, ProblemError, "302: Redirects are not followed; this one leads to https://elsewhere"),
-        (["413"], 1, ProblemError, "413: The answer is no problem of Tallystick"),
+        (["413"], 1, ProblemError, "413: The answer does not come from Tallystick"),
         (["request", "401"], 3, OutcomeUnknownError, "under the key k1 may have been done: 401 unauthorized"),
     ],
 )
 def test_what_ends_a_call(fates: list[str], attempts: int, kind: type[TallystickError], told: str) -> None:
-    """A pause beyond the deadline is not begun, and what only a person can mend is said at once."""
+    """A pause beyond the deadline is not started, and an error that needs a person is raised at once."""
     run = Run(Ledger(funded=True), paying(), forever(fates, fates[-1]), forever([], 0.0))
     assert (len(run.sent), type(run.error)) == (attempts, kind)
     assert told in str(run.error)
@@ -265,7 +265,7 @@ def test_what_ends_a_call(fates: list[str], attempts: int, kind: type[Tallystick
     ],
 )
 def test_a_key_of_another_payment(found: dict[str, Any], fields: tuple[str, ...]) -> None:
-    """A look-up that finds another payment under the key is no proof that this one was made."""
+    """If a lookup finds another payment under the key, this one is not reported as made."""
 
     class Other(Ledger):
         def look_up(self) -> Answer:
@@ -277,7 +277,7 @@ def test_a_key_of_another_payment(found: dict[str, Any], fields: tuple[str, ...]
 
 
 def test_a_change_that_may_have_been_made() -> None:
-    """A 412 behind a lost answer does not say whether the change was made: the version has moved on either way."""
+    """A 412 after a lost answer is an unknown outcome, because the change itself may have moved the version."""
 
     class Changed(Ledger):
         def post(self) -> Answer:

@@ -1,4 +1,4 @@
-"""Webhooks are verified as Standard Webhooks has it: what its own library has signed, and nothing else."""
+"""Webhooks are verified by Standard Webhooks: what its own library has signed is accepted, and nothing else."""
 
 import time
 from collections.abc import Callable
@@ -17,7 +17,7 @@ BODY = (
 
 
 def signed(*secrets: str, at: datetime | None = None, body: bytes = BODY) -> dict[str, str]:
-    """Return the header fields of a message, signed by the library of the standard."""
+    """Return the header fields of a message signed by the standard's library."""
     at = at or datetime.now(UTC)
     signatures = [Webhook(secret).sign("shop/4711", at, body.decode()) for secret in secrets]
     return {
@@ -29,7 +29,7 @@ def signed(*secrets: str, at: datetime | None = None, body: bytes = BODY) -> dic
 
 @pytest.mark.parametrize("secrets", [(SECRET,), (SECRET, OTHER), (OTHER, SECRET)], ids=len)
 def test_what_the_library_signs(secrets: tuple[str, ...]) -> None:
-    """One good signature of several is enough; names of header fields may have any case; the event is typed."""
+    """One valid signature of several is enough; header names may have any case; the event is typed."""
     event = verify_webhook(BODY, signed(*secrets), SECRET)
     assert (event.id, event.name, event.position, event.transfer, event.account) == (
         "shop/4711",
@@ -44,11 +44,11 @@ def test_what_the_library_signs(secrets: tuple[str, ...]) -> None:
 
 
 def off(seconds: float) -> datetime:
-    """Return an instant so far from now."""
+    """Return an instant this many seconds from now."""
     return datetime.now(UTC) + timedelta(seconds=seconds)
 
 
-# What is received in place of BODY with `signed(SECRET)`, made when it is needed: signatures grow old.
+# Received instead of BODY with `signed(SECRET)`; made when needed, because signatures expire.
 UNTRUSTED: dict[str, tuple[Callable[[], dict[str, str]], bytes, str]] = {
     "another secret": (lambda: signed(OTHER), BODY, "no signature"),
     "another body": (lambda: signed(SECRET), BODY + b" ", "no signature"),
@@ -69,20 +69,20 @@ UNTRUSTED: dict[str, tuple[Callable[[], dict[str, str]], bytes, str]] = {
     "in the future": (lambda: signed(SECRET, at=off(400)), BODY, "300 s off"),
     "no time": (lambda: {**signed(SECRET), "Webhook-Timestamp": "soon"}, BODY, "missing or wrong"),
     "no fields": (dict, BODY, "missing or wrong"),
-    "no event": (lambda: signed(SECRET, body=b"[]"), b"[]", "no event"),
+    "no event": (lambda: signed(SECRET, body=b"[]"), b"[]", "not an event"),
 }
 
 
 @pytest.mark.parametrize("name", UNTRUSTED)
 def test_what_is_not_trusted(name: str) -> None:
-    """Other secrets, other bodies, other times and no event at all are refused, as the library refuses them."""
+    """Wrong secrets, bodies, ids, times and signatures, and bodies that are not events, are refused."""
     headers, body, told = UNTRUSTED[name]
     with pytest.raises(WebhookError, match=told):
         verify_webhook(body, headers(), SECRET)
 
 
 def test_time_may_be_chosen() -> None:
-    """How old a message may be is said by who receives it."""
+    """The receiver chooses how old a message may be."""
     assert verify_webhook(BODY, signed(SECRET, at=off(-400)), SECRET, tolerance_seconds=500).id == "shop/4711"
     with pytest.raises(WebhookError):
         verify_webhook(BODY, signed(SECRET, at=off(-4)), SECRET, tolerance_seconds=1)
@@ -91,5 +91,5 @@ def test_time_may_be_chosen() -> None:
 @pytest.mark.parametrize("secret", ["", "whsec_", "whsec_?", "wh sec"])
 def test_a_secret_that_is_none(secret: str) -> None:
     """With an empty key anybody could sign."""
-    with pytest.raises(ValueError, match="a secret is"):
+    with pytest.raises(ValueError, match="a secret must be"):
         verify_webhook(BODY, signed(SECRET), secret)

@@ -2,15 +2,18 @@
 
 import asyncio
 import itertools
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
+from typing import NamedTuple, TypeVar
 
 from tests.support.books import verdict
 from tests.support.client import Answer, Client
 from tests.support.history import History
 
-# How often a transfer is sent: on a busy machine, some may wait too long for a place and be refused.
+# How often a request is sent: on a busy machine, some may wait too long for a place and be refused.
 SENT_MAX = 10
+
+Sent = TypeVar("Sent", Answer, Answer | None)
 
 
 class Crowd(NamedTuple):
@@ -36,13 +39,7 @@ class Crowd(NamedTuple):
         return [definite(answer) for answer in answers]
 
     async def _send(self, client: Client, transfer: tuple[str, str, str, int]) -> Answer | None:
-        """Send a transfer, and again while the service is overloaded."""
-        answer = await self.history.transfer(client, *transfer)
-        for _ in range(SENT_MAX - 1):
-            if answer is None or answer.status != 503 or answer.code != "overloaded":
-                break
-            answer = await self.history.transfer(client, *transfer)
-        return answer
+        return await placed(partial(self.history.transfer, client, *transfer))
 
 
 def definite(answer: Answer | None) -> Answer:
@@ -50,3 +47,17 @@ def definite(answer: Answer | None) -> Answer:
     assert answer is not None
     assert verdict(answer) in ("posted", "refused", "reused"), answer
     return answer
+
+
+async def placed(send: Callable[[], Awaitable[Sent]]) -> Sent:
+    """Send a request, and again while it is refused as overloaded, which means that it had no effect."""
+    answer = await send()
+    for _ in range(SENT_MAX - 1):
+        if not _overloaded(answer):
+            break
+        answer = await send()
+    return answer
+
+
+def _overloaded(answer: Answer | None) -> bool:
+    return answer is not None and answer.status == 503 and answer.code == "overloaded"

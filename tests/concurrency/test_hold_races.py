@@ -5,6 +5,7 @@ import itertools
 import random
 from collections import Counter
 from collections.abc import AsyncIterator, Sequence
+from functools import partial
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ import pytest
 from tests.api.holding import figures, follow, held, paid, progress
 from tests.api.steps import bulk, order
 from tests.concurrency.conftest import gather_crowd
-from tests.concurrency.crowd import Crowd
+from tests.concurrency.crowd import Crowd, placed
 from tests.support.books import check_books
 from tests.support.client import Answer, Client, new_key
 from tests.support.command import call
@@ -37,7 +38,9 @@ async def all_follow(crowd: Crowd, asked: Sequence[tuple[str, str, dict[str, Any
     """Send (kind, parent, fields) with new keys to the instances in turn, all at the same instant."""
     turns = itertools.cycle(crowd.clients)
     async with asyncio.timeout(PATIENCE_SECONDS):
-        answers = await asyncio.gather(*(follow(next(turns), kind, of, **fields) for kind, of, fields in asked))
+        answers = await asyncio.gather(
+            *(placed(partial(follow, next(turns), kind, of, **fields)) for kind, of, fields in asked)
+        )
     assert {answer.status for answer in answers} <= {201, 409}
     return answers
 
@@ -104,27 +107,26 @@ async def test_everything_at_once(market: Crowd, seed: int, caplog: pytest.LogCa
         pick = chance.random()
         if pick < 0.35:
             fields: dict[str, Any] = {"amount": chance.randint(1, 12), "release_rest": chance.random() < 0.3}
-            answer = await follow(mine, "capture", chance.choice(holds), **fields)
+            send = partial(follow, mine, "capture", chance.choice(holds), **fields)
         elif pick < 0.45:
-            answer = await follow(mine, "void", chance.choice(holds))
+            send = partial(follow, mine, "void", chance.choice(holds))
         elif pick < 0.7:
-            answer = await follow(mine, "reversal", chance.choice(transfers), amount=chance.randint(1, 12))
+            send = partial(follow, mine, "reversal", chance.choice(transfers), amount=chance.randint(1, 12))
         elif pick < 0.85:
             source, destination = chance.sample(("alice", "bob"), 2)
-            answer = await mine.transfer(source, destination, chance.randint(1, 30), hold=chance.random() < 0.5)
+            send = partial(mine.transfer, source, destination, chance.randint(1, 30), hold=chance.random() < 0.5)
         else:
             keys = [new_key(), new_key(), new_key()]
-            results = await bulk(
-                mine,
-                [
-                    {"key": keys[0], "kind": "capture", "parent": chance.choice(holds), "amount": 3},
-                    {"key": keys[1], **order("bob", "alice", 3, hold=True)},
-                    {"key": keys[2], "kind": "capture", "parent_key": keys[1], "amount": chance.randint(1, 4)},
-                ],
-                atomic=True,
-            )
-            assert {result["status"] for result in results} in ({201}, {409})
+            items = [
+                {"key": keys[0], "kind": "capture", "parent": chance.choice(holds), "amount": 3},
+                {"key": keys[1], **order("bob", "alice", 3, hold=True)},
+                {"key": keys[2], "kind": "capture", "parent_key": keys[1], "amount": chance.randint(1, 4)},
+            ]
+            answer = await placed(partial(mine.post, "/v1/transfers/bulk", {"atomic": True, "transfers": items}))
+            assert answer.status == 200, answer
+            assert {result["status"] for result in answer.json["results"]} in ({201}, {409})
             return
+        answer = await placed(send)
         assert answer.status in (201, 409), answer
 
     async with asyncio.timeout(PATIENCE_SECONDS):
@@ -142,7 +144,7 @@ async def test_one_key_from_many_callers(two: Crowd) -> None:
     turns = itertools.cycle(two.clients)
     async with asyncio.timeout(PATIENCE_SECONDS):
         answers = await asyncio.gather(
-            *(follow(next(turns), "capture", parent, "one", amount=5 + n % 2) for n in range(CLIENTS))
+            *(placed(partial(follow, next(turns), "capture", parent, "one", amount=5 + n % 2)) for n in range(CLIENTS))
         )
     assert Counter(answer.status for answer in answers) == {201: CLIENTS // 2, 422: CLIENTS // 2}
     posted = [answer for answer in answers if answer.status == 201]

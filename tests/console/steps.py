@@ -53,3 +53,11 @@ class Console(NamedTuple):
 async def key_of(server: ServerProcess, role: str = "admin") -> str:
     """Return a new key of LEDGER."""
     return await make_key(server.database_url, LEDGER, role)
+
+
+async def assert_no_console(server: ServerProcess) -> None:
+    """Assert that there is nothing of it, and that operators are answered all the same."""
+    async with aiohttp.ClientSession() as session:
+        for path, status in (("/console", 404), ("/console/live", 404), ("/readyz", 200), ("/metrics", 200)):
+            async with session.get(server.admin_url + path) as response:
+                assert response.status == status

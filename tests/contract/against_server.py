@@ -1,7 +1,7 @@
 """
-A running server against its OpenAPI document, by Schemathesis: `make contract`.
+Checks a running server against its OpenAPI document with Schemathesis: `make contract`.
 
-Every operation gets what the document allows and what it forbids, alone and in the order of its links. No answer may
+Every operation gets valid and invalid requests by the document, alone and in the order of its links. No answer may
 have a status, header field, media type or member that is not described, and none may be a failure of the server.
 """
 
@@ -21,9 +21,9 @@ ROOT = HERE.parents[1]
 SCHEMATHESIS = ROOT / ".venv-contract" / "bin" / "st"
 SECONDS = int(os.environ.get("CONTRACT_SECONDS", "60"))
 SEED = os.environ.get("CONTRACT_SEED", "1")
-# Seconds that it may need on top: to start, and to end what it has begun.
+# Further seconds to start, and to finish running requests.
 MARGIN_SECONDS = 120
-# Neither limits of requests nor places are what is asked about.
+# Limits of requests are not tested here.
 SETTINGS = {
     "PYTHONPATH": f"{HERE / 'confined'}{os.pathsep}{ROOT}",
     "TALLYSTICK_AUTH_FAILURE_BURST": "1000000",
@@ -36,7 +36,7 @@ SETTINGS = {
 
 @pytest.mark.timeout(SECONDS + 2 * MARGIN_SECONDS)
 async def test_the_server_is_as_it_is_described(database_url: str, redis_url: str, tmp_path: Path) -> None:
-    """Thousands of requests that the document was read for are answered as it says."""
+    """Thousands of requests made from the document are answered as it says."""
     server = ServerProcess(database_url, tmp_path / "server.log", SETTINGS, redis_url=redis_url)
     try:
         await server.start()

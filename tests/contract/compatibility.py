@@ -1,4 +1,4 @@
-"""What a newer OpenAPI document takes away from callers of an older one."""
+"""Finds what a newer OpenAPI document takes away from callers of an older one."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
@@ -8,10 +8,10 @@ from tests.support.declared import whole
 Schema = Mapping[str, Any]
 
 METHODS: Final = ("get", "put", "post", "patch", "delete")
-# Keywords of what is taken that may only grow, and that may only shrink.
+# Upper bounds of request values, which may only rise, and lower bounds, which may only fall.
 UPPER: Final = ("maximum", "exclusiveMaximum", "maxLength", "maxItems", "maxProperties")
 LOWER: Final = ("minimum", "exclusiveMinimum", "minLength", "minItems", "minProperties")
-# Those that may only stay as they are, or go.
+# Keywords that may only stay the same or be removed.
 FIXED: Final = (
     *("pattern", "format", "const", "multipleOf", "uniqueItems", "propertyNames", "dependentRequired"),
     *("not", "oneOf", "if", "then", "else"),
@@ -20,7 +20,7 @@ ROLES: Final = ("read", "write", "admin")
 
 
 def breaks(old: Schema, new: Schema) -> list[str]:
-    """Return what callers of *old* miss in *new*, a line each; additions are none."""
+    """Return what callers of *old* miss in *new*, one line each; additions are not listed."""
     found = [
         f"{kind} {path} {method}: {line}"
         for kind in ("paths", "webhooks")
@@ -35,13 +35,13 @@ def breaks(old: Schema, new: Schema) -> list[str]:
 
 
 class Side:
-    """Both documents, in which references are looked up."""
+    """Both documents, to resolve references."""
 
     def __init__(self, old: Schema, new: Schema) -> None:
         self._documents = old, new
 
     def look_up(self, old: Schema, new: Schema) -> tuple[dict[str, Any], dict[str, Any]]:
-        """Return what two parts of the documents say, references followed and everything of `allOf` in one."""
+        """Return a part of each document, with references resolved and `allOf` merged."""
         return whole(self._documents[0], old), whole(self._documents[1], new)
 
 
@@ -57,7 +57,7 @@ def _operation(side: Side, old: Schema, new: Schema | None, *, sent: bool) -> It
         yield "is opened by another kind of key"
     yield from _parameters(side, old, new)
     if "requestBody" in new:
-        # Without one, nothing was taken.
+        # Without it, no body was accepted.
         body = old.get("requestBody", {"content": {}, "required": False})
         if new["requestBody"].get("required") and not body.get("required"):
             yield "needs a body"
@@ -81,7 +81,7 @@ def _role(operation: Schema) -> int:
 
 
 def _is_locked(old: Schema, new: Schema) -> bool:
-    """Tell whether somebody who had all that one of the old alternatives asks for has too little for each new one."""
+    """Return whether a caller with the keys for one of the old alternatives lacks a key for each new one."""
     had, needs = (found.get("security") or [{}] for found in (old, new))
     return any(not any(set(need) <= set(keys) for need in needs) for keys in had)
 
@@ -111,10 +111,10 @@ def _content(side: Side, where: str, old: Schema, new: Schema, *, taken: bool) -
 
 def _schema(side: Side, where: str, old: Schema, new: Schema, *, taken: bool) -> Iterator[str]:
     """
-    Find what is taken away of one value.
+    Find what a value loses.
 
     Args:
-        taken: It is part of a request; else of an answer.
+        taken: Whether it is part of a request rather than of an answer.
     """
     before, after = side.look_up(old, new)
     yield from _choices(side, where, before, after, taken=taken)
@@ -136,10 +136,10 @@ def _schema(side: Side, where: str, old: Schema, new: Schema, *, taken: bool) ->
 
 
 def _choices(side: Side, where: str, old: Schema, new: Schema, *, taken: bool) -> Iterator[str]:
-    """Find what is taken away of a choice: of a request each stays possible, of an answer none is added."""
+    """Find what a choice loses: in a request each option must stay, in an answer none may be added."""
     if "anyOf" not in old and "anyOf" not in new:
         return
-    # What offers no choice is the only one.
+    # A value without a choice is the only option.
     before, after = old.get("anyOf", [old]), new.get("anyOf", [new])
     for choice in before if taken else after:
         pairs = [(choice, other) if taken else (other, choice) for other in (after if taken else before)]

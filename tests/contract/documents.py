@@ -1,4 +1,4 @@
-"""The OpenAPI documents that the repository keeps: that of the code as it is, and that of the last release."""
+"""The OpenAPI documents in the repository: that of the current code, and that of the last release."""
 
 from pathlib import Path
 from typing import Final

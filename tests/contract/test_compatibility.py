@@ -1,4 +1,4 @@
-"""What breaks callers is found, and what does not is let through; the document of this release breaks none."""
+"""Breaking changes are found, and harmless ones are not; the current document breaks no caller of the last release."""
 
 import copy
 import json
@@ -14,7 +14,7 @@ Change = Callable[[Any], None]
 
 
 def place(document: Any, text: str) -> tuple[Any, Any]:
-    """Return what holds that to which *text* leads, by keys and numbers separated by blanks, and its key or number."""
+    """Return the container and the last key or number on the path in *text*, whose steps are separated by blanks."""
     *steps, last = text.split()
     for step in steps:
         document = document[int(step) if isinstance(document, list) else step]
@@ -22,7 +22,7 @@ def place(document: Any, text: str) -> tuple[Any, Any]:
 
 
 def at(text: str, value: Any) -> Change:
-    """Return the change that puts a value where *text* leads."""
+    """Return a change that sets the value at *text*."""
 
     def change(document: Any) -> None:
         holder, last = place(document, text)
@@ -32,7 +32,7 @@ def at(text: str, value: Any) -> Change:
 
 
 def without(text: str) -> Change:
-    """Return the change that removes what *text* leads to; of a list of texts it ends with one of them."""
+    """Return a change that removes what is at *text*; in a list of texts the last step is the text itself."""
 
     def change(document: Any) -> None:
         holder, last = place(document, text)
@@ -45,7 +45,7 @@ def without(text: str) -> Change:
 
 
 def both(*changes: Change) -> Change:
-    """Return all of these changes as one."""
+    """Return a change that makes all of these changes."""
 
     def change(document: Any) -> None:
         for one in changes:
@@ -184,7 +184,7 @@ HARMLESS = [
 
 @pytest.mark.parametrize(("change", "line"), BREAKING)
 def test_what_breaks_callers(change: Change, line: str) -> None:
-    """A removal or a narrowing is one line that says what is missed."""
+    """A removal or a narrowing is reported in lines that say what is missed."""
     new = copy.deepcopy(document())
     change(new)
     found = breaks(document(), new)
@@ -194,12 +194,12 @@ def test_what_breaks_callers(change: Change, line: str) -> None:
 
 @pytest.mark.parametrize("change", HARMLESS)
 def test_what_breaks_nobody(change: Change) -> None:
-    """An addition is let through."""
+    """An addition is not reported."""
     new = copy.deepcopy(document())
     change(new)
     assert breaks(document(), new) == []
 
 
 def test_callers_of_the_last_release() -> None:
-    """Nothing that the last release's document describes is taken away; what is added is no matter."""
+    """Nothing that the last release's document describes was taken away."""
     assert breaks(json.loads(RELEASED.read_bytes()), json.loads(CURRENT.read_bytes())) == []

@@ -1,4 +1,4 @@
-"""The OpenAPI document says what the table of routes says, is valid, and is the same bytes everywhere."""
+"""The OpenAPI document matches the route table, is valid, and is the same bytes everywhere."""
 
 import json
 import subprocess
@@ -36,12 +36,12 @@ def operation(described: Any, route: Route) -> Any:
 
 
 def test_it_is_valid(described: Any) -> None:
-    """It is OpenAPI 3.1, and its references lead somewhere."""
+    """The document is valid OpenAPI 3.1, and its references resolve."""
     validate(described)
 
 
 def test_it_is_the_same_in_every_process() -> None:
-    """Two processes in which sets have other orders write the same bytes, which the repository keeps."""
+    """Two processes with different orders of sets write the same bytes, which are those in the repository."""
     written = [
         subprocess.run([sys.executable, "-c", PRINT], env={"PYTHONHASHSEED": seed}, capture_output=True, check=True)
         for seed in ("1", "2")
@@ -51,7 +51,7 @@ def test_it_is_the_same_in_every_process() -> None:
 
 
 async def test_it_is_served(service: Service) -> None:
-    """Anybody may read it; who keeps it asks whether it still holds."""
+    """Anybody may read the document, and a client that has it gets a 304."""
     client = Client(service.session, service.url, None)
     answer = await client.get("/openapi.json")
     assert (answer.status, answer.headers["Content-Type"], answer.body) == (200, "application/json", document())
@@ -61,7 +61,7 @@ async def test_it_is_served(service: Service) -> None:
 
 
 def test_every_route_is_an_operation(described: Any) -> None:
-    """The document has the routes of the table and no others, each called as its handler."""
+    """The document has exactly the routes of the table, each named after its handler."""
     operations = {
         (method.upper(), path): found["operationId"]
         for path, methods in described["paths"].items()
@@ -74,7 +74,7 @@ def test_every_route_is_an_operation(described: Any) -> None:
 
 @pytest.mark.parametrize("route", ROUTES, ids=route_name)
 def test_what_an_operation_says(described: Any, route: Route) -> None:
-    """Role, summary, key and codes by status are those of the table; what is taken has descriptions and examples."""
+    """Role, summary, key and codes by status are those of the table; parameters have descriptions and examples."""
     found = operation(described, route)
     roles = [] if route.role is None else [{"apiKey": [route.role.name.lower()]}]
     assert found["security"] == roles
@@ -94,7 +94,7 @@ def test_what_an_operation_says(described: Any, route: Route) -> None:
         for code in whole(described, form["schema"]).get("properties", {}).get("code", {}).get("enum", ())
         if int(status) >= 400
     }
-    # Whatever the path, it has no other methods.
+    # Every path can refuse a method.
     assert codes == {(KINDS[code].status, code) for code in {*route.codes, "method_not_allowed"}}
     assert whole(described, whole(described, found["responses"]["405"])["headers"]["Allow"])["required"]
     assert {int(status) for status in found["responses"]} == {*route.answers, *(status for status, _ in codes)}
@@ -102,7 +102,7 @@ def test_what_an_operation_says(described: Any, route: Route) -> None:
 
 @pytest.mark.parametrize("route", WRITES, ids=route_name)
 def test_every_body_has_an_example(described: Any, route: Route) -> None:
-    """An operation with a body shows one, of the schema that it declares."""
+    """Every operation with a body has examples that match its schema."""
     assert route.examples, f"{route.operation} has no examples"
     form = operation(described, route)["requestBody"]["content"]["application/json"]
     for example in form["examples"].values():
@@ -113,12 +113,12 @@ def test_every_body_has_an_example(described: Any, route: Route) -> None:
 
 
 def test_every_code_is_described(described: Any) -> None:
-    """The problem of no code is left out, those of other paths and methods included."""
+    """Every code is listed, including those of other paths and methods."""
     assert described["components"]["schemas"]["Problem"]["properties"]["code"]["enum"] == list(KINDS)
 
 
 def test_every_schema_is_used(described: Any) -> None:
-    """No component stands there for nobody."""
+    """Every component is used."""
     text = document().decode()
     for kind in ("schemas", "responses", "parameters", "headers"):
         for name in described["components"][kind]:

@@ -28,7 +28,7 @@ READS = [route for route in ROUTES if route.method == "GET"]
 
 
 async def furnish(client: Client) -> dict[str, str]:
-    """Put what examples name into a ledger, and return the ids that the service chose, by how paths begin."""
+    """Create what the examples name, and return the ids chosen by the service, by the beginning of the path."""
     for account in ("customer:42", "merchant:7", "fees"):
         assert (await client.open(account, floor=None)).status == 201
     moved = await client.transfer("merchant:7", "customer:42", 5_000, "order-1001")
@@ -45,26 +45,26 @@ async def furnish(client: Client) -> dict[str, str]:
 
 
 def parameters(route: Route, place: str) -> dict[str, Any]:
-    """Return the examples of an operation's parameters in a place, by name."""
+    """Return the examples of an operation's parameters by name, for the path, the query or the header."""
     declared = DESCRIBED["paths"][route.path][route.method.lower()]["parameters"]
     found = [whole(DESCRIBED, parameter) for parameter in declared]
     return {one["name"]: one["example"] for one in found if one["in"] == place and "example" in one}
 
 
 def path_of(route: Route, made: Mapping[str, str]) -> str:
-    """Return the path of an operation that names its example, or in its place what the service has made."""
+    """Return the path of an operation with its example id, or with the id of a created resource."""
     name = made.get(route.path, made.get(route.path.partition(NAME)[0], parameters(route, "path").get("id", "")))
     return route.path.replace(NAME, quote(name, safe=""))
 
 
 def good(route: Route) -> int:
-    """Return the status that a request is answered with when it goes well for the first time."""
+    """Return the status of the first successful answer."""
     return int(next(iter(route.answers)))
 
 
 @pytest.mark.parametrize(("route", "body"), SENT)
 async def test_a_body(client: Client, route: Route, body: Any) -> None:
-    """A body goes well, and so does each of its items; with all header fields that are described, too."""
+    """Every example body succeeds, with all its items and with all documented header fields."""
     made = await furnish(client)
     headers = {**parameters(route, "header"), **({"Idempotency-Key": new_key()} if route.takes_key else {})}
     answer = await client.send(route.method, path_of(route, made), body, headers=headers)
@@ -75,7 +75,7 @@ async def test_a_body(client: Client, route: Route, body: Any) -> None:
 
 
 def asked(route: Route, names: Collection[str]) -> str:
-    """Return the query of an operation with the examples of these parameters."""
+    """Return the query with the examples of these parameters."""
     found: dict[str, str] = {}
     for name, value in parameters(route, "query").items():
         if name in names:
@@ -85,7 +85,7 @@ def asked(route: Route, names: Collection[str]) -> str:
 
 @pytest.mark.parametrize("route", READS, ids=route_name)
 async def test_parameters(client: Client, route: Route) -> None:
-    """Each parameter and header field goes well alone, and all parameters together."""
+    """Each parameter and header field works alone, and all parameters work together."""
     path = path_of(route, await furnish(client))
     needed = {field.encode_name for field in msgspec.structs.fields(route.query) if field.required}
     names = parameters(route, "query")

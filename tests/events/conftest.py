@@ -1,4 +1,4 @@
-"""A ledger's feed, and a relay that runs when a test says so."""
+"""Fixtures: a ledger's feed, and a relay that runs when a test says so."""
 
 from collections.abc import AsyncIterator
 from typing import NamedTuple
@@ -13,7 +13,7 @@ from tests.support.service import Service
 
 
 class Told(NamedTuple):
-    """The books as the background process has them, with a relay."""
+    """The ledger's data as the background process reads it, with a relay."""
 
     books: Books
     relay: Relay
@@ -24,12 +24,12 @@ class Told(NamedTuple):
         return int(rows[0]["id"])
 
     async def relay_all(self) -> None:
-        """Relay until nothing is left that has committed."""
+        """Relay everything that has committed."""
         while await self.relay.step() == 0.0:
             pass
 
     async def events(self, ledger: str, **chosen: object) -> list[Event]:
-        """Relay, and return all chosen events of a ledger; pages are small, so that there are several."""
+        """Relay, and return a ledger's chosen events; pages are small, so that there are several."""
         await self.relay_all()
         ledger_id, after, found = await self.ledger_id(ledger), 0, []
         while True:
@@ -43,7 +43,7 @@ class Told(NamedTuple):
 
 @pytest.fixture
 async def told(service: Service) -> AsyncIterator[Told]:
-    """The books of the service."""
+    """The service's books and a relay."""
     settings = Settings(database_url=service.database_url, redis_url=service.redis_url, redis_timeout_ms=2_000)
     async with create_books(settings) as books:
         told = Told(books, Relay(service.database_url))

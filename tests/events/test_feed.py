@@ -1,4 +1,4 @@
-"""The feed tells all that happened in a ledger, each once, as a read of it showed it then."""
+"""The feed has every event of a ledger once, with the data that a read showed at that time."""
 
 import asyncio
 import random
@@ -21,7 +21,7 @@ from tests.support.waiting import until
 
 
 async def test_each_type(client: Client, told: Told, ledger: str) -> None:
-    """What happened has its type, its subject and its data: exactly what a read of it showed right after it."""
+    """Each event has its type, its subject, and exactly the data that a read showed right after it."""
     shown: list[tuple[str, str, Any]] = []
 
     async def note(name: str, path: str) -> None:
@@ -64,7 +64,7 @@ async def test_each_type(client: Client, told: Told, ledger: str) -> None:
 
 
 async def test_expiries_are_told(client: Client, told: Told, ledger: str) -> None:
-    """A hold that is swept ends in an event that names it as its parent."""
+    """An expired hold becomes an event that names the hold as its parent."""
     await client.open("world", floor=None)
     await client.open("shop")
     hold = (await client.transfer("world", "shop", 1, hold=True, expires_in=1)).json["id"]
@@ -80,7 +80,7 @@ async def test_expiries_are_told(client: Client, told: Told, ledger: str) -> Non
 
 
 async def test_bulks(client: Client, told: Told, ledger: str) -> None:
-    """Items are told in their order, those of a set that failed as refused, and known ones not again."""
+    """A bulk's items become events in order, a failed set's items as refused, and replays become no events."""
     await client.open("world", floor=None)
     await client.open("shop")
     item = {"source": "world", "destination": "shop", "amount": 1, "currency": "EUR"}
@@ -99,7 +99,7 @@ async def test_bulks(client: Client, told: Told, ledger: str) -> None:
 
 
 async def test_many_writers(service: Service, client: Client, told: Told, ledger: str) -> None:
-    """Whatever runs beside one another, two relays too: no gap, none twice, and each account in its versions' order."""
+    """With many writers and two relays, positions have no gaps or repeats, and each account's versions are in order."""
     random.seed(7)
     accounts = ["world", *(f"account:{n}" for n in range(6))]
     for account in accounts:
@@ -148,7 +148,7 @@ async def test_many_writers(service: Service, client: Client, told: Told, ledger
 
 
 async def test_a_clock_steps_back(database_url: str) -> None:
-    """Versions of an account never fall, though holds that were due are not due any more by the clock."""
+    """An account's versions never fall, even if the clock steps back and due holds are no longer due."""
     async with in_process(database_url) as service, moved_clock(database_url, None) as clock:
         client = await service.client("books")
         await client.open("world", floor=None)

@@ -1,4 +1,4 @@
-"""Whatever a consumer asks for and however late things committed, it is given all of that, once, and in order."""
+"""Whatever filter a consumer uses and however late transactions commit, it gets every match once and in order."""
 
 import random
 from collections.abc import AsyncIterator, Sequence
@@ -15,9 +15,9 @@ from tests.support.postgres import create_database, drop_database
 from tests.support.service import NO_REDIS
 
 TRANSFERS = 1_500
-# Few, so that looks end before they have found all: less than may have committed late.
+# Few, so that a look ends before it has found everything: fewer than may have committed late.
 EXAMINED = 200
-# Transfers are posted a millisecond apart. Of those within so many, any may commit first.
+# Transfers are posted a millisecond apart. Within this many, any may commit first.
 LATE = (5, 600, 50, 5)
 _CHANGE = """
     INSERT INTO outbox (ledger_id, posted_at, account, change)
@@ -25,7 +25,7 @@ _CHANGE = """
 """
 _BATCH = "INSERT INTO outbox (ledger_id, posted_at, transfers) VALUES ($1, $2, ARRAY[$3::uuid])"
 _REFUSED = "UPDATE transfers SET destination = 'other' WHERE refusal IS NOT NULL"
-# Some of the others are holds: they touch versions and no balance.
+# Some of the others are holds, which change versions but no balance.
 _HELD = """
     UPDATE transfers SET kind = 'hold', moves = false, expires_at = created_at WHERE hashint8(amount) % 5 = 0 AND moves
 """
@@ -33,7 +33,7 @@ _HELD = """
 
 @pytest.fixture(scope="module")
 async def told(template: str) -> AsyncIterator[tuple[Feed, int, list[Event]]]:
-    """A feed whose rows committed in a random order, its ledger, and all of its events."""
+    """A feed whose rows committed in random order, its ledger, and all of its events."""
     url = await create_database(template)
     connection = await asyncpg.connect(url, server_settings={"search_path": "tallystick"})
     ledger_id = await connection.fetchval("INSERT INTO ledgers (name) VALUES ('told') RETURNING id")
@@ -68,7 +68,7 @@ async def told(template: str) -> AsyncIterator[tuple[Feed, int, list[Event]]]:
 async def test_chosen(
     told: tuple[Feed, int, list[Event]], account: str | None, types: Sequence[str], limit: int
 ) -> None:
-    """Pages on end, from any position, hold what is left of the feed without all that is not chosen."""
+    """From any position, the pages have exactly the matching rest of the feed."""
     feed, ledger_id, events = told
     for start in (0, len(events) // 3, len(events) - 40) if limit > 1 else (len(events) - 300,):
         expected = [
@@ -89,5 +89,5 @@ async def test_chosen(
 
 
 def test_types_are_those_of_the_database() -> None:
-    """Each has a bit of its own."""
+    """Each event type has its own bit."""
     assert sorted(TYPES.values()) == [1 << n for n in range(len(TYPES))]

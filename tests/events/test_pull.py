@@ -1,4 +1,4 @@
-"""Pages of events: what they show, in which order, what they are chosen by, and what is refused."""
+"""Pages of events: their content, order, filters and refusals."""
 
 from collections.abc import AsyncIterator
 from typing import Any
@@ -12,7 +12,7 @@ from tests.support.service import Service
 from tests.support.waiting import until
 
 ENVELOPE = ["specversion", "id", "source", "type", "subject", "time", "datacontenttype", "position", "data"]
-# What `story` tells, in its order.
+# The events of `story`, in order.
 STORY = [
     ("account.created", "world"),
     ("account.created", "alice"),
@@ -31,13 +31,13 @@ STORY = [
 
 @pytest.fixture
 async def relayed(service: Service) -> AsyncIterator[None]:
-    """A relay beside the service."""
+    """Run a relay beside the service."""
     async with relaying(service.database_url):
         yield
 
 
 async def story(client: Client) -> None:
-    """Have one event of every kind but an expiry, and return when all can be read."""
+    """Cause one event of every kind but an expiry, and return once all can be read."""
     await client.open("world", floor=None)
     await client.open("alice")
     paid = await client.transfer("world", "alice", 100)
@@ -64,14 +64,14 @@ async def story(client: Client) -> None:
 
 
 def brief(event: Any) -> tuple[str, str]:
-    """Return an event as `STORY` has it."""
+    """Return an event in the form of `STORY`."""
     data = event["data"]
     what = data["id"] if "floor" in data else f"{data['source']} {data['destination']} {data['amount']}"
     return event["type"].removeprefix("tallystick.").removesuffix(".v1"), what
 
 
 async def test_a_page_shows_what_happened(client: Client, relayed: None, ledger: str) -> None:
-    """Events have positions 1, 2, 3 and envelopes of CloudEvents; each page says where the next one begins."""
+    """Events have positions 1, 2, 3 and CloudEvents envelopes; each page says where the next one begins."""
     await story(client)
     events = await pulled(client, "&limit=5")
     assert [brief(event) for event in events] == STORY
@@ -104,7 +104,7 @@ async def test_a_page_shows_what_happened(client: Client, relayed: None, ledger:
     ],
 )
 async def test_what_is_asked_for(client: Client, relayed: None, query: str, expected: list[int]) -> None:
-    """All that is given holds for the events of a page, and reading on ends at the head whatever it left."""
+    """Events match all filters, and reading on ends at the head even if nothing matched."""
     await story(client)
     asked = "&" + query.replace("&after=9", "")
     for limit in (20, 1):
@@ -132,7 +132,7 @@ async def test_what_is_asked_for(client: Client, relayed: None, query: str, expe
 )
 @pytest.mark.parametrize("path", ["/v1/events", "/v1/events/stream"])
 async def test_refused(client: Client, path: str, query: str, outcome: tuple[int, str, str | None]) -> None:
-    """What cannot be read is said at once, and by a stream before it begins."""
+    """An invalid request is refused at once; a stream is refused before it begins."""
     answer = await client.get(f"{path}?{query}")
     errors = answer.json.get("errors", [{"pointer": None}])
     assert (answer.status, answer.code, errors[0]["pointer"]) == outcome
@@ -140,13 +140,13 @@ async def test_refused(client: Client, path: str, query: str, outcome: tuple[int
 
 @pytest.mark.parametrize("query", ["limit=0", "limit=101", "wait=31", "wait=0.5", "wait=-1"])
 async def test_bounds_of_a_page(client: Client, query: str) -> None:
-    """A page has 1 to 100 events, and is waited for up to 30 seconds."""
+    """A page has 1 to 100 events, and waits up to 30 seconds."""
     answer = await client.get(f"/v1/events?{query}")
     assert (answer.status, answer.code) == (400, "invalid_request")
 
 
 async def test_amounts_are_strings_where_that_is_asked_for(client: Client, relayed: None) -> None:
-    """In the objects of events too; positions stay numbers."""
+    """Amounts in events are strings on request; positions stay numbers."""
     await story(client)
     answer = await client.get("/v1/events?after=2&limit=1", Accept="application/json; amounts=string")
     (event,) = answer.json["data"]
@@ -154,7 +154,7 @@ async def test_amounts_are_strings_where_that_is_asked_for(client: Client, relay
 
 
 async def test_large_events_make_a_page_short(client: Client, relayed: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A page ends before it is too large, has one event at least, and the next one goes on there."""
+    """A page ends before it is too large, but has at least one event, and the next page continues there."""
     await story(client)
     monkeypatch.setattr(pages, "PAGE_BYTES_MAX", 1_000)
     answer = await client.get("/v1/events")
@@ -164,7 +164,7 @@ async def test_large_events_make_a_page_short(client: Client, relayed: None, mon
 
 
 async def test_ledgers_have_feeds_of_their_own(client: Client, service: Service, relayed: None, ledger: str) -> None:
-    """What happens in another ledger takes no position in this one, and cannot be read with its keys."""
+    """Another ledger's events take no position in this one, and its keys cannot read this one."""
     await story(client)
     stranger = await service.client(f"{ledger}-stranger")
     assert (await stranger.get("/v1/events")).json == {"data": [], "next_after": 0}

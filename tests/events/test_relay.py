@@ -1,4 +1,4 @@
-"""The relay gives what has committed its positions, whatever else is under way, and whatever becomes of the relay."""
+"""The relay gives committed rows their positions, whatever else is running and however the relay fails."""
 
 import asyncpg
 import pytest
@@ -13,7 +13,7 @@ from tests.support.postgres import administer
 from tests.support.service import Service
 from tests.support.waiting import until
 
-# Changes an account as the service does, in a transaction that a test leaves open.
+# Changes an account as the service does, in a transaction that the test keeps open.
 _CHANGE = """
     SELECT FROM change_account($1, $2, NULL, false, NULL, false, NULL, NULL, '{"a": "b"}', false, 50, '1000')
 """
@@ -24,14 +24,14 @@ _FEED = """
 
 
 async def feed(service: Service, ledger: str) -> list[str]:
-    """Return what the rows of a feed are about, in order."""
+    """Return the accounts or transfers in the rows of a feed, in order."""
     rows = await administer(service.database_url, _FEED, ledger)
     assert [row["position"] for row in rows] == list(range(1, len(rows) + 1))
     return [row["what"] for row in rows]
 
 
 async def test_what_commits_late_comes_later(service: Service, client: Client, told: Told, ledger: str) -> None:
-    """A transaction that stays open holds up nobody, and what it wrote gets the next position when it commits."""
+    """An open transaction delays no other, and its rows get the next position when it commits."""
     for account in ("a", "b", "c"):
         await client.open(account)
     ledger_id = await told.ledger_id(ledger)
@@ -50,7 +50,7 @@ async def test_what_commits_late_comes_later(service: Service, client: Client, t
 
 
 async def test_transaction_ids_begin_anew(service: Service, client: Client, told: Told, ledger: str) -> None:
-    """What a look at the newest transactions misses, as in a restored copy, is found by the next look at everything."""
+    """Rows with old transaction ids, as in a restored copy, are missed at first and found by the next full look."""
     await client.open("a")
     await told.relay_all()
     await client.open("b")
@@ -63,7 +63,7 @@ async def test_transaction_ids_begin_anew(service: Service, client: Client, told
 
 
 async def test_ids_of_the_future(service: Service, client: Client, told: Told, ledger: str) -> None:
-    """What a copy brought along is relayed once, though its transactions are past those of the server."""
+    """Rows of a restored copy are relayed once, even if their transaction ids are ahead of the server's."""
     await client.open("a")
     await administer(service.database_url, "UPDATE tallystick.outbox SET transaction_id = '99999999999'")
     await client.open("b")
@@ -75,7 +75,7 @@ async def test_ids_of_the_future(service: Service, client: Client, told: Told, l
 
 @pytest.mark.parametrize("name", ["relay.before", "relay.committed"])
 async def test_it_fails(service: Service, client: Client, told: Told, ledger: str, name: str) -> None:
-    """Before it relays or right after, nothing is lost and nothing is told twice."""
+    """If a step fails before it relays or right after, nothing is lost and nothing is relayed twice."""
     await client.open("a")
     relay = Relay(service.database_url, failpoints=Failpoints(f"{name}=raise"))
     with pytest.raises(FailpointError):
@@ -87,7 +87,7 @@ async def test_it_fails(service: Service, client: Client, told: Told, ledger: st
 
 
 async def test_a_step_is_bounded(service: Service, client: Client, told: Told, ledger: str) -> None:
-    """A long outbox is relayed a part at a time, oldest first."""
+    """A long outbox is relayed in parts, oldest first."""
     await client.post("/v1/accounts/bulk", {"accounts": [{"id": f"a:{n:04d}", "currency": "EUR"} for n in range(1000)]})
     parts = 0
     since: str = "0"
@@ -105,7 +105,7 @@ async def test_a_step_is_bounded(service: Service, client: Client, told: Told, l
 
 
 async def test_listeners(service: Service, client: Client, told: Told, ledger: str) -> None:
-    """They are told which ledgers have new positions, and nothing where none has."""
+    """Listeners are told which ledgers have new positions, and nothing if there are none."""
     heard: list[int] = []
     relay = Relay(service.database_url, [heard.extend])
     await client.open("a")
@@ -116,7 +116,7 @@ async def test_listeners(service: Service, client: Client, told: Told, ledger: s
 
 
 async def test_its_connection_is_lost(service: Service, client: Client, told: Told, ledger: str) -> None:
-    """On another connection it looks at everything: a server that crashed gives ids of transactions again."""
+    """On a new connection the relay looks at everything, because a crashed server may reuse transaction ids."""
     await client.open("a")
     await told.relay_all()
     await client.open("b")
@@ -133,7 +133,7 @@ async def test_its_connection_is_lost(service: Service, client: Client, told: To
 
 
 async def test_an_id_without_a_row(service: Service, client: Client, told: Told, ledger: str) -> None:
-    """What was damaged holds up nothing else; that it is wrong is for the audit to tell."""
+    """An outbox row with a missing transfer blocks nothing else; the audit reports it."""
     await client.open("a")
     await administer(
         service.database_url,
@@ -147,7 +147,7 @@ async def test_an_id_without_a_row(service: Service, client: Client, told: Told,
 
 
 async def test_it_says_that_it_is_behind(told: Told, monkeypatch: pytest.MonkeyPatch) -> None:
-    """While steps fail, what it says of its lag grows."""
+    """While steps fail, the reported lag grows."""
     monkeypatch.setattr(relays, "SILENT_SECONDS", 0.0)
     await told.relay_all()
     before = told.relay.lag_seconds

@@ -1,4 +1,4 @@
-"""Reading on while workers are swapped and die: nothing is lost and nothing comes twice."""
+"""Readers continue while workers are swapped and killed: nothing is lost and nothing comes twice."""
 
 import asyncio
 import itertools
@@ -21,12 +21,12 @@ from tests.support.service import ServerProcess, make_key
 from tests.support.waiting import until
 
 WORKERS = 2
-# Streams, and clients that ask again and again.
+# Readers with streams, and readers that poll.
 STREAMS = 6
 POLLERS = 2
-# Seconds between two transfers: every reader gets each of them.
+# Seconds between two transfers, short enough that each reader keeps getting events.
 THINK_SECONDS = 0.03
-# Seconds in which workers are replaced on a machine busy with other tests.
+# Seconds within which workers are replaced, on a machine busy with other tests.
 REPLACED_SECONDS = 60.0
 
 
@@ -45,14 +45,14 @@ async def server(database_url: str, redis_url: str, tmp_path: Path) -> AsyncIter
 
 class Consumer:
     """
-    Reads all events from the beginning on, however often it is cut off.
+    Reads all events from the beginning, however often it is cut off.
 
     Attributes:
-        events: What has come.
+        events: The events received.
 
-        ended: How often its stream came to its end.
+        ended: How often its stream ended normally.
 
-        cut: How often it was lost instead.
+        cut: How often its stream was lost.
     """
 
     def __init__(self, client: Client) -> None:
@@ -63,14 +63,14 @@ class Consumer:
 
     @property
     def position(self) -> int:
-        """Of the last event that has come."""
+        """The position of the last event received."""
         return self.events[-1]["position"] if self.events else 0
 
     async def stream(self) -> None:
-        """Read streams, each from where the one before has ended."""
+        """Read streams, each from the end of the one before."""
         last_id = ""
         while True:
-            # What had come of an event that was cut off is dropped with its source.
+            # A new source drops the part of an event that was cut off.
             source = EventSource(last_id)
             try:
                 async with streaming(self._client, source=source) as stream:
@@ -82,7 +82,7 @@ class Consumer:
             last_id = source.last_id
 
     async def poll(self) -> None:
-        """Ask for pages, and wait for each."""
+        """Poll for pages, each with a wait."""
         after = 0
         while True:
             with suppress(aiohttp.ClientError):
@@ -93,7 +93,7 @@ class Consumer:
 
 
 async def write(client: Client, posted: list[str]) -> None:
-    """Post one transfer after the other, each until its answer is known."""
+    """Post one transfer after another, each until its answer is known."""
     for number in itertools.count():
         key = f"w-{number}"
         while True:
@@ -106,7 +106,7 @@ async def write(client: Client, posted: list[str]) -> None:
 
 
 async def test_nothing_is_lost_and_nothing_doubled(server: ServerProcess) -> None:
-    """Readers of all kinds have the feed, event by event, after a swap of all workers and the death of each."""
+    """All readers have the whole feed, event by event, after a swap of all workers and the death of each."""
     token = await make_key(server.database_url, "followed")
     async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session:
         client = Client(session, server.url, token)
@@ -121,7 +121,7 @@ async def test_nothing_is_lost_and_nothing_doubled(server: ServerProcess) -> Non
         tasks += [asyncio.create_task(one.poll()) for one in pollers]
 
         async def after(act: Callable[[], Awaitable[None]]) -> None:
-            """Do something, and return when everybody reads on."""
+            """Do something, and return once all readers have received later events."""
             await act()
             await server.workers()
             positions = [one.position for one in consumers]
@@ -144,7 +144,7 @@ async def test_nothing_is_lost_and_nothing_doubled(server: ServerProcess) -> Non
             await after(act)
         await stop(writing)
         [row] = await administer(server.database_url, "SELECT count(*) FROM tallystick.transfers")
-        # Two accounts were opened.
+        # Plus the two opened accounts.
         head = 2 + row["count"]
         await until(lambda: all(one.position == head for one in consumers), REPLACED_SECONDS)
         await stop(*tasks)
@@ -160,5 +160,5 @@ async def test_nothing_is_lost_and_nothing_doubled(server: ServerProcess) -> Non
 
 
 async def _replaced(server: ServerProcess, pid: int) -> bool:
-    """Whether another worker serves instead of one."""
+    """Return whether another worker has replaced this one."""
     return pid not in await server.workers()

@@ -1,4 +1,4 @@
-"""Streams of events: their form on the wire, how they are resumed, what ends them, and what a slow reader costs."""
+"""Event streams: their wire format, how they are resumed, what ends them, and what a slow reader costs."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -24,7 +24,7 @@ PATH = "/v1/events/stream"
 
 @pytest.fixture
 async def own(database_url: str) -> AsyncIterator[Service]:
-    """A service with a database of this test alone, and a relay; no stream is left when the test ends."""
+    """A service with its own database and a relay; no stream is left when the test ends."""
     async with in_process(database_url) as service, relaying(database_url):
         yield service
         await until(lambda: counts(service).count == 0)
@@ -32,7 +32,7 @@ async def own(database_url: str) -> AsyncIterator[Service]:
 
 @pytest.fixture
 async def client(own: Service, ledger: str) -> Client:
-    """A client of a ledger with the accounts `world` and `alice`, which can be read of."""
+    """A client of a ledger with the accounts `world` and `alice`, whose events can be read."""
     client = await own.client(ledger)
     await client.open("world", floor=None)
     await client.open("alice")
@@ -45,13 +45,13 @@ async def client(own: Service, ledger: str) -> Client:
 
 
 def counts(service: Service) -> streams.EventStreams:
-    """Return the streams of a service."""
+    """Return the event streams of a service."""
     assert service.app is not None
     return service.app.event_streams
 
 
 async def test_what_is_sent(client: Client, own: Service, ledger: str) -> None:
-    """What was there comes first and what happens then as it happens, each with position, type and envelope."""
+    """Past events come first and new ones as they happen, each with position, type and envelope."""
     async with streaming(client, "?after=1") as stream:
         [old] = await stream.take(1)
         await client.transfer("world", "alice", 5)
@@ -69,7 +69,7 @@ async def test_what_is_sent(client: Client, own: Service, ledger: str) -> None:
 
 
 async def test_by_the_letter(client: Client, own: Service) -> None:
-    """On the wire it is a retry, then blocks of an id, a type and a line of data; HTTP/1.0 gets it without chunks."""
+    """The wire has a retry line, then blocks of id, type and one data line; HTTP/1.0 gets no chunks."""
     async with connect(own.url) as wire:
         await wire.send(request("GET", PATH, token=client.token).replace(b"HTTP/1.1", b"HTTP/1.0"))
         top = await wire.reader.readuntil(b"\r\n\r\n")
@@ -86,7 +86,7 @@ async def test_by_the_letter(client: Client, own: Service) -> None:
 
 
 async def test_head_gets_the_head(client: Client, own: Service) -> None:
-    """HEAD tells what GET would, and opens no stream."""
+    """HEAD has the headers of GET, and opens no stream."""
     answer = await client.send("HEAD", PATH)
     assert (answer.status, answer.headers["Content-Type"]) == (200, "text/event-stream; charset=utf-8")
     assert counts(own).count == 0
@@ -104,11 +104,11 @@ async def test_head_gets_the_head(client: Client, own: Service) -> None:
     ],
 )
 async def test_where_it_begins(client: Client, query: str, last: str, expected: list[str]) -> None:
-    """A client that comes back names the last event that it has, and reads on behind it."""
+    """A client that reconnects sends the id of its last event, and continues after it."""
     await client.transfer("world", "alice", 5)
     async with streaming(client, query, EventSource(last)) as stream:
         assert [sent.id for sent in await stream.take(len(expected))] == expected
-    # The last one it has is behind nothing that it was sent.
+    # The last id is that of the last event sent.
     assert stream.source.last_id == "3"
 
 
@@ -123,13 +123,13 @@ async def test_where_it_begins(client: Client, query: str, last: str, expected: 
     ],
 )
 async def test_what_cannot_be_resumed(client: Client, last: str, outcome: tuple[int, str]) -> None:
-    """A last event that is none is a 400, and one that the ledger has not reached a 409: nothing is skipped."""
+    """A malformed last event id is a 400, and one that the ledger has not reached is a 409: nothing is skipped."""
     answer = await client.send("GET", PATH, headers={"Last-Event-ID": last})
     assert (answer.status, answer.code) == outcome
 
 
 async def test_amounts_are_strings_where_that_is_asked_for(client: Client) -> None:
-    """In each event; positions stay numbers."""
+    """Amounts in events are strings on request; positions stay numbers."""
     await client.transfer("world", "alice", 5)
     accept = "text/event-stream, application/json; amounts=string"
     async with streaming(client, "?after=2", Accept=accept) as stream:
@@ -138,7 +138,7 @@ async def test_amounts_are_strings_where_that_is_asked_for(client: Client) -> No
 
 
 async def test_silence_is_broken(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A comment comes where nothing else does, with the position that was passed by: clients come back behind it."""
+    """If no event matches, a comment is sent with the position passed, from which the client can resume."""
     monkeypatch.setattr(event_streams, "SILENCE_SECONDS", 0.02)
     async with streaming(client, "?type=account.closed") as stream:
 
@@ -152,7 +152,7 @@ async def test_silence_is_broken(client: Client, monkeypatch: pytest.MonkeyPatch
 
 
 async def test_there_may_be_so_many(client: Client, own: Service, ledger: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """One ledger may have so many streams, and all ledgers so many; one on top is a 503."""
+    """The streams of a ledger and of all ledgers are limited; one more is a 503."""
     other = await own.client(f"{ledger}-other")
     monkeypatch.setattr(streams, "EVENT_STREAMS_OF_LEDGER_MAX", 1)
     async with streaming(client):
@@ -168,7 +168,7 @@ async def test_there_may_be_so_many(client: Client, own: Service, ledger: str, m
 
 @pytest.mark.parametrize("closing", [False, True], ids=["kept alive", "to be closed"])
 async def test_the_worker_ends(client: Client, own: Service, closing: bool) -> None:
-    """It ends whole, behind all that was sent, and so does its connection."""
+    """When the worker stops, a stream ends cleanly after everything sent, and its connection closes."""
     app = own.app
     assert app is not None
     lines = ["Connection: close"] if closing else []
@@ -178,12 +178,12 @@ async def test_the_worker_ends(client: Client, own: Service, closing: bool) -> N
         app.server.open_connections.draining = True
         app.readings.heads.drain()
         [response] = await wire.receive_all()
-    # What was passed by is told at the end.
+    # The position passed is sent at the end.
     assert response.body.endswith(b"\n\nid: 2\n\n")
 
 
 async def test_it_lives_so_long(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its time over, it ends whole; a client that comes back reads on."""
+    """After its lifetime a stream ends cleanly, and a client that reconnects continues."""
     monkeypatch.setattr(event_streams, "LIFE_SECONDS", (0.1, 0.1))
     source = EventSource()
     found = []
@@ -195,7 +195,7 @@ async def test_it_lives_so_long(client: Client, monkeypatch: pytest.MonkeyPatch)
 
 
 async def test_its_key_is_revoked(client: Client, own: Service, ledger: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A stream whose key is good no more ends before the next event; others go on."""
+    """A stream whose key was revoked ends before the next event; other streams continue."""
     monkeypatch.setattr(keys, "CACHE_SECONDS", 0.0)
     doomed = await own.client(ledger, "read")
     async with streaming(doomed) as ending, streaming(client) as staying:
@@ -208,7 +208,7 @@ async def test_its_key_is_revoked(client: Client, own: Service, ledger: str, mon
 
 
 async def test_an_older_database_is_told(client: Client, own: Service) -> None:
-    """A stream ends when its database was restored from an older copy, and hears why when it comes back."""
+    """A stream ends when an older copy of its database is restored, and a reconnecting client gets a 409."""
     async with streaming(client) as stream:
         await stream.take(2)
         await administer(own.database_url, "UPDATE tallystick.feed_heads SET position = 1")
@@ -218,7 +218,7 @@ async def test_an_older_database_is_told(client: Client, own: Service) -> None:
 
 
 async def test_the_database_is_away(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A stream outlives it and loses nothing: a browser that were sent away would not come back to a 503."""
+    """A stream outlives a database outage and loses nothing: a browser would not reconnect after a 503."""
     monkeypatch.setattr(event_streams, "AWAY_SECONDS", 0.01)
     failures = 0
     original = Feed.page
@@ -228,7 +228,7 @@ async def test_the_database_is_away(client: Client, monkeypatch: pytest.MonkeyPa
         if failures < 3:
             failures += 1
             raise StoreUnavailableError("away")
-        return await original(self, *arguments, **chosen)  # type: ignore[arg-type]  # as they came
+        return await original(self, *arguments, **chosen)  # type: ignore[arg-type]  # passed on unchanged
 
     async with streaming(client) as stream:
         await stream.take(2)
@@ -242,7 +242,7 @@ async def test_the_database_is_away(client: Client, monkeypatch: pytest.MonkeyPa
 async def test_the_client_goes_away(
     client: Client, own: Service, reset: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A stream ends with its client, with nothing to say about it."""
+    """A stream ends when its client disconnects, and no error is logged."""
     async with connect(own.url) as wire:
         await wire.send(request("GET", PATH, token=client.token))
         await until(lambda: counts(own).count == 1)
@@ -256,7 +256,7 @@ async def test_the_client_goes_away(
 
 
 async def test_who_reads_slowly(client: Client, own: Service, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of what is not taken a few pages are read and no more; then all of it is there, once and in order."""
+    """For a client that does not read, only a few pages are read; then it gets everything, once and in order."""
     text = "x" * 500
     for batch in range(4):
         items = [
@@ -274,7 +274,7 @@ async def test_who_reads_slowly(client: Client, own: Service, monkeypatch: pytes
 
     async def count(self: Feed, *arguments: int, **chosen: object) -> FeedPage:
         nonlocal read
-        page = await original(self, *arguments, **chosen)  # type: ignore[arg-type]  # as they came
+        page = await original(self, *arguments, **chosen)  # type: ignore[arg-type]  # passed on unchanged
         read += len(page.events)
         return page
 

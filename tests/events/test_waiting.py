@@ -24,24 +24,24 @@ from tests.support.postgres import administer
 from tests.support.service import Service, in_process
 from tests.support.waiting import until
 
-# Readers that wait each for an account of its own.
+# Readers that each wait for another account.
 READERS = 300
-# Of thousands that come: more at once would be overload.
+# Connections opened at a time; more would count as overload.
 AT_ONCE = 250
-# Looks at the newest positions: a second of them.
+# How many looks at the newest positions the test waits for: a second's worth.
 LOOKS = 40
 
 
 @pytest.fixture
 async def pair(database_url: str) -> AsyncIterator[tuple[Service, Service]]:
-    """Two workers, as it were, on a database of this test alone, and a relay."""
+    """Two services, like two workers, on the test's own database, and a relay."""
     async with in_process(database_url) as one, in_process(database_url) as other, relaying(database_url):
         yield one, other
 
 
 @pytest.fixture
 async def reader(pair: tuple[Service, Service], ledger: str) -> Client:
-    """A client of the first one, in a ledger with `world` and `alice`, all of whose events it has read."""
+    """A client of the first service, in a ledger with `world` and `alice`, whose events it has read."""
     client = await pair[0].client(ledger)
     await client.open("world", floor=None)
     await client.open("alice")
@@ -51,13 +51,13 @@ async def reader(pair: tuple[Service, Service], ledger: str) -> Client:
 
 @pytest.fixture
 async def writer(pair: tuple[Service, Service], ledger: str) -> Client:
-    """A client of the second one."""
+    """A client of the second service."""
     return await pair[1].client(ledger)
 
 
 @pytest.fixture
 def reads(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
-    """How often each statement was read with."""
+    """How often each statement has been used to read."""
     counted: Counter[str] = Counter()
     original = Database.read
 
@@ -77,24 +77,24 @@ def reads(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
 
 
 def app_of(service: Service) -> App:
-    """Return the parts of a service."""
+    """Return the app of a service."""
     assert service.app is not None
     return service.app
 
 
 async def reached(client: Client, position: int) -> bool:
-    """Whether the ledger of a client has an event at a position."""
+    """Return whether the client's ledger has reached a position."""
     return (await client.get(f"/v1/events?after={position}")).status == 200
 
 
 def positions(answer: Answer) -> tuple[list[int], int]:
-    """Return the positions of a page's events, and where it says to read on."""
+    """Return the positions of a page's events, and the position to continue from."""
     assert answer.status == 200, answer
     return [event["position"] for event in answer.json["data"]], answer.json["next_after"]
 
 
 async def wait_for(service: Service, *asked: Awaitable[Answer]) -> "list[asyncio.Task[Answer]]":
-    """Send requests, and return when as many more wait as there are."""
+    """Send requests, and return once all of them are waiting."""
     counts = app_of(service).waiting
     before = counts.count
     tasks = [asyncio.ensure_future(one) for one in asked]
@@ -124,7 +124,7 @@ async def test_what_ends_it(
     query: str,
     act: Callable[[Client], Awaitable[Answer]],
 ) -> None:
-    """A read that waits is answered with what another worker has written, once that can be read."""
+    """A waiting read is answered with another worker's write, once that can be read."""
     [waiting] = await wait_for(pair[0], reader.get(f"/v1/events?after=2&wait=30{query}"))
     await act(writer)
     assert positions(await waiting) == ([3], 3)
@@ -133,7 +133,7 @@ async def test_what_ends_it(
 async def test_what_is_not_chosen_does_not_end_it(
     pair: tuple[Service, Service], reader: Client, writer: Client, reads: Counter[str]
 ) -> None:
-    """Others' events pass by without a read of their own for anybody, and the answer goes on behind them."""
+    """Events that do not match cause no read for any waiter, and its answer continues after them."""
     queries = [f"account=account-{number}" for number in range(READERS)] + ["type=account.closed", "account=alice"]
     tasks = await wait_for(pair[0], *[reader.get(f"/v1/events?after=2&wait=30&{query}") for query in queries])
     reads.clear()
@@ -144,21 +144,21 @@ async def test_what_is_not_chosen_does_not_end_it(
     assert reads["event_page_of_account"] == 0
     await writer.transfer("world", "alice", 5)
     assert positions(await tasks[-1]) == ([5], 5)
-    # One look for all, and the read of the one whose event it was; the test itself has asked too.
+    # One look for all, and the read for the matching waiter; the test itself has polled too.
     assert reads["event_page_of_account"] <= 2
     assert waiting_at(pair[0], 5) == len(tasks) - 1
-    # Those left are told where to go on.
+    # The remaining waiters are told where to continue.
     app_of(pair[0]).readings.heads.drain()
     assert {positions(await task)[1] for task in tasks[:-1]} == {5}
 
 
 def all_wait_at(service: Service, position: int, number: int) -> bool:
-    """Whether so many wait for something behind a position."""
+    """Return whether this many requests wait at a position."""
     return waiting_at(service, position) == number
 
 
 def waiting_at(service: Service, position: int) -> int:
-    """Return how many wait for something behind a position."""
+    """Return how many requests wait at a position."""
     ledgers = app_of(service).readings.heads._ledgers.values()
     return sum(waiter.position == position for ledger in ledgers for waiter in ledger.waiters)
 
@@ -166,7 +166,7 @@ def waiting_at(service: Service, position: int) -> int:
 async def test_more_news_than_are_told_apart_are_read_by_each(
     pair: tuple[Service, Service], reader: Client, writer: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Where much happens at once, those who wait for some of it look themselves; who finds nothing waits on."""
+    """If too much happens at once to tell waiters apart, each of them reads; one that finds nothing keeps waiting."""
     monkeypatch.setattr(heads, "SHARED_MAX", 1)
     asked = [reader.get(f"/v1/events?after=2&wait=30&account={name}") for name in ("nobody", "c")]
     left, found = await wait_for(pair[0], *asked)
@@ -181,7 +181,7 @@ async def test_more_news_than_are_told_apart_are_read_by_each(
 async def test_its_key_is_revoked(
     pair: tuple[Service, Service], reader: Client, writer: Client, ledger: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Who has waited is told nothing once its key is good no more; others are."""
+    """A waiting reader whose key was revoked gets no event; others do."""
     monkeypatch.setattr(keys, "CACHE_SECONDS", 0.0)
     doomed = await pair[0].client(ledger)
     assert doomed.token is not None
@@ -194,7 +194,7 @@ async def test_its_key_is_revoked(
 
 
 async def test_nothing_came(pair: tuple[Service, Service], reader: Client) -> None:
-    """After the time that was asked for the answer is an empty page, and none that took long; nobody looks then."""
+    """After the requested wait the answer is an empty page, which does not count as slow, and the looks stop."""
     durations = app_of(pair[0]).tallies.requests["GET", "/v1/events", 200]
     before = durations.total
     assert positions(await reader.get("/v1/events?after=2&wait=1")) == ([], 2)
@@ -209,7 +209,7 @@ async def test_nothing_came(pair: tuple[Service, Service], reader: Client) -> No
 async def test_a_crowd_costs_nearly_nothing(
     pair: tuple[Service, Service], reader: Client, writer: Client, reads: Counter[str]
 ) -> None:
-    """Five thousand wait without a place or a connection; looks and reads are for all of them; one more is refused."""
+    """Five thousand wait without places or connections, and share looks and reads; one more is refused."""
     app = app_of(pair[0])
     asked = request("GET", "/v1/events?after=2&wait=30", token=reader.token)
     async with AsyncExitStack() as stack:
@@ -219,7 +219,7 @@ async def test_a_crowd_costs_nearly_nothing(
                 wires.append(await stack.enter_async_context(connect(reader.url)))
                 await wires[-1].send(asked)
             await until(lambda: app.waiting.count == len(wires))
-        # Where somebody waits already, who comes later finds nothing to read.
+        # If others already wait, a later reader needs no read.
         assert reads["event_page"] <= AT_ONCE
         assert (await reader.get("/v1/events?after=2&wait=30")).status == 503
         admission = app.server.pipeline.admission
@@ -241,7 +241,7 @@ async def test_a_crowd_costs_nearly_nothing(
 async def test_there_may_be_so_many(
     pair: tuple[Service, Service], reader: Client, ledger: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One ledger may have so many waiting, and all ledgers so many; one on top is a 503, unless it need not wait."""
+    """Waiting reads of a ledger and of all ledgers are limited; one more is a 503, unless it need not wait."""
     other = await pair[0].client(f"{ledger}-other")
     monkeypatch.setattr(streams, "WAITING_OF_LEDGER_MAX", 1)
     [first] = await wait_for(pair[0], reader.get("/v1/events?after=2&wait=30"))
@@ -261,7 +261,7 @@ async def test_there_may_be_so_many(
 
 @pytest.mark.parametrize("closing", [False, True], ids=["kept alive", "to be closed"])
 async def test_the_client_goes_away(pair: tuple[Service, Service], reader: Client, closing: bool) -> None:
-    """Nobody waits for a client that has left."""
+    """The wait ends when the client disconnects."""
     app = app_of(pair[0])
     lines = ["Connection: close"] if closing else []
     async with connect(reader.url) as wire:
@@ -274,7 +274,7 @@ async def test_the_client_goes_away(pair: tuple[Service, Service], reader: Clien
 
 @pytest.mark.parametrize("closing", [False, True], ids=["kept alive", "to be closed"])
 async def test_the_worker_ends(pair: tuple[Service, Service], reader: Client, closing: bool) -> None:
-    """Who waits is answered at once and told to come back on another connection, and so is who asks then."""
+    """When the worker stops, waiting and new reads are answered at once, and their connections close."""
     app = app_of(pair[0])
     lines = ["Connection: close"] if closing else []
     asked = request("GET", "/v1/events?after=2&wait=30", *lines, token=reader.token)
@@ -291,7 +291,7 @@ async def test_the_worker_ends(pair: tuple[Service, Service], reader: Client, cl
 
 
 async def test_an_older_database_is_told(pair: tuple[Service, Service], reader: Client, postgres_url: str) -> None:
-    """A database restored from an older copy has lost what its readers know: they hear it and do not wait for ever."""
+    """After a restore from an older copy, waiting readers get a 409 instead of waiting for ever."""
     queries = ("", "&account=alice")
     tasks = await wait_for(pair[0], *[reader.get(f"/v1/events?after=2&wait=30{query}") for query in queries])
     await administer(pair[0].database_url, "UPDATE tallystick.feed_heads SET position = 1")
@@ -304,7 +304,7 @@ async def test_an_older_database_is_told(pair: tuple[Service, Service], reader: 
 async def test_the_database_is_away(
     pair: tuple[Service, Service], reader: Client, writer: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Looks that fail are made again: who waits waits on, and is woken when the database is back."""
+    """Failed looks are repeated: a waiter keeps waiting, and is woken once the database is back."""
     monkeypatch.setattr(heads, "AWAY_SECONDS", 0.01)
     failures = 0
     original = Feed.heads

@@ -1,4 +1,4 @@
-"""Requests that are no HTTP, and requests that are HTTP and wrong, each with a mark in the part that is wrong."""
+"""Requests that are not HTTP, and HTTP requests with an error, each with a mark in the wrong part."""
 
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -6,7 +6,7 @@ from typing import NamedTuple
 from server.http.cursors import write_cursor
 from tests.input.wire import request
 
-# Stands for whatever a caller would not want to see again.
+# Stands for any text that must not be repeated in an answer.
 MARK = "mark-that-is-told-nobody"
 JSON = "Content-Type: application/json"
 TRANSFER = b'{"source":"world","destination":"alice","amount":1,"currency":"EUR"}'
@@ -14,7 +14,7 @@ KEY = "never-bound"
 
 
 class Refused(NamedTuple):
-    """A request that is HTTP, and the status and code it is refused with."""
+    """An HTTP request with an error, and the status and code of its refusal."""
 
     data: bytes
     status: int
@@ -22,7 +22,7 @@ class Refused(NamedTuple):
 
 
 def malformed(token: str, mark: str) -> dict[str, bytes]:
-    """Return bytes that are not the HTTP of this server."""
+    """Return bytes that are not HTTP as this server accepts it."""
     secret = mark.encode()
 
     def get(*lines: str | bytes) -> bytes:
@@ -245,7 +245,7 @@ def _queries(token: str, mark: str) -> Iterator[tuple[str, Refused]]:
 
 
 def refused(token: str, mark: str) -> dict[str, Refused]:
-    """Return requests that are HTTP and are refused."""
+    """Return HTTP requests that are refused."""
     found: dict[str, Refused] = {}
     for table in (_bodies, _credentials, _targets, _queries):
         for name, entry in table(token, mark):

@@ -1,4 +1,4 @@
-"""Values that JSON does not allow, and values that JSON allows and the contract does not, as tests take them."""
+"""Values that JSON does not allow, and values that JSON allows but the contract does not, as test parameters."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""A ledger for each file of these tests, and a look at all that it holds."""
+"""Fixtures: one ledger for each test file, with a way to read all of its rows."""
 
 import itertools
 from collections.abc import AsyncIterator
@@ -15,12 +15,11 @@ _books = itertools.count(1)
 
 class Book:
     """
-    A ledger with the accounts `world` (no floor), `alice` and `bob`, and all of its rows.
+    A ledger with the accounts `world` (no floor), `alice` and `bob`, and access to all of its rows.
 
     Args:
         client: With an admin key of the ledger.
-
-        connection: To the database, past the service.
+        connection: A direct connection to the database.
     """
 
     def __init__(self, client: Client, connection: "asyncpg.Connection[asyncpg.Record]", name: str) -> None:
@@ -29,7 +28,7 @@ class Book:
         self._name = name
 
     async def rows(self) -> tuple[list[Any], list[Any]]:
-        """Return all rows of accounts and the keys of all transfers, refused ones too."""
+        """Return all rows of accounts, and the keys of all transfers, refused ones too."""
         accounts = await self._connection.fetch(
             "SELECT a::text FROM tallystick.accounts AS a JOIN tallystick.ledgers AS l ON l.id = ledger_id"
             " WHERE name = $1 ORDER BY a.id",
@@ -45,7 +44,7 @@ class Book:
 
 @pytest.fixture(scope="module")
 async def book(service: Service) -> AsyncIterator[Book]:
-    """A ledger of the tests of one file, which need not run one after the other."""
+    """A ledger that the tests of one file share."""
     name = f"input-{next(_books)}"
     client = await service.client(name)
     assert (await client.open("world", floor=None)).status == 201

@@ -1,4 +1,4 @@
-"""Where JSON comes in: every place that takes an object, and every spot in it that takes a number or a text."""
+"""The places where JSON is accepted: every request with an object, and every number and text in it."""
 
 from collections.abc import Iterator
 from typing import Any, NamedTuple
@@ -10,9 +10,9 @@ HOLE = "\x01"
 
 class Place(NamedTuple):
     """
-    A place that takes a JSON object.
+    A request that takes a JSON object.
 
-    `members` are those of a valid object, as JSON text. A bulk wraps the object; `pointer` is where it then stands.
+    `members` are those of a valid object, as JSON text. A bulk wraps the object; `pointer` is its position there.
     """
 
     name: str
@@ -29,13 +29,13 @@ class Place(NamedTuple):
         return self.wrap.replace(HOLE, "{" + ",".join([*members, *([extra] if extra else [])]) + "}")
 
     async def send(self, client: Client, body: bytes, key: str) -> Answer:
-        """Send *body* to this place, under an idempotency key where one is taken."""
+        """Send *body* to this place, with an idempotency key if the route takes one."""
         headers = {"Idempotency-Key": key} if self.path == "/v1/transfers" else {}
         return await client.send(self.method, self.path, raw=body, headers=headers)
 
 
 class Spot(NamedTuple):
-    """A value within a place: the member it stands in, with a hole for it, and the pointer that names it."""
+    """A value within a place: its member, with a hole for the value, and its pointer."""
 
     place: Place
     member: str
@@ -43,11 +43,11 @@ class Spot(NamedTuple):
 
     @property
     def id(self) -> str:
-        """What a test calls it."""
+        """The name that tests use."""
         return f"{self.place.name}{self.pointer.replace('/', ' ')}"
 
     def body(self, value: bytes) -> bytes:
-        """Return the valid body with *value*, JSON text, put in this spot."""
+        """Return the valid body with *value*, a JSON text, in this spot."""
         name = self.member.split('"')[1]
         return self.place.body(without=name, extra=self.member).encode().replace(HOLE.encode(), value)
 
@@ -91,7 +91,7 @@ _ACCOUNTS = (ACCOUNT, ACCOUNT_ITEM, PATCH)
 
 
 def _spots(places: tuple[Place, ...], *members: str) -> Iterator[Spot]:
-    """Make spots of `name` and `outer/inner`, in each of the places that can have them."""
+    """Make spots for `name` or `outer/inner` in each place."""
     for place in places:
         for member in members:
             outer, _, inner = member.partition("/")
@@ -122,7 +122,7 @@ TEXTS = (*IDS, *CURRENCIES, *KEYS, *FREE_TEXTS, *METADATA)
 
 
 def refusal(answer: Answer) -> Any:
-    """Return the problem of the whole request, or that of its only item."""
+    """Return the problem of the request, or of its only item."""
     document = answer.json
     if answer.status == 200:
         (item,) = document["results"]

@@ -1,4 +1,4 @@
-"""Bodies as they arrive: too large, in pieces, too slow, unannounced, or from a client that has gone."""
+"""How bodies arrive: too large, in pieces, too slowly, without a length, or from a client that disconnects."""
 
 import asyncio
 import socket
@@ -18,7 +18,7 @@ CHUNKED = "Transfer-Encoding: chunked"
 
 @pytest.fixture
 async def funded(client: Client) -> Client:
-    """A client of a ledger with the accounts that TRANSFER names."""
+    """A client of a ledger with the accounts in TRANSFER."""
     await client.open("world", floor=None)
     await client.open("alice")
     return client
@@ -31,13 +31,13 @@ def chunks(body: bytes, size: int = 16_000) -> bytes:
 
 
 def post(client: Client, *lines: str, key: str, target: str = "/v1/transfers") -> bytes:
-    """Return the head of a POST of JSON, with a key where one is taken."""
+    """Return the head of a POST of JSON, with a key if the route takes one."""
     keyed = (f"Idempotency-Key: {key}",) if target == "/v1/transfers" else ()
     return request("POST", target, JSON, *keyed, *lines, token=client.token)
 
 
 async def unbound(client: Client, key: str) -> bool:
-    """Tell whether a key is free and no money has moved."""
+    """Return whether a key is free and no money has moved."""
     answer = await client.get(f"/v1/idempotency-keys/{key}")
     return answer.status == 404 and await client.balance("alice") == 0
 
@@ -53,7 +53,7 @@ async def unbound(client: Client, key: str) -> bool:
     ],
 )
 async def test_one_byte_over_the_limit_is_refused(funded: Client, target: str, limit: int, framing: str) -> None:
-    """A body over its limit is refused with 413, however it is framed, and binds nothing."""
+    """A body over its limit is refused with 413, with a length or in chunks, and binds no key."""
     key = new_key()
     body = TRANSFER.ljust(limit + 1)
     length = f"Content-Length: {limit + 1}"
@@ -72,7 +72,7 @@ async def test_one_byte_over_the_limit_is_refused(funded: Client, target: str, l
 
 @pytest.mark.parametrize("framing", ["with its length", "in chunks", "in chunks of one byte"])
 async def test_a_body_of_exactly_the_limit_is_taken(funded: Client, framing: str) -> None:
-    """64 KiB are a body, 1 MiB is a bulk, in whatever pieces they come."""
+    """A body of exactly 64 KiB and a bulk of exactly 1 MiB are accepted, in pieces of any size."""
     bulk = places.TRANSFER_ITEM.body().encode()
     for target, body, limit in (
         ("/v1/transfers", TRANSFER, BODY_MAX_BYTES),
@@ -93,7 +93,7 @@ async def test_a_body_of_exactly_the_limit_is_taken(funded: Client, framing: str
 
 
 async def test_a_body_may_come_slowly_in_pieces(funded: Client) -> None:
-    """A request cut anywhere, in its head or body, is the same request once it is whole."""
+    """A request that arrives in small pieces of head and body is the same request."""
     data = post(funded, f"Content-Length: {len(TRANSFER)}", key="slow") + TRANSFER
     async with connect(funded.url) as wire:
         for start in range(0, len(data), 7):
@@ -111,7 +111,7 @@ async def test_a_body_may_come_slowly_in_pieces(funded: Client) -> None:
 async def test_a_body_that_does_not_come_is_given_up(
     funded: Client, monkeypatch: pytest.MonkeyPatch, framing: str, place: places.Place
 ) -> None:
-    """A body that stalls past its deadline is no fault of its meaning: 408, to be sent again under the same key."""
+    """A body that stalls past its deadline is a 408, and can be sent again under the same key."""
     monkeypatch.setattr("server.http.wire.body.BODY_DEADLINE_SECONDS", 0.1)
     key = new_key()
     body = place.body().encode().ljust(40)
@@ -132,7 +132,7 @@ async def test_a_body_that_does_not_come_is_given_up(
         assert (response.status, response.json["code"]) == (408, "request_timeout")
         assert (response.json["outcome"], response.json["retry"]) == ("not_applied", "same_key")
         assert response.headers["connection"] == "close"
-        # Closing takes two seconds each time, and is the same for all.
+        # The close takes two seconds and is always the same, so it is checked once.
         assert (place, framing) != (places.TRANSFER, "announced") or await wire.receive() is None
     assert await unbound(funded, key)
     again = await place.send(funded, body, key)
@@ -144,7 +144,7 @@ async def test_a_body_that_does_not_come_is_given_up(
 async def test_a_head_that_does_not_come_is_given_up(
     service: Service, monkeypatch: pytest.MonkeyPatch, start: bytes, before: bool
 ) -> None:
-    """A connection that never completes a head ends: with a 408 where a request had begun, else without a word."""
+    """A connection that never completes a head is closed, with a 408 if a request had begun."""
     monkeypatch.setattr("server.http.wire.protocol.HEAD_DEADLINE_SECONDS", 0.4)
     for module in ("protocol", "server"):
         monkeypatch.setattr(f"server.http.wire.{module}.KEEPALIVE_SECONDS", 1.0)
@@ -170,7 +170,7 @@ async def test_a_head_that_does_not_come_is_given_up(
 
 
 async def expect(wire: Wire, head: bytes) -> int:
-    """Send a head that expects 100-continue, and return the status that comes before any body."""
+    """Send a head that expects 100-continue, and return the status that comes before the body."""
     await wire.send(head)
     response = await wire.receive()
     assert response is not None
@@ -178,7 +178,7 @@ async def expect(wire: Wire, head: bytes) -> int:
 
 
 async def test_a_body_is_asked_for_only_when_it_is_wanted(funded: Client) -> None:
-    """`Expect: 100-continue` is answered by 100 when the body will be read, else by the refusal at once."""
+    """`Expect: 100-continue` is answered by 100 if the body will be read, else by the refusal at once."""
     lines = ("Expect: 100-continue", f"Content-Length: {len(TRANSFER)}")
     async with connect(funded.url) as wire:
         assert await expect(wire, post(funded, *lines, key="expecting")) == 100
@@ -199,7 +199,7 @@ async def test_a_body_is_asked_for_only_when_it_is_wanted(funded: Client) -> Non
 async def test_a_client_that_leaves_within_its_body_moves_nothing(
     funded: Client, sent: float, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Half a request is no request, and nobody is told of a failure."""
+    """A client that disconnects within its body moves nothing, and no error is logged."""
     data = post(funded, f"Content-Length: {len(TRANSFER)}", key="left") + TRANSFER
     async with connect(funded.url) as wire:
         await wire.send(data[: int(len(data) * sent)])
@@ -210,7 +210,7 @@ async def test_a_client_that_leaves_within_its_body_moves_nothing(
 
 
 async def test_a_client_that_leaves_before_the_answer_is_served_once(funded: Client) -> None:
-    """What a client sent whole and did not wait for is posted once, and the retry says so."""
+    """A complete request whose client does not wait for the answer is posted once, and its retry is a replay."""
     for number in range(20):
         data = post(funded, f"Content-Length: {len(TRANSFER)}", key=f"gone-{number}") + TRANSFER
         async with connect(funded.url) as wire:
@@ -225,7 +225,7 @@ async def test_a_client_that_leaves_before_the_answer_is_served_once(funded: Cli
 
 
 async def test_a_slow_reader_holds_up_nobody_else(funded: Client) -> None:
-    """A client that does not read its answers waits alone, and finds all of them when it reads."""
+    """A client that does not read its answers delays no other client, and gets all of them once it reads."""
     count = 1_500
     link = socket.socket()
     link.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)

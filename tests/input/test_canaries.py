@@ -1,4 +1,4 @@
-"""What callers send and settings hold stays out of all that operators are shown, however a request fails."""
+"""However a request fails, callers' data and settings stay out of logs, metrics, admin pages and traces."""
 
 import re
 import tempfile
@@ -25,19 +25,19 @@ from tests.support.valkey import OwnValkey
 from tests.support.waiting import until
 from tests.telemetry.collector import Collector, collecting
 
-# One of each thing that a caller or an operator names in confidence.
+# One example of each confidential value of a caller or an operator.
 ACCOUNT = "canary-account"
 SECRETS = {
     name: f"canary-{name}"
     for name in ("key", "description", "metadata", "reference", "header", "query", "body", "path", "mark", "method")
 }
 PASSWORDS = ("canary-of-postgres", "canary-of-redis")
-# One request in a day.
+# One request a day.
 LITTLE = KeyLimit(1, 86_400, 1, 5)
 
 
 class Watched(NamedTuple):
-    """A server that logs all it can, what it runs on, and who takes its traces."""
+    """A server with its most verbose log, its two stores, and the collector of its traces."""
 
     server: ServerProcess
     postgres: OwnPostgres
@@ -47,14 +47,14 @@ class Watched(NamedTuple):
 
 @pytest.fixture
 def folder() -> Iterator[Path]:
-    """A short path."""
+    """A folder with a short path, for the socket."""
     with tempfile.TemporaryDirectory(prefix="ts-") as path:
         yield Path(path)
 
 
 @pytest.fixture
 async def watched(folder: Path, own_postgres: OwnPostgres, tmp_path: Path) -> AsyncIterator[Watched]:
-    """Every request is slow and sampled and traced; the first batch of transfers fails."""
+    """A server that logs, samples and traces every request as slow, and whose first batch of transfers fails."""
     postgres = own_postgres
     redis = OwnValkey(folder, requirepass=PASSWORDS[1])
     redis.start()
@@ -82,7 +82,7 @@ async def watched(folder: Path, own_postgres: OwnPostgres, tmp_path: Path) -> As
 
 
 async def fail_in_every_way(clients: dict[str, Client]) -> list[Answer]:
-    """Send what is answered with each status that there is while all stores are well."""
+    """Send requests for every status that occurs while both stores work."""
     admin = clients["admin"]
     fields = {"description": SECRETS["description"], "reference": SECRETS["reference"]}
     labels: dict[str, Any] = {"metadata": {SECRETS["metadata"]: SECRETS["metadata"]}}
@@ -91,7 +91,7 @@ async def fail_in_every_way(clients: dict[str, Client]) -> list[Answer]:
         await admin.open("world", floor=None),
         await admin.open(ACCOUNT, **labels),
         await admin.open(ACCOUNT, "USD"),
-        # The first fails, and its key is still free.
+        # The first attempt fails and leaves its key free.
         await admin.transfer("world", ACCOUNT, 1, SECRETS["key"], **fields, **labels),
         await admin.transfer("world", ACCOUNT, 1, SECRETS["key"], **fields, **labels),
         await admin.transfer("world", ACCOUNT, 1, SECRETS["key"], **fields, **labels),
@@ -126,14 +126,14 @@ async def shown(watched: Watched) -> dict[str, str]:
 
 
 def assert_silent(pages: dict[str, str], secrets: list[str]) -> None:
-    """Fail on a page that shows a secret; accounts are named at one place only."""
+    """Fail if a page shows a secret; accounts may be named only in /hot-accounts."""
     for page, text in pages.items():
         assert [secret for secret in secrets if secret.lower() in text.lower()] == [], page
         assert page == "/hot-accounts" or ACCOUNT not in text, page
 
 
 async def test_no_canary_is_shown(watched: Watched) -> None:
-    """After every status, with both stores killed and back, no log line, metric, page or trace holds what was sent."""
+    """After every status, and after both stores were killed, no log line, metric, page or trace shows a secret."""
     server, postgres, redis, collector = watched
     tokens = {role: await make_key(postgres.database_url, "canaries", role) for role in ("admin", "read")}
     tokens["revoked"] = await make_key(postgres.database_url, "canaries")
@@ -178,7 +178,7 @@ async def test_no_canary_is_shown(watched: Watched) -> None:
 
 
 def assert_one_line_each(lines: list[dict[str, str]]) -> None:
-    """Fail where a request has two lines, or a line has fields that nobody has thought of."""
+    """Fail if a request has two lines, or a line has an unknown field."""
     told = [line for line in lines if line["event"] == "request"]
     assert told
     assert max(Counter(line["request_id"] for line in told).values()) == 1
@@ -188,5 +188,5 @@ def assert_one_line_each(lines: list[dict[str, str]]) -> None:
         *("total_ms", "gate_ms", "lane_ms", "database_ms"),
     }
     assert {name for line in told for name in line} <= known
-    # A caller's own id is shown only where it is sane.
+    # A caller's own id is logged only if it is well-formed.
     assert all(re.fullmatch(r"[A-Za-z0-9._:-]{1,64}", line["request_id"]) for line in told)

@@ -1,4 +1,4 @@
-"""Input that nobody thought of: whatever bytes come, no answer is 5xx, no connection hangs, no error is logged."""
+"""Random input: whatever bytes come, no answer is 5xx, no connection hangs, and no error is logged."""
 
 import asyncio
 import json
@@ -18,11 +18,11 @@ from tests.input.places import BODIES, OBJECTS, Place
 from tests.input.wire import HANG_SECONDS, Wire, connect, parse_head, request
 from tests.support.client import new_key
 
-# Seconds in which an answer comes, if one comes before the sender has finished.
+# Seconds to wait for an answer before the sender finishes.
 ANSWER_SECONDS = 0.02
 
-# The seed is fixed: a run that fails, fails again. No deadline: an example is a request over a socket, and the machine
-# may be busy. `too_slow` counts the same time.
+# The seed is fixed, so that a failing run can be repeated. There is no deadline, because an example is a request over a
+# socket and the machine may be busy; `too_slow` measures the same time.
 FUZZ = settings(
     derandomize=True, max_examples=200, database=None, deadline=None, suppress_health_check=[HealthCheck.too_slow]
 )
@@ -32,7 +32,7 @@ STATUS = re.compile(rb"HTTP/1\.1 ([0-9]{3}) ")
 
 @pytest.fixture(autouse=True)
 def quiet() -> Iterator[None]:
-    """Nothing is logged as an error while the test runs, and the loop has nothing to complain of."""
+    """Fail if anything is logged as an error during the test."""
     records: list[logging.LogRecord] = []
     handler = logging.Handler(logging.ERROR)
     handler.emit = records.append  # type: ignore[assignment]  # the shortest way to keep records
@@ -43,7 +43,7 @@ def quiet() -> Iterator[None]:
 
 
 async def send(book: Book, place: Place, body: bytes) -> int:
-    """Send a body to a place and return the status; a wrong one must be a problem that bound nothing."""
+    """Send a body to a place and return the status; an error must be a problem, and 400, 413 and 415 bind no key."""
     key = new_key()
     answer = await place.send(book.client, body, key)
     assert answer.status < 500, (place.name, body, answer)
@@ -55,7 +55,7 @@ async def send(book: Book, place: Place, body: bytes) -> int:
 
 
 async def statuses(book: Book, data: bytes) -> list[int]:
-    """Send *data*, wait a moment, end the sending side, and return the statuses of all answers; the end must come."""
+    """Send *data*, wait a moment, end the sending side, and return all statuses once the connection has ended."""
     received = bytearray()
 
     async def receive(wire: Wire) -> None:
@@ -133,7 +133,7 @@ mutations = st.lists(
 
 
 def mutated(data: bytes, changes: list[tuple[str, int, bytes]]) -> bytes:
-    """Return *data* with each change made at its place."""
+    """Return *data* with each change made at its position."""
     for what, where, piece in changes:
         at = where % (len(data) + 1)
         end = at + len(piece)
@@ -150,14 +150,14 @@ def mutated(data: bytes, changes: list[tuple[str, int, bytes]]) -> bytes:
 @FUZZ
 @given(place=st.sampled_from(BODIES), body=st.binary(max_size=200))
 async def test_any_bytes_are_no_body(book: Book, place: Place, body: bytes) -> None:
-    """Bytes at random are refused with 400."""
+    """Random bytes are refused with 400."""
     assert await send(book, place, body) == 400
 
 
 @FUZZ
 @given(place=st.sampled_from((*OBJECTS, *BODIES)), changes=mutations)
 async def test_a_damaged_body_is_answered(book: Book, place: Place, changes: list[tuple[str, int, bytes]]) -> None:
-    """A valid body with some bytes changed is taken or refused, never failed on."""
+    """A valid body with some bytes changed is accepted or refused, without a failure."""
     await send(book, place, mutated(place.body(extra='"metadata":{"k":"v"}').encode(), changes))
 
 
@@ -192,7 +192,7 @@ _names = st.sampled_from(
 async def test_any_values_in_known_fields_are_answered(
     book: Book, place: Place, members: dict[str, object], keep: bool, ascii_only: bool
 ) -> None:
-    """Any JSON, and what Python takes for JSON, in any field: taken or refused, never failed on."""
+    """Any JSON in any field, and what Python accepts as JSON, is accepted or refused, without a failure."""
     own = {name: json.loads(text) for name, text in place.members.items()} if keep else {}
     text = json.dumps({**own, **members}, ensure_ascii=ascii_only)
     await send(book, place, place.wrap.replace(places.HOLE, text).encode(errors="surrogatepass"))
@@ -229,7 +229,7 @@ _bytes = st.binary(max_size=40).map(quote_from_bytes)
     ),
 )
 async def test_any_target_is_answered(book: Book, template: str, texts: list[str]) -> None:
-    """Any path and query is answered without failing."""
+    """Any path and query is answered without a failure."""
     first, second = texts
     target = template.replace("§", first, 1).replace("§", second)
     await statuses(book, request("GET", target, token=book.client.token))
@@ -255,7 +255,7 @@ async def test_any_target_is_answered(book: Book, template: str, texts: list[str
     method=st.sampled_from(("GET", "POST", "PATCH", "HEAD")),
 )
 async def test_any_header_is_answered(book: Book, field: str, value: bytes, method: str) -> None:
-    """Any value of a header the service looks at, line breaks too, is answered without failing."""
+    """Any value of a header that the service reads, line breaks included, is answered without a failure."""
     target = "/v1/transfers" if method == "POST" else "/v1/accounts/alice"
     data = request(method, target, field.encode() + b": " + value, JSON, body=TRANSFER, token=book.client.token)
     await statuses(book, data)
@@ -264,7 +264,7 @@ async def test_any_header_is_answered(book: Book, field: str, value: bytes, meth
 @FUZZ
 @given(data=st.binary(min_size=1, max_size=400))
 async def test_any_bytes_are_no_request(book: Book, data: bytes) -> None:
-    """Bytes at random are answered with 400 or not at all, and the connection ends."""
+    """Random bytes on a connection are answered with 400 or not at all, and the connection ends."""
     assert set(await statuses(book, data)) <= {400}
 
 
@@ -282,7 +282,7 @@ _requests = [
 async def test_a_damaged_request_is_answered_or_ended(
     book: Book, data: bytes, changes: list[tuple[str, int, bytes]], valid_key: bool
 ) -> None:
-    """A request with some bytes changed is answered without failing, or its connection ends."""
+    """A request with some bytes changed is answered without a failure, or its connection ends."""
     if valid_key:
         assert book.client.token is not None
         data = data.replace(b"Authorization: Bearer ", b"Authorization: Bearer " + book.client.token.encode())

@@ -1,4 +1,4 @@
-"""Clients that go away: what they sent whole is done once or not at all, and what they held is given back."""
+"""Clients that disconnect: their complete requests are done once or not at all, and their resources are freed."""
 
 import asyncio
 from functools import partial
@@ -18,7 +18,7 @@ WAYS = pytest.mark.parametrize("reset", [False, True], ids=["closed", "reset"])
 
 
 async def leave(wire: Wire, hot: Hot, *, reset: bool) -> None:
-    """Go away, and return when the server knows."""
+    """Disconnect, and return once the server has noticed."""
     before = hot.server.open_connections.count
     if reset:
         wire.writer.transport.abort()
@@ -33,7 +33,7 @@ async def leave(wire: Wire, hot: Hot, *, reset: bool) -> None:
 async def test_gone_within_a_request(
     hot: Hot, stage: str, before: int, reset: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """What has not come whole is not done, and nobody is told of a failure."""
+    """An incomplete request is not done, and no error is logged."""
     key = new_key()
     whole = hot.post(key)
     part = {
@@ -56,7 +56,7 @@ async def test_gone_within_a_request(
 
 @WAYS
 async def test_gone_while_the_posting_runs(hot: Hot, reset: bool) -> None:
-    """A posting that Postgres has is done once, whoever waits for it; those sent ahead behind it are not done."""
+    """A running posting is done once although its client disconnects; requests pipelined behind it are not done."""
     before = await hot.client.balance("alice")
     key, behind = new_key(), new_key()
     database_url = hot.service.database_url
@@ -64,7 +64,7 @@ async def test_gone_while_the_posting_runs(hot: Hot, reset: bool) -> None:
         await wire.send(hot.post(key) + hot.post(behind))
         await until(partial(somebody_waits, database_url))
         await leave(wire, hot, reset=reset)
-        # It waits for the locked account, without a place.
+        # The posting waits for the locked account, without a place.
         await hot.counted()
         assert len(hot.server.pipeline.running) == 1
     await hot.quiet()
@@ -77,7 +77,7 @@ async def test_gone_while_the_posting_runs(hot: Hot, reset: bool) -> None:
 
 @WAYS
 async def test_gone_while_the_gate_is_asked(hot: Hot, reset: bool) -> None:
-    """A read whose client has left ends; a posting that was there whole is done once or not at all."""
+    """When a client disconnects, its read ends; its complete posting is done once or not at all."""
     before = await hot.client.balance("alice")
     key = new_key()
     for data, counts in ((hot.get(), (1, 0)), (hot.get("nobody"), (1, 0)), (hot.post(key), (0, 1))):
@@ -95,7 +95,7 @@ async def test_gone_while_the_gate_is_asked(hot: Hot, reset: bool) -> None:
 async def test_gone_while_waiting_for_a_place(
     hot: Hot, monkeypatch: pytest.MonkeyPatch, reset: bool, whole: bool
 ) -> None:
-    """Who leaves before there is a place is not served; its place goes to the next."""
+    """A client that disconnects while it waits for a place is not served; the next one gets the place."""
     monkeypatch.setattr(admission, "RUNNING_MAX", 1)
     monkeypatch.setattr(admission, "WAIT_SECONDS", 60.0)
     keys = [new_key() for _ in range(3)]
@@ -118,7 +118,7 @@ async def test_gone_while_waiting_for_a_place(
 
 @WAYS
 async def test_gone_anywhere(hot: Hot, reset: bool) -> None:
-    """Cut off after any number of bytes, at any moment: a posting is done once or not at all, and all is given back."""
+    """Wherever the connection is cut, a posting is done once or not at all, and all resources are freed."""
     before = await hot.client.balance("alice")
     keys = [new_key() for _ in range(40)]
     size = len(hot.post(keys[0]))
@@ -143,9 +143,9 @@ async def test_told_to_stop_with_requests_sent_ahead(
     server_process: ServerProcess, database_url: str, hot: Hot
 ) -> None:
     """
-    A server that stops answers what is under way on a connection, and says where it ends.
+    A server that stops answers the running requests of a connection, and then closes it.
 
-    What was sent ahead behind the last answer has not been done.
+    Requests pipelined behind the last answer have not been done.
     """
     server = server_process
     await server.start()
@@ -175,7 +175,7 @@ async def test_told_to_stop_with_requests_sent_ahead(
 
 
 async def stopping(client: Client) -> bool:
-    """Whether the server says so, or takes no connections any more."""
+    """Return whether the server reports that it is stopping, or no longer accepts connections."""
     try:
         return (await client.get("/readyz")).status == 503
     except aiohttp.ClientError:

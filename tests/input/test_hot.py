@@ -1,4 +1,4 @@
-"""The hot routes on one connection: they answer what the slow way answers, and nothing of a request outlives it."""
+"""The hot path of a connection: it answers like aiohttp's path, and keeps nothing of a request."""
 
 import pytest
 
@@ -14,7 +14,7 @@ from tests.support.service import make_key
 
 @pytest.fixture
 def served(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The methods and paths that were served from the connection."""
+    """The methods and paths that were served on the hot path."""
     paths: list[str] = []
     start = Connection._start
 
@@ -27,14 +27,14 @@ def served(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 async def alone(hot: Hot, data: bytes) -> Response:
-    """Return the answer to a request on a connection of its own."""
+    """Return the answer to a request on its own connection."""
     async with connect(hot.url) as wire:
         await wire.send(data)
         return await answered(wire)
 
 
 async def test_what_is_there_whole_is_served_from_the_connection(hot: Hot, served: list[str]) -> None:
-    """A request that is there whole is not aiohttp's to serve, or the tests of this would test nothing."""
+    """Complete requests take the hot path; otherwise the tests here would prove nothing."""
     async with connect(hot.url) as wire:
         for data, status in ((hot.get(), 200), (hot.post(new_key()), 201), (request("GET", "/livez"), 200)):
             await wire.send(data)
@@ -44,7 +44,7 @@ async def test_what_is_there_whole_is_served_from_the_connection(hot: Hot, serve
 
 @pytest.mark.parametrize("account", ["alice", "nobody", "not an id".replace(" ", "%20")])
 async def test_head_beside_get(hot: Hot, account: str) -> None:
-    """HEAD answers the head of GET without a body, wherever it stands between them."""
+    """HEAD has the headers of GET without a body, in any order of the two."""
     named = "X-Request-Id: named"
     head, get = request("HEAD", f"/v1/accounts/{account}", named, token=hot.client.token), hot.get(account, named)
     async with connect(hot.url) as wire:
@@ -73,7 +73,7 @@ async def test_head_beside_get(hot: Hot, account: str) -> None:
 async def test_connections_are_kept_as_asked(
     hot: Hot, version: bytes, fields: tuple[str, ...], kept: bool, write: bool
 ) -> None:
-    """A hot request that ends its connection is answered in its turn, and nothing behind it is served."""
+    """A hot request that closes its connection is answered in order, and nothing after it is served."""
 
     def make(*lines: str) -> bytes:
         return hot.post(new_key(), *lines) if write else hot.get("alice", *lines)
@@ -123,7 +123,7 @@ async def test_connections_are_kept_as_asked(
     ],
 )
 async def test_a_target_means_the_same_both_ways(hot: Hot, target: str) -> None:
-    """The short way and aiohttp's give one answer to however an account is spelled."""
+    """The hot path and aiohttp's path answer every spelling of an account alike."""
     async with connect(hot.url) as wire:
         await wire.send(request("GET", target, token=hot.client.token))
         short = await answered(wire)
@@ -133,7 +133,7 @@ async def test_a_target_means_the_same_both_ways(hot: Hot, target: str) -> None:
 
 @pytest.mark.parametrize("target", ["/v1/transfers", "/v1/transfers?", "/v1/transfers?x=1", "/v1/transfers/"])
 async def test_a_posting_means_the_same_both_ways(hot: Hot, target: str) -> None:
-    """One key moves money once, whichever way its request goes first; what no route takes moves nothing."""
+    """One key moves money once, whichever path its request takes first; an unknown target moves nothing."""
     for ways in ((), ("Connection: close",)), (("Connection: close",), ()):
         key, answers, before = new_key(), [], await hot.client.balance("alice")
         for lines in ways:
@@ -150,7 +150,7 @@ async def test_a_posting_means_the_same_both_ways(hot: Hot, target: str) -> None
 
 @pytest.mark.parametrize("framing", ["whole", "in two packets", "in packets of three bytes", "in chunks"])
 async def test_a_body_in_pieces_is_the_same_posting(hot: Hot, framing: str, served: list[str]) -> None:
-    """However its body comes, a posting is bound once, and requests around it are answered in order."""
+    """A posting is bound once, however its body arrives, and the requests around it are answered in order."""
     key = new_key()
     data = hot.post(key)
     if framing == "in chunks":
@@ -174,7 +174,7 @@ async def test_a_body_in_pieces_is_the_same_posting(hot: Hot, framing: str, serv
 
 
 async def test_no_field_outlives_its_request(hot: Hot) -> None:
-    """On one connection each request is answered by its own fields, whatever those before it said."""
+    """On one connection each request is answered by its own headers, whatever earlier requests had."""
     stranger = await hot.service.client("elsewhere")
     await stranger.fund("alice", 77)
     reader = await make_key(hot.service.database_url, "hot", "read")
@@ -219,7 +219,7 @@ async def test_no_field_outlives_its_request(hot: Hot) -> None:
 
 
 async def revoke(hot: Hot, client: Client) -> None:
-    """Revoke a key, and let the time pass for which a worker trusts what it read."""
+    """Revoke a key, and expire it in the worker's cache."""
     assert client.token is not None
     async with Database(hot.service.database_url, posting_connections=1, reading_connections=1) as database:
         await revoke_whole_key(database, client.token)
@@ -228,7 +228,7 @@ async def revoke(hot: Hot, client: Client) -> None:
 
 
 async def test_a_key_that_is_revoked_opens_nothing(hot: Hot) -> None:
-    """A connection does not remember that a token was good."""
+    """A connection does not remember that a token was valid."""
     client = await hot.service.client("hot")
     async with connect(hot.url) as wire:
         for statuses in ([200, 201], [401, 401]):

@@ -1,4 +1,4 @@
-"""Broken HTTP on a raw socket: a problem that repeats nothing, no effect, and a service that lives on."""
+"""Broken HTTP on a raw socket: a problem that repeats nothing, has no effect, and leaves the service running."""
 
 import re
 from collections.abc import AsyncIterator
@@ -19,7 +19,7 @@ REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,64}")
 
 @pytest.fixture(autouse=True)
 async def alive(book: Book) -> AsyncIterator[None]:
-    """After the test the service answers, and the ledger of the file is as it was."""
+    """Check after the test that the service answers and that the file's ledger is unchanged."""
     before = await book.rows()
     yield
     assert (await book.client.get("/livez")).status == 200
@@ -27,7 +27,7 @@ async def alive(book: Book) -> AsyncIterator[None]:
 
 
 def checked(response: Response | None, status: int, code: str) -> Any:
-    """Return the problem of a refusal, whose shape is the same for all."""
+    """Return the problem of a refusal, after checking its shape."""
     assert response is not None, "the connection ended without an answer"
     assert response.status == status, response.raw
     assert response.headers["content-type"] == "application/problem+json"
@@ -41,7 +41,7 @@ def checked(response: Response | None, status: int, code: str) -> Any:
 
 @pytest.mark.parametrize("name", broken_http.malformed("", MARK))
 async def test_what_is_no_http_ends_the_connection(book: Book, name: str) -> None:
-    """Bytes that are no HTTP are answered with one 400 that repeats none of them, and nothing after them is read."""
+    """Bytes that are not HTTP get one 400 that repeats none of them, and nothing after them is read."""
     assert book.client.token is not None
     async with connect(book.client.url) as wire:
         await wire.send(broken_http.malformed(book.client.token, MARK)[name] + request("GET", "/livez"))
@@ -55,7 +55,7 @@ async def test_what_is_no_http_ends_the_connection(book: Book, name: str) -> Non
 
 @pytest.mark.parametrize("name", ["a line over 8 KiB", "a field over 8 KiB", "more than 64 fields"])
 async def test_a_head_that_is_too_large(book: Book, name: str) -> None:
-    """The answer says that the head is too large, and how large it may be."""
+    """The answer says that the head is too large, and gives the limits."""
     assert book.client.token is not None
     async with connect(book.client.url) as wire:
         await wire.send(broken_http.malformed(book.client.token, MARK)[name])
@@ -65,7 +65,7 @@ async def test_a_head_that_is_too_large(book: Book, name: str) -> None:
 
 
 async def test_a_body_that_is_not_coded(book: Book) -> None:
-    """`identity` says that a body is sent as it is."""
+    """The encoding `identity` means that the body is not compressed."""
     data = request(
         "POST",
         "/v1/transfers/preview",
@@ -83,7 +83,7 @@ async def test_a_body_that_is_not_coded(book: Book) -> None:
 
 @pytest.mark.parametrize("name", broken_http.refused("", MARK))
 async def test_what_is_wrong_is_refused(book: Book, name: str) -> None:
-    """A wrong request gets the status and code of what is wrong, and its text is not repeated."""
+    """A wrong request gets the status and code of its error, and its text is not repeated."""
     assert book.client.token is not None
     data, status, code = broken_http.refused(book.client.token, MARK)[name]
     async with connect(book.client.url) as wire:
@@ -98,7 +98,7 @@ async def test_what_is_wrong_is_refused(book: Book, name: str) -> None:
 
 
 async def test_pipelined_requests_are_answered_in_order(book: Book) -> None:
-    """Requests sent at once, good and refused ones, are answered one by one in their order."""
+    """Pipelined requests, valid and refused ones, are answered one by one in order."""
     names = [f"n{number}" for number in range(30)]
     targets = ["/livez", "/v1/accounts/alice", "/nowhere"]
     data = b"".join(
@@ -114,7 +114,7 @@ async def test_pipelined_requests_are_answered_in_order(book: Book) -> None:
 
 @pytest.mark.parametrize("prefix", ["http://ledger", "HTTPS://somebody:9/", "http://[::1]:8080"])
 async def test_a_target_that_names_the_server_means_its_path(book: Book, prefix: str) -> None:
-    """The absolute form, as proxies send it, is answered as the path in it is."""
+    """A target in absolute form, as proxies send it, is answered like its path."""
     prefix = prefix.removesuffix("/")
     async with connect(book.client.url) as wire:
         for target, status in (("/livez", 200), ("/v1/accounts/alice", 200), ("/v1/accounts?limit=x", 400), ("", 200)):
@@ -126,7 +126,7 @@ async def test_a_target_that_names_the_server_means_its_path(book: Book, prefix:
 
 @pytest.mark.parametrize("protocol", ["h2c", "websocket", "tcp", "TLS/1.0"])
 async def test_an_upgrade_ends_the_connection(book: Book, protocol: str) -> None:
-    """No protocol is switched; the answer is followed by the end, so nothing behind it waits for ever."""
+    """No protocol is switched; the connection closes after the answer, so the client does not wait for ever."""
     upgrade = request("GET", "/livez", "Connection: Upgrade", f"Upgrade: {protocol}")
     async with connect(book.client.url) as wire:
         await wire.send(upgrade + request("GET", "/livez"))
@@ -146,7 +146,7 @@ async def test_an_upgrade_ends_the_connection(book: Book, protocol: str) -> None
     ],
 )
 async def test_connections_are_kept_as_asked(book: Book, data: bytes, kept: bool) -> None:
-    """HTTP/1.1 keeps the connection unless told otherwise, HTTP/1.0 never does."""
+    """HTTP/1.1 keeps the connection unless told to close it; HTTP/1.0 never does."""
     async with connect(book.client.url) as wire:
         await wire.send(data)
         first = await wire.receive()
@@ -158,7 +158,7 @@ async def test_connections_are_kept_as_asked(book: Book, data: bytes, kept: bool
 
 @pytest.mark.parametrize("target", ["/livez", "/v1/accounts/alice", "/v1/accounts", "/nowhere", "/problems"])
 async def test_head_is_get_without_its_body(book: Book, target: str) -> None:
-    """HEAD answers the head of GET, its length too, and the connection goes on."""
+    """HEAD has the headers of GET, its length too, and the connection stays open."""
     async with connect(book.client.url) as wire:
         await wire.send(request("HEAD", target, "X-Request-Id: r", token=book.client.token))
         head = await wire.receive(head=True)
@@ -184,7 +184,7 @@ async def test_head_is_get_without_its_body(book: Book, target: str) -> None:
     ],
 )
 async def test_a_request_id_that_is_not_sane_is_replaced(book: Book, given: bytes) -> None:
-    """Only a plain request id is taken over: nothing a caller sends writes a line into the head of an answer."""
+    """Only a well-formed request id is used, so a caller cannot add a line to the head of an answer."""
     async with connect(book.client.url) as wire:
         for target in ("/livez", "/nowhere"):
             await wire.send(request("GET", target, b"X-Request-Id: " + given))
@@ -206,7 +206,7 @@ async def test_a_request_id_that_is_not_sane_is_replaced(book: Book, given: byte
     ],
 )
 async def test_preconditions_that_are_garbage_change_nothing(book: Book, field: str, status: int) -> None:
-    """If-Match that is no tag is refused or fails; If-None-Match that matches nothing is passed over."""
+    """A malformed or stale If-Match changes nothing; an If-None-Match without a match is ignored."""
     read = "None" in field
     method, body = ("GET", None) if read else ("PATCH", b'{"closed":true}')
     lines = [field] if read else [field, JSON]
@@ -218,7 +218,7 @@ async def test_preconditions_that_are_garbage_change_nothing(book: Book, field: 
 
 
 async def test_two_preconditions_are_refused(book: Book) -> None:
-    """A precondition sent twice is refused without effect."""
+    """A precondition sent twice is refused and has no effect."""
     lines = ('If-Match: "1"', 'If-Match: "1"', JSON)
     async with connect(book.client.url) as wire:
         await wire.send(
@@ -228,7 +228,7 @@ async def test_two_preconditions_are_refused(book: Book) -> None:
 
 
 async def test_cursors_of_one_list_are_refused_by_another(service: Service, client: Client) -> None:
-    """A cursor is good for the list that gave it, and for no other."""
+    """A cursor works for the list that issued it, and for no other."""
     for account in ("a", "b"):
         await client.fund(account, 1)
         await client.transfer("world", account, 1)

@@ -1,4 +1,4 @@
-"""Broken JSON at every place that takes JSON: refused with a pointer, nothing written, no key bound."""
+"""Broken JSON in every place that takes JSON is refused with a pointer, writes nothing and binds no key."""
 
 import itertools
 from collections.abc import AsyncIterator
@@ -18,19 +18,19 @@ _keys = itertools.count(1)
 
 @pytest.fixture
 async def unchanged(book: Book) -> AsyncIterator[None]:
-    """All rows of the ledger, bound keys among them, are the same after the test."""
+    """Check that the test leaves all rows of the ledger unchanged, bound keys included."""
     before = await book.rows()
     yield
     assert await book.rows() == before
 
 
 def _outer(spot: Spot) -> str:
-    """Return the pointer to the metadata a spot is in: an entry of a wrong type is described without its name."""
+    """Return the pointer to a spot's metadata: the error for an entry of a wrong type does not name the entry."""
     return spot.pointer.removesuffix("/note")
 
 
 async def refused(book: Book, place: Place, body: bytes) -> Any:
-    """Send a body that must be refused and return its one error."""
+    """Send a body that must be refused, and return its one error."""
     answer = await place.send(book.client, body, f"broken-{next(_keys)}")
     problem = refusal(answer)
     assert problem["status"] == 400, answer
@@ -45,7 +45,7 @@ async def refused(book: Book, place: Place, body: bytes) -> Any:
 @pytest.mark.parametrize("value", NOT_JSON)
 @pytest.mark.usefixtures("unchanged")
 async def test_what_is_not_json_is_refused_as_a_whole(book: Book, value: bytes) -> None:
-    """Text that is not JSON in UTF-8 is refused wherever it stands, by the whole body or by its field."""
+    """Text that is not JSON in UTF-8 is refused, with a pointer to the body or to the field."""
     for spot in (*NUMBERS, *TEXTS):
         assert (await refused(book, spot.place, spot.body(value)))["pointer"] in ("", spot.pointer, _outer(spot))
 
@@ -53,14 +53,14 @@ async def test_what_is_not_json_is_refused_as_a_whole(book: Book, value: bytes) 
 @pytest.mark.parametrize("value", WRONG_NUMBERS)
 @pytest.mark.usefixtures("unchanged")
 async def test_a_number_is_an_integer_of_64_bits(book: Book, value: bytes) -> None:
-    """Whatever is not an integer of 64 bits, written as one, is refused by the name of its field."""
+    """Everything but an integer of 64 bits, in integer notation, is refused with the name of its field."""
     for spot in NUMBERS:
         assert (await refused(book, spot.place, spot.body(value)))["pointer"] == spot.pointer
 
 
 @pytest.mark.usefixtures("unchanged")
 async def test_a_number_of_5000_digits_is_refused(book: Book) -> None:
-    """More digits than Python converts are refused; in a bulk they spoil the whole body."""
+    """A number with more digits than Python converts is refused; in a bulk it makes the whole body invalid."""
     for spot in NUMBERS:
         error = await refused(book, spot.place, spot.body(b"1" * 5000))
         assert error["pointer"] == ("" if spot.place.pointer else spot.pointer)
@@ -69,7 +69,7 @@ async def test_a_number_of_5000_digits_is_refused(book: Book) -> None:
 @pytest.mark.parametrize("value", [b"0", b"-0", b"-1", b"-9223372036854775808", b"null"])
 @pytest.mark.usefixtures("unchanged")
 async def test_an_amount_is_positive(book: Book, value: bytes) -> None:
-    """No zero, no negative and no missing amount moves."""
+    """A zero, negative or missing amount is refused."""
     for spot in [spot for spot in NUMBERS if spot.pointer.endswith("/amount")]:
         assert (await refused(book, spot.place, spot.body(value)))["pointer"] == spot.pointer
 
@@ -77,7 +77,7 @@ async def test_an_amount_is_positive(book: Book, value: bytes) -> None:
 @pytest.mark.parametrize("value", WRONG_TEXTS)
 @pytest.mark.usefixtures("unchanged")
 async def test_a_text_is_a_text_without_nul(book: Book, value: bytes) -> None:
-    """Other types, NUL and texts past every limit are refused by the name of their field."""
+    """Other types, NUL and texts beyond their length are refused with the name of the field."""
     for spot in TEXTS:
         pointer = (await refused(book, spot.place, spot.body(value)))["pointer"]
         assert pointer in (spot.pointer, _outer(spot))
@@ -86,7 +86,7 @@ async def test_a_text_is_a_text_without_nul(book: Book, value: bytes) -> None:
 @pytest.mark.parametrize("value", WRONG_IDS)
 @pytest.mark.usefixtures("unchanged")
 async def test_an_account_id_keeps_its_form(book: Book, value: bytes) -> None:
-    """Ids are ASCII of a fixed form, to their last character."""
+    """Account ids are ASCII of a fixed form, to their last character."""
     for spot in places.IDS:
         assert (await refused(book, spot.place, spot.body(value)))["pointer"] == spot.pointer
 
@@ -104,7 +104,7 @@ async def test_a_currency_keeps_its_form(book: Book, value: bytes) -> None:
 )
 @pytest.mark.usefixtures("unchanged")
 async def test_the_key_of_an_item_is_visible_ascii(book: Book, value: bytes) -> None:
-    """Keys in a bulk obey the rule of the header."""
+    """Keys in a bulk follow the header's rule."""
     for spot in places.KEYS:
         assert (await refused(book, spot.place, spot.body(value)))["pointer"] == spot.pointer
 
@@ -130,7 +130,7 @@ async def test_the_key_of_an_item_is_visible_ascii(book: Book, value: bytes) -> 
 )
 @pytest.mark.usefixtures("unchanged")
 async def test_metadata_has_limits(book: Book, place: Place, metadata: str, pointer: str) -> None:
-    """Metadata is an object of 50 short texts under short names, each once."""
+    """Metadata is an object of at most 50 short texts with short, unique names."""
     body = place.body(extra=f'"metadata":{metadata}').encode()
     found = (await refused(book, place, body))["pointer"]
     assert found == f"{place.pointer}/metadata{pointer}"
@@ -139,7 +139,7 @@ async def test_metadata_has_limits(book: Book, place: Place, metadata: str, poin
 @pytest.mark.parametrize("place", [pytest.param(place, id=place.name) for place in (*OBJECTS, *BODIES)])
 @pytest.mark.usefixtures("unchanged")
 async def test_every_field_is_known(book: Book, place: Place) -> None:
-    """A field that is not in the contract is refused by its name, escaped and cut."""
+    """An unknown field is refused with its name, escaped and cut."""
     for name, pointer in (
         ("surprise", "surprise"),
         ("a/b~", "a~1b~0"),
@@ -161,7 +161,7 @@ async def test_every_field_is_known(book: Book, place: Place) -> None:
 )
 @pytest.mark.usefixtures("unchanged")
 async def test_required_fields_are_required(book: Book, place: Place, field: str) -> None:
-    """A field that has to be there is named when it is missing, is refused when it is null, and when it comes twice."""
+    """A required field is named if it is missing, and refused if it is null or comes twice."""
     pointer = f"{place.pointer}/{field}"
     assert (await refused(book, place, place.body(without=field).encode()))["pointer"] == pointer
     null = place.body(without=field, extra=f'"{field}":null').encode()
@@ -191,7 +191,7 @@ async def test_required_fields_are_required(book: Book, place: Place, field: str
 )
 @pytest.mark.usefixtures("unchanged")
 async def test_a_body_is_one_object(book: Book, place: Place, text: bytes) -> None:
-    """Whatever is not one JSON object is refused as a whole."""
+    """Any body that is not one JSON object is refused as a whole."""
     assert (await refused(book, place, text))["pointer"] == ""
 
 
@@ -227,7 +227,7 @@ async def test_nothing_stands_beside_the_object(book: Book, place: Place, before
     ],
 )
 async def test_a_refused_body_binds_no_key(service: Service, ledger: str, broken: bytes) -> None:
-    """After a 400 the same key posts, once, as if it had never been used."""
+    """After a 400 the same key posts once, as if it had never been used."""
     client = await service.client(ledger)
     await client.open("world", floor=None)
     await client.open("alice")
@@ -244,7 +244,7 @@ async def test_a_refused_body_binds_no_key(service: Service, ledger: str, broken
 
 
 async def test_the_edges_of_64_bits_are_money(client: Client) -> None:
-    """2^63-1 moves in one transfer, and -2^63 and 2^63-1 are limits an account can have."""
+    """2^63-1 moves in one transfer, and -2^63 and 2^63-1 are valid limits of an account."""
     most, least = 2**63 - 1, -(2**63)
     assert (await client.open("world", floor=least)).json["floor"] == least
     assert (await client.open("all", ceiling=most)).json["ceiling"] == most
@@ -253,7 +253,7 @@ async def test_the_edges_of_64_bits_are_money(client: Client) -> None:
 
 
 async def test_a_broken_item_leaves_its_neighbours_alone(client: Client) -> None:
-    """Each item of a bulk is judged for itself; in an atomic set one broken item stops all, and no key is bound."""
+    """Each item of a bulk is checked on its own; in an atomic set one broken item stops all and binds no key."""
     await client.open("world", floor=None)
     await client.open("alice")
 
@@ -273,7 +273,7 @@ async def test_a_broken_item_leaves_its_neighbours_alone(client: Client) -> None
 @pytest.mark.parametrize("path", ["/v1/transfers/bulk", "/v1/accounts/bulk"])
 @pytest.mark.parametrize("count", [0, 1001])
 async def test_a_bulk_has_1_to_1000_items(book: Book, unchanged: None, path: str, count: int) -> None:
-    """An empty bulk and one item too many are refused as a whole."""
+    """An empty bulk and a bulk with one item too many are refused as a whole."""
     name = path.split("/")[2]
     answer = await book.client.post(path, {name: [{}] * count})
     assert (answer.status, answer.json["errors"][0]["pointer"]) == (400, f"/{name}")

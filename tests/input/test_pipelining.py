@@ -1,4 +1,4 @@
-"""Requests sent ahead on one connection: answered in order, one by one, each as it would be alone."""
+"""Pipelined requests are answered one by one in order, each as it would be alone."""
 
 import asyncio
 import logging
@@ -16,16 +16,16 @@ BROKEN = b"no HTTP at all\r\n\r\n"
 
 
 def cuttings(size: int) -> list[list[int]]:
-    """Return ways to cut so many bytes into packets: not at all, everywhere, and once at every few bytes."""
+    """Return ways to cut bytes into packets: not at all, at regular distances, and once at various positions."""
     return [[], *(list(range(step, size, step)) for step in (1, 7, 100)), *([cut] for cut in range(5, size, 23))]
 
 
 async def test_however_they_are_cut_the_answers_are_those_of_requests_alone(hot: Hot) -> None:
-    """Hot, hot, cold and hot requests are answered in order as each would be alone, in whatever packets they come."""
+    """Hot and cold requests are answered in order, each as it would be alone, however they are cut into packets."""
     parts = [hot.get("bob"), hot.post("cut", body=OTHER_BODY), request("GET", "/problems"), hot.get("nobody")]
     expected = []
     async with connect(hot.url) as wire:
-        # The second time each says what it will go on to say.
+        # The first posting is not a replay; the second answers are the ones that are repeated.
         for part in (*parts, *parts):
             await wire.send(part)
             expected.append(plain(await answered(wire)))
@@ -39,16 +39,16 @@ async def test_however_they_are_cut_the_answers_are_those_of_requests_alone(hot:
 
 async def test_what_is_broken_ends_the_connection_in_its_turn(hot: Hot) -> None:
     """
-    Behind good requests what is no HTTP is answered last, and what was not answered before it was not done.
+    Broken bytes behind valid requests are answered last, and a request without an answer was not done.
 
-    aiohttp's parser forgets the requests it has read in the packet in which it finds something broken.
+    aiohttp's parser drops the requests of a packet in which it finds broken bytes.
     """
     tail = b"".join([BROKEN, hot.post("behind broken")])
     for count, cut_by in enumerate((0, 1, 5, 40)):
         keys = [f"before-broken-{count}-{number}" for number in range(4)]
         parts = [hot.post(key, body=OTHER_BODY) for key in keys]
         good = b"".join(parts)
-        # Nothing is sent behind the packet that ends the connection: a reset would take the answers with it.
+        # Nothing is sent after the packet that ends the connection: a reset would discard the answers.
         cuts = list(range(cut_by, len(good) + 1, cut_by)) if cut_by else []
         async with connect(hot.url) as wire:
             await send_in_pieces(wire, good + tail, cuts)
@@ -58,13 +58,13 @@ async def test_what_is_broken_ends_the_connection_in_its_turn(hot: Hot) -> None:
         assert answers[-1].json["code"] == "malformed_request"
         done = [await hot.bound(key) for key in keys]
         assert done == [True] * (len(answers) - 1) + [False] * (5 - len(answers))
-        # One at a time, each is read before the broken one is.
+        # One byte at a time, each request is read before the broken bytes.
         assert cut_by != 1 or len(answers) == 5
     assert not await hot.bound("behind broken")
 
 
 async def test_what_is_broken_waits_for_the_answers_before_it(hot: Hot) -> None:
-    """A posting that is under way is answered before the refusal of what came behind it."""
+    """A running posting is answered before the refusal of the bytes behind it."""
     async with connect(hot.url) as wire:
         with hot.redis_held():
             await wire.send(hot.post(key := new_key(), body=OTHER_BODY))
@@ -75,7 +75,7 @@ async def test_what_is_broken_waits_for_the_answers_before_it(hot: Hot) -> None:
 
 
 async def test_each_sees_what_those_before_it_did(hot: Hot) -> None:
-    """A read behind a posting shows it: no request begins before the one ahead of it has been answered."""
+    """A read behind a posting shows it, because a request starts only after the one before it was answered."""
     start = await hot.client.balance("bob")
     count = 20
     data = b"".join(hot.post(new_key(), body=OTHER_BODY) + hot.get("bob") for _ in range(count))
@@ -91,7 +91,7 @@ async def test_each_sees_what_those_before_it_did(hot: Hot) -> None:
 async def test_a_failure_is_answered_in_its_turn(
     hot: Hot, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Where the server itself fails, the request hears 500, its log says so, and those behind it are served."""
+    """If the server fails, the request gets a 500, the log has its id, and the next requests are served."""
     parts = hot.app
 
     def fail(*_: object) -> None:
@@ -121,7 +121,7 @@ async def test_a_failure_is_answered_in_its_turn(
 
 
 async def test_a_posting_that_fails_is_answered_in_its_turn(hot: Hot, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where a posting fails for a reason nobody foresaw, its caller is told that the outcome is unknown."""
+    """If a posting fails unexpectedly, the caller is told that the outcome is unknown."""
 
     async def fail(*_: object) -> None:
         await asyncio.sleep(0)
@@ -139,7 +139,7 @@ async def test_a_posting_that_fails_is_answered_in_its_turn(hot: Hot, monkeypatc
 
 
 async def test_a_gate_that_is_cancelled_ends_the_connection(hot: Hot, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where nothing will be said any more to a request, nothing else is said in its place, and nothing is kept."""
+    """If the gate's answer is cancelled, the connection ends without another answer, and nothing leaks."""
     asked: asyncio.Queue[asyncio.Future[object]] = asyncio.Queue()
 
     def enter(*_: object) -> "asyncio.Future[object]":
@@ -147,7 +147,7 @@ async def test_a_gate_that_is_cancelled_ends_the_connection(hot: Hot, monkeypatc
         asked.put_nowait(said)
         return said
 
-    # The shortest way is that of a read behind one with the same head.
+    # The shortest path is that of a read with a repeated head.
     for before, data in ((0, hot.get()), (1, hot.get()), (0, hot.post(new_key()))):
         async with connect(hot.url) as wire:
             await wire.send(hot.get() * before)
@@ -162,7 +162,7 @@ async def test_a_gate_that_is_cancelled_ends_the_connection(hot: Hot, monkeypatc
 
 
 async def test_heads_in_pieces_do_not_add_up(hot: Hot) -> None:
-    """A connection may bring any number of heads in pieces: each is bounded by itself."""
+    """A connection may bring any number of heads in pieces, because each is bounded separately."""
     data = hot.get("alice", "X: " + "x" * 1_000)
     async with connect(hot.url) as wire:
         for _ in range(HEAD_PART_MAX_BYTES // 1_000 + 10):

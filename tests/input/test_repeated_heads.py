@@ -1,4 +1,4 @@
-"""Requests whose heads repeat: whatever is taken for one, aiohttp's parser reads it as the same single request."""
+"""Requests with repeated heads: aiohttp's parser reads each recognized one as the same single request."""
 
 import asyncio
 from collections.abc import Iterator
@@ -37,7 +37,7 @@ from tests.telemetry.collector import collecting, said
 T = TypeVar("T")
 
 TOKEN, OTHER_TOKEN = (api_key(number).token for number in (1, 2**62))
-# Requests that the parser judges; each may have been changed up to three times.
+# Requests that the parser checks; each has up to three changes.
 EXAMPLES = 750
 SPAN = "b7ad6b7169203331"
 VARYING = (b"authorization", b"content-length", b"idempotency-key", b"traceparent", b"x-request-id")
@@ -49,11 +49,11 @@ def trace(number: int) -> str:
 
 
 def traceparent(number: int) -> str:
-    """Return the field that names it."""
+    """Return the header field with that trace id."""
     return f"traceparent: 00-{trace(number)}-{SPAN}-01"
 
 
-# --- The parser as the judge.
+# --- The parser checks.
 
 ID, KEY = "X-Request-Id: id-1", "Idempotency-Key: key-1"
 # Requests as clients write them.
@@ -99,26 +99,26 @@ LINES = [
 
 
 class Draw(Protocol):
-    """What draws."""
+    """The draw function of a composite strategy."""
 
     def __call__(self, strategy: st.SearchStrategy[T], /) -> T:
-        """Return one of those that the strategy describes."""
+        """Return a value of the strategy."""
 
 
 def replaced(draw: Draw, data: bytes) -> bytes:
-    """Put another byte, or nothing, in the place of some."""
+    """Replace some bytes by another byte or nothing."""
     start = draw(st.integers(0, len(data)))
     return data[:start] + draw(st.binary(max_size=1)) + data[start + draw(st.integers(0, 3)) :]
 
 
 def inserted(draw: Draw, data: bytes) -> bytes:
-    """Put something anywhere."""
+    """Insert a scrap anywhere."""
     at = draw(st.integers(0, len(data)))
     return data[:at] + draw(st.sampled_from(SCRAPS)) + data[at:]
 
 
 def more_lines(draw: Draw, data: bytes) -> bytes:
-    """Add a line, or repeat one, anywhere between those of the head."""
+    """Add or repeat a line of the head."""
     head, end, body = data.partition(b"\r\n\r\n")
     lines = head.split(b"\r\n")
     lines.insert(draw(st.integers(0, len(lines))), draw(st.sampled_from(LINES + lines)))
@@ -126,14 +126,14 @@ def more_lines(draw: Draw, data: bytes) -> bytes:
 
 
 def other_line_ends(draw: Draw, data: bytes) -> bytes:
-    """End some lines otherwise."""
+    """Change some line ends."""
     return data.replace(
         b"\r\n", draw(st.sampled_from([b"\n", b"\r", b"\r\r\n", b" \r\n", b"\r\n "])), draw(st.integers(1, 9))
     )
 
 
 def other_value(draw: Draw, data: bytes) -> bytes:
-    """Put another text, good or not, where texts differ from request to request."""
+    """Change a text that may differ between requests, to a valid or an invalid one."""
     texts = st.one_of(
         st.text("azAZ09._:-", min_size=1, max_size=70),
         st.text(st.characters(min_codepoint=32, max_codepoint=126), max_size=20),
@@ -155,7 +155,7 @@ def other_value(draw: Draw, data: bytes) -> bytes:
 
 
 def other_body(draw: Draw, data: bytes) -> bytes:
-    """Put another body there, whose length is told or not, in chunks or not."""
+    """Change the body, with or without its length, in chunks or not."""
     bodies = st.one_of(
         st.sampled_from([b"", OTHER_BODY, *ACCEPTED, b"x" * (BODY_MAX_BYTES + 1)]), st.binary(max_size=99)
     )
@@ -174,7 +174,7 @@ def other_body(draw: Draw, data: bytes) -> bytes:
 
 
 def more(draw: Draw, data: bytes) -> bytes:
-    """Send something behind it, or not all of it."""
+    """Append bytes, or cut the request."""
     return (
         data[: draw(st.integers(0, len(data)))]
         if draw(st.booleans())
@@ -184,7 +184,7 @@ def more(draw: Draw, data: bytes) -> bytes:
 
 @st.composite
 def mutated(draw: Draw) -> tuple[bytes, bytes]:
-    """Return a request that is accepted, and one that may look like it."""
+    """Return an accepted request, and a changed one that may look like it."""
     data = before = draw(st.sampled_from(ACCEPTED))
     harmless, any_ = (
         [other_value, other_body],
@@ -196,13 +196,13 @@ def mutated(draw: Draw) -> tuple[bytes, bytes]:
 
 
 class Parser:
-    """aiohttp's parser as the server has it."""
+    """aiohttp's parser, configured as in the server."""
 
     def __init__(self) -> None:
         self.loop = asyncio.new_event_loop()
 
     def read(self, data: bytes) -> "list[tuple[RawRequestMessage, StreamReader]] | None":
-        """Return the requests that *data* is from the start of a connection; None where anything is wrong with it."""
+        """Return the requests in *data* at the start of a connection, or None if any of it is wrong."""
         parser = HttpRequestParser(
             BaseProtocol(self.loop),
             self.loop,
@@ -219,7 +219,7 @@ class Parser:
         return None if upgraded or tail else list(messages)
 
     def call(self, data: bytes) -> Call:
-        """Return the call of the one good request that *data* is, of a key that is known."""
+        """Return the call of *data*, which is one valid request with a known key."""
         ((message, payload),) = self.read(data) or []
         head = Head(message)
         head.check()
@@ -238,14 +238,14 @@ ADMISSION = cast(Admission, None)
 
 @pytest.fixture(scope="module")
 def parser() -> Iterator[Parser]:
-    """One for all."""
+    """One parser for all tests of this file."""
     found = Parser()
     yield found
     found.loop.close()
 
 
 def remembering(parser: Parser, *requests: bytes) -> RepeatedHeads:
-    """Return the heads of requests."""
+    """Return heads that remember these requests."""
     heads = RepeatedHeads()
     for data in requests:
         heads.remember(data, parser.call(data))
@@ -253,12 +253,12 @@ def remembering(parser: Parser, *requests: bytes) -> RepeatedHeads:
 
 
 def others(fields: "tuple[tuple[bytes, bytes], ...]") -> list[tuple[bytes, bytes]]:
-    """Return the fields that may not differ, in their order, and the names of the others."""
+    """Return the fields in order, without the values of those that may differ between requests."""
     return [(name, b"" if name.lower() in VARYING else value) for name, value in fields]
 
 
 def assert_same(parser: Parser, call: Call, before: bytes, data: bytes) -> None:
-    """The parser reads *data* behind another request as the one request that the call is, and nothing is left."""
+    """Check that the parser reads *data*, behind another request, as exactly the one request of the call."""
     messages = parser.read(before + data)
     assert messages is not None
     assert len(messages) == 2
@@ -278,7 +278,7 @@ def assert_same(parser: Parser, call: Call, before: bytes, data: bytes) -> None:
 
 
 def test_whatever_is_recognized_the_parser_reads_alike(parser: Parser) -> None:
-    """Of requests that look like one before, each that is recognized is one request to the parser too, and the same."""
+    """Each recognized request is one request to the parser too, and the same one."""
     recognized = {False: 0, True: 0}
 
     @settings(
@@ -297,7 +297,7 @@ def test_whatever_is_recognized_the_parser_reads_alike(parser: Parser) -> None:
 
 
 def test_few_heads_are_remembered(parser: Parser) -> None:
-    """A connection remembers the last few heads, in the order of their use, and none of them twice."""
+    """A connection remembers the last few heads in the order of their use, each once."""
     requests = [request("GET", "/v1/accounts/alice", f"X: {number}", token=TOKEN) for number in range(HEADS_MAX + 2)]
     heads = remembering(parser, *requests, requests[-1])
 
@@ -312,7 +312,7 @@ def test_few_heads_are_remembered(parser: Parser) -> None:
 
 
 def test_what_never_repeats_is_seldom_remembered(parser: Parser, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where heads do not repeat, few of them are looked at; the first that does makes it worth while again."""
+    """If heads do not repeat, few are remembered; after the first repeat all are again."""
     asked: list[bytes] = []
     of = RepeatedHead.of
 
@@ -363,7 +363,7 @@ LARGE = request("GET", "/v1/accounts/alice", "X: " + "x" * HEAD_MAX_BYTES, token
     ],
 )
 def test_what_is_not_remembered(parser: Parser, data: bytes) -> None:
-    """What the parser takes and is not plain has to be parsed each time, be it the same bytes."""
+    """A request in an unusual form is parsed each time, even if the same bytes repeat."""
     assert remembering(parser, data).call(data, CONNECTION, ADMISSION) is None
 
 
@@ -372,7 +372,7 @@ def test_what_is_not_remembered(parser: Parser, data: bytes) -> None:
 
 @pytest.fixture
 def repeated(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The methods and paths of requests whose heads were recognized."""
+    """The methods and paths of requests with recognized heads."""
     paths: list[str] = []
     call = RepeatedHeads.call
 
@@ -397,16 +397,16 @@ WRITTEN = "POST /v1/transfers"
 
 @pytest.mark.parametrize("lines", [(), ("X-Request-Id: id", "Accept: */*")], ids=["plain", "with an id"])
 async def test_answers_are_those_of_requests_alone(hot: Hot, repeated: list[str], lines: tuple[str, ...]) -> None:
-    """A request whose head repeats is answered as on a connection of its own, whatever it asks for."""
+    """A request with a repeated head is answered as on its own connection, whatever it asks for."""
     accounts = ["alice", "bob", "nobody", "bulk", "A:b._-", "a" * 64, "alice"]
     bodies = [BODY, b"", b"{}", b"no JSON", b" " + BODY, BODY.replace(b"alice", b"nobody"), b'{"a":1,"a":2}', b"\xff"]
     keys = [new_key() for _ in bodies]
     requests = [hot.get(account, *lines) for account in accounts]
     requests += [hot.post(key, *lines, body=body) for key, body in zip(keys, bodies, strict=True)]
-    # A key that is bound, to the same and to another request.
+    # A key that is already bound, with the same request and with others.
     requests += [hot.post(keys[0], *lines, body=body) for body in (bodies[0], bodies[4], OTHER_BODY)]
     for data in requests:
-        # Whoever is second is told that it is.
+        # From here on every posting is a replay.
         await alone(hot, data)
     expected = [await alone(hot, data) for data in requests]
     async with connect(hot.url) as wire:
@@ -419,7 +419,7 @@ async def test_answers_are_those_of_requests_alone(hot: Hot, repeated: list[str]
 
 
 async def test_each_is_known_by_its_own_id_and_key(hot: Hot, repeated: list[str]) -> None:
-    """Ids and keys are those of the request, never those of the one that was remembered."""
+    """Ids and keys are those of the request itself, never those of the remembered one."""
     keys = [new_key() for _ in range(4)]
     async with connect(hot.url) as wire:
         for number, key in enumerate(keys):
@@ -435,14 +435,14 @@ async def test_each_is_known_by_its_own_id_and_key(hot: Hot, repeated: list[str]
                     assert (await hot.client.get(f"/v1/idempotency-keys/{key}")).json["id"] == answer.json["id"]
         refused = await told(wire, hot.post(new_key(), "X-Request-Id: no", body=BODY.replace(b"world", b"nobody")))
         assert (refused.status, refused.json["request_id"]) == (404, "no")
-        # Without an id of its own, each gets one.
+        # Each request without an id gets its own.
         ids = [(await told(wire, hot.get())).headers["x-request-id"] for _ in range(3)]
         assert len({*ids, "no", "r3", "w3"}) == 6
     assert len(repeated) == 2 * 3 + 1 + 2
 
 
 async def test_each_belongs_to_its_own_trace(database_url: str, repeated: list[str]) -> None:
-    """The span of a request whose head repeats is one of the trace that it names itself."""
+    """The span of a request with a repeated head belongs to the trace that the request names."""
     async with (
         collecting() as collector,
         in_process(database_url, otel_endpoint=collector.url, otel_sample=0) as service,
@@ -463,38 +463,38 @@ async def test_each_belongs_to_its_own_trace(database_url: str, repeated: list[s
 
 @pytest.mark.parametrize("key", ["é", "x" * (IDEMPOTENCY_KEY_LENGTH_MAX + 1), "a b", "", '"'])
 async def test_an_odd_key_is_left_to_the_parser(hot: Hot, repeated: list[str], key: str) -> None:
-    """A key in another form than before is taken or refused as ever."""
+    """A key in another form than before is accepted or refused as usual."""
     quoted = new_key()
     async with connect(hot.url) as wire:
         assert (await told(wire, hot.post(new_key()))).status == 201
         answer = await told(wire, hot.post(key))
         assert (answer.status, answer.json["code"]) == (400, "idempotency_key_invalid")
         assert (await told(wire, hot.post(f'"{quoted}"'))).status == 201
-        # What is wrong with one request is not held against the next.
+        # An invalid request does not affect the next one.
         assert (await told(wire, hot.post(new_key()))).status == 201
     assert repeated == [WRITTEN]
     assert await hot.bound(quoted)
 
 
 async def test_what_a_key_may_not_do_stays_so(hot: Hot, repeated: list[str]) -> None:
-    """Who may not write, or has used up its limit, hears the same each time; its tokens count."""
+    """A missing role and a used-up limit are refused each time, and each admitted request takes a token."""
     reader = await make_key(hot.service.database_url, "hot", "read")
     poor = await make_key(hot.service.database_url, "hot", "admin", KeyLimit(1, 1_000, 4, 100))
     async with connect(hot.url) as wire:
         assert [(await told(wire, hot.post(new_key(), token=reader))).status for _ in range(3)] == [403] * 3
-        # The first one has made the key known to the worker, the second one the head to the connection.
+        # The first request makes the worker know the key, the second makes the connection know the head.
         assert repeated == [WRITTEN]
         answers = [await told(wire, hot.get(token=poor)) for _ in range(6)]
         assert [answer.status for answer in answers] == [200] * 4 + [429] * 2
         assert [answer.headers["ratelimit"].split(";")[1] for answer in answers] == ["r=3", "r=2", "r=1", *["r=0"] * 3]
-        # The next caller on the same connection has its own.
+        # The next caller on the same connection has its own limit.
         assert (await told(wire, hot.get())).status == 200
         assert (await told(wire, hot.get(token=poor))).status == 429
     assert len(repeated) == 1 + 4 + 2
 
 
 async def test_callers_take_turns_on_a_connection(hot: Hot, repeated: list[str]) -> None:
-    """Behind a balancer each request is that of its own caller, with its own ledger."""
+    """If a balancer mixes callers on a connection, each request is answered for its own caller and ledger."""
     other = await hot.service.client("repeated-other")
     assert (await other.open("bob")).status == 201
     tokens = [hot.client.token, other.token]
@@ -506,7 +506,7 @@ async def test_callers_take_turns_on_a_connection(hot: Hot, repeated: list[str])
 
 
 async def test_a_stranger_is_none_the_less_one_for_a_head_that_is_known(hot: Hot, repeated: list[str]) -> None:
-    """Whose request it is its own token says, be it unknown, and one that is not of the form is left to the parser."""
+    """A known head with another token is refused: an unknown token at the gate, a malformed one after parsing."""
     unknown = api_key(1).token
     async with connect(hot.url) as wire:
         for token, status in (
@@ -522,7 +522,7 @@ async def test_a_stranger_is_none_the_less_one_for_a_head_that_is_known(hot: Hot
 
 
 async def test_strangers_are_not_remembered(hot: Hot, repeated: list[str]) -> None:
-    """Who has no good key is told so each time, and nothing of its requests is kept."""
+    """A request without a valid key is refused each time, and its head is not remembered."""
     async with connect(hot.url) as wire:
         for token in ("nonsense", None, f"{hot.client.token}x"):
             for _ in range(2):
@@ -532,7 +532,7 @@ async def test_strangers_are_not_remembered(hot: Hot, repeated: list[str]) -> No
 
 
 async def test_a_key_that_is_revoked_opens_nothing(hot: Hot, repeated: list[str]) -> None:
-    """A head that repeats is no reason to believe that its key is still good."""
+    """A repeated head does not keep a revoked key valid."""
     client = await hot.service.client("hot")
     async with connect(hot.url) as wire:
         for _ in range(3):
@@ -545,7 +545,7 @@ async def test_a_key_that_is_revoked_opens_nothing(hot: Hot, repeated: list[str]
 async def test_a_connection_ends_while_the_service_drains(
     hot: Hot, repeated: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A request that comes while no new work is wanted is the last one of its connection."""
+    """While the service drains, a request is answered and its connection closed."""
     async with connect(hot.url) as wire:
         for _ in range(2):
             assert (await told(wire, hot.get())).status == 200
@@ -557,7 +557,7 @@ async def test_a_connection_ends_while_the_service_drains(
 
 
 async def test_what_comes_in_pieces_or_behind_another_is_parsed(hot: Hot, repeated: list[str]) -> None:
-    """A part of a request is never taken for one, nor anything behind it or in its body."""
+    """A part of a request is never recognized as a request, nor are bytes behind it or in its body."""
     keys = [new_key() for _ in range(4)]
     whole = hot.post(keys[1])
     smuggled = hot.post(keys[2])
@@ -566,14 +566,14 @@ async def test_what_comes_in_pieces_or_behind_another_is_parsed(hot: Hot, repeat
             for _ in range(2):
                 await told(wire, hot.post(keys[0]))
             seen = len(repeated)
-            # A request as the body of another is a body.
+            # A request inside another request's body is only a body.
             assert (await told(wire, hot.post(keys[3], body=smuggled))).status == 400
             assert len(repeated) == seen + 1
             await send_in_pieces(wire, whole, [cut])
             assert (await answered(wire)).status == 201
             await wire.send(hot.get() + hot.get("nobody"))
             assert [(await answered(wire)).status for _ in range(2)] == [200, 404]
-            # In the body of a request of which a part has come.
+            # The same, if the outer request arrives in two packets.
             await send_in_pieces(
                 wire, hot.post(keys[3], body=smuggled), [len(hot.post(keys[3], body=smuggled)) - len(smuggled)]
             )
@@ -583,7 +583,7 @@ async def test_what_comes_in_pieces_or_behind_another_is_parsed(hot: Hot, repeat
 
 
 async def test_a_part_of_a_head_is_never_taken_for_a_request(hot: Hot, repeated: list[str]) -> None:
-    """Bytes that are a whole request by themselves are the end of another one where its beginning has come."""
+    """A packet that is a whole request by itself is not recognized if it continues an earlier head."""
     beginning = b"POST /v1/transfers HTTP/1.1\r\nX-Other: "
     async with connect(hot.url) as wire:
         for _ in range(2):
@@ -598,7 +598,7 @@ async def test_a_part_of_a_head_is_never_taken_for_a_request(hot: Hot, repeated:
 async def test_a_request_may_come_with_its_connection(
     hot: Hot, repeated: list[str], monkeypatch: pytest.MonkeyPatch, cut: int | None
 ) -> None:
-    """Before aiohttp's task begins, as under uvloop: heads behind a whole one are recognized, behind a part none."""
+    """If a whole request arrives before aiohttp's task starts, as under uvloop, later heads are recognized."""
     made = Connection.connection_made
 
     def made_with_request(self: Connection, transport: asyncio.BaseTransport) -> None:
@@ -617,7 +617,7 @@ async def test_a_request_may_come_with_its_connection(
 
 
 async def test_what_comes_while_another_is_under_way_waits(hot: Hot, repeated: list[str]) -> None:
-    """Requests with the same head are answered one by one, in their order."""
+    """Requests with the same head are answered one by one, in order."""
     async with connect(hot.url) as wire:
         for _ in range(2):
             await told(wire, hot.get("nobody"))
@@ -632,7 +632,7 @@ async def test_what_comes_while_another_is_under_way_waits(hot: Hot, repeated: l
 
 
 async def test_nothing_is_recognized_behind_a_tunnel(hot: Hot, repeated: list[str]) -> None:
-    """Behind CONNECT come bytes of another protocol: to the parser they are no requests, and so they are none here."""
+    """Bytes behind CONNECT are not recognized as requests, because the parser takes them as another protocol."""
     async with connect(hot.url) as wire:
         for _ in range(2):
             await told(wire, hot.get())

@@ -1,4 +1,4 @@
-"""What callers send in confidence stays out of logs, of answers and of the database."""
+"""Callers' confidential data stays out of logs, of answers and of the database."""
 
 import logging
 import re
@@ -16,7 +16,7 @@ from tests.support.client import Client
 from tests.support.postgres import administer
 from tests.support.service import ServerProcess, Service, in_process, make_key
 
-# Words of the inside: no answer holds them.
+# Words from inside the service, which no answer may contain.
 INSIDE = re.compile(
     rb"Traceback|asyncpg|aiohttp|msgspec|orjson|psycopg|site-packages|\.py\b|SQLSTATE|relation|constraint|"
     rb"violates|tallystick\.|api_keys|transfers_|accounts_|pg_|SELECT|INSERT",
@@ -32,7 +32,7 @@ FIELDS = (
 
 @pytest.fixture
 async def loud(database_url: str, tmp_path: Path) -> AsyncIterator[tuple[ServerProcess, Path]]:
-    """A server process that logs all it can, and its log."""
+    """A server process that logs at level debug, and its log."""
     log = tmp_path / "loud.log"
     process = ServerProcess(database_url, log, {"TALLYSTICK_LOG_LEVEL": "debug"})
     await process.start()
@@ -41,7 +41,7 @@ async def loud(database_url: str, tmp_path: Path) -> AsyncIterator[tuple[ServerP
 
 
 def planted(token: str) -> Iterator[bytes]:
-    """Return requests with MARK in every place of a request: good, wrong, and no requests at all."""
+    """Return requests with MARK in every part of a request: valid, wrong, and not HTTP."""
     yield from broken_http.malformed(token, MARK).values()
     yield from (entry.data for entry in broken_http.refused(token, MARK).values())
     text = f'"{MARK}"'.encode()
@@ -62,7 +62,7 @@ def planted(token: str) -> Iterator[bytes]:
 
 
 async def send_all(client: Client, requests: Iterator[bytes]) -> None:
-    """Send each request on a connection of its own; no answer is a failure or shows the inside of the service."""
+    """Send each request on its own connection; no answer is a failure or shows the inside of the service."""
     for data in requests:
         async with connect(client.url) as wire:
             await wire.send(data)
@@ -73,19 +73,19 @@ async def send_all(client: Client, requests: Iterator[bytes]) -> None:
 
 
 def assert_closed(response: Response) -> None:
-    """Fail on an answer that shows the inside of the service or says what serves."""
+    """Fail if an answer shows the inside of the service or names its software."""
     assert not INSIDE.search(response.raw), response.raw
     assert "server" not in response.headers
 
 
 async def set_up(client: Client) -> None:
-    """Open the accounts that the requests name."""
+    """Open the accounts in the requests."""
     await client.open("world", floor=None)
     await client.open("alice")
 
 
 async def test_the_log_of_a_server_holds_no_secret(loud: tuple[ServerProcess, Path], service: Service) -> None:
-    """At log level debug, whatever is sent in whatever place, and every key, stays out of the log."""
+    """At log level debug, the log shows nothing of what was sent, and no key."""
     process, log = loud
     tokens = {role: await make_key(process.database_url, "secrets", role) for role in ("admin", "write", "read")}
     revoked = await make_key(process.database_url, "secrets")
@@ -108,7 +108,7 @@ async def test_the_log_of_a_server_holds_no_secret(loud: tuple[ServerProcess, Pa
 async def test_a_failure_says_nothing_of_the_row_it_failed_on(
     loud: tuple[ServerProcess, Path], service: Service
 ) -> None:
-    """An error of Postgres that quotes a whole row reaches neither the log nor the caller with what the row holds."""
+    """If a PostgreSQL error quotes a row, neither the log nor the answer shows the row's contents."""
     process, log = loud
     client = Client(service.session, process.url, await make_key(process.database_url, "secrets"))
     await set_up(client)
@@ -129,7 +129,7 @@ async def test_a_failure_says_nothing_of_the_row_it_failed_on(
         assert (answer.status, answer.code) == (500, "internal_error")
         assert not INSIDE.search(answer.body)
         assert MARK.encode() not in answer.body
-        # Whoever operates the service finds the failure by the id its caller was given.
+        # Operators find the failure by the id that the caller was given.
         assert answer.json["request_id"] in log.read_text()
     text = log.read_text()
     assert "CheckViolationError (23514, planted_check)" in text
@@ -137,7 +137,7 @@ async def test_a_failure_says_nothing_of_the_row_it_failed_on(
 
 
 async def test_no_logger_is_told_a_secret(client: Client, caplog: pytest.LogCaptureFixture) -> None:
-    """In process, records of all loggers and levels stay free of what was sent, in their arguments too."""
+    """In process, the records of all loggers and levels show nothing of what was sent, in their arguments too."""
     assert client.token is not None
     await set_up(client)
     with caplog.at_level(logging.DEBUG):
@@ -150,7 +150,7 @@ async def test_no_logger_is_told_a_secret(client: Client, caplog: pytest.LogCapt
 
 
 async def test_no_other_answer_repeats_what_was_refused(service: Service, ledger: str) -> None:
-    """After all refusals, every list of every ledger concerned is free of what they held."""
+    """After all refusals, no list of either ledger contains anything of the refused requests."""
     clients = [await service.client(ledger), await service.client(f"{ledger}-other")]
     for client in clients:
         await set_up(client)
@@ -187,5 +187,5 @@ async def test_a_copy_of_the_database_opens_nothing(database_url: str) -> None:
 
 
 def secret_of(token: str) -> str:
-    """Return the part of a key that must not be known, its first half: more than chance brings together."""
+    """Return the first half of a key's secret, which is too long to appear by chance."""
     return token.split("_")[3][:32]

@@ -1,4 +1,4 @@
-"""Clients that do not take their answers, or slowly: little is made for them, and they are cut off in time."""
+"""Clients that read their answers slowly or not at all: little is buffered for them, and they are cut off in time."""
 
 import asyncio
 
@@ -11,19 +11,19 @@ from tests.input.wire import Response, Wire, connect, narrow, request
 from tests.support.hot import OTHER_BODY, Hot, answered, plain
 from tests.support.waiting import until
 
-# Larger than what the kernel takes for a client who does not read.
+# Larger than the kernel's buffers for a client that does not read.
 LARGE = {f"k{number}": "x" * 500 for number in range(50)}
 
 
 def connection(hot: Hot) -> protocol.Protocol:
-    """Return the one connection whose client does not take its answers."""
+    """Return the one connection whose client does not read its answers."""
     (found,) = [some for some in hot.server.connections if some.writing_paused]
     assert isinstance(found, protocol.Protocol)
     return found
 
 
 async def stuck(hot: Hot, wire: Wire, data: bytes) -> "asyncio.Task[None]":
-    """Send *data* whose answers are not read, until the server has stopped to serve the connection."""
+    """Send *data* without reading the answers, until the server has stopped writing."""
     sending = asyncio.create_task(wire.send(data))
     await until(lambda: any(some.writing_paused for some in hot.server.connections))
     return sending
@@ -36,7 +36,7 @@ async def large(hot: Hot) -> bytes:
 
 
 async def test_what_is_not_taken_is_not_made(hot: Hot) -> None:
-    """A client that reads nothing gets nothing made for it, is not read far ahead, and finds all when it reads."""
+    """For a client that does not read, the server stops answering and reading; all answers come once it reads."""
     read = await large(hot)
     count = 600
     async with narrow(hot.url) as wire:
@@ -45,7 +45,7 @@ async def test_what_is_not_taken_is_not_made(hot: Hot) -> None:
         await until(lambda: stopped._buffer_paused)
         assert stopped.transport is not None
         assert len(stopped._messages) <= stopped._max_msg_queue_size
-        # One answer may be written where the bound is not yet reached.
+        # One more answer may be written just before the bound is reached.
         assert stopped.transport.get_write_buffer_size() < 64 * 1024 + 2 * 30_000
         assert hot.counts() == (0, 0, 0, 0, 0)
         for _ in range(20):
@@ -56,7 +56,7 @@ async def test_what_is_not_taken_is_not_made(hot: Hot) -> None:
 
 
 async def test_bodies_sent_ahead_are_not_read_far(hot: Hot) -> None:
-    """Of postings that wait for their turn few bodies are held; all are done when it comes."""
+    """Few bodies of waiting postings are held in memory; all are done in their turn."""
     posts = [hot.post(f"ahead-{number}", body=OTHER_BODY.ljust(60_000)) for number in range(40)]
     async with connect(hot.url) as wire:
         with hot.redis_held():
@@ -66,7 +66,7 @@ async def test_bodies_sent_ahead_are_not_read_far(hot: Hot) -> None:
             sending = asyncio.create_task(wire.send(b"".join(posts)))
             await until(lambda: stopped._buffer_paused)
             held = sum(payload.total_bytes for _, payload in stopped._messages)
-            # What one read of the socket brings may come on top.
+            # One read of the socket may exceed the bound.
             assert READ_AHEAD_MAX_BYTES < held < READ_AHEAD_MAX_BYTES + 256 * 1024
         assert (await answered(wire)).status == 200
         assert [(await answered(wire)).status for _ in posts] == [201] * len(posts)
@@ -74,7 +74,7 @@ async def test_bodies_sent_ahead_are_not_read_far(hot: Hot) -> None:
 
 
 async def test_who_never_reads_is_cut_off(hot: Hot, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A client that does not take its answers in time loses its connection, and what it held is free."""
+    """A client that does not read its answers in time loses its connection, and its memory is freed."""
     read = await large(hot)
     before = hot.server.open_connections.count
     async with narrow(hot.url) as wire:
@@ -86,7 +86,7 @@ async def test_who_never_reads_is_cut_off(hot: Hot, monkeypatch: pytest.MonkeyPa
 
 
 async def test_who_reads_in_time_is_not_cut_off(hot: Hot, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A client that was slow for a while starts with a new deadline when it has taken its answers."""
+    """Once a slow client has read its answers, it gets a new deadline."""
     read = await large(hot)
     async with narrow(hot.url) as wire:
         monkeypatch.setattr("server.http.wire.protocol.SEND_DEADLINE_SECONDS", 1.0)
@@ -99,7 +99,7 @@ async def test_who_reads_in_time_is_not_cut_off(hot: Hot, monkeypatch: pytest.Mo
 
 
 async def test_who_never_reads_does_not_keep_what_is_closed(hot: Hot, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A connection that the server ends lives on for its last answers, and not longer than they may take."""
+    """A connection that the server closes waits for its last answers only until their deadline."""
     monkeypatch.setattr("server.http.wire.protocol.KEEPALIVE_SECONDS", 0.3)
     monkeypatch.setattr("server.http.wire.protocol.HEAD_DEADLINE_SECONDS", 0.3)
     read = await large(hot)
@@ -107,7 +107,7 @@ async def test_who_never_reads_does_not_keep_what_is_closed(hot: Hot, monkeypatc
         sending = await stuck(hot, wire, read * 400)
         stopped = connection(hot)
         monkeypatch.setattr("server.http.wire.protocol.SEND_DEADLINE_SECONDS", 0.2)
-        # It counts as idle.
+        # The connection is closed as idle.
         await until(lambda: stopped.transport is None)
         await until(lambda: stopped not in hot.server.connections)
         sending.cancel()
@@ -115,10 +115,10 @@ async def test_who_never_reads_does_not_keep_what_is_closed(hot: Hot, monkeypatc
 
 
 async def test_a_slow_reader_finds_its_answers_in_order(hot: Hot) -> None:
-    """Where the answer of a cold request waits to be taken, those behind it do not overtake one another."""
+    """If a cold request's answer waits to be read, later answers do not overtake it."""
     await large(hot)
     names = [f"n{number}" for number in range(900)]
-    # Large and cold; hot and slower than what is behind it; fast.
+    # A large cold one; a hot one that is slower than the next; a fast one.
     kinds: list[tuple[str, list[str]]] = [
         ("/v1/accounts", []),
         ("/v1/accounts/alice", ["Cache-Control: no-cache"]),

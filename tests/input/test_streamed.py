@@ -1,4 +1,4 @@
-"""Long statements leave in pieces: no part passes for the whole, however slowly or briefly they are read."""
+"""Long statements are sent in pieces: a partial one never passes for a whole one, however slowly it is read."""
 
 import asyncio
 import socket
@@ -22,13 +22,13 @@ from tests.support.hot import Hot, answered
 from tests.support.service import Service, in_process
 from tests.support.waiting import until
 
-# Of which two in five are entries of the account: some 2 MB of statement.
+# Two in five are entries of the account: about 2 MB of statement.
 TRANSFERS = 20_000
 ENTRIES = TRANSFERS * 4 // 10
 PATH = f"/v1/accounts/{BUSY}/statement"
 CSV = "Accept: text/csv"
-# Bytes that the kernel is to take for a client that reads nothing, and pages that are made for it at most: one is in
-# the transport, and the one before it has been taken by the kernel.
+# Bytes that the kernel may buffer for a client that does not read, and the most pages made for it: one is in the
+# transport, and the kernel has taken the one before it.
 KERNEL_BYTES = 4_096
 PAGES_AHEAD = 2
 
@@ -51,14 +51,14 @@ async def filled(service: Service, ledger: str) -> Client:
 
 @pytest.fixture
 async def client(filled_ledger: Client, hot: Hot) -> AsyncIterator[Client]:
-    """The same; nothing of it is under way when a test ends."""
+    """The same client; no stream is left when a test ends."""
     yield filled_ledger
     await until(lambda: hot.app.streams.count == 0)
 
 
 @pytest.fixture
 def pages_read(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """How many lines each page had that was read."""
+    """The number of lines in each page that was read."""
     read: list[int] = []
     original = Statement.read_on
 
@@ -73,7 +73,7 @@ def pages_read(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 @asynccontextmanager
 async def tight(service: Service) -> AsyncIterator[Wire]:
-    """A connection on which the kernel takes little of either side ahead of its client's reading."""
+    """A connection with small kernel buffers on both sides."""
     assert service.app is not None
     before = set(service.app.server.connections)
     async with narrow(service.url) as wire:
@@ -91,7 +91,7 @@ def ask(client: Client, *lines: str, method: str = "GET", path: str = PATH) -> b
 
 
 def lines_of(response: Response) -> list[bytes]:
-    """Return the lines of a CSV, which has to be whole."""
+    """Return the lines of a CSV, which must be complete."""
     found = response.body.split(b"\r\n")
     assert found[-1] == b""
     assert found[-2].startswith(b"closing,")
@@ -99,7 +99,7 @@ def lines_of(response: Response) -> list[bytes]:
 
 
 async def test_a_long_statement_is_chunked(client: Client, hot: Hot) -> None:
-    """It has no length and ends with the last chunk; headers are those of any answer; the connection goes on."""
+    """A long statement has no length and ends with the last chunk; its headers are normal and the connection stays."""
     async with connect(hot.url) as wire:
         await wire.send(ask(client, CSV, "X-Request-Id: mine"))
         response = await answered(wire)
@@ -111,7 +111,7 @@ async def test_a_long_statement_is_chunked(client: Client, hot: Hot) -> None:
         assert len(lines_of(response)) == ENTRIES + 3
         await wire.send(ask(client, path=f"/v1/accounts/{BUSY}"))
         balance = (await answered(wire)).json["balance"]
-        # From the second on the head is known from before.
+        # From the second request on, the head is recognized as repeated.
         found = []
         for _ in range(3):
             await wire.send(ask(client))
@@ -123,7 +123,7 @@ async def test_a_long_statement_is_chunked(client: Client, hot: Hot) -> None:
 
 
 async def test_a_short_one_is_not(client: Client, hot: Hot) -> None:
-    """One whose entries are read at once has a length."""
+    """A statement whose entries fit one page has a length."""
     async with connect(hot.url) as wire:
         await wire.send(ask(client, path="/v1/accounts/account:00000001/statement"))
         response = await answered(wire)
@@ -132,7 +132,7 @@ async def test_a_short_one_is_not(client: Client, hot: Hot) -> None:
 
 @pytest.mark.parametrize("by", ["created", "effective"])
 async def test_both_orders_have_all_entries(client: Client, by: str) -> None:
-    """Read in pages from one index or merged from two, each entry is there once and they add up."""
+    """From one index or merged from two, each entry is there once and the sums are right."""
     whole = (await client.get(f"{PATH}?by={by}")).json
     assert len({entry["transfer_id"] for entry in whole["entries"]}) == len(whole["entries"]) == ENTRIES
     total = 0
@@ -146,7 +146,7 @@ async def test_both_orders_have_all_entries(client: Client, by: str) -> None:
 
 
 async def test_amounts_are_strings_where_that_is_asked_for(client: Client) -> None:
-    """In every piece, and nowhere else; CSV has no strings."""
+    """Amounts are strings on request in every piece, also in a short statement."""
     whole = (await client.get(PATH)).json
     texts = (await client.get(PATH, Accept="application/json; amounts=string")).json
     assert texts["opening_balance"] == "0"
@@ -161,7 +161,7 @@ async def test_amounts_are_strings_where_that_is_asked_for(client: Client) -> No
 
 
 async def test_requests_behind_it_are_answered_in_order(client: Client, hot: Hot) -> None:
-    """What was sent ahead waits until the last chunk, whichever way it is served."""
+    """Pipelined requests of every kind wait until the last chunk."""
     account = f"/v1/accounts/{BUSY}"
     paths = [PATH, account, PATH, f"{account}/entries", "/livez", PATH, account]
     async with connect(hot.url) as wire:
@@ -174,7 +174,7 @@ async def test_requests_behind_it_are_answered_in_order(client: Client, hot: Hot
 
 
 async def test_a_connection_that_is_to_end_ends_behind_it(client: Client, hot: Hot) -> None:
-    """A request that closes its connection gets all of it first."""
+    """A request that closes its connection gets the whole statement first."""
     async with connect(hot.url) as wire:
         await wire.send(ask(client, CSV, "Connection: close"))
         (response,) = await wire.receive_all()
@@ -183,7 +183,7 @@ async def test_a_connection_that_is_to_end_ends_behind_it(client: Client, hot: H
 
 
 async def test_http_1_0_is_told_by_the_end_of_the_connection(client: Client, hot: Hot) -> None:
-    """A client that knows no chunks gets none; the closing line says that nothing is missing."""
+    """HTTP/1.0 gets no chunks; the closing line shows that nothing is missing."""
     async with connect(hot.url) as wire:
         await wire.send(ask(client, CSV).replace(b"HTTP/1.1", b"HTTP/1.0"))
         data = await wire.reader.read()
@@ -195,7 +195,7 @@ async def test_http_1_0_is_told_by_the_end_of_the_connection(client: Client, hot
 
 
 async def test_head_gets_the_head(client: Client, hot: Hot, pages_read: list[int]) -> None:
-    """HEAD tells what GET would, and no entry is read for it but the first page."""
+    """HEAD gives the headers of GET, and reads only the first page."""
     async with connect(hot.url) as wire:
         await wire.send(ask(client, CSV, method="HEAD") + ask(client, path=f"/v1/accounts/{BUSY}"))
         response = await wire.receive(head=True)
@@ -207,7 +207,7 @@ async def test_head_gets_the_head(client: Client, hot: Hot, pages_read: list[int
 
 
 async def stuck(hot: Hot, wire: Wire, data: bytes, pages_read: list[int]) -> None:
-    """Send a request whose answer is not read, until no more of it is made."""
+    """Send a request without reading its answer, until no more of it is made."""
     await wire.send(data)
     await until(lambda: any(some.writing_paused for some in hot.server.connections))
     seen = -1
@@ -217,7 +217,7 @@ async def stuck(hot: Hot, wire: Wire, data: bytes, pages_read: list[int]) -> Non
 
 
 async def test_what_is_not_taken_is_not_read(client: Client, hot: Hot, pages_read: list[int]) -> None:
-    """Of a statement that nobody reads a few pages are made, it holds no connection and no place, and nobody up."""
+    """For a client that does not read, few pages are made; it holds no connection or place, and delays no one."""
     async with tight(hot.service) as wire:
         await stuck(hot, wire, ask(client), pages_read)
         assert len(pages_read) * statements.PAGE_ENTRIES < ENTRIES
@@ -235,14 +235,14 @@ async def test_what_is_not_taken_is_not_read(client: Client, hot: Hot, pages_rea
         taken = len(pages_read)
         whole = (await answered(wire)).json
         assert len(pages_read) > taken
-    # What was posted meanwhile is not in it.
+    # Later postings are not in the statement.
     assert len(whole["entries"]) == whole["entries"][-1]["version"] - 1
     assert whole["closing_balance"] == whole["entries"][-1]["balance"]
     assert whole["entries"][-1]["created_at"] <= whole["as_of"]
 
 
 async def test_streams_are_counted(client: Client, hot: Hot, monkeypatch: pytest.MonkeyPatch) -> None:
-    """One ledger sends so many at once, and all ledgers so many: those on top are a 503 that says so."""
+    """The streams of a ledger and of all ledgers are limited; one more is a 503 that says so."""
     monkeypatch.setattr(streams, "STREAMS_OF_LEDGER_MAX", 2)
     other = await hot.service.client("other-of-streams")
     await other.fund("alice", 1_000)
@@ -256,7 +256,7 @@ async def test_streams_are_counted(client: Client, hot: Hot, monkeypatch: pytest
         assert (refused.status, refused.code) == (503, "overloaded")
         assert refused.json["detail"].startswith("This ledger has as many long answers under way")
         assert 1 <= int(refused.headers["Retry-After"]) <= 3
-        # What is short is no stream, and neither is a head.
+        # Short statements and HEAD requests do not count as streams.
         assert (await client.get("/v1/accounts/account:00000001/statement")).status == 200
         assert (await client.send("HEAD", PATH)).status == 200
         monkeypatch.setattr(statements, "PAGE_ENTRIES", 2)
@@ -273,7 +273,7 @@ async def test_streams_are_counted(client: Client, hot: Hot, monkeypatch: pytest
 
 
 async def test_a_stream_is_a_running_request_of_its_key(client: Client, hot: Hot) -> None:
-    """It counts for what its key may have under way until its end."""
+    """A stream counts as a running request of its key until it ends."""
     running = hot.server.pipeline.running
     async with tight(hot.service) as wire:
         await wire.send(ask(client))
@@ -289,7 +289,7 @@ async def test_a_stream_is_a_running_request_of_its_key(client: Client, hot: Hot
 async def test_who_never_reads_is_cut_off(
     client: Client, hot: Hot, monkeypatch: pytest.MonkeyPatch, closes: bool
 ) -> None:
-    """A client that takes nothing for too long loses its connection, and its stream is free."""
+    """A client that reads nothing for too long loses its connection, and its stream is freed."""
     before = hot.server.open_connections.count
     async with tight(hot.service) as wire:
         monkeypatch.setattr("server.http.wire.protocol.SEND_DEADLINE_SECONDS", 0.2)
@@ -301,7 +301,7 @@ async def test_who_never_reads_is_cut_off(
 
 
 async def test_who_reads_slowly_gets_all(client: Client, hot: Hot, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The deadline is that of each piece, not of the whole: who goes on reading is not cut off."""
+    """The deadline is for each piece, not for the whole: a client that keeps reading is not cut off."""
     monkeypatch.setattr("server.http.wire.protocol.SEND_DEADLINE_SECONDS", 0.5)
     began = time.monotonic()
     async with tight(hot.service) as wire:
@@ -319,7 +319,7 @@ async def test_who_reads_slowly_gets_all(client: Client, hot: Hot, monkeypatch: 
 async def test_gone_midway(
     client: Client, hot: Hot, reset: bool, closes: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Who leaves in the middle gives back all that it held, and nobody is told of a failure."""
+    """A client that disconnects in the middle frees its resources, and no error is logged."""
     async with tight(hot.service) as wire:
         await wire.send(ask(client, *(["Connection: close"] if closes else [])))
         await wire.reader.readuntil(b"\r\n\r\n")
@@ -347,7 +347,7 @@ async def test_a_page_that_fails_cuts_it_off(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """A statement that cannot be read to its end has no last chunk and no closing line, and a line in the log."""
+    """If a later page fails, the statement has no last chunk and no closing line, and the log has one line."""
     original = Statement.read_on
     calls = 0
 
@@ -373,14 +373,14 @@ async def test_a_page_that_fails_cuts_it_off(
     await hot.quiet()
     cut = [record for record in caplog.records if "the answer to torn is cut off" in record.getMessage()]
     assert [record.levelname for record in cut] == [level]
-    # A client that knows HTTP is told.
+    # An HTTP client raises an error.
     calls = 0
     with pytest.raises(aiohttp.ClientError):
         await client.get(PATH)
 
 
 async def test_a_first_page_that_fails_is_a_problem(client: Client, hot: Hot, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Before the head has been sent there is a status to tell it."""
+    """If the first page fails, the answer is a problem with a status."""
 
     async def read_on(self: Statement) -> list[Line]:
         raise StoreUnavailableError("away")
@@ -394,7 +394,7 @@ async def test_a_first_page_that_fails_is_a_problem(client: Client, hot: Hot, mo
 async def test_a_server_that_stops(
     template: str, redis_url: str, database_url: str, monkeypatch: pytest.MonkeyPatch, seconds: float
 ) -> None:
-    """What is being sent is finished while there is time; longer ones are cut off, without a last chunk."""
+    """A stopping server finishes streams while it has time, and cuts the others off without a last chunk."""
     monkeypatch.setattr(reply, "STOPPING_SECONDS", seconds)
     async with in_process(database_url, redis_url) as service:
         client = await filled(service, "stopping")
@@ -418,6 +418,6 @@ async def test_a_server_that_stops(
 
 
 def _none(service: Service) -> bool:
-    """Whether nothing is being sent."""
+    """Return whether no stream is being sent."""
     assert service.app is not None
     return service.app.streams.count == 0

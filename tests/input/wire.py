@@ -1,4 +1,4 @@
-"""Bytes on a socket: requests as broken as a test wants them, answers read by the letter of RFC 9112."""
+"""Raw bytes on a socket: requests as broken as a test needs, answers read strictly by RFC 9112."""
 
 import asyncio
 import socket
@@ -9,12 +9,12 @@ from urllib.parse import urlsplit
 
 import orjson
 
-# Seconds after which a connection that neither answers nor ends counts as hanging.
+# Seconds after which a connection without an answer or an end counts as hanging.
 HANG_SECONDS = 10.0
 
 
 class Response(NamedTuple):
-    """A response as it stood on the wire; header names in small letters."""
+    """A response as it was on the wire; header names in lower case."""
 
     status: int
     headers: Mapping[str, str]
@@ -29,10 +29,10 @@ class Response(NamedTuple):
 
 class Wire:
     """
-    A connection that speaks bytes.
+    A connection that sends and receives bytes.
 
     Args:
-        reader, writer: Of asyncio.
+        reader, writer: The streams of asyncio.
     """
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -40,17 +40,17 @@ class Wire:
         self.writer = writer
 
     async def send(self, data: bytes) -> None:
-        """Send *data*; a server that has closed the connection already is no error here."""
+        """Send *data*; ignore that the server has already closed the connection."""
         with suppress(ConnectionError):
             self.writer.write(data)
             await self.writer.drain()
 
     async def receive(self, *, head: bool = False) -> Response | None:
         """
-        Return the next response, or None where the connection ends instead.
+        Return the next response, or None if the connection ends.
 
         Args:
-            head: The response answers HEAD and so has no body.
+            head: Whether the response answers HEAD and so has no body.
         """
         async with asyncio.timeout(HANG_SECONDS):
             try:
@@ -70,7 +70,7 @@ class Wire:
         return Response(status, headers, body, top + raw)
 
     async def _receive_chunks(self) -> tuple[bytes, bytes]:
-        """Return a chunked body to its last chunk, as it stood on the wire and put together."""
+        """Return a chunked body up to its last chunk, as raw bytes and decoded."""
         raw = b""
         body: list[bytes] = []
         while True:
@@ -90,13 +90,13 @@ class Wire:
         return responses
 
     def finish(self) -> None:
-        """Tell the server that nothing more is sent."""
+        """Tell the server that nothing more will be sent."""
         with suppress(OSError):
             self.writer.write_eof()
 
 
 def parse_head(top: bytes) -> tuple[int, Mapping[str, str]]:
-    """Return status and headers; fails on anything that is not clean HTTP/1.1, repeated fields included."""
+    """Return status and headers; fail on a repeated field and on anything else that is not clean HTTP/1.1."""
     lines = top.removesuffix(b"\r\n\r\n").split(b"\r\n")
     version, status, _ = lines[0].split(b" ", 2)
     assert version == b"HTTP/1.1", lines[0]
@@ -113,7 +113,7 @@ def parse_head(top: bytes) -> tuple[int, Mapping[str, str]]:
 
 @asynccontextmanager
 async def connect(url: str) -> AsyncIterator[Wire]:
-    """A connection to the server at *url*."""
+    """Open a connection to the server at *url*."""
     parts = urlsplit(url)
     reader, writer = await asyncio.open_connection(parts.hostname, parts.port)
     try:
@@ -125,7 +125,7 @@ async def connect(url: str) -> AsyncIterator[Wire]:
 
 
 async def exchange(url: str, data: bytes) -> list[Response]:
-    """Send *data* on a connection of its own, end the sending side, and return all that comes back."""
+    """Send *data* on its own connection, end the sending side, and return everything that comes back."""
     async with connect(url) as wire:
         await wire.send(data)
         wire.finish()
@@ -135,7 +135,7 @@ async def exchange(url: str, data: bytes) -> list[Response]:
 def request(
     method: str, target: str, *lines: str | bytes, body: bytes | None = None, token: str | None = None
 ) -> bytes:
-    """Return the bytes of a request: Host, Authorization and Content-Length are added, all else is in *lines*."""
+    """Return the bytes of a request: Host, Authorization and Content-Length are added, the rest comes from *lines*."""
     head = [f"{method} {target} HTTP/1.1".encode("latin-1"), b"Host: ledger"]
     if token is not None:
         head.append(f"Authorization: Bearer {token}".encode())
@@ -147,7 +147,7 @@ def request(
 
 @asynccontextmanager
 async def narrow(url: str) -> AsyncIterator[Wire]:
-    """A connection whose client takes few bytes ahead of reading them."""
+    """Open a connection whose client buffers few bytes."""
     link = socket.socket()
     link.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
     link.setblocking(False)

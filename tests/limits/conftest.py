@@ -1,4 +1,4 @@
-"""The Redis of these tests, looked into past the service, and what is asked of PostgreSQL about keys."""
+"""Fixtures: a direct connection to Redis, and the number of keys in each lookup."""
 
 from collections.abc import AsyncIterator
 from typing import Any
@@ -20,7 +20,7 @@ async def redis(redis_url: str) -> AsyncIterator[Any]:
 
 @pytest.fixture
 def asked(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """How many keys each look-up of this test asks for."""
+    """How many keys each lookup of this test asks for."""
     numbers: list[int] = []
     read = Database.read
 

@@ -11,20 +11,20 @@ from hypothesis import strategies as st
 from server.gate.limits import BURST_MAX, QUOTA_MAX, Bucket, Limit
 from server.store.scripts import script
 
-# The one line of the script that tells the time, and what stands for it here: the last two arguments.
+# The line of the script that reads the clock, and its replacement here: the last two arguments.
 CLOCK = "local clock = redis.call('TIME')\n"
 INJECTED = "local clock = {table.remove(ARGV, #ARGV - 1), table.remove(ARGV)}\n"
 
-# Some time in 2026, in microseconds; and the instant that no clock here passes, some 250 years later.
+# A time in 2026, in microseconds; and an instant about 250 years later, which no clock here passes.
 EPOCH = 1_790_000_000_000_000
 END = 2**53
-# Microseconds between two requests at most: 30 of them stay far from the end.
+# The longest gap between two requests, in microseconds; 30 of them stay far from END.
 GAP_MAX = 10**13
 MICROSECONDS = 1_000_000
 
 
 class Reply(NamedTuple):
-    """What a limiter says to one request."""
+    """The answer of a limiter to one request."""
 
     wait: int
     left: int
@@ -33,7 +33,7 @@ class Reply(NamedTuple):
 
 class Model:
     """
-    Buckets that hold fractions of tokens. Nothing is ever rounded, except what a caller is told.
+    Buckets that hold fractions of tokens. Only the values told to a caller are rounded.
 
     Args:
         limits: All of them have to admit a request.
@@ -45,7 +45,7 @@ class Model:
         self.now = EPOCH
 
     def ask(self, now: int, cost: int) -> Reply:
-        """Return what a request that comes at *now* must be told."""
+        """Return the answer to a request at *now*."""
         for number, limit in enumerate(self.limits):
             # A clock that stepped back refills nothing.
             gained = Fraction(max(0, now - self.now) * limit.quota, limit.window * MICROSECONDS)
@@ -58,7 +58,7 @@ class Model:
         return Reply(wait, min(int(held) for held in self.tokens), waits.index(wait) if wait else 0)
 
     def seconds_to_full(self, number: int) -> Fraction:
-        """Return how long it takes until a bucket is full again."""
+        """Return how many seconds it takes until a bucket is full."""
         limit = self.limits[number]
         return (limit.burst - self.tokens[number]) * limit.window / limit.quota
 
@@ -74,7 +74,7 @@ class Model:
 
 class Script:
     """
-    The gate's script on a real server, told what time it is.
+    The gate's script on a real server, with the time as an argument.
 
     Args:
         redis: The server.
@@ -92,11 +92,11 @@ class Script:
         redis.delete(*names)
 
     def ask(self, now: int, buckets: Sequence[Bucket], *costs: int) -> list[Reply]:
-        """Send requests of these costs, in one call, at an instant of the server's clock."""
+        """Send requests of these costs in one call, at an instant of the server's clock."""
         return self.ask_all(now, buckets, *((tuple(range(len(buckets))), cost) for cost in costs))
 
     def ask_all(self, now: int, buckets: Sequence[Bucket], *asked: tuple[Sequence[int], int]) -> list[Reply]:
-        """Send requests of several API keys, in one call: the positions of their buckets, and what they cost."""
+        """Send requests of several API keys in one call: the positions of their buckets, and their costs."""
         names = list(self.names[: len(buckets)])
         flat = [number for bucket in buckets for number in bucket]
         requests = []
@@ -113,12 +113,12 @@ class Script:
 
 class AddressScript:
     """
-    The script of buckets by address on a real server, told what time it is.
+    The script for buckets by address on a real server, with the time as an argument.
 
     Args:
         redis: The server.
 
-        names: Of the buckets and of their index; they are removed first.
+        names: The buckets and their index; they are removed first.
     """
 
     def __init__(self, redis: Any, names: Sequence[str]) -> None:
@@ -138,7 +138,7 @@ class AddressScript:
 
     @property
     def kept(self) -> set[str]:
-        """The addresses whose buckets are kept; the index names the same ones."""
+        """The addresses whose buckets are stored, after checking that the index has the same ones."""
         buckets, index = self._names
         kept = {address.decode() for address in self._redis.hkeys(buckets)}
         assert {address.decode() for address in self._redis.zrange(index, 0, -1)} == kept
@@ -155,21 +155,21 @@ _BURSTS = st.one_of(st.sampled_from([1, 2, BURST_MAX]), st.integers(1, 20), st.i
 
 @st.composite
 def limits(draw: st.DrawFn) -> Limit:
-    """Make limits from one a day to a million a second, with any burst that can be counted."""
+    """Draw limits from one a day to a million a second, with any burst that can be counted."""
     quota, window = draw(_RATES)
     return Limit(quota, window, draw(_BURSTS)).counted
 
 
 @st.composite
 def costs(draw: st.DrawFn, limit: Limit) -> int:
-    """Make costs around what a limit holds, and small ones."""
+    """Draw costs near the burst of a limit, and small ones."""
     around = st.integers(max(0, limit.burst - 2), limit.burst + 2)
     return draw(st.one_of(st.integers(0, 3), around, st.integers(0, limit.burst)))
 
 
 @st.composite
 def steps(draw: st.DrawFn, limit: Limit) -> list[tuple[int, int]]:
-    """Make gaps in microseconds, of the size in which a few tokens come, and costs."""
+    """Draw gaps in microseconds in which a few tokens come, with costs."""
     token = max(1, limit.window * MICROSECONDS // limit.quota)
     gap = st.one_of(
         st.integers(0, 3),

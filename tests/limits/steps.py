@@ -1,4 +1,4 @@
-"""Keys with limits, what answers say of them, and what stands in Redis about them."""
+"""Keys with limits, and what answers and Redis say about them."""
 
 from collections.abc import Collection
 from typing import Any
@@ -12,12 +12,12 @@ DAY = 86_400
 
 
 def once(burst: int) -> KeyLimit:
-    """Return a limit that admits so many requests, and in a test's time no more."""
+    """Return a limit that admits this many requests, and no more during a test."""
     return KeyLimit(1, DAY, burst)
 
 
 async def limited(service: Service, ledger: str, limit: KeyLimit, role: str = "admin") -> Client:
-    """Return a client whose key has a limit of its own."""
+    """Return a client whose key has its own limit."""
     return await service.client(ledger, role, limit)
 
 
@@ -34,27 +34,27 @@ async def limit_key(
     limit: KeyLimit,
     named: Collection[str] = ("rate", "burst", "concurrency"),
 ) -> StoredKey:
-    """Give a key other limits, those that are named."""
+    """Change a key's named limits."""
     number = await ledger_id(database, ledger)
     assert number is not None
     return await change_key(database, number, public_id, KeyChange(named, limit))
 
 
 def left(answer: Answer) -> int:
-    """Return how many requests the answer says are left."""
+    """Return how many requests are left by the answer."""
     name, rest, _ = answer.headers["RateLimit"].split(";")
     assert name == '"default"'
     return int(rest.removeprefix("r="))
 
 
 async def bucket(redis: Any, client: Client) -> bytes:
-    """Return the name in Redis of a key's bucket."""
+    """Return the name of a key's bucket in Redis."""
     (name,) = [name async for name in redis.scan_iter(f"*:b:*:k:{key_id(client)}")]
     assert isinstance(name, bytes)
     return name
 
 
 async def state(redis: Any, client: Client) -> tuple[int, int, int]:
-    """Return the units in a key's bucket, when they were counted, and the price of a token."""
+    """Return the units in a key's bucket, when they were counted, and the price of a token in units."""
     units, since, price = (await redis.get(await bucket(redis, client))).split(b":")
     return int(units), int(since), int(price)

@@ -1,4 +1,4 @@
-"""Requests without a good key: only health is free, each address has its bound, and those with keys feel nothing."""
+"""Requests without a valid key: only health is free, each address has a limit, and callers with keys lose nothing."""
 
 import asyncio
 from collections import Counter
@@ -22,7 +22,7 @@ BURST = 5
 SLOW: dict[str, object] = {"anonymous_rate": "1/day", "anonymous_burst": BURST}
 FAILURES_SLOW: dict[str, object] = {"auth_failure_rate": "1/day", "auth_failure_burst": BURST}
 HEALTH = ("/livez", "/readyz")
-# Requests without a key that are no failed authentications, and what is said to each.
+# Requests without a key that are not failed authentications, and the status of each.
 ANONYMOUS: dict[str, tuple[str, str, int]] = {
     "the pages": ("GET", "/problems", 200),
     "a page": ("GET", "/problems/overloaded", 200),
@@ -35,7 +35,7 @@ ANONYMOUS: dict[str, tuple[str, str, int]] = {
     "no such method of a page": ("POST", "/problems", 405),
     "no such method of health": ("POST", "/livez", 405),
 }
-# The same as bytes, each on a connection of its own.
+# The same as raw bytes, each on its own connection.
 BROKEN = {
     "not HTTP": b"what is this\r\n\r\n",
     "a field twice": request("GET", "/v1/accounts", "If-Match: a", "If-Match: b"),
@@ -45,12 +45,12 @@ BROKEN = {
 
 
 def nobody(service: Service, token: str | None = None) -> Client:
-    """Return a client without a key, or with one that is none."""
+    """Return a client without a key, or with an invalid one."""
     return Client(service.session, service.url, token)
 
 
 async def alone(service: Service, data: bytes) -> Response:
-    """Send *data* on a connection of its own and return the first answer."""
+    """Send *data* on its own connection and return the first answer."""
     async with connect(service.url) as wire:
         await wire.send(data)
         response = await wire.receive()
@@ -59,7 +59,7 @@ async def alone(service: Service, data: bytes) -> Response:
 
 
 def refused(answer: Answer, policy: str = "anonymous") -> None:
-    """Check that a request was refused for the limit of its address."""
+    """Check that a request was refused by the limit of its address."""
     assert (answer.status, answer.code) == (429, "quota_exceeded")
     assert answer.headers["Content-Type"] == "application/problem+json"
     assert answer.json["violated-policies"] == [policy]
@@ -70,7 +70,7 @@ def refused(answer: Answer, policy: str = "anonymous") -> None:
 
 @asynccontextmanager
 async def elsewhere(service: Service) -> AsyncIterator[Client]:
-    """Give a client of another address, without a key."""
+    """Yield a client with another address and no key."""
     connector = aiohttp.TCPConnector(local_addr=("127.0.0.2", 0))
     async with aiohttp.ClientSession(connector=connector) as session:
         yield Client(session, service.url, None)
@@ -78,7 +78,7 @@ async def elsewhere(service: Service) -> AsyncIterator[Client]:
 
 @pytest.mark.parametrize("name", ANONYMOUS)
 async def test_only_health_is_free(database_url: str, redis_url: str, name: str) -> None:
-    """So many an address may send and no more; health, other addresses, and failures are not concerned."""
+    """An address is limited; health, failed authentications and other addresses do not count against that limit."""
     method, path, status = ANONYMOUS[name]
     async with in_process(database_url, redis_url, **SLOW) as service:
         answers = [await nobody(service).send(method, path) for _ in range(BURST + 3)]
@@ -97,7 +97,7 @@ async def test_only_health_is_free(database_url: str, redis_url: str, name: str)
 
 @pytest.mark.parametrize("name", BROKEN)
 async def test_what_is_broken_counts(database_url: str, redis_url: str, name: str) -> None:
-    """What cannot be read, or cannot be told whose it is, is nobody's, and counts for its address."""
+    """Broken requests, and those with two keys, count for their address."""
     async with in_process(database_url, redis_url, **SLOW) as service:
         answers = [await alone(service, BROKEN[name]) for _ in range(BURST + 2)]
         assert [answer.status for answer in answers] == [400] * BURST + [429] * 2
@@ -106,7 +106,7 @@ async def test_what_is_broken_counts(database_url: str, redis_url: str, name: st
 
 
 async def test_all_kinds_share_a_limit(database_url: str, redis_url: str) -> None:
-    """Pages, paths that there are not and broken requests count together."""
+    """Pages, unknown paths and broken requests share one limit."""
     async with in_process(database_url, redis_url, **SLOW) as service:
         assert (await nobody(service).get("/problems")).status == 200
         assert (await nobody(service).get("/nothing")).status == 404
@@ -117,7 +117,7 @@ async def test_all_kinds_share_a_limit(database_url: str, redis_url: str) -> Non
 
 
 async def test_failures_and_pages_are_apart(database_url: str, redis_url: str) -> None:
-    """Who has used up the failures of an address reads pages on."""
+    """An address that has used up its failures can still read pages."""
     async with in_process(database_url, redis_url, **FAILURES_SLOW, **SLOW) as service:
         answers = [await nobody(service).get("/v1/accounts") for _ in range(BURST + 1)]
         assert [answer.status for answer in answers] == [401] * BURST + [429]
@@ -126,18 +126,18 @@ async def test_failures_and_pages_are_apart(database_url: str, redis_url: str) -
 
 @pytest.mark.parametrize("path", ["/nothing", "/v1/accounts"])
 async def test_a_bad_key_fails_everywhere(database_url: str, redis_url: str, asked: list[int], path: str) -> None:
-    """A path that there is not is no way to try keys: a bad one is a failure there too, and soon is not looked up."""
+    """A bad key on an unknown path counts as a failure too, and after the limit keys are no longer looked up."""
     async with in_process(database_url, redis_url, **FAILURES_SLOW, **SLOW) as service:
         answers = [await nobody(service, new_key(1).token).get(path) for _ in range(BURST + 3)]
         assert [answer.status for answer in answers] == [401] * BURST + [429] * 3
         assert len(asked) == BURST
         refused(answers[-1], "authentication")
-        # It has taken nothing from those who show none.
+        # The failures have taken nothing from the limit for requests without a key.
         assert (await nobody(service).get("/problems")).status == 200
 
 
 async def test_pages_look_no_key_up(database_url: str, redis_url: str, asked: list[int]) -> None:
-    """A page is for everybody: with a key that is not known it counts as without one."""
+    """A page does not look up its key; with an unknown one it counts as a request without a key."""
     async with in_process(database_url, redis_url, **FAILURES_SLOW, **SLOW) as service:
         answers = [await nobody(service, new_key(1).token).get("/problems") for _ in range(BURST + 1)]
         assert [answer.status for answer in answers] == [200] * BURST + [429]
@@ -146,7 +146,7 @@ async def test_pages_look_no_key_up(database_url: str, redis_url: str, asked: li
 
 
 async def test_it_is_exact_across_workers(database_url: str, redis_url: str) -> None:
-    """Of 60 requests at once, through two services, exactly as many as the limit holds are answered."""
+    """Of 60 requests at once through two services, exactly as many are answered as the limit allows."""
     async with in_process(database_url, redis_url, **SLOW) as one, in_process(database_url, redis_url, **SLOW) as two:
         assert (await nobody(two).get("/nothing")).status == 404
         answers = await asyncio.gather(*(nobody((one, two)[n % 2]).get("/nothing") for n in range(60)))
@@ -155,7 +155,7 @@ async def test_it_is_exact_across_workers(database_url: str, redis_url: str) -> 
 
 @pytest.mark.parametrize(("workers", "admitted"), [(1, 5), (2, 2)])
 async def test_a_worker_counts_alone_without_redis(database_url: str, workers: int, admitted: int) -> None:
-    """While Redis is away each worker answers its share."""
+    """While Redis is away, each worker admits its share."""
     async with in_process(database_url, NO_REDIS, workers=workers, **SLOW) as service:
         answers = [await nobody(service).get("/problems") for _ in range(12)]
         assert [answer.status for answer in answers] == [200] * admitted + [429] * (12 - admitted)
@@ -164,21 +164,21 @@ async def test_a_worker_counts_alone_without_redis(database_url: str, workers: i
 async def test_a_flood_does_not_reach_redis(
     database_url: str, redis_url: str, redis: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A worker knows for a while that nothing is left, and asks nobody meanwhile."""
+    """A worker remembers for a while that nothing is left, and does not ask Redis."""
     monkeypatch.setattr(limit_memory, "REMEMBERED_MAX", FOR_EVER)
     async with in_process(database_url, redis_url, **SLOW) as service:
         answers = [await nobody(service).get("/nothing") for _ in range(BURST + 1)]
         refused(answers[-1])
         assert service.app is not None
         database = service.app.gate.keyspace._database.decode()
-        # Would admit the next one, if it were asked.
+        # Redis would now admit the next request.
         assert await redis.delete(*[name async for name in redis.scan_iter(f"{database}:a:*")])
         for method, path, _ in ANONYMOUS.values():
             assert (await nobody(service).send(method, path)).status == 429
 
 
 async def test_refusals_are_alike(database_url: str, redis_url: str) -> None:
-    """What the connection refuses at once says what any other refusal says, pipelined or not, and counts as one."""
+    """A refusal on the hot path has the form and the count of every other refusal, pipelined or not."""
     async with in_process(database_url, redis_url, **SLOW) as service:
         for _ in range(BURST):
             await nobody(service).get("/nothing")
@@ -206,25 +206,25 @@ async def test_refusals_are_alike(database_url: str, redis_url: str) -> None:
 
 @pytest.mark.parametrize("name", ANONYMOUS)
 async def test_with_a_key_it_costs_a_token(database_url: str, redis_url: str, name: str) -> None:
-    """With a good key it is a request like any other: a token, and nothing else; the key need not be known before."""
+    """With a valid key such a request takes one token of the key and nothing else, even on the key's first use."""
     method, path, status = ANONYMOUS[name]
     page = method == "GET" and (path == "/" or path.startswith("/problems"))
     async with in_process(database_url, redis_url, **{**SLOW, "anonymous_burst": 1}) as service:
         client = await limited(service, "books", once(3 + page), "read")
         if page:
-            # For a page it does.
+            # A page is free with a key that the worker does not know yet.
             await client.get("/nothing")
         answers = [await client.send(method, path) for _ in range(5)]
         assert [answer.status for answer in answers] == [status] * 3 + [429] * 2
         assert [left(answer) for answer in answers] == [2, 1, 0, 0, 0]
         if method != "HEAD":
             assert answers[-1].json["violated-policies"] == ["default"]
-        # The address has paid nothing.
+        # Nothing was taken from the address.
         assert (await nobody(service).get("/problems")).status == 200
 
 
 async def test_with_a_key_it_takes_a_place(database_url: str, redis_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where no request with a key is admitted, one to a path that there is not is none either."""
+    """With a key, a request for an unknown path or a page needs admission too."""
     async with in_process(database_url, redis_url) as service:
         client = await service.client("books")
         assert (await client.get("/nothing")).status == 404
@@ -236,13 +236,13 @@ async def test_with_a_key_it_takes_a_place(database_url: str, redis_url: str, mo
 
 
 def sender(number: int, many: bool) -> dict[str, str]:
-    """Return the header that names one of many callers behind the proxy, or none: all are one."""
+    """Return the header that names one of many callers behind the proxy, or nothing for a single caller."""
     return {"X_Forwarded_For": f"198.51.{number // 250}.{number % 250}"} if many else {}
 
 
 @pytest.mark.parametrize("many", [False, True], ids=["one address", "many addresses"])
 async def test_a_flood_costs_those_with_keys_nothing(database_url: str, redis_url: str, many: bool) -> None:
-    """While pages, paths that there are not and bad keys are flooded with, every request with a key is answered."""
+    """During a flood of pages, unknown paths and bad keys, every request with a key is answered."""
     settings: dict[str, object] = {
         "trusted_proxies": "127.0.0.1",
         "anonymous_rate": "50/s",

@@ -40,7 +40,7 @@ def redis(redis_url: str) -> Iterator[Any]:
 
 @pytest.mark.parametrize("name", ["gate", "address"])
 def test_only_the_clock_is_replaced(name: str) -> None:
-    """The script that is tested with a clock of the test differs from the script that runs in that one line."""
+    """The script with the test's clock differs from the script in production only in that line."""
     text = script(name).text
     ours = text.replace(CLOCK, INJECTED).splitlines()
     differing = [(a, b) for a, b in zip(text.splitlines(), ours, strict=True) if a != b]
@@ -50,7 +50,7 @@ def test_only_the_clock_is_replaced(name: str) -> None:
 @settings(max_examples=100, deadline=None)
 @given(data=st.data())
 def test_the_script_is_exact(redis: Any, data: st.DataObject) -> None:
-    """Whatever the rate, the burst, the gaps and the costs: every wait and every rest is that of the model."""
+    """For any rate, burst, gaps and costs, every wait and every rest is the model's."""
     limit = data.draw(limits())
     model, asked = Model([limit]), Script(redis, NAMES)
     now = EPOCH
@@ -62,7 +62,7 @@ def test_the_script_is_exact(redis: Any, data: st.DataObject) -> None:
 @settings(max_examples=50, deadline=None)
 @given(data=st.data())
 def test_the_script_takes_all_or_nothing(redis: Any, data: st.DataObject) -> None:
-    """With two limits a request that either of them refuses is charged to neither, alone or in a batch."""
+    """A request that one of two limits refuses takes no token from either, alone or in a batch."""
     both = [data.draw(limits()), data.draw(limits())]
     model, asked = Model(both), Script(redis, NAMES)
     now = EPOCH
@@ -75,10 +75,10 @@ def test_the_script_takes_all_or_nothing(redis: Any, data: st.DataObject) -> Non
 @settings(max_examples=50, deadline=None)
 @given(data=st.data())
 def test_the_script_counts_a_crowd_as_one_after_the_other(redis: Any, data: st.DataObject) -> None:
-    """Requests of keys that share a limit of their ledger, all in one call, are told what a call for each tells."""
+    """Requests of keys that share their ledger's limit get the same answers in one call as in a call each."""
     buckets = [data.draw(limits()).bucket() for _ in range(3)]
     together, apart = Script(redis, CROWD[:3]), Script(redis, CROWD[3:])
-    # The buckets of three keys: two have the last one in common.
+    # The buckets of three keys: two share the last bucket.
     keys = st.sampled_from([(0, 2), (1, 2), (1,)])
     now = EPOCH
     for gap, cost in data.draw(steps(data.draw(limits()))):
@@ -91,7 +91,7 @@ def test_the_script_counts_a_crowd_as_one_after_the_other(redis: Any, data: st.D
 @settings(max_examples=100, deadline=None)
 @given(data=st.data())
 def test_a_worker_alone_counts_as_the_script_does(data: st.DataObject) -> None:
-    """The buckets of a worker that has its limits to itself say what the model says, for two limits at once."""
+    """A worker with the limits to itself gives the model's answers, for two limits at once."""
     both = [data.draw(limits()), data.draw(limits())]
     now = EPOCH
     model, local = Model(both), LocalBuckets(lambda: now)
@@ -104,9 +104,9 @@ def test_a_worker_alone_counts_as_the_script_does(data: st.DataObject) -> None:
 @given(data=st.data(), share=st.integers(1, 16))
 def test_a_share_is_never_more_than_it_may_be(data: st.DataObject, share: int) -> None:
     """
-    Of a share no more is admitted than its part of the rate and one burst of the whole, whatever is asked.
+    A share never admits more than its part of the rate plus one burst of the whole.
 
-    What the whole can hold is admitted once a share of it has waited as long as it was told.
+    A cost within the whole burst is admitted once the share has waited as long as it was told.
     """
     limit = data.draw(limits())
     now = EPOCH
@@ -128,7 +128,7 @@ def test_a_share_is_never_more_than_it_may_be(data: st.DataObject, share: int) -
 @settings(max_examples=100, deadline=None)
 @given(data=st.data())
 def test_waiting_as_told_is_enough_and_no_longer_than_needed(redis: Any, data: st.DataObject) -> None:
-    """After the wait it was told a request is admitted; a microsecond earlier it is not."""
+    """A request is admitted after the wait that it was told; a microsecond earlier it is not."""
     limit = data.draw(limits())
     asked, now, bucket = Script(redis, NAMES), EPOCH, [limit.bucket()]
     for gap, cost in data.draw(steps(limit)):
@@ -143,11 +143,11 @@ def test_waiting_as_told_is_enough_and_no_longer_than_needed(redis: Any, data: s
 
 @pytest.mark.parametrize("limit", [Limit(1, 86_400, 3), Limit(7, 60, 5), Limit(999, 1, 1_500), Limit(QUOTA_MAX, 1, 10)])
 def test_a_long_run_admits_rate_times_time(redis: Any, limit: Limit) -> None:
-    """Asked all the time, in odd steps, a bucket admits its burst and its rate times the time, within a token."""
+    """A bucket that is asked all the time admits its burst plus the rate times the time, within one token."""
     asked, now, admitted = Script(redis, NAMES), EPOCH, 0
     step = max(1, limit.window * MICROSECONDS // limit.quota // 3) + 1
     for number in range(1_000):
-        # At first all that it holds and one more; afterwards a step brings less than a token.
+        # The first time takes the whole burst and asks for one more; later, each step brings less than a token.
         asks = 2 if number else limit.burst + 1
         admitted += sum(reply.wait == 0 for reply in asked.ask(now, [limit.bucket()], *[1] * asks))
         now += step
@@ -159,7 +159,7 @@ def test_a_long_run_admits_rate_times_time(redis: Any, limit: Limit) -> None:
 @settings(max_examples=50, deadline=None)
 @given(data=st.data())
 def test_buckets_of_addresses_are_exact(redis: Any, data: st.DataObject) -> None:
-    """Every wait and every rest of some addresses is that of the model, whatever was cleaned up in between."""
+    """For several addresses, every wait and every rest is the model's, whatever was cleaned up in between."""
     limit = data.draw(limits())
     models = {address: Model([limit]) for address in ("a", "b", "c", "d")}
     asked, now = AddressScript(redis, ADDRESSES), EPOCH
@@ -171,7 +171,7 @@ def test_buckets_of_addresses_are_exact(redis: Any, data: st.DataObject) -> None
 
 
 def test_buckets_of_addresses_go_when_they_are_full(redis: Any) -> None:
-    """Each call removes up to two buckets that are full again, and none that is not; none has a lifetime."""
+    """Each call removes up to two buckets that are full again, and no others; none has a lifetime."""
     limit, asked = Limit(1, 1, 5).bucket(), AddressScript(redis, ADDRESSES)
     for number in range(100):
         assert asked.ask(EPOCH, f"address-{number}", limit, 1 + number % 2) == (0, 4 - number % 2)
@@ -181,7 +181,7 @@ def test_buckets_of_addresses_go_when_they_are_full(redis: Any) -> None:
     assert len(asked.kept) == 100
     for _ in range(25):
         asked.ask(EPOCH + MICROSECONDS, "other", limit, 0)
-    # Those that took two tokens are not full yet.
+    # Buckets that gave two tokens are not full yet.
     assert asked.kept == {f"address-{number}" for number in range(1, 100, 2)}
     asked.ask(EPOCH + MICROSECONDS, "other", limit, 0)
     assert len(asked.kept) == 50
@@ -191,7 +191,7 @@ def test_buckets_of_addresses_go_when_they_are_full(redis: Any) -> None:
 
 
 def test_a_clock_that_steps_back_loses_no_limit_of_an_address(redis: Any) -> None:
-    """A step back of an hour refills nothing, removes nothing, and costs nobody more than the wait before it."""
+    """After a step back of an hour nothing is refilled or removed, and no wait is longer than before."""
     limit, asked = Limit(1, 1, 5).bucket(), AddressScript(redis, ADDRESSES)
     assert asked.ask(EPOCH, "a", limit, 5) == (0, 0)
     assert asked.ask(EPOCH, "b", limit, 5) == (0, 0)
@@ -204,7 +204,7 @@ def test_a_clock_that_steps_back_loses_no_limit_of_an_address(redis: Any) -> Non
 
 
 def test_a_changed_limit_keeps_whole_tokens_of_an_address(redis: Any) -> None:
-    """What was left under the old limit is left under the new one, up to what it holds, and no more."""
+    """Tokens left under the old limit are left under the new one, up to its burst."""
     slow, fast = Limit(1, 86_400, 10), Limit(1_000, 1, 2_000)
     asked = AddressScript(redis, ADDRESSES)
     for limit, cost, left in ((slow, 7, 3), (fast, 1, 2), (slow, 1, 1), (fast, 0, 1)):
@@ -212,19 +212,19 @@ def test_a_changed_limit_keeps_whole_tokens_of_an_address(redis: Any) -> None:
 
 
 def test_a_clock_that_steps_back_is_believed(redis: Any) -> None:
-    """A step back of an hour refills nothing and costs nobody more than the wait there was before it."""
+    """After a step back of an hour nothing is refilled, and no wait is longer than before."""
     limit = Limit(1, 1, 5)
     asked, bucket = Script(redis, NAMES), [limit.bucket()]
     assert [reply.wait == 0 for reply in asked.ask(EPOCH, bucket, *[1] * 6)] == [True] * 5 + [False]
     back = EPOCH - HOUR
-    # Nobody is admitted at the first look, and still the new time counts from it.
+    # The first request is not admitted, but time counts from it.
     assert asked.ask(back, bucket, 1) == [Reply(MICROSECONDS, 0)]
     assert asked.ask(back + MICROSECONDS - 1, bucket, 1) == [Reply(1, 0)]
     assert asked.ask(back + MICROSECONDS, bucket, 1) == [Reply(0, 0)]
 
 
 def test_a_clock_that_steps_forward_fills_and_no_more(redis: Any) -> None:
-    """A step forward fills the bucket, once."""
+    """A step forward fills the bucket once."""
     limit = Limit(1, 1, 5)
     asked, bucket = Script(redis, NAMES), [limit.bucket()]
     asked.ask(EPOCH, bucket, 5)
@@ -232,7 +232,7 @@ def test_a_clock_that_steps_forward_fills_and_no_more(redis: Any) -> None:
 
 
 def test_a_changed_limit_keeps_whole_tokens(redis: Any) -> None:
-    """What was left under the old limit is left under the new one, up to what it holds, and no more."""
+    """Tokens left under the old limit are left under the new one, up to its burst."""
     slow, fast = Limit(1, 86_400, 10), Limit(1_000, 1, 2_000)
     now = EPOCH
     asked, local = Script(redis, NAMES), LocalBuckets(lambda: now)
@@ -242,14 +242,14 @@ def test_a_changed_limit_keeps_whole_tokens(redis: Any) -> None:
 
 
 def test_what_no_limit_of_ours_wrote_counts_as_full(redis: Any) -> None:
-    """A value of another form in a bucket's place fails nobody."""
+    """A bucket with a value in another form counts as full."""
     asked = Script(redis, NAMES)
     redis.set(NAMES[0], "5:6")
     assert asked.ask(EPOCH, [Limit(1, 1, 5).bucket()], 1) == [Reply(0, 4)]
 
 
 def test_a_worker_remembers_so_many_buckets() -> None:
-    """The bucket used longest ago goes first; it is full again then."""
+    """The least recently used bucket is dropped first, and then counts as full."""
     local, limit = LocalBuckets(lambda: EPOCH), Limit(1, 86_400, 5)
     for number in range(LOCAL_BUCKETS_MAX):
         local.take(number, [("a", limit)], 1, 5)
@@ -263,7 +263,7 @@ def test_a_worker_remembers_so_many_buckets() -> None:
     ("text", "rate"), [("5", (5, 1)), ("6/min", (6, 60)), ("1/h", (1, 3_600)), ("1/day", (1, 86_400))]
 )
 def test_rates_are_read_and_shown(text: str, rate: tuple[int, int]) -> None:
-    """A rate means what it says, and is shown so that it can be read again."""
+    """A rate is parsed, and its shown form parses to the same rate."""
     assert read_rate(text) == rate
     assert read_rate(shown_rate(*rate)) == rate
 
@@ -272,13 +272,13 @@ def test_rates_are_read_and_shown(text: str, rate: tuple[int, int]) -> None:
     "text", ["", "0", "0/s", "-1/s", "1.5/s", "01/s", "1/", "1/m", "1 /s", "1000001/s", "x", "1/s\n", "\u0661/s"]
 )
 def test_rates_that_cannot_be(text: str) -> None:
-    """Anything else is refused."""
+    """Any other text is refused."""
     with pytest.raises(ValueError, match="a rate is 1 to 1000000"):
         read_rate(text)
 
 
 def test_what_cannot_be_counted_is_cut() -> None:
-    """A burst whose units would pass 2^53 is known as such, and cut to what can be counted."""
+    """A burst whose units would exceed 2^53 is reported as inexact, and cut to the largest countable one."""
     slow = Limit(1, 86_400, BURST_MAX)
     assert not slow.exact
     assert slow.counted.exact

@@ -1,4 +1,4 @@
-"""Limits from the command line and from the settings: given, changed while the service runs, shown, and refused."""
+"""Limits on the command line and in the settings: set, changed while the service runs, shown, and refused."""
 
 import asyncio
 
@@ -16,19 +16,19 @@ from tests.support.client import Client
 from tests.support.command import Ended, call, run
 from tests.support.service import in_process, make_key
 
-# Seconds in which a change of limits is surely in force.
+# Seconds within which a change of limits takes effect.
 CHANGED_SECONDS = 10.0
 CREATE = ("keys", "create", "--ledger", "books", "--role", "read")
 
 
 def cells(end: Ended) -> list[str]:
-    """Return the cells of the one key that was shown."""
+    """Return the cells of the one key in the output."""
     _, line = end.out.splitlines()
     return line.split()
 
 
 async def test_a_key_with_limits(database_url: str, redis_url: str) -> None:
-    """What `keys create` is given is what the key may do, and what `keys list` shows."""
+    """The limits given to `keys create` are enforced, and `keys list` shows them."""
     for limits, policy, burst, shown in (
         ((), "q=1000;w=1", 2_000, ("-", "-", "-")),
         (("--rate", "5/min"), "q=5;w=60", 5, ("5/min", "-", "-")),
@@ -52,13 +52,13 @@ async def test_a_key_with_limits(database_url: str, redis_url: str) -> None:
 async def test_limits_change_while_the_service_runs(
     database_url: str, redis_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A change of `keys limit` is in force when a key is read anew; by the word default it has the service's again."""
+    """A change by `keys limit` takes effect when the key is read again; `default` restores the service's limit."""
     monkeypatch.setattr("server.gate.keys.CACHE_SECONDS", 2.0)
     async with in_process(database_url, redis_url) as service:
         client = await limited(service, "books", once(1))
         assert [(await client.get("/v1/accounts")).status for _ in range(2)] == [200, 429]
         change = ("keys", "limit", "--ledger", "books", key_id(client))
-        # As a process of its own: the service hears of it by the database alone.
+        # In its own process, so that the service learns of it only through the database.
         changed = await run(*change, "--rate", "10/s", "--burst", "50", database_url=database_url)
         assert (changed.code, changed.err) == (0, "")
         assert cells(changed)[4:] == ["10/s", "50", "-", "-", "-", "active", "-"]
@@ -82,19 +82,19 @@ async def test_limits_change_while_the_service_runs(
         (("--rate", "0"), "a rate is 1 to 1000000"),
         (("--rate", "1000001/s"), "a rate is 1 to 1000000"),
         (("--rate", "1/week"), "a rate is 1 to 1000000"),
-        (("--burst", "0"), "the burst is 1 to 1000000"),
-        (("--burst", "many"), "the burst is 1 to 1000000"),
-        (("--burst", "\N{SUPERSCRIPT TWO}"), "the burst is 1 to 1000000"),
-        (("--concurrency", ""), "the concurrency is 1 to 100000"),
-        (("--burst", "-5"), "the burst is 1 to 1000000"),
-        (("--burst", "1000001"), "the burst is 1 to 1000000"),
-        (("--concurrency", "0"), "the concurrency is 1 to 100000"),
-        (("--concurrency", "100001"), "the concurrency is 1 to 100000"),
+        (("--burst", "0"), "the burst must be 1 to 1000000"),
+        (("--burst", "many"), "the burst must be 1 to 1000000"),
+        (("--burst", "\N{SUPERSCRIPT TWO}"), "the burst must be 1 to 1000000"),
+        (("--concurrency", ""), "the concurrency must be 1 to 100000"),
+        (("--burst", "-5"), "the burst must be 1 to 1000000"),
+        (("--burst", "1000001"), "the burst must be 1 to 1000000"),
+        (("--concurrency", "0"), "the concurrency must be 1 to 100000"),
+        (("--concurrency", "100001"), "the concurrency must be 1 to 100000"),
         (("--rate", "1/day", "--burst", "1000000"), "the burst is too large for so slow a rate"),
     ],
 )
 async def test_limits_that_cannot_be(database_url: str, limits: tuple[str, ...], text: str) -> None:
-    """A limit that cannot be is refused in one line; no key is made and none is changed."""
+    """An invalid limit is refused in one line; no key is created or changed."""
     made = await call(*CREATE, database_url=database_url)
     listed = await call("keys", "list", database_url=database_url)
     for action in (CREATE, ("keys", "limit", "--ledger", "books", made.out.split("_")[2])):
@@ -117,7 +117,7 @@ STEPS = [
 
 
 async def test_what_is_not_named_stays(database_url: str) -> None:
-    """`keys limit` changes what it names, takes back what is called default, and prints the key as it is then."""
+    """`keys limit` changes the named limits, resets those given as `default`, and prints the resulting key."""
     made = await call(*CREATE, "--rate", "10/s", "--burst", "20", database_url=database_url)
     public_id = made.out.split("_")[2]
     for limits, shown in STEPS:
@@ -129,14 +129,14 @@ async def test_what_is_not_named_stays(database_url: str) -> None:
 
 
 async def test_nothing_named(database_url: str) -> None:
-    """A change that names nothing is a slip."""
+    """A change that names no limit is a usage error."""
     end = await call("keys", "limit", "--ledger", "books", "0" * 16, database_url=database_url)
     assert (end.code, end.out) == (2, "")
     assert end.err.startswith("tallystick: name what to change: --rate, --burst or --concurrency, ")
 
 
 async def test_a_burst_beside_the_rate_that_stays(database_url: str) -> None:
-    """A burst is counted at the rate that the key has, a rate with its burst; what does not fit is refused."""
+    """A changed burst is checked against the key's rate, and a changed rate against its burst; a misfit is refused."""
     made = await call(*CREATE, "--rate", "1/day", database_url=database_url)
     limit = ("keys", "limit", "--ledger", "books", made.out.split("_")[2])
     refused = (2, "", "tallystick: the burst is too large for so slow a rate\n")
@@ -150,7 +150,7 @@ async def test_a_burst_beside_the_rate_that_stays(database_url: str) -> None:
 
 
 async def test_changes_at_once(database_url: str) -> None:
-    """Changes of different limits of one key at the same moment are all there afterwards."""
+    """Changes of different limits of one key at the same time are all kept."""
     token = await make_key(database_url, "books", "read", KeyLimit(10, 1, 20, 30))
     public_id = token.split("_")[2]
     async with Database(database_url, posting_connections=8, reading_connections=4) as database:
@@ -165,19 +165,19 @@ async def test_changes_at_once(database_url: str) -> None:
 
 
 async def test_a_burst_too_large_for_the_service_s_rate(database_url: str) -> None:
-    """A burst that cannot be counted at the service's own rate is refused too."""
+    """A burst that cannot be counted at the service's default rate is refused too."""
     end = await call(*CREATE, "--burst", "1000000", database_url=database_url, rate="1/day")
     assert (end.code, end.err) == (2, "tallystick: the burst is too large for so slow a rate\n")
 
 
 async def test_a_key_that_is_not_there(database_url: str) -> None:
-    """The limits of no key cannot be changed."""
+    """The limits of an unknown key cannot be changed."""
     end = await call("keys", "limit", "--ledger", "books", "0" * 16, "--rate", "1/s", database_url=database_url)
     assert (end.code, end.err) == (2, f"tallystick: the ledger books has no key {'0' * 16}\n")
 
 
 async def test_a_default_rate_that_became_slow(database_url: str, redis_url: str) -> None:
-    """A key's burst that cannot be counted at a new default rate is cut to what can be, and the key goes on."""
+    """A key's burst that cannot be counted at a new default rate is cut, and the key keeps working."""
     async with in_process(database_url, redis_url, rate="1/day", burst=5) as service:
         client = await limited(service, "books", KeyLimit(burst=1_000_000))
         answer = await client.get("/v1/accounts")
@@ -199,7 +199,7 @@ async def test_a_default_rate_that_became_slow(database_url: str, redis_url: str
     ],
 )
 async def test_settings_that_cannot_be(settings: dict[str, object], text: str) -> None:
-    """A default limit that cannot be keeps the service from starting, and is named."""
+    """An invalid default limit is named, and the service does not start."""
     given = Settings(database_url="postgresql://x@127.0.0.1:1/x", redis_url="redis://127.0.0.1:1", **settings)  # type: ignore[arg-type]  # few, by name
     with pytest.raises(SettingsError, match=f"^{text}"):
         default_limits(given)
@@ -209,7 +209,7 @@ async def test_settings_that_cannot_be(settings: dict[str, object], text: str) -
 
 
 async def test_a_key_whose_row_is_locked(database_url: str) -> None:
-    """A command that meets a row which another transaction keeps locked says so, and nothing of Postgres."""
+    """A command that meets a locked row says so, without a PostgreSQL error."""
     key = await make_key(database_url, "books", "read")
     connection = await asyncpg.connect(database_url)
     try:

@@ -20,20 +20,20 @@ SLOW: dict[str, object] = {"auth_failure_rate": "1/day", "auth_failure_burst": 5
 
 
 def stranger(service: Service, token: str | None = None) -> Client:
-    """Return a client whose key is none."""
+    """Return a client with an invalid key."""
     return Client(service.session, service.url, token)
 
 
 @asynccontextmanager
 async def elsewhere(service: Service) -> AsyncIterator[Client]:
-    """Give a client of another address, without a key."""
+    """Yield a client with another address and no key."""
     connector = aiohttp.TCPConnector(local_addr=("127.0.0.2", 0))
     async with aiohttp.ClientSession(connector=connector) as session:
         yield Client(session, service.url, None)
 
 
 async def test_failures_are_limited_by_address(database_url: str, redis_url: str) -> None:
-    """After so many failures an address is told to wait; keys of it that are known, and other addresses, are not."""
+    """After the limit an address gets 429; its known keys and other addresses do not."""
     async with in_process(database_url, redis_url, **SLOW) as service:
         good = await service.client("books")
         assert (await good.get("/v1/accounts")).status == 200
@@ -54,7 +54,7 @@ async def test_failures_are_limited_by_address(database_url: str, redis_url: str
 
 
 async def test_only_failures_count(database_url: str, redis_url: str, redis: Any) -> None:
-    """Good keys, roles that are too low and paths without a key leave no trace of an address."""
+    """Valid keys, missing roles and paths without a key do not count for an address."""
     async with in_process(database_url, redis_url, **SLOW) as service:
         good, reader = await service.client("books"), await service.client("books", "read")
         for _ in range(8):
@@ -71,7 +71,7 @@ async def test_only_failures_count(database_url: str, redis_url: str, redis: Any
 
 
 async def test_failures_are_exact_across_workers(database_url: str, redis_url: str) -> None:
-    """Of 60 failures at once, through two services, exactly as many as the limit holds are told 401."""
+    """Of 60 failures at once through two services, exactly as many get 401 as the limit allows."""
     async with in_process(database_url, redis_url, **SLOW) as one, in_process(database_url, redis_url, **SLOW) as two:
         assert (await stranger(two).get("/v1/accounts")).status == 401
         sent = [stranger((one, two)[n % 2]).get("/v1/accounts") for n in range(60)]
@@ -81,7 +81,7 @@ async def test_failures_are_exact_across_workers(database_url: str, redis_url: s
 
 @pytest.mark.parametrize(("workers", "admitted"), [(1, 5), (2, 2)])
 async def test_a_worker_counts_alone_without_redis(database_url: str, workers: int, admitted: int) -> None:
-    """While Redis is away each worker admits its share of the failures."""
+    """While Redis is away, each worker admits its share of the failures."""
     async with in_process(database_url, NO_REDIS, workers=workers, **SLOW) as service:
         good = await service.client("books")
         assert (await good.get("/v1/accounts")).status == 200
@@ -91,7 +91,7 @@ async def test_a_worker_counts_alone_without_redis(database_url: str, workers: i
 
 
 async def test_waiting_as_told_is_enough(database_url: str, redis_url: str) -> None:
-    """An address that waited as it was told may fail again."""
+    """After the wait that it was told, an address may fail again."""
     settings = {"auth_failure_rate": "1/s", "auth_failure_burst": 2}
     async with in_process(database_url, redis_url, **settings) as service:
         answers = [await stranger(service).get("/v1/accounts") for _ in range(4)]
@@ -101,7 +101,7 @@ async def test_waiting_as_told_is_enough(database_url: str, redis_url: str) -> N
 
 
 async def used_up_and_emptied(service: Service, redis: Any) -> None:
-    """Use up what an address may fail, and then have Redis forget it: asked, it would admit the next one."""
+    """Use up an address's failures, and make Redis forget them, so that Redis would admit the next one."""
     answers = [await stranger(service).get("/v1/accounts") for _ in range(6)]
     assert [answer.status for answer in answers] == [401] * 5 + [429]
     assert service.app is not None
@@ -112,7 +112,7 @@ async def used_up_and_emptied(service: Service, redis: Any) -> None:
 async def test_a_flood_of_failures_does_not_reach_redis(
     database_url: str, redis_url: str, redis: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A worker knows for a while that nothing is left, and asks nobody meanwhile."""
+    """A worker remembers for a while that nothing is left, and does not ask Redis."""
     monkeypatch.setattr(limit_memory, "REMEMBERED_MAX", FOR_EVER)
     async with in_process(database_url, redis_url, **SLOW) as service:
         await used_up_and_emptied(service, redis)
@@ -120,7 +120,7 @@ async def test_a_flood_of_failures_does_not_reach_redis(
 
 
 async def test_what_is_known_of_an_address_is_forgotten(database_url: str, redis_url: str, redis: Any) -> None:
-    """Soon Redis is asked again."""
+    """After a short time the worker asks Redis again."""
     async with in_process(database_url, redis_url, **SLOW) as service:
         await used_up_and_emptied(service, redis)
         await asyncio.sleep(limit_memory.REMEMBERED_MAX / 1_000_000)
@@ -142,5 +142,5 @@ async def test_what_is_known_of_an_address_is_forgotten(database_url: str, redis
     ],
 )
 def test_networks(address: str, network: str) -> None:
-    """IPv4 peers stand for themselves, IPv6 peers for their /64, and those without an address for one."""
+    """An IPv4 peer counts by address, an IPv6 peer by its /64, and all peers without an address together."""
     assert network_of(address) == network

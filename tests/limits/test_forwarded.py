@@ -1,4 +1,4 @@
-"""Behind a proxy, failed authentications count for whoever sent the request, as far as the proxy is believed."""
+"""Behind trusted proxies, failed authentications count for the address that sent the request."""
 
 import pytest
 from multidict import CIMultiDict, CIMultiDictProxy
@@ -34,27 +34,27 @@ PROXIES = "10.0.0.0/8, 2001:db8:1::/48"
     ],
 )
 def test_who_called(peer: str, forwarded: list[str], caller: str) -> None:
-    """The right-most address that is not a trusted proxy's counts; nobody is believed who is not trusted."""
+    """The right-most address that is not a trusted proxy counts; an untrusted peer's header is ignored."""
     headers = CIMultiDictProxy(CIMultiDict([("X-Forwarded-For", value) for value in forwarded]))
     assert TrustedProxies(PROXIES).caller(peer, headers) == caller
 
 
 def test_nobody_is_believed_by_default() -> None:
-    """Without the setting the field has no effect."""
+    """Without the setting, the header has no effect."""
     headers = CIMultiDictProxy(CIMultiDict({"X-Forwarded-For": "198.51.100.1"}))
     assert TrustedProxies("").caller("127.0.0.1", headers) == "127.0.0.1"
 
 
 @pytest.mark.parametrize("networks", ["proxy.example", "10.0.0.1/8", "10.0.0.0/33", "10.0.0.0/8,,"])
 async def test_what_is_no_network_is_refused(database_url: str, networks: str) -> None:
-    """The service does not start with a setting it cannot read."""
+    """The service does not start with an invalid setting."""
     with pytest.raises(SettingsError, match="trusted_proxies"):
         async with in_process(database_url, NO_REDIS, trusted_proxies=networks):
             pass
 
 
 async def test_failures_count_for_the_caller(database_url: str) -> None:
-    """Whoever has used up its failures is told to wait; another caller through the same proxy is not."""
+    """A caller that has used up its failures gets 429; another caller through the same proxy does not."""
     async with in_process(database_url, NO_REDIS, trusted_proxies="127.0.0.1", **SLOW) as service:
         stranger = Client(service.session, service.url, "wrong")
 

@@ -1,4 +1,4 @@
-"""Limits as callers meet them: what is admitted, what it costs, and what is said."""
+"""Limits over HTTP: which requests are admitted, what they cost, and what answers say."""
 
 import asyncio
 from collections import Counter
@@ -22,7 +22,7 @@ def order(amount: int = 1) -> dict[str, object]:
 
 
 async def test_a_burst_is_exact(service: Service, ledger: str) -> None:
-    """Of 400 requests at once a burst of 100 admits 100; the others are told so and read nothing."""
+    """Of 400 requests at once a burst of 100 admits 100; the others get 429 and read nothing."""
     client = await limited(service, ledger, once(100))
     answers = await asyncio.gather(*(client.get("/v1/accounts/nobody") for _ in range(400)))
     assert Counter(answer.status for answer in answers) == {404: 100, 429: 300}
@@ -31,14 +31,14 @@ async def test_a_burst_is_exact(service: Service, ledger: str) -> None:
 
 
 async def test_a_burst_is_exact_across_processes(database_url: str, redis_url: str, tmp_path: Path) -> None:
-    """Two processes on one Redis admit together what one would."""
+    """Two processes on one Redis together admit what one would."""
     servers = [ServerProcess(database_url, tmp_path / f"{n}.log", redis_url=redis_url) for n in range(2)]
     try:
         await asyncio.gather(*(server.start() for server in servers))
         async with in_process(database_url, redis_url) as service:
             token = await make_key(database_url, "books", limit=once(100))
             clients = [Client(service.session, server.url, token) for server in servers]
-            # Each of them sees what the others took.
+            # Each process sees what the other took.
             assert [left(await client.get("/v1/accounts/nobody")) for client in clients] == [99, 98]
             answers = await asyncio.gather(*(clients[n % 2].get("/v1/accounts/nobody") for n in range(400)))
             assert Counter(answer.status for answer in answers) == {404: 98, 429: 302}
@@ -47,7 +47,7 @@ async def test_a_burst_is_exact_across_processes(database_url: str, redis_url: s
 
 
 async def test_a_refusal_says_what_to_do(service: Service, ledger: str) -> None:
-    """A 429 names the policy, how long to wait, and that the same key may be used again."""
+    """A 429 names the policy and the wait, and says that the same key may be used again."""
     client = await limited(service, ledger, KeyLimit(1, 3_600, 2))
     await client.open("world", floor=None)
     await client.open("alice")
@@ -66,7 +66,7 @@ async def test_a_refusal_says_what_to_do(service: Service, ledger: str) -> None:
 
 
 async def test_a_refusal_binds_no_key(service: Service, ledger: str) -> None:
-    """A key that was refused for the limit is free: another request may have it."""
+    """An idempotency key that met a 429 stays free for another request."""
     admin = await service.client(ledger)
     await admin.open("world", floor=None)
     await admin.open("alice")
@@ -82,7 +82,7 @@ async def test_a_refusal_binds_no_key(service: Service, ledger: str) -> None:
 
 
 async def test_a_replay_costs_a_token(service: Service, ledger: str) -> None:
-    """The limit comes before the answer that is already there, and refusing does not harm it."""
+    """A replay takes a token, and is refused without one."""
     client = await limited(service, ledger, once(4))
     await client.open("world", floor=None)
     await client.open("alice")
@@ -93,7 +93,7 @@ async def test_a_replay_costs_a_token(service: Service, ledger: str) -> None:
 
 
 async def test_waiting_as_told_is_enough(service: Service, ledger: str) -> None:
-    """Who waits the seconds of Retry-After, and not more, is admitted."""
+    """After the seconds in Retry-After, the request is admitted."""
     client = await limited(service, ledger, KeyLimit(1, 1, 2))
     for cost in (1, 2):
         answers = [await client.get("/v1/accounts/nobody") for _ in range(3)]
@@ -106,7 +106,7 @@ async def test_waiting_as_told_is_enough(service: Service, ledger: str) -> None:
 
 
 async def test_a_bulk_costs_its_items(service: Service, ledger: str) -> None:
-    """A bulk of ten takes ten tokens; one that is malformed takes one; one that is refused takes none."""
+    """A bulk of ten takes ten tokens, a malformed one takes one, and a refused one takes none."""
     client = await limited(service, ledger, once(25))
     ten = {"transfers": [{"key": f"k{n}", **order()} for n in range(10)]}
     assert left(await client.post("/v1/transfers/bulk", ten)) == 15
@@ -120,7 +120,7 @@ async def test_a_bulk_costs_its_items(service: Service, ledger: str) -> None:
 
 
 async def test_more_than_the_limit_holds(service: Service, ledger: str) -> None:
-    """A bulk that could never be admitted is a wrong request, not a limited one, and costs nothing."""
+    """A bulk larger than the burst is a 400, not a 429, and costs nothing."""
     client = await limited(service, ledger, once(9))
     ten = {"transfers": [{"key": f"k{n}", **order()} for n in range(10)]}
     for _ in range(2):
@@ -158,7 +158,7 @@ async def test_more_than_the_limit_holds(service: Service, ledger: str) -> None:
 async def test_every_request_costs_and_says_so(
     service: Service, ledger: str, request_line: str, body: object, status: int
 ) -> None:
-    """Whatever becomes of a request, it costs one token, and its answer says what is left."""
+    """A request costs one token whatever its answer, and the answer says how many are left."""
     client = await limited(service, ledger, KeyLimit(100, 86_400, 7))
     for expected in (6, 5):
         method, path = request_line.split()
@@ -169,7 +169,7 @@ async def test_every_request_costs_and_says_so(
 
 
 async def test_a_role_that_is_too_low_costs_a_token(service: Service, ledger: str) -> None:
-    """What a key may not do is refused as such, limited or not, and is counted."""
+    """A request beyond the key's role is a 403, and takes a token."""
     reader = await limited(service, ledger, once(2), "read")
     answers = [await reader.post("/v1/accounts", {}) for _ in range(3)]
     assert [(answer.code, left(answer)) for answer in answers] == [("forbidden", 1), ("forbidden", 0), ("forbidden", 0)]
@@ -177,14 +177,14 @@ async def test_a_role_that_is_too_low_costs_a_token(service: Service, ledger: st
 
 
 async def test_no_headers_without_a_key(service: Service) -> None:
-    """Who is nobody has no limit to be told of."""
+    """An answer without a key has no limit headers."""
     nobody = Client(service.session, service.url, None)
     for path in ("/v1/accounts", "/livez", "/nothing"):
         assert not {"RateLimit", "RateLimit-Policy"} & set((await nobody.get(path)).headers)
 
 
 async def test_a_ledger_has_a_limit_too(database_url: str, redis_url: str, redis: Any) -> None:
-    """The keys of a ledger share its limit; what it refuses is not charged to the key, and it is named."""
+    """The keys of a ledger share its limit; its refusals take nothing from the key, and name the ledger's limit."""
     settings = {"ledger_rate": "1/day", "ledger_burst": 3}
     async with in_process(database_url, redis_url, **settings) as service:
         first = await limited(service, "books", once(10))
@@ -195,7 +195,7 @@ async def test_a_ledger_has_a_limit_too(database_url: str, redis_url: str, redis
         for client in (first, second, second):
             refused = await client.get("/v1/accounts")
             assert (refused.status, refused.json["violated-policies"]) == (429, ["ledger"])
-        # Eight and nine of ten tokens are left, and what some milliseconds added.
+        # Eight and nine of ten tokens are left, plus what some milliseconds added.
         assert [units // price for units, _, price in [await state(redis, c) for c in (first, second)]] == [8, 9]
         four = {"transfers": [{"key": f"k{n}", **order()} for n in range(4)]}
         never = await second.post("/v1/transfers/bulk", four)
@@ -205,23 +205,23 @@ async def test_a_ledger_has_a_limit_too(database_url: str, redis_url: str, redis
 
 
 async def test_buckets_have_no_lifetime(service: Service, ledger: str, redis: Any) -> None:
-    """No bucket of a key is ever among what a server that is short of memory may evict."""
+    """No bucket of a key has a lifetime, so Redis cannot evict it when it is short of memory."""
     clients = [await limited(service, ledger, limit) for limit in (once(2), KeyLimit(5, 1, 40), KeyLimit(3, 60, 7))]
     for client in clients * 2:
         await client.get("/v1/accounts")
     names = [await bucket(redis, client) for client in clients]
-    # And all others of this service's database: names of other kinds may contain whatever their callers have chosen.
+    # The same for all other buckets in this service's database; names of other kinds may contain text from callers.
     database, _, _ = names[0].partition(b":")
     names += [name async for name in redis.scan_iter(database + b":b:*")]
     assert {await redis.pttl(name) for name in names} == {-1}
 
 
 async def test_scripts_may_be_flushed(service: Service, ledger: str, redis: Any) -> None:
-    """A Redis that forgets its scripts while requests run costs nobody an answer and nobody a token."""
+    """If Redis forgets its scripts while requests run, no request fails and no token is lost."""
     client = await limited(service, ledger, once(100))
 
     async def calls() -> int:
-        """Return how often a script came with its text, because it was not known."""
+        """Return how often a script was sent with its text, because Redis did not know it."""
         statistics = await redis.info("commandstats")
         return int(statistics.get("cmdstat_eval", {"calls": 0})["calls"])
 
@@ -246,7 +246,7 @@ async def test_the_clock_of_redis_may_step(service: Service, ledger: str, redis:
     """
     After a step of an hour, back or forward, the wait is no longer than the limit itself makes it.
 
-    A clock that stepped back is told by a bucket that was written in the future.
+    A step back shows in a bucket that was written in the future.
     """
     client = await limited(service, ledger, KeyLimit(1, 1, 3))
     assert [(await client.get("/v1/accounts")).status for _ in range(4)] == [200] * 3 + [429]

@@ -1,4 +1,4 @@
-"""Keys that are in use: they are read anew while they are still trusted, and nobody waits for it."""
+"""Known keys are read again while they are still trusted, and no request waits for it."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -20,7 +20,7 @@ REVOKE = "UPDATE tallystick.api_keys SET revoked_at = now() WHERE id = $1"
 
 @pytest.fixture
 async def service(database_url: str, redis_url: str, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Service]:
-    """A service that reads a key anew at its second request, and trusts it for longer than a test takes."""
+    """A service that reads a key again at its second request, and trusts it for longer than a test takes."""
     monkeypatch.setattr(keys, "CACHE_SECONDS", FOR_EVER)
     monkeypatch.setattr(keys, "REFRESH_SECONDS", FOR_EVER)
     async with in_process(database_url, redis_url) as running:
@@ -29,20 +29,20 @@ async def service(database_url: str, redis_url: str, monkeypatch: pytest.MonkeyP
 
 @pytest.fixture
 async def client(service: Service) -> Client:
-    """A client whose key is known."""
+    """A client whose key the worker knows."""
     known = await service.client("books")
     assert (await known.get("/v1/accounts")).status == 200
     return known
 
 
 async def ask(client: Client, times: int) -> None:
-    """Send requests that need the key and nothing that the tests lock, and see them served."""
+    """Send requests that need the key but no locked rows, and check that they are served."""
     answers = await asyncio.gather(*(client.get("/v1/accounts/nobody") for _ in range(times)))
     assert {answer.status for answer in answers} == {404}
 
 
 async def test_nobody_waits_while_a_key_is_read_anew(service: Service, client: Client, asked: list[int]) -> None:
-    """However long the reading takes, all requests are served, there is one reading, and what it finds counts."""
+    """While a key is read again, all requests are served, it is read only once, and the result is used."""
     holder = await asyncpg.connect(service.database_url)
     try:
         async with holder.transaction():
@@ -58,12 +58,12 @@ async def test_nobody_waits_while_a_key_is_read_anew(service: Service, client: C
     async def revoked() -> bool:
         return (await client.get("/v1/accounts/nobody")).status == 401
 
-    # Where the machine is busy the reading itself fails, and comes again when the key has been trusted long enough.
+    # On a busy machine the read itself fails, and is repeated once the key has been trusted long enough.
     await until(revoked, FOR_EVER + keys.CACHE_AWAY_SECONDS)
 
 
 async def test_keys_that_are_read_anew_at_once_share_queries(service: Service, asked: list[int]) -> None:
-    """Of a hundred keys whose time has come together each is read once, with fewer queries."""
+    """A hundred keys that are due at once are each read once, with fewer queries than keys."""
     clients = [await service.client("books") for _ in range(100)]
     for _ in range(2):
         asked.clear()
@@ -77,7 +77,7 @@ async def test_keys_that_are_read_anew_at_once_share_queries(service: Service, a
 async def test_a_key_that_cannot_be_read_anew_is_trusted_on(
     client: Client, asked: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A reading that fails takes nothing from what is known, and is not begun again with each request."""
+    """If the read fails, the key stays trusted, and the read is not repeated with each request."""
     read = Database.read
 
     async def fail(database: Database, name: str, *arguments: object) -> list[asyncpg.Record]:

@@ -1,4 +1,4 @@
-"""Keys that have nothing left: a worker that knows it refuses them without asking, and never wrongly."""
+"""Keys with nothing left: a worker that knows it refuses them without asking Redis, and never wrongly."""
 
 import asyncio
 from collections import Counter
@@ -25,14 +25,14 @@ READ = "/v1/accounts/nobody"
 
 @pytest.fixture
 async def remembering(database_url: str, redis_url: str, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Service]:
-    """A service that asks again when a wait is over, and not before."""
+    """A service that asks Redis again only when a wait is over."""
     monkeypatch.setattr(limit_memory, "REMEMBERED_MAX", FOR_EVER)
     async with in_process(database_url, redis_url) as running:
         yield running
 
 
 def decisions(service: Service) -> Counter[tuple[str, bool]]:
-    """Return who decided on requests, and how often they were admitted."""
+    """Return which limiter decided on requests, and whether it admitted them, with counts."""
     assert service.app is not None
     return Counter(service.app.tallies.decisions)
 
@@ -44,10 +44,10 @@ async def until_refused(client: Client) -> None:
 
 
 async def test_a_flood_does_not_reach_redis(remembering: Service, redis: Any) -> None:
-    """Hot and other requests of a key that has nothing left are refused as Redis would, and do not reach it."""
+    """Hot and cold requests of a key with nothing left get Redis's answer, without asking Redis."""
     client = await limited(remembering, "books", once(3))
     await until_refused(client)
-    # Would admit the next one, if it were asked.
+    # Redis would now admit the next request.
     assert await redis.delete(await bucket(redis, client)) == 1
     before = decisions(remembering)
     order = {"source": "world", "destination": "alice", "amount": 1, "currency": "EUR"}
@@ -68,10 +68,10 @@ async def test_a_flood_does_not_reach_redis(remembering: Service, redis: Any) ->
 
 
 async def test_all_refusals_are_alike(remembering: Service) -> None:
-    """What is made beforehand, asked for or remembered, says what any other refusal says, and counts as one."""
+    """Refusals from Redis, from memory and with a prepared body have the same form, and are counted alike."""
     client = await limited(remembering, "books", once(1))
     ids = {"X-Request-Id": "mine-1"}
-    # The first of a hot route comes from Redis.
+    # The first refusal on the hot path comes from Redis.
     first, second = await asyncio.gather(*(client.send("GET", READ, headers=ids) for _ in range(2)))
     order = {"source": "world", "destination": "alice", "amount": 1, "currency": "EUR"}
     reads = [max(first, second, key=lambda answer: answer.status)]
@@ -92,7 +92,7 @@ async def test_all_refusals_are_alike(remembering: Service) -> None:
 
 
 async def test_more_than_one_token_is_asked_for(remembering: Service) -> None:
-    """How long a bulk has to wait only Redis knows, and that it can never fit is said as ever."""
+    """A bulk asks Redis for its wait, and one beyond the burst is still a 400."""
     client = await limited(remembering, "books", KeyLimit(1, 3_600, 4))
     await until_refused(client)
     transfers = [{"key": f"k{n}", "source": "a", "destination": "b", "amount": 1, "currency": "EUR"} for n in range(5)]
@@ -107,7 +107,7 @@ async def test_more_than_one_token_is_asked_for(remembering: Service) -> None:
 
 
 async def test_a_bulk_that_is_refused_says_nothing_of_others(remembering: Service) -> None:
-    """A key that has too little for a bulk has enough for single requests."""
+    """A key with too few tokens for a bulk still has enough for single requests."""
     client = await limited(remembering, "books", once(3))
     transfers = [{"key": f"k{n}", "source": "a", "destination": "b", "amount": 1, "currency": "EUR"} for n in range(3)]
     assert (await client.get(READ)).status == 404
@@ -116,7 +116,7 @@ async def test_a_bulk_that_is_refused_says_nothing_of_others(remembering: Servic
 
 
 async def test_the_limit_that_is_used_up_is_named(database_url: str, redis_url: str) -> None:
-    """Where the ledger has nothing left, that is what its keys are told, asked or remembered."""
+    """If the ledger's limit is used up, the refusal from memory names it too."""
     async with in_process(database_url, redis_url, ledger_rate="1/day", ledger_burst=2) as service:
         client = Client(service.session, service.url, await make_key(database_url, "books", "admin"))
         await until_refused(client)
@@ -127,7 +127,7 @@ async def test_the_limit_that_is_used_up_is_named(database_url: str, redis_url: 
 
 
 async def test_waiting_as_told_is_enough_for_all(remembering: Service) -> None:
-    """Who was refused without asking is admitted after as long as it was told, and not longer."""
+    """A key refused from memory is admitted after the wait that it was told."""
     client = await limited(remembering, "books", KeyLimit(1, 1, 1))
     await until_refused(client)
     answer = await client.get(READ)
@@ -137,7 +137,7 @@ async def test_waiting_as_told_is_enough_for_all(remembering: Service) -> None:
 
 
 async def test_what_is_known_of_a_key_is_forgotten(service: Service, ledger: str, redis: Any) -> None:
-    """Soon Redis is asked again, whatever it said."""
+    """After a short time the worker asks Redis again."""
     client = await limited(service, ledger, once(3))
     await until_refused(client)
     assert await redis.delete(await bucket(redis, client)) == 1
@@ -146,7 +146,7 @@ async def test_what_is_known_of_a_key_is_forgotten(service: Service, ledger: str
 
 
 async def test_new_limits_count_at_once(remembering: Service, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is remembered is of a key as it was: one whose limits have changed is asked about."""
+    """Refusals are remembered for a key's old limits only: after a change, Redis is asked."""
     monkeypatch.setattr(keys, "CACHE_SECONDS", 0.2)
     client = await limited(remembering, "books", once(1))
     await until_refused(client)
@@ -162,7 +162,7 @@ async def test_new_limits_count_at_once(remembering: Service, monkeypatch: pytes
 @settings(max_examples=200, deadline=None)
 @given(data=st.data())
 def test_nothing_is_remembered_too_long(data: st.DataObject) -> None:
-    """Whatever others take in between: before its wait is over nobody gets the token that somebody was refused."""
+    """Before a refused request's wait is over, no other request gets the token, whatever is taken in between."""
     both = [data.draw(limits()), data.draw(limits())]
     model, now, refused_until = Model(both), EPOCH, EPOCH
     for gap, cost in data.draw(steps(data.draw(st.sampled_from(both)))):
@@ -175,7 +175,7 @@ def test_nothing_is_remembered_too_long(data: st.DataObject) -> None:
 
 
 def test_only_so_many_are_remembered() -> None:
-    """The one remembered longest goes first."""
+    """The oldest entry is dropped first."""
     memory: limit_memory.LimitMemory[int] = limit_memory.LimitMemory()
     for name in range(LOCAL_BUCKETS_MAX + 1):
         memory.remember(name, limit_memory.now(), FOR_EVER)

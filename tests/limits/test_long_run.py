@@ -1,4 +1,4 @@
-"""A long run, by the real clock: what is admitted is the burst and the rate times the time."""
+"""A long run with the real clock admits the burst plus the rate times the time."""
 
 import asyncio
 import time
@@ -11,12 +11,12 @@ from tests.support.client import Client
 from tests.support.service import NO_REDIS, Service, in_process
 
 RUN_SECONDS = 2.0
-# Of each key.
+# Clients for each key.
 ASKING = 4
 
 
 async def ask(client: Client, until: float) -> tuple[int, float]:
-    """Ask until that moment, and on until nothing is left; return how often it was admitted and when it asked last."""
+    """Ask until that moment and until nothing is left; return how many were admitted and the last sending time."""
     admitted = 0
     while True:
         asked = time.monotonic()
@@ -28,18 +28,18 @@ async def ask(client: Client, until: float) -> tuple[int, float]:
 
 
 async def ask_all(client: Client, until: float) -> tuple[int, float, float]:
-    """Do so at once several times; return how many were admitted, when the last one asked and when it was answered."""
+    """Run several clients at once; return how many were admitted, the last sending time, and the end."""
     found = await asyncio.gather(*(ask(client, until) for _ in range(ASKING)))
     return sum(admitted for admitted, _ in found), max(asked for _, asked in found), time.monotonic()
 
 
 async def run(service: Service, rate: int, burst: int) -> None:
-    """Use up a limit, then go on asking; nobody can tell better what is due than between two moments without tokens."""
+    """Use up a limit, then keep asking; the count is exact between two moments at which no token was left."""
     client = await limited(service, "books", KeyLimit(rate, 1, burst))
     began = time.monotonic()
     admitted, asked, answered = await ask_all(client, began)
     assert burst <= admitted <= burst + rate * (answered - began) + 1
-    # Nothing was left at some moment between these two.
+    # At some moment between these two, no token was left.
     emptied_after, emptied_before = asked, answered
     admitted, asked, answered = await ask_all(client, answered + RUN_SECONDS)
     assert rate * (asked - emptied_before) - 1 <= admitted <= rate * (answered - emptied_after) + 1
@@ -48,9 +48,9 @@ async def run(service: Service, rate: int, burst: int) -> None:
 @pytest.mark.parametrize("away", [False, True], ids=["counted in Redis", "Redis away"])
 async def test_a_long_run(database_url: str, redis_url: str, *, away: bool) -> None:
     """
-    Clients that never stop asking get the burst, and then the rate times the time, within one token.
+    Clients that never stop asking get the burst plus the rate times the time, within one token.
 
-    The bursts are what comes in two seconds: for so long nobody may get to ask on a busy machine.
+    Each burst is worth two seconds, so a client may be delayed that long on a busy machine.
     """
     async with in_process(database_url, NO_REDIS if away else redis_url) as service:
         await asyncio.gather(run(service, 30, 60), run(service, 7, 14))

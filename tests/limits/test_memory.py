@@ -1,4 +1,4 @@
-"""A Redis held at its `maxmemory`: it evicts what can be made again, and never a limit."""
+"""A Redis at its `maxmemory` evicts what can be rebuilt, and never a limit."""
 
 import asyncio
 import tempfile
@@ -19,16 +19,16 @@ from tests.support.client import Client
 from tests.support.service import Service, in_process
 from tests.support.valkey import OwnValkey, running_valkey
 
-# Bytes that it may use beyond what it uses when it starts.
+# Bytes that the server may use beyond its use at the start.
 ROOM_BYTES = 2_000_000
-# Of one answer that is stored.
+# One stored answer.
 ANSWER = b"x" * 1_000
 SLOW: dict[str, object] = {"auth_failure_rate": "1/day", "auth_failure_burst": 5}
 
 
 @pytest.fixture
 def valkey() -> Iterator[OwnValkey]:
-    """A server with the memory policy of the embedded one, and little memory."""
+    """A server with the embedded one's eviction policy, and little memory."""
     policy = SETTINGS["maxmemory-policy"]
     with (
         tempfile.TemporaryDirectory(prefix="ts-") as folder,
@@ -40,7 +40,7 @@ def valkey() -> Iterator[OwnValkey]:
 
 
 def press(valkey: OwnValkey) -> None:
-    """Write answers, more than there is room for, until many were evicted."""
+    """Write answers until many were evicted."""
     with Redis(unix_socket_path=str(valkey.socket)) as redis:
         evicted = redis.info("stats")["evicted_keys"]
         for number in range(10 * ROOM_BYTES // len(ANSWER)):
@@ -54,25 +54,25 @@ def press(valkey: OwnValkey) -> None:
 
 
 def fill_up(valkey: OwnValkey) -> None:
-    """Leave it no memory, and nothing that may be evicted: it takes no writes."""
+    """Leave the server no memory and nothing to evict, so that it refuses writes."""
     valkey.ask("CONFIG", "SET", "maxmemory", "1")
 
 
 async def statuses(client: Client, count: int) -> Counter[int]:
-    """Send so many requests at once and count what they were answered."""
+    """Send this many requests at once and count the statuses."""
     answers = await asyncio.gather(*(client.get("/v1/accounts/nobody") for _ in range(count)))
     return Counter(answer.status for answer in answers)
 
 
 async def fail(service: Service) -> int:
-    """Send a key that is none."""
+    """Send a request without a key."""
     return (await Client(service.session, service.url, None).get("/v1/accounts")).status
 
 
 async def test_memory_pressure_changes_no_limit(database_url: str, valkey: OwnValkey) -> None:
     """
-    However much else is written, keys and a ledger that have used up their tokens stay used up; what is evicted are
-    answers and accounts, which are read from PostgreSQL then.
+    Under memory pressure, used-up limits of keys and of a ledger stay used up. Answers and accounts are evicted, and
+    then read from PostgreSQL.
     """
     async with in_process(database_url, valkey.url, ledger_rate="1/day", ledger_burst=100) as service:
         used, half = await limited(service, "used", once(20)), await limited(service, "half", once(40))
@@ -96,7 +96,7 @@ async def test_memory_pressure_changes_no_limit(database_url: str, valkey: OwnVa
 
 
 async def test_memory_pressure_changes_no_limit_of_an_address(database_url: str, valkey: OwnValkey) -> None:
-    """However much else is written, an address that has used up its failures has none left."""
+    """Under memory pressure, an address that has used up its failures has none left."""
     async with in_process(database_url, valkey.url, **SLOW) as service:
         assert [await fail(service) for _ in range(6)] == [401] * 5 + [429]
         await asyncio.to_thread(press, valkey)
@@ -105,8 +105,8 @@ async def test_memory_pressure_changes_no_limit_of_an_address(database_url: str,
 
 async def test_nothing_is_free_when_nothing_can_be_evicted(database_url: str, valkey: OwnValkey) -> None:
     """
-    A Redis that takes no write at all admits nobody for nothing: each worker then admits its share alone, as while
-    Redis is away, and everything is answered.
+    If Redis refuses every write, no request is free: each worker admits its share alone, as while Redis is away, and
+    every request is answered.
     """
     async with in_process(database_url, valkey.url, **SLOW) as service:
         client, known = await limited(service, "full", once(30)), await limited(service, "full", once(1_000))
@@ -116,7 +116,7 @@ async def test_nothing_is_free_when_nothing_can_be_evicted(database_url: str, va
         counted: Counter[int] = Counter()
         for _ in range(10):
             counted += await statuses(client, 20)
-        # What is left in Redis is not known then; its share of the limit is what this worker admits, once.
+        # The count in Redis is unknown then, so this worker admits its share of the limit once.
         assert counted == {404: 30, 429: 170}
         assert [await fail(service) for _ in range(7)] == [401] * 5 + [429] * 2
         posted = await known.transfer("alice", "world", 1, "k")
@@ -127,8 +127,8 @@ async def test_nothing_is_free_when_nothing_can_be_evicted(database_url: str, va
 
 async def test_a_script_that_is_refused_has_taken_nothing(valkey: OwnValkey) -> None:
     """
-    Where memory is short the scripts that take tokens are refused at their first write: no lease without the tokens
-    of its request, and no token without an answer.
+    Without memory, the scripts that take tokens fail at their first write: no lease is taken without the tokens of its
+    request, and no token without an answer.
     """
     bucket, snapshot = b"bucket:{1}", b"snapshot:{1}"
     with Redis(unix_socket_path=str(valkey.socket)) as redis:
@@ -136,12 +136,12 @@ async def test_a_script_that_is_refused_has_taken_nothing(valkey: OwnValkey) -> 
         address = redis.script_load(script("address").text)
 
         def ask(cost: int) -> Any:
-            """Take tokens of a bucket of ten, and look a snapshot up."""
+            """Take tokens from a bucket of ten, and look up a snapshot."""
             numbers = msgspec.msgpack.encode([1, 1, 10**12, 10**13, 1, 1, 1, cost, 1])
             return redis.evalsha(gate, 2, bucket, snapshot, "t", 1_000, numbers)[:2]
 
         def fail(name: str, cost: int) -> Any:
-            """Take tokens of an address's bucket of ten."""
+            """Take tokens from an address's bucket of ten."""
             return redis.evalsha(address, 2, "addresses", "addresses:full", name, 1, 10**12, 10**13, cost)
 
         assert ask(3) == [0, 7]
@@ -160,7 +160,7 @@ async def test_a_script_that_is_refused_has_taken_nothing(valkey: OwnValkey) -> 
 
 
 def test_full_buckets_make_room(valkey: OwnValkey) -> None:
-    """Buckets of addresses that are full again go even where memory is short: that is how it gets longer."""
+    """Full buckets of addresses are removed even without memory, which frees memory."""
     with Redis(unix_socket_path=str(valkey.socket)) as redis:
         address = redis.script_load(script("address").text)
         for number in range(20):

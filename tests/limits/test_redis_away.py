@@ -1,4 +1,4 @@
-"""Limits while Redis is away: each worker counts alone, and fails nobody for it."""
+"""Limits while Redis is away: each worker counts alone, and no request fails."""
 
 import asyncio
 from collections import Counter
@@ -12,7 +12,7 @@ from tests.support.service import NO_REDIS, Service, in_process
 
 @pytest.mark.parametrize(("workers", "admitted"), [(1, 100), (4, 25)])
 async def test_a_worker_admits_its_share(database_url: str, workers: int, admitted: int) -> None:
-    """Of 400 requests at once a worker admits its share of the burst, exactly; nobody gets an error."""
+    """Of 400 requests at once a worker admits exactly its share of the burst, and no request fails."""
     async with in_process(database_url, NO_REDIS, workers=workers) as service:
         client = await limited(service, "books", once(100))
         answers = await asyncio.gather(*(client.get("/v1/accounts/nobody") for _ in range(400)))
@@ -21,7 +21,7 @@ async def test_a_worker_admits_its_share(database_url: str, workers: int, admitt
 
 
 async def test_both_limits_hold(database_url: str) -> None:
-    """What the ledger's limit refuses is not charged to the key."""
+    """A refusal by the ledger's limit takes nothing from the key."""
     async with in_process(database_url, NO_REDIS, ledger_rate="1/day", ledger_burst=3) as service:
         first, second = [await limited(service, "books", once(10)) for _ in range(2)]
         answers = [await client.get("/v1/accounts") for client in (first, first, second, second, second)]
@@ -33,7 +33,7 @@ async def test_both_limits_hold(database_url: str) -> None:
 
 
 async def test_a_share_admits_what_the_whole_can_hold(database_url: str) -> None:
-    """A bulk larger than a worker's share is admitted, and paid for afterwards; one larger than the limit never is."""
+    """A bulk larger than a worker's share is admitted, and its debt repaid; one larger than the burst is a 400."""
     async with in_process(database_url, NO_REDIS, workers=4) as service:
         client = await limited(service, "books", KeyLimit(4, 1, 8))
 
@@ -44,14 +44,14 @@ async def test_a_share_admits_what_the_whole_can_hold(database_url: str) -> None
 
         assert await bulk(9) == (400, None)
         assert await bulk(4) == (200, None)
-        # The share is one a second and two at once; two are owed.
+        # The share is one token a second and two at once; two are owed.
         assert await bulk(1) == (429, "3")
         await asyncio.sleep(3)
         assert await bulk(1) == (200, None)
 
 
 async def test_waiting_as_told_is_enough(database_url: str) -> None:
-    """Retry-After is true without Redis too."""
+    """Retry-After is right without Redis too."""
     async with in_process(database_url, NO_REDIS) as service:
         client = await limited(service, "books", KeyLimit(1, 1, 1))
         assert [(await client.get("/v1/accounts")).status for _ in range(2)] == [200, 429]
@@ -61,7 +61,7 @@ async def test_waiting_as_told_is_enough(database_url: str) -> None:
 
 
 async def test_replies_of_refused_requests_look_nothing_up(service: Service, ledger: str) -> None:
-    """A refused request gets no snapshot and no lease: the next one that is admitted does."""
+    """A refused request returns no snapshot and takes no lease; the next admitted request does."""
     client, other = await limited(service, ledger, once(1)), await service.client(ledger)
     await other.open("alice")
     assert (await client.get("/v1/transfers")).status == 200

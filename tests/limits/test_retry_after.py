@@ -1,4 +1,4 @@
-"""The exact wait that every 429 gives beside Retry-After: always enough, and never a millisecond more than that."""
+"""The exact wait that every 429 gives beside Retry-After: always enough, and never a millisecond too long."""
 
 import asyncio
 import time
@@ -18,9 +18,9 @@ from tests.limits.steps import limited
 from tests.support.client import Answer, Client
 from tests.support.service import NO_REDIS, Service, in_process
 
-# One request every 142.9 ms, and none in advance: Retry-After has to say 1 second.
+# One request every 142.9 ms, with a burst of one: Retry-After has to say 1 second.
 SEVEN = KeyLimit(7, 1, 1)
-# Milliseconds until the next token of it, rounded up.
+# Milliseconds until its next token, rounded up.
 PERIOD_MS = 143
 FOR_EVER = 3_600_000_000
 ORDER = {"source": "world", "destination": "alice", "amount": 1, "currency": "EUR"}
@@ -47,12 +47,12 @@ async def ask(client: Client, way: str) -> Answer:
 
 
 async def wait_as_told(answer: Answer) -> None:
-    """Return when the milliseconds of a refusal are over; a timer of the loop may be early by one."""
+    """Return when a refusal's milliseconds are over; a timer of the loop could fire one early."""
     await asyncio.to_thread(time.sleep, answer.json["retry_after_ms"] / 1_000)
 
 
 def check(answer: Answer) -> None:
-    """Check that a refusal gives one wait in two ways."""
+    """Check that a refusal gives the same wait in milliseconds and in Retry-After."""
     assert answer.status == 429
     wait = answer.json["retry_after_ms"]
     assert isinstance(wait, int)
@@ -62,13 +62,13 @@ def check(answer: Answer) -> None:
 
 
 async def test_waiting_exactly_is_always_enough(limiter: Service) -> None:
-    """A client of one key that waits as it was told is admitted each time, and never told more than a period."""
+    """A client that waits as it was told is always admitted, and never told more than one period."""
     clients = {way: await limited(limiter, f"books-{n}", SEVEN) for n, way in enumerate(WAYS)}
     await asyncio.gather(*(admitted_each_time(client, way) for way, client in clients.items()))
 
 
 async def admitted_each_time(client: Client, way: str) -> None:
-    """Use up the limit and wait as told, again and again."""
+    """Use up the limit and wait as told, several times."""
     admitted = 0
     for _ in range(8):
         answers = [await ask(client, way) for _ in range(3)]
@@ -78,7 +78,8 @@ async def admitted_each_time(client: Client, way: str) -> None:
                 check(answer)
                 assert answer.json["retry_after_ms"] <= PERIOD_MS
         if answers[-1].status != 429:
-            # On a slow machine a token comes, and is taken, between two of them: what an earlier one was told is over.
+            # On a slow machine a token may come and be taken between two requests, which makes the earlier wait
+            # obsolete.
             continue
         await wait_as_told(answers[-1])
         answer = await ask(client, way)
@@ -93,7 +94,7 @@ async def admitted_each_time(client: Client, way: str) -> None:
 async def test_what_is_remembered_is_exact_too(
     database_url: str, redis_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Who is refused from memory, by whatever route, is told a wait that is enough."""
+    """A refusal from memory, on any route, gives a sufficient wait."""
     monkeypatch.setattr(limit_memory, "REMEMBERED_MAX", FOR_EVER)
     async with in_process(database_url, redis_url) as service:
         refused: list[tuple[Client, Answer]] = []
@@ -116,7 +117,7 @@ async def test_what_is_remembered_is_exact_too(
 
 
 async def test_a_bulk_is_told_how_long_it_takes(limiter: Service) -> None:
-    """Several tokens take several periods."""
+    """A bulk that needs several tokens is told several periods."""
     client = await limited(limiter, "books", KeyLimit(7, 1, 3))
     three = {"transfers": [{"key": f"k{n}", **ORDER} for n in range(3)]}
     assert (await client.post("/v1/transfers/bulk", three)).status == 200
@@ -128,7 +129,7 @@ async def test_a_bulk_is_told_how_long_it_takes(limiter: Service) -> None:
 
 
 async def test_the_ledgers_limit_is_told_exactly(database_url: str, redis_url: str) -> None:
-    """What all keys of a ledger have used up together is waited for as exactly."""
+    """The wait for a ledger's limit is as exact."""
     async with in_process(database_url, redis_url, ledger_rate="2/s", ledger_burst=1) as service:
         client = await service.client("books")
         await ask(client, "hot read")
@@ -141,7 +142,7 @@ async def test_the_ledgers_limit_is_told_exactly(database_url: str, redis_url: s
 
 @pytest.mark.parametrize("redis", [True, False], ids=["redis", "alone"])
 async def test_failed_authentications_are_told_exactly(database_url: str, redis_url: str, redis: bool) -> None:
-    """An address that has failed too often waits as long as it is told, and not a whole second."""
+    """The wait for failed authentications is exact, and less than a whole second."""
     settings: dict[str, object] = {"auth_failure_rate": "2/s", "auth_failure_burst": 1}
     async with in_process(database_url, redis_url if redis else NO_REDIS, **settings) as service:
         nobody = Client(service.session, service.url, None)
@@ -155,13 +156,13 @@ async def test_failed_authentications_are_told_exactly(database_url: str, redis_
 
 @given(wait=st.integers(1, 10**15))
 def test_rounding(wait: int) -> None:
-    """Whole seconds and milliseconds are both enough, and one less is not."""
+    """A wait is rounded up to the next whole second and millisecond, and not further."""
     for found, unit in ((milliseconds_of(wait), 1_000), (seconds_of(wait), 1_000_000)):
         assert (found - 1) * unit < wait <= found * unit
 
 
 def test_bodies_made_beforehand_are_few() -> None:
-    """What is prepared differs by seconds, not by milliseconds: a flood finds its body there."""
+    """Prepared bodies differ by seconds, not milliseconds, so a flood finds its body in the cache."""
     rate_limits._prepared.cache_clear()
     made: set[Any] = set()
     for wait in range(1, 1_000_000, 997):

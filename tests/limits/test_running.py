@@ -20,7 +20,7 @@ BODY = b'{"id":"slow","currency":"EUR"}'
 
 
 class Slow:
-    """A request that runs for as long as its body is kept from the server."""
+    """A request that runs until its body is sent."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._reader = reader
@@ -32,13 +32,13 @@ class Slow:
         return await self._reader.readline()
 
     def go_away(self) -> None:
-        """Leave without a word."""
+        """Drop the connection."""
         self._writer.transport.abort()
 
 
 @asynccontextmanager
 async def slow(client: Client, count: int) -> AsyncIterator[list[Slow]]:
-    """Have so many requests of a key run."""
+    """Run this many requests of a key."""
     host, _, port = client.url.removeprefix("http://").partition(":")
     head = (
         f"POST /v1/accounts HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {client.token}\r\n"
@@ -55,28 +55,28 @@ async def slow(client: Client, count: int) -> AsyncIterator[list[Slow]]:
 
 
 def running(service: Service) -> Running:
-    """Return what the service counts."""
+    """Return the service's count of running requests."""
     assert service.app is not None
     return service.app.server.pipeline.running
 
 
 async def counted(service: Service, count: int) -> None:
-    """Return when so many requests are running, all keys together."""
+    """Return once this many requests are running, for all keys together."""
     await until(lambda: sum(running(service)._counts.values()) == count)
 
 
 @pytest.fixture
 async def alone(database_url: str, redis_url: str) -> AsyncIterator[Service]:
-    """A service that nobody else sends requests to."""
+    """A service that gets no other requests."""
     async with in_process(database_url, redis_url) as service:
         yield service
 
 
 async def test_so_many_and_no_more(alone: Service, monkeypatch: pytest.MonkeyPatch) -> None:
     """
-    One request more than may run is refused, costs no token and binds nothing; when one ends there is room.
+    A request beyond the limit is refused, takes no token and binds no key; when another ends, it is admitted.
 
-    The key is read anew for each of them, as it is every five seconds.
+    The key is read again for each of them, as it is every five seconds.
     """
     monkeypatch.setattr(keys, "CACHE_SECONDS", 0.0)
     client = await limited(alone, "books", KeyLimit(1, 86_400, 20, 2))
@@ -98,7 +98,7 @@ async def test_so_many_and_no_more(alone: Service, monkeypatch: pytest.MonkeyPat
 
 
 async def test_who_goes_away_makes_room(alone: Service) -> None:
-    """A request whose client has left does not count any more."""
+    """A request whose client has disconnected no longer counts."""
     client = await limited(alone, "books", KeyLimit(1, 86_400, 20, 1))
     async with slow(client, 1) as requests:
         await counted(alone, 1)
@@ -110,7 +110,7 @@ async def test_who_goes_away_makes_room(alone: Service) -> None:
 
 @pytest.mark.parametrize("path", ["/v1/accounts/nobody", "/v1/accounts?limit=x", "/v1/transfers/x?y", "/v1/accounts"])
 async def test_whatever_ends_a_request_makes_room(alone: Service, path: str) -> None:
-    """Refusals and failures are ends too."""
+    """Refused and failed requests no longer count either."""
     client = await limited(alone, "books", KeyLimit(1, 86_400, 2, 1))
     for _ in range(4):
         assert (await client.get(path)).json.get("code") != "too_many_running"
@@ -118,7 +118,7 @@ async def test_whatever_ends_a_request_makes_room(alone: Service, path: str) -> 
 
 
 async def test_a_role_that_is_too_low_comes_first(alone: Service) -> None:
-    """What a key may not do is told before how much it does."""
+    """A missing role is reported before the limit on running requests."""
     client = await limited(alone, "books", KeyLimit(1, 86_400, 9, 1), "write")
     reader = await limited(alone, "books", KeyLimit(1, 86_400, 9, 1), "read")
     async with slow(client, 1):
@@ -127,7 +127,7 @@ async def test_a_role_that_is_too_low_comes_first(alone: Service) -> None:
 
 
 def test_only_keys_with_requests_take_room() -> None:
-    """What is remembered is as much as is running."""
+    """Only keys with running requests are kept in memory."""
     counts = Running()
     made = [ApiKey(1, f"{n:x}", Role.READ, limit=Limit(1, 1, 1), concurrency=2, ledger_limit=None) for n in range(100)]
     for key in made:

@@ -1,4 +1,4 @@
-"""Made-up tokens with a good checksum: what they may cost, and that those who have a key do not pay it."""
+"""Invented tokens with a valid checksum: their cost is bounded, and callers with keys do not pay it."""
 
 import asyncio
 
@@ -11,24 +11,24 @@ from server.store.sessions import SESSION_SETTINGS
 from tests.support.client import Client
 from tests.support.service import Service, in_process
 
-# More than may wait for a connection to read with.
+# More than may wait for a reading connection.
 FLOOD = READ_WAITERS_MAX + 100
-# More than wait for a look-up and may fail, where few may.
+# More than may fail or wait for a lookup, with the small bounds of a test.
 SOME = 60
 
 
 def stranger(service: Service) -> Client:
-    """Return a client with a token that could be a key, and is none."""
+    """Return a client with a well-formed token that is not a key."""
     return Client(service.session, service.url, new_key(1).token)
 
 
 async def test_a_flood_of_strangers_takes_no_room_of_readers(
     database_url: str, redis_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """While more strangers wait than readers may, a key that is known reads; strangers past their bound hear 503."""
-    # However long the flood takes: a key that is read anew would wait for the lock.
+    """A flood of unknown keys does not block a known key's reads; beyond their own bound, unknown keys get 503."""
+    # Keeps the known key valid during the flood: reading it again would wait for the lock.
     monkeypatch.setattr("server.gate.keys.CACHE_SECONDS", 60.0)
-    # And as long as all of it waits, on a busy machine too.
+    # Keeps the flood waiting long enough, on a busy machine too.
     monkeypatch.setitem(SESSION_SETTINGS, "lock_timeout", "10s")
     async with in_process(database_url, redis_url) as service:
         good = await service.client("books")
@@ -40,7 +40,7 @@ async def test_a_flood_of_strangers_takes_no_room_of_readers(
                 flood = [asyncio.create_task(stranger(service).get("/v1/transfers")) for _ in range(FLOOD)]
                 answers = asyncio.as_completed(flood)
                 while (refused := await next(answers)).code != "overloaded":
-                    # Those of the query that is away: it waits no longer for the lock.
+                    # The answers of the first query, whose wait for the lock has ended.
                     assert refused.status == 503
                 assert 1 <= int(refused.headers["Retry-After"]) <= 3
                 assert (await good.get("/v1/transfers")).status == 200
@@ -51,7 +51,7 @@ async def test_a_flood_of_strangers_takes_no_room_of_readers(
 
 
 async def test_strangers_share_queries(database_url: str, redis_url: str, asked: list[int]) -> None:
-    """A hundred strangers at once are looked up with fewer queries, a good key among them."""
+    """A hundred keys, one valid and 99 unknown, are looked up with fewer queries than keys."""
     async with in_process(database_url, redis_url) as service:
         good = await service.client("books")
         answers = await asyncio.gather(
@@ -65,7 +65,7 @@ async def test_strangers_share_queries(database_url: str, redis_url: str, asked:
 async def test_a_key_that_was_known_is_no_stranger(
     database_url: str, redis_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Of an address that has used up its failures a key known before is read anew, and one never seen is not."""
+    """From an address without failures left, a known key is still read again, and a new key is not looked up."""
     monkeypatch.setattr("server.gate.keys.CACHE_SECONDS", 0.0)
     async with in_process(database_url, redis_url, auth_failure_rate="1/day", auth_failure_burst=3) as service:
         known, late = await service.client("books"), await service.client("books")
@@ -81,7 +81,7 @@ async def test_a_key_that_was_known_is_no_stranger(
 async def test_an_address_without_failures_left_is_not_looked_up(
     database_url: str, redis_url: str, asked: list[int]
 ) -> None:
-    """Strangers of an address that has used up its failures cost no query, through any worker."""
+    """Unknown keys from an address without failures left cost no query, through any worker."""
     settings: dict[str, object] = {"auth_failure_rate": "1/day", "auth_failure_burst": 3}
     async with (
         in_process(database_url, redis_url, **settings) as one,
@@ -97,7 +97,7 @@ async def test_an_address_without_failures_left_is_not_looked_up(
 async def test_strangers_past_their_bound_count_as_failures(
     database_url: str, redis_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Strangers that are not looked up, since too many wait, use up the failures of their address all the same."""
+    """Unknown keys that are not looked up, because too many wait, still count as failures of their address."""
     monkeypatch.setattr("server.gate.keys.UNKNOWN_KEYS_QUEUE_MAX", 1)
     async with in_process(database_url, redis_url, auth_failure_rate="1/day", auth_failure_burst=3) as service:
         holder = await asyncpg.connect(database_url)

@@ -1,4 +1,4 @@
-"""`GET /v1/limits`: what is left of a key's limits, told without taking of it."""
+"""`GET /v1/limits` shows what is left of a key's limits, without taking a token."""
 
 import asyncio
 from collections import Counter
@@ -15,7 +15,7 @@ from tests.support.service import NO_REDIS, Service, in_process
 
 
 def policy(name: str, limit: KeyLimit, remaining: int) -> dict[str, object]:
-    """Return what is told of a limit."""
+    """Return the expected entry for a limit."""
     quota, window, burst = limit[:3]
     assert quota is not None
     assert window is not None
@@ -31,7 +31,7 @@ def policy(name: str, limit: KeyLimit, remaining: int) -> dict[str, object]:
 
 
 async def told(client: Client) -> Any:
-    """Return what is told, which must agree with the header lines beside it."""
+    """Return the limits, after checking that the headers agree."""
     answer = await client.get("/v1/limits")
     assert answer.status == 200, answer
     assert answer.headers["Cache-Control"] == "no-store"
@@ -47,7 +47,7 @@ async def told(client: Client) -> Any:
 
 @pytest.mark.parametrize("role", ["read", "admin"])
 async def test_nothing_is_taken(service: Service, ledger: str, role: str) -> None:
-    """Asked as often as one likes it tells the same; other requests are what changes it."""
+    """Repeated reads of the limits give the same figures; only other requests change them."""
     limit = KeyLimit(100, DAY, 7, 5)
     client = await limited(service, ledger, limit, role)
     for remaining in (7, 6, 5):
@@ -61,7 +61,7 @@ async def test_nothing_is_taken(service: Service, ledger: str, role: str) -> Non
 
 
 async def test_it_is_told_when_nothing_is_left(service: Service, ledger: str) -> None:
-    """Who has used up its limit may still ask, also right after a refusal, and is told that it has."""
+    """A key without tokens can still read its limits, also right after a refusal."""
     client = await limited(service, ledger, once(2))
     assert [(await client.get("/v1/accounts")).status for _ in range(3)] == [200, 200, 429]
     for _ in range(3):
@@ -70,7 +70,7 @@ async def test_it_is_told_when_nothing_is_left(service: Service, ledger: str) ->
 
 
 async def test_every_limit_is_told(database_url: str, redis_url: str) -> None:
-    """The key's and the ledger's have figures of their own: two keys share the one and not the other."""
+    """The key's and the ledger's limits have separate figures: two keys share only the ledger's."""
     async with in_process(database_url, redis_url, ledger_rate="2/day", ledger_burst=9) as service:
         first, second = [await limited(service, "books", once(burst)) for burst in (4, 20)]
         for _ in range(3):
@@ -82,7 +82,7 @@ async def test_every_limit_is_told(database_url: str, redis_url: str) -> None:
 
 
 async def test_asking_in_a_circle_is_limited(service: Service, ledger: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Past what is free it costs a token as any request does, and is refused with the others."""
+    """Beyond the free reads, reading the limits takes a token, and is refused without one."""
     monkeypatch.setattr(key_limits, "FREE", Limit(1, DAY, 5))
     client, other = [await limited(service, ledger, once(3)) for _ in range(2)]
     answers = [await client.get("/v1/limits") for _ in range(10)]
@@ -95,7 +95,7 @@ async def test_asking_in_a_circle_is_limited(service: Service, ledger: str, monk
 
 
 async def test_how_many_run(service: Service, ledger: str) -> None:
-    """What runs of the key in this worker is told, the question included."""
+    """The answer includes how many requests of the key this worker runs, this one included."""
     client = await limited(service, ledger, KeyLimit(1_000, 1, 1_000, 50))
     answers = await asyncio.gather(*(client.get("/v1/limits") for _ in range(10)))
     told_running = [answer.json["concurrency"]["running"] for answer in answers]
@@ -104,7 +104,7 @@ async def test_how_many_run(service: Service, ledger: str) -> None:
 
 @pytest.mark.parametrize(("workers", "share"), [(1, 8), (4, 2)])
 async def test_without_redis_a_worker_tells_its_share(database_url: str, workers: int, share: int) -> None:
-    """While Redis is away it tells what this worker admits, and that it is this worker that counts."""
+    """While Redis is away, the answer shows this worker's share, and that the worker counts."""
     async with in_process(database_url, NO_REDIS, workers=workers, ledger_rate="1/day", ledger_burst=40) as service:
         client = await limited(service, "books", once(8))
         found = await told(client)
@@ -116,7 +116,7 @@ async def test_without_redis_a_worker_tells_its_share(database_url: str, workers
 
 
 async def test_it_takes_no_parameters_and_no_writes(client: Client) -> None:
-    """It is a read without a query."""
+    """The route accepts GET and HEAD, without a query."""
     assert (await client.get("/v1/limits?x=1")).status == 400
     written = await client.post("/v1/limits", {})
     assert (written.status, written.headers["Allow"]) == (405, "GET, HEAD")

@@ -1,4 +1,4 @@
-"""More requests than a worker takes: they wait shortly, are refused before anything of them is done, and may retry."""
+"""More requests than a worker takes: they wait briefly, are refused before anything is done, and may be retried."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -13,14 +13,14 @@ from tests.support.hot import JSON, OTHER_BODY, Hot, answered
 from tests.support.waiting import until
 
 RUNNING_MAX = 4
-# Of these writes, and likewise reads.
+# The most writes among these, and the most reads.
 RUNNING_KIND_MAX = 3
 FOR_EVER = 60.0
 
 
 @pytest.fixture(autouse=True)
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Few places, and time enough to look at who waits for one."""
+    """Few places, and waits long enough for the test to look at them."""
     monkeypatch.setattr(admission, "RUNNING_MAX", RUNNING_MAX)
     monkeypatch.setattr(admission, "RUNNING_WRITES_MAX", RUNNING_KIND_MAX)
     monkeypatch.setattr(admission, "RUNNING_READS_MAX", RUNNING_KIND_MAX)
@@ -29,7 +29,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @asynccontextmanager
 async def sent(hot: Hot, *requests: bytes) -> AsyncIterator[list[Wire]]:
-    """Each request on a connection of its own; each has come before the next is sent."""
+    """Send each request on its own connection, and each after the one before has arrived."""
     async with AsyncExitStack() as stack:
         wires = []
         for data in requests:
@@ -41,7 +41,7 @@ async def sent(hot: Hot, *requests: bytes) -> AsyncIterator[list[Wire]]:
 
 
 def refused(response: Response, *, write: bool) -> None:
-    """Check the answer of a worker that has no room."""
+    """Check the refusal of a full worker."""
     assert (response.status, response.json["code"]) == (503, "overloaded")
     assert response.headers["content-type"] == "application/problem+json"
     assert 1 <= int(response.headers["retry-after"]) <= 3
@@ -53,18 +53,18 @@ def refused(response: Response, *, write: bool) -> None:
 
 
 def post(hot: Hot, key: str) -> bytes:
-    """Return a posting that no lock of these tests is in the way of."""
+    """Return a posting that no lock of these tests blocks."""
     return hot.post(key, body=OTHER_BODY)
 
 
 def opening(hot: Hot, key: str) -> bytes:
-    """Return a write that aiohttp serves."""
+    """Return a write on aiohttp's path."""
     body = f'{{"id":"{key}","currency":"EUR"}}'.encode()
     return request("POST", "/v1/accounts", JSON, body=body, token=hot.client.token)
 
 
 async def opened(hot: Hot, key: str) -> bool:
-    """Tell whether it was done."""
+    """Return whether that write was done."""
     return (await hot.client.get(f"/v1/accounts/{key}")).status == 200
 
 
@@ -72,7 +72,7 @@ async def opened(hot: Hot, key: str) -> bool:
 async def test_writes_over_the_cap_are_refused_undone(
     hot: Hot, monkeypatch: pytest.MonkeyPatch, hot_route: bool
 ) -> None:
-    """Of a refused write nothing is done, its key is good again, and its connection and the others go on."""
+    """A refused write does nothing, its key can be used again, and its connection and the other requests continue."""
     keys = [new_key() for _ in range(5)]
     make, done = (post, Hot.bound) if hot_route else (opening, opened)
     refusals = hot.admission.refused
@@ -96,7 +96,7 @@ async def test_writes_over_the_cap_are_refused_undone(
 
 @pytest.mark.parametrize("target", ["/v1/accounts/alice", "/v1/accounts"], ids=["hot", "cold"])
 async def test_reads_do_not_take_the_places_of_writes(hot: Hot, monkeypatch: pytest.MonkeyPatch, target: str) -> None:
-    """Reads over their part wait and are refused while writes are still admitted."""
+    """Reads beyond their share wait and are refused while writes are still admitted."""
     read = request("GET", target, token=hot.client.token)
     with hot.redis_held():
         async with sent(hot, *[read] * 5, post(hot, key := new_key()), post(hot, new_key())) as wires:
@@ -110,7 +110,7 @@ async def test_reads_do_not_take_the_places_of_writes(hot: Hot, monkeypatch: pyt
 
 
 async def test_writes_that_are_stuck_leave_places_to_reads(hot: Hot) -> None:
-    """While more writes than may run wait for PostgreSQL, what is cached is read."""
+    """While more writes than may run wait for PostgreSQL, cached accounts can be read."""
     async with connect(hot.url) as reader, AsyncExitStack() as stack:
         await stack.enter_async_context(hot.postings_held())
         async with sent(hot, *(hot.post(new_key()) for _ in range(5))) as wires:
@@ -129,7 +129,7 @@ async def test_writes_that_are_stuck_leave_places_to_reads(hot: Hot) -> None:
 async def test_a_place_that_is_free_is_given_on(
     hot: Hot, monkeypatch: pytest.MonkeyPatch, in_order: int, expected: list[int]
 ) -> None:
-    """When a place is free, the first of those that wait gets it, or of many the last; writes before reads."""
+    """A free place goes to the first waiting request, or to the last if many wait, and to writes before reads."""
     monkeypatch.setattr(admission, "IN_ORDER_MAX", (in_order, in_order))
     monkeypatch.setattr(admission, "RUNNING_MAX", 1)
     monkeypatch.setattr(admission, "RUNNING_WRITES_MAX", 1)
@@ -152,7 +152,7 @@ async def test_a_place_that_is_free_is_given_on(
 
 
 async def test_health_is_answered_however_busy(hot: Hot, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Probes alone need no place, on connections of their own and behind a request that was refused."""
+    """Probes need no place, on their own connections and behind a refused request."""
     monkeypatch.setattr(admission, "RUNNING_MAX", 0)
     monkeypatch.setattr(admission, "RUNNING_ANONYMOUS_MAX", 0)
     monkeypatch.setattr(admission, "WAIT_SECONDS", 0.01)
@@ -164,7 +164,7 @@ async def test_health_is_answered_however_busy(hot: Hot, monkeypatch: pytest.Mon
 
 
 async def test_who_has_no_key_takes_no_place_of_those_who_have(hot: Hot, monkeypatch: pytest.MonkeyPatch) -> None:
-    """While more than may run come without a key and wait for Redis, those with a key are admitted as ever."""
+    """While too many requests without a key wait for Redis, requests with a key are admitted as usual."""
     monkeypatch.setattr(admission, "RUNNING_ANONYMOUS_MAX", 2)
     anonymous = hot.server.pipeline.callers.admission
     requests = [request("GET", path) for path in ("/nothing", "/problems", "/v1/accounts/alice", "/v1/transfers")] * 2
@@ -184,7 +184,7 @@ async def test_who_has_no_key_takes_no_place_of_those_who_have(hot: Hot, monkeyp
 
 
 async def test_who_has_no_key_and_no_place_is_refused(hot: Hot, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Past their places requests without a key wait shortly and hear 503, and those with a key do not notice."""
+    """Requests without a key and without a place wait briefly and get 503; requests with a key are not affected."""
     monkeypatch.setattr(admission, "RUNNING_ANONYMOUS_MAX", 0)
     monkeypatch.setattr(admission, "WAIT_SECONDS", 0.01)
     async with connect(hot.url) as wire:
@@ -195,7 +195,7 @@ async def test_who_has_no_key_and_no_place_is_refused(hot: Hot, monkeypatch: pyt
 
 
 async def test_requests_sent_ahead_are_refused_one_by_one(hot: Hot, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A connection has one request under way or waiting, however many it sends, and its answers keep their order."""
+    """A connection has one running or waiting request, however many it sends, and its answers keep their order."""
     monkeypatch.setattr(admission, "RUNNING_MAX", 0)
     monkeypatch.setattr(admission, "WAIT_SECONDS", 0.01)
     keys = [new_key() for _ in range(6)]
@@ -211,7 +211,7 @@ async def test_requests_sent_ahead_are_refused_one_by_one(hot: Hot, monkeypatch:
 
 
 async def test_every_end_gives_its_place_back(hot: Hot, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With a single place, whatever ends a request leaves it to the next."""
+    """With a single place, every kind of ended request frees it for the next."""
     monkeypatch.setattr(admission, "RUNNING_MAX", 1)
     monkeypatch.setattr(admission, "RUNNING_WRITES_MAX", 1)
     monkeypatch.setattr(admission, "RUNNING_READS_MAX", 1)
@@ -251,7 +251,7 @@ async def test_every_end_gives_its_place_back(hot: Hot, monkeypatch: pytest.Monk
 
 
 async def test_who_is_looked_up_holds_no_place(hot: Hot, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A token that is still asked about keeps nobody waiting; known ones are served meanwhile."""
+    """A request takes no place while its token is looked up, and requests with known tokens are served."""
     monkeypatch.setattr(admission, "RUNNING_MAX", 1)
     asked, told = asyncio.Event(), asyncio.Event()
 

@@ -1,4 +1,4 @@
-"""Admission by itself, with a clock of its own: everyone is admitted or refused, once, in time, and within the caps."""
+"""Admission alone, with its own clock: every request is admitted or refused once, in time, and within the caps."""
 
 import asyncio
 import heapq
@@ -16,11 +16,11 @@ from server.http import admission
 from server.http.admission import Admission
 
 RUNNING_MAX = 4
-# Of these writes, and likewise reads.
+# The most writes among these, and the most reads.
 RUNNING_KIND_MAX = 3
-# Of five that wait, say, the first is then admitted first or the last.
+# With up to this many waiting requests the first is admitted first; with more, the last.
 IN_ORDER_MAX = 2
-# Seconds that a refusal takes: a flood waits for its refusals, and one look gives more than one of them.
+# Seconds that a refusal takes: a flood has to wait for its refusals, and each look allows more than one.
 REFUSAL_SECONDS = admission.LOOK_SECONDS * admission.REFUSING_SHARE / 2.1
 PER_LOOK = 2
 
@@ -35,7 +35,7 @@ SETTINGS = settings(
 
 
 class Clock:
-    """A loop that does nothing by itself: its time passes when it is told to."""
+    """An event loop that runs and lets time pass only on request."""
 
     def __init__(self) -> None:
         self.now = 0.0
@@ -44,19 +44,19 @@ class Clock:
         self._numbers = itertools.count()
 
     def time(self) -> float:
-        """Return its time."""
+        """Return the loop's time."""
         return self.now
 
     def call_soon(self, callback: Callable[[], None]) -> None:
-        """Call it in the next turn."""
+        """Run a callback in the next turn."""
         self._soon.append(callback)
 
     def call_later(self, seconds: float, callback: Callable[[], None]) -> None:
-        """Call it then."""
+        """Run a callback after some seconds."""
         heapq.heappush(self._timers, (self.now + seconds, next(self._numbers), callback))
 
     def turn(self) -> None:
-        """Run what is ready, and not what that makes ready."""
+        """Run the callbacks that are ready now, and not those that they add."""
         ready, self._soon = self._soon, []
         for callback in ready:
             callback()
@@ -67,7 +67,7 @@ class Clock:
             self.turn()
 
     def pass_by(self, seconds: float) -> None:
-        """Let time pass, and run the timers that are due by then, each at its instant."""
+        """Let time pass, and run each due timer at its instant."""
         end = self.now + seconds
         self.settle()
         while self._timers and self._timers[0][0] <= end:
@@ -78,7 +78,7 @@ class Clock:
 
 
 class Work:
-    """What tells how long refusing takes."""
+    """The clock that measures how long refusing takes."""
 
     def __init__(self, seconds: float) -> None:
         self.now = 0.0
@@ -89,12 +89,12 @@ class Work:
         return self.now
 
     def refuse(self) -> None:
-        """Take the time of a refusal."""
+        """Let the time of a refusal pass."""
         self.now += self.seconds
 
 
 class Asking:
-    """A request: where it is, and since when."""
+    """A request, with its state and the time of its arrival."""
 
     def __init__(self, work: Work, *, write: bool, since: float) -> None:
         self.work = work
@@ -103,19 +103,19 @@ class Asking:
         self.state = "waiting"
 
     def admitted(self) -> None:
-        """Note that it has a place."""
+        """Note that the request got a place."""
         assert self.state == "waiting"
         self.state = "running"
 
     def refused(self) -> None:
-        """Note that it has none."""
+        """Note that the request was refused."""
         assert self.state == "waiting"
         self.state = "refused"
         self.work.refuse()
 
 
 class AdmissionMachine(RuleBasedStateMachine):
-    """Requests that come, end, and wait, in every order."""
+    """Requests that arrive, wait and end, in every order."""
 
     work: ClassVar[Work] = Work(0.0)
 
@@ -127,16 +127,16 @@ class AdmissionMachine(RuleBasedStateMachine):
         self.requests: list[Asking] = []
 
     def of(self, state: str) -> list[Asking]:
-        """Return the requests in a state, in the order in which they came."""
+        """Return the requests in a state, in order of arrival."""
         return [request for request in self.requests if request.state == state]
 
     def line(self, *, write: bool) -> list[Asking]:
-        """Return those of a kind that wait, in the order in which they came."""
+        """Return the waiting requests of a kind, in order of arrival."""
         return [request for request in self.of("waiting") if request.write == write]
 
     @rule(write=st.booleans(), ends_at_once=st.booleans())
     def come(self, write: bool, ends_at_once: bool) -> None:
-        """One more comes; some end as soon as they are admitted."""
+        """A request arrives; some end as soon as they are admitted."""
         request = Asking(self.work, write=write, since=self.clock.now)
         before = self.line(write=write)
         self.requests.append(request)
@@ -155,14 +155,14 @@ class AdmissionMachine(RuleBasedStateMachine):
         self.admission.wait(admitted, request.refused, write=write)
 
     def leave(self, request: Asking) -> None:
-        """End one that runs."""
+        """End a running request."""
         request.state = "done"
         self.admission.leave(write=request.write)
 
     @precondition(lambda self: self.of("running"))
     @rule(data=st.data())
     def end(self, data: st.DataObject) -> None:
-        """One of those that run ends."""
+        """A running request ends."""
         self.leave(data.draw(st.sampled_from(self.of("running"))))
 
     @rule()
@@ -177,7 +177,7 @@ class AdmissionMachine(RuleBasedStateMachine):
 
     @invariant()
     def the_caps_hold(self) -> None:
-        """What is counted is what runs, within the caps."""
+        """The counts match the running requests, and are within the caps."""
         running = [request.write for request in self.of("running")]
         assert (self.admission.reads, self.admission.writes) == (running.count(False), running.count(True))
         assert max(self.admission.reads, self.admission.writes) <= RUNNING_KIND_MAX
@@ -187,9 +187,9 @@ class AdmissionMachine(RuleBasedStateMachine):
     @invariant()
     def nobody_waits_too_long(self) -> None:
         """
-        Who waits was not forgotten: it is refused at the first look past its time.
+        No waiting request is forgotten: it is refused at the first look after its time.
 
-        Where refusals are slowed down, those that came before it are refused before it.
+        If refusals are slow, earlier requests are refused first.
         """
         waiting = self.of("waiting")
         assert len(waiting) == sum(map(len, self.admission._waiting))
@@ -201,13 +201,13 @@ class AdmissionMachine(RuleBasedStateMachine):
     @precondition(lambda self: not self.clock._soon)
     @invariant()
     def no_place_is_left_empty(self) -> None:
-        """When the loop is at rest, nobody waits while there is a place for it."""
+        """When the loop is idle, no request waits while a place is free for it."""
         reads, writes = self.admission.reads, self.admission.writes
         for write, running in ((False, reads), (True, writes)):
             assert not self.line(write=write) or running == RUNNING_KIND_MAX or reads + writes == RUNNING_MAX
 
     def teardown(self) -> None:
-        """In the end everyone has been admitted or refused, and nothing is counted."""
+        """In the end every request has been admitted or refused, and nothing is counted."""
         self.clock.pass_by(admission.WAIT_SECONDS + (len(self.requests) + 2) * admission.LOOK_SECONDS)
         assert self.of("waiting") == []
         for request in self.of("running"):
@@ -228,7 +228,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("seconds", [REFUSAL_SECONDS, 0.0], ids=["slow refusals", "fast refusals"])
 def test_everyone_is_admitted_or_refused_in_time(monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
-    """Whatever comes and ends in whatever order, the caps hold and nobody is forgotten."""
+    """In any order of arrivals and ends, the caps hold and no request is forgotten."""
     monkeypatch.setattr(AdmissionMachine, "work", Work(seconds))
     monkeypatch.setattr(admission, "clock", AdmissionMachine.work)
     monkeypatch.setattr(admission, "REFUSING_SAVED_SECONDS", admission.LOOK_SECONDS * admission.REFUSING_SHARE)
@@ -236,7 +236,7 @@ def test_everyone_is_admitted_or_refused_in_time(monkeypatch: pytest.MonkeyPatch
 
 
 def full() -> tuple[Admission, Clock]:
-    """Return an admission without a place, and its clock."""
+    """Return an admission without a free place, and its clock."""
     clock, some = Clock(), Admission()
     cast(Any, some)._loop = clock
     for write in (True, False):
@@ -246,7 +246,7 @@ def full() -> tuple[Admission, Clock]:
 
 
 def test_many_are_admitted_from_the_last() -> None:
-    """Of many that wait the last one that came gets the place, of few the first, writes before reads."""
+    """If many wait, the last to arrive gets the place; if few wait, the first; writes come before reads."""
     some, clock = full()
     heard: list[str] = []
     for number, kind in enumerate("rwrwrw"):
@@ -266,7 +266,7 @@ def test_many_are_admitted_from_the_last() -> None:
 
 @pytest.mark.parametrize("write", [False, True], ids=["reads", "writes"])
 def test_a_kind_leaves_places_to_the_other(write: bool) -> None:
-    """Those of a kind that wait do not get the places that are kept for the other."""
+    """Waiting requests of one kind do not get the places that are kept for the other."""
     clock, some = Clock(), Admission()
     cast(Any, some)._loop = clock
     for _ in range(RUNNING_KIND_MAX):
@@ -286,7 +286,7 @@ def test_a_kind_leaves_places_to_the_other(write: bool) -> None:
 
 
 def flood(monkeypatch: pytest.MonkeyPatch, some: Admission, clock: Clock, count: int) -> list[int]:
-    """Have so many wait, reads and writes by turns, each refusal of whom takes some time; return who is refused."""
+    """Make this many reads and writes wait in turn, whose refusals take time; return the list of refused ones."""
     work = Work(REFUSAL_SECONDS)
     monkeypatch.setattr(admission, "clock", work)
     refused: list[int] = []
@@ -302,7 +302,7 @@ def flood(monkeypatch: pytest.MonkeyPatch, some: Admission, clock: Clock, count:
 
 
 def test_refusals_are_slowed_down(monkeypatch: pytest.MonkeyPatch) -> None:
-    """When nothing is saved up, refusing takes its share of the time, the oldest of reads and writes together first."""
+    """With nothing saved up, refusing takes its share of the time, the oldest of reads and writes first."""
     monkeypatch.setattr(admission, "REFUSING_SAVED_SECONDS", admission.LOOK_SECONDS * admission.REFUSING_SHARE)
     some, clock = full()
     refused = flood(monkeypatch, some, clock, 100)
@@ -316,7 +316,7 @@ def test_refusals_are_slowed_down(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_first_of_a_flood_are_refused_soon(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What was saved up before a flood is spent on its refusals, and is there again after a quiet time."""
+    """The time saved up before a flood is spent on its refusals, and saved again in a quiet time."""
     some, clock = full()
     saved = int(admission.REFUSING_SAVED_SECONDS / REFUSAL_SECONDS)
     for _ in range(2):
@@ -332,7 +332,7 @@ def test_the_first_of_a_flood_are_refused_soon(monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_those_who_are_told_later_count_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Refusals that aiohttp sends take the time that it needs, although that is not there to be measured."""
+    """Refusals that aiohttp sends count with an assumed time, because it cannot be measured."""
     monkeypatch.setattr(admission, "clock", Work(0.0))
     monkeypatch.setattr(admission, "REFUSING_SAVED_SECONDS", admission.LOOK_SECONDS * admission.REFUSING_SHARE)
 

@@ -1,4 +1,4 @@
-"""Admission by itself: requests that are cancelled, or give their place away for a while, and what is counted then."""
+"""Admission alone: what is counted when requests are cancelled, or give their place away for a while."""
 
 import asyncio
 
@@ -22,7 +22,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("when", ["it waits", "it has a place", "it is refused"])
 async def test_who_is_cancelled_gives_its_place_back(monkeypatch: pytest.MonkeyPatch, when: str) -> None:
-    """A request that is cancelled while it waits, or at the moment it is answered, holds nothing afterwards."""
+    """A request that is cancelled while it waits, or just as it is answered, holds no place."""
     monkeypatch.setattr(admission, "WAIT_SECONDS", 60.0)
     some = Admission()
     while some.enter(write=True):
@@ -41,7 +41,7 @@ async def test_who_is_cancelled_gives_its_place_back(monkeypatch: pytest.MonkeyP
     with pytest.raises(asyncio.CancelledError):
         await entering
     if when == "it waits":
-        # Its turn comes, and passes on.
+        # Its turn comes, and goes to the next.
         some.leave(write=True)
         some._admit()
     assert (some.reads, some.writes) == (0, PLACES if when == "it is refused" else PLACES - 1)
@@ -50,7 +50,7 @@ async def test_who_is_cancelled_gives_its_place_back(monkeypatch: pytest.MonkeyP
 @pytest.mark.parametrize("ended", ["well", "by a failure", "cancelled"])
 @pytest.mark.parametrize("place", [True, False], ids=["a place again", "no place again"])
 async def test_outside_the_count_is_right(monkeypatch: pytest.MonkeyPatch, ended: str, place: bool) -> None:
-    """Who has been outside counts again afterwards, so that its end may be counted, with a place or without."""
+    """After giving its place away a request counts again, even without a free place, so that its end can be counted."""
     monkeypatch.setattr(admission, "WAIT_SECONDS", 0.0)
     some = Admission()
     assert some.enter(write=False)

@@ -1,4 +1,4 @@
-"""More bulks than a worker decodes at once: they wait, are refused before they are decoded, and may be sent again."""
+"""More bulks than a worker decodes at once: they wait, are refused before they are decoded, and may be retried."""
 
 import asyncio
 import json
@@ -21,7 +21,7 @@ from tests.support.waiting import until
 
 LEDGER = "bulks"
 PATH = "/v1/transfers/bulk"
-# Transfers under way at once, and bulks that wait.
+# The most transfers under way at once, and the most waiting bulks.
 TRANSFERS_MAX = 10
 WAITING_MAX = 3
 FOR_EVER = 60.0
@@ -29,26 +29,26 @@ FOR_EVER = 60.0
 
 @pytest.fixture(autouse=True)
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Little room, and time enough to look at who waits for it."""
+    """Little room, and waits long enough for the test to look at them."""
     monkeypatch.setattr(bulk_admission, "TRANSFERS_MAX", TRANSFERS_MAX)
     monkeypatch.setattr(bulk_admission, "WAITING_MAX", WAITING_MAX)
     monkeypatch.setattr(bulk_admission, "WAIT_SECONDS", FOR_EVER)
 
 
 def entering(some: BulkAdmission, *bulks: int, ledger_id: int = 1) -> list[asyncio.Task[Room]]:
-    """Have bulks of so many transfers ask for room, in this order."""
+    """Start bulks of these sizes that ask for room, in this order."""
     return [asyncio.create_task(some.enter(ledger_id, transfers)) for transfers in bulks]
 
 
 async def entered(tasks: list[asyncio.Task[Room]]) -> list[bool]:
-    """Return which of them have room by now."""
+    """Return for each bulk whether it has room by now."""
     for _ in range(3):
         await asyncio.sleep(0)
     return [task.done() and not task.cancelled() and task.exception() is None for task in tasks]
 
 
 async def test_room_goes_to_the_first_that_waits() -> None:
-    """Bulks enter in the order in which they came: a small one does not pass a large one."""
+    """Bulks enter in order of arrival: a small one does not pass a large one."""
     some = BulkAdmission()
     tasks = entering(some, 6, 4, 7, 1)
     assert await entered(tasks) == [True, True, False, False]
@@ -60,7 +60,7 @@ async def test_room_goes_to_the_first_that_waits() -> None:
 
 
 async def test_a_ledger_does_not_wait_for_another() -> None:
-    """Each ledger has room of its own."""
+    """Each ledger has its own room."""
     some = BulkAdmission()
     tasks = entering(some, TRANSFERS_MAX, TRANSFERS_MAX)
     others = entering(some, TRANSFERS_MAX, ledger_id=2)
@@ -72,7 +72,7 @@ async def test_a_ledger_does_not_wait_for_another() -> None:
 
 
 async def test_room_is_left_once() -> None:
-    """Room that is given back twice counts once, and when all is given back nothing is kept of a ledger."""
+    """Room given back twice counts once, and a ledger without bulks takes no memory."""
     some = BulkAdmission()
     first, second, third = [await task for task in entering(some, 4, 4, 2)]
     for room in (first, first, second):
@@ -86,7 +86,7 @@ async def test_room_is_left_once() -> None:
 
 
 async def test_few_bulks_wait() -> None:
-    """Past so many that wait, of all ledgers together, one is refused at once."""
+    """When the most bulks wait, of all ledgers together, one more is refused at once."""
     some = BulkAdmission()
     tasks = entering(some, TRANSFERS_MAX, 1, 1) + entering(some, TRANSFERS_MAX, 1, ledger_id=2)
     await entered(tasks)
@@ -101,7 +101,7 @@ async def test_few_bulks_wait() -> None:
 
 
 async def test_nobody_waits_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Who waits too long is refused and holds nothing; what waits behind it may fit."""
+    """A bulk that waits too long is refused and holds no room; a smaller one behind it may then enter."""
     some = BulkAdmission()
     [held_room] = [await task for task in entering(some, 8)]
     monkeypatch.setattr(bulk_admission, "WAIT_SECONDS", 0.0)
@@ -118,7 +118,7 @@ async def test_nobody_waits_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("when", ["it waits", "it has room", "it is refused"])
 async def test_who_is_cancelled_holds_nothing(when: str) -> None:
-    """A bulk that is cancelled while it waits, or at the moment it is answered, leaves its room to the next."""
+    """A bulk that is cancelled while it waits, or just as it is answered, leaves its room to the next."""
     some = BulkAdmission()
     [room] = [await task for task in entering(some, TRANSFERS_MAX)]
     first, second = entering(some, 6, 6)
@@ -137,7 +137,7 @@ async def test_who_is_cancelled_holds_nothing(when: str) -> None:
 
 @pytest.fixture
 async def service(database_url: str, redis_url: str) -> AsyncIterator[Service]:
-    """A service of this test alone."""
+    """A service for this test alone."""
     async with in_process(database_url, redis_url) as running:
         yield running
 
@@ -151,13 +151,13 @@ async def books(service: Service) -> Client:
 
 
 def items(count: int, prefix: str, source: str = "world", destination: str = "alice") -> list[dict[str, object]]:
-    """Return so many transfers of 1."""
+    """Return this many transfers of 1."""
     order = {"source": source, "destination": destination, "amount": 1, "currency": "EUR"}
     return [{"key": f"{prefix}-{number}", **order} for number in range(count)]
 
 
 def handlers_of(service: Service) -> BulkHandlers:
-    """Return what handles the bulks of a service."""
+    """Return the handlers of a service's bulks."""
     assert service.app is not None
     match = service.app.server.pipeline._router.find(PATH)
     assert match is not None
@@ -165,18 +165,18 @@ def handlers_of(service: Service) -> BulkHandlers:
 
 
 def admission_of(service: Service) -> BulkAdmission:
-    """Return what admits the bulks of a service."""
+    """Return the bulk admission of a service."""
     return handlers_of(service)._admission
 
 
 async def fill(service: Service) -> Room:
-    """Take all the room that the ledger has."""
+    """Take all the room of the ledger."""
     [row] = await administer(service.database_url, "SELECT id FROM tallystick.ledgers WHERE name = $1", LEDGER)
     return await admission_of(service).enter(row["id"], TRANSFERS_MAX)
 
 
 def refused(answer: Answer) -> bool:
-    """Check an answer that is no, and return whether it says that there was no room."""
+    """Check a 503, and return whether it says that there was no room."""
     assert answer.status == 503, answer
     assert 1 <= int(answer.headers["Retry-After"]) <= 3
     assert (answer.json["outcome"], answer.json["retry"]) == ("not_applied", "same_key")
@@ -184,7 +184,7 @@ def refused(answer: Answer) -> bool:
 
 
 async def tokens_left(client: Client) -> int:
-    """Read an account, and return the tokens that are left."""
+    """Read an account, and return how many tokens are left."""
     answer = await client.get("/v1/accounts/alice")
     return int(answer.headers["RateLimit"].partition("r=")[2].partition(";")[0])
 
@@ -204,8 +204,8 @@ async def test_bulks_of_many_callers_are_all_served(
 
 async def test_a_bulk_without_room_is_not_decoded(service: Service, books: Client) -> None:
     """
-    Where there is no room and none to wait in, even what is no JSON hears 503: nothing of a body is looked at. No token
-    is taken, no key is bound, and the same bulk works afterwards.
+    If there is no room to run or to wait, even broken JSON gets 503, because the body is not read. No token is taken,
+    no key is bound, and the same bulk works afterwards.
     """
     admission, room = admission_of(service), await fill(service)
     waiting = [asyncio.create_task(books.post(PATH, {"transfers": items(2, f"waits-{n}")})) for n in range(WAITING_MAX)]
@@ -214,7 +214,7 @@ async def test_a_bulk_without_room_is_not_decoded(service: Service, books: Clien
     before = await tokens_left(books)
     assert refused(await books.post(PATH, body))
     assert refused(await books.send("POST", PATH, raw=b"{"))
-    # A read costs one, and nothing else has.
+    # The read takes one token, and the bulks took none.
     assert await tokens_left(books) >= before - 1
     room.leave()
     assert {answer.status for answer in await asyncio.gather(*waiting)} == {200}
@@ -227,7 +227,7 @@ async def test_a_bulk_without_room_is_not_decoded(service: Service, books: Clien
 async def test_a_bulk_that_found_no_room_in_time_is_refused(
     service: Service, books: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A bulk that has waited as long as it may is refused, and nothing of it has been done."""
+    """A bulk that has waited too long is refused, and nothing of it has been done."""
     monkeypatch.setattr(bulk_admission, "WAIT_SECONDS", 0.0)
     room = await fill(service)
     assert refused(await books.post(PATH, {"transfers": items(1, "late")}))
@@ -239,7 +239,7 @@ async def test_a_bulk_that_found_no_room_in_time_is_refused(
 async def test_a_bulk_is_refused_where_too_many_postings_wait(
     service: Service, books: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Where the queue of postings is full, a bulk is refused before it is decoded."""
+    """If the queue of postings is full, a bulk is refused before it is decoded."""
 
     def full(*_: object) -> None:
         raise QueueFullError
@@ -260,13 +260,13 @@ async def test_a_bulk_is_refused_where_too_many_postings_wait(
     ],
 )
 async def test_room_is_given_back_however_a_bulk_ends(service: Service, books: Client, body: bytes) -> None:
-    """A bulk that has been answered takes up no room, whatever was wrong with it."""
+    """An answered bulk takes no room, whatever was wrong with it."""
     assert (await books.send("POST", PATH, raw=body)).status in (200, 400)
     assert (admission_of(service)._ledgers, admission_of(service).waiting) == ({}, 0)
 
 
 async def test_a_bulk_that_waits_for_a_locked_row_takes_up_no_room(service: Service, books: Client) -> None:
-    """A bulk that waits for an account that somebody has locked leaves its room to others of its ledger."""
+    """A bulk that waits for a locked account leaves its room to other bulks of its ledger."""
     await books.open("bob")
     await books.open("other", floor=None)
     rows = handlers_of(service)._posting._rows
@@ -280,7 +280,7 @@ async def test_a_bulk_that_waits_for_a_locked_row_takes_up_no_room(service: Serv
 
 
 async def test_a_caller_who_has_gone_posts_nothing(service: Service, books: Client) -> None:
-    """A bulk whose caller leaves while it waits for room is not posted."""
+    """A bulk whose caller disconnects while it waits for room is not posted."""
     admission, room = admission_of(service), await fill(service)
     going = asyncio.create_task(books.post(PATH, {"transfers": items(1, "gone")}))
     await until(lambda: admission.waiting == 1)

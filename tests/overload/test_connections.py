@@ -1,4 +1,4 @@
-"""Connections that flood: too many of them, silent ones, heads that dribble, bodies that do not come."""
+"""Floods of connections: too many of them, silent ones, slow heads, and bodies that do not arrive."""
 
 import asyncio
 import time
@@ -15,9 +15,9 @@ from tests.support.waiting import until
 
 LENGTH = f"Content-Length: {len(BODY)}"
 FLOOD = 150
-# What has come of heads that do not end: nothing, an empty line, parts.
+# What has arrived of unfinished heads: nothing, an empty line, parts.
 STARTS = (b"", b"\r\n", b"GET /v1/accounts/al", b"GET / HTTP/1.1\r\nX: ")
-# Shorter than the other deadlines by far, and long beside what a good client needs.
+# Much shorter than the other deadlines, and long compared to what a normal client needs.
 HEAD_SECONDS = 0.5
 # Long enough for a flood to connect on a busy machine.
 FLOOD_HEAD_SECONDS = 2.0
@@ -25,7 +25,7 @@ FLOOD_HEAD_SECONDS = 2.0
 
 @asynccontextmanager
 async def many(hot: Hot, count: int) -> AsyncIterator[list[Wire]]:
-    """So many connections, which the server knows of."""
+    """Open this many connections, and wait until the server has closed them afterwards."""
     before = hot.server.open_connections.count
     async with AsyncExitStack() as stack:
         yield [await stack.enter_async_context(connect(hot.url)) for _ in range(count)]
@@ -33,13 +33,13 @@ async def many(hot: Hot, count: int) -> AsyncIterator[list[Wire]]:
 
 
 async def closed(wires: list[Wire], *statuses: int) -> None:
-    """Return when the server has ended all of them, having answered *statuses* on each and nothing else."""
+    """Return once the server has ended all connections, with exactly the answers *statuses* on each."""
     for wire in wires:
         assert [response.status for response in await wire.receive_all()] == list(statuses)
 
 
 async def test_one_connection_too_many(hot: Hot, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The connection on top hears 503 and its end; the others live, and one that goes makes room for one."""
+    """A connection beyond the limit gets 503 and is closed; the others stay, and a closed one makes room."""
     async with many(hot, 3) as wires:
         for wire in wires:
             await wire.send(hot.get())
@@ -65,7 +65,7 @@ async def test_one_connection_too_many(hot: Hot, monkeypatch: pytest.MonkeyPatch
 
 
 async def test_heads_that_never_end(hot: Hot, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Silent connections are closed in time, those within a head with a 408; good clients are served meanwhile."""
+    """Silent connections are closed in time, with a 408 within a head; normal clients are served at the same time."""
     monkeypatch.setattr("server.http.wire.protocol.HEAD_DEADLINE_SECONDS", FLOOD_HEAD_SECONDS)
     async with many(hot, FLOOD) as wires, connect(hot.url) as good:
         for number, wire in enumerate(wires):
@@ -81,7 +81,7 @@ async def test_heads_that_never_end(hot: Hot, monkeypatch: pytest.MonkeyPatch) -
             await asyncio.sleep(0.01)
         await ending
         assert served
-        # The others had less time than a connection that has been served.
+        # The silent connections had less time than this one, which has been served.
         monkeypatch.setattr("server.http.wire.protocol.HEAD_DEADLINE_SECONDS", HEAD_SECONDS)
         await good.send(hot.get())
         assert (await answered(good)).status == 200
@@ -93,7 +93,7 @@ async def test_heads_that_never_end(hot: Hot, monkeypatch: pytest.MonkeyPatch) -
 
 @pytest.mark.parametrize("served", [0, 1], ids=["new", "served"])
 async def test_heads_that_dribble(hot: Hot, monkeypatch: pytest.MonkeyPatch, served: int) -> None:
-    """A head has to come to its end in time, however busily its bytes come; what has come before changes nothing."""
+    """A head must be complete in time, however busily its bytes arrive, on new and on served connections."""
     monkeypatch.setattr("server.http.wire.protocol.HEAD_DEADLINE_SECONDS", HEAD_SECONDS)
     async with connect(hot.url) as wire:
         for _ in range(served):
@@ -106,7 +106,7 @@ async def test_heads_that_dribble(hot: Hot, monkeypatch: pytest.MonkeyPatch, ser
             await wire.send(b"x")
             await asyncio.sleep(0.02)
             assert time.monotonic() - started < 10
-        # What was sent meanwhile may have reset the connection before the answer was read.
+        # The bytes sent since may have reset the connection before the answer was read.
         response = await ended
         assert response is None or response.status == 408
 
@@ -119,7 +119,7 @@ async def test_heads_that_dribble(hot: Hot, monkeypatch: pytest.MonkeyPatch, ser
     ],
 )
 async def test_a_head_without_an_end_is_not_kept(hot: Hot, start: bytes, line: bytes) -> None:
-    """What grows past all limits ends its connection, answered or not, before its deadline."""
+    """A head beyond all limits ends its connection, with or without an answer, before the deadline."""
     async with connect(hot.url) as wire:
         await wire.send(start)
         ended = asyncio.create_task(wire.receive())
@@ -134,7 +134,7 @@ async def test_a_head_without_an_end_is_not_kept(hot: Hot, start: bytes, line: b
 
 
 async def test_idle_connections_are_closed(hot: Hot, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Connections that were served and are silent since are closed; one that is waiting for its answer is not."""
+    """Idle connections are closed; one that waits for its answer is not."""
     monkeypatch.setattr("server.http.wire.protocol.KEEPALIVE_SECONDS", HEAD_SECONDS)
     monkeypatch.setattr("server.http.wire.protocol.HEAD_DEADLINE_SECONDS", HEAD_SECONDS)
     async with many(hot, 20) as wires, connect(hot.url) as waiting:
@@ -150,7 +150,7 @@ async def test_idle_connections_are_closed(hot: Hot, monkeypatch: pytest.MonkeyP
 
 
 async def test_slow_bodies_hold_no_place(hot: Hot, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Any number of postings whose bodies are still to come leaves all places to others, and is served when they do."""
+    """Postings whose bodies are still arriving leave all places to others, and are served once they are complete."""
     monkeypatch.setattr(admission, "RUNNING_MAX", 1)
     monkeypatch.setattr(admission, "WAIT_SECONDS", 10.0)
     keys = [new_key() for _ in range(20)]
@@ -167,7 +167,7 @@ async def test_slow_bodies_hold_no_place(hot: Hot, monkeypatch: pytest.MonkeyPat
 
 
 async def test_bodies_that_arrive_are_bounded(hot: Hot, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Past the bytes that may be arriving a body is refused at once and its key stays free; whole ones are taken."""
+    """Beyond the limit of arriving bytes a body is refused and its key stays free; complete bodies are accepted."""
     monkeypatch.setattr(admission, "ARRIVING_MAX_BYTES", 2 * len(BODY) + 10)
     keys = [new_key() for _ in range(4)]
     async with many(hot, 4) as wires:
@@ -190,7 +190,7 @@ async def test_bodies_that_arrive_are_bounded(hot: Hot, monkeypatch: pytest.Monk
 
 
 async def test_a_body_comes_into_a_worker_without_a_place(hot: Hot, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where the place that a body gave away is not there again in time, its posting is refused undone."""
+    """If no place is free in time after a body has arrived, its posting is refused and not done."""
     key = new_key()
     async with connect(hot.url) as wire:
         await wire.send(hot.post(key, LENGTH, body=None))

@@ -1,4 +1,4 @@
-"""Requests of a flood wait for a place unread: they are answered as if they had been read, whatever comes of them."""
+"""In a flood, requests wait unread for a place, and are answered as if they had been read."""
 
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -28,7 +28,7 @@ FOR_EVER = 60.0
 
 @pytest.fixture(autouse=True)
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
-    """One place for each kind, and time enough to look at who waits for it."""
+    """One place for each kind, and waits long enough for the test to look at them."""
     monkeypatch.setattr(admission, "RUNNING_MAX", 2)
     monkeypatch.setattr(admission, "RUNNING_WRITES_MAX", 1)
     monkeypatch.setattr(admission, "RUNNING_READS_MAX", 1)
@@ -36,7 +36,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def post(hot: Hot, key: str, *lines: str) -> bytes:
-    """Return a posting that no lock is in the way of."""
+    """Return a posting that no lock blocks."""
     return hot.post(key, *lines, body=OTHER_BODY)
 
 
@@ -48,9 +48,9 @@ def waiting_unread(hot: Hot) -> int:
 @asynccontextmanager
 async def busy(hot: Hot, count: int) -> AsyncIterator[list[Wire]]:
     """
-    Give connections that have been served before, while all places are taken and somebody waits for each.
+    Yield connections that have been served before, while all places are taken and a request waits for each.
 
-    Whoever waits then comes behind those; `hot.resume()` makes room for all.
+    Further requests wait behind those; `hot.resume()` frees all places.
     """
     async with AsyncExitStack() as stack:
         wires = [await stack.enter_async_context(connect(hot.url)) for _ in range(count)]
@@ -69,7 +69,7 @@ async def busy(hot: Hot, count: int) -> AsyncIterator[list[Wire]]:
 
 
 async def test_they_are_served_in_their_turn(hot: Hot) -> None:
-    """A request that waited unread is read when it has a place, and done once; its caller's id comes back."""
+    """A request that waited unread is read once it has a place, is done once, and keeps its caller's request id."""
     keys = [new_key() for _ in range(3)]
     async with busy(hot, 4) as wires:
         for wire, key in zip(wires[:3], keys, strict=True):
@@ -87,14 +87,14 @@ async def test_they_are_served_in_their_turn(hot: Hot) -> None:
 
 
 async def test_refusals_are_alike(hot: Hot, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is refused unread hears what any other hears, binds nothing, counts, and its connection goes on."""
+    """A request refused unread gets the usual refusal, binds no key and is counted, and its connection stays open."""
     tallies = hot.app.tallies
     before = tallies.problems["overloaded"]
     line = "X-Request-Id: mine-1"
     key = new_key()
     requests = [(hot.get("alice", line), post(hot, key, line)), (hot.get(), post(hot, key))]
     async with busy(hot, 4) as wires, connect(hot.url) as fresh, connect(hot.url) as other:
-        # The first on their connections: these are read.
+        # The first requests on their connections are read.
         await fresh.send(requests[0][0])
         await other.send(requests[0][1])
         for number, wire in enumerate(wires):
@@ -111,7 +111,7 @@ async def test_refusals_are_alike(hot: Hot, monkeypatch: pytest.MonkeyPatch) -> 
             assert response.headers["x-request-id"] == response.json["request_id"]
             assert {**response.json, "request_id": "mine-1"} == like.json
             assert (response.headers["x-request-id"] == "mine-1") == (number < 2)
-        # Two of those who had waited before, and these.
+        # The two that had waited before, the two that were read, and the four unread ones.
         assert tallies.problems["overloaded"] - before == 8
         monkeypatch.setattr(admission, "WAIT_SECONDS", FOR_EVER)
         hot.resume()
@@ -123,7 +123,7 @@ async def test_refusals_are_alike(hot: Hot, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 async def test_a_refusal_may_be_read_by_a_page(hot: Hot, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is refused unread carries the origin that asked, where that is one that is named."""
+    """A refusal of an unread request allows the origin that asked, if it is configured."""
     monkeypatch.setattr(hot.server.pipeline, "_cors", Cors(["https://app.example.com"]))
     async with busy(hot, 3) as wires:
         await wires[0].send(hot.get("alice", "Origin: https://app.example.com"))
@@ -142,7 +142,7 @@ async def test_a_refusal_may_be_read_by_a_page(hot: Hot, monkeypatch: pytest.Mon
 
 @pytest.mark.parametrize("refuse", [False, True], ids=["served", "refused"])
 async def test_what_comes_behind_is_served_behind(hot: Hot, monkeypatch: pytest.MonkeyPatch, refuse: bool) -> None:
-    """What is sent behind a request that waits, in pieces or much of it, is answered in its turn."""
+    """Requests behind a waiting one, in pieces or large, are answered in order."""
     keys = [new_key() for _ in range(3)]
     second = post(hot, keys[1])
     large = request("POST", "/v1/accounts", JSON, body=b" " * 60_000, token=hot.client.token)
@@ -169,7 +169,7 @@ async def test_what_comes_behind_is_served_behind(hot: Hot, monkeypatch: pytest.
 
 @pytest.mark.parametrize("refuse", [False, True], ids=["served", "refused"])
 async def test_who_goes_away_leaves_nothing(hot: Hot, monkeypatch: pytest.MonkeyPatch, refuse: bool) -> None:
-    """Of a caller that has gone while its request waited unread nothing is done and nothing stays."""
+    """If the caller disconnects while its request waits unread, nothing is done and nothing stays in memory."""
     key = new_key()
     async with busy(hot, 1) as (wire,):
         await wire.send(post(hot, key))
@@ -183,21 +183,21 @@ async def test_who_goes_away_leaves_nothing(hot: Hot, monkeypatch: pytest.Monkey
 
 
 async def test_a_part_of_a_request_is_never_taken_for_one(hot: Hot) -> None:
-    """Bytes that look like a request and stand in the head or the body of another are a part of that."""
+    """Bytes in the head or body of a request that look like another request are a part of the first."""
     inner = hot.get()
     key = new_key()
     outer = post(hot, key, f"X-Other: {'x' * 100}")
     body = request("POST", "/v1/accounts", JSON, body=b" " * 10 + inner, token=hot.client.token)
     async with busy(hot, 2) as wires:
-        # In its head, which has begun to arrive behind another request.
+        # In the head, which has begun to arrive behind another request.
         await wires[0].send(request("GET", "/livez") + outer[: outer.index(b"xxx")])
         assert (await answered(wires[0])).status == 200
         await wires[0].send(inner)
-        # In its body.
+        # In the body.
         await wires[1].send(body[: -len(inner)])
         await until(lambda: hot.counts()[3] == 2)
         await wires[1].send(inner)
-        # The first line of a request is no field of another.
+        # The first is refused for its repeated fields, as a request without a key.
         await until(lambda: hot.server.pipeline.callers.admission.reads == 1)
         assert waiting_unread(hot) == 0
         hot.resume()
@@ -207,7 +207,7 @@ async def test_a_part_of_a_request_is_never_taken_for_one(hot: Hot) -> None:
 
 
 async def test_other_requests_are_read(hot: Hot) -> None:
-    """What is not plain, or of another caller than the request before, is read as ever."""
+    """Unusual requests, and those of another caller than the one before, are read as usual."""
     stranger = await hot.service.client("hot")
     assert (await stranger.get("/v1/accounts/alice")).status == 200
     requests = [
@@ -232,7 +232,7 @@ async def test_other_requests_are_read(hot: Hot) -> None:
 
 
 def head_of(token: str) -> Head:
-    """Return the head of a request of a caller."""
+    """Return the head of a caller's request."""
     raw = ((b"Authorization", b"Bearer " + token.encode()),)
     headers = CIMultiDictProxy(CIMultiDict({"Authorization": f"Bearer {token}"}))
     message = RawRequestMessage(
@@ -286,13 +286,13 @@ GOOD = request("POST", "/v1/transfers", JSON, KEY, body=BODY, token=TOKEN)
     ],
 )
 def test_what_does_not_wait_unread(data: bytes) -> None:
-    """What another reader could take for something else than one request is not judged at a glance."""
+    """Bytes that another parser could take for something else than one request do not wait unread."""
     assert unread(data, head_of(TOKEN), 0.0) is None
 
 
 @given(cut=st.integers(0, len(GOOD) - 1), more=st.binary(min_size=1, max_size=30))
 def test_only_one_whole_request_waits_unread(cut: int, more: bytes) -> None:
-    """A part of a request is none, and neither is one with anything behind it."""
+    """Part of a request does not wait unread, nor does a request with bytes behind it."""
     head = head_of(TOKEN)
     found = unread(GOOD, head, 1.0)
     assert found is not None

@@ -1,6 +1,7 @@
 """Places for embedded servers, and `tallystick serve` in one of them."""
 
 import asyncio
+import contextlib
 import os
 import signal
 from collections.abc import Iterator
@@ -11,6 +12,8 @@ from tests.support.command import Ended, ended, start
 from tests.support.folders import server_folder
 
 START_SECONDS = 60.0
+# Seconds without a line after which none is on its way.
+QUIET_SECONDS = 0.2
 
 
 @contextmanager
@@ -64,15 +67,27 @@ class Home:
                     raise AssertionError(f"it ended: {await ended(self._child)}")
                 self.welcome.append(line.decode().rstrip("\n"))
 
-    async def logs(self, text: str) -> None:
-        """Return when it logs a line with that text."""
-        assert self._child is not None
-        assert self._child.stderr is not None
+    async def forget(self) -> None:
+        """Leave behind what it has logged, once no more comes."""
+        with contextlib.suppress(TimeoutError):
+            while True:
+                async with asyncio.timeout(QUIET_SECONDS):
+                    await self._line()
+        self._logged = b""
+
+    async def logs(self, text: str) -> list[str]:
+        """Return what it has logged when a line with that text has come."""
         async with asyncio.timeout(START_SECONDS):
             while text not in self._logged.decode():
-                line = await self._child.stderr.readline()
-                assert line, f"it ended: {self._logged.decode()}"
-                self._logged += line
+                await self._line()
+        return self._logged.decode().splitlines()
+
+    async def _line(self) -> None:
+        assert self._child is not None
+        assert self._child.stderr is not None
+        line = await self._child.stderr.readline()
+        assert line, f"it ended: {self._logged.decode()}"
+        self._logged += line
 
     async def stop(self, number: int = signal.SIGTERM) -> Ended:
         """Send it a signal and wait for its end."""

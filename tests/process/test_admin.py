@@ -7,6 +7,7 @@ import pty
 import re
 import signal
 import sys
+from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import partial
@@ -34,6 +35,7 @@ CREATED = Series(
     "tallystick_request_duration_seconds", (("method", "POST"), ("route", "/v1/accounts"), ("status", "201"))
 )
 _ledgers = itertools.count(1)
+_opened: Counter[ServerProcess] = Counter()
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
 
@@ -93,11 +95,13 @@ async def is_ready(server: ServerProcess) -> bool:
     return (await asked(server, "/readyz"))[0] == 200
 
 
-async def opened(server: ServerProcess) -> None:
-    """Open an account in a new ledger."""
+async def opened(server: ServerProcess) -> int:
+    """Open an account in a new ledger, and return how many this has opened on the server."""
     async with aiohttp.ClientSession() as session:
         client = Client(session, server.url, await make_key(server.database_url, f"books-{next(_ledgers)}"))
         assert (await client.open("alice")).status == 201
+    _opened[server] += 1
+    return _opened[server]
 
 
 def counters(found: dict[Series, float]) -> dict[Series, float]:
@@ -108,11 +112,10 @@ def counters(found: dict[Series, float]) -> dict[Series, float]:
 async def test_killed(server: ServerProcess) -> None:
     """Another one is started, the workers do not notice, and all that was counted is told again."""
     workers, killed = await server.workers(), admin_of(server)
-    first = (await scraped(server)).get(CREATED, 0)
-    await opened(server)
+    accounts = await opened(server)
 
     async def told() -> bool:
-        return (await scraped(server)).get(CREATED) == first + 1
+        return (await scraped(server)).get(CREATED) == accounts
 
     await until(told)
     found = await scraped(server)
@@ -131,21 +134,20 @@ async def test_killed(server: ServerProcess) -> None:
 async def test_a_worker_that_ends_is_counted_once(server: ServerProcess) -> None:
     """What it has counted stays, whichever of the two processes ends first."""
     [worker] = await server.workers()
-    first = (await scraped(server)).get(CREATED, 0)
-    await opened(server)
+    accounts = await opened(server)
 
     async def told() -> bool:
-        return (await scraped(server)).get(CREATED) == first + 1
+        return (await scraped(server)).get(CREATED) == accounts
 
     await until(told)
     died = server.log_text().count("died: signal 9")
     os.kill(worker, signal.SIGKILL)
     os.kill(admin_of(server), signal.SIGKILL)
     for _ in range(5):
-        assert (await scraped(server))[CREATED] == first + 1
+        assert (await scraped(server))[CREATED] == accounts
     await until(lambda: server.log_text().count("died: signal 9") == died + 2)
     await until(lambda: "serves after" in server.log_text().rpartition("died: signal 9")[2])
-    assert (await scraped(server))[CREATED] == first + 1
+    assert (await scraped(server))[CREATED] == accounts
 
 
 async def test_frozen(server: ServerProcess) -> None:

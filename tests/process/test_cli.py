@@ -65,7 +65,9 @@ async def test_wrong_settings() -> None:
     for path in (["migrate"], ["keys", "list"], ["audit"], ["doctor"], ["config"], ["serve"], ["background"]):
         end = await call(*path, database_ulr=SECRET)
         assert (end.code, end.out) == (2, "")
-        assert end.err.startswith("tallystick: unknown setting TALLYSTICK_DATABASE_ULR; known are TALLYSTICK_HOST")
+        assert end.err.startswith(
+            "tallystick: unknown setting TALLYSTICK_DATABASE_ULR; the settings are TALLYSTICK_HOST"
+        )
         assert SECRET not in end.err
     end = await call("migrate", database_url=f"postgresql://u:x/{SECRET}@db/books")
     assert (end.code, end.out) == (2, "")
@@ -191,7 +193,7 @@ async def test_doctor(database_url: str, postgres_url: str) -> None:
     assert SECRET not in end.out + end.err
     end = await call("doctor", database_url=database_url, redis_url=NO_REDIS, workers="64")
     assert (
-        "      - it takes 197 connections, and this server may want 656: raise max_connections, or lower workers, "
+        "      - it allows 197 connections, but this server may need 656: raise max_connections, or lower workers, "
         in end.out
     )
     await administer(database_url, "DROP INDEX tallystick.transfers_source_index")

@@ -111,7 +111,7 @@ async def test_a_key_that_cannot_be_shown(database_url: str) -> None:
     assert (end.code, end.err) == (2, CLOSED)
     assert await administer(database_url, "SELECT FROM tallystick.api_keys") == []
     end = await shell(f"{create} >/dev/full", database_url=database_url)
-    assert (end.code, end.err) == (2, f"{NO_SPACE}; the key that was made is revoked\n")
+    assert (end.code, end.err) == (2, f"{NO_SPACE}; the new key has been revoked\n")
     assert len(await administer(database_url, "SELECT FROM tallystick.api_keys")) == 1
     assert await live_keys(database_url) == 0
 
@@ -238,7 +238,7 @@ async def test_a_public_id_needs_its_ledger(database_url: str) -> None:
     """A public id contains no ledger."""
     for action in ("revoke", "limit"):
         end = await call("keys", action, "0" * 16, database_url=database_url)
-        assert (end.code, end.out, end.err) == (2, "", "tallystick: a public id needs --ledger beside it\n")
+        assert (end.code, end.out, end.err) == (2, "", "tallystick: a public id needs --ledger too\n")
 
 
 def test_masked() -> None:
@@ -264,4 +264,4 @@ def test_a_fault_of_the_program(monkeypatch: pytest.MonkeyPatch, capsys: pytest.
     monkeypatch.setattr("server.cli.operating._config", broken)
     assert main(["config"]) == 2
     err = capsys.readouterr().err
-    assert re.fullmatch(r"tallystick: a fault of this program \(RuntimeError at test_cli_output.py:\d+\): .*\n", err)
+    assert re.fullmatch(r"tallystick: a bug in this program \(RuntimeError at test_cli_output.py:\d+\): .*\n", err)

@@ -10,7 +10,7 @@ SECRET = "hunter2"
 POSTGRES = f"postgresql://u:{SECRET}@127.0.0.1:1/books"
 REDIS = f"redis://:{SECRET}@127.0.0.1:1/0"
 COMMANDS = (("config",), ("migrate",), ("keys", "list"), ("audit",), ("doctor",), ("background",))
-NO_OPTION = "redis_url: behind its ? is an option that there is not, or one that cannot have that value"
+NO_OPTION = "redis_url: an option after its ? is unknown or has an invalid value"
 NO_RATE = "a rate is 1 to 1000000 and /s, /min, /h or /day"
 
 REFUSED = [

@@ -24,7 +24,7 @@ def valkey() -> Iterator[OwnValkey]:
     [
         ("100mb", "allkeys-lru", "evicts limits too when it is full"),
         ("100mb", "allkeys-random", "evicts limits too when it is full"),
-        ("100mb", "noeviction", "takes no writes when it is full: each worker then limits alone"),
+        ("100mb", "noeviction", "refuses writes when it is full: each worker then limits on its own"),
         ("100mb", "volatile-lru", ""),
         ("100mb", "volatile-ttl", ""),
         ("0", "allkeys-lru", ""),
@@ -68,8 +68,11 @@ OTHER_KEY = "b" * 42 + "A="
 @pytest.mark.parametrize(
     ("key", "said"),
     [
-        (None, "there are endpoints, and no key for their secrets, so nothing is sent: set TALLYSTICK_WEBHOOK_KEY"),
-        (OTHER_KEY, "secrets of 1 endpoints cannot be read: put the key that they were made with behind"),
+        (
+            None,
+            "there are endpoints but no key to decrypt their secrets, so nothing is sent: set TALLYSTICK_WEBHOOK_KEY",
+        ),
+        (OTHER_KEY, "the secrets of 1 endpoint cannot be decrypted: add the key that encrypted them to"),
         (f"{OTHER_KEY},{WEBHOOK_KEY}", ""),
     ],
 )

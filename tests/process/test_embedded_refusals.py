@@ -132,8 +132,8 @@ except EmbeddedError as error:
     ("mode", "name", "expected"),
     [
         pytest.param(0o755, "data", "belongs to the user root. Run as", id="of somebody else"),
-        pytest.param(0o755, "data/new", "is not writable for this user", id="not writable"),
-        pytest.param(0o700, "data/new", "is not writable for this user", id="not to be entered"),
+        pytest.param(0o755, "data/new", "is not writable by this user", id="not writable"),
+        pytest.param(0o700, "data/new", "is not writable by this user", id="not to be entered"),
     ],
 )
 def test_a_directory_of_somebody_else(place: Path, mode: int, name: str, expected: str) -> None:

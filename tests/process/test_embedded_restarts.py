@@ -5,7 +5,7 @@ import contextlib
 import os
 import signal
 import subprocess
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -51,21 +51,34 @@ class Kept:
         async with aiohttp.ClientSession() as session, session.get(self._readyz) as answer:
             return answer.status
 
+    @contextlib.contextmanager
+    def without_control(self) -> Iterator[None]:
+        """Take a file away that PostgreSQL cannot start without."""
+        needed, elsewhere = self.data_dir / "postgres" / "global" / "pg_control", self.data_dir / "kept"
+        needed.rename(elsewhere)
+        try:
+            yield
+        finally:
+            elsewhere.rename(needed)
+
     async def is_ready(self) -> bool:
         return await self.status() == 200
 
     async def is_not_ready(self) -> bool:
         return await self.status() == 503
 
-    async def opens(self, account: str) -> None:
-        """Open an account, once the server does that again."""
+    async def opens(self, account: str) -> int:
+        """Open an account, once the server does that again, and return the status of its answer."""
+        statuses: list[int] = []
         async with aiohttp.ClientSession() as session:
             client = Client(session, self.home.url, self.home.key)
 
             async def opened() -> bool:
-                return (await client.open(account)).status in (200, 201)
+                statuses.append((await client.open(account)).status)
+                return statuses[-1] in (200, 201)
 
             await until(opened, AGAIN_SECONDS)
+        return statuses[-1]
 
 
 @asynccontextmanager
@@ -78,54 +91,78 @@ async def serving(data_dir: Path) -> AsyncIterator[Kept]:
         await kept.home.stop()
 
 
-@pytest.mark.parametrize(("kind", "name"), [("postgres", "PostgreSQL"), ("valkey", "Valkey")])
-async def test_a_killed_server_is_started_again(kind: str, name: str) -> None:
-    """The same server serves on with another one, and its log says which process ended, and of what."""
+@pytest.fixture(scope="module")
+async def lasting() -> AsyncIterator[Kept]:
+    """One for several tests: not for all, since pauses before starts grow with every end."""
     with place() as data_dir:
         async with serving(data_dir) as kept:
-            await kept.opens("before")
-            first = kept.pid(kind)
-            os.kill(first, signal.SIGKILL)
-            await until(lambda: kept.pid(kind) not in (0, first) and is_alive(kept.pid(kind)), AGAIN_SECONDS)
-            await kept.opens("after")
-            await until(kept.is_ready, AGAIN_SECONDS)
-            second = kept.pid(kind)
+            yield kept
             end = await kept.home.stop()
         assert end.code == 0, end
-        lines = [orjson.loads(line) for line in end.err.splitlines()]
-        [error] = [line["event"] for line in lines if line["level"] == "error"]
-        assert error.startswith(f"{name} (process {first}) ended: signal 9. Its last words were:\n")
-        assert f"{name} (process {second}) starts" in [line["event"] for line in lines]
-        assert ended(second)
+        assert processes_of(data_dir) == []
 
 
-async def test_one_that_cannot_start(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+async def own() -> AsyncIterator[Kept]:
+    """One of a test."""
+    with place() as data_dir:
+        async with serving(data_dir) as kept:
+            yield kept
+
+
+@pytest.fixture
+async def kept(lasting: Kept) -> Kept:
+    """The one for several tests, ready, and with nothing in its log."""
+    await until(lasting.is_ready, AGAIN_SECONDS)
+    await lasting.home.forget()
+    return lasting
+
+
+@pytest.mark.parametrize(("kind", "name"), [("postgres", "PostgreSQL"), ("valkey", "Valkey")])
+async def test_a_killed_server_is_started_again(kept: Kept, kind: str, name: str) -> None:
+    """The same server serves on with another one, and its log says which process ended, and of what."""
+    await kept.opens("before")
+    first = kept.pid(kind)
+    os.kill(first, signal.SIGKILL)
+    await until(lambda: kept.pid(kind) not in (0, first) and is_alive(kept.pid(kind)), AGAIN_SECONDS)
+    await kept.opens("after")
+    await until(kept.is_ready, AGAIN_SECONDS)
+    lines = map(orjson.loads, await kept.home.logs(f"{name} (process {kept.pid(kind)}) starts"))
+    [error] = [line["event"] for line in lines if line["level"] == "error"]
+    assert error.startswith(f"{name} (process {first}) ended: signal 9. Its last output was:\n")
+
+
+async def test_a_directory_that_is_held(kept: Kept) -> None:
+    """A start waits while another process looks for servers there, which is no failure."""
+    with DataDirectory.prepare(kept.data_dir).locked():
+        os.kill(kept.pid("postgres"), signal.SIGKILL)
+        await kept.home.logs("ended: signal 9")
+        await until(kept.is_not_ready)
+    await kept.opens("after")
+    lines = await kept.home.logs(f"PostgreSQL (process {kept.pid('postgres')}) starts")
+    assert not any("cannot be started" in line for line in lines)
+
+
+async def test_one_that_cannot_start(kept: Kept, monkeypatch: pytest.MonkeyPatch) -> None:
     """It is tried until it can; meanwhile commands say that it does not run, and start none that hides it."""
     monkeypatch.setattr("server.process.embedded.servers.AGAIN_SECONDS", 0.2)
-    with place() as data_dir:
-        arguments = ("--data-dir", str(data_dir))
-        needed = data_dir / "postgres" / "global" / "pg_control"
-        async with serving(data_dir) as kept:
-            needed.rename(data_dir / "kept")
-            first = kept.pid("postgres")
-            os.kill(first, signal.SIGKILL)
-            await kept.home.logs("could not find the database system")
-            await until(kept.is_not_ready, AGAIN_SECONDS)
-            said = f"Process {kept.home.pid} serves from {data_dir}, and its PostgreSQL does not run: "
-            looked = await call("doctor", *arguments)
-            assert looked.code == 1
-            assert f"FAULT Postgres\n      - {said}" in looked.out
-            assert "ok    Redis" in looked.out
-            for command in (("audit",), ("keys", "list"), ("migrate",)):
-                end = await call(*command, *arguments)
-                assert (end.code, end.out) == (2, "")
-                assert end.err.startswith(f"tallystick: {said}")
-            (data_dir / "kept").rename(needed)
-            await kept.opens("after")
-            await until(kept.is_ready, AGAIN_SECONDS)
-            assert (await call("doctor", *arguments)).code == 0
-            end = await kept.home.stop()
-        assert end.code == 0, end
+    arguments = ("--data-dir", str(kept.data_dir))
+    with kept.without_control():
+        os.kill(kept.pid("postgres"), signal.SIGKILL)
+        await kept.home.logs("could not find the database system")
+        await until(kept.is_not_ready, AGAIN_SECONDS)
+        said = f"Process {kept.home.pid} serves from {kept.data_dir}, and its PostgreSQL does not run: "
+        looked = await call("doctor", *arguments)
+        assert looked.code == 1
+        assert f"FAULT Postgres\n      - {said}" in looked.out
+        assert "ok    Redis" in looked.out
+        for command in (("audit",), ("keys", "list"), ("migrate",)):
+            end = await call(*command, *arguments)
+            assert (end.code, end.out) == (2, "")
+            assert end.err.startswith(f"tallystick: {said}")
+    await kept.opens("after")
+    await until(kept.is_ready, AGAIN_SECONDS)
+    assert (await call("doctor", *arguments)).code == 0
 
 
 async def test_stopped_while_one_cannot_start() -> None:
@@ -143,71 +180,51 @@ async def test_stopped_while_one_cannot_start() -> None:
         assert processes_of(data_dir) == []
 
 
-async def test_a_command_meanwhile() -> None:
+async def test_a_command_meanwhile(own: Kept) -> None:
     """A command that finds no PostgreSQL beside a server waits for the one that is started again, and uses that."""
-    with place() as data_dir:
-        async with serving(data_dir) as kept:
-            await kept.opens("before")
-            needed = data_dir / "postgres" / "global" / "pg_control"
-            needed.rename(data_dir / "kept")
-            os.kill(kept.pid("postgres"), signal.SIGKILL)
-            await kept.home.logs("could not find the database system")
-            audited = asyncio.create_task(call("audit", "--data-dir", str(data_dir)))
-            lock = data_dir / "tallystick.lock"
-            await until(lambda: lock.read_text().split() == [str(os.getpid())])
-            (data_dir / "kept").rename(needed)
-            end = await audited
-            assert end.code == 0, end
-            assert "ledger demo: 1 accounts" in end.out
+    await own.opens("before")
+    with own.without_control():
+        os.kill(own.pid("postgres"), signal.SIGKILL)
+        await own.home.logs("could not find the database system")
+        audited = asyncio.create_task(call("audit", "--data-dir", str(own.data_dir)))
+        lock = own.data_dir / "tallystick.lock"
+        await until(lambda: lock.read_text().split() == [str(os.getpid())])
+    end = await audited
+    assert end.code == 0, end
+    assert "ledger demo: " in end.out
 
 
-async def test_a_directory_that_is_held() -> None:
-    """A start waits while another process looks for servers there, which is no failure."""
-    with place() as data_dir:
-        async with serving(data_dir) as kept:
-            with DataDirectory.prepare(data_dir).locked():
-                os.kill(kept.pid("postgres"), signal.SIGKILL)
-                await kept.home.logs("ended: signal 9")
-                await until(kept.is_not_ready)
-            await kept.opens("after")
-            end = await kept.home.stop()
-        assert "cannot be started" not in end.err
-
-
-async def test_data_that_are_gone() -> None:
+async def test_data_that_are_gone(own: Kept) -> None:
     """No empty database takes the place of one whose files have gone; when they are back, it serves on."""
-    with place() as data_dir:
-        async with serving(data_dir) as kept:
-            await kept.opens("before")
-            first = kept.pid("postgres")
-            (data_dir / "postgres").rename(data_dir / "moved")
-            os.kill(first, signal.SIGKILL)
-            await kept.home.logs(f"PostgreSQL cannot be started: There is no ledger in {data_dir}: ")
-            assert not (data_dir / "postgres").exists()
-            (data_dir / "moved").rename(data_dir / "postgres")
-            await kept.opens("after")
-            audited = await call("audit", "--data-dir", str(data_dir))
-            assert "ledger demo: 2 accounts" in audited.out
+    data_dir = own.data_dir
+    await own.opens("kept")
+    first = own.pid("postgres")
+    (data_dir / "postgres").rename(data_dir / "moved")
+    os.kill(first, signal.SIGKILL)
+    await own.home.logs(f"PostgreSQL cannot be started: There is no ledger in {data_dir}: ")
+    assert not (data_dir / "postgres").exists()
+    (data_dir / "moved").rename(data_dir / "postgres")
+    assert await own.opens("kept") == 200
+    assert (await call("audit", "--data-dir", str(data_dir))).out.endswith(": clean\n")
 
 
-async def test_sessions_that_outlive_their_server() -> None:
+async def test_sessions_that_outlive_their_server(own: Kept) -> None:
     """A session that goes on after its server was killed keeps the data: the next one starts when it has ended."""
-    with place() as data_dir:
-        async with serving(data_dir) as kept:
-            busy = f"""
-                DO $$ BEGIN
-                    WHILE clock_timestamp() < now() + interval '{BUSY_SECONDS} s' LOOP END LOOP;
-                END $$
-            """
-            address = f"host={data_dir}/run user=postgres dbname=tallystick passfile={data_dir}/postgres.pgpass"
-            command = [str(postgres_bin("psql")), "-Xqc", busy, address]
-            session = await asyncio.create_subprocess_exec(*command, stderr=subprocess.DEVNULL)
-            await until(lambda: any(b"DO" in line for line in processes_of(data_dir, b"postgres: postgres tallystick")))
-            os.kill(kept.pid("postgres"), signal.SIGKILL)
-            await kept.home.logs("pre-existing shared memory block")
-            await kept.opens("after")
-            await session.wait()
-            assert (await call("audit", "--data-dir", str(data_dir))).out.endswith(": clean\n")
+    data_dir = own.data_dir
+    busy = f"""
+        DO $$ BEGIN
+            WHILE clock_timestamp() < now() + interval '{BUSY_SECONDS} s' LOOP END LOOP;
+        END $$
+    """
+    address = f"host={data_dir}/run user=postgres dbname=tallystick passfile={data_dir}/postgres.pgpass"
+    command = [str(postgres_bin("psql")), "-Xqc", busy, address]
+    session = await asyncio.create_subprocess_exec(*command, stderr=subprocess.DEVNULL)
+    await until(lambda: any(b"DO" in line for line in processes_of(data_dir, b"postgres: postgres tallystick")))
+    os.kill(own.pid("postgres"), signal.SIGKILL)
+    await own.home.logs("pre-existing shared memory block")
+    await own.opens("after")
+    await session.wait()
+    assert (await call("audit", "--data-dir", str(data_dir))).out.endswith(": clean\n")
 
 
 async def test_a_server_that_was_found(data: Path) -> None:

@@ -18,6 +18,7 @@ import pytest
 
 from loadtests.processes import free_port
 from server.process.commands.console import TOKEN_FILE
+from tests.console.steps import assert_no_console
 from tests.process.home import Home, place
 from tests.process.process_table import children_of, is_alive, said_of, zombies_of
 from tests.support.background import leaders
@@ -104,6 +105,12 @@ async def test_without_a_background_process(serving: ServerProcess) -> None:
     assert "background" not in said
     assert "background" not in serving.log_text()
     assert await leaders(serving.database_url) == 0
+
+
+async def test_without_a_console(serving: ServerProcess) -> None:
+    """Nobody could be told its token: there is no console, and the log says so."""
+    await assert_no_console(serving)
+    assert "there is no console" in serving.log_text()
 
 
 @on_linux

@@ -32,7 +32,7 @@ CLIENTS = 24
 # The numbers of those that ask on the admin port, as balancers do: with a connection kept, and with one each time.
 OPERATORS = (0, 2)
 # Seconds a client lets pass between two requests, at most.
-PAUSE_SECONDS = 0.3
+PAUSE_SECONDS = 0.15
 # Seconds in which a worker is replaced on a machine busy with other tests.
 REPLACED_SECONDS = 30.0
 
@@ -262,7 +262,10 @@ async def test_a_swap_that_cannot_be_stops(database_url: str, redis_url: str, tm
         workers = await server.workers()
         for content, said in (
             ("nonsense", "workers are not swapped: database_url cannot have the value given by"),
-            ("postgresql://nobody@127.0.0.1:1/books", "which stays: its successor ended: Postgres cannot be reached"),
+            (
+                "postgresql://nobody@127.0.0.1:1/books",
+                "which keeps running: its successor ended: Postgres cannot be reached",
+            ),
         ):
             file.write_text(content)
             server.kill(signal.SIGHUP)

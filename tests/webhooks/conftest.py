@@ -1,4 +1,4 @@
-"""A service with webhooks on a database of its own, and a background process's jobs that deliver them."""
+"""A service with webhooks on its own database, and the background jobs that deliver them."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
@@ -20,9 +20,9 @@ from tests.support.clock import BooksClock, moved_clock
 from tests.support.service import LOOPBACK, WEBHOOK_KEY, Service, in_process, leader_books
 from tests.webhooks.receiver import Trust, make_trust
 
-# Not the one of the service.
+# Another key than the service's.
 OTHER_KEY = "b" * 42 + "A="
-# Seconds that an attempt may take where a test wants one that takes too long, and others that do not on a busy machine.
+# Seconds for an attempt that has to time out; long enough for the others on a busy machine.
 SHORT_SECONDS = 1.0
 
 Delivering = Callable[..., AbstractAsyncContextManager[Deliveries]]
@@ -30,20 +30,20 @@ Delivering = Callable[..., AbstractAsyncContextManager[Deliveries]]
 
 @pytest.fixture(scope="session")
 def trust(tmp_path_factory: pytest.TempPathFactory) -> Trust:
-    """A certificate, and what believes it."""
+    """A certificate, and a client that trusts it."""
     return make_trust(tmp_path_factory.mktemp("trust"))
 
 
 @pytest.fixture
 async def own(database_url: str, redis_url: str) -> AsyncIterator[Service]:
-    """A service on a database of its own: deliveries look at all ledgers."""
+    """A service on its own database, because deliveries look at all ledgers."""
     async with in_process(database_url, redis_url) as service:
         yield service
 
 
 @pytest.fixture
 async def clock(own: Service) -> AsyncIterator[BooksClock]:
-    """The clock of its books."""
+    """The clock of the service's books."""
     async with moved_clock(own.database_url, own.redis_url) as clock:
         yield clock
 
@@ -68,21 +68,21 @@ def delivering(own: Service, monkeypatch: pytest.MonkeyPatch) -> Delivering:
 
 
 async def make(client: Client, url: str, **fields: object) -> Any:
-    """Make an endpoint and return it with its secret."""
+    """Create an endpoint and return it with its secret."""
     answer = await client.post("/v1/webhook-endpoints", {"url": url, **fields})
     assert answer.status == 201, answer
     return answer.json
 
 
 async def now(client: Client, endpoint: Any) -> Any:
-    """Return an endpoint as it is now."""
+    """Return the present state of an endpoint."""
     answer = await client.get(f"/v1/webhook-endpoints/{endpoint['id']}")
     assert answer.status == 200, answer
     return answer.json
 
 
 async def listed(client: Client, endpoint: Any, what: str) -> list[Any]:
-    """Return the attempts or the events that have not arrived."""
+    """Return an endpoint's attempts, or its undelivered events."""
     answer = await client.get(f"/v1/webhook-endpoints/{endpoint['id']}/{what}?limit=100")
     assert answer.status == 200, answer
     rows: list[Any] = answer.json["data"]
@@ -90,6 +90,6 @@ async def listed(client: Client, endpoint: Any, what: str) -> list[Any]:
 
 
 async def happen(client: Client, count: int, prefix: str = "account") -> None:
-    """Have so many things happen in the client's ledger: accounts are opened, one after another."""
+    """Open accounts one after another, so that the client's ledger has this many events."""
     for number in range(count):
         assert (await client.open(f"{prefix}-{number}")).status == 201

@@ -1,4 +1,4 @@
-"""A receiver of webhooks that answers as a test says, and certificates for it."""
+"""A receiver of webhooks that answers as a test says, and its certificates."""
 
 import asyncio
 import ssl
@@ -13,12 +13,12 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-# The name that the certificates are for.
+# The name in the certificates.
 NAME = "receiver.example"
 
 
 class Received(NamedTuple):
-    """A request."""
+    """A received request."""
 
     path: str
     headers: dict[str, str]
@@ -26,16 +26,16 @@ class Received(NamedTuple):
 
     @property
     def position(self) -> int:
-        """Of the event in it."""
+        """The position of its event."""
         return int(orjson.loads(self.body)["position"])
 
 
-# Answers a request: writes what it likes, and its connection is closed when it returns.
+# Answers a request by writing to its connection.
 Behaviour = Callable[[Received, asyncio.StreamWriter], Awaitable[None]]
 
 
 def status(code: int, body: bytes = b"", *fields: str) -> Behaviour:
-    """Answer with a status, and keep the connection."""
+    """Answer with a status, and keep the connection open."""
 
     async def behave(_: Received, writer: asyncio.StreamWriter) -> None:
         lines = [f"HTTP/1.1 {code} Said", f"Content-Length: {len(body)}", *fields]
@@ -57,7 +57,7 @@ def says(data: bytes) -> Behaviour:
 
 
 def drips(head: bytes, piece: bytes) -> Behaviour:
-    """Answer with a beginning, and go on with pieces for ever, each a little after the one before."""
+    """Send a head, and then pieces for ever at short intervals."""
 
     async def behave(_: Received, writer: asyncio.StreamWriter) -> None:
         writer.write(head)
@@ -70,20 +70,20 @@ def drips(head: bytes, piece: bytes) -> Behaviour:
 
 
 async def silence(_: Received, writer: asyncio.StreamWriter) -> None:
-    """Answer nothing for as long as the sender waits."""
+    """Send nothing as long as the sender waits."""
     await writer.wait_closed()
 
 
 class Receiver:
     """
-    Takes requests.
+    A server that records requests.
 
     Attributes:
-        requests: All that have come, in order.
+        requests: All requests received, in order.
 
         behaviour: How it answers.
 
-        connections: How many there were.
+        connections: How many connections were made.
     """
 
     def __init__(self, behaviour: Behaviour) -> None:
@@ -95,15 +95,15 @@ class Receiver:
 
     @property
     def positions(self) -> list[int]:
-        """The positions of the events that have come, in order."""
+        """The positions of the events received, in order."""
         return [request.position for request in self.requests]
 
     def url(self, host: str = "127.0.0.1", scheme: str = "http") -> str:
-        """Return its URL."""
+        """Return the receiver's URL."""
         return f"{scheme}://{host}:{self.port}/hook?a=b"
 
     async def handle(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """Take requests of a connection until it ends."""
+        """Answer the requests of a connection until it ends."""
         self.connections += 1
         task = asyncio.current_task()
         assert task is not None
@@ -143,14 +143,14 @@ async def receiving(behaviour: Behaviour, tls: ssl.SSLContext | None = None) -> 
 
 
 class Trust(NamedTuple):
-    """What a receiver of `NAME` shows, and what believes it."""
+    """The TLS contexts of a receiver named `NAME`, and of a client that trusts it."""
 
     server: ssl.SSLContext
     client: ssl.SSLContext
 
 
 def make_trust(folder: Path) -> Trust:
-    """Make a certificate for `NAME` that signs itself."""
+    """Make a self-signed certificate for `NAME`."""
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, NAME)])
     now = datetime.now(UTC)

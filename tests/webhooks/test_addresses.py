@@ -1,4 +1,4 @@
-"""Where webhooks may go: which URLs and addresses are taken, with networks that are allowed and without."""
+"""Which URLs and addresses webhooks may use, with allowed private networks and without."""
 
 from ipaddress import ip_address
 
@@ -27,7 +27,7 @@ NO_HTTPS, NO_HOST, NOTHING_SENT = "A URL begins with https://.", "The host is ne
     ],
 )
 def test_urls_that_are_taken(url: str) -> None:
-    """Names and public addresses, with any port, path and query."""
+    """Names and public addresses are accepted, with any port, path and query."""
     PUBLIC.check_url(url)
 
 
@@ -68,7 +68,7 @@ def test_urls_that_are_taken(url: str) -> None:
     ],
 )
 def test_urls_that_are_refused(url: str, reason: str) -> None:
-    """Each says what is wrong with it."""
+    """Each refusal says what is wrong with the URL."""
     with pytest.raises(ValueError, match=reason):
         PUBLIC.check_url(url)
 
@@ -87,7 +87,7 @@ def test_urls_that_are_refused(url: str, reason: str) -> None:
     ],
 )
 def test_urls_of_allowed_networks(url: str, taken: bool) -> None:
-    """What is in an allowed network is taken, without TLS too; a name is judged when it is looked up."""
+    """Addresses in an allowed network are accepted, without TLS too; a name is checked when it is resolved."""
     if taken:
         PRIVATE.check_url(url)
     else:
@@ -114,13 +114,13 @@ def test_urls_of_allowed_networks(url: str, taken: bool) -> None:
     ],
 )
 def test_addresses(address: str, public: bool) -> None:
-    """With TLS the public internet may be sent something, and without it nothing."""
+    """Public addresses are allowed with TLS, and no address without it."""
     assert PUBLIC.allows(ip_address(address), secure=True) is public
     assert PUBLIC.allows(ip_address(address), secure=False) is False
 
 
 @pytest.mark.parametrize("networks", ["10.0.0.0/33", "example.com", "10.0.0.1/8", ",", "10.0.0.0/8,"])
 def test_networks_that_are_none(networks: str) -> None:
-    """A list of networks that cannot be read is refused as a whole."""
+    """A list with an invalid network is refused as a whole."""
     with pytest.raises(ValueError):  # noqa: PT011 -- the standard library's words
         Destinations(networks)

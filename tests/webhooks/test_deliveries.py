@@ -1,4 +1,4 @@
-"""Deliveries: every event arrives at least once, in order until an attempt fails, and each that failed on its own."""
+"""Deliveries: every event arrives at least once, in order until an attempt fails; a failed event is retried alone."""
 
 import asyncio
 from contextlib import AsyncExitStack
@@ -32,7 +32,7 @@ async def admin(own: Service) -> Client:
 
 
 def fails_at(*positions: int, code: int = 500) -> Any:
-    """Answer so at these positions, and else 200."""
+    """Answer with *code* at these positions, and with 200 otherwise."""
 
     async def behave(received: Received, writer: asyncio.StreamWriter) -> None:
         await status(code if received.position in positions else 200)(received, writer)
@@ -41,7 +41,7 @@ def fails_at(*positions: int, code: int = 500) -> Any:
 
 
 async def test_in_order(admin: Client, delivering: Delivering) -> None:
-    """An endpoint gets what happened since it was made, each once, in order, as the feed tells it, and signed."""
+    """An endpoint gets every event since its creation, once, in order, as the feed has it, and signed."""
     await happen(admin, 2, "before")
     async with delivering(), receiving(status(200)) as receiver:
         await until(lambda: _heads(admin))
@@ -74,14 +74,14 @@ async def _position(client: Client, endpoint: Any, position: int) -> bool:
 
 
 async def _heads(client: Client) -> bool:
-    """Whether an endpoint that is made now begins behind what has happened."""
+    """Return whether a new endpoint would begin after the existing events."""
     made = await make(client, "http://127.0.0.1:1/")
     await client.send("DELETE", f"{PATH}/{made['id']}")
     return bool(made["position"] > 0)
 
 
 async def test_one_that_fails(admin: Client, delivering: Delivering, clock: BooksClock) -> None:
-    """What is behind it goes on, and it is tried again by itself."""
+    """After a failed event the later ones are sent, and the failed one is retried on its own."""
     async with delivering(), receiving(fails_at(2)) as receiver:
         made = await make(admin, receiver.url())
         await happen(admin, 4)
@@ -103,12 +103,12 @@ async def test_one_that_fails(admin: Client, delivering: Delivering, clock: Book
 
 
 def pause_longest(attempts: int) -> float:
-    """Return seconds after which the next attempt is due in any case."""
+    """Return the seconds after which the next attempt is certainly due."""
     return RETRY_SECONDS[attempts - 1] * 1.2
 
 
 async def test_the_schedule(admin: Client, delivering: Delivering, clock: BooksClock, own: Service) -> None:
-    """An event that never arrives is tried eleven times, each pause up to a tenth longer than said; then it is dead."""
+    """An event that never arrives is tried eleven times, with pauses up to a tenth longer than scheduled, then dead."""
     async with delivering(), receiving(status(500, b"no")) as receiver:
         made = await make(admin, receiver.url())
         await happen(admin, 1)
@@ -141,7 +141,7 @@ async def test_the_schedule(admin: Client, delivering: Delivering, clock: BooksC
         ]
         assert {(row["status"], row["answer"]) for row in rows} == {(500, "no")}
         assert (await listed(admin, made, "undelivered"))[0]["next_attempt_at"] is None
-        # It is sent again when it is asked for.
+        # A replay sends it again.
         receiver.behaviour = status(200)
         await admin.post(f"{PATH}/{made['id']}/replay", {"from_position": 1})
         await until(lambda: len(receiver.requests) == 12)
@@ -149,14 +149,14 @@ async def test_the_schedule(admin: Client, delivering: Delivering, clock: BooksC
 
 
 def test_pauses_are_spread() -> None:
-    """A pause is up to a tenth longer than the schedule says, and hardly ever as long as another."""
+    """A pause is up to a tenth longer than scheduled, and rarely equal to another."""
     pauses = [pause_seconds(5) for _ in range(100)]
     assert len(set(pauses)) > 90
     assert all(7_200 <= pause <= 7_920 for pause in pauses)
 
 
 async def test_a_slow_one_delays_no_other(admin: Client, own: Service, delivering: Delivering) -> None:
-    """Beside an endpoint that answers nothing, one of the same ledger and one of another get what happens at once."""
+    """A silent endpoint does not delay another one of the same ledger or one of another ledger."""
     other = await own.client("others")
     async with receiving(silence) as slow, receiving(status(200)) as quick, receiving(status(200)) as theirs:
         await make(admin, slow.url())
@@ -172,7 +172,7 @@ async def test_a_slow_one_delays_no_other(admin: Client, own: Service, deliverin
 async def test_many_slow_ones_delay_no_other(
     admin: Client, own: Service, delivering: Delivering, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """However many endpoints of a ledger answer slowly, one of another is sent what happens there."""
+    """Many slow endpoints of one ledger do not delay an endpoint of another ledger."""
     for name, value in (("WALKS_MAX", 4), ("OF_LEDGER_MAX", 3), ("SLOW_MAX", 2), ("SLOW_SECONDS", 0.01)):
         monkeypatch.setattr(module, name, value)
     release = asyncio.Event()
@@ -195,7 +195,7 @@ async def test_many_slow_ones_delay_no_other(
 
 
 async def test_types(admin: Client, delivering: Delivering) -> None:
-    """What is not asked for is not sent, and does not come when it is asked for later."""
+    """Events of other types are not sent, not even after the endpoint asks for their type later."""
     async with delivering(), receiving(status(200)) as receiver:
         made = await make(admin, receiver.url(), types=["account.closed", "account.updated"])
         await happen(admin, 3)
@@ -211,7 +211,7 @@ async def test_types(admin: Client, delivering: Delivering) -> None:
 
 @pytest.mark.parametrize("reason", ["gone", "requested"])
 async def test_a_disabled_one_keeps_its_place(admin: Client, delivering: Delivering, reason: str) -> None:
-    """Answered 410 or told to rest, it is sent nothing; enabled again, it gets what came meanwhile, in order."""
+    """An endpoint disabled by a 410 or by request gets nothing; enabled again, it gets the missed events in order."""
     async with delivering(), receiving(fails_at(3, code=410) if reason == "gone" else status(200)) as receiver:
         made = await make(admin, receiver.url())
         if reason == "requested":
@@ -233,7 +233,7 @@ async def test_a_disabled_one_keeps_its_place(admin: Client, delivering: Deliver
 
 
 async def test_a_rest_begins_at_once(admin: Client, delivering: Delivering, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An endpoint that was disabled is sent nothing more, also before the next look."""
+    """A disabled endpoint gets nothing more, even before the next look."""
     async with receiving(status(200)) as receiver, receiving(status(200)) as other:
         made = await make(admin, receiver.url())
         await make(admin, other.url())
@@ -249,7 +249,7 @@ async def test_a_rest_begins_at_once(admin: Client, delivering: Delivering, monk
 
 
 async def test_changes_are_noticed(admin: Client, delivering: Delivering) -> None:
-    """A new URL and a new secret count from the next event on, where many wait already; so does a removal."""
+    """A new URL and a new secret apply from the next event on, even if many events wait; so does a removal."""
     held = asyncio.Event()
 
     async def hold(received: Received, writer: asyncio.StreamWriter) -> None:
@@ -262,7 +262,7 @@ async def test_changes_are_noticed(admin: Client, delivering: Delivering) -> Non
         await until(lambda: old.positions == [1])
         await admin.send("PATCH", f"{PATH}/{made['id']}", {"url": new.url()})
         rotated = await admin.post(f"{PATH}/{made['id']}/rotate-secret", {})
-        # An endpoint that was made later is known: so is what changed before.
+        # Once the later endpoint is known, so are the earlier changes.
         await make(admin, other.url())
         await happen(admin, 1, "more")
         await until(lambda: 6 in other.positions)
@@ -278,7 +278,7 @@ async def test_changes_are_noticed(admin: Client, delivering: Delivering) -> Non
 
 
 async def test_replay(admin: Client, delivering: Delivering) -> None:
-    """From a position on everything is sent again, in order; none that is still to come is taken."""
+    """A replay sends everything from a position on again, in order; a position in the future is refused."""
     async with delivering(), receiving(status(200)) as receiver:
         made = await make(admin, receiver.url())
         await happen(admin, 5)
@@ -295,7 +295,7 @@ async def test_replay(admin: Client, delivering: Delivering) -> None:
 
 
 async def test_a_replay_under_way(admin: Client, delivering: Delivering) -> None:
-    """What is on its way while an endpoint is moved back does not move it on again."""
+    """An attempt that is running during a replay does not move the endpoint forward."""
     held = asyncio.Event()
 
     async def behave(received: Received, writer: asyncio.StreamWriter) -> None:
@@ -314,7 +314,7 @@ async def test_a_replay_under_way(admin: Client, delivering: Delivering) -> None
 
 
 async def test_two_at_once(admin: Client, delivering: Delivering) -> None:
-    """Two processes that both believe to lead send what they send twice at most, and lose nothing."""
+    """Two processes that both act as leader lose no event, and list a failed one once."""
     async with receiving(fails_at(7)) as receiver:
         made = await make(admin, receiver.url())
         async with delivering(), delivering():
@@ -325,7 +325,7 @@ async def test_two_at_once(admin: Client, delivering: Delivering) -> None:
 
 
 async def test_one_that_is_down(admin: Client, delivering: Delivering, monkeypatch: pytest.MonkeyPatch) -> None:
-    """After some failures it is tried less and less often; past a number of waiting events it keeps its position."""
+    """After some failures the endpoint is tried less often; beyond a number of failed events its position stays."""
     monkeypatch.setattr(records, "WAITING_MAX", 4)
     monkeypatch.setattr(module, "PAUSE_FIRST_SECONDS", 0.01)
     monkeypatch.setattr(module, "PAUSE_MAX_SECONDS", 0.02)
@@ -343,7 +343,7 @@ async def test_one_that_is_down(admin: Client, delivering: Delivering, monkeypat
 async def test_pauses_of_one_that_is_down(
     admin: Client, delivering: Delivering, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The first failures in a row are followed at once, the next one waits."""
+    """The first failures in a row cause no pause, the next one does."""
     monkeypatch.setattr(module, "PAUSE_FIRST_SECONDS", 3_600.0)
     monkeypatch.setattr(module, "PAUSE_MAX_SECONDS", 3_600.0)
     async with delivering() as job, receiving(status(500)) as receiver, receiving(status(200)) as other:
@@ -359,7 +359,7 @@ async def test_pauses_of_one_that_is_down(
 
 
 async def test_what_is_on_its_way_at_the_end(admin: Client, delivering: Delivering) -> None:
-    """When a process stops to lead, an attempt that is answered then is recorded, and no other one begins."""
+    """When a leader stops, an answered attempt is still recorded, and no further one begins."""
     held = asyncio.Event()
 
     async def hold(received: Received, writer: asyncio.StreamWriter) -> None:
@@ -382,7 +382,7 @@ async def test_what_is_on_its_way_at_the_end(admin: Client, delivering: Deliveri
 
 
 async def test_what_is_recorded_late(admin: Client, own: Service) -> None:
-    """The outcome of an attempt that another one has overtaken changes nothing, and the same outcome counts once."""
+    """A late outcome of an overtaken attempt changes nothing, and the same outcome counts once."""
     made = await make(admin, "http://127.0.0.1:1/")
     [row] = await administer(own.database_url, "SELECT ledger_id FROM tallystick.webhook_endpoints")
     async with Database(own.database_url, posting_connections=1, reading_connections=1) as database:
@@ -411,7 +411,7 @@ async def test_what_is_recorded_late(admin: Client, own: Service) -> None:
 async def test_without_the_key(
     admin: Client, delivering: Delivering, caplog: pytest.LogCaptureFixture, key: str | None
 ) -> None:
-    """Nothing is sent that could not be signed; the log says so once, and endpoints keep their places."""
+    """Without its key nothing is sent; the log says so once, and the endpoint keeps its position."""
     async with receiving(status(200)) as receiver:
         made = await make(admin, receiver.url())
         async with delivering(key):

@@ -1,4 +1,4 @@
-"""Endpoints of webhooks: what administrators make, see and change, and what is kept of secrets."""
+"""Webhook endpoints: what administrators create, read and change, and how secrets are stored."""
 
 import asyncio
 import re
@@ -34,9 +34,9 @@ from tests.webhooks.receiver import receiving, silence, status
 
 URL = "https://example.com/hook"
 PATH = "/v1/webhook-endpoints"
-# Nobody listens there.
+# Nothing listens at this address.
 NOBODY = "http://127.0.0.1:1/"
-# What is done with one endpoint.
+# All requests about one endpoint.
 EACH: list[tuple[str, str, Any]] = [
     ("GET", "", None),
     ("PATCH", "", {}),
@@ -56,12 +56,12 @@ async def admin(own: Service) -> Client:
 
 
 def test_the_types_are_those_of_the_feed() -> None:
-    """What may be asked for is what there is."""
+    """The types that can be asked for are those of the feed."""
     assert get_args(EventType) == tuple(TYPES)
 
 
 async def test_what_is_made(admin: Client) -> None:
-    """An endpoint is answered with its secret once, and from then on without."""
+    """The answer to the creation shows the secret, and later answers do not."""
     made = await make(admin, URL, types=["hold.created", "account.closed"], description="ours")
     secret = made.pop("secret")
     assert re.fullmatch(r"whsec_[A-Za-z0-9+/]{43}=", secret)
@@ -93,7 +93,7 @@ async def test_what_is_made(admin: Client) -> None:
     ],
 )
 async def test_what_is_refused(admin: Client, body: dict[str, Any], pointer: str) -> None:
-    """A wrong member is pointed to, when an endpoint is made and when it is changed."""
+    """A wrong member is pointed to, when an endpoint is created and when it is changed."""
     answer = await admin.post(PATH, body)
     assert (answer.status, answer.code, answer.json["errors"][0]["pointer"]) == (400, "invalid_request", pointer)
     assert (await admin.get(PATH)).json["data"] == []
@@ -118,7 +118,7 @@ async def test_what_is_refused(admin: Client, body: dict[str, Any], pointer: str
     ],
 )
 async def test_a_change(admin: Client, change: dict[str, Any], expected: dict[str, Any]) -> None:
-    """What is named changes and nothing else."""
+    """A change sets the named members and no others."""
     made = await make(admin, URL, types=["hold.created"], description="old")
     del made["secret"]
     answer = await admin.send("PATCH", f"{PATH}/{made['id']}", change)
@@ -127,7 +127,7 @@ async def test_a_change(admin: Client, change: dict[str, Any], expected: dict[st
 
 
 async def test_what_is_removed(admin: Client) -> None:
-    """An endpoint that was removed is there no more, with nothing that was known of it; its place is free."""
+    """A removed endpoint is no longer listed; the other one is."""
     made = [await make(admin, URL) for _ in range(2)]
     answer = await admin.send("DELETE", f"{PATH}/{made[0]['id']}")
     assert (answer.status, answer.json) == (200, {"id": made[0]["id"], "deleted": True})
@@ -136,7 +136,7 @@ async def test_what_is_removed(admin: Client) -> None:
 
 @pytest.mark.parametrize("name", [str(UUID(int=7)), "nothing", "0" * 64, "%00"])
 async def test_what_there_is_not(admin: Client, name: str) -> None:
-    """Each route says so of an endpoint that does not exist, and of what cannot be one."""
+    """Every route answers 404 for an unknown or a malformed id."""
     await make(admin, URL)
     for method, rest, body in EACH:
         answer = await admin.send(method, f"{PATH}/{name}{rest}", body)
@@ -144,7 +144,7 @@ async def test_what_there_is_not(admin: Client, name: str) -> None:
 
 
 async def test_pages(admin: Client) -> None:
-    """The list is read page by page in the order in which they were made, up to as many as a ledger may have."""
+    """The list is paged in order of creation; a ledger has a maximum of endpoints, and a removal makes room."""
     made = [(await make(admin, URL))["id"] for _ in range(ENDPOINTS_OF_LEDGER_MAX)]
     found, path = [], f"{PATH}?limit=20"
     while path:
@@ -160,7 +160,7 @@ async def test_pages(admin: Client) -> None:
 
 
 async def test_secrets_are_kept_encrypted(admin: Client, own: Service) -> None:
-    """No table has a secret as its receiver knows it, nor its bytes."""
+    """No stored secret contains the secret as shown, or its bytes."""
     secrets = [(await make(admin, URL))["secret"]]
     rows = await administer(own.database_url, "SELECT secrets FROM tallystick.webhook_endpoints")
     rotated = await admin.post(f"{PATH}/{(await admin.get(PATH)).json['data'][0]['id']}/rotate-secret", {})
@@ -173,7 +173,7 @@ async def test_secrets_are_kept_encrypted(admin: Client, own: Service) -> None:
 
 
 async def test_a_test(admin: Client, clock: BooksClock) -> None:
-    """A test is signed by every secret that counts: the newest, and those before it for a day."""
+    """A test event is signed with every valid secret: the newest, and earlier ones for a day."""
     async with receiving(status(200, b"seen")) as receiver:
         made = await make(admin, receiver.url())
         secrets = [made.pop("secret")]
@@ -183,7 +183,7 @@ async def test_a_test(admin: Client, clock: BooksClock) -> None:
             assert rotated == made
 
         async def signing() -> int:
-            """Send a test, and return how many secrets have signed it."""
+            """Send a test event, and return how many secrets have signed it."""
             answer = await admin.post(f"{PATH}/{made['id']}/test", {})
             expected = {"delivered": True, "status": 200, "error": None, "duration_ms": 0, "answer": "seen"}
             assert (answer.status, {**answer.json, "duration_ms": 0}) == (200, expected)
@@ -207,7 +207,7 @@ async def test_a_test(admin: Client, clock: BooksClock) -> None:
 
 
 async def test_tests_are_bounded(admin: Client, own: Service) -> None:
-    """A ledger whose endpoints do not answer is refused further tests, and others are not."""
+    """A ledger whose endpoints do not answer may not send further test events, and other ledgers may."""
     other = await own.client("others")
     async with receiving(silence) as receiver:
         made = await make(admin, receiver.url())
@@ -225,7 +225,7 @@ async def test_tests_are_bounded(admin: Client, own: Service) -> None:
 
 @pytest.mark.parametrize("key", [None, OTHER_KEY], ids=["no key", "another key"])
 async def test_without_the_key(own: Service, admin: Client, key: str | None) -> None:
-    """What needs a secret that cannot be kept or read is refused, and nothing else is."""
+    """Without the right key, only requests that need a secret are refused."""
     made = await make(admin, NOBODY)
     path = f"{PATH}/{made['id']}"
     async with in_process(own.database_url, own.redis_url, webhook_key=key) as other:
@@ -239,14 +239,14 @@ async def test_without_the_key(own: Service, admin: Client, key: str | None) -> 
         assert (await there.get(path)).status == 200
         assert (await there.send("PATCH", path, {"state": "disabled"})).status == 200
         assert (await there.post(f"{path}/replay", {"from_position": 1})).status == 200
-    # A key that has become the second one still reads.
+    # A key moved to second place still decrypts.
     async with in_process(own.database_url, own.redis_url, webhook_key=f"{OTHER_KEY},{WEBHOOK_KEY}") as after:
         there = Client(after.session, after.url, admin.token)
         assert (await there.post(f"{path}/test", {})).json["error"] == "connection refused"
 
 
 async def test_nothing_of_another_ledger(own: Service, admin: Client) -> None:
-    """An administrator of another ledger finds no endpoint, whatever is asked of it, and changes nothing."""
+    """An administrator of another ledger finds no endpoint on any route, and changes nothing."""
     made = await make(admin, NOBODY)
     stranger = await own.client("strangers")
     assert (await stranger.get(PATH)).json["data"] == []
@@ -257,7 +257,7 @@ async def test_nothing_of_another_ledger(own: Service, admin: Client) -> None:
 
 
 async def test_places_are_taken_by_one(admin: Client, own: Service, monkeypatch: pytest.MonkeyPatch) -> None:
-    """However many are made at once, a ledger gets as many as it may have, and the others are refused."""
+    """Of concurrent creations, a ledger gets only its maximum of endpoints, and the others are refused."""
     monkeypatch.setattr(module, "ENDPOINTS_OF_LEDGER_MAX", 3)
     [row] = await administer(own.database_url, "SELECT id FROM tallystick.ledgers")
     settings = Settings(database_url=own.database_url, redis_url=own.redis_url, posting_connections=12)

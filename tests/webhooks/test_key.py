@@ -1,4 +1,4 @@
-"""The key that secrets are encrypted under: what is taken for one, and the one of the embedded servers."""
+"""The key that encrypts webhook secrets: which values are valid, and the key of the embedded servers."""
 
 import stat
 from pathlib import Path
@@ -16,7 +16,7 @@ from tests.webhooks.conftest import OTHER_KEY
 
 
 def test_a_key_is_made_once(tmp_path: Path) -> None:
-    """It is readable by its owner only, and the same at the next start."""
+    """The key file is readable only by its owner, and the key is the same at the next start."""
     key = webhook_key(tmp_path)
     assert Fernet(key).decrypt(Fernet(key).encrypt(b"secret")) == b"secret"
     assert stat.S_IMODE((tmp_path / KEY_FILE).stat().st_mode) == 0o600
@@ -33,7 +33,7 @@ def test_a_key_is_made_once(tmp_path: Path) -> None:
     ],
 )
 def test_who_is_given_it(tmp_path: Path, embedded: bool, given: dict[str, str], made: bool) -> None:
-    """Workers and the background process are told the key of the data directory where the servers are embedded."""
+    """With embedded servers, workers and the background process get the key of the data directory."""
     loaded = load({**given, "TALLYSTICK_DATA_DIR": str(tmp_path)})
     values = child_values(loaded, Target("postgresql://db", "redis://cache", embedded), 1)
     expected = webhook_key(tmp_path) if made else given.get("TALLYSTICK_WEBHOOK_KEY")
@@ -42,7 +42,7 @@ def test_who_is_given_it(tmp_path: Path, embedded: bool, given: dict[str, str], 
 
 @pytest.mark.parametrize("key", ["short", WEBHOOK_KEY[:-1], f"{WEBHOOK_KEY},", f"{WEBHOOK_KEY} {OTHER_KEY}", "=" * 44])
 def test_what_is_no_key(key: str) -> None:
-    """It is refused before anything is served, without being repeated."""
+    """An invalid key is refused at the start, and the message does not repeat it."""
     with pytest.raises(SettingsError, match="webhook_key cannot have the value") as caught:
         load({"TALLYSTICK_WEBHOOK_KEY": key})
     assert key not in str(caught.value)
@@ -50,6 +50,6 @@ def test_what_is_no_key(key: str) -> None:
 
 
 def test_what_is_no_network() -> None:
-    """It is refused by every command."""
+    """An invalid network is refused by the check of the settings."""
     with pytest.raises(SettingsError, match=r"^webhook_private_networks: '10.0.0.0/33'"):
         check_settings(load({"TALLYSTICK_WEBHOOK_PRIVATE_NETWORKS": "10.0.0.0/33"}).settings)

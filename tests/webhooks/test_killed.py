@@ -1,4 +1,4 @@
-"""The background process killed with -9 between an answer and its record, and behind it: nothing is lost."""
+"""The background process is killed with -9 before or after it records an answer, and nothing is lost."""
 
 import signal
 from pathlib import Path
@@ -16,7 +16,7 @@ EVENTS = 12
 
 @pytest.mark.parametrize(("name", "doubled"), [("webhooks.answered", [5]), ("webhooks.recorded", [])])
 async def test_killed_at_a_failpoint(own: Service, tmp_path: Path, name: str, doubled: list[int]) -> None:
-    """Each event arrives, in order; one whose outcome was not recorded arrives twice, under the same id."""
+    """Every event arrives in order; one whose outcome was not recorded arrives twice, with the same id."""
     client = await own.client("killed")
     settings = {"TALLYSTICK_WEBHOOK_KEY": WEBHOOK_KEY, "TALLYSTICK_WEBHOOK_PRIVATE_NETWORKS": LOOPBACK}
     log = tmp_path / "log"

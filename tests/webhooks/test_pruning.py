@@ -1,4 +1,4 @@
-"""What was tried long ago is forgotten: the newest attempts of each endpoint stay, for a month."""
+"""Old attempts are deleted; the newest of each endpoint stay for a month."""
 
 from datetime import UTC, datetime, timedelta
 
@@ -28,7 +28,7 @@ _DEAD = """
 
 
 async def test_what_stays(own: Service, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of each endpoint the newest few, none of them old, page by page; events that were given up long ago go too."""
+    """Each endpoint keeps its newest attempts that are not too old; long dead events are deleted too."""
     monkeypatch.setattr(module, "ENDPOINTS_PAGE", 2)
     monkeypatch.setattr(module, "ROWS_MAX", 10)
     monkeypatch.setattr(module, "ATTEMPTS_KEPT", 7)

@@ -1,4 +1,4 @@
-"""Attempts: what a sender makes of whatever a receiver does, where it connects, and what it signs."""
+"""Attempts: how a sender handles any behaviour of a receiver, where it connects, and what it signs."""
 
 import asyncio
 import itertools
@@ -21,7 +21,7 @@ SECRETS = [new_secret()]
 
 
 def looks_up(*addresses: str) -> Callable[..., Any]:
-    """Return a look-up that finds one more of these addresses each time, the last one for ever."""
+    """Return a lookup that finds the next of these addresses each time, and then always the last."""
     left = itertools.chain(addresses, itertools.repeat(addresses[-1]))
 
     def look_up(host: str, port: int, **_: object) -> list[tuple[Any, ...]]:
@@ -33,7 +33,7 @@ def looks_up(*addresses: str) -> Callable[..., Any]:
 
 
 def fails(*_: object, **__: object) -> Any:
-    """Find no such name."""
+    """Fail the lookup: the name is unknown."""
     raise socket.gaierror(socket.EAI_NONAME, "not known")
 
 
@@ -74,7 +74,7 @@ async def test_answers(behaviour: Behaviour, expected: tuple[int | None, str | N
     sender = Sender(Destinations(LOOPBACK), seconds=SHORT_SECONDS)
     async with receiving(behaviour) as receiver:
         answer = await sender.send(receiver.url(), MESSAGE, SECRETS)
-        # An end without an answer may be that of a connection that was kept.
+        # If a connection closes without an answer, it may have been an old one, so the message is sent again.
         assert len(receiver.requests) == (2 if answer.error == "connection failed" else 1)
         await sender.close()
     assert answer[:3] == expected
@@ -93,7 +93,7 @@ async def test_answers(behaviour: Behaviour, expected: tuple[int | None, str | N
     ],
 )
 async def test_a_flood_is_cut_off(flood: Behaviour) -> None:
-    """Of whatever a receiver sends without an end no more is looked at than is allowed."""
+    """An endless answer is cut off long before the deadline."""
     sender = Sender(Destinations(LOOPBACK), seconds=60)
     async with receiving(flood) as receiver:
         answer = await sender.send(receiver.url(), MESSAGE, SECRETS)
@@ -103,11 +103,11 @@ async def test_a_flood_is_cut_off(flood: Behaviour) -> None:
 
 
 async def test_a_connection_that_was_closed_meanwhile() -> None:
-    """A message that meets one is sent on another connection at once; it has not failed."""
+    """A message that meets a closed connection is sent again at once on a new one, and does not fail."""
 
     async def close_soon(request: Received, writer: asyncio.StreamWriter) -> None:
         await status(200)(request, writer)
-        # Without a word of it in the answer.
+        # The answer does not announce the close.
         asyncio.get_running_loop().call_soon(writer.close)
 
     sender = Sender(Destinations(LOOPBACK))
@@ -119,7 +119,7 @@ async def test_a_connection_that_was_closed_meanwhile() -> None:
 
 
 async def test_a_long_answer_is_not_read() -> None:
-    """Of a body without end no more is read than is allowed, long before its time is over."""
+    """An endless body is read only up to its bound, long before the deadline."""
     sender = Sender(Destinations(LOOPBACK), seconds=60)
     async with receiving(drips(b"HTTP/1.1 200 OK\r\n\r\n", b"x" * (ANSWER_BYTES_MAX // 2))) as receiver:
         answer = await sender.send(receiver.url(), MESSAGE, SECRETS)
@@ -142,7 +142,7 @@ async def test_a_long_answer_is_not_read() -> None:
     ],
 )
 async def test_where_nothing_is_sent(host: str, look_up: Callable[..., Any], error: str) -> None:
-    """No connection is made to an address that is not allowed, however it comes to be one."""
+    """No connection is made to a disallowed address, in whatever form it comes."""
     sender = Sender(Destinations(LOOPBACK), look_up=look_up)
     async with receiving(status(200)) as receiver:
         answer = await sender.send(receiver.url(host), MESSAGE, SECRETS)
@@ -151,7 +151,7 @@ async def test_where_nothing_is_sent(host: str, look_up: Callable[..., Any], err
 
 
 async def test_a_refused_connection() -> None:
-    """Where nobody listens, that is said."""
+    """If nothing listens, the error says so."""
     async with receiving(status(200)) as receiver:
         url = receiver.url()
     sender = Sender(Destinations(LOOPBACK))
@@ -160,7 +160,7 @@ async def test_a_refused_connection() -> None:
 
 
 async def test_a_name_that_changes_is_connected_to_as_it_was_found() -> None:
-    """A resolver that answers with an allowed address first and a private one then is asked once: that one is used."""
+    """A name is resolved once per connection, so it cannot change after the check of its address."""
     asked: list[str] = []
     finds = looks_up("127.0.0.1", "10.0.0.1")
 
@@ -173,7 +173,7 @@ async def test_a_name_that_changes_is_connected_to_as_it_was_found() -> None:
         answer = await sender.send(receiver.url(NAME), MESSAGE, SECRETS)
         assert (answer.status, asked, receiver.requests[0].headers["host"]) == (200, [NAME], f"{NAME}:{receiver.port}")
         await sender.close()
-        # Asked again, it names the other address, which is judged as the first one was.
+        # Resolved again, the name has another address, which is checked too.
         answer = await sender.send(receiver.url(NAME), MESSAGE, SECRETS)
         assert (answer.error, asked, len(receiver.requests)) == ("address not allowed", [NAME, NAME], 1)
         await sender.close()
@@ -188,7 +188,7 @@ async def test_a_name_that_changes_is_connected_to_as_it_was_found() -> None:
     ],
 )
 async def test_tls(trust: Trust, host: str, believed: bool, expected: tuple[int | None, str | None]) -> None:
-    """The certificate has to be that of the name in the URL, whatever address it stands for."""
+    """The certificate must match the name in the URL, whatever the address."""
     sender = Sender(Destinations(LOOPBACK), tls=trust.client if believed else None, look_up=looks_up("127.0.0.1"))
     async with receiving(status(200), trust.server) as receiver:
         answer = await sender.send(receiver.url(host, "https"), MESSAGE, SECRETS)
@@ -198,7 +198,7 @@ async def test_tls(trust: Trust, host: str, believed: bool, expected: tuple[int 
 
 
 async def test_signatures() -> None:
-    """Each secret has a signature that the library of Standard Webhooks takes, of this id and this body alone."""
+    """The Standard Webhooks library accepts each secret's signature, for this id and body only."""
     secrets = [new_secret(), new_secret()]
     sender = Sender(Destinations(LOOPBACK))
     async with receiving(status(200)) as receiver:
@@ -222,7 +222,7 @@ async def test_signatures() -> None:
 
 
 async def test_connections_are_used_again() -> None:
-    """Messages that follow one another share a connection; one that fails leaves none behind."""
+    """Successive messages share a connection; after a failure a new one is made."""
     assert IDLE_SECONDS < 5, "servers commonly close idle connections after five seconds"
     sender = Sender(Destinations(LOOPBACK), seconds=SHORT_SECONDS)
     async with receiving(status(200)) as receiver:
@@ -238,7 +238,7 @@ async def test_connections_are_used_again() -> None:
 
 
 async def test_a_look_up_that_hangs_is_given_up() -> None:
-    """A resolver that does not answer ends one attempt in time, and holds up no other."""
+    """A hanging lookup ends its own attempt in time, and delays no other."""
     release = asyncio.Event()
     loop = asyncio.get_running_loop()
 

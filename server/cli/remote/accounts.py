@@ -28,21 +28,23 @@ def add_commands(commands: Commands) -> None:
     """Add the commands."""
     actions = commands.group("accounts", "open, change and read accounts, on a server")
     action = actions.add("list", "list accounts by id", on_server(_list), server())
-    action.add_argument("--prefix", help="only those whose id begins with it")
+    action.add_argument("--prefix", help="only accounts whose id begins with this")
     add_rows(action)
     action = actions.add("get", "show an account", on_server(_get), server())
     _add_id(action)
-    action = actions.add("create", "open an account; the same again changes nothing", on_server(_create), server())
-    _add_id(action, "id of the account, which you choose, as customer:42")
-    action.add_argument("currency", metavar="CURRENCY", help="as EUR: 3 to 8 capital letters or digits")
+    action = actions.add("create", "open an account; running it again changes nothing", on_server(_create), server())
+    _add_id(action, "id that you choose for the account, such as customer:42")
+    action.add_argument("currency", metavar="CURRENCY", help="such as EUR: 3 to 8 capital letters or digits")
     _add_limits(action, "0")
     add_metadata(action, "an entry of its metadata; may be given several times")
-    action = actions.add("update", "change those fields of an account that are named", on_server(_update), server())
+    action = actions.add("update", "change the named fields of an account", on_server(_update), server())
     _add_id(action)
     _add_limits(action)
     add_metadata(action, "an entry to set, or with an empty VALUE to remove; may be given several times")
     action.add_argument("--if-version", type=int, metavar="N", help="only if the account has this version")
-    action = actions.add("close", "close an account: it takes part in no further transfer", on_server(_close), server())
+    action = actions.add(
+        "close", "close an account, so that it takes part in no more transfers", on_server(_close), server()
+    )
     _add_id(action)
     statements.add_commands(actions)
 
@@ -51,11 +53,11 @@ def _add_id(action: argparse.ArgumentParser, text: str = "id of the account") ->
     action.add_argument("id", metavar="ACCOUNT", help=text)
 
 
-def _add_limits(action: argparse.ArgumentParser, floor: str = "as it is") -> None:
+def _add_limits(action: argparse.ArgumentParser, floor: str = "unchanged") -> None:
     ceiling = NO_LIMIT if floor == "0" else floor
-    text = f"what its available balance may not fall below: an amount, or {NO_LIMIT} (default: {floor})"
+    text = f"lowest available balance that it may have: an amount, or {NO_LIMIT} (default: {floor})"
     action.add_argument("--floor", metavar="AMOUNT", help=text)
-    text = f"what its balance may not rise above: an amount, or {NO_LIMIT} (default: {ceiling})"
+    text = f"highest balance that it may have: an amount, or {NO_LIMIT} (default: {ceiling})"
     action.add_argument("--ceiling", metavar="AMOUNT", help=text)
     add_minor(action)
 

@@ -36,7 +36,7 @@ def read_currency(text: str) -> str:
         ValueError: It cannot.
     """
     if not _CURRENCY.fullmatch(text):
-        raise ValueError("a currency has 3 to 8 capital letters or digits, as EUR")
+        raise ValueError("a currency has 3 to 8 capital letters or digits, such as EUR")
     return text
 
 
@@ -61,15 +61,15 @@ def read_amount(text: str, currency: str, *, minor: bool = False, signed: bool =
     sign, whole, part = found.group(1), found.group(2), found.group(3) or ""
     digits = 0 if minor else DECIMALS.get(currency)
     if digits is None:
-        raise ValueError(f"{currency} is no currency of ISO 4217: give its amounts in minor units, with --minor")
+        raise ValueError(f"{currency} is not a currency of ISO 4217: give its amounts in minor units, with --minor")
     if len(part) > digits:
         what = "minor units have" if minor else f"{currency} has"
-        raise ValueError(f"{what} {f'{digits} decimals' if digits else 'no decimals'}, and the amount has {len(part)}")
+        raise ValueError(f"{what} {f'{digits} decimals' if digits else 'no decimals'}, but the amount has {len(part)}")
     amount = int(f"{sign}{whole}{part:0<{digits}}")
     if not signed and amount < 1:
-        raise ValueError("an amount is more than zero")
+        raise ValueError("an amount must be more than zero")
     if not -AMOUNT_MAX - 1 <= amount <= AMOUNT_MAX:
-        raise ValueError(f"no amount is larger than {shown_amount(AMOUNT_MAX, None if minor else currency)}")
+        raise ValueError(f"an amount must not be larger than {shown_amount(AMOUNT_MAX, None if minor else currency)}")
     return amount
 
 

@@ -24,14 +24,14 @@ NO_LIMIT: Final = "none"
 
 def add_rows(command: argparse.ArgumentParser) -> None:
     """Add the argument for how many rows are shown."""
-    text = f"show so many at most, or all (default: {ROWS_DEFAULT})"
+    text = f"show at most this many, or all (default: {ROWS_DEFAULT})"
     command.add_argument("--limit", type=_rows, default=ROWS_DEFAULT, metavar="N", help=text)
 
 
 def add_period(command: argparse.ArgumentParser, what: str) -> None:
     """Add the arguments for the beginning and end of a period."""
-    command.add_argument("--from", dest="since", type=instant, metavar="TIME", help=f"only {what} from then on")
-    command.add_argument("--to", dest="until", type=instant, metavar="TIME", help=f"only {what} before then")
+    command.add_argument("--from", dest="since", type=instant, metavar="TIME", help=f"only {what} from this time on")
+    command.add_argument("--to", dest="until", type=instant, metavar="TIME", help=f"only {what} before this time")
 
 
 def add_metadata(command: argparse.ArgumentParser, text: str) -> None:
@@ -46,7 +46,7 @@ def add_minor(command: argparse.ArgumentParser) -> None:
 
 def add_key(command: argparse.ArgumentParser) -> None:
     """Add the argument for the idempotency key of a payment."""
-    text = "idempotency key: sent again under it, nothing is done twice (default: a new one)"
+    text = "idempotency key: what is sent again under the same key is done only once (default: a new key)"
     command.add_argument("--key", help=text)
 
 
@@ -110,7 +110,7 @@ def say_answers(columns: Sequence[Column], answers: "Iterable[msgspec.Struct]", 
 
     say_listing(columns, wanted(), as_json=options.json)
     if more:
-        complain(f"tallystick: there are more than these {options.limit}: ask with --limit N, or --limit all")
+        complain(f"tallystick: there are more than these {options.limit}: use --limit N or --limit all")
 
 
 def position(text: str) -> int:
@@ -121,7 +121,7 @@ def position(text: str) -> int:
         ArgumentTypeError: The text is not a position.
     """
     if not re.fullmatch(r"[0-9]{1,18}", text, re.ASCII):
-        raise argparse.ArgumentTypeError("a position is 0 or more")
+        raise argparse.ArgumentTypeError("a position is a number, 0 or more")
     return int(text)
 
 

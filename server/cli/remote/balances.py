@@ -17,10 +17,10 @@ COLUMNS: Final = (Column("currency"), *map(money, ("debit", "credit", "net")), C
 
 def add_commands(commands: Commands) -> None:
     """Add the command."""
-    text = "sum the balances of accounts by currency, on a server: of the whole ledger they net to zero"
+    text = "sum the balances of accounts by currency, on a server; for the whole ledger they net to zero"
     command = commands.add("balances", text, on_server(_show), server())
-    command.add_argument("--prefix", help="only of accounts whose id begins with it")
-    command.add_argument("--at", type=instant, metavar="TIME", help="as they were at an instant or day (default: now)")
+    command.add_argument("--prefix", help="only accounts whose id begins with this")
+    command.add_argument("--at", type=instant, metavar="TIME", help="balances at this instant or day (default: now)")
 
 
 def _show(client: "Tallystick", options: argparse.Namespace) -> int:

@@ -19,11 +19,11 @@ DEADLINE_SECONDS: Final = 30.0
 DEADLINE_SECONDS_MAX: Final = 3_600.0
 
 MISSING: Final = (
-    "commands against a server need the Python client and what it is made with: install client/ of this project and "
+    "commands that call a server need the Python client and its packages: install client/ of this project and "
     "tallystick[cli], as `make setup` does"
 )
 NO_KEY: Final = (
-    "no key to call the server with: set TALLYSTICK_API_KEY to it, or TALLYSTICK_API_KEY_FILE to the name of its file"
+    "no API key: set TALLYSTICK_API_KEY to the key, or TALLYSTICK_API_KEY_FILE to the name of a file that holds it"
 )
 # Characters that a header field can hold.
 _KEY: Final = re.compile(r"[\x21-\x7e]{1,500}")
@@ -41,8 +41,8 @@ _LATER: Final = frozenset({408, 429})
 # Advice for the caller, by the problem's `retry`.
 _RETRY: Final = {
     "same_key": "send it again later, under the same key",
-    "new_key": "it stays refused under this key: when the cause is gone, send it under another one",
-    "never": "change the request: sent as it is, it is refused again",
+    "new_key": "it stays refused under this key: once the cause is gone, send it under a new key",
+    "never": "change the request: if sent unchanged, it is refused again",
 }
 
 # Does what the command line asks for with a client, and returns the exit code.
@@ -52,7 +52,7 @@ Action = Callable[["Tallystick", argparse.Namespace], int]
 def server() -> Parser:
     """Return the parent parser of commands that show a server's answer."""
     parent = Parser(add_help=False, parents=[way()])
-    parent.add_argument("--json", action="store_true", help="as JSON, for programs; amounts are in minor units")
+    parent.add_argument("--json", action="store_true", help="print JSON, for programs; amounts are in minor units")
     return parent
 
 
@@ -65,7 +65,7 @@ def way() -> Parser:
         type=_seconds,
         default=DEADLINE_SECONDS,
         metavar="SECONDS",
-        help="how long an answer is tried for (default: %(default)g)",
+        help="how long to try to get an answer (default: %(default)g)",
     )
     return parent
 
@@ -96,13 +96,13 @@ def _call(action: Action, options: argparse.Namespace) -> int:
     if key is None:
         return fail(NO_KEY)
     if not _KEY.fullmatch(key):
-        return fail("what TALLYSTICK_API_KEY holds is no key: a key has letters, digits and _ alone")
+        return fail("TALLYSTICK_API_KEY does not hold a key: a key has only letters, digits and _")
     try:
         with Tallystick(url=url, api_key=key, deadline_seconds=options.deadline) as client:
             return action(client, options)
     except OutcomeUnknownError as error:
         complain(f"tallystick: the outcome is unknown: {error}")
-        complain("  what to do: look what is there before you do it again")
+        complain("  what to do: check whether it was done before you try again")
         return EXIT_UNKNOWN
     except ProblemError as error:
         return complain_of(error)
@@ -150,8 +150,8 @@ def _is_elsewhere(error: "ProblemError") -> bool:
 def _of_another(error: "ProblemError") -> str:
     """Return what to do if a key belongs to another payment, which is named if the answer names it."""
     transfer = error.problem.transfer_id
-    named = "" if transfer is None else f", whose transfer is {transfer}"
-    return f"the key belongs to another payment{named}: look at that one, or send this one under a key of its own"
+    named = "" if transfer is None else f" (transfer {transfer})"
+    return f"the key belongs to another payment{named}: look at that payment, or send this one under a new key"
 
 
 def _is_utf8(text: str) -> bool:

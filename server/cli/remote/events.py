@@ -29,8 +29,8 @@ COLUMNS: Final = (
 
 def add_commands(commands: Commands) -> None:
     """Add the commands."""
-    actions = commands.group("events", "read and follow what happens in the ledger, on a server")
-    action = actions.add("list", "list events in their order", on_server(_list), server())
+    actions = commands.group("events", "list and follow the events of the ledger, on a server")
+    action = actions.add("list", "list events in order", on_server(_list), server())
     _add_filters(action)
     add_rows(action)
     text = "print each event as it happens, until Ctrl-C; with --json an object on each line"
@@ -39,11 +39,11 @@ def add_commands(commands: Commands) -> None:
 
 
 def _add_filters(action: argparse.ArgumentParser) -> None:
-    text = "only what lies behind this position (default: 0, from the first event)"
+    text = "only events after this position (default: 0, from the first event)"
     action.add_argument("--after", type=position, default=0, metavar="POSITION", help=text)
-    text = "only this type, as transfer.posted; may be given several times"
+    text = "only events of this type, such as transfer.posted; may be given several times"
     action.add_argument("--type", action="append", metavar="TYPE", help=text)
-    action.add_argument("--account", help="only what concerns this account")
+    action.add_argument("--account", help="only events that concern this account")
 
 
 def _list(client: "Tallystick", options: argparse.Namespace) -> int:

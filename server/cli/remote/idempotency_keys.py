@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 def add_commands(commands: Commands) -> None:
     """Add the commands."""
     actions = commands.group("idempotency-keys", "ask what became of a payment, on a server")
-    text = "show the transfer or the refusal that a key is bound to; exit code 3 when it is bound to nothing"
+    text = "show the transfer or the refusal that a key is bound to; exit code 3 if it is bound to nothing"
     action = actions.add("get", text, on_server(_get), server())
     action.add_argument("key", metavar="KEY", help="idempotency key that the payment was sent under")
 

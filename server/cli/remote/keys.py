@@ -25,7 +25,7 @@ def create(client: "Tallystick", options: argparse.Namespace) -> int:
         say(str(key.token))
     except OutputError as error:
         client.api_keys.revoke(key.id)
-        raise OutputError(f"{error}; the key that was made is revoked") from error
+        raise OutputError(f"{error}; the new key has been revoked") from error
     return 0
 
 
@@ -111,5 +111,5 @@ def _instant(text: str) -> datetime:
 
 def _number(name: str, text: str) -> int:
     if not re.fullmatch(r"[0-9]{1,9}", text, re.ASCII):
-        raise ValueError(f"the {name} is a number, or {DEFAULT}")
+        raise ValueError(f"the {name} must be a number, or {DEFAULT}")
     return int(text)

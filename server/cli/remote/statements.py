@@ -20,9 +20,9 @@ _BALANCE: Final = (Column("account"), Column("currency"), Column("at"), money("b
 
 def add_commands(actions: Commands) -> None:
     """Add these commands to those of accounts."""
-    action = actions.add("entries", "list what moved money on an account, newest first", on_server(_entries), server())
+    action = actions.add("entries", "list the entries of an account, newest first", on_server(_entries), server())
     _add_account(action)
-    add_period(action, "what was posted")
+    add_period(action, "entries")
     add_rows(action)
     action = actions.add("balance", "show the balance of an account at an instant", on_server(_balance), server())
     _add_account(action)
@@ -40,7 +40,7 @@ def _add_account(action: argparse.ArgumentParser) -> None:
 
 
 def _add_order(action: argparse.ArgumentParser) -> None:
-    text = "by the instant of posting, or by the one that transfers count for (default: created)"
+    text = "by the time of posting, or by the time that transfers count for (default: created)"
     action.add_argument("--by", choices=["created", "effective"], help=text)
 
 

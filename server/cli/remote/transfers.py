@@ -33,27 +33,27 @@ def add_commands(commands: Commands) -> None:
     """Add the commands."""
     _add_payment(commands, "pay", "pay an amount: the same as `transfers create`")
     actions = commands.group("transfers", "post, read, capture, void and reverse transfers, on a server")
-    action = actions.add("list", "list what was posted, newest first", on_server(_list), server())
+    action = actions.add("list", "list transfers, newest first", on_server(_list), server())
     action.add_argument("--account", help="only transfers from or to this account")
     action.add_argument("--reference", help="only transfers with this reference")
     action.add_argument("--kind", choices=KINDS, help="only transfers of this kind")
-    add_period(action, "what was posted")
+    add_period(action, "transfers posted")
     add_metadata(action, "only transfers with this entry; may be given several times")
     add_rows(action)
     action = actions.add("get", "show a transfer and what has become of it", on_server(_get), server())
     _add_id(action)
     _add_payment(actions, "create", "post a transfer, or a hold")
-    action = actions.add("capture", "move what a hold reserves, or a part of it", posted(_capture), server())
+    action = actions.add("capture", "move what a hold reserves, or part of it", posted(_capture), server())
     _add_id(action, "id of the hold")
     _add_part(action, "all that it still reserves")
     action.add_argument("--keep-rest", action="store_true", help="keep the rest reserved for further captures")
     action = actions.add("void", "release what a hold still reserves", posted(_void), server())
     _add_id(action, "id of the hold")
     add_key(action)
-    text = "move back what a transfer or capture has moved, or a part of it"
+    text = "move back what a transfer or capture has moved, or part of it"
     action = actions.add("reverse", text, posted(_reverse), server())
     _add_id(action, "id of the transfer or capture")
-    _add_part(action, "all that was not moved back yet")
+    _add_part(action, "all that has not been moved back yet")
 
 
 def _add_payment(commands: Commands, name: str, text: str) -> None:
@@ -61,17 +61,17 @@ def _add_payment(commands: Commands, name: str, text: str) -> None:
     action.epilog, action.formatter_class = _CODES, argparse.RawDescriptionHelpFormatter
     action.add_argument("source", metavar="SOURCE", help="account that pays")
     action.add_argument("destination", metavar="DESTINATION", help="account that is paid")
-    text = "as 12.50: with as many decimals as ISO 4217 gives the currency, or fewer"
+    text = "such as 12.50, with no more decimals than ISO 4217 gives the currency"
     action.add_argument("amount", metavar="AMOUNT", help=text)
-    action.add_argument("currency", metavar="CURRENCY", help="that of both accounts, as EUR")
+    action.add_argument("currency", metavar="CURRENCY", help="currency of both accounts, such as EUR")
     add_minor(action)
     add_key(action)
     action.add_argument("--hold", action="store_true", help="only reserve the amount; capture or void it later")
-    text = "release a hold after so many seconds (default: a week)"
+    text = "release a hold after this many seconds (default: a week)"
     action.add_argument("--expires-in", type=int, metavar="SECONDS", help=text)
-    text = "instant or day of the past that it counts for (default: the instant of posting)"
+    text = "past instant or day that it counts for (default: the time of posting)"
     action.add_argument("--effective-at", type=instant, metavar="TIME", help=text)
-    action.add_argument("--reference", help="what it is found by, as the number of an invoice")
+    action.add_argument("--reference", help="text to find it by, such as an invoice number")
     action.add_argument("--description", help="a sentence for people")
     add_metadata(action, "an entry of its metadata; may be given several times")
 

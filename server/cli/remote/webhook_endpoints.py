@@ -51,29 +51,31 @@ def add_commands(commands: Commands) -> None:
     """Add the commands."""
     actions = commands.group("webhook-endpoints", "set up URLs that events are sent to, on a server")
     actions.add("list", "list endpoints", on_server(_list), server())
-    text = "make an endpoint, and show the secret of its signatures, this once"
+    text = "create an endpoint, and show its signing secret, only this once"
     action = actions.add("create", text, on_server(_create), server())
-    action.add_argument("address", metavar="URL", help="address that events are posted to, as https://example.com/hook")
+    action.add_argument(
+        "address", metavar="URL", help="address that events are posted to, such as https://example.com/hook"
+    )
     _add_about(action, "all")
-    action = actions.add("update", "change what is named of an endpoint", on_server(_update), server())
+    action = actions.add("update", "change the named properties of an endpoint", on_server(_update), server())
     _add_id(action)
-    action.add_argument("--to", metavar="URL", help="another address (default: as it is)")
-    _add_about(action, "as it is")
-    text = "whether it is sent anything; a disabled one keeps its place (default: as it is)"
+    action.add_argument("--to", metavar="URL", help="new address (default: unchanged)")
+    _add_about(action, "unchanged")
+    text = "whether events are sent to it; a disabled endpoint keeps its place (default: unchanged)"
     action.add_argument("--state", choices=["enabled", "disabled"], help=text)
     for name, text, run in (
         ("get", "show an endpoint", _get),
-        ("delete", "remove an endpoint with all that is known of it", _delete),
-        ("rotate-secret", "show a new secret; the one before signs beside it for 24 hours", _rotate_secret),
-        ("test", "send a test event now, and show what came of it", _test),
+        ("delete", "remove an endpoint and all that is recorded about it", _delete),
+        ("rotate-secret", "make and show a new secret; the old one also signs for 24 hours", _rotate_secret),
+        ("test", "send a test event now, and show the outcome", _test),
     ):
         _add_id(actions.add(name, text, on_server(run), server()))
-    action = actions.add("replay", "send everything from a position on again", on_server(_replay), server())
+    action = actions.add("replay", "send all events from a position on again", on_server(_replay), server())
     _add_id(action)
-    action.add_argument("position", type=position, metavar="POSITION", help="of the first event to send again")
+    action.add_argument("position", type=position, metavar="POSITION", help="position of the first event to send again")
     for name, text, run in (
-        ("deliveries", "list attempts of late, newest first", _deliveries),
-        ("undelivered", "list events that have not arrived", _undelivered),
+        ("deliveries", "list recent delivery attempts, newest first", _deliveries),
+        ("undelivered", "list events that have not been delivered", _undelivered),
     ):
         action = actions.add(name, text, on_server(run), server())
         _add_id(action)
@@ -85,7 +87,7 @@ def _add_id(action: argparse.ArgumentParser) -> None:
 
 
 def _add_about(action: argparse.ArgumentParser, default: str) -> None:
-    text = f"a type that is sent, as transfer.posted; may be given several times (default: {default})"
+    text = f"an event type to send, such as transfer.posted; may be given several times (default: {default})"
     action.add_argument("--type", action="append", metavar="TYPE", help=text)
     action.add_argument("--description", metavar="TEXT", help="what the endpoint is for")
 

@@ -73,7 +73,7 @@ async def check_against(database: Database, ledger_id: int | None, file: BinaryI
                 done += len(lines)
                 on_progress(lines[-1].end, done)
     except sqlite3.Error as error:
-        raise StoreError(f"no room for what the file names: {error}") from error
+        raise StoreError(f"no room for a temporary file of what has been checked: {error}") from error
 
 
 class _Check:
@@ -101,7 +101,7 @@ class _Check:
                 check_account(line, known[opened.id])
             said = _digest([*opened, *limits])
             if self._said("SELECT said FROM accounts WHERE id = ?", opened.id) not in (None, said):
-                raise LineError(line.number, "id: the account is in the file already, with other columns")
+                raise LineError(line.number, "id: the account is already in the file, with different columns")
             self._before.execute("INSERT OR IGNORE INTO accounts VALUES (?, ?, ?)", (opened.id, opened.currency, said))
 
     async def transfers(self, lines: Sequence[Line]) -> None:
@@ -117,7 +117,7 @@ class _Check:
         for line in lines:
             record = line.record
             if record.effective_at is not None and record.effective_at > now:
-                raise LineError(line.number, "effective_at: it is still to come")
+                raise LineError(line.number, "effective_at: it is in the future")
             attempt = bound.get(_key(record, parents))
             for name in ("source", "destination"):
                 side = getattr(record, name)
@@ -125,11 +125,11 @@ class _Check:
                 if currency is None:
                     raise LineError(line.number, f"{name}: neither the file nor the ledger has that account")
                 if currency != record.currency:
-                    raise LineError(line.number, f"currency: that of the {name} is another")
+                    raise LineError(line.number, f"currency: the {name} has a different one")
                 if attempt is None and side in closed and record.kind not in PASSING:
                     raise LineError(line.number, f"{name}: the account is closed")
             if record.parent is not None and record.parent not in parents and self._key(record.parent) is None:
-                raise LineError(line.number, "parent: nothing is posted under that key before it")
+                raise LineError(line.number, "parent: nothing earlier is posted under that key")
             why = None if attempt is None else fault_of(record, Bound(attempt, replayed=True), parents, now)
             if why is not None:
                 raise LineError(line.number, why)
@@ -144,7 +144,7 @@ class _Check:
             )
         )
         if self._key(key) not in (None, said):
-            raise LineError(line.number, "key: it is in the file already, with other columns")
+            raise LineError(line.number, "key: it is already in the file, with different columns")
         self._before.execute("INSERT OR IGNORE INTO keys VALUES (?, ?)", (key, said))
 
     async def _sides(self, lines: Sequence[Line]) -> tuple[dict[str | None, str], set[str]]:
@@ -211,12 +211,14 @@ def opening_of(record: Record) -> AccountRequest:
 def check_account(line: Line, account: Account) -> None:
     """Check that an account that already existed is the same as in the line."""
     if account.currency != line.record.currency:
-        raise LineError(line.number, "currency: the account is in the ledger already, in another one")
+        raise LineError(line.number, "currency: the account is already in the ledger, in a different one")
     if msgspec.json.decode(account.metadata) != line.record.metadata:
-        raise LineError(line.number, "metadata: the account is in the ledger already, with another one")
+        raise LineError(line.number, "metadata: the account is already in the ledger, with different metadata")
     limits = AccountLimits(account.id, account.floor, account.ceiling, account.closed)
     if limits not in (limits_of(line.record), AccountLimits(account.id, None, None, closed=False)):
-        raise LineError(line.number, "floor, ceiling, closed: the account is in the ledger already, with other ones")
+        raise LineError(
+            line.number, "floor, ceiling, closed: the account is already in the ledger, with different values"
+        )
 
 
 def is_gone(hold: Record, now: datetime) -> bool:
@@ -236,7 +238,7 @@ def fault_of(record: Record, outcome: Outcome, parents: dict[str, UUID], now: da
     attempt = outcome.attempt
     if attempt.refusal is not None:
         where = "" if attempt.refusal_pointer is None else f" ({attempt.refusal_pointer.lstrip('/')})"
-        return f"refused: {attempt.refusal}{where}; its key is bound to that"
+        return f"refused: {attempt.refusal}{where}; its key is bound to that refusal"
     differing = [name for name, asked, posted in _compared(record, attempt, parents, now) if asked != posted]
     if not differing:
         return None

@@ -98,7 +98,9 @@ class Import:
             await self._expire()
             await self._limit_accounts()
         except (QueueFullError, KeyInUseError) as error:
-            raise BusyError("the ledger is too busy: run it again, and it goes on where it stopped") from error
+            raise BusyError(
+                "the ledger is too busy: run the import again, and it continues where it stopped"
+            ) from error
         return Imported(accounts, transfers, accounts_known, self._known)
 
     async def _open_accounts(self) -> "tuple[int, int]":
@@ -181,7 +183,7 @@ class Import:
             self._known += not isinstance(outcome, Bound) or outcome.replayed
         if faults:
             number, text = faults[0]
-            more = "" if len(faults) == 1 else f" (and {len(faults) - 1} more of the lines up to {lines[-1].number})"
+            more = "" if len(faults) == 1 else f" (and {len(faults) - 1} more lines up to {lines[-1].number})"
             raise LineError(number, text + more)
 
     async def _expired(self, request: TransferRequest) -> Outcome:

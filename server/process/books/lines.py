@@ -71,7 +71,7 @@ def read_lines(file: BinaryIO) -> Iterator[Line]:
         else:
             yield _line(each, _from_csv(each, names))
     if names is None:
-        raise LineError(1, "the file holds nothing")
+        raise LineError(1, "the file is empty")
 
 
 def _layout(file: BinaryIO) -> tuple[int, bool]:
@@ -107,7 +107,7 @@ def _records(file: BinaryIO, *, quotes: bool) -> Iterator[_Raw]:
         if size >= RECORD_BYTES_MAX:
             raise LineError(first, f"it is longer than {RECORD_BYTES_MAX // 1024} KiB")
         if not line.endswith(b"\n"):
-            raise LineError(number, "the file ends in the middle of it: a last line ends with a line feed too")
+            raise LineError(number, "the file ends in the middle of it: the last line needs a line feed too")
         parts.append(line)
         open_quotes = (open_quotes + line.count(b'"')) % 2
         if quotes and open_quotes:
@@ -142,9 +142,9 @@ def _head(raw: _Raw) -> list[str]:
     for name in names:
         if name not in _COLUMNS:
             known = ", ".join(Record.__struct_fields__)
-            raise LineError(raw.number, f"there is no column {name[:64]!a}: known are {known}")
+            raise LineError(raw.number, f"there is no column {name[:64]!a}: the columns are {known}")
         if names.count(name) > 1:
-            raise LineError(raw.number, f"the column {name} stands there twice")
+            raise LineError(raw.number, f"the column {name} appears twice")
     return names
 
 
@@ -180,7 +180,7 @@ def _metadata_of(raw: _Raw, value: str) -> dict[str, str]:
     try:
         return decode(_metadata, value.encode())
     except Problem as problem:
-        raise _shape_error(raw, problem, "it is not a JSON object of texts", "metadata") from None
+        raise _shape_error(raw, problem, "it is not a JSON object of strings", "metadata") from None
 
 
 def _fields(raw: _Raw) -> list[str | None]:

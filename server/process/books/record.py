@@ -96,7 +96,7 @@ def _check_account(record: Record) -> None:
 
 def _check_transfer(record: Record) -> None:
     if record.source == record.destination:
-        raise RecordError("destination: it is the source")
+        raise RecordError("destination: it is the same as the source")
     for name in ("effective_at", "expires_at"):
         at = getattr(record, name)
         if at is not None and at.year not in YEARS:

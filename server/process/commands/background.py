@@ -33,8 +33,8 @@ def run_background(loaded: Loaded) -> str | None:
     settings = loaded.settings
     if settings.database_url is None or settings.redis_url is None:
         return (
-            "background works on the PostgreSQL and the Redis of the servers: set TALLYSTICK_DATABASE_URL and "
-            "TALLYSTICK_REDIS_URL. With embedded ones, `tallystick serve` does this work itself"
+            "background needs the PostgreSQL and Redis of the servers: set TALLYSTICK_DATABASE_URL and "
+            "TALLYSTICK_REDIS_URL. With embedded servers, `tallystick serve` does this work itself"
         )
     # If no port is named, take any free one: a server on the same host would have the default port.
     port = 0 if loaded.sources["admin_port"] == "default" else settings.admin_port
@@ -73,7 +73,7 @@ async def _work(settings: Settings, admin: socket.socket) -> None:
     end_if_signalled()
     async with create_background(settings) as background:
         runner = await answer_operators(_Operators(background).routes(), admin)
-        log.info("operators are answered at %s:%d", *admin.getsockname()[:2])
+        log.info("listening for operators at %s:%d", *admin.getsockname()[:2])
         try:
             for failure in await background.readiness.failures():
                 log.error("not ready: %s", failure)

@@ -167,8 +167,8 @@ async def import_books(settings: Settings, ledger: str, file: BinaryIO) -> None:
             bar.clear()
     seconds = time.monotonic() - began
     say(
-        f"ledger {ledger}: {done.accounts:,} accounts, of which {done.accounts_known:,} were there, and "
-        f"{done.transfers:,} transfers, of which {done.transfers_known:,} were there, in {seconds:.1f} s"
+        f"ledger {ledger}: {done.accounts:,} accounts ({done.accounts_known:,} already there) and "
+        f"{done.transfers:,} transfers ({done.transfers_known:,} already there) in {seconds:.1f} s"
     )
 
 
@@ -185,7 +185,7 @@ def open_checked(path: Path) -> Iterator[BinaryIO]:
     with path.open("rb") as file:
         status = os.fstat(file.fileno())
         if not stat.S_ISREG(status.st_mode):
-            raise FileError(f"{path} is no regular file, and an import reads it more than once")
+            raise FileError(f"{path} is not a regular file: an import must be able to read it more than once")
         bar = Bar("check")
         try:
             check_file(file, lambda end, records: bar.show(end / status.st_size, records))

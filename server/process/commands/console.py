@@ -56,7 +56,7 @@ def open_access(settings: Settings, admin: socket.socket, *, embedded: bool) -> 
         with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
             file.write(token + "\n")
         return Access(token, f"Console: {url} (its token is in {path})")
-    log.info("there is no console: nobody could be told its token, and no console_token is set")
+    log.info("there is no console: set console_token, because there is no terminal or data directory for a new token")
     return Access(None)
 
 

@@ -112,7 +112,7 @@ async def _connection_faults(settings: Settings, database: Database) -> list[str
     if settings.database_url is None or wanted <= room:
         return []
     what_to_do = "raise max_connections, or lower workers, posting_connections or reading_connections"
-    return [f"it takes {room} connections, and this server may want {wanted}: {what_to_do}"]
+    return [f"it allows {room} connections, but this server may need {wanted}: {what_to_do}"]
 
 
 async def _run_faults(database: Database) -> list[str]:
@@ -120,9 +120,9 @@ async def _run_faults(database: Database) -> list[str]:
     try:
         await database.read("identity_read")
     except PrivilegeMissingError as error:
-        what = "so a backup that is put back could not be noticed, and nothing is kept in Redis"
+        what = "so a restored backup could not be noticed, and nothing is kept in Redis"
         what_to_do = f"grant {SERVICE_ROLE} EXECUTE on that function"
-        return [f"does not tell one run of the server from the next ({error.text}), {what}: {what_to_do}"]
+        return [f"cannot tell one run of the server from the next ({error.text}), {what}: {what_to_do}"]
     return []
 
 
@@ -139,16 +139,17 @@ async def _webhook_faults(settings: Settings) -> list[str]:
         return []
     vault = make_vault(settings)
     if vault is None:
-        what = "are endpoints, and no key for their secrets, so nothing is sent"
-        return [f"there {what}: set TALLYSTICK_WEBHOOK_KEY to the key that they were made with"] if secrets else []
+        what = "are endpoints but no key to decrypt their secrets, so nothing is sent"
+        return [f"there {what}: set TALLYSTICK_WEBHOOK_KEY to the key that encrypted them"] if secrets else []
     unreadable = 0
     for of_endpoint in secrets:
         try:
             vault.open(of_endpoint)
         except UnreadableSecretError:
             unreadable += 1
-    what_to_do = "put the key that they were made with behind the present one in TALLYSTICK_WEBHOOK_KEY, after a comma"
-    return [f"secrets of {unreadable} endpoints cannot be read: {what_to_do}"] if unreadable else []
+    endpoints = "1 endpoint" if unreadable == 1 else f"{unreadable} endpoints"
+    what_to_do = "add the key that encrypted them to TALLYSTICK_WEBHOOK_KEY, after the current one and a comma"
+    return [f"the secrets of {endpoints} cannot be decrypted: {what_to_do}"] if unreadable else []
 
 
 def memory_faults(facts: Mapping[str, object]) -> list[str]:
@@ -162,9 +163,9 @@ def memory_faults(facts: Mapping[str, object]) -> list[str]:
     if not facts.get("maxmemory"):
         return []
     if policy.startswith("allkeys-"):
-        what = "evicts limits too when it is full, and a key whose limit is gone has its whole burst again"
+        what = "evicts limits too when it is full, so a key whose limit is evicted has its whole burst again"
     elif policy == "noeviction":
-        what = "takes no writes when it is full: each worker then limits alone, and nothing more is cached"
+        what = "refuses writes when it is full: each worker then limits on its own, and nothing more is cached"
     else:
         return []
     return [f"{what} (maxmemory-policy {policy}): set maxmemory-policy volatile-lru"]

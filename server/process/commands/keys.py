@@ -71,7 +71,7 @@ def _create(settings: Settings, options: argparse.Namespace) -> Action:
             say(key)
         except OutputError as error:
             await revoke_whole_key(database, key)
-            raise OutputError(f"{error}; the key that was made is revoked") from error
+            raise OutputError(f"{error}; the new key has been revoked") from error
         return 0
 
     return act
@@ -83,7 +83,7 @@ def _limit(settings: Settings, options: argparse.Namespace) -> Action:
     if not change.named:
         raise ValueError(
             "name what to change: --rate, --burst or --concurrency, --expires, --description or --accounts; the word "
-            "default takes the service's limit, or takes the others away"
+            "default restores the service's limit, or removes the others"
         )
     default = default_limits(settings).key
 
@@ -171,7 +171,7 @@ def _named(options: argparse.Namespace) -> tuple[int | None, str]:
     """
     number, key_id = read_key_name(options.id)
     if number is None and options.ledger is None:
-        raise ValueError("a public id needs --ledger beside it")
+        raise ValueError("a public id needs --ledger too")
     return number, key_id
 
 
@@ -212,7 +212,7 @@ def _number(name: str, text: str | None, least: int, most: int) -> int | None:
     if text is None:
         return None
     if not re.fullmatch(r"[0-9]{1,9}", text, re.ASCII) or not least <= int(text) <= most:
-        raise ValueError(f"the {name} is {least} to {most}")
+        raise ValueError(f"the {name} must be {least} to {most}")
     return int(text)
 
 

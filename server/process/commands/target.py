@@ -118,5 +118,5 @@ async def migrate_target(target: Target, settings: Settings) -> list[str]:
             raise
         raise EmbeddedError(
             f"{settings.data_dir} holds data of an unreleased version of this program, which no other version can "
-            f"read ({error}). Name another directory with --data-dir, or remove this one with all that is in it."
+            f"read ({error}). Name another directory with --data-dir, or remove this one and everything in it."
         ) from error

@@ -45,7 +45,7 @@ class Guard:
             name = ""
         if name in ("localhost", self._host) or _is_address(name):
             return None
-        return refusal(421, "Ask for the console by an address such as 127.0.0.1, or as localhost.")
+        return refusal(421, "Open the console at an address such as 127.0.0.1, or at localhost.")
 
     def refused_token(self, request: web.Request) -> web.Response | None:
         """Return a refusal if the request does not have the token, otherwise None."""
@@ -54,7 +54,7 @@ class Guard:
         if is_bearer and hmac.compare_digest(token.strip().encode(errors="surrogateescape"), self._token):
             return None
         if token and not self._has_patience():
-            answer = refusal(429, "Too many wrong tokens came. Wait a minute.")
+            answer = refusal(429, "There were too many wrong tokens. Wait a minute.")
             answer.headers["Retry-After"] = str(round(FAILURES_SECONDS))
             return answer
         wrong = "The token is wrong. " if is_bearer and token else ""

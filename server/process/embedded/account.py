@@ -92,8 +92,8 @@ def account_for(data_dir: Path) -> Account:
         own = pwd.getpwnam(UNPRIVILEGED_USER).pw_uid
     if own is None:
         raise EmbeddedError(
-            f"PostgreSQL does not run as root, and the user numbers {OWN_UIDS[0]} to {OWN_UIDS[-1]} all have names "
-            "here. Run as an ordinary user."
+            f"PostgreSQL does not run as root, and the user numbers {OWN_UIDS[0]} to {OWN_UIDS[-1]} all belong to "
+            "named users here. Run as an ordinary user."
         )
     return Account(own, _group_of(own, own), foreign=True)
 

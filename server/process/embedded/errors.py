@@ -53,7 +53,7 @@ def failure(what: str, output: str, path: Path) -> EmbeddedError:
 
 def cause(output: str, path: Path) -> str:
     """Return why a server ended, according to the last lines of its output."""
-    return str(disk_full(path)) if _is_full(output, path) else f"Its last words were:\n{output or '(nothing)'}"
+    return str(disk_full(path)) if _is_full(output, path) else f"Its last output was:\n{output or '(nothing)'}"
 
 
 def _is_full(output: str, path: Path) -> bool:
@@ -77,10 +77,10 @@ def explain(error: OSError, path: Path) -> EmbeddedError:
         )
     if error.errno in (errno.EACCES, errno.EPERM):
         return EmbeddedError(
-            f"{error.filename or path} is not writable for this user. Name a directory of your own with --data-dir."
+            f"{error.filename or path} is not writable by this user. Name a directory of your own with --data-dir."
         )
     return EmbeddedError(
-        f"The embedded servers cannot use {path}: {error}. Mend this, or name another directory with --data-dir."
+        f"The embedded servers cannot use {path}: {error}. Fix this, or name another directory with --data-dir."
     )
 
 

@@ -76,8 +76,7 @@ def wait_for_owner(directory: DataDirectory, deadline: float) -> None:
         )
     if time.monotonic() > deadline:
         raise EmbeddedError(
-            f"Process {owner.pid} works on {directory.path} with servers that end when it does. Try again when it is "
-            "done."
+            f"Process {owner.pid} uses {directory.path}, and its servers end with it. Try again when it has ended."
         )
     time.sleep(POLL_SECONDS)
 

@@ -189,7 +189,7 @@ class EmbeddedServers:
             elif owner is not None and owner.serves and kind in owner.servers:
                 return NotRunningError(
                     f"Process {owner.pid} serves from {directory.path}, and its {kept.name} does not run: the log of "
-                    "that process says why. It goes on trying to start it."
+                    "that process says why. It keeps trying to start it."
                 )
             else:
                 missing.append(kind)

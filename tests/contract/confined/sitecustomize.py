@@ -1,7 +1,7 @@
 """
-Python imports this when it starts, if the folder is on PYTHONPATH: a server keeps to this machine and waits briefly.
+Python imports this at its start if the folder is on PYTHONPATH. It keeps a server on this machine, with short waits.
 
-A test that makes up webhook endpoints must reach nobody, and one that reads streams to their end has to see it.
+Invented webhook endpoints must reach nobody, and tests that read streams have to see them end.
 """
 
 import ipaddress
@@ -33,4 +33,4 @@ async def _briefly(reading: Reading, page: Page, seconds: int) -> list[bytes]:
 socket.getaddrinfo = _loopback_only
 addresses._is_public = lambda address: False
 events._waited = _briefly
-event_streams.LIFE_SECONDS = (0.1, 0.3)  # type: ignore[misc]  # a constant everywhere else
+event_streams.LIFE_SECONDS = (0.1, 0.3)  # type: ignore[misc]  # Final elsewhere
